@@ -1,0 +1,102 @@
+package remediate
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Ref names one of a guard's two destinations: a subset of the guard's
+// DestinationRule, or a host of its own when stable and canary are told apart
+// by host. Exactly one field is set.
+type Ref struct {
+	Subset string
+	Host   string // as written by the user: short, dotted or fully qualified
+}
+
+// ParseRef reads the command line's spelling of a Ref: "v1" is a subset,
+// "host:orders-v1" a host.
+func ParseRef(s string) (Ref, error) {
+	kind, host, found := strings.Cut(s, ":")
+	switch {
+	case s == "":
+		return Ref{}, errors.New("empty destination: want a subset (v1) or a host (host:orders-v1)")
+	case !found:
+		return Ref{Subset: s}, nil
+	case kind == "host" && host != "":
+		return Ref{Host: host}, nil
+	}
+	return Ref{}, fmt.Errorf("destination %q: want a subset (v1) or a host (host:orders-v1)", s)
+}
+
+// String is the spelling that ParseRef reads.
+func (r Ref) String() string {
+	if r.Host != "" {
+		return "host:" + r.Host
+	}
+	return r.Subset
+}
+
+// LockKind says what lifts the lock that a rollback leaves behind.
+type LockKind string
+
+// The kinds of lock.
+const (
+	LockBuild  LockKind = "build"  // lifted when a build that is not refused is the ready one, or by a person
+	LockManual LockKind = "manual" // lifted by a person alone
+	LockNone   LockKind = "none"   // no lock: weights are rewritten once
+)
+
+// PromotionMode says who moves traffic forward.
+type PromotionMode string
+
+// The modes of promotion.
+const (
+	PromotionOff    PromotionMode = "off"    // CI alone
+	PromotionManual PromotionMode = "manual" // one step for each `guardian promote`
+	PromotionAuto   PromotionMode = "auto"   // the scheduler
+)
+
+// Guard is the part of a guard's configuration that decides about traffic.
+// Values are checked and complete: defaults have been filled in.
+type Guard struct {
+	Name            string
+	Namespace       string
+	VirtualServices []string // names in Namespace, at least one
+	DestinationRule string   // name in Namespace; not looked at when both refs are hosts
+	Stable, Canary  Ref
+	Rollback        Rollback
+	Promotion       Promotion
+
+	// AlertWindow is how long an alert of an earlier build can go on firing
+	// for reasons of that build alone: the longest signal window plus
+	// keep_firing_for. Until it has passed such an alert is a hold, after it a
+	// rollback.
+	AlertWindow time.Duration
+	// HeartbeatMaxAge is the age at which the newest heartbeat is stale.
+	HeartbeatMaxAge time.Duration
+}
+
+// Rollback is how a guard rolls back.
+type Rollback struct {
+	Lock           LockKind
+	Window         time.Duration // how long after 100% canary a rollback is still right
+	MinReadyStable int           // floor of ready endpoints of stable, at least 1
+	MatchRoutes    bool          // also re-point routes that lead to the canary only
+	Mirrors        bool          // also re-point mirrors to the canary
+}
+
+// Promotion is how a guard goes forward.
+type Promotion struct {
+	Mode        PromotionMode
+	Steps       []Step // ascending by weight, the last is 100
+	MinRequests int    // canary requests that an interval must have seen
+}
+
+// Step is one rung of the promotion ladder.
+type Step struct {
+	Weight   int           // percent of the pair's traffic for the canary, 1–100
+	Interval time.Duration // least time at the weight before, since the last change by anybody
+	Bake     time.Duration // further time at this weight before the next step
+}

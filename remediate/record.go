@@ -1,0 +1,282 @@
+package remediate
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Names that guardian writes into a cluster.
+const (
+	Prefix           = "canary-guardian.io/"
+	LabelLocked      = Prefix + "locked" // "true" on a record whose guard is locked
+	LabelGuard       = Prefix + "guard"  // the guard's name, on its record
+	AnnotationState  = Prefix + "state"
+	AnnotationReason = Prefix + "reason"
+	AnnotationSince  = Prefix + "since"
+	AnnotationBuild  = Prefix + "build"
+	AnnotationPaused = Prefix + "paused" // "true", set by a person on the VirtualService
+
+	// FieldManager marks rollbacks and FieldManagerPromotion steps forward, so
+	// that Argo CD can ignore spec.http while a rollback owns it.
+	FieldManager          = "guardian"
+	FieldManagerPromotion = "guardian-promotion"
+
+	recordPrefix    = "guardian-"
+	maxHistoryBytes = 32 << 10
+)
+
+// Keys of a record's data.
+const (
+	keyLock            = "lock"
+	keyRefused         = "refused"
+	keyDeny            = "deny"
+	keyVirtualServices = "virtualServices"
+	keyMessage         = "message"
+	keyStatus          = "status"
+	keyHistory         = "history"
+	keyRequest         = "request"
+	keyChanged         = "changed"
+)
+
+// State is where a guard stands. The package comment has the table.
+type State string
+
+// The states of a guard.
+const (
+	StateUnknown    State = ""            // not looked at yet
+	StateIdle       State = "idle"        // the canary gets nothing
+	StateShifting   State = "shifting"    // traffic is split
+	StatePromoted   State = "promoted"    // canary at 100%, inside its rollback window
+	StateUncanaried State = "uncanaried"  // a new build took the canary's place while it had 100%
+	StateBaked      State = "baked"       // after the window: rolling back is no longer right
+	StateRolledBack State = "rolled-back" // locked, canary at 0
+	StateBlocked    State = "blocked"     // a rollback is wanted but cannot be done safely
+	StateHeld       State = "held"        // an alert holds it where it is
+	StatePaused     State = "paused"      // a person told guardian to only watch
+)
+
+// States lists every state a guard can be in, for metrics.
+var States = []State{StateIdle, StateShifting, StatePromoted, StateUncanaried, StateBaked,
+	StateRolledBack, StateBlocked, StateHeld, StatePaused}
+
+// RecordName is the name of the ConfigMap that holds a guard's record.
+func RecordName(guard string) string { return recordPrefix + guard }
+
+// Record is all that guardian remembers of a guard: the parsed form of its
+// ConfigMap. It outlives guardian and the VirtualService.
+type Record struct {
+	ResourceVersion string // of the ConfigMap; empty when there is none yet
+
+	Lock    *Lock
+	Refused []string // builds that were rolled back, oldest first
+	Changed []Change // routes and mirrors that guardian re-pointed and will restore
+	Status  Status
+	History []HistoryEntry // oldest first
+	Request *Request
+
+	Deny            []string // host/subset of the canary in every spelling, while locked
+	VirtualServices []string // names, while locked
+	Message         string   // what a refused CI reads, while locked
+}
+
+// Lock keeps the canary at weight 0. Since is by guardian's clock, StartsAt by
+// Prometheus's.
+type Lock struct {
+	Kind        LockKind  `json:"kind"`
+	Build       string    `json:"build"`
+	Signal      string    `json:"signal,omitempty"`
+	Alert       string    `json:"alert,omitempty"`
+	Fingerprint string    `json:"fingerprint,omitempty"`
+	StartsAt    time.Time `json:"startsAt,omitzero"`
+	Since       time.Time `json:"since"`
+	By          string    `json:"by"` // "alert" or the person's name
+	Reason      string    `json:"reason"`
+}
+
+// Status is what guardian last saw and decided; times are by guardian's clock.
+type Status struct {
+	State      State     `json:"state"`
+	Since      time.Time `json:"since"`  // when the state began
+	Weight     int       `json:"weight"` // canary's share in percent, 0–100: the highest of its routes
+	Reason     string    `json:"reason,omitempty"`
+	Build      string    `json:"build,omitempty"`     // of the canary; empty: unknown
+	BuildSince time.Time `json:"buildSince,omitzero"` // when that build appeared
+	MovedAt    time.Time `json:"movedAt,omitzero"`    // last change of Weight by anybody
+	PromotedAt time.Time `json:"promotedAt,omitzero"` // when the rollback window began
+	Paused     *Pause    `json:"paused,omitempty"`    // by `guardian pause`
+	Alerts     []string  `json:"alerts,omitempty"`    // names of the alerts that count, sorted
+	Waiting    string    `json:"waiting,omitempty"`   // what the next step waits for, in plain words
+	NextStep   int       `json:"nextStep,omitempty"`  // weight of the next step of promotion
+	NextAt     time.Time `json:"nextAt,omitzero"`     // when it is due at the earliest
+	Requests   int64     `json:"requests,omitempty"`  // canary requests in the present interval, as last asked
+	Noted      []string  `json:"noted,omitempty"`     // episodes (fingerprint@startsAt) recorded without action
+	Promoting  string    `json:"promoting,omitempty"` // build that the scheduler may move forward
+	Ready      ReadyInfo `json:"ready,omitzero"`      // ready endpoints, as last seen
+	Observed   int64     `json:"-"`
+}
+
+// ReadyInfo counts ready endpoints of the two destinations.
+type ReadyInfo struct {
+	Stable int `json:"stable"`
+	Canary int `json:"canary"`
+}
+
+// Pause is a person's wish that guardian only watches.
+type Pause struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason,omitempty"`
+	At     time.Time `json:"at"`
+}
+
+// HistoryEntry is one decision that changed something, or an alert that was
+// recorded without a change.
+type HistoryEntry struct {
+	At     time.Time `json:"at"`
+	State  State     `json:"state"`
+	Event  string    `json:"event"` // rolled-back, blocked, unlocked, reasserted, promoted, noted, …
+	By     string    `json:"by,omitempty"`
+	From   int       `json:"from"` // canary's weight before, percent
+	To     int       `json:"to"`   // and after
+	Build  string    `json:"build,omitempty"`
+	Alert  string    `json:"alert,omitempty"`
+	Reason string    `json:"reason"`
+}
+
+// RequestAction is what a person may ask for.
+type RequestAction string
+
+// The actions of a request.
+const (
+	RequestRollback RequestAction = "rollback"
+	RequestUnlock   RequestAction = "unlock"
+	RequestPause    RequestAction = "pause"
+	RequestResume   RequestAction = "resume"
+	RequestPromote  RequestAction = "promote"
+)
+
+// Request is a person's wish, written into the record by the CLI with the
+// person's own credentials and removed by guardian when it is done.
+type Request struct {
+	Action RequestAction `json:"action"`
+	By     string        `json:"by"`
+	Reason string        `json:"reason"`
+	At     time.Time     `json:"at"` // by the person's clock
+}
+
+// Change is one field that guardian re-pointed in a VirtualService besides
+// weights: a canary-only route or a mirror. It is undone only where the field
+// still is what guardian wrote.
+type Change struct {
+	VirtualService string          `json:"vs"`
+	Path           string          `json:"path"`            // JSON pointer
+	Was            json.RawMessage `json:"was,omitempty"`   // absent: the field was not there
+	Wrote          json.RawMessage `json:"wrote,omitempty"` // absent: guardian removed the field
+}
+
+// ParseRecord reads a record's ConfigMap; a nil ConfigMap is an empty record.
+// The error names the key that cannot be read.
+func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
+	var r Record
+	if cm == nil {
+		return r, nil
+	}
+	r.ResourceVersion = cm.ResourceVersion
+	for _, field := range []struct {
+		key string
+		to  any
+	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyHistory, &r.History}, {keyRequest, &r.Request}, {keyChanged, &r.Changed}} {
+		text := cm.Data[field.key]
+		if text == "" {
+			continue
+		}
+		if err := json.Unmarshal([]byte(text), field.to); err != nil {
+			return Record{}, fmt.Errorf("read record %s/%s: key %s: %w", cm.Namespace, cm.Name, field.key, err)
+		}
+	}
+	r.Refused = strings.Fields(cm.Data[keyRefused])
+	r.Deny = strings.Fields(cm.Data[keyDeny])
+	r.VirtualServices = strings.Fields(cm.Data[keyVirtualServices])
+	r.Message = cm.Data[keyMessage]
+	return r, nil
+}
+
+// Data is the record as a ConfigMap's data. Empty keys are left out; history
+// is cut from its oldest end to at most 32 KiB.
+func (r Record) Data() map[string]string {
+	data := map[string]string{}
+	put := func(key string, v any) {
+		b, err := json.Marshal(v)
+		if err != nil { // no field of a record can fail to marshal
+			panic(fmt.Sprintf("marshal record key %s: %v", key, err))
+		}
+		data[key] = string(b)
+	}
+	if r.Lock != nil {
+		put(keyLock, r.Lock)
+	}
+	if r.Request != nil {
+		put(keyRequest, r.Request)
+	}
+	if len(r.Changed) > 0 {
+		put(keyChanged, r.Changed)
+	}
+	put(keyStatus, r.Status)
+	history := boundHistory(r.History)
+	if len(history) > 0 {
+		put(keyHistory, history)
+	}
+	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyVirtualServices: r.VirtualServices} {
+		if len(list) > 0 {
+			data[key] = strings.Join(list, " ")
+		}
+	}
+	if r.Message != "" {
+		data[keyMessage] = r.Message
+	}
+	return data
+}
+
+// boundHistory drops the oldest entries until the rest fits.
+func boundHistory(h []HistoryEntry) []HistoryEntry {
+	size := 2
+	for i := len(h) - 1; i >= 0; i-- {
+		b, err := json.Marshal(h[i])
+		if err != nil {
+			panic(fmt.Sprintf("marshal history entry: %v", err))
+		}
+		if size += len(b) + 1; size > maxHistoryBytes {
+			return h[i+1:]
+		}
+	}
+	return h
+}
+
+// clone is a copy that shares nothing that Decide edits.
+func (r Record) clone() Record {
+	c := r
+	if r.Lock != nil {
+		l := *r.Lock
+		c.Lock = &l
+	}
+	if r.Request != nil {
+		q := *r.Request
+		c.Request = &q
+	}
+	if r.Status.Paused != nil {
+		p := *r.Status.Paused
+		c.Status.Paused = &p
+	}
+	c.Refused = slices.Clone(r.Refused)
+	c.Changed = slices.Clone(r.Changed)
+	c.History = slices.Clone(r.History)
+	c.Deny = slices.Clone(r.Deny)
+	c.VirtualServices = slices.Clone(r.VirtualServices)
+	c.Status.Alerts = slices.Clone(r.Status.Alerts)
+	c.Status.Noted = slices.Clone(r.Status.Noted)
+	return c
+}
