@@ -1,0 +1,402 @@
+package alerting
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// ErrBookFull is returned when a book has no room for another alert.
+var ErrBookFull = errors.New("book of alerts is full")
+
+// Defaults of [BookOptions].
+const (
+	DefaultMaxAlerts = 10_000
+	DefaultMaxBytes  = 32 << 20
+	DefaultMaxAge    = 24 * time.Hour
+)
+
+// endedFor is how long the end of an alert is remembered, so that an older
+// listing or a late call does not bring it back. It is more than any request
+// to either API may take.
+const endedFor = 5 * time.Minute
+
+// BookOptions says how much a [Book] holds and for how long.
+type BookOptions struct {
+	// MaxAlerts and MaxBytes bound what is held (the bytes of labels and
+	// annotations). Further alerts are refused with ErrBookFull; news of those
+	// held are always taken. Defaults: 10,000 and 32 MiB.
+	MaxAlerts, MaxBytes int
+
+	// MaxAge is how long an alert that came by webhook or listing is taken to
+	// fire without a repetition or a listing that has it: a safety net for the
+	// case that resolves are lost and the API cannot be reached. Raise it above
+	// the longest repeat_interval; lowering it ends alerts that still fire.
+	// Default: 24 hours.
+	MaxAge time.Duration
+
+	// Keys names what an alert is about (guards, for instance), from its labels
+	// alone. FiringOf looks alerts up by it. Default: no keys.
+	Keys func(Alert) []string
+
+	// Metrics, if set, notes the age of each episode at its first arrival.
+	Metrics *Metrics
+}
+
+// Book holds which alerts fire now, from all lanes. An alert fires if any lane
+// says so; Alertmanager's listing corrects what its webhook said, and the other
+// lanes speak for themselves. It is safe for concurrent use.
+//
+// What one lane says about one fingerprint, by what it said before:
+//
+//	before           firing s, s newer    firing s, s older   resolved [s, e]
+//	nothing, ended   fires from s         fires from s        ended
+//	firing from t    a new episode at s   still from t        ended, if e > t or s = t;
+//	                                                          else it is of an earlier episode
+//
+// On the push lane a firing alert carries its own end; on the others it fires
+// until resolved, missing from a listing, or older than MaxAge. A firing call
+// for an episode that has ended opens it again: Alertmanager sends that after
+// it has not heard from Prometheus for a while, and a call that was merely late
+// is healed by the next listing.
+type Book struct {
+	opts BookOptions
+
+	mu     sync.RWMutex
+	alerts map[string]*entry              // by fingerprint
+	byKey  map[string]map[string]struct{} // key → fingerprints
+	bytes  int
+	swept  time.Time
+	listed map[Lane]time.Time
+}
+
+// entry is everything known about one fingerprint.
+type entry struct {
+	keys    []string
+	bytes   int
+	reports map[Lane]report
+}
+
+// report is what one lane said last.
+type report struct {
+	alert Alert
+	seen  time.Time // by guardian's clock
+}
+
+// Changes is what a call changed about which alerts fire.
+type Changes struct {
+	Started []Alert // episodes that no lane had reported before
+	Ended   []Alert // no longer firing on any lane
+}
+
+// NewBook makes an empty book; zero options take their defaults.
+func NewBook(opts BookOptions) *Book {
+	opts.MaxAlerts = cmp.Or(opts.MaxAlerts, DefaultMaxAlerts)
+	opts.MaxBytes = cmp.Or(opts.MaxBytes, DefaultMaxBytes)
+	opts.MaxAge = cmp.Or(opts.MaxAge, DefaultMaxAge)
+	if opts.Keys == nil {
+		opts.Keys = func(Alert) []string { return nil }
+	}
+	return &Book{
+		opts:   opts,
+		alerts: map[string]*entry{},
+		byKey:  map[string]map[string]struct{}{},
+		listed: map[Lane]time.Time{},
+	}
+}
+
+// source is the lane under which reports are kept: a listing from Alertmanager
+// speaks about the same alerts as its webhook.
+func (l Lane) source() Lane {
+	if l == LaneAlertmanager {
+		return LaneWebhook
+	}
+	return l
+}
+
+// Apply takes what a lane reported at now. When there is no room for some of
+// the alerts the others are applied all the same, and the error is ErrBookFull.
+func (b *Book) Apply(lane Lane, alerts []Alert, now time.Time) (Changes, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sweep(now, time.Minute)
+	var changes Changes
+	refused := 0
+	for _, a := range alerts {
+		if !b.apply(lane, a, now, &changes) {
+			refused++
+		}
+	}
+	if refused > 0 {
+		return changes, fmt.Errorf("%w: %d alerts refused beside %d held (limit %d) in %d bytes (limit %d)",
+			ErrBookFull, refused, len(b.alerts), b.opts.MaxAlerts, b.bytes, b.opts.MaxBytes)
+	}
+	return changes, nil
+}
+
+// Replace takes a complete listing of what fires by one API: alerts of that
+// lane that the listing does not have have ended. asked is the time just
+// before the listing was asked for: what was reported after it stands.
+// A partial or failed listing must not be handed in.
+func (b *Book) Replace(lane Lane, alerts []Alert, asked time.Time) (Changes, error) {
+	present := make(map[string]bool, len(alerts))
+	fresh := make([]Alert, 0, len(alerts))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sweep(asked, time.Minute)
+	for _, a := range alerts {
+		present[a.Fingerprint] = true
+		if e := b.alerts[a.Fingerprint]; e == nil || !e.reports[lane.source()].seen.After(asked) {
+			fresh = append(fresh, a)
+		}
+	}
+	var changes Changes
+	for fingerprint, e := range b.alerts {
+		r, ok := e.reports[lane.source()]
+		if !ok || present[fingerprint] || r.seen.After(asked) || !b.fires(r, asked) {
+			continue
+		}
+		r.alert.Resolved, r.alert.EndsAt, r.seen = true, asked, asked
+		e.reports[lane.source()] = r
+		if _, ok := b.firing(e, asked); !ok {
+			changes.Ended = append(changes.Ended, r.alert)
+		}
+	}
+	refused := 0
+	for _, a := range fresh {
+		if !b.apply(lane, a, asked, &changes) {
+			refused++
+		}
+	}
+	b.listed[lane] = asked
+	if refused > 0 {
+		return changes, fmt.Errorf("%w: %d of %d listed alerts refused", ErrBookFull, refused, len(alerts))
+	}
+	return changes, nil
+}
+
+// Listed is when the last complete listing of a lane was asked for; zero if
+// never.
+func (b *Book) Listed(lane Lane) time.Time {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.listed[lane]
+}
+
+// Firing is every alert that fires at now, one for each fingerprint, by
+// startsAt and then fingerprint. When lanes disagree about startsAt it is the
+// latest; an alert is Suppressed if every lane on which it fires says so.
+func (b *Book) Firing(now time.Time) []Alert {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	var list []Alert
+	for _, e := range b.alerts {
+		if a, ok := b.firing(e, now); ok {
+			list = append(list, a)
+		}
+	}
+	return sorted(list)
+}
+
+// FiringOf is like Firing, for the alerts with one of the keys that
+// BookOptions.Keys gave them.
+func (b *Book) FiringOf(key string, now time.Time) []Alert {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	var list []Alert
+	for fingerprint := range b.byKey[key] {
+		if a, ok := b.firing(b.alerts[fingerprint], now); ok {
+			list = append(list, a)
+		}
+	}
+	return sorted(list)
+}
+
+// Reindex gives every alert its keys anew, after what decides about keys has
+// changed.
+func (b *Book) Reindex(keys func(Alert) []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.opts.Keys = keys
+	clear(b.byKey)
+	for fingerprint, e := range b.alerts {
+		for _, r := range e.reports { // all have the same labels
+			b.index(fingerprint, e, keys(r.alert))
+			break
+		}
+	}
+}
+
+// apply reports false when there is no room for the alert.
+func (b *Book) apply(lane Lane, a Alert, now time.Time, changes *Changes) bool {
+	source := lane.source()
+	e := b.alerts[a.Fingerprint]
+	if e == nil {
+		if a.Resolved {
+			return true // the end of something never seen
+		}
+		if e = b.add(a, now); e == nil {
+			return false
+		}
+	}
+	before, fired := b.firing(e, now)
+	next, ok := b.next(e.reports[source], a, now)
+	if !ok {
+		return true
+	}
+	known := e.knows(a)
+	e.reports[source] = report{alert: next, seen: now}
+	grown := max(0, next.size()-e.bytes)
+	e.bytes, b.bytes = e.bytes+grown, b.bytes+grown
+	after, fires := b.firing(e, now)
+	switch {
+	case fired && !fires:
+		changes.Ended = append(changes.Ended, a)
+	case fires && (!fired || after.StartsAt.After(before.StartsAt)):
+		changes.Started = append(changes.Started, after)
+		if b.opts.Metrics != nil && !known && (lane == LaneWebhook || lane == LanePush) {
+			b.opts.Metrics.started(after, now)
+		}
+	}
+	return true
+}
+
+// knows says whether any lane has reported this episode, or a later one.
+func (e *entry) knows(a Alert) bool {
+	for _, r := range e.reports {
+		if !r.alert.StartsAt.Before(a.StartsAt) {
+			return true
+		}
+	}
+	return false
+}
+
+// next is what a lane says after a, given what it said before: the table of
+// Book. ok is false when nothing changes.
+func (b *Book) next(before report, a Alert, now time.Time) (_ Alert, ok bool) {
+	t := before.alert.StartsAt
+	firing := b.fires(before, now)
+	switch {
+	case !a.Resolved && firing && a.StartsAt.Before(t):
+		a.StartsAt = t
+		fallthrough
+	case !a.Resolved && firing:
+		if before.alert.EndsAt.After(a.EndsAt) {
+			a.EndsAt = before.alert.EndsAt
+		}
+	case a.Resolved && firing && !a.EndsAt.After(t) && a.StartsAt.Before(t):
+		return Alert{}, false
+	case a.Resolved && before.alert.Labels == nil: // never fired on this lane
+		return Alert{}, false
+	}
+	return a, true
+}
+
+// fires says whether the lane's report means that the alert fires at now.
+func (b *Book) fires(r report, now time.Time) bool {
+	switch {
+	case r.alert.Labels == nil || r.alert.Resolved:
+		return false
+	case !r.alert.EndsAt.IsZero():
+		return r.alert.EndsAt.After(now)
+	default:
+		return now.Sub(r.seen) < b.opts.MaxAge
+	}
+}
+
+// firing merges what the lanes say.
+func (b *Book) firing(e *entry, now time.Time) (merged Alert, ok bool) {
+	for _, r := range e.reports {
+		if !b.fires(r, now) {
+			continue
+		}
+		suppressed := r.alert.Suppressed && (!ok || merged.Suppressed)
+		if !ok || r.alert.StartsAt.After(merged.StartsAt) {
+			merged = r.alert
+		}
+		merged.Suppressed, ok = suppressed, true
+	}
+	return merged, ok
+}
+
+// add makes room for an alert, or returns nil.
+func (b *Book) add(a Alert, now time.Time) *entry {
+	e := &entry{bytes: a.size(), reports: map[Lane]report{}}
+	full := func() bool {
+		return len(b.alerts) >= b.opts.MaxAlerts || b.bytes+e.bytes > b.opts.MaxBytes
+	}
+	if full() {
+		b.sweep(now, time.Second)
+	}
+	if full() {
+		return nil
+	}
+	b.alerts[a.Fingerprint] = e
+	b.bytes += e.bytes
+	b.index(a.Fingerprint, e, b.opts.Keys(a))
+	return e
+}
+
+func (b *Book) index(fingerprint string, e *entry, keys []string) {
+	e.keys = keys
+	for _, key := range keys {
+		if b.byKey[key] == nil {
+			b.byKey[key] = map[string]struct{}{}
+		}
+		b.byKey[key][fingerprint] = struct{}{}
+	}
+}
+
+// sweep forgets what has ended long ago, at most once in every.
+func (b *Book) sweep(now time.Time, every time.Duration) {
+	if now.Sub(b.swept) < every {
+		return
+	}
+	b.swept = now
+	for fingerprint, e := range b.alerts {
+		if b.forgettable(e, now) {
+			b.remove(fingerprint, e)
+		}
+	}
+}
+
+func (b *Book) forgettable(e *entry, now time.Time) bool {
+	for _, r := range e.reports {
+		if b.fires(r, now) || now.Sub(r.seen) < endedFor {
+			return false
+		}
+	}
+	return true
+}
+
+func (b *Book) remove(fingerprint string, e *entry) {
+	delete(b.alerts, fingerprint)
+	b.bytes -= e.bytes
+	for _, key := range e.keys {
+		delete(b.byKey[key], fingerprint)
+		if len(b.byKey[key]) == 0 {
+			delete(b.byKey, key)
+		}
+	}
+}
+
+// size is roughly what the alert's text takes.
+func (a Alert) size() int {
+	n := len(a.GeneratorURL) + len(a.Fingerprint)
+	for _, m := range []map[string]string{a.Labels, a.Annotations} {
+		for name, value := range m {
+			n += len(name) + len(value)
+		}
+	}
+	return n
+}
+
+func sorted(list []Alert) []Alert {
+	slices.SortFunc(list, func(a, b Alert) int {
+		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Fingerprint, b.Fingerprint))
+	})
+	return list
+}

@@ -1,0 +1,257 @@
+package alerting
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/labstack/echo/v4"
+)
+
+// answer is the body of every answer that is not data.
+type answer struct {
+	Status    string `json:"status,omitempty"`
+	Error     string `json:"error,omitempty"`
+	Accepted  int    `json:"accepted,omitempty"`  // alerts
+	Truncated int    `json:"truncated,omitempty"` // alerts that the call did not have
+}
+
+// errPanic marks a bug.
+var errPanic = errors.New("panic")
+
+// errUnready marks an answer of readyz.
+var errUnready = errors.New("not ready")
+
+// laneError is an error on one of the receiving lanes.
+type laneError struct {
+	lane   Lane
+	result result
+	err    error
+}
+
+func (e *laneError) Error() string { return string(e.lane) + ": " + e.err.Error() }
+func (e *laneError) Unwrap() error { return e.err }
+
+// receive authenticates a call and reads its body. What is wrong has been
+// counted when it returns an error.
+func (s *Server) receive(c echo.Context, lane Lane) ([]byte, error) {
+	if err := s.auth(c.Request()); err != nil {
+		result := resultUnauthorized
+		if errors.Is(err, errCredentials) {
+			result = resultFailed
+		}
+		return nil, s.refuse(lane, result, 1, err)
+	}
+	request := c.Request()
+	limit := s.opts.MaxBody
+	body, err := io.ReadAll(io.LimitReader(request.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, s.refuse(lane, resultFailed, 1, fmt.Errorf("read body: %w", err))
+	case int64(len(body)) > limit:
+		// Take some more of it, else the sender meets a closed connection
+		// before the answer, and tries again what can never succeed.
+		_, _ = io.CopyN(io.Discard, request.Body, 4*limit)
+		return nil, s.refuse(lane, resultTooLarge, 1, fmt.Errorf("body: over %d bytes: want at most that", limit))
+	}
+	return body, nil
+}
+
+func (s *Server) refuse(lane Lane, result result, n int, err error) error {
+	s.opts.MetricSet.count(lane, result, n)
+	return &laneError{lane, result, err}
+}
+
+func (s *Server) webhook(c echo.Context) error {
+	received := s.opts.Now()
+	ctx, cancel := context.WithTimeout(c.Request().Context(), s.opts.SinkTimeout)
+	defer cancel()
+	body, err := s.receive(c, LaneWebhook)
+	if err != nil {
+		return err
+	}
+	hook, err := ParseWebhook(body)
+	if errors.Is(err, errVersion) {
+		return s.refuse(LaneWebhook, resultVersion, 1, err)
+	}
+	if err != nil {
+		return s.refuse(LaneWebhook, resultInvalid, 1, err)
+	}
+	s.log.Debug("webhook", "receiver", hook.Receiver, "group_key", hook.GroupKey,
+		"alerts", len(hook.Alerts), "truncated", hook.Truncated)
+	if err := s.accept(ctx, LaneWebhook, hook.Alerts, received); err != nil {
+		return err
+	}
+	if hook.Truncated > 0 {
+		if err := s.fetchTruncated(ctx, hook); err != nil {
+			return err
+		}
+	}
+	return c.JSON(http.StatusOK, answer{Status: "ok", Accepted: len(hook.Alerts), Truncated: hook.Truncated})
+}
+
+// fetchTruncated gets the alerts that Alertmanager has left out of a call.
+func (s *Server) fetchTruncated(ctx context.Context, hook *Webhook) error {
+	s.opts.MetricSet.count(LaneWebhook, resultTruncated, hook.Truncated)
+	s.log.Warn("Alertmanager left alerts out of a call: set max_alerts: 0 on guardian's receiver",
+		"receiver", hook.Receiver, "group_key", hook.GroupKey, "truncated", hook.Truncated)
+	if s.opts.Refresh == nil {
+		return nil
+	}
+	if err := s.opts.Refresh(ctx); err != nil {
+		return &laneError{LaneWebhook, resultFailed, fmt.Errorf("list truncated alerts: %w", err)}
+	}
+	return nil
+}
+
+func (s *Server) push(c echo.Context) error {
+	received := s.opts.Now()
+	ctx, cancel := context.WithTimeout(c.Request().Context(), s.opts.SinkTimeout)
+	defer cancel()
+	body, err := s.receive(c, LanePush)
+	if err != nil {
+		return err
+	}
+	alerts, invalid := ParsePush(body, received)
+	if alerts == nil {
+		return s.refuse(LanePush, resultInvalid, 1, invalid)
+	}
+	if err := s.accept(ctx, LanePush, alerts, received); err != nil {
+		return err
+	}
+	if invalid != nil {
+		return s.refuse(LanePush, resultInvalid, 1, invalid)
+	}
+	return c.JSON(http.StatusOK, answer{Status: "ok", Accepted: len(alerts)})
+}
+
+// accept hands alerts to the sink. A call without alerts needs nothing done.
+func (s *Server) accept(ctx context.Context, lane Lane, alerts []Alert, received time.Time) error {
+	if len(alerts) == 0 {
+		return nil
+	}
+	n, beats := len(alerts), s.hasHeartbeat(alerts)
+	taken := false
+	defer func() { // also when the sink panics
+		if !taken {
+			s.opts.MetricSet.count(lane, resultFailed, n)
+		}
+	}()
+	if err := s.opts.Sink.Accept(ctx, lane, alerts); err != nil {
+		return &laneError{lane, resultFailed, fmt.Errorf("accept %d alerts: %w", n, err)}
+	}
+	taken = true
+	s.opts.MetricSet.count(lane, resultAccepted, n)
+	if beats {
+		s.heartbeat.Store(&received)
+		s.opts.MetricSet.heartbeat.Set(float64(received.UnixMilli()) / 1000)
+	}
+	return nil
+}
+
+func (s *Server) hasHeartbeat(alerts []Alert) bool {
+	for _, a := range alerts {
+		if !a.Resolved && a.Name() == s.opts.HeartbeatName {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Server) ready(c echo.Context) error {
+	if s.stopping.Load() {
+		return fmt.Errorf("%w: stopping", errUnready)
+	}
+	if err := s.opts.Ready(c.Request().Context()); err != nil {
+		return fmt.Errorf("%w: %w", errUnready, err)
+	}
+	return c.JSON(http.StatusOK, answer{Status: "ready"})
+}
+
+func (s *Server) guards(c echo.Context) error {
+	guards, err := s.opts.Guards.Guards(c.Request().Context())
+	if err != nil {
+		return fmt.Errorf("list guards: %w", err)
+	}
+	return c.JSON(http.StatusOK, guards)
+}
+
+func (s *Server) guard(c echo.Context) error {
+	guard, err := s.opts.Guards.Guard(c.Request().Context(), c.Param("name"))
+	if err != nil {
+		return fmt.Errorf("guard %q: %w", c.Param("name"), err)
+	}
+	return c.JSON(http.StatusOK, guard)
+}
+
+// recovered turns a panic into an error, so that the sender tries again.
+func recovered(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				err = fmt.Errorf("%w: %v\n%s", errPanic, p, debug.Stack())
+			}
+		}()
+		return next(c)
+	}
+}
+
+// status is the code for an error. See the package comment for why each.
+func status(err error) int {
+	var lane *laneError
+	var foreign *echo.HTTPError
+	switch {
+	case errors.Is(err, errPanic):
+		return http.StatusInternalServerError
+	case errors.As(err, &lane):
+		switch lane.result {
+		case resultInvalid, resultVersion:
+			return http.StatusBadRequest
+		case resultUnauthorized:
+			return http.StatusUnauthorized
+		case resultTooLarge:
+			return http.StatusRequestEntityTooLarge
+		}
+		return http.StatusServiceUnavailable
+	case errors.Is(err, errUnready):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, ErrUnknownGuard):
+		return http.StatusNotFound
+	case errors.As(err, &foreign): // echo's own: no such path, no such method
+		return foreign.Code
+	}
+	return http.StatusInternalServerError
+}
+
+// handleError answers every error with its code and nothing else: details are
+// for the log.
+func (s *Server) handleError(err error, c echo.Context) {
+	code := status(err)
+	log := func(write func(string, ...any)) {
+		write("refused a request", "path", c.Path(), "remote", c.Request().RemoteAddr, "status", code, "err", err)
+	}
+	switch {
+	case code == http.StatusUnauthorized:
+		s.refusals.Do(func() { log(s.log.Warn) })
+		c.Response().Header().Set("WWW-Authenticate", "Bearer")
+	case errors.Is(err, errUnready) || code == http.StatusNotFound || code == http.StatusMethodNotAllowed:
+		log(s.log.Debug)
+	case code >= http.StatusInternalServerError:
+		log(s.log.Error)
+	default:
+		log(s.log.Warn)
+	}
+	if c.Response().Committed {
+		return
+	}
+	if err := c.JSON(code, answer{Error: http.StatusText(code)}); err != nil {
+		s.log.Debug("write answer", "err", err)
+	}
+}

@@ -1,0 +1,70 @@
+package alerting
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// result is what became of something received: the label result.
+type result string
+
+const (
+	resultAccepted     result = "accepted"     // alerts that the sink took
+	resultFailed       result = "failed"       // alerts that the sink could not take; the sender was told
+	resultInvalid      result = "invalid"      // calls, or single alerts of a push, that make no sense
+	resultVersion      result = "version"      // calls with another payload version than 4
+	resultTooLarge     result = "too_large"    // calls over the body limit
+	resultUnauthorized result = "unauthorized" // calls without right credentials
+	resultTruncated    result = "truncated"    // alerts that Alertmanager left out (max_alerts)
+)
+
+var results = []result{
+	resultAccepted, resultFailed, resultInvalid, resultVersion,
+	resultTooLarge, resultUnauthorized, resultTruncated,
+}
+
+// Metrics are the metrics of this package. All label values exist from the
+// start, at zero.
+type Metrics struct {
+	received  *prometheus.CounterVec // lane, result
+	age       prometheus.Histogram   // seconds
+	heartbeat prometheus.Gauge       // Unix seconds, 0: none yet
+}
+
+// NewMetrics registers the metrics. It panics, as promauto does, when they are
+// registered already.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		received: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "guardian_alerts_received_total",
+			Help: "Alerts received, by lane and by what became of them. Refused calls (invalid, version, too_large, unauthorized) count once each, their alerts being unknown.",
+		}, []string{"lane", "result"}),
+		age: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "guardian_alert_age_seconds",
+			Help:    "Time from an alert's startsAt to its first arrival at guardian, by either lane.",
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
+		}),
+		heartbeat: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "guardian_heartbeat_timestamp_seconds",
+			Help: "When this replica last received the heartbeat alert, by its own clock; 0 if never.",
+		}),
+	}
+	reg.MustRegister(m.received, m.age, m.heartbeat)
+	for _, lane := range []Lane{LaneWebhook, LanePush} {
+		for _, result := range results {
+			m.received.WithLabelValues(string(lane), string(result))
+		}
+	}
+	return m
+}
+
+func (m *Metrics) count(lane Lane, result result, n int) {
+	m.received.WithLabelValues(string(lane), string(result)).Add(float64(n))
+}
+
+// started notes the first arrival of an episode. The two clocks differ, so a
+// small negative age is taken as none.
+func (m *Metrics) started(a Alert, now time.Time) {
+	m.age.Observe(max(0, now.Sub(a.StartsAt).Seconds()))
+}

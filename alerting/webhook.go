@@ -1,0 +1,129 @@
+package alerting
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// webhookVersion is the one payload version there is: version of
+// notify/webhook.Message in Alertmanager since 0.6.
+const webhookVersion = "4"
+
+// Webhook is what guardian uses of a webhook call.
+type Webhook struct {
+	Receiver  string
+	GroupKey  string  // for logs: not unique per alert
+	Alerts    []Alert // in the order of the payload; firing and resolved mixed
+	Truncated int     // alerts that Alertmanager has left out because of max_alerts
+}
+
+// payload is the JSON of a call. Keys that are not listed are ignored:
+// Alertmanager adds some from time to time without a new version. The
+// top-level status is left out on purpose: it says firing if any alert does.
+type payload struct {
+	Version         *string        `json:"version"`
+	Receiver        string         `json:"receiver"`
+	GroupKey        string         `json:"groupKey"`
+	TruncatedAlerts int            `json:"truncatedAlerts"`
+	Alerts          []payloadAlert `json:"alerts"`
+}
+
+type payloadAlert struct {
+	Status       string            `json:"status"`
+	Labels       map[string]string `json:"labels"`
+	Annotations  map[string]string `json:"annotations"`
+	StartsAt     time.Time         `json:"startsAt"`
+	EndsAt       time.Time         `json:"endsAt"`
+	GeneratorURL string            `json:"generatorURL"`
+	Fingerprint  string            `json:"fingerprint"`
+}
+
+// errVersion marks a payload of another version than 4.
+var errVersion = errors.New("unsupported payload version")
+
+// fieldError is a refused value. Its text is for guardian's own log, never
+// for the sender.
+type fieldError struct {
+	field, value, want string
+}
+
+// Error names the field, the value and what would be right.
+func (e *fieldError) Error() string {
+	value := e.value
+	if len(value) > 64 {
+		value = value[:64] + "…"
+	}
+	return fmt.Sprintf("%s: %q: want %s", e.field, value, e.want)
+}
+
+// ParseWebhook reads the body of an Alertmanager webhook call, payload
+// version 4. Each alert is judged by its own status. A fingerprint that is
+// absent is computed. The error of a body that is refused names the field,
+// its value and what would be right; nothing of such a body is used.
+func ParseWebhook(body []byte) (*Webhook, error) {
+	var p payload
+	if err := json.Unmarshal(body, &p); err != nil {
+		return nil, fmt.Errorf("webhook body: %w", err)
+	}
+	if p.Version == nil {
+		return nil, fmt.Errorf("%w: %w", errVersion, &fieldError{"version", "", `"4"`})
+	}
+	if *p.Version != webhookVersion {
+		return nil, fmt.Errorf("%w: %w", errVersion, &fieldError{"version", *p.Version, `"4"`})
+	}
+	if p.Alerts == nil {
+		return nil, &fieldError{"alerts", "", "a list"}
+	}
+	if p.TruncatedAlerts < 0 {
+		return nil, &fieldError{"truncatedAlerts", fmt.Sprint(p.TruncatedAlerts), "a count"}
+	}
+	hook := &Webhook{
+		Receiver:  p.Receiver,
+		GroupKey:  p.GroupKey,
+		Truncated: p.TruncatedAlerts,
+		Alerts:    make([]Alert, 0, len(p.Alerts)),
+	}
+	for i := range p.Alerts {
+		alert, err := p.Alerts[i].alert()
+		if err != nil {
+			return nil, fmt.Errorf("alerts[%d].%w", i, err)
+		}
+		hook.Alerts = append(hook.Alerts, alert)
+	}
+	return hook, nil
+}
+
+var fingerprintFormat = regexp.MustCompile(`^[0-9a-f]{16}$`)
+
+func (p *payloadAlert) alert() (Alert, error) {
+	a := Alert{
+		Labels:       withoutEmpty(p.Labels),
+		Annotations:  p.Annotations,
+		StartsAt:     p.StartsAt.UTC().Truncate(precision),
+		GeneratorURL: p.GeneratorURL,
+		Fingerprint:  p.Fingerprint,
+	}
+	switch p.Status {
+	case "firing": // endsAt is 0001-01-01T00:00:00Z, and says nothing
+	case "resolved":
+		a.Resolved, a.EndsAt = true, p.EndsAt.UTC()
+	default:
+		return Alert{}, &fieldError{"status", p.Status, "firing or resolved"}
+	}
+	switch {
+	case len(a.Labels) == 0:
+		return Alert{}, &fieldError{"labels", "", "at least one label with a value"}
+	case p.StartsAt.IsZero():
+		return Alert{}, &fieldError{"startsAt", "", "the time at which the alert began"}
+	case a.Resolved && a.EndsAt.Before(a.StartsAt):
+		return Alert{}, &fieldError{"endsAt", p.EndsAt.Format(time.RFC3339Nano), "a time not before startsAt of a resolved alert"}
+	case a.Fingerprint == "":
+		a.Fingerprint = Fingerprint(a.Labels)
+	case !fingerprintFormat.MatchString(a.Fingerprint):
+		return Alert{}, &fieldError{"fingerprint", a.Fingerprint, "16 hex digits"}
+	}
+	return a, nil
+}
