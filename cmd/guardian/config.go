@@ -1,0 +1,348 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/prometheus/alertmanager/matcher/parse"
+	amlabels "github.com/prometheus/alertmanager/pkg/labels"
+	"github.com/prometheus/alertmanager/timeinterval"
+	httpconfig "github.com/prometheus/common/config"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// Config is guardian's whole configuration: defaults filled in, checked, and
+// never changed after Load. docs/configuration.md has the cost of each value.
+type Config struct {
+	// Namespace holds the guards' VirtualServices, workloads and records.
+	// Default: the pod's own.
+	Namespace string `yaml:"namespace"`
+	// ClusterDomain completes short host names. Default cluster.local.
+	ClusterDomain string `yaml:"clusterDomain"`
+
+	Log          LogConfig       `yaml:"log"`
+	Listen       ListenConfig    `yaml:"listen"`
+	Web          WebConfig       `yaml:"web"`
+	Webhook      WebhookConfig   `yaml:"webhook"`
+	Prometheus   EndpointConfig  `yaml:"prometheus"`
+	Alertmanager EndpointConfig  `yaml:"alertmanager"`
+	Heartbeat    HeartbeatConfig `yaml:"heartbeat"`
+	Rules        RulesConfig     `yaml:"rules"`
+	Guards       []GuardConfig   `yaml:"guards"`
+}
+
+// LogConfig is how guardian logs to standard error.
+type LogConfig struct {
+	Level  string `yaml:"level"`  // debug, info (default), warn or error
+	Format string `yaml:"format"` // json (default) or text
+}
+
+// ListenConfig has the addresses that guardian listens on, as host:port.
+type ListenConfig struct {
+	Alerts  string `yaml:"alerts"`  // webhook and push lane; default ":8080"
+	Metrics string `yaml:"metrics"` // metrics, health, read-only API; default ":8081"
+}
+
+// WebConfig points to an exporter-toolkit web configuration: TLS, client
+// certificates and basic auth of the alerts port. Empty (default): plain HTTP.
+type WebConfig struct {
+	ConfigFile string `yaml:"configFile"`
+}
+
+// WebhookConfig is who may call the alerts port.
+type WebhookConfig struct {
+	// TokenFile holds the bearer token, re-read when it changes.
+	// Default /etc/guardian/token.
+	TokenFile string `yaml:"tokenFile"`
+	// AllowAnonymous permits an empty TokenFile without a web.configFile: then
+	// anybody who reaches the port can stop releases. Default false.
+	AllowAnonymous bool `yaml:"allowAnonymous"`
+}
+
+// EndpointConfig is a Prometheus or an Alertmanager. Credentials belong into
+// HTTP, which takes every field of Prometheus's own http_config.
+type EndpointConfig struct {
+	URL     string                      `yaml:"url"`     // http or https; empty: there is none
+	Timeout time.Duration               `yaml:"timeout"` // of one request; default 5s
+	HTTP    httpconfig.HTTPClientConfig `yaml:"http"`
+}
+
+// HeartbeatConfig is the proof that alerts reach guardian.
+type HeartbeatConfig struct {
+	// MaxAge is the age at which the newest heartbeat is stale. Default 3m.
+	MaxAge time.Duration `yaml:"maxAge"`
+}
+
+// RulesConfig is the alert rules that guardian writes as a PrometheusRule.
+type RulesConfig struct {
+	Enabled   bool              `yaml:"enabled"`   // guardian writes the PrometheusRule itself; default true
+	Namespace string            `yaml:"namespace"` // of the PrometheusRule; default: namespace
+	Interval  time.Duration     `yaml:"interval"`  // of evaluation; default 3s
+	Labels    map[string]string `yaml:"labels"`    // of the PrometheusRule, such as release: kube-prometheus-stack
+	// RunbookBase is put before the alert's runbook page in runbook_url.
+	RunbookBase  string      `yaml:"runbookBase"`
+	Links        LinksConfig `yaml:"links"`
+	RestartsFrom string      `yaml:"restartsFrom"` // guardian (default) or kube-state-metrics
+}
+
+// LinksConfig has base URLs that alert texts link to; empty: no such link.
+type LinksConfig struct {
+	Grafana    string `yaml:"grafana"`
+	Prometheus string `yaml:"prometheus"`
+	Kiali      string `yaml:"kiali"`
+	Jaeger     string `yaml:"jaeger"`
+}
+
+// GuardConfig is one guard. Only Name is required.
+type GuardConfig struct {
+	Name            string          `yaml:"name"`
+	VirtualServices []string        `yaml:"virtualServices"` // default [name]
+	DestinationRule string          `yaml:"destinationRule"` // default name
+	Stable          RefConfig       `yaml:"stable"`          // default v1
+	Canary          RefConfig       `yaml:"canary"`          // default v2
+	Workloads       WorkloadsConfig `yaml:"workloads"`
+	Signals         SignalsConfig   `yaml:"signals"`
+	Alerts          AlertsConfig    `yaml:"alerts"`
+	Rollback        RollbackConfig  `yaml:"rollback"`
+	Promotion       PromotionConfig `yaml:"promotion"`
+}
+
+// RefConfig is a subset, written as its name, or a host, written {host: name}.
+type RefConfig struct{ remediate.Ref }
+
+// MarshalYAML writes what the configuration file has.
+func (r RefConfig) MarshalYAML() (any, error) {
+	if r.Host != "" {
+		return map[string]string{"host": r.Host}, nil
+	}
+	return r.Subset, nil
+}
+
+// WorkloadsConfig names the Deployments of each side. Empty (default): guardian
+// finds them by the DestinationRule's labels.
+type WorkloadsConfig struct {
+	Stable []string `yaml:"stable"`
+	Canary []string `yaml:"canary"`
+}
+
+// SignalsConfig has the limits of the four signals. Each is on by default.
+type SignalsConfig struct {
+	ErrorRate ErrorRateConfig `yaml:"errorRate"`
+	Latency   LatencyConfig   `yaml:"latency"`
+	Restarts  RestartsConfig  `yaml:"restarts"`
+	Traffic   TrafficConfig   `yaml:"traffic"`
+}
+
+// ErrorRateConfig limits the share of failed requests.
+type ErrorRateConfig struct {
+	Enabled bool    `yaml:"enabled"`
+	Max     float64 `yaml:"max"` // ratio, 0–1; default 0.01
+}
+
+// LatencyConfig limits the time that Quantile of the requests may take.
+type LatencyConfig struct {
+	Enabled  bool          `yaml:"enabled"`
+	Quantile float64       `yaml:"quantile"` // 0–1; default 0.95
+	Max      time.Duration `yaml:"max"`      // default 500ms
+}
+
+// RestartsConfig limits container restarts within a window.
+type RestartsConfig struct {
+	Enabled bool          `yaml:"enabled"`
+	Max     int           `yaml:"max"`    // default 2
+	Window  time.Duration `yaml:"window"` // default 5m
+}
+
+// TrafficConfig limits how far the canary's share may lie from its weight.
+type TrafficConfig struct {
+	Enabled        bool    `yaml:"enabled"`
+	ShareTolerance float64 `yaml:"shareTolerance"` // relative to the weight; default 0.5
+}
+
+// AlertsConfig lets alerts take part that carry none of guardian's labels.
+type AlertsConfig struct {
+	Matchers []MatcherConfig `yaml:"matchers"`
+}
+
+// MatcherConfig gives an action to every alert that Match selects.
+type MatcherConfig struct {
+	Match  string `yaml:"match"`  // Alertmanager's matchers: '{alertname="OrdersDown", severity=~"page|critical"}'
+	Action string `yaml:"action"` // rollback (default), hold or none
+
+	matchers amlabels.Matchers
+}
+
+// Matches reports whether an alert with these labels is meant.
+func (m MatcherConfig) Matches(labels map[string]string) bool {
+	for _, one := range m.matchers {
+		if !one.Matches(labels[one.Name]) {
+			return false
+		}
+	}
+	return len(m.matchers) > 0
+}
+
+// RollbackConfig is how a guard rolls back.
+type RollbackConfig struct {
+	Lock              string        `yaml:"lock"`              // build (default), manual or none
+	Window            time.Duration `yaml:"window"`            // after 100% canary; default 30m
+	MinReadyStable    int           `yaml:"minReadyStable"`    // ready endpoints; default 1
+	MatchRoutes       bool          `yaml:"matchRoutes"`       // re-point canary-only routes; default true
+	Mirrors           bool          `yaml:"mirrors"`           // re-point mirrors; default true
+	EvenIfStableFails bool          `yaml:"evenIfStableFails"` // default false: hold
+}
+
+// PromotionConfig is how a guard goes forward.
+type PromotionConfig struct {
+	Mode        string        `yaml:"mode"`        // off (default), manual or auto
+	Steps       []StepConfig  `yaml:"steps"`       // default [10, 30, 50, 100]
+	Interval    time.Duration `yaml:"interval"`    // before each step that has none of its own; default 5m
+	MinRequests int           `yaml:"minRequests"` // of the canary in an interval; default 100
+	Windows     WindowsConfig `yaml:"windows"`
+	Gates       []GateConfig  `yaml:"gates"`
+}
+
+// StepConfig is one rung of the ladder: a number, or the long form.
+type StepConfig struct {
+	Weight   int           `yaml:"weight"`   // percent, 1–100
+	Interval time.Duration `yaml:"interval"` // least time at the weight before; default promotion.interval
+	Bake     time.Duration `yaml:"bake"`     // further time at this weight; default 0
+}
+
+// WindowsConfig says when steps may be taken, in Alertmanager's time intervals.
+type WindowsConfig struct {
+	Active []timeinterval.TimeInterval `yaml:"active"` // empty: always
+	Mute   []timeinterval.TimeInterval `yaml:"mute"`   // wins over Active
+}
+
+// Open reports whether a step may be taken at now. Intervals without a location
+// are in UTC.
+func (w WindowsConfig) Open(now time.Time) bool {
+	in := func(intervals []timeinterval.TimeInterval) bool {
+		for _, t := range intervals {
+			if t.ContainsTime(now.UTC()) {
+				return true
+			}
+		}
+		return false
+	}
+	return !in(w.Mute) && (len(w.Active) == 0 || in(w.Active))
+}
+
+// GateConfig is a PromQL expression that must be true before a step: at least
+// one sample, and none of them zero.
+type GateConfig struct {
+	Name  string `yaml:"name"`
+	Query string `yaml:"query"`
+}
+
+// DefaultConfig is what guardian does when the file is silent.
+func DefaultConfig() Config {
+	endpoint := func(u string) EndpointConfig {
+		return EndpointConfig{URL: u, Timeout: 5 * time.Second, HTTP: httpconfig.DefaultHTTPClientConfig}
+	}
+	return Config{
+		ClusterDomain: "cluster.local",
+		Log:           LogConfig{Level: "info", Format: "json"},
+		Listen:        ListenConfig{Alerts: ":8080", Metrics: ":8081"},
+		Webhook:       WebhookConfig{TokenFile: "/etc/guardian/token"},
+		Prometheus:    endpoint("http://prometheus:9090"),
+		Alertmanager:  endpoint("http://alertmanager:9093"),
+		Heartbeat:     HeartbeatConfig{MaxAge: 3 * time.Minute},
+		Rules:         RulesConfig{Enabled: true, Interval: 3 * time.Second, RestartsFrom: restartsFromGuardian},
+	}
+}
+
+// Where the restarts signal comes from.
+const (
+	restartsFromGuardian         = "guardian"
+	restartsFromKubeStateMetrics = "kube-state-metrics"
+)
+
+// DefaultGuard is a guard of one line.
+func DefaultGuard(name string) GuardConfig {
+	g := GuardConfig{
+		Name:   name,
+		Stable: RefConfig{remediate.Ref{Subset: "v1"}},
+		Canary: RefConfig{remediate.Ref{Subset: "v2"}},
+		Signals: SignalsConfig{
+			ErrorRate: ErrorRateConfig{Enabled: true, Max: 0.01},
+			Latency:   LatencyConfig{Enabled: true, Quantile: 0.95, Max: 500 * time.Millisecond},
+			Restarts:  RestartsConfig{Enabled: true, Max: 2, Window: 5 * time.Minute},
+			Traffic:   TrafficConfig{Enabled: true, ShareTolerance: 0.5},
+		},
+		Rollback: RollbackConfig{Lock: string(remediate.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+		Promotion: PromotionConfig{Mode: string(remediate.PromotionOff), Interval: 5 * time.Minute, MinRequests: 100,
+			Steps: []StepConfig{{Weight: 10}, {Weight: 30}, {Weight: 50}, {Weight: 100}}},
+	}
+	if name != "" {
+		g.complete()
+	}
+	return g
+}
+
+// complete fills in the defaults that follow from other keys.
+func (g *GuardConfig) complete() {
+	if len(g.VirtualServices) == 0 {
+		g.VirtualServices = []string{g.Name}
+	}
+	if g.DestinationRule == "" {
+		g.DestinationRule = g.Name
+	}
+	for i := range g.Promotion.Steps {
+		if g.Promotion.Steps[i].Interval == 0 {
+			g.Promotion.Steps[i].Interval = g.Promotion.Interval
+		}
+	}
+	for i := range g.Alerts.Matchers {
+		m := &g.Alerts.Matchers[i]
+		if m.Action == "" {
+			m.Action = "rollback"
+		}
+		if parsed, err := parse.Matchers(m.Match); err == nil { // Validate reports the error
+			m.matchers = parsed
+		}
+	}
+}
+
+// Guard finds a guard by name.
+func (c Config) Guard(name string) (GuardConfig, bool) {
+	for _, g := range c.Guards {
+		if g.Name == name {
+			return g, true
+		}
+	}
+	return GuardConfig{}, false
+}
+
+// String is the configuration as YAML with every secret left out, fit for a log.
+func (c Config) String() string {
+	for _, e := range []*EndpointConfig{&c.Prometheus, &c.Alertmanager} {
+		e.URL = redactURL(e.URL)
+	}
+	l := &c.Rules.Links
+	for _, u := range []*string{&c.Rules.RunbookBase, &l.Grafana, &l.Prometheus, &l.Kiali, &l.Jaeger} {
+		*u = redactURL(*u)
+	}
+	b, err := yaml.Marshal(c)
+	if err != nil {
+		return fmt.Sprintf("configuration that cannot be shown: %v", err)
+	}
+	return string(b)
+}
+
+// redactURL hides a password in a URL, and all of what is not a URL but could
+// hold one.
+func redactURL(s string) string {
+	if s == "" {
+		return s
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return "(not a URL)"
+	}
+	return u.Redacted()
+}

@@ -1,0 +1,456 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/alertmanager/timeinterval"
+	httpconfig "github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
+	"go.yaml.in/yaml/v3"
+)
+
+// Problem is one thing that is wrong with a configuration.
+type Problem struct {
+	Path  string // full key path, as guards[2].rollback.lock
+	Value string // what was found, as the user wrote it; empty: nothing was
+	Want  string // what would be right
+}
+
+// String is the problem on one line.
+func (p Problem) String() string {
+	if p.Value == "" {
+		return p.Path + ": " + p.Want
+	}
+	return p.Path + ": " + p.Value + ": " + p.Want
+}
+
+// Problems is every problem of a configuration: first what could not be read,
+// then the values that are wrong.
+type Problems []Problem
+
+// Error has one line for each problem.
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// parseTree reads one YAML document of string keys. An empty document is an
+// empty tree.
+func parseTree(b []byte) (map[string]any, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(b))
+	var tree any
+	if err := dec.Decode(&tree); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	var more any
+	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, errors.New("want one YAML document, found more")
+	}
+	switch t := tree.(type) {
+	case nil:
+		return map[string]any{}, nil
+	case map[string]any:
+		return t, nil
+	}
+	return nil, fmt.Errorf("want a mapping of keys such as guards, found %s", show(tree))
+}
+
+// decoder fills a struct from a tree of plain YAML values. Keys are matched
+// exactly, by the structs' yaml tags. It goes on after a problem, so that all
+// are reported at once.
+type decoder struct {
+	fromEnv  map[string]string // key path → the variable that its value comes from
+	problems Problems
+}
+
+func (d *decoder) problem(path string, value any, want string) {
+	p := Problem{Path: path, Value: show(value), Want: want}
+	if name, ok := d.fromEnv[path]; ok {
+		p.Path += " (" + name + ")"
+	}
+	d.problems = append(d.problems, p)
+}
+
+// decode puts v into to. Null leaves the default, as an absent key does.
+func (d *decoder) decode(path string, v any, to reflect.Value) {
+	if v == nil {
+		return
+	}
+	switch to.Interface().(type) {
+	case time.Duration:
+		d.duration(path, v, to)
+		return
+	case RefConfig:
+		d.ref(path, v, to)
+		return
+	case StepConfig:
+		if weight, ok := v.(int); ok {
+			to.Set(reflect.ValueOf(StepConfig{Weight: weight}))
+			return
+		}
+	case httpconfig.HTTPClientConfig, timeinterval.TimeInterval:
+		d.foreign(path, v, to)
+		return
+	case GuardConfig:
+		to.Set(reflect.ValueOf(DefaultGuard("")))
+	}
+	switch to.Kind() {
+	case reflect.Struct:
+		d.structure(path, v, to)
+	case reflect.Slice:
+		d.slice(path, v, to)
+	case reflect.Map:
+		d.stringMap(path, v, to)
+	default:
+		d.scalar(path, v, to)
+	}
+}
+
+func (d *decoder) structure(path string, v any, to reflect.Value) {
+	m, ok := v.(map[string]any)
+	if !ok {
+		d.problem(path, v, "want a mapping with the keys "+list(keysOf(to.Type())))
+		return
+	}
+	d.checkKeys(path, m, to.Type())
+	for i := range to.NumField() {
+		if key := yamlKey(to.Type().Field(i)); key != "" {
+			d.decode(join(path, key), m[key], to.Field(i))
+		}
+	}
+}
+
+func (d *decoder) slice(path string, v any, to reflect.Value) {
+	items, ok := v.([]any)
+	if !ok {
+		d.problem(path, v, "want a list")
+		return
+	}
+	out := reflect.MakeSlice(to.Type(), len(items), len(items))
+	for i, item := range items {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		if item == nil {
+			d.problem(at, nil, "empty entry: remove it or fill it in")
+			continue
+		}
+		d.decode(at, item, out.Index(i))
+	}
+	to.Set(out)
+}
+
+func (d *decoder) stringMap(path string, v any, to reflect.Value) {
+	m, ok := v.(map[string]any)
+	if !ok {
+		d.problem(path, v, "want a mapping of strings")
+		return
+	}
+	out := make(map[string]string, len(m))
+	for _, key := range sortedKeys(m) {
+		s, ok := m[key].(string)
+		if !ok {
+			d.problem(join(path, key), m[key], "want a string: put it in quotes")
+			continue
+		}
+		out[key] = s
+	}
+	to.Set(reflect.ValueOf(out))
+}
+
+func (d *decoder) scalar(path string, v any, to reflect.Value) {
+	if s, ok := v.(string); ok && d.fromEnv[path] != "" && to.Kind() != reflect.String {
+		var parsed any
+		if err := yaml.Unmarshal([]byte(s), &parsed); err == nil {
+			v = parsed
+		}
+	}
+	switch to.Kind() {
+	case reflect.String:
+		if s, ok := v.(string); ok {
+			to.SetString(s)
+			return
+		}
+		d.problem(path, v, "want a string: put it in quotes")
+	case reflect.Bool:
+		if b, ok := v.(bool); ok {
+			to.SetBool(b)
+			return
+		}
+		d.problem(path, v, "want true or false")
+	case reflect.Int:
+		if n, ok := v.(int); ok {
+			to.SetInt(int64(n))
+			return
+		}
+		d.problem(path, v, "want a whole number")
+	case reflect.Float64:
+		switch n := v.(type) {
+		case float64:
+			if !math.IsNaN(n) && !math.IsInf(n, 0) {
+				to.SetFloat(n)
+				return
+			}
+		case int:
+			to.SetFloat(float64(n))
+			return
+		}
+		d.problem(path, v, "want a number")
+	}
+}
+
+// duration takes Go's spelling and Prometheus's, which also has days and weeks.
+func (d *decoder) duration(path string, v any, to reflect.Value) {
+	const want = "want a duration with its unit, such as 500ms, 30s, 5m or 1d"
+	s, ok := v.(string)
+	if !ok {
+		d.problem(path, v, want)
+		return
+	}
+	if parsed, err := time.ParseDuration(s); err == nil {
+		to.SetInt(int64(parsed))
+		return
+	}
+	parsed, err := model.ParseDuration(s)
+	if err != nil {
+		d.problem(path, v, want)
+		return
+	}
+	to.SetInt(int64(parsed))
+}
+
+func (d *decoder) ref(path string, v any, to reflect.Value) {
+	var r RefConfig
+	switch t := v.(type) {
+	case string:
+		r.Subset = t
+	case map[string]any:
+		type host struct {
+			Host string `yaml:"host"`
+		}
+		var h host
+		d.structure(path, t, reflect.ValueOf(&h).Elem())
+		r.Host = h.Host
+	default:
+		d.problem(path, v, "want a subset's name (in quotes if it is a number) or {host: name}")
+		return
+	}
+	to.Set(reflect.ValueOf(r))
+}
+
+// foreign reads types of Prometheus and Alertmanager with their own code, after
+// looking for unknown keys, which that code names without their path.
+func (d *decoder) foreign(path string, v any, to reflect.Value) {
+	before := len(d.problems)
+	d.foreignKeys(path, v, to.Type())
+	if len(d.problems) > before {
+		return
+	}
+	b, err := yaml.Marshal(v)
+	if err == nil {
+		err = yaml.Unmarshal(b, to.Addr().Interface())
+	}
+	if err != nil {
+		d.problems = append(d.problems, Problem{Path: path, Want: foreignError(err)})
+	}
+}
+
+// foreignError is a parser's message on one line and without values: those of
+// a mistyped http_config may be secrets.
+func foreignError(err error) string {
+	var typed *yaml.TypeError
+	if errors.As(err, &typed) {
+		return "a value has the wrong type for this key; see Prometheus's http_config and Alertmanager's time_interval"
+	}
+	return strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: "), "\n", " ")
+}
+
+func (d *decoder) foreignKeys(path string, v any, t reflect.Type) {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == reflect.TypeFor[timeinterval.TimeRange]() {
+		t = reflect.TypeFor[struct {
+			Start string `yaml:"start_time"`
+			End   string `yaml:"end_time"`
+		}]()
+	}
+	switch value := v.(type) {
+	case map[string]any:
+		if t.Kind() != reflect.Struct || hasInlineMap(t) {
+			return
+		}
+		d.checkKeys(path, value, t)
+		for _, f := range flatFields(t) {
+			if sub, ok := value[yamlKey(f)]; ok {
+				d.foreignKeys(join(path, yamlKey(f)), sub, f.Type)
+			}
+		}
+	case []any:
+		if t.Kind() == reflect.Slice {
+			for i, item := range value {
+				d.foreignKeys(fmt.Sprintf("%s[%d]", path, i), item, t.Elem())
+			}
+		}
+	}
+}
+
+// checkKeys reports every key of m that t does not have.
+func (d *decoder) checkKeys(path string, m map[string]any, t reflect.Type) {
+	known := keysOf(t)
+	for _, key := range sortedKeys(m) {
+		if !slices.Contains(known, key) {
+			d.problems = append(d.problems, Problem{Path: join(path, key), Want: "unknown key: " + suggest(path, key, known, t)})
+		}
+	}
+}
+
+// suggest says which key was meant: the nearest one here, or one of this name
+// further down, as for a rollback key written beside rollback.
+func suggest(path, key string, known []string, t reflect.Type) string {
+	if below := findBelow(t, key); below != "" {
+		return "did you mean " + join(path, below) + "?"
+	}
+	best, distance := "", math.MaxInt
+	for _, k := range known {
+		if n := editDistance(strings.ToLower(key), strings.ToLower(k)); n < distance {
+			best, distance = k, n
+		}
+	}
+	if distance > max(2, len(key)/2) {
+		return "known here are " + list(known) + ", nearest " + join(path, best)
+	}
+	return "did you mean " + join(path, best) + "?"
+}
+
+func findBelow(t reflect.Type, key string) string {
+	for _, f := range flatFields(t) {
+		if f.Type.Kind() != reflect.Struct {
+			continue
+		}
+		if k := yamlKey(f); slices.Contains(keysOf(f.Type), key) {
+			return join(k, key)
+		}
+	}
+	return ""
+}
+
+// editDistance is Levenshtein's, of words short enough for a quadratic table.
+func editDistance(a, b string) int {
+	const longest = 64
+	a, b = a[:min(len(a), longest)], b[:min(len(b), longest)]
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// yamlKey is the key of a field, empty for one that has none.
+func yamlKey(f reflect.StructField) string {
+	key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+	if key == "-" || !f.IsExported() {
+		return ""
+	}
+	return key
+}
+
+// flatFields is t's fields with keys, those of inlined structs included.
+func flatFields(t reflect.Type) []reflect.StructField {
+	var out []reflect.StructField
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	for f := range t.Fields() {
+		switch {
+		case yamlKey(f) != "":
+			out = append(out, f)
+		case strings.HasSuffix(f.Tag.Get("yaml"), ",inline"):
+			out = append(out, flatFields(f.Type)...)
+		}
+	}
+	return out
+}
+
+func hasInlineMap(t reflect.Type) bool {
+	for f := range t.Fields() {
+		if f.Type.Kind() == reflect.Map && strings.HasSuffix(f.Tag.Get("yaml"), ",inline") {
+			return true
+		}
+	}
+	return false
+}
+
+func keysOf(t reflect.Type) []string {
+	var keys []string
+	for _, f := range flatFields(t) {
+		keys = append(keys, yamlKey(f))
+	}
+	return keys
+}
+
+func sortedKeys(m map[string]any) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+// list is "a, b or c".
+func list(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// show is a value as it can stand in a one-line message.
+func show(v any) string {
+	switch t := v.(type) {
+	case nil:
+		return ""
+	case string:
+		const longest = 80
+		if len(t) > longest {
+			t = t[:longest] + "…"
+		}
+		return strconv.Quote(t)
+	case map[string]any, map[any]any:
+		return "a mapping"
+	case []any:
+		return "a list"
+	}
+	return fmt.Sprint(v)
+}

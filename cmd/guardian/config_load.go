@@ -1,0 +1,204 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	httpconfig "github.com/prometheus/common/config"
+	"github.com/spf13/viper"
+)
+
+// serviceAccountNamespace is where Kubernetes tells a pod its namespace.
+const serviceAccountNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// LoadConfig reads, completes and checks the configuration file. An empty path
+// means defaults and environment alone. The error has every problem, one on
+// each line.
+func LoadConfig(path string) (Config, error) {
+	var b []byte
+	if path != "" {
+		var err error
+		if b, err = os.ReadFile(path); err != nil {
+			return Config{}, fmt.Errorf("read configuration: %w", err)
+		}
+	}
+	c, err := ParseConfig(b)
+	if err != nil {
+		return Config{}, fmt.Errorf("configuration %s:\n%w", path, err)
+	}
+	return c, nil
+}
+
+// ParseConfig is LoadConfig of bytes. A problem of the tree comes back as
+// Problems.
+func ParseConfig(b []byte) (Config, error) {
+	tree, err := parseTree(b)
+	if err != nil {
+		return Config{}, err
+	}
+	c := DefaultConfig()
+	d := decoder{fromEnv: map[string]string{}}
+	d.decode("", layer(tree, c, d.fromEnv), reflect.ValueOf(&c).Elem())
+	for i := range c.Guards {
+		c.Guards[i].complete()
+	}
+	if c.Namespace == "" {
+		c.Namespace = podNamespace()
+	}
+	if c.Rules.Namespace == "" {
+		c.Rules.Namespace = c.Namespace
+	}
+	if problems := append(d.problems, unexplained(c.Validate(), d.problems)...); len(problems) > 0 {
+		return Config{}, problems
+	}
+	return c, nil
+}
+
+// unexplained drops what Validate says about keys that could not be read, or
+// that have such a key below them: their values are only what was left.
+func unexplained(found, unread Problems) Problems {
+	within := func(a, b string) bool {
+		rest, ok := strings.CutPrefix(a, b)
+		return ok && (rest == "" || strings.ContainsRune(".[ ", rune(rest[0])))
+	}
+	return slices.DeleteFunc(found, func(p Problem) bool {
+		return slices.ContainsFunc(unread, func(q Problem) bool { return within(p.Path, q.Path) || within(q.Path, p.Path) })
+	})
+}
+
+// layer puts the environment over the file over the defaults, for every key
+// outside of lists and maps. viper does the layering, but the file's tree is
+// what is decoded: viper lower-cases all keys, those of label maps included,
+// and forgets the difference between "lok" and "lock" that the check for
+// unknown keys needs.
+func layer(tree map[string]any, defaults Config, fromEnv map[string]string) map[string]any {
+	v := viper.New()
+	out := deepCopy(tree).(map[string]any)
+	if err := v.MergeConfigMap(deepCopy(tree).(map[string]any)); err != nil {
+		return out // the decoder names what is wrong with it
+	}
+	for path, value := range leaves("", reflect.ValueOf(defaults)) {
+		v.SetDefault(path, value)
+		env := envName(path)
+		if err := v.BindEnv(path, env); err != nil || os.Getenv(env) == "" {
+			continue
+		}
+		if setPath(out, strings.Split(path, "."), v.Get(path)) {
+			fromEnv[path] = env
+		}
+	}
+	return out
+}
+
+// envName is GUARDIAN_HEARTBEAT_MAX_AGE for heartbeat.maxAge.
+func envName(path string) string {
+	var b strings.Builder
+	b.WriteString("GUARDIAN_")
+	for _, r := range path {
+		switch {
+		case r == '.':
+			b.WriteByte('_')
+		case unicode.IsUpper(r):
+			b.WriteByte('_')
+			b.WriteRune(r)
+		default:
+			b.WriteRune(unicode.ToUpper(r))
+		}
+	}
+	return b.String()
+}
+
+// leaves is every scalar of a configuration by its key path.
+func leaves(path string, v reflect.Value) map[string]any {
+	out := map[string]any{}
+	for f, value := range v.Fields() {
+		at := join(path, yamlKey(f))
+		switch {
+		case f.Type == reflect.TypeFor[httpconfig.HTTPClientConfig]():
+		case f.Type == reflect.TypeFor[time.Duration]():
+			out[at] = value.Interface().(time.Duration).String()
+		case f.Type.Kind() == reflect.Struct:
+			for k, sub := range leaves(at, value) {
+				out[k] = sub
+			}
+		case f.Type.Kind() != reflect.Slice && f.Type.Kind() != reflect.Map:
+			out[at] = value.Interface()
+		}
+	}
+	return out
+}
+
+// setPath puts value into the tree; false when the file has something else
+// than a mapping on the way, which the decoder reports.
+func setPath(tree map[string]any, path []string, value any) bool {
+	for ; len(path) > 1; path = path[1:] {
+		if tree[path[0]] == nil {
+			tree[path[0]] = map[string]any{}
+		}
+		next, ok := tree[path[0]].(map[string]any)
+		if !ok {
+			return false
+		}
+		tree = next
+	}
+	tree[path[0]] = value
+	return true
+}
+
+func deepCopy(v any) any {
+	switch t := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(t))
+		for k, sub := range t {
+			out[k] = deepCopy(sub)
+		}
+		return out
+	case []any:
+		out := make([]any, len(t))
+		for i, sub := range t {
+			out[i] = deepCopy(sub)
+		}
+		return out
+	}
+	return v
+}
+
+// podNamespace is empty outside of a pod.
+func podNamespace() string {
+	b, err := os.ReadFile(serviceAccountNamespace)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// restartOnly is the keys that differ between two configurations and that a
+// running guardian cannot change: what it listens on and connects with.
+func restartOnly(was, is Config) []string {
+	var keys []string
+	for _, k := range []struct {
+		key     string
+		was, is any
+	}{
+		{"namespace", was.Namespace, is.Namespace},
+		{"clusterDomain", was.ClusterDomain, is.ClusterDomain},
+		{"log", was.Log, is.Log},
+		{"listen", was.Listen, is.Listen},
+		{"web", was.Web, is.Web},
+		{"webhook", was.Webhook, is.Webhook},
+		{"prometheus", was.Prometheus, is.Prometheus},
+		{"alertmanager", was.Alertmanager, is.Alertmanager},
+	} {
+		if !reflect.DeepEqual(k.was, k.is) {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
+}

@@ -1,0 +1,329 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var golden = flag.Bool("golden", false, "rewrite the golden files")
+
+// testdataFile is a path under the repository's testdata/config.
+func testdataFile(name string) string { return filepath.Join("..", "..", "testdata", "config", name) }
+
+// checkGolden compares with a file of testdata/config, or writes it.
+func checkGolden(t *testing.T, name, got string) {
+	t.Helper()
+	path := testdataFile(name)
+	if *golden {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (make golden rewrites it). got:\n%s\nwant:\n%s", name, got, want)
+	}
+}
+
+func TestAGuardOfOneLineHasEveryDefault(t *testing.T) {
+	c, err := ParseConfig([]byte("namespace: microservices\nguards:\n- name: orders-service\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkGolden(t, "oneline.golden.yaml", c.String())
+}
+
+func TestEveryKeyCanBeSetAndIsReadBackTheSame(t *testing.T) {
+	c, err := LoadConfig(testdataFile("full.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkGolden(t, "full.golden.yaml", c.String())
+	// What is shown can be read again, but for the secrets.
+	if _, err := ParseConfig([]byte(c.String())); err != nil {
+		t.Errorf("the shown configuration cannot be read again: %v", err)
+	}
+}
+
+func TestAllProblemsAreReportedAtOnce(t *testing.T) {
+	for _, name := range []string{"values", "keys", "types"} {
+		t.Run(name, func(t *testing.T) {
+			_, err := LoadConfig(testdataFile("bad-" + name + ".yaml"))
+			if err == nil {
+				t.Fatal("no error")
+			}
+			checkGolden(t, "bad-"+name+".golden", strings.ReplaceAll(err.Error(), testdataFile(""), "")+"\n")
+		})
+	}
+}
+
+func TestWhatIsNoConfigurationIsRefused(t *testing.T) {
+	for name, text := range map[string]string{
+		"a list":               "- name: orders-service",
+		"a word":               "guards",
+		"two documents":        "namespace: a\n---\nnamespace: b\n",
+		"a key twice":          "namespace: a\nnamespace: b\n",
+		"broken YAML":          "guards: [",
+		"a key in other case":  "Namespace: a\n",
+		"a key that is number": "namespace: a\n1: b\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c, err := ParseConfig([]byte(text)); err == nil {
+				t.Errorf("accepted as %s", c)
+			}
+		})
+	}
+}
+
+func TestTheEnvironmentWinsOverTheFile(t *testing.T) {
+	t.Setenv("GUARDIAN_NAMESPACE", "shop")
+	t.Setenv("GUARDIAN_PROMETHEUS_URL", "https://prom.example")
+	t.Setenv("GUARDIAN_HEARTBEAT_MAX_AGE", "5m")
+	t.Setenv("GUARDIAN_RULES_ENABLED", "false")
+	t.Setenv("GUARDIAN_RULES_LINKS_GRAFANA", "https://grafana.example")
+	t.Setenv("GUARDIAN_SERVICE_HOST", "10.0.0.1") // Kubernetes sets this for a Service named guardian
+	t.Setenv("GUARDIAN_PORT", "tcp://10.0.0.1:8080")
+	c, err := ParseConfig([]byte("namespace: microservices\nheartbeat: {maxAge: 1m}\nalertmanager: {url: http://am}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Namespace != "shop" || c.Prometheus.URL != "https://prom.example" || c.Heartbeat.MaxAge != 5*time.Minute ||
+		c.Rules.Enabled || c.Rules.Links.Grafana != "https://grafana.example" || c.Alertmanager.URL != "http://am" {
+		t.Errorf("got %s", c)
+	}
+}
+
+func TestAProblemFromTheEnvironmentNamesItsVariable(t *testing.T) {
+	t.Setenv("GUARDIAN_NAMESPACE", "shop")
+	t.Setenv("GUARDIAN_RULES_ENABLED", "perhaps")
+	_, err := ParseConfig(nil)
+	if want := `rules.enabled (GUARDIAN_RULES_ENABLED): "perhaps": want true or false`; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestLabelsKeepTheirCase(t *testing.T) {
+	c, err := ParseConfig([]byte("namespace: a\nrules: {labels: {Release: Kube-Prom, app.kubernetes.io/partOf: X}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Rules.Labels["Release"] != "Kube-Prom" || c.Rules.Labels["app.kubernetes.io/partOf"] != "X" {
+		t.Errorf("got %v", c.Rules.Labels)
+	}
+}
+
+func TestSecretsAreNeverShown(t *testing.T) {
+	const secret = "hunter2"
+	for name, text := range map[string]string{
+		"basic auth":        "prometheus: {http: {basic_auth: {username: u, password: hunter2}}}",
+		"bearer token":      "alertmanager: {http: {authorization: {credentials: hunter2}}}",
+		"header":            "prometheus: {http: {http_headers: {X-Key: {secrets: [hunter2]}}}}",
+		"password in a URL": "prometheus: {url: 'http://u:hunter2@prom'}",
+		"no URL at all":     "prometheus: {url: 'http://u:hunter2@%zz'}",
+		"link with one":     "rules: {links: {grafana: 'http://u:hunter2@g'}}",
+		"mistyped auth":     "prometheus: {http: {basic_auth: [hunter2]}}",
+		"mistyped password": "prometheus: {http: {basic_auth: {password: {x: hunter2}}}}",
+		"two at once":       "prometheus: {http: {bearer_token: hunter2, basic_auth: {username: hunter2, password: hunter2}}}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := ParseConfig([]byte("namespace: a\n" + text + "\n"))
+			if err != nil && strings.Contains(err.Error(), secret) {
+				t.Errorf("in the error: %v", err)
+			}
+			if strings.Contains(c.String(), secret) {
+				t.Errorf("in the dump: %s", c)
+			}
+		})
+	}
+}
+
+func TestMatchersSelectAlertsAsAlertmanagerDoes(t *testing.T) {
+	c, err := LoadConfig(testdataFile("full.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := c.Guards[1].Alerts.Matchers[0]
+	for _, tc := range []struct {
+		labels map[string]string
+		want   bool
+	}{
+		{map[string]string{"alertname": "OrdersDown", "severity": "page"}, true},
+		{map[string]string{"alertname": "OrdersDown", "severity": "critical"}, true},
+		{map[string]string{"alertname": "OrdersDown", "severity": "pages"}, false},
+		{map[string]string{"alertname": "ordersdown", "severity": "page"}, false},
+		{map[string]string{"alertname": "OrdersDown"}, false},
+	} {
+		if got := m.Matches(tc.labels); got != tc.want {
+			t.Errorf("%v: got %t, want %t", tc.labels, got, tc.want)
+		}
+	}
+	if (MatcherConfig{}).Matches(map[string]string{"a": "b"}) {
+		t.Error("a matcher without a condition takes an alert")
+	}
+}
+
+func TestWindowsOpenAndCloseInTheirTimeZone(t *testing.T) {
+	c, err := LoadConfig(testdataFile("full.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := c.Guards[1].Promotion.Windows // Monday to Friday 09:00–17:00 in Berlin, but not on Friday from 16:00
+	for at, want := range map[string]bool{
+		"2026-07-06T06:59:00Z": false, // Monday 08:59
+		"2026-07-06T07:00:00Z": true,
+		"2026-07-06T14:59:00Z": true, // Monday 16:59
+		"2026-07-06T15:00:00Z": false,
+		"2026-07-10T13:59:00Z": true, // Friday 15:59
+		"2026-07-10T14:00:00Z": false,
+		"2026-01-12T07:59:00Z": false, // Monday 08:59 in winter
+		"2026-01-12T08:00:00Z": true,
+		"2026-07-11T10:00:00Z": false, // Saturday
+	} {
+		now, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.Open(now); got != want {
+			t.Errorf("%s: open is %t, want %t", at, got, want)
+		}
+	}
+	if !(WindowsConfig{}).Open(time.Time{}) {
+		t.Error("without windows it is always open")
+	}
+}
+
+func TestOnlyWhatIsConnectedNeedsARestart(t *testing.T) {
+	was := DefaultConfig()
+	is := was
+	is.Guards = []GuardConfig{DefaultGuard("a")}
+	is.Heartbeat.MaxAge = time.Hour
+	if got := restartOnly(was, is); got != nil {
+		t.Errorf("guards and heartbeat: %v", got)
+	}
+	is.Listen.Alerts, is.Prometheus.URL = ":1", "http://x"
+	if got := strings.Join(restartOnly(was, is), " "); got != "listen prometheus" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// watchEvents runs a watcher on path and hands out what it says.
+func watchEvents(t *testing.T, path string, seen []byte) (<-chan Config, <-chan error) {
+	t.Helper()
+	configs, failures := make(chan Config, 10), make(chan error, 10)
+	w := ConfigWatcher{Path: path, Seen: seen, Apply: func(c Config) { configs <- c }, Report: func(err error) { failures <- err }}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return configs, failures
+}
+
+func TestAConfigMapSwapIsReloadedAndABadOneKeepsTheOld(t *testing.T) {
+	dir := t.TempDir()
+	write := func(version, text string) { // as the kubelet does
+		t.Helper()
+		for _, err := range []error{
+			os.Mkdir(filepath.Join(dir, version), 0o755),
+			os.WriteFile(filepath.Join(dir, version, "guardian.yaml"), []byte(text), 0o644),
+			os.Symlink(version, filepath.Join(dir, "..data_tmp")),
+			os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	const first = "namespace: shop\nguards: [{name: orders-service}]\n"
+	write("..1", first)
+	path := filepath.Join(dir, "guardian.yaml")
+	if err := os.Symlink("..data/guardian.yaml", path); err != nil {
+		t.Fatal(err)
+	}
+	configs, failures := watchEvents(t, path, []byte(first))
+
+	write("..2", "namespace: shop\nguards: [{name: orders-service}, {name: payments}]\n")
+	if c := <-configs; len(c.Guards) != 2 {
+		t.Errorf("got %d guards, want 2", len(c.Guards))
+	}
+	write("..3", "namespace: shop\nguards: [{name: orders-service, canary: v1}]\n")
+	var problems Problems
+	if err := <-failures; !errors.As(err, &problems) || problems[0].Path != "guards[0].canary" {
+		t.Errorf("got %v", err)
+	}
+	write("..4", "")
+	if err := <-failures; !errors.Is(err, errEmptied) {
+		t.Errorf("an emptied file: got %v", err)
+	}
+	write("..5", "namespace: shop\nguards: [{name: payments}]\n")
+	if c := <-configs; len(c.Guards) != 1 || c.Guards[0].Name != "payments" {
+		t.Errorf("got %s", c)
+	}
+	if len(configs) > 0 || len(failures) > 0 {
+		t.Errorf("said more than once: %d configurations, %d failures", len(configs), len(failures))
+	}
+}
+
+func TestAFileThatGoesAwayIsReportedAndTakenUpAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "guardian.yaml")
+	const text = "namespace: shop\nguards: [{name: orders-service}]\n"
+	put := func() {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put()
+	configs, failures := watchEvents(t, path, []byte(text))
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failures; !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+	put()
+	if c := <-configs; c.Guards[0].Name != "orders-service" {
+		t.Errorf("got %s", c)
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	for _, name := range []string{"full.yaml", "bad-values.yaml", "bad-keys.yaml", "bad-types.yaml"} {
+		b, err := os.ReadFile(testdataFile(name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte("a: &a [*a]\nnamespace: x"))
+	f.Add([]byte("guards: [{name: a, promotion: {windows: {mute: [{times: [{start_time: '00:00', end_time: '24:00'}]}]}}}]"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := ParseConfig(b)
+		if err != nil {
+			_ = err.Error()
+			return
+		}
+		// What was accepted can be mapped and shown, and is complete.
+		_ = c.String()
+		for _, g := range c.Guards {
+			if g.Stable == g.Canary || len(g.VirtualServices) == 0 || g.Promotion.Steps[len(g.Promotion.Steps)-1].Weight != 100 {
+				t.Errorf("accepted %+v", g)
+			}
+			_ = g.Promotion.Windows.Open(time.Date(2026, 7, 10, 14, 0, 0, 0, time.UTC))
+		}
+	})
+}

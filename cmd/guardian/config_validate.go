@@ -1,0 +1,258 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/alertmanager/matcher/parse"
+	"github.com/prometheus/prometheus/promql/parser"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// check collects problems of values.
+type check struct{ problems Problems }
+
+func (c *check) want(ok bool, path string, value any, want string) {
+	if !ok {
+		c.problems = append(c.problems, Problem{Path: path, Value: show(value), Want: want})
+	}
+}
+
+func (c *check) oneOf(path, value string, allowed ...string) {
+	c.want(slices.Contains(allowed, value), path, value, "want "+list(allowed))
+}
+
+func (c *check) positive(path string, d time.Duration) {
+	c.want(d > 0, path, d, "want more than 0s")
+}
+
+// url takes http and https. Passwords in it are refused, so that none is ever
+// shown: http.basic_auth is the place for them.
+func (c *check) url(path, value string) {
+	u, err := url.Parse(value)
+	shown := redactURL(value)
+	switch {
+	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
+		c.want(false, path, shown, "want a URL such as https://prometheus.monitoring:9090")
+	case u.User != nil:
+		c.want(false, path, shown, "want no credentials in the URL: put them into http.basic_auth")
+	}
+}
+
+func (c *check) address(path, value string) {
+	_, port, err := net.SplitHostPort(value)
+	n, convErr := strconv.ParseUint(port, 10, 16)
+	c.want(err == nil && convErr == nil && n <= 65535, path, value, "want host:port or :port with a port of 0–65535")
+}
+
+func (c *check) label(path, value string) {
+	c.want(len(validation.IsDNS1123Label(value)) == 0, path, value, "want a DNS label: lower-case letters, digits and -, at most 63, such as orders-service")
+}
+
+func (c *check) objectName(path, value string) {
+	want := "want the name of an object in the guard's namespace"
+	if namespace, name, found := strings.Cut(value, "/"); found {
+		want = fmt.Sprintf("want a name in the guard's namespace: another namespace (%s) needs a guardian of its own there, with %s", namespace, name)
+	}
+	c.want(len(validation.IsDNS1123Subdomain(value)) == 0, path, value, want)
+}
+
+// Validate is everything that is wrong with the values of c, relations between
+// them included; nil when nothing is.
+func (c Config) Validate() Problems {
+	var k check
+	if c.Namespace == "" {
+		k.want(false, "namespace", nil, "not set, and this is no pod whose own could be taken: set it or GUARDIAN_NAMESPACE")
+	} else {
+		k.label("namespace", c.Namespace)
+		k.label("rules.namespace", c.Rules.Namespace)
+	}
+	k.want(len(validation.IsDNS1123Subdomain(c.ClusterDomain)) == 0, "clusterDomain", c.ClusterDomain, "want a DNS domain such as cluster.local")
+	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	k.oneOf("log.format", c.Log.Format, "json", "text")
+	k.address("listen.alerts", c.Listen.Alerts)
+	k.address("listen.metrics", c.Listen.Metrics)
+	k.want(c.Listen.Alerts != c.Listen.Metrics || strings.HasSuffix(c.Listen.Alerts, ":0"), "listen.metrics", c.Listen.Metrics, "want another address than listen.alerts")
+	k.want(c.Webhook.TokenFile != "" || c.Web.ConfigFile != "" || c.Webhook.AllowAnonymous, "webhook.tokenFile", c.Webhook.TokenFile,
+		"want a file with the bearer token, web.configFile, or webhook.allowAnonymous: true")
+	c.validateEndpoints(&k)
+	k.positive("heartbeat.maxAge", c.Heartbeat.MaxAge)
+	c.Rules.validate(&k)
+	c.validateGuards(&k)
+	return k.problems
+}
+
+func (c Config) validateEndpoints(k *check) {
+	for _, e := range []struct {
+		path string
+		EndpointConfig
+	}{{"prometheus", c.Prometheus}, {"alertmanager", c.Alertmanager}} {
+		if e.URL != "" {
+			k.url(e.path+".url", e.URL)
+		}
+		k.positive(e.path+".timeout", e.Timeout)
+	}
+	k.want(c.Prometheus.URL != "" || c.Alertmanager.URL != "", "alertmanager.url", c.Alertmanager.URL,
+		"want this or prometheus.url: one of them must say which alerts fire")
+}
+
+func (r RulesConfig) validate(k *check) {
+	k.want(r.Interval >= 100*time.Millisecond && r.Interval <= 5*time.Minute, "rules.interval", r.Interval, "want 100ms to 5m")
+	k.oneOf("rules.restartsFrom", r.RestartsFrom, restartsFromGuardian, restartsFromKubeStateMetrics)
+	for _, key := range sortedStrings(r.Labels) {
+		at := join("rules.labels", key)
+		k.want(len(validation.IsQualifiedName(key)) == 0, at, key, "want a Kubernetes label's name")
+		k.want(len(validation.IsValidLabelValue(r.Labels[key])) == 0, at, r.Labels[key], "want a Kubernetes label's value")
+	}
+	for _, u := range []struct{ key, value string }{
+		{"rules.runbookBase", r.RunbookBase}, {"rules.links.grafana", r.Links.Grafana}, {"rules.links.prometheus", r.Links.Prometheus},
+		{"rules.links.kiali", r.Links.Kiali}, {"rules.links.jaeger", r.Links.Jaeger},
+	} {
+		if u.value != "" {
+			k.url(u.key, u.value)
+		}
+	}
+}
+
+func (c Config) validateGuards(k *check) {
+	names, canaries := map[string]int{}, map[string]int{}
+	for i, g := range c.Guards {
+		at := fmt.Sprintf("guards[%d]", i)
+		g.validate(k, at)
+		if first, taken := names[g.Name]; taken && g.Name != "" {
+			k.want(false, at+".name", g.Name, fmt.Sprintf("guards[%d] has this name already: want another", first))
+			continue
+		}
+		names[g.Name] = i
+		for _, vs := range g.VirtualServices {
+			canary := vs + " " + g.DestinationRule + "/" + g.Canary.String()
+			if g.Canary.Host != "" {
+				canary = vs + " " + g.Canary.String()
+			}
+			if first, taken := canaries[canary]; taken && first != i {
+				k.want(false, at+".canary", g.Canary.String(), fmt.Sprintf("guards[%d] moves the traffic of this canary in VirtualService %s already: want one guard for each", first, vs))
+				break
+			}
+			canaries[canary] = i
+		}
+		if g.Promotion.Mode != string(remediate.PromotionOff) && c.Prometheus.URL == "" {
+			k.want(g.Promotion.MinRequests == 0 && len(g.Promotion.Gates) == 0, at+".promotion.mode", g.Promotion.Mode, "minRequests and gates need prometheus.url")
+		}
+	}
+}
+
+func (g GuardConfig) validate(k *check, at string) {
+	if g.Name == "" {
+		k.want(false, at+".name", nil, "want a name, such as that of the VirtualService")
+	} else {
+		k.label(at+".name", g.Name)
+		for i, vs := range g.VirtualServices {
+			k.objectName(fmt.Sprintf("%s.virtualServices[%d]", at, i), vs)
+			k.want(!slices.Contains(g.VirtualServices[:i], vs), fmt.Sprintf("%s.virtualServices[%d]", at, i), vs, "named twice")
+		}
+		k.objectName(at+".destinationRule", g.DestinationRule)
+	}
+	k.ref(at+".stable", g.Stable)
+	k.ref(at+".canary", g.Canary)
+	k.want(g.Stable != g.Canary, at+".canary", g.Canary.String(), "want another destination than stable")
+	for _, w := range []struct {
+		side  string
+		names []string
+	}{{"stable", g.Workloads.Stable}, {"canary", g.Workloads.Canary}} {
+		for i, name := range w.names {
+			k.objectName(fmt.Sprintf("%s.workloads.%s[%d]", at, w.side, i), name)
+		}
+	}
+	for i, name := range g.Workloads.Canary {
+		k.want(!slices.Contains(g.Workloads.Stable, name), fmt.Sprintf("%s.workloads.canary[%d]", at, i), name, "want a Deployment that is not among workloads.stable")
+	}
+	g.Signals.validate(k, at+".signals")
+	for i, m := range g.Alerts.Matchers {
+		m.validate(k, fmt.Sprintf("%s.alerts.matchers[%d]", at, i))
+	}
+	k.oneOf(at+".rollback.lock", g.Rollback.Lock, string(remediate.LockBuild), string(remediate.LockManual), string(remediate.LockNone))
+	k.want(g.Rollback.Window >= 0, at+".rollback.window", g.Rollback.Window, "want 0s or more")
+	k.want(g.Rollback.MinReadyStable >= 1, at+".rollback.minReadyStable", g.Rollback.MinReadyStable, "want at least 1: traffic to a stable version without endpoints is an outage")
+	g.Promotion.validate(k, at+".promotion")
+}
+
+func (k *check) ref(at string, r RefConfig) {
+	if r.Host != "" {
+		k.want(len(validation.IsDNS1123Subdomain(r.Host)) == 0, at+".host", r.Host, "want a host such as orders-v1 or orders-v1.shop.svc.cluster.local")
+		return
+	}
+	k.want(len(validation.IsValidLabelValue(r.Subset)) == 0 && r.Subset != "", at, r.Subset, "want a subset of the DestinationRule or {host: name}")
+}
+
+func (s SignalsConfig) validate(k *check, at string) {
+	if s.ErrorRate.Enabled {
+		k.want(s.ErrorRate.Max > 0 && s.ErrorRate.Max < 1, at+".errorRate.max", s.ErrorRate.Max, "want a ratio between 0 and 1, such as 0.01 for 1%")
+	}
+	if s.Latency.Enabled {
+		k.want(s.Latency.Quantile > 0 && s.Latency.Quantile < 1, at+".latency.quantile", s.Latency.Quantile, "want a quantile between 0 and 1, such as 0.95")
+		k.positive(at+".latency.max", s.Latency.Max)
+	}
+	if s.Restarts.Enabled {
+		k.want(s.Restarts.Max >= 0, at+".restarts.max", s.Restarts.Max, "want 0 or more")
+		k.want(s.Restarts.Window >= 30*time.Second, at+".restarts.window", s.Restarts.Window, "want at least 30s, two scrapes of the usual interval")
+	}
+	if s.Traffic.Enabled {
+		k.want(s.Traffic.ShareTolerance > 0 && s.Traffic.ShareTolerance <= 1, at+".traffic.shareTolerance", s.Traffic.ShareTolerance, "want more than 0, at most 1, such as 0.5 for half of the weight")
+	}
+}
+
+func (m MatcherConfig) validate(k *check, at string) {
+	const want = `want Alertmanager's matchers, such as '{alertname="OrdersDown", severity="page"}'`
+	parsed, err := parse.Matchers(m.Match)
+	switch {
+	case err != nil:
+		k.want(false, at+".match", m.Match, want+": "+err.Error())
+	case len(parsed) == 0:
+		k.want(false, at+".match", m.Match, want+": one without a condition would take every alert")
+	}
+	k.oneOf(at+".action", m.Action, "rollback", "hold", "none")
+}
+
+func (p PromotionConfig) validate(k *check, at string) {
+	k.oneOf(at+".mode", p.Mode, string(remediate.PromotionOff), string(remediate.PromotionManual), string(remediate.PromotionAuto))
+	k.positive(at+".interval", p.Interval)
+	k.want(p.MinRequests >= 0, at+".minRequests", p.MinRequests, "want 0 or more")
+	last := 0
+	for i, s := range p.Steps {
+		step := fmt.Sprintf("%s.steps[%d]", at, i)
+		k.want(s.Weight >= 1 && s.Weight <= 100, step, s.Weight, "want a weight of 1 to 100 percent")
+		k.want(s.Weight > last, step, s.Weight, fmt.Sprintf("want more than the step before (%d): steps ascend", last))
+		k.want(s.Interval >= 0, step+".interval", s.Interval, "want 0s or more")
+		k.want(s.Bake >= 0, step+".bake", s.Bake, "want 0s or more")
+		last = max(last, s.Weight)
+	}
+	if n := len(p.Steps); n == 0 {
+		k.want(false, at+".steps", nil, "empty: want steps that end in 100, such as [10, 30, 50, 100]")
+	} else {
+		k.want(p.Steps[n-1].Weight == 100, fmt.Sprintf("%s.steps[%d]", at, n-1), p.Steps[n-1].Weight, "want the last step to be 100")
+	}
+	for i, g := range p.Gates {
+		gate := fmt.Sprintf("%s.gates[%d]", at, i)
+		k.label(gate+".name", g.Name)
+		_, err := parser.NewParser(parser.Options{EnableExperimentalFunctions: true}).ParseExpr(g.Query)
+		if err != nil {
+			k.want(false, gate+".query", g.Query, "want PromQL: "+err.Error())
+		}
+	}
+}
+
+func sortedStrings(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
