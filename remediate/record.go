@@ -176,6 +176,7 @@ type Change struct {
 	Path           string          `json:"path"`            // JSON pointer
 	Was            json.RawMessage `json:"was,omitempty"`   // absent: the field was not there
 	Wrote          json.RawMessage `json:"wrote,omitempty"` // absent: guardian removed the field
+	Route          string          `json:"route"`           // mark of the route that Path stood in, so that no other route is touched
 }
 
 // ParseRecord reads a record's ConfigMap; a nil ConfigMap is an empty record.

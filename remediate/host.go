@@ -1,0 +1,71 @@
+package remediate
+
+import "strings"
+
+const defaultDomain = "cluster.local"
+
+// NormalizeHost is the service that Istio takes a destination's host for: a
+// name without a dot belongs to the namespace of the object that it stands in,
+// and any other host is taken as it is written, so "orders.prod" is not
+// "orders.prod.svc.cluster.local". An empty domain is cluster.local.
+// https://istio.io/latest/docs/reference/config/networking/virtual-service/#Destination
+func NormalizeHost(host, namespace, domain string) string {
+	if host == "" || host == "*" || strings.Contains(host, ".") {
+		return host
+	}
+	if domain == "" {
+		domain = defaultDomain
+	}
+	return host + "." + namespace + ".svc." + domain
+}
+
+// Spellings lists every way to write the destination r of the pair p as
+// "host/subset", the form in which a record's deny list names it: short (in
+// the pair's namespace only), name.namespace, name.namespace.svc and fully
+// qualified. A destination that is a host of its own is written "host/" and
+// stands for every subset of it. Hosts outside the cluster have one spelling.
+// The result is empty when the host is unknown or has a wildcard.
+func Spellings(p Pair, r Ref) []string {
+	host := p.Host
+	if r.Host != "" {
+		host = r.Host
+	}
+	if host == "" || strings.Contains(host, "*") {
+		return nil
+	}
+	domain := p.Domain
+	if domain == "" {
+		domain = defaultDomain
+	}
+	full := NormalizeHost(host, p.Namespace, domain)
+	hosts := []string{full}
+	if name, namespace, ok := serviceOf(full, domain); ok {
+		hosts = []string{name + "." + namespace, name + "." + namespace + ".svc", full}
+		if namespace == p.Namespace {
+			hosts = append([]string{name}, hosts...)
+		}
+	}
+	for i := range hosts {
+		hosts[i] += "/" + r.Subset
+	}
+	return hosts
+}
+
+// serviceOf takes a fully qualified service name apart.
+func serviceOf(host, domain string) (name, namespace string, ok bool) {
+	rest, ok := strings.CutSuffix(host, ".svc."+domain)
+	if !ok {
+		return "", "", false
+	}
+	name, namespace, ok = strings.Cut(rest, ".")
+	return name, namespace, ok && name != "" && namespace != "" && !strings.Contains(namespace, ".")
+}
+
+// sameHost tells whether the normalised host is the one that a
+// DestinationRule's host names; pattern may begin with a wildcard.
+func sameHost(pattern, host string) bool {
+	if suffix, ok := strings.CutPrefix(pattern, "*"); ok {
+		return strings.HasSuffix(host, suffix)
+	}
+	return pattern == host
+}

@@ -1,0 +1,495 @@
+package remediate
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// KeepWeights as the weight given to Rewrite restores what guardian re-pointed
+// and leaves every weight as it is.
+const KeepWeights = -1
+
+// Pair is a guard's two destinations, resolved against its DestinationRule.
+type Pair struct {
+	Stable, Canary Ref
+	// Host is the DestinationRule's spec.host as written. Empty means that
+	// both refs are hosts, or that the DestinationRule is not at hand: then
+	// subsets match on any host, provided that it is one and the same.
+	Host      string
+	Namespace string // of the guard and its objects; empty: the VirtualService's
+	Domain    string // of the cluster; empty: cluster.local
+}
+
+// validate refuses a pair whose two sides cannot be told apart.
+func (p Pair) validate() error {
+	for _, side := range []struct {
+		name string
+		ref  Ref
+	}{{"stable", p.Stable}, {"canary", p.Canary}} {
+		if (side.ref.Subset == "") == (side.ref.Host == "") {
+			return fmt.Errorf("%s destination (subset %q, host %q): want a subset or a host, one of the two",
+				side.name, side.ref.Subset, side.ref.Host)
+		}
+	}
+	norm := func(host string) string { return NormalizeHost(host, p.Namespace, p.Domain) }
+	switch {
+	case p.Stable.Host != "" && p.Canary.Host != "":
+		if norm(p.Stable.Host) == norm(p.Canary.Host) {
+			return fmt.Errorf("stable and canary are both host %q: want two different ones", norm(p.Canary.Host))
+		}
+	case p.Stable.Host != "" || p.Canary.Host != "":
+		if host := p.Stable.Host + p.Canary.Host; p.Host != "" && norm(p.Host) == norm(host) {
+			return fmt.Errorf("host %q is one destination and a subset of it the other: want two subsets or two hosts", norm(host))
+		}
+	case p.Stable.Subset == p.Canary.Subset:
+		return fmt.Errorf("stable and canary are both subset %q: want two different ones", p.Canary.Subset)
+	}
+	return nil
+}
+
+// RewriteOptions says what a rollback covers besides weights.
+type RewriteOptions struct {
+	// MatchRoutes re-points routes that only some requests take (by header,
+	// cookie, path, …) and that lead to the canary alone. A route that leads
+	// everybody to the canary is re-pointed in any case.
+	MatchRoutes bool
+	// Mirrors stops mirroring to the canary.
+	Mirrors bool
+}
+
+// Traffic is what a VirtualService sends to the canary.
+type Traffic struct {
+	// Weight is the canary's highest share of the pair's traffic over the
+	// routes that carry the pair, percent 0–100. Anything above 0 is at least
+	// 1, anything below all of it at most 99. A route that leads everybody to
+	// the canary alone counts as 100.
+	Weight int
+	Lowest int // the lowest such share: 100 means that every route is at 100
+	Split  int // routes that name both destinations
+	// CanaryOnly counts routes that lead to the canary and not to stable, as
+	// far as a rollback would re-point them.
+	CanaryOnly int
+	// Mirrors counts mirrors to the canary that are not at 0%, as far as a
+	// rollback would stop them.
+	Mirrors int
+}
+
+// Clean tells that the canary gets nothing that a rollback would take away.
+func (t Traffic) Clean() bool { return t.Weight == 0 && t.CanaryOnly == 0 && t.Mirrors == 0 }
+
+// Op is one operation of a JSON patch (RFC 6902). guardian uses "add", which
+// also replaces and does not fail on a missing field, and "remove". No
+// operation removes a list's element, so indices stay what they are.
+type Op struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value any    `json:"value,omitempty"` // nil for remove
+}
+
+// Rewritten is what Rewrite wants to be written.
+type Rewritten struct {
+	Ops           []Op // empty: the VirtualService is already as it should be
+	Before, After Traffic
+	// Changes are the fields besides weights that guardian has re-pointed in
+	// this VirtualService and that still are as it wrote them, once Ops are
+	// applied. They replace those that were handed in for it.
+	Changes []Change
+}
+
+// UnsafeError says why nothing safe can be written to a VirtualService.
+type UnsafeError struct {
+	VirtualService string // namespace/name
+	Path           string // of the field in the way; empty: the whole object
+	Reason         string
+}
+
+// Error names the VirtualService, the field and the reason.
+func (e *UnsafeError) Error() string {
+	if e.Path != "" {
+		return fmt.Sprintf("VirtualService %s: %s: %s", e.VirtualService, e.Path, e.Reason)
+	}
+	return fmt.Sprintf("VirtualService %s: %s", e.VirtualService, e.Reason)
+}
+
+// Inspect reads what a VirtualService, as decoded JSON, sends to the canary.
+// The error is an UnsafeError when the VirtualService does not name the pair
+// anywhere, and names the field and its value when it is malformed.
+func Inspect(vs map[string]any, p Pair, o RewriteOptions) (Traffic, error) {
+	v, err := readVirtualService(vs, p)
+	if err != nil {
+		return Traffic{}, err
+	}
+	if err := v.named(); err != nil {
+		return Traffic{}, err
+	}
+	return v.traffic(o), nil
+}
+
+// Rewrite works out how to give the canary the weight, in percent of the
+// pair's traffic, in every route of a VirtualService. vs is decoded JSON and
+// is not changed. changes is what a record remembers, of any VirtualService.
+//
+// Weight 0 is a rollback: all that the pair's routes give to the canary goes
+// to stable, and what leads to the canary only, or mirrors to it, is re-pointed
+// or stopped as o says, and remembered in the result's Changes. Weight 1–100
+// sets the share in the routes that carry both, rounded to what their weights
+// can express, and restores those changes that still are as guardian wrote
+// them; routes that led everybody to the canary are restored at 100 only.
+// KeepWeights restores as well, except for those, and touches no weight.
+//
+// Every route keeps its total weight and every other destination its own. A
+// route whose weights were all 0, which Envoy refuses together with all other
+// routes of its port, comes out with 100 for stable.
+//
+// The error is an UnsafeError when nothing safe can be written, and names the
+// field and its value when the VirtualService is malformed.
+func Rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []Change) (Rewritten, error) {
+	if weight < KeepWeights || weight > 100 {
+		return Rewritten{}, fmt.Errorf("weight %d: want 0 to 100, or %d to restore only", weight, KeepWeights)
+	}
+	copied, ok := deepCopy(vs).(map[string]any)
+	if !ok {
+		return Rewritten{}, errors.New("no VirtualService")
+	}
+	v, err := readVirtualService(copied, p)
+	if err != nil {
+		return Rewritten{}, err
+	}
+	out := Rewritten{Before: v.traffic(o)}
+	e := &edit{v: v}
+	standing := e.standing(changes)
+	if weight == 0 {
+		err = e.rollback(o)
+		out.Changes = merge(standing, e.changes())
+	} else {
+		out.Changes, err = e.restore(standing, weight)
+		if err == nil && weight > 0 {
+			err = e.forward(weight)
+		}
+	}
+	if err != nil {
+		return Rewritten{}, err
+	}
+	out.Ops = e.ops
+	after, err := readVirtualService(copied, p)
+	if err != nil { // cannot be: only valid values were written
+		return Rewritten{}, err
+	}
+	out.After = after.traffic(o)
+	return out, nil
+}
+
+// edit changes a view's objects and writes down how.
+type edit struct {
+	v       *view
+	ops     []Op
+	pending []pendingChange
+}
+
+// pendingChange is a change whose route is not finished yet.
+type pendingChange struct {
+	route  *route
+	mirror bool
+	change Change
+}
+
+// set writes one field of an object at the place where.
+func (e *edit) set(object map[string]any, where place, key string, value any) {
+	object[key] = value
+	e.ops = append(e.ops, Op{Op: "add", Path: where.key(key).pointer, Value: value})
+}
+
+// unset removes one field.
+func (e *edit) unset(object map[string]any, where place, key string) {
+	delete(object, key)
+	e.ops = append(e.ops, Op{Op: "remove", Path: where.key(key).pointer})
+}
+
+// change is set or, for a nil value, unset, remembered so that it can be
+// undone.
+func (e *edit) change(r *route, mirror bool, object map[string]any, where place, key string, value any) {
+	was, had := object[key]
+	if !had && value == nil {
+		return
+	}
+	c := Change{VirtualService: e.v.name, Path: where.key(key).pointer}
+	if had {
+		c.Was = rawJSON(was)
+	}
+	if value == nil {
+		e.unset(object, where, key)
+	} else {
+		c.Wrote = rawJSON(value)
+		e.set(object, where, key, value)
+	}
+	e.pending = append(e.pending, pendingChange{route: r, mirror: mirror, change: c})
+}
+
+// changes are the remembered ones, each with the mark of its finished route.
+func (e *edit) changes() []Change {
+	var out []Change
+	for _, p := range e.pending {
+		p.change.Route = p.route.mark(p.mirror)
+		out = append(out, p.change)
+	}
+	return out
+}
+
+// merge adds newer changes to older ones; of one field the newer counts.
+func merge(older, newer []Change) []Change {
+	out := slices.DeleteFunc(older, func(c Change) bool {
+		return slices.ContainsFunc(newer, func(n Change) bool { return n.Path == c.Path })
+	})
+	return append(out, newer...)
+}
+
+// rollback takes everything from the canary that o covers.
+func (e *edit) rollback(o RewriteOptions) error {
+	if err := e.v.named(); err != nil {
+		return err
+	}
+	for _, r := range e.v.routes {
+		if err := e.rollbackRoute(r, o); err != nil {
+			return err
+		}
+		if !o.Mirrors {
+			continue
+		}
+		for _, m := range r.mirrors {
+			if m.role == canary && m.on {
+				e.stop(r, m)
+			}
+		}
+	}
+	return nil
+}
+
+func (e *edit) rollbackRoute(r *route, o RewriteOptions) error {
+	toCanary, toStable := r.of(canary), r.of(stable)
+	switch {
+	case len(toCanary) == 0:
+		return nil
+	case len(toStable) > 0:
+		return e.share(r, r.pairTotal(), 0)
+	case !r.leadsToCanary() && !r.allZero(), r.selective && !o.MatchRoutes:
+		return nil
+	}
+	repair := r.allZero()
+	for _, d := range toCanary {
+		e.repoint(r, d)
+	}
+	if repair {
+		e.set(toCanary[0].entry, toCanary[0].where, "weight", int64(100))
+	}
+	return nil
+}
+
+// repoint leads a destination of the canary to stable.
+func (e *edit) repoint(r *route, d *destination) {
+	where := d.where.key("destination")
+	ref := e.v.pair.Stable
+	var subset any
+	if ref.Subset != "" {
+		subset = ref.Subset
+	}
+	if host := e.v.stableHost(d); host != d.host {
+		e.change(r, false, d.object, where, "host", host)
+	}
+	if subset == nil || d.subset != ref.Subset {
+		e.change(r, false, d.object, where, "subset", subset)
+	}
+}
+
+// stop sets a mirror to 0%. Removing it would shift a list's indices, and
+// leading it to stable would double stable's load and its side effects.
+func (e *edit) stop(r *route, m *mirror) {
+	if percent, ok := m.object[m.field].(map[string]any); ok {
+		e.change(r, true, percent, m.where.key(m.field), "value", int64(0))
+		return
+	}
+	e.change(r, true, m.object, m.where, m.field, map[string]any{"value": int64(0)})
+}
+
+// forward sets the canary's share in every route that carries both.
+func (e *edit) forward(weight int) error {
+	carriers, reached := 0, false
+	var coarse *route
+	for _, r := range e.v.routes {
+		if len(r.of(canary)) == 0 || len(r.of(stable)) == 0 {
+			reached = reached || weight == 100 && !r.selective && r.leadsToCanary()
+			continue
+		}
+		carriers++
+		total := r.pairTotal()
+		target := sharePart(total, weight)
+		if target == 0 && total > 0 {
+			coarse = r
+		}
+		reached = reached || target > 0
+		if err := e.share(r, total, target); err != nil {
+			return err
+		}
+	}
+	switch {
+	case reached:
+		return nil
+	case coarse != nil:
+		return e.v.unsafe(coarse.where.text, fmt.Sprintf("weights of %d in all are too coarse for %d%%: let them add up to 100",
+			coarse.pairTotal(), weight))
+	case carriers > 0:
+		return e.v.unsafe("", fmt.Sprintf("%s and %s have weight 0 in every route that names both: nothing to share", e.v.pair.Stable, e.v.pair.Canary))
+	}
+	return e.v.unsafe("", fmt.Sprintf("no route names both %s and %s, so there is no weight to set", e.v.pair.Stable, e.v.pair.Canary))
+}
+
+// sharePart is weight percent of total, rounded. Only 100% is all of it.
+func sharePart(total int64, weight int) int64 {
+	part := (total*int64(weight) + 50) / 100
+	if weight < 100 && part >= total {
+		part = max(total-1, 0)
+	}
+	return part
+}
+
+// share gives the canary toCanary of the pair's total and stable the rest.
+func (e *edit) share(r *route, total, toCanary int64) error {
+	if err := e.distribute(r, r.of(canary), toCanary); err != nil {
+		return err
+	}
+	return e.distribute(r, r.of(stable), total-toCanary)
+}
+
+// distribute makes the destinations' weights add up to target, in the
+// proportion that they have.
+func (e *edit) distribute(r *route, to []*destination, target int64) error {
+	sum := sumWeights(to)
+	if sum == target {
+		return nil
+	}
+	parts, rest, first := make([]int64, len(to)), target, 0
+	for i, d := range to {
+		if sum > 0 {
+			parts[i] = mulDiv(d.weight, target, sum)
+			if to[first].weight == 0 {
+				first = i
+			}
+		}
+		rest -= parts[i]
+	}
+	parts[first] += rest
+	for i, d := range to {
+		if parts[i] > math.MaxInt32 {
+			return e.v.unsafe(d.where.key("weight").text, fmt.Sprintf("would have to be %d, more than a weight can be (%d)", parts[i], math.MaxInt32))
+		}
+		if parts[i] != d.weight {
+			e.set(d.entry, d.where, "weight", parts[i])
+			d.weight = parts[i]
+		}
+	}
+	return nil
+}
+
+// standing picks those changes of this VirtualService that still are as
+// guardian wrote them.
+func (e *edit) standing(changes []Change) []Change {
+	var out []Change
+	for _, c := range changes {
+		if c.VirtualService != e.v.name {
+			continue
+		}
+		r, t, ok := e.v.lookup(c.Path)
+		if !ok || c.Route == "" || c.Route != r.mark(t.mirror) {
+			continue
+		}
+		now, has := t.object[t.key]
+		if has == (c.Wrote != nil) && (!has || equalJSON(now, c.Wrote)) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// restore undoes changes and returns those that still stand: of routes that
+// led everybody to the canary, which come back at weight 100 alone.
+func (e *edit) restore(changes []Change, weight int) ([]Change, error) {
+	var kept []Change
+	for _, c := range changes {
+		r, t, _ := e.v.lookup(c.Path)
+		var was any
+		if c.Was != nil && json.Unmarshal(c.Was, &was) != nil {
+			continue // not written by guardian
+		}
+		switch {
+		case !t.mirror && !r.selective && weight != 100:
+			kept = append(kept, c)
+		case c.Was == nil:
+			e.unset(t.object, t.where, t.key)
+		default:
+			e.set(t.object, t.where, t.key, was)
+		}
+	}
+	return kept, e.v.classify()
+}
+
+// rawJSON is a decoded value as JSON again.
+func rawJSON(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil { // decoded from JSON or YAML and checked
+		panic(fmt.Sprintf("marshal %T: %v", v, err))
+	}
+	return b
+}
+
+// equalJSON compares a decoded value with JSON, numbers by value.
+func equalJSON(v any, raw json.RawMessage) bool {
+	var a, b any
+	text, err := json.Marshal(v)
+	if err != nil || json.Unmarshal(text, &a) != nil || json.Unmarshal(raw, &b) != nil {
+		return false
+	}
+	return reflect.DeepEqual(a, b)
+}
+
+// digest is a short hash of a value's JSON.
+func digest(v any) string {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	if err := encoder.Encode(v); err != nil {
+		return "" // no mark: never restored
+	}
+	sum := sha256.Sum256(b.Bytes())
+	return hex.EncodeToString(sum[:8])
+}
+
+// deepCopy copies decoded JSON; values of other types are shared.
+func deepCopy(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		if v == nil {
+			return nil
+		}
+		m := make(map[string]any, len(v))
+		for k, x := range v {
+			m[k] = deepCopy(x)
+		}
+		return m
+	case []any:
+		l := make([]any, len(v))
+		for i, x := range v {
+			l[i] = deepCopy(x)
+		}
+		return l
+	}
+	return v
+}
+
+// list joins names for people.
+func list(names []string) string { return strings.Join(names, ", ") }

@@ -1,0 +1,662 @@
+package remediate
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/bits"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// role is which of the pair's destinations something leads to.
+type role int
+
+const (
+	other role = iota
+	stable
+	canary
+)
+
+// place names a field twice: as a JSON pointer for patches, and as people
+// write it.
+type place struct{ pointer, text string }
+
+func (p place) key(name string) place {
+	return place{p.pointer + "/" + name, p.text + "." + name}
+}
+
+func (p place) index(i int) place {
+	return place{fmt.Sprintf("%s/%d", p.pointer, i), fmt.Sprintf("%s[%d]", p.text, i)}
+}
+
+// view is a VirtualService read for one pair. Its objects are those of the
+// decoded JSON, so that writing to them changes it.
+type view struct {
+	pair            Pair
+	name, namespace string // of the VirtualService
+	pairHost        string // normalised host of the subsets; empty: any one
+	refHosts        [3]string
+	seenHost        string // normalised host that a subset of the pair was found on
+	routes          []*route
+	delegates       []string // namespace/name
+	strangers       []string // destinations with the pair's subsets on other hosts
+}
+
+// route is one entry of spec.http, spec.tcp or spec.tls.
+type route struct {
+	kind         string
+	where        place
+	object       map[string]any
+	destinations []*destination
+	mirrors      []*mirror
+	selective    bool // only requests of some kind take it
+}
+
+// destination is one entry of a route's list.
+type destination struct {
+	where  place // of the entry
+	entry  map[string]any
+	object map[string]any // entry's field destination
+	host   string         // as written
+	subset string
+	weight int64 // that counts: absent is 0, a single destination has 100
+	role   role
+}
+
+// mirror is a mirror of a route.
+type mirror struct {
+	where  place // of the object that has the field with the percentage
+	object map[string]any
+	field  string
+	target map[string]any // the destination
+	on     bool           // more than 0%
+	role   role
+}
+
+// readVirtualService reads the routes and checks what it reads.
+func readVirtualService(vs map[string]any, p Pair) (*view, error) {
+	v := &view{pair: p}
+	meta, _, err := objectAt(vs, place{}, "metadata")
+	if err != nil {
+		return nil, fmt.Errorf("read VirtualService: %w", err)
+	}
+	v.name, _ = meta["name"].(string)
+	v.namespace, _ = meta["namespace"].(string)
+	if v.namespace == "" {
+		v.namespace = p.Namespace
+	}
+	if v.namespace == "" {
+		v.namespace = "default"
+	}
+	if v.pair.Namespace == "" {
+		v.pair.Namespace = v.namespace
+	}
+	if err := v.pair.validate(); err != nil {
+		return nil, err
+	}
+	v.pairHost = NormalizeHost(p.Host, v.pair.Namespace, p.Domain)
+	v.refHosts[stable] = NormalizeHost(p.Stable.Host, v.pair.Namespace, p.Domain)
+	v.refHosts[canary] = NormalizeHost(p.Canary.Host, v.pair.Namespace, p.Domain)
+	if err := v.read(vs); err != nil {
+		return nil, fmt.Errorf("read VirtualService %s/%s: %w", v.namespace, v.name, err)
+	}
+	return v, nil
+}
+
+func (v *view) read(vs map[string]any) error {
+	if err := checkKind(vs); err != nil {
+		return err
+	}
+	spec, where, err := objectAt(vs, place{}, "spec")
+	if err != nil {
+		return err
+	}
+	for _, kind := range []string{"http", "tls", "tcp"} {
+		entries, at, err := objectsAt(spec, where, kind)
+		if err != nil {
+			return err
+		}
+		for i, object := range entries {
+			r := &route{kind: kind, where: at.index(i), object: object}
+			if err := v.readRoute(r); err != nil {
+				return err
+			}
+			v.routes = append(v.routes, r)
+		}
+	}
+	return v.classify()
+}
+
+// checkKind refuses objects that are no VirtualService; absent fields pass,
+// since typed clients leave them out.
+func checkKind(vs map[string]any) error {
+	if kind, ok := vs["kind"]; ok && kind != "VirtualService" {
+		return fmt.Errorf("kind: %s, want VirtualService", show(kind))
+	}
+	switch version := vs["apiVersion"]; version {
+	case nil, "networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3":
+		return nil
+	default:
+		return fmt.Errorf("apiVersion: %s, want networking.istio.io/v1, v1beta1 or v1alpha3", show(version))
+	}
+}
+
+func (v *view) readRoute(r *route) error {
+	entries, at, err := objectsAt(r.object, r.where, "route")
+	if err != nil {
+		return err
+	}
+	for i, entry := range entries {
+		d := &destination{where: at.index(i), entry: entry}
+		if err := d.read(); err != nil {
+			return err
+		}
+		if len(entries) == 1 {
+			d.weight = 100 // its weight is ignored: it gets everything
+		}
+		r.destinations = append(r.destinations, d)
+	}
+	if r.selective, err = selective(r); err != nil {
+		return err
+	}
+	if r.kind != "http" {
+		return nil
+	}
+	delegate, _, err := objectAt(r.object, r.where, "delegate")
+	if err != nil {
+		return err
+	}
+	if delegate != nil {
+		namespace, _ := delegate["namespace"].(string)
+		if namespace == "" {
+			namespace = v.namespace
+		}
+		v.delegates = append(v.delegates, fmt.Sprintf("%s/%v", namespace, delegate["name"]))
+	}
+	return r.readMirrors()
+}
+
+func (d *destination) read() error {
+	var err error
+	var where place
+	if d.object, where, err = objectAt(d.entry, d.where, "destination"); err != nil {
+		return err
+	}
+	if d.object == nil {
+		return fmt.Errorf("%s: absent, want an object with a host", where.text)
+	}
+	if d.host, err = stringAt(d.object, where, "host"); err != nil {
+		return err
+	}
+	if d.subset, err = stringAt(d.object, where, "subset"); err != nil {
+		return err
+	}
+	weight, present := d.entry["weight"]
+	if !present || weight == nil {
+		return nil
+	}
+	n, ok := wholeNumber(weight)
+	if !ok || n < 0 || n > math.MaxInt32 {
+		return fmt.Errorf("%s: %s, want a whole number from 0 to %d", d.where.key("weight").text, show(weight), math.MaxInt32)
+	}
+	d.weight = n
+	return nil
+}
+
+// readMirrors reads mirror with its three spellings of a percentage, of which
+// the first that is there counts, and mirrors.
+func (r *route) readMirrors() error {
+	single, _, err := objectAt(r.object, r.where, "mirror")
+	if err != nil {
+		return err
+	}
+	if single != nil {
+		m := &mirror{where: r.where, object: r.object, field: "mirrorPercentage", target: single}
+		if m.on, err = mirrorOn(r.object, r.where, "mirrorPercentage", "mirrorPercent", "mirror_percent"); err != nil {
+			return err
+		}
+		r.mirrors = append(r.mirrors, m)
+	}
+	several, at, err := objectsAt(r.object, r.where, "mirrors")
+	if err != nil {
+		return err
+	}
+	for i, object := range several {
+		m := &mirror{where: at.index(i), object: object, field: "percentage"}
+		var where place
+		if m.target, where, err = objectAt(object, m.where, "destination"); err != nil {
+			return err
+		}
+		if m.target == nil {
+			return fmt.Errorf("%s: absent, want an object with a host", where.text)
+		}
+		if m.on, err = mirrorOn(object, m.where, "percentage"); err != nil {
+			return err
+		}
+		r.mirrors = append(r.mirrors, m)
+	}
+	return nil
+}
+
+// mirrorOn tells whether a mirror gets anything: all, unless the first
+// percentage that is there says 0.
+func mirrorOn(object map[string]any, where place, fields ...string) (bool, error) {
+	for _, field := range fields {
+		value := object[field]
+		at := where.key(field)
+		if strings.HasSuffix(field, "ercentage") {
+			percent, _, err := objectAt(object, where, field)
+			if err != nil {
+				return false, err
+			}
+			if percent == nil {
+				continue
+			}
+			at = at.key("value")
+			if value = percent["value"]; value == nil {
+				return false, nil // an empty message is 0
+			}
+		}
+		if value == nil {
+			continue
+		}
+		n, ok := number(value)
+		if !ok || n < 0 || n > 100 {
+			return false, fmt.Errorf("%s: %s, want a number from 0 to 100", at.text, show(value))
+		}
+		return n > 0, nil
+	}
+	return true, nil
+}
+
+// neutral are the fields of a match that do not pick out a kind of request,
+// and tls and tcp have no more than connections to pick from.
+var neutral = map[string][]string{
+	"http": {"name", "port", "gateways", "ignoreUriCase", "statPrefix"},
+	"tcp":  {"port", "gateways", "destinationSubnets"},
+	"tls":  {"port", "gateways", "destinationSubnets", "sniHosts"},
+}
+
+// selective tells whether every entry of a route's match picks out some kind
+// of request. A match of a port, a gateway or the path "/" takes everybody.
+func selective(r *route) (bool, error) {
+	entries, _, err := objectsAt(r.object, r.where, "match")
+	if err != nil {
+		return false, err
+	}
+	picks := func(field string, value any) bool {
+		if uri, ok := value.(map[string]any); ok && field == "uri" && uri["prefix"] == "/" {
+			return false
+		}
+		return value != nil && !slices.Contains(neutral[r.kind], field)
+	}
+	for _, match := range entries {
+		picked := false
+		for field, value := range match {
+			picked = picked || picks(field, value)
+		}
+		if !picked {
+			return false, nil
+		}
+	}
+	return len(entries) > 0, nil
+}
+
+// classify decides for every destination and mirror whose it is.
+func (v *view) classify() error {
+	v.seenHost, v.strangers = "", nil
+	var err error
+	for _, r := range v.routes {
+		for _, d := range r.destinations {
+			d.host, _ = d.object["host"].(string)
+			d.subset, _ = d.object["subset"].(string)
+			if d.role, err = v.roleOf(d.host, d.subset, d.where); err != nil {
+				return err
+			}
+		}
+		for _, m := range r.mirrors {
+			where := m.where
+			if m.field == "mirrorPercentage" {
+				where = where.key("mirror")
+			}
+			host, err := stringAt(m.target, where, "host")
+			if err != nil {
+				return err
+			}
+			subset, err := stringAt(m.target, where, "subset")
+			if err != nil {
+				return err
+			}
+			if m.role, err = v.roleOf(host, subset, where); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// roleOf tells which of the pair a host and subset are. Subsets of a pair
+// whose host is not known for sure must all be of one host.
+func (v *view) roleOf(host, subset string, where place) (role, error) {
+	full := NormalizeHost(host, v.namespace, v.pair.Domain)
+	for _, side := range []struct {
+		role role
+		ref  Ref
+	}{{stable, v.pair.Stable}, {canary, v.pair.Canary}} {
+		if side.ref.Host != "" {
+			if full == v.refHosts[side.role] {
+				return side.role, nil
+			}
+			continue
+		}
+		if subset != side.ref.Subset {
+			continue
+		}
+		if v.pairHost != "" && !sameHost(v.pairHost, full) {
+			v.strangers = append(v.strangers, host+"/"+subset)
+			continue
+		}
+		if v.seenHost != "" && v.seenHost != full {
+			return other, fmt.Errorf("%s: subset %q of host %q, and before it of %q: say which host is meant", where.text, subset, full, v.seenHost)
+		}
+		v.seenHost = full
+		return side.role, nil
+	}
+	return other, nil
+}
+
+// named is an UnsafeError when the VirtualService names neither destination.
+func (v *view) named() error {
+	for _, r := range v.routes {
+		for _, d := range r.destinations {
+			if d.role != other {
+				return nil
+			}
+		}
+		for _, m := range r.mirrors {
+			if m.role != other {
+				return nil
+			}
+		}
+	}
+	reason := fmt.Sprintf("no route names %s or %s", v.pair.Stable, v.pair.Canary)
+	if v.pairHost != "" {
+		reason += " of host " + v.pairHost
+	}
+	switch {
+	case len(v.strangers) > 0:
+		reason += fmt.Sprintf(": it has %s, which Istio takes for another host", list(slices.Compact(v.strangers)))
+	case len(v.delegates) > 0:
+		reason += fmt.Sprintf(": its routes are in %s, guard those", list(v.delegates))
+	}
+	return v.unsafe("", reason)
+}
+
+func (v *view) unsafe(path, reason string) *UnsafeError {
+	return &UnsafeError{VirtualService: v.namespace + "/" + v.name, Path: path, Reason: reason}
+}
+
+// traffic sums up what the canary gets.
+func (v *view) traffic(o RewriteOptions) Traffic {
+	t := Traffic{Lowest: 100}
+	counted := false
+	count := func(share int) {
+		counted = true
+		t.Weight, t.Lowest = max(t.Weight, share), min(t.Lowest, share)
+	}
+	for _, r := range v.routes {
+		toCanary, toStable := r.of(canary), r.of(stable)
+		switch {
+		case len(toCanary) > 0 && len(toStable) > 0:
+			t.Split++
+			if total := sumWeights(toCanary) + sumWeights(toStable); total > 0 {
+				count(percentOf(sumWeights(toCanary), total))
+			}
+		case r.leadsToCanary() && !r.selective:
+			t.CanaryOnly++
+			count(100)
+		case r.leadsToCanary() && o.MatchRoutes:
+			t.CanaryOnly++
+		}
+		for _, m := range r.mirrors {
+			if o.Mirrors && m.on && m.role == canary {
+				t.Mirrors++
+			}
+		}
+	}
+	if !counted {
+		t.Lowest = 0
+	}
+	return t
+}
+
+// percentOf is part of total in percent, rounded, but 0 and 100 only for none
+// and all of it.
+func percentOf(part, total int64) int {
+	switch part {
+	case 0:
+		return 0
+	case total:
+		return 100
+	}
+	return int(min(max((part*100+total/2)/total, 1), 99))
+}
+
+// of lists the destinations of one role, in order.
+func (r *route) of(want role) []*destination {
+	var out []*destination
+	for _, d := range r.destinations {
+		if d.role == want {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// leadsToCanary tells that the canary gets traffic and stable is not named.
+func (r *route) leadsToCanary() bool {
+	return len(r.of(stable)) == 0 && sumWeights(r.of(canary)) > 0
+}
+
+func (r *route) allZero() bool { return sumWeights(r.destinations) == 0 }
+
+// pairTotal is the weight that the pair has to share: 100 in a route whose
+// weights are all 0, which nobody can serve.
+func (r *route) pairTotal() int64 {
+	if r.allZero() {
+		return 100
+	}
+	return sumWeights(r.of(stable)) + sumWeights(r.of(canary))
+}
+
+// mark identifies the route, by what it matches and where it leads, for
+// changes of its destinations or its mirrors.
+func (r *route) mark(mirrors bool) string {
+	targets := []any{}
+	if mirrors {
+		for _, m := range r.mirrors {
+			targets = append(targets, m.target)
+		}
+	} else {
+		for _, d := range r.destinations {
+			targets = append(targets, d.object)
+		}
+	}
+	return digest([]any{r.kind, r.object["name"], r.object["match"], targets})
+}
+
+// stableHost is the host to write for a destination that is led to stable:
+// its own where only the subset differs, or else one that stable is reached by
+// in this VirtualService, or as the pair has it.
+func (v *view) stableHost(d *destination) string {
+	ref := v.pair.Stable
+	if ref.Host == "" && v.pair.Canary.Host == "" {
+		return d.host
+	}
+	for _, r := range v.routes {
+		for _, known := range r.of(stable) {
+			return known.host
+		}
+	}
+	host := ref.Host
+	if ref.Host == "" {
+		host = v.pair.Host
+	}
+	full := NormalizeHost(host, v.pair.Namespace, v.pair.Domain)
+	if NormalizeHost(host, v.namespace, v.pair.Domain) == full {
+		return host
+	}
+	return full
+}
+
+// target is a field that a change has written.
+type target struct {
+	object map[string]any
+	where  place
+	key    string
+	mirror bool
+}
+
+// lookup finds the field that a change's JSON pointer means, if it is one
+// that guardian changes.
+func (v *view) lookup(pointer string) (*route, target, bool) {
+	for _, r := range v.routes {
+		if !strings.HasPrefix(pointer, r.where.pointer+"/") {
+			continue
+		}
+		for _, d := range r.destinations {
+			where := d.where.key("destination")
+			for _, key := range []string{"host", "subset"} {
+				if pointer == where.key(key).pointer {
+					return r, target{d.object, where, key, false}, true
+				}
+			}
+		}
+		for _, m := range r.mirrors {
+			field := m.where.key(m.field)
+			if pointer == field.pointer {
+				return r, target{m.object, m.where, m.field, true}, true
+			}
+			if percent, ok := m.object[m.field].(map[string]any); ok && pointer == field.key("value").pointer {
+				return r, target{percent, field, "value", true}, true
+			}
+		}
+	}
+	return nil, target{}, false
+}
+
+// objectAt reads a field that is an object; absent and null are nil.
+func objectAt(parent map[string]any, where place, key string) (map[string]any, place, error) {
+	at := where.key(key)
+	at.text = strings.TrimPrefix(at.text, ".")
+	value := parent[key]
+	object, ok := value.(map[string]any)
+	if !ok && value != nil {
+		return nil, at, fmt.Errorf("%s: %s, want an object", at.text, show(value))
+	}
+	return object, at, nil
+}
+
+// objectsAt reads a field that is a list of objects; absent and null are nil.
+func objectsAt(parent map[string]any, where place, key string) ([]map[string]any, place, error) {
+	at := where.key(key)
+	value := parent[key]
+	entries, ok := value.([]any)
+	if !ok && value != nil {
+		return nil, at, fmt.Errorf("%s: %s, want a list", at.text, show(value))
+	}
+	out := make([]map[string]any, len(entries))
+	for i, entry := range entries {
+		if out[i], ok = entry.(map[string]any); !ok || out[i] == nil {
+			return nil, at, fmt.Errorf("%s: %s, want an object", at.index(i).text, show(entry))
+		}
+	}
+	return out, at, nil
+}
+
+// stringAt reads a field that is a string; absent and null are empty.
+func stringAt(parent map[string]any, where place, key string) (string, error) {
+	value := parent[key]
+	text, ok := value.(string)
+	if !ok && value != nil {
+		return "", fmt.Errorf("%s: %s, want a string", where.key(key).text, show(value))
+	}
+	return text, nil
+}
+
+// show prints a decoded value with what it is, shortened.
+func show(v any) string {
+	kind := "a value"
+	switch v.(type) {
+	case nil:
+		return "null"
+	case string:
+		kind = "a string"
+	case bool:
+		kind = "a boolean"
+	case map[string]any:
+		return "an object"
+	case []any:
+		return "a list"
+	default:
+		if _, ok := number(v); ok {
+			kind = "a number"
+		}
+	}
+	text := fmt.Sprint(v)
+	if s, ok := v.(string); ok {
+		text = strconv.Quote(s)
+	}
+	if len(text) > 60 {
+		text = text[:57] + "..."
+	}
+	return text + " is " + kind
+}
+
+// number reads what a JSON or YAML decoder makes of a number.
+func number(v any) (float64, bool) {
+	switch n := v.(type) {
+	case int:
+		return float64(n), true
+	case int32:
+		return float64(n), true
+	case int64:
+		return float64(n), true
+	case uint32:
+		return float64(n), true
+	case uint64:
+		return float64(n), true
+	case float64:
+		return n, !math.IsNaN(n) && !math.IsInf(n, 0)
+	case json.Number:
+		f, err := n.Float64()
+		return f, err == nil
+	}
+	return 0, false
+}
+
+// wholeNumber is a number without a fraction that fits 53 bits.
+func wholeNumber(v any) (int64, bool) {
+	f, ok := number(v)
+	if !ok || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
+		return 0, false
+	}
+	return int64(f), true
+}
+
+func sumWeights(of []*destination) int64 {
+	var sum int64
+	for _, d := range of {
+		sum += d.weight
+	}
+	return sum
+}
+
+// mulDiv is a*b/c for 0 <= a <= c and c > 0, without overflow.
+func mulDiv(a, b, c int64) int64 {
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	q, _ := bits.Div64(hi, lo, uint64(c))
+	return int64(q)
+}
