@@ -35,6 +35,7 @@ const (
 	keyLock            = "lock"
 	keyRefused         = "refused"
 	keyDeny            = "deny"
+	keyDenyMirrors     = "denyMirrors"
 	keyVirtualServices = "virtualServices"
 	keyMessage         = "message"
 	keyStatus          = "status"
@@ -104,20 +105,23 @@ type Status struct {
 	Since      time.Time `json:"since"`  // when the state began
 	Weight     int       `json:"weight"` // canary's share in percent, 0–100: the highest of its routes
 	Reason     string    `json:"reason,omitempty"`
-	Build      string    `json:"build,omitempty"`     // of the canary; empty: unknown
-	BuildSince time.Time `json:"buildSince,omitzero"` // when that build appeared
-	MovedAt    time.Time `json:"movedAt,omitzero"`    // last change of Weight by anybody
-	PromotedAt time.Time `json:"promotedAt,omitzero"` // when the rollback window began
-	Paused     *Pause    `json:"paused,omitempty"`    // by `guardian pause`
-	Alerts     []string  `json:"alerts,omitempty"`    // names of the alerts that count, sorted
-	Waiting    string    `json:"waiting,omitempty"`   // what the next step waits for, in plain words
-	NextStep   int       `json:"nextStep,omitempty"`  // weight of the next step of promotion
-	NextAt     time.Time `json:"nextAt,omitzero"`     // when it is due at the earliest
-	Requests   int64     `json:"requests,omitempty"`  // canary requests in the present interval, as last asked
-	Noted      []string  `json:"noted,omitempty"`     // episodes (fingerprint@startsAt) recorded without action
-	Promoting  string    `json:"promoting,omitempty"` // build that the scheduler may move forward
-	Ready      ReadyInfo `json:"ready,omitzero"`      // ready endpoints, as last seen
-	Observed   int64     `json:"-"`
+	Build      string    `json:"build,omitempty"`      // of the canary; empty: unknown
+	BuildSince time.Time `json:"buildSince,omitzero"`  // when that build appeared
+	MovedAt    time.Time `json:"movedAt,omitzero"`     // last change of Weight by anybody
+	PromotedAt time.Time `json:"promotedAt,omitzero"`  // when the rollback window began
+	Paused     *Pause    `json:"paused,omitempty"`     // by `guardian pause`
+	Alerts     []string  `json:"alerts,omitempty"`     // names of the alerts that count, sorted
+	Waiting    string    `json:"waiting,omitempty"`    // what the next step waits for, in plain words
+	NextStep   int       `json:"nextStep,omitempty"`   // weight of the next step of promotion
+	NextAt     time.Time `json:"nextAt,omitzero"`      // when it is due at the earliest
+	Requests   int64     `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
+	Noted      []string  `json:"noted,omitempty"`      // episodes (fingerprint@startsAt) recorded without action
+	Promoting  string    `json:"promoting,omitempty"`  // build that the scheduler may move forward
+	Ready      ReadyInfo `json:"ready,omitzero"`       // ready endpoints, as last seen
+	Uncanaried bool      `json:"uncanaried,omitempty"` // a new build came while the canary had 100%
+	Full       bool      `json:"full,omitempty"`       // the canary has all traffic in every route
+	Expected   *int      `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
+	UnlockedAt time.Time `json:"unlockedAt,omitzero"`  // when the last lock was lifted
 }
 
 // ReadyInfo counts ready endpoints of the two destinations.
@@ -271,6 +275,10 @@ func (r Record) clone() Record {
 	if r.Status.Paused != nil {
 		p := *r.Status.Paused
 		c.Status.Paused = &p
+	}
+	if r.Status.Expected != nil {
+		e := *r.Status.Expected
+		c.Status.Expected = &e
 	}
 	c.Refused = slices.Clone(r.Refused)
 	c.Changed = slices.Clone(r.Changed)

@@ -1,0 +1,430 @@
+package remediate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	istionet "istio.io/client-go/pkg/apis/networking/v1"
+	istioclient "istio.io/client-go/pkg/clientset/versioned"
+	istiolisters "istio.io/client-go/pkg/listers/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// errConflict says that somebody else wrote first: read again and decide
+// again.
+var errConflict = errors.New("object has changed meanwhile")
+
+var virtualServiceResource = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}
+
+// reader is what a guard is gathered from: the informers' caches, or the API
+// server itself. An object that does not exist is nil without an error.
+// What it returns must not be edited.
+type reader interface {
+	record(ctx context.Context, guard string) (*corev1.ConfigMap, error)
+	virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error)
+	destinationRule(ctx context.Context, name string) (*istionet.DestinationRule, error)
+	service(ctx context.Context, name string) (*corev1.Service, error)
+	deployments(ctx context.Context, want workloadSelector) ([]*appsv1.Deployment, error)
+	pods(ctx context.Context, want workloadSelector) ([]*corev1.Pod, error)
+	replicaSet(ctx context.Context, name string) (*appsv1.ReplicaSet, error)
+	slices(ctx context.Context, service string) ([]*discoveryv1.EndpointSlice, error)
+}
+
+// workloadSelector is the conjunction of a Service's selector and a subset's
+// labels.
+type workloadSelector struct {
+	selector labels.Selector
+	pair     string // one "key=value" of the Service's selector, for the index
+}
+
+func newWorkloadSelector(service, subset map[string]string) workloadSelector {
+	all := labels.Set{}
+	keys := make([]string, 0, len(service))
+	for k, v := range service {
+		all[k] = v
+		keys = append(keys, k)
+	}
+	conflict := false
+	for k, v := range subset {
+		if have, ok := all[k]; ok && have != v {
+			conflict = true
+		}
+		all[k] = v
+	}
+	if len(service) == 0 || conflict { // a Service without selector has no pods of its own
+		return workloadSelector{selector: labels.Nothing()}
+	}
+	slices.Sort(keys)
+	return workloadSelector{selector: all.AsSelector(), pair: keys[0] + "=" + service[keys[0]]}
+}
+
+const (
+	indexPair    = "label-pair"
+	indexService = "service"
+)
+
+func pairIndexers() cache.Indexers {
+	return cache.Indexers{indexPair: func(obj any) ([]string, error) {
+		var set map[string]string
+		switch o := obj.(type) {
+		case *corev1.Pod:
+			set = o.Labels
+		case *appsv1.Deployment:
+			set = o.Spec.Template.Labels
+		}
+		pairs := make([]string, 0, len(set))
+		for k, v := range set {
+			if k != appsv1.DefaultDeploymentUniqueLabelKey {
+				pairs = append(pairs, k+"="+v)
+			}
+		}
+		return pairs, nil
+	}}
+}
+
+func serviceIndexers() cache.Indexers {
+	return cache.Indexers{indexService: func(obj any) ([]string, error) {
+		s, ok := obj.(*discoveryv1.EndpointSlice)
+		if !ok || s.Labels[discoveryv1.LabelServiceName] == "" {
+			return nil, nil
+		}
+		return []string{s.Labels[discoveryv1.LabelServiceName]}, nil
+	}}
+}
+
+// cacheReader reads from informers.
+type cacheReader struct {
+	namespace  string
+	records    corelisters.ConfigMapLister
+	services   corelisters.ServiceLister
+	replicas   appslisters.ReplicaSetLister
+	rules      istiolisters.DestinationRuleLister
+	vs         cache.GenericLister
+	podIndex   cache.Indexer
+	deployIdx  cache.Indexer
+	sliceIndex cache.Indexer
+}
+
+// absent turns "not found" into nil.
+func absent[T any](obj *T, err error) (*T, error) {
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return obj, nil
+}
+
+func (c *cacheReader) record(_ context.Context, guard string) (*corev1.ConfigMap, error) {
+	return absent(c.records.ConfigMaps(c.namespace).Get(RecordName(guard)))
+}
+
+func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
+	obj, err := c.vs.ByNamespace(c.namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	u, ok := obj.(*unstructured.Unstructured)
+	if !ok {
+		return nil, fmt.Errorf("VirtualService %s/%s: cache holds a %T", c.namespace, name, obj)
+	}
+	return u, nil
+}
+
+func (c *cacheReader) destinationRule(_ context.Context, name string) (*istionet.DestinationRule, error) {
+	return absent(c.rules.DestinationRules(c.namespace).Get(name))
+}
+
+func (c *cacheReader) service(_ context.Context, name string) (*corev1.Service, error) {
+	return absent(c.services.Services(c.namespace).Get(name))
+}
+
+func (c *cacheReader) deployments(_ context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
+	return indexed(c.deployIdx, indexPair, want.pair, func(d *appsv1.Deployment) bool {
+		return want.selector.Matches(labels.Set(d.Spec.Template.Labels))
+	})
+}
+
+func (c *cacheReader) pods(_ context.Context, want workloadSelector) ([]*corev1.Pod, error) {
+	return indexed(c.podIndex, indexPair, want.pair, func(p *corev1.Pod) bool {
+		return want.selector.Matches(labels.Set(p.Labels))
+	})
+}
+
+func (c *cacheReader) replicaSet(_ context.Context, name string) (*appsv1.ReplicaSet, error) {
+	return absent(c.replicas.ReplicaSets(c.namespace).Get(name))
+}
+
+func (c *cacheReader) slices(_ context.Context, service string) ([]*discoveryv1.EndpointSlice, error) {
+	return indexed(c.sliceIndex, indexService, service, func(*discoveryv1.EndpointSlice) bool { return true })
+}
+
+func indexed[T any](idx cache.Indexer, index, value string, keep func(*T) bool) ([]*T, error) {
+	objs, err := idx.ByIndex(index, value)
+	if err != nil {
+		return nil, err
+	}
+	var out []*T
+	for _, obj := range objs {
+		if o, ok := obj.(*T); ok && keep(o) {
+			out = append(out, o)
+		}
+	}
+	return out, nil
+}
+
+// liveReader reads from the API server. Which Deployments there are to look
+// at, it takes from the cache: a Deployment's own labels need not be those of
+// its template. A new one shows by its pods, which then belong to no known
+// build, so that nothing goes forward.
+type liveReader struct {
+	cache     *cacheReader
+	namespace string
+	kube      kubernetes.Interface
+	istio     istioclient.Interface
+	dynamic   dynamic.Interface
+}
+
+func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
+	return absent(l.kube.CoreV1().ConfigMaps(l.namespace).Get(ctx, RecordName(guard), metav1.GetOptions{}))
+}
+
+func (l *liveReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
+	u, err := absent(l.dynamic.Resource(virtualServiceResource).Namespace(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	if u != nil {
+		trimVirtualService(u)
+	}
+	return u, err
+}
+
+func (l *liveReader) destinationRule(ctx context.Context, name string) (*istionet.DestinationRule, error) {
+	return absent(l.istio.NetworkingV1().DestinationRules(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+}
+
+func (l *liveReader) service(ctx context.Context, name string) (*corev1.Service, error) {
+	return absent(l.kube.CoreV1().Services(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+}
+
+func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
+	known, err := l.cache.deployments(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	var out []*appsv1.Deployment
+	for _, k := range known {
+		d, err := absent(l.kube.AppsV1().Deployments(l.namespace).Get(ctx, k.Name, metav1.GetOptions{}))
+		if err != nil {
+			return nil, err
+		}
+		if d != nil && want.selector.Matches(labels.Set(d.Spec.Template.Labels)) {
+			out = append(out, trimDeployment(d))
+		}
+	}
+	return out, nil
+}
+
+func (l *liveReader) pods(ctx context.Context, want workloadSelector) ([]*corev1.Pod, error) {
+	if want.pair == "" {
+		return nil, nil
+	}
+	list, err := l.kube.CoreV1().Pods(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: want.selector.String()})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*corev1.Pod, 0, len(list.Items))
+	for i := range list.Items {
+		out = append(out, trimPod(&list.Items[i]))
+	}
+	return out, nil
+}
+
+func (l *liveReader) replicaSet(ctx context.Context, name string) (*appsv1.ReplicaSet, error) {
+	r, err := absent(l.kube.AppsV1().ReplicaSets(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	if err != nil || r == nil {
+		return nil, err
+	}
+	return trimReplicaSet(r), nil
+}
+
+func (l *liveReader) slices(ctx context.Context, service string) ([]*discoveryv1.EndpointSlice, error) {
+	list, err := l.kube.DiscoveryV1().EndpointSlices(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*discoveryv1.EndpointSlice, 0, len(list.Items))
+	for i := range list.Items {
+		out = append(out, trimSlice(&list.Items[i]))
+	}
+	return out, nil
+}
+
+// trimVirtualService drops the field sets of managedFields; the managers'
+// names stay.
+func trimVirtualService(u *unstructured.Unstructured) {
+	fields := u.GetManagedFields()
+	for i := range fields {
+		fields[i].FieldsV1 = nil
+	}
+	u.SetManagedFields(fields)
+}
+
+// writer changes what guardian owns in the cluster. Every write is tested
+// against the resource version that was read; errConflict is returned when
+// that is no longer the present one.
+type writer struct {
+	namespace string
+	kube      kubernetes.Interface
+	istio     istioclient.Interface
+	dynamic   dynamic.Interface
+}
+
+func conflictOr(err error, format string, args ...any) error {
+	switch {
+	case err == nil:
+		return nil
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
+		return fmt.Errorf(format+": %w: %w", append(args, errConflict, err)...)
+	case apierrors.IsInvalid(err) && !hasCauses(err): // a JSON patch's test has failed
+		return fmt.Errorf(format+": %w: %w", append(args, errConflict, err)...)
+	}
+	return fmt.Errorf(format+": %w", append(args, err)...)
+}
+
+// hasCauses tells a refused object from a patch that does not apply.
+func hasCauses(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	details := status.Status().Details
+	return details != nil && len(details.Causes) > 0
+}
+
+// writeRecord makes the record what r says and returns its new resource
+// version.
+func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error) {
+	cms := w.kube.CoreV1().ConfigMaps(w.namespace)
+	set := map[string]string{LabelGuard: guard, "app.kubernetes.io/managed-by": "guardian"}
+	if r.Lock != nil {
+		set[LabelLocked] = "true"
+	}
+	if old == nil {
+		cm, err := cms.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set},
+			Data:       r.Data(),
+		}, metav1.CreateOptions{FieldManager: FieldManager})
+		return cm, conflictOr(err, "create record %s/%s", w.namespace, RecordName(guard))
+	}
+	patch, err := recordPatch(old, set, r)
+	if err != nil {
+		return nil, err
+	}
+	cm, err := cms.Patch(ctx, old.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager})
+	return cm, conflictOr(err, "write record %s/%s", w.namespace, old.Name)
+}
+
+// recordPatch is a merge patch with a test of the resource version.
+func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte, error) {
+	data, labelSet := map[string]any{}, map[string]any{}
+	now := r.Data()
+	for k := range old.Data {
+		if _, ok := now[k]; !ok && ownKey(k) {
+			data[k] = nil
+		}
+	}
+	for k, v := range now {
+		if old.Data[k] != v {
+			data[k] = v
+		}
+	}
+	for k, v := range set {
+		if old.Labels[k] != v {
+			labelSet[k] = v
+		}
+	}
+	if _, locked := set[LabelLocked]; !locked && old.Labels[LabelLocked] != "" {
+		labelSet[LabelLocked] = nil
+	}
+	meta := map[string]any{"resourceVersion": old.ResourceVersion}
+	if len(labelSet) > 0 {
+		meta["labels"] = labelSet
+	}
+	return json.Marshal(map[string]any{"metadata": meta, "data": data})
+}
+
+func ownKey(k string) bool {
+	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMirrors, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequest, keyChanged}, k)
+}
+
+// sameRecord says whether the ConfigMap already holds the record.
+func sameRecord(old *corev1.ConfigMap, r Record) bool {
+	if old == nil || (old.Labels[LabelLocked] == "true") != (r.Lock != nil) {
+		return false
+	}
+	now := r.Data()
+	for k := range old.Data {
+		if _, ok := now[k]; !ok && ownKey(k) {
+			return false
+		}
+	}
+	for k, v := range now {
+		if old.Data[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+// patchVirtualService applies ops with a test of the resource version.
+func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) error {
+	body, err := json.Marshal(append([]Op{{Op: "test", Path: "/metadata/resourceVersion", Value: vs.GetResourceVersion()}}, ops...))
+	if err != nil {
+		return fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
+	}
+	_, err = w.istio.NetworkingV1().VirtualServices(w.namespace).Patch(ctx, vs.GetName(), types.JSONPatchType, body,
+		metav1.PatchOptions{FieldManager: manager})
+	return conflictOr(err, "patch VirtualService %s/%s", w.namespace, vs.GetName())
+}
+
+// release takes guardian's rollback entries out of managedFields, so that a
+// GitOps tool that ignores what guardian owns sees the field again.
+func (w *writer) release(ctx context.Context, name string) error {
+	u, err := absent(w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Get(ctx, name, metav1.GetOptions{}))
+	if err != nil {
+		return fmt.Errorf("read VirtualService %s/%s: %w", w.namespace, name, err)
+	}
+	if u == nil {
+		return nil
+	}
+	var ops []Op
+	fields := u.GetManagedFields()
+	for i := len(fields) - 1; i >= 0; i-- {
+		if fields[i].Manager == FieldManager {
+			ops = append(ops, Op{Op: "remove", Path: fmt.Sprintf("/metadata/managedFields/%d", i)})
+		}
+	}
+	if len(ops) == 0 {
+		return nil
+	}
+	return w.patchVirtualService(ctx, u, ops, FieldManagerPromotion)
+}

@@ -1,0 +1,417 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	istioclient "istio.io/client-go/pkg/clientset/versioned"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// Options are what a Controller is made of.
+type Options struct {
+	// Client, Istio and Dynamic reach the API server. Their rate limits should
+	// be off: a burst of rollbacks must not queue behind them.
+	Client  kubernetes.Interface
+	Istio   istioclient.Interface
+	Dynamic dynamic.Interface
+	// EventClient writes Kubernetes Events; it may be slow. Nil: Client.
+	EventClient kubernetes.Interface
+
+	Namespace string
+	Identity  string // unique among replicas, a DNS label: the pod's name
+	Domain    string // of the cluster; empty: cluster.local
+
+	// Firing returns the alerts that fire for a guard now, as this replica
+	// knows it. It must not block.
+	Firing func(guard string) []Alert
+	// AskForward asks live what matters only before traffic goes forward: the
+	// alerts that fire anywhere, the canary's requests since a time, and the
+	// gates. Nil: promotion waits for ever.
+	AskForward func(ctx context.Context, g Guard, s Sides, since time.Time) (Forward, []Alert)
+	// Heartbeat returns when this replica last heard the heartbeat; zero:
+	// never.
+	Heartbeat func() time.Time
+
+	Metrics *Metrics
+	Logger  *slog.Logger
+	Workers int              // reconciles at once; 0: 16
+	Resync  time.Duration    // longest time between two looks at a guard; 0: 1 minute
+	Now     func() time.Time // nil: time.Now
+}
+
+// Controller keeps the traffic of its guards where Decide wants it. Anything
+// that could matter only enqueues the guard; reconciles of one guard never
+// overlap.
+type Controller struct {
+	o     Options
+	queue workqueue.TypedRateLimitingInterface[string]
+	r     *reconciler
+	info  *informers
+	lease *leases
+	event *events
+
+	mu     sync.Mutex
+	guards map[string]*entry
+}
+
+// entry is what a Controller holds in memory for a guard: nothing that has to
+// survive.
+type entry struct {
+	guard   Guard
+	pending map[string]submitted // accepted alerts by episode, not recorded yet
+	waiters []chan error
+	sides   Sides
+	record  Record
+	seen    bool
+	written bool // this replica's decision, not another's
+	removed bool
+}
+
+type submitted struct {
+	alert    Alert
+	received time.Time
+}
+
+// ErrUnknownGuard is returned for a guard that the configuration does not have.
+var ErrUnknownGuard = errors.New("no such guard")
+
+// New checks the options and makes a Controller. Nothing is read or written
+// before Run.
+func New(o Options) (*Controller, error) {
+	switch {
+	case o.Client == nil || o.Istio == nil || o.Dynamic == nil:
+		return nil, errors.New("controller: a client is missing")
+	case o.Namespace == "":
+		return nil, errors.New("controller: no namespace")
+	case o.Identity == "":
+		return nil, errors.New("controller: no identity")
+	case o.Firing == nil || o.Heartbeat == nil || o.Metrics == nil || o.Logger == nil:
+		return nil, errors.New("controller: Firing, Heartbeat, Metrics and Logger are needed")
+	}
+	if o.EventClient == nil {
+		o.EventClient = o.Client
+	}
+	if o.Workers == 0 {
+		o.Workers = 16
+	}
+	if o.Resync == 0 {
+		o.Resync = time.Minute
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	c := &Controller{o: o, guards: map[string]*entry{}}
+	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
+	c.info = newInformers(o, c.touched, c.restarted)
+	c.lease = newLeases(o)
+	c.event = newEvents(o)
+	c.r = &reconciler{
+		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now,
+		store: &writer{namespace: o.Namespace, kube: o.Client, istio: o.Istio, dynamic: o.Dynamic},
+		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, changed: c.wrote,
+	}
+	return c, nil
+}
+
+// SetGuards replaces the guards; those that are new or changed are looked at
+// at once. Records of removed guards stay as they are.
+func (c *Controller) SetGuards(guards []Guard) {
+	c.mu.Lock()
+	names := map[string]bool{}
+	var look []string
+	for _, g := range guards {
+		names[g.Name] = true
+		e, ok := c.guards[g.Name]
+		if !ok {
+			e = &entry{pending: map[string]submitted{}}
+			c.guards[g.Name] = e
+			c.o.Metrics.start(g)
+		}
+		e.guard = g
+		look = append(look, g.Name)
+	}
+	for name, e := range c.guards {
+		if !names[name] {
+			e.removed = true
+			for _, w := range e.waiters {
+				w <- ErrUnknownGuard
+			}
+			delete(c.guards, name)
+			c.o.Metrics.stop(name)
+		}
+	}
+	c.mu.Unlock()
+	c.info.setGuards(guards)
+	for _, name := range look {
+		c.queue.Add(name)
+	}
+}
+
+// Run watches and reconciles until ctx ends, and returns when every reconcile
+// has. It fails only when the caches cannot be filled at all.
+func (c *Controller) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { c.event.run(ctx) })
+	if err := c.info.start(ctx); err != nil {
+		return err
+	}
+	defer c.info.stop()
+	wg.Go(func() { c.lease.run(ctx, c.enqueueAll) })
+	for range c.o.Workers {
+		wg.Go(func() { c.work(ctx) })
+	}
+	<-ctx.Done()
+	c.queue.ShutDown()
+	return nil
+}
+
+// Ready says whether the caches are filled.
+func (c *Controller) Ready() bool { return c.info.synced.Load() }
+
+// Leads says whether this replica holds the lease for going forward.
+func (c *Controller) Leads() bool { return c.lease.leads() }
+
+// Enqueue asks for a look at a guard.
+func (c *Controller) Enqueue(guard string) { c.queue.Add(guard) }
+
+func (c *Controller) enqueueAll() {
+	c.mu.Lock()
+	names := slices.Collect(maps.Keys(c.guards))
+	c.mu.Unlock()
+	for _, n := range names {
+		c.queue.Add(n)
+	}
+}
+
+// touched is called by informers with guards that something changed for.
+func (c *Controller) touched(guards []string) {
+	for _, g := range guards {
+		c.queue.Add(g)
+	}
+}
+
+// restarted is called by the pod watch with n further restarts.
+func (c *Controller) restarted(guard string, ref Ref, n int64) {
+	c.o.Metrics.restarts.WithLabelValues(guard, ref.String()).Add(float64(n))
+}
+
+// Submit takes alerts for a guard and returns when a reconcile that saw them
+// has recorded what follows, or with the error that kept it from that. The
+// alerts are kept and tried again in any case, also when ctx ends first. Only
+// alerts that began are to be submitted; Firing is asked for all.
+func (c *Controller) Submit(ctx context.Context, guard string, alerts []Alert, received time.Time) error {
+	done, err := c.accept(guard, alerts, received)
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("guard %s: not recorded yet: %w", guard, ctx.Err())
+	}
+}
+
+// Accept takes alerts for a guard and returns at once; they are kept in memory
+// until a reconcile has recorded what follows.
+func (c *Controller) Accept(guard string, alerts []Alert, received time.Time) error {
+	_, err := c.accept(guard, alerts, received)
+	return err
+}
+
+func (c *Controller) accept(guard string, alerts []Alert, received time.Time) (<-chan error, error) {
+	done := make(chan error, 1)
+	c.mu.Lock()
+	e, ok := c.guards[guard]
+	if ok {
+		for _, a := range alerts {
+			if _, have := e.pending[a.Episode()]; !have {
+				e.pending[a.Episode()] = submitted{alert: a, received: received}
+			}
+		}
+		e.waiters = append(e.waiters, done)
+	}
+	c.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("guard %q: %w", guard, ErrUnknownGuard)
+	}
+	c.queue.Add(guard)
+	return done, nil
+}
+
+func (c *Controller) work(ctx context.Context) {
+	for {
+		name, quit := c.queue.Get()
+		if quit {
+			return
+		}
+		wait, err := c.reconcile(ctx, name)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			c.queue.AddRateLimited(name)
+		case wait > 0:
+			c.queue.Forget(name)
+			c.queue.AddAfter(name, wait)
+		}
+		c.queue.Done(name)
+	}
+}
+
+// reconcile is one pass over one guard; it returns when to look again.
+func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration, error) {
+	c.mu.Lock()
+	e, ok := c.guards[name]
+	if !ok {
+		c.mu.Unlock()
+		return 0, nil
+	}
+	g, pending, waiters := e.guard, maps.Clone(e.pending), e.waiters
+	e.waiters = nil
+	c.mu.Unlock()
+
+	alerts := c.o.Firing(name)
+	for _, s := range pending {
+		alerts = mergeAlerts(alerts, []Alert{s.alert})
+	}
+	out, err := c.r.reconcile(ctx, g, alerts)
+	c.finish(g, e, out, pending, err)
+	answer := err
+	if out.recorded {
+		answer = nil
+	}
+	for _, w := range waiters {
+		w <- answer
+	}
+	if err != nil {
+		return 0, err
+	}
+	wait := c.o.Resync/2 + rand.N(c.o.Resync/2) //nolint:gosec // spreads load, no secret
+	if r := out.decision.Requeue; r > 0 {
+		wait = min(wait, r)
+	}
+	if l := out.decision.Record.Lock; l != nil {
+		if left := settle - c.o.Now().Sub(l.Since); left > 0 {
+			wait = min(wait, left+rand.N(settle)) //nolint:gosec // spreads load
+		}
+	}
+	return wait, nil
+}
+
+// finish notes what came of a reconcile.
+func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]submitted, err error) {
+	m := c.o.Metrics
+	log := c.o.Logger.With("guard", g.Name)
+	if err != nil {
+		m.failures.WithLabelValues(g.Name).Inc()
+		log.Error("guard is not where it should be; trying again", "err", err)
+	}
+	d := out.decision
+	if out.moved && d.Move == MoveStable {
+		if d.Reason == ReasonReassert {
+			m.reasserts.WithLabelValues(g.Name).Inc()
+		}
+		for _, s := range pending {
+			if l := d.Record.Lock; l == nil || l.Fingerprint == s.alert.Fingerprint {
+				m.seconds.WithLabelValues(g.Name).Observe(c.o.Now().Sub(s.received).Seconds())
+				break
+			}
+		}
+		log.Info("traffic moved to stable", "reason", string(d.Reason), "detail", d.Record.Status.Reason,
+			"from", out.snapshot.input.Traffic.Weight, "build", d.Record.Status.Build)
+	}
+	if out.moved && d.Move == MoveForward && err == nil {
+		log.Info("traffic moved forward", "weight", d.Weight, "build", d.Record.Status.Build)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.removed {
+		return
+	}
+	if out.recorded {
+		for k := range pending {
+			delete(e.pending, k)
+		}
+		e.sides, e.record, e.seen = out.snapshot.sides, d.Record, true
+		m.saw(g, out)
+	}
+}
+
+// wrote is called for each record that this replica wrote: for Events and
+// counters, which must not be told by every replica.
+func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
+	for _, h := range d.Added {
+		c.o.Logger.Info("recorded", "guard", g.Name, "event", h.Event, "state", string(h.State), "from", h.From, "to", h.To,
+			"build", h.Build, "alert", h.Alert, "by", h.By, "reason", h.Reason)
+		c.event.tell(s, h)
+		if h.Event == "rolled-back" {
+			c.o.Metrics.rollbacks.WithLabelValues(g.Name, signalOf(d.Record.Lock, d.Reason)).Inc()
+		}
+	}
+}
+
+func signalOf(l *Lock, r Reason) string {
+	switch {
+	case r == ReasonPerson:
+		return "person"
+	case r == ReasonRefusedBuild:
+		return "refused_build"
+	case l != nil && slices.Contains(signals, l.Signal):
+		return l.Signal
+	}
+	return "other"
+}
+
+func (c *Controller) askForward(ctx context.Context, s snapshot) (Forward, []Alert) {
+	if c.o.AskForward == nil {
+		return Forward{Err: "nobody can be asked what fires now"}, nil
+	}
+	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.Record.Status.MovedAt)
+}
+
+// View is one guard as a Controller last saw it.
+type View struct {
+	Name   string `json:"name"`
+	Lock   *Lock  `json:"lock,omitempty"`
+	Status Status `json:"status"`
+	Seen   bool   `json:"seen"` // false: not looked at since this replica started
+}
+
+// Views returns every guard, sorted by name.
+func (c *Controller) Views() []View {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]View, 0, len(c.guards))
+	for _, name := range slices.Sorted(maps.Keys(c.guards)) {
+		e := c.guards[name]
+		r := e.record.clone()
+		out = append(out, View{Name: name, Lock: r.Lock, Status: r.Status, Seen: e.seen})
+	}
+	return out
+}
+
+// SidesOf returns what runs behind each guard's destinations, as last seen;
+// guards not looked at yet are missing.
+func (c *Controller) SidesOf() map[string]Sides {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]Sides, len(c.guards))
+	for name, e := range c.guards {
+		if e.seen {
+			out[name] = e.sides
+		}
+	}
+	return out
+}

@@ -1,0 +1,674 @@
+package remediate
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Action is what an alert asks for.
+type Action string
+
+// The actions of an alert. Anything else is recorded and moves nothing.
+const (
+	ActionRollback Action = "rollback"
+	ActionHold     Action = "hold"
+)
+
+// Alert is one firing episode that names a guard. Its identity is fingerprint
+// and StartsAt together; StartsAt is by Prometheus's clock.
+type Alert struct {
+	Name        string
+	Signal      string
+	Action      Action
+	Fingerprint string
+	StartsAt    time.Time
+	Summary     string
+}
+
+// Episode identifies one firing of one alert.
+func (a Alert) Episode() string {
+	return a.Fingerprint + "@" + a.StartsAt.UTC().Format(time.RFC3339Nano)
+}
+
+// Workload is what runs behind the canary's destination.
+type Workload struct {
+	Build    string    // hash of its Deployments' pod templates; empty: unknown
+	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
+	Ready    int       // ready pods
+	Current  int       // those of them that belong to Build
+	Serving  []string  // other builds that ready pods belong to
+	Complete bool      // every Deployment has finished its rollout
+}
+
+// Endpoints is what runs behind the stable destination.
+type Endpoints struct {
+	Missing string // why nothing can be sent there (subset not in the DestinationRule, …); empty: it can
+	Ready   int    // ready endpoints
+}
+
+// Forward is what is asked live, and only before traffic goes forward.
+type Forward struct {
+	Err      string // why the alerts, requests or gates could not be asked; empty: all answered
+	Requests int64  // the canary's requests since the last change of weights
+	Gates    []Gate
+	Closed   string // why the calendar forbids steps now; empty: it does not
+}
+
+// Gate is the answer to one configured gate query.
+type Gate struct {
+	Name string
+	Open bool
+	Why  string // the value found
+}
+
+// Input is all that Decide looks at: one guard, gathered at one time.
+type Input struct {
+	Guard   Guard
+	Record  Record
+	Traffic Traffic // as found in the guard's VirtualServices
+	Unsafe  string  // why the VirtualServices cannot be rewritten; empty: they can
+	Canary  Workload
+	Stable  Endpoints
+	Paused  bool     // by annotation on a VirtualService
+	Owned   bool     // field manager "guardian" stands on a VirtualService
+	Absent  string   // which VirtualServices do not exist; empty: all do
+	Deny    []string // every spelling of the canary, for the admission policy
+	Alerts  []Alert  // firing now, and accepted ones not acted on yet
+
+	// Heartbeat is the newest one that any replica has recorded.
+	Heartbeat time.Time
+	// Live says that this replica holds the lease and has read all the above
+	// from the API server itself, not from a cache. Nothing goes forward
+	// without it.
+	Live    bool
+	Forward *Forward // nil: not asked
+}
+
+// pollForward is how often a step that waits for live answers asks again.
+const pollForward = 10 * time.Second
+
+// Reason is why a decision is what it is.
+type Reason string
+
+// The reasons of a decision.
+const (
+	ReasonNothing      Reason = "nothing to do"
+	ReasonAlert        Reason = "rollback alert"
+	ReasonPerson       Reason = "a person asked"
+	ReasonRefusedBuild Reason = "a refused build is back"
+	ReasonReassert     Reason = "canary had traffic again while locked"
+	ReasonFinish       Reason = "rollback not finished"
+	ReasonBlocked      Reason = "rollback is not safe"
+	ReasonNewBuild     Reason = "a new build is ready"
+	ReasonWindowOver   Reason = "rollback window is over"
+	ReasonRestore      Reason = "give back what a rollback changed"
+	ReasonStep         Reason = "next step of promotion"
+	ReasonPaused       Reason = "paused"
+	ReasonBaked        Reason = "baked"
+	ReasonHeld         Reason = "an alert holds"
+	ReasonEarlierBuild Reason = "alert began before this build"
+)
+
+// Move is what is to happen to the VirtualServices.
+type Move int
+
+// The moves.
+const (
+	MoveNone    Move = iota
+	MoveStable       // canary to weight 0
+	MoveForward      // canary to Decision.Weight
+	MoveRestore      // weights stay, what a rollback re-pointed is given back
+)
+
+// Decision is what should be true. Record is the record wanted; it is written
+// before traffic moves.
+type Decision struct {
+	Record Record
+	Move   Move
+	Weight int // percent, for MoveForward
+	Reason Reason
+
+	// WantLive says that the lease holder should gather again with live reads:
+	// something might go forward.
+	WantLive bool
+	// WantForward says that live alerts, requests and gates should be asked
+	// as well.
+	WantForward bool
+	// Release says that field ownership of a past rollback is to be given up.
+	Release bool
+	// Requeue is when to look again even if nothing happens; 0: no need.
+	Requeue time.Duration
+	// Added is what this decision appended to the history.
+	Added []HistoryEntry
+}
+
+const (
+	maxRefused       = 200
+	reassertCoalesce = time.Minute // one history entry for a storm of re-assertions
+)
+
+// Decide says what a guard's traffic and record should be. It has no client,
+// no clock and no log, and never edits its input. The package comment has its
+// table.
+func Decide(in Input, now time.Time) Decision {
+	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
+	d.observe()
+	d.readRequest()
+	d.sortAlerts()
+	switch {
+	case d.paused():
+		d.pause()
+	case d.rec.Lock != nil:
+		d.locked()
+	default:
+		d.open()
+	}
+	d.finish()
+	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
+		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, Release: d.release, Requeue: d.requeue,
+		Added: d.rec.History[len(in.Record.History):]}
+}
+
+// decider holds one decision while it is made.
+type decider struct {
+	in  Input
+	now time.Time
+	was Record
+	rec Record
+
+	rollback []Alert // count against the present build
+	holds    []Alert // hold, and rollback alerts of an earlier build
+	ripe     time.Time
+
+	state       State
+	text        string // reason in words, for status and annotations
+	move        Move
+	weight      int
+	reason      Reason
+	wantLive    bool
+	wantForward bool
+	release     bool
+	requeue     time.Duration
+	asked       *Request // rollback or promote, still to be done
+}
+
+// exposed says whether the canary gets, or for all that can be read might
+// get, traffic that a rollback would take away.
+func (d *decider) exposed() bool { return !d.in.Traffic.Clean() || d.in.Unsafe != "" }
+
+// observe brings the record's view of build and weights up to date.
+func (d *decider) observe() {
+	s, in := &d.rec.Status, d.in
+	first := s.State == StateUnknown
+	newBuild := in.Canary.Build != "" && in.Canary.Build != s.Build
+	if newBuild {
+		known := s.Build != ""
+		appeared := d.now
+		if in.Canary.Since.After(s.BuildSince) && in.Canary.Since.Before(d.now) {
+			appeared = in.Canary.Since
+		}
+		s.Build, s.BuildSince, s.Promoting = in.Canary.Build, appeared, ""
+		d.adoptBuild()
+		if known && !first {
+			s.Promoting = s.Build
+			d.note("new-build", "", "new build "+s.Build+" of the canary")
+			if in.Traffic.full() && s.Full && d.rec.Lock == nil {
+				s.PromotedAt, s.Uncanaried = d.now, true
+				d.note("uncanaried", "", "build "+s.Build+" went out without a canary: the canary already had all traffic")
+			}
+		}
+	}
+	d.observeWeight(first)
+	s.Ready = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}
+}
+
+// observeWeight brings the record's view of the weights up to date.
+func (d *decider) observeWeight(first bool) {
+	s, w, full := &d.rec.Status, d.in.Traffic.Weight, d.in.Traffic.full()
+	if first {
+		s.Weight, s.Full, s.MovedAt = w, full, d.now
+		if full {
+			s.PromotedAt = s.BuildSince // it cannot have been promoted before it existed
+		}
+		return
+	}
+	if d.rec.Lock != nil && s.Weight == 0 && w > 0 {
+		// A re-assertion: the record goes on saying 0, so that a storm of
+		// them costs no write each.
+		return
+	}
+	if w != s.Weight {
+		own := s.Expected != nil && *s.Expected == w
+		if !own {
+			d.note("shifted", "", fmt.Sprintf("canary went from %d%% to %d%%", s.Weight, w))
+		}
+		if !own && w > s.Weight && d.in.Guard.Promotion.Mode == PromotionAuto {
+			s.Promoting = s.Build // CI has begun, or stepped in: go on from here
+		}
+		s.Weight, s.MovedAt, s.Expected = w, d.now, nil
+	}
+	if full != s.Full {
+		s.Full, s.Uncanaried, s.PromotedAt = full, false, time.Time{}
+		if full {
+			s.PromotedAt = d.now
+		}
+	}
+}
+
+// adoptBuild gives a lock that was set while the build was unknown the first
+// build that becomes known: it cannot be told to be new.
+func (d *decider) adoptBuild() {
+	if l := d.rec.Lock; l != nil && l.Build == "" {
+		l.Build = d.rec.Status.Build
+		d.refuse(l.Build)
+	}
+}
+
+func (d *decider) refuse(builds ...string) {
+	for _, b := range builds {
+		if b != "" && !slices.Contains(d.rec.Refused, b) {
+			d.rec.Refused = append(d.rec.Refused, b)
+		}
+	}
+	if over := len(d.rec.Refused) - maxRefused; over > 0 {
+		d.rec.Refused = slices.Delete(d.rec.Refused, 0, over)
+	}
+}
+
+// readRequest takes a person's wish off the record.
+func (d *decider) readRequest() {
+	q := d.rec.Request
+	if q == nil {
+		return
+	}
+	s := &d.rec.Status
+	switch q.Action {
+	case RequestPause:
+		s.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
+		d.note("paused", q.By, q.Reason)
+	case RequestResume:
+		if !d.in.Live { // more may move afterwards than before
+			d.wantLive = true
+			return
+		}
+		s.Paused = nil
+		d.note("resumed", q.By, q.Reason)
+	case RequestUnlock:
+		if !d.in.Live {
+			d.wantLive = true
+			return
+		}
+		d.unlockByPerson(q)
+	case RequestRollback:
+		if d.in.Paused {
+			d.note("refused", q.By, "rollback refused: annotation "+AnnotationPaused+" stands on the VirtualService; remove it first")
+			break
+		}
+		s.Paused = nil
+		d.asked = q
+	case RequestPromote:
+		if d.in.Live {
+			d.asked = q
+		} else {
+			d.wantLive = true
+			return
+		}
+	default:
+		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume or promote", q.Action))
+	}
+	d.rec.Request = nil
+}
+
+func (d *decider) unlockByPerson(q *Request) {
+	if d.rec.Lock == nil {
+		d.note("refused", q.By, "unlock refused: "+d.in.Guard.Name+" is not locked")
+		return
+	}
+	d.forgive(d.rec.Lock.Build, d.rec.Status.Build)
+	d.forgive(d.in.Canary.Serving...)
+	d.lift("unlocked", q.By, q.Reason)
+}
+
+// forgive takes builds off the refused list.
+func (d *decider) forgive(builds ...string) {
+	d.rec.Refused = slices.DeleteFunc(d.rec.Refused, func(b string) bool { return slices.Contains(builds, b) })
+}
+
+// lift takes the lock away. Alerts that began before now count no more than
+// those of an earlier build.
+func (d *decider) lift(event, by, why string) {
+	d.rec.Lock = nil
+	d.rec.Deny, d.rec.VirtualServices, d.rec.Message = nil, nil, ""
+	d.rec.Status.UnlockedAt = d.now
+	d.note(event, by, why)
+}
+
+// sortAlerts splits the alerts into those that count against the present
+// build and those that hold.
+func (d *decider) sortAlerts() {
+	s := &d.rec.Status
+	since := s.BuildSince
+	if s.UnlockedAt.After(since) {
+		since = s.UnlockedAt
+	}
+	ripe := since.Add(d.in.Guard.AlertWindow)
+	alerts := slices.Clone(d.in.Alerts)
+	slices.SortFunc(alerts, func(a, b Alert) int {
+		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Fingerprint, b.Fingerprint))
+	})
+	s.Alerts = nil
+	for _, a := range alerts {
+		switch {
+		case a.Action == ActionRollback && (!a.StartsAt.Before(since) || !d.now.Before(ripe)):
+			d.rollback = append(d.rollback, a)
+		case a.Action == ActionRollback:
+			d.holds = append(d.holds, a)
+			d.ripe = ripe
+			d.noteAlert(a, "it began before build "+s.Build+" appeared: it holds, and rolls back if it still fires at "+stamp(ripe))
+		case a.Action == ActionHold:
+			d.holds = append(d.holds, a)
+		default:
+			continue
+		}
+		if !slices.Contains(s.Alerts, a.Name) {
+			s.Alerts = append(s.Alerts, a.Name)
+		}
+	}
+	slices.Sort(s.Alerts)
+	s.Noted = slices.DeleteFunc(s.Noted, func(e string) bool {
+		return !slices.ContainsFunc(alerts, func(a Alert) bool { return a.Episode() == e })
+	})
+}
+
+func (d *decider) paused() bool { return d.in.Paused || d.rec.Status.Paused != nil }
+
+// pause only records.
+func (d *decider) pause() {
+	d.state, d.reason = StatePaused, ReasonPaused
+	d.text = "paused by annotation " + AnnotationPaused
+	if p := d.rec.Status.Paused; p != nil {
+		d.text = "paused by " + p.By
+		if p.Reason != "" {
+			d.text += ": " + p.Reason
+		}
+	}
+	d.dropAsked("paused")
+	for _, a := range d.rollback {
+		d.noteAlert(a, "not acted on: "+d.text)
+	}
+}
+
+// dropAsked records that a person's wish is not carried out.
+func (d *decider) dropAsked(why string) {
+	if d.asked != nil {
+		d.note("refused", d.asked.By, string(d.asked.Action)+" refused: "+why)
+		d.asked = nil
+	}
+}
+
+// locked lifts the lock, or sees to it that the canary gets nothing.
+func (d *decider) locked() {
+	if d.liftable() {
+		if d.in.Live {
+			d.lift("unlocked", "new build", "build "+d.rec.Status.Build+" is ready and not among the refused")
+			d.reason = ReasonNewBuild
+			d.open()
+			return
+		}
+		d.wantLive = true
+	}
+	if d.neverDone() {
+		d.forgive(d.rec.Lock.Build)
+		d.lift("unlocked", "window", "the rollback could not be done within the window and its alert is over")
+		d.reason = ReasonWindowOver
+		d.open()
+		return
+	}
+	d.dropAsked("locked: " + d.rec.Lock.Reason)
+	if !d.exposed() {
+		d.state, d.text = StateRolledBack, d.rec.Lock.Reason
+		return
+	}
+	if why := d.unsafe(); why != "" {
+		d.block(why)
+		return
+	}
+	d.state, d.text, d.move = StateRolledBack, d.rec.Lock.Reason, MoveStable
+	d.reason = ReasonFinish
+	if d.was.Lock != nil && d.was.Status.State == StateRolledBack && d.was.Status.Weight == 0 {
+		d.reason = ReasonReassert
+		d.noteReassert()
+	}
+}
+
+// liftable says whether every ready pod of the canary belongs to one build
+// that has not been refused.
+func (d *decider) liftable() bool {
+	c := d.in.Canary
+	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.Ready > 0 && c.Current == c.Ready &&
+		!slices.Contains(d.rec.Refused, c.Build)
+}
+
+// neverDone says whether a blocked rollback of a promoted canary has outlived
+// the window in which it was right, and what caused it.
+func (d *decider) neverDone() bool {
+	s := d.rec.Status
+	return d.was.Status.State == StateBlocked && d.in.Traffic.full() && len(d.rollback) == 0 && d.windowOver() && s.Weight > 0
+}
+
+func (d *decider) windowOver() bool {
+	return !d.now.Before(d.rec.Status.PromotedAt.Add(d.in.Guard.Rollback.Window))
+}
+
+// unsafe says why traffic must not be sent to stable now, or "".
+func (d *decider) unsafe() string {
+	floor := d.in.Guard.Rollback.MinReadyStable
+	switch {
+	case d.in.Unsafe != "":
+		return d.in.Unsafe
+	case d.in.Stable.Missing != "":
+		return d.in.Stable.Missing
+	case d.in.Stable.Ready < floor:
+		return fmt.Sprintf("stable %s has %d ready endpoints, rollback.minReadyStable is %d", d.in.Guard.Stable, d.in.Stable.Ready, floor)
+	}
+	return ""
+}
+
+func (d *decider) block(why string) {
+	d.state, d.reason, d.text = StateBlocked, ReasonBlocked, why
+	d.rec.Status.Weight = d.in.Traffic.Weight
+	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why {
+		d.note("blocked", "", "rollback is wanted but "+why)
+	}
+}
+
+// open decides for a guard that is not locked.
+func (d *decider) open() {
+	d.giveBack()
+	if q := d.asked; q != nil && q.Action == RequestRollback {
+		d.asked = nil
+		d.rollBack(Lock{By: q.By, Reason: cmp.Or(q.Reason, "asked for by "+q.By)}, ReasonPerson)
+		return
+	}
+	s := d.rec.Status
+	switch {
+	case slices.Contains(d.rec.Refused, s.Build) && d.in.Canary.Current > 0 && d.in.Guard.Rollback.Lock != LockNone:
+		d.rollBack(Lock{By: "refused build", Reason: "build " + s.Build + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
+		return
+	case d.in.Absent != "" && !d.exposed():
+		d.state, d.text = StateIdle, d.in.Absent
+	case !d.exposed():
+		d.state, d.text = StateIdle, "canary gets no traffic"
+		for _, a := range d.rollback {
+			d.noteAlert(a, "canary has no traffic; it will be rolled back at once if it gets some")
+		}
+	case d.in.Traffic.full() && d.windowOver():
+		d.state, d.text = StateBaked, "canary has had all traffic for longer than rollback.window"
+		d.rec.Status.Uncanaried = false
+		for _, a := range d.rollback {
+			d.reason = ReasonBaked
+			d.noteAlert(a, "not rolled back: "+d.text)
+		}
+	case len(d.rollback) > 0:
+		a := d.rollback[0]
+		d.rollBack(Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: "alert",
+			Reason: a.Name + ": " + a.Summary}, ReasonAlert)
+		return
+	case d.in.Traffic.full():
+		d.state, d.text = StatePromoted, "canary has all traffic; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+		if s.Uncanaried {
+			d.state, d.text = StateUncanaried, "a new build went out without a canary; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+		}
+		d.wake(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+	default:
+		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight))
+	}
+	d.holdOrPromote()
+}
+
+// giveBack restores what a rollback re-pointed, and its field ownership.
+func (d *decider) giveBack() {
+	if !d.in.Owned {
+		return
+	}
+	if !d.in.Live {
+		d.wantLive = true
+		return
+	}
+	d.release, d.move = true, MoveRestore
+	if d.reason == ReasonNothing {
+		d.reason = ReasonRestore
+	}
+}
+
+// rollBack locks and moves everything to stable, or says why not.
+func (d *decider) rollBack(l Lock, reason Reason) {
+	g := d.in.Guard
+	d.reason, d.text = reason, l.Reason
+	d.release = false
+	why := d.unsafe()
+	if !d.exposed() {
+		why = "" // nothing has to move
+	}
+	if g.Rollback.Lock != LockNone {
+		l.Kind, l.Build, l.Since = g.Rollback.Lock, d.rec.Status.Build, d.now
+		d.rec.Lock = &l
+		d.refuse(l.Build)
+		d.refuse(d.in.Canary.Serving...)
+	}
+	d.dropAsked("an alert rolls back")
+	d.rec.Status.Promoting = ""
+	if why != "" {
+		d.move = MoveNone
+		d.block(why)
+		d.reason = ReasonBlocked
+		return
+	}
+	d.state = StateRolledBack
+	d.move = MoveNone
+	if d.exposed() {
+		d.move = MoveStable
+	}
+	if g.Rollback.Lock == LockNone {
+		d.state, d.text = StateIdle, "rolled back, not locked: "+l.Reason
+	}
+	d.rec.Status.Expected = new(int)
+	e := d.entry("rolled-back", l.By, l.Reason)
+	e.Alert, e.From, e.To = l.Alert, d.in.Traffic.Weight, 0
+	d.rec.History = append(d.rec.History, e)
+}
+
+// finish writes down state and reason.
+func (d *decider) finish() {
+	s := &d.rec.Status
+	if s.State != d.state {
+		s.Since = d.now
+	}
+	s.State, s.Reason = d.state, d.text
+	if d.state != StateShifting && d.state != StateIdle && d.state != StateHeld {
+		s.Waiting, s.NextStep, s.NextAt, s.Requests = "", 0, time.Time{}, 0
+	}
+	for i := range d.rec.History {
+		if e := &d.rec.History[i]; e.State == StateUnknown {
+			e.State = d.state
+		}
+	}
+	if l := d.rec.Lock; l != nil {
+		d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
+		if len(d.in.Deny) > 0 {
+			d.rec.Deny = slices.Clone(d.in.Deny)
+		}
+		d.rec.Message = lockMessage(d.in.Guard, *l, d.state, d.text)
+	}
+	if !d.ripe.IsZero() {
+		d.wake(d.ripe)
+	}
+}
+
+// wake asks for another look at t.
+func (d *decider) wake(t time.Time) {
+	if wait := max(t.Sub(d.now), time.Millisecond); d.requeue == 0 || wait < d.requeue {
+		d.requeue = wait
+	}
+}
+
+func (d *decider) entry(event, by, why string) HistoryEntry {
+	return HistoryEntry{At: d.now, Event: event, By: by, From: d.was.Status.Weight, To: d.in.Traffic.Weight,
+		Build: d.rec.Status.Build, Reason: why}
+}
+
+// note adds to the history. The state is filled in when it is known.
+func (d *decider) note(event, by, why string) {
+	d.rec.History = append(d.rec.History, d.entry(event, by, why))
+}
+
+// noteAlert records once per episode that an alert was heard and why nothing
+// follows.
+func (d *decider) noteAlert(a Alert, why string) {
+	s := &d.rec.Status
+	if slices.Contains(s.Noted, a.Episode()) {
+		return
+	}
+	s.Noted = append(s.Noted, a.Episode())
+	e := d.entry("noted", "alert", why)
+	e.Alert = a.Name
+	d.rec.History = append(d.rec.History, e)
+}
+
+// noteReassert records a storm of re-assertions once a minute.
+func (d *decider) noteReassert() {
+	for _, e := range slices.Backward(d.rec.History) {
+		if e.Event == "reasserted" {
+			if d.now.Sub(e.At) < reassertCoalesce {
+				return
+			}
+			break
+		}
+	}
+	e := d.entry("reasserted", "", string(ReasonReassert))
+	e.From, e.To = d.in.Traffic.Weight, 0
+	d.rec.History = append(d.rec.History, e)
+}
+
+// lockMessage is what a CI reads whose change is refused.
+func lockMessage(g Guard, l Lock, state State, text string) string {
+	what := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
+	if state == StateBlocked {
+		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), text)
+	}
+	next := fmt.Sprintf("deploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or lift the lock by hand",
+		g.Canary, g.Name, g.Namespace)
+	if l.Kind == LockManual {
+		next = "lift the lock by hand"
+	}
+	build := ""
+	if l.Build != "" {
+		build = " Build " + l.Build + " is refused."
+	}
+	return fmt.Sprintf("%s: %s.%s To go on, %s: kubectl guardian unlock %s -n %s --reason '…'",
+		what, l.Reason, build, next, g.Name, g.Namespace)
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -1,0 +1,67 @@
+package remediate
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+)
+
+// events writes Kubernetes Events on the guards' VirtualServices. They are
+// rate-limited and merged by their broadcaster: for people, not an audit log.
+type events struct {
+	namespace string
+	sink      typedcorev1.EventInterface
+	cast      record.EventBroadcaster
+	to        record.EventRecorder
+}
+
+func newEvents(o Options) *events {
+	cast := record.NewBroadcaster()
+	return &events{
+		namespace: o.Namespace, cast: cast, sink: o.EventClient.CoreV1().Events(o.Namespace),
+		to: cast.NewRecorder(runtime.NewScheme(), corev1.EventSource{Component: "guardian", Host: o.Identity}),
+	}
+}
+
+// run hands Events on until ctx ends.
+func (e *events) run(ctx context.Context) {
+	watch := e.cast.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: e.sink})
+	<-ctx.Done()
+	watch.Stop()
+	e.cast.Shutdown()
+}
+
+// tell makes an Event of what was added to a guard's history.
+func (e *events) tell(s snapshot, h HistoryEntry) {
+	kind := corev1.EventTypeNormal
+	switch h.Event {
+	case "rolled-back", "blocked", "reasserted", "uncanaried", "noted", "refused":
+		kind = corev1.EventTypeWarning
+	}
+	reason := "Guardian"
+	for part := range strings.SplitSeq(h.Event, "-") {
+		reason += strings.ToUpper(part[:1]) + part[1:]
+	}
+	for _, vs := range s.services {
+		e.to.Event(&corev1.ObjectReference{
+			APIVersion: vs.GetAPIVersion(), Kind: vs.GetKind(), Namespace: vs.GetNamespace(), Name: vs.GetName(),
+			UID: vs.GetUID(), ResourceVersion: vs.GetResourceVersion(),
+		}, kind, reason, describe(s.input.Guard, h))
+	}
+}
+
+func describe(g Guard, h HistoryEntry) string {
+	text := fmt.Sprintf("guard %s (%s): %s", g.Name, h.State, h.Reason)
+	if h.From != h.To {
+		text += fmt.Sprintf(" [canary %d%% → %d%%]", h.From, h.To)
+	}
+	if h.By != "" {
+		text += " by " + h.By
+	}
+	return text
+}

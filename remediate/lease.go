@@ -1,0 +1,192 @@
+package remediate
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+)
+
+// Leases that guardian keeps.
+const (
+	// LeaderLease is held by the replica that may go forward.
+	LeaderLease = "guardian"
+	// LabelReplica marks the Lease of each replica's life, guardian-<pod>.
+	LabelReplica = Prefix + "replica"
+	// AnnotationHeartbeat on it says when that replica last heard the
+	// heartbeat alert, RFC 3339.
+	AnnotationHeartbeat = Prefix + "heartbeat"
+	// LifePeriod is how often a replica renews its Lease. A CLI takes a
+	// replica for dead after LifeTimeout.
+	LifePeriod  = 10 * time.Second
+	LifeTimeout = 30 * time.Second
+
+	forgetReplica = time.Hour // when a dead replica's Lease is swept away
+)
+
+// leases keep this replica's life and compete for going forward.
+type leases struct {
+	kube      kubernetes.Interface
+	namespace string
+	identity  string
+	heartbeat func() time.Time
+	now       func() time.Time
+	log       *slog.Logger
+	metrics   *Metrics
+	leading   atomic.Bool
+}
+
+func newLeases(o Options) *leases {
+	return &leases{kube: o.Client, namespace: o.Namespace, identity: o.Identity, heartbeat: o.Heartbeat, now: o.Now, log: o.Logger, metrics: o.Metrics}
+}
+
+func (l *leases) leads() bool { return l.leading.Load() }
+
+// run renews both Leases until ctx ends and gives them up then. gained is
+// called when this replica becomes the one that may go forward.
+func (l *leases) run(ctx context.Context, gained func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.live(ctx)
+	}()
+	for ctx.Err() == nil {
+		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
+			Lock: &resourcelock.LeaseLock{
+				LeaseMeta:  metav1.ObjectMeta{Namespace: l.namespace, Name: LeaderLease},
+				Client:     l.kube.CoordinationV1(),
+				LockConfig: resourcelock.ResourceLockConfig{Identity: l.identity},
+			},
+			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
+			ReleaseOnCancel: true, Name: LeaderLease,
+			Callbacks: leaderelection.LeaderCallbacks{
+				OnStartedLeading: func(context.Context) {
+					l.set(true)
+					gained()
+				},
+				OnStoppedLeading: func() { l.set(false) },
+			},
+		})
+		if err != nil { // the durations above are valid
+			panic(err)
+		}
+		elector.Run(ctx)
+		l.set(false)
+	}
+	<-done
+}
+
+func (l *leases) set(on bool) {
+	if l.leading.Swap(on) == on {
+		return
+	}
+	v := 0.0
+	if on {
+		v = 1
+	}
+	l.metrics.leader.Set(v)
+	l.log.Info("lease for going forward", "held", on, "identity", l.identity)
+}
+
+// live shows that this replica lives, until ctx ends.
+func (l *leases) live(ctx context.Context) {
+	tick := time.NewTicker(LifePeriod)
+	defer tick.Stop()
+	for {
+		if err := l.renew(ctx); err != nil && ctx.Err() == nil {
+			l.log.Warn("renew this replica's lease", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			if err := l.kube.CoordinationV1().Leases(l.namespace).Delete(end, ReplicaLease(l.identity), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				l.log.Warn("remove this replica's lease", "err", err)
+			}
+			return
+		case <-tick.C:
+			if l.leads() {
+				l.sweep(ctx)
+			}
+		}
+	}
+}
+
+// ReplicaLease is the name of the Lease that shows a replica's life.
+func ReplicaLease(identity string) string { return recordPrefix + identity }
+
+func (l *leases) renew(ctx context.Context) error {
+	api := l.kube.CoordinationV1().Leases(l.namespace)
+	now := metav1.NewMicroTime(l.now())
+	seconds := int32(LifeTimeout / time.Second)
+	lease, err := api.Get(ctx, ReplicaLease(l.identity), metav1.GetOptions{})
+	fresh := apierrors.IsNotFound(err)
+	if err != nil && !fresh {
+		return fmt.Errorf("read Lease %s/%s: %w", l.namespace, ReplicaLease(l.identity), err)
+	}
+	if fresh {
+		lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: ReplicaLease(l.identity), Namespace: l.namespace}}
+	}
+	if lease.Labels == nil {
+		lease.Labels = map[string]string{}
+	}
+	lease.Labels["app.kubernetes.io/name"] = "guardian"
+	lease.Labels[LabelReplica] = "true"
+	if beat := l.heartbeat(); !beat.IsZero() {
+		if lease.Annotations == nil {
+			lease.Annotations = map[string]string{}
+		}
+		lease.Annotations[AnnotationHeartbeat] = stamp(beat)
+	}
+	lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &l.identity, RenewTime: &now, LeaseDurationSeconds: &seconds}
+	if fresh {
+		_, err = api.Create(ctx, lease, metav1.CreateOptions{})
+	} else {
+		_, err = api.Update(ctx, lease, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("write Lease %s/%s: %w", l.namespace, lease.Name, err)
+	}
+	return nil
+}
+
+// newestHeartbeat asks the API server for the newest heartbeat that any
+// replica has heard.
+func (l *leases) newestHeartbeat(ctx context.Context) (time.Time, error) {
+	list, err := l.kube.CoordinationV1().Leases(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: LabelReplica})
+	if err != nil {
+		return time.Time{}, err
+	}
+	newest := l.heartbeat()
+	for i := range list.Items {
+		if t, err := time.Parse(time.RFC3339, list.Items[i].Annotations[AnnotationHeartbeat]); err == nil && t.After(newest) {
+			newest = t
+		}
+	}
+	return newest, nil
+}
+
+// sweep removes the Leases of replicas that have been dead for long.
+func (l *leases) sweep(ctx context.Context) {
+	list, err := l.kube.CoordinationV1().Leases(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: LabelReplica})
+	if err != nil {
+		return
+	}
+	for i := range list.Items {
+		lease := &list.Items[i]
+		if lease.Spec.RenewTime == nil || l.now().Sub(lease.Spec.RenewTime.Time) < forgetReplica {
+			continue
+		}
+		if err := l.kube.CoordinationV1().Leases(l.namespace).Delete(ctx, lease.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			l.log.Warn("remove the lease of a dead replica", "lease", lease.Name, "err", err)
+		}
+	}
+}

@@ -1,0 +1,295 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+const (
+	maxAttempts    = 10              // conflicts in a row before the queue's backoff takes over
+	settle         = 5 * time.Second // how long what follows from a rollback may wait to be written down
+	maxAnnotation  = 512             // bytes of a reason on a VirtualService
+	annotationPath = "/metadata/annotations"
+)
+
+// store writes what guardian owns. Each write is tested against the resource
+// version of the object handed in; errConflict is returned when that is no
+// longer the present one.
+type store interface {
+	writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error)
+	patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) error
+	release(ctx context.Context, name string) error
+}
+
+// reconciler makes one guard's traffic what Decide says.
+type reconciler struct {
+	cached, live reader
+	store        store
+	domain       string
+	now          func() time.Time
+
+	leads     func() bool
+	heartbeat func(ctx context.Context) (time.Time, error)             // newest of any replica, read live
+	forward   func(ctx context.Context, s snapshot) (Forward, []Alert) // asks what only matters for going forward
+	changed   func(g Guard, s snapshot, d Decision)                    // told of each decision that was written
+}
+
+// outcome is what one reconcile came to.
+type outcome struct {
+	decision Decision
+	snapshot snapshot
+	// recorded says that all that follows from the alerts is in the record,
+	// even where the traffic could not be moved yet.
+	recorded bool
+	moved    bool // a VirtualService was written
+}
+
+// reconcile gathers, decides and applies until it fits, first from the caches,
+// after a conflict from the API server itself. alerts are all that fire for
+// the guard and all that were accepted and not acted on yet.
+func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (outcome, error) {
+	var out outcome
+	var live, askForward bool
+	var conflict error
+	for range maxAttempts {
+		in, s, err := r.gather(ctx, g, alerts, live, askForward)
+		if err != nil {
+			return out, err
+		}
+		d := Decide(in, r.now())
+		if again := r.needsMore(d, s, &live, &askForward); again {
+			continue
+		}
+		recorded, moved, err := r.apply(ctx, s, d)
+		out = outcome{decision: d, snapshot: s, recorded: out.recorded || recorded, moved: out.moved || moved}
+		if err == nil {
+			return out, nil
+		}
+		if !errors.Is(err, errConflict) {
+			return out, err
+		}
+		live, conflict = true, err
+	}
+	return out, fmt.Errorf("guard %s: %d attempts: %w", g.Name, maxAttempts, conflict)
+}
+
+// needsMore says that the decision has to be made again on fresher input.
+func (r *reconciler) needsMore(d Decision, s snapshot, live, askForward *bool) bool {
+	switch {
+	case *live:
+		if d.WantForward && !*askForward && s.input.Live {
+			*askForward = true
+			return true
+		}
+		return false
+	case d.WantLive && r.leads():
+		*live, *askForward = true, d.WantForward
+		return true
+	case d.Move == MoveStable && sameRecord(s.record, d.Record):
+		// Nothing but the cached record says that it is locked, and no write
+		// of it would notice that somebody has lifted the lock meanwhile.
+		*live = true
+		return true
+	}
+	return false
+}
+
+func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, live, askForward bool) (Input, snapshot, error) {
+	from := r.cached
+	if live {
+		from = r.live
+	}
+	s, err := gather(ctx, from, g, r.domain)
+	if err != nil {
+		return Input{}, s, err
+	}
+	s.input.Alerts = alerts
+	s.input.Live = live && r.leads()
+	if s.input.Live && askForward {
+		beat, err := r.heartbeat(ctx)
+		if err != nil {
+			return Input{}, s, fmt.Errorf("read the heartbeats of all replicas: %w", err)
+		}
+		s.input.Heartbeat = beat
+		f, firing := r.forward(ctx, s)
+		s.input.Forward = &f
+		s.input.Alerts = mergeAlerts(alerts, firing)
+	}
+	return s.input, s, nil
+}
+
+func mergeAlerts(a, b []Alert) []Alert {
+	out := slices.Clone(a)
+	for _, x := range b {
+		if !slices.ContainsFunc(out, func(y Alert) bool { return y.Episode() == x.Episode() }) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// change is one VirtualService's patch.
+type change struct {
+	vs      *unstructured.Unstructured
+	ops     []Op
+	changes []Change
+}
+
+// apply makes a decision true. The record is written before traffic moves, so
+// that a crash between the two is finished by the next reconcile; what a
+// rollback re-pointed is forgotten only after it was given back.
+func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (recorded, moved bool, err error) {
+	todo, err := plan(s, d)
+	if err != nil {
+		return false, false, err
+	}
+	want := d.Record
+	if d.Move == MoveStable {
+		want.Changed = nil
+		for _, c := range todo {
+			want.Changed = append(want.Changed, c.changes...)
+		}
+		want.Changed = append(want.Changed, changesOfOthers(d.Record.Changed, todo)...)
+	}
+	cm := s.record
+	if !sameRecord(s.record, want) && !r.canWait(s, d, want) {
+		if cm, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want); err != nil {
+			return false, false, err
+		}
+		r.changed(s.input.Guard, s, d)
+	}
+	for _, c := range todo {
+		if len(c.ops) == 0 {
+			continue
+		}
+		if err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(d.Move)); err != nil {
+			return true, moved, err
+		}
+		moved = true
+	}
+	return true, moved, r.afterwards(ctx, s, d, want, cm, todo)
+}
+
+// afterwards forgets what has been given back, and gives up ownership.
+func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, want Record, cm *corev1.ConfigMap, todo []change) error {
+	if d.Move == MoveRestore || d.Move == MoveForward {
+		want.Changed = changesOfOthers(want.Changed, todo)
+		for _, c := range todo {
+			want.Changed = append(want.Changed, c.changes...)
+		}
+		if !sameRecord(cm, want) {
+			if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, want); err != nil {
+				return err
+			}
+		}
+	}
+	if d.Release {
+		for _, vs := range s.services {
+			if err := r.store.release(ctx, vs.GetName()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// canWait says that all there is to write is how a rollback of a moment ago
+// has turned out. In a burst of rollbacks such writes would stand in the way
+// of those that move traffic.
+func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
+	lock := want.Lock
+	if lock == nil || s.input.Record.Lock == nil || s.input.Record.Status.State != want.Status.State ||
+		want.Status.State != StateRolledBack || d.Move != MoveNone || len(d.Added) > 0 || s.input.Record.Request != nil {
+		return false
+	}
+	return r.now().Sub(lock.Since) < settle
+}
+
+func manager(m Move) string {
+	if m == MoveStable {
+		return FieldManager
+	}
+	return FieldManagerPromotion
+}
+
+// changesOfOthers are those that belong to VirtualServices not in todo.
+func changesOfOthers(all []Change, todo []change) []Change {
+	var out []Change
+	for _, c := range all {
+		if !slices.ContainsFunc(todo, func(t change) bool { return t.vs.GetName() == c.VirtualService }) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// plan works out the patches of a decision.
+func plan(s snapshot, d Decision) ([]change, error) {
+	weight := 0
+	switch d.Move {
+	case MoveNone:
+		return nil, nil
+	case MoveStable:
+	case MoveForward:
+		weight = d.Weight
+	case MoveRestore:
+		weight = KeepWeights
+	}
+	var todo []change
+	var passed error
+	for _, vs := range s.services {
+		w, err := Rewrite(vs.Object, s.pair, weight, s.input.Guard.Rollback.options(), d.Record.Changed)
+		var unsafe *UnsafeError
+		if errors.As(err, &unsafe) && d.Move != MoveStable {
+			passed = err // going forward, one VirtualService without a split is passed over
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("rewrite: %w", err)
+		}
+		ops := w.Ops
+		if len(ops) > 0 || d.Move == MoveRestore {
+			ops = append(slices.Clone(ops), annotate(vs, d)...)
+		}
+		todo = append(todo, change{vs: vs, ops: ops, changes: w.Changes})
+	}
+	if len(todo) == 0 && d.Move == MoveForward {
+		return nil, passed
+	}
+	return todo, nil
+}
+
+// annotate sets guardian's annotations to what a decision says, for people,
+// kubectl and the health check of a GitOps tool.
+func annotate(vs *unstructured.Unstructured, d Decision) []Op {
+	st := d.Record.Status
+	set := map[string]string{AnnotationState: string(st.State), AnnotationReason: shorten(st.Reason), AnnotationSince: stamp(st.Since), AnnotationBuild: st.Build}
+	have := vs.GetAnnotations()
+	if _, marked := have[AnnotationState]; !marked && d.Move == MoveRestore {
+		return nil
+	}
+	var ops []Op
+	if have == nil {
+		ops = append(ops, Op{Op: "add", Path: annotationPath, Value: map[string]string{}})
+	}
+	for _, k := range []string{AnnotationState, AnnotationReason, AnnotationSince, AnnotationBuild} {
+		if v, ok := have[k]; set[k] != "" && (!ok || v != set[k]) {
+			ops = append(ops, Op{Op: "add", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1"), Value: set[k]})
+		}
+	}
+	return ops
+}
+
+func shorten(s string) string {
+	if len(s) <= maxAnnotation {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxAnnotation], "") + "…"
+}
