@@ -1,0 +1,59 @@
+// guardian is the brake for Istio canaries: it watches through Prometheus and
+// Alertmanager, and moves traffic back to the stable version when the canary
+// misbehaves.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	_ "time/tzdata" // promotion windows name time zones, and images may have none
+)
+
+// Exit codes of every command.
+const (
+	exitOK      = 0
+	exitFailed  = 1 // wrong input, an error, or an unhealthy canary
+	exitUnknown = 2 // could not tell
+)
+
+// exitError ends the program with a code of its own.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// couldNotTell is an error that says so, with its exit code.
+func couldNotTell(format string, args ...any) error {
+	return &exitError{code: exitUnknown, err: fmt.Errorf("could not tell: "+format, args...)}
+}
+
+// exitCode is the code that err asks for.
+func exitCode(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if exit, ok := errors.AsType[*exitError](err); ok {
+		return exit.code
+	}
+	return exitFailed
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends guardian at once
+	a := &app{name: displayName(os.Args[0]), in: os.Stdin, out: os.Stdout, errOut: os.Stderr, connect: connect}
+	err := a.command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "Error: "+err.Error())
+	}
+	os.Exit(exitCode(err))
+}

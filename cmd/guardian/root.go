@@ -1,0 +1,49 @@
+package main
+
+import (
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// app is what every command works with.
+type app struct {
+	name        string // how the user calls it: "guardian" or "kubectl guardian"
+	in          io.Reader
+	out, errOut io.Writer
+	connect     func(clusterFlags) (*cluster, error)
+}
+
+// displayName is how the program was called: kubectl runs a binary named
+// kubectl-guardian as its plugin "kubectl guardian".
+func displayName(arg0 string) string {
+	if strings.HasPrefix(filepath.Base(arg0), "kubectl-") {
+		return "kubectl guardian"
+	}
+	return "guardian"
+}
+
+// command is the root of the command tree.
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "guardian",
+		Short: "The brake for Istio canaries",
+		Long: `guardian rolls an Istio canary back to the stable version the moment Prometheus
+and Alertmanager say that it misbehaves, and keeps it there until a new build is
+ready or a person says otherwise. CI keeps shifting traffic forward as it does
+today.
+
+Exit codes: 0 yes or done, 1 no or an error, 2 could not tell.`,
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.errOut)
+	root.AddCommand(newServeCommand(a), newPlanCommand(a), newStatusCommand(a), newGateCommand(a), newVersionCommand(a))
+	root.AddCommand(newRequestCommands(a)...)
+	return root
+}
