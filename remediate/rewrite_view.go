@@ -387,7 +387,7 @@ func (v *view) named() error {
 	}
 	switch {
 	case len(v.strangers) > 0:
-		reason += fmt.Sprintf(": it has %s, which Istio takes for another host", list(slices.Compact(v.strangers)))
+		reason += fmt.Sprintf(": it has %s, which is another host to Istio", v.strangers[0])
 	case len(v.delegates) > 0:
 		reason += fmt.Sprintf(": its routes are in %s, guard those", list(v.delegates))
 	}

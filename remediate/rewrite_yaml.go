@@ -184,7 +184,7 @@ func (s stream) apply(at []string, op Op) (stream, error) {
 	}
 	node := nodeAt(s.nodes, path[:len(path)-1])
 	if node == nil {
-		return s, fmt.Errorf("%s: written as a YAML alias or merge, which cannot be edited in place", op.Path)
+		return s, fmt.Errorf("%s: the text uses a YAML alias or merge there, which cannot be edited in place: write it out", op.Path)
 	}
 	for _, text := range s.candidates(node, key, op) {
 		next, err := readStream(text)
@@ -192,7 +192,10 @@ func (s stream) apply(at []string, op Op) (stream, error) {
 			return next, nil
 		}
 	}
-	return s, fmt.Errorf("%s: the YAML around it cannot be edited in place", op.Path)
+	if slices.ContainsFunc(s.nodes, hasAlias) {
+		return s, fmt.Errorf("%s: the text uses YAML aliases, so one place cannot be edited alone: write them out", op.Path)
+	}
+	return s, fmt.Errorf("%s: the YAML around it cannot be edited in place: write the field on a line of its own", op.Path)
 }
 
 // equalDocs compares decoded documents, numbers by value.
@@ -479,6 +482,10 @@ func nodeAt(docs []*yaml.Node, path []string) *yaml.Node {
 		return nil
 	}
 	return n
+}
+
+func hasAlias(n *yaml.Node) bool {
+	return n.Kind == yaml.AliasNode || slices.ContainsFunc(n.Content, hasAlias)
 }
 
 // child is a mapping's value or a sequence's entry.

@@ -1,0 +1,65 @@
+package remediate
+
+import (
+	"reflect"
+	"testing"
+)
+
+func TestNormalizeHostResolvesLikeIstio(t *testing.T) {
+	for _, c := range []struct{ name, host, domain, want string }{
+		{"a short name belongs to the object's namespace", "orders", "", "orders.prod.svc.cluster.local"},
+		{"in a cluster with a domain of its own", "orders", "corp.internal", "orders.prod.svc.corp.internal"},
+		{"a name with a namespace is taken as it is", "orders.shop", "", "orders.shop"},
+		{"a full name is taken as it is", "orders.shop.svc.cluster.local", "", "orders.shop.svc.cluster.local"},
+		{"a host outside is taken as it is", "api.example.com", "", "api.example.com"},
+		{"a wildcard is taken as it is", "*", "", "*"},
+		{"no host stays none", "", "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := NormalizeHost(c.host, "prod", c.domain); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestSpellingsListEveryWayToNameADestination(t *testing.T) {
+	v2 := Ref{Subset: "v2"}
+	for _, c := range []struct {
+		name string
+		pair Pair
+		ref  Ref
+		want []string
+	}{
+		{"a short host", Pair{Host: "orders", Namespace: "prod"}, v2,
+			[]string{"orders/v2", "orders.prod/v2", "orders.prod.svc/v2", "orders.prod.svc.cluster.local/v2"}},
+		{"a full host of the namespace", Pair{Host: "orders.prod.svc.cluster.local", Namespace: "prod"}, v2,
+			[]string{"orders/v2", "orders.prod/v2", "orders.prod.svc/v2", "orders.prod.svc.cluster.local/v2"}},
+		{"a host of another namespace has no short name", Pair{Host: "orders.shop.svc.corp", Namespace: "prod", Domain: "corp"}, v2,
+			[]string{"orders.shop/v2", "orders.shop.svc/v2", "orders.shop.svc.corp/v2"}},
+		{"a host outside has one name", Pair{Host: "api.example.com", Namespace: "prod"}, v2, []string{"api.example.com/v2"}},
+		{"a host of its own stands for all its subsets", Pair{Namespace: "prod"}, Ref{Host: "orders-v2"},
+			[]string{"orders-v2/", "orders-v2.prod/", "orders-v2.prod.svc/", "orders-v2.prod.svc.cluster.local/"}},
+		{"a wildcard has none", Pair{Host: "*.prod.svc.cluster.local", Namespace: "prod"}, v2, nil},
+		{"an unknown host has none", Pair{Namespace: "prod"}, v2, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Spellings(c.pair, c.ref); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAWildcardRuleMatchesItsHostsOneAtATime(t *testing.T) {
+	p := bySubset
+	p.Host = "*.microservices.svc.cluster.local"
+	one := ` [{route: [{destination: {host: orders, subset: v1}, weight: 9}, {destination: {host: orders, subset: v2}, weight: 1}]}]`
+	if got, err := Inspect(vsOf(t, one), p, all); err != nil || got.Weight != 10 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	two := ` [{route: [{destination: {host: orders, subset: v1}, weight: 9}, {destination: {host: payments, subset: v2}, weight: 1}]}]`
+	if _, err := Inspect(vsOf(t, two), p, all); err == nil {
+		t.Error("two hosts: no error")
+	}
+}

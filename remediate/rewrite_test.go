@@ -1,0 +1,481 @@
+package remediate
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	"sigs.k8s.io/yaml"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+const fixtures = "../testdata/rewrite"
+
+var (
+	bySubset = Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Host: "orders-service", Namespace: "microservices"}
+	noRule   = Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}
+	byHost   = Pair{Stable: Ref{Host: "orders-v1"}, Canary: Ref{Host: "orders-v2"}, Namespace: "microservices"}
+	all      = RewriteOptions{MatchRoutes: true, Mirrors: true}
+)
+
+// golden compares with a file and, under -update, writes it.
+func golden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (run `make golden`)", err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("%s differs (run `make golden` and read the diff); got:\n%s", path, got)
+	}
+}
+
+func fixture(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(fixtures, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestPlanYAMLOfEveryShapeOfVirtualService(t *testing.T) {
+	none := RewriteOptions{}
+	for _, c := range []struct {
+		name   string
+		in     string
+		golden string // file of the result, or of the error
+		pair   Pair
+		weight int
+		o      RewriteOptions
+	}{
+		{"header and cookie routes are led to stable with the rest", "header-and-cookie-routes.yaml", "rollback", bySubset, 0, all},
+		{"header and cookie routes stay when the guard leaves them alone", "header-and-cookie-routes.yaml", "leave", bySubset, 0, none},
+		{"going forward sets every route that names both", "header-and-cookie-routes.yaml", "30", bySubset, 30, all},
+		{"tcp and tls routes are rewritten like http", "tcp-and-tls.yaml", "rollback", bySubset, 0, all},
+		{"tls routes take everybody, so they are no match routes", "tcp-and-tls.yaml", "leave", bySubset, 0, none},
+		{"third destinations keep their weights", "third-destinations.yaml", "rollback", bySubset, 0, all},
+		{"third destinations keep their weights when going forward", "third-destinations.yaml", "50", bySubset, 50, all},
+		{"a canary that has everything is led to stable whatever the guard leaves alone", "canary-alone.yaml", "rollback", bySubset, 0, none},
+		{"a canary alone cannot go to half", "canary-alone.yaml", "50", bySubset, 50, all},
+		{"a canary alone is at 100 already", "canary-alone.yaml", "100", bySubset, 100, all},
+		{"stable alone is printed unchanged", "stable-alone.yaml", "rollback", bySubset, 0, all},
+		{"stable alone has no weight to set", "stable-alone.yaml", "10", bySubset, 10, all},
+		{"mirrors to the canary stop", "mirrors.yaml", "rollback", bySubset, 0, all},
+		{"mirrors stay when the guard leaves them alone", "mirrors.yaml", "leave", bySubset, 0, none},
+		{"missing weights are 0 beside others and are written where stable needs one", "missing-weights.yaml", "rollback", bySubset, 0, all},
+		{"missing weights are written when going forward", "missing-weights.yaml", "25", bySubset, 25, all},
+		{"totals other than 100 are kept", "totals.yaml", "rollback", bySubset, 0, all},
+		{"totals other than 100 are shared by rounding", "totals.yaml", "25", bySubset, 25, all},
+		{"a route whose weights are all 0 comes out with 100 for stable", "all-zero.yaml", "rollback", bySubset, 0, all},
+		{"redirects, direct responses and delegates are left alone", "redirect-direct-delegate.yaml", "rollback", bySubset, 0, all},
+		{"a root whose routes are in its delegates is refused", "delegate-root.yaml", "rollback", bySubset, 0, all},
+		{"destinations told apart by host", "apart-by-host.yaml", "rollback", byHost, 0, all},
+		{"a stable subset and a canary host", "apart-by-host.yaml", "mixed", Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Host: "orders-v2"}, Host: "orders-service", Namespace: "microservices"}, 0, all},
+		{"short and full names are one host, name.namespace is another", "host-spellings.yaml", "rollback", bySubset, 0, all},
+		{"subsets of several hosts need the DestinationRule's", "host-spellings.yaml", "norule", noRule, 0, all},
+		{"a host spelled as Istio does not resolve it is named", "host-spellings.yaml", "stranger", Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Host: "orders", Namespace: "microservices"}, 0, all},
+		{"several entries of one destination share its weight", "duplicates-and-headers.yaml", "rollback", bySubset, 0, all},
+		{"several entries keep their proportion when going forward", "duplicates-and-headers.yaml", "10", bySubset, 10, all},
+		{"fields that nobody has heard of stay", "fields-of-the-future.yaml", "rollback", bySubset, 0, all},
+		{"comments, quotes, flow style and other documents stay", "every-style-of-yaml.yaml", "rollback", noRule, 0, all},
+		{"CRLF and a missing last newline stay", "crlf-without-last-newline.yaml", "rollback", noRule, 0, all},
+		{"a List in JSON", "list.json", "rollback", noRule, 0, all},
+		{"an alias cannot be edited in place", "alias.yaml", "rollback", noRule, 0, all},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := fixture(t, c.in)
+			out, patch, err := PlanYAML(in, c.pair, c.weight, c.o)
+			if err != nil {
+				out = []byte("# refused: " + err.Error() + "\n")
+			} else {
+				checkPatch(t, in, out, patch)
+			}
+			ext := filepath.Ext(c.in)
+			golden(t, filepath.Join(fixtures, "golden", strings.TrimSuffix(c.in, ext)+"."+c.golden+ext), out)
+		})
+	}
+}
+
+// checkPatch applies the patch by another hand and compares with the text.
+func checkPatch(t *testing.T, in, out, patch []byte) {
+	t.Helper()
+	before, after := objects(t, in), objects(t, out)
+	if len(before) != 1 || len(after) != 1 {
+		return // other documents beside it
+	}
+	decoded, err := jsonpatch.DecodePatch(patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patched, err := decoded.Apply(before[0])
+	if err != nil {
+		t.Fatalf("apply patch %s: %v", patch, err)
+	}
+	var got, want any
+	if json.Unmarshal(patched, &got) != nil || json.Unmarshal(after[0], &want) != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("patch and text differ:\n%s\n%s", patched, after[0])
+	}
+}
+
+// objects are the VirtualServices of a text as JSON.
+func objects(t *testing.T, text []byte) [][]byte {
+	t.Helper()
+	var out [][]byte
+	for _, doc := range strings.Split(string(text), "\n---") {
+		b, err := yaml.YAMLToJSON([]byte(doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(b), `"kind":"VirtualService"`) && !strings.Contains(string(b), `"items"`) {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+func TestTheArticlesFiveManifestsGive100And0ByteForByte(t *testing.T) {
+	want := fixture(t, "article-100-0.yaml")
+	for _, step := range []string{"100-0", "90-10", "70-30", "50-50", "0-100"} {
+		in := fixture(t, "article-"+step+".yaml")
+		out, patch, err := PlanYAML(in, noRule, 0, all)
+		if err != nil || string(out) != string(want) {
+			t.Errorf("%s: %v\n%s", step, err, out)
+		}
+		if (string(patch) == "[]\n") != (step == "100-0") {
+			t.Errorf("%s: patch %s", step, patch)
+		}
+	}
+	out, _, err := PlanYAML(want, noRule, 30, all)
+	if forward := fixture(t, "article-70-30.yaml"); err != nil || string(out) != string(forward) {
+		t.Errorf("forward to 30: %v\n%s", err, out)
+	}
+}
+
+// vsOf is a VirtualService with these routes of kind http, in YAML.
+func vsOf(t testing.TB, http string) map[string]any {
+	t.Helper()
+	var vs map[string]any
+	text := "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: orders, namespace: microservices}\nspec:\n  http:" + http
+	if err := yaml.Unmarshal([]byte(text), &vs); err != nil {
+		t.Fatal(err)
+	}
+	return vs
+}
+
+// patched applies operations as the API server would.
+func patched(t testing.TB, vs map[string]any, ops []Op) map[string]any {
+	t.Helper()
+	if ops == nil {
+		ops = []Op{}
+	}
+	before, err := json.Marshal(vs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(ops)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := jsonpatch.DecodePatch(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := patch.Apply(before)
+	if err != nil {
+		t.Fatalf("apply %s: %v", text, err)
+	}
+	var out map[string]any
+	if err := json.Unmarshal(after, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func mustRewrite(t testing.TB, vs map[string]any, p Pair, weight int, o RewriteOptions, changes []Change) Rewritten {
+	t.Helper()
+	r, err := Rewrite(vs, p, weight, o, changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestInspectTellsWhatTheCanaryGets(t *testing.T) {
+	const v1, v2 = "{destination: {host: orders-service, subset: v1}, weight: %d}", "{destination: {host: orders-service, subset: v2}, weight: %d}"
+	split := func(a, b int) string { return fmt.Sprintf("\n  - route: ["+v1+", "+v2+"]", a, b) }
+	tester := "\n  - {match: [{headers: {x: {exact: y}}}], route: [{destination: {host: orders-service, subset: v2}}]}"
+	mirror := "\n  - {route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}}"
+	for _, c := range []struct {
+		name string
+		http string
+		o    RewriteOptions
+		want Traffic
+	}{
+		{"nothing at 100/0", split(100, 0), all, Traffic{Split: 1}},
+		{"the share at 90/10", split(90, 10), all, Traffic{Weight: 10, Lowest: 10, Split: 1}},
+		{"everything at 0/100", split(0, 100), all, Traffic{Weight: 100, Lowest: 100, Split: 1}},
+		{"the highest and the lowest of several routes", split(90, 10) + split(0, 100), all, Traffic{Weight: 100, Lowest: 10, Split: 2}},
+		{"one in a thousand is at least 1", split(999, 1), all, Traffic{Weight: 1, Lowest: 1, Split: 1}},
+		{"all but one in a thousand is at most 99", split(1, 999), all, Traffic{Weight: 99, Lowest: 99, Split: 1}},
+		{"a route without weights says nothing", split(0, 0) + split(50, 50), all, Traffic{Weight: 50, Lowest: 50, Split: 2}},
+		{"a single destination has everything, whatever its weight", "\n  - route: [" + fmt.Sprintf(v2, 3) + "]", all, Traffic{Weight: 100, Lowest: 100, CanaryOnly: 1}},
+		{"a tester's route is no weight", tester + split(100, 0), all, Traffic{Split: 1, CanaryOnly: 1}},
+		{"a tester's route that the guard leaves alone", tester + split(100, 0), RewriteOptions{}, Traffic{Split: 1}},
+		{"a match of the path / takes everybody", "\n  - {match: [{uri: {prefix: /}}, {method: {exact: GET}}], route: [{destination: {host: orders-service, subset: v2}}]}", RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, CanaryOnly: 1}},
+		{"a mirror", mirror, all, Traffic{Mirrors: 1}},
+		{"a mirror that the guard leaves alone", mirror, RewriteOptions{}, Traffic{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := Inspect(vsOf(t, c.http), bySubset, c.o)
+			if err != nil || got != c.want {
+				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
+			}
+			if clean := c.want == (Traffic{Split: c.want.Split}); got.Clean() != clean {
+				t.Errorf("Clean() = %v", !clean)
+			}
+		})
+	}
+}
+
+func TestMalformedVirtualServicesAreRefusedByPathAndValue(t *testing.T) {
+	for _, c := range []struct{ name, http, want string }{
+		{"a weight in quotes", ` [{route: [{destination: {host: a, subset: v1}, weight: "50"}]}]`, `spec.http[0].route[0].weight: "50" is a string, want a whole number from 0 to 2147483647`},
+		{"a negative weight", ` [{route: [{destination: {host: a, subset: v1}, weight: -1}]}]`, `spec.http[0].route[0].weight: -1 is a number, want a whole number from 0 to 2147483647`},
+		{"a weight with a fraction", ` [{route: [{destination: {host: a, subset: v1}, weight: 0.5}]}]`, `spec.http[0].route[0].weight: 0.5 is a number, want a whole number from 0 to 2147483647`},
+		{"a weight past 32 bits", ` [{route: [{destination: {host: a, subset: v1}, weight: 2147483648}]}]`, `spec.http[0].route[0].weight: 2.147483648e+09 is a number, want a whole number from 0 to 2147483647`},
+		{"http that is no list", ` {route: []}`, `spec.http: an object, want a list`},
+		{"a route that is no list", ` [{route: v2}]`, `spec.http[0].route: "v2" is a string, want a list`},
+		{"a null among the routes", ` [null]`, `spec.http[0]: null, want an object`},
+		{"an entry that is a number", ` [{route: [7]}]`, `spec.http[0].route[0]: 7 is a number, want an object`},
+		{"an entry without a destination", ` [{route: [{weight: 100}]}]`, `spec.http[0].route[0].destination: absent, want an object with a host`},
+		{"a host that is a list", ` [{route: [{destination: {host: [a]}}]}]`, `spec.http[0].route[0].destination.host: a list, want a string`},
+		{"a subset that YAML reads as a number", ` [{route: [{destination: {host: a, subset: 1.0}}]}]`, `spec.http[0].route[0].destination.subset: 1 is a number, want a string`},
+		{"a mirror that is a list", ` [{mirror: []}]`, `spec.http[0].mirror: a list, want an object`},
+		{"a mirror's percentage in quotes", ` [{mirror: {host: a}, mirrorPercentage: {value: "1"}}]`, `spec.http[0].mirrorPercentage.value: "1" is a string, want a number from 0 to 100`},
+		{"mirrors without a destination", ` [{mirrors: [{}]}]`, `spec.http[0].mirrors[0].destination: absent, want an object with a host`},
+		{"a match that is no list", ` [{match: {}}]`, `spec.http[0].match: an object, want a list`},
+		{"a delegate that is a string", ` [{delegate: x}]`, `spec.http[0].delegate: "x" is a string, want an object`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			want := "read VirtualService microservices/orders: " + c.want
+			for _, weight := range []int{0, 50, KeepWeights} {
+				if _, err := Rewrite(vsOf(t, c.http), bySubset, weight, all, nil); err == nil || err.Error() != want {
+					t.Errorf("weight %d: got %v\nwant %s", weight, err, want)
+				}
+			}
+		})
+	}
+	for _, vs := range []map[string]any{nil, {"kind": "Service"}, {"apiVersion": "networking.istio.io/v9"}, {"metadata": 1}, {"spec": []any{}}} {
+		if _, err := Rewrite(vs, bySubset, 0, all, nil); err == nil {
+			t.Errorf("%v: no error", vs)
+		}
+	}
+}
+
+func TestRewriteRefusesWeightsAndPairsThatMakeNoSense(t *testing.T) {
+	vs := vsOf(t, " [{route: [{destination: {host: a, subset: v1}}]}]")
+	for _, weight := range []int{-2, 101} {
+		if _, err := Rewrite(vs, bySubset, weight, all, nil); err == nil {
+			t.Errorf("weight %d: no error", weight)
+		}
+	}
+	for _, p := range []Pair{
+		{}, {Stable: Ref{Subset: "v1"}}, {Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v1"}},
+		{Stable: Ref{Subset: "v1", Host: "a"}, Canary: Ref{Subset: "v2"}},
+		{Stable: Ref{Host: "a"}, Canary: Ref{Host: "a.microservices.svc.cluster.local"}},
+		{Stable: Ref{Subset: "v1"}, Canary: Ref{Host: "a"}, Host: "a"},
+	} {
+		if _, err := Rewrite(vs, p, 0, all, nil); err == nil {
+			t.Errorf("pair %+v: no error", p)
+		}
+	}
+}
+
+func TestWhereNothingSafeCanBeWrittenTheReasonIsAnUnsafeError(t *testing.T) {
+	for _, c := range []struct {
+		name, http string
+		weight     int
+		want       string
+	}{
+		{"the pair is nowhere", ` [{route: [{destination: {host: payments}}]}]`, 0, "VirtualService microservices/orders: no route names v1 or v2 of host orders-service.microservices.svc.cluster.local"},
+		{"too coarse for the step", ` [{route: [{destination: {host: orders-service, subset: v1}, weight: 1}, {destination: {host: orders-service, subset: v2}}]}]`, 10, "VirtualService microservices/orders: spec.http[0]: weights of 1 in all are too coarse for 10%: let them add up to 100"},
+		{"nothing to share", ` [{route: [{destination: {host: x}, weight: 1}, {destination: {host: orders-service, subset: v1}}, {destination: {host: orders-service, subset: v2}}]}]`, 10, "VirtualService microservices/orders: v1 and v2 have weight 0 in every route that names both: nothing to share"},
+		{"more than a weight can be", ` [{route: [{destination: {host: orders-service, subset: v1}, weight: 2147483647}, {destination: {host: orders-service, subset: v2}, weight: 1}]}]`, 0, "VirtualService microservices/orders: spec.http[0].route[0].weight: would have to be 2147483648, more than a weight can be (2147483647)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Rewrite(vsOf(t, c.http), bySubset, c.weight, all, nil)
+			var unsafe *UnsafeError
+			if !errors.As(err, &unsafe) || err.Error() != c.want {
+				t.Errorf("got %v\nwant %s", err, c.want)
+			}
+		})
+	}
+}
+
+const testersAndMirror = `
+  - name: testers
+    match: [{headers: {x: {exact: y}}}]
+    route: [{destination: {host: orders-service, subset: v2}}]
+  - route: [{destination: {host: orders-service, subset: v1}, weight: 70}, {destination: {host: orders-service, subset: v2}, weight: 30}]
+    mirrors: [{destination: {host: audit}}, {destination: {host: orders-service, subset: v2}, percentage: {value: 5}}]`
+
+func TestRollbackAndBackRestoresWhatGuardianChanged(t *testing.T) {
+	before := vsOf(t, testersAndMirror)
+	down := mustRewrite(t, before, bySubset, 0, all, nil)
+	if len(down.Changes) != 2 || !down.After.Clean() || down.Before != (Traffic{30, 30, 1, 1, 1}) {
+		t.Fatalf("rollback: %+v", down)
+	}
+	for _, c := range down.Changes {
+		if c.VirtualService != "orders" || c.Route == "" {
+			t.Errorf("change %+v", c)
+		}
+	}
+	rolledBack := patched(t, before, down.Ops)
+
+	up := mustRewrite(t, rolledBack, bySubset, 30, all, down.Changes)
+	if got := patched(t, rolledBack, up.Ops); !reflect.DeepEqual(got, before) || len(up.Changes) != 0 {
+		t.Errorf("forward to 30: %+v\n%v", up, got)
+	}
+
+	unlocked := mustRewrite(t, rolledBack, bySubset, KeepWeights, all, down.Changes)
+	if unlocked.After != (Traffic{0, 0, 1, 1, 1}) || len(unlocked.Changes) != 0 {
+		t.Errorf("unlock: %+v", unlocked)
+	}
+
+	// Through the record, as it comes back from the API server.
+	r := Record{Changed: down.Changes}
+	var kept []Change
+	if err := json.Unmarshal([]byte(r.Data()[keyChanged]), &kept); err != nil {
+		t.Fatal(err)
+	}
+	if again := mustRewrite(t, rolledBack, bySubset, KeepWeights, all, kept); !reflect.DeepEqual(again.Ops, unlocked.Ops) {
+		t.Errorf("changes from a record: %+v", again.Ops)
+	}
+}
+
+func TestChangesThatSomebodyElseHasTouchedAreDropped(t *testing.T) {
+	before := vsOf(t, testersAndMirror)
+	down := mustRewrite(t, before, bySubset, 0, all, nil)
+	for _, c := range []struct {
+		name, http string
+		ops        int
+	}{
+		{"as guardian left it, both are restored", testersAndMirror, 2},
+		{"another route in its place is left alone", `
+  - route: [{destination: {host: orders-service, subset: v1}, weight: 100}, {destination: {host: orders-service, subset: v2}, weight: 0}]`, 0},
+		{"another match in its place is left alone", `
+  - name: testers
+    match: [{headers: {x: {exact: z}}}]
+    route: [{destination: {host: orders-service, subset: v1}}]`, 0},
+		{"the same route led elsewhere is left alone", `
+  - name: testers
+    match: [{headers: {x: {exact: y}}}]
+    route: [{destination: {host: orders-service, subset: v3}}]`, 0},
+		{"the same route with a timeout is restored", `
+  - name: testers
+    timeout: 1s
+    match: [{headers: {x: {exact: y}}}]
+    route: [{destination: {host: orders-service, subset: v1}}]`, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			vs := vsOf(t, c.http)
+			if c.ops == 2 {
+				vs = patched(t, vs, down.Ops)
+			}
+			up := mustRewrite(t, vs, bySubset, KeepWeights, all, down.Changes)
+			if len(up.Ops) != c.ops || len(up.Changes) != 0 {
+				t.Errorf("%+v", up)
+			}
+		})
+	}
+	t.Run("of another VirtualService nothing is restored", func(t *testing.T) {
+		vs := patched(t, before, down.Ops)
+		vs["metadata"].(map[string]any)["name"] = "other"
+		if up := mustRewrite(t, vs, bySubset, KeepWeights, all, down.Changes); len(up.Ops) != 0 || len(up.Changes) != 0 {
+			t.Errorf("%+v", up)
+		}
+	})
+	t.Run("while locked, what CI has put back is changed again and remembered once", func(t *testing.T) {
+		again := mustRewrite(t, before, bySubset, 0, all, down.Changes)
+		if !reflect.DeepEqual(again, down) {
+			t.Errorf("got %+v\nwant %+v", again, down)
+		}
+	})
+}
+
+func TestARouteOfEverybodyComesBackAt100Only(t *testing.T) {
+	before := vsOf(t, ` [{route: [{destination: {host: orders-service, subset: v2}}]}]`)
+	down := mustRewrite(t, before, bySubset, 0, RewriteOptions{}, nil)
+	rolledBack := patched(t, before, down.Ops)
+	unlocked := mustRewrite(t, rolledBack, bySubset, KeepWeights, all, down.Changes)
+	if len(unlocked.Ops) != 0 || !reflect.DeepEqual(unlocked.Changes, down.Changes) {
+		t.Errorf("unlock: %+v", unlocked)
+	}
+	if _, err := Rewrite(rolledBack, bySubset, 50, all, down.Changes); err == nil {
+		t.Error("half of a single destination: no error")
+	}
+	up := mustRewrite(t, rolledBack, bySubset, 100, all, down.Changes)
+	if got := patched(t, rolledBack, up.Ops); !reflect.DeepEqual(got, before) || len(up.Changes) != 0 {
+		t.Errorf("forward to 100: %+v", up)
+	}
+}
+
+func TestAPatchKeepsZeroAndFalse(t *testing.T) {
+	b, err := json.Marshal([]Op{{"add", "/a", int64(0)}, {"add", "/b", false}, {"remove", "/c", nil}})
+	if want := `[{"op":"add","path":"/a","value":0},{"op":"add","path":"/b","value":false},{"op":"remove","path":"/c"}]`; err != nil || string(b) != want {
+		t.Errorf("got %s, %v", b, err)
+	}
+}
+
+func TestNumbersOfEveryDecoderAreRead(t *testing.T) {
+	for _, hundred := range []any{100, int32(100), int64(100), uint64(100), 100.0, json.Number("100"), json.Number("1e2")} {
+		vs := vsOf(t, ` [{route: [{destination: {host: orders-service, subset: v1}}, {destination: {host: orders-service, subset: v2}, weight: 1}]}]`)
+		vs["spec"].(map[string]any)["http"].([]any)[0].(map[string]any)["route"].([]any)[1].(map[string]any)["weight"] = hundred
+		r, err := Rewrite(vs, bySubset, 0, all, nil)
+		if want := []Op{{"add", "/spec/http/0/route/1/weight", int64(0)}, {"add", "/spec/http/0/route/0/weight", int64(100)}}; err != nil || !reflect.DeepEqual(r.Ops, want) {
+			t.Errorf("%T: %v, %v", hundred, r.Ops, err)
+		}
+	}
+}
+
+func TestPlanYAMLRefusesTextsThatItCannotRead(t *testing.T) {
+	for _, c := range []struct{ name, in, want string }{
+		{"nothing", "", "read YAML: no VirtualService in it"},
+		{"another kind", "kind: Service\n", "read YAML: no VirtualService in it"},
+		{"a broken list", "a: [1\n", "read YAML: yaml: line 1: did not find expected ',' or ']'"},
+		{"a key twice", "kind: VirtualService\nkind: VirtualService\n", "mapping key \"kind\" already defined at line 1"},
+		{"UTF-16", "\xff\xfek\x00", "read YAML: not UTF-8"},
+		{"an unknown version", "kind: VirtualService\napiVersion: networking.istio.io/v9\n", "want networking.istio.io/v1, v1beta1 or v1alpha3"},
+		{"a malformed one beside a good one", string(fixture(t, "article-90-10.yaml")) + "---\nkind: VirtualService\nmetadata: {name: x}\nspec: {http: 3}\n", "read VirtualService default/x: spec.http: 3 is a number, want a list"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if out, _, err := PlanYAML([]byte(c.in), noRule, 0, all); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %q, %v\nwant %s", out, err, c.want)
+			}
+		})
+	}
+}
+
+func TestAByteOrderMarkStays(t *testing.T) {
+	in := slices.Concat(byteOrderMark, fixture(t, "article-90-10.yaml"))
+	out, _, err := PlanYAML(in, noRule, 0, all)
+	if want := slices.Concat(byteOrderMark, fixture(t, "article-100-0.yaml")); err != nil || string(out) != string(want) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
