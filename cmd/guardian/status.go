@@ -268,7 +268,7 @@ func printHistory(w io.Writer, history []remediate.HistoryEntry) error {
 		if e.From != e.To {
 			weights = fmt.Sprintf("%d%% → %d%%", e.From, e.To)
 		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", e.At.UTC().Format(time.RFC3339), e.Event, weights, cmp.Or(e.By, "guardian"), e.Reason)
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", e.At.UTC().Format(time.RFC3339), e.Event, weights, cmp.Or(e.By, "-"), e.Reason)
 	}
 	return t.Flush()
 }

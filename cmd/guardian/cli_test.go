@@ -1,0 +1,568 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+const testGuard = "orders-service"
+
+// bench is a fake cluster with a fake guardian, for one test under synctest.
+type bench struct {
+	t        *testing.T
+	kube     *fake.Clientset
+	out, err bytes.Buffer
+}
+
+func newBench(t *testing.T, objects ...runtime.Object) *bench {
+	b := &bench{t: t, kube: fake.NewClientset(objects...)}
+	b.kube.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, &authenticationv1.SelfSubjectReview{Status: authenticationv1.SelfSubjectReviewStatus{
+			UserInfo: authenticationv1.UserInfo{Username: "ann@example.com"}}}, nil
+	})
+	return b
+}
+
+// run is one call of the program: its exit code, and both of its outputs with
+// the error's text.
+func (b *bench) run(args ...string) (int, string) {
+	b.t.Helper()
+	b.out.Reset()
+	b.err.Reset()
+	a := &app{name: "guardian", in: strings.NewReader(""), out: &b.out, errOut: &b.err, connect: func(f clusterFlags) (*cluster, error) {
+		return &cluster{kube: b.kube, namespace: "shop", user: "ann"}, nil
+	}}
+	cmd := a.command()
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(b.t.Context())
+	text := b.out.String() + b.err.String()
+	if err != nil {
+		text += "Error: " + err.Error() + "\n"
+	}
+	return exitCode(err), text
+}
+
+func record(r remediate.Record) *corev1.ConfigMap {
+	return &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: remediate.RecordName(testGuard), Namespace: "shop", Labels: map[string]string{remediate.LabelGuard: testGuard}},
+		Data:       r.Data(),
+	}
+}
+
+func lease(pod string, renewed time.Time) *coordinationv1.Lease {
+	at := metav1.NewMicroTime(renewed)
+	return &coordinationv1.Lease{
+		ObjectMeta: metav1.ObjectMeta{Name: "guardian-" + pod, Namespace: "shop", Labels: map[string]string{"app.kubernetes.io/name": "guardian"}},
+		Spec:       coordinationv1.LeaseSpec{RenewTime: &at},
+	}
+}
+
+// beat renews the Lease every 10 s, with a clock that is off by skew, until the
+// test ends.
+func (b *bench) beat(skew time.Duration) {
+	ctx := b.t.Context()
+	leases := b.kube.CoordinationV1().Leases("shop")
+	go func() {
+		tick := time.NewTicker(10 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if _, err := leases.Update(ctx, lease("a", time.Now().Add(skew)), metav1.UpdateOptions{}); err != nil && ctx.Err() == nil {
+					b.t.Errorf("renew: %v", err)
+				}
+			}
+		}
+	}()
+}
+
+// change edits the record after a while, as guardian would.
+func (b *bench) change(after time.Duration, edit func(*remediate.Record)) {
+	ctx := b.t.Context()
+	go func() {
+		if sleep(ctx, after) != nil {
+			return
+		}
+		b.edit(ctx, edit)
+	}()
+}
+
+func (b *bench) edit(ctx context.Context, edit func(*remediate.Record)) {
+	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
+	if err != nil {
+		b.t.Error(err)
+		return
+	}
+	r, err := remediate.ParseRecord(cm)
+	if err != nil {
+		b.t.Error(err)
+		return
+	}
+	edit(&r)
+	cm.Data = r.Data()
+	if _, err := b.kube.CoreV1().ConfigMaps("shop").Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
+		b.t.Error(err)
+	}
+}
+
+// answer takes each request off the record a second later.
+func (b *bench) answer(take func(*remediate.Record, remediate.Request)) {
+	ctx := b.t.Context()
+	go func() {
+		for sleep(ctx, time.Second) == nil {
+			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
+			if err != nil || cm.Data[requestKey] == "" {
+				continue
+			}
+			b.edit(ctx, func(r *remediate.Record) {
+				q := *r.Request
+				r.Request = nil
+				take(r, q)
+			})
+		}
+	}()
+}
+
+func (b *bench) read() remediate.Record {
+	b.t.Helper()
+	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(b.t.Context(), remediate.RecordName(testGuard), metav1.GetOptions{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	r, err := remediate.ParseRecord(cm)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+func shifting(weight int, requests int64) remediate.Record {
+	return remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: weight, Requests: requests, Build: "b1"}}
+}
+
+func locked() remediate.Record {
+	return remediate.Record{
+		Lock:    &remediate.Lock{Kind: remediate.LockBuild, Build: "b1", Signal: "error_rate", Alert: "GuardianErrorRate", By: "alert", Reason: "5% of requests failed"},
+		Status:  remediate.Status{State: remediate.StateRolledBack, Reason: "5% of requests failed", Build: "b1"},
+		Refused: []string{"b1"}, Message: "orders-service was rolled back: deploy a new build of v2",
+	}
+}
+
+// want checks a call's exit code, what it says, and how long it took by the
+// bubble's clock.
+func want(t *testing.T, code int, text string, wantCode int, wantText string) {
+	t.Helper()
+	if code != wantCode || !strings.Contains(text, wantText) {
+		t.Errorf("exit code %d, want %d, with %q; said:\n%s", code, wantCode, wantText, text)
+	}
+}
+
+func TestGate(t *testing.T) {
+	for name, tc := range map[string]struct {
+		record remediate.Record
+		args   []string
+		setUp  func(*bench)
+		code   int
+		says   string
+		took   time.Duration
+	}{
+		"a healthy canary passes after its time": {
+			record: shifting(10, 50), code: exitOK, says: "healthy for 1m0s at 10%", took: time.Minute},
+		"a rollback in the middle fails at once": {
+			record: shifting(10, 50), setUp: func(b *bench) { b.change(20*time.Second, func(r *remediate.Record) { *r = locked() }) },
+			code: exitFailed, says: "deploy a new build of v2", took: 20 * time.Second},
+		"a locked guard fails at once": {
+			record: locked(), code: exitFailed, says: "deploy a new build of v2"},
+		"a guard that was rolled back without a lock fails": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateRolledBack, Reason: "lock is none"}}, code: exitFailed, says: "rolled-back at 0%: lock is none"},
+		"a hold fails with its reason": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateHeld, Weight: 30, Reason: "stable fails as well"}},
+			code:   exitFailed, says: "held at 30%: stable fails as well"},
+		"a blocked rollback fails with its reason": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateBlocked, Weight: 30, Reason: "stable has no endpoints"}},
+			code:   exitFailed, says: "blocked at 30%: stable has no endpoints"},
+		"a paused guardian cannot tell": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StatePaused, Weight: 30, Reason: "paused by bob"}}, code: exitUnknown, says: "paused by bob"},
+		"no traffic at all cannot be told": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, code: exitUnknown, says: "no traffic for 1m0s", took: time.Minute},
+		"time counts from the first traffic": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}},
+			setUp:  func(b *bench) { b.change(30*time.Second, func(r *remediate.Record) { *r = shifting(10, 9) }) },
+			code:   exitOK, says: "healthy", took: 90 * time.Second},
+		"too few requests cannot be told": {
+			record: shifting(10, 37), args: []string{"--min-requests", "100"}, code: exitUnknown, says: "37 of 100", took: time.Minute},
+		"just enough requests pass": {
+			record: shifting(10, 100), args: []string{"--min-requests", "100"}, code: exitOK, says: "healthy", took: time.Minute},
+		"requests need not be asked for": {
+			record: shifting(10, 0), args: []string{"--min-requests", "0", "--for", "5s"}, code: exitOK, says: "healthy for 5s", took: 5 * time.Second},
+		"waiting for a lock that is lifted passes": {
+			record: locked(), args: []string{"--wait-unlocked"}, setUp: func(b *bench) {
+				b.change(40*time.Second, func(r *remediate.Record) {
+					*r = remediate.Record{Status: remediate.Status{State: remediate.StateIdle, Build: "b2"}}
+				})
+			}, code: exitOK, says: "traffic may be shifted", took: 40 * time.Second},
+		"waiting for a lock that stays fails in time": {
+			record: locked(), args: []string{"--wait-unlocked", "--timeout", "2m"}, code: exitFailed, says: "still locked after 2m0s: orders-service was rolled back", took: 2 * time.Minute},
+		"a guard that is not locked need not wait": {
+			record: shifting(0, 0), args: []string{"--wait-unlocked"}, code: exitOK, says: "traffic may be shifted"},
+		"unlocked and then rolled back again fails": {
+			record: locked(), args: []string{"--wait-unlocked", "--for", "1m"}, setUp: func(b *bench) {
+				b.change(10*time.Second, func(r *remediate.Record) { *r = shifting(10, 5) })
+				b.change(30*time.Second, func(r *remediate.Record) { *r = locked() })
+			}, code: exitFailed, says: "deploy a new build", took: 30 * time.Second},
+		"a time of nothing is refused": {
+			record: shifting(10, 1), args: []string{"--for", "0s"}, code: exitFailed, says: "--for 0s: want more than 0s"},
+		"a record that goes away cannot be told": {
+			record: shifting(10, 1), setUp: func(b *bench) {
+				go func() {
+					if sleep(b.t.Context(), 5*time.Second) == nil {
+						_ = b.kube.CoreV1().ConfigMaps("shop").Delete(b.t.Context(), remediate.RecordName(testGuard), metav1.DeleteOptions{})
+					}
+				}()
+			}, code: exitUnknown, says: "record has gone", took: 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(tc.record), lease("a", time.Now()))
+				b.beat(0)
+				if tc.setUp != nil {
+					tc.setUp(b)
+				}
+				began := time.Now()
+				code, text := b.run(append([]string{"gate", testGuard}, tc.args...)...)
+				want(t, code, text, tc.code, tc.says)
+				if took := time.Since(began); took != tc.took {
+					t.Errorf("took %s, want %s", took, tc.took)
+				}
+			})
+		})
+	}
+}
+
+func TestGateCannotTellWithoutALiveGuardian(t *testing.T) {
+	for name, tc := range map[string]struct {
+		leases []runtime.Object
+		code   int
+		says   string
+	}{
+		"no Lease at all":           {nil, exitUnknown, "no guardian has a Lease there"},
+		"a Lease of long ago":       {[]runtime.Object{lease("a", time.Unix(0, 0))}, exitUnknown, "no guardian has renewed its Lease for"},
+		"a Lease of another kind":   {[]runtime.Object{func() runtime.Object { l := lease("a", time.Now()); l.Labels = nil; return l }()}, exitUnknown, "no guardian has a Lease there"},
+		"one of two that is living": {[]runtime.Object{lease("b", time.Unix(0, 0))}, exitOK, "healthy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, append(tc.leases, record(shifting(10, 5)))...)
+				if tc.code == exitOK {
+					if _, err := b.kube.CoordinationV1().Leases("shop").Create(t.Context(), lease("a", time.Now()), metav1.CreateOptions{}); err != nil {
+						t.Fatal(err)
+					}
+					b.beat(0)
+				}
+				code, text := b.run("gate", testGuard, "--for", "50s")
+				want(t, code, text, tc.code, tc.says)
+			})
+		})
+	}
+}
+
+func TestAGuardianThatDiesDuringAGateIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, record(shifting(10, 5)), lease("a", time.Now()))
+		code, text := b.run("gate", testGuard, "--for", "10m")
+		want(t, code, text, exitUnknown, "no guardian has renewed its Lease for")
+	})
+}
+
+func TestAClockThatIsOffDoesNotHideALivingGuardian(t *testing.T) {
+	for _, skew := range []time.Duration{-5 * time.Minute, 5 * time.Minute} {
+		t.Run(skew.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(10, 5)), lease("a", time.Now().Add(skew)))
+				b.beat(skew)
+				code, text := b.run("gate", testGuard, "--for", "2m")
+				want(t, code, text, exitOK, "healthy")
+			})
+		})
+	}
+}
+
+func TestAGateOutlivesAShortOutageOfTheAPIServer(t *testing.T) {
+	for name, tc := range map[string]struct {
+		outage time.Duration
+		code   int
+		says   string
+	}{
+		"20 s": {20 * time.Second, exitOK, "healthy"},
+		"50 s": {50 * time.Second, exitUnknown, "has not been readable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(10, 5)), lease("a", time.Now()))
+				b.beat(0)
+				began := time.Now()
+				b.kube.PrependReactor("get", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+					at := time.Since(began)
+					down := at >= 10*time.Second && at < 10*time.Second+tc.outage
+					return down, nil, errors.New("connection refused")
+				})
+				code, text := b.run("gate", testGuard, "--for", "90s")
+				want(t, code, text, tc.code, tc.says)
+			})
+		})
+	}
+}
+
+func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
+	forbidden := func(resource string) func(*bench) {
+		return func(b *bench) {
+			b.kube.PrependReactor("*", resource, func(a clienttesting.Action) (bool, runtime.Object, error) {
+				return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", errors.New("no role"))
+			})
+		}
+	}
+	for name, tc := range map[string]struct {
+		args  []string
+		setUp func(*bench)
+		code  int
+		says  string
+	}{
+		"gate of an unknown guard":     {args: []string{"gate", "order-service"}, code: exitUnknown, says: "no guard order-service in namespace shop (no ConfigMap guardian-order-service); guards there: orders-service"},
+		"status of an unknown guard":   {args: []string{"status", "order-service"}, code: exitFailed, says: "guards there: orders-service"},
+		"rollback of an unknown guard": {args: []string{"rollback", "x", "--reason", "r"}, code: exitFailed, says: "no guard x in namespace shop"},
+		"gate without rights":          {args: []string{"gate", testGuard}, setUp: forbidden("configmaps"), code: exitUnknown, says: "reading needs get, list and watch of configmaps"},
+		"status without rights":        {args: []string{"status"}, setUp: forbidden("configmaps"), code: exitFailed, says: "your user may not"},
+		"status without leases":        {args: []string{"status"}, setUp: forbidden("leases"), code: exitUnknown, says: "list guardian's Leases: your user may not"},
+		"rollback without a reason":    {args: []string{"rollback", testGuard}, code: exitFailed, says: `required flag(s) "reason" not set`},
+		"rollback, reason empty":       {args: []string{"rollback", testGuard, "--reason", ""}, code: exitFailed, says: "--reason is empty"},
+		"gate without a name":          {args: []string{"gate"}, code: exitFailed, says: "accepts 1 arg(s)"},
+		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitFailed, says: `--output "yaml": want json`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(10, 5)), lease("a", time.Now()))
+				if tc.setUp != nil {
+					tc.setUp(b)
+				}
+				code, text := b.run(tc.args...)
+				want(t, code, text, tc.code, tc.says)
+			})
+		})
+	}
+}
+
+func TestRequests(t *testing.T) {
+	add := func(r *remediate.Record, q remediate.Request, event, reason string) {
+		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: event, By: q.By, Reason: reason})
+	}
+	for name, tc := range map[string]struct {
+		record remediate.Record
+		args   []string
+		take   func(*remediate.Record, remediate.Request)
+		code   int
+		says   string
+	}{
+		"a rollback is done": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "looks odd"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				if q.Action != remediate.RequestRollback || q.By != "ann@example.com" || q.Reason != "looks odd" {
+					t.Errorf("guardian was asked %+v", q)
+				}
+				*r = locked()
+				add(r, q, "rolled-back", "looks odd")
+			}, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
+		"a rollback is blocked": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.State, r.Status.Reason = remediate.StateBlocked, "stable has 0 ready endpoints"
+				add(r, q, "blocked", "stable has 0 ready endpoints")
+			}, code: exitFailed, says: "will be done when it is safe: stable has 0 ready endpoints"},
+		"an unlock is done": {
+			record: locked(), args: []string{"unlock", "--reason", "false alarm"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Lock, r.Status.State = nil, remediate.StateIdle
+				add(r, q, "unlocked", q.Reason)
+			}, code: exitOK, says: "unlocked: false alarm"},
+		"an unlock is refused": {
+			record: shifting(30, 1), args: []string{"unlock", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				add(r, q, "refused", "unlock refused: orders-service is not locked")
+			}, code: exitFailed, says: "Error: unlock refused: orders-service is not locked"},
+		"old history is not taken for an answer": {
+			record: remediate.Record{Status: shifting(30, 1).Status, History: []remediate.HistoryEntry{{Event: "refused", By: "ann@example.com", Reason: "of yesterday"}}},
+			args:   []string{"pause", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.State = remediate.StatePaused
+				add(r, q, "paused", "r")
+			}, code: exitOK, says: "paused: r\nguard orders-service: paused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(tc.record), lease("a", time.Now()))
+				b.answer(tc.take)
+				code, text := b.run(append(tc.args[:1:1], append([]string{testGuard}, tc.args[1:]...)...)...)
+				want(t, code, text, tc.code, tc.says)
+				if q := b.read().Request; q != nil {
+					t.Errorf("left behind: %+v", q)
+				}
+			})
+		})
+	}
+}
+
+func TestARequestThatNobodyTakesIsWithdrawn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, record(shifting(30, 1)), lease("a", time.Now()))
+		began := time.Now()
+		code, text := b.run("rollback", testGuard, "--reason", "r", "--timeout", "20s")
+		want(t, code, text, exitUnknown, "it has been withdrawn")
+		if !strings.Contains(text, "guardian plan -f - --stable v1 --canary v2 | kubectl apply -f -") {
+			t.Errorf("does not say what to do by hand:\n%s", text)
+		}
+		if q := b.read().Request; q != nil {
+			t.Errorf("left behind: %+v", q)
+		}
+		if took := time.Since(began); took != 20*time.Second {
+			t.Errorf("took %s, want 20s", took)
+		}
+	})
+}
+
+func TestARequestIsNotWrittenWithoutALiveGuardian(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, record(shifting(30, 1)))
+		code, text := b.run("unlock", testGuard, "--reason", "r")
+		want(t, code, text, exitUnknown, "no live guardian in namespace shop")
+		for _, a := range b.kube.Actions() {
+			if a.GetVerb() == "patch" {
+				t.Errorf("wrote %v", a)
+			}
+		}
+	})
+}
+
+func TestARequestWaitsForAnotherAndForConflicts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := shifting(30, 1)
+		first.Request = &remediate.Request{Action: remediate.RequestPause, By: "bob", Reason: "lunch"}
+		b := newBench(t, record(first), lease("a", time.Now()))
+		var taken []string
+		b.answer(func(r *remediate.Record, q remediate.Request) { taken = append(taken, q.By) })
+		conflicts := 2
+		b.kube.PrependReactor("patch", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+			conflicts--
+			return conflicts >= 0, nil, apierrors.NewConflict(schema.GroupResource{Resource: "configmaps"}, "guardian-"+testGuard, errors.New("has changed"))
+		})
+		code, text := b.run("resume", testGuard, "--reason", "r")
+		want(t, code, text, exitOK, "guard orders-service: shifting")
+		if got := strings.Join(taken, " "); got != "bob ann@example.com" {
+			t.Errorf("taken: %s", got)
+		}
+	})
+}
+
+func TestStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // the bubble's clock starts at 2000-01-01T00:00:00Z
+		now := time.Now()
+		r := locked()
+		r.Status.Since, r.Lock.Since = now.Add(-90*time.Second), now.Add(-90*time.Second)
+		r.History = []remediate.HistoryEntry{
+			{At: now.Add(-5 * time.Minute), Event: "shifted", From: 10, To: 30, Reason: "canary went from 10% to 30%"},
+			{At: now.Add(-90 * time.Second), Event: "rolled-back", By: "alert", From: 30, To: 0, Reason: "5% of requests failed"},
+		}
+		climbing := record(remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: 10, Since: now.Add(-time.Hour), Build: "0123456789abcdef",
+			NextStep: 30, NextAt: now.Add(4 * time.Minute), Alerts: []string{"A", "B"}}})
+		climbing.Name, climbing.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
+		other := record(remediate.Record{})
+		other.Name, other.Labels, other.Data = "guardian-config", nil, map[string]string{"status": "no record"}
+		b := newBench(t, record(r), climbing, other, lease("a", now))
+		for _, tc := range []struct{ golden, args string }{
+			{"status-table.golden", "status"},
+			{"status-table.golden.json", "status -o json"},
+			{"status-guard.golden", "status orders-service"},
+			{"status-guard.golden.json", "status orders-service -o json"},
+			{"status-all.golden", "status -A"},
+		} {
+			code, text := b.run(strings.Fields(tc.args)...)
+			if code != exitOK {
+				t.Errorf("%s: exit code %d", tc.args, code)
+			}
+			checkGolden(t, tc.golden, text)
+		}
+	})
+}
+
+func TestStatusWithoutALiveGuardianShowsAndCannotTell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, record(locked()))
+		code, text := b.run("status")
+		want(t, code, text, exitUnknown, "shown is what was last written")
+		want(t, code, text, exitUnknown, "build by error_rate")
+	})
+}
+
+func TestStatusWatchShowsEachChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cm := record(shifting(10, 1))
+		cm.ResourceVersion = "1"
+		b := newBench(t, cm, lease("a", time.Now()))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		b.change(10*time.Second, func(r *remediate.Record) { *r = locked() })
+		b.kube.PrependReactor("update", "configmaps", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			a.(clienttesting.UpdateAction).GetObject().(*corev1.ConfigMap).ResourceVersion = "2" // as an API server would
+			return false, nil, nil
+		})
+		a := &app{name: "guardian", out: &b.out, errOut: &b.err}
+		if err := a.watchStatus(ctx, &cluster{kube: b.kube, namespace: "shop"}, "", statusOptions{watch: true}); err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(b.out.String()), "\n")
+		if len(lines) != 3 || !strings.Contains(lines[1], "shifting") || !strings.Contains(lines[2], "rolled-back") {
+			t.Errorf("got %d lines:\n%s", len(lines), b.out.String())
+		}
+	})
+}
+
+func TestTheNameFollowsHowItWasCalled(t *testing.T) {
+	for arg0, want := range map[string]string{
+		"guardian": "guardian", "/usr/bin/guardian": "guardian", "./kubectl-guardian": "kubectl guardian", "/opt/krew/bin/kubectl-guardian": "kubectl guardian",
+	} {
+		var out bytes.Buffer
+		a := &app{name: displayName(arg0), out: &out, errOut: &out, in: strings.NewReader("")}
+		cmd := a.command()
+		cmd.SetArgs([]string{"plan", "--help"})
+		if err := cmd.Execute(); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), "Usage:\n  "+want+" plan -f") {
+			t.Errorf("%s prints:\n%s", arg0, out.String())
+		}
+	}
+}
+
+func TestVersionSaysSomething(t *testing.T) {
+	b := newBench(t)
+	code, text := b.run("version")
+	want(t, code, text, exitOK, "guardian ")
+	want(t, code, text, exitOK, "go1.")
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// manifest is a VirtualService as CI keeps it, comment and all.
+func manifest(stable, canary int) string {
+	return fmt.Sprintf(`apiVersion: networking.istio.io/v1beta1
+kind: VirtualService
+metadata:
+  name: orders-service
+  namespace: microservices
+spec:
+  hosts:
+  - orders-service
+  http:
+  - route: # the two builds
+    - destination:
+        host: orders-service
+        subset: v1
+      weight: %d
+    - destination:
+        host: orders-service
+        subset: v2
+      weight: %d
+`, stable, canary)
+}
+
+func plan(t *testing.T, in string, args ...string) (int, string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	a := &app{name: "guardian", in: strings.NewReader(in), out: &out, errOut: &out}
+	cmd := a.command()
+	cmd.SetArgs(append([]string{"plan"}, args...))
+	err := cmd.Execute()
+	return exitCode(err), out.String(), err
+}
+
+func TestPlanOfEachStepIsByteForByteTheStableManifest(t *testing.T) {
+	for _, canary := range []int{0, 10, 30, 50, 100} {
+		in := manifest(100-canary, canary)
+		file := filepath.Join(t.TempDir(), "vs.yaml")
+		if err := os.WriteFile(file, []byte(in), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, from := range []string{"-", file} {
+			code, out, err := plan(t, in, "-f", from, "--stable", "v1", "--canary", "v2")
+			if code != exitOK || out != manifest(100, 0) {
+				t.Errorf("%d%% from %s: exit code %d (%v), got:\n%s", canary, from, code, err, out)
+			}
+		}
+	}
+}
+
+func TestPlanOfAWeightAndOfAPatch(t *testing.T) {
+	if code, out, err := plan(t, manifest(90, 10), "-f", "-", "--weight", "30"); code != exitOK || out != manifest(70, 30) {
+		t.Errorf("exit code %d (%v), got:\n%s", code, err, out)
+	}
+	code, out, err := plan(t, manifest(90, 10), "-f", "-", "-o", "patch")
+	if code != exitOK || !strings.Contains(out, `"/spec/http/0/route/1/weight"`) || !strings.HasPrefix(out, "[") {
+		t.Errorf("exit code %d (%v), got:\n%s", code, err, out)
+	}
+}
+
+func TestPlanRefusesWithTheReason(t *testing.T) {
+	for name, tc := range map[string]struct{ in, args, says string }{
+		"no YAML":             {"[", "", "standard input"},
+		"an empty input":      {"", "", "standard input is empty"},
+		"a weight too high":   {manifest(90, 10), "--weight 101", "--weight 101: want 0 to 100"},
+		"a format unknown":    {manifest(90, 10), "-o json", `--output "json": want yaml or patch`},
+		"a pair that is one":  {manifest(90, 10), "--canary v1", "v1"},
+		"a destination odd":   {manifest(90, 10), "--stable service:x", "--stable: destination"},
+		"a pair not in there": {manifest(90, 10), "--canary v3 --stable v4", "v3"},
+		"a file that is not":  {"", "-f /nonexistent.yaml", "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, out, err := plan(t, tc.in, append([]string{"-f", "-"}, strings.Fields(tc.args)...)...)
+			if code != exitFailed || err == nil || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("exit code %d, error %v, want %q", code, err, tc.says)
+			}
+			if out != "" {
+				t.Errorf("printed:\n%s", out)
+			}
+		})
+	}
+}
