@@ -1,0 +1,9 @@
+package controlplane_test
+
+import (
+	"testing"
+
+	"github.com/canary-guardian/guardian/testdata/controlplane"
+)
+
+func TestMain(m *testing.M) { controlplane.Main(m) }

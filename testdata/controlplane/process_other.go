@@ -1,0 +1,10 @@
+//go:build unix && !linux
+
+package controlplane
+
+import "syscall"
+
+// childAttributes put a child into a group of its own. The keeper kills the group when this process ends.
+func childAttributes() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true}
+}
