@@ -23,15 +23,14 @@ import (
 )
 
 // How guardian's replicas show that they live: each renews a Lease
-// guardian-<pod> every 10 s in the guards' namespace.
+// guardian-<pod> in the guards' namespace.
 const (
 	leaseSelector = "app.kubernetes.io/name=guardian"
-	leasePrefix   = "guardian-"
-	leaseFresh    = 30 * time.Second
+	leaseFresh    = remediate.LifeTimeout
 	// leaseSkew is the most by which this machine's clock is thought to be off.
 	// Up to it a renewal that is seen to happen counts, whatever its time.
 	leaseSkew  = 10 * time.Minute
-	leaseGrace = 12 * time.Second // one renewal must show within it
+	leaseGrace = remediate.LifePeriod + 2*time.Second // one renewal must show within it
 )
 
 // clusterFlags is how to reach a cluster, as kubectl has it.
@@ -195,7 +194,7 @@ func (p *pulse) alive(leases []coordinationv1.Lease, now time.Time) (ok bool, wh
 	}
 	for i := range leases {
 		l := &leases[i]
-		if !strings.HasPrefix(l.Name, leasePrefix) || l.Spec.RenewTime == nil {
+		if !strings.HasPrefix(l.Name, remediate.ReplicaLease("")) || l.Spec.RenewTime == nil {
 			continue
 		}
 		at := l.Spec.RenewTime.Time

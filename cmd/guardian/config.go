@@ -79,13 +79,24 @@ type HeartbeatConfig struct {
 // RulesConfig is the alert rules that guardian writes as a PrometheusRule.
 type RulesConfig struct {
 	Enabled   bool              `yaml:"enabled"`   // guardian writes the PrometheusRule itself; default true
+	Name      string            `yaml:"name"`      // of the PrometheusRule; unlike for each guardian of one Prometheus; default guardian
 	Namespace string            `yaml:"namespace"` // of the PrometheusRule; default: namespace
-	Interval  time.Duration     `yaml:"interval"`  // of evaluation; default 3s
+	Interval  time.Duration     `yaml:"interval"`  // of evaluation, whole seconds; default 3s
 	Labels    map[string]string `yaml:"labels"`    // of the PrometheusRule, such as release: kube-prometheus-stack
+	// ScrapeInterval of the workloads' proxies. Default 15s.
+	ScrapeInterval time.Duration `yaml:"scrapeInterval"`
+	// StableFactor is how many times stable's share of bad requests the
+	// canary's must exceed while stable is beyond the limit too. Default 2.
+	StableFactor float64 `yaml:"stableFactor"`
 	// RunbookBase is put before the alert's runbook page in runbook_url.
+	// Empty (default): the project's own.
 	RunbookBase  string      `yaml:"runbookBase"`
 	Links        LinksConfig `yaml:"links"`
 	RestartsFrom string      `yaml:"restartsFrom"` // guardian (default) or kube-state-metrics
+	// Proxies and Self select Istio's and guardian's own series, as matchers
+	// without braces. Empty (default): all.
+	Proxies string `yaml:"proxies"`
+	Self    string `yaml:"self"`
 }
 
 // LinksConfig has base URLs that alert texts link to; empty: no such link.
@@ -252,7 +263,7 @@ func DefaultConfig() Config {
 		Prometheus:    endpoint("http://prometheus:9090"),
 		Alertmanager:  endpoint("http://alertmanager:9093"),
 		Heartbeat:     HeartbeatConfig{MaxAge: 3 * time.Minute},
-		Rules:         RulesConfig{Enabled: true, Interval: 3 * time.Second, RestartsFrom: restartsFromGuardian},
+		Rules:         RulesConfig{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, StableFactor: 2, RestartsFrom: restartsFromGuardian},
 	}
 }
 

@@ -103,8 +103,21 @@ func (c Config) validateEndpoints(k *check) {
 		"want this or prometheus.url: one of them must say which alerts fire")
 }
 
+func wholeSeconds(d time.Duration) bool { return d >= time.Second && d%time.Second == 0 }
+
+// selector takes matchers as they stand between the braces of a PromQL selector.
+func (c *check) selector(path, value string) {
+	_, err := parser.NewParser(parser.Options{}).ParseMetricSelector("x{" + value + "}")
+	c.want(err == nil, path, value, `want PromQL matchers without braces, such as job="istio-proxies"`)
+}
+
 func (r RulesConfig) validate(k *check) {
-	k.want(r.Interval >= 100*time.Millisecond && r.Interval <= 5*time.Minute, "rules.interval", r.Interval, "want 100ms to 5m")
+	k.label("rules.name", r.Name)
+	k.want(wholeSeconds(r.Interval) && r.Interval <= 5*time.Minute, "rules.interval", r.Interval, "want whole seconds, 1s to 5m")
+	k.want(wholeSeconds(r.ScrapeInterval) && r.ScrapeInterval <= 5*time.Minute, "rules.scrapeInterval", r.ScrapeInterval, "want whole seconds, 1s to 5m")
+	k.want(r.StableFactor >= 1, "rules.stableFactor", r.StableFactor, "want at least 1")
+	k.selector("rules.proxies", r.Proxies)
+	k.selector("rules.self", r.Self)
 	k.oneOf("rules.restartsFrom", r.RestartsFrom, restartsFromGuardian, restartsFromKubeStateMetrics)
 	for _, key := range sortedStrings(r.Labels) {
 		at := join("rules.labels", key)
@@ -197,11 +210,11 @@ func (s SignalsConfig) validate(k *check, at string) {
 	}
 	if s.Latency.Enabled {
 		k.want(s.Latency.Quantile > 0 && s.Latency.Quantile < 1, at+".latency.quantile", s.Latency.Quantile, "want a quantile between 0 and 1, such as 0.95")
-		k.positive(at+".latency.max", s.Latency.Max)
+		k.want(s.Latency.Max > 0 && s.Latency.Max <= time.Hour, at+".latency.max", s.Latency.Max, "want more than 0s, at most 1h, the highest of Istio's buckets")
 	}
 	if s.Restarts.Enabled {
 		k.want(s.Restarts.Max >= 0, at+".restarts.max", s.Restarts.Max, "want 0 or more")
-		k.want(s.Restarts.Window >= 30*time.Second, at+".restarts.window", s.Restarts.Window, "want at least 30s, two scrapes of the usual interval")
+		k.want(wholeSeconds(s.Restarts.Window) && s.Restarts.Window >= time.Minute, at+".restarts.window", s.Restarts.Window, "want whole seconds, at least 1m")
 	}
 	if s.Traffic.Enabled {
 		k.want(s.Traffic.ShareTolerance > 0 && s.Traffic.ShareTolerance <= 1, at+".traffic.shareTolerance", s.Traffic.ShareTolerance, "want more than 0, at most 1, such as 0.5 for half of the weight")
