@@ -1,0 +1,231 @@
+package rules
+
+import (
+	"net/url"
+	"strings"
+	"time"
+
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+)
+
+// Names of the alerts, each with a page in docs/runbooks.
+const (
+	AlertErrorRate            = "GuardianCanaryErrorRate"
+	AlertLatency              = "GuardianCanaryLatency"
+	AlertRestarts             = "GuardianCanaryRestarts"
+	AlertTraffic              = "GuardianCanaryTraffic"
+	AlertRefused              = "GuardianCanaryRefused"
+	AlertServiceTraffic       = "GuardianServiceTrafficFell"
+	AlertHeartbeat            = "GuardianHeartbeat"
+	AlertHeartbeatStale       = "GuardianHeartbeatStale"
+	AlertRolledBack           = "GuardianRolledBack"
+	AlertRollbackBlocked      = "GuardianRollbackBlocked"
+	AlertRollbackIneffective  = "GuardianRollbackIneffective"
+	AlertReleaseWithoutCanary = "GuardianReleaseWithoutCanary"
+	AlertDown                 = "GuardianDown"
+	AlertNotificationsFailing = "GuardianNotificationsFailing"
+)
+
+// Alerts lists the names of all alerts that Generate can write.
+func Alerts() []string {
+	return []string{
+		AlertErrorRate, AlertLatency, AlertRestarts, AlertTraffic, AlertRefused, AlertServiceTraffic,
+		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertRollbackIneffective,
+		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing,
+	}
+}
+
+// alert is one alerting rule before its common labels and annotations.
+type alert struct {
+	name, expr           string
+	signal               Signal // empty: about guardian itself
+	action               Action
+	severity             string
+	wait, keep           time.Duration
+	static               map[string]string
+	summary, description string
+}
+
+func (b *builder) alert(a alert) {
+	labels := map[string]string{
+		LabelGuardian: "true", LabelAction: string(a.action), LabelSeverity: a.severity,
+	}
+	if a.signal != "" {
+		labels[LabelSignal] = string(a.signal)
+	}
+	for k, v := range a.static {
+		labels[k] = v
+	}
+	annotations := map[string]string{
+		"summary":     a.summary,
+		"description": a.description,
+		"runbook_url": b.RunbookBase + a.name + ".md",
+	}
+	if a.signal != "" {
+		b.links(annotations)
+	}
+	r := monitoringv1.Rule{Alert: a.name, Expr: b.pretty(a.name, a.expr), Labels: labels, Annotations: annotations}
+	if a.wait > 0 {
+		r.For = duration(a.wait)
+	}
+	if a.keep > 0 {
+		keep := monitoringv1.NonEmptyDuration(dur(a.keep))
+		r.KeepFiringFor = &keep
+	}
+	b.add(r)
+}
+
+const (
+	guardLabel     = "{{ $labels.guardian_guard }}"
+	namespaceLabel = "{{ $labels.namespace }}"
+)
+
+// links adds an annotation for each web interface that is configured.
+func (b *builder) links(annotations map[string]string) {
+	base := func(u string) string { return strings.TrimSuffix(u, "/") }
+	if b.Links.Grafana != "" {
+		sep := "?"
+		if strings.Contains(b.Links.Grafana, "?") {
+			sep = "&"
+		}
+		annotations["dashboard"] = base(b.Links.Grafana) + sep + "var-namespace=" + namespaceLabel + "&var-guard=" + guardLabel
+	}
+	if b.Links.Prometheus != "" {
+		query := url.QueryEscape(`{__name__=~"guardian.+",guardian_guard="`) + guardLabel + url.QueryEscape(`"}`)
+		annotations["prometheus"] = base(b.Links.Prometheus) + "/graph?g0.tab=0&g0.expr=" + query
+	}
+	if b.Links.Kiali != "" {
+		annotations["kiali"] = base(b.Links.Kiali) + "/console/graph/namespaces?graphType=versionedApp&duration=300&namespaces=" + namespaceLabel
+	}
+	if b.Links.Jaeger != "" {
+		service := lookup(serviceInfo, `label "destination_service_name"`)
+		annotations["jaeger"] = base(b.Links.Jaeger) + "/search?lookback=1h&service=" + service + "." + namespaceLabel
+	}
+}
+
+// lookup is a template that asks for a recorded series of the alert's guard and
+// shows it through a pipeline such as "value | humanizePercentage". It shows
+// nothing when there is none.
+func lookup(metric, pipeline string, matchers ...string) string {
+	selector := metric + `{namespace=%q,guardian_guard=%q` + strings.Join(append([]string{""}, matchers...), ",") + `}`
+	return "{{ with printf `" + selector + "` $labels.namespace $labels.guardian_guard | query }}{{ . | first | " + pipeline + " }}{{ end }}"
+}
+
+const (
+	percent    = "{{ $value | humanizePercentage }}"
+	doRollback = " guardian sends all traffic back to stable and keeps it there until a new build or a person lifts the lock."
+	doHold     = " guardian holds the canary where it is."
+)
+
+// stableShare tells stable's share over the short window, by the reporter that
+// saw most.
+func (b *builder) stableShare(p proportion) string {
+	text := lookup(p.stable, "value | humanizePercentage", "window=`"+dur(b.windows.short())+"`")
+	// A raw string of the template cannot hold backquotes.
+	return strings.ReplaceAll(text, "=`"+dur(b.windows.short())+"`", `="`+dur(b.windows.short())+`"`)
+}
+
+func (b *builder) errorAlerts() {
+	limit := lookup(failed.limit, "value | humanizePercentage")
+	b.alert(alert{
+		name: AlertErrorRate, signal: SignalErrorRate, action: ActionRollback, severity: "critical", keep: keepFiring,
+		expr:    b.convicted(failed),
+		summary: guardLabel + ": " + percent + " of the canary's requests fail",
+		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " + limit +
+			"), since " + lookup(failed.since, "value | humanizeTimestamp") + "; stable is not as bad." + doRollback,
+	})
+	b.alert(alert{
+		name: AlertErrorRate, signal: SignalErrorRate, action: ActionHold, severity: "warning", keep: keepFiring,
+		expr:    b.suspected(failed),
+		summary: guardLabel + ": " + percent + " of the canary's requests fail, and stable's too",
+		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " + limit +
+			"), but it is not proven worse than stable, where " + b.stableShare(failed) +
+			" fail: a shared dependency is likely, and a rollback would not help." + doHold,
+	})
+}
+
+func (b *builder) latencyAlerts() {
+	limit := lookup(slow.limit, "value | humanizePercentage")
+	most := lookup(latencyMax, "value | humanizeDuration")
+	b.alert(alert{
+		name: AlertLatency, signal: SignalLatency, action: ActionRollback, severity: "critical", keep: keepFiring,
+		expr:    b.convicted(slow),
+		summary: guardLabel + ": " + percent + " of the canary's requests are too slow",
+		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " + most +
+			" (limit " + limit + " of them), since " + lookup(slow.since, "value | humanizeTimestamp") + "; stable is not as bad." + doRollback,
+	})
+	b.alert(alert{
+		name: AlertLatency, signal: SignalLatency, action: ActionHold, severity: "warning", keep: keepFiring,
+		expr:    b.suspected(slow),
+		summary: guardLabel + ": " + percent + " of the canary's requests are too slow, and stable's too",
+		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " + most +
+			" (limit " + limit + " of them), but it is not proven worse than stable, where " + b.stableShare(slow) + " do." + doHold,
+	})
+}
+
+func (b *builder) restartsAlerts() {
+	vars := []string{
+		"canary", b.own(restartsIn, labelSide+`="canary"`), "stable", b.own(restartsIn, labelSide+`="stable"`),
+		"max", b.own(restartsMax), "factor", b.own(stableFactor), "guard", keyLabels, "side", labelSide,
+	}
+	beyond := expand(`sum without ($side, window) ($canary) > on ($guard) sum without (window) ($max)`, vars...)
+	// Stable is as bad when it restarts beyond the limit too.
+	alike := expand(`(sum without ($side, window) ($stable) > on ($guard) sum without (window) ($max)) and on ($guard) $factor`, vars...)
+	count := `{{ $value | printf "%.0f" }}`
+	within := lookup(restartsMax, `value | printf "%.0f"`) + " within " + lookup(restartsMax, `label "window"`)
+	b.alert(alert{
+		name: AlertRestarts, signal: SignalRestarts, action: ActionRollback, severity: "critical", keep: keepFiring,
+		expr:        expand(`max by (namespace, guardian_guard) (($beyond) unless on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
+		summary:     guardLabel + ": the canary's containers restarted " + count + " times",
+		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + "); stable's did not." + doRollback,
+	})
+	b.alert(alert{
+		name: AlertRestarts, signal: SignalRestarts, action: ActionHold, severity: "warning", keep: keepFiring,
+		expr:        expand(`max by (namespace, guardian_guard) (($beyond) and on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
+		summary:     guardLabel + ": the containers of canary and stable restart",
+		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + "), and so did stable's." + doHold,
+	})
+}
+
+func (b *builder) trafficAlerts(window time.Duration) {
+	weight := lookup(weightRatio, "value | humanizePercentage")
+	few := b.tooFew()
+	seen := b.seen(window)
+	b.alert(alert{
+		name: AlertTraffic, signal: SignalTraffic, action: ActionRollback, severity: "critical", keep: keepFiring,
+		expr:    expand(`($few) and on (namespace, guardian_guard) $seen`, "few", few, "seen", seen),
+		summary: guardLabel + ": the canary gets only " + percent + " of the requests it should",
+		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weight + " and gets " + percent +
+			" of the requests that this would bring it within " + dur(window) + ", while the service is in use." + doRollback,
+	})
+	b.alert(alert{
+		name: AlertTraffic, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,
+		expr: expand(`(($few) unless on (namespace, guardian_guard) $seen) or
+			(max by (namespace, guardian_guard) ($high))`, "few", few, "seen", seen, "high", b.share(">", "1 + "+b.own(trafficTolerance))),
+		summary: guardLabel + ": the canary gets " + percent + " of the requests it should",
+		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weight + " and gets " + percent +
+			" of the requests that this would bring it within " + dur(window) + ". At 0% nothing reports its requests: is its proxy scraped?" +
+			" Far above 100%, requests reach it by another way than the weights." + doHold,
+	})
+	if b.recorded(refusedProof) {
+		b.alert(alert{
+			name: AlertRefused, signal: SignalTraffic, action: ActionRollback, severity: "critical", keep: keepFiring,
+			expr:    `max by (namespace, guardian_guard) (` + b.own(refusedProof) + `)`,
+			summary: guardLabel + ": requests cannot reach the canary",
+			description: "Callers of " + guardLabel + " in " + namespaceLabel + " get 5xx from nobody (connection refused, or no endpoint), " +
+				"about as often as the canary's weight of " + weight + " would explain." + doRollback,
+		})
+	}
+	b.alert(alert{
+		name: AlertServiceTraffic, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,
+		expr: expand(`min by (namespace, guardian_guard) (
+			($now / $before < 0.5) and ($before * ($now / $before * ln(clamp_min($now / $before, 1e-9)) - $now / $before + 1) > $enough)
+			and on ($guard) $ratio and on ($guard) $tolerance)`,
+			"now", "(sum by ("+keyLabels+", reporter) ("+b.own(failed.all, `window="`+dur(window)+`"`)+"))",
+			"before", "(sum by ("+keyLabels+", reporter) ("+b.own(failed.all, `window="`+dur(window)+`"`)+" offset 5m))",
+			"enough", num(enoughProof), "guard", keyLabels, "ratio", b.own(weightRatio), "tolerance", b.own(trafficTolerance)),
+		summary: guardLabel + ": the whole service gets " + percent + " of the requests of five minutes ago",
+		description: "Canary and stable of " + guardLabel + " in " + namespaceLabel + " together get " + percent +
+			" of the requests they got five minutes ago. The canary's share has not shown to be the cause." + doHold,
+	})
+}

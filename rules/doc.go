@@ -1,0 +1,45 @@
+// Package rules writes the Prometheus rules by which guardian notices a broken
+// canary, and the Alertmanager route that carries their alerts. It is pure: no
+// clock, no client.
+//
+// # How a signal decides
+//
+// Error rate and latency are both "share of bad requests above a limit", so one
+// proportion test serves both. Of n canary requests within a window, k were
+// bad; with limit p the alert needs k >= 5 and
+//
+//	D = k*ln(k/(n*p)) - k + n*p > 11
+//
+// which is Chernoff's bound: while the true share is at most p, chance alone
+// brings a window there with probability below exp(-11). It is asked in several
+// windows at once, from one scrape (a total failure) to minutes (a small
+// regression), and for each reporter (the canary's sidecar, the callers'
+// proxies, an ambient waypoint) on its own.
+//
+// # How requests are counted
+//
+// A window is the difference of two instants, X - X offset W, per series: no
+// extrapolation, so the counts are exact whatever the scrape interval is. A
+// counter that is new or was reset counts in full, if its target had been
+// scraped successfully one window ago (`up offset W == 1`): then it is truly
+// younger than the window. Without that proof (Prometheus has just started, a
+// scrape failed) it counts from its second sample on. Longer windows are sums of
+// the shorter one, so that several restarts within them do not mislead.
+//
+// # What makes a rollback a hold
+//
+// When stable is beyond the limit too, the canary must be proven worse than
+// StableFactor times stable's share, where stable's share is the highest of the
+// last three scrapes; and stable must have been scraped since the canary was
+// first proven bad. Otherwise an outage of both would roll back by the accident
+// of who is scraped first.
+//
+// # Groups
+//
+// Limits and the mapping from workload to guard are recorded as constants
+// (guardian:…:info, guardian:…:limit) in a slow group of their own, and joined.
+// So the costly expressions exist once, not once per guard, and nothing but the
+// traffic signal and the restarts needs guardian itself to be scraped. A rule
+// reads only what its own group recorded before it; the constants, and what the
+// dashboards need, are the exceptions, where a few seconds do not matter.
+package rules

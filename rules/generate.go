@@ -1,0 +1,238 @@
+package rules
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/rulefmt"
+	"github.com/prometheus/prometheus/promql/parser"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/yaml"
+)
+
+// Rules is a generated and checked set of rule groups.
+type Rules struct {
+	// Notes say what the rules do differently from what was asked, such as a
+	// latency limit that lies between two buckets. For people; may be empty.
+	Notes []string
+	// AlertWindow is the longest time that an alert about requests or restarts
+	// can go on firing after its cause has gone: the longest window plus
+	// keep_firing_for.
+	AlertWindow time.Duration
+
+	groups []monitoringv1.RuleGroup
+	labels map[string]string
+}
+
+// keepFiring bridges the moments in which a canary's evidence wavers around the
+// bar: an alert that resolves and fires again is a new episode to Alertmanager.
+const keepFiring = 30 * time.Second
+
+// Generate writes the rules for all guards. Every expression has passed
+// Prometheus's own parser and every template its own check. An error lists all
+// problems of the options.
+func Generate(o Options) (*Rules, error) {
+	o = o.withDefaults()
+	if err := o.validate(); err != nil {
+		return nil, fmt.Errorf("generate rules: %w", err)
+	}
+	b := &builder{Options: o, windows: newWindows(o.ScrapeInterval, o.Interval)}
+	b.infoGroup()
+	b.errorGroup()
+	b.latencyGroup()
+	b.restartsGroup()
+	b.trafficGroup()
+	b.overviewGroup()
+	b.selfGroup()
+	if b.err != nil {
+		return nil, fmt.Errorf("generate rules: %w", b.err)
+	}
+	r := &Rules{
+		Notes:       b.notes,
+		AlertWindow: b.longestWindow() + keepFiring,
+		groups:      b.groups,
+		labels:      o.Labels,
+	}
+	if _, err := r.Prometheus(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// longestWindow is the longest time that a signal looks back.
+func (b *builder) longestWindow() time.Duration {
+	longest := b.windows.longest()
+	for _, g := range b.Guards {
+		longest = max(longest, val(g.Signals.Restarts).Window)
+	}
+	return longest
+}
+
+// Prometheus returns the content of a rule file.
+func (r *Rules) Prometheus() ([]byte, error) {
+	out, err := yaml.Marshal(monitoringv1.PrometheusRuleSpec{Groups: r.groups})
+	if err != nil {
+		return nil, fmt.Errorf("write rule file: %w", err)
+	}
+	_, errs := rulefmt.Parse(out, false, model.UTF8Validation, parser.NewParser(parser.Options{}), slog.New(slog.DiscardHandler))
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("check generated rules: %w", err)
+	}
+	return out, nil
+}
+
+// PrometheusRule returns the object for prometheus-operator. The caller owns it.
+func (r *Rules) PrometheusRule(name, namespace string) *monitoringv1.PrometheusRule {
+	labels := map[string]string{
+		"app.kubernetes.io/name":       "guardian",
+		"app.kubernetes.io/managed-by": "guardian",
+	}
+	maps.Copy(labels, r.labels)
+	rule := &monitoringv1.PrometheusRule{
+		TypeMeta:   metav1.TypeMeta{APIVersion: monitoringv1.SchemeGroupVersion.String(), Kind: monitoringv1.PrometheusRuleKind},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels},
+		Spec:       monitoringv1.PrometheusRuleSpec{Groups: r.groups},
+	}
+	return rule.DeepCopy()
+}
+
+// PrometheusRuleYAML is PrometheusRule as a manifest.
+func (r *Rules) PrometheusRuleYAML(name, namespace string) ([]byte, error) {
+	out, err := yaml.Marshal(r.PrometheusRule(name, namespace))
+	if err != nil {
+		return nil, fmt.Errorf("write PrometheusRule %s/%s: %w", namespace, name, err)
+	}
+	// The status is the operator's; an empty one is noise in git.
+	return bytes.TrimSuffix(out, []byte("status: {}\n")), nil
+}
+
+// builder collects groups; its first error stops nothing and is returned by
+// Generate.
+type builder struct {
+	Options
+	windows windows
+	groups  []monitoringv1.RuleGroup
+	notes   []string
+	err     error
+}
+
+// group begins a group, into which record and alert then write.
+func (b *builder) group(name string, interval time.Duration) {
+	b.groups = append(b.groups, monitoringv1.RuleGroup{
+		Name:     b.Name + "." + name,
+		Interval: duration(interval),
+	})
+}
+
+// endGroup drops the group if nothing was written into it.
+func (b *builder) endGroup() {
+	if last := len(b.groups) - 1; len(b.groups[last].Rules) == 0 {
+		b.groups = b.groups[:last]
+	}
+}
+
+func (b *builder) add(r monitoringv1.Rule) {
+	g := &b.groups[len(b.groups)-1]
+	g.Rules = append(g.Rules, r)
+}
+
+// record writes a recording rule.
+func (b *builder) record(name string, labels map[string]string, expr string) {
+	b.add(monitoringv1.Rule{Record: name, Labels: labels, Expr: b.pretty(name, expr)})
+}
+
+// pretty checks an expression and breaks it into readable lines.
+func (b *builder) pretty(name, expr string) intstr.IntOrString {
+	parsed, err := parser.NewParser(parser.Options{}).ParseExpr(expr)
+	if err != nil {
+		b.err = errors.Join(b.err, fmt.Errorf("rule %s: %w\n%s", name, err, expr))
+		return intstr.FromString(expr)
+	}
+	return intstr.FromString(parsed.Pretty(0))
+}
+
+func duration(d time.Duration) *monitoringv1.Duration {
+	s := monitoringv1.Duration(model.Duration(d).String())
+	return &s
+}
+
+// dur writes a duration as PromQL does.
+func dur(d time.Duration) string { return model.Duration(d).String() }
+
+// num writes a number as PromQL does, without the dust of binary fractions.
+func num(f float64) string {
+	rounded, err := strconv.ParseFloat(strconv.FormatFloat(f, 'g', 12, 64), 64)
+	if err != nil {
+		return strconv.FormatFloat(f, 'g', -1, 64)
+	}
+	return strconv.FormatFloat(rounded, 'f', -1, 64)
+}
+
+// expand replaces each $name in a PromQL text by its value; vars alternates
+// names and values. Longer names must not begin with shorter ones.
+func expand(text string, vars ...string) string {
+	pairs := make([]string, 0, len(vars))
+	for i := 0; i < len(vars); i += 2 {
+		pairs = append(pairs, "$"+vars[i], vars[i+1])
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
+
+// windows are the spans over which requests are counted, ascending.
+type windows struct {
+	scrape time.Duration // 0 when base is one scrape already
+	base   time.Duration // a multiple of both intervals, so that longer windows are tiled by it
+}
+
+func newWindows(scrape, interval time.Duration) windows {
+	const least = 15 * time.Second
+	step := scrape / gcd(scrape, interval) * interval // least common multiple
+	if step > time.Minute {
+		// Tiles then overlap or miss by up to one scrape; nobody needs such pairs.
+		step = scrape
+	}
+	base := (least + step - 1) / step * step
+	if base == scrape {
+		return windows{base: base}
+	}
+	return windows{scrape: scrape, base: base}
+}
+
+func gcd(a, b time.Duration) time.Duration {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// raw are the windows counted from the proxies' own series.
+func (w windows) raw() []time.Duration {
+	if w.scrape == 0 {
+		return []time.Duration{w.base}
+	}
+	return []time.Duration{w.scrape, w.base}
+}
+
+// short is about a minute: steady enough to show to people.
+func (w windows) short() time.Duration { return 4 * w.base }
+
+func (w windows) longest() time.Duration { return 20 * w.base }
+
+// tiled are the windows made of n equal shorter ones.
+func (w windows) tiled() []tile {
+	return []tile{{2 * w.base, w.base, 2}, {4 * w.base, 2 * w.base, 2}, {20 * w.base, 4 * w.base, 5}}
+}
+
+type tile struct {
+	window, of time.Duration
+	n          int
+}

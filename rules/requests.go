@@ -1,0 +1,306 @@
+package rules
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// proportion is a share of bad requests that one test judges. The names are of
+// recorded series; all of them carry keyLabels, and all but limit and since a
+// window.
+type proportion struct {
+	all    string // requests counted, by guardian_side and reporter
+	bad    string // the bad ones among them, likewise
+	limit  string // share of bad ones that is allowed
+	stable string // share at stable, while it has any bad ones
+	excess string // canary's share relative to the limit, with 5 bad ones or more
+	worse  string // the same, relative to stable's share where that is beyond the limit
+	proof  string // strength of the evidence, while it suffices
+	since  string // when the canary's samples were taken that sufficed first
+	newest string // when each side was scraped last, while there is proof
+}
+
+var (
+	failed = proportion{
+		all:    "guardian_side:requests:increase",
+		bad:    "guardian_side:requests_failed:increase",
+		limit:  "guardian:requests_failed:limit",
+		stable: "guardian_stable:requests_failed:ratio",
+		excess: "guardian_canary:requests_failed:per_limit",
+		worse:  "guardian_canary:requests_failed:per_bar",
+		proof:  "guardian_canary:requests_failed:evidence",
+		since:  "guardian_canary:requests_failed:since",
+		newest: "guardian_side:requests:newest",
+	}
+	slow = proportion{
+		all:    "guardian_side:requests_timed:increase",
+		bad:    "guardian_side:requests_slow:increase",
+		limit:  "guardian:requests_slow:limit",
+		stable: "guardian_stable:requests_slow:ratio",
+		excess: "guardian_canary:requests_slow:per_limit",
+		worse:  "guardian_canary:requests_slow:per_bar",
+		proof:  "guardian_canary:requests_slow:evidence",
+		since:  "guardian_canary:requests_slow:since",
+		newest: "guardian_side:requests_timed:newest",
+	}
+)
+
+const (
+	leastBad    = 5  // bad requests below which nothing is concluded
+	enoughProof = 11 // D of the package comment
+	// shrink is added to stable's requests before its share is taken, so that
+	// one error among a few requests is not called an outage of stable.
+	shrink = 10
+
+	requestsTotal   = "istio_requests_total"
+	durationBuckets = "istio_request_duration_milliseconds_bucket"
+	// OpenTelemetry's list of gRPC statuses that are the server's fault:
+	// https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
+	grpcFailures = `grpc_response_status=~"2|4|12|13|14|15"`
+	httpFailures = `response_code=~"5.."`
+)
+
+// delta counts what the series of a selector have grown within a window; a
+// series that is younger counts in full, if its target was being scraped then.
+func (b *builder) delta(metric, matchers string, window time.Duration) string {
+	return expand(`(($x - $x offset $w >= 0) or ($x and on ($target) (up offset $w == 1)))`,
+		"x", metric+"{"+matchers+"}", "w", dur(window), "target", strings.Join(b.TargetLabels, ", "))
+}
+
+// join is one way to find out whose requests a series counts.
+type join struct {
+	key      string // labels of the proxies' series that name the version
+	info     string // recorded metric that maps them to guards
+	matchers string // selects the guarded ones among the proxies' series
+}
+
+// joins returns the ways that the guards need: by workload, by version, or both.
+func (b *builder) joins() []join {
+	var workloads, services, versions []string
+	for _, g := range b.Guards {
+		for _, s := range []Side{g.Canary, g.Stable} {
+			workloads = append(workloads, s.Workloads...)
+			if len(s.Workloads) == 0 {
+				services = append(services, s.Service)
+				versions = append(versions, s.Version)
+			}
+		}
+	}
+	var out []join
+	if len(workloads) > 0 {
+		out = append(out, join{workloadKey, workloadReporterInfo,
+			b.matchers("destination_workload", workloads) + b.inNamespaces("destination_workload_namespace")})
+	}
+	if len(services) > 0 {
+		out = append(out, join{versionKey, versionReporterInfo,
+			b.matchers("destination_service_name", services, "destination_version", versions) +
+				b.inNamespaces("destination_service_namespace")})
+	}
+	return out
+}
+
+// matchers selects proxies' series by the values of labels, given in pairs.
+func (b *builder) matchers(labelsAndValues ...any) string {
+	var out []string
+	if b.Proxies != "" {
+		out = append(out, strings.Trim(b.Proxies, ", "))
+	}
+	for i := 0; i < len(labelsAndValues); i += 2 {
+		out = append(out, labelsAndValues[i].(string)+"=~"+strconv.Quote(alternatives(labelsAndValues[i+1].([]string))))
+	}
+	return strings.Join(out, ",")
+}
+
+func (b *builder) inNamespaces(label string) string {
+	return "," + label + "=~" + strconv.Quote(alternatives(b.namespaces()))
+}
+
+// bySide sums an expression over proxies' series per guard, side and reporter.
+// term writes the expression for a set of matchers; aggregation is sum or max.
+func (b *builder) bySide(aggregation string, term func(matchers string) string) string {
+	var terms []string
+	for _, j := range b.joins() {
+		terms = append(terms, expand(`$agg by ($guard, $side, reporter) (
+			($agg by ($key, reporter) ($term)) * on ($key, reporter) group_right () $info)`,
+			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(j.matchers), "info", b.own(j.info)))
+	}
+	return strings.Join(terms, " or ")
+}
+
+// errorGroup counts requests and judges the share that failed.
+func (b *builder) errorGroup() {
+	b.group("errors", b.Interval)
+	if len(b.Guards) > 0 {
+		for _, w := range b.windows.raw() {
+			b.window(failed.all, w, b.bySide("sum", func(m string) string { return b.delta(requestsTotal, m, w) }))
+		}
+		b.tiles(failed.all)
+	}
+	if b.any(func(s Signals) bool { return s.ErrorRate != nil }) {
+		for _, w := range b.windows.raw() {
+			bad := b.bySide("sum", func(m string) string {
+				return b.delta(requestsTotal, m+","+httpFailures, w) + " or " +
+					b.delta(requestsTotal, m+`,response_code!~"5..",`+grpcFailures, w)
+			})
+			b.window(failed.bad, w, b.orZero(bad, failed.all, w))
+		}
+		b.tiles(failed.bad)
+		b.judge(failed, func(m string) string { return requestsTotal + "{" + m + "}" })
+		b.errorAlerts()
+	}
+	b.endGroup()
+}
+
+// latencyGroup counts timed requests and judges the share that was too slow.
+func (b *builder) latencyGroup() {
+	b.group("latency", b.Interval)
+	edges := b.edges()
+	if len(edges) > 0 {
+		for _, w := range b.windows.raw() {
+			b.window(slow.all, w, b.bySide("sum", func(m string) string {
+				return b.delta(durationBuckets, m+`,le="+Inf"`, w)
+			}))
+			var terms []string
+			for _, e := range edges {
+				terms = append(terms, b.slowBeyond(e, w))
+			}
+			b.window(slow.bad, w, strings.Join(terms, " or "))
+		}
+		b.tiles(slow.all)
+		b.tiles(slow.bad)
+		b.judge(slow, func(m string) string { return durationBuckets + "{" + m + `,le="+Inf"}` })
+		b.latencyAlerts()
+	}
+	b.endGroup()
+}
+
+// edges returns the bucket edges at which some guard's latency is judged, and
+// notes where that is not the limit itself.
+func (b *builder) edges() []time.Duration {
+	var out []time.Duration
+	for _, g := range b.Guards {
+		if g.Signals.Latency == nil {
+			continue
+		}
+		limit := g.Signals.Latency.Max
+		edge, _ := b.edge(limit)
+		if edge != limit {
+			b.notes = append(b.notes, "guard "+g.Name+": latency.max "+limit.String()+
+				" is no bucket edge: judged at "+edge.String()+", the next higher one (native histograms: exactly)")
+		}
+		if !slices.Contains(out, edge) {
+			out = append(out, edge)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// slowBeyond counts the requests slower than an edge, for the guards that are
+// judged there: all requests minus those at or below it. Without a series for
+// the edge there is no answer, rather than "all were slow".
+func (b *builder) slowBeyond(edge, window time.Duration) string {
+	ms := num(float64(edge) / float64(time.Millisecond))
+	le := `,le=~"` + strings.ReplaceAll(ms, ".", `\\.`) + `(\\.0)?"`
+	fast := b.bySide("sum", func(m string) string { return b.delta(durationBuckets, m+le, window) })
+	return expand(`($all - on ($guard, $side, reporter) group_left () ($fast)) and on ($guard) ($max > $lower and $max <= $edge)`,
+		"all", b.own(slow.all, `window="`+dur(window)+`"`), "guard", keyLabels, "side", labelSide, "fast", fast,
+		"max", b.own(latencyMax), "lower", num(b.edgeBelow(edge).Seconds()), "edge", num(edge.Seconds()))
+}
+
+func (b *builder) edgeBelow(edge time.Duration) time.Duration {
+	i, _ := slices.BinarySearch(b.LatencyBuckets, edge)
+	if i == 0 {
+		return 0
+	}
+	return b.LatencyBuckets[i-1]
+}
+
+// window records a count over a window.
+func (b *builder) window(name string, w time.Duration, expr string) {
+	b.record(name, map[string]string{"window": dur(w)}, expr)
+}
+
+// orZero fills in 0 where requests were counted but none of the kind.
+func (b *builder) orZero(expr, all string, w time.Duration) string {
+	return expand(`($expr) or on ($guard, $side, reporter) ($all * 0)`,
+		"expr", expr, "guard", keyLabels, "side", labelSide, "all", b.own(all, `window="`+dur(w)+`"`))
+}
+
+// tiles records the longer windows as sums of shorter ones. A tile from before
+// the first request counts nothing.
+func (b *builder) tiles(name string) {
+	for _, t := range b.windows.tiled() {
+		x := b.own(name, `window="`+dur(t.of)+`"`)
+		sum := x
+		for i := 1; i < t.n; i++ {
+			sum += expand(` + ($x offset $w or $x * 0)`, "x", x, "w", dur(time.Duration(i)*t.of))
+		}
+		b.window(name, t.window, sum)
+	}
+}
+
+// any reports whether some guard has a signal on.
+func (b *builder) any(on func(Signals) bool) bool {
+	return slices.ContainsFunc(b.Guards, func(g Guard) bool { return on(g.Signals) })
+}
+
+// judge tests the canary's share of bad requests in all windows at once.
+// samples writes a selector of the series whose age tells when a version was
+// scraped last.
+func (b *builder) judge(p proportion, samples func(matchers string) string) {
+	vars := []string{
+		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "all_canary", b.own(p.all, labelSide+`="canary"`),
+		"bad_stable", b.own(p.bad, labelSide+`="stable"`), "all_stable", b.own(p.all, labelSide+`="stable"`),
+		"limit", b.own(p.limit), "factor", b.own(stableFactor), "guard", keyLabels, "side", labelSide,
+		"stable", b.own(p.stable), "excess", b.own(p.excess), "worse", b.own(p.worse), "proof", b.own(p.proof),
+		"since", b.own(p.since), "newest_canary", b.own(p.newest, labelSide+`="canary"`),
+		"memory", dur(max(15*time.Second, 3*b.ScrapeInterval)), "shrink", num(shrink), "least", num(leastBad), "enough", num(enoughProof),
+	}
+	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
+
+	rule(p.stable, `sum without ($side) (($bad_stable > 0) / ($all_stable + $shrink))`)
+	rule(p.excess, `sum without ($side) (($bad_canary >= $least) / $all_canary) / on ($guard) group_left () $limit > 1`)
+	rule(p.worse, `($excess / (
+		(max_over_time($stable[$memory]) / on ($guard) group_left () $limit > 1) * on ($guard) group_left () $factor)) or $excess`)
+	rule(p.proof, evidence("$bad_canary", "$worse")+` > $enough`)
+	b.record(p.newest, nil, expand(`($newest) and on ($guard, reporter) $proof`,
+		"newest", b.bySide("max", func(m string) string { return "timestamp(" + samples(m) + ")" }),
+		"guard", keyLabels, "proof", b.own(p.proof)))
+	rule(p.since, `($since and on ($guard, reporter) $proof) or sum without ($side) ($newest_canary)`)
+}
+
+// evidence is D of the package comment for bad requests that are times their
+// limit, written so that the number of all requests is not needed again.
+func evidence(bad, times string) string {
+	return strings.NewReplacer("BAD", bad, "TIMES", times).Replace(
+		`sum without ($side) (BAD) * (ln(TIMES > 1) - 1 + 1 / TIMES)`)
+}
+
+// convicted is the canary's share of bad requests, per guard, where the
+// evidence suffices and stable has been scraped since.
+func (b *builder) convicted(p proportion) string {
+	return expand(`max by (namespace, guardian_guard) (
+		($excess * on ($guard) group_left () $limit and $proof)
+		unless on ($guard, reporter) ($since > on ($guard, reporter) $newest and on ($guard) $factor))`,
+		b.judgeVars(p)...)
+}
+
+// suspected is the canary's share of bad requests, per guard, where it is
+// beyond the limit, but no worse than stable.
+func (b *builder) suspected(p proportion) string {
+	return expand(`max by (namespace, guardian_guard) (
+		$excess * on ($guard) group_left () $limit and (`+evidence("$bad_canary", "$excess")+` > $enough))
+		unless on (namespace, guardian_guard) $proof`,
+		b.judgeVars(p)...)
+}
+
+func (b *builder) judgeVars(p proportion) []string {
+	return []string{
+		"excess", b.own(p.excess), "limit", b.own(p.limit), "proof", b.own(p.proof), "since", b.own(p.since),
+		"newest", b.own(p.newest, labelSide+`="stable"`), "factor", b.own(stableFactor), "guard", keyLabels,
+		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "side", labelSide, "enough", num(enoughProof),
+	}
+}

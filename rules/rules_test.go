@@ -1,0 +1,60 @@
+package rules
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite goldens")
+
+// orders is the guard of DESIGN's running example with its defaults.
+func orders() Guard {
+	return Guard{
+		Name:      "orders-service",
+		Namespace: "microservices",
+		Stable:    Side{Name: "v1", Workloads: []string{"orders-v1"}, Service: "orders-service"},
+		Canary:    Side{Name: "v2", Workloads: []string{"orders-v2"}, Service: "orders-service"},
+		Signals: Signals{
+			ErrorRate: &ErrorRate{Max: 0.01},
+			Latency:   &Latency{Quantile: 0.95, Max: 500 * time.Millisecond},
+			Restarts:  &Restarts{Max: 2, Window: 5 * time.Minute},
+			Traffic:   &Traffic{ShareTolerance: 0.5},
+		},
+	}
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("..", "testdata", "rules", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("%s differs; run make golden and review the diff", path)
+	}
+}
+
+func TestGenerateWritesTheGoldens(t *testing.T) {
+	for name, o := range map[string]Options{
+		"orders.yaml": {Guards: []Guard{orders()}, Interval: time.Second, ScrapeInterval: 5 * time.Second},
+	} {
+		r, err := Generate(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := r.Prometheus()
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, out)
+	}
+}

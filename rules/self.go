@@ -1,0 +1,110 @@
+package rules
+
+import (
+	"strings"
+	"time"
+)
+
+// overviewGroup records what dashboards and gates read. Nothing here leads to a
+// rollback, so it runs seldom.
+func (b *builder) overviewGroup() {
+	if len(b.Guards) == 0 {
+		return
+	}
+	b.group("overview", max(infoInterval, b.Interval))
+	short := b.windows.short()
+	window := `window="` + dur(short) + `"`
+	drop := func(expr string) string { return "sum without (window) (" + expr + ")" }
+	b.record("guardian_side:requests:rate", nil, drop(b.own(failed.all, window)+" / "+num(short.Seconds())))
+	for _, p := range []proportion{failed, slow} {
+		if b.recorded(p.bad) {
+			b.record(p.bad[:len(p.bad)-len("increase")]+"ratio", nil, drop(b.own(p.bad, window)+" / ("+b.own(p.all, window)+" > 0)"))
+		}
+	}
+	b.record("guardian_canary:traffic_share:ratio", nil, expand(
+		`sum by ($guard, reporter) ($canary) / (sum by ($guard, reporter) ($all) > 0)`,
+		"guard", keyLabels, "canary", b.own(failed.all, window, labelSide+`="canary"`), "all", b.own(failed.all, window)))
+	b.endGroup()
+}
+
+// selfGroup watches guardian itself and the way its alerts take.
+func (b *builder) selfGroup() {
+	b.group("self", max(infoInterval, b.Interval))
+	here := map[string]string{LabelNamespace: b.Namespace, LabelInstance: b.Name}
+	b.alert(alert{
+		name: AlertHeartbeat, action: ActionNone, severity: "none", static: here, expr: "vector(1)",
+		summary:     "Sign of life: Prometheus evaluates guardian's rules",
+		description: "Always firing. It must reach guardian through Alertmanager about once a minute; guardian moves nothing forward without it.",
+	})
+	b.alert(alert{
+		name: AlertHeartbeatStale, action: ActionNone, severity: "critical", static: here, wait: 30 * time.Second,
+		expr:        "time() - max(guardian_heartbeat_timestamp_seconds{" + b.Self + "}) > " + num(b.HeartbeatMaxAge.Seconds()),
+		summary:     "Alerts do not reach guardian",
+		description: "guardian has seen no heartbeat for {{ $value | humanizeDuration }} (limit " + dur(b.HeartbeatMaxAge) + "). Rollback alerts are probably lost too; guardian moves nothing forward.",
+	})
+	b.alert(alert{
+		name: AlertDown, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
+		expr:        "absent(guardian_heartbeat_timestamp_seconds{" + b.Self + "})",
+		summary:     "guardian is down, or not scraped",
+		description: "No replica of guardian " + b.Name + " in " + b.Namespace + " has reported its metrics for a minute. Nobody rolls canaries back, and the traffic signal is blind.",
+	})
+	b.alert(alert{
+		name: AlertNotificationsFailing, action: ActionNone, severity: "critical", static: here, keep: keepFiring,
+		expr: `sum(increase(alertmanager_notifications_failed_total{integration="webhook"}[5m])) > 0
+			or sum(increase(prometheus_notifications_dropped_total[5m])) > 0`,
+		summary:     "Alerts are lost on their way",
+		description: "{{ $value | printf \"%.0f\" }} notifications were lost within 5 minutes: Alertmanager's webhooks fail, or Prometheus drops alerts. Rollback alerts may be among them.",
+	})
+	b.stateAlerts()
+	b.endGroup()
+}
+
+// stateAlerts tells people what guardian did, from its own metrics.
+func (b *builder) stateAlerts() {
+	if len(b.Guards) == 0 {
+		return
+	}
+	info := b.own(subsetInfo, labelSide+`="canary"`)
+	byGuard := func(expr string) string {
+		return expand(`max by (namespace, guardian_guard) ((max by (guard) ($expr)) * on (guard) group_right () $info)`, "expr", expr, "info", info)
+	}
+	state := func(s string) string {
+		return `guardian_state{state="` + s + `",` + strings.Trim(b.Self, ", ") + `}`
+	}
+	b.alert(alert{
+		name: AlertRolledBack, action: ActionNone, severity: "warning",
+		expr:        byGuard(state("rolled-back")) + " == 1",
+		summary:     guardLabel + ": the canary was rolled back",
+		description: "guardian sent all traffic of " + guardLabel + " in " + namespaceLabel + " back to stable and keeps it there until a new build is ready or a person unlocks it. Why: guardian status " + guardLabel + ".",
+	})
+	b.alert(alert{
+		name: AlertRollbackBlocked, action: ActionNone, severity: "critical",
+		expr:        byGuard(state("blocked")) + " == 1",
+		summary:     guardLabel + ": a rollback is wanted and cannot be done safely",
+		description: "The canary of " + guardLabel + " in " + namespaceLabel + " is bad, but guardian cannot send its traffic to stable (too few ready endpoints, a missing subset, or a refused write). The canary still gets traffic. Why: guardian status " + guardLabel + ".",
+	})
+	b.alert(alert{
+		name: AlertReleaseWithoutCanary, action: ActionNone, severity: "warning",
+		expr:        byGuard("increase(guardian_releases_without_canary_total{"+b.Self+"}[10m])") + " > 0",
+		summary:     guardLabel + ": a release went out without a canary",
+		description: "A new build of the canary of " + guardLabel + " in " + namespaceLabel + " was deployed while it had all traffic. guardian rolls it back to stable if it is bad, and stable still runs.",
+	})
+	if !b.recorded(failed.all) {
+		return
+	}
+	short := `window="` + dur(b.windows.short()) + `"`
+	// Streams that were open before report when they end, and probes call by
+	// name: a few requests are no sign that traffic has not moved.
+	quiet := b.windows.short() + 2*b.ScrapeInterval
+	b.alert(alert{
+		name: AlertRollbackIneffective, action: ActionNone, severity: "critical", wait: 30 * time.Second,
+		expr: expand(`max by (namespace, guardian_guard) (
+			(sum without ($side) ($canary) >= 5) / on ($guard, reporter) sum by ($guard, reporter) ($all) > 0.01
+			and on ($guard) ((max by (guard, subset) (max_over_time($weights[$quiet])) == 0) * on (guard, subset) group_right () $info)
+			and on ($guard) ((max by (guard) ($state) == 1) * on (guard) group_right () $info))`,
+			"side", labelSide, "canary", b.own(failed.all, short, labelSide+`="canary"`), "all", b.own(failed.all, short), "guard", keyLabels,
+			"weights", "guardian_weight_percent{"+b.Self+"}", "quiet", dur(quiet), "info", info, "state", state("rolled-back")),
+		summary:     guardLabel + ": the canary still gets requests after the rollback",
+		description: percent + " of the requests of " + guardLabel + " in " + namespaceLabel + " still reach the canary, although its weight has been 0 for " + dur(quiet) + ": another VirtualService or route, a mirror, direct calls, or a mesh that does not take the new configuration.",
+	})
+}
