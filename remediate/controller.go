@@ -101,6 +101,9 @@ func New(o Options) (*Controller, error) {
 	if o.EventClient == nil {
 		o.EventClient = o.Client
 	}
+	if o.Domain == "" {
+		o.Domain = defaultDomain
+	}
 	if o.Workers == 0 {
 		o.Workers = 16
 	}

@@ -120,6 +120,7 @@ const (
 	MoveStable       // canary to weight 0
 	MoveForward      // canary to Decision.Weight
 	MoveRestore      // weights stay, what a rollback re-pointed is given back
+	MoveMark         // annotations alone
 )
 
 // Decision is what should be true. Record is the record wanted; it is written
@@ -340,7 +341,8 @@ func (d *decider) forgive(builds ...string) {
 // those of an earlier build.
 func (d *decider) lift(event, by, why string) {
 	d.rec.Lock = nil
-	d.rec.Deny, d.rec.VirtualServices, d.rec.Message = nil, nil, ""
+	d.rec.denies(nil, Rollback{})
+	d.rec.VirtualServices, d.rec.Message = nil, ""
 	d.rec.Status.UnlockedAt = d.now
 	d.note(event, by, why)
 }
@@ -497,10 +499,8 @@ func (d *decider) open() {
 	case slices.Contains(d.rec.Refused, s.Build) && d.in.Canary.Current > 0 && d.in.Guard.Rollback.Lock != LockNone:
 		d.rollBack(Lock{By: "refused build", Reason: "build " + s.Build + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
 		return
-	case d.in.Absent != "" && !d.exposed():
-		d.state, d.text = StateIdle, d.in.Absent
 	case !d.exposed():
-		d.state, d.text = StateIdle, "canary gets no traffic"
+		d.state, d.text = StateIdle, cmp.Or(d.in.Absent, "canary gets no traffic")
 		for _, a := range d.rollback {
 			d.noteAlert(a, "canary has no traffic; it will be rolled back at once if it gets some")
 		}
@@ -515,6 +515,11 @@ func (d *decider) open() {
 		a := d.rollback[0]
 		d.rollBack(Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: "alert",
 			Reason: a.Name + ": " + a.Summary}, ReasonAlert)
+		if d.rec.Lock == nil { // no lock will tell of them
+			for _, a := range d.rollback {
+				d.noteAlert(a, d.text)
+			}
+		}
 		return
 	case d.in.Traffic.full():
 		d.state, d.text = StatePromoted, "canary has all traffic; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
@@ -538,6 +543,11 @@ func (d *decider) giveBack() {
 		return
 	}
 	d.release, d.move = true, MoveRestore
+	if d.in.Guard.Rollback.Lock == LockNone {
+		// Nothing says that the canary is good again: only a step forward, or
+		// CI, gives it its routes back.
+		d.move = MoveMark
+	}
 	if d.reason == ReasonNothing {
 		d.reason = ReasonRestore
 	}
@@ -598,7 +608,7 @@ func (d *decider) finish() {
 	if l := d.rec.Lock; l != nil {
 		d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
 		if len(d.in.Deny) > 0 {
-			d.rec.Deny = slices.Clone(d.in.Deny)
+			d.rec.denies(d.in.Deny, d.in.Guard.Rollback)
 		}
 		d.rec.Message = lockMessage(d.in.Guard, *l, d.state, d.text)
 	}

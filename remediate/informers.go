@@ -23,6 +23,7 @@ import (
 // informers watch one namespace and tell which guards a change may matter to.
 type informers struct {
 	namespace string
+	domain    string
 	touched   func(guards []string)
 	restarted func(guard string, ref Ref, n int64)
 
@@ -41,7 +42,7 @@ type informers struct {
 }
 
 func newInformers(o Options, touched func([]string), restarted func(string, Ref, int64)) *informers {
-	i := &informers{namespace: o.Namespace, touched: touched, restarted: restarted}
+	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, restarted: restarted}
 	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(trim))
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
 		kubeinformers.WithTransform(trim),
@@ -253,7 +254,7 @@ func (i *informers) servicesOf(g Guard) []string {
 	set := map[string]bool{}
 	for _, ref := range []Ref{g.Stable, g.Canary} {
 		if host := i.hostOf(g, ref); host != "" {
-			if name, namespace, ok := serviceOf(NormalizeHost(host, g.Namespace, ""), ""); ok && namespace == i.namespace {
+			if name, namespace, ok := serviceOf(NormalizeHost(host, g.Namespace, i.domain), i.domain); ok && namespace == i.namespace {
 				set[name] = true
 			}
 		}
@@ -305,7 +306,7 @@ func subsetOf(want, have map[string]string) bool {
 func (i *informers) selectorOf(g Guard, ref Ref) (labels.Selector, bool) {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	name, namespace, ok := serviceOf(NormalizeHost(i.hostOf(g, ref), g.Namespace, ""), "")
+	name, namespace, ok := serviceOf(NormalizeHost(i.hostOf(g, ref), g.Namespace, i.domain), i.domain)
 	if !ok || namespace != i.namespace {
 		return nil, false
 	}

@@ -241,6 +241,8 @@ func plan(s snapshot, d Decision) ([]change, error) {
 		weight = d.Weight
 	case MoveRestore:
 		weight = KeepWeights
+	case MoveMark:
+		return marks(s, d), nil
 	}
 	var todo []change
 	var passed error
@@ -266,13 +268,24 @@ func plan(s snapshot, d Decision) ([]change, error) {
 	return todo, nil
 }
 
+// marks are the patches that bring guardian's annotations up to date.
+func marks(s snapshot, d Decision) []change {
+	var todo []change
+	for _, vs := range s.services {
+		if ops := annotate(vs, d); len(ops) > 0 {
+			todo = append(todo, change{vs: vs, ops: ops})
+		}
+	}
+	return todo
+}
+
 // annotate sets guardian's annotations to what a decision says, for people,
 // kubectl and the health check of a GitOps tool.
 func annotate(vs *unstructured.Unstructured, d Decision) []Op {
 	st := d.Record.Status
 	set := map[string]string{AnnotationState: string(st.State), AnnotationReason: shorten(st.Reason), AnnotationSince: stamp(st.Since), AnnotationBuild: st.Build}
 	have := vs.GetAnnotations()
-	if _, marked := have[AnnotationState]; !marked && d.Move == MoveRestore {
+	if _, marked := have[AnnotationState]; !marked && (d.Move == MoveRestore || d.Move == MoveMark) {
 		return nil
 	}
 	var ops []Op

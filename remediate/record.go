@@ -35,6 +35,7 @@ const (
 	keyLock            = "lock"
 	keyRefused         = "refused"
 	keyDeny            = "deny"
+	keyDenyMatchRoutes = "denyMatchRoutes"
 	keyDenyMirrors     = "denyMirrors"
 	keyVirtualServices = "virtualServices"
 	keyMessage         = "message"
@@ -81,6 +82,8 @@ type Record struct {
 	Request *Request
 
 	Deny            []string // host/subset of the canary in every spelling, while locked
+	DenyMatchRoutes []string // the same, for routes of some requests to the canary alone; empty: they are left alone
+	DenyMirrors     []string // the same, for mirrors; empty: they are left alone
 	VirtualServices []string // names, while locked
 	Message         string   // what a refused CI reads, while locked
 }
@@ -205,6 +208,8 @@ func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
 	}
 	r.Refused = strings.Fields(cm.Data[keyRefused])
 	r.Deny = strings.Fields(cm.Data[keyDeny])
+	r.DenyMatchRoutes = strings.Fields(cm.Data[keyDenyMatchRoutes])
+	r.DenyMirrors = strings.Fields(cm.Data[keyDenyMirrors])
 	r.VirtualServices = strings.Fields(cm.Data[keyVirtualServices])
 	r.Message = cm.Data[keyMessage]
 	return r, nil
@@ -235,7 +240,8 @@ func (r Record) Data() map[string]string {
 	if len(history) > 0 {
 		put(keyHistory, history)
 	}
-	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyVirtualServices: r.VirtualServices} {
+	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyDenyMatchRoutes: r.DenyMatchRoutes,
+		keyDenyMirrors: r.DenyMirrors, keyVirtualServices: r.VirtualServices} {
 		if len(list) > 0 {
 			data[key] = strings.Join(list, " ")
 		}
@@ -284,6 +290,8 @@ func (r Record) clone() Record {
 	c.Changed = slices.Clone(r.Changed)
 	c.History = slices.Clone(r.History)
 	c.Deny = slices.Clone(r.Deny)
+	c.DenyMatchRoutes = slices.Clone(r.DenyMatchRoutes)
+	c.DenyMirrors = slices.Clone(r.DenyMirrors)
 	c.VirtualServices = slices.Clone(r.VirtualServices)
 	c.Status.Alerts = slices.Clone(r.Status.Alerts)
 	c.Status.Noted = slices.Clone(r.Status.Noted)

@@ -1,0 +1,513 @@
+package remediate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"pgregory.net/rapid"
+)
+
+// replica is one guardian process: a cache that lags, alerts that it alone
+// may have heard of, and nothing else.
+type replica struct {
+	name    string
+	view    *world
+	leads   bool
+	known   map[string]Alert // firing, as this replica knows it
+	pending map[string]Alert // accepted, not recorded yet
+	rec     *reconciler
+	store   *worldStore
+	saw     *world // what its pass has looked at last
+	wroteRV string // the record as this replica last wrote it, in this pass
+}
+
+// machine drives random sequences of events against two replicas and checks
+// the invariants of the package comment.
+type machine struct {
+	t        *rapid.T
+	w        *world
+	now      time.Time
+	guard    Guard
+	replicas []*replica
+	firing   map[string]Alert // by Prometheus
+	heard    []heard          // accepted rollback alerts
+	beat     time.Time
+	prom     bool // Prometheus and Alertmanager answer
+	down     bool // the API server does not
+	alerts   int
+	busy     bool // a pass is under way: no other pass starts inside it
+	fault    *fault
+	meddle   func() // what somebody else does in the middle of a pass
+	meddled  bool
+}
+
+type heard struct {
+	alert  Alert
+	locked bool // a lock stood when it was recorded
+}
+
+// fault is how a pass goes wrong: the n-th write fails before or after it is
+// done.
+type fault struct {
+	n     int
+	after bool
+	err   error
+}
+
+func newMachine(t *rapid.T) *machine {
+	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]Alert{}, prom: true}
+	m.beat = m.now
+	m.guard = Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
+		DestinationRule: "orders-service", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"},
+		Rollback: Rollback{Lock: rapid.SampledFrom([]LockKind{LockBuild, LockBuild, LockManual, LockNone}).Draw(t, "lock"), Window: 30 * time.Minute,
+			MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+		Promotion: Promotion{Mode: rapid.SampledFrom([]PromotionMode{PromotionOff, PromotionAuto, PromotionManual}).Draw(t, "mode"), MinRequests: 100,
+			Steps: []Step{{Weight: 10, Interval: time.Minute}, {Weight: 50, Interval: time.Minute, Bake: time.Minute}, {Weight: 100, Interval: time.Minute}}},
+		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute}
+	m.w = &world{template: 1, made: map[int]time.Time{1: m.now.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2}
+	m.ciReplace(rapid.SampledFrom([]int{0, 10, 100}).Draw(t, "weight at first sight"))
+	for i := range 2 {
+		r := &replica{name: fmt.Sprint("guardian-", i), view: m.w.copy(), leads: i == 0, known: map[string]Alert{}, pending: map[string]Alert{}}
+		m.wire(r)
+		m.replicas = append(m.replicas, r)
+	}
+	return m
+}
+
+func (m *machine) wire(r *replica) {
+	r.store = &worldStore{w: m.w, now: m.clock}
+	r.store.before = func(write string) error {
+		if m.meddle != nil {
+			do := m.meddle
+			m.meddle, m.meddled = nil, true
+			do()
+		}
+		if m.down {
+			return errAPI
+		}
+		if m.fault != nil && !m.fault.after {
+			if m.fault.n--; m.fault.n < 0 {
+				return m.fault.err
+			}
+		}
+		return nil
+	}
+	r.store.after = func(write string) error {
+		if write == "record" {
+			r.wroteRV = m.w.cm.ResourceVersion
+		}
+		if m.fault != nil && m.fault.after {
+			if m.fault.n--; m.fault.n < 0 {
+				return m.fault.err
+			}
+		}
+		return nil
+	}
+	r.store.check = func(before, after *unstructured.Unstructured, manager string) {
+		m.checkWrite(r, before, after, manager)
+	}
+	r.rec = &reconciler{
+		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, domain: "cluster.local",
+		leads:     func() bool { return r.leads },
+		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
+		forward: func(_ context.Context, s snapshot) (Forward, []Alert) {
+			if !m.prom {
+				return Forward{Err: "Prometheus does not answer"}, nil
+			}
+			return Forward{Requests: 200}, slices.Collect(maps.Values(m.firing))
+		},
+		changed: func(Guard, snapshot, Decision) {},
+	}
+}
+
+func (m *machine) clock() time.Time { return m.now }
+
+func (m *machine) parsed() Record {
+	r, err := ParseRecord(m.w.cm)
+	if err != nil {
+		m.t.Fatalf("the record cannot be read: %v", err)
+	}
+	return r
+}
+
+func (m *machine) pair() Pair {
+	return Pair{Stable: m.guard.Stable, Canary: m.guard.Canary, Host: "orders-service", Namespace: testNamespace}
+}
+
+func (m *machine) trafficOf(vs *unstructured.Unstructured) Traffic {
+	if vs == nil {
+		return Traffic{}
+	}
+	t, err := Inspect(vs.Object, m.pair(), m.guard.Rollback.options())
+	if err != nil {
+		m.t.Fatalf("inspect: %v", err)
+	}
+	return t
+}
+
+func (m *machine) paused() bool {
+	return m.parsed().Status.Paused != nil || m.w.vs != nil && m.w.vs.GetAnnotations()[AnnotationPaused] == "true"
+}
+
+// checkWrite holds each write of guardian against the invariants.
+func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructured, manager string) {
+	was, is := m.trafficOf(before), m.trafficOf(after)
+	if a, b := blank(m.t, before), blank(m.t, after); !reflect.DeepEqual(a, b) {
+		m.t.Fatalf("invariant 3: guardian changed more than weights:\n%v\n%v", a, b)
+	}
+	if is.Weight < was.Weight || (was.CanaryOnly > is.CanaryOnly) {
+		if manager != FieldManager {
+			m.t.Fatalf("a rollback was written by field manager %q", manager)
+		}
+		if seen := r.saw; seen.stable < m.guard.Rollback.MinReadyStable || seen.noSubset {
+			m.t.Fatalf("invariant 4: traffic sent to a stable with %d ready endpoints (subset missing: %v)", seen.stable, seen.noSubset)
+		}
+	}
+	if is.Weight <= was.Weight {
+		return
+	}
+	record := m.parsed()
+	switch {
+	case record.Lock != nil && r.wroteRV == m.w.cm.ResourceVersion:
+		m.t.Fatalf("invariant 2: raised from %d to %d while locked: %+v", was.Weight, is.Weight, record.Lock)
+	case !r.leads:
+		m.t.Fatalf("invariant 2: raised from %d to %d without the lease", was.Weight, is.Weight)
+	case !m.meddled && len(m.firing) > 0:
+		m.t.Fatalf("invariant 2: raised from %d to %d while %v fires", was.Weight, is.Weight, m.firing)
+	case !m.meddled && m.paused():
+		m.t.Fatalf("invariant 2: raised while paused")
+	case m.now.Sub(m.beat) > m.guard.HeartbeatMaxAge:
+		m.t.Fatalf("invariant 2: raised with a heartbeat of %s ago", m.now.Sub(m.beat))
+	case !m.prom && !m.meddled:
+		m.t.Fatalf("invariant 2: raised without metrics")
+	case m.guard.Promotion.Mode == PromotionOff && !strings.Contains(m.w.cm.Data[keyHistory], `"step","by":"someone"`):
+		m.t.Fatalf("raised in mode off without a person's wish")
+	}
+	steps := []int{10, 50, 100}
+	if i := slices.Index(steps, is.Weight); i < 0 || i > 0 && was.Weight < steps[i-1] {
+		m.t.Fatalf("a step was skipped: %d to %d", was.Weight, is.Weight)
+	}
+}
+
+// blank is a VirtualService without what guardian may touch.
+func blank(t *rapid.T, vs *unstructured.Unstructured) map[string]any {
+	u := vs.DeepCopy()
+	u.SetManagedFields(nil)
+	u.SetResourceVersion("")
+	a := u.GetAnnotations()
+	maps.DeleteFunc(a, func(k, _ string) bool { return strings.HasPrefix(k, Prefix) })
+	u.SetAnnotations(a)
+	routes, _, err := unstructured.NestedSlice(u.Object, "spec", "http")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		route := r.(map[string]any)
+		for _, k := range []string{"mirror", "mirrors", "mirrorPercentage", "mirror_percent"} {
+			delete(route, k)
+		}
+		dests := route["route"].([]any)
+		var pair float64
+		for _, d := range dests {
+			dest := d.(map[string]any)
+			target := dest["destination"].(map[string]any)
+			if target["host"] != "orders-service" {
+				continue
+			}
+			switch w := dest["weight"].(type) {
+			case int64:
+				pair += float64(w)
+			case float64:
+				pair += w
+			}
+			delete(dest, "weight")
+			if len(dests) == 1 {
+				target["subset"] = "either"
+			}
+		}
+		route["pair total"] = pair
+	}
+	u.Object["spec"].(map[string]any)["http"] = routes
+	b, err := json.Marshal(u.Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out map[string]any
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// pass is one reconcile by one replica.
+func (m *machine) pass(r *replica) {
+	if m.busy {
+		return
+	}
+	m.busy, m.meddled, r.wroteRV = true, false, ""
+	defer func() { m.busy, m.fault, m.meddle = false, nil, nil }()
+	now := map[string]Alert{}
+	maps.Copy(now, r.known)
+	maps.Copy(now, r.pending)
+	sent := maps.Clone(r.pending)
+	was := m.parsed().Lock != nil
+	out, err := r.rec.reconcile(context.Background(), m.guard, slices.Collect(maps.Values(now)))
+	if errors.Is(err, errCrash) {
+		r.pending, r.known = map[string]Alert{}, map[string]Alert{}
+		if m.prom { // at start guardian lists what fires
+			maps.Copy(r.known, m.firing)
+		}
+		*r.view = *m.w.copy()
+		return
+	}
+	if out.recorded {
+		for k, a := range sent {
+			delete(r.pending, k)
+			if a.Action == ActionRollback {
+				m.heard = append(m.heard, heard{alert: a, locked: was || m.parsed().Lock != nil})
+			}
+		}
+	}
+}
+
+// settle lets everything calm down: caches catch up, faults stop, and both
+// replicas look again.
+func (m *machine) settle() {
+	m.fault, m.meddle, m.down = nil, nil, false
+	for range 4 {
+		for _, r := range m.replicas {
+			*r.view = *m.w.copy()
+			m.pass(r)
+		}
+	}
+	m.checkCalm()
+}
+
+func (m *machine) checkCalm() {
+	rec, t := m.parsed(), m.trafficOf(m.w.vs)
+	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
+	if rec.Lock != nil && !m.paused() && safe && !t.Clean() {
+		m.t.Fatalf("invariant 1: locked, and the canary has %+v; status %+v", t, rec.Status)
+	}
+	if rec.Lock != nil && !m.paused() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
+		m.t.Fatalf("a rollback that cannot be done is not blocked but %s", rec.Status.State)
+	}
+	if (m.w.cm.Labels[LabelLocked] == "true") != (rec.Lock != nil) {
+		m.t.Fatalf("label %s is %q, lock %v", LabelLocked, m.w.cm.Labels[LabelLocked], rec.Lock)
+	}
+	since := rec.Status.BuildSince
+	if rec.Status.UnlockedAt.After(since) {
+		since = rec.Status.UnlockedAt
+	}
+	for _, r := range m.replicas {
+		for _, a := range r.known {
+			counts := a.Action == ActionRollback && !a.StartsAt.Before(since)
+			if counts && !m.paused() && safe && !t.Clean() && rec.Status.State != StateBaked {
+				m.t.Fatalf("invariant 1: %s fires and counts, and the canary has %+v; status %+v", a.Name, t, rec.Status)
+			}
+		}
+		if len(r.pending) > 0 {
+			m.t.Fatalf("invariant 5: %s still holds %v unrecorded", r.name, r.pending)
+		}
+	}
+	for _, h := range m.heard {
+		if h.locked {
+			continue
+		}
+		if !slices.ContainsFunc(rec.History, func(e HistoryEntry) bool { return e.Alert == h.alert.Name }) {
+			m.t.Fatalf("invariant 5: %s was accepted and left no trace", h.alert.Name)
+		}
+	}
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && m.w.cm != nil {
+		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
+	}
+}
+
+func (m *machine) ciReplace(weight int) {
+	u := &unstructured.Unstructured{Object: manifest(weight)}
+	u.SetResourceVersion(m.w.next())
+	m.w.vs = u
+}
+
+func (m *machine) ciApply(weight int) {
+	if m.w.vs == nil {
+		m.ciReplace(weight)
+		return
+	}
+	u := &unstructured.Unstructured{Object: manifest(weight)}
+	a := m.w.vs.GetAnnotations()
+	u.SetAnnotations(a)
+	u.SetManagedFields(m.w.vs.GetManagedFields())
+	u.SetResourceVersion(m.w.next())
+	m.w.vs = u
+}
+
+// outside is something that anybody but guardian does.
+func (m *machine) outside(label string) {
+	t := m.t
+	weight := func() int { return rapid.SampledFrom([]int{0, 10, 30, 50, 100}).Draw(t, label+" weight") }
+	switch rapid.SampledFrom([]string{"apply", "apply", "apply", "replace", "recreate", "delete", "build", "rollout", "undo", "drop", "stable", "subset",
+		"annotate", "request"}).Draw(t, label) {
+	case "apply":
+		m.ciApply(weight())
+	case "replace", "recreate":
+		m.ciReplace(weight())
+	case "delete":
+		m.w.vs = nil
+	case "build":
+		n := len(m.w.made) + 1
+		m.w.made[n] = m.now
+		m.w.template = n
+		if rapid.Bool().Draw(t, label+" ready at once") {
+			m.w.pods = []int{n, n}
+		}
+	case "rollout":
+		if m.w.template != 0 {
+			m.w.pods = slices.Repeat([]int{m.w.template}, 2)
+		}
+	case "undo":
+		m.w.template = rapid.IntRange(1, len(m.w.made)).Draw(t, label+" to")
+	case "drop":
+		m.w.template, m.w.pods = 0, nil
+	case "stable":
+		m.w.stable = rapid.IntRange(0, 2).Draw(t, label+" ready")
+	case "subset":
+		m.w.noSubset = rapid.Bool().Draw(t, label+" gone")
+	case "annotate":
+		if m.w.vs != nil {
+			u := m.w.vs.DeepCopy()
+			a := u.GetAnnotations()
+			if rapid.Bool().Draw(t, label+" pause") {
+				a[AnnotationPaused] = "true"
+			} else {
+				delete(a, AnnotationPaused)
+			}
+			u.SetAnnotations(a)
+			u.SetResourceVersion(m.w.next())
+			m.w.vs = u
+		}
+	case "request":
+		if m.w.cm != nil {
+			cm := m.w.cm.DeepCopy()
+			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, "dance"}).Draw(t, label+" action"),
+				By: "someone", Reason: "because", At: m.now}
+			b, err := json.Marshal(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cm.Data[keyRequest] = string(b)
+			cm.ResourceVersion = m.w.next()
+			m.w.cm = cm
+		}
+	}
+}
+
+func (m *machine) pick(label string) *replica {
+	return m.replicas[rapid.IntRange(0, 1).Draw(m.t, label)]
+}
+
+// actions are the steps of a sequence.
+func (m *machine) actions() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"outside": func(t *rapid.T) { m.t = t; m.outside("event") },
+		"ladder": func(t *rapid.T) {
+			m.t = t
+			m.now = m.now.Add(2 * time.Minute)
+			m.beat = m.now
+			for _, r := range m.replicas {
+				*r.view = *m.w.copy()
+				m.pass(r)
+			}
+		},
+		"alert": func(t *rapid.T) {
+			m.t = t
+			m.alerts++
+			a := Alert{Name: fmt.Sprint("Alert", m.alerts), Signal: "error_rate", Fingerprint: fmt.Sprint("f", m.alerts), StartsAt: m.now,
+				Action: rapid.SampledFrom([]Action{ActionRollback, ActionRollback, ActionHold}).Draw(t, "action")}
+			m.firing[a.Episode()] = a
+			r := m.pick("heard by")
+			r.known[a.Episode()], r.pending[a.Episode()] = a, a
+			m.pass(r)
+		},
+		"again": func(t *rapid.T) { // a duplicate, or the other replica hears of it
+			m.t = t
+			for _, k := range slices.Sorted(maps.Keys(m.firing)) {
+				r := m.pick("heard again by")
+				r.known[k], r.pending[k] = m.firing[k], m.firing[k]
+			}
+		},
+		"resolve": func(t *rapid.T) {
+			m.t = t
+			for _, k := range slices.Sorted(maps.Keys(m.firing)) {
+				if rapid.Bool().Draw(t, "ends") {
+					delete(m.firing, k)
+					for _, r := range m.replicas {
+						delete(r.known, k)
+					}
+				}
+			}
+		},
+		"pass": func(t *rapid.T) {
+			m.t = t
+			switch rapid.SampledFrom([]string{"", "", "fault", "meddle"}).Draw(t, "trouble") {
+			case "fault":
+				m.fault = &fault{n: rapid.IntRange(0, 3).Draw(t, "writes before it"), after: rapid.Bool().Draw(t, "after the write"),
+					err: rapid.SampledFrom([]error{errAPI, errCrash}).Draw(t, "fault")}
+			case "meddle":
+				m.meddle = func() { m.outside("meanwhile") }
+			}
+			m.pass(m.pick("pass of"))
+		},
+		"both": func(t *rapid.T) { // the other replica acts in the middle of a pass
+			m.t = t
+			r := m.pick("pass of")
+			other := m.replicas[0]
+			if other == r {
+				other = m.replicas[1]
+			}
+			m.meddle = func() {
+				m.busy = false
+				m.meddle = nil
+				keep := r.wroteRV
+				m.pass(other)
+				m.busy, m.meddled, r.wroteRV = true, true, keep
+			}
+			m.pass(r)
+		},
+		"sync": func(t *rapid.T) { m.t = t; r := m.pick("cache of"); *r.view = *m.w.copy() },
+		"beat": func(t *rapid.T) { m.t = t; m.beat = m.now },
+		"lease": func(t *rapid.T) {
+			m.t = t
+			m.replicas[0].leads = rapid.Bool().Draw(t, "first leads")
+			m.replicas[1].leads = !m.replicas[0].leads
+		},
+		"prom": func(t *rapid.T) { m.t = t; m.prom = rapid.Bool().Draw(t, "answers") },
+		"api":  func(t *rapid.T) { m.t = t; m.down = rapid.Bool().Draw(t, "down") },
+		"time": func(t *rapid.T) {
+			m.t = t
+			m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute, 7 * time.Minute, 31 * time.Minute}).Draw(t, "passes"))
+		},
+		"calm": func(t *rapid.T) { m.t = t; m.settle() },
+	}
+}
+
+// TestPropertyInvariantsHold checks the invariants of the package comment over
+// random sequences. -rapid.checks sets how many.
+func TestPropertyInvariantsHold(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMachine(t)
+		m.settle()
+		t.Repeat(m.actions())
+		m.t = t
+		m.settle()
+	})
+}

@@ -1,0 +1,280 @@
+package remediate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	apinet "istio.io/api/networking/v1alpha3"
+	istionet "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+const testNamespace = "microservices"
+
+var (
+	errAPI   = errors.New("the API server does not answer")
+	errCrash = errors.New("guardian was killed here")
+)
+
+// world is one guard's cluster, held in memory: what the API server stores.
+// A replica's cache is an older copy of it.
+type world struct {
+	cm       *corev1.ConfigMap
+	vs       *unstructured.Unstructured // nil: deleted
+	template int                        // the canary Deployment's pod template; 0: no Deployment
+	made     map[int]time.Time          // when a template first appeared
+	pods     []int                      // templates of the canary's ready pods
+	stable   int                        // ready endpoints of stable
+	noSubset bool                       // the DestinationRule has lost stable's subset
+	version  int
+}
+
+// copy is what a cache holds. Objects are replaced, never edited, so sharing
+// them is safe.
+func (w *world) copy() *world {
+	c := *w
+	c.pods = slices.Clone(w.pods)
+	c.made = maps.Clone(w.made)
+	return &c
+}
+
+func (w *world) next() string { w.version++; return strconv.Itoa(w.version) }
+
+func (w *world) record(context.Context, string) (*corev1.ConfigMap, error) { return w.cm, nil }
+
+func (w *world) virtualService(context.Context, string) (*unstructured.Unstructured, error) {
+	return w.vs, nil
+}
+
+func (w *world) destinationRule(context.Context, string) (*istionet.DestinationRule, error) {
+	dr := &istionet.DestinationRule{Spec: apinet.DestinationRule{Host: "orders-service", Subsets: []*apinet.Subset{
+		{Name: "v2", Labels: map[string]string{"version": "v2"}}}}}
+	if !w.noSubset {
+		dr.Spec.Subsets = append(dr.Spec.Subsets, &apinet.Subset{Name: "v1", Labels: map[string]string{"version": "v1"}})
+	}
+	return dr, nil
+}
+
+func (w *world) service(context.Context, string) (*corev1.Service, error) {
+	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "orders-service"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}, nil
+}
+
+func podLabels(version string) map[string]string {
+	return map[string]string{"app": "orders", "version": version}
+}
+
+func (w *world) templateSpec(n int) corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: podLabels("v2")},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "orders", Image: fmt.Sprintf("orders:%d", n)}}}}
+}
+
+func (w *world) deployments(_ context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
+	if w.template == 0 || !want.selector.Matches(labels.Set(podLabels("v2"))) {
+		return nil, nil
+	}
+	one := int32(len(w.pods))
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "orders-v2"}, Spec: appsv1.DeploymentSpec{Replicas: &one, Template: w.templateSpec(w.template)}}
+	for _, p := range w.pods {
+		d.Status.Replicas++
+		if p == w.template {
+			d.Status.UpdatedReplicas++
+			d.Status.AvailableReplicas++
+		}
+	}
+	return []*appsv1.Deployment{trimDeployment(d)}, nil
+}
+
+func (w *world) pods_(version string) []*corev1.Pod {
+	var out []*corev1.Pod
+	pod := func(i, template int) {
+		yes := true
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("orders-%s-%d", version, i), Labels: podLabels(version),
+			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: fmt.Sprintf("orders-%s-%d", version, template), Controller: &yes}}}}
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		out = append(out, p)
+	}
+	if version == "v1" {
+		for i := range w.stable {
+			pod(i, 1)
+		}
+		return out
+	}
+	for i, t := range w.pods {
+		pod(i, t)
+	}
+	return out
+}
+
+func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*corev1.Pod, error) {
+	var out []*corev1.Pod
+	for _, v := range []string{"v1", "v2"} {
+		if want.selector.Matches(labels.Set(podLabels(v))) {
+			out = append(out, w.pods_(v)...)
+		}
+	}
+	return out, nil
+}
+
+func (w *world) replicaSet(_ context.Context, name string) (*appsv1.ReplicaSet, error) {
+	var n int
+	if _, err := fmt.Sscanf(name, "orders-v2-%d", &n); err != nil {
+		return nil, nil
+	}
+	return trimReplicaSet(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(w.made[n])},
+		Spec: appsv1.ReplicaSetSpec{Template: w.templateSpec(n)}}), nil
+}
+
+func (w *world) endpointSlices(context.Context, string) ([]*discoveryv1.EndpointSlice, error) {
+	s := &discoveryv1.EndpointSlice{}
+	for _, v := range []string{"v1", "v2"} {
+		for _, p := range w.pods_(v) {
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.Name}})
+		}
+	}
+	return []*discoveryv1.EndpointSlice{s}, nil
+}
+
+// worldReader makes a world a reader.
+type worldReader struct {
+	*world
+	saw  **world // a copy of what was looked at
+	down *bool   // the API server does not answer
+}
+
+func (r worldReader) pods(ctx context.Context, want workloadSelector) ([]*corev1.Pod, error) {
+	return r.podsOf(ctx, want)
+}
+
+func (r worldReader) slices(ctx context.Context, s string) ([]*discoveryv1.EndpointSlice, error) {
+	return r.endpointSlices(ctx, s)
+}
+
+func (r worldReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
+	if r.down != nil && *r.down {
+		return nil, errAPI
+	}
+	*r.saw = r.copy()
+	return r.world.record(ctx, guard)
+}
+
+// manifest is a VirtualService with everything that a rewrite must leave
+// alone: a third destination, fields unknown to any client, a header route to
+// the canary and a mirror.
+func manifest(weight int) map[string]any {
+	text := fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
+	"metadata":{"name":"orders-service","namespace":"microservices","annotations":{"team":"shop"}},
+	"spec":{"hosts":["orders-service"],"aNewField":{"x":[1,2]},"http":[
+	 {"match":[{"headers":{"x-tester":{"exact":"yes"}}}],"route":[{"destination":{"host":"orders-service","subset":"v2"}}]},
+	 {"timeout":"3s","mirror":{"host":"orders-service","subset":"v2"},"route":[
+	  {"destination":{"host":"orders-service","subset":"v1"},"weight":%d},
+	  {"destination":{"host":"orders-service","subset":"v2"},"weight":%d,"headers":{"request":{"set":{"a":"b"}}}},
+	  {"destination":{"host":"legacy.example.com"},"weight":20}]}]}}`, 80-weight*80/100, weight*80/100)
+	var m map[string]any
+	if err := json.Unmarshal([]byte(text), &m); err != nil {
+		panic(err)
+	}
+	return m
+}
+
+// worldStore writes to a world as one replica, and fails or is interrupted
+// where a test wants it.
+type worldStore struct {
+	w      *world
+	now    func() time.Time
+	before func(write string) error // may change the world, or return errAPI or errCrash
+	after  func(write string) error
+	check  func(before, after *unstructured.Unstructured, manager string)
+}
+
+func (s *worldStore) around(write string, do func() error) error {
+	if err := s.before(write); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		return err
+	}
+	return s.after(write)
+}
+
+func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.ConfigMap, r Record) (out *corev1.ConfigMap, err error) {
+	err = s.around("record", func() error {
+		if (old == nil) != (s.w.cm == nil) || old != nil && old.ResourceVersion != s.w.cm.ResourceVersion {
+			return fmt.Errorf("record: %w", errConflict)
+		}
+		set := map[string]string{LabelGuard: guard}
+		if r.Lock != nil {
+			set[LabelLocked] = "true"
+		}
+		s.w.cm = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: testNamespace, Labels: set, ResourceVersion: s.w.next()}, Data: r.Data()}
+		out = s.w.cm
+		return nil
+	})
+	return out, err
+}
+
+func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, manager string) error {
+	return s.around("traffic", func() error {
+		if s.w.vs == nil || s.w.vs.GetResourceVersion() != vs.GetResourceVersion() {
+			return fmt.Errorf("VirtualService: %w", errConflict)
+		}
+		before := s.w.vs
+		after, err := applyOps(before, ops)
+		if err != nil {
+			return err
+		}
+		after.SetResourceVersion(s.w.next())
+		if manager != "" {
+			after.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: manager}})
+		}
+		if s.check != nil {
+			s.check(before, after, manager)
+		}
+		s.w.vs = after
+		return nil
+	})
+}
+
+func (s *worldStore) release(context.Context, string) error {
+	return s.around("release", func() error {
+		if s.w.vs == nil {
+			return nil
+		}
+		after := s.w.vs.DeepCopy()
+		after.SetManagedFields(nil)
+		after.SetResourceVersion(s.w.next())
+		s.w.vs = after
+		return nil
+	})
+}
+
+func applyOps(vs *unstructured.Unstructured, ops []Op) (*unstructured.Unstructured, error) {
+	doc, err := json.Marshal(vs.Object)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := json.Marshal(ops)
+	if err != nil {
+		return nil, err
+	}
+	patch, err := jsonpatch.DecodePatch(raw)
+	if err != nil {
+		return nil, err
+	}
+	if doc, err = patch.Apply(doc); err != nil {
+		return nil, fmt.Errorf("apply %s: %w", raw, err)
+	}
+	var out unstructured.Unstructured
+	return &out, json.Unmarshal(doc, &out.Object)
+}
