@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -48,6 +49,7 @@ func (c *clusterFlags) add(f *pflag.FlagSet) {
 type cluster struct {
 	kube      kubernetes.Interface
 	dynamic   dynamic.Interface
+	istio     istioclient.Interface
 	namespace string
 	user      string // as the kubeconfig names it; used where the API server does not tell
 }
@@ -76,7 +78,11 @@ func connect(flags clusterFlags) (*cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
 	}
-	c := &cluster{kube: kube, dynamic: dyn, namespace: namespace}
+	istio, err := istioclient.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
+	}
+	c := &cluster{kube: kube, dynamic: dyn, istio: istio, namespace: namespace}
 	if raw, err := loader.RawConfig(); err == nil {
 		current := raw.CurrentContext
 		if flags.context != "" {

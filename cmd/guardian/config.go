@@ -5,12 +5,11 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/prometheus/alertmanager/matcher/parse"
-	amlabels "github.com/prometheus/alertmanager/pkg/labels"
 	"github.com/prometheus/alertmanager/timeinterval"
 	httpconfig "github.com/prometheus/common/config"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
 )
 
@@ -183,17 +182,12 @@ type MatcherConfig struct {
 	Match  string `yaml:"match"`  // Alertmanager's matchers: '{alertname="OrdersDown", severity=~"page|critical"}'
 	Action string `yaml:"action"` // rollback (default), hold or none
 
-	matchers amlabels.Matchers
+	matchers *alerting.Matchers // nil: Match could not be parsed
 }
 
 // Matches reports whether an alert with these labels is meant.
 func (m MatcherConfig) Matches(labels map[string]string) bool {
-	for _, one := range m.matchers {
-		if !one.Matches(labels[one.Name]) {
-			return false
-		}
-	}
-	return len(m.matchers) > 0
+	return m.matchers != nil && m.matchers.Matches(labels)
 }
 
 // RollbackConfig is how a guard rolls back.
@@ -313,8 +307,8 @@ func (g *GuardConfig) complete() {
 		if m.Action == "" {
 			m.Action = "rollback"
 		}
-		if parsed, err := parse.Matchers(m.Match); err == nil { // Validate reports the error
-			m.matchers = parsed
+		if parsed, err := alerting.ParseMatchers(m.Match); err == nil { // Validate reports the error
+			m.matchers = &parsed
 		}
 	}
 }

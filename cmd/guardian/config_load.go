@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +23,11 @@ const serviceAccountNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/n
 // means defaults and environment alone. The error has every problem, one on
 // each line.
 func LoadConfig(path string) (Config, error) {
+	return loadConfig(path, func(*Config) {})
+}
+
+// loadConfig is LoadConfig with flags that win over the file.
+func loadConfig(path string, flags func(*Config)) (Config, error) {
 	var b []byte
 	if path != "" {
 		var err error
@@ -29,16 +35,20 @@ func LoadConfig(path string) (Config, error) {
 			return Config{}, fmt.Errorf("read configuration: %w", err)
 		}
 	}
-	c, err := ParseConfig(b)
+	c, err := parseConfig(b, flags)
 	if err != nil {
-		return Config{}, fmt.Errorf("configuration %s:\n%w", path, err)
+		return Config{}, fmt.Errorf("configuration %s:\n%w", cmp.Or(path, "of the environment"), err)
 	}
 	return c, nil
 }
 
-// ParseConfig is LoadConfig of bytes. A problem of the tree comes back as
-// Problems.
+// ParseConfig is LoadConfig of bytes. What is wrong with keys and values comes
+// back as Problems.
 func ParseConfig(b []byte) (Config, error) {
+	return parseConfig(b, func(*Config) {})
+}
+
+func parseConfig(b []byte, flags func(*Config)) (Config, error) {
 	tree, err := parseTree(b)
 	if err != nil {
 		return Config{}, err
@@ -49,6 +59,7 @@ func ParseConfig(b []byte) (Config, error) {
 	for i := range c.Guards {
 		c.Guards[i].complete()
 	}
+	flags(&c)
 	if c.Namespace == "" {
 		c.Namespace = podNamespace()
 	}

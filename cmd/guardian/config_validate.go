@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/alertmanager/matcher/parse"
 	"github.com/prometheus/prometheus/promql/parser"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
 )
 
@@ -222,13 +222,8 @@ func (s SignalsConfig) validate(k *check, at string) {
 }
 
 func (m MatcherConfig) validate(k *check, at string) {
-	const want = `want Alertmanager's matchers, such as '{alertname="OrdersDown", severity="page"}'`
-	parsed, err := parse.Matchers(m.Match)
-	switch {
-	case err != nil:
-		k.want(false, at+".match", m.Match, want+": "+err.Error())
-	case len(parsed) == 0:
-		k.want(false, at+".match", m.Match, want+": one without a condition would take every alert")
+	if _, err := alerting.ParseMatchers(m.Match); err != nil {
+		k.want(false, at+".match", m.Match, `want Alertmanager's matchers, such as '{alertname="OrdersDown", severity="page"}': `+err.Error())
 	}
 	k.oneOf(at+".action", m.Action, "rollback", "hold", "none")
 }
@@ -240,8 +235,9 @@ func (p PromotionConfig) validate(k *check, at string) {
 	last := 0
 	for i, s := range p.Steps {
 		step := fmt.Sprintf("%s.steps[%d]", at, i)
-		k.want(s.Weight >= 1 && s.Weight <= 100, step, s.Weight, "want a weight of 1 to 100 percent")
-		k.want(s.Weight > last, step, s.Weight, fmt.Sprintf("want more than the step before (%d): steps ascend", last))
+		inRange := s.Weight >= 1 && s.Weight <= 100
+		k.want(inRange, step, s.Weight, "want a weight of 1 to 100 percent")
+		k.want(!inRange || s.Weight > last, step, s.Weight, fmt.Sprintf("want more than the step before (%d): steps ascend", last))
 		k.want(s.Interval >= 0, step+".interval", s.Interval, "want 0s or more")
 		k.want(s.Bake >= 0, step+".bake", s.Bake, "want 0s or more")
 		last = max(last, s.Weight)
@@ -249,7 +245,7 @@ func (p PromotionConfig) validate(k *check, at string) {
 	if n := len(p.Steps); n == 0 {
 		k.want(false, at+".steps", nil, "empty: want steps that end in 100, such as [10, 30, 50, 100]")
 	} else {
-		k.want(p.Steps[n-1].Weight == 100, fmt.Sprintf("%s.steps[%d]", at, n-1), p.Steps[n-1].Weight, "want the last step to be 100")
+		k.want(p.Steps[n-1].Weight >= 100, fmt.Sprintf("%s.steps[%d]", at, n-1), p.Steps[n-1].Weight, "want the last step to be 100")
 	}
 	for i, g := range p.Gates {
 		gate := fmt.Sprintf("%s.gates[%d]", at, i)

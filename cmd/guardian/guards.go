@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
+	"fmt"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
 )
 
 // remediateGuard is the part of a guard that decides about traffic. alertWindow
@@ -28,4 +31,76 @@ func (c Config) remediateGuard(g GuardConfig, alertWindow time.Duration) remedia
 		AlertWindow:     alertWindow,
 		HeartbeatMaxAge: c.Heartbeat.MaxAge,
 	}
+}
+
+// rulesGuard is the part of a guard that its rules are made from. Deployments
+// named in the configuration win over those found in the cluster. Where neither
+// is known (sides is zero), the subset's name has to be the pods' version label
+// and the DestinationRule's name the Service's.
+func (c Config) rulesGuard(g GuardConfig, sides remediate.Sides) (rules.Guard, error) {
+	stable, err := rulesSide(g, g.Stable.Ref, g.Workloads.Stable, sides.Stable)
+	if err != nil {
+		return rules.Guard{}, fmt.Errorf("guard %s: stable %w", g.Name, err)
+	}
+	canary, err := rulesSide(g, g.Canary.Ref, g.Workloads.Canary, sides.Canary)
+	if err != nil {
+		return rules.Guard{}, fmt.Errorf("guard %s: canary %w", g.Name, err)
+	}
+	return rules.Guard{
+		Name: g.Name, Namespace: c.Namespace, Stable: stable, Canary: canary,
+		Signals: g.Signals.limits(), EvenIfStableFails: g.Rollback.EvenIfStableFails,
+	}, nil
+}
+
+// rulesSide names a side as guardian's metrics do.
+func rulesSide(g GuardConfig, ref remediate.Ref, configured []string, found remediate.Side) (rules.Side, error) {
+	s := rules.Side{Name: ref.String(), Workloads: configured, Service: found.Service, Version: found.Labels["version"]}
+	if len(s.Workloads) == 0 {
+		s.Workloads = found.Workloads
+	}
+	if ref.Host == "" {
+		s.Service, s.Version = cmp.Or(s.Service, g.DestinationRule), cmp.Or(s.Version, ref.Subset)
+	}
+	if len(s.Workloads) == 0 && s.Version == "" {
+		return rules.Side{}, fmt.Errorf("%s is a host of its own whose Deployments are not known: name them in workloads", ref)
+	}
+	return s, nil
+}
+
+// limits has nil for each signal that is off.
+func (s SignalsConfig) limits() rules.Signals {
+	var out rules.Signals
+	if s.ErrorRate.Enabled {
+		out.ErrorRate = &rules.ErrorRate{Max: s.ErrorRate.Max}
+	}
+	if s.Latency.Enabled {
+		out.Latency = &rules.Latency{Quantile: s.Latency.Quantile, Max: s.Latency.Max}
+	}
+	if s.Restarts.Enabled {
+		out.Restarts = &rules.Restarts{Max: s.Restarts.Max, Window: s.Restarts.Window}
+	}
+	if s.Traffic.Enabled {
+		out.Traffic = &rules.Traffic{ShareTolerance: s.Traffic.ShareTolerance}
+	}
+	return out
+}
+
+// rulesOptions is what the rules of all guards are made from. sides may lack
+// guards, or be nil.
+func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, error) {
+	r := c.Rules
+	o := rules.Options{
+		Name: r.Name, Namespace: c.Namespace,
+		Interval: r.Interval, ScrapeInterval: r.ScrapeInterval, HeartbeatMaxAge: c.Heartbeat.MaxAge, StableFactor: r.StableFactor,
+		Labels: r.Labels, RunbookBase: r.RunbookBase, Links: rules.Links(r.Links),
+		RestartsFrom: rules.Source(r.RestartsFrom), Proxies: r.Proxies, Self: r.Self,
+	}
+	for _, g := range c.Guards {
+		guard, err := c.rulesGuard(g, sides[g.Name])
+		if err != nil {
+			return rules.Options{}, err
+		}
+		o.Guards = append(o.Guards, guard)
+	}
+	return o, nil
 }

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/testdata/controlplane"
+)
+
+// realBench is a namespace of the real API server with a record and a Lease, a
+// user with the rights that docs/cli.md names, and one without.
+type realBench struct {
+	t         *testing.T
+	plane     *controlplane.Plane
+	kube      kubernetes.Interface
+	namespace string
+	files     map[string]string // kubeconfig by user
+}
+
+func newRealBench(t *testing.T, r remediate.Record) *realBench {
+	plane := controlplane.Shared(t)
+	b := &realBench{t: t, plane: plane, namespace: plane.Namespace(t), files: map[string]string{}}
+	var err error
+	if b.kube, err = kubernetes.NewForConfig(plane.RESTConfig(controlplane.Admin)); err != nil {
+		t.Fatal(err)
+	}
+	for _, user := range []string{controlplane.Dev, controlplane.Nobody} {
+		if b.files[user], err = plane.Kubeconfig(user, b.namespace); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := plane.Grant(t.Context(), b.namespace, controlplane.Dev,
+		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch", "patch"}},
+		rbacv1.PolicyRule{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"list"}},
+	); err != nil {
+		t.Fatal(err)
+	}
+	cm := record(r)
+	cm.Namespace = b.namespace
+	if _, err := b.kube.CoreV1().ConfigMaps(b.namespace).Create(t.Context(), cm, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	l := lease("a", time.Now())
+	l.Namespace = b.namespace
+	l.Labels[remediate.LabelReplica] = "true"
+	if _, err := b.kube.CoordinationV1().Leases(b.namespace).Create(t.Context(), l, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// run calls the program with a user's kubeconfig, through the real connect.
+func (b *realBench) run(user string, args ...string) (int, string) {
+	var out bytes.Buffer
+	a := &app{name: "guardian", in: strings.NewReader(""), out: &out, errOut: &out, connect: connect}
+	cmd := a.command()
+	cmd.SetArgs(append(args, "--kubeconfig", b.files[user]))
+	err := cmd.ExecuteContext(b.t.Context())
+	if err != nil {
+		out.WriteString("Error: " + err.Error() + "\n")
+	}
+	return exitCode(err), out.String()
+}
+
+// guardian takes one request as soon as it is written, with a rival that wins
+// the first write.
+func (b *realBench) guardian(ctx context.Context, take func(*remediate.Record, remediate.Request)) {
+	api := b.kube.CoreV1().ConfigMaps(b.namespace)
+	name := remediate.RecordName(testGuard)
+	w, err := api.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		b.t.Error(err)
+		return
+	}
+	go func() {
+		defer w.Stop()
+		for range w.ResultChan() {
+			cm, err := api.Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return
+			}
+			r, err := remediate.ParseRecord(cm)
+			if err != nil || r.Request == nil {
+				continue
+			}
+			q := *r.Request
+			r.Request = nil
+			take(&r, q)
+			cm.Data = r.Data()
+			if _, err := api.Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
+				b.t.Errorf("take the request: %v", err)
+			}
+			return
+		}
+	}()
+}
+
+func TestARequestOnTheRealAPIServer(t *testing.T) {
+	b := newRealBench(t, shifting(30, 5))
+	b.guardian(t.Context(), func(r *remediate.Record, q remediate.Request) {
+		if q.By != controlplane.Dev || q.Action != remediate.RequestRollback || q.Reason != "looks odd" {
+			t.Errorf("guardian was asked %+v", q)
+		}
+		*r = locked()
+		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "rolled-back", By: q.By, Reason: q.Reason})
+	})
+	code, text := b.run(controlplane.Dev, "rollback", testGuard, "--reason", "looks odd")
+	want(t, code, text, exitOK, "rolled-back: looks odd")
+	cm, err := b.kube.CoreV1().ConfigMaps(b.namespace).Get(t.Context(), remediate.RecordName(testGuard), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cm.Data[requestKey] != "" {
+		t.Errorf("left behind: %s", cm.Data[requestKey])
+	}
+}
+
+func TestAnUntakenRequestIsWithdrawnOnTheRealAPIServer(t *testing.T) {
+	b := newRealBench(t, shifting(30, 5))
+	code, text := b.run(controlplane.Dev, "pause", testGuard, "--reason", "r", "--timeout", "300ms")
+	want(t, code, text, exitUnknown, "it has been withdrawn")
+	cm, err := b.kube.CoreV1().ConfigMaps(b.namespace).Get(t.Context(), remediate.RecordName(testGuard), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, there := cm.Data[requestKey]; there || cm.Data["status"] == "" {
+		t.Errorf("record afterwards: %v", cm.Data)
+	}
+}
+
+func TestAStaleWriteIsRefusedByTheRealAPIServer(t *testing.T) {
+	b := newRealBench(t, shifting(30, 5))
+	c, err := connect(clusterFlags{kubeconfig: b.files[controlplane.Dev]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := c.record(t.Context(), testGuard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, `{"action":"pause"}`); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, nil); err == nil {
+		t.Error("a write with an old resourceVersion went through")
+	}
+}
+
+func TestStatusAndGateOnTheRealAPIServer(t *testing.T) {
+	b := newRealBench(t, shifting(30, 5))
+	code, text := b.run(controlplane.Dev, "status", "-o", "json")
+	want(t, code, text, exitOK, `"guard": "orders-service"`)
+	var got []statusJSON
+	if err := json.Unmarshal([]byte(text), &got); err != nil || len(got) != 1 || got[0].Status.Weight != 30 {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	code, text = b.run(controlplane.Dev, "gate", testGuard, "--for", "200ms")
+	want(t, code, text, exitOK, "healthy for 200ms at 30%")
+}
+
+func TestAGateSeesARollbackByTheRealWatch(t *testing.T) {
+	b := newRealBench(t, shifting(30, 5))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		cm := record(locked())
+		cm.Namespace = b.namespace
+		if _, err := b.kube.CoreV1().ConfigMaps(b.namespace).Update(t.Context(), cm, metav1.UpdateOptions{}); err != nil {
+			t.Error(err)
+		}
+	}()
+	code, text := b.run(controlplane.Dev, "gate", testGuard, "--for", "1h")
+	want(t, code, text, exitFailed, "deploy a new build of v2")
+	<-done
+}
+
+func TestRightsAreCheckedByTheRealAPIServer(t *testing.T) {
+	b := newRealBench(t, shifting(30, 5))
+	for _, tc := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"status", exitFailed, "your user may not"},
+		{"gate " + testGuard, exitUnknown, "your user may not"},
+		{"rollback " + testGuard + " --reason r", exitFailed, "your user may not"},
+	} {
+		code, text := b.run(controlplane.Nobody, strings.Fields(tc.args)...)
+		want(t, code, text, tc.code, tc.says)
+	}
+	code, text := b.run(controlplane.Dev, "status", "--context", "elsewhere")
+	want(t, code, text, exitFailed, `"elsewhere"`)
+}

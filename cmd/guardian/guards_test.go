@@ -1,0 +1,129 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
+)
+
+func TestAGuardOfOneLineMeansTheSameToEveryPackage(t *testing.T) {
+	c, err := ParseConfig([]byte("namespace: microservices\nguards: [{name: orders-service}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := remediate.Guard{
+		Name: "orders-service", Namespace: "microservices", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
+		Stable: remediate.Ref{Subset: "v1"}, Canary: remediate.Ref{Subset: "v2"},
+		Rollback: remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+		Promotion: remediate.Promotion{Mode: remediate.PromotionOff, MinRequests: 100, Steps: []remediate.Step{
+			{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
+		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute,
+	}
+	if got := c.remediateGuard(c.Guards[0], 6*time.Minute); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	wantRules := rules.Guard{
+		Name: "orders-service", Namespace: "microservices",
+		Stable: rules.Side{Name: "v1", Service: "orders-service", Version: "v1"},
+		Canary: rules.Side{Name: "v2", Service: "orders-service", Version: "v2"},
+		Signals: rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01}, Latency: &rules.Latency{Quantile: 0.95, Max: 500 * time.Millisecond},
+			Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute}, Traffic: &rules.Traffic{ShareTolerance: 0.5}},
+	}
+	if got, err := c.rulesGuard(c.Guards[0], remediate.Sides{}); err != nil || !reflect.DeepEqual(got, wantRules) {
+		t.Errorf("got  %+v, %v\nwant %+v", got, err, wantRules)
+	}
+}
+
+func TestWorkloadsComeFromTheConfigurationElseFromTheCluster(t *testing.T) {
+	c := DefaultConfig()
+	c.Namespace = "shop"
+	found := remediate.Sides{
+		Stable: remediate.Side{Service: "orders", Labels: map[string]string{"version": "one"}, Workloads: []string{"orders-one"}},
+		Canary: remediate.Side{Service: "orders", Labels: map[string]string{"track": "canary"}, Workloads: []string{"orders-two"}},
+	}
+	g := DefaultGuard("orders-service")
+	got, err := c.rulesGuard(g, found)
+	want := []rules.Side{
+		{Name: "v1", Service: "orders", Version: "one", Workloads: []string{"orders-one"}},
+		{Name: "v2", Service: "orders", Version: "v2", Workloads: []string{"orders-two"}},
+	}
+	if err != nil || !reflect.DeepEqual([]rules.Side{got.Stable, got.Canary}, want) {
+		t.Errorf("from the cluster: got %+v, %v", got, err)
+	}
+	g.Workloads.Canary = []string{"mine"}
+	if got, err := c.rulesGuard(g, found); err != nil || !reflect.DeepEqual(got.Canary.Workloads, []string{"mine"}) || got.Stable.Workloads[0] != "orders-one" {
+		t.Errorf("configured: got %+v, %v", got, err)
+	}
+	g = DefaultGuard("orders-service")
+	g.Stable, g.Canary = RefConfig{remediate.Ref{Host: "orders-v1"}}, RefConfig{remediate.Ref{Host: "orders-v2"}}
+	if _, err := c.rulesGuard(g, remediate.Sides{}); err == nil || !strings.Contains(err.Error(), "guard orders-service: stable host:orders-v1 is a host") {
+		t.Errorf("hosts that nobody knows: got %v", err)
+	}
+}
+
+func TestASignalThatIsOffHasNoLimit(t *testing.T) {
+	g := DefaultGuard("a")
+	g.Signals.Latency.Enabled, g.Signals.Traffic.Enabled = false, false
+	got := g.Signals.limits()
+	if got.Latency != nil || got.Traffic != nil || got.ErrorRate == nil || got.Restarts == nil {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestRulesOfAFullConfigurationAreGenerated(t *testing.T) {
+	c, err := LoadConfig(testdataFile("full.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := c.rulesOptions(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rules.Generate(o); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPrintingCommands(t *testing.T) {
+	t.Setenv("GUARDIAN_NAMESPACE", "")
+	for name, tc := range map[string]struct {
+		args string
+		code int
+		says []string
+	}{
+		"rules of a guard":            {"rules --guard orders-service -n shop", exitOK, []string{"kind: PrometheusRule", "namespace: shop", "guardian_guard: orders-service"}},
+		"rules as a file":             {"rules --guard a --guard b -n shop --format prometheus", exitOK, []string{"groups:", "guardian_guard: a", "guardian_guard: b"}},
+		"rules of a file":             {"rules -f " + testdataFile("full.yaml"), exitOK, []string{"release: kube-prometheus-stack", "name: shop-guardian", "namespace: monitoring", "guardian_guard: payments"}},
+		"rules of nothing":            {"rules -n shop", exitFailed, []string{"no guards: want --config FILE or --guard NAME"}},
+		"rules of both":               {"rules -n shop --guard a -f x", exitFailed, []string{"--config and --guard: want one of the two"}},
+		"rules without a namespace":   {"rules --guard a", exitFailed, []string{"namespace: not set"}},
+		"rules of a bad guard":        {"rules --guard A_ -n shop", exitFailed, []string{`guards[0].name: "A_": want a DNS label`}},
+		"rules of one destination":    {"rules --guard a --canary v1 -n shop", exitFailed, []string{`guards[0].canary: "v1": want another destination`}},
+		"rules of hosts":              {"rules --guard a --stable host:a1 --canary host:a2 -n shop", exitFailed, []string{"name them in workloads"}},
+		"rules in a format unknown":   {"rules --guard a -n shop --format json", exitFailed, []string{`--format "json": want prometheusrule or prometheus`}},
+		"rules of a bad file":         {"rules -f " + testdataFile("bad-keys.yaml"), exitFailed, []string{"did you mean namespace?"}},
+		"admission of a namespace":    {"admission -n shop", exitOK, []string{"kind: ValidatingAdmissionPolicy", "kind: ValidatingAdmissionPolicyBinding", "system:serviceaccount:shop:guardian"}},
+		"admission of nothing":        {"admission", exitFailed, []string{"no namespace"}},
+		"admission of a bad name":     {"admission -n Shop", exitFailed, []string{`namespace "Shop"`}},
+		"admission of another pod":    {"admission -n shop --service-account-namespace ops --service-account g", exitOK, []string{"system:serviceaccount:ops:g"}},
+		"route of a namespace":        {"alertmanager -n shop --token-file /t", exitOK, []string{"http://guardian.shop:8080/webhook", "credentials_file: /t", "guardian_guard!="}},
+		"route of a file":             {"alertmanager -f " + testdataFile("full.yaml") + " --url https://g/webhook", exitOK, []string{"https://g/webhook", "OrdersDown", "shop-guardian"}},
+		"route for the operator":      {"alertmanager -n shop --format alertmanagerconfig --token-secret s", exitOK, []string{"kind: AlertmanagerConfig", "namespace: shop", "name: s"}},
+		"route without a namespace":   {"alertmanager", exitFailed, []string{"namespace: not set"}},
+		"route with a Secret":         {"alertmanager -n shop --token-secret s", exitFailed, []string{"want --token-file"}},
+		"route with a file":           {"alertmanager -n shop --format alertmanagerconfig --token-file s", exitFailed, []string{"want --token-secret"}},
+		"route in a format unknown":   {"alertmanager -n shop --format x", exitFailed, []string{`--format "x"`}},
+		"a command that is not there": {"rollforward", exitFailed, []string{`unknown command "rollforward"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, text := newBench(t).run(strings.Fields(tc.args)...)
+			for _, says := range tc.says {
+				want(t, code, text, tc.code, says)
+			}
+		})
+	}
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
+)
+
+// configFlags says which guards a printing command is about: those of a file,
+// or guards named on the command line with every default.
+type configFlags struct {
+	file           string
+	guards         []string
+	stable, canary string
+	namespace      string
+}
+
+func (f *configFlags) add(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVarP(&f.file, "config", "f", "", "guardian's configuration file")
+	fs.StringSliceVar(&f.guards, "guard", nil, "instead of a file: a guard with every default; may be repeated")
+	fs.StringVar(&f.stable, "stable", "v1", "with --guard: stable destination, a subset or host:NAME")
+	fs.StringVar(&f.canary, "canary", "v2", "with --guard: canary destination, a subset or host:NAME")
+	fs.StringVarP(&f.namespace, "namespace", "n", "", "namespace of the guards (default: the file's)")
+}
+
+// load reads the file or makes the guards. needGuards refuses neither.
+func (f configFlags) load(needGuards bool) (Config, error) {
+	if f.file != "" && len(f.guards) > 0 {
+		return Config{}, errors.New("--config and --guard: want one of the two")
+	}
+	if needGuards && f.file == "" && len(f.guards) == 0 {
+		return Config{}, errors.New("no guards: want --config FILE or --guard NAME")
+	}
+	c, err := loadConfig(f.file, func(c *Config) {
+		if f.namespace != "" {
+			c.Namespace = f.namespace
+		}
+	})
+	if err != nil {
+		return Config{}, err
+	}
+	for _, name := range f.guards {
+		g := DefaultGuard(name)
+		if g.Stable.Ref, err = remediate.ParseRef(f.stable); err != nil {
+			return Config{}, fmt.Errorf("--stable: %w", err)
+		}
+		if g.Canary.Ref, err = remediate.ParseRef(f.canary); err != nil {
+			return Config{}, fmt.Errorf("--canary: %w", err)
+		}
+		c.Guards = append(c.Guards, g)
+	}
+	if problems := c.Validate(); len(problems) > 0 {
+		return Config{}, problems
+	}
+	return c, nil
+}
+
+func newRulesCommand(a *app) *cobra.Command {
+	var f configFlags
+	var flags clusterFlags
+	var format string
+	var fromCluster bool
+	cmd := &cobra.Command{
+		Use:   "rules -f guardian.yaml | --guard NAME",
+		Short: "Print the Prometheus rules of the guards",
+		Long: `Print the recording and alerting rules that guardian would write itself, for
+those who keep them in git. Set rules.enabled: false then.
+
+The rules know a version by its Deployments. They are named in the configuration
+(workloads), or looked up with --from-cluster. Without either the subset's name has
+to be the pods' version label, and the DestinationRule's name that of the Service.`,
+		Example: `  guardian rules --guard orders-service -n microservices | kubectl apply -f -
+  guardian rules -f guardian.yaml --format prometheus > rules.yml && promtool check rules rules.yml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.load(true)
+			if err != nil {
+				return err
+			}
+			var sides map[string]remediate.Sides
+			if fromCluster {
+				flags.namespace = c.Namespace
+				if sides, err = a.findSides(cmd.Context(), c, flags); err != nil {
+					return err
+				}
+			}
+			return a.printRules(c, sides, format)
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&format, "format", "prometheusrule", "prometheusrule, or prometheus for a rule file")
+	cmd.Flags().BoolVar(&fromCluster, "from-cluster", false, "look up the Deployments behind each subset")
+	cmd.Flags().StringVar(&flags.kubeconfig, "kubeconfig", "", "with --from-cluster: kubeconfig file (default: $KUBECONFIG, else ~/.kube/config)")
+	cmd.Flags().StringVar(&flags.context, "context", "", "with --from-cluster: context of the kubeconfig (default: its current one)")
+	return cmd
+}
+
+// findSides looks up who serves each guard's two sides.
+func (a *app) findSides(ctx context.Context, c Config, flags clusterFlags) (map[string]remediate.Sides, error) {
+	cl, err := a.connect(flags)
+	if err != nil {
+		return nil, err
+	}
+	sides := map[string]remediate.Sides{}
+	for _, g := range c.Guards {
+		_, found, err := cl.looker(c).Look(ctx, c.remediateGuard(g, 0))
+		if err != nil {
+			return nil, cl.explain("look up guard "+g.Name, err)
+		}
+		for _, side := range []struct {
+			name       string
+			configured []string
+			found      remediate.Side
+		}{{"stable " + g.Stable.String(), g.Workloads.Stable, found.Stable}, {"canary " + g.Canary.String(), g.Workloads.Canary, found.Canary}} {
+			if len(side.configured) == 0 && len(side.found.Workloads) == 0 {
+				fmt.Fprintf(a.errOut, "Warning: guard %s: no Deployment found behind %s\n", g.Name, side.name)
+			}
+		}
+		sides[g.Name] = found
+	}
+	return sides, nil
+}
+
+// looker looks at guards with the user's own rights.
+func (c *cluster) looker(config Config) remediate.Looker {
+	return remediate.Looker{Client: c.kube, Istio: c.istio, Dynamic: c.dynamic, Domain: config.ClusterDomain}
+}
+
+func (a *app) printRules(c Config, sides map[string]remediate.Sides, format string) error {
+	o, err := c.rulesOptions(sides)
+	if err != nil {
+		return err
+	}
+	r, err := rules.Generate(o)
+	if err != nil {
+		return err
+	}
+	for _, note := range r.Notes {
+		fmt.Fprintln(a.errOut, "Note: "+note)
+	}
+	var out []byte
+	switch format {
+	case "prometheusrule":
+		out, err = r.PrometheusRuleYAML(c.Rules.Name, c.Rules.Namespace)
+	case "prometheus":
+		out, err = r.Prometheus()
+	default:
+		err = fmt.Errorf("--format %q: want prometheusrule or prometheus", format)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = a.out.Write(out)
+	return err
+}

@@ -1,0 +1,48 @@
+package remediate
+
+import (
+	"context"
+	"fmt"
+
+	istioclient "istio.io/client-go/pkg/clientset/versioned"
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Looker looks at guards once, without a Controller's caches: for commands that
+// people run. It only reads.
+type Looker struct {
+	Client  kubernetes.Interface
+	Istio   istioclient.Interface
+	Dynamic dynamic.Interface
+	Domain  string // of the cluster; empty: cluster.local
+}
+
+// Look gathers what a decision about g would be made from, alerts aside, and
+// who serves its two sides.
+func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
+	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: l.Istio, dynamic: l.Dynamic}
+	s, err := gather(ctx, uncachedReader{live}, g, l.Domain)
+	return s.input, s.sides, err
+}
+
+// uncachedReader is a liveReader that needs no cache to know which Deployments
+// there are: it lists them all.
+type uncachedReader struct{ *liveReader }
+
+func (u uncachedReader) deployments(ctx context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
+	list, err := u.kube.AppsV1().Deployments(u.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list Deployments in %s: %w", u.namespace, err)
+	}
+	var out []*appsv1.Deployment
+	for i := range list.Items {
+		if want.selector.Matches(labels.Set(list.Items[i].Spec.Template.Labels)) {
+			out = append(out, trimDeployment(&list.Items[i]))
+		}
+	}
+	return out, nil
+}
