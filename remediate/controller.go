@@ -255,6 +255,12 @@ func (c *Controller) accept(guard string, alerts []Alert, received time.Time) (<
 	return done, nil
 }
 
+// Unknown records durably that an alert names a guard which this guardian does
+// not have, as an Event on the namespace.
+func (c *Controller) Unknown(ctx context.Context, guard, alert string) error {
+	return c.event.unknown(ctx, guard, alert, c.o.Now())
+}
+
 func (c *Controller) work(ctx context.Context) {
 	for {
 		name, quit := c.queue.Get()

@@ -515,11 +515,6 @@ func (d *decider) open() {
 		a := d.rollback[0]
 		d.rollBack(Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: "alert",
 			Reason: a.Name + ": " + a.Summary}, ReasonAlert)
-		if d.rec.Lock == nil { // no lock will tell of them
-			for _, a := range d.rollback {
-				d.noteAlert(a, d.text)
-			}
-		}
 		return
 	case d.in.Traffic.full():
 		d.state, d.text = StatePromoted, "canary has all traffic; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
@@ -555,6 +550,13 @@ func (d *decider) giveBack() {
 
 // rollBack locks and moves everything to stable, or says why not.
 func (d *decider) rollBack(l Lock, reason Reason) {
+	defer func() {
+		if d.rec.Lock == nil { // no lock will tell of them
+			for _, a := range d.rollback {
+				d.noteAlert(a, d.text)
+			}
+		}
+	}()
 	g := d.in.Guard
 	d.reason, d.text = reason, l.Reason
 	d.release = false

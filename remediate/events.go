@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
@@ -53,6 +55,23 @@ func (e *events) tell(s snapshot, h HistoryEntry) {
 			UID: vs.GetUID(), ResourceVersion: vs.GetResourceVersion(),
 		}, kind, reason, describe(s.input.Guard, h))
 	}
+}
+
+// unknown writes an Event on the namespace and waits for it.
+func (e *events) unknown(ctx context.Context, guard, alert string, now time.Time) error {
+	at := metav1.NewTime(now)
+	_, err := e.sink.CreateWithEventNamespaceWithContext(ctx, &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{GenerateName: "guardian-unknown-guard-", Namespace: e.namespace},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Namespace", Name: e.namespace, Namespace: e.namespace},
+		Type:           corev1.EventTypeWarning, Reason: "GuardianUnknownGuard",
+		Message:        fmt.Sprintf("alert %q asks for guard %q, which guardian's configuration does not have: nothing is rolled back", alert, guard),
+		Source:         corev1.EventSource{Component: "guardian"},
+		FirstTimestamp: at, LastTimestamp: at, Count: 1,
+	})
+	if err != nil {
+		return fmt.Errorf("record alert for unknown guard %q: %w", guard, err)
+	}
+	return nil
 }
 
 func describe(g Guard, h HistoryEntry) string {

@@ -1,19 +1,308 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+	"time"
 
+	"github.com/oklog/run"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
+	istioclient "istio.io/client-go/pkg/clientset/versioned"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
 )
 
+// defaultAlertWindow matters only while there are no guards.
+const defaultAlertWindow = 6 * time.Minute
+
+// eventQPS keeps Kubernetes Events out of the way of a burst of rollbacks.
+const eventQPS = 20
+
 // newServeCommand is the service itself.
-func newServeCommand(_ *app) *cobra.Command {
-	return &cobra.Command{
+func newServeCommand(a *app) *cobra.Command {
+	var file, kubeconfig string
+	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the service",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("serve: built without the service")
+		Long: `Run the service: take alerts, roll back, promote, until it is told to stop.
+
+The configuration is read again when its file changes. In a pod guardian talks
+to its own cluster as its ServiceAccount; --kubeconfig is for trying it out.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serve(cmd.Context(), file, kubeconfig, a.errOut)
 		},
 	}
+	cmd.Flags().StringVarP(&file, "config", "f", "/etc/guardian/config.yaml", "configuration file")
+	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig file (default: the pod's ServiceAccount)")
+	return cmd
+}
+
+func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	config, err := LoadConfig(file)
+	if err != nil {
+		return err
+	}
+	rest, err := restConfig(kubeconfig)
+	if err != nil {
+		return err
+	}
+	s, err := newService(config, rest, newLogger(config.Log, errOut))
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, file, content)
+}
+
+func newLogger(c LogConfig, w io.Writer) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		level = slog.LevelInfo // Validate has refused it
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, o))
+	}
+	return slog.New(slog.NewJSONHandler(w, o))
+}
+
+// restConfig reaches the API server without a rate limit of the client's own:
+// the server's fairness is enough, and a burst of rollbacks must not wait.
+func restConfig(kubeconfig string) (*rest.Config, error) {
+	var c *rest.Config
+	var err error
+	if kubeconfig != "" {
+		c, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	} else {
+		c, err = rest.InClusterConfig()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reach the API server: %w", err)
+	}
+	c.QPS, c.Burst = -1, 0
+	c.UserAgent = "guardian"
+	return c, nil
+}
+
+// service is guardian, wired.
+type service struct {
+	config     Config
+	log        *slog.Logger
+	bridge     *bridge
+	oracle     *oracle
+	controller *remediate.Controller
+	server     *alerting.Server
+	rules      *rulesWriter
+	close      []func()
+}
+
+func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
+	s := &service{config: c, log: log}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics := alerting.NewMetrics(reg)
+	s.bridge = newBridge(c, metrics, log.With("component", "alerting"), time.Now)
+	if err := s.connectOracle(); err != nil {
+		return nil, err
+	}
+	if err := s.connectController(rc, reg); err != nil {
+		return nil, err
+	}
+	var err error
+	s.server, err = alerting.NewServer(alerting.ServerOptions{
+		AlertsAddress: c.Listen.Alerts, MetricsAddress: c.Listen.Metrics,
+		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile,
+		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.oracle.list,
+		Gatherer: reg, MetricSet: metrics, Logger: log.With("component", "http"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *service) connectOracle() error {
+	s.oracle = &oracle{bridge: s.bridge, log: s.log.With("component", "oracle"), now: time.Now}
+	if e := s.config.Alertmanager; e.URL != "" {
+		am, err := alerting.NewAlertmanager(alerting.ClientOptions{URL: e.URL, HTTP: &e.HTTP, Timeout: e.Timeout})
+		if err != nil {
+			return fmt.Errorf("alertmanager: %w", err)
+		}
+		s.oracle.alertmanager = am
+		s.close = append(s.close, am.Close)
+	}
+	if e := s.config.Prometheus; e.URL != "" {
+		prom, err := alerting.NewPrometheus(alerting.ClientOptions{URL: e.URL, HTTP: &e.HTTP, Timeout: e.Timeout})
+		if err != nil {
+			return fmt.Errorf("prometheus: %w", err)
+		}
+		s.oracle.prometheus, s.oracle.query = prom, prom
+		s.close = append(s.close, prom.Close)
+	}
+	return nil
+}
+
+func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) error {
+	kube, err := kubernetes.NewForConfig(rc)
+	if err != nil {
+		return fmt.Errorf("reach the API server: %w", err)
+	}
+	istio, err := istioclient.NewForConfig(rc)
+	if err != nil {
+		return fmt.Errorf("reach the API server: %w", err)
+	}
+	dyn, err := dynamic.NewForConfig(rc)
+	if err != nil {
+		return fmt.Errorf("reach the API server: %w", err)
+	}
+	slow := rest.CopyConfig(rc)
+	slow.QPS, slow.Burst = eventQPS, eventQPS
+	events, err := kubernetes.NewForConfig(slow)
+	if err != nil {
+		return fmt.Errorf("reach the API server: %w", err)
+	}
+	s.controller, err = remediate.New(remediate.Options{
+		Client: kube, Istio: istio, Dynamic: dyn, EventClient: events,
+		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain,
+		Firing: s.bridge.firing, AskForward: s.oracle.askForward,
+		Heartbeat: func() time.Time { return s.server.Heartbeat() },
+		Metrics:   remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
+	})
+	if err != nil {
+		return err
+	}
+	s.bridge.guards = s.controller
+	s.rules = &rulesWriter{dynamic: dyn, kube: kube, controller: s.controller, log: s.log.With("component", "rules")}
+	return nil
+}
+
+// identity is the pod's name, or what comes closest outside a cluster.
+func identity() string {
+	if name := os.Getenv("POD_NAME"); name != "" {
+		return name
+	}
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "guardian"
+	}
+	return strings.ToLower(fmt.Sprintf("%s-%d", strings.ReplaceAll(host, ".", "-"), os.Getpid()))
+}
+
+func (s *service) ready(context.Context) error {
+	if !s.controller.Ready() {
+		return errors.New("the caches are not filled yet")
+	}
+	return nil
+}
+
+// setGuards hands the guards to those who work with them.
+func (s *service) setGuards(c Config) error {
+	o, err := c.rulesOptions(nil)
+	if err != nil {
+		return err
+	}
+	window := defaultAlertWindow
+	if len(c.Guards) > 0 {
+		generated, err := rules.Generate(o)
+		if err != nil {
+			return fmt.Errorf("generate rules: %w", err)
+		}
+		window = generated.AlertWindow
+	}
+	guards := make([]remediate.Guard, len(c.Guards))
+	for i, g := range c.Guards {
+		guards[i] = c.remediateGuard(g, window)
+	}
+	s.bridge.setConfig(c)
+	s.controller.SetGuards(guards)
+	s.rules.setConfig(c)
+	return nil
+}
+
+// run serves until ctx ends or a part fails; the first failure ends the rest.
+func (s *service) run(ctx context.Context, file string, content []byte) error {
+	defer func() {
+		for _, f := range s.close {
+			f()
+		}
+	}()
+	if err := s.setGuards(s.config); err != nil {
+		return err
+	}
+	if err := s.server.Listen(ctx); err != nil {
+		return err
+	}
+	version, revision := buildVersion()
+	s.log.Info("guardian starts", "version", version, "revision", revision, "namespace", s.config.Namespace,
+		"guards", len(s.config.Guards), "alerts", s.server.AlertsAddr().String(), "metrics", s.server.MetricsAddr().String())
+	watcher := &ConfigWatcher{Path: file, Seen: content, Apply: s.reload, Report: func(err error) {
+		s.log.Error("configuration not taken over, the one before stays in force", "err", err)
+	}}
+	var g run.Group
+	add := func(f func(context.Context) error) {
+		ctx, cancel := context.WithCancel(ctx)
+		g.Add(func() error { return f(ctx) }, func(error) { cancel() })
+	}
+	add(func(ctx context.Context) error { <-ctx.Done(); return nil })
+	add(s.server.Run)
+	add(s.controller.Run)
+	add(s.oracle.run)
+	add(s.rules.run)
+	add(watcher.Run)
+	err := g.Run()
+	s.log.Info("guardian stops", "err", err)
+	return err
+}
+
+// reload takes a new configuration over, as far as that goes without a
+// restart.
+func (s *service) reload(c Config) {
+	if keys := restartOnly(s.config, c); len(keys) > 0 {
+		s.log.Warn("changed keys need a restart", "keys", keys)
+	}
+	if c.Namespace != s.config.Namespace {
+		s.log.Error("configuration not taken over: namespace cannot change while guardian runs", "was", s.config.Namespace, "is", c.Namespace)
+		return
+	}
+	if reflect.DeepEqual(s.config, c) {
+		return
+	}
+	if err := s.setGuards(c); err != nil {
+		s.log.Error("configuration not taken over, the one before stays in force", "err", err)
+		return
+	}
+	s.config.Guards, s.config.Rules, s.config.Heartbeat = c.Guards, c.Rules, c.Heartbeat
+	s.log.Info("configuration taken over", "guards", len(c.Guards))
+}
+
+// guardLister answers the read-only API.
+type guardLister struct{ c *remediate.Controller }
+
+func (l guardLister) Guards(context.Context) (any, error) { return l.c.Views(), nil }
+
+func (l guardLister) Guard(_ context.Context, name string) (any, error) {
+	for _, v := range l.c.Views() {
+		if v.Name == name {
+			return v, nil
+		}
+	}
+	return nil, fmt.Errorf("guard %q: %w", name, alerting.ErrUnknownGuard)
 }

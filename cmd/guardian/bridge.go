@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
+)
+
+// bridge translates between alerting and remediate: which guard an alert is
+// about, and what it asks for.
+type bridge struct {
+	config atomic.Pointer[Config]
+	book   *alerting.Book
+	guards controller
+	log    *slog.Logger
+	now    func() time.Time
+
+	mu      sync.Mutex
+	unknown map[string]time.Time // guards that alerts name and nobody has, by when it was last said
+}
+
+// controller is what the bridge needs of remediate.Controller.
+type controller interface {
+	Submit(ctx context.Context, guard string, alerts []remediate.Alert, received time.Time) error
+	Accept(guard string, alerts []remediate.Alert, received time.Time) error
+	Enqueue(guard string)
+	Unknown(ctx context.Context, guard, alert string) error
+}
+
+func newBridge(c Config, metrics *alerting.Metrics, log *slog.Logger, now func() time.Time) *bridge {
+	b := &bridge{log: log, now: now, unknown: map[string]time.Time{}}
+	b.config.Store(&c)
+	b.book = alerting.NewBook(alerting.BookOptions{Keys: b.guardsOf, Metrics: metrics})
+	return b
+}
+
+// setConfig takes a new configuration into use: alerts are matched anew.
+func (b *bridge) setConfig(c Config) {
+	b.config.Store(&c)
+	b.book.Reindex(b.guardsOf)
+}
+
+// guardsOf names the guards that an alert is about: the one in its label, and
+// those whose matchers select it. An alert of another namespace is about
+// nobody here: several guardians may stand behind one Alertmanager.
+func (b *bridge) guardsOf(a alerting.Alert) []string {
+	c := b.config.Load()
+	if ns := a.Labels[rules.LabelNamespace]; ns != "" && ns != c.Namespace && a.Labels[rules.LabelGuard] != "" {
+		return nil
+	}
+	var out []string
+	for _, g := range c.Guards {
+		if b.actionFor(g, a) != "" {
+			out = append(out, g.Name)
+		}
+	}
+	return out
+}
+
+// actionFor is what an alert asks of a guard; empty: it is not about it.
+func (b *bridge) actionFor(g GuardConfig, a alerting.Alert) remediate.Action {
+	if a.Labels[rules.LabelGuard] == g.Name {
+		return remediate.Action(a.Labels[rules.LabelAction])
+	}
+	for _, m := range g.Alerts.Matchers {
+		if m.Matches(a.Labels) {
+			return remediate.Action(m.Action)
+		}
+	}
+	return ""
+}
+
+// translate is an alert as remediate knows it.
+func (b *bridge) translate(g GuardConfig, a alerting.Alert) remediate.Alert {
+	summary := a.Annotations["summary"]
+	if summary == "" {
+		summary = a.Annotations["description"]
+	}
+	return remediate.Alert{
+		Name: a.Name(), Signal: a.Labels[rules.LabelSignal], Action: b.actionFor(g, a),
+		Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, Summary: summary,
+	}
+}
+
+// firing is what fires for a guard now, as this replica knows it.
+func (b *bridge) firing(guard string) []remediate.Alert {
+	g, ok := b.config.Load().Guard(guard)
+	if !ok {
+		return nil
+	}
+	var out []remediate.Alert
+	for _, a := range b.book.FiringOf(guard, b.now()) {
+		out = append(out, b.translate(g, a))
+	}
+	return out
+}
+
+// Accept is alerting's way in. On the webhook lane it returns when every guard
+// has recorded what follows; the push lane's alerts are kept until that is so.
+func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerting.Alert) error {
+	received := b.now()
+	_, bookErr := b.book.Apply(lane, alerts, received) // a full book delays, and loses nothing: it is said at the end
+	began := b.byGuard(alerts)
+	errs := make([]error, len(began)+1)
+	var wg sync.WaitGroup
+	for i, guard := range slices.Sorted(maps.Keys(began)) {
+		if lane != alerting.LaneWebhook {
+			errs[i] = ignoreUnknown(b.guards.Accept(guard, began[guard], received))
+			continue
+		}
+		wg.Go(func() { errs[i] = ignoreUnknown(b.guards.Submit(ctx, guard, began[guard], received)) })
+	}
+	wg.Wait()
+	errs[len(began)] = errors.Join(bookErr, b.tellUnknown(ctx, alerts))
+	return errors.Join(errs...)
+}
+
+// byGuard sorts alerts by guard. A guard whose alerts have only ended is there
+// with none: it is looked at again.
+func (b *bridge) byGuard(alerts []alerting.Alert) map[string][]remediate.Alert {
+	c := b.config.Load()
+	out := map[string][]remediate.Alert{}
+	for _, a := range alerts {
+		for _, name := range b.guardsOf(a) {
+			g, ok := c.Guard(name)
+			if !ok {
+				continue
+			}
+			list := out[name]
+			if !a.Resolved {
+				list = append(list, b.translate(g, a))
+			}
+			out[name] = list
+		}
+	}
+	return out
+}
+
+func ignoreUnknown(err error) error {
+	if errors.Is(err, remediate.ErrUnknownGuard) {
+		return nil // it was taken out of the configuration a moment ago
+	}
+	return err
+}
+
+// tellUnknown records alerts that name a guard which this guardian does not
+// have: somebody relies on a brake that is not there.
+func (b *bridge) tellUnknown(ctx context.Context, alerts []alerting.Alert) error {
+	c := b.config.Load()
+	var errs []error
+	for _, a := range alerts {
+		name := a.Labels[rules.LabelGuard]
+		if name == "" || a.Resolved || a.Labels[rules.LabelNamespace] != "" && a.Labels[rules.LabelNamespace] != c.Namespace {
+			continue
+		}
+		if _, ok := c.Guard(name); ok || !b.sayUnknown(name) {
+			continue
+		}
+		b.log.Warn("alert for a guard that the configuration does not have", "guard", name, "alert", a.Name(), "fingerprint", a.Fingerprint)
+		errs = append(errs, b.guards.Unknown(ctx, name, a.Name()))
+	}
+	return errors.Join(errs...)
+}
+
+// sayUnknown holds repetitions back to one in ten minutes, and the memory of
+// them to 1,000 names.
+func (b *bridge) sayUnknown(guard string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.now()
+	if last, ok := b.unknown[guard]; ok && now.Sub(last) < 10*time.Minute {
+		return false
+	}
+	if len(b.unknown) >= 1000 {
+		clear(b.unknown)
+	}
+	b.unknown[guard] = now
+	return true
+}
+
+// filter selects every alert that may be about a guard.
+func (b *bridge) filter() (alerting.Filter, error) {
+	own, err := alerting.ParseMatchers(rules.LabelGuard + `!=""`)
+	if err != nil {
+		return alerting.Filter{}, err
+	}
+	f := alerting.Filter{Any: []alerting.Matchers{own}, Suppressed: true}
+	for _, g := range b.config.Load().Guards {
+		for _, m := range g.Alerts.Matchers {
+			parsed, err := alerting.ParseMatchers(m.Match)
+			if err != nil {
+				return alerting.Filter{}, fmt.Errorf("guard %s: alerts.matchers %q: %w", g.Name, m.Match, err)
+			}
+			f.Any = append(f.Any, parsed)
+		}
+	}
+	return f, nil
+}

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
+)
+
+const (
+	listEvery = time.Minute
+	// listWait bounds one listing; a hanging Alertmanager must not delay a
+	// rollback, which waits for none.
+	listWait = 20 * time.Second
+	// minUptime of an Alertmanager before its silence counts: until Prometheus
+	// has sent everything again (--rules.alert.resend-delay, 1m) it knows
+	// nothing.
+	minUptime = 75 * time.Second
+)
+
+// oracle asks Alertmanager and Prometheus.
+type oracle struct {
+	alertmanager, prometheus alerting.Lister
+	query                    interface {
+		Query(ctx context.Context, promql string) ([]alerting.Sample, error)
+	}
+	bridge *bridge
+	log    *slog.Logger
+	now    func() time.Time
+}
+
+// list asks for all that fires, puts it into the book, and has guards with
+// something new looked at: a lost webhook or a restart loses nothing.
+func (o *oracle) list(ctx context.Context) error {
+	filter, err := o.bridge.filter()
+	if err != nil {
+		return err
+	}
+	filter.Suppressed = false // what people have silenced does not roll back
+	var failed []error
+	for _, source := range []struct {
+		lane   alerting.Lane
+		lister alerting.Lister
+	}{{alerting.LaneAlertmanager, o.alertmanager}, {alerting.LanePrometheus, o.prometheus}} {
+		if source.lister == nil {
+			continue
+		}
+		asked := o.now()
+		alerts, err := source.lister.Firing(ctx, filter)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		changes, err := o.bridge.book.Replace(source.lane, alerts, asked)
+		if err != nil {
+			failed = append(failed, err)
+		}
+		for guard, began := range o.bridge.byGuard(changes.Started) {
+			failed = append(failed, ignoreUnknown(o.bridge.guards.Accept(guard, began, o.now())))
+		}
+		for guard := range o.bridge.byGuard(changes.Ended) {
+			o.bridge.guards.Enqueue(guard)
+		}
+		if source.lane == alerting.LaneAlertmanager {
+			// Prometheus is asked only where Alertmanager does not answer; what
+			// it said then is over.
+			if _, err := o.bridge.book.Replace(alerting.LanePrometheus, nil, asked); err != nil {
+				failed = append(failed, err)
+			}
+			break
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// run lists at start and every minute until ctx ends.
+func (o *oracle) run(ctx context.Context) error {
+	tick := time.NewTicker(listEvery)
+	defer tick.Stop()
+	for {
+		one, cancel := context.WithTimeout(ctx, listWait)
+		if err := o.list(one); err != nil && ctx.Err() == nil {
+			o.log.Warn("list what fires", "err", err)
+		}
+		cancel()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// askForward answers what only matters before traffic goes forward.
+func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remediate.Sides, since time.Time) (remediate.Forward, []remediate.Alert) {
+	c := o.bridge.config.Load()
+	guard, ok := c.Guard(g.Name)
+	if !ok {
+		return remediate.Forward{Err: "guard " + g.Name + " is not in the configuration"}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, listWait)
+	defer cancel()
+	firing, err := o.firingAnywhere(ctx, guard)
+	if err != nil {
+		return remediate.Forward{Err: "nobody answers what fires: " + err.Error()}, nil
+	}
+	f := remediate.Forward{}
+	if now := o.now(); !guard.Promotion.Windows.Open(now) {
+		f.Closed = "promotion.windows allows no step now"
+		return f, firing
+	}
+	if f.Requests, err = o.requests(ctx, *c, guard, sides, since); err != nil {
+		f.Err = "Prometheus does not answer: " + err.Error()
+		return f, firing
+	}
+	for _, gate := range guard.Promotion.Gates {
+		answer, err := o.gate(ctx, gate)
+		if err != nil {
+			f.Err = "Prometheus does not answer gate " + gate.Name + ": " + err.Error()
+			return f, firing
+		}
+		f.Gates = append(f.Gates, answer)
+	}
+	return f, firing
+}
+
+// firingAnywhere asks for alerts of one guard, silenced ones included: that
+// somebody does not want to hear of them is no reason to go forward.
+func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate.Alert, error) {
+	filter, err := o.bridge.filter()
+	if err != nil {
+		return nil, err
+	}
+	filter.MinUptime = minUptime
+	var listers []alerting.Lister
+	for _, l := range []alerting.Lister{o.alertmanager, o.prometheus} {
+		if l != nil {
+			listers = append(listers, l)
+		}
+	}
+	alerts, err := alerting.FiringNow(ctx, filter, listers...)
+	if err != nil {
+		return nil, err
+	}
+	var out []remediate.Alert
+	for _, a := range alerts {
+		for _, name := range o.bridge.guardsOf(a) {
+			if name == g.Name {
+				out = append(out, o.bridge.translate(g, a))
+			}
+		}
+	}
+	return out, nil
+}
+
+// requests counts the canary's requests since a time.
+func (o *oracle) requests(ctx context.Context, c Config, g GuardConfig, sides remediate.Sides, since time.Time) (int64, error) {
+	if o.query == nil {
+		return 0, errors.New("prometheus.url is empty")
+	}
+	guard, err := c.rulesGuard(g, sides)
+	if err != nil {
+		return 0, err
+	}
+	samples, err := o.query.Query(ctx, rules.CanaryRequests(guard, max(o.now().Sub(since), 15*time.Second), c.Rules.Proxies))
+	if err != nil {
+		return 0, err
+	}
+	if len(samples) == 0 || math.IsNaN(samples[0].Value) {
+		return 0, nil
+	}
+	return int64(samples[0].Value), nil
+}
+
+// gate is open when the query has at least one sample and none of them is
+// zero or not a number.
+func (o *oracle) gate(ctx context.Context, g GateConfig) (remediate.Gate, error) {
+	if o.query == nil {
+		return remediate.Gate{}, errors.New("prometheus.url is empty")
+	}
+	samples, err := o.query.Query(ctx, g.Query)
+	if err != nil {
+		return remediate.Gate{}, err
+	}
+	out := remediate.Gate{Name: g.Name, Open: len(samples) > 0, Why: "no data"}
+	for _, s := range samples {
+		if s.Value == 0 || math.IsNaN(s.Value) {
+			out.Open, out.Why = false, fmt.Sprintf("%s is %s", g.Query, strconv.FormatFloat(s.Value, 'g', 6, 64))
+		}
+	}
+	return out, nil
+}
