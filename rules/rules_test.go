@@ -45,7 +45,7 @@ func golden(t *testing.T, name string, got []byte) {
 
 func TestGenerateWritesTheGoldens(t *testing.T) {
 	for name, o := range map[string]Options{
-		"orders.yaml": {Guards: []Guard{orders()}, Interval: time.Second, ScrapeInterval: 5 * time.Second},
+		"orders.prometheus.yaml": {Guards: []Guard{orders()}, Interval: time.Second, ScrapeInterval: 5 * time.Second},
 	} {
 		r, err := Generate(o)
 		if err != nil {

@@ -1,0 +1,299 @@
+package rules
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/canary-guardian/guardian/testdata/controlplane"
+)
+
+// promtool is the real one, built on first use.
+func promtool(t *testing.T) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("builds promtool")
+	}
+	path, err := controlplane.Binary(t.Context(), "promtool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// target is a proxy, or guardian, that Prometheus scrapes every 5 s.
+type target struct {
+	name  string
+	phase int                      // second of its first scrape
+	lives func(second int) string  // up, failing or gone; nil: up
+	rows  map[string]func(int) any // series without job and instance → value at a second: a number, or nil for none
+}
+
+const (
+	up      = "up"
+	failing = "failing"
+	gone    = "gone"
+
+	scrape  = 5   // seconds
+	horizon = 400 // seconds that a scenario lasts
+)
+
+// series are the target's lines for promtool, which gets one column per second.
+func (g target) series() []string {
+	lines := map[string][]string{}
+	var selectors []string
+	for s := range g.rows {
+		selectors = append(selectors, s)
+	}
+	slices.Sort(selectors)
+	column := func(line, value string) { lines[line] = append(lines[line], value) }
+	last := map[string]bool{}
+	for second := range horizon {
+		state := up
+		if g.lives != nil {
+			state = g.lives(second)
+		}
+		scraped := second%scrape == g.phase
+		switch {
+		case !scraped:
+			column("up", "_")
+		case state == up:
+			column("up", "1")
+		case state == failing:
+			column("up", "0")
+		default:
+			column("up", "stale")
+		}
+		for _, s := range selectors {
+			v := g.rows[s](second)
+			switch {
+			case !scraped:
+				column(s, "_")
+			case v == nil || state != up:
+				// Prometheus marks a series stale once, when it goes.
+				column(s, map[bool]string{true: "stale", false: "_"}[last[s]])
+				last[s] = false
+			default:
+				column(s, fmt.Sprint(v))
+				last[s] = true
+			}
+		}
+	}
+	var out []string
+	own := fmt.Sprintf(`job="mesh",instance="%s"`, g.name)
+	for _, line := range slices.Sorted(maps.Keys(lines)) {
+		metric, matchers, _ := strings.Cut(strings.TrimSuffix(line, "}"), "{")
+		if matchers != "" {
+			matchers = "," + matchers
+		}
+		out = append(out, metric+"{"+own+matchers+"}", strings.Join(lines[line], " "))
+	}
+	return out
+}
+
+// requests is a row of istio_requests_total at the canary's or stable's own proxy.
+func requests(workload, code string, more ...string) string {
+	return istio("istio_requests_total", workload, append([]string{`response_code="` + code + `"`}, more...)...)
+}
+
+func istio(metric, workload string, more ...string) string {
+	all := append([]string{`destination_workload="` + workload + `"`, `destination_workload_namespace="microservices"`}, more...)
+	if !strings.Contains(strings.Join(more, ","), "reporter=") {
+		all = append(all, `reporter="destination"`)
+	}
+	return metric + "{" + strings.Join(all, ",") + "}"
+}
+
+// rate counts n requests per second from second `from` on, whole requests only.
+func rate(n float64, from int) func(int) any {
+	return func(s int) any { return math.Floor(n * float64(max(0, s-from))) }
+}
+
+// born is rate, but the series does not exist before.
+func born(n float64, from int) func(int) any {
+	return func(s int) any {
+		if s <= from {
+			return nil
+		}
+		return rate(n, from)(s)
+	}
+}
+
+// until goes on as then at a second.
+func until(second int, before, then func(int) any) func(int) any {
+	return func(s int) any {
+		if s < second {
+			return before(s)
+		}
+		return then(s)
+	}
+}
+
+func always(v any) func(int) any { return func(int) any { return v } }
+
+// step is a counter that is raised to each value at the second before it.
+func step(secondsAndValues ...float64) func(int) any {
+	return func(s int) any {
+		var v float64
+		for i := 0; i < len(secondsAndValues); i += 2 {
+			if float64(s) >= secondsAndValues[i] {
+				v = secondsAndValues[i+1]
+			}
+		}
+		return v
+	}
+}
+
+// healthy stable and canary, 90 and 10 requests/s.
+func stable(rows ...map[string]func(int) any) target {
+	return target{name: "stable", phase: 1, rows: merge(map[string]func(int) any{requests("orders-v1", "200"): rate(90, 0)}, rows...)}
+}
+
+func canary(rows ...map[string]func(int) any) target {
+	return target{name: "canary", phase: 3, rows: merge(map[string]func(int) any{requests("orders-v2", "200"): rate(10, 0)}, rows...)}
+}
+
+func merge(base map[string]func(int) any, more ...map[string]func(int) any) map[string]func(int) any {
+	for _, m := range more {
+		maps.Copy(base, m)
+	}
+	return base
+}
+
+type rows = map[string]func(int) any
+
+// scenario is one promtool unit test.
+type scenario struct {
+	guards  []Guard // default: orders()
+	options func(*Options)
+	targets []target
+	// want maps a second to the alerts that fire then, as "Alert/action guard",
+	// sorted; those about guardian itself are left out unless self is set.
+	want map[int][]string
+	self bool
+}
+
+const (
+	errorRollback   = "GuardianCanaryErrorRate/rollback orders-service"
+	errorHold       = "GuardianCanaryErrorRate/hold orders-service"
+	latencyRollback = "GuardianCanaryLatency/rollback orders-service"
+	latencyHold     = "GuardianCanaryLatency/hold orders-service"
+	restartRollback = "GuardianCanaryRestarts/rollback orders-service"
+	restartHold     = "GuardianCanaryRestarts/hold orders-service"
+	trafficRollback = "GuardianCanaryTraffic/rollback orders-service"
+	trafficHold     = "GuardianCanaryTraffic/hold orders-service"
+	refusedRollback = "GuardianCanaryRefused/rollback orders-service"
+	serviceHold     = "GuardianServiceTrafficFell/hold orders-service"
+)
+
+// run writes the rules and the test file, and lets promtool judge.
+func (s scenario) run(t *testing.T) {
+	t.Helper()
+	o := Options{Guards: s.guards, Interval: time.Second, ScrapeInterval: scrape * time.Second}
+	if o.Guards == nil {
+		o.Guards = []Guard{orders()}
+	}
+	if s.options != nil {
+		s.options(&o)
+	}
+	r, err := Generate(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := r.Prometheus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "rules.yaml"), file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	test, err := yaml.Marshal(s.file())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "test.yaml"), test, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), promtool(t), "test", "rules", "test.yaml")
+	cmd.Dir = folder
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, shorten(string(out)))
+	}
+}
+
+func shorten(s string) string {
+	if len(s) > 6000 {
+		return s[:6000] + "…"
+	}
+	return s
+}
+
+// file is what promtool reads.
+func (s scenario) file() map[string]any {
+	var series []map[string]string
+	for _, g := range s.targets {
+		lines := g.series()
+		for i := 0; i < len(lines); i += 2 {
+			series = append(series, map[string]string{"series": lines[i], "values": lines[i+1]})
+		}
+	}
+	var tests []map[string]any
+	for _, second := range slices.Sorted(maps.Keys(s.want)) {
+		only := `,guardian_signal!=""`
+		if s.self {
+			only = `,guardian_signal=""`
+		}
+		samples := []map[string]any{}
+		for _, a := range s.want[second] {
+			name, guard, _ := strings.Cut(a, " ")
+			name, action, _ := strings.Cut(name, "/")
+			labels := fmt.Sprintf(`{alertname=%q,guardian_action=%q`, name, action)
+			if guard != "" {
+				labels += fmt.Sprintf(`,guardian_guard=%q`, guard)
+			}
+			samples = append(samples, map[string]any{"labels": labels + "}", "value": 1})
+		}
+		tests = append(tests, map[string]any{
+			"eval_time":   strconv.Itoa(second) + "s",
+			"expr":        `sum by (alertname, guardian_guard, guardian_action) (ALERTS{alertstate="firing"` + only + `})`,
+			"exp_samples": samples,
+		})
+	}
+	return map[string]any{
+		"rule_files":          []string{"rules.yaml"},
+		"evaluation_interval": "1s",
+		"tests":               []map[string]any{{"interval": "1s", "input_series": series, "promql_expr_test": tests}},
+	}
+}
+
+func runAll(t *testing.T, all map[string]scenario) {
+	promtool(t)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			all[name].run(t)
+		})
+	}
+}
+
+func TestPromtoolAcceptsTheGoldens(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "testdata", "rules", "*prometheus.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("goldens: %v, %v", files, err)
+	}
+	out, err := exec.CommandContext(t.Context(), promtool(t), append([]string{"check", "rules", "--lint=all", "--lint-fatal"}, files...)...).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
