@@ -98,7 +98,7 @@ func TestPrintingCommands(t *testing.T) {
 		"rules of a guard":            {"rules --guard orders-service -n shop", exitOK, []string{"kind: PrometheusRule", "namespace: shop", "guardian_guard: orders-service"}},
 		"rules as a file":             {"rules --guard a --guard b -n shop --format prometheus", exitOK, []string{"groups:", "guardian_guard: a", "guardian_guard: b"}},
 		"rules of a file":             {"rules -f " + testdataFile("full.yaml"), exitOK, []string{"release: kube-prometheus-stack", "name: shop-guardian", "namespace: monitoring", "guardian_guard: payments"}},
-		"rules of nothing":            {"rules -n shop", exitFailed, []string{"no guards: want --config FILE or --guard NAME"}},
+		"rules of nothing":            {"rules -n shop", exitFailed, []string{"no guards: want --config FILE"}},
 		"rules of both":               {"rules -n shop --guard a -f x", exitFailed, []string{"--config and --guard: want one of the two"}},
 		"rules without a namespace":   {"rules --guard a", exitFailed, []string{"namespace: not set"}},
 		"rules of a bad guard":        {"rules --guard A_ -n shop", exitFailed, []string{`guards[0].name: "A_": want a DNS label`}},

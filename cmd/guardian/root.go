@@ -43,7 +43,7 @@ Exit codes: 0 yes or done, 1 no or an error, 2 could not tell.`,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)
-	root.AddCommand(newServeCommand(a), newRulesCommand(a), newAlertmanagerCommand(a), newAdmissionCommand(a), newPlanCommand(a),
+	root.AddCommand(newServeCommand(a), newCheckCommand(a), newRulesCommand(a), newAlertmanagerCommand(a), newAdmissionCommand(a), newPlanCommand(a),
 		newStatusCommand(a), newGateCommand(a), newVersionCommand(a))
 	root.AddCommand(newRequestCommands(a)...)
 	return root

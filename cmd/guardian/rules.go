@@ -35,7 +35,7 @@ func (f configFlags) load(needGuards bool) (Config, error) {
 		return Config{}, errors.New("--config and --guard: want one of the two")
 	}
 	if needGuards && f.file == "" && len(f.guards) == 0 {
-		return Config{}, errors.New("no guards: want --config FILE or --guard NAME")
+		return Config{}, errors.New("no guards: want --config FILE, or --guard NAME where there is one")
 	}
 	c, err := loadConfig(f.file, func(c *Config) {
 		if f.namespace != "" {

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// checkOptions is what `guardian check` looks at besides the configuration.
+type checkOptions struct {
+	serviceAccount string
+	prometheus     string
+}
+
+func newCheckCommand(a *app) *cobra.Command {
+	var flags clusterFlags
+	var o checkOptions
+	var file string
+	cmd := &cobra.Command{
+		Use:   "check -f guardian.yaml",
+		Short: "Preflight: would a rollback work?",
+		Long: `Look at everything that a rollback needs: the configuration, the rights of
+guardian's ServiceAccount, each guard's VirtualService, DestinationRule and ready
+endpoints, the series and rules in Prometheus, and whether a heartbeat has come all
+the way from Prometheus through Alertmanager to guardian. Changes nothing.
+
+Exit codes: 0 all good; 1 something is wrong; 2 something could not be looked at.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := configFlags{file: file, namespace: flags.namespace}.load(true)
+			if err != nil {
+				return err
+			}
+			if o.prometheus != "" {
+				c.Prometheus.URL = o.prometheus
+			}
+			flags.namespace = c.Namespace
+			cl, err := a.connect(flags)
+			if err != nil {
+				return err
+			}
+			return a.check(cmd.Context(), cl, c, o)
+		},
+	}
+	flags.add(cmd.Flags())
+	cmd.Flags().StringVarP(&file, "config", "f", "", "guardian's configuration file")
+	cmd.Flags().StringVar(&o.serviceAccount, "service-account", "guardian", "guardian's ServiceAccount, whose rights are looked at")
+	cmd.Flags().StringVar(&o.prometheus, "prometheus", "", "URL of Prometheus as this machine reaches it (default: the configured one)")
+	return cmd
+}
+
+// preflight prints findings and counts those that are not good.
+type preflight struct {
+	app           *app
+	wrong, unseen int
+}
+
+func (p *preflight) ok(format string, args ...any) {
+	fmt.Fprintf(p.app.out, "ok    "+format+"\n", args...)
+}
+
+func (p *preflight) fail(format string, args ...any) {
+	p.wrong++
+	fmt.Fprintf(p.app.out, "FAIL  "+format+"\n", args...)
+}
+
+func (p *preflight) unknown(format string, args ...any) {
+	p.unseen++
+	fmt.Fprintf(p.app.out, "?     "+format+"\n", args...)
+}
+
+func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) error {
+	p := &preflight{app: a}
+	p.ok("configuration: %d guards", len(c.Guards))
+	cl.checkRights(ctx, p, c, o.serviceAccount)
+	for _, g := range c.Guards {
+		cl.checkGuard(ctx, p, c, g)
+	}
+	checkPrometheus(ctx, p, c)
+	cl.checkChain(ctx, p, c)
+	switch {
+	case p.wrong > 0:
+		return fmt.Errorf("%d wrong, %d could not be looked at", p.wrong, p.unseen)
+	case p.unseen > 0:
+		return couldNotTell("%d could not be looked at", p.unseen)
+	}
+	return nil
+}
+
+// right is what guardian's ServiceAccount must be allowed.
+type right struct {
+	group, resource string
+	verbs           []string
+}
+
+// rights is everything that the service does in its namespace.
+func rights() []right {
+	read := []string{"get", "list", "watch"}
+	return []right{
+		{"", "configmaps", append([]string{"create", "patch"}, read...)},
+		{"coordination.k8s.io", "leases", []string{"get", "list", "create", "update", "delete"}},
+		{"networking.istio.io", "virtualservices", append([]string{"patch"}, read...)},
+		{"networking.istio.io", "destinationrules", read},
+		{"", "services", read},
+		{"", "pods", read},
+		{"discovery.k8s.io", "endpointslices", read},
+		{"apps", "deployments", read},
+		{"apps", "replicasets", read},
+	}
+}
+
+func (c *cluster) checkRights(ctx context.Context, p *preflight, config Config, serviceAccount string) {
+	user := "system:serviceaccount:" + c.namespace + ":" + serviceAccount
+	all := rights()
+	namespaces := make([]string, len(all))
+	for i := range all {
+		namespaces[i] = c.namespace
+	}
+	if config.Rules.Enabled {
+		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"get", "create", "patch"}})
+		namespaces = append(namespaces, config.Rules.Namespace)
+	}
+	missing := 0
+	for i, r := range all {
+		for _, verb := range r.verbs {
+			review := &authorizationv1.LocalSubjectAccessReview{
+				ObjectMeta: metav1.ObjectMeta{Namespace: namespaces[i]},
+				Spec: authorizationv1.SubjectAccessReviewSpec{
+					User: user, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + c.namespace, "system:authenticated"},
+					ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespaces[i], Verb: verb, Group: r.group, Resource: r.resource},
+				},
+			}
+			answer, err := c.kube.AuthorizationV1().LocalSubjectAccessReviews(namespaces[i]).Create(ctx, review, metav1.CreateOptions{})
+			if err != nil {
+				p.unknown("rights of %s: %v", user, err)
+				return
+			}
+			if !answer.Status.Allowed {
+				missing++
+				p.fail("rights: %s may not %s %s in namespace %s", user, verb, r.resource, namespaces[i])
+			}
+		}
+	}
+	if missing == 0 {
+		p.ok("rights of %s", user)
+	}
+}
+
+// checkGuard looks at what a rollback of g would move, and to where.
+func (c *cluster) checkGuard(ctx context.Context, p *preflight, config Config, g GuardConfig) {
+	in, sides, err := c.looker(config).Look(ctx, config.remediateGuard(g, 0))
+	if err != nil {
+		p.unknown("guard %s: %v", g.Name, err)
+		return
+	}
+	switch {
+	case in.Absent != "":
+		p.fail("guard %s: %s", g.Name, in.Absent)
+	case in.Unsafe != "":
+		p.fail("guard %s: cannot be rolled back: %s", g.Name, in.Unsafe)
+	default:
+		p.ok("guard %s: VirtualService %s: canary at %d%%", g.Name, strings.Join(g.VirtualServices, ", "), in.Traffic.Weight)
+	}
+	switch floor := g.Rollback.MinReadyStable; {
+	case in.Stable.Missing != "":
+		p.fail("guard %s: stable %s: %s", g.Name, g.Stable.Ref, in.Stable.Missing)
+	case in.Stable.Ready < floor:
+		p.fail("guard %s: stable %s has %d ready endpoints, rollback.minReadyStable is %d", g.Name, g.Stable.Ref, in.Stable.Ready, floor)
+	default:
+		p.ok("guard %s: stable %s: %d ready endpoints", g.Name, g.Stable.Ref, in.Stable.Ready)
+	}
+	if in.Canary.Build == "" {
+		p.unknown("guard %s: canary %s: no Deployment found yet", g.Name, g.Canary.Ref)
+		return
+	}
+	p.ok("guard %s: canary %s: build %s of %s, %d ready", g.Name, g.Canary.Ref, short(in.Canary.Build), strings.Join(sides.Canary.Workloads, ", "), in.Canary.Ready)
+}
+
+// checkPrometheus asks whether there is anything to judge by.
+func checkPrometheus(ctx context.Context, p *preflight, c Config) {
+	if c.Prometheus.URL == "" {
+		p.unknown("Prometheus: prometheus.url is empty")
+		return
+	}
+	prom, err := alerting.NewPrometheus(alerting.ClientOptions{URL: c.Prometheus.URL, HTTP: &c.Prometheus.HTTP, Timeout: c.Prometheus.Timeout})
+	if err != nil {
+		p.fail("Prometheus: %v", err)
+		return
+	}
+	defer prom.Close()
+	ask := func(query, good, bad string) bool {
+		samples, err := prom.Query(ctx, query)
+		switch {
+		case err != nil:
+			p.unknown("%v", err)
+			return false
+		case len(samples) == 0:
+			p.fail("%s", bad)
+		default:
+			p.ok("%s", good)
+		}
+		return true
+	}
+	if !ask(fmt.Sprintf("count(istio_requests_total{destination_workload_namespace=%q})", c.Namespace),
+		"series: istio_requests_total of namespace "+c.Namespace,
+		"series: Prometheus has no istio_requests_total of namespace "+c.Namespace+": are the sidecars scraped?") {
+		return
+	}
+	for _, g := range c.Guards {
+		ask(fmt.Sprintf(`count({__name__=~"guardian:.+:info", guardian_guard=%q, namespace=%q})`, g.Name, c.Namespace),
+			"rules of guard "+g.Name+" are loaded",
+			"rules of guard "+g.Name+" are not loaded: does Prometheus select the PrometheusRule (rules.labels)?")
+	}
+}
+
+// checkChain asks for signs of life: of guardian, and of the way that alerts
+// take to it.
+func (c *cluster) checkChain(ctx context.Context, p *preflight, config Config) {
+	list, err := c.kube.CoordinationV1().Leases(c.namespace).List(ctx, metav1.ListOptions{LabelSelector: leaseSelector})
+	if err != nil {
+		p.unknown("%v", c.explain("list guardian's Leases", err))
+		return
+	}
+	now := time.Now()
+	alive, why, _ := (&pulse{}).alive(list.Items, now)
+	if !alive {
+		p.fail("guardian: %s", why)
+		return
+	}
+	p.ok("guardian: alive")
+	var beat time.Time
+	for i := range list.Items {
+		if t, err := time.Parse(time.RFC3339, list.Items[i].Annotations[remediate.AnnotationHeartbeat]); err == nil && t.After(beat) {
+			beat = t
+		}
+	}
+	switch {
+	case beat.IsZero():
+		p.fail("heartbeat: none has reached guardian: is the Alertmanager route in place (%s alertmanager)?", p.app.name)
+	case now.Sub(beat) > config.Heartbeat.MaxAge:
+		p.fail("heartbeat: the newest is %s old, heartbeat.maxAge is %s", now.Sub(beat).Round(time.Second), config.Heartbeat.MaxAge)
+	default:
+		p.ok("heartbeat: %s ago, through Prometheus and Alertmanager", now.Sub(beat).Round(time.Second))
+	}
+}
