@@ -47,10 +47,9 @@ func Generate(o Options) (*Rules, error) {
 	}
 	b := &builder{Options: o, windows: newWindows(o.ScrapeInterval, o.Interval)}
 	b.infoGroup()
-	b.errorGroup()
+	b.requestsGroup()
 	b.latencyGroup()
 	b.restartsGroup()
-	b.trafficGroup()
 	b.overviewGroup()
 	b.selfGroup()
 	if b.err != nil {

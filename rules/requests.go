@@ -129,9 +129,10 @@ func (b *builder) bySide(aggregation string, term func(matchers string) string) 
 	return strings.Join(terms, " or ")
 }
 
-// errorGroup counts requests and judges the share that failed.
-func (b *builder) errorGroup() {
-	b.group("errors", b.Interval)
+// requestsGroup counts requests, and judges the share that failed and the share
+// that the canary got.
+func (b *builder) requestsGroup() {
+	b.group("requests", b.Interval)
 	if len(b.Guards) > 0 {
 		for _, w := range b.windows.raw() {
 			b.window(failed.all, w, b.bySide("sum", func(m string) string { return b.delta(requestsTotal, m, w) }))
@@ -150,6 +151,7 @@ func (b *builder) errorGroup() {
 		b.judge(failed, func(m string) string { return requestsTotal + "{" + m + "}" })
 		b.errorAlerts()
 	}
+	b.traffic()
 	b.endGroup()
 }
 

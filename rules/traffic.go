@@ -18,14 +18,13 @@ const (
 // take them.
 const refusedLimit = 0.01
 
-// trafficGroup compares the canary's share of requests with its weight, and
+// traffic compares the canary's share of requests with its weight, and
 // finds the requests that never reached it. It needs guardian's own metrics for
 // the weight; without them it is silent (and GuardianDown is not).
-func (b *builder) trafficGroup() {
+func (b *builder) traffic() {
 	if !b.any(func(s Signals) bool { return s.Traffic != nil }) {
 		return
 	}
-	b.group("traffic", b.Interval)
 	window := b.windows.short()
 	// A change of weights is seen up to two scrapes late on either side.
 	pause := window + 2*b.ScrapeInterval
@@ -49,7 +48,6 @@ func (b *builder) trafficGroup() {
 	rule(trafficTimes, `(sum without ($side, window) ($canary) or $expected * 0) / ($expected > 0)`)
 	b.refused()
 	b.trafficAlerts(window)
-	b.endGroup()
 }
 
 // refused finds requests that no workload answered. They name the service
@@ -100,7 +98,7 @@ func (b *builder) share(sign, bound string) string {
 		"x", "clamp_min("+b.own(trafficTimes)+", 1e-9)", "enough", num(enoughProof))
 }
 
-// silence selects the guards whose canary too few requests reach, by every
+// tooFew selects the guards whose canary too few requests reach, by every
 // reporter that can tell.
 func (b *builder) tooFew() string {
 	low := "1 - " + b.own(trafficTolerance)

@@ -1,0 +1,374 @@
+package rules
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+const bucket = "istio_request_duration_milliseconds_bucket"
+
+// timed is a version's histogram as Envoy writes it: n requests/s from the
+// start, of which share take 800 ms from second from on, and the others 20 ms.
+func timed(workload, edge500 string, n, share float64, from int, more ...string) rows {
+	all := rate(n, 0)
+	le := func(v string) string { return istio(bucket, workload, append([]string{`le="` + v + `"`}, more...)...) }
+	return rows{
+		le("250"): fast(n, share, from), le(edge500): fast(n, share, from), le("1000"): all, le("+Inf"): all,
+	}
+}
+
+func fast(n, share float64, from int) func(int) any {
+	return func(s int) any {
+		all := rate(n, 0)(s).(float64)
+		return all - float64(int(share*n*float64(max(0, s-from))))
+	}
+}
+
+func latencyTargets(edge500 string, stableShare, canaryShare float64) []target {
+	return []target{
+		{name: "stable", phase: 1, rows: timed("orders-v1", edge500, 90, stableShare, 60)},
+		{name: "canary", phase: 3, rows: timed("orders-v2", edge500, 10, canaryShare, 60)},
+	}
+}
+
+func TestLatency(t *testing.T) {
+	limit := func(d time.Duration) []Guard {
+		return []Guard{with(orders(), func(g *Guard) { g.Signals.Latency.Max = d })}
+	}
+	runAll(t, map[string]scenario{
+		"a fast canary is left alone": {
+			targets: latencyTargets("500", 0, 0),
+			want:    map[int][]string{66: nil, 200: nil},
+		},
+		"slow requests within the quantile are left alone": {
+			targets: latencyTargets("500", 0, 0.04),
+			want:    map[int][]string{66: nil, 200: nil, 399: nil},
+		},
+		"a canary of slow requests is noticed at the first scrape": {
+			targets: latencyTargets("500", 0, 1),
+			want:    map[int][]string{65: nil, 66: {latencyRollback}},
+		},
+		"half of the requests being slow is noticed soon": {
+			// 25 of 50 in one scrape: 25*ln(10) - 25 + 2.5 = 35.
+			targets: latencyTargets("500", 0, 0.5),
+			want:    map[int][]string{65: nil, 71: {latencyRollback}},
+		},
+		"a tenth of the requests being slow takes about two minutes": {
+			targets: latencyTargets("500", 0, 0.1),
+			want:    map[int][]string{66: nil, 180: {latencyRollback}},
+		},
+		"Prometheus 3 writes the edge as 500.0": {
+			targets: latencyTargets("500.0", 0, 1),
+			want:    map[int][]string{65: nil, 66: {latencyRollback}},
+		},
+		"without a bucket at the edge nothing is known": {
+			targets: latencyTargets("499", 0, 1),
+			want:    map[int][]string{66: nil, 200: nil},
+		},
+		"a limit between edges is judged at the next higher one": {
+			// Slow requests take 800 ms: beyond 500 ms, not beyond 1 s.
+			guards:  limit(400 * time.Millisecond),
+			targets: latencyTargets("500", 0, 1),
+			want:    map[int][]string{65: nil, 66: {latencyRollback}},
+		},
+		"what is below the next higher edge is not known to be too slow": {
+			guards:  limit(600 * time.Millisecond),
+			targets: latencyTargets("500", 0, 1),
+			want:    map[int][]string{66: nil, 200: nil},
+		},
+		"as slow as stable is a hold": {
+			targets: latencyTargets("500", 1, 1),
+			want:    map[int][]string{66: {latencyHold}, 120: {latencyHold}, 399: {latencyHold}},
+		},
+		"as slow as stable is a rollback when asked for": {
+			guards:  []Guard{with(orders(), func(g *Guard) { g.EvenIfStableFails = true })},
+			targets: latencyTargets("500", 1, 1),
+			want:    map[int][]string{62: nil, 63: {latencyRollback}},
+		},
+		"four slow requests of four are too few": {
+			targets: []target{{name: "canary", phase: 3, rows: rows{
+				istio(bucket, "orders-v2", `le="500"`): always(0.0), istio(bucket, "orders-v2", `le="+Inf"`): step(60, 4)}}},
+			want: map[int][]string{66: nil, 200: nil},
+		},
+		"a histogram born with slow requests counts at its first scrape": {
+			targets: []target{stable(), canary(rows{
+				istio(bucket, "orders-v2", `le="500"`):  born(1, 60),
+				istio(bucket, "orders-v2", `le="+Inf"`): born(10, 60),
+			})},
+			want: map[int][]string{62: nil, 63: {latencyRollback}},
+		},
+		"guards with different limits are judged at edges of their own": {
+			guards: []Guard{orders(), with(orders(), func(g *Guard) {
+				g.Name = "patient"
+				g.Signals.Latency.Max = time.Second
+			})},
+			targets: latencyTargets("500", 0, 1),
+			want:    map[int][]string{66: {latencyRollback}, 200: {latencyRollback}},
+		},
+		"no histogram, no alert": {
+			targets: []target{stable(), canary()},
+			want:    map[int][]string{100: nil},
+		},
+	})
+}
+
+// replica is a guardian: restarts it saw, and the weight it read.
+func replica(name string, weight func(int) any, canaryRestarts, stableRestarts func(int) any) target {
+	r := rows{
+		"guardian_heartbeat_timestamp_seconds": func(s int) any { return float64(s) },
+	}
+	if canaryRestarts != nil {
+		r[`guardian_workload_restarts_total{guard="orders-service",subset="v2"}`] = canaryRestarts
+		r[`guardian_workload_restarts_total{guard="orders-service",subset="v1"}`] = stableRestarts
+	}
+	if weight != nil {
+		r[`guardian_weight_percent{guard="orders-service",subset="v2"}`] = weight
+		r[`guardian_weight_percent{guard="orders-service",subset="v1"}`] = func(s int) any { return 100 - weight(s).(float64) }
+	}
+	return target{name: name, phase: 2, rows: r}
+}
+
+func TestRestarts(t *testing.T) {
+	none := always(0.0)
+	pods := func(n int) rows {
+		out := rows{}
+		for i := range n {
+			out[fmt.Sprintf(`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1c%d",container="orders"}`, i)] = step(60, 1)
+		}
+		return out
+	}
+	kube := func(o *Options) { o.RestartsFrom = FromKubeStateMetrics }
+	runAll(t, map[string]scenario{
+		"as many restarts as allowed are left alone": {
+			targets: []target{replica("a", nil, step(60, 1, 80, 2), none)},
+			want:    map[int][]string{100: nil, 200: nil},
+		},
+		"one more is a rollback": {
+			targets: []target{replica("a", nil, step(60, 1, 80, 2, 100, 3), none)},
+			want:    map[int][]string{100: nil, 117: {restartRollback}},
+		},
+		"restarts long ago do not add up": {
+			targets: []target{replica("a", nil, step(10, 1, 20, 2, 340, 3), none)},
+			want:    map[int][]string{360: nil},
+		},
+		"every replica counts all restarts, so they are not added": {
+			targets: []target{replica("a", nil, step(60, 2), none), replica("b", nil, step(60, 2), none)},
+			want:    map[int][]string{120: nil},
+		},
+		"a replica that starts late has counted nothing new": {
+			targets: []target{replica("a", nil, none, none), {name: "b", phase: 2,
+				lives: func(s int) string { return map[bool]string{true: gone, false: up}[s < 100] },
+				rows:  replica("b", nil, always(9.0), none).rows}},
+			want: map[int][]string{120: nil, 200: nil},
+		},
+		"a restarted replica does not hide restarts": {
+			targets: []target{replica("a", nil, step(40, 2, 70, 0, 90, 2), none)},
+			want:    map[int][]string{60: nil, 110: {restartRollback}},
+		},
+		"restarts of stable too are a hold": {
+			targets: []target{replica("a", nil, step(60, 3), step(60, 3))},
+			want:    map[int][]string{80: {restartHold}, 120: {restartHold}},
+		},
+		"restarts of stable too are a rollback when asked for": {
+			guards:  []Guard{with(orders(), func(g *Guard) { g.EvenIfStableFails = true })},
+			targets: []target{replica("a", nil, step(60, 3), step(60, 3))},
+			want:    map[int][]string{80: {restartRollback}},
+		},
+		"no metric, no alert": {
+			targets: []target{stable(), canary()},
+			want:    map[int][]string{100: nil},
+		},
+		"kube-state-metrics: restarts are added over pods": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: pods(3)}},
+			want:    map[int][]string{60: nil, 80: {restartRollback}},
+		},
+		"kube-state-metrics: as many as allowed are left alone": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: pods(2)}},
+			want:    map[int][]string{80: nil, 120: nil},
+		},
+		"kube-state-metrics: the proxy's container and other workloads are left out": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1cd",container="istio-proxy"}`:  step(60, 9),
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-admin-7d4b9c5f6-ab1cd",container="orders"}`: step(60, 9),
+				`kube_pod_container_status_restarts_total{namespace="other",pod="orders-v2-7d4b9c5f6-ab1cd",container="orders"}`:               step(60, 9),
+			}}},
+			want: map[int][]string{80: nil, 120: nil},
+		},
+		"kube-state-metrics: one that has just started has counted nothing new": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: pods(9),
+				lives: func(s int) string { return map[bool]string{true: gone, false: up}[s < 100] }}},
+			want: map[int][]string{120: nil, 200: nil},
+		},
+	})
+}
+
+func TestTraffic(t *testing.T) {
+	ten := always(10.0)
+	guardian := func(weight func(int) any) target { return replica("guardian", weight, nil, nil) }
+	// gateway sends stable and canary requests per second, and loses some.
+	gateway := func(stable, canary, lost func(int) any) target {
+		return target{name: "gateway", phase: 4, rows: rows{
+			requests("orders-v1", "200", `reporter="source"`): stable,
+			requests("orders-v2", "200", `reporter="source"`): canary,
+			requests("unknown", "503", `reporter="source"`, `destination_service_name="orders-service"`,
+				`destination_service_namespace="microservices"`): lost,
+		}}
+	}
+	nothing := always(nil)
+	slump := func(n float64) func(int) any { return func(s int) any { return rate(n, 0)(min(s, 100)) } }
+	runAll(t, map[string]scenario{
+		"a share as the weight says is left alone": {
+			targets: []target{guardian(ten), gateway(rate(90, 0), rate(10, 0), nothing)},
+			want:    map[int][]string{100: nil, 399: nil},
+		},
+		"a share within the tolerance is left alone": {
+			targets: []target{guardian(ten), gateway(rate(94, 0), rate(6, 0), nothing)},
+			want:    map[int][]string{100: nil, 399: nil},
+		},
+		"a share below the tolerance is a rollback": {
+			targets: []target{guardian(ten), gateway(rate(96, 0), rate(4, 0), nothing)},
+			want:    map[int][]string{60: nil, 100: {trafficRollback}},
+		},
+		"a share above the tolerance is a hold": {
+			targets: []target{guardian(ten), gateway(rate(84, 0), rate(16, 0), nothing)},
+			want:    map[int][]string{60: nil, 100: {trafficHold}},
+		},
+		"weight without requests is a rollback": {
+			targets: []target{guardian(ten), gateway(rate(90, 0), nothing, nothing)},
+			want:    map[int][]string{60: nil, 100: {trafficRollback}},
+		},
+		"without weight there are no requests to miss": {
+			targets: []target{guardian(always(0.0)), gateway(rate(90, 0), nothing, nothing)},
+			want:    map[int][]string{100: nil, 200: nil},
+		},
+		"at low traffic a missing share is chance": {
+			// 60 requests in the window: 6 expected, none came.
+			targets: []target{guardian(ten), gateway(rate(1, 0), nothing, nothing)},
+			want:    map[int][]string{100: nil, 399: nil},
+		},
+		"a canary whose own proxy alone would report it may just not be scraped: hold": {
+			targets: []target{guardian(ten), stable()},
+			want:    map[int][]string{60: nil, 100: {trafficHold}},
+		},
+		"a caller that sees the canary's requests clears it": {
+			targets: []target{guardian(ten), stable(), gateway(rate(90, 0), rate(10, 0), nothing)},
+			want:    map[int][]string{100: nil, 200: nil},
+		},
+		"after a change of weights the share is not judged for a while": {
+			targets: []target{guardian(step(0, 10, 100, 50)), gateway(
+				until(100, rate(90, 0), func(s int) any { return 9000 + 50.0*float64(s-100) }),
+				until(100, rate(10, 0), func(s int) any { return 1000 + 50.0*float64(s-100) }), nothing)},
+			want: map[int][]string{99: nil, 105: nil, 110: nil, 130: nil, 160: nil, 200: nil},
+		},
+		"without guardian's metrics the share is not judged": {
+			targets: []target{gateway(rate(100, 0), nothing, nothing)},
+			want:    map[int][]string{100: nil, 200: nil},
+		},
+		"with all weight on the canary there is no share to judge": {
+			targets: []target{guardian(always(100.0)), gateway(nothing, rate(100, 0), nothing)},
+			want:    map[int][]string{100: nil, 200: nil},
+		},
+		"refused connections in the canary's share are a rollback": {
+			targets: []target{guardian(ten), gateway(rate(90, 0), slump(10), born(10, 100))},
+			want:    map[int][]string{103: nil, 104: {refusedRollback}},
+		},
+		"refused connections in stable's share are not the canary's": {
+			targets: []target{guardian(ten), gateway(slump(90), rate(10, 0), born(90, 100))},
+			// Stable's share is gone, so the canary's is above its weight.
+			want: map[int][]string{104: nil, 109: nil},
+		},
+		"refused connections of both are not the canary's": {
+			targets: []target{guardian(ten), gateway(slump(90), slump(10), born(100, 100))},
+			want:    map[int][]string{104: nil, 109: nil, 114: nil},
+		},
+		"four refused connections are too few": {
+			targets: []target{guardian(ten), gateway(rate(90, 0), slump(10), step(100, 4))},
+			want:    map[int][]string{104: nil, 109: nil},
+		},
+		"a fall of the whole service is a hold, not the canary's fault": {
+			targets: []target{guardian(ten), gateway(
+				until(320, rate(90, 0), func(s int) any { return 28800 + 9.0*float64(s-320) }),
+				until(320, rate(10, 0), func(s int) any { return 3200 + 1.0*float64(s-320) }), nothing)},
+			want: map[int][]string{320: nil, 385: {serviceHold}},
+		},
+	})
+}
+
+func TestAlertsAboutGuardian(t *testing.T) {
+	const (
+		heartbeat = "GuardianHeartbeat/none"
+		down      = "GuardianDown/none"
+		stale     = "GuardianHeartbeatStale/none"
+		failing   = "GuardianNotificationsFailing/none"
+		back      = "GuardianRolledBack/none orders-service"
+		blocked   = "GuardianRollbackBlocked/none orders-service"
+		vain      = "GuardianRollbackIneffective/none orders-service"
+		without   = "GuardianReleaseWithoutCanary/none orders-service"
+	)
+	guardian := func(more rows) target {
+		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
+	}
+	state := func(s string) string { return `guardian_state{guard="orders-service",state="` + s + `"}` }
+	runAll(t, map[string]scenario{
+		"the heartbeat always beats": {self: true,
+			targets: []target{guardian(nil)},
+			want:    map[int][]string{15: {heartbeat}, 399: {heartbeat}},
+		},
+		"nobody reports guardian": {self: true,
+			want: map[int][]string{45: {heartbeat}, 75: {down, heartbeat}},
+		},
+		"a heartbeat of three minutes ago is just good enough": {self: true,
+			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(0.0)})},
+			want:    map[int][]string{180: {heartbeat}, 210: {heartbeat}},
+		},
+		"an older one is stale": {self: true,
+			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(0.0)})},
+			want:    map[int][]string{240: {heartbeat, stale}},
+		},
+		"Alertmanager's webhooks fail": {self: true,
+			targets: []target{guardian(nil), {name: "am", rows: rows{
+				`alertmanager_notifications_failed_total{integration="webhook"}`: step(60, 3)}}},
+			want: map[int][]string{45: {heartbeat}, 90: {heartbeat, failing}},
+		},
+		"Alertmanager's mails fail": {self: true,
+			targets: []target{guardian(nil), {name: "am", rows: rows{
+				`alertmanager_notifications_failed_total{integration="email"}`: step(60, 3)}}},
+			want: map[int][]string{90: {heartbeat}},
+		},
+		"Prometheus drops alerts": {self: true,
+			targets: []target{guardian(nil), {name: "prom", rows: rows{`prometheus_notifications_dropped_total`: step(60, 3)}}},
+			want:    map[int][]string{45: {heartbeat}, 90: {heartbeat, failing}},
+		},
+		"a rolled back canary": {self: true,
+			targets: []target{guardian(rows{state("rolled-back"): step(60, 1, 120, 0), state("blocked"): always(0.0)})},
+			want:    map[int][]string{45: {heartbeat}, 75: {heartbeat, back}, 135: {heartbeat}},
+		},
+		"a rollback that cannot be done": {self: true,
+			targets: []target{guardian(rows{state("rolled-back"): always(0.0), state("blocked"): step(60, 1)})},
+			want:    map[int][]string{45: {heartbeat}, 75: {heartbeat, blocked}},
+		},
+		"a rollback after which the traffic has moved": {self: true,
+			targets: []target{
+				guardian(rows{state("rolled-back"): step(60, 1), `guardian_weight_percent{guard="orders-service",subset="v2"}`: step(0, 10, 60, 0)}),
+				stable(), {name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): func(s int) any { return rate(10, 0)(min(s, 62)) }}},
+			},
+			want: map[int][]string{75: {heartbeat, back}, 180: {heartbeat, back}, 300: {heartbeat, back}},
+		},
+		"a rollback after which the traffic has not": {self: true,
+			targets: []target{
+				guardian(rows{state("rolled-back"): step(60, 1), `guardian_weight_percent{guard="orders-service",subset="v2"}`: step(0, 10, 60, 0)}),
+				stable(), canary(),
+			},
+			want: map[int][]string{75: {heartbeat, back}, 120: {heartbeat, back}, 180: {heartbeat, vain, back}},
+		},
+		"a release without a canary": {self: true,
+			targets: []target{guardian(rows{`guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1)})},
+			want:    map[int][]string{45: {heartbeat}, 75: {heartbeat, without}},
+		},
+	})
+}
