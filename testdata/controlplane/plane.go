@@ -32,6 +32,7 @@ type Plane struct {
 	apiPort    int
 	etcdURL    string
 	namespaces int
+	pods       int
 	started    map[string]int // programs by base name, for unique log files
 }
 

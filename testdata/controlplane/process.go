@@ -170,7 +170,7 @@ while read -r verb group; do
     groups=$rest ;;
   esac
 done
-for g in $groups; do kill -9 -- "-$g"; done
+for g in $groups; do kill -s KILL -- "-$g"; done
 rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 `
 

@@ -1,0 +1,4 @@
+package controlplane
+
+// Poll is poll, for the tests outside of the package.
+var Poll = poll
