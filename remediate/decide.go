@@ -79,6 +79,8 @@ type Input struct {
 
 	// Heartbeat is the newest one that any replica has recorded.
 	Heartbeat time.Time
+	// Leads says that this replica holds the lease.
+	Leads bool
 	// Live says that this replica holds the lease and has read all the above
 	// from the API server itself, not from a cache. Nothing goes forward
 	// without it.
@@ -147,7 +149,10 @@ type Decision struct {
 
 const (
 	maxRefused       = 200
-	reassertCoalesce = time.Minute // one history entry for a storm of re-assertions
+	maxNoted         = 64
+	maxFiring        = 32
+	listingKnows     = 75 * time.Second // every replica lists what fires each minute
+	reassertCoalesce = time.Minute      // one history entry for a storm of re-assertions
 )
 
 // Decide says what a guard's traffic and record should be. It has no client,
@@ -360,7 +365,6 @@ func (d *decider) sortAlerts() {
 	slices.SortFunc(alerts, func(a, b Alert) int {
 		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Fingerprint, b.Fingerprint))
 	})
-	s.Alerts = nil
 	for _, a := range alerts {
 		switch {
 		case a.Action == ActionRollback && (!a.StartsAt.Before(since) || !d.now.Before(ripe)):
@@ -371,16 +375,43 @@ func (d *decider) sortAlerts() {
 			d.noteAlert(a, "it began before build "+s.Build+" appeared: it holds, and rolls back if it still fires at "+stamp(ripe))
 		case a.Action == ActionHold:
 			d.holds = append(d.holds, a)
-		default:
-			continue
 		}
-		if !slices.Contains(s.Alerts, a.Name) {
-			s.Alerts = append(s.Alerts, a.Name)
+	}
+	d.share(alerts)
+}
+
+// share brings the record's list of firing alerts up to date, and takes from
+// it what only another replica has heard: that holds as well. It rolls back on
+// the replica that heard it.
+func (d *decider) share(alerts []Alert) {
+	s := &d.rec.Status
+	knows := func(episode string) bool {
+		return slices.ContainsFunc(alerts, func(a Alert) bool { return a.Episode() == episode })
+	}
+	s.Firing = slices.DeleteFunc(s.Firing, func(f Firing) bool {
+		return d.in.Leads && !knows(f.Episode) && d.now.Sub(f.Seen) >= listingKnows
+	})
+	for _, a := range alerts {
+		listed := slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
+		if !listed && (a.Action == ActionRollback || a.Action == ActionHold) && len(s.Firing) < maxFiring {
+			s.Firing = append(s.Firing, Firing{Name: a.Name, Episode: a.Episode(), Action: a.Action, Began: a.StartsAt, Seen: d.now, Summary: shorten(a.Summary)})
+		}
+	}
+	s.Alerts = nil
+	for _, f := range s.Firing {
+		if !knows(f.Episode) { // without a fingerprint: heard by another
+			d.holds = append(d.holds, Alert{Name: f.Name, Action: f.Action, StartsAt: f.Began, Summary: f.Summary})
+			if d.in.Leads {
+				d.wake(f.Seen.Add(listingKnows))
+			}
+		}
+		if !slices.Contains(s.Alerts, f.Name) {
+			s.Alerts = append(s.Alerts, f.Name)
 		}
 	}
 	slices.Sort(s.Alerts)
-	s.Noted = slices.DeleteFunc(s.Noted, func(e string) bool {
-		return !slices.ContainsFunc(alerts, func(a Alert) bool { return a.Episode() == e })
+	slices.SortStableFunc(d.holds, func(a, b Alert) int {
+		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name))
 	})
 }
 
@@ -516,6 +547,9 @@ func (d *decider) open() {
 		d.rollBack(Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: "alert",
 			Reason: a.Name + ": " + a.Summary}, ReasonAlert)
 		return
+	case d.blockedElsewhere():
+		d.state, d.text = d.was.Status.State, d.was.Status.Reason
+		return
 	case d.in.Traffic.full():
 		d.state, d.text = StatePromoted, "canary has all traffic; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		if s.Uncanaried {
@@ -526,6 +560,13 @@ func (d *decider) open() {
 		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight))
 	}
 	d.holdOrPromote()
+}
+
+// blockedElsewhere says that another replica has heard a rollback alert that
+// it cannot act upon and, without a lock, leaves no other trace of.
+func (d *decider) blockedElsewhere() bool {
+	return d.was.Status.State == StateBlocked && d.unsafe() != "" &&
+		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
 }
 
 // giveBack restores what a rollback re-pointed, and its field ownership.
@@ -644,6 +685,9 @@ func (d *decider) noteAlert(a Alert, why string) {
 		return
 	}
 	s.Noted = append(s.Noted, a.Episode())
+	if over := len(s.Noted) - maxNoted; over > 0 {
+		s.Noted = slices.Delete(s.Noted, 0, over)
+	}
 	e := d.entry("noted", "alert", why)
 	e.Alert = a.Name
 	d.rec.History = append(d.rec.History, e)

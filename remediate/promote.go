@@ -11,15 +11,18 @@ import (
 // for what.
 func (d *decider) holdOrPromote() {
 	s := &d.rec.Status
-	s.Waiting, s.NextStep, s.NextAt, s.Requests = "", 0, time.Time{}, 0
 	if len(d.holds) > 0 && d.exposed() && d.state == StateShifting {
 		d.state, d.reason = StateHeld, ReasonHeld
 		a := d.holds[0]
-		d.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
+		d.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, shorten(a.Summary))
 		if a.Action == ActionRollback {
 			d.reason = ReasonEarlierBuild
 		}
 	}
+	if !d.in.Leads {
+		return // what the next step waits for is told by the replica that would take it
+	}
+	s.Waiting, s.NextStep, s.NextAt, s.Requests = "", 0, time.Time{}, 0
 	step, prior, more := d.nextStep()
 	if !more {
 		if d.asked != nil {

@@ -289,6 +289,13 @@ func (m *machine) settle() {
 			m.pass(r)
 		}
 	}
+	version := m.w.version
+	for _, r := range m.replicas {
+		m.pass(r)
+	}
+	if m.w.version != version {
+		m.t.Fatalf("nothing happens, and guardian goes on writing; status %+v", m.parsed().Status)
+	}
 	m.checkCalm()
 }
 
@@ -324,7 +331,7 @@ func (m *machine) checkCalm() {
 			continue
 		}
 		if !slices.ContainsFunc(rec.History, func(e HistoryEntry) bool { return e.Alert == h.alert.Name }) {
-			m.t.Fatalf("invariant 5: %s was accepted and left no trace", h.alert.Name)
+			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[keyHistory])
 		}
 	}
 	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && m.w.cm != nil {

@@ -111,7 +111,8 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, live, 
 		return Input{}, s, err
 	}
 	s.input.Alerts = alerts
-	s.input.Live = live && r.leads()
+	s.input.Leads = r.leads()
+	s.input.Live = live && s.input.Leads
 	if s.input.Live && askForward {
 		beat, err := r.heartbeat(ctx)
 		if err != nil {

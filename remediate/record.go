@@ -113,12 +113,13 @@ type Status struct {
 	MovedAt    time.Time `json:"movedAt,omitzero"`     // last change of Weight by anybody
 	PromotedAt time.Time `json:"promotedAt,omitzero"`  // when the rollback window began
 	Paused     *Pause    `json:"paused,omitempty"`     // by `guardian pause`
-	Alerts     []string  `json:"alerts,omitempty"`     // names of the alerts that count, sorted
+	Alerts     []string  `json:"alerts,omitempty"`     // names of the alerts that fire, sorted
+	Firing     []Firing  `json:"firing,omitempty"`     // the same with what they ask for, by when they were first seen
 	Waiting    string    `json:"waiting,omitempty"`    // what the next step waits for, in plain words
 	NextStep   int       `json:"nextStep,omitempty"`   // weight of the next step of promotion
 	NextAt     time.Time `json:"nextAt,omitzero"`      // when it is due at the earliest
 	Requests   int64     `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
-	Noted      []string  `json:"noted,omitempty"`      // episodes (fingerprint@startsAt) recorded without action
+	Noted      []string  `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
 	Promoting  string    `json:"promoting,omitempty"`  // build that the scheduler may move forward
 	Ready      ReadyInfo `json:"ready,omitzero"`       // ready endpoints, as last seen
 	Uncanaried bool      `json:"uncanaried,omitempty"` // a new build came while the canary had 100%
@@ -131,6 +132,18 @@ type Status struct {
 type ReadyInfo struct {
 	Stable int `json:"stable"`
 	Canary int `json:"canary"`
+}
+
+// Firing is an alert that some replica knows to fire. Any replica adds to the
+// list; only the lease holder takes away what it does not know to fire itself,
+// and only after a listing must have told it.
+type Firing struct {
+	Name    string    `json:"name"`
+	Episode string    `json:"episode"`
+	Action  Action    `json:"action"`
+	Began   time.Time `json:"began"` // by Prometheus's clock
+	Seen    time.Time `json:"seen"`  // first, by guardian's
+	Summary string    `json:"summary,omitempty"`
 }
 
 // Pause is a person's wish that guardian only watches.
@@ -294,6 +307,7 @@ func (r Record) clone() Record {
 	c.DenyMirrors = slices.Clone(r.DenyMirrors)
 	c.VirtualServices = slices.Clone(r.VirtualServices)
 	c.Status.Alerts = slices.Clone(r.Status.Alerts)
+	c.Status.Firing = slices.Clone(r.Status.Firing)
 	c.Status.Noted = slices.Clone(r.Status.Noted)
 	return c
 }
