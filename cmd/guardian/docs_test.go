@@ -1,0 +1,94 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func readDoc(t *testing.T, path ...string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(append([]string{"..", ".."}, path...)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// words is every `code span` of a document, and every part of a dotted one.
+func words(doc string) map[string]bool {
+	found := map[string]bool{}
+	for _, m := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(doc, -1) {
+		for _, part := range regexp.MustCompile(`[^A-Za-z0-9_]+`).Split(m[1], -1) {
+			found[part] = true
+		}
+	}
+	return found
+}
+
+func TestEveryKeyIsDocumented(t *testing.T) {
+	doc := words(readDoc(t, "docs", "configuration.md"))
+	keys := 0
+	var look func(path string, of reflect.Type)
+	look = func(path string, of reflect.Type) {
+		if of.Kind() == reflect.Slice {
+			of = of.Elem()
+		}
+		if of.Kind() != reflect.Struct || !strings.HasSuffix(of.PkgPath(), "cmd/guardian") {
+			return
+		}
+		for f := range of.Fields() {
+			key := yamlKey(f)
+			if key == "" {
+				continue
+			}
+			keys++
+			if !doc[key] {
+				t.Errorf("%s is not in docs/configuration.md", join(path, key))
+			}
+			look(join(path, key), f.Type)
+		}
+	}
+	look("", reflect.TypeFor[Config]())
+	if keys < 70 {
+		t.Errorf("only %d keys looked at: the walk is broken", keys)
+	}
+}
+
+func TestEveryCommandIsDocumentedAndNoOther(t *testing.T) {
+	a := &app{name: "guardian"}
+	exist := map[string]bool{}
+	for _, c := range a.command().Commands() {
+		exist[c.Name()] = true
+		if !words(readDoc(t, "README.md"))[c.Name()] {
+			t.Errorf("README.md does not name the command %s", c.Name())
+		}
+	}
+	for _, doc := range [][]string{{"README.md"}, {"docs", "cli.md"}, {"docs", "configuration.md"}} {
+		text := readDoc(t, doc...)
+		code := strings.Join(regexp.MustCompile("`guardian [^`]+`").FindAllString(text, -1), "\n")
+		for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1) {
+			code += regexp.MustCompile("#.*").ReplaceAllString(block[1], "")
+		}
+		for _, m := range regexp.MustCompile(`guardian ([a-z]+)`).FindAllStringSubmatch(code, -1) {
+			if !exist[m[1]] {
+				t.Errorf("%s names a command that does not exist: %s", filepath.Join(doc...), m[0])
+			}
+		}
+	}
+}
+
+func TestEveryExampleOfTheConfigurationGuideIsValid(t *testing.T) {
+	for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(readDoc(t, "docs", "configuration.md")+readDoc(t, "README.md"), -1) {
+		text := m[1]
+		if !strings.Contains(text, "namespace:") {
+			text = "namespace: microservices\n" + text
+		}
+		if _, err := ParseConfig([]byte(text)); err != nil {
+			t.Errorf("%s\n%v", m[1], err)
+		}
+	}
+}
