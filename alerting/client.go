@@ -41,9 +41,10 @@ type Filter struct {
 	// make them a reason to go forward. Prometheus knows no such thing, and
 	// lists them always.
 	Suppressed bool
-	// MinUptime refuses an answer of an Alertmanager that has been up for less:
-	// after a start it knows nothing until Prometheus has sent everything again
-	// (--rules.alert.resend-delay, 1m). 0: any answer will do.
+	// MinUptime refuses an answer of a server that has been up for less. After a
+	// start Alertmanager knows nothing until Prometheus has sent everything
+	// again (--rules.alert.resend-delay, 1m), and Prometheus writes no ALERTS
+	// before the second evaluation. 0: any answer will do.
 	MinUptime time.Duration
 }
 
@@ -112,6 +113,16 @@ func connect(name string, opts ClientOptions) (*connection, error) {
 		timeout = defaultQueryTimeout
 	}
 	return &connection{base: base, client: client, timeout: timeout}, nil
+}
+
+// checkUptime compares with the server's clock: skew shortens or lengthens the
+// wait, and no more.
+func (c *connection) checkUptime(server string, started time.Time, least time.Duration) error {
+	if up := time.Since(started); up < least {
+		return fmt.Errorf("list alerts of %s %s: up for %s: want %s before its list is taken as complete",
+			server, c.base, up.Round(time.Second), least)
+	}
+	return nil
 }
 
 // Close lets go of idle connections.

@@ -149,6 +149,34 @@ func TestAnAlertmanagerThatHasJustStartedIsNotBelieved(t *testing.T) {
 	}
 }
 
+func TestAPrometheusThatHasJustStartedIsNotBelieved(t *testing.T) {
+	vector := answers(`{"status":"success","data":{"resultType":"vector","result":[]}}`)
+	for name, test := range map[string]struct {
+		status http.HandlerFunc
+		want   string
+	}{
+		"up for a second":                    {answers(fmt.Sprintf(`{"data":{"startTime":%q}}`, time.Now().Add(-time.Second).Format(time.RFC3339))), "before its list is taken as complete"},
+		"up for an hour":                     {answers(fmt.Sprintf(`{"data":{"startTime":%q}}`, time.Now().Add(-time.Hour).Format(time.RFC3339))), ""},
+		"something else that speaks its API": {http.NotFound, ""},
+		"an error":                           {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, "503 Service Unavailable"},
+		"no JSON":                            {answers("hello"), "invalid character"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			base := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/prefix/api/v1/status/runtimeinfo" {
+					test.status(w, r)
+					return
+				}
+				vector(w, r)
+			})
+			_, err := prometheusAt(t, ClientOptions{URL: base + "/prefix"}).Firing(t.Context(), Filter{MinUptime: 2 * time.Minute})
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+}
+
 func TestNoAnswerIsNeverTakenForNothingFiring(t *testing.T) {
 	status := func(code int, content string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {

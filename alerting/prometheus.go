@@ -2,7 +2,10 @@ package alerting
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -77,6 +80,13 @@ func (p *Prometheus) Query(ctx context.Context, promql string) ([]Sample, error)
 // and is zero where there is none. Annotations, EndsAt and GeneratorURL are
 // not known.
 func (p *Prometheus) Firing(ctx context.Context, filter Filter) ([]Alert, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	if filter.MinUptime > 0 {
+		if err := p.checkStarted(ctx, filter.MinUptime); err != nil {
+			return nil, err
+		}
+	}
 	sets := filter.Any
 	if len(sets) == 0 {
 		sets = []Matchers{{}}
@@ -97,6 +107,36 @@ func (p *Prometheus) Firing(ctx context.Context, filter Filter) ([]Alert, error)
 		}
 	}
 	return sorted(alerts), nil
+}
+
+// checkStarted asks when Prometheus started. Others that speak its API may not
+// know the question; they are not asked for more than their answer.
+func (p *Prometheus) checkStarted(ctx context.Context, least time.Duration) error {
+	const operation = "ask Prometheus %s how long it is up: %w"
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.base.JoinPath("api/v1/status/runtimeinfo").String(), nil)
+	if err != nil {
+		return fmt.Errorf(operation, p.base, plain(err))
+	}
+	response, err := p.client.Do(request)
+	if err != nil {
+		return fmt.Errorf(operation, p.base, plain(err))
+	}
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusNotFound {
+		return nil
+	}
+	var info struct {
+		Data struct {
+			StartTime time.Time `json:"startTime"`
+		} `json:"data"`
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf(operation, p.base, errors.New(response.Status))
+	}
+	if err := json.NewDecoder(response.Body).Decode(&info); err != nil {
+		return fmt.Errorf(operation, p.base, err)
+	}
+	return p.checkUptime("Prometheus", info.Data.StartTime, least)
 }
 
 // firingQuery gives one series for each firing alert. Its value is when the
