@@ -63,8 +63,9 @@ lint: ## Check with gofmt, go vet and staticcheck
 
 .PHONY: golden
 golden: ## Rewrite the golden files
-	@grep -rlE --include='*_test.go' 'flag\.Bool\("update"' . | xargs -r -n1 dirname | sort -u \
-		| while read -r dir; do $(GO) test -short "$$dir" -update || exit 1; done
+	@grep -rHoE --include='*_test.go' 'flag\.Bool\("(update|golden)"' . \
+		| sed -E 's,/[^/:]+:flag\.Bool\("([a-z]+)", \1,' | sort -u \
+		| while read -r dir flag; do $(GO) test -short "$$dir" "-$$flag" || exit 1; done
 
 .PHONY: crds
 crds: ## Generate prometheus-operator's CRDs for the control plane

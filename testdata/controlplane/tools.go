@@ -70,6 +70,8 @@ func tools() map[string]tool {
 	apiServer, kubectl := kubernetes("kube-apiserver", 5*time.Minute), kubernetes("kubectl", time.Minute)
 	apiServer.versionArgs = []string{"--version"}
 	kubectl.versionArgs = []string{"version", "--client"}
+	// kubectl is only supported close to its server's version; three minors of slack still behave alike here.
+	kubectl.least, kubectl.below = version{1, 34}, version{1, 41}
 	return map[string]tool{
 		"kube-apiserver": apiServer,
 		"kubectl":        kubectl,

@@ -140,3 +140,19 @@ func TestANamespaceIsADNSLabel(t *testing.T) {
 		}
 	}
 }
+
+func TestAKubectlFarFromTheServersVersionIsNotTaken(t *testing.T) {
+	for printed, want := range map[string]bool{
+		"Client Version: v1.32.4-dispatcher": false,
+		"Client Version: v1.33.9":            false,
+		"Client Version: v1.34.0":            true,
+		"Client Version: v1.40.9":            true,
+		"Client Version: v1.41.0":            false,
+	} {
+		v, ok := parseVersion(printed)
+		kubectl := tools()["kubectl"]
+		if got := ok && v.fits(kubectl.least, kubectl.below); got != want {
+			t.Errorf("%s: taken %v, want %v", printed, got, want)
+		}
+	}
+}
