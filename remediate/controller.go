@@ -38,6 +38,9 @@ type Options struct {
 	// alerts that fire anywhere, the canary's requests since a time, and the
 	// gates. Nil: promotion waits for ever.
 	AskForward func(ctx context.Context, g Guard, s Sides, since time.Time) (Forward, []Alert)
+	// CountRequests returns the canary's requests since a time. Nil: they are
+	// not counted.
+	CountRequests func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, error)
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
@@ -73,8 +76,10 @@ type entry struct {
 	sides   Sides
 	record  Record
 	seen    bool
-	written bool // this replica's decision, not another's
 	removed bool
+	// hurry ends a question to Prometheus or Alertmanager that a pass waits
+	// for: an alert has come, and a rollback waits for nobody's answer.
+	hurry context.CancelFunc
 }
 
 type submitted struct {
@@ -121,7 +126,7 @@ func New(o Options) (*Controller, error) {
 	c.r = &reconciler{
 		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now,
 		store: &writer{namespace: o.Namespace, kube: o.Client, istio: o.Istio, dynamic: o.Dynamic},
-		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, changed: c.wrote,
+		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote,
 	}
 	return c, nil
 }
@@ -246,6 +251,9 @@ func (c *Controller) accept(guard string, alerts []Alert, received time.Time) (<
 			}
 		}
 		e.waiters = append(e.waiters, done)
+		if e.hurry != nil && len(alerts) > 0 {
+			e.hurry()
+		}
 	}
 	c.mu.Unlock()
 	if !ok {
@@ -383,11 +391,49 @@ func signalOf(l *Lock, r Reason) string {
 	return "other"
 }
 
+// patient is a context for questions about a guard that end as soon as an
+// alert for it comes.
+func (c *Controller) patient(ctx context.Context, guard string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.guards[guard]
+	if !ok {
+		return ctx, cancel
+	}
+	if len(e.waiters) > 0 {
+		cancel() // it has come already
+	}
+	e.hurry = cancel
+	return ctx, func() {
+		c.mu.Lock()
+		e.hurry = nil
+		c.mu.Unlock()
+		cancel()
+	}
+}
+
 func (c *Controller) askForward(ctx context.Context, s snapshot) (Forward, []Alert) {
 	if c.o.AskForward == nil {
 		return Forward{Err: "nobody can be asked what fires now"}, nil
 	}
+	ctx, done := c.patient(ctx, s.input.Guard.Name)
+	defer done()
 	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.Record.Status.MovedAt)
+}
+
+func (c *Controller) count(ctx context.Context, s snapshot) Count {
+	if c.o.CountRequests == nil {
+		return Count{}
+	}
+	ctx, done := c.patient(ctx, s.input.Guard.Name)
+	defer done()
+	n, err := c.o.CountRequests(ctx, s.input.Guard, s.sides, s.input.Record.Status.MovedAt)
+	if err != nil {
+		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
+		return Count{}
+	}
+	return Count{Known: true, Requests: n}
 }
 
 // View is one guard as a Controller last saw it.

@@ -86,7 +86,19 @@ type Input struct {
 	// without it.
 	Live    bool
 	Forward *Forward // nil: not asked
+	Count   Count
 }
+
+// Count is the canary's number of requests since the last change of weights,
+// which a gate wants to know also where guardian does not promote.
+type Count struct {
+	Asked    bool
+	Known    bool // Prometheus answered
+	Requests int64
+}
+
+// pollCount is how often a canary's requests are counted while it has traffic.
+const pollCount = 15 * time.Second
 
 // pollForward is how often a step that waits for live answers asks again.
 const pollForward = 10 * time.Second
@@ -139,6 +151,8 @@ type Decision struct {
 	// WantForward says that live alerts, requests and gates should be asked
 	// as well.
 	WantForward bool
+	// WantCount says that the lease holder should count the canary's requests.
+	WantCount bool
 	// Release says that field ownership of a past rollback is to be given up.
 	Release bool
 	// Requeue is when to look again even if nothing happens; 0: no need.
@@ -173,7 +187,7 @@ func Decide(in Input, now time.Time) Decision {
 	}
 	d.finish()
 	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
-		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, Release: d.release, Requeue: d.requeue,
+		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked, Release: d.release, Requeue: d.requeue,
 		Added: d.rec.History[len(in.Record.History):]}
 }
 
@@ -195,6 +209,7 @@ type decider struct {
 	reason      Reason
 	wantLive    bool
 	wantForward bool
+	wantCount   bool
 	release     bool
 	requeue     time.Duration
 	asked       *Request // rollback or promote, still to be done

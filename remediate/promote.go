@@ -23,6 +23,14 @@ func (d *decider) holdOrPromote() {
 		return // what the next step waits for is told by the replica that would take it
 	}
 	s.Waiting, s.NextStep, s.NextAt, s.Requests = "", 0, time.Time{}, 0
+	if d.exposed() && d.state != StateBaked {
+		d.wantCount = true
+		d.wake(d.now.Add(pollCount))
+		s.Requests = d.in.Count.Requests
+		if d.in.Count.Asked && !d.in.Count.Known {
+			s.Requests = d.was.Status.Requests
+		}
+	}
 	step, prior, more := d.nextStep()
 	if !more {
 		if d.asked != nil {

@@ -125,6 +125,7 @@ func (m *machine) wire(r *replica) {
 			}
 			return Forward{Requests: 200}, slices.Collect(maps.Values(m.firing))
 		},
+		count:   func(context.Context, snapshot) Count { return Count{Known: m.prom, Requests: 200} },
 		changed: func(Guard, snapshot, Decision) {},
 	}
 }

@@ -36,7 +36,8 @@ type reconciler struct {
 	now          func() time.Time
 
 	leads     func() bool
-	heartbeat func(ctx context.Context) (time.Time, error)             // newest of any replica, read live
+	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
+	count     func(ctx context.Context, s snapshot) Count
 	forward   func(ctx context.Context, s snapshot) (Forward, []Alert) // asks what only matters for going forward
 	changed   func(g Guard, s snapshot, d Decision)                    // told of each decision that was written
 }
@@ -56,15 +57,21 @@ type outcome struct {
 // the guard and all that were accepted and not acted on yet.
 func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (outcome, error) {
 	var out outcome
-	var live, askForward bool
+	var ask questions
 	var conflict error
 	for range maxAttempts {
-		in, s, err := r.gather(ctx, g, alerts, live, askForward)
+		in, s, err := r.gather(ctx, g, alerts, ask)
 		if err != nil {
 			return out, err
 		}
 		d := Decide(in, r.now())
-		if again := r.needsMore(d, s, &live, &askForward); again {
+		if d.WantCount && !ask.count.Asked {
+			ask.count = r.count(ctx, s)
+			ask.count.Asked = true
+			in.Count = ask.count
+			d = Decide(in, r.now())
+		}
+		if r.needsMore(d, s, &ask) {
 			continue
 		}
 		recorded, moved, err := r.apply(ctx, s, d)
@@ -75,35 +82,42 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		if !errors.Is(err, errConflict) {
 			return out, err
 		}
-		live, conflict = true, err
+		ask.live, conflict = true, err
 	}
 	return out, fmt.Errorf("guard %s: %d attempts: %w", g.Name, maxAttempts, conflict)
 }
 
+// questions are what a pass has found that it must ask.
+type questions struct {
+	live    bool // the API server itself
+	forward bool // what only matters for going forward
+	count   Count
+}
+
 // needsMore says that the decision has to be made again on fresher input.
-func (r *reconciler) needsMore(d Decision, s snapshot, live, askForward *bool) bool {
+func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 	switch {
-	case *live:
-		if d.WantForward && !*askForward && s.input.Live {
-			*askForward = true
+	case ask.live:
+		if d.WantForward && !ask.forward && s.input.Live {
+			ask.forward = true
 			return true
 		}
 		return false
 	case d.WantLive && r.leads():
-		*live, *askForward = true, d.WantForward
+		ask.live, ask.forward = true, d.WantForward
 		return true
 	case d.Move == MoveStable && sameRecord(s.record, d.Record):
 		// Nothing but the cached record says that it is locked, and no write
 		// of it would notice that somebody has lifted the lock meanwhile.
-		*live = true
+		ask.live = true
 		return true
 	}
 	return false
 }
 
-func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, live, askForward bool) (Input, snapshot, error) {
+func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask questions) (Input, snapshot, error) {
 	from := r.cached
-	if live {
+	if ask.live {
 		from = r.live
 	}
 	s, err := gather(ctx, from, g, r.domain)
@@ -111,9 +125,10 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, live, 
 		return Input{}, s, err
 	}
 	s.input.Alerts = alerts
+	s.input.Count = ask.count
 	s.input.Leads = r.leads()
-	s.input.Live = live && s.input.Leads
-	if s.input.Live && askForward {
+	s.input.Live = ask.live && s.input.Leads
+	if s.input.Live && ask.forward {
 		beat, err := r.heartbeat(ctx)
 		if err != nil {
 			return Input{}, s, fmt.Errorf("read the heartbeats of all replicas: %w", err)

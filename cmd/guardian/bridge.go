@@ -86,8 +86,12 @@ func (b *bridge) translate(g GuardConfig, a alerting.Alert) remediate.Alert {
 	if summary == "" {
 		summary = a.Annotations["description"]
 	}
+	action := b.actionFor(g, a)
+	if a.Suppressed && action == remediate.ActionRollback {
+		action = remediate.ActionHold // silenced: somebody knows, which is no reason to go forward
+	}
 	return remediate.Alert{
-		Name: a.Name(), Signal: a.Labels[rules.LabelSignal], Action: b.actionFor(g, a),
+		Name: a.Name(), Signal: a.Labels[rules.LabelSignal], Action: action,
 		Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, Summary: summary,
 	}
 }

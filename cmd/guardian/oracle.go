@@ -43,7 +43,6 @@ func (o *oracle) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	filter.Suppressed = false // what people have silenced does not roll back
 	var failed []error
 	for _, source := range []struct {
 		lane   alerting.Lane
@@ -158,6 +157,18 @@ func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate
 		}
 	}
 	return out, nil
+}
+
+// countRequests is requests for a guard known by name.
+func (o *oracle) countRequests(ctx context.Context, g remediate.Guard, sides remediate.Sides, since time.Time) (int64, error) {
+	c := o.bridge.config.Load()
+	guard, ok := c.Guard(g.Name)
+	if !ok {
+		return 0, fmt.Errorf("guard %s is not in the configuration", g.Name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, listWait)
+	defer cancel()
+	return o.requests(ctx, *c, guard, sides, since)
 }
 
 // requests counts the canary's requests since a time.

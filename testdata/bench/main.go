@@ -1,0 +1,502 @@
+// Command bench measures what guardian adds to the writes that a rollback
+// needs, on a real etcd and kube-apiserver: always as a ratio within one run,
+// against the same writes made bare. It prints a table and fails only when a
+// rollback did not happen.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/canary-guardian/guardian/testdata/controlplane"
+)
+
+const (
+	namespace = "microservices"
+	token     = "bench"
+	writers   = 16 // concurrency of the bare writes, and of guardian's reconciles
+)
+
+func main() {
+	guards := flag.Int("guards", 1000, "guards in the burst")
+	single := flag.Int("single", 200, "rollbacks timed one by one")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, *guards, *single)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// bench is one run.
+type bench struct {
+	plane  *controlplane.Plane
+	kube   *kubernetes.Clientset
+	dyn    *dynamic.DynamicClient
+	dir    string
+	binary string
+	proc   *controlplane.Process
+	alerts string // URLs
+	metric string
+
+	mu   sync.Mutex
+	apps map[string]*controlplane.App
+}
+
+func run(ctx context.Context, guards, single int) (err error) {
+	b := &bench{apps: map[string]*controlplane.App{}}
+	if b.plane, err = controlplane.Start(ctx, controlplane.Options{}); err != nil {
+		return err
+	}
+	defer b.plane.Stop()
+	if err := b.connect(ctx); err != nil {
+		return err
+	}
+	burst, ones, bare := names("burst", guards), names("one", single), names("bare", max(guards, single))
+	fmt.Printf("setting up %d services …\n", guards+single)
+	if err := b.parallel(append(slices.Clone(burst), ones...), 8, func(name string) error { return b.makeApp(ctx, name) }); err != nil {
+		return err
+	}
+	if err := b.parallel(bare, 8, func(name string) error { return b.makeBare(ctx, name) }); err != nil {
+		return err
+	}
+	if err := b.burst(ctx, burst, bare[:guards]); err != nil {
+		return err
+	}
+	return b.oneByOne(ctx, ones, bare[:single])
+}
+
+func names(prefix string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = fmt.Sprintf("%s-%04d", prefix, i)
+	}
+	return out
+}
+
+func (b *bench) connect(ctx context.Context) (err error) {
+	config := b.plane.RESTConfig(controlplane.Admin)
+	config.QPS = -1
+	if b.kube, err = kubernetes.NewForConfig(config); err != nil {
+		return err
+	}
+	if b.dyn, err = dynamic.NewForConfig(config); err != nil {
+		return err
+	}
+	if err := b.plane.CreateNamespace(ctx, namespace); err != nil {
+		return err
+	}
+	b.dir = b.plane.Dir()
+	b.binary = filepath.Join(b.dir, "guardian")
+	root, err := controlplane.Root()
+	if err != nil {
+		return err
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "./cmd/guardian")
+	build.Dir, build.Stderr = root, os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("build guardian: %w", err)
+	}
+	return os.WriteFile(filepath.Join(b.dir, "token"), []byte(token+"\n"), 0o600)
+}
+
+func (b *bench) parallel(names []string, workers int, do func(string) error) error {
+	work := make(chan string)
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for name := range work {
+				if err := do(name); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, n := range names {
+		work <- n
+	}
+	close(work)
+	wg.Wait()
+	if len(errs) > 3 {
+		errs = append(errs[:3], fmt.Errorf("and %d more", len(errs)-3))
+	}
+	return errors.Join(errs...)
+}
+
+func (b *bench) makeApp(ctx context.Context, name string) error {
+	app, err := b.plane.NewApp(ctx, namespace, name)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.apps[name] = app
+	return nil
+}
+
+// shift gives every canary 30%, and waits until guardian has seen it.
+func (b *bench) shift(ctx context.Context, names []string) error {
+	if err := b.parallel(names, 8, func(name string) error { return b.apps[name].SetWeights(ctx, 70, 30) }); err != nil {
+		return err
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		body, err := get(ctx, b.metric+"/metrics")
+		if err != nil {
+			return err
+		}
+		if strings.Count(string(body), `state="shifting"} 1`) == len(names) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// makeBare makes the two objects that a rollback writes, and no more.
+func (b *bench) makeBare(ctx context.Context, name string) error {
+	_, err := b.kube.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "record-" + name}, Data: map[string]string{"status": strings.Repeat("s", 400)},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	return b.makeApp(ctx, name)
+}
+
+// writeBare is what a rollback has to write: the record with a lock, and the
+// weights with four annotations, both tested against their resource version.
+func (b *bench) writeBare(ctx context.Context, name string) error {
+	lock, err := json.Marshal(map[string]any{"data": map[string]string{"lock": strings.Repeat("l", 400), "message": strings.Repeat("m", 500),
+		"history": strings.Repeat("h", 400), "deny": strings.Repeat("d", 150), "status": strings.Repeat("t", 600)},
+		"metadata": map[string]any{"labels": map[string]string{"bench/locked": "true"}}})
+	if err != nil {
+		return err
+	}
+	if _, err := b.kube.CoreV1().ConfigMaps(namespace).Patch(ctx, "record-"+name, types.MergePatchType, lock, metav1.PatchOptions{FieldManager: "bench"}); err != nil {
+		return err
+	}
+	patch := []map[string]any{
+		{"op": "add", "path": "/spec/http/0/route/0/weight", "value": 100},
+		{"op": "add", "path": "/spec/http/0/route/1/weight", "value": 0},
+		{"op": "add", "path": "/metadata/annotations", "value": map[string]string{"bench/state": "rolled-back", "bench/reason": strings.Repeat("r", 100),
+			"bench/since": "2026-01-01T00:00:00Z", "bench/build": "0123456789ab"}},
+	}
+	body, err := json.Marshal(patch)
+	if err != nil {
+		return err
+	}
+	_, err = b.dyn.Resource(controlplane.VirtualServices).Namespace(namespace).Patch(ctx, name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: "bench"})
+	return err
+}
+
+// start runs guardian with these guards and waits until it has looked at all.
+func (b *bench) start(ctx context.Context, guards []string) error {
+	alerts, err := controlplane.FreePort()
+	if err != nil {
+		return err
+	}
+	metrics, err := controlplane.FreePort()
+	if err != nil {
+		return err
+	}
+	var c strings.Builder
+	fmt.Fprintf(&c, "namespace: %s\nlisten: {alerts: \"127.0.0.1:%d\", metrics: \"127.0.0.1:%d\"}\nwebhook: {tokenFile: %s}\n", namespace, alerts, metrics, filepath.Join(b.dir, "token"))
+	c.WriteString("prometheus: {url: \"http://127.0.0.1:1\"}\nalertmanager: {url: \"\"}\nrules: {enabled: false}\nlog: {level: warn}\nguards:\n")
+	for _, g := range guards {
+		fmt.Fprintf(&c, "- name: %s\n", g)
+	}
+	file := filepath.Join(b.dir, "config.yaml")
+	if err := os.WriteFile(file, []byte(c.String()), 0o600); err != nil {
+		return err
+	}
+	kubeconfig, err := b.plane.Kubeconfig(controlplane.Admin, namespace)
+	if err != nil {
+		return err
+	}
+	b.alerts, b.metric = fmt.Sprintf("http://127.0.0.1:%d", alerts), fmt.Sprintf("http://127.0.0.1:%d", metrics)
+	b.proc, err = b.plane.Run(ctx, controlplane.Program{Name: "guardian", Path: b.binary, Args: []string{"serve", "--config", file, "--kubeconfig", kubeconfig},
+		Env: []string{"POD_NAME=guardian-bench"}, Ready: b.allSeen})
+	return err
+}
+
+// allSeen says that guardian has looked at every guard and recorded it.
+func (b *bench) allSeen(ctx context.Context) error {
+	body, err := get(ctx, b.metric+"/api/v1/guards")
+	if err != nil {
+		return err
+	}
+	var views []struct {
+		Seen bool `json:"seen"`
+	}
+	if err := json.Unmarshal(body, &views); err != nil {
+		return err
+	}
+	for _, v := range views {
+		if !v.Seen {
+			return errors.New("guards not looked at yet")
+		}
+	}
+	return nil
+}
+
+func get(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return io.ReadAll(resp.Body)
+}
+
+// post sends one alert as Alertmanager does with group_by ['...'].
+func (b *bench) post(ctx context.Context, client *http.Client, guard string, n int) error {
+	alert := map[string]any{"status": "firing", "labels": map[string]string{"alertname": fmt.Sprintf("Bench%d", n), "guardian": "true", "guardian_guard": guard,
+		"guardian_action": "rollback", "guardian_signal": "error_rate", "namespace": namespace, "severity": "critical"},
+		"annotations": map[string]string{"summary": "the canary fails"}, "startsAt": time.Now().UTC().Format(time.RFC3339Nano), "endsAt": "0001-01-01T00:00:00Z",
+		"fingerprint": fingerprint(fmt.Sprint(guard, n))}
+	body, err := json.Marshal(map[string]any{"version": "4", "groupKey": guard, "status": "firing", "receiver": "guardian", "alerts": []any{alert}})
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.alerts+"/webhook", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode/100 != 2 {
+		err = fmt.Errorf("webhook for %s: %s: %s", guard, resp.Status, text)
+	}
+	return err
+}
+
+func fingerprint(s string) string {
+	h := fnv.New64a()
+	h.Write([]byte(s))
+	return fmt.Sprintf("%016x", h.Sum64())
+}
+
+// burst rolls all guards back at once, four alerts each.
+func (b *bench) burst(ctx context.Context, guards, bare []string) error {
+	if err := b.start(ctx, guards); err != nil {
+		return err
+	}
+	cpu, err := b.idle(ctx)
+	if err != nil {
+		return err
+	}
+	idle := b.resident()
+	if err := b.shift(ctx, guards); err != nil {
+		return err
+	}
+	if err := b.parallel(bare, 8, func(name string) error { return b.apps[name].SetWeights(ctx, 70, 30) }); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := b.parallel(bare, writers, func(name string) error { return b.writeBare(ctx, name) }); err != nil {
+		return err
+	}
+	plain := time.Since(began)
+	calls := make([]string, 0, 4*len(guards))
+	for n := range 4 {
+		for _, g := range guards {
+			calls = append(calls, fmt.Sprintf("%s %d", g, n))
+		}
+	}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	began = time.Now()
+	if err := b.parallel(calls, 64, func(call string) error {
+		var guard string
+		var n int
+		if _, err := fmt.Sscan(call, &guard, &n); err != nil {
+			return err
+		}
+		return b.post(ctx, client, guard, n)
+	}); err != nil {
+		return err
+	}
+	took := time.Since(began)
+	if err := b.allAtStable(ctx, guards); err != nil {
+		return err
+	}
+	fmt.Printf("\nburst: %d guards, 4 alerts each, at once\n", len(guards))
+	fmt.Printf("  bare writes, %d at once     %8.2f s\n", writers, plain.Seconds())
+	fmt.Printf("  guardian                    %8.2f s   ratio %.2f (goal 1.3)\n", took.Seconds(), took.Seconds()/plain.Seconds())
+	fmt.Printf("  resident memory             %8.1f MiB idle, %.1f MiB after the burst (goal 96)\n", idle, b.resident())
+	fmt.Printf("  idle CPU                    %8.2f %% of a core (goal 1)\n", cpu*100)
+	b.proc.Stop()
+	return nil
+}
+
+// oneByOne times single rollbacks against single bare writes, in turn.
+func (b *bench) oneByOne(ctx context.Context, guards, bare []string) error {
+	if err := b.start(ctx, guards); err != nil {
+		return err
+	}
+	if err := b.shift(ctx, guards); err != nil {
+		return err
+	}
+	if err := b.parallel(bare, 8, func(name string) error { return b.apps[name].SetWeights(ctx, 70, 30) }); err != nil {
+		return err
+	}
+	client := &http.Client{}
+	var plain, ours []time.Duration
+	for i, g := range guards {
+		began := time.Now()
+		if err := b.writeBare(ctx, bare[i]); err != nil && !strings.Contains(err.Error(), "conflict") {
+			return err
+		}
+		plain = append(plain, time.Since(began))
+		began = time.Now()
+		if err := b.post(ctx, client, g, 0); err != nil {
+			return err
+		}
+		ours = append(ours, time.Since(began))
+	}
+	if err := b.allAtStable(ctx, guards); err != nil {
+		return err
+	}
+	b.proc.Stop()
+	fmt.Printf("\none rollback at a time, %d of them: webhook sent → record and VirtualService written\n", len(guards))
+	for _, q := range []struct {
+		name string
+		at   float64
+		goal string
+	}{{"p50", .5, "1.25"}, {"p99", .99, "1.5"}} {
+		p, o := quantile(plain, q.at), quantile(ours, q.at)
+		fmt.Printf("  %s  bare %6.2f ms   guardian %6.2f ms   ratio %.2f (goal %s)\n", q.name, ms(p), ms(o), ms(o)/ms(p), q.goal)
+	}
+	return nil
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func quantile(d []time.Duration, q float64) time.Duration {
+	s := slices.Sorted(slices.Values(d))
+	return s[min(len(s)-1, int(q*float64(len(s))))]
+}
+
+// allAtStable fails unless every canary has weight 0 and every record a lock.
+func (b *bench) allAtStable(ctx context.Context, guards []string) error {
+	list, err := b.dyn.Resource(controlplane.VirtualServices).Namespace(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	text := map[string]string{}
+	for i := range list.Items {
+		raw, err := json.Marshal(list.Items[i].Object["spec"])
+		if err != nil {
+			return err
+		}
+		text[list.Items[i].GetName()] = string(raw)
+	}
+	records, err := b.kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: "canary-guardian.io/locked=true"})
+	if err != nil {
+		return err
+	}
+	locked, status := map[string]bool{}, map[string]string{}
+	for i := range records.Items {
+		locked[records.Items[i].Name] = true
+		status[records.Items[i].Name] = records.Items[i].Data["status"]
+	}
+	for _, g := range guards {
+		if !strings.Contains(text[g], `"subset":"v2"},"weight":0`) || !locked["guardian-"+g] {
+			return fmt.Errorf("%s was not rolled back (locked: %v): %s %s\n%s", g, locked["guardian-"+g], status["guardian-"+g], text[g], b.proc.Tail(20))
+		}
+	}
+	return nil
+}
+
+// idle measures the share of a core that guardian uses while nothing happens.
+func (b *bench) idle(ctx context.Context) (float64, error) {
+	const over = 20 * time.Second
+	was, err := b.cpu()
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-time.After(over):
+	}
+	is, err := b.cpu()
+	return (is - was).Seconds() / over.Seconds(), err
+}
+
+// cpu is the processor time that guardian has used, from /proc/<pid>/stat.
+func (b *bench) cpu() (time.Duration, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.proc.Pid()))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	var user, system int64
+	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
+		return 0, err
+	}
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
+	return time.Duration(user+system) * tick, nil
+}
+
+// resident is guardian's resident memory in MiB, 0 where it cannot be read.
+func (b *bench) resident() float64 {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.proc.Pid()))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(raw)) {
+		if kb, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			var n float64
+			if _, err := fmt.Sscan(kb, &n); err == nil {
+				return n / 1024
+			}
+		}
+	}
+	return 0
+}
