@@ -42,10 +42,19 @@ func templateHash(t corev1.PodTemplateSpec) string {
 	return hex.EncodeToString(sum[:6])
 }
 
+// hashOf is the hash of an object's pod template, also when the object has been
+// trimmed before: client-go may hand a transform the same object twice.
+func hashOf(m metav1.ObjectMeta, t corev1.PodTemplateSpec) string {
+	if h := m.Annotations[annotationHash]; h != "" && len(t.Spec.Containers) == 0 { // no real template is without
+		return h
+	}
+	return templateHash(t)
+}
+
 // trimDeployment keeps what a guard looks at.
 func trimDeployment(d *appsv1.Deployment) *appsv1.Deployment {
 	return &appsv1.Deployment{
-		ObjectMeta: trimMeta(d.ObjectMeta, templateHash(d.Spec.Template)),
+		ObjectMeta: trimMeta(d.ObjectMeta, hashOf(d.ObjectMeta, d.Spec.Template)),
 		Spec: appsv1.DeploymentSpec{
 			Replicas: d.Spec.Replicas,
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: d.Spec.Template.Labels}},
@@ -58,7 +67,7 @@ func trimDeployment(d *appsv1.Deployment) *appsv1.Deployment {
 }
 
 func trimReplicaSet(r *appsv1.ReplicaSet) *appsv1.ReplicaSet {
-	return &appsv1.ReplicaSet{ObjectMeta: trimMeta(r.ObjectMeta, templateHash(r.Spec.Template))}
+	return &appsv1.ReplicaSet{ObjectMeta: trimMeta(r.ObjectMeta, hashOf(r.ObjectMeta, r.Spec.Template))}
 }
 
 func trimPod(p *corev1.Pod) *corev1.Pod {
@@ -110,7 +119,7 @@ func trimSlice(s *discoveryv1.EndpointSlice) *discoveryv1.EndpointSlice {
 	for _, e := range s.Endpoints {
 		if e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
 			out.Endpoints = append(out.Endpoints, discoveryv1.Endpoint{
-				TargetRef:  &corev1.ObjectReference{Name: e.TargetRef.Name},
+				TargetRef:  &corev1.ObjectReference{Kind: e.TargetRef.Kind, Name: e.TargetRef.Name},
 				Conditions: discoveryv1.EndpointConditions{Ready: e.Conditions.Ready},
 			})
 		}
