@@ -1,0 +1,84 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// acts by name.
+var acts = map[string]func(context.Context, *script, settings) error{
+	"rollback":  actRollback,
+	"promotion": actPromotion,
+	"signals":   actSignals,
+	"runs":      actRuns,
+}
+
+// settings of a run, from flags whose defaults are environment variables.
+type settings struct {
+	act     string
+	hold    bool
+	runs    int
+	healthy time.Duration
+}
+
+func main() {
+	// The first ctrl-C ends the act, and the deferred calls of run clean up; a second one kills.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	o, err := readSettings()
+	if err == nil {
+		err = run(ctx, o)
+	}
+	switch {
+	case ctx.Err() != nil && !o.hold:
+		fmt.Println("demo stopped")
+		os.Exit(130)
+	case err != nil:
+		fmt.Println("demo failed:", err)
+		os.Exit(1)
+	}
+	fmt.Println("demo passed")
+}
+
+func readSettings() (settings, error) {
+	runs, err := strconv.Atoi(cmp.Or(os.Getenv("RUNS"), "0"))
+	if err != nil {
+		return settings{}, fmt.Errorf("RUNS=%q: want a number", os.Getenv("RUNS"))
+	}
+	hold := os.Getenv("HOLD")
+	var o settings
+	flag.StringVar(&o.act, "act", cmp.Or(os.Getenv("ACT"), "rollback"), "rollback, promotion or signals ($ACT)")
+	flag.IntVar(&o.runs, "runs", runs, "repeat fault and rollback so often and print the split of the time ($RUNS)")
+	flag.BoolVar(&o.hold, "hold", hold != "" && hold != "0", "keep everything up at the end ($HOLD)")
+	flag.DurationVar(&o.healthy, "healthy", 10*time.Minute, "with -act signals: how long the healthy canary is watched")
+	flag.Parse()
+	if o.runs > 0 {
+		o.act = "runs"
+	}
+	if acts[o.act] == nil {
+		return o, fmt.Errorf("act %q: want rollback, promotion or signals", o.act)
+	}
+	return o, nil
+}
+
+// run plays an act, and cleans up however it ends.
+func run(ctx context.Context, o settings) (err error) {
+	s := newScript(os.Stdout)
+	defer func() { s.stop(err) }()
+	err = errors.Join(acts[o.act](ctx, s, o), s.failures())
+	if o.hold && ctx.Err() == nil && s.stage != nil {
+		if err != nil {
+			fmt.Println("\nfailed:", err)
+		}
+		s.hold(ctx)
+	}
+	return err
+}
