@@ -300,10 +300,10 @@ func (d *decider) refuse(builds ...string) {
 
 // readRequest takes a person's wish off the record.
 func (d *decider) readRequest() {
-	q := d.rec.Request
-	if q == nil {
+	if d.rec.Request == nil {
 		return
 	}
+	q := &Request{Action: RequestAction(shorten(string(d.rec.Request.Action))), By: shorten(d.rec.Request.By), Reason: shorten(d.rec.Request.Reason), At: d.rec.Request.At}
 	s := &d.rec.Status
 	switch q.Action {
 	case RequestPause:
@@ -377,6 +377,10 @@ func (d *decider) sortAlerts() {
 	}
 	ripe := since.Add(d.in.Guard.AlertWindow)
 	alerts := slices.Clone(d.in.Alerts)
+	for i := range alerts { // a record has to stay small enough to be written
+		a := &alerts[i]
+		a.Name, a.Signal, a.Summary = shorten(a.Name), shorten(a.Signal), shorten(a.Summary)
+	}
 	slices.SortFunc(alerts, func(a, b Alert) int {
 		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Fingerprint, b.Fingerprint))
 	})
@@ -409,7 +413,7 @@ func (d *decider) share(alerts []Alert) {
 	for _, a := range alerts {
 		listed := slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
 		if !listed && (a.Action == ActionRollback || a.Action == ActionHold) && len(s.Firing) < maxFiring {
-			s.Firing = append(s.Firing, Firing{Name: a.Name, Episode: a.Episode(), Action: a.Action, Began: a.StartsAt, Seen: d.now, Summary: shorten(a.Summary)})
+			s.Firing = append(s.Firing, Firing{Name: a.Name, Episode: a.Episode(), Action: a.Action, Began: a.StartsAt, Seen: d.now, Summary: a.Summary})
 		}
 	}
 	s.Alerts = nil

@@ -14,7 +14,7 @@ func (d *decider) holdOrPromote() {
 	if len(d.holds) > 0 && d.exposed() && d.state == StateShifting {
 		d.state, d.reason = StateHeld, ReasonHeld
 		a := d.holds[0]
-		d.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, shorten(a.Summary))
+		d.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
 		if a.Action == ActionRollback {
 			d.reason = ReasonEarlierBuild
 		}
