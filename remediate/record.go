@@ -267,7 +267,7 @@ func (r Record) Data() map[string]string {
 
 // boundHistory drops the oldest entries until the rest fits.
 func boundHistory(h []HistoryEntry) []HistoryEntry {
-	size := 2
+	size := 1 // the brackets, less the comma that one entry does not have
 	for i := len(h) - 1; i >= 0; i-- {
 		b, err := json.Marshal(h[i])
 		if err != nil {
