@@ -19,6 +19,21 @@ const (
 	annotationPath = "/metadata/annotations"
 )
 
+// freshReader reads from the API server what a rollback writes, and the rest
+// from the caches: what was read is not old yet when it is written.
+type freshReader struct {
+	reader
+	live reader
+}
+
+func (f freshReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
+	return f.live.record(ctx, guard)
+}
+
+func (f freshReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
+	return f.live.virtualService(ctx, name)
+}
+
 // store writes what guardian owns. Each write is tested against the resource
 // version of the object handed in; errConflict is returned when that is no
 // longer the present one.
@@ -53,7 +68,7 @@ type outcome struct {
 }
 
 // reconcile gathers, decides and applies until it fits, first from the caches,
-// after a conflict from the API server itself. alerts are all that fire for
+// after a conflict with the objects that it writes as the API server has them. alerts are all that fire for
 // the guard and all that were accepted and not acted on yet.
 func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (outcome, error) {
 	var out outcome
@@ -82,14 +97,15 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		if !errors.Is(err, errConflict) {
 			return out, err
 		}
-		ask.live, conflict = true, err
+		ask, conflict = questions{fresh: true, count: ask.count}, err
 	}
 	return out, fmt.Errorf("guard %s: %d attempts: %w", g.Name, maxAttempts, conflict)
 }
 
 // questions are what a pass has found that it must ask.
 type questions struct {
-	live    bool // the API server itself
+	fresh   bool // the API server itself, for the objects that are written
+	live    bool // the API server itself, for everything
 	forward bool // what only matters for going forward
 	count   Count
 }
@@ -106,10 +122,12 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 	case d.WantLive && r.leads():
 		ask.live, ask.forward = true, d.WantForward
 		return true
+	case ask.fresh:
+		return false
 	case d.Move == MoveStable && sameRecord(s.record, d.Record):
 		// Nothing but the cached record says that it is locked, and no write
 		// of it would notice that somebody has lifted the lock meanwhile.
-		ask.live = true
+		ask.fresh = true
 		return true
 	}
 	return false
@@ -117,8 +135,11 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 
 func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask questions) (Input, snapshot, error) {
 	from := r.cached
-	if ask.live {
+	switch {
+	case ask.live:
 		from = r.live
+	case ask.fresh:
+		from = freshReader{reader: r.cached, live: r.live}
 	}
 	s, err := gather(ctx, from, g, r.domain)
 	if err != nil {

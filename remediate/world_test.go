@@ -158,6 +158,7 @@ func (r worldReader) pods(ctx context.Context, want workloadSelector) ([]*corev1
 }
 
 func (r worldReader) slices(ctx context.Context, s string) ([]*discoveryv1.EndpointSlice, error) {
+	*r.saw = r.copy() // of all readers of a pass, the one that tells of stable
 	return r.endpointSlices(ctx, s)
 }
 
