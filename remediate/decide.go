@@ -489,9 +489,13 @@ func (d *decider) locked() {
 	}
 	d.state, d.text, d.move = StateRolledBack, d.rec.Lock.Reason, MoveStable
 	d.reason = ReasonFinish
-	if d.was.Lock != nil && d.was.Status.State == StateRolledBack && d.was.Status.Weight == 0 {
+	if d.was.Lock != nil && d.was.Status.State == StateRolledBack && (d.was.Status.Weight == 0 || d.in.Owned) {
 		d.reason = ReasonReassert
 		d.noteReassert()
+		if s := &d.rec.Status; s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
+			s.Weight, s.MovedAt, s.Expected = 0, d.now, nil
+			s.Full, s.Uncanaried, s.PromotedAt = false, false, time.Time{}
+		}
 	}
 }
 
