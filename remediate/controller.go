@@ -63,8 +63,9 @@ type Controller struct {
 	lease *leases
 	event *events
 
-	mu     sync.Mutex
-	guards map[string]*entry
+	mu      sync.Mutex
+	guards  map[string]*entry
+	stopped bool
 }
 
 // entry is what a Controller holds in memory for a guard: nothing that has to
@@ -89,6 +90,9 @@ type submitted struct {
 
 // ErrUnknownGuard is returned for a guard that the configuration does not have.
 var ErrUnknownGuard = errors.New("no such guard")
+
+// errStopped is what waits for a reconcile gets when guardian stops first.
+var errStopped = errors.New("guardian is stopping")
 
 // New checks the options and makes a Controller. Nothing is read or written
 // before Run.
@@ -165,25 +169,38 @@ func (c *Controller) SetGuards(guards []Guard) {
 	}
 }
 
-// Run watches and reconciles until ctx ends, and returns when every reconcile
-// has. It fails only when the caches cannot be filled at all.
+// Run watches and reconciles until ctx ends, and returns when all that it has
+// started has ended. Then those who still wait in Submit get an error. It may be
+// called once.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	defer c.dismiss()
 	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	wg.Go(func() { c.event.run(ctx) })
-	if err := c.info.start(ctx); err != nil {
-		return err
-	}
+	defer c.queue.ShutDown()
 	defer c.info.stop()
+	wg.Go(func() { c.event.run(ctx) })
+	if !c.info.start(ctx) {
+		return nil
+	}
 	wg.Go(func() { c.lease.run(ctx, c.enqueueAll) })
 	for range c.o.Workers {
 		wg.Go(func() { c.work(ctx) })
 	}
 	<-ctx.Done()
-	c.queue.ShutDown()
 	return nil
+}
+
+// dismiss answers those who wait for what will not happen here any more.
+func (c *Controller) dismiss() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = true
+	for _, e := range c.guards {
+		for _, w := range e.waiters {
+			w <- errStopped
+		}
+		e.waiters = nil
+	}
 }
 
 // Ready says whether the caches are filled.
@@ -244,7 +261,11 @@ func (c *Controller) accept(guard string, alerts []Alert, received time.Time) (<
 	done := make(chan error, 1)
 	c.mu.Lock()
 	e, ok := c.guards[guard]
-	if ok {
+	switch {
+	case !ok:
+	case c.stopped:
+		done <- errStopped
+	default:
 		for _, a := range alerts {
 			if _, have := e.pending[a.Episode()]; !have {
 				e.pending[a.Episode()] = submitted{alert: a, received: received}

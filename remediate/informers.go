@@ -3,7 +3,10 @@ package remediate
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -26,6 +29,7 @@ type informers struct {
 	domain    string
 	touched   func(guards []string)
 	restarted func(guard string, ref Ref, n int64)
+	log       *slog.Logger
 
 	kube    kubeinformers.SharedInformerFactory
 	records kubeinformers.SharedInformerFactory
@@ -42,7 +46,7 @@ type informers struct {
 }
 
 func newInformers(o Options, touched func([]string), restarted func(string, Ref, int64)) *informers {
-	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, restarted: restarted}
+	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, restarted: restarted, log: o.Logger}
 	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(trim))
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
 		kubeinformers.WithTransform(trim),
@@ -71,6 +75,16 @@ func newInformers(o Options, touched func([]string), restarted func(string, Ref,
 	i.reader = &cacheReader{
 		namespace: o.Namespace, records: records.Lister(), services: services.Lister(), replicas: replicas.Lister(), rules: rules.Lister(),
 		vs: vs.Lister(), podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
+	}
+	for what, inf := range map[string]cache.SharedIndexInformer{
+		"configmaps": records.Informer(), "services": services.Informer(), "pods": pods, "deployments": deployments, "replicasets": replicas.Informer(),
+		"endpointslices": endpoints, "destinationrules": rules.Informer(), "virtualservices": vs.Informer(),
+	} {
+		must(inf.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
+			if ctx.Err() == nil && !errors.Is(err, io.EOF) { // a watch that ends is begun anew
+				i.log.Warn("watch "+what+": what changes is not seen, trying again", "namespace", i.namespace, "err", err)
+			}
+		}))
 	}
 	i.handle(records.Informer(), i.ofRecord)
 	i.handle(vs.Informer(), func(o metav1.Object) []string { return i.lookup(i.byVSCopy, o.GetName()) })
@@ -333,17 +347,18 @@ func (i *informers) selectorOf(g Guard, ref Ref) (labels.Selector, bool) {
 	return newWorkloadSelector(svc.Spec.Selector, subset).selector, true
 }
 
-// start fills the caches, or fails when ctx ends before they are.
-func (i *informers) start(ctx context.Context) error {
+// start fills the caches; false: ctx has ended before they were.
+func (i *informers) start(ctx context.Context) bool {
 	i.kube.Start(ctx.Done())
 	i.records.Start(ctx.Done())
 	i.istio.Start(ctx.Done())
 	i.dynamic.Start(ctx.Done())
 	if !cache.WaitForCacheSync(ctx.Done(), i.waitFor...) {
-		return errors.New("fill the caches: stopped before they were")
+		return false
 	}
+	debug.FreeOSMemory() // the first lists leave several times the caches' size as garbage
 	i.synced.Store(true)
-	return nil
+	return true
 }
 
 // stop waits for the informers, whose context has ended.

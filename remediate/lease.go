@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +42,9 @@ type leases struct {
 	now       func() time.Time
 	log       *slog.Logger
 	metrics   *Metrics
-	leading   atomic.Bool
+
+	mu      sync.Mutex // held while leading changes
+	leading atomic.Bool
 }
 
 func newLeases(o Options) *leases {
@@ -68,32 +71,45 @@ func (l *leases) run(ctx context.Context, gained func()) {
 			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
 			ReleaseOnCancel: true, Name: LeaderLease,
 			Callbacks: leaderelection.LeaderCallbacks{
-				OnStartedLeading: func(context.Context) {
-					l.set(true)
-					gained()
+				OnStartedLeading: func(term context.Context) {
+					if l.begin(term) {
+						gained()
+					}
 				},
-				OnStoppedLeading: func() { l.set(false) },
+				OnStoppedLeading: l.end,
 			},
 		})
 		if err != nil { // the durations above are valid
 			panic(err)
 		}
 		elector.Run(ctx)
-		l.set(false)
 	}
 	<-done
 }
 
-func (l *leases) set(on bool) {
-	if l.leading.Swap(on) == on {
+// begin notes that a term has begun, unless it is over already: the elector
+// tells of its beginning from a goroutine, which may come late.
+func (l *leases) begin(term context.Context) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if term.Err() != nil {
+		return false
+	}
+	l.leading.Store(true)
+	l.metrics.leader.Set(1)
+	l.log.Info("lease for going forward", "held", true, "identity", l.identity)
+	return true
+}
+
+// end notes that the term is over. The elector has ended its context before.
+func (l *leases) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.leading.Swap(false) { // there was none
 		return
 	}
-	v := 0.0
-	if on {
-		v = 1
-	}
-	l.metrics.leader.Set(v)
-	l.log.Info("lease for going forward", "held", on, "identity", l.identity)
+	l.metrics.leader.Set(0)
+	l.log.Info("lease for going forward", "held", false, "identity", l.identity)
 }
 
 // live shows that this replica lives, until ctx ends.

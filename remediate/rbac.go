@@ -2,9 +2,10 @@ package remediate
 
 import rbacv1 "k8s.io/api/rbac/v1"
 
-// RBAC is the least Role, in the guards' namespace, that a Controller needs.
-// With less it says what is missing: until it may list and watch, it is not
-// ready; an alert whose record it may not write is not accepted.
+// RBAC is the least Role, in the guards' namespace, that a Controller needs;
+// list with watch only where the API server does not stream lists. With less,
+// what is missing is logged, and an alert whose record may not be written is
+// not accepted.
 func RBAC() []rbacv1.PolicyRule {
 	rule := func(group, resource string, verbs ...string) rbacv1.PolicyRule {
 		return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
