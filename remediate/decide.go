@@ -488,6 +488,9 @@ func (d *decider) locked() {
 		return
 	}
 	d.state, d.text, d.move = StateRolledBack, d.rec.Lock.Reason, MoveStable
+	if d.was.Status.State != StateRolledBack { // it was blocked, or paused: only now it is done
+		d.noteRollback(*d.rec.Lock)
+	}
 	d.reason = ReasonFinish
 	if d.was.Lock != nil && d.was.Status.State == StateRolledBack && (d.was.Status.Weight == 0 || d.in.Owned) {
 		d.reason = ReasonReassert
@@ -650,6 +653,11 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 	if g.Rollback.Lock == LockNone {
 		d.state, d.text = StateIdle, "rolled back, not locked: "+l.Reason
 	}
+	d.noteRollback(l)
+}
+
+// noteRollback records that traffic goes to stable now.
+func (d *decider) noteRollback(l Lock) {
 	d.rec.Status.Expected = new(int)
 	e := d.entry("rolled-back", l.By, l.Reason)
 	e.Alert, e.From, e.To = l.Alert, d.in.Traffic.Weight, 0
