@@ -169,6 +169,12 @@ const (
 	reassertCoalesce = time.Minute      // one history entry for a storm of re-assertions
 )
 
+// Who sets a lock, when it is no person.
+const (
+	byAlert   = "alert"
+	byRefused = "refused build"
+)
+
 // Decide says what a guard's traffic and record should be. It has no client,
 // no clock and no log, and never edits its input. The package comment has its
 // table.
@@ -472,11 +478,14 @@ func (d *decider) locked() {
 		d.wantLive = true
 	}
 	if d.neverDone() {
-		d.forgive(d.rec.Lock.Build)
-		d.lift("unlocked", "window", "the rollback could not be done within the window and its alert is over")
-		d.reason = ReasonWindowOver
-		d.open()
-		return
+		if d.in.Live {
+			d.forgive(d.rec.Lock.Build)
+			d.lift("unlocked", "window", "the rollback could not be done within the window and its alert is over")
+			d.reason = ReasonWindowOver
+			d.open()
+			return
+		}
+		d.wantLive = true
 	}
 	d.dropAsked("locked: " + d.rec.Lock.Reason)
 	if !d.exposed() {
@@ -511,10 +520,13 @@ func (d *decider) liftable() bool {
 }
 
 // neverDone says whether a blocked rollback of a promoted canary has outlived
-// the window in which it was right, and what caused it.
+// the window in which it was right, and what caused it. What a person asked
+// for has no window, and a lock by hand is lifted by hand.
 func (d *decider) neverDone() bool {
-	s := d.rec.Status
-	return d.was.Status.State == StateBlocked && d.in.Traffic.full() && len(d.rollback) == 0 && d.windowOver() && s.Weight > 0
+	s, l := d.rec.Status, d.rec.Lock
+	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback })
+	return d.was.Status.State == StateBlocked && d.in.Traffic.full() && d.windowOver() && s.Weight > 0 &&
+		!fires && l.Kind == LockBuild && (l.By == byAlert || l.By == byRefused)
 }
 
 func (d *decider) windowOver() bool {
@@ -554,7 +566,7 @@ func (d *decider) open() {
 	s := d.rec.Status
 	switch {
 	case slices.Contains(d.rec.Refused, s.Build) && d.in.Canary.Current > 0 && d.in.Guard.Rollback.Lock != LockNone:
-		d.rollBack(Lock{By: "refused build", Reason: "build " + s.Build + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
+		d.rollBack(Lock{By: byRefused, Reason: "build " + s.Build + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
 		return
 	case !d.exposed():
 		d.state, d.text = StateIdle, cmp.Or(d.in.Absent, "canary gets no traffic")
@@ -570,7 +582,7 @@ func (d *decider) open() {
 		}
 	case len(d.rollback) > 0:
 		a := d.rollback[0]
-		d.rollBack(Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: "alert",
+		d.rollBack(Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: byAlert,
 			Reason: a.Name + ": " + a.Summary}, ReasonAlert)
 		return
 	case d.blockedElsewhere():
@@ -719,7 +731,7 @@ func (d *decider) noteAlert(a Alert, why string) {
 	if over := len(s.Noted) - maxNoted; over > 0 {
 		s.Noted = slices.Delete(s.Noted, 0, over)
 	}
-	e := d.entry("noted", "alert", why)
+	e := d.entry("noted", byAlert, why)
 	e.Alert = a.Name
 	d.rec.History = append(d.rec.History, e)
 }
