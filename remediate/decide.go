@@ -241,7 +241,7 @@ func (d *decider) observe() {
 		if known && !first {
 			s.Promoting = s.Build
 			d.note("new-build", "", "new build "+s.Build+" of the canary")
-			if in.Traffic.full() && s.Full && d.rec.Lock == nil {
+			if in.Traffic.full() && s.Full {
 				s.PromotedAt, s.Uncanaried = d.now, true
 				d.note("uncanaried", "", "build "+s.Build+" went out without a canary: the canary already had all traffic")
 			}
