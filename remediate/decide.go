@@ -445,6 +445,7 @@ func (d *decider) paused() bool { return d.in.Paused || d.rec.Status.Paused != n
 // pause only records.
 func (d *decider) pause() {
 	d.state, d.reason = StatePaused, ReasonPaused
+	d.rec.Status.Weight = d.in.Traffic.Weight // also under a lock, where others pass over it
 	d.text = "paused by annotation " + AnnotationPaused
 	if p := d.rec.Status.Paused; p != nil {
 		d.text = "paused by " + p.By
@@ -587,6 +588,7 @@ func (d *decider) open() {
 		return
 	case d.blockedElsewhere():
 		d.state, d.text = d.was.Status.State, d.was.Status.Reason
+		d.dropAsked(d.text)
 		return
 	case d.in.Traffic.full():
 		d.state, d.text = StatePromoted, "canary has all traffic; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
