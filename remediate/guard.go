@@ -74,7 +74,7 @@ type Guard struct {
 	// keep_firing_for. Until it has passed such an alert is a hold, after it a
 	// rollback.
 	AlertWindow time.Duration
-	// HeartbeatMaxAge is the age at which the newest heartbeat is stale.
+	// HeartbeatMaxAge is the age past which the newest heartbeat is stale.
 	HeartbeatMaxAge time.Duration
 }
 

@@ -73,11 +73,11 @@ func (d *decider) nextStep() (next, at Step, more bool) {
 }
 
 // due is when a step's interval and the bake time of the rung before have
-// passed. The first step from 0 waits for no interval: there is nothing to
-// watch yet.
+// passed. A new build's first step from 0 waits for no interval: there is
+// nothing to watch yet. One that somebody has taken back to 0 does wait.
 func (d *decider) due(step, at Step) time.Time {
 	s := d.rec.Status
-	if s.Weight == 0 {
+	if s.Weight == 0 && !s.MovedAt.After(s.BuildSince) {
 		return time.Time{}
 	}
 	return s.MovedAt.Add(step.Interval + at.Bake)
