@@ -2,26 +2,47 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
+	"reflect"
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
+	"github.com/canary-guardian/guardian/rules/publish"
 )
+
+// rulesLook is how often the names of the guards' Deployments are looked at:
+// the rules know workloads by name, and a release can bring new ones.
+const rulesLook = 5 * time.Second
 
 // rulesWriter keeps the PrometheusRule what the configuration and the cluster
 // say, on the replica that holds the lease.
 type rulesWriter struct {
 	dynamic    dynamic.Interface
 	kube       kubernetes.Interface
-	controller *remediate.Controller
-	log        *slog.Logger
+	controller interface {
+		Leads() bool
+		SidesOf() map[string]remediate.Sides
+	}
+	log *slog.Logger
 
 	mu     sync.Mutex
 	config Config
+	term   *publishing // nil: another replica's turn
+	made   *madeRules
+}
+
+// madeRules remembers what rules were last made of.
+type madeRules struct {
+	config Config
+	names  map[string][2]rules.Side
 }
 
 func (w *rulesWriter) setConfig(c Config) {
@@ -30,14 +51,137 @@ func (w *rulesWriter) setConfig(c Config) {
 	w.config = c
 }
 
+func (w *rulesWriter) present() Config {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.config
+}
+
+// run publishes while this replica leads, until ctx ends.
 func (w *rulesWriter) run(ctx context.Context) error {
-	tick := time.NewTicker(5 * time.Second)
+	tick := time.NewTicker(rulesLook)
 	defer tick.Stop()
+	defer w.end()
 	for {
+		c := w.present()
+		switch leads := w.controller.Leads() && c.Rules.Enabled; {
+		case leads && !w.publishing():
+			if err := w.begin(ctx, c); err != nil {
+				w.log.Error("cannot publish rules", "err", err)
+			}
+		case !leads:
+			w.end()
+		}
+		if w.publishing() {
+			w.look(c, w.term.publisher)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
 	}
+}
+
+// publishing is one term of leadership.
+type publishing struct {
+	publisher *publish.Publisher
+	cancel    context.CancelFunc
+	done      chan struct{}
+}
+
+// publishing says whether it is this replica's turn.
+func (w *rulesWriter) publishing() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.term != nil
+}
+
+// end stops publishing, and returns when it has stopped.
+func (w *rulesWriter) end() {
+	w.mu.Lock()
+	p := w.term
+	w.term = nil
+	w.mu.Unlock()
+	if p != nil {
+		p.cancel()
+		<-p.done
+	}
+}
+
+func (w *rulesWriter) begin(ctx context.Context, c Config) error {
+	owner, err := w.owner(ctx, c)
+	if err != nil {
+		return err
+	}
+	pub, err := publish.New(publish.Options{Client: w.dynamic, Name: c.Rules.Name, Namespace: c.Rules.Namespace, Owner: owner, Log: w.log})
+	if err != nil {
+		return err
+	}
+	w.made = nil
+	term, cancel := context.WithCancel(ctx)
+	p := &publishing{publisher: pub, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		if err := pub.Run(term); err != nil && term.Err() == nil {
+			w.log.Error("cannot publish rules", "err", err)
+		}
+	}()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.term = p
+	return nil
+}
+
+// owner is guardian's own Deployment, with which the rules are to go; nil when
+// guardian runs outside a cluster, or its rules in another namespace, where an
+// owner would have them removed at once.
+func (w *rulesWriter) owner(ctx context.Context, c Config) (*metav1.OwnerReference, error) {
+	name, namespace := os.Getenv("DEPLOYMENT_NAME"), podNamespace()
+	if name == "" || namespace != c.Rules.Namespace {
+		return nil, nil
+	}
+	d, err := w.kube.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("read guardian's own Deployment %s/%s: %w", namespace, name, err)
+	}
+	return &metav1.OwnerReference{APIVersion: "apps/v1", Kind: "Deployment", Name: d.Name, UID: d.UID}, nil
+}
+
+// look makes the rules anew when what they are made of has changed. It waits
+// until every guard has been looked at: rules that know no workloads would
+// replace those that do.
+func (w *rulesWriter) look(c Config, pub *publish.Publisher) {
+	sides := w.controller.SidesOf()
+	names := map[string][2]rules.Side{}
+	for _, g := range c.Guards {
+		s, ok := sides[g.Name]
+		if !ok {
+			return
+		}
+		guard, err := c.rulesGuard(g, s)
+		if err != nil {
+			w.log.Error("cannot make rules", "guard", g.Name, "err", err)
+			return
+		}
+		names[g.Name] = [2]rules.Side{guard.Stable, guard.Canary}
+	}
+	if w.made != nil && reflect.DeepEqual(w.made.names, names) && reflect.DeepEqual(w.made.config, c) {
+		return
+	}
+	o, err := c.rulesOptions(sides)
+	if err != nil {
+		w.log.Error("cannot make rules", "err", err)
+		return
+	}
+	made, err := rules.Generate(o)
+	if err != nil {
+		w.log.Error("cannot make rules", "err", err)
+		return
+	}
+	for _, note := range made.Notes {
+		w.log.Warn("rules differ from what was asked", "note", note)
+	}
+	w.made = &madeRules{config: c, names: names}
+	pub.Want(made)
 }
