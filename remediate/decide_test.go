@@ -1,0 +1,805 @@
+package remediate
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// at is the moment of every decision in the tables; all other times are given
+// relative to it.
+var at = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+
+// given is a guard at 50% that has seen its build b1 an hour ago, with both
+// sides healthy, as edited by the options.
+func given(edits ...func(*Input)) Input {
+	in := Input{
+		Guard: Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
+			DestinationRule: "orders-service", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"},
+			Rollback: Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+			Promotion: Promotion{Mode: PromotionOff, MinRequests: 100, Steps: []Step{{Weight: 10, Interval: 5 * time.Minute},
+				{Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute, Bake: 2 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
+			AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute},
+		Record:  Record{Status: Status{State: StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at.Add(-10 * time.Minute)}},
+		Traffic: Traffic{Weight: 50, Lowest: 50, Split: 1},
+		Canary:  Workload{Build: "b1", Since: at.Add(-time.Hour), Ready: 2, Current: 2, Complete: true},
+		Stable:  Endpoints{Ready: 2},
+		Deny:    []string{"orders-service/v2"},
+	}
+	for _, edit := range edits {
+		edit(&in)
+	}
+	return in
+}
+
+type but = func(*Input)
+
+// gets sets what the VirtualService gives to the canary.
+func gets(weight int) but {
+	return func(in *Input) { in.Traffic.Weight, in.Traffic.Lowest = weight, weight }
+}
+
+// stood sets what the record says of the past.
+func stood(state State, weight int) but {
+	return func(in *Input) {
+		s := &in.Record.Status
+		s.State, s.Weight, s.Full = state, weight, weight == 100
+		gets(weight)(in)
+	}
+}
+
+// promoted is a guard whose canary got all traffic so long ago.
+func promoted(ago time.Duration) but {
+	return func(in *Input) {
+		stood(StatePromoted, 100)(in)
+		in.Record.Status.PromotedAt = at.Add(-ago)
+	}
+}
+
+func blocked(reason string) but {
+	return func(in *Input) { in.Record.Status.State, in.Record.Status.Reason = StateBlocked, reason }
+}
+
+func unseen(in *Input) { in.Record = Record{} }
+
+// locked is a guard that was rolled back from b1, with the canary at 0.
+func locked(kind LockKind) but {
+	return func(in *Input) {
+		stood(StateRolledBack, 0)(in)
+		in.Record.Lock = &Lock{Kind: kind, Build: "b1", Alert: "CanaryErrors", By: "alert", Since: at.Add(-10 * time.Minute), Reason: "CanaryErrors: 7% of requests fail"}
+		in.Record.Refused = []string{"b1"}
+	}
+}
+
+func lockKind(kind LockKind) but { return func(in *Input) { in.Guard.Rollback.Lock = kind } }
+
+// runs sets what runs behind the canary: the present build, its ready pods,
+// and the builds of the other ready pods.
+func runs(build string, current int, serving ...string) but {
+	return func(in *Input) {
+		in.Canary = Workload{Build: build, Ready: current + len(serving), Current: current, Serving: serving, Complete: len(serving) == 0 && current > 0}
+	}
+}
+
+func noCanary(in *Input) { in.Canary = Workload{} }
+
+func appeared(ago time.Duration) but {
+	return func(in *Input) { in.Canary.Since = at.Add(-ago) }
+}
+
+// buildSince says when the record saw the present build first.
+func buildSince(ago time.Duration) but {
+	return func(in *Input) { in.Record.Status.BuildSince = at.Add(-ago) }
+}
+
+func unlocked(ago time.Duration) but {
+	return func(in *Input) { in.Record.Status.UnlockedAt = at.Add(-ago) }
+}
+
+func stableReady(n int) but { return func(in *Input) { in.Stable.Ready = n } }
+
+func floorOf(n int) but { return func(in *Input) { in.Guard.Rollback.MinReadyStable = n } }
+
+func leads(in *Input) { in.Leads = true }
+
+func live(in *Input) { in.Leads, in.Live = true, true }
+
+func fires(action Action, name string, ago time.Duration) but {
+	return func(in *Input) {
+		in.Alerts = append(in.Alerts, Alert{Name: name, Signal: "error_rate", Action: action, Fingerprint: "f-" + name, StartsAt: at.Add(-ago), Summary: "7% of requests fail"})
+	}
+}
+
+// bad is a rollback alert that began a minute ago.
+var bad = fires(ActionRollback, "CanaryErrors", time.Minute)
+
+func asks(action RequestAction) but {
+	return func(in *Input) {
+		in.Record.Request = &Request{Action: action, By: "ann", Reason: "because", At: at.Add(-time.Second)}
+	}
+}
+
+func paused(in *Input) {
+	in.Record.Status.Paused = &Pause{By: "ann", Reason: "debugging", At: at.Add(-time.Hour)}
+	in.Record.Status.State = StatePaused
+}
+
+// verdict is all of a decision that matters, short enough for a table. A lock
+// is "kind build by whom", a history entry "event by: from→to".
+type verdict struct {
+	state    State
+	move     Move
+	weight   int
+	reason   Reason
+	lock     string
+	refused  string
+	added    string
+	requeue  time.Duration
+	wantLive bool
+	forward  bool
+	release  bool
+}
+
+func verdictOf(d Decision) verdict {
+	v := verdict{state: d.Record.Status.State, move: d.Move, weight: d.Weight, reason: d.Reason, refused: strings.Join(d.Record.Refused, " "),
+		requeue: d.Requeue, wantLive: d.WantLive, forward: d.WantForward, release: d.Release}
+	if l := d.Record.Lock; l != nil {
+		v.lock = fmt.Sprintf("%s %s by %s", l.Kind, l.Build, l.By)
+	}
+	var added []string
+	for _, e := range d.Added {
+		text := e.Event
+		if e.By != "" {
+			text += " by " + e.By
+		}
+		added = append(added, fmt.Sprintf("%s: %d→%d", text, e.From, e.To))
+	}
+	v.added = strings.Join(added, "; ")
+	return v
+}
+
+// row is one line of a table of decisions.
+type row struct {
+	in   []but
+	want verdict
+	says string // part of the status's reason or of a history entry's
+}
+
+func runRows(t *testing.T, rows map[string]row) {
+	t.Helper()
+	for name, r := range rows {
+		t.Run(name, func(t *testing.T) {
+			in := given(r.in...)
+			d := Decide(in, at)
+			if got := verdictOf(d); got != r.want {
+				t.Errorf("decided\n %+v\nwant\n %+v\nin words: %s", got, r.want, words(d))
+			}
+			if !strings.Contains(words(d), r.says) {
+				t.Errorf("in words: %s\nwant it to say: %s", words(d), r.says)
+			}
+			for _, e := range d.Added {
+				if e.State != d.Record.Status.State || !e.At.Equal(at) {
+					t.Errorf("history entry %q is of state %q at %s, want %q at %s", e.Event, e.State, e.At, d.Record.Status.State, at)
+				}
+			}
+		})
+	}
+}
+
+func words(d Decision) string {
+	all := []string{d.Record.Status.Reason, d.Record.Status.Waiting}
+	for _, e := range d.Added {
+		all = append(all, e.Reason)
+	}
+	return strings.Join(all, " | ")
+}
+
+func TestFirstSightRecordsAndMovesNothing(t *testing.T) {
+	auto := func(in *Input) {
+		in.Guard.Promotion.Mode, in.Heartbeat, in.Forward = PromotionAuto, at, &Forward{Requests: 1000}
+		live(in)
+	}
+	poll := pollCount
+	runRows(t, map[string]row{
+		"a canary without traffic is idle": {[]but{unseen, gets(0)}, verdict{state: StateIdle, reason: ReasonNothing}, "no traffic"},
+		"a split is shifting":              {[]but{unseen}, verdict{state: StateShifting, reason: ReasonNothing}, "50%"},
+		"a split is rolled back on an alert": {[]but{unseen, bad},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, "CanaryErrors: 7%"},
+		"a canary with all traffic is promoted since its build appeared": {[]but{unseen, gets(100), appeared(10 * time.Minute)},
+			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, "until 2026-03-02T09:20:00Z"},
+		"its rollback window lasts to the end": {[]but{unseen, gets(100), appeared(30*time.Minute - 1)},
+			verdict{state: StatePromoted, reason: ReasonNothing, requeue: time.Millisecond}, "until 2026-03-02T09:00:00Z"},
+		"a build as old as the window is baked":                {[]but{unseen, gets(100), appeared(30 * time.Minute)}, verdict{state: StateBaked, reason: ReasonNothing}, "longer than rollback.window"},
+		"a build of unknown age counts from now":               {[]but{unseen, gets(100), runs("b1", 2)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, ""},
+		"all traffic and no Deployment is baked":               {[]but{unseen, gets(100), noCanary}, verdict{state: StateBaked, reason: ReasonNothing}, ""},
+		"a VirtualService that does not exist is idle":         {[]but{unseen, gets(0), func(in *Input) { in.Absent = "VirtualService microservices/orders-service does not exist" }}, verdict{state: StateIdle, reason: ReasonNothing}, "does not exist"},
+		"an existing build is not promoted in mode auto":       {[]but{unseen, gets(0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "first sight"},
+		"a canary that has traffic is not promoted either":     {[]but{unseen, auto}, verdict{state: StateShifting, reason: ReasonNothing, requeue: poll}, "first sight"},
+		"not even on a person's word":                          {[]but{unseen, auto, asks(RequestPromote), func(in *Input) { in.Record.Status = Status{} }}, verdict{state: StateShifting, reason: ReasonNothing, requeue: poll, added: "refused by ann: 0→50"}, "first sight"},
+		"the next look at the same build does not promote yet": {[]but{gets(0), stood(StateIdle, 0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "waiting: for a new build"},
+	})
+	d := Decide(given(unseen, appeared(10*time.Minute)), at)
+	want := Status{State: StateShifting, Since: at, Weight: 50, Reason: "canary has 50%", Build: "b1", BuildSince: at.Add(-10 * time.Minute), MovedAt: at, Ready: ReadyInfo{Stable: 2, Canary: 2}}
+	if !reflect.DeepEqual(d.Record.Status, want) {
+		t.Errorf("recorded %+v\nwant %+v", d.Record.Status, want)
+	}
+}
+
+func TestARollbackAlertInEveryState(t *testing.T) {
+	rolled := func(v verdict) verdict {
+		v.state, v.move, v.reason, v.lock, v.refused = StateRolledBack, MoveStable, ReasonAlert, "build b1 by alert", "b1"
+		return v
+	}
+	runRows(t, map[string]row{
+		"idle: it is noted":     {[]but{bad, stood(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, "rolled back at once if it gets some"},
+		"shifting: rolled back": {[]but{bad}, rolled(verdict{added: "rolled-back by alert: 50→0"}), "CanaryErrors: 7% of requests fail"},
+		"held: rolled back":     {[]but{bad, stood(StateHeld, 50)}, rolled(verdict{added: "rolled-back by alert: 50→0"}), ""},
+		"1% is enough":          {[]but{bad, stood(StateShifting, 1)}, rolled(verdict{added: "rolled-back by alert: 1→0"}), ""},
+		"a mirror alone is enough": {[]but{bad, stood(StateIdle, 0), func(in *Input) { in.Traffic.Mirrors = 1 }},
+			rolled(verdict{added: "rolled-back by alert: 0→0"}), ""},
+		"a route of testers alone is enough": {[]but{bad, stood(StateIdle, 0), func(in *Input) { in.Traffic.CanaryOnly = 1 }},
+			rolled(verdict{added: "rolled-back by alert: 0→0"}), ""},
+		"it fires already when CI first shifts: rolled back at once": {[]but{fires(ActionRollback, "CanaryErrors", 20*time.Minute), stood(StateIdle, 0), gets(10)},
+			rolled(verdict{added: "shifted: 0→10; rolled-back by alert: 0→0"}.from(10)), ""},
+		"promoted: rolled back":                      {[]but{bad, promoted(10 * time.Minute)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
+		"promoted, in the last instant: rolled back": {[]but{bad, promoted(30*time.Minute - 1)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
+		"baked, from the first instant: only noted":  {[]but{bad, promoted(30 * time.Minute)}, verdict{state: StateBaked, reason: ReasonBaked, added: "noted by alert: 100→100"}, "not rolled back"},
+		"baked: noted once": {[]but{bad, promoted(time.Hour), stood(StateBaked, 100), noted("CanaryErrors", time.Minute)},
+			verdict{state: StateBaked, reason: ReasonBaked}, ""},
+		"uncanaried: rolled back": {[]but{bad, promoted(10 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Uncanaried = StateUncanaried, true }},
+			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
+		"one route at 100% and another at 0 is not baked": {[]but{bad, promoted(time.Hour), func(in *Input) { in.Traffic.Lowest = 0 }},
+			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
+		"paused by a person: noted": {[]but{bad, paused}, verdict{state: StatePaused, reason: ReasonPaused, added: "noted by alert: 50→50"}, "paused by ann: debugging"},
+		"paused by annotation: noted": {[]but{bad, func(in *Input) { in.Paused = true }},
+			verdict{state: StatePaused, reason: ReasonPaused, added: "noted by alert: 50→50"}, AnnotationPaused},
+		"locked: nothing is left to do": {[]but{bad, locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
+		"blocked: locked, and it says why": {[]but{bad, stableReady(0)},
+			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}, "stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"},
+		"an action that guardian does not know moves nothing": {[]but{fires("page", "Other", time.Minute)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
+		"the older of two alerts is the reason": {[]but{bad, fires(ActionRollback, "CanaryRestarts", 2*time.Minute)},
+			rolled(verdict{added: "rolled-back by alert: 50→0"}), "CanaryRestarts"},
+		"a hold alert besides changes nothing": {[]but{fires(ActionHold, "StableErrors", 5*time.Minute), bad}, rolled(verdict{added: "rolled-back by alert: 50→0"}), "CanaryErrors"},
+	})
+}
+
+// from is a helper for entries whose weight before is not the record's.
+func (v verdict) from(weight int) verdict {
+	v.added = strings.Replace(v.added, "rolled-back by alert: 0→0", fmt.Sprintf("rolled-back by alert: %d→0", weight), 1)
+	return v
+}
+
+func noted(name string, ago time.Duration) but {
+	return func(in *Input) {
+		a := Alert{Fingerprint: "f-" + name, StartsAt: at.Add(-ago)}
+		in.Record.Status.Noted = append(in.Record.Status.Noted, a.Episode())
+	}
+}
+
+func TestAHoldAlertStopsAndMovesNothing(t *testing.T) {
+	hold := fires(ActionHold, "StableErrors", time.Minute)
+	runRows(t, map[string]row{
+		"shifting: held":                     {[]but{hold}, verdict{state: StateHeld, reason: ReasonHeld}, "held at 50% by StableErrors"},
+		"idle: nothing to hold":              {[]but{hold, stood(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
+		"promoted: stays promoted":           {[]but{hold, promoted(10 * time.Minute)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
+		"over: shifting again":               {[]but{stood(StateHeld, 50)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
+		"heard by another replica, it holds": {[]but{heardElsewhere(ActionHold, 10*time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld}, "Elsewhere"},
+		"a rollback heard elsewhere holds":   {[]but{heardElsewhere(ActionRollback, 10*time.Minute)}, verdict{state: StateHeld, reason: ReasonEarlierBuild}, "Elsewhere"},
+		"the lease holder must have listed it": {[]but{leads, heardElsewhere(ActionHold, listingKnows-1)},
+			verdict{state: StateHeld, reason: ReasonHeld, requeue: time.Millisecond}, ""},
+		"then it is forgotten": {[]but{leads, heardElsewhere(ActionHold, listingKnows)}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount}, ""},
+	})
+}
+
+func heardElsewhere(action Action, ago time.Duration) but {
+	return func(in *Input) {
+		in.Record.Status.Firing = []Firing{{Name: "Elsewhere", Episode: "f@x", Action: action, Began: at.Add(-ago), Seen: at.Add(-ago)}}
+	}
+}
+
+func TestAnAlertCountsAgainstTheBuildThatItBeganUnder(t *testing.T) {
+	rolled := verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}
+	began := func(ago time.Duration) but { return fires(ActionRollback, "CanaryErrors", ago) }
+	held := func(requeue time.Duration) verdict {
+		return verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: requeue, added: "noted by alert: 50→50"}
+	}
+	runRows(t, map[string]row{
+		"began in the instant that the build appeared: rolled back": {[]but{buildSince(time.Minute), began(time.Minute)}, rolled, ""},
+		"began 1 ns before: held until the window is over":          {[]but{buildSince(time.Minute), began(time.Minute + 1)}, held(5 * time.Minute), "rolls back if it still fires at 2026-03-02T09:05:00Z"},
+		"1 ns before the window is over: held":                      {[]but{buildSince(6*time.Minute - 1), began(time.Hour)}, held(time.Millisecond), ""},
+		"when the window is over: rolled back":                      {[]but{buildSince(6 * time.Minute), began(time.Hour)}, rolled, ""},
+		"held and noted once": {[]but{buildSince(time.Minute), began(2 * time.Minute), noted("CanaryErrors", 2*time.Minute)},
+			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 5 * time.Minute}, "held at 50%"},
+		"one of an earlier build and one of this: rolled back": {[]but{buildSince(2 * time.Minute), fires(ActionRollback, "Old", time.Hour), began(time.Minute)},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", requeue: 4 * time.Minute,
+				added: "noted by alert: 50→50; rolled-back by alert: 50→0"}, "CanaryErrors"},
+		"began in the instant of the unlock: rolled back": {[]but{unlocked(time.Minute), began(time.Minute)}, rolled, ""},
+		"began 1 ns before the unlock: held":              {[]but{unlocked(time.Minute), began(time.Minute + 1)}, held(5 * time.Minute), ""},
+		"fires on a window after the unlock: rolled back": {[]but{unlocked(6 * time.Minute), began(time.Hour)}, rolled, ""},
+		"an unlock before the build does not matter":      {[]but{unlocked(5 * time.Minute), buildSince(2 * time.Minute), began(3 * time.Minute)}, held(4 * time.Minute), ""},
+		"the new build is seen in this very decision": {[]but{runs("b2", 2), appeared(30 * time.Second), bad},
+			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 5*time.Minute + 30*time.Second, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
+		"and the alert began after its template was made": {[]but{runs("b2", 2), appeared(90 * time.Second), bad},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b2", added: "new-build: 50→50; rolled-back by alert: 50→0"}, ""},
+		"an earlier template that is back counts from now": {[]but{runs("b0", 2), appeared(2 * time.Hour), bad},
+			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 6 * time.Minute, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
+		"a template of the future counts from now": {[]but{runs("b2", 2), appeared(-time.Hour), bad},
+			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 6 * time.Minute, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
+		"no build known any more: still that of the record": {[]but{noCanary, bad}, rolled, ""},
+	})
+}
+
+func TestANewBuildUnderAllTraffic(t *testing.T) {
+	new := runs("b2", 2)
+	runRows(t, map[string]row{
+		"a baked canary gets a new window": {[]but{promoted(time.Hour), stood(StateBaked, 100), new},
+			verdict{state: StateUncanaried, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; uncanaried: 100→100"}, "went out without a canary"},
+		"so does a promoted one": {[]but{promoted(10 * time.Minute), new},
+			verdict{state: StateUncanaried, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; uncanaried: 100→100"}, ""},
+		"and is rolled back by an alert of its own": {[]but{promoted(time.Hour), new, appeared(2 * time.Minute), bad},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b2",
+				added: "new-build: 100→100; uncanaried: 100→100; rolled-back by alert: 100→0"}, ""},
+		"after the window it is baked": {[]but{promoted(30 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Uncanaried = StateUncanaried, true }},
+			verdict{state: StateBaked, reason: ReasonNothing}, ""},
+		"a build that was unknown is not new": {[]but{promoted(10 * time.Minute), func(in *Input) { in.Record.Status.Build = "" }},
+			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
+		"a Deployment that is gone is not new": {[]but{promoted(10 * time.Minute), noCanary}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
+		"one that arrives together with 100% had its canary skipped by CI alone": {[]but{new, gets(100)},
+			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 50→100; shifted: 50→100"}, ""},
+		"in the middle of a split it is only noted": {[]but{new}, verdict{state: StateShifting, reason: ReasonNothing, added: "new-build: 50→50"}, ""},
+		"one that comes while a rollback is blocked gets its window": {[]but{locked(LockBuild), promoted(time.Hour), blocked("stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"), stableReady(0), new, live},
+			verdict{state: StateUncanaried, reason: ReasonNewBuild, refused: "b1", requeue: pollCount,
+				added: "new-build: 100→100; uncanaried: 100→100; unlocked by new build: 100→100"}, ""},
+	})
+}
+
+func TestWhatLiftsALock(t *testing.T) {
+	stays := func(v verdict) verdict {
+		v.state, v.reason, v.lock = StateRolledBack, ReasonNothing, "build b1 by alert"
+		if v.refused == "" {
+			v.refused = "b1"
+		}
+		return v
+	}
+	fresh := runs("b2", 2)
+	known := func(in *Input) { in.Record.Status.Build = in.Canary.Build }
+	runRows(t, map[string]row{
+		"a new build that is ready, read live": {[]but{locked(LockBuild), fresh, known, live}, verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "unlocked by new build: 0→0"}, "b2 is ready"},
+		"read from a cache, it is asked live":  {[]but{locked(LockBuild), fresh, known}, stays(verdict{wantLive: true}), ""},
+		"what was re-pointed is given back":    {[]but{locked(LockBuild), fresh, known, live, func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonNewBuild, refused: "b1", release: true, added: "unlocked by new build: 0→0"}, ""},
+		"not one of the old pods may be ready": {[]but{locked(LockBuild), runs("b2", 2, "b1"), known, live}, stays(verdict{}), ""},
+		"not a build without a ready pod":      {[]but{locked(LockBuild), runs("b2", 0), known, live}, stays(verdict{}), ""},
+		"one ready pod is enough":              {[]but{locked(LockBuild), runs("b2", 1), known, live}, verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "unlocked by new build: 0→0"}, ""},
+		"not a build that nobody knows":        {[]but{locked(LockBuild), runs("", 2), live}, stays(verdict{}), ""},
+		"not a deleted Deployment":             {[]but{locked(LockBuild), noCanary, live}, stays(verdict{}), ""},
+		"not the same build restarted":         {[]but{locked(LockBuild), live}, stays(verdict{}), ""},
+		"not an earlier refused build": {[]but{locked(LockBuild), runs("b0", 2), known, live, func(in *Input) { in.Record.Refused = []string{"b0", "b1"} }},
+			stays(verdict{refused: "b0 b1"}), ""},
+		"not a lock by hand": {[]but{locked(LockManual), fresh, known, live}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "manual b1 by alert", refused: "b1"}, ""},
+		"not while paused":   {[]but{locked(LockBuild), fresh, known, live, paused}, verdict{state: StatePaused, reason: ReasonPaused, lock: "build b1 by alert", refused: "b1"}, ""},
+		"an alert of the new build locks again": {[]but{locked(LockBuild), stood(StateBlocked, 50), fresh, appeared(2 * time.Minute), live, bad},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b1 b2",
+				added: "new-build: 50→50; unlocked by new build: 50→50; rolled-back by alert: 50→0"}, ""},
+		"a lock of an unknown build takes the first that is known": {[]but{locked(LockBuild), live, func(in *Input) { in.Record.Lock.Build, in.Record.Status.Build, in.Record.Refused = "", "", nil }},
+			stays(verdict{}), ""},
+		"and is lifted by the next": {[]but{locked(LockBuild), fresh, live}, verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "new-build: 0→0; unlocked by new build: 0→0"}, ""},
+	})
+}
+
+func TestARefusedBuildThatIsBackIsRolledBackAgain(t *testing.T) {
+	was := func(in *Input) { in.Record.Refused = []string{"b1"} }
+	runRows(t, map[string]row{
+		"undone by kubectl rollout undo, with traffic": {[]but{was, func(in *Input) { in.Record.Status.Build = "b2" }},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "new-build: 50→50; rolled-back by refused build: 50→0"}, "build b1 was rolled back before"},
+		"without traffic it is locked": {[]but{was, stood(StateIdle, 0)},
+			verdict{state: StateRolledBack, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "rolled-back by refused build: 0→0"}, ""},
+		"not before one of its pods is ready": {[]but{was, runs("b1", 0, "b2")}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1"}, ""},
+		"from its first ready pod on": {[]but{was, runs("b1", 1, "b2")},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1 b2", added: "rolled-back by refused build: 50→0"}, ""},
+		"without locks nothing is refused": {[]but{was, lockKind(LockNone)}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1"}, ""},
+		"another build is not":             {[]but{func(in *Input) { in.Record.Refused = []string{"b0"} }}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b0"}, ""},
+	})
+}
+
+func TestTheKindsOfLock(t *testing.T) {
+	runRows(t, map[string]row{
+		"manual": {[]but{bad, lockKind(LockManual)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "manual b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, ""},
+		"none: rolled back and not locked": {[]but{bad, lockKind(LockNone)},
+			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "rolled-back by alert: 50→0; noted by alert: 50→50"}, "rolled back, not locked"},
+		"none: the alert still fires, and CI shifts again": {[]but{bad, lockKind(LockNone), stood(StateIdle, 0), gets(10), noted("CanaryErrors", time.Minute)},
+			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "shifted: 0→10; rolled-back by alert: 10→0"}, ""},
+		"none: resolved, CI may shift": {[]but{lockKind(LockNone), stood(StateIdle, 0), gets(10)}, verdict{state: StateShifting, reason: ReasonNothing, added: "shifted: 0→10"}, ""},
+		"none: blocked without a lock": {[]but{bad, lockKind(LockNone), stableReady(0)},
+			verdict{state: StateBlocked, reason: ReasonBlocked, added: "blocked: 50→50; noted by alert: 50→50"}, ""},
+		"none: blocked, and only another replica has heard why": {[]but{lockKind(LockNone), blocked("stable is away"), stableReady(0), heardElsewhere(ActionRollback, time.Minute)},
+			verdict{state: StateBlocked, reason: ReasonNothing}, "stable is away"},
+		"none: a person's promotion is then refused, and it says so": {[]but{lockKind(LockNone), blocked("stable is away"), stableReady(0), heardElsewhere(ActionRollback, time.Minute), live, asks(RequestPromote)},
+			verdict{state: StateBlocked, reason: ReasonNothing, requeue: 15 * time.Second, added: "refused by ann: 50→50"}, "promote refused: stable is away"},
+		"none: ownership is given up, routes are not given back": {[]but{lockKind(LockNone), stood(StateIdle, 0), live, func(in *Input) { in.Owned = true }},
+			verdict{state: StateIdle, move: MoveMark, reason: ReasonRestore, release: true}, ""},
+		"build, lifted: ownership is given up by the lease holder": {[]but{stood(StateIdle, 0), live, func(in *Input) { in.Owned = true }},
+			verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore, release: true}, ""},
+		"build, lifted: others leave it to the lease holder": {[]but{stood(StateIdle, 0), func(in *Input) { in.Owned = true }},
+			verdict{state: StateIdle, reason: ReasonNothing, wantLive: true}, ""},
+		"a rollback gives nothing back": {[]but{bad, live, func(in *Input) { in.Owned = true }},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, ""},
+	})
+}
+
+func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
+	rolled := verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}
+	blocks := verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}
+	away := "stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"
+	still := blocks
+	still.added = ""
+	done := rolled
+	done.reason = ReasonFinish
+	was := []but{locked(LockBuild), stood(StateBlocked, 50), blocked(away)}
+	because := func(more ...but) []but { return append(slices.Clone(was), more...) }
+	full := func(more ...but) []but { return append(because(promoted(31*time.Minute), blocked(away)), more...) }
+	held := verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1"}
+	runRows(t, map[string]row{
+		"the floor is met exactly":            {[]but{bad, floorOf(2)}, rolled, ""},
+		"one below the floor":                 {[]but{bad, floorOf(3)}, blocks, "stable v1 has 2 ready endpoints, rollback.minReadyStable is 3"},
+		"the subset is missing":               {[]but{bad, func(in *Input) { in.Stable.Missing = "DestinationRule microservices/orders-service has no subset v1" }}, blocks, "rollback is wanted but DestinationRule microservices/orders-service has no subset v1"},
+		"a VirtualService cannot be written":  {[]but{bad, func(in *Input) { in.Unsafe = "VirtualService microservices/orders-service: delegate" }}, blocks, "delegate"},
+		"nothing has to move: locked at once": {[]but{asks(RequestRollback), stood(StateIdle, 0), stableReady(0)}, verdict{state: StateRolledBack, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 0→0"}, ""},
+		"still blocked: told once":            {because(stableReady(0)), still, ""},
+		"blocked for another reason: told again": {because(stableReady(0), floorOf(2)),
+			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}, "minReadyStable is 2"},
+		"safe now: done, and told":                                 {because(), done, ""},
+		"safe now, in the wake of a pause: done, and told":         {because(func(in *Input) { in.Record.Status.State = StatePaused }), done, ""},
+		"resolved meanwhile: still wanted":                         {because(stableReady(0), live), still, ""},
+		"the VirtualService is gone: nothing is left":              {because(gets(0)), verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1", added: "shifted: 50→0"}, ""},
+		"all traffic, 1 ns before the window is over":              {full(live, stableReady(0), promotedAt(30*time.Minute-1)), held, ""},
+		"all traffic, the window is over: forgiven":                {full(live, stableReady(0), promotedAt(30*time.Minute)), verdict{state: StateBaked, reason: ReasonWindowOver, added: "unlocked by window: 100→100"}, "could not be done within the window"},
+		"forgiving is left to live reads":                          {full(stableReady(0)), withLive(held), ""},
+		"its alert still fires: not forgiven":                      {full(live, stableReady(0), bad), held, ""},
+		"it fires, as another replica knows: not forgiven":         {full(live, stableReady(0), heardElsewhere(ActionRollback, time.Minute)), withRequeue(held, 15*time.Second), ""},
+		"a split has no window: not forgiven":                      {because(live, stableReady(0)), held, ""},
+		"what a person asked for is not forgiven":                  {full(live, stableReady(0), func(in *Input) { in.Record.Lock.By, in.Record.Lock.Alert = "ann", "" }), withLock(held, "build b1 by ann"), ""},
+		"a lock by hand is lifted by hand alone":                   {full(live, stableReady(0), func(in *Input) { in.Record.Lock.Kind = LockManual }), withLock(held, "manual b1 by alert"), ""},
+		"safe again after the window, and nobody looked: forgiven": {full(live), verdict{state: StateBaked, reason: ReasonWindowOver, added: "unlocked by window: 100→100"}, ""},
+	})
+}
+
+func promotedAt(ago time.Duration) but {
+	return func(in *Input) { in.Record.Status.PromotedAt = at.Add(-ago) }
+}
+
+func withLive(v verdict) verdict { v.wantLive = true; return v }
+
+func withRequeue(v verdict, d time.Duration) verdict { v.requeue = d; return v }
+
+func withLock(v verdict, lock string) verdict { v.lock = lock; return v }
+
+func TestALockIsHeldAgainstWhoeverShifts(t *testing.T) {
+	back := verdict{state: StateRolledBack, move: MoveStable, reason: ReasonReassert, lock: "build b1 by alert", refused: "b1"}
+	tell := back
+	tell.added = "reasserted: 0→0"
+	again := func(ago time.Duration) but {
+		return func(in *Input) {
+			in.Record.History = []HistoryEntry{{At: at.Add(-ago), Event: "reasserted"}, {At: at.Add(-time.Second), Event: "refused"}}
+		}
+	}
+	from := func(v verdict, w int) verdict {
+		v.added = fmt.Sprintf("reasserted: %d→0", w)
+		return v
+	}
+	finish := back
+	finish.reason = ReasonFinish
+	runRows(t, map[string]row{
+		"CI applies 50/50":                   {[]but{locked(LockBuild), gets(50)}, from(tell, 50), "had traffic again while locked"},
+		"CI applies a mirror":                {[]but{locked(LockBuild), func(in *Input) { in.Traffic.Mirrors = 1 }}, tell, ""},
+		"CI applies a route for testers":     {[]but{locked(LockBuild), func(in *Input) { in.Traffic.CanaryOnly = 1 }}, tell, ""},
+		"a storm is told once a minute":      {[]but{locked(LockBuild), gets(50), again(time.Minute - 1)}, back, ""},
+		"and then again":                     {[]but{locked(LockBuild), gets(50), again(time.Minute)}, from(tell, 50), ""},
+		"a crash between lock and weights":   {[]but{locked(LockBuild), stood(StateRolledBack, 50), gets(50)}, finish, ""},
+		"CI shifted on in between":           {[]but{locked(LockBuild), stood(StateRolledBack, 50), gets(70)}, withAdded(finish, "shifted: 50→70"), ""},
+		"and what CI gave was all: the same": {[]but{locked(LockBuild), stood(StateRolledBack, 50), gets(100)}, withAdded(finish, "shifted: 50→100"), ""},
+		"stable is away: blocked, not moved": {[]but{locked(LockBuild), gets(50), stableReady(0)},
+			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 0→50"}, ""},
+		"at 0: nothing": {[]but{locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
+	})
+	d := Decide(given(locked(LockBuild), gets(50), again(time.Second)), at)
+	before := given(locked(LockBuild)).Record.Status
+	if d.Record.Status.Weight != 0 || !d.Record.Status.MovedAt.Equal(before.MovedAt) {
+		t.Errorf("a re-assertion in a storm changed the status: %+v; it must cost no write of the record", d.Record.Status)
+	}
+}
+
+func withAdded(v verdict, added string) verdict { v.added = added; return v }
+
+func TestWhatAPersonAsksFor(t *testing.T) {
+	lockedBy := func(v verdict) verdict { v.lock, v.refused = "build b1 by alert", "b1"; return v }
+	runRows(t, map[string]row{
+		"rollback":                                   {[]but{asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, "because"},
+		"rollback of a baked canary":                 {[]but{promoted(time.Hour), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 100→0"}, ""},
+		"rollback ends a pause":                      {[]but{paused, asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, ""},
+		"rollback against the annotation is refused": {[]but{asks(RequestRollback), func(in *Input) { in.Paused = true }}, verdict{state: StatePaused, reason: ReasonPaused, added: "refused by ann: 50→50"}, "remove it first"},
+		"rollback of what is locked is refused":      {[]but{locked(LockBuild), asks(RequestRollback)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "rollback refused: locked"},
+		"rollback that is not safe is blocked":       {[]but{asks(RequestRollback), stableReady(0)}, verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by ann", refused: "b1", added: "blocked: 50→50"}, ""},
+		"unlock, read live":                          {[]but{locked(LockBuild), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, "because"},
+		"unlock of a lock by hand":                   {[]but{locked(LockManual), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, ""},
+		"unlock forgives what is running and no more": {[]but{locked(LockBuild), runs("b2", 1, "b3"), asks(RequestUnlock), live, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2", "b3"} }},
+			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "new-build: 0→0; unlocked by ann: 0→0"}, ""},
+		"unlock from a cache waits for live reads": {[]but{locked(LockBuild), asks(RequestUnlock)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, wantLive: true}), ""},
+		"unlock of what is not locked is refused":  {[]but{asks(RequestUnlock), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 50→50"}, "orders-service is not locked"},
+		"unlock while the alert still fires holds": {[]but{locked(LockBuild), stood(StateBlocked, 50), asks(RequestUnlock), live, bad},
+			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: pollCount, added: "unlocked by ann: 50→50; noted by alert: 50→50"}, ""},
+		"pause":                       {[]but{asks(RequestPause)}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50"}, "paused by ann: because"},
+		"pause comes before an alert": {[]but{asks(RequestPause), bad}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50; noted by alert: 50→50"}, ""},
+		"resume, read live":           {[]but{paused, asks(RequestResume), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "resumed by ann: 50→50"}, ""},
+		"resume into an alert rolls back": {[]but{paused, asks(RequestResume), live, bad, noted("CanaryErrors", time.Minute)},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "resumed by ann: 50→50; rolled-back by alert: 50→0"}, ""},
+		"resume from a cache waits for live reads":  {[]but{paused, asks(RequestResume)}, verdict{state: StatePaused, reason: ReasonPaused, wantLive: true}, ""},
+		"promote from a cache waits for live reads": {[]but{asks(RequestPromote)}, verdict{state: StateShifting, reason: ReasonNothing, wantLive: true}, ""},
+		"promote of what is locked is refused":      {[]but{locked(LockBuild), asks(RequestPromote), live}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "promote refused: locked"},
+		"promote while paused is refused":           {[]but{paused, asks(RequestPromote), live}, verdict{state: StatePaused, reason: ReasonPaused, added: "refused by ann: 50→50"}, "promote refused: paused"},
+		"promote in the instant of an alert is refused": {[]but{asks(RequestPromote), live, bad},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "refused by ann: 50→50; rolled-back by alert: 50→0"}, "an alert rolls back"},
+		"promote at 100% is refused":   {[]but{promoted(10 * time.Minute), asks(RequestPromote), live}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 100→100"}, "already has all traffic"},
+		"what nobody knows is refused": {[]but{asks("dance")}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, `request "dance" refused: want rollback, unlock, pause, resume or promote`},
+	})
+}
+
+func TestARequestStaysUntilItIsDone(t *testing.T) {
+	for _, q := range []RequestAction{RequestUnlock, RequestResume, RequestPromote} {
+		if d := Decide(given(asks(q)), at); d.Record.Request == nil {
+			t.Errorf("%s was taken off the record by a replica that may not carry it out", q)
+		}
+		if d := Decide(given(asks(q), live, func(in *Input) { in.Forward = &Forward{} }), at); d.Record.Request != nil {
+			t.Errorf("%s is done and still on the record", q)
+		}
+	}
+	for _, q := range []RequestAction{RequestRollback, RequestPause, "dance"} {
+		if d := Decide(given(asks(q)), at); d.Record.Request != nil {
+			t.Errorf("%s needs no lease and is still on the record", q)
+		}
+	}
+}
+
+func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
+	r := Decide(given(bad), at).Record
+	if want := []string{"orders-service/v2"}; !slices.Equal(r.Deny, want) || !slices.Equal(r.DenyMatchRoutes, want) || !slices.Equal(r.DenyMirrors, want) {
+		t.Errorf("denied %v, in routes of some requests %v, in mirrors %v; want %v in each", r.Deny, r.DenyMatchRoutes, r.DenyMirrors, want)
+	}
+	if !slices.Equal(r.VirtualServices, []string{"orders-service"}) {
+		t.Errorf("policy looks at %v", r.VirtualServices)
+	}
+	for _, part := range []string{"guardian rolled orders-service back to v1 at 2026-03-02T09:00:00Z", "CanaryErrors: 7% of requests fail", "Build b1 is refused",
+		"kubectl rollout status", "guardian gate orders-service -n microservices --wait-unlocked", "kubectl guardian unlock orders-service -n microservices --reason"} {
+		if !strings.Contains(r.Message, part) {
+			t.Errorf("message %q\ndoes not say %q", r.Message, part)
+		}
+	}
+	if m := Decide(given(bad, lockKind(LockManual)), at).Record.Message; strings.Contains(m, "new build") || !strings.Contains(m, "unlock orders-service") {
+		t.Errorf("message of a lock by hand: %q", m)
+	}
+	if m := Decide(given(bad, stableReady(0)), at).Record.Message; !strings.Contains(m, "cannot yet (stable v1 has 0 ready endpoints") {
+		t.Errorf("message while blocked: %q", m)
+	}
+	kept := Decide(given(locked(LockBuild), func(in *Input) { in.Deny, in.Record.Deny = nil, []string{"orders-service/v2"} }), at).Record
+	if len(kept.Deny) != 1 {
+		t.Error("a DestinationRule that is gone made the policy forget the canary")
+	}
+	free := Decide(given(locked(LockBuild), asks(RequestUnlock), live, func(in *Input) {
+		in.Record.Deny, in.Record.DenyMirrors, in.Record.DenyMatchRoutes = in.Deny, in.Deny, in.Deny
+		in.Record.VirtualServices, in.Record.Message = []string{"orders-service"}, "locked"
+	}), at).Record
+	if free.Lock != nil || free.Message != "" || len(free.Deny)+len(free.DenyMatchRoutes)+len(free.DenyMirrors)+len(free.VirtualServices) > 0 || !free.Status.UnlockedAt.Equal(at) {
+		t.Errorf("unlocked, and the record still says %+v", free)
+	}
+	l := Decide(given(bad), at).Record.Lock
+	want := Lock{Kind: LockBuild, Build: "b1", Signal: "error_rate", Alert: "CanaryErrors", Fingerprint: "f-CanaryErrors", StartsAt: at.Add(-time.Minute), Since: at, By: "alert", Reason: "CanaryErrors: 7% of requests fail"}
+	if *l != want {
+		t.Errorf("lock %+v\nwant %+v", *l, want)
+	}
+}
+
+func TestALongTextCannotKeepARollbackFromBeingRecorded(t *testing.T) {
+	long := strings.Repeat("x", 1<<20)
+	for name, in := range map[string]Input{
+		"summary of a rollback alert": given(bad, func(in *Input) { in.Alerts[0].Summary = long }),
+		"name of a rollback alert":    given(bad, func(in *Input) { in.Alerts[0].Name = long }),
+		"name of a noted alert":       given(bad, stood(StateIdle, 0), func(in *Input) { in.Alerts[0].Name = long }),
+		"reason of a rollback":        given(asks(RequestRollback), func(in *Input) { in.Record.Request.Reason = long }),
+		"reason of a pause":           given(asks(RequestPause), func(in *Input) { in.Record.Request.Reason = long }),
+		"reason of an unlock":         given(locked(LockBuild), live, asks(RequestUnlock), func(in *Input) { in.Record.Request.Reason = long }),
+		"action of a request":         given(asks(RequestAction(long))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := Decide(in, at)
+			size := 0
+			for _, v := range d.Record.Data() {
+				size += len(v)
+			}
+			if size > 16<<10 {
+				t.Errorf("the record takes %d bytes; the API server takes 1 MiB, and a policy's message 5 KiB", size)
+			}
+			if last := boundHistory(d.Record.History); len(last) == 0 {
+				t.Error("the entry is too long for the history")
+			}
+		})
+	}
+}
+
+func TestStatusSaysWhatWasSeen(t *testing.T) {
+	d := Decide(given(gets(70), leads, fires(ActionHold, "B", time.Minute), fires(ActionHold, "A", 30*time.Second), fires("page", "C", time.Minute)), at)
+	s := d.Record.Status
+	if s.Weight != 70 || !s.MovedAt.Equal(at) || !s.Since.Equal(at) || !slices.Equal(s.Alerts, []string{"A", "B"}) || s.Ready != (ReadyInfo{Stable: 2, Canary: 2}) {
+		t.Errorf("status %+v", s)
+	}
+	if s := Decide(given(), at).Record.Status; !s.Since.Equal(at.Add(-10*time.Minute)) || !s.MovedAt.Equal(at.Add(-10*time.Minute)) {
+		t.Errorf("nothing changed, and the status says since %s, moved at %s", s.Since, s.MovedAt)
+	}
+	if s := Decide(given(paused, locked(LockBuild), paused, gets(50)), at).Record.Status; s.Weight != 50 {
+		t.Errorf("paused, and the canary has 50%%: status says %d%%", s.Weight)
+	}
+	own := given(func(in *Input) { w := 30; in.Record.Status.Expected = &w }, gets(30))
+	if d := Decide(own, at); len(d.Added) > 0 || d.Record.Status.Expected != nil {
+		t.Errorf("guardian's own step was told as somebody else's: %+v", d.Added)
+	}
+}
+
+func TestTheListsOfARecordAreBounded(t *testing.T) {
+	in := given(bad)
+	for i := range maxRefused {
+		in.Record.Refused = append(in.Record.Refused, fmt.Sprint("old", i))
+	}
+	for i := range maxFiring + 20 {
+		fires(ActionHold, fmt.Sprint("Hold", i), time.Minute)(&in)
+	}
+	d := Decide(in, at)
+	if n := len(d.Record.Refused); n != maxRefused || d.Record.Refused[n-1] != "b1" || d.Record.Refused[0] != "old1" {
+		t.Errorf("%d refused builds from %s to %s", n, d.Record.Refused[0], d.Record.Refused[n-1])
+	}
+	if n := len(d.Record.Status.Firing); n > maxFiring {
+		t.Errorf("%d firing alerts on the record", n)
+	}
+	idle := given(stood(StateIdle, 0))
+	for i := range maxNoted + 1 {
+		fires(ActionRollback, fmt.Sprintf("Alert%03d", i), time.Minute)(&idle)
+	}
+	s := Decide(idle, at).Record.Status
+	if len(s.Noted) != maxNoted || !strings.HasPrefix(s.Noted[0], "f-Alert001@") {
+		t.Errorf("%d noted episodes, the first is %s", len(s.Noted), s.Noted[0])
+	}
+}
+
+// anyInput draws inputs that need not make sense.
+func anyInput(t *rapid.T) Input {
+	edits := []but{
+		gets(0), gets(10), gets(50), gets(100), unseen, locked(LockBuild), locked(LockManual), lockKind(LockNone), lockKind(LockManual), runs("b2", 2), runs("b2", 1, "b1"), runs("b1", 0),
+		noCanary, appeared(time.Minute), stableReady(0), leads, live, bad, fires(ActionRollback, "Old", 2*time.Hour), fires(ActionHold, "Hold", time.Minute),
+		heardElsewhere(ActionRollback, time.Minute), heardElsewhere(ActionHold, time.Hour), paused, promoted(10 * time.Minute), promoted(time.Hour), blocked("away"),
+		buildSince(time.Minute), unlocked(time.Minute), asks(RequestRollback), asks(RequestUnlock), asks(RequestPause), asks(RequestResume), asks(RequestPromote), asks("dance"),
+		func(in *Input) { in.Unsafe = "VirtualService a/b: delegate" }, func(in *Input) { in.Owned = true }, func(in *Input) { in.Paused = true },
+		func(in *Input) { in.Traffic.Mirrors = 1 }, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2"} },
+		func(in *Input) { in.Guard.Promotion.Mode, in.Record.Status.Promoting = PromotionAuto, in.Canary.Build },
+		func(in *Input) {
+			in.Heartbeat, in.Forward = at, &Forward{Requests: 200, Gates: []Gate{{Name: "g", Open: true}}}
+		},
+		func(in *Input) {
+			in.Record.History = []HistoryEntry{{At: at.Add(-time.Hour), State: StateIdle, Event: "shifted"}}
+		},
+		func(in *Input) { in.Record.Lock, in.Record.Status.Build = &Lock{Kind: LockBuild, By: "alert"}, "" },
+		func(in *Input) { w := 10; in.Record.Status.Expected = &w },
+	}
+	var chosen []but
+	for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(edits)-1), 0, 10).Draw(t, "edits") {
+		chosen = append(chosen, edits[i])
+	}
+	return roomy(given(chosen...))
+}
+
+// roomy gives every list of an input spare capacity, so that an append to it
+// would write into memory that it shares.
+func roomy(in Input) Input {
+	in.Alerts = append(make([]Alert, 0, 16), in.Alerts...)
+	in.Deny = append(make([]string, 0, 16), in.Deny...)
+	r := &in.Record
+	r.Refused = append(make([]string, 0, 16), r.Refused...)
+	r.History = append(make([]HistoryEntry, 0, 16), r.History...)
+	r.Status.Noted = append(make([]string, 0, 16), r.Status.Noted...)
+	r.Status.Firing = append(make([]Firing, 0, 16), r.Status.Firing...)
+	r.Status.Alerts = append(make([]string, 0, 16), r.Status.Alerts...)
+	return in
+}
+
+// deepCopyOf copies everything reachable, spare capacity of slices included.
+func deepCopyOf(v reflect.Value) reflect.Value {
+	out := reflect.New(v.Type()).Elem()
+	switch {
+	case v.Type() == reflect.TypeFor[time.Time]():
+		out.Set(v)
+	case v.Kind() == reflect.Pointer && !v.IsNil():
+		out.Set(reflect.New(v.Type().Elem()))
+		out.Elem().Set(deepCopyOf(v.Elem()))
+	case v.Kind() == reflect.Slice && !v.IsNil():
+		all := v.Slice(0, v.Cap())
+		out.Set(reflect.MakeSlice(v.Type(), v.Cap(), v.Cap()))
+		for i := range all.Len() {
+			out.Index(i).Set(deepCopyOf(all.Index(i)))
+		}
+		out.Set(out.Slice(0, v.Len()))
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			out.Field(i).Set(deepCopyOf(v.Field(i)))
+		}
+	default:
+		out.Set(v)
+	}
+	return out
+}
+
+// spare is an input with every slice at its full capacity.
+func spare(in Input) Input {
+	in.Alerts, in.Deny = in.Alerts[:cap(in.Alerts)], in.Deny[:cap(in.Deny)]
+	r := &in.Record
+	r.Refused, r.History = r.Refused[:cap(r.Refused)], r.History[:cap(r.History)]
+	r.Status.Noted, r.Status.Firing, r.Status.Alerts = r.Status.Noted[:cap(r.Status.Noted)], r.Status.Firing[:cap(r.Status.Firing)], r.Status.Alerts[:cap(r.Status.Alerts)]
+	return in
+}
+
+func TestPropertyDecideNeverEditsItsInput(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := anyInput(t)
+		before, ok := deepCopyOf(reflect.ValueOf(in)).Interface().(Input)
+		if !ok {
+			t.Fatal("no copy")
+		}
+		Decide(in, at)
+		if !reflect.DeepEqual(spare(in), spare(before)) {
+			t.Fatalf("before: %+v\nafter: %+v", before, in)
+		}
+	})
+}
+
+// TestPropertyEveryDecisionMakesSense checks what holds of each single
+// decision; the invariants over time are TestPropertyInvariantsHold's.
+func TestPropertyEveryDecisionMakesSense(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := anyInput(t)
+		d := Decide(in, at)
+		if again := Decide(in, at); !reflect.DeepEqual(d, again) {
+			t.Fatalf("decided differently the second time:\n%+v\n%+v", d, again)
+		}
+		forward := d.Move == MoveForward
+		switch {
+		case d.Record.Status.State == StateUnknown || !slices.Contains(States, d.Record.Status.State):
+			t.Fatalf("state %q", d.Record.Status.State)
+		case (forward || d.Move == MoveRestore || d.Release) && !in.Live:
+			t.Fatalf("move %v, release %v without live reads", d.Move, d.Release)
+		case (forward || d.Move == MoveRestore) && d.Record.Lock != nil:
+			t.Fatalf("move %v while locked", d.Move)
+		case forward && (len(in.Alerts) > 0 || in.Forward == nil || d.Weight <= in.Traffic.Lowest):
+			t.Fatalf("step to %d from %+v with alerts %v and live answers %v", d.Weight, in.Traffic, in.Alerts, in.Forward)
+		case d.Move == MoveStable && (in.Stable.Ready < in.Guard.Rollback.MinReadyStable || in.Unsafe != ""):
+			t.Fatalf("traffic sent to stable, which has %d ready endpoints, unsafe %q", in.Stable.Ready, in.Unsafe)
+		case d.Move != MoveNone && d.Move != MoveStable && d.Record.Status.State == StatePaused:
+			t.Fatalf("move %v while paused", d.Move)
+		case in.Record.Lock != nil && d.Record.Lock == nil && !in.Live:
+			t.Fatal("a lock was lifted without live reads")
+		case d.Requeue < 0:
+			t.Fatalf("requeue in %s", d.Requeue)
+		}
+		for _, e := range d.Added {
+			if e.State == StateUnknown || e.Event == "" || !e.At.Equal(at) {
+				t.Fatalf("history entry %+v", e)
+			}
+		}
+		back, err := ParseRecord(recordMap(d.Record))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(back.Data(), d.Record.Data()) {
+			t.Fatalf("written: %v\nread back: %v", d.Record.Data(), back.Data())
+		}
+	})
+}

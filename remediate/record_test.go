@@ -1,0 +1,217 @@
+package remediate
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// recordMap is the ConfigMap that holds a record.
+func recordMap(r Record) *corev1.ConfigMap {
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "guardian-orders-service", Namespace: testNamespace, ResourceVersion: r.ResourceVersion}, Data: r.Data()}
+}
+
+// fullRecord has every field of a record set.
+func fullRecord() Record {
+	nine := 9
+	return Record{
+		ResourceVersion: "7",
+		Lock: &Lock{Kind: LockBuild, Build: "b1", Signal: "latency", Alert: "CanarySlow", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Since: at,
+			By: "alert", Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
+		Refused: []string{"b0", "b1"},
+		Changed: []Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
+		Status: Status{State: StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
+			Paused: &Pause{By: "ann", Reason: "x", At: at}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
+			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
+			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Uncanaried: true, Full: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour)},
+		History:         []HistoryEntry{{At: at, State: StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
+		Request:         &Request{Action: RequestUnlock, By: "ann", Reason: "it's fine", At: at},
+		Deny:            []string{"orders-service/v2", "orders-service.microservices/v2"},
+		DenyMatchRoutes: []string{"orders-service/v2"},
+		DenyMirrors:     []string{"orders-service/v2"},
+		VirtualServices: []string{"orders-service", "orders-mesh"},
+		Message:         "guardian rolled orders-service back",
+	}
+}
+
+func TestARecordSurvivesItsConfigMap(t *testing.T) {
+	for name, r := range map[string]Record{"empty": {}, "full": fullRecord()} {
+		t.Run(name, func(t *testing.T) {
+			got, err := ParseRecord(recordMap(r))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name == "empty" && len(got.Refused)+len(got.Deny)+len(got.DenyMatchRoutes)+len(got.DenyMirrors)+len(got.VirtualServices) == 0 {
+				got.Refused, got.Deny, got.DenyMatchRoutes, got.DenyMirrors, got.VirtualServices = nil, nil, nil, nil, nil
+			}
+			if !reflect.DeepEqual(got, r) {
+				t.Errorf("read back\n%+v\nwant\n%+v", got, r)
+			}
+		})
+	}
+	if got, err := ParseRecord(nil); err != nil || !reflect.DeepEqual(got, Record{}) {
+		t.Errorf("no ConfigMap: %+v, %v; want an empty record", got, err)
+	}
+	v := reflect.ValueOf(fullRecord())
+	checkSet(t, "Record", v)
+}
+
+// checkSet fails for a field that fullRecord leaves out: a new field must be
+// part of the round trip.
+func checkSet(t *testing.T, path string, v reflect.Value) {
+	t.Helper()
+	switch {
+	case v.Kind() == reflect.Pointer:
+		checkSet(t, path, v.Elem())
+	case v.Type() == reflect.TypeFor[time.Time]():
+		if v.IsZero() {
+			t.Errorf("%s is not set", path)
+		}
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			checkSet(t, path+"."+v.Type().Field(i).Name, v.Field(i))
+		}
+	case v.Kind() == reflect.Slice && v.Len() > 0 && v.Index(0).Kind() == reflect.Struct:
+		checkSet(t, path+"[0]", v.Index(0))
+	case v.IsZero() && path != "Record.History[0].To":
+		t.Errorf("%s is not set", path)
+	}
+}
+
+func TestARecordOmitsWhatItDoesNotHave(t *testing.T) {
+	data := Record{Status: Status{State: StateIdle}}.Data()
+	if len(data) != 1 || data[keyStatus] == "" {
+		t.Errorf("an idle guard's record has %v, want the status alone", data)
+	}
+	flat := fullRecord().Data()
+	for key, want := range map[string]string{keyRefused: "b0 b1", keyDeny: "orders-service/v2 orders-service.microservices/v2", keyVirtualServices: "orders-service orders-mesh", keyMessage: "guardian rolled orders-service back"} {
+		if flat[key] != want {
+			t.Errorf("key %s is %q, want %q: a policy cannot parse JSON", key, flat[key], want)
+		}
+	}
+}
+
+func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
+	for _, key := range []string{keyLock, keyStatus, keyHistory, keyRequest, keyChanged} {
+		cm := recordMap(fullRecord())
+		cm.Data[key] = `{"since": 3`
+		_, err := ParseRecord(cm)
+		if want := "read record microservices/guardian-orders-service: key " + key + ": "; err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("error %v, want it to begin with %q", err, want)
+		}
+	}
+	cm := recordMap(fullRecord())
+	cm.Data[keyStatus] = `{"weight":"much"}`
+	if _, err := ParseRecord(cm); err == nil || !strings.Contains(err.Error(), "key status") || !strings.Contains(err.Error(), "weight") {
+		t.Errorf("error %v, want it to name the key and the field", err)
+	}
+	cm.Data[keyStatus] = `{"state":"idle","since":"2026-03-02T09:00:00Z","weight":0,"ofTheFuture":{"a":1}}`
+	if r, err := ParseRecord(cm); err != nil || r.Status.State != StateIdle {
+		t.Errorf("a field of a newer guardian: %+v, %v; want it passed over", r.Status, err)
+	}
+}
+
+func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
+	entry := func(i, size int) HistoryEntry {
+		e := HistoryEntry{At: at, State: StateIdle, Event: fmt.Sprintf("%04d", i)}
+		b, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Reason = strings.Repeat("x", size-len(b))
+		return e
+	}
+	// 64 entries of 511 bytes, a comma before all but the first, and brackets:
+	// 64*511 + 63 + 2 = 32769, one byte too many.
+	var h []HistoryEntry
+	for i := range 64 {
+		h = append(h, entry(i, 511))
+	}
+	for name, c := range map[string]struct {
+		shorter int // bytes by which the oldest entry is shorter
+		first   string
+		size    int
+	}{
+		"one byte too many: the oldest is dropped": {0, "0001", 32769 - 512},
+		"just fits": {1, "0000", 32768},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h[0] = entry(0, 511-c.shorter)
+			r := Record{History: h}
+			text := r.Data()[keyHistory]
+			got, err := ParseRecord(recordMap(r))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(text) != c.size || got.History[0].Event != c.first || got.History[len(got.History)-1].Event != "0063" {
+				t.Errorf("%d bytes, from %s to %s; want %d bytes from %s to 0063", len(text), got.History[0].Event, got.History[len(got.History)-1].Event, c.size, c.first)
+			}
+			if len(r.History) != 64 {
+				t.Error("the record itself was cut")
+			}
+		})
+	}
+}
+
+func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
+	r := given().Record
+	for i := range 1000 {
+		in := given(gets(10 + i%2*10))
+		in.Record = r
+		d := Decide(in, at.Add(time.Duration(i)*time.Second))
+		var err error
+		if r, err = ParseRecord(recordMap(d.Record)); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(d.Record.Data()[keyHistory]); n > maxHistoryBytes {
+			t.Fatalf("history takes %d bytes", n)
+		}
+	}
+	if last := r.History[len(r.History)-1]; !last.At.Equal(at.Add(999 * time.Second)) {
+		t.Errorf("the newest decision is missing; the last is of %s", last.At)
+	}
+}
+
+func TestACloneSharesNothingThatIsEdited(t *testing.T) {
+	r := fullRecord()
+	c := r.clone()
+	c.Lock.Build, c.Request.By, c.Status.Paused.By, *c.Status.Expected = "x", "x", "x", 77
+	c.Refused[0], c.Deny[0], c.DenyMatchRoutes[0], c.DenyMirrors[0], c.VirtualServices[0] = "x", "x", "x", "x", "x"
+	c.Status.Alerts[0], c.Status.Noted[0], c.Status.Firing[0].Name = "x", "x", "x"
+	c.History[0].Event, c.Changed[0].Path = "x", "x"
+	if !reflect.DeepEqual(r, fullRecord()) {
+		t.Errorf("editing a clone changed the record: %+v", r)
+	}
+}
+
+func FuzzParseRecord(f *testing.F) {
+	full := fullRecord().Data()
+	f.Add(full[keyLock], full[keyStatus], full[keyHistory], full[keyRequest], full[keyChanged], full[keyRefused], full[keyMessage])
+	f.Add("null", "null", "null", "null", "null", " ", "\x00")
+	f.Add("{}", "[]", "[{}]", "1", `[{"was":1}]`, "a  b\nc", "")
+	f.Add("", `{"weight":1e99}`, "", "", "", "", "")
+	f.Fuzz(func(t *testing.T, lock, status, history, request, changed, refused, message string) {
+		cm := &corev1.ConfigMap{Data: map[string]string{keyLock: lock, keyStatus: status, keyHistory: history, keyRequest: request, keyChanged: changed, keyRefused: refused, keyMessage: message}}
+		r, err := ParseRecord(cm)
+		if err != nil {
+			if !strings.Contains(err.Error(), ": key ") {
+				t.Fatalf("error names no key: %v", err)
+			}
+			return
+		}
+		back, err := ParseRecord(recordMap(r))
+		if err != nil {
+			t.Fatalf("what was read cannot be read again: %v", err)
+		}
+		if !reflect.DeepEqual(back.Data(), r.Data()) {
+			t.Fatalf("read %v\nread again %v", r.Data(), back.Data())
+		}
+		Decide(Input{Guard: given().Guard, Record: r}, at) // must not panic on whatever a person wrote
+	})
+}
