@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"reflect"
@@ -508,9 +509,23 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 	}
 }
 
+// sequences is how many TestPropertyInvariantsHold tries unless -rapid.checks
+// says otherwise.
+const sequences = "2000"
+
 // TestPropertyInvariantsHold checks the invariants of the package comment over
 // random sequences. -rapid.checks sets how many.
 func TestPropertyInvariantsHold(t *testing.T) {
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue && !testing.Short() {
+		if err := checks.Value.Set(sequences); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := checks.Value.Set(checks.DefValue); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine(t)
 		m.settle()
