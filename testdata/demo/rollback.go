@@ -138,8 +138,8 @@ func refuseWithPolicy(ctx context.Context, s *script, a *app) error {
 	s.want(err != nil, "the API server took vs-50-50.yaml although v2 is locked")
 	if err != nil {
 		refusal := err.Error()
-		if _, after, ok := strings.Cut(refusal, "Error from server"); ok {
-			refusal = "Error from server" + after
+		if _, printed, ok := strings.Cut(refusal, "exit status 1: "); ok {
+			refusal = printed
 		}
 		s.say("ci", "kubectl apply -f vs-50-50.yaml  is refused, exit status 1:\n%s", wrap(refusal, 100))
 	}
@@ -192,7 +192,7 @@ func (s *script) release(ctx context.Context, a *app, version string) error {
 	if err != nil {
 		return err
 	}
-	s.say("ci", "kubectl set image deployment/%s-v2 %s  (%s)", a.name, image, out)
+	s.say("ci", "kubectl set image deployment/%s-v2 %s  (%s)", a.name, image, strings.TrimSpace(out))
 	if err := a.mesh.Behave("v2", mesh.Behaviour{}); err != nil {
 		return err
 	}

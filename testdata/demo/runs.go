@@ -103,8 +103,9 @@ func table(chains []chain) string {
 		name     string
 		from, to func(chain) time.Time
 	}{
-		{"fault → a scrape shows enough (5 failed requests)", func(c chain) time.Time { return c.fault }, func(c chain) time.Time { return c.enough }},
-		{"→ the alert fires", func(c chain) time.Time { return c.enough }, func(c chain) time.Time { return c.fired }},
+		{"fault → first scrape that shows a failed request", func(c chain) time.Time { return c.fault }, func(c chain) time.Time { return c.scraped }},
+		{"→ scrape with which the rules know enough", func(c chain) time.Time { return c.scraped }, func(c chain) time.Time { return c.decided }},
+		{"→ the alert fires (evaluation)", func(c chain) time.Time { return c.decided }, func(c chain) time.Time { return c.fired }},
 		{"→ guardian's webhook is called", func(c chain) time.Time { return c.fired }, func(c chain) time.Time { return c.called }},
 		{"→ the patch is answered", func(c chain) time.Time { return c.called }, func(c chain) time.Time { return c.patched }},
 		{"fault → weight 0", func(c chain) time.Time { return c.fault }, func(c chain) time.Time { return c.patched }},

@@ -150,10 +150,10 @@ func (a *app) forget() {
 
 // chain is when each link of a rollback happened.
 type chain struct {
-	alert                                                  string
-	fault, scraped, enough, fired, called, patched, inMesh time.Time
-	lastFailed                                             time.Time
-	failedRequests, requests                               int
+	alert                                                   string
+	fault, scraped, decided, fired, called, patched, inMesh time.Time
+	lastFailed                                              time.Time
+	failedRequests, requests                                int
 }
 
 // follow waits for the rollback of an app that has begun to fail, and gathers when each link happened. slack is how long
@@ -169,10 +169,11 @@ func (st *stage) follow(ctx context.Context, a *app, most, slack time.Duration) 
 	}
 	users := a.mesh.Counts()
 	c.fault, c.lastFailed, c.failedRequests, c.requests = users.FirstFailed, users.LastFailed, users.Failed, users.Sent
-	c.scraped, c.enough = a.mesh.ScrapeWith(1, c.fault), a.mesh.ScrapeWith(5, c.fault)
+	c.scraped = a.mesh.ScrapeWith(1, c.fault)
 	if c.alert, c.fired, err = st.firing(ctx, a); err != nil {
 		return c, err
 	}
+	c.decided = a.mesh.LastScrape(c.fired)
 	about := func(l logLine) bool {
 		return l.Msg == "webhook" && strings.Contains(l.GroupKey, strconv.Quote(a.service())) && strings.Contains(l.GroupKey, `guardian_action="rollback"`)
 	}
@@ -208,8 +209,8 @@ func (c chain) print(s *script) {
 		{c.inMesh, "mesh", "v1 100%  v2 0% in force"},
 		{c.lastFailed, "users", fmt.Sprintf("last failed request: %d of %d requests failed in all", c.failedRequests, c.requests)},
 	}
-	if c.enough.After(c.scraped) {
-		links = append(links, link{c.enough, "Prometheus", "first scrape that shows five, the least that the rules judge by"})
+	if c.decided.After(c.scraped) {
+		links = append(links, link{c.decided, "Prometheus", "the scrape with which the rules know enough"})
 	}
 	slices.SortStableFunc(links, func(a, b link) int { return a.at.Compare(b.at) })
 	for _, l := range links {
@@ -220,6 +221,7 @@ func (c chain) print(s *script) {
 // split says where the time from fault to weight 0 went.
 func (c chain) split() string {
 	seconds := func(from, to time.Time) float64 { return to.Sub(from).Seconds() }
-	return fmt.Sprintf("fault → weight 0: %.2f s = %.2f until a scrape shows enough + %.2f until the rule has fired + %.3f until the webhook + %.3f until the patch was answered",
-		seconds(c.fault, c.patched), seconds(c.fault, c.enough), seconds(c.enough, c.fired), seconds(c.fired, c.called), seconds(c.called, c.patched))
+	return fmt.Sprintf("fault → weight 0: %.2f s = %.2f to the first scrape after it + %.2f to the one with which the rules know enough + %.2f until the alert fires + %.3f to the webhook + %.3f until the patch is answered",
+		seconds(c.fault, c.patched), seconds(c.fault, c.scraped), seconds(c.scraped, c.decided), seconds(c.decided, c.fired),
+		seconds(c.fired, c.called), seconds(c.called, c.patched))
 }

@@ -171,6 +171,17 @@ func (m *Mesh) ScrapeWith(n int, after time.Time) time.Time {
 	return first
 }
 
+// LastScrape returns when the newest scrape of any proxy before a time began; zero: there was none.
+func (m *Mesh) LastScrape(before time.Time) time.Time {
+	last := m.users.lastScrape(before)
+	for _, v := range m.versions {
+		if at := v.proxy.lastScrape(before); at.After(last) {
+			last = at
+		}
+	}
+	return last
+}
+
 // watch keeps the routes what the API server has, and returns when they are known.
 func (m *Mesh) watch(ctx context.Context) error {
 	factory := dynamicinformer.NewFilteredDynamicSharedInformerFactory(m.options.Client, 0, m.options.Namespace,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -123,6 +124,18 @@ func (p *proxy) scrapeWith(n int, after time.Time) time.Time {
 			continue
 		}
 		if p.counts[i] >= before+n {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// lastScrape returns when the newest scrape before a time began; zero: there was none.
+func (p *proxy) lastScrape(before time.Time) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, at := range slices.Backward(p.reads) {
+		if at.Before(before) {
 			return at
 		}
 	}
