@@ -1,0 +1,297 @@
+package remediate
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+func template(image string, edits ...func(*corev1.PodTemplateSpec)) corev1.PodTemplateSpec {
+	t := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: podLabels("v2")},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "orders", Image: image}}}}
+	for _, edit := range edits {
+		edit(&t)
+	}
+	return t
+}
+
+func annotated(key, value string) func(*corev1.PodTemplateSpec) {
+	return func(t *corev1.PodTemplateSpec) {
+		if t.Annotations == nil {
+			t.Annotations = map[string]string{}
+		}
+		t.Annotations[key] = value
+	}
+}
+
+func labelled(key, value string) func(*corev1.PodTemplateSpec) {
+	return func(t *corev1.PodTemplateSpec) { t.Labels[key] = value }
+}
+
+func TestABuildIsWhatThePodsWouldRun(t *testing.T) {
+	const restarted = "kubectl.kubernetes.io/restartedAt"
+	base := templateHash(template("orders:1"))
+	if len(base) != 12 {
+		t.Errorf("build %q, want 12 hex digits", base)
+	}
+	for name, c := range map[string]struct {
+		template corev1.PodTemplateSpec
+		same     bool
+	}{
+		"the same again":                         {template("orders:1"), true},
+		"kubectl rollout restart":                {template("orders:1", annotated(restarted, "2026-03-02T09:00:00Z")), true},
+		"the label that a ReplicaSet adds":       {template("orders:1", labelled("pod-template-hash", "abc")), true},
+		"a creation time of null":                {template("orders:1", func(t *corev1.PodTemplateSpec) { t.CreationTimestamp = metav1.NewTime(at) }), true},
+		"annotations that are empty":             {template("orders:1", func(t *corev1.PodTemplateSpec) { t.Annotations = map[string]string{} }), true},
+		"another image":                          {template("orders:2"), false},
+		"another annotation":                     {template("orders:1", annotated("config-hash", "1")), false},
+		"another annotation besides a restart":   {template("orders:1", annotated("config-hash", "1"), annotated(restarted, "now")), false},
+		"another label":                          {template("orders:1", labelled("team", "shop")), false},
+		"another environment":                    {template("orders:1", func(t *corev1.PodTemplateSpec) { t.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", Value: "b"}} }), false},
+		"a restart under somebody else's prefix": {template("orders:1", annotated("example.com/restartedAt", "now")), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := c.template.DeepCopy()
+			if got := templateHash(c.template); (got == base) != c.same {
+				t.Errorf("build %s, the first was %s; want the same: %v", got, base, c.same)
+			}
+			if !reflect.DeepEqual(&c.template, before) {
+				t.Error("the template was edited")
+			}
+		})
+	}
+}
+
+// deployment is rolled out unless edited.
+func deployment(name, image string, edits ...func(*appsv1.Deployment)) *appsv1.Deployment {
+	two := int32(2)
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 3}, Spec: appsv1.DeploymentSpec{Replicas: &two, Template: template(image)},
+		Status: appsv1.DeploymentStatus{ObservedGeneration: 3, Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2}}
+	for _, edit := range edits {
+		edit(d)
+	}
+	return trimDeployment(d)
+}
+
+type podOption = func(*corev1.Pod)
+
+// readyPod belongs to the ReplicaSet of an image.
+func readyPod(name, image string, edits ...podOption) *corev1.Pod {
+	yes := true
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: podLabels("v2"), OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: image, Controller: &yes}}},
+		Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, {Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+	for _, edit := range edits {
+		edit(p)
+	}
+	return trimPod(p)
+}
+
+func notReady(p *corev1.Pod) { p.Status.Conditions[1].Status = corev1.ConditionFalse }
+
+func deleted(p *corev1.Pod) { now := metav1.NewTime(at); p.DeletionTimestamp = &now }
+
+func orphan(p *corev1.Pod) { p.OwnerReferences = nil }
+
+func ownedBy(kind string) podOption { return func(p *corev1.Pod) { p.OwnerReferences[0].Kind = kind } }
+
+// replicaSets has one for each image, made at the given times.
+func replicaSets(made map[string]time.Time) func(string) *appsv1.ReplicaSet {
+	return func(name string) *appsv1.ReplicaSet {
+		when, ok := made[name]
+		if !ok {
+			return nil
+		}
+		return trimReplicaSet(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(when)},
+			Spec: appsv1.ReplicaSetSpec{Template: template(name, labelled("pod-template-hash", name), annotated("kubectl.kubernetes.io/restartedAt", "x"))}})
+	}
+}
+
+func TestWhatRunsBehindTheCanary(t *testing.T) {
+	one, two := templateHash(template("orders:1")), templateHash(template("orders:2"))
+	both := combine([]string{min(one, two), max(one, two)})
+	early, late := at.Add(-time.Hour), at.Add(-time.Minute)
+	sets := replicaSets(map[string]time.Time{"orders:1": early, "orders:2": late})
+	type pods = []*corev1.Pod
+	type deps = []*appsv1.Deployment
+	for name, c := range map[string]struct {
+		deployments deps
+		pods        pods
+		want        Workload
+	}{
+		"nothing": {nil, nil, Workload{}},
+		"one Deployment, rolled out": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:1")},
+			Workload{Build: one, Since: early, Ready: 2, Current: 2, Complete: true}},
+		"in the middle of a rollout": {deps{deployment("v2", "orders:2", func(d *appsv1.Deployment) { d.Status.Replicas = 3 })}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")},
+			Workload{Build: two, Since: late, Ready: 2, Current: 1, Serving: []string{one}}},
+		"the new pods are not ready yet": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2", notReady)},
+			Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}, Complete: true}},
+		"a deleted pod serves no more": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1", deleted), readyPod("b", "orders:2")},
+			Workload{Build: two, Since: late, Ready: 1, Current: 1, Complete: true}},
+		"no pod of the new template yet: its age is unknown": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1")},
+			Workload{Build: two, Ready: 1, Serving: []string{one}, Complete: true}},
+		"two Deployments are one build": {deps{deployment("a", "orders:1"), deployment("b", "orders:2")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")},
+			Workload{Build: both, Since: late, Ready: 2, Current: 2, Complete: true}},
+		"in any order": {deps{deployment("b", "orders:2"), deployment("a", "orders:1")}, pods{readyPod("b", "orders:2"), readyPod("a", "orders:1")},
+			Workload{Build: both, Since: late, Ready: 2, Current: 2, Complete: true}},
+		"two of the same template are that build": {deps{deployment("a", "orders:1"), deployment("b", "orders:1")}, pods{readyPod("a", "orders:1")},
+			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
+		"one of two is not rolled out": {deps{deployment("a", "orders:1"), deployment("b", "orders:2", func(d *appsv1.Deployment) { d.Status.AvailableReplicas = 1 })}, nil, Workload{Build: both}},
+		"a deleted Deployment": {nil, pods{readyPod("a", "orders:1")},
+			Workload{Ready: 1, Serving: []string{one}}},
+		"a pod without an owner is of no known build": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:1", orphan)},
+			Workload{Build: one, Since: early, Ready: 2, Current: 1, Complete: true}},
+		"so is a StatefulSet's": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1", ownedBy("StatefulSet"))},
+			Workload{Build: one, Ready: 1, Complete: true}},
+		"so is one whose ReplicaSet is gone": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:9")},
+			Workload{Build: one, Ready: 1, Complete: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := canaryWorkload(c.deployments, c.pods, sets); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("found %+v\nwant  %+v", got, c.want)
+			}
+		})
+	}
+}
+
+// TestAnotherServicesV2IsNotTheCanary goes by the selector that both readers
+// use: the Service's and the subset's labels together.
+func TestAnotherServicesV2IsNotTheCanary(t *testing.T) {
+	want := newWorkloadSelector(map[string]string{"app": "orders"}, map[string]string{"version": "v2"})
+	for name, c := range map[string]struct {
+		have labels.Set
+		want bool
+	}{
+		"its own v2":           {labels.Set{"app": "orders", "version": "v2"}, true},
+		"with more labels":     {labels.Set{"app": "orders", "version": "v2", "team": "shop"}, true},
+		"another service's v2": {labels.Set{"app": "payments", "version": "v2"}, false},
+		"its own v1":           {labels.Set{"app": "orders", "version": "v1"}, false},
+		"v2 of nobody":         {labels.Set{"version": "v2"}, false},
+	} {
+		if got := want.selector.Matches(c.have); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+	if s := newWorkloadSelector(nil, map[string]string{"version": "v2"}); s.selector.Matches(labels.Set{"version": "v2"}) {
+		t.Error("a Service without a selector has every v2 of the namespace")
+	}
+	if s := newWorkloadSelector(map[string]string{"version": "v1"}, map[string]string{"version": "v2"}); s.selector.Matches(labels.Set{"version": "v2"}) {
+		t.Error("a subset that contradicts the Service's selector has pods")
+	}
+	if s := newWorkloadSelector(map[string]string{"app": "orders"}, nil); !s.selector.Matches(labels.Set{"app": "orders", "version": "v9"}) {
+		t.Error("a host of its own does not have all its pods")
+	}
+}
+
+func TestRolledOutIsWhatKubectlWaitsFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit func(*appsv1.Deployment)
+		want bool
+	}{
+		"all done":                      {func(*appsv1.Deployment) {}, true},
+		"not observed yet":              {func(d *appsv1.Deployment) { d.Generation = 4 }, false},
+		"one pod not updated":           {func(d *appsv1.Deployment) { d.Status.UpdatedReplicas = 1 }, false},
+		"one old pod left":              {func(d *appsv1.Deployment) { d.Status.Replicas = 3 }, false},
+		"one pod not available":         {func(d *appsv1.Deployment) { d.Status.AvailableReplicas = 1 }, false},
+		"no number of replicas means 1": {func(d *appsv1.Deployment) { d.Spec.Replicas = nil }, true},
+		"of which there must be one": {func(d *appsv1.Deployment) {
+			d.Spec.Replicas = nil
+			d.Status = appsv1.DeploymentStatus{ObservedGeneration: 3}
+		}, false},
+		"scaled to 0 with nothing left": {func(d *appsv1.Deployment) {
+			zero := int32(0)
+			d.Spec.Replicas = &zero
+			d.Status = appsv1.DeploymentStatus{ObservedGeneration: 3}
+		}, true},
+	} {
+		if got := rolledOut(deployment("v2", "orders:1", c.edit)); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+func TestReadyEndpointsAreCountedByPod(t *testing.T) {
+	yes, no := true, false
+	endpoint := func(pod string, ready *bool) discoveryv1.Endpoint {
+		return discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: pod}, Conditions: discoveryv1.EndpointConditions{Ready: ready}}
+	}
+	slice := func(e ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
+		return trimSlice(&discoveryv1.EndpointSlice{Endpoints: e})
+	}
+	pods := map[string]*corev1.Pod{"gone": readyPod("gone", "x", deleted), "v1": readyPod("v1", "x", func(p *corev1.Pod) { p.Labels = podLabels("v1") })}
+	for _, name := range []string{"a", "b"} {
+		pods[name] = readyPod(name, "x")
+	}
+	type slices = []*discoveryv1.EndpointSlice
+	for name, c := range map[string]struct {
+		slices slices
+		want   int
+	}{
+		"none":                                  {nil, 0},
+		"ready":                                 {slices{slice(endpoint("a", &yes))}, 1},
+		"not ready":                             {slices{slice(endpoint("a", &no))}, 0},
+		"without a readiness it is ready":       {slices{slice(endpoint("a", nil))}, 1},
+		"two families of one pod are one":       {slices{slice(endpoint("a", &yes), endpoint("b", &yes)), slice(endpoint("a", &yes), endpoint("b", &yes))}, 2},
+		"ready in one family alone is ready":    {slices{slice(endpoint("a", &no)), slice(endpoint("a", &yes))}, 1},
+		"spread over slices":                    {slices{slice(endpoint("a", &yes)), slice(endpoint("b", &yes))}, 2},
+		"a pod that is being deleted":           {slices{slice(endpoint("gone", &yes))}, 0},
+		"a pod that nobody knows":               {slices{slice(endpoint("who", &yes))}, 0},
+		"a pod of the other subset":             {slices{slice(endpoint("v1", &yes))}, 0},
+		"an address that is no pod":             {slices{slice(discoveryv1.Endpoint{Conditions: discoveryv1.EndpointConditions{Ready: &yes}})}, 0},
+		"a Node by the name of a pod is no pod": {slices{slice(discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Node", Name: "a"}})}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := readyEndpoints(c.slices, labels.SelectorFromSet(labels.Set{"version": "v2"}), func(n string) *corev1.Pod { return pods[n] })
+			if got != c.want {
+				t.Errorf("%d ready endpoints, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+func TestRestartsLeaveTheSidecarOut(t *testing.T) {
+	ended := func(name string, n int32, reason string) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: name, RestartCount: n, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason}}}
+	}
+	waits := func(name, reason string) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}
+	}
+	pod := func(containers, init []corev1.ContainerStatus) *corev1.Pod {
+		return readyPod("a", "x", func(p *corev1.Pod) {
+			p.Status.ContainerStatuses, p.Status.InitContainerStatuses = containers, init
+		})
+	}
+	type all = []corev1.ContainerStatus
+	for name, c := range map[string]struct {
+		pods []*corev1.Pod
+		want Restarts
+	}{
+		"none":                          {nil, Restarts{}},
+		"the app's":                     {[]*corev1.Pod{pod(all{ended("orders", 3, "OOMKilled")}, nil)}, Restarts{Total: 3, Ended: map[string]int64{"OOMKilled": 3}}},
+		"not the sidecar's":             {[]*corev1.Pod{pod(all{ended("orders", 1, "Error"), ended("istio-proxy", 9, "Error")}, nil)}, Restarts{Total: 1, Ended: map[string]int64{"Error": 1}}},
+		"nor as a native sidecar":       {[]*corev1.Pod{pod(nil, all{ended("istio-proxy", 9, "Error"), waits("istio-proxy", "CrashLoopBackOff")})}, Restarts{}},
+		"those of init containers":      {[]*corev1.Pod{pod(nil, all{ended("migrate", 2, "Error")})}, Restarts{Total: 2, Ended: map[string]int64{"Error": 2}}},
+		"of several pods together":      {[]*corev1.Pod{pod(all{ended("orders", 1, "Error")}, nil), pod(all{ended("orders", 2, "Error")}, nil)}, Restarts{Total: 3, Ended: map[string]int64{"Error": 3}}},
+		"those that wait for the worst": {[]*corev1.Pod{pod(all{waits("orders", "CrashLoopBackOff"), waits("b", "ImagePullBackOff")}, nil)}, Restarts{Waiting: map[string]int64{"CrashLoopBackOff": 1, "ImagePullBackOff": 1}}},
+		"not those that only start":     {[]*corev1.Pod{pod(all{waits("orders", "ContainerCreating")}, nil)}, Restarts{}},
+		"an end without a restart":      {[]*corev1.Pod{pod(all{ended("orders", 0, "Completed")}, nil)}, Restarts{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := restartsOf(c.pods)
+			if len(got.Ended) == 0 {
+				got.Ended = nil
+			}
+			if len(got.Waiting) == 0 {
+				got.Waiting = nil
+			}
+			if !reflect.DeepEqual(got, c.want) {
+				t.Errorf("counted %+v, want %+v", got, c.want)
+			}
+		})
+	}
+}
