@@ -1,0 +1,128 @@
+// Package remediate keeps the traffic of each guard's canary where it should
+// be: it rolls back on an alert, keeps it rolled back, and goes forward where
+// that is safe.
+//
+// # Flow
+//
+// Anything that could matter only enqueues a guard: an alert began or ended,
+// an object changed, a timer ran out, a resync. One pass over a guard is
+//
+//	gather → Decide → record → traffic
+//
+// gather reads one Input, from the informers' caches or, where it matters, from
+// the API server. Decide says what should be true; it is pure, so a missed
+// event is healed by the next and a restart loses nothing. The record (a
+// ConfigMap, see Record) is written first, then the VirtualServices; a crash
+// between the two is finished by the next pass. Every write is tested against
+// the resource version that was read; a conflict means to read and decide
+// again, a bounded number of times.
+//
+// Every replica rolls back, at once and without asking anybody. Going forward,
+// lifting a lock, resuming, and giving back what a rollback changed are done by
+// the holder of the Lease alone, after live reads.
+//
+// # States
+//
+// What is not in the table changes nothing. "→" is the next state, "noted" an
+// entry in the history, once for each firing of an alert.
+//
+//	state        canary gets      rollback alert   others shift traffic           new build is ready          by itself
+//	idle         nothing          noted            → shifting, promoted; rolled   first step (mode auto)
+//	                                               back if an alert still fires
+//	shifting     some             → rolled-back    → idle, promoted               counts from now             next step (mode auto)
+//	held         some             → rolled-back    held at the new weight         counts from now             → shifting when nothing holds;
+//	                                                                                                          → rolled-back when an old alert is ripe
+//	promoted     all              → rolled-back    → idle, shifting               → uncanaried                → baked after rollback.window
+//	uncanaried   all              → rolled-back    → idle, shifting               → uncanaried, anew          → baked after rollback.window
+//	baked        all              noted            → idle, shifting               → uncanaried
+//	rolled-back  nothing; locked  stays            put back to 0                  → idle, unlocked (build)
+//	blocked      some; locked     stays            stays                          unlocked (build)            → rolled-back as soon as it is safe;
+//	                                                                                                          → baked, unlocked, after the window
+//	paused       as it is         noted            recorded                       recorded                    → any, when resumed
+//
+//	a person asks   does                                   refused when
+//	rollback        as an alert would, baked or not;       locked already; the pause is by annotation
+//	                ends a pause by command
+//	unlock          → unlocked, and forgives what runs     nothing is locked
+//	pause           → paused
+//	resume          → whatever the table says
+//	promote         one step, whatever the mode;           locked, paused, an alert fires, the first sight of a
+//	                waits for no interval and requests     guard, or any other condition of a step is not met
+//
+// Where a rollback is wanted and stable is not safe (its subset is missing, it
+// has fewer ready endpoints than rollback.minReadyStable, or a VirtualService
+// cannot be rewritten), the state is blocked instead of rolled-back: the lock
+// is written, nothing moves, and the reason is told. It is done as soon as it is
+// safe. If the canary has all traffic and the rollback window ends before that,
+// and the alert fires no more, the lease holder forgives the build and lifts
+// the lock: by then the canary has become what stable was. That is for locks of
+// kind build which an alert or a refused build has set; what a person asked for,
+// and a lock by hand, stay until a person unlocks.
+//
+// A hold alert stops steps in every state, and shows as held in shifting. Where
+// several things are true at once, the first of these counts: paused; locked; a
+// person's rollback; a refused build; no traffic; baked; a rollback alert; a
+// hold; a step. So a rollback wins over a step in the same instant.
+//
+// With rollback.lock none there is no rolled-back state: the canary is put to 0
+// and the guard is idle, and again whenever it has traffic while the alert
+// fires. Blocked then lasts only as long as the alert does.
+//
+// The first sight of a guard records its build and weights and moves nothing
+// forward; a canary that has all traffic counts as promoted since its build
+// appeared. An alert rolls back at first sight too.
+//
+// # What always holds
+//
+//  1. A rollback alert that counts, accepted while the canary has traffic and
+//     is not baked, ends with the canary at 0 as soon as the API server takes
+//     the write; while the lock stands, whoever gives the same build traffic
+//     again is refused by the admission policy or reverted. Not "resolved", a
+//     restart of guardian, an apply or a self-heal lifts it. A paused guard, a
+//     lock of none and a stable below its floor are the exceptions; the last is
+//     locked and follows when it is safe.
+//  2. The canary's weight is never raised while the guard is locked or paused,
+//     an alert of it fires (hold included, heard by any replica), the heartbeat
+//     is stale, Prometheus does not answer, or this replica has no Lease.
+//  3. In a VirtualService nothing changes but the weights of the guard's two
+//     destinations, the canary-only routes and mirrors that policy names, and
+//     guardian's own annotations. Each route keeps its total.
+//  4. Nothing is sent to a stable that is not in the DestinationRule or has
+//     fewer ready endpoints than the floor.
+//  5. An accepted alert leaves a lock or an entry in the history before it is
+//     answered with success; if that cannot be written, the answer is an error
+//     and the alert is kept and tried again.
+//
+// TestPropertyInvariantsHold checks them over random sequences of events.
+//
+// # Builds
+//
+// The canary's workloads are the Deployments whose template labels satisfy the
+// Service's selector and the subset's labels. A build is the hash of their pod
+// templates; a rollout restart is no new build, and no Deployment is an unknown
+// build, which is never new. A rollback puts the build, and every other that
+// serves at that moment, on the list of refused ones. A lock of kind build is
+// lifted when every ready pod of the canary, and at least one, belongs to a
+// build that is not on the list. A refused build that comes back, as by kubectl
+// rollout undo, is locked again from its first ready pod on. Only a person's
+// unlock, or forgiving as above, takes a build off the list. A lock that was set
+// while the build was unknown takes the first that becomes known for its own.
+//
+// # Attribution
+//
+// An alert counts against the present build when it began no earlier than that
+// build appeared (when the cluster made its template, as far as that is known)
+// and no earlier than the last lock was lifted. One that began before is held
+// against nobody for Guard.AlertWindow: it stops steps; when it still fires
+// after that, it counts. An alert that another replica alone has heard stops
+// steps as well; the replica that heard it rolls back.
+//
+// # The race that remains
+//
+// Kubernetes has no write over two objects. The lease holder reads the record
+// and the VirtualService, sees no lock, and writes a step; another replica may
+// write the lock after that read. If the step lands between that replica's lock
+// and its VirtualService, the canary has the step's weight for the moment until
+// the second write: that one was tested against the VirtualService before the
+// step, so it conflicts, reads again and puts the canary to 0. The brake wins.
+package remediate
