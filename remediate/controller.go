@@ -50,6 +50,9 @@ type Options struct {
 	Workers int              // reconciles at once; 0: 16
 	Resync  time.Duration    // longest time between two looks at a guard; 0: 1 minute
 	Now     func() time.Time // nil: time.Now
+	// PassTimeout bounds one reconcile, so that an API server that takes
+	// connections and does not answer holds nobody for long. 0: 15 seconds.
+	PassTimeout time.Duration
 }
 
 // Controller keeps the traffic of its guards where Decide wants it. Anything
@@ -118,6 +121,9 @@ func New(o Options) (*Controller, error) {
 	}
 	if o.Resync == 0 {
 		o.Resync = time.Minute
+	}
+	if o.PassTimeout == 0 {
+		o.PassTimeout = 15 * time.Second
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -324,7 +330,9 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	for _, s := range pending {
 		alerts = mergeAlerts(alerts, []Alert{s.alert})
 	}
-	out, err := c.r.reconcile(ctx, g, alerts)
+	pass, cancel := context.WithTimeout(ctx, c.o.PassTimeout)
+	defer cancel()
+	out, err := c.r.reconcile(pass, g, alerts)
 	c.finish(g, e, out, pending, err)
 	answer := err
 	if out.recorded {

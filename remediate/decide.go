@@ -672,6 +672,9 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 
 // noteRollback records that traffic goes to stable now.
 func (d *decider) noteRollback(l Lock) {
+	if e := d.rec.Status.Expected; d.in.Guard.Rollback.Lock == LockNone && e != nil && *e == 0 {
+		return // told already, and traffic has not moved yet
+	}
 	d.rec.Status.Expected = new(int)
 	e := d.entry("rolled-back", l.By, l.Reason)
 	e.Alert, e.From, e.To = l.Alert, d.in.Traffic.Weight, 0

@@ -336,7 +336,7 @@ func (m *machine) checkCalm() {
 			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[keyHistory])
 		}
 	}
-	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && m.w.cm != nil {
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && m.w.cm != nil && rec.Status.State != StateBlocked {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
 	}
 }

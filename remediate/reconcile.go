@@ -207,7 +207,8 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (recorde
 			continue
 		}
 		if err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(d.Move)); err != nil {
-			return true, moved, err
+			// Without a lock the record does not see to it that traffic moves.
+			return want.Lock != nil || d.Move != MoveStable, moved, err
 		}
 		moved = true
 	}
