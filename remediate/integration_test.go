@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +20,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -397,4 +401,336 @@ func TestUnderThePolicyCIIsRefusedWithTheLocksMessage(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestAGuardianKilledBetweenLockAndPatchIsFinishedByTheNext(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service")
+	r.must(app.SetWeights(t.Context(), 50, 50))
+	first := r.start(r.guard(app.Name))
+	r.inState(app.Name, StateShifting)
+	dead := errors.New("killed")
+	first.tap.before(func(_ *http.Request, c call) error {
+		if c.verb == "patch" && c.resource == "virtualservices" {
+			return dead
+		}
+		return nil
+	})
+	r.must(first.fire(app.Name, badAlert("CanaryErrors"))) // the lock is durable: that is all that a webhook waits for
+	first.stop()
+	rec := r.inState(app.Name, StateRolledBack)
+	if rec.Lock == nil {
+		t.Fatal("no lock")
+	}
+	r.must(isAt(t.Context(), app, 50))
+
+	second := r.start(r.guard(app.Name)) // it has heard of no alert
+	r.atWeight(app, 0)
+	now, err := r.record(app.Name)
+	r.must(err)
+	if now.Lock == nil || *now.Lock != *rec.Lock {
+		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
+	}
+	if n := second.metric("guardian_rollbacks_total"); n != 0 {
+		t.Errorf("counted %v rollbacks, the first replica has counted it", n)
+	}
+}
+
+func TestAStalledWriteIsGivenUpAndTriedAgain(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service")
+	r.must(app.SetWeights(t.Context(), 50, 50))
+	p := r.startWith(func(o *Options) { o.PassTimeout = time.Second }, r.guard(app.Name))
+	var stalled atomic.Bool
+	p.tap.before(func(q *http.Request, c call) error {
+		if c.verb == "patch" && c.resource == "configmaps" && !stalled.Swap(true) {
+			<-q.Context().Done() // the connection is up, and nobody answers
+			return q.Context().Err()
+		}
+		return nil
+	})
+	if err := p.fire(app.Name, badAlert("CanaryErrors")); err == nil {
+		t.Error("taken, but nothing was recorded")
+	}
+	r.atWeight(app, 0)
+	if !stalled.Load() {
+		t.Error("nothing stalled")
+	}
+}
+
+func TestWithoutALockARollbackIsNotRecordedBeforeTrafficHasMoved(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service")
+	r.must(app.SetWeights(t.Context(), 50, 50))
+	g := r.guard(app.Name)
+	g.Rollback.Lock = LockNone
+	p := r.start(g)
+	r.inState(app.Name, StateShifting)
+	var fails atomic.Int32
+	p.tap.before(func(_ *http.Request, c call) error {
+		if c.verb == "patch" && c.resource == "virtualservices" && fails.Add(1) <= 2 {
+			return errors.New("no route to host")
+		}
+		return nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	// It is over by the time that guardian tries again: nothing but the memory
+	// of what was not answered with success can tell of it.
+	if err := p.Submit(ctx, app.Name, []Alert{badAlert("CanaryErrors")}, time.Now()); err == nil {
+		t.Error("taken, but traffic has not moved and no lock will see to it")
+	}
+	r.atWeight(app, 0)
+}
+
+// header routes and mirrors that lead to the canary, and a route of everybody.
+const richSpec = `{"hosts":["NAME"],"gateways":["mesh"],"exportTo":["."],"http":[
+ {"name":"testers","match":[{"headers":{"x-tester":{"exact":"yes"}}}],"route":[{"destination":{"host":"NAME","subset":"v2"},"headers":{"request":{"set":{"a":"b"}}}}],"timeout":"3s"},
+ {"name":"everybody","match":[{"uri":{"prefix":"/"}}],"mirror":{"host":"NAME","subset":"v2"},"mirrorPercentage":{"value":12.5},"retries":{"attempts":3,"perTryTimeout":"2s","retryOn":"5xx"},
+  "fault":{"abort":{"httpStatus":503,"percentage":{"value":0}}},
+  "route":[{"destination":{"host":"NAME.NAMESPACE.svc.cluster.local","subset":"v1","port":{"number":8080}},"weight":40},
+   {"destination":{"host":"NAME","subset":"v2"},"weight":40},{"destination":{"host":"legacy.example.com"},"weight":20},{"destination":{"host":"zero.example.com"},"weight":0}]}],
+ "tcp":[{"match":[{"port":9000}],"route":[{"destination":{"host":"NAME","subset":"v1"},"weight":99},{"destination":{"host":"NAME","subset":"v2"},"weight":1}]}]}`
+
+func (r *rig) replaceSpec(name, version, spec string) {
+	r.t.Helper()
+	vs := r.dynamic.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: version, Resource: "virtualservices"}).Namespace(r.ns)
+	spec = strings.NewReplacer("NAMESPACE", r.ns, "NAME", name).Replace(spec)
+	_, err := vs.Patch(r.t.Context(), name, "application/json-patch+json", fmt.Appendf(nil, `[{"op":"add","path":"/spec","value":%s}]`, spec), metav1.PatchOptions{FieldManager: "ci"})
+	r.must(err)
+}
+
+func TestTheLockGoesWithTheReadyPodsOfANewBuildAlone(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service")
+	r.replaceSpec(app.Name, "v1", richSpec)
+	before := r.virtualService(app.Name).Object["spec"]
+	p := r.start(r.guard(app.Name))
+	p.leader()
+	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
+	p.resolve(app.Name)
+	rec := r.inState(app.Name, StateRolledBack)
+	bad := rec.Lock.Build
+	still := func(why string) {
+		t.Helper()
+		// A request that is refused shows that the change before was seen.
+		r.request(app.Name, RequestPromote)
+		r.wait(why, func() error {
+			now, err := r.record(app.Name)
+			if err == nil && now.Request != nil {
+				err = errors.New("request not read yet")
+			}
+			if err == nil && now.Lock == nil {
+				t.Fatalf("%s: the lock is gone", why)
+			}
+			return err
+		})
+	}
+
+	restart := `{"spec":{"template":{"metadata":{"annotations":{"kubectl.kubernetes.io/restartedAt":"2026-11-24T00:00:00Z"}}}}}`
+	_, err := r.kube.AppsV1().Deployments(r.ns).Patch(t.Context(), app.Deployment("v2"), "application/strategic-merge-patch+json", []byte(restart), metav1.PatchOptions{})
+	r.must(err)
+	r.must(r.plane.Settle(t.Context(), r.ns))
+	still("after a rollout restart")
+
+	r.must(app.SetImage(t.Context(), "v2", "orders:2.1")) // the ready pods are the old ones
+	r.wait("new build seen", func() error {
+		now, err := r.record(app.Name)
+		if err == nil && now.Status.Build == bad {
+			err = errors.New("the new build has not been seen")
+		}
+		return err
+	})
+	still("before the new pods are ready")
+
+	r.must(r.plane.Settle(t.Context(), r.ns))
+	rec = r.unlocked(app.Name)
+	if len(rec.Deny) != 0 || rec.Message != "" || !slices.Equal(rec.Refused, []string{bad}) {
+		t.Errorf("record after the lock: %+v", rec)
+	}
+	r.wait("ownership given up, routes given back", func() error {
+		vs := r.virtualService(app.Name)
+		if m := managers(vs.GetManagedFields()); slices.Contains(m, FieldManager) {
+			return fmt.Errorf("managers %v", m)
+		}
+		if got := vs.GetAnnotations()[AnnotationState]; got == string(StateRolledBack) {
+			return fmt.Errorf("annotation %s is %q", AnnotationState, got)
+		}
+		return sameButWeights(before, vs.Object["spec"])
+	})
+	r.must(app.SetWeights(t.Context(), 50, 50))
+	r.wait("seen", func() error { return r.weightSeen(app.Name, 50) })
+
+	r.must(app.Deploy(t.Context(), "v2", app.Name+":v2")) // kubectl rollout undo
+	r.atWeight(app, 0)
+	rec = r.inState(app.Name, StateRolledBack)
+	if rec.Lock.Build != bad || rec.Lock.By != "refused build" {
+		t.Errorf("lock %+v, want one for build %s", rec.Lock, bad)
+	}
+	r.request(app.Name, RequestUnlock)
+	rec = r.unlocked(app.Name)
+	if slices.Contains(rec.Refused, bad) {
+		t.Errorf("refused %v after unlock", rec.Refused)
+	}
+	if last := rec.History[len(rec.History)-1]; last.Event != "unlocked" || last.By != "ann" || last.Reason != "because" {
+		t.Errorf("history ends with %+v", last)
+	}
+	r.must(app.SetWeights(t.Context(), 50, 50))
+	r.wait("seen", func() error { return r.weightSeen(app.Name, 50) })
+	r.must(isAt(t.Context(), app, 50))
+}
+
+// unlocked waits until a guard has no lock, and returns its record.
+func (r *rig) unlocked(guard string) Record {
+	r.t.Helper()
+	var got Record
+	r.wait(guard+" unlocked", func() (err error) {
+		if got, err = r.record(guard); err == nil && got.Lock != nil {
+			err = fmt.Errorf("lock %+v, ready %+v", *got.Lock, got.Status.Ready)
+		}
+		return err
+	})
+	return got
+}
+
+// weightSeen says whether guardian knows of a canary's weight.
+func (r *rig) weightSeen(guard string, want int) error {
+	rec, err := r.record(guard)
+	if err == nil && rec.Status.Weight != want {
+		err = fmt.Errorf("weight %d in the record of %s, want %d", rec.Status.Weight, guard, want)
+	}
+	return err
+}
+
+// sameButWeights compares two specs without the pair's weights.
+func sameButWeights(a, b any) error {
+	strip := func(v any) string {
+		spec := runtime.DeepCopyJSONValue(v).(map[string]any)
+		for _, kind := range []string{"http", "tcp"} {
+			routes, _ := spec[kind].([]any)
+			for _, route := range routes {
+				for _, d := range route.(map[string]any)["route"].([]any) {
+					if host, _, _ := unstructured.NestedString(d.(map[string]any), "destination", "host"); strings.HasPrefix(host, "orders-service") {
+						delete(d.(map[string]any), "weight")
+					}
+				}
+			}
+		}
+		text, err := json.Marshal(spec)
+		if err != nil {
+			return err.Error()
+		}
+		return string(text)
+	}
+	if x, y := strip(a), strip(b); x != y {
+		return fmt.Errorf("spec was\n%s\nis\n%s", x, y)
+	}
+	return nil
+}
+
+func TestEveryServedVersionAndEveryFieldOutlivesARollback(t *testing.T) {
+	for _, version := range []string{"v1", "v1beta1", "v1alpha3"} {
+		t.Run(version, func(t *testing.T) {
+			r := newRig(t)
+			app := r.app("orders-service")
+			r.replaceSpec(app.Name, version, richSpec)
+			before := r.virtualService(app.Name).Object["spec"]
+			g := r.guard(app.Name)
+			g.Rollback.MatchRoutes, g.Rollback.Mirrors = false, false // weights alone
+			p := r.start(g)
+			r.must(p.fire(app.Name, badAlert("CanaryErrors")))
+			after := r.virtualService(app.Name).Object["spec"]
+			r.must(sameButWeights(before, after))
+			text, err := json.Marshal(after)
+			r.must(err)
+			for _, want := range []string{
+				`{"destination":{"host":"orders-service","subset":"v2"},"weight":0}`, // written, not left out
+				`{"destination":{"host":"zero.example.com"},"weight":0}`,             // kept
+				`"percentage":{"value":0}`,
+				`"subset":"v1"},"weight":80}`, `"subset":"v1"},"weight":100}`,
+			} {
+				if !strings.Contains(string(text), want) {
+					t.Errorf("%s is not in\n%s", want, text)
+				}
+			}
+		})
+	}
+}
+
+func TestARollbackThatIsNotSafeIsDoneTheMomentItIs(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service")
+	r.must(app.SetReady(t.Context(), "v1", false))
+	r.must(app.SetWeights(t.Context(), 30, 70))
+	p := r.start(r.guard(app.Name)) // its resync is ten minutes away
+	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
+	p.resolve(app.Name)
+	rec := r.inState(app.Name, StateBlocked)
+	if rec.Lock == nil || !strings.Contains(rec.Status.Reason, "0 ready endpoints") || !strings.Contains(rec.Message, "cannot yet") {
+		t.Errorf("record %+v", rec)
+	}
+	r.must(isAt(t.Context(), app, 70))
+	r.checkEvent(app.Name, "GuardianBlocked", "0 ready endpoints")
+	if got := p.metric("guardian_state", "blocked"); got != 1 {
+		t.Errorf("guardian_state{state=blocked} is %v", got)
+	}
+	r.must(app.SetReady(t.Context(), "v1", true))
+	r.atWeight(app, 0)
+	r.inState(app.Name, StateRolledBack)
+}
+
+// outage waits until the replicas have found out that nobody answers, or for
+// as long as GUARDIAN_OUTAGE says.
+func outage(r *rig, replicas ...*running) {
+	r.t.Helper()
+	if d, err := time.ParseDuration(os.Getenv("GUARDIAN_OUTAGE")); err == nil {
+		<-time.After(d)
+		return
+	}
+	for _, p := range replicas {
+		r.wait("outage noticed", func() error { return p.logged("connection refused") })
+	}
+}
+
+func TestNoAlertIsLostWhileTheAPIServerIsAway(t *testing.T) {
+	r := newRig(t)
+	var apps []*controlplane.App
+	var guards []Guard
+	for i := range 4 {
+		app := r.app(fmt.Sprintf("orders-%d", i))
+		r.must(app.SetWeights(t.Context(), 50, 50))
+		apps, guards = append(apps, app), append(guards, r.guard(app.Name))
+	}
+	a, b := r.start(guards...), r.start(guards...)
+	for _, app := range apps {
+		r.inState(app.Name, StateShifting)
+	}
+	r.plane.StopAPIServer()
+	defer func() { r.must(r.plane.StartAPIServer(context.Background())) }()
+	outage(r, a, b)
+	for i, app := range apps {
+		p := []*running{a, b}[i%2]
+		if i < 2 { // the push lane: never sent again, and over before the API server is back
+			r.must(p.Accept(app.Name, []Alert{badAlert("CanaryErrors")}, time.Now()))
+			continue
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		if err := p.Submit(ctx, app.Name, []Alert{badAlert("CanaryErrors")}, time.Now()); err == nil {
+			t.Errorf("%s: taken, but nothing can have been recorded", app.Name)
+		}
+		cancel()
+	}
+	r.must(r.plane.StartAPIServer(t.Context()))
+	back := time.Now()
+	for _, app := range apps {
+		r.atWeight(app, 0)
+		r.inState(app.Name, StateRolledBack)
+	}
+	t.Logf("all rolled back %v after the API server was back", time.Since(back).Round(time.Millisecond))
+
+	// And guardian sees again what CI does, long before its resync.
+	back = time.Now()
+	r.must(apps[0].SetWeights(t.Context(), 50, 50))
+	r.atWeight(apps[0], 0)
+	t.Logf("CI's change after it undone within %v", time.Since(back).Round(time.Millisecond))
 }
