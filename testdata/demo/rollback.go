@@ -66,6 +66,7 @@ func breakAndFollow(ctx context.Context, s *script, a *app) error {
 	}
 	c, err := s.stage.follow(ctx, a, 30*time.Second, time.Second)
 	if err != nil {
+		s.explain(ctx, a)
 		return err
 	}
 	s.failed(c.fault)
