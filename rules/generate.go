@@ -24,9 +24,9 @@ type Rules struct {
 	// Notes say what the rules do differently from what was asked, such as a
 	// latency limit that lies between two buckets. For people; may be empty.
 	Notes []string
-	// AlertWindow is the longest time that an alert about requests or restarts
-	// can go on firing after its cause has gone: the longest window plus
-	// keep_firing_for.
+	// AlertWindow is the longest time that guardian can hear of an alert about
+	// requests or restarts as firing after its cause has gone: the longest window
+	// plus keep_firing_for, and the way there and back.
 	AlertWindow time.Duration
 
 	groups []monitoringv1.RuleGroup
@@ -57,7 +57,7 @@ func Generate(o Options) (*Rules, error) {
 	}
 	r := &Rules{
 		Notes:       b.notes,
-		AlertWindow: b.longestWindow() + keepFiring,
+		AlertWindow: b.longestWindow() + keepFiring + b.transit(),
 		groups:      b.groups,
 		labels:      o.Labels,
 	}
@@ -65,6 +65,15 @@ func Generate(o Options) (*Rules, error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+// transit is how late the last bad request can enter a window (the next scrape,
+// which may be as late again), and how late guardian hears that an alert has
+// ended (an evaluation for each of window and keep_firing_for, and
+// Alertmanager's group_interval).
+func (b *builder) transit() time.Duration {
+	const route = 10 * time.Second // groupInterval, which Alertmanager takes as text
+	return 2*b.ScrapeInterval + 2*b.Interval + route
 }
 
 // longestWindow is the longest time that a signal looks back.
