@@ -72,7 +72,7 @@ func (st *stage) writeConfig(file string, g *guardian) error {
 		"listen":    object{"alerts": g.alerts, "metrics": g.metrics},
 		"webhook":   object{"tokenFile": st.token},
 		// The demo has no prometheus-operator: its Prometheus reads a file that `guardian rules` has printed.
-		"rules":  object{"enabled": false, "interval": evaluation.String(), "scrapeInterval": scrapeInterval.String()},
+		"rules":  object{"enabled": false, "interval": evaluation.String(), "scrapeInterval": st.plan.scrape.String()},
 		"guards": guards,
 	}
 	if st.prometheus != nil {

@@ -27,6 +27,7 @@ type settings struct {
 	hold    bool
 	runs    int
 	healthy time.Duration
+	scrape  time.Duration
 }
 
 func main() {
@@ -59,9 +60,13 @@ func readSettings() (settings, error) {
 	flag.IntVar(&o.runs, "runs", runs, "repeat fault and rollback so often and print the split of the time ($RUNS)")
 	flag.BoolVar(&o.hold, "hold", hold != "" && hold != "0", "keep everything up at the end ($HOLD)")
 	flag.DurationVar(&o.healthy, "healthy", 10*time.Minute, "with -act signals: how long the healthy canary is watched")
+	flag.DurationVar(&o.scrape, "scrape", 5*time.Second, "scrape interval, whole seconds")
 	flag.Parse()
 	if o.runs > 0 {
 		o.act = "runs"
+	}
+	if o.scrape < time.Second || o.scrape%time.Second != 0 {
+		return o, fmt.Errorf("-scrape %v: want whole seconds", o.scrape)
 	}
 	if acts[o.act] == nil {
 		return o, fmt.Errorf("act %q: want rollback, promotion or signals", o.act)

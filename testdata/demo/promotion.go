@@ -16,10 +16,10 @@ const stepInterval = 15 * time.Second
 
 // actPromotion lets guardian itself go forward: it climbs, its leader is killed, Prometheus is stopped, the canary
 // degrades, and a new build climbs to the end.
-func actPromotion(ctx context.Context, s *script, _ settings) error {
+func actPromotion(ctx context.Context, s *script, o settings) error {
 	s.title("guardian goes forward by itself: %v%%, %v a step, two replicas", ladder, stepInterval)
 	st, err := s.set(ctx, plan{
-		apps: []appPlan{{"orders", 50}}, replicas: 2,
+		apps: []appPlan{{"orders", 50}}, scrape: o.scrape, replicas: 2,
 		guard: map[string]any{"promotion": map[string]any{
 			"mode": "auto", "steps": ladder, "interval": stepInterval.String(), "minRequests": 30,
 		}},

@@ -11,9 +11,9 @@ import (
 )
 
 // actRollback is the default act.
-func actRollback(ctx context.Context, s *script, _ settings) error {
+func actRollback(ctx context.Context, s *script, o settings) error {
 	s.title("A canary fails, guardian rolls it back")
-	st, err := s.set(ctx, plan{apps: []appPlan{{"orders", 100}}})
+	st, err := s.set(ctx, plan{apps: []appPlan{{"orders", 100}}, scrape: o.scrape})
 	if err != nil {
 		return err
 	}

@@ -21,14 +21,14 @@ import (
 )
 
 const (
-	namespace      = "microservices"
-	scrapeInterval = 5 * time.Second
-	evaluation     = time.Second
+	namespace  = "microservices"
+	evaluation = time.Second
 )
 
 // plan says what a stage consists of.
 type plan struct {
 	apps     []appPlan
+	scrape   time.Duration  // Prometheus's interval
 	replicas int            // of guardian
 	guard    map[string]any // further keys of every guard in guardian.yaml
 }
@@ -98,7 +98,7 @@ func (s *script) set(ctx context.Context, p plan) (*stage, error) {
 			return nil, err
 		}
 	}
-	s.say("stage", "up: guardian and %d more processes, scraped every %v, rules evaluated every %v", 4, scrapeInterval, evaluation)
+	s.say("stage", "up: they and guardian, %d replica(s); scraped every %v, rules evaluated every %v", len(st.guardians), p.scrape, evaluation)
 	s.say("stage", "the mesh is a stand-in: it splits real HTTP requests by the real VirtualService, 100 ms after a change")
 	return st, nil
 }
@@ -254,7 +254,7 @@ func (st *stage) startPrometheus(ctx context.Context) error {
 	}
 	targets = append(targets, controlplane.Target{Job: "alertmanager", Address: strings.TrimPrefix(st.alertmgr.URL, "http://")})
 	st.prometheus, err = st.plane.StartPrometheus(ctx, controlplane.PrometheusOptions{
-		ScrapeInterval: scrapeInterval, EvaluationInterval: evaluation, RuleFiles: []string{rules}, Targets: targets,
+		ScrapeInterval: st.plan.scrape, EvaluationInterval: evaluation, RuleFiles: []string{rules}, Targets: targets,
 		Alertmanagers: []controlplane.Receiver{{URL: st.alertmgr.URL}},
 	})
 	return err
