@@ -19,7 +19,7 @@ import (
 // bridge translates between alerting and remediate: which guard an alert is
 // about, and what it asks for.
 type bridge struct {
-	config atomic.Pointer[Config]
+	config atomic.Pointer[guardIndex]
 	book   *alerting.Book
 	guards controller
 	log    *slog.Logger
@@ -27,6 +27,34 @@ type bridge struct {
 
 	mu      sync.Mutex
 	unknown map[string]time.Time // guards that alerts name and nobody has, by when it was last said
+}
+
+// guardIndex is a configuration whose guards are found without a search: with
+// a thousand of them each alert would otherwise be held against all.
+type guardIndex struct {
+	Config
+	byName   map[string]*GuardConfig
+	matching []*GuardConfig // those with matchers, which any alert may satisfy; in the configuration's order
+}
+
+func newGuardIndex(c Config) *guardIndex {
+	i := &guardIndex{Config: c, byName: make(map[string]*GuardConfig, len(c.Guards))}
+	for n := range c.Guards {
+		g := &c.Guards[n]
+		i.byName[g.Name] = g
+		if len(g.Alerts.Matchers) > 0 {
+			i.matching = append(i.matching, g)
+		}
+	}
+	return i
+}
+
+// Guard returns the guard of that name.
+func (i *guardIndex) Guard(name string) (GuardConfig, bool) {
+	if g, ok := i.byName[name]; ok {
+		return *g, true
+	}
+	return GuardConfig{}, false
 }
 
 // controller is what the bridge needs of remediate.Controller.
@@ -39,14 +67,14 @@ type controller interface {
 
 func newBridge(c Config, metrics *alerting.Metrics, log *slog.Logger, now func() time.Time) *bridge {
 	b := &bridge{log: log, now: now, unknown: map[string]time.Time{}}
-	b.config.Store(&c)
+	b.config.Store(newGuardIndex(c))
 	b.book = alerting.NewBook(alerting.BookOptions{Keys: b.guardsOf, Metrics: metrics})
 	return b
 }
 
 // setConfig takes a new configuration into use: alerts are matched anew.
 func (b *bridge) setConfig(c Config) {
-	b.config.Store(&c)
+	b.config.Store(newGuardIndex(c))
 	b.book.Reindex(b.guardsOf)
 }
 
@@ -59,8 +87,12 @@ func (b *bridge) guardsOf(a alerting.Alert) []string {
 		return nil
 	}
 	var out []string
-	for _, g := range c.Guards {
-		if b.actionFor(g, a) != "" {
+	named, ok := c.byName[a.Labels[rules.LabelGuard]]
+	if ok && actionFor(named, a) != "" {
+		out = append(out, named.Name)
+	}
+	for _, g := range c.matching {
+		if g != named && actionFor(g, a) != "" {
 			out = append(out, g.Name)
 		}
 	}
@@ -68,7 +100,7 @@ func (b *bridge) guardsOf(a alerting.Alert) []string {
 }
 
 // actionFor is what an alert asks of a guard; empty: it is not about it.
-func (b *bridge) actionFor(g GuardConfig, a alerting.Alert) remediate.Action {
+func actionFor(g *GuardConfig, a alerting.Alert) remediate.Action {
 	if a.Labels[rules.LabelGuard] == g.Name {
 		return remediate.Action(a.Labels[rules.LabelAction])
 	}
@@ -86,7 +118,7 @@ func (b *bridge) translate(g GuardConfig, a alerting.Alert) remediate.Alert {
 	if summary == "" {
 		summary = a.Annotations["description"]
 	}
-	action := b.actionFor(g, a)
+	action := actionFor(&g, a)
 	if a.Suppressed && action == remediate.ActionRollback {
 		action = remediate.ActionHold // silenced: somebody knows, which is no reason to go forward
 	}
@@ -171,7 +203,10 @@ func (b *bridge) tellUnknown(ctx context.Context, alerts []alerting.Alert) error
 			continue
 		}
 		b.log.Warn("alert for a guard that the configuration does not have", "guard", name, "alert", a.Name(), "fingerprint", a.Fingerprint)
-		errs = append(errs, b.guards.Unknown(ctx, name, a.Name()))
+		if err := b.guards.Unknown(ctx, name, a.Name()); err != nil {
+			b.forgetUnknown(name)
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -190,6 +225,13 @@ func (b *bridge) sayUnknown(guard string) bool {
 	}
 	b.unknown[guard] = now
 	return true
+}
+
+// forgetUnknown lets the next repetition be recorded.
+func (b *bridge) forgetUnknown(guard string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.unknown, guard)
 }
 
 // filter selects every alert that may be about a guard.

@@ -1,0 +1,367 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// fakeController notes what it is given.
+type fakeController struct {
+	mu        sync.Mutex
+	submitted map[string][]remediate.Alert // waited for
+	accepted  map[string][]remediate.Alert // not waited for
+	enqueued  []string
+	unknown   []string
+	fail      map[string]error
+}
+
+func newFakeController() *fakeController {
+	return &fakeController{submitted: map[string][]remediate.Alert{}, accepted: map[string][]remediate.Alert{}, fail: map[string]error{}}
+}
+
+func (f *fakeController) Submit(_ context.Context, guard string, alerts []remediate.Alert, _ time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.submitted[guard] = append(f.submitted[guard], alerts...)
+	return f.fail[guard]
+}
+
+func (f *fakeController) Accept(guard string, alerts []remediate.Alert, _ time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.accepted[guard] = append(f.accepted[guard], alerts...)
+	return f.fail[guard]
+}
+
+func (f *fakeController) Enqueue(guard string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.enqueued = append(f.enqueued, guard)
+}
+
+func (f *fakeController) Unknown(_ context.Context, guard, _ string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unknown = append(f.unknown, guard)
+	return f.fail["?"]
+}
+
+var bridgeNow = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+
+func testBridge(t *testing.T) (*bridge, *fakeController) {
+	t.Helper()
+	c, err := ParseConfig([]byte(`
+namespace: microservices
+guards:
+- name: orders-service
+- name: payments
+  alerts:
+    matchers:
+    - match: '{alertname="PaymentsDown", severity=~"page|critical"}'
+    - match: '{alertname="PaymentsSlow"}'
+      action: hold
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFakeController()
+	b := newBridge(c, alerting.NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler), func() time.Time { return bridgeNow })
+	b.guards = f
+	return b, f
+}
+
+func firingAlert(labels map[string]string) alerting.Alert {
+	return alerting.Alert{Labels: labels, Annotations: map[string]string{"summary": "it fails"}, StartsAt: bridgeNow.Add(-time.Second),
+		Fingerprint: alerting.Fingerprint(labels)}
+}
+
+func guardLabels(guard, action string, more ...string) map[string]string {
+	l := map[string]string{"alertname": "GuardianCanaryErrorRate", "guardian": "true", "guardian_guard": guard, "guardian_action": action,
+		"guardian_signal": "error_rate", "namespace": "microservices"}
+	for i := 0; i+1 < len(more); i += 2 {
+		l[more[i]] = more[i+1]
+	}
+	return l
+}
+
+func TestAnAlertReachesTheGuardItIsAbout(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		labels map[string]string
+		want   map[string]remediate.Action
+	}{
+		{"by its label", guardLabels("orders-service", "rollback"), map[string]remediate.Action{"orders-service": "rollback"}},
+		{"as a hold", guardLabels("orders-service", "hold"), map[string]remediate.Action{"orders-service": "hold"}},
+		{"not when it is about another namespace's guard of that name", guardLabels("orders-service", "rollback", "namespace", "staging"), nil},
+		{"not when no guard is called so", guardLabels("nobody", "rollback"), nil},
+		{"by a configured matcher", map[string]string{"alertname": "PaymentsDown", "severity": "page"}, map[string]remediate.Action{"payments": "rollback"}},
+		{"by a configured matcher, wherever it comes from", map[string]string{"alertname": "PaymentsDown", "severity": "page", "namespace": "other"},
+			map[string]remediate.Action{"payments": "rollback"}},
+		{"by a configured matcher with its action", map[string]string{"alertname": "PaymentsSlow"}, map[string]remediate.Action{"payments": "hold"}},
+		{"not when only part of a matcher fits", map[string]string{"alertname": "PaymentsDown", "severity": "info"}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b, f := testBridge(t)
+			if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{firingAlert(c.labels)}); err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]remediate.Action{}
+			for guard, alerts := range f.submitted {
+				for _, a := range alerts {
+					got[guard] = a.Action
+					if a.Summary != "it fails" || a.Name != c.labels["alertname"] || a.StartsAt != bridgeNow.Add(-time.Second) || a.Fingerprint == "" {
+						t.Errorf("translated to %+v", a)
+					}
+				}
+			}
+			if !maps.Equal(got, c.want) {
+				t.Errorf("submitted %v, want %v", got, c.want)
+			}
+			for guard := range c.want {
+				if n := len(b.firing(guard)); n != 1 {
+					t.Errorf("%d alerts fire for %s, want 1", n, guard)
+				}
+			}
+		})
+	}
+}
+
+func TestTheLanesDifferInWhatTheyWaitFor(t *testing.T) {
+	alert := []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
+	b, f := testBridge(t)
+	f.fail["orders-service"] = errors.New("the record could not be written")
+	if err := b.Accept(t.Context(), alerting.LaneWebhook, alert); err == nil || !strings.Contains(err.Error(), "could not be written") {
+		t.Errorf("webhook lane: %v, want the error, so that Alertmanager tries again", err)
+	}
+	b, f = testBridge(t)
+	if err := b.Accept(t.Context(), alerting.LanePush, alert); err != nil || len(f.accepted["orders-service"]) != 1 || len(f.submitted) != 0 {
+		t.Errorf("push lane: %v, accepted %v, submitted %v; want it kept and not waited for", err, f.accepted, f.submitted)
+	}
+	b, f = testBridge(t)
+	f.fail["orders-service"] = remediate.ErrUnknownGuard
+	if err := b.Accept(t.Context(), alerting.LaneWebhook, alert); err != nil {
+		t.Errorf("a guard that has just been removed: %v, want nil", err)
+	}
+}
+
+func TestAResolvedAlertOnlyAsksForALook(t *testing.T) {
+	b, f := testBridge(t)
+	a := firingAlert(guardLabels("orders-service", "rollback"))
+	if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{a}); err != nil {
+		t.Fatal(err)
+	}
+	a.Resolved, a.EndsAt = true, bridgeNow
+	f.submitted = map[string][]remediate.Alert{}
+	if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{a}); err != nil {
+		t.Fatal(err)
+	}
+	if alerts, ok := f.submitted["orders-service"]; !ok || len(alerts) != 0 {
+		t.Errorf("submitted %v, want a look with no alert", f.submitted)
+	}
+	if n := len(b.firing("orders-service")); n != 0 {
+		t.Errorf("%d alerts fire after the resolve", n)
+	}
+}
+
+func TestASilencedRollbackHolds(t *testing.T) {
+	b, _ := testBridge(t)
+	a := firingAlert(guardLabels("orders-service", "rollback"))
+	a.Suppressed = true
+	if _, err := b.book.Replace(alerting.LaneAlertmanager, []alerting.Alert{a}, bridgeNow); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.firing("orders-service"); len(got) != 1 || got[0].Action != remediate.ActionHold {
+		t.Errorf("fires %+v, want a hold", got)
+	}
+}
+
+func TestAnUnknownGuardIsRecordedOnceInAWhile(t *testing.T) {
+	b, f := testBridge(t)
+	alert := []alerting.Alert{firingAlert(guardLabels("nobody", "rollback"))}
+	for range 3 {
+		if err := b.Accept(t.Context(), alerting.LaneWebhook, alert); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(f.unknown, []string{"nobody"}) {
+		t.Errorf("recorded %v, want it once", f.unknown)
+	}
+	if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{firingAlert(guardLabels("nobody", "rollback", "namespace", "staging"))}); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.unknown) != 1 {
+		t.Errorf("a guard of another namespace is none of this guardian's business: %v", f.unknown)
+	}
+	b, f = testBridge(t)
+	f.fail["?"] = errors.New("no Event could be written")
+	if err := b.Accept(t.Context(), alerting.LaneWebhook, alert); err == nil {
+		t.Error("what could not be recorded was answered as done")
+	}
+	f.fail = map[string]error{}
+	if err := b.Accept(t.Context(), alerting.LaneWebhook, alert); err != nil || len(f.unknown) != 2 {
+		t.Errorf("tried again: %v, recorded %v; want it recorded now", err, f.unknown)
+	}
+}
+
+func TestANewConfigurationMatchesTheOldAlertsAnew(t *testing.T) {
+	b, _ := testBridge(t)
+	a := firingAlert(map[string]string{"alertname": "OrdersDown"})
+	if err := b.Accept(t.Context(), alerting.LanePush, []alerting.Alert{a}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(b.firing("orders-service")); n != 0 {
+		t.Fatalf("%d alerts fire before anything matches", n)
+	}
+	a.EndsAt = bridgeNow.Add(time.Minute)
+	if err := b.Accept(t.Context(), alerting.LanePush, []alerting.Alert{a}); err != nil {
+		t.Fatal(err)
+	}
+	c, err := ParseConfig([]byte("namespace: microservices\nguards:\n- name: orders-service\n  alerts: {matchers: [{match: '{alertname=\"OrdersDown\"}'}]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.setConfig(c)
+	if n := len(b.firing("orders-service")); n != 1 {
+		t.Errorf("%d alerts fire, want 1", n)
+	}
+}
+
+// lister answers as a test says.
+type lister struct {
+	alerts []alerting.Alert
+	err    error
+}
+
+func (l *lister) Firing(context.Context, alerting.Filter) ([]alerting.Alert, error) {
+	return l.alerts, l.err
+}
+
+// querier answers every query alike.
+type querier struct {
+	samples []alerting.Sample
+	err     error
+	asked   []string
+}
+
+func (q *querier) Query(_ context.Context, promql string) ([]alerting.Sample, error) {
+	q.asked = append(q.asked, promql)
+	return q.samples, q.err
+}
+
+func testOracle(t *testing.T) (*oracle, *fakeController, *lister, *lister, *querier) {
+	t.Helper()
+	b, f := testBridge(t)
+	am, prom, q := &lister{}, &lister{}, &querier{}
+	return &oracle{alertmanager: am, prometheus: prom, query: q, bridge: b, log: slog.New(slog.DiscardHandler), now: func() time.Time { return bridgeNow }}, f, am, prom, q
+}
+
+func TestListingHealsWhatAWebhookLost(t *testing.T) {
+	o, f, am, _, _ := testOracle(t)
+	am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
+	if err := o.list(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(f.accepted["orders-service"]) != 1 {
+		t.Fatalf("accepted %v, want the alert that no webhook brought", f.accepted)
+	}
+	am.alerts = nil
+	if err := o.list(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(f.enqueued, "orders-service") || len(o.bridge.firing("orders-service")) != 0 {
+		t.Errorf("enqueued %v, fires %v; want a look because a resolve was lost", f.enqueued, o.bridge.firing("orders-service"))
+	}
+}
+
+func TestPrometheusIsAskedWhereAlertmanagerDoesNotAnswer(t *testing.T) {
+	o, f, am, prom, _ := testOracle(t)
+	am.err = errors.New("connection refused")
+	prom.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
+	if err := o.list(t.Context()); err == nil {
+		t.Error("that Alertmanager does not answer was not said")
+	}
+	if len(f.accepted["orders-service"]) != 1 {
+		t.Errorf("accepted %v, want what Prometheus says", f.accepted)
+	}
+	am.err = nil
+	if err := o.list(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(o.bridge.firing("orders-service")); n != 0 {
+		t.Errorf("%d alerts fire by what Prometheus said before Alertmanager answered again", n)
+	}
+}
+
+func TestGoingForwardAsksEverything(t *testing.T) {
+	guard := remediate.Guard{Name: "orders-service"}
+	sides := remediate.Sides{Canary: remediate.Side{Workloads: []string{"orders-v2"}}, Stable: remediate.Side{Workloads: []string{"orders-v1"}}}
+	since := bridgeNow.Add(-5 * time.Minute)
+	t.Run("an alert that only Alertmanager knows comes back", func(t *testing.T) {
+		o, _, am, _, q := testOracle(t)
+		am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "hold")), firingAlert(guardLabels("payments", "rollback"))}
+		q.samples = []alerting.Sample{{Value: 37.9}}
+		f, alerts := o.askForward(t.Context(), guard, sides, since)
+		if f.Err != "" || f.Requests != 37 || len(alerts) != 1 || alerts[0].Action != remediate.ActionHold {
+			t.Errorf("forward %+v, alerts %+v", f, alerts)
+		}
+		if len(q.asked) != 1 || !strings.Contains(q.asked[0], "orders-v2") || !strings.Contains(q.asked[0], "[300s]") {
+			t.Errorf("asked %q", q.asked)
+		}
+	})
+	t.Run("nobody knows what fires", func(t *testing.T) {
+		o, _, am, prom, _ := testOracle(t)
+		am.err, prom.err = errors.New("down"), errors.New("down too")
+		if f, _ := o.askForward(t.Context(), guard, sides, since); !strings.Contains(f.Err, "nobody answers what fires") {
+			t.Errorf("forward %+v", f)
+		}
+	})
+	t.Run("Prometheus does not count", func(t *testing.T) {
+		o, _, _, _, q := testOracle(t)
+		q.err = errors.New("down")
+		if f, _ := o.askForward(t.Context(), guard, sides, since); !strings.Contains(f.Err, "Prometheus does not answer") {
+			t.Errorf("forward %+v", f)
+		}
+	})
+	t.Run("no data is no request", func(t *testing.T) {
+		o, _, _, _, _ := testOracle(t)
+		if f, _ := o.askForward(t.Context(), guard, sides, since); f.Err != "" || f.Requests != 0 {
+			t.Errorf("forward %+v", f)
+		}
+	})
+}
+
+func TestAGateIsOpenOnlyWhenEverySampleIsTrue(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		samples []alerting.Sample
+		open    bool
+		why     string
+	}{
+		{"no data", nil, false, "no data"},
+		{"one true", []alerting.Sample{{Value: 1}}, true, ""},
+		{"one of two false", []alerting.Sample{{Value: 1}, {Value: 0}}, false, "is 0"},
+		{"not a number", []alerting.Sample{{Value: math.NaN()}}, false, "is NaN"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o, _, _, _, q := testOracle(t)
+			q.samples = c.samples
+			g, err := o.gate(t.Context(), GateConfig{Name: "checkout", Query: "checkout_ok > bool 0.9"})
+			if err != nil || g.Open != c.open || !c.open && !strings.Contains(g.Why, c.why) {
+				t.Errorf("gate %+v, %v; want open %v, %q", g, err, c.open, c.why)
+			}
+		})
+	}
+}
