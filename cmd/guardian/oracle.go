@@ -115,7 +115,7 @@ func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remedi
 		f.Closed = "promotion.windows allows no step now"
 		return f, firing
 	}
-	if f.Requests, err = o.requests(ctx, *c, guard, sides, since); err != nil {
+	if f.Requests, err = o.requests(ctx, c.Config, guard, sides, since); err != nil {
 		f.Err = "Prometheus does not answer: " + err.Error()
 		return f, firing
 	}
@@ -168,7 +168,7 @@ func (o *oracle) countRequests(ctx context.Context, g remediate.Guard, sides rem
 	}
 	ctx, cancel := context.WithTimeout(ctx, listWait)
 	defer cancel()
-	return o.requests(ctx, *c, guard, sides, since)
+	return o.requests(ctx, c.Config, guard, sides, since)
 }
 
 // requests counts the canary's requests since a time.
