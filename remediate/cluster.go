@@ -294,7 +294,6 @@ func trimVirtualService(u *unstructured.Unstructured) {
 type writer struct {
 	namespace string
 	kube      kubernetes.Interface
-	istio     istioclient.Interface
 	dynamic   dynamic.Interface
 }
 
@@ -401,7 +400,7 @@ func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstr
 	if err != nil {
 		return fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
 	}
-	_, err = w.istio.NetworkingV1().VirtualServices(w.namespace).Patch(ctx, vs.GetName(), types.JSONPatchType, body,
+	_, err = w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Patch(ctx, vs.GetName(), types.JSONPatchType, body,
 		metav1.PatchOptions{FieldManager: manager})
 	return conflictOr(err, "patch VirtualService %s/%s", w.namespace, vs.GetName())
 }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	istioclient "istio.io/client-go/pkg/clientset/versioned"
@@ -65,6 +66,8 @@ type Controller struct {
 	info  *informers
 	lease *leases
 	event *events
+
+	rolledBack atomic.Int64 // when this replica last rolled back, Unix nanoseconds
 
 	mu      sync.Mutex
 	guards  map[string]*entry
@@ -135,8 +138,8 @@ func New(o Options) (*Controller, error) {
 	c.event = newEvents(o)
 	c.r = &reconciler{
 		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now,
-		store: &writer{namespace: o.Namespace, kube: o.Client, istio: o.Istio, dynamic: o.Dynamic},
-		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote,
+		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic},
+		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst,
 	}
 	return c, nil
 }
@@ -153,8 +156,8 @@ func (c *Controller) SetGuards(guards []Guard) {
 		if !ok {
 			e = &entry{pending: map[string]submitted{}}
 			c.guards[g.Name] = e
-			c.o.Metrics.start(g)
 		}
+		c.o.Metrics.start(g)
 		e.guard = g
 		look = append(look, g.Name)
 	}
@@ -236,7 +239,7 @@ func (c *Controller) touched(guards []string) {
 
 // restarted is called by the pod watch with n further restarts.
 func (c *Controller) restarted(guard string, ref Ref, n int64) {
-	c.o.Metrics.restarts.WithLabelValues(guard, ref.String()).Add(float64(n))
+	c.o.Metrics.restarted(guard, ref, n)
 }
 
 // Submit takes alerts for a guard and returns when a reconcile that saw them
@@ -349,11 +352,20 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 		wait = min(wait, r)
 	}
 	if l := out.decision.Record.Lock; l != nil {
-		if left := settle - c.o.Now().Sub(l.Since); left > 0 {
+		left := settle - c.o.Now().Sub(l.Since)
+		if left > settle-maxSettle && c.burst() {
+			left = max(left, settle)
+		}
+		if left > 0 {
 			wait = min(wait, left+rand.N(settle)) //nolint:gosec // spreads load
 		}
 	}
 	return wait, nil
+}
+
+// burst says whether this replica has rolled back a moment ago.
+func (c *Controller) burst() bool {
+	return c.o.Now().UnixNano()-c.rolledBack.Load() < int64(settle)
 }
 
 // finish notes what came of a reconcile.
@@ -361,13 +373,15 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 	m := c.o.Metrics
 	log := c.o.Logger.With("guard", g.Name)
 	if err != nil {
-		m.failures.WithLabelValues(g.Name).Inc()
+		m.failed(g.Name)
 		log.Error("guard is not where it should be; trying again", "err", err)
 	}
 	d := out.decision
 	if out.moved && d.Move == MoveStable {
 		if d.Reason == ReasonReassert {
-			m.reasserts.WithLabelValues(g.Name).Inc()
+			m.reasserted(g.Name)
+		} else {
+			c.rolledBack.Store(c.o.Now().UnixNano())
 		}
 		for _, s := range pending {
 			if l := d.Record.Lock; l == nil || l.Fingerprint == s.alert.Fingerprint {
@@ -403,7 +417,7 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 			"build", h.Build, "alert", h.Alert, "by", h.By, "reason", h.Reason)
 		c.event.tell(s, h)
 		if h.Event == "rolled-back" {
-			c.o.Metrics.rollbacks.WithLabelValues(g.Name, signalOf(d.Record.Lock, d.Reason)).Inc()
+			c.o.Metrics.rolledBack(g.Name, signalOf(d.Record.Lock, d.Reason))
 		}
 	}
 }
@@ -414,7 +428,7 @@ func signalOf(l *Lock, r Reason) string {
 		return "person"
 	case r == ReasonRefusedBuild:
 		return "refused_build"
-	case l != nil && slices.Contains(signals, l.Signal):
+	case l != nil && slices.Contains(signals[:], l.Signal):
 		return l.Signal
 	}
 	return "other"

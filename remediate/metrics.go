@@ -2,119 +2,247 @@ package remediate
 
 import (
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 )
 
 // Metrics are what a Controller exports. The guard label takes its values
 // from the configuration, the others from closed sets.
+//
+// A guard has some thirty series. They are kept as numbers and made into
+// metrics when somebody reads them: as metrics they would take more memory than
+// all that guardian knows of the cluster.
 type Metrics struct {
-	weight    *prometheus.GaugeVec
-	state     *prometheus.GaugeVec
-	rollbacks *prometheus.CounterVec
-	seconds   *prometheus.HistogramVec
-	restarts  *prometheus.CounterVec
-	waiting   *prometheus.GaugeVec
-	reasserts *prometheus.CounterVec
-	failures  *prometheus.CounterVec
-	info      *prometheus.GaugeVec
-	leader    prometheus.Gauge
+	seconds *prometheus.HistogramVec // a guard's appears with its first rollback
+	leader  prometheus.Gauge
+
+	mu     sync.Mutex
+	guards map[string]*series
+}
+
+// series is what is counted for one guard.
+type series struct {
+	guard     *dto.LabelPair
+	subsets   [2]*dto.LabelPair // stable, canary
+	seen      bool              // false: no weight, state or container is known yet
+	state     State
+	weight    int // of the canary, percent
+	movedAt   time.Time
+	waiting   [2][len(waitingReasons)]int64 // by subset
+	restarts  [2]int64
+	rollbacks [len(signals)]int64
+	reasserts int64
+	failures  int64
 }
 
 // signals are the values of the label signal of guardian_rollbacks_total;
 // anything else counts as "other".
-var signals = []string{"error_rate", "latency", "restarts", "traffic", "person", "refused_build", "other"}
+var signals = [...]string{"error_rate", "latency", "restarts", "traffic", "person", "refused_build", "other"}
+
+// waitingReasons are the values of the label reason; others are "other".
+var waitingReasons = [...]string{"CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "other"}
+
+// The label pairs that all guards share.
+var (
+	signalPairs = pairs("signal", signals[:])
+	reasonPairs = pairs("reason", waitingReasons[:])
+	statePairs  = pairs("state", States)
+)
+
+func pairs[S ~string](name string, values []S) []*dto.LabelPair {
+	out := make([]*dto.LabelPair, len(values))
+	for i, v := range values {
+		out[i] = pair(name, string(v))
+	}
+	return out
+}
+
+func pair(name, value string) *dto.LabelPair { return &dto.LabelPair{Name: &name, Value: &value} }
+
+var (
+	descWeight    = describeMetric("guardian_weight_percent", "Share of the guard's traffic by subset, percent, as last seen in its VirtualServices.", "subset")
+	descState     = describeMetric("guardian_state", "1 for the state that the guard is in, 0 for the others.", "state")
+	descRollbacks = describeMetric("guardian_rollbacks_total", "Rollbacks that this replica has written, by the signal that asked for them.", "signal")
+	descRestarts  = describeMetric("guardian_workload_restarts_total", "Container restarts seen since this replica started, istio-proxy left out. Every replica counts all: use max.", "subset")
+	descWaiting   = describeMetric("guardian_workload_waiting_containers", "Containers that wait for a bad reason now.", "reason", "subset")
+	descReasserts = describeMetric("guardian_reasserts_total", "Times that traffic was taken from a locked canary again.")
+	descFailures  = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
+	descMoved     = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
+
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descWaiting, descReasserts, descFailures, descMoved}
+)
+
+func describeMetric(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, append([]string{"guard"}, labels...), nil)
+}
 
 // NewMetrics registers the metrics of a Controller.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
-		weight: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "guardian_weight_percent", Help: "Share of the guard's traffic by subset, percent, as last seen in its VirtualServices."},
-			[]string{"guard", "subset"}),
-		state: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "guardian_state", Help: "1 for the state that the guard is in, 0 for the others."}, []string{"guard", "state"}),
-		rollbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "guardian_rollbacks_total", Help: "Rollbacks that this replica has written, by the signal that asked for them."}, []string{"guard", "signal"}),
+		guards: map[string]*series{},
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "guardian_rollback_seconds", Help: "Time from an alert's arrival to the confirmed write of the VirtualService.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}, []string{"guard"}),
-		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "guardian_workload_restarts_total", Help: "Container restarts seen since this replica started, istio-proxy left out. Every replica counts all: use max."},
-			[]string{"guard", "subset"}),
-		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "guardian_workload_waiting_containers", Help: "Containers that wait for a bad reason now."}, []string{"guard", "subset", "reason"}),
-		reasserts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "guardian_reasserts_total", Help: "Times that traffic was taken from a locked canary again."}, []string{"guard"}),
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "guardian_reconcile_failures_total", Help: "Reconciles that could not do what was decided."}, []string{"guard"}),
-		info: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "guardian_weight_changed_timestamp_seconds", Help: "When the weights were last changed by anybody, as guardian saw it."}, []string{"guard"}),
 		leader: prometheus.NewGauge(prometheus.GaugeOpts{Name: "guardian_leader", Help: "1 on the replica that holds the lease for going forward."}),
 	}
-	reg.MustRegister(m.weight, m.state, m.rollbacks, m.seconds, m.restarts, m.waiting, m.reasserts, m.failures, m.info, m.leader)
+	reg.MustRegister(m, m.seconds, m.leader)
 	return m
 }
 
-// waitingReasons are the values of the label reason; others are "other".
-var waitingReasons = []string{"CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "other"}
-
-// start makes a guard's series visible at zero.
+// start makes a guard's series visible at zero. The restarts of a destination
+// that the guard did not have before start anew.
 func (m *Metrics) start(g Guard) {
-	for _, s := range signals {
-		m.rollbacks.WithLabelValues(g.Name, s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.guards[g.Name]
+	if !ok {
+		s = &series{guard: pair("guard", g.Name)}
+		m.guards[g.Name] = s
 	}
-	for _, s := range States {
-		m.state.WithLabelValues(g.Name, string(s))
+	for i, ref := range []Ref{g.Stable, g.Canary} {
+		if s.subsets[i] == nil || s.subsets[i].GetValue() != ref.String() {
+			s.subsets[i], s.restarts[i], s.waiting[i], s.seen = pair("subset", ref.String()), 0, [len(waitingReasons)]int64{}, false
+		}
 	}
-	for _, ref := range []Ref{g.Stable, g.Canary} {
-		m.restarts.WithLabelValues(g.Name, ref.String())
-	}
-	m.reasserts.WithLabelValues(g.Name)
-	m.failures.WithLabelValues(g.Name)
 }
 
 // stop removes the series of a guard that the configuration no longer has.
 func (m *Metrics) stop(guard string) {
-	l := prometheus.Labels{"guard": guard}
-	for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{m.weight, m.state, m.rollbacks, m.seconds, m.restarts, m.waiting, m.reasserts, m.failures, m.info} {
-		v.DeletePartialMatch(l)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.guards, guard)
+	m.seconds.DeleteLabelValues(guard)
+}
+
+// edit changes what is counted for a guard, if there is such a guard still.
+func (m *Metrics) edit(guard string, change func(*series)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, ok := m.guards[guard]; ok {
+		change(s)
 	}
+}
+
+func (m *Metrics) failed(guard string)     { m.edit(guard, func(s *series) { s.failures++ }) }
+func (m *Metrics) reasserted(guard string) { m.edit(guard, func(s *series) { s.reasserts++ }) }
+
+// rolledBack counts a rollback; signal is one of signals.
+func (m *Metrics) rolledBack(guard, signal string) {
+	m.edit(guard, func(s *series) { s.rollbacks[slices.Index(signals[:], signal)]++ })
+}
+
+func (m *Metrics) restarted(guard string, ref Ref, n int64) {
+	m.edit(guard, func(s *series) {
+		for i, have := range s.subsets {
+			if have.GetValue() == ref.String() {
+				s.restarts[i] += n
+			}
+		}
+	})
 }
 
 // saw exports what a reconcile found.
 func (m *Metrics) saw(g Guard, o outcome) {
-	st := o.decision.Record.Status
-	for _, s := range States {
-		v := 0.0
-		if s == st.State {
-			v = 1
+	m.edit(g.Name, func(s *series) {
+		st := o.decision.Record.Status
+		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight
+		switch {
+		case o.moved && o.decision.Move == MoveStable:
+			s.weight = 0
+		case o.moved && o.decision.Move == MoveForward:
+			s.weight = o.decision.Weight
 		}
-		m.state.WithLabelValues(g.Name, string(s)).Set(v)
-	}
-	weight := o.snapshot.input.Traffic.Weight
-	switch {
-	case o.moved && o.decision.Move == MoveStable:
-		weight = 0
-	case o.moved && o.decision.Move == MoveForward:
-		weight = o.decision.Weight
-	}
-	m.weight.WithLabelValues(g.Name, g.Canary.String()).Set(float64(weight))
-	m.weight.WithLabelValues(g.Name, g.Stable.String()).Set(float64(100 - weight))
-	if !st.MovedAt.IsZero() {
-		m.info.WithLabelValues(g.Name).Set(float64(st.MovedAt.UnixMilli()) / 1000)
-	}
-	sides := o.snapshot.sides
-	for ref, side := range map[Ref]Side{g.Stable: sides.Stable, g.Canary: sides.Canary} {
-		left := side.Restarts.Waiting
-		for _, reason := range waitingReasons[:len(waitingReasons)-1] {
-			m.waiting.WithLabelValues(g.Name, ref.String(), reason).Set(float64(left[reason]))
-		}
-		other := int64(0)
-		for reason, n := range left {
-			if !slices.Contains(waitingReasons, reason) {
-				other += n
+		sides := o.snapshot.sides
+		for i, side := range []Side{sides.Stable, sides.Canary} {
+			s.waiting[i] = [len(waitingReasons)]int64{}
+			for reason, n := range side.Restarts.Waiting {
+				k := slices.Index(waitingReasons[:], reason)
+				if k < 0 {
+					k = len(waitingReasons) - 1
+				}
+				s.waiting[i][k] += n
 			}
 		}
-		m.waiting.WithLabelValues(g.Name, ref.String(), "other").Set(float64(other))
+	})
+}
+
+// Describe is for the registry.
+func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range descriptions {
+		to <- d
 	}
+}
+
+// Collect is for the registry.
+func (m *Metrics) Collect(to chan<- prometheus.Metric) {
+	m.mu.Lock()
+	all := make([]series, 0, len(m.guards))
+	for _, s := range m.guards {
+		all = append(all, *s)
+	}
+	m.mu.Unlock()
+	for i := range all {
+		all[i].collect(to)
+	}
+}
+
+func (s *series) collect(to chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...*dto.LabelPair) {
+		to <- &reading{desc: d, labels: append([]*dto.LabelPair{s.guard}, labels...), value: v}
+	}
+	count := func(d *prometheus.Desc, n int64, labels ...*dto.LabelPair) {
+		to <- &reading{desc: d, labels: append([]*dto.LabelPair{s.guard}, labels...), value: float64(n), counter: true}
+	}
+	for i, p := range statePairs {
+		v := 0.0
+		if States[i] == s.state {
+			v = 1
+		}
+		gauge(descState, v, p)
+	}
+	for i, p := range signalPairs {
+		count(descRollbacks, s.rollbacks[i], p)
+	}
+	count(descReasserts, s.reasserts)
+	count(descFailures, s.failures)
+	for i, p := range s.subsets {
+		count(descRestarts, s.restarts[i], p)
+	}
+	if !s.seen {
+		return
+	}
+	for i, weight := range []int{100 - s.weight, s.weight} {
+		gauge(descWeight, float64(weight), s.subsets[i])
+		for k, reason := range reasonPairs {
+			gauge(descWaiting, float64(s.waiting[i][k]), reason, s.subsets[i])
+		}
+	}
+	if !s.movedAt.IsZero() {
+		gauge(descMoved, float64(s.movedAt.UnixMilli())/1000)
+	}
+}
+
+// reading is one value of one series.
+type reading struct {
+	desc    *prometheus.Desc
+	labels  []*dto.LabelPair // sorted by name, shared
+	value   float64
+	counter bool
+}
+
+// Desc is for the registry.
+func (r *reading) Desc() *prometheus.Desc { return r.desc }
+
+// Write is for the registry.
+func (r *reading) Write(out *dto.Metric) error {
+	out.Label = r.labels
+	if r.counter {
+		out.Counter = &dto.Counter{Value: &r.value}
+	} else {
+		out.Gauge = &dto.Gauge{Value: &r.value}
+	}
+	return nil
 }

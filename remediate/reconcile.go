@@ -15,6 +15,7 @@ import (
 const (
 	maxAttempts    = 10              // conflicts in a row before the queue's backoff takes over
 	settle         = 5 * time.Second // how long what follows from a rollback may wait to be written down
+	maxSettle      = time.Minute     // and how long while rollbacks of other guards go on
 	maxAnnotation  = 512             // bytes of a reason on a VirtualService
 	annotationPath = "/metadata/annotations"
 )
@@ -55,6 +56,7 @@ type reconciler struct {
 	count     func(ctx context.Context, s snapshot) Count
 	forward   func(ctx context.Context, s snapshot) (Forward, []Alert) // asks what only matters for going forward
 	changed   func(g Guard, s snapshot, d Decision)                    // told of each decision that was written
+	burst     func() bool                                              // rollbacks go on; nil: never
 }
 
 // outcome is what one reconcile came to.
@@ -239,15 +241,21 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 }
 
 // canWait says that all there is to write is how a rollback of a moment ago
-// has turned out. In a burst of rollbacks such writes would stand in the way
-// of those that move traffic.
+// has turned out, or that further alerts fire for a guard whose lock stands
+// already. In a burst of rollbacks such writes would stand in the way of those
+// that move traffic.
 func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
-	lock := want.Lock
-	if lock == nil || s.input.Record.Lock == nil || s.input.Record.Status.State != want.Status.State ||
-		want.Status.State != StateRolledBack || d.Move != MoveNone || len(d.Added) > 0 || s.input.Record.Request != nil {
+	was, lock := s.input.Record, want.Lock
+	if lock == nil || was.Lock == nil || *lock != *was.Lock || was.Status.State != want.Status.State ||
+		want.Status.State != StateRolledBack || d.Move != MoveNone || len(d.Added) > 0 || was.Request != nil {
 		return false
 	}
-	return r.now().Sub(lock.Since) < settle
+	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || !slices.Equal(was.DenyMatchRoutes, want.DenyMatchRoutes) ||
+		!slices.Equal(was.DenyMirrors, want.DenyMirrors) || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
+		return false
+	}
+	age := r.now().Sub(lock.Since)
+	return age < settle || age < maxSettle && r.burst != nil && r.burst()
 }
 
 func manager(m Move) string {
