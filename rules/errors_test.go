@@ -8,11 +8,11 @@ func TestErrorRate(t *testing.T) {
 	runAll(t, map[string]scenario{
 		"a healthy canary is left alone": {
 			targets: []target{stable(), canary()},
-			want:    map[int][]string{100: nil, 399: nil},
+			want:    map[int][]string{100: nil, 240: nil},
 		},
 		"errors below the limit are left alone": {
 			targets: []target{stable(), canary(rows{requests("orders-v2", bad): rate(0.08, 0)})},
-			want:    map[int][]string{60: nil, 200: nil, 399: nil},
+			want:    map[int][]string{60: nil, 200: nil, 240: nil},
 		},
 		"a counter born with many errors counts at its first scrape": {
 			// Scraped at 63, while stable's next scrape is at 66.
@@ -38,7 +38,7 @@ func TestErrorRate(t *testing.T) {
 			targets: []target{canary(failing60(10))},
 			want:    map[int][]string{62: nil, 63: {errorRollback}},
 		},
-		"6 of 57 requests are within chance, in every window": {
+		"6 of 56 requests are within chance, in every window": {
 			// All 5xx at once, so that the shortest window has the strongest evidence:
 			// 6*ln(6/0.56) - 6 + 0.56 = 8.8.
 			targets: []target{stable(), canary(rows{requests("orders-v2", bad): step(60, 6)})},
@@ -75,7 +75,7 @@ func TestErrorRate(t *testing.T) {
 		},
 		"an idle canary is left alone": {
 			targets: []target{stable(), {name: "canary", phase: 3, rows: rows{requests("orders-v2", bad): always(500.0)}}},
-			want:    map[int][]string{10: nil, 399: nil},
+			want:    map[int][]string{10: nil, 240: nil},
 		},
 		"what a Prometheus that has just started finds counts from the second scrape on": {
 			targets: []target{stable(), {name: "canary", phase: 3,
@@ -97,7 +97,7 @@ func TestErrorRate(t *testing.T) {
 		},
 		"as bad as stable is a hold": {
 			targets: []target{stable(rows{requests("orders-v1", bad): born(90, 60)}), canary(failing60(10))},
-			want:    map[int][]string{66: {errorHold}, 70: {errorHold}, 120: {errorHold}, 399: {errorHold}},
+			want:    map[int][]string{66: {errorHold}, 70: {errorHold}, 120: {errorHold}, 240: {errorHold}},
 		},
 		"as bad as stable is a rollback when asked for": {
 			guards:  []Guard{with(orders(), func(g *Guard) { g.EvenIfStableFails = true })},

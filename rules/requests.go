@@ -48,8 +48,8 @@ var (
 )
 
 const (
-	leastBad    = 5  // bad requests below which nothing is concluded
-	enoughProof = 11 // D of the package comment
+	leastBad    = 5 // bad requests below which nothing is concluded
+	enoughProof = 9 // D of the package comment
 	// shrink is added to stable's requests before its share is taken, so that
 	// one error among a few requests is not called an outage of stable.
 	shrink = 10

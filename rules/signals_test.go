@@ -43,7 +43,7 @@ func TestLatency(t *testing.T) {
 		},
 		"slow requests within the quantile are left alone": {
 			targets: latencyTargets("500", 0, 0.04),
-			want:    map[int][]string{66: nil, 200: nil, 399: nil},
+			want:    map[int][]string{66: nil, 200: nil, 240: nil},
 		},
 		"a canary of slow requests is noticed at the first scrape": {
 			targets: latencyTargets("500", 0, 1),
@@ -79,7 +79,7 @@ func TestLatency(t *testing.T) {
 		},
 		"as slow as stable is a hold": {
 			targets: latencyTargets("500", 1, 1),
-			want:    map[int][]string{66: {latencyHold}, 120: {latencyHold}, 399: {latencyHold}},
+			want:    map[int][]string{66: {latencyHold}, 120: {latencyHold}, 240: {latencyHold}},
 		},
 		"as slow as stable is a rollback when asked for": {
 			guards:  []Guard{with(orders(), func(g *Guard) { g.EvenIfStableFails = true })},
@@ -224,11 +224,11 @@ func TestTraffic(t *testing.T) {
 	runAll(t, map[string]scenario{
 		"a share as the weight says is left alone": {
 			targets: []target{guardian(ten), gateway(rate(90, 0), rate(10, 0), nothing)},
-			want:    map[int][]string{100: nil, 399: nil},
+			want:    map[int][]string{100: nil, 240: nil},
 		},
 		"a share within the tolerance is left alone": {
 			targets: []target{guardian(ten), gateway(rate(94, 0), rate(6, 0), nothing)},
-			want:    map[int][]string{100: nil, 399: nil},
+			want:    map[int][]string{100: nil, 240: nil},
 		},
 		"a share below the tolerance is a rollback": {
 			targets: []target{guardian(ten), gateway(rate(96, 0), rate(4, 0), nothing)},
@@ -249,7 +249,7 @@ func TestTraffic(t *testing.T) {
 		"at low traffic a missing share is chance": {
 			// 60 requests in the window: 6 expected, none came.
 			targets: []target{guardian(ten), gateway(rate(1, 0), nothing, nothing)},
-			want:    map[int][]string{100: nil, 399: nil},
+			want:    map[int][]string{100: nil, 240: nil},
 		},
 		"a canary whose own proxy alone would report it may just not be scraped: hold": {
 			targets: []target{guardian(ten), stable()},
@@ -317,7 +317,7 @@ func TestAlertsAboutGuardian(t *testing.T) {
 	runAll(t, map[string]scenario{
 		"the heartbeat always beats": {self: true,
 			targets: []target{guardian(nil)},
-			want:    map[int][]string{15: {heartbeat}, 399: {heartbeat}},
+			want:    map[int][]string{15: {heartbeat}, 240: {heartbeat}},
 		},
 		"nobody reports guardian": {self: true,
 			want: map[int][]string{45: {heartbeat}, 75: {down, heartbeat}},

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"sort"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/promql"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/tsdb/chunkenc"
+	"github.com/prometheus/prometheus/tsdb/chunks"
+	"github.com/prometheus/prometheus/util/annotations"
+
+	"github.com/canary-guardian/guardian/rules"
+)
+
+// sample is one float in the store.
+type sample struct {
+	t int64
+	f float64
+}
+
+func (s sample) T() int64                      { return s.t }
+func (s sample) ST() int64                     { return 0 }
+func (s sample) F() float64                    { return s.f }
+func (s sample) H() *histogram.Histogram       { return nil }
+func (s sample) FH() *histogram.FloatHistogram { return nil }
+func (s sample) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
+func (s sample) Copy() chunks.Sample           { return s }
+
+// store is the least that Prometheus's engine can read from. Series stay in the
+// order of their samples.
+type store struct {
+	byName map[string]map[string]*series
+}
+
+type series struct {
+	labels  labels.Labels
+	samples []chunks.Sample
+}
+
+func newStore() *store { return &store{byName: map[string]map[string]*series{}} }
+
+func (s *store) add(l labels.Labels, t int64, f float64) {
+	name := l.Get(labels.MetricName)
+	if s.byName[name] == nil {
+		s.byName[name] = map[string]*series{}
+	}
+	key := l.String()
+	if s.byName[name][key] == nil {
+		s.byName[name][key] = &series{labels: l}
+	}
+	one := s.byName[name][key]
+	one.samples = append(one.samples, sample{t, f})
+}
+
+func (s *store) Querier(_, _ int64) (storage.Querier, error) { return querier{s}, nil }
+
+type querier struct{ *store }
+
+func (q querier) Select(_ context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
+	var name string
+	for _, m := range matchers {
+		if m.Name == labels.MetricName && m.Type == labels.MatchEqual {
+			name = m.Value
+		}
+	}
+	var found []storage.Series
+next:
+	for _, one := range q.byName[name] {
+		for _, m := range matchers {
+			if !m.Matches(one.labels.Get(m.Name)) {
+				continue next
+			}
+		}
+		from := sort.Search(len(one.samples), func(i int) bool { return one.samples[i].T() >= hints.Start })
+		to := sort.Search(len(one.samples), func(i int) bool { return one.samples[i].T() > hints.End })
+		if from < to {
+			found = append(found, storage.NewListSeries(one.labels, one.samples[from:to]))
+		}
+	}
+	sort.Slice(found, func(a, b int) bool { return labels.Compare(found[a].Labels(), found[b].Labels()) < 0 })
+	return &seriesSet{found: found, at: -1}
+}
+
+func (querier) Close() error { return nil }
+
+func (querier) LabelValues(context.Context, string, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return nil, nil, nil
+}
+
+func (querier) LabelNames(context.Context, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
+	return nil, nil, nil
+}
+
+type seriesSet struct {
+	found []storage.Series
+	at    int
+}
+
+func (s *seriesSet) Next() bool                        { s.at++; return s.at < len(s.found) }
+func (s *seriesSet) At() storage.Series                { return s.found[s.at] }
+func (s *seriesSet) Err() error                        { return nil }
+func (s *seriesSet) Warnings() annotations.Annotations { return nil }
+
+// prometheus evaluates the generated rules in order, as a rule group does:
+// results are recorded, and what is no more is marked stale.
+type prometheus struct {
+	t      *testing.T
+	engine *promql.Engine
+	store  *store
+	rules  []rule
+}
+
+type rule struct {
+	record, alert, expr string
+	labels              map[string]string
+	last                map[string]labels.Labels
+}
+
+func newPrometheus(t *testing.T, limit float64) *prometheus {
+	t.Helper()
+	r, err := rules.Generate(rules.Options{
+		Interval: time.Second, ScrapeInterval: scrapeInterval * time.Millisecond,
+		Guards: []rules.Guard{{
+			Name: "orders-service", Namespace: "microservices",
+			Stable:  rules.Side{Name: "v1", Workloads: []string{"orders-v1"}},
+			Canary:  rules.Side{Name: "v2", Workloads: []string{"orders-v2"}},
+			Signals: rules.Signals{ErrorRate: &rules.ErrorRate{Max: limit}},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &prometheus{t: t, store: newStore(), engine: promql.NewEngine(promql.EngineOpts{
+		MaxSamples: 1e6, Timeout: time.Minute, LookbackDelta: 5 * time.Minute, EnableAtModifier: true,
+	})}
+	for _, g := range r.PrometheusRule("x", "x").Spec.Groups {
+		if g.Name != "guardian.guards" && g.Name != "guardian.requests" {
+			continue
+		}
+		for _, one := range g.Rules {
+			p.rules = append(p.rules, rule{record: one.Record, alert: one.Alert, expr: one.Expr.StrVal, labels: one.Labels})
+		}
+	}
+	return p
+}
+
+// scraped stores what a scrape found, and stale markers for what it did not.
+func (p *prometheus) scraped(g *target, s *scrapeOf) {
+	add := func(t int64, f float64, pairs ...string) {
+		pairs = append(pairs, "job", "mesh", "instance", strconv.Itoa(g.id))
+		p.store.add(labels.FromStrings(pairs...), t, f)
+	}
+	stale := math.Float64frombits(value.StaleNaN)
+	before := g.ago(1)
+	for i, v := range s.v {
+		if math.IsNaN(v) {
+			if before == nil || math.IsNaN(before.v[i]) {
+				continue
+			}
+			v = stale
+		}
+		add(s.t, v, labels.MetricName, "istio_requests_total",
+			"reporter", []string{"destination", "source"}[g.reporter],
+			"destination_workload", []string{"orders-v2", "orders-v1"}[i/2], "destination_workload_namespace", "microservices",
+			"response_code", []string{"200", "503"}[i%2])
+	}
+	add(s.t, []float64{1, 0, stale}[s.up], labels.MetricName, "up")
+}
+
+func (p *prometheus) query(expr string, now int64) promql.Vector {
+	p.t.Helper()
+	q, err := p.engine.NewInstantQuery(p.t.Context(), p.store, nil, expr, time.UnixMilli(now))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer q.Close()
+	res := q.Exec(p.t.Context())
+	v, err := res.Vector()
+	if err != nil {
+		p.t.Fatalf("%s: %v", expr, err)
+	}
+	return append(promql.Vector(nil), v...)
+}
+
+// evaluate runs all rules once and reports whether a rollback alert fires.
+func (p *prometheus) evaluate(now int64) bool {
+	fired := false
+	for i := range p.rules {
+		r := &p.rules[i]
+		found := p.query(r.expr, now)
+		if r.alert != "" {
+			fired = fired || len(found) > 0 && r.labels[rules.LabelAction] == string(rules.ActionRollback)
+			continue
+		}
+		seen := map[string]labels.Labels{}
+		for _, s := range found {
+			b := labels.NewBuilder(s.Metric).Set(labels.MetricName, r.record)
+			for k, v := range r.labels {
+				b.Set(k, v)
+			}
+			l := b.Labels()
+			p.store.add(l, now, s.F)
+			seen[l.String()] = l
+		}
+		for key, l := range r.last {
+			if _, ok := seen[key]; !ok {
+				p.store.add(l, now, math.Float64frombits(value.StaleNaN))
+			}
+		}
+		r.last = seen
+	}
+	return fired
+}
+
+// TestThePortIsEqualToTheEngine runs both on the same scrapes of services that
+// fail, recover, restart and move, and compares every window.
+func TestThePortIsEqualToTheEngine(t *testing.T) {
+	runs := 24
+	if testing.Short() {
+		runs = 4
+	}
+	compared, proofs, fires := 0, 0, 0
+	for run := range runs {
+		w := newWorld(randomWorld(uint64(run)), uint64(run))
+		p, j := newPrometheus(t, 0.01), newJudge(0.01)
+		w.seen = p.scraped
+		for now := int64(second); now <= 200*second; now += second {
+			w.runTo(now)
+			want, got := p.evaluate(now), j.evaluate(now, w.targets)
+			if want != got {
+				t.Fatalf("run %d, second %d: engine fires: %v, port: %v", run, now/second, want, got)
+			}
+			if want {
+				fires++
+			}
+			ratio, known := errorRatio(now, w.targets)
+			same(t, p, now, `sum(rate(istio_requests_total{destination_workload="orders-v2",response_code=~"5.*"}[1m]))
+				/ sum(rate(istio_requests_total{destination_workload="orders-v2"}[1m]))`, ratio, known)
+			for r, reporter := range []string{"destination", "source"} {
+				for i, window := range windows {
+					selector := fmt.Sprintf(`{reporter=%q,window="%s"}`, reporter, (map[int64]string{5: "5s", 15: "15s", 30: "30s", 60: "1m", 300: "5m"})[window/second])
+					d := j.evidence(r, i)
+					for side, name := range []string{"canary", "stable"} {
+						c := j.at(r, side, i, 0)
+						wide := selector[:len(selector)-1] + fmt.Sprintf(`,guardian_side=%q}`, name)
+						same(t, p, now, "guardian_side:requests:increase"+wide, c.all, c.ok)
+						same(t, p, now, "guardian_side:requests_failed:increase"+wide, c.bad, c.ok)
+					}
+					same(t, p, now, "guardian_canary:requests_failed:evidence"+selector, d, d > 0)
+					compared++
+					if d > 0 {
+						proofs++
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d windows compared, %d of them with proof; %d evaluations fired", compared, proofs, fires)
+	if proofs < compared/100 || fires < 10 {
+		t.Errorf("too little happened: %d proofs, %d evaluations fired", proofs, fires)
+	}
+}
+
+func same(t *testing.T, p *prometheus, now int64, selector string, want float64, exists bool) {
+	t.Helper()
+	v := p.query(selector, now)
+	if len(v) == 1 && math.IsNaN(v[0].F) && math.IsNaN(want) {
+		return
+	}
+	if (len(v) == 1) != exists || exists && math.Abs(v[0].F-want) > 1e-9*max(1, math.Abs(want)) {
+		t.Fatalf("second %d: %s: engine has %v, port %v (%v)", now/second, selector, v, want, exists)
+	}
+}
+
+// randomWorld is a service to which something happens.
+func randomWorld(seed uint64) worldOptions {
+	rng := newWorld(worldOptions{}, seed+1000).rng
+	from := int64(50+rng.IntN(50)) * second
+	to := from + int64(20+rng.IntN(60))*second
+	during := func(healthy, broken float64) func(int64) float64 {
+		return func(t int64) float64 {
+			if t >= from && t < to {
+				return broken
+			}
+			return healthy
+		}
+	}
+	pick := func(values ...float64) float64 { return values[rng.IntN(len(values))] }
+	return worldOptions{
+		rate: pick(5, 50, 500), share: pick(0.1, 0.5), rough: 10,
+		canaryBad: during(pick(0, 0.005), pick(0.03, 0.2, 1)), stableBad: during(pick(0, 0.005), pick(0, 0, 0.02, 0.2, 1)),
+		changes: []int64{from, to}, gateways: rng.IntN(3), canaries: 1 + rng.IntN(3), stables: 1 + rng.IntN(4),
+	}
+}

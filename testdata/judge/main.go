@@ -1,0 +1,276 @@
+// Command judge tells how fast and how right guardian's proportion test is, by
+// simulation: false rollbacks of healthy canaries, rollbacks for outages that
+// are not the canary's, and delays from fault to firing, beside two yardsticks.
+// It runs a port of the test to Go; engine_test.go shows that the port and
+// Prometheus's engine with the generated rules come to the same numbers.
+//
+//	go run ./testdata/judge [-hours 1000] [-runs 200]
+package main
+
+import (
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+	"sync"
+	"text/tabwriter"
+	"time"
+)
+
+var (
+	hours = flag.Int("hours", 1000, "healthy canary hours per line")
+	runs  = flag.Int("runs", 200, "faults per line")
+)
+
+func main() {
+	flag.Parse()
+	began := time.Now()
+	fmt.Println("Scrape every 5 s, evaluation every 1 s; 2 canary pods, 3 stable pods, 2 gateways, each scraped at a phase of its own.")
+	fmt.Println("Intervals in brackets are 95% confidence. Rates are of the whole service unless said otherwise.")
+	ok := healthy()
+	ok = outages() && ok
+	ok = faults("error rate", 0.01, 0.001, []float64{0.02, 0.05, 0.2, 1}) && ok
+	ok = faults("share of slow requests", 0.05, 0.005, []float64{0.06, 0.1, 0.5}) && ok
+	fmt.Printf("\n%d s.\n", int(time.Since(began).Seconds()))
+	if !ok {
+		fmt.Println("judge: a goal was missed")
+		os.Exit(1)
+	}
+	fmt.Println("judge: all goals reached")
+}
+
+// service is the mesh that all tables are about.
+func service(rate, share float64) worldOptions {
+	return worldOptions{
+		rate: rate, share: share, canaries: 2, stables: 3, gateways: 2,
+		canaryBad: constant(0), stableBad: constant(0),
+	}
+}
+
+func constant(share float64) func(int64) float64 { return func(int64) float64 { return share } }
+
+func from(t int64, before, then float64) func(int64) float64 {
+	return func(now int64) float64 {
+		if now < t {
+			return before
+		}
+		return then
+	}
+}
+
+// each runs f for 0…n-1 on all cores.
+func each(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	work := make(chan int)
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for i := range work {
+				f(i)
+			}
+		})
+	}
+	for i := range n {
+		work <- i
+	}
+	close(work)
+	wg.Wait()
+}
+
+func table(head string) *tabwriter.Writer {
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, head)
+	return w
+}
+
+// healthy counts canary hours that end in a rollback though nothing was wrong.
+func healthy() bool {
+	const limit = 0.01
+	fmt.Printf("\nFalse rollbacks per 1,000 healthy canary hours (limit 1%%; bursts, restarts, pods coming and going, failed scrapes)\n")
+	w := table("true rate\trequests/s\tcanary\tguardian\tarticle's query\tsecond failed check")
+	good := true
+	pooled := map[float64]int{}
+	cells := 0
+	for _, bad := range []float64{0.001, 0.005, 0.009} {
+		cells = 0
+		for _, rate := range []float64{1, 10, 100, 1000} {
+			for _, canary := range []float64{0.1, 0.5} {
+				cells++
+				var mu sync.Mutex
+				var fired [3]int
+				few := max(1, *hours/20) // of the yardsticks, which fire soon enough
+				each(*hours, func(i int) {
+					o := service(rate, canary)
+					o.canaryBad, o.stableBad, o.rough = constant(bad), constant(bad), 1
+					f := hour(o, limit, uint64(i)+uint64(1e6*bad*rate), i < few)
+					mu.Lock()
+					defer mu.Unlock()
+					for k := range f {
+						if f[k] {
+							fired[k]++
+						}
+					}
+				})
+				pooled[bad] += fired[0]
+				fmt.Fprintf(w, "%.1f%%\t%.0f\t%.0f%%\t%s\t%s\t%s\n", 100*bad, rate, 100*canary,
+					poissonRate(fired[0], float64(*hours)), poissonRate(fired[1], float64(few)), poissonRate(fired[2], float64(few)))
+				if bad <= 0.005 && float64(fired[0]) > math.Max(1, float64(*hours)/1000) {
+					good = false
+				}
+			}
+		}
+	}
+	w.Flush()
+	for _, bad := range []float64{0.001, 0.005, 0.009} {
+		fmt.Printf("at %.1f%%, all lines together: %s\n", 100*bad, poissonRate(pooled[bad], float64(*hours*cells)))
+	}
+	return good
+}
+
+// hour watches one canary for an hour, and tells which of the three fired.
+func hour(o worldOptions, limit float64, seed uint64, yardsticks bool) (fired [3]bool) {
+	w := newWorld(o, seed)
+	j := newJudge(limit)
+	c := checks{limit: limit}
+	for now := int64(second); now <= 3600*second; now += second {
+		w.runTo(now)
+		fired[0] = fired[0] || j.evaluate(now, w.targets)
+		if yardsticks {
+			fired[1] = fired[1] || article(now, w.targets, limit)
+			fired[2] = fired[2] || c.evaluate(now, w.targets)
+		} else if fired[0] {
+			break
+		}
+	}
+	return fired
+}
+
+// outages counts outages of both versions that are blamed on the canary.
+func outages() bool {
+	fmt.Printf("\nOutages of both versions for a minute that end in a rollback\n")
+	w := table("requests/s\tcanary\tfail\twith gateways\twithout")
+	n := 5 * *runs
+	good := true
+	for _, rate := range []float64{10, 100, 1000} {
+		for _, canary := range []float64{0.1, 0.5} {
+			for _, bad := range []float64{0.2, 1} {
+				var blamed [2]int
+				for k, gateways := range []int{2, 0} {
+					var mu sync.Mutex
+					each(n, func(i int) {
+						o := service(rate, canary)
+						o.gateways = gateways
+						start := 330*second + int64(i*7919)%(5*second)
+						both := func(t int64) float64 {
+							if t >= start && t < start+60*second {
+								return bad
+							}
+							return 0.001
+						}
+						o.canaryBad, o.stableBad, o.changes = both, both, []int64{start, start + 60*second}
+						if _, f := fault(o, 0.01, uint64(i), start, 400*second); !math.IsInf(f[0], 1) {
+							mu.Lock()
+							blamed[k]++
+							mu.Unlock()
+						}
+					})
+					if rate == 100 && blamed[k]*100 > 3*n {
+						good = false
+					}
+				}
+				fmt.Fprintf(w, "%.0f\t%.0f%%\t%.0f%%\t%s\t%s\n", rate, 100*canary, 100*bad, share(blamed[0], n), share(blamed[1], n))
+			}
+		}
+	}
+	w.Flush()
+	return good
+}
+
+// fault runs a service and returns the seconds from start to the firing of
+// guardian and the yardsticks; +Inf: not within patience milliseconds.
+// early tells that one of them fired before the fault.
+func fault(o worldOptions, limit float64, seed uint64, start, patience int64) (early [3]bool, out [3]float64) {
+	w := newWorld(o, seed)
+	j := newJudge(limit)
+	c := checks{limit: limit}
+	out = [3]float64{math.Inf(1), math.Inf(1), math.Inf(1)}
+	phase := 1 + w.rng.Int64N(second)
+	c.next = phase + w.rng.Int64N(10)*second
+	for now := phase; now <= start+patience; now += second {
+		w.runTo(now)
+		done := true
+		for k, f := range [3]bool{j.evaluate(now, w.targets), article(now, w.targets, limit), c.evaluate(now, w.targets)} {
+			switch {
+			case f && now < start:
+				early[k] = true
+				if k == 2 {
+					c.failed = 0
+				}
+			case f && math.IsInf(out[k], 1):
+				out[k] = float64(now-start) / second
+			}
+			done = done && !math.IsInf(out[k], 1)
+		}
+		if done {
+			break
+		}
+	}
+	return early, out
+}
+
+// faults measures delays from fault to firing.
+func faults(what string, limit, before float64, shares []float64) bool {
+	fmt.Printf("\nSeconds from fault to firing, by %s (limit %.0f%%, before the fault %.1f%%)\n", what, 100*limit, 100*before)
+	w := table("fault\tcanary's requests/s\tguardian\tarticle's query\tsecond failed check\trequests needed")
+	good := true
+	for _, bad := range shares {
+		for _, service := range []struct{ rate, share float64 }{{1, 0.1}, {1, 0.5}, {10, 0.1}, {10, 0.5}, {100, 0.1}, {100, 0.5}, {1000, 0.1}, {1000, 0.5}} {
+			d := series3(service.rate, service.share, limit, before, bad)
+			canary := service.rate * service.share
+			fmt.Fprintf(w, "%.0f%%\t%.1f\t%v\t%v\t%v\t%.0f\n", 100*bad, canary, d[0], d[1], d[2], needed(bad, limit))
+			good = goals(limit, bad, canary, d) && good
+		}
+	}
+	w.Flush()
+	return good
+}
+
+func series3(rate, share, limit, before, bad float64) [3]delays {
+	const patience = 1800 * second
+	var mu sync.Mutex
+	var d [3]delays
+	each(*runs, func(i int) {
+		o := service(rate, share)
+		start := 330*second + int64(i*7919)%(5*second)
+		o.stableBad = constant(before)
+		o.canaryBad, o.changes = from(start, before, bad), []int64{start}
+		_, out := fault(o, limit, uint64(i), start, patience)
+		mu.Lock()
+		defer mu.Unlock()
+		for k := range d {
+			d[k] = append(d[k], out[k])
+		}
+	})
+	return d
+}
+
+// needed is the number of canary requests after which the evidence suffices on
+// average, fewest bad ones included.
+func needed(bad, limit float64) float64 {
+	return math.Ceil(max(leastBad/bad, enoughProof/(bad*math.Log(bad/limit)-bad+limit)))
+}
+
+// goals compares a line with what has to be reached.
+func goals(limit, bad, canary float64, d [3]delays) bool {
+	at := func(l, b, median, p95 float64) bool {
+		if l != limit || b != bad || canary != 10 {
+			return true
+		}
+		return d[0].quantile(0.5) <= median && (p95 == 0 || d[0].quantile(0.95) <= p95)
+	}
+	ok := at(0.01, 1, 3, 5.5) && at(0.01, 0.2, 6, 0) && at(0.01, 0.05, 30, 0) && at(0.05, 0.5, 6, 0)
+	if limit == 0.01 && canary >= 10 && bad >= 0.2 {
+		ok = ok && d[0].quantile(0.5) <= min(d[1].quantile(0.5), d[2].quantile(0.5))
+	}
+	return ok
+}

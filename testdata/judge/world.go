@@ -1,0 +1,284 @@
+package main
+
+import (
+	"math"
+	"math/rand/v2"
+)
+
+// How a scrape went.
+const (
+	scraped = iota
+	failing // up is 0, and every series of the target is stale
+	gone    // the target is no more, nor is its up
+)
+
+// scrapeOf is what one scrape of a target found.
+type scrapeOf struct {
+	t  int64
+	up int
+	v  [4]float64 // good and bad of the canary, good and bad of stable; NaN: no series yet
+}
+
+// logSize is enough scrapes for the longest range that a yardstick reads, 60 s.
+const logSize = 16
+
+// target is a proxy that Prometheus scrapes.
+type target struct {
+	id       int
+	reporter int
+	side     int // of a pod; a gateway reports both
+	next     int64
+	ends     bool // the pod has gone: the next scrape finds nobody
+	counters [4]float64
+	born     [4]bool
+	log      [logSize]scrapeOf
+	scrapes  int
+}
+
+// ago returns the i-th newest scrape, or nil.
+func (g *target) ago(i int) *scrapeOf {
+	if i >= g.scrapes || i >= logSize {
+		return nil
+	}
+	return &g.log[(g.scrapes-1-i)%logSize]
+}
+
+// at returns the newest scrape at or before t, or nil.
+func (g *target) at(t int64) *scrapeOf {
+	for i := 0; ; i++ {
+		s := g.ago(i)
+		if s == nil || s.t <= t {
+			return s
+		}
+	}
+}
+
+// delta adds what the target's series of a side have grown within a window.
+func (g *target) delta(now, window int64, side int, into *count) {
+	s := g.at(now)
+	if s == nil || s.up != scraped {
+		return
+	}
+	old := g.at(now - window)
+	for bad := range 2 {
+		v := s.v[2*side+bad]
+		if math.IsNaN(v) || old == nil {
+			continue
+		}
+		var d float64
+		switch before := old.v[2*side+bad]; {
+		case old.up != scraped:
+			continue
+		case math.IsNaN(before), before > v:
+			d = v
+		default:
+			d = v - before
+		}
+		into.ok = true
+		into.all += d
+		if bad == 1 {
+			into.bad += d
+		}
+	}
+}
+
+// worldOptions is what happens to a service while its canary is watched.
+type worldOptions struct {
+	rate  float64 // requests per second of the whole service
+	share float64 // of the canary
+	// canaryBad and stableBad are shares of bad requests from a time on, constant
+	// between the changes.
+	canaryBad, stableBad func(t int64) float64
+	changes              []int64 // ascending
+	gateways             int     // proxies that report as source; 0: nobody does
+	rough                float64 // how often bursts, restarts, pods coming and going, failed scrapes; 1: as in a busy cluster
+	canaries, stables    int     // pods
+}
+
+// world generates requests, counts them in proxies and scrapes those, each at
+// a phase of its own.
+type world struct {
+	worldOptions
+	rng     *rand.Rand
+	now     int64
+	targets []*target
+	lastID  int
+	burst   int64 // until then traffic is four times as much
+	// seen is called for each scrape; may be nil.
+	seen func(*target, *scrapeOf)
+}
+
+func newWorld(o worldOptions, seed uint64) *world {
+	w := &world{worldOptions: o, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15))}
+	for range o.canaries {
+		w.addPod(canarySide)
+	}
+	for range o.stables {
+		w.addPod(stableSide)
+	}
+	for range o.gateways {
+		w.add(&target{reporter: atSource})
+	}
+	return w
+}
+
+func (w *world) addPod(side int) { w.add(&target{reporter: atDestination, side: side}) }
+
+func (w *world) add(g *target) {
+	w.lastID++
+	g.id = w.lastID
+	g.next = w.now + 1 + w.rng.Int64N(scrapeInterval)
+	w.targets = append(w.targets, g)
+}
+
+// runTo lets everything happen up to t, scrapes at t included.
+func (w *world) runTo(t int64) {
+	for {
+		var first *target
+		for _, g := range w.targets {
+			if first == nil || g.next < first.next {
+				first = g
+			}
+		}
+		for len(w.changes) > 0 && w.changes[0] <= min(first.next, t) {
+			w.requests(w.changes[0] - w.now)
+			w.now, w.changes = w.changes[0], w.changes[1:]
+		}
+		if first.next > t {
+			return
+		}
+		w.requests(first.next - w.now)
+		w.now = first.next
+		w.scrape(first)
+		w.mishaps()
+	}
+}
+
+func (w *world) scrape(g *target) {
+	s := scrapeOf{t: g.next, up: scraped}
+	switch {
+	case g.ends:
+		s.up = gone
+	case w.rng.Float64() < 0.001*w.rough:
+		s.up = failing
+	}
+	for i := range s.v {
+		s.v[i] = math.NaN()
+		if s.up == scraped && g.born[i] {
+			s.v[i] = g.counters[i]
+		}
+	}
+	g.log[g.scrapes%logSize] = s
+	g.scrapes++
+	g.next += scrapeInterval
+	if w.seen != nil {
+		w.seen(g, &s)
+	}
+	if s.up == gone {
+		w.remove(g)
+	}
+}
+
+func (w *world) remove(g *target) {
+	for i, other := range w.targets {
+		if other == g {
+			w.targets = append(w.targets[:i:i], w.targets[i+1:]...)
+			return
+		}
+	}
+}
+
+// mishaps happen at about 1.4 scrapes/s: a burst every five minutes, a restart
+// and a replaced pod every twenty.
+func (w *world) mishaps() {
+	if w.rough == 0 {
+		return
+	}
+	switch p := w.rng.Float64() / w.rough; {
+	case p < 1/(1.4*300):
+		w.burst = w.now + 10*second
+	case p < 1/(1.4*300)+1/(1.4*1200):
+		g := w.targets[w.rng.IntN(len(w.targets))]
+		g.counters, g.born = [4]float64{}, [4]bool{}
+	case p < 1/(1.4*300)+2/(1.4*1200):
+		g := w.targets[w.rng.IntN(len(w.targets))]
+		if g.reporter == atDestination && !g.ends {
+			g.ends = true
+			w.addPod(g.side)
+		}
+	}
+}
+
+// requests serves what arrives within dt milliseconds.
+func (w *world) requests(dt int64) {
+	seconds := float64(dt) / second
+	rate := w.rate
+	if w.now < w.burst {
+		rate *= 4
+	}
+	for side, mean := range [sides]float64{rate * w.share * seconds, rate * (1 - w.share) * seconds} {
+		bad := w.canaryBad
+		if side == stableSide {
+			bad = w.stableBad
+		}
+		share := bad(w.now)
+		w.serve(side, 0, mean*(1-share))
+		w.serve(side, 1, mean*share)
+	}
+}
+
+// serve spreads a Poisson number of requests over pods and gateways.
+func (w *world) serve(side, bad int, mean float64) {
+	if mean <= 0 {
+		return
+	}
+	pods := make([]*target, 0, 8)
+	gateways := make([]*target, 0, 4)
+	for _, g := range w.targets {
+		switch {
+		case g.reporter == atSource:
+			gateways = append(gateways, g)
+		case g.side == side && !g.ends:
+			pods = append(pods, g)
+		}
+	}
+	i := 2*side + bad
+	hit := func(pod, gateway int, n float64) {
+		pods[pod].counters[i] += n
+		pods[pod].born[i] = true
+		if len(gateways) > 0 {
+			gateways[gateway].counters[i] += n
+			gateways[gateway].born[i] = true
+		}
+	}
+	if mean < 20 {
+		for range int(poisson(w.rng, mean)) {
+			hit(w.rng.IntN(len(pods)), w.rng.IntN(max(1, len(gateways))), 1)
+		}
+		return
+	}
+	cells := max(1, len(gateways)) * len(pods)
+	for p := range pods {
+		for g := range max(1, len(gateways)) {
+			if n := poisson(w.rng, mean/float64(cells)); n > 0 {
+				hit(p, g, n)
+			}
+		}
+	}
+}
+
+// poisson draws from a Poisson distribution: exactly up to a mean of 30, by the
+// normal distribution beyond.
+func poisson(rng *rand.Rand, mean float64) float64 {
+	if mean > 30 {
+		return max(0, math.Round(mean+math.Sqrt(mean)*rng.NormFloat64()))
+	}
+	p := math.Exp(-mean)
+	sum, u, n := p, rng.Float64(), 0.0
+	for u > sum && n < 200 {
+		n++
+		p *= mean / n
+		sum += p
+	}
+	return n
+}
