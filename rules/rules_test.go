@@ -46,6 +46,22 @@ func golden(t *testing.T, name string, got []byte) {
 func TestGenerateWritesTheGoldens(t *testing.T) {
 	for name, o := range map[string]Options{
 		"orders.prometheus.yaml": {Guards: []Guard{orders()}, Interval: time.Second, ScrapeInterval: 5 * time.Second},
+		"variants.prometheus.yaml": {
+			Name: "team-a", Namespace: "guardian-system", RestartsFrom: FromKubeStateMetrics, Proxies: `job="envoy-stats"`, Self: `job="guardian"`,
+			Links: Links{Grafana: "https://grafana/d/x", Prometheus: "https://prom/", Kiali: "https://kiali/kiali", Jaeger: "https://jaeger"},
+			Guards: []Guard{
+				with(orders(), func(g *Guard) {
+					g.EvenIfStableFails = true
+					g.Signals.Latency.Max = 300 * time.Millisecond
+				}),
+				with(orders(), func(g *Guard) {
+					g.Name = "by-version"
+					g.Stable = Side{Name: "v1", Service: "payments", Version: "v1"}
+					g.Canary = Side{Name: "v2", Service: "payments", Version: "v2"}
+					g.Signals.Restarts = nil
+				}),
+			},
+		},
 	} {
 		r, err := Generate(o)
 		if err != nil {
@@ -56,5 +72,24 @@ func TestGenerateWritesTheGoldens(t *testing.T) {
 			t.Fatal(err)
 		}
 		golden(t, name, out)
+	}
+}
+
+func TestPrometheusRuleHasLabelsAndTheSameGroups(t *testing.T) {
+	r, err := Generate(Options{Guards: []Guard{orders()}, Labels: map[string]string{"release": "kube-prometheus-stack"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.PrometheusRuleYAML("guardian", "microservices")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "prometheusrule.yaml", out)
+	object := r.PrometheusRule("guardian", "microservices")
+	object.Spec.Groups[0].Name = "changed"
+	object.Labels["release"] = "changed"
+	again, err := r.PrometheusRuleYAML("guardian", "microservices")
+	if err != nil || string(again) != string(out) {
+		t.Errorf("the object that was handed out is shared: %v", err)
 	}
 }
