@@ -77,7 +77,7 @@ func readSettings() (settings, error) {
 // run plays an act, and cleans up however it ends.
 func run(ctx context.Context, o settings) (err error) {
 	s := newScript(os.Stdout)
-	defer func() { s.stop(err) }()
+	defer func() { s.stop(err != nil && ctx.Err() == nil) }()
 	err = errors.Join(acts[o.act](ctx, s, o), s.failures())
 	if o.hold && ctx.Err() == nil && s.stage != nil {
 		if err != nil {

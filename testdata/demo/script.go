@@ -23,12 +23,12 @@ type script struct {
 
 func newScript(out io.Writer) *script { return &script{out: out, start: time.Now()} }
 
-// stop takes the stage down, and shows what guardian said if something went wrong.
-func (s *script) stop(err error) {
+// stop takes the stage down, and before that shows what guardian said last if something went wrong.
+func (s *script) stop(wrong bool) {
 	if s.stage == nil {
 		return
 	}
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if wrong {
 		for _, g := range s.stage.guardians {
 			if g.process == nil {
 				continue
