@@ -9,7 +9,6 @@ import (
 
 	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	istioclient "istio.io/client-go/pkg/clientset/versioned"
-	istiolisters "istio.io/client-go/pkg/listers/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -21,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
-	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 )
@@ -55,10 +53,8 @@ type workloadSelector struct {
 
 func newWorkloadSelector(service, subset map[string]string) workloadSelector {
 	all := labels.Set{}
-	keys := make([]string, 0, len(service))
 	for k, v := range service {
 		all[k] = v
-		keys = append(keys, k)
 	}
 	conflict := false
 	for k, v := range subset {
@@ -70,8 +66,7 @@ func newWorkloadSelector(service, subset map[string]string) workloadSelector {
 	if len(service) == 0 || conflict { // a Service without selector has no pods of its own
 		return workloadSelector{selector: labels.Nothing()}
 	}
-	slices.Sort(keys)
-	return workloadSelector{selector: all.AsSelector(), pair: keys[0] + "=" + service[keys[0]]}
+	return workloadSelector{selector: all.AsSelector(), pair: selectorPair(service)}
 }
 
 const (
@@ -79,47 +74,76 @@ const (
 	indexService = "service"
 )
 
-func pairIndexers() cache.Indexers {
-	return cache.Indexers{indexPair: func(obj any) ([]string, error) {
-		var set map[string]string
-		switch o := obj.(type) {
-		case *corev1.Pod:
-			set = o.Labels
-		case *appsv1.Deployment:
-			set = o.Spec.Template.Labels
+// index makes an Indexers of a function of the one type that a cache holds.
+func index[T any](name string, values func(*T) []string) cache.Indexers {
+	return cache.Indexers{name: func(obj any) ([]string, error) {
+		if o, ok := obj.(*T); ok {
+			return values(o), nil
 		}
-		pairs := make([]string, 0, len(set))
-		for k, v := range set {
-			if k != appsv1.DefaultDeploymentUniqueLabelKey {
-				pairs = append(pairs, k+"="+v)
-			}
-		}
-		return pairs, nil
+		return nil, nil
 	}}
 }
 
-func serviceIndexers() cache.Indexers {
-	return cache.Indexers{indexService: func(obj any) ([]string, error) {
-		s, ok := obj.(*discoveryv1.EndpointSlice)
-		if !ok || s.Labels[discoveryv1.LabelServiceName] == "" {
-			return nil, nil
+func one(value string) []string {
+	if value == "" {
+		return nil
+	}
+	return []string{value}
+}
+
+func podIndexers() cache.Indexers {
+	return index(indexPair, func(p *keptPod) []string { return p.labels.pairs() })
+}
+
+func deploymentIndexers() cache.Indexers {
+	return index(indexPair, func(d *keptDeployment) []string { return d.template.pairs() })
+}
+
+func sliceIndexers() cache.Indexers {
+	return index(indexService, func(s *keptSlice) []string { return one(s.service) })
+}
+
+// selectorIndexers find the Services that may select a workload by each of its
+// label pairs.
+func selectorIndexers() cache.Indexers {
+	return index(indexPair, func(s *keptService) []string { return one(selectorPair(s.selector.set())) })
+}
+
+// hostIndexers find the DestinationRules of a Service.
+func hostIndexers(namespace, domain string) cache.Indexers {
+	return index(indexService, func(r *keptRule) []string {
+		name, ok := serviceIn(r.host, namespace, domain)
+		if !ok {
+			return nil
 		}
-		return []string{s.Labels[discoveryv1.LabelServiceName]}, nil
-	}}
+		return one(name)
+	})
 }
 
 // cacheReader reads from informers.
 type cacheReader struct {
 	namespace  string
 	records    corelisters.ConfigMapLister
-	services   corelisters.ServiceLister
-	replicas   appslisters.ReplicaSetLister
-	rules      istiolisters.DestinationRuleLister
 	vs         cache.GenericLister
+	services   cache.Indexer // of keptService, …
+	replicas   cache.Indexer
+	rules      cache.Indexer
 	podIndex   cache.Indexer
 	deployIdx  cache.Indexer
 	sliceIndex cache.Indexer
 }
+
+// get finds an object of the namespace by name.
+func get[T any](c *cacheReader, in cache.Indexer, name string) (*T, bool) {
+	obj, ok, err := in.GetByKey(c.namespace + "/" + name)
+	if err != nil || !ok {
+		return nil, false
+	}
+	o, ok := obj.(*T)
+	return o, ok
+}
+
+func (c *cacheReader) rule(name string) (*keptRule, bool) { return get[keptRule](c, c.rules, name) }
 
 // absent turns "not found" into nil.
 func absent[T any](obj *T, err error) (*T, error) {
@@ -152,42 +176,60 @@ func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructu
 }
 
 func (c *cacheReader) destinationRule(_ context.Context, name string) (*istionet.DestinationRule, error) {
-	return absent(c.rules.DestinationRules(c.namespace).Get(name))
+	if r, ok := c.rule(name); ok {
+		return r.rule(), nil
+	}
+	return nil, nil
 }
 
 func (c *cacheReader) service(_ context.Context, name string) (*corev1.Service, error) {
-	return absent(c.services.Services(c.namespace).Get(name))
+	if s, ok := get[keptService](c, c.services, name); ok {
+		return s.service(), nil
+	}
+	return nil, nil
 }
 
 func (c *cacheReader) deployments(_ context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
-	return indexed(c.deployIdx, indexPair, want.pair, func(d *appsv1.Deployment) bool {
-		return want.selector.Matches(labels.Set(d.Spec.Template.Labels))
+	return indexed(c.deployIdx, indexPair, want.pair, func(d *keptDeployment) (*appsv1.Deployment, bool) {
+		if !want.selector.Matches(d.template) {
+			return nil, false
+		}
+		return d.deployment(), true
 	})
 }
 
 func (c *cacheReader) pods(_ context.Context, want workloadSelector) ([]*corev1.Pod, error) {
-	return indexed(c.podIndex, indexPair, want.pair, func(p *corev1.Pod) bool {
-		return want.selector.Matches(labels.Set(p.Labels))
+	return indexed(c.podIndex, indexPair, want.pair, func(p *keptPod) (*corev1.Pod, bool) {
+		if !want.selector.Matches(p.labels) {
+			return nil, false
+		}
+		return p.pod(), true
 	})
 }
 
 func (c *cacheReader) replicaSet(_ context.Context, name string) (*appsv1.ReplicaSet, error) {
-	return absent(c.replicas.ReplicaSets(c.namespace).Get(name))
+	if r, ok := get[keptReplicaSet](c, c.replicas, name); ok {
+		return r.replicaSet(), nil
+	}
+	return nil, nil
 }
 
 func (c *cacheReader) slices(_ context.Context, service string) ([]*discoveryv1.EndpointSlice, error) {
-	return indexed(c.sliceIndex, indexService, service, func(*discoveryv1.EndpointSlice) bool { return true })
+	return indexed(c.sliceIndex, indexService, service, func(s *keptSlice) (*discoveryv1.EndpointSlice, bool) { return s.slice(), true })
 }
 
-func indexed[T any](idx cache.Indexer, index, value string, keep func(*T) bool) ([]*T, error) {
+// indexed makes of each object with an index value what want makes of it.
+func indexed[K, T any](idx cache.Indexer, index, value string, want func(*K) (*T, bool)) ([]*T, error) {
 	objs, err := idx.ByIndex(index, value)
 	if err != nil {
 		return nil, err
 	}
 	var out []*T
 	for _, obj := range objs {
-		if o, ok := obj.(*T); ok && keep(o) {
-			out = append(out, o)
+		if k, ok := obj.(*K); ok {
+			if o, ok := want(k); ok {
+				out = append(out, o)
+			}
 		}
 	}
 	return out, nil

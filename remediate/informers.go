@@ -5,16 +5,14 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"maps"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	istioinformers "istio.io/client-go/pkg/informers/externalversions"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -41,7 +39,8 @@ type informers struct {
 
 	mu     sync.RWMutex
 	byVS   map[string][]string // VirtualService → guards
-	byDR   map[string][]string
+	byDR   map[string][]string // DestinationRule → guards with a subset
+	byHost map[string][]string // Service → guards with a host of their own
 	guards map[string]Guard
 }
 
@@ -55,12 +54,12 @@ func newInformers(o Options, touched func([]string), restarted func(string, Ref,
 	i.dynamic = dynamicinformer.NewFilteredDynamicSharedInformerFactory(o.Dynamic, 0, o.Namespace, nil)
 
 	records := i.records.Core().V1().ConfigMaps()
-	services := i.kube.Core().V1().Services()
+	services := i.kube.Core().V1().Services().Informer()
 	pods := i.kube.Core().V1().Pods().Informer()
 	deployments := i.kube.Apps().V1().Deployments().Informer()
-	replicas := i.kube.Apps().V1().ReplicaSets()
+	replicas := i.kube.Apps().V1().ReplicaSets().Informer()
 	endpoints := i.kube.Discovery().V1().EndpointSlices().Informer()
-	rules := i.istio.Networking().V1().DestinationRules()
+	rules := i.istio.Networking().V1().DestinationRules().Informer()
 	vs := i.dynamic.ForResource(virtualServiceResource)
 
 	must := func(err error) {
@@ -68,17 +67,20 @@ func newInformers(o Options, touched func([]string), restarted func(string, Ref,
 			panic(err)
 		}
 	}
-	must(pods.AddIndexers(pairIndexers()))
-	must(deployments.AddIndexers(pairIndexers()))
-	must(endpoints.AddIndexers(serviceIndexers()))
+	must(pods.AddIndexers(podIndexers()))
+	must(deployments.AddIndexers(deploymentIndexers()))
+	must(endpoints.AddIndexers(sliceIndexers()))
+	must(services.AddIndexers(selectorIndexers()))
+	must(rules.AddIndexers(hostIndexers(o.Namespace, o.Domain)))
 	must(vs.Informer().SetTransform(trim))
 	i.reader = &cacheReader{
-		namespace: o.Namespace, records: records.Lister(), services: services.Lister(), replicas: replicas.Lister(), rules: rules.Lister(),
-		vs: vs.Lister(), podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
+		namespace: o.Namespace, records: records.Lister(), vs: vs.Lister(),
+		services: services.GetIndexer(), replicas: replicas.GetIndexer(), rules: rules.GetIndexer(),
+		podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
 	}
 	for what, inf := range map[string]cache.SharedIndexInformer{
-		"configmaps": records.Informer(), "services": services.Informer(), "pods": pods, "deployments": deployments, "replicasets": replicas.Informer(),
-		"endpointslices": endpoints, "destinationrules": rules.Informer(), "virtualservices": vs.Informer(),
+		"configmaps": records.Informer(), "services": services, "pods": pods, "deployments": deployments, "replicasets": replicas,
+		"endpointslices": endpoints, "destinationrules": rules, "virtualservices": vs.Informer(),
 	} {
 		must(inf.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
 			if ctx.Err() == nil && !errors.Is(err, io.EOF) { // a watch that ends is begun anew
@@ -86,13 +88,9 @@ func newInformers(o Options, touched func([]string), restarted func(string, Ref,
 			}
 		}))
 	}
-	i.handle(records.Informer(), i.ofRecord)
-	i.handle(vs.Informer(), func(o metav1.Object) []string { return i.lookup(i.byVSCopy, o.GetName()) })
-	i.handle(rules.Informer(), func(o metav1.Object) []string { return i.lookup(i.byDRCopy, o.GetName()) })
-	i.handle(services.Informer(), i.ofService)
-	i.handle(endpoints, func(o metav1.Object) []string { return i.ofServiceName(o.GetLabels()[discoveryv1.LabelServiceName]) })
-	i.handle(deployments, i.ofWorkload)
-	i.handle(replicas.Informer(), i.ofWorkload)
+	for _, inf := range []cache.SharedIndexInformer{records.Informer(), vs.Informer(), rules, services, endpoints, deployments, replicas} {
+		i.handle(inf)
+	}
 	i.handlePods(pods)
 	return i
 }
@@ -101,34 +99,13 @@ func (i *informers) liveReader(o Options) *liveReader {
 	return &liveReader{cache: i.reader, namespace: o.Namespace, kube: o.Client, istio: o.Istio, dynamic: o.Dynamic}
 }
 
-// trim keeps of an object what guardian looks at.
-func trim(obj any) (any, error) {
-	switch o := obj.(type) {
-	case *appsv1.Deployment:
-		return trimDeployment(o), nil
-	case *appsv1.ReplicaSet:
-		return trimReplicaSet(o), nil
-	case *corev1.Pod:
-		return trimPod(o), nil
-	case *discoveryv1.EndpointSlice:
-		return trimSlice(o), nil
-	case *unstructured.Unstructured:
-		trimVirtualService(o)
-	case metav1.Object:
-		o.SetManagedFields(nil)
-	}
-	return obj, nil
-}
-
-func (i *informers) handle(inf cache.SharedIndexInformer, of func(metav1.Object) []string) {
+func (i *informers) handle(inf cache.SharedIndexInformer) {
 	tell := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
 		}
-		if o, ok := obj.(metav1.Object); ok {
-			if guards := of(o); len(guards) > 0 {
-				i.touched(guards)
-			}
+		if guards := i.of(obj); len(guards) > 0 {
+			i.touched(guards)
 		}
 	}
 	reg, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -148,9 +125,9 @@ func (i *informers) handle(inf cache.SharedIndexInformer, of func(metav1.Object)
 }
 
 func sameVersion(a, b any) bool {
-	x, ok := a.(metav1.Object)
-	y, ok2 := b.(metav1.Object)
-	return ok && ok2 && x.GetResourceVersion() == y.GetResourceVersion()
+	x, err := meta.Accessor(a)
+	y, err2 := meta.Accessor(b)
+	return err == nil && err2 == nil && x.GetResourceVersion() == y.GetResourceVersion()
 }
 
 // handlePods also counts restarts. Those that a pod had before this replica
@@ -158,31 +135,29 @@ func sameVersion(a, b any) bool {
 func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 	reg, err := pods.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(obj any, initial bool) {
-			if p, ok := obj.(*corev1.Pod); ok {
+			if p, ok := obj.(*keptPod); ok {
 				if !initial {
-					i.countRestarts(p, restartsOf([]*corev1.Pod{p}).Total)
+					i.countRestarts(p, p.restarts())
 				}
-				i.touched(i.ofWorkload(p))
+				i.touched(i.of(p))
 			}
 		},
 		UpdateFunc: func(old, now any) {
-			was, ok := old.(*corev1.Pod)
-			p, ok2 := now.(*corev1.Pod)
-			if !ok || !ok2 || sameVersion(old, now) {
+			was, ok := old.(*keptPod)
+			p, ok2 := now.(*keptPod)
+			if !ok || !ok2 || was.version == p.version {
 				return
 			}
-			if was.UID == p.UID {
-				i.countRestarts(p, restartsOf([]*corev1.Pod{p}).Total-restartsOf([]*corev1.Pod{was}).Total)
+			if was.uid == p.uid {
+				i.countRestarts(p, p.restarts()-was.restarts())
 			}
-			i.touched(i.ofWorkload(p))
+			i.touched(i.of(p))
 		},
 		DeleteFunc: func(obj any) {
 			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 				obj = gone.Obj
 			}
-			if p, ok := obj.(*corev1.Pod); ok {
-				i.touched(i.ofWorkload(p))
-			}
+			i.touched(i.of(obj))
 		},
 	})
 	if err != nil {
@@ -191,11 +166,11 @@ func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 	i.waitFor = append(i.waitFor, reg.HasSynced)
 }
 
-func (i *informers) countRestarts(p *corev1.Pod, n int64) {
+func (i *informers) countRestarts(p *keptPod, n int64) {
 	if n <= 0 {
 		return
 	}
-	for _, name := range i.ofWorkload(p) {
+	for _, name := range i.ofWorkload(p.labels) {
 		i.mu.RLock()
 		g, ok := i.guards[name]
 		i.mu.RUnlock()
@@ -203,7 +178,7 @@ func (i *informers) countRestarts(p *corev1.Pod, n int64) {
 			continue
 		}
 		for _, ref := range []Ref{g.Stable, g.Canary} {
-			if want, ok := i.selectorOf(g, ref); ok && want.Matches(labels.Set(p.Labels)) {
+			if want, ok := i.selectorOf(g, ref); ok && want.Matches(p.labels) {
 				i.restarted(name, ref, n)
 			}
 		}
@@ -212,139 +187,149 @@ func (i *informers) countRestarts(p *corev1.Pod, n int64) {
 
 // setGuards replaces what is looked up by name.
 func (i *informers) setGuards(guards []Guard) {
-	byVS, byDR, byName := map[string][]string{}, map[string][]string{}, map[string]Guard{}
+	byVS, byDR, byHost, byName := map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]Guard{}
 	for _, g := range guards {
 		byName[g.Name] = g
 		for _, vs := range g.VirtualServices {
 			byVS[vs] = append(byVS[vs], g.Name)
 		}
-		byDR[g.DestinationRule] = append(byDR[g.DestinationRule], g.Name)
+		if g.Stable.Host == "" || g.Canary.Host == "" {
+			byDR[g.DestinationRule] = append(byDR[g.DestinationRule], g.Name)
+		}
+		for _, ref := range []Ref{g.Stable, g.Canary} {
+			if name, ok := i.serviceName(ref.Host); ok {
+				byHost[name] = append(byHost[name], g.Name)
+			}
+		}
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.byVS, i.byDR, i.guards = byVS, byDR, byName
+	i.byVS, i.byDR, i.byHost, i.guards = byVS, byDR, byHost, byName
 }
 
-func (i *informers) byVSCopy(name string) []string { return i.byVS[name] }
-func (i *informers) byDRCopy(name string) []string { return i.byDR[name] }
-
-func (i *informers) lookup(in func(string) []string, name string) []string {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
-	return in(name)
+// serviceName is the Service of this namespace that a host stands for.
+func (i *informers) serviceName(host string) (string, bool) {
+	return serviceIn(host, i.namespace, i.domain)
 }
 
-func (i *informers) ofRecord(o metav1.Object) []string {
-	name := o.GetLabels()[LabelGuard]
+// serviceIn is the Service of a namespace that a host, written in it, stands
+// for.
+func serviceIn(host, namespace, domain string) (string, bool) {
+	name, in, ok := serviceOf(NormalizeHost(host, namespace, domain), domain)
+	return name, ok && in == namespace
+}
+
+// of finds the guards that an object in a cache may matter to. The order is
+// any.
+func (i *informers) of(obj any) []string {
+	switch o := obj.(type) {
+	case *keptPod:
+		return i.ofWorkload(o.labels)
+	case *keptDeployment:
+		return i.ofWorkload(o.template)
+	case *keptReplicaSet:
+		return i.ofWorkload(o.labels)
+	case *keptSlice:
+		return i.ofService(o.service)
+	case *keptService:
+		return i.ofService(o.name)
+	case *keptRule:
+		i.mu.RLock()
+		defer i.mu.RUnlock()
+		return i.byDR[o.name]
+	case *unstructured.Unstructured:
+		i.mu.RLock()
+		defer i.mu.RUnlock()
+		return i.byVS[o.GetName()]
+	case *corev1.ConfigMap:
+		return i.ofRecord(o)
+	}
+	return nil
+}
+
+func (i *informers) ofRecord(cm *corev1.ConfigMap) []string {
+	name := cm.Labels[LabelGuard]
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	if _, ok := i.guards[name]; ok && o.GetName() == RecordName(name) {
+	if _, ok := i.guards[name]; ok && cm.Name == RecordName(name) {
 		return []string{name}
 	}
 	return nil
 }
 
-func (i *informers) ofService(o metav1.Object) []string { return i.ofServiceName(o.GetName()) }
-
-// ofServiceName finds the guards one of whose destinations is the Service.
-func (i *informers) ofServiceName(service string) []string {
+// ofService finds the guards one of whose destinations is the Service: by its
+// host, or through a DestinationRule.
+func (i *informers) ofService(service string) []string {
 	if service == "" {
 		return nil
 	}
-	var out []string
+	rules, err := i.reader.rules.ByIndex(indexService, service)
+	if err != nil {
+		return nil
+	}
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	for name, g := range i.guards {
-		if slices.Contains(i.servicesOf(g), service) {
-			out = append(out, name)
+	out := slices.Clone(i.byHost[service])
+	for _, r := range rules {
+		if r, ok := r.(*keptRule); ok {
+			out = append(out, i.byDR[r.name]...)
 		}
 	}
-	return out
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
-// servicesOf names the Services behind a guard's destinations. The caller
-// holds the lock.
-func (i *informers) servicesOf(g Guard) []string {
-	set := map[string]bool{}
-	for _, ref := range []Ref{g.Stable, g.Canary} {
-		if host := i.hostOf(g, ref); host != "" {
-			if name, namespace, ok := serviceOf(NormalizeHost(host, g.Namespace, i.domain), i.domain); ok && namespace == i.namespace {
-				set[name] = true
+// ofWorkload finds the guards that a pod, Deployment or ReplicaSet may belong
+// to: those whose Service selects its labels.
+func (i *informers) ofWorkload(set keptLabels) []string {
+	var out []string
+	for _, pair := range set.pairs() {
+		services, err := i.reader.services.ByIndex(indexPair, pair)
+		if err != nil {
+			return nil
+		}
+		for _, s := range services {
+			if s, ok := s.(*keptService); ok && s.selects(set) {
+				out = append(out, i.ofService(s.name)...)
 			}
 		}
 	}
-	return slices.Collect(maps.Keys(set))
+	return out
 }
 
 func (i *informers) hostOf(g Guard, ref Ref) string {
 	if ref.Host != "" {
 		return ref.Host
 	}
-	dr, err := i.reader.rules.DestinationRules(i.namespace).Get(g.DestinationRule)
-	if err != nil {
-		return ""
+	if r, ok := i.reader.rule(g.DestinationRule); ok {
+		return r.host
 	}
-	return dr.Spec.Host
-}
-
-// ofWorkload finds the guards that a pod, Deployment or ReplicaSet may belong
-// to: those whose Service selects its labels.
-func (i *informers) ofWorkload(o metav1.Object) []string {
-	set := o.GetLabels()
-	if d, ok := o.(*appsv1.Deployment); ok {
-		set = d.Spec.Template.Labels
-	}
-	services, err := i.reader.services.Services(i.namespace).List(labels.Everything())
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for _, s := range services {
-		if len(s.Spec.Selector) > 0 && subsetOf(s.Spec.Selector, set) {
-			out = append(out, i.ofServiceName(s.Name)...)
-		}
-	}
-	return out
-}
-
-func subsetOf(want, have map[string]string) bool {
-	for k, v := range want {
-		if have[k] != v {
-			return false
-		}
-	}
-	return true
+	return ""
 }
 
 // selectorOf is the selector of the workloads behind one destination.
 func (i *informers) selectorOf(g Guard, ref Ref) (labels.Selector, bool) {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
-	name, namespace, ok := serviceOf(NormalizeHost(i.hostOf(g, ref), g.Namespace, i.domain), i.domain)
-	if !ok || namespace != i.namespace {
+	name, ok := i.serviceName(i.hostOf(g, ref))
+	if !ok {
 		return nil, false
 	}
-	svc, err := i.reader.services.Services(i.namespace).Get(name)
-	if err != nil {
+	svc, ok := get[keptService](i.reader, i.reader.services, name)
+	if !ok {
 		return nil, false
 	}
 	var subset map[string]string
 	if ref.Host == "" {
-		dr, err := i.reader.rules.DestinationRules(i.namespace).Get(g.DestinationRule)
-		if err != nil {
+		dr, ok := i.reader.rule(g.DestinationRule)
+		if !ok {
 			return nil, false
 		}
-		found := false
-		for _, s := range dr.Spec.Subsets {
-			if s.Name == ref.Subset {
-				subset, found = s.Labels, true
-			}
-		}
-		if !found {
+		at := slices.IndexFunc(dr.subsets, func(s keptSubset) bool { return s.name == ref.Subset })
+		if at < 0 {
 			return nil, false
 		}
+		subset = dr.subsets[at].labels.set()
 	}
-	return newWorkloadSelector(svc.Spec.Selector, subset).selector, true
+	return newWorkloadSelector(svc.selector.set(), subset).selector, true
 }
 
 // start fills the caches; false: ctx has ended before they were.

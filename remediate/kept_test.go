@@ -1,0 +1,204 @@
+package remediate
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	apinet "istio.io/api/networking/v1"
+	istionet "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/tools/cache"
+)
+
+// What a decision is made from is the same, whether it comes from a cache or
+// from the API server.
+func TestACacheKeepsAllThatADecisionIsMadeFrom(t *testing.T) {
+	three, yes, no, now := int32(3), true, false, metav1.NewTime(time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "orders", "version": "v2"}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "orders:2"}}}}
+	meta := metav1.ObjectMeta{Namespace: "shop", Name: "orders", ResourceVersion: "17", UID: "u", Labels: map[string]string{"app": "orders", "pod-template-hash": "x"}}
+
+	t.Run("pods", func(t *testing.T) {
+		for name, edit := range map[string]func(*corev1.Pod){
+			"ready":     func(p *corev1.Pod) {},
+			"not ready": func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse },
+			"unknown":   func(p *corev1.Pod) { p.Status.Conditions = nil },
+			"deleted":   func(p *corev1.Pod) { p.DeletionTimestamp = &now },
+			"orphan":    func(p *corev1.Pod) { p.OwnerReferences = nil },
+			"restarted": func(p *corev1.Pod) {
+				p.Status.ContainerStatuses = []corev1.ContainerStatus{
+					{Name: "app", RestartCount: 3, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled"}}},
+					{Name: "other", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}},
+					{Name: sidecar, RestartCount: 9}, {Name: "fine"}}
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				p := &corev1.Pod{ObjectMeta: meta, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+				p.OwnerReferences = []metav1.OwnerReference{{Kind: "Foo", Name: "foo"}, {Kind: "ReplicaSet", Name: "orders-x", Controller: &yes}}
+				edit(p)
+				want, got := trimPod(p), keepPod(p).pod()
+				if podReady(got) != podReady(want) || !reflect.DeepEqual(restartsOf([]*corev1.Pod{got}), restartsOf([]*corev1.Pod{want})) {
+					t.Errorf("ready %v, restarts %+v; want %v, %+v", podReady(got), restartsOf([]*corev1.Pod{got}), podReady(want), restartsOf([]*corev1.Pod{want}))
+				}
+				if !maps.Equal(got.Labels, want.Labels) || got.Name != want.Name || !got.DeletionTimestamp.Equal(want.DeletionTimestamp) {
+					t.Errorf("got %+v, want %+v", got.ObjectMeta, want.ObjectMeta)
+				}
+				a, b := metav1.GetControllerOf(got), metav1.GetControllerOf(want)
+				if (a == nil) != (b == nil) || a != nil && (a.Kind != b.Kind || a.Name != b.Name) {
+					t.Errorf("controller %+v, want %+v", a, b)
+				}
+				if n := restartsOf([]*corev1.Pod{want}).Total; keepPod(p).restarts() != n {
+					t.Errorf("%d restarts, want %d", keepPod(p).restarts(), n)
+				}
+			})
+		}
+	})
+	t.Run("Deployments", func(t *testing.T) {
+		for _, replicas := range []*int32{nil, new(int32), &three} {
+			d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: replicas, Template: template},
+				Status: appsv1.DeploymentStatus{ObservedGeneration: 4, Replicas: 3, UpdatedReplicas: 2, AvailableReplicas: 1}}
+			d.Generation = 5
+			want, got := trimDeployment(d), keepDeployment(d).deployment()
+			if !reflect.DeepEqual(got.Spec, want.Spec) || !reflect.DeepEqual(got.Status, want.Status) ||
+				got.Generation != want.Generation || !maps.Equal(got.Annotations, want.Annotations) {
+				t.Errorf("got %+v\nwant %+v", got, want)
+			}
+		}
+	})
+	t.Run("ReplicaSets", func(t *testing.T) {
+		r := &appsv1.ReplicaSet{ObjectMeta: meta, Spec: appsv1.ReplicaSetSpec{Template: template}}
+		r.CreationTimestamp = now
+		want, got := trimReplicaSet(r), keepReplicaSet(r).replicaSet()
+		if !maps.Equal(got.Annotations, want.Annotations) || !got.CreationTimestamp.Equal(&want.CreationTimestamp) {
+			t.Errorf("got %+v\nwant %+v", got, want)
+		}
+	})
+	t.Run("EndpointSlices", func(t *testing.T) {
+		end := func(name, kind string, ready *bool) discoveryv1.Endpoint {
+			return discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: kind, Name: name}, Conditions: discoveryv1.EndpointConditions{Ready: ready}}
+		}
+		s := &discoveryv1.EndpointSlice{ObjectMeta: meta, Endpoints: []discoveryv1.Endpoint{end("a", "Pod", &yes), end("b", "Pod", nil), end("c", "Pod", &no), end("d", "Node", &yes), {}}}
+		pod := func(name string) *corev1.Pod { return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}} }
+		if n := readyEndpoints([]*discoveryv1.EndpointSlice{keepSlice(s).slice()}, labels.Everything(), pod); n != 2 {
+			t.Errorf("%d ready endpoints, want 2", n)
+		}
+	})
+	t.Run("Services and DestinationRules", func(t *testing.T) {
+		s := &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders", "tier": "web"}}}
+		if got := keepService(s).service(); !maps.Equal(got.Spec.Selector, s.Spec.Selector) || got.Name != s.Name {
+			t.Errorf("got %+v", got)
+		}
+		r := &istionet.DestinationRule{ObjectMeta: meta, Spec: apinet.DestinationRule{Host: "orders", Subsets: []*apinet.Subset{
+			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "all"}}}}
+		got := keepRule(r).rule()
+		if got.Spec.Host != "orders" || len(got.Spec.Subsets) != 2 || got.Spec.Subsets[0].Name != "v1" || !maps.Equal(got.Spec.Subsets[0].Labels, r.Spec.Subsets[0].Labels) {
+			t.Errorf("got %+v", &got.Spec)
+		}
+	})
+}
+
+// cachesOf are informers that hold these objects, and watch nothing.
+func cachesOf(t *testing.T, objects ...any) *informers {
+	t.Helper()
+	store := func(indexers cache.Indexers) cache.Indexer {
+		return cache.NewIndexer(cache.DeletionHandlingMetaNamespaceKeyFunc, indexers)
+	}
+	i := &informers{namespace: "shop", domain: defaultDomain}
+	i.reader = &cacheReader{namespace: "shop", services: store(selectorIndexers()), rules: store(hostIndexers("shop", defaultDomain)), podIndex: store(podIndexers())}
+	for _, o := range objects {
+		k, err := trim(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		into := i.reader.podIndex
+		switch k.(type) {
+		case *keptService:
+			into = i.reader.services
+		case *keptRule:
+			into = i.reader.rules
+		}
+		if err := into.Add(k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return i
+}
+
+func TestAChangeConcernsTheGuardsWhoseServiceSelectsIt(t *testing.T) {
+	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "shop", Name: name} }
+	service := func(name string, selector map[string]string) *corev1.Service {
+		return &corev1.Service{ObjectMeta: named(name), Spec: corev1.ServiceSpec{Selector: selector}}
+	}
+	rule := func(name, host string) *istionet.DestinationRule {
+		return &istionet.DestinationRule{ObjectMeta: named(name), Spec: apinet.DestinationRule{Host: host, Subsets: []*apinet.Subset{
+			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "v2", Labels: map[string]string{"version": "v2"}}}}}
+	}
+	pod := func(set map[string]string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "p", Labels: set}}
+	}
+	i := cachesOf(t,
+		service("orders", map[string]string{"app": "orders"}), rule("orders", "orders"),
+		service("web", map[string]string{"app": "web", "tier": "front"}), rule("web-rule", "web.shop.svc.cluster.local"),
+		service("stable", map[string]string{"app": "pay", "version": "v1"}), service("canary", map[string]string{"app": "pay", "version": "v2"}),
+		service("headless", nil), rule("abroad", "orders.other.svc.cluster.local"), rule("anywhere", "*.example.com"),
+	)
+	subsets := func(name, rule string) Guard {
+		return Guard{Name: name, Namespace: "shop", DestinationRule: rule, VirtualServices: []string{name}, Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}
+	}
+	i.setGuards([]Guard{
+		subsets("orders", "orders"), subsets("orders-too", "orders"), subsets("web", "web-rule"), subsets("abroad", "abroad"), subsets("anywhere", "anywhere"),
+		{Name: "pay", Namespace: "shop", DestinationRule: "orders", Stable: Ref{Host: "stable"}, Canary: Ref{Host: "canary.shop.svc.cluster.local"}},
+	})
+	for name, c := range map[string]struct {
+		object any
+		want   []string
+	}{
+		"a pod of a Service of two guards":          {pod(map[string]string{"app": "orders", "version": "v2", "pod-template-hash": "x"}), []string{"orders", "orders-too"}},
+		"a pod with but one of two labels":          {pod(map[string]string{"app": "web"}), nil},
+		"a pod with both labels":                    {pod(map[string]string{"app": "web", "tier": "front"}), []string{"web"}},
+		"a pod of a canary with a host of its own":  {pod(map[string]string{"app": "pay", "version": "v2"}), []string{"pay"}},
+		"a pod of nobody":                           {pod(map[string]string{"app": "else"}), nil},
+		"a pod without labels":                      {pod(nil), nil},
+		"a Deployment, by the labels of its pods":   {&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}}, Spec: appsv1.DeploymentSpec{Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "orders"}}}}}, []string{"orders", "orders-too"}},
+		"a ReplicaSet":                              {&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "orders", "pod-template-hash": "x"}}}, []string{"orders", "orders-too"}},
+		"an EndpointSlice":                          {&discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{discoveryv1.LabelServiceName: "web"}}}, []string{"web"}},
+		"a Service":                                 {service("stable", nil), []string{"pay"}},
+		"a Service of nobody":                       {service("headless", nil), nil},
+		"a DestinationRule":                         {rule("orders", "elsewhere"), []string{"orders", "orders-too"}},
+		"a record":                                  {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("pay"), Labels: map[string]string{LabelGuard: "pay"}}}, []string{"pay"}},
+		"a ConfigMap that only says it is a record": {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x", Labels: map[string]string{LabelGuard: "pay"}}}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k, err := trim(c.object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := slices.Sorted(slices.Values(i.of(k))); !slices.Equal(got, c.want) {
+				t.Errorf("concerns %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestARestartCountsForTheSubsetItHappensIn(t *testing.T) {
+	named := metav1.ObjectMeta{Namespace: "shop", Name: "orders"}
+	i := cachesOf(t, &corev1.Service{ObjectMeta: named, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}},
+		&istionet.DestinationRule{ObjectMeta: named, Spec: apinet.DestinationRule{Host: "orders", Subsets: []*apinet.Subset{
+			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "v2", Labels: map[string]string{"version": "v2"}}}}})
+	i.setGuards([]Guard{{Name: "orders", Namespace: "shop", DestinationRule: "orders", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}})
+	got := map[string]int64{}
+	i.restarted = func(guard string, ref Ref, n int64) { got[guard+" "+ref.String()] += n }
+	p := keepPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "orders", "version": "v2"}}})
+	i.countRestarts(p, 2)
+	i.countRestarts(p, 0)
+	if want := map[string]int64{"orders v2": 2}; !maps.Equal(got, want) {
+		t.Errorf("counted %v, want %v", got, want)
+	}
+}
