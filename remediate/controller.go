@@ -137,7 +137,7 @@ func New(o Options) (*Controller, error) {
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
-		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now,
+		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic},
 		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst,
 	}
@@ -168,6 +168,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 				w <- ErrUnknownGuard
 			}
 			delete(c.guards, name)
+			c.r.watch.forget(name)
 			c.o.Metrics.stop(name)
 		}
 	}
@@ -418,6 +419,9 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 		c.event.tell(s, h)
 		if h.Event == "rolled-back" {
 			c.o.Metrics.rolledBack(g.Name, signalOf(d.Record.Lock, d.Reason))
+		}
+		if slices.Contains(progress[:], h.Event) {
+			c.o.Metrics.progressed(g.Name, h.Event)
 		}
 	}
 }

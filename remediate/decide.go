@@ -53,7 +53,6 @@ type Forward struct {
 	Err      string // why the alerts, requests or gates could not be asked; empty: all answered
 	Requests int64  // the canary's requests since the last change of weights
 	Gates    []Gate
-	Closed   string // why the calendar forbids steps now; empty: it does not
 }
 
 // Gate is the answer to one configured gate query.
@@ -76,6 +75,10 @@ type Input struct {
 	Absent  string   // which VirtualServices do not exist; empty: all do
 	Deny    []string // every spelling of the canary, for the admission policy
 	Alerts  []Alert  // firing now, and accepted ones not acted on yet
+
+	// Watched is for how long this replica has seen the weights stand that the
+	// record speaks of.
+	Watched Watched
 
 	// Heartbeat is the newest one that any replica has recorded.
 	Heartbeat time.Time
@@ -219,6 +222,7 @@ type decider struct {
 	release     bool
 	requeue     time.Duration
 	asked       *Request // rollback or promote, still to be done
+	climbed     bool     // the ladder has been looked at
 }
 
 // exposed says whether the canary gets, or for all that can be read might
@@ -238,11 +242,14 @@ func (d *decider) observe() {
 		}
 		s.Build, s.BuildSince, s.Promoting = in.Canary.Build, appeared, ""
 		d.adoptBuild()
+		s.Waited = nil
 		if known && !first {
-			s.Promoting = s.Build
+			if d.in.Guard.Promotion.Mode == PromotionAuto {
+				s.Promoting = s.Build
+			}
 			d.note("new-build", "", "new build "+s.Build+" of the canary")
 			if in.Traffic.full() && s.Full {
-				s.PromotedAt, s.Uncanaried = d.now, true
+				s.PromotedAt, s.BakedAt, s.Uncanaried = d.now, time.Time{}, true
 				d.note("uncanaried", "", "build "+s.Build+" went out without a canary: the canary already had all traffic")
 			}
 		}
@@ -254,8 +261,9 @@ func (d *decider) observe() {
 // observeWeight brings the record's view of the weights up to date.
 func (d *decider) observeWeight(first bool) {
 	s, w, full := &d.rec.Status, d.in.Traffic.Weight, d.in.Traffic.full()
+	spread := max(0, w-d.in.Traffic.Lowest)
 	if first {
-		s.Weight, s.Full, s.MovedAt = w, full, d.now
+		s.Weight, s.Spread, s.Full, s.MovedAt = w, spread, full, d.now
 		if full {
 			s.PromotedAt = s.BuildSince // it cannot have been promoted before it existed
 		}
@@ -266,22 +274,38 @@ func (d *decider) observeWeight(first bool) {
 		// them costs no write each.
 		return
 	}
-	if w != s.Weight {
+	if w != s.Weight || spread != s.Spread {
 		own := s.Expected != nil && *s.Expected == w
 		if !own {
-			d.note("shifted", "", fmt.Sprintf("canary went from %d%% to %d%%", s.Weight, w))
+			d.note("shifted", "", d.shifted(w, spread))
 		}
-		if !own && w > s.Weight && d.in.Guard.Promotion.Mode == PromotionAuto {
+		if !own && (w > s.Weight || d.in.Traffic.Lowest > s.Weight-s.Spread) && d.in.Guard.Promotion.Mode == PromotionAuto {
 			s.Promoting = s.Build // CI has begun, or stepped in: go on from here
 		}
-		s.Weight, s.MovedAt, s.Expected = w, d.now, nil
+		s.Weight, s.Spread, s.MovedAt, s.Expected, s.Waited = w, spread, d.now, nil, nil
 	}
 	if full != s.Full {
-		s.Full, s.Uncanaried, s.PromotedAt = full, false, time.Time{}
+		s.Full, s.Uncanaried, s.PromotedAt, s.BakedAt = full, false, time.Time{}, time.Time{}
 		if full {
 			s.PromotedAt = d.now
 		}
+		if full && d.rec.Lock == nil {
+			d.note("promoted", "", "canary has all traffic; an alert rolls it back until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
+		}
 	}
+}
+
+// shifted tells of a change of weights that was not guardian's.
+func (d *decider) shifted(w, spread int) string {
+	s := d.rec.Status
+	text := fmt.Sprintf("canary went from %d%% to %d%%", s.Weight, w)
+	if w == s.Weight {
+		text = fmt.Sprintf("canary's lowest route went from %d%% to %d%%", s.Weight-s.Spread, w-spread)
+	}
+	if s.Expected != nil && *s.Expected > s.Weight {
+		text += fmt.Sprintf("; the step to %d%% was not made", *s.Expected)
+	}
+	return text
 }
 
 // adoptBuild gives a lock that was set while the build was unknown the first
@@ -507,7 +531,7 @@ func (d *decider) locked() {
 		d.noteReassert()
 		if s := &d.rec.Status; s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
 			s.Weight, s.MovedAt, s.Expected = 0, d.now, nil
-			s.Full, s.Uncanaried, s.PromotedAt = false, false, time.Time{}
+			s.Full, s.Uncanaried, s.Spread, s.PromotedAt, s.BakedAt = false, false, 0, time.Time{}, time.Time{}
 		}
 	}
 }
@@ -577,6 +601,7 @@ func (d *decider) open() {
 	case d.in.Traffic.full() && d.windowOver():
 		d.state, d.text = StateBaked, "canary has had all traffic for longer than rollback.window"
 		d.rec.Status.Uncanaried = false
+		d.bake()
 		for _, a := range d.rollback {
 			d.reason = ReasonBaked
 			d.noteAlert(a, "not rolled back: "+d.text)
@@ -600,6 +625,18 @@ func (d *decider) open() {
 		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight))
 	}
 	d.holdOrPromote()
+}
+
+// bake notes, once for each rollback window, that it is over.
+func (d *decider) bake() {
+	s := &d.rec.Status
+	if !s.BakedAt.IsZero() {
+		return
+	}
+	s.BakedAt = d.now
+	if was := d.was.Status.State; was != StateUnknown && was != StateBaked {
+		d.note("baked", "", d.text+": an alert is recorded and rolls nothing back any more")
+	}
 }
 
 // blockedElsewhere says that another replica has heard a rollback alert that
@@ -684,13 +721,12 @@ func (d *decider) noteRollback(l Lock) {
 // finish writes down state and reason.
 func (d *decider) finish() {
 	s := &d.rec.Status
-	if s.State != d.state {
+	changed := s.State != d.state
+	if changed {
 		s.Since = d.now
 	}
 	s.State, s.Reason = d.state, d.text
-	if d.state != StateShifting && d.state != StateIdle && d.state != StateHeld {
-		s.Waiting, s.NextStep, s.NextAt, s.Requests = "", 0, time.Time{}, 0
-	}
+	d.tellLadder(changed)
 	for i := range d.rec.History {
 		if e := &d.rec.History[i]; e.State == StateUnknown {
 			e.State = d.state

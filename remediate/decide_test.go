@@ -61,6 +61,13 @@ func promoted(ago time.Duration) but {
 	}
 }
 
+// lowest is a guard one of whose routes has stood at less than the others.
+func lowest(weight int) but {
+	return func(in *Input) {
+		in.Traffic.Lowest, in.Record.Status.Spread = weight, in.Traffic.Weight-weight
+	}
+}
+
 func blocked(reason string) but {
 	return func(in *Input) { in.Record.Status.State, in.Record.Status.Reason = StateBlocked, reason }
 }
@@ -154,6 +161,9 @@ func verdictOf(d Decision) verdict {
 	var added []string
 	for _, e := range d.Added {
 		text := e.Event
+		if text == "waiting" {
+			continue // TestEachReasonToWaitIsToldOnce looks at those
+		}
 		if e.By != "" {
 			text += " by " + e.By
 		}
@@ -248,12 +258,12 @@ func TestARollbackAlertInEveryState(t *testing.T) {
 			rolled(verdict{added: "shifted: 0→10; rolled-back by alert: 0→0"}.from(10)), ""},
 		"promoted: rolled back":                      {[]but{bad, promoted(10 * time.Minute)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
 		"promoted, in the last instant: rolled back": {[]but{bad, promoted(30*time.Minute - 1)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
-		"baked, from the first instant: only noted":  {[]but{bad, promoted(30 * time.Minute)}, verdict{state: StateBaked, reason: ReasonBaked, added: "noted by alert: 100→100"}, "not rolled back"},
+		"baked, from the first instant: only noted":  {[]but{bad, promoted(30 * time.Minute)}, verdict{state: StateBaked, reason: ReasonBaked, added: "baked: 100→100; noted by alert: 100→100"}, "not rolled back"},
 		"baked: noted once": {[]but{bad, promoted(time.Hour), stood(StateBaked, 100), noted("CanaryErrors", time.Minute)},
 			verdict{state: StateBaked, reason: ReasonBaked}, ""},
 		"uncanaried: rolled back": {[]but{bad, promoted(10 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Uncanaried = StateUncanaried, true }},
 			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
-		"one route at 100% and another at 0 is not baked": {[]but{bad, promoted(time.Hour), func(in *Input) { in.Traffic.Lowest = 0 }},
+		"one route at 100% and another at 0 is not baked": {[]but{bad, promoted(time.Hour), lowest(0)},
 			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
 		"paused by a person: noted": {[]but{bad, paused}, verdict{state: StatePaused, reason: ReasonPaused, added: "noted by alert: 50→50"}, "paused by ann: debugging"},
 		"paused by annotation: noted": {[]but{bad, func(in *Input) { in.Paused = true }},
@@ -345,12 +355,12 @@ func TestANewBuildUnderAllTraffic(t *testing.T) {
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b2",
 				added: "new-build: 100→100; uncanaried: 100→100; rolled-back by alert: 100→0"}, ""},
 		"after the window it is baked": {[]but{promoted(30 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Uncanaried = StateUncanaried, true }},
-			verdict{state: StateBaked, reason: ReasonNothing}, ""},
+			verdict{state: StateBaked, reason: ReasonNothing, added: "baked: 100→100"}, ""},
 		"a build that was unknown is not new": {[]but{promoted(10 * time.Minute), func(in *Input) { in.Record.Status.Build = "" }},
 			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
 		"a Deployment that is gone is not new": {[]but{promoted(10 * time.Minute), noCanary}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
 		"one that arrives together with 100% had its canary skipped by CI alone": {[]but{new, gets(100)},
-			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 50→100; shifted: 50→100"}, ""},
+			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 50→100; shifted: 50→100; promoted: 50→100"}, ""},
 		"in the middle of a split it is only noted": {[]but{new}, verdict{state: StateShifting, reason: ReasonNothing, added: "new-build: 50→50"}, ""},
 		"one that comes while a rollback is blocked gets its window": {[]but{locked(LockBuild), promoted(time.Hour), blocked("stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"), stableReady(0), new, live},
 			verdict{state: StateUncanaried, reason: ReasonNewBuild, refused: "b1", requeue: pollCount,
@@ -457,14 +467,14 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 		"resolved meanwhile: still wanted":                         {because(stableReady(0), live), still, ""},
 		"the VirtualService is gone: nothing is left":              {because(gets(0)), verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1", added: "shifted: 50→0"}, ""},
 		"all traffic, 1 ns before the window is over":              {full(live, stableReady(0), promotedAt(30*time.Minute-1)), held, ""},
-		"all traffic, the window is over: forgiven":                {full(live, stableReady(0), promotedAt(30*time.Minute)), verdict{state: StateBaked, reason: ReasonWindowOver, added: "unlocked by window: 100→100"}, "could not be done within the window"},
+		"all traffic, the window is over: forgiven":                {full(live, stableReady(0), promotedAt(30*time.Minute)), verdict{state: StateBaked, reason: ReasonWindowOver, added: "unlocked by window: 100→100; baked: 100→100"}, "could not be done within the window"},
 		"forgiving is left to live reads":                          {full(stableReady(0)), withLive(held), ""},
 		"its alert still fires: not forgiven":                      {full(live, stableReady(0), bad), held, ""},
 		"it fires, as another replica knows: not forgiven":         {full(live, stableReady(0), heardElsewhere(ActionRollback, time.Minute)), withRequeue(held, 15*time.Second), ""},
 		"a split has no window: not forgiven":                      {because(live, stableReady(0)), held, ""},
 		"what a person asked for is not forgiven":                  {full(live, stableReady(0), func(in *Input) { in.Record.Lock.By, in.Record.Lock.Alert = "ann", "" }), withLock(held, "build b1 by ann"), ""},
 		"a lock by hand is lifted by hand alone":                   {full(live, stableReady(0), func(in *Input) { in.Record.Lock.Kind = LockManual }), withLock(held, "manual b1 by alert"), ""},
-		"safe again after the window, and nobody looked: forgiven": {full(live), verdict{state: StateBaked, reason: ReasonWindowOver, added: "unlocked by window: 100→100"}, ""},
+		"safe again after the window, and nobody looked: forgiven": {full(live), verdict{state: StateBaked, reason: ReasonWindowOver, added: "unlocked by window: 100→100; baked: 100→100"}, ""},
 	})
 }
 

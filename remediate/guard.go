@@ -92,6 +92,9 @@ type Promotion struct {
 	Mode        PromotionMode
 	Steps       []Step // ascending by weight, the last is 100
 	MinRequests int    // canary requests that an interval must have seen
+	// Closed says why the calendar forbids a step at a time; empty: it does
+	// not. It is a pure function. Nil: the calendar never forbids any.
+	Closed func(time.Time) string
 }
 
 // Step is one rung of the promotion ladder.

@@ -34,6 +34,9 @@ type series struct {
 	waiting   [2][len(waitingReasons)]int64 // by subset
 	restarts  [2]int64
 	rollbacks [len(signals)]int64
+	progress  [len(progress)]int64
+	promotes  bool // the mode of promotion is not off
+	waitsFor  Wait // what its next step waits for
 	reasserts int64
 	failures  int64
 }
@@ -41,6 +44,9 @@ type series struct {
 // signals are the values of the label signal of guardian_rollbacks_total;
 // anything else counts as "other".
 var signals = [...]string{"error_rate", "latency", "restarts", "traffic", "person", "refused_build", "other"}
+
+// progress are the values of the label kind of guardian_promotion_events_total.
+var progress = [...]string{"step", "promoted", "baked"}
 
 // waitingReasons are the values of the label reason; others are "other".
 var waitingReasons = [...]string{"CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "other"}
@@ -50,6 +56,8 @@ var (
 	signalPairs = pairs("signal", signals[:])
 	reasonPairs = pairs("reason", waitingReasons[:])
 	statePairs  = pairs("state", States)
+	waitPairs   = pairs("reason", Waits)
+	kindPairs   = pairs("kind", progress[:])
 )
 
 func pairs[S ~string](name string, values []S) []*dto.LabelPair {
@@ -68,11 +76,13 @@ var (
 	descRollbacks = describeMetric("guardian_rollbacks_total", "Rollbacks that this replica has written, by the signal that asked for them.", "signal")
 	descRestarts  = describeMetric("guardian_workload_restarts_total", "Container restarts seen since this replica started, istio-proxy left out. Every replica counts all: use max.", "subset")
 	descWaiting   = describeMetric("guardian_workload_waiting_containers", "Containers that wait for a bad reason now.", "reason", "subset")
+	descProgress  = describeMetric("guardian_promotion_events_total", "Steps forward, and times that the canary came to have all traffic and outlived its rollback window, that this replica has written.", "kind")
+	descWaits     = describeMetric("guardian_promotion_waiting", "1 for what the next step of promotion waits for, 0 for the others, as the lease holder has written it; guards of mode off have none.", "reason")
 	descReasserts = describeMetric("guardian_reasserts_total", "Times that traffic was taken from a locked canary again.")
 	descFailures  = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
 	descMoved     = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
 
-	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descWaiting, descReasserts, descFailures, descMoved}
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descWaiting, descProgress, descWaits, descReasserts, descFailures, descMoved}
 )
 
 func describeMetric(name, help string, labels ...string) *prometheus.Desc {
@@ -134,6 +144,11 @@ func (m *Metrics) rolledBack(guard, signal string) {
 	m.edit(guard, func(s *series) { s.rollbacks[slices.Index(signals[:], signal)]++ })
 }
 
+// progressed counts an event of promotion; kind is one of progress.
+func (m *Metrics) progressed(guard, kind string) {
+	m.edit(guard, func(s *series) { s.progress[slices.Index(progress[:], kind)]++ })
+}
+
 func (m *Metrics) restarted(guard string, ref Ref, n int64) {
 	m.edit(guard, func(s *series) {
 		for i, have := range s.subsets {
@@ -149,6 +164,8 @@ func (m *Metrics) saw(g Guard, o outcome) {
 	m.edit(g.Name, func(s *series) {
 		st := o.decision.Record.Status
 		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight
+		mode := g.Promotion.Mode
+		s.promotes, s.waitsFor = mode == PromotionManual || mode == PromotionAuto, st.WaitingFor
 		switch {
 		case o.moved && o.decision.Move == MoveStable:
 			s.weight = 0
@@ -205,6 +222,19 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 	}
 	for i, p := range signalPairs {
 		count(descRollbacks, s.rollbacks[i], p)
+	}
+	for i, p := range kindPairs {
+		count(descProgress, s.progress[i], p)
+	}
+	for i, p := range waitPairs {
+		if !s.promotes {
+			break
+		}
+		v := 0.0
+		if Waits[i] == s.waitsFor {
+			v = 1
+		}
+		gauge(descWaits, v, p)
 	}
 	count(descReasserts, s.reasserts)
 	count(descFailures, s.failures)

@@ -2,9 +2,57 @@ package remediate
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
+
+// Wait is what a step of promotion waits for: a closed set, for metrics.
+type Wait string
+
+// What a step can wait for, in the order in which it is looked at.
+const (
+	WaitLock           Wait = "lock"            // the guard is locked, or blocked
+	WaitPause          Wait = "pause"           // a person told guardian to only watch
+	WaitPerson         Wait = "person"          // mode manual: guardian promote
+	WaitFirstSight     Wait = "first_sight"     // guardian has never seen this guard before
+	WaitVirtualService Wait = "virtual_service" // no route that can be rewritten
+	WaitBuild          Wait = "build"           // a new build, or somebody to begin
+	WaitAlert          Wait = "alert"           // an alert fires, hold or rollback
+	WaitStable         Wait = "stable"          // ready endpoints of stable
+	WaitRollout        Wait = "rollout"         // ready pods of the canary's build, and of no other
+	WaitInterval       Wait = "interval"        // the interval and the bake time
+	WaitWindow         Wait = "window"          // the calendar
+	WaitLease          Wait = "lease"           // the replica that may go forward
+	WaitHeartbeat      Wait = "heartbeat"       // proof that alerts reach guardian
+	WaitAnswers        Wait = "answers"         // Prometheus, or whoever knows what fires
+	WaitRequests       Wait = "requests"        // enough requests of the canary
+	WaitGate           Wait = "gate"            // a gate is closed
+)
+
+// Waits lists all that a step can wait for, for metrics.
+var Waits = []Wait{WaitLock, WaitPause, WaitPerson, WaitFirstSight, WaitVirtualService, WaitBuild, WaitAlert, WaitStable,
+	WaitRollout, WaitInterval, WaitWindow, WaitLease, WaitHeartbeat, WaitAnswers, WaitRequests, WaitGate}
+
+// untold are those that the history does not tell of: they pass by themselves,
+// or have an entry of their own.
+var untold = []Wait{WaitLock, WaitPause, WaitFirstSight, WaitInterval, WaitLease}
+
+const (
+	// clockTolerance is how far two ways to tell an interval may differ before
+	// somebody must have set the clock.
+	clockTolerance = 2 * time.Second
+	// stillWanted is for how long a person's step that was recorded and not
+	// made, because guardian was killed in between, is still made.
+	stillWanted = 2 * time.Minute
+)
+
+// Watched is for how long a replica has itself seen the weights stand as they
+// do, by a clock that nobody can set.
+type Watched struct {
+	Known bool // it has seen them change
+	For   time.Duration
+}
 
 // holdOrPromote is the end of every decision that leaves traffic where it is:
 // an alert holds, or the next step of promotion is due, or it waits and says
@@ -22,7 +70,8 @@ func (d *decider) holdOrPromote() {
 	if !d.in.Leads {
 		return // what the next step waits for is told by the replica that would take it
 	}
-	s.Waiting, s.NextStep, s.NextAt, s.Requests = "", 0, time.Time{}, 0
+	d.climbed = true
+	s.clearLadder()
 	if d.exposed() && d.state != StateBaked {
 		d.wantCount = true
 		d.wake(d.now.Add(pollCount))
@@ -31,32 +80,83 @@ func (d *decider) holdOrPromote() {
 			s.Requests = d.was.Status.Requests
 		}
 	}
-	step, prior, more := d.nextStep()
-	if !more {
-		if d.asked != nil {
-			d.dropAsked("the canary already has all traffic")
-		}
+	if step, prior, more := d.nextStep(); more {
+		d.climb(step, prior)
 		return
 	}
+	d.missed()
+	if d.asked != nil {
+		d.dropAsked("the canary already has all traffic")
+	}
+}
+
+// climb takes a step, or says what it waits for.
+func (d *decider) climb(step, prior Step) {
+	s := &d.rec.Status
+	d.resumeStep(step)
 	mode := d.in.Guard.Promotion.Mode
-	if d.asked == nil && (mode == PromotionOff || mode == "") {
+	if d.asked == nil && mode != PromotionManual && mode != PromotionAuto {
+		d.missed()
 		return
 	}
 	s.NextStep = step.Weight
 	s.NextAt = d.due(step, prior)
+	var reason Wait
 	if d.asked == nil && mode == PromotionManual {
-		s.Waiting = "guardian promote"
-		s.NextAt = time.Time{}
-		return
-	}
-	why := d.wait(step)
-	if why == "" {
+		reason, s.Waiting, s.NextAt = WaitPerson, "guardian promote", time.Time{}
+	} else if reason, s.Waiting = d.wait(); reason == "" {
 		d.step(step)
 		return
 	}
-	s.Waiting = why
+	s.WaitingFor, s.Waiting = reason, "waiting: "+s.Waiting
+	d.missed()
 	if d.asked != nil {
-		d.dropAsked(why)
+		d.dropAsked(s.Waiting)
+		return
+	}
+	d.noteWaiting()
+}
+
+// noteWaiting tells the history what a step waits for: once for each reason
+// until the weights or the build change, so that one which comes and goes does
+// not push out all else.
+func (d *decider) noteWaiting() {
+	s := &d.rec.Status
+	if slices.Contains(untold, s.WaitingFor) || slices.Contains(s.Waited, s.WaitingFor) {
+		return
+	}
+	s.Waited = append(s.Waited, s.WaitingFor)
+	d.note("waiting", "", strings.TrimPrefix(s.Waiting, "waiting: "))
+}
+
+// resumeStep takes up a person's step that was recorded, and that nobody has
+// seen in the VirtualService since.
+func (d *decider) resumeStep(step Step) {
+	s := d.rec.Status
+	if d.asked != nil || s.Expected == nil || *s.Expected != step.Weight {
+		return
+	}
+	for _, e := range slices.Backward(d.rec.History) {
+		if e.Event != "step" {
+			continue
+		}
+		if e.By == bySchedule || e.To != step.Weight || e.Build != s.Build || d.now.Sub(e.At).Abs() > stillWanted {
+			return
+		}
+		if d.wantLive = true; d.in.Live {
+			d.asked = &Request{Action: RequestPromote, By: e.By, At: e.At}
+		}
+		return
+	}
+}
+
+// missed notes that a step which was recorded has not been made: what it found
+// on the API server was no longer what it had been decided on.
+func (d *decider) missed() {
+	s := &d.rec.Status
+	if e := s.Expected; d.in.Live && e != nil && *e > s.Weight-s.Spread {
+		d.note("missed", "", fmt.Sprintf("the step to %d%% was not made", *e))
+		s.Expected = nil
 	}
 }
 
@@ -76,50 +176,73 @@ func (d *decider) nextStep() (next, at Step, more bool) {
 // passed. A new build's first step from 0 waits for no interval: there is
 // nothing to watch yet. One that somebody has taken back to 0 does wait.
 func (d *decider) due(step, at Step) time.Time {
-	s := d.rec.Status
+	s := &d.rec.Status
 	if s.Weight == 0 && !s.MovedAt.After(s.BuildSince) {
 		return time.Time{}
 	}
-	return s.MovedAt.Add(step.Interval + at.Bake)
+	interval := step.Interval + at.Bake
+	d.steady(interval)
+	return s.MovedAt.Add(interval)
 }
 
-// wait names the first thing that a step waits for, in plain words; "" is go.
-// The cheap conditions come first, those that need live answers last.
-func (d *decider) wait(step Step) string {
+// steady puts right when the weights were changed, if somebody has set the
+// clock within an interval: what this replica has itself watched counts. If it
+// has watched nothing, the interval begins now at the latest.
+func (d *decider) steady(interval time.Duration) {
+	s, w := &d.rec.Status, d.in.Watched
+	age := d.now.Sub(s.MovedAt)
+	switch {
+	case w.Known && (age-w.For).Abs() > clockTolerance && min(age, w.For) < interval:
+		s.MovedAt = d.now.Add(-w.For)
+	case !w.Known && age < -clockTolerance:
+		s.MovedAt = d.now
+	}
+}
+
+// wait names the first thing that a step waits for, as a reason and in plain
+// words; "" is go. The cheap conditions come first, those that need live
+// answers last.
+func (d *decider) wait() (Wait, string) {
 	in, s := d.in, d.rec.Status
 	byHand := d.asked != nil
 	switch {
 	case d.was.Status.State == StateUnknown:
-		return "waiting: first sight of this guard, nothing is moved"
+		return WaitFirstSight, "first sight of this guard, nothing is moved"
 	case in.Unsafe != "":
-		return "waiting: " + in.Unsafe
-	case d.in.Traffic.Split == 0:
-		return "waiting: no route carries both " + in.Guard.Stable.String() + " and " + in.Guard.Canary.String()
+		return WaitVirtualService, in.Unsafe
+	case in.Traffic.Split == 0:
+		return WaitVirtualService, "no route carries both " + in.Guard.Stable.String() + " and " + in.Guard.Canary.String()
 	case in.Canary.Build == "":
-		return "waiting: no Deployment of the canary found"
+		return WaitBuild, "no Deployment of the canary found"
 	case !byHand && s.Promoting != s.Build:
-		return "waiting: for a new build, or for the first step by CI or guardian promote"
+		return WaitBuild, "for a new build, or for the first step by CI or guardian promote"
 	case len(d.holds) > 0 || len(d.rollback) > 0:
-		return "waiting: alert " + strings.Join(s.Alerts, ", ") + " fires"
+		return WaitAlert, "alert " + strings.Join(s.Alerts, ", ") + " fires"
 	case in.Stable.Missing != "":
-		return "waiting: " + in.Stable.Missing
+		return WaitStable, in.Stable.Missing
 	case in.Stable.Ready < in.Guard.Rollback.MinReadyStable:
-		return fmt.Sprintf("waiting: stable has %d of %d ready endpoints", in.Stable.Ready, in.Guard.Rollback.MinReadyStable)
+		return WaitStable, fmt.Sprintf("stable has %d of %d ready endpoints", in.Stable.Ready, in.Guard.Rollback.MinReadyStable)
 	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:
-		return fmt.Sprintf("waiting: rollout of build %s (%d of %d ready pods are of it)", s.Build, in.Canary.Current, in.Canary.Ready)
+		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)", s.Build, in.Canary.Current, in.Canary.Ready)
 	case !byHand && d.now.Before(s.NextAt):
 		d.wake(s.NextAt)
-		return "waiting: until " + stamp(s.NextAt)
+		return WaitInterval, "until " + stamp(s.NextAt)
+	}
+	if closed := in.Guard.Promotion.Closed; closed != nil {
+		if why := closed(d.now); why != "" {
+			d.wake(d.now.Add(pollForward))
+			return WaitWindow, why
+		}
 	}
 	return d.waitLive(byHand)
 }
 
 // waitLive looks at what only the lease holder's live reads can tell.
-func (d *decider) waitLive(byHand bool) string {
+func (d *decider) waitLive(byHand bool) (Wait, string) {
 	in, s := d.in, &d.rec.Status
 	if !in.Live || in.Forward == nil {
 		d.wantLive, d.wantForward = true, true
-		return "waiting: for the replica that holds the lease"
+		return WaitLease, "for the replica that holds the lease"
 	}
 	d.wake(d.now.Add(pollForward))
 	f := in.Forward
@@ -127,37 +250,78 @@ func (d *decider) waitLive(byHand bool) string {
 	least := int64(in.Guard.Promotion.MinRequests)
 	switch {
 	case d.now.Sub(in.Heartbeat) > in.Guard.HeartbeatMaxAge:
-		return "waiting: no heartbeat for longer than " + in.Guard.HeartbeatMaxAge.String() + "; is the alert chain broken?"
+		return WaitHeartbeat, "no heartbeat for longer than " + in.Guard.HeartbeatMaxAge.String() + "; is the alert chain broken?"
 	case f.Err != "":
-		return "waiting: " + f.Err
-	case f.Closed != "":
-		return "waiting: " + f.Closed
+		return WaitAnswers, f.Err
 	case !byHand && in.Traffic.Weight > 0 && f.Requests < least:
-		return fmt.Sprintf("waiting: %d of %d requests", f.Requests, least)
+		return WaitRequests, fmt.Sprintf("%d of %d requests", f.Requests, least)
 	}
 	for _, g := range f.Gates {
 		if !g.Open {
-			return fmt.Sprintf("waiting: gate %s is closed (%s)", g.Name, g.Why)
+			return WaitGate, fmt.Sprintf("gate %s is closed (%s)", g.Name, g.Why)
 		}
 	}
-	return ""
+	return "", ""
 }
 
-// step goes one rung up.
+// bySchedule is who takes a step that nobody asked for.
+const bySchedule = "schedule"
+
+// step goes one rung up. One that was recorded already, and not made because
+// guardian was killed or somebody else wrote first, is not recorded again.
 func (d *decider) step(step Step) {
 	s := &d.rec.Status
-	by := "schedule"
+	by := bySchedule
 	if d.asked != nil {
 		by = d.asked.By
 	}
+	again := s.Expected != nil && *s.Expected == step.Weight && s.Promoting == s.Build
 	d.move, d.weight, d.reason = MoveForward, step.Weight, ReasonStep
 	d.text = fmt.Sprintf("step to %d%%", step.Weight)
-	s.Promoting, s.NextStep, s.NextAt, s.Requests = s.Build, 0, time.Time{}, 0
-	s.Expected = &step.Weight
-	e := d.entry("step", by, d.text)
-	e.To = step.Weight
-	d.rec.History = append(d.rec.History, e)
+	s.clearLadder()
+	s.Promoting, s.Expected = s.Build, &step.Weight
+	if !again {
+		e := d.entry("step", by, d.text)
+		e.To = step.Weight
+		d.rec.History = append(d.rec.History, e)
+	}
 	d.asked = nil
+}
+
+// clearLadder forgets what a next step waits for.
+func (s *Status) clearLadder() {
+	s.Waiting, s.WaitingFor, s.NextStep, s.NextAt, s.Requests = "", "", 0, time.Time{}, 0
+}
+
+// tellLadder says how the ladder stands in states in which no step is looked
+// for. It is the lease holder's to tell; others only take back what is no
+// longer true.
+func (d *decider) tellLadder(changed bool) {
+	s, p := &d.rec.Status, d.in.Guard.Promotion
+	if !d.climbed && (d.in.Leads || changed) {
+		s.clearLadder()
+	}
+	if !d.in.Leads {
+		return
+	}
+	s.Mode, s.Ladder = "", nil
+	if p.Mode != PromotionManual && p.Mode != PromotionAuto {
+		return
+	}
+	s.Mode = p.Mode
+	for _, step := range p.Steps {
+		s.Ladder = append(s.Ladder, step.Weight)
+	}
+	step, _, more := d.nextStep()
+	if d.climbed || !more {
+		return
+	}
+	switch {
+	case d.state == StatePaused:
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitPause, "waiting: "+d.text
+	case d.rec.Lock != nil || d.state == StateBlocked:
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitLock, "waiting: locked"
+	}
 }
 
 // full says that every route gives the canary all of the pair's traffic.

@@ -3,6 +3,7 @@ package remediate
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +37,10 @@ func heartbeat(ago time.Duration) but {
 
 func requests(n int64) but { return func(in *Input) { in.Forward.Requests = n } }
 
+func closed(why string) but {
+	return func(in *Input) { in.Guard.Promotion.Closed = func(time.Time) string { return why } }
+}
+
 func notAsked(in *Input) { in.Forward = nil }
 
 // stepTo is a decision to go one rung up.
@@ -57,7 +62,7 @@ func TestTheLadderIsClimbedRungByRung(t *testing.T) {
 		"from 50 to 100":                            {[]but{climbing(50)}, stepTo(shifting, 50, 100), ""},
 		"at 100 there is nothing left":              {[]but{climbing(100), promotedAt(time.Minute)}, stays(StatePromoted, pollCount), ""},
 		"from a weight of CI's between two rungs":   {[]but{climbing(20)}, stepTo(shifting, 20, 30), ""},
-		"routes at different weights: the lowest":   {[]but{climbing(30), func(in *Input) { in.Traffic.Lowest = 10 }}, stepTo(shifting, 30, 30), ""},
+		"routes at different weights: the lowest":   {[]but{climbing(30), lowest(10)}, stepTo(shifting, 30, 30), ""},
 		"a first step waits for no interval":        {[]but{climbing(0), movedAt(31 * time.Minute), buildSince(time.Minute)}, stepTo(StateIdle, 0, 10), ""},
 		"nor for requests":                          {[]but{climbing(0), requests(0)}, stepTo(StateIdle, 0, 10), ""},
 		"but one taken back to 0 waits for it":      {[]but{climbing(0), movedAt(5*time.Minute - 1)}, stays(StateIdle, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
@@ -98,7 +103,7 @@ func TestAPersonMayTakeAStepByHand(t *testing.T) {
 			string(m) + ": live answers are asked first":    {[]but{climbing(10), mode(m), ask, notAsked}, func() verdict { v := refused(pollCount, 10); v.forward = true; return v }(), ""},
 			string(m) + ": not past a hold alert":           {[]but{climbing(10), mode(m), ask, fires(ActionHold, "StableErrors", time.Minute)}, func() verdict { v := refused(pollCount, 10); v.state, v.reason = StateHeld, ReasonHeld; return v }(), "promote refused: waiting: alert StableErrors fires"},
 			string(m) + ": not past Prometheus's silence":   {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}, refused(pollForward, 10), "promote refused: waiting: Prometheus"},
-			string(m) + ": not past what the calendar says": {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Closed = "no steps on Friday after 16:00" }}, refused(pollForward, 10), "promote refused: waiting: no steps on Friday"},
+			string(m) + ": not past what the calendar says": {[]but{climbing(10), mode(m), ask, closed("no steps on Friday after 16:00")}, refused(pollForward, 10), "promote refused: waiting: no steps on Friday"},
 		})
 	}
 }
@@ -118,10 +123,10 @@ func TestAStepWaitsForTheFirstOfItsConditions(t *testing.T) {
 		}, "waiting: gate second is closed (value 3)"},
 		{"a gate", func(in *Input) { in.Forward.Gates[0].Open = false }, "waiting: gate first is closed ()"},
 		{"requests", requests(99), "waiting: 99 of 100 requests"},
-		{"calendar", func(in *Input) { in.Forward.Closed = "no steps on Friday after 16:00" }, "waiting: no steps on Friday after 16:00"},
 		{"answers", func(in *Input) { in.Forward.Err = "Prometheus does not answer" }, "waiting: Prometheus does not answer"},
 		{"heartbeat", heartbeat(3*time.Minute + 1), "waiting: no heartbeat for longer than 3m0s; is the alert chain broken?"},
 		{"live reads", notAsked, "waiting: for the replica that holds the lease"},
+		{"calendar", closed("no steps on Friday after 16:00"), "waiting: no steps on Friday after 16:00"},
 		{"interval", movedAt(time.Minute), "waiting: until 2026-03-02T09:04:00Z"},
 		{"rollout", runs("b1", 1, "b0"), "waiting: rollout of build b1 (1 of 2 ready pods are of it)"},
 		{"stable's endpoints", stableReady(0), "waiting: stable has 0 of 1 ready endpoints"},
@@ -169,9 +174,8 @@ func TestWaitingForLiveAnswers(t *testing.T) {
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 10→0"}, ""},
 		"a person's rollback in the same instant": {[]but{climbing(10), asks(RequestRollback)},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 10→0"}, ""},
-		"paused":                   {[]but{climbing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused}, ""},
-		"locked":                   {[]but{climbing(0), locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
-		"a clock that jumped back": {[]but{climbing(10), movedAt(-time.Hour)}, stays(StateShifting, pollCount), "until 2026-03-02T10:05:00Z"},
+		"paused": {[]but{climbing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused}, ""},
+		"locked": {[]but{climbing(0), locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
 	})
 }
 
@@ -226,5 +230,243 @@ func TestRequestsAreCountedWhileTheCanaryHasTraffic(t *testing.T) {
 				t.Errorf("asks %v, %d requests; want %v, %d", d.WantCount, d.Record.Status.Requests, c.asks, c.want)
 			}
 		})
+	}
+}
+
+// unseenStep is a guard whose step to 30% was recorded a while ago and has not
+// been seen in the VirtualService.
+func unseenStep(by string, ago time.Duration) but {
+	return func(in *Input) {
+		weight := 30
+		in.Record.Status.Expected = &weight
+		in.Record.History = append(in.Record.History, HistoryEntry{At: at.Add(-ago), Event: "step", By: by, From: 10, To: 30, Build: "b1"})
+	}
+}
+
+func fromCache(in *Input) { in.Live, in.Forward = false, nil }
+
+func TestAStepThatWasRecordedAndNotMade(t *testing.T) {
+	shifting := StateShifting
+	made := func(v verdict) verdict { v.added = ""; return v }
+	asksLive := func(v verdict) verdict { v.wantLive, v.forward = true, true; return v }
+	runRows(t, map[string]row{
+		"the schedule's is made, and recorded once":               {[]but{climbing(10), unseenStep("schedule", time.Hour)}, made(stepTo(shifting, 10, 30)), ""},
+		"a person's in mode manual is made":                       {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", 2*time.Minute)}, made(stepTo(shifting, 10, 30)), ""},
+		"nor does it wait for an interval":                        {[]but{climbing(10), mode(PromotionManual), movedAt(0), unseenStep("ann", time.Minute)}, made(stepTo(shifting, 10, 30)), ""},
+		"a person's, on live reads alone":                         {[]but{climbing(10), mode(PromotionManual), fromCache, unseenStep("ann", time.Minute)}, func() verdict { v := stays(shifting, pollCount); v.wantLive = true; return v }(), "guardian promote"},
+		"a person's of long ago is not":                           {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", 2*time.Minute+1)}, withAdded(stays(shifting, pollCount), "missed: 10→10"), "the step to 30% was not made"},
+		"a person's of another build is not":                      {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", time.Minute), runs("b2", 2)}, withAdded(stays(shifting, pollCount), "new-build: 10→10; missed: 10→10"), ""},
+		"a condition that is no longer met keeps it, and says so": {[]but{climbing(10), unseenStep("schedule", time.Second), requests(3)}, withAdded(stays(shifting, pollForward), "missed: 10→10"), "3 of 100 requests"},
+		"a person's as well":                                      {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", time.Second), heartbeat(time.Hour)}, withAdded(stays(shifting, pollForward), "missed: 10→10; refused by ann: 10→10"), "promote refused: waiting: no heartbeat"},
+		"a cache says nothing about it":                           {[]but{climbing(10), fromCache, unseenStep("schedule", time.Second)}, asksLive(stays(shifting, pollCount)), ""},
+		"somebody else has gone elsewhere instead":                {[]but{climbing(10), unseenStep("schedule", time.Second), gets(50)}, withAdded(stays(shifting, pollCount), "shifted: 10→50"), "the step to 30% was not made"},
+	})
+}
+
+func TestEachReasonToWaitIsToldOnce(t *testing.T) {
+	alert := fires(ActionHold, "StableErrors", time.Minute)
+	for _, c := range []struct {
+		reason Wait
+		told   string
+		in     []but
+	}{
+		{WaitLock, "", []but{climbing(0), locked(LockBuild)}},
+		{WaitPause, "", []but{climbing(10), paused}},
+		{WaitPerson, "guardian promote", []but{climbing(10), mode(PromotionManual)}},
+		{WaitFirstSight, "", []but{climbing(10), unseen}},
+		{WaitVirtualService, "no route carries both v1 and v2", []but{climbing(10), func(in *Input) { in.Traffic.Split = 0 }}},
+		{WaitBuild, "no Deployment of the canary found", []but{climbing(10), noCanary}},
+		{WaitAlert, "alert StableErrors fires", []but{climbing(10), alert}},
+		{WaitStable, "stable has 0 of 1 ready endpoints", []but{climbing(10), stableReady(0)}},
+		{WaitRollout, "rollout of build b1 (1 of 2 ready pods are of it)", []but{climbing(10), runs("b1", 1, "b0")}},
+		{WaitInterval, "", []but{climbing(10), movedAt(time.Minute)}},
+		{WaitWindow, "it is Friday", []but{climbing(10), closed("it is Friday")}},
+		{WaitLease, "", []but{climbing(10), notAsked}},
+		{WaitHeartbeat, "no heartbeat for longer than 3m0s; is the alert chain broken?", []but{climbing(10), heartbeat(time.Hour)}},
+		{WaitAnswers, "Prometheus does not answer", []but{climbing(10), func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}},
+		{WaitRequests, "37 of 100 requests", []but{climbing(10), requests(37)}},
+		{WaitGate, "gate slo is closed (0)", []but{climbing(10), func(in *Input) { in.Forward.Gates = []Gate{{Name: "slo", Why: "0"}} }}},
+	} {
+		t.Run(string(c.reason), func(t *testing.T) {
+			in := given(c.in...)
+			d := Decide(in, at)
+			s := d.Record.Status
+			told := ""
+			for _, e := range d.Added {
+				if e.Event == "waiting" {
+					told = e.Reason
+				}
+			}
+			if s.WaitingFor != c.reason || told != c.told || !strings.HasPrefix(s.Waiting, "waiting: ") || s.NextStep == 0 {
+				t.Errorf("waits for %q (%s) before %d%%, history %q; want %q, history %q", s.WaitingFor, s.Waiting, s.NextStep, told, c.reason, c.told)
+			}
+			if s.Mode == "" || !slices.Equal(s.Ladder, []int{10, 30, 50, 100}) {
+				t.Errorf("mode %q, ladder %v", s.Mode, s.Ladder)
+			}
+			in.Record = d.Record
+			if again := Decide(in, at.Add(time.Second)); slices.ContainsFunc(again.Added, func(e HistoryEntry) bool { return e.Event == "waiting" }) && again.Record.Status.WaitingFor == c.reason {
+				t.Errorf("told again: %+v", again.Added)
+			}
+			if !slices.Contains(Waits, c.reason) {
+				t.Error("it is not in Waits: the metric does not know it")
+			}
+		})
+	}
+	if len(Waits) != 16 {
+		t.Errorf("%d reasons, want the 16 of this table", len(Waits))
+	}
+}
+
+func TestWhatIsToldOfWaitingBeginsAnewWithWeightsOrBuild(t *testing.T) {
+	waited := func(in *Input) { in.Record.Status.Waited = []Wait{WaitRequests, WaitRollout} }
+	for name, c := range map[string]struct {
+		in   []but
+		want []Wait
+	}{
+		"as it was":         {[]but{climbing(10), requests(1)}, []Wait{WaitRequests, WaitRollout}},
+		"another reason":    {[]but{climbing(10), heartbeat(time.Hour)}, []Wait{WaitRequests, WaitRollout, WaitHeartbeat}},
+		"other weights":     {[]but{climbing(10), gets(30), requests(1)}, nil},
+		"a new build":       {[]but{climbing(10), runs("b2", 1, "b1")}, []Wait{WaitRollout}},
+		"without the lease": {[]but{climbing(10), func(in *Input) { in.Leads, in.Live = false, false }, stableReady(0)}, []Wait{WaitRequests, WaitRollout}},
+	} {
+		if d := Decide(given(append(c.in, waited)...), at); !slices.Equal(d.Record.Status.Waited, c.want) {
+			t.Errorf("%s: %v, want %v", name, d.Record.Status.Waited, c.want)
+		}
+	}
+}
+
+func TestTheClockIsSetWithinAnInterval(t *testing.T) {
+	watched := func(d time.Duration) but { return func(in *Input) { in.Watched = Watched{Known: true, For: d} } }
+	shifting := StateShifting
+	runRows(t, map[string]row{
+		"forwards: nothing comes early":                  {[]but{climbing(10), movedAt(time.Hour), watched(time.Minute)}, stays(shifting, pollCount), "until 2026-03-02T09:04:00Z"},
+		"forwards, 1 ns too early":                       {[]but{climbing(10), movedAt(time.Hour), watched(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
+		"forwards, in time":                              {[]but{climbing(10), movedAt(time.Hour), watched(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
+		"backwards: nothing comes late":                  {[]but{climbing(10), movedAt(-time.Hour), watched(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
+		"backwards, 1 ns too early":                      {[]but{climbing(10), movedAt(-time.Hour), watched(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
+		"backwards, and nobody has watched: from now on": {[]but{climbing(10), movedAt(-time.Hour)}, stays(shifting, pollCount), "until 2026-03-02T09:05:00Z"},
+		"two replicas' clocks differ a little":           {[]but{climbing(10), movedAt(5*time.Minute + time.Second), watched(5*time.Minute - time.Second)}, stepTo(shifting, 10, 30), ""},
+		"bake time counts":                               {[]but{climbing(50), movedAt(time.Hour), watched(7*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
+	})
+	d := Decide(given(climbing(10), movedAt(time.Hour), watched(time.Minute)), at)
+	if got := d.Record.Status.MovedAt; !got.Equal(at.Add(-time.Minute)) {
+		t.Errorf("moved at %s, want what the replica has watched", got)
+	}
+	for name, in := range map[string]Input{
+		"a weight that nothing waits for": given(climbing(100), promotedAt(time.Minute), movedAt(-time.Hour), watched(time.Minute)),
+		"an interval long over":           given(climbing(10), requests(0), movedAt(10*time.Hour), watched(time.Hour)),
+		"a replica without the lease":     given(climbing(10), movedAt(-time.Hour), watched(time.Minute), func(in *Input) { in.Leads, in.Live = false, false }),
+	} {
+		if d := Decide(in, at); !d.Record.Status.MovedAt.Equal(in.Record.Status.MovedAt) {
+			t.Errorf("%s: moved at %s, want it left alone", name, d.Record.Status.MovedAt)
+		}
+	}
+}
+
+func TestAStopwatchHasSeenWhatChangedBeforeItsEyes(t *testing.T) {
+	w := newStopwatch()
+	var run time.Duration
+	w.elapsed = func() time.Duration { return run }
+	want := func(why string, movedAt time.Time, want Watched) {
+		t.Helper()
+		if got := w.read("a", movedAt); got != want {
+			t.Errorf("%s: %+v, want %+v", why, got, want)
+		}
+	}
+	want("never looked", at, Watched{})
+	w.saw("a", at.Add(-time.Hour), at)
+	run += time.Minute
+	want("found as it was", at.Add(-time.Hour), Watched{})
+	first := at.Add(time.Minute)
+	w.saw("a", first, first)
+	run += time.Minute
+	want("seen to change", first, Watched{Known: true, For: time.Minute})
+	want("another guard's", at, Watched{})
+	corrected := first.Add(time.Hour) // the clock was set an hour forward, and the record put right
+	w.saw("a", corrected, corrected.Add(time.Minute))
+	run += time.Minute
+	want("put right", corrected, Watched{Known: true, For: 2 * time.Minute})
+	w.saw("a", corrected.Add(time.Minute), corrected.Add(2*time.Minute))
+	want("changed by another replica", corrected.Add(time.Minute), Watched{Known: true})
+	w.forget("a")
+	want("forgotten", corrected.Add(time.Minute), Watched{})
+	w.saw("a", at, at)
+	want("changed in the first pass", at, Watched{Known: true})
+	if got := (*stopwatch)(nil).read("a", at); got != (Watched{}) {
+		t.Errorf("none at all: %+v", got)
+	}
+}
+
+func TestReachingTheEndIsToldOnce(t *testing.T) {
+	events := func(d Decision) string {
+		var out []string
+		for _, e := range d.Added {
+			out = append(out, e.Event)
+		}
+		return strings.Join(out, " ")
+	}
+	in := given(climbing(50))
+	look := func(now time.Time, edits ...but) Decision {
+		for _, e := range edits {
+			e(&in)
+		}
+		in.Heartbeat = now
+		d := Decide(in, now)
+		in.Record = d.Record
+		return d
+	}
+	now := at
+	for i, c := range []struct {
+		after time.Duration
+		edits []but
+		state State
+		told  string
+	}{
+		{0, nil, StateShifting, "step"},
+		{time.Second, []but{gets(100)}, StatePromoted, "promoted"},
+		{time.Second, nil, StatePromoted, ""},
+		{30*time.Minute - time.Second - 1, nil, StatePromoted, ""},
+		{1, nil, StateBaked, "baked"},
+		{time.Hour, nil, StateBaked, ""},
+		{time.Hour, []but{func(in *Input) { in.Paused = true }}, StatePaused, ""},
+		{time.Hour, []but{func(in *Input) { in.Paused = false }}, StateBaked, ""},
+		{time.Hour, []but{runs("b2", 2)}, StateUncanaried, "new-build uncanaried"},
+		{30 * time.Minute, nil, StateBaked, "baked"},
+		{time.Hour, []but{gets(0)}, StateIdle, "shifted"},
+		{time.Hour, []but{gets(100)}, StatePromoted, "shifted promoted"},
+		{30 * time.Minute, nil, StateBaked, "baked"},
+	} {
+		now = now.Add(c.after)
+		if d := look(now, c.edits...); d.Record.Status.State != c.state || events(d) != c.told {
+			t.Fatalf("%d: %s, told %q; want %s, told %q", i, d.Record.Status.State, events(d), c.state, c.told)
+		}
+	}
+	first := given(unseen, gets(100), appeared(time.Hour))
+	if d := Decide(first, at); events(d) != "" || d.Record.Status.BakedAt.IsZero() {
+		t.Errorf("first sight of what is baked: told %q, baked at %s", events(d), d.Record.Status.BakedAt)
+	}
+}
+
+func TestRoutesThatCatchUpBeginAnInterval(t *testing.T) {
+	in := given(climbing(30), lowest(10))
+	d := Decide(in, at)
+	if d.Move != MoveForward || d.Weight != 30 {
+		t.Fatalf("move %v to %d%%", d.Move, d.Weight)
+	}
+	in.Record = d.Record
+	gets(30)(&in)
+	d = Decide(in, at.Add(time.Second))
+	if d.Move != MoveNone || len(d.Added) > 0 || d.Record.Status.WaitingFor != WaitInterval || !d.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
+		t.Errorf("the highest route has stood at 30%% for an hour, the lowest for a second: move %v, waits for %q, added %+v", d.Move, d.Record.Status.WaitingFor, d.Added)
+	}
+}
+
+func TestABuildOfCIsTimeIsNotPromotedWhenTheModeChanges(t *testing.T) {
+	in := given(climbing(0), mode(PromotionOff), runs("b2", 2))
+	d := Decide(in, at)
+	in.Record = d.Record
+	mode(PromotionAuto)(&in)
+	if d = Decide(in, at.Add(time.Hour)); d.Move != MoveNone || d.Record.Status.WaitingFor != WaitBuild {
+		t.Errorf("move %v, waits for %q", d.Move, d.Record.Status.WaitingFor)
 	}
 }

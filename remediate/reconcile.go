@@ -50,6 +50,7 @@ type reconciler struct {
 	store        store
 	domain       string
 	now          func() time.Time
+	watch        *stopwatch
 
 	leads     func() bool
 	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
@@ -81,12 +82,14 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		if err != nil {
 			return out, err
 		}
-		d := Decide(in, r.now())
+		now := r.now()
+		d := Decide(in, now)
 		if d.WantCount && !ask.count.Asked {
 			ask.count = r.count(ctx, s)
 			ask.count.Asked = true
 			in.Count = ask.count
-			d = Decide(in, r.now())
+			now = r.now()
+			d = Decide(in, now)
 		}
 		if r.needsMore(d, s, &ask) {
 			continue
@@ -94,6 +97,7 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		recorded, moved, err := r.apply(ctx, s, d)
 		out = outcome{decision: d, snapshot: s, recorded: out.recorded || recorded, moved: out.moved || moved}
 		if err == nil {
+			r.watch.saw(g.Name, d.Record.Status.MovedAt, now)
 			return out, nil
 		}
 		if !errors.Is(err, errConflict) {
@@ -148,6 +152,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 		return Input{}, s, err
 	}
 	s.input.Alerts = alerts
+	s.input.Watched = r.watch.read(g.Name, s.input.Record.Status.MovedAt)
 	s.input.Count = ask.count
 	s.input.Leads = r.leads()
 	s.input.Live = ask.live && s.input.Leads

@@ -104,28 +104,34 @@ type Lock struct {
 
 // Status is what guardian last saw and decided; times are by guardian's clock.
 type Status struct {
-	State      State     `json:"state"`
-	Since      time.Time `json:"since"`  // when the state began
-	Weight     int       `json:"weight"` // canary's share in percent, 0–100: the highest of its routes
-	Reason     string    `json:"reason,omitempty"`
-	Build      string    `json:"build,omitempty"`      // of the canary; empty: unknown
-	BuildSince time.Time `json:"buildSince,omitzero"`  // when that build appeared
-	MovedAt    time.Time `json:"movedAt,omitzero"`     // last change of Weight by anybody
-	PromotedAt time.Time `json:"promotedAt,omitzero"`  // when the rollback window began
-	Paused     *Pause    `json:"paused,omitempty"`     // by `guardian pause`
-	Alerts     []string  `json:"alerts,omitempty"`     // names of the alerts that fire, sorted
-	Firing     []Firing  `json:"firing,omitempty"`     // the same with what they ask for, by when they were first seen
-	Waiting    string    `json:"waiting,omitempty"`    // what the next step waits for, in plain words
-	NextStep   int       `json:"nextStep,omitempty"`   // weight of the next step of promotion
-	NextAt     time.Time `json:"nextAt,omitzero"`      // when it is due at the earliest
-	Requests   int64     `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
-	Noted      []string  `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
-	Promoting  string    `json:"promoting,omitempty"`  // build that the scheduler may move forward
-	Ready      ReadyInfo `json:"ready,omitzero"`       // ready endpoints, as last seen
-	Uncanaried bool      `json:"uncanaried,omitempty"` // a new build came while the canary had 100%
-	Full       bool      `json:"full,omitempty"`       // the canary has all traffic in every route
-	Expected   *int      `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
-	UnlockedAt time.Time `json:"unlockedAt,omitzero"`  // when the last lock was lifted
+	State      State         `json:"state"`
+	Since      time.Time     `json:"since"`  // when the state began
+	Weight     int           `json:"weight"` // canary's share in percent, 0–100: the highest of its routes
+	Reason     string        `json:"reason,omitempty"`
+	Build      string        `json:"build,omitempty"`      // of the canary; empty: unknown
+	BuildSince time.Time     `json:"buildSince,omitzero"`  // when that build appeared
+	MovedAt    time.Time     `json:"movedAt,omitzero"`     // last change of Weight by anybody
+	Spread     int           `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
+	PromotedAt time.Time     `json:"promotedAt,omitzero"`  // when the rollback window began
+	BakedAt    time.Time     `json:"bakedAt,omitzero"`     // when its end was seen
+	Paused     *Pause        `json:"paused,omitempty"`     // by `guardian pause`
+	Alerts     []string      `json:"alerts,omitempty"`     // names of the alerts that fire, sorted
+	Firing     []Firing      `json:"firing,omitempty"`     // the same with what they ask for, by when they were first seen
+	Mode       PromotionMode `json:"mode,omitempty"`       // of promotion, as the lease holder has it; empty: off
+	Ladder     []int         `json:"ladder,omitempty"`     // weights of all steps, unless the mode is off
+	Waiting    string        `json:"waiting,omitempty"`    // what the next step waits for, in plain words
+	WaitingFor Wait          `json:"waitingFor,omitempty"` // the same, of a closed set
+	Waited     []Wait        `json:"waited,omitempty"`     // what the history has told of since weight or build changed
+	NextStep   int           `json:"nextStep,omitempty"`   // weight of the next step of promotion
+	NextAt     time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
+	Requests   int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
+	Noted      []string      `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
+	Promoting  string        `json:"promoting,omitempty"`  // build that the scheduler may move forward
+	Ready      ReadyInfo     `json:"ready,omitzero"`       // ready endpoints, as last seen
+	Uncanaried bool          `json:"uncanaried,omitempty"` // a new build came while the canary had 100%
+	Full       bool          `json:"full,omitempty"`       // the canary has all traffic in every route
+	Expected   *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
+	UnlockedAt time.Time     `json:"unlockedAt,omitzero"`  // when the last lock was lifted
 }
 
 // ReadyInfo counts ready endpoints of the two destinations.
@@ -158,7 +164,7 @@ type Pause struct {
 type HistoryEntry struct {
 	At     time.Time `json:"at"`
 	State  State     `json:"state"`
-	Event  string    `json:"event"` // rolled-back, blocked, unlocked, reasserted, promoted, noted, …
+	Event  string    `json:"event"` // rolled-back, blocked, unlocked, reasserted, step, waiting, promoted, baked, noted, …
 	By     string    `json:"by,omitempty"`
 	From   int       `json:"from"` // canary's weight before, percent
 	To     int       `json:"to"`   // and after
@@ -309,5 +315,7 @@ func (r Record) clone() Record {
 	c.Status.Alerts = slices.Clone(r.Status.Alerts)
 	c.Status.Firing = slices.Clone(r.Status.Firing)
 	c.Status.Noted = slices.Clone(r.Status.Noted)
+	c.Status.Ladder = slices.Clone(r.Status.Ladder)
+	c.Status.Waited = slices.Clone(r.Status.Waited)
 	return c
 }

@@ -237,6 +237,19 @@ func (w WindowsConfig) Open(now time.Time) bool {
 	return !in(w.Mute) && (len(w.Active) == 0 || in(w.Active))
 }
 
+// closed is Open in words, for remediate; nil if it is always open.
+func (w WindowsConfig) closed() func(time.Time) string {
+	if len(w.Active) == 0 && len(w.Mute) == 0 {
+		return nil
+	}
+	return func(now time.Time) string {
+		if w.Open(now) {
+			return ""
+		}
+		return "promotion.windows allows no step now"
+	}
+}
+
 // GateConfig is a PromQL expression that must be true before a step: at least
 // one sample, and none of them zero.
 type GateConfig struct {

@@ -27,7 +27,7 @@ func (c Config) remediateGuard(g GuardConfig, alertWindow time.Duration) remedia
 		Rollback: remediate.Rollback{
 			Lock: remediate.LockKind(r.Lock), Window: r.Window, MinReadyStable: r.MinReadyStable, MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors,
 		},
-		Promotion:       remediate.Promotion{Mode: remediate.PromotionMode(g.Promotion.Mode), Steps: steps, MinRequests: g.Promotion.MinRequests},
+		Promotion:       remediate.Promotion{Mode: remediate.PromotionMode(g.Promotion.Mode), Steps: steps, MinRequests: g.Promotion.MinRequests, Closed: g.Promotion.Windows.closed()},
 		AlertWindow:     alertWindow,
 		HeartbeatMaxAge: c.Heartbeat.MaxAge,
 	}

@@ -111,9 +111,8 @@ func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remedi
 		return remediate.Forward{Err: "nobody answers what fires: " + err.Error()}, nil
 	}
 	f := remediate.Forward{}
-	if now := o.now(); !guard.Promotion.Windows.Open(now) {
-		f.Closed = "promotion.windows allows no step now"
-		return f, firing
+	if o.query == nil && guard.Promotion.MinRequests == 0 && len(guard.Promotion.Gates) == 0 {
+		return f, firing // nothing to ask Prometheus for, and no Prometheus
 	}
 	if f.Requests, err = o.requests(ctx, c.Config, guard, sides, since); err != nil {
 		f.Err = "Prometheus does not answer: " + err.Error()
