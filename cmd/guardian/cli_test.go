@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -490,7 +491,8 @@ func TestStatus(t *testing.T) {
 			{At: now.Add(-90 * time.Second), Event: "rolled-back", By: "alert", From: 30, To: 0, Reason: "5% of requests failed"},
 		}
 		climbing := record(remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: 10, Since: now.Add(-time.Hour), Build: "0123456789abcdef",
-			NextStep: 30, NextAt: now.Add(4 * time.Minute), Alerts: []string{"A", "B"}}})
+			Mode: remediate.PromotionAuto, Ladder: []int{10, 30, 50, 100}, Requests: 37,
+			NextStep: 30, NextAt: now.Add(4 * time.Minute), Waiting: "waiting: until 2000-01-01T00:04:00Z", WaitingFor: remediate.WaitInterval, Alerts: []string{"A", "B"}}})
 		climbing.Name, climbing.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
 		other := record(remediate.Record{})
 		other.Name, other.Labels, other.Data = "guardian-config", nil, map[string]string{"status": "no record"}
@@ -501,6 +503,8 @@ func TestStatus(t *testing.T) {
 			{"status-guard.golden", "status orders-service"},
 			{"status-guard.golden.json", "status orders-service -o json"},
 			{"status-all.golden", "status -A"},
+			{"status-ladder.golden", "status payments"},
+			{"status-ladder.golden.json", "status payments -o json"},
 		} {
 			code, text := b.run(strings.Fields(tc.args)...)
 			if code != exitOK {
@@ -509,6 +513,32 @@ func TestStatus(t *testing.T) {
 			checkGolden(t, tc.golden, text)
 		}
 	})
+}
+
+func TestStatusShowsTheLadder(t *testing.T) {
+	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+	climbing := func(weight int, next int, at time.Time, reason remediate.Wait, why string) remediate.Status {
+		return remediate.Status{Mode: remediate.PromotionAuto, Ladder: []int{10, 30, 50, 100}, Weight: weight, NextStep: next, NextAt: at, WaitingFor: reason, Waiting: why}
+	}
+	due, since := now.Add(200*time.Second), now.Add(-time.Minute)
+	for name, c := range map[string]struct {
+		s                  remediate.Status
+		ladder, line, cell string
+	}{
+		"mode off":               {remediate.Status{Weight: 50}, "", "", "-"},
+		"before the first step":  {climbing(0, 10, time.Time{}, remediate.WaitBuild, "waiting: for a new build"), "auto, [0%] → 10% → 30% → 50% → 100%", "10%; waiting: for a new build", "10% (for a new build)"},
+		"on a rung, before time": {climbing(30, 50, due, remediate.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s)", "50% in 3m20s"},
+		"an alert, before time":  {climbing(30, 50, due, remediate.WaitAlert, "waiting: alert A fires"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s); waiting: alert A fires", "50% (alert A fires)"},
+		"on a rung, and due":     {climbing(30, 50, since, remediate.WaitRequests, "waiting: 37 of 100 requests"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T08:59:00Z; waiting: 37 of 100 requests", "50% (37 of 100 requests)"},
+		"just due":               {climbing(30, 50, now, remediate.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T09:00:00Z", "50%"},
+		"a weight of CI's":       {climbing(20, 30, since, "", ""), "auto, 10% → [20%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
+		"at the end":             {climbing(100, 0, time.Time{}, "", ""), "auto, 10% → 30% → 50% → [100%]", "", "-"},
+		"routes that differ":     {func() remediate.Status { s := climbing(50, 30, since, "", ""); s.Spread = 40; return s }(), "auto, [10%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
+	} {
+		if got := []string{ladder(c.s), nextLine(c.s, now), nextCell(c.s, now)}; !slices.Equal(got, []string{c.ladder, c.line, c.cell}) {
+			t.Errorf("%s:\n got %q\nwant %q", name, got, []string{c.ladder, c.line, c.cell})
+		}
+	}
 }
 
 func TestStatusWithoutALiveGuardianShowsAndCannotTell(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -191,12 +192,55 @@ func nextCell(s remediate.Status, now time.Time) string {
 	switch {
 	case s.NextStep == 0:
 		return "-"
-	case s.Waiting != "":
-		return fmt.Sprintf("%d%% (%s)", s.NextStep, strings.TrimPrefix(s.Waiting, "waiting: "))
-	case s.NextAt.After(now):
+	case s.NextAt.After(now) && (s.Waiting == "" || s.WaitingFor == remediate.WaitInterval):
 		return fmt.Sprintf("%d%% in %s", s.NextStep, s.NextAt.Sub(now).Round(time.Second))
+	case s.Waiting != "" && s.WaitingFor != remediate.WaitInterval:
+		return fmt.Sprintf("%d%% (%s)", s.NextStep, waitsFor(s))
 	}
 	return fmt.Sprintf("%d%%", s.NextStep)
+}
+
+func waitsFor(s remediate.Status) string { return strings.TrimPrefix(s.Waiting, "waiting: ") }
+
+// ladder is all steps with the place where the canary stands in brackets: the
+// lowest of its routes, which is the one that the next step is looked for from.
+func ladder(s remediate.Status) string {
+	if len(s.Ladder) == 0 {
+		return ""
+	}
+	at := s.Weight - s.Spread
+	rungs := slices.Clone(s.Ladder)
+	if i, found := slices.BinarySearch(rungs, at); !found {
+		rungs = slices.Insert(rungs, i, at)
+	}
+	var out []string
+	for _, r := range rungs {
+		text := fmt.Sprintf("%d%%", r)
+		if r == at {
+			text = "[" + text + "]"
+		}
+		out = append(out, text)
+	}
+	return fmt.Sprintf("%s, %s", s.Mode, strings.Join(out, " → "))
+}
+
+// nextLine is the next step in full: when it is due, and what it waits for.
+func nextLine(s remediate.Status, now time.Time) string {
+	if s.NextStep == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%d%%", s.NextStep)
+	at := s.NextAt.UTC().Format(time.RFC3339)
+	switch {
+	case s.NextAt.After(now):
+		text += fmt.Sprintf(", due at %s (in %s)", at, s.NextAt.Sub(now).Round(time.Second))
+	case !s.NextAt.IsZero():
+		text += ", due since " + at
+	}
+	if s.WaitingFor == remediate.WaitInterval {
+		return text
+	}
+	return text + orNothing("; ", s.Waiting)
 }
 
 // short is a build for a column.
@@ -239,9 +283,8 @@ func printGuard(w io.Writer, r namedRecord, now time.Time) error {
 	if p := s.Paused; p != nil {
 		line("Paused", fmt.Sprintf("by %s at %s%s", p.By, p.At.UTC().Format(time.RFC3339), orNothing(": ", p.Reason)))
 	}
-	if s.NextStep > 0 {
-		line("Next step", nextCell(s, now))
-	}
+	line("Promotion", ladder(s))
+	line("Next step", nextLine(s, now))
 	if s.Requests > 0 {
 		line("Requests", fmt.Sprintf("%d of the canary since the weights changed", s.Requests))
 	}
