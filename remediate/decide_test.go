@@ -651,6 +651,12 @@ func TestStatusSaysWhatWasSeen(t *testing.T) {
 	if s := Decide(given(paused, locked(LockBuild), paused, gets(50)), at).Record.Status; s.Weight != 50 {
 		t.Errorf("paused, and the canary has 50%%: status says %d%%", s.Weight)
 	}
+	if s := Decide(given(func(in *Input) { in.Record.Status.Alerts = []string{"Over"} }), at).Record.Status; len(s.Alerts) > 0 {
+		t.Errorf("nothing fires, and the status says %v", s.Alerts)
+	}
+	if s := Decide(given(bad, func(in *Input) { in.Record.Status.Promoting = "b1" }), at).Record.Status; s.Promoting != "" {
+		t.Error("a build that was rolled back may still be moved forward by the schedule")
+	}
 	own := given(func(in *Input) { w := 30; in.Record.Status.Expected = &w }, gets(30))
 	if d := Decide(own, at); len(d.Added) > 0 || d.Record.Status.Expected != nil {
 		t.Errorf("guardian's own step was told as somebody else's: %+v", d.Added)
