@@ -1,0 +1,222 @@
+// Command cost tells what the rules cost a real Prometheus: it scrapes the
+// series of guards under load, and compares its CPU time with rules and without.
+//
+//	go run ./testdata/judge/cost [-guards 1,100] [-for 1m]
+package main
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/canary-guardian/guardian/rules"
+	"github.com/canary-guardian/guardian/testdata/controlplane"
+)
+
+var (
+	sizes  = flag.String("guards", "1,100", "numbers of guards, comma-separated")
+	length = flag.Duration("for", time.Minute, "how long each is measured")
+	every  = flag.Duration("interval", 3*time.Second, "evaluation interval of the rules")
+)
+
+const scrapeInterval = 5 * time.Second
+
+func main() {
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "cost:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	plane, err := controlplane.Start(ctx, controlplane.Options{WithoutKubernetes: true})
+	if err != nil {
+		return err
+	}
+	defer plane.Stop()
+	for _, size := range strings.Split(*sizes, ",") {
+		n, err := strconv.Atoi(size)
+		if err != nil {
+			return fmt.Errorf("-guards %q: %w", *sizes, err)
+		}
+		if err := measure(ctx, plane, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// measure runs one Prometheus without rules and one with them, in turn.
+func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: mesh(n), ReadHeaderTimeout: time.Second}
+	go server.Serve(listener) //nolint:errcheck // ends with Close
+	defer server.Close()
+
+	generated, err := rules.Generate(options(n))
+	if err != nil {
+		return err
+	}
+	text, err := generated.Prometheus()
+	if err != nil {
+		return err
+	}
+	folder, err := os.MkdirTemp("", "cost")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	file := filepath.Join(folder, "rules.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return err
+	}
+	var cpu [2]float64
+	var took, samples float64
+	for i, files := range [][]string{nil, {file}} {
+		p, err := plane.StartPrometheus(ctx, controlplane.PrometheusOptions{
+			ScrapeInterval: scrapeInterval, EvaluationInterval: *every, RuleFiles: files,
+			Targets: []controlplane.Target{{Job: "mesh", Address: listener.Addr().String()}},
+		})
+		if err != nil {
+			return err
+		}
+		// Until the longest window that is read from the proxies' own series.
+		if err := sleep(ctx, 40*time.Second); err != nil {
+			return err
+		}
+		before, err := scrape(ctx, p.URL)
+		if err != nil {
+			return err
+		}
+		if err := sleep(ctx, *length); err != nil {
+			return err
+		}
+		after, err := scrape(ctx, p.URL)
+		if err != nil {
+			return err
+		}
+		cpu[i] = (after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]) / length.Seconds()
+		if files != nil {
+			took = (after["prometheus_rule_group_duration_seconds_sum"] - before["prometheus_rule_group_duration_seconds_sum"]) / length.Seconds()
+			samples = (after["prometheus_engine_query_samples_total"] - before["prometheus_engine_query_samples_total"]) / length.Seconds()
+			if f := after["prometheus_rule_evaluation_failures_total"]; f > 0 {
+				return fmt.Errorf("%d guards: %.0f evaluations failed", n, f)
+			}
+		}
+		p.Stop()
+	}
+	fmt.Printf("%d guards, %d series of proxies, rules every %v: evaluations take %.1f%% of the time, Prometheus %.1f%% of a core more (%.1f%% without rules), %.0f samples/s touched; rule file %d KiB\n",
+		n, n*seriesOfAGuard, *every, 100*took, 100*(cpu[1]-cpu[0]), 100*cpu[0], samples, len(text)/1024)
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func options(n int) rules.Options {
+	o := rules.Options{Interval: *every, ScrapeInterval: scrapeInterval}
+	for i := range n {
+		app := fmt.Sprintf("app-%d", i)
+		o.Guards = append(o.Guards, rules.Guard{
+			Name: app, Namespace: "microservices",
+			Stable: rules.Side{Name: "v1", Workloads: []string{app + "-v1"}, Service: app},
+			Canary: rules.Side{Name: "v2", Workloads: []string{app + "-v2"}, Service: app},
+			Signals: rules.Signals{
+				ErrorRate: &rules.ErrorRate{Max: 0.01}, Latency: &rules.Latency{Quantile: 0.95, Max: 500 * time.Millisecond},
+				Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute}, Traffic: &rules.Traffic{ShareTolerance: 0.5},
+			},
+		})
+	}
+	return o
+}
+
+// A guard has two pods of each version, each seen by its own proxy and by two
+// callers' proxies, with three status codes, and all of Istio's buckets.
+var (
+	codes   = []string{"200", "404", "503"}
+	buckets = []string{"0.5", "1", "5", "10", "25", "50", "100", "250", "500", "1000", "2500", "5000", "10000", "30000", "60000", "300000", "600000", "1800000", "3600000", "+Inf"}
+)
+
+const seriesOfAGuard = 2 * 4 * 3 * (1 + 20)
+
+func mesh(n int) http.Handler {
+	began := time.Now()
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		out := bufio.NewWriter(w)
+		defer out.Flush()
+		age := time.Since(began).Seconds()
+		for i := range n {
+			for version, rate := range map[string]float64{"v1": 90, "v2": 10} {
+				writeVersion(out, fmt.Sprintf("app-%d", i), version, rate*age)
+			}
+			fmt.Fprintf(out, "guardian_weight_percent{guard=\"app-%d\",subset=\"v2\"} 10\n", i)
+			fmt.Fprintf(out, "guardian_workload_restarts_total{guard=\"app-%d\",subset=\"v1\"} 0\n", i)
+			fmt.Fprintf(out, "guardian_workload_restarts_total{guard=\"app-%d\",subset=\"v2\"} 0\n", i)
+		}
+		fmt.Fprintf(out, "guardian_heartbeat_timestamp_seconds %d\n", time.Now().Unix())
+	})
+}
+
+func writeVersion(out io.Writer, app, version string, requests float64) {
+	for _, seen := range []string{"destination-a", "destination-b", "source-a", "source-b"} {
+		reporter, who, _ := strings.Cut(seen, "-")
+		for c, code := range codes {
+			labels := fmt.Sprintf(`reporter=%q,proxy=%q,response_code=%q,destination_workload="%s-%s",destination_workload_namespace="microservices",`+
+				`destination_service_name=%q,destination_service_namespace="microservices",destination_version=%q,source_workload="gateway",response_flags="-"`,
+				reporter, who, code, app, version, app, version)
+			share := []float64{0.495, 0.004, 0.001}[c]
+			fmt.Fprintf(out, "istio_requests_total{%s} %.0f\n", labels, requests*share)
+			for b, le := range buckets {
+				fmt.Fprintf(out, "istio_request_duration_milliseconds_bucket{%s,le=%q} %.0f\n", labels, le, requests*share*min(1, float64(b+1)/8))
+			}
+		}
+	}
+}
+
+// scrape reads Prometheus's own metrics, added up over labels.
+func scrape(ctx context.Context, url string) (map[string]float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	out := map[string]float64{}
+	lines := bufio.NewScanner(res.Body)
+	for lines.Scan() {
+		i := strings.LastIndexByte(lines.Text(), ' ')
+		if strings.HasPrefix(lines.Text(), "#") || i < 0 {
+			continue
+		}
+		name, _, _ := strings.Cut(lines.Text()[:i], "{")
+		if v, err := strconv.ParseFloat(lines.Text()[i+1:], 64); err == nil {
+			out[name] += v
+		}
+	}
+	return out, lines.Err()
+}
