@@ -466,7 +466,7 @@ func (c *Controller) askForward(ctx context.Context, s snapshot) (Forward, []Ale
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
-	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.Record.Status.MovedAt)
+	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.movedAt(c.o.Now()))
 }
 
 func (c *Controller) count(ctx context.Context, s snapshot) Count {
@@ -475,7 +475,7 @@ func (c *Controller) count(ctx context.Context, s snapshot) Count {
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
-	n, err := c.o.CountRequests(ctx, s.input.Guard, s.sides, s.input.Record.Status.MovedAt)
+	n, err := c.o.CountRequests(ctx, s.input.Guard, s.sides, s.input.movedAt(c.o.Now()))
 	if err != nil {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
 		return Count{}

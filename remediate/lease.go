@@ -30,7 +30,8 @@ const (
 	LifePeriod  = 10 * time.Second
 	LifeTimeout = 30 * time.Second
 
-	forgetReplica = time.Hour // when a dead replica's Lease is swept away
+	maxSkew       = time.Minute // by which clocks of two replicas may differ
+	forgetReplica = time.Hour   // when a dead replica's Lease is swept away
 )
 
 // leases keep this replica's life and compete for going forward.
@@ -181,13 +182,25 @@ func (l *leases) newestHeartbeat(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	newest := l.heartbeat()
-	for i := range list.Items {
-		if t, err := time.Parse(time.RFC3339, list.Items[i].Annotations[AnnotationHeartbeat]); err == nil && t.After(newest) {
+	return newestOf(list.Items, l.heartbeat(), l.now()), nil
+}
+
+// newestOf is the newest heartbeat of all replicas, own included. One that lies
+// in the future is by a clock that was set, and hides no other.
+func newestOf(leases []coordinationv1.Lease, own, now time.Time) time.Time {
+	var newest time.Time
+	take := func(t time.Time) {
+		if t.After(newest) && !t.After(now.Add(maxSkew)) {
 			newest = t
 		}
 	}
-	return newest, nil
+	take(own)
+	for i := range leases {
+		if t, err := time.Parse(time.RFC3339, leases[i].Annotations[AnnotationHeartbeat]); err == nil {
+			take(t)
+		}
+	}
+	return newest
 }
 
 // sweep removes the Leases of replicas that have been dead for long.

@@ -180,23 +180,26 @@ func (d *decider) due(step, at Step) time.Time {
 	if s.Weight == 0 && !s.MovedAt.After(s.BuildSince) {
 		return time.Time{}
 	}
-	interval := step.Interval + at.Bake
-	d.steady(interval)
-	return s.MovedAt.Add(interval)
+	if s.MovedAt.Equal(d.was.Status.MovedAt) {
+		s.MovedAt = d.in.movedAt(d.now)
+	}
+	return s.MovedAt.Add(step.Interval + at.Bake)
 }
 
-// steady puts right when the weights were changed, if somebody has set the
-// clock within an interval: what this replica has itself watched counts. If it
-// has watched nothing, the interval begins now at the latest.
-func (d *decider) steady(interval time.Duration) {
-	s, w := &d.rec.Status, d.in.Watched
-	age := d.now.Sub(s.MovedAt)
+// movedAt is when the weights that the record speaks of were changed, by a
+// clock that says now. If somebody has set the clock since, what this replica
+// has itself watched counts; if it has watched nothing, a change in the future
+// was now.
+func (in Input) movedAt(now time.Time) time.Time {
+	at, w := in.Record.Status.MovedAt, in.Watched
+	age := now.Sub(at)
 	switch {
-	case w.Known && (age-w.For).Abs() > clockTolerance && min(age, w.For) < interval:
-		s.MovedAt = d.now.Add(-w.For)
+	case w.Known && (age-w.For).Abs() > clockTolerance:
+		return now.Add(-w.For)
 	case !w.Known && age < -clockTolerance:
-		s.MovedAt = d.now
+		return now
 	}
+	return at
 }
 
 // wait names the first thing that a step waits for, as a reason and in plain
@@ -249,7 +252,7 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 	s.Requests = f.Requests
 	least := int64(in.Guard.Promotion.MinRequests)
 	switch {
-	case d.now.Sub(in.Heartbeat) > in.Guard.HeartbeatMaxAge:
+	case d.now.Sub(in.Heartbeat).Abs() > in.Guard.HeartbeatMaxAge: // one of the future is by a clock that was set
 		return WaitHeartbeat, "no heartbeat for longer than " + in.Guard.HeartbeatMaxAge.String() + "; is the alert chain broken?"
 	case f.Err != "":
 		return WaitAnswers, f.Err

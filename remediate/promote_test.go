@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // climbing is a guard in mode auto whose build b1 stands on the ladder at a
@@ -158,6 +161,7 @@ func TestWaitingForLiveAnswers(t *testing.T) {
 	runRows(t, map[string]row{
 		"a heartbeat exactly as old as allowed":                    {[]but{climbing(10), heartbeat(3 * time.Minute)}, stepTo(StateShifting, 10, 30), ""},
 		"a heartbeat 1 ns older":                                   {[]but{climbing(10), heartbeat(3*time.Minute + 1)}, stays(StateShifting, pollForward), "is the alert chain broken?"},
+		"a heartbeat of the future, by a clock that was set":       {[]but{climbing(10), heartbeat(-3*time.Minute - 1)}, stays(StateShifting, pollForward), "is the alert chain broken?"},
 		"no heartbeat ever":                                        {[]but{climbing(10), func(in *Input) { in.Heartbeat = time.Time{} }}, stays(StateShifting, pollForward), "no heartbeat"},
 		"one request too few":                                      {[]but{climbing(10), requests(99)}, stays(StateShifting, pollForward), "99 of 100"},
 		"just enough requests":                                     {[]but{climbing(10), requests(100)}, stepTo(StateShifting, 10, 30), ""},
@@ -353,9 +357,12 @@ func TestTheClockIsSetWithinAnInterval(t *testing.T) {
 	if got := d.Record.Status.MovedAt; !got.Equal(at.Add(-time.Minute)) {
 		t.Errorf("moved at %s, want what the replica has watched", got)
 	}
+	if d := Decide(given(climbing(10), movedAt(time.Hour), watched(time.Hour), gets(30)), at); d.Move != MoveNone || !d.Record.Status.MovedAt.Equal(at) {
+		t.Errorf("CI moved just now: move %v, moved at %s", d.Move, d.Record.Status.MovedAt)
+	}
 	for name, in := range map[string]Input{
 		"a weight that nothing waits for": given(climbing(100), promotedAt(time.Minute), movedAt(-time.Hour), watched(time.Minute)),
-		"an interval long over":           given(climbing(10), requests(0), movedAt(10*time.Hour), watched(time.Hour)),
+		"what nobody has watched":         given(climbing(10), requests(0), movedAt(10*time.Hour)),
 		"a replica without the lease":     given(climbing(10), movedAt(-time.Hour), watched(time.Minute), func(in *Input) { in.Leads, in.Live = false, false }),
 	} {
 		if d := Decide(in, at); !d.Record.Status.MovedAt.Equal(in.Record.Status.MovedAt) {
@@ -469,5 +476,27 @@ func TestABuildOfCIsTimeIsNotPromotedWhenTheModeChanges(t *testing.T) {
 	mode(PromotionAuto)(&in)
 	if d = Decide(in, at.Add(time.Hour)); d.Move != MoveNone || d.Record.Status.WaitingFor != WaitBuild {
 		t.Errorf("move %v, waits for %q", d.Move, d.Record.Status.WaitingFor)
+	}
+}
+
+func TestTheNewestHeartbeatIsNotOneOfTheFuture(t *testing.T) {
+	beat := func(ago time.Duration) coordinationv1.Lease {
+		return coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeat: stamp(at.Add(-ago))}}}
+	}
+	for name, c := range map[string]struct {
+		own    time.Duration
+		leases []coordinationv1.Lease
+		want   time.Duration
+	}{
+		"own":                         {time.Minute, nil, time.Minute},
+		"another's, newer":            {time.Hour, []coordinationv1.Lease{beat(2 * time.Minute), beat(time.Minute)}, time.Minute},
+		"another's clock is ahead":    {time.Hour, []coordinationv1.Lease{beat(-61 * time.Second), beat(time.Minute)}, time.Minute},
+		"by as much as it may be":     {time.Hour, []coordinationv1.Lease{beat(-time.Minute)}, -time.Minute},
+		"own clock was set back":      {-time.Hour, []coordinationv1.Lease{beat(2 * time.Minute)}, 2 * time.Minute},
+		"a lease that has heard none": {time.Minute, []coordinationv1.Lease{{}}, time.Minute},
+	} {
+		if got := newestOf(c.leases, at.Add(-c.own), at); !got.Equal(at.Add(-c.want)) {
+			t.Errorf("%s: %s, want %s", name, got, at.Add(-c.want))
+		}
 	}
 }
