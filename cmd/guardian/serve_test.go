@@ -1,0 +1,197 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/canary-guardian/guardian/rules"
+	"github.com/canary-guardian/guardian/testdata/controlplane"
+)
+
+func TestWhatEachCallGets(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service", 50)
+	g := r.serve("guardian-0", r.config("127.0.0.1:0", "", app))
+	good := webhookOf(r.alertOf(app.Name))
+	foreign := r.alertOf(app.Name)
+	foreign["labels"].(map[string]string)[rules.LabelNamespace] = "elsewhere"
+	for _, c := range []struct {
+		name, path, token string
+		body              []byte
+		want              int
+	}{
+		{"wrong token", "/webhook", "wrong", good, http.StatusUnauthorized},
+		{"no token", "/webhook", "", good, http.StatusUnauthorized},
+		{"wrong token on the push lane", "/api/v2/alerts", "wrong", []byte("[]"), http.StatusUnauthorized},
+		{"10 MB", "/webhook", bearer, bytes.Repeat([]byte(" "), 10<<20), http.StatusRequestEntityTooLarge},
+		{"truncated JSON", "/webhook", bearer, good[:len(good)/2], http.StatusBadRequest},
+		{"version 5", "/webhook", bearer, bytes.Replace(good, []byte(`"version":"4"`), []byte(`"version":"5"`), 1), http.StatusBadRequest},
+		{"no JSON on the push lane", "/api/v2/alerts", bearer, []byte("x"), http.StatusBadRequest},
+		{"a guard that is not configured", "/webhook", bearer, webhookOf(r.alertOf("payments")), http.StatusOK},
+		{"a guard of the same name in another namespace", "/webhook", bearer, webhookOf(foreign), http.StatusOK},
+		{"nothing on the push lane", "/api/v2/alerts", bearer, []byte("[]"), http.StatusOK},
+		{"another path", "/metrics", bearer, good, http.StatusNotFound},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got, err := post(t.Context(), g.url+c.path, c.token, c.body); err != nil || got != c.want {
+				t.Errorf("status %d, %v; want %d", got, err, c.want)
+			}
+		})
+	}
+	r.must(isAt(t.Context(), app, 50))
+	events, err := r.kube.CoreV1().Events(r.ns).List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.kind=Namespace"})
+	r.must(err)
+	if len(events.Items) != 1 || events.Items[0].Reason != "GuardianUnknownGuard" || !strings.Contains(events.Items[0].Message, `"payments"`) {
+		t.Errorf("events on the namespace: %+v, want one about payments", events.Items)
+	}
+	if got, err := post(t.Context(), g.url+"/webhook", bearer, good); err != nil || got != http.StatusOK {
+		t.Errorf("status %d, %v", got, err)
+	}
+	r.must(isAt(t.Context(), app, 0)) // not eventually: 200 means that it is done
+	r.checkGuardsAPI(g, app.Name)
+}
+
+// checkGuardsAPI asks the metrics port about a guard.
+func (r *rig) checkGuardsAPI(g *guardian, name string) {
+	r.t.Helper()
+	response, err := http.Get("http://" + g.server.MetricsAddr().String() + "/api/v1/guards/" + name)
+	r.must(err)
+	defer func() { _ = response.Body.Close() }()
+	var view struct {
+		Name   string
+		Status struct{ State string }
+	}
+	r.must(json.NewDecoder(response.Body).Decode(&view))
+	if view.Name != name || view.Status.State != "rolled-back" {
+		r.t.Errorf("guard %+v", view)
+	}
+}
+
+func TestAnOutageOfTheAPIServerLosesNoAlertOnEitherLane(t *testing.T) {
+	r := newRig(t)
+	apps := r.apps("orders", 4, 50)
+	g := r.serve("guardian-0", r.config("127.0.0.1:0", "", apps...))
+	r.plane.StopAPIServer()
+	defer func() { r.must(r.plane.StartAPIServer(context.Background())) }()
+	var wg sync.WaitGroup
+	for i, app := range apps {
+		alert := r.alertOf(app.Name)
+		if i%2 == 0 { // Prometheus sends once
+			alert["endsAt"] = time.Now().Add(time.Minute).UTC().Format(time.RFC3339Nano)
+			body, err := json.Marshal([]any{alert})
+			r.must(err)
+			if status, err := post(t.Context(), g.url+"/api/v2/alerts", bearer, body); err != nil || status != http.StatusOK {
+				t.Errorf("%s: push lane answered %d, %v", app.Name, status, err)
+			}
+			continue
+		}
+		body := webhookOf(alert)
+		if status, err := post(t.Context(), g.url+"/webhook", bearer, body); err != nil || status < 500 {
+			t.Errorf("%s: webhook answered %d, %v; want 5xx", app.Name, status, err)
+		}
+		wg.Go(func() {
+			if err := insist(t.Context(), g.url, body); err != nil {
+				t.Errorf("%s: %v", app.Name, err)
+			}
+		})
+	}
+	if d, err := time.ParseDuration(os.Getenv("GUARDIAN_OUTAGE")); err == nil {
+		<-time.After(d)
+	}
+	r.must(r.plane.StartAPIServer(t.Context()))
+	back := time.Now()
+	for _, app := range apps {
+		r.rolledBack(app)
+	}
+	wg.Wait()
+	t.Logf("all rolled back within %v after the API server was back", time.Since(back).Round(time.Millisecond))
+	back = time.Now()
+	r.must(apps[0].SetWeights(t.Context(), 50, 50))
+	r.atWeight(apps[0], 0)
+	t.Logf("CI's change after it undone within %v", time.Since(back).Round(time.Millisecond))
+}
+
+// between stands between guardian and the API server.
+type between struct {
+	*httptest.Server
+	// hold is asked before each request; true: it is never answered.
+	hold atomic.Pointer[func(*http.Request) bool]
+	held chan string // path of each held request
+}
+
+func (r *rig) between() *between {
+	r.t.Helper()
+	target, err := url.Parse(r.account.Host)
+	r.must(err)
+	transport, err := rest.TransportFor(r.account) // with guardian's token, which client-go keeps from plain HTTP
+	r.must(err)
+	b := &between{held: make(chan string, 100)}
+	proxy := &httputil.ReverseProxy{Transport: transport, FlushInterval: -1, Rewrite: func(p *httputil.ProxyRequest) { p.SetURL(target) }}
+	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if hold := b.hold.Load(); hold != nil && (*hold)(q) {
+			_, _ = io.Copy(io.Discard, q.Body) // else the server does not notice that the client is gone
+			b.held <- q.URL.Path
+			<-q.Context().Done()
+			return
+		}
+		defer func() { _ = recover() }() // a watch whose client was killed
+		proxy.ServeHTTP(w, q)
+	}))
+	r.t.Cleanup(func() { b.CloseClientConnections(); b.Close() })
+	return b
+}
+
+func TestKilledBetweenLockAndPatchTheNextGuardianFinishes(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service", 50)
+	b := r.between()
+	stall := func(q *http.Request) bool {
+		return q.Method == http.MethodPatch && strings.Contains(q.URL.Path, "/virtualservices/")
+	}
+	b.hold.Store(&stall)
+	port, err := controlplane.FreePort()
+	r.must(err)
+	first := r.exec(port, b.URL, "guardian-0", "", app)
+	answer := make(chan string, 1)
+	go func() {
+		status, err := post(context.Background(), first.url+"/webhook", bearer, webhookOf(r.alertOf(app.Name)))
+		answer <- fmt.Sprint(status, err)
+	}()
+	select {
+	case <-b.held:
+	case said := <-answer:
+		t.Fatalf("answered %s before the patch", said)
+	}
+	first.Kill()
+	if said := <-answer; strings.HasPrefix(said, "200") {
+		t.Errorf("answered %s", said)
+	}
+	rec, err := r.record(t.Context(), app.Name)
+	r.must(err)
+	if rec.Lock == nil {
+		t.Fatalf("no lock: %+v", rec.Status)
+	}
+	r.must(isAt(t.Context(), app, 50))
+
+	r.exec(port, "", "guardian-1", "", app) // nobody sends the alert again
+	now := r.rolledBack(app)
+	if *now.Lock != *rec.Lock {
+		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
+	}
+}
