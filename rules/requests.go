@@ -55,7 +55,8 @@ const (
 	shrink = 10
 
 	requestsTotal   = "istio_requests_total"
-	durationBuckets = "istio_request_duration_milliseconds_bucket"
+	durations       = "istio_request_duration_milliseconds" // a native histogram, where there is one
+	durationBuckets = durations + "_bucket"
 	// OpenTelemetry's list of gRPC statuses that are the server's fault:
 	// https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
 	grpcFailures = `grpc_response_status=~"2|4|12|13|14|15"`
@@ -148,7 +149,7 @@ func (b *builder) requestsGroup() {
 			b.window(failed.bad, w, b.orZero(bad, failed.all, w))
 		}
 		b.tiles(failed.bad)
-		b.judge(failed, func(m string) string { return requestsTotal + "{" + m + "}" })
+		b.judge(failed, func(m string) string { return "timestamp(" + requestsTotal + "{" + m + "})" })
 		b.errorAlerts()
 	}
 	b.traffic()
@@ -161,18 +162,25 @@ func (b *builder) latencyGroup() {
 	edges := b.edges()
 	if len(edges) > 0 {
 		for _, w := range b.windows.raw() {
-			b.window(slow.all, w, b.bySide("sum", func(m string) string {
-				return b.delta(durationBuckets, m+`,le="+Inf"`, w)
-			}))
+			b.window(slow.all, w, b.classicOrNative(
+				b.bySide("sum", func(m string) string { return b.delta(durationBuckets, m+`,le="+Inf"`, w) }),
+				b.bySide("sum", func(m string) string { return "histogram_count(" + b.nativeDelta(m, w) + ")" })))
 			var terms []string
 			for _, e := range edges {
 				terms = append(terms, b.slowBeyond(e, w))
 			}
-			b.window(slow.bad, w, strings.Join(terms, " or "))
+			var exact []string
+			for _, limit := range b.latencyLimits() {
+				exact = append(exact, b.slowBeyondExactly(limit, w))
+			}
+			b.window(slow.bad, w, b.classicOrNative(strings.Join(terms, " or "), strings.Join(exact, " or ")))
 		}
 		b.tiles(slow.all)
 		b.tiles(slow.bad)
-		b.judge(slow, func(m string) string { return durationBuckets + "{" + m + `,le="+Inf"}` })
+		b.judge(slow, func(m string) string {
+			// timestamp() tells when a sample was taken of a selector only.
+			return "timestamp(" + durationBuckets + "{" + m + `,le="+Inf"}) or timestamp(` + durations + "{" + m + "})"
+		})
 		b.latencyAlerts()
 	}
 	b.endGroup()
@@ -210,6 +218,41 @@ func (b *builder) slowBeyond(edge, window time.Duration) string {
 	return expand(`($all - on ($guard, $side, reporter) group_left () ($fast)) and on ($guard) ($max > $lower and $max <= $edge)`,
 		"all", b.own(slow.all, `window="`+dur(window)+`"`), "guard", keyLabels, "side", labelSide, "fast", fast,
 		"max", b.own(latencyMax), "lower", num(b.edgeBelow(edge).Seconds()), "edge", num(edge.Seconds()))
+}
+
+// classicOrNative prefers the classic histogram where both are scraped.
+func (b *builder) classicOrNative(classic, native string) string {
+	return expand(`($classic) or on ($guard, $side, reporter) ($native)`,
+		"classic", classic, "native", native, "guard", keyLabels, "side", labelSide)
+}
+
+// nativeDelta is delta for native histograms.
+func (b *builder) nativeDelta(matchers string, window time.Duration) string {
+	return expand(`((($x - $x offset $w) and histogram_count($x) >= histogram_count($x offset $w)) or ($x and on ($target) (up offset $w == 1)))`,
+		"x", durations+"{"+matchers+"}", "w", dur(window), "target", strings.Join(b.TargetLabels, ", "))
+}
+
+// latencyLimits are the limits of all guards, each once.
+func (b *builder) latencyLimits() []time.Duration {
+	var out []time.Duration
+	for _, g := range b.Guards {
+		if l := g.Signals.Latency; l != nil && !slices.Contains(out, l.Max) {
+			out = append(out, l.Max)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// slowBeyondExactly is slowBeyond for native histograms, at the limit itself.
+func (b *builder) slowBeyondExactly(limit, window time.Duration) string {
+	slowOnes := b.bySide("sum", func(m string) string {
+		// Of no requests the fraction is NaN, which no comparison lets through.
+		return expand(`(((1 - histogram_fraction(-Inf, $limit, $delta)) * histogram_count($delta)) >= 0)`,
+			"limit", num(float64(limit)/float64(time.Millisecond)), "delta", b.nativeDelta(m, window))
+	})
+	return expand(`($slow) and on ($guard) ($max == $limit)`,
+		"slow", slowOnes, "guard", keyLabels, "max", b.own(latencyMax), "limit", num(limit.Seconds()))
 }
 
 func (b *builder) edgeBelow(edge time.Duration) time.Duration {
@@ -250,9 +293,8 @@ func (b *builder) any(on func(Signals) bool) bool {
 }
 
 // judge tests the canary's share of bad requests in all windows at once.
-// samples writes a selector of the series whose age tells when a version was
-// scraped last.
-func (b *builder) judge(p proportion, samples func(matchers string) string) {
+// scraped writes the times at which the samples of a version were taken.
+func (b *builder) judge(p proportion, scraped func(matchers string) string) {
 	vars := []string{
 		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "all_canary", b.own(p.all, labelSide+`="canary"`),
 		"bad_stable", b.own(p.bad, labelSide+`="stable"`), "all_stable", b.own(p.all, labelSide+`="stable"`),
@@ -269,7 +311,7 @@ func (b *builder) judge(p proportion, samples func(matchers string) string) {
 		(max_over_time($stable[$memory]) / on ($guard) group_left () $limit > 1) * on ($guard) group_left () $factor)) or $excess`)
 	rule(p.proof, evidence("$bad_canary", "$worse")+` > $enough`)
 	b.record(p.newest, nil, expand(`($newest) and on ($guard, reporter) $proof`,
-		"newest", b.bySide("max", func(m string) string { return "timestamp(" + samples(m) + ")" }),
+		"newest", b.bySide("max", scraped),
 		"guard", keyLabels, "proof", b.own(p.proof)))
 	rule(p.since, `($since and on ($guard, reporter) $proof) or sum without ($side) ($newest_canary)`)
 }

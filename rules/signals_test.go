@@ -25,6 +25,15 @@ func fast(n, share float64, from int) func(int) any {
 	}
 }
 
+// native is timed as a native histogram: fast requests take 8 to 16 ms, slow
+// ones 512 to 1,024 ms.
+func native(workload string, n, share float64, from int) rows {
+	return rows{istio("istio_request_duration_milliseconds", workload): func(s int) any {
+		all, quick := rate(n, 0)(s).(float64), fast(n, share, from)(s).(float64)
+		return fmt.Sprintf("{{schema:0 sum:%.0f count:%.0f offset:4 buckets:[%.0f 0 0 0 0 0 %.0f]}}", all, all, quick, all-quick)
+	}}
+}
+
 func latencyTargets(edge500 string, stableShare, canaryShare float64) []target {
 	return []target{
 		{name: "stable", phase: 1, rows: timed("orders-v1", edge500, 90, stableShare, 60)},
@@ -105,6 +114,38 @@ func TestLatency(t *testing.T) {
 			})},
 			targets: latencyTargets("500", 0, 1),
 			want:    map[int][]string{66: {latencyRollback}, 200: {latencyRollback}},
+		},
+		"a native histogram is judged at the limit itself": {
+			// Slow requests take 512 to 1,024 ms, so most of them longer; the next
+			// bucket edge would be 1 s.
+			guards: limit(550 * time.Millisecond),
+			targets: []target{
+				{name: "stable", phase: 1, rows: native("orders-v1", 90, 0, 60)},
+				{name: "canary", phase: 3, rows: native("orders-v2", 10, 1, 60)},
+			},
+			want: map[int][]string{62: nil, 65: nil, 66: {latencyRollback}},
+		},
+		"a fast canary with a native histogram is left alone": {
+			targets: []target{
+				{name: "stable", phase: 1, rows: native("orders-v1", 90, 0, 60)},
+				{name: "canary", phase: 3, rows: native("orders-v2", 10, 0.04, 60)},
+			},
+			want: map[int][]string{66: nil, 200: nil},
+		},
+		"as slow as stable by native histograms is a hold": {
+			targets: []target{
+				{name: "stable", phase: 1, rows: native("orders-v1", 90, 1, 60)},
+				{name: "canary", phase: 3, rows: native("orders-v2", 10, 1, 60)},
+			},
+			want: map[int][]string{66: {latencyHold}, 120: {latencyHold}},
+		},
+		"a native histogram that starts anew counts in full": {
+			targets: []target{
+				{name: "stable", phase: 1, rows: native("orders-v1", 90, 0, 60)},
+				{name: "canary", phase: 3, rows: rows{istio("istio_request_duration_milliseconds", "orders-v2"): until(60,
+					always("{{schema:0 sum:1 count:900 offset:4 buckets:[900]}}"), always("{{schema:0 sum:1 count:30 offset:10 buckets:[30]}}"))}},
+			},
+			want: map[int][]string{62: nil, 66: {latencyRollback}},
 		},
 		"no histogram, no alert": {
 			targets: []target{stable(), canary()},

@@ -1,7 +1,7 @@
 // Command cost tells what the rules cost a real Prometheus: it scrapes the
 // series of guards under load, and compares its CPU time with rules and without.
 //
-//	go run ./testdata/judge/cost [-guards 1,100] [-for 1m]
+//	go run ./testdata/judge/cost [-guards 1,100] [-for 1m] [-interval 3s] [-scrape 15s]
 package main
 
 import (
@@ -27,9 +27,8 @@ var (
 	sizes  = flag.String("guards", "1,100", "numbers of guards, comma-separated")
 	length = flag.Duration("for", time.Minute, "how long each is measured")
 	every  = flag.Duration("interval", 3*time.Second, "evaluation interval of the rules")
+	scrape = flag.Duration("scrape", 15*time.Second, "scrape interval")
 )
-
-const scrapeInterval = 5 * time.Second
 
 func main() {
 	flag.Parse()
@@ -90,7 +89,7 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 	var took, samples float64
 	for i, files := range [][]string{nil, {file}} {
 		p, err := plane.StartPrometheus(ctx, controlplane.PrometheusOptions{
-			ScrapeInterval: scrapeInterval, EvaluationInterval: *every, RuleFiles: files,
+			ScrapeInterval: *scrape, EvaluationInterval: *every, RuleFiles: files,
 			Targets: []controlplane.Target{{Job: "mesh", Address: listener.Addr().String()}},
 		})
 		if err != nil {
@@ -100,14 +99,14 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 		if err := sleep(ctx, 40*time.Second); err != nil {
 			return err
 		}
-		before, err := scrape(ctx, p.URL)
+		before, err := metrics(ctx, p.URL)
 		if err != nil {
 			return err
 		}
 		if err := sleep(ctx, *length); err != nil {
 			return err
 		}
-		after, err := scrape(ctx, p.URL)
+		after, err := metrics(ctx, p.URL)
 		if err != nil {
 			return err
 		}
@@ -121,8 +120,8 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 		}
 		p.Stop()
 	}
-	fmt.Printf("%d guards, %d series of proxies, rules every %v: evaluations take %.1f%% of the time, Prometheus %.1f%% of a core more (%.1f%% without rules), %.0f samples/s touched; rule file %d KiB\n",
-		n, n*seriesOfAGuard, *every, 100*took, 100*(cpu[1]-cpu[0]), 100*cpu[0], samples, len(text)/1024)
+	fmt.Printf("%d guards, %d series of proxies, scraped every %v, rules every %v: evaluations take %.1f%% of the time, Prometheus %.1f%% of a core more (%.1f%% without rules), %.0f samples/s touched; rule file %d KiB\n",
+		n, n*seriesOfAGuard, *scrape, *every, 100*took, 100*(cpu[1]-cpu[0]), 100*cpu[0], samples, len(text)/1024)
 	return nil
 }
 
@@ -136,7 +135,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 func options(n int) rules.Options {
-	o := rules.Options{Interval: *every, ScrapeInterval: scrapeInterval}
+	o := rules.Options{Interval: *every, ScrapeInterval: *scrape}
 	for i := range n {
 		app := fmt.Sprintf("app-%d", i)
 		o.Guards = append(o.Guards, rules.Guard{
@@ -195,8 +194,8 @@ func writeVersion(out io.Writer, app, version string, requests float64) {
 	}
 }
 
-// scrape reads Prometheus's own metrics, added up over labels.
-func scrape(ctx context.Context, url string) (map[string]float64, error) {
+// metrics reads Prometheus's own metrics, added up over labels.
+func metrics(ctx context.Context, url string) (map[string]float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/metrics", nil)
 	if err != nil {
 		return nil, err
