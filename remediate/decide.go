@@ -380,6 +380,10 @@ func (d *decider) unlockByPerson(q *Request) {
 	d.forgive(d.rec.Lock.Build, d.rec.Status.Build)
 	d.forgive(d.in.Canary.Serving...)
 	d.lift("unlocked", q.By, q.Reason)
+	// What fires now is what the person knows of: it counts no more than an
+	// alert of an earlier build. A lock that a new build lifts needs no such
+	// pardon, for the build has its own beginning.
+	d.rec.Status.UnlockedAt = d.now
 }
 
 // forgive takes builds off the refused list.
@@ -387,13 +391,11 @@ func (d *decider) forgive(builds ...string) {
 	d.rec.Refused = slices.DeleteFunc(d.rec.Refused, func(b string) bool { return slices.Contains(builds, b) })
 }
 
-// lift takes the lock away. Alerts that began before now count no more than
-// those of an earlier build.
+// lift takes the lock away.
 func (d *decider) lift(event, by, why string) {
 	d.rec.Lock = nil
 	d.rec.denies(nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
-	d.rec.Status.UnlockedAt = d.now
 	d.note(event, by, why)
 }
 
@@ -421,7 +423,7 @@ func (d *decider) sortAlerts() {
 		case a.Action == ActionRollback:
 			d.holds = append(d.holds, a)
 			d.ripe = ripe
-			d.noteAlert(a, "it began before build "+s.Build+" appeared: it holds, and rolls back if it still fires at "+stamp(ripe))
+			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and rolls back if it still fires at "+stamp(ripe))
 		case a.Action == ActionHold:
 			d.holds = append(d.holds, a)
 		}

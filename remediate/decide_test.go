@@ -819,3 +819,24 @@ func TestPropertyEveryDecisionMakesSense(t *testing.T) {
 		}
 	})
 }
+
+// A build has its own beginning, whatever lifted the lock of the one before.
+func TestOnlyAPersonsUnlockPardonsWhatFires(t *testing.T) {
+	newBuild := []but{locked(LockBuild), runs("b2", 2), buildSince(5 * time.Minute), live,
+		func(in *Input) { in.Record.Status.Build = "b2" }}
+	lifted := Decide(given(newBuild...), at).Record
+	if lifted.Lock != nil || !lifted.Status.UnlockedAt.IsZero() {
+		t.Fatalf("lock %v, unlocked at %s; want it lifted by the build alone", lifted.Lock, lifted.Status.UnlockedAt)
+	}
+	shift := given(runs("b2", 2), gets(10), bad)
+	shift.Record = lifted
+	if d := Decide(shift, at.Add(time.Second)); d.Move != MoveStable || d.Record.Lock == nil {
+		t.Errorf("an alert about the new build from before the lift: move %v, lock %v; want a rollback", d.Move, d.Record.Lock)
+	}
+	person := Decide(given(locked(LockBuild), asks(RequestUnlock), live), at).Record
+	shift = given(gets(10), bad)
+	shift.Record = person
+	if d := Decide(shift, at.Add(time.Second)); d.Move != MoveNone || d.Record.Status.State != StateHeld {
+		t.Errorf("an alert that the person knew of: move %v, state %s; want it held", d.Move, d.Record.Status.State)
+	}
+}

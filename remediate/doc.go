@@ -112,7 +112,7 @@
 //
 // An alert counts against the present build when it began no earlier than that
 // build appeared (when the cluster made its template, as far as that is known)
-// and no earlier than the last lock was lifted. One that began before is held
+// and no earlier than a person last lifted a lock. One that began before is held
 // against nobody for Guard.AlertWindow: it stops steps; when it still fires
 // after that, it counts. An alert that another replica alone has heard stops
 // steps as well; the replica that heard it rolls back.

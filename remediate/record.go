@@ -131,7 +131,7 @@ type Status struct {
 	Uncanaried bool          `json:"uncanaried,omitempty"` // a new build came while the canary had 100%
 	Full       bool          `json:"full,omitempty"`       // the canary has all traffic in every route
 	Expected   *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
-	UnlockedAt time.Time     `json:"unlockedAt,omitzero"`  // when the last lock was lifted
+	UnlockedAt time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
 }
 
 // ReadyInfo counts ready endpoints of the two destinations.
