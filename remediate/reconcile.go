@@ -24,7 +24,8 @@ const (
 // from the caches: what was read is not old yet when it is written.
 type freshReader struct {
 	reader
-	live reader
+	live       reader
+	recordOnly bool
 }
 
 func (f freshReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
@@ -32,6 +33,9 @@ func (f freshReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 }
 
 func (f freshReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
+	if f.recordOnly {
+		return f.reader.virtualService(ctx, name)
+	}
 	return f.live.virtualService(ctx, name)
 }
 
@@ -110,7 +114,8 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 
 // questions are what a pass has found that it must ask.
 type questions struct {
-	fresh   bool // the API server itself, for the objects that are written
+	lock    bool // the API server itself, for the record
+	fresh   bool // the same, for all objects that are written
 	live    bool // the API server itself, for everything
 	forward bool // what only matters for going forward
 	count   Count
@@ -128,12 +133,12 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 	case d.WantLive && r.leads():
 		ask.live, ask.forward = true, d.WantForward
 		return true
-	case ask.fresh:
+	case ask.lock, ask.fresh:
 		return false
 	case d.Move == MoveStable && sameRecord(s.record, d.Record):
 		// Nothing but the cached record says that it is locked, and no write
 		// of it would notice that somebody has lifted the lock meanwhile.
-		ask.fresh = true
+		ask.lock = true
 		return true
 	}
 	return false
@@ -144,8 +149,8 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	switch {
 	case ask.live:
 		from = r.live
-	case ask.fresh:
-		from = freshReader{reader: r.cached, live: r.live}
+	case ask.fresh, ask.lock:
+		from = freshReader{reader: r.cached, live: r.live, recordOnly: !ask.fresh}
 	}
 	s, err := gather(ctx, from, g, r.domain)
 	if err != nil {
