@@ -260,19 +260,26 @@ func (r *rig) serve(pod, config string) *guardian {
 	return g
 }
 
-// binary builds guardian once for all tests.
-var binary = sync.OnceValues(func() (string, error) {
-	folder, err := os.MkdirTemp("", "guardian-binary-")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(folder, "guardian")
-	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("build guardian: %w\n%s", err, out)
-	}
-	return path, err
-})
+// built is guardian's binary, built once for all tests.
+var built struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// binary builds guardian into the control plane's folder.
+func (r *rig) binary() string {
+	r.t.Helper()
+	built.once.Do(func() {
+		built.path = filepath.Join(r.plane.Dir(), "guardian")
+		out, err := exec.Command("go", "build", "-o", built.path, ".").CombinedOutput()
+		if err != nil {
+			built.err = fmt.Errorf("build guardian: %w\n%s", err, out)
+		}
+	})
+	r.must(built.err)
+	return built.path
+}
 
 // process is the real binary.
 type process struct {
@@ -284,8 +291,6 @@ type process struct {
 // directly), and listens at a fixed port, so that its successor has it too.
 func (r *rig) exec(port int, host, pod, extra string, apps ...*controlplane.App) *process {
 	r.t.Helper()
-	path, err := binary()
-	r.must(err)
 	account := rest.CopyConfig(r.account)
 	if host != "" {
 		account.Host, account.TLSClientConfig = host, rest.TLSClientConfig{}
@@ -298,7 +303,7 @@ func (r *rig) exec(port int, host, pod, extra string, apps ...*controlplane.App)
 	file := filepath.Join(r.t.TempDir(), "guardian.yaml")
 	r.must(os.WriteFile(file, []byte(config), 0o600))
 	p, err := r.plane.Run(r.t.Context(), controlplane.Program{
-		Name: "guardian", Path: path, Args: []string{"serve", "-f", file, "--kubeconfig", kubeconfig}, Env: []string{"POD_NAME=" + pod},
+		Name: "guardian", Path: r.binary(), Args: []string{"serve", "-f", file, "--kubeconfig", kubeconfig}, Env: []string{"POD_NAME=" + pod},
 		Ready: func(ctx context.Context) error {
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/readyz", metrics), nil)
 			if err != nil {

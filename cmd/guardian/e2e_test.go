@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/dynamic"
+	"sigs.k8s.io/yaml"
+
+	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
+	"github.com/canary-guardian/guardian/testdata/controlplane"
+)
+
+// exporter shows the series that Istio's proxies would have of a service with
+// two versions, each with the same number of requests a second.
+type exporter struct {
+	*httptest.Server
+	ns, service string
+	failing     atomic.Bool
+
+	mu     sync.Mutex
+	last   time.Time
+	counts map[string]float64 // by version and code
+	broken time.Time          // first scrape that shows the fault
+}
+
+const requestsPerSecond = 50
+
+func newExporter(t *testing.T, ns, service string) *exporter {
+	e := &exporter{ns: ns, service: service, counts: map[string]float64{}, last: time.Now()}
+	e.Server = httptest.NewServer(e)
+	t.Cleanup(e.Close)
+	return e
+}
+
+func (e *exporter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	n := now.Sub(e.last).Seconds() * requestsPerSecond
+	e.last = now
+	e.counts["v1 200"] += n
+	if e.failing.Load() {
+		e.counts["v2 503"] += n
+		if e.broken.IsZero() {
+			e.broken = now
+		}
+	} else {
+		e.counts["v2 200"] += n
+	}
+	fmt.Fprintln(w, "# TYPE istio_requests_total counter")
+	for key, count := range e.counts {
+		version, code, _ := strings.Cut(key, " ")
+		for _, reporter := range []string{"source", "destination"} {
+			fmt.Fprintf(w, "istio_requests_total{reporter=%q,source_workload=\"web\",source_workload_namespace=%[2]q,destination_workload=\"%[3]s-%[4]s\",destination_workload_namespace=%[2]q,"+
+				"destination_service=\"%[3]s.%[2]s.svc.cluster.local\",destination_service_name=%[3]q,destination_service_namespace=%[2]q,destination_version=%[4]q,request_protocol=\"http\",response_code=%[5]q,grpc_response_status=\"\",response_flags=\"-\"} %.0f\n",
+				reporter, e.ns, e.service, version, code, count)
+		}
+	}
+}
+
+// alertmanager starts one with the route that guardian prints.
+func (r *rig) alertmanager(port int, matchers ...string) *controlplane.Server {
+	r.t.Helper()
+	route, err := rules.AlertmanagerRoute(rules.AlertmanagerOptions{URL: fmt.Sprintf("http://127.0.0.1:%d/webhook", port), TokenFile: r.token, Matchers: matchers})
+	r.must(err)
+	var config map[string]any
+	r.must(yaml.Unmarshal(route, &config))
+	config["route"].(map[string]any)["receiver"] = "nobody"
+	config["receivers"] = append(config["receivers"].([]any), map[string]any{"name": "nobody"})
+	text, err := yaml.Marshal(config)
+	r.must(err)
+	am, err := r.plane.StartAlertmanager(r.t.Context(), controlplane.AlertmanagerOptions{Config: string(text)})
+	r.must(err)
+	r.t.Cleanup(am.Stop)
+	return am
+}
+
+// ruleFile writes the rules that guardian generates.
+func (r *rig) ruleFile(config string) string {
+	r.t.Helper()
+	c, err := ParseConfig([]byte(config))
+	r.must(err)
+	sides := map[string]remediate.Sides{}
+	for _, g := range c.Guards {
+		side := func(version string) remediate.Side {
+			return remediate.Side{Service: g.Name, Labels: map[string]string{"version": version}, Workloads: []string{g.Name + "-" + version}}
+		}
+		sides[g.Name] = remediate.Sides{Stable: side("v1"), Canary: side("v2")}
+	}
+	o, err := c.rulesOptions(sides)
+	r.must(err)
+	generated, err := rules.Generate(o)
+	r.must(err)
+	text, err := generated.Prometheus()
+	r.must(err)
+	file := filepath.Join(r.t.TempDir(), "rules.yml")
+	r.must(os.WriteFile(file, text, 0o600))
+	return file
+}
+
+func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders", 50)
+	mesh := newExporter(t, r.ns, app.Name)
+	port, err := controlplane.FreePort()
+	r.must(err)
+	am := r.alertmanager(port)
+	extra := fmt.Sprintf("alertmanager: {url: %q}\nrules: {enabled: false, interval: 1s, scrapeInterval: 1s}", am.URL)
+	config := r.config(fmt.Sprintf("127.0.0.1:%d", port), extra, app)
+	g := r.serve("guardian-0", config)
+	prom, err := r.plane.StartPrometheus(t.Context(), controlplane.PrometheusOptions{
+		ScrapeInterval: time.Second, EvaluationInterval: time.Second, RuleFiles: []string{r.ruleFile(config)},
+		Targets: []controlplane.Target{
+			{Job: "mesh", Address: strings.TrimPrefix(mesh.URL, "http://")},
+			{Job: "guardian", Address: g.server.MetricsAddr().String()},
+		},
+		Alertmanagers: []controlplane.Receiver{{URL: am.URL}},
+	})
+	r.must(err)
+	defer prom.Stop()
+	r.wait("heartbeat", func(context.Context) error {
+		if g.server.Heartbeat().IsZero() {
+			return errors.New("none yet")
+		}
+		return nil
+	})
+	r.must(isAt(t.Context(), app, 50)) // nothing is wrong so far
+	fault := time.Now()
+	mesh.failing.Store(true)
+	rec := r.rolledBack(app)
+	done := time.Now()
+	mesh.mu.Lock()
+	shown := mesh.broken
+	mesh.mu.Unlock()
+	t.Logf("fault to weight 0: %v, of it to the first scrape %v, from there to the lock %v", done.Sub(fault).Round(time.Millisecond),
+		shown.Sub(fault).Round(time.Millisecond), rec.Lock.Since.Sub(shown).Round(time.Millisecond))
+	if rec.Lock.Signal != string(rules.SignalErrorRate) || rec.Lock.By != "alert" {
+		t.Errorf("lock %+v", rec.Lock)
+	}
+}
+
+// tell posts alerts to an Alertmanager as Prometheus does.
+func (r *rig) tell(am *controlplane.Server, ends time.Time, alerts ...map[string]any) {
+	r.t.Helper()
+	var list []any
+	for _, a := range alerts {
+		list = append(list, map[string]any{"labels": a["labels"], "annotations": a["annotations"], "startsAt": a["startsAt"], "endsAt": ends.UTC().Format(time.RFC3339Nano)})
+	}
+	body, err := json.Marshal(list)
+	r.must(err)
+	status, err := post(r.t.Context(), am.URL+"/api/v2/alerts", "", body)
+	if err != nil || status != http.StatusOK {
+		r.t.Fatalf("alertmanager answered %d, %v", status, err)
+	}
+}
+
+func TestTheRealAlertmanagerThroughAnOutageAndARestart(t *testing.T) {
+	r := newRig(t)
+	apps := r.apps("orders", 4, 50)
+	port, err := controlplane.FreePort()
+	r.must(err)
+	am := r.alertmanager(port, `{team="payments"}`)
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	config := strings.Replace(r.config(address, fmt.Sprintf("alertmanager: {url: %q}", am.URL), apps...),
+		"- name: orders-3\n", "- {name: orders-3, alerts: {matchers: [{match: '{team=\"payments\"}'}]}}\n", 1)
+	first := r.serve("guardian-0", config)
+	hour := time.Now().Add(time.Hour)
+
+	two := []map[string]any{r.alertOf(apps[0].Name), r.alertOf(apps[1].Name)}
+	r.tell(am, hour, two...) // in one call
+	r.rolledBack(apps[0])
+	r.rolledBack(apps[1])
+
+	r.tell(am, time.Now(), two[0]) // resolved: the canary has no traffic any more
+	r.wait("resolved", func(context.Context) error {
+		if n := len(first.bridge.firing(apps[0].Name)); n > 0 {
+			return fmt.Errorf("%d alerts fire", n)
+		}
+		return nil
+	})
+	r.must(isAt(t.Context(), apps[0], 0))
+
+	first.stop() // guardian is away
+	r.tell(am, hour, r.alertOf(apps[2].Name))
+	if d, err := time.ParseDuration(os.Getenv("GUARDIAN_OUTAGE")); err == nil {
+		<-time.After(d)
+	}
+	second := r.serve("guardian-1", config)
+	back := time.Now()
+	r.rolledBack(apps[2])
+	t.Logf("after guardian's outage rolled back within %v", time.Since(back).Round(time.Millisecond))
+
+	r.must(am.Restart(t.Context()))
+	foreign := r.alertOf("")
+	foreign["labels"] = map[string]string{"alertname": "PaymentsSlow", "team": "payments"} // of a user's own
+	r.tell(am, hour, foreign)
+	r.rolledBack(apps[3])
+	for _, app := range apps {
+		r.must(isAt(t.Context(), app, 0))
+	}
+	if !second.server.Heartbeat().IsZero() {
+		t.Error("a heartbeat was heard that nobody has sent")
+	}
+}
+
+// storm says how many guards there are and how often guardian is killed.
+func storm() (guards, kills int) {
+	if os.Getenv("GUARDIAN_STORM") == "full" {
+		return 200, 20
+	}
+	return 20, 4
+}
+
+func TestKilledAtRandomDuringManyRollbacksAllAreDone(t *testing.T) {
+	r := newRig(t)
+	n, kills := storm()
+	apps := r.apps("orders", n, 50)
+	port, err := controlplane.FreePort()
+	r.must(err)
+	live := r.exec(port, "", "guardian-0", "", apps...)
+	url := live.url // its successors have the same
+
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	writes := r.countWrites(ctx)
+	var senders sync.WaitGroup
+	next := make(chan *controlplane.App)
+	for range 4 {
+		senders.Go(func() {
+			for app := range next {
+				if err := insist(ctx, url, webhookOf(r.alertOf(app.Name))); err != nil {
+					t.Errorf("%s: %v", app.Name, err)
+				}
+			}
+		})
+	}
+	go func() {
+		defer close(next)
+		for _, app := range apps {
+			select {
+			case next <- app:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	// Each rollback is two writes. A kill comes after some of them, and so now
+	// and then between a lock and its patch.
+	for i := range kills {
+		for range 1 + rand.IntN(2*n/kills) {
+			select {
+			case <-writes:
+			case <-ctx.Done():
+				t.Fatal(ctx.Err())
+			}
+		}
+		live.Kill()
+		live = r.exec(port, "", fmt.Sprintf("guardian-%d", i+1), "", apps...)
+	}
+	senders.Wait()
+	for _, app := range apps {
+		rec := r.rolledBack(app)
+		if rec.Lock.By != "alert" {
+			t.Errorf("%s: lock %+v", app.Name, rec.Lock)
+		}
+	}
+}
+
+// countWrites tells of each write that locks a record or takes a canary's
+// traffic, at least two for each rollback.
+func (r *rig) countWrites(ctx context.Context) <-chan struct{} {
+	r.t.Helper()
+	client, err := dynamic.NewForConfig(r.plane.RESTConfig(controlplane.Admin))
+	r.must(err)
+	w, err := client.Resource(controlplane.VirtualServices).Namespace(r.ns).Watch(ctx, metav1.ListOptions{})
+	r.must(err)
+	records, err := r.kube.CoreV1().ConfigMaps(r.ns).Watch(ctx, metav1.ListOptions{LabelSelector: remediate.LabelLocked})
+	r.must(err)
+	out := make(chan struct{}, 10000)
+	var both sync.WaitGroup
+	both.Go(func() {
+		for event := range w.ResultChan() {
+			if vs, ok := event.Object.(*unstructured.Unstructured); ok && canaryWeight(vs) == 0 {
+				out <- struct{}{}
+			}
+		}
+	})
+	both.Go(func() {
+		for range records.ResultChan() {
+			out <- struct{}{}
+		}
+	})
+	r.t.Cleanup(func() { w.Stop(); records.Stop(); both.Wait() })
+	return out
+}
