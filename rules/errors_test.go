@@ -5,14 +5,20 @@ import "testing"
 func TestErrorRate(t *testing.T) {
 	const bad = "503"
 	failing60 := func(n float64) rows { return rows{requests("orders-v2", bad): born(n, 60)} }
-	runAll(t, map[string]scenario{
-		"a healthy canary is left alone": {
+	runAll(t, func(s *Signals) { *s = Signals{ErrorRate: s.ErrorRate} }, map[string]scenario{
+		"a healthy canary is left alone by all signals": {
+			guards:  []Guard{orders()},
 			targets: []target{stable(), canary()},
 			want:    map[int][]string{100: nil, 240: nil},
 		},
 		"errors below the limit are left alone": {
 			targets: []target{stable(), canary(rows{requests("orders-v2", bad): rate(0.08, 0)})},
 			want:    map[int][]string{60: nil, 200: nil, 240: nil},
+		},
+		"a failing canary is noticed by the error rate alone": {
+			guards:  []Guard{orders()},
+			targets: []target{stable(), canary(failing60(10))},
+			want:    map[int][]string{65: nil, 66: {errorRollback}, 120: {errorRollback}},
 		},
 		"a counter born with many errors counts at its first scrape": {
 			// Scraped at 63, while stable's next scrape is at 66.

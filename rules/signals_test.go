@@ -45,7 +45,7 @@ func TestLatency(t *testing.T) {
 	limit := func(d time.Duration) []Guard {
 		return []Guard{with(orders(), func(g *Guard) { g.Signals.Latency.Max = d })}
 	}
-	runAll(t, map[string]scenario{
+	runAll(t, func(s *Signals) { *s = Signals{Latency: s.Latency} }, map[string]scenario{
 		"a fast canary is left alone": {
 			targets: latencyTargets("500", 0, 0),
 			want:    map[int][]string{66: nil, 200: nil},
@@ -180,7 +180,7 @@ func TestRestarts(t *testing.T) {
 		return out
 	}
 	kube := func(o *Options) { o.RestartsFrom = FromKubeStateMetrics }
-	runAll(t, map[string]scenario{
+	runAll(t, func(s *Signals) { *s = Signals{Restarts: s.Restarts} }, map[string]scenario{
 		"as many restarts as allowed are left alone": {
 			targets: []target{replica("a", nil, step(60, 1, 80, 2), none)},
 			want:    map[int][]string{100: nil, 200: nil},
@@ -262,7 +262,7 @@ func TestTraffic(t *testing.T) {
 	}
 	nothing := always(nil)
 	slump := func(n float64) func(int) any { return func(s int) any { return rate(n, 0)(min(s, 100)) } }
-	runAll(t, map[string]scenario{
+	runAll(t, func(s *Signals) { *s = Signals{Traffic: s.Traffic} }, map[string]scenario{
 		"a share as the weight says is left alone": {
 			targets: []target{guardian(ten), gateway(rate(90, 0), rate(10, 0), nothing)},
 			want:    map[int][]string{100: nil, 240: nil},
@@ -355,7 +355,7 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
 	}
 	state := func(s string) string { return `guardian_state{guard="orders-service",state="` + s + `"}` }
-	runAll(t, map[string]scenario{
+	runAll(t, func(s *Signals) { *s = Signals{} }, map[string]scenario{
 		"the heartbeat always beats": {self: true,
 			targets: []target{guardian(nil)},
 			want:    map[int][]string{15: {heartbeat}, 240: {heartbeat}},

@@ -155,6 +155,10 @@ func (w *world) runTo(t int64) {
 }
 
 func (w *world) scrape(g *target) {
+	if last := g.ago(0); last != nil && last.up == gone {
+		w.remove(g)
+		return
+	}
 	s := scrapeOf{t: g.next, up: scraped}
 	switch {
 	case g.ends:
@@ -171,11 +175,12 @@ func (w *world) scrape(g *target) {
 	g.log[g.scrapes%logSize] = s
 	g.scrapes++
 	g.next += scrapeInterval
+	if s.up == gone {
+		// Ranges still find its samples for a while.
+		g.next = s.t + rateWindow + second
+	}
 	if w.seen != nil {
 		w.seen(g, &s)
-	}
-	if s.up == gone {
-		w.remove(g)
 	}
 }
 

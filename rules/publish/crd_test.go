@@ -1,0 +1,35 @@
+package publish
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/canary-guardian/guardian/rules"
+	"github.com/canary-guardian/guardian/testdata/controlplane"
+)
+
+// TestTheAPIServerTakesThePrintedManifests lets the operator's own schemas judge.
+func TestTheAPIServerTakesThePrintedManifests(t *testing.T) {
+	plane := controlplane.Shared(t)
+	ns := plane.Namespace(t)
+	config, err := rules.AlertmanagerConfig(rules.AlertmanagerOptions{
+		URL: "http://guardian:8080/webhook", TokenSecret: "guardian", Matchers: []string{`{alertname="OrdersDown"}`},
+	}, "guardian", ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule, err := generate(t, 0.01).PrometheusRuleYAML("guardian", ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{"alertmanagerconfig.yaml": config, "prometheusrule.yaml": rule} {
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := plane.Kubectl(t.Context(), controlplane.Admin, ns, "apply", "--validate=strict", "-f", file); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+}
