@@ -103,18 +103,15 @@ type right struct {
 
 // rights is everything that the service does in its namespace.
 func rights() []right {
-	read := []string{"get", "list", "watch"}
-	return []right{
-		{"", "configmaps", append([]string{"create", "patch"}, read...)},
-		{"coordination.k8s.io", "leases", []string{"get", "list", "create", "update", "delete"}},
-		{"networking.istio.io", "virtualservices", append([]string{"patch"}, read...)},
-		{"networking.istio.io", "destinationrules", read},
-		{"", "services", read},
-		{"", "pods", read},
-		{"discovery.k8s.io", "endpointslices", read},
-		{"apps", "deployments", read},
-		{"apps", "replicasets", read},
+	var out []right
+	for _, rule := range remediate.RBAC() {
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				out = append(out, right{group, resource, rule.Verbs})
+			}
+		}
 	}
+	return out
 }
 
 func (c *cluster) checkRights(ctx context.Context, p *preflight, config Config, serviceAccount string) {
