@@ -81,7 +81,7 @@ type entry struct {
 	pending map[string]submitted // accepted alerts by episode, not recorded yet
 	waiters []chan error
 	sides   Sides
-	record  Record
+	record  Record // lock and status alone
 	seen    bool
 	removed bool
 	// hurry ends a question to Prometheus or Alertmanager that a pass waits
@@ -405,7 +405,7 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		for k := range pending {
 			delete(e.pending, k)
 		}
-		e.sides, e.record, e.seen = out.snapshot.sides, d.Record, true
+		e.sides, e.record, e.seen = out.snapshot.sides, Record{Lock: d.Record.Lock, Status: d.Record.Status}, true
 		m.saw(g, out)
 	}
 }
@@ -419,6 +419,9 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 		c.event.tell(s, h)
 		if h.Event == "rolled-back" {
 			c.o.Metrics.rolledBack(g.Name, signalOf(d.Record.Lock, d.Reason))
+		}
+		if h.Event == "uncanaried" {
+			c.o.Metrics.uncanaried(g.Name)
 		}
 		if slices.Contains(progress[:], h.Event) {
 			c.o.Metrics.progressed(g.Name, h.Event)

@@ -25,20 +25,21 @@ type Metrics struct {
 
 // series is what is counted for one guard.
 type series struct {
-	guard     *dto.LabelPair
-	subsets   [2]*dto.LabelPair // stable, canary
-	seen      bool              // false: no weight, state or container is known yet
-	state     State
-	weight    int // of the canary, percent
-	movedAt   time.Time
-	waiting   [2][len(waitingReasons)]int64 // by subset
-	restarts  [2]int64
-	rollbacks [len(signals)]int64
-	progress  [len(progress)]int64
-	promotes  bool // the mode of promotion is not off
-	waitsFor  Wait // what its next step waits for
-	reasserts int64
-	failures  int64
+	guard      *dto.LabelPair
+	subsets    [2]*dto.LabelPair // stable, canary
+	seen       bool              // false: no weight, state or container is known yet
+	state      State
+	weight     int // of the canary, percent
+	movedAt    time.Time
+	waiting    [2][len(waitingReasons)]int64 // by subset
+	restarts   [2]int64
+	rollbacks  [len(signals)]int64
+	progress   [len(progress)]int64
+	promotes   bool // the mode of promotion is not off
+	waitsFor   Wait // what its next step waits for
+	reasserts  int64
+	uncanaried int64
+	failures   int64
 }
 
 // signals are the values of the label signal of guardian_rollbacks_total;
@@ -71,18 +72,19 @@ func pairs[S ~string](name string, values []S) []*dto.LabelPair {
 func pair(name, value string) *dto.LabelPair { return &dto.LabelPair{Name: &name, Value: &value} }
 
 var (
-	descWeight    = describeMetric("guardian_weight_percent", "Share of the guard's traffic by subset, percent, as last seen in its VirtualServices.", "subset")
-	descState     = describeMetric("guardian_state", "1 for the state that the guard is in, 0 for the others.", "state")
-	descRollbacks = describeMetric("guardian_rollbacks_total", "Rollbacks that this replica has written, by the signal that asked for them.", "signal")
-	descRestarts  = describeMetric("guardian_workload_restarts_total", "Container restarts seen since this replica started, istio-proxy left out. Every replica counts all: use max.", "subset")
-	descWaiting   = describeMetric("guardian_workload_waiting_containers", "Containers that wait for a bad reason now.", "reason", "subset")
-	descProgress  = describeMetric("guardian_promotion_events_total", "Steps forward, and times that the canary came to have all traffic and outlived its rollback window, that this replica has written.", "kind")
-	descWaits     = describeMetric("guardian_promotion_waiting", "1 for what the next step of promotion waits for, 0 for the others, as the lease holder has written it; guards of mode off have none.", "reason")
-	descReasserts = describeMetric("guardian_reasserts_total", "Times that traffic was taken from a locked canary again.")
-	descFailures  = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
-	descMoved     = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
+	descWeight     = describeMetric("guardian_weight_percent", "Share of the guard's traffic by subset, percent, as last seen in its VirtualServices.", "subset")
+	descState      = describeMetric("guardian_state", "1 for the state that the guard is in, 0 for the others.", "state")
+	descRollbacks  = describeMetric("guardian_rollbacks_total", "Rollbacks that this replica has written, by the signal that asked for them.", "signal")
+	descRestarts   = describeMetric("guardian_workload_restarts_total", "Container restarts seen since this replica started, istio-proxy left out. Every replica counts all: use max.", "subset")
+	descWaiting    = describeMetric("guardian_workload_waiting_containers", "Containers that wait for a bad reason now.", "reason", "subset")
+	descProgress   = describeMetric("guardian_promotion_events_total", "Steps forward, and times that the canary came to have all traffic and outlived its rollback window, that this replica has written.", "kind")
+	descWaits      = describeMetric("guardian_promotion_waiting", "1 for what the next step of promotion waits for, 0 for the others, as the lease holder has written it; guards of mode off have none.", "reason")
+	descReasserts  = describeMetric("guardian_reasserts_total", "Times that traffic was taken from a locked canary again.")
+	descUncanaried = describeMetric("guardian_releases_without_canary_total", "New builds that went out while the canary already had all traffic, that this replica has written.")
+	descFailures   = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
+	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
 
-	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descWaiting, descProgress, descWaits, descReasserts, descFailures, descMoved}
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descWaiting, descProgress, descWaits, descReasserts, descUncanaried, descFailures, descMoved}
 )
 
 func describeMetric(name, help string, labels ...string) *prometheus.Desc {
@@ -137,6 +139,7 @@ func (m *Metrics) edit(guard string, change func(*series)) {
 }
 
 func (m *Metrics) failed(guard string)     { m.edit(guard, func(s *series) { s.failures++ }) }
+func (m *Metrics) uncanaried(guard string) { m.edit(guard, func(s *series) { s.uncanaried++ }) }
 func (m *Metrics) reasserted(guard string) { m.edit(guard, func(s *series) { s.reasserts++ }) }
 
 // rolledBack counts a rollback; signal is one of signals.
@@ -237,6 +240,7 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 		gauge(descWaits, v, p)
 	}
 	count(descReasserts, s.reasserts)
+	count(descUncanaried, s.uncanaried)
 	count(descFailures, s.failures)
 	for i, p := range s.subsets {
 		count(descRestarts, s.restarts[i], p)
