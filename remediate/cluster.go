@@ -320,14 +320,25 @@ func (l *liveReader) slices(ctx context.Context, service string) ([]*discoveryv1
 	return out, nil
 }
 
-// trimVirtualService drops the field sets of managedFields; the managers'
-// names stay.
+// annotationApplied is kubectl's copy of the whole object.
+const annotationApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
+// trimVirtualService drops what is large and not looked at: of managedFields
+// all but the name of guardian's own rollbacks, and the text of kubectl's copy.
+// That the annotation is there stays: a patch tells an object without
+// annotations from one with some.
 func trimVirtualService(u *unstructured.Unstructured) {
-	fields := u.GetManagedFields()
-	for i := range fields {
-		fields[i].FieldsV1 = nil
+	var own []metav1.ManagedFieldsEntry
+	for _, f := range u.GetManagedFields() {
+		if f.Manager == FieldManager {
+			own = []metav1.ManagedFieldsEntry{{Manager: f.Manager}}
+		}
 	}
-	u.SetManagedFields(fields)
+	u.SetManagedFields(own)
+	if set := u.GetAnnotations(); set[annotationApplied] != "" {
+		set[annotationApplied] = ""
+		u.SetAnnotations(set)
+	}
 }
 
 // writer changes what guardian owns in the cluster. Every write is tested

@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"encoding/json"
 	"maps"
 	"reflect"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
 )
@@ -200,5 +202,28 @@ func TestARestartCountsForTheSubsetItHappensIn(t *testing.T) {
 	i.countRestarts(p, 0)
 	if want := map[string]int64{"orders v2": 2}; !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
+	}
+}
+
+func TestAVirtualServiceIsKeptWithoutItsCopies(t *testing.T) {
+	object := func(text string) *unstructured.Unstructured {
+		u := &unstructured.Unstructured{}
+		if err := json.Unmarshal([]byte(text), &u.Object); err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	u := object(`{"metadata":{"name":"orders","annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{\"a\":1}","team":"shop"},
+		"managedFields":[{"manager":"kubectl","fieldsV1":{"f:spec":{}}},{"manager":"guardian","operation":"Update","fieldsV1":{"f:spec":{}}},{"manager":"guardian-promotion"}]},"spec":{"x":[1]}}`)
+	want := object(`{"metadata":{"name":"orders","annotations":{"kubectl.kubernetes.io/last-applied-configuration":"","team":"shop"},"managedFields":[{"manager":"guardian"}]},"spec":{"x":[1]}}`)
+	for range 2 { // client-go may hand it over twice
+		trimVirtualService(u)
+		if !reflect.DeepEqual(u, want) || !owned(u) {
+			t.Errorf("kept %v, want %v", u, want)
+		}
+	}
+	u = object(`{"metadata":{"name":"orders","managedFields":[{"manager":"kubectl"},{"manager":"guardian-promotion"}]}}`)
+	if trimVirtualService(u); owned(u) || u.GetAnnotations() != nil || len(u.GetManagedFields()) > 0 {
+		t.Errorf("kept %v", u)
 	}
 }
