@@ -69,6 +69,7 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 	if err != nil {
 		return err
 	}
+	s.lean = lean
 	return s.run(ctx, file, content)
 }
 
@@ -112,6 +113,7 @@ type service struct {
 	server     *alerting.Server
 	rules      *rulesWriter
 	close      []func()
+	lean       func(guards int) // sets this process's memory targets; nil: not its own process
 }
 
 func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
@@ -234,6 +236,9 @@ func (s *service) setGuards(c Config) error {
 	s.bridge.setConfig(c)
 	s.controller.SetGuards(guards)
 	s.rules.setConfig(c)
+	if s.lean != nil {
+		s.lean(len(c.Guards))
+	}
 	return nil
 }
 
@@ -266,6 +271,7 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 	add(s.controller.Run)
 	add(s.oracle.run)
 	add(s.rules.run)
+	add(s.tidy)
 	add(watcher.Run)
 	err := g.Run()
 	s.log.Info("guardian stops", "err", err)

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"time"
+)
+
+// tidyEvery is how often memory that is not needed any more is given back.
+const tidyEvery = time.Minute
+
+// lean trades a little processor time for memory: guardian's garbage is that of
+// lists and watches, in bursts, and it sits in every namespace. The limit is a
+// soft one, above what so many guards need: it is there for the garbage.
+// GOGC and GOMEMLIMIT in the environment go before.
+func lean(guards int) {
+	const some, each = 48 << 20, 20 << 10 // bytes
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(40)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(some + each*guards))
+	}
+}
+
+// tidy gives back what the start and each burst leave behind, until ctx ends:
+// garbage, and pages of the program that were read once.
+func (s *service) tidy(ctx context.Context) error {
+	wait := time.NewTimer(time.Second)
+	defer wait.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wait.C:
+		}
+		if !s.controller.Ready() {
+			wait.Reset(time.Second)
+			continue
+		}
+		debug.FreeOSMemory()
+		if err := unmapProgram(); err != nil {
+			s.log.Debug("give back the program's pages", "err", err)
+		}
+		wait.Reset(tidyEvery)
+	}
+}
