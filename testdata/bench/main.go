@@ -35,6 +35,7 @@ import (
 
 const (
 	namespace = "microservices"
+	apart     = "bare" // the bare writes' objects, so that guardian does not watch them
 	token     = "bench"
 	writers   = 16 // concurrency of the bare writes, and of guardian's reconciles
 )
@@ -78,7 +79,7 @@ func run(ctx context.Context, guards, single int) (err error) {
 	}
 	burst, ones, bare := names("burst", guards), names("one", single), names("bare", max(guards, single))
 	fmt.Printf("setting up %d services …\n", guards+single)
-	if err := b.parallel(append(slices.Clone(burst), ones...), 8, func(name string) error { return b.makeApp(ctx, name) }); err != nil {
+	if err := b.parallel(append(slices.Clone(burst), ones...), 8, func(name string) error { return b.makeApp(ctx, namespace, name) }); err != nil {
 		return err
 	}
 	if err := b.parallel(bare, 8, func(name string) error { return b.makeBare(ctx, name) }); err != nil {
@@ -107,8 +108,10 @@ func (b *bench) connect(ctx context.Context) (err error) {
 	if b.dyn, err = dynamic.NewForConfig(config); err != nil {
 		return err
 	}
-	if err := b.plane.CreateNamespace(ctx, namespace); err != nil {
-		return err
+	for _, ns := range []string{namespace, apart} {
+		if err := b.plane.CreateNamespace(ctx, ns); err != nil {
+			return err
+		}
 	}
 	b.dir = b.plane.Dir()
 	b.binary = filepath.Join(b.dir, "guardian")
@@ -151,7 +154,7 @@ func (b *bench) parallel(names []string, workers int, do func(string) error) err
 	return errors.Join(errs...)
 }
 
-func (b *bench) makeApp(ctx context.Context, name string) error {
+func (b *bench) makeApp(ctx context.Context, namespace, name string) error {
 	app, err := b.plane.NewApp(ctx, namespace, name)
 	if err != nil {
 		return err
@@ -187,13 +190,13 @@ func (b *bench) shift(ctx context.Context, names []string) error {
 
 // makeBare makes the two objects that a rollback writes, and no more.
 func (b *bench) makeBare(ctx context.Context, name string) error {
-	_, err := b.kube.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{
+	_, err := b.kube.CoreV1().ConfigMaps(apart).Create(ctx, &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Name: "record-" + name}, Data: map[string]string{"status": strings.Repeat("s", 400)},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}
-	return b.makeApp(ctx, name)
+	return b.makeApp(ctx, apart, name)
 }
 
 // writeBare is what a rollback has to write: the record with a lock, and the
@@ -205,7 +208,7 @@ func (b *bench) writeBare(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := b.kube.CoreV1().ConfigMaps(namespace).Patch(ctx, "record-"+name, types.MergePatchType, lock, metav1.PatchOptions{FieldManager: "bench"}); err != nil {
+	if _, err := b.kube.CoreV1().ConfigMaps(apart).Patch(ctx, "record-"+name, types.MergePatchType, lock, metav1.PatchOptions{FieldManager: "bench"}); err != nil {
 		return err
 	}
 	patch := []map[string]any{
@@ -218,7 +221,7 @@ func (b *bench) writeBare(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = b.dyn.Resource(controlplane.VirtualServices).Namespace(namespace).Patch(ctx, name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: "bench"})
+	_, err = b.dyn.Resource(controlplane.VirtualServices).Namespace(apart).Patch(ctx, name, types.JSONPatchType, body, metav1.PatchOptions{FieldManager: "bench"})
 	return err
 }
 
@@ -338,11 +341,43 @@ func (b *bench) burst(ctx context.Context, guards, bare []string) error {
 	if err := b.parallel(bare, 8, func(name string) error { return b.apps[name].SetWeights(ctx, 70, 30) }); err != nil {
 		return err
 	}
-	began := time.Now()
-	if err := b.parallel(bare, writers, func(name string) error { return b.writeBare(ctx, name) }); err != nil {
+	// Half of the bare writes go before guardian's and half after, so that a
+	// machine that is slower in one minute than in the next is slower for both.
+	half := len(bare) / 2
+	plain, err := b.timeBare(ctx, bare[:half])
+	if err != nil {
 		return err
 	}
-	plain := time.Since(began)
+	took, err := b.alarm(ctx, guards)
+	if err != nil {
+		return err
+	}
+	after := b.resident()
+	rest, err := b.timeBare(ctx, bare[half:])
+	if err != nil {
+		return err
+	}
+	plain += rest
+	if err := b.allAtStable(ctx, guards); err != nil {
+		return err
+	}
+	fmt.Printf("\nburst: %d guards, 4 alerts each, at once; from the first call sent to the last answered\n", len(guards))
+	row("bare writes, %d at once", "%.2f s", "", writers, plain.Seconds())
+	row("guardian", "%.2f s", "", took.Seconds())
+	row("ratio", "%.2f", "1.3", took.Seconds()/plain.Seconds())
+	fmt.Printf("\n%d guards\n", len(guards))
+	row("resident memory, idle", "%.1f MiB", "96", idle.total)
+	row("  of it program text", "%.1f MiB", "", idle.file)
+	row("resident memory, right after the burst", "%.1f MiB", "96", after.total)
+	row("  of it program text", "%.1f MiB", "", after.file)
+	row("idle processor time, of a core", "%.2f %%", "1", cpu*100)
+	b.proc.Stop()
+	return nil
+}
+
+// alarm sends four alerts for every guard, and returns how long it took until
+// the last was answered.
+func (b *bench) alarm(ctx context.Context, guards []string) (time.Duration, error) {
 	calls := make([]string, 0, 4*len(guards))
 	for n := range 4 {
 		for _, g := range guards {
@@ -350,28 +385,23 @@ func (b *bench) burst(ctx context.Context, guards, bare []string) error {
 		}
 	}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
-	began = time.Now()
-	if err := b.parallel(calls, 64, func(call string) error {
+	began := time.Now()
+	err := b.parallel(calls, 64, func(call string) error {
 		var guard string
 		var n int
 		if _, err := fmt.Sscan(call, &guard, &n); err != nil {
 			return err
 		}
 		return b.post(ctx, client, guard, n)
-	}); err != nil {
-		return err
-	}
-	took := time.Since(began)
-	if err := b.allAtStable(ctx, guards); err != nil {
-		return err
-	}
-	fmt.Printf("\nburst: %d guards, 4 alerts each, at once\n", len(guards))
-	fmt.Printf("  bare writes, %d at once     %8.2f s\n", writers, plain.Seconds())
-	fmt.Printf("  guardian                    %8.2f s   ratio %.2f (goal 1.3)\n", took.Seconds(), took.Seconds()/plain.Seconds())
-	fmt.Printf("  resident memory             %8.1f MiB idle, %.1f MiB after the burst (goal 96)\n", idle, b.resident())
-	fmt.Printf("  idle CPU                    %8.2f %% of a core (goal 1)\n", cpu*100)
-	b.proc.Stop()
-	return nil
+	})
+	return time.Since(began), err
+}
+
+// timeBare times the bare writes of these names at guardian's concurrency.
+func (b *bench) timeBare(ctx context.Context, names []string) (time.Duration, error) {
+	began := time.Now()
+	err := b.parallel(names, writers, func(name string) error { return b.writeBare(ctx, name) })
+	return time.Since(began), err
 }
 
 // oneByOne times single rollbacks against single bare writes, in turn.
@@ -410,9 +440,22 @@ func (b *bench) oneByOne(ctx context.Context, guards, bare []string) error {
 		goal string
 	}{{"p50", .5, "1.25"}, {"p99", .99, "1.5"}} {
 		p, o := quantile(plain, q.at), quantile(ours, q.at)
-		fmt.Printf("  %s  bare %6.2f ms   guardian %6.2f ms   ratio %.2f (goal %s)\n", q.name, ms(p), ms(o), ms(o)/ms(p), q.goal)
+		row(q.name+" bare writes", "%.2f ms", "", ms(p))
+		row(q.name+" guardian", "%.2f ms", "", ms(o))
+		row(q.name+" ratio", "%.2f", q.goal, ms(o)/ms(p))
 	}
 	return nil
+}
+
+// row prints a line of the table: what was measured, its value and the goal,
+// if it has one. args are those of what and value, in this order.
+func row(what, value, goal string, args ...any) {
+	n := strings.Count(what, "%")
+	if goal != "" {
+		goal = "goal: at most " + goal
+	}
+	line := fmt.Sprintf("  %-42s %14s   %s", fmt.Sprintf(what, args[:n]...), fmt.Sprintf(value, args[n:]...), goal)
+	fmt.Println(strings.TrimRight(line, " "))
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -453,9 +496,10 @@ func (b *bench) allAtStable(ctx context.Context, guards []string) error {
 	return nil
 }
 
-// idle measures the share of a core that guardian uses while nothing happens.
+// idle measures the share of a core that guardian uses while nothing happens,
+// over a minute: within it guardian looks at every guard at least once.
 func (b *bench) idle(ctx context.Context) (float64, error) {
-	const over = 20 * time.Second
+	const over = time.Minute
 	was, err := b.cpu()
 	if err != nil {
 		return 0, err
@@ -484,19 +528,24 @@ func (b *bench) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * tick, nil
 }
 
-// resident is guardian's resident memory in MiB, 0 where it cannot be read.
-func (b *bench) resident() float64 {
+// memory is what of guardian is in memory, in MiB; 0 where it cannot be read.
+type memory struct{ total, file float64 }
+
+func (b *bench) resident() memory {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.proc.Pid()))
 	if err != nil {
-		return 0
+		return memory{}
 	}
+	var m memory
 	for line := range strings.Lines(string(raw)) {
-		if kb, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			var n float64
-			if _, err := fmt.Sscan(kb, &n); err == nil {
-				return n / 1024
+		for key, to := range map[string]*float64{"VmRSS:": &m.total, "RssFile:": &m.file} {
+			if kb, ok := strings.CutPrefix(line, key); ok {
+				var n float64
+				if _, err := fmt.Sscan(kb, &n); err == nil {
+					*to = n / 1024
+				}
 			}
 		}
 	}
-	return 0
+	return m
 }
