@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"reflect"
 	"strings"
@@ -163,6 +164,8 @@ func (s *service) connectOracle() error {
 }
 
 func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) error {
+	rc = rest.CopyConfig(rc)
+	rc.Wrap(func(next http.RoundTripper) http.RoundTripper { return persistentWatch{next} })
 	kube, err := kubernetes.NewForConfig(rc)
 	if err != nil {
 		return fmt.Errorf("reach the API server: %w", err)
