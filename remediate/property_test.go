@@ -509,10 +509,6 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 	}
 }
 
-// sequences is how many TestPropertyInvariantsHold tries unless -rapid.checks
-// says otherwise.
-const sequences = "2000"
-
 // TestPropertyInvariantsHold checks the invariants of the package comment over
 // random sequences. -rapid.checks sets how many.
 func TestPropertyInvariantsHold(t *testing.T) {
