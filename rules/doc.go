@@ -29,6 +29,15 @@
 // scrape failed) it counts from its second sample on. Longer windows are sums of
 // the shorter one, so that several restarts within them do not mislead.
 //
+// # Two lanes
+//
+// With Options.FastLane the guarded workloads' own sidecars are scraped by a job
+// of their own as well, often and for little (Rules.PodMonitor,
+// Rules.ScrapeConfig). What they report is read from there, under names that begin
+// with fastlane_. What callers and waypoints report, and the sidecars that the
+// fast lane does not reach, is read as without it: an option that nobody scrapes
+// for makes nothing blind.
+//
 // # What makes a rollback a hold
 //
 // When stable is beyond the limit too, the canary must be proven worse than

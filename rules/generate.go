@@ -31,6 +31,7 @@ type Rules struct {
 
 	groups []monitoringv1.RuleGroup
 	labels map[string]string
+	lane   *scrapeJob // nil: no fast lane
 }
 
 // keepFiring bridges the moments in which a canary's evidence wavers around the
@@ -45,7 +46,7 @@ func Generate(o Options) (*Rules, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("generate rules: %w", err)
 	}
-	b := &builder{Options: o, windows: newWindows(o.ScrapeInterval, o.Interval)}
+	b := &builder{Options: o, windows: o.windows()}
 	b.infoGroup()
 	b.requestsGroup()
 	b.latencyGroup()
@@ -60,6 +61,7 @@ func Generate(o Options) (*Rules, error) {
 		AlertWindow: b.longestWindow() + keepFiring + b.transit(),
 		groups:      b.groups,
 		labels:      o.Labels,
+		lane:        o.scrapeJob(),
 	}
 	if _, err := r.Prometheus(); err != nil {
 		return nil, err
@@ -100,17 +102,21 @@ func (r *Rules) Prometheus() ([]byte, error) {
 
 // PrometheusRule returns the object for prometheus-operator. The caller owns it.
 func (r *Rules) PrometheusRule(name, namespace string) *monitoringv1.PrometheusRule {
+	rule := &monitoringv1.PrometheusRule{
+		TypeMeta:   metav1.TypeMeta{APIVersion: monitoringv1.SchemeGroupVersion.String(), Kind: monitoringv1.PrometheusRuleKind},
+		ObjectMeta: r.meta(name, namespace),
+		Spec:       monitoringv1.PrometheusRuleSpec{Groups: r.groups},
+	}
+	return rule.DeepCopy()
+}
+
+func (r *Rules) meta(name, namespace string) metav1.ObjectMeta {
 	labels := map[string]string{
 		"app.kubernetes.io/name":       "guardian",
 		"app.kubernetes.io/managed-by": "guardian",
 	}
 	maps.Copy(labels, r.labels)
-	rule := &monitoringv1.PrometheusRule{
-		TypeMeta:   metav1.TypeMeta{APIVersion: monitoringv1.SchemeGroupVersion.String(), Kind: monitoringv1.PrometheusRuleKind},
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels},
-		Spec:       monitoringv1.PrometheusRuleSpec{Groups: r.groups},
-	}
-	return rule.DeepCopy()
+	return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels}
 }
 
 // PrometheusRuleYAML is PrometheusRule as a manifest.
@@ -129,6 +135,7 @@ type builder struct {
 	Options
 	windows windows
 	groups  []monitoringv1.RuleGroup
+	lane    string // recorded by the present group: the sides that the fast lane scrapes
 	notes   []string
 	err     error
 }
@@ -201,8 +208,8 @@ type windows struct {
 	base   time.Duration // a multiple of both intervals, so that longer windows are tiled by it
 }
 
-func newWindows(scrape, interval time.Duration) windows {
-	const least = 15 * time.Second
+// newWindows is for series scraped every scrape; least is the shortest base.
+func newWindows(scrape, interval, least time.Duration) windows {
 	step := scrape / gcd(scrape, interval) * interval // least common multiple
 	if step > time.Minute {
 		// Tiles then overlap or miss by up to one scrape; nobody needs such pairs.
@@ -213,6 +220,16 @@ func newWindows(scrape, interval time.Duration) windows {
 		return windows{base: base}
 	}
 	return windows{scrape: scrape, base: base}
+}
+
+// windows fit the fast lane where there is one. All but the shortest span an
+// ordinary scrape too, because callers' reports come by those.
+func (o Options) windows() windows {
+	const least = 15 * time.Second
+	if o.FastLane == 0 {
+		return newWindows(o.ScrapeInterval, o.Interval, least)
+	}
+	return newWindows(o.FastLane, o.Interval, max(least, o.ScrapeInterval))
 }
 
 func gcd(a, b time.Duration) time.Duration {

@@ -139,6 +139,12 @@ type Options struct {
 	// ScrapeInterval of the workloads' proxies. A wrong value loses some
 	// speed, not correctness. Default 15s.
 	ScrapeInterval time.Duration
+	// FastLane is the interval at which a job of its own scrapes the guarded
+	// workloads' sidecars: the one that Rules.PodMonitor and Rules.ScrapeConfig
+	// describe. The rules then read it for what those sidecars report, and the
+	// ordinary scrapes for the rest, or where the fast lane is not there. Whole
+	// seconds, at most 5s; 0 (default): no fast lane.
+	FastLane time.Duration
 	// HeartbeatMaxAge is the age at which GuardianHeartbeatStale fires.
 	// Default 3m.
 	HeartbeatMaxAge time.Duration
@@ -225,6 +231,7 @@ func (o Options) validate() error {
 	check(o.Namespace != "", "namespace: empty; want the namespace of guardian's release")
 	check(wholeSeconds(o.Interval), "interval: %v; want whole seconds, at least 1s", o.Interval)
 	check(wholeSeconds(o.ScrapeInterval), "scrapeInterval: %v; want whole seconds, at least 1s", o.ScrapeInterval)
+	check(o.FastLane == 0 || wholeSeconds(o.FastLane) && o.FastLane <= maxFastLane, "fastLane.interval: %v; want whole seconds, 1s to %v", o.FastLane, maxFastLane)
 	check(o.HeartbeatMaxAge > 0, "heartbeat.maxAge: %v; want more than 0", o.HeartbeatMaxAge)
 	check(o.StableFactor >= 1, "stableFactor: %v; want at least 1", o.StableFactor)
 	check(o.RestartsFrom == FromGuardian || o.RestartsFrom == FromKubeStateMetrics,

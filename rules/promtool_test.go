@@ -31,9 +31,11 @@ func promtool(t *testing.T) string {
 	return path
 }
 
-// target is a proxy, or guardian, that Prometheus scrapes every 5 s.
+// target is a proxy, or guardian, that Prometheus scrapes.
 type target struct {
 	name  string
+	job   string                   // default mesh
+	every int                      // seconds between scrapes; default 5
 	phase int                      // second of its first scrape
 	lives func(second int) string  // up, failing or gone; nil: up
 	rows  map[string]func(int) any // series without job and instance → value at a second: a number, or nil for none
@@ -63,7 +65,7 @@ func (g target) series() []string {
 		if g.lives != nil {
 			state = g.lives(second)
 		}
-		scraped := second%scrape == g.phase
+		scraped := second%or(g.every, scrape) == g.phase
 		switch {
 		case !scraped:
 			column("up", "_")
@@ -90,7 +92,7 @@ func (g target) series() []string {
 		}
 	}
 	var out []string
-	own := fmt.Sprintf(`job="mesh",instance="%s"`, g.name)
+	own := fmt.Sprintf(`job="%s",instance="%s"`, or(g.job, "mesh"), g.name)
 	for _, line := range slices.Sorted(maps.Keys(lines)) {
 		metric, matchers, _ := strings.Cut(strings.TrimSuffix(line, "}"), "{")
 		if matchers != "" {

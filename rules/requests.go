@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ type proportion struct {
 	proof  string // strength of the evidence, while it suffices
 	since  string // when the canary's samples were taken that sufficed first
 	newest string // when each side was scraped last, while there is proof
+	lane   string // 1 for each side that the fast lane scrapes; only with Options.FastLane
 }
 
 var (
@@ -33,6 +35,7 @@ var (
 		proof:  "guardian_canary:requests_failed:evidence",
 		since:  "guardian_canary:requests_failed:since",
 		newest: "guardian_side:requests:newest",
+		lane:   "guardian_side:requests:fast_lane",
 	}
 	slow = proportion{
 		all:    "guardian_side:requests_timed:increase",
@@ -44,6 +47,7 @@ var (
 		proof:  "guardian_canary:requests_slow:evidence",
 		since:  "guardian_canary:requests_slow:since",
 		newest: "guardian_side:requests_timed:newest",
+		lane:   "guardian_side:requests_timed:fast_lane",
 	}
 )
 
@@ -61,13 +65,14 @@ const (
 	// https://opentelemetry.io/docs/specs/semconv/rpc/grpc/
 	grpcFailures = `grpc_response_status=~"2|4|12|13|14|15"`
 	httpFailures = `response_code=~"5.."`
+	everyBucket  = `,le="+Inf"`
 )
 
 // delta counts what the series of a selector have grown within a window; a
 // series that is younger counts in full, if its target was being scraped then.
-func (b *builder) delta(metric, matchers string, window time.Duration) string {
+func (b *builder) delta(selector string, window time.Duration) string {
 	return expand(`(($x - $x offset $w >= 0) or ($x and on ($target) (up offset $w == 1)))`,
-		"x", metric+"{"+matchers+"}", "w", dur(window), "target", strings.Join(b.TargetLabels, ", "))
+		"x", selector, "w", dur(window), "target", strings.Join(b.TargetLabels, ", "))
 }
 
 // join is one way to find out whose requests a series counts.
@@ -78,35 +83,26 @@ type join struct {
 }
 
 // joins returns the ways that the guards need: by workload, by version, or both.
-func (b *builder) joins() []join {
-	var workloads, services, versions []string
-	for _, g := range b.Guards {
-		for _, s := range []Side{g.Canary, g.Stable} {
-			workloads = append(workloads, s.Workloads...)
-			if len(s.Workloads) == 0 {
-				services = append(services, s.Service)
-				versions = append(versions, s.Version)
-			}
-		}
-	}
+func (b *builder) joins(l lane) []join {
+	workloads, services, versions := b.sides()
 	var out []join
 	if len(workloads) > 0 {
 		out = append(out, join{workloadKey, workloadReporterInfo,
-			b.matchers("destination_workload", workloads) + b.inNamespaces("destination_workload_namespace")})
+			l.matchers("destination_workload", workloads) + b.inNamespaces("destination_workload_namespace")})
 	}
 	if len(services) > 0 {
 		out = append(out, join{versionKey, versionReporterInfo,
-			b.matchers("destination_service_name", services, "destination_version", versions) +
+			l.matchers("destination_service_name", services, "destination_version", versions) +
 				b.inNamespaces("destination_service_namespace")})
 	}
 	return out
 }
 
 // matchers selects proxies' series by the values of labels, given in pairs.
-func (b *builder) matchers(labelsAndValues ...any) string {
+func (l lane) matchers(labelsAndValues ...any) string {
 	var out []string
-	if b.Proxies != "" {
-		out = append(out, strings.Trim(b.Proxies, ", "))
+	if l.proxies != "" {
+		out = append(out, strings.Trim(l.proxies, ", "))
 	}
 	for i := 0; i < len(labelsAndValues); i += 2 {
 		out = append(out, labelsAndValues[i].(string)+"=~"+strconv.Quote(alternatives(labelsAndValues[i+1].([]string))))
@@ -118,14 +114,35 @@ func (b *builder) inNamespaces(label string) string {
 	return "," + label + "=~" + strconv.Quote(alternatives(b.namespaces()))
 }
 
+// series selects proxies' series of the guarded versions.
+type series struct {
+	lane
+	matchers string
+}
+
+// of is a selector of a metric's series; more begins with a comma or is empty.
+func (s series) of(metric, more string) string {
+	return s.prefix + metric + "{" + s.matchers + more + "}"
+}
+
 // bySide sums an expression over proxies' series per guard, side and reporter.
-// term writes the expression for a set of matchers; aggregation is sum or max.
-func (b *builder) bySide(aggregation string, term func(matchers string) string) string {
+// term writes the expression for some series; aggregation is sum, max or group.
+func (b *builder) bySide(aggregation string, term func(series) string) string {
+	all := b.bySideOf(b.ordinary(), aggregation, term)
+	if b.FastLane == 0 {
+		return all
+	}
+	return expand(`($fast) or (($all) unless on ($guard, $side, reporter) $lane)`,
+		"fast", b.bySideOf(b.fast(), aggregation, term), "all", all, "guard", keyLabels, "side", labelSide, "lane", b.own(b.lane))
+}
+
+// bySideOf is bySide for one lane alone.
+func (b *builder) bySideOf(l lane, aggregation string, term func(series) string) string {
 	var terms []string
-	for _, j := range b.joins() {
+	for _, j := range b.joins(l) {
 		terms = append(terms, expand(`$agg by ($guard, $side, reporter) (
 			($agg by ($key, reporter) ($term)) * on ($key, reporter) group_right () $info)`,
-			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(j.matchers), "info", b.own(j.info)))
+			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(series{l, j.matchers}), "info", b.own(j.info)))
 	}
 	return strings.Join(terms, " or ")
 }
@@ -135,21 +152,22 @@ func (b *builder) bySide(aggregation string, term func(matchers string) string) 
 func (b *builder) requestsGroup() {
 	b.group("requests", b.Interval)
 	if len(b.Guards) > 0 {
+		b.laneOf(failed, func(s series) string { return s.of(requestsTotal, "") })
 		for _, w := range b.windows.raw() {
-			b.window(failed.all, w, b.bySide("sum", func(m string) string { return b.delta(requestsTotal, m, w) }))
+			b.window(failed.all, w, b.bySide("sum", func(s series) string { return b.delta(s.of(requestsTotal, ""), w) }))
 		}
 		b.tiles(failed.all)
 	}
 	if b.any(func(s Signals) bool { return s.ErrorRate != nil }) {
 		for _, w := range b.windows.raw() {
-			bad := b.bySide("sum", func(m string) string {
-				return b.delta(requestsTotal, m+","+httpFailures, w) + " or " +
-					b.delta(requestsTotal, m+`,response_code!~"5..",`+grpcFailures, w)
+			bad := b.bySide("sum", func(s series) string {
+				return b.delta(s.of(requestsTotal, ","+httpFailures), w) + " or " +
+					b.delta(s.of(requestsTotal, `,response_code!~"5..",`+grpcFailures), w)
 			})
 			b.window(failed.bad, w, b.orZero(bad, failed.all, w))
 		}
 		b.tiles(failed.bad)
-		b.judge(failed, func(m string) string { return "timestamp(" + requestsTotal + "{" + m + "})" })
+		b.judge(failed, func(s series) string { return "timestamp(" + s.of(requestsTotal, "") + ")" })
 		b.errorAlerts()
 	}
 	b.traffic()
@@ -160,11 +178,13 @@ func (b *builder) requestsGroup() {
 func (b *builder) latencyGroup() {
 	b.group("latency", b.Interval)
 	edges := b.edges()
+	b.noteEdges()
 	if len(edges) > 0 {
+		b.laneOf(slow, func(s series) string { return s.of(durationBuckets, everyBucket) + " or " + s.of(durations, "") })
 		for _, w := range b.windows.raw() {
 			b.window(slow.all, w, b.classicOrNative(
-				b.bySide("sum", func(m string) string { return b.delta(durationBuckets, m+`,le="+Inf"`, w) }),
-				b.bySide("sum", func(m string) string { return "histogram_count(" + b.nativeDelta(m, w) + ")" })))
+				b.bySide("sum", func(s series) string { return b.delta(s.of(durationBuckets, everyBucket), w) }),
+				b.bySide("sum", func(s series) string { return "histogram_count(" + b.nativeDelta(s.of(durations, ""), w) + ")" })))
 			var terms []string
 			for _, e := range edges {
 				terms = append(terms, b.slowBeyond(e, w))
@@ -177,34 +197,37 @@ func (b *builder) latencyGroup() {
 		}
 		b.tiles(slow.all)
 		b.tiles(slow.bad)
-		b.judge(slow, func(m string) string {
+		b.judge(slow, func(s series) string {
 			// timestamp() tells when a sample was taken of a selector only.
-			return "timestamp(" + durationBuckets + "{" + m + `,le="+Inf"}) or timestamp(` + durations + "{" + m + "})"
+			return "timestamp(" + s.of(durationBuckets, everyBucket) + ") or timestamp(" + s.of(durations, "") + ")"
 		})
 		b.latencyAlerts()
 	}
 	b.endGroup()
 }
 
-// edges returns the bucket edges at which some guard's latency is judged, and
-// notes where that is not the limit itself.
-func (b *builder) edges() []time.Duration {
-	var out []time.Duration
+// noteEdges tells where a guard's latency is not judged at its limit.
+func (b *builder) noteEdges() {
 	for _, g := range b.Guards {
 		if g.Signals.Latency == nil {
 			continue
 		}
 		limit := g.Signals.Latency.Max
-		edge, _ := b.edge(limit)
-		if edge != limit {
+		if edge, _ := b.edge(limit); edge != limit {
 			b.notes = append(b.notes, "guard "+g.Name+": latency.max "+limit.String()+
 				" is no bucket edge: judged at "+edge.String()+", the next higher one (native histograms: exactly)")
 		}
-		if !slices.Contains(out, edge) {
+	}
+}
+
+// edges are the bucket edges at which some guard's latency is judged.
+func (o Options) edges() []time.Duration {
+	var out []time.Duration
+	for _, limit := range o.latencyLimits() {
+		if edge, _ := o.edge(limit); !slices.Contains(out, edge) {
 			out = append(out, edge)
 		}
 	}
-	slices.Sort(out)
 	return out
 }
 
@@ -212,9 +235,8 @@ func (b *builder) edges() []time.Duration {
 // judged there: all requests minus those at or below it. Without a series for
 // the edge there is no answer, rather than "all were slow".
 func (b *builder) slowBeyond(edge, window time.Duration) string {
-	ms := num(float64(edge) / float64(time.Millisecond))
-	le := `,le=~"` + strings.ReplaceAll(ms, ".", `\\.`) + `(\\.0)?"`
-	fast := b.bySide("sum", func(m string) string { return b.delta(durationBuckets, m+le, window) })
+	le := `,le=~"` + escape(bucketValue(edge)) + `"`
+	fast := b.bySide("sum", func(s series) string { return b.delta(s.of(durationBuckets, le), window) })
 	return expand(`($all - on ($guard, $side, reporter) group_left () ($fast)) and on ($guard) ($max > $lower and $max <= $edge)`,
 		"all", b.own(slow.all, `window="`+dur(window)+`"`), "guard", keyLabels, "side", labelSide, "fast", fast,
 		"max", b.own(latencyMax), "lower", num(b.edgeBelow(edge).Seconds()), "edge", num(edge.Seconds()))
@@ -227,15 +249,15 @@ func (b *builder) classicOrNative(classic, native string) string {
 }
 
 // nativeDelta is delta for native histograms.
-func (b *builder) nativeDelta(matchers string, window time.Duration) string {
+func (b *builder) nativeDelta(selector string, window time.Duration) string {
 	return expand(`((($x - $x offset $w) and histogram_count($x) >= histogram_count($x offset $w)) or ($x and on ($target) (up offset $w == 1)))`,
-		"x", durations+"{"+matchers+"}", "w", dur(window), "target", strings.Join(b.TargetLabels, ", "))
+		"x", selector, "w", dur(window), "target", strings.Join(b.TargetLabels, ", "))
 }
 
 // latencyLimits are the limits of all guards, each once.
-func (b *builder) latencyLimits() []time.Duration {
+func (o Options) latencyLimits() []time.Duration {
 	var out []time.Duration
-	for _, g := range b.Guards {
+	for _, g := range o.Guards {
 		if l := g.Signals.Latency; l != nil && !slices.Contains(out, l.Max) {
 			out = append(out, l.Max)
 		}
@@ -246,13 +268,19 @@ func (b *builder) latencyLimits() []time.Duration {
 
 // slowBeyondExactly is slowBeyond for native histograms, at the limit itself.
 func (b *builder) slowBeyondExactly(limit, window time.Duration) string {
-	slowOnes := b.bySide("sum", func(m string) string {
+	slowOnes := b.bySide("sum", func(s series) string {
 		// Of no requests the fraction is NaN, which no comparison lets through.
 		return expand(`(((1 - histogram_fraction(-Inf, $limit, $delta)) * histogram_count($delta)) >= 0)`,
-			"limit", num(float64(limit)/float64(time.Millisecond)), "delta", b.nativeDelta(m, window))
+			"limit", num(float64(limit)/float64(time.Millisecond)), "delta", b.nativeDelta(s.of(durations, ""), window))
 	})
 	return expand(`($slow) and on ($guard) ($max == $limit)`,
 		"slow", slowOnes, "guard", keyLabels, "max", b.own(latencyMax), "limit", num(limit.Seconds()))
+}
+
+// bucketValue is a regular expression for an edge as the label le has it:
+// Envoy writes 500, Prometheus 3 stores 500.0.
+func bucketValue(edge time.Duration) string {
+	return regexp.QuoteMeta(num(float64(edge)/float64(time.Millisecond))) + `(\.0)?`
 }
 
 func (b *builder) edgeBelow(edge time.Duration) time.Duration {
@@ -294,7 +322,7 @@ func (b *builder) any(on func(Signals) bool) bool {
 
 // judge tests the canary's share of bad requests in all windows at once.
 // scraped writes the times at which the samples of a version were taken.
-func (b *builder) judge(p proportion, scraped func(matchers string) string) {
+func (b *builder) judge(p proportion, scraped func(series) string) {
 	vars := []string{
 		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "all_canary", b.own(p.all, labelSide+`="canary"`),
 		"bad_stable", b.own(p.bad, labelSide+`="stable"`), "all_stable", b.own(p.all, labelSide+`="stable"`),

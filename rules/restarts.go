@@ -53,7 +53,7 @@ func (b *builder) restartWindows() []time.Duration {
 // restartsFromGuardian asks every replica of guardian, each of which watches
 // all pods, and believes the one that saw most.
 func (b *builder) restartsFromGuardian() string {
-	counted := b.delta("guardian_workload_restarts_total", b.Self, restartsStep)
+	counted := b.delta("guardian_workload_restarts_total{"+b.Self+"}", restartsStep)
 	return expand(`max by ($guard, $side) (
 		(max by (guard, subset) (sum without (reason) ($counted))) * on (guard, subset) group_right () $info)`,
 		"guard", keyLabels, "side", labelSide, "counted", counted, "info", b.own(subsetInfo))
@@ -75,7 +75,7 @@ func (b *builder) restartsFromKubeStateMetrics() string {
 			"destination_workload_namespace", "$$1", "namespace", "(.*)")))
 		* on ($key) group_right () $info)`,
 		"$1", "$1", "guard", keyLabels, "side", labelSide, "key", workloadKey, "pod", escape(pod),
-		"counted", b.delta("kube_pod_container_status_restarts_total", matchers, restartsStep), "info", b.own(workloadInfo))
+		"counted", b.delta("kube_pod_container_status_restarts_total{"+matchers+"}", restartsStep), "info", b.own(workloadInfo))
 }
 
 // escape writes a regular expression for use between double quotes.

@@ -63,13 +63,13 @@ func (b *builder) refused() {
 	if len(services) == 0 {
 		return
 	}
-	matchers := b.matchers("destination_service_name", services) + b.inNamespaces("destination_service_namespace") +
+	matchers := b.ordinary().matchers("destination_service_name", services) + b.inNamespaces("destination_service_namespace") +
 		`,destination_workload="unknown",reporter!="destination",` + httpFailures
 	windows := b.windows.raw()
 	for _, w := range windows {
 		b.window(refusedRequests, w, expand(`sum by ($guard, reporter) (
 			(sum by ($key, reporter) ($delta)) * on ($key, reporter) group_right () $info)`,
-			"guard", keyLabels, "key", serviceKey, "delta", b.delta(requestsTotal, matchers, w), "info", b.own(serviceReporterInfo)))
+			"guard", keyLabels, "key", serviceKey, "delta", b.delta(requestsTotal+"{"+matchers+"}", w), "info", b.own(serviceReporterInfo)))
 	}
 	unreached := b.own(refusedRequests)
 	canary := expand(`(sum without ($side) ($canary) or $unreached * 0)`,
