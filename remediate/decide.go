@@ -556,8 +556,28 @@ func (d *decider) neverDone() bool {
 		!fires && l.Kind == LockBuild && (l.By == byAlert || l.By == byRefused)
 }
 
+// windowOver says whether the rollback window has ended. After the first sight
+// that is for the lease holder to find: two replicas whose clocks differ would
+// never agree. Until it has, a rollback is right.
 func (d *decider) windowOver() bool {
-	return !d.now.Before(d.rec.Status.PromotedAt.Add(d.in.Guard.Rollback.Window))
+	switch s := d.rec.Status; {
+	case !s.BakedAt.IsZero():
+		return true
+	case !d.in.Leads && d.was.Status.State != StateUnknown:
+		return false
+	}
+	return !d.now.Before(d.windowEnd())
+}
+
+// windowEnd is when the rollback window ends. If the clock was set since the
+// last step, what this replica has watched counts.
+func (d *decider) windowEnd() time.Time {
+	s, was := d.rec.Status, d.was.Status
+	began := s.PromotedAt
+	if began.Equal(was.PromotedAt) && began.Equal(was.MovedAt) {
+		began = d.in.movedAt(d.now)
+	}
+	return began.Add(d.in.Guard.Rollback.Window)
 }
 
 // unsafe says why traffic must not be sent to stable now, or "".
@@ -622,7 +642,9 @@ func (d *decider) open() {
 		if s.Uncanaried {
 			d.state, d.text = StateUncanaried, "a new build went out without a canary; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		}
-		d.wake(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+		if end := d.windowEnd(); end.After(d.now) {
+			d.wake(end)
+		}
 	default:
 		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight))
 	}

@@ -49,6 +49,9 @@ func stood(state State, weight int) but {
 	return func(in *Input) {
 		s := &in.Record.Status
 		s.State, s.Weight, s.Full = state, weight, weight == 100
+		if state == StateBaked {
+			s.BakedAt = at.Add(-time.Minute)
+		}
 		gets(weight)(in)
 	}
 }
@@ -258,7 +261,7 @@ func TestARollbackAlertInEveryState(t *testing.T) {
 			rolled(verdict{added: "shifted: 0→10; rolled-back by alert: 0→0"}.from(10)), ""},
 		"promoted: rolled back":                      {[]but{bad, promoted(10 * time.Minute)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
 		"promoted, in the last instant: rolled back": {[]but{bad, promoted(30*time.Minute - 1)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
-		"baked, from the first instant: only noted":  {[]but{bad, promoted(30 * time.Minute)}, verdict{state: StateBaked, reason: ReasonBaked, added: "baked: 100→100; noted by alert: 100→100"}, "not rolled back"},
+		"baked, from the first instant: only noted":  {[]but{bad, leads, promoted(30 * time.Minute)}, verdict{state: StateBaked, reason: ReasonBaked, added: "baked: 100→100; noted by alert: 100→100"}, "not rolled back"},
 		"baked: noted once": {[]but{bad, promoted(time.Hour), stood(StateBaked, 100), noted("CanaryErrors", time.Minute)},
 			verdict{state: StateBaked, reason: ReasonBaked}, ""},
 		"uncanaried: rolled back": {[]but{bad, promoted(10 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Uncanaried = StateUncanaried, true }},
@@ -354,7 +357,7 @@ func TestANewBuildUnderAllTraffic(t *testing.T) {
 		"and is rolled back by an alert of its own": {[]but{promoted(time.Hour), new, appeared(2 * time.Minute), bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b2",
 				added: "new-build: 100→100; uncanaried: 100→100; rolled-back by alert: 100→0"}, ""},
-		"after the window it is baked": {[]but{promoted(30 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Uncanaried = StateUncanaried, true }},
+		"after the window it is baked": {[]but{leads, promoted(30 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Uncanaried = StateUncanaried, true }},
 			verdict{state: StateBaked, reason: ReasonNothing, added: "baked: 100→100"}, ""},
 		"a build that was unknown is not new": {[]but{promoted(10 * time.Minute), func(in *Input) { in.Record.Status.Build = "" }},
 			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
@@ -468,7 +471,7 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 		"the VirtualService is gone: nothing is left":              {because(gets(0)), verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1", added: "shifted: 50→0"}, ""},
 		"all traffic, 1 ns before the window is over":              {full(live, stableReady(0), promotedAt(30*time.Minute-1)), held, ""},
 		"all traffic, the window is over: forgiven":                {full(live, stableReady(0), promotedAt(30*time.Minute)), verdict{state: StateBaked, reason: ReasonWindowOver, added: "unlocked by window: 100→100; baked: 100→100"}, "could not be done within the window"},
-		"forgiving is left to live reads":                          {full(stableReady(0)), withLive(held), ""},
+		"forgiving is left to live reads":                          {full(leads, stableReady(0)), withLive(held), ""},
 		"its alert still fires: not forgiven":                      {full(live, stableReady(0), bad), held, ""},
 		"it fires, as another replica knows: not forgiven":         {full(live, stableReady(0), heardElsewhere(ActionRollback, time.Minute)), withRequeue(held, 15*time.Second), ""},
 		"a split has no window: not forgiven":                      {because(live, stableReady(0)), held, ""},

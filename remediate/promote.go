@@ -233,8 +233,7 @@ func (d *decider) wait() (Wait, string) {
 	}
 	if closed := in.Guard.Promotion.Closed; closed != nil {
 		if why := closed(d.now); why != "" {
-			d.wake(d.now.Add(pollForward))
-			return WaitWindow, why
+			return WaitWindow, why // for days perhaps: the resync is soon enough
 		}
 	}
 	return d.waitLive(byHand)
@@ -307,6 +306,7 @@ func (d *decider) tellLadder(changed bool) {
 	if !d.in.Leads {
 		return
 	}
+	d.keepPace()
 	s.Mode, s.Ladder = "", nil
 	if p.Mode != PromotionManual && p.Mode != PromotionAuto {
 		return
@@ -325,6 +325,23 @@ func (d *decider) tellLadder(changed bool) {
 	case d.rec.Lock != nil || d.state == StateBlocked:
 		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitLock, "waiting: locked"
 	}
+}
+
+// keepPace leaves the numbers of a moment ago in the record when they alone are
+// new. Each write has the guard looked at again; what is different each time
+// that somebody is asked would never come to rest.
+func (d *decider) keepPace() {
+	s, was := &d.rec.Status, d.was.Status
+	if s.Waiting == was.Waiting && s.Requests == was.Requests {
+		return
+	}
+	same := d.climbed && d.move == MoveNone && s.WaitingFor == was.WaitingFor && s.NextStep == was.NextStep && s.NextAt.Equal(was.NextAt) &&
+		s.Build == was.Build && s.MovedAt.Equal(was.MovedAt)
+	if ago := d.now.Sub(was.ToldAt); same && ago >= 0 && ago < pollForward {
+		s.Waiting, s.Requests = was.Waiting, was.Requests
+		return
+	}
+	s.ToldAt = d.now
 }
 
 // full says that every route gives the canary all of the pair's traffic.

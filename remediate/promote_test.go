@@ -106,7 +106,7 @@ func TestAPersonMayTakeAStepByHand(t *testing.T) {
 			string(m) + ": live answers are asked first":    {[]but{climbing(10), mode(m), ask, notAsked}, func() verdict { v := refused(pollCount, 10); v.forward = true; return v }(), ""},
 			string(m) + ": not past a hold alert":           {[]but{climbing(10), mode(m), ask, fires(ActionHold, "StableErrors", time.Minute)}, func() verdict { v := refused(pollCount, 10); v.state, v.reason = StateHeld, ReasonHeld; return v }(), "promote refused: waiting: alert StableErrors fires"},
 			string(m) + ": not past Prometheus's silence":   {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}, refused(pollForward, 10), "promote refused: waiting: Prometheus"},
-			string(m) + ": not past what the calendar says": {[]but{climbing(10), mode(m), ask, closed("no steps on Friday after 16:00")}, refused(pollForward, 10), "promote refused: waiting: no steps on Friday"},
+			string(m) + ": not past what the calendar says": {[]but{climbing(10), mode(m), ask, closed("no steps on Friday after 16:00")}, refused(pollCount, 10), "promote refused: waiting: no steps on Friday"},
 		})
 	}
 }
@@ -375,9 +375,10 @@ func TestAStopwatchHasSeenWhatChangedBeforeItsEyes(t *testing.T) {
 	w := newStopwatch()
 	var run time.Duration
 	w.elapsed = func() time.Duration { return run }
+	now := at
 	want := func(why string, movedAt time.Time, want Watched) {
 		t.Helper()
-		if got := w.read("a", movedAt); got != want {
+		if got := w.read("a", movedAt, now); got != want {
 			t.Errorf("%s: %+v, want %+v", why, got, want)
 		}
 	}
@@ -386,13 +387,14 @@ func TestAStopwatchHasSeenWhatChangedBeforeItsEyes(t *testing.T) {
 	run += time.Minute
 	want("found as it was", at.Add(-time.Hour), Watched{})
 	first := at.Add(time.Minute)
+	want("written by another replica since", first, Watched{Known: true})
 	w.saw("a", first, first)
 	run += time.Minute
 	want("seen to change", first, Watched{Known: true, For: time.Minute})
-	want("another guard's", at, Watched{})
+	want("put right by another replica", now.Add(-time.Minute-time.Second), Watched{Known: true, For: time.Minute})
 	corrected := first.Add(time.Hour) // the clock was set an hour forward, and the record put right
 	w.saw("a", corrected, corrected.Add(time.Minute))
-	run += time.Minute
+	run, now = run+time.Minute, corrected.Add(2*time.Minute)
 	want("put right", corrected, Watched{Known: true, For: 2 * time.Minute})
 	w.saw("a", corrected.Add(time.Minute), corrected.Add(2*time.Minute))
 	want("changed by another replica", corrected.Add(time.Minute), Watched{Known: true})
@@ -400,7 +402,7 @@ func TestAStopwatchHasSeenWhatChangedBeforeItsEyes(t *testing.T) {
 	want("forgotten", corrected.Add(time.Minute), Watched{})
 	w.saw("a", at, at)
 	want("changed in the first pass", at, Watched{Known: true})
-	if got := (*stopwatch)(nil).read("a", at); got != (Watched{}) {
+	if got := (*stopwatch)(nil).read("a", at, at); got != (Watched{}) {
 		t.Errorf("none at all: %+v", got)
 	}
 }
@@ -497,6 +499,58 @@ func TestTheNewestHeartbeatIsNotOneOfTheFuture(t *testing.T) {
 	} {
 		if got := newestOf(c.leases, at.Add(-c.own), at); !got.Equal(at.Add(-c.want)) {
 			t.Errorf("%s: %s, want %s", name, got, at.Add(-c.want))
+		}
+	}
+}
+
+func TestNumbersThatAlwaysChangeAreWrittenAtTheirPace(t *testing.T) {
+	for name, c := range map[string]struct{ first, later []but }{
+		"requests counted": {[]but{climbing(10), mode(PromotionOff), func(in *Input) { in.Count = Count{Asked: true, Known: true, Requests: 5} }},
+			[]but{func(in *Input) { in.Count.Requests++ }}},
+		"requests waited for": {[]but{climbing(10), requests(5)}, []but{func(in *Input) { in.Forward.Requests++ }}},
+		"an error's text":     {[]but{climbing(10), func(in *Input) { in.Forward.Err = "port 4000 refused" }}, []but{func(in *Input) { in.Forward.Err = "port 4001 refused" }}},
+		"a gate's value": {[]but{climbing(10), func(in *Input) { in.Forward.Gates = []Gate{{Name: "slo", Why: "0.97"}} }},
+			[]but{func(in *Input) { in.Forward.Gates[0].Why = "0.98" }}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := given(c.first...)
+			first := Decide(in, at).Record
+			in.Record = first
+			for _, e := range c.later {
+				e(&in)
+			}
+			if d := Decide(in, at.Add(pollForward-1)); !reflect.DeepEqual(d.Record.Data(), first.Data()) {
+				t.Errorf("written again: %+v", d.Record.Status)
+			}
+			if d := Decide(in, at.Add(pollForward)); reflect.DeepEqual(d.Record.Data(), first.Data()) {
+				t.Errorf("never written again: %+v", d.Record.Status)
+			}
+			if d := Decide(in, at.Add(-time.Hour)); reflect.DeepEqual(d.Record.Data(), first.Data()) {
+				t.Errorf("a clock that was set back keeps it for an hour: %+v", d.Record.Status)
+			}
+			in.Canary.Build = "b2"
+			if d := Decide(in, at.Add(time.Second)); reflect.DeepEqual(d.Record.Status.ToldAt, first.Status.ToldAt) && d.Record.Status.Requests != first.Status.Requests {
+				t.Errorf("another build has the old numbers: %+v", d.Record.Status)
+			}
+		})
+	}
+}
+
+func TestReplicasWhoseClocksDifferAgreeOnTheWindow(t *testing.T) {
+	byStep := func(in *Input) { in.Record.Status.MovedAt = in.Record.Status.PromotedAt }
+	for name, c := range map[string]struct {
+		in   []but
+		want State
+	}{
+		"the lease holder ends it":                            {[]but{leads, promoted(30 * time.Minute)}, StateBaked},
+		"no other does":                                       {[]but{promoted(26 * time.Hour)}, StatePromoted},
+		"nor takes back that it has ended":                    {[]but{promoted(-time.Hour), func(in *Input) { in.Record.Status.BakedAt = at }}, StateBaked},
+		"the clock was set forwards: what was watched counts": {[]but{leads, promoted(26 * time.Hour), byStep, func(in *Input) { in.Watched = Watched{Known: true, For: time.Minute} }}, StatePromoted},
+		"and ends it":                                         {[]but{leads, promoted(-26 * time.Hour), byStep, func(in *Input) { in.Watched = Watched{Known: true, For: 30 * time.Minute} }}, StateBaked},
+	} {
+		d := Decide(given(c.in...), at)
+		if d.Record.Status.State != c.want || d.Requeue > 0 && d.Requeue < time.Second {
+			t.Errorf("%s: %s, looked at again after %s; want %s", name, d.Record.Status.State, d.Requeue, c.want)
 		}
 	}
 }

@@ -6,3 +6,5 @@ package remediate
 // says otherwise. The race detector makes each ten times dearer; make test runs
 // the test without it as well.
 const sequences = "300"
+
+const weeks = 8

@@ -157,7 +157,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 		return Input{}, s, err
 	}
 	s.input.Alerts = alerts
-	s.input.Watched = r.watch.read(g.Name, s.input.Record.Status.MovedAt)
+	s.input.Watched = r.watch.read(g.Name, s.input.Record.Status.MovedAt, r.now())
 	s.input.Count = ask.count
 	s.input.Leads = r.leads()
 	s.input.Live = ask.live && s.input.Leads

@@ -122,6 +122,7 @@ type Status struct {
 	Waiting    string        `json:"waiting,omitempty"`    // what the next step waits for, in plain words
 	WaitingFor Wait          `json:"waitingFor,omitempty"` // the same, of a closed set
 	Waited     []Wait        `json:"waited,omitempty"`     // what the history has told of since weight or build changed
+	ToldAt     time.Time     `json:"toldAt,omitzero"`      // when Waiting or Requests were last brought up to date
 	NextStep   int           `json:"nextStep,omitempty"`   // weight of the next step of promotion
 	NextAt     time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
 	Requests   int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked

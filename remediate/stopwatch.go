@@ -30,23 +30,27 @@ func newStopwatch() *stopwatch {
 	return &stopwatch{elapsed: func() time.Duration { return time.Since(start) }, guards: map[string]sighting{}}
 }
 
-// read is for how long the weights stand that the record says have changed at
-// movedAt.
-func (w *stopwatch) read(guard string, movedAt time.Time) Watched {
+// read is for how long, at now, the weights stand that the record says have
+// changed at movedAt. What another replica has written since this one looked
+// last has changed just now.
+func (w *stopwatch) read(guard string, movedAt, now time.Time) Watched {
 	if w == nil {
 		return Watched{}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s, ok := w.guards[guard]
-	if !ok || !s.known || !s.movedAt.Equal(movedAt) {
+	elapsed := w.elapsed()
+	switch {
+	case !ok || !s.known && s.movedAt.Equal(movedAt):
 		return Watched{}
+	case s.same(movedAt, now, elapsed):
+		return Watched{Known: true, For: elapsed - s.at}
 	}
-	return Watched{Known: true, For: w.elapsed() - s.at}
+	return Watched{Known: true}
 }
 
-// saw notes what a pass at now has left in the record. A time that has only
-// been put right is no new change.
+// saw notes what a pass at now has left in the record.
 func (w *stopwatch) saw(guard string, movedAt, now time.Time) {
 	if w == nil {
 		return
@@ -54,16 +58,22 @@ func (w *stopwatch) saw(guard string, movedAt, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s, ok := w.guards[guard]
-	if ok && s.movedAt.Equal(movedAt) {
-		return
-	}
 	elapsed := w.elapsed()
-	if ok && s.known && (now.Sub(movedAt)-(elapsed-s.at)).Abs() <= clockTolerance {
+	switch {
+	case ok && s.movedAt.Equal(movedAt):
+		return
+	case ok && s.same(movedAt, now, elapsed):
 		s.movedAt = movedAt
-	} else {
+	default:
 		s = sighting{movedAt: movedAt, at: elapsed, known: ok || movedAt.Equal(now)}
 	}
 	w.guards[guard] = s
+}
+
+// same says that movedAt tells of this sighting: its time may only have been
+// put right since.
+func (s sighting) same(movedAt, now time.Time, elapsed time.Duration) bool {
+	return s.known && (s.movedAt.Equal(movedAt) || (now.Sub(movedAt)-(elapsed-s.at)).Abs() <= clockTolerance)
 }
 
 // forget drops a guard that is no longer configured.
