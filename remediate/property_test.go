@@ -44,6 +44,12 @@ type machine struct {
 	beat     time.Time
 	prom     bool // Prometheus and Alertmanager answer
 	down     bool // the API server does not
+	gateShut bool // what a step asks for besides
+	closed   bool
+	few      bool
+	movedAt  time.Time // last change of weights by anybody
+	raisedTo int       // a step of guardian's that its record has not seen yet
+	oldBuild int       // the build at first sight; 0: somebody has begun with it
 	alerts   int
 	busy     bool // a pass is under way: no other pass starts inside it
 	fault    *fault
@@ -75,7 +81,14 @@ func newMachine(t *rapid.T) *machine {
 			Steps: []Step{{Weight: 10, Interval: time.Minute}, {Weight: 50, Interval: time.Minute, Bake: time.Minute}, {Weight: 100, Interval: time.Minute}}},
 		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute}
 	m.w = &world{template: 1, made: map[int]time.Time{1: m.now.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2}
+	m.guard.Promotion.Closed = func(time.Time) string {
+		if m.closed {
+			return "it is Friday"
+		}
+		return ""
+	}
 	m.ciReplace(rapid.SampledFrom([]int{0, 10, 100}).Draw(t, "weight at first sight"))
+	m.oldBuild = 1
 	for i := range 2 {
 		r := &replica{name: fmt.Sprint("guardian-", i), view: m.w.copy(), leads: i == 0, known: map[string]Alert{}, pending: map[string]Alert{}}
 		m.wire(r)
@@ -124,14 +137,21 @@ func (m *machine) wire(r *replica) {
 			if !m.prom {
 				return Forward{Err: "Prometheus does not answer"}, nil
 			}
-			return Forward{Requests: 200}, slices.Collect(maps.Values(m.firing))
+			return Forward{Requests: m.requests(), Gates: []Gate{{Name: "slo", Open: !m.gateShut, Why: "0"}}}, slices.Collect(maps.Values(m.firing))
 		},
-		count:   func(context.Context, snapshot) Count { return Count{Known: m.prom, Requests: 200} },
+		count:   func(context.Context, snapshot) Count { return Count{Known: m.prom, Requests: m.requests()} },
 		changed: func(Guard, snapshot, Decision) {},
 	}
 }
 
 func (m *machine) clock() time.Time { return m.now }
+
+func (m *machine) requests() int64 {
+	if m.few {
+		return 99
+	}
+	return 200
+}
 
 func (m *machine) parsed() Record {
 	r, err := ParseRecord(m.w.cm)
@@ -163,6 +183,12 @@ func (m *machine) paused() bool {
 // checkWrite holds each write of guardian against the invariants.
 func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructured, manager string) {
 	was, is := m.trafficOf(before), m.trafficOf(after)
+	moved := was.Weight != is.Weight || was.Lowest != is.Lowest
+	defer func() {
+		if moved {
+			m.movedAt = m.now
+		}
+	}()
 	if a, b := blank(m.t, before), blank(m.t, after); !reflect.DeepEqual(a, b) {
 		m.t.Fatalf("invariant 3: guardian changed more than weights:\n%v\n%v", a, b)
 	}
@@ -194,10 +220,58 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 	case m.guard.Promotion.Mode == PromotionOff && !strings.Contains(m.w.cm.Data[keyHistory], `"step","by":"someone"`):
 		m.t.Fatalf("raised in mode off without a person's wish")
 	}
-	steps := []int{10, 50, 100}
-	if i := slices.Index(steps, is.Weight); i < 0 || i > 0 && was.Weight < steps[i-1] {
-		m.t.Fatalf("a step was skipped: %d to %d", was.Weight, is.Weight)
+	m.checkStep(record, was, is)
+}
+
+// checkStep holds a step against the conditions that are a step's alone.
+func (m *machine) checkStep(record Record, was, is Traffic) {
+	steps := m.guard.Promotion.Steps
+	rung := slices.IndexFunc(steps, func(s Step) bool { return s.Weight > was.Lowest })
+	if rung < 0 || steps[rung].Weight != is.Weight || is.Lowest != is.Weight {
+		m.t.Fatalf("not one rung: %d to %d", was.Lowest, is.Weight)
 	}
+	interval := steps[rung].Interval
+	if rung > 0 {
+		interval += steps[rung-1].Bake
+	}
+	byHand := false
+	for _, e := range slices.Backward(record.History) {
+		if e.Event == "step" {
+			byHand = e.By != bySchedule
+			break
+		}
+	}
+	switch {
+	case m.gateShut:
+		m.t.Fatalf("raised to %d with a closed gate", is.Weight)
+	case m.closed:
+		m.t.Fatalf("raised to %d when the calendar is closed", is.Weight)
+	case !m.meddled && slices.ContainsFunc(m.w.pods, func(p int) bool { return p != m.w.template }):
+		m.t.Fatalf("raised to %d in the middle of a rollout", is.Weight)
+	case byHand:
+	case m.guard.Promotion.Mode != PromotionAuto:
+		m.t.Fatalf("raised to %d by the schedule in mode %s", is.Weight, m.guard.Promotion.Mode)
+	case m.few && was.Weight > 0:
+		m.t.Fatalf("raised to %d after too few requests", is.Weight)
+	case !m.meddled && m.w.template == m.oldBuild:
+		m.t.Fatalf("raised to %d: the build of the first sight", is.Weight)
+	case was.Weight > 0 && is.Weight != m.raisedTo && m.now.Sub(m.movedAt) < interval:
+		m.t.Fatalf("raised to %d after %s, the interval is %s", is.Weight, m.now.Sub(m.movedAt), interval)
+	}
+	m.raisedTo, m.oldBuild = is.Weight, 0
+}
+
+// put has the API server store a VirtualService of somebody else's; nil
+// deletes it.
+func (m *machine) put(vs *unstructured.Unstructured) {
+	was, is := m.trafficOf(m.w.vs), m.trafficOf(vs)
+	if was.Weight != is.Weight || was.Lowest != is.Lowest {
+		m.movedAt = m.now
+	}
+	if is.Weight > was.Weight {
+		m.oldBuild = 0
+	}
+	m.w.vs = vs
 }
 
 // blank is a VirtualService without what guardian may touch.
@@ -263,6 +337,9 @@ func (m *machine) pass(r *replica) {
 	sent := maps.Clone(r.pending)
 	was := m.parsed().Lock != nil
 	out, err := r.rec.reconcile(context.Background(), m.guard, slices.Collect(maps.Values(now)))
+	if m.parsed().Status.Expected == nil {
+		m.raisedTo = 0
+	}
 	if errors.Is(err, errCrash) {
 		r.pending, r.known = map[string]Alert{}, map[string]Alert{}
 		if m.prom { // at start guardian lists what fires
@@ -344,7 +421,7 @@ func (m *machine) checkCalm() {
 func (m *machine) ciReplace(weight int) {
 	u := &unstructured.Unstructured{Object: manifest(weight)}
 	u.SetResourceVersion(m.w.next())
-	m.w.vs = u
+	m.put(u)
 }
 
 func (m *machine) ciApply(weight int) {
@@ -357,7 +434,7 @@ func (m *machine) ciApply(weight int) {
 	u.SetAnnotations(a)
 	u.SetManagedFields(m.w.vs.GetManagedFields())
 	u.SetResourceVersion(m.w.next())
-	m.w.vs = u
+	m.put(u)
 }
 
 // outside is something that anybody but guardian does.
@@ -371,11 +448,11 @@ func (m *machine) outside(label string) {
 	case "replace", "recreate":
 		m.ciReplace(weight())
 	case "delete":
-		m.w.vs = nil
+		m.put(nil)
 	case "build":
 		n := len(m.w.made) + 1
 		m.w.made[n] = m.now
-		m.w.template = n
+		m.w.template, m.oldBuild = n, 0
 		if rapid.Bool().Draw(t, label+" ready at once") {
 			m.w.pods = []int{n, n}
 		}
@@ -500,6 +577,11 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			m.replicas[1].leads = !m.replicas[0].leads
 		},
 		"prom": func(t *rapid.T) { m.t = t; m.prom = rapid.Bool().Draw(t, "answers") },
+		"conditions": func(t *rapid.T) {
+			m.t = t
+			m.gateShut, m.closed, m.few = rapid.Bool().Draw(t, "gate shut"), rapid.Bool().Draw(t, "calendar closed"), rapid.Bool().Draw(t, "few requests")
+		},
+		"open": func(t *rapid.T) { m.t = t; m.gateShut, m.closed, m.few = false, false, false },
 		"api":  func(t *rapid.T) { m.t = t; m.down = rapid.Bool().Draw(t, "down") },
 		"time": func(t *rapid.T) {
 			m.t = t
