@@ -27,7 +27,7 @@ unit: ## Run the tests that need no control plane
 
 .PHONY: test
 test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertmanager
-	$(GO) test -run=PropertyInvariants ./remediate
+	$(GO) test -run='PropertyInvariants|SimulatedWeek' ./remediate
 	$(GO) test -race -shuffle=on -timeout=30m $(PACKAGES)
 
 .PHONY: fuzz

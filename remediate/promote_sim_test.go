@@ -639,6 +639,9 @@ func TestASimulatedWeekTakesNoStepWithoutItsConditions(t *testing.T) {
 			t.Fatalf("GUARDIAN_SIM %q: want a number of guards", text)
 		}
 	}
+	if guards == 0 {
+		t.Skip("minutes of one goroutine each under the race detector; make test runs it without")
+	}
 	began := time.Now()
 	all := tally{waits: map[Wait]int{}}
 	var mu sync.Mutex
