@@ -244,6 +244,7 @@ func (d *decider) observe() {
 		d.adoptBuild()
 		s.Waited = nil
 		if known && !first {
+			s.Fresh = true
 			if d.in.Guard.Promotion.Mode == PromotionAuto {
 				s.Promoting = s.Build
 			}
@@ -283,6 +284,7 @@ func (d *decider) observeWeight(first bool) {
 			s.Promoting = s.Build // CI has begun, or stepped in: go on from here
 		}
 		s.Weight, s.Spread, s.MovedAt, s.Expected, s.Waited = w, spread, d.now, nil, nil
+		s.Fresh = false
 	}
 	if full != s.Full {
 		s.Full, s.Uncanaried, s.PromotedAt, s.BakedAt = full, false, time.Time{}, time.Time{}

@@ -177,7 +177,7 @@ func (d *decider) nextStep() (next, at Step, more bool) {
 // nothing to watch yet. One that somebody has taken back to 0 does wait.
 func (d *decider) due(step, at Step) time.Time {
 	s := &d.rec.Status
-	if s.Weight == 0 && !s.MovedAt.After(s.BuildSince) {
+	if s.Weight == 0 && s.Fresh {
 		return time.Time{}
 	}
 	if s.MovedAt.Equal(d.was.Status.MovedAt) {
@@ -284,7 +284,7 @@ func (d *decider) step(step Step) {
 	s.Promoting, s.Expected = s.Build, &step.Weight
 	if !again {
 		e := d.entry("step", by, d.text)
-		e.To = step.Weight
+		e.From, e.To = d.in.Traffic.Weight, step.Weight
 		d.rec.History = append(d.rec.History, e)
 	}
 	d.asked = nil

@@ -59,32 +59,34 @@ func stays(state State, requeue time.Duration) verdict {
 func TestTheLadderIsClimbedRungByRung(t *testing.T) {
 	shifting := StateShifting
 	runRows(t, map[string]row{
-		"from 0 to the first rung":                  {[]but{climbing(0)}, stepTo(StateIdle, 0, 10), "step to 10%"},
-		"from 10 to 30":                             {[]but{climbing(10)}, stepTo(shifting, 10, 30), ""},
-		"from 30 to 50":                             {[]but{climbing(30)}, stepTo(shifting, 30, 50), ""},
-		"from 50 to 100":                            {[]but{climbing(50)}, stepTo(shifting, 50, 100), ""},
-		"at 100 there is nothing left":              {[]but{climbing(100), promotedAt(time.Minute)}, stays(StatePromoted, pollCount), ""},
-		"from a weight of CI's between two rungs":   {[]but{climbing(20)}, stepTo(shifting, 20, 30), ""},
-		"routes at different weights: the lowest":   {[]but{climbing(30), lowest(10)}, stepTo(shifting, 30, 30), ""},
-		"a first step waits for no interval":        {[]but{climbing(0), movedAt(2 * time.Minute), buildSince(time.Minute)}, stepTo(StateIdle, 0, 10), ""},
-		"nor for requests":                          {[]but{climbing(0), requests(0)}, stepTo(StateIdle, 0, 10), ""},
-		"but one taken back to 0 waits for it":      {[]but{climbing(0), movedAt(5*time.Minute - 1)}, stays(StateIdle, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
-		"and not for longer":                        {[]but{climbing(0), movedAt(5 * time.Minute)}, stepTo(StateIdle, 0, 10), ""},
-		"1 ns before the interval is over":          {[]but{climbing(10), movedAt(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
-		"when it is over":                           {[]but{climbing(10), movedAt(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
-		"1 ns before the bake time of 50% is over":  {[]but{climbing(50), movedAt(7*time.Minute - 1)}, stays(shifting, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
-		"when it is over, 100":                      {[]but{climbing(50), movedAt(7 * time.Minute)}, stepTo(shifting, 50, 100), ""},
-		"the bake time of 50% is not one of 30%":    {[]but{climbing(30), movedAt(5 * time.Minute)}, stepTo(shifting, 30, 50), ""},
-		"CI stepped in just now: from there, later": {[]but{climbing(10), gets(30)}, withAdded(stays(shifting, pollCount), "shifted: 10→30"), "until 2026-03-02T09:05:00Z"},
-		"CI began what nobody had begun":            {[]but{climbing(0), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, pollCount), "shifted: 0→10"), "until"},
-		"CI went back: it waits as well":            {[]but{climbing(50), gets(10)}, withAdded(stays(shifting, pollCount), "shifted: 50→10"), "until"},
-		"CI went back on what nobody had begun":     {[]but{climbing(50), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, pollCount), "shifted: 50→10"), "waiting: for a new build"},
-		"a new build that is ready starts it":       {[]but{climbing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
-		"a lock that a new build lifts starts it":   {[]but{climbing(0), locked(LockBuild), runs("b2", 2)}, verdict{state: StateIdle, move: MoveForward, weight: 10, reason: ReasonStep, refused: "b1", requeue: pollForward, added: "new-build: 0→0; unlocked by new build: 0→0; step by schedule: 0→10"}, ""},
-		"a step gives back what a rollback changed": {[]but{climbing(0), func(in *Input) { in.Owned = true }}, func() verdict { v := stepTo(StateIdle, 0, 10); v.release = true; return v }(), ""},
-		"mode off leaves it to CI":                  {[]but{climbing(10), mode(PromotionOff)}, stays(shifting, pollCount), ""},
-		"mode manual waits for a person":            {[]but{climbing(10), mode(PromotionManual)}, stays(shifting, pollCount), "guardian promote"},
-		"mode manual in CI's hands does not begin":  {[]but{climbing(10), mode(PromotionManual), gets(30)}, withAdded(stays(shifting, pollCount), "shifted: 10→30"), "guardian promote"},
+		"from 0 to the first rung":                   {[]but{climbing(0)}, stepTo(StateIdle, 0, 10), "step to 10%"},
+		"from 10 to 30":                              {[]but{climbing(10)}, stepTo(shifting, 10, 30), ""},
+		"from 30 to 50":                              {[]but{climbing(30)}, stepTo(shifting, 30, 50), ""},
+		"from 50 to 100":                             {[]but{climbing(50)}, stepTo(shifting, 50, 100), ""},
+		"at 100 there is nothing left":               {[]but{climbing(100), promotedAt(time.Minute)}, stays(StatePromoted, pollCount), ""},
+		"from a weight of CI's between two rungs":    {[]but{climbing(20)}, stepTo(shifting, 20, 30), ""},
+		"routes at different weights: the lowest":    {[]but{climbing(30), lowest(10)}, stepTo(shifting, 30, 30), ""},
+		"a first step waits for no interval":         {[]but{climbing(0), movedAt(2 * time.Minute), func(in *Input) { in.Record.Status.Fresh = true }}, stepTo(StateIdle, 0, 10), ""},
+		"whatever the clocks say":                    {[]but{climbing(0), movedAt(-time.Hour), func(in *Input) { in.Record.Status.Fresh = true }}, stepTo(StateIdle, 0, 10), ""},
+		"a fresh build that CI has begun with waits": {[]but{climbing(0), gets(10), func(in *Input) { in.Record.Status.Fresh = true }}, withAdded(stays(shifting, pollCount), "shifted: 0→10"), "until"},
+		"nor for requests":                           {[]but{climbing(0), requests(0)}, stepTo(StateIdle, 0, 10), ""},
+		"but one taken back to 0 waits for it":       {[]but{climbing(0), movedAt(5*time.Minute - 1)}, stays(StateIdle, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
+		"and not for longer":                         {[]but{climbing(0), movedAt(5 * time.Minute)}, stepTo(StateIdle, 0, 10), ""},
+		"1 ns before the interval is over":           {[]but{climbing(10), movedAt(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
+		"when it is over":                            {[]but{climbing(10), movedAt(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
+		"1 ns before the bake time of 50% is over":   {[]but{climbing(50), movedAt(7*time.Minute - 1)}, stays(shifting, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
+		"when it is over, 100":                       {[]but{climbing(50), movedAt(7 * time.Minute)}, stepTo(shifting, 50, 100), ""},
+		"the bake time of 50% is not one of 30%":     {[]but{climbing(30), movedAt(5 * time.Minute)}, stepTo(shifting, 30, 50), ""},
+		"CI stepped in just now: from there, later":  {[]but{climbing(10), gets(30)}, withAdded(stays(shifting, pollCount), "shifted: 10→30"), "until 2026-03-02T09:05:00Z"},
+		"CI began what nobody had begun":             {[]but{climbing(0), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, pollCount), "shifted: 0→10"), "until"},
+		"CI went back: it waits as well":             {[]but{climbing(50), gets(10)}, withAdded(stays(shifting, pollCount), "shifted: 50→10"), "until"},
+		"CI went back on what nobody had begun":      {[]but{climbing(50), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, pollCount), "shifted: 50→10"), "waiting: for a new build"},
+		"a new build that is ready starts it":        {[]but{climbing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
+		"a lock that a new build lifts starts it":    {[]but{climbing(0), locked(LockBuild), runs("b2", 2)}, verdict{state: StateIdle, move: MoveForward, weight: 10, reason: ReasonStep, refused: "b1", requeue: pollForward, added: "new-build: 0→0; unlocked by new build: 0→0; step by schedule: 0→10"}, ""},
+		"a step gives back what a rollback changed":  {[]but{climbing(0), func(in *Input) { in.Owned = true }}, func() verdict { v := stepTo(StateIdle, 0, 10); v.release = true; return v }(), ""},
+		"mode off leaves it to CI":                   {[]but{climbing(10), mode(PromotionOff)}, stays(shifting, pollCount), ""},
+		"mode manual waits for a person":             {[]but{climbing(10), mode(PromotionManual)}, stays(shifting, pollCount), "guardian promote"},
+		"mode manual in CI's hands does not begin":   {[]but{climbing(10), mode(PromotionManual), gets(30)}, withAdded(stays(shifting, pollCount), "shifted: 10→30"), "guardian promote"},
 	})
 }
 
@@ -551,6 +553,22 @@ func TestReplicasWhoseClocksDifferAgreeOnTheWindow(t *testing.T) {
 		d := Decide(given(c.in...), at)
 		if d.Record.Status.State != c.want || d.Requeue > 0 && d.Requeue < time.Second {
 			t.Errorf("%s: %s, looked at again after %s; want %s", name, d.Record.Status.State, d.Requeue, c.want)
+		}
+	}
+}
+
+func TestABuildIsFreshUntilTheWeightsChange(t *testing.T) {
+	for name, c := range map[string]struct {
+		in   []but
+		want bool
+	}{
+		"a new build":                     {[]but{climbing(0), runs("b2", 2), notAsked}, true},
+		"CI goes back to 0 with it":       {[]but{climbing(50), runs("b2", 2), gets(0)}, false},
+		"CI goes back to 0, by any clock": {[]but{climbing(50), gets(0), buildSince(-time.Hour)}, false},
+		"first sight":                     {[]but{unseen, gets(0)}, false},
+	} {
+		if d := Decide(given(c.in...), at); d.Record.Status.Fresh != c.want || !c.want && d.Move == MoveForward {
+			t.Errorf("%s: fresh %v, move %v; want %v", name, d.Record.Status.Fresh, d.Move, c.want)
 		}
 	}
 }

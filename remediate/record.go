@@ -127,6 +127,7 @@ type Status struct {
 	NextAt     time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
 	Requests   int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
 	Noted      []string      `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
+	Fresh      bool          `json:"fresh,omitempty"`      // no weight has changed since this build appeared
 	Promoting  string        `json:"promoting,omitempty"`  // build that the scheduler may move forward
 	Ready      ReadyInfo     `json:"ready,omitzero"`       // ready endpoints, as last seen
 	Uncanaried bool          `json:"uncanaried,omitempty"` // a new build came while the canary had 100%
