@@ -131,6 +131,9 @@ type cacheReader struct {
 	podIndex   cache.Indexer
 	deployIdx  cache.Indexer
 	sliceIndex cache.Indexer
+
+	ownRecords  ownWrites[*corev1.ConfigMap]
+	ownServices ownWrites[*unstructured.Unstructured]
 }
 
 // get finds an object of the namespace by name.
@@ -157,21 +160,24 @@ func absent[T any](obj *T, err error) (*T, error) {
 }
 
 func (c *cacheReader) record(_ context.Context, guard string) (*corev1.ConfigMap, error) {
-	return absent(c.records.ConfigMaps(c.namespace).Get(RecordName(guard)))
+	cm, err := absent(c.records.ConfigMaps(c.namespace).Get(RecordName(guard)))
+	if err != nil {
+		return nil, err
+	}
+	cm, _ = c.ownRecords.newest(RecordName(guard), cm, cm != nil)
+	return cm, nil
 }
 
 func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
 	obj, err := c.vs.ByNamespace(c.namespace).Get(name)
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
+	if err != nil && !apierrors.IsNotFound(err) {
 		return nil, err
 	}
 	u, ok := obj.(*unstructured.Unstructured)
-	if !ok {
+	if err == nil && !ok {
 		return nil, fmt.Errorf("VirtualService %s/%s: cache holds a %T", c.namespace, name, obj)
 	}
+	u, _ = c.ownServices.newest(name, u, ok)
 	return u, nil
 }
 
@@ -348,6 +354,7 @@ type writer struct {
 	namespace string
 	kube      kubernetes.Interface
 	dynamic   dynamic.Interface
+	cache     *cacheReader // told of what was written
 }
 
 func conflictOr(err error, format string, args ...any) error {
@@ -392,6 +399,10 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 		return nil, err
 	}
 	cm, err := cms.Patch(ctx, old.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager})
+	if err == nil {
+		cm.ManagedFields = nil
+		w.cache.ownRecords.wrote(cm)
+	}
 	return cm, conflictOr(err, "write record %s/%s", w.namespace, old.Name)
 }
 
@@ -453,8 +464,12 @@ func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstr
 	if err != nil {
 		return fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
 	}
-	_, err = w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Patch(ctx, vs.GetName(), types.JSONPatchType, body,
+	now, err := w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Patch(ctx, vs.GetName(), types.JSONPatchType, body,
 		metav1.PatchOptions{FieldManager: manager})
+	if err == nil {
+		trimVirtualService(now)
+		w.cache.ownServices.wrote(now)
+	}
 	return conflictOr(err, "patch VirtualService %s/%s", w.namespace, vs.GetName())
 }
 

@@ -138,7 +138,7 @@ func New(o Options) (*Controller, error) {
 	c.event = newEvents(o)
 	c.r = &reconciler{
 		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(),
-		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic},
+		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic, cache: c.info.reader},
 		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst,
 	}
 	return c, nil
