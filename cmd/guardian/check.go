@@ -124,6 +124,10 @@ func (c *cluster) checkRights(ctx context.Context, p *preflight, config Config, 
 	if config.Rules.Enabled {
 		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"get", "create", "patch"}})
 		namespaces = append(namespaces, config.Rules.Namespace)
+		if config.Rules.FastLane.Enabled {
+			all = append(all, right{"monitoring.coreos.com", "podmonitors", []string{"get", "list", "watch", "create", "patch", "delete"}})
+			namespaces = append(namespaces, config.Rules.Namespace)
+		}
 	}
 	missing := 0
 	for i, r := range all {
@@ -210,6 +214,12 @@ func checkPrometheus(ctx context.Context, p *preflight, c Config) {
 		"series: istio_requests_total of namespace "+c.Namespace,
 		"series: Prometheus has no istio_requests_total of namespace "+c.Namespace+": are the sidecars scraped?") {
 		return
+	}
+	if c.Rules.FastLane.Enabled {
+		ask(fmt.Sprintf("count(fastlane_istio_requests_total{destination_workload_namespace=%q})", c.Namespace),
+			"series: the fast lane's of namespace "+c.Namespace,
+			"series: none of the fast lane in namespace "+c.Namespace+": does prometheus-operator select the PodMonitor "+c.Rules.fastLaneName()+
+				" (rules.labels), and do the pods have a port http-envoy-prom? The ordinary scrapes are judged instead")
 	}
 	for _, g := range c.Guards {
 		ask(fmt.Sprintf(`count({__name__=~"guardian:.+:info", guardian_guard=%q, namespace=%q})`, g.Name, c.Namespace),

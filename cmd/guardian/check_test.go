@@ -70,6 +70,14 @@ func TestCheckFindsWhatIsMissing(t *testing.T) {
 	} {
 		want(t, code, text, exitFailed, says)
 	}
+	t.Run("fast lane", func(t *testing.T) {
+		t.Setenv("GUARDIAN_RULES_FAST_LANE_ENABLED", "true")
+		code, text := b.run(controlplane.Admin, "check", "-f", file, "--prometheus", prometheus)
+		want(t, code, text, exitFailed, "FAIL  rights: system:serviceaccount:"+b.namespace+":guardian may not delete podmonitors")
+		want(t, code, text, exitFailed, "ok    series: the fast lane's")
+		code, text = b.run(controlplane.Admin, "check", "-f", file, "--prometheus", fakePrometheus(t, "(istio_requests_total"))
+		want(t, code, text, exitFailed, "FAIL  series: none of the fast lane in namespace "+b.namespace+": does prometheus-operator select the PodMonitor guardian-fast-lane")
+	})
 	if err := app.Scale(t.Context(), "v1", 0); err != nil {
 		t.Fatal(err)
 	}

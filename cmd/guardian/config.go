@@ -83,7 +83,8 @@ type RulesConfig struct {
 	Interval  time.Duration     `yaml:"interval"`  // of evaluation, whole seconds; default 3s
 	Labels    map[string]string `yaml:"labels"`    // of the PrometheusRule, such as release: kube-prometheus-stack
 	// ScrapeInterval of the workloads' proxies. Default 15s.
-	ScrapeInterval time.Duration `yaml:"scrapeInterval"`
+	ScrapeInterval time.Duration  `yaml:"scrapeInterval"`
+	FastLane       FastLaneConfig `yaml:"fastLane"`
 	// StableFactor is how many times stable's share of bad requests the
 	// canary's must exceed while stable is beyond the limit too. Default 2.
 	StableFactor float64 `yaml:"stableFactor"`
@@ -97,6 +98,19 @@ type RulesConfig struct {
 	Proxies string `yaml:"proxies"`
 	Self    string `yaml:"self"`
 }
+
+// FastLaneConfig is a scrape of the guarded workloads' own sidecars alone, for
+// what the rules read. guardian writes it as a PodMonitor if rules.enabled.
+type FastLaneConfig struct {
+	Enabled bool `yaml:"enabled"` // default false
+	// Interval of these scrapes, whole seconds, at most 5s; the rules are
+	// evaluated as often. Default 1s.
+	Interval time.Duration `yaml:"interval"`
+}
+
+// fastLaneName is the PodMonitor's. It is not rules.name: that is what the
+// PodMonitor of guardian's own metrics is called.
+func (r RulesConfig) fastLaneName() string { return r.Name + "-fast-lane" }
 
 // LinksConfig has base URLs that alert texts link to; empty: no such link.
 type LinksConfig struct {
@@ -270,7 +284,7 @@ func DefaultConfig() Config {
 		Prometheus:    endpoint("http://prometheus:9090"),
 		Alertmanager:  endpoint("http://alertmanager:9093"),
 		Heartbeat:     HeartbeatConfig{MaxAge: 3 * time.Minute},
-		Rules:         RulesConfig{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, StableFactor: 2, RestartsFrom: restartsFromGuardian},
+		Rules:         RulesConfig{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, FastLane: FastLaneConfig{Interval: time.Second}, StableFactor: 2, RestartsFrom: restartsFromGuardian},
 	}
 }
 

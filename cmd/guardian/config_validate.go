@@ -115,6 +115,8 @@ func (r RulesConfig) validate(k *check) {
 	k.label("rules.name", r.Name)
 	k.want(wholeSeconds(r.Interval) && r.Interval <= 5*time.Minute, "rules.interval", r.Interval, "want whole seconds, 1s to 5m")
 	k.want(wholeSeconds(r.ScrapeInterval) && r.ScrapeInterval <= 5*time.Minute, "rules.scrapeInterval", r.ScrapeInterval, "want whole seconds, 1s to 5m")
+	k.want(wholeSeconds(r.FastLane.Interval) && r.FastLane.Interval <= 5*time.Second, "rules.fastLane.interval", r.FastLane.Interval, "want whole seconds, 1s to 5s")
+	k.want(!r.FastLane.Enabled || r.FastLane.Interval <= r.ScrapeInterval, "rules.fastLane.interval", r.FastLane.Interval, fmt.Sprintf("want at most rules.scrapeInterval (%v): a lane slower than the ordinary scrapes is none", r.ScrapeInterval))
 	k.want(r.StableFactor >= 1, "rules.stableFactor", r.StableFactor, "want at least 1")
 	k.selector("rules.proxies", r.Proxies)
 	k.selector("rules.self", r.Self)

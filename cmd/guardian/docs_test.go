@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/canary-guardian/guardian/remediate"
 )
 
 func readDoc(t *testing.T, path ...string) string {
@@ -58,6 +60,15 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 	}
 }
 
+func TestEveryReasonToWaitIsDocumented(t *testing.T) {
+	doc := readDoc(t, "docs", "promotion.md")
+	for _, w := range remediate.Waits {
+		if !strings.Contains(doc, "| `"+string(w)+"` |") {
+			t.Errorf("docs/promotion.md does not explain the reason %s", w)
+		}
+	}
+}
+
 func TestEveryCommandIsDocumentedAndNoOther(t *testing.T) {
 	a := &app{name: "guardian"}
 	exist := map[string]bool{}
@@ -67,7 +78,7 @@ func TestEveryCommandIsDocumentedAndNoOther(t *testing.T) {
 			t.Errorf("README.md does not name the command %s", c.Name())
 		}
 	}
-	for _, doc := range [][]string{{"README.md"}, {"docs", "cli.md"}, {"docs", "configuration.md"}} {
+	for _, doc := range [][]string{{"README.md"}, {"docs", "cli.md"}, {"docs", "configuration.md"}, {"docs", "promotion.md"}} {
 		text := readDoc(t, doc...)
 		code := strings.Join(regexp.MustCompile("`guardian [^`]+`").FindAllString(text, -1), "\n")
 		for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1) {
@@ -82,7 +93,7 @@ func TestEveryCommandIsDocumentedAndNoOther(t *testing.T) {
 }
 
 func TestEveryExampleOfTheConfigurationGuideIsValid(t *testing.T) {
-	for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(readDoc(t, "docs", "configuration.md")+readDoc(t, "README.md"), -1) {
+	for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(readDoc(t, "docs", "configuration.md")+readDoc(t, "docs", "promotion.md")+readDoc(t, "README.md"), -1) {
 		text := m[1]
 		if !strings.Contains(text, "namespace:") {
 			text = "namespace: microservices\n" + text

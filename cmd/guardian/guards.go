@@ -95,6 +95,10 @@ func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, e
 		Labels: r.Labels, RunbookBase: r.RunbookBase, Links: rules.Links(r.Links),
 		RestartsFrom: rules.Source(r.RestartsFrom), Proxies: r.Proxies, Self: r.Self,
 	}
+	if r.FastLane.Enabled {
+		// Scrapes that no evaluation looks at would be for nothing.
+		o.FastLane, o.Interval = r.FastLane.Interval, min(r.Interval, r.FastLane.Interval)
+	}
 	for _, g := range c.Guards {
 		guard, err := c.rulesGuard(g, sides[g.Name])
 		if err != nil {

@@ -96,6 +96,9 @@ func TestPrintingCommands(t *testing.T) {
 		says []string
 	}{
 		"rules of a guard":            {"rules --guard orders-service -n shop", exitOK, []string{"kind: PrometheusRule", "namespace: shop", "guardian_guard: orders-service"}},
+		"no fast lane to print":       {"rules --guard a -n shop --format podmonitor", exitFailed, []string{"--format podmonitor: no fast lane: want rules.fastLane.enabled: true, or GUARDIAN_RULES_FAST_LANE_ENABLED=true"}},
+		"fast lane for the operator":  {"rules -f " + testdataFile("full.yaml") + " --format podmonitor", exitOK, []string{"kind: PodMonitor", "name: shop-guardian-fast-lane", "namespace: monitoring", "interval: 2s"}},
+		"fast lane for a file":        {"rules -f " + testdataFile("full.yaml") + " --format scrapeconfig", exitOK, []string{"job_name: shop-guardian-fast-lane", "scrape_interval: 2s"}},
 		"rules as a file":             {"rules --guard a --guard b -n shop --format prometheus", exitOK, []string{"groups:", "guardian_guard: a", "guardian_guard: b"}},
 		"rules of a file":             {"rules -f " + testdataFile("full.yaml"), exitOK, []string{"release: kube-prometheus-stack", "name: shop-guardian", "namespace: monitoring", "guardian_guard: payments"}},
 		"rules of nothing":            {"rules -n shop", exitFailed, []string{"no guards: want --config FILE"}},
@@ -104,7 +107,7 @@ func TestPrintingCommands(t *testing.T) {
 		"rules of a bad guard":        {"rules --guard A_ -n shop", exitFailed, []string{`guards[0].name: "A_": want a DNS label`}},
 		"rules of one destination":    {"rules --guard a --canary v1 -n shop", exitFailed, []string{`guards[0].canary: "v1": want another destination`}},
 		"rules of hosts":              {"rules --guard a --stable host:a1 --canary host:a2 -n shop", exitFailed, []string{"name them in workloads"}},
-		"rules in a format unknown":   {"rules --guard a -n shop --format json", exitFailed, []string{`--format "json": want prometheusrule or prometheus`}},
+		"rules in a format unknown":   {"rules --guard a -n shop --format json", exitFailed, []string{`--format "json": want prometheusrule, prometheus, podmonitor or scrapeconfig`}},
 		"rules of a bad file":         {"rules -f " + testdataFile("bad-keys.yaml"), exitFailed, []string{"did you mean namespace?"}},
 		"admission of a namespace":    {"admission -n shop", exitOK, []string{"kind: ValidatingAdmissionPolicy", "kind: ValidatingAdmissionPolicyBinding", "system:serviceaccount:shop:guardian"}},
 		"admission of nothing":        {"admission", exitFailed, []string{"no namespace"}},

@@ -70,7 +70,8 @@ func newRulesCommand(a *app) *cobra.Command {
 		Use:   "rules -f guardian.yaml | --guard NAME",
 		Short: "Print the Prometheus rules of the guards",
 		Long: `Print the recording and alerting rules that guardian would write itself, for
-those who keep them in git. Set rules.enabled: false then.
+those who keep them in git. Set rules.enabled: false then. With rules.fastLane the
+rules also need what --format podmonitor or scrapeconfig prints.
 
 The rules know a version by its Deployments. They are named in the configuration
 (workloads), or looked up with --from-cluster. Without either the subset's name has
@@ -94,7 +95,7 @@ to be the pods' version label, and the DestinationRule's name that of the Servic
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().StringVar(&format, "format", "prometheusrule", "prometheusrule, or prometheus for a rule file")
+	cmd.Flags().StringVar(&format, "format", "prometheusrule", "prometheusrule, or prometheus for a rule file; of the fast lane: podmonitor, or scrapeconfig for prometheus.yml")
 	cmd.Flags().BoolVar(&fromCluster, "from-cluster", false, "look up the Deployments behind each subset")
 	cmd.Flags().StringVar(&flags.kubeconfig, "kubeconfig", "", "with --from-cluster: kubeconfig file (default: $KUBECONFIG, else ~/.kube/config)")
 	cmd.Flags().StringVar(&flags.context, "context", "", "with --from-cluster: context of the kubeconfig (default: its current one)")
@@ -150,8 +151,15 @@ func (a *app) printRules(c Config, sides map[string]remediate.Sides, format stri
 		out, err = r.PrometheusRuleYAML(c.Rules.Name, c.Rules.Namespace)
 	case "prometheus":
 		out, err = r.Prometheus()
+	case "podmonitor":
+		out, err = r.PodMonitorYAML(c.Rules.fastLaneName(), c.Rules.Namespace)
+	case "scrapeconfig":
+		out, err = r.ScrapeConfig()
 	default:
-		err = fmt.Errorf("--format %q: want prometheusrule or prometheus", format)
+		err = fmt.Errorf("--format %q: want prometheusrule, prometheus, podmonitor or scrapeconfig", format)
+	}
+	if err == nil && out == nil {
+		err = fmt.Errorf("--format %s: no fast lane: want rules.fastLane.enabled: true, or %s=true", format, envName("rules.fastLane.enabled"))
 	}
 	if err != nil {
 		return err

@@ -22,8 +22,8 @@ import (
 // the rules know workloads by name, and a release can bring new ones.
 const rulesLook = 5 * time.Second
 
-// rulesWriter keeps the PrometheusRule what the configuration and the cluster
-// say, on the replica that holds the lease.
+// rulesWriter keeps the PrometheusRule, and the PodMonitor of the fast lane, what
+// the configuration and the cluster say, on the replica that holds the lease.
 type rulesWriter struct {
 	dynamic    dynamic.Interface
 	kube       kubernetes.Interface
@@ -73,7 +73,7 @@ func (w *rulesWriter) run(ctx context.Context) error {
 			w.end()
 		}
 		if w.publishing() {
-			w.look(c, w.term.publisher)
+			w.look(c, w.term)
 		}
 		select {
 		case <-ctx.Done():
@@ -85,9 +85,9 @@ func (w *rulesWriter) run(ctx context.Context) error {
 
 // publishing is one term of leadership.
 type publishing struct {
-	publisher *publish.Publisher
-	cancel    context.CancelFunc
-	done      chan struct{}
+	rules, monitor *publish.Publisher
+	cancel         context.CancelFunc
+	done           sync.WaitGroup
 }
 
 // publishing says whether it is this replica's turn.
@@ -105,7 +105,7 @@ func (w *rulesWriter) end() {
 	w.mu.Unlock()
 	if p != nil {
 		p.cancel()
-		<-p.done
+		p.done.Wait()
 	}
 }
 
@@ -114,19 +114,25 @@ func (w *rulesWriter) begin(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	pub, err := publish.New(publish.Options{Client: w.dynamic, Name: c.Rules.Name, Namespace: c.Rules.Namespace, Owner: owner, Log: w.log})
-	if err != nil {
+	p := &publishing{}
+	o := publish.Options{Client: w.dynamic, Kind: publish.PrometheusRule, Name: c.Rules.Name, Namespace: c.Rules.Namespace, Owner: owner, Log: w.log}
+	if p.rules, err = publish.New(o); err != nil {
+		return err
+	}
+	o.Kind, o.Name = publish.PodMonitor, c.Rules.fastLaneName()
+	if p.monitor, err = publish.New(o); err != nil {
 		return err
 	}
 	w.made = nil
 	term, cancel := context.WithCancel(ctx)
-	p := &publishing{publisher: pub, cancel: cancel, done: make(chan struct{})}
-	go func() {
-		defer close(p.done)
-		if err := pub.Run(term); err != nil && term.Err() == nil {
-			w.log.Error("cannot publish rules", "err", err)
-		}
-	}()
+	p.cancel = cancel
+	for _, pub := range []*publish.Publisher{p.rules, p.monitor} {
+		p.done.Go(func() {
+			if err := pub.Run(term); err != nil && term.Err() == nil {
+				w.log.Error("cannot publish rules", "err", err)
+			}
+		})
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.term = p
@@ -151,7 +157,7 @@ func (w *rulesWriter) owner(ctx context.Context, c Config) (*metav1.OwnerReferen
 // look makes the rules anew when what they are made of has changed. It waits
 // until every guard has been looked at: rules that know no workloads would
 // replace those that do.
-func (w *rulesWriter) look(c Config, pub *publish.Publisher) {
+func (w *rulesWriter) look(c Config, term *publishing) {
 	sides := w.controller.SidesOf()
 	names := map[string][2]rules.Side{}
 	for _, g := range c.Guards {
@@ -182,6 +188,19 @@ func (w *rulesWriter) look(c Config, pub *publish.Publisher) {
 	for _, note := range made.Notes {
 		w.log.Warn("rules differ from what was asked", "note", note)
 	}
+	if err := term.want(made); err != nil {
+		w.log.Error("cannot publish rules", "err", err)
+		return
+	}
 	w.made = &madeRules{config: c, names: names}
-	pub.Want(made)
+}
+
+// want publishes the rules, and the fast lane that they read or none.
+func (p *publishing) want(made *rules.Rules) error {
+	if m := made.PodMonitor(p.monitor.Name, p.monitor.Namespace); m == nil {
+		p.monitor.WantNone()
+	} else if err := p.monitor.Want(m); err != nil {
+		return err
+	}
+	return p.rules.Want(made.PrometheusRule(p.rules.Name, p.rules.Namespace))
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
@@ -75,7 +76,7 @@ func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 		}
 	})
 	text := func() string {
-		u, err := client.Resource(publish.Resource).Namespace(ns).Get(ctx, c.Rules.Name, metav1.GetOptions{})
+		u, err := client.Resource(publish.PrometheusRule.Resource).Namespace(ns).Get(ctx, c.Rules.Name, metav1.GetOptions{})
 		if err != nil {
 			return err.Error()
 		}
@@ -95,13 +96,29 @@ func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 	until("rules that name the canary's Deployment", func(s string) bool { return strings.Contains(s, "orders-v2") })
 	l.set(true, "orders-v2", "orders-v2-extra")
 	until("rules that name a Deployment that came later", func(s string) bool { return strings.Contains(s, "orders-v2-extra") })
-	if err := client.Resource(publish.Resource).Namespace(ns).Delete(ctx, c.Rules.Name, metav1.DeleteOptions{}); err != nil {
+	if err := client.Resource(publish.PrometheusRule.Resource).Namespace(ns).Delete(ctx, c.Rules.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	until("rules that somebody has deleted", func(s string) bool { return strings.Contains(s, "orders-v2-extra") })
+	monitor := func() bool {
+		_, err := client.Resource(publish.PodMonitor.Resource).Namespace(ns).Get(ctx, "guardian-fast-lane", metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	if monitor() {
+		t.Error("a fast lane that nobody asked for")
+	}
+	fast := c
+	fast.Rules.FastLane.Enabled = true
+	w.setConfig(fast)
+	until("the fast lane, and rules that read it", func(s string) bool { return strings.Contains(s, "guardian-fast-lane") && monitor() })
+	w.setConfig(c)
+	until("the end of the fast lane", func(s string) bool { return !strings.Contains(s, "guardian-fast-lane") && !monitor() })
 	l.set(false)
 	until("the end of the term", func(string) bool { return !w.publishing() })
-	if err := client.Resource(publish.Resource).Namespace(ns).Delete(ctx, c.Rules.Name, metav1.DeleteOptions{}); err != nil {
+	if err := client.Resource(publish.PrometheusRule.Resource).Namespace(ns).Delete(ctx, c.Rules.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if s := text(); !strings.Contains(s, "not found") {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
@@ -23,7 +24,11 @@ func TestTheAPIServerTakesThePrintedManifests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string][]byte{"alertmanagerconfig.yaml": config, "prometheusrule.yaml": rule} {
+	monitor, err := generate(t, 0.01, func(o *rules.Options) { o.FastLane = time.Second }).PodMonitorYAML("guardian", ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{"alertmanagerconfig.yaml": config, "prometheusrule.yaml": rule, "podmonitor.yaml": monitor} {
 		file := filepath.Join(t.TempDir(), name)
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			t.Fatal(err)

@@ -1,6 +1,6 @@
-// Package publish keeps the PrometheusRule that the rules package generated in
-// the cluster: applied by server-side apply, owned by guardian, and written
-// again when somebody edits or deletes it.
+// Package publish keeps what the rules package generated in the cluster: applied
+// by server-side apply, owned by guardian, and written again when somebody edits
+// or deletes it.
 package publish
 
 import (
@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,40 +21,58 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/tools/cache"
-
-	"github.com/canary-guardian/guardian/rules"
 )
 
-// FieldManager owns what guardian writes into the PrometheusRule.
+// FieldManager owns what guardian writes.
 const FieldManager = "guardian-rules"
 
-// Resource is what is written; watching it needs list and watch, with the
-// field selector metadata.name.
-var Resource = monitoringv1.SchemeGroupVersion.WithResource(monitoringv1.PrometheusRuleName)
+// Kind is a kind of object. Keeping one needs get, create and patch, watching it
+// list and watch with the field selector metadata.name, and removing it delete.
+type Kind struct {
+	Name     string // as in the object's kind
+	Resource schema.GroupVersionResource
+}
+
+// The kinds that guardian writes.
+var (
+	PrometheusRule = Kind{monitoringv1.PrometheusRuleKind, monitoringv1.SchemeGroupVersion.WithResource(monitoringv1.PrometheusRuleName)}
+	PodMonitor     = Kind{monitoringv1.PodMonitorsKind, monitoringv1.SchemeGroupVersion.WithResource(monitoringv1.PodMonitorName)}
+)
+
+// Object is one object with its kind, name and namespace.
+type Object interface {
+	metav1.Object
+	runtime.Object
+}
 
 // Options is what a Publisher works with. All but Owner are required.
 type Options struct {
 	Client    dynamic.Interface
-	Name      string // of the PrometheusRule
+	Kind      Kind
+	Name      string // of the object
 	Namespace string
-	// Owner is deleted together with the PrometheusRule: guardian's own
+	// Owner is what the object is deleted together with: guardian's own
 	// Deployment, which has to live in Namespace. Nil: the object stays.
 	Owner *metav1.OwnerReference
 	Log   *slog.Logger
 }
 
-// Publisher keeps one PrometheusRule as Want says. Only the holder of
+// Publisher keeps one object as Want or WantNone says. Only the holder of
 // guardian's lease may run one: two versions of guardian would fight.
 type Publisher struct {
 	Options
-	want    atomic.Pointer[rules.Rules]
+	want    atomic.Pointer[wanted]
 	changed chan struct{} // holds one token while something may have changed
 }
+
+// wanted is how the object should be; without content it should not exist.
+type wanted struct{ object *unstructured.Unstructured }
 
 // New checks the options. Nothing is written before Run.
 func New(o Options) (*Publisher, error) {
@@ -60,8 +80,11 @@ func New(o Options) (*Publisher, error) {
 	if o.Client == nil || o.Log == nil {
 		errs = append(errs, errors.New("want a client and a log"))
 	}
+	if o.Kind == (Kind{}) {
+		errs = append(errs, errors.New("want a kind"))
+	}
 	if o.Name == "" || o.Namespace == "" {
-		errs = append(errs, fmt.Errorf("PrometheusRule %q/%q: want a namespace and a name", o.Namespace, o.Name))
+		errs = append(errs, fmt.Errorf("%s %q/%q: want a namespace and a name", o.Kind.Name, o.Namespace, o.Name))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("new publisher: %w", err)
@@ -69,12 +92,28 @@ func New(o Options) (*Publisher, error) {
 	return &Publisher{Options: o, changed: make(chan struct{}, 1)}, nil
 }
 
-// Want replaces the rules to be published. It does not block, and may be called
-// before and during Run.
-func (p *Publisher) Want(r *rules.Rules) {
-	p.want.Store(r)
+// Want replaces what is to be published, under the Publisher's own name and
+// namespace. It does not block, and may be called before and during Run. An error
+// means that o cannot be written at all, and nothing has changed.
+func (p *Publisher) Want(o Object) error {
+	object, err := p.object(o)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", p, err)
+	}
+	p.want.Store(&wanted{object})
+	p.poke()
+	return nil
+}
+
+// WantNone has the object removed if guardian wrote it. That nothing can be
+// looked at, for want of rights or of the operator's definitions, is no error.
+func (p *Publisher) WantNone() {
+	p.want.Store(&wanted{})
 	p.poke()
 }
+
+// String is the kind, namespace and name.
+func (p *Publisher) String() string { return fmt.Sprintf("%s %s/%s", p.Kind.Name, p.Namespace, p.Name) }
 
 func (p *Publisher) poke() {
 	select {
@@ -86,24 +125,9 @@ func (p *Publisher) poke() {
 // Run publishes until ctx ends, and returns nil then. What cannot be written is
 // logged and tried again, after 1 s at first and 1 min at most.
 func (p *Publisher) Run(ctx context.Context) error {
-	informer := dynamicinformer.NewFilteredDynamicInformer(p.Client, Resource, p.Namespace, 10*time.Minute, nil,
-		func(o *metav1.ListOptions) {
-			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", p.Name).String()
-		}).Informer()
-	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(any) { p.poke() },
-		UpdateFunc: func(any, any) { p.poke() },
-		DeleteFunc: func(any) { p.poke() },
-	}); err != nil {
-		return fmt.Errorf("watch PrometheusRule %s/%s: %w", p.Namespace, p.Name, err)
-	}
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		informer.RunWithContext(ctx)
-	}()
-	defer func() { <-stopped }()
-
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	var informer cache.SharedIndexInformer
 	backoff := p.backoff()
 	var retry <-chan time.Time
 	for {
@@ -114,8 +138,17 @@ func (p *Publisher) Run(ctx context.Context) error {
 		case <-retry:
 		}
 		retry = nil
+		// An object that nobody has ever wanted may be of a kind that the cluster
+		// does not know, and is not watched.
+		if w := p.want.Load(); informer == nil && w != nil && w.object != nil {
+			var err error
+			if informer, err = p.informer(); err != nil {
+				return err
+			}
+			watch.Go(func() { informer.RunWithContext(ctx) })
+		}
 		if err := p.RunOnce(ctx); err != nil && ctx.Err() == nil {
-			p.Log.Error("cannot publish rules", "namespace", p.Namespace, "prometheusrule", p.Name, "err", err)
+			p.Log.Error("cannot publish", "kind", p.Kind.Name, "namespace", p.Namespace, "name", p.Name, "err", err)
 			retry = time.After(backoff.Step())
 			continue
 		}
@@ -123,58 +156,92 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 }
 
+// informer wakes Run when the object changes.
+func (p *Publisher) informer() (cache.SharedIndexInformer, error) {
+	informer := dynamicinformer.NewFilteredDynamicInformer(p.Client, p.Kind.Resource, p.Namespace, 10*time.Minute, nil,
+		func(o *metav1.ListOptions) {
+			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", p.Name).String()
+		}).Informer()
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { p.poke() },
+		UpdateFunc: func(any, any) { p.poke() },
+		DeleteFunc: func(any) { p.poke() },
+	}); err != nil {
+		return nil, fmt.Errorf("watch %s: %w", p, err)
+	}
+	return informer, nil
+}
+
 func (p *Publisher) backoff() wait.Backoff {
 	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.1, Steps: 100, Cap: time.Minute}
 }
 
-// RunOnce writes the PrometheusRule if it is not as wanted, and nothing before
-// Want was called.
+// RunOnce writes or removes the object if it is not as wanted. It does nothing
+// before the first Want or WantNone.
 func (p *Publisher) RunOnce(ctx context.Context) error {
-	r := p.want.Load()
-	if r == nil {
+	w := p.want.Load()
+	if w == nil {
 		return nil
 	}
-	want, err := p.object(r)
-	if err != nil {
-		return fmt.Errorf("write PrometheusRule %s/%s: %w", p.Namespace, p.Name, err)
-	}
-	client := p.Client.Resource(Resource).Namespace(p.Namespace)
+	client := p.Client.Resource(p.Kind.Resource).Namespace(p.Namespace)
 	have, err := client.Get(ctx, p.Name, metav1.GetOptions{})
 	switch {
+	case w.object == nil:
+		return p.remove(ctx, client, have, err)
 	case apierrors.IsNotFound(err):
 	case err != nil:
-		return fmt.Errorf("get PrometheusRule %s/%s: %w", p.Namespace, p.Name, err)
-	case same(have, want):
+		return fmt.Errorf("get %s: %w", p, err)
+	case same(have, w.object):
 		return nil
 	}
-	body, err := json.Marshal(want)
+	body, err := json.Marshal(w.object)
 	if err != nil {
-		return fmt.Errorf("write PrometheusRule %s/%s: %w", p.Namespace, p.Name, err)
+		return fmt.Errorf("write %s: %w", p, err)
 	}
 	force := true
 	if _, err := client.Patch(ctx, p.Name, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: FieldManager, Force: &force}); err != nil {
 		if apierrors.IsNotFound(err) {
-			return fmt.Errorf("apply PrometheusRule %s/%s: is prometheus-operator installed? %w", p.Namespace, p.Name, err)
+			return fmt.Errorf("apply %s: is prometheus-operator installed? %w", p, err)
 		}
-		return fmt.Errorf("apply PrometheusRule %s/%s: %w", p.Namespace, p.Name, err)
+		return fmt.Errorf("apply %s: %w", p, err)
 	}
-	p.Log.Info("published rules", "namespace", p.Namespace, "prometheusrule", p.Name)
+	p.Log.Info("published", "kind", p.Kind.Name, "namespace", p.Namespace, "name", p.Name)
 	return nil
 }
 
-// object is the PrometheusRule as it should be, with nothing that others own.
-func (p *Publisher) object(r *rules.Rules) (*unstructured.Unstructured, error) {
-	rule := r.PrometheusRule(p.Name, p.Namespace)
-	if p.Owner != nil {
-		rule.OwnerReferences = []metav1.OwnerReference{*p.Owner}
+// remove deletes what Get has found, unless it is somebody else's.
+func (p *Publisher) remove(ctx context.Context, client dynamic.ResourceInterface, have *unstructured.Unstructured, err error) error {
+	switch {
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("get %s: %w", p, err)
+	case !slices.ContainsFunc(have.GetManagedFields(), func(f metav1.ManagedFieldsEntry) bool { return f.Manager == FieldManager }):
+		return nil
 	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(rule)
+	uid := have.GetUID()
+	err = client.Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete %s: %w", p, err)
+	}
+	p.Log.Info("removed", "kind", p.Kind.Name, "namespace", p.Namespace, "name", p.Name)
+	return nil
+}
+
+// object is the object as it should be, with nothing that others own.
+func (p *Publisher) object(o Object) (*unstructured.Unstructured, error) {
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
 	if err != nil {
 		return nil, err
 	}
 	delete(content, "status")
 	out := &unstructured.Unstructured{Object: content}
 	unstructured.RemoveNestedField(out.Object, "metadata", "creationTimestamp")
+	out.SetName(p.Name)
+	out.SetNamespace(p.Namespace)
+	if p.Owner != nil {
+		out.SetOwnerReferences([]metav1.OwnerReference{*p.Owner})
+	}
 	return out, nil
 }
 
