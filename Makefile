@@ -8,6 +8,10 @@ PACKAGES = ./... $(shell find testdata -path testdata/tools -prune -o -name '*.g
 # How long each fuzz target runs.
 FUZZTIME ?= 3s
 
+# Healthy canary hours per line of bench-judge, and which ones.
+HOURS ?= 1000
+SEED ?= 0
+
 PROMETHEUS_OPERATOR = github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring
 CRDS = testdata/controlplane/crds
 
@@ -15,7 +19,7 @@ CRDS = testdata/controlplane/crds
 
 .PHONY: help
 help: ## Print this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/guardian
@@ -45,15 +49,36 @@ tools: ## Build the programs that tests start, once (5 to 10 minutes the first t
 
 .PHONY: demo
 demo: ## Show a canary that fails and is rolled back (HOLD=1 keeps it up, ACT= chooses another act)
-	HOLD='$(HOLD)' ACT='$(ACT)' $(GO) run ./testdata/demo
+	HOLD='$(HOLD)' ACT='$(ACT)' RUNS='$(RUNS)' FAST='$(FAST)' $(GO) run ./testdata/demo
 
 .PHONY: cluster
 cluster: ## Run a control plane until ctrl-C, and print its KUBECONFIG and URLs
 	@$(GO) run ./testdata/cluster
 
 .PHONY: bench
-bench: tools ## Measure guardian against the bare writes, on the real kube-apiserver (about 4 minutes)
+bench: bench-writes bench-chain bench-fast bench-judge bench-cost ## Measure all of the following, one after the other
+
+.PHONY: bench-writes
+bench-writes: tools ## Measure guardian against the bare writes, on the real kube-apiserver (4 minutes)
 	$(GO) run ./testdata/bench
+
+.PHONY: bench-chain
+bench-chain: tools ## Measure fault to weight 0 ten times, on real Prometheus and Alertmanager (4 minutes)
+	RUNS=10 $(GO) run ./testdata/demo
+
+.PHONY: bench-fast
+bench-fast: tools ## The same on the fast lane (4 minutes)
+	RUNS=10 FAST=1s $(GO) run ./testdata/demo
+
+.PHONY: bench-judge
+bench-judge: ## Simulate healthy and failing canaries, beside two naive rules (HOURS of each healthy one)
+	$(GO) run ./testdata/judge -hours $(HOURS) -seed $(SEED)
+
+.PHONY: bench-cost
+bench-cost: tools ## Measure what the rules of 1 and 100 guards cost a real Prometheus (12 minutes)
+	$(GO) run ./testdata/judge/cost
+	$(GO) run ./testdata/judge/cost -scrape 5s
+	$(GO) run ./testdata/judge/cost -fast 1s -interval 1s
 
 .PHONY: lint
 lint: ## Check with gofmt, go vet and staticcheck

@@ -24,6 +24,8 @@ type PrometheusOptions struct {
 	RuleFiles []string
 	// Targets to scrape.
 	Targets []Target
+	// Jobs are further scrape_configs, as they stand in prometheus.yml.
+	Jobs []map[string]any
 	// Alertmanagers get the alerts; an address of guardian is one as well.
 	Alertmanagers []Receiver
 	// Config is a whole prometheus.yml; with it all fields above are ignored.
@@ -212,6 +214,6 @@ func (o PrometheusOptions) render() ([]byte, error) {
 		},
 		"rule_files":     slices.Clone(o.RuleFiles),
 		"alerting":       object{"alertmanagers": receivers},
-		"scrape_configs": jobs,
+		"scrape_configs": append(jobs, o.Jobs...),
 	})
 }

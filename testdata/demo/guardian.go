@@ -66,14 +66,18 @@ func (st *stage) writeConfig(file string, g *guardian) error {
 		}
 		guards = append(guards, guard)
 	}
+	// The demo has no prometheus-operator: its Prometheus reads files that `guardian rules` has printed.
+	rules := object{"enabled": false, "interval": evaluation.String(), "scrapeInterval": st.plan.scrape.String()}
+	if st.plan.fast > 0 {
+		rules["fastLane"] = object{"enabled": true, "interval": st.plan.fast.String()}
+	}
 	config := object{
 		"namespace": namespace,
 		"log":       object{"level": "debug"},
 		"listen":    object{"alerts": g.alerts, "metrics": g.metrics},
 		"webhook":   object{"tokenFile": st.token},
-		// The demo has no prometheus-operator: its Prometheus reads a file that `guardian rules` has printed.
-		"rules":  object{"enabled": false, "interval": evaluation.String(), "scrapeInterval": st.plan.scrape.String()},
-		"guards": guards,
+		"rules":     rules,
+		"guards":    guards,
 	}
 	if st.prometheus != nil {
 		config["prometheus"] = object{"url": st.prometheus.URL}

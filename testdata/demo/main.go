@@ -28,6 +28,7 @@ type settings struct {
 	runs    int
 	healthy time.Duration
 	scrape  time.Duration
+	fast    time.Duration
 }
 
 func main() {
@@ -54,6 +55,10 @@ func readSettings() (settings, error) {
 	if err != nil {
 		return settings{}, fmt.Errorf("RUNS=%q: want a number", os.Getenv("RUNS"))
 	}
+	fast, err := time.ParseDuration(cmp.Or(os.Getenv("FAST"), "0s"))
+	if err != nil {
+		return settings{}, fmt.Errorf("FAST=%q: want a duration, such as 1s", os.Getenv("FAST"))
+	}
 	hold := os.Getenv("HOLD")
 	var o settings
 	flag.StringVar(&o.act, "act", cmp.Or(os.Getenv("ACT"), "rollback"), "rollback, promotion or signals ($ACT)")
@@ -61,12 +66,16 @@ func readSettings() (settings, error) {
 	flag.BoolVar(&o.hold, "hold", hold != "" && hold != "0", "keep everything up at the end ($HOLD)")
 	flag.DurationVar(&o.healthy, "healthy", 10*time.Minute, "with -act signals: how long the healthy canary is watched")
 	flag.DurationVar(&o.scrape, "scrape", 5*time.Second, "scrape interval, whole seconds")
+	flag.DurationVar(&o.fast, "fast", fast, "scrape interval of the fast lane, whole seconds; 0: there is none ($FAST)")
 	flag.Parse()
 	if o.runs > 0 {
 		o.act = "runs"
 	}
 	if o.scrape < time.Second || o.scrape%time.Second != 0 {
 		return o, fmt.Errorf("-scrape %v: want whole seconds", o.scrape)
+	}
+	if o.fast < 0 || o.fast%time.Second != 0 || o.fast > o.scrape {
+		return o, fmt.Errorf("-fast %v: want whole seconds, at most -scrape (%v), or 0", o.fast, o.scrape)
 	}
 	if acts[o.act] == nil {
 		return o, fmt.Errorf("act %q: want rollback, promotion or signals", o.act)

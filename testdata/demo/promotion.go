@@ -19,7 +19,7 @@ const stepInterval = 15 * time.Second
 func actPromotion(ctx context.Context, s *script, o settings) error {
 	s.title("guardian goes forward by itself: %v%%, %v a step, two replicas", ladder, stepInterval)
 	st, err := s.set(ctx, plan{
-		apps: []appPlan{{"orders", 50}}, scrape: o.scrape, replicas: 2,
+		apps: []appPlan{{"orders", 50}}, scrape: o.scrape, fast: o.fast, replicas: 2,
 		guard: map[string]any{"promotion": map[string]any{
 			"mode": "auto", "steps": ladder, "interval": stepInterval.String(), "minRequests": 30,
 		}},

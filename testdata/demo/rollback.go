@@ -13,7 +13,7 @@ import (
 // actRollback is the default act.
 func actRollback(ctx context.Context, s *script, o settings) error {
 	s.title("A canary fails, guardian rolls it back")
-	st, err := s.set(ctx, plan{apps: []appPlan{{"orders", 100}}, scrape: o.scrape})
+	st, err := s.set(ctx, plan{apps: []appPlan{{"orders", 100}}, scrape: o.scrape, fast: o.fast})
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 // firing for minutes after it was rolled back.
 func actRuns(ctx context.Context, s *script, o settings) error {
 	s.title("%d times: a canary at 10%% of 100 requests/s fails, all of its requests, at a random moment", o.runs)
-	p := plan{scrape: o.scrape}
+	p := plan{scrape: o.scrape, fast: o.fast}
 	for i := range o.runs {
 		p.apps = append(p.apps, appPlan{name: fmt.Sprintf("orders%d", i+1)})
 	}
@@ -45,7 +45,7 @@ func actRuns(ctx context.Context, s *script, o settings) error {
 		s.say("run", "%2d: %s", i+1, c.split())
 	}
 	if len(chains) > 0 {
-		s.title("%s", table(chains, o.scrape))
+		s.title("%s", table(chains, o))
 	}
 	return ctx.Err()
 }
@@ -98,7 +98,7 @@ func (s *script) explain(ctx context.Context, a *app) {
 }
 
 // table is the median and the range of every part.
-func table(chains []chain, scrape time.Duration) string {
+func table(chains []chain, o settings) string {
 	parts := []struct {
 		name     string
 		from, to func(chain) time.Time
@@ -112,7 +112,11 @@ func table(chains []chain, scrape time.Duration) string {
 		{"fault → weight 0 in force in the mesh (stand-in)", func(c chain) time.Time { return c.fault }, func(c chain) time.Time { return c.inMesh }},
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-52s %8s %8s %8s   (seconds, %d runs, scrape %v, evaluation %v)", "", "median", "least", "most", len(chains), scrape, evaluation)
+	lane := ""
+	if o.fast > 0 {
+		lane = fmt.Sprintf(" and %v on the fast lane", o.fast)
+	}
+	fmt.Fprintf(&b, "%-52s %8s %8s %8s   (seconds, %d runs, scrape %v%s, evaluation %v)", "", "median", "least", "most", len(chains), o.scrape, lane, evaluation)
 	for _, p := range parts {
 		var all []float64
 		for _, c := range chains {

@@ -46,7 +46,7 @@ const healthyRate, healthyErrors = 2, 0.005
 // actSignals breaks four canaries in four ways, one after the other, and leaves a fifth one alone.
 func actSignals(ctx context.Context, s *script, o settings) error {
 	s.title("Four faults, each noticed by its own signal; and a healthy canary that stays")
-	p := plan{scrape: o.scrape, apps: []appPlan{{"healthy", healthyRate * 10}}}
+	p := plan{scrape: o.scrape, fast: o.fast, apps: []appPlan{{"healthy", healthyRate * 10}}}
 	for _, t := range troubles() {
 		p.apps = append(p.apps, appPlan{name: t.app})
 	}

@@ -4,7 +4,7 @@
 // It runs a port of the test to Go; engine_test.go shows that the port and
 // Prometheus's engine with the generated rules come to the same numbers.
 //
-//	go run ./testdata/judge [-hours 1000] [-runs 200]
+//	go run ./testdata/judge [-hours 1000] [-runs 200] [-seed 0]
 package main
 
 import (
@@ -21,7 +21,11 @@ import (
 var (
 	hours = flag.Int("hours", 1000, "healthy canary hours per line")
 	runs  = flag.Int("runs", 200, "faults per line")
+	seed  = flag.Uint64("seed", 0, "draws other hours and faults; what the evidence has to be was chosen with 0")
 )
+
+// drawn is the seed of the i-th hour or fault of a line.
+func drawn(i int) uint64 { return *seed<<40 + uint64(i) }
 
 func main() {
 	flag.Parse()
@@ -102,7 +106,7 @@ func healthy() bool {
 				each(*hours, func(i int) {
 					o := service(rate, canary)
 					o.canaryBad, o.stableBad, o.rough = constant(bad), constant(bad), 1
-					f := hour(o, limit, uint64(i)+uint64(1e6*bad*rate), i < few)
+					f := hour(o, limit, drawn(i)+uint64(1e6*bad*rate), i < few)
 					mu.Lock()
 					defer mu.Unlock()
 					for k := range f {
@@ -168,7 +172,7 @@ func outages() bool {
 							return 0.001
 						}
 						o.canaryBad, o.stableBad, o.changes = both, both, []int64{start, start + 60*second}
-						if _, f := fault(o, 0.01, uint64(i), start, 400*second); !math.IsInf(f[0], 1) {
+						if _, f := fault(o, 0.01, drawn(i), start, 400*second); !math.IsInf(f[0], 1) {
 							mu.Lock()
 							blamed[k]++
 							mu.Unlock()
@@ -244,7 +248,7 @@ func series3(rate, share, limit, before, bad float64) [3]delays {
 		start := 330*second + int64(i*7919)%(5*second)
 		o.stableBad = constant(before)
 		o.canaryBad, o.changes = from(start, before, bad), []int64{start}
-		_, out := fault(o, limit, uint64(i), start, patience)
+		_, out := fault(o, limit, drawn(i), start, patience)
 		mu.Lock()
 		defer mu.Unlock()
 		for k := range d {

@@ -72,22 +72,31 @@ func send(t *testing.T, m *Mesh, n int, header http.Header) Counts {
 	return m.Counts()
 }
 
+func read(t *testing.T, url string) string {
+	t.Helper()
+	response, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
 func scrape(t *testing.T, m *Mesh, workload string) string {
 	t.Helper()
 	for _, target := range m.Targets() {
 		if target.Workload != workload {
 			continue
 		}
-		response, err := http.Get("http://" + target.Address + "/metrics")
-		if err != nil {
-			t.Fatal(err)
+		body := read(t, "http://"+target.Address+"/metrics")
+		if envoy := read(t, "http://"+target.Address+"/stats/prometheus"); envoy != body {
+			t.Errorf("/stats/prometheus of %s differs from /metrics:\n%s\n%s", workload, envoy, body)
 		}
-		defer func() { _ = response.Body.Close() }()
-		body, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(body)
+		return body
 	}
 	t.Fatalf("no target of workload %s in %v", workload, m.Targets())
 	return ""

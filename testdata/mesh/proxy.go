@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Target is something to scrape at /metrics: the proxy of one workload.
+// Target is something to scrape at /metrics or, as Envoy itself has it, /stats/prometheus: the proxy of one workload.
 type Target struct {
 	Workload string
 	Address  string // host:port
@@ -55,10 +55,12 @@ func startProxy(workload, reporter string) (*proxy, error) {
 	registry.MustRegister(p.requests, p.durations)
 	serve := promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	mux := http.NewServeMux()
-	mux.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
-		p.read()
-		serve.ServeHTTP(w, r)
-	})
+	for _, path := range []string{"/metrics", "/stats/prometheus"} { // as the sidecar's agent and Envoy itself have them
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			p.read()
+			serve.ServeHTTP(w, r)
+		})
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err

@@ -1,7 +1,9 @@
 // Command cost tells what the rules cost a real Prometheus: it scrapes the
 // series of guards under load, and compares its CPU time with rules and without.
 //
-//	go run ./testdata/judge/cost [-guards 1,100] [-for 1m] [-interval 3s] [-scrape 15s]
+//	go run ./testdata/judge/cost [-guards 1,100] [-for 1m] [-interval 3s] [-scrape 15s] [-fast 1s]
+//
+// With -fast the rules have a fast lane, and its scrapes count as part of them.
 package main
 
 import (
@@ -19,6 +21,8 @@ import (
 	"strings"
 	"time"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -28,6 +32,7 @@ var (
 	length = flag.Duration("for", time.Minute, "how long each is measured")
 	every  = flag.Duration("interval", 3*time.Second, "evaluation interval of the rules")
 	scrape = flag.Duration("scrape", 15*time.Second, "scrape interval")
+	fast   = flag.Duration("fast", 0, "scrape interval of the fast lane; 0: none")
 )
 
 func main() {
@@ -88,10 +93,11 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 	var cpu [2]float64
 	var took, samples float64
 	for i, files := range [][]string{nil, {file}} {
-		p, err := plane.StartPrometheus(ctx, controlplane.PrometheusOptions{
-			ScrapeInterval: *scrape, EvaluationInterval: *every, RuleFiles: files,
-			Targets: []controlplane.Target{{Job: "mesh", Address: listener.Addr().String()}},
-		})
+		config, err := prometheusConfig(generated, files, listener.Addr().String())
+		if err != nil {
+			return err
+		}
+		p, err := plane.StartPrometheus(ctx, controlplane.PrometheusOptions{Config: config})
 		if err != nil {
 			return err
 		}
@@ -120,9 +126,40 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 		}
 		p.Stop()
 	}
+	if *fast > 0 {
+		fmt.Printf("fast lane every %v: ", *fast)
+	}
 	fmt.Printf("%d guards, %d series of proxies, scraped every %v, rules every %v: evaluations take %.1f%% of the time, Prometheus %.1f%% of a core more (%.1f%% without rules), %.0f samples/s touched; rule file %d KiB\n",
 		n, n*seriesOfAGuard, *scrape, *every, 100*took, 100*(cpu[1]-cpu[0]), 100*cpu[0], samples, len(text)/1024)
 	return nil
+}
+
+// prometheusConfig scrapes the mesh, and where there are rules their fast lane.
+func prometheusConfig(r *rules.Rules, files []string, address string) (string, error) {
+	target := []map[string]any{{"targets": []string{address}}}
+	jobs := []map[string]any{{"job_name": "mesh", "scrape_interval": scrape.String(), "static_configs": target}}
+	if *fast > 0 && len(files) > 0 {
+		text, err := r.ScrapeConfig()
+		if err != nil {
+			return "", err
+		}
+		var lane struct {
+			Jobs []map[string]any `json:"scrape_configs"`
+		}
+		if err := yaml.Unmarshal(text, &lane); err != nil {
+			return "", err
+		}
+		// The pods are one target here, at a path of its own.
+		job := lane.Jobs[0]
+		delete(job, "kubernetes_sd_configs")
+		delete(job, "relabel_configs")
+		job["static_configs"] = target
+		jobs = append(jobs, job)
+	}
+	out, err := yaml.Marshal(map[string]any{
+		"global": map[string]any{"evaluation_interval": every.String()}, "rule_files": files, "scrape_configs": jobs,
+	})
+	return string(out), err
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -135,7 +172,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 }
 
 func options(n int) rules.Options {
-	o := rules.Options{Interval: *every, ScrapeInterval: *scrape}
+	o := rules.Options{Interval: *every, ScrapeInterval: *scrape, FastLane: *fast}
 	for i := range n {
 		app := fmt.Sprintf("app-%d", i)
 		o.Guards = append(o.Guards, rules.Guard{
@@ -162,7 +199,7 @@ const seriesOfAGuard = 2 * 4 * 3 * (1 + 20)
 
 func mesh(n int) http.Handler {
 	began := time.Now()
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out := bufio.NewWriter(w)
 		defer out.Flush()
 		age := time.Since(began).Seconds()
@@ -170,9 +207,15 @@ func mesh(n int) http.Handler {
 			for version, rate := range map[string]float64{"v1": 90, "v2": 10} {
 				writeVersion(out, fmt.Sprintf("app-%d", i), version, rate*age)
 			}
+			if r.URL.Path != "/metrics" { // a sidecar says nothing about guardian
+				continue
+			}
 			fmt.Fprintf(out, "guardian_weight_percent{guard=\"app-%d\",subset=\"v2\"} 10\n", i)
 			fmt.Fprintf(out, "guardian_workload_restarts_total{guard=\"app-%d\",subset=\"v1\"} 0\n", i)
 			fmt.Fprintf(out, "guardian_workload_restarts_total{guard=\"app-%d\",subset=\"v2\"} 0\n", i)
+		}
+		if r.URL.Path != "/metrics" {
+			return
 		}
 		fmt.Fprintf(out, "guardian_heartbeat_timestamp_seconds %d\n", time.Now().Unix())
 	})
