@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	istioclient "istio.io/client-go/pkg/clientset/versioned"
@@ -67,7 +66,7 @@ type Controller struct {
 	lease *leases
 	event *events
 
-	rolledBack atomic.Int64 // when this replica last rolled back, Unix nanoseconds
+	rush rush // of rollbacks by this replica
 
 	mu      sync.Mutex
 	guards  map[string]*entry
@@ -352,21 +351,37 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	if r := out.decision.Requeue; r > 0 {
 		wait = min(wait, r)
 	}
-	if l := out.decision.Record.Lock; l != nil {
-		left := settle - c.o.Now().Sub(l.Since)
-		if left > settle-maxSettle && c.burst() {
-			left = max(left, settle)
-		}
-		if left > 0 {
-			wait = min(wait, left+rand.N(settle)) //nolint:gosec // spreads load
-		}
+	if out.later {
+		wait = min(wait, settle+rand.N(settle)) //nolint:gosec // spreads load
 	}
 	return wait, nil
 }
 
-// burst says whether this replica has rolled back a moment ago.
-func (c *Controller) burst() bool {
-	return c.o.Now().UnixNano()-c.rolledBack.Load() < int64(settle)
+// burst says whether rollbacks follow each other closely.
+func (c *Controller) burst() bool { return c.rush.on(c.o.Now()) }
+
+// fewRollbacks within the time of settle are no burst.
+const fewRollbacks = 8
+
+// rush tells many rollbacks at once from a few.
+type rush struct {
+	mu   sync.Mutex
+	last [fewRollbacks]time.Time // a ring
+	next int                     // its oldest
+}
+
+func (r *rush) add(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last[r.next] = now
+	r.next = (r.next + 1) % fewRollbacks
+}
+
+func (r *rush) on(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	oldest := r.last[r.next]
+	return !oldest.IsZero() && now.Sub(oldest) < settle
 }
 
 // finish notes what came of a reconcile.
@@ -382,7 +397,7 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		if d.Reason == ReasonReassert {
 			m.reasserted(g.Name)
 		} else {
-			c.rolledBack.Store(c.o.Now().UnixNano())
+			c.rush.add(c.o.Now())
 		}
 		for _, s := range pending {
 			if l := d.Record.Lock; l == nil || l.Fingerprint == s.alert.Fingerprint {

@@ -14,8 +14,8 @@ import (
 
 const (
 	maxAttempts    = 10              // conflicts in a row before the queue's backoff takes over
-	settle         = 5 * time.Second // how long what follows from a rollback may wait to be written down
-	maxSettle      = time.Minute     // and how long while rollbacks of other guards go on
+	settle         = 5 * time.Second // how long, in a burst of rollbacks, what follows from one may wait to be written down
+	maxSettle      = time.Minute     // and how long at most while the burst goes on
 	maxAnnotation  = 512             // bytes of a reason on a VirtualService
 	annotationPath = "/metadata/annotations"
 )
@@ -61,7 +61,7 @@ type reconciler struct {
 	count     func(ctx context.Context, s snapshot) Count
 	forward   func(ctx context.Context, s snapshot) (Forward, []Alert) // asks what only matters for going forward
 	changed   func(g Guard, s snapshot, d Decision)                    // told of each decision that was written
-	burst     func() bool                                              // rollbacks go on; nil: never
+	burst     func() bool                                              // many rollbacks at once; nil: never
 }
 
 // outcome is what one reconcile came to.
@@ -72,6 +72,7 @@ type outcome struct {
 	// even where the traffic could not be moved yet.
 	recorded bool
 	moved    bool // a VirtualService was written
+	later    bool // a write of the record was put off
 }
 
 // reconcile gathers, decides and applies until it fits, first from the caches,
@@ -98,8 +99,8 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		if r.needsMore(d, s, &ask) {
 			continue
 		}
-		recorded, moved, err := r.apply(ctx, s, d)
-		out = outcome{decision: d, snapshot: s, recorded: out.recorded || recorded, moved: out.moved || moved}
+		did, err := r.apply(ctx, s, d)
+		out = outcome{decision: d, snapshot: s, recorded: out.recorded || did.recorded, moved: out.moved || did.moved, later: did.later}
 		if err == nil {
 			r.watch.saw(g.Name, d.Record.Status.MovedAt, now)
 			return out, nil
@@ -194,10 +195,10 @@ type change struct {
 // apply makes a decision true. The record is written before traffic moves, so
 // that a crash between the two is finished by the next reconcile; what a
 // rollback re-pointed is forgotten only after it was given back.
-func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (recorded, moved bool, err error) {
+func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did outcome, err error) {
 	todo, err := plan(s, d)
 	if err != nil {
-		return false, false, err
+		return did, err
 	}
 	want := d.Record
 	if d.Move == MoveStable {
@@ -207,33 +208,56 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (recorde
 		}
 		want.Changed = append(want.Changed, changesOfOthers(d.Record.Changed, todo)...)
 	}
+	if d.Reason == ReasonPerson && d.Move == MoveStable && want.Lock == nil {
+		want.Request = s.input.Record.Request // until traffic has moved, nothing else tells of it
+	}
 	cm := s.record
-	if !sameRecord(s.record, want) && !r.canWait(s, d, want) {
+	switch {
+	case sameRecord(s.record, want):
+	case r.canWait(s, d, want):
+		did.later = true
+	default:
 		if cm, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want); err != nil {
-			return false, false, err
+			return did, err
 		}
 		r.changed(s.input.Guard, s, d)
 	}
+	did.moved, err = r.patch(ctx, todo, d.Move)
+	// Without a lock the record does not see to it that traffic moves.
+	did.recorded = err == nil || want.Lock != nil || d.Move != MoveStable
+	if err != nil {
+		return did, err
+	}
+	return did, r.afterwards(ctx, s, d, want, cm, todo)
+}
+
+// patch writes the VirtualServices, as far as there is something to write, and
+// says whether any was.
+func (r *reconciler) patch(ctx context.Context, todo []change, m Move) (moved bool, err error) {
 	for _, c := range todo {
 		if len(c.ops) == 0 {
 			continue
 		}
-		if err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(d.Move)); err != nil {
-			// Without a lock the record does not see to it that traffic moves.
-			return want.Lock != nil || d.Move != MoveStable, moved, err
+		if err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(m)); err != nil {
+			return moved, err
 		}
 		moved = true
 	}
-	return true, moved, r.afterwards(ctx, s, d, want, cm, todo)
+	return moved, nil
 }
 
-// afterwards forgets what has been given back, and gives up ownership.
+// afterwards forgets what has been given back or done, and gives up ownership.
 func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, want Record, cm *corev1.ConfigMap, todo []change) error {
 	if d.Move == MoveRestore || d.Move == MoveForward {
 		want.Changed = changesOfOthers(want.Changed, todo)
 		for _, c := range todo {
 			want.Changed = append(want.Changed, c.changes...)
 		}
+	}
+	if d.Reason == ReasonPerson {
+		want.Request = nil
+	}
+	if d.Move == MoveRestore || d.Move == MoveForward || d.Reason == ReasonPerson {
 		if !sameRecord(cm, want) {
 			if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, want); err != nil {
 				return err
@@ -264,8 +288,7 @@ func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 		!slices.Equal(was.DenyMirrors, want.DenyMirrors) || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
 		return false
 	}
-	age := r.now().Sub(lock.Since)
-	return age < settle || age < maxSettle && r.burst != nil && r.burst()
+	return r.burst != nil && r.burst() && r.now().Sub(lock.Since) < maxSettle
 }
 
 func manager(m Move) string {
