@@ -90,6 +90,11 @@ type Input struct {
 	Live    bool
 	Forward *Forward // nil: not asked
 	Count   Count
+
+	// Reach is what the VirtualServices come to when the canary is taken to a
+	// weight, percent 1–100, or why they cannot be. It is a pure function of
+	// what was gathered. Nil: exactly that weight.
+	Reach func(weight int) (Traffic, error)
 }
 
 // Count is the canary's number of requests since the last change of weights,

@@ -81,7 +81,8 @@ func TestPlanYAMLOfEveryShapeOfVirtualService(t *testing.T) {
 		{"missing weights are 0 beside others and are written where stable needs one", "missing-weights.yaml", "rollback", bySubset, 0, all},
 		{"missing weights are written when going forward", "missing-weights.yaml", "25", bySubset, 25, all},
 		{"totals other than 100 are kept", "totals.yaml", "rollback", bySubset, 0, all},
-		{"totals other than 100 are shared by rounding", "totals.yaml", "25", bySubset, 25, all},
+		{"totals other than 100 are shared as near as they can", "totals.yaml", "25", bySubset, 25, all},
+		{"a total that is too coarse is named", "totals.yaml", "10", bySubset, 10, all},
 		{"a route whose weights are all 0 comes out with 100 for stable", "all-zero.yaml", "rollback", bySubset, 0, all},
 		{"redirects, direct responses and delegates are left alone", "redirect-direct-delegate.yaml", "rollback", bySubset, 0, all},
 		{"a root whose routes are in its delegates is refused", "delegate-root.yaml", "rollback", bySubset, 0, all},
@@ -227,17 +228,17 @@ func TestInspectTellsWhatTheCanaryGets(t *testing.T) {
 		o    RewriteOptions
 		want Traffic
 	}{
-		{"nothing at 100/0", split(100, 0), all, Traffic{Split: 1}},
-		{"the share at 90/10", split(90, 10), all, Traffic{Weight: 10, Lowest: 10, Split: 1}},
-		{"everything at 0/100", split(0, 100), all, Traffic{Weight: 100, Lowest: 100, Split: 1}},
-		{"the highest and the lowest of several routes", split(90, 10) + split(0, 100), all, Traffic{Weight: 100, Lowest: 10, Split: 2}},
-		{"one in a thousand is at least 1", split(999, 1), all, Traffic{Weight: 1, Lowest: 1, Split: 1}},
-		{"all but one in a thousand is at most 99", split(1, 999), all, Traffic{Weight: 99, Lowest: 99, Split: 1}},
-		{"a route without weights says nothing", split(0, 0) + split(50, 50), all, Traffic{Weight: 50, Lowest: 50, Split: 2}},
-		{"a single destination has everything, whatever its weight", "\n  - route: [" + fmt.Sprintf(v2, 3) + "]", all, Traffic{Weight: 100, Lowest: 100, CanaryOnly: 1}},
-		{"a tester's route is no weight", tester + split(100, 0), all, Traffic{Split: 1, CanaryOnly: 1}},
-		{"a tester's route that the guard leaves alone", tester + split(100, 0), RewriteOptions{}, Traffic{Split: 1}},
-		{"a match of the path / takes everybody", "\n  - {match: [{uri: {prefix: /}}, {method: {exact: GET}}], route: [{destination: {host: orders-service, subset: v2}}]}", RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, CanaryOnly: 1}},
+		{"nothing at 100/0", split(100, 0), all, Traffic{Counted: 1, Split: 1}},
+		{"the share at 90/10", split(90, 10), all, Traffic{Weight: 10, Lowest: 10, Counted: 1, Split: 1}},
+		{"everything at 0/100", split(0, 100), all, Traffic{Weight: 100, Lowest: 100, Counted: 1, Split: 1}},
+		{"the highest and the lowest of several routes", split(90, 10) + split(0, 100), all, Traffic{Weight: 100, Lowest: 10, Counted: 2, Split: 2}},
+		{"one in a thousand is at least 1", split(999, 1), all, Traffic{Weight: 1, Lowest: 1, Counted: 1, Split: 1}},
+		{"all but one in a thousand is at most 99", split(1, 999), all, Traffic{Weight: 99, Lowest: 99, Counted: 1, Split: 1}},
+		{"a route without weights says nothing", split(0, 0) + split(50, 50), all, Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 2}},
+		{"a single destination has everything, whatever its weight", "\n  - route: [" + fmt.Sprintf(v2, 3) + "]", all, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"a tester's route is no weight", tester + split(100, 0), all, Traffic{Counted: 1, Split: 1, CanaryOnly: 1}},
+		{"a tester's route that the guard leaves alone", tester + split(100, 0), RewriteOptions{}, Traffic{Counted: 1, Split: 1}},
+		{"a match of the path / takes everybody", "\n  - {match: [{uri: {prefix: /}}, {method: {exact: GET}}], route: [{destination: {host: orders-service, subset: v2}}]}", RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
 		{"a mirror", mirror, all, Traffic{Mirrors: 1}},
 		{"a mirror that the guard leaves alone", mirror, RewriteOptions{}, Traffic{}},
 	} {
@@ -246,7 +247,7 @@ func TestInspectTellsWhatTheCanaryGets(t *testing.T) {
 			if err != nil || got != c.want {
 				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
 			}
-			if clean := c.want == (Traffic{Split: c.want.Split}); got.Clean() != clean {
+			if clean := c.want == (Traffic{Counted: c.want.Counted, Split: c.want.Split}); got.Clean() != clean {
 				t.Errorf("Clean() = %v", !clean)
 			}
 		})
@@ -338,7 +339,7 @@ const testersAndMirror = `
 func TestRollbackAndBackRestoresWhatGuardianChanged(t *testing.T) {
 	before := vsOf(t, testersAndMirror)
 	down := mustRewrite(t, before, bySubset, 0, all, nil)
-	if len(down.Changes) != 2 || !down.After.Clean() || down.Before != (Traffic{30, 30, 1, 1, 1}) {
+	if len(down.Changes) != 2 || !down.After.Clean() || down.Before != (Traffic{30, 30, 1, 1, 1, 1}) {
 		t.Fatalf("rollback: %+v", down)
 	}
 	for _, c := range down.Changes {
@@ -354,7 +355,7 @@ func TestRollbackAndBackRestoresWhatGuardianChanged(t *testing.T) {
 	}
 
 	unlocked := mustRewrite(t, rolledBack, bySubset, KeepWeights, all, down.Changes)
-	if unlocked.After != (Traffic{0, 0, 1, 1, 1}) || len(unlocked.Changes) != 0 {
+	if unlocked.After != (Traffic{0, 0, 1, 1, 1, 1}) || len(unlocked.Changes) != 0 {
 		t.Errorf("unlock: %+v", unlocked)
 	}
 

@@ -400,12 +400,8 @@ func (v *view) unsafe(path, reason string) *UnsafeError {
 
 // traffic sums up what the canary gets.
 func (v *view) traffic(o RewriteOptions) Traffic {
-	t := Traffic{Lowest: 100}
-	counted := false
-	count := func(share int) {
-		counted = true
-		t.Weight, t.Lowest = max(t.Weight, share), min(t.Lowest, share)
-	}
+	var t Traffic
+	count := func(share int) { t = t.merge(Traffic{Weight: share, Lowest: share, Counted: 1}) }
 	for _, r := range v.routes {
 		toCanary, toStable := r.of(canary), r.of(stable)
 		switch {
@@ -425,9 +421,6 @@ func (v *view) traffic(o RewriteOptions) Traffic {
 				t.Mirrors++
 			}
 		}
-	}
-	if !counted {
-		t.Lowest = 0
 	}
 	return t
 }
