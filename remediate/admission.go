@@ -68,11 +68,11 @@ const (
   (has(object.spec.tls) ? object.spec.tls.filter(r, has(r.route)) : []) +
   (has(object.spec.tcp) ? object.spec.tcp.filter(r, has(r.route)) : [])`
 
-	// A route is selective when every match picks out some kind of request.
+	// A route is selective when every match picks out testers.
 	celSelective = `has(r.match) && size(r.match) > 0 && r.match.all(m,
-  has(m.headers) || has(m.withoutHeaders) || has(m.queryParams) || has(m.method) || has(m.authority) || has(m.scheme) ||
-  has(m.sourceLabels) || has(m.sourceNamespace) || has(m.sourceSubnet) ||
-  (has(m.uri) && !(has(m.uri.prefix) && m.uri.prefix == '/')))`
+  (has(m.headers) && size(m.headers) > 0) || (has(m.queryParams) && size(m.queryParams) > 0) ||
+  (has(m.sourceLabels) && size(m.sourceLabels) > 0) || (has(m.sourceNamespace) && m.sourceNamespace != '') ||
+  (has(m.sourceSubnet) && m.sourceSubnet != ''))`
 
 	// For each route, for each destination that gets something, its two names:
 	// as a host of its own and with its subset.

@@ -234,7 +234,7 @@ func (t Traffic) merge(o Traffic) Traffic {
 	}
 	return Traffic{
 		Weight: max(t.Weight, o.Weight), Lowest: lowest, Counted: t.Counted + o.Counted, Split: t.Split + o.Split,
-		CanaryOnly: t.CanaryOnly + o.CanaryOnly, Mirrors: t.Mirrors + o.Mirrors,
+		CanaryOnly: t.CanaryOnly + o.CanaryOnly, StableOnly: t.StableOnly + o.StableOnly, Mirrors: t.Mirrors + o.Mirrors,
 	}
 }
 

@@ -65,12 +65,12 @@ func TestAVirtualServiceWithoutAShareHasNoSayInTheLowest(t *testing.T) {
 		want Traffic
 	}{
 		{"two splits", []string{splitOf(50, 50), splitOf(90, 10)}, Traffic{Weight: 50, Lowest: 10, Counted: 2, Split: 2}},
-		{"stable alone in the second", []string{splitOf(0, 100), stableAlone}, Traffic{Weight: 100, Lowest: 100, Counted: 1, Split: 1}},
-		{"stable alone in the first", []string{stableAlone, splitOf(50, 50)}, Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 1}},
+		{"stable alone in the second", []string{splitOf(0, 100), stableAlone}, Traffic{Weight: 100, Lowest: 100, Counted: 1, Split: 1, StableOnly: 1}},
+		{"stable alone in the first", []string{stableAlone, splitOf(50, 50)}, Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 1, StableOnly: 1}},
 		{"testers' routes in the second", []string{splitOf(70, 30), testersAlone}, Traffic{Weight: 30, Lowest: 30, Counted: 1, Split: 1, CanaryOnly: 1}},
-		{"a mirror in the second", []string{splitOf(70, 30), mirrorAlone}, Traffic{Weight: 30, Lowest: 30, Counted: 1, Split: 1, Mirrors: 1}},
+		{"a mirror in the second", []string{splitOf(70, 30), mirrorAlone}, Traffic{Weight: 30, Lowest: 30, Counted: 1, Split: 1, StableOnly: 1, Mirrors: 1}},
 		{"a split at 0 does have a say", []string{splitOf(100, 0), splitOf(50, 50)}, Traffic{Weight: 50, Counted: 2, Split: 2}},
-		{"stable alone in both", []string{stableAlone, stableAlone}, Traffic{}},
+		{"stable alone in both", []string{stableAlone, stableAlone}, Traffic{StableOnly: 2}},
 		{"one that does not exist", []string{splitOf(50, 50), ""}, Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 1}},
 		{"none at all", []string{"", ""}, Traffic{}},
 	} {
@@ -119,7 +119,7 @@ func TestReachIsWhatAStepComesTo(t *testing.T) {
 
 // A step that reads as less than its rung would be made again and again.
 func TestEveryRungIsReachedOrRefusedWhateverTheTotal(t *testing.T) {
-	for total := 1; total <= 250; total++ {
+	for total := 1; total <= 120; total++ {
 		for weight := 1; weight <= 100; weight++ {
 			vs := virtualService("v1", "orders", "microservices", nil)
 			var http []any

@@ -344,5 +344,9 @@ func (d *decider) keepPace() {
 	s.ToldAt = d.now
 }
 
-// full says that every route gives the canary all of the pair's traffic.
-func (t Traffic) full() bool { return t.Weight == 100 && t.Lowest == 100 }
+// full says that every route gives the canary all of the pair's traffic. A
+// canary that has some paths to itself, while others lead to stable and none to
+// both, has only a part of it.
+func (t Traffic) full() bool {
+	return t.Weight == 100 && t.Lowest == 100 && (t.Split > 0 || t.StableOnly == 0)
+}

@@ -57,9 +57,10 @@ func (p Pair) validate() error {
 
 // RewriteOptions says what a rollback covers besides weights.
 type RewriteOptions struct {
-	// MatchRoutes re-points routes that only some requests take (by header,
-	// cookie, path, …) and that lead to the canary alone. A route that leads
-	// everybody to the canary is re-pointed in any case.
+	// MatchRoutes re-points routes that only testers take (by header, cookie,
+	// query parameter or caller) and that lead to the canary and not to stable.
+	// A route that leads everybody to the canary, be it for some paths, hosts
+	// or methods only, is re-pointed in any case.
 	MatchRoutes bool
 	// Mirrors stops mirroring to the canary.
 	Mirrors bool
@@ -78,6 +79,9 @@ type Traffic struct {
 	// CanaryOnly counts routes that lead to the canary and not to stable, as
 	// far as a rollback would re-point them.
 	CanaryOnly int
+	// StableOnly counts routes that lead everybody to stable and not to the
+	// canary. No step moves them, so they have no say in Lowest.
+	StableOnly int
 	// Mirrors counts mirrors to the canary that are not at 0%, as far as a
 	// rollback would stop them.
 	Mirrors int
