@@ -74,6 +74,7 @@ type Input struct {
 	Owned   bool     // field manager "guardian" stands on a VirtualService
 	Absent  string   // which VirtualServices do not exist; empty: all do
 	Deny    []string // every spelling of the canary, for the admission policy
+	Spare   []string // the same of stable
 	Alerts  []Alert  // firing now, and accepted ones not acted on yet
 
 	// Watched is for how long this replica has seen the weights stand that the
@@ -401,7 +402,7 @@ func (d *decider) forgive(builds ...string) {
 // lift takes the lock away.
 func (d *decider) lift(event, by, why string) {
 	d.rec.Lock = nil
-	d.rec.denies(nil, Rollback{})
+	d.rec.denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
 	d.note(event, by, why)
 }
@@ -766,7 +767,7 @@ func (d *decider) finish() {
 	if l := d.rec.Lock; l != nil {
 		d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
 		if len(d.in.Deny) > 0 {
-			d.rec.denies(d.in.Deny, d.in.Guard.Rollback)
+			d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
 		}
 		d.rec.Message = lockMessage(d.in.Guard, *l, d.state, d.text)
 	}

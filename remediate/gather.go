@@ -83,7 +83,7 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 			subsets[sub.Name] = all
 		}
 	}
-	s.input.Deny = Spellings(s.pair, g.Canary)
+	s.input.Deny, s.input.Spare = Spellings(s.pair, g.Canary), Spellings(s.pair, g.Stable)
 	stable, why, err := s.side(ctx, r, g.Stable, subsets)
 	if err != nil {
 		return err
