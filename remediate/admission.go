@@ -75,13 +75,14 @@ const (
   (has(m.sourceLabels) && size(m.sourceLabels) > 0) || (has(m.sourceNamespace) && m.sourceNamespace != '') ||
   (has(m.sourceSubnet) && m.sourceSubnet != '')) &&
   !r.route.exists(d, (d.destination.host + '/') in variables.stable ||
-  (d.destination.host + '/' + (has(d.destination.subset) ? d.destination.subset : '')) in variables.stable)`
+  (has(d.destination.subset) && (d.destination.host + '/' + d.destination.subset) in variables.stable))`
 
 	// For each route, for each destination that gets something, its two names:
-	// as a host of its own and with its subset.
+	// as a host of its own, "host/", and with its subset or, without one, "host".
 	celReached = `variables.routes.filter(r, %s(` + celTesters + `)).map(r, r.route
   .filter(d, size(r.route) == 1 || (has(d.weight) && d.weight > 0))
-  .map(d, [d.destination.host + '/', d.destination.host + '/' + (has(d.destination.subset) ? d.destination.subset : '')]))`
+  .map(d, [d.destination.host + '/', d.destination.host +
+    (has(d.destination.subset) && d.destination.subset != '' ? '/' + d.destination.subset : '')]))`
 
 	celPublic = `variables.public.exists(r, r.exists(d, d.exists(k, k in variables.deny)))`
 
@@ -100,7 +101,7 @@ const (
       (has(m.percentage.value) && m.percentage.value != null && m.percentage.value > 0)).map(m, m.destination))`
 
 	celMirrored = `variables.mirrors.exists(ds, ds.exists(d, (d.host + '/') in variables.denyMirrors ||
-  (d.host + '/' + (has(d.subset) ? d.subset : '')) in variables.denyMirrors))`
+  (d.host + (has(d.subset) && d.subset != '' ? '/' + d.subset : '')) in variables.denyMirrors))`
 
 	celMessage = `string(params.data.message).replace('\n', ' ')`
 )
@@ -112,7 +113,8 @@ const (
 // follows within a second.
 //
 // It denies on create and update of every served version: a weight above 0, or
-// being a route's only destination, in http, tls and tcp routes; routes that
+// being a route's only destination, in http, tls and tcp routes; the canary's
+// host without a subset, which leads to the pods of both; routes that
 // lead some requests to the canary alone, and mirrors, as far as the guard's
 // rollback covers them. It allows an update that leaves the spec as it is. A
 // broken policy lets everything pass, since re-assertion stands behind it.

@@ -120,7 +120,7 @@ const lockedMessage = "orders-service: v2 (build 4f2a) was rolled back at 12:00,
 func (l *lockedNamespace) lock(guard string, p Pair, o Rollback) {
 	l.t.Helper()
 	r := Record{Lock: &Lock{Kind: LockBuild, Build: "4f2a"}, Message: strings.Replace(lockedMessage, " was", "\nwas", 1)}
-	r.denies(Spellings(p, p.Canary), Spellings(p, p.Stable), o)
+	r.denies(denied(p), Spellings(p, p.Stable), o)
 	_, err := l.admin.CoreV1().ConfigMaps(l.name).Create(l.t.Context(), &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Labels: map[string]string{LabelLocked: "true"}}, Data: r.Data(),
 	}, metav1.CreateOptions{})
@@ -315,7 +315,33 @@ func TestThePolicyDeniesWhatARollbackTakes(t *testing.T) {
 		{"a tester's route to the canary and a third", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-service, subset: v2}, weight: 60}, {destination: {host: payments}, weight: 40}]}]}`},
 		{"the canary and a third", `{http: [{route: [{destination: {host: orders-service, subset: v2}, weight: 60}, {destination: {host: payments}, weight: 40}]}]}`},
 		{"a tester's split of hosts with all on the canary", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-v1}, weight: 0}, {destination: {host: orders-v2}, weight: 100}]}]}`},
+		{"the host without a subset", `{http: [{route: [{destination: {host: orders-service}}]}]}`},
+		{"the host with an empty subset", `{http: [{route: [{destination: {host: orders-service, subset: ""}}]}]}`},
+		{"the full host without a subset", `{http: [{route: [{destination: {host: orders-service.NAMESPACE.svc.cluster.local}}]}]}`},
+		{"the host of another domain without a subset", `{http: [{route: [{destination: {host: orders-service.NAMESPACE.svc.corp.example}}]}]}`},
+		{"the host without a subset beside stable", `{http: [{route: [{destination: {host: orders-service, subset: v1}, weight: 90}, {destination: {host: orders-service}, weight: 10}]}]}`},
+		{"the host without a subset, with weight 0", `{http: [{route: [{destination: {host: orders-service, subset: v1}, weight: 90}, {destination: {host: orders-service}}]}]}`},
+		{"the host without a subset for testers", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-service}}]}]}`},
+		{"the host without a subset beside stable for testers", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-service, subset: v1}, weight: 90}, {destination: {host: orders-service}, weight: 10}]}]}`},
+		{"tcp to the host without a subset", `{tcp: [{route: [{destination: {host: orders-service}}]}]}`},
+		{"a mirror to the host without a subset", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service}}]}`},
+		{"several mirrors to the host without a subset", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirrors: [{destination: {host: orders-service}, percentage: {value: 5}}]}]}`},
+		{"another subset of the host", `{http: [{route: [{destination: {host: orders-service, subset: v3}}]}]}`},
+		{"another host without a subset", `{http: [{route: [{destination: {host: payments}}]}]}`},
 		{"a mirror at null of the old spelling", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}, mirrorPercent: null}]}`},
+		{"the host without a subset", `{http: [{route: [{destination: {host: orders-service}}]}]}`},
+		{"the host with an empty subset", `{http: [{route: [{destination: {host: orders-service, subset: ""}}]}]}`},
+		{"the full host without a subset", `{http: [{route: [{destination: {host: orders-service.NAMESPACE.svc.cluster.local}}]}]}`},
+		{"the host of another domain without a subset", `{http: [{route: [{destination: {host: orders-service.NAMESPACE.svc.corp.example}}]}]}`},
+		{"the host without a subset beside stable", `{http: [{route: [{destination: {host: orders-service, subset: v1}, weight: 90}, {destination: {host: orders-service}, weight: 10}]}]}`},
+		{"the host without a subset, with weight 0", `{http: [{route: [{destination: {host: orders-service, subset: v1}, weight: 90}, {destination: {host: orders-service}}]}]}`},
+		{"the host without a subset for testers", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-service}}]}]}`},
+		{"the host without a subset beside stable for testers", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-service, subset: v1}, weight: 90}, {destination: {host: orders-service}, weight: 10}]}]}`},
+		{"tcp to the host without a subset", `{tcp: [{route: [{destination: {host: orders-service}}]}]}`},
+		{"a mirror to the host without a subset", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service}}]}`},
+		{"several mirrors to the host without a subset", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirrors: [{destination: {host: orders-service}, percentage: {value: 5}}]}]}`},
+		{"another subset of the host", `{http: [{route: [{destination: {host: orders-service, subset: v3}}]}]}`},
+		{"another host without a subset", `{http: [{route: [{destination: {host: payments}}]}]}`},
 		{"a mirror at null of the oldest spelling", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}, mirror_percent: null}]}`},
 		{"a mirror at null, then at 0", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}, mirrorPercent: null, mirror_percent: 0}]}`},
 		{"a mirror at null beside a split", `{http: [{route: [{destination: {host: orders-service, subset: v1}, weight: 50}, {destination: {host: orders-service, subset: v2}, weight: 50}], mirror: {host: audit}, mirror_percent: null}]}`},
@@ -430,7 +456,7 @@ func TestAThousandLockedGuardsInOneNamespace(t *testing.T) {
 				if i == guards-1 {
 					p = pair
 				}
-				r.denies(Spellings(p, p.Canary), Spellings(p, p.Stable), Rollback{MatchRoutes: true, Mirrors: true})
+				r.denies(denied(p), Spellings(p, p.Stable), Rollback{MatchRoutes: true, Mirrors: true})
 				_, err := l.admin.CoreV1().ConfigMaps(l.name).Create(t.Context(), &corev1.ConfigMap{
 					ObjectMeta: metav1.ObjectMeta{Name: RecordName(p.Host), Labels: map[string]string{LabelLocked: "true"}}, Data: r.Data(),
 				}, metav1.CreateOptions{})

@@ -85,8 +85,9 @@
 //     an alert of it fires (hold included, heard by any replica), the heartbeat
 //     is stale, Prometheus does not answer, or this replica has no Lease.
 //  3. In a VirtualService nothing changes but the weights of the guard's two
-//     destinations, the canary-only routes and mirrors that policy names, and
-//     guardian's own annotations. Each route keeps its total.
+//     destinations, the canary-only routes and mirrors that policy names, what
+//     leads to the canary's host without a subset, and guardian's own
+//     annotations. Each route keeps its total.
 //  4. Nothing is sent to a stable that is not in the DestinationRule or has
 //     fewer ready endpoints than the floor.
 //  5. An accepted alert leaves a lock or an entry in the history before it is

@@ -83,7 +83,7 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 			subsets[sub.Name] = all
 		}
 	}
-	s.input.Deny, s.input.Spare = Spellings(s.pair, g.Canary), Spellings(s.pair, g.Stable)
+	s.input.Deny, s.input.Spare = denied(s.pair), Spellings(s.pair, g.Stable)
 	stable, why, err := s.side(ctx, r, g.Stable, subsets)
 	if err != nil {
 		return err
@@ -234,7 +234,8 @@ func (t Traffic) merge(o Traffic) Traffic {
 	}
 	return Traffic{
 		Weight: max(t.Weight, o.Weight), Lowest: lowest, Counted: t.Counted + o.Counted, Split: t.Split + o.Split,
-		CanaryOnly: t.CanaryOnly + o.CanaryOnly, StableOnly: t.StableOnly + o.StableOnly, Mirrors: t.Mirrors + o.Mirrors,
+		CanaryOnly: t.CanaryOnly + o.CanaryOnly, StableOnly: t.StableOnly + o.StableOnly, Unsplit: t.Unsplit + o.Unsplit,
+		Mirrors: t.Mirrors + o.Mirrors,
 	}
 }
 

@@ -30,6 +30,26 @@ func Spellings(p Pair, r Ref) []string {
 	if r.Host != "" {
 		host = r.Host
 	}
+	hosts := p.spellings(host)
+	for i := range hosts {
+		hosts[i] += "/" + r.Subset
+	}
+	return hosts
+}
+
+// denied lists what gets the pair's canary traffic, for the admission policy:
+// its spellings and, where it is a subset, those of its host without any
+// subset, written "host". That host leads to the pods of both.
+func denied(p Pair) []string {
+	out := Spellings(p, p.Canary)
+	if p.Canary.Subset != "" {
+		out = append(out, p.spellings(p.Host)...)
+	}
+	return out
+}
+
+// spellings lists every way to write a host.
+func (p Pair) spellings(host string) []string {
 	if host == "" || strings.Contains(host, "*") {
 		return nil
 	}
@@ -38,15 +58,13 @@ func Spellings(p Pair, r Ref) []string {
 		domain = defaultDomain
 	}
 	full := NormalizeHost(host, p.Namespace, domain)
-	hosts := []string{full}
-	if name, namespace, ok := serviceOf(full, domain); ok {
-		hosts = []string{name + "." + namespace, name + "." + namespace + ".svc", full}
-		if namespace == p.Namespace {
-			hosts = append([]string{name}, hosts...)
-		}
+	name, namespace, ok := serviceOf(full, domain)
+	if !ok {
+		return []string{full}
 	}
-	for i := range hosts {
-		hosts[i] += "/" + r.Subset
+	hosts := []string{name + "." + namespace, name + "." + namespace + ".svc", full}
+	if namespace == p.Namespace {
+		hosts = append([]string{name}, hosts...)
 	}
 	return hosts
 }

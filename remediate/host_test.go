@@ -63,3 +63,24 @@ func TestAWildcardRuleMatchesItsHostsOneAtATime(t *testing.T) {
 		t.Error("two hosts: no error")
 	}
 }
+
+func TestDeniedAreTheCanaryAndItsHostWithoutASubset(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		pair Pair
+		want []string
+	}{
+		{"two subsets", Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Host: "a", Namespace: "n"},
+			[]string{"a/v2", "a.n/v2", "a.n.svc/v2", "a.n.svc.cluster.local/v2", "a", "a.n", "a.n.svc", "a.n.svc.cluster.local"}},
+		{"two hosts", Pair{Stable: Ref{Host: "a"}, Canary: Ref{Host: "b"}, Namespace: "n"}, []string{"b/", "b.n/", "b.n.svc/", "b.n.svc.cluster.local/"}},
+		{"a canary's host", Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Host: "b"}, Host: "a", Namespace: "n"}, []string{"b/", "b.n/", "b.n.svc/", "b.n.svc.cluster.local/"}},
+		{"a stable's host, outside the cluster", Pair{Stable: Ref{Host: "b"}, Canary: Ref{Subset: "v2"}, Host: "a.example.com", Namespace: "n"}, []string{"a.example.com/v2", "a.example.com"}},
+		{"a wildcard", Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Host: "*.example.com", Namespace: "n"}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := denied(c.pair); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("got %q\nwant %q", got, c.want)
+			}
+		})
+	}
+}

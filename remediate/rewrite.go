@@ -82,13 +82,19 @@ type Traffic struct {
 	// StableOnly counts routes that lead everybody to stable and not to the
 	// canary. No step moves them, so they have no say in Lowest.
 	StableOnly int
+	// Unsplit counts routes that give something to the canary's host without a
+	// subset, as far as a rollback would re-point them: the canary's share there
+	// is that of its pods, which no weight tells.
+	Unsplit int
 	// Mirrors counts mirrors to the canary that are not at 0%, as far as a
 	// rollback would stop them.
 	Mirrors int
 }
 
 // Clean tells that the canary gets nothing that a rollback would take away.
-func (t Traffic) Clean() bool { return t.Weight == 0 && t.CanaryOnly == 0 && t.Mirrors == 0 }
+func (t Traffic) Clean() bool {
+	return t.Weight == 0 && t.CanaryOnly == 0 && t.Unsplit == 0 && t.Mirrors == 0
+}
 
 // Op is one operation of a JSON patch (RFC 6902). guardian uses "add", which
 // also replaces and does not fail on a missing field, and "remove". No
@@ -143,13 +149,14 @@ func Inspect(vs map[string]any, p Pair, o RewriteOptions) (Traffic, error) {
 // is not changed. changes is what a record remembers, of any VirtualService.
 //
 // Weight 0 is a rollback: all that the pair's routes give to the canary goes
-// to stable, and what leads to the canary only, or mirrors to it, is re-pointed
-// or stopped as o says, and remembered in the result's Changes. Weight 1–100
-// sets the share in the routes that carry both, to the next that their weights
-// can express and that reads as no less, and restores those changes that still
-// are as guardian wrote them; routes that led everybody to the canary are
-// restored at 100 only. Where the weights of a route can express nothing near,
-// as 3 in all cannot express 10%, nothing is written.
+// to stable, and what leads to the canary only or to its host without a subset,
+// or mirrors to either, is re-pointed or stopped as o says, and remembered in
+// the result's Changes. Weight 1–100 sets the share in the routes that carry
+// both, to the next that their weights can express and that reads as no less,
+// and restores those changes that still are as guardian wrote them; routes that
+// led everybody to the canary, or to its host without a subset, are restored at
+// 100 only. Where the weights of a route can express nothing near, as 3 in all
+// cannot express 10%, nothing is written.
 // KeepWeights restores as well, except for those, and touches no weight.
 //
 // Every route keeps its total weight and every other destination its own. A
@@ -271,7 +278,7 @@ func (e *edit) rollback(o RewriteOptions) error {
 			continue
 		}
 		for _, m := range r.mirrors {
-			if m.role == canary && m.on {
+			if m.toCanary() {
 				e.stop(r, m)
 			}
 		}
@@ -280,13 +287,21 @@ func (e *edit) rollback(o RewriteOptions) error {
 }
 
 func (e *edit) rollbackRoute(r *route, o RewriteOptions) error {
-	toCanary, toStable := r.of(canary), r.of(stable)
+	if r.left(o) {
+		return nil
+	}
+	for _, d := range r.of(unsplit) {
+		if d.weight > 0 {
+			e.repoint(r, d)
+		}
+	}
+	toCanary := r.of(canary)
 	switch {
 	case len(toCanary) == 0:
 		return nil
-	case len(toStable) > 0:
+	case len(r.of(stable)) > 0:
 		return e.share(r, r.pairTotal(), 0)
-	case !r.leadsToCanary() && !r.allZero(), r.selective && !o.MatchRoutes:
+	case !r.leadsToCanary() && !r.allZero():
 		return nil
 	}
 	repair := r.allZero()
@@ -299,7 +314,7 @@ func (e *edit) rollbackRoute(r *route, o RewriteOptions) error {
 	return nil
 }
 
-// repoint leads a destination of the canary to stable.
+// repoint leads a destination of the canary, or of both, to stable.
 func (e *edit) repoint(r *route, d *destination) {
 	where := d.where.key("destination")
 	ref := e.v.pair.Stable

@@ -225,6 +225,10 @@ func TestInspectTellsWhatTheCanaryGets(t *testing.T) {
 	matched := func(match string) string {
 		return "\n  - {match: [" + match + "], route: [" + fmt.Sprintf(v2, 100) + "]}"
 	}
+	bare := "\n  - {route: [{destination: {host: orders-service.microservices.svc.cluster.local}}]}"
+	half := func(subset string) string {
+		return "\n  - route: [{destination: {host: orders-service, subset: " + subset + "}, weight: 70}, {destination: {host: orders-service}, weight: 30}]"
+	}
 	stableToo := "\n  - route: [" + fmt.Sprintf(v1, 100) + "]"
 	for _, c := range []struct {
 		name string
@@ -251,6 +255,12 @@ func TestInspectTellsWhatTheCanaryGets(t *testing.T) {
 		{"a header and a path are testers'", matched("{headers: {x: {}}, uri: {prefix: /a}}"), all, Traffic{CanaryOnly: 1}},
 		{"a query parameter, a caller's labels or its namespace are testers'", matched("{queryParams: {v: {}}}, {sourceLabels: {a: b}}, {sourceNamespace: t}"), all, Traffic{CanaryOnly: 1}},
 		{"some paths to the canary and others to stable", matched("{uri: {prefix: /a}}") + stableToo, all, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1, StableOnly: 1}},
+		{"the host without a subset", bare, all, Traffic{Unsplit: 1}},
+		{"the host without a subset beside stable", half("v1"), all, Traffic{StableOnly: 1, Unsplit: 1}},
+		{"the host without a subset beside the canary", half("v2"), all, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1, Unsplit: 1}},
+		{"the host without a subset, with weight 0", strings.Replace(half("v1"), "weight: 30", "weight: 0", 1), all, Traffic{StableOnly: 1}},
+		{"the host without a subset for testers whom the guard leaves alone", strings.Replace(bare, "{route", "{match: [{headers: {x: {}}}], route", 1), RewriteOptions{}, Traffic{}},
+		{"a mirror to the host without a subset", stableToo + "\n    mirror: {host: orders-service}", all, Traffic{StableOnly: 1, Mirrors: 1}},
 		{"a mirror", mirror, all, Traffic{StableOnly: 1, Mirrors: 1}},
 		{"a mirror that the guard leaves alone", mirror, RewriteOptions{}, Traffic{StableOnly: 1}},
 	} {
@@ -464,6 +474,61 @@ func TestARouteOfSomePathsComesBackAt100Only(t *testing.T) {
 	up := mustRewrite(t, rolledBack, bySubset, 100, all, down.Changes)
 	if got := patched(t, rolledBack, up.Ops); !reflect.DeepEqual(got, before) {
 		t.Errorf("forward to 100: %+v", up)
+	}
+}
+
+func TestTheHostWithoutASubsetIsLedToStableAndComesBackAt100(t *testing.T) {
+	const routes = `
+  - match: [{headers: {x: {exact: y}}}]
+    route: [{destination: {host: orders-service}}]
+  - match: [{uri: {prefix: /metrics}}]
+    route: [{destination: {host: orders-service, port: {number: 9090}}}]
+  - match: [{uri: {prefix: /beta}}]
+    route: [{destination: {host: orders-service, subset: v2}, weight: 3}, {destination: {host: orders-service}, weight: 1}]
+  - route: [{destination: {host: orders-service, subset: v1}, weight: 70}, {destination: {host: orders-service, subset: v2}, weight: 30}]
+    mirror: {host: orders-service}`
+	before := vsOf(t, routes)
+	for _, p := range []Pair{bySubset, noRule, {Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Host: "*.microservices.svc.cluster.local", Namespace: "microservices"}} {
+		down := mustRewrite(t, before, p, 0, all, nil)
+		if down.Before.Unsplit != 3 || !down.After.Clean() || len(down.Changes) != 5 {
+			t.Fatalf("%+v: rollback: %+v", p, down)
+		}
+		rolledBack := patched(t, before, down.Ops)
+		if text := fmt.Sprint(rolledBack); strings.Count(text, "subset:v1") != 5 || strings.Count(text, "port:map[number:9090]") != 1 {
+			t.Errorf("%+v: rolled back: %s", p, text)
+		}
+		again := mustRewrite(t, rolledBack, p, 0, all, down.Changes)
+		if len(again.Ops) != 0 || !reflect.DeepEqual(again.Changes, down.Changes) {
+			t.Errorf("%+v: again: %+v", p, again)
+		}
+		unlocked := mustRewrite(t, rolledBack, p, KeepWeights, all, down.Changes)
+		if unlocked.After != (Traffic{Counted: 1, Split: 1, StableOnly: 2, Unsplit: 1, Mirrors: 1}) || len(unlocked.Changes) != 3 {
+			t.Errorf("%+v: unlock: %+v", p, unlocked)
+		}
+		up := mustRewrite(t, patched(t, rolledBack, unlocked.Ops), p, 100, all, unlocked.Changes)
+		want := vsOf(t, strings.NewReplacer("weight: 70", "weight: 0", "weight: 30", "weight: 100").Replace(routes))
+		got := patched(t, patched(t, rolledBack, unlocked.Ops), up.Ops)
+		if up.After.Unsplit != 3 || len(up.Changes) != 0 {
+			t.Errorf("%+v: forward to 100: %+v", p, up)
+		}
+		for _, path := range differences(want, got, "") {
+			if !strings.HasPrefix(path, "/spec/http/3/mirrorPercentage") {
+				t.Errorf("%+v: %s differs", p, path)
+			}
+		}
+	}
+}
+
+func TestTheHostWithoutASubsetIsLedToAStableHost(t *testing.T) {
+	p := Pair{Stable: Ref{Host: "orders-v1"}, Canary: Ref{Subset: "v2"}, Host: "orders-service", Namespace: "microservices"}
+	before := vsOf(t, ` [{route: [{destination: {host: orders-service}}]}]`)
+	down := mustRewrite(t, before, p, 0, all, nil)
+	if want := []Op{{"add", "/spec/http/0/route/0/destination/host", "orders-v1"}}; !reflect.DeepEqual(down.Ops, want) {
+		t.Errorf("rollback: %+v", down.Ops)
+	}
+	p.Stable, p.Canary = Ref{Subset: "v1"}, Ref{Host: "orders-v2"}
+	if r, err := Rewrite(before, p, 0, all, nil); err == nil {
+		t.Errorf("where the canary is another host, it is a stranger's: %+v", r)
 	}
 }
 

@@ -17,6 +17,7 @@ const (
 	other role = iota
 	stable
 	canary
+	unsplit // the canary's host without a subset: the pods of both, each as many as there are
 )
 
 // place names a field twice: as a JSON pointer for patches, and as people
@@ -332,7 +333,38 @@ func (v *view) classify() error {
 			}
 		}
 	}
+	v.classifyUnsplit()
 	return nil
+}
+
+// classifyUnsplit finds what leads to the canary's host and names no subset.
+// Where the pair's host is not known for sure, it is the one that its subsets
+// were found on.
+func (v *view) classifyUnsplit() {
+	host := v.pairHost
+	if host == "" || strings.Contains(host, "*") {
+		host = v.seenHost
+	}
+	if host == "" || v.pair.Canary.Subset == "" {
+		return
+	}
+	leads := func(to map[string]any) bool {
+		subset, _ := to["subset"].(string)
+		name, _ := to["host"].(string)
+		return subset == "" && NormalizeHost(name, v.namespace, v.pair.Domain) == host
+	}
+	for _, r := range v.routes {
+		for _, d := range r.destinations {
+			if d.role == other && leads(d.object) {
+				d.role = unsplit
+			}
+		}
+		for _, m := range r.mirrors {
+			if m.role == other && leads(m.target) {
+				m.role = unsplit
+			}
+		}
+	}
 }
 
 // roleOf tells which of the pair a host and subset are. Subsets of a pair
@@ -416,8 +448,11 @@ func (v *view) traffic(o RewriteOptions) Traffic {
 		case len(toCanary) == 0 && sumWeights(toStable) > 0 && !r.selective:
 			t.StableOnly++
 		}
+		if sumWeights(r.of(unsplit)) > 0 && !r.left(o) {
+			t.Unsplit++
+		}
 		for _, m := range r.mirrors {
-			if o.Mirrors && m.on && m.role == canary {
+			if o.Mirrors && m.toCanary() {
 				t.Mirrors++
 			}
 		}
@@ -452,6 +487,15 @@ func (r *route) of(want role) []*destination {
 func (r *route) leadsToCanary() bool {
 	return len(r.of(stable)) == 0 && sumWeights(r.of(canary)) > 0
 }
+
+// left tells that a rollback leaves the route alone: it is testers', and does
+// not name stable.
+func (r *route) left(o RewriteOptions) bool {
+	return r.selective && !o.MatchRoutes && len(r.of(stable)) == 0
+}
+
+// toCanary tells that a mirror's copies reach the canary.
+func (m *mirror) toCanary() bool { return m.on && (m.role == canary || m.role == unsplit) }
 
 func (r *route) allZero() bool { return sumWeights(r.destinations) == 0 }
 
