@@ -424,23 +424,44 @@ func (e *edit) distribute(r *route, to []*destination, target int64) error {
 }
 
 // standing picks those changes of this VirtualService that still are as
-// guardian wrote them.
+// guardian wrote them. Somebody may have put a route before theirs, or taken
+// one away: then the only place that fits is theirs, and becomes their path.
 func (e *edit) standing(changes []Change) []Change {
 	var out []Change
+	taken := map[string]bool{}
+	keep := func(c Change, path string) {
+		taken[path] = true
+		c.Path = path
+		out = append(out, c)
+	}
+	var lost []Change
 	for _, c := range changes {
-		if c.VirtualService != e.v.name {
-			continue
+		switch {
+		case c.VirtualService != e.v.name:
+		case e.stands(c, c.Path):
+			keep(c, c.Path)
+		default:
+			lost = append(lost, c)
 		}
-		r, t, ok := e.v.lookup(c.Path)
-		if !ok || c.Route == "" || c.Route != r.mark(t.mirror) {
-			continue
-		}
-		now, has := t.object[t.key]
-		if has == (c.Wrote != nil) && (!has || equalJSON(now, c.Wrote)) {
-			out = append(out, c)
+	}
+	for _, c := range lost {
+		places := slices.DeleteFunc(e.v.places(c.Path), func(path string) bool { return taken[path] || !e.stands(c, path) })
+		if len(places) == 1 {
+			keep(c, places[0])
 		}
 	}
 	return out
+}
+
+// stands tells that the field at the path is what a change wrote, in the route
+// that it wrote to.
+func (e *edit) stands(c Change, path string) bool {
+	r, t, ok := e.v.lookup(path)
+	if !ok || c.Route == "" || c.Route != r.mark(t.mirror) {
+		return false
+	}
+	now, has := t.object[t.key]
+	return has == (c.Wrote != nil) && (!has || equalJSON(now, c.Wrote))
 }
 
 // restore undoes changes and returns those that still stand: of routes that

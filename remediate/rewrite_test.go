@@ -442,6 +442,39 @@ func TestChangesThatSomebodyElseHasTouchedAreDropped(t *testing.T) {
 	})
 }
 
+func TestChangesFollowTheirRouteToAnotherPlace(t *testing.T) {
+	const (
+		inserted = "\n  - {match: [{uri: {exact: /new}}], redirect: {uri: /}}"
+		testers  = "\n  - {match: [{headers: {x: {exact: y}}}], route: [{destination: {host: orders-service, subset: v2}}]}"
+		mirrored = "\n  - {route: [{destination: {host: orders-service, subset: v1}}], mirrors: [{destination: {host: orders-service, subset: v2}}]}"
+		stopped  = "\n  - {route: [{destination: {host: orders-service, subset: v1}}], mirrors: [{destination: {host: orders-service, subset: v2}, percentage: {value: 0}}]}"
+	)
+	led := strings.Replace(testers, "v2", "v1", 1)
+	for _, c := range []struct{ name, before, moved, want string }{
+		{"a route is put before them", testers + mirrored, inserted + led + stopped, inserted + testers + mirrored},
+		{"a route before them is gone", inserted + testers + mirrored, led + stopped, testers + mirrored},
+		{"they have changed places", testers + mirrored, stopped + led, mirrored + testers},
+		{"two that are the same", testers + testers, inserted + led + led, inserted + testers + testers},
+		{"two others that are the same: which one is not known", testers, inserted + led + led, inserted + led + led},
+		{"the route is gone", testers + mirrored, inserted + stopped, inserted + mirrored},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			down := mustRewrite(t, vsOf(t, c.before), bySubset, 0, all, nil)
+			moved := vsOf(t, c.moved)
+			locked := mustRewrite(t, moved, bySubset, 0, all, down.Changes)
+			if len(locked.Ops) != 0 {
+				t.Errorf("while locked: %+v", locked.Ops)
+			}
+			for _, changes := range [][]Change{down.Changes, locked.Changes} {
+				up := mustRewrite(t, moved, bySubset, KeepWeights, all, changes)
+				if got := patched(t, moved, up.Ops); !reflect.DeepEqual(got, vsOf(t, c.want)) || len(up.Changes) != 0 {
+					t.Errorf("unlock: %+v", up)
+				}
+			}
+		})
+	}
+}
+
 func TestARouteOfEverybodyComesBackAt100Only(t *testing.T) {
 	before := vsOf(t, ` [{route: [{destination: {host: orders-service, subset: v2}}]}]`)
 	down := mustRewrite(t, before, bySubset, 0, RewriteOptions{}, nil)

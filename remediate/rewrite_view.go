@@ -584,6 +584,21 @@ func (v *view) lookup(pointer string) (*route, target, bool) {
 	return nil, target{}, false
 }
 
+// places are a change's JSON pointer in each route of its kind.
+func (v *view) places(pointer string) []string {
+	parts := strings.SplitN(pointer, "/", 5) // "", spec, the kind, an index, the rest
+	if len(parts) < 5 {
+		return nil
+	}
+	var out []string
+	for _, r := range v.routes {
+		if r.kind == parts[2] {
+			out = append(out, r.where.pointer+"/"+parts[4])
+		}
+	}
+	return out
+}
+
 // objectAt reads a field that is an object; absent and null are nil.
 func objectAt(parent map[string]any, where place, key string) (map[string]any, place, error) {
 	at := where.key(key)
