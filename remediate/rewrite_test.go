@@ -619,6 +619,39 @@ func TestPlanYAMLRefusesTextsThatItCannotRead(t *testing.T) {
 	}
 }
 
+func TestPlanYAMLPassesOverWhatHasNoWeightToSet(t *testing.T) {
+	const mesh = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: mesh, namespace: microservices}\nspec: {http: "
+	const stable, coarse = stableAlone + "}\n", "[{route: [{destination: {host: orders-service, subset: v1}, weight: 1}, {destination: {host: orders-service, subset: v2}, weight: 0}]}]}\n"
+	gateway := string(fixture(t, "article-90-10.yaml"))
+	for _, c := range []struct {
+		name, in  string
+		weight    int
+		want, err string
+	}{
+		{"stable alone beside a split", gateway + mesh + stable, 30, string(fixture(t, "article-70-30.yaml")) + mesh + stable, ""},
+		{"stable alone before a split", mesh + stable + "---\n" + gateway, 30, mesh + stable + "---\n" + string(fixture(t, "article-70-30.yaml")), ""},
+		{"stable alone beside a split, to 0", gateway + mesh + stable, 0, string(fixture(t, "article-100-0.yaml")) + mesh + stable, ""},
+		{"nothing but stable alone", mesh + stable + mesh + testersAlone + "}\n", 30, "", "no route names both v1 and v2"},
+		{"a split that cannot follow is no half success", gateway + mesh + coarse, 30, "", "too coarse for 30%"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, patch, err := PlanYAML([]byte(c.in), noRule, c.weight, all)
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Errorf("got %v\n%s", err, out)
+				}
+				return
+			}
+			if err != nil || string(out) != c.want {
+				t.Errorf("got %v\n%s", err, out)
+			}
+			if n := strings.Count(string(patch), "\n"); n != 1 && c.weight > 0 {
+				t.Errorf("%d patches:\n%s", n, patch)
+			}
+		})
+	}
+}
+
 func TestAByteOrderMarkStays(t *testing.T) {
 	in := slices.Concat(byteOrderMark, fixture(t, "article-90-10.yaml"))
 	out, _, err := PlanYAML(in, noRule, 0, all)

@@ -19,11 +19,11 @@ import (
 var byteOrderMark = []byte("\ufeff")
 
 // PlanYAML gives the canary the weight in every VirtualService of a YAML (or
-// JSON) text that names the pair, as Rewrite does. Other documents, and
-// VirtualServices without the pair, pass. out is the text byte for byte but
-// for the fields that change: comments, quoting, flow style and line endings
-// stay. patch is a JSON patch, or one a line where several VirtualServices
-// name the pair.
+// JSON) text that names the pair, as Rewrite does. Other documents pass, and
+// so do VirtualServices without the pair, or without a weight to set. out is
+// the text byte for byte but for the fields that change: comments, quoting, flow
+// style and line endings stay. patch is a JSON patch, or one a line where
+// several VirtualServices name the pair.
 //
 // The error is an UnsafeError when no VirtualService can be rewritten safely,
 // and otherwise names what is malformed.
@@ -125,6 +125,10 @@ func (s stream) plan(p Pair, weight int, o RewriteOptions) ([]objectEdit, error)
 				return nil, err
 			}
 			r, err := Rewrite(vs, p, weight, o, nil)
+			if errors.As(err, &unsafe) && unsafe.Path == "" {
+				absent = append(absent, err) // no weight to set; one that is in the way is another matter
+				continue
+			}
 			if err != nil {
 				return nil, err
 			}
