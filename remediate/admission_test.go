@@ -360,6 +360,7 @@ func TestThePolicyDeniesWhatARollbackTakes(t *testing.T) {
 		{"a stable host", `{http: [{route: [{destination: {host: orders-v1}, weight: 1}, {destination: {host: orders-v2}, weight: 0}]}]}`},
 		{"a mirror to a canary host", `{http: [{route: [{destination: {host: orders-v1}}], mirror: {host: orders-v2}}]}`},
 		{"direct response and delegate", `{http: [{match: [{uri: {exact: /a}}], directResponse: {status: 418}}, {delegate: {name: x}}]}`},
+		{"a delegate without hosts", `{hosts: [], http: [{route: [{destination: {host: orders-service, subset: v1}, weight: 1}, {destination: {host: orders-service, subset: v2}, weight: 1}]}]}`},
 		{"nothing at all", `{}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -378,7 +379,9 @@ func (u underLock) compare(t *testing.T, routes string) {
 	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(routes, "NAMESPACE", u.lockedNamespace.name)), &spec); err != nil {
 		t.Fatal(err)
 	}
-	spec["hosts"] = []any{"orders-service"}
+	if _, delegate := spec["hosts"]; !delegate {
+		spec["hosts"] = []any{"orders-service"}
+	}
 	vs := virtualService("v1", "candidate", u.lockedNamespace.name, nil)
 	vs.Object["spec"] = spec
 	deny := false

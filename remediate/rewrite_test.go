@@ -659,3 +659,86 @@ func TestAByteOrderMarkStays(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+func TestRollbackAndBackForPairsToldApartByHost(t *testing.T) {
+	const routes = `
+  - match: [{headers: {x: {exact: y}}}]
+    route: [{destination: {host: HOST, SUBSET}}]
+  - match: [{uri: {prefix: /orders}}]
+    route: [{destination: {host: HOST, SUBSET, port: {number: 8080}}}]
+  - route: [{destination: {host: STABLE}, weight: 70}, {destination: {host: HOST, SUBSET}, weight: 30}]
+    mirror: {host: HOST, SUBSET}`
+	for _, c := range []struct {
+		name                 string
+		p                    Pair
+		host, subset, stable string // as the VirtualService writes them
+		led                  string // where the testers' route is led
+	}{
+		{"two hosts", byHost, "orders-v2", "", "orders-v1", "map[host:orders-v1]"},
+		{"two hosts, in full", byHost, "orders-v2.microservices.svc.cluster.local", "", "orders-v1.microservices.svc.cluster.local", "map[host:orders-v1.microservices.svc.cluster.local]"},
+		{"two hosts with a subset that is nobody's", byHost, "orders-v2", "subset: blue", "orders-v1", "map[host:orders-v1]"},
+		{"a stable subset and a canary's host", Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Host: "orders-v2"}, Host: "orders-service", Namespace: "microservices"},
+			"orders-v2", "", "orders-service, subset: v1", "map[host:orders-service subset:v1]"},
+		{"a stable's host and a canary subset", Pair{Stable: Ref{Host: "orders-v1"}, Canary: Ref{Subset: "v2"}, Host: "orders-service", Namespace: "microservices"},
+			"orders-service", "subset: v2", "orders-v1", "map[host:orders-v1]"},
+		{"another cluster domain", Pair{Stable: Ref{Host: "orders-v1"}, Canary: Ref{Host: "orders-v2"}, Namespace: "microservices", Domain: "corp.example"},
+			"orders-v2.microservices.svc.corp.example", "", "orders-v1", "map[host:orders-v1]"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text := strings.NewReplacer("STABLE", c.stable, "HOST, SUBSET", strings.Trim(c.host+", "+c.subset, ", ")).Replace(routes)
+			before := vsOf(t, text)
+			down := mustRewrite(t, before, c.p, 0, all, nil)
+			if down.Before != (Traffic{Weight: 100, Lowest: 30, Counted: 2, Split: 1, CanaryOnly: 2, Mirrors: 1}) || !down.After.Clean() {
+				t.Fatalf("rollback: %+v", down)
+			}
+			rolledBack := patched(t, before, down.Ops)
+			if led := fmt.Sprint(valueAt(rolledBack, strings.Split("spec/http/0/route/0/destination", "/"))); led != c.led {
+				t.Errorf("testers are led to %s, want %s", led, c.led)
+			}
+			if again := mustRewrite(t, rolledBack, c.p, 0, all, down.Changes); len(again.Ops) != 0 || !reflect.DeepEqual(again.Changes, down.Changes) {
+				t.Errorf("again: %+v", again)
+			}
+			unlocked := mustRewrite(t, rolledBack, c.p, KeepWeights, all, down.Changes)
+			if unlocked.After != (Traffic{Counted: 1, Split: 1, CanaryOnly: 1, StableOnly: 1, Mirrors: 1}) {
+				t.Errorf("unlock: %+v", unlocked)
+			}
+			free := patched(t, rolledBack, unlocked.Ops)
+			up := mustRewrite(t, free, c.p, 100, all, unlocked.Changes)
+			want := vsOf(t, strings.NewReplacer("weight: 70", "weight: 0", "weight: 30", "weight: 100").Replace(text))
+			if got := patched(t, free, up.Ops); !reflect.DeepEqual(got, want) || len(up.Changes) != 0 {
+				t.Errorf("forward to 100: %+v\ngot  %v\nwant %v", up, got, want)
+			}
+		})
+	}
+}
+
+func TestHostsAreThoseOfTheClustersDomain(t *testing.T) {
+	p := bySubset
+	p.Domain = "corp.example"
+	for host, ours := range map[string]bool{
+		"orders-service": true, "orders-service.microservices.svc.corp.example": true,
+		"orders-service.microservices.svc.cluster.local": false, "orders-service.microservices": false,
+	} {
+		vs := vsOf(t, " [{route: [{destination: {host: "+host+", subset: v2}}]}]")
+		r, err := Rewrite(vs, p, 0, all, nil)
+		if ours && (err != nil || !r.After.Clean() || len(r.Ops) == 0) || !ours && err == nil {
+			t.Errorf("%s: %+v, %v", host, r, err)
+		}
+	}
+}
+
+// A delegate has no hosts and no gateways of its own, only routes.
+func TestADelegateIsRewrittenLikeAnyOther(t *testing.T) {
+	var vs map[string]any
+	if err := yaml.Unmarshal([]byte("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: orders, namespace: microservices}\nspec: {http: "+splitOf(70, 30)+"}"), &vs); err != nil {
+		t.Fatal(err)
+	}
+	r := mustRewrite(t, vs, bySubset, 0, all, nil)
+	if want := vsOf(t, " "+splitOf(100, 0)); !reflect.DeepEqual(patched(t, vs, r.Ops), want) || !r.After.Clean() {
+		t.Errorf("%+v", r)
+	}
+	root := vsOf(t, " [{delegate: {name: orders-routes}}]")
+	if _, err := Inspect(root, bySubset, all); err == nil || !strings.Contains(err.Error(), "microservices/orders-routes") {
+		t.Errorf("its root names what to guard: %v", err)
+	}
+}
