@@ -166,7 +166,7 @@ type Decision struct {
 
 const (
 	maxRefused       = 200
-	maxNoted         = 64
+	maxNoted         = 64 // episodes that fire at once and are told of
 	maxFiring        = 32
 	listingKnows     = 75 * time.Second // every replica lists what fires each minute
 	reassertCoalesce = time.Minute      // one history entry for a storm of re-assertions
@@ -244,7 +244,10 @@ func (d *decider) observe() {
 		d.adoptBuild()
 		s.Waited = nil
 		if known && !first {
-			s.Fresh = true
+			s.Fresh, s.Rolling = true, true
+			if in.Traffic.Weight > 0 {
+				s.MovedAt = d.now // what the build before has proved says nothing of this one
+			}
 			if d.in.Guard.Promotion.Mode == PromotionAuto {
 				s.Promoting = s.Build
 			}
@@ -253,6 +256,12 @@ func (d *decider) observe() {
 				s.PromotedAt, s.BakedAt, s.Uncanaried = d.now, time.Time{}, true
 				d.note("uncanaried", "", "build "+s.Build+" went out without a canary: the canary already had all traffic")
 			}
+		}
+	}
+	if c := in.Canary; s.Rolling && c.Complete && c.Ready > 0 && c.Current == c.Ready {
+		s.Rolling = false
+		if in.Traffic.Weight > 0 && !in.Traffic.full() {
+			s.MovedAt = d.now // until now the build before has answered as well
 		}
 	}
 	d.observeWeight(first)
@@ -295,6 +304,15 @@ func (d *decider) observeWeight(first bool) {
 			d.note("promoted", "", "canary has all traffic; an alert rolls it back until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
 		}
 	}
+}
+
+// takeWeight records a weight that observeWeight has passed over.
+func (d *decider) takeWeight() {
+	s, t := &d.rec.Status, d.in.Traffic
+	if s.Weight == t.Weight {
+		return
+	}
+	s.Weight, s.Spread, s.MovedAt = t.Weight, max(0, t.Weight-t.Lowest), d.now
 }
 
 // shifted tells of a change of weights that was not guardian's.
@@ -473,7 +491,7 @@ func (d *decider) paused() bool { return d.in.Paused || d.rec.Status.Paused != n
 // pause only records.
 func (d *decider) pause() {
 	d.state, d.reason = StatePaused, ReasonPaused
-	d.rec.Status.Weight = d.in.Traffic.Weight // also under a lock, where others pass over it
+	d.takeWeight() // also under a lock, where others pass over it
 	d.text = "paused by annotation " + AnnotationPaused
 	if p := d.rec.Status.Paused; p != nil {
 		d.text = "paused by " + p.By
@@ -598,8 +616,8 @@ func (d *decider) unsafe() string {
 
 func (d *decider) block(why string) {
 	d.state, d.reason, d.text = StateBlocked, ReasonBlocked, why
-	d.rec.Status.Weight = d.in.Traffic.Weight
-	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why {
+	d.takeWeight()
+	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
 		d.note("blocked", "", "rollback is wanted but "+why)
 	}
 }
@@ -759,12 +777,17 @@ func (d *decider) finish() {
 		}
 	}
 	if l := d.rec.Lock; l != nil {
-		d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
-		if len(d.in.Deny) > 0 {
-			d.rec.denies(d.in.Deny, d.in.Guard.Rollback)
+		if d.in.Leads || d.was.Lock == nil || len(d.was.VirtualServices) == 0 || len(d.was.Deny) == 0 {
+			// Replicas may have different configurations for a while: once it is
+			// said, it is the lease holder's.
+			d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
+			if len(d.in.Deny) > 0 {
+				d.rec.denies(d.in.Deny, d.in.Guard.Rollback)
+			}
 		}
 		d.rec.Message = lockMessage(d.in.Guard, *l, d.state, d.text)
 	}
+	d.keepPace()
 	if !d.ripe.IsZero() {
 		d.wake(d.ripe)
 	}
@@ -794,13 +817,22 @@ func (d *decider) noteAlert(a Alert, why string) {
 	if slices.Contains(s.Noted, a.Episode()) {
 		return
 	}
-	s.Noted = append(s.Noted, a.Episode())
-	if over := len(s.Noted) - maxNoted; over > 0 {
-		s.Noted = slices.Delete(s.Noted, 0, over)
+	if len(s.Noted) >= maxNoted {
+		s.Noted = slices.DeleteFunc(s.Noted, d.isOver)
 	}
+	if len(s.Noted) >= maxNoted {
+		return // to forget one that still fires would be to tell of it again
+	}
+	s.Noted = append(s.Noted, a.Episode())
 	e := d.entry("noted", byAlert, why)
 	e.Alert = a.Name
 	d.rec.History = append(d.rec.History, e)
+}
+
+// isOver says that no replica knows an episode to fire.
+func (d *decider) isOver(episode string) bool {
+	return !slices.ContainsFunc(d.in.Alerts, func(a Alert) bool { return a.Episode() == episode }) &&
+		!slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == episode })
 }
 
 // noteReassert records a storm of re-assertions once a minute.

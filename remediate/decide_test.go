@@ -364,7 +364,7 @@ func TestANewBuildUnderAllTraffic(t *testing.T) {
 		"a Deployment that is gone is not new": {[]but{promoted(10 * time.Minute), noCanary}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
 		"one that arrives together with 100% had its canary skipped by CI alone": {[]but{new, gets(100)},
 			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 50→100; shifted: 50→100; promoted: 50→100"}, ""},
-		"in the middle of a split it is only noted": {[]but{new}, verdict{state: StateShifting, reason: ReasonNothing, added: "new-build: 50→50"}, ""},
+		"in the middle of a split it is noted, and watched from now on": {[]but{new}, verdict{state: StateShifting, reason: ReasonNothing, added: "new-build: 50→50"}, ""},
 		"one that comes while a rollback is blocked gets its window": {[]but{locked(LockBuild), promoted(time.Hour), blocked("stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"), stableReady(0), new, live},
 			verdict{state: StateUncanaried, reason: ReasonNewBuild, refused: "b1", requeue: pollCount,
 				added: "new-build: 100→100; uncanaried: 100→100; unlocked by new build: 100→100"}, ""},
@@ -463,7 +463,7 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 		"a VirtualService cannot be written":  {[]but{bad, func(in *Input) { in.Unsafe = "VirtualService microservices/orders-service: delegate" }}, blocks, "delegate"},
 		"nothing has to move: locked at once": {[]but{asks(RequestRollback), stood(StateIdle, 0), stableReady(0)}, verdict{state: StateRolledBack, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 0→0"}, ""},
 		"still blocked: told once":            {because(stableReady(0)), still, ""},
-		"blocked for another reason: told again": {because(stableReady(0), floorOf(2)),
+		"blocked for another reason: told again, by one": {because(leads, stableReady(0), floorOf(2)),
 			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}, "minReadyStable is 2"},
 		"safe now: done, and told":                                 {because(), done, ""},
 		"safe now, in the wake of a pause: done, and told":         {because(func(in *Input) { in.Record.Status.State = StatePaused }), done, ""},
@@ -682,12 +682,60 @@ func TestTheListsOfARecordAreBounded(t *testing.T) {
 		t.Errorf("%d firing alerts on the record", n)
 	}
 	idle := given(stood(StateIdle, 0))
-	for i := range maxNoted + 1 {
+	for i := range maxNoted + 5 {
 		fires(ActionRollback, fmt.Sprintf("Alert%03d", i), time.Minute)(&idle)
 	}
-	s := Decide(idle, at).Record.Status
-	if len(s.Noted) != maxNoted || !strings.HasPrefix(s.Noted[0], "f-Alert001@") {
-		t.Errorf("%d noted episodes, the first is %s", len(s.Noted), s.Noted[0])
+	first := Decide(idle, at)
+	if n := len(first.Record.Status.Noted); n != maxNoted || len(first.Added) != maxNoted {
+		t.Fatalf("%d noted episodes, %d told of; want %d", n, len(first.Added), maxNoted)
+	}
+	idle.Record = first.Record
+	if again := Decide(idle, at.Add(time.Second)); len(again.Added) > 0 || !reflect.DeepEqual(again.Record.Data(), first.Record.Data()) {
+		t.Errorf("they still fire, and %d are told of again", len(again.Added))
+	}
+	idle.Alerts, idle.Record.Status.Firing = nil, nil
+	fires(ActionRollback, "Another", 0)(&idle)
+	if later := Decide(idle, at.Add(time.Hour)); len(later.Added) != 1 || len(later.Record.Status.Noted) != 1 {
+		t.Errorf("after all of them another is told of %d times, and %d are remembered; want 1", len(later.Added), len(later.Record.Status.Noted))
+	}
+}
+
+// TestReplicasWithWordsOfTheirOwnComeToRest has two replicas look at one record
+// in turn, as each write of it makes them.
+func TestReplicasWithWordsOfTheirOwnComeToRest(t *testing.T) {
+	hold := fires(ActionHold, "StableErrors", time.Minute)
+	blockedWas := []but{locked(LockBuild), stood(StateBlocked, 50), blocked("stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"), stableReady(0)}
+	for name, c := range map[string]struct {
+		both  []but
+		other but // what the second sees, or has, differently
+	}{
+		"a summary with numbers":      {[]but{hold}, func(in *Input) { in.Alerts[0].Summary = "8% of requests fail" }},
+		"a window that was edited":    {[]but{promoted(time.Minute)}, func(in *Input) { in.Guard.Rollback.Window = time.Hour }},
+		"a floor that was edited":     {blockedWas, floorOf(2)},
+		"what the policy is to deny":  {[]but{locked(LockBuild)}, func(in *Input) { in.Guard.Rollback.Mirrors = false }},
+		"the VirtualServices":         {[]but{locked(LockBuild)}, func(in *Input) { in.Guard.VirtualServices = []string{"orders-service", "orders-gateway"} }},
+		"the message of a lock":       {[]but{locked(LockBuild)}, func(in *Input) { in.Guard.Stable.Subset = "stable" }},
+		"a number of ready endpoints": {nil, stableReady(3)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			first := given(append(slices.Clone(c.both), leads)...)
+			second := given(append(slices.Clone(c.both), c.other)...)
+			rec := Decide(first, at).Record
+			writes := 0
+			for i := range 20 {
+				for _, in := range []Input{second, first} {
+					in.Record = rec
+					d := Decide(in, at.Add(time.Duration(i)*time.Millisecond))
+					if !reflect.DeepEqual(d.Record.Data(), rec.Data()) {
+						writes++
+					}
+					rec = d.Record
+				}
+			}
+			if writes > 2 {
+				t.Errorf("%d writes of 40 looks, and no end", writes)
+			}
+		})
 	}
 }
 

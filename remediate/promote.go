@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -306,7 +307,6 @@ func (d *decider) tellLadder(changed bool) {
 	if !d.in.Leads {
 		return
 	}
-	d.keepPace()
 	s.Mode, s.Ladder = "", nil
 	if p.Mode != PromotionManual && p.Mode != PromotionAuto {
 		return
@@ -327,21 +327,48 @@ func (d *decider) tellLadder(changed bool) {
 	}
 }
 
-// keepPace leaves the numbers of a moment ago in the record when they alone are
-// new. Each write has the guard looked at again; what is different each time
-// that somebody is asked would never come to rest.
+// keepPace leaves words and numbers of a moment ago in the record when they
+// alone are new. Each write has the guard looked at again, by every replica:
+// what is different each time that somebody is asked, or in the eyes of two
+// replicas with different configurations, would never come to rest. While
+// nothing else changes, words are the lease holder's to choose.
 func (d *decider) keepPace() {
 	s, was := &d.rec.Status, d.was.Status
-	if s.Waiting == was.Waiting && s.Requests == was.Requests {
+	if s.Reason == was.Reason && s.Waiting == was.Waiting && s.Requests == was.Requests && s.Ready == was.Ready && d.rec.Message == d.was.Message {
 		return
 	}
-	same := d.climbed && d.move == MoveNone && s.WaitingFor == was.WaitingFor && s.NextStep == was.NextStep && s.NextAt.Equal(was.NextAt) &&
-		s.Build == was.Build && s.MovedAt.Equal(was.MovedAt)
-	if ago := d.now.Sub(was.ToldAt); same && ago >= 0 && ago < pollForward {
-		s.Waiting, s.Requests = was.Waiting, was.Requests
+	if !sameButWords(d.was, d.rec) {
+		if s.Waiting != was.Waiting || s.Requests != was.Requests {
+			s.ToldAt = d.now
+		}
+		return
+	}
+	if !d.in.Leads {
+		s.Reason, d.rec.Message = was.Reason, d.was.Message
+	}
+	if ago := d.now.Sub(was.ToldAt); ago > -maxSkew && ago < pollForward {
+		s.takeWords(was)
+		d.rec.Message = d.was.Message
+		d.wake(was.ToldAt.Add(pollForward))
+		return
+	}
+	if !d.in.Leads && s.Ready == was.Ready {
 		return
 	}
 	s.ToldAt = d.now
+}
+
+// takeWords takes over what another status says in words and numbers.
+func (s *Status) takeWords(o Status) {
+	s.Reason, s.Waiting, s.Requests, s.Ready, s.ToldAt = o.Reason, o.Waiting, o.Requests, o.Ready, o.ToldAt
+}
+
+// sameButWords says that two records differ at most in words and numbers that
+// nothing is decided by.
+func sameButWords(a, b Record) bool {
+	b.Message = a.Message
+	b.Status.takeWords(a.Status)
+	return maps.Equal(a.Data(), b.Data())
 }
 
 // full says that every route gives the canary all of the pair's traffic.

@@ -342,6 +342,34 @@ func TestWhatIsToldOfWaitingBeginsAnewWithWeightsOrBuild(t *testing.T) {
 	}
 }
 
+func TestANewBuildInMidLadderIsWatchedBeforeItClimbs(t *testing.T) {
+	rolling := func(in *Input) { in.Record.Status.Rolling = true }
+	began := func(v verdict) verdict { v.added = "new-build: 50→50"; return v }
+	const until = "waiting: until 2026-03-02T09:07:00Z"
+	runRows(t, map[string]row{
+		"one that is ready at once":          {[]but{climbing(50), runs("b2", 2)}, began(stays(StateShifting, pollCount)), until},
+		"one whose rollout has just ended":   {[]but{climbing(50), rolling}, stays(StateShifting, pollCount), until},
+		"one that still rolls out":           {[]but{climbing(50), rolling, runs("b1", 1, "b0")}, stays(StateShifting, pollCount), "waiting: rollout"},
+		"one without traffic has no such":    {[]but{climbing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
+		"one that has been watched so long":  {[]but{climbing(50), movedAt(7 * time.Minute)}, stepTo(StateShifting, 50, 100), ""},
+		"the same pods, restarted, are none": {[]but{climbing(50), runs("b1", 2)}, stepTo(StateShifting, 50, 100), ""},
+	})
+	for name, in := range map[string]Input{
+		"ready at once":            given(climbing(50), runs("b2", 2)),
+		"the rollout has ended":    given(climbing(50), rolling),
+		"blocked at other weights": given(locked(LockBuild), gets(50), stableReady(0)),
+		"paused at other weights":  given(locked(LockBuild), paused, gets(50)),
+		"under all traffic":        given(promoted(time.Hour), runs("b2", 2)),
+	} {
+		if s := Decide(in, at).Record.Status; !s.MovedAt.Equal(at) || s.Rolling || s.Weight != in.Traffic.Weight {
+			t.Errorf("%s: watched since %s at %d%%, rolling %v; want since %s at %d%%", name, s.MovedAt, s.Weight, s.Rolling, at, in.Traffic.Weight)
+		}
+	}
+	if s := Decide(given(climbing(50), runs("b2", 1, "b1")), at).Record.Status; !s.Rolling {
+		t.Error("a rollout that has only begun counts as complete")
+	}
+}
+
 func TestTheClockIsSetWithinAnInterval(t *testing.T) {
 	watched := func(d time.Duration) but { return func(in *Input) { in.Watched = Watched{Known: true, For: d} } }
 	shifting := StateShifting

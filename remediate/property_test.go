@@ -21,6 +21,7 @@ import (
 // may have heard of, and nothing else.
 type replica struct {
 	name    string
+	guard   Guard // its configuration
 	view    *world
 	leads   bool
 	known   map[string]Alert // firing, as this replica knows it
@@ -48,6 +49,7 @@ type machine struct {
 	closed   bool
 	few      bool
 	movedAt  time.Time // last change of weights by anybody
+	built    time.Time // when the canary's pods last came to be of another build
 	raisedTo int       // a step of guardian's that its record has not seen yet
 	oldBuild int       // the build at first sight; 0: somebody has begun with it
 	alerts   int
@@ -55,6 +57,12 @@ type machine struct {
 	fault    *fault
 	meddle   func() // what somebody else does in the middle of a pass
 	meddled  bool
+}
+
+// hears of an alert, with the numbers of that moment in its summary.
+func (r *replica) hears(a Alert) {
+	a.Summary = "as " + r.name + " has it"
+	r.known[a.Episode()] = a
 }
 
 type heard struct {
@@ -90,7 +98,8 @@ func newMachine(t *rapid.T) *machine {
 	m.ciReplace(rapid.SampledFrom([]int{0, 10, 100}).Draw(t, "weight at first sight"))
 	m.oldBuild = 1
 	for i := range 2 {
-		r := &replica{name: fmt.Sprint("guardian-", i), view: m.w.copy(), leads: i == 0, known: map[string]Alert{}, pending: map[string]Alert{}}
+		r := &replica{name: fmt.Sprint("guardian-", i), guard: m.guard, view: m.w.copy(), leads: i == 0, known: map[string]Alert{}, pending: map[string]Alert{}}
+		r.guard.Rollback.Window -= time.Duration(i) * time.Second // an edit that has not reached both yet
 		m.wire(r)
 		m.replicas = append(m.replicas, r)
 	}
@@ -257,6 +266,8 @@ func (m *machine) checkStep(record Record, was, is Traffic) {
 		m.t.Fatalf("raised to %d: the build of the first sight", is.Weight)
 	case was.Weight > 0 && is.Weight != m.raisedTo && m.now.Sub(m.movedAt) < interval:
 		m.t.Fatalf("raised to %d after %s, the interval is %s", is.Weight, m.now.Sub(m.movedAt), interval)
+	case was.Weight > 0 && !m.meddled && m.now.Sub(m.built) < interval:
+		m.t.Fatalf("raised to %d when the build was %s old, the interval is %s", is.Weight, m.now.Sub(m.built), interval)
 	}
 	m.raisedTo, m.oldBuild = is.Weight, 0
 }
@@ -336,14 +347,16 @@ func (m *machine) pass(r *replica) {
 	maps.Copy(now, r.pending)
 	sent := maps.Clone(r.pending)
 	was := m.parsed().Lock != nil
-	out, err := r.rec.reconcile(context.Background(), m.guard, slices.Collect(maps.Values(now)))
+	out, err := r.rec.reconcile(context.Background(), r.guard, slices.Collect(maps.Values(now)))
 	if m.parsed().Status.Expected == nil {
 		m.raisedTo = 0
 	}
 	if errors.Is(err, errCrash) {
 		r.pending, r.known = map[string]Alert{}, map[string]Alert{}
 		if m.prom { // at start guardian lists what fires
-			maps.Copy(r.known, m.firing)
+			for _, a := range m.firing {
+				r.hears(a)
+			}
 		}
 		*r.view = *m.w.copy()
 		return
@@ -454,10 +467,13 @@ func (m *machine) outside(label string) {
 		m.w.made[n] = m.now
 		m.w.template, m.oldBuild = n, 0
 		if rapid.Bool().Draw(t, label+" ready at once") {
-			m.w.pods = []int{n, n}
+			m.w.pods, m.built = []int{n, n}, m.now
 		}
 	case "rollout":
 		if m.w.template != 0 {
+			if slices.ContainsFunc(m.w.pods, func(p int) bool { return p != m.w.template }) {
+				m.built = m.now
+			}
 			m.w.pods = slices.Repeat([]int{m.w.template}, 2)
 		}
 	case "undo":
@@ -521,14 +537,16 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 				Action: rapid.SampledFrom([]Action{ActionRollback, ActionRollback, ActionHold}).Draw(t, "action")}
 			m.firing[a.Episode()] = a
 			r := m.pick("heard by")
-			r.known[a.Episode()], r.pending[a.Episode()] = a, a
+			r.hears(a)
+			r.pending[a.Episode()] = a
 			m.pass(r)
 		},
 		"again": func(t *rapid.T) { // a duplicate, or the other replica hears of it
 			m.t = t
 			for _, k := range slices.Sorted(maps.Keys(m.firing)) {
 				r := m.pick("heard again by")
-				r.known[k], r.pending[k] = m.firing[k], m.firing[k]
+				r.hears(m.firing[k])
+				r.pending[k] = m.firing[k]
 			}
 		},
 		"resolve": func(t *rapid.T) {
