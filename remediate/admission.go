@@ -68,31 +68,36 @@ const (
   (has(object.spec.tls) ? object.spec.tls.filter(r, has(r.route)) : []) +
   (has(object.spec.tcp) ? object.spec.tcp.filter(r, has(r.route)) : [])`
 
-	// A route is selective when every match picks out some kind of request.
-	celSelective = `has(r.match) && size(r.match) > 0 && r.match.all(m,
-  has(m.headers) || has(m.withoutHeaders) || has(m.queryParams) || has(m.method) || has(m.authority) || has(m.scheme) ||
-  has(m.sourceLabels) || has(m.sourceNamespace) || has(m.sourceSubnet) ||
-  (has(m.uri) && !(has(m.uri.prefix) && m.uri.prefix == '/')))`
+	// A route is testers' when every match picks out some, and it does not name
+	// stable, be it with weight 0.
+	celTesters = `has(r.match) && size(r.match) > 0 && r.match.all(m,
+  (has(m.headers) && size(m.headers) > 0) || (has(m.queryParams) && size(m.queryParams) > 0) ||
+  (has(m.sourceLabels) && size(m.sourceLabels) > 0) || (has(m.sourceNamespace) && m.sourceNamespace != '') ||
+  (has(m.sourceSubnet) && m.sourceSubnet != '')) &&
+  !r.route.exists(d, (d.destination.host + '/') in variables.stable ||
+  (d.destination.host + '/' + (has(d.destination.subset) ? d.destination.subset : '')) in variables.stable)`
 
 	// For each route, for each destination that gets something, its two names:
 	// as a host of its own and with its subset.
-	celReached = `variables.routes.filter(r, %s(` + celSelective + `)).map(r, r.route
+	celReached = `variables.routes.filter(r, %s(` + celTesters + `)).map(r, r.route
   .filter(d, size(r.route) == 1 || (has(d.weight) && d.weight > 0))
   .map(d, [d.destination.host + '/', d.destination.host + '/' + (has(d.destination.subset) ? d.destination.subset : '')]))`
 
 	celPublic = `variables.public.exists(r, r.exists(d, d.exists(k, k in variables.deny)))`
 
-	// A route that leads some requests to the canary alone has a list of its own.
-	celPicked = `variables.picked.exists(r, r.exists(d, d.exists(k,
-  k in (r.all(e, e.exists(l, l in variables.deny)) ? variables.denyMatchRoutes : variables.deny))))`
+	celPicked = `variables.picked.exists(r, r.exists(d, d.exists(k, k in variables.denyMatchRoutes)))`
 
+	// A percentage may be null, which is as if it were not there; null > 0
+	// would be an error, and an error lets everything pass.
 	celMirrors = `!has(object.spec) || !has(object.spec.http) ? [] :
   object.spec.http.filter(r, has(r.mirror) && (
-    has(r.mirrorPercentage) ? has(r.mirrorPercentage.value) && r.mirrorPercentage.value > 0 :
-    has(r.mirrorPercent) ? r.mirrorPercent > 0 :
-    !has(r.mirror_percent) || r.mirror_percent > 0)).map(r, [r.mirror]) +
+    has(r.mirrorPercentage) && r.mirrorPercentage != null ?
+      has(r.mirrorPercentage.value) && r.mirrorPercentage.value != null && r.mirrorPercentage.value > 0 :
+    has(r.mirrorPercent) && r.mirrorPercent != null ? r.mirrorPercent > 0 :
+    !has(r.mirror_percent) || r.mirror_percent == null || r.mirror_percent > 0)).map(r, [r.mirror]) +
   object.spec.http.filter(r, has(r.mirrors)).map(r, r.mirrors
-    .filter(m, !has(m.percentage) || (has(m.percentage.value) && m.percentage.value > 0)).map(m, m.destination))`
+    .filter(m, !has(m.percentage) || m.percentage == null ||
+      (has(m.percentage.value) && m.percentage.value != null && m.percentage.value > 0)).map(m, m.destination))`
 
 	celMirrored = `variables.mirrors.exists(ds, ds.exists(d, (d.host + '/') in variables.denyMirrors ||
   (d.host + '/' + (has(d.subset) ? d.subset : '')) in variables.denyMirrors))`
@@ -131,6 +136,7 @@ func AdmissionPolicy(o AdmissionOptions) (*admissionv1.ValidatingAdmissionPolicy
 				{Name: "deny", Expression: fmt.Sprintf(celWords, keyDeny)},
 				{Name: "denyMatchRoutes", Expression: fmt.Sprintf(celWords, keyDenyMatchRoutes)},
 				{Name: "denyMirrors", Expression: fmt.Sprintf(celWords, keyDenyMirrors)},
+				{Name: "stable", Expression: fmt.Sprintf(celWords, keyStable)},
 				{Name: "routes", Expression: celRoutes},
 				{Name: "public", Expression: fmt.Sprintf(celReached, "!")},
 				{Name: "picked", Expression: fmt.Sprintf(celReached, "")},
@@ -175,9 +181,10 @@ func virtualServiceWrites() admissionv1.NamedRuleWithOperations {
 }
 
 // denies sets what the admission policy refuses: the canary in all its
-// spellings, as far as a rollback covers it. nil takes it all back.
-func (r *Record) denies(canary []string, o Rollback) {
-	r.Deny, r.DenyMatchRoutes, r.DenyMirrors = slices.Clone(canary), nil, nil
+// spellings, as far as a rollback covers it; stable's tell which routes name
+// both. nil takes it all back.
+func (r *Record) denies(canary, stable []string, o Rollback) {
+	r.Deny, r.DenyMatchRoutes, r.DenyMirrors, r.Stable = slices.Clone(canary), nil, nil, slices.Clone(stable)
 	if o.MatchRoutes {
 		r.DenyMatchRoutes = slices.Clone(canary)
 	}

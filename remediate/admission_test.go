@@ -120,7 +120,7 @@ const lockedMessage = "orders-service: v2 (build 4f2a) was rolled back at 12:00,
 func (l *lockedNamespace) lock(guard string, p Pair, o Rollback) {
 	l.t.Helper()
 	r := Record{Lock: &Lock{Kind: LockBuild, Build: "4f2a"}, Message: strings.Replace(lockedMessage, " was", "\nwas", 1)}
-	r.denies(Spellings(p, p.Canary), o)
+	r.denies(Spellings(p, p.Canary), Spellings(p, p.Stable), o)
 	_, err := l.admin.CoreV1().ConfigMaps(l.name).Create(l.t.Context(), &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Labels: map[string]string{LabelLocked: "true"}}, Data: r.Data(),
 	}, metav1.CreateOptions{})
@@ -240,21 +240,47 @@ func (l *lockedNamespace) eventually(try func() error) {
 	}
 }
 
+// underLock is a namespace with locked guards and what Rewrite is asked for
+// them.
+type underLock struct {
+	*lockedNamespace
+	name     string
+	o        RewriteOptions
+	pairs    []Pair
+	standing *unstructured.Unstructured // a VirtualService to be updated
+}
+
+func newUnderLock(t *testing.T, name string, o RewriteOptions, pairs ...Pair) underLock {
+	t.Helper()
+	u := underLock{newLockedNamespace(t), name, o, nil, nil}
+	for i, p := range pairs {
+		p.Namespace = u.lockedNamespace.name
+		u.pairs = append(u.pairs, p)
+		u.lock(fmt.Sprint("guard-", i), p, Rollback{MatchRoutes: o.MatchRoutes, Mirrors: o.Mirrors})
+	}
+	for _, p := range u.pairs {
+		u.untilInForce(p)
+	}
+	standing := virtualService("v1", "standing", u.lockedNamespace.name, []any{map[string]any{"redirect": map[string]any{"uri": "/"}}})
+	var err error
+	if u.standing, err = u.dynamic(u.plane.RESTConfig(controlplane.Admin), "v1").Create(t.Context(), standing, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
 // TestThePolicyDeniesWhatARollbackTakes holds the CEL against Rewrite: what
 // Rewrite would change is refused, and what it leaves passes.
 func TestThePolicyDeniesWhatARollbackTakes(t *testing.T) {
-	l := newLockedNamespace(t)
-	cover := newLockedNamespace(t)
-	pair, hosts := bySubset, byHost
-	pair.Namespace, hosts.Namespace = l.name, l.name
-	l.lock("subsets", pair, Rollback{MatchRoutes: true, Mirrors: true})
-	l.lock("hosts", hosts, Rollback{MatchRoutes: true, Mirrors: true})
-	bare := pair
-	bare.Namespace = cover.name
-	cover.lock("weights-alone", bare, Rollback{})
-	l.untilInForce(pair)
-	l.untilInForce(hosts)
-	cover.untilInForce(bare)
+	hostLast := Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Host: "orders-v2"}, Host: "orders-service"}
+	hostFirst := Pair{Stable: Ref{Host: "orders-v1"}, Canary: Ref{Subset: "v2"}, Host: "orders-service", Domain: "corp.example"}
+	guards := []underLock{
+		newUnderLock(t, "all", all, bySubset, byHost),
+		newUnderLock(t, "weights alone", RewriteOptions{}, bySubset),
+		newUnderLock(t, "weights alone, by host", RewriteOptions{}, byHost),
+		newUnderLock(t, "weights alone, a canary's host", RewriteOptions{}, hostLast),
+		newUnderLock(t, "weights alone, a stable's host, another domain", RewriteOptions{}, hostFirst),
+	}
 	for _, c := range []struct{ name, routes string }{
 		{"stable alone", `{http: [{route: [{destination: {host: orders-service, subset: v1}}]}]}`},
 		{"the canary alone, without weight", `{http: [{route: [{destination: {host: orders-service, subset: v2}}]}]}`},
@@ -263,6 +289,7 @@ func TestThePolicyDeniesWhatARollbackTakes(t *testing.T) {
 		{"a split with everything on stable", `{http: [{route: [{destination: {host: orders-service, subset: v1}, weight: 100}, {destination: {host: orders-service, subset: v2}}]}]}`},
 		{"the second route of several", `{http: [{match: [{uri: {prefix: /a}}], redirect: {uri: /}}, {route: [{destination: {host: orders-service, subset: v1}, weight: 1}, {destination: {host: orders-service, subset: v2}, weight: 1}]}]}`},
 		{"the full name", `{http: [{route: [{destination: {host: orders-service.NAMESPACE.svc.cluster.local, subset: v2}}]}]}`},
+		{"the full name of another domain", `{http: [{route: [{destination: {host: orders-service.NAMESPACE.svc.corp.example, subset: v2}}]}]}`},
 		{"another host's v2", `{http: [{route: [{destination: {host: payments, subset: v2}}]}]}`},
 		{"tcp", `{tcp: [{match: [{port: 9000}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
 		{"tls", `{tls: [{match: [{sniHosts: [a.example.com]}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
@@ -272,6 +299,26 @@ func TestThePolicyDeniesWhatARollbackTakes(t *testing.T) {
 		{"a tester's tcp route", `{tcp: [{match: [{sourceLabels: {app: tester}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
 		{"a match of the path /", `{http: [{match: [{uri: {prefix: /}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
 		{"a match of a path", `{http: [{match: [{uri: {exact: /x}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a match of a path that is no prefix of all", `{http: [{match: [{uri: {prefix: /orders}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a match of an authority", `{http: [{match: [{authority: {exact: a.example.com}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a match of a method and a scheme", `{http: [{match: [{method: {exact: GET}, scheme: {exact: https}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a match of a path and a header", `{http: [{match: [{uri: {prefix: /orders}, headers: {x: {exact: tester}}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a match of a header or a path", `{http: [{match: [{headers: {x: {exact: tester}}}, {uri: {prefix: /orders}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a match of no header", `{http: [{match: [{headers: {}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a match of all without a header", `{http: [{match: [{withoutHeaders: {x: {exact: old}}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a match of a query parameter", `{http: [{match: [{queryParams: {v: {exact: "2"}}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a match of the caller's namespace", `{http: [{match: [{sourceNamespace: testers}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a tcp match of the caller's subnet", `{tcp: [{match: [{sourceSubnet: 10.0.0.0/8}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a tls match of a destination's subnet", `{tls: [{match: [{sniHosts: [a.example.com], destinationSubnets: [10.0.0.0/8]}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
+		{"a tester's split with all on the canary", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-service, subset: v1}, weight: 0}, {destination: {host: orders-service, subset: v2}, weight: 100}]}]}`},
+		{"a tester's split with all on stable", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-service, subset: v1}, weight: 100}, {destination: {host: orders-service, subset: v2}, weight: 0}]}]}`},
+		{"a tester's route to the canary and a third", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-service, subset: v2}, weight: 60}, {destination: {host: payments}, weight: 40}]}]}`},
+		{"the canary and a third", `{http: [{route: [{destination: {host: orders-service, subset: v2}, weight: 60}, {destination: {host: payments}, weight: 40}]}]}`},
+		{"a tester's split of hosts with all on the canary", `{http: [{match: [{headers: {x: {exact: tester}}}], route: [{destination: {host: orders-v1}, weight: 0}, {destination: {host: orders-v2}, weight: 100}]}]}`},
+		{"a mirror at null of the old spelling", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}, mirrorPercent: null}]}`},
+		{"a mirror at null of the oldest spelling", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}, mirror_percent: null}]}`},
+		{"a mirror at null, then at 0", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}, mirrorPercent: null, mirror_percent: 0}]}`},
+		{"a mirror at null beside a split", `{http: [{route: [{destination: {host: orders-service, subset: v1}, weight: 50}, {destination: {host: orders-service, subset: v2}, weight: 50}], mirror: {host: audit}, mirror_percent: null}]}`},
 		{"a match of a port or a header", `{http: [{match: [{port: 80}, {method: {exact: GET}}], route: [{destination: {host: orders-service, subset: v2}}]}]}`},
 		{"a mirror", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}}]}`},
 		{"a mirror at 0.5%", `{http: [{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}, mirrorPercentage: {value: 0.5}}]}`},
@@ -290,37 +337,48 @@ func TestThePolicyDeniesWhatARollbackTakes(t *testing.T) {
 		{"nothing at all", `{}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			l.compare(t, c.routes, all, pair, hosts)
-			cover.compare(t, c.routes, RewriteOptions{}, bare)
+			for _, u := range guards {
+				u.compare(t, c.routes)
+			}
 		})
 	}
 }
 
-// compare creates a VirtualService with these routes, as a dry run in every
-// version, and holds the answer against Rewrite.
-func (l *lockedNamespace) compare(t *testing.T, routes string, o RewriteOptions, pairs ...Pair) {
+// compare creates a VirtualService with these routes, and makes another into
+// one, as a dry run in every version, and holds the answers against Rewrite.
+func (u underLock) compare(t *testing.T, routes string) {
 	t.Helper()
 	var spec map[string]any
-	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(routes, "NAMESPACE", l.name)), &spec); err != nil {
+	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(routes, "NAMESPACE", u.lockedNamespace.name)), &spec); err != nil {
 		t.Fatal(err)
 	}
 	spec["hosts"] = []any{"orders-service"}
-	vs := virtualService("v1", "candidate", l.name, nil)
+	vs := virtualService("v1", "candidate", u.lockedNamespace.name, nil)
 	vs.Object["spec"] = spec
 	deny := false
-	for _, p := range pairs {
-		if traffic, err := Inspect(vs.Object, p, o); err == nil && !traffic.Clean() {
-			deny = true
+	for _, p := range u.pairs {
+		r, err := Rewrite(vs.Object, p, 0, u.o, nil)
+		if err == nil && r.Before.Clean() != (len(r.Ops) == 0) {
+			t.Errorf("%s: Inspect says %+v, and Rewrite changes %v", u.name, r.Before, r.Ops)
 		}
+		deny = deny || err == nil && len(r.Ops) > 0
 	}
+	update := u.standing.DeepCopy()
+	update.Object["spec"] = spec
+	dry := []string{metav1.DryRunAll}
 	for _, version := range []string{"v1", "v1beta1", "v1alpha3"} {
+		client := u.dynamic(u.plane.RESTConfig(controlplane.Admin), version)
 		vs.SetAPIVersion("networking.istio.io/" + version)
-		_, err := l.dynamic(l.plane.RESTConfig(controlplane.Admin), version).Create(t.Context(), vs, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		switch {
-		case err == nil && deny:
-			t.Errorf("%s, %+v: passed, want refused", version, o)
-		case err != nil && (!deny || !strings.Contains(err.Error(), lockedMessage)):
-			t.Errorf("%s, %+v: %v", version, o, err)
+		update.SetAPIVersion("networking.istio.io/" + version)
+		_, created := client.Create(t.Context(), vs, metav1.CreateOptions{DryRun: dry})
+		_, updated := client.Update(t.Context(), update, metav1.UpdateOptions{DryRun: dry})
+		for how, err := range map[string]error{"create": created, "update": updated} {
+			switch {
+			case err == nil && deny:
+				t.Errorf("%s, %s %s: passed, want refused", u.name, how, version)
+			case err != nil && (!deny || !strings.Contains(err.Error(), lockedMessage)):
+				t.Errorf("%s, %s %s: %v", u.name, how, version, err)
+			}
 		}
 	}
 }
@@ -372,7 +430,7 @@ func TestAThousandLockedGuardsInOneNamespace(t *testing.T) {
 				if i == guards-1 {
 					p = pair
 				}
-				r.denies(Spellings(p, p.Canary), Rollback{MatchRoutes: true, Mirrors: true})
+				r.denies(Spellings(p, p.Canary), Spellings(p, p.Stable), Rollback{MatchRoutes: true, Mirrors: true})
 				_, err := l.admin.CoreV1().ConfigMaps(l.name).Create(t.Context(), &corev1.ConfigMap{
 					ObjectMeta: metav1.ObjectMeta{Name: RecordName(p.Host), Labels: map[string]string{LabelLocked: "true"}}, Data: r.Data(),
 				}, metav1.CreateOptions{})

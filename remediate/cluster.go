@@ -436,7 +436,7 @@ func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte
 }
 
 func ownKey(k string) bool {
-	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequest, keyChanged}, k)
+	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequest, keyChanged}, k)
 }
 
 // sameRecord says whether the ConfigMap already holds the record.

@@ -74,6 +74,7 @@ type Input struct {
 	Owned   bool     // field manager "guardian" stands on a VirtualService
 	Absent  string   // which VirtualServices do not exist; empty: all do
 	Deny    []string // every spelling of the canary, for the admission policy
+	Spare   []string // the same of stable
 	Alerts  []Alert  // firing now, and accepted ones not acted on yet
 
 	// Watched is for how long this replica has seen the weights stand that the
@@ -90,6 +91,11 @@ type Input struct {
 	Live    bool
 	Forward *Forward // nil: not asked
 	Count   Count
+
+	// Reach is what the VirtualServices come to when the canary is taken to a
+	// weight, percent 1–100, or why they cannot be. It is a pure function of
+	// what was gathered. Nil: exactly that weight.
+	Reach func(weight int) (Traffic, error)
 }
 
 // Count is the canary's number of requests since the last change of weights,
@@ -414,7 +420,7 @@ func (d *decider) forgive(builds ...string) {
 // lift takes the lock away.
 func (d *decider) lift(event, by, why string) {
 	d.rec.Lock = nil
-	d.rec.denies(nil, Rollback{})
+	d.rec.denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
 	d.note(event, by, why)
 }
@@ -782,7 +788,7 @@ func (d *decider) finish() {
 			// said, it is the lease holder's.
 			d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
 			if len(d.in.Deny) > 0 {
-				d.rec.denies(d.in.Deny, d.in.Guard.Rollback)
+				d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
 			}
 		}
 		d.rec.Message = lockMessage(d.in.Guard, *l, d.state, d.text)

@@ -582,6 +582,9 @@ func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
 	if want := []string{"orders-service/v2"}; !slices.Equal(r.Deny, want) || !slices.Equal(r.DenyMatchRoutes, want) || !slices.Equal(r.DenyMirrors, want) {
 		t.Errorf("denied %v, in routes of some requests %v, in mirrors %v; want %v in each", r.Deny, r.DenyMatchRoutes, r.DenyMirrors, want)
 	}
+	if r := Decide(given(bad, func(in *Input) { in.Spare = []string{"orders-service/v1"} }), at).Record; !slices.Equal(r.Stable, []string{"orders-service/v1"}) {
+		t.Errorf("told apart from %v", r.Stable)
+	}
 	if !slices.Equal(r.VirtualServices, []string{"orders-service"}) {
 		t.Errorf("policy looks at %v", r.VirtualServices)
 	}
@@ -603,9 +606,9 @@ func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
 	}
 	free := Decide(given(locked(LockBuild), asks(RequestUnlock), live, func(in *Input) {
 		in.Record.Deny, in.Record.DenyMirrors, in.Record.DenyMatchRoutes = in.Deny, in.Deny, in.Deny
-		in.Record.VirtualServices, in.Record.Message = []string{"orders-service"}, "locked"
+		in.Record.Stable, in.Record.VirtualServices, in.Record.Message = []string{"orders-service/v1"}, []string{"orders-service"}, "locked"
 	}), at).Record
-	if free.Lock != nil || free.Message != "" || len(free.Deny)+len(free.DenyMatchRoutes)+len(free.DenyMirrors)+len(free.VirtualServices) > 0 || !free.Status.UnlockedAt.Equal(at) {
+	if free.Lock != nil || free.Message != "" || len(free.Deny)+len(free.DenyMatchRoutes)+len(free.DenyMirrors)+len(free.Stable)+len(free.VirtualServices) > 0 || !free.Status.UnlockedAt.Equal(at) {
 		t.Errorf("unlocked, and the record still says %+v", free)
 	}
 	l := Decide(given(bad), at).Record.Lock

@@ -83,7 +83,7 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 			subsets[sub.Name] = all
 		}
 	}
-	s.input.Deny = Spellings(s.pair, g.Canary)
+	s.input.Deny, s.input.Spare = Spellings(s.pair, g.Canary), Spellings(s.pair, g.Stable)
 	stable, why, err := s.side(ctx, r, g.Stable, subsets)
 	if err != nil {
 		return err
@@ -185,7 +185,6 @@ func readWorkload(ctx context.Context, r reader, side resolvedSide) (Workload, e
 func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 	g, in := s.input.Guard, &s.input
 	var missing, unnamed []string
-	merged := Traffic{Lowest: 100}
 	for _, name := range g.VirtualServices {
 		vs, err := r.virtualService(ctx, name)
 		if err != nil {
@@ -210,13 +209,12 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		}
 		in.Owned = in.Owned || owned(vs)
 		s.services = append(s.services, vs)
-		merged = merged.merge(t)
+		in.Traffic = in.Traffic.merge(t)
 	}
 	if len(s.services) == 0 {
-		merged.Lowest = 0
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
 	}
-	in.Traffic = merged
+	in.Reach = s.reach
 	return nil
 }
 
@@ -224,12 +222,45 @@ func (r Rollback) options() RewriteOptions {
 	return RewriteOptions{MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors}
 }
 
-// merge is the traffic of two VirtualServices of one guard.
+// merge is the traffic of two VirtualServices of one guard, or of two routes
+// of one VirtualService. One without a share has no say in the lowest.
 func (t Traffic) merge(o Traffic) Traffic {
-	return Traffic{
-		Weight: max(t.Weight, o.Weight), Lowest: min(t.Lowest, o.Lowest), Split: t.Split + o.Split,
-		CanaryOnly: t.CanaryOnly + o.CanaryOnly, Mirrors: t.Mirrors + o.Mirrors,
+	lowest := min(t.Lowest, o.Lowest)
+	switch {
+	case t.Counted == 0:
+		lowest = o.Lowest
+	case o.Counted == 0:
+		lowest = t.Lowest
 	}
+	return Traffic{
+		Weight: max(t.Weight, o.Weight), Lowest: lowest, Counted: t.Counted + o.Counted, Split: t.Split + o.Split,
+		CanaryOnly: t.CanaryOnly + o.CanaryOnly, StableOnly: t.StableOnly + o.StableOnly, Mirrors: t.Mirrors + o.Mirrors,
+	}
+}
+
+// reach is what the guard's VirtualServices will come to when the canary is
+// taken to weight, percent 1–100: what plan writes for a step. Where weights do
+// not add up to 100 that can be more than was asked for; Lowest never is less.
+// The error is an UnsafeError when some route cannot be brought so far.
+func (s *snapshot) reach(weight int) (Traffic, error) {
+	var all Traffic
+	var passed error
+	for _, vs := range s.services {
+		w, err := Rewrite(vs.Object, s.pair, weight, s.input.Guard.Rollback.options(), s.input.Record.Changed)
+		var unsafe *UnsafeError
+		if errors.As(err, &unsafe) { // it stays as it is
+			passed = err
+			w.After, err = Inspect(vs.Object, s.pair, s.input.Guard.Rollback.options())
+		}
+		if err != nil {
+			return all, err
+		}
+		all = all.merge(w.After)
+	}
+	if passed != nil && all.Lowest < weight {
+		return all, passed
+	}
+	return all, nil
 }
 
 // owned says whether a VirtualService still carries the marks of a rollback.

@@ -371,5 +371,9 @@ func sameButWords(a, b Record) bool {
 	return maps.Equal(a.Data(), b.Data())
 }
 
-// full says that every route gives the canary all of the pair's traffic.
-func (t Traffic) full() bool { return t.Weight == 100 && t.Lowest == 100 }
+// full says that every route gives the canary all of the pair's traffic. A
+// canary that has some paths to itself, while others lead to stable and none to
+// both, has only a part of it.
+func (t Traffic) full() bool {
+	return t.Weight == 100 && t.Lowest == 100 && (t.Split > 0 || t.StableOnly == 0)
+}

@@ -37,6 +37,7 @@ const (
 	keyDeny            = "deny"
 	keyDenyMatchRoutes = "denyMatchRoutes"
 	keyDenyMirrors     = "denyMirrors"
+	keyStable          = "stable"
 	keyVirtualServices = "virtualServices"
 	keyMessage         = "message"
 	keyStatus          = "status"
@@ -84,6 +85,7 @@ type Record struct {
 	Deny            []string // host/subset of the canary in every spelling, while locked
 	DenyMatchRoutes []string // the same, for routes of some requests to the canary alone; empty: they are left alone
 	DenyMirrors     []string // the same, for mirrors; empty: they are left alone
+	Stable          []string // host/subset of stable in every spelling, while locked: a route that names it is no route to the canary alone
 	VirtualServices []string // names, while locked
 	Message         string   // what a refused CI reads, while locked
 }
@@ -232,6 +234,7 @@ func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
 	r.Deny = strings.Fields(cm.Data[keyDeny])
 	r.DenyMatchRoutes = strings.Fields(cm.Data[keyDenyMatchRoutes])
 	r.DenyMirrors = strings.Fields(cm.Data[keyDenyMirrors])
+	r.Stable = strings.Fields(cm.Data[keyStable])
 	r.VirtualServices = strings.Fields(cm.Data[keyVirtualServices])
 	r.Message = cm.Data[keyMessage]
 	return r, nil
@@ -263,7 +266,7 @@ func (r Record) Data() map[string]string {
 		put(keyHistory, history)
 	}
 	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyDenyMatchRoutes: r.DenyMatchRoutes,
-		keyDenyMirrors: r.DenyMirrors, keyVirtualServices: r.VirtualServices} {
+		keyDenyMirrors: r.DenyMirrors, keyStable: r.Stable, keyVirtualServices: r.VirtualServices} {
 		if len(list) > 0 {
 			data[key] = strings.Join(list, " ")
 		}
@@ -314,6 +317,7 @@ func (r Record) clone() Record {
 	c.Deny = slices.Clone(r.Deny)
 	c.DenyMatchRoutes = slices.Clone(r.DenyMatchRoutes)
 	c.DenyMirrors = slices.Clone(r.DenyMirrors)
+	c.Stable = slices.Clone(r.Stable)
 	c.VirtualServices = slices.Clone(r.VirtualServices)
 	c.Status.Alerts = slices.Clone(r.Status.Alerts)
 	c.Status.Firing = slices.Clone(r.Status.Firing)

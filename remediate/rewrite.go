@@ -57,9 +57,10 @@ func (p Pair) validate() error {
 
 // RewriteOptions says what a rollback covers besides weights.
 type RewriteOptions struct {
-	// MatchRoutes re-points routes that only some requests take (by header,
-	// cookie, path, …) and that lead to the canary alone. A route that leads
-	// everybody to the canary is re-pointed in any case.
+	// MatchRoutes re-points routes that only testers take (by header, cookie,
+	// query parameter or caller) and that lead to the canary and not to stable.
+	// A route that leads everybody to the canary, be it for some paths, hosts
+	// or methods only, is re-pointed in any case.
 	MatchRoutes bool
 	// Mirrors stops mirroring to the canary.
 	Mirrors bool
@@ -71,12 +72,16 @@ type Traffic struct {
 	// routes that carry the pair, percent 0–100. Anything above 0 is at least
 	// 1, anything below all of it at most 99. A route that leads everybody to
 	// the canary alone counts as 100.
-	Weight int
-	Lowest int // the lowest such share: 100 means that every route is at 100
-	Split  int // routes that name both destinations
+	Weight  int
+	Lowest  int // the lowest such share: 100 means that every route is at 100
+	Counted int // routes that Weight and Lowest are of; with none of them both are 0
+	Split   int // routes that name both destinations
 	// CanaryOnly counts routes that lead to the canary and not to stable, as
 	// far as a rollback would re-point them.
 	CanaryOnly int
+	// StableOnly counts routes that lead everybody to stable and not to the
+	// canary. No step moves them, so they have no say in Lowest.
+	StableOnly int
 	// Mirrors counts mirrors to the canary that are not at 0%, as far as a
 	// rollback would stop them.
 	Mirrors int
@@ -140,9 +145,11 @@ func Inspect(vs map[string]any, p Pair, o RewriteOptions) (Traffic, error) {
 // Weight 0 is a rollback: all that the pair's routes give to the canary goes
 // to stable, and what leads to the canary only, or mirrors to it, is re-pointed
 // or stopped as o says, and remembered in the result's Changes. Weight 1–100
-// sets the share in the routes that carry both, rounded to what their weights
-// can express, and restores those changes that still are as guardian wrote
-// them; routes that led everybody to the canary are restored at 100 only.
+// sets the share in the routes that carry both, to the next that their weights
+// can express and that reads as no less, and restores those changes that still
+// are as guardian wrote them; routes that led everybody to the canary are
+// restored at 100 only. Where the weights of a route can express nothing near,
+// as 3 in all cannot express 10%, nothing is written.
 // KeepWeights restores as well, except for those, and touches no weight.
 //
 // Every route keeps its total weight and every other destination its own. A
@@ -321,7 +328,6 @@ func (e *edit) stop(r *route, m *mirror) {
 // forward sets the canary's share in every route that carries both.
 func (e *edit) forward(weight int) error {
 	carriers, reached := 0, false
-	var coarse *route
 	for _, r := range e.v.routes {
 		if len(r.of(canary)) == 0 || len(r.of(stable)) == 0 {
 			reached = reached || weight == 100 && !r.selective && r.leadsToCanary()
@@ -330,8 +336,10 @@ func (e *edit) forward(weight int) error {
 		carriers++
 		total := r.pairTotal()
 		target := sharePart(total, weight)
-		if target == 0 && total > 0 {
-			coarse = r
+		if total > 0 && percentOf(target, total) < weight {
+			// To pass the route over would leave it behind for good: each
+			// further step would begin at its share again.
+			return e.v.unsafe(r.where.text, fmt.Sprintf("weights of %d in all are too coarse for %d%%: let them add up to 100", total, weight))
 		}
 		reached = reached || target > 0
 		if err := e.share(r, total, target); err != nil {
@@ -341,18 +349,21 @@ func (e *edit) forward(weight int) error {
 	switch {
 	case reached:
 		return nil
-	case coarse != nil:
-		return e.v.unsafe(coarse.where.text, fmt.Sprintf("weights of %d in all are too coarse for %d%%: let them add up to 100",
-			coarse.pairTotal(), weight))
 	case carriers > 0:
 		return e.v.unsafe("", fmt.Sprintf("%s and %s have weight 0 in every route that names both: nothing to share", e.v.pair.Stable, e.v.pair.Canary))
 	}
 	return e.v.unsafe("", fmt.Sprintf("no route names both %s and %s, so there is no weight to set", e.v.pair.Stable, e.v.pair.Canary))
 }
 
-// sharePart is weight percent of total, rounded. Only 100% is all of it.
+// sharePart is weight percent of total, rounded, and one more where that would
+// read as less than weight percent: a step that reads as not made is made for
+// ever. It never is more than twice what was asked for, and 0 where that is
+// less than half a unit. Only 100% is all of total.
 func sharePart(total int64, weight int) int64 {
 	part := (total*int64(weight) + 50) / 100
+	if part > 0 && percentOf(part, total) < weight {
+		part++
+	}
 	if weight < 100 && part >= total {
 		part = max(total-1, 0)
 	}

@@ -361,7 +361,7 @@ func TestPropertyForwardSharesEveryRouteAndBackAgainIsTheSame(t *testing.T) {
 				t.Fatalf("%s: the pair's total was not kept", path)
 			}
 			want := pair * float64(weight) / 100
-			if names := fmt.Sprint(route["route"]); pair > 0 && namesBoth(route) && (got["canary"] < want-1 || got["canary"] > want+0.5) {
+			if names := fmt.Sprint(route["route"]); pair > 0 && namesBoth(route) && (got["canary"] < want-0.5 || got["canary"] > want+1) {
 				t.Fatalf("%s: canary has %v of %v at %d%%: %s", path, got["canary"], pair, weight, names)
 			}
 		}

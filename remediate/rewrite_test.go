@@ -81,7 +81,8 @@ func TestPlanYAMLOfEveryShapeOfVirtualService(t *testing.T) {
 		{"missing weights are 0 beside others and are written where stable needs one", "missing-weights.yaml", "rollback", bySubset, 0, all},
 		{"missing weights are written when going forward", "missing-weights.yaml", "25", bySubset, 25, all},
 		{"totals other than 100 are kept", "totals.yaml", "rollback", bySubset, 0, all},
-		{"totals other than 100 are shared by rounding", "totals.yaml", "25", bySubset, 25, all},
+		{"totals other than 100 are shared as near as they can", "totals.yaml", "25", bySubset, 25, all},
+		{"a total that is too coarse is named", "totals.yaml", "10", bySubset, 10, all},
 		{"a route whose weights are all 0 comes out with 100 for stable", "all-zero.yaml", "rollback", bySubset, 0, all},
 		{"redirects, direct responses and delegates are left alone", "redirect-direct-delegate.yaml", "rollback", bySubset, 0, all},
 		{"a root whose routes are in its delegates is refused", "delegate-root.yaml", "rollback", bySubset, 0, all},
@@ -221,32 +222,44 @@ func TestInspectTellsWhatTheCanaryGets(t *testing.T) {
 	split := func(a, b int) string { return fmt.Sprintf("\n  - route: ["+v1+", "+v2+"]", a, b) }
 	tester := "\n  - {match: [{headers: {x: {exact: y}}}], route: [{destination: {host: orders-service, subset: v2}}]}"
 	mirror := "\n  - {route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}}"
+	matched := func(match string) string {
+		return "\n  - {match: [" + match + "], route: [" + fmt.Sprintf(v2, 100) + "]}"
+	}
+	stableToo := "\n  - route: [" + fmt.Sprintf(v1, 100) + "]"
 	for _, c := range []struct {
 		name string
 		http string
 		o    RewriteOptions
 		want Traffic
 	}{
-		{"nothing at 100/0", split(100, 0), all, Traffic{Split: 1}},
-		{"the share at 90/10", split(90, 10), all, Traffic{Weight: 10, Lowest: 10, Split: 1}},
-		{"everything at 0/100", split(0, 100), all, Traffic{Weight: 100, Lowest: 100, Split: 1}},
-		{"the highest and the lowest of several routes", split(90, 10) + split(0, 100), all, Traffic{Weight: 100, Lowest: 10, Split: 2}},
-		{"one in a thousand is at least 1", split(999, 1), all, Traffic{Weight: 1, Lowest: 1, Split: 1}},
-		{"all but one in a thousand is at most 99", split(1, 999), all, Traffic{Weight: 99, Lowest: 99, Split: 1}},
-		{"a route without weights says nothing", split(0, 0) + split(50, 50), all, Traffic{Weight: 50, Lowest: 50, Split: 2}},
-		{"a single destination has everything, whatever its weight", "\n  - route: [" + fmt.Sprintf(v2, 3) + "]", all, Traffic{Weight: 100, Lowest: 100, CanaryOnly: 1}},
-		{"a tester's route is no weight", tester + split(100, 0), all, Traffic{Split: 1, CanaryOnly: 1}},
-		{"a tester's route that the guard leaves alone", tester + split(100, 0), RewriteOptions{}, Traffic{Split: 1}},
-		{"a match of the path / takes everybody", "\n  - {match: [{uri: {prefix: /}}, {method: {exact: GET}}], route: [{destination: {host: orders-service, subset: v2}}]}", RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, CanaryOnly: 1}},
-		{"a mirror", mirror, all, Traffic{Mirrors: 1}},
-		{"a mirror that the guard leaves alone", mirror, RewriteOptions{}, Traffic{}},
+		{"nothing at 100/0", split(100, 0), all, Traffic{Counted: 1, Split: 1}},
+		{"the share at 90/10", split(90, 10), all, Traffic{Weight: 10, Lowest: 10, Counted: 1, Split: 1}},
+		{"everything at 0/100", split(0, 100), all, Traffic{Weight: 100, Lowest: 100, Counted: 1, Split: 1}},
+		{"the highest and the lowest of several routes", split(90, 10) + split(0, 100), all, Traffic{Weight: 100, Lowest: 10, Counted: 2, Split: 2}},
+		{"one in a thousand is at least 1", split(999, 1), all, Traffic{Weight: 1, Lowest: 1, Counted: 1, Split: 1}},
+		{"all but one in a thousand is at most 99", split(1, 999), all, Traffic{Weight: 99, Lowest: 99, Counted: 1, Split: 1}},
+		{"a route without weights says nothing", split(0, 0) + split(50, 50), all, Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 2}},
+		{"a single destination has everything, whatever its weight", "\n  - route: [" + fmt.Sprintf(v2, 3) + "]", all, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"a tester's route is no weight", tester + split(100, 0), all, Traffic{Counted: 1, Split: 1, CanaryOnly: 1}},
+		{"a tester's route that the guard leaves alone", tester + split(100, 0), RewriteOptions{}, Traffic{Counted: 1, Split: 1}},
+		{"a match of the path / takes everybody", "\n  - {match: [{uri: {prefix: /}}, {method: {exact: GET}}], route: [{destination: {host: orders-service, subset: v2}}]}", RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"a match of some paths takes everybody", matched("{uri: {prefix: /orders}}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"so does one of an authority, a method and a scheme", matched("{authority: {exact: a}, method: {exact: GET}, scheme: {exact: https}}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"one of all that lack a header takes nearly everybody", matched("{withoutHeaders: {x: {}}}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"one that says nothing takes everybody", matched("{headers: {}, queryParams: null, sourceNamespace: ''}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"a header or a path takes everybody", matched("{headers: {x: {}}}, {uri: {prefix: /a}}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"a header and a path are testers'", matched("{headers: {x: {}}, uri: {prefix: /a}}"), all, Traffic{CanaryOnly: 1}},
+		{"a query parameter, a caller's labels or its namespace are testers'", matched("{queryParams: {v: {}}}, {sourceLabels: {a: b}}, {sourceNamespace: t}"), all, Traffic{CanaryOnly: 1}},
+		{"some paths to the canary and others to stable", matched("{uri: {prefix: /a}}") + stableToo, all, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1, StableOnly: 1}},
+		{"a mirror", mirror, all, Traffic{StableOnly: 1, Mirrors: 1}},
+		{"a mirror that the guard leaves alone", mirror, RewriteOptions{}, Traffic{StableOnly: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := Inspect(vsOf(t, c.http), bySubset, c.o)
 			if err != nil || got != c.want {
 				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
 			}
-			if clean := c.want == (Traffic{Split: c.want.Split}); got.Clean() != clean {
+			if clean := c.want == (Traffic{Counted: c.want.Counted, Split: c.want.Split, StableOnly: c.want.StableOnly}); got.Clean() != clean {
 				t.Errorf("Clean() = %v", !clean)
 			}
 		})
@@ -338,7 +351,7 @@ const testersAndMirror = `
 func TestRollbackAndBackRestoresWhatGuardianChanged(t *testing.T) {
 	before := vsOf(t, testersAndMirror)
 	down := mustRewrite(t, before, bySubset, 0, all, nil)
-	if len(down.Changes) != 2 || !down.After.Clean() || down.Before != (Traffic{30, 30, 1, 1, 1}) {
+	if len(down.Changes) != 2 || !down.After.Clean() || down.Before != (Traffic{Weight: 30, Lowest: 30, Counted: 1, Split: 1, CanaryOnly: 1, Mirrors: 1}) {
 		t.Fatalf("rollback: %+v", down)
 	}
 	for _, c := range down.Changes {
@@ -354,7 +367,7 @@ func TestRollbackAndBackRestoresWhatGuardianChanged(t *testing.T) {
 	}
 
 	unlocked := mustRewrite(t, rolledBack, bySubset, KeepWeights, all, down.Changes)
-	if unlocked.After != (Traffic{0, 0, 1, 1, 1}) || len(unlocked.Changes) != 0 {
+	if unlocked.After != (Traffic{Counted: 1, Split: 1, CanaryOnly: 1, Mirrors: 1}) || len(unlocked.Changes) != 0 {
 		t.Errorf("unlock: %+v", unlocked)
 	}
 
@@ -433,6 +446,42 @@ func TestARouteOfEverybodyComesBackAt100Only(t *testing.T) {
 	up := mustRewrite(t, rolledBack, bySubset, 100, all, down.Changes)
 	if got := patched(t, rolledBack, up.Ops); !reflect.DeepEqual(got, before) || len(up.Changes) != 0 {
 		t.Errorf("forward to 100: %+v", up)
+	}
+}
+
+// A route of some paths is everybody's: whoever unlocks gives it back with no
+// step in between.
+func TestARouteOfSomePathsComesBackAt100Only(t *testing.T) {
+	before := vsOf(t, ` [{match: [{uri: {prefix: /orders}}], route: [{destination: {host: orders-service, subset: v2}}]}]`)
+	down := mustRewrite(t, before, bySubset, 0, RewriteOptions{}, nil)
+	if len(down.Ops) != 1 || !down.After.Clean() {
+		t.Fatalf("rollback: %+v", down)
+	}
+	rolledBack := patched(t, before, down.Ops)
+	if up := mustRewrite(t, rolledBack, bySubset, KeepWeights, all, down.Changes); len(up.Ops) != 0 || !reflect.DeepEqual(up.Changes, down.Changes) {
+		t.Errorf("unlock: %+v", up)
+	}
+	up := mustRewrite(t, rolledBack, bySubset, 100, all, down.Changes)
+	if got := patched(t, rolledBack, up.Ops); !reflect.DeepEqual(got, before) {
+		t.Errorf("forward to 100: %+v", up)
+	}
+}
+
+func TestACanaryIsFullWhenNoRouteLeadsEverybodyToStableAlone(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		t    Traffic
+		full bool
+	}{
+		{"all of a split", Traffic{Weight: 100, Lowest: 100, Split: 1}, true},
+		{"all of a split, and a page that always is stable's", Traffic{Weight: 100, Lowest: 100, Split: 1, StableOnly: 1}, true},
+		{"a canary alone", Traffic{Weight: 100, Lowest: 100, CanaryOnly: 1}, true},
+		{"some paths to the canary and others to stable", Traffic{Weight: 100, Lowest: 100, CanaryOnly: 1, StableOnly: 1}, false},
+		{"all of one split and half of another", Traffic{Weight: 100, Lowest: 50, Split: 2}, false},
+	} {
+		if got := c.t.full(); got != c.full {
+			t.Errorf("%s: full() = %v", c.name, got)
+		}
 	}
 }
 

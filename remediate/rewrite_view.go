@@ -51,7 +51,7 @@ type route struct {
 	object       map[string]any
 	destinations []*destination
 	mirrors      []*mirror
-	selective    bool // only requests of some kind take it
+	selective    bool // only testers take it
 }
 
 // destination is one entry of a route's list.
@@ -271,37 +271,35 @@ func mirrorOn(object map[string]any, where place, fields ...string) (bool, error
 	return true, nil
 }
 
-// neutral are the fields of a match that do not pick out a kind of request,
-// and tls and tcp have no more than connections to pick from.
-var neutral = map[string][]string{
-	"http": {"name", "port", "gateways", "ignoreUriCase", "statPrefix"},
-	"tcp":  {"port", "gateways", "destinationSubnets"},
-	"tls":  {"port", "gateways", "destinationSubnets", "sniHosts"},
-}
+// picking are the fields of a match that pick out testers: by what a request
+// carries, or who calls. A path, an authority or a method is a part of
+// everybody's traffic, and a match of all that lack a header takes nearly all.
+// The admission policy has the same list.
+var picking = []string{"headers", "queryParams", "sourceLabels", "sourceNamespace", "sourceSubnet"}
 
-// selective tells whether every entry of a route's match picks out some kind
-// of request. A match of a port, a gateway or the path "/" takes everybody.
+// selective tells whether every entry of a route's match picks out testers.
 func selective(r *route) (bool, error) {
 	entries, _, err := objectsAt(r.object, r.where, "match")
 	if err != nil {
 		return false, err
 	}
-	picks := func(field string, value any) bool {
-		if uri, ok := value.(map[string]any); ok && field == "uri" && uri["prefix"] == "/" {
-			return false
-		}
-		return value != nil && !slices.Contains(neutral[r.kind], field)
-	}
 	for _, match := range entries {
-		picked := false
-		for field, value := range match {
-			picked = picked || picks(field, value)
-		}
-		if !picked {
+		if !slices.ContainsFunc(picking, func(field string) bool { return says(match[field]) }) {
 			return false, nil
 		}
 	}
 	return len(entries) > 0, nil
+}
+
+// says tells that a field of a match is not empty.
+func says(value any) bool {
+	switch v := value.(type) {
+	case string:
+		return v != ""
+	case map[string]any:
+		return len(v) > 0
+	}
+	return false
 }
 
 // classify decides for every destination and mirror whose it is.
@@ -400,12 +398,8 @@ func (v *view) unsafe(path, reason string) *UnsafeError {
 
 // traffic sums up what the canary gets.
 func (v *view) traffic(o RewriteOptions) Traffic {
-	t := Traffic{Lowest: 100}
-	counted := false
-	count := func(share int) {
-		counted = true
-		t.Weight, t.Lowest = max(t.Weight, share), min(t.Lowest, share)
-	}
+	var t Traffic
+	count := func(share int) { t = t.merge(Traffic{Weight: share, Lowest: share, Counted: 1}) }
 	for _, r := range v.routes {
 		toCanary, toStable := r.of(canary), r.of(stable)
 		switch {
@@ -419,15 +413,14 @@ func (v *view) traffic(o RewriteOptions) Traffic {
 			count(100)
 		case r.leadsToCanary() && o.MatchRoutes:
 			t.CanaryOnly++
+		case len(toCanary) == 0 && sumWeights(toStable) > 0 && !r.selective:
+			t.StableOnly++
 		}
 		for _, m := range r.mirrors {
 			if o.Mirrors && m.on && m.role == canary {
 				t.Mirrors++
 			}
 		}
-	}
-	if !counted {
-		t.Lowest = 0
 	}
 	return t
 }

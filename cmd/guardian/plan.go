@@ -44,7 +44,7 @@ nothing in it can be rewritten safely: the message says why.`,
 	f.StringVarP(&o.namespace, "namespace", "n", "", "namespace that short host names belong to (default: the VirtualService's)")
 	f.StringVar(&o.domain, "cluster-domain", "cluster.local", "DNS domain of the cluster")
 	f.StringVarP(&o.output, "output", "o", "yaml", "yaml, or patch for the JSON patch")
-	f.BoolVar(&o.matchRoutes, "match-routes", true, "also re-point header, cookie and path routes that lead to the canary alone")
+	f.BoolVar(&o.matchRoutes, "match-routes", true, "also re-point testers' routes (by header, cookie, query parameter or caller) that lead to the canary and not to stable")
 	f.BoolVar(&o.mirrors, "mirrors", true, "also stop mirrors to the canary")
 	if err := cmd.MarkFlagRequired("filename"); err != nil {
 		panic(err) // the flag is defined above
