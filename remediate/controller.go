@@ -381,7 +381,7 @@ func (r *rush) on(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	oldest := r.last[r.next]
-	return !oldest.IsZero() && now.Sub(oldest) < settle
+	return !oldest.IsZero() && now.Sub(oldest).Abs() < settle
 }
 
 // finish notes what came of a reconcile.

@@ -38,6 +38,8 @@ type Workload struct {
 	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
 	Ready    int       // ready pods
 	Current  int       // those of them that belong to Build
+	Builds   []string  // the build of each of its Deployments, sorted: what Build is made of
+	Running  []string  // those of them that ready pods belong to
 	Serving  []string  // other builds that ready pods belong to
 	Complete bool      // every Deployment has finished its rollout
 }
@@ -71,7 +73,8 @@ type Input struct {
 	Canary  Workload
 	Stable  Endpoints
 	Paused  bool     // by annotation on a VirtualService
-	Owned   bool     // field manager "guardian" stands on a VirtualService
+	Owned   bool     // a VirtualService carries the marks of a rollback, and no other guard's lock names it
+	Owed    bool     // what a rollback of this guard has re-pointed can be given back
 	Absent  string   // which VirtualServices do not exist; empty: all do
 	Deny    []string // every spelling of the canary, for the admission policy
 	Spare   []string // the same of stable
@@ -239,6 +242,7 @@ func (d *decider) exposed() bool { return !d.in.Traffic.Clean() || d.in.Unsafe !
 func (d *decider) observe() {
 	s, in := &d.rec.Status, d.in
 	first := s.State == StateUnknown
+	d.setRight()
 	newBuild := in.Canary.Build != "" && in.Canary.Build != s.Build
 	if newBuild {
 		known := s.Build != ""
@@ -274,6 +278,22 @@ func (d *decider) observe() {
 	s.Ready = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}
 }
 
+// setRight has what lies in the future, by the clock of a replica that was
+// ahead, be now: all alerts would have begun before such a build or unlock, and
+// none be over.
+func (d *decider) setRight() {
+	s := &d.rec.Status
+	times := []*time.Time{&s.BuildSince, &s.UnlockedAt}
+	for i := range s.Firing {
+		times = append(times, &s.Firing[i].Seen)
+	}
+	for _, t := range times {
+		if t.Sub(d.now) > clockTolerance {
+			*t = d.now
+		}
+	}
+}
+
 // observeWeight brings the record's view of the weights up to date.
 func (d *decider) observeWeight(first bool) {
 	s, w, full := &d.rec.Status, d.in.Traffic.Weight, d.in.Traffic.full()
@@ -291,15 +311,17 @@ func (d *decider) observeWeight(first bool) {
 		return
 	}
 	if w != s.Weight || spread != s.Spread {
-		own := s.Expected != nil && *s.Expected == w
+		own, done := d.expected()
 		if !own {
 			d.note("shifted", "", d.shifted(w, spread))
 		}
 		if !own && (w > s.Weight || d.in.Traffic.Lowest > s.Weight-s.Spread) && d.in.Guard.Promotion.Mode == PromotionAuto {
 			s.Promoting = s.Build // CI has begun, or stepped in: go on from here
 		}
-		s.Weight, s.Spread, s.MovedAt, s.Expected, s.Waited = w, spread, d.now, nil, nil
-		s.Fresh = false
+		s.Weight, s.Spread, s.Fresh = w, spread, false
+		if !own || done {
+			s.MovedAt, s.Expected, s.Waited = d.now, nil, nil
+		}
 	}
 	if full != s.Full {
 		s.Full, s.Uncanaried, s.PromotedAt, s.BakedAt = full, false, time.Time{}, time.Time{}
@@ -310,6 +332,33 @@ func (d *decider) observeWeight(first bool) {
 			d.note("promoted", "", "canary has all traffic; an alert rolls it back until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
 		}
 	}
+}
+
+// expected says whether new weights are those that guardian is moving to, and
+// whether all of the guard's VirtualServices have them.
+func (d *decider) expected() (own, done bool) {
+	s, t := d.rec.Status, d.in.Traffic
+	if s.Expected == nil {
+		return false, false
+	}
+	e := *s.Expected
+	if e == 0 {
+		return t.Lowest == 0 && t.Weight <= s.Weight, t.Weight == 0
+	}
+	rung := 0
+	for _, step := range d.in.Guard.Promotion.Steps {
+		if step.Weight <= e { // a step may reach more than it asks for
+			rung = step.Weight
+		}
+	}
+	done = t.Lowest >= rung
+	return t.Weight == e && (done || t.Weight != s.Weight), done
+}
+
+// partly says that some of the guard's VirtualServices have taken a step, and
+// others have not yet.
+func (s *Status) partly() bool {
+	return s.Expected != nil && *s.Expected > 0 && s.Weight == *s.Expected && s.Spread > 0
 }
 
 // takeWeight records a weight that observeWeight has passed over.
@@ -340,6 +389,7 @@ func (d *decider) adoptBuild() {
 	if l := d.rec.Lock; l != nil && l.Build == "" {
 		l.Build = d.rec.Status.Build
 		d.refuse(l.Build)
+		d.refuse(d.in.Canary.Builds...)
 	}
 }
 
@@ -404,6 +454,7 @@ func (d *decider) unlockByPerson(q *Request) {
 		return
 	}
 	d.forgive(d.rec.Lock.Build, d.rec.Status.Build)
+	d.forgive(d.in.Canary.Builds...)
 	d.forgive(d.in.Canary.Serving...)
 	d.lift("unlocked", q.By, q.Reason)
 	// What fires now is what the person knows of: it counts no more than an
@@ -532,7 +583,9 @@ func (d *decider) locked() {
 	}
 	if d.neverDone() {
 		if d.in.Live {
-			d.forgive(d.rec.Lock.Build)
+			if d.forgive(d.rec.Lock.Build); d.rec.Lock.Build == d.rec.Status.Build {
+				d.forgive(d.in.Canary.Builds...)
+			}
 			d.lift("unlocked", "window", "the rollback could not be done within the window and its alert is over")
 			d.reason = ReasonWindowOver
 			d.open()
@@ -564,12 +617,27 @@ func (d *decider) locked() {
 	}
 }
 
-// liftable says whether every ready pod of the canary belongs to one build
-// that has not been refused.
+// liftable says whether every ready pod of the canary belongs to a present
+// build, and none to one that has been refused.
 func (d *decider) liftable() bool {
 	c := d.in.Canary
-	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.Ready > 0 && c.Current == c.Ready &&
-		!slices.Contains(d.rec.Refused, c.Build)
+	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.Ready > 0 && c.Current == c.Ready && d.refusedRuns() == ""
+}
+
+// refusedRuns is a refused build that has a ready pod, or "". Of several
+// Deployments each has a build of its own: a new one of the first does not
+// excuse a refused one of the second.
+func (d *decider) refusedRuns() string {
+	c := d.in.Canary
+	if c.Current == 0 {
+		return ""
+	}
+	for _, b := range append([]string{d.rec.Status.Build}, c.Running...) {
+		if slices.Contains(d.rec.Refused, b) {
+			return b
+		}
+	}
+	return ""
 }
 
 // neverDone says whether a blocked rollback of a promoted canary has outlived
@@ -638,8 +706,8 @@ func (d *decider) open() {
 	}
 	s := d.rec.Status
 	switch {
-	case slices.Contains(d.rec.Refused, s.Build) && d.in.Canary.Current > 0 && d.in.Guard.Rollback.Lock != LockNone:
-		d.rollBack(Lock{By: byRefused, Reason: "build " + s.Build + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
+	case d.refusedRuns() != "" && d.in.Guard.Rollback.Lock != LockNone:
+		d.rollBack(Lock{By: byRefused, Reason: "build " + d.refusedRuns() + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
 		return
 	case !d.exposed():
 		d.state, d.text = StateIdle, cmp.Or(d.in.Absent, "canary gets no traffic")
@@ -696,17 +764,19 @@ func (d *decider) blockedElsewhere() bool {
 		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
 }
 
-// giveBack restores what a rollback re-pointed, and its field ownership.
+// giveBack restores what a rollback re-pointed, and its field ownership. While
+// an alert fires, testers and mirrors are not sent to the canary again.
 func (d *decider) giveBack() {
-	if !d.in.Owned {
+	none := d.in.Guard.Rollback.Lock == LockNone
+	switch {
+	case !d.in.Owned && (none || !d.in.Owed), !none && len(d.rollback)+len(d.holds) > 0:
 		return
-	}
-	if !d.in.Live {
+	case !d.in.Live:
 		d.wantLive = true
 		return
 	}
-	d.release, d.move = true, MoveRestore
-	if d.in.Guard.Rollback.Lock == LockNone {
+	d.release, d.move = d.in.Owned, MoveRestore
+	if none {
 		// Nothing says that the canary is good again: only a step forward, or
 		// CI, gives it its routes back.
 		d.move = MoveMark
@@ -736,11 +806,15 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 		l.Kind, l.Build, l.Since = g.Rollback.Lock, d.rec.Status.Build, d.now
 		d.rec.Lock = &l
 		d.refuse(l.Build)
+		d.refuse(d.in.Canary.Builds...)
 		d.refuse(d.in.Canary.Serving...)
 	}
 	d.dropAsked("an alert rolls back")
 	d.rec.Status.Promoting = ""
 	if why != "" {
+		if g.Rollback.Lock == LockNone && reason == ReasonPerson {
+			d.rec.Request = d.was.Request // nothing else would tell of it when it has become safe
+		}
 		d.move = MoveNone
 		d.block(why)
 		d.reason = ReasonBlocked
@@ -845,7 +919,7 @@ func (d *decider) isOver(episode string) bool {
 func (d *decider) noteReassert() {
 	for _, e := range slices.Backward(d.rec.History) {
 		if e.Event == "reasserted" {
-			if d.now.Sub(e.At) < reassertCoalesce {
+			if d.now.Sub(e.At).Abs() < reassertCoalesce {
 				return
 			}
 			break

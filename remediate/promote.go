@@ -106,8 +106,11 @@ func (d *decider) climb(step, prior Step) {
 	if d.asked == nil && mode == PromotionManual {
 		reason, s.Waiting, s.NextAt = WaitPerson, "guardian promote", time.Time{}
 	} else if reason, s.Waiting = d.wait(); reason == "" {
-		d.step(step)
-		return
+		if s.Waiting = d.cannot(step); s.Waiting == "" {
+			d.step(step)
+			return
+		}
+		reason = WaitVirtualService
 	}
 	s.WaitingFor, s.Waiting = reason, "waiting: "+s.Waiting
 	d.missed()
@@ -134,7 +137,7 @@ func (d *decider) noteWaiting() {
 // seen in the VirtualService since.
 func (d *decider) resumeStep(step Step) {
 	s := d.rec.Status
-	if d.asked != nil || s.Expected == nil || *s.Expected != step.Weight {
+	if d.asked != nil || s.Expected == nil || *s.Expected != d.reached(step) {
 		return
 	}
 	for _, e := range slices.Backward(d.rec.History) {
@@ -156,7 +159,12 @@ func (d *decider) resumeStep(step Step) {
 func (d *decider) missed() {
 	s := &d.rec.Status
 	if e := s.Expected; d.in.Live && e != nil && *e > s.Weight-s.Spread {
-		d.note("missed", "", fmt.Sprintf("the step to %d%% was not made", *e))
+		text := fmt.Sprintf("the step to %d%% was not made", *e)
+		if s.partly() {
+			text += " in every route"
+			s.MovedAt = d.now
+		}
+		d.note("missed", "", text)
 		s.Expected = nil
 	}
 }
@@ -178,7 +186,7 @@ func (d *decider) nextStep() (next, at Step, more bool) {
 // nothing to watch yet. One that somebody has taken back to 0 does wait.
 func (d *decider) due(step, at Step) time.Time {
 	s := &d.rec.Status
-	if s.Weight == 0 && s.Fresh {
+	if s.Weight == 0 && s.Fresh || s.partly() {
 		return time.Time{}
 	}
 	if s.MovedAt.Equal(d.was.Status.MovedAt) {
@@ -208,7 +216,7 @@ func (in Input) movedAt(now time.Time) time.Time {
 // answers last.
 func (d *decider) wait() (Wait, string) {
 	in, s := d.in, d.rec.Status
-	byHand := d.asked != nil
+	byHand := d.asked != nil || d.rec.Status.partly()
 	switch {
 	case d.was.Status.State == StateUnknown:
 		return WaitFirstSight, "first sight of this guard, nothing is moved"
@@ -267,6 +275,30 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 	return "", ""
 }
 
+// reached is the canary's weight after a step, percent: where weights do not add
+// up to 100 it can be more than the step asks for.
+func (d *decider) reached(step Step) int {
+	if d.in.Reach == nil {
+		return step.Weight
+	}
+	t, err := d.in.Reach(step.Weight)
+	if err != nil {
+		return step.Weight
+	}
+	return t.Weight
+}
+
+// cannot says why a step cannot be written, or "".
+func (d *decider) cannot(step Step) string {
+	if d.in.Reach == nil {
+		return ""
+	}
+	if _, err := d.in.Reach(step.Weight); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
 // bySchedule is who takes a step that nobody asked for.
 const bySchedule = "schedule"
 
@@ -278,11 +310,12 @@ func (d *decider) step(step Step) {
 	if d.asked != nil {
 		by = d.asked.By
 	}
-	again := s.Expected != nil && *s.Expected == step.Weight && s.Promoting == s.Build
+	reached := d.reached(step)
+	again := s.Expected != nil && *s.Expected == reached && s.Promoting == s.Build
 	d.move, d.weight, d.reason = MoveForward, step.Weight, ReasonStep
 	d.text = fmt.Sprintf("step to %d%%", step.Weight)
 	s.clearLadder()
-	s.Promoting, s.Expected = s.Build, &step.Weight
+	s.Promoting, s.Expected = s.Build, &reached
 	if !again {
 		e := d.entry("step", by, d.text)
 		e.From, e.To = d.in.Traffic.Weight, step.Weight

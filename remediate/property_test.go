@@ -426,7 +426,7 @@ func (m *machine) checkCalm() {
 			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[keyHistory])
 		}
 	}
-	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && m.w.cm != nil && rec.Status.State != StateBlocked {
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
 	}
 }

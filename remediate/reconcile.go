@@ -232,18 +232,24 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 }
 
 // patch writes the VirtualServices, as far as there is something to write, and
-// says whether any was.
+// says whether any was. A rollback is done in as many as take it; going forward
+// stops at the first that does not.
 func (r *reconciler) patch(ctx context.Context, todo []change, m Move) (moved bool, err error) {
+	var refused []error
 	for _, c := range todo {
 		if len(c.ops) == 0 {
 			continue
 		}
 		if err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(m)); err != nil {
-			return moved, err
+			refused = append(refused, err)
+			if m != MoveStable {
+				break
+			}
+			continue
 		}
 		moved = true
 	}
-	return moved, nil
+	return moved, errors.Join(refused...)
 }
 
 // afterwards forgets what has been given back or done, and gives up ownership.
@@ -266,6 +272,9 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 	}
 	if d.Release {
 		for _, vs := range s.services {
+			if s.held[vs.GetName()] {
+				continue
+			}
 			if err := r.store.release(ctx, vs.GetName()); err != nil {
 				return err
 			}
@@ -288,7 +297,7 @@ func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 		!slices.Equal(was.DenyMirrors, want.DenyMirrors) || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
 		return false
 	}
-	return r.burst != nil && r.burst() && r.now().Sub(lock.Since) < maxSettle
+	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle
 }
 
 func manager(m Move) string {
@@ -336,7 +345,7 @@ func plan(s snapshot, d Decision) ([]change, error) {
 			return nil, fmt.Errorf("rewrite: %w", err)
 		}
 		ops := w.Ops
-		if len(ops) > 0 || d.Move == MoveRestore {
+		if (len(ops) > 0 || d.Move == MoveRestore) && !s.spoken(vs, d.Move) {
 			ops = append(slices.Clone(ops), annotate(vs, d)...)
 		}
 		todo = append(todo, change{vs: vs, ops: ops, changes: w.Changes})
@@ -347,11 +356,17 @@ func plan(s snapshot, d Decision) ([]change, error) {
 	return todo, nil
 }
 
+// spoken says that the marks on a VirtualService tell of another guard's
+// rollback, which counts for more than where this one stands.
+func (s snapshot) spoken(vs *unstructured.Unstructured, m Move) bool {
+	return m != MoveStable && s.held[vs.GetName()]
+}
+
 // marks are the patches that bring guardian's annotations up to date.
 func marks(s snapshot, d Decision) []change {
 	var todo []change
 	for _, vs := range s.services {
-		if ops := annotate(vs, d); len(ops) > 0 {
+		if ops := annotate(vs, d); len(ops) > 0 && !s.spoken(vs, d.Move) {
 			todo = append(todo, change{vs: vs, ops: ops})
 		}
 	}
