@@ -94,6 +94,9 @@ type Input struct {
 	Live    bool
 	Forward *Forward // nil: not asked
 	Count   Count
+	// Busy says that nobody can be asked just now, since others are: looked at
+	// again after pollBusy.
+	Busy bool
 
 	// Reach is what the VirtualServices come to when the canary is taken to a
 	// weight, percent 1–100, or why they cannot be. It is a pure function of
@@ -111,6 +114,10 @@ type Count struct {
 
 // pollCount is how often a canary's requests are counted while it has traffic.
 const pollCount = 15 * time.Second
+
+// pollBusy is how often a guard that has to wait for its turn to ask looks
+// whether it has come.
+const pollBusy = 2 * time.Second
 
 // pollForward is how often a step that waits for live answers asks again.
 const pollForward = 10 * time.Second
@@ -205,7 +212,7 @@ func Decide(in Input, now time.Time) Decision {
 	}
 	d.finish()
 	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
-		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked, Release: d.release, Requeue: d.requeue,
+		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Requeue: d.requeue,
 		Added: d.rec.History[len(in.Record.History):]}
 }
 
@@ -436,12 +443,15 @@ func (d *decider) readRequest() {
 		s.Paused = nil
 		d.asked = q
 	case RequestPromote:
-		if d.in.Live {
-			d.asked = q
-		} else {
+		switch {
+		case d.in.Busy: // it stays on the record
+			d.wake(d.now.Add(pollBusy))
+			return
+		case !d.in.Live:
 			d.wantLive = true
 			return
 		}
+		d.asked = q
 	default:
 		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume or promote", q.Action))
 	}

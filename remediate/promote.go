@@ -77,8 +77,11 @@ func (d *decider) holdOrPromote() {
 		d.wantCount = true
 		d.wake(d.now.Add(pollCount))
 		s.Requests = d.in.Count.Requests
-		if d.in.Count.Asked && !d.in.Count.Known {
+		if d.in.Busy || d.in.Count.Asked && !d.in.Count.Known {
 			s.Requests = d.was.Status.Requests
+		}
+		if d.in.Busy {
+			d.wake(d.now.Add(pollBusy))
 		}
 	}
 	if step, prior, more := d.nextStep(); more {
@@ -147,6 +150,9 @@ func (d *decider) resumeStep(step Step) {
 		if e.By == bySchedule || e.To != step.Weight || e.Build != s.Build || d.now.Sub(e.At).Abs() > stillWanted {
 			return
 		}
+		if d.in.Busy {
+			return
+		}
 		if d.wantLive = true; d.in.Live {
 			d.asked = &Request{Action: RequestPromote, By: e.By, At: e.At}
 		}
@@ -158,7 +164,7 @@ func (d *decider) resumeStep(step Step) {
 // on the API server was no longer what it had been decided on.
 func (d *decider) missed() {
 	s := &d.rec.Status
-	if e := s.Expected; d.in.Live && e != nil && *e > s.Weight-s.Spread {
+	if e := s.Expected; d.in.Live && !d.in.Busy && e != nil && *e > s.Weight-s.Spread {
 		text := fmt.Sprintf("the step to %d%% was not made", *e)
 		if s.partly() {
 			text += " in every route"
@@ -211,6 +217,23 @@ func (in Input) movedAt(now time.Time) time.Time {
 	return at
 }
 
+// countWindow is for how long back requests are counted at most, unless a step
+// waits for longer: a split of weeks is not to be a range of weeks, each time.
+const countWindow = 6 * time.Hour
+
+// countSince is from when on the canary's requests are counted.
+func (in Input) countSince(now time.Time) time.Time {
+	longest, bake := countWindow, time.Duration(0)
+	for _, s := range in.Guard.Promotion.Steps {
+		longest, bake = max(longest, s.Interval+bake), s.Bake
+	}
+	at := in.movedAt(now)
+	if least := now.Add(-longest); at.Before(least) {
+		return least
+	}
+	return at
+}
+
 // wait names the first thing that a step waits for, as a reason and in plain
 // words; "" is go. The cheap conditions come first, those that need live
 // answers last.
@@ -251,6 +274,13 @@ func (d *decider) wait() (Wait, string) {
 // waitLive looks at what only the lease holder's live reads can tell.
 func (d *decider) waitLive(byHand bool) (Wait, string) {
 	in, s := d.in, &d.rec.Status
+	if in.Busy && in.Forward == nil {
+		d.wake(d.now.Add(pollBusy))
+		if was := d.was.Status; was.WaitingFor != "" && was.NextStep == s.NextStep {
+			return was.WaitingFor, strings.TrimPrefix(was.Waiting, "waiting: ")
+		}
+		return WaitLease, "for the replica that holds the lease"
+	}
 	if !in.Live || in.Forward == nil {
 		d.wantLive, d.wantForward = true, true
 		return WaitLease, "for the replica that holds the lease"
