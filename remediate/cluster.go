@@ -42,6 +42,7 @@ type reader interface {
 	pods(ctx context.Context, want workloadSelector) ([]*corev1.Pod, error)
 	replicaSet(ctx context.Context, name string) (*appsv1.ReplicaSet, error)
 	slices(ctx context.Context, service string) ([]*discoveryv1.EndpointSlice, error)
+	locked(ctx context.Context) ([]*corev1.ConfigMap, error) // records of all guards that are
 }
 
 // workloadSelector is the conjunction of a Service's selector and a subset's
@@ -224,6 +225,10 @@ func (c *cacheReader) slices(_ context.Context, service string) ([]*discoveryv1.
 	return indexed(c.sliceIndex, indexService, service, func(s *keptSlice) (*discoveryv1.EndpointSlice, bool) { return s.slice(), true })
 }
 
+func (c *cacheReader) locked(context.Context) ([]*corev1.ConfigMap, error) {
+	return c.records.ConfigMaps(c.namespace).List(labels.Set{LabelLocked: "true"}.AsSelector())
+}
+
 // indexed makes of each object with an index value what want makes of it.
 func indexed[K, T any](idx cache.Indexer, index, value string, want func(*K) (*T, bool)) ([]*T, error) {
 	objs, err := idx.ByIndex(index, value)
@@ -322,6 +327,18 @@ func (l *liveReader) slices(ctx context.Context, service string) ([]*discoveryv1
 	out := make([]*discoveryv1.EndpointSlice, 0, len(list.Items))
 	for i := range list.Items {
 		out = append(out, trimSlice(&list.Items[i]))
+	}
+	return out, nil
+}
+
+func (l *liveReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
+	list, err := l.kube.CoreV1().ConfigMaps(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: LabelLocked + "=true"})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*corev1.ConfigMap, 0, len(list.Items))
+	for i := range list.Items {
+		out = append(out, &list.Items[i])
 	}
 	return out, nil
 }

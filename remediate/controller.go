@@ -66,7 +66,8 @@ type Controller struct {
 	lease *leases
 	event *events
 
-	rush rush // of rollbacks by this replica
+	rush   rush // of rollbacks by this replica
+	asking chan struct{}
 
 	mu      sync.Mutex
 	guards  map[string]*entry
@@ -84,8 +85,10 @@ type entry struct {
 	seen    bool
 	removed bool
 	// hurry ends a question to Prometheus or Alertmanager that a pass waits
-	// for: an alert has come, and a rollback waits for nobody's answer.
-	hurry context.CancelFunc
+	// for: an alert has come or a person asks for a rollback, which waits for
+	// nobody's answer.
+	hurry   context.CancelFunc
+	hurried bool // nor for one that is yet to be asked in this pass
 }
 
 type submitted struct {
@@ -130,15 +133,15 @@ func New(o Options) (*Controller, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	c := &Controller{o: o, guards: map[string]*entry{}}
+	c := &Controller{o: o, guards: map[string]*entry{}, asking: make(chan struct{}, max(1, o.Workers/2))}
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
-	c.info = newInformers(o, c.touched, c.restarted)
+	c.info = newInformers(o, c.touched, c.hurry, c.restarted)
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
 		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic, cache: c.info.reader},
-		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst,
+		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
 	}
 	return c, nil
 }
@@ -237,6 +240,21 @@ func (c *Controller) touched(guards []string) {
 	}
 }
 
+// hurry has a pass over a guard wait for no answer any more: a person asks for
+// a rollback.
+func (c *Controller) hurry(guard string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.guards[guard]
+	if !ok {
+		return
+	}
+	e.hurried = true
+	if e.hurry != nil {
+		e.hurry()
+	}
+}
+
 // restarted is called by the pod watch with n further restarts.
 func (c *Controller) restarted(guard string, ref Ref, n int64) {
 	c.o.Metrics.restarted(guard, ref, n)
@@ -326,7 +344,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 		return 0, nil
 	}
 	g, pending, waiters := e.guard, maps.Clone(e.pending), e.waiters
-	e.waiters = nil
+	e.waiters, e.hurried = nil, false // what the caches know now, this pass will see
 	c.mu.Unlock()
 
 	alerts := c.o.Firing(name)
@@ -381,7 +399,7 @@ func (r *rush) on(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	oldest := r.last[r.next]
-	return !oldest.IsZero() && now.Sub(oldest) < settle
+	return !oldest.IsZero() && now.Sub(oldest).Abs() < settle
 }
 
 // finish notes what came of a reconcile.
@@ -456,6 +474,17 @@ func signalOf(l *Lock, r Reason) string {
 	return "other"
 }
 
+// turn lets at most half of the workers ask Prometheus and Alertmanager at a
+// time: when these are slow, the others still roll back at once.
+func (c *Controller) turn() (done func(), ok bool) {
+	select {
+	case c.asking <- struct{}{}:
+		return func() { <-c.asking }, true
+	default:
+		return nil, false
+	}
+}
+
 // patient is a context for questions about a guard that end as soon as an
 // alert for it comes.
 func (c *Controller) patient(ctx context.Context, guard string) (context.Context, context.CancelFunc) {
@@ -466,7 +495,7 @@ func (c *Controller) patient(ctx context.Context, guard string) (context.Context
 	if !ok {
 		return ctx, cancel
 	}
-	if len(e.waiters) > 0 {
+	if len(e.waiters) > 0 || e.hurried {
 		cancel() // it has come already
 	}
 	e.hurry = cancel
@@ -484,7 +513,7 @@ func (c *Controller) askForward(ctx context.Context, s snapshot) (Forward, []Ale
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
-	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.movedAt(c.o.Now()))
+	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
 }
 
 func (c *Controller) count(ctx context.Context, s snapshot) Count {
@@ -493,7 +522,7 @@ func (c *Controller) count(ctx context.Context, s snapshot) Count {
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
-	n, err := c.o.CountRequests(ctx, s.input.Guard, s.sides, s.input.movedAt(c.o.Now()))
+	n, err := c.o.CountRequests(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
 	if err != nil {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
 		return Count{}

@@ -38,6 +38,8 @@ type Workload struct {
 	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
 	Ready    int       // ready pods
 	Current  int       // those of them that belong to Build
+	Builds   []string  // the build of each of its Deployments, sorted: what Build is made of
+	Running  []string  // those of them that ready pods belong to
 	Serving  []string  // other builds that ready pods belong to
 	Complete bool      // every Deployment has finished its rollout
 }
@@ -71,7 +73,8 @@ type Input struct {
 	Canary  Workload
 	Stable  Endpoints
 	Paused  bool     // by annotation on a VirtualService
-	Owned   bool     // field manager "guardian" stands on a VirtualService
+	Owned   bool     // a VirtualService carries the marks of a rollback, and no other guard's lock names it
+	Owed    bool     // what a rollback of this guard has re-pointed can be given back
 	Absent  string   // which VirtualServices do not exist; empty: all do
 	Deny    []string // every spelling of the canary, for the admission policy
 	Spare   []string // the same of stable
@@ -91,6 +94,9 @@ type Input struct {
 	Live    bool
 	Forward *Forward // nil: not asked
 	Count   Count
+	// Busy says that nobody can be asked just now, since others are: looked at
+	// again after pollBusy.
+	Busy bool
 
 	// Reach is what the VirtualServices come to when the canary is taken to a
 	// weight, percent 1–100, or why they cannot be. It is a pure function of
@@ -108,6 +114,10 @@ type Count struct {
 
 // pollCount is how often a canary's requests are counted while it has traffic.
 const pollCount = 15 * time.Second
+
+// pollBusy is how often a guard that has to wait for its turn to ask looks
+// whether it has come.
+const pollBusy = 2 * time.Second
 
 // pollForward is how often a step that waits for live answers asks again.
 const pollForward = 10 * time.Second
@@ -172,7 +182,7 @@ type Decision struct {
 
 const (
 	maxRefused       = 200
-	maxNoted         = 64
+	maxNoted         = 64 // episodes that fire at once and are told of
 	maxFiring        = 32
 	listingKnows     = 75 * time.Second // every replica lists what fires each minute
 	reassertCoalesce = time.Minute      // one history entry for a storm of re-assertions
@@ -202,7 +212,7 @@ func Decide(in Input, now time.Time) Decision {
 	}
 	d.finish()
 	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
-		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked, Release: d.release, Requeue: d.requeue,
+		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Requeue: d.requeue,
 		Added: d.rec.History[len(in.Record.History):]}
 }
 
@@ -239,6 +249,7 @@ func (d *decider) exposed() bool { return !d.in.Traffic.Clean() || d.in.Unsafe !
 func (d *decider) observe() {
 	s, in := &d.rec.Status, d.in
 	first := s.State == StateUnknown
+	d.setRight()
 	newBuild := in.Canary.Build != "" && in.Canary.Build != s.Build
 	if newBuild {
 		known := s.Build != ""
@@ -250,7 +261,10 @@ func (d *decider) observe() {
 		d.adoptBuild()
 		s.Waited = nil
 		if known && !first {
-			s.Fresh = true
+			s.Fresh, s.Rolling = true, true
+			if in.Traffic.Weight > 0 {
+				s.MovedAt = d.now // what the build before has proved says nothing of this one
+			}
 			if d.in.Guard.Promotion.Mode == PromotionAuto {
 				s.Promoting = s.Build
 			}
@@ -261,8 +275,30 @@ func (d *decider) observe() {
 			}
 		}
 	}
+	if c := in.Canary; s.Rolling && c.Complete && c.Ready > 0 && c.Current == c.Ready {
+		s.Rolling = false
+		if in.Traffic.Weight > 0 && !in.Traffic.full() {
+			s.MovedAt = d.now // until now the build before has answered as well
+		}
+	}
 	d.observeWeight(first)
 	s.Ready = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}
+}
+
+// setRight has what lies in the future, by the clock of a replica that was
+// ahead, be now: all alerts would have begun before such a build or unlock, and
+// none be over.
+func (d *decider) setRight() {
+	s := &d.rec.Status
+	times := []*time.Time{&s.BuildSince, &s.UnlockedAt}
+	for i := range s.Firing {
+		times = append(times, &s.Firing[i].Seen)
+	}
+	for _, t := range times {
+		if t.Sub(d.now) > clockTolerance {
+			*t = d.now
+		}
+	}
 }
 
 // observeWeight brings the record's view of the weights up to date.
@@ -282,15 +318,17 @@ func (d *decider) observeWeight(first bool) {
 		return
 	}
 	if w != s.Weight || spread != s.Spread {
-		own := s.Expected != nil && *s.Expected == w
+		own, done := d.expected()
 		if !own {
 			d.note("shifted", "", d.shifted(w, spread))
 		}
 		if !own && (w > s.Weight || d.in.Traffic.Lowest > s.Weight-s.Spread) && d.in.Guard.Promotion.Mode == PromotionAuto {
 			s.Promoting = s.Build // CI has begun, or stepped in: go on from here
 		}
-		s.Weight, s.Spread, s.MovedAt, s.Expected, s.Waited = w, spread, d.now, nil, nil
-		s.Fresh = false
+		s.Weight, s.Spread, s.Fresh = w, spread, false
+		if !own || done {
+			s.MovedAt, s.Expected, s.Waited = d.now, nil, nil
+		}
 	}
 	if full != s.Full {
 		s.Full, s.Uncanaried, s.PromotedAt, s.BakedAt = full, false, time.Time{}, time.Time{}
@@ -301,6 +339,42 @@ func (d *decider) observeWeight(first bool) {
 			d.note("promoted", "", "canary has all traffic; an alert rolls it back until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
 		}
 	}
+}
+
+// expected says whether new weights are those that guardian is moving to, and
+// whether all of the guard's VirtualServices have them.
+func (d *decider) expected() (own, done bool) {
+	s, t := d.rec.Status, d.in.Traffic
+	if s.Expected == nil {
+		return false, false
+	}
+	e := *s.Expected
+	if e == 0 {
+		return t.Lowest == 0 && t.Weight <= s.Weight, t.Weight == 0
+	}
+	rung := 0
+	for _, step := range d.in.Guard.Promotion.Steps {
+		if step.Weight <= e { // a step may reach more than it asks for
+			rung = step.Weight
+		}
+	}
+	done = t.Lowest >= rung
+	return t.Weight == e && (done || t.Weight != s.Weight), done
+}
+
+// partly says that some of the guard's VirtualServices have taken a step, and
+// others have not yet.
+func (s *Status) partly() bool {
+	return s.Expected != nil && *s.Expected > 0 && s.Weight == *s.Expected && s.Spread > 0
+}
+
+// takeWeight records a weight that observeWeight has passed over.
+func (d *decider) takeWeight() {
+	s, t := &d.rec.Status, d.in.Traffic
+	if s.Weight == t.Weight {
+		return
+	}
+	s.Weight, s.Spread, s.MovedAt = t.Weight, max(0, t.Weight-t.Lowest), d.now
 }
 
 // shifted tells of a change of weights that was not guardian's.
@@ -322,6 +396,7 @@ func (d *decider) adoptBuild() {
 	if l := d.rec.Lock; l != nil && l.Build == "" {
 		l.Build = d.rec.Status.Build
 		d.refuse(l.Build)
+		d.refuse(d.in.Canary.Builds...)
 	}
 }
 
@@ -368,12 +443,15 @@ func (d *decider) readRequest() {
 		s.Paused = nil
 		d.asked = q
 	case RequestPromote:
-		if d.in.Live {
-			d.asked = q
-		} else {
+		switch {
+		case d.in.Busy: // it stays on the record
+			d.wake(d.now.Add(pollBusy))
+			return
+		case !d.in.Live:
 			d.wantLive = true
 			return
 		}
+		d.asked = q
 	default:
 		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume or promote", q.Action))
 	}
@@ -386,6 +464,7 @@ func (d *decider) unlockByPerson(q *Request) {
 		return
 	}
 	d.forgive(d.rec.Lock.Build, d.rec.Status.Build)
+	d.forgive(d.in.Canary.Builds...)
 	d.forgive(d.in.Canary.Serving...)
 	d.lift("unlocked", q.By, q.Reason)
 	// What fires now is what the person knows of: it counts no more than an
@@ -479,7 +558,7 @@ func (d *decider) paused() bool { return d.in.Paused || d.rec.Status.Paused != n
 // pause only records.
 func (d *decider) pause() {
 	d.state, d.reason = StatePaused, ReasonPaused
-	d.rec.Status.Weight = d.in.Traffic.Weight // also under a lock, where others pass over it
+	d.takeWeight() // also under a lock, where others pass over it
 	d.text = "paused by annotation " + AnnotationPaused
 	if p := d.rec.Status.Paused; p != nil {
 		d.text = "paused by " + p.By
@@ -514,7 +593,9 @@ func (d *decider) locked() {
 	}
 	if d.neverDone() {
 		if d.in.Live {
-			d.forgive(d.rec.Lock.Build)
+			if d.forgive(d.rec.Lock.Build); d.rec.Lock.Build == d.rec.Status.Build {
+				d.forgive(d.in.Canary.Builds...)
+			}
 			d.lift("unlocked", "window", "the rollback could not be done within the window and its alert is over")
 			d.reason = ReasonWindowOver
 			d.open()
@@ -546,12 +627,27 @@ func (d *decider) locked() {
 	}
 }
 
-// liftable says whether every ready pod of the canary belongs to one build
-// that has not been refused.
+// liftable says whether every ready pod of the canary belongs to a present
+// build, and none to one that has been refused.
 func (d *decider) liftable() bool {
 	c := d.in.Canary
-	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.Ready > 0 && c.Current == c.Ready &&
-		!slices.Contains(d.rec.Refused, c.Build)
+	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.Ready > 0 && c.Current == c.Ready && d.refusedRuns() == ""
+}
+
+// refusedRuns is a refused build that has a ready pod, or "". Of several
+// Deployments each has a build of its own: a new one of the first does not
+// excuse a refused one of the second.
+func (d *decider) refusedRuns() string {
+	c := d.in.Canary
+	if c.Current == 0 {
+		return ""
+	}
+	for _, b := range append([]string{d.rec.Status.Build}, c.Running...) {
+		if slices.Contains(d.rec.Refused, b) {
+			return b
+		}
+	}
+	return ""
 }
 
 // neverDone says whether a blocked rollback of a promoted canary has outlived
@@ -604,8 +700,8 @@ func (d *decider) unsafe() string {
 
 func (d *decider) block(why string) {
 	d.state, d.reason, d.text = StateBlocked, ReasonBlocked, why
-	d.rec.Status.Weight = d.in.Traffic.Weight
-	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why {
+	d.takeWeight()
+	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
 		d.note("blocked", "", "rollback is wanted but "+why)
 	}
 }
@@ -620,8 +716,8 @@ func (d *decider) open() {
 	}
 	s := d.rec.Status
 	switch {
-	case slices.Contains(d.rec.Refused, s.Build) && d.in.Canary.Current > 0 && d.in.Guard.Rollback.Lock != LockNone:
-		d.rollBack(Lock{By: byRefused, Reason: "build " + s.Build + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
+	case d.refusedRuns() != "" && d.in.Guard.Rollback.Lock != LockNone:
+		d.rollBack(Lock{By: byRefused, Reason: "build " + d.refusedRuns() + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
 		return
 	case !d.exposed():
 		d.state, d.text = StateIdle, cmp.Or(d.in.Absent, "canary gets no traffic")
@@ -678,17 +774,19 @@ func (d *decider) blockedElsewhere() bool {
 		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
 }
 
-// giveBack restores what a rollback re-pointed, and its field ownership.
+// giveBack restores what a rollback re-pointed, and its field ownership. While
+// an alert fires, testers and mirrors are not sent to the canary again.
 func (d *decider) giveBack() {
-	if !d.in.Owned {
+	none := d.in.Guard.Rollback.Lock == LockNone
+	switch {
+	case !d.in.Owned && (none || !d.in.Owed), !none && len(d.rollback)+len(d.holds) > 0:
 		return
-	}
-	if !d.in.Live {
+	case !d.in.Live:
 		d.wantLive = true
 		return
 	}
-	d.release, d.move = true, MoveRestore
-	if d.in.Guard.Rollback.Lock == LockNone {
+	d.release, d.move = d.in.Owned, MoveRestore
+	if none {
 		// Nothing says that the canary is good again: only a step forward, or
 		// CI, gives it its routes back.
 		d.move = MoveMark
@@ -718,11 +816,15 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 		l.Kind, l.Build, l.Since = g.Rollback.Lock, d.rec.Status.Build, d.now
 		d.rec.Lock = &l
 		d.refuse(l.Build)
+		d.refuse(d.in.Canary.Builds...)
 		d.refuse(d.in.Canary.Serving...)
 	}
 	d.dropAsked("an alert rolls back")
 	d.rec.Status.Promoting = ""
 	if why != "" {
+		if g.Rollback.Lock == LockNone && reason == ReasonPerson {
+			d.rec.Request = d.was.Request // nothing else would tell of it when it has become safe
+		}
 		d.move = MoveNone
 		d.block(why)
 		d.reason = ReasonBlocked
@@ -765,12 +867,17 @@ func (d *decider) finish() {
 		}
 	}
 	if l := d.rec.Lock; l != nil {
-		d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
-		if len(d.in.Deny) > 0 {
-			d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
+		if d.in.Leads || d.was.Lock == nil || len(d.was.VirtualServices) == 0 || len(d.was.Deny) == 0 {
+			// Replicas may have different configurations for a while: once it is
+			// said, it is the lease holder's.
+			d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
+			if len(d.in.Deny) > 0 {
+				d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
+			}
 		}
 		d.rec.Message = lockMessage(d.in.Guard, *l, d.state, d.text)
 	}
+	d.keepPace()
 	if !d.ripe.IsZero() {
 		d.wake(d.ripe)
 	}
@@ -800,20 +907,29 @@ func (d *decider) noteAlert(a Alert, why string) {
 	if slices.Contains(s.Noted, a.Episode()) {
 		return
 	}
-	s.Noted = append(s.Noted, a.Episode())
-	if over := len(s.Noted) - maxNoted; over > 0 {
-		s.Noted = slices.Delete(s.Noted, 0, over)
+	if len(s.Noted) >= maxNoted {
+		s.Noted = slices.DeleteFunc(s.Noted, d.isOver)
 	}
+	if len(s.Noted) >= maxNoted {
+		return // to forget one that still fires would be to tell of it again
+	}
+	s.Noted = append(s.Noted, a.Episode())
 	e := d.entry("noted", byAlert, why)
 	e.Alert = a.Name
 	d.rec.History = append(d.rec.History, e)
+}
+
+// isOver says that no replica knows an episode to fire.
+func (d *decider) isOver(episode string) bool {
+	return !slices.ContainsFunc(d.in.Alerts, func(a Alert) bool { return a.Episode() == episode }) &&
+		!slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == episode })
 }
 
 // noteReassert records a storm of re-assertions once a minute.
 func (d *decider) noteReassert() {
 	for _, e := range slices.Backward(d.rec.History) {
 		if e.Event == "reasserted" {
-			if d.now.Sub(e.At) < reassertCoalesce {
+			if d.now.Sub(e.At).Abs() < reassertCoalesce {
 				return
 			}
 			break

@@ -92,7 +92,17 @@ func lockKind(kind LockKind) but { return func(in *Input) { in.Guard.Rollback.Lo
 // and the builds of the other ready pods.
 func runs(build string, current int, serving ...string) but {
 	return func(in *Input) {
-		in.Canary = Workload{Build: build, Ready: current + len(serving), Current: current, Serving: serving, Complete: len(serving) == 0 && current > 0}
+		in.Canary = Workload{Build: build, Builds: []string{build}, Ready: current + len(serving), Current: current, Serving: serving, Complete: len(serving) == 0 && current > 0}
+		if current > 0 {
+			in.Canary.Running = in.Canary.Builds
+		}
+	}
+}
+
+// pairOf is a canary of two Deployments.
+func pairOf(a, b string) but {
+	return func(in *Input) {
+		in.Canary = Workload{Build: a + "+" + b, Builds: []string{a, b}, Running: []string{a, b}, Ready: 2, Current: 2, Complete: true}
 	}
 }
 
@@ -305,7 +315,8 @@ func TestAHoldAlertStopsAndMovesNothing(t *testing.T) {
 		"a rollback heard elsewhere holds":   {[]but{heardElsewhere(ActionRollback, 10*time.Minute)}, verdict{state: StateHeld, reason: ReasonEarlierBuild}, "Elsewhere"},
 		"the lease holder must have listed it": {[]but{leads, heardElsewhere(ActionHold, listingKnows-1)},
 			verdict{state: StateHeld, reason: ReasonHeld, requeue: time.Millisecond}, ""},
-		"then it is forgotten": {[]but{leads, heardElsewhere(ActionHold, listingKnows)}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount}, ""},
+		"one heard in the future was heard now": {[]but{leads, heardElsewhere(ActionHold, -time.Hour)}, verdict{state: StateHeld, reason: ReasonHeld, requeue: pollCount}, ""},
+		"then it is forgotten":                  {[]but{leads, heardElsewhere(ActionHold, listingKnows)}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount}, ""},
 	})
 }
 
@@ -343,7 +354,10 @@ func TestAnAlertCountsAgainstTheBuildThatItBeganUnder(t *testing.T) {
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 6 * time.Minute, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
 		"a template of the future counts from now": {[]but{runs("b2", 2), appeared(-time.Hour), bad},
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 6 * time.Minute, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
-		"no build known any more: still that of the record": {[]but{noCanary, bad}, rolled, ""},
+		"a build of the future, by another's clock, is of now": {[]but{buildSince(-time.Hour), began(0)}, rolled, ""},
+		"an unlock of the future as well":                      {[]but{unlocked(-time.Hour), began(0)}, rolled, ""},
+		"then the window begins now":                           {[]but{buildSince(-time.Hour), began(1)}, held(6 * time.Minute), ""},
+		"no build known any more: still that of the record":    {[]but{noCanary, bad}, rolled, ""},
 	})
 }
 
@@ -364,7 +378,7 @@ func TestANewBuildUnderAllTraffic(t *testing.T) {
 		"a Deployment that is gone is not new": {[]but{promoted(10 * time.Minute), noCanary}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
 		"one that arrives together with 100% had its canary skipped by CI alone": {[]but{new, gets(100)},
 			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 50→100; shifted: 50→100; promoted: 50→100"}, ""},
-		"in the middle of a split it is only noted": {[]but{new}, verdict{state: StateShifting, reason: ReasonNothing, added: "new-build: 50→50"}, ""},
+		"in the middle of a split it is noted, and watched from now on": {[]but{new}, verdict{state: StateShifting, reason: ReasonNothing, added: "new-build: 50→50"}, ""},
 		"one that comes while a rollback is blocked gets its window": {[]but{locked(LockBuild), promoted(time.Hour), blocked("stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"), stableReady(0), new, live},
 			verdict{state: StateUncanaried, reason: ReasonNewBuild, refused: "b1", requeue: pollCount,
 				added: "new-build: 100→100; uncanaried: 100→100; unlocked by new build: 100→100"}, ""},
@@ -400,12 +414,17 @@ func TestWhatLiftsALock(t *testing.T) {
 				added: "new-build: 50→50; unlocked by new build: 50→50; rolled-back by alert: 50→0"}, ""},
 		"a lock of an unknown build takes the first that is known": {[]but{locked(LockBuild), live, func(in *Input) { in.Record.Lock.Build, in.Record.Status.Build, in.Record.Refused = "", "", nil }},
 			stays(verdict{}), ""},
-		"and is lifted by the next": {[]but{locked(LockBuild), fresh, live}, verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "new-build: 0→0; unlocked by new build: 0→0"}, ""},
+		"not one of two new builds, when the other is refused": {[]but{locked(LockBuild), pairOf("b1", "b2"), known, live}, stays(verdict{}), ""},
+		"not a refused one whose Deployment a new one joins":   {[]but{locked(LockBuild), pairOf("b1", "b2"), func(in *Input) { in.Canary.Running = []string{"b1", "b2"} }, live}, stays(verdict{added: "new-build: 0→0"}), ""},
+		"two new builds":                        {[]but{locked(LockBuild), pairOf("b2", "b3"), known, live}, verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "unlocked by new build: 0→0"}, ""},
+		"a refused one of two that has no pods": {[]but{locked(LockBuild), pairOf("b1", "b2"), known, live, func(in *Input) { in.Canary.Running = []string{"b2"} }}, verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "unlocked by new build: 0→0"}, ""},
+		"and is lifted by the next":             {[]but{locked(LockBuild), fresh, live}, verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "new-build: 0→0; unlocked by new build: 0→0"}, ""},
 	})
 }
 
 func TestARefusedBuildThatIsBackIsRolledBackAgain(t *testing.T) {
 	was := func(in *Input) { in.Record.Refused = []string{"b1"} }
+	known := func(in *Input) { in.Record.Status.Build = in.Canary.Build }
 	runRows(t, map[string]row{
 		"undone by kubectl rollout undo, with traffic": {[]but{was, func(in *Input) { in.Record.Status.Build = "b2" }},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "new-build: 50→50; rolled-back by refused build: 50→0"}, "build b1 was rolled back before"},
@@ -414,6 +433,8 @@ func TestARefusedBuildThatIsBackIsRolledBackAgain(t *testing.T) {
 		"not before one of its pods is ready": {[]but{was, runs("b1", 0, "b2")}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1"}, ""},
 		"from its first ready pod on": {[]but{was, runs("b1", 1, "b2")},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1 b2", added: "rolled-back by refused build: 50→0"}, ""},
+		"one of two Deployments'": {[]but{was, pairOf("b1", "b2"), known},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1+b2 by refused build", refused: "b1 b1+b2 b2", added: "rolled-back by refused build: 50→0"}, "build b1 was rolled back before"},
 		"without locks nothing is refused": {[]but{was, lockKind(LockNone)}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1"}, ""},
 		"another build is not":             {[]but{func(in *Input) { in.Record.Refused = []string{"b0"} }}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b0"}, ""},
 	})
@@ -439,6 +460,14 @@ func TestTheKindsOfLock(t *testing.T) {
 			verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore, release: true}, ""},
 		"build, lifted: others leave it to the lease holder": {[]but{stood(StateIdle, 0), func(in *Input) { in.Owned = true }},
 			verdict{state: StateIdle, reason: ReasonNothing, wantLive: true}, ""},
+		"build, lifted: while an alert fires nothing is given back": {[]but{stood(StateIdle, 0), live, bad, func(in *Input) { in.Owned, in.Owed = true, true }},
+			verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
+		"nor by the new build that lifts it": {[]but{locked(LockBuild), runs("b2", 2), appeared(2 * time.Minute), live, bad, func(in *Input) { in.Owned, in.Owed = true, true }},
+			verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "new-build: 0→0; unlocked by new build: 0→0; noted by alert: 0→0"}, ""},
+		"nor while one holds":                        {[]but{stood(StateIdle, 0), live, fires(ActionHold, "StableErrors", time.Minute), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
+		"what was re-pointed, under another's marks": {[]but{stood(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore}, ""},
+		"from a cache it is read live first":         {[]but{stood(StateIdle, 0), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing, wantLive: true}, ""},
+		"none: what was re-pointed stays":            {[]but{lockKind(LockNone), stood(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
 		"a rollback gives nothing back": {[]but{bad, live, func(in *Input) { in.Owned = true }},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, ""},
 	})
@@ -463,7 +492,7 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 		"a VirtualService cannot be written":  {[]but{bad, func(in *Input) { in.Unsafe = "VirtualService microservices/orders-service: delegate" }}, blocks, "delegate"},
 		"nothing has to move: locked at once": {[]but{asks(RequestRollback), stood(StateIdle, 0), stableReady(0)}, verdict{state: StateRolledBack, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 0→0"}, ""},
 		"still blocked: told once":            {because(stableReady(0)), still, ""},
-		"blocked for another reason: told again": {because(stableReady(0), floorOf(2)),
+		"blocked for another reason: told again, by one": {because(leads, stableReady(0), floorOf(2)),
 			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}, "minReadyStable is 2"},
 		"safe now: done, and told":                                 {because(), done, ""},
 		"safe now, in the wake of a pause: done, and told":         {because(func(in *Input) { in.Record.Status.State = StatePaused }), done, ""},
@@ -541,6 +570,10 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 		"unlock of a lock by hand":                   {[]but{locked(LockManual), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, ""},
 		"unlock forgives what is running and no more": {[]but{locked(LockBuild), runs("b2", 1, "b3"), asks(RequestUnlock), live, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2", "b3"} }},
 			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "new-build: 0→0; unlocked by ann: 0→0"}, ""},
+		"unlock forgives both of two Deployments": {[]but{locked(LockBuild), pairOf("b1", "b2"), asks(RequestUnlock), live, func(in *Input) {
+			in.Record.Status.Build, in.Record.Refused = "b1+b2", []string{"b0", "b1", "b2", "b1+b2"}
+		}},
+			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "unlocked by ann: 0→0"}, ""},
 		"unlock from a cache waits for live reads": {[]but{locked(LockBuild), asks(RequestUnlock)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, wantLive: true}), ""},
 		"unlock of what is not locked is refused":  {[]but{asks(RequestUnlock), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 50→50"}, "orders-service is not locked"},
 		"unlock while the alert still fires holds": {[]but{locked(LockBuild), stood(StateBlocked, 50), asks(RequestUnlock), live, bad},
@@ -569,6 +602,23 @@ func TestARequestStaysUntilItIsDone(t *testing.T) {
 		if d := Decide(given(asks(q), live, func(in *Input) { in.Forward = &Forward{} }), at); d.Record.Request != nil {
 			t.Errorf("%s is done and still on the record", q)
 		}
+	}
+	unsafe := []but{asks(RequestRollback), lockKind(LockNone), stableReady(0)}
+	in := given(unsafe...)
+	d := Decide(in, at)
+	if d.Record.Request == nil || d.Record.Status.State != StateBlocked {
+		t.Errorf("without a lock, what a person asked for is forgotten while it is blocked: state %s", d.Record.Status.State)
+	}
+	in.Record = d.Record
+	if again := Decide(in, at.Add(time.Second)); len(again.Added) > 0 || !reflect.DeepEqual(again.Record.Data(), d.Record.Data()) {
+		t.Errorf("and told again: %+v", again.Added)
+	}
+	in.Stable.Ready = 1
+	if done := Decide(in, at.Add(time.Minute)); done.Move != MoveStable || done.Reason != ReasonPerson {
+		t.Errorf("as soon as it is safe: move %v, %s; want the rollback", done.Move, done.Reason)
+	}
+	if locks := Decide(given(asks(RequestRollback), stableReady(0)), at); locks.Record.Request != nil {
+		t.Error("a lock tells of it, and it is still on the record")
 	}
 	for _, q := range []RequestAction{RequestRollback, RequestPause, "dance"} {
 		if d := Decide(given(asks(q)), at); d.Record.Request != nil {
@@ -685,12 +735,60 @@ func TestTheListsOfARecordAreBounded(t *testing.T) {
 		t.Errorf("%d firing alerts on the record", n)
 	}
 	idle := given(stood(StateIdle, 0))
-	for i := range maxNoted + 1 {
+	for i := range maxNoted + 5 {
 		fires(ActionRollback, fmt.Sprintf("Alert%03d", i), time.Minute)(&idle)
 	}
-	s := Decide(idle, at).Record.Status
-	if len(s.Noted) != maxNoted || !strings.HasPrefix(s.Noted[0], "f-Alert001@") {
-		t.Errorf("%d noted episodes, the first is %s", len(s.Noted), s.Noted[0])
+	first := Decide(idle, at)
+	if n := len(first.Record.Status.Noted); n != maxNoted || len(first.Added) != maxNoted {
+		t.Fatalf("%d noted episodes, %d told of; want %d", n, len(first.Added), maxNoted)
+	}
+	idle.Record = first.Record
+	if again := Decide(idle, at.Add(time.Second)); len(again.Added) > 0 || !reflect.DeepEqual(again.Record.Data(), first.Record.Data()) {
+		t.Errorf("they still fire, and %d are told of again", len(again.Added))
+	}
+	idle.Alerts, idle.Record.Status.Firing = nil, nil
+	fires(ActionRollback, "Another", 0)(&idle)
+	if later := Decide(idle, at.Add(time.Hour)); len(later.Added) != 1 || len(later.Record.Status.Noted) != 1 {
+		t.Errorf("after all of them another is told of %d times, and %d are remembered; want 1", len(later.Added), len(later.Record.Status.Noted))
+	}
+}
+
+// TestReplicasWithWordsOfTheirOwnComeToRest has two replicas look at one record
+// in turn, as each write of it makes them.
+func TestReplicasWithWordsOfTheirOwnComeToRest(t *testing.T) {
+	hold := fires(ActionHold, "StableErrors", time.Minute)
+	blockedWas := []but{locked(LockBuild), stood(StateBlocked, 50), blocked("stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"), stableReady(0)}
+	for name, c := range map[string]struct {
+		both  []but
+		other but // what the second sees, or has, differently
+	}{
+		"a summary with numbers":      {[]but{hold}, func(in *Input) { in.Alerts[0].Summary = "8% of requests fail" }},
+		"a window that was edited":    {[]but{promoted(time.Minute)}, func(in *Input) { in.Guard.Rollback.Window = time.Hour }},
+		"a floor that was edited":     {blockedWas, floorOf(2)},
+		"what the policy is to deny":  {[]but{locked(LockBuild)}, func(in *Input) { in.Guard.Rollback.Mirrors = false }},
+		"the VirtualServices":         {[]but{locked(LockBuild)}, func(in *Input) { in.Guard.VirtualServices = []string{"orders-service", "orders-gateway"} }},
+		"the message of a lock":       {[]but{locked(LockBuild)}, func(in *Input) { in.Guard.Stable.Subset = "stable" }},
+		"a number of ready endpoints": {nil, stableReady(3)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			first := given(append(slices.Clone(c.both), leads)...)
+			second := given(append(slices.Clone(c.both), c.other)...)
+			rec := Decide(first, at).Record
+			writes := 0
+			for i := range 20 {
+				for _, in := range []Input{second, first} {
+					in.Record = rec
+					d := Decide(in, at.Add(time.Duration(i)*time.Millisecond))
+					if !reflect.DeepEqual(d.Record.Data(), rec.Data()) {
+						writes++
+					}
+					rec = d.Record
+				}
+			}
+			if writes > 2 {
+				t.Errorf("%d writes of 40 looks, and no end", writes)
+			}
+		})
 	}
 }
 

@@ -24,13 +24,15 @@
 // # States
 //
 // What is not in the table changes nothing. "→" is the next state, "noted" an
-// entry in the history, once for each firing of an alert.
+// entry in the history, once for each firing of an alert (of those that fire at
+// once, for the first 64). A new build is watched anew: intervals and requests
+// count from the end of its rollout.
 //
 //	state        canary gets      rollback alert   others shift traffic           new build is ready          by itself
 //	idle         nothing          noted            → shifting, promoted; rolled   first step (mode auto)
 //	                                               back if an alert still fires
-//	shifting     some             → rolled-back    → idle, promoted               counts from now             next step (mode auto)
-//	held         some             → rolled-back    held at the new weight         counts from now             → shifting when nothing holds;
+//	shifting     some             → rolled-back    → idle, promoted               watched from now on         next step (mode auto)
+//	held         some             → rolled-back    held at the new weight         watched from now on         → shifting when nothing holds;
 //	                                                                                                          → rolled-back when an old alert is ripe
 //	promoted     all              → rolled-back    → idle, shifting               → uncanaried                → baked after rollback.window
 //	uncanaried   all              → rolled-back    → idle, shifting               → uncanaried, anew          → baked after rollback.window
@@ -117,6 +119,14 @@
 // against nobody for Guard.AlertWindow: it stops steps; when it still fires
 // after that, it counts. An alert that another replica alone has heard stops
 // steps as well; the replica that heard it rolls back.
+//
+// # Coming to rest
+//
+// Every write of a record has every replica look again. What replicas see or
+// say differently (ready endpoints, numbers in a summary, words that come from
+// a configuration which has reached one of them alone) is therefore no reason to
+// write at once: words are the lease holder's to choose while nothing else
+// changes, and words and numbers alone are written at most every ten seconds.
 //
 // # The race that remains
 //

@@ -20,6 +20,7 @@ type snapshot struct {
 	pair     Pair
 	record   *corev1.ConfigMap // nil: none yet
 	services []*unstructured.Unstructured
+	held     map[string]bool // those of them that another guard's lock names; not looked at while this guard is locked
 	// who serves the two sides, for rules that need names
 	sides Sides
 }
@@ -208,6 +209,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			in.Unsafe = err.Error()
 		}
 		in.Owned = in.Owned || owned(vs)
+		in.Owed = in.Owed || owes(vs, s.pair, g, in.Record.Changed)
 		s.services = append(s.services, vs)
 		in.Traffic = in.Traffic.merge(t)
 	}
@@ -215,7 +217,45 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
 	}
 	in.Reach = s.reach
+	if in.Owned && in.Record.Lock == nil {
+		return s.gatherHeld(ctx, r)
+	}
 	return nil
+}
+
+// gatherHeld finds out whose marks those are that stand on a VirtualService:
+// what another guard's rollback owns is not this one's to give up.
+func (s *snapshot) gatherHeld(ctx context.Context, r reader) error {
+	locked, err := r.locked(ctx)
+	if err != nil {
+		return fmt.Errorf("list locked records in %s: %w", s.input.Guard.Namespace, err)
+	}
+	s.held = map[string]bool{}
+	for _, cm := range locked {
+		if cm.Labels[LabelGuard] != s.input.Guard.Name {
+			for _, name := range strings.Fields(cm.Data[keyVirtualServices]) {
+				s.held[name] = true
+			}
+		}
+	}
+	s.input.Owned = slices.ContainsFunc(s.services, func(vs *unstructured.Unstructured) bool { return owned(vs) && !s.held[vs.GetName()] })
+	return nil
+}
+
+// owes says whether something that a rollback has re-pointed in a
+// VirtualService can be given back, or is no longer there to be.
+func owes(vs *unstructured.Unstructured, p Pair, g Guard, changed []Change) bool {
+	own := 0
+	for _, c := range changed {
+		if c.VirtualService == vs.GetName() {
+			own++
+		}
+	}
+	if own == 0 {
+		return false
+	}
+	w, err := Rewrite(vs.Object, p, KeepWeights, g.Rollback.options(), changed)
+	return err == nil && (len(w.Ops) > 0 || len(w.Changes) != own)
 }
 
 func (r Rollback) options() RewriteOptions {

@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -26,6 +27,7 @@ type informers struct {
 	namespace string
 	domain    string
 	touched   func(guards []string)
+	hurry     func(guard string) // a person asks for its rollback
 	restarted func(guard string, ref Ref, n int64)
 	log       *slog.Logger
 
@@ -44,8 +46,8 @@ type informers struct {
 	guards map[string]Guard
 }
 
-func newInformers(o Options, touched func([]string), restarted func(string, Ref, int64)) *informers {
-	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, restarted: restarted, log: o.Logger}
+func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, int64)) *informers {
+	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, log: o.Logger}
 	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(trim))
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
 		kubeinformers.WithTransform(trim),
@@ -104,7 +106,11 @@ func (i *informers) handle(inf cache.SharedIndexInformer) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
 		}
-		if guards := i.of(obj); len(guards) > 0 {
+		guards := i.of(obj)
+		if cm, ok := obj.(*corev1.ConfigMap); ok && len(guards) > 0 && asksRollback(cm) {
+			i.hurry(guards[0])
+		}
+		if len(guards) > 0 {
 			i.touched(guards)
 		}
 	}
@@ -122,6 +128,13 @@ func (i *informers) handle(inf cache.SharedIndexInformer) {
 		panic(err) // only a stopped informer refuses a handler
 	}
 	i.waitFor = append(i.waitFor, reg.HasSynced)
+}
+
+// asksRollback says whether a person's rollback stands on a record.
+func asksRollback(record *corev1.ConfigMap) bool {
+	var q Request
+	text := record.Data[keyRequest]
+	return text != "" && json.Unmarshal([]byte(text), &q) == nil && q.Action == RequestRollback
 }
 
 func sameVersion(a, b any) bool {

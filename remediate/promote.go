@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -76,8 +77,11 @@ func (d *decider) holdOrPromote() {
 		d.wantCount = true
 		d.wake(d.now.Add(pollCount))
 		s.Requests = d.in.Count.Requests
-		if d.in.Count.Asked && !d.in.Count.Known {
+		if d.in.Busy || d.in.Count.Asked && !d.in.Count.Known {
 			s.Requests = d.was.Status.Requests
+		}
+		if d.in.Busy {
+			d.wake(d.now.Add(pollBusy))
 		}
 	}
 	if step, prior, more := d.nextStep(); more {
@@ -105,8 +109,11 @@ func (d *decider) climb(step, prior Step) {
 	if d.asked == nil && mode == PromotionManual {
 		reason, s.Waiting, s.NextAt = WaitPerson, "guardian promote", time.Time{}
 	} else if reason, s.Waiting = d.wait(); reason == "" {
-		d.step(step)
-		return
+		if s.Waiting = d.cannot(step); s.Waiting == "" {
+			d.step(step)
+			return
+		}
+		reason = WaitVirtualService
 	}
 	s.WaitingFor, s.Waiting = reason, "waiting: "+s.Waiting
 	d.missed()
@@ -133,7 +140,7 @@ func (d *decider) noteWaiting() {
 // seen in the VirtualService since.
 func (d *decider) resumeStep(step Step) {
 	s := d.rec.Status
-	if d.asked != nil || s.Expected == nil || *s.Expected != step.Weight {
+	if d.asked != nil || s.Expected == nil || *s.Expected != d.reached(step) {
 		return
 	}
 	for _, e := range slices.Backward(d.rec.History) {
@@ -141,6 +148,9 @@ func (d *decider) resumeStep(step Step) {
 			continue
 		}
 		if e.By == bySchedule || e.To != step.Weight || e.Build != s.Build || d.now.Sub(e.At).Abs() > stillWanted {
+			return
+		}
+		if d.in.Busy {
 			return
 		}
 		if d.wantLive = true; d.in.Live {
@@ -154,8 +164,13 @@ func (d *decider) resumeStep(step Step) {
 // on the API server was no longer what it had been decided on.
 func (d *decider) missed() {
 	s := &d.rec.Status
-	if e := s.Expected; d.in.Live && e != nil && *e > s.Weight-s.Spread {
-		d.note("missed", "", fmt.Sprintf("the step to %d%% was not made", *e))
+	if e := s.Expected; d.in.Live && !d.in.Busy && e != nil && *e > s.Weight-s.Spread {
+		text := fmt.Sprintf("the step to %d%% was not made", *e)
+		if s.partly() {
+			text += " in every route"
+			s.MovedAt = d.now
+		}
+		d.note("missed", "", text)
 		s.Expected = nil
 	}
 }
@@ -177,7 +192,7 @@ func (d *decider) nextStep() (next, at Step, more bool) {
 // nothing to watch yet. One that somebody has taken back to 0 does wait.
 func (d *decider) due(step, at Step) time.Time {
 	s := &d.rec.Status
-	if s.Weight == 0 && s.Fresh {
+	if s.Weight == 0 && s.Fresh || s.partly() {
 		return time.Time{}
 	}
 	if s.MovedAt.Equal(d.was.Status.MovedAt) {
@@ -202,12 +217,29 @@ func (in Input) movedAt(now time.Time) time.Time {
 	return at
 }
 
+// countWindow is for how long back requests are counted at most, unless a step
+// waits for longer: a split of weeks is not to be a range of weeks, each time.
+const countWindow = 6 * time.Hour
+
+// countSince is from when on the canary's requests are counted.
+func (in Input) countSince(now time.Time) time.Time {
+	longest, bake := countWindow, time.Duration(0)
+	for _, s := range in.Guard.Promotion.Steps {
+		longest, bake = max(longest, s.Interval+bake), s.Bake
+	}
+	at := in.movedAt(now)
+	if least := now.Add(-longest); at.Before(least) {
+		return least
+	}
+	return at
+}
+
 // wait names the first thing that a step waits for, as a reason and in plain
 // words; "" is go. The cheap conditions come first, those that need live
 // answers last.
 func (d *decider) wait() (Wait, string) {
 	in, s := d.in, d.rec.Status
-	byHand := d.asked != nil
+	byHand := d.asked != nil || d.rec.Status.partly()
 	switch {
 	case d.was.Status.State == StateUnknown:
 		return WaitFirstSight, "first sight of this guard, nothing is moved"
@@ -242,6 +274,13 @@ func (d *decider) wait() (Wait, string) {
 // waitLive looks at what only the lease holder's live reads can tell.
 func (d *decider) waitLive(byHand bool) (Wait, string) {
 	in, s := d.in, &d.rec.Status
+	if in.Busy && in.Forward == nil {
+		d.wake(d.now.Add(pollBusy))
+		if was := d.was.Status; was.WaitingFor != "" && was.NextStep == s.NextStep {
+			return was.WaitingFor, strings.TrimPrefix(was.Waiting, "waiting: ")
+		}
+		return WaitLease, "for the replica that holds the lease"
+	}
 	if !in.Live || in.Forward == nil {
 		d.wantLive, d.wantForward = true, true
 		return WaitLease, "for the replica that holds the lease"
@@ -266,6 +305,30 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 	return "", ""
 }
 
+// reached is the canary's weight after a step, percent: where weights do not add
+// up to 100 it can be more than the step asks for.
+func (d *decider) reached(step Step) int {
+	if d.in.Reach == nil {
+		return step.Weight
+	}
+	t, err := d.in.Reach(step.Weight)
+	if err != nil {
+		return step.Weight
+	}
+	return t.Weight
+}
+
+// cannot says why a step cannot be written, or "".
+func (d *decider) cannot(step Step) string {
+	if d.in.Reach == nil {
+		return ""
+	}
+	if _, err := d.in.Reach(step.Weight); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
 // bySchedule is who takes a step that nobody asked for.
 const bySchedule = "schedule"
 
@@ -277,11 +340,12 @@ func (d *decider) step(step Step) {
 	if d.asked != nil {
 		by = d.asked.By
 	}
-	again := s.Expected != nil && *s.Expected == step.Weight && s.Promoting == s.Build
+	reached := d.reached(step)
+	again := s.Expected != nil && *s.Expected == reached && s.Promoting == s.Build
 	d.move, d.weight, d.reason = MoveForward, step.Weight, ReasonStep
 	d.text = fmt.Sprintf("step to %d%%", step.Weight)
 	s.clearLadder()
-	s.Promoting, s.Expected = s.Build, &step.Weight
+	s.Promoting, s.Expected = s.Build, &reached
 	if !again {
 		e := d.entry("step", by, d.text)
 		e.From, e.To = d.in.Traffic.Weight, step.Weight
@@ -306,7 +370,6 @@ func (d *decider) tellLadder(changed bool) {
 	if !d.in.Leads {
 		return
 	}
-	d.keepPace()
 	s.Mode, s.Ladder = "", nil
 	if p.Mode != PromotionManual && p.Mode != PromotionAuto {
 		return
@@ -327,21 +390,48 @@ func (d *decider) tellLadder(changed bool) {
 	}
 }
 
-// keepPace leaves the numbers of a moment ago in the record when they alone are
-// new. Each write has the guard looked at again; what is different each time
-// that somebody is asked would never come to rest.
+// keepPace leaves words and numbers of a moment ago in the record when they
+// alone are new. Each write has the guard looked at again, by every replica:
+// what is different each time that somebody is asked, or in the eyes of two
+// replicas with different configurations, would never come to rest. While
+// nothing else changes, words are the lease holder's to choose.
 func (d *decider) keepPace() {
 	s, was := &d.rec.Status, d.was.Status
-	if s.Waiting == was.Waiting && s.Requests == was.Requests {
+	if s.Reason == was.Reason && s.Waiting == was.Waiting && s.Requests == was.Requests && s.Ready == was.Ready && d.rec.Message == d.was.Message {
 		return
 	}
-	same := d.climbed && d.move == MoveNone && s.WaitingFor == was.WaitingFor && s.NextStep == was.NextStep && s.NextAt.Equal(was.NextAt) &&
-		s.Build == was.Build && s.MovedAt.Equal(was.MovedAt)
-	if ago := d.now.Sub(was.ToldAt); same && ago >= 0 && ago < pollForward {
-		s.Waiting, s.Requests = was.Waiting, was.Requests
+	if !sameButWords(d.was, d.rec) {
+		if s.Waiting != was.Waiting || s.Requests != was.Requests {
+			s.ToldAt = d.now
+		}
+		return
+	}
+	if !d.in.Leads {
+		s.Reason, d.rec.Message = was.Reason, d.was.Message
+	}
+	if ago := d.now.Sub(was.ToldAt); ago > -maxSkew && ago < pollForward {
+		s.takeWords(was)
+		d.rec.Message = d.was.Message
+		d.wake(was.ToldAt.Add(pollForward))
+		return
+	}
+	if !d.in.Leads && s.Ready == was.Ready {
 		return
 	}
 	s.ToldAt = d.now
+}
+
+// takeWords takes over what another status says in words and numbers.
+func (s *Status) takeWords(o Status) {
+	s.Reason, s.Waiting, s.Requests, s.Ready, s.ToldAt = o.Reason, o.Waiting, o.Requests, o.Ready, o.ToldAt
+}
+
+// sameButWords says that two records differ at most in words and numbers that
+// nothing is decided by.
+func sameButWords(a, b Record) bool {
+	b.Message = a.Message
+	b.Status.takeWords(a.Status)
+	return maps.Equal(a.Data(), b.Data())
 }
 
 // full says that every route gives the canary all of the pair's traffic. A

@@ -87,6 +87,7 @@ type sim struct {
 	traffic []flow
 	movedAt time.Time // last change of weights by anybody
 	built   time.Time // when the present build appeared
+	rolled  time.Time // when the last of its pods became ready
 	bad     bool      // the present build degrades under traffic
 	begun   bool      // the present build was not there at first sight, or somebody has begun with it
 	asked   bool      // a person's promote is under way
@@ -364,6 +365,7 @@ func (s *sim) roll() {
 		if p != s.w.template {
 			s.w.pods = slices.Clone(s.w.pods)
 			s.w.pods[i] = s.w.template
+			s.rolled = s.now
 			s.agenda["roll"] = s.now.Add(s.between(20*time.Second, 2*time.Minute))
 			break
 		}
@@ -569,6 +571,8 @@ func (s *sim) checkSchedule(was, is Traffic, rung int) {
 		s.fail("step to %d%% by the schedule in mode %s", is.Weight, s.guard.Promotion.Mode)
 	case !s.begun:
 		s.fail("step to %d%% of the build of the first sight", is.Weight)
+	case was.Weight > 0 && s.now.Sub(s.rolled) < interval-clockTolerance:
+		s.fail("step to %d%% when the build was ready for %s, the interval is %s", is.Weight, s.now.Sub(s.rolled), interval)
 	case !nothingYet && stood < interval-clockTolerance:
 		s.fail("step to %d%% after %s, the interval is %s", is.Weight, stood, interval)
 	case was.Weight > 0 && s.requests(stood+2*clockTolerance) < int64(s.guard.Promotion.MinRequests):

@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -339,6 +340,96 @@ func TestWhatIsToldOfWaitingBeginsAnewWithWeightsOrBuild(t *testing.T) {
 		if d := Decide(given(append(c.in, waited)...), at); !slices.Equal(d.Record.Status.Waited, c.want) {
 			t.Errorf("%s: %v, want %v", name, d.Record.Status.Waited, c.want)
 		}
+	}
+}
+
+// partOf is a step from 10 to 30% that one of two VirtualServices has taken.
+func partOf(lowest int) but {
+	return func(in *Input) {
+		unseenStep("schedule", time.Second)(in)
+		in.Traffic.Weight, in.Traffic.Lowest = 30, lowest
+	}
+}
+
+func TestAStepThatOneOfTwoVirtualServicesHasTakenIsFinished(t *testing.T) {
+	done := Decide(given(climbing(10), partOf(30)), at).Record.Status
+	if done.Expected != nil || !done.MovedAt.Equal(at) || done.Weight != 30 || done.Spread != 0 {
+		t.Errorf("taken by both: %+v", done)
+	}
+	in := given(climbing(10), movedAt(5*time.Minute), partOf(10), requests(0))
+	d := Decide(in, at)
+	s := d.Record.Status
+	if d.Move != MoveForward || d.Weight != 30 || len(d.Added) > 0 || s.Expected == nil || !s.MovedAt.Equal(at.Add(-5*time.Minute)) || s.Weight != 30 || s.Spread != 20 {
+		t.Errorf("taken by one: move %v to %d%%, added %+v, status %+v; want the other to follow at once", d.Move, d.Weight, d.Added, s)
+	}
+	in.Record = d.Record
+	if again := Decide(in, at.Add(time.Second)); again.Move != MoveForward || again.Weight != 30 || len(again.Added) > 0 {
+		t.Errorf("and then: move %v to %d%%, added %+v", again.Move, again.Weight, again.Added)
+	}
+	fires(ActionHold, "StableErrors", 0)(&in)
+	if held := Decide(in, at.Add(time.Second)); held.Move != MoveNone || verdictOf(held).added != "missed: 30→30" || !held.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
+		t.Errorf("an alert in between: move %v, added %+v, status %+v", held.Move, held.Added, held.Record.Status)
+	}
+	other := Decide(given(climbing(10), unseenStep("schedule", time.Second), gets(50)), at)
+	if other.Record.Status.Expected != nil || !other.Record.Status.MovedAt.Equal(at) {
+		t.Errorf("somebody else's weights: %+v", other.Record.Status)
+	}
+}
+
+func TestARungThatTheWeightsCannotExpress(t *testing.T) {
+	more := func(in *Input) {
+		in.Reach = func(w int) (Traffic, error) { return Traffic{Weight: w + 3, Lowest: w, Split: 1}, nil }
+	}
+	never := func(in *Input) {
+		in.Reach = func(int) (Traffic, error) { return Traffic{}, errors.New("weights of 3 in all are too coarse for 30%") }
+	}
+	d := Decide(given(climbing(10), more), at)
+	if e := d.Record.Status.Expected; d.Move != MoveForward || d.Weight != 30 || e == nil || *e != 33 {
+		t.Fatalf("move %v to %d%%, expected %v; want 30%% that are 33%%", d.Move, d.Weight, e)
+	}
+	seen := given(climbing(10), more)
+	seen.Record, seen.Traffic.Weight, seen.Traffic.Lowest = d.Record, 33, 30
+	if s := Decide(seen, at.Add(time.Second)); len(s.Added) > 0 || s.Record.Status.Expected != nil || s.Move != MoveNone || s.Record.Status.NextStep != 50 {
+		t.Errorf("once it is seen: move %v, added %+v, status %+v", s.Move, s.Added, s.Record.Status)
+	}
+	again := given(climbing(10), more)
+	again.Record = d.Record
+	if s := Decide(again, at.Add(time.Second)); len(s.Added) > 0 || s.Move != MoveForward {
+		t.Errorf("when it was not made: move %v, added %+v", s.Move, s.Added)
+	}
+	for name, by := range map[string]but{"by the schedule": func(*Input) {}, "by hand": asks(RequestPromote)} {
+		d = Decide(given(climbing(10), never, by), at)
+		if s := d.Record.Status; d.Move != MoveNone || s.WaitingFor != WaitVirtualService || !strings.Contains(s.Waiting, "too coarse for 30%") {
+			t.Errorf("%s: move %v, waits for %s (%s)", name, d.Move, s.WaitingFor, s.Waiting)
+		}
+	}
+}
+
+func TestANewBuildInMidLadderIsWatchedBeforeItClimbs(t *testing.T) {
+	rolling := func(in *Input) { in.Record.Status.Rolling = true }
+	began := func(v verdict) verdict { v.added = "new-build: 50→50"; return v }
+	const until = "waiting: until 2026-03-02T09:07:00Z"
+	runRows(t, map[string]row{
+		"one that is ready at once":          {[]but{climbing(50), runs("b2", 2)}, began(stays(StateShifting, pollCount)), until},
+		"one whose rollout has just ended":   {[]but{climbing(50), rolling}, stays(StateShifting, pollCount), until},
+		"one that still rolls out":           {[]but{climbing(50), rolling, runs("b1", 1, "b0")}, stays(StateShifting, pollCount), "waiting: rollout"},
+		"one without traffic has no such":    {[]but{climbing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
+		"one that has been watched so long":  {[]but{climbing(50), movedAt(7 * time.Minute)}, stepTo(StateShifting, 50, 100), ""},
+		"the same pods, restarted, are none": {[]but{climbing(50), runs("b1", 2)}, stepTo(StateShifting, 50, 100), ""},
+	})
+	for name, in := range map[string]Input{
+		"ready at once":            given(climbing(50), runs("b2", 2)),
+		"the rollout has ended":    given(climbing(50), rolling),
+		"blocked at other weights": given(locked(LockBuild), gets(50), stableReady(0)),
+		"paused at other weights":  given(locked(LockBuild), paused, gets(50)),
+		"under all traffic":        given(promoted(time.Hour), runs("b2", 2)),
+	} {
+		if s := Decide(in, at).Record.Status; !s.MovedAt.Equal(at) || s.Rolling || s.Weight != in.Traffic.Weight {
+			t.Errorf("%s: watched since %s at %d%%, rolling %v; want since %s at %d%%", name, s.MovedAt, s.Weight, s.Rolling, at, in.Traffic.Weight)
+		}
+	}
+	if s := Decide(given(climbing(50), runs("b2", 1, "b1")), at).Record.Status; !s.Rolling {
+		t.Error("a rollout that has only begun counts as complete")
 	}
 }
 

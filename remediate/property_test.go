@@ -21,6 +21,7 @@ import (
 // may have heard of, and nothing else.
 type replica struct {
 	name    string
+	guard   Guard // its configuration
 	view    *world
 	leads   bool
 	known   map[string]Alert // firing, as this replica knows it
@@ -34,27 +35,37 @@ type replica struct {
 // machine drives random sequences of events against two replicas and checks
 // the invariants of the package comment.
 type machine struct {
-	t        *rapid.T
-	w        *world
-	now      time.Time
-	guard    Guard
-	replicas []*replica
-	firing   map[string]Alert // by Prometheus
-	heard    []heard          // accepted rollback alerts
-	beat     time.Time
-	prom     bool // Prometheus and Alertmanager answer
-	down     bool // the API server does not
-	gateShut bool // what a step asks for besides
-	closed   bool
-	few      bool
-	movedAt  time.Time // last change of weights by anybody
-	raisedTo int       // a step of guardian's that its record has not seen yet
-	oldBuild int       // the build at first sight; 0: somebody has begun with it
-	alerts   int
-	busy     bool // a pass is under way: no other pass starts inside it
-	fault    *fault
-	meddle   func() // what somebody else does in the middle of a pass
-	meddled  bool
+	t         *rapid.T
+	w         *world
+	now       time.Time
+	guard     Guard
+	replicas  []*replica
+	firing    map[string]Alert // by Prometheus
+	began     map[string]bool  // those of them that have begun within this pass
+	heard     []heard          // accepted rollback alerts
+	beat      time.Time
+	prom      bool // Prometheus and Alertmanager answer
+	down      bool // the API server does not
+	gateShut  bool // what a step asks for besides
+	closed    bool
+	few       bool
+	movedAt   time.Time // last change of weights by anybody
+	built     time.Time // when the canary's pods last came to be of another build
+	raisedTo  int       // a step of guardian's that its record has not seen yet
+	oldBuild  int       // the build at first sight; 0: somebody has begun with it
+	alerts    int
+	rollbacks []string // names of all rollback alerts so far
+	busy      bool     // a pass is under way: no other pass starts inside it
+	fault     *fault
+	meddle    func() // what somebody else does in the middle of a pass
+	atRecord  bool   // and only when the record is written
+	meddled   bool
+}
+
+// hears of an alert, with the numbers of that moment in its summary.
+func (r *replica) hears(a Alert) {
+	a.Summary = "as " + r.name + " has it"
+	r.known[a.Episode()] = a
 }
 
 type heard struct {
@@ -90,7 +101,8 @@ func newMachine(t *rapid.T) *machine {
 	m.ciReplace(rapid.SampledFrom([]int{0, 10, 100}).Draw(t, "weight at first sight"))
 	m.oldBuild = 1
 	for i := range 2 {
-		r := &replica{name: fmt.Sprint("guardian-", i), view: m.w.copy(), leads: i == 0, known: map[string]Alert{}, pending: map[string]Alert{}}
+		r := &replica{name: fmt.Sprint("guardian-", i), guard: m.guard, view: m.w.copy(), leads: i == 0, known: map[string]Alert{}, pending: map[string]Alert{}}
+		r.guard.Rollback.Window -= time.Duration(i) * time.Second // an edit that has not reached both yet
 		m.wire(r)
 		m.replicas = append(m.replicas, r)
 	}
@@ -100,7 +112,7 @@ func newMachine(t *rapid.T) *machine {
 func (m *machine) wire(r *replica) {
 	r.store = &worldStore{w: m.w, now: m.clock}
 	r.store.before = func(write string) error {
-		if m.meddle != nil {
+		if m.meddle != nil && (write == "record" || !m.atRecord) {
 			do := m.meddle
 			m.meddle, m.meddled = nil, true
 			do()
@@ -196,6 +208,9 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		if manager != FieldManager {
 			m.t.Fatalf("a rollback was written by field manager %q", manager)
 		}
+		if is.Weight < was.Weight {
+			m.checkCause()
+		}
 		if seen := r.saw; seen.stable < m.guard.Rollback.MinReadyStable || seen.noSubset {
 			m.t.Fatalf("invariant 4: traffic sent to a stable with %d ready endpoints (subset missing: %v)", seen.stable, seen.noSubset)
 		}
@@ -209,18 +224,37 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		m.t.Fatalf("invariant 2: raised from %d to %d while locked: %+v", was.Weight, is.Weight, record.Lock)
 	case !r.leads:
 		m.t.Fatalf("invariant 2: raised from %d to %d without the lease", was.Weight, is.Weight)
-	case !m.meddled && len(m.firing) > 0:
+	case slices.ContainsFunc(slices.Collect(maps.Values(m.firing)), func(a Alert) bool { return !m.began[a.Episode()] }):
 		m.t.Fatalf("invariant 2: raised from %d to %d while %v fires", was.Weight, is.Weight, m.firing)
 	case !m.meddled && m.paused():
 		m.t.Fatalf("invariant 2: raised while paused")
 	case m.now.Sub(m.beat) > m.guard.HeartbeatMaxAge:
 		m.t.Fatalf("invariant 2: raised with a heartbeat of %s ago", m.now.Sub(m.beat))
-	case !m.prom && !m.meddled:
+	case !m.prom:
 		m.t.Fatalf("invariant 2: raised without metrics")
 	case m.guard.Promotion.Mode == PromotionOff && !strings.Contains(m.w.cm.Data[keyHistory], `"step","by":"someone"`):
 		m.t.Fatalf("raised in mode off without a person's wish")
 	}
 	m.checkStep(record, was, is)
+}
+
+// checkCause holds a rollback against what can have caused it.
+func (m *machine) checkCause() {
+	record := m.parsed()
+	if record.Lock != nil {
+		l := record.Lock
+		if l.By == byAlert && !slices.Contains(m.rollbacks, l.Alert) {
+			m.t.Fatalf("a false rollback: there was no rollback alert %s", l.Alert)
+		}
+		return
+	}
+	fires := slices.ContainsFunc(m.replicas, func(r *replica) bool {
+		return slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(r.known)), slices.Collect(maps.Values(r.pending))), func(a Alert) bool { return a.Action == ActionRollback })
+	})
+	asked := record.Request != nil && record.Request.Action == RequestRollback
+	if m.guard.Rollback.Lock != LockNone || !fires && !asked && !m.meddled {
+		m.t.Fatalf("a false rollback: nothing is locked, nothing fires, nobody has asked; status %+v", record.Status)
+	}
 }
 
 // checkStep holds a step against the conditions that are a step's alone.
@@ -257,6 +291,8 @@ func (m *machine) checkStep(record Record, was, is Traffic) {
 		m.t.Fatalf("raised to %d: the build of the first sight", is.Weight)
 	case was.Weight > 0 && is.Weight != m.raisedTo && m.now.Sub(m.movedAt) < interval:
 		m.t.Fatalf("raised to %d after %s, the interval is %s", is.Weight, m.now.Sub(m.movedAt), interval)
+	case was.Weight > 0 && !m.meddled && m.now.Sub(m.built) < interval:
+		m.t.Fatalf("raised to %d when the build was %s old, the interval is %s", is.Weight, m.now.Sub(m.built), interval)
 	}
 	m.raisedTo, m.oldBuild = is.Weight, 0
 }
@@ -329,21 +365,25 @@ func (m *machine) pass(r *replica) {
 	if m.busy {
 		return
 	}
-	m.busy, m.meddled, r.wroteRV = true, false, ""
-	defer func() { m.busy, m.fault, m.meddle = false, nil, nil }()
+	m.busy, m.meddled, r.wroteRV, m.began = true, false, "", map[string]bool{}
+	truth := m.w.copy()
+	defer func() { m.busy, m.fault, m.meddle, m.atRecord = false, nil, nil, false }()
 	now := map[string]Alert{}
 	maps.Copy(now, r.known)
 	maps.Copy(now, r.pending)
 	sent := maps.Clone(r.pending)
 	was := m.parsed().Lock != nil
-	out, err := r.rec.reconcile(context.Background(), m.guard, slices.Collect(maps.Values(now)))
+	out, err := r.rec.reconcile(context.Background(), r.guard, slices.Collect(maps.Values(now)))
 	if m.parsed().Status.Expected == nil {
 		m.raisedTo = 0
 	}
+	m.checkSeen(truth)
 	if errors.Is(err, errCrash) {
 		r.pending, r.known = map[string]Alert{}, map[string]Alert{}
 		if m.prom { // at start guardian lists what fires
-			maps.Copy(r.known, m.firing)
+			for _, a := range m.firing {
+				r.hears(a)
+			}
 		}
 		*r.view = *m.w.copy()
 		return
@@ -355,6 +395,26 @@ func (m *machine) pass(r *replica) {
 				m.heard = append(m.heard, heard{alert: a, locked: was || m.parsed().Lock != nil})
 			}
 		}
+	}
+}
+
+// checkSeen holds what a pass has recorded of build and weights against what
+// the API server had: a cache that lags is no new build, and nobody who shifts.
+func (m *machine) checkSeen(before *world) {
+	was, err := ParseRecord(before.cm)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	is := m.parsed()
+	if m.meddled || m.fault != nil || was.Status.State == StateUnknown {
+		return
+	}
+	if now := is.Status.Build; now != was.Status.Build && (m.w.template == 0 || now != templateHash(m.w.templateSpec(m.w.template))) {
+		m.t.Fatalf("recorded build %s after %s; the template is %d", now, was.Status.Build, m.w.template)
+	}
+	t := m.trafficOf(before.vs)
+	if now := is.Status.Weight; now != was.Status.Weight && was.Lock == nil && is.Lock == nil && now != t.Weight {
+		m.t.Fatalf("recorded %d%% after %d%%; the canary has %d%%", now, was.Status.Weight, t.Weight)
 	}
 }
 
@@ -413,7 +473,7 @@ func (m *machine) checkCalm() {
 			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[keyHistory])
 		}
 	}
-	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && m.w.cm != nil && rec.Status.State != StateBlocked {
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
 	}
 }
@@ -454,10 +514,13 @@ func (m *machine) outside(label string) {
 		m.w.made[n] = m.now
 		m.w.template, m.oldBuild = n, 0
 		if rapid.Bool().Draw(t, label+" ready at once") {
-			m.w.pods = []int{n, n}
+			m.w.pods, m.built = []int{n, n}, m.now
 		}
 	case "rollout":
 		if m.w.template != 0 {
+			if slices.ContainsFunc(m.w.pods, func(p int) bool { return p != m.w.template }) {
+				m.built = m.now
+			}
 			m.w.pods = slices.Repeat([]int{m.w.template}, 2)
 		}
 	case "undo":
@@ -497,6 +560,21 @@ func (m *machine) outside(label string) {
 	}
 }
 
+// alert begins, and one replica hears of it.
+func (m *machine) alert(label string) *replica {
+	m.alerts++
+	a := Alert{Name: fmt.Sprint("Alert", m.alerts), Signal: "error_rate", Fingerprint: fmt.Sprint("f", m.alerts), StartsAt: m.now,
+		Action: rapid.SampledFrom([]Action{ActionRollback, ActionRollback, ActionHold}).Draw(m.t, label+" action")}
+	if a.Action == ActionRollback {
+		m.rollbacks = append(m.rollbacks, a.Name)
+	}
+	m.firing[a.Episode()] = a
+	r := m.pick(label + " heard by")
+	r.hears(a)
+	r.pending[a.Episode()] = a
+	return r
+}
+
 func (m *machine) pick(label string) *replica {
 	return m.replicas[rapid.IntRange(0, 1).Draw(m.t, label)]
 }
@@ -516,19 +594,14 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		},
 		"alert": func(t *rapid.T) {
 			m.t = t
-			m.alerts++
-			a := Alert{Name: fmt.Sprint("Alert", m.alerts), Signal: "error_rate", Fingerprint: fmt.Sprint("f", m.alerts), StartsAt: m.now,
-				Action: rapid.SampledFrom([]Action{ActionRollback, ActionRollback, ActionHold}).Draw(t, "action")}
-			m.firing[a.Episode()] = a
-			r := m.pick("heard by")
-			r.known[a.Episode()], r.pending[a.Episode()] = a, a
-			m.pass(r)
+			m.pass(m.alert("alert"))
 		},
 		"again": func(t *rapid.T) { // a duplicate, or the other replica hears of it
 			m.t = t
 			for _, k := range slices.Sorted(maps.Keys(m.firing)) {
 				r := m.pick("heard again by")
-				r.known[k], r.pending[k] = m.firing[k], m.firing[k]
+				r.hears(m.firing[k])
+				r.pending[k] = m.firing[k]
 			}
 		},
 		"resolve": func(t *rapid.T) {
@@ -544,12 +617,28 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		},
 		"pass": func(t *rapid.T) {
 			m.t = t
-			switch rapid.SampledFrom([]string{"", "", "fault", "meddle"}).Draw(t, "trouble") {
+			before := map[string]bool{}
+			for k := range m.firing {
+				before[k] = true
+			}
+			switch rapid.SampledFrom([]string{"", "", "fault", "meddle", "alert", "lease"}).Draw(t, "trouble") {
 			case "fault":
 				m.fault = &fault{n: rapid.IntRange(0, 3).Draw(t, "writes before it"), after: rapid.Bool().Draw(t, "after the write"),
 					err: rapid.SampledFrom([]error{errAPI, errCrash}).Draw(t, "fault")}
 			case "meddle":
 				m.meddle = func() { m.outside("meanwhile") }
+			case "alert":
+				m.meddle = func() {
+					m.alert("meanwhile")
+					for k := range m.firing {
+						if !before[k] {
+							m.began[k] = true
+						}
+					}
+				}
+			case "lease": // after the last look at it nothing can help
+				m.atRecord = true
+				m.meddle = func() { m.replicas[0].leads, m.replicas[1].leads = m.replicas[1].leads, m.replicas[0].leads }
 			}
 			m.pass(m.pick("pass of"))
 		},
@@ -570,6 +659,20 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			m.pass(r)
 		},
 		"sync": func(t *rapid.T) { m.t = t; r := m.pick("cache of"); *r.view = *m.w.copy() },
+		"sync in part": func(t *rapid.T) { // each kind of object has a watch of its own
+			m.t = t
+			r, now := m.pick("part of the cache of"), m.w.copy()
+			switch rapid.SampledFrom([]string{"record", "VirtualService", "workloads", "stable"}).Draw(t, "part") {
+			case "record":
+				r.view.cm = now.cm
+			case "VirtualService":
+				r.view.vs = now.vs
+			case "workloads":
+				r.view.template, r.view.pods, r.view.made = now.template, now.pods, now.made
+			case "stable":
+				r.view.stable, r.view.noSubset = now.stable, now.noSubset
+			}
+		},
 		"beat": func(t *rapid.T) { m.t = t; m.beat = m.now },
 		"lease": func(t *rapid.T) {
 			m.t = t

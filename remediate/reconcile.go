@@ -58,6 +58,7 @@ type reconciler struct {
 
 	leads     func() bool
 	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
+	turn      func() (done func(), ok bool)                // to ask others than the API server; nil: always
 	count     func(ctx context.Context, s snapshot) Count
 	forward   func(ctx context.Context, s snapshot) (Forward, []Alert) // asks what only matters for going forward
 	changed   func(g Guard, s snapshot, d Decision)                    // told of each decision that was written
@@ -82,6 +83,12 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 	var out outcome
 	var ask questions
 	var conflict error
+	var done func() // of this pass's turn to ask
+	defer func() {
+		if done != nil {
+			done()
+		}
+	}()
 	for range maxAttempts {
 		in, s, err := r.gather(ctx, g, alerts, ask)
 		if err != nil {
@@ -89,6 +96,12 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		}
 		now := r.now()
 		d := Decide(in, now)
+		if (d.WantCount || d.WantForward) && !ask.turn && !ask.busy {
+			if done, ask.turn = r.takeTurn(); !ask.turn {
+				ask.busy, in.Busy = true, true
+				d = Decide(in, now)
+			}
+		}
 		if d.WantCount && !ask.count.Asked {
 			ask.count = r.count(ctx, s)
 			ask.count.Asked = true
@@ -108,7 +121,7 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		if !errors.Is(err, errConflict) {
 			return out, err
 		}
-		ask, conflict = questions{fresh: true, count: ask.count}, err
+		ask, conflict = questions{fresh: true, count: ask.count, turn: ask.turn, busy: ask.busy}, err
 	}
 	return out, fmt.Errorf("guard %s: %d attempts: %w", g.Name, maxAttempts, conflict)
 }
@@ -120,6 +133,29 @@ type questions struct {
 	live    bool // the API server itself, for everything
 	forward bool // what only matters for going forward
 	count   Count
+	turn    bool // it is this pass's turn to ask others than the API server
+	busy    bool // it is not, they are being asked about other guards
+}
+
+func (r *reconciler) takeTurn() (done func(), ok bool) {
+	if r.turn == nil {
+		return func() {}, true
+	}
+	return r.turn()
+}
+
+// contradicts says that a decision sees another build, or other weights than
+// guardian's own, than the record tells of. The record, the VirtualService and
+// the Deployments come by watches of their own: one that lags looks like a new
+// build, or like somebody who shifts back. A locked guard's weights are looked
+// at by what is written because of them.
+func contradicts(was, now Record) (build, weight bool) {
+	a, b := was.Status, now.Status
+	if a.State == StateUnknown {
+		return false, false
+	}
+	own := a.Expected != nil && *a.Expected == b.Weight
+	return a.Build != b.Build, was.Lock == nil && now.Lock == nil && !own && (a.Weight != b.Weight || a.Spread != b.Spread)
 }
 
 // needsMore says that the decision has to be made again on fresher input.
@@ -134,6 +170,12 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 	case d.WantLive && r.leads():
 		ask.live, ask.forward = true, d.WantForward
 		return true
+	}
+	if build, weight := contradicts(s.input.Record, d.Record); d.Move != MoveStable && (build || weight && !ask.fresh) {
+		ask.live, ask.fresh = build, true
+		return true
+	}
+	switch {
 	case ask.lock, ask.fresh:
 		return false
 	case d.Move == MoveStable && sameRecord(s.record, d.Record):
@@ -159,7 +201,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	}
 	s.input.Alerts = alerts
 	s.input.Watched = r.watch.read(g.Name, s.input.Record.Status.MovedAt, r.now())
-	s.input.Count = ask.count
+	s.input.Count, s.input.Busy = ask.count, ask.busy
 	s.input.Leads = r.leads()
 	s.input.Live = ask.live && s.input.Leads
 	if s.input.Live && ask.forward {
@@ -211,6 +253,9 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	if d.Reason == ReasonPerson && d.Move == MoveStable && want.Lock == nil {
 		want.Request = s.input.Record.Request // until traffic has moved, nothing else tells of it
 	}
+	if err := r.stillLeads(s, d); err != nil {
+		return did, err
+	}
 	cm := s.record
 	switch {
 	case sameRecord(s.record, want):
@@ -222,6 +267,9 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 		}
 		r.changed(s.input.Guard, s, d)
 	}
+	if err := r.stillLeads(s, d); err != nil {
+		return did, err
+	}
 	did.moved, err = r.patch(ctx, todo, d.Move)
 	// Without a lock the record does not see to it that traffic moves.
 	did.recorded = err == nil || want.Lock != nil || d.Move != MoveStable
@@ -231,19 +279,36 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	return did, r.afterwards(ctx, s, d, want, cm, todo)
 }
 
+// stillLeads looks at the lease once more, right before something goes forward
+// or a lock is lifted: answers may have taken longer than the lease lasts. What
+// another holds now is decided anew.
+func (r *reconciler) stillLeads(s snapshot, d Decision) error {
+	forward := d.Move == MoveForward || d.Move == MoveRestore || s.input.Record.Lock != nil && d.Record.Lock == nil
+	if forward && !r.leads() {
+		return fmt.Errorf("guard %s: the lease is another's: %w", s.input.Guard.Name, errConflict)
+	}
+	return nil
+}
+
 // patch writes the VirtualServices, as far as there is something to write, and
-// says whether any was.
+// says whether any was. A rollback is done in as many as take it; going forward
+// stops at the first that does not.
 func (r *reconciler) patch(ctx context.Context, todo []change, m Move) (moved bool, err error) {
+	var refused []error
 	for _, c := range todo {
 		if len(c.ops) == 0 {
 			continue
 		}
 		if err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(m)); err != nil {
-			return moved, err
+			refused = append(refused, err)
+			if m != MoveStable {
+				break
+			}
+			continue
 		}
 		moved = true
 	}
-	return moved, nil
+	return moved, errors.Join(refused...)
 }
 
 // afterwards forgets what has been given back or done, and gives up ownership.
@@ -266,6 +331,9 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 	}
 	if d.Release {
 		for _, vs := range s.services {
+			if s.held[vs.GetName()] {
+				continue
+			}
 			if err := r.store.release(ctx, vs.GetName()); err != nil {
 				return err
 			}
@@ -288,7 +356,7 @@ func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 		!slices.Equal(was.DenyMirrors, want.DenyMirrors) || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
 		return false
 	}
-	return r.burst != nil && r.burst() && r.now().Sub(lock.Since) < maxSettle
+	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle
 }
 
 func manager(m Move) string {
@@ -336,7 +404,7 @@ func plan(s snapshot, d Decision) ([]change, error) {
 			return nil, fmt.Errorf("rewrite: %w", err)
 		}
 		ops := w.Ops
-		if len(ops) > 0 || d.Move == MoveRestore {
+		if (len(ops) > 0 || d.Move == MoveRestore) && !s.spoken(vs, d.Move) {
 			ops = append(slices.Clone(ops), annotate(vs, d)...)
 		}
 		todo = append(todo, change{vs: vs, ops: ops, changes: w.Changes})
@@ -347,11 +415,17 @@ func plan(s snapshot, d Decision) ([]change, error) {
 	return todo, nil
 }
 
+// spoken says that the marks on a VirtualService tell of another guard's
+// rollback, which counts for more than where this one stands.
+func (s snapshot) spoken(vs *unstructured.Unstructured, m Move) bool {
+	return m != MoveStable && s.held[vs.GetName()]
+}
+
 // marks are the patches that bring guardian's annotations up to date.
 func marks(s snapshot, d Decision) []change {
 	var todo []change
 	for _, vs := range s.services {
-		if ops := annotate(vs, d); len(ops) > 0 {
+		if ops := annotate(vs, d); len(ops) > 0 && !s.spoken(vs, d.Move) {
 			todo = append(todo, change{vs: vs, ops: ops})
 		}
 	}

@@ -112,7 +112,7 @@ type Status struct {
 	Reason     string        `json:"reason,omitempty"`
 	Build      string        `json:"build,omitempty"`      // of the canary; empty: unknown
 	BuildSince time.Time     `json:"buildSince,omitzero"`  // when that build appeared
-	MovedAt    time.Time     `json:"movedAt,omitzero"`     // last change of Weight by anybody
+	MovedAt    time.Time     `json:"movedAt,omitzero"`     // last change of Weight by anybody, or of what it leads to: since then the build is watched
 	Spread     int           `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
 	PromotedAt time.Time     `json:"promotedAt,omitzero"`  // when the rollback window began
 	BakedAt    time.Time     `json:"bakedAt,omitzero"`     // when its end was seen
@@ -124,12 +124,13 @@ type Status struct {
 	Waiting    string        `json:"waiting,omitempty"`    // what the next step waits for, in plain words
 	WaitingFor Wait          `json:"waitingFor,omitempty"` // the same, of a closed set
 	Waited     []Wait        `json:"waited,omitempty"`     // what the history has told of since weight or build changed
-	ToldAt     time.Time     `json:"toldAt,omitzero"`      // when Waiting or Requests were last brought up to date
+	ToldAt     time.Time     `json:"toldAt,omitzero"`      // when words and numbers were last brought up to date
 	NextStep   int           `json:"nextStep,omitempty"`   // weight of the next step of promotion
 	NextAt     time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
 	Requests   int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
 	Noted      []string      `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
 	Fresh      bool          `json:"fresh,omitempty"`      // no weight has changed since this build appeared
+	Rolling    bool          `json:"rolling,omitempty"`    // this build's rollout has not been seen complete yet
 	Promoting  string        `json:"promoting,omitempty"`  // build that the scheduler may move forward
 	Ready      ReadyInfo     `json:"ready,omitzero"`       // ready endpoints, as last seen
 	Uncanaried bool          `json:"uncanaried,omitempty"` // a new build came while the canary had 100%

@@ -153,8 +153,9 @@ func canaryWorkload(deployments []*appsv1.Deployment, pods []*corev1.Pod, replic
 		w.Complete = w.Complete && rolledOut(d)
 	}
 	slices.Sort(hashes)
-	w.Build = combine(slices.Compact(hashes))
-	serving := map[string]bool{}
+	w.Builds = slices.Compact(hashes)
+	w.Build = combine(w.Builds)
+	serving, running := map[string]bool{}, map[string]bool{}
 	for _, p := range pods {
 		var hash string
 		if owner := metav1.GetControllerOfNoCopy(p); owner != nil && owner.Kind == "ReplicaSet" {
@@ -172,11 +173,12 @@ func canaryWorkload(deployments []*appsv1.Deployment, pods []*corev1.Pod, replic
 		switch {
 		case current[hash]:
 			w.Current++
+			running[hash] = true
 		case hash != "":
 			serving[hash] = true
 		}
 	}
-	w.Serving = slices.Sorted(maps.Keys(serving))
+	w.Serving, w.Running = slices.Sorted(maps.Keys(serving)), slices.Sorted(maps.Keys(running))
 	return w
 }
 

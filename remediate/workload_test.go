@@ -114,7 +114,8 @@ func replicaSets(made map[string]time.Time) func(string) *appsv1.ReplicaSet {
 
 func TestWhatRunsBehindTheCanary(t *testing.T) {
 	one, two := templateHash(template("orders:1")), templateHash(template("orders:2"))
-	both := combine([]string{min(one, two), max(one, two)})
+	singles := []string{min(one, two), max(one, two)}
+	both := combine(singles)
 	early, late := at.Add(-time.Hour), at.Add(-time.Minute)
 	sets := replicaSets(map[string]time.Time{"orders:1": early, "orders:2": late})
 	type pods = []*corev1.Pod
@@ -136,12 +137,14 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 		"no pod of the new template yet: its age is unknown": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1")},
 			Workload{Build: two, Ready: 1, Serving: []string{one}, Complete: true}},
 		"two Deployments are one build": {deps{deployment("a", "orders:1"), deployment("b", "orders:2")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")},
-			Workload{Build: both, Since: late, Ready: 2, Current: 2, Complete: true}},
+			Workload{Build: both, Builds: singles, Running: singles, Since: late, Ready: 2, Current: 2, Complete: true}},
+		"of two, one has no ready pod": {deps{deployment("a", "orders:1"), deployment("b", "orders:2")}, pods{readyPod("a", "orders:1", notReady), readyPod("b", "orders:2")},
+			Workload{Build: both, Builds: singles, Running: []string{two}, Since: late, Ready: 1, Current: 1, Complete: true}},
 		"in any order": {deps{deployment("b", "orders:2"), deployment("a", "orders:1")}, pods{readyPod("b", "orders:2"), readyPod("a", "orders:1")},
-			Workload{Build: both, Since: late, Ready: 2, Current: 2, Complete: true}},
+			Workload{Build: both, Builds: singles, Running: singles, Since: late, Ready: 2, Current: 2, Complete: true}},
 		"two of the same template are that build": {deps{deployment("a", "orders:1"), deployment("b", "orders:1")}, pods{readyPod("a", "orders:1")},
 			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
-		"one of two is not rolled out": {deps{deployment("a", "orders:1"), deployment("b", "orders:2", func(d *appsv1.Deployment) { d.Status.AvailableReplicas = 1 })}, nil, Workload{Build: both}},
+		"one of two is not rolled out": {deps{deployment("a", "orders:1"), deployment("b", "orders:2", func(d *appsv1.Deployment) { d.Status.AvailableReplicas = 1 })}, nil, Workload{Build: both, Builds: singles}},
 		"a deleted Deployment": {nil, pods{readyPod("a", "orders:1")},
 			Workload{Ready: 1, Serving: []string{one}}},
 		"a pod without an owner is of no known build": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:1", orphan)},
@@ -152,7 +155,14 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 			Workload{Build: one, Ready: 1, Complete: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := canaryWorkload(c.deployments, c.pods, sets); !reflect.DeepEqual(got, c.want) {
+			got := canaryWorkload(c.deployments, c.pods, sets)
+			if c.want.Build != both { // one Deployment's build is all there is
+				c.want.Builds, c.want.Running = got.Builds, got.Running
+				if c.want.Build != combine(got.Builds) || len(got.Running) != min(c.want.Current, 1) {
+					t.Errorf("builds %v, of which %v run", got.Builds, got.Running)
+				}
+			}
+			if !reflect.DeepEqual(got, c.want) {
 				t.Errorf("found %+v\nwant  %+v", got, c.want)
 			}
 		})

@@ -136,6 +136,13 @@ func (w *world) replicaSet(_ context.Context, name string) (*appsv1.ReplicaSet, 
 		Spec: appsv1.ReplicaSetSpec{Template: w.templateSpec(n)}}), nil
 }
 
+func (w *world) locked(context.Context) ([]*corev1.ConfigMap, error) {
+	if w.cm != nil && w.cm.Labels[LabelLocked] == "true" {
+		return []*corev1.ConfigMap{w.cm}, nil
+	}
+	return nil, nil
+}
+
 func (w *world) endpointSlices(context.Context, string) ([]*discoveryv1.EndpointSlice, error) {
 	s := &discoveryv1.EndpointSlice{}
 	for _, v := range []string{"v1", "v2"} {
