@@ -157,6 +157,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 			c.guards[g.Name] = e
 		}
 		c.o.Metrics.start(g)
+		c.lease.maxAge.Store(int64(g.HeartbeatMaxAge)) // one for all guards
 		e.guard = g
 		look = append(look, g.Name)
 	}
