@@ -66,7 +66,8 @@ type Controller struct {
 	lease *leases
 	event *events
 
-	rush rush // of rollbacks by this replica
+	rush   rush          // of rollbacks by this replica
+	strays chan struct{} // asks for a look for records that no guard has
 
 	mu      sync.Mutex
 	guards  map[string]*entry
@@ -130,7 +131,7 @@ func New(o Options) (*Controller, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	c := &Controller{o: o, guards: map[string]*entry{}}
+	c := &Controller{o: o, guards: map[string]*entry{}, strays: make(chan struct{}, 1)}
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
 	c.info = newInformers(o, c.touched, c.restarted)
 	c.lease = newLeases(o)
@@ -144,7 +145,7 @@ func New(o Options) (*Controller, error) {
 }
 
 // SetGuards replaces the guards; those that are new or changed are looked at
-// at once. Records of removed guards stay as they are.
+// at once. Records of removed guards stay, marked as such.
 func (c *Controller) SetGuards(guards []Guard) {
 	c.mu.Lock()
 	names := map[string]bool{}
@@ -177,6 +178,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 	for _, name := range look {
 		c.queue.Add(name)
 	}
+	c.lookForOrphans()
 }
 
 // Run watches and reconciles until ctx ends, and returns when all that it has
@@ -192,7 +194,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !c.info.start(ctx) {
 		return nil
 	}
-	wg.Go(func() { c.lease.run(ctx, c.enqueueAll) })
+	wg.Go(func() { c.lease.run(ctx, func() { c.enqueueAll(); c.lookForOrphans() }) })
+	wg.Go(func() { c.tellOrphans(ctx) })
 	for range c.o.Workers {
 		wg.Go(func() { c.work(ctx) })
 	}

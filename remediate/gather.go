@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -51,6 +52,7 @@ func gather(ctx context.Context, r reader, g Guard, domain string) (snapshot, er
 	if s.input.Record, err = ParseRecord(cm); err != nil {
 		return s, err
 	}
+	s.input.Record.Status.Orphaned = time.Time{} // who looks at it now looks after it
 	if err := s.gatherPair(ctx, r, domain); err != nil {
 		return s, err
 	}

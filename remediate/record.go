@@ -134,6 +134,7 @@ type Status struct {
 	Full       bool          `json:"full,omitempty"`       // the canary has all traffic in every route
 	Expected   *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
 	UnlockedAt time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
+	Orphaned   time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
 
 // ReadyInfo counts ready endpoints of the two destinations.
