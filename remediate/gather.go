@@ -52,7 +52,9 @@ func gather(ctx context.Context, r reader, g Guard, domain string) (snapshot, er
 	if s.input.Record, err = ParseRecord(cm); err != nil {
 		return s, err
 	}
-	s.input.Record.Status.Orphaned = time.Time{} // who looks at it now looks after it
+	status := &s.input.Record.Status
+	status.Orphaned = time.Time{} // who looks at it now looks after it
+	status.Moves = &Moves{VirtualServices: g.VirtualServices, Stable: g.Stable.String(), Canary: g.Canary.String()}
 	if err := s.gatherPair(ctx, r, domain); err != nil {
 		return s, err
 	}
