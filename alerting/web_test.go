@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -167,7 +168,62 @@ func TestBasicAuthIsProofAsLongAsItIsDemanded(t *testing.T) {
 	expect(withNothing, http.StatusServiceUnavailable)
 }
 
+func TestWhatIsDemandedAfterTheStartIsHeldAgainstEachCall(t *testing.T) {
+	keys := newPKI(t)
+	certificates := fmt.Sprintf("tls_server_config: {cert_file: %s, key_file: %s, client_ca_file: %s, client_auth_type: RequireAndVerifyClientCert}\n", keys.cert, keys.key, keys.ca)
+	tlsAlone := fmt.Sprintf("tls_server_config: {cert_file: %s, key_file: %s}\n", keys.cert, keys.key)
+	for name, test := range map[string]struct {
+		first, then string
+		transport   *http.Transport
+		want        int
+	}{
+		// exporter-toolkit has chosen plain HTTP at the start: nobody is asked
+		// for a certificate.
+		"basic auth, then certificates": {basicUsers, certificates, &http.Transport{}, http.StatusServiceUnavailable},
+		// A connection of before carries no certificate.
+		"TLS with basic auth, then certificates": {tlsAlone + basicUsers, certificates, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: keys.pool}}, 0},
+		"certificates, then basic auth":          {certificates, basicUsers, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: keys.pool, Certificates: []tls.Certificate{keys.pair}}}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts, _ := options(t, &sink{})
+			opts.TokenFile = ""
+			opts.WebConfigFile = webConfig(t, test.first)
+			server := run(t, opts)
+			if err := os.WriteFile(opts.WebConfigFile, []byte(test.then), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if status := send(t, server, test.transport, withNothing); status != test.want {
+				t.Errorf("got %d, want %d", status, test.want)
+			}
+		})
+	}
+}
+
+func TestAConnectionIsHeldAgainstWhatIsDemandedNow(t *testing.T) {
+	keys := newPKI(t)
+	auth := webAuthenticator(webConfig(t, fmt.Sprintf(
+		"tls_server_config: {cert_file: %s, key_file: %s, client_ca_file: %s, client_auth_type: RequireAndVerifyClientCert}\n", keys.cert, keys.key, keys.ca)))
+	leaf, err := x509.ParseCertificate(keys.pair.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		tls  *tls.ConnectionState
+		want error
+	}{
+		"plain HTTP":              {nil, errCredentials},
+		"TLS without any":         {&tls.ConnectionState{}, errUnauthorized},
+		"one that nobody checked": {&tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}, errUnauthorized},
+		"a verified one":          {&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}, nil},
+	} {
+		if err := auth(&http.Request{TLS: test.tls}); !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", name, err, test.want)
+		}
+	}
+}
+
 func TestWebConfigurationsThatCannotWorkAreRefused(t *testing.T) {
+	keys := newPKI(t)
 	for name, test := range map[string]struct {
 		content string
 		token   bool
@@ -178,6 +234,7 @@ func TestWebConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 		"a certificate that is not there": {"tls_server_config: {cert_file: /nowhere, key_file: /nowhere}\n", true, "/nowhere"},
 		"token and basic auth":            {basicUsers, true, "a request carries only one of the two"},
 		"neither":                         {"http_server_config: {http2: true}\n", false, "nobody would be kept out"},
+		"certificates of any authority":   {"tls_server_config: {cert_file: CERT, key_file: KEY, client_auth_type: RequireAndVerifyClientCert}\n", false, "nobody would be kept out"},
 		"certificates that are optional":  {"tls_server_config: {client_auth_type: VerifyClientCertIfGiven}\n", false, "web configuration"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -185,7 +242,7 @@ func TestWebConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 			if !test.token {
 				opts.TokenFile = ""
 			}
-			opts.WebConfigFile = webConfig(t, test.content)
+			opts.WebConfigFile = webConfig(t, strings.NewReplacer("CERT", keys.cert, "KEY", keys.key).Replace(test.content))
 			if _, err := NewServer(opts); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
