@@ -29,13 +29,16 @@ type authenticator func(*http.Request) error
 
 // newAuthenticator chooses how the alerts port tells friend from foe, and
 // checks that it can: one of the bearer tokens of a file, or what the web
-// configuration demands. One of the two is needed.
-func newAuthenticator(tokenFile, webConfigFile string) (authenticator, error) {
+// configuration demands. One of the two is needed, unless anonymous callers are
+// wanted: nil is returned then.
+func newAuthenticator(tokenFile, webConfigFile string, anonymous bool) (authenticator, error) {
 	checks, err := webChecks(webConfigFile)
 	if err != nil {
 		return nil, err
 	}
 	switch {
+	case tokenFile == "" && !checks.basic && !checks.certificate && anonymous:
+		return nil, nil
 	case tokenFile == "" && !checks.basic && !checks.certificate:
 		return nil, errors.New("alerts port: nobody would be kept out: want a token file, or basic_auth_users or client_auth_type RequireAndVerifyClientCert with client_ca_file in the web configuration")
 	case tokenFile != "" && checks.basic:

@@ -1,6 +1,7 @@
 package alerting
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -137,6 +139,9 @@ func TestARequiredClientCertificateIsProofEnough(t *testing.T) {
 	if status := send(t, server, known, withNothing); status != http.StatusOK {
 		t.Errorf("with a certificate: got %d, want 200", status)
 	}
+	if status, _ := get(t, server, "/readyz"); status != http.StatusOK {
+		t.Errorf("metrics port: got %d, want 200: a kubelet has no certificate", status)
+	}
 	stranger := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: keys.pool}}
 	if status := send(t, server, stranger, withNothing); status != 0 {
 		t.Errorf("without a certificate: got %d, want no connection", status)
@@ -157,9 +162,6 @@ func TestBasicAuthIsProofAsLongAsItIsDemanded(t *testing.T) {
 	expect(withBasic("correct-horse"), http.StatusOK)
 	expect(withBasic("wrong"), http.StatusUnauthorized)
 	expect(withNothing, http.StatusUnauthorized)
-	if status, _ := get(t, server, "/healthz"); status != http.StatusUnauthorized {
-		t.Errorf("metrics port: got %d, want that the configuration holds for both", status)
-	}
 	// exporter-toolkit reads the file for each request and would now let
 	// everybody in.
 	if err := os.WriteFile(opts.WebConfigFile, []byte("{}\n"), 0o600); err != nil {
@@ -219,6 +221,27 @@ func TestAConnectionIsHeldAgainstWhatIsDemandedNow(t *testing.T) {
 		if err := auth(&http.Request{TLS: test.tls}); !errors.Is(err, test.want) {
 			t.Errorf("%s: got %v, want %v", name, err, test.want)
 		}
+	}
+}
+
+func TestAnybodyIsLetInOnlyWhereThatIsSaid(t *testing.T) {
+	var log bytes.Buffer
+	opts, _ := options(t, &sink{})
+	opts.TokenFile, opts.AllowAnonymous = "", true
+	opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	server, err := NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "THE ALERTS PORT IS OPEN") {
+		t.Errorf("said %q, want a warning", log.String())
+	}
+	if err := server.auth(&http.Request{}); err != nil {
+		t.Errorf("anonymous: %v", err)
+	}
+	opts.WebConfigFile = webConfig(t, basicUsers) // what keeps out still does
+	if status := send(t, run(t, opts), &http.Transport{}, withNothing); status != http.StatusUnauthorized {
+		t.Errorf("with basic auth demanded: got %d, want 401", status)
 	}
 }
 

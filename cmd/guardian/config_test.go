@@ -112,6 +112,19 @@ func TestAProblemFromTheEnvironmentNamesItsVariable(t *testing.T) {
 	}
 }
 
+func TestAnonymousCallersNeedTwoKeys(t *testing.T) {
+	for text, wrong := range map[string]bool{
+		"webhook: {allowAnonymous: true}":                             true, // the default token would keep all out
+		`webhook: {allowAnonymous: true, tokenFile: ""}`:              false,
+		`webhook: {tokenFile: ""}`:                                    true,
+		"webhook: {tokenFile: \"\"}\nweb: {configFile: /etc/web.yml}": false,
+	} {
+		if _, err := ParseConfig([]byte("namespace: a\n" + text + "\n")); (err != nil) != wrong {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func TestLabelsKeepTheirCase(t *testing.T) {
 	c, err := ParseConfig([]byte("namespace: a\nrules: {labels: {Release: Kube-Prom, app.kubernetes.io/partOf: X}}\n"))
 	if err != nil {

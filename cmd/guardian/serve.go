@@ -132,7 +132,7 @@ func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 	var err error
 	s.server, err = alerting.NewServer(alerting.ServerOptions{
 		AlertsAddress: c.Listen.Alerts, MetricsAddress: c.Listen.Metrics,
-		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile,
+		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile, AllowAnonymous: c.Webhook.AllowAnonymous,
 		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.oracle.list,
 		Gatherer: reg, MetricSet: metrics, Logger: log.With("component", "http"),
 	})
