@@ -62,6 +62,9 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 	if err != nil {
 		return err
 	}
+	if err := namesGuards(content); err != nil {
+		return fmt.Errorf("configuration %s:\n%w", file, err)
+	}
 	rest, err := restConfig(kubeconfig)
 	if err != nil {
 		return err
@@ -298,8 +301,22 @@ func (s *service) reload(c Config) {
 		s.log.Error("configuration not taken over, the one before stays in force", "err", err)
 		return
 	}
+	if gone := removed(s.config, c); len(gone) > 0 {
+		s.log.Warn("guards were removed: nothing rolls them back any more, and a lock that stands is lifted by guardian unlock alone", "guards", gone)
+	}
 	s.config.Guards, s.config.Rules, s.config.Heartbeat = c.Guards, c.Rules, c.Heartbeat
 	s.log.Info("configuration taken over", "guards", len(c.Guards))
+}
+
+// removed names the guards that a new configuration does not have any more.
+func removed(was, is Config) []string {
+	var names []string
+	for _, g := range was.Guards {
+		if _, ok := is.Guard(g.Name); !ok {
+			names = append(names, g.Name)
+		}
+	}
+	return names
 }
 
 // guardLister answers the read-only API.
