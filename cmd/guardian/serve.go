@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -223,17 +224,9 @@ func (s *service) ready(context.Context) error {
 
 // setGuards hands the guards to those who work with them.
 func (s *service) setGuards(c Config) error {
-	o, err := c.rulesOptions(nil)
+	window, err := alertWindow(c)
 	if err != nil {
 		return err
-	}
-	window := defaultAlertWindow
-	if len(c.Guards) > 0 {
-		generated, err := rules.Generate(o)
-		if err != nil {
-			return fmt.Errorf("generate rules: %w", err)
-		}
-		window = generated.AlertWindow
 	}
 	guards := make([]remediate.Guard, len(c.Guards))
 	for i, g := range c.Guards {
@@ -246,6 +239,28 @@ func (s *service) setGuards(c Config) error {
 		s.lean(len(c.Guards))
 	}
 	return nil
+}
+
+// alertWindow is for how long an alert can go on firing because of an earlier
+// build. It depends on no name: a guard whose Deployments are not known yet must
+// not keep the others without a brake, so invented ones stand in.
+func alertWindow(c Config) (time.Duration, error) {
+	if len(c.Guards) == 0 {
+		return defaultAlertWindow, nil
+	}
+	c.Guards = slices.Clone(c.Guards)
+	for i := range c.Guards {
+		c.Guards[i].Workloads = WorkloadsConfig{Stable: []string{"stable"}, Canary: []string{"canary"}}
+	}
+	o, err := c.rulesOptions(nil)
+	if err != nil {
+		return 0, err
+	}
+	generated, err := rules.Generate(o)
+	if err != nil {
+		return 0, err
+	}
+	return generated.AlertWindow, nil
 }
 
 // run serves until ctx ends or a part fails; the first failure ends the rest.
