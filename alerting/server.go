@@ -88,6 +88,9 @@ type ServerOptions struct {
 	// HeartbeatName is the alertname that counts as heartbeat. Default:
 	// GuardianHeartbeat.
 	HeartbeatName string
+	// OwnHeartbeat says by its labels whether a heartbeat is this guardian's.
+	// Default: any is.
+	OwnHeartbeat func(labels map[string]string) bool
 
 	Sink   Sink
 	Guards GuardLister
@@ -123,6 +126,9 @@ func (o *ServerOptions) complete() error {
 	o.HeartbeatName = cmp.Or(o.HeartbeatName, DefaultHeartbeatName)
 	if o.Ready == nil {
 		o.Ready = func(context.Context) error { return nil }
+	}
+	if o.OwnHeartbeat == nil {
+		o.OwnHeartbeat = func(map[string]string) bool { return true }
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -137,7 +137,7 @@ func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 	s.server, err = alerting.NewServer(alerting.ServerOptions{
 		AlertsAddress: c.Listen.Alerts, MetricsAddress: c.Listen.Metrics,
 		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile, AllowAnonymous: c.Webhook.AllowAnonymous,
-		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.oracle.list,
+		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.oracle.refresh, OwnHeartbeat: s.bridge.ownHeartbeat,
 		Gatherer: reg, MetricSet: metrics, Logger: log.With("component", "http"),
 	})
 	if err != nil {
