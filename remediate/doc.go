@@ -117,6 +117,14 @@
 // after that, it counts. An alert that another replica alone has heard stops
 // steps as well; the replica that heard it rolls back.
 //
+// # Records without a guard
+//
+// A record outlives its guard, and its lock stands: a name that was mistyped in
+// a configuration must not bring a refused build back. The lease holder marks
+// such a record (Status.Orphaned), so that nobody takes what it says for the
+// present; whoever has the guard in its configuration takes the mark away again.
+// A person can lift the lock without guardian: UnlockOrphan.
+//
 // # The race that remains
 //
 // Kubernetes has no write over two objects. The lease holder reads the record

@@ -97,9 +97,11 @@ func (a *app) request(ctx context.Context, c *cluster, guard string, q remediate
 	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if rollsBack(q, *before) {
-		l := before.Lock
-		fmt.Fprintf(a.out, "already %s since %s by %s: %s\n", map[bool]string{true: "rolled back", false: "asked for"}[before.Status.State == remediate.StateRolledBack],
-			l.Since.UTC().Format(time.RFC3339), l.By, l.Reason)
+		what, l := "rolled back", before.Lock
+		if before.Status.State == remediate.StateBlocked {
+			what = "asked for"
+		}
+		fmt.Fprintf(a.out, "already %s since %s by %s: %s\n", what, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason)
 	} else {
 		var attempted bool
 		before, attempted, err = c.writeRequest(waiting, guard, q)
