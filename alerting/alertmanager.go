@@ -31,22 +31,17 @@ func NewAlertmanager(opts ClientOptions) (*Alertmanager, error) {
 }
 
 // Firing lists the alerts that Alertmanager takes to fire, by fingerprint each
-// once. EndsAt is zero.
+// once. EndsAt is zero. Each selection is a request of its own, with the timeout
+// for itself: ctx bounds them all.
 func (a *Alertmanager) Firing(ctx context.Context, filter Filter) ([]Alert, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
 	if filter.MinUptime > 0 {
 		if err := a.checkStarted(ctx, filter.MinUptime); err != nil {
 			return nil, err
 		}
 	}
-	sets := filter.Any
-	if len(sets) == 0 {
-		sets = []Matchers{{}}
-	}
 	var alerts []Alert
 	seen := map[string]bool{}
-	for _, set := range sets {
+	for _, set := range filter.sets() {
 		listed, err := a.list(ctx, set, filter.Suppressed)
 		if err != nil {
 			return nil, fmt.Errorf("list alerts of Alertmanager %s: %w", a.base, plain(err))
@@ -62,6 +57,8 @@ func (a *Alertmanager) Firing(ctx context.Context, filter Filter) ([]Alert, erro
 }
 
 func (a *Alertmanager) list(ctx context.Context, matchers Matchers, suppressed bool) ([]Alert, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
 	yes := true
 	params := alert.NewGetAlertsParamsWithContext(ctx).
 		WithFilter(matchers.filters()).
@@ -110,6 +107,8 @@ func fromModel(m *models.GettableAlert) (Alert, error) {
 }
 
 func (a *Alertmanager) checkStarted(ctx context.Context, least time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
 	response, err := a.api.General.GetStatus(general.NewGetStatusParamsWithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("ask Alertmanager %s how long it is up: %w", a.base, plain(err))

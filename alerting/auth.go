@@ -29,15 +29,18 @@ type authenticator func(*http.Request) error
 
 // newAuthenticator chooses how the alerts port tells friend from foe, and
 // checks that it can: one of the bearer tokens of a file, or what the web
-// configuration demands. One of the two is needed.
-func newAuthenticator(tokenFile, webConfigFile string) (authenticator, error) {
+// configuration demands. One of the two is needed, unless anonymous callers are
+// wanted: nil is returned then.
+func newAuthenticator(tokenFile, webConfigFile string, anonymous bool) (authenticator, error) {
 	checks, err := webChecks(webConfigFile)
 	if err != nil {
 		return nil, err
 	}
 	switch {
+	case tokenFile == "" && !checks.basic && !checks.certificate && anonymous:
+		return nil, nil
 	case tokenFile == "" && !checks.basic && !checks.certificate:
-		return nil, errors.New("alerts port: nobody would be kept out: want a token file, or basic_auth_users or client_auth_type RequireAndVerifyClientCert in the web configuration")
+		return nil, errors.New("alerts port: nobody would be kept out: want a token file, or basic_auth_users or client_auth_type RequireAndVerifyClientCert with client_ca_file in the web configuration")
 	case tokenFile != "" && checks.basic:
 		return nil, fmt.Errorf("token file %s and basic_auth_users of %s: a request carries only one of the two: want one", tokenFile, webConfigFile)
 	case tokenFile == "":
@@ -103,21 +106,32 @@ func readTokens(file string) ([][]byte, error) {
 }
 
 // webAuth is which of the two proofs a web configuration demands of everybody.
+// A certificate is one only with an authority of the user's own: without, the
+// whole world's authorities count.
 type webAuth struct {
 	basic, certificate bool
 }
 
 // webAuthenticator trusts exporter-toolkit, which has checked the request, as
 // long as its configuration still demands a proof: it is read anew for each
-// request there, and could have been emptied meanwhile.
+// request there, and could have been emptied meanwhile. Whether there is TLS at
+// all is chosen at the start: who has come in over plain HTTP, or over a
+// connection of before, has shown no certificate.
 func webAuthenticator(file string) authenticator {
-	return func(*http.Request) error {
+	return func(r *http.Request) error {
 		checks, err := webChecks(file)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errCredentials, err)
 		}
 		if !checks.basic && !checks.certificate {
 			return fmt.Errorf("%w: %s demands none any more", errCredentials, file)
+		}
+		switch {
+		case checks.basic:
+		case r.TLS == nil:
+			return fmt.Errorf("%w: %s demands certificates, but guardian has served plain HTTP since its start: restart it", errCredentials, file)
+		case len(r.TLS.VerifiedChains) == 0:
+			return fmt.Errorf("%w: no verified client certificate", errUnauthorized)
 		}
 		return nil
 	}
@@ -146,6 +160,6 @@ func webChecks(file string) (webAuth, error) {
 	}
 	return webAuth{
 		basic:       len(config.Users) > 0,
-		certificate: config.TLSConfig.ClientAuth == "RequireAndVerifyClientCert",
+		certificate: config.TLSConfig.ClientAuth == "RequireAndVerifyClientCert" && config.TLSConfig.ClientCAs+config.TLSConfig.ClientCAsText != "",
 	}, nil
 }

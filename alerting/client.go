@@ -28,7 +28,7 @@ type ClientOptions struct {
 	// HTTP is authentication, TLS and proxy, as in Prometheus's own
 	// configuration. Default: config.DefaultHTTPClientConfig.
 	HTTP *config.HTTPClientConfig
-	// Timeout bounds each question. Default: 10 s.
+	// Timeout bounds each request. Default: 10 s.
 	Timeout time.Duration
 }
 
@@ -48,6 +48,32 @@ type Filter struct {
 	MinUptime time.Duration
 }
 
+// sets is Any with each of its selections once; no selection selects all.
+func (f Filter) sets() []Matchers {
+	if len(f.Any) == 0 {
+		return []Matchers{{}}
+	}
+	var sets []Matchers
+	seen := map[string]bool{}
+	for _, m := range f.Any {
+		if !seen[m.String()] {
+			seen[m.String()] = true
+			sets = append(sets, m)
+		}
+	}
+	return sets
+}
+
+// ErrYoung is returned for Filter.MinUptime: what the server lists is true, but
+// need not be all.
+var ErrYoung = errors.New("up for too short a time")
+
+// youngError is ErrYoung with its numbers.
+type youngError struct{ text string }
+
+func (e *youngError) Error() string        { return e.text }
+func (e *youngError) Is(target error) bool { return target == ErrYoung }
+
 // Lister lists which alerts fire now. A nil error means that the list is
 // complete, also when it is empty.
 type Lister interface {
@@ -61,15 +87,19 @@ func FiringNow(ctx context.Context, filter Filter, listers ...Lister) ([]Alert, 
 	if len(listers) == 0 {
 		return nil, errors.New("list firing alerts: neither Alertmanager nor Prometheus is configured")
 	}
-	var errs []error
+	var all error
 	for _, lister := range listers {
 		alerts, err := lister.Firing(ctx, filter)
-		if err == nil {
+		switch {
+		case err == nil:
 			return alerts, nil
+		case all == nil:
+			all = err
+		default: // on one line: people read it in a status
+			all = fmt.Errorf("%w; %w", all, err)
 		}
-		errs = append(errs, err)
 	}
-	return nil, errors.Join(errs...)
+	return nil, all
 }
 
 // connection is an HTTP client for one base URL.
@@ -119,8 +149,8 @@ func connect(name string, opts ClientOptions) (*connection, error) {
 // wait, and no more.
 func (c *connection) checkUptime(server string, started time.Time, least time.Duration) error {
 	if up := time.Since(started); up < least {
-		return fmt.Errorf("list alerts of %s %s: up for %s: want %s before its list is taken as complete",
-			server, c.base, up.Round(time.Second), least)
+		return &youngError{fmt.Sprintf("list alerts of %s %s: up for %s: want %s before its list is taken as complete",
+			server, c.base, up.Round(time.Second), least)}
 	}
 	return nil
 }

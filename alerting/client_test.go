@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/common/config"
@@ -81,7 +82,7 @@ func TestAlertmanagerIsAskedForWhatIsWanted(t *testing.T) {
 		"everything that is heard": {Filter{}, []string{"active=true&inhibited=false&silenced=false&unprocessed=true"}, "A New"},
 		"silenced ones too": {Filter{Suppressed: true},
 			[]string{"active=true&inhibited=true&silenced=true&unprocessed=true"}, "A Muted~ New"},
-		"guardian's own and the users', each once": {Filter{Any: []Matchers{guardian, users}}, []string{
+		"guardian's own and the users', each once": {Filter{Any: []Matchers{guardian, users, guardian, users}}, []string{
 			`active=true&filter=guardian="true"&inhibited=false&silenced=false&unprocessed=true`,
 			`active=true&filter=team="shop"&filter=severity=~"page|crit"&inhibited=false&silenced=false&unprocessed=true`,
 		}, "A New"},
@@ -144,6 +145,9 @@ func TestAnAlertmanagerThatHasJustStartedIsNotBelieved(t *testing.T) {
 			_, err := alertmanager(t, ClientOptions{URL: base}).Firing(t.Context(), Filter{MinUptime: 2 * time.Minute})
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
+			}
+			if errors.Is(err, ErrYoung) != (test.want != "") {
+				t.Errorf("%v is ErrYoung: %v", err, errors.Is(err, ErrYoung))
 			}
 		})
 	}
@@ -237,6 +241,42 @@ func TestAQuestionEndsAtItsTimeout(t *testing.T) {
 			t.Errorf("%T: got %v, want that the deadline has passed", lister, err)
 		}
 	}
+}
+
+// slow answers after a while, by the bubble's clock.
+type slow struct {
+	takes  time.Duration
+	answer string
+}
+
+func (s slow) RoundTrip(r *http.Request) (*http.Response, error) {
+	select {
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	case <-time.After(s.takes):
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(s.answer)), Request: r}, nil
+}
+
+func TestManySelectionsDoNotShareOneTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := ClientOptions{URL: "http://nowhere", Timeout: 5 * time.Second}
+		filter := Filter{Any: []Matchers{mustParse(t, `a="1"`), mustParse(t, `b="1"`), mustParse(t, `c="1"`)}}
+		am, prom := alertmanager(t, opts), prometheusAt(t, opts)
+		am.client.Transport.(*bounded).next = slow{3 * time.Second, "[]"}
+		if _, err := am.Firing(t.Context(), filter); err != nil {
+			t.Errorf("Alertmanager: %v", err)
+		}
+		prom.client.Transport.(*bounded).next = slow{3 * time.Second, `{"status":"success","data":{"resultType":"vector","result":[]}}`}
+		if _, err := prom.Firing(t.Context(), filter); err != nil {
+			t.Errorf("Prometheus: %v", err)
+		}
+		am.client.Transport.(*bounded).next = slow{6 * time.Second, "[]"}
+		began := time.Now()
+		if _, err := am.Firing(t.Context(), filter); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 5*time.Second {
+			t.Errorf("one that takes longer: %v after %v", err, time.Since(began))
+		}
+	})
 }
 
 func TestCredentialsAreSentAndNeverShown(t *testing.T) {
@@ -389,8 +429,8 @@ func TestWhatFiresNowIsTheFirstAnswer(t *testing.T) {
 				t.Errorf("got %v, %v, want %v, %v", got, err, test.want, test.errs)
 			}
 			for _, want := range test.errs {
-				if !errors.Is(err, want) {
-					t.Errorf("%v is not in %v", want, err)
+				if !errors.Is(err, want) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("%v is not in %v, or not on one line", want, err)
 				}
 			}
 		})

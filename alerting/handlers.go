@@ -155,7 +155,7 @@ func (s *Server) accept(ctx context.Context, lane Lane, alerts []Alert, received
 
 func (s *Server) hasHeartbeat(alerts []Alert) bool {
 	for _, a := range alerts {
-		if !a.Resolved && a.Name() == s.opts.HeartbeatName {
+		if !a.Resolved && a.Name() == s.opts.HeartbeatName && s.opts.OwnHeartbeat(a.Labels) {
 			return true
 		}
 	}

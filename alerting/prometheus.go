@@ -80,20 +80,14 @@ func (p *Prometheus) Query(ctx context.Context, promql string) ([]Sample, error)
 // and is zero where there is none. Annotations, EndsAt and GeneratorURL are
 // not known.
 func (p *Prometheus) Firing(ctx context.Context, filter Filter) ([]Alert, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
-	defer cancel()
 	if filter.MinUptime > 0 {
 		if err := p.checkStarted(ctx, filter.MinUptime); err != nil {
 			return nil, err
 		}
 	}
-	sets := filter.Any
-	if len(sets) == 0 {
-		sets = []Matchers{{}}
-	}
 	var alerts []Alert
 	seen := map[string]bool{}
-	for _, set := range sets {
+	for _, set := range filter.sets() {
 		samples, err := p.Query(ctx, firingQuery(set))
 		if err != nil {
 			return nil, fmt.Errorf("list firing alerts: %w", err)
@@ -112,6 +106,8 @@ func (p *Prometheus) Firing(ctx context.Context, filter Filter) ([]Alert, error)
 // checkStarted asks when Prometheus started. Others that speak its API may not
 // know the question; they are not asked for more than their answer.
 func (p *Prometheus) checkStarted(ctx context.Context, least time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
 	const operation = "ask Prometheus %s how long it is up: %w"
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.base.JoinPath("api/v1/status/runtimeinfo").String(), nil)
 	if err != nil {

@@ -63,18 +63,22 @@ const (
 
 // ServerOptions says where a [Server] listens and whom it talks to. Sink,
 // Guards, Gatherer, MetricSet and Logger are needed, and one way to
-// authenticate: TokenFile, or a web configuration with basic_auth_users or
-// required client certificates.
+// authenticate: TokenFile, a web configuration with basic_auth_users or required
+// client certificates, or the wish to have none.
 type ServerOptions struct {
 	AlertsAddress, MetricsAddress string // host:port; port 0 takes a free one
 
-	// WebConfigFile is an exporter-toolkit web configuration for both ports:
-	// TLS, client certificates, basic auth. Empty: plain HTTP. Its rate_limit
-	// is refused.
+	// WebConfigFile is an exporter-toolkit web configuration for the alerts
+	// port: TLS, client certificates, basic auth. Empty: plain HTTP. Its
+	// rate_limit is refused. The metrics port is always plain HTTP and takes no
+	// orders: a kubelet has no certificate and no password to probe it with.
 	WebConfigFile string
 	// TokenFile holds the bearer tokens of the alerts port, one on a line. It
 	// is read for each call. While it cannot be read every call gets 503.
 	TokenFile string
+	// AllowAnonymous takes calls from anybody where nothing of the above keeps
+	// them out, and warns of it at the start.
+	AllowAnonymous bool
 
 	MaxBody         int64         // bytes of a call's body; more is 413. Default: 4 MiB
 	SinkTimeout     time.Duration // for one call, below the sender's own (shipped route: 5 s). Default: 4 s
@@ -84,6 +88,9 @@ type ServerOptions struct {
 	// HeartbeatName is the alertname that counts as heartbeat. Default:
 	// GuardianHeartbeat.
 	HeartbeatName string
+	// OwnHeartbeat says by its labels whether a heartbeat is this guardian's.
+	// Default: any is.
+	OwnHeartbeat func(labels map[string]string) bool
 
 	Sink   Sink
 	Guards GuardLister
@@ -120,6 +127,9 @@ func (o *ServerOptions) complete() error {
 	if o.Ready == nil {
 		o.Ready = func(context.Context) error { return nil }
 	}
+	if o.OwnHeartbeat == nil {
+		o.OwnHeartbeat = func(map[string]string) bool { return true }
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -151,9 +161,14 @@ func NewServer(opts ServerOptions) (*Server, error) {
 	if err := opts.complete(); err != nil {
 		return nil, err
 	}
-	auth, err := newAuthenticator(opts.TokenFile, opts.WebConfigFile)
+	auth, err := newAuthenticator(opts.TokenFile, opts.WebConfigFile, opts.AllowAnonymous)
 	if err != nil {
 		return nil, err
+	}
+	if auth == nil {
+		opts.Logger.Warn("THE ALERTS PORT IS OPEN: whoever reaches it can roll canaries back and stop releases; want a token file unless the network keeps others out",
+			"address", opts.AlertsAddress)
+		auth = func(*http.Request) error { return nil }
 	}
 	s := &Server{
 		opts:     opts,
@@ -220,9 +235,8 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	}
 	done := make(chan error, 2)
-	for _, p := range []*port{&s.alerts, &s.metrics} {
-		go func() { done <- p.serve(s.opts.WebConfigFile, s.log) }()
-	}
+	go func() { done <- s.alerts.serve(s.opts.WebConfigFile, s.log) }()
+	go func() { done <- s.metrics.serve("", s.log) }()
 	var errs []error
 	running := 2
 	select {

@@ -249,6 +249,7 @@ func TestTheHeartbeatIsNotedOnceTheSinkHasIt(t *testing.T) {
 		return nil
 	}})
 	opts.Now = func() time.Time { return start }
+	opts.OwnHeartbeat = func(labels map[string]string) bool { return labels["guardian_instance"] != "another" }
 	server := run(t, opts)
 	send := func(body string) {
 		exchange(t, post(t, server, "/webhook", bearer, strings.NewReader(body)))
@@ -260,6 +261,7 @@ func TestTheHeartbeatIsNotedOnceTheSinkHasIt(t *testing.T) {
 	ok = true
 	send(oneAlert)
 	send(strings.NewReplacer(`"firing"`, `"resolved"`, "0001-01-01", "2026-11-25").Replace(heartbeat))
+	send(strings.Replace(heartbeat, `"labels":{`, `"labels":{"guardian_instance":"another",`, 1))
 	if at := server.Heartbeat(); !at.IsZero() {
 		t.Errorf("something else was noted as heartbeat at %s", at)
 	}

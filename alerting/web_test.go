@@ -1,6 +1,7 @@
 package alerting
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,7 +9,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -136,6 +139,9 @@ func TestARequiredClientCertificateIsProofEnough(t *testing.T) {
 	if status := send(t, server, known, withNothing); status != http.StatusOK {
 		t.Errorf("with a certificate: got %d, want 200", status)
 	}
+	if status, _ := get(t, server, "/readyz"); status != http.StatusOK {
+		t.Errorf("metrics port: got %d, want 200: a kubelet has no certificate", status)
+	}
 	stranger := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: keys.pool}}
 	if status := send(t, server, stranger, withNothing); status != 0 {
 		t.Errorf("without a certificate: got %d, want no connection", status)
@@ -156,9 +162,6 @@ func TestBasicAuthIsProofAsLongAsItIsDemanded(t *testing.T) {
 	expect(withBasic("correct-horse"), http.StatusOK)
 	expect(withBasic("wrong"), http.StatusUnauthorized)
 	expect(withNothing, http.StatusUnauthorized)
-	if status, _ := get(t, server, "/healthz"); status != http.StatusUnauthorized {
-		t.Errorf("metrics port: got %d, want that the configuration holds for both", status)
-	}
 	// exporter-toolkit reads the file for each request and would now let
 	// everybody in.
 	if err := os.WriteFile(opts.WebConfigFile, []byte("{}\n"), 0o600); err != nil {
@@ -167,7 +170,83 @@ func TestBasicAuthIsProofAsLongAsItIsDemanded(t *testing.T) {
 	expect(withNothing, http.StatusServiceUnavailable)
 }
 
+func TestWhatIsDemandedAfterTheStartIsHeldAgainstEachCall(t *testing.T) {
+	keys := newPKI(t)
+	certificates := fmt.Sprintf("tls_server_config: {cert_file: %s, key_file: %s, client_ca_file: %s, client_auth_type: RequireAndVerifyClientCert}\n", keys.cert, keys.key, keys.ca)
+	tlsAlone := fmt.Sprintf("tls_server_config: {cert_file: %s, key_file: %s}\n", keys.cert, keys.key)
+	for name, test := range map[string]struct {
+		first, then string
+		transport   *http.Transport
+		want        int
+	}{
+		// exporter-toolkit has chosen plain HTTP at the start: nobody is asked
+		// for a certificate.
+		"basic auth, then certificates": {basicUsers, certificates, &http.Transport{}, http.StatusServiceUnavailable},
+		// A connection of before carries no certificate.
+		"TLS with basic auth, then certificates": {tlsAlone + basicUsers, certificates, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: keys.pool}}, 0},
+		"certificates, then basic auth":          {certificates, basicUsers, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: keys.pool, Certificates: []tls.Certificate{keys.pair}}}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts, _ := options(t, &sink{})
+			opts.TokenFile = ""
+			opts.WebConfigFile = webConfig(t, test.first)
+			server := run(t, opts)
+			if err := os.WriteFile(opts.WebConfigFile, []byte(test.then), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if status := send(t, server, test.transport, withNothing); status != test.want {
+				t.Errorf("got %d, want %d", status, test.want)
+			}
+		})
+	}
+}
+
+func TestAConnectionIsHeldAgainstWhatIsDemandedNow(t *testing.T) {
+	keys := newPKI(t)
+	auth := webAuthenticator(webConfig(t, fmt.Sprintf(
+		"tls_server_config: {cert_file: %s, key_file: %s, client_ca_file: %s, client_auth_type: RequireAndVerifyClientCert}\n", keys.cert, keys.key, keys.ca)))
+	leaf, err := x509.ParseCertificate(keys.pair.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		tls  *tls.ConnectionState
+		want error
+	}{
+		"plain HTTP":              {nil, errCredentials},
+		"TLS without any":         {&tls.ConnectionState{}, errUnauthorized},
+		"one that nobody checked": {&tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}, errUnauthorized},
+		"a verified one":          {&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}, nil},
+	} {
+		if err := auth(&http.Request{TLS: test.tls}); !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", name, err, test.want)
+		}
+	}
+}
+
+func TestAnybodyIsLetInOnlyWhereThatIsSaid(t *testing.T) {
+	var log bytes.Buffer
+	opts, _ := options(t, &sink{})
+	opts.TokenFile, opts.AllowAnonymous = "", true
+	opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	server, err := NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "THE ALERTS PORT IS OPEN") {
+		t.Errorf("said %q, want a warning", log.String())
+	}
+	if err := server.auth(&http.Request{}); err != nil {
+		t.Errorf("anonymous: %v", err)
+	}
+	opts.WebConfigFile = webConfig(t, basicUsers) // what keeps out still does
+	if status := send(t, run(t, opts), &http.Transport{}, withNothing); status != http.StatusUnauthorized {
+		t.Errorf("with basic auth demanded: got %d, want 401", status)
+	}
+}
+
 func TestWebConfigurationsThatCannotWorkAreRefused(t *testing.T) {
+	keys := newPKI(t)
 	for name, test := range map[string]struct {
 		content string
 		token   bool
@@ -178,6 +257,7 @@ func TestWebConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 		"a certificate that is not there": {"tls_server_config: {cert_file: /nowhere, key_file: /nowhere}\n", true, "/nowhere"},
 		"token and basic auth":            {basicUsers, true, "a request carries only one of the two"},
 		"neither":                         {"http_server_config: {http2: true}\n", false, "nobody would be kept out"},
+		"certificates of any authority":   {"tls_server_config: {cert_file: CERT, key_file: KEY, client_auth_type: RequireAndVerifyClientCert}\n", false, "nobody would be kept out"},
 		"certificates that are optional":  {"tls_server_config: {client_auth_type: VerifyClientCertIfGiven}\n", false, "web configuration"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -185,7 +265,7 @@ func TestWebConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 			if !test.token {
 				opts.TokenFile = ""
 			}
-			opts.WebConfigFile = webConfig(t, test.content)
+			opts.WebConfigFile = webConfig(t, strings.NewReplacer("CERT", keys.cert, "KEY", keys.key).Replace(test.content))
 			if _, err := NewServer(opts); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}

@@ -66,8 +66,9 @@ type Controller struct {
 	lease *leases
 	event *events
 
-	rush   rush // of rollbacks by this replica
-	asking chan struct{}
+	rush   rush          // of rollbacks by this replica
+	asking chan struct{} // holds one token for each pass that asks others than the API server
+	strays chan struct{} // asks for a look for records that no guard has
 
 	mu      sync.Mutex
 	guards  map[string]*entry
@@ -133,7 +134,7 @@ func New(o Options) (*Controller, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	c := &Controller{o: o, guards: map[string]*entry{}, asking: make(chan struct{}, max(1, o.Workers/2))}
+	c := &Controller{o: o, guards: map[string]*entry{}, asking: make(chan struct{}, max(1, o.Workers/2)), strays: make(chan struct{}, 1)}
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
 	c.info = newInformers(o, c.touched, c.hurry, c.restarted)
 	c.lease = newLeases(o)
@@ -147,7 +148,7 @@ func New(o Options) (*Controller, error) {
 }
 
 // SetGuards replaces the guards; those that are new or changed are looked at
-// at once. Records of removed guards stay as they are.
+// at once. Records of removed guards stay, marked as such.
 func (c *Controller) SetGuards(guards []Guard) {
 	c.mu.Lock()
 	names := map[string]bool{}
@@ -160,6 +161,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 			c.guards[g.Name] = e
 		}
 		c.o.Metrics.start(g)
+		c.lease.maxAge.Store(int64(g.HeartbeatMaxAge)) // one for all guards
 		e.guard = g
 		look = append(look, g.Name)
 	}
@@ -179,6 +181,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 	for _, name := range look {
 		c.queue.Add(name)
 	}
+	c.lookForOrphans()
 }
 
 // Run watches and reconciles until ctx ends, and returns when all that it has
@@ -194,7 +197,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !c.info.start(ctx) {
 		return nil
 	}
-	wg.Go(func() { c.lease.run(ctx, c.enqueueAll) })
+	wg.Go(func() { c.lease.run(ctx, func() { c.enqueueAll(); c.lookForOrphans() }) })
+	wg.Go(func() { c.tellOrphans(ctx) })
 	for range c.o.Workers {
 		wg.Go(func() { c.work(ctx) })
 	}

@@ -128,6 +128,14 @@
 // write at once: words are the lease holder's to choose while nothing else
 // changes, and words and numbers alone are written at most every ten seconds.
 //
+// # Records without a guard
+//
+// A record outlives its guard, and its lock stands: a name that was mistyped in
+// a configuration must not bring a refused build back. The lease holder marks
+// such a record (Status.Orphaned), so that nobody takes what it says for the
+// present; whoever has the guard in its configuration takes the mark away again.
+// A person can lift the lock without guardian: UnlockOrphan.
+//
 // # The race that remains
 //
 // Kubernetes has no write over two objects. The lease holder reads the record

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -52,6 +53,9 @@ func gather(ctx context.Context, r reader, g Guard, domain string) (snapshot, er
 	if s.input.Record, err = ParseRecord(cm); err != nil {
 		return s, err
 	}
+	status := &s.input.Record.Status
+	status.Orphaned = time.Time{} // who looks at it now looks after it
+	status.Moves = &Moves{VirtualServices: g.VirtualServices, Stable: g.Stable.String(), Canary: g.Canary.String()}
 	if err := s.gatherPair(ctx, r, domain); err != nil {
 		return s, err
 	}

@@ -173,6 +173,9 @@ func TestTheRoleIsTheLeast(t *testing.T) {
 	p.lease.sweep(t.Context())
 	leases, err := r.kube.CoordinationV1().Leases(r.ns).List(t.Context(), metav1.ListOptions{LabelSelector: LabelReplica})
 	r.must(err)
+	if beat := ReadHeartbeat(leases.Items); !beat.Heard || beat.MaxAge != time.Hour {
+		t.Errorf("the Lease tells of the heartbeat: %+v", beat)
+	}
 	if len(leases.Items) != 1 || leases.Items[0].Name != ReplicaLease(p.o.Identity) {
 		t.Errorf("leases %+v, want that of %s alone", leases.Items, p.o.Identity)
 	}

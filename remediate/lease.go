@@ -25,6 +25,9 @@ const (
 	// AnnotationHeartbeat on it says when that replica last heard the
 	// heartbeat alert, RFC 3339.
 	AnnotationHeartbeat = Prefix + "heartbeat"
+	// AnnotationHeartbeatMaxAge on it is the age at which that replica takes a
+	// heartbeat to be stale, so that a CLI needs no configuration to tell.
+	AnnotationHeartbeatMaxAge = Prefix + "heartbeat-max-age"
 	// LifePeriod is how often a replica renews its Lease. A CLI takes a
 	// replica for dead after LifeTimeout.
 	LifePeriod  = 10 * time.Second
@@ -44,7 +47,8 @@ type leases struct {
 	log       *slog.Logger
 	metrics   *Metrics
 
-	mu      sync.Mutex // held while leading changes
+	maxAge  atomic.Int64 // of the heartbeat, nanoseconds; 0: not known yet
+	mu      sync.Mutex   // held while leading changes
 	leading atomic.Bool
 }
 
@@ -157,11 +161,14 @@ func (l *leases) renew(ctx context.Context) error {
 	}
 	lease.Labels["app.kubernetes.io/name"] = "guardian"
 	lease.Labels[LabelReplica] = "true"
+	if lease.Annotations == nil {
+		lease.Annotations = map[string]string{}
+	}
 	if beat := l.heartbeat(); !beat.IsZero() {
-		if lease.Annotations == nil {
-			lease.Annotations = map[string]string{}
-		}
 		lease.Annotations[AnnotationHeartbeat] = stamp(beat)
+	}
+	if age := time.Duration(l.maxAge.Load()); age > 0 {
+		lease.Annotations[AnnotationHeartbeatMaxAge] = age.String()
 	}
 	lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &l.identity, RenewTime: &now, LeaseDurationSeconds: &seconds}
 	if fresh {
@@ -201,6 +208,34 @@ func newestOf(leases []coordinationv1.Lease, own, now time.Time) time.Time {
 		}
 	}
 	return newest
+}
+
+// Heartbeat is what the replicas' Leases tell of the heartbeat alert.
+type Heartbeat struct {
+	Heard  bool          // some replica has heard it
+	Age    time.Duration // of the newest, when a Lease was last renewed
+	MaxAge time.Duration // above it no step is taken; 0: no Lease tells
+}
+
+// ReadHeartbeat finds the newest heartbeat. Its age is told by the replicas' own
+// clocks alone: that of the machine which asks may be off.
+func ReadHeartbeat(leases []coordinationv1.Lease) Heartbeat {
+	var h Heartbeat
+	var now time.Time
+	for i := range leases {
+		l := &leases[i]
+		if l.Spec.RenewTime == nil || !l.Spec.RenewTime.After(now) {
+			continue
+		}
+		now = l.Spec.RenewTime.Time
+		if age, err := time.ParseDuration(l.Annotations[AnnotationHeartbeatMaxAge]); err == nil && age > 0 {
+			h.MaxAge = age
+		}
+	}
+	if beat := newestOf(leases, time.Time{}, now); !beat.IsZero() {
+		h.Heard, h.Age = true, max(0, now.Sub(beat))
+	}
+	return h
 }
 
 // sweep removes the Leases of replicas that have been dead for long.

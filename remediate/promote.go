@@ -68,17 +68,21 @@ func (d *decider) holdOrPromote() {
 			d.reason = ReasonEarlierBuild
 		}
 	}
+	if !s.MovedAt.Equal(d.was.Status.MovedAt) {
+		s.Requests = 0 // those at other weights prove nothing
+	}
 	if !d.in.Leads {
 		return // what the next step waits for is told by the replica that would take it
 	}
 	d.climbed = true
+	counted := s.Requests
 	s.clearLadder()
 	if d.exposed() && d.state != StateBaked {
 		d.wantCount = true
 		d.wake(d.now.Add(pollCount))
 		s.Requests = d.in.Count.Requests
 		if d.in.Busy || d.in.Count.Asked && !d.in.Count.Known {
-			s.Requests = d.was.Status.Requests
+			s.Requests = counted
 		}
 		if d.in.Busy {
 			d.wake(d.now.Add(pollBusy))

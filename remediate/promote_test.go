@@ -225,12 +225,14 @@ func TestRequestsAreCountedWhileTheCanaryHasTraffic(t *testing.T) {
 		want int64
 		asks bool
 	}{
-		"not asked yet":              {[]but{leads, count(Count{})}, 0, true},
-		"Prometheus answered":        {[]but{leads, count(Count{Asked: true, Known: true, Requests: 42})}, 42, false},
-		"it did not: as last known":  {[]but{leads, count(Count{Asked: true})}, 5, false},
-		"no lease: left as it is":    {[]but{count(Count{})}, 5, false},
-		"no traffic: nothing to ask": {[]but{leads, count(Count{}), stood(StateIdle, 0)}, 0, false},
-		"baked: nothing to ask":      {[]but{leads, count(Count{}), promoted(time.Hour)}, 0, false},
+		"not asked yet":                       {[]but{leads, count(Count{})}, 0, true},
+		"Prometheus answered":                 {[]but{leads, count(Count{Asked: true, Known: true, Requests: 42})}, 42, false},
+		"it did not: as last known":           {[]but{leads, count(Count{Asked: true})}, 5, false},
+		"it did not, and the weights are new": {[]but{leads, count(Count{Asked: true}), gets(70)}, 0, false},
+		"no lease, and the weights are new":   {[]but{count(Count{}), gets(70)}, 0, false},
+		"no lease: left as it is":             {[]but{count(Count{})}, 5, false},
+		"no traffic: nothing to ask":          {[]but{leads, count(Count{}), stood(StateIdle, 0)}, 0, false},
+		"baked: nothing to ask":               {[]but{leads, count(Count{}), promoted(time.Hour)}, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := Decide(given(c.in...), at)
@@ -592,6 +594,35 @@ func TestTheNewestHeartbeatIsNotOneOfTheFuture(t *testing.T) {
 	} {
 		if got := newestOf(c.leases, at.Add(-c.own), at); !got.Equal(at.Add(-c.want)) {
 			t.Errorf("%s: %s, want %s", name, got, at.Add(-c.want))
+		}
+	}
+}
+
+func TestTheAgeOfTheHeartbeatIsToldByTheReplicasClocks(t *testing.T) {
+	lease := func(renewed, beat time.Duration, maxAge string) coordinationv1.Lease {
+		l := coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeatMaxAge: maxAge}}}
+		if renewed >= 0 {
+			l.Spec.RenewTime = &metav1.MicroTime{Time: at.Add(-renewed)}
+		}
+		if beat >= 0 {
+			l.Annotations[AnnotationHeartbeat] = stamp(at.Add(-beat))
+		}
+		return l
+	}
+	const never = -1
+	for name, c := range map[string]struct {
+		leases []coordinationv1.Lease
+		want   Heartbeat
+	}{
+		"no replica":                 {nil, Heartbeat{}},
+		"one that has heard none":    {[]coordinationv1.Lease{lease(0, never, "3m0s")}, Heartbeat{MaxAge: 3 * time.Minute}},
+		"heard by the other replica": {[]coordinationv1.Lease{lease(5*time.Second, never, "3m0s"), lease(8*time.Second, time.Minute, "3m0s")}, Heartbeat{Heard: true, Age: 55 * time.Second, MaxAge: 3 * time.Minute}},
+		"heard by one long dead":     {[]coordinationv1.Lease{lease(0, never, "4m0s"), lease(time.Hour, time.Hour+time.Second, "3m0s")}, Heartbeat{Heard: true, Age: time.Hour + time.Second, MaxAge: 4 * time.Minute}},
+		"heard since the renewal":    {[]coordinationv1.Lease{lease(5*time.Second, 2*time.Second, "")}, Heartbeat{Heard: true}},
+		"never renewed":              {[]coordinationv1.Lease{lease(never, 2*time.Second, "3m0s")}, Heartbeat{}},
+	} {
+		if got := ReadHeartbeat(c.leases); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
 	}
 }

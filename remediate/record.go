@@ -137,6 +137,16 @@ type Status struct {
 	Full       bool          `json:"full,omitempty"`       // the canary has all traffic in every route
 	Expected   *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
 	UnlockedAt time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
+	Moves      *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
+	Orphaned   time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
+}
+
+// Moves names whose traffic a guard moves, and between what, as the command
+// line writes them.
+type Moves struct {
+	VirtualServices []string `json:"virtualServices"`
+	Stable          string   `json:"stable"`
+	Canary          string   `json:"canary"`
 }
 
 // ReadyInfo counts ready endpoints of the two destinations.

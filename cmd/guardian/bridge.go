@@ -101,8 +101,8 @@ func (b *bridge) guardsOf(a alerting.Alert) []string {
 
 // actionFor is what an alert asks of a guard; empty: it is not about it.
 func actionFor(g *GuardConfig, a alerting.Alert) remediate.Action {
-	if a.Labels[rules.LabelGuard] == g.Name {
-		return remediate.Action(a.Labels[rules.LabelAction])
+	if action := a.Labels[rules.LabelAction]; a.Labels[rules.LabelGuard] == g.Name && isAction(action) {
+		return remediate.Action(action)
 	}
 	for _, m := range g.Alerts.Matchers {
 		if m.Matches(a.Labels) {
@@ -111,6 +111,15 @@ func actionFor(g *GuardConfig, a alerting.Alert) remediate.Action {
 	}
 	return ""
 }
+
+// isAction says whether the label guardian_action has a value that means
+// something.
+func isAction(action string) bool {
+	return action == string(remediate.ActionRollback) || action == string(remediate.ActionHold) || action == actionNone
+}
+
+// actionNone is of alerts that people hear and guardian does not.
+const actionNone = "none"
 
 // translate is an alert as remediate knows it.
 func (b *bridge) translate(g GuardConfig, a alerting.Alert) remediate.Alert {
@@ -147,17 +156,26 @@ func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerti
 	received := b.now()
 	_, bookErr := b.book.Apply(lane, alerts, received) // a full book delays, and loses nothing: it is said at the end
 	began := b.byGuard(alerts)
-	errs := make([]error, len(began)+1)
+	var errs []error
+	if lane == alerting.LaneWebhook {
+		errs = append(errs, b.submit(ctx, began, received))
+	} else {
+		for _, guard := range slices.Sorted(maps.Keys(began)) {
+			errs = append(errs, ignoreUnknown(b.guards.Accept(guard, began[guard], received)))
+		}
+	}
+	return errors.Join(append(errs, bookErr, b.tellUnknown(ctx, alerts))...)
+}
+
+// submit hands alerts over and returns when every guard has recorded what
+// follows, or with what kept it from that.
+func (b *bridge) submit(ctx context.Context, began map[string][]remediate.Alert, received time.Time) error {
+	errs := make([]error, len(began))
 	var wg sync.WaitGroup
 	for i, guard := range slices.Sorted(maps.Keys(began)) {
-		if lane != alerting.LaneWebhook {
-			errs[i] = ignoreUnknown(b.guards.Accept(guard, began[guard], received))
-			continue
-		}
 		wg.Go(func() { errs[i] = ignoreUnknown(b.guards.Submit(ctx, guard, began[guard], received)) })
 	}
 	wg.Wait()
-	errs[len(began)] = errors.Join(bookErr, b.tellUnknown(ctx, alerts))
 	return errors.Join(errs...)
 }
 
@@ -167,6 +185,7 @@ func (b *bridge) byGuard(alerts []alerting.Alert) map[string][]remediate.Alert {
 	c := b.config.Load()
 	out := map[string][]remediate.Alert{}
 	for _, a := range alerts {
+		b.tellNoAction(c, a)
 		for _, name := range b.guardsOf(a) {
 			g, ok := c.Guard(name)
 			if !ok {
@@ -180,6 +199,31 @@ func (b *bridge) byGuard(alerts []alerting.Alert) map[string][]remediate.Alert {
 		}
 	}
 	return out
+}
+
+// tellNoAction warns of an alert that names a guard and does not say what is to
+// happen: somebody relies on it, and only a matcher can give it an action.
+func (b *bridge) tellNoAction(c *guardIndex, a alerting.Alert) {
+	guard, action := a.Labels[rules.LabelGuard], a.Labels[rules.LabelAction]
+	if _, known := c.byName[guard]; !known || a.Resolved || isAction(action) ||
+		a.Labels[rules.LabelNamespace] != "" && a.Labels[rules.LabelNamespace] != c.Namespace || !b.sayUnknown(guard+" "+a.Name()) {
+		return
+	}
+	b.log.Warn("alert names a guard and no action: label "+rules.LabelAction+" wants rollback, hold or none; alerts.matchers alone can give it one",
+		"guard", guard, "alert", a.Name(), "action", action, "fingerprint", a.Fingerprint)
+}
+
+// ownHeartbeat says whether a heartbeat is of the rules that this guardian
+// listens for: several may stand behind one Alertmanager, and another's proves
+// nothing here. Labels that are not there say nothing.
+func (b *bridge) ownHeartbeat(labels map[string]string) bool {
+	c := b.config.Load()
+	for name, want := range map[string]string{rules.LabelInstance: c.Rules.Name, rules.LabelNamespace: c.Namespace} {
+		if have := labels[name]; have != "" && have != want {
+			return false
+		}
+	}
+	return true
 }
 
 func ignoreUnknown(err error) error {
@@ -240,8 +284,22 @@ func (b *bridge) filter() (alerting.Filter, error) {
 	if err != nil {
 		return alerting.Filter{}, err
 	}
+	return filterOf(own, b.config.Load().Guards)
+}
+
+// filterFor selects every alert that may be about one guard.
+func filterFor(g GuardConfig) (alerting.Filter, error) {
+	own, err := alerting.ParseMatchers(rules.LabelGuard + `="` + g.Name + `"`)
+	if err != nil {
+		return alerting.Filter{}, err
+	}
+	return filterOf(own, []GuardConfig{g})
+}
+
+// filterOf is own and the guards' matchers, silenced alerts included.
+func filterOf(own alerting.Matchers, guards []GuardConfig) (alerting.Filter, error) {
 	f := alerting.Filter{Any: []alerting.Matchers{own}, Suppressed: true}
-	for _, g := range b.config.Load().Guards {
+	for _, g := range guards {
 		for _, m := range g.Alerts.Matchers {
 			parsed, err := alerting.ParseMatchers(m.Match)
 			if err != nil {

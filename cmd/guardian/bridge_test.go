@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math"
@@ -111,6 +113,12 @@ func TestAnAlertReachesTheGuardItIsAbout(t *testing.T) {
 		{"by a configured matcher, wherever it comes from", map[string]string{"alertname": "PaymentsDown", "severity": "page", "namespace": "other"},
 			map[string]remediate.Action{"payments": "rollback"}},
 		{"by a configured matcher with its action", map[string]string{"alertname": "PaymentsSlow"}, map[string]remediate.Action{"payments": "hold"}},
+		{"by a matcher when the action of its label is missing", map[string]string{"alertname": "PaymentsDown", "severity": "page", "guardian_guard": "payments"},
+			map[string]remediate.Action{"payments": "rollback"}},
+		{"by a matcher when the action of its label is misspelt", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "rolback"},
+			map[string]remediate.Action{"payments": "hold"}},
+		{"by its label before any matcher", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "none"},
+			map[string]remediate.Action{"payments": "none"}},
 		{"not when only part of a matcher fits", map[string]string{"alertname": "PaymentsDown", "severity": "info"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -154,6 +162,51 @@ func TestTheLanesDifferInWhatTheyWaitFor(t *testing.T) {
 	f.fail["orders-service"] = remediate.ErrUnknownGuard
 	if err := b.Accept(t.Context(), alerting.LaneWebhook, alert); err != nil {
 		t.Errorf("a guard that has just been removed: %v, want nil", err)
+	}
+}
+
+func TestAnAlertWithoutAnActionIsWarnedOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		labels map[string]string
+		want   int
+	}{
+		"none":                        {guardLabels("orders-service", ""), 1},
+		"misspelt":                    {guardLabels("orders-service", "rolback"), 1},
+		"none, but a matcher's":       {map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments"}, 1},
+		"one":                         {guardLabels("orders-service", "hold"), 0},
+		"of another namespace's":      {guardLabels("orders-service", "", "namespace", "staging"), 0},
+		"of a guard that is not here": {guardLabels("nobody", ""), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log bytes.Buffer
+			b, _ := testBridge(t)
+			b.log = slog.New(slog.NewTextHandler(&log, nil))
+			for range 2 {
+				if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{firingAlert(c.labels)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := strings.Count(log.String(), "no action"); got != c.want {
+				t.Errorf("%d warnings, want %d: %s", got, c.want, log.String())
+			}
+		})
+	}
+}
+
+func TestAHeartbeatOfAnotherGuardianProvesNothing(t *testing.T) {
+	b, _ := testBridge(t)
+	for name, c := range map[string]struct {
+		labels map[string]string
+		want   bool
+	}{
+		"its own":                {map[string]string{"guardian_instance": "guardian", "namespace": "microservices"}, true},
+		"of another release":     {map[string]string{"guardian_instance": "shop-guardian", "namespace": "microservices"}, false},
+		"of another namespace":   {map[string]string{"guardian_instance": "guardian", "namespace": "staging"}, false},
+		"one that does not tell": {map[string]string{"alertname": "GuardianHeartbeat"}, true},
+	} {
+		if got := b.ownHeartbeat(c.labels); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 
@@ -243,9 +296,17 @@ func TestANewConfigurationMatchesTheOldAlertsAnew(t *testing.T) {
 type lister struct {
 	alerts []alerting.Alert
 	err    error
+	young  bool
+	asked  []string // selections
 }
 
-func (l *lister) Firing(context.Context, alerting.Filter) ([]alerting.Alert, error) {
+func (l *lister) Firing(_ context.Context, f alerting.Filter) ([]alerting.Alert, error) {
+	for _, m := range f.Any {
+		l.asked = append(l.asked, m.String())
+	}
+	if l.young && f.MinUptime > 0 {
+		return nil, fmt.Errorf("asked too soon: %w", alerting.ErrYoung)
+	}
 	return l.alerts, l.err
 }
 
@@ -286,6 +347,47 @@ func TestListingHealsWhatAWebhookLost(t *testing.T) {
 	}
 }
 
+func TestAnAlertmanagerThatHasJustStartedTakesNothingAway(t *testing.T) {
+	o, f, am, prom, _ := testOracle(t)
+	known := []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
+	am.alerts = known
+	if err := o.list(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	am.young, am.alerts = true, []alerting.Alert{firingAlert(guardLabels("payments", "rollback"))} // the other is not sent again yet
+	prom.alerts = []alerting.Alert{firingAlert(guardLabels("payments", "hold"))}
+	if err := o.list(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(o.bridge.firing("orders-service")); n != 1 {
+		t.Errorf("%d alerts fire that it does not know of yet, want 1", n)
+	}
+	if n := len(o.bridge.firing("payments")); n != 2 || len(f.accepted["payments"]) != 2 {
+		t.Errorf("%d alerts fire, %v accepted; want its own and Prometheus's", n, f.accepted["payments"])
+	}
+	am.young = false
+	if err := o.list(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n, m := len(o.bridge.firing("orders-service")), len(o.bridge.firing("payments")); n != 0 || m != 1 {
+		t.Errorf("after a while %d and %d fire, want 0 and 1: its word counts again", n, m)
+	}
+}
+
+func TestTruncatedAlertsAreRecordedBeforeTheCallIsAnswered(t *testing.T) {
+	o, f, am, _, _ := testOracle(t)
+	am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
+	f.fail["orders-service"] = errors.New("the record could not be written")
+	for range 2 { // the second time the alert is in the book, and still not recorded
+		if err := o.refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "could not be written") {
+			t.Errorf("%v, want the error, so that Alertmanager tries again", err)
+		}
+	}
+	if len(f.submitted["orders-service"]) != 2 || len(f.accepted) != 0 {
+		t.Errorf("submitted %v, accepted %v", f.submitted, f.accepted)
+	}
+}
+
 func TestPrometheusIsAskedWhereAlertmanagerDoesNotAnswer(t *testing.T) {
 	o, f, am, prom, _ := testOracle(t)
 	am.err = errors.New("connection refused")
@@ -316,6 +418,9 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 		f, alerts := o.askForward(t.Context(), guard, sides, since)
 		if f.Err != "" || f.Requests != 37 || len(alerts) != 1 || alerts[0].Action != remediate.ActionHold {
 			t.Errorf("forward %+v, alerts %+v", f, alerts)
+		}
+		if want := []string{`{guardian_guard="orders-service"}`}; !slices.Equal(am.asked, want) {
+			t.Errorf("asked for %q, want this guard's alone", am.asked)
 		}
 		if len(q.asked) != 1 || !strings.Contains(q.asked[0], "orders-v2") || !strings.Contains(q.asked[0], "[300s]") {
 			t.Errorf("asked %q", q.asked)
@@ -350,7 +455,7 @@ func TestAGateIsOpenOnlyWhenEverySampleIsTrue(t *testing.T) {
 		open    bool
 		why     string
 	}{
-		{"no data", nil, false, "no data"},
+		{"no data", nil, false, "checkout_ok > bool 0.9 has no data: it is false, or there are no such series"},
 		{"one true", []alerting.Sample{{Value: 1}}, true, ""},
 		{"one of two false", []alerting.Sample{{Value: 1}, {Value: 0}}, false, "is 0"},
 		{"not a number", []alerting.Sample{{Value: math.NaN()}}, false, "is NaN"},

@@ -231,30 +231,23 @@ func checkPrometheus(ctx context.Context, p *preflight, c Config) {
 // checkChain asks for signs of life: of guardian, and of the way that alerts
 // take to it.
 func (c *cluster) checkChain(ctx context.Context, p *preflight, config Config) {
-	list, err := c.kube.CoordinationV1().Leases(c.namespace).List(ctx, metav1.ListOptions{LabelSelector: leaseSelector})
-	if err != nil {
-		p.unknown("%v", c.explain("list guardian's Leases", err))
+	var life pulse
+	why, err := c.findAlive(ctx, &life)
+	switch {
+	case err != nil:
+		p.unknown("%v", err)
 		return
-	}
-	now := time.Now()
-	alive, why, _ := (&pulse{}).alive(list.Items, now)
-	if !alive {
+	case why != "":
 		p.fail("guardian: %s", why)
 		return
 	}
 	p.ok("guardian: alive")
-	var beat time.Time
-	for i := range list.Items {
-		if t, err := time.Parse(time.RFC3339, list.Items[i].Annotations[remediate.AnnotationHeartbeat]); err == nil && t.After(beat) {
-			beat = t
-		}
-	}
-	switch {
-	case beat.IsZero():
+	switch beat := life.beat; {
+	case !beat.Heard:
 		p.fail("heartbeat: none has reached guardian: is the Alertmanager route in place (%s alertmanager)?", p.app.name)
-	case now.Sub(beat) > config.Heartbeat.MaxAge:
-		p.fail("heartbeat: the newest is %s old, heartbeat.maxAge is %s", now.Sub(beat).Round(time.Second), config.Heartbeat.MaxAge)
+	case beat.Age > config.Heartbeat.MaxAge:
+		p.fail("heartbeat: the newest is %s old, heartbeat.maxAge is %s", beat.Age.Round(time.Second), config.Heartbeat.MaxAge)
 	default:
-		p.ok("heartbeat: %s ago, through Prometheus and Alertmanager", now.Sub(beat).Round(time.Second))
+		p.ok("heartbeat: %s ago, through Prometheus and Alertmanager", beat.Age.Round(time.Second))
 	}
 }

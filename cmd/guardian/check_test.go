@@ -53,8 +53,23 @@ func checkBench(t *testing.T) (*realBench, *controlplane.App, string) {
 	return b, app, file
 }
 
+// heartbeat sets what the replica's Lease says of the last one.
+func (b *realBench) heartbeat(at string) {
+	b.t.Helper()
+	leases := b.kube.CoordinationV1().Leases(b.namespace)
+	l, err := leases.Get(b.t.Context(), remediate.ReplicaLease("a"), metav1.GetOptions{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	l.Annotations = map[string]string{remediate.AnnotationHeartbeat: at}
+	if _, err := leases.Update(b.t.Context(), l, metav1.UpdateOptions{}); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
 func TestCheckFindsWhatIsMissing(t *testing.T) {
 	b, app, file := checkBench(t)
+	b.heartbeat("")
 	prometheus := fakePrometheus(t, "istio_requests_total")
 	code, text := b.run(controlplane.Admin, "check", "-f", file, "--prometheus", prometheus)
 	for _, says := range []string{
@@ -95,15 +110,7 @@ func TestCheckPassesWhenAllIsThere(t *testing.T) {
 	if err := b.plane.Grant(t.Context(), b.namespace, "system:serviceaccount:"+b.namespace+":guardian", granted...); err != nil {
 		t.Fatal(err)
 	}
-	leases := b.kube.CoordinationV1().Leases(b.namespace)
-	l, err := leases.Get(t.Context(), remediate.ReplicaLease("a"), metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Annotations = map[string]string{remediate.AnnotationHeartbeat: time.Now().UTC().Format(time.RFC3339)}
-	if _, err := leases.Update(t.Context(), l, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	b.heartbeat(time.Now().UTC().Format(time.RFC3339))
 	prometheus := fakePrometheus(t, "istio_requests_total", ":info")
 	code, text := b.run(controlplane.Admin, "check", "-f", file, "--prometheus", prometheus)
 	want(t, code, text, exitOK, "ok    heartbeat: ")

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
@@ -30,6 +31,9 @@ type bench struct {
 	t        *testing.T
 	kube     *fake.Clientset
 	out, err bytes.Buffer
+
+	beatAge    time.Duration // of the heartbeat at each renewal; below zero: none
+	beatMaxAge string
 }
 
 func newBench(t *testing.T, objects ...runtime.Object) *bench {
@@ -70,8 +74,9 @@ func record(r remediate.Record) *corev1.ConfigMap {
 func lease(pod string, renewed time.Time) *coordinationv1.Lease {
 	at := metav1.NewMicroTime(renewed)
 	return &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Name: "guardian-" + pod, Namespace: "shop", Labels: map[string]string{"app.kubernetes.io/name": "guardian"}},
-		Spec:       coordinationv1.LeaseSpec{RenewTime: &at},
+		ObjectMeta: metav1.ObjectMeta{Name: "guardian-" + pod, Namespace: "shop", Labels: map[string]string{"app.kubernetes.io/name": "guardian"},
+			Annotations: map[string]string{remediate.AnnotationHeartbeat: renewed.UTC().Format(time.RFC3339), remediate.AnnotationHeartbeatMaxAge: "3m0s"}},
+		Spec: coordinationv1.LeaseSpec{RenewTime: &at},
 	}
 }
 
@@ -88,12 +93,33 @@ func (b *bench) beat(skew time.Duration) {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				if _, err := leases.Update(ctx, lease("a", time.Now().Add(skew)), metav1.UpdateOptions{}); err != nil && ctx.Err() == nil {
+				if _, err := leases.Update(ctx, b.lease(time.Now().Add(skew)), metav1.UpdateOptions{}); err != nil && ctx.Err() == nil {
 					b.t.Errorf("renew: %v", err)
 				}
 			}
 		}
 	}()
+}
+
+// hears sets the age of the newest heartbeat, also of renewals to come; below
+// zero: none was heard.
+func (b *bench) hears(age time.Duration, maxAge string) {
+	b.beatAge, b.beatMaxAge = age, maxAge
+	if _, err := b.kube.CoordinationV1().Leases("shop").Update(b.t.Context(), b.lease(time.Now()), metav1.UpdateOptions{}); err != nil {
+		b.t.Error(err)
+	}
+}
+
+func (b *bench) lease(renewed time.Time) *coordinationv1.Lease {
+	l := lease("a", renewed)
+	l.Annotations = map[string]string{}
+	if b.beatAge >= 0 {
+		l.Annotations[remediate.AnnotationHeartbeat] = renewed.Add(-b.beatAge).UTC().Format(time.RFC3339)
+	}
+	if b.beatMaxAge != "" {
+		l.Annotations[remediate.AnnotationHeartbeatMaxAge] = b.beatMaxAge
+	}
+	return l
 }
 
 // change edits the record after a while, as guardian would.
@@ -231,7 +257,45 @@ func TestGate(t *testing.T) {
 				b.change(30*time.Second, func(r *remediate.Record) { *r = locked() })
 			}, code: exitFailed, says: "deploy a new build", took: 30 * time.Second},
 		"a time of nothing is refused": {
-			record: shifting(10, 1), args: []string{"--for", "0s"}, code: exitFailed, says: "--for 0s: want more than 0s"},
+			record: shifting(10, 1), args: []string{"--for", "0s"}, code: exitUnknown, says: "--for 0s: want more than 0s"},
+		"a flag that does not exist is no verdict": {
+			record: shifting(10, 1), args: []string{"--four", "60s"}, code: exitUnknown, says: "unknown flag: --four"},
+		"a rollback without a lock fails, though nothing stands at the end": {
+			record: shifting(10, 50), setUp: func(b *bench) {
+				b.change(20*time.Second, func(r *remediate.Record) {
+					*r = remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: 50},
+						History: []remediate.HistoryEntry{{At: time.Now().Add(-time.Hour), Event: "rolled-back", Reason: "5% of requests failed"}, {Event: "shifted"}}}
+				})
+			}, code: exitFailed, says: "5% of requests failed", took: 20 * time.Second},
+		"a rollback of before the gate is none of its business": {
+			record: remediate.Record{Status: shifting(10, 50).Status, History: []remediate.HistoryEntry{{Event: "rolled-back"}, {Event: "unlocked"}}},
+			code:   exitOK, says: "healthy", took: time.Minute},
+		"traffic that is taken away fails": {
+			record: shifting(10, 50), setUp: func(b *bench) {
+				b.change(20*time.Second, func(r *remediate.Record) {
+					r.Status = remediate.Status{State: remediate.StateIdle, Reason: "canary gets no traffic"}
+				})
+			}, code: exitFailed, says: "had traffic and was taken back to 0%: canary gets no traffic", took: 20 * time.Second},
+		"a guard that is not configured any more cannot be told": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: 10, Requests: 50, Orphaned: time.Unix(0, 0)}},
+			code:   exitUnknown, says: "guard orders-service is not in guardian's configuration (seen at 1970-01-01T00:00:00Z): nobody looks after it"},
+		"a guardian that has heard no heartbeat cannot tell": {
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has heard no heartbeat since it started", took: 75 * time.Second},
+		"a guardian whose last heartbeat is old cannot tell": {
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "3m0s") }, code: exitUnknown, says: "is 3m1s old, heartbeat.maxAge is 3m0s", took: 75 * time.Second},
+		"how old it may be is what guardian says": {
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") }, code: exitOK, says: "healthy", took: time.Minute},
+		"a rollback is told without a heartbeat": {
+			record: locked(), setUp: func(b *bench) { b.hears(-1, "") }, code: exitFailed, says: "deploy a new build of v2"},
+		"the first heartbeat after a start is waited for": {
+			record: shifting(10, 50), setUp: func(b *bench) {
+				b.hears(-1, "3m0s")
+				go func() {
+					if sleep(b.t.Context(), 64*time.Second) == nil {
+						b.hears(0, "3m0s")
+					}
+				}()
+			}, code: exitOK, says: "healthy", took: 65 * time.Second},
 		"a record that goes away cannot be told": {
 			record: shifting(10, 1), setUp: func(b *bench) {
 				go func() {
@@ -355,7 +419,7 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 		"status without leases":        {args: []string{"status"}, setUp: forbidden("leases"), code: exitUnknown, says: "list guardian's Leases: your user may not"},
 		"rollback without a reason":    {args: []string{"rollback", testGuard}, code: exitFailed, says: `required flag(s) "reason" not set`},
 		"rollback, reason empty":       {args: []string{"rollback", testGuard, "--reason", ""}, code: exitFailed, says: "--reason is empty"},
-		"gate without a name":          {args: []string{"gate"}, code: exitFailed, says: "accepts 1 arg(s)"},
+		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "accepts 1 arg(s)"},
 		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitFailed, says: `--output "yaml": want json`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -375,25 +439,87 @@ func TestRequests(t *testing.T) {
 	add := func(r *remediate.Record, q remediate.Request, event, reason string) {
 		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: event, By: q.By, Reason: reason})
 	}
+	toStable := func(r *remediate.Record) { r.Status.Weight = 0 }
+	thirty := 30
 	for name, tc := range map[string]struct {
 		record remediate.Record
 		args   []string
 		take   func(*remediate.Record, remediate.Request)
+		then   func(*remediate.Record) // 5 s later, when traffic has moved
 		code   int
 		says   string
 	}{
-		"a rollback is done": {
+		"a rollback is done when traffic has moved": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "looks odd"},
 			take: func(r *remediate.Record, q remediate.Request) {
 				if q.Action != remediate.RequestRollback || q.By != "ann@example.com" || q.Reason != "looks odd" {
 					t.Errorf("guardian was asked %+v", q)
 				}
 				*r = locked()
+				r.Status.Weight = 30
 				add(r, q, "rolled-back", "looks odd")
-			}, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
+			}, then: toStable, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
+		"a rollback whose traffic does not move cannot be told": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				*r = locked()
+				r.Status.Weight = 30
+				add(r, q, "rolled-back", "r")
+			}, code: exitUnknown, says: "locked, but traffic has not moved yet after 30s, as far as its record tells: canary at 30%"},
+		"a rollback without a lock is done when traffic has moved": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.Expected = new(int)
+				add(r, q, "rolled-back", "r")
+			},
+			then: func(r *remediate.Record) { r.Status = remediate.Status{State: remediate.StateIdle} },
+			code: exitOK, says: "rolled-back: r\nguard orders-service: idle, canary at 0%"},
+		"an alert that was first is as good": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				*r = locked()
+				r.Status.Weight = 30
+				add(r, q, "refused", "rollback refused: locked: 5% of requests failed")
+			}, then: toStable, code: exitOK, says: "rolled-back, canary at 0%"},
+		"a rollback under a person's annotation is refused": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.State = remediate.StatePaused
+				add(r, q, "refused", "rollback refused: annotation")
+			}, code: exitFailed, says: "Error: rollback refused: annotation"},
+		"a rollback that is done already": {
+			record: locked(), args: []string{"rollback", "--reason", "r"},
+			take: func(*remediate.Record, remediate.Request) { t.Error("guardian was asked") },
+			code: exitOK, says: "already rolled back since 0001-01-01T00:00:00Z by alert: 5% of requests failed\nguard orders-service: rolled-back, canary at 0%"},
+		"a step is taken when traffic has moved": {
+			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.Expected = &thirty
+				add(r, q, "step", "step to 30%")
+			}, then: func(r *remediate.Record) { r.Status.Weight, r.Status.Expected = 30, nil },
+			code: exitOK, says: "step: step to 30%\nguard orders-service: shifting, canary at 30%"},
+		"a step that does not show cannot be told": {
+			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.Expected = &thirty
+				add(r, q, "step", "step to 30%")
+			}, code: exitUnknown, says: "moving the canary from 10% to 30%, but traffic has not moved yet after 30s"},
+		"what another replaced was not done": {
+			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				*r = locked()
+				add(r, remediate.Request{By: "bob"}, "rolled-back", "no")
+			}, code: exitUnknown, says: "another request may have taken its place"},
+		"by a guardian whose clock is behind it is refused all the same": {
+			record: remediate.Record{Status: shifting(30, 1).Status, History: []remediate.HistoryEntry{{At: time.Now().Add(100 * 365 * 24 * time.Hour), Event: "shifted"}}},
+			args:   []string{"unlock", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				add(r, q, "refused", "unlock refused: orders-service is not locked")
+			}, code: exitFailed, says: "Error: unlock refused: orders-service is not locked"},
 		"a rollback is blocked": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
+				r.Lock = locked().Lock
 				r.Status.State, r.Status.Reason = remediate.StateBlocked, "stable has 0 ready endpoints"
 				add(r, q, "blocked", "stable has 0 ready endpoints")
 			}, code: exitFailed, says: "will be done when it is safe: stable has 0 ready endpoints"},
@@ -419,7 +545,12 @@ func TestRequests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t, record(tc.record), lease("a", time.Now()))
-				b.answer(tc.take)
+				b.answer(func(r *remediate.Record, q remediate.Request) {
+					tc.take(r, q)
+					if tc.then != nil {
+						b.change(5*time.Second, tc.then)
+					}
+				})
 				code, text := b.run(append(tc.args[:1:1], append([]string{testGuard}, tc.args[1:]...)...)...)
 				want(t, code, text, tc.code, tc.says)
 				if q := b.read().Request; q != nil {
@@ -435,7 +566,7 @@ func TestARequestThatNobodyTakesIsWithdrawn(t *testing.T) {
 		b := newBench(t, record(shifting(30, 1)), lease("a", time.Now()))
 		began := time.Now()
 		code, text := b.run("rollback", testGuard, "--reason", "r", "--timeout", "20s")
-		want(t, code, text, exitUnknown, "it has been withdrawn")
+		want(t, code, text, exitUnknown, "it has been withdrawn. Is guard orders-service still in guardian's configuration?")
 		if !strings.Contains(text, "guardian plan -f - --stable v1 --canary v2 | kubectl apply -f -") {
 			t.Errorf("does not say what to do by hand:\n%s", text)
 		}
@@ -446,6 +577,124 @@ func TestARequestThatNobodyTakesIsWithdrawn(t *testing.T) {
 			t.Errorf("took %s, want 20s", took)
 		}
 	})
+}
+
+func TestARollbackWaitsForNoPromotion(t *testing.T) {
+	for _, pending := range []remediate.RequestAction{remediate.RequestPromote, remediate.RequestResume, remediate.RequestUnlock, remediate.RequestPause} {
+		t.Run(string(pending), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := shifting(30, 1)
+				r.Request = &remediate.Request{Action: pending, By: "bob", Reason: "lunch", At: time.Now()}
+				b := newBench(t, record(r), lease("a", time.Now()))
+				b.beat(0)
+				go func() { // guardian is busy; it takes what stands there then
+					if sleep(t.Context(), 10*time.Second) != nil {
+						return
+					}
+					b.answer(func(r *remediate.Record, q remediate.Request) {
+						*r = locked()
+						r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "rolled-back", By: q.By})
+					})
+				}()
+				code, text := b.run("rollback", testGuard, "--reason", "r", "--timeout", "5s")
+				if pending == remediate.RequestPause {
+					want(t, code, text, exitFailed, "another request has been waiting since 2000-01-01T00:00:00Z: pause by bob: lunch")
+					want(t, code, text, exitFailed, "kubectl patch configmap -n shop guardian-orders-service --type merge")
+					return
+				}
+				want(t, code, text, exitUnknown, "replaced the waiting "+string(pending)+" by bob: lunch")
+			})
+		})
+	}
+}
+
+func TestARequestWhoseAnswerIsLostIsWithdrawn(t *testing.T) {
+	for name, written := range map[string]bool{"written": true, "not written": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(30, 1)), lease("a", time.Now()))
+				once := true
+				configMaps := corev1.SchemeGroupVersion.WithResource("configmaps")
+				b.kube.PrependReactor("patch", "configmaps", func(a clienttesting.Action) (bool, runtime.Object, error) {
+					if !once {
+						return false, nil, nil
+					}
+					once = false
+					if written {
+						o, err := b.kube.Tracker().Get(configMaps, "shop", remediate.RecordName(testGuard))
+						if err != nil {
+							return true, nil, err
+						}
+						var patch struct{ Data map[string]string }
+						if err := json.Unmarshal(a.(clienttesting.PatchAction).GetPatch(), &patch); err != nil {
+							return true, nil, err
+						}
+						cm := o.(*corev1.ConfigMap).DeepCopy()
+						cm.Data[requestKey] = patch.Data[requestKey]
+						if err := b.kube.Tracker().Update(configMaps, cm, "shop"); err != nil {
+							return true, nil, err
+						}
+					}
+					return true, nil, errors.New("connection reset by peer")
+				})
+				code, text := b.run("promote", testGuard, "--reason", "r")
+				says := map[bool]string{true: "it has been withdrawn", false: "it does not stand in the record now"}[written]
+				want(t, code, text, exitUnknown, says)
+				if q := b.read().Request; q != nil {
+					t.Errorf("left behind: %+v", q)
+				}
+			})
+		})
+	}
+}
+
+func TestAGuardThatNobodyLooksAfter(t *testing.T) {
+	orphan := func(r remediate.Record) remediate.Record {
+		r.Status.Orphaned = time.Unix(0, 0)
+		r.Status.Moves = &remediate.Moves{VirtualServices: []string{"orders-gateway", "orders-mesh"}, Stable: "host:orders-v1", Canary: "host:orders-v2"}
+		return r
+	}
+	changed := orphan(locked())
+	changed.Changed = []remediate.Change{{VirtualService: "orders-mesh", Path: "/spec/http/0/mirror"}}
+	for name, tc := range map[string]struct {
+		record remediate.Record
+		args   string
+		code   int
+		says   []string
+	}{
+		"its lock is lifted by the command": {changed, "unlock orders-service --reason gone", exitOK, []string{
+			"guard orders-service is not in guardian's configuration", "lifted by this command", "No traffic has moved", "Left as the rollback re-pointed it: VirtualService orders-mesh, /spec/http/0/mirror"}},
+		"there is no lock to lift": {orphan(shifting(30, 1)), "unlock orders-service --reason gone", exitFailed, []string{"unlock refused: not locked"}},
+		"it cannot be rolled back, but by hand": {orphan(shifting(30, 1)), "rollback orders-service --reason r", exitUnknown, []string{
+			"nobody looks after it",
+			"kubectl get virtualservice -n shop orders-gateway -o yaml | guardian plan -f - --stable host:orders-v1 --canary host:orders-v2 | kubectl apply -f -",
+			"kubectl get virtualservice -n shop orders-mesh -o yaml"}},
+		"its status is the last that was written": {orphan(shifting(30, 1)), "status orders-service", exitUnknown, []string{"shown is what was last written", "kubectl delete configmap -n shop guardian-orders-service"}},
+		"among others it is warned of":            {orphan(shifting(30, 1)), "status", exitOK, []string{"Warning: guard orders-service is not in guardian's configuration"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cm := record(tc.record)
+				cm.Labels[remediate.LabelLocked] = "true"
+				b := newBench(t, cm, lease("a", time.Now()))
+				code, text := b.run(strings.Fields(tc.args)...)
+				for _, says := range tc.says {
+					want(t, code, text, tc.code, says)
+				}
+				if !strings.HasPrefix(tc.args, "unlock") || tc.code != exitOK {
+					return
+				}
+				got, err := b.kube.CoreV1().ConfigMaps("shop").Get(t.Context(), remediate.RecordName(testGuard), metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := b.read()
+				if got.Labels[remediate.LabelLocked] != "" || r.Lock != nil || r.Message != "" || len(r.Refused) > 0 || r.History[len(r.History)-1].By != "ann@example.com" {
+					t.Errorf("left: labels %v, record %+v", got.Labels, r)
+				}
+			})
+		})
+	}
 }
 
 func TestARequestIsNotWrittenWithoutALiveGuardian(t *testing.T) {
@@ -467,7 +716,10 @@ func TestARequestWaitsForAnotherAndForConflicts(t *testing.T) {
 		first.Request = &remediate.Request{Action: remediate.RequestPause, By: "bob", Reason: "lunch"}
 		b := newBench(t, record(first), lease("a", time.Now()))
 		var taken []string
-		b.answer(func(r *remediate.Record, q remediate.Request) { taken = append(taken, q.By) })
+		b.answer(func(r *remediate.Record, q remediate.Request) {
+			taken = append(taken, q.By)
+			r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: string(q.Action) + "d", By: q.By})
+		})
 		conflicts := 2
 		b.kube.PrependReactor("patch", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
 			conflicts--
@@ -547,6 +799,52 @@ func TestStatusWithoutALiveGuardianShowsAndCannotTell(t *testing.T) {
 		code, text := b.run("status")
 		want(t, code, text, exitUnknown, "shown is what was last written")
 		want(t, code, text, exitUnknown, "build by error_rate")
+	})
+}
+
+func TestStatusWithAClockThatIsOffWaitsForARenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		skew := -5 * time.Minute
+		b := newBench(t, record(shifting(10, 1)), lease("a", time.Now().Add(skew)))
+		b.beat(skew)
+		code, text := b.run("status")
+		want(t, code, text, exitOK, "shifting")
+	})
+}
+
+func TestStatusWarnsOfAMissingHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, record(shifting(10, 1)), lease("a", time.Now()))
+		b.hears(4*time.Minute, "3m0s")
+		code, text := b.run("status")
+		want(t, code, text, exitOK, "Warning: namespace shop: alerts may not reach guardian: the newest heartbeat is 4m0s old, heartbeat.maxAge is 3m0s")
+		code, text = b.run("status", testGuard)
+		want(t, code, text, exitOK, "Heartbeat:  alerts may not reach guardian")
+	})
+}
+
+func TestStatusWatchSaysWhatStandsInTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bad := record(remediate.Record{})
+		bad.Name, bad.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
+		bad.Data["lock"] = "{"
+		good := record(shifting(10, 1))
+		good.ResourceVersion = "1"
+		b := newBench(t, good, bad, lease("a", time.Now())) // which nobody renews
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		a := &app{name: "guardian", out: &b.out, errOut: &b.err}
+		c := &cluster{kube: b.kube, namespace: "shop"}
+		if err := a.watchStatus(ctx, c, "", statusOptions{watch: true}); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.out.String(), "orders-service") {
+			t.Errorf("one record that cannot be read hides the others: %s", b.out.String())
+		}
+		warned := b.err.String()
+		if strings.Count(warned, "key lock") != 2 || strings.Count(warned, "no live guardian in namespace shop") != 1 {
+			t.Errorf("warned of:\n%s", warned)
+		}
 	})
 }
 

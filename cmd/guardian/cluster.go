@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ const (
 	// Up to it a renewal that is seen to happen counts, whatever its time.
 	leaseSkew  = 10 * time.Minute
 	leaseGrace = remediate.LifePeriod + 2*time.Second // one renewal must show within it
+	// beatMaxAge is heartbeat.maxAge where no Lease tells it.
+	beatMaxAge = 3 * time.Minute
 )
 
 // clusterFlags is how to reach a cluster, as kubectl has it.
@@ -149,7 +152,7 @@ func (c *cluster) records(ctx context.Context, namespace string) ([]namedRecord,
 		cm := &list.Items[i]
 		r, err := remediate.ParseRecord(cm)
 		if err != nil {
-			bad = err
+			bad = errors.Join(bad, err)
 			continue
 		}
 		out = append(out, namedRecord{cm.Namespace, guardName(cm), r})
@@ -197,12 +200,25 @@ func (c *cluster) whoAmI(ctx context.Context) string {
 type pulse struct {
 	seen  map[string]time.Time // lease → its renewTime when last looked at
 	moved time.Time            // when a renewal was last seen to happen, by this machine's clock
+	beat  remediate.Heartbeat  // as last looked at
+}
+
+// blind is why alerts may not reach the guardians that live, or "".
+func (p *pulse) blind() string {
+	switch most := cmp.Or(p.beat.MaxAge, beatMaxAge); {
+	case !p.beat.Heard:
+		return "alerts may not reach guardian: it has heard no heartbeat since it started"
+	case p.beat.Age > most:
+		return fmt.Sprintf("alerts may not reach guardian: the newest heartbeat is %s old, heartbeat.maxAge is %s", p.beat.Age.Round(time.Second), most)
+	}
+	return ""
 }
 
 // alive looks at the Leases at now. Where none is, why says what was found, and
 // near says that the answer might change with another look.
 func (p *pulse) alive(leases []coordinationv1.Lease, now time.Time) (ok bool, why string, near bool) {
 	var newest *coordinationv1.Lease
+	p.beat = remediate.ReadHeartbeat(leases)
 	if p.seen == nil {
 		p.seen = map[string]time.Time{}
 	}
@@ -244,21 +260,34 @@ func (c *cluster) look(ctx context.Context, p *pulse) (ok bool, why string, near
 }
 
 // wantAlive returns nil when a guardian lives, and 'could not tell' when none
-// does. A clock that is off by minutes costs it one renewal of waiting.
+// does.
 func (c *cluster) wantAlive(ctx context.Context, p *pulse) error {
+	why, err := c.findAlive(ctx, p)
+	switch {
+	case err != nil:
+		return &exitError{exitUnknown, fmt.Errorf("could not tell: %w", err)}
+	case why != "":
+		return couldNotTell("no live guardian in namespace %s: %s", c.namespace, why)
+	}
+	return nil
+}
+
+// findAlive looks for a guardian that lives, and says why none seems to. A
+// clock that is off by minutes costs it one renewal of waiting.
+func (c *cluster) findAlive(ctx context.Context, p *pulse) (why string, err error) {
 	give := time.Now().Add(leaseGrace)
 	for {
 		ok, why, near, err := c.look(ctx, p)
 		switch {
 		case err != nil:
-			return &exitError{exitUnknown, fmt.Errorf("could not tell: %w", err)}
+			return "", err
 		case ok:
-			return nil
+			return "", nil
 		case !near || time.Now().After(give):
-			return couldNotTell("no live guardian in namespace %s: %s", c.namespace, why)
+			return why, nil
 		}
 		if err := sleep(ctx, 2*time.Second); err != nil {
-			return couldNotTell("interrupted")
+			return "", errors.New("interrupted")
 		}
 	}
 }

@@ -199,4 +199,6 @@ func TestRightsAreCheckedByTheRealAPIServer(t *testing.T) {
 	}
 	code, text := b.run(controlplane.Dev, "status", "--context", "elsewhere")
 	want(t, code, text, exitFailed, `"elsewhere"`)
+	code, text = b.run(controlplane.Dev, "gate", testGuard, "--context", "elsewhere")
+	want(t, code, text, exitUnknown, `"elsewhere"`) // a pipeline must not take it for a bad canary
 }

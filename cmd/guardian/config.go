@@ -56,8 +56,9 @@ type WebhookConfig struct {
 	// TokenFile holds the bearer token, re-read when it changes.
 	// Default /etc/guardian/token.
 	TokenFile string `yaml:"tokenFile"`
-	// AllowAnonymous permits an empty TokenFile without a web.configFile: then
-	// anybody who reaches the port can stop releases. Default false.
+	// AllowAnonymous permits an empty TokenFile without a proof that
+	// web.configFile demands: then anybody who reaches the port can stop
+	// releases, which is warned of at start. Default false.
 	AllowAnonymous bool `yaml:"allowAnonymous"`
 }
 

@@ -7,8 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fsnotify/fsnotify"
 )
 
 var golden = flag.Bool("golden", false, "rewrite the golden files")
@@ -109,6 +112,19 @@ func TestAProblemFromTheEnvironmentNamesItsVariable(t *testing.T) {
 	_, err := ParseConfig(nil)
 	if want := `rules.enabled (GUARDIAN_RULES_ENABLED): "perhaps": want true or false`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestAnonymousCallersNeedTwoKeys(t *testing.T) {
+	for text, wrong := range map[string]bool{
+		"webhook: {allowAnonymous: true}":                             true, // the default token would keep all out
+		`webhook: {allowAnonymous: true, tokenFile: ""}`:              false,
+		`webhook: {tokenFile: ""}`:                                    true,
+		"webhook: {tokenFile: \"\"}\nweb: {configFile: /etc/web.yml}": false,
+	} {
+		if _, err := ParseConfig([]byte("namespace: a\n" + text + "\n")); (err != nil) != wrong {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
 
@@ -265,9 +281,15 @@ func TestAConfigMapSwapIsReloadedAndABadOneKeepsTheOld(t *testing.T) {
 	if err := <-failures; !errors.As(err, &problems) || problems[0].Path != "guards[0].canary" {
 		t.Errorf("got %v", err)
 	}
-	write("..4", "")
-	if err := <-failures; !errors.Is(err, errEmptied) {
-		t.Errorf("an emptied file: got %v", err)
+	for version, text := range map[string]string{"..4a": "", "..4b": "# guards:\n# - name: orders-service\n", "..4c": "namespace: shop\nguards:\n# - name: orders-service\n", "..4d": "namespace: shop\n"} {
+		write(version, text)
+		if err := <-failures; !errors.Is(err, errNoGuards) {
+			t.Errorf("%q: got %v", text, err)
+		}
+	}
+	write("..4e", "namespace: shop\nguards: []\n")
+	if c := <-configs; len(c.Guards) != 0 {
+		t.Errorf("got %s", c)
 	}
 	write("..5", "namespace: shop\nguards: [{name: payments}]\n")
 	if c := <-configs; len(c.Guards) != 1 || c.Guards[0].Name != "payments" {
@@ -275,6 +297,44 @@ func TestAConfigMapSwapIsReloadedAndABadOneKeepsTheOld(t *testing.T) {
 	}
 	if len(configs) > 0 || len(failures) > 0 {
 		t.Errorf("said more than once: %d configurations, %d failures", len(configs), len(failures))
+	}
+}
+
+func TestWithoutAWatchTheFileIsPolled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "guardian.yaml")
+	if err := os.WriteFile(path, []byte("namespace: shop\nguards: [{name: orders-service}]\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	configs, failures := make(chan Config, 10), make(chan error, 10)
+	w := ConfigWatcher{Path: path, Seen: []byte("of before"), Apply: func(c Config) { configs <- c }, Report: func(err error) { failures <- err }, Poll: time.Millisecond,
+		notify: func() (*fsnotify.Watcher, error) { return nil, syscall.EMFILE }}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	if err := <-failures; !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("got %v", err)
+	}
+	<-configs
+	if err := os.WriteFile(path, []byte("namespace: shop\nguards: []\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for c := range configs { // a half-written file may have been seen before
+		if len(c.Guards) == 0 {
+			break
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRemovedGuardsAreNamed(t *testing.T) {
+	was, is := DefaultConfig(), DefaultConfig()
+	was.Guards = []GuardConfig{DefaultGuard("a"), DefaultGuard("b"), DefaultGuard("c")}
+	is.Guards = []GuardConfig{DefaultGuard("b"), DefaultGuard("d")}
+	if got := strings.Join(removed(was, is), " "); got != "a c" {
+		t.Errorf("got %q", got)
 	}
 }
 

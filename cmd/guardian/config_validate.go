@@ -69,7 +69,7 @@ func (c *check) objectName(path, value string) {
 func (c Config) Validate() Problems {
 	var k check
 	if c.Namespace == "" {
-		k.want(false, "namespace", nil, "not set, and this is no pod whose own could be taken: set it or GUARDIAN_NAMESPACE")
+		k.want(false, "namespace", nil, "not set, and this is no pod whose own could be taken: set it, GUARDIAN_NAMESPACE, or -n where the command has it")
 	} else {
 		k.label("namespace", c.Namespace)
 		k.label("rules.namespace", c.Rules.Namespace)
@@ -82,6 +82,8 @@ func (c Config) Validate() Problems {
 	k.want(c.Listen.Alerts != c.Listen.Metrics || strings.HasSuffix(c.Listen.Alerts, ":0"), "listen.metrics", c.Listen.Metrics, "want another address than listen.alerts")
 	k.want(c.Webhook.TokenFile != "" || c.Web.ConfigFile != "" || c.Webhook.AllowAnonymous, "webhook.tokenFile", c.Webhook.TokenFile,
 		"want a file with the bearer token, web.configFile, or webhook.allowAnonymous: true")
+	k.want(c.Webhook.TokenFile == "" || !c.Webhook.AllowAnonymous, "webhook.allowAnonymous", c.Webhook.AllowAnonymous,
+		`want tokenFile: "" beside it: as long as there is a token, callers must have it`)
 	c.validateEndpoints(&k)
 	k.positive("heartbeat.maxAge", c.Heartbeat.MaxAge)
 	c.Rules.validate(&k)

@@ -28,26 +28,27 @@ type ConfigWatcher struct {
 	// Poll is how often the file is looked at without an event, which heals
 	// missed ones and symlinks into other folders. Default 1m.
 	Poll time.Duration
+
+	notify func() (*fsnotify.Watcher, error) // nil: fsnotify.NewWatcher
 }
 
 // settle is how long the folder must be quiet before the file is read: writers
 // that truncate first would else be seen half-way.
 const settle = 100 * time.Millisecond
 
-// Run blocks until ctx is done, and returns nil then.
+// Run blocks until ctx is done, and returns nil then. Where the kernel has no
+// watch to give (its limits are shared by all of a node) the file is polled.
 func (w *ConfigWatcher) Run(ctx context.Context) error {
 	if w.Poll == 0 {
 		w.Poll = time.Minute
 	}
-	notify, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch configuration %s: %w", w.Path, err)
-	}
-	defer notify.Close()
-	// The folder, not the file: Kubernetes replaces a ConfigMap's content by
-	// renaming the symlink ..data beside it, editors by renaming the file.
-	if err := notify.Add(filepath.Dir(w.Path)); err != nil {
-		return fmt.Errorf("watch configuration %s: %w", w.Path, err)
+	var events <-chan fsnotify.Event
+	var failures <-chan error
+	if notify, err := w.watch(); err != nil {
+		w.Report(fmt.Errorf("watch configuration %s (it is looked at every %s instead): %w", w.Path, w.Poll, err))
+	} else {
+		defer notify.Close()
+		events, failures = notify.Events, notify.Errors
 	}
 	poll := time.NewTicker(w.Poll)
 	defer poll.Stop()
@@ -56,9 +57,9 @@ func (w *ConfigWatcher) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-notify.Events:
+		case <-events:
 			look = time.After(settle)
-		case err := <-notify.Errors:
+		case err := <-failures:
 			w.Report(fmt.Errorf("watch configuration %s: %w", w.Path, err))
 		case <-look:
 			w.once()
@@ -66,6 +67,24 @@ func (w *ConfigWatcher) Run(ctx context.Context) error {
 			w.once()
 		}
 	}
+}
+
+// watch asks for events of the file's folder. Not of the file: Kubernetes
+// replaces a ConfigMap's content by renaming the symlink ..data beside it,
+// editors by renaming the file.
+func (w *ConfigWatcher) watch() (*fsnotify.Watcher, error) {
+	start := w.notify
+	if start == nil {
+		start = fsnotify.NewWatcher
+	}
+	notify, err := start()
+	if err != nil {
+		return nil, err
+	}
+	if err := notify.Add(filepath.Dir(w.Path)); err != nil {
+		return nil, errors.Join(err, notify.Close())
+	}
+	return notify, nil
 }
 
 // once reads the file and hands on what is new.
@@ -82,11 +101,10 @@ func (w *ConfigWatcher) once() {
 		return
 	}
 	w.Seen = b
-	if len(bytes.TrimSpace(b)) == 0 {
-		w.Report(fmt.Errorf("configuration %s: %w", w.Path, errEmptied))
-		return
-	}
 	c, err := ParseConfig(b)
+	if none := namesGuards(b); errors.Is(none, errNoGuards) {
+		err = errors.Join(none, err)
+	}
 	if err != nil {
 		w.Report(fmt.Errorf("configuration %s:\n%w", w.Path, err))
 		return
@@ -94,6 +112,19 @@ func (w *ConfigWatcher) once() {
 	w.Apply(c)
 }
 
-// errEmptied keeps the guards when a file is cut to nothing: at start an empty
-// file means defaults, under a running guardian it is an accident.
-var errEmptied = errors.New("emptied while guardian runs: want guards, or guards: [] to have none")
+// errNoGuards is returned by namesGuards.
+var errNoGuards = errors.New("guards: no list: want the guards, or guards: [] to have none")
+
+// namesGuards keeps the guards when a file has no list of them: one that was cut
+// to nothing, or whose entries were commented out, is an accident, and no brake
+// must go by one. Not to have any has to be said.
+func namesGuards(b []byte) error {
+	tree, err := parseTree(b)
+	if err != nil {
+		return err
+	}
+	if _, ok := tree["guards"].([]any); !ok {
+		return errNoGuards
+	}
+	return nil
+}

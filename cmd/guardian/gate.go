@@ -27,8 +27,9 @@ func newGateCommand(a *app) *cobra.Command {
 		Long: `Watch a guard while its canary has traffic, and answer as soon as it is known.
 
 Exit codes: 0 healthy for that long with enough requests; 1 rolled back, locked,
-blocked or held, with the reason; 2 could not tell: no live guardian, no traffic
-for the canary, too few requests, paused.
+blocked or held, with the reason; 2 could not tell: no live guardian, no heartbeat
+(alerts may not reach it), no traffic for the canary, too few requests, paused, not
+in guardian's configuration, no cluster, wrong flags.
 
 With --wait-unlocked the gate first waits until the lock of an earlier rollback is
 lifted, which needs the pods of a new build to be the ready ones. Alone, without
@@ -36,21 +37,23 @@ lifted, which needs the pods of a new build to be the ready ones. Alone, without
 traffic to it.`,
 		Example: `  kubectl apply -f vs-90-10.yaml && guardian gate orders-service --for 60s && kubectl apply -f vs-50-50.yaml
   kubectl apply -f deployment.yaml && guardian gate orders-service --wait-unlocked`,
-		Args: cobra.ExactArgs(1),
+		// 1 is for an unhealthy canary alone: a pipeline acts on it.
+		Args: func(cmd *cobra.Command, args []string) error { return orUnknown(cobra.ExactArgs(1)(cmd, args)) },
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.waitUnlocked && !cmd.Flags().Changed("for") {
 				o.length = 0
 			}
 			if err := o.check(); err != nil {
-				return err
+				return orUnknown(err)
 			}
 			c, err := a.connect(flags)
 			if err != nil {
-				return err
+				return orUnknown(err)
 			}
 			return a.gate(cmd.Context(), c, args[0], o)
 		},
 	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return orUnknown(err) })
 	flags.add(cmd.Flags())
 	f := cmd.Flags()
 	f.DurationVar(&o.length, "for", time.Minute, "how long the canary must be healthy; traffic may take as long again to arrive")
@@ -58,6 +61,14 @@ traffic to it.`,
 	f.BoolVar(&o.waitUnlocked, "wait-unlocked", false, "wait for the lock of an earlier rollback to be lifted first")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long --wait-unlocked waits")
 	return cmd
+}
+
+// orUnknown gives an error the exit code of 'could not tell'.
+func orUnknown(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &exitError{exitUnknown, err}
 }
 
 func (o gateOptions) check() error {
@@ -85,13 +96,13 @@ func (a *app) gate(ctx context.Context, c *cluster, guard string, o gateOptions)
 	if err := c.wantAlive(ctx, &p); err != nil {
 		return err
 	}
-	w := gateWatch{options: o, began: time.Now(), readAt: time.Now(), livedAt: time.Now()}
+	w := gateWatch{options: o, guard: guard, began: time.Now(), readAt: time.Now(), livedAt: time.Now(), heardAt: time.Now(), blind: p.blind()}
 	var answer *gateAnswer
 	err = c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
 		if now := time.Now(); now.Sub(w.lookedAt) >= followTick {
 			w.lookedAt = now
 			if ok, why, _, err := c.look(ctx, &p); err == nil {
-				w.pulse(ok, why, now)
+				w.pulse(ok, why, p.blind(), now)
 			}
 		}
 		var next time.Duration
@@ -119,23 +130,34 @@ type gateAnswer struct {
 // gateWatch is a gate's memory: all times are by this machine's clock.
 type gateWatch struct {
 	options  gateOptions
-	began    time.Time // of the gate, or of its watching once unlocked
+	guard    string
+	base     *remediate.Record // as it was when began
+	began    time.Time         // of the gate, or of its watching once unlocked
 	unlocked bool
 	traffic  time.Time // since when the canary has had traffic; zero: it has none
 	readAt   time.Time // when the record was last read
 	lookedAt time.Time // when the Leases were last looked at
 	livedAt  time.Time // when a guardian was last known to live
 	dead     string    // why none seems to live now
+	heardAt  time.Time // when it was last known that alerts reach guardian
+	blind    string    // why they may not now
 }
 
 // gateBlind is how long a gate goes on without an answer from the API server
 // or a sign of life: one missed look is no reason to fail a release.
 const gateBlind = 30 * time.Second
 
-func (w *gateWatch) pulse(ok bool, why string, now time.Time) {
-	w.dead = why
+// gateDeaf is how long it goes on without a fresh heartbeat: one comes every 60
+// to 70 s, and a guardian that has just started may not have heard its first.
+const gateDeaf = 75 * time.Second
+
+func (w *gateWatch) pulse(ok bool, why, blind string, now time.Time) {
+	w.dead, w.blind = why, blind
 	if ok {
 		w.livedAt = now
+	}
+	if blind == "" {
+		w.heardAt = now
 	}
 }
 
@@ -154,6 +176,8 @@ func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAns
 		return unknown("its record has gone")
 	case w.dead != "" && now.Sub(w.livedAt) > gateBlind:
 		return unknown("%s", w.dead)
+	case !r.Status.Orphaned.IsZero():
+		return unknown("%s", remediate.OrphanText(w.guard, r.Status.Orphaned))
 	}
 	w.readAt = now
 	if r.Lock != nil && w.options.waitUnlocked && !w.unlocked {
@@ -165,8 +189,11 @@ func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAns
 	if text := unhealthy(*r); text != "" {
 		return &gateAnswer{exitFailed, text}, 0
 	}
+	if w.base == nil {
+		w.base = r
+	}
 	if w.options.waitUnlocked && !w.unlocked {
-		w.unlocked, w.began = true, now
+		w.unlocked, w.began, w.base = true, now, r
 		if w.options.length == 0 {
 			return &gateAnswer{exitOK, "not locked: traffic may be shifted"}, 0
 		}
@@ -177,11 +204,21 @@ func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAns
 // count looks at a guard that is not in trouble.
 func (w *gateWatch) count(r remediate.Record, now time.Time) (*gateAnswer, time.Duration) {
 	length, s := w.options.length, r.Status
+	for _, e := range newEntries(w.base.History, r.History) {
+		if e.Event == "rolled-back" { // without a lock nothing else may tell of it any more
+			return &gateAnswer{exitFailed, fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason)}, 0
+		}
+	}
+	if s.Weight == 0 && !w.traffic.IsZero() {
+		return &gateAnswer{exitFailed, "the canary had traffic and was taken back to 0%" + orNothing(": ", s.Reason)}, 0
+	}
 	if s.State == remediate.StatePaused {
 		return &gateAnswer{exitUnknown, s.Reason + ": guardian only watches"}, 0
 	}
+	if w.blind != "" && now.Sub(w.heardAt) >= gateDeaf {
+		return &gateAnswer{exitUnknown, w.blind}, 0
+	}
 	if s.Weight == 0 {
-		w.traffic = time.Time{}
 		if left := w.began.Add(length).Sub(now); left > 0 {
 			return nil, left
 		}
@@ -195,6 +232,9 @@ func (w *gateWatch) count(r remediate.Record, now time.Time) (*gateAnswer, time.
 	}
 	if s.Requests < w.options.minRequests {
 		return &gateAnswer{exitUnknown, fmt.Sprintf("too few requests: the canary had %d of %d at %d%%", s.Requests, w.options.minRequests, s.Weight)}, 0
+	}
+	if w.blind != "" {
+		return nil, w.heardAt.Add(gateDeaf).Sub(now)
 	}
 	return &gateAnswer{exitOK, fmt.Sprintf("healthy for %s at %d%%", length, s.Weight)}, 0
 }

@@ -38,6 +38,28 @@ func TestAGuardOfOneLineMeansTheSameToEveryPackage(t *testing.T) {
 	}
 }
 
+func TestTheAlertWindowNeedsNoDeployments(t *testing.T) {
+	const one = "namespace: microservices\nguards:\n- {name: orders-service, signals: {restarts: {window: 20m}}}\n"
+	plain, err := ParseConfig([]byte(one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts, err := ParseConfig([]byte(one + "- {name: payments, stable: {host: payments-v1}, canary: {host: payments-v2}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := alertWindow(plain)
+	if err != nil || want < 20*time.Minute {
+		t.Fatalf("%v, %v", want, err)
+	}
+	if got, err := alertWindow(hosts); err != nil || got != want {
+		t.Errorf("with hosts of their own whose Deployments nobody has found yet: %v, %v; want %v", got, err, want)
+	}
+	if len(hosts.Guards[1].Workloads.Stable) != 0 {
+		t.Error("the configuration that was handed in is changed")
+	}
+}
+
 func TestWorkloadsComeFromTheConfigurationElseFromTheCluster(t *testing.T) {
 	c := DefaultConfig()
 	c.Namespace = "shop"

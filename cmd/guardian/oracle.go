@@ -39,6 +39,25 @@ type oracle struct {
 // list asks for all that fires, puts it into the book, and has guards with
 // something new looked at: a lost webhook or a restart loses nothing.
 func (o *oracle) list(ctx context.Context) error {
+	return o.listAll(ctx, func(_, started []alerting.Alert) error {
+		var failed []error
+		for guard, began := range o.bridge.byGuard(started) {
+			failed = append(failed, ignoreUnknown(o.bridge.guards.Accept(guard, began, o.now())))
+		}
+		return errors.Join(failed...)
+	})
+}
+
+// refresh is list for somebody whose call is answered by it: it returns when
+// what follows from all that fires is recorded, also from what was in the book
+// already because an earlier call failed.
+func (o *oracle) refresh(ctx context.Context) error {
+	return o.listAll(ctx, func(firing, _ []alerting.Alert) error { return o.bridge.submit(ctx, o.bridge.byGuard(firing), o.now()) })
+}
+
+// listAll lists from Alertmanager, and from Prometheus where that gives no
+// complete answer. hand gets what fires, and what of it is new.
+func (o *oracle) listAll(ctx context.Context, hand func(firing, started []alerting.Alert) error) error {
 	filter, err := o.bridge.filter()
 	if err != nil {
 		return err
@@ -52,31 +71,49 @@ func (o *oracle) list(ctx context.Context) error {
 			continue
 		}
 		asked := o.now()
-		alerts, err := source.lister.Firing(ctx, filter)
+		alerts, complete, err := o.askComplete(ctx, source.lister, filter)
 		if err != nil {
 			failed = append(failed, err)
 			continue
 		}
-		changes, err := o.bridge.book.Replace(source.lane, alerts, asked)
-		if err != nil {
-			failed = append(failed, err)
+		// What one that has just started does not list may fire all the same:
+		// it adds to the book, and takes nothing away.
+		put := o.bridge.book.Apply
+		if complete {
+			put = o.bridge.book.Replace
 		}
-		for guard, began := range o.bridge.byGuard(changes.Started) {
-			failed = append(failed, ignoreUnknown(o.bridge.guards.Accept(guard, began, o.now())))
-		}
+		changes, err := put(source.lane, alerts, asked)
+		failed = append(failed, err, hand(alerts, changes.Started))
 		for guard := range o.bridge.byGuard(changes.Ended) {
 			o.bridge.guards.Enqueue(guard)
 		}
-		if source.lane == alerting.LaneAlertmanager {
+		if source.lane == alerting.LaneAlertmanager && complete {
 			// Prometheus is asked only where Alertmanager does not answer; what
 			// it said then is over.
-			if _, err := o.bridge.book.Replace(alerting.LanePrometheus, nil, asked); err != nil {
-				failed = append(failed, err)
-			}
+			_, err := o.bridge.book.Replace(alerting.LanePrometheus, nil, asked)
+			failed = append(failed, err)
 			break
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// askComplete lists what fires, and says whether that is all: one that does not
+// tell how long it is up may know little.
+func (o *oracle) askComplete(ctx context.Context, l alerting.Lister, filter alerting.Filter) (alerts []alerting.Alert, complete bool, err error) {
+	filter.MinUptime = minUptime
+	alerts, why := l.Firing(ctx, filter)
+	if why == nil {
+		return alerts, true, nil
+	}
+	filter.MinUptime = 0
+	if alerts, err = l.Firing(ctx, filter); err != nil {
+		return nil, false, why
+	}
+	if !errors.Is(why, alerting.ErrYoung) {
+		o.log.Warn("what is listed is not taken for all that fires", "err", why)
+	}
+	return alerts, false, nil
 }
 
 // run lists at start and every minute until ctx ends.
@@ -132,7 +169,7 @@ func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remedi
 // firingAnywhere asks for alerts of one guard, silenced ones included: that
 // somebody does not want to hear of them is no reason to go forward.
 func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate.Alert, error) {
-	filter, err := o.bridge.filter()
+	filter, err := filterFor(g)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +236,7 @@ func (o *oracle) gate(ctx context.Context, g GateConfig) (remediate.Gate, error)
 	if err != nil {
 		return remediate.Gate{}, err
 	}
-	out := remediate.Gate{Name: g.Name, Open: len(samples) > 0, Why: "no data"}
+	out := remediate.Gate{Name: g.Name, Open: len(samples) > 0, Why: g.Query + " has no data: it is false, or there are no such series"}
 	for _, s := range samples {
 		if s.Value == 0 || math.IsNaN(s.Value) {
 			out.Open, out.Why = false, fmt.Sprintf("%s is %s", g.Query, strconv.FormatFloat(s.Value, 'g', 6, 64))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -44,6 +45,15 @@ func (f configFlags) load(needGuards bool) (Config, error) {
 	})
 	if err != nil {
 		return Config{}, err
+	}
+	if needGuards && f.file != "" {
+		b, err := os.ReadFile(f.file)
+		if err == nil {
+			err = namesGuards(b)
+		}
+		if err != nil {
+			return Config{}, fmt.Errorf("configuration %s:\n%w", f.file, err)
+		}
 	}
 	for _, name := range f.guards {
 		g := DefaultGuard(name)

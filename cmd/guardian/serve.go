@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -61,6 +62,9 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 	config, err := LoadConfig(file)
 	if err != nil {
 		return err
+	}
+	if err := namesGuards(content); err != nil {
+		return fmt.Errorf("configuration %s:\n%w", file, err)
 	}
 	rest, err := restConfig(kubeconfig)
 	if err != nil {
@@ -132,8 +136,8 @@ func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 	var err error
 	s.server, err = alerting.NewServer(alerting.ServerOptions{
 		AlertsAddress: c.Listen.Alerts, MetricsAddress: c.Listen.Metrics,
-		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile,
-		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.oracle.list,
+		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile, AllowAnonymous: c.Webhook.AllowAnonymous,
+		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.oracle.refresh, OwnHeartbeat: s.bridge.ownHeartbeat,
 		Gatherer: reg, MetricSet: metrics, Logger: log.With("component", "http"),
 	})
 	if err != nil {
@@ -220,17 +224,9 @@ func (s *service) ready(context.Context) error {
 
 // setGuards hands the guards to those who work with them.
 func (s *service) setGuards(c Config) error {
-	o, err := c.rulesOptions(nil)
+	window, err := alertWindow(c)
 	if err != nil {
 		return err
-	}
-	window := defaultAlertWindow
-	if len(c.Guards) > 0 {
-		generated, err := rules.Generate(o)
-		if err != nil {
-			return fmt.Errorf("generate rules: %w", err)
-		}
-		window = generated.AlertWindow
 	}
 	guards := make([]remediate.Guard, len(c.Guards))
 	for i, g := range c.Guards {
@@ -243,6 +239,28 @@ func (s *service) setGuards(c Config) error {
 		s.lean(len(c.Guards))
 	}
 	return nil
+}
+
+// alertWindow is for how long an alert can go on firing because of an earlier
+// build. It depends on no name: a guard whose Deployments are not known yet must
+// not keep the others without a brake, so invented ones stand in.
+func alertWindow(c Config) (time.Duration, error) {
+	if len(c.Guards) == 0 {
+		return defaultAlertWindow, nil
+	}
+	c.Guards = slices.Clone(c.Guards)
+	for i := range c.Guards {
+		c.Guards[i].Workloads = WorkloadsConfig{Stable: []string{"stable"}, Canary: []string{"canary"}}
+	}
+	o, err := c.rulesOptions(nil)
+	if err != nil {
+		return 0, err
+	}
+	generated, err := rules.Generate(o)
+	if err != nil {
+		return 0, err
+	}
+	return generated.AlertWindow, nil
 }
 
 // run serves until ctx ends or a part fails; the first failure ends the rest.
@@ -298,8 +316,22 @@ func (s *service) reload(c Config) {
 		s.log.Error("configuration not taken over, the one before stays in force", "err", err)
 		return
 	}
+	if gone := removed(s.config, c); len(gone) > 0 {
+		s.log.Warn("guards were removed: nothing rolls them back any more, and a lock that stands is lifted by guardian unlock alone", "guards", gone)
+	}
 	s.config.Guards, s.config.Rules, s.config.Heartbeat = c.Guards, c.Rules, c.Heartbeat
 	s.log.Info("configuration taken over", "guards", len(c.Guards))
+}
+
+// removed names the guards that a new configuration does not have any more.
+func removed(was, is Config) []string {
+	var names []string
+	for _, g := range was.Guards {
+		if _, ok := is.Guard(g.Name); !ok {
+			names = append(names, g.Name)
+		}
+	}
+	return names
 }
 
 // guardLister answers the read-only API.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -125,6 +126,48 @@ func TestAnOutageOfTheAPIServerLosesNoAlertOnEitherLane(t *testing.T) {
 	r.must(apps[0].SetWeights(t.Context(), 50, 50))
 	r.atWeight(apps[0], 0)
 	t.Logf("CI's change after it undone within %v", time.Since(back).Round(time.Millisecond))
+}
+
+func TestALockOfARemovedGuardIsLiftedByThePersonsOwnCommand(t *testing.T) {
+	r := newRig(t)
+	orders := r.app("orders-service", 50)
+	g := r.serve("guardian-0", r.config("127.0.0.1:0", "", orders))
+	call := func(args ...string) (int, string) {
+		var out bytes.Buffer
+		a := &app{name: "guardian", out: &out, errOut: &out, connect: func(clusterFlags) (*cluster, error) { return &cluster{kube: r.kube, namespace: r.ns}, nil }}
+		cmd := a.command()
+		cmd.SetArgs(args)
+		err := cmd.ExecuteContext(t.Context())
+		return exitCode(err), fmt.Sprint(out.String(), err)
+	}
+	code, text := call("rollback", orders.Name, "--reason", "looks odd")
+	want(t, code, text, exitOK, "rolled-back, canary at 0%")
+	r.must(isAt(t.Context(), orders, 0)) // not eventually: the command says so
+	code, text = call("rollback", orders.Name, "--reason", "once more")
+	want(t, code, text, exitOK, "already rolled back since ")
+
+	without, err := ParseConfig([]byte(r.config("127.0.0.1:0", "")))
+	r.must(err)
+	g.reload(without)
+	r.wait("mark", func(ctx context.Context) error {
+		rec, err := r.record(ctx, orders.Name)
+		if err == nil && rec.Status.Orphaned.IsZero() {
+			err = errors.New("not marked")
+		}
+		return err
+	})
+	if !strings.Contains(g.log.String(), "guards were removed") {
+		t.Error("the log does not name the guard that was removed")
+	}
+	code, text = call("gate", orders.Name, "--wait-unlocked")
+	want(t, code, text, exitUnknown, "nobody looks after it")
+	code, text = call("unlock", orders.Name, "--reason", "the service is gone")
+	want(t, code, text, exitOK, "lifted by this command")
+	rec, err := r.record(t.Context(), orders.Name) // looks at the label, too
+	r.must(err)
+	if rec.Lock != nil {
+		t.Errorf("lock %+v", rec.Lock)
+	}
 }
 
 // between stands between guardian and the API server.

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -33,7 +35,8 @@ func newStatusCommand(a *app) *cobra.Command {
 		Long: `Show every guard of the namespace, or one with its recent history.
 
 Exit codes: 0 shown; 1 an error, or no such guard; 2 could not tell: no guardian
-lives, and what is shown is what it last wrote.`,
+lives, or (with NAME) the guard is not in its configuration, and what is shown is
+what was last written.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.output != "" && o.output != "json" {
@@ -83,18 +86,57 @@ func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOpti
 	if err != nil && len(records) == 0 {
 		return err
 	}
-	now := time.Now()
-	if printErr := a.printStatus(records, guard, o, now); printErr != nil {
+	var p pulse
+	beat := ""
+	if guard != "" {
+		if _, _, _, err := c.look(ctx, &p); err == nil { // why not is said below
+			beat = p.heartbeat()
+		}
+	}
+	if printErr := a.printStatus(records, guard, beat, o, time.Now()); printErr != nil {
 		return printErr
 	}
 	if err != nil {
 		return err
 	}
-	return c.statusPulse(ctx, records, o.all)
+	warnings, err := c.statusPulse(ctx, records, o.all)
+	for _, text := range warnings {
+		fmt.Fprintln(a.errOut, "Warning: "+text)
+	}
+	if err != nil {
+		return err
+	}
+	return a.statusOrphans(records, guard)
 }
 
-// statusPulse asks for a sign of life in each namespace that has guards.
-func (c *cluster) statusPulse(ctx context.Context, records []namedRecord, all bool) error {
+// statusOrphans says which guards nobody looks after. Asked for one of them, the
+// answer is not what it is but what it was.
+func (a *app) statusOrphans(records []namedRecord, guard string) error {
+	for _, r := range records {
+		if r.Status.Orphaned.IsZero() {
+			continue
+		}
+		text := fmt.Sprintf("%s; shown is what was last written. When the record is no longer needed: kubectl delete configmap -n %s %s",
+			remediate.OrphanText(r.guard, r.Status.Orphaned), r.namespace, remediate.RecordName(r.guard))
+		if guard != "" {
+			return couldNotTell("%s", text)
+		}
+		fmt.Fprintln(a.errOut, "Warning: "+text)
+	}
+	return nil
+}
+
+// heartbeat is the heartbeat in words.
+func (p *pulse) heartbeat() string {
+	if text := p.blind(); text != "" {
+		return text
+	}
+	return fmt.Sprintf("%s ago, through Prometheus and Alertmanager", p.beat.Age.Round(time.Second))
+}
+
+// statusPulse asks for a sign of life in each namespace that has guards, and
+// warns where alerts may not reach who lives there.
+func (c *cluster) statusPulse(ctx context.Context, records []namedRecord, all bool) (warnings []string, err error) {
 	namespaces := []string{c.namespace}
 	if all {
 		namespaces = nil
@@ -107,15 +149,19 @@ func (c *cluster) statusPulse(ctx context.Context, records []namedRecord, all bo
 	for _, namespace := range namespaces {
 		in := *c
 		in.namespace = namespace
-		ok, why, _, err := in.look(ctx, &pulse{})
+		var p pulse
+		why, err := in.findAlive(ctx, &p)
 		if err != nil {
-			return &exitError{exitUnknown, fmt.Errorf("could not tell whether a guardian lives: %w", err)}
+			return warnings, &exitError{exitUnknown, fmt.Errorf("could not tell whether a guardian lives: %w", err)}
 		}
-		if !ok {
-			return couldNotTell("no live guardian in namespace %s: %s; shown is what was last written", namespace, why)
+		if why != "" {
+			return warnings, couldNotTell("no live guardian in namespace %s: %s; shown is what was last written", namespace, why)
+		}
+		if text := p.blind(); text != "" {
+			warnings = append(warnings, "namespace "+namespace+": "+text)
 		}
 	}
-	return nil
+	return warnings, nil
 }
 
 // statusJSON is one guard for programs. Its fields are those of the record.
@@ -130,12 +176,12 @@ type statusJSON struct {
 	History   []remediate.HistoryEntry `json:"history,omitempty"`
 }
 
-func (a *app) printStatus(records []namedRecord, guard string, o statusOptions, now time.Time) error {
+func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOptions, now time.Time) error {
 	if o.output == "json" {
 		return a.printJSON(records, guard)
 	}
 	if guard != "" {
-		return printGuard(a.out, records[0], now)
+		return printGuard(a.out, records[0], beat, now)
 	}
 	if len(records) == 0 {
 		fmt.Fprintln(a.errOut, "No guards found.")
@@ -262,7 +308,7 @@ func age(since, now time.Time) string {
 // recentHistory is how many entries `status NAME` shows; -o json has all.
 const recentHistory = 10
 
-func printGuard(w io.Writer, r namedRecord, now time.Time) error {
+func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
@@ -275,6 +321,7 @@ func printGuard(w io.Writer, r namedRecord, now time.Time) error {
 	line("Canary", fmt.Sprintf("%d%% of the traffic, build %s, %d ready", s.Weight, short(s.Build), s.Ready.Canary))
 	line("Stable", fmt.Sprintf("%d ready", s.Ready.Stable))
 	line("Alerts", strings.Join(s.Alerts, ", "))
+	line("Heartbeat", beat)
 	if l := r.Lock; l != nil {
 		line("Lock", fmt.Sprintf("%s, since %s by %s: %s", l.Kind, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason))
 		line("To go on", r.Message)
@@ -289,7 +336,7 @@ func printGuard(w io.Writer, r namedRecord, now time.Time) error {
 		line("Requests", fmt.Sprintf("%d of the canary since the weights changed", s.Requests))
 	}
 	if q := r.Request; q != nil {
-		line("Asked for", fmt.Sprintf("%s by %s: %s", q.Action, q.By, q.Reason))
+		line("Asked for", fmt.Sprintf("%s by %s at %s: %s", q.Action, q.By, q.At.UTC().Format(time.RFC3339), q.Reason))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -319,15 +366,22 @@ func printHistory(w io.Writer, history []remediate.HistoryEntry) error {
 // statusPoll is how often a watched table is read again.
 const statusPoll = 2 * time.Second
 
-// watchStatus shows the guards, then each one again when its record changes.
+// statusLook is how often a watched table asks for a sign of life.
+const statusLook = 10 * time.Second
+
+// watchStatus shows the guards, then each one again when its record changes,
+// and says when something stands in the way of seeing that.
 func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statusOptions) error {
 	seen := map[string]string{}
+	var said string // what was last warned of
+	var looked time.Time
+	var alive error
 	for first := true; ; first = false {
 		records, err := c.readStatus(ctx, guard, o.all)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && first {
+		if err != nil && first && len(records) == 0 {
 			return err
 		}
 		var changed []namedRecord
@@ -338,23 +392,46 @@ func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statu
 				changed = append(changed, r)
 			}
 		}
-		if len(changed) > 0 {
-			if o.output == "json" {
-				err = a.printJSON(changed, guard)
-			} else {
-				err = printTable(a.out, changed, o.all, first, time.Now())
+		if printErr := a.printChanged(changed, guard, o, first); printErr != nil {
+			return printErr
+		}
+		if now := time.Now(); (err == nil || len(records) > 0) && now.Sub(looked) >= statusLook {
+			var warnings []string
+			warnings, alive = c.statusPulse(ctx, records, o.all)
+			if ctx.Err() != nil {
+				return nil
 			}
-			if err != nil {
-				return err
+			looked = now
+			for _, text := range warnings {
+				alive = errors.Join(alive, errors.New(text))
 			}
 		}
-		if first {
-			if err := c.statusPulse(ctx, records, o.all); err != nil {
-				fmt.Fprintln(a.errOut, "Warning: "+err.Error())
-			}
+		if problem := errors.Join(err, alive); problem == nil && said != "" {
+			said = ""
+			fmt.Fprintln(a.errOut, "All can be seen again.")
+		} else if problem != nil && kind(problem) != said {
+			said = kind(problem)
+			fmt.Fprintln(a.errOut, "Warning: "+problem.Error())
 		}
 		if sleep(ctx, statusPoll) != nil {
 			return nil
 		}
 	}
+}
+
+// kind is an error's text without numbers and times, by which repetitions are
+// told.
+func kind(err error) string { return numbers.ReplaceAllString(err.Error(), "") }
+
+var numbers = regexp.MustCompile(`[0-9][0-9hms.]*`)
+
+// printChanged prints the records that are new to who watches.
+func (a *app) printChanged(changed []namedRecord, guard string, o statusOptions, header bool) error {
+	if len(changed) == 0 {
+		return nil
+	}
+	if o.output == "json" {
+		return a.printJSON(changed, guard)
+	}
+	return printTable(a.out, changed, o.all, header, time.Now())
 }

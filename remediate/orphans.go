@@ -1,0 +1,142 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+)
+
+// orphansLook is how often the records are held against the configuration
+// without an occasion.
+const orphansLook = time.Minute
+
+// tellOrphans marks, while this replica leads, the records of guards that the
+// configuration does not have (any more), until ctx ends. What is in them stays,
+// a lock above all: but a pipeline or a person must not take for the present
+// what nobody keeps up to date.
+func (c *Controller) tellOrphans(ctx context.Context) {
+	tick := time.NewTicker(orphansLook)
+	defer tick.Stop()
+	for {
+		if c.Leads() {
+			if err := c.markOrphans(ctx); err != nil && ctx.Err() == nil {
+				c.o.Logger.Warn("mark the records of guards that are not in the configuration", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-c.strays:
+		}
+	}
+}
+
+// lookForOrphans asks tellOrphans for a look now.
+func (c *Controller) lookForOrphans() {
+	select {
+	case c.strays <- struct{}{}:
+	default: // one is asked for already
+	}
+}
+
+func (c *Controller) markOrphans(ctx context.Context) error {
+	records, err := c.info.reader.records.ConfigMaps(c.o.Namespace).List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, cm := range records {
+		guard := cm.Labels[LabelGuard]
+		c.mu.Lock()
+		_, configured := c.guards[guard]
+		c.mu.Unlock()
+		if configured || cm.Name != RecordName(guard) {
+			continue
+		}
+		if r, err := ParseRecord(cm); err == nil && !r.Status.Orphaned.IsZero() {
+			continue
+		}
+		errs = append(errs, c.markOrphan(ctx, guard))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Controller) markOrphan(ctx context.Context, guard string) error {
+	cm, err := c.r.live.record(ctx, guard)
+	if err != nil || cm == nil {
+		return err
+	}
+	r, err := ParseRecord(cm)
+	if err != nil || !r.Status.Orphaned.IsZero() {
+		return err
+	}
+	if _, err := c.r.store.writeRecord(ctx, guard, cm, orphaned(r, guard, c.o.Now().UTC())); err != nil {
+		return err
+	}
+	c.o.Logger.Warn("a guard that has a record is not in the configuration: nobody looks after it", "guard", guard, "locked", r.Lock != nil)
+	return nil
+}
+
+// orphaned is the record of a guard that nobody looks after from now on.
+func orphaned(r Record, guard string, now time.Time) Record {
+	r = r.clone()
+	s := &r.Status
+	entry := func(event, by, why string) {
+		r.History = append(r.History, HistoryEntry{At: now, State: s.State, Event: event, By: by, From: s.Weight, To: s.Weight, Build: s.Build, Reason: why})
+	}
+	s.Orphaned = now
+	s.clearLadder()
+	s.Mode, s.Ladder = "", nil
+	entry("orphaned", "", OrphanText(guard, now))
+	if q := r.Request; q != nil {
+		entry("refused", shorten(q.By), shorten(string(q.Action))+" refused: "+OrphanText(guard, now))
+		r.Request = nil
+	}
+	return r
+}
+
+// OrphanText says of a guard that nobody looks after it.
+func OrphanText(guard string, since time.Time) string {
+	return fmt.Sprintf("guard %s is not in guardian's configuration (seen at %s): nobody looks after it", guard, stamp(since))
+}
+
+// ErrNotOrphaned is returned by UnlockOrphan for a guard that a guardian looks
+// after: it is for that guardian to lift its lock.
+var ErrNotOrphaned = errors.New("a guardian looks after this guard")
+
+// ErrNotLocked is returned by UnlockOrphan when there is nothing to lift.
+var ErrNotLocked = errors.New("not locked")
+
+// UnlockOrphan is the merge patch by which a person lifts the lock of a guard
+// that nobody looks after, tested against the resource version of cm, and the
+// record after it. Traffic does not move, and what the rollback re-pointed
+// (Record.Changed) is given back by nobody.
+func UnlockOrphan(cm *corev1.ConfigMap, by, reason string, now time.Time) ([]byte, Record, error) {
+	r, err := ParseRecord(cm)
+	switch {
+	case err != nil:
+		return nil, r, err
+	case r.Status.Orphaned.IsZero():
+		return nil, r, ErrNotOrphaned
+	case r.Lock == nil:
+		return nil, r, ErrNotLocked
+	}
+	now = now.UTC()
+	s, build := &r.Status, r.Lock.Build
+	r.Refused = slices.DeleteFunc(r.Refused, func(b string) bool { return b == build || b == s.Build })
+	r.Lock, r.VirtualServices, r.Message = nil, nil, ""
+	r.denies(nil, Rollback{})
+	s.State, s.Since, s.UnlockedAt, s.Reason = StateIdle, now, now, "unlocked by "+by
+	if s.Weight > 0 { // a rollback that was never done
+		s.State = StateShifting
+	}
+	r.History = append(r.History, HistoryEntry{At: now, State: s.State, Event: "unlocked", By: by, From: s.Weight, To: s.Weight, Build: s.Build, Reason: shorten(reason)})
+	patch, err := recordPatch(cm, map[string]string{LabelGuard: cm.Labels[LabelGuard]}, r)
+	return patch, r, err
+}
