@@ -248,6 +248,12 @@ func TestRestarts(t *testing.T) {
 	})
 }
 
+// missing is a target whose scrape at a second fails.
+func missing(g target, second int) target {
+	g.lives = func(s int) string { return map[bool]string{true: failing, false: up}[s == second] }
+	return g
+}
+
 func TestTraffic(t *testing.T) {
 	ten := always(10.0)
 	guardian := func(weight func(int) any) target { return replica("guardian", weight, nil, nil) }
@@ -282,6 +288,25 @@ func TestTraffic(t *testing.T) {
 		"weight without requests is a rollback": {
 			targets: []target{guardian(ten), gateway(rate(90, 0), nothing, nothing)},
 			want:    map[int][]string{60: nil, 100: {trafficRollback}},
+		},
+		"a scrape of the canary that fails once is no loss of requests": {
+			// The canary's windows have a hole when it fails, and 15 and 30 s later.
+			targets: []target{guardian(ten), stable(), missing(canary(), 203)},
+			want: map[int][]string{202: nil, 203: nil, 207: nil, 208: nil, 218: nil, 222: nil, 233: nil, 234: nil, 237: nil,
+				248: nil, 252: nil, 263: nil, 267: nil, 278: nil, 300: nil},
+		},
+		"nor is one when a caller is in use": {
+			targets: []target{guardian(ten), stable(), missing(canary(), 203), {name: "gateway", phase: 4, rows: rows{
+				requests("orders-v1", "200", `reporter="source"`): rate(90, 0)}, lives: func(s int) string { return map[bool]string{true: up, false: gone}[s < 150] }}},
+			want: map[int][]string{203: nil, 234: nil, 237: nil, 250: nil},
+		},
+		"a canary that all see vanish is missed after its windows": {
+			targets: []target{guardian(ten), gateway(rate(90, 0), slump(10), nothing)},
+			want:    map[int][]string{99: nil, 200: {trafficRollback}},
+		},
+		"a scrape of stable that fails once is no surge of the canary's": {
+			targets: []target{guardian(ten), missing(stable(), 201), canary()},
+			want:    map[int][]string{201: nil, 205: nil, 216: nil, 231: nil, 232: nil, 235: nil, 246: nil, 261: nil},
 		},
 		"without weight there are no requests to miss": {
 			targets: []target{guardian(always(0.0)), gateway(rate(90, 0), nothing, nothing)},
@@ -326,6 +351,21 @@ func TestTraffic(t *testing.T) {
 		"refused connections of both are not the canary's": {
 			targets: []target{guardian(ten), gateway(slump(90), slump(10), born(100, 100))},
 			want:    map[int][]string{104: nil, 109: nil, 114: nil},
+		},
+		"six refused requests are within the chance of a canary that is a little below its weight": {
+			// Of 501 requests 50.1 are due and 45 came: were the 6 the canary's, 44.1 would be expected.
+			targets: []target{guardian(ten), gateway(rate(91, 0), rate(9, 0), step(100, 6))},
+			want:    map[int][]string{104: nil, 109: nil, 114: nil},
+		},
+		"twenty refused requests of stable's are not the canary's": {
+			// 45*ln(1 - 20/51.5) + 20 = -2.1.
+			targets: []target{guardian(ten), gateway(rate(91, 0), rate(9, 0), step(100, 20))},
+			want:    map[int][]string{104: nil, 109: nil, 114: nil},
+		},
+		"half of the canary's requests refused are a rollback at the first full scrape": {
+			// 25*ln(1 - 25/50) + 25 = 7.7.
+			targets: []target{guardian(ten), gateway(rate(90, 0), func(s int) any { return 10*float64(min(s, 99)) + 5*float64(max(0, s-99)) }, born(5, 99))},
+			want:    map[int][]string{103: nil, 104: {refusedRollback}},
 		},
 		"four refused connections are too few": {
 			targets: []target{guardian(ten), gateway(rate(90, 0), slump(10), step(100, 4))},

@@ -38,24 +38,24 @@ func (s sample) Copy() chunks.Sample           { return s }
 // store is the least that Prometheus's engine can read from. Series stay in the
 // order of their samples.
 type store struct {
-	byName map[string]map[string]*series
+	byName map[string]map[string]*storedSeries
 }
 
-type series struct {
+type storedSeries struct {
 	labels  labels.Labels
 	samples []chunks.Sample
 }
 
-func newStore() *store { return &store{byName: map[string]map[string]*series{}} }
+func newStore() *store { return &store{byName: map[string]map[string]*storedSeries{}} }
 
 func (s *store) add(l labels.Labels, t int64, f float64) {
 	name := l.Get(labels.MetricName)
 	if s.byName[name] == nil {
-		s.byName[name] = map[string]*series{}
+		s.byName[name] = map[string]*storedSeries{}
 	}
 	key := l.String()
 	if s.byName[name][key] == nil {
-		s.byName[name][key] = &series{labels: l}
+		s.byName[name][key] = &storedSeries{labels: l}
 	}
 	one := s.byName[name][key]
 	one.samples = append(one.samples, sample{t, f})
@@ -125,15 +125,15 @@ type rule struct {
 	last                map[string]labels.Labels
 }
 
-func newPrometheus(t *testing.T, limit float64) *prometheus {
+func newPrometheus(t *testing.T, signals rules.Signals) *prometheus {
 	t.Helper()
 	r, err := rules.Generate(rules.Options{
 		Interval: time.Second, ScrapeInterval: scrapeInterval * time.Millisecond,
 		Guards: []rules.Guard{{
 			Name: "orders-service", Namespace: "microservices",
-			Stable:  rules.Side{Name: "v1", Workloads: []string{"orders-v1"}},
-			Canary:  rules.Side{Name: "v2", Workloads: []string{"orders-v2"}},
-			Signals: rules.Signals{ErrorRate: &rules.ErrorRate{Max: limit}},
+			Stable:  rules.Side{Name: "v1", Service: "orders-service", Workloads: []string{"orders-v1"}},
+			Canary:  rules.Side{Name: "v2", Service: "orders-service", Workloads: []string{"orders-v2"}},
+			Signals: signals,
 		}},
 	})
 	if err != nil {
@@ -167,6 +167,11 @@ func (p *prometheus) scraped(g *target, s *scrapeOf) {
 				continue
 			}
 			v = stale
+		}
+		if i == 2*nobody {
+			add(s.t, v, labels.MetricName, "istio_requests_total", "reporter", "source", "destination_workload", "unknown",
+				"destination_service_name", "orders-service", "destination_service_namespace", "microservices", "response_code", "503")
+			continue
 		}
 		add(s.t, v, labels.MetricName, "istio_requests_total",
 			"reporter", []string{"destination", "source"}[g.reporter],
@@ -231,7 +236,7 @@ func TestThePortIsEqualToTheEngine(t *testing.T) {
 	compared, proofs, fires := 0, 0, 0
 	for run := range runs {
 		w := newWorld(randomWorld(uint64(run)), uint64(run))
-		p, j := newPrometheus(t, 0.01), newJudge(0.01)
+		p, j := newPrometheus(t, rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01}}), newJudge(0.01)
 		w.seen = p.scraped
 		for now := int64(second); now <= 200*second; now += second {
 			w.runTo(now)
@@ -267,6 +272,46 @@ func TestThePortIsEqualToTheEngine(t *testing.T) {
 	t.Logf("%d windows compared, %d of them with proof; %d evaluations fired", compared, proofs, fires)
 	if proofs < compared/100 || fires < 10 {
 		t.Errorf("too little happened: %d proofs, %d evaluations fired", proofs, fires)
+	}
+}
+
+// TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine does the same for
+// requests that nobody took: bursts at stable, and a canary that refuses.
+func TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine(t *testing.T) {
+	fires, seen := 0, 0
+	for run := range 8 {
+		o := service([]float64{20, 200}[run%2], []float64{0.1, 0.5}[run/2%2])
+		o.rough, o.changes = 10, []int64{70 * second}
+		if run < 4 {
+			o.canaryLost = from(70*second, 0, []float64{0.5, 1}[run/2])
+		} else {
+			o.lostAt, o.lost = 70*second, []int{6, 20, 60, 200}[run-4]
+		}
+		w := newWorld(o, uint64(run))
+		p, j := newPrometheus(t, rules.Signals{Traffic: &rules.Traffic{ShareTolerance: 1}}), newJudge(0.01)
+		w.seen = p.scraped
+		for now := int64(second); now <= 100*second; now += second {
+			p.store.add(labels.FromStrings(labels.MetricName, "guardian_weight_percent", "guard", "orders-service", "subset", "v2"), now, 100*o.share)
+			w.runTo(now)
+			p.evaluate(now)
+			j.evaluate(now, w.targets)
+			j.refused(now, w.targets, o.share)
+			for i := range rawWindows {
+				window := fmt.Sprintf(`{reporter="source",window="%ds"}`, windows[i]/second)
+				u, d := j.at(atSource, nobody, i, 0), j.blame(i, o.share)
+				same(t, p, now, "guardian:requests_unreached:increase"+window, u.all, u.ok)
+				same(t, p, now, "guardian_canary:requests_unreached:evidence"+window, d, d > 0)
+				if u.all > 0 {
+					seen++
+				}
+				if d > 0 {
+					fires++
+				}
+			}
+		}
+	}
+	if fires < 10 || seen < fires+10 {
+		t.Errorf("too little happened: %d windows with refused requests, %d of them with proof", seen, fires)
 	}
 }
 

@@ -29,10 +29,15 @@ const (
 	stableSide
 	sides
 
+	nobody = sides // of requests that no workload took
+
 	atDestination = 0
 	atSource      = 1
 	reporters     = 2
 )
+
+// rawWindows are those counted from the proxies' own series, which come first.
+const rawWindows = 2
 
 // ringSize is more evaluations than the longest window looks back.
 const ringSize = 512
@@ -47,7 +52,7 @@ type count struct {
 type judge struct {
 	limit float64
 	n     int // evaluations so far
-	rings [reporters][sides][len(windows)][ringSize]count
+	rings [reporters][sides + 1][len(windows)][ringSize]count
 	since [reporters]int64 // 0: no proof
 }
 
@@ -77,7 +82,7 @@ func (j *judge) evaluate(now int64, targets []*target) bool {
 
 // count fills in all windows of one side as one reporter sees it.
 func (j *judge) count(now int64, targets []*target, r, side int) {
-	for w := range 2 {
+	for w := range rawWindows {
 		c := j.at(r, side, w, 0)
 		*c = count{}
 		for _, g := range targets {

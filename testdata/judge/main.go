@@ -34,6 +34,7 @@ func main() {
 	fmt.Println("Intervals in brackets are 95% confidence. Rates are of the whole service unless said otherwise.")
 	ok := healthy()
 	ok = outages() && ok
+	ok = refusals() && ok
 	ok = faults("error rate", 0.01, 0.001, []float64{0.02, 0.05, 0.2, 1}) && ok
 	ok = faults("share of slow requests", 0.05, 0.005, []float64{0.06, 0.1, 0.5}) && ok
 	fmt.Printf("\n%d s.\n", int(time.Since(began).Seconds()))
