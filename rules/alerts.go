@@ -24,6 +24,7 @@ const (
 	AlertReleaseWithoutCanary = "GuardianReleaseWithoutCanary"
 	AlertDown                 = "GuardianDown"
 	AlertNotificationsFailing = "GuardianNotificationsFailing"
+	AlertRulesIncomplete      = "GuardianRulesIncomplete"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
@@ -31,7 +32,7 @@ func Alerts() []string {
 	return []string{
 		AlertErrorRate, AlertLatency, AlertRestarts, AlertTraffic, AlertRefused, AlertServiceTraffic,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertRollbackIneffective,
-		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing,
+		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete,
 	}
 }
 

@@ -53,7 +53,7 @@ func (b *builder) restartWindows() []time.Duration {
 // restartsFromGuardian asks every replica of guardian, each of which watches
 // all pods, and believes the one that saw most.
 func (b *builder) restartsFromGuardian() string {
-	counted := b.delta("guardian_workload_restarts_total{"+b.Self+"}", restartsStep)
+	counted := b.delta("guardian_workload_restarts_total{"+b.self()+"}", restartsStep)
 	return expand(`max by ($guard, $side) (
 		(max by (guard, subset) (sum without (reason) ($counted))) * on (guard, subset) group_right () $info)`,
 		"guard", keyLabels, "side", labelSide, "counted", counted, "info", b.own(subsetInfo))

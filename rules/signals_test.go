@@ -170,6 +170,12 @@ func replica(name string, weight func(int) any, canaryRestarts, stableRestarts f
 	return target{name: name, phase: 2, rows: r}
 }
 
+// elsewhere is a guardian of another namespace.
+func elsewhere(g target) target {
+	g.name, g.of = g.name+"-staging", "staging"
+	return g
+}
+
 func TestRestarts(t *testing.T) {
 	none := always(0.0)
 	pods := func(n int) rows {
@@ -215,6 +221,10 @@ func TestRestarts(t *testing.T) {
 			guards:  []Guard{with(orders(), func(g *Guard) { g.EvenIfStableFails = true })},
 			targets: []target{replica("a", nil, step(60, 3), step(60, 3))},
 			want:    map[int][]string{80: {restartRollback}},
+		},
+		"restarts of another namespace's guard of the same name are not counted": {
+			targets: []target{replica("a", nil, none, none), elsewhere(replica("b", nil, step(60, 9), none))},
+			want:    map[int][]string{80: nil, 120: nil},
 		},
 		"no metric, no alert": {
 			targets: []target{stable(), canary()},
@@ -331,6 +341,14 @@ func TestTraffic(t *testing.T) {
 				until(100, rate(10, 0), func(s int) any { return 1000 + 50.0*float64(s-100) }), nothing)},
 			want: map[int][]string{99: nil, 105: nil, 110: nil, 130: nil, 160: nil, 200: nil},
 		},
+		"another namespace's canary of the same name and another weight is not mistaken for this one": {
+			beside: []Guard{with(orders(), func(g *Guard) {
+				g.Namespace = "staging"
+				g.Signals = Signals{Traffic: &Traffic{ShareTolerance: 0.5}}
+			})},
+			targets: []target{guardian(ten), gateway(rate(90, 0), rate(10, 0), nothing), elsewhere(guardian(always(50.0)))},
+			want:    map[int][]string{100: nil, 240: nil},
+		},
 		"without guardian's metrics the share is not judged": {
 			targets: []target{gateway(rate(100, 0), nothing, nothing)},
 			want:    map[int][]string{100: nil, 200: nil},
@@ -382,14 +400,15 @@ func TestTraffic(t *testing.T) {
 
 func TestAlertsAboutGuardian(t *testing.T) {
 	const (
-		heartbeat = "GuardianHeartbeat/none"
-		down      = "GuardianDown/none"
-		stale     = "GuardianHeartbeatStale/none"
-		failing   = "GuardianNotificationsFailing/none"
-		back      = "GuardianRolledBack/none orders-service"
-		blocked   = "GuardianRollbackBlocked/none orders-service"
-		vain      = "GuardianRollbackIneffective/none orders-service"
-		without   = "GuardianReleaseWithoutCanary/none orders-service"
+		heartbeat  = "GuardianHeartbeat/none"
+		down       = "GuardianDown/none"
+		stale      = "GuardianHeartbeatStale/none"
+		failing    = "GuardianNotificationsFailing/none"
+		back       = "GuardianRolledBack/none orders-service"
+		blocked    = "GuardianRollbackBlocked/none orders-service"
+		vain       = "GuardianRollbackIneffective/none orders-service"
+		incomplete = "GuardianRulesIncomplete/none"
+		without    = "GuardianReleaseWithoutCanary/none orders-service"
 	)
 	guardian := func(more rows) target {
 		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
@@ -404,12 +423,33 @@ func TestAlertsAboutGuardian(t *testing.T) {
 			want: map[int][]string{45: {heartbeat}, 75: {down, heartbeat}},
 		},
 		"a heartbeat of three minutes ago is just good enough": {self: true,
-			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(0.0)})},
+			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(1.0)})},
 			want:    map[int][]string{180: {heartbeat}, 210: {heartbeat}},
 		},
 		"an older one is stale": {self: true,
-			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(0.0)})},
+			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(1.0)})},
 			want:    map[int][]string{240: {heartbeat, stale}},
+		},
+		"a guardian that has just started has yet to hear its first heartbeat": {self: true,
+			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(0.0), "process_start_time_seconds": always(100.0)})},
+			want:    map[int][]string{60: {heartbeat}, 240: {heartbeat}, 300: {heartbeat}, 330: {heartbeat, stale}},
+		},
+		"a replica that has just started says nothing of the heartbeats of another": {self: true,
+			targets: []target{
+				guardian(rows{"guardian_heartbeat_timestamp_seconds": always(1.0), "process_start_time_seconds": always(0.0)}),
+				{name: "young", phase: 3, rows: rows{"guardian_heartbeat_timestamp_seconds": always(0.0), "process_start_time_seconds": always(200.0)}},
+			},
+			want: map[int][]string{180: {heartbeat}, 240: {heartbeat, stale}},
+		},
+		"another namespace's guardian does not stand in for this one": {self: true,
+			targets: []target{elsewhere(guardian(rows{state("rolled-back"): always(1.0)}))},
+			want:    map[int][]string{45: {heartbeat}, 75: {down, heartbeat}},
+		},
+		"nor do its guards of the same name count here": {self: true,
+			targets: []target{guardian(rows{state("rolled-back"): always(0.0)}), elsewhere(guardian(rows{
+				state("rolled-back"): always(1.0), state("blocked"): always(1.0), `guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1),
+			}))},
+			want: map[int][]string{75: {heartbeat}, 120: {heartbeat}},
 		},
 		"Alertmanager's webhooks fail": {self: true,
 			targets: []target{guardian(nil), {name: "am", rows: rows{
@@ -446,6 +486,10 @@ func TestAlertsAboutGuardian(t *testing.T) {
 				stable(), canary(),
 			},
 			want: map[int][]string{75: {heartbeat, back}, 120: {heartbeat, back}, 180: {heartbeat, vain, back}},
+		},
+		"a guard whose rules cannot be made": {self: true,
+			targets: []target{guardian(rows{"guardian_rules_guards_left_out": step(60, 1)})},
+			want:    map[int][]string{60: {heartbeat}, 105: {heartbeat}, 150: {heartbeat, incomplete}},
 		},
 		"a release without a canary": {self: true,
 			targets: []target{guardian(rows{`guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1)})},

@@ -34,7 +34,7 @@ func (b *builder) traffic() {
 	window := b.windows.short()
 	// A change of weights is seen up to two scrapes late on either side.
 	pause := window + 2*b.ScrapeInterval
-	weights := "guardian_weight_percent{" + b.Self + "}"
+	weights := "guardian_weight_percent{" + b.self() + "}"
 	vars := []string{
 		"weights", weights, "pause", dur(pause), "guard", keyLabels, "side", labelSide,
 		"info", b.own(subsetInfo, labelSide+`="canary"`), "tolerance", b.own(trafficTolerance),

@@ -79,7 +79,8 @@ func TestRulesOfAFullConfigurationAreGenerated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := c.rulesOptions(nil)
+	o, left := c.rulesOptions(nil)
+	err = left.err()
 	if err != nil {
 		t.Fatal(err)
 	}

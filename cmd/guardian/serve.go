@@ -119,7 +119,8 @@ type service struct {
 
 func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 	s := &service{config: c, log: log}
-	reg := prometheus.NewRegistry()
+	registry := prometheus.NewRegistry()
+	reg := prometheus.WrapRegistererWith(prometheus.Labels{rules.LabelOwner: c.Namespace}, registry)
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := alerting.NewMetrics(reg)
 	s.bridge = newBridge(c, metrics, log.With("component", "alerting"), time.Now)
@@ -134,7 +135,7 @@ func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 		AlertsAddress: c.Listen.Alerts, MetricsAddress: c.Listen.Metrics,
 		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile,
 		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.oracle.list,
-		Gatherer: reg, MetricSet: metrics, Logger: log.With("component", "http"),
+		Gatherer: registry, MetricSet: metrics, Logger: log.With("component", "http"),
 	})
 	if err != nil {
 		return nil, err
@@ -195,7 +196,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		return err
 	}
 	s.bridge.guards = s.controller
-	s.rules = &rulesWriter{dynamic: dyn, kube: kube, controller: s.controller, log: s.log.With("component", "rules")}
+	s.rules = newRulesWriter(dyn, kube, s.controller, reg, s.log.With("component", "rules"))
 	return nil
 }
 
@@ -220,17 +221,18 @@ func (s *service) ready(context.Context) error {
 
 // setGuards hands the guards to those who work with them.
 func (s *service) setGuards(c Config) error {
-	o, err := c.rulesOptions(nil)
-	if err != nil {
+	// Guards that rules cannot be made for yet are no reason to guard none.
+	o, _ := c.rulesOptions(nil)
+	if _, err := rules.Generate(o); err != nil {
 		return err
 	}
 	window := defaultAlertWindow
 	if len(c.Guards) > 0 {
-		generated, err := rules.Generate(o)
-		if err != nil {
-			return fmt.Errorf("generate rules: %w", err)
+		o.Guards = nil
+		for _, g := range c.Guards {
+			o.Guards = append(o.Guards, rules.Guard{Signals: g.Signals.limits()})
 		}
-		window = generated.AlertWindow
+		window = o.AlertWindow()
 	}
 	guards := make([]remediate.Guard, len(c.Guards))
 	for i, g := range c.Guards {
@@ -291,6 +293,8 @@ func (s *service) reload(c Config) {
 		s.log.Error("configuration not taken over: namespace cannot change while guardian runs", "was", s.config.Namespace, "is", c.Namespace)
 		return
 	}
+	// The objects that bear the old name would stay, and their alerts with them.
+	c.Rules.Name, c.Rules.Namespace = s.config.Rules.Name, s.config.Rules.Namespace
 	if reflect.DeepEqual(s.config, c) {
 		return
 	}

@@ -291,7 +291,7 @@ func TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine(t *testing.T) {
 		p, j := newPrometheus(t, rules.Signals{Traffic: &rules.Traffic{ShareTolerance: 1}}), newJudge(0.01)
 		w.seen = p.scraped
 		for now := int64(second); now <= 100*second; now += second {
-			p.store.add(labels.FromStrings(labels.MetricName, "guardian_weight_percent", "guard", "orders-service", "subset", "v2"), now, 100*o.share)
+			p.store.add(labels.FromStrings(labels.MetricName, "guardian_weight_percent", rules.LabelOwner, "microservices", "guard", "orders-service", "subset", "v2"), now, 100*o.share)
 			w.runTo(now)
 			p.evaluate(now)
 			j.evaluate(now, w.targets)
