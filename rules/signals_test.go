@@ -170,6 +170,12 @@ func replica(name string, weight func(int) any, canaryRestarts, stableRestarts f
 	return target{name: name, phase: 2, rows: r}
 }
 
+// at is a target scraped at another phase.
+func at(phase int, g target) target {
+	g.phase = phase
+	return g
+}
+
 // elsewhere is a guardian of another namespace.
 func elsewhere(g target) target {
 	g.name, g.of = g.name+"-staging", "staging"
@@ -178,10 +184,10 @@ func elsewhere(g target) target {
 
 func TestRestarts(t *testing.T) {
 	none := always(0.0)
-	pods := func(n int) rows {
+	pods := func(n, second int) rows {
 		out := rows{}
 		for i := range n {
-			out[fmt.Sprintf(`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1c%d",container="orders"}`, i)] = step(60, 1)
+			out[fmt.Sprintf(`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1c%d",container="orders"}`, i)] = step(float64(second), 1)
 		}
 		return out
 	}
@@ -202,6 +208,10 @@ func TestRestarts(t *testing.T) {
 		"every replica counts all restarts, so they are not added": {
 			targets: []target{replica("a", nil, step(60, 2), none), replica("b", nil, step(60, 2), none)},
 			want:    map[int][]string{120: nil},
+		},
+		"replicas that are scraped on two sides of a step count the same restart": {
+			targets: []target{replica("a", nil, step(73, 2), none), at(4, replica("b", nil, step(73, 2), none))},
+			want:    map[int][]string{74: nil, 80: nil, 95: nil, 120: nil},
 		},
 		"a replica that starts late has counted nothing new": {
 			targets: []target{replica("a", nil, none, none), {name: "b", phase: 2,
@@ -232,13 +242,25 @@ func TestRestarts(t *testing.T) {
 		},
 		"kube-state-metrics: restarts are added over pods": {
 			options: kube,
-			targets: []target{{name: "ksm", phase: 2, rows: pods(3)}},
+			targets: []target{{name: "ksm", phase: 2, rows: pods(3, 60)}},
 			want:    map[int][]string{60: nil, 80: {restartRollback}},
 		},
 		"kube-state-metrics: as many as allowed are left alone": {
 			options: kube,
-			targets: []target{{name: "ksm", phase: 2, rows: pods(2)}},
+			targets: []target{{name: "ksm", phase: 2, rows: pods(2, 60)}},
 			want:    map[int][]string{80: nil, 120: nil},
+		},
+		"kube-state-metrics: two of them count each restart once": {
+			options: kube,
+			targets: []target{{name: "ksm-0", phase: 2, rows: pods(2, 73)}, {name: "ksm-1", phase: 4, rows: pods(2, 73)}},
+			want:    map[int][]string{74: nil, 80: nil, 95: nil, 120: nil},
+		},
+		"kube-state-metrics: one that finds the pods anew has counted nothing new": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1cd",container="orders"}`: until(100, always(nil), always(9.0)),
+			}}},
+			want: map[int][]string{102: nil, 120: nil, 200: nil},
 		},
 		"kube-state-metrics: the proxy's container and other workloads are left out": {
 			options: kube,
@@ -251,7 +273,7 @@ func TestRestarts(t *testing.T) {
 		},
 		"kube-state-metrics: one that has just started has counted nothing new": {
 			options: kube,
-			targets: []target{{name: "ksm", phase: 2, rows: pods(9),
+			targets: []target{{name: "ksm", phase: 2, rows: pods(9, 60),
 				lives: func(s int) string { return map[bool]string{true: gone, false: up}[s < 100] }}},
 			want: map[int][]string{120: nil, 200: nil},
 		},
@@ -262,6 +284,16 @@ func TestRestarts(t *testing.T) {
 func missing(g target, second int) target {
 	g.lives = func(s int) string { return map[bool]string{true: failing, false: up}[s == second] }
 	return g
+}
+
+func TestRestartsAreCountedWhereStepsMeet(t *testing.T) {
+	for interval, want := range map[time.Duration]string{time.Second: "1s", 3 * time.Second: "3s", 7 * time.Second: "1s", 10 * time.Second: "5s", time.Minute: "15s"} {
+		for _, g := range generated(t, Options{Guards: []Guard{orders()}, Interval: interval}).groups {
+			if g.Name == "guardian.restarts" && string(*g.Interval) != want {
+				t.Errorf("rules every %v count restarts every %s, want %s: steps of 15 s must begin at an evaluation", interval, *g.Interval, want)
+			}
+		}
+	}
 }
 
 func TestTraffic(t *testing.T) {

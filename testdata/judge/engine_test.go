@@ -117,6 +117,7 @@ type prometheus struct {
 	engine *promql.Engine
 	store  *store
 	rules  []rule
+	firing []string // alerts of the last evaluation
 }
 
 type rule struct {
@@ -127,8 +128,13 @@ type rule struct {
 
 func newPrometheus(t *testing.T, signals rules.Signals) *prometheus {
 	t.Helper()
+	return newPrometheusEvery(t, time.Second, signals)
+}
+
+func newPrometheusEvery(t *testing.T, interval time.Duration, signals rules.Signals) *prometheus {
+	t.Helper()
 	r, err := rules.Generate(rules.Options{
-		Interval: time.Second, ScrapeInterval: scrapeInterval * time.Millisecond,
+		Interval: interval, ScrapeInterval: scrapeInterval * time.Millisecond,
 		Guards: []rules.Guard{{
 			Name: "orders-service", Namespace: "microservices",
 			Stable:  rules.Side{Name: "v1", Service: "orders-service", Workloads: []string{"orders-v1"}},
@@ -143,7 +149,7 @@ func newPrometheus(t *testing.T, signals rules.Signals) *prometheus {
 		MaxSamples: 1e6, Timeout: time.Minute, LookbackDelta: 5 * time.Minute, EnableAtModifier: true,
 	})}
 	for _, g := range r.PrometheusRule("x", "x").Spec.Groups {
-		if g.Name != "guardian.guards" && g.Name != "guardian.requests" {
+		if g.Name != "guardian.guards" && g.Name != "guardian.requests" && g.Name != "guardian.restarts" {
 			continue
 		}
 		for _, one := range g.Rules {
@@ -199,10 +205,14 @@ func (p *prometheus) query(expr string, now int64) promql.Vector {
 // evaluate runs all rules once and reports whether a rollback alert fires.
 func (p *prometheus) evaluate(now int64) bool {
 	fired := false
+	p.firing = nil
 	for i := range p.rules {
 		r := &p.rules[i]
 		found := p.query(r.expr, now)
 		if r.alert != "" {
+			if len(found) > 0 {
+				p.firing = append(p.firing, r.alert+"/"+r.labels[rules.LabelAction])
+			}
 			fired = fired || len(found) > 0 && r.labels[rules.LabelAction] == string(rules.ActionRollback)
 			continue
 		}
@@ -312,6 +322,53 @@ func TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine(t *testing.T) {
 	}
 	if fires < 10 || seen < fires+10 {
 		t.Errorf("too little happened: %d windows with refused requests, %d of them with proof", seen, fires)
+	}
+}
+
+// TestARestartOfPrometheusIsNoFault lets Prometheus be away for three minutes
+// under an even load, right after one of the canary's containers has restarted.
+func TestARestartOfPrometheusIsNoFault(t *testing.T) {
+	const every = 5 * second
+	p := newPrometheusEvery(t, every*time.Millisecond, rules.Signals{
+		ErrorRate: &rules.ErrorRate{Max: 0.01}, Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute}, Traffic: &rules.Traffic{ShareTolerance: 0.5},
+	})
+	add := func(at int64, f float64, job, name string, pairs ...string) {
+		pairs = append(pairs, labels.MetricName, name, "job", job, "instance", job)
+		p.store.add(labels.FromStrings(pairs...), at, f)
+	}
+	guardian := func(at int64) {
+		add(at, 1, "guardian", "up")
+		for _, subset := range []string{"v1", "v2"} {
+			own := []string{rules.LabelOwner, "microservices", "guard", "orders-service", "subset", subset}
+			add(at, map[string]float64{"v1": 90, "v2": 10}[subset], "guardian", "guardian_weight_percent", own...)
+			restarts := 0.0
+			if subset == "v2" && at > 190*second {
+				restarts = 1
+			}
+			add(at, restarts, "guardian", "guardian_workload_restarts_total", own...)
+		}
+	}
+	proxy := func(at int64, workload string, perSecond float64) {
+		add(at, 1, workload, "up")
+		add(at, perSecond*float64(at/second), workload, "istio_requests_total", "reporter", "destination",
+			"destination_workload", workload, "destination_workload_namespace", "microservices", "response_code", "200")
+	}
+	for now := int64(every); now <= 800*second; now += every {
+		if now > 200*second && now < 380*second {
+			continue
+		}
+		proxy(now-4*second, "orders-v1", 90)
+		guardian(now - 3*second)
+		if now != 380*second { // its first scrape comes after the first evaluation
+			proxy(now-second, "orders-v2", 10)
+		}
+		p.evaluate(now)
+		if len(p.firing) > 0 {
+			t.Errorf("second %d: %v", now/second, p.firing)
+		}
+	}
+	if len(p.query("guardian_canary:requests:per_weight", 800*second)) == 0 || len(p.query("guardian_side:restarts:increase", 800*second)) == 0 {
+		t.Error("nothing was judged")
 	}
 }
 
