@@ -54,9 +54,10 @@ func TestLatency(t *testing.T) {
 			targets: latencyTargets("500", 0, 0.04),
 			want:    map[int][]string{66: nil, 200: nil, 240: nil},
 		},
-		"a canary of slow requests is noticed at the first scrape": {
+		"a canary of slow requests is noticed as soon as stable must have told": {
+			// Scraped at 63; what stable's proxy says at 66 may be from before that.
 			targets: latencyTargets("500", 0, 1),
-			want:    map[int][]string{65: nil, 66: {latencyRollback}},
+			want:    map[int][]string{70: nil, 71: {latencyRollback}},
 		},
 		"half of the requests being slow is noticed soon": {
 			// 25 of 50 in one scrape: 25*ln(10) - 25 + 2.5 = 35.
@@ -69,7 +70,7 @@ func TestLatency(t *testing.T) {
 		},
 		"Prometheus 3 writes the edge as 500.0": {
 			targets: latencyTargets("500.0", 0, 1),
-			want:    map[int][]string{65: nil, 66: {latencyRollback}},
+			want:    map[int][]string{70: nil, 71: {latencyRollback}},
 		},
 		"without a bucket at the edge nothing is known": {
 			targets: latencyTargets("499", 0, 1),
@@ -79,7 +80,7 @@ func TestLatency(t *testing.T) {
 			// Slow requests take 800 ms: beyond 500 ms, not beyond 1 s.
 			guards:  limit(400 * time.Millisecond),
 			targets: latencyTargets("500", 0, 1),
-			want:    map[int][]string{65: nil, 66: {latencyRollback}},
+			want:    map[int][]string{70: nil, 71: {latencyRollback}},
 		},
 		"what is below the next higher edge is not known to be too slow": {
 			guards:  limit(600 * time.Millisecond),
@@ -94,6 +95,18 @@ func TestLatency(t *testing.T) {
 			guards:  []Guard{with(orders(), func(g *Guard) { g.EvenIfStableFails = true })},
 			targets: latencyTargets("500", 1, 1),
 			want:    map[int][]string{62: nil, 63: {latencyRollback}},
+		},
+		"slowness of both is a hold, also when the canary's proxy tells first": {
+			targets: []target{
+				{name: "stable", phase: 1, rows: timed("orders-v1", "500", 90, 1, 67)},
+				{name: "canary", phase: 3, rows: timed("orders-v2", "500", 10, 1, 60)},
+			},
+			want: map[int][]string{62: nil, 63: nil, 66: nil, 70: nil, 71: {latencyHold}, 120: {latencyHold}},
+		},
+		"a caller's proxy tells of both versions at once": {
+			targets: []target{{name: "gateway", phase: 3, rows: merge(
+				timed("orders-v1", "500", 90, 0, 60, `reporter="source"`), timed("orders-v2", "500", 10, 1, 60, `reporter="source"`))}},
+			want: map[int][]string{62: nil, 63: {latencyRollback}},
 		},
 		"four slow requests of four are too few": {
 			targets: []target{{name: "canary", phase: 3, rows: rows{
@@ -113,7 +126,7 @@ func TestLatency(t *testing.T) {
 				g.Signals.Latency.Max = time.Second
 			})},
 			targets: latencyTargets("500", 0, 1),
-			want:    map[int][]string{66: {latencyRollback}, 200: {latencyRollback}},
+			want:    map[int][]string{71: {latencyRollback}, 200: {latencyRollback}},
 		},
 		"a native histogram is judged at the limit itself": {
 			// Slow requests take 512 to 1,024 ms, so most of them longer; the next
@@ -123,7 +136,7 @@ func TestLatency(t *testing.T) {
 				{name: "stable", phase: 1, rows: native("orders-v1", 90, 0, 60)},
 				{name: "canary", phase: 3, rows: native("orders-v2", 10, 1, 60)},
 			},
-			want: map[int][]string{62: nil, 65: nil, 66: {latencyRollback}},
+			want: map[int][]string{62: nil, 70: nil, 71: {latencyRollback}},
 		},
 		"a fast canary with a native histogram is left alone": {
 			targets: []target{
@@ -145,7 +158,7 @@ func TestLatency(t *testing.T) {
 				{name: "canary", phase: 3, rows: rows{istio("istio_request_duration_milliseconds", "orders-v2"): until(60,
 					always("{{schema:0 sum:1 count:900 offset:4 buckets:[900]}}"), always("{{schema:0 sum:1 count:30 offset:10 buckets:[30]}}"))}},
 			},
-			want: map[int][]string{62: nil, 66: {latencyRollback}},
+			want: map[int][]string{62: nil, 71: {latencyRollback}},
 		},
 		"no histogram, no alert": {
 			targets: []target{stable(), canary()},

@@ -51,7 +51,8 @@ type count struct {
 // judge decides about one canary, once per second.
 type judge struct {
 	limit float64
-	n     int // evaluations so far
+	stale int64 // how much older than its scrape a proxy's sample can be, milliseconds
+	n     int   // evaluations so far
 	rings [reporters][sides + 1][len(windows)][ringSize]count
 	since [reporters]int64 // 0: no proof
 }
@@ -151,7 +152,11 @@ func (j *judge) proven(now int64, targets []*target, r int) bool {
 		j.since[r] = newest(now, targets, r, canarySide)
 	}
 	stable := newest(now, targets, r, stableSide)
-	return j.since[r] == 0 || stable == 0 || j.since[r] <= stable
+	told := j.since[r]
+	if r == atDestination {
+		told += j.stale
+	}
+	return j.since[r] == 0 || stable == 0 || told <= stable
 }
 
 // newest is when a side was scraped last by any target that shows it now; 0 if
@@ -170,4 +175,4 @@ func newest(now int64, targets []*target, r, side int) int64 {
 }
 
 // reset forgets everything, for a new canary hour.
-func (j *judge) reset() { *j = judge{limit: j.limit} }
+func (j *judge) reset() { *j = judge{limit: j.limit, stale: j.stale} }

@@ -34,6 +34,8 @@ type target struct {
 	ends     bool // the pod has gone: the next scrape finds nobody
 	counters [series]float64
 	born     [series]bool
+	flushes  int64           // when what a scrape shows is next brought up to date; only with worldOptions.flush
+	shown    [series]float64 // what a scrape shows; NaN: no series yet
 	log      [logSize]scrapeOf
 	scrapes  int
 }
@@ -96,6 +98,7 @@ type worldOptions struct {
 	canaryLost           func(t int64) float64 // share of the canary's requests that nobody takes; nil: none
 	lostAt               int64                 // when stable's pods refuse some requests
 	lost                 int                   // how many
+	flush                int64                 // how often proxies bring what a scrape shows up to date, milliseconds; 0: always
 	gateways             int                   // proxies that report as source; 0: nobody does
 	rough                float64               // how often bursts, restarts, pods coming and going, failed scrapes; 1: as in a busy cluster
 	canaries, stables    int                   // pods
@@ -134,7 +137,40 @@ func (w *world) add(g *target) {
 	w.lastID++
 	g.id = w.lastID
 	g.next = w.now + 1 + w.rng.Int64N(scrapeInterval)
+	if w.flush > 0 {
+		g.flushes = w.now + 1 + w.rng.Int64N(w.flush)
+	}
+	g.show()
 	w.targets = append(w.targets, g)
+}
+
+// show brings what a scrape shows up to date.
+func (g *target) show() {
+	for i := range g.shown {
+		g.shown[i] = math.NaN()
+		if g.born[i] {
+			g.shown[i] = g.counters[i]
+		}
+	}
+}
+
+// flushTo lets the proxies' flushes up to t happen.
+func (w *world) flushTo(t int64) {
+	for w.flush > 0 {
+		first := w.targets[0]
+		for _, g := range w.targets {
+			if g.flushes < first.flushes {
+				first = g
+			}
+		}
+		if first.flushes > t {
+			return
+		}
+		w.requests(first.flushes - w.now)
+		w.now = first.flushes
+		first.show()
+		first.flushes += w.flush
+	}
 }
 
 // runTo lets everything happen up to t, scrapes at t included.
@@ -147,6 +183,7 @@ func (w *world) runTo(t int64) {
 			}
 		}
 		for len(w.changes) > 0 && w.changes[0] <= min(first.next, t) {
+			w.flushTo(w.changes[0])
 			w.requests(w.changes[0] - w.now)
 			w.now, w.changes = w.changes[0], w.changes[1:]
 			if w.lost > 0 && w.now >= w.lostAt {
@@ -157,8 +194,12 @@ func (w *world) runTo(t int64) {
 		if first.next > t {
 			return
 		}
+		w.flushTo(first.next)
 		w.requests(first.next - w.now)
 		w.now = first.next
+		if w.flush == 0 {
+			first.show()
+		}
 		w.scrape(first)
 		w.mishaps()
 	}
@@ -178,8 +219,8 @@ func (w *world) scrape(g *target) {
 	}
 	for i := range s.v {
 		s.v[i] = math.NaN()
-		if s.up == scraped && g.born[i] {
-			s.v[i] = g.counters[i]
+		if s.up == scraped {
+			s.v[i] = g.shown[i]
 		}
 	}
 	g.log[g.scrapes%logSize] = s
