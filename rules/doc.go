@@ -36,7 +36,8 @@
 // Rules.ScrapeConfig). What they report is read from there, under names that begin
 // with fastlane_. What callers and waypoints report, and the sidecars that the
 // fast lane does not reach, is read as without it: an option that nobody scrapes
-// for makes nothing blind.
+// for makes nothing blind. A version of which the fast lane sees fewer sidecars
+// than the ordinary scrapes is read from those.
 //
 // # What makes a rollback a hold
 //

@@ -123,6 +123,7 @@ func (b *builder) inNamespaces(label string) string {
 // series selects proxies' series of the guarded versions.
 type series struct {
 	lane
+	key      string // labels that name the version
 	matchers string
 }
 
@@ -148,7 +149,7 @@ func (b *builder) bySideOf(l lane, aggregation string, term func(series) string)
 	for _, j := range b.joins(l) {
 		terms = append(terms, expand(`$agg by ($guard, $side, reporter) (
 			($agg by ($key, reporter) ($term)) * on ($key, reporter) group_right () $info)`,
-			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(series{l, j.matchers}), "info", b.own(j.info)))
+			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(series{l, j.key, j.matchers}), "info", b.own(j.info)))
 	}
 	return strings.Join(terms, " or ")
 }
