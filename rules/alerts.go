@@ -24,6 +24,7 @@ const (
 	AlertReleaseWithoutCanary = "GuardianReleaseWithoutCanary"
 	AlertDown                 = "GuardianDown"
 	AlertNotificationsFailing = "GuardianNotificationsFailing"
+	AlertRulesIncomplete      = "GuardianRulesIncomplete"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
@@ -31,7 +32,7 @@ func Alerts() []string {
 	return []string{
 		AlertErrorRate, AlertLatency, AlertRestarts, AlertTraffic, AlertRefused, AlertServiceTraffic,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertRollbackIneffective,
-		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing,
+		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete,
 	}
 }
 
@@ -220,8 +221,9 @@ func (b *builder) trafficAlerts(window time.Duration) {
 		name: AlertServiceTraffic, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,
 		expr: expand(`min by (namespace, guardian_guard) (
 			($now / $before < 0.5) and ($before * ($now / $before * ln(clamp_min($now / $before, 1e-9)) - $now / $before + 1) > $enough)
+			unless on ($guard, reporter) $gaps unless on ($guard, reporter) ($gaps offset 5m)
 			and on ($guard) $ratio and on ($guard) $tolerance)`,
-			"now", "(sum by ("+keyLabels+", reporter) ("+b.own(failed.all, `window="`+dur(window)+`"`)+"))",
+			"gaps", b.own(countGaps), "now", "(sum by ("+keyLabels+", reporter) ("+b.own(failed.all, `window="`+dur(window)+`"`)+"))",
 			"before", "(sum by ("+keyLabels+", reporter) ("+b.own(failed.all, `window="`+dur(window)+`"`)+" offset 5m))",
 			"enough", num(enoughProof), "guard", keyLabels, "ratio", b.own(weightRatio), "tolerance", b.own(trafficTolerance)),
 		summary: guardLabel + ": the whole service gets " + percent + " of the requests of five minutes ago",

@@ -36,7 +36,8 @@
 // Rules.ScrapeConfig). What they report is read from there, under names that begin
 // with fastlane_. What callers and waypoints report, and the sidecars that the
 // fast lane does not reach, is read as without it: an option that nobody scrapes
-// for makes nothing blind.
+// for makes nothing blind. A version of which the fast lane sees fewer sidecars
+// than the ordinary scrapes is read from those.
 //
 // # What makes a rollback a hold
 //
@@ -44,7 +45,10 @@
 // StableFactor times stable's share, where stable's share is the highest of the
 // last three scrapes; and stable must have been scraped since the canary was
 // first proven bad. Otherwise an outage of both would roll back by the accident
-// of who is scraped first.
+// of who is scraped first. Envoy brings its histograms up to date every 5 s only,
+// whenever they are scraped, so a sidecar's latency counts as stable's answer from
+// 5 s after the canary's: latency judged by sidecars alone takes that much longer
+// than errors, on the fast lane too.
 //
 // # Groups
 //

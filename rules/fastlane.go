@@ -2,6 +2,7 @@ package rules
 
 import (
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -33,11 +34,20 @@ func (o Options) fast() lane { return lane{fastPrefix, "job=" + strconv.Quote(o.
 
 func (o Options) fastJob() string { return o.Name + "-fast-lane" }
 
-// laneOf records which sides the fast lane reaches, for the rest of the group.
+// laneOf records which sides the fast lane reaches, for the rest of the group:
+// those of which it sees no fewer sidecars than the ordinary scrapes do. If it
+// misses one, that one's errors are to be found there.
 func (b *builder) laneOf(p proportion, selector func(series) string) {
 	if b.FastLane == 0 {
 		return
 	}
-	b.record(p.lane, nil, b.bySideOf(b.fast(), "group", selector))
+	sidecars := func(l lane, more string) string {
+		return b.bySideOf(l, "sum", func(s series) string {
+			s.matchers += more
+			return expand(`group by ($key, reporter, $target) ($x)`, "key", s.key, "target", strings.Join(b.TargetLabels, ", "), "x", selector(s))
+		})
+	}
+	b.record(p.lane, nil, expand(`($fast) unless on ($guard, $side, reporter) (($all) > on ($guard, $side, reporter) ($fast))`,
+		"fast", sidecars(b.fast(), ""), "all", sidecars(b.ordinary(), `,reporter="destination"`), "guard", keyLabels, "side", labelSide))
 	b.lane = p.lane
 }

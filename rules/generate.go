@@ -58,7 +58,7 @@ func Generate(o Options) (*Rules, error) {
 	}
 	r := &Rules{
 		Notes:       b.notes,
-		AlertWindow: b.longestWindow() + keepFiring + b.transit(),
+		AlertWindow: o.AlertWindow(),
 		groups:      b.groups,
 		labels:      o.Labels,
 		lane:        o.scrapeJob(),
@@ -69,19 +69,26 @@ func Generate(o Options) (*Rules, error) {
 	return r, nil
 }
 
+// AlertWindow is that of the rules that Generate would write. Of the guards only
+// the signals matter.
+func (o Options) AlertWindow() time.Duration {
+	o = o.withDefaults()
+	return o.longestWindow() + keepFiring + o.transit()
+}
+
 // transit is how late the last bad request can enter a window (the next scrape,
 // which may be as late again), and how late guardian hears that an alert has
 // ended (an evaluation for each of window and keep_firing_for, and
 // Alertmanager's group_interval).
-func (b *builder) transit() time.Duration {
+func (o Options) transit() time.Duration {
 	const route = 10 * time.Second // groupInterval, which Alertmanager takes as text
-	return 2*b.ScrapeInterval + 2*b.Interval + route
+	return 2*o.ScrapeInterval + 2*o.Interval + route
 }
 
 // longestWindow is the longest time that a signal looks back.
-func (b *builder) longestWindow() time.Duration {
-	longest := b.windows.longest()
-	for _, g := range b.Guards {
+func (o Options) longestWindow() time.Duration {
+	longest := o.windows().longest()
+	for _, g := range o.Guards {
 		longest = max(longest, val(g.Signals.Restarts).Window)
 	}
 	return longest

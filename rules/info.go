@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"strconv"
 	"strings"
 	"time"
 )
@@ -104,9 +105,14 @@ func (b *builder) limits(g Guard) {
 	}
 }
 
-// own selects a recorded metric of this guardian alone.
+// own selects a recorded metric of this guardian alone: those of two namespaces
+// may have the same name.
 func (b *builder) own(metric string, matchers ...string) string {
-	all := append([]string{LabelInstance + `="` + b.Name + `"`}, matchers...)
+	op := "=~"
+	if len(b.namespaces()) == 1 {
+		op = "="
+	}
+	all := append([]string{LabelInstance + `="` + b.Name + `"`, LabelNamespace + op + strconv.Quote(alternatives(b.namespaces()))}, matchers...)
 	return metric + "{" + strings.Join(all, ",") + "}"
 }
 

@@ -7,6 +7,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,6 +24,10 @@ const (
 	LabelSeverity  = "severity"          // critical, warning or none
 	LabelInstance  = "guardian_instance" // Options.Name; on recorded series and the heartbeat
 	labelSide      = "guardian_side"     // canary or stable, on recorded series
+
+	// LabelOwner is on all of guardian's own metrics, and has Options.Namespace:
+	// one Prometheus may scrape several guardians whose guards have equal names.
+	LabelOwner = "guardian_namespace"
 )
 
 // Signal is one of the four ways in which a canary shows that it is broken.
@@ -162,9 +167,9 @@ type Options struct {
 	// Proxies selects the Istio series to count, as matchers without braces:
 	// needed when two jobs scrape the same proxies. Default: all.
 	Proxies string
-	// Self selects guardian's own series, as matchers without braces: needed
-	// when one Prometheus scrapes several guardians with equally named guards.
-	// Default: all.
+	// Self selects guardian's own series further, as matchers without braces:
+	// needed when two guardians of one namespace have equally named guards.
+	// Default: all that have Namespace as LabelOwner.
 	Self string
 	// TargetLabels are the labels that a series shares with the `up` of the
 	// target that it was scraped from. Default job and instance.
@@ -257,6 +262,10 @@ var labelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
 func wholeSeconds(d time.Duration) bool { return d >= time.Second && d%time.Second == 0 }
 
+// CheckGuard reports all problems of one guard, for which Generate would refuse
+// all of them.
+func (o Options) CheckGuard(g Guard) error { return o.withDefaults().validateGuard(g) }
+
 func (o Options) validateGuard(g Guard) error {
 	var errs []error
 	check := func(ok bool, format string, args ...any) {
@@ -306,6 +315,15 @@ func val[T any](p *T) T {
 		return zero
 	}
 	return *p
+}
+
+// self selects guardian's own series, as matchers without braces.
+func (o Options) self() string {
+	own := LabelOwner + "=" + strconv.Quote(o.Namespace)
+	if more := strings.Trim(o.Self, ", "); more != "" {
+		own += "," + more
+	}
+	return own
 }
 
 // edge returns the lowest bucket edge that is at least limit, and whether there

@@ -378,6 +378,10 @@ func slowly(g target, phase int) target {
 func TestFastLane(t *testing.T) {
 	broken := canary(rows{requests("orders-v2", "200"): func(s int) any { return rate(10, 0)(min(s, 60)) }, requests("orders-v2", "503"): born(10, 60)})
 	four := canary(rows{requests("orders-v2", "200"): func(s int) any { return rate(10, 0)(min(s, 60)) }, requests("orders-v2", "503"): step(60, 4)})
+	// A second pod of the canary, and the broken one as a fast lane that loses it sees it.
+	second, lost := canary(), broken
+	second.name = "canary-2"
+	lost.lives = func(s int) string { return map[bool]string{true: up, false: failing}[s < 55] }
 	options := func(o *Options) { o.FastLane, o.ScrapeInterval = time.Second, 15*time.Second }
 	both := func(g target, phase int) []target { return []target{onFastLane(g), slowly(g, phase)} }
 	runAll(t, func(s *Signals) { *s = Signals{ErrorRate: s.ErrorRate} }, map[string]scenario{
@@ -401,6 +405,14 @@ func TestFastLane(t *testing.T) {
 			options: options, targets: append(both(stable(), 1), slowly(broken, 14)),
 			want: map[int][]string{73: nil, 75: {errorRollback}},
 		},
+		"one of two canary pods that the fast lane does not reach is seen by the ordinary scrapes": {
+			options: options, targets: slices.Concat(both(stable(), 1), []target{onFastLane(second), slowly(second, 3), slowly(broken, 14)}),
+			want: map[int][]string{73: nil, 75: {errorRollback}},
+		},
+		"one that it no longer reaches too": {
+			options: options, targets: slices.Concat(both(stable(), 1), both(second, 3), []target{onFastLane(lost), slowly(broken, 14)}),
+			want: map[int][]string{60: nil, 73: nil, 75: {errorRollback}},
+		},
 		"where the fast lane is, the same sidecar's ordinary scrapes are not asked": {
 			options: options, targets: slices.Concat(both(stable(), 1), []target{onFastLane(canary()), slowly(broken, 14)}),
 			want: map[int][]string{62: nil, 75: nil, 90: nil, 105: nil},
@@ -423,8 +435,8 @@ func TestFastLaneOfLatency(t *testing.T) {
 		targets = append(targets, onFastLane(g), slowly(g, 13+i))
 	}
 	runAll(t, func(s *Signals) { *s = Signals{Latency: s.Latency} }, map[string]scenario{
-		"slow requests are noticed at the next scrape but one": {
-			options: options, targets: targets, want: map[int][]string{60: nil, 62: {latencyRollback}},
+		"slow requests are noticed when stable's proxy must have told its own": {
+			options: options, targets: targets, want: map[int][]string{60: nil, 65: nil, 67: {latencyRollback}},
 		},
 	})
 }

@@ -37,6 +37,7 @@ type target struct {
 	job   string                   // default mesh
 	every int                      // seconds between scrapes; default 5
 	phase int                      // second of its first scrape
+	of    string                   // namespace of the guardian that it is; default microservices
 	lives func(second int) string  // up, failing or gone; nil: up
 	rows  map[string]func(int) any // series without job and instance → value at a second: a number, or nil for none
 }
@@ -97,6 +98,9 @@ func (g target) series() []string {
 		metric, matchers, _ := strings.Cut(strings.TrimSuffix(line, "}"), "{")
 		if matchers != "" {
 			matchers = "," + matchers
+		}
+		if strings.HasPrefix(metric, "guardian_") || strings.HasPrefix(metric, "process_") {
+			matchers += fmt.Sprintf(",guardian_namespace=%q", or(g.of, "microservices"))
 		}
 		out = append(out, metric+"{"+own+matchers+"}", strings.Join(lines[line], " "))
 	}
@@ -177,6 +181,7 @@ type rows = map[string]func(int) any
 // scenario is one promtool unit test.
 type scenario struct {
 	guards  []Guard // default: see runAll
+	beside  []Guard // of another guardian with the same options, by the same Prometheus
 	options func(*Options)
 	targets []target
 	// want maps a second to the alerts that fire then, as "Alert/action guard",
@@ -209,13 +214,20 @@ func (s scenario) run(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, err := r.Prometheus()
-	if err != nil {
-		t.Fatal(err)
-	}
 	folder := t.TempDir()
-	if err := os.WriteFile(filepath.Join(folder, "rules.yaml"), file, 0o600); err != nil {
-		t.Fatal(err)
+	write := func(name string, r *Rules) {
+		file, err := r.Prometheus()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(folder, name), file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("rules.yaml", r)
+	if s.beside != nil {
+		o.Guards = s.beside
+		write("beside.yaml", generated(t, o))
 	}
 	test, err := yaml.Marshal(s.file())
 	if err != nil {
@@ -269,8 +281,12 @@ func (s scenario) file() map[string]any {
 			"exp_samples": samples,
 		})
 	}
+	files := []string{"rules.yaml"}
+	if s.beside != nil {
+		files = append(files, "beside.yaml")
+	}
 	return map[string]any{
-		"rule_files":          []string{"rules.yaml"},
+		"rule_files":          files,
 		"evaluation_interval": "1s",
 		"tests":               []map[string]any{{"interval": "1s", "input_series": series, "promql_expr_test": tests}},
 	}

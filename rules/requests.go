@@ -12,16 +12,17 @@ import (
 // recorded series; all of them carry keyLabels, and all but limit and since a
 // window.
 type proportion struct {
-	all    string // requests counted, by guardian_side and reporter
-	bad    string // the bad ones among them, likewise
-	limit  string // share of bad ones that is allowed
-	stable string // share at stable, while it has any bad ones
-	excess string // canary's share relative to the limit, with 5 bad ones or more
-	worse  string // the same, relative to stable's share where that is beyond the limit
-	proof  string // strength of the evidence, while it suffices
-	since  string // when the canary's samples were taken that sufficed first
-	newest string // when each side was scraped last, while there is proof
-	lane   string // 1 for each side that the fast lane scrapes; only with Options.FastLane
+	all    string        // requests counted, by guardian_side and reporter
+	bad    string        // the bad ones among them, likewise
+	limit  string        // share of bad ones that is allowed
+	stable string        // share at stable, while it has any bad ones
+	excess string        // canary's share relative to the limit, with 5 bad ones or more
+	worse  string        // the same, relative to stable's share where that is beyond the limit
+	proof  string        // strength of the evidence, while it suffices
+	since  string        // when the canary's samples were taken that sufficed first
+	newest string        // when each side was scraped last, while there is proof
+	lane   string        // 1 for each side that the fast lane scrapes; only with Options.FastLane
+	stale  time.Duration // how much older than its scrape a sample can be
 }
 
 var (
@@ -48,10 +49,15 @@ var (
 		since:  "guardian_canary:requests_slow:since",
 		newest: "guardian_side:requests_timed:newest",
 		lane:   "guardian_side:requests_timed:fast_lane",
+		stale:  flush,
 	}
 )
 
 const (
+	// flush is how often Envoy brings its histograms up to date (stats_flush_interval);
+	// its counters always are.
+	flush = 5 * time.Second
+
 	leastBad    = 5 // bad requests below which nothing is concluded
 	enoughProof = 9 // D of the package comment
 	// shrink is added to stable's requests before its share is taken, so that
@@ -117,6 +123,7 @@ func (b *builder) inNamespaces(label string) string {
 // series selects proxies' series of the guarded versions.
 type series struct {
 	lane
+	key      string // labels that name the version
 	matchers string
 }
 
@@ -142,7 +149,7 @@ func (b *builder) bySideOf(l lane, aggregation string, term func(series) string)
 	for _, j := range b.joins(l) {
 		terms = append(terms, expand(`$agg by ($guard, $side, reporter) (
 			($agg by ($key, reporter) ($term)) * on ($key, reporter) group_right () $info)`,
-			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(series{l, j.matchers}), "info", b.own(j.info)))
+			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(series{l, j.key, j.matchers}), "info", b.own(j.info)))
 	}
 	return strings.Join(terms, " or ")
 }
@@ -352,12 +359,17 @@ func evidence(bad, times string) string {
 }
 
 // convicted is the canary's share of bad requests, per guard, where the
-// evidence suffices and stable has been scraped since.
+// evidence suffices and stable has been scraped since. The canary's own proxy and
+// stable's may be behind by different times; callers' proxies tell of both at once.
 func (b *builder) convicted(p proportion) string {
+	since := b.own(p.since)
+	if p.stale > 0 {
+		since = expand(`($own + $stale or $since)`, "own", b.own(p.since, `reporter="destination"`), "stale", num(p.stale.Seconds()), "since", since)
+	}
 	return expand(`max by (namespace, guardian_guard) (
 		($excess * on ($guard) group_left () $limit and $proof)
-		unless on ($guard, reporter) ($since > on ($guard, reporter) $newest and on ($guard) $factor))`,
-		b.judgeVars(p)...)
+		unless on ($guard, reporter) ($told > on ($guard, reporter) $newest and on ($guard) $factor))`,
+		append(b.judgeVars(p), "told", since)...)
 }
 
 // suspected is the canary's share of bad requests, per guard, where it is

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -8,8 +9,8 @@ import (
 
 const (
 	restartsMax   = "guardian:restarts:limit"
-	restartsShort = "guardian_side:restarts:increase15s" // within one step of the windows below
-	restartsIn    = "guardian_side:restarts:increase"    // within window
+	restartsShort = "guardian_workload:restarts:increase15s" // within one step of the windows below, before guards are joined
+	restartsIn    = "guardian_side:restarts:increase"        // within window
 
 	restartsStep = 15 * time.Second
 )
@@ -20,20 +21,24 @@ func (b *builder) restartsGroup() {
 	if !b.any(func(s Signals) bool { return s.Restarts != nil }) {
 		return
 	}
-	interval := min(b.Interval, restartsStep)
-	b.group("restarts", interval)
+	// A step of a subquery finds the newest sample at or before it, so steps tile
+	// the window if each has an evaluation at the same distance.
+	b.group("restarts", gcd(b.Interval, restartsStep))
+	counted, key, info := b.restartsFromGuardian(), "guard, subset", b.own(subsetInfo)
 	if b.RestartsFrom == FromKubeStateMetrics {
-		b.record(restartsShort, nil, b.restartsFromKubeStateMetrics())
-	} else {
-		b.record(restartsShort, nil, b.restartsFromGuardian())
+		counted, key, info = b.restartsFromKubeStateMetrics(), workloadKey, b.own(workloadInfo)
 	}
+	of := map[string]string{LabelInstance: b.Name, LabelOwner: b.Namespace}
+	b.record(restartsShort, of, counted)
 	for _, w := range b.restartWindows() {
-		// A step of a subquery finds the newest sample at or before it, so steps
-		// tile the window if the step is a multiple of the interval.
+		// While Prometheus was away, steps find the last sample before: that is no
+		// count of theirs.
 		b.record(restartsIn, map[string]string{"window": dur(w)}, expand(
-			`sum_over_time($short[$w:$step]) and on ($guard) $max`,
-			"short", b.own(restartsShort), "w", dur(w), "step", dur(restartsStep), "guard", keyLabels,
-			"max", b.own(restartsMax, `window="`+dur(w)+`"`)))
+			`max by ($guard, $side) ((max by ($key) (sum_over_time(($short and time() - timestamp($short) < $seconds)[$w:$step])))
+				* on ($key) group_right () $info) and on ($guard) $max`,
+			"short", fmt.Sprintf("%s{%s=%q,%s=%q}", restartsShort, LabelInstance, b.Name, LabelOwner, b.Namespace),
+			"w", dur(w), "step", dur(restartsStep), "seconds", num(restartsStep.Seconds()), "guard", keyLabels, "side", labelSide,
+			"key", key, "info", info, "max", b.own(restartsMax, `window="`+dur(w)+`"`)))
 	}
 	b.restartsAlerts()
 	b.endGroup()
@@ -51,15 +56,16 @@ func (b *builder) restartWindows() []time.Duration {
 }
 
 // restartsFromGuardian asks every replica of guardian, each of which watches
-// all pods, and believes the one that saw most.
+// all pods. The one that saw most is believed only once its steps are added up:
+// two that are scraped at different times see one restart in different steps.
 func (b *builder) restartsFromGuardian() string {
-	counted := b.delta("guardian_workload_restarts_total{"+b.Self+"}", restartsStep)
-	return expand(`max by ($guard, $side) (
-		(max by (guard, subset) (sum without (reason) ($counted))) * on (guard, subset) group_right () $info)`,
-		"guard", keyLabels, "side", labelSide, "counted", counted, "info", b.own(subsetInfo))
+	return expand(`sum by (guard, subset, $target) ($counted)`,
+		"target", strings.Join(b.TargetLabels, ", "), "counted", b.delta("guardian_workload_restarts_total{"+b.self()+"}", restartsStep))
 }
 
-// restartsFromKubeStateMetrics finds the Deployment in the pod's name.
+// restartsFromKubeStateMetrics finds the Deployment in the pod's name. It serves
+// the restarts of a pod's whole life, so a series that is new to Prometheus has
+// counted nothing new; and all replicas serve the same.
 func (b *builder) restartsFromKubeStateMetrics() string {
 	var workloads []string
 	for _, g := range b.Guards {
@@ -69,13 +75,12 @@ func (b *builder) restartsFromKubeStateMetrics() string {
 	// Deployment, hash of the ReplicaSet, five characters of the pod.
 	pod := "(" + names + ")-[a-z0-9]+-[a-z0-9]{5}"
 	matchers := `namespace=~"` + escape(alternatives(b.namespaces())) + `",pod=~"` + escape(pod) + `",container!="istio-proxy"`
-	return expand(`sum by ($guard, $side) (
-		(sum by ($key) (label_replace(label_replace($counted,
+	return expand(`sum by ($key) (label_replace(label_replace(
+			max by (namespace, pod, container) ($x) - max by (namespace, pod, container) ($x offset $w) >= 0,
 			"destination_workload", "$$1", "pod", "$pod"),
-			"destination_workload_namespace", "$$1", "namespace", "(.*)")))
-		* on ($key) group_right () $info)`,
-		"$1", "$1", "guard", keyLabels, "side", labelSide, "key", workloadKey, "pod", escape(pod),
-		"counted", b.delta("kube_pod_container_status_restarts_total{"+matchers+"}", restartsStep), "info", b.own(workloadInfo))
+			"destination_workload_namespace", "$$1", "namespace", "(.*)"))`,
+		"$1", "$1", "key", workloadKey, "pod", escape(pod),
+		"x", "kube_pod_container_status_restarts_total{"+matchers+"}", "w", dur(restartsStep))
 }
 
 // escape writes a regular expression for use between double quotes.

@@ -1,9 +1,6 @@
 package rules
 
-import (
-	"strings"
-	"time"
-)
+import "time"
 
 // overviewGroup records what dashboards and gates read. Nothing here leads to a
 // rollback, so it runs seldom.
@@ -38,13 +35,15 @@ func (b *builder) selfGroup() {
 	})
 	b.alert(alert{
 		name: AlertHeartbeatStale, action: ActionNone, severity: "critical", static: here, wait: 30 * time.Second,
-		expr:        "time() - max(guardian_heartbeat_timestamp_seconds{" + b.Self + "}) > " + num(b.HeartbeatMaxAge.Seconds()),
+		// 0 is none yet: then the age is that of the oldest process.
+		expr: expand(`time() - (max(guardian_heartbeat_timestamp_seconds{$self} > 0) or min(process_start_time_seconds{$self})) > $age`,
+			"self", b.self(), "age", num(b.HeartbeatMaxAge.Seconds())),
 		summary:     "Alerts do not reach guardian",
 		description: "guardian has seen no heartbeat for {{ $value | humanizeDuration }} (limit " + dur(b.HeartbeatMaxAge) + "). Rollback alerts are probably lost too; guardian moves nothing forward.",
 	})
 	b.alert(alert{
 		name: AlertDown, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
-		expr:        "absent(guardian_heartbeat_timestamp_seconds{" + b.Self + "})",
+		expr:        "absent(guardian_heartbeat_timestamp_seconds{" + b.self() + "})",
 		summary:     "guardian is down, or not scraped",
 		description: "No replica of guardian " + b.Name + " in " + b.Namespace + " has reported its metrics for a minute. Nobody rolls canaries back, and the traffic signal is blind.",
 	})
@@ -54,6 +53,12 @@ func (b *builder) selfGroup() {
 			or sum(increase(prometheus_notifications_dropped_total[5m])) > 0`,
 		summary:     "Alerts are lost on their way",
 		description: "{{ $value | printf \"%.0f\" }} notifications were lost within 5 minutes: Alertmanager's webhooks fail, or Prometheus drops alerts. Rollback alerts may be among them.",
+	})
+	b.alert(alert{
+		name: AlertRulesIncomplete, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
+		expr:        "max(guardian_rules_guards_left_out{" + b.self() + "}) > 0",
+		summary:     "guardian cannot write the rules of a guard",
+		description: "The rules of {{ $value | printf \"%.0f\" }} guards of guardian " + b.Name + " in " + b.Namespace + " cannot be made: no signal watches their canaries. guardian's log names them and says why.",
 	})
 	b.stateAlerts()
 	b.endGroup()
@@ -69,7 +74,7 @@ func (b *builder) stateAlerts() {
 		return expand(`max by (namespace, guardian_guard) ((max by (guard) ($expr)) * on (guard) group_right () $info)`, "expr", expr, "info", info)
 	}
 	state := func(s string) string {
-		return `guardian_state{state="` + s + `",` + strings.Trim(b.Self, ", ") + `}`
+		return `guardian_state{state="` + s + `",` + b.self() + `}`
 	}
 	b.alert(alert{
 		name: AlertRolledBack, action: ActionNone, severity: "warning",
@@ -85,7 +90,7 @@ func (b *builder) stateAlerts() {
 	})
 	b.alert(alert{
 		name: AlertReleaseWithoutCanary, action: ActionNone, severity: "warning",
-		expr:        byGuard("increase(guardian_releases_without_canary_total{"+b.Self+"}[10m])") + " > 0",
+		expr:        byGuard("increase(guardian_releases_without_canary_total{"+b.self()+"}[10m])") + " > 0",
 		summary:     guardLabel + ": a release went out without a canary",
 		description: "A new build of the canary of " + guardLabel + " in " + namespaceLabel + " was deployed while it had all traffic. guardian rolls it back to stable if it is bad, and stable still runs.",
 	})
@@ -103,7 +108,7 @@ func (b *builder) stateAlerts() {
 			and on ($guard) ((max by (guard, subset) (max_over_time($weights[$quiet])) == 0) * on (guard, subset) group_right () $info)
 			and on ($guard) ((max by (guard) ($state) == 1) * on (guard) group_right () $info))`,
 			"side", labelSide, "canary", b.own(failed.all, short, labelSide+`="canary"`), "all", b.own(failed.all, short), "guard", keyLabels,
-			"weights", "guardian_weight_percent{"+b.Self+"}", "quiet", dur(quiet), "info", info, "state", state("rolled-back")),
+			"weights", "guardian_weight_percent{"+b.self()+"}", "quiet", dur(quiet), "info", info, "state", state("rolled-back")),
 		summary:     guardLabel + ": the canary still gets requests after the rollback",
 		description: percent + " of the requests of " + guardLabel + " in " + namespaceLabel + " still reach the canary, although its weight has been 0 for " + dur(quiet) + ": another VirtualService or route, a mirror, direct calls, or a mesh that does not take the new configuration.",
 	})

@@ -54,9 +54,10 @@ func TestLatency(t *testing.T) {
 			targets: latencyTargets("500", 0, 0.04),
 			want:    map[int][]string{66: nil, 200: nil, 240: nil},
 		},
-		"a canary of slow requests is noticed at the first scrape": {
+		"a canary of slow requests is noticed as soon as stable must have told": {
+			// Scraped at 63; what stable's proxy says at 66 may be from before that.
 			targets: latencyTargets("500", 0, 1),
-			want:    map[int][]string{65: nil, 66: {latencyRollback}},
+			want:    map[int][]string{70: nil, 71: {latencyRollback}},
 		},
 		"half of the requests being slow is noticed soon": {
 			// 25 of 50 in one scrape: 25*ln(10) - 25 + 2.5 = 35.
@@ -69,7 +70,7 @@ func TestLatency(t *testing.T) {
 		},
 		"Prometheus 3 writes the edge as 500.0": {
 			targets: latencyTargets("500.0", 0, 1),
-			want:    map[int][]string{65: nil, 66: {latencyRollback}},
+			want:    map[int][]string{70: nil, 71: {latencyRollback}},
 		},
 		"without a bucket at the edge nothing is known": {
 			targets: latencyTargets("499", 0, 1),
@@ -79,7 +80,7 @@ func TestLatency(t *testing.T) {
 			// Slow requests take 800 ms: beyond 500 ms, not beyond 1 s.
 			guards:  limit(400 * time.Millisecond),
 			targets: latencyTargets("500", 0, 1),
-			want:    map[int][]string{65: nil, 66: {latencyRollback}},
+			want:    map[int][]string{70: nil, 71: {latencyRollback}},
 		},
 		"what is below the next higher edge is not known to be too slow": {
 			guards:  limit(600 * time.Millisecond),
@@ -94,6 +95,18 @@ func TestLatency(t *testing.T) {
 			guards:  []Guard{with(orders(), func(g *Guard) { g.EvenIfStableFails = true })},
 			targets: latencyTargets("500", 1, 1),
 			want:    map[int][]string{62: nil, 63: {latencyRollback}},
+		},
+		"slowness of both is a hold, also when the canary's proxy tells first": {
+			targets: []target{
+				{name: "stable", phase: 1, rows: timed("orders-v1", "500", 90, 1, 67)},
+				{name: "canary", phase: 3, rows: timed("orders-v2", "500", 10, 1, 60)},
+			},
+			want: map[int][]string{62: nil, 63: nil, 66: nil, 70: nil, 71: {latencyHold}, 120: {latencyHold}},
+		},
+		"a caller's proxy tells of both versions at once": {
+			targets: []target{{name: "gateway", phase: 3, rows: merge(
+				timed("orders-v1", "500", 90, 0, 60, `reporter="source"`), timed("orders-v2", "500", 10, 1, 60, `reporter="source"`))}},
+			want: map[int][]string{62: nil, 63: {latencyRollback}},
 		},
 		"four slow requests of four are too few": {
 			targets: []target{{name: "canary", phase: 3, rows: rows{
@@ -113,7 +126,7 @@ func TestLatency(t *testing.T) {
 				g.Signals.Latency.Max = time.Second
 			})},
 			targets: latencyTargets("500", 0, 1),
-			want:    map[int][]string{66: {latencyRollback}, 200: {latencyRollback}},
+			want:    map[int][]string{71: {latencyRollback}, 200: {latencyRollback}},
 		},
 		"a native histogram is judged at the limit itself": {
 			// Slow requests take 512 to 1,024 ms, so most of them longer; the next
@@ -123,7 +136,7 @@ func TestLatency(t *testing.T) {
 				{name: "stable", phase: 1, rows: native("orders-v1", 90, 0, 60)},
 				{name: "canary", phase: 3, rows: native("orders-v2", 10, 1, 60)},
 			},
-			want: map[int][]string{62: nil, 65: nil, 66: {latencyRollback}},
+			want: map[int][]string{62: nil, 70: nil, 71: {latencyRollback}},
 		},
 		"a fast canary with a native histogram is left alone": {
 			targets: []target{
@@ -145,7 +158,7 @@ func TestLatency(t *testing.T) {
 				{name: "canary", phase: 3, rows: rows{istio("istio_request_duration_milliseconds", "orders-v2"): until(60,
 					always("{{schema:0 sum:1 count:900 offset:4 buckets:[900]}}"), always("{{schema:0 sum:1 count:30 offset:10 buckets:[30]}}"))}},
 			},
-			want: map[int][]string{62: nil, 66: {latencyRollback}},
+			want: map[int][]string{62: nil, 71: {latencyRollback}},
 		},
 		"no histogram, no alert": {
 			targets: []target{stable(), canary()},
@@ -170,12 +183,24 @@ func replica(name string, weight func(int) any, canaryRestarts, stableRestarts f
 	return target{name: name, phase: 2, rows: r}
 }
 
+// at is a target scraped at another phase.
+func at(phase int, g target) target {
+	g.phase = phase
+	return g
+}
+
+// elsewhere is a guardian of another namespace.
+func elsewhere(g target) target {
+	g.name, g.of = g.name+"-staging", "staging"
+	return g
+}
+
 func TestRestarts(t *testing.T) {
 	none := always(0.0)
-	pods := func(n int) rows {
+	pods := func(n, second int) rows {
 		out := rows{}
 		for i := range n {
-			out[fmt.Sprintf(`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1c%d",container="orders"}`, i)] = step(60, 1)
+			out[fmt.Sprintf(`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1c%d",container="orders"}`, i)] = step(float64(second), 1)
 		}
 		return out
 	}
@@ -197,6 +222,10 @@ func TestRestarts(t *testing.T) {
 			targets: []target{replica("a", nil, step(60, 2), none), replica("b", nil, step(60, 2), none)},
 			want:    map[int][]string{120: nil},
 		},
+		"replicas that are scraped on two sides of a step count the same restart": {
+			targets: []target{replica("a", nil, step(73, 2), none), at(4, replica("b", nil, step(73, 2), none))},
+			want:    map[int][]string{74: nil, 80: nil, 95: nil, 120: nil},
+		},
 		"a replica that starts late has counted nothing new": {
 			targets: []target{replica("a", nil, none, none), {name: "b", phase: 2,
 				lives: func(s int) string { return map[bool]string{true: gone, false: up}[s < 100] },
@@ -216,19 +245,35 @@ func TestRestarts(t *testing.T) {
 			targets: []target{replica("a", nil, step(60, 3), step(60, 3))},
 			want:    map[int][]string{80: {restartRollback}},
 		},
+		"restarts of another namespace's guard of the same name are not counted": {
+			targets: []target{replica("a", nil, none, none), elsewhere(replica("b", nil, step(60, 9), none))},
+			want:    map[int][]string{80: nil, 120: nil},
+		},
 		"no metric, no alert": {
 			targets: []target{stable(), canary()},
 			want:    map[int][]string{100: nil},
 		},
 		"kube-state-metrics: restarts are added over pods": {
 			options: kube,
-			targets: []target{{name: "ksm", phase: 2, rows: pods(3)}},
+			targets: []target{{name: "ksm", phase: 2, rows: pods(3, 60)}},
 			want:    map[int][]string{60: nil, 80: {restartRollback}},
 		},
 		"kube-state-metrics: as many as allowed are left alone": {
 			options: kube,
-			targets: []target{{name: "ksm", phase: 2, rows: pods(2)}},
+			targets: []target{{name: "ksm", phase: 2, rows: pods(2, 60)}},
 			want:    map[int][]string{80: nil, 120: nil},
+		},
+		"kube-state-metrics: two of them count each restart once": {
+			options: kube,
+			targets: []target{{name: "ksm-0", phase: 2, rows: pods(2, 73)}, {name: "ksm-1", phase: 4, rows: pods(2, 73)}},
+			want:    map[int][]string{74: nil, 80: nil, 95: nil, 120: nil},
+		},
+		"kube-state-metrics: one that finds the pods anew has counted nothing new": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1cd",container="orders"}`: until(100, always(nil), always(9.0)),
+			}}},
+			want: map[int][]string{102: nil, 120: nil, 200: nil},
 		},
 		"kube-state-metrics: the proxy's container and other workloads are left out": {
 			options: kube,
@@ -241,11 +286,27 @@ func TestRestarts(t *testing.T) {
 		},
 		"kube-state-metrics: one that has just started has counted nothing new": {
 			options: kube,
-			targets: []target{{name: "ksm", phase: 2, rows: pods(9),
+			targets: []target{{name: "ksm", phase: 2, rows: pods(9, 60),
 				lives: func(s int) string { return map[bool]string{true: gone, false: up}[s < 100] }}},
 			want: map[int][]string{120: nil, 200: nil},
 		},
 	})
+}
+
+// missing is a target whose scrape at a second fails.
+func missing(g target, second int) target {
+	g.lives = func(s int) string { return map[bool]string{true: failing, false: up}[s == second] }
+	return g
+}
+
+func TestRestartsAreCountedWhereStepsMeet(t *testing.T) {
+	for interval, want := range map[time.Duration]string{time.Second: "1s", 3 * time.Second: "3s", 7 * time.Second: "1s", 10 * time.Second: "5s", time.Minute: "15s"} {
+		for _, g := range generated(t, Options{Guards: []Guard{orders()}, Interval: interval}).groups {
+			if g.Name == "guardian.restarts" && string(*g.Interval) != want {
+				t.Errorf("rules every %v count restarts every %s, want %s: steps of 15 s must begin at an evaluation", interval, *g.Interval, want)
+			}
+		}
+	}
 }
 
 func TestTraffic(t *testing.T) {
@@ -283,6 +344,25 @@ func TestTraffic(t *testing.T) {
 			targets: []target{guardian(ten), gateway(rate(90, 0), nothing, nothing)},
 			want:    map[int][]string{60: nil, 100: {trafficRollback}},
 		},
+		"a scrape of the canary that fails once is no loss of requests": {
+			// The canary's windows have a hole when it fails, and 15 and 30 s later.
+			targets: []target{guardian(ten), stable(), missing(canary(), 203)},
+			want: map[int][]string{202: nil, 203: nil, 207: nil, 208: nil, 218: nil, 222: nil, 233: nil, 234: nil, 237: nil,
+				248: nil, 252: nil, 263: nil, 267: nil, 278: nil, 300: nil},
+		},
+		"nor is one when a caller is in use": {
+			targets: []target{guardian(ten), stable(), missing(canary(), 203), {name: "gateway", phase: 4, rows: rows{
+				requests("orders-v1", "200", `reporter="source"`): rate(90, 0)}, lives: func(s int) string { return map[bool]string{true: up, false: gone}[s < 150] }}},
+			want: map[int][]string{203: nil, 234: nil, 237: nil, 250: nil},
+		},
+		"a canary that all see vanish is missed after its windows": {
+			targets: []target{guardian(ten), gateway(rate(90, 0), slump(10), nothing)},
+			want:    map[int][]string{99: nil, 200: {trafficRollback}},
+		},
+		"a scrape of stable that fails once is no surge of the canary's": {
+			targets: []target{guardian(ten), missing(stable(), 201), canary()},
+			want:    map[int][]string{201: nil, 205: nil, 216: nil, 231: nil, 232: nil, 235: nil, 246: nil, 261: nil},
+		},
 		"without weight there are no requests to miss": {
 			targets: []target{guardian(always(0.0)), gateway(rate(90, 0), nothing, nothing)},
 			want:    map[int][]string{100: nil, 200: nil},
@@ -306,6 +386,14 @@ func TestTraffic(t *testing.T) {
 				until(100, rate(10, 0), func(s int) any { return 1000 + 50.0*float64(s-100) }), nothing)},
 			want: map[int][]string{99: nil, 105: nil, 110: nil, 130: nil, 160: nil, 200: nil},
 		},
+		"another namespace's canary of the same name and another weight is not mistaken for this one": {
+			beside: []Guard{with(orders(), func(g *Guard) {
+				g.Namespace = "staging"
+				g.Signals = Signals{Traffic: &Traffic{ShareTolerance: 0.5}}
+			})},
+			targets: []target{guardian(ten), gateway(rate(90, 0), rate(10, 0), nothing), elsewhere(guardian(always(50.0)))},
+			want:    map[int][]string{100: nil, 240: nil},
+		},
 		"without guardian's metrics the share is not judged": {
 			targets: []target{gateway(rate(100, 0), nothing, nothing)},
 			want:    map[int][]string{100: nil, 200: nil},
@@ -327,6 +415,21 @@ func TestTraffic(t *testing.T) {
 			targets: []target{guardian(ten), gateway(slump(90), slump(10), born(100, 100))},
 			want:    map[int][]string{104: nil, 109: nil, 114: nil},
 		},
+		"six refused requests are within the chance of a canary that is a little below its weight": {
+			// Of 501 requests 50.1 are due and 45 came: were the 6 the canary's, 44.1 would be expected.
+			targets: []target{guardian(ten), gateway(rate(91, 0), rate(9, 0), step(100, 6))},
+			want:    map[int][]string{104: nil, 109: nil, 114: nil},
+		},
+		"twenty refused requests of stable's are not the canary's": {
+			// 45*ln(1 - 20/51.5) + 20 = -2.1.
+			targets: []target{guardian(ten), gateway(rate(91, 0), rate(9, 0), step(100, 20))},
+			want:    map[int][]string{104: nil, 109: nil, 114: nil},
+		},
+		"half of the canary's requests refused are a rollback at the first full scrape": {
+			// 25*ln(1 - 25/50) + 25 = 7.7.
+			targets: []target{guardian(ten), gateway(rate(90, 0), func(s int) any { return 10*float64(min(s, 99)) + 5*float64(max(0, s-99)) }, born(5, 99))},
+			want:    map[int][]string{103: nil, 104: {refusedRollback}},
+		},
 		"four refused connections are too few": {
 			targets: []target{guardian(ten), gateway(rate(90, 0), slump(10), step(100, 4))},
 			want:    map[int][]string{104: nil, 109: nil},
@@ -342,14 +445,15 @@ func TestTraffic(t *testing.T) {
 
 func TestAlertsAboutGuardian(t *testing.T) {
 	const (
-		heartbeat = "GuardianHeartbeat/none"
-		down      = "GuardianDown/none"
-		stale     = "GuardianHeartbeatStale/none"
-		failing   = "GuardianNotificationsFailing/none"
-		back      = "GuardianRolledBack/none orders-service"
-		blocked   = "GuardianRollbackBlocked/none orders-service"
-		vain      = "GuardianRollbackIneffective/none orders-service"
-		without   = "GuardianReleaseWithoutCanary/none orders-service"
+		heartbeat  = "GuardianHeartbeat/none"
+		down       = "GuardianDown/none"
+		stale      = "GuardianHeartbeatStale/none"
+		failing    = "GuardianNotificationsFailing/none"
+		back       = "GuardianRolledBack/none orders-service"
+		blocked    = "GuardianRollbackBlocked/none orders-service"
+		vain       = "GuardianRollbackIneffective/none orders-service"
+		incomplete = "GuardianRulesIncomplete/none"
+		without    = "GuardianReleaseWithoutCanary/none orders-service"
 	)
 	guardian := func(more rows) target {
 		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
@@ -364,12 +468,33 @@ func TestAlertsAboutGuardian(t *testing.T) {
 			want: map[int][]string{45: {heartbeat}, 75: {down, heartbeat}},
 		},
 		"a heartbeat of three minutes ago is just good enough": {self: true,
-			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(0.0)})},
+			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(1.0)})},
 			want:    map[int][]string{180: {heartbeat}, 210: {heartbeat}},
 		},
 		"an older one is stale": {self: true,
-			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(0.0)})},
+			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(1.0)})},
 			want:    map[int][]string{240: {heartbeat, stale}},
+		},
+		"a guardian that has just started has yet to hear its first heartbeat": {self: true,
+			targets: []target{guardian(rows{"guardian_heartbeat_timestamp_seconds": always(0.0), "process_start_time_seconds": always(100.0)})},
+			want:    map[int][]string{60: {heartbeat}, 240: {heartbeat}, 300: {heartbeat}, 330: {heartbeat, stale}},
+		},
+		"a replica that has just started says nothing of the heartbeats of another": {self: true,
+			targets: []target{
+				guardian(rows{"guardian_heartbeat_timestamp_seconds": always(1.0), "process_start_time_seconds": always(0.0)}),
+				{name: "young", phase: 3, rows: rows{"guardian_heartbeat_timestamp_seconds": always(0.0), "process_start_time_seconds": always(200.0)}},
+			},
+			want: map[int][]string{180: {heartbeat}, 240: {heartbeat, stale}},
+		},
+		"another namespace's guardian does not stand in for this one": {self: true,
+			targets: []target{elsewhere(guardian(rows{state("rolled-back"): always(1.0)}))},
+			want:    map[int][]string{45: {heartbeat}, 75: {down, heartbeat}},
+		},
+		"nor do its guards of the same name count here": {self: true,
+			targets: []target{guardian(rows{state("rolled-back"): always(0.0)}), elsewhere(guardian(rows{
+				state("rolled-back"): always(1.0), state("blocked"): always(1.0), `guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1),
+			}))},
+			want: map[int][]string{75: {heartbeat}, 120: {heartbeat}},
 		},
 		"Alertmanager's webhooks fail": {self: true,
 			targets: []target{guardian(nil), {name: "am", rows: rows{
@@ -406,6 +531,10 @@ func TestAlertsAboutGuardian(t *testing.T) {
 				stable(), canary(),
 			},
 			want: map[int][]string{75: {heartbeat, back}, 120: {heartbeat, back}, 180: {heartbeat, vain, back}},
+		},
+		"a guard whose rules cannot be made": {self: true,
+			targets: []target{guardian(rows{"guardian_rules_guards_left_out": step(60, 1)})},
+			want:    map[int][]string{60: {heartbeat}, 105: {heartbeat}, 150: {heartbeat, incomplete}},
 		},
 		"a release without a canary": {self: true,
 			targets: []target{guardian(rows{`guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1)})},

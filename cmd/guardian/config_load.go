@@ -191,7 +191,8 @@ func podNamespace() string {
 }
 
 // restartOnly is the keys that differ between two configurations and that a
-// running guardian cannot change: what it listens on and connects with.
+// running guardian cannot change: what it listens on,
+// connects with, and calls the objects that it writes.
 func restartOnly(was, is Config) []string {
 	var keys []string
 	for _, k := range []struct {
@@ -206,6 +207,8 @@ func restartOnly(was, is Config) []string {
 		{"webhook", was.Webhook, is.Webhook},
 		{"prometheus", was.Prometheus, is.Prometheus},
 		{"alertmanager", was.Alertmanager, is.Alertmanager},
+		{"rules.name", was.Rules.Name, is.Rules.Name},
+		{"rules.namespace", was.Rules.Namespace, is.Rules.Namespace},
 	} {
 		if !reflect.DeepEqual(k.was, k.is) {
 			keys = append(keys, k.key)

@@ -226,8 +226,8 @@ func TestOnlyWhatIsConnectedNeedsARestart(t *testing.T) {
 	if got := restartOnly(was, is); got != nil {
 		t.Errorf("guards and heartbeat: %v", got)
 	}
-	is.Listen.Alerts, is.Prometheus.URL = ":1", "http://x"
-	if got := strings.Join(restartOnly(was, is), " "); got != "listen prometheus" {
+	is.Listen.Alerts, is.Prometheus.URL, is.Rules.Name, is.Rules.Interval = ":1", "http://x", "y", time.Minute
+	if got := strings.Join(restartOnly(was, is), " "); got != "listen prometheus rules.name" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -29,7 +29,8 @@ func generated(t *testing.T) ruleFile {
 	c := DefaultConfig()
 	c.Namespace = "microservices"
 	c.Guards = []GuardConfig{DefaultGuard("orders-service")}
-	o, err := c.rulesOptions(nil)
+	o, left := c.rulesOptions(nil)
+	err := left.err()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +54,7 @@ func TestEveryMetricThatTheRulesReadIsExported(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	alerting.NewMetrics(registry)
 	metrics := remediate.NewMetrics(registry)
+	newRulesWriter(nil, nil, nil, registry, nil)
 	described := make(chan *prometheus.Desc, 200)
 	metrics.Describe(described)
 	close(described)

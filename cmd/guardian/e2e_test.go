@@ -103,8 +103,8 @@ func (r *rig) ruleFile(config string) string {
 		}
 		sides[g.Name] = remediate.Sides{Stable: side("v1"), Canary: side("v2")}
 	}
-	o, err := c.rulesOptions(sides)
-	r.must(err)
+	o, left := c.rulesOptions(sides)
+	r.must(left.err())
 	generated, err := rules.Generate(o)
 	r.must(err)
 	text, err := generated.Prometheus()

@@ -2,7 +2,10 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate"
@@ -85,9 +88,22 @@ func (s SignalsConfig) limits() rules.Signals {
 	return out
 }
 
-// rulesOptions is what the rules of all guards are made from. sides may lack
-// guards, or be nil.
-func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, error) {
+// leftOut is why rules cannot be made for some guards, by their names.
+type leftOut map[string]error
+
+// err is all reasons as one, in the order of names; nil when there are none.
+func (l leftOut) err() error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(l)) {
+		errs = append(errs, l[name])
+	}
+	return errors.Join(errs...)
+}
+
+// rulesOptions is what the rules of all guards are made from, but for those that
+// rules cannot be made for: one bad guard must not leave the others unwatched.
+// sides may lack guards, or be nil.
+func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, leftOut) {
 	r := c.Rules
 	o := rules.Options{
 		Name: r.Name, Namespace: c.Namespace,
@@ -99,12 +115,17 @@ func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, e
 		// Scrapes that no evaluation looks at would be for nothing.
 		o.FastLane, o.Interval = r.FastLane.Interval, min(r.Interval, r.FastLane.Interval)
 	}
+	left := leftOut{}
 	for _, g := range c.Guards {
 		guard, err := c.rulesGuard(g, sides[g.Name])
+		if err == nil {
+			err = o.CheckGuard(guard)
+		}
 		if err != nil {
-			return rules.Options{}, err
+			left[g.Name] = err
+			continue
 		}
 		o.Guards = append(o.Guards, guard)
 	}
-	return o, nil
+	return o, left
 }

@@ -144,8 +144,8 @@ func (c *cluster) looker(config Config) remediate.Looker {
 }
 
 func (a *app) printRules(c Config, sides map[string]remediate.Sides, format string) error {
-	o, err := c.rulesOptions(sides)
-	if err != nil {
+	o, left := c.rulesOptions(sides)
+	if err := left.err(); err != nil {
 		return err
 	}
 	r, err := rules.Generate(o)

@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -22,6 +24,10 @@ import (
 // the rules know workloads by name, and a release can bring new ones.
 const rulesLook = 5 * time.Second
 
+// rulesPatience is how many looks a guard that remediate has not seen yet is
+// waited for. Then its rules go by what the configuration alone tells.
+const rulesPatience = 12
+
 // rulesWriter keeps the PrometheusRule, and the PodMonitor of the fast lane, what
 // the configuration and the cluster say, on the replica that holds the lease.
 type rulesWriter struct {
@@ -31,18 +37,31 @@ type rulesWriter struct {
 		Leads() bool
 		SidesOf() map[string]remediate.Sides
 	}
-	log *slog.Logger
+	log     *slog.Logger
+	leftOut prometheus.Gauge
 
 	mu     sync.Mutex
 	config Config
 	term   *publishing // nil: another replica's turn
 	made   *madeRules
+	waited int // looks in this term at which some guard had not been seen
 }
 
 // madeRules remembers what rules were last made of.
 type madeRules struct {
 	config Config
-	names  map[string][2]rules.Side
+	guards []rules.Guard
+	left   string
+}
+
+func newRulesWriter(d dynamic.Interface, k kubernetes.Interface, c interface {
+	Leads() bool
+	SidesOf() map[string]remediate.Sides
+}, reg prometheus.Registerer, log *slog.Logger) *rulesWriter {
+	w := &rulesWriter{dynamic: d, kube: k, controller: c, log: log, leftOut: prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "guardian_rules_guards_left_out", Help: "Guards whose rules cannot be made, on the replica that writes the rules."})}
+	reg.MustRegister(w.leftOut)
+	return w
 }
 
 func (w *rulesWriter) setConfig(c Config) {
@@ -103,6 +122,7 @@ func (w *rulesWriter) end() {
 	p := w.term
 	w.term = nil
 	w.mu.Unlock()
+	w.leftOut.Set(0)
 	if p != nil {
 		p.cancel()
 		p.done.Wait()
@@ -123,7 +143,7 @@ func (w *rulesWriter) begin(ctx context.Context, c Config) error {
 	if p.monitor, err = publish.New(o); err != nil {
 		return err
 	}
-	w.made = nil
+	w.made, w.waited = nil, 0
 	term, cancel := context.WithCancel(ctx)
 	p.cancel = cancel
 	for _, pub := range []*publish.Publisher{p.rules, p.monitor} {
@@ -154,32 +174,25 @@ func (w *rulesWriter) owner(ctx context.Context, c Config) (*metav1.OwnerReferen
 	return &metav1.OwnerReference{APIVersion: "apps/v1", Kind: "Deployment", Name: d.Name, UID: d.UID}, nil
 }
 
-// look makes the rules anew when what they are made of has changed. It waits
-// until every guard has been looked at: rules that know no workloads would
-// replace those that do.
-func (w *rulesWriter) look(c Config, term *publishing) {
+// look makes the rules anew when what they are made of has changed. It waits a
+// while for every guard to have been looked at: rules that know no workloads
+// would replace those that do. A guard that rules cannot be made for is left out.
+func (w *rulesWriter) look(c Config, term interface{ want(*rules.Rules) error }) {
 	sides := w.controller.SidesOf()
-	names := map[string][2]rules.Side{}
-	for _, g := range c.Guards {
-		s, ok := sides[g.Name]
-		if !ok {
+	if slices.ContainsFunc(c.Guards, func(g GuardConfig) bool { _, seen := sides[g.Name]; return !seen }) {
+		if w.waited++; w.waited < rulesPatience {
 			return
 		}
-		guard, err := c.rulesGuard(g, s)
-		if err != nil {
-			w.log.Error("cannot make rules", "guard", g.Name, "err", err)
-			return
-		}
-		names[g.Name] = [2]rules.Side{guard.Stable, guard.Canary}
 	}
-	if w.made != nil && reflect.DeepEqual(w.made.names, names) && reflect.DeepEqual(w.made.config, c) {
+	o, left := c.rulesOptions(sides)
+	why := fmt.Sprint(left.err())
+	if w.made != nil && w.made.left == why && reflect.DeepEqual(w.made.guards, o.Guards) && reflect.DeepEqual(w.made.config, c) {
 		return
 	}
-	o, err := c.rulesOptions(sides)
-	if err != nil {
-		w.log.Error("cannot make rules", "err", err)
-		return
+	for name, err := range left {
+		w.log.Error("guard left out of the rules", "guard", name, "err", err)
 	}
+	w.leftOut.Set(float64(len(left)))
 	made, err := rules.Generate(o)
 	if err != nil {
 		w.log.Error("cannot make rules", "err", err)
@@ -192,7 +205,7 @@ func (w *rulesWriter) look(c Config, term *publishing) {
 		w.log.Error("cannot publish rules", "err", err)
 		return
 	}
-	w.made = &madeRules{config: c, names: names}
+	w.made = &madeRules{config: c, guards: o.Guards, left: why}
 }
 
 // want publishes the rules, and the fast lane that they read or none.

@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -16,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/rules/publish"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -62,7 +66,7 @@ func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 	c.Guards = []GuardConfig{DefaultGuard("orders-service")}
 	l := &leader{}
 	l.set(false, "orders-v2")
-	w := &rulesWriter{dynamic: client, kube: kube, controller: l, log: slog.New(slog.DiscardHandler)}
+	w := newRulesWriter(client, kube, l, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	w.setConfig(c)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -123,5 +127,76 @@ func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 	}
 	if s := text(); !strings.Contains(s, "not found") {
 		t.Errorf("without the lease nothing is written; there is: %.200s", s)
+	}
+}
+
+// wish is where rules are wanted.
+type wish struct{ rules *rules.Rules }
+
+func (w *wish) want(r *rules.Rules) error { w.rules = r; return nil }
+
+func TestOneBadGuardDoesNotLeaveTheOthersUnwatched(t *testing.T) {
+	side := func(workloads ...string) remediate.Side {
+		return remediate.Side{Service: "orders", Workloads: workloads}
+	}
+	byHost := DefaultGuard("bad")
+	byHost.Stable, byHost.Canary = RefConfig{remediate.Ref{Host: "orders-v1"}}, RefConfig{remediate.Ref{Host: "orders-v2"}}
+	byHost.Workloads.Stable = []string{"orders-v1"}
+	fine := remediate.Sides{Stable: side("fine-v1"), Canary: side("fine-v2")}
+	for name, test := range map[string]struct {
+		bad     GuardConfig
+		sides   map[string]remediate.Sides // of bad; nil: not seen
+		looks   int
+		want    []string // in the rules
+		not     string   // not in the rules
+		leftOut float64
+		nothing bool // is published
+	}{
+		"a subset that matches both versions": {bad: DefaultGuard("bad"), looks: 1, leftOut: 1, want: []string{"fine-v2"}, not: "guardian_guard: bad",
+			sides: map[string]remediate.Sides{"bad": {Stable: side("orders-v1", "orders-v2"), Canary: side("orders-v2")}}},
+		"a host without a Deployment": {bad: byHost, looks: 1, leftOut: 1, want: []string{"fine-v2"}, not: "guardian_guard: bad",
+			sides: map[string]remediate.Sides{"bad": {}}},
+		"the same once it is there": {bad: byHost, looks: 1, want: []string{"fine-v2", "orders-v2", "guardian_guard: bad"},
+			sides: map[string]remediate.Sides{"bad": {Canary: side("orders-v2")}}},
+		"one that has not been seen yet is waited for": {bad: DefaultGuard("bad"), looks: rulesPatience - 1, nothing: true},
+		"but not for ever": {bad: DefaultGuard("bad"), looks: rulesPatience, want: []string{"fine-v2", "guardian_guard: bad"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := DefaultConfig()
+			c.Namespace, c.Rules.Namespace = "shop", "shop"
+			c.Guards = []GuardConfig{test.bad, DefaultGuard("fine")}
+			l := &leader{sides: map[string]remediate.Sides{"fine": fine}}
+			maps.Copy(l.sides, test.sides)
+			w := newRulesWriter(nil, nil, l, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+			got := &wish{}
+			for range test.looks {
+				w.look(c, got)
+			}
+			if (got.rules == nil) != test.nothing {
+				t.Fatalf("published: %v", got.rules != nil)
+			}
+			if n := testutil.ToFloat64(w.leftOut); n != test.leftOut {
+				t.Errorf("guardian_rules_guards_left_out is %v, want %v", n, test.leftOut)
+			}
+			if test.nothing {
+				return
+			}
+			text, err := got.rules.Prometheus()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(string(text), want) {
+					t.Errorf("the rules lack %s", want)
+				}
+			}
+			if test.not != "" && strings.Contains(string(text), test.not) {
+				t.Errorf("the rules have %s", test.not)
+			}
+			again := &wish{}
+			if w.look(c, again); again.rules != nil {
+				t.Error("the same rules are published again")
+			}
+		})
 	}
 }

@@ -123,7 +123,8 @@ type service struct {
 
 func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 	s := &service{config: c, log: log}
-	reg := prometheus.NewRegistry()
+	registry := prometheus.NewRegistry()
+	reg := prometheus.WrapRegistererWith(prometheus.Labels{rules.LabelOwner: c.Namespace}, registry)
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := alerting.NewMetrics(reg)
 	s.bridge = newBridge(c, metrics, log.With("component", "alerting"), time.Now)
@@ -138,7 +139,7 @@ func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 		AlertsAddress: c.Listen.Alerts, MetricsAddress: c.Listen.Metrics,
 		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile, AllowAnonymous: c.Webhook.AllowAnonymous,
 		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.oracle.refresh, OwnHeartbeat: s.bridge.ownHeartbeat,
-		Gatherer: reg, MetricSet: metrics, Logger: log.With("component", "http"),
+		Gatherer: registry, MetricSet: metrics, Logger: log.With("component", "http"),
 	})
 	if err != nil {
 		return nil, err
@@ -199,7 +200,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		return err
 	}
 	s.bridge.guards = s.controller
-	s.rules = &rulesWriter{dynamic: dyn, kube: kube, controller: s.controller, log: s.log.With("component", "rules")}
+	s.rules = newRulesWriter(dyn, kube, s.controller, reg, s.log.With("component", "rules"))
 	return nil
 }
 
@@ -224,10 +225,12 @@ func (s *service) ready(context.Context) error {
 
 // setGuards hands the guards to those who work with them.
 func (s *service) setGuards(c Config) error {
-	window, err := alertWindow(c)
-	if err != nil {
+	// Guards that rules cannot be made for yet are no reason to guard none.
+	o, _ := c.rulesOptions(nil)
+	if _, err := rules.Generate(o); err != nil {
 		return err
 	}
+	window := alertWindow(c)
 	guards := make([]remediate.Guard, len(c.Guards))
 	for i, g := range c.Guards {
 		guards[i] = c.remediateGuard(g, window)
@@ -243,24 +246,17 @@ func (s *service) setGuards(c Config) error {
 
 // alertWindow is for how long an alert can go on firing because of an earlier
 // build. It depends on no name: a guard whose Deployments are not known yet must
-// not keep the others without a brake, so invented ones stand in.
-func alertWindow(c Config) (time.Duration, error) {
+// not keep the others without a brake.
+func alertWindow(c Config) time.Duration {
 	if len(c.Guards) == 0 {
-		return defaultAlertWindow, nil
+		return defaultAlertWindow
 	}
-	c.Guards = slices.Clone(c.Guards)
-	for i := range c.Guards {
-		c.Guards[i].Workloads = WorkloadsConfig{Stable: []string{"stable"}, Canary: []string{"canary"}}
+	o, _ := c.rulesOptions(nil)
+	o.Guards = nil
+	for _, g := range c.Guards {
+		o.Guards = append(o.Guards, rules.Guard{Signals: g.Signals.limits()})
 	}
-	o, err := c.rulesOptions(nil)
-	if err != nil {
-		return 0, err
-	}
-	generated, err := rules.Generate(o)
-	if err != nil {
-		return 0, err
-	}
-	return generated.AlertWindow, nil
+	return o.AlertWindow()
 }
 
 // run serves until ctx ends or a part fails; the first failure ends the rest.
@@ -309,6 +305,8 @@ func (s *service) reload(c Config) {
 		s.log.Error("configuration not taken over: namespace cannot change while guardian runs", "was", s.config.Namespace, "is", c.Namespace)
 		return
 	}
+	// The objects that bear the old name would stay, and their alerts with them.
+	c.Rules.Name, c.Rules.Namespace = s.config.Rules.Name, s.config.Rules.Namespace
 	if reflect.DeepEqual(s.config, c) {
 		return
 	}

@@ -66,6 +66,33 @@ func TestWhatEachCallGets(t *testing.T) {
 	}
 	r.must(isAt(t.Context(), app, 0)) // not eventually: 200 means that it is done
 	r.checkGuardsAPI(g, app.Name)
+	r.checkMetrics(g)
+}
+
+// checkMetrics asks whose the metrics are: one Prometheus may scrape several
+// guardians whose guards have equal names.
+func (r *rig) checkMetrics(g *guardian) {
+	r.t.Helper()
+	response, err := http.Get("http://" + g.server.MetricsAddr().String() + "/metrics")
+	r.must(err)
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	r.must(err)
+	own := 0
+	for line := range strings.Lines(string(text)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		if !strings.Contains(line, rules.LabelOwner+`="`+r.ns+`"`) {
+			r.t.Errorf("without %s: %s", rules.LabelOwner, line)
+		}
+		if strings.HasPrefix(line, "guardian_") {
+			own++
+		}
+	}
+	if own < 30 {
+		r.t.Errorf("only %d of guardian's own series", own)
+	}
 }
 
 // checkGuardsAPI asks the metrics port about a guard.

@@ -38,24 +38,24 @@ func (s sample) Copy() chunks.Sample           { return s }
 // store is the least that Prometheus's engine can read from. Series stay in the
 // order of their samples.
 type store struct {
-	byName map[string]map[string]*series
+	byName map[string]map[string]*storedSeries
 }
 
-type series struct {
+type storedSeries struct {
 	labels  labels.Labels
 	samples []chunks.Sample
 }
 
-func newStore() *store { return &store{byName: map[string]map[string]*series{}} }
+func newStore() *store { return &store{byName: map[string]map[string]*storedSeries{}} }
 
 func (s *store) add(l labels.Labels, t int64, f float64) {
 	name := l.Get(labels.MetricName)
 	if s.byName[name] == nil {
-		s.byName[name] = map[string]*series{}
+		s.byName[name] = map[string]*storedSeries{}
 	}
 	key := l.String()
 	if s.byName[name][key] == nil {
-		s.byName[name][key] = &series{labels: l}
+		s.byName[name][key] = &storedSeries{labels: l}
 	}
 	one := s.byName[name][key]
 	one.samples = append(one.samples, sample{t, f})
@@ -117,6 +117,7 @@ type prometheus struct {
 	engine *promql.Engine
 	store  *store
 	rules  []rule
+	firing []string // alerts of the last evaluation
 }
 
 type rule struct {
@@ -125,15 +126,20 @@ type rule struct {
 	last                map[string]labels.Labels
 }
 
-func newPrometheus(t *testing.T, limit float64) *prometheus {
+func newPrometheus(t *testing.T, signals rules.Signals) *prometheus {
+	t.Helper()
+	return newPrometheusEvery(t, time.Second, signals)
+}
+
+func newPrometheusEvery(t *testing.T, interval time.Duration, signals rules.Signals) *prometheus {
 	t.Helper()
 	r, err := rules.Generate(rules.Options{
-		Interval: time.Second, ScrapeInterval: scrapeInterval * time.Millisecond,
+		Interval: interval, ScrapeInterval: scrapeInterval * time.Millisecond,
 		Guards: []rules.Guard{{
 			Name: "orders-service", Namespace: "microservices",
-			Stable:  rules.Side{Name: "v1", Workloads: []string{"orders-v1"}},
-			Canary:  rules.Side{Name: "v2", Workloads: []string{"orders-v2"}},
-			Signals: rules.Signals{ErrorRate: &rules.ErrorRate{Max: limit}},
+			Stable:  rules.Side{Name: "v1", Service: "orders-service", Workloads: []string{"orders-v1"}},
+			Canary:  rules.Side{Name: "v2", Service: "orders-service", Workloads: []string{"orders-v2"}},
+			Signals: signals,
 		}},
 	})
 	if err != nil {
@@ -143,7 +149,7 @@ func newPrometheus(t *testing.T, limit float64) *prometheus {
 		MaxSamples: 1e6, Timeout: time.Minute, LookbackDelta: 5 * time.Minute, EnableAtModifier: true,
 	})}
 	for _, g := range r.PrometheusRule("x", "x").Spec.Groups {
-		if g.Name != "guardian.guards" && g.Name != "guardian.requests" {
+		if g.Name != "guardian.guards" && g.Name != "guardian.requests" && g.Name != "guardian.restarts" {
 			continue
 		}
 		for _, one := range g.Rules {
@@ -167,6 +173,11 @@ func (p *prometheus) scraped(g *target, s *scrapeOf) {
 				continue
 			}
 			v = stale
+		}
+		if i == 2*nobody {
+			add(s.t, v, labels.MetricName, "istio_requests_total", "reporter", "source", "destination_workload", "unknown",
+				"destination_service_name", "orders-service", "destination_service_namespace", "microservices", "response_code", "503")
+			continue
 		}
 		add(s.t, v, labels.MetricName, "istio_requests_total",
 			"reporter", []string{"destination", "source"}[g.reporter],
@@ -194,10 +205,14 @@ func (p *prometheus) query(expr string, now int64) promql.Vector {
 // evaluate runs all rules once and reports whether a rollback alert fires.
 func (p *prometheus) evaluate(now int64) bool {
 	fired := false
+	p.firing = nil
 	for i := range p.rules {
 		r := &p.rules[i]
 		found := p.query(r.expr, now)
 		if r.alert != "" {
+			if len(found) > 0 {
+				p.firing = append(p.firing, r.alert+"/"+r.labels[rules.LabelAction])
+			}
 			fired = fired || len(found) > 0 && r.labels[rules.LabelAction] == string(rules.ActionRollback)
 			continue
 		}
@@ -231,7 +246,7 @@ func TestThePortIsEqualToTheEngine(t *testing.T) {
 	compared, proofs, fires := 0, 0, 0
 	for run := range runs {
 		w := newWorld(randomWorld(uint64(run)), uint64(run))
-		p, j := newPrometheus(t, 0.01), newJudge(0.01)
+		p, j := newPrometheus(t, rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01}}), newJudge(0.01)
 		w.seen = p.scraped
 		for now := int64(second); now <= 200*second; now += second {
 			w.runTo(now)
@@ -267,6 +282,93 @@ func TestThePortIsEqualToTheEngine(t *testing.T) {
 	t.Logf("%d windows compared, %d of them with proof; %d evaluations fired", compared, proofs, fires)
 	if proofs < compared/100 || fires < 10 {
 		t.Errorf("too little happened: %d proofs, %d evaluations fired", proofs, fires)
+	}
+}
+
+// TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine does the same for
+// requests that nobody took: bursts at stable, and a canary that refuses.
+func TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine(t *testing.T) {
+	fires, seen := 0, 0
+	for run := range 8 {
+		o := service([]float64{20, 200}[run%2], []float64{0.1, 0.5}[run/2%2])
+		o.rough, o.changes = 10, []int64{70 * second}
+		if run < 4 {
+			o.canaryLost = from(70*second, 0, []float64{0.5, 1}[run/2])
+		} else {
+			o.lostAt, o.lost = 70*second, []int{6, 20, 60, 200}[run-4]
+		}
+		w := newWorld(o, uint64(run))
+		p, j := newPrometheus(t, rules.Signals{Traffic: &rules.Traffic{ShareTolerance: 1}}), newJudge(0.01)
+		w.seen = p.scraped
+		for now := int64(second); now <= 100*second; now += second {
+			p.store.add(labels.FromStrings(labels.MetricName, "guardian_weight_percent", rules.LabelOwner, "microservices", "guard", "orders-service", "subset", "v2"), now, 100*o.share)
+			w.runTo(now)
+			p.evaluate(now)
+			j.evaluate(now, w.targets)
+			j.refused(now, w.targets, o.share)
+			for i := range rawWindows {
+				window := fmt.Sprintf(`{reporter="source",window="%ds"}`, windows[i]/second)
+				u, d := j.at(atSource, nobody, i, 0), j.blame(i, o.share)
+				same(t, p, now, "guardian:requests_unreached:increase"+window, u.all, u.ok)
+				same(t, p, now, "guardian_canary:requests_unreached:evidence"+window, d, d > 0)
+				if u.all > 0 {
+					seen++
+				}
+				if d > 0 {
+					fires++
+				}
+			}
+		}
+	}
+	if fires < 10 || seen < fires+10 {
+		t.Errorf("too little happened: %d windows with refused requests, %d of them with proof", seen, fires)
+	}
+}
+
+// TestARestartOfPrometheusIsNoFault lets Prometheus be away for three minutes
+// under an even load, right after one of the canary's containers has restarted.
+func TestARestartOfPrometheusIsNoFault(t *testing.T) {
+	const every = 5 * second
+	p := newPrometheusEvery(t, every*time.Millisecond, rules.Signals{
+		ErrorRate: &rules.ErrorRate{Max: 0.01}, Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute}, Traffic: &rules.Traffic{ShareTolerance: 0.5},
+	})
+	add := func(at int64, f float64, job, name string, pairs ...string) {
+		pairs = append(pairs, labels.MetricName, name, "job", job, "instance", job)
+		p.store.add(labels.FromStrings(pairs...), at, f)
+	}
+	guardian := func(at int64) {
+		add(at, 1, "guardian", "up")
+		for _, subset := range []string{"v1", "v2"} {
+			own := []string{rules.LabelOwner, "microservices", "guard", "orders-service", "subset", subset}
+			add(at, map[string]float64{"v1": 90, "v2": 10}[subset], "guardian", "guardian_weight_percent", own...)
+			restarts := 0.0
+			if subset == "v2" && at > 190*second {
+				restarts = 1
+			}
+			add(at, restarts, "guardian", "guardian_workload_restarts_total", own...)
+		}
+	}
+	proxy := func(at int64, workload string, perSecond float64) {
+		add(at, 1, workload, "up")
+		add(at, perSecond*float64(at/second), workload, "istio_requests_total", "reporter", "destination",
+			"destination_workload", workload, "destination_workload_namespace", "microservices", "response_code", "200")
+	}
+	for now := int64(every); now <= 800*second; now += every {
+		if now > 200*second && now < 380*second {
+			continue
+		}
+		proxy(now-4*second, "orders-v1", 90)
+		guardian(now - 3*second)
+		if now != 380*second { // its first scrape comes after the first evaluation
+			proxy(now-second, "orders-v2", 10)
+		}
+		p.evaluate(now)
+		if len(p.firing) > 0 {
+			t.Errorf("second %d: %v", now/second, p.firing)
+		}
+	}
+	if len(p.query("guardian_canary:requests:per_weight", 800*second)) == 0 || len(p.query("guardian_side:restarts:increase", 800*second)) == 0 {
+		t.Error("nothing was judged")
 	}
 }
 

@@ -29,10 +29,15 @@ const (
 	stableSide
 	sides
 
+	nobody = sides // of requests that no workload took
+
 	atDestination = 0
 	atSource      = 1
 	reporters     = 2
 )
+
+// rawWindows are those counted from the proxies' own series, which come first.
+const rawWindows = 2
 
 // ringSize is more evaluations than the longest window looks back.
 const ringSize = 512
@@ -46,8 +51,9 @@ type count struct {
 // judge decides about one canary, once per second.
 type judge struct {
 	limit float64
-	n     int // evaluations so far
-	rings [reporters][sides][len(windows)][ringSize]count
+	stale int64 // how much older than its scrape a proxy's sample can be, milliseconds
+	n     int   // evaluations so far
+	rings [reporters][sides + 1][len(windows)][ringSize]count
 	since [reporters]int64 // 0: no proof
 }
 
@@ -77,7 +83,7 @@ func (j *judge) evaluate(now int64, targets []*target) bool {
 
 // count fills in all windows of one side as one reporter sees it.
 func (j *judge) count(now int64, targets []*target, r, side int) {
-	for w := range 2 {
+	for w := range rawWindows {
 		c := j.at(r, side, w, 0)
 		*c = count{}
 		for _, g := range targets {
@@ -146,7 +152,11 @@ func (j *judge) proven(now int64, targets []*target, r int) bool {
 		j.since[r] = newest(now, targets, r, canarySide)
 	}
 	stable := newest(now, targets, r, stableSide)
-	return j.since[r] == 0 || stable == 0 || j.since[r] <= stable
+	told := j.since[r]
+	if r == atDestination {
+		told += j.stale
+	}
+	return j.since[r] == 0 || stable == 0 || told <= stable
 }
 
 // newest is when a side was scraped last by any target that shows it now; 0 if
@@ -165,4 +175,4 @@ func newest(now int64, targets []*target, r, side int) int64 {
 }
 
 // reset forgets everything, for a new canary hour.
-func (j *judge) reset() { *j = judge{limit: j.limit} }
+func (j *judge) reset() { *j = judge{limit: j.limit, stale: j.stale} }

@@ -12,11 +12,14 @@ const (
 	gone    // the target is no more, nor is its up
 )
 
+// series is how many a target has at most; the last one is never there.
+const series = 2 * (nobody + 1)
+
 // scrapeOf is what one scrape of a target found.
 type scrapeOf struct {
 	t  int64
 	up int
-	v  [4]float64 // good and bad of the canary, good and bad of stable; NaN: no series yet
+	v  [series]float64 // good and bad of the canary, good and bad of stable, taken by nobody; NaN: no series yet
 }
 
 // logSize is enough scrapes for the longest range that a yardstick reads, 60 s.
@@ -29,8 +32,10 @@ type target struct {
 	side     int // of a pod; a gateway reports both
 	next     int64
 	ends     bool // the pod has gone: the next scrape finds nobody
-	counters [4]float64
-	born     [4]bool
+	counters [series]float64
+	born     [series]bool
+	flushes  int64           // when what a scrape shows is next brought up to date; only with worldOptions.flush
+	shown    [series]float64 // what a scrape shows; NaN: no series yet
 	log      [logSize]scrapeOf
 	scrapes  int
 }
@@ -89,10 +94,14 @@ type worldOptions struct {
 	// canaryBad and stableBad are shares of bad requests from a time on, constant
 	// between the changes.
 	canaryBad, stableBad func(t int64) float64
-	changes              []int64 // ascending
-	gateways             int     // proxies that report as source; 0: nobody does
-	rough                float64 // how often bursts, restarts, pods coming and going, failed scrapes; 1: as in a busy cluster
-	canaries, stables    int     // pods
+	changes              []int64               // ascending
+	canaryLost           func(t int64) float64 // share of the canary's requests that nobody takes; nil: none
+	lostAt               int64                 // when stable's pods refuse some requests
+	lost                 int                   // how many
+	flush                int64                 // how often proxies bring what a scrape shows up to date, milliseconds; 0: always
+	gateways             int                   // proxies that report as source; 0: nobody does
+	rough                float64               // how often bursts, restarts, pods coming and going, failed scrapes; 1: as in a busy cluster
+	canaries, stables    int                   // pods
 }
 
 // world generates requests, counts them in proxies and scrapes those, each at
@@ -128,7 +137,40 @@ func (w *world) add(g *target) {
 	w.lastID++
 	g.id = w.lastID
 	g.next = w.now + 1 + w.rng.Int64N(scrapeInterval)
+	if w.flush > 0 {
+		g.flushes = w.now + 1 + w.rng.Int64N(w.flush)
+	}
+	g.show()
 	w.targets = append(w.targets, g)
+}
+
+// show brings what a scrape shows up to date.
+func (g *target) show() {
+	for i := range g.shown {
+		g.shown[i] = math.NaN()
+		if g.born[i] {
+			g.shown[i] = g.counters[i]
+		}
+	}
+}
+
+// flushTo lets the proxies' flushes up to t happen.
+func (w *world) flushTo(t int64) {
+	for w.flush > 0 {
+		first := w.targets[0]
+		for _, g := range w.targets {
+			if g.flushes < first.flushes {
+				first = g
+			}
+		}
+		if first.flushes > t {
+			return
+		}
+		w.requests(first.flushes - w.now)
+		w.now = first.flushes
+		first.show()
+		first.flushes += w.flush
+	}
 }
 
 // runTo lets everything happen up to t, scrapes at t included.
@@ -141,14 +183,23 @@ func (w *world) runTo(t int64) {
 			}
 		}
 		for len(w.changes) > 0 && w.changes[0] <= min(first.next, t) {
+			w.flushTo(w.changes[0])
 			w.requests(w.changes[0] - w.now)
 			w.now, w.changes = w.changes[0], w.changes[1:]
+			if w.lost > 0 && w.now >= w.lostAt {
+				w.lose(float64(w.lost))
+				w.lost = 0
+			}
 		}
 		if first.next > t {
 			return
 		}
+		w.flushTo(first.next)
 		w.requests(first.next - w.now)
 		w.now = first.next
+		if w.flush == 0 {
+			first.show()
+		}
 		w.scrape(first)
 		w.mishaps()
 	}
@@ -168,8 +219,8 @@ func (w *world) scrape(g *target) {
 	}
 	for i := range s.v {
 		s.v[i] = math.NaN()
-		if s.up == scraped && g.born[i] {
-			s.v[i] = g.counters[i]
+		if s.up == scraped {
+			s.v[i] = g.shown[i]
 		}
 	}
 	g.log[g.scrapes%logSize] = s
@@ -204,7 +255,7 @@ func (w *world) mishaps() {
 		w.burst = w.now + 10*second
 	case p < 1/(1.4*300)+1/(1.4*1200):
 		g := w.targets[w.rng.IntN(len(w.targets))]
-		g.counters, g.born = [4]float64{}, [4]bool{}
+		g.counters, g.born = [series]float64{}, [series]bool{}
 	case p < 1/(1.4*300)+2/(1.4*1200):
 		g := w.targets[w.rng.IntN(len(w.targets))]
 		if g.reporter == atDestination && !g.ends {
@@ -226,9 +277,29 @@ func (w *world) requests(dt int64) {
 		if side == stableSide {
 			bad = w.stableBad
 		}
+		if side == canarySide && w.canaryLost != nil {
+			lost := w.canaryLost(w.now)
+			w.lose(poisson(w.rng, mean*lost))
+			mean *= 1 - lost
+		}
 		share := bad(w.now)
 		w.serve(side, 0, mean*(1-share))
 		w.serve(side, 1, mean*share)
+	}
+}
+
+// lose has gateways report requests that nobody took.
+func (w *world) lose(n float64) {
+	var gateways []*target
+	for _, g := range w.targets {
+		if g.reporter == atSource {
+			gateways = append(gateways, g)
+		}
+	}
+	for range int(n) {
+		g := gateways[w.rng.IntN(len(gateways))]
+		g.counters[2*nobody]++
+		g.born[2*nobody] = true
 	}
 }
 

@@ -7,7 +7,8 @@
 //   - users send real HTTP requests at an even pace, each split by the weights and routed by the headers of the
 //     VirtualService;
 //   - each version's proxy and the users' proxy are scrape targets of their own, with Istio's metric names and labels, as
-//     sidecars are. What cannot be connected to is known at the source alone, as destination_workload="unknown".
+//     sidecars are; counters are always up to date, histograms every 5 s. What cannot be connected to is known at the
+//     source alone, as destination_workload="unknown".
 //
 // What it leaves out: retries, mirrors, delegates, TCP and TLS routes, matches by anything but headers and paths, and
 // connections that outlive a change of weights.

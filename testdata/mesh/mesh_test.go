@@ -138,7 +138,31 @@ func TestWhatIsAnsweredShowsAtSourceAndDestination(t *testing.T) {
 			`destination_service_name="orders-service"`, `destination_service_namespace="microservices"`, `destination_version="v2"`,
 			`response_code="500"`, `response_flags="-"`, `grpc_response_status=""`}
 		requireSeries(t, scrape(t, m, workload), "istio_requests_total", "5", want...)
+		p := m.users
+		if workload != users {
+			p = m.versions["v2"].proxy
+		}
+		p.mu.Lock()
+		p.flush(time.Now().Add(flushEvery))
+		p.mu.Unlock()
 		requireSeries(t, scrape(t, m, workload), "istio_request_duration_milliseconds_bucket", "5", append(want, `le="500"`)...)
+	}
+}
+
+func TestHistogramsAreUpToDateEveryFiveSecondsOnly(t *testing.T) {
+	m, _, _ := start(t, split(0, 100))
+	send(t, m, 3, nil)
+	p := m.users
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.timed[len(p.timed)-1].at
+	sinceStart := last.Sub(p.began)
+	due := p.began.Add(sinceStart.Truncate(flushEvery) + flushEvery)
+	if p.flush(due.Add(-time.Nanosecond)); len(p.timed) == 0 {
+		t.Error("the histograms show requests since the last flush")
+	}
+	if p.flush(due); len(p.timed) != 0 {
+		t.Errorf("after a flush the histograms lack %d requests", len(p.timed))
 	}
 }
 

@@ -40,13 +40,25 @@ type proxy struct {
 	address   string
 
 	mu     sync.Mutex
+	began  time.Time
+	timed  []timing    // durations that no flush has put into the histograms yet
 	failed int         // requests reported as failed so far
 	reads  []time.Time // when the scrapes since the last mark began
 	counts []int       // failed requests that each of them saw
 }
 
+// flushEvery is how often Envoy brings its histograms up to date (stats_flush_interval); its counters always are.
+const flushEvery = 5 * time.Second
+
+// timing is one observation of a histogram.
+type timing struct {
+	at           time.Time
+	values       []string
+	milliseconds float64
+}
+
 func startProxy(workload, reporter string) (*proxy, error) {
-	p := &proxy{workload: workload, reporter: reporter}
+	p := &proxy{workload: workload, reporter: reporter, began: time.Now()}
 	p.requests = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "istio_requests_total", Help: "Requests (stand-in for Istio's metric)."}, labels)
 	p.durations = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "istio_request_duration_milliseconds", Help: "Durations (stand-in for Istio's metric).", Buckets: buckets,
@@ -98,16 +110,29 @@ func (p *proxy) report(c call, source string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.requests.WithLabelValues(values...).Inc()
-	p.durations.WithLabelValues(values...).Observe(float64(c.took) / float64(time.Millisecond))
+	now := time.Now()
+	p.flush(now)
+	p.timed = append(p.timed, timing{now, values, float64(c.took) / float64(time.Millisecond)})
 	if c.code >= 500 {
 		p.failed++
 	}
+}
+
+// flush puts into the histograms what was timed before the newest flush at or before now. The lock must be held.
+func (p *proxy) flush(now time.Time) {
+	last := p.began.Add(now.Sub(p.began).Truncate(flushEvery))
+	n := 0
+	for ; n < len(p.timed) && p.timed[n].at.Before(last); n++ {
+		p.durations.WithLabelValues(p.timed[n].values...).Observe(p.timed[n].milliseconds)
+	}
+	p.timed = p.timed[n:]
 }
 
 // read notes a scrape.
 func (p *proxy) read() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.flush(time.Now())
 	p.reads, p.counts = append(p.reads, time.Now()), append(p.counts, p.failed)
 	if len(p.reads) > 1000 {
 		p.reads, p.counts = p.reads[500:], p.counts[500:]

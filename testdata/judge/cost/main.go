@@ -210,14 +210,14 @@ func mesh(n int) http.Handler {
 			if r.URL.Path != "/metrics" { // a sidecar says nothing about guardian
 				continue
 			}
-			fmt.Fprintf(out, "guardian_weight_percent{guard=\"app-%d\",subset=\"v2\"} 10\n", i)
-			fmt.Fprintf(out, "guardian_workload_restarts_total{guard=\"app-%d\",subset=\"v1\"} 0\n", i)
-			fmt.Fprintf(out, "guardian_workload_restarts_total{guard=\"app-%d\",subset=\"v2\"} 0\n", i)
+			fmt.Fprintf(out, "guardian_weight_percent{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v2\"} 10\n", i)
+			fmt.Fprintf(out, "guardian_workload_restarts_total{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v1\"} 0\n", i)
+			fmt.Fprintf(out, "guardian_workload_restarts_total{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v2\"} 0\n", i)
 		}
 		if r.URL.Path != "/metrics" {
 			return
 		}
-		fmt.Fprintf(out, "guardian_heartbeat_timestamp_seconds %d\n", time.Now().Unix())
+		fmt.Fprintf(out, "guardian_heartbeat_timestamp_seconds{guardian_namespace=\"microservices\"} %d\n", time.Now().Unix())
 	})
 }
 
