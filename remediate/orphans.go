@@ -131,7 +131,7 @@ func UnlockOrphan(cm *corev1.ConfigMap, by, reason string, now time.Time) ([]byt
 	s, build := &r.Status, r.Lock.Build
 	r.Refused = slices.DeleteFunc(r.Refused, func(b string) bool { return b == build || b == s.Build })
 	r.Lock, r.VirtualServices, r.Message = nil, nil, ""
-	r.denies(nil, Rollback{})
+	r.denies(nil, nil, Rollback{})
 	s.State, s.Since, s.UnlockedAt, s.Reason = StateIdle, now, now, "unlocked by "+by
 	if s.Weight > 0 { // a rollback that was never done
 		s.State = StateShifting
