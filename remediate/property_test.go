@@ -713,6 +713,34 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 	}
 }
 
+// TestTheLeaseIsLookedAtRightBeforeAStep has it go to the other replica between
+// a step's record and its VirtualService.
+func TestTheLeaseIsLookedAtRightBeforeAStep(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMachine(t)
+		first, second := m.replicas[0], m.replicas[1]
+		m.guard.Promotion.Mode, first.guard.Promotion.Mode, second.guard.Promotion.Mode = PromotionAuto, PromotionAuto, PromotionAuto
+		m.ciReplace(0)
+		m.settle()
+		m.now = m.now.Add(2 * time.Minute)
+		m.w.made[2], m.w.template, m.w.pods, m.built, m.oldBuild, m.beat = m.now, 2, []int{2, 2}, m.now, 0, m.now
+		m.atRecord, m.meddle = true, func() { first.leads, second.leads = false, true }
+		*first.view = *m.w.copy()
+		m.pass(first)
+		if e := m.parsed().Status.Expected; second.leads && (e == nil || *e != 10) || !second.leads {
+			t.Fatalf("the second leads: %v; step recorded: %v", second.leads, e)
+		}
+		if w := m.trafficOf(m.w.vs).Weight; w != 0 {
+			t.Fatalf("without the lease the canary was taken to %d%%", w)
+		}
+		*second.view = *m.w.copy()
+		m.pass(second)
+		if w := m.trafficOf(m.w.vs).Weight; w != 10 {
+			t.Fatalf("the other replica has left the canary at %d%%, want 10%%", w)
+		}
+	})
+}
+
 // TestPropertyInvariantsHold checks the invariants of the package comment over
 // random sequences. -rapid.checks sets how many.
 func TestPropertyInvariantsHold(t *testing.T) {
