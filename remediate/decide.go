@@ -486,14 +486,19 @@ func (d *decider) lift(event, by, why string) {
 	d.note(event, by, why)
 }
 
+// since is when the present build appeared, or was last unlocked by a person.
+func (d *decider) since() time.Time {
+	s := d.rec.Status
+	if s.UnlockedAt.After(s.BuildSince) {
+		return s.UnlockedAt
+	}
+	return s.BuildSince
+}
+
 // sortAlerts splits the alerts into those that count against the present
 // build and those that hold.
 func (d *decider) sortAlerts() {
-	s := &d.rec.Status
-	since := s.BuildSince
-	if s.UnlockedAt.After(since) {
-		since = s.UnlockedAt
-	}
+	s, since := &d.rec.Status, d.since()
 	ripe := since.Add(d.in.Guard.AlertWindow)
 	alerts := slices.Clone(d.in.Alerts)
 	for i := range alerts { // a record has to stay small enough to be written
@@ -779,7 +784,7 @@ func (d *decider) blockedElsewhere() bool {
 func (d *decider) giveBack() {
 	none := d.in.Guard.Rollback.Lock == LockNone
 	switch {
-	case !d.in.Owned && (none || !d.in.Owed), !none && len(d.rollback)+len(d.holds) > 0:
+	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled():
 		return
 	case !d.in.Live:
 		d.wantLive = true
@@ -794,6 +799,14 @@ func (d *decider) giveBack() {
 	if d.reason == ReasonNothing {
 		d.reason = ReasonRestore
 	}
+}
+
+// troubled says that an alert fires, or that another replica has heard one about
+// this build: one about an earlier build may be over, for all that it tells.
+func (d *decider) troubled() bool {
+	return len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool {
+		return a.Fingerprint != "" || !a.StartsAt.Before(d.since())
+	})
 }
 
 // rollBack locks and moves everything to stable, or says why not.

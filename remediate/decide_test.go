@@ -465,6 +465,8 @@ func TestTheKindsOfLock(t *testing.T) {
 		"nor by the new build that lifts it": {[]but{locked(LockBuild), runs("b2", 2), appeared(2 * time.Minute), live, bad, func(in *Input) { in.Owned, in.Owed = true, true }},
 			verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "new-build: 0→0; unlocked by new build: 0→0; noted by alert: 0→0"}, ""},
 		"nor while one holds":                        {[]but{stood(StateIdle, 0), live, fires(ActionHold, "StableErrors", time.Minute), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
+		"nor while another replica has heard one":    {[]but{stood(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, reason: ReasonNothing, requeue: 15 * time.Second}, ""},
+		"one about an earlier build may be over":     {[]but{stood(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), buildSince(30 * time.Second), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore, release: true, requeue: 15 * time.Second}, ""},
 		"what was re-pointed, under another's marks": {[]but{stood(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore}, ""},
 		"from a cache it is read live first":         {[]but{stood(StateIdle, 0), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing, wantLive: true}, ""},
 		"none: what was re-pointed stays":            {[]but{lockKind(LockNone), stood(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},

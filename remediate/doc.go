@@ -103,13 +103,22 @@
 // The canary's workloads are the Deployments whose template labels satisfy the
 // Service's selector and the subset's labels. A build is the hash of their pod
 // templates; a rollout restart is no new build, and no Deployment is an unknown
-// build, which is never new. A rollback puts the build, and every other that
+// build, which is never new. Of several Deployments each has a build of its own
+// besides, which is refused and looked at like the one of all. A rollback puts the build, and every other that
 // serves at that moment, on the list of refused ones. A lock of kind build is
 // lifted when every ready pod of the canary, and at least one, belongs to a
 // build that is not on the list. A refused build that comes back, as by kubectl
 // rollout undo, is locked again from its first ready pod on. Only a person's
 // unlock, or forgiving as above, takes a build off the list. A lock that was set
 // while the build was unknown takes the first that becomes known for its own.
+//
+// # Giving back
+//
+// Routes and mirrors that a rollback re-pointed, the field ownership that it took
+// and the marks that it left are given up after the lock, and not while an alert
+// of the present build fires. Several guards may share a VirtualService: each gives
+// back what its own record says, and marks and ownership go with the last lock
+// that names the VirtualService.
 //
 // # Attribution
 //

@@ -21,7 +21,7 @@ type snapshot struct {
 	pair     Pair
 	record   *corev1.ConfigMap // nil: none yet
 	services []*unstructured.Unstructured
-	held     map[string]bool // those of them that another guard's lock names; not looked at while this guard is locked
+	held     map[string]bool // those of them that another guard's lock names; not looked at while this guard stays locked
 	// who serves the two sides, for rules that need names
 	sides Sides
 }
@@ -221,9 +221,6 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
 	}
 	in.Reach = s.reach
-	if in.Owned && in.Record.Lock == nil {
-		return s.gatherHeld(ctx, r)
-	}
 	return nil
 }
 

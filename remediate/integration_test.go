@@ -514,6 +514,13 @@ func TestWithoutALockWhatAPersonAskedForIsForgottenOnlyAfterTrafficHasMoved(t *t
 	})
 	r.request(app.Name, RequestRollback)
 	r.atWeight(app, 0)
+	r.wait("request done", func() error {
+		rec, err := r.record(app.Name)
+		if err == nil && rec.Request != nil {
+			err = errors.New("it is still on the record")
+		}
+		return err
+	})
 	rec := r.inState(app.Name, StateIdle)
 	var told []string
 	for _, h := range rec.History {

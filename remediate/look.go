@@ -6,7 +6,6 @@ import (
 
 	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/dynamic"
@@ -33,9 +32,6 @@ func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
 // uncachedReader is a liveReader that needs no cache to know which Deployments
 // there are: it lists them all.
 type uncachedReader struct{ *liveReader }
-
-// locked is for those who give something back.
-func (u uncachedReader) locked(context.Context) ([]*corev1.ConfigMap, error) { return nil, nil }
 
 func (u uncachedReader) deployments(ctx context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
 	list, err := u.kube.AppsV1().Deployments(u.namespace).List(ctx, metav1.ListOptions{})

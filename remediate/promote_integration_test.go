@@ -235,11 +235,8 @@ func TestWithoutPrometheusItWaitsAndThenGoesOnToTheEnd(t *testing.T) {
 	var asked atomic.Int32
 	change := func(o *Options) {
 		o.AskForward = func(context.Context, Guard, Sides, time.Time) (Forward, []Alert) {
-			if asked.Add(1) == 2 {
-				stopped.Store(true) // at 10%
-			}
 			if stopped.Load() {
-				return Forward{Err: fmt.Sprintf("Prometheus does not answer: connection %d refused", asked.Load())}, nil
+				return Forward{Err: fmt.Sprintf("Prometheus does not answer: connection %d refused", asked.Add(1))}, nil
 			}
 			return Forward{Requests: 1000}, nil
 		}
@@ -247,6 +244,13 @@ func TestWithoutPrometheusItWaitsAndThenGoesOnToTheEnd(t *testing.T) {
 	a := r.startWith(change, g)
 	a.leader()
 	b := r.startWith(change, g)
+	var once sync.Once
+	a.tap.before(func(q *http.Request, c call) error {
+		if isStep(q, c) {
+			once.Do(func() { stopped.Store(true) }) // at 10%
+		}
+		return nil
+	})
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
 	rec := r.waitsFor(app.Name, WaitAnswers)
 	if rec.Status.Weight != 10 || rec.Status.NextStep != 50 || !strings.Contains(rec.Status.Waiting, "Prometheus does not answer") {

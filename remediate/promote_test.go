@@ -345,6 +345,45 @@ func TestWhatIsToldOfWaitingBeginsAnewWithWeightsOrBuild(t *testing.T) {
 	}
 }
 
+func busy(in *Input) { in.Busy = true }
+
+func TestWhoHasToWaitForItsTurnToAskSaysWhatItSaid(t *testing.T) {
+	told := func(in *Input) {
+		s := &in.Record.Status
+		s.WaitingFor, s.Waiting, s.NextStep, s.Requests = WaitRequests, "waiting: 37 of 100 requests", 30, 37
+	}
+	soon := stays(StateShifting, pollBusy)
+	runRows(t, map[string]row{
+		"a step":                        {[]but{climbing(10), notAsked, busy, told}, soon, "waiting: 37 of 100 requests"},
+		"one that has told nothing yet": {[]but{climbing(10), notAsked, busy}, soon, "waiting: for the replica that holds the lease"},
+		"one that was recorded":         {[]but{climbing(10), notAsked, busy, unseenStep("schedule", time.Second)}, soon, ""},
+		"a person's that was recorded":  {[]but{climbing(10), mode(PromotionManual), notAsked, busy, unseenStep("ann", time.Second)}, soon, ""},
+		"a person's wish":               {[]but{climbing(10), mode(PromotionOff), notAsked, busy, asks(RequestPromote)}, soon, ""},
+		"an alert waits for nobody": {[]but{climbing(10), notAsked, busy, bad},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 10→0"}, ""},
+	})
+	d := Decide(given(climbing(10), notAsked, busy, told, asks(RequestPromote)), at)
+	if d.WantCount || d.Record.Status.Requests != 37 || d.Record.Request == nil {
+		t.Errorf("asks %v, %d requests, a person's wish: %v", d.WantCount, d.Record.Status.Requests, d.Record.Request)
+	}
+}
+
+func TestRequestsAreCountedOverABoundedWindow(t *testing.T) {
+	for name, c := range map[string]struct {
+		in   []but
+		want time.Duration
+	}{
+		"since the weights changed":        {[]but{movedAt(time.Hour)}, time.Hour},
+		"at most some hours":               {[]but{movedAt(100 * time.Hour)}, countWindow},
+		"unless a step waits for longer":   {[]but{movedAt(100 * time.Hour), func(in *Input) { in.Guard.Promotion.Steps[3].Interval = 24 * time.Hour }}, 24*time.Hour + 2*time.Minute},
+		"by what this replica has watched": {[]but{movedAt(100 * time.Hour), func(in *Input) { in.Watched = Watched{Known: true, For: time.Minute} }}, time.Minute},
+	} {
+		if got := at.Sub(given(c.in...).countSince(at)); got != c.want {
+			t.Errorf("%s: over %s, want %s", name, got, c.want)
+		}
+	}
+}
+
 // partOf is a step from 10 to 30% that one of two VirtualServices has taken.
 func partOf(lowest int) but {
 	return func(in *Input) {

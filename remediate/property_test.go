@@ -406,7 +406,8 @@ func (m *machine) checkSeen(before *world) {
 		m.t.Fatal(err)
 	}
 	is := m.parsed()
-	if m.meddled || m.fault != nil || was.Status.State == StateUnknown {
+	rollsBack := was.Lock == nil && is.Lock != nil || m.guard.Rollback.Lock == LockNone && is.Status.Expected != nil && *is.Status.Expected == 0
+	if m.meddled || m.fault != nil || was.Status.State == StateUnknown || rollsBack {
 		return
 	}
 	if now := is.Status.Build; now != was.Status.Build && (m.w.template == 0 || now != templateHash(m.w.templateSpec(m.w.template))) {
@@ -579,6 +580,33 @@ func (m *machine) pick(label string) *replica {
 	return m.replicas[rapid.IntRange(0, 1).Draw(m.t, label)]
 }
 
+// troubles prepares for something to go wrong in the middle of the next pass.
+func (m *machine) troubles(label string, kinds []string) {
+	t := m.t
+	switch rapid.SampledFrom(kinds).Draw(t, label) {
+	case "fault":
+		m.fault = &fault{n: rapid.IntRange(0, 3).Draw(t, "writes before it"), after: rapid.Bool().Draw(t, "after the write"),
+			err: rapid.SampledFrom([]error{errAPI, errCrash}).Draw(t, "fault")}
+	case "meddle":
+		m.meddle = func() { m.outside("meanwhile") }
+	case "alert":
+		before := maps.Clone(m.firing)
+		m.meddle = func() {
+			m.alert("meanwhile")
+			for k := range m.firing {
+				if _, ok := before[k]; !ok {
+					m.began[k] = true
+				}
+			}
+		}
+	case "lease": // after the last look at it nothing can help
+		m.atRecord = true
+		m.meddle = func() {
+			m.replicas[0].leads, m.replicas[1].leads = m.replicas[1].leads, m.replicas[0].leads
+		}
+	}
+}
+
 // actions are the steps of a sequence.
 func (m *machine) actions() map[string]func(*rapid.T) {
 	return map[string]func(*rapid.T){
@@ -589,8 +617,21 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			m.beat = m.now
 			for _, r := range m.replicas {
 				*r.view = *m.w.copy()
+				m.troubles("on the ladder", []string{"", "", "alert", "lease"})
 				m.pass(r)
 			}
+		},
+		"lag": func(t *rapid.T) { // one replica is told of a change, the other of its record alone
+			m.t = t
+			m.outside("told to one")
+			r, other := m.replicas[0], m.replicas[1]
+			if rapid.Bool().Draw(t, "second first") {
+				r, other = other, r
+			}
+			*r.view = *m.w.copy()
+			m.pass(r)
+			other.view.cm = m.w.cm
+			m.pass(other)
 		},
 		"alert": func(t *rapid.T) {
 			m.t = t
@@ -617,29 +658,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		},
 		"pass": func(t *rapid.T) {
 			m.t = t
-			before := map[string]bool{}
-			for k := range m.firing {
-				before[k] = true
-			}
-			switch rapid.SampledFrom([]string{"", "", "fault", "meddle", "alert", "lease"}).Draw(t, "trouble") {
-			case "fault":
-				m.fault = &fault{n: rapid.IntRange(0, 3).Draw(t, "writes before it"), after: rapid.Bool().Draw(t, "after the write"),
-					err: rapid.SampledFrom([]error{errAPI, errCrash}).Draw(t, "fault")}
-			case "meddle":
-				m.meddle = func() { m.outside("meanwhile") }
-			case "alert":
-				m.meddle = func() {
-					m.alert("meanwhile")
-					for k := range m.firing {
-						if !before[k] {
-							m.began[k] = true
-						}
-					}
-				}
-			case "lease": // after the last look at it nothing can help
-				m.atRecord = true
-				m.meddle = func() { m.replicas[0].leads, m.replicas[1].leads = m.replicas[1].leads, m.replicas[0].leads }
-			}
+			m.troubles("trouble", []string{"", "", "fault", "meddle", "alert", "lease"})
 			m.pass(m.pick("pass of"))
 		},
 		"both": func(t *rapid.T) { // the other replica acts in the middle of a pass
@@ -692,6 +711,34 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		},
 		"calm": func(t *rapid.T) { m.t = t; m.settle() },
 	}
+}
+
+// TestTheLeaseIsLookedAtRightBeforeAStep has it go to the other replica between
+// a step's record and its VirtualService.
+func TestTheLeaseIsLookedAtRightBeforeAStep(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMachine(t)
+		first, second := m.replicas[0], m.replicas[1]
+		m.guard.Promotion.Mode, first.guard.Promotion.Mode, second.guard.Promotion.Mode = PromotionAuto, PromotionAuto, PromotionAuto
+		m.ciReplace(0)
+		m.settle()
+		m.now = m.now.Add(2 * time.Minute)
+		m.w.made[2], m.w.template, m.w.pods, m.built, m.oldBuild, m.beat = m.now, 2, []int{2, 2}, m.now, 0, m.now
+		m.atRecord, m.meddle = true, func() { first.leads, second.leads = false, true }
+		*first.view = *m.w.copy()
+		m.pass(first)
+		if e := m.parsed().Status.Expected; second.leads && (e == nil || *e != 10) || !second.leads {
+			t.Fatalf("the second leads: %v; step recorded: %v", second.leads, e)
+		}
+		if w := m.trafficOf(m.w.vs).Weight; w != 0 {
+			t.Fatalf("without the lease the canary was taken to %d%%", w)
+		}
+		*second.view = *m.w.copy()
+		m.pass(second)
+		if w := m.trafficOf(m.w.vs).Weight; w != 10 {
+			t.Fatalf("the other replica has left the canary at %d%%, want 10%%", w)
+		}
+	})
 }
 
 // TestPropertyInvariantsHold checks the invariants of the package comment over

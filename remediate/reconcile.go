@@ -171,7 +171,8 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 		ask.live, ask.forward = true, d.WantForward
 		return true
 	}
-	if build, weight := contradicts(s.input.Record, d.Record); d.Move != MoveStable && (build || weight && !ask.fresh) {
+	rollsBack := d.Move == MoveStable && s.input.Record.Lock == nil // which waits for nothing
+	if build, weight := contradicts(s.input.Record, d.Record); !rollsBack && (build || weight && !ask.fresh) {
 		ask.live, ask.fresh = build, true
 		return true
 	}
@@ -198,6 +199,11 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	s, err := gather(ctx, from, g, r.domain)
 	if err != nil {
 		return Input{}, s, err
+	}
+	if s.input.Owned && (s.input.Record.Lock == nil || ask.live) { // a rollback pays nothing for it
+		if err := s.gatherHeld(ctx, from); err != nil {
+			return Input{}, s, err
+		}
 	}
 	s.input.Alerts = alerts
 	s.input.Watched = r.watch.read(g.Name, s.input.Record.Status.MovedAt, r.now())
