@@ -212,6 +212,7 @@ func expand(text string, vars ...string) string {
 // windows are the spans over which requests are counted, ascending.
 type windows struct {
 	scrape time.Duration // 0 when base is one scrape already
+	tiles  int           // of scrape that make a base; 0: base is counted by itself
 	base   time.Duration // a multiple of both intervals, so that longer windows are tiled by it
 }
 
@@ -226,7 +227,13 @@ func newWindows(scrape, interval, least time.Duration) windows {
 	if base == scrape {
 		return windows{base: base}
 	}
-	return windows{scrape: scrape, base: base}
+	w := windows{scrape: scrape, base: base}
+	// To read what has been recorded is cheaper than to read the proxies' series
+	// again, but not many times.
+	if n := int(base / scrape); scrape%interval == 0 && base%scrape == 0 && n <= 5 {
+		w.tiles = n
+	}
+	return w
 }
 
 // windows fit the fast lane where there is one. All but the shortest span an
@@ -248,8 +255,11 @@ func gcd(a, b time.Duration) time.Duration {
 
 // raw are the windows counted from the proxies' own series.
 func (w windows) raw() []time.Duration {
-	if w.scrape == 0 {
+	switch {
+	case w.scrape == 0:
 		return []time.Duration{w.base}
+	case w.tiles > 0:
+		return []time.Duration{w.scrape}
 	}
 	return []time.Duration{w.scrape, w.base}
 }
@@ -261,7 +271,11 @@ func (w windows) longest() time.Duration { return 20 * w.base }
 
 // tiled are the windows made of n equal shorter ones.
 func (w windows) tiled() []tile {
-	return []tile{{2 * w.base, w.base, 2}, {4 * w.base, 2 * w.base, 2}, {20 * w.base, 4 * w.base, 5}}
+	out := []tile{{2 * w.base, w.base, 2}, {4 * w.base, 2 * w.base, 2}, {20 * w.base, 4 * w.base, 5}}
+	if w.tiles > 0 {
+		out = append([]tile{{w.base, w.scrape, w.tiles}}, out...)
+	}
+	return out
 }
 
 type tile struct {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -72,6 +73,9 @@ const (
 	grpcFailures = `grpc_response_status=~"2|4|12|13|14|15"`
 	httpFailures = `response_code=~"5.."`
 	everyBucket  = `,le="+Inf"`
+
+	countTimed     = "requests_timed"    // what count records of classic histograms, by le
+	countDurations = "request_durations" // and of native ones
 )
 
 // delta counts what the series of a selector have grown within a window; a
@@ -83,6 +87,7 @@ func (b *builder) delta(selector string, window time.Duration) string {
 
 // join is one way to find out whose requests a series counts.
 type join struct {
+	level    string // begins the names of what is recorded by key
 	key      string // labels of the proxies' series that name the version
 	info     string // recorded metric that maps them to guards
 	matchers string // selects the guarded ones among the proxies' series
@@ -93,11 +98,11 @@ func (b *builder) joins(l lane) []join {
 	workloads, services, versions := b.sides()
 	var out []join
 	if len(workloads) > 0 {
-		out = append(out, join{workloadKey, workloadReporterInfo,
+		out = append(out, join{"guardian_workload", workloadKey, workloadReporterInfo,
 			l.matchers("destination_workload", workloads) + b.inNamespaces("destination_workload_namespace")})
 	}
 	if len(services) > 0 {
-		out = append(out, join{versionKey, versionReporterInfo,
+		out = append(out, join{"guardian_version", versionKey, versionReporterInfo,
 			l.matchers("destination_service_name", services, "destination_version", versions) +
 				b.inNamespaces("destination_service_namespace")})
 	}
@@ -123,6 +128,7 @@ func (b *builder) inNamespaces(label string) string {
 // series selects proxies' series of the guarded versions.
 type series struct {
 	lane
+	level    string
 	key      string // labels that name the version
 	matchers string
 }
@@ -130,6 +136,31 @@ type series struct {
 // of is a selector of a metric's series; more begins with a comma or is empty.
 func (s series) of(metric, more string) string {
 	return s.prefix + metric + "{" + s.matchers + more + "}"
+}
+
+// counted is the name under which count records.
+func (s series) counted(what string) string { return s.level + ":" + s.prefix + what + ":increase" }
+
+// count records what the proxies' series of the guarded versions have grown
+// within a window, by version and reporter and further labels: so they are read
+// once, whatever is asked of them then.
+func (b *builder) count(what string, window time.Duration, further string, grown func(series) string) {
+	lanes := []lane{b.ordinary()}
+	if b.FastLane > 0 {
+		lanes = append(lanes, b.fast())
+	}
+	for _, l := range lanes {
+		for _, j := range b.joins(l) {
+			s := series{l, j.level, j.key, j.matchers}
+			b.record(s.counted(what), map[string]string{"window": dur(window), LabelInstance: b.Name, LabelOwner: b.Namespace},
+				expand(`sum by ($key, reporter$further) ($grown)`, "key", j.key, "further", further, "grown", grown(s)))
+		}
+	}
+}
+
+// counted selects what count has recorded; more begins with a comma or is empty.
+func (b *builder) counted(s series, what string, window time.Duration, more string) string {
+	return fmt.Sprintf(`%s{%s=%q,%s=%q,window="%s"%s}`, s.counted(what), LabelInstance, b.Name, LabelOwner, b.Namespace, dur(window), more)
 }
 
 // bySide sums an expression over proxies' series per guard, side and reporter.
@@ -149,7 +180,7 @@ func (b *builder) bySideOf(l lane, aggregation string, term func(series) string)
 	for _, j := range b.joins(l) {
 		terms = append(terms, expand(`$agg by ($guard, $side, reporter) (
 			($agg by ($key, reporter) ($term)) * on ($key, reporter) group_right () $info)`,
-			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(series{l, j.key, j.matchers}), "info", b.own(j.info)))
+			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(series{l, j.level, j.key, j.matchers}), "info", b.own(j.info)))
 	}
 	return strings.Join(terms, " or ")
 }
@@ -161,15 +192,16 @@ func (b *builder) requestsGroup() {
 	if len(b.Guards) > 0 {
 		b.laneOf(failed, func(s series) string { return s.of(requestsTotal, "") })
 		for _, w := range b.windows.raw() {
-			b.window(failed.all, w, b.bySide("sum", func(s series) string { return b.delta(s.of(requestsTotal, ""), w) }))
+			b.count("requests", w, ", response_code, grpc_response_status", func(s series) string { return b.delta(s.of(requestsTotal, ""), w) })
+			b.window(failed.all, w, b.bySide("sum", func(s series) string { return b.counted(s, "requests", w, "") }))
 		}
 		b.tiles(failed.all)
 	}
 	if b.any(func(s Signals) bool { return s.ErrorRate != nil }) {
 		for _, w := range b.windows.raw() {
 			bad := b.bySide("sum", func(s series) string {
-				return b.delta(s.of(requestsTotal, ","+httpFailures), w) + " or " +
-					b.delta(s.of(requestsTotal, `,response_code!~"5..",`+grpcFailures), w)
+				return b.counted(s, "requests", w, ","+httpFailures) + " or " +
+					b.counted(s, "requests", w, `,response_code!~"5..",`+grpcFailures)
 			})
 			b.window(failed.bad, w, b.orZero(bad, failed.all, w))
 		}
@@ -187,11 +219,18 @@ func (b *builder) latencyGroup() {
 	edges := b.edges()
 	b.noteEdges()
 	if len(edges) > 0 {
+		les := []string{`\+Inf`}
+		for _, e := range edges {
+			les = append(les, bucketValue(e))
+		}
+		buckets := `,le=~"` + escape(strings.Join(les, "|")) + `"`
 		b.laneOf(slow, func(s series) string { return s.of(durationBuckets, everyBucket) + " or " + s.of(durations, "") })
 		for _, w := range b.windows.raw() {
+			b.count(countTimed, w, ", le", func(s series) string { return b.delta(s.of(durationBuckets, buckets), w) })
+			b.count(countDurations, w, "", func(s series) string { return b.nativeDelta(s.of(durations, ""), w) })
 			b.window(slow.all, w, b.classicOrNative(
-				b.bySide("sum", func(s series) string { return b.delta(s.of(durationBuckets, everyBucket), w) }),
-				b.bySide("sum", func(s series) string { return "histogram_count(" + b.nativeDelta(s.of(durations, ""), w) + ")" })))
+				b.bySide("sum", func(s series) string { return b.counted(s, countTimed, w, everyBucket) }),
+				b.bySide("sum", func(s series) string { return "histogram_count(" + b.counted(s, countDurations, w, "") + ")" })))
 			var terms []string
 			for _, e := range edges {
 				terms = append(terms, b.slowBeyond(e, w))
@@ -243,7 +282,7 @@ func (o Options) edges() []time.Duration {
 // the edge there is no answer, rather than "all were slow".
 func (b *builder) slowBeyond(edge, window time.Duration) string {
 	le := `,le=~"` + escape(bucketValue(edge)) + `"`
-	fast := b.bySide("sum", func(s series) string { return b.delta(s.of(durationBuckets, le), window) })
+	fast := b.bySide("sum", func(s series) string { return b.counted(s, countTimed, window, le) })
 	return expand(`($all - on ($guard, $side, reporter) group_left () ($fast)) and on ($guard) ($max > $lower and $max <= $edge)`,
 		"all", b.own(slow.all, `window="`+dur(window)+`"`), "guard", keyLabels, "side", labelSide, "fast", fast,
 		"max", b.own(latencyMax), "lower", num(b.edgeBelow(edge).Seconds()), "edge", num(edge.Seconds()))
@@ -277,8 +316,8 @@ func (o Options) latencyLimits() []time.Duration {
 func (b *builder) slowBeyondExactly(limit, window time.Duration) string {
 	slowOnes := b.bySide("sum", func(s series) string {
 		// Of no requests the fraction is NaN, which no comparison lets through.
-		return expand(`(((1 - histogram_fraction(-Inf, $limit, $delta)) * histogram_count($delta)) >= 0)`,
-			"limit", num(float64(limit)/float64(time.Millisecond)), "delta", b.nativeDelta(s.of(durations, ""), window))
+		return expand(`(((1 - histogram_fraction(-Inf, $limit, $delta)) * histogram_count($delta)) >= 0 or histogram_count($delta) * 0)`,
+			"limit", num(float64(limit)/float64(time.Millisecond)), "delta", b.counted(s, countDurations, window, ""))
 	})
 	return expand(`($slow) and on ($guard) ($max == $limit)`,
 		"slow", slowOnes, "guard", keyLabels, "max", b.own(latencyMax), "limit", num(limit.Seconds()))
@@ -313,13 +352,17 @@ func (b *builder) orZero(expr, all string, w time.Duration) string {
 // the first request counts nothing.
 func (b *builder) tiles(name string) {
 	for _, t := range b.windows.tiled() {
-		x := b.own(name, `window="`+dur(t.of)+`"`)
-		sum := x
-		for i := 1; i < t.n; i++ {
-			sum += expand(` + ($x offset $w or $x * 0)`, "x", x, "w", dur(time.Duration(i)*t.of))
-		}
-		b.window(name, t.window, sum)
+		b.tile(name, t)
 	}
+}
+
+func (b *builder) tile(name string, t tile) {
+	x := b.own(name, `window="`+dur(t.of)+`"`)
+	sum := x
+	for i := 1; i < t.n; i++ {
+		sum += expand(` + ($x offset $w or $x * 0)`, "x", x, "w", dur(time.Duration(i)*t.of))
+	}
+	b.window(name, t.window, sum)
 }
 
 // any reports whether some guard has a signal on.

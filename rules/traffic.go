@@ -51,7 +51,7 @@ func (b *builder) traffic() {
 			and on (guard, subset) ($weights offset $pause))
 		* on (guard, subset) group_right () $info)`)
 	b.gaps()
-	rule(trafficExpected, `sum by ($guard, reporter) ($all) * on ($guard) group_left () ($steady < 1) unless on ($guard, reporter) $gaps`)
+	rule(trafficExpected, `sum by ($guard, reporter) ($all) * on ($guard) group_left () ($steady < 1) unless on ($guard) $gaps`)
 	rule(trafficTimes, `(sum without ($side, window) ($canary) or $expected * 0) / ($expected > 0)`)
 	b.refused()
 	b.trafficAlerts(window)
@@ -59,8 +59,9 @@ func (b *builder) traffic() {
 
 // gaps marks a side that was counted, but not all along: a failed scrape, or
 // Prometheus's own restart, leaves holes that the longer windows count as no
-// requests, which only a share mistakes for something. A side that has not been
-// counted at all has no gap.
+// requests, which only a share mistakes for something. While there is one, no
+// reporter judges: the one with the gap may be the one that clears the canary. A
+// side that has not been counted at all has no gap.
 func (b *builder) gaps() {
 	// The short window begins with a tile that looks back once more.
 	span := b.windows.short() + b.windows.base
@@ -91,6 +92,11 @@ func (b *builder) refused() {
 		b.window(refusedRequests, w, expand(`sum by ($guard, reporter) (
 			(sum by ($key, reporter) ($delta)) * on ($key, reporter) group_right () $info)`,
 			"guard", keyLabels, "key", serviceKey, "delta", b.delta(requestsTotal+"{"+matchers+"}", w), "info", b.own(serviceReporterInfo)))
+	}
+	for _, t := range b.windows.tiled() {
+		if t.window == b.windows.base {
+			b.tile(refusedRequests, t)
+		}
 	}
 	unreached := b.own(refusedRequests)
 	canary := expand(`(sum without ($side) ($canary) or $unreached * 0)`,

@@ -306,7 +306,7 @@ func TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine(t *testing.T) {
 			p.evaluate(now)
 			j.evaluate(now, w.targets)
 			j.refused(now, w.targets, o.share)
-			for i := range rawWindows {
+			for i := range refusedWindows {
 				window := fmt.Sprintf(`{reporter="source",window="%ds"}`, windows[i]/second)
 				u, d := j.at(atSource, nobody, i, 0), j.blame(i, o.share)
 				same(t, p, now, "guardian:requests_unreached:increase"+window, u.all, u.ok)

@@ -12,7 +12,6 @@ const (
 	second = 1000 // milliseconds, as everywhere in this package
 
 	scrapeInterval = 5 * second
-	baseWindow     = 15 * second
 	memorySteps    = 15 // evaluations for which stable's share is remembered
 
 	leastBad    = 5
@@ -36,8 +35,8 @@ const (
 	reporters     = 2
 )
 
-// rawWindows are those counted from the proxies' own series, which come first.
-const rawWindows = 2
+// refusedWindows are those in which refused requests are judged, the shortest.
+const refusedWindows = 2
 
 // ringSize is more evaluations than the longest window looks back.
 const ringSize = 512
@@ -83,13 +82,11 @@ func (j *judge) evaluate(now int64, targets []*target) bool {
 
 // count fills in all windows of one side as one reporter sees it.
 func (j *judge) count(now int64, targets []*target, r, side int) {
-	for w := range rawWindows {
-		c := j.at(r, side, w, 0)
-		*c = count{}
-		for _, g := range targets {
-			if g.reporter == r {
-				g.delta(now, windows[w], side, c)
-			}
+	c := j.at(r, side, 0, 0)
+	*c = count{}
+	for _, g := range targets {
+		if g.reporter == r {
+			g.delta(now, windows[0], side, c)
 		}
 	}
 	tile := func(w, of, n, steps int) {
@@ -104,6 +101,7 @@ func (j *judge) count(now int64, targets []*target, r, side int) {
 		}
 		*j.at(r, side, w, 0) = sum
 	}
+	tile(1, 0, 3, 5)
 	tile(2, 1, 2, 15)
 	tile(3, 2, 2, 30)
 	tile(4, 3, 5, 60)

@@ -15,7 +15,7 @@ const (
 // proxies say. evaluate has to have been called for now.
 func (j *judge) refused(now int64, targets []*target, weight float64) bool {
 	j.count(now, targets, atSource, nobody)
-	for w := range rawWindows {
+	for w := range refusedWindows {
 		if j.blame(w, weight) > 0 {
 			return true
 		}

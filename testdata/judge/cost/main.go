@@ -1,7 +1,7 @@
 // Command cost tells what the rules cost a real Prometheus: it scrapes the
 // series of guards under load, and compares its CPU time with rules and without.
 //
-//	go run ./testdata/judge/cost [-guards 1,100] [-for 1m] [-interval 3s] [-scrape 15s] [-fast 1s]
+//	go run ./testdata/judge/cost [-guards 1,100] [-for 1m] [-interval 3s] [-scrape 15s] [-fast 1s] [-idle 500]
 //
 // With -fast the rules have a fast lane, and its scrapes count as part of them.
 package main
@@ -32,6 +32,7 @@ var (
 	length = flag.Duration("for", time.Minute, "how long each is measured")
 	every  = flag.Duration("interval", 3*time.Second, "evaluation interval of the rules")
 	scrape = flag.Duration("scrape", 15*time.Second, "scrape interval")
+	idle   = flag.Int("idle", 500, "other targets that Prometheus scrapes: rules that ask for up may meet them all")
 	fast   = flag.Duration("fast", 0, "scrape interval of the fast lane; 0: none")
 )
 
@@ -138,6 +139,11 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 func prometheusConfig(r *rules.Rules, files []string, address string) (string, error) {
 	target := []map[string]any{{"targets": []string{address}}}
 	jobs := []map[string]any{{"job_name": "mesh", "scrape_interval": scrape.String(), "static_configs": target}}
+	others := []map[string]any{}
+	for i := range *idle {
+		others = append(others, map[string]any{"targets": []string{address}, "labels": map[string]string{"instance": fmt.Sprintf("idle-%d", i)}})
+	}
+	jobs = append(jobs, map[string]any{"job_name": "idle", "scrape_interval": "1m", "metrics_path": "/idle", "static_configs": others})
 	if *fast > 0 && len(files) > 0 {
 		text, err := r.ScrapeConfig()
 		if err != nil {
@@ -202,6 +208,9 @@ func mesh(n int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out := bufio.NewWriter(w)
 		defer out.Flush()
+		if r.URL.Path == "/idle" {
+			return
+		}
 		age := time.Since(began).Seconds()
 		for i := range n {
 			for version, rate := range map[string]float64{"v1": 90, "v2": 10} {
