@@ -221,7 +221,7 @@ func selectors(t *testing.T, r *Rules) [][]*labels.Matcher {
 			}
 			for _, s := range parser.ExtractSelectors(expr) {
 				if slices.ContainsFunc(s, func(m *labels.Matcher) bool {
-					return m.Name == labels.MetricName && strings.HasPrefix(m.Value, fastPrefix)
+					return m.Name == model.MetricNameLabel && strings.HasPrefix(m.Value, fastPrefix)
 				}) {
 					out = append(out, s)
 				}
@@ -273,10 +273,10 @@ func TestFastLaneKeepsWhatTheRulesReadAndNothingElse(t *testing.T) {
 			kept := map[string]bool{}
 			filtered := 0
 			for _, l := range all {
-				if strings.Contains(l.Get(labels.MetricName), end.Params["filter"][0]) {
+				if strings.Contains(l.Get(model.MetricNameLabel), end.Params["filter"][0]) {
 					filtered++
 				}
-				renamed := labels.NewBuilder(l).Set(labels.MetricName, fastPrefix+l.Get(labels.MetricName)).Set("job", "guardian-fast-lane").Labels()
+				renamed := labels.NewBuilder(l).Set(model.MetricNameLabel, fastPrefix+l.Get(model.MetricNameLabel)).Set("job", "guardian-fast-lane").Labels()
 				wanted := l.Get("reporter") == "destination" && matches(renamed, read)
 				got, keep := process(l, cfgs)
 				if keep != wanted {
@@ -293,7 +293,7 @@ func TestFastLaneKeepsWhatTheRulesReadAndNothingElse(t *testing.T) {
 					t.Errorf("two series became one: %s", got)
 				}
 				kept[got.String()] = true
-				if !strings.Contains(l.Get(labels.MetricName), end.Params["filter"][0]) {
+				if !strings.Contains(l.Get(model.MetricNameLabel), end.Params["filter"][0]) {
 					t.Errorf("Envoy would not write %s", l)
 				}
 			}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
@@ -49,7 +50,7 @@ type storedSeries struct {
 func newStore() *store { return &store{byName: map[string]map[string]*storedSeries{}} }
 
 func (s *store) add(l labels.Labels, t int64, f float64) {
-	name := l.Get(labels.MetricName)
+	name := l.Get(model.MetricNameLabel)
 	if s.byName[name] == nil {
 		s.byName[name] = map[string]*storedSeries{}
 	}
@@ -68,7 +69,7 @@ type querier struct{ *store }
 func (q querier) Select(_ context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
 	var name string
 	for _, m := range matchers {
-		if m.Name == labels.MetricName && m.Type == labels.MatchEqual {
+		if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual {
 			name = m.Value
 		}
 	}
@@ -175,16 +176,16 @@ func (p *prometheus) scraped(g *target, s *scrapeOf) {
 			v = stale
 		}
 		if i == 2*nobody {
-			add(s.t, v, labels.MetricName, "istio_requests_total", "reporter", "source", "destination_workload", "unknown",
+			add(s.t, v, model.MetricNameLabel, "istio_requests_total", "reporter", "source", "destination_workload", "unknown",
 				"destination_service_name", "orders-service", "destination_service_namespace", "microservices", "response_code", "503")
 			continue
 		}
-		add(s.t, v, labels.MetricName, "istio_requests_total",
+		add(s.t, v, model.MetricNameLabel, "istio_requests_total",
 			"reporter", []string{"destination", "source"}[g.reporter],
 			"destination_workload", []string{"orders-v2", "orders-v1"}[i/2], "destination_workload_namespace", "microservices",
 			"response_code", []string{"200", "503"}[i%2])
 	}
-	add(s.t, []float64{1, 0, stale}[s.up], labels.MetricName, "up")
+	add(s.t, []float64{1, 0, stale}[s.up], model.MetricNameLabel, "up")
 }
 
 func (p *prometheus) query(expr string, now int64) promql.Vector {
@@ -218,7 +219,7 @@ func (p *prometheus) evaluate(now int64) bool {
 		}
 		seen := map[string]labels.Labels{}
 		for _, s := range found {
-			b := labels.NewBuilder(s.Metric).Set(labels.MetricName, r.record)
+			b := labels.NewBuilder(s.Metric).Set(model.MetricNameLabel, r.record)
 			for k, v := range r.labels {
 				b.Set(k, v)
 			}
@@ -301,7 +302,7 @@ func TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine(t *testing.T) {
 		p, j := newPrometheus(t, rules.Signals{Traffic: &rules.Traffic{ShareTolerance: 1}}), newJudge(0.01)
 		w.seen = p.scraped
 		for now := int64(second); now <= 100*second; now += second {
-			p.store.add(labels.FromStrings(labels.MetricName, "guardian_weight_percent", rules.LabelOwner, "microservices", "guard", "orders-service", "subset", "v2"), now, 100*o.share)
+			p.store.add(labels.FromStrings(model.MetricNameLabel, "guardian_weight_percent", rules.LabelOwner, "microservices", "guard", "orders-service", "subset", "v2"), now, 100*o.share)
 			w.runTo(now)
 			p.evaluate(now)
 			j.evaluate(now, w.targets)
@@ -333,7 +334,7 @@ func TestARestartOfPrometheusIsNoFault(t *testing.T) {
 		ErrorRate: &rules.ErrorRate{Max: 0.01}, Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute}, Traffic: &rules.Traffic{ShareTolerance: 0.5},
 	})
 	add := func(at int64, f float64, job, name string, pairs ...string) {
-		pairs = append(pairs, labels.MetricName, name, "job", job, "instance", job)
+		pairs = append(pairs, model.MetricNameLabel, name, "job", job, "instance", job)
 		p.store.add(labels.FromStrings(pairs...), at, f)
 	}
 	guardian := func(at int64) {

@@ -171,6 +171,3 @@ func newest(now int64, targets []*target, r, side int) int64 {
 	}
 	return out
 }
-
-// reset forgets everything, for a new canary hour.
-func (j *judge) reset() { *j = judge{limit: j.limit, stale: j.stale} }
