@@ -7,6 +7,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,6 +33,7 @@ type bench struct {
 	kube     *fake.Clientset
 	out, err bytes.Buffer
 
+	mu         sync.Mutex
 	beatAge    time.Duration // of the heartbeat at each renewal; below zero: none
 	beatMaxAge string
 }
@@ -104,13 +106,17 @@ func (b *bench) beat(skew time.Duration) {
 // hears sets the age of the newest heartbeat, also of renewals to come; below
 // zero: none was heard.
 func (b *bench) hears(age time.Duration, maxAge string) {
+	b.mu.Lock()
 	b.beatAge, b.beatMaxAge = age, maxAge
+	b.mu.Unlock()
 	if _, err := b.kube.CoordinationV1().Leases("shop").Update(b.t.Context(), b.lease(time.Now()), metav1.UpdateOptions{}); err != nil {
 		b.t.Error(err)
 	}
 }
 
 func (b *bench) lease(renewed time.Time) *coordinationv1.Lease {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	l := lease("a", renewed)
 	l.Annotations = map[string]string{}
 	if b.beatAge >= 0 {

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
@@ -69,7 +70,9 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 	if err != nil {
 		return err
 	}
-	s, err := newService(config, rest, newLogger(config.Log, errOut))
+	log := newLogger(config.Log, errOut)
+	klog.SetSlogLogger(log.With("component", "client-go")) // which would write lines of its own among these
+	s, err := newService(config, rest, log)
 	if err != nil {
 		return err
 	}
