@@ -108,7 +108,7 @@ func climbAndKill(ctx context.Context, s *script, a *app) error {
 func (st *stage) leader(ctx context.Context) (*guardian, bool) {
 	for _, g := range st.guardians {
 		body, err := get(ctx, "http://"+g.metrics+"/metrics")
-		if err == nil && strings.Contains(string(body), "\nguardian_leader 1") {
+		if err == nil && strings.Contains(string(body), "\nguardian_leader{guardian_namespace=\""+namespace+"\"} 1") {
 			return g, true
 		}
 	}
