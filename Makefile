@@ -8,6 +8,11 @@ PACKAGES = ./... $(shell find testdata -path testdata/tools -prune -o -name '*.g
 # How long each fuzz target runs.
 FUZZTIME ?= 3s
 
+# Which random sequences make test tries: the same ones each time, so that a failure is the change's. make property
+# tries others.
+RAPID_SEED ?= 1
+SEQUENCES ?= 10000
+
 # Healthy canary hours per line of bench-judge, and which ones.
 HOURS ?= 1000
 SEED ?= 0
@@ -31,8 +36,12 @@ unit: ## Run the tests that need no control plane
 
 .PHONY: test
 test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertmanager
-	$(GO) test -run='PropertyInvariants|SimulatedWeek' ./remediate
-	$(GO) test -race -shuffle=on -timeout=30m $(PACKAGES)
+	RAPID_SEED=$(RAPID_SEED) $(GO) test -timeout=30m -run='PropertyInvariants|SimulatedWeek' ./remediate
+	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=30m $(PACKAGES)
+
+.PHONY: property
+property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
+	$(GO) test -count=1 -timeout=2h -run=PropertyInvariants ./remediate -rapid.checks=$(SEQUENCES)
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (3s)
