@@ -472,14 +472,14 @@ func TestAStalledWriteIsGivenUpAndTriedAgain(t *testing.T) {
 	}
 }
 
-func TestWithoutALockARollbackIsNotRecordedBeforeTrafficHasMoved(t *testing.T) {
-	r := newRig(t)
-	app := r.app("orders-service")
-	r.must(app.SetWeights(t.Context(), 50, 50))
-	g := r.guard(app.Name)
+// startWithoutLock starts a guardian whose guard has no lock, and which cannot
+// reach a VirtualService twice.
+func (r *rig) startWithoutLock(name string) *running {
+	r.t.Helper()
+	g := r.guard(name)
 	g.Rollback.Lock = LockNone
 	p := r.start(g)
-	r.inState(app.Name, StateShifting)
+	r.inState(name, StateShifting)
 	var fails atomic.Int32
 	p.tap.before(func(_ *http.Request, c call) error {
 		if c.verb == "patch" && c.resource == "virtualservices" && fails.Add(1) <= 2 {
@@ -487,6 +487,14 @@ func TestWithoutALockARollbackIsNotRecordedBeforeTrafficHasMoved(t *testing.T) {
 		}
 		return nil
 	})
+	return p
+}
+
+func TestWithoutALockARollbackIsNotRecordedBeforeTrafficHasMoved(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service")
+	r.must(app.SetWeights(t.Context(), 50, 50))
+	p := r.startWithoutLock(app.Name)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	// It is over by the time that guardian tries again: nothing but the memory
@@ -501,17 +509,7 @@ func TestWithoutALockWhatAPersonAskedForIsForgottenOnlyAfterTrafficHasMoved(t *t
 	r := newRig(t)
 	app := r.app("orders-service")
 	r.must(app.SetWeights(t.Context(), 50, 50))
-	g := r.guard(app.Name)
-	g.Rollback.Lock = LockNone
-	p := r.start(g)
-	r.inState(app.Name, StateShifting)
-	var fails atomic.Int32
-	p.tap.before(func(_ *http.Request, c call) error {
-		if c.verb == "patch" && c.resource == "virtualservices" && fails.Add(1) <= 2 {
-			return errors.New("no route to host")
-		}
-		return nil
-	})
+	r.startWithoutLock(app.Name)
 	r.request(app.Name, RequestRollback)
 	r.atWeight(app, 0)
 	r.wait("request done", func() error {
