@@ -285,6 +285,9 @@ func TestARealPrometheusPushesAndAnswers(t *testing.T) {
 		Alertmanagers: []controlplane.Receiver{{
 			URL: "http://" + server.AlertsAddr().String(), TokenFile: opts.TokenFile, Keep: map[string]string{"guardian": "true"},
 		}},
+		// The first evaluation may come before Prometheus knows its receivers: it then drops the alert, and sends it
+		// again after this time, a minute by default.
+		Args: []string{"--rules.alert.resend-delay=5s"},
 	})
 	if err != nil {
 		t.Fatal(err)
