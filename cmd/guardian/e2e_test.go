@@ -131,6 +131,7 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 			{Job: "guardian", Address: g.server.MetricsAddr().String()},
 		},
 		Alertmanagers: []controlplane.Receiver{{URL: am.URL}},
+		Args:          []string{"--rules.alert.resend-delay=5s"}, // it may drop what its first evaluation finds
 	})
 	r.must(err)
 	defer prom.Stop()

@@ -73,7 +73,9 @@ func (st *stage) awake(ctx context.Context) error {
 			busy++
 		}
 	}
-	return until(ctx, time.Minute, "the rules see the users' requests", func(ctx context.Context) (bool, error) {
+	// Prometheus sends an alert again after a minute (--rules.alert.resend-delay), and has dropped the first heartbeat if it
+	// evaluated before it knew its Alertmanager.
+	return until(ctx, 2*time.Minute, "the rules see the users' requests", func(ctx context.Context) (bool, error) {
 		// Two windows of 15 s are counted only once the second one is over: by then everything counts.
 		n, _, err := st.query(ctx, `count(count by (guardian_guard) (guardian_side:requests:increase{window="15s"}))`)
 		if err != nil || int(n) < busy {
