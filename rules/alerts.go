@@ -188,15 +188,16 @@ func (b *builder) restartsAlerts() {
 	})
 }
 
+var weightText = lookup(weightRatio, "value | humanizePercentage")
+
 func (b *builder) trafficAlerts(window time.Duration) {
-	weight := lookup(weightRatio, "value | humanizePercentage")
 	few := b.tooFew()
 	seen := b.seen(window)
 	b.alert(alert{
 		name: AlertTraffic, signal: SignalTraffic, action: ActionRollback, severity: "critical", keep: keepFiring,
 		expr:    expand(`($few) and on (namespace, guardian_guard) $seen`, "few", few, "seen", seen),
 		summary: guardLabel + ": the canary gets only " + percent + " of the requests it should",
-		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weight + " and gets " + percent +
+		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weightText + " and gets " + percent +
 			" of the requests that this would bring it within " + dur(window) + ", while the service is in use." + doRollback,
 	})
 	b.alert(alert{
@@ -204,19 +205,10 @@ func (b *builder) trafficAlerts(window time.Duration) {
 		expr: expand(`(($few) unless on (namespace, guardian_guard) $seen) or
 			(max by (namespace, guardian_guard) ($high))`, "few", few, "seen", seen, "high", b.share(">", "1 + "+b.own(trafficTolerance))),
 		summary: guardLabel + ": the canary gets " + percent + " of the requests it should",
-		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weight + " and gets " + percent +
+		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weightText + " and gets " + percent +
 			" of the requests that this would bring it within " + dur(window) + ". At 0% nothing reports its requests: is its proxy scraped?" +
 			" Far above 100%, requests reach it by another way than the weights." + doHold,
 	})
-	if b.recorded(refusedProof) {
-		b.alert(alert{
-			name: AlertRefused, signal: SignalTraffic, action: ActionRollback, severity: "critical", keep: keepFiring,
-			expr:    `max by (namespace, guardian_guard) (` + b.own(refusedProof) + `)`,
-			summary: guardLabel + ": requests cannot reach the canary",
-			description: "Callers of " + guardLabel + " in " + namespaceLabel + " get 5xx from nobody (connection refused, or no endpoint), " +
-				"about as often as the canary's weight of " + weight + " would explain." + doRollback,
-		})
-	}
 	b.alert(alert{
 		name: AlertServiceTraffic, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,
 		expr: expand(`min by (namespace, guardian_guard) (

@@ -21,13 +21,19 @@
 //
 // # How requests are counted
 //
-// A window is the difference of two instants, X - X offset W, per series: no
-// extrapolation, so the counts are exact whatever the scrape interval is. A
-// counter that is new or was reset counts in full, if its target had been
-// scraped successfully one window ago (`up offset W == 1`): then it is truly
-// younger than the window. Without that proof (Prometheus has just started, a
-// scrape failed) it counts from its second sample on. Longer windows are sums of
-// the shorter one, so that several restarts within them do not mislead.
+// An evaluation reads the proxies' series once, and records what each target has
+// counted up to now, per version and reporter (…_target:…:sum). By how much that
+// has grown since the last evaluation, X - X offset interval, is one step
+// (…:idelta), and a window is the sum of its steps (…:increase): no extrapolation,
+// so the counts are exact whatever the scrape interval is, and a long window costs
+// no more than a short one.
+//
+// A sum that was not there before counts in full, if its target had been scraped
+// successfully by then (`up offset interval == 1`) and the rules were adding up
+// the same series (guardian:sums:covered): then the requests are truly new.
+// Without that proof (Prometheus has just started, a scrape failed, a guard was
+// added) it counts from its second sample on. So does a sum that has become less:
+// a proxy has started anew, or has given up series of callers that are gone.
 //
 // # Two lanes
 //
@@ -56,6 +62,7 @@
 // (guardian:…:info, guardian:…:limit) in a slow group of their own, and joined.
 // So the costly expressions exist once, not once per guard, and nothing but the
 // traffic signal and the restarts needs guardian itself to be scraped. A rule
-// reads only what its own group recorded before it; the constants, and what the
-// dashboards need, are the exceptions, where a few seconds do not matter.
+// reads only what its own group recorded before it; the constants, the canary's
+// share of a minute's requests, and what the dashboards need, are the exceptions,
+// where a few seconds do not matter.
 package rules

@@ -95,11 +95,27 @@ func TestErrorRate(t *testing.T) {
 				rows:  rows{requests("orders-v2", "200"): rate(10, 0), requests("orders-v2", bad): always(500.0)}}},
 			want: map[int][]string{106: nil, 113: nil, 120: nil, 130: nil, 200: nil},
 		},
-		"a restart of the proxy forgives nothing": {
+		// What it had counted since cannot be told from what it has given up.
+		"a restart of the proxy forgives what one scrape would have shown": {
 			targets: []target{stable(), canary(rows{
 				requests("orders-v2", bad): until(60, always(5000.0), rate(10, 59)),
 			})},
-			want: map[int][]string{62: nil, 66: {errorRollback}},
+			want: map[int][]string{66: nil, 71: {errorRollback}},
+		},
+		"series that a proxy gives up are no restart": {
+			// Of a caller that is gone; what another one still does has failed before, a hundredth of it.
+			targets: []target{stable(), canary(rows{
+				requests("orders-v2", "200", `source_workload="shop"`): until(60, always(100.0), always(nil)),
+				requests("orders-v2", bad, `source_workload="shop"`):   until(60, always(20.0), always(nil)),
+				requests("orders-v2", bad):                             always(500.0),
+			})},
+			want: map[int][]string{63: nil, 66: nil, 100: nil, 240: nil},
+		},
+		"a canary whose proxies are gone is judged no more": {
+			targets: []target{stable(), {name: "canary", phase: 3,
+				lives: func(s int) string { return map[bool]string{true: gone, false: up}[s >= 80] },
+				rows:  rows{requests("orders-v2", "200"): rate(10, 0), requests("orders-v2", bad): born(10, 60)}}},
+			want: map[int][]string{66: {errorRollback}, 100: {errorRollback}, 120: nil},
 		},
 		"as bad as stable is a hold": {
 			targets: []target{stable(rows{requests("orders-v1", bad): born(90, 60)}), canary(failing60(10))},

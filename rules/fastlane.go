@@ -28,7 +28,7 @@ type lane struct {
 	proxies string // matchers without braces; may be empty
 }
 
-func (o Options) ordinary() lane { return lane{proxies: o.Proxies} }
+func (o Options) ordinary() lane { return lane{proxies: strings.Trim(o.Proxies, ", ")} }
 
 func (o Options) fast() lane { return lane{fastPrefix, "job=" + strconv.Quote(o.fastJob())} }
 
@@ -37,17 +37,20 @@ func (o Options) fastJob() string { return o.Name + "-fast-lane" }
 // laneOf records which sides the fast lane reaches, for the rest of the group:
 // those of which it sees no fewer sidecars than the ordinary scrapes do. If it
 // misses one, that one's errors are to be found there.
-func (b *builder) laneOf(p proportion, selector func(series) string) {
+func (b *builder) laneOf(p proportion, counters ...counter) {
 	if b.FastLane == 0 {
 		return
 	}
-	sidecars := func(l lane, more string) string {
-		return b.bySideOf(l, "sum", func(s series) string {
-			s.matchers += more
-			return expand(`group by ($key, reporter, $target) ($x)`, "key", s.key, "target", strings.Join(b.TargetLabels, ", "), "x", selector(s))
+	sidecars := func(l lane) string {
+		return b.bySideOf(l, counters[0], "sum", func(s series) string {
+			var any []string
+			for _, c := range counters {
+				any = append(any, b.sum(c.where(`reporter="destination"`), s))
+			}
+			return expand(`group by ($key, reporter, $target) ($x)`, "key", s.key, "target", b.target(), "x", strings.Join(any, " or "))
 		})
 	}
 	b.record(p.lane, nil, expand(`($fast) unless on ($guard, $side, reporter) (($all) > on ($guard, $side, reporter) ($fast))`,
-		"fast", sidecars(b.fast(), ""), "all", sidecars(b.ordinary(), `,reporter="destination"`), "guard", keyLabels, "side", labelSide))
+		"fast", sidecars(b.fast()), "all", sidecars(b.ordinary()), "guard", keyLabels, "side", labelSide))
 	b.lane = p.lane
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +50,7 @@ func Generate(o Options) (*Rules, error) {
 	b := &builder{Options: o, windows: o.windows()}
 	b.infoGroup()
 	b.requestsGroup()
+	b.trafficGroup()
 	b.latencyGroup()
 	b.restartsGroup()
 	b.overviewGroup()
@@ -143,6 +145,7 @@ type builder struct {
 	windows windows
 	groups  []monitoringv1.RuleGroup
 	lane    string // recorded by the present group: the sides that the fast lane scrapes
+	covered string // selects what covers has recorded in the present group
 	notes   []string
 	err     error
 }
@@ -209,32 +212,26 @@ func expand(text string, vars ...string) string {
 	return strings.NewReplacer(pairs...).Replace(text)
 }
 
-// windows are the spans over which requests are counted, ascending.
+// windows are the spans over which requests are counted: multiples of the
+// evaluation interval.
 type windows struct {
-	scrape time.Duration // 0 when base is one scrape already
-	tiles  int           // of scrape that make a base; 0: base is counted by itself
-	base   time.Duration // a multiple of both intervals, so that longer windows are tiled by it
+	scrape time.Duration // one scrape
+	base   time.Duration // at least scrape; holds as many scrapes each time
 }
 
 // newWindows is for series scraped every scrape; least is the shortest base.
 func newWindows(scrape, interval, least time.Duration) windows {
+	one := ceil(scrape, interval)
 	step := scrape / gcd(scrape, interval) * interval // least common multiple
 	if step > time.Minute {
-		// Tiles then overlap or miss by up to one scrape; nobody needs such pairs.
-		step = scrape
+		// Windows then hold a scrape more or less; nobody needs such pairs.
+		step = one
 	}
-	base := (least + step - 1) / step * step
-	if base == scrape {
-		return windows{base: base}
-	}
-	w := windows{scrape: scrape, base: base}
-	// To read what has been recorded is cheaper than to read the proxies' series
-	// again, but not many times.
-	if n := int(base / scrape); scrape%interval == 0 && base%scrape == 0 && n <= 5 {
-		w.tiles = n
-	}
-	return w
+	return windows{scrape: one, base: ceil(least, step)}
 }
+
+// ceil is the lowest multiple of step that is at least d.
+func ceil(d, step time.Duration) time.Duration { return (d + step - 1) / step * step }
 
 // windows fit the fast lane where there is one. All but the shortest span an
 // ordinary scrape too, because callers' reports come by those.
@@ -253,32 +250,13 @@ func gcd(a, b time.Duration) time.Duration {
 	return a
 }
 
-// raw are the windows counted from the proxies' own series.
-func (w windows) raw() []time.Duration {
-	switch {
-	case w.scrape == 0:
-		return []time.Duration{w.base}
-	case w.tiles > 0:
-		return []time.Duration{w.scrape}
-	}
-	return []time.Duration{w.scrape, w.base}
-}
+// quick are the shortest windows.
+func (w windows) quick() []time.Duration { return slices.Compact([]time.Duration{w.scrape, w.base}) }
 
 // short is about a minute: steady enough to show to people.
 func (w windows) short() time.Duration { return 4 * w.base }
 
 func (w windows) longest() time.Duration { return 20 * w.base }
 
-// tiled are the windows made of n equal shorter ones.
-func (w windows) tiled() []tile {
-	out := []tile{{2 * w.base, w.base, 2}, {4 * w.base, 2 * w.base, 2}, {20 * w.base, 4 * w.base, 5}}
-	if w.tiles > 0 {
-		out = append([]tile{{w.base, w.scrape, w.tiles}}, out...)
-	}
-	return out
-}
-
-type tile struct {
-	window, of time.Duration
-	n          int
-}
+// all windows, ascending.
+func (w windows) all() []time.Duration { return append(w.quick(), 2*w.base, w.short(), w.longest()) }

@@ -138,8 +138,7 @@ type Options struct {
 	Guards    []Guard
 
 	// Interval of evaluation. Shorter notices earlier and costs more: each
-	// evaluation reads the guarded workloads' request series about four times.
-	// Default 3s.
+	// evaluation reads the guarded workloads' request series once. Default 3s.
 	Interval time.Duration
 	// ScrapeInterval of the workloads' proxies. A wrong value loses some
 	// speed, not correctness. Default 15s.

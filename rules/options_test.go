@@ -49,28 +49,28 @@ func TestGenerateNamesAllProblems(t *testing.T) {
 func TestWindows(t *testing.T) {
 	for name, test := range map[string]struct {
 		scrape, interval time.Duration
-		want             []string // raw, then tiled
+		want             []string
 		fast             time.Duration
 	}{
-		"scrapes of 5 s, evaluation every second":    {5 * time.Second, time.Second, []string{"5s", "15s", "30s", "1m", "5m"}, 0},
-		"scrapes of 5 s, evaluation every 3 s":       {5 * time.Second, 3 * time.Second, []string{"5s", "15s", "30s", "1m", "5m"}, 0},
-		"scrapes of 15 s":                            {15 * time.Second, 3 * time.Second, []string{"15s", "30s", "1m", "5m"}, 0},
-		"scrapes of 30 s":                            {30 * time.Second, 3 * time.Second, []string{"30s", "1m", "2m", "10m"}, 0},
-		"scrapes of 1 s":                             {time.Second, time.Second, []string{"1s", "15s", "30s", "1m", "5m"}, 0},
-		"scrapes of 10 s do not tile 15 s":           {10 * time.Second, 3 * time.Second, []string{"10s", "30s", "1m", "2m", "10m"}, 0},
-		"a pair that only minutes would tile is not": {59 * time.Second, 7 * time.Second, []string{"59s", "1m58s", "3m56s", "19m40s"}, 0},
-		"a fast lane of 1 s beside scrapes of 15 s":  {15 * time.Second, time.Second, []string{"1s", "15s", "30s", "1m", "5m"}, time.Second},
-		"a fast lane of 2 s, evaluated every 3 s":    {15 * time.Second, 3 * time.Second, []string{"2s", "18s", "36s", "1m12s", "6m"}, 2 * time.Second},
-		"a fast lane beside scrapes of 30 s":         {30 * time.Second, time.Second, []string{"1s", "30s", "1m", "2m", "10m"}, time.Second},
+		"scrapes of 5 s, evaluation every second":   {5 * time.Second, time.Second, []string{"5s", "15s", "30s", "1m", "5m"}, 0},
+		"scrapes of 5 s, evaluation every 3 s":      {5 * time.Second, 3 * time.Second, []string{"6s", "15s", "30s", "1m", "5m"}, 0},
+		"scrapes of 15 s":                           {15 * time.Second, 3 * time.Second, []string{"15s", "30s", "1m", "5m"}, 0},
+		"scrapes of 30 s":                           {30 * time.Second, 3 * time.Second, []string{"30s", "1m", "2m", "10m"}, 0},
+		"scrapes of 1 s":                            {time.Second, time.Second, []string{"1s", "15s", "30s", "1m", "5m"}, 0},
+		"scrapes of 10 s do not fit into 15 s":      {10 * time.Second, 3 * time.Second, []string{"12s", "30s", "1m", "2m", "10m"}, 0},
+		"a pair that fits into minutes only":        {59 * time.Second, 7 * time.Second, []string{"1m3s", "2m6s", "4m12s", "21m"}, 0},
+		"a fast lane of 1 s beside scrapes of 15 s": {15 * time.Second, time.Second, []string{"1s", "15s", "30s", "1m", "5m"}, time.Second},
+		"a fast lane of 2 s, evaluated every 3 s":   {15 * time.Second, 3 * time.Second, []string{"3s", "18s", "36s", "1m12s", "6m"}, 2 * time.Second},
+		"a fast lane beside scrapes of 30 s":        {30 * time.Second, time.Second, []string{"1s", "30s", "1m", "2m", "10m"}, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := Options{ScrapeInterval: test.scrape, Interval: test.interval, FastLane: test.fast}.windows()
 			var got []string
-			for _, d := range w.raw() {
+			for _, d := range w.all() {
 				got = append(got, dur(d))
-			}
-			for _, tile := range w.tiled() {
-				got = append(got, dur(tile.window))
+				if d%test.interval != 0 {
+					t.Errorf("%v is no whole number of evaluations", d)
+				}
 			}
 			if !slices.Equal(got, test.want) {
 				t.Errorf("got %v, want %v", got, test.want)

@@ -3,6 +3,7 @@ package rules
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -63,8 +64,8 @@ func (o Options) scrapeJob() *scrapeJob {
 
 // sides returns the Deployments that name sides, and the services and versions
 // of sides that no Deployment names.
-func (o Options) sides() (workloads, services, versions []string) {
-	for _, g := range o.Guards {
+func sides(guards []Guard) (workloads, services, versions []string) {
+	for _, g := range guards {
 		for _, s := range []Side{g.Canary, g.Stable} {
 			workloads = append(workloads, s.Workloads...)
 			if len(s.Workloads) == 0 {
@@ -79,7 +80,7 @@ func (o Options) sides() (workloads, services, versions []string) {
 // whose name, unlike the pod's, is never shortened; and where Deployments are
 // not known, the pods of the version.
 func (o Options) keepPods() relabeling {
-	workloads, _, versions := o.sides()
+	workloads, _, versions := sides(o.Guards)
 	var pods []string
 	if len(workloads) > 0 {
 		pods = append(pods, "ReplicaSet;("+alternatives(workloads)+")-[a-z0-9]+;true;.*")
@@ -107,18 +108,32 @@ func (o Options) keepMetrics() relabeling {
 	return relabeling{Action: "keep", Regex: strings.Join(all, "|"), SourceLabels: []string{"__name__", "reporter", "le"}}
 }
 
-// keepVersions selects the series that the rules can attribute to a guard.
+// keepVersions selects the series that the rules can attribute to a guard, and of
+// the buckets those at which that guard is judged.
 func (o Options) keepVersions() relabeling {
-	workloads, services, versions := o.sides()
+	buckets := func(g Guard) string {
+		if g.Signals.Latency == nil {
+			return ""
+		}
+		edge, _ := o.edge(g.Signals.Latency.Max)
+		return `(|\+Inf|` + bucketValue(edge) + ")"
+	}
+	judged := map[string][]Guard{}
+	for _, g := range o.Guards {
+		judged[buckets(g)] = append(judged[buckets(g)], g)
+	}
 	within := "(" + alternatives(o.namespaces()) + ")"
 	var all []string
-	if len(workloads) > 0 {
-		all = append(all, "("+alternatives(workloads)+");"+within+";.*;.*;.*")
+	for _, le := range slices.Sorted(maps.Keys(judged)) {
+		workloads, services, versions := sides(judged[le])
+		if len(workloads) > 0 {
+			all = append(all, le+";("+alternatives(workloads)+");"+within+";.*;.*;.*")
+		}
+		if len(services) > 0 {
+			all = append(all, le+";.*;.*;("+alternatives(services)+");"+within+";("+alternatives(versions)+")")
+		}
 	}
-	if len(services) > 0 {
-		all = append(all, ".*;.*;("+alternatives(services)+");"+within+";("+alternatives(versions)+")")
-	}
-	return relabeling{Action: "keep", Regex: strings.Join(all, "|"), SourceLabels: strings.Split(workloadKey+", "+versionKey, ", ")}
+	return relabeling{Action: "keep", Regex: strings.Join(all, "|"), SourceLabels: strings.Split("le, "+workloadKey+", "+versionKey, ", ")}
 }
 
 // PodMonitor returns the fast lane for prometheus-operator; nil when there is

@@ -257,13 +257,13 @@ func TestFastLaneKeepsWhatTheRulesReadAndNothingElse(t *testing.T) {
 		edge func(string) string
 	}{
 		"a guarded workload":                  {onlyOrders, "orders-v2", "orders-service", "v2", 21 * (1 + 2), prometheus3},
-		"two guards have two edges":           {fastLane(), "orders-v2", "orders-service", "v2", 21 * (1 + 3), prometheus3},
-		"a version without a known workload":  {fastLane(), "payments-canary", "payments", "v2", 21 * (1 + 3), prometheus3},
+		"another guard has another edge":      {fastLane(), "orders-v2", "orders-service", "v2", 21 * (1 + 2), prometheus3},
+		"a version without a known workload":  {fastLane(), "payments-canary", "payments", "v2", 21 * (1 + 2), prometheus3},
 		"no latency":                          {withoutLatency, "orders-v2", "orders-service", "v2", 21, prometheus3},
 		"a workload that nobody guards":       {fastLane(), "stock-v2", "stock", "v2", 0, prometheus3},
 		"a version that nobody guards":        {fastLane(), "payments-v3", "payments", "v3", 0, prometheus3},
 		"a workload whose name begins as one": {onlyOrders, "orders-v22", "orders-service", "v2", 0, prometheus3},
-		"edges as Prometheus 2 has them":      {fastLane(), "orders-v2", "orders-service", "v2", 21 * (1 + 3), prometheus2},
+		"edges as Prometheus 2 has them":      {fastLane(), "orders-v2", "orders-service", "v2", 21 * (1 + 2), prometheus2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := generated(t, test.options)

@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
@@ -10,47 +9,53 @@ import (
 )
 
 // proportion is a share of bad requests that one test judges. The names are of
-// recorded series; all of them carry keyLabels, and all but limit and since a
-// window.
+// recorded series; all of them carry keyLabels, and from all to proof, limit
+// excepted, a window.
 type proportion struct {
-	all    string        // requests counted, by guardian_side and reporter
-	bad    string        // the bad ones among them, likewise
-	limit  string        // share of bad ones that is allowed
-	stable string        // share at stable, while it has any bad ones
-	excess string        // canary's share relative to the limit, with 5 bad ones or more
-	worse  string        // the same, relative to stable's share where that is beyond the limit
-	proof  string        // strength of the evidence, while it suffices
-	since  string        // when the canary's samples were taken that sufficed first
-	newest string        // when each side was scraped last, while there is proof
-	lane   string        // 1 for each side that the fast lane scrapes; only with Options.FastLane
-	stale  time.Duration // how much older than its scrape a sample can be
+	step    string        // requests counted since the last evaluation, by guardian_side and reporter
+	badStep string        // the bad ones among them, likewise
+	all     string        // requests counted, by guardian_side and reporter
+	bad     string        // the bad ones among them, likewise
+	limit   string        // share of bad ones that is allowed
+	stable  string        // share at stable, while it has any bad ones
+	excess  string        // canary's share relative to the limit, with 5 bad ones or more
+	worse   string        // the same, relative to stable's share where that is beyond the limit
+	proof   string        // strength of the evidence, while it suffices
+	since   string        // when the canary's samples were taken that sufficed first
+	newest  string        // when each side was scraped last, while there is proof
+	lane    string        // 1 for each side that the fast lane scrapes; only with Options.FastLane
+	stale   time.Duration // how much older than its scrape a sample can be
 }
 
 var (
 	failed = proportion{
-		all:    "guardian_side:requests:increase",
-		bad:    "guardian_side:requests_failed:increase",
-		limit:  "guardian:requests_failed:limit",
-		stable: "guardian_stable:requests_failed:ratio",
-		excess: "guardian_canary:requests_failed:per_limit",
-		worse:  "guardian_canary:requests_failed:per_bar",
-		proof:  "guardian_canary:requests_failed:evidence",
-		since:  "guardian_canary:requests_failed:since",
-		newest: "guardian_side:requests:newest",
-		lane:   "guardian_side:requests:fast_lane",
+		step:    "guardian_side:requests:idelta",
+		badStep: "guardian_side:requests_failed:idelta",
+		all:     "guardian_side:requests:increase",
+		bad:     "guardian_side:requests_failed:increase",
+		limit:   "guardian:requests_failed:limit",
+		stable:  "guardian_stable:requests_failed:ratio",
+		excess:  "guardian_canary:requests_failed:per_limit",
+		worse:   "guardian_canary:requests_failed:per_bar",
+		proof:   "guardian_canary:requests_failed:evidence",
+		since:   "guardian_canary:requests_failed:since",
+		newest:  "guardian_side:requests:newest",
+		lane:    "guardian_side:requests:fast_lane",
 	}
 	slow = proportion{
-		all:    "guardian_side:requests_timed:increase",
-		bad:    "guardian_side:requests_slow:increase",
-		limit:  "guardian:requests_slow:limit",
-		stable: "guardian_stable:requests_slow:ratio",
-		excess: "guardian_canary:requests_slow:per_limit",
-		worse:  "guardian_canary:requests_slow:per_bar",
-		proof:  "guardian_canary:requests_slow:evidence",
-		since:  "guardian_canary:requests_slow:since",
-		newest: "guardian_side:requests_timed:newest",
-		lane:   "guardian_side:requests_timed:fast_lane",
-		stale:  flush,
+		step:    "guardian_side:requests_timed:idelta",
+		badStep: "guardian_side:requests_slow:idelta",
+		all:     "guardian_side:requests_timed:increase",
+		bad:     "guardian_side:requests_slow:increase",
+		limit:   "guardian:requests_slow:limit",
+		stable:  "guardian_stable:requests_slow:ratio",
+		excess:  "guardian_canary:requests_slow:per_limit",
+		worse:   "guardian_canary:requests_slow:per_bar",
+		proof:   "guardian_canary:requests_slow:evidence",
+		since:   "guardian_canary:requests_slow:since",
+		newest:  "guardian_side:requests_timed:newest",
+		lane:    "guardian_side:requests_timed:fast_lane",
+		stale:   flush,
 	}
 )
 
@@ -74,181 +79,87 @@ const (
 	httpFailures = `response_code=~"5.."`
 	everyBucket  = `,le="+Inf"`
 
-	countTimed     = "requests_timed"    // what count records of classic histograms, by le
-	countDurations = "request_durations" // and of native ones
+	labelEdge = "edge" // seconds; on sums of slow requests
 )
-
-// delta counts what the series of a selector have grown within a window; a
-// series that is younger counts in full, if its target was being scraped then.
-func (b *builder) delta(selector string, window time.Duration) string {
-	return expand(`(($x - $x offset $w >= 0) or ($x and on ($target) (up offset $w == 1)))`,
-		"x", selector, "w", dur(window), "target", strings.Join(b.TargetLabels, ", "))
-}
-
-// join is one way to find out whose requests a series counts.
-type join struct {
-	level    string // begins the names of what is recorded by key
-	key      string // labels of the proxies' series that name the version
-	info     string // recorded metric that maps them to guards
-	matchers string // selects the guarded ones among the proxies' series
-}
-
-// joins returns the ways that the guards need: by workload, by version, or both.
-func (b *builder) joins(l lane) []join {
-	workloads, services, versions := b.sides()
-	var out []join
-	if len(workloads) > 0 {
-		out = append(out, join{"guardian_workload", workloadKey, workloadReporterInfo,
-			l.matchers("destination_workload", workloads) + b.inNamespaces("destination_workload_namespace")})
-	}
-	if len(services) > 0 {
-		out = append(out, join{"guardian_version", versionKey, versionReporterInfo,
-			l.matchers("destination_service_name", services, "destination_version", versions) +
-				b.inNamespaces("destination_service_namespace")})
-	}
-	return out
-}
-
-// matchers selects proxies' series by the values of labels, given in pairs.
-func (l lane) matchers(labelsAndValues ...any) string {
-	var out []string
-	if l.proxies != "" {
-		out = append(out, strings.Trim(l.proxies, ", "))
-	}
-	for i := 0; i < len(labelsAndValues); i += 2 {
-		out = append(out, labelsAndValues[i].(string)+"=~"+strconv.Quote(alternatives(labelsAndValues[i+1].([]string))))
-	}
-	return strings.Join(out, ",")
-}
-
-func (b *builder) inNamespaces(label string) string {
-	return "," + label + "=~" + strconv.Quote(alternatives(b.namespaces()))
-}
-
-// series selects proxies' series of the guarded versions.
-type series struct {
-	lane
-	level    string
-	key      string // labels that name the version
-	matchers string
-}
-
-// of is a selector of a metric's series; more begins with a comma or is empty.
-func (s series) of(metric, more string) string {
-	return s.prefix + metric + "{" + s.matchers + more + "}"
-}
-
-// counted is the name under which count records.
-func (s series) counted(what string) string { return s.level + ":" + s.prefix + what + ":increase" }
-
-// count records what the proxies' series of the guarded versions have grown
-// within a window, by version and reporter and further labels: so they are read
-// once, whatever is asked of them then.
-func (b *builder) count(what string, window time.Duration, further string, grown func(series) string) {
-	lanes := []lane{b.ordinary()}
-	if b.FastLane > 0 {
-		lanes = append(lanes, b.fast())
-	}
-	for _, l := range lanes {
-		for _, j := range b.joins(l) {
-			s := series{l, j.level, j.key, j.matchers}
-			b.record(s.counted(what), map[string]string{"window": dur(window), LabelInstance: b.Name, LabelOwner: b.Namespace},
-				expand(`sum by ($key, reporter$further) ($grown)`, "key", j.key, "further", further, "grown", grown(s)))
-		}
-	}
-}
-
-// counted selects what count has recorded; more begins with a comma or is empty.
-func (b *builder) counted(s series, what string, window time.Duration, more string) string {
-	return fmt.Sprintf(`%s{%s=%q,%s=%q,window="%s"%s}`, s.counted(what), LabelInstance, b.Name, LabelOwner, b.Namespace, dur(window), more)
-}
-
-// bySide sums an expression over proxies' series per guard, side and reporter.
-// term writes the expression for some series; aggregation is sum, max or group.
-func (b *builder) bySide(aggregation string, term func(series) string) string {
-	all := b.bySideOf(b.ordinary(), aggregation, term)
-	if b.FastLane == 0 {
-		return all
-	}
-	return expand(`($fast) or (($all) unless on ($guard, $side, reporter) $lane)`,
-		"fast", b.bySideOf(b.fast(), aggregation, term), "all", all, "guard", keyLabels, "side", labelSide, "lane", b.own(b.lane))
-}
-
-// bySideOf is bySide for one lane alone.
-func (b *builder) bySideOf(l lane, aggregation string, term func(series) string) string {
-	var terms []string
-	for _, j := range b.joins(l) {
-		terms = append(terms, expand(`$agg by ($guard, $side, reporter) (
-			($agg by ($key, reporter) ($term)) * on ($key, reporter) group_right () $info)`,
-			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(series{l, j.level, j.key, j.matchers}), "info", b.own(j.info)))
-	}
-	return strings.Join(terms, " or ")
-}
 
 // requestsGroup counts requests, and judges the share that failed and the share
 // that the canary got.
 func (b *builder) requestsGroup() {
-	b.group("requests", b.Interval)
-	if len(b.Guards) > 0 {
-		b.laneOf(failed, func(s series) string { return s.of(requestsTotal, "") })
-		for _, w := range b.windows.raw() {
-			b.count("requests", w, ", response_code, grpc_response_status", func(s series) string { return b.delta(s.of(requestsTotal, ""), w) })
-			b.window(failed.all, w, b.bySide("sum", func(s series) string { return b.counted(s, "requests", w, "") }))
-		}
-		b.tiles(failed.all)
+	if len(b.Guards) == 0 {
+		return
 	}
-	if b.any(func(s Signals) bool { return s.ErrorRate != nil }) {
-		for _, w := range b.windows.raw() {
-			bad := b.bySide("sum", func(s series) string {
-				return b.counted(s, "requests", w, ","+httpFailures) + " or " +
-					b.counted(s, "requests", w, `,response_code!~"5..",`+grpcFailures)
-			})
-			b.window(failed.bad, w, b.orZero(bad, failed.all, w))
-		}
-		b.tiles(failed.bad)
-		b.judge(failed, func(s series) string { return "timestamp(" + s.of(requestsTotal, "") + ")" })
+	b.group("requests", b.Interval)
+	errors := b.any(func(s Signals) bool { return s.ErrorRate != nil })
+	all, bad := b.counter("requests", b.Guards), b.counter("requests_failed", b.Guards)
+	b.recordSums(all, func(s series) string { return s.of(requestsTotal, "") })
+	if errors {
+		b.recordSums(bad, func(s series) string {
+			return s.of(requestsTotal, ","+httpFailures) + " or " + s.of(requestsTotal, `,response_code!~"5..",`+grpcFailures)
+		})
+	}
+	unreached := b.unreached()
+	b.recordSums(unreached, func(s series) string { return s.of(requestsTotal, "") })
+	b.covers()
+	b.recordGrowth(all)
+	b.laneOf(failed, all)
+	b.record(failed.step, nil, b.bySide(all, "sum", func(s series) string { return b.idelta(all, s) }))
+	b.sums(failed.step, failed.all, "", b.windows.all())
+	if errors {
+		// 0 where requests were counted, but none that failed.
+		b.record(failed.badStep, nil, expand(`($bad) or $all * 0`,
+			"bad", b.bySide(bad, "sum", b.grownOf(bad, all)), "all", b.own(failed.step)))
+		b.sums(failed.badStep, failed.bad, " > 0", b.windows.all())
+		b.judge(failed, b.bySide(all, "max", func(s series) string { return b.scraped(b.sum(all, s), s) }))
 		b.errorAlerts()
 	}
-	b.traffic()
+	if b.any(func(s Signals) bool { return s.Traffic != nil }) {
+		b.weight()
+		b.refused(unreached)
+	}
 	b.endGroup()
 }
 
 // latencyGroup counts timed requests and judges the share that was too slow.
 func (b *builder) latencyGroup() {
-	b.group("latency", b.Interval)
 	edges := b.edges()
 	b.noteEdges()
-	if len(edges) > 0 {
-		les := []string{`\+Inf`}
-		for _, e := range edges {
-			les = append(les, bucketValue(e))
-		}
-		buckets := `,le=~"` + escape(strings.Join(les, "|")) + `"`
-		b.laneOf(slow, func(s series) string { return s.of(durationBuckets, everyBucket) + " or " + s.of(durations, "") })
-		for _, w := range b.windows.raw() {
-			b.count(countTimed, w, ", le", func(s series) string { return b.delta(s.of(durationBuckets, buckets), w) })
-			b.count(countDurations, w, "", func(s series) string { return b.nativeDelta(s.of(durations, ""), w) })
-			b.window(slow.all, w, b.classicOrNative(
-				b.bySide("sum", func(s series) string { return b.counted(s, countTimed, w, everyBucket) }),
-				b.bySide("sum", func(s series) string { return "histogram_count(" + b.counted(s, countDurations, w, "") + ")" })))
-			var terms []string
-			for _, e := range edges {
-				terms = append(terms, b.slowBeyond(e, w))
-			}
-			var exact []string
-			for _, limit := range b.latencyLimits() {
-				exact = append(exact, b.slowBeyondExactly(limit, w))
-			}
-			b.window(slow.bad, w, b.classicOrNative(strings.Join(terms, " or "), strings.Join(exact, " or ")))
-		}
-		b.tiles(slow.all)
-		b.tiles(slow.bad)
-		b.judge(slow, func(s series) string {
-			// timestamp() tells when a sample was taken of a selector only.
-			return "timestamp(" + s.of(durationBuckets, everyBucket) + ") or timestamp(" + s.of(durations, "") + ")"
-		})
-		b.latencyAlerts()
+	if len(edges) == 0 {
+		return
 	}
+	b.group("latency", b.Interval)
+	timed := b.guards(func(s Signals) bool { return s.Latency != nil })
+	all, bad, native := b.counter("requests_timed", timed), b.counter("requests_slow", timed), b.counter("request_durations", timed)
+	b.recordSums(all, func(s series) string { return s.of(durationBuckets, everyBucket) })
+	for _, e := range edges {
+		b.recordSlow(bad, all, e)
+	}
+	b.recordSums(native, func(s series) string { return s.of(durations, "") })
+	b.covers()
+	b.recordGrowth(all)
+	b.recordNativeGrowth(native)
+	b.laneOf(slow, all, native)
+	b.record(slow.step, nil, classicOrNative(
+		b.bySide(all, "sum", func(s series) string { return b.idelta(all, s) }),
+		b.bySide(native, "sum", func(s series) string { return "histogram_count(" + b.idelta(native, s) + ")" })))
+	var classic, exact []string
+	for _, e := range edges {
+		count := b.bySide(bad, "sum", b.grownOf(bad.where(edgeIs(e)), all))
+		if len(edges) > 1 { // guards with different limits may have the same workload
+			count = expand(`(($count) and on ($guard) ($max > $lower and $max <= $edge))`, "count", count, "guard", keyLabels,
+				"max", b.own(latencyMax), "lower", num(b.edgeBelow(e).Seconds()), "edge", num(e.Seconds()))
+		}
+		classic = append(classic, count)
+	}
+	for _, limit := range b.latencyLimits() {
+		exact = append(exact, b.slowExactly(native, limit))
+	}
+	b.record(slow.badStep, nil, classicOrNative(strings.Join(classic, " or "), strings.Join(exact, " or ")))
+	b.sums(slow.step, slow.all, "", b.windows.all())
+	b.sums(slow.badStep, slow.bad, " > 0", b.windows.all())
+	b.judge(slow, classicOrNative(
+		b.bySide(all, "max", func(s series) string { return b.scraped(b.sum(all, s), s) }),
+		b.bySide(native, "max", func(s series) string { return b.scraped("histogram_count("+b.sum(native, s)+")", s) })))
+	b.latencyAlerts()
 	b.endGroup()
 }
 
@@ -277,27 +188,32 @@ func (o Options) edges() []time.Duration {
 	return out
 }
 
-// slowBeyond counts the requests slower than an edge, for the guards that are
-// judged there: all requests minus those at or below it. Without a series for
-// the edge there is no answer, rather than "all were slow".
-func (b *builder) slowBeyond(edge, window time.Duration) string {
-	le := `,le=~"` + escape(bucketValue(edge)) + `"`
-	fast := b.bySide("sum", func(s series) string { return b.counted(s, countTimed, window, le) })
-	return expand(`($all - on ($guard, $side, reporter) group_left () ($fast)) and on ($guard) ($max > $lower and $max <= $edge)`,
-		"all", b.own(slow.all, `window="`+dur(window)+`"`), "guard", keyLabels, "side", labelSide, "fast", fast,
-		"max", b.own(latencyMax), "lower", num(b.edgeBelow(edge).Seconds()), "edge", num(edge.Seconds()))
+// edgeIs selects the counts of slow requests beyond one edge.
+func edgeIs(edge time.Duration) string { return labelEdge + "=" + strconv.Quote(num(edge.Seconds())) }
+
+// recordSlow records how many requests took longer than an edge, for the guards
+// that are judged there: all requests minus those at or below it. Without a series
+// for the edge there is no answer, rather than "all were slow".
+func (b *builder) recordSlow(bad, all counter, edge time.Duration) {
+	judged := b.counter(bad.what, b.guards(func(s Signals) bool {
+		if s.Latency == nil {
+			return false
+		}
+		at, _ := b.edge(s.Latency.Max)
+		return at == edge
+	}))
+	labels := b.owned()
+	labels[labelEdge] = num(edge.Seconds())
+	for _, s := range judged.series() {
+		b.record(bad.sumName(s), labels, expand(`$all - on ($key, reporter, $target) sum by ($key, reporter, $target) ($x)`,
+			"all", b.sum(all, s), "key", s.key, "target", b.target(), "x", s.of(durationBuckets, `,le=~"`+escape(bucketValue(edge))+`"`)))
+	}
 }
 
 // classicOrNative prefers the classic histogram where both are scraped.
-func (b *builder) classicOrNative(classic, native string) string {
+func classicOrNative(classic, native string) string {
 	return expand(`($classic) or on ($guard, $side, reporter) ($native)`,
 		"classic", classic, "native", native, "guard", keyLabels, "side", labelSide)
-}
-
-// nativeDelta is delta for native histograms.
-func (b *builder) nativeDelta(selector string, window time.Duration) string {
-	return expand(`((($x - $x offset $w) and histogram_count($x) >= histogram_count($x offset $w)) or ($x and on ($target) (up offset $w == 1)))`,
-		"x", selector, "w", dur(window), "target", strings.Join(b.TargetLabels, ", "))
 }
 
 // latencyLimits are the limits of all guards, each once.
@@ -312,15 +228,15 @@ func (o Options) latencyLimits() []time.Duration {
 	return out
 }
 
-// slowBeyondExactly is slowBeyond for native histograms, at the limit itself.
-func (b *builder) slowBeyondExactly(limit, window time.Duration) string {
-	slowOnes := b.bySide("sum", func(s series) string {
+// slowExactly counts the slow requests of native histograms, at the limit itself.
+func (b *builder) slowExactly(native counter, limit time.Duration) string {
+	count := b.bySide(native, "sum", func(s series) string {
 		// Of no requests the fraction is NaN, which no comparison lets through.
 		return expand(`(((1 - histogram_fraction(-Inf, $limit, $delta)) * histogram_count($delta)) >= 0 or histogram_count($delta) * 0)`,
-			"limit", num(float64(limit)/float64(time.Millisecond)), "delta", b.counted(s, countDurations, window, ""))
+			"limit", num(float64(limit)/float64(time.Millisecond)), "delta", b.idelta(native, s))
 	})
-	return expand(`($slow) and on ($guard) ($max == $limit)`,
-		"slow", slowOnes, "guard", keyLabels, "max", b.own(latencyMax), "limit", num(limit.Seconds()))
+	return expand(`(($count) and on ($guard) ($max == $limit))`,
+		"count", count, "guard", keyLabels, "max", b.own(latencyMax), "limit", num(limit.Seconds()))
 }
 
 // bucketValue is a regular expression for an edge as the label le has it:
@@ -337,59 +253,43 @@ func (b *builder) edgeBelow(edge time.Duration) time.Duration {
 	return b.LatencyBuckets[i-1]
 }
 
-// window records a count over a window.
-func (b *builder) window(name string, w time.Duration, expr string) {
-	b.record(name, map[string]string{"window": dur(w)}, expr)
-}
-
-// orZero fills in 0 where requests were counted but none of the kind.
-func (b *builder) orZero(expr, all string, w time.Duration) string {
-	return expand(`($expr) or on ($guard, $side, reporter) ($all * 0)`,
-		"expr", expr, "guard", keyLabels, "side", labelSide, "all", b.own(all, `window="`+dur(w)+`"`))
-}
-
-// tiles records the longer windows as sums of shorter ones. A tile from before
-// the first request counts nothing.
-func (b *builder) tiles(name string) {
-	for _, t := range b.windows.tiled() {
-		b.tile(name, t)
-	}
-}
-
-func (b *builder) tile(name string, t tile) {
-	x := b.own(name, `window="`+dur(t.of)+`"`)
-	sum := x
-	for i := 1; i < t.n; i++ {
-		sum += expand(` + ($x offset $w or $x * 0)`, "x", x, "w", dur(time.Duration(i)*t.of))
-	}
-	b.window(name, t.window, sum)
-}
-
 // any reports whether some guard has a signal on.
 func (b *builder) any(on func(Signals) bool) bool {
 	return slices.ContainsFunc(b.Guards, func(g Guard) bool { return on(g.Signals) })
 }
 
-// judge tests the canary's share of bad requests in all windows at once.
-// scraped writes the times at which the samples of a version were taken.
-func (b *builder) judge(p proportion, scraped func(series) string) {
+// guards returns those that have a signal on.
+func (b *builder) guards(on func(Signals) bool) []Guard {
+	var out []Guard
+	for _, g := range b.Guards {
+		if on(g.Signals) {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// judge tests the canary's share of bad requests in all windows at once, as long
+// as it is counted at all. scraped is when each side was scraped last.
+func (b *builder) judge(p proportion, scraped string) {
 	vars := []string{
 		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "all_canary", b.own(p.all, labelSide+`="canary"`),
 		"bad_stable", b.own(p.bad, labelSide+`="stable"`), "all_stable", b.own(p.all, labelSide+`="stable"`),
 		"limit", b.own(p.limit), "factor", b.own(stableFactor), "guard", keyLabels, "side", labelSide,
 		"stable", b.own(p.stable), "excess", b.own(p.excess), "worse", b.own(p.worse), "proof", b.own(p.proof),
-		"since", b.own(p.since), "newest_canary", b.own(p.newest, labelSide+`="canary"`),
+		"step_canary", b.own(p.step, labelSide+`="canary"`), "since", b.own(p.since), "newest_canary", b.own(p.newest, labelSide+`="canary"`),
 		"memory", dur(max(15*time.Second, 3*b.ScrapeInterval)), "shrink", num(shrink), "least", num(leastBad), "enough", num(enoughProof),
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
 
-	rule(p.stable, `sum without ($side) (($bad_stable > 0) / ($all_stable + $shrink))`)
-	rule(p.excess, `sum without ($side) (($bad_canary >= $least) / $all_canary) / on ($guard) group_left () $limit > 1`)
+	rule(p.stable, `sum without ($side) ($bad_stable / ($all_stable + $shrink))`)
+	rule(p.excess, `(sum without ($side) (($bad_canary >= $least) / $all_canary) and on ($guard, reporter) $step_canary)
+		/ on ($guard) group_left () $limit > 1`)
 	rule(p.worse, `($excess / (
 		(max_over_time($stable[$memory]) / on ($guard) group_left () $limit > 1) * on ($guard) group_left () $factor)) or $excess`)
 	rule(p.proof, evidence("$bad_canary", "$worse")+` > $enough`)
 	b.record(p.newest, nil, expand(`($newest) and on ($guard, reporter) $proof`,
-		"newest", b.bySide("max", scraped),
+		"newest", scraped,
 		"guard", keyLabels, "proof", b.own(p.proof)))
 	rule(p.since, `($since and on ($guard, reporter) $proof) or sum without ($side) ($newest_canary)`)
 }

@@ -59,8 +59,8 @@ func (b *builder) restartWindows() []time.Duration {
 // all pods. The one that saw most is believed only once its steps are added up:
 // two that are scraped at different times see one restart in different steps.
 func (b *builder) restartsFromGuardian() string {
-	return expand(`sum by (guard, subset, $target) ($counted)`,
-		"target", strings.Join(b.TargetLabels, ", "), "counted", b.delta("guardian_workload_restarts_total{"+b.self()+"}", restartsStep))
+	return expand(`sum by (guard, subset, $target) (($x - $x offset $w >= 0) or ($x and on ($target) (up offset $w == 1)))`,
+		"target", b.target(), "x", "guardian_workload_restarts_total{"+b.self()+"}", "w", dur(restartsStep))
 }
 
 // restartsFromKubeStateMetrics finds the Deployment in the pod's name. It serves

@@ -15,7 +15,8 @@ func (b *builder) overviewGroup() {
 	b.record("guardian_side:requests:rate", nil, drop(b.own(failed.all, window)+" / "+num(short.Seconds())))
 	for _, p := range []proportion{failed, slow} {
 		if b.recorded(p.bad) {
-			b.record(p.bad[:len(p.bad)-len("increase")]+"ratio", nil, drop(b.own(p.bad, window)+" / ("+b.own(p.all, window)+" > 0)"))
+			b.record(p.bad[:len(p.bad)-len("increase")]+"ratio", nil, drop(expand(
+				`($bad or ($all * 0 and ignoring (window) $step)) / ($all > 0)`, "bad", b.own(p.bad, window), "all", b.own(p.all, window), "step", b.own(p.badStep))))
 		}
 	}
 	b.record("guardian_canary:traffic_share:ratio", nil, expand(

@@ -152,13 +152,17 @@ func TestLatency(t *testing.T) {
 			},
 			want: map[int][]string{66: {latencyHold}, 120: {latencyHold}},
 		},
-		"a native histogram that starts anew counts in full": {
+		"a native histogram that starts anew counts from its second scrape": {
 			targets: []target{
 				{name: "stable", phase: 1, rows: native("orders-v1", 90, 0, 60)},
 				{name: "canary", phase: 3, rows: rows{istio("istio_request_duration_milliseconds", "orders-v2"): until(60,
-					always("{{schema:0 sum:1 count:900 offset:4 buckets:[900]}}"), always("{{schema:0 sum:1 count:30 offset:10 buckets:[30]}}"))}},
+					always("{{schema:0 sum:1 count:900 offset:4 buckets:[900]}}"),
+					func(s int) any {
+						n := 10 * (s - 59)
+						return fmt.Sprintf("{{schema:0 sum:1 count:%d offset:10 buckets:[%d]}}", n, n)
+					})}},
 			},
-			want: map[int][]string{62: nil, 71: {latencyRollback}},
+			want: map[int][]string{66: nil, 76: {latencyRollback}},
 		},
 		"no histogram, no alert": {
 			targets: []target{stable(), canary()},

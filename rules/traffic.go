@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"strings"
 	"time"
 )
 
@@ -11,7 +12,10 @@ const (
 	trafficExpected  = "guardian_canary:requests:expected"   // by weight, within the short window, by reporter
 	trafficTimes     = "guardian_canary:requests:per_weight" // requests relative to expected, likewise
 	countGaps        = "guardian_side:requests:gaps"         // there while a side was not counted all along
+	refusedStep      = "guardian:requests_unreached:idelta"
 	refusedRequests  = "guardian:requests_unreached:increase"
+	refusedReached   = "guardian_canary:requests_reached:increase" // of those that the canary got, and
+	refusedDue       = "guardian_canary:requests_due:increase"     // should have got, where enough were lost to ask
 	refusedProof     = "guardian_canary:requests_unreached:evidence"
 )
 
@@ -24,26 +28,31 @@ const refusedLimit = 0.01
 // by a canary that gets nothing at all suffice; testdata/judge has the rates.
 const enoughBlame = 7
 
-// traffic compares the canary's share of requests with its weight, and
-// finds the requests that never reached it. It needs guardian's own metrics for
-// the weight; without them it is silent (and GuardianDown is not).
-func (b *builder) traffic() {
+// trafficInterval is how often the canary's share is judged: it is one of a
+// minute, and a scrape brings what is new.
+func (o Options) trafficInterval() time.Duration {
+	return max(o.Interval, min(o.ScrapeInterval, infoInterval))
+}
+
+// trafficGroup compares the canary's share of requests with its weight. It needs
+// guardian's own metrics for the weight; without them it is silent (and
+// GuardianDown is not).
+func (b *builder) trafficGroup() {
 	if !b.any(func(s Signals) bool { return s.Traffic != nil }) {
 		return
 	}
+	b.group("traffic", b.trafficInterval())
 	window := b.windows.short()
 	// A change of weights is seen up to two scrapes late on either side.
 	pause := window + 2*b.ScrapeInterval
-	weights := "guardian_weight_percent{" + b.self() + "}"
 	vars := []string{
-		"weights", weights, "pause", dur(pause), "guard", keyLabels, "side", labelSide,
+		"weights", b.weights(), "pause", dur(pause), "guard", keyLabels, "side", labelSide,
 		"info", b.own(subsetInfo, labelSide+`="canary"`), "tolerance", b.own(trafficTolerance),
 		"ratio", b.own(weightRatio), "steady", b.own(weightSteady), "expected", b.own(trafficExpected), "gaps", b.own(countGaps),
 		"all", b.own(failed.all, `window="`+dur(window)+`"`),
 		"canary", b.own(failed.all, `window="`+dur(window)+`"`, labelSide+`="canary"`),
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
-	rule(weightRatio, `max by ($guard) ((max by (guard, subset) ($weights)) * on (guard, subset) group_right () $info) / 100 > 0`)
 	// Replicas of guardian learn of a change at different times: none may have
 	// seen one.
 	rule(weightSteady, `$ratio and on ($guard) (
@@ -53,8 +62,17 @@ func (b *builder) traffic() {
 	b.gaps()
 	rule(trafficExpected, `sum by ($guard, reporter) ($all) * on ($guard) group_left () ($steady < 1) unless on ($guard) $gaps`)
 	rule(trafficTimes, `(sum without ($side, window) ($canary) or $expected * 0) / ($expected > 0)`)
-	b.refused()
 	b.trafficAlerts(window)
+	b.endGroup()
+}
+
+// weights are the canaries' as guardian sees them, in percent.
+func (o Options) weights() string { return "guardian_weight_percent{" + o.self() + "}" }
+
+// weight records the canaries' weights that are above 0.
+func (b *builder) weight() {
+	b.record(weightRatio, nil, expand(`max by ($guard) ((max by (guard, subset) ($weights)) * on (guard, subset) group_right () $info) / 100 > 0`,
+		"guard", keyLabels, "weights", b.weights(), "info", b.own(subsetInfo, labelSide+`="canary"`)))
 }
 
 // gaps marks a side that was counted, but not all along: a failed scrape, or
@@ -63,57 +81,74 @@ func (b *builder) traffic() {
 // reporter judges: the one with the gap may be the one that clears the canary. A
 // side that has not been counted at all has no gap.
 func (b *builder) gaps() {
-	// The short window begins with a tile that looks back once more.
+	// What comes after a hole may be of a time before it.
 	span := b.windows.short() + b.windows.base
-	// A hole is twice as long as the shortest window; one missed evaluation is none.
-	least := float64(span)/float64(b.Interval) - 1.5*float64(b.windows.raw()[0])/float64(b.Interval)
-	b.record(countGaps, nil, expand(`count_over_time($base[$span]) < $least or (count_over_time($base[$span]) unless $base)`,
-		"base", b.own(failed.all, `window="`+dur(b.windows.base)+`"`), "span", dur(span), "least", num(least)))
+	// One failed scrape of a side's only proxy is missed by as many evaluations as
+	// there are in a scrape interval; one missed evaluation is no hole.
+	least := float64(span)/float64(b.Interval) - max(1.5, float64(b.windows.scrape)/float64(b.Interval)-0.5)
+	b.record(countGaps, nil, expand(`count_over_time($step[$span]) < $least or (count_over_time($step[$span]) unless $step)`,
+		"step", b.own(failed.step), "span", dur(span), "least", num(least)))
+}
+
+// unreached counts the requests that no workload answered, by service.
+func (b *builder) unreached() counter {
+	c := counter{what: "requests_unreached", lanes: []lane{b.ordinary()}}
+	var services []string
+	for _, g := range b.guards(func(s Signals) bool { return s.Traffic != nil }) {
+		if s := or(g.Canary.Service, g.Stable.Service); s != "" {
+			services = append(services, s)
+		}
+	}
+	if len(services) > 0 {
+		c.joins = []join{{"guardian_service", serviceKey, serviceReporterInfo,
+			matchers("destination_service_name", services) + b.inNamespaces("destination_service_namespace") +
+				`,destination_workload="unknown",reporter!="destination",` + httpFailures}}
+	}
+	return c
 }
 
 // refused finds requests that no workload answered. They name the service
 // only, so they are the canary's if the requests that did reach it are far
 // likelier to be what is left of its weight than all of it, and if its weight
 // can account for all of them.
-func (b *builder) refused() {
-	var services []string
-	for _, g := range b.Guards {
-		if s := or(g.Canary.Service, g.Stable.Service); s != "" {
-			services = append(services, s)
-		}
-	}
-	if len(services) == 0 {
+func (b *builder) refused(c counter) {
+	if len(c.joins) == 0 {
 		return
 	}
-	matchers := b.ordinary().matchers("destination_service_name", services) + b.inNamespaces("destination_service_namespace") +
-		`,destination_workload="unknown",reporter!="destination",` + httpFailures
-	windows := b.windows.raw()
-	for _, w := range windows {
-		b.window(refusedRequests, w, expand(`sum by ($guard, reporter) (
-			(sum by ($key, reporter) ($delta)) * on ($key, reporter) group_right () $info)`,
-			"guard", keyLabels, "key", serviceKey, "delta", b.delta(requestsTotal+"{"+matchers+"}", w), "info", b.own(serviceReporterInfo)))
+	s := series{b.ordinary(), c.joins[0]}
+	b.record(refusedStep, nil, expand(`sum by ($guard, reporter) (
+		(sum by ($key, reporter) ($grown)) * on ($key, reporter) group_right () $info)`,
+		"guard", keyLabels, "key", s.key, "grown", b.grown(b.sum(c, s), s.lane), "info", b.own(s.info)))
+	b.sums(refusedStep, refusedRequests, "", b.windows.quick())
+	var quick []string
+	for _, w := range b.windows.quick() {
+		quick = append(quick, dur(w))
 	}
-	for _, t := range b.windows.tiled() {
-		if t.window == b.windows.base {
-			b.tile(refusedRequests, t)
-		}
+	quickWindows := `window=~"` + strings.Join(quick, "|") + `"`
+	// Nearly always there are none, so what is needed for the test is looked up for
+	// them alone.
+	vars := []string{
+		"unreached", "(" + b.own(refusedRequests) + " >= " + num(leastBad) + ")", "side", labelSide, "guard", keyLabels,
+		"all", b.own(failed.all, quickWindows), "canary", b.own(failed.all, quickWindows, labelSide+`="canary"`),
+		"ratio", b.own(weightRatio), "got", b.own(refusedReached), "due", b.own(refusedDue), "tolerance", b.own(trafficTolerance),
+		"limit", num(refusedLimit), "enough", num(enoughProof), "blame", num(enoughBlame),
 	}
-	unreached := b.own(refusedRequests)
-	canary := expand(`(sum without ($side) ($canary) or $unreached * 0)`,
-		"side", labelSide, "canary", b.own(failed.all, labelSide+`="canary"`), "unreached", unreached)
-	// What the canary should have got of all requests, the lost ones included.
-	due := expand(`((sum without ($side) ($all) or $unreached * 0) + $unreached) * on ($guard) group_left () $ratio`,
-		"side", labelSide, "all", b.own(failed.all), "unreached", unreached, "guard", keyLabels, "ratio", b.own(weightRatio))
+	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
+	rule(refusedReached, `(sum without ($side) ($canary) and $unreached) or $unreached * 0`)
+	rule(refusedDue, `(((sum without ($side) ($all) and $unreached) or $unreached * 0) + $unreached) * on ($guard) group_left () $ratio`)
 	// With share r of the canary's requests lost: D = lost*(ln(r/limit) - 1 + limit/r).
-	// The third line is the logarithm of the ratio of two Poisson likelihoods of
+	// The second line is the logarithm of the ratio of two Poisson likelihoods of
 	// what reached the canary: a mean of due - lost to one of due.
-	b.record(refusedProof, nil, expand(`(
-		($unreached >= $least) * (ln($share / $limit) - 1 + $limit / $share) > $enough
-		and $canary * ln(clamp_min(1 - $unreached / $due, 1e-9)) + $unreached > $blame
-		and $unreached - 3 * sqrt($due) < $due) and on ($guard) $tolerance`,
-		"unreached", unreached, "least", num(leastBad), "limit", num(refusedLimit), "enough", num(enoughProof),
-		"share", expand(`($unreached / ($canary + $unreached))`, "unreached", unreached, "canary", canary),
-		"canary", canary, "due", "("+due+")", "blame", num(enoughBlame), "guard", keyLabels, "tolerance", b.own(trafficTolerance)))
+	rule(refusedProof, `($unreached * (ln($unreached / ($got + $unreached) / $limit) - 1 + $limit / ($unreached / ($got + $unreached))) > $enough
+		and $got * ln(clamp_min(1 - $unreached / $due, 1e-9)) + $unreached > $blame
+		and $unreached - 3 * sqrt($due) < $due) and on ($guard) $tolerance`)
+	b.alert(alert{
+		name: AlertRefused, signal: SignalTraffic, action: ActionRollback, severity: "critical", keep: keepFiring,
+		expr:    `max by (namespace, guardian_guard) (` + b.own(refusedProof) + `)`,
+		summary: guardLabel + ": requests cannot reach the canary",
+		description: "Callers of " + guardLabel + " in " + namespaceLabel + " get 5xx from nobody (connection refused, or no endpoint), " +
+			"about as often as the canary's weight of " + weightText + " would explain." + doRollback,
+	})
 }
 
 // share judges the canary's requests against its weight per reporter; sign is

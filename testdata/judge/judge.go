@@ -7,7 +7,7 @@ import "math"
 // other, number by number.
 
 // Windows of the rules at a scrape interval of 5 s and an evaluation every
-// second, in milliseconds. The longer ones are made of the shorter.
+// second, in milliseconds.
 const (
 	second = 1000 // milliseconds, as everywhere in this package
 
@@ -45,6 +45,7 @@ const ringSize = 512
 type count struct {
 	all, bad float64
 	ok       bool // there was a sample
+	n        int  // steps that make up a window
 }
 
 // judge decides about one canary, once per second.
@@ -52,6 +53,7 @@ type judge struct {
 	limit float64
 	stale int64 // how much older than its scrape a proxy's sample can be, milliseconds
 	n     int   // evaluations so far
+	steps [reporters][sides + 1][ringSize]count
 	rings [reporters][sides + 1][len(windows)][ringSize]count
 	since [reporters]int64 // 0: no proof
 }
@@ -80,37 +82,40 @@ func (j *judge) evaluate(now int64, targets []*target) bool {
 	return fired
 }
 
-// count fills in all windows of one side as one reporter sees it.
+// count fills in the step and all windows of one side as one reporter sees it.
 func (j *judge) count(now int64, targets []*target, r, side int) {
-	c := j.at(r, side, 0, 0)
-	*c = count{}
-	for _, g := range targets {
-		if g.reporter == r {
-			g.delta(now, windows[0], side, c)
-		}
-	}
-	tile := func(w, of, n, steps int) {
-		sum := *j.at(r, side, of, 0)
-		if sum.ok {
-			for i := 1; i < n; i++ {
-				if c := j.at(r, side, of, i*steps); c.ok {
-					sum.all += c.all
-					sum.bad += c.bad
-				}
+	steps := &j.steps[r][side]
+	step := &steps[j.n%ringSize]
+	*step = count{}
+	if j.n > 1 { // the first evaluation has none before it
+		for _, g := range targets {
+			if g.reporter == r {
+				g.grown(now, second, side, step)
 			}
 		}
+	}
+	for w, length := range windows {
+		sum := *j.at(r, side, w, 1)
+		add := func(c count, sign float64) {
+			if c.ok {
+				sum.all += sign * c.all
+				sum.bad += sign * c.bad
+				sum.n += int(sign)
+			}
+		}
+		add(*step, 1)
+		if n := int(length / second); j.n > n {
+			add(steps[(j.n-n)%ringSize], -1)
+		}
+		sum.ok = sum.n > 0
 		*j.at(r, side, w, 0) = sum
 	}
-	tile(1, 0, 3, 5)
-	tile(2, 1, 2, 15)
-	tile(3, 2, 2, 30)
-	tile(4, 3, 5, 60)
 }
 
 // evidence is D for one window, where it suffices; else 0.
 func (j *judge) evidence(r, w int) float64 {
 	c := j.at(r, canarySide, w, 0)
-	if !c.ok || c.bad < leastBad {
+	if !j.steps[r][canarySide][j.n%ringSize].ok || c.bad < leastBad {
 		return 0
 	}
 	times := c.bad / c.all / j.limit

@@ -58,32 +58,45 @@ func (g *target) at(t int64) *scrapeOf {
 	}
 }
 
-// delta adds what the target's series of a side have grown within a window.
-func (g *target) delta(now, window int64, side int, into *count) {
-	s := g.at(now)
-	if s == nil || s.up != scraped {
+// grown adds what the target's sums of a side have grown since the evaluation
+// before, at now - step.
+func (g *target) grown(now, step int64, side int, into *count) {
+	s, old := g.at(now), g.at(now-step)
+	if s == nil || s.up != scraped || old == nil || old.up != scraped {
+		return // without a sum now, or no proof that what is new is not old
+	}
+	sum := func(s *scrapeOf) (all, bad float64) {
+		all, bad = math.NaN(), s.v[2*side+1]
+		for _, v := range s.v[2*side : 2*side+2] {
+			switch {
+			case math.IsNaN(all):
+				all = v
+			case !math.IsNaN(v):
+				all += v
+			}
+		}
+		return all, bad
+	}
+	// NaN: there is none, or it has become less.
+	growth := func(is, was float64) float64 {
+		switch {
+		case math.IsNaN(was):
+			return is
+		case is < was:
+			return math.NaN()
+		}
+		return is - was
+	}
+	all, bad := sum(s)
+	allThen, badThen := sum(old)
+	all, bad = growth(all, allThen), growth(bad, badThen)
+	if math.IsNaN(all) {
 		return
 	}
-	old := g.at(now - window)
-	for bad := range 2 {
-		v := s.v[2*side+bad]
-		if math.IsNaN(v) || old == nil {
-			continue
-		}
-		var d float64
-		switch before := old.v[2*side+bad]; {
-		case old.up != scraped:
-			continue
-		case math.IsNaN(before), before > v:
-			d = v
-		default:
-			d = v - before
-		}
-		into.ok = true
-		into.all += d
-		if bad == 1 {
-			into.bad += d
-		}
+	into.ok = true
+	into.all += all
+	if !math.IsNaN(bad) {
+		into.bad += bad
 	}
 }
 

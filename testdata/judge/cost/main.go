@@ -94,7 +94,7 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 	var cpu [2]float64
 	var took, samples float64
 	for i, files := range [][]string{nil, {file}} {
-		config, err := prometheusConfig(generated, files, listener.Addr().String())
+		config, err := prometheusConfig(generated, files, n, listener.Addr().String())
 		if err != nil {
 			return err
 		}
@@ -135,15 +135,33 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 	return nil
 }
 
-// prometheusConfig scrapes the mesh, and where there are rules their fast lane.
-func prometheusConfig(r *rules.Rules, files []string, address string) (string, error) {
-	target := []map[string]any{{"targets": []string{address}}}
-	jobs := []map[string]any{{"job_name": "mesh", "scrape_interval": scrape.String(), "static_configs": target}}
-	others := []map[string]any{}
-	for i := range *idle {
-		others = append(others, map[string]any{"targets": []string{address}, "labels": map[string]string{"instance": fmt.Sprintf("idle-%d", i)}})
+// prometheusConfig scrapes each proxy as a target of its own, guardian, and where
+// there are rules their fast lane.
+func prometheusConfig(r *rules.Rules, files []string, n int, address string) (string, error) {
+	at := func(path string, names ...string) []map[string]any {
+		var out []map[string]any
+		for _, name := range names {
+			out = append(out, map[string]any{"targets": []string{address}, "labels": map[string]string{
+				"__metrics_path__": path + name, "instance": name,
+			}})
+		}
+		return out
 	}
-	jobs = append(jobs, map[string]any{"job_name": "idle", "scrape_interval": "1m", "metrics_path": "/idle", "static_configs": others})
+	var sidecars, others []string
+	for i := range n {
+		for _, pod := range pods {
+			sidecars = append(sidecars, fmt.Sprintf("app-%d-%s", i, pod))
+		}
+	}
+	for i := range *idle {
+		others = append(others, fmt.Sprintf("idle-%d", i))
+	}
+	proxies := append(at("/sidecar/", sidecars...), at("/gateway/", gateways...)...)
+	jobs := []map[string]any{
+		{"job_name": "mesh", "scrape_interval": scrape.String(), "static_configs": proxies},
+		{"job_name": "guardian", "scrape_interval": scrape.String(), "static_configs": at("/", "guardian")},
+		{"job_name": "idle", "scrape_interval": "1m", "static_configs": at("/idle/", others...)},
+	}
 	if *fast > 0 && len(files) > 0 {
 		text, err := r.ScrapeConfig()
 		if err != nil {
@@ -155,11 +173,11 @@ func prometheusConfig(r *rules.Rules, files []string, address string) (string, e
 		if err := yaml.Unmarshal(text, &lane); err != nil {
 			return "", err
 		}
-		// The pods are one target here, at a path of its own.
+		// In place of the discovery of pods.
 		job := lane.Jobs[0]
 		delete(job, "kubernetes_sd_configs")
 		delete(job, "relabel_configs")
-		job["static_configs"] = target
+		job["static_configs"] = at("/sidecar/", sidecars...)
 		jobs = append(jobs, job)
 	}
 	out, err := yaml.Marshal(map[string]any{
@@ -195,53 +213,56 @@ func options(n int) rules.Options {
 }
 
 // A guard has two pods of each version, each seen by its own proxy and by two
-// callers' proxies, with three status codes, and all of Istio's buckets.
+// gateways, with three status codes, and all of Istio's buckets.
 var (
-	codes   = []string{"200", "404", "503"}
-	buckets = []string{"0.5", "1", "5", "10", "25", "50", "100", "250", "500", "1000", "2500", "5000", "10000", "30000", "60000", "300000", "600000", "1800000", "3600000", "+Inf"}
+	pods     = []string{"v1-a", "v1-b", "v2-a", "v2-b"}
+	gateways = []string{"gateway-a", "gateway-b"}
+	codes    = []string{"200", "404", "503"}
+	buckets  = []string{"0.5", "1", "5", "10", "25", "50", "100", "250", "500", "1000", "2500", "5000", "10000", "30000", "60000", "300000", "600000", "1800000", "3600000", "+Inf"}
 )
 
 const seriesOfAGuard = 2 * 4 * 3 * (1 + 20)
 
+// mesh is all targets: sidecars, gateways and guardian, each at its own path.
 func mesh(n int) http.Handler {
 	began := time.Now()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out := bufio.NewWriter(w)
 		defer out.Flush()
-		if r.URL.Path == "/idle" {
-			return
-		}
 		age := time.Since(began).Seconds()
-		for i := range n {
-			for version, rate := range map[string]float64{"v1": 90, "v2": 10} {
-				writeVersion(out, fmt.Sprintf("app-%d", i), version, rate*age)
+		kind, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		switch kind {
+		case "sidecar":
+			parts := strings.Split(name, "-") // app, number, version, pod
+			writeVersion(out, "destination", parts[0]+"-"+parts[1], parts[2], age)
+		case "gateway":
+			for i := range n {
+				for _, version := range []string{"v1", "v2"} {
+					writeVersion(out, "source", fmt.Sprintf("app-%d", i), version, age)
+				}
 			}
-			if r.URL.Path != "/metrics" { // a sidecar says nothing about guardian
-				continue
+		case "guardian":
+			for i := range n {
+				fmt.Fprintf(out, "guardian_weight_percent{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v2\"} 10\n", i)
+				fmt.Fprintf(out, "guardian_workload_restarts_total{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v1\"} 0\n", i)
+				fmt.Fprintf(out, "guardian_workload_restarts_total{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v2\"} 0\n", i)
 			}
-			fmt.Fprintf(out, "guardian_weight_percent{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v2\"} 10\n", i)
-			fmt.Fprintf(out, "guardian_workload_restarts_total{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v1\"} 0\n", i)
-			fmt.Fprintf(out, "guardian_workload_restarts_total{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v2\"} 0\n", i)
+			fmt.Fprintf(out, "guardian_heartbeat_timestamp_seconds{guardian_namespace=\"microservices\"} %d\n", time.Now().Unix())
 		}
-		if r.URL.Path != "/metrics" {
-			return
-		}
-		fmt.Fprintf(out, "guardian_heartbeat_timestamp_seconds{guardian_namespace=\"microservices\"} %d\n", time.Now().Unix())
 	})
 }
 
-func writeVersion(out io.Writer, app, version string, requests float64) {
-	for _, seen := range []string{"destination-a", "destination-b", "source-a", "source-b"} {
-		reporter, who, _ := strings.Cut(seen, "-")
-		for c, code := range codes {
-			labels := fmt.Sprintf(`reporter=%q,proxy=%q,response_code=%q,destination_workload="%s-%s",destination_workload_namespace="microservices",`+
-				`destination_service_name=%q,destination_service_namespace="microservices",destination_version=%q,source_workload="gateway",response_flags="-"`,
-				reporter, who, code, app, version, app, version)
-			share := []float64{0.495, 0.004, 0.001}[c]
-			fmt.Fprintf(out, "istio_requests_total{%s} %.0f\n", labels, requests*share)
-			for b, le := range buckets {
-				fmt.Fprintf(out, "istio_request_duration_milliseconds_bucket{%s,le=%q} %.0f\n", labels, le, requests*share*min(1, float64(b+1)/8))
-			}
+// writeVersion is what one of the two proxies of a kind tells about a version.
+func writeVersion(out io.Writer, reporter, app, version string, age float64) {
+	requests := map[string]float64{"v1": 90, "v2": 10}[version] / 2 * age
+	for c, code := range codes {
+		labels := fmt.Sprintf(`reporter=%q,response_code=%q,destination_workload="%s-%s",destination_workload_namespace="microservices",`+
+			`destination_service_name=%q,destination_service_namespace="microservices",destination_version=%q,source_workload="gateway",response_flags="-"`,
+			reporter, code, app, version, app, version)
+		share := []float64{0.99, 0.008, 0.002}[c]
+		fmt.Fprintf(out, "istio_requests_total{%s} %.0f\n", labels, requests*share)
+		for b, le := range buckets {
+			fmt.Fprintf(out, "istio_request_duration_milliseconds_bucket{%s,le=%q} %.0f\n", labels, le, requests*share*min(1, float64(b+1)/8))
 		}
 	}
 }

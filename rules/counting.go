@@ -1,0 +1,232 @@
+package rules
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Requests are counted in three stages, because the proxies' own series are many
+// and costly to read: they are read once per evaluation, and everything after
+// that reads what the stage before has recorded.
+//
+//	sum       what proxies have counted up to now, per target, version and reporter
+//	idelta    by how much that has grown since the last evaluation, per target, and then per guard and side
+//	increase  the sum of those within a window
+
+// sumsCovered is recorded while the same sums are.
+const sumsCovered = "guardian:sums:covered"
+
+// join is one way to find out whose requests a series counts.
+type join struct {
+	level    string // begins the names of what is recorded by key
+	key      string // labels of the proxies' series that name the version
+	info     string // recorded metric that maps them to guards
+	matchers string // selects the guarded ones among the proxies' series
+}
+
+// counter is one kind of request that is counted for some guards.
+type counter struct {
+	what  string // in the names of what is recorded
+	more  string // further matchers of the recorded sums; begins with a comma or is empty
+	joins []join
+	lanes []lane
+}
+
+// counter counts by workload, by version, or both, as the guards need.
+func (b *builder) counter(what string, guards []Guard) counter {
+	c := counter{what: what, lanes: []lane{b.ordinary()}}
+	if b.FastLane > 0 {
+		c.lanes = append(c.lanes, b.fast())
+	}
+	workloads, services, versions := sides(guards)
+	if len(workloads) > 0 {
+		c.joins = append(c.joins, join{"guardian_workload", workloadKey, workloadReporterInfo,
+			matchers("destination_workload", workloads) + b.inNamespaces("destination_workload_namespace")})
+	}
+	if len(services) > 0 {
+		c.joins = append(c.joins, join{"guardian_version", versionKey, versionReporterInfo,
+			matchers("destination_service_name", services, "destination_version", versions) +
+				b.inNamespaces("destination_service_namespace")})
+	}
+	return c
+}
+
+// where narrows down which of the recorded sums are read.
+func (c counter) where(matcher string) counter {
+	c.more += "," + matcher
+	return c
+}
+
+// matchers selects series by the values of labels, given in pairs.
+func matchers(labelsAndValues ...any) string {
+	var out []string
+	for i := 0; i < len(labelsAndValues); i += 2 {
+		out = append(out, labelsAndValues[i].(string)+"=~"+strconv.Quote(alternatives(labelsAndValues[i+1].([]string))))
+	}
+	return strings.Join(out, ",")
+}
+
+func (b *builder) inNamespaces(label string) string {
+	return "," + label + "=~" + strconv.Quote(alternatives(b.namespaces()))
+}
+
+// series are those of the proxies that a counter reads in one way, on one lane.
+type series struct {
+	lane
+	join
+}
+
+// of selects a metric; more begins with a comma or is empty.
+func (s series) of(metric, more string) string {
+	if s.proxies != "" {
+		more = "," + s.proxies + more
+	}
+	return s.prefix + metric + "{" + s.matchers + more + "}"
+}
+
+// series are all that a counter reads.
+func (c counter) series() []series {
+	var out []series
+	for _, l := range c.lanes {
+		for _, j := range c.joins {
+			out = append(out, series{l, j})
+		}
+	}
+	return out
+}
+
+// target lists the labels that name a target.
+func (b *builder) target() string { return strings.Join(b.TargetLabels, ", ") }
+
+// owned are the labels of what is recorded before guards are joined.
+func (b *builder) owned() map[string]string {
+	return map[string]string{LabelInstance: b.Name, LabelOwner: b.Namespace}
+}
+
+// sumName and ideltaName are what a counter's sums per target, and what they
+// have grown, are recorded as.
+func (c counter) sumName(s series) string { return s.level + "_target:" + s.prefix + c.what + ":sum" }
+func (c counter) ideltaName(s series) string {
+	return s.level + "_target:" + s.prefix + c.what + ":idelta"
+}
+
+func (b *builder) selected(name string, c counter) string {
+	return fmt.Sprintf(`%s{%s=%q,%s=%q%s}`, name, LabelInstance, b.Name, LabelOwner, b.Namespace, c.more)
+}
+
+func (b *builder) sum(c counter, s series) string    { return b.selected(c.sumName(s), c) }
+func (b *builder) idelta(c counter, s series) string { return b.selected(c.ideltaName(s), c) }
+
+// recordSums records what proxies have counted up to now.
+func (b *builder) recordSums(c counter, selector func(series) string) {
+	for _, s := range c.series() {
+		b.record(c.sumName(s), b.owned(), expand(`sum by ($key, reporter, $target) ($x)`,
+			"key", s.key, "target", b.target(), "x", selector(s)))
+	}
+}
+
+// covers ends the sums of a group. It records a series for as long as the same
+// sums are recorded: when guards come or limits change, sums appear that are no
+// new requests.
+func (b *builder) covers() {
+	h := fnv.New32a()
+	g := b.groups[len(b.groups)-1]
+	for _, r := range g.Rules {
+		fmt.Fprintln(h, r.Record, r.Labels, r.Expr.StrVal)
+	}
+	labels := b.owned()
+	labels["group"], labels["sums"] = g.Name, fmt.Sprintf("%08x", h.Sum32())
+	b.record(sumsCovered, labels, "vector(1)")
+	b.covered = fmt.Sprintf(`%s{%s=%q,%s=%q,group=%q,sums=%q}`, sumsCovered, LabelInstance, b.Name, LabelOwner, b.Namespace, g.Name, labels["sums"])
+}
+
+// grown is by how much a recorded sum has grown since the last evaluation. One
+// that was not there counts in full, if its target had been scraped by then and
+// the sum would have been recorded. One that has become less counts nothing: a
+// proxy has started anew, or has given up series of which it saw no more requests.
+func (b *builder) grown(sum string, l lane) string {
+	return expand(`$x - ($x offset $i or ($x * 0 $born)) >= 0`, "x", sum, "i", dur(b.Interval), "born", b.born(l))
+}
+
+// born selects the sums that, not having been there at the last evaluation, are
+// new.
+func (b *builder) born(l lane) string {
+	return expand(`and on ($target) ($up offset $i == 1) and on () ($covered offset $i)`,
+		"target", b.target(), "up", b.up(l), "i", dur(b.Interval), "covered", b.covered)
+}
+
+// up selects the targets of a lane.
+func (b *builder) up(l lane) string {
+	switch {
+	case b.FastLane == 0:
+		return "up"
+	case l.prefix == fastPrefix:
+		return "up{job=" + strconv.Quote(b.fastJob()) + "}"
+	}
+	return "up{job!=" + strconv.Quote(b.fastJob()) + "}"
+}
+
+// recordGrowth records by how much the sums have grown, per target.
+func (b *builder) recordGrowth(c counter) {
+	for _, s := range c.series() {
+		b.record(c.ideltaName(s), b.owned(), b.grown(b.sum(c, s), s.lane))
+	}
+}
+
+// recordNativeGrowth is recordGrowth for native histograms, over all targets.
+func (b *builder) recordNativeGrowth(c counter) {
+	for _, s := range c.series() {
+		b.record(c.ideltaName(s), b.owned(), expand(`sum by ($key, reporter) (
+			(($x - $x offset $i) and histogram_count($x) >= histogram_count($x offset $i)) or (($x unless $x offset $i) $born))`,
+			"key", s.key, "x", b.sum(c, s), "i", dur(b.Interval), "born", b.born(s.lane)))
+	}
+}
+
+// grownOf is by how much one kind of requests has grown, at the targets where all
+// of them have.
+func (b *builder) grownOf(c, all counter) func(series) string {
+	return func(s series) string {
+		return expand(`(($grown) and on ($key, reporter, $target) $all)`,
+			"grown", b.grown(b.sum(c, s), s.lane), "key", s.key, "target", b.target(), "all", b.idelta(all, s))
+	}
+}
+
+// scraped is when the targets that show a recorded sum were scraped last.
+func (b *builder) scraped(sum string, s series) string {
+	return expand(`$sum * 0 + on ($target) group_left () max by ($target) (timestamp($up))`,
+		"sum", sum, "target", b.target(), "up", b.up(s.lane))
+}
+
+// bySide adds up an expression over a counter's recorded series per guard, side
+// and reporter. term writes the expression for some of them; aggregation is sum
+// or max.
+func (b *builder) bySide(c counter, aggregation string, term func(series) string) string {
+	all := b.bySideOf(b.ordinary(), c, aggregation, term)
+	if b.FastLane == 0 {
+		return all
+	}
+	return expand(`($fast) or (($all) unless on ($guard, $side, reporter) $lane)`,
+		"fast", b.bySideOf(b.fast(), c, aggregation, term), "all", all, "guard", keyLabels, "side", labelSide, "lane", b.own(b.lane))
+}
+
+// bySideOf is bySide for one lane alone.
+func (b *builder) bySideOf(l lane, c counter, aggregation string, term func(series) string) string {
+	var terms []string
+	for _, j := range c.joins {
+		terms = append(terms, expand(`$agg by ($guard, $side, reporter) (
+			($agg by ($key, reporter) ($term)) * on ($key, reporter) group_right () $info)`,
+			"agg", aggregation, "guard", keyLabels, "side", labelSide, "key", j.key, "term", term(series{l, j}), "info", b.own(j.info)))
+	}
+	return strings.Join(terms, " or ")
+}
+
+// sums records the steps of a count within windows; which is a comparison, or
+// empty.
+func (b *builder) sums(step, name, which string, windows []time.Duration) {
+	for _, w := range windows {
+		b.record(name, map[string]string{"window": dur(w)}, "sum_over_time("+b.own(step)+"["+dur(w)+"])"+which)
+	}
+}
