@@ -118,12 +118,11 @@ const (
 	doHold     = " guardian holds the canary where it is."
 )
 
-// stableShare tells stable's share over the short window, by the reporter that
-// saw most.
-func (b *builder) stableShare(p proportion) string {
-	text := lookup(p.stable, "value | humanizePercentage", "window=`"+dur(b.windows.short())+"`")
+// stableShare tells stable's share over about a minute, by the reporter that
+// comes first.
+func stableShare(p proportion) string {
 	// A raw string of the template cannot hold backquotes.
-	return strings.ReplaceAll(text, "=`"+dur(b.windows.short())+"`", `="`+dur(b.windows.short())+`"`)
+	return strings.ReplaceAll(lookup(p.ratio, "value | humanizePercentage", labelSide+"=`stable`"), "=`stable`", `="stable"`)
 }
 
 func (b *builder) errorAlerts() {
@@ -140,7 +139,7 @@ func (b *builder) errorAlerts() {
 		expr:    b.suspected(failed),
 		summary: guardLabel + ": " + percent + " of the canary's requests fail, and stable's too",
 		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " + limit +
-			"), but it is not proven worse than stable, where " + b.stableShare(failed) +
+			"), but it is not proven worse than stable, where " + stableShare(failed) +
 			" fail: a shared dependency is likely, and a rollback would not help." + doHold,
 	})
 }
@@ -160,7 +159,7 @@ func (b *builder) latencyAlerts() {
 		expr:    b.suspected(slow),
 		summary: guardLabel + ": " + percent + " of the canary's requests are too slow, and stable's too",
 		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " + most +
-			" (limit " + limit + " of them), but it is not proven worse than stable, where " + b.stableShare(slow) + " do." + doHold,
+			" (limit " + limit + " of them), but it is not proven worse than stable, where " + stableShare(slow) + " do." + doHold,
 	})
 }
 

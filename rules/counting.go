@@ -148,14 +148,14 @@ func (b *builder) covers() {
 // the sum would have been recorded. One that has become less counts nothing: a
 // proxy has started anew, or has given up series of which it saw no more requests.
 func (b *builder) grown(sum string, l lane) string {
-	return expand(`$x - ($x offset $i or ($x * 0 $born)) >= 0`, "x", sum, "i", dur(b.Interval), "born", b.born(l))
+	return expand(`($x - $x offset $i >= 0) or $born`, "x", sum, "i", dur(b.step), "born", b.born(sum, l))
 }
 
 // born selects the sums that, not having been there at the last evaluation, are
 // new.
-func (b *builder) born(l lane) string {
-	return expand(`and on ($target) ($up offset $i == 1) and on () ($covered offset $i)`,
-		"target", b.target(), "up", b.up(l), "i", dur(b.Interval), "covered", b.covered)
+func (b *builder) born(sum string, l lane) string {
+	return expand(`(($x unless $x offset $i) and on ($target) ($up offset $i == 1) and on () ($covered offset $i))`,
+		"x", sum, "target", b.target(), "up", b.up(l), "i", dur(b.step), "covered", b.covered)
 }
 
 // up selects the targets of a lane.
@@ -180,8 +180,8 @@ func (b *builder) recordGrowth(c counter) {
 func (b *builder) recordNativeGrowth(c counter) {
 	for _, s := range c.series() {
 		b.record(c.ideltaName(s), b.owned(), expand(`sum by ($key, reporter) (
-			(($x - $x offset $i) and histogram_count($x) >= histogram_count($x offset $i)) or (($x unless $x offset $i) $born))`,
-			"key", s.key, "x", b.sum(c, s), "i", dur(b.Interval), "born", b.born(s.lane)))
+			(($x - $x offset $i) and histogram_count($x) >= histogram_count($x offset $i)) or $born)`,
+			"key", s.key, "x", b.sum(c, s), "i", dur(b.step), "born", b.born(b.sum(c, s), s.lane)))
 	}
 }
 
@@ -194,10 +194,15 @@ func (b *builder) grownOf(c, all counter) func(series) string {
 	}
 }
 
-// scraped is when the targets that show a recorded sum were scraped last.
-func (b *builder) scraped(sum string, s series) string {
-	return expand(`$sum * 0 + on ($target) group_left () max by ($target) (timestamp($up))`,
-		"sum", sum, "target", b.target(), "up", b.up(s.lane))
+// scraped is when the targets that show a recorded sum were scraped last, of the
+// guards that which selects by guard and reporter.
+func (b *builder) scraped(which string, sum func(series) string) func(series) string {
+	return func(s series) string {
+		few := expand(`($sum and on ($key, reporter) ($info and on ($guard, reporter) $which))`,
+			"sum", sum(s), "key", s.key, "info", b.own(s.info), "guard", keyLabels, "which", which)
+		return expand(`$few * 0 + on ($target) group_left () max by ($target) (timestamp($up) and on ($target) $few)`,
+			"few", few, "target", b.target(), "up", b.up(s.lane))
+	}
 }
 
 // bySide adds up an expression over a counter's recorded series per guard, side

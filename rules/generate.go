@@ -84,12 +84,12 @@ func (o Options) AlertWindow() time.Duration {
 // Alertmanager's group_interval).
 func (o Options) transit() time.Duration {
 	const route = 10 * time.Second // groupInterval, which Alertmanager takes as text
-	return 2*o.ScrapeInterval + 2*o.Interval + route
+	return 2*o.ScrapeInterval + 2*o.latencyInterval() + route
 }
 
 // longestWindow is the longest time that a signal looks back.
 func (o Options) longestWindow() time.Duration {
-	longest := o.windows().longest()
+	longest := max(o.windows().longest(), o.latencyWindows().longest())
 	for _, g := range o.Guards {
 		longest = max(longest, val(g.Signals.Restarts).Window)
 	}
@@ -144,14 +144,16 @@ type builder struct {
 	Options
 	windows windows
 	groups  []monitoringv1.RuleGroup
-	lane    string // recorded by the present group: the sides that the fast lane scrapes
-	covered string // selects what covers has recorded in the present group
+	lane    string        // recorded by the present group: the sides that the fast lane scrapes
+	step    time.Duration // the interval of the present group
+	covered string        // selects what covers has recorded in the present group
 	notes   []string
 	err     error
 }
 
 // group begins a group, into which record and alert then write.
 func (b *builder) group(name string, interval time.Duration) {
+	b.step = interval
 	b.groups = append(b.groups, monitoringv1.RuleGroup{
 		Name:     b.Name + "." + name,
 		Interval: duration(interval),
@@ -241,6 +243,20 @@ func (o Options) windows() windows {
 		return newWindows(o.ScrapeInterval, o.Interval, least)
 	}
 	return newWindows(o.FastLane, o.Interval, max(least, o.ScrapeInterval))
+}
+
+// latencyInterval is how often latency is judged: its samples are up to a flush
+// old, so to ask more often than that pays only where scrapes are frequent.
+func (o Options) latencyInterval() time.Duration {
+	if o.FastLane > 0 {
+		return o.Interval
+	}
+	return max(o.Interval, min(flush, (o.ScrapeInterval/3).Truncate(time.Second)))
+}
+
+func (o Options) latencyWindows() windows {
+	o.Interval = o.latencyInterval()
+	return o.windows()
 }
 
 func gcd(a, b time.Duration) time.Duration {

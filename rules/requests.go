@@ -18,6 +18,7 @@ type proportion struct {
 	bad     string        // the bad ones among them, likewise
 	limit   string        // share of bad ones that is allowed
 	stable  string        // share at stable, while it has any bad ones
+	ratio   string        // share of each side over about a minute, for people
 	excess  string        // canary's share relative to the limit, with 5 bad ones or more
 	worse   string        // the same, relative to stable's share where that is beyond the limit
 	proof   string        // strength of the evidence, while it suffices
@@ -35,6 +36,7 @@ var (
 		bad:     "guardian_side:requests_failed:increase",
 		limit:   "guardian:requests_failed:limit",
 		stable:  "guardian_stable:requests_failed:ratio",
+		ratio:   "guardian_side:requests_failed:ratio",
 		excess:  "guardian_canary:requests_failed:per_limit",
 		worse:   "guardian_canary:requests_failed:per_bar",
 		proof:   "guardian_canary:requests_failed:evidence",
@@ -49,6 +51,7 @@ var (
 		bad:     "guardian_side:requests_slow:increase",
 		limit:   "guardian:requests_slow:limit",
 		stable:  "guardian_stable:requests_slow:ratio",
+		ratio:   "guardian_side:requests_slow:ratio",
 		excess:  "guardian_canary:requests_slow:per_limit",
 		worse:   "guardian_canary:requests_slow:per_bar",
 		proof:   "guardian_canary:requests_slow:evidence",
@@ -109,7 +112,7 @@ func (b *builder) requestsGroup() {
 		b.record(failed.badStep, nil, expand(`($bad) or $all * 0`,
 			"bad", b.bySide(bad, "sum", b.grownOf(bad, all)), "all", b.own(failed.step)))
 		b.sums(failed.badStep, failed.bad, " > 0", b.windows.all())
-		b.judge(failed, b.bySide(all, "max", func(s series) string { return b.scraped(b.sum(all, s), s) }))
+		b.judge(failed, b.bySide(all, "max", b.scraped(b.own(failed.proof), func(s series) string { return b.sum(all, s) })))
 		b.errorAlerts()
 	}
 	if b.any(func(s Signals) bool { return s.Traffic != nil }) {
@@ -126,7 +129,7 @@ func (b *builder) latencyGroup() {
 	if len(edges) == 0 {
 		return
 	}
-	b.group("latency", b.Interval)
+	b.group("latency", b.latencyInterval())
 	timed := b.guards(func(s Signals) bool { return s.Latency != nil })
 	all, bad, native := b.counter("requests_timed", timed), b.counter("requests_slow", timed), b.counter("request_durations", timed)
 	b.recordSums(all, func(s series) string { return s.of(durationBuckets, everyBucket) })
@@ -154,11 +157,11 @@ func (b *builder) latencyGroup() {
 		exact = append(exact, b.slowExactly(native, limit))
 	}
 	b.record(slow.badStep, nil, classicOrNative(strings.Join(classic, " or "), strings.Join(exact, " or ")))
-	b.sums(slow.step, slow.all, "", b.windows.all())
-	b.sums(slow.badStep, slow.bad, " > 0", b.windows.all())
+	b.sums(slow.step, slow.all, "", b.latencyWindows().all())
+	b.sums(slow.badStep, slow.bad, " > 0", b.latencyWindows().all())
 	b.judge(slow, classicOrNative(
-		b.bySide(all, "max", func(s series) string { return b.scraped(b.sum(all, s), s) }),
-		b.bySide(native, "max", func(s series) string { return b.scraped("histogram_count("+b.sum(native, s)+")", s) })))
+		b.bySide(all, "max", b.scraped(b.own(slow.proof), func(s series) string { return b.sum(all, s) })),
+		b.bySide(native, "max", b.scraped(b.own(slow.proof), func(s series) string { return "histogram_count(" + b.sum(native, s) + ")" }))))
 	b.latencyAlerts()
 	b.endGroup()
 }
@@ -270,7 +273,8 @@ func (b *builder) guards(on func(Signals) bool) []Guard {
 }
 
 // judge tests the canary's share of bad requests in all windows at once, as long
-// as it is counted at all. scraped is when each side was scraped last.
+// as it is counted at all. scraped is when each side was scraped last, while there
+// is proof.
 func (b *builder) judge(p proportion, scraped string) {
 	vars := []string{
 		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "all_canary", b.own(p.all, labelSide+`="canary"`),
@@ -282,15 +286,13 @@ func (b *builder) judge(p proportion, scraped string) {
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
 
-	rule(p.stable, `sum without ($side) ($bad_stable / ($all_stable + $shrink))`)
+	rule(p.stable, `sum without ($side) ($bad_stable / ($all_stable + $shrink)) > on ($guard) group_left () $limit`)
 	rule(p.excess, `(sum without ($side) (($bad_canary >= $least) / $all_canary) and on ($guard, reporter) $step_canary)
 		/ on ($guard) group_left () $limit > 1`)
 	rule(p.worse, `($excess / (
-		(max_over_time($stable[$memory]) / on ($guard) group_left () $limit > 1) * on ($guard) group_left () $factor)) or $excess`)
+		(max_over_time($stable[$memory]) / on ($guard) group_left () $limit) * on ($guard) group_left () $factor)) or $excess`)
 	rule(p.proof, evidence("$bad_canary", "$worse")+` > $enough`)
-	b.record(p.newest, nil, expand(`($newest) and on ($guard, reporter) $proof`,
-		"newest", scraped,
-		"guard", keyLabels, "proof", b.own(p.proof)))
+	b.record(p.newest, nil, scraped)
 	rule(p.since, `($since and on ($guard, reporter) $proof) or sum without ($side) ($newest_canary)`)
 }
 

@@ -23,7 +23,7 @@ func (b *builder) restartsGroup() {
 	}
 	// A step of a subquery finds the newest sample at or before it, so steps tile
 	// the window if each has an evaluation at the same distance.
-	b.group("restarts", gcd(b.Interval, restartsStep))
+	b.group("restarts", b.restartsInterval())
 	counted, key, info := b.restartsFromGuardian(), "guard, subset", b.own(subsetInfo)
 	if b.RestartsFrom == FromKubeStateMetrics {
 		counted, key, info = b.restartsFromKubeStateMetrics(), workloadKey, b.own(workloadInfo)
@@ -42,6 +42,17 @@ func (b *builder) restartsGroup() {
 	}
 	b.restartsAlerts()
 	b.endGroup()
+}
+
+// restartsInterval divides a step, and asks for one scrape some three times.
+func (o Options) restartsInterval() time.Duration {
+	out := time.Second
+	for _, d := range []time.Duration{3 * time.Second, 5 * time.Second, restartsStep} {
+		if d <= max(o.Interval, min(5*time.Second, o.ScrapeInterval/3)) {
+			out = d
+		}
+	}
+	return out
 }
 
 func (b *builder) restartWindows() []time.Duration {

@@ -9,19 +9,22 @@ func (b *builder) overviewGroup() {
 		return
 	}
 	b.group("overview", max(infoInterval, b.Interval))
-	short := b.windows.short()
-	window := `window="` + dur(short) + `"`
+	window := func(w windows) string { return `window="` + dur(w.short()) + `"` }
 	drop := func(expr string) string { return "sum without (window) (" + expr + ")" }
-	b.record("guardian_side:requests:rate", nil, drop(b.own(failed.all, window)+" / "+num(short.Seconds())))
-	for _, p := range []proportion{failed, slow} {
-		if b.recorded(p.bad) {
-			b.record(p.bad[:len(p.bad)-len("increase")]+"ratio", nil, drop(expand(
-				`($bad or ($all * 0 and ignoring (window) $step)) / ($all > 0)`, "bad", b.own(p.bad, window), "all", b.own(p.all, window), "step", b.own(p.badStep))))
+	requests := b.own(failed.all, window(b.windows))
+	b.record("guardian_side:requests:rate", nil, drop(requests+" / "+num(b.windows.short().Seconds())))
+	for _, of := range []struct {
+		p proportion
+		w windows
+	}{{failed, b.windows}, {slow, b.latencyWindows()}} {
+		if b.recorded(of.p.bad) {
+			b.record(of.p.ratio, nil, drop(expand(`($bad or ($all * 0 and ignoring (window) $step)) / ($all > 0)`,
+				"bad", b.own(of.p.bad, window(of.w)), "all", b.own(of.p.all, window(of.w)), "step", b.own(of.p.badStep))))
 		}
 	}
 	b.record("guardian_canary:traffic_share:ratio", nil, expand(
 		`sum by ($guard, reporter) ($canary) / (sum by ($guard, reporter) ($all) > 0)`,
-		"guard", keyLabels, "canary", b.own(failed.all, window, labelSide+`="canary"`), "all", b.own(failed.all, window)))
+		"guard", keyLabels, "canary", b.own(failed.all, window(b.windows), labelSide+`="canary"`), "all", requests))
 	b.endGroup()
 }
 

@@ -304,10 +304,21 @@ func missing(g target, second int) target {
 }
 
 func TestRestartsAreCountedWhereStepsMeet(t *testing.T) {
-	for interval, want := range map[time.Duration]string{time.Second: "1s", 3 * time.Second: "3s", 7 * time.Second: "1s", 10 * time.Second: "5s", time.Minute: "15s"} {
-		for _, g := range generated(t, Options{Guards: []Guard{orders()}, Interval: interval}).groups {
-			if g.Name == "guardian.restarts" && string(*g.Interval) != want {
-				t.Errorf("rules every %v count restarts every %s, want %s: steps of 15 s must begin at an evaluation", interval, *g.Interval, want)
+	for _, test := range []struct {
+		interval, scrape time.Duration
+		want             string
+	}{
+		{time.Second, 5 * time.Second, "1s"},
+		{time.Second, 15 * time.Second, "5s"},
+		{3 * time.Second, 5 * time.Second, "3s"},
+		{3 * time.Second, 15 * time.Second, "5s"},
+		{7 * time.Second, 15 * time.Second, "5s"},
+		{time.Minute, time.Minute, "15s"},
+	} {
+		for _, g := range generated(t, Options{Guards: []Guard{orders()}, Interval: test.interval, ScrapeInterval: test.scrape}).groups {
+			if g.Name == "guardian.restarts" && string(*g.Interval) != test.want {
+				t.Errorf("rules every %v of scrapes every %v count restarts every %s, want %s: steps of 15 s must begin at an evaluation",
+					test.interval, test.scrape, *g.Interval, test.want)
 			}
 		}
 	}
