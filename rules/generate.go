@@ -249,7 +249,7 @@ func (o Options) windows() windows {
 // old, so to ask more often than that pays only where scrapes are frequent.
 func (o Options) latencyInterval() time.Duration {
 	if o.FastLane > 0 {
-		return o.Interval
+		return max(o.Interval, o.FastLane)
 	}
 	return max(o.Interval, min(flush, (o.ScrapeInterval/3).Truncate(time.Second)))
 }

@@ -233,7 +233,7 @@ func (o Options) validate() error {
 		}
 	}
 	check(o.Namespace != "", "namespace: empty; want the namespace of guardian's release")
-	check(wholeSeconds(o.Interval), "interval: %v; want whole seconds, at least 1s", o.Interval)
+	check(o.Interval >= time.Second/2 && o.Interval%(time.Second/2) == 0, "interval: %v; want a multiple of 500ms", o.Interval)
 	check(wholeSeconds(o.ScrapeInterval), "scrapeInterval: %v; want whole seconds, at least 1s", o.ScrapeInterval)
 	check(o.FastLane == 0 || wholeSeconds(o.FastLane) && o.FastLane <= maxFastLane, "fastLane.interval: %v; want whole seconds, 1s to %v", o.FastLane, maxFastLane)
 	check(o.HeartbeatMaxAge > 0, "heartbeat.maxAge: %v; want more than 0", o.HeartbeatMaxAge)

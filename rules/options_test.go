@@ -15,7 +15,7 @@ func TestGenerateNamesAllProblems(t *testing.T) {
 		"no guard and no namespace":  {func(o *Options) { o.Guards = nil }, "namespace: empty"},
 		"a guard without a name":     {func(o *Options) { o.Guards[0].Name = "" }, `guard "": name: empty`},
 		"a name used twice":          {func(o *Options) { o.Guards = append(o.Guards, o.Guards[0]) }, "guards: microservices/orders-service appears twice"},
-		"half a second":              {func(o *Options) { o.Interval = time.Second / 2 }, "interval: 500ms; want whole seconds"},
+		"a quarter of a second":      {func(o *Options) { o.Interval = 250 * time.Millisecond }, "interval: 250ms; want a multiple of 500ms"},
 		"an unknown source":          {func(o *Options) { o.RestartsFrom = "x" }, `restartsFrom: "x"; want guardian or kube-state-metrics`},
 		"braces around matchers":     {func(o *Options) { o.Proxies = `{job="a"}` }, `proxies: "{job=\"a\"}"`},
 		"broken matchers":            {func(o *Options) { o.Self = `job=` }, `self: "job="`},
@@ -52,16 +52,18 @@ func TestWindows(t *testing.T) {
 		want             []string
 		fast             time.Duration
 	}{
-		"scrapes of 5 s, evaluation every second":   {5 * time.Second, time.Second, []string{"5s", "15s", "30s", "1m", "5m"}, 0},
-		"scrapes of 5 s, evaluation every 3 s":      {5 * time.Second, 3 * time.Second, []string{"6s", "15s", "30s", "1m", "5m"}, 0},
-		"scrapes of 15 s":                           {15 * time.Second, 3 * time.Second, []string{"15s", "30s", "1m", "5m"}, 0},
-		"scrapes of 30 s":                           {30 * time.Second, 3 * time.Second, []string{"30s", "1m", "2m", "10m"}, 0},
-		"scrapes of 1 s":                            {time.Second, time.Second, []string{"1s", "15s", "30s", "1m", "5m"}, 0},
-		"scrapes of 10 s do not fit into 15 s":      {10 * time.Second, 3 * time.Second, []string{"12s", "30s", "1m", "2m", "10m"}, 0},
-		"a pair that fits into minutes only":        {59 * time.Second, 7 * time.Second, []string{"1m3s", "2m6s", "4m12s", "21m"}, 0},
-		"a fast lane of 1 s beside scrapes of 15 s": {15 * time.Second, time.Second, []string{"1s", "15s", "30s", "1m", "5m"}, time.Second},
-		"a fast lane of 2 s, evaluated every 3 s":   {15 * time.Second, 3 * time.Second, []string{"3s", "18s", "36s", "1m12s", "6m"}, 2 * time.Second},
-		"a fast lane beside scrapes of 30 s":        {30 * time.Second, time.Second, []string{"1s", "30s", "1m", "2m", "10m"}, time.Second},
+		"scrapes of 5 s, evaluation every second":      {5 * time.Second, time.Second, []string{"5s", "15s", "30s", "1m", "5m"}, 0},
+		"scrapes of 5 s, evaluation every 3 s":         {5 * time.Second, 3 * time.Second, []string{"6s", "15s", "30s", "1m", "5m"}, 0},
+		"scrapes of 15 s":                              {15 * time.Second, 3 * time.Second, []string{"15s", "30s", "1m", "5m"}, 0},
+		"scrapes of 30 s":                              {30 * time.Second, 3 * time.Second, []string{"30s", "1m", "2m", "10m"}, 0},
+		"scrapes of 1 s":                               {time.Second, time.Second, []string{"1s", "15s", "30s", "1m", "5m"}, 0},
+		"scrapes of 10 s do not fit into 15 s":         {10 * time.Second, 3 * time.Second, []string{"12s", "30s", "1m", "2m", "10m"}, 0},
+		"a pair that fits into minutes only":           {59 * time.Second, 7 * time.Second, []string{"1m3s", "2m6s", "4m12s", "21m"}, 0},
+		"a fast lane of 1 s beside scrapes of 15 s":    {15 * time.Second, time.Second, []string{"1s", "15s", "30s", "1m", "5m"}, time.Second},
+		"a fast lane of 2 s, evaluated every 3 s":      {15 * time.Second, 3 * time.Second, []string{"3s", "18s", "36s", "1m12s", "6m"}, 2 * time.Second},
+		"a fast lane of 1 s, evaluated twice as often": {15 * time.Second, 500 * time.Millisecond, []string{"1s", "15s", "30s", "1m", "5m"}, time.Second},
+		"a fast lane of 3 s, evaluated twice as often": {15 * time.Second, 1500 * time.Millisecond, []string{"3s", "15s", "30s", "1m", "5m"}, 3 * time.Second},
+		"a fast lane beside scrapes of 30 s":           {30 * time.Second, time.Second, []string{"1s", "30s", "1m", "2m", "10m"}, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := Options{ScrapeInterval: test.scrape, Interval: test.interval, FastLane: test.fast}.windows()

@@ -112,8 +112,9 @@ func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, l
 		RestartsFrom: rules.Source(r.RestartsFrom), Proxies: r.Proxies, Self: r.Self,
 	}
 	if r.FastLane.Enabled {
-		// Scrapes that no evaluation looks at would be for nothing.
-		o.FastLane, o.Interval = r.FastLane.Interval, min(r.Interval, r.FastLane.Interval)
+		// Twice per scrape: a canary's failures are held against stable's next scrape, which comes some time between two
+		// of its own.
+		o.FastLane, o.Interval = r.FastLane.Interval, min(r.Interval, r.FastLane.Interval/2)
 	}
 	left := leftOut{}
 	for _, g := range c.Guards {

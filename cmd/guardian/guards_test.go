@@ -93,6 +93,28 @@ func TestASignalThatIsOffHasNoLimit(t *testing.T) {
 	}
 }
 
+func TestTheFastLaneIsLookedAtTwicePerScrape(t *testing.T) {
+	for _, test := range []struct{ lane, interval, want time.Duration }{
+		{time.Second, 3 * time.Second, 500 * time.Millisecond},
+		{5 * time.Second, 3 * time.Second, 2500 * time.Millisecond},
+		{5 * time.Second, time.Second, time.Second},
+	} {
+		c := DefaultConfig()
+		c.Namespace, c.Guards = "shop", []GuardConfig{DefaultGuard("orders-service")}
+		c.Rules.FastLane, c.Rules.Interval = FastLaneConfig{Enabled: true, Interval: test.lane}, test.interval
+		o, left := c.rulesOptions(nil)
+		if err := left.err(); err != nil {
+			t.Fatal(err)
+		}
+		if o.Interval != test.want {
+			t.Errorf("scraped every %v, rules.interval %v: evaluated every %v, want %v", test.lane, test.interval, o.Interval, test.want)
+		}
+		if _, err := rules.Generate(o); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestRulesOfAFullConfigurationAreGenerated(t *testing.T) {
 	c, err := LoadConfig(testdataFile("full.yaml"))
 	if err != nil {

@@ -116,7 +116,7 @@ func table(chains []chain, o settings) string {
 	if o.fast > 0 {
 		lane = fmt.Sprintf(" and %v on the fast lane", o.fast)
 	}
-	fmt.Fprintf(&b, "%-52s %8s %8s %8s   (seconds, %d runs, scrape %v%s, evaluation %v)", "", "median", "least", "most", len(chains), o.scrape, lane, evaluation)
+	fmt.Fprintf(&b, "%-52s %8s %8s %8s   (seconds, %d runs, scrape %v%s, evaluation %v)", "", "median", "least", "most", len(chains), o.scrape, lane, plan{fast: o.fast}.evaluation())
 	for _, p := range parts {
 		var all []float64
 		for _, c := range chains {

@@ -34,6 +34,14 @@ type plan struct {
 	guard    map[string]any // further keys of every guard in guardian.yaml
 }
 
+// evaluation is how often the rules look, as guardian writes them.
+func (p plan) evaluation() time.Duration {
+	if p.fast > 0 {
+		return min(evaluation, p.fast/2)
+	}
+	return evaluation
+}
+
 // appPlan is one service: orders makes orders-service, with the Deployments orders-v1 and orders-v2.
 type appPlan struct {
 	name string
@@ -99,7 +107,7 @@ func (s *script) set(ctx context.Context, p plan) (*stage, error) {
 			return nil, err
 		}
 	}
-	s.say("stage", "up: they and guardian, %d replica(s); scraped every %v, rules evaluated every %v", len(st.guardians), p.scrape, evaluation)
+	s.say("stage", "up: they and guardian, %d replica(s); scraped every %v, rules evaluated every %v", len(st.guardians), p.scrape, p.evaluation())
 	if p.fast > 0 {
 		s.say("stage", "on the fast lane the sidecars are scraped every %v", p.fast)
 	}
