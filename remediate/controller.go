@@ -259,9 +259,9 @@ func (c *Controller) hurry(guard string) {
 	}
 }
 
-// restarted is called by the pod watch with n further restarts.
-func (c *Controller) restarted(guard string, ref Ref, n int64) {
-	c.o.Metrics.restarted(guard, ref, n)
+// restarted is called by the pod watch with further restarts.
+func (c *Controller) restarted(guard string, ref Ref, byReason map[string]int64) {
+	c.o.Metrics.restarted(guard, ref, byReason)
 }
 
 // Submit takes alerts for a guard and returns when a reconcile that saw them

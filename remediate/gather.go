@@ -38,7 +38,7 @@ type Side struct {
 	Service   string            // name of the Service
 	Labels    map[string]string // the subset's labels; nil for a host of its own
 	Workloads []string          // names of Deployments, sorted
-	Restarts  Restarts
+	Waiting   map[string]int64  // reason → containers that it keeps from starting
 }
 
 // gather reads all that one guard's decision needs. A record that cannot be
@@ -158,7 +158,7 @@ func (s *snapshot) side(ctx context.Context, r reader, ref Ref, subsets map[stri
 		side.Workloads = append(side.Workloads, d.Name)
 	}
 	slices.Sort(side.Workloads)
-	side.Restarts = restartsOf(side.pods)
+	side.Waiting = waitingOf(side.pods)
 	return side, "", nil
 }
 

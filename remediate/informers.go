@@ -28,7 +28,7 @@ type informers struct {
 	domain    string
 	touched   func(guards []string)
 	hurry     func(guard string) // a person asks for its rollback
-	restarted func(guard string, ref Ref, n int64)
+	restarted func(guard string, ref Ref, byReason map[string]int64)
 	log       *slog.Logger
 
 	kube    kubeinformers.SharedInformerFactory
@@ -46,7 +46,7 @@ type informers struct {
 	guards map[string]Guard
 }
 
-func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, int64)) *informers {
+func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, map[string]int64)) *informers {
 	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, log: o.Logger}
 	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(trim))
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
@@ -150,7 +150,7 @@ func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 		AddFunc: func(obj any, initial bool) {
 			if p, ok := obj.(*keptPod); ok {
 				if !initial {
-					i.countRestarts(p, p.restarts())
+					i.countRestarts(p, p.restartsSince(nil))
 				}
 				i.touched(i.of(p))
 			}
@@ -162,7 +162,7 @@ func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 				return
 			}
 			if was.uid == p.uid {
-				i.countRestarts(p, p.restarts()-was.restarts())
+				i.countRestarts(p, p.restartsSince(was))
 			}
 			i.touched(i.of(p))
 		},
@@ -179,8 +179,8 @@ func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 	i.waitFor = append(i.waitFor, reg.HasSynced)
 }
 
-func (i *informers) countRestarts(p *keptPod, n int64) {
-	if n <= 0 {
+func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
+	if len(byReason) == 0 {
 		return
 	}
 	for _, name := range i.ofWorkload(p.labels) {
@@ -192,7 +192,7 @@ func (i *informers) countRestarts(p *keptPod, n int64) {
 		}
 		for _, ref := range []Ref{g.Stable, g.Canary} {
 			if want, ok := i.selectorOf(g, ref); ok && want.Matches(p.labels) {
-				i.restarted(name, ref, n)
+				i.restarted(name, ref, byReason)
 			}
 		}
 	}

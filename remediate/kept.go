@@ -201,12 +201,36 @@ func (k *keptPod) pod() *corev1.Pod {
 	return p
 }
 
-func (k *keptPod) restarts() int64 {
-	n := int64(0)
+// restartsSince counts, by the reason of the end before (OOMKilled, Error, …),
+// how often the pod's containers have restarted since it was; nil: since it was
+// made.
+func (k *keptPod) restartsSince(was *keptPod) map[string]int64 {
+	out := map[string]int64{}
 	for i := range k.containers {
-		n += int64(k.containers[i].RestartCount)
+		c := &k.containers[i]
+		n := int64(c.RestartCount)
+		if was != nil {
+			n -= was.restartsOf(c.Name)
+		}
+		if n <= 0 {
+			continue
+		}
+		reason := ""
+		if t := c.LastTerminationState.Terminated; t != nil {
+			reason = t.Reason
+		}
+		out[reason] += n
 	}
-	return n
+	return out
+}
+
+func (k *keptPod) restartsOf(container string) int64 {
+	for i := range k.containers {
+		if k.containers[i].Name == container {
+			return int64(k.containers[i].RestartCount)
+		}
+	}
+	return 0
 }
 
 type keptSlice struct {

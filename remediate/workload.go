@@ -222,26 +222,22 @@ func readyEndpoints(slices []*discoveryv1.EndpointSlice, want labels.Selector, p
 	return len(seen)
 }
 
-// Restarts counts a workload's container restarts by the reason of the last
-// end, and its containers that wait for a bad reason now.
-type Restarts struct {
-	Total   int64            // restarts of all containers but istio-proxy
-	Waiting map[string]int64 // CrashLoopBackOff, ImagePullBackOff, … → containers
-	Ended   map[string]int64 // OOMKilled, Error, … → restarts of containers that last ended so
-}
-
-func restartsOf(pods []*corev1.Pod) Restarts {
-	r := Restarts{Waiting: map[string]int64{}, Ended: map[string]int64{}}
+// waitingOf counts, by reason (CrashLoopBackOff, ImagePullBackOff, …), the
+// containers that something keeps from starting; nil: none. Every container
+// waits for its turn and for what it needs at first, which is no such thing.
+func waitingOf(pods []*corev1.Pod) map[string]int64 {
+	var out map[string]int64
 	for _, p := range pods {
 		for _, c := range p.Status.ContainerStatuses {
-			r.Total += int64(c.RestartCount)
-			if w := c.State.Waiting; w != nil && strings.HasSuffix(w.Reason, "BackOff") {
-				r.Waiting[w.Reason]++
+			w := c.State.Waiting
+			if w == nil || w.Reason == "" || w.Reason == "ContainerCreating" || w.Reason == "PodInitializing" {
+				continue
 			}
-			if t := c.LastTerminationState.Terminated; t != nil && c.RestartCount > 0 {
-				r.Ended[t.Reason] += int64(c.RestartCount)
+			if out == nil {
+				out = map[string]int64{}
 			}
+			out[w.Reason]++
 		}
 	}
-	return r
+	return out
 }

@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"maps"
 	"reflect"
 	"testing"
 	"time"
@@ -264,43 +265,75 @@ func TestReadyEndpointsAreCountedByPod(t *testing.T) {
 	}
 }
 
-func TestRestartsLeaveTheSidecarOut(t *testing.T) {
-	ended := func(name string, n int32, reason string) corev1.ContainerStatus {
-		return corev1.ContainerStatus{Name: name, RestartCount: n, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason}}}
-	}
-	waits := func(name, reason string) corev1.ContainerStatus {
-		return corev1.ContainerStatus{Name: name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}
-	}
-	pod := func(containers, init []corev1.ContainerStatus) *corev1.Pod {
+func waits(name, reason string) corev1.ContainerStatus {
+	return corev1.ContainerStatus{Name: name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}
+}
+
+func TestContainersThatCannotStartAreCounted(t *testing.T) {
+	type all = []corev1.ContainerStatus
+	pod := func(containers, init all) *corev1.Pod {
 		return readyPod("a", "x", func(p *corev1.Pod) {
 			p.Status.ContainerStatuses, p.Status.InitContainerStatuses = containers, init
 		})
 	}
-	type all = []corev1.ContainerStatus
 	for name, c := range map[string]struct {
 		pods []*corev1.Pod
-		want Restarts
+		want map[string]int64
 	}{
-		"none":                          {nil, Restarts{}},
-		"the app's":                     {[]*corev1.Pod{pod(all{ended("orders", 3, "OOMKilled")}, nil)}, Restarts{Total: 3, Ended: map[string]int64{"OOMKilled": 3}}},
-		"not the sidecar's":             {[]*corev1.Pod{pod(all{ended("orders", 1, "Error"), ended("istio-proxy", 9, "Error")}, nil)}, Restarts{Total: 1, Ended: map[string]int64{"Error": 1}}},
-		"nor as a native sidecar":       {[]*corev1.Pod{pod(nil, all{ended("istio-proxy", 9, "Error"), waits("istio-proxy", "CrashLoopBackOff")})}, Restarts{}},
-		"those of init containers":      {[]*corev1.Pod{pod(nil, all{ended("migrate", 2, "Error")})}, Restarts{Total: 2, Ended: map[string]int64{"Error": 2}}},
-		"of several pods together":      {[]*corev1.Pod{pod(all{ended("orders", 1, "Error")}, nil), pod(all{ended("orders", 2, "Error")}, nil)}, Restarts{Total: 3, Ended: map[string]int64{"Error": 3}}},
-		"those that wait for the worst": {[]*corev1.Pod{pod(all{waits("orders", "CrashLoopBackOff"), waits("b", "ImagePullBackOff")}, nil)}, Restarts{Waiting: map[string]int64{"CrashLoopBackOff": 1, "ImagePullBackOff": 1}}},
-		"not those that only start":     {[]*corev1.Pod{pod(all{waits("orders", "ContainerCreating")}, nil)}, Restarts{}},
-		"an end without a restart":      {[]*corev1.Pod{pod(all{ended("orders", 0, "Completed")}, nil)}, Restarts{}},
+		"none": {nil, nil},
+		"by what keeps them": {[]*corev1.Pod{pod(all{waits("orders", "CrashLoopBackOff"), waits("b", "ErrImagePull"), waits("c", "CreateContainerConfigError")}, nil)},
+			map[string]int64{"CrashLoopBackOff": 1, "ErrImagePull": 1, "CreateContainerConfigError": 1}},
+		"of several pods together": {[]*corev1.Pod{pod(all{waits("orders", "ImagePullBackOff")}, nil), pod(all{waits("orders", "ImagePullBackOff")}, nil)},
+			map[string]int64{"ImagePullBackOff": 2}},
+		"an init container, for which the others wait": {[]*corev1.Pod{pod(all{waits("orders", "PodInitializing")}, all{waits("migrate", "CrashLoopBackOff"), waits("seed", "PodInitializing")})},
+			map[string]int64{"CrashLoopBackOff": 1}},
+		"not those that only start":         {[]*corev1.Pod{pod(all{waits("orders", "ContainerCreating"), waits("b", "")}, nil)}, nil},
+		"not those that run":                {[]*corev1.Pod{pod(all{{Name: "orders", RestartCount: 3}}, nil)}, nil},
+		"not the sidecar":                   {[]*corev1.Pod{pod(all{waits("istio-proxy", "ImagePullBackOff")}, nil)}, nil},
+		"nor the sidecar as init container": {[]*corev1.Pod{pod(nil, all{waits("istio-proxy", "CrashLoopBackOff")})}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := restartsOf(c.pods)
-			if len(got.Ended) == 0 {
-				got.Ended = nil
+			var kept []*corev1.Pod
+			for _, p := range c.pods {
+				kept = append(kept, keepPod(p).pod())
 			}
-			if len(got.Waiting) == 0 {
-				got.Waiting = nil
+			if got := waitingOf(kept); !maps.Equal(got, c.want) {
+				t.Errorf("counted %v, want %v", got, c.want)
 			}
-			if !reflect.DeepEqual(got, c.want) {
-				t.Errorf("counted %+v, want %+v", got, c.want)
+		})
+	}
+}
+
+func TestRestartsAreCountedByTheEndBefore(t *testing.T) {
+	type all = []corev1.ContainerStatus
+	ended := func(name string, n int32, reason string) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: name, RestartCount: n, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason}}}
+	}
+	pod := func(containers, init all) *keptPod {
+		return keepPod(readyPod("a", "x", func(p *corev1.Pod) {
+			p.Status.ContainerStatuses, p.Status.InitContainerStatuses = containers, init
+		}))
+	}
+	type counts = map[string]int64
+	for name, c := range map[string]struct {
+		was, is *keptPod
+		want    counts
+	}{
+		"of a new pod, all":                {nil, pod(all{ended("orders", 3, "OOMKilled")}, nil), counts{"OOMKilled": 3}},
+		"since it was seen before":         {pod(all{ended("orders", 3, "Error")}, nil), pod(all{ended("orders", 5, "OOMKilled")}, nil), counts{"OOMKilled": 2}},
+		"the first":                        {pod(all{{Name: "orders"}}, nil), pod(all{ended("orders", 1, "Error")}, nil), counts{"Error": 1}},
+		"each container's":                 {pod(all{ended("orders", 3, "Error")}, nil), pod(all{ended("orders", 4, "Error"), ended("b", 1, "OOMKilled")}, nil), counts{"Error": 1, "OOMKilled": 1}},
+		"those of init containers":         {nil, pod(nil, all{ended("migrate", 2, "Error")}), counts{"Error": 2}},
+		"before it is said why":            {nil, pod(all{{Name: "orders", RestartCount: 1}}, nil), counts{"": 1}},
+		"not the sidecar's":                {nil, pod(all{ended("istio-proxy", 9, "Error")}, nil), counts{}},
+		"nor as an init container":         {nil, pod(nil, all{ended("istio-proxy", 9, "Error")}), counts{}},
+		"an end without a restart":         {nil, pod(all{ended("orders", 0, "Completed")}, nil), counts{}},
+		"no more than before":              {pod(all{ended("orders", 3, "Error")}, nil), pod(all{ended("orders", 3, "Error")}, nil), counts{}},
+		"a status that counts from 0 anew": {pod(all{ended("orders", 3, "Error")}, nil), pod(all{ended("orders", 1, "Error")}, nil), counts{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := c.is.restartsSince(c.was); !maps.Equal(got, c.want) {
+				t.Errorf("counted %v, want %v", got, c.want)
 			}
 		})
 	}
