@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	kubeinformers "k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -191,7 +190,7 @@ func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
 			continue
 		}
 		for _, ref := range []Ref{g.Stable, g.Canary} {
-			if want, ok := i.selectorOf(g, ref); ok && want.Matches(p.labels) {
+			if want, ok := i.selectorOf(g, ref); ok && want.matches(p.labels) {
 				i.restarted(name, ref, byReason)
 			}
 		}
@@ -321,28 +320,27 @@ func (i *informers) hostOf(g Guard, ref Ref) string {
 }
 
 // selectorOf is the selector of the workloads behind one destination.
-func (i *informers) selectorOf(g Guard, ref Ref) (labels.Selector, bool) {
+func (i *informers) selectorOf(g Guard, ref Ref) (workloadSelector, bool) {
+	var none workloadSelector
 	name, ok := i.serviceName(i.hostOf(g, ref))
 	if !ok {
-		return nil, false
+		return none, false
 	}
 	svc, ok := get[keptService](i.reader, i.reader.services, name)
 	if !ok {
-		return nil, false
+		return none, false
 	}
-	var subset map[string]string
+	var subset keptLabels
 	if ref.Host == "" {
 		dr, ok := i.reader.rule(g.DestinationRule)
 		if !ok {
-			return nil, false
+			return none, false
 		}
-		at := slices.IndexFunc(dr.subsets, func(s keptSubset) bool { return s.name == ref.Subset })
-		if at < 0 {
-			return nil, false
+		if subset, ok = dr.subset(ref.Subset); !ok {
+			return none, false
 		}
-		subset = dr.subsets[at].labels.set()
 	}
-	return newWorkloadSelector(svc.selector.set(), subset).selector, true
+	return newWorkloadSelector(svc.selector, subset), true
 }
 
 // start fills the caches; false: ctx has ended before they were.
