@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	istioclient "istio.io/client-go/pkg/clientset/versioned"
@@ -448,6 +449,13 @@ func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte
 
 func ownKey(k string) bool {
 	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequest, keyChanged}, k)
+}
+
+// holds says whether the record that was read is this one. Nearly always nothing
+// has changed at all, and to compare is cheaper than to write it down.
+func (s snapshot) holds(r Record) bool {
+	same := s.record != nil && (s.record.Labels[LabelLocked] == "true") == (r.Lock != nil) && reflect.DeepEqual(s.stored, r)
+	return same || sameRecord(s.record, r)
 }
 
 // sameRecord says whether the ConfigMap already holds the record.

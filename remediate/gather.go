@@ -18,10 +18,12 @@ type snapshot struct {
 	input    Input
 	pair     Pair
 	record   *corev1.ConfigMap // nil: none yet
+	stored   Record            // what record says
 	services []*unstructured.Unstructured
 	held     map[string]bool // those of them that another guard's lock names; not looked at while this guard stays locked
 	// who serves the two sides, for rules that need names
 	sides Sides
+	known *inspections
 }
 
 // Sides names what runs behind a guard's two destinations, for those who look
@@ -41,16 +43,17 @@ type Side struct {
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g Guard, domain string) (snapshot, error) {
-	s := snapshot{input: Input{Guard: g}}
+func gather(ctx context.Context, r reader, g Guard, domain string, known *inspections) (snapshot, error) {
+	s := snapshot{input: Input{Guard: g}, known: known}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
 	}
 	s.record = cm
-	if s.input.Record, err = ParseRecord(cm); err != nil {
+	if s.stored, err = ParseRecord(cm); err != nil {
 		return s, err
 	}
+	s.input.Record = s.stored
 	status := &s.input.Record.Status
 	status.Orphaned = time.Time{} // who looks at it now looks after it
 	status.Moves = &Moves{VirtualServices: g.VirtualServices, Stable: g.Stable.String(), Canary: g.Canary.String()}
@@ -190,22 +193,18 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			continue
 		}
 		in.Paused = in.Paused || vs.GetAnnotations()[AnnotationPaused] == "true"
-		t, err := Inspect(vs.Object, s.pair, g.Rollback.options())
-		var unsafe *UnsafeError
-		if errors.As(err, &unsafe) { // the pair is not in it at all
-			unnamed = append(unnamed, err.Error())
+		found := s.known.inspect(g.Name, vs, s.pair, g.Rollback.options())
+		if found.unnamed != "" {
+			unnamed = append(unnamed, found.unnamed)
 			continue
 		}
-		if err == nil && !t.Clean() {
-			_, err = Rewrite(vs.Object, s.pair, 0, g.Rollback.options(), nil)
-		}
-		if err != nil {
-			in.Unsafe = err.Error()
+		if found.unsafe != "" {
+			in.Unsafe = found.unsafe
 		}
 		in.Owned = in.Owned || owned(vs)
 		in.Owed = in.Owed || owes(vs, s.pair, g, in.Record.Changed)
 		s.services = append(s.services, vs)
-		in.Traffic = in.Traffic.merge(t)
+		in.Traffic = in.Traffic.merge(found.traffic)
 	}
 	if len(s.services) == 0 {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
