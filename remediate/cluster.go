@@ -5,11 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
-	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	istioclient "istio.io/client-go/pkg/clientset/versioned"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,39 +35,42 @@ var virtualServiceResource = schema.GroupVersionResource{Group: "networking.isti
 type reader interface {
 	record(ctx context.Context, guard string) (*corev1.ConfigMap, error)
 	virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error)
-	destinationRule(ctx context.Context, name string) (*istionet.DestinationRule, error)
-	service(ctx context.Context, name string) (*corev1.Service, error)
-	deployments(ctx context.Context, want workloadSelector) ([]*appsv1.Deployment, error)
-	pods(ctx context.Context, want workloadSelector) ([]*corev1.Pod, error)
-	replicaSet(ctx context.Context, name string) (*appsv1.ReplicaSet, error)
-	slices(ctx context.Context, service string) ([]*discoveryv1.EndpointSlice, error)
+	destinationRule(ctx context.Context, name string) (*keptRule, error)
+	service(ctx context.Context, name string) (*keptService, error)
+	deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error)
+	pods(ctx context.Context, want workloadSelector) ([]*keptPod, error)
+	replicaSet(ctx context.Context, name string) (*keptReplicaSet, error)
+	slices(ctx context.Context, service string) ([]*keptSlice, error)
 	locked(ctx context.Context) ([]*corev1.ConfigMap, error) // records of all guards that are
 }
 
 // workloadSelector is the conjunction of a Service's selector and a subset's
-// labels.
+// labels. The zero value selects nothing.
 type workloadSelector struct {
-	selector labels.Selector
-	pair     string // one "key=value" of the Service's selector, for the index
+	want keptLabels
+	pair string // of the Service's selector, for the index
 }
 
-func newWorkloadSelector(service, subset map[string]string) workloadSelector {
-	all := labels.Set{}
-	for k, v := range service {
-		all[k] = v
+func newWorkloadSelector(service, subset keptLabels) workloadSelector {
+	if len(service) == 0 { // it has no pods of its own
+		return workloadSelector{}
 	}
-	conflict := false
-	for k, v := range subset {
-		if have, ok := all[k]; ok && have != v {
-			conflict = true
+	all := slices.Clone(service)
+	for _, l := range subset {
+		if slices.Contains(service, l) {
+			continue
 		}
-		all[k] = v
+		if slices.ContainsFunc(service, func(have keptLabel) bool { return have.key == l.key }) { // of another value: no pod has both
+			return workloadSelector{}
+		}
+		all = append(all, l)
 	}
-	if len(service) == 0 || conflict { // a Service without selector has no pods of its own
-		return workloadSelector{selector: labels.Nothing()}
-	}
-	return workloadSelector{selector: all.AsSelector(), pair: selectorPair(service)}
+	return workloadSelector{want: all, pair: selectorPair(service)}
 }
+
+func (w workloadSelector) matches(set keptLabels) bool { return w.pair != "" && set.include(w.want) }
+
+func (w workloadSelector) String() string { return labels.SelectorFromSet(w.want.set()).String() }
 
 const (
 	indexPair    = "label-pair"
@@ -107,7 +109,7 @@ func sliceIndexers() cache.Indexers {
 // selectorIndexers find the Services that may select a workload by each of its
 // label pairs.
 func selectorIndexers() cache.Indexers {
-	return index(indexPair, func(s *keptService) []string { return one(selectorPair(s.selector.set())) })
+	return index(indexPair, func(s *keptService) []string { return one(selectorPair(s.selector)) })
 }
 
 // hostIndexers find the DestinationRules of a Service.
@@ -182,65 +184,47 @@ func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructu
 	return u, nil
 }
 
-func (c *cacheReader) destinationRule(_ context.Context, name string) (*istionet.DestinationRule, error) {
-	if r, ok := c.rule(name); ok {
-		return r.rule(), nil
-	}
-	return nil, nil
+func (c *cacheReader) destinationRule(_ context.Context, name string) (*keptRule, error) {
+	r, _ := c.rule(name)
+	return r, nil
 }
 
-func (c *cacheReader) service(_ context.Context, name string) (*corev1.Service, error) {
-	if s, ok := get[keptService](c, c.services, name); ok {
-		return s.service(), nil
-	}
-	return nil, nil
+func (c *cacheReader) service(_ context.Context, name string) (*keptService, error) {
+	s, _ := get[keptService](c, c.services, name)
+	return s, nil
 }
 
-func (c *cacheReader) deployments(_ context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
-	return indexed(c.deployIdx, indexPair, want.pair, func(d *keptDeployment) (*appsv1.Deployment, bool) {
-		if !want.selector.Matches(d.template) {
-			return nil, false
-		}
-		return d.deployment(), true
-	})
+func (c *cacheReader) deployments(_ context.Context, want workloadSelector) ([]*keptDeployment, error) {
+	return indexed(c.deployIdx, indexPair, want.pair, func(d *keptDeployment) bool { return want.matches(d.template) })
 }
 
-func (c *cacheReader) pods(_ context.Context, want workloadSelector) ([]*corev1.Pod, error) {
-	return indexed(c.podIndex, indexPair, want.pair, func(p *keptPod) (*corev1.Pod, bool) {
-		if !want.selector.Matches(p.labels) {
-			return nil, false
-		}
-		return p.pod(), true
-	})
+func (c *cacheReader) pods(_ context.Context, want workloadSelector) ([]*keptPod, error) {
+	return indexed(c.podIndex, indexPair, want.pair, func(p *keptPod) bool { return want.matches(p.labels) })
 }
 
-func (c *cacheReader) replicaSet(_ context.Context, name string) (*appsv1.ReplicaSet, error) {
-	if r, ok := get[keptReplicaSet](c, c.replicas, name); ok {
-		return r.replicaSet(), nil
-	}
-	return nil, nil
+func (c *cacheReader) replicaSet(_ context.Context, name string) (*keptReplicaSet, error) {
+	r, _ := get[keptReplicaSet](c, c.replicas, name)
+	return r, nil
 }
 
-func (c *cacheReader) slices(_ context.Context, service string) ([]*discoveryv1.EndpointSlice, error) {
-	return indexed(c.sliceIndex, indexService, service, func(s *keptSlice) (*discoveryv1.EndpointSlice, bool) { return s.slice(), true })
+func (c *cacheReader) slices(_ context.Context, service string) ([]*keptSlice, error) {
+	return indexed(c.sliceIndex, indexService, service, func(*keptSlice) bool { return true })
 }
 
 func (c *cacheReader) locked(context.Context) ([]*corev1.ConfigMap, error) {
 	return c.records.ConfigMaps(c.namespace).List(labels.Set{LabelLocked: "true"}.AsSelector())
 }
 
-// indexed makes of each object with an index value what want makes of it.
-func indexed[K, T any](idx cache.Indexer, index, value string, want func(*K) (*T, bool)) ([]*T, error) {
+// indexed finds the objects with an index value that are wanted.
+func indexed[T any](idx cache.Indexer, index, value string, want func(*T) bool) ([]*T, error) {
 	objs, err := idx.ByIndex(index, value)
 	if err != nil {
 		return nil, err
 	}
 	var out []*T
 	for _, obj := range objs {
-		if k, ok := obj.(*K); ok {
-			if o, ok := want(k); ok {
-				out = append(out, o)
-			}
+		if o, ok := obj.(*T); ok && want(o) {
+			out = append(out, o)
 		}
 	}
 	return out, nil
@@ -270,63 +254,74 @@ func (l *liveReader) virtualService(ctx context.Context, name string) (*unstruct
 	return u, err
 }
 
-func (l *liveReader) destinationRule(ctx context.Context, name string) (*istionet.DestinationRule, error) {
-	return absent(l.istio.NetworkingV1().DestinationRules(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+func (l *liveReader) destinationRule(ctx context.Context, name string) (*keptRule, error) {
+	r, err := absent(l.istio.NetworkingV1().DestinationRules(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	if err != nil || r == nil {
+		return nil, err
+	}
+	return keepRule(r), nil
 }
 
-func (l *liveReader) service(ctx context.Context, name string) (*corev1.Service, error) {
-	return absent(l.kube.CoreV1().Services(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+func (l *liveReader) service(ctx context.Context, name string) (*keptService, error) {
+	s, err := absent(l.kube.CoreV1().Services(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	if err != nil || s == nil {
+		return nil, err
+	}
+	return keepService(s), nil
 }
 
-func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
+func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
 	known, err := l.cache.deployments(ctx, want)
 	if err != nil {
 		return nil, err
 	}
-	var out []*appsv1.Deployment
+	var out []*keptDeployment
 	for _, k := range known {
-		d, err := absent(l.kube.AppsV1().Deployments(l.namespace).Get(ctx, k.Name, metav1.GetOptions{}))
+		d, err := absent(l.kube.AppsV1().Deployments(l.namespace).Get(ctx, k.name, metav1.GetOptions{}))
 		if err != nil {
 			return nil, err
 		}
-		if d != nil && want.selector.Matches(labels.Set(d.Spec.Template.Labels)) {
-			out = append(out, trimDeployment(d))
+		if d == nil {
+			continue
+		}
+		if k := keepDeployment(d); want.matches(k.template) {
+			out = append(out, k)
 		}
 	}
 	return out, nil
 }
 
-func (l *liveReader) pods(ctx context.Context, want workloadSelector) ([]*corev1.Pod, error) {
+func (l *liveReader) pods(ctx context.Context, want workloadSelector) ([]*keptPod, error) {
 	if want.pair == "" {
 		return nil, nil
 	}
-	list, err := l.kube.CoreV1().Pods(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: want.selector.String()})
+	list, err := l.kube.CoreV1().Pods(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: want.String()})
 	if err != nil {
 		return nil, err
 	}
-	out := make([]*corev1.Pod, 0, len(list.Items))
+	out := make([]*keptPod, 0, len(list.Items))
 	for i := range list.Items {
-		out = append(out, trimPod(&list.Items[i]))
+		out = append(out, keepPod(&list.Items[i]))
 	}
 	return out, nil
 }
 
-func (l *liveReader) replicaSet(ctx context.Context, name string) (*appsv1.ReplicaSet, error) {
+func (l *liveReader) replicaSet(ctx context.Context, name string) (*keptReplicaSet, error) {
 	r, err := absent(l.kube.AppsV1().ReplicaSets(l.namespace).Get(ctx, name, metav1.GetOptions{}))
 	if err != nil || r == nil {
 		return nil, err
 	}
-	return trimReplicaSet(r), nil
+	return keepReplicaSet(r), nil
 }
 
-func (l *liveReader) slices(ctx context.Context, service string) ([]*discoveryv1.EndpointSlice, error) {
+func (l *liveReader) slices(ctx context.Context, service string) ([]*keptSlice, error) {
 	list, err := l.kube.DiscoveryV1().EndpointSlices(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
 	if err != nil {
 		return nil, err
 	}
-	out := make([]*discoveryv1.EndpointSlice, 0, len(list.Items))
+	out := make([]*keptSlice, 0, len(list.Items))
 	for i := range list.Items {
-		out = append(out, trimSlice(&list.Items[i]))
+		out = append(out, keepSlice(&list.Items[i]))
 	}
 	return out, nil
 }
@@ -454,6 +449,13 @@ func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte
 
 func ownKey(k string) bool {
 	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequest, keyChanged}, k)
+}
+
+// holds says whether the record that was read is this one. Nearly always nothing
+// has changed at all, and to compare is cheaper than to write it down.
+func (s snapshot) holds(r Record) bool {
+	same := s.record != nil && (s.record.Labels[LabelLocked] == "true") == (r.Lock != nil) && reflect.DeepEqual(s.stored, r)
+	return same || sameRecord(s.record, r)
 }
 
 // sameRecord says whether the ConfigMap already holds the record.

@@ -140,7 +140,7 @@ func New(o Options) (*Controller, error) {
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
-		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(),
+		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic, cache: c.info.reader},
 		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
 	}
@@ -178,6 +178,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 	}
 	c.mu.Unlock()
 	c.info.setGuards(guards)
+	c.r.known.keepOnly(guards)
 	for _, name := range look {
 		c.queue.Add(name)
 	}
@@ -259,9 +260,9 @@ func (c *Controller) hurry(guard string) {
 	}
 }
 
-// restarted is called by the pod watch with n further restarts.
-func (c *Controller) restarted(guard string, ref Ref, n int64) {
-	c.o.Metrics.restarted(guard, ref, n)
+// restarted is called by the pod watch with further restarts.
+func (c *Controller) restarted(guard string, ref Ref, byReason map[string]int64) {
+	c.o.Metrics.restarted(guard, ref, byReason)
 }
 
 // Submit takes alerts for a guard and returns when a reconcile that saw them
@@ -409,10 +410,9 @@ func (r *rush) on(now time.Time) bool {
 // finish notes what came of a reconcile.
 func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]submitted, err error) {
 	m := c.o.Metrics
-	log := c.o.Logger.With("guard", g.Name)
 	if err != nil {
 		m.failed(g.Name)
-		log.Error("guard is not where it should be; trying again", "err", err)
+		c.o.Logger.Error("guard is not where it should be; trying again", "guard", g.Name, "err", err)
 	}
 	d := out.decision
 	if out.moved && d.Move == MoveStable {
@@ -427,11 +427,11 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 				break
 			}
 		}
-		log.Info("traffic moved to stable", "reason", string(d.Reason), "detail", d.Record.Status.Reason,
+		c.o.Logger.Info("traffic moved to stable", "guard", g.Name, "reason", string(d.Reason), "detail", d.Record.Status.Reason,
 			"from", out.snapshot.input.Traffic.Weight, "build", d.Record.Status.Build)
 	}
 	if out.moved && d.Move == MoveForward && err == nil {
-		log.Info("traffic moved forward", "weight", d.Weight, "build", d.Record.Status.Build)
+		c.o.Logger.Info("traffic moved forward", "guard", g.Name, "weight", d.Weight, "build", d.Record.Status.Build)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

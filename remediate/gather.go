@@ -8,10 +8,8 @@ import (
 	"strings"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 )
 
 // snapshot is one guard as it was read: what Decide looks at, and the objects
@@ -20,10 +18,12 @@ type snapshot struct {
 	input    Input
 	pair     Pair
 	record   *corev1.ConfigMap // nil: none yet
+	stored   Record            // what record says
 	services []*unstructured.Unstructured
 	held     map[string]bool // those of them that another guard's lock names; not looked at while this guard stays locked
 	// who serves the two sides, for rules that need names
 	sides Sides
+	known *inspections
 }
 
 // Sides names what runs behind a guard's two destinations, for those who look
@@ -38,21 +38,22 @@ type Side struct {
 	Service   string            // name of the Service
 	Labels    map[string]string // the subset's labels; nil for a host of its own
 	Workloads []string          // names of Deployments, sorted
-	Restarts  Restarts
+	Waiting   map[string]int64  // reason → containers that it keeps from starting
 }
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g Guard, domain string) (snapshot, error) {
-	s := snapshot{input: Input{Guard: g}}
+func gather(ctx context.Context, r reader, g Guard, domain string, known *inspections) (snapshot, error) {
+	s := snapshot{input: Input{Guard: g}, known: known}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
 	}
 	s.record = cm
-	if s.input.Record, err = ParseRecord(cm); err != nil {
+	if s.stored, err = ParseRecord(cm); err != nil {
 		return s, err
 	}
+	s.input.Record = s.stored
 	status := &s.input.Record.Status
 	status.Orphaned = time.Time{} // who looks at it now looks after it
 	status.Moves = &Moves{VirtualServices: g.VirtualServices, Stable: g.Stable.String(), Canary: g.Canary.String()}
@@ -69,7 +70,7 @@ func gather(ctx context.Context, r reader, g Guard, domain string) (snapshot, er
 func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) error {
 	g := s.input.Guard
 	s.pair = Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: domain}
-	subsets := map[string]map[string]string{}
+	var rule *keptRule
 	if g.Stable.Host == "" || g.Canary.Host == "" {
 		dr, err := r.destinationRule(ctx, g.DestinationRule)
 		if err != nil {
@@ -79,17 +80,10 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 			s.input.Stable.Missing = fmt.Sprintf("DestinationRule %s/%s does not exist", g.Namespace, g.DestinationRule)
 			return nil
 		}
-		s.pair.Host = dr.Spec.Host
-		for _, sub := range dr.Spec.Subsets {
-			all := map[string]string{}
-			for k, v := range sub.Labels {
-				all[k] = v
-			}
-			subsets[sub.Name] = all
-		}
+		s.pair.Host, rule = dr.host, dr
 	}
 	s.input.Deny, s.input.Spare = denied(s.pair), Spellings(s.pair, g.Stable)
-	stable, why, err := s.side(ctx, r, g.Stable, subsets)
+	stable, why, err := s.side(ctx, r, g.Stable, rule)
 	if err != nil {
 		return err
 	}
@@ -100,7 +94,7 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 			return err
 		}
 	}
-	canary, why, err := s.side(ctx, r, g.Canary, subsets)
+	canary, why, err := s.side(ctx, r, g.Canary, rule)
 	if err != nil || why != "" {
 		return err // a canary that is not there is no build
 	}
@@ -113,23 +107,23 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 type resolvedSide struct {
 	Side
 	want        workloadSelector
-	subset      labels.Selector
-	deployments []*appsv1.Deployment
-	pods        []*corev1.Pod
+	subset      keptLabels
+	deployments []*keptDeployment
+	pods        []*keptPod
 }
 
 // side finds what runs behind ref; why says that there is no such destination.
-func (s *snapshot) side(ctx context.Context, r reader, ref Ref, subsets map[string]map[string]string) (side resolvedSide, why string, err error) {
+// rule may be nil for a ref to a host.
+func (s *snapshot) side(ctx context.Context, r reader, ref Ref, rule *keptRule) (side resolvedSide, why string, err error) {
 	g, host := s.input.Guard, ref.Host
-	var subset map[string]string
 	if host == "" {
 		host = s.pair.Host
 		var ok bool
-		if subset, ok = subsets[ref.Subset]; !ok {
+		if side.subset, ok = rule.subset(ref.Subset); !ok {
 			return side, fmt.Sprintf("DestinationRule %s/%s has no subset %s", g.Namespace, g.DestinationRule, ref.Subset), nil
 		}
+		side.Labels = side.subset.set()
 	}
-	side.Labels = subset
 	side.Host = NormalizeHost(host, g.Namespace, s.pair.Domain)
 	name, namespace, ok := serviceOf(side.Host, s.pair.Domain)
 	switch {
@@ -146,8 +140,7 @@ func (s *snapshot) side(ctx context.Context, r reader, ref Ref, subsets map[stri
 	if svc == nil {
 		return side, fmt.Sprintf("Service %s/%s does not exist", g.Namespace, name), nil
 	}
-	side.want = newWorkloadSelector(svc.Spec.Selector, subset)
-	side.subset = labels.SelectorFromSet(subset)
+	side.want = newWorkloadSelector(svc.selector, side.subset)
 	if side.deployments, err = r.deployments(ctx, side.want); err != nil {
 		return side, "", fmt.Errorf("list Deployments of %s: %w", ref, err)
 	}
@@ -155,10 +148,10 @@ func (s *snapshot) side(ctx context.Context, r reader, ref Ref, subsets map[stri
 		return side, "", fmt.Errorf("list pods of %s: %w", ref, err)
 	}
 	for _, d := range side.deployments {
-		side.Workloads = append(side.Workloads, d.Name)
+		side.Workloads = append(side.Workloads, d.name)
 	}
 	slices.Sort(side.Workloads)
-	side.Restarts = restartsOf(side.pods)
+	side.Waiting = waitingOf(side.pods)
 	return side, "", nil
 }
 
@@ -167,16 +160,16 @@ func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (in
 	if err != nil {
 		return 0, fmt.Errorf("list EndpointSlices of Service %s: %w", side.Service, err)
 	}
-	byName := make(map[string]*corev1.Pod, len(side.pods))
+	byName := make(map[string]*keptPod, len(side.pods))
 	for _, p := range side.pods {
-		byName[p.Name] = p
+		byName[p.name] = p
 	}
-	return readyEndpoints(eps, side.subset, func(name string) *corev1.Pod { return byName[name] }), nil
+	return readyEndpoints(eps, side.subset, func(name string) *keptPod { return byName[name] }), nil
 }
 
 func readWorkload(ctx context.Context, r reader, side resolvedSide) (Workload, error) {
 	var failed error
-	w := canaryWorkload(side.deployments, side.pods, func(name string) *appsv1.ReplicaSet {
+	w := canaryWorkload(side.deployments, side.pods, func(name string) *keptReplicaSet {
 		rs, err := r.replicaSet(ctx, name)
 		if err != nil {
 			failed = fmt.Errorf("read ReplicaSet %s: %w", name, err)
@@ -200,22 +193,18 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			continue
 		}
 		in.Paused = in.Paused || vs.GetAnnotations()[AnnotationPaused] == "true"
-		t, err := Inspect(vs.Object, s.pair, g.Rollback.options())
-		var unsafe *UnsafeError
-		if errors.As(err, &unsafe) { // the pair is not in it at all
-			unnamed = append(unnamed, err.Error())
+		found := s.known.inspect(g.Name, vs, s.pair, g.Rollback.options())
+		if found.unnamed != "" {
+			unnamed = append(unnamed, found.unnamed)
 			continue
 		}
-		if err == nil && !t.Clean() {
-			_, err = Rewrite(vs.Object, s.pair, 0, g.Rollback.options(), nil)
-		}
-		if err != nil {
-			in.Unsafe = err.Error()
+		if found.unsafe != "" {
+			in.Unsafe = found.unsafe
 		}
 		in.Owned = in.Owned || owned(vs)
 		in.Owed = in.Owed || owes(vs, s.pair, g, in.Record.Changed)
 		s.services = append(s.services, vs)
-		in.Traffic = in.Traffic.merge(t)
+		in.Traffic = in.Traffic.merge(found.traffic)
 	}
 	if len(s.services) == 0 {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	kubeinformers "k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
@@ -28,7 +27,7 @@ type informers struct {
 	domain    string
 	touched   func(guards []string)
 	hurry     func(guard string) // a person asks for its rollback
-	restarted func(guard string, ref Ref, n int64)
+	restarted func(guard string, ref Ref, byReason map[string]int64)
 	log       *slog.Logger
 
 	kube    kubeinformers.SharedInformerFactory
@@ -46,7 +45,7 @@ type informers struct {
 	guards map[string]Guard
 }
 
-func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, int64)) *informers {
+func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, map[string]int64)) *informers {
 	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, log: o.Logger}
 	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(trim))
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
@@ -150,7 +149,7 @@ func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 		AddFunc: func(obj any, initial bool) {
 			if p, ok := obj.(*keptPod); ok {
 				if !initial {
-					i.countRestarts(p, p.restarts())
+					i.countRestarts(p, p.restartsSince(nil))
 				}
 				i.touched(i.of(p))
 			}
@@ -162,7 +161,7 @@ func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 				return
 			}
 			if was.uid == p.uid {
-				i.countRestarts(p, p.restarts()-was.restarts())
+				i.countRestarts(p, p.restartsSince(was))
 			}
 			i.touched(i.of(p))
 		},
@@ -179,8 +178,8 @@ func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 	i.waitFor = append(i.waitFor, reg.HasSynced)
 }
 
-func (i *informers) countRestarts(p *keptPod, n int64) {
-	if n <= 0 {
+func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
+	if len(byReason) == 0 {
 		return
 	}
 	for _, name := range i.ofWorkload(p.labels) {
@@ -191,8 +190,8 @@ func (i *informers) countRestarts(p *keptPod, n int64) {
 			continue
 		}
 		for _, ref := range []Ref{g.Stable, g.Canary} {
-			if want, ok := i.selectorOf(g, ref); ok && want.Matches(p.labels) {
-				i.restarted(name, ref, n)
+			if want, ok := i.selectorOf(g, ref); ok && want.matches(p.labels) {
+				i.restarted(name, ref, byReason)
 			}
 		}
 	}
@@ -321,28 +320,27 @@ func (i *informers) hostOf(g Guard, ref Ref) string {
 }
 
 // selectorOf is the selector of the workloads behind one destination.
-func (i *informers) selectorOf(g Guard, ref Ref) (labels.Selector, bool) {
+func (i *informers) selectorOf(g Guard, ref Ref) (workloadSelector, bool) {
+	var none workloadSelector
 	name, ok := i.serviceName(i.hostOf(g, ref))
 	if !ok {
-		return nil, false
+		return none, false
 	}
 	svc, ok := get[keptService](i.reader, i.reader.services, name)
 	if !ok {
-		return nil, false
+		return none, false
 	}
-	var subset map[string]string
+	var subset keptLabels
 	if ref.Host == "" {
 		dr, ok := i.reader.rule(g.DestinationRule)
 		if !ok {
-			return nil, false
+			return none, false
 		}
-		at := slices.IndexFunc(dr.subsets, func(s keptSubset) bool { return s.name == ref.Subset })
-		if at < 0 {
-			return nil, false
+		if subset, ok = dr.subset(ref.Subset); !ok {
+			return none, false
 		}
-		subset = dr.subsets[at].labels.set()
 	}
-	return newWorkloadSelector(svc.selector.set(), subset).selector, true
+	return newWorkloadSelector(svc.selector, subset), true
 }
 
 // start fills the caches; false: ctx has ended before they were.

@@ -3,22 +3,21 @@ package remediate
 import (
 	"slices"
 	"strings"
+	"time"
 	"unique"
 
-	apinet "istio.io/api/networking/v1"
 	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 )
 
 // The caches hold thousands of pods, Deployments, … of which guardian looks at
 // little. As Kubernetes' own types they take a kilobyte each however little is
-// in them, so they are kept as the types below, and made into Kubernetes'
-// types again for the few that a guard's decision is made from.
+// in them, so they are kept as the types below. What is read live is made into
+// them too: a decision looks the same, whatever it is made from.
 
 // kept is what every object in a cache has. It is all that client-go asks for.
 type kept struct {
@@ -32,10 +31,8 @@ func keep(m *metav1.ObjectMeta) kept {
 }
 
 // GetObjectMeta is for client-go: key and resource version.
-func (k *kept) GetObjectMeta() metav1.Object { m := k.meta(); return &m }
-
-func (k *kept) meta() metav1.ObjectMeta {
-	return metav1.ObjectMeta{Namespace: k.namespace.Value(), Name: k.name, ResourceVersion: k.version}
+func (k *kept) GetObjectMeta() metav1.Object {
+	return &metav1.ObjectMeta{Namespace: k.namespace.Value(), Name: k.name, ResourceVersion: k.version}
 }
 
 // keptLabels is a set of labels, sorted by key. Objects share what is equal.
@@ -55,21 +52,15 @@ func keepLabels(set map[string]string) keptLabels {
 	return out
 }
 
-// Lookup, Get and Has make it a labels.Labels.
-func (l keptLabels) Lookup(label string) (string, bool) {
-	for _, have := range l {
-		if have.key.Value() == label {
-			return have.value.Value(), true
+// include says whether all of want are among the labels.
+func (l keptLabels) include(want keptLabels) bool {
+	for _, w := range want {
+		if !slices.Contains(l, w) {
+			return false
 		}
 	}
-	return "", false
+	return true
 }
-
-// Get returns the empty string for a label that is not there.
-func (l keptLabels) Get(label string) string { v, _ := l.Lookup(label); return v }
-
-// Has says whether the label is there.
-func (l keptLabels) Has(label string) bool { _, ok := l.Lookup(label); return ok }
 
 func (l keptLabels) set() map[string]string {
 	out := make(map[string]string, len(l))
@@ -95,17 +86,11 @@ func labelPair(key, value string) string { return key + "=" + value }
 
 // selectorPair is the label pair by which workloads of a selector are looked
 // up: its first, and so one that each of them has. Empty: it selects nothing.
-func selectorPair(selector map[string]string) string {
-	first := ""
-	for k := range selector {
-		if first == "" || k < first {
-			first = k
-		}
-	}
-	if first == "" {
+func selectorPair(selector keptLabels) string {
+	if len(selector) == 0 {
 		return ""
 	}
-	return labelPair(first, selector[first])
+	return labelPair(selector[0].key.Value(), selector[0].value.Value())
 }
 
 type keptDeployment struct {
@@ -119,8 +104,7 @@ type keptDeployment struct {
 }
 
 func keepDeployment(d *appsv1.Deployment) *keptDeployment {
-	t := trimDeployment(d)
-	k := &keptDeployment{kept: keep(&d.ObjectMeta), template: keepLabels(d.Spec.Template.Labels), hash: t.Annotations[annotationHash], replicas: -1,
+	k := &keptDeployment{kept: keep(&d.ObjectMeta), template: keepLabels(d.Spec.Template.Labels), hash: templateHash(d.Spec.Template), replicas: -1,
 		generation: d.Generation, observed: d.Status.ObservedGeneration,
 		have: d.Status.Replicas, updated: d.Status.UpdatedReplicas, avail: d.Status.AvailableReplicas}
 	if d.Spec.Replicas != nil {
@@ -129,84 +113,88 @@ func keepDeployment(d *appsv1.Deployment) *keptDeployment {
 	return k
 }
 
-func (k *keptDeployment) deployment() *appsv1.Deployment {
-	d := &appsv1.Deployment{ObjectMeta: k.meta()}
-	d.Generation, d.Annotations = k.generation, map[string]string{annotationHash: k.hash}
-	d.Spec.Template.Labels = k.template.set()
-	if k.replicas >= 0 {
-		n := k.replicas
-		d.Spec.Replicas = &n
-	}
-	d.Status = appsv1.DeploymentStatus{ObservedGeneration: k.observed, Replicas: k.have, UpdatedReplicas: k.updated, AvailableReplicas: k.avail}
-	return d
-}
-
 type keptReplicaSet struct {
 	kept
 	labels  keptLabels
 	hash    string
-	created metav1.Time
+	created time.Time
 }
 
 func keepReplicaSet(r *appsv1.ReplicaSet) *keptReplicaSet {
-	return &keptReplicaSet{kept: keep(&r.ObjectMeta), labels: keepLabels(r.Labels), hash: hashOf(r.ObjectMeta, r.Spec.Template), created: r.CreationTimestamp}
-}
-
-func (k *keptReplicaSet) replicaSet() *appsv1.ReplicaSet {
-	r := &appsv1.ReplicaSet{ObjectMeta: k.meta()}
-	r.CreationTimestamp, r.Labels, r.Annotations = k.created, k.labels.set(), map[string]string{annotationHash: k.hash}
-	return r
+	return &keptReplicaSet{kept: keep(&r.ObjectMeta), labels: keepLabels(r.Labels), hash: templateHash(r.Spec.Template), created: r.CreationTimestamp.Time}
 }
 
 type keptPod struct {
 	kept
 	uid        string
 	labels     keptLabels
-	owner      *metav1.OwnerReference // the controller: kind and name alone
-	deleted    *metav1.Time
-	ready      bool
-	containers []corev1.ContainerStatus // those with something to tell
+	replicaSet string // that controls it; empty: none does
+	deleted    bool   // or is being deleted
+	ready      bool   // and not being deleted
+	containers []keptContainer
+}
+
+// keptContainer is a container that has restarted or waits.
+type keptContainer struct {
+	name     string
+	restarts int32
+	ended    string // reason of the last end; empty: none, or not said
+	waits    string // reason of the present wait; empty: it does not wait
 }
 
 func keepPod(p *corev1.Pod) *keptPod {
-	t := trimPod(p)
-	k := &keptPod{kept: keep(&p.ObjectMeta), uid: string(p.UID), labels: keepLabels(p.Labels), deleted: p.DeletionTimestamp}
-	if o := metav1.GetControllerOfNoCopy(p); o != nil {
-		yes := true
-		k.owner = &metav1.OwnerReference{Kind: unique.Make(o.Kind).Value(), Name: o.Name, Controller: &yes}
+	k := &keptPod{kept: keep(&p.ObjectMeta), uid: string(p.UID), labels: keepLabels(p.Labels), deleted: p.DeletionTimestamp != nil}
+	if o := metav1.GetControllerOfNoCopy(p); o != nil && o.Kind == "ReplicaSet" {
+		k.replicaSet = o.Name
 	}
-	for _, c := range t.Status.Conditions {
-		k.ready = k.ready || c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	for _, c := range p.Status.Conditions {
+		k.ready = k.ready || c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && !k.deleted
 	}
-	for _, c := range t.Status.ContainerStatuses {
-		if c.RestartCount > 0 || c.State.Waiting != nil || c.LastTerminationState.Terminated != nil {
-			k.containers = append(k.containers, c)
+	for _, group := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
+		for i := range group {
+			if c := keepContainer(&group[i]); c.name != sidecar && (c.restarts > 0 || c.waits != "") {
+				k.containers = append(k.containers, c)
+			}
 		}
 	}
 	return k
 }
 
-func (k *keptPod) pod() *corev1.Pod {
-	p := &corev1.Pod{ObjectMeta: k.meta()}
-	p.Labels, p.DeletionTimestamp = k.labels.set(), k.deleted
-	if k.owner != nil {
-		p.OwnerReferences = []metav1.OwnerReference{*k.owner}
+func keepContainer(c *corev1.ContainerStatus) keptContainer {
+	k := keptContainer{name: unique.Make(c.Name).Value(), restarts: c.RestartCount}
+	if w := c.State.Waiting; w != nil {
+		k.waits = unique.Make(w.Reason).Value()
 	}
-	status := corev1.ConditionFalse
-	if k.ready {
-		status = corev1.ConditionTrue
+	if t := c.LastTerminationState.Terminated; t != nil {
+		k.ended = unique.Make(t.Reason).Value()
 	}
-	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: status}}
-	p.Status.ContainerStatuses = k.containers
-	return p
+	return k
 }
 
-func (k *keptPod) restarts() int64 {
-	n := int64(0)
-	for i := range k.containers {
-		n += int64(k.containers[i].RestartCount)
+// restartsSince counts, by the reason of the end before (OOMKilled, Error, …),
+// how often the pod's containers have restarted since it was; nil: since it was
+// made.
+func (k *keptPod) restartsSince(was *keptPod) map[string]int64 {
+	out := map[string]int64{}
+	for _, c := range k.containers {
+		n := int64(c.restarts)
+		if was != nil {
+			n -= was.restartsOf(c.name)
+		}
+		if n > 0 {
+			out[c.ended] += n
+		}
 	}
-	return n
+	return out
+}
+
+func (k *keptPod) restartsOf(container string) int64 {
+	for _, c := range k.containers {
+		if c.name == container {
+			return int64(c.restarts)
+		}
+	}
+	return 0
 }
 
 type keptSlice struct {
@@ -215,22 +203,16 @@ type keptSlice struct {
 	ready   []string // pods
 }
 
+// keepSlice takes an endpoint without a readiness for ready, as the API defines
+// it.
 func keepSlice(s *discoveryv1.EndpointSlice) *keptSlice {
 	k := &keptSlice{kept: keep(&s.ObjectMeta), service: s.Labels[discoveryv1.LabelServiceName]}
-	for _, e := range trimSlice(s).Endpoints {
-		if e.Conditions.Ready == nil || *e.Conditions.Ready {
+	for _, e := range s.Endpoints {
+		if e.TargetRef != nil && e.TargetRef.Kind == "Pod" && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
 			k.ready = append(k.ready, e.TargetRef.Name)
 		}
 	}
 	return k
-}
-
-func (k *keptSlice) slice() *discoveryv1.EndpointSlice {
-	s := &discoveryv1.EndpointSlice{ObjectMeta: k.meta()}
-	for _, name := range k.ready {
-		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: name}})
-	}
-	return s
 }
 
 type keptService struct {
@@ -242,19 +224,10 @@ func keepService(s *corev1.Service) *keptService {
 	return &keptService{kept: keep(&s.ObjectMeta), selector: keepLabels(s.Spec.Selector)}
 }
 
-func (k *keptService) service() *corev1.Service {
-	return &corev1.Service{ObjectMeta: k.meta(), Spec: corev1.ServiceSpec{Selector: k.selector.set()}}
-}
-
 // selects says whether the Service has pods with these labels. One without a
 // selector has none of its own.
 func (k *keptService) selects(set keptLabels) bool {
-	for _, want := range k.selector {
-		if v, ok := set.Lookup(want.key.Value()); !ok || v != want.value.Value() {
-			return false
-		}
-	}
-	return len(k.selector) > 0
+	return len(k.selector) > 0 && set.include(k.selector)
 }
 
 type keptRule struct {
@@ -276,13 +249,13 @@ func keepRule(r *istionet.DestinationRule) *keptRule {
 	return k
 }
 
-func (k *keptRule) rule() *istionet.DestinationRule {
-	r := &istionet.DestinationRule{ObjectMeta: k.meta()}
-	r.Spec.Host = k.host
-	for _, s := range k.subsets {
-		r.Spec.Subsets = append(r.Spec.Subsets, &apinet.Subset{Name: s.name, Labels: s.labels.set()})
+// subset returns the labels of a subset, and whether there is one of that name.
+func (k *keptRule) subset(name string) (keptLabels, bool) {
+	i := slices.IndexFunc(k.subsets, func(s keptSubset) bool { return s.name == name })
+	if i < 0 {
+		return nil, false
 	}
-	return r
+	return k.subsets[i].labels, true
 }
 
 // trim keeps of an object what guardian looks at. What it returns it leaves as
@@ -308,5 +281,3 @@ func trim(obj any) (any, error) {
 	}
 	return obj, nil
 }
-
-var _ labels.Labels = keptLabels(nil)

@@ -15,71 +15,62 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
 )
 
-// What a decision is made from is the same, whether it comes from a cache or
-// from the API server.
-func TestACacheKeepsAllThatADecisionIsMadeFrom(t *testing.T) {
+func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 	three, yes, no, now := int32(3), true, false, metav1.NewTime(time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC))
-	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "orders", "version": "v2"}},
+	orders := map[string]string{"app": "orders", "version": "v2"}
+	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: orders},
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "orders:2"}}}}
 	meta := metav1.ObjectMeta{Namespace: "shop", Name: "orders", ResourceVersion: "17", UID: "u", Labels: map[string]string{"app": "orders", "pod-template-hash": "x"}}
+	head, set := keep(&meta), keepLabels(meta.Labels)
 
 	t.Run("pods", func(t *testing.T) {
-		for name, edit := range map[string]func(*corev1.Pod){
-			"ready":     func(p *corev1.Pod) {},
-			"not ready": func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse },
-			"unknown":   func(p *corev1.Pod) { p.Status.Conditions = nil },
-			"deleted":   func(p *corev1.Pod) { p.DeletionTimestamp = &now },
-			"orphan":    func(p *corev1.Pod) { p.OwnerReferences = nil },
-			"restarted": func(p *corev1.Pod) {
+		for name, c := range map[string]struct {
+			edit func(*corev1.Pod)
+			want keptPod
+		}{
+			"ready":     {func(p *corev1.Pod) {}, keptPod{replicaSet: "orders-x", ready: true}},
+			"not ready": {func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }, keptPod{replicaSet: "orders-x"}},
+			"unknown":   {func(p *corev1.Pod) { p.Status.Conditions = nil }, keptPod{replicaSet: "orders-x"}},
+			"deleted":   {func(p *corev1.Pod) { p.DeletionTimestamp = &now }, keptPod{replicaSet: "orders-x", deleted: true}},
+			"orphan":    {func(p *corev1.Pod) { p.OwnerReferences = nil }, keptPod{ready: true}},
+			"of others": {func(p *corev1.Pod) { p.OwnerReferences[1].Kind = "StatefulSet" }, keptPod{ready: true}},
+			"restarted": {func(p *corev1.Pod) {
 				p.Status.ContainerStatuses = []corev1.ContainerStatus{
 					{Name: "app", RestartCount: 3, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled"}}},
 					{Name: "other", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}},
 					{Name: sidecar, RestartCount: 9}, {Name: "fine"}}
-			},
+			}, keptPod{replicaSet: "orders-x", ready: true, containers: []keptContainer{{name: "app", restarts: 3, ended: "OOMKilled"}, {name: "other", waits: "ImagePullBackOff"}}}},
 		} {
 			t.Run(name, func(t *testing.T) {
 				p := &corev1.Pod{ObjectMeta: meta, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
 				p.OwnerReferences = []metav1.OwnerReference{{Kind: "Foo", Name: "foo"}, {Kind: "ReplicaSet", Name: "orders-x", Controller: &yes}}
-				edit(p)
-				want, got := trimPod(p), keepPod(p).pod()
-				if podReady(got) != podReady(want) || !reflect.DeepEqual(restartsOf([]*corev1.Pod{got}), restartsOf([]*corev1.Pod{want})) {
-					t.Errorf("ready %v, restarts %+v; want %v, %+v", podReady(got), restartsOf([]*corev1.Pod{got}), podReady(want), restartsOf([]*corev1.Pod{want}))
-				}
-				if !maps.Equal(got.Labels, want.Labels) || got.Name != want.Name || !got.DeletionTimestamp.Equal(want.DeletionTimestamp) {
-					t.Errorf("got %+v, want %+v", got.ObjectMeta, want.ObjectMeta)
-				}
-				a, b := metav1.GetControllerOf(got), metav1.GetControllerOf(want)
-				if (a == nil) != (b == nil) || a != nil && (a.Kind != b.Kind || a.Name != b.Name) {
-					t.Errorf("controller %+v, want %+v", a, b)
-				}
-				if n := restartsOf([]*corev1.Pod{want}).Total; keepPod(p).restarts() != n {
-					t.Errorf("%d restarts, want %d", keepPod(p).restarts(), n)
+				c.edit(p)
+				c.want.kept, c.want.uid, c.want.labels = head, "u", set
+				if got := keepPod(p); !reflect.DeepEqual(*got, c.want) {
+					t.Errorf("kept %+v\nwant %+v", *got, c.want)
 				}
 			})
 		}
 	})
 	t.Run("Deployments", func(t *testing.T) {
-		for _, replicas := range []*int32{nil, new(int32), &three} {
+		for want, replicas := range map[int32]*int32{-1: nil, 0: new(int32), 3: &three} {
 			d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: replicas, Template: template},
 				Status: appsv1.DeploymentStatus{ObservedGeneration: 4, Replicas: 3, UpdatedReplicas: 2, AvailableReplicas: 1}}
 			d.Generation = 5
-			want, got := trimDeployment(d), keepDeployment(d).deployment()
-			if !reflect.DeepEqual(got.Spec, want.Spec) || !reflect.DeepEqual(got.Status, want.Status) ||
-				got.Generation != want.Generation || !maps.Equal(got.Annotations, want.Annotations) {
-				t.Errorf("got %+v\nwant %+v", got, want)
+			want := keptDeployment{kept: head, template: keepLabels(orders), hash: templateHash(template), replicas: want, generation: 5, observed: 4, have: 3, updated: 2, avail: 1}
+			if got := keepDeployment(d); !reflect.DeepEqual(*got, want) {
+				t.Errorf("kept %+v\nwant %+v", *got, want)
 			}
 		}
 	})
 	t.Run("ReplicaSets", func(t *testing.T) {
 		r := &appsv1.ReplicaSet{ObjectMeta: meta, Spec: appsv1.ReplicaSetSpec{Template: template}}
 		r.CreationTimestamp = now
-		want, got := trimReplicaSet(r), keepReplicaSet(r).replicaSet()
-		if !maps.Equal(got.Annotations, want.Annotations) || !got.CreationTimestamp.Equal(&want.CreationTimestamp) {
-			t.Errorf("got %+v\nwant %+v", got, want)
+		if got, want := *keepReplicaSet(r), (keptReplicaSet{kept: head, labels: set, hash: templateHash(template), created: now.Time}); !reflect.DeepEqual(got, want) {
+			t.Errorf("kept %+v\nwant %+v", got, want)
 		}
 	})
 	t.Run("EndpointSlices", func(t *testing.T) {
@@ -87,21 +78,27 @@ func TestACacheKeepsAllThatADecisionIsMadeFrom(t *testing.T) {
 			return discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: kind, Name: name}, Conditions: discoveryv1.EndpointConditions{Ready: ready}}
 		}
 		s := &discoveryv1.EndpointSlice{ObjectMeta: meta, Endpoints: []discoveryv1.Endpoint{end("a", "Pod", &yes), end("b", "Pod", nil), end("c", "Pod", &no), end("d", "Node", &yes), {}}}
-		pod := func(name string) *corev1.Pod { return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name}} }
-		if n := readyEndpoints([]*discoveryv1.EndpointSlice{keepSlice(s).slice()}, labels.Everything(), pod); n != 2 {
-			t.Errorf("%d ready endpoints, want 2", n)
+		if got := keepSlice(s).ready; !slices.Equal(got, []string{"a", "b"}) {
+			t.Errorf("ready %v", got)
 		}
 	})
 	t.Run("Services and DestinationRules", func(t *testing.T) {
 		s := &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders", "tier": "web"}}}
-		if got := keepService(s).service(); !maps.Equal(got.Spec.Selector, s.Spec.Selector) || got.Name != s.Name {
-			t.Errorf("got %+v", got)
+		if got := keepService(s); !maps.Equal(got.selector.set(), s.Spec.Selector) || got.name != s.Name {
+			t.Errorf("kept %+v", got)
 		}
 		r := &istionet.DestinationRule{ObjectMeta: meta, Spec: apinet.DestinationRule{Host: "orders", Subsets: []*apinet.Subset{
 			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "all"}}}}
-		got := keepRule(r).rule()
-		if got.Spec.Host != "orders" || len(got.Spec.Subsets) != 2 || got.Spec.Subsets[0].Name != "v1" || !maps.Equal(got.Spec.Subsets[0].Labels, r.Spec.Subsets[0].Labels) {
-			t.Errorf("got %+v", &got.Spec)
+		got := keepRule(r)
+		v1, ok := got.subset("v1")
+		if got.host != "orders" || !ok || !maps.Equal(v1.set(), r.Spec.Subsets[0].Labels) {
+			t.Errorf("kept %+v", got)
+		}
+		if all, ok := got.subset("all"); !ok || len(all) > 0 {
+			t.Errorf("subset all: %v, %v", all, ok)
+		}
+		if _, ok := got.subset("v3"); ok {
+			t.Error("there is a subset v3")
 		}
 	})
 }
@@ -196,11 +193,15 @@ func TestARestartCountsForTheSubsetItHappensIn(t *testing.T) {
 			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "v2", Labels: map[string]string{"version": "v2"}}}}})
 	i.setGuards([]Guard{{Name: "orders", Namespace: "shop", DestinationRule: "orders", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}})
 	got := map[string]int64{}
-	i.restarted = func(guard string, ref Ref, n int64) { got[guard+" "+ref.String()] += n }
+	i.restarted = func(guard string, ref Ref, byReason map[string]int64) {
+		for reason, n := range byReason {
+			got[guard+" "+ref.String()+" "+reason] += n
+		}
+	}
 	p := keepPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "orders", "version": "v2"}}})
-	i.countRestarts(p, 2)
-	i.countRestarts(p, 0)
-	if want := map[string]int64{"orders v2": 2}; !maps.Equal(got, want) {
+	i.countRestarts(p, map[string]int64{"OOMKilled": 2})
+	i.countRestarts(p, map[string]int64{})
+	if want := map[string]int64{"orders v2 OOMKilled": 2}; !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 }

@@ -5,9 +5,7 @@ import (
 	"fmt"
 
 	istioclient "istio.io/client-go/pkg/clientset/versioned"
-	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 )
@@ -25,7 +23,7 @@ type Looker struct {
 // who serves its two sides.
 func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: l.Istio, dynamic: l.Dynamic}
-	s, err := gather(ctx, uncachedReader{live}, g, l.Domain)
+	s, err := gather(ctx, uncachedReader{live}, g, l.Domain, nil)
 	return s.input, s.sides, err
 }
 
@@ -33,15 +31,15 @@ func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
 // there are: it lists them all.
 type uncachedReader struct{ *liveReader }
 
-func (u uncachedReader) deployments(ctx context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
+func (u uncachedReader) deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
 	list, err := u.kube.AppsV1().Deployments(u.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("list Deployments in %s: %w", u.namespace, err)
 	}
-	var out []*appsv1.Deployment
+	var out []*keptDeployment
 	for i := range list.Items {
-		if want.selector.Matches(labels.Set(list.Items[i].Spec.Template.Labels)) {
-			out = append(out, trimDeployment(&list.Items[i]))
+		if k := keepDeployment(&list.Items[i]); want.matches(k.template) {
+			out = append(out, k)
 		}
 	}
 	return out, nil

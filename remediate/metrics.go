@@ -32,7 +32,7 @@ type series struct {
 	weight     int // of the canary, percent
 	movedAt    time.Time
 	waiting    [2][len(waitingReasons)]int64 // by subset
-	restarts   [2]int64
+	restarts   [2][len(endReasons)]int64     // by subset
 	rollbacks  [len(signals)]int64
 	progress   [len(progress)]int64
 	promotes   bool // the mode of promotion is not off
@@ -49,13 +49,21 @@ var signals = [...]string{"error_rate", "latency", "restarts", "traffic", "perso
 // progress are the values of the label kind of guardian_promotion_events_total.
 var progress = [...]string{"step", "promoted", "baked"}
 
-// waitingReasons are the values of the label reason; others are "other".
-var waitingReasons = [...]string{"CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "other"}
+// waitingReasons and endReasons are the values of the label reason of
+// guardian_workload_waiting_containers and guardian_workload_terminations_total;
+// anything else counts as "other". At 0 they are left out: nearly all always are,
+// and with them a scrape of 1,000 guards would be twice as large.
+var (
+	waitingReasons = [...]string{"CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName",
+		"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "other"}
+	endReasons = [...]string{"OOMKilled", "Error", "Completed", "StartError", "other"}
+)
 
 // The label pairs that all guards share.
 var (
 	signalPairs = pairs("signal", signals[:])
 	reasonPairs = pairs("reason", waitingReasons[:])
+	endPairs    = pairs("reason", endReasons[:])
 	statePairs  = pairs("state", States)
 	waitPairs   = pairs("reason", Waits)
 	kindPairs   = pairs("kind", progress[:])
@@ -76,7 +84,8 @@ var (
 	descState      = describeMetric("guardian_state", "1 for the state that the guard is in, 0 for the others.", "state")
 	descRollbacks  = describeMetric("guardian_rollbacks_total", "Rollbacks that this replica has written, by the signal that asked for them.", "signal")
 	descRestarts   = describeMetric("guardian_workload_restarts_total", "Container restarts seen since this replica started, istio-proxy left out. Every replica counts all: use max.", "subset")
-	descWaiting    = describeMetric("guardian_workload_waiting_containers", "Containers that wait for a bad reason now.", "reason", "subset")
+	descEnds       = describeMetric("guardian_workload_terminations_total", "The same restarts by the reason of the end before; reasons without any are left out.", "reason", "subset")
+	descWaiting    = describeMetric("guardian_workload_waiting_containers", "Containers that something keeps from starting now, by the reason, istio-proxy left out; reasons without any are left out too.", "reason", "subset")
 	descProgress   = describeMetric("guardian_promotion_events_total", "Steps forward, and times that the canary came to have all traffic and outlived its rollback window, that this replica has written.", "kind")
 	descWaits      = describeMetric("guardian_promotion_waiting", "1 for what the next step of promotion waits for, 0 for the others, as the lease holder has written it; guards of mode off have none.", "reason")
 	descReasserts  = describeMetric("guardian_reasserts_total", "Times that traffic was taken from a locked canary again.")
@@ -84,7 +93,7 @@ var (
 	descFailures   = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
 
-	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descWaiting, descProgress, descWaits, descReasserts, descUncanaried, descFailures, descMoved}
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUncanaried, descFailures, descMoved}
 )
 
 func describeMetric(name, help string, labels ...string) *prometheus.Desc {
@@ -116,7 +125,7 @@ func (m *Metrics) start(g Guard) {
 	}
 	for i, ref := range []Ref{g.Stable, g.Canary} {
 		if s.subsets[i] == nil || s.subsets[i].GetValue() != ref.String() {
-			s.subsets[i], s.restarts[i], s.waiting[i], s.seen = pair("subset", ref.String()), 0, [len(waitingReasons)]int64{}, false
+			s.subsets[i], s.restarts[i], s.waiting[i], s.seen = pair("subset", ref.String()), [len(endReasons)]int64{}, [len(waitingReasons)]int64{}, false
 		}
 	}
 }
@@ -152,14 +161,26 @@ func (m *Metrics) progressed(guard, kind string) {
 	m.edit(guard, func(s *series) { s.progress[slices.Index(progress[:], kind)]++ })
 }
 
-func (m *Metrics) restarted(guard string, ref Ref, n int64) {
+func (m *Metrics) restarted(guard string, ref Ref, byReason map[string]int64) {
 	m.edit(guard, func(s *series) {
 		for i, have := range s.subsets {
 			if have.GetValue() == ref.String() {
-				s.restarts[i] += n
+				addByReason(s.restarts[i][:], endReasons[:], byReason)
 			}
 		}
 	})
+}
+
+// addByReason adds counts to those of the same reasons; the last is for all
+// others.
+func addByReason(to []int64, reasons []string, byReason map[string]int64) {
+	for reason, n := range byReason {
+		k := slices.Index(reasons, reason)
+		if k < 0 {
+			k = len(reasons) - 1
+		}
+		to[k] += n
+	}
 }
 
 // saw exports what a reconcile found.
@@ -178,13 +199,7 @@ func (m *Metrics) saw(g Guard, o outcome) {
 		sides := o.snapshot.sides
 		for i, side := range []Side{sides.Stable, sides.Canary} {
 			s.waiting[i] = [len(waitingReasons)]int64{}
-			for reason, n := range side.Restarts.Waiting {
-				k := slices.Index(waitingReasons[:], reason)
-				if k < 0 {
-					k = len(waitingReasons) - 1
-				}
-				s.waiting[i][k] += n
-			}
+			addByReason(s.waiting[i][:], waitingReasons[:], side.Waiting)
 		}
 	})
 }
@@ -243,7 +258,14 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 	count(descUncanaried, s.uncanaried)
 	count(descFailures, s.failures)
 	for i, p := range s.subsets {
-		count(descRestarts, s.restarts[i], p)
+		all := int64(0)
+		for k, reason := range endPairs {
+			if n := s.restarts[i][k]; n > 0 {
+				count(descEnds, n, reason, p)
+				all += n
+			}
+		}
+		count(descRestarts, all, p)
 	}
 	if !s.seen {
 		return
@@ -251,7 +273,9 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 	for i, weight := range []int{100 - s.weight, s.weight} {
 		gauge(descWeight, float64(weight), s.subsets[i])
 		for k, reason := range reasonPairs {
-			gauge(descWaiting, float64(s.waiting[i][k]), reason, s.subsets[i])
+			if n := s.waiting[i][k]; n > 0 {
+				gauge(descWaiting, float64(n), reason, s.subsets[i])
+			}
 		}
 	}
 	if !s.movedAt.IsZero() {

@@ -55,6 +55,7 @@ type reconciler struct {
 	domain       string
 	now          func() time.Time
 	watch        *stopwatch
+	known        *inspections // nil: each look is made anew
 
 	leads     func() bool
 	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
@@ -179,7 +180,7 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 	switch {
 	case ask.lock, ask.fresh:
 		return false
-	case d.Move == MoveStable && sameRecord(s.record, d.Record):
+	case d.Move == MoveStable && s.holds(d.Record):
 		// Nothing but the cached record says that it is locked, and no write
 		// of it would notice that somebody has lifted the lock meanwhile.
 		ask.lock = true
@@ -196,7 +197,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	case ask.fresh, ask.lock:
 		from = freshReader{reader: r.cached, live: r.live, recordOnly: !ask.fresh}
 	}
-	s, err := gather(ctx, from, g, r.domain)
+	s, err := gather(ctx, from, g, r.domain, r.known)
 	if err != nil {
 		return Input{}, s, err
 	}
@@ -264,7 +265,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	}
 	cm := s.record
 	switch {
-	case sameRecord(s.record, want):
+	case s.holds(want):
 	case r.canWait(s, d, want):
 		did.later = true
 	default:

@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"maps"
 	"reflect"
 	"testing"
 	"time"
@@ -9,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 )
 
 func template(image string, edits ...func(*corev1.PodTemplateSpec)) corev1.PodTemplateSpec {
@@ -69,27 +69,27 @@ func TestABuildIsWhatThePodsWouldRun(t *testing.T) {
 }
 
 // deployment is rolled out unless edited.
-func deployment(name, image string, edits ...func(*appsv1.Deployment)) *appsv1.Deployment {
+func deployment(name, image string, edits ...func(*appsv1.Deployment)) *keptDeployment {
 	two := int32(2)
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 3}, Spec: appsv1.DeploymentSpec{Replicas: &two, Template: template(image)},
 		Status: appsv1.DeploymentStatus{ObservedGeneration: 3, Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2}}
 	for _, edit := range edits {
 		edit(d)
 	}
-	return trimDeployment(d)
+	return keepDeployment(d)
 }
 
 type podOption = func(*corev1.Pod)
 
 // readyPod belongs to the ReplicaSet of an image.
-func readyPod(name, image string, edits ...podOption) *corev1.Pod {
+func readyPod(name, image string, edits ...podOption) *keptPod {
 	yes := true
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: podLabels("v2"), OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: image, Controller: &yes}}},
 		Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, {Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
 	for _, edit := range edits {
 		edit(p)
 	}
-	return trimPod(p)
+	return keepPod(p)
 }
 
 func notReady(p *corev1.Pod) { p.Status.Conditions[1].Status = corev1.ConditionFalse }
@@ -101,13 +101,13 @@ func orphan(p *corev1.Pod) { p.OwnerReferences = nil }
 func ownedBy(kind string) podOption { return func(p *corev1.Pod) { p.OwnerReferences[0].Kind = kind } }
 
 // replicaSets has one for each image, made at the given times.
-func replicaSets(made map[string]time.Time) func(string) *appsv1.ReplicaSet {
-	return func(name string) *appsv1.ReplicaSet {
+func replicaSets(made map[string]time.Time) func(string) *keptReplicaSet {
+	return func(name string) *keptReplicaSet {
 		when, ok := made[name]
 		if !ok {
 			return nil
 		}
-		return trimReplicaSet(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(when)},
+		return keepReplicaSet(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(when)},
 			Spec: appsv1.ReplicaSetSpec{Template: template(name, labelled("pod-template-hash", name), annotated("kubectl.kubernetes.io/restartedAt", "x"))}})
 	}
 }
@@ -118,8 +118,8 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 	both := combine(singles)
 	early, late := at.Add(-time.Hour), at.Add(-time.Minute)
 	sets := replicaSets(map[string]time.Time{"orders:1": early, "orders:2": late})
-	type pods = []*corev1.Pod
-	type deps = []*appsv1.Deployment
+	type pods = []*keptPod
+	type deps = []*keptDeployment
 	for name, c := range map[string]struct {
 		deployments deps
 		pods        pods
@@ -172,28 +172,32 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 // TestAnotherServicesV2IsNotTheCanary goes by the selector that both readers
 // use: the Service's and the subset's labels together.
 func TestAnotherServicesV2IsNotTheCanary(t *testing.T) {
-	want := newWorkloadSelector(map[string]string{"app": "orders"}, map[string]string{"version": "v2"})
+	type set = map[string]string
+	selects := func(service, subset set) workloadSelector {
+		return newWorkloadSelector(keepLabels(service), keepLabels(subset))
+	}
+	want := selects(set{"app": "orders"}, set{"version": "v2"})
 	for name, c := range map[string]struct {
-		have labels.Set
+		have set
 		want bool
 	}{
-		"its own v2":           {labels.Set{"app": "orders", "version": "v2"}, true},
-		"with more labels":     {labels.Set{"app": "orders", "version": "v2", "team": "shop"}, true},
-		"another service's v2": {labels.Set{"app": "payments", "version": "v2"}, false},
-		"its own v1":           {labels.Set{"app": "orders", "version": "v1"}, false},
-		"v2 of nobody":         {labels.Set{"version": "v2"}, false},
+		"its own v2":           {set{"app": "orders", "version": "v2"}, true},
+		"with more labels":     {set{"app": "orders", "version": "v2", "team": "shop"}, true},
+		"another service's v2": {set{"app": "payments", "version": "v2"}, false},
+		"its own v1":           {set{"app": "orders", "version": "v1"}, false},
+		"v2 of nobody":         {set{"version": "v2"}, false},
 	} {
-		if got := want.selector.Matches(c.have); got != c.want {
+		if got := want.matches(keepLabels(c.have)); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
-	if s := newWorkloadSelector(nil, map[string]string{"version": "v2"}); s.selector.Matches(labels.Set{"version": "v2"}) {
+	if s := selects(nil, set{"version": "v2"}); s.matches(keepLabels(set{"version": "v2"})) {
 		t.Error("a Service without a selector has every v2 of the namespace")
 	}
-	if s := newWorkloadSelector(map[string]string{"version": "v1"}, map[string]string{"version": "v2"}); s.selector.Matches(labels.Set{"version": "v2"}) {
+	if s := selects(set{"version": "v1"}, set{"version": "v2"}); s.matches(keepLabels(set{"version": "v2"})) {
 		t.Error("a subset that contradicts the Service's selector has pods")
 	}
-	if s := newWorkloadSelector(map[string]string{"app": "orders"}, nil); !s.selector.Matches(labels.Set{"app": "orders", "version": "v9"}) {
+	if s := selects(set{"app": "orders"}, nil); !s.matches(keepLabels(set{"app": "orders", "version": "v9"})) {
 		t.Error("a host of its own does not have all its pods")
 	}
 }
@@ -219,7 +223,7 @@ func TestRolledOutIsWhatKubectlWaitsFor(t *testing.T) {
 			d.Status = appsv1.DeploymentStatus{ObservedGeneration: 3}
 		}, true},
 	} {
-		if got := rolledOut(deployment("v2", "orders:1", c.edit)); got != c.want {
+		if got := deployment("v2", "orders:1", c.edit).rolledOut(); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
@@ -230,14 +234,14 @@ func TestReadyEndpointsAreCountedByPod(t *testing.T) {
 	endpoint := func(pod string, ready *bool) discoveryv1.Endpoint {
 		return discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: pod}, Conditions: discoveryv1.EndpointConditions{Ready: ready}}
 	}
-	slice := func(e ...discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
-		return trimSlice(&discoveryv1.EndpointSlice{Endpoints: e})
+	slice := func(e ...discoveryv1.Endpoint) *keptSlice {
+		return keepSlice(&discoveryv1.EndpointSlice{Endpoints: e})
 	}
-	pods := map[string]*corev1.Pod{"gone": readyPod("gone", "x", deleted), "v1": readyPod("v1", "x", func(p *corev1.Pod) { p.Labels = podLabels("v1") })}
+	pods := map[string]*keptPod{"gone": readyPod("gone", "x", deleted), "v1": readyPod("v1", "x", func(p *corev1.Pod) { p.Labels = podLabels("v1") })}
 	for _, name := range []string{"a", "b"} {
 		pods[name] = readyPod(name, "x")
 	}
-	type slices = []*discoveryv1.EndpointSlice
+	type slices = []*keptSlice
 	for name, c := range map[string]struct {
 		slices slices
 		want   int
@@ -256,7 +260,7 @@ func TestReadyEndpointsAreCountedByPod(t *testing.T) {
 		"a Node by the name of a pod is no pod": {slices{slice(discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Node", Name: "a"}})}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := readyEndpoints(c.slices, labels.SelectorFromSet(labels.Set{"version": "v2"}), func(n string) *corev1.Pod { return pods[n] })
+			got := readyEndpoints(c.slices, keepLabels(map[string]string{"version": "v2"}), func(n string) *keptPod { return pods[n] })
 			if got != c.want {
 				t.Errorf("%d ready endpoints, want %d", got, c.want)
 			}
@@ -264,43 +268,71 @@ func TestReadyEndpointsAreCountedByPod(t *testing.T) {
 	}
 }
 
-func TestRestartsLeaveTheSidecarOut(t *testing.T) {
-	ended := func(name string, n int32, reason string) corev1.ContainerStatus {
-		return corev1.ContainerStatus{Name: name, RestartCount: n, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason}}}
-	}
-	waits := func(name, reason string) corev1.ContainerStatus {
-		return corev1.ContainerStatus{Name: name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}
-	}
-	pod := func(containers, init []corev1.ContainerStatus) *corev1.Pod {
+func waits(name, reason string) corev1.ContainerStatus {
+	return corev1.ContainerStatus{Name: name, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason}}}
+}
+
+func TestContainersThatCannotStartAreCounted(t *testing.T) {
+	type all = []corev1.ContainerStatus
+	pod := func(containers, init all) *keptPod {
 		return readyPod("a", "x", func(p *corev1.Pod) {
 			p.Status.ContainerStatuses, p.Status.InitContainerStatuses = containers, init
 		})
 	}
-	type all = []corev1.ContainerStatus
 	for name, c := range map[string]struct {
-		pods []*corev1.Pod
-		want Restarts
+		pods []*keptPod
+		want map[string]int64
 	}{
-		"none":                          {nil, Restarts{}},
-		"the app's":                     {[]*corev1.Pod{pod(all{ended("orders", 3, "OOMKilled")}, nil)}, Restarts{Total: 3, Ended: map[string]int64{"OOMKilled": 3}}},
-		"not the sidecar's":             {[]*corev1.Pod{pod(all{ended("orders", 1, "Error"), ended("istio-proxy", 9, "Error")}, nil)}, Restarts{Total: 1, Ended: map[string]int64{"Error": 1}}},
-		"nor as a native sidecar":       {[]*corev1.Pod{pod(nil, all{ended("istio-proxy", 9, "Error"), waits("istio-proxy", "CrashLoopBackOff")})}, Restarts{}},
-		"those of init containers":      {[]*corev1.Pod{pod(nil, all{ended("migrate", 2, "Error")})}, Restarts{Total: 2, Ended: map[string]int64{"Error": 2}}},
-		"of several pods together":      {[]*corev1.Pod{pod(all{ended("orders", 1, "Error")}, nil), pod(all{ended("orders", 2, "Error")}, nil)}, Restarts{Total: 3, Ended: map[string]int64{"Error": 3}}},
-		"those that wait for the worst": {[]*corev1.Pod{pod(all{waits("orders", "CrashLoopBackOff"), waits("b", "ImagePullBackOff")}, nil)}, Restarts{Waiting: map[string]int64{"CrashLoopBackOff": 1, "ImagePullBackOff": 1}}},
-		"not those that only start":     {[]*corev1.Pod{pod(all{waits("orders", "ContainerCreating")}, nil)}, Restarts{}},
-		"an end without a restart":      {[]*corev1.Pod{pod(all{ended("orders", 0, "Completed")}, nil)}, Restarts{}},
+		"none": {nil, nil},
+		"by what keeps them": {[]*keptPod{pod(all{waits("orders", "CrashLoopBackOff"), waits("b", "ErrImagePull"), waits("c", "CreateContainerConfigError")}, nil)},
+			map[string]int64{"CrashLoopBackOff": 1, "ErrImagePull": 1, "CreateContainerConfigError": 1}},
+		"of several pods together": {[]*keptPod{pod(all{waits("orders", "ImagePullBackOff")}, nil), pod(all{waits("orders", "ImagePullBackOff")}, nil)},
+			map[string]int64{"ImagePullBackOff": 2}},
+		"an init container, for which the others wait": {[]*keptPod{pod(all{waits("orders", "PodInitializing")}, all{waits("migrate", "CrashLoopBackOff"), waits("seed", "PodInitializing")})},
+			map[string]int64{"CrashLoopBackOff": 1}},
+		"not those that only start":         {[]*keptPod{pod(all{waits("orders", "ContainerCreating"), waits("b", "")}, nil)}, nil},
+		"not those that run":                {[]*keptPod{pod(all{{Name: "orders", RestartCount: 3}}, nil)}, nil},
+		"not the sidecar":                   {[]*keptPod{pod(all{waits("istio-proxy", "ImagePullBackOff")}, nil)}, nil},
+		"nor the sidecar as init container": {[]*keptPod{pod(nil, all{waits("istio-proxy", "CrashLoopBackOff")})}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := restartsOf(c.pods)
-			if len(got.Ended) == 0 {
-				got.Ended = nil
+			if got := waitingOf(c.pods); !maps.Equal(got, c.want) {
+				t.Errorf("counted %v, want %v", got, c.want)
 			}
-			if len(got.Waiting) == 0 {
-				got.Waiting = nil
-			}
-			if !reflect.DeepEqual(got, c.want) {
-				t.Errorf("counted %+v, want %+v", got, c.want)
+		})
+	}
+}
+
+func TestRestartsAreCountedByTheEndBefore(t *testing.T) {
+	type all = []corev1.ContainerStatus
+	ended := func(name string, n int32, reason string) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Name: name, RestartCount: n, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason}}}
+	}
+	pod := func(containers, init all) *keptPod {
+		return readyPod("a", "x", func(p *corev1.Pod) {
+			p.Status.ContainerStatuses, p.Status.InitContainerStatuses = containers, init
+		})
+	}
+	type counts = map[string]int64
+	for name, c := range map[string]struct {
+		was, is *keptPod
+		want    counts
+	}{
+		"of a new pod, all":                {nil, pod(all{ended("orders", 3, "OOMKilled")}, nil), counts{"OOMKilled": 3}},
+		"since it was seen before":         {pod(all{ended("orders", 3, "Error")}, nil), pod(all{ended("orders", 5, "OOMKilled")}, nil), counts{"OOMKilled": 2}},
+		"the first":                        {pod(all{{Name: "orders"}}, nil), pod(all{ended("orders", 1, "Error")}, nil), counts{"Error": 1}},
+		"each container's":                 {pod(all{ended("orders", 3, "Error")}, nil), pod(all{ended("orders", 4, "Error"), ended("b", 1, "OOMKilled")}, nil), counts{"Error": 1, "OOMKilled": 1}},
+		"those of init containers":         {nil, pod(nil, all{ended("migrate", 2, "Error")}), counts{"Error": 2}},
+		"before it is said why":            {nil, pod(all{{Name: "orders", RestartCount: 1}}, nil), counts{"": 1}},
+		"not the sidecar's":                {nil, pod(all{ended("istio-proxy", 9, "Error")}, nil), counts{}},
+		"nor as an init container":         {nil, pod(nil, all{ended("istio-proxy", 9, "Error")}), counts{}},
+		"an end without a restart":         {nil, pod(all{ended("orders", 0, "Completed")}, nil), counts{}},
+		"no more than before":              {pod(all{ended("orders", 3, "Error")}, nil), pod(all{ended("orders", 3, "Error")}, nil), counts{}},
+		"a status that counts from 0 anew": {pod(all{ended("orders", 3, "Error")}, nil), pod(all{ended("orders", 1, "Error")}, nil), counts{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := c.is.restartsSince(c.was); !maps.Equal(got, c.want) {
+				t.Errorf("counted %v, want %v", got, c.want)
 			}
 		})
 	}

@@ -18,7 +18,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 )
 
 const testNamespace = "microservices"
@@ -58,17 +57,17 @@ func (w *world) virtualService(context.Context, string) (*unstructured.Unstructu
 	return w.vs, nil
 }
 
-func (w *world) destinationRule(context.Context, string) (*istionet.DestinationRule, error) {
+func (w *world) destinationRule(context.Context, string) (*keptRule, error) {
 	dr := &istionet.DestinationRule{Spec: apinet.DestinationRule{Host: "orders-service", Subsets: []*apinet.Subset{
 		{Name: "v2", Labels: map[string]string{"version": "v2"}}}}}
 	if !w.noSubset {
 		dr.Spec.Subsets = append(dr.Spec.Subsets, &apinet.Subset{Name: "v1", Labels: map[string]string{"version": "v1"}})
 	}
-	return dr, nil
+	return keepRule(dr), nil
 }
 
-func (w *world) service(context.Context, string) (*corev1.Service, error) {
-	return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "orders-service"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}, nil
+func (w *world) service(context.Context, string) (*keptService, error) {
+	return keepService(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "orders-service"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}), nil
 }
 
 func podLabels(version string) map[string]string {
@@ -80,8 +79,8 @@ func (w *world) templateSpec(n int) corev1.PodTemplateSpec {
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "orders", Image: fmt.Sprintf("orders:%d", n)}}}}
 }
 
-func (w *world) deployments(_ context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
-	if w.template == 0 || !want.selector.Matches(labels.Set(podLabels("v2"))) {
+func (w *world) deployments(_ context.Context, want workloadSelector) ([]*keptDeployment, error) {
+	if w.template == 0 || !want.matches(keepLabels(podLabels("v2"))) {
 		return nil, nil
 	}
 	one := int32(len(w.pods))
@@ -93,17 +92,17 @@ func (w *world) deployments(_ context.Context, want workloadSelector) ([]*appsv1
 			d.Status.AvailableReplicas++
 		}
 	}
-	return []*appsv1.Deployment{trimDeployment(d)}, nil
+	return []*keptDeployment{keepDeployment(d)}, nil
 }
 
-func (w *world) pods_(version string) []*corev1.Pod {
-	var out []*corev1.Pod
+func (w *world) pods_(version string) []*keptPod {
+	var out []*keptPod
 	pod := func(i, template int) {
 		yes := true
 		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("orders-%s-%d", version, i), Labels: podLabels(version),
 			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: fmt.Sprintf("orders-%s-%d", version, template), Controller: &yes}}}}
 		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-		out = append(out, p)
+		out = append(out, keepPod(p))
 	}
 	if version == "v1" {
 		for i := range w.stable {
@@ -117,22 +116,22 @@ func (w *world) pods_(version string) []*corev1.Pod {
 	return out
 }
 
-func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*corev1.Pod, error) {
-	var out []*corev1.Pod
+func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*keptPod, error) {
+	var out []*keptPod
 	for _, v := range []string{"v1", "v2"} {
-		if want.selector.Matches(labels.Set(podLabels(v))) {
+		if want.matches(keepLabels(podLabels(v))) {
 			out = append(out, w.pods_(v)...)
 		}
 	}
 	return out, nil
 }
 
-func (w *world) replicaSet(_ context.Context, name string) (*appsv1.ReplicaSet, error) {
+func (w *world) replicaSet(_ context.Context, name string) (*keptReplicaSet, error) {
 	var n int
 	if _, err := fmt.Sscanf(name, "orders-v2-%d", &n); err != nil {
 		return nil, nil
 	}
-	return trimReplicaSet(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(w.made[n])},
+	return keepReplicaSet(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(w.made[n])},
 		Spec: appsv1.ReplicaSetSpec{Template: w.templateSpec(n)}}), nil
 }
 
@@ -143,14 +142,14 @@ func (w *world) locked(context.Context) ([]*corev1.ConfigMap, error) {
 	return nil, nil
 }
 
-func (w *world) endpointSlices(context.Context, string) ([]*discoveryv1.EndpointSlice, error) {
+func (w *world) endpointSlices(context.Context, string) ([]*keptSlice, error) {
 	s := &discoveryv1.EndpointSlice{}
 	for _, v := range []string{"v1", "v2"} {
 		for _, p := range w.pods_(v) {
-			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.Name}})
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.name}})
 		}
 	}
-	return []*discoveryv1.EndpointSlice{s}, nil
+	return []*keptSlice{keepSlice(s)}, nil
 }
 
 // worldReader makes a world a reader.
@@ -160,11 +159,11 @@ type worldReader struct {
 	down *bool   // the API server does not answer
 }
 
-func (r worldReader) pods(ctx context.Context, want workloadSelector) ([]*corev1.Pod, error) {
+func (r worldReader) pods(ctx context.Context, want workloadSelector) ([]*keptPod, error) {
 	return r.podsOf(ctx, want)
 }
 
-func (r worldReader) slices(ctx context.Context, s string) ([]*discoveryv1.EndpointSlice, error) {
+func (r worldReader) slices(ctx context.Context, s string) ([]*keptSlice, error) {
 	*r.saw = r.copy() // of all readers of a pass, the one that tells of stable
 	return r.endpointSlices(ctx, s)
 }

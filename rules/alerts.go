@@ -13,6 +13,7 @@ const (
 	AlertErrorRate            = "GuardianCanaryErrorRate"
 	AlertLatency              = "GuardianCanaryLatency"
 	AlertRestarts             = "GuardianCanaryRestarts"
+	AlertWaiting              = "GuardianCanaryWaiting"
 	AlertTraffic              = "GuardianCanaryTraffic"
 	AlertRefused              = "GuardianCanaryRefused"
 	AlertServiceTraffic       = "GuardianServiceTrafficFell"
@@ -30,7 +31,7 @@ const (
 // Alerts lists the names of all alerts that Generate can write.
 func Alerts() []string {
 	return []string{
-		AlertErrorRate, AlertLatency, AlertRestarts, AlertTraffic, AlertRefused, AlertServiceTraffic,
+		AlertErrorRate, AlertLatency, AlertRestarts, AlertWaiting, AlertTraffic, AlertRefused, AlertServiceTraffic,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete,
 	}
@@ -172,18 +173,20 @@ func (b *builder) restartsAlerts() {
 	// Stable is as bad when it restarts beyond the limit too.
 	alike := expand(`(sum without ($side, window) ($stable) > on ($guard) sum without (window) ($max)) and on ($guard) $factor`, vars...)
 	count := `{{ $value | printf "%.0f" }}`
+	// Not only what has restarted: a container in a loop of crashes waits most of the time.
+	why := b.endedText(", last ended by ") + b.waitingText(", now waiting: ")
 	within := lookup(restartsMax, `value | printf "%.0f"`) + " within " + lookup(restartsMax, `label "window"`)
 	b.alert(alert{
 		name: AlertRestarts, signal: SignalRestarts, action: ActionRollback, severity: "critical", keep: keepFiring,
 		expr:        expand(`max by (namespace, guardian_guard) (($beyond) unless on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
 		summary:     guardLabel + ": the canary's containers restarted " + count + " times",
-		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + "); stable's did not." + doRollback,
+		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why + "; stable's did not." + doRollback,
 	})
 	b.alert(alert{
 		name: AlertRestarts, signal: SignalRestarts, action: ActionHold, severity: "warning", keep: keepFiring,
 		expr:        expand(`max by (namespace, guardian_guard) (($beyond) and on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
 		summary:     guardLabel + ": the containers of canary and stable restart",
-		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + "), and so did stable's." + doHold,
+		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why + ", and so did stable's." + doHold,
 	})
 }
 

@@ -188,7 +188,11 @@ type scenario struct {
 	// sorted; those about guardian itself are left out unless self is set.
 	want map[int][]string
 	self bool
+	// texts maps a second to the text of the one alert of that name that fires.
+	texts map[int]text
 }
+
+type text struct{ alert, summary, description string }
 
 const (
 	errorRollback   = "GuardianCanaryErrorRate/rollback orders-service"
@@ -197,6 +201,7 @@ const (
 	latencyHold     = "GuardianCanaryLatency/hold orders-service"
 	restartRollback = "GuardianCanaryRestarts/rollback orders-service"
 	restartHold     = "GuardianCanaryRestarts/hold orders-service"
+	waitingHold     = "GuardianCanaryWaiting/hold orders-service"
 	trafficRollback = "GuardianCanaryTraffic/rollback orders-service"
 	trafficHold     = "GuardianCanaryTraffic/hold orders-service"
 	refusedRollback = "GuardianCanaryRefused/rollback orders-service"
@@ -229,7 +234,7 @@ func (s scenario) run(t *testing.T) {
 		o.Guards = s.beside
 		write("beside.yaml", generated(t, o))
 	}
-	test, err := yaml.Marshal(s.file())
+	test, err := yaml.Marshal(s.file(r))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,8 +255,31 @@ func shorten(s string) string {
 	return s
 }
 
+// alerts are the texts as promtool wants them: with all labels and annotations.
+func (s scenario) alerts(r *Rules) []map[string]any {
+	var out []map[string]any
+	for _, second := range slices.Sorted(maps.Keys(s.texts)) {
+		want := s.texts[second]
+		name, action, _ := strings.Cut(want.alert, "/")
+		action, guard, _ := strings.Cut(action, " ")
+		labels := map[string]string{LabelNamespace: "microservices", LabelGuard: guard}
+		for _, g := range r.groups {
+			for _, rule := range g.Rules {
+				if rule.Alert == name && rule.Labels[LabelAction] == action {
+					maps.Copy(labels, rule.Labels)
+				}
+			}
+		}
+		out = append(out, map[string]any{"eval_time": strconv.Itoa(second) + "s", "alertname": name, "exp_alerts": []map[string]any{{
+			"exp_labels":      labels,
+			"exp_annotations": map[string]string{"summary": want.summary, "description": want.description, "runbook_url": DefaultRunbookBase + name + ".md"},
+		}}})
+	}
+	return out
+}
+
 // file is what promtool reads.
-func (s scenario) file() map[string]any {
+func (s scenario) file(r *Rules) map[string]any {
 	var series []map[string]string
 	for _, g := range s.targets {
 		lines := g.series()
@@ -288,7 +316,7 @@ func (s scenario) file() map[string]any {
 	return map[string]any{
 		"rule_files":          files,
 		"evaluation_interval": "1s",
-		"tests":               []map[string]any{{"interval": "1s", "input_series": series, "promql_expr_test": tests}},
+		"tests":               []map[string]any{{"interval": "1s", "input_series": series, "promql_expr_test": tests, "alert_rule_test": s.alerts(r)}},
 	}
 }
 

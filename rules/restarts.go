@@ -24,10 +24,11 @@ func (b *builder) restartsGroup() {
 	// A step of a subquery finds the newest sample at or before it, so steps tile
 	// the window if each has an evaluation at the same distance.
 	b.group("restarts", b.restartsInterval())
-	counted, key, info := b.restartsFromGuardian(), "guard, subset", b.own(subsetInfo)
+	counted := b.restartsFromGuardian()
 	if b.RestartsFrom == FromKubeStateMetrics {
-		counted, key, info = b.restartsFromKubeStateMetrics(), workloadKey, b.own(workloadInfo)
+		counted = b.restartsFromKubeStateMetrics()
 	}
+	key, info := b.restartsKey()
 	of := map[string]string{LabelInstance: b.Name, LabelOwner: b.Namespace}
 	b.record(restartsShort, of, counted)
 	for _, w := range b.restartWindows() {
@@ -38,9 +39,10 @@ func (b *builder) restartsGroup() {
 				* on ($key) group_right () $info) and on ($guard) $max`,
 			"short", fmt.Sprintf("%s{%s=%q,%s=%q}", restartsShort, LabelInstance, b.Name, LabelOwner, b.Namespace),
 			"w", dur(w), "step", dur(restartsStep), "seconds", num(restartsStep.Seconds()), "guard", keyLabels, "side", labelSide,
-			"key", key, "info", info, "max", b.own(restartsMax, `window="`+dur(w)+`"`)))
+			"key", key, "info", b.own(info), "max", b.own(restartsMax, `window="`+dur(w)+`"`)))
 	}
 	b.restartsAlerts()
+	b.waitingAlert()
 	b.endGroup()
 }
 
@@ -53,6 +55,15 @@ func (o Options) restartsInterval() time.Duration {
 		}
 	}
 	return out
+}
+
+// restartsKey are the labels by which the source of restarts names a version,
+// and the constants that map them to guard and side.
+func (b *builder) restartsKey() (key, info string) {
+	if b.RestartsFrom == FromKubeStateMetrics {
+		return workloadKey, workloadInfo
+	}
+	return "guard, subset", subsetInfo
 }
 
 func (b *builder) restartWindows() []time.Duration {
@@ -78,20 +89,36 @@ func (b *builder) restartsFromGuardian() string {
 // the restarts of a pod's whole life, so a series that is new to Prometheus has
 // counted nothing new; and all replicas serve the same.
 func (b *builder) restartsFromKubeStateMetrics() string {
+	return b.byWorkload(expand(`max by ($container) ($x) - max by ($container) ($x offset $w) >= 0`,
+		"container", containerKey, "x", b.containers("kube_pod_container_status_restarts_total"), "w", dur(restartsStep)))
+}
+
+const containerKey = "namespace, pod, container"
+
+// containers selects, of a metric of kube-state-metrics, the containers of the
+// guarded workloads.
+func (b *builder) containers(metric string, more ...string) string {
+	return metric + `{` + list(`namespace=~"`+escape(alternatives(b.namespaces()))+`",pod=~"`+escape(b.podNames())+`",container!="istio-proxy"`, more...) + `}`
+}
+
+// podNames matches Deployment, hash of the ReplicaSet, five characters of the
+// pod; the Deployment is its first group.
+func (b *builder) podNames() string {
 	var workloads []string
 	for _, g := range b.Guards {
 		workloads = append(workloads, slices.Concat(g.Canary.Workloads, g.Stable.Workloads)...)
 	}
-	names := alternatives(workloads)
-	// Deployment, hash of the ReplicaSet, five characters of the pod.
-	pod := "(" + names + ")-[a-z0-9]+-[a-z0-9]{5}"
-	matchers := `namespace=~"` + escape(alternatives(b.namespaces())) + `",pod=~"` + escape(pod) + `",container!="istio-proxy"`
+	return "(" + alternatives(workloads) + ")-[a-z0-9]+-[a-z0-9]{5}"
+}
+
+// byWorkload adds up what an expression has for each pod. Labels in by are kept
+// apart.
+func (b *builder) byWorkload(expr string, by ...string) string {
 	return expand(`sum by ($key) (label_replace(label_replace(
-			max by (namespace, pod, container) ($x) - max by (namespace, pod, container) ($x offset $w) >= 0,
+			$expr,
 			"destination_workload", "$$1", "pod", "$pod"),
 			"destination_workload_namespace", "$$1", "namespace", "(.*)"))`,
-		"$1", "$1", "key", workloadKey, "pod", escape(pod),
-		"x", "kube_pod_container_status_restarts_total{"+matchers+"}", "w", dur(restartsStep))
+		"$1", "$1", "key", list(workloadKey, by...), "pod", escape(b.podNames()), "expr", expr)
 }
 
 // escape writes a regular expression for use between double quotes.

@@ -25,8 +25,7 @@ func lean(guards int) {
 	}
 }
 
-// tidy gives back what the start and each burst leave behind, until ctx ends:
-// garbage, and pages of the program that were read once.
+// tidy gives back what the start and each burst leave behind, until ctx ends.
 func (s *service) tidy(ctx context.Context) error {
 	wait := time.NewTimer(time.Second)
 	defer wait.Stop()
@@ -41,9 +40,6 @@ func (s *service) tidy(ctx context.Context) error {
 			continue
 		}
 		debug.FreeOSMemory()
-		if err := unmapProgram(); err != nil {
-			s.log.Debug("give back the program's pages", "err", err)
-		}
 		wait.Reset(tidyEvery)
 	}
 }

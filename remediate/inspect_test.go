@@ -1,0 +1,95 @@
+package remediate
+
+import (
+	"reflect"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+func TestAnObjectIsInspectedOnceForAGuard(t *testing.T) {
+	vs := func(weight int) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: manifest(weight)}
+	}
+	known, object := newInspections(), vs(10)
+	found := func(guard string, vs *unstructured.Unstructured, p Pair, o RewriteOptions) int {
+		t.Helper()
+		got := known.inspect(guard, vs, p, o)
+		if again := known.inspect(guard, vs, p, o); !reflect.DeepEqual(got, again) {
+			t.Errorf("found %+v, then %+v", got, again)
+		}
+		return got.traffic.Weight
+	}
+	if n := found("orders", object, bySubset, RewriteOptions{}); n != 10 {
+		t.Errorf("weight %d, want 10", n)
+	}
+	object.Object = manifest(50) // nobody may do that, so it goes unseen
+	if n := found("orders", object, bySubset, RewriteOptions{}); n != 10 {
+		t.Errorf("weight %d, want the 10 of before: the object is the same", n)
+	}
+	if n := found("orders", vs(30), bySubset, RewriteOptions{}); n != 30 {
+		t.Errorf("weight %d, want 30: the object is another, of the same name and version", n)
+	}
+	if n := found("orders", object, bySubset, RewriteOptions{}); n != 50 {
+		t.Errorf("weight %d, want 50: only the last object is remembered", n)
+	}
+	object.Object = manifest(70)
+	for name, is := range map[string]int{
+		"another guard":        found("other", object, bySubset, RewriteOptions{}),
+		"other options":        found("orders", object, bySubset, RewriteOptions{MatchRoutes: true}),
+		"the pair of a change": found("orders", object, Pair{Stable: bySubset.Stable, Canary: bySubset.Canary, Host: bySubset.Host, Namespace: bySubset.Namespace, Domain: "example.org"}, RewriteOptions{}),
+	} {
+		if want := map[string]int{"other options": 100}[name]; is != 70 && is != want {
+			t.Errorf("%s: weight %d, want it inspected anew", name, is)
+		}
+	}
+	known.keepOnly([]Guard{{Name: "other", VirtualServices: []string{object.GetName()}}})
+	if len(known.last) != 1 {
+		t.Errorf("remembers %d, want that of the guard that is left", len(known.last))
+	}
+	known.keepOnly([]Guard{{Name: "other", VirtualServices: []string{"x"}}})
+	if len(known.last) != 0 {
+		t.Errorf("remembers %d of a VirtualService that no guard has", len(known.last))
+	}
+}
+
+// What holds takes for the record that was read is what nobody need write.
+func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
+	full := fullRecord()
+	cm := recordMap(full)
+	cm.Labels = map[string]string{LabelLocked: "true"}
+	stored, err := ParseRecord(cm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := snapshot{record: cm, stored: stored}
+	if !s.holds(full.clone()) || !s.holds(stored.clone()) {
+		t.Error("the record itself is not held")
+	}
+	if (snapshot{}).holds(Record{}) {
+		t.Error("a record that does not exist is held")
+	}
+	changed := reflect.ValueOf(&full).Elem()
+	for i := range changed.NumField() {
+		name := changed.Type().Field(i).Name
+		if name == "ResourceVersion" {
+			continue
+		}
+		r := stored.clone()
+		reflect.ValueOf(&r).Elem().Field(i).SetZero()
+		if s.holds(r) {
+			t.Errorf("a record without %s is held to be the one with it", name)
+		}
+	}
+	for i := range reflect.TypeFor[Status]().NumField() {
+		r := stored.clone()
+		reflect.ValueOf(&r.Status).Elem().Field(i).SetZero()
+		if s.holds(r) {
+			t.Errorf("a status without %s is held to be the one with it", reflect.TypeFor[Status]().Field(i).Name)
+		}
+	}
+	cm.Labels = nil
+	if s.holds(stored.clone()) {
+		t.Error("a record that lacks the label is held")
+	}
+}

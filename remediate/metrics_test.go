@@ -1,0 +1,41 @@
+package remediate
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// What the rules read: each reason, and restarts that add up, at 0 too.
+func TestContainersAreExportedByReason(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := NewMetrics(reg)
+	g := Guard{Name: "orders", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}
+	m.start(g)
+	var o outcome
+	o.snapshot.sides.Canary.Waiting = map[string]int64{"ImagePullBackOff": 2, "ErrImagePull": 1, "SignatureValidationFailed": 1, "PreStartHookError": 1}
+	m.saw(g, o)
+	m.restarted("orders", g.Canary, map[string]int64{"OOMKilled": 2, "": 1})
+	m.restarted("orders", g.Canary, map[string]int64{"OOMKilled": 1, "ContainerCannotRun": 4})
+	want := `
+# HELP guardian_workload_restarts_total Container restarts seen since this replica started, istio-proxy left out. Every replica counts all: use max.
+# TYPE guardian_workload_restarts_total counter
+guardian_workload_restarts_total{guard="orders",subset="v1"} 0
+guardian_workload_restarts_total{guard="orders",subset="v2"} 8
+# HELP guardian_workload_terminations_total The same restarts by the reason of the end before; reasons without any are left out.
+# TYPE guardian_workload_terminations_total counter
+guardian_workload_terminations_total{guard="orders",reason="OOMKilled",subset="v2"} 3
+guardian_workload_terminations_total{guard="orders",reason="other",subset="v2"} 5
+# HELP guardian_workload_waiting_containers Containers that something keeps from starting now, by the reason, istio-proxy left out; reasons without any are left out too.
+# TYPE guardian_workload_waiting_containers gauge
+guardian_workload_waiting_containers{guard="orders",reason="ErrImagePull",subset="v2"} 1
+guardian_workload_waiting_containers{guard="orders",reason="ImagePullBackOff",subset="v2"} 2
+guardian_workload_waiting_containers{guard="orders",reason="other",subset="v2"} 2
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want),
+		"guardian_workload_restarts_total", "guardian_workload_terminations_total", "guardian_workload_waiting_containers"); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,102 @@
+package remediate
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	apinet "istio.io/api/networking/v1"
+	istionet "istio.io/client-go/pkg/apis/networking/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/tools/cache"
+
+	corelisters "k8s.io/client-go/listers/core/v1"
+)
+
+// memoryStore takes the record for written, and nothing else.
+type memoryStore struct {
+	store
+	records cache.Indexer
+	writes  int
+}
+
+func (m *memoryStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error) {
+	m.writes++
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: RecordName(guard), Labels: map[string]string{LabelGuard: guard}}, Data: r.Data()}
+	return cm, m.records.Add(cm)
+}
+
+// BenchmarkALookAtAGuardWhereNothingHappens is what an idle guardian does for
+// each of its guards about every 45 s.
+func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
+	newIndexer := func(indexers cache.Indexers) cache.Indexer {
+		return cache.NewIndexer(cache.MetaNamespaceKeyFunc, indexers)
+	}
+	records, services := newIndexer(nil), newIndexer(nil)
+	c := &cacheReader{
+		namespace: "shop", records: corelisters.NewConfigMapLister(records), vs: cache.NewGenericLister(services, virtualServiceResource.GroupResource()),
+		services: newIndexer(selectorIndexers()), rules: newIndexer(hostIndexers("shop", defaultDomain)), replicas: newIndexer(nil),
+		podIndex: newIndexer(podIndexers()), deployIdx: newIndexer(deploymentIndexers()), sliceIndex: newIndexer(sliceIndexers()),
+	}
+	meta := func(name string, set map[string]string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: set, ResourceVersion: "1"}
+	}
+	add := func(to cache.Indexer, object any) {
+		k, err := trim(object)
+		if err == nil {
+			err = to.Add(k)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	yes, one := true, int32(1)
+	rule := &istionet.DestinationRule{ObjectMeta: meta("orders-service", nil), Spec: apinet.DestinationRule{Host: "orders-service"}}
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: meta("orders-service-x", map[string]string{discoveryv1.LabelServiceName: "orders-service"})}
+	for _, v := range []string{"v1", "v2"} {
+		template := template("orders:" + v)
+		template.Labels = podLabels(v)
+		rule.Spec.Subsets = append(rule.Spec.Subsets, &apinet.Subset{Name: v, Labels: map[string]string{"version": v}})
+		add(c.deployIdx, &appsv1.Deployment{ObjectMeta: meta("orders-"+v, nil), Spec: appsv1.DeploymentSpec{Template: template},
+			Status: appsv1.DeploymentStatus{Replicas: one, UpdatedReplicas: one, AvailableReplicas: one}})
+		add(c.replicas, &appsv1.ReplicaSet{ObjectMeta: meta("orders-"+v+"-x", podLabels(v)), Spec: appsv1.ReplicaSetSpec{Template: template}})
+		p := &corev1.Pod{ObjectMeta: meta("orders-"+v+"-x-y", podLabels(v)), Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: "orders-" + v + "-x", Controller: &yes}}
+		add(c.podIndex, p)
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.Name}})
+	}
+	add(c.sliceIndex, slice)
+	add(c.services, &corev1.Service{ObjectMeta: meta("orders-service", nil), Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}})
+	add(c.rules, rule)
+	vs := &unstructured.Unstructured{Object: manifest(30)}
+	vs.SetNamespace("shop")
+	add(services, vs)
+
+	m := &memoryStore{records: records}
+	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+	r := &reconciler{cached: c, live: c, store: m, domain: defaultDomain, now: func() time.Time { return now }, watch: newStopwatch(), known: newInspections(),
+		leads: func() bool { return true }, heartbeat: func(context.Context) (time.Time, error) { return now, nil },
+		count: func(context.Context, snapshot) Count { return Count{} }, changed: func(Guard, snapshot, Decision) {}}
+	g := Guard{Name: "orders-service", Namespace: "shop", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
+		Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Rollback: Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true}}
+	look := func() {
+		if _, err := r.reconcile(b.Context(), g, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for range 3 { // first sight, and what follows from it
+		look()
+	}
+	m.writes = 0
+	b.ReportAllocs()
+	for b.Loop() {
+		look()
+	}
+	if m.writes > 0 {
+		b.Errorf("%d records written", m.writes)
+	}
+}
