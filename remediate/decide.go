@@ -940,7 +940,7 @@ func (d *decider) isOver(episode string) bool {
 
 // noteReassert records a storm of re-assertions once a minute.
 func (d *decider) noteReassert() {
-	for _, e := range slices.Backward(d.rec.History) {
+	for e := range d.rec.newestFirst() {
 		if e.Event == "reasserted" {
 			if d.now.Sub(e.At).Abs() < reassertCoalesce {
 				return

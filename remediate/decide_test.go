@@ -851,8 +851,11 @@ func deepCopyOf(v reflect.Value) reflect.Value {
 		}
 		out.Set(out.Slice(0, v.Len()))
 	case v.Kind() == reflect.Struct:
+		out.Set(v)
 		for i := range v.NumField() {
-			out.Field(i).Set(deepCopyOf(v.Field(i)))
+			if v.Type().Field(i).IsExported() { // the others are strings
+				out.Field(i).Set(deepCopyOf(v.Field(i)))
+			}
 		}
 	default:
 		out.Set(v)

@@ -43,14 +43,14 @@ type Side struct {
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g Guard, domain string) (snapshot, error) {
+func gather(ctx context.Context, r reader, g Guard, domain string, known *histories) (snapshot, error) {
 	s := snapshot{input: Input{Guard: g}}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
 	}
 	s.record = cm
-	if s.input.Record, err = ParseRecord(cm); err != nil {
+	if s.input.Record, err = known.parse(g.Name, cm); err != nil {
 		return s, err
 	}
 	status := &s.input.Record.Status

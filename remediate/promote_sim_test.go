@@ -208,7 +208,7 @@ func (s *sim) start(r *simReplica) {
 	r.known, r.listed, r.next = map[string]Alert{}, time.Time{}, s.now
 	store := &worldStore{w: s.w, now: clock, before: func(write string) error { return s.before(r, write) }, after: func(write string) error { return s.after(r, write) },
 		check: func(before, after *unstructured.Unstructured, _ string) { s.check(r, before, after) }}
-	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: worldReader{world: s.w, saw: &r.saw}, store: store, now: clock, watch: watch, domain: defaultDomain,
+	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: worldReader{world: s.w, saw: &r.saw}, store: store, now: clock, watch: watch, known: newHistories(), domain: defaultDomain,
 		leads: func() bool { return s.leads(r) },
 		heartbeat: func(context.Context) (time.Time, error) {
 			var others []coordinationv1.Lease

@@ -142,7 +142,7 @@ func (m *machine) wire(r *replica) {
 		m.checkWrite(r, before, after, manager)
 	}
 	r.rec = &reconciler{
-		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, domain: "cluster.local",
+		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, known: newHistories(), domain: "cluster.local",
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
 		forward: func(_ context.Context, s snapshot) (Forward, []Alert) {

@@ -55,6 +55,7 @@ type reconciler struct {
 	domain       string
 	now          func() time.Time
 	watch        *stopwatch
+	known        *histories
 
 	leads     func() bool
 	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
@@ -196,7 +197,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	case ask.fresh, ask.lock:
 		from = freshReader{reader: r.cached, live: r.live, recordOnly: !ask.fresh}
 	}
-	s, err := gather(ctx, from, g, r.domain)
+	s, err := gather(ctx, from, g, r.domain, r.known)
 	if err != nil {
 		return Input{}, s, err
 	}
