@@ -207,7 +207,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			continue
 		}
 		if err == nil && !t.Clean() {
-			_, err = Rewrite(vs.Object, s.pair, 0, g.Rollback.options(), nil)
+			_, _, err = rewrite(vs.Object, s.pair, 0, g.Rollback.options(), nil)
 		}
 		if err != nil {
 			in.Unsafe = err.Error()
@@ -255,7 +255,7 @@ func owes(vs *unstructured.Unstructured, p Pair, g Guard, changed []Change) bool
 	if own == 0 {
 		return false
 	}
-	w, err := Rewrite(vs.Object, p, KeepWeights, g.Rollback.options(), changed)
+	w, _, err := rewrite(vs.Object, p, KeepWeights, g.Rollback.options(), changed)
 	return err == nil && (len(w.Ops) > 0 || len(w.Changes) != own)
 }
 

@@ -279,8 +279,12 @@ func (s *sim) pair() Pair {
 	return Pair{Stable: s.guard.Stable, Canary: s.guard.Canary, Host: "orders-service", Namespace: testNamespace}
 }
 
+// record is the record but for its history.
 func (s *sim) record() Record {
-	r, err := ParseRecord(s.w.cm)
+	if s.w.cm == nil {
+		return Record{}
+	}
+	r, err := parseRecord(s.w.cm)
 	if err != nil {
 		s.fail("read record: %v", err)
 	}

@@ -422,7 +422,7 @@ func (m *machine) checkSeen(before *world) {
 	if m.meddled || m.fault != nil || was.Status.State == StateUnknown || rollsBack {
 		return
 	}
-	if now := is.Status.Build; now != was.Status.Build && (m.w.template == 0 || now != templateHash(m.w.templateSpec(m.w.template))) {
+	if now := is.Status.Build; now != was.Status.Build && (m.w.template == 0 || now != m.w.hashOfTemplate(m.w.template)) {
 		m.t.Fatalf("recorded build %s after %s; the template is %d", now, was.Status.Build, m.w.template)
 	}
 	t := m.trafficOf(before.vs)

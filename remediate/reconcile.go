@@ -401,7 +401,7 @@ func plan(s snapshot, d Decision) ([]change, error) {
 	var todo []change
 	var passed error
 	for _, vs := range s.services {
-		w, err := Rewrite(vs.Object, s.pair, weight, s.input.Guard.Rollback.options(), d.Record.Changed)
+		w, _, err := rewrite(vs.Object, s.pair, weight, s.input.Guard.Rollback.options(), d.Record.Changed)
 		var unsafe *UnsafeError
 		if errors.As(err, &unsafe) && d.Move != MoveStable {
 			passed = err // going forward, one VirtualService without a split is passed over

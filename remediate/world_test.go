@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
@@ -80,12 +82,25 @@ func (w *world) templateSpec(n int) corev1.PodTemplateSpec {
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "orders", Image: fmt.Sprintf("orders:%d", n)}}}}
 }
 
+// hashOfTemplate is templateHash of templateSpec, worked out once for each.
+func (w *world) hashOfTemplate(n int) string {
+	if h, ok := templateHashes.Load(n); ok {
+		return h.(string)
+	}
+	h := templateHash(w.templateSpec(n))
+	templateHashes.Store(n, h)
+	return h
+}
+
+var templateHashes sync.Map
+
 func (w *world) deployments(_ context.Context, want workloadSelector) ([]*appsv1.Deployment, error) {
 	if w.template == 0 || !want.selector.Matches(labels.Set(podLabels("v2"))) {
 		return nil, nil
 	}
 	one := int32(len(w.pods))
-	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "orders-v2"}, Spec: appsv1.DeploymentSpec{Replicas: &one, Template: w.templateSpec(w.template)}}
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "orders-v2", Annotations: map[string]string{annotationHash: w.hashOfTemplate(w.template)}},
+		Spec: appsv1.DeploymentSpec{Replicas: &one, Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: podLabels("v2")}}}}
 	for _, p := range w.pods {
 		d.Status.Replicas++
 		if p == w.template {
@@ -93,29 +108,38 @@ func (w *world) deployments(_ context.Context, want workloadSelector) ([]*appsv1
 			d.Status.AvailableReplicas++
 		}
 	}
-	return []*appsv1.Deployment{trimDeployment(d)}, nil
+	return []*appsv1.Deployment{d}, nil
 }
 
 func (w *world) pods_(version string) []*corev1.Pod {
 	var out []*corev1.Pod
-	pod := func(i, template int) {
-		yes := true
-		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("orders-%s-%d", version, i), Labels: podLabels(version),
-			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: fmt.Sprintf("orders-%s-%d", version, template), Controller: &yes}}}}
-		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-		out = append(out, p)
-	}
 	if version == "v1" {
 		for i := range w.stable {
-			pod(i, 1)
+			out = append(out, testPod(version, i, 1))
 		}
 		return out
 	}
 	for i, t := range w.pods {
-		pod(i, t)
+		out = append(out, testPod(version, i, t))
 	}
 	return out
 }
+
+// testPod is a ready pod. Nobody edits it, so all worlds have the same.
+func testPod(version string, i, template int) *corev1.Pod {
+	name := fmt.Sprintf("orders-%s-%d", version, i)
+	owner := fmt.Sprintf("orders-%s-%d", version, template)
+	if p, ok := testPods.Load(name + " of " + owner); ok {
+		return p.(*corev1.Pod)
+	}
+	yes := true
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: podLabels(version), OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: owner, Controller: &yes}}}}
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	testPods.Store(name+" of "+owner, p)
+	return p
+}
+
+var testPods sync.Map
 
 func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*corev1.Pod, error) {
 	var out []*corev1.Pod
@@ -128,12 +152,13 @@ func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*corev1.Pod,
 }
 
 func (w *world) replicaSet(_ context.Context, name string) (*appsv1.ReplicaSet, error) {
-	var n int
-	if _, err := fmt.Sscanf(name, "orders-v2-%d", &n); err != nil {
+	number, ok := strings.CutPrefix(name, "orders-v2-")
+	n, err := strconv.Atoi(number)
+	if !ok || err != nil {
 		return nil, nil
 	}
-	return trimReplicaSet(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(w.made[n])},
-		Spec: appsv1.ReplicaSetSpec{Template: w.templateSpec(n)}}), nil
+	return &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(w.made[n]),
+		Annotations: map[string]string{annotationHash: w.hashOfTemplate(n)}}}, nil
 }
 
 func (w *world) locked(context.Context) ([]*corev1.ConfigMap, error) {
