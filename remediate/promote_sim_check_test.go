@@ -283,7 +283,11 @@ func (s *sim) checkRollback() {
 		return
 	}
 	due := now.Sub(t.due)
-	s.tally.longest = max(s.tally.longest, due)
+	if bound == simRollsBack {
+		s.tally.longest = max(s.tally.longest, due)
+	} else {
+		s.tally.misled = max(s.tally.misled, due)
+	}
 	if due > bound {
 		s.fail("the canary has %+v for %s, and %s; status %+v", s.is(), due, why, s.record().Status)
 	}
@@ -340,6 +344,8 @@ func (s *sim) told(r Record) {
 		case "unlocked":
 			s.tally.lifted++
 			s.checkLift(e)
+		case "blocked":
+			s.tally.blocked++
 		case "promoted":
 			s.tally.promoted++
 		case "baked":

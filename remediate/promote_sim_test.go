@@ -47,8 +47,8 @@ const (
 type tally struct {
 	passes, steps, byHand, rollbacks, promoted, baked int
 	builds, alerts, kills, clocks, moves, conflicts   int
-	raised, lowered, lifted                           int
-	longest                                           time.Duration // that a rollback was due
+	raised, lowered, lifted, blocked                  int
+	longest, misled                                   time.Duration // that a rollback was due, and the same after a clock was wrong
 	waits                                             map[Wait]int  // told of in histories
 	stated                                            map[Wait]time.Duration
 }
@@ -57,7 +57,8 @@ func (a *tally) add(b tally) {
 	a.passes, a.steps, a.byHand, a.rollbacks = a.passes+b.passes, a.steps+b.steps, a.byHand+b.byHand, a.rollbacks+b.rollbacks
 	a.promoted, a.baked, a.builds, a.alerts = a.promoted+b.promoted, a.baked+b.baked, a.builds+b.builds, a.alerts+b.alerts
 	a.kills, a.clocks, a.moves, a.conflicts = a.kills+b.kills, a.clocks+b.clocks, a.moves+b.moves, a.conflicts+b.conflicts
-	a.raised, a.lowered, a.lifted, a.longest = a.raised+b.raised, a.lowered+b.lowered, a.lifted+b.lifted, max(a.longest, b.longest)
+	a.blocked += b.blocked
+	a.raised, a.lowered, a.lifted, a.longest, a.misled = a.raised+b.raised, a.lowered+b.lowered, a.lifted+b.lifted, max(a.longest, b.longest), max(a.misled, b.misled)
 	for k, n := range b.waits {
 		a.waits[k] += n
 	}
@@ -180,8 +181,17 @@ func simKinds() []kind {
 		{"stable is back", 0, func(s *sim) { s.w.stable = 2; s.touch() }},
 		{"roll", 0, (*sim).roll},
 		{"degrade", 0, func(s *sim) {
-			if s.bad && s.is().Weight > 0 {
-				s.alert(ActionRollback, s.between(2*time.Minute, 10*time.Minute))
+			if !s.bad || s.is().Weight == 0 {
+				return
+			}
+			s.alert(ActionRollback, s.between(2*time.Minute, 10*time.Minute))
+			switch s.rand.IntN(10) { // troubles come together
+			case 0:
+				s.w.stable = 0
+				s.touch()
+				in(s, "stable is back", 10*time.Second, 5*time.Minute)
+			case 1:
+				breaks("api", 5*time.Second, time.Minute)(s)
 			}
 		}},
 	}
@@ -213,6 +223,9 @@ func newSim(t *testing.T, seed uint64) *sim {
 	s.truth.begun, s.truth.full = false, s.begin.Add(-time.Hour)
 	for _, k := range simKinds() {
 		s.plan(k)
+	}
+	if s.rand.IntN(2) == 0 {
+		delete(s.agenda, "clock") // whose clocks are right has no excuse
 	}
 	return s
 }
@@ -724,8 +737,8 @@ func TestASimulatedWeekTakesNoStepWithoutItsConditions(t *testing.T) {
 	})
 	t.Logf("%d guards, a week each, in %s: %d looks, %d builds, %d alerts, %d changes by CI, %d kills, %d clocks set, %d times given up for conflicts",
 		lived, time.Since(began).Round(time.Second), all.passes, all.builds, all.alerts, all.moves, all.kills, all.clocks, all.conflicts)
-	t.Logf("%d steps (%d by hand) written %d times, %d rollbacks, traffic taken back %d times, a rollback due for at most %s, %d locks lifted, %d times promoted, %d times baked",
-		all.steps, all.byHand, all.raised, all.rollbacks, all.lowered, all.longest.Round(time.Millisecond), all.lifted, all.promoted, all.baked)
+	t.Logf("%d steps (%d by hand) written %d times, %d rollbacks (blocked %d times), traffic taken back %d times, a rollback due for at most %s (%s where a clock was wrong), %d locks lifted, %d times promoted, %d times baked",
+		all.steps, all.byHand, all.raised, all.rollbacks, all.blocked, all.lowered, all.longest.Round(time.Millisecond), all.misled.Round(time.Millisecond), all.lifted, all.promoted, all.baked)
 	for _, w := range Waits {
 		t.Logf("waited for %s: told %d times, stated for %s in all", w, all.waits[w], all.stated[w].Round(time.Minute))
 	}
