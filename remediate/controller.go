@@ -140,7 +140,7 @@ func New(o Options) (*Controller, error) {
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
-		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(),
+		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic, cache: c.info.reader},
 		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
 	}
@@ -173,6 +173,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 			}
 			delete(c.guards, name)
 			c.r.watch.forget(name)
+			c.r.past.forget(name)
 			c.o.Metrics.stop(name)
 		}
 	}

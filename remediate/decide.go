@@ -322,7 +322,8 @@ func (d *decider) observeWeight(first bool) {
 		if !own {
 			d.note("shifted", "", d.shifted(w, spread))
 		}
-		if !own && (w > s.Weight || d.in.Traffic.Lowest > s.Weight-s.Spread) && d.in.Guard.Promotion.Mode == PromotionAuto {
+		begins := !own && (w > s.Weight || d.in.Traffic.Lowest > s.Weight-s.Spread)
+		if begins && d.rec.Lock == nil && d.in.Guard.Promotion.Mode == PromotionAuto {
 			s.Promoting = s.Build // CI has begun, or stepped in: go on from here
 		}
 		s.Weight, s.Spread, s.Fresh = w, spread, false
@@ -940,7 +941,7 @@ func (d *decider) isOver(episode string) bool {
 
 // noteReassert records a storm of re-assertions once a minute.
 func (d *decider) noteReassert() {
-	for _, e := range slices.Backward(d.rec.History) {
+	for e := range d.rec.newestFirst() {
 		if e.Event == "reasserted" {
 			if d.now.Sub(e.At).Abs() < reassertCoalesce {
 				return

@@ -715,6 +715,10 @@ func TestStatusSaysWhatWasSeen(t *testing.T) {
 	if s := Decide(given(bad, func(in *Input) { in.Record.Status.Promoting = "b1" }), at).Record.Status; s.Promoting != "" {
 		t.Error("a build that was rolled back may still be moved forward by the schedule")
 	}
+	raised := given(locked(LockBuild), gets(50), mode(PromotionAuto), func(in *Input) { in.Record.Status.Weight = 10 })
+	if s := Decide(raised, at).Record.Status; s.Promoting != "" {
+		t.Error("who shifts while the build is locked has begun with it, and after an unlock the schedule goes on by itself")
+	}
 	own := given(func(in *Input) { w := 30; in.Record.Status.Expected = &w }, gets(30))
 	if d := Decide(own, at); len(d.Added) > 0 || d.Record.Status.Expected != nil {
 		t.Errorf("guardian's own step was told as somebody else's: %+v", d.Added)
@@ -851,8 +855,11 @@ func deepCopyOf(v reflect.Value) reflect.Value {
 		}
 		out.Set(out.Slice(0, v.Len()))
 	case v.Kind() == reflect.Struct:
+		out.Set(v)
 		for i := range v.NumField() {
-			out.Field(i).Set(deepCopyOf(v.Field(i)))
+			if v.Type().Field(i).IsExported() { // the others are strings
+				out.Field(i).Set(deepCopyOf(v.Field(i)))
+			}
 		}
 	default:
 		out.Set(v)

@@ -43,14 +43,14 @@ type Side struct {
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g Guard, domain string, known *inspections) (snapshot, error) {
+func gather(ctx context.Context, r reader, g Guard, domain string, known *inspections, past *histories) (snapshot, error) {
 	s := snapshot{input: Input{Guard: g}, known: known}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
 	}
 	s.record = cm
-	if s.stored, err = ParseRecord(cm); err != nil {
+	if s.stored, err = past.parse(g.Name, cm); err != nil {
 		return s, err
 	}
 	s.input.Record = s.stored
@@ -244,7 +244,7 @@ func owes(vs *unstructured.Unstructured, p Pair, g Guard, changed []Change) bool
 	if own == 0 {
 		return false
 	}
-	w, err := Rewrite(vs.Object, p, KeepWeights, g.Rollback.options(), changed)
+	w, _, err := rewrite(vs.Object, p, KeepWeights, g.Rollback.options(), changed)
 	return err == nil && (len(w.Ops) > 0 || len(w.Changes) != own)
 }
 

@@ -20,7 +20,7 @@ func inspect(vs *unstructured.Unstructured, p Pair, o RewriteOptions) inspection
 		return inspection{unnamed: err.Error()}
 	}
 	if err == nil && !t.Clean() {
-		_, err = Rewrite(vs.Object, p, 0, o, nil)
+		_, _, err = rewrite(vs.Object, p, 0, o, nil)
 	}
 	i := inspection{traffic: t}
 	if err != nil {

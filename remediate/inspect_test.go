@@ -72,7 +72,7 @@ func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
 	changed := reflect.ValueOf(&full).Elem()
 	for i := range changed.NumField() {
 		name := changed.Type().Field(i).Name
-		if name == "ResourceVersion" {
+		if name == "ResourceVersion" || !changed.Type().Field(i).IsExported() {
 			continue
 		}
 		r := stored.clone()
@@ -87,6 +87,18 @@ func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
 		if s.holds(r) {
 			t.Errorf("a status without %s is held to be the one with it", reflect.TypeFor[Status]().Field(i).Name)
 		}
+	}
+	// A pass leaves the history as text, and adds to it.
+	if s.stored, err = newHistories().parse("orders-service", cm); err != nil || s.stored.past == "" {
+		t.Fatalf("the history was not left as text: %v", err)
+	}
+	if !s.holds(s.stored.clone()) {
+		t.Error("the record with its history as text is not held")
+	}
+	more := s.stored.clone()
+	more.History = append(more.History, HistoryEntry{Event: "more"})
+	if s.holds(more) {
+		t.Error("a record with one entry more is held to be the one without")
 	}
 	cm.Labels = nil
 	if s.holds(stored.clone()) {

@@ -147,7 +147,7 @@ func (d *decider) resumeStep(step Step) {
 	if d.asked != nil || s.Expected == nil || *s.Expected != d.reached(step) {
 		return
 	}
-	for _, e := range slices.Backward(d.rec.History) {
+	for e := range d.rec.newestFirst() {
 		if e.Event != "step" {
 			continue
 		}

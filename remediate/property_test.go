@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"pgregory.net/rapid"
 )
@@ -60,6 +61,7 @@ type machine struct {
 	meddle    func() // what somebody else does in the middle of a pass
 	atRecord  bool   // and only when the record is written
 	meddled   bool
+	records   map[*corev1.ConfigMap]Record // as parsed
 }
 
 // hears of an alert, with the numbers of that moment in its summary.
@@ -82,7 +84,7 @@ type fault struct {
 }
 
 func newMachine(t *rapid.T) *machine {
-	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]Alert{}, prom: true}
+	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]Alert{}, prom: true, records: map[*corev1.ConfigMap]Record{}}
 	m.beat = m.now
 	m.guard = Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
 		DestinationRule: "orders-service", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"},
@@ -142,7 +144,7 @@ func (m *machine) wire(r *replica) {
 		m.checkWrite(r, before, after, manager)
 	}
 	r.rec = &reconciler{
-		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, domain: "cluster.local",
+		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
 		forward: func(_ context.Context, s snapshot) (Forward, []Alert) {
@@ -165,11 +167,18 @@ func (m *machine) requests() int64 {
 	return 200
 }
 
-func (m *machine) parsed() Record {
-	r, err := ParseRecord(m.w.cm)
+func (m *machine) parsed() Record { return m.parse(m.w.cm) }
+
+// parse reads a record once: nobody edits a ConfigMap of a world.
+func (m *machine) parse(cm *corev1.ConfigMap) Record {
+	if r, ok := m.records[cm]; ok {
+		return r
+	}
+	r, err := ParseRecord(cm)
 	if err != nil {
 		m.t.Fatalf("the record cannot be read: %v", err)
 	}
+	m.records[cm] = r
 	return r
 }
 
@@ -401,11 +410,7 @@ func (m *machine) pass(r *replica) {
 // checkSeen holds what a pass has recorded of build and weights against what
 // the API server had: a cache that lags is no new build, and nobody who shifts.
 func (m *machine) checkSeen(before *world) {
-	was, err := ParseRecord(before.cm)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	is := m.parsed()
+	was, is := m.parse(before.cm), m.parsed()
 	// A rollback waits for no live look.
 	toZero := func(r Record) bool { return r.Status.Expected != nil && *r.Status.Expected == 0 }
 	told := func(r Record) int {
@@ -422,7 +427,7 @@ func (m *machine) checkSeen(before *world) {
 	if m.meddled || m.fault != nil || was.Status.State == StateUnknown || rollsBack {
 		return
 	}
-	if now := is.Status.Build; now != was.Status.Build && (m.w.template == 0 || now != templateHash(m.w.templateSpec(m.w.template))) {
+	if now := is.Status.Build; now != was.Status.Build && (m.w.template == 0 || now != m.w.hashOfTemplate(m.w.template)) {
 		m.t.Fatalf("recorded build %s after %s; the template is %d", now, was.Status.Build, m.w.template)
 	}
 	t := m.trafficOf(before.vs)

@@ -7,4 +7,4 @@ package remediate
 const sequences = "3000"
 
 // weeks is how many guards TestASimulatedWeek lives through.
-const weeks = 16
+const weeks = 32

@@ -7,4 +7,6 @@ package remediate
 // the test without it as well.
 const sequences = "300"
 
-const weeks = 0 // make test lives through them without the race detector
+// weeks is how many guards TestASimulatedWeek lives through; without the race
+// detector make test lives through more.
+const weeks = 2

@@ -56,6 +56,7 @@ type reconciler struct {
 	now          func() time.Time
 	watch        *stopwatch
 	known        *inspections // nil: each look is made anew
+	past         *histories
 
 	leads     func() bool
 	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
@@ -197,7 +198,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	case ask.fresh, ask.lock:
 		from = freshReader{reader: r.cached, live: r.live, recordOnly: !ask.fresh}
 	}
-	s, err := gather(ctx, from, g, r.domain, r.known)
+	s, err := gather(ctx, from, g, r.domain, r.known, r.past)
 	if err != nil {
 		return Input{}, s, err
 	}
@@ -401,7 +402,7 @@ func plan(s snapshot, d Decision) ([]change, error) {
 	var todo []change
 	var passed error
 	for _, vs := range s.services {
-		w, err := Rewrite(vs.Object, s.pair, weight, s.input.Guard.Rollback.options(), d.Record.Changed)
+		w, _, err := rewrite(vs.Object, s.pair, weight, s.input.Guard.Rollback.options(), d.Record.Changed)
 		var unsafe *UnsafeError
 		if errors.As(err, &unsafe) && d.Move != MoveStable {
 			passed = err // going forward, one VirtualService without a split is passed over

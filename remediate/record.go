@@ -3,8 +3,11 @@ package remediate
 import (
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
+	"iter"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -81,6 +84,11 @@ type Record struct {
 	Status  Status
 	History []HistoryEntry // oldest first
 	Request *Request
+
+	// past is the JSON of the entries before those of History, as the ConfigMap
+	// has it: each pass over a guard would else take apart and put together again
+	// what happened days ago. Empty: History has them all.
+	past string
 
 	Deny            []string // host/subset of the canary in every spelling, while locked
 	DenyMatchRoutes []string // the same, for routes of some requests to the canary alone; empty: they are left alone
@@ -223,6 +231,19 @@ type Change struct {
 // ParseRecord reads a record's ConfigMap; a nil ConfigMap is an empty record.
 // The error names the key that cannot be read.
 func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
+	r, err := parseRecord(cm)
+	if err != nil || r.past == "" {
+		return r, err
+	}
+	r.History, err = parseHistory(cm)
+	if r.past = ""; err != nil {
+		return Record{}, err
+	}
+	return r, nil
+}
+
+// parseRecord is ParseRecord but for the history, which stays in past as it is.
+func parseRecord(cm *corev1.ConfigMap) (Record, error) {
 	var r Record
 	if cm == nil {
 		return r, nil
@@ -231,15 +252,12 @@ func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
 	for _, field := range []struct {
 		key string
 		to  any
-	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyHistory, &r.History}, {keyRequest, &r.Request}, {keyChanged, &r.Changed}} {
-		text := cm.Data[field.key]
-		if text == "" {
-			continue
-		}
-		if err := json.Unmarshal([]byte(text), field.to); err != nil {
-			return Record{}, fmt.Errorf("read record %s/%s: key %s: %w", cm.Namespace, cm.Name, field.key, err)
+	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyRequest, &r.Request}, {keyChanged, &r.Changed}} {
+		if err := parseKey(cm, field.key, field.to); err != nil {
+			return Record{}, err
 		}
 	}
+	r.past = cm.Data[keyHistory]
 	r.Refused = strings.Fields(cm.Data[keyRefused])
 	r.Deny = strings.Fields(cm.Data[keyDeny])
 	r.DenyMatchRoutes = strings.Fields(cm.Data[keyDenyMatchRoutes])
@@ -248,6 +266,92 @@ func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
 	r.VirtualServices = strings.Fields(cm.Data[keyVirtualServices])
 	r.Message = cm.Data[keyMessage]
 	return r, nil
+}
+
+func parseKey(cm *corev1.ConfigMap, key string, to any) error {
+	text := cm.Data[key]
+	if text == "" {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(text), to); err != nil {
+		return fmt.Errorf("read record %s/%s: key %s: %w", cm.Namespace, cm.Name, key, err)
+	}
+	return nil
+}
+
+func parseHistory(cm *corev1.ConfigMap) (h []HistoryEntry, err error) {
+	return h, parseKey(cm, keyHistory, &h)
+}
+
+// histories knows which guards' histories can be read, so that not every pass
+// over a guard has to find out. It keeps a hash of each text.
+type histories struct {
+	seed maphash.Seed
+
+	mu   sync.Mutex
+	read map[string]uint64 // by guard
+}
+
+func newHistories() *histories {
+	return &histories{seed: maphash.MakeSeed(), read: map[string]uint64{}}
+}
+
+// parse is ParseRecord, but that the history is left in past. A nil histories
+// leaves nothing there.
+func (h *histories) parse(guard string, cm *corev1.ConfigMap) (Record, error) {
+	if h == nil {
+		return ParseRecord(cm)
+	}
+	r, err := parseRecord(cm)
+	if err != nil || r.past == "" {
+		return r, err
+	}
+	sum := maphash.String(h.seed, r.past)
+	h.mu.Lock()
+	was, ok := h.read[guard]
+	h.mu.Unlock()
+	if ok && was == sum {
+		return r, nil
+	}
+	if _, err := parseHistory(cm); err != nil {
+		return Record{}, err
+	}
+	h.mu.Lock()
+	h.read[guard] = sum
+	h.mu.Unlock()
+	return r, nil
+}
+
+// forget drops a guard that is no longer configured.
+func (h *histories) forget(guard string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.read, guard)
+}
+
+// newestFirst goes through the whole history. What is in past has been found to
+// be readable.
+func (r Record) newestFirst() iter.Seq[HistoryEntry] {
+	return func(yield func(HistoryEntry) bool) {
+		for _, e := range slices.Backward(r.History) {
+			if !yield(e) {
+				return
+			}
+		}
+		for _, e := range slices.Backward(r.pastEntries()) {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+func (r Record) pastEntries() []HistoryEntry {
+	var past []HistoryEntry
+	if r.past == "" || json.Unmarshal([]byte(r.past), &past) != nil {
+		return nil
+	}
+	return past
 }
 
 // Data is the record as a ConfigMap's data. Empty keys are left out; history
@@ -271,9 +375,8 @@ func (r Record) Data() map[string]string {
 		put(keyChanged, r.Changed)
 	}
 	put(keyStatus, r.Status)
-	history := boundHistory(r.History)
-	if len(history) > 0 {
-		put(keyHistory, history)
+	if text := r.historyText(); text != "" {
+		data[keyHistory] = text
 	}
 	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyDenyMatchRoutes: r.DenyMatchRoutes,
 		keyDenyMirrors: r.DenyMirrors, keyStable: r.Stable, keyVirtualServices: r.VirtualServices} {
@@ -285,6 +388,34 @@ func (r Record) Data() map[string]string {
 		data[keyMessage] = r.Message
 	}
 	return data
+}
+
+// historyText is the whole history as JSON, or empty.
+func (r Record) historyText() string {
+	h := boundHistory(r.History)
+	if r.past != "" {
+		if len(h) == 0 && len(r.past) <= maxHistoryBytes {
+			return r.past
+		}
+		if strings.HasPrefix(r.past, "[{") && strings.HasSuffix(r.past, "}]") && len(h) > 0 { // as guardian writes it
+			if text := r.past[:len(r.past)-1] + "," + marshalHistory(h)[1:]; len(text) <= maxHistoryBytes {
+				return text
+			}
+		}
+		h = boundHistory(append(r.pastEntries(), r.History...))
+	}
+	if len(h) == 0 {
+		return ""
+	}
+	return marshalHistory(h)
+}
+
+func marshalHistory(h []HistoryEntry) string {
+	b, err := json.Marshal(h)
+	if err != nil { // no field of it can fail to marshal
+		panic(fmt.Sprintf("marshal history: %v", err))
+	}
+	return string(b)
 }
 
 // boundHistory drops the oldest entries until the rest fits.

@@ -3,13 +3,16 @@ package remediate
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
 )
 
 // recordMap is the ConfigMap that holds a record.
@@ -82,7 +85,7 @@ func checkSet(t *testing.T, path string, v reflect.Value) {
 		}
 	case v.Kind() == reflect.Slice && v.Len() > 0 && v.Index(0).Kind() == reflect.Struct:
 		checkSet(t, path+"[0]", v.Index(0))
-	case v.IsZero() && path != "Record.History[0].To":
+	case v.IsZero() && path != "Record.History[0].To" && path != "Record.past":
 		t.Errorf("%s is not set", path)
 	}
 }
@@ -217,4 +220,51 @@ func FuzzParseRecord(f *testing.F) {
 		}
 		Decide(Input{Guard: given().Guard, Record: r}, at) // must not panic on whatever a person wrote
 	})
+}
+
+func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var all []HistoryEntry
+		for i := range rapid.IntRange(0, 80).Draw(t, "entries") {
+			all = append(all, HistoryEntry{At: at.Add(time.Duration(i) * time.Second), State: StateIdle, Event: "step", Alert: "<A&B>", Reason: strings.Repeat("x", rapid.IntRange(0, 700).Draw(t, "size"))})
+		}
+		n := rapid.IntRange(0, len(all)).Draw(t, "of them read")
+		whole := Record{History: boundHistory(all[:n])}
+		r, err := newHistories().parse("orders-service", recordMap(whole))
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole.History, r.History = append(whole.History, all[n:]...), all[n:]
+		if !maps.Equal(whole.Data(), r.Data()) {
+			t.Errorf("%d of %d entries not taken apart:\n%s\nwant\n%s", n, len(all), r.Data()[keyHistory], whole.Data()[keyHistory])
+		}
+		if got, want := slices.Collect(r.newestFirst()), slices.Collect(whole.newestFirst()); !reflect.DeepEqual(got, want) {
+			t.Errorf("newest first: %v, want %v", got, want)
+		}
+	})
+}
+
+func TestAHistoryThatSomebodyHasEditedIsReadOrRefused(t *testing.T) {
+	known := newHistories()
+	for text, entries := range map[string]int{"null": 0, "[]": 0, " [ ] ": 0, "[ {\"event\":\"step\"} ]\n": 1, `[{"event":"step"}] `: 1, `[{"event":"step"},{"event":"baked"}]`: 2} {
+		cm := recordMap(Record{})
+		cm.Data[keyHistory] = text
+		r, err := known.parse("orders-service", cm)
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		r.History = append(r.History, HistoryEntry{At: at, Event: "paused"})
+		if back, err := ParseRecord(recordMap(r)); err != nil || len(back.History) != entries+1 || back.History[entries].Event != "paused" {
+			t.Errorf("%q: with one entry more it is %q, %v", text, r.Data()[keyHistory], err)
+		}
+	}
+	for _, text := range []string{`[{"event":"step"}`, `{"event":"step"}`, `[{"from":"much"}]`} {
+		cm := recordMap(Record{})
+		for range 2 {
+			cm.Data[keyHistory] = text
+			if _, err := known.parse("orders-service", cm); err == nil || !strings.Contains(err.Error(), "key history") {
+				t.Errorf("%q: error %v, want one that names the key", text, err)
+			}
+		}
+	}
 }

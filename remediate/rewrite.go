@@ -166,16 +166,30 @@ func Inspect(vs map[string]any, p Pair, o RewriteOptions) (Traffic, error) {
 // The error is an UnsafeError when nothing safe can be written, and names the
 // field and its value when the VirtualService is malformed.
 func Rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []Change) (Rewritten, error) {
+	out, copied, err := rewrite(vs, p, weight, o, changes)
+	if err != nil {
+		return Rewritten{}, err
+	}
+	after, err := readVirtualService(copied, p)
+	if err != nil { // cannot be: only valid values were written
+		return Rewritten{}, err
+	}
+	out.After = after.traffic(o)
+	return out, nil
+}
+
+// rewrite is Rewrite without After, and with the VirtualService as it becomes.
+func rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []Change) (Rewritten, map[string]any, error) {
 	if weight < KeepWeights || weight > 100 {
-		return Rewritten{}, fmt.Errorf("weight %d: want 0 to 100, or %d to restore only", weight, KeepWeights)
+		return Rewritten{}, nil, fmt.Errorf("weight %d: want 0 to 100, or %d to restore only", weight, KeepWeights)
 	}
 	copied, ok := deepCopy(vs).(map[string]any)
 	if !ok {
-		return Rewritten{}, errors.New("no VirtualService")
+		return Rewritten{}, nil, errors.New("no VirtualService")
 	}
 	v, err := readVirtualService(copied, p)
 	if err != nil {
-		return Rewritten{}, err
+		return Rewritten{}, nil, err
 	}
 	out := Rewritten{Before: v.traffic(o)}
 	e := &edit{v: v}
@@ -190,15 +204,10 @@ func Rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []
 		}
 	}
 	if err != nil {
-		return Rewritten{}, err
+		return Rewritten{}, nil, err
 	}
 	out.Ops = e.ops
-	after, err := readVirtualService(copied, p)
-	if err != nil { // cannot be: only valid values were written
-		return Rewritten{}, err
-	}
-	out.After = after.traffic(o)
-	return out, nil
+	return out, copied, nil
 }
 
 // edit changes a view's objects and writes down how.
@@ -216,25 +225,25 @@ type pendingChange struct {
 }
 
 // set writes one field of an object at the place where.
-func (e *edit) set(object map[string]any, where place, key string, value any) {
+func (e *edit) set(object map[string]any, where *place, key string, value any) {
 	object[key] = value
-	e.ops = append(e.ops, Op{Op: "add", Path: where.key(key).pointer, Value: value})
+	e.ops = append(e.ops, Op{Op: "add", Path: where.key(key).pointer(), Value: value})
 }
 
 // unset removes one field.
-func (e *edit) unset(object map[string]any, where place, key string) {
+func (e *edit) unset(object map[string]any, where *place, key string) {
 	delete(object, key)
-	e.ops = append(e.ops, Op{Op: "remove", Path: where.key(key).pointer})
+	e.ops = append(e.ops, Op{Op: "remove", Path: where.key(key).pointer()})
 }
 
 // change is set or, for a nil value, unset, remembered so that it can be
 // undone.
-func (e *edit) change(r *route, mirror bool, object map[string]any, where place, key string, value any) {
+func (e *edit) change(r *route, mirror bool, object map[string]any, where *place, key string, value any) {
 	was, had := object[key]
 	if !had && value == nil {
 		return
 	}
-	c := Change{VirtualService: e.v.name, Path: where.key(key).pointer}
+	c := Change{VirtualService: e.v.name, Path: where.key(key).pointer()}
 	if had {
 		c.Was = rawJSON(was)
 	}
@@ -354,7 +363,7 @@ func (e *edit) forward(weight int) error {
 		if total > 0 && percentOf(target, total) < weight {
 			// To pass the route over would leave it behind for good: each
 			// further step would begin at its share again.
-			return e.v.unsafe(r.where.text, fmt.Sprintf("weights of %d in all are too coarse for %d%%: let them add up to 100", total, weight))
+			return e.v.unsafe(r.where.text(), fmt.Sprintf("weights of %d in all are too coarse for %d%%: let them add up to 100", total, weight))
 		}
 		reached = reached || target > 0
 		if err := e.share(r, total, target); err != nil {
@@ -413,7 +422,7 @@ func (e *edit) distribute(r *route, to []*destination, target int64) error {
 	parts[first] += rest
 	for i, d := range to {
 		if parts[i] > math.MaxInt32 {
-			return e.v.unsafe(d.where.key("weight").text, fmt.Sprintf("would have to be %d, more than a weight can be (%d)", parts[i], math.MaxInt32))
+			return e.v.unsafe(d.where.key("weight").text(), fmt.Sprintf("would have to be %d, more than a weight can be (%d)", parts[i], math.MaxInt32))
 		}
 		if parts[i] != d.weight {
 			e.set(d.entry, d.where, "weight", parts[i])

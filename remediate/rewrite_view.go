@@ -20,16 +20,40 @@ const (
 	unsplit // the canary's host without a subset: the pods of both, each as many as there are
 )
 
-// place names a field twice: as a JSON pointer for patches, and as people
-// write it.
-type place struct{ pointer, text string }
-
-func (p place) key(name string) place {
-	return place{p.pointer + "/" + name, p.text + "." + name}
+// place is where a field stands. It has two names, which are put together only
+// when they are wanted. Nil is the whole object.
+type place struct {
+	in   *place
+	name string // of the field; empty: an entry of a list
+	i    int    // of the entry
 }
 
-func (p place) index(i int) place {
-	return place{fmt.Sprintf("%s/%d", p.pointer, i), fmt.Sprintf("%s[%d]", p.text, i)}
+func (p *place) key(name string) *place { return &place{in: p, name: name} }
+
+func (p *place) index(i int) *place { return &place{in: p, i: i} }
+
+// pointer is its JSON pointer, for patches.
+func (p *place) pointer() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.name == "":
+		return p.in.pointer() + "/" + strconv.Itoa(p.i)
+	}
+	return p.in.pointer() + "/" + p.name
+}
+
+// text is its name as people write it.
+func (p *place) text() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.name == "":
+		return p.in.text() + "[" + strconv.Itoa(p.i) + "]"
+	case p.in == nil:
+		return p.name
+	}
+	return p.in.text() + "." + p.name
 }
 
 // view is a VirtualService read for one pair. Its objects are those of the
@@ -48,7 +72,7 @@ type view struct {
 // route is one entry of spec.http, spec.tcp or spec.tls.
 type route struct {
 	kind         string
-	where        place
+	where        *place
 	object       map[string]any
 	destinations []*destination
 	mirrors      []*mirror
@@ -57,7 +81,7 @@ type route struct {
 
 // destination is one entry of a route's list.
 type destination struct {
-	where  place // of the entry
+	where  *place // of the entry
 	entry  map[string]any
 	object map[string]any // entry's field destination
 	host   string         // as written
@@ -68,7 +92,7 @@ type destination struct {
 
 // mirror is a mirror of a route.
 type mirror struct {
-	where  place // of the object that has the field with the percentage
+	where  *place // of the object that has the field with the percentage
 	object map[string]any
 	field  string
 	target map[string]any // the destination
@@ -79,7 +103,7 @@ type mirror struct {
 // readVirtualService reads the routes and checks what it reads.
 func readVirtualService(vs map[string]any, p Pair) (*view, error) {
 	v := &view{pair: p}
-	meta, _, err := objectAt(vs, place{}, "metadata")
+	meta, _, err := objectAt(vs, nil, "metadata")
 	if err != nil {
 		return nil, fmt.Errorf("read VirtualService: %w", err)
 	}
@@ -110,7 +134,7 @@ func (v *view) read(vs map[string]any) error {
 	if err := checkKind(vs); err != nil {
 		return err
 	}
-	spec, where, err := objectAt(vs, place{}, "spec")
+	spec, where, err := objectAt(vs, nil, "spec")
 	if err != nil {
 		return err
 	}
@@ -181,12 +205,12 @@ func (v *view) readRoute(r *route) error {
 
 func (d *destination) read() error {
 	var err error
-	var where place
+	var where *place
 	if d.object, where, err = objectAt(d.entry, d.where, "destination"); err != nil {
 		return err
 	}
 	if d.object == nil {
-		return fmt.Errorf("%s: absent, want an object with a host", where.text)
+		return fmt.Errorf("%s: absent, want an object with a host", where.text())
 	}
 	if d.host, err = stringAt(d.object, where, "host"); err != nil {
 		return err
@@ -200,7 +224,7 @@ func (d *destination) read() error {
 	}
 	n, ok := wholeNumber(weight)
 	if !ok || n < 0 || n > math.MaxInt32 {
-		return fmt.Errorf("%s: %s, want a whole number from 0 to %d", d.where.key("weight").text, show(weight), math.MaxInt32)
+		return fmt.Errorf("%s: %s, want a whole number from 0 to %d", d.where.key("weight").text(), show(weight), math.MaxInt32)
 	}
 	d.weight = n
 	return nil
@@ -226,12 +250,12 @@ func (r *route) readMirrors() error {
 	}
 	for i, object := range several {
 		m := &mirror{where: at.index(i), object: object, field: "percentage"}
-		var where place
+		var where *place
 		if m.target, where, err = objectAt(object, m.where, "destination"); err != nil {
 			return err
 		}
 		if m.target == nil {
-			return fmt.Errorf("%s: absent, want an object with a host", where.text)
+			return fmt.Errorf("%s: absent, want an object with a host", where.text())
 		}
 		if m.on, err = mirrorOn(object, m.where, "percentage"); err != nil {
 			return err
@@ -243,7 +267,7 @@ func (r *route) readMirrors() error {
 
 // mirrorOn tells whether a mirror gets anything: all, unless the first
 // percentage that is there says 0.
-func mirrorOn(object map[string]any, where place, fields ...string) (bool, error) {
+func mirrorOn(object map[string]any, where *place, fields ...string) (bool, error) {
 	for _, field := range fields {
 		value := object[field]
 		at := where.key(field)
@@ -265,7 +289,7 @@ func mirrorOn(object map[string]any, where place, fields ...string) (bool, error
 		}
 		n, ok := number(value)
 		if !ok || n < 0 || n > 100 {
-			return false, fmt.Errorf("%s: %s, want a number from 0 to 100", at.text, show(value))
+			return false, fmt.Errorf("%s: %s, want a number from 0 to 100", at.text(), show(value))
 		}
 		return n > 0, nil
 	}
@@ -369,7 +393,7 @@ func (v *view) classifyUnsplit() {
 
 // roleOf tells which of the pair a host and subset are. Subsets of a pair
 // whose host is not known for sure must all be of one host.
-func (v *view) roleOf(host, subset string, where place) (role, error) {
+func (v *view) roleOf(host, subset string, where *place) (role, error) {
 	full := NormalizeHost(host, v.namespace, v.pair.Domain)
 	for _, side := range []struct {
 		role role
@@ -389,7 +413,7 @@ func (v *view) roleOf(host, subset string, where place) (role, error) {
 			continue
 		}
 		if v.seenHost != "" && v.seenHost != full {
-			return other, fmt.Errorf("%s: subset %q of host %q, and before it of %q: say which host is meant", where.text, subset, full, v.seenHost)
+			return other, fmt.Errorf("%s: subset %q of host %q, and before it of %q: say which host is meant", where.text(), subset, full, v.seenHost)
 		}
 		v.seenHost = full
 		return side.role, nil
@@ -551,7 +575,7 @@ func (v *view) stableHost(d *destination) string {
 // target is a field that a change has written.
 type target struct {
 	object map[string]any
-	where  place
+	where  *place
 	key    string
 	mirror bool
 }
@@ -560,23 +584,23 @@ type target struct {
 // that guardian changes.
 func (v *view) lookup(pointer string) (*route, target, bool) {
 	for _, r := range v.routes {
-		if !strings.HasPrefix(pointer, r.where.pointer+"/") {
+		if !strings.HasPrefix(pointer, r.where.pointer()+"/") {
 			continue
 		}
 		for _, d := range r.destinations {
 			where := d.where.key("destination")
 			for _, key := range []string{"host", "subset"} {
-				if pointer == where.key(key).pointer {
+				if pointer == where.key(key).pointer() {
 					return r, target{d.object, where, key, false}, true
 				}
 			}
 		}
 		for _, m := range r.mirrors {
 			field := m.where.key(m.field)
-			if pointer == field.pointer {
+			if pointer == field.pointer() {
 				return r, target{m.object, m.where, m.field, true}, true
 			}
-			if percent, ok := m.object[m.field].(map[string]any); ok && pointer == field.key("value").pointer {
+			if percent, ok := m.object[m.field].(map[string]any); ok && pointer == field.key("value").pointer() {
 				return r, target{percent, field, "value", true}, true
 			}
 		}
@@ -593,47 +617,46 @@ func (v *view) places(pointer string) []string {
 	var out []string
 	for _, r := range v.routes {
 		if r.kind == parts[2] {
-			out = append(out, r.where.pointer+"/"+parts[4])
+			out = append(out, r.where.pointer()+"/"+parts[4])
 		}
 	}
 	return out
 }
 
 // objectAt reads a field that is an object; absent and null are nil.
-func objectAt(parent map[string]any, where place, key string) (map[string]any, place, error) {
+func objectAt(parent map[string]any, where *place, key string) (map[string]any, *place, error) {
 	at := where.key(key)
-	at.text = strings.TrimPrefix(at.text, ".")
 	value := parent[key]
 	object, ok := value.(map[string]any)
 	if !ok && value != nil {
-		return nil, at, fmt.Errorf("%s: %s, want an object", at.text, show(value))
+		return nil, at, fmt.Errorf("%s: %s, want an object", at.text(), show(value))
 	}
 	return object, at, nil
 }
 
 // objectsAt reads a field that is a list of objects; absent and null are nil.
-func objectsAt(parent map[string]any, where place, key string) ([]map[string]any, place, error) {
+func objectsAt(parent map[string]any, where *place, key string) ([]map[string]any, *place, error) {
 	at := where.key(key)
 	value := parent[key]
 	entries, ok := value.([]any)
 	if !ok && value != nil {
-		return nil, at, fmt.Errorf("%s: %s, want a list", at.text, show(value))
+		return nil, at, fmt.Errorf("%s: %s, want a list", at.text(), show(value))
 	}
 	out := make([]map[string]any, len(entries))
 	for i, entry := range entries {
 		if out[i], ok = entry.(map[string]any); !ok || out[i] == nil {
-			return nil, at, fmt.Errorf("%s: %s, want an object", at.index(i).text, show(entry))
+			return nil, at, fmt.Errorf("%s: %s, want an object", at.index(i).text(), show(entry))
 		}
 	}
 	return out, at, nil
 }
 
 // stringAt reads a field that is a string; absent and null are empty.
-func stringAt(parent map[string]any, where place, key string) (string, error) {
+func stringAt(parent map[string]any, where *place, key string) (string, error) {
 	value := parent[key]
 	text, ok := value.(string)
 	if !ok && value != nil {
-		return "", fmt.Errorf("%s: %s, want a string", where.key(key).text, show(value))
+		return "", fmt.Errorf("%s: %s, want a string", where.key(key).text(), show(value))
 	}
 	return text, nil
 }

@@ -8,12 +8,13 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apinet "istio.io/api/networking/v1alpha3"
 	istionet "istio.io/client-go/pkg/apis/networking/v1"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,42 +80,64 @@ func (w *world) templateSpec(n int) corev1.PodTemplateSpec {
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "orders", Image: fmt.Sprintf("orders:%d", n)}}}}
 }
 
+// hashOfTemplate is templateHash of templateSpec, worked out once for each.
+func (w *world) hashOfTemplate(n int) string {
+	if h, ok := templateHashes.Load(n); ok {
+		return h.(string)
+	}
+	h := templateHash(w.templateSpec(n))
+	templateHashes.Store(n, h)
+	return h
+}
+
+var templateHashes sync.Map
+
 func (w *world) deployments(_ context.Context, want workloadSelector) ([]*keptDeployment, error) {
 	if w.template == 0 || !want.matches(keepLabels(podLabels("v2"))) {
 		return nil, nil
 	}
-	one := int32(len(w.pods))
-	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "orders-v2"}, Spec: appsv1.DeploymentSpec{Replicas: &one, Template: w.templateSpec(w.template)}}
+	d := &keptDeployment{kept: keep(&metav1.ObjectMeta{Name: "orders-v2"}), template: keepLabels(podLabels("v2")),
+		hash: w.hashOfTemplate(w.template), replicas: int32(len(w.pods))}
 	for _, p := range w.pods {
-		d.Status.Replicas++
+		d.have++
 		if p == w.template {
-			d.Status.UpdatedReplicas++
-			d.Status.AvailableReplicas++
+			d.updated++
+			d.avail++
 		}
 	}
-	return []*keptDeployment{keepDeployment(d)}, nil
+	return []*keptDeployment{d}, nil
 }
 
 func (w *world) pods_(version string) []*keptPod {
 	var out []*keptPod
-	pod := func(i, template int) {
-		yes := true
-		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("orders-%s-%d", version, i), Labels: podLabels(version),
-			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: fmt.Sprintf("orders-%s-%d", version, template), Controller: &yes}}}}
-		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-		out = append(out, keepPod(p))
-	}
 	if version == "v1" {
 		for i := range w.stable {
-			pod(i, 1)
+			out = append(out, testPod(version, i, 1))
 		}
 		return out
 	}
 	for i, t := range w.pods {
-		pod(i, t)
+		out = append(out, testPod(version, i, t))
 	}
 	return out
 }
+
+// testPod is a ready pod. Nobody edits it, so all worlds have the same.
+func testPod(version string, i, template int) *keptPod {
+	name := fmt.Sprintf("orders-%s-%d", version, i)
+	owner := fmt.Sprintf("orders-%s-%d", version, template)
+	if p, ok := testPods.Load(name + " of " + owner); ok {
+		return p.(*keptPod)
+	}
+	yes := true
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: podLabels(version), OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: owner, Controller: &yes}}}}
+	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	kept := keepPod(p)
+	testPods.Store(name+" of "+owner, kept)
+	return kept
+}
+
+var testPods sync.Map
 
 func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*keptPod, error) {
 	var out []*keptPod
@@ -127,12 +150,12 @@ func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*keptPod, er
 }
 
 func (w *world) replicaSet(_ context.Context, name string) (*keptReplicaSet, error) {
-	var n int
-	if _, err := fmt.Sscanf(name, "orders-v2-%d", &n); err != nil {
+	number, ok := strings.CutPrefix(name, "orders-v2-")
+	n, err := strconv.Atoi(number)
+	if !ok || err != nil {
 		return nil, nil
 	}
-	return keepReplicaSet(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(w.made[n])},
-		Spec: appsv1.ReplicaSetSpec{Template: w.templateSpec(n)}}), nil
+	return &keptReplicaSet{kept: keep(&metav1.ObjectMeta{Name: name}), hash: w.hashOfTemplate(n), created: w.made[n]}, nil
 }
 
 func (w *world) locked(context.Context) ([]*corev1.ConfigMap, error) {

@@ -6,23 +6,27 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/testdata/controlplane"
 	"github.com/canary-guardian/guardian/testdata/mesh"
 )
 
 // ladder are the steps of the act.
 var ladder = []int{10, 30, 50, 100}
 
-const stepInterval = 15 * time.Second
+const (
+	stepInterval   = 15 * time.Second
+	rollbackWindow = 20 * time.Second // after 100%; half an hour unless somebody says otherwise
+)
 
 // actPromotion lets guardian itself go forward: it climbs, its leader is killed, Prometheus is stopped, the canary
-// degrades, and a new build climbs to the end.
+// degrades, and a new build climbs to the end, with a pause on the way, and is there to stay.
 func actPromotion(ctx context.Context, s *script, o settings) error {
 	s.title("guardian goes forward by itself: %v%%, %v a step, two replicas", ladder, stepInterval)
 	st, err := s.set(ctx, plan{
 		apps: []appPlan{{"orders", 50}}, scrape: o.scrape, fast: o.fast, replicas: 2,
 		guard: map[string]any{"promotion": map[string]any{
 			"mode": "auto", "steps": ladder, "interval": stepInterval.String(), "minRequests": 30,
-		}},
+		}, "rollback": map[string]any{"window": rollbackWindow.String()}},
 	})
 	if err != nil {
 		return err
@@ -33,7 +37,7 @@ func actPromotion(ctx context.Context, s *script, o settings) error {
 	}
 	s.want(a.mesh.Weights()["v2"] == 0, "the build that was there at first sight got %d%%", a.mesh.Weights()["v2"])
 	s.say("guardian", "first sight: the build that is there is only recorded, v2 has 0%%")
-	for _, next := range []func(context.Context, *script, *app) error{climbAndKill, stopPrometheus, degrade, climbToTheEnd} {
+	for _, next := range []func(context.Context, *script, *app) error{climbAndKill, stopPrometheus, degrade, climbToTheEnd, bake} {
 		if err := next(ctx, s, a); err != nil {
 			return err
 		}
@@ -181,6 +185,11 @@ func climbToTheEnd(ctx context.Context, s *script, a *app) error {
 		if err := s.climb(ctx, a, to, most); err != nil {
 			return err
 		}
+		if i == 0 {
+			if err := s.pauseAndResume(ctx, a, to); err != nil {
+				return err
+			}
+		}
 	}
 	if err := pause(ctx, 2*time.Second); err != nil {
 		return err
@@ -194,5 +203,57 @@ func climbToTheEnd(ctx context.Context, s *script, a *app) error {
 	s.say("users", "%d of %d requests failed since the new build", users.Failed, users.Sent)
 	s.want(r.Status.State == "promoted", "the guard is %s, and was to be promoted", r.Status.State)
 	s.want(users.Failed == 0, "%d of %d requests failed with the new build", users.Failed, users.Sent)
+	return nil
+}
+
+// pauseAndResume has a person stop guardian for longer than a step takes.
+func (s *script) pauseAndResume(ctx context.Context, a *app, at int) error {
+	if err := s.person(ctx, "pause", a, "looking at the logs first"); err != nil {
+		return err
+	}
+	if err := pause(ctx, stepInterval+5*time.Second); err != nil {
+		return err
+	}
+	r, err := s.stage.record(ctx, a)
+	if err != nil {
+		return err
+	}
+	s.say("guardian", "%s: %s", r.Status.State, r.Status.Waiting)
+	s.want(r.Status.State == "paused" && r.Status.WaitingFor == "pause", "the guard is %s and waits for %q, and was to be paused", r.Status.State, r.Status.WaitingFor)
+	s.want(a.mesh.Weights()["v2"] == at, "while paused v2 went from %d%% to %d%%", at, a.mesh.Weights()["v2"])
+	return s.person(ctx, "resume", a, "the logs are fine")
+}
+
+// person runs one of guardian's commands with a person's own rights.
+func (s *script) person(ctx context.Context, command string, a *app, reason string) error {
+	kubeconfig, err := s.stage.plane.Kubeconfig(controlplane.Admin, namespace)
+	if err != nil {
+		return err
+	}
+	out, err := s.stage.guardian(ctx, command, a.service(), "-n", namespace, "--reason", reason, "--kubeconfig", kubeconfig)
+	if err != nil {
+		return err
+	}
+	s.say("person", "guardian %s %s --reason %q\n%s", command, a.service(), reason, out)
+	return nil
+}
+
+// bake waits until the rollback window is over: from then on v1 may go, and no alert rolls back any more.
+func bake(ctx context.Context, s *script, a *app) error {
+	s.title("The rollback window of %v passes", rollbackWindow)
+	err := until(ctx, time.Minute, "the guard is baked", func(ctx context.Context) (bool, error) {
+		r, err := s.stage.record(ctx, a)
+		if err != nil || r.Status.State != "baked" {
+			return false, err
+		}
+		s.say("guardian", "%s: %s", r.Status.State, r.Status.Reason)
+		promoted := r.Status.BakedAt.Sub(r.Status.PromotedAt)
+		s.want(promoted >= rollbackWindow, "baked after %v, the window is %v", promoted, rollbackWindow)
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	s.want(a.mesh.Weights()["v2"] == 100, "v2 has %d%%", a.mesh.Weights()["v2"])
 	return nil
 }

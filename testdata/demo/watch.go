@@ -21,8 +21,9 @@ type record struct {
 		Signal, Alert, Build, Reason string
 	}
 	Status struct {
-		State, Reason, Waiting, Build string
-		Weight                        int
+		State, Reason, Waiting, WaitingFor, Build string
+		Weight                                    int
+		PromotedAt, BakedAt                       time.Time
 	}
 }
 

@@ -1,0 +1,475 @@
+package remediate
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+const (
+	// simRollsBack is how long a rollback may be due: some looks at a cache that
+	// lags, an API server that answers again, and other replicas' writes.
+	simRollsBack = 20 * time.Second
+	// simTells is how long the record may say what a step no longer waits for,
+	// or nothing: the lease holder looks at least each simResync.
+	simTells = simResync + 2*time.Minute
+)
+
+// truth is what guardian has to find out.
+type truth struct {
+	movedAt   time.Time         // last change of weights by anybody
+	movedOpen time.Time         // the same, while nothing was locked
+	built     time.Time         // when the present build appeared
+	rolled    time.Time         // when the last of its pods became ready
+	full      time.Time         // since when this build has all traffic; zero: it has not
+	unlocked  time.Time         // when a person's unlock was last carried out
+	begun     bool              // the present build was not there at first sight, or somebody has begun with it, and nobody has rolled it back since
+	ended     time.Time         // when it was last rolled back
+	alerts    map[string]Alert  // all that there have been, by name
+	refused   map[int]time.Time // templates that were rolled back, and when
+
+	clear  []time.Time // when each of the obstacles was last absent
+	skewed time.Time   // when some clock was last wrong
+	idle   time.Time   // when the API server did not answer, or nobody held the lease, last
+	due    time.Time   // since when a rollback is; zero: none is
+	dueFor string
+	lately []HistoryEntry // as told last
+	untold time.Time      // since when the record names no reason
+	said   Wait
+	untrue time.Time // since when the reason that it names is none
+	seen   time.Time
+
+	traffic map[*unstructured.Unstructured]seenTraffic
+	parsed  *corev1.ConfigMap
+	record  Record
+}
+
+func newTruth(now time.Time) truth {
+	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]Alert{}, refused: map[int]time.Time{},
+		clear: make([]time.Time, len(obstacles)), idle: now, seen: now, traffic: map[*unstructured.Unstructured]seenTraffic{}}
+}
+
+func (s *sim) fail(format string, args ...any) {
+	if s.wrong { // what follows from it is of no interest
+		return
+	}
+	s.wrong = true
+	s.t.Errorf("guard %d, %s: "+format, append([]any{s.seed, s.now().Sub(s.begin)}, args...)...)
+}
+
+func (s *sim) is() Traffic { return s.seen(s.w.vs).traffic }
+
+type seenTraffic struct {
+	traffic Traffic
+	paused  bool
+}
+
+// seen reads each VirtualService once: nobody edits one of a world.
+func (s *sim) seen(vs *unstructured.Unstructured) seenTraffic {
+	if t, ok := s.truth.traffic[vs]; ok {
+		return t
+	}
+	t, err := Inspect(vs.Object, s.pair(), s.guard.Rollback.options())
+	if err != nil {
+		s.fail("inspect: %v", err)
+	}
+	if len(s.truth.traffic) > 8 {
+		clear(s.truth.traffic)
+	}
+	seen := seenTraffic{t, vs.GetAnnotations()[AnnotationPaused] == "true"}
+	s.truth.traffic[vs] = seen
+	return seen
+}
+
+// record is the record but for its history.
+func (s *sim) record() Record {
+	if cm := s.w.cm; cm != s.truth.parsed {
+		r, err := parseRecord(cm)
+		if err != nil {
+			s.fail("read record: %v", err)
+		}
+		s.truth.parsed, s.truth.record = cm, r
+	}
+	return s.truth.record
+}
+
+func (s *sim) pausing() bool {
+	q := s.record().Request
+	return q != nil && q.Action == RequestPause
+}
+
+func (s *sim) paused() bool {
+	return s.seen(s.w.vs).paused || s.record().Status.Paused != nil
+}
+
+func (s *sim) noStable() bool { return s.w.stable < s.guard.Rollback.MinReadyStable }
+
+func (s *sim) rollingOut() bool {
+	return slices.ContainsFunc(s.w.pods, func(p int) bool { return p != s.w.template })
+}
+
+func (t *truth) moved(s *sim, was, is Traffic) {
+	now := s.now()
+	if t.movedAt = now; s.record().Lock == nil {
+		t.movedOpen = now
+	}
+	switch {
+	case is.full() && !was.full():
+		t.full = now
+	case !is.full():
+		t.full = time.Time{}
+	}
+	if (is.Weight > was.Weight || is.Lowest > was.Lowest) && s.record().Lock == nil {
+		t.begun = true
+	}
+}
+
+func (t *truth) builds(s *sim) {
+	t.built, t.begun = s.now(), true
+	if s.is().full() {
+		t.full = t.built
+	}
+}
+
+// skewedSince says that some clock was wrong at a time or after it.
+func (t *truth) skewedSince(at time.Time) bool { return !t.skewed.Before(at) }
+
+// rung is the next step, and how long the weights and the build have to stand
+// before it.
+func (s *sim) rung() (step Step, interval time.Duration, more bool) {
+	lowest := s.is().Lowest
+	for i, x := range s.guard.Promotion.Steps {
+		if x.Weight > lowest {
+			interval = x.Interval
+			if i > 0 {
+				interval += s.guard.Promotion.Steps[i-1].Bake
+			}
+			return x, interval, true
+		}
+	}
+	return step, 0, false
+}
+
+// obstacles are what no step may be taken against. What a replica cannot know
+// of it need not heed: checkStep allows for what came since it has looked.
+var obstacles = [...]struct {
+	what  string
+	there func(*sim) bool
+}{
+	{"while locked", func(s *sim) bool { return s.record().Lock != nil }},
+	{"while paused", (*sim).paused},
+	{"while an alert fires", func(s *sim) bool { return len(s.firing) > 0 }},
+	{"without stable", (*sim).noStable},
+	{"in the middle of a rollout", (*sim).rollingOut},
+	{"without a heartbeat", func(s *sim) bool { return s.now().Sub(s.beat) > s.guard.HeartbeatMaxAge+maxSkew }},
+	{"without Prometheus", func(s *sim) bool { return s.broken("prometheus") }},
+	{"with a closed gate", func(s *sim) bool { return s.broken("gate") }},
+}
+
+// ground says that a step may truly be said to wait for this. It is wider than
+// an obstacle where guardian cannot know better.
+func (s *sim) ground(w Wait) bool {
+	t, now, rec := &s.truth, s.now(), s.record()
+	_, interval, _ := s.rung()
+	skewed := t.skewedSince(t.movedAt)
+	stands := now.Sub(latest(t.movedAt, t.built, t.rolled))
+	switch w {
+	case WaitLock:
+		return rec.Lock != nil || rec.Status.State == StateBlocked
+	case WaitPause:
+		return s.paused()
+	case WaitPerson:
+		return s.guard.Promotion.Mode == PromotionManual
+	case WaitFirstSight:
+		return rec.Status.State == StateUnknown
+	case WaitBuild:
+		return !t.begun
+	case WaitAlert:
+		return len(s.firing) > 0 || slices.ContainsFunc(s.r[:], func(r *simReplica) bool { return len(r.known) > 0 })
+	case WaitStable:
+		return s.noStable()
+	case WaitRollout:
+		return s.rollingOut()
+	case WaitInterval:
+		return stands < interval || skewed
+	case WaitWindow:
+		return slices.ContainsFunc(s.r[:], func(r *simReplica) bool { return noStepsOnFriday(now.Add(r.offset)) != "" })
+	case WaitLease:
+		return s.lead < 0
+	case WaitHeartbeat:
+		return now.Sub(s.beat) > s.guard.HeartbeatMaxAge-time.Minute || skewed
+	case WaitAnswers:
+		return s.broken("prometheus")
+	case WaitRequests:
+		return s.is().Weight > 0 && s.requests(stands) < int64(s.guard.Promotion.MinRequests) || skewed
+	case WaitGate:
+		return s.broken("gate")
+	}
+	return false
+}
+
+// observe looks at the world whenever it may have changed.
+func (s *sim) observe() {
+	t, now := &s.truth, s.now()
+	s.hear()
+	if slices.ContainsFunc(s.r[:], func(r *simReplica) bool { return r.offset != 0 }) {
+		t.skewed = now
+	}
+	if s.lead < 0 || s.broken("api") {
+		t.idle = now
+	}
+	for i := range obstacles {
+		if !obstacles[i].there(s) {
+			t.clear[i] = now
+		}
+	}
+	if w := s.record().Status.WaitingFor; w != "" {
+		s.tally.stated[w] += now.Sub(t.seen)
+	}
+	t.seen = now
+	s.checkRollback()
+	s.checkStated()
+}
+
+// owed says why the canary is to have no traffic now, or "", and for how long
+// at most it still may.
+func (s *sim) owed() (why string, bound time.Duration) {
+	t, now := &s.truth, s.now()
+	switch is := s.is(); {
+	case is.Clean(), s.broken("api"), s.paused(), s.noStable():
+		return "", 0
+	case s.record().Lock != nil:
+		return "it is locked", simRollsBack
+	case is.full() && (now.Sub(t.full) > s.guard.Rollback.Window-clockTolerance || t.skewedSince(t.full)):
+		return "", 0 // baked
+	}
+	since := t.built
+	if t.unlocked.After(since) {
+		since = t.unlocked
+	}
+	for _, name := range s.sortedFiring() {
+		a := s.firing[name]
+		heard := slices.ContainsFunc(s.r[:], func(r *simReplica) bool { _, ok := r.known[name]; return ok })
+		counts := !a.StartsAt.Before(since) || now.Sub(since) > s.guard.AlertWindow
+		if a.Action != ActionRollback || !heard || !counts {
+			continue
+		}
+		if t.skewedSince(since) { // it may be held against an earlier build for a while
+			return a.Name + " fires", s.guard.AlertWindow + simRollsBack
+		}
+		return a.Name + " fires", simRollsBack
+	}
+	return "", 0
+}
+
+func (s *sim) sortedFiring() []string {
+	if len(s.firing) == 0 {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(s.firing))
+}
+
+// checkRollback sees to it that a rollback is not due for long.
+func (s *sim) checkRollback() {
+	t, now := &s.truth, s.now()
+	why, bound := s.owed()
+	if why != t.dueFor {
+		t.due, t.dueFor = now, why
+	}
+	if why == "" {
+		return
+	}
+	due := now.Sub(t.due)
+	if bound == simRollsBack {
+		s.tally.longest = max(s.tally.longest, due)
+	} else {
+		s.tally.misled = max(s.tally.misled, due)
+	}
+	if due > bound {
+		s.fail("the canary has %+v for %s, and %s; status %+v", s.is(), due, why, s.record().Status)
+	}
+}
+
+// checkStated sees to it that the record names what a step waits for, and
+// nothing that is over. So a step that waits for nothing is taken.
+func (s *sim) checkStated() {
+	t, now := &s.truth, s.now()
+	step, _, more := s.rung()
+	mode := s.guard.Promotion.Mode
+	st := s.record().Status
+	switch {
+	case !more || mode == PromotionOff || now.Sub(t.idle) < simTells:
+		t.untold, t.untrue = now, now
+		return
+	case st.WaitingFor != "" && st.NextStep == step.Weight:
+		t.untold = now
+	case now.Sub(t.untold) > simTells:
+		s.fail("no step to %d%% for %s, and no reason; status %+v", step.Weight, now.Sub(t.untold), st)
+	}
+	if st.WaitingFor != t.said || st.WaitingFor == "" || s.ground(st.WaitingFor) {
+		t.said, t.untrue = st.WaitingFor, now
+	}
+	if d := now.Sub(t.untrue); d > simTells {
+		s.fail("the step to %d%% is said to wait for %s, which is over since %s; status %+v", step.Weight, st.WaitingFor, d, st)
+	}
+}
+
+// told holds against the world what a replica has written down, and counts it.
+// Of the history it has what is new.
+func (s *sim) told(r Record) {
+	t := &s.truth
+	for _, e := range r.History {
+		if slices.Contains(t.lately, e) {
+			continue // the same pass has written the record twice
+		}
+		if t.lately = append(t.lately, e); len(t.lately) > 32 {
+			t.lately = slices.Delete(t.lately, 0, 16)
+		}
+		switch e.Event {
+		case "step":
+			s.tally.steps++
+			if e.By != bySchedule {
+				s.tally.byHand++
+			}
+		case "rolled-back":
+			s.tally.rollbacks++
+			s.checkCause(r.Lock)
+			t.begun, t.ended = false, s.now()
+			for _, p := range append(slices.Clone(s.w.pods), s.w.template) {
+				t.refused[p] = s.now()
+			}
+		case "unlocked":
+			s.tally.lifted++
+			s.checkLift(e)
+		case "blocked":
+			s.tally.blocked++
+		case "promoted":
+			s.tally.promoted++
+		case "baked":
+			s.tally.baked++
+		case "waiting":
+			s.tally.waits[r.Status.WaitingFor]++
+		case "refused", "missed":
+			s.asked = false
+		}
+	}
+}
+
+// checkCause holds a rollback against what can have caused it.
+func (s *sim) checkCause(l *Lock) {
+	t, now := &s.truth, s.now()
+	switch {
+	case l == nil:
+		s.fail("a rollback without a lock")
+	case l.By == byAlert && t.alerts[l.Alert].Action != ActionRollback:
+		s.fail("a rollback for %q: there was no such alert", l.Alert)
+	case l.By == byAlert && s.is().full() && now.Sub(t.full) > s.guard.Rollback.Window+simTells && !t.skewedSince(t.full) && now.Sub(t.idle) > simTells:
+		s.fail("a rollback when the canary had all traffic for %s", now.Sub(t.full))
+	case l.By == byRefused && len(t.refused) == 0:
+		s.fail("a rollback of a refused build: none was refused")
+	case l.By != byAlert && l.By != byRefused:
+		s.fail("a rollback by %s: nobody has asked", l.By)
+	}
+}
+
+// checkLift is for a lock that is lifted.
+func (s *sim) checkLift(e HistoryEntry) {
+	t := &s.truth
+	switch _, refused := t.refused[s.w.template]; {
+	case e.By == "ann":
+		t.unlocked = s.now()
+		delete(t.refused, s.w.template)
+		for _, p := range s.w.pods {
+			delete(t.refused, p)
+		}
+	case e.By == "window":
+		delete(t.refused, s.w.template)
+	case s.rollingOut():
+		s.fail("a lock was lifted in the middle of a rollout: %s", e.Reason)
+	case refused:
+		s.fail("a lock was lifted for template %d, which is refused: %s", s.w.template, e.Reason)
+	}
+}
+
+// checkWrite holds a write of weights against the world.
+func (s *sim) checkWrite(r *simReplica, before, after *unstructured.Unstructured) {
+	was, is := s.seen(before).traffic, s.seen(after).traffic
+	if was == is {
+		return
+	}
+	lock := s.record().Lock
+	switch {
+	case s.seen(before).paused:
+		s.fail("from %d%% to %d%% while paused", was.Weight, is.Weight)
+	case is.Weight < was.Weight:
+		s.tally.lowered++
+		if lock == nil {
+			s.fail("from %d%% to %d%% without a lock", was.Weight, is.Weight)
+		}
+		if r.saw.stable < s.guard.Rollback.MinReadyStable {
+			s.fail("from %d%% to %d%%, to a stable without ready endpoints", was.Weight, is.Weight)
+		}
+	}
+	if is.Weight > was.Weight || is.Lowest > was.Lowest {
+		s.tally.raised++
+		s.checkStep(r, was, is)
+	}
+	s.w.vs = after // as the API server has it from now on
+	s.moved(was)
+}
+
+// checkStep is for a write that moves traffic forward.
+func (s *sim) checkStep(r *simReplica, was, is Traffic) {
+	t := &s.truth
+	step, interval, more := s.rung()
+	if !more || is.Weight != step.Weight || is.Lowest != is.Weight {
+		s.fail("a step from %d%% to %d%%: not one rung", was.Lowest, is.Weight)
+		return
+	}
+	if !r.led {
+		s.fail("step to %d%% without the lease", is.Weight)
+	}
+	closed := func(at time.Time) bool { return noStepsOnFriday(at.Add(r.offset)) != "" }
+	if closed(s.now()) && closed(r.read) {
+		s.fail("step to %d%% when the calendar is closed", is.Weight)
+	}
+	for i, o := range obstacles {
+		if o.there(s) && t.clear[i].Before(r.read) {
+			s.fail("step to %d%% %s", is.Weight, o.what)
+		}
+	}
+	if s.asked {
+		s.asked = false
+		return
+	}
+	s.checkSchedule(r, was, is, interval)
+}
+
+// checkSchedule is for a step that nobody has asked for.
+func (s *sim) checkSchedule(r *simReplica, was, is Traffic, interval time.Duration) {
+	t, now := &s.truth, s.now()
+	stood := now.Sub(t.movedAt)
+	nothingYet := was.Weight == 0 && !t.built.Before(t.movedOpen)
+	// What has begun before guardian did it has from the record, by the clock of
+	// the replica that wrote it.
+	misled := !r.began.Before(t.movedAt) && t.skewedSince(t.movedAt)
+	switch {
+	case s.guard.Promotion.Mode != PromotionAuto:
+		s.fail("step to %d%% by the schedule in mode %s", is.Weight, s.guard.Promotion.Mode)
+	case !t.begun && !t.ended.After(r.read):
+		s.fail("step to %d%% of a build that was there at first sight, or was rolled back", is.Weight)
+	case misled:
+	case was.Weight > 0 && !t.rolled.After(r.read) && now.Sub(t.rolled) < interval-clockTolerance:
+		s.fail("step to %d%% when the build was ready for %s, the interval is %s", is.Weight, now.Sub(t.rolled), interval)
+	case !nothingYet && stood < interval-clockTolerance:
+		s.fail("step to %d%% after %s, the interval is %s", is.Weight, stood, interval)
+	}
+	if was.Weight > 0 && !misled && s.requests(stood+2*clockTolerance) < int64(s.guard.Promotion.MinRequests) {
+		s.fail("step to %d%% after %d requests", is.Weight, s.requests(stood))
+	}
+}
+
+func latest(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
