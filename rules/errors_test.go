@@ -102,6 +102,11 @@ func TestErrorRate(t *testing.T) {
 			})},
 			want: map[int][]string{66: nil, 71: {errorRollback}},
 		},
+		"of a proxy that starts anew neither the failed requests nor the others count until the next scrape": {
+			targets: []target{stable(), {name: "canary", phase: 3, rows: rows{
+				requests("orders-v2", "200"): until(60, rate(10, 0), rate(10, 60)), requests("orders-v2", bad): step(60, 8)}}},
+			want: map[int][]string{66: nil, 71: nil, 120: nil},
+		},
 		"series that a proxy gives up are no restart": {
 			// Of a caller that is gone; what another one still does has failed before, a hundredth of it.
 			targets: []target{stable(), canary(rows{
