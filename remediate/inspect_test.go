@@ -8,7 +8,9 @@ import (
 )
 
 func TestAnObjectIsInspectedOnceForAGuard(t *testing.T) {
-	vs := func(weight int) *unstructured.Unstructured { return &unstructured.Unstructured{Object: manifest(weight)} }
+	vs := func(weight int) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: manifest(weight)}
+	}
 	known, object := newInspections(), vs(10)
 	found := func(guard string, vs *unstructured.Unstructured, p Pair, o RewriteOptions) int {
 		t.Helper()

@@ -19,9 +19,9 @@ func container(metric, pod, reason string) string {
 	return fmt.Sprintf(`%s{namespace="microservices",pod=%q,container="orders",reason=%q}`, metric, pod, reason)
 }
 
-// between is 0 but for some seconds.
+// between is there for some seconds.
 func between(from, to int, n float64) func(int) any {
-	return until(from, always(0.0), until(to, always(n), always(0.0)))
+	return until(from, always(nil), until(to, always(n), always(nil)))
 }
 
 const (
@@ -35,7 +35,6 @@ const (
 func TestWaiting(t *testing.T) {
 	guardian := func(more ...rows) target {
 		g := replica("a", nil, nil, nil)
-		merge(g.rows, rows{waiting("CrashLoopBackOff", "v2"): always(0.0), waiting("ImagePullBackOff", "v2"): always(0.0)})
 		merge(g.rows, more...)
 		return g
 	}
@@ -61,7 +60,7 @@ func TestWaiting(t *testing.T) {
 			want:    map[int][]string{91: nil, 92: {waitingHold}},
 		},
 		"one that starts and waits again between two crashes stays a hold": {
-			targets: []target{guardian(rows{waiting("CrashLoopBackOff", "v2"): until(110, between(60, 999, 1), until(130, always(0.0), always(1.0)))})},
+			targets: []target{guardian(rows{waiting("CrashLoopBackOff", "v2"): until(110, between(60, 999, 1), until(130, always(nil), always(1.0)))})},
 			want:    map[int][]string{100: {waitingHold}, 120: {waitingHold}, 138: {waitingHold}, 155: {waitingHold}, 200: {waitingHold}},
 		},
 		"the text has all reasons, each with its count": {
@@ -147,7 +146,7 @@ func TestTheTextOfRestartsHasTheirReasons(t *testing.T) {
 	runAll(t, func(s *Signals) { *s = Signals{Restarts: s.Restarts} }, map[string]scenario{
 		"what ended them, and what they wait for": {
 			targets: []target{guardian(rows{
-				terminations("OOMKilled"): step(60, 3), terminations("Error"): none, waiting("CrashLoopBackOff", "v2"): between(60, 999, 2), waiting("ErrImagePull", "v2"): none,
+				terminations("OOMKilled"): until(60, always(nil), always(3.0)), waiting("CrashLoopBackOff", "v2"): between(60, 999, 2),
 			})},
 			texts: rolledBack(", last ended by OOMKilled, now waiting: CrashLoopBackOff (2)"),
 		},
