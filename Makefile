@@ -68,7 +68,7 @@ cluster: ## Run a control plane until ctrl-C, and print its KUBECONFIG and URLs
 bench: bench-writes bench-chain bench-fast bench-judge bench-cost ## Measure all of the following, one after the other
 
 .PHONY: bench-writes
-bench-writes: tools ## Measure guardian against the bare writes, on the real kube-apiserver (4 minutes)
+bench-writes: tools ## Measure guardian against the bare writes, on the real kube-apiserver (6 minutes)
 	$(GO) run ./testdata/bench
 
 .PHONY: bench-chain
