@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -271,9 +272,8 @@ func (r Record) Data() map[string]string {
 		put(keyChanged, r.Changed)
 	}
 	put(keyStatus, r.Status)
-	history := boundHistory(r.History)
-	if len(history) > 0 {
-		put(keyHistory, history)
+	if text := historyText(r.History); text != "" {
+		data[keyHistory] = text
 	}
 	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyDenyMatchRoutes: r.DenyMatchRoutes,
 		keyDenyMirrors: r.DenyMirrors, keyStable: r.Stable, keyVirtualServices: r.VirtualServices} {
@@ -287,19 +287,26 @@ func (r Record) Data() map[string]string {
 	return data
 }
 
-// boundHistory drops the oldest entries until the rest fits.
-func boundHistory(h []HistoryEntry) []HistoryEntry {
-	size := 1 // the brackets, less the comma that one entry does not have
-	for i := len(h) - 1; i >= 0; i-- {
-		b, err := json.Marshal(h[i])
+// historyText is the history as JSON, without the oldest entries that do not fit;
+// empty: there is none.
+func historyText(h []HistoryEntry) string {
+	entries := make([][]byte, 0, len(h)) // newest first
+	size := 1                            // the brackets, less the comma that one entry does not have
+	for _, e := range slices.Backward(h) {
+		b, err := json.Marshal(e)
 		if err != nil {
 			panic(fmt.Sprintf("marshal history entry: %v", err))
 		}
 		if size += len(b) + 1; size > maxHistoryBytes {
-			return h[i+1:]
+			break
 		}
+		entries = append(entries, b)
 	}
-	return h
+	if len(entries) == 0 {
+		return ""
+	}
+	slices.Reverse(entries)
+	return "[" + string(bytes.Join(entries, []byte(","))) + "]"
 }
 
 // clone is a copy that shares nothing that Decide edits.

@@ -169,10 +169,11 @@ func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 		in.Record = r
 		d := Decide(in, at.Add(time.Duration(i)*time.Second))
 		var err error
-		if r, err = ParseRecord(recordMap(d.Record)); err != nil {
+		cm := recordMap(d.Record)
+		if r, err = ParseRecord(cm); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(d.Record.Data()[keyHistory]); n > maxHistoryBytes {
+		if n := len(cm.Data[keyHistory]); n > maxHistoryBytes {
 			t.Fatalf("history takes %d bytes", n)
 		}
 	}
