@@ -242,10 +242,7 @@ func (p *prometheus) evaluate(now int64) bool {
 func TestThePortIsEqualToTheEngine(t *testing.T) {
 	const runs = 24
 	step := 1
-	switch {
-	case race:
-		step = 10
-	case testing.Short():
+	if testing.Short() || race {
 		step = 5 // some of every kind
 	}
 	compared, proofs, fires := 0, 0, 0
