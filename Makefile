@@ -36,7 +36,7 @@ unit: ## Run the tests that need no control plane
 
 .PHONY: test
 test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertmanager
-	RAPID_SEED=$(RAPID_SEED) $(GO) test -timeout=30m -run='PropertyInvariants|SimulatedWeek' ./remediate
+	RAPID_SEED=$(RAPID_SEED) $(GO) test -timeout=30m -run='PropertyInvariants|SimulatedWeek|EqualToTheEngine' ./remediate ./testdata/judge
 	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=30m $(PACKAGES)
 
 .PHONY: property
@@ -45,11 +45,16 @@ property: ## Try SEQUENCES (10000) other random sequences of events against the 
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (3s)
-	@grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . \
+	@built="$$(mktemp -d)" && trap 'rm -rf "$$built"' EXIT && \
+		cache="$$($(GO) env GOCACHE)/fuzz" && \
+		grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . \
 		| sed -E 's,/[^/:]+:func , ,' | sort -u \
 		| while read -r dir target; do \
 			echo "fuzz $$dir $$target"; \
-			$(GO) test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) "$$dir" || exit 1; \
+			test="$$built/$$(basename "$$dir").test"; \
+			[ -x "$$test" ] || $(GO) test -c -fuzz=. -o "$$test" "$$dir" || exit 1; \
+			(cd "$$dir" && "$$test" -test.run='^$$' -test.fuzz="^$$target\$$" -test.fuzztime=$(FUZZTIME) \
+				-test.fuzzcachedir="$$cache/$$($(GO) list .)" </dev/null) || exit 1; \
 		done
 
 .PHONY: tools

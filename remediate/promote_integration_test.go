@@ -85,9 +85,12 @@ func isStep(r *http.Request, c call) bool {
 var errKilled = errors.New("killed")
 
 func TestALeaseHolderKilledInTheMiddleOfAStep(t *testing.T) {
+	controlplane.Shared(t)
+	verifyNoLeaks(t)
 	for name, after := range map[string]bool{"before the VirtualService is written": false, "after it": true} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t)
+			t.Parallel() // each waits for the Lease to run out
+			r := newParallelRig(t)
 			app := r.app("orders-service")
 			a := r.start(r.climber(app.Name))
 			a.leader()

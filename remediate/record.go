@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
@@ -390,47 +391,43 @@ func (r Record) Data() map[string]string {
 	return data
 }
 
-// historyText is the whole history as JSON, or empty.
+// historyText is the history as JSON, without the oldest entries that do not fit;
+// empty: there is none.
 func (r Record) historyText() string {
-	h := boundHistory(r.History)
-	if r.past != "" {
-		if len(h) == 0 && len(r.past) <= maxHistoryBytes {
-			return r.past
+	text := boundedHistory(r.History)
+	switch {
+	case r.past == "":
+		return text
+	case text == "" && len(r.past) <= maxHistoryBytes:
+		return r.past
+	case text != "" && strings.HasPrefix(r.past, "[{") && strings.HasSuffix(r.past, "}]"): // as guardian writes it
+		if whole := r.past[:len(r.past)-1] + "," + text[1:]; len(whole) <= maxHistoryBytes {
+			return whole
 		}
-		if strings.HasPrefix(r.past, "[{") && strings.HasSuffix(r.past, "}]") && len(h) > 0 { // as guardian writes it
-			if text := r.past[:len(r.past)-1] + "," + marshalHistory(h)[1:]; len(text) <= maxHistoryBytes {
-				return text
-			}
-		}
-		h = boundHistory(append(r.pastEntries(), r.History...))
 	}
-	if len(h) == 0 {
-		return ""
-	}
-	return marshalHistory(h)
+	return boundedHistory(append(r.pastEntries(), r.History...))
 }
 
-func marshalHistory(h []HistoryEntry) string {
-	b, err := json.Marshal(h)
-	if err != nil { // no field of it can fail to marshal
-		panic(fmt.Sprintf("marshal history: %v", err))
-	}
-	return string(b)
-}
-
-// boundHistory drops the oldest entries until the rest fits.
-func boundHistory(h []HistoryEntry) []HistoryEntry {
-	size := 1 // the brackets, less the comma that one entry does not have
-	for i := len(h) - 1; i >= 0; i-- {
-		b, err := json.Marshal(h[i])
+// boundedHistory is entries as JSON, without the oldest entries that do not fit;
+// empty: there is none.
+func boundedHistory(h []HistoryEntry) string {
+	entries := make([][]byte, 0, len(h)) // newest first
+	size := 1                            // the brackets, less the comma that one entry does not have
+	for _, e := range slices.Backward(h) {
+		b, err := json.Marshal(e)
 		if err != nil {
 			panic(fmt.Sprintf("marshal history entry: %v", err))
 		}
 		if size += len(b) + 1; size > maxHistoryBytes {
-			return h[i+1:]
+			break
 		}
+		entries = append(entries, b)
 	}
-	return h
+	if len(entries) == 0 {
+		return ""
+	}
+	slices.Reverse(entries)
+	return "[" + string(bytes.Join(entries, []byte(","))) + "]"
 }
 
 // clone is a copy that shares nothing that Decide edits.

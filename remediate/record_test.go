@@ -172,10 +172,11 @@ func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 		in.Record = r
 		d := Decide(in, at.Add(time.Duration(i)*time.Second))
 		var err error
-		if r, err = ParseRecord(recordMap(d.Record)); err != nil {
+		cm := recordMap(d.Record)
+		if r, err = ParseRecord(cm); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(d.Record.Data()[keyHistory]); n > maxHistoryBytes {
+		if n := len(cm.Data[keyHistory]); n > maxHistoryBytes {
 			t.Fatalf("history takes %d bytes", n)
 		}
 	}
@@ -229,8 +230,12 @@ func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
 			all = append(all, HistoryEntry{At: at.Add(time.Duration(i) * time.Second), State: StateIdle, Event: "step", Alert: "<A&B>", Reason: strings.Repeat("x", rapid.IntRange(0, 700).Draw(t, "size"))})
 		}
 		n := rapid.IntRange(0, len(all)).Draw(t, "of them read")
-		whole := Record{History: boundHistory(all[:n])}
-		r, err := newHistories().parse("orders-service", recordMap(whole))
+		stored := recordMap(Record{History: all[:n]})
+		whole, err := ParseRecord(stored)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := newHistories().parse("orders-service", stored)
 		if err != nil {
 			t.Fatal(err)
 		}

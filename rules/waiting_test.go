@@ -43,8 +43,8 @@ func TestWaiting(t *testing.T) {
 		// Scraped at second 62, so pending from there on.
 		"a container that cannot start is a hold after 30 s": {
 			targets: []target{guardian(rows{waiting("ImagePullBackOff", "v2"): between(60, 999, 1)})},
-			want:    map[int][]string{60: nil, 91: nil, 92: {waitingHold}, 300: {waitingHold}},
-			texts: map[int]text{200: {waitingHold, "orders-service: 1 of the canary's containers cannot start",
+			want:    map[int][]string{60: nil, 91: nil, 92: {waitingHold}, 150: {waitingHold}},
+			texts: map[int]text{120: {waitingHold, "orders-service: 1 of the canary's containers cannot start",
 				"Something has kept containers of the canary of orders-service in microservices from starting for at least 30s, 1 of them now: ImagePullBackOff (1). guardian holds the canary where it is."}},
 		},
 		"one that starts in time is none": {
@@ -65,34 +65,34 @@ func TestWaiting(t *testing.T) {
 		},
 		"the text has all reasons, each with its count": {
 			targets: []target{guardian(rows{waiting("ImagePullBackOff", "v2"): between(60, 999, 1), waiting("CrashLoopBackOff", "v2"): between(60, 999, 3), waiting("other", "v2"): between(60, 999, 1)})},
-			texts: map[int]text{200: {waitingHold, "orders-service: 5 of the canary's containers cannot start",
+			texts: map[int]text{120: {waitingHold, "orders-service: 5 of the canary's containers cannot start",
 				"Something has kept containers of the canary of orders-service in microservices from starting for at least 30s, 5 of them now: CrashLoopBackOff (3), ImagePullBackOff (1). guardian holds the canary where it is."}},
 		},
 		"the text says nothing about a reason that is not known": {
 			targets: []target{guardian(rows{waiting("other", "v2"): between(60, 999, 1)})},
-			texts: map[int]text{200: {waitingHold, "orders-service: 1 of the canary's containers cannot start",
+			texts: map[int]text{120: {waitingHold, "orders-service: 1 of the canary's containers cannot start",
 				"Something has kept containers of the canary of orders-service in microservices from starting for at least 30s, 1 of them now. guardian holds the canary where it is."}},
 		},
 		"stable's containers are no reason": {
 			targets: []target{guardian(rows{waiting("CrashLoopBackOff", "v1"): between(60, 999, 1)})},
-			want:    map[int][]string{120: nil, 200: nil},
+			want:    map[int][]string{120: nil},
 		},
 		"every replica counts all, so they are not added": {
 			targets: []target{
 				guardian(rows{waiting("ErrImagePull", "v2"): between(60, 999, 2)}),
 				at(4, target{name: "b", rows: guardian(rows{waiting("ImagePullBackOff", "v2"): between(60, 999, 2)}).rows})},
-			want: map[int][]string{200: {waitingHold}},
-			texts: map[int]text{200: {waitingHold, "orders-service: 2 of the canary's containers cannot start",
+			want: map[int][]string{120: {waitingHold}},
+			texts: map[int]text{120: {waitingHold, "orders-service: 2 of the canary's containers cannot start",
 				"Something has kept containers of the canary of orders-service in microservices from starting for at least 30s, 2 of them now: ErrImagePull (2), ImagePullBackOff (2). guardian holds the canary where it is."}},
 		},
 		"those of another namespace's guard of the same name are not counted": {
 			targets: []target{guardian(), elsewhere(guardian(rows{waiting("CrashLoopBackOff", "v2"): between(60, 999, 1)}))},
-			want:    map[int][]string{120: nil, 200: nil},
+			want:    map[int][]string{120: nil},
 		},
 		"not when the signal is off": {
 			guards:  []Guard{with(orders(), func(g *Guard) { g.Signals = Signals{Traffic: g.Signals.Traffic} })},
 			targets: []target{guardian(rows{waiting("CrashLoopBackOff", "v2"): between(60, 999, 1)})},
-			want:    map[int][]string{200: nil},
+			want:    map[int][]string{120: nil},
 		},
 		"not for the other guard, whose signal is off": {
 			guards: []Guard{
@@ -100,7 +100,7 @@ func TestWaiting(t *testing.T) {
 				with(orders(), func(g *Guard) { g.Name, g.Signals = "other", Signals{Restarts: g.Signals.Restarts} }),
 			},
 			targets: []target{guardian(rows{waiting("CrashLoopBackOff", "v2"): between(60, 999, 1)})},
-			want:    map[int][]string{200: nil},
+			want:    map[int][]string{120: nil},
 		},
 		"no metric, no alert": {
 			targets: []target{stable(), canary()},
@@ -114,8 +114,8 @@ func TestWaiting(t *testing.T) {
 				container(mainWaits, podTwo, "PodInitializing"):   between(60, 999, 1),
 				container(mainWaits, podOne, "ContainerCreating"): between(40, 60, 1),
 			}}},
-			want: map[int][]string{60: nil, 91: nil, 92: {waitingHold}, 300: {waitingHold}},
-			texts: map[int]text{200: {waitingHold, "orders-service: 2 of the canary's containers cannot start",
+			want: map[int][]string{60: nil, 91: nil, 92: {waitingHold}, 150: {waitingHold}},
+			texts: map[int]text{120: {waitingHold, "orders-service: 2 of the canary's containers cannot start",
 				"Something has kept containers of the canary of orders-service in microservices from starting for at least 30s, 2 of them now: CrashLoopBackOff (1), ImagePullBackOff (1). guardian holds the canary where it is."}},
 		},
 		"kube-state-metrics: not those that only start, nor the proxy, nor other workloads": {
@@ -126,7 +126,7 @@ func TestWaiting(t *testing.T) {
 				container(mainWaits, "orders-v2-admin-7d4b9c5f6-ab1cd", "CrashLoopBackOff"):                                      between(60, 999, 1),
 				mainWaits + `{namespace="microservices",pod="` + podOne + `",container="istio-proxy",reason="ImagePullBackOff"}`: between(60, 999, 1),
 			}}},
-			want: map[int][]string{120: nil, 200: nil},
+			want: map[int][]string{120: nil},
 		},
 	})
 }

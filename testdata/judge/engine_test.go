@@ -292,7 +292,7 @@ func TestAGuardThatIsNewIsNotJudgedByItsPast(t *testing.T) {
 func TestThePortIsEqualToTheEngine(t *testing.T) {
 	const runs = 24
 	step := 1
-	if testing.Short() {
+	if testing.Short() || race {
 		step = 5 // some of every kind
 	}
 	compared, proofs, fires := 0, 0, 0
@@ -340,8 +340,11 @@ func TestThePortIsEqualToTheEngine(t *testing.T) {
 // TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine does the same for
 // requests that nobody took: bursts at stable, and a canary that refuses.
 func TestThePortOfTheTestForRefusedRequestsIsEqualToTheEngine(t *testing.T) {
-	fires, seen := 0, 0
-	for run := range 8 {
+	fires, seen, step := 0, 0, 1
+	if race {
+		step = 3 // both kinds
+	}
+	for run := 0; run < 8; run += step {
 		o := service([]float64{20, 200}[run%2], []float64{0.1, 0.5}[run/2%2])
 		o.rough, o.changes = 10, []int64{70 * second}
 		if run < 4 {
