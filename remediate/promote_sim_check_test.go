@@ -429,7 +429,7 @@ func (s *sim) checkStep(r *simReplica, was, is Traffic) {
 		s.fail("a step from %d%% to %d%%: not one rung", was.Lowest, is.Weight)
 		return
 	}
-	if !r.led {
+	if !r.led || r.ledAt.Before(r.sent) {
 		s.fail("step to %d%% without the lease", is.Weight)
 	}
 	closed := func(at time.Time) bool { return noStepsOnFriday(at.Add(r.offset)) != "" }
