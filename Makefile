@@ -13,6 +13,9 @@ FUZZTIME ?= 3s
 RAPID_SEED ?= 1
 SEQUENCES ?= 10000
 
+# How many guards make week lives through a week of.
+GUARDS ?= 1000
+
 # Healthy canary hours per line of bench-judge, and which ones.
 HOURS ?= 1000
 SEED ?= 0
@@ -42,6 +45,10 @@ test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertm
 .PHONY: property
 property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
 	$(GO) test -count=1 -timeout=2h -run=PropertyInvariants ./remediate -rapid.checks=$(SEQUENCES)
+
+.PHONY: week
+week: ## Live through a simulated week of GUARDS (1000) guards (about 10 minutes)
+	GUARDIAN_SIM=$(GUARDS) $(GO) test -count=1 -timeout=3h -v -run=SimulatedWeek ./remediate
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (3s)

@@ -31,20 +31,20 @@ type truth struct {
 	alerts    map[string]Alert  // all that there have been, by name
 	refused   map[int]time.Time // templates that were rolled back, and when
 
-	clear  []time.Time // when each of the obstacles was last absent
-	skewed time.Time   // when some clock was last wrong
-	idle   time.Time   // when the API server did not answer, or nobody held the lease, last
-	due    time.Time   // since when a rollback is; zero: none is
-	dueFor string
-	lately []HistoryEntry // as told last
+	clear  []time.Time    // when each of the obstacles was last absent
+	skewed time.Time      // when some clock was last wrong
+	idle   time.Time      // when the API server did not answer, or nobody held the lease, last
+	dueFor string         // why a rollback is due; empty: none is
+	due    time.Time      // since when it is for that
 	untold time.Time      // since when the record names no reason
-	said   Wait
-	untrue time.Time // since when the reason that it names is none
-	seen   time.Time
+	said   Wait           // the reason that it names
+	untrue time.Time      // since when that is none
+	lately []HistoryEntry // as written last
+	seen   time.Time      // when all this was last looked at
 
-	traffic map[*unstructured.Unstructured]seenTraffic
-	parsed  *corev1.ConfigMap
-	record  Record
+	traffic map[*unstructured.Unstructured]seenTraffic // as read
+	record  Record                                     // parsed
+	parsed  *corev1.ConfigMap                          // of it
 }
 
 func newTruth(now time.Time) truth {
@@ -429,7 +429,7 @@ func (s *sim) checkStep(r *simReplica, was, is Traffic) {
 		s.fail("a step from %d%% to %d%%: not one rung", was.Lowest, is.Weight)
 		return
 	}
-	if !r.led {
+	if !r.led || r.ledAt.Before(r.sent) {
 		s.fail("step to %d%% without the lease", is.Weight)
 	}
 	closed := func(at time.Time) bool { return noStepsOnFriday(at.Add(r.offset)) != "" }

@@ -526,12 +526,21 @@ func TestAStopwatchHasSeenWhatChangedBeforeItsEyes(t *testing.T) {
 	run += time.Minute
 	want("seen to change", first, Watched{Known: true, For: time.Minute})
 	want("put right by another replica", now.Add(-time.Minute-time.Second), Watched{Known: true, For: time.Minute})
+	want("seen later by another replica", now.Add(-time.Minute+5*time.Second), Watched{Known: true, For: time.Minute - 5*time.Second})
+	want("a minute later it was another change", now.Add(-time.Second), Watched{Known: true})
 	corrected := first.Add(time.Hour) // the clock was set an hour forward, and the record put right
 	w.saw("a", corrected, corrected.Add(time.Minute))
 	run, now = run+time.Minute, corrected.Add(2*time.Minute)
 	want("put right", corrected, Watched{Known: true, For: 2 * time.Minute})
 	w.saw("a", corrected.Add(time.Minute), corrected.Add(2*time.Minute))
 	want("changed by another replica", corrected.Add(time.Minute), Watched{Known: true})
+	run, now = run+time.Minute, now.Add(time.Minute)
+	w.saw("a", now, now)
+	later := now.Add(5 * time.Second) // by the other replica's eyes
+	run, now = run+time.Minute, now.Add(time.Minute)
+	w.saw("a", later, now)
+	run, now = run+time.Minute, now.Add(time.Minute)
+	want("the later counts", later, Watched{Known: true, For: now.Sub(later)})
 	w.forget("a")
 	want("forgotten", corrected.Add(time.Minute), Watched{})
 	w.saw("a", at, at)

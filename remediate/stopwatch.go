@@ -41,13 +41,11 @@ func (w *stopwatch) read(guard string, movedAt, now time.Time) Watched {
 	defer w.mu.Unlock()
 	s, ok := w.guards[guard]
 	elapsed := w.elapsed()
-	switch {
-	case !ok || !s.known && s.movedAt.Equal(movedAt):
+	if !ok || !s.known && s.movedAt.Equal(movedAt) {
 		return Watched{}
-	case s.same(movedAt, now, elapsed):
-		return Watched{Known: true, For: elapsed - s.at}
 	}
-	return Watched{Known: true}
+	stood, _ := s.stood(movedAt, now, elapsed)
+	return Watched{Known: true, For: stood}
 }
 
 // saw notes what a pass at now has left in the record.
@@ -59,21 +57,36 @@ func (w *stopwatch) saw(guard string, movedAt, now time.Time) {
 	defer w.mu.Unlock()
 	s, ok := w.guards[guard]
 	elapsed := w.elapsed()
+	stood, same := s.stood(movedAt, now, elapsed)
 	switch {
 	case ok && s.movedAt.Equal(movedAt):
 		return
-	case ok && s.same(movedAt, now, elapsed):
-		s.movedAt = movedAt
+	case ok && same:
+		s.movedAt, s.at = movedAt, elapsed-stood
 	default:
 		s = sighting{movedAt: movedAt, at: elapsed, known: ok || movedAt.Equal(now)}
 	}
 	w.guards[guard] = s
 }
 
-// same says that movedAt tells of this sighting: its time may only have been
-// put right since.
-func (s sighting) same(movedAt, now time.Time, elapsed time.Duration) bool {
-	return s.known && (s.movedAt.Equal(movedAt) || (now.Sub(movedAt)-(elapsed-s.at)).Abs() <= clockTolerance)
+// sameMove is how far the times at which two replicas have seen one move may be
+// apart: each sees it when its watch and its queue have come to it. Where the
+// record has another replica's time of it, the later of the two counts.
+const sameMove = 10 * time.Second
+
+// stood is for how long the weights have stood since movedAt, if that tells of
+// this sighting: its time may only have been put right since.
+func (s sighting) stood(movedAt, now time.Time, elapsed time.Duration) (time.Duration, bool) {
+	own, age := elapsed-s.at, now.Sub(movedAt)
+	switch {
+	case !s.known:
+		return 0, false
+	case s.movedAt.Equal(movedAt):
+		return own, true
+	case (age - own).Abs() <= sameMove:
+		return max(0, min(own, age)), true
+	}
+	return 0, false
 }
 
 // forget drops a guard that is no longer configured.
