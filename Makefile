@@ -99,7 +99,7 @@ bench-judge: ## Simulate healthy and failing canaries, beside two naive rules (H
 bench-cost: tools ## Measure what the rules of 1 and 100 guards cost a real Prometheus (12 minutes)
 	$(GO) run ./testdata/judge/cost
 	$(GO) run ./testdata/judge/cost -scrape 5s
-	$(GO) run ./testdata/judge/cost -fast 1s -interval 1s
+	$(GO) run ./testdata/judge/cost -fast 1s
 
 .PHONY: lint
 lint: ## Check with gofmt, go vet and staticcheck

@@ -38,6 +38,9 @@ var (
 
 func main() {
 	flag.Parse()
+	if *fast > 0 {
+		*every = min(*every, *fast/2) // as guardian has it
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx); err != nil {
