@@ -198,9 +198,9 @@ func (b *builder) grownOf(c, all counter) func(series) string {
 // guards that which selects by guard and reporter.
 func (b *builder) scraped(which string, sum func(series) string) func(series) string {
 	return func(s series) string {
-		few := expand(`($sum and on ($key, reporter) ($info and on ($guard, reporter) $which))`,
+		few := expand(`(($sum) and on ($key, reporter) ($info and on ($guard, reporter) $which))`,
 			"sum", sum(s), "key", s.key, "info", b.own(s.info), "guard", keyLabels, "which", which)
-		return expand(`$few * 0 + on ($target) group_left () max by ($target) (timestamp($up) and on ($target) $few)`,
+		return expand(`$few * 0 + on ($target) group_left () max by ($target) (timestamp($up))`,
 			"few", few, "target", b.target(), "up", b.up(s.lane))
 	}
 }

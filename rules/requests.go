@@ -159,9 +159,9 @@ func (b *builder) latencyGroup() {
 	b.record(slow.badStep, nil, classicOrNative(strings.Join(classic, " or "), strings.Join(exact, " or ")))
 	b.sums(slow.step, slow.all, "", b.latencyWindows().all())
 	b.sums(slow.badStep, slow.bad, " > 0", b.latencyWindows().all())
-	b.judge(slow, classicOrNative(
-		b.bySide(all, "max", b.scraped(b.own(slow.proof), func(s series) string { return b.sum(all, s) })),
-		b.bySide(native, "max", b.scraped(b.own(slow.proof), func(s series) string { return "histogram_count(" + b.sum(native, s) + ")" }))))
+	b.judge(slow, b.bySide(all, "max", b.scraped(b.own(slow.proof), func(s series) string {
+		return b.sum(all, s) + " or histogram_count(" + b.sum(native, s) + ")"
+	})))
 	b.latencyAlerts()
 	b.endGroup()
 }
