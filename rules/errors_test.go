@@ -116,11 +116,14 @@ func TestErrorRate(t *testing.T) {
 			})},
 			want: map[int][]string{63: nil, 66: nil, 100: nil, 240: nil},
 		},
-		"a canary whose proxies are gone is judged no more": {
-			targets: []target{stable(), {name: "canary", phase: 3,
-				lives: func(s int) string { return map[bool]string{true: gone, false: up}[s >= 80] },
-				rows:  rows{requests("orders-v2", "200"): rate(10, 0), requests("orders-v2", bad): born(10, 60)}}},
-			want: map[int][]string{66: {errorRollback}, 100: {errorRollback}, 120: nil},
+		"the next build does not begin the alert anew": {
+			// The pods go at 80; those of the next build get requests from 160 on.
+			targets: []target{stable(),
+				{name: "canary", phase: 3, lives: func(s int) string { return map[bool]string{true: gone, false: up}[s >= 80] },
+					rows: rows{requests("orders-v2", "200"): rate(10, 0), requests("orders-v2", bad): born(10, 60)}},
+				{name: "next", phase: 2, rows: rows{requests("orders-v2", "200"): born(1, 160)}}},
+			want: map[int][]string{66: {errorRollback}, 100: {errorRollback}, 130: {errorRollback}, 159: {errorRollback},
+				161: {errorRollback}, 165: {errorRollback}, 200: {errorRollback}, 300: {errorRollback}},
 		},
 		"as bad as stable is a hold": {
 			targets: []target{stable(rows{requests("orders-v1", bad): born(90, 60)}), canary(failing60(10))},
@@ -184,9 +187,10 @@ func TestErrorRate(t *testing.T) {
 		},
 		"the alert outlives the traffic, and ends": {
 			targets: []target{stable(), {name: "canary", phase: 3,
-				lives: func(s int) string { return map[bool]string{true: up, false: gone}[s < 80] },
-				rows:  rows{requests("orders-v2", bad): born(10, 60)}}},
-			want: map[int][]string{66: {errorRollback}, 100: {errorRollback}, 120: nil},
+				lives: func(s int) string { return map[bool]string{true: up, false: gone}[s < 50] },
+				rows:  rows{requests("orders-v2", bad): born(10, 30)}}},
+			// Last scraped at 48; the longest window ends at 348, and the alert is kept for 30 s.
+			want: map[int][]string{36: {errorRollback}, 100: {errorRollback}, 340: {errorRollback}, 385: nil},
 		},
 	})
 }

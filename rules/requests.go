@@ -272,23 +272,23 @@ func (b *builder) guards(on func(Signals) bool) []Guard {
 	return out
 }
 
-// judge tests the canary's share of bad requests in all windows at once, as long
-// as it is counted at all. scraped is when each side was scraped last, while there
-// is proof.
+// judge tests the canary's share of bad requests in all windows at once, also
+// while its proxies are gone: were the alert to end with a build's last pod, it
+// would begin anew with the next build's first request, and be held against that.
+// scraped is when each side was scraped last, while there is proof.
 func (b *builder) judge(p proportion, scraped string) {
 	vars := []string{
 		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "all_canary", b.own(p.all, labelSide+`="canary"`),
 		"bad_stable", b.own(p.bad, labelSide+`="stable"`), "all_stable", b.own(p.all, labelSide+`="stable"`),
 		"limit", b.own(p.limit), "factor", b.own(stableFactor), "guard", keyLabels, "side", labelSide,
 		"stable", b.own(p.stable), "excess", b.own(p.excess), "worse", b.own(p.worse), "proof", b.own(p.proof),
-		"step_canary", b.own(p.step, labelSide+`="canary"`), "since", b.own(p.since), "newest_canary", b.own(p.newest, labelSide+`="canary"`),
+		"since", b.own(p.since), "newest_canary", b.own(p.newest, labelSide+`="canary"`),
 		"memory", dur(max(15*time.Second, 3*b.ScrapeInterval)), "shrink", num(shrink), "least", num(leastBad), "enough", num(enoughProof),
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
 
 	rule(p.stable, `sum without ($side) ($bad_stable / ($all_stable + $shrink)) > on ($guard) group_left () $limit`)
-	rule(p.excess, `(sum without ($side) (($bad_canary >= $least) / $all_canary) and on ($guard, reporter) $step_canary)
-		/ on ($guard) group_left () $limit > 1`)
+	rule(p.excess, `sum without ($side) (($bad_canary >= $least) / $all_canary) / on ($guard) group_left () $limit > 1`)
 	rule(p.worse, `($excess / (
 		(max_over_time($stable[$memory]) / on ($guard) group_left () $limit) * on ($guard) group_left () $factor)) or $excess`)
 	rule(p.proof, evidence("$bad_canary", "$worse")+` > $enough`)

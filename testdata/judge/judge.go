@@ -115,7 +115,7 @@ func (j *judge) count(now int64, targets []*target, r, side int) {
 // evidence is D for one window, where it suffices; else 0.
 func (j *judge) evidence(r, w int) float64 {
 	c := j.at(r, canarySide, w, 0)
-	if !j.steps[r][canarySide][j.n%ringSize].ok || c.bad < leastBad {
+	if !c.ok || c.bad < leastBad {
 		return 0
 	}
 	times := c.bad / c.all / j.limit
