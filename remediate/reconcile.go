@@ -117,7 +117,7 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		did, err := r.apply(ctx, s, d)
 		out = outcome{decision: d, snapshot: s, recorded: out.recorded || did.recorded, moved: out.moved || did.moved, later: did.later}
 		if err == nil {
-			r.watch.saw(g.Name, d.Record.Status.MovedAt, now)
+			r.watch.saw(g.Name, moveOf(d.Record.Status), now)
 			return out, nil
 		}
 		if !errors.Is(err, errConflict) {
@@ -208,7 +208,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 		}
 	}
 	s.input.Alerts = alerts
-	s.input.Watched = r.watch.read(g.Name, s.input.Record.Status.MovedAt, r.now())
+	s.input.Watched = r.watch.read(g.Name, moveOf(s.input.Record.Status), r.now())
 	s.input.Count, s.input.Busy = ask.count, ask.busy
 	s.input.Leads = r.leads()
 	s.input.Live = ask.live && s.input.Leads

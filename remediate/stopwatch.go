@@ -20,9 +20,21 @@ type stopwatch struct {
 // sighting is one change of weights: the record's time of it, and this
 // replica's own.
 type sighting struct {
-	movedAt time.Time
-	at      time.Duration
-	known   bool // it was seen to happen, and not found
+	move
+	at    time.Duration
+	known bool // it was seen to happen, and not found
+}
+
+// move is what a record says of the last change of weights.
+type move struct {
+	movedAt     time.Time
+	weight, low int // of the canary, and its lowest in any VirtualService
+}
+
+func moveOf(s Status) move { return move{s.MovedAt, s.Weight, s.Weight - s.Spread} }
+
+func (m move) equal(o move) bool {
+	return m.movedAt.Equal(o.movedAt) && m.weight == o.weight && m.low == o.low
 }
 
 func newStopwatch() *stopwatch {
@@ -31,9 +43,9 @@ func newStopwatch() *stopwatch {
 }
 
 // read is for how long, at now, the weights stand that the record says have
-// changed at movedAt. What another replica has written since this one looked
+// changed last. What another replica has written since this one looked
 // last has changed just now.
-func (w *stopwatch) read(guard string, movedAt, now time.Time) Watched {
+func (w *stopwatch) read(guard string, m move, now time.Time) Watched {
 	if w == nil {
 		return Watched{}
 	}
@@ -41,15 +53,15 @@ func (w *stopwatch) read(guard string, movedAt, now time.Time) Watched {
 	defer w.mu.Unlock()
 	s, ok := w.guards[guard]
 	elapsed := w.elapsed()
-	if !ok || !s.known && s.movedAt.Equal(movedAt) {
+	if !ok || !s.known && s.equal(m) {
 		return Watched{}
 	}
-	stood, _ := s.stood(movedAt, now, elapsed)
+	stood, _ := s.stood(m, now, elapsed)
 	return Watched{Known: true, For: stood}
 }
 
 // saw notes what a pass at now has left in the record.
-func (w *stopwatch) saw(guard string, movedAt, now time.Time) {
+func (w *stopwatch) saw(guard string, m move, now time.Time) {
 	if w == nil {
 		return
 	}
@@ -57,14 +69,14 @@ func (w *stopwatch) saw(guard string, movedAt, now time.Time) {
 	defer w.mu.Unlock()
 	s, ok := w.guards[guard]
 	elapsed := w.elapsed()
-	stood, same := s.stood(movedAt, now, elapsed)
+	stood, same := s.stood(m, now, elapsed)
 	switch {
-	case ok && s.movedAt.Equal(movedAt):
+	case ok && s.equal(m):
 		return
 	case ok && same:
-		s.movedAt, s.at = movedAt, elapsed-stood
+		s.move, s.at = m, elapsed-stood
 	default:
-		s = sighting{movedAt: movedAt, at: elapsed, known: ok || movedAt.Equal(now)}
+		s = sighting{move: m, at: elapsed, known: ok || m.movedAt.Equal(now)}
 	}
 	w.guards[guard] = s
 }
@@ -74,14 +86,15 @@ func (w *stopwatch) saw(guard string, movedAt, now time.Time) {
 // record has another replica's time of it, the later of the two counts.
 const sameMove = 10 * time.Second
 
-// stood is for how long the weights have stood since movedAt, if that tells of
-// this sighting: its time may only have been put right since.
-func (s sighting) stood(movedAt, now time.Time, elapsed time.Duration) (time.Duration, bool) {
-	own, age := elapsed-s.at, now.Sub(movedAt)
+// stood is for how long the weights have stood since a move, if that is the one
+// of this sighting: its time may only have been put right since. Other weights
+// are another move, whatever time the clock of who saw it gave it.
+func (s sighting) stood(m move, now time.Time, elapsed time.Duration) (time.Duration, bool) {
+	own, age := elapsed-s.at, now.Sub(m.movedAt)
 	switch {
-	case !s.known:
+	case !s.known, s.weight != m.weight, s.low != m.low:
 		return 0, false
-	case s.movedAt.Equal(movedAt):
+	case s.movedAt.Equal(m.movedAt):
 		return own, true
 	case (age - own).Abs() <= sameMove:
 		return max(0, min(own, age)), true
