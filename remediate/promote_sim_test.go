@@ -200,7 +200,8 @@ func simKinds() []kind {
 }
 
 func newSim(t *testing.T, seed uint64) *sim {
-	time.Sleep(48 * time.Hour)                                                                                                                       // a bubble begins on a Saturday, and a week on a Monday
+	// A bubble begins on a Saturday, and a week on a Monday: of the bubble's own time, none passes outside.
+	time.Sleep(48 * time.Hour)
 	s := &sim{t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 5)), tally: newTally(), agenda: map[string]time.Time{}, firing: map[string]Alert{}, //nolint:gosec // a seed is what it needs
 		ends: map[string]time.Time{}, until: map[string]time.Time{}, baton: make(chan struct{}, 1), over: make(chan struct{})}
 	s.begin = s.now()
