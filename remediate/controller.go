@@ -458,8 +458,8 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 		if h.Event == "rolled-back" {
 			c.o.Metrics.rolledBack(g.Name, signalOf(d.Record.Lock, d.Reason))
 		}
-		if h.Event == "uncanaried" {
-			c.o.Metrics.uncanaried(g.Name)
+		if h.Event == "unverified" {
+			c.o.Metrics.unverified(g.Name)
 		}
 		if slices.Contains(progress[:], h.Event) {
 			c.o.Metrics.progressed(g.Name, h.Event)

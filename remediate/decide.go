@@ -139,7 +139,7 @@ const (
 	ReasonRestore      Reason = "give back what a rollback changed"
 	ReasonStep         Reason = "next step of promotion"
 	ReasonPaused       Reason = "paused"
-	ReasonBaked        Reason = "baked"
+	ReasonCompleted    Reason = "completed"
 	ReasonHeld         Reason = "an alert holds"
 	ReasonEarlierBuild Reason = "alert began before this build"
 )
@@ -270,8 +270,8 @@ func (d *decider) observe() {
 			}
 			d.note("new-build", "", "new build "+s.Build+" of the canary")
 			if in.Traffic.full() && s.Full {
-				s.PromotedAt, s.BakedAt, s.Uncanaried = d.now, time.Time{}, true
-				d.note("uncanaried", "", "build "+s.Build+" went out without a canary: the canary already had all traffic")
+				s.PromotedAt, s.CompletedAt, s.Unverified = d.now, time.Time{}, true
+				d.note("unverified", "", "build "+s.Build+" went out without a canary: the canary already had all traffic")
 			}
 		}
 	}
@@ -332,7 +332,7 @@ func (d *decider) observeWeight(first bool) {
 		}
 	}
 	if full != s.Full {
-		s.Full, s.Uncanaried, s.PromotedAt, s.BakedAt = full, false, time.Time{}, time.Time{}
+		s.Full, s.Unverified, s.PromotedAt, s.CompletedAt = full, false, time.Time{}, time.Time{}
 		if full {
 			s.PromotedAt = d.now
 		}
@@ -628,7 +628,7 @@ func (d *decider) locked() {
 		d.noteReassert()
 		if s := &d.rec.Status; s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
 			s.Weight, s.MovedAt, s.Expected = 0, d.now, nil
-			s.Full, s.Uncanaried, s.Spread, s.PromotedAt, s.BakedAt = false, false, 0, time.Time{}, time.Time{}
+			s.Full, s.Unverified, s.Spread, s.PromotedAt, s.CompletedAt = false, false, 0, time.Time{}, time.Time{}
 		}
 	}
 }
@@ -671,7 +671,7 @@ func (d *decider) neverDone() bool {
 // never agree. Until it has, a rollback is right.
 func (d *decider) windowOver() bool {
 	switch s := d.rec.Status; {
-	case !s.BakedAt.IsZero():
+	case !s.CompletedAt.IsZero():
 		return true
 	case !d.in.Leads && d.was.Status.State != StateUnknown:
 		return false
@@ -731,11 +731,11 @@ func (d *decider) open() {
 			d.noteAlert(a, "canary has no traffic; it will be rolled back at once if it gets some")
 		}
 	case d.in.Traffic.full() && d.windowOver():
-		d.state, d.text = StateBaked, "canary has had all traffic for longer than rollback.window"
-		d.rec.Status.Uncanaried = false
+		d.state, d.text = StateCompleted, "canary has had all traffic for longer than rollback.window"
+		d.rec.Status.Unverified = false
 		d.bake()
 		for _, a := range d.rollback {
-			d.reason = ReasonBaked
+			d.reason = ReasonCompleted
 			d.noteAlert(a, "not rolled back: "+d.text)
 		}
 	case len(d.rollback) > 0:
@@ -749,8 +749,8 @@ func (d *decider) open() {
 		return
 	case d.in.Traffic.full():
 		d.state, d.text = StatePromoted, "canary has all traffic; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
-		if s.Uncanaried {
-			d.state, d.text = StateUncanaried, "a new build went out without a canary; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+		if s.Unverified {
+			d.state, d.text = StateUnverified, "a new build went out without a canary; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		}
 		if end := d.windowEnd(); end.After(d.now) {
 			d.wake(end)
@@ -764,12 +764,12 @@ func (d *decider) open() {
 // bake notes, once for each rollback window, that it is over.
 func (d *decider) bake() {
 	s := &d.rec.Status
-	if !s.BakedAt.IsZero() {
+	if !s.CompletedAt.IsZero() {
 		return
 	}
-	s.BakedAt = d.now
-	if was := d.was.Status.State; was != StateUnknown && was != StateBaked {
-		d.note("baked", "", d.text+": an alert is recorded and rolls nothing back any more")
+	s.CompletedAt = d.now
+	if was := d.was.Status.State; was != StateUnknown && was != StateCompleted {
+		d.note("completed", "", d.text+": an alert is recorded and rolls nothing back any more")
 	}
 }
 

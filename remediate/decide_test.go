@@ -49,8 +49,8 @@ func stood(state State, weight int) but {
 	return func(in *Input) {
 		s := &in.Record.Status
 		s.State, s.Weight, s.Full = state, weight, weight == 100
-		if state == StateBaked {
-			s.BakedAt = at.Add(-time.Minute)
+		if state == StateCompleted {
+			s.CompletedAt = at.Add(-time.Minute)
 		}
 		gets(weight)(in)
 	}
@@ -237,9 +237,9 @@ func TestFirstSightRecordsAndMovesNothing(t *testing.T) {
 			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, "until 2026-03-02T09:20:00Z"},
 		"its rollback window lasts to the end": {[]but{unseen, gets(100), appeared(30*time.Minute - 1)},
 			verdict{state: StatePromoted, reason: ReasonNothing, requeue: time.Millisecond}, "until 2026-03-02T09:00:00Z"},
-		"a build as old as the window is baked":                {[]but{unseen, gets(100), appeared(30 * time.Minute)}, verdict{state: StateBaked, reason: ReasonNothing}, "longer than rollback.window"},
+		"a build as old as the window is completed":            {[]but{unseen, gets(100), appeared(30 * time.Minute)}, verdict{state: StateCompleted, reason: ReasonNothing}, "longer than rollback.window"},
 		"a build of unknown age counts from now":               {[]but{unseen, gets(100), runs("b1", 2)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, ""},
-		"all traffic and no Deployment is baked":               {[]but{unseen, gets(100), noCanary}, verdict{state: StateBaked, reason: ReasonNothing}, ""},
+		"all traffic and no Deployment is completed":           {[]but{unseen, gets(100), noCanary}, verdict{state: StateCompleted, reason: ReasonNothing}, ""},
 		"a VirtualService that does not exist is idle":         {[]but{unseen, gets(0), func(in *Input) { in.Absent = "VirtualService microservices/orders-service does not exist" }}, verdict{state: StateIdle, reason: ReasonNothing}, "does not exist"},
 		"an existing build is not promoted in mode auto":       {[]but{unseen, gets(0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "first sight"},
 		"a canary that has traffic is not promoted either":     {[]but{unseen, auto}, verdict{state: StateShifting, reason: ReasonNothing, requeue: poll}, "first sight"},
@@ -269,14 +269,14 @@ func TestARollbackAlertInEveryState(t *testing.T) {
 			rolled(verdict{added: "rolled-back by alert: 0→0"}), ""},
 		"it fires already when CI first shifts: rolled back at once": {[]but{fires(ActionRollback, "CanaryErrors", 20*time.Minute), stood(StateIdle, 0), gets(10)},
 			rolled(verdict{added: "shifted: 0→10; rolled-back by alert: 0→0"}.from(10)), ""},
-		"promoted: rolled back":                      {[]but{bad, promoted(10 * time.Minute)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
-		"promoted, in the last instant: rolled back": {[]but{bad, promoted(30*time.Minute - 1)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
-		"baked, from the first instant: only noted":  {[]but{bad, leads, promoted(30 * time.Minute)}, verdict{state: StateBaked, reason: ReasonBaked, added: "baked: 100→100; noted by alert: 100→100"}, "not rolled back"},
-		"baked: noted once": {[]but{bad, promoted(time.Hour), stood(StateBaked, 100), noted("CanaryErrors", time.Minute)},
-			verdict{state: StateBaked, reason: ReasonBaked}, ""},
-		"uncanaried: rolled back": {[]but{bad, promoted(10 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Uncanaried = StateUncanaried, true }},
+		"promoted: rolled back":                         {[]but{bad, promoted(10 * time.Minute)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
+		"promoted, in the last instant: rolled back":    {[]but{bad, promoted(30*time.Minute - 1)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
+		"completed, from the first instant: only noted": {[]but{bad, leads, promoted(30 * time.Minute)}, verdict{state: StateCompleted, reason: ReasonCompleted, added: "completed: 100→100; noted by alert: 100→100"}, "not rolled back"},
+		"completed: noted once": {[]but{bad, promoted(time.Hour), stood(StateCompleted, 100), noted("CanaryErrors", time.Minute)},
+			verdict{state: StateCompleted, reason: ReasonCompleted}, ""},
+		"unverified: rolled back": {[]but{bad, promoted(10 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Unverified = StateUnverified, true }},
 			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
-		"one route at 100% and another at 0 is not baked": {[]but{bad, promoted(time.Hour), lowest(0)},
+		"one route at 100% and another at 0 is not completed": {[]but{bad, promoted(time.Hour), lowest(0)},
 			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
 		"paused by a person: noted": {[]but{bad, paused}, verdict{state: StatePaused, reason: ReasonPaused, added: "noted by alert: 50→50"}, "paused by ann: debugging"},
 		"paused by annotation: noted": {[]but{bad, func(in *Input) { in.Paused = true }},
@@ -364,15 +364,15 @@ func TestAnAlertCountsAgainstTheBuildThatItBeganUnder(t *testing.T) {
 func TestANewBuildUnderAllTraffic(t *testing.T) {
 	new := runs("b2", 2)
 	runRows(t, map[string]row{
-		"a baked canary gets a new window": {[]but{promoted(time.Hour), stood(StateBaked, 100), new},
-			verdict{state: StateUncanaried, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; uncanaried: 100→100"}, "went out without a canary"},
+		"a completed canary gets a new window": {[]but{promoted(time.Hour), stood(StateCompleted, 100), new},
+			verdict{state: StateUnverified, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; unverified: 100→100"}, "went out without a canary"},
 		"so does a promoted one": {[]but{promoted(10 * time.Minute), new},
-			verdict{state: StateUncanaried, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; uncanaried: 100→100"}, ""},
+			verdict{state: StateUnverified, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; unverified: 100→100"}, ""},
 		"and is rolled back by an alert of its own": {[]but{promoted(time.Hour), new, appeared(2 * time.Minute), bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b2",
-				added: "new-build: 100→100; uncanaried: 100→100; rolled-back by alert: 100→0"}, ""},
-		"after the window it is baked": {[]but{leads, promoted(30 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Uncanaried = StateUncanaried, true }},
-			verdict{state: StateBaked, reason: ReasonNothing, added: "baked: 100→100"}, ""},
+				added: "new-build: 100→100; unverified: 100→100; rolled-back by alert: 100→0"}, ""},
+		"after the window it is completed": {[]but{leads, promoted(30 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Unverified = StateUnverified, true }},
+			verdict{state: StateCompleted, reason: ReasonNothing, added: "completed: 100→100"}, ""},
 		"a build that was unknown is not new": {[]but{promoted(10 * time.Minute), func(in *Input) { in.Record.Status.Build = "" }},
 			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
 		"a Deployment that is gone is not new": {[]but{promoted(10 * time.Minute), noCanary}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
@@ -380,8 +380,8 @@ func TestANewBuildUnderAllTraffic(t *testing.T) {
 			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 50→100; shifted: 50→100; promoted: 50→100"}, ""},
 		"in the middle of a split it is noted, and watched from now on": {[]but{new}, verdict{state: StateShifting, reason: ReasonNothing, added: "new-build: 50→50"}, ""},
 		"one that comes while a rollback is blocked gets its window": {[]but{locked(LockBuild), promoted(time.Hour), blocked("stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"), stableReady(0), new, live},
-			verdict{state: StateUncanaried, reason: ReasonNewBuild, refused: "b1", requeue: pollCount,
-				added: "new-build: 100→100; uncanaried: 100→100; unlocked by new build: 100→100"}, ""},
+			verdict{state: StateUnverified, reason: ReasonNewBuild, refused: "b1", requeue: pollCount,
+				added: "new-build: 100→100; unverified: 100→100; unlocked by new build: 100→100"}, ""},
 	})
 }
 
@@ -501,14 +501,14 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 		"resolved meanwhile: still wanted":                         {because(stableReady(0), live), still, ""},
 		"the VirtualService is gone: nothing is left":              {because(gets(0)), verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1", added: "shifted: 50→0"}, ""},
 		"all traffic, 1 ns before the window is over":              {full(live, stableReady(0), promotedAt(30*time.Minute-1)), held, ""},
-		"all traffic, the window is over: forgiven":                {full(live, stableReady(0), promotedAt(30*time.Minute)), verdict{state: StateBaked, reason: ReasonWindowOver, added: "unlocked by window: 100→100; baked: 100→100"}, "could not be done within the window"},
+		"all traffic, the window is over: forgiven":                {full(live, stableReady(0), promotedAt(30*time.Minute)), verdict{state: StateCompleted, reason: ReasonWindowOver, added: "unlocked by window: 100→100; completed: 100→100"}, "could not be done within the window"},
 		"forgiving is left to live reads":                          {full(leads, stableReady(0)), withLive(held), ""},
 		"its alert still fires: not forgiven":                      {full(live, stableReady(0), bad), held, ""},
 		"it fires, as another replica knows: not forgiven":         {full(live, stableReady(0), heardElsewhere(ActionRollback, time.Minute)), withRequeue(held, 15*time.Second), ""},
 		"a split has no window: not forgiven":                      {because(live, stableReady(0)), held, ""},
 		"what a person asked for is not forgiven":                  {full(live, stableReady(0), func(in *Input) { in.Record.Lock.By, in.Record.Lock.Alert = "ann", "" }), withLock(held, "build b1 by ann"), ""},
 		"a lock by hand is lifted by hand alone":                   {full(live, stableReady(0), func(in *Input) { in.Record.Lock.Kind = LockManual }), withLock(held, "manual b1 by alert"), ""},
-		"safe again after the window, and nobody looked: forgiven": {full(live), verdict{state: StateBaked, reason: ReasonWindowOver, added: "unlocked by window: 100→100; baked: 100→100"}, ""},
+		"safe again after the window, and nobody looked: forgiven": {full(live), verdict{state: StateCompleted, reason: ReasonWindowOver, added: "unlocked by window: 100→100; completed: 100→100"}, ""},
 	})
 }
 
@@ -563,7 +563,7 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 	lockedBy := func(v verdict) verdict { v.lock, v.refused = "build b1 by alert", "b1"; return v }
 	runRows(t, map[string]row{
 		"rollback":                                   {[]but{asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, "because"},
-		"rollback of a baked canary":                 {[]but{promoted(time.Hour), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 100→0"}, ""},
+		"rollback of a completed canary":             {[]but{promoted(time.Hour), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 100→0"}, ""},
 		"rollback ends a pause":                      {[]but{paused, asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, ""},
 		"rollback against the annotation is refused": {[]but{asks(RequestRollback), func(in *Input) { in.Paused = true }}, verdict{state: StatePaused, reason: ReasonPaused, added: "refused by ann: 50→50"}, "remove it first"},
 		"rollback of what is locked is refused":      {[]but{locked(LockBuild), asks(RequestRollback)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "rollback refused: locked"},

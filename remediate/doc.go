@@ -34,16 +34,16 @@
 //	shifting     some             → rolled-back    → idle, promoted               watched from now on         next step (mode auto)
 //	held         some             → rolled-back    held at the new weight         watched from now on         → shifting when nothing holds;
 //	                                                                                                          → rolled-back when an old alert is ripe
-//	promoted     all              → rolled-back    → idle, shifting               → uncanaried                → baked after rollback.window
-//	uncanaried   all              → rolled-back    → idle, shifting               → uncanaried, anew          → baked after rollback.window
-//	baked        all              noted            → idle, shifting               → uncanaried
+//	promoted     all              → rolled-back    → idle, shifting               → unverified                → completed after rollback.window
+//	unverified   all              → rolled-back    → idle, shifting               → unverified, anew          → completed after rollback.window
+//	completed        all              noted            → idle, shifting               → unverified
 //	rolled-back  nothing; locked  stays            put back to 0                  → idle, unlocked (build)
 //	blocked      some; locked     stays            stays                          unlocked (build)            → rolled-back as soon as it is safe;
-//	                                                                                                          → baked, unlocked, after the window
+//	                                                                                                          → completed, unlocked, after the window
 //	paused       as it is         noted            recorded                       recorded                    → any, when resumed
 //
 //	a person asks   does                                   refused when
-//	rollback        as an alert would, baked or not;       locked already; the pause is by annotation
+//	rollback        as an alert would, completed or not;       locked already; the pause is by annotation
 //	                ends a pause by command
 //	unlock          → unlocked, and forgives what runs     nothing is locked
 //	pause           → paused
@@ -63,7 +63,7 @@
 //
 // A hold alert stops steps in every state, and shows as held in shifting. Where
 // several things are true at once, the first of these counts: paused; locked; a
-// person's rollback; a refused build; no traffic; baked; a rollback alert; a
+// person's rollback; a refused build; no traffic; completed; a rollback alert; a
 // hold; a step. So a rollback wins over a step in the same instant.
 //
 // With rollback.lock none there is no rolled-back state: the canary is put to 0
@@ -77,7 +77,7 @@
 // # What always holds
 //
 //  1. A rollback alert that counts, accepted while the canary has traffic and
-//     is not baked, ends with the canary at 0 as soon as the API server takes
+//     is not completed, ends with the canary at 0 as soon as the API server takes
 //     the write; while the lock stands, whoever gives the same build traffic
 //     again is refused by the admission policy or reverted. Not "resolved", a
 //     restart of guardian, an apply or a self-heal lifts it. A paused guard, a

@@ -38,7 +38,7 @@ type series struct {
 	promotes   bool // the mode of promotion is not off
 	waitsFor   Wait // what its next step waits for
 	reasserts  int64
-	uncanaried int64
+	unverified int64
 	failures   int64
 }
 
@@ -47,7 +47,7 @@ type series struct {
 var signals = [...]string{"error_rate", "latency", "restarts", "traffic", "person", "refused_build", "other"}
 
 // progress are the values of the label kind of guardian_promotion_events_total.
-var progress = [...]string{"step", "promoted", "baked"}
+var progress = [...]string{"step", "promoted", "completed"}
 
 // waitingReasons and endReasons are the values of the label reason of
 // guardian_workload_waiting_containers and guardian_workload_terminations_total;
@@ -89,11 +89,11 @@ var (
 	descProgress   = describeMetric("guardian_promotion_events_total", "Steps forward, and times that the canary came to have all traffic and outlived its rollback window, that this replica has written.", "kind")
 	descWaits      = describeMetric("guardian_promotion_waiting", "1 for what the next step of promotion waits for, 0 for the others, as the lease holder has written it; guards of mode off have none.", "reason")
 	descReasserts  = describeMetric("guardian_reasserts_total", "Times that traffic was taken from a locked canary again.")
-	descUncanaried = describeMetric("guardian_releases_without_canary_total", "New builds that went out while the canary already had all traffic, that this replica has written.")
+	descUnverified = describeMetric("guardian_releases_without_canary_total", "New builds that went out while the canary already had all traffic, that this replica has written.")
 	descFailures   = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
 
-	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUncanaried, descFailures, descMoved}
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descMoved}
 )
 
 func describeMetric(name, help string, labels ...string) *prometheus.Desc {
@@ -148,7 +148,7 @@ func (m *Metrics) edit(guard string, change func(*series)) {
 }
 
 func (m *Metrics) failed(guard string)     { m.edit(guard, func(s *series) { s.failures++ }) }
-func (m *Metrics) uncanaried(guard string) { m.edit(guard, func(s *series) { s.uncanaried++ }) }
+func (m *Metrics) unverified(guard string) { m.edit(guard, func(s *series) { s.unverified++ }) }
 func (m *Metrics) reasserted(guard string) { m.edit(guard, func(s *series) { s.reasserts++ }) }
 
 // rolledBack counts a rollback; signal is one of signals.
@@ -255,7 +255,7 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 		gauge(descWaits, v, p)
 	}
 	count(descReasserts, s.reasserts)
-	count(descUncanaried, s.uncanaried)
+	count(descUnverified, s.unverified)
 	count(descFailures, s.failures)
 	for i, p := range s.subsets {
 		all := int64(0)

@@ -77,7 +77,7 @@ func (d *decider) holdOrPromote() {
 	d.climbed = true
 	counted := s.Requests
 	s.clearLadder()
-	if d.exposed() && d.state != StateBaked {
+	if d.exposed() && d.state != StateCompleted {
 		d.wantCount = true
 		d.wake(d.now.Add(pollCount))
 		s.Requests = d.in.Count.Requests

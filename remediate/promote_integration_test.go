@@ -275,14 +275,14 @@ func TestWithoutPrometheusItWaitsAndThenGoesOnToTheEnd(t *testing.T) {
 	r.must(isAt(t.Context(), app, 10))
 
 	stopped.Store(false)
-	r.inState(app.Name, StateBaked)
+	r.inState(app.Name, StateCompleted)
 	r.checkTold(app.Name, "GuardianStep", "step to", 3)
 	r.checkTold(app.Name, "GuardianPromoted", "until", 1)
-	r.checkTold(app.Name, "GuardianBaked", "rolls nothing back", 1)
-	if got, want := r.told(app.Name), []string{"new-build 0→0", "step 0→10", "step 10→50", "step 50→100", "promoted 50→100", "baked 100→100"}; !slices.Equal(got, want) {
+	r.checkTold(app.Name, "GuardianCompleted", "rolls nothing back", 1)
+	if got, want := r.told(app.Name), []string{"new-build 0→0", "step 0→10", "step 10→50", "step 50→100", "promoted 50→100", "completed 100→100"}; !slices.Equal(got, want) {
 		t.Errorf("history %q\nwant %q", got, want)
 	}
-	for kind, want := range map[string]float64{"step": 3, "promoted": 1, "baked": 1} {
+	for kind, want := range map[string]float64{"step": 3, "promoted": 1, "completed": 1} {
 		if got := a.metric("guardian_promotion_events_total", kind) + b.metric("guardian_promotion_events_total", kind); got != want {
 			t.Errorf("guardian_promotion_events_total{kind=%s} is %v in all, want %v", kind, got, want)
 		}

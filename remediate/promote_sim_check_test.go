@@ -244,7 +244,7 @@ func (s *sim) owed() (why string, bound time.Duration) {
 	case s.record().Lock != nil:
 		return "it is locked", simRollsBack
 	case is.full() && (now.Sub(t.full) > s.guard.Rollback.Window-clockTolerance || t.skewedSince(t.full)):
-		return "", 0 // baked
+		return "", 0 // completed
 	}
 	since := t.built
 	if t.unlocked.After(since) {
@@ -348,8 +348,8 @@ func (s *sim) told(r Record) {
 			s.tally.blocked++
 		case "promoted":
 			s.tally.promoted++
-		case "baked":
-			s.tally.baked++
+		case "completed":
+			s.tally.completed++
 		case "waiting":
 			s.tally.waits[r.Status.WaitingFor]++
 		case "refused", "missed":

@@ -45,17 +45,17 @@ const (
 
 // tally is what happened in a simulation.
 type tally struct {
-	passes, steps, byHand, rollbacks, promoted, baked int
-	builds, alerts, kills, clocks, moves, conflicts   int
-	raised, lowered, lifted, blocked                  int
-	longest, misled                                   time.Duration // that a rollback was due, and the same after a clock was wrong
-	waits                                             map[Wait]int  // told of in histories
-	stated                                            map[Wait]time.Duration
+	passes, steps, byHand, rollbacks, promoted, completed int
+	builds, alerts, kills, clocks, moves, conflicts       int
+	raised, lowered, lifted, blocked                      int
+	longest, misled                                       time.Duration // that a rollback was due, and the same after a clock was wrong
+	waits                                                 map[Wait]int  // told of in histories
+	stated                                                map[Wait]time.Duration
 }
 
 func (a *tally) add(b tally) {
 	a.passes, a.steps, a.byHand, a.rollbacks = a.passes+b.passes, a.steps+b.steps, a.byHand+b.byHand, a.rollbacks+b.rollbacks
-	a.promoted, a.baked, a.builds, a.alerts = a.promoted+b.promoted, a.baked+b.baked, a.builds+b.builds, a.alerts+b.alerts
+	a.promoted, a.completed, a.builds, a.alerts = a.promoted+b.promoted, a.completed+b.completed, a.builds+b.builds, a.alerts+b.alerts
 	a.kills, a.clocks, a.moves, a.conflicts = a.kills+b.kills, a.clocks+b.clocks, a.moves+b.moves, a.conflicts+b.conflicts
 	a.blocked += b.blocked
 	a.raised, a.lowered, a.lifted, a.longest, a.misled = a.raised+b.raised, a.lowered+b.lowered, a.lifted+b.lifted, max(a.longest, b.longest), max(a.misled, b.misled)
@@ -744,15 +744,15 @@ func TestASimulatedWeekTakesNoStepWithoutItsConditions(t *testing.T) {
 	})
 	t.Logf("%d guards, a week each, in %s: %d looks, %d builds, %d alerts, %d changes by CI, %d kills, %d clocks set, %d times given up for conflicts",
 		lived, time.Since(began).Round(time.Second), all.passes, all.builds, all.alerts, all.moves, all.kills, all.clocks, all.conflicts)
-	t.Logf("%d steps (%d by hand) written %d times, %d rollbacks (blocked %d times), traffic taken back %d times, a rollback due for at most %s (%s where a clock was wrong), %d locks lifted, %d times promoted, %d times baked",
-		all.steps, all.byHand, all.raised, all.rollbacks, all.blocked, all.lowered, all.longest.Round(time.Millisecond), all.misled.Round(time.Millisecond), all.lifted, all.promoted, all.baked)
+	t.Logf("%d steps (%d by hand) written %d times, %d rollbacks (blocked %d times), traffic taken back %d times, a rollback due for at most %s (%s where a clock was wrong), %d locks lifted, %d times promoted, %d times completed",
+		all.steps, all.byHand, all.raised, all.rollbacks, all.blocked, all.lowered, all.longest.Round(time.Millisecond), all.misled.Round(time.Millisecond), all.lifted, all.promoted, all.completed)
 	for _, w := range Waits {
 		t.Logf("waited for %s: told %d times, stated for %s in all", w, all.waits[w], all.stated[w].Round(time.Minute))
 	}
 	if lived < 16 || t.Failed() {
 		return
 	}
-	if all.steps < 5*lived || all.promoted < lived || all.baked < lived/2 || all.rollbacks < lived || all.kills == 0 || all.lifted < lived/2 {
+	if all.steps < 5*lived || all.promoted < lived || all.completed < lived/2 || all.rollbacks < lived || all.kills == 0 || all.lifted < lived/2 {
 		t.Error("too little happens for this to show anything")
 	}
 	for _, w := range Waits {

@@ -232,7 +232,7 @@ func TestRequestsAreCountedWhileTheCanaryHasTraffic(t *testing.T) {
 		"no lease, and the weights are new":   {[]but{count(Count{}), gets(70)}, 0, false},
 		"no lease: left as it is":             {[]but{count(Count{})}, 5, false},
 		"no traffic: nothing to ask":          {[]but{leads, count(Count{}), stood(StateIdle, 0)}, 0, false},
-		"baked: nothing to ask":               {[]but{leads, count(Count{}), promoted(time.Hour)}, 0, false},
+		"completed: nothing to ask":           {[]but{leads, count(Count{}), promoted(time.Hour)}, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := Decide(given(c.in...), at)
@@ -583,15 +583,15 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 		{time.Second, []but{gets(100)}, StatePromoted, "promoted"},
 		{time.Second, nil, StatePromoted, ""},
 		{30*time.Minute - time.Second - 1, nil, StatePromoted, ""},
-		{1, nil, StateBaked, "baked"},
-		{time.Hour, nil, StateBaked, ""},
+		{1, nil, StateCompleted, "completed"},
+		{time.Hour, nil, StateCompleted, ""},
 		{time.Hour, []but{func(in *Input) { in.Paused = true }}, StatePaused, ""},
-		{time.Hour, []but{func(in *Input) { in.Paused = false }}, StateBaked, ""},
-		{time.Hour, []but{runs("b2", 2)}, StateUncanaried, "new-build uncanaried"},
-		{30 * time.Minute, nil, StateBaked, "baked"},
+		{time.Hour, []but{func(in *Input) { in.Paused = false }}, StateCompleted, ""},
+		{time.Hour, []but{runs("b2", 2)}, StateUnverified, "new-build unverified"},
+		{30 * time.Minute, nil, StateCompleted, "completed"},
 		{time.Hour, []but{gets(0)}, StateIdle, "shifted"},
 		{time.Hour, []but{gets(100)}, StatePromoted, "shifted promoted"},
-		{30 * time.Minute, nil, StateBaked, "baked"},
+		{30 * time.Minute, nil, StateCompleted, "completed"},
 	} {
 		now = now.Add(c.after)
 		if d := look(now, c.edits...); d.Record.Status.State != c.state || events(d) != c.told {
@@ -599,8 +599,8 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 		}
 	}
 	first := given(unseen, gets(100), appeared(time.Hour))
-	if d := Decide(first, at); events(d) != "" || d.Record.Status.BakedAt.IsZero() {
-		t.Errorf("first sight of what is baked: told %q, baked at %s", events(d), d.Record.Status.BakedAt)
+	if d := Decide(first, at); events(d) != "" || d.Record.Status.CompletedAt.IsZero() {
+		t.Errorf("first sight of what is completed: told %q, completed at %s", events(d), d.Record.Status.CompletedAt)
 	}
 }
 
@@ -718,11 +718,11 @@ func TestReplicasWhoseClocksDifferAgreeOnTheWindow(t *testing.T) {
 		in   []but
 		want State
 	}{
-		"the lease holder ends it":                            {[]but{leads, promoted(30 * time.Minute)}, StateBaked},
+		"the lease holder ends it":                            {[]but{leads, promoted(30 * time.Minute)}, StateCompleted},
 		"no other does":                                       {[]but{promoted(26 * time.Hour)}, StatePromoted},
-		"nor takes back that it has ended":                    {[]but{promoted(-time.Hour), func(in *Input) { in.Record.Status.BakedAt = at }}, StateBaked},
+		"nor takes back that it has ended":                    {[]but{promoted(-time.Hour), func(in *Input) { in.Record.Status.CompletedAt = at }}, StateCompleted},
 		"the clock was set forwards: what was watched counts": {[]but{leads, promoted(26 * time.Hour), byStep, func(in *Input) { in.Watched = Watched{Known: true, For: time.Minute} }}, StatePromoted},
-		"and ends it":                                         {[]but{leads, promoted(-26 * time.Hour), byStep, func(in *Input) { in.Watched = Watched{Known: true, For: 30 * time.Minute} }}, StateBaked},
+		"and ends it":                                         {[]but{leads, promoted(-26 * time.Hour), byStep, func(in *Input) { in.Watched = Watched{Known: true, For: 30 * time.Minute} }}, StateCompleted},
 	} {
 		d := Decide(given(c.in...), at)
 		if d.Record.Status.State != c.want || d.Requeue > 0 && d.Requeue < time.Second {

@@ -477,7 +477,7 @@ func (m *machine) checkCalm() {
 	for _, r := range m.replicas {
 		for _, a := range r.known {
 			counts := a.Action == ActionRollback && !a.StartsAt.Before(since)
-			if counts && !m.paused() && safe && !t.Clean() && rec.Status.State != StateBaked {
+			if counts && !m.paused() && safe && !t.Clean() && rec.Status.State != StateCompleted {
 				m.t.Fatalf("invariant 1: %s fires and counts, and the canary has %+v; status %+v", a.Name, t, rec.Status)
 			}
 		}

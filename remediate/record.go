@@ -59,8 +59,8 @@ const (
 	StateIdle       State = "idle"        // the canary gets nothing
 	StateShifting   State = "shifting"    // traffic is split
 	StatePromoted   State = "promoted"    // canary at 100%, inside its rollback window
-	StateUncanaried State = "uncanaried"  // a new build took the canary's place while it had 100%
-	StateBaked      State = "baked"       // after the window: rolling back is no longer right
+	StateUnverified State = "unverified"  // a new build took the canary's place while it had 100%
+	StateCompleted  State = "completed"   // after the window: rolling back is no longer right
 	StateRolledBack State = "rolled-back" // locked, canary at 0
 	StateBlocked    State = "blocked"     // a rollback is wanted but cannot be done safely
 	StateHeld       State = "held"        // an alert holds it where it is
@@ -68,7 +68,7 @@ const (
 )
 
 // States lists every state a guard can be in, for metrics.
-var States = []State{StateIdle, StateShifting, StatePromoted, StateUncanaried, StateBaked,
+var States = []State{StateIdle, StateShifting, StatePromoted, StateUnverified, StateCompleted,
 	StateRolledBack, StateBlocked, StateHeld, StatePaused}
 
 // RecordName is the name of the ConfigMap that holds a guard's record.
@@ -115,39 +115,39 @@ type Lock struct {
 
 // Status is what guardian last saw and decided; times are by guardian's clock.
 type Status struct {
-	State      State         `json:"state"`
-	Since      time.Time     `json:"since"`  // when the state began
-	Weight     int           `json:"weight"` // canary's share in percent, 0–100: the highest of its routes
-	Reason     string        `json:"reason,omitempty"`
-	Build      string        `json:"build,omitempty"`      // of the canary; empty: unknown
-	BuildSince time.Time     `json:"buildSince,omitzero"`  // when that build appeared
-	MovedAt    time.Time     `json:"movedAt,omitzero"`     // last change of Weight by anybody, or of what it leads to: since then the build is watched
-	Spread     int           `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
-	PromotedAt time.Time     `json:"promotedAt,omitzero"`  // when the rollback window began
-	BakedAt    time.Time     `json:"bakedAt,omitzero"`     // when its end was seen
-	Paused     *Pause        `json:"paused,omitempty"`     // by `guardian pause`
-	Alerts     []string      `json:"alerts,omitempty"`     // names of the alerts that fire, sorted
-	Firing     []Firing      `json:"firing,omitempty"`     // the same with what they ask for, by when they were first seen
-	Mode       PromotionMode `json:"mode,omitempty"`       // of promotion, as the lease holder has it; empty: off
-	Ladder     []int         `json:"ladder,omitempty"`     // weights of all steps, unless the mode is off
-	Waiting    string        `json:"waiting,omitempty"`    // what the next step waits for, in plain words
-	WaitingFor Wait          `json:"waitingFor,omitempty"` // the same, of a closed set
-	Waited     []Wait        `json:"waited,omitempty"`     // what the history has told of since weight or build changed
-	ToldAt     time.Time     `json:"toldAt,omitzero"`      // when words and numbers were last brought up to date
-	NextStep   int           `json:"nextStep,omitempty"`   // weight of the next step of promotion
-	NextAt     time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
-	Requests   int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
-	Noted      []string      `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
-	Fresh      bool          `json:"fresh,omitempty"`      // no weight has changed since this build appeared
-	Rolling    bool          `json:"rolling,omitempty"`    // this build's rollout has not been seen complete yet
-	Promoting  string        `json:"promoting,omitempty"`  // build that the scheduler may move forward
-	Ready      ReadyInfo     `json:"ready,omitzero"`       // ready endpoints, as last seen
-	Uncanaried bool          `json:"uncanaried,omitempty"` // a new build came while the canary had 100%
-	Full       bool          `json:"full,omitempty"`       // the canary has all traffic in every route
-	Expected   *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
-	UnlockedAt time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
-	Moves      *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
-	Orphaned   time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
+	State       State         `json:"state"`
+	Since       time.Time     `json:"since"`  // when the state began
+	Weight      int           `json:"weight"` // canary's share in percent, 0–100: the highest of its routes
+	Reason      string        `json:"reason,omitempty"`
+	Build       string        `json:"build,omitempty"`      // of the canary; empty: unknown
+	BuildSince  time.Time     `json:"buildSince,omitzero"`  // when that build appeared
+	MovedAt     time.Time     `json:"movedAt,omitzero"`     // last change of Weight by anybody, or of what it leads to: since then the build is watched
+	Spread      int           `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
+	PromotedAt  time.Time     `json:"promotedAt,omitzero"`  // when the rollback window began
+	CompletedAt time.Time     `json:"completedAt,omitzero"` // when its end was seen
+	Paused      *Pause        `json:"paused,omitempty"`     // by `guardian pause`
+	Alerts      []string      `json:"alerts,omitempty"`     // names of the alerts that fire, sorted
+	Firing      []Firing      `json:"firing,omitempty"`     // the same with what they ask for, by when they were first seen
+	Mode        PromotionMode `json:"mode,omitempty"`       // of promotion, as the lease holder has it; empty: off
+	Ladder      []int         `json:"ladder,omitempty"`     // weights of all steps, unless the mode is off
+	Waiting     string        `json:"waiting,omitempty"`    // what the next step waits for, in plain words
+	WaitingFor  Wait          `json:"waitingFor,omitempty"` // the same, of a closed set
+	Waited      []Wait        `json:"waited,omitempty"`     // what the history has told of since weight or build changed
+	ToldAt      time.Time     `json:"toldAt,omitzero"`      // when words and numbers were last brought up to date
+	NextStep    int           `json:"nextStep,omitempty"`   // weight of the next step of promotion
+	NextAt      time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
+	Requests    int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
+	Noted       []string      `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
+	Fresh       bool          `json:"fresh,omitempty"`      // no weight has changed since this build appeared
+	Rolling     bool          `json:"rolling,omitempty"`    // this build's rollout has not been seen complete yet
+	Promoting   string        `json:"promoting,omitempty"`  // build that the scheduler may move forward
+	Ready       ReadyInfo     `json:"ready,omitzero"`       // ready endpoints, as last seen
+	Unverified  bool          `json:"unverified,omitempty"` // a new build came while the canary had 100%
+	Full        bool          `json:"full,omitempty"`       // the canary has all traffic in every route
+	Expected    *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
+	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
+	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
+	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
 
 // Moves names whose traffic a guard moves, and between what, as the command
@@ -188,7 +188,7 @@ type Pause struct {
 type HistoryEntry struct {
 	At     time.Time `json:"at"`
 	State  State     `json:"state"`
-	Event  string    `json:"event"` // rolled-back, blocked, unlocked, reasserted, step, waiting, promoted, baked, noted, …
+	Event  string    `json:"event"` // rolled-back, blocked, unlocked, reasserted, step, waiting, promoted, completed, noted, …
 	By     string    `json:"by,omitempty"`
 	From   int       `json:"from"` // canary's weight before, percent
 	To     int       `json:"to"`   // and after

@@ -32,7 +32,7 @@ func fullRecord() Record {
 		Status: Status{State: StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
 			Paused: &Pause{By: "ann", Reason: "x", At: at}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
 			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
-			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Uncanaried: true, Full: true, Spread: 4, BakedAt: at,
+			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Spread: 4, CompletedAt: at,
 			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour),
 			Orphaned: at.Add(time.Minute), Moves: &Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
 		History:         []HistoryEntry{{At: at, State: StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
@@ -251,7 +251,7 @@ func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
 
 func TestAHistoryThatSomebodyHasEditedIsReadOrRefused(t *testing.T) {
 	known := newHistories()
-	for text, entries := range map[string]int{"null": 0, "[]": 0, " [ ] ": 0, "[ {\"event\":\"step\"} ]\n": 1, `[{"event":"step"}] `: 1, `[{"event":"step"},{"event":"baked"}]`: 2} {
+	for text, entries := range map[string]int{"null": 0, "[]": 0, " [ ] ": 0, "[ {\"event\":\"step\"} ]\n": 1, `[{"event":"step"}] `: 1, `[{"event":"step"},{"event":"completed"}]`: 2} {
 		cm := recordMap(Record{})
 		cm.Data[keyHistory] = text
 		r, err := known.parse("orders-service", cm)

@@ -201,11 +201,11 @@ const (
 	latencyHold     = "GuardianCanaryLatency/hold orders-service"
 	restartRollback = "GuardianCanaryRestarts/rollback orders-service"
 	restartHold     = "GuardianCanaryRestarts/hold orders-service"
-	waitingHold     = "GuardianCanaryWaiting/hold orders-service"
+	waitingHold     = "GuardianCanaryNotStarting/hold orders-service"
 	trafficRollback = "GuardianCanaryTraffic/rollback orders-service"
 	trafficHold     = "GuardianCanaryTraffic/hold orders-service"
 	refusedRollback = "GuardianCanaryRefused/rollback orders-service"
-	serviceHold     = "GuardianServiceTrafficFell/hold orders-service"
+	serviceHold     = "GuardianServiceTrafficDropped/hold orders-service"
 )
 
 // run writes the rules and the test file, and lets promtool judge.

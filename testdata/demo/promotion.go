@@ -241,14 +241,14 @@ func (s *script) person(ctx context.Context, command string, a *app, reason stri
 // bake waits until the rollback window is over: from then on v1 may go, and no alert rolls back any more.
 func bake(ctx context.Context, s *script, a *app) error {
 	s.title("The rollback window of %v passes", rollbackWindow)
-	err := until(ctx, time.Minute, "the guard is baked", func(ctx context.Context) (bool, error) {
+	err := until(ctx, time.Minute, "the guard is completed", func(ctx context.Context) (bool, error) {
 		r, err := s.stage.record(ctx, a)
-		if err != nil || r.Status.State != "baked" {
+		if err != nil || r.Status.State != "completed" {
 			return false, err
 		}
 		s.say("guardian", "%s: %s", r.Status.State, r.Status.Reason)
-		promoted := r.Status.BakedAt.Sub(r.Status.PromotedAt)
-		s.want(promoted >= rollbackWindow, "baked after %v, the window is %v", promoted, rollbackWindow)
+		promoted := r.Status.CompletedAt.Sub(r.Status.PromotedAt)
+		s.want(promoted >= rollbackWindow, "completed after %v, the window is %v", promoted, rollbackWindow)
 		return true, nil
 	})
 	if err != nil {

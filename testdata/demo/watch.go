@@ -23,7 +23,7 @@ type record struct {
 	Status struct {
 		State, Reason, Waiting, WaitingFor, Build string
 		Weight                                    int
-		PromotedAt, BakedAt                       time.Time
+		PromotedAt, CompletedAt                   time.Time
 	}
 }
 
