@@ -178,6 +178,15 @@ type Decision struct {
 	Requeue time.Duration
 	// Added is what this decision appended to the history.
 	Added []HistoryEntry
+	// Then is what is appended to it once Move is done.
+	Then []HistoryEntry
+	// Marks are what the VirtualServices say from Move on.
+	Marks Marks
+	// Signal is what a rollback that this decision has seen to be done counts as.
+	Signal string
+	// Doubt says that an alert counts for the first time, and nothing has to be
+	// done: that is looked at on the API server before it is told.
+	Doubt bool
 }
 
 const (
@@ -213,7 +222,7 @@ func Decide(in Input, now time.Time) Decision {
 	d.finish()
 	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
 		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Requeue: d.requeue,
-		Added: d.rec.History[len(in.Record.History):]}
+		Added: d.rec.History[len(in.Record.History):], Then: d.then, Marks: d.marks, Signal: d.signal, Doubt: d.doubt}
 }
 
 // decider holds one decision while it is made.
@@ -239,6 +248,10 @@ type decider struct {
 	requeue     time.Duration
 	asked       *Request // rollback or promote, still to be done
 	climbed     bool     // the ladder has been looked at
+	then        []HistoryEntry
+	marks       Marks
+	signal      string
+	doubt       bool
 }
 
 // exposed says whether the canary gets, or for all that can be read might
@@ -328,7 +341,14 @@ func (d *decider) observeWeight(first bool) {
 		}
 		s.Weight, s.Spread, s.Fresh = w, spread, false
 		if !own || done {
-			s.MovedAt, s.Expected, s.Waited = d.now, nil, nil
+			s.MovedAt, s.Waited = d.now, nil
+		}
+		switch {
+		case s.Moving.rollsBack(): // until nothing leads to the canary any more
+		case own && done:
+			d.confirmStep()
+		case !own:
+			s.Moving = nil
 		}
 	}
 	if full != s.Full {
@@ -346,11 +366,11 @@ func (d *decider) observeWeight(first bool) {
 // whether all of the guard's VirtualServices have them.
 func (d *decider) expected() (own, done bool) {
 	s, t := d.rec.Status, d.in.Traffic
-	if s.Expected == nil {
+	if s.Moving == nil {
 		return false, false
 	}
-	e := *s.Expected
-	if e == 0 {
+	e := s.Moving.To
+	if s.Moving.rollsBack() {
 		return t.Lowest == 0 && t.Weight <= s.Weight, t.Weight == 0
 	}
 	rung := 0
@@ -366,7 +386,7 @@ func (d *decider) expected() (own, done bool) {
 // partly says that some of the guard's VirtualServices have taken a step, and
 // others have not yet.
 func (s *Status) partly() bool {
-	return s.Expected != nil && *s.Expected > 0 && s.Weight == *s.Expected && s.Spread > 0
+	return s.Moving.stepsTo(s.Weight) && s.Spread > 0
 }
 
 // takeWeight records a weight that observeWeight has passed over.
@@ -385,8 +405,8 @@ func (d *decider) shifted(w, spread int) string {
 	if w == s.Weight {
 		text = fmt.Sprintf("canary's lowest route went from %d%% to %d%%", s.Weight-s.Spread, w-spread)
 	}
-	if s.Expected != nil && *s.Expected > s.Weight {
-		text += fmt.Sprintf("; the step to %d%% was not made", *s.Expected)
+	if m := s.Moving; m != nil && m.To > s.Weight {
+		text += fmt.Sprintf("; the step to %d%% was not made", m.Step)
 	}
 	return text
 }
@@ -484,6 +504,7 @@ func (d *decider) lift(event, by, why string) {
 	d.rec.Lock = nil
 	d.rec.denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
+	d.rec.Status.Moving = nil
 	d.note(event, by, why)
 }
 
@@ -612,24 +633,37 @@ func (d *decider) locked() {
 	d.dropAsked("locked: " + d.rec.Lock.Reason)
 	if !d.exposed() {
 		d.state, d.text = StateRolledBack, d.rec.Lock.Reason
+		d.confirm()
 		return
 	}
 	if why := d.unsafe(); why != "" {
 		d.block(why)
 		return
 	}
-	d.state, d.text, d.move = StateRolledBack, d.rec.Lock.Reason, MoveStable
-	if d.was.Status.State != StateRolledBack { // it was blocked, or paused: only now it is done
-		d.noteRollback(*d.rec.Lock)
+	if d.again() {
+		d.reassert()
+		return
 	}
+	d.returnTraffic(*d.rec.Lock)
 	d.reason = ReasonFinish
-	if d.was.Lock != nil && d.was.Status.State == StateRolledBack && (d.was.Status.Weight == 0 || d.in.Owned) {
-		d.reason = ReasonReassert
-		d.noteReassert()
-		if s := &d.rec.Status; s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
-			s.Weight, s.MovedAt, s.Expected = 0, d.now, nil
-			s.Full, s.Unverified, s.Spread, s.PromotedAt, s.CompletedAt = false, false, 0, time.Time{}, time.Time{}
-		}
+}
+
+// again says that a canary which was locked and at 0 has traffic once more.
+func (d *decider) again() bool {
+	return d.was.Lock != nil && d.was.Status.State == StateRolledBack && (d.was.Status.Weight == 0 || d.in.Owned)
+}
+
+// reassert takes traffic from a locked canary again. The record goes on saying
+// that it has none, so that a storm of this costs no write each; when the API
+// server refuses it, the record says that.
+func (d *decider) reassert() {
+	s, l := &d.rec.Status, d.rec.Lock
+	d.state, d.text, d.move, d.reason = StateRolledBack, l.Reason, MoveStable, ReasonReassert
+	d.marks = Marks{StateRolledBack, l.Reason, d.was.Status.Since, s.Build}
+	d.noteReassert()
+	if s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
+		s.Weight, s.MovedAt, s.Moving = 0, d.now, nil
+		s.Full, s.Unverified, s.Spread, s.PromotedAt, s.CompletedAt = false, false, 0, time.Time{}, time.Time{}
 	}
 }
 
@@ -707,6 +741,10 @@ func (d *decider) unsafe() string {
 func (d *decider) block(why string) {
 	d.state, d.reason, d.text = StateBlocked, ReasonBlocked, why
 	d.takeWeight()
+	if l := d.rec.Lock; l != nil {
+		d.expectStable(*l)
+		d.rec.Status.Moving.Refused = ""
+	}
 	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
 		d.note("blocked", "", "rollback is wanted but "+why)
 	}
@@ -727,6 +765,10 @@ func (d *decider) open() {
 		return
 	case !d.exposed():
 		d.state, d.text = StateIdle, cmp.Or(d.in.Absent, "canary gets no traffic")
+		if m := s.Moving; m.rollsBack() {
+			d.text = notLocked(m.Reason)
+			d.confirm()
+		}
 		for _, a := range d.rollback {
 			d.noteAlert(a, "canary has no traffic; it will be rolled back at once if it gets some")
 		}
@@ -758,6 +800,7 @@ func (d *decider) open() {
 	default:
 		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight))
 	}
+	d.giveUp()
 	d.holdOrPromote()
 }
 
@@ -776,7 +819,7 @@ func (d *decider) bake() {
 // blockedElsewhere says that another replica has heard a rollback alert that
 // it cannot act upon and, without a lock, leaves no other trace of.
 func (d *decider) blockedElsewhere() bool {
-	return d.was.Status.State == StateBlocked && d.unsafe() != "" &&
+	return (d.was.Status.State == StateBlocked && d.unsafe() != "" || d.rec.Status.Moving.rollsBack()) &&
 		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
 }
 
@@ -844,26 +887,16 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 		d.reason = ReasonBlocked
 		return
 	}
-	d.state = StateRolledBack
-	d.move = MoveNone
 	if d.exposed() {
-		d.move = MoveStable
+		d.returnTraffic(l)
+		return
 	}
+	d.state, d.move = StateRolledBack, MoveNone
 	if g.Rollback.Lock == LockNone {
-		d.state, d.text = StateIdle, "rolled back, not locked: "+l.Reason
+		d.state, d.text = StateIdle, notLocked(l.Reason)
 	}
-	d.noteRollback(l)
-}
-
-// noteRollback records that traffic goes to stable now.
-func (d *decider) noteRollback(l Lock) {
-	if e := d.rec.Status.Expected; d.in.Guard.Rollback.Lock == LockNone && e != nil && *e == 0 {
-		return // told already, and traffic has not moved yet
-	}
-	d.rec.Status.Expected = new(int)
-	e := d.entry("rolled-back", l.By, l.Reason)
-	e.Alert, e.From, e.To = l.Alert, d.in.Traffic.Weight, 0
-	d.rec.History = append(d.rec.History, e)
+	d.expectStable(l)
+	d.confirm()
 }
 
 // finish writes down state and reason.
@@ -874,6 +907,9 @@ func (d *decider) finish() {
 		s.Since = d.now
 	}
 	s.State, s.Reason = d.state, d.text
+	if d.marks == (Marks{}) {
+		d.marks = Marks{s.State, s.Reason, s.Since, s.Build}
+	}
 	d.tellLadder(changed)
 	for i := range d.rec.History {
 		if e := &d.rec.History[i]; e.State == StateUnknown {
@@ -950,14 +986,17 @@ func (d *decider) noteReassert() {
 		}
 	}
 	e := d.entry("reasserted", "", string(ReasonReassert))
-	e.From, e.To = d.in.Traffic.Weight, 0
-	d.rec.History = append(d.rec.History, e)
+	e.State, e.From, e.To = StateRolledBack, d.in.Traffic.Weight, 0
+	d.then = append(d.then, e)
 }
 
 // lockMessage is what a CI reads whose change is refused.
 func lockMessage(g Guard, l Lock, state State, text string) string {
-	what := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
-	if state == StateBlocked {
+	what := fmt.Sprintf("guardian is rolling %s back to %s since %s", g.Name, g.Stable, stamp(l.Since))
+	switch state {
+	case StateRolledBack:
+		what = fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
+	case StateBlocked:
 		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), text)
 	}
 	next := fmt.Sprintf("deploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or lift the lock by hand",

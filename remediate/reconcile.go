@@ -44,7 +44,7 @@ func (f freshReader) virtualService(ctx context.Context, name string) (*unstruct
 // longer the present one.
 type store interface {
 	writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error)
-	patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) error
+	patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (*unstructured.Unstructured, error)
 	release(ctx context.Context, name string) error
 }
 
@@ -57,6 +57,7 @@ type reconciler struct {
 	watch        *stopwatch
 	known        *inspections // nil: each look is made anew
 	past         *histories
+	done         confirmed
 
 	leads     func() bool
 	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
@@ -74,8 +75,19 @@ type outcome struct {
 	// recorded says that all that follows from the alerts is in the record,
 	// even where the traffic could not be moved yet.
 	recorded bool
-	moved    bool // a VirtualService was written
+	done     bool // Move was made in full: the API server has taken each write
 	later    bool // a write of the record was put off
+
+	record *corev1.ConfigMap // as it is after the writes; nil: not known
+}
+
+// status is what the API server has been seen to have, once the writes are in.
+func (o outcome) status() Status {
+	s := o.decision.Record.Status
+	if m := o.decision.Marks; o.done && (o.decision.Move == MoveStable || o.decision.Move == MoveForward) {
+		s.State, s.Reason = m.State, m.Reason
+	}
+	return s
 }
 
 // reconcile gathers, decides and applies until it fits, first from the caches,
@@ -115,15 +127,16 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 			continue
 		}
 		did, err := r.apply(ctx, s, d)
-		out = outcome{decision: d, snapshot: s, recorded: out.recorded || did.recorded, moved: out.moved || did.moved, later: did.later}
-		if err == nil {
+		did.snapshot, did.recorded = s, out.recorded || did.recorded
+		if out = did; err == nil {
 			r.watch.saw(g.Name, moveOf(d.Record.Status), now)
 			return out, nil
 		}
-		if !errors.Is(err, errConflict) {
-			return out, err
+		lost := unanswered(err) && !ask.again && ctx.Err() == nil // it may be done: look before it is called not done
+		if !lost && !errors.Is(err, errConflict) {
+			return r.tellRefused(ctx, out, err)
 		}
-		ask, conflict = questions{fresh: true, count: ask.count, turn: ask.turn, busy: ask.busy}, err
+		ask, conflict = questions{fresh: true, again: ask.again || lost, count: ask.count, turn: ask.turn, busy: ask.busy}, err
 	}
 	return out, fmt.Errorf("guard %s: %d attempts: %w", g.Name, maxAttempts, conflict)
 }
@@ -133,6 +146,7 @@ type questions struct {
 	lock    bool // the API server itself, for the record
 	fresh   bool // the same, for all objects that are written
 	live    bool // the API server itself, for everything
+	again   bool // it has left a write without an answer
 	forward bool // what only matters for going forward
 	count   Count
 	turn    bool // it is this pass's turn to ask others than the API server
@@ -156,7 +170,7 @@ func contradicts(was, now Record) (build, weight bool) {
 	if a.State == StateUnknown {
 		return false, false
 	}
-	own := a.Expected != nil && *a.Expected == b.Weight
+	own := a.Moving != nil && a.Moving.To == b.Weight
 	return a.Build != b.Build, was.Lock == nil && now.Lock == nil && !own && (a.Weight != b.Weight || a.Spread != b.Spread)
 }
 
@@ -179,7 +193,12 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 		return true
 	}
 	switch {
-	case ask.lock, ask.fresh:
+	case ask.fresh:
+		return false
+	case d.Doubt, confirms(s.input.Record, d) && !r.done.is(s):
+		ask.fresh = true
+		return true
+	case ask.lock:
 		return false
 	case d.Move == MoveStable && s.holds(d.Record):
 		// Nothing but the cached record says that it is locked, and no write
@@ -246,6 +265,7 @@ type change struct {
 // that a crash between the two is finished by the next reconcile; what a
 // rollback re-pointed is forgotten only after it was given back.
 func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did outcome, err error) {
+	did.decision = d
 	todo, err := plan(s, d)
 	if err != nil {
 		return did, err
@@ -261,16 +281,17 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	if d.Reason == ReasonPerson && d.Move == MoveStable && want.Lock == nil {
 		want.Request = s.input.Record.Request // until traffic has moved, nothing else tells of it
 	}
+	did.decision.Record = want
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
-	cm := s.record
+	did.record = s.record
 	switch {
 	case s.holds(want):
 	case r.canWait(s, d, want):
 		did.later = true
 	default:
-		if cm, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want); err != nil {
+		if did.record, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want); err != nil {
 			return did, err
 		}
 		r.changed(s.input.Guard, s, d)
@@ -278,13 +299,16 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
-	did.moved, err = r.patch(ctx, todo, d.Move)
+	err = r.patch(ctx, todo, d.Move)
 	// Without a lock the record does not see to it that traffic moves.
 	did.recorded = err == nil || want.Lock != nil || d.Move != MoveStable
 	if err != nil {
-		return did, err
+		return did, &trafficError{err}
 	}
-	return did, r.afterwards(ctx, s, d, want, cm, todo)
+	if did.done = true; d.Move == MoveStable || d.Move == MoveForward {
+		r.done.note(s.input.Guard.Name, did.record)
+	}
+	return did, r.afterwards(ctx, s, d, want, did.record, todo)
 }
 
 // stillLeads looks at the lease once more, right before something goes forward
@@ -298,25 +322,27 @@ func (r *reconciler) stillLeads(s snapshot, d Decision) error {
 	return nil
 }
 
-// patch writes the VirtualServices, as far as there is something to write, and
-// says whether any was. A rollback is done in as many as take it; going forward
-// stops at the first that does not.
-func (r *reconciler) patch(ctx context.Context, todo []change, m Move) (moved bool, err error) {
+// patch writes the VirtualServices, as far as there is something to write. A
+// rollback is done in as many as take it, and in each as far as it takes it;
+// going forward stops at the first that does not.
+func (r *reconciler) patch(ctx context.Context, todo []change, m Move) error {
 	var refused []error
 	for _, c := range todo {
 		if len(c.ops) == 0 {
 			continue
 		}
-		if err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(m)); err != nil {
-			refused = append(refused, err)
-			if m != MoveStable {
-				break
-			}
+		_, err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(m))
+		if definitely(err) && m == MoveStable {
+			err = r.patchSmaller(ctx, c, err)
+		}
+		if err == nil {
 			continue
 		}
-		moved = true
+		if refused = append(refused, err); m != MoveStable {
+			break
+		}
 	}
-	return moved, errors.Join(refused...)
+	return errors.Join(refused...)
 }
 
 // afterwards forgets what has been given back or done, and gives up ownership.
@@ -330,10 +356,14 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 	if d.Reason == ReasonPerson {
 		want.Request = nil
 	}
-	if d.Move == MoveRestore || d.Move == MoveForward || d.Reason == ReasonPerson {
+	want.History = append(slices.Clone(want.History), d.Then...)
+	if d.Move == MoveRestore || d.Move == MoveForward || d.Reason == ReasonPerson || len(d.Then) > 0 {
 		if !sameRecord(cm, want) {
 			if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, want); err != nil {
 				return err
+			}
+			if d.Added = d.Then; len(d.Added) > 0 {
+				r.changed(s.input.Guard, s, d)
 			}
 		}
 	}
@@ -356,12 +386,15 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 // that move traffic.
 func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 	was, lock := s.input.Record, want.Lock
-	if lock == nil || was.Lock == nil || *lock != *was.Lock || was.Status.State != want.Status.State ||
-		want.Status.State != StateRolledBack || d.Move != MoveNone || len(d.Added) > 0 || was.Request != nil {
+	told := slices.ContainsFunc(d.Added, func(e HistoryEntry) bool { return e.Event != "rolled-back" })
+	if lock == nil || was.Lock == nil || *lock != *was.Lock || lock.By != byAlert || d.Move != MoveNone || told || was.Request != nil {
+		return false
+	}
+	if now := want.Status.State; now != StateRolledBack || was.Status.State != now && !r.done.is(s) {
 		return false
 	}
 	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || !slices.Equal(was.DenyMatchRoutes, want.DenyMatchRoutes) ||
-		!slices.Equal(was.DenyMirrors, want.DenyMirrors) || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
+		!slices.Equal(was.DenyMirrors, want.DenyMirrors) || !slices.Equal(was.VirtualServices, want.VirtualServices) {
 		return false
 	}
 	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle
@@ -443,8 +476,8 @@ func marks(s snapshot, d Decision) []change {
 // annotate sets guardian's annotations to what a decision says, for people,
 // kubectl and the health check of a GitOps tool.
 func annotate(vs *unstructured.Unstructured, d Decision) []Op {
-	st := d.Record.Status
-	set := map[string]string{AnnotationState: string(st.State), AnnotationReason: shorten(st.Reason), AnnotationSince: stamp(st.Since), AnnotationBuild: st.Build}
+	m := d.Marks
+	set := map[string]string{AnnotationState: string(m.State), AnnotationReason: shorten(m.Reason), AnnotationSince: stamp(m.Since), AnnotationBuild: m.Build}
 	have := vs.GetAnnotations()
 	if _, marked := have[AnnotationState]; !marked && (d.Move == MoveRestore || d.Move == MoveMark) {
 		return nil

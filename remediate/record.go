@@ -144,7 +144,7 @@ type Status struct {
 	Ready       ReadyInfo     `json:"ready,omitzero"`       // ready endpoints, as last seen
 	Unverified  bool          `json:"unverified,omitempty"` // a new build came while the canary had 100%
 	Full        bool          `json:"full,omitempty"`       // the canary has all traffic in every route
-	Expected    *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
+	Moving      *Moving       `json:"moving,omitempty"`     // a change of the weight that is under way
 	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
 	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
@@ -445,9 +445,9 @@ func (r Record) clone() Record {
 		p := *r.Status.Paused
 		c.Status.Paused = &p
 	}
-	if r.Status.Expected != nil {
-		e := *r.Status.Expected
-		c.Status.Expected = &e
+	if r.Status.Moving != nil {
+		m := *r.Status.Moving
+		c.Status.Moving = &m
 	}
 	c.Refused = slices.Clone(r.Refused)
 	c.Changed = slices.Clone(r.Changed)

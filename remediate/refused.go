@@ -1,0 +1,208 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// trafficError is that of a write to a VirtualService.
+type trafficError struct{ err error }
+
+func (e *trafficError) Error() string { return e.err.Error() }
+
+func (e *trafficError) Unwrap() error { return e.err }
+
+// errRefused says that the API server has answered, and has not taken what was
+// to be written to the VirtualServices.
+var errRefused = errors.New("the API server refuses it")
+
+// definitely says that the API server has refused an object for what is in it,
+// and would refuse the same again.
+func definitely(err error) bool {
+	var status apierrors.APIStatus
+	if errors.Is(err, errConflict) || !errors.As(err, &status) {
+		return false
+	}
+	code := status.Status().Code
+	return code >= 400 && code < 500 && !apierrors.IsTimeout(err) && !apierrors.IsTooManyRequests(err) && !apierrors.IsUnauthorized(err)
+}
+
+// unanswered says that a write may have been done all the same.
+func unanswered(err error) bool {
+	var traffic *trafficError
+	if !errors.As(err, &traffic) {
+		return false
+	}
+	var status apierrors.APIStatus
+	return !errors.As(err, &status) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err)
+}
+
+// confirmed knows for which record of each guard this replica has itself made
+// what it says is under way, with the API server's answer: then nobody has to be
+// asked whether it has been.
+type confirmed struct {
+	mu   sync.Mutex
+	last map[string]string // resource version of the record, by guard
+}
+
+func (c *confirmed) note(guard string, record *corev1.ConfigMap) {
+	if record == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last == nil {
+		c.last = map[string]string{}
+	}
+	c.last[guard] = record.ResourceVersion
+}
+
+func (c *confirmed) is(s snapshot) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return s.record != nil && c.last[s.input.Guard.Name] == s.record.ResourceVersion
+}
+
+// forget drops a guard that is no longer configured.
+func (c *confirmed) forget(guard string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.last, guard)
+}
+
+// confirms says that a decision tells of something as done that was not before:
+// a cache alone is no proof of it.
+func confirms(was Record, d Decision) bool {
+	now := d.Record.Status
+	return now.State == StateRolledBack && was.Status.State != StateRolledBack && d.Move == MoveNone ||
+		was.Status.Moving != nil && slices.ContainsFunc(d.Added, func(e HistoryEntry) bool {
+			return e.Event == "rolled-back" || e.Event == "reasserted" || e.Event == "step"
+		})
+}
+
+// tellRefused has the record say that what was to be written was not, and why.
+func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (outcome, error) {
+	var traffic *trafficError
+	if !errors.As(err, &traffic) || out.record == nil {
+		return out, err
+	}
+	err = fmt.Errorf("%w: %w", errRefused, err)
+	d := out.decision.refused(out.snapshot.input, strings.ReplaceAll(traffic.Error(), "\n", "; "), r.now().UTC())
+	out.decision = d
+	if sameRecord(out.record, d.Record) {
+		return out, err
+	}
+	g := out.snapshot.input.Guard
+	cm, failed := r.store.writeRecord(ctx, g.Name, out.record, d.Record)
+	if failed != nil {
+		return out, errors.Join(err, failed)
+	}
+	out.record = cm
+	r.changed(g, out.snapshot, d)
+	return out, err
+}
+
+// maxRoutesAlone is of how many routes each is tried by itself.
+const maxRoutesAlone = 32
+
+// patchSmaller writes what the API server takes of a patch that it has refused
+// as a whole: all but what is for people, else the weights, else what it takes of
+// each route. The error names the routes that are left as they were.
+func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) error {
+	p := &partly{r: r, c: c}
+	traffic := slices.DeleteFunc(slices.Clone(c.ops), func(o Op) bool { return routeOf(o.Path) == "" })
+	weights := slices.DeleteFunc(slices.Clone(traffic), func(o Op) bool { return !strings.HasSuffix(o.Path, "/weight") })
+	switch {
+	case len(traffic) == 0:
+		return whole
+	case len(traffic) < len(c.ops) && p.try(ctx, traffic) == nil:
+		return nil
+	case len(weights) > 0 && len(weights) < len(traffic) && p.try(ctx, weights) == nil:
+		traffic = slices.DeleteFunc(traffic, func(o Op) bool { return strings.HasSuffix(o.Path, "/weight") })
+	}
+	routes, byRoute := p.split(traffic)
+	if p.lost != nil || len(routes) > maxRoutesAlone || len(routes) == 1 && p.wrote == 0 {
+		return errors.Join(named(routes, whole), p.lost)
+	}
+	var left []error
+	for _, route := range routes {
+		ops := byRoute[route]
+		err := p.try(ctx, ops)
+		if part := slices.DeleteFunc(slices.Clone(ops), func(o Op) bool { return !strings.HasSuffix(o.Path, "/weight") }); err != nil && len(part) > 0 && len(part) < len(ops) {
+			_ = p.try(ctx, part) // what is left of the route is named in any case
+		}
+		if err != nil {
+			left = append(left, named([]string{route}, err))
+		}
+		if p.lost != nil {
+			break
+		}
+	}
+	return errors.Join(append(left, p.lost)...)
+}
+
+// partly writes a VirtualService in parts.
+type partly struct {
+	r     *reconciler
+	c     change
+	wrote int
+	lost  error // what says that no other part needs to be tried
+}
+
+func (p *partly) try(ctx context.Context, ops []Op) error {
+	if p.lost != nil {
+		return p.lost
+	}
+	now, err := p.r.store.patchVirtualService(ctx, p.c.vs, ops, FieldManager)
+	switch {
+	case err == nil:
+		p.c.vs = now
+		p.wrote++
+	case !definitely(err):
+		p.lost = err
+	}
+	return err
+}
+
+// split sorts operations by route.
+func (p *partly) split(ops []Op) (routes []string, byRoute map[string][]Op) {
+	byRoute = map[string][]Op{}
+	for _, o := range ops {
+		route := routeOf(o.Path)
+		if byRoute[route] == nil {
+			routes = append(routes, route)
+		}
+		byRoute[route] = append(byRoute[route], o)
+	}
+	return routes, byRoute
+}
+
+// named says which routes an error is about.
+func named(routes []string, err error) error {
+	var names []string
+	for i, r := range routes {
+		if i == 3 {
+			names = append(names, fmt.Sprintf("%d more", len(routes)-i))
+			break
+		}
+		parts := strings.Split(r, "/") // "", spec, the kind, an index
+		names = append(names, fmt.Sprintf("%s[%s]", parts[2], parts[3]))
+	}
+	return fmt.Errorf("route %s: %w", strings.Join(names, ", "), err)
+}
+
+// routeOf is the pointer of the route that an operation stands in, or "".
+func routeOf(path string) string {
+	parts := strings.SplitN(path, "/", 5) // "", spec, the kind, an index, the rest
+	if len(parts) < 5 || parts[1] != "spec" {
+		return ""
+	}
+	return strings.Join(parts[:4], "/")
+}
