@@ -177,6 +177,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 			c.r.watch.forget(name)
 			c.r.past.forget(name)
 			c.r.done.forget(name)
+			c.r.unrecorded.forget(name)
 			c.slow.Forget(name)
 			c.o.Metrics.stop(name)
 		}
@@ -450,6 +451,8 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		for k := range pending {
 			delete(e.pending, k)
 		}
+	}
+	if out.recorded || out.done {
 		e.sides, e.record, e.seen = out.snapshot.sides, Record{Lock: d.Record.Lock, Status: out.status()}, true
 		m.saw(g, out)
 	}

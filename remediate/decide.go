@@ -80,6 +80,10 @@ type Input struct {
 	Spare   []string // the same of stable
 	Alerts  []Alert  // firing now, and accepted ones not acted on yet
 
+	// Unrecorded is the lock of a rollback that was done and could not be
+	// recorded. Nil: there is none.
+	Unrecorded *Lock
+
 	// Watched is for how long this replica has seen the weights stand that the
 	// record speaks of.
 	Watched Watched
@@ -759,6 +763,10 @@ func (d *decider) open() {
 		return
 	}
 	s := d.rec.Status
+	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == s.Build {
+		d.rollBack(*l, ReasonFinish)
+		return
+	}
 	switch {
 	case d.refusedRuns() != "" && d.in.Guard.Rollback.Lock != LockNone:
 		d.rollBack(Lock{By: byRefused, Reason: "build " + d.refusedRuns() + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)

@@ -24,6 +24,7 @@ type snapshot struct {
 	// who serves the two sides, for rules that need names
 	sides Sides
 	known *inspections
+	again bool // read from the API server, since it has left a write without an answer or has refused the record
 }
 
 // Sides names what runs behind a guard's two destinations, for those who look

@@ -51,6 +51,7 @@ func (m *machine) answer(what string, ops []Op) (err error, in bool) {
 			continue
 		}
 		r.left--
+		m.unwritten = m.unwritten || what == "record"
 		return conflictOr(r.err, "write %s", what), r.in
 	}
 	return nil, false
@@ -101,7 +102,11 @@ func (m *machine) stand() {
 		}
 		return nil
 	}
-	if m.paused() || refused("record", "") != nil || rec.Lock == nil || m.w.stable < m.guard.Rollback.MinReadyStable || m.w.noSubset {
+	if refused("record", "") != nil {
+		m.checkUnrecorded(refused("traffic", "") != nil)
+		return
+	}
+	if m.paused() || rec.Lock == nil || m.w.stable < m.guard.Rollback.MinReadyStable || m.w.noSubset {
 		return
 	}
 	whole := refused("traffic", "")
@@ -117,6 +122,24 @@ func (m *machine) stand() {
 		m.t.Fatalf("what was not refused was not written: %+v; refused is %s", t, describeRefusals(lasting))
 	case !t.Clean() && rec.Status.State != StateBlocked:
 		m.t.Fatalf("invariant 6: something still leads to the canary (%+v), and the record says %s: %s", t, rec.Status.State, rec.Status.Reason)
+	}
+}
+
+// checkUnrecorded holds a guard whose record cannot be written against the
+// alerts that fire: traffic is moved all the same.
+func (m *machine) checkUnrecorded(trafficRefused bool) {
+	rec, t := m.parsed(), m.trafficOf(m.w.vs)
+	s := rec.Status
+	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
+	if trafficRefused || !safe || m.paused() || rec.Request != nil || t.full() || m.w.template == 0 || s.Build != m.w.hashOfTemplate(m.w.template) || t.Weight == 0 {
+		return
+	}
+	for _, r := range m.replicas {
+		for _, a := range r.known {
+			if a.Action == ActionRollback && !a.StartsAt.Before(s.BuildSince) && !a.StartsAt.Before(s.UnlockedAt) {
+				m.t.Fatalf("invariant 1: %s fires and counts, the record cannot be written, and the canary has %+v", a.Name, t)
+			}
+		}
 	}
 }
 

@@ -64,8 +64,9 @@ type machine struct {
 	records   map[*corev1.ConfigMap]Record // as parsed
 	refusals  []*refusal
 	truths    []traffics // what the canary has had, oldest first
-	lockedAt  int     // version of the world when the last rollback was decided on
-	steppedAt int     // and the last step
+	lockedAt  int        // version of the world when the last rollback was decided on
+	steppedAt int        // and the last step
+	unwritten bool       // a write of the record was refused within this pass
 }
 
 // hears of an alert, with the numbers of that moment in its summary.
@@ -267,7 +268,7 @@ func (m *machine) checkCause() {
 		return slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(r.known)), slices.Collect(maps.Values(r.pending))), func(a Alert) bool { return a.Action == ActionRollback })
 	})
 	asked := record.Request != nil && record.Request.Action == RequestRollback
-	if m.guard.Rollback.Lock != LockNone || !fires && !asked && !m.meddled {
+	if m.guard.Rollback.Lock != LockNone && !m.unwritten || !fires && !asked && !m.meddled {
 		m.t.Fatalf("a false rollback: nothing is locked, nothing fires, nobody has asked; status %+v", record.Status)
 	}
 }
@@ -375,7 +376,7 @@ func (m *machine) pass(r *replica) {
 	if m.busy {
 		return
 	}
-	m.busy, m.meddled, r.wroteRV, m.began = true, false, "", map[string]bool{}
+	m.busy, m.meddled, m.unwritten, r.wroteRV, m.began = true, false, false, "", map[string]bool{}
 	truth := m.w.copy()
 	defer func() { m.busy, m.fault, m.meddle, m.atRecord = false, nil, nil, false }()
 	now := map[string]Alert{}

@@ -58,6 +58,7 @@ type reconciler struct {
 	known        *inspections // nil: each look is made anew
 	past         *histories
 	done         confirmed
+	unrecorded   unrecorded
 
 	leads     func() bool
 	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
@@ -108,6 +109,7 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		if err != nil {
 			return out, err
 		}
+		s.again = ask.again
 		now := r.now()
 		d := Decide(in, now)
 		if (d.WantCount || d.WantForward) && !ask.turn && !ask.busy {
@@ -132,10 +134,10 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 			r.watch.saw(g.Name, moveOf(d.Record.Status), now)
 			return out, nil
 		}
-		lost := unanswered(err) && !ask.again && ctx.Err() == nil // it may be done: look before it is called not done
-		if !lost && !errors.Is(err, errConflict) {
+		if !errors.Is(err, errConflict) && !doubtful(err, out) {
 			return r.tellRefused(ctx, out, err)
 		}
+		lost := !errors.Is(err, errConflict)
 		ask, conflict = questions{fresh: true, again: ask.again || lost, count: ask.count, turn: ask.turn, busy: ask.busy}, err
 	}
 	return out, fmt.Errorf("guard %s: %d attempts: %w", g.Name, maxAttempts, conflict)
@@ -229,6 +231,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	s.input.Alerts = alerts
 	s.input.Watched = r.watch.read(g.Name, moveOf(s.input.Record.Status), r.now())
 	s.input.Count, s.input.Busy = ask.count, ask.busy
+	s.input.Unrecorded = r.unrecorded.of(g.Name, s.stored)
 	s.input.Leads = r.leads()
 	s.input.Live = ask.live && s.input.Leads
 	if s.input.Live && ask.forward {
@@ -291,10 +294,15 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	case r.canWait(s, d, want):
 		did.later = true
 	default:
-		if did.record, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want); err != nil {
-			return did, err
+		did.record, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want)
+		switch {
+		case err == nil:
+			r.changed(s.input.Guard, s, d)
+		case d.Move == MoveStable && s.again && !errors.Is(err, errConflict):
+			return r.applyUnrecorded(ctx, s, did, err)
+		default:
+			return did, &recordError{err}
 		}
-		r.changed(s.input.Guard, s, d)
 	}
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err

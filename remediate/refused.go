@@ -34,14 +34,89 @@ func definitely(err error) bool {
 	return code >= 400 && code < 500 && !apierrors.IsTimeout(err) && !apierrors.IsTooManyRequests(err) && !apierrors.IsUnauthorized(err)
 }
 
-// unanswered says that a write may have been done all the same.
-func unanswered(err error) bool {
-	var traffic *trafficError
-	if !errors.As(err, &traffic) {
-		return false
+// recordError is that of a write of the record.
+type recordError struct{ err error }
+
+func (e *recordError) Error() string { return e.err.Error() }
+
+func (e *recordError) Unwrap() error { return e.err }
+
+// doubtful says that one more look at the API server comes before what follows
+// from an error: a write without an answer may be in, and what was decided on may
+// no longer be so where the record cannot be written.
+func doubtful(err error, o outcome) bool {
+	s := o.snapshot
+	var record *recordError
+	if errors.As(err, &record) {
+		return !s.again && o.decision.Move == MoveStable
 	}
+	var traffic *trafficError
 	var status apierrors.APIStatus
-	return !errors.As(err, &status) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err)
+	return !s.again && errors.As(err, &traffic) && (!errors.As(err, &status) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err))
+}
+
+// errUnrecorded says that traffic is where it should be, and that the record
+// does not tell of it.
+var errUnrecorded = errors.New("rolled back, not recorded")
+
+// applyUnrecorded takes traffic from the canary although the record cannot be
+// written: the brake does not hang on a quota, or on a policy for ConfigMaps. The
+// lock is on the VirtualService until the record can be written.
+func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcome, why error) (outcome, error) {
+	d := did.decision
+	d.Marks.Reason = errUnrecorded.Error() + ": " + d.Marks.Reason
+	did.decision, did.record = d, nil
+	todo, err := plan(s, d)
+	if err == nil {
+		err = r.patch(ctx, todo, d.Move)
+	}
+	if err != nil {
+		return did, errors.Join(&trafficError{err}, &recordError{why})
+	}
+	did.done = true
+	r.unrecorded.note(s.input.Guard.Name, d.Record.Lock)
+	return did, &recordError{fmt.Errorf("%w: %w", errUnrecorded, why)}
+}
+
+// unrecorded are the locks of rollbacks that could not be recorded, by guard.
+type unrecorded struct {
+	mu    sync.Mutex
+	locks map[string]Lock
+}
+
+func (u *unrecorded) note(guard string, l *Lock) {
+	if l == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.locks == nil {
+		u.locks = map[string]Lock{}
+	}
+	u.locks[guard] = *l
+}
+
+// of is the lock that the record lacks; one that has a lock, or that a person
+// has unlocked since, lacks none.
+func (u *unrecorded) of(guard string, stored Record) *Lock {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	l, ok := u.locks[guard]
+	if !ok {
+		return nil
+	}
+	if stored.Lock != nil || stored.Status.UnlockedAt.After(l.Since) {
+		delete(u.locks, guard)
+		return nil
+	}
+	return &l
+}
+
+// forget drops a guard that is no longer configured.
+func (u *unrecorded) forget(guard string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.locks, guard)
 }
 
 // confirmed knows for which record of each guard this replica has itself made
