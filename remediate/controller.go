@@ -32,7 +32,8 @@ type Options struct {
 	Domain    string // of the cluster; empty: cluster.local
 	// User is guardian's own until the API server has told which it is. Empty:
 	// not known.
-	User string
+	User   string
+	Builds BuildParts
 
 	// Firing returns the alerts that fire for a guard now, as this replica
 	// knows it. It must not block.
@@ -323,10 +324,10 @@ func (c *Controller) accept(guard string, alerts []Alert, received time.Time) (<
 	return done, nil
 }
 
-// Unknown records durably that an alert names a guard which this guardian does
-// not have, as an Event on the namespace.
-func (c *Controller) Unknown(ctx context.Context, guard, alert string) error {
-	return c.event.unknown(ctx, guard, alert, c.o.Now())
+// Unknown records durably that alerts name guards which this guardian does not
+// have, as one Event on the namespace. alertOf has an alert for each guard.
+func (c *Controller) Unknown(ctx context.Context, alertOf map[string]string) error {
+	return c.event.unknown(ctx, alertOf, c.o.Now())
 }
 
 func (c *Controller) work(ctx context.Context) {
