@@ -49,6 +49,8 @@ type Marks struct {
 	Reason string
 	Since  time.Time
 	Build  string
+
+	Message string // of the lock, for whoever is refused; empty: that of the record
 }
 
 // observed is the state of a canary that gets traffic and that nothing holds.
@@ -74,10 +76,34 @@ func (d *decider) returnTraffic(l Lock) {
 	if m := d.rec.Status.Moving; m.Refused != "" {
 		d.state, d.text = StateBlocked, notDone(m.Refused)
 	}
-	d.marks = Marks{StateRolledBack, l.Reason, d.rec.Status.Moving.At, d.rec.Status.Build}
+	d.marks = Marks{State: StateRolledBack, Reason: l.Reason, Since: d.rec.Status.Moving.At, Build: d.rec.Status.Build}
 	if d.in.Guard.Rollback.Lock == LockNone {
 		d.marks.State, d.marks.Reason = StateIdle, notLocked(l.Reason)
 	}
+}
+
+// tellLock says in the record, and in what is written together with the weights,
+// what whoever is refused for the lock should know.
+func (d *decider) tellLock() {
+	g, l := d.in.Guard, *d.rec.Lock
+	done := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
+	what := fmt.Sprintf("guardian keeps the traffic of %s on %s since %s", g.Name, g.Stable, stamp(l.Since))
+	switch {
+	case d.state == StateBlocked:
+		what = lockBlocked(g, l, d.text)
+	case !d.exposed(), d.reason == ReasonReassert:
+		what = done
+	case d.move == MoveStable:
+		what = fmt.Sprintf("guardian is rolling %s back to %s since %s", g.Name, g.Stable, stamp(l.Since))
+	}
+	d.rec.Message = lockMessage(g, l, what)
+	if d.move == MoveStable {
+		d.marks.Message = lockMessage(g, l, done)
+	}
+}
+
+func lockBlocked(g Guard, l Lock, why string) string {
+	return fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), shortenTo(oneLine(why), maxLockMessage/4))
 }
 
 // expectStable records that traffic is to go to stable.
@@ -155,7 +181,7 @@ func (d Decision) refused(in Input, why string, now time.Time) Decision {
 				Build: s.Build, Alert: s.Moving.Alert, Reason: "rollback " + s.Reason})
 		}
 		if l := d.Record.Lock; l != nil {
-			d.Record.Message = lockMessage(in.Guard, *l, s.State, s.Reason)
+			d.Record.Message = lockMessage(in.Guard, *l, lockBlocked(in.Guard, *l, s.Reason))
 		}
 	}
 	d.Added = d.Record.History[len(was.History):]

@@ -342,7 +342,7 @@ func (d *decider) step(step Step) {
 	again := s.Moving.stepsTo(reached) && s.Promoting == s.Build
 	d.move, d.weight, d.reason = MoveForward, step.Weight, ReasonStep
 	d.text = fmt.Sprintf("taking the step to %d%%", step.Weight)
-	d.marks = Marks{StateShifting, fmt.Sprintf("canary has %d%%", reached), d.now, s.Build}
+	d.marks = Marks{State: StateShifting, Reason: fmt.Sprintf("canary has %d%%", reached), Since: d.now, Build: s.Build}
 	if reached == 100 {
 		d.marks.State, d.marks.Reason = StatePromoted, "canary has all traffic"
 	}

@@ -152,6 +152,7 @@ func (m *machine) wire(r *replica) {
 	r.store.answer, r.store.stored, r.store.moved = m.answer, m.checkTold, m.remember
 	r.rec = &reconciler{
 		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
+		user:      func() string { return guardianUser },
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
 		forward: func(_ context.Context, s snapshot) (Forward, []Alert) {
@@ -472,6 +473,7 @@ func (m *machine) checkCalm() {
 	if (m.w.cm.Labels[LabelLocked] == "true") != (rec.Lock != nil) {
 		m.t.Fatalf("label %s is %q, lock %v", LabelLocked, m.w.cm.Labels[LabelLocked], rec.Lock)
 	}
+	m.checkLockAnnotation(rec)
 	since := rec.Status.BuildSince
 	if rec.Status.UnlockedAt.After(since) {
 		since = rec.Status.UnlockedAt
@@ -497,6 +499,17 @@ func (m *machine) checkCalm() {
 	}
 	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
+	}
+}
+
+// checkLockAnnotation: what the admission policies read is what the record says.
+func (m *machine) checkLockAnnotation(rec Record) {
+	if m.w.vs == nil {
+		return
+	}
+	want, _ := lockAnnotation(rec, guardianUser)
+	if got := m.w.vs.GetAnnotations()[lockKey(m.guard.Name)]; got != want {
+		m.t.Fatalf("the VirtualService says of the lock\n%q\nand the record\n%q", got, want)
 	}
 }
 
@@ -571,11 +584,7 @@ func (m *machine) outside(label string) {
 			cm := m.w.cm.DeepCopy()
 			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, "dance"}).Draw(t, label+" action"),
 				By: "someone", Reason: "because", At: m.now}
-			b, err := json.Marshal(q)
-			if err != nil {
-				t.Fatal(err)
-			}
-			cm.Data[keyRequest] = string(b)
+			ask(cm, q)
 			cm.ResourceVersion = m.w.next()
 			m.w.cm = cm
 		}
@@ -734,6 +743,17 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"refuse": func(t *rapid.T) { m.t = t; m.refuse(t) },
 		"relent": func(t *rapid.T) { m.t = t; m.refusals = nil },
 		"stand":  func(t *rapid.T) { m.t = t; m.stand() },
+		"refused rollback": func(t *rapid.T) { // a canary goes bad while the API server takes nothing, or not all
+			m.t = t
+			m.refuse(t)
+			m.refusals[len(m.refusals)-1].left = -1
+			m.ciApply(rapid.SampledFrom([]int{0, 10, 50}).Draw(t, "CI applies"))
+			for _, r := range m.replicas {
+				*r.view = *m.w.copy()
+			}
+			m.pass(m.alert("alert"))
+			m.stand()
+		},
 	}
 }
 

@@ -60,6 +60,7 @@ type reconciler struct {
 	done         confirmed
 	unrecorded   unrecorded
 
+	user      func() string // guardian's own, as the API server knows it; empty: not known yet
 	leads     func() bool
 	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
 	turn      func() (done func(), ok bool)                // to ask others than the API server; nil: always
@@ -76,8 +77,9 @@ type outcome struct {
 	// recorded says that all that follows from the alerts is in the record,
 	// even where the traffic could not be moved yet.
 	recorded bool
-	done     bool // Move was made in full: the API server has taken each write
-	later    bool // a write of the record was put off
+	done     bool  // Move was made in full: the API server has taken each write
+	later    bool  // a write of the record was put off
+	unmarked error // why a VirtualService does not tell of the lock; nil: all do
 
 	record *corev1.ConfigMap // as it is after the writes; nil: not known
 }
@@ -219,7 +221,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	case ask.fresh, ask.lock:
 		from = freshReader{reader: r.cached, live: r.live, recordOnly: !ask.fresh}
 	}
-	s, err := gather(ctx, from, g, r.domain, r.known, r.past)
+	s, err := gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
 	if err != nil {
 		return Input{}, s, err
 	}
@@ -261,6 +263,7 @@ func mergeAlerts(a, b []Alert) []Alert {
 type change struct {
 	vs      *unstructured.Unstructured
 	ops     []Op
+	lock    []Op // for the lock's annotation; in the same patch
 	changes []Change
 }
 
@@ -307,7 +310,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
-	err = r.patch(ctx, todo, d.Move)
+	did.unmarked, err = r.patch(ctx, lockChanges(todo, s, landed(want, d), r.self()), d)
 	// Without a lock the record does not see to it that traffic moves.
 	did.recorded = err == nil || want.Lock != nil || d.Move != MoveStable
 	if err != nil {
@@ -333,24 +336,82 @@ func (r *reconciler) stillLeads(s snapshot, d Decision) error {
 // patch writes the VirtualServices, as far as there is something to write. A
 // rollback is done in as many as take it, and in each as far as it takes it;
 // going forward stops at the first that does not.
-func (r *reconciler) patch(ctx context.Context, todo []change, m Move) error {
+func (r *reconciler) patch(ctx context.Context, todo []change, d Decision) (unmarked, err error) {
 	var refused []error
 	for _, c := range todo {
-		if len(c.ops) == 0 {
+		if len(c.ops) == 0 && len(c.lock) == 0 {
 			continue
 		}
-		_, err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(m))
-		if definitely(err) && m == MoveStable {
-			err = r.patchSmaller(ctx, c, err)
+		unmarkedHere, err := r.patchOne(ctx, c, d)
+		if unmarkedHere != nil {
+			unmarked = unmarkedHere
 		}
 		if err == nil {
 			continue
 		}
-		if refused = append(refused, err); m != MoveStable {
+		if refused = append(refused, err); d.Move != MoveStable {
 			break
 		}
 	}
-	return errors.Join(refused...)
+	return unmarked, errors.Join(refused...)
+}
+
+// patchOne writes one VirtualService. The weights do not wait for a lock's
+// annotation that guardian may not write, as where another user has taken its
+// key: unmarked says why it is not there.
+func (r *reconciler) patchOne(ctx context.Context, c change, d Decision) (unmarked, err error) {
+	_, err = r.store.patchVirtualService(ctx, c.vs, append(slices.Clone(c.ops), c.lock...), manager(d))
+	if len(c.lock) > 0 && definitely(err) {
+		if unmarked = err; len(c.ops) == 0 {
+			return unmarked, nil
+		}
+		_, err = r.store.patchVirtualService(ctx, c.vs, c.ops, manager(d))
+	}
+	if definitely(err) && d.Move == MoveStable {
+		err = r.patchSmaller(ctx, c, err)
+	}
+	return unmarked, err
+}
+
+// landed is a record as it has to be read from what is written together with the
+// weights: with words that are true as soon as the patch is taken.
+func landed(r Record, d Decision) Record {
+	if d.Marks.Message != "" {
+		r.Message = d.Marks.Message
+	}
+	return r
+}
+
+// self is guardian's user as the API server knows it; empty: not known yet.
+func (r *reconciler) self() string {
+	if r.user == nil {
+		return ""
+	}
+	return r.user()
+}
+
+// lockChanges adds to the patches what the lock's annotations of all the guard's
+// VirtualServices need to say what the record says. An annotation of another
+// user's is written over only where there is something else to write.
+func lockChanges(todo []change, s snapshot, want Record, user string) []change {
+	guard := s.input.Guard.Name
+	todo = slices.Clone(todo)
+	for _, vs := range s.services {
+		i := slices.IndexFunc(todo, func(c change) bool { return c.vs == vs })
+		if i < 0 || len(todo[i].ops) == 0 {
+			if foreignLock(vs, guard, user) {
+				continue
+			}
+		}
+		if i < 0 {
+			if ops := lockOps(vs, guard, want, user, nil); len(ops) > 0 {
+				todo = append(todo, change{vs: vs, lock: ops})
+			}
+			continue
+		}
+		todo[i].lock = lockOps(vs, guard, want, user, todo[i].ops)
+	}
+	return todo
 }
 
 // afterwards forgets what has been given back or done, and gives up ownership.
@@ -408,8 +469,8 @@ func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle
 }
 
-func manager(m Move) string {
-	if m == MoveStable {
+func manager(d Decision) string {
+	if d.Move == MoveStable || d.Move == MoveNone && d.Record.Lock != nil {
 		return FieldManager
 	}
 	return FieldManagerPromotion
@@ -502,9 +563,12 @@ func annotate(vs *unstructured.Unstructured, d Decision) []Op {
 	return ops
 }
 
-func shorten(s string) string {
-	if len(s) <= maxAnnotation {
+func shorten(s string) string { return shortenTo(s, maxAnnotation) }
+
+// shortenTo cuts a text to at most n bytes and a mark; a negative n counts as 0.
+func shortenTo(s string, n int) string {
+	if len(s) <= n {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxAnnotation], "") + "…"
+	return strings.ToValidUTF8(s[:max(n, 0)], "") + "…"
 }

@@ -68,7 +68,7 @@ func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcom
 	did.decision, did.record = d, nil
 	todo, err := plan(s, d)
 	if err == nil {
-		err = r.patch(ctx, todo, d.Move)
+		did.unmarked, err = r.patch(ctx, lockChanges(todo, s, landed(d.Record, d), r.self()), d)
 	}
 	if err != nil {
 		return did, errors.Join(&trafficError{err}, &recordError{why})
@@ -105,7 +105,7 @@ func (u *unrecorded) of(guard string, stored Record) *Lock {
 	if !ok {
 		return nil
 	}
-	if stored.Lock != nil || stored.Status.UnlockedAt.After(l.Since) {
+	if stored.Lock != nil || stored.Status.LiftedAt.After(l.Since) {
 		delete(u.locks, guard)
 		return nil
 	}
@@ -171,6 +171,11 @@ func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (o
 	err = fmt.Errorf("%w: %w", errRefused, err)
 	d := out.decision.refused(out.snapshot.input, strings.ReplaceAll(traffic.Error(), "\n", "; "), r.now().UTC())
 	out.decision = d
+	defer func() {
+		if d.Move == MoveStable {
+			r.markLock(ctx, &out, d.Record)
+		}
+	}()
 	if sameRecord(out.record, d.Record) {
 		return out, err
 	}
@@ -182,6 +187,23 @@ func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (o
 	out.record = cm
 	r.changed(g, out.snapshot, d)
 	return out, err
+}
+
+// markLock writes the lock's annotation by itself where the weights were refused:
+// what CI gives the canary besides is then refused by the policy all the same.
+func (r *reconciler) markLock(ctx context.Context, out *outcome, want Record) {
+	s := out.snapshot
+	for _, have := range s.services {
+		vs, err := r.live.virtualService(ctx, have.GetName())
+		if err != nil || vs == nil || foreignLock(vs, s.input.Guard.Name, r.self()) {
+			continue
+		}
+		if ops := lockOps(vs, s.input.Guard.Name, want, r.self(), nil); len(ops) > 0 {
+			if _, err := r.store.patchVirtualService(ctx, vs, ops, FieldManager); err != nil {
+				out.unmarked = err
+			}
+		}
+	}
 }
 
 // maxRoutesAlone is of how many routes each is tried by itself.

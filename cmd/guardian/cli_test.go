@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -163,7 +164,7 @@ func (b *bench) answer(take func(*remediate.Record, remediate.Request)) {
 	go func() {
 		for sleep(ctx, time.Second) == nil {
 			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
-			if err != nil || cm.Data[requestKey] == "" {
+			if err != nil || cm.Data[remediate.KeyRequestAction] == "" {
 				continue
 			}
 			b.edit(ctx, func(r *remediate.Record) {
@@ -198,6 +199,14 @@ func locked() remediate.Record {
 		Status:  remediate.Status{State: remediate.StateRolledBack, Reason: "5% of requests failed", Build: "b1"},
 		Refused: []string{"b1"}, Message: "orders-service was rolled back: deploy a new build of v2",
 	}
+}
+
+// underWay is a guard whose lock is written and whose traffic has not moved yet.
+func underWay(weight int) remediate.Record {
+	r := locked()
+	r.Status.State, r.Status.Weight, r.Status.Reason = remediate.StateShifting, weight, "rolling back: 5% of requests failed"
+	r.Status.Moving = &remediate.Moving{From: weight, By: "alert"}
+	return r
 }
 
 // want checks a call's exit code, what it says, and how long it took by the
@@ -445,8 +454,9 @@ func TestRequests(t *testing.T) {
 	add := func(r *remediate.Record, q remediate.Request, event, reason string) {
 		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: event, By: q.By, Reason: reason})
 	}
-	toStable := func(r *remediate.Record) { r.Status.Weight = 0 }
-	thirty := 30
+	toStable := func(r *remediate.Record) {
+		r.Status.Weight, r.Status.State, r.Status.Moving = 0, remediate.StateRolledBack, nil
+	}
 	for name, tc := range map[string]struct {
 		record remediate.Record
 		args   []string
@@ -461,30 +471,30 @@ func TestRequests(t *testing.T) {
 				if q.Action != remediate.RequestRollback || q.By != "ann@example.com" || q.Reason != "looks odd" {
 					t.Errorf("guardian was asked %+v", q)
 				}
-				*r = locked()
-				r.Status.Weight = 30
-				add(r, q, "rolled-back", "looks odd")
-			}, then: toStable, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
+				*r = underWay(30)
+			}, then: func(r *remediate.Record) {
+				toStable(r)
+				add(r, remediate.Request{By: "ann@example.com"}, "rolled-back", "looks odd")
+			}, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
 		"a rollback whose traffic does not move cannot be told": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				*r = locked()
-				r.Status.Weight = 30
-				add(r, q, "rolled-back", "r")
+				*r = underWay(30)
 			}, code: exitUnknown, says: "locked, but traffic has not moved yet after 30s, as far as its record tells: canary at 30%"},
 		"a rollback without a lock is done when traffic has moved": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Expected = new(int)
-				add(r, q, "rolled-back", "r")
+				r.Status.Moving = &remediate.Moving{From: 30, By: q.By}
 			},
-			then: func(r *remediate.Record) { r.Status = remediate.Status{State: remediate.StateIdle} },
+			then: func(r *remediate.Record) {
+				r.Status = remediate.Status{State: remediate.StateIdle}
+				add(r, remediate.Request{By: "ann@example.com"}, "rolled-back", "r")
+			},
 			code: exitOK, says: "rolled-back: r\nguard orders-service: idle, canary at 0%"},
 		"an alert that was first is as good": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				*r = locked()
-				r.Status.Weight = 30
+				*r = underWay(30)
 				add(r, q, "refused", "rollback refused: locked: 5% of requests failed")
 			}, then: toStable, code: exitOK, says: "rolled-back, canary at 0%"},
 		"a rollback under a person's annotation is refused": {
@@ -500,15 +510,16 @@ func TestRequests(t *testing.T) {
 		"a step is taken when traffic has moved": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Expected = &thirty
-				add(r, q, "step", "step to 30%")
-			}, then: func(r *remediate.Record) { r.Status.Weight, r.Status.Expected = 30, nil },
+				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By}
+			}, then: func(r *remediate.Record) {
+				r.Status.Weight, r.Status.Moving = 30, nil
+				add(r, remediate.Request{By: "ann@example.com"}, "step", "step to 30%")
+			},
 			code: exitOK, says: "step: step to 30%\nguard orders-service: shifting, canary at 30%"},
 		"a step that does not show cannot be told": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Expected = &thirty
-				add(r, q, "step", "step to 30%")
+				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By}
 			}, code: exitUnknown, says: "moving the canary from 10% to 30%, but traffic has not moved yet after 30s"},
 		"what another replaced was not done": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
@@ -522,6 +533,23 @@ func TestRequests(t *testing.T) {
 			take: func(r *remediate.Record, q remediate.Request) {
 				add(r, q, "refused", "unlock refused: orders-service is not locked")
 			}, code: exitFailed, says: "Error: unlock refused: orders-service is not locked"},
+		"a rollback that the API server refuses is not done": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				*r = underWay(30)
+				r.Status.State, r.Status.Reason, r.Status.Moving.Refused = remediate.StateBlocked, "not done: policy says no", "policy says no"
+			}, code: exitFailed, says: "the API server has refused it: policy says no"},
+		"nor is one without a lock": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Request = &q
+				r.Status.State, r.Status.Moving = remediate.StateBlocked, &remediate.Moving{From: 30, By: q.By, Refused: "policy says no"}
+			}, code: exitFailed, says: "the API server has refused it: policy says no"},
+		"a step that the API server refuses is not taken": {
+			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By, Refused: "policy says no"}
+			}, code: exitFailed, says: "the API server has refused it: policy says no"},
 		"a rollback is blocked": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
@@ -559,8 +587,8 @@ func TestRequests(t *testing.T) {
 				})
 				code, text := b.run(append(tc.args[:1:1], append([]string{testGuard}, tc.args[1:]...)...)...)
 				want(t, code, text, tc.code, tc.says)
-				if q := b.read().Request; q != nil {
-					t.Errorf("left behind: %+v", q)
+				if r := b.read(); r.Request != nil && r.Status.Moving == nil {
+					t.Errorf("left behind: %+v", r.Request)
 				}
 			})
 		})
@@ -585,8 +613,8 @@ func TestARequestThatNobodyTakesIsWithdrawn(t *testing.T) {
 	})
 }
 
-func TestARollbackWaitsForNoPromotion(t *testing.T) {
-	for _, pending := range []remediate.RequestAction{remediate.RequestPromote, remediate.RequestResume, remediate.RequestUnlock, remediate.RequestPause} {
+func TestARollbackWaitsForNoOtherRequest(t *testing.T) {
+	for _, pending := range []remediate.RequestAction{remediate.RequestPromote, remediate.RequestResume, remediate.RequestUnlock, remediate.RequestPause, remediate.RequestDisarm, remediate.RequestRollback} {
 		t.Run(string(pending), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := shifting(30, 1)
@@ -603,12 +631,41 @@ func TestARollbackWaitsForNoPromotion(t *testing.T) {
 					})
 				}()
 				code, text := b.run("rollback", testGuard, "--reason", "r", "--timeout", "5s")
-				if pending == remediate.RequestPause {
-					want(t, code, text, exitFailed, "another request has been waiting since 2000-01-01T00:00:00Z: pause by bob: lunch")
-					want(t, code, text, exitFailed, "kubectl patch configmap -n shop guardian-orders-service --type merge")
-					return
-				}
 				want(t, code, text, exitUnknown, "replaced the waiting "+string(pending)+" by bob: lunch")
+			})
+		})
+	}
+}
+
+func TestARequestNamesTheUserAsTheAPIServerKnowsIt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		answer error
+		code   int
+		by     string
+		says   string
+	}{
+		"it tells":           {nil, exitOK, "ann@example.com", "paused"},
+		"it cannot tell yet": {apierrors.NewNotFound(schema.GroupResource{Resource: "selfsubjectreviews"}, ""), exitOK, "ann (by kubeconfig)", "paused"},
+		"it may not be asked": {apierrors.NewForbidden(schema.GroupResource{Resource: "selfsubjectreviews"}, "", errors.New("no role")), exitOK,
+			"ann (by kubeconfig)", "paused"},
+		"it does not answer": {errors.New("connection refused"), exitFailed, "", "ask the API server who you are: connection refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(30, 1)), lease("a", time.Now()))
+				if tc.answer != nil {
+					b.kube.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, tc.answer })
+				}
+				by := ""
+				b.answer(func(r *remediate.Record, q remediate.Request) {
+					by = q.By
+					r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "paused", By: q.By, Reason: q.Reason})
+				})
+				code, text := b.run("pause", testGuard, "--reason", "r")
+				want(t, code, text, tc.code, tc.says)
+				if by != tc.by {
+					t.Errorf("asked by %q, want %q", by, tc.by)
+				}
 			})
 		})
 	}
@@ -636,7 +693,7 @@ func TestARequestWhoseAnswerIsLostIsWithdrawn(t *testing.T) {
 							return true, nil, err
 						}
 						cm := o.(*corev1.ConfigMap).DeepCopy()
-						cm.Data[requestKey] = patch.Data[requestKey]
+						maps.Copy(cm.Data, patch.Data)
 						if err := b.kube.Tracker().Update(configMaps, cm, "shop"); err != nil {
 							return true, nil, err
 						}
@@ -646,8 +703,8 @@ func TestARequestWhoseAnswerIsLostIsWithdrawn(t *testing.T) {
 				code, text := b.run("promote", testGuard, "--reason", "r")
 				says := map[bool]string{true: "it has been withdrawn", false: "it does not stand in the record now"}[written]
 				want(t, code, text, exitUnknown, says)
-				if q := b.read().Request; q != nil {
-					t.Errorf("left behind: %+v", q)
+				if r := b.read(); r.Request != nil && r.Status.Moving == nil {
+					t.Errorf("left behind: %+v", r.Request)
 				}
 			})
 		})
@@ -719,7 +776,7 @@ func TestARequestIsNotWrittenWithoutALiveGuardian(t *testing.T) {
 func TestARequestWaitsForAnotherAndForConflicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := shifting(30, 1)
-		first.Request = &remediate.Request{Action: remediate.RequestPause, By: "bob", Reason: "lunch"}
+		first.Request = &remediate.Request{Action: remediate.RequestPause, By: "bob", Reason: "lunch", At: time.Now()}
 		b := newBench(t, record(first), lease("a", time.Now()))
 		var taken []string
 		b.answer(func(r *remediate.Record, q remediate.Request) {
