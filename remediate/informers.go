@@ -11,13 +11,12 @@ import (
 	"sync"
 	"sync/atomic"
 
-	istioinformers "istio.io/client-go/pkg/informers/externalversions"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/dynamic/dynamicinformer"
 	kubeinformers "k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -32,8 +31,9 @@ type informers struct {
 
 	kube    kubeinformers.SharedInformerFactory
 	records kubeinformers.SharedInformerFactory
-	istio   istioinformers.SharedInformerFactory
-	dynamic dynamicinformer.DynamicSharedInformerFactory
+	istio   *istioAPI
+	mesh    []cache.SharedIndexInformer // of Istio's objects
+	running sync.WaitGroup              // those of mesh
 	reader  *cacheReader
 	synced  atomic.Bool
 	waitFor []cache.InformerSynced
@@ -51,8 +51,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
 		kubeinformers.WithTransform(trim),
 		kubeinformers.WithTweakListOptions(func(l *metav1.ListOptions) { l.LabelSelector = LabelGuard }))
-	i.istio = istioinformers.NewSharedInformerFactoryWithOptions(o.Istio, 0, istioinformers.WithNamespace(o.Namespace), istioinformers.WithTransform(trim))
-	i.dynamic = dynamicinformer.NewFilteredDynamicSharedInformerFactory(o.Dynamic, 0, o.Namespace, nil)
+	i.istio = newIstioAPI(o.Dynamic, o.Namespace)
 
 	records := i.records.Core().V1().ConfigMaps()
 	services := i.kube.Core().V1().Services().Informer()
@@ -60,8 +59,9 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	deployments := i.kube.Apps().V1().Deployments().Informer()
 	replicas := i.kube.Apps().V1().ReplicaSets().Informer()
 	endpoints := i.kube.Discovery().V1().EndpointSlices().Informer()
-	rules := i.istio.Networking().V1().DestinationRules().Informer()
-	vs := i.dynamic.ForResource(virtualServiceResource)
+	rules := i.istio.informer(resourceDestinationRules, hostIndexers(o.Namespace, o.Domain))
+	vs := i.istio.informer(resourceVirtualServices, nil)
+	i.mesh = []cache.SharedIndexInformer{rules, vs}
 
 	must := func(err error) {
 		if err != nil { // only an informer that already runs refuses these
@@ -72,16 +72,16 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	must(deployments.AddIndexers(deploymentIndexers()))
 	must(endpoints.AddIndexers(sliceIndexers()))
 	must(services.AddIndexers(selectorIndexers()))
-	must(rules.AddIndexers(hostIndexers(o.Namespace, o.Domain)))
-	must(vs.Informer().SetTransform(trim))
+	must(rules.SetTransform(trim))
+	must(vs.SetTransform(trim))
 	i.reader = &cacheReader{
-		namespace: o.Namespace, records: records.Lister(), vs: vs.Lister(),
+		namespace: o.Namespace, records: records.Lister(), vs: vs.GetIndexer(),
 		services: services.GetIndexer(), replicas: replicas.GetIndexer(), rules: rules.GetIndexer(),
 		podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
 	}
 	for what, inf := range map[string]cache.SharedIndexInformer{
 		"configmaps": records.Informer(), "services": services, "pods": pods, "deployments": deployments, "replicasets": replicas,
-		"endpointslices": endpoints, "destinationrules": rules, "virtualservices": vs.Informer(),
+		"endpointslices": endpoints, resourceDestinationRules: rules, resourceVirtualServices: vs,
 	} {
 		must(inf.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
 			if ctx.Err() == nil && !errors.Is(err, io.EOF) { // a watch that ends is begun anew
@@ -89,15 +89,15 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 			}
 		}))
 	}
-	for _, inf := range []cache.SharedIndexInformer{records.Informer(), vs.Informer(), rules, services, endpoints, deployments, replicas} {
+	for _, inf := range []cache.SharedIndexInformer{records.Informer(), vs, rules, services, endpoints, deployments, replicas} {
 		i.handle(inf)
 	}
 	i.handlePods(pods)
 	return i
 }
 
-func (i *informers) liveReader(o Options) *liveReader {
-	return &liveReader{cache: i.reader, namespace: o.Namespace, kube: o.Client, istio: o.Istio, dynamic: o.Dynamic}
+func (i *informers) liveReader(kube kubernetes.Interface) *liveReader {
+	return &liveReader{cache: i.reader, namespace: i.namespace, kube: kube, istio: i.istio}
 }
 
 func (i *informers) handle(inf cache.SharedIndexInformer) {
@@ -347,8 +347,9 @@ func (i *informers) selectorOf(g Guard, ref Ref) (workloadSelector, bool) {
 func (i *informers) start(ctx context.Context) bool {
 	i.kube.Start(ctx.Done())
 	i.records.Start(ctx.Done())
-	i.istio.Start(ctx.Done())
-	i.dynamic.Start(ctx.Done())
+	for _, inf := range i.mesh {
+		i.running.Go(func() { inf.RunWithContext(ctx) })
+	}
 	if !cache.WaitForCacheSync(ctx.Done(), i.waitFor...) {
 		return false
 	}
@@ -362,6 +363,5 @@ func (i *informers) stop() {
 	i.synced.Store(false)
 	i.kube.Shutdown()
 	i.records.Shutdown()
-	i.istio.Shutdown()
-	i.dynamic.Shutdown()
+	i.running.Wait()
 }
