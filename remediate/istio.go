@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/cache"
 )
@@ -24,6 +25,9 @@ const (
 	resourceVirtualServices  = "virtualservices"
 	resourceDestinationRules = "destinationrules"
 )
+
+// LeastIstio is the oldest Istio whose resources and metrics guardian knows.
+const LeastIstio = "Istio 1.5"
 
 // IstioVersions are the versions of IstioGroup that guardian reads and writes,
 // the preferred one first. What it looks at is the same in each. Istio serves v1
@@ -46,12 +50,40 @@ func newIstioAPI(client dynamic.Interface, namespace string) *istioAPI {
 	return &istioAPI{client: client, namespace: namespace, served: map[string]string{}}
 }
 
-// notServedError says that the API server has a resource in no version.
-type notServedError struct{ resource string }
+// NotServedError says that the API server has a resource of Istio in no version
+// that guardian reads.
+type NotServedError struct{ Resource string }
 
-func (e *notServedError) Error() string {
-	return fmt.Sprintf("the API server serves %s.%s in none of %s: are Istio's CustomResourceDefinitions installed?",
-		e.resource, IstioGroup, strings.Join(IstioVersions, ", "))
+func (e *NotServedError) Error() string {
+	return fmt.Sprintf("the API server serves %s.%s in none of %s: Istio's CustomResourceDefinitions are needed, of %s or newer",
+		e.Resource, IstioGroup, strings.Join(IstioVersions, ", "), LeastIstio)
+}
+
+// ServedIstio asks the API server in which version guardian will read and write
+// VirtualServices and DestinationRules. Where a resource is served in none, the
+// error is a NotServedError.
+func ServedIstio(api discovery.DiscoveryInterface) (virtualServices, destinationRules string, err error) {
+	found := map[string]string{}
+	for _, version := range IstioVersions {
+		list, err := api.ServerResourcesForGroupVersion(IstioGroup + "/" + version)
+		switch {
+		case apierrors.IsNotFound(err):
+			continue
+		case err != nil:
+			return "", "", fmt.Errorf("ask the API server for the resources of %s/%s: %w", IstioGroup, version, err)
+		}
+		for _, r := range list.APIResources {
+			if found[r.Name] == "" {
+				found[r.Name] = version
+			}
+		}
+	}
+	for _, resource := range []string{resourceVirtualServices, resourceDestinationRules} {
+		if found[resource] == "" {
+			return "", "", &NotServedError{resource}
+		}
+	}
+	return found[resourceVirtualServices], found[resourceDestinationRules], nil
 }
 
 // notServed tells a resource that does not exist from an object that does not:
@@ -97,7 +129,7 @@ func inServed[T any](a *istioAPI, resource string, request func(dynamic.Resource
 		}
 	}
 	var none T
-	return none, &notServedError{resource}
+	return none, &NotServedError{resource}
 }
 
 func (a *istioAPI) get(ctx context.Context, resource, name string) (*unstructured.Unstructured, error) {

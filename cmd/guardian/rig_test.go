@@ -48,7 +48,12 @@ const bearer = "a-long-enough-token"
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	plane := controlplane.Shared(t)
+	return newRigOn(t, controlplane.Shared(t))
+}
+
+// newRigOn is for a control plane that is not as the others' is.
+func newRigOn(t *testing.T, plane *controlplane.Plane) *rig {
+	t.Helper()
 	before := goleak.IgnoreCurrent()
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
