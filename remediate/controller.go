@@ -28,6 +28,7 @@ type Options struct {
 	Namespace string
 	Identity  string // unique among replicas, a DNS label: the pod's name
 	Domain    string // of the cluster; empty: cluster.local
+	Builds    BuildParts
 
 	// Firing returns the alerts that fire for a guard now, as this replica
 	// knows it. It must not block.
@@ -138,7 +139,7 @@ func New(o Options) (*Controller, error) {
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
-		cached: c.info.reader, live: c.info.liveReader(o.Client), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
+		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader},
 		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
 	}
@@ -315,10 +316,10 @@ func (c *Controller) accept(guard string, alerts []Alert, received time.Time) (<
 	return done, nil
 }
 
-// Unknown records durably that an alert names a guard which this guardian does
-// not have, as an Event on the namespace.
-func (c *Controller) Unknown(ctx context.Context, guard, alert string) error {
-	return c.event.unknown(ctx, guard, alert, c.o.Now())
+// Unknown records durably that alerts name guards which this guardian does not
+// have, as one Event on the namespace. alertOf has an alert for each guard.
+func (c *Controller) Unknown(ctx context.Context, alertOf map[string]string) error {
+	return c.event.unknown(ctx, alertOf, c.o.Now())
 }
 
 func (c *Controller) work(ctx context.Context) {

@@ -34,20 +34,27 @@ func (a Alert) Episode() string {
 
 // Workload is what runs behind the canary's destination.
 type Workload struct {
-	Build    string    // hash of its Deployments' pod templates; empty: unknown
+	Build    string    // of its workloads' present pod templates; empty: unknown
 	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
+	First    time.Time // when the oldest of the workloads was made, as far as known
 	Ready    int       // ready pods
 	Current  int       // those of them that belong to Build
-	Builds   []string  // the build of each of its Deployments, sorted: what Build is made of
+	Builds   []string  // the build of each of its workloads, sorted: what Build is made of
 	Running  []string  // those of them that ready pods belong to
 	Serving  []string  // other builds that ready pods belong to
-	Complete bool      // every Deployment has finished its rollout
+	Complete bool      // every workload has finished its rollout
+
+	Ages      map[string]PodAge // of the ready pods, by build
+	Revisions []Revision        // by name: what the pods were made from
+	Untold    []string          // ready pods whose build cannot be told, with their owner
+	Unowned   []string          // ready pods that nothing manages: they are counted nowhere
 }
 
 // Endpoints is what runs behind the stable destination.
 type Endpoints struct {
 	Missing string // why nothing can be sent there (subset not in the DestinationRule, …); empty: it can
 	Ready   int    // ready endpoints
+	Overlap string // what is sent there reaches the canary's pods as well, or the other way round; empty: it does not
 }
 
 // Forward is what is asked live, and only before traffic goes forward.
@@ -417,8 +424,14 @@ func (d *decider) readRequest() {
 	if d.rec.Request == nil {
 		return
 	}
-	q := &Request{Action: RequestAction(shorten(string(d.rec.Request.Action))), By: shorten(d.rec.Request.By), Reason: shorten(d.rec.Request.Reason), At: d.rec.Request.At}
+	q := new(*d.rec.Request)
+	q.Action, q.By, q.Reason = RequestAction(shorten(string(q.Action))), shorten(q.By), shorten(q.Reason)
 	s := &d.rec.Status
+	if q.Bad != "" {
+		d.note("refused", q.By, "request refused: "+q.Bad)
+		d.rec.Request = nil
+		return
+	}
 	switch q.Action {
 	case RequestPause:
 		s.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
@@ -454,7 +467,7 @@ func (d *decider) readRequest() {
 		}
 		d.asked = q
 	default:
-		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume or promote", q.Action))
+		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm or arm", q.Action))
 	}
 	d.rec.Request = nil
 }

@@ -15,12 +15,13 @@ type Looker struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
 	Domain  string // of the cluster; empty: cluster.local
+	Builds  BuildParts
 }
 
 // Look gathers what a decision about g would be made from, alerts aside, and
 // who serves its two sides.
 func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
-	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace)}
+	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
 	s, err := gather(ctx, uncachedReader{live}, g, l.Domain, nil, nil)
 	return s.input, s.sides, err
 }
@@ -36,7 +37,7 @@ func (u uncachedReader) deployments(ctx context.Context, want workloadSelector) 
 	}
 	var out []*keptDeployment
 	for i := range list.Items {
-		if k := keepDeployment(&list.Items[i]); want.matches(k.template) {
+		if k := keepDeployment(&list.Items[i], u.parts); want.matches(k.template) {
 			out = append(out, k)
 		}
 	}

@@ -188,7 +188,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	}
 	s.controller, err = remediate.New(remediate.Options{
 		Client: kube, Dynamic: dyn, EventClient: events,
-		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain,
+		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain, Builds: s.config.Builds.parts(),
 		Firing: s.bridge.firing, AskForward: s.oracle.askForward, CountRequests: s.oracle.countRequests,
 		Heartbeat: func() time.Time { return s.server.Heartbeat() },
 		Metrics:   remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
@@ -302,6 +302,8 @@ func (s *service) reload(c Config) {
 		s.log.Error("configuration not taken over: namespace cannot change while guardian runs", "was", s.config.Namespace, "is", c.Namespace)
 		return
 	}
+	// What is known to fire was sorted out by the labels as they were.
+	c.Own = s.config.Own
 	// The objects that bear the old name would stay, and their alerts with them.
 	c.Rules.Name, c.Rules.Namespace = s.config.Rules.Name, s.config.Rules.Namespace
 	if reflect.DeepEqual(s.config, c) {
