@@ -162,7 +162,7 @@ func TestPrintingCommands(t *testing.T) {
 		"route with a Secret":         {"alertmanager -n shop --token-secret s", exitFailed, []string{"want --token-file"}},
 		"route with a file":           {"alertmanager -n shop --format alertmanagerconfig --token-file s", exitFailed, []string{"want --token-secret"}},
 		"route in a format unknown":   {"alertmanager -n shop --format x", exitFailed, []string{`--format "x"`}},
-		"a command that is not there": {"rollforward", exitFailed, []string{`unknown command "rollforward"`}},
+		"a command that is not there": {"rollforward", exitUnknown, []string{`unknown command "rollforward"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, text := newBench(t).run(strings.Fields(tc.args)...)
