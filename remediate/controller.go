@@ -317,10 +317,10 @@ func (c *Controller) accept(guard string, alerts []Alert, received time.Time) (<
 	return done, nil
 }
 
-// Unknown records durably that an alert names a guard which this guardian does
-// not have, as an Event on the namespace.
-func (c *Controller) Unknown(ctx context.Context, guard, alert string) error {
-	return c.event.unknown(ctx, guard, alert, c.o.Now())
+// Unknown records durably that alerts name guards which this guardian does not
+// have, as one Event on the namespace. alertOf has an alert for each guard.
+func (c *Controller) Unknown(ctx context.Context, alertOf map[string]string) error {
+	return c.event.unknown(ctx, alertOf, c.o.Now())
 }
 
 func (c *Controller) work(ctx context.Context) {

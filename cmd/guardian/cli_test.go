@@ -433,13 +433,13 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "accepts 1 arg(s)"},
 		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitUnknown, says: `--output "yaml": want json`},
 		"no such command":              {args: []string{"gates", testGuard}, code: exitUnknown, says: `unknown command "gates"`},
-		"a wrong flag of no command":   {args: []string{"--four", "gate", testGuard}, code: exitUnknown, says: "unknown flag: --four"},
+		"a wrong flag of no command":   {args: []string{"--four"}, code: exitUnknown, says: "unknown flag: --four"},
 		"a wrong flag of a command":    {args: []string{"status", "--four"}, code: exitUnknown, says: "unknown flag: --four"},
 		"a disarm without an end":      {args: []string{"disarm", testGuard, "--reason", "r"}, code: exitUnknown, says: "--for 0s: want for how long the brake is off"},
 		"a disarm that ends before":    {args: []string{"disarm", testGuard, "--for", "-1h", "--reason", "r"}, code: exitUnknown, says: "--for -1h0m0s: want for how long"},
 		"a pause with an end":          {args: []string{"pause", testGuard, "--for", "1h", "--reason", "r"}, code: exitUnknown, says: "unknown flag: --for"},
 		"a rollback of all":            {args: []string{"rollback", "--all", "--reason", "r"}, code: exitUnknown, says: "unknown flag: --all"},
-		"a pause of all and of one":    {args: []string{"pause", testGuard, "--all", "--reason", "r"}, code: exitUnknown, says: "accepts 0 arg(s)"},
+		"a pause of all and of one":    {args: []string{"pause", testGuard, "--all", "--reason", "r"}, code: exitUnknown, says: "guard orders-service and --all: want one of the two"},
 		"a pause of nobody":            {args: []string{"pause", "--reason", "r"}, code: exitUnknown, says: "accepts 1 arg(s)"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -21,6 +21,10 @@ type Config struct {
 	Namespace string `yaml:"namespace"`
 	// ClusterDomain completes short host names. Default cluster.local.
 	ClusterDomain string `yaml:"clusterDomain"`
+	// Own is labels that an alert must carry to be this guardian's: those that
+	// Prometheus adds to all that it sends, such as cluster: eu-west. Empty
+	// (default): nothing else sends to the same Alertmanager.
+	Own map[string]string `yaml:"own"`
 
 	Log          LogConfig       `yaml:"log"`
 	Listen       ListenConfig    `yaml:"listen"`

@@ -200,6 +200,7 @@ func restartOnly(was, is Config) []string {
 		was, is any
 	}{
 		{"namespace", was.Namespace, is.Namespace},
+		{"own", was.Own, is.Own},
 		{"clusterDomain", was.ClusterDomain, is.ClusterDomain},
 		{"log", was.Log, is.Log},
 		{"listen", was.Listen, is.Listen},

@@ -21,7 +21,7 @@ func TestAGuardOfOneLineMeansTheSameToEveryPackage(t *testing.T) {
 		Rollback: remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion: remediate.Promotion{Mode: remediate.PromotionOff, MinRequests: 100, Steps: []remediate.Step{
 			{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
-		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute,
+		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute, DisarmMax: 24 * time.Hour,
 	}
 	if got := c.remediateGuard(c.Guards[0], 6*time.Minute); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -95,8 +95,11 @@ is running or has the guard in its configuration, or none took the request in ti
 when it is withdrawn; or it was taken, and traffic has not moved in time; or wrong
 flags.`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if f.all && len(args) > 0 {
+				return fmt.Errorf("guard %s and --all: want one of the two", args[0])
+			}
 			if f.all {
-				return cobra.NoArgs(cmd, args)
+				return nil
 			}
 			return cobra.ExactArgs(1)(cmd, args)
 		},

@@ -307,6 +307,8 @@ func (s *service) reload(c Config) {
 		s.log.Error("configuration not taken over: namespace cannot change while guardian runs", "was", s.config.Namespace, "is", c.Namespace)
 		return
 	}
+	// What is known to fire was sorted out by the labels as they were.
+	c.Own = s.config.Own
 	// The objects that bear the old name would stay, and their alerts with them.
 	c.Rules.Name, c.Rules.Namespace = s.config.Rules.Name, s.config.Rules.Namespace
 	if reflect.DeepEqual(s.config, c) {
