@@ -30,6 +30,7 @@ type Options struct {
 	Namespace string
 	Identity  string // unique among replicas, a DNS label: the pod's name
 	Domain    string // of the cluster; empty: cluster.local
+	Builds    BuildParts
 
 	// Firing returns the alerts that fire for a guard now, as this replica
 	// knows it. It must not block.

@@ -34,20 +34,27 @@ func (a Alert) Episode() string {
 
 // Workload is what runs behind the canary's destination.
 type Workload struct {
-	Build    string    // hash of its Deployments' pod templates; empty: unknown
+	Build    string    // of its workloads' present pod templates; empty: unknown
 	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
+	First    time.Time // when the oldest of the workloads was made, as far as known
 	Ready    int       // ready pods
 	Current  int       // those of them that belong to Build
-	Builds   []string  // the build of each of its Deployments, sorted: what Build is made of
+	Builds   []string  // the build of each of its workloads, sorted: what Build is made of
 	Running  []string  // those of them that ready pods belong to
 	Serving  []string  // other builds that ready pods belong to
-	Complete bool      // every Deployment has finished its rollout
+	Complete bool      // every workload has finished its rollout
+
+	Ages      map[string]PodAge // of the ready pods, by build
+	Revisions []Revision        // by name: what the pods were made from
+	Untold    []string          // ready pods whose build cannot be told, with their owner
+	Unowned   []string          // ready pods that nothing manages: they are counted nowhere
 }
 
 // Endpoints is what runs behind the stable destination.
 type Endpoints struct {
 	Missing string // why nothing can be sent there (subset not in the DestinationRule, …); empty: it can
 	Ready   int    // ready endpoints
+	Overlap string // what is sent there reaches the canary's pods as well, or the other way round; empty: it does not
 }
 
 // Forward is what is asked live, and only before traffic goes forward.

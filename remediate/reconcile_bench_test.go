@@ -46,7 +46,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 		return metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: set, ResourceVersion: "1"}
 	}
 	add := func(to cache.Indexer, object any) {
-		k, err := trim(object)
+		k, err := BuildParts{}.trim(object)
 		if err == nil {
 			err = to.Add(k)
 		}

@@ -35,6 +35,7 @@ type Config struct {
 	Heartbeat    HeartbeatConfig `yaml:"heartbeat"`
 	Disarm       DisarmConfig    `yaml:"disarm"`
 	Rules        RulesConfig     `yaml:"rules"`
+	Builds       BuildsConfig    `yaml:"builds"`
 	Guards       []GuardConfig   `yaml:"guards"`
 }
 
@@ -85,6 +86,17 @@ type HeartbeatConfig struct {
 type DisarmConfig struct {
 	// Max is for how long at most. Default 24h.
 	Max time.Duration `yaml:"max"`
+}
+
+// BuildsConfig names what of a pod template is part of a build besides the pod's
+// spec. Default: nothing.
+type BuildsConfig struct {
+	Labels      []string `yaml:"labels"`
+	Annotations []string `yaml:"annotations"`
+}
+
+func (b BuildsConfig) parts() remediate.BuildParts {
+	return remediate.BuildParts{Labels: b.Labels, Annotations: b.Annotations}
 }
 
 // RulesConfig is the alert rules that guardian writes as a PrometheusRule.
@@ -157,7 +169,7 @@ func (r RefConfig) MarshalYAML() (any, error) {
 	return r.Subset, nil
 }
 
-// WorkloadsConfig names the Deployments of each side. Empty (default): guardian
+// WorkloadsConfig names the Deployments, Rollouts, StatefulSets, … of each side. Empty (default): guardian
 // finds them by the DestinationRule's labels.
 type WorkloadsConfig struct {
 	Stable []string `yaml:"stable"`
