@@ -82,8 +82,8 @@
 // fires. Blocked then lasts only as long as the alert does.
 //
 // The first sight of a guard records its build and weights and moves nothing
-// forward; a canary that has all traffic counts as promoted since its build
-// appeared. An alert rolls back at first sight too.
+// forward; a canary that has all traffic counts as promoted from then on, for a
+// record may have been lost. An alert rolls back at first sight too.
 //
 // # What always holds
 //
@@ -108,6 +108,16 @@
 //     and the alert is kept and tried again.
 //
 // TestPropertyInvariantsHold checks them over random sequences of events.
+//
+// # Lost records
+//
+// While a guard is locked, an annotation on each of its VirtualServices says so as
+// well (LockAnnotation), written in one patch with the weights: it is what the
+// admission policies read. The record decides; the annotation is brought into
+// line with it in each pass, and removed when the record says that a lock was
+// lifted after the annotation's was set. Where guardian's own annotation tells of
+// a lock that the record does not know of, the record was lost or an older copy of
+// it restored: the lock is taken up again as the annotation has it.
 //
 // # Builds
 //
