@@ -448,7 +448,8 @@ func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte
 }
 
 func ownKey(k string) bool {
-	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequest, keyChanged}, k)
+	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequestOnce, keyChanged}, k) ||
+		slices.Contains(RequestKeys, k)
 }
 
 // holds says whether the record that was read is this one. Nearly always nothing

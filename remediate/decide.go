@@ -417,8 +417,14 @@ func (d *decider) readRequest() {
 	if d.rec.Request == nil {
 		return
 	}
-	q := &Request{Action: RequestAction(shorten(string(d.rec.Request.Action))), By: shorten(d.rec.Request.By), Reason: shorten(d.rec.Request.Reason), At: d.rec.Request.At}
+	q := new(*d.rec.Request)
+	q.Action, q.By, q.Reason = RequestAction(shorten(string(q.Action))), shorten(q.By), shorten(q.Reason)
 	s := &d.rec.Status
+	if q.Bad != "" {
+		d.note("refused", q.By, "request refused: "+q.Bad)
+		d.rec.Request = nil
+		return
+	}
 	switch q.Action {
 	case RequestPause:
 		s.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
@@ -454,7 +460,7 @@ func (d *decider) readRequest() {
 		}
 		d.asked = q
 	default:
-		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume or promote", q.Action))
+		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm or arm", q.Action))
 	}
 	d.rec.Request = nil
 }

@@ -592,7 +592,7 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 		"promote in the instant of an alert is refused": {[]but{asks(RequestPromote), live, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "refused by ann: 50→50; rolled-back by alert: 50→0"}, "an alert rolls back"},
 		"promote at 100% is refused":   {[]but{promoted(10 * time.Minute), asks(RequestPromote), live}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 100→100"}, "already has all traffic"},
-		"what nobody knows is refused": {[]but{asks("dance")}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, `request "dance" refused: want rollback, unlock, pause, resume or promote`},
+		"what nobody knows is refused": {[]but{asks("dance")}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, `request "dance" refused: want rollback, unlock, pause, resume, promote, disarm or arm`},
 	})
 }
 

@@ -2,7 +2,6 @@ package remediate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -131,9 +130,7 @@ func (i *informers) handle(inf cache.SharedIndexInformer) {
 
 // asksRollback says whether a person's rollback stands on a record.
 func asksRollback(record *corev1.ConfigMap) bool {
-	var q Request
-	text := record.Data[keyRequest]
-	return text != "" && json.Unmarshal([]byte(text), &q) == nil && q.Action == RequestRollback
+	return record.Data[KeyRequestAction] == string(RequestRollback)
 }
 
 func sameVersion(a, b any) bool {

@@ -2,7 +2,6 @@ package remediate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -450,12 +449,11 @@ func (s *sim) annotate(pause bool) {
 }
 
 func (s *sim) request(action RequestAction) {
-	b, err := json.Marshal(Request{Action: action, By: "ann", Reason: "because", At: s.now()})
-	if err != nil || s.w.cm == nil {
+	if s.w.cm == nil {
 		return
 	}
 	cm := s.w.cm.DeepCopy()
-	cm.Data[keyRequest] = string(b)
+	ask(cm, Request{Action: action, By: "ann", Reason: "because", At: s.now()})
 	cm.ResourceVersion = s.w.next()
 	s.w.cm = cm
 	s.asked = s.asked || action == RequestPromote

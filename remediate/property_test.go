@@ -569,11 +569,7 @@ func (m *machine) outside(label string) {
 			cm := m.w.cm.DeepCopy()
 			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, "dance"}).Draw(t, label+" action"),
 				By: "someone", Reason: "because", At: m.now}
-			b, err := json.Marshal(q)
-			if err != nil {
-				t.Fatal(err)
-			}
-			cm.Data[keyRequest] = string(b)
+			ask(cm, q)
 			cm.ResourceVersion = m.w.next()
 			m.w.cm = cm
 		}

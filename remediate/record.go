@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -46,7 +47,6 @@ const (
 	keyMessage         = "message"
 	keyStatus          = "status"
 	keyHistory         = "history"
-	keyRequest         = "request"
 	keyChanged         = "changed"
 )
 
@@ -197,27 +197,6 @@ type HistoryEntry struct {
 	Reason string    `json:"reason"`
 }
 
-// RequestAction is what a person may ask for.
-type RequestAction string
-
-// The actions of a request.
-const (
-	RequestRollback RequestAction = "rollback"
-	RequestUnlock   RequestAction = "unlock"
-	RequestPause    RequestAction = "pause"
-	RequestResume   RequestAction = "resume"
-	RequestPromote  RequestAction = "promote"
-)
-
-// Request is a person's wish, written into the record by the CLI with the
-// person's own credentials and removed by guardian when it is done.
-type Request struct {
-	Action RequestAction `json:"action"`
-	By     string        `json:"by"`
-	Reason string        `json:"reason"`
-	At     time.Time     `json:"at"` // by the person's clock
-}
-
 // Change is one field that guardian re-pointed in a VirtualService besides
 // weights: a canary-only route or a mirror. It is undone only where the field
 // still is what guardian wrote.
@@ -253,11 +232,12 @@ func parseRecord(cm *corev1.ConfigMap) (Record, error) {
 	for _, field := range []struct {
 		key string
 		to  any
-	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyRequest, &r.Request}, {keyChanged, &r.Changed}} {
+	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyChanged, &r.Changed}} {
 		if err := parseKey(cm, field.key, field.to); err != nil {
 			return Record{}, err
 		}
 	}
+	r.Request = requestIn(cm.Data)
 	r.past = cm.Data[keyHistory]
 	r.Refused = strings.Fields(cm.Data[keyRefused])
 	r.Deny = strings.Fields(cm.Data[keyDeny])
@@ -370,7 +350,7 @@ func (r Record) Data() map[string]string {
 		put(keyLock, r.Lock)
 	}
 	if r.Request != nil {
-		put(keyRequest, r.Request)
+		maps.Copy(data, r.Request.Data())
 	}
 	if len(r.Changed) > 0 {
 		put(keyChanged, r.Changed)

@@ -308,3 +308,11 @@ func applyOps(vs *unstructured.Unstructured, ops []Op) (*unstructured.Unstructur
 	var out unstructured.Unstructured
 	return &out, json.Unmarshal(doc, &out.Object)
 }
+
+// ask puts a request onto a record, as the command line does.
+func ask(cm *corev1.ConfigMap, q Request) {
+	for _, key := range RequestKeys {
+		delete(cm.Data, key)
+	}
+	maps.Copy(cm.Data, q.Data())
+}
