@@ -140,21 +140,21 @@ func TestTheChartRefusesWhatCannotWork(t *testing.T) {
 		t.Errorf("lint: %v%s", err, out)
 	}
 	for values, want := range map[string]string{
-		"":                                         "guards: empty",
-		"guards[0].virtualServices={orders}":       "name",
-		oneGuard + ",guards[0].rolback.lock=build": "rolback",
-		oneGuard + ",guards[0].rollback.lok=build": "lok",
-		oneGuard + ",guards[0].rollback.lock=both": "guards/0/rollback/lock",
-		oneGuard + ",config.guards[0].name=a":      "guards",
-		oneGuard + ",config.namespace=a":           "namespace",
-		oneGuard + ",replicas=3":                   "replicas",
-		oneGuard + ",istio.sidecar=yes":            "istio",
-		oneGuard + ",monitoring.operator=false":    "config.prometheus.url: not set",
+		"":                                   "guards: empty",
+		"guards[0].virtualServices={orders}": "name",
+		oneGuard + ",guards[0].rolback.lock=build":                                              "rolback",
+		oneGuard + ",guards[0].rollback.lok=build":                                              "lok",
+		oneGuard + ",guards[0].rollback.lock=both":                                              "guards/0/rollback/lock",
+		oneGuard + ",config.guards[0].name=a":                                                   "guards",
+		oneGuard + ",config.namespace=a":                                                        "namespace",
+		oneGuard + ",replicas=3":                                                                "replicas",
+		oneGuard + ",istio.sidecar=yes":                                                         "istio",
+		oneGuard + ",monitoring.operator=false":                                                 "config.prometheus.url: not set",
 		oneGuard + ",webhook.token=a,webhook.existingSecret=b":                                  "want one of the two",
 		oneGuard + ",config.prometheus.http.basic_auth.password=hunter2":                        "basic_auth.password_file",
 		oneGuard + ",config.alertmanager.http.bearer_token=hunter2":                             "bearer_token_file",
 		oneGuard + ",terminationGracePeriodSeconds=5":                                           "preStopSeconds",
-		oneGuard + `,guards[0].alerts.matchers[0].match=odd name="x"`:                       "alerts.matchers[].match",
+		oneGuard + `,guards[0].alerts.matchers[0].match=odd name="x"`:                           "alerts.matchers[].match",
 		oneGuard + ",podDisruptionBudget.maxUnavailable=true,config.webhook.allowAnonymous=yes": "allowAnonymous",
 	} {
 		args := []string{"template", "guardian", chartDir, "-n", "microservices"}
