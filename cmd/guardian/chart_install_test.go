@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -211,6 +212,11 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 		t.Errorf("lock %+v", rec.Lock)
 	}
 	i.wait("rules", func(ctx context.Context) error { return i.hasRules(ctx, true) })
+
+	out, err := exec.CommandContext(t.Context(), i.binary(), "check", "--config="+p.config, "--kubeconfig="+i.helm.kubeconfig, "--service-account=guardian").CombinedOutput()
+	if !strings.Contains(string(out), "ok    rights of system:serviceaccount:"+i.ns+":guardian") {
+		t.Errorf("guardian check: %v\n%s", err, out)
+	}
 
 	// One guardian for each namespace, and as many as there are namespaces.
 	if _, err := i.helm.run(t.Context(), "install", "second", chartDir, "-n", i.ns, "--set", oneGuard); err == nil || !strings.Contains(err.Error(), "has a guardian already: release guardian") {

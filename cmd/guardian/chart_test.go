@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -325,4 +326,51 @@ func jsonOf(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// What docs/install.md says is YAML that is taken: values by the chart, the rest
+// at least by a parser.
+func TestTheInstallPagesValuesAreTaken(t *testing.T) {
+	h := newHelm(t)
+	page := readDoc(t, "docs", "install.md")
+	tried := 0
+	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1) {
+		var content map[string]any
+		if err := yaml.UnmarshalStrict([]byte(block[1]), &content); err != nil {
+			t.Errorf("%v in\n%s", err, block[1])
+			continue
+		}
+		values := content
+		if spec, ok := content["spec"].(map[string]any); ok {
+			if values, ok = spec["values"].(map[string]any); !ok {
+				continue
+			}
+		} else if !strings.HasPrefix(block[1], "# values.yaml") {
+			continue
+		}
+		tried++
+		file := filepath.Join(t.TempDir(), "values.yaml")
+		if err := os.WriteFile(file, []byte(jsonOf(t, values)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.run(t.Context(), "template", "guardian", chartDir, "-n", "microservices", "-f", file); err != nil {
+			t.Errorf("%v of\n%s", err, block[1])
+		}
+	}
+	for _, command := range regexp.MustCompile(`(?m)^helm (install|test) .*`).FindAllString(page, -1) {
+		if strings.Contains(command, "-f values.yaml") || strings.HasPrefix(command, "helm test") {
+			continue
+		}
+		tried++
+		args := []string{"template"}
+		for _, word := range strings.Fields(strings.ReplaceAll(command, "'", ""))[2:] {
+			args = append(args, strings.Replace(word, "charts/guardian", chartDir, 1))
+		}
+		if _, err := h.run(t.Context(), args...); err != nil {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
+	if tried < 3 {
+		t.Errorf("only %d values tried", tried)
+	}
 }
