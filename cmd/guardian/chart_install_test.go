@@ -194,7 +194,7 @@ func ignoreExists(err error) error {
 // uninstall, with the rights of the namespace alone.
 func TestTheChartFromInstallToUninstall(t *testing.T) {
 	i := newInstalled(t)
-	app := i.app("orders-service", 50)
+	app, second := i.app("orders-service", 50), i.app("payments", 50)
 	i.helm.kubeconfig = i.namespaceAdmin()
 	before := i.objects()
 
@@ -226,8 +226,7 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 	elsewhere.run("install", "guardian", chartDir, "--set", oneGuard)
 
 	// An upgrade keeps the token, and guardian takes its new guard over.
-	second := i.app("payments", 50)
-	if _, err := i.helm.run(t.Context(), "upgrade", "guardian", chartDir, "-n", i.ns); err == nil || !strings.Contains(err.Error(), "guards: empty") {
+	if _, err := i.helm.run(t.Context(), "upgrade", "guardian", chartDir, "-n", i.ns, "--set", "replicaCount=3"); err == nil || !strings.Contains(err.Error(), "guards: empty") {
 		t.Errorf("an upgrade without guards: %v", err)
 	}
 	i.run("upgrade", "guardian", chartDir, "--set", oneGuard, "--set", "guards[1].name=payments")
