@@ -191,11 +191,18 @@ func TestTheChartRestartsGuardianWhereAReloadIsNotEnough(t *testing.T) {
 		return sum, configOf(t, objects, "guardian")
 	}
 	sum, was := render("allowNoGuards=false")
-	for _, set := range []string{
+	sets := []string{
 		"guards[1].name=payments", "guards[0].rollback.lock=manual", "config.heartbeat.maxAge=5m", "config.rules.interval=1s", "config.rules.labels.a=b", "monitoring.release=prom",
 		"config.clusterDomain=example.internal", "config.log.level=debug", "config.web.configFile=/web.yaml", "config.webhook.tokenFile=/token",
-		"config.prometheus.url=http://prom", "config.own.cluster=eu", "config.builds.labels={version}", "config.alertmanager.timeout=3s", "config.rules.name=shop", "config.rules.namespace=rules",
-	} {
+		"config.prometheus.url=http://prom", "config.own.cluster=eu", "config.builds.labels={version}", "config.alertmanager.timeout=3s", "config.rules.name=shop", "config.rules.namespace=rules", "config.disarm.max=1h",
+	}
+	for _, f := range flatFields(reflect.TypeFor[Config]()) {
+		key := "config." + yamlKey(f) + "."
+		if !slices.Contains(chartOwn, yamlKey(f)) && !slices.ContainsFunc(sets, func(set string) bool { return strings.HasPrefix(set, key) }) {
+			t.Errorf("no value of %s tried", key)
+		}
+	}
+	for _, set := range sets {
 		now, is := render(set)
 		if keys := restartOnly(was, is); (now != sum) != (len(keys) > 0) {
 			t.Errorf("%s: pods are replaced: %v, keys that need it: %q", set, now != sum, keys)

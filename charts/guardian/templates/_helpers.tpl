@@ -96,7 +96,7 @@ annotations:
 {{/* The part of the configuration that a running guardian does not take over: when it changes, the pods are replaced. */}}
 {{- define "guardian.restartOnly" -}}
 {{- $config := include "guardian.config" . | fromYaml -}}
-{{- toYaml (dict "config" (omit $config "guards" "heartbeat" "rules") "rules" (pick $config.rules "name" "namespace")) -}}
+{{- toYaml (dict "config" (omit $config "guards" "heartbeat" "disarm" "rules") "rules" (pick $config.rules "name" "namespace")) -}}
 {{- end -}}
 
 {{/* The VirtualServices that the guards name, one a line. */}}
