@@ -25,6 +25,7 @@ const (
 	AnnotationSince  = Prefix + "since"
 	AnnotationBuild  = Prefix + "build"
 	AnnotationPaused = Prefix + "paused" // "true", set by a person on the VirtualService
+	AnnotationOwner  = Prefix + "owner"  // guardian's user, on its records
 
 	// FieldManager marks rollbacks and FieldManagerPromotion steps forward, so
 	// that Argo CD can ignore spec.http while a rollback owns it.
@@ -146,6 +147,7 @@ type Status struct {
 	Full        bool          `json:"full,omitempty"`       // the canary has all traffic in every route
 	Expected    *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
 	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
+	LiftedAt    time.Time     `json:"liftedAt,omitzero"`    // when anything last did: what an annotation says of an older lock is over
 	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }

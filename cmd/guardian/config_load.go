@@ -208,6 +208,7 @@ func restartOnly(was, is Config) []string {
 		{"webhook", was.Webhook, is.Webhook},
 		{"prometheus", was.Prometheus, is.Prometheus},
 		{"alertmanager", was.Alertmanager, is.Alertmanager},
+		{"builds", was.Builds, is.Builds},
 		{"rules.name", was.Rules.Name, is.Rules.Name},
 		{"rules.namespace", was.Rules.Namespace, is.Rules.Namespace},
 	} {

@@ -91,6 +91,7 @@ func (c Config) Validate() Problems {
 	c.validateEndpoints(&k)
 	k.positive("heartbeat.maxAge", c.Heartbeat.MaxAge)
 	c.Rules.validate(&k)
+	c.Builds.validate(&k)
 	c.validateGuards(&k)
 	return k.problems
 }
@@ -154,6 +155,19 @@ func (r RulesConfig) validate(k *check) {
 	}
 }
 
+func (b BuildsConfig) validate(k *check) {
+	for _, names := range []struct {
+		path string
+		keys []string
+	}{{"builds.labels", b.Labels}, {"builds.annotations", b.Annotations}} {
+		for i, key := range names.keys {
+			at := fmt.Sprintf("%s[%d]", names.path, i)
+			k.want(len(validation.IsQualifiedName(key)) == 0, at, key, "want the name of a label or annotation, such as checksum/config")
+			k.want(!slices.Contains(names.keys[:i], key), at, key, "named twice")
+		}
+	}
+}
+
 func (c Config) validateGuards(k *check) {
 	names, canaries := map[string]int{}, map[string]int{}
 	for i, g := range c.Guards {
@@ -167,15 +181,13 @@ func (c Config) validateGuards(k *check) {
 			continue
 		}
 		names[g.Name] = i
-		for _, vs := range g.VirtualServices {
-			canary := vs + " " + g.DestinationRule + "/" + g.Canary.String()
-			if g.Canary.Host != "" {
-				canary = vs + " " + g.Canary.String()
-			}
-			if first, taken := canaries[canary]; taken && first != i {
-				k.want(false, at+".canary", g.Canary.String(), fmt.Sprintf("guards[%d] moves the traffic of this canary in VirtualService %s already: want one guard for each", first, vs))
-				break
-			}
+		canary := g.DestinationRule + "/" + g.Canary.Subset
+		if g.Canary.Host != "" {
+			canary = remediate.NormalizeHost(g.Canary.Host, c.Namespace, c.ClusterDomain)
+		}
+		if first, taken := canaries[canary]; taken {
+			k.want(false, at+".canary", g.Canary.String(), fmt.Sprintf("guards[%d] has this canary already: want one guard for each, with all of its virtualServices", first))
+		} else {
 			canaries[canary] = i
 		}
 		if g.Promotion.Mode != string(remediate.PromotionOff) && c.Prometheus.URL == "" {
