@@ -32,6 +32,7 @@ const (
 	AlertHeartbeatStale       = "GuardianHeartbeatStale"
 	AlertRolledBack           = "GuardianRolledBack"
 	AlertRollbackBlocked      = "GuardianRollbackBlocked"
+	AlertDisarmed             = "GuardianDisarmed"
 	AlertRollbackIneffective  = "GuardianRollbackIneffective"
 	AlertReleaseWithoutCanary = "GuardianReleaseWithoutCanary"
 	AlertDown                 = "GuardianDown"
@@ -44,7 +45,7 @@ func Alerts() []string {
 	return []string{
 		AlertErrorRate, AlertErrorRateHold, AlertLatency, AlertLatencyHold, AlertRestarts, AlertRestartsHold, AlertWaiting,
 		AlertTraffic, AlertTrafficHold, AlertRefused, AlertServiceTraffic,
-		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertRollbackIneffective,
+		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete,
 	}
 }
