@@ -197,9 +197,9 @@ func TestTheChartRestartsGuardianWhereAReloadIsNotEnough(t *testing.T) {
 		"config.prometheus.url=http://prom", "config.own.cluster=eu", "config.builds.labels={version}", "config.alertmanager.timeout=3s", "config.rules.name=shop", "config.rules.namespace=rules", "config.disarm.max=1h",
 	}
 	for _, f := range flatFields(reflect.TypeFor[Config]()) {
-		key := "config." + yamlKey(f) + "."
-		if !slices.Contains(chartOwn, yamlKey(f)) && !slices.ContainsFunc(sets, func(set string) bool { return strings.HasPrefix(set, key) }) {
-			t.Errorf("no value of %s tried", key)
+		key := regexp.MustCompile(`^config\.` + yamlKey(f) + `[.=]`)
+		if !slices.Contains(chartOwn, yamlKey(f)) && !slices.ContainsFunc(sets, key.MatchString) {
+			t.Errorf("no value of %s tried", yamlKey(f))
 		}
 	}
 	for _, set := range sets {
@@ -220,13 +220,13 @@ func TestTheChartsRoutesAreThoseThatGuardianPrints(t *testing.T) {
 	}
 	objects := rendered(t, text)
 	c := configOf(t, objects, "guardian-brake")
-	o := rules.AlertmanagerOptions{URL: "https://guardian-brake.microservices:8080/webhook", Name: c.Rules.Name, TokenSecret: "guardian-brake-token"}
+	o := rules.AlertmanagerOptions{URL: "https://guardian-brake.microservices:8080/webhook", Name: c.Rules.Name, Namespace: c.Namespace, Own: c.Own, Labels: c.Rules.Labels, TokenSecret: "guardian-brake-token"}
 	for _, g := range c.Guards {
 		for _, m := range g.Alerts.Matchers {
 			o.Matchers = append(o.Matchers, m.Match)
 		}
 	}
-	printed, err := rules.AlertmanagerConfig(o, c.Rules.Name, c.Namespace)
+	printed, err := rules.AlertmanagerConfig(o, c.Rules.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,6 +234,12 @@ func TestTheChartsRoutesAreThoseThatGuardianPrints(t *testing.T) {
 	for key, object := range want {
 		if got := objects[key]; got == nil || !reflect.DeepEqual(got.Object["spec"], object.Object["spec"]) {
 			t.Errorf("%s: the chart has\n%v\nguardian prints\n%v", key, asYAML(got), asYAML(object))
+			continue
+		}
+		for label, value := range object.GetLabels() {
+			if objects[key].GetLabels()[label] != value {
+				t.Errorf("%s: label %s is %q, guardian prints %q", key, label, objects[key].GetLabels()[label], value)
+			}
 		}
 	}
 	for key, object := range objects {
