@@ -43,7 +43,7 @@ func main() {
 func buildAll(ctx context.Context) error {
 	names := flag.Args()
 	if len(names) == 0 {
-		names = []string{"etcd", "kube-apiserver", "kubectl", "promtool", "prometheus", "alertmanager", "amtool"}
+		names = []string{"etcd", "kube-apiserver", "kubectl", "promtool", "prometheus", "alertmanager", "amtool", "helm"}
 	}
 	for _, name := range names {
 		if _, err := controlplane.Binary(ctx, name); err != nil {
