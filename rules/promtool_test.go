@@ -264,7 +264,7 @@ func (s scenario) alerts(r *Rules) []map[string]any {
 		name, action, _ := strings.Cut(want.alert, "/")
 		action, guard, _ := strings.Cut(action, " ")
 		labels := map[string]string{LabelNamespace: "microservices", LabelGuard: guard}
-		for _, g := range r.groups {
+		for _, g := range r.groups() {
 			for _, rule := range g.Rules {
 				if rule.Alert == name && rule.Labels[LabelAction] == action {
 					maps.Copy(labels, rule.Labels)

@@ -315,7 +315,7 @@ func TestRestartsAreCountedWhereStepsMeet(t *testing.T) {
 		{7 * time.Second, 15 * time.Second, "5s"},
 		{time.Minute, time.Minute, "15s"},
 	} {
-		for _, g := range generated(t, Options{Guards: []Guard{orders()}, Interval: test.interval, ScrapeInterval: test.scrape}).groups {
+		for _, g := range generated(t, Options{Guards: []Guard{orders()}, Interval: test.interval, ScrapeInterval: test.scrape}).groups() {
 			if g.Name == "guardian.restarts" && string(*g.Interval) != test.want {
 				t.Errorf("rules every %v of scrapes every %v count restarts every %s, want %s: steps of 15 s must begin at an evaluation",
 					test.interval, test.scrape, *g.Interval, test.want)

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"strconv"
 	"strings"
 	"time"
 )
@@ -67,7 +68,19 @@ func (b *builder) trafficGroup() {
 }
 
 // weights are the canaries' as guardian sees them, in percent.
-func (o Options) weights() string { return "guardian_weight_percent{" + o.self() + "}" }
+func (b *builder) weights() string { return "guardian_weight_percent{" + b.selfOfGuards() + "}" }
+
+// selfOfGuards selects guardian's own series of the guards of this part.
+func (b *builder) selfOfGuards() string {
+	if b.shard == wholeShard {
+		return b.self()
+	}
+	names := make([]string, len(b.Guards))
+	for i, g := range b.Guards {
+		names[i] = g.Name
+	}
+	return b.self() + ",guard=~" + strconv.Quote(alternatives(names))
+}
 
 // weight records the canaries' weights that are above 0.
 func (b *builder) weight() {
