@@ -26,6 +26,7 @@ const (
 	AlertDown                 = "GuardianDown"
 	AlertNotificationsFailing = "GuardianNotificationsFailing"
 	AlertRulesIncomplete      = "GuardianRulesIncomplete"
+	AlertUnwatched            = "GuardianCanaryUnwatched"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
@@ -34,6 +35,7 @@ func Alerts() []string {
 		AlertErrorRate, AlertLatency, AlertRestarts, AlertWaiting, AlertTraffic, AlertRefused, AlertServiceTraffic,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete,
+		AlertUnwatched,
 	}
 }
 

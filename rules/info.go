@@ -30,7 +30,7 @@ const (
 )
 
 // keyLabels name a guard on every recorded series.
-const keyLabels = LabelInstance + ", " + LabelNamespace + ", " + LabelGuard
+const keyLabels = LabelInstance + ", " + LabelShard + ", " + LabelNamespace + ", " + LabelGuard
 
 // Join keys of the two ways to name a version.
 const (
@@ -78,6 +78,7 @@ func (b *builder) infoGroup() {
 		}
 		b.record(pair[1], nil, strings.Join(terms, " or "))
 	}
+	b.evaluated("guards")
 	b.endGroup()
 }
 
@@ -117,8 +118,8 @@ func (b *builder) limits() {
 	b.limit(trafficTolerance, "", func(g Guard) (float64, bool) { return val(g.Signals.Traffic).ShareTolerance, g.Signals.Traffic != nil })
 }
 
-// limit records a number of each guard that has one, with one rule for all guards
-// that have the same.
+// limit records a number of each guard that has one; those that have the same are
+// one term.
 func (b *builder) limit(name, window string, of func(Guard) (float64, bool)) {
 	type key struct {
 		namespace string
@@ -135,6 +136,7 @@ func (b *builder) limit(name, window string, of func(Guard) (float64, bool)) {
 	if window != "" {
 		labels = map[string]string{"window": window}
 	}
+	var terms []string
 	for _, k := range slices.SortedFunc(maps.Keys(guards), func(a, b key) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.value, b.value))
 	}) {
@@ -142,8 +144,10 @@ func (b *builder) limit(name, window string, of func(Guard) (float64, bool)) {
 		if len(guards[k]) < len(b.Guards) {
 			which = append(which, LabelNamespace+`="`+k.namespace+`"`, LabelGuard+"=~"+strconv.Quote(alternatives(guards[k])))
 		}
-		// Of 0 there are restarts; 1 * value is exact.
-		b.record(name, labels, `max by (`+keyLabels+`) (`+b.own(subsetInfo, which...)+`) * `+num(k.value))
+		terms = append(terms, `max by (`+keyLabels+`) (`+b.own(subsetInfo, which...)+`) * `+num(k.value))
+	}
+	if len(terms) > 0 {
+		b.record(name, labels, strings.Join(terms, " or "))
 	}
 }
 

@@ -42,6 +42,7 @@ func (b *builder) restartsGroup() {
 	}
 	b.restartsAlerts()
 	b.waitingAlert()
+	b.evaluated("restarts")
 	b.endGroup()
 }
 

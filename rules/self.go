@@ -74,6 +74,12 @@ func (b *builder) stateAlerts() {
 	if len(b.Guards) == 0 {
 		return
 	}
+	b.alert(alert{
+		name: AlertUnwatched, action: ActionNone, severity: "critical", wait: 2 * time.Minute,
+		expr:        b.byGuard("guardian_guard_unwatched{"+b.self()+"}") + " == 1",
+		summary:     guardLabel + ": the canary gets traffic and nothing watches it",
+		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has traffic, but Prometheus has not evaluated the guard's rules or they record nothing: a bad canary would not be rolled back. guardian goes no step forward. Why: guardian status " + guardLabel + ".",
+	})
 	state := func(s string) string {
 		return `guardian_state{state="` + s + `",` + b.self() + `}`
 	}

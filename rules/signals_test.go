@@ -469,6 +469,7 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		vain       = "GuardianRollbackIneffective/none orders-service"
 		incomplete = "GuardianRulesIncomplete/none"
 		without    = "GuardianReleaseWithoutCanary/none orders-service"
+		unwatched  = "GuardianCanaryUnwatched/none orders-service"
 	)
 	guardian := func(more rows) target {
 		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
@@ -550,6 +551,10 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		"a guard whose rules cannot be made": {self: true,
 			targets: []target{guardian(rows{"guardian_rules_guards_left_out": step(60, 1)})},
 			want:    map[int][]string{60: {heartbeat}, 105: {heartbeat}, 150: {heartbeat, incomplete}},
+		},
+		"a canary that no rule watches": {self: true,
+			targets: []target{guardian(rows{`guardian_guard_unwatched{guard="orders-service"}`: step(60, 1, 240, 0)})},
+			want:    map[int][]string{165: {heartbeat}, 210: {unwatched, heartbeat}, 270: {heartbeat}},
 		},
 		"a release without a canary": {self: true,
 			targets: []target{guardian(rows{`guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1)})},

@@ -64,6 +64,7 @@ func (b *builder) trafficGroup() {
 	rule(trafficExpected, `sum by ($guard, reporter) ($all) * on ($guard) group_left () ($steady < 1) unless on ($guard) $gaps`)
 	rule(trafficTimes, `(sum without ($side, window) ($canary) or $expected * 0) / ($expected > 0)`)
 	b.trafficAlerts(window)
+	b.evaluated("traffic")
 	b.endGroup()
 }
 
