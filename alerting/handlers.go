@@ -134,7 +134,7 @@ func (s *Server) accept(ctx context.Context, lane Lane, alerts []Alert, received
 	if len(alerts) == 0 {
 		return nil
 	}
-	n, beats := len(alerts), s.hasHeartbeat(alerts)
+	n, beats := len(alerts), s.hasHeartbeat(lane, alerts)
 	taken := false
 	defer func() { // also when the sink panics
 		if !taken {
@@ -153,9 +153,9 @@ func (s *Server) accept(ctx context.Context, lane Lane, alerts []Alert, received
 	return nil
 }
 
-func (s *Server) hasHeartbeat(alerts []Alert) bool {
+func (s *Server) hasHeartbeat(lane Lane, alerts []Alert) bool {
 	for _, a := range alerts {
-		if !a.Resolved && a.Name() == s.opts.HeartbeatName && s.opts.OwnHeartbeat(a.Labels) {
+		if !a.Resolved && a.Name() == s.opts.HeartbeatName && s.opts.OwnHeartbeat(lane, a.Labels) {
 			return true
 		}
 	}

@@ -90,7 +90,7 @@ type ServerOptions struct {
 	HeartbeatName string
 	// OwnHeartbeat says by its labels whether a heartbeat is this guardian's.
 	// Default: any is.
-	OwnHeartbeat func(labels map[string]string) bool
+	OwnHeartbeat func(lane Lane, labels map[string]string) bool
 
 	Sink   Sink
 	Guards GuardLister
@@ -128,7 +128,7 @@ func (o *ServerOptions) complete() error {
 		o.Ready = func(context.Context) error { return nil }
 	}
 	if o.OwnHeartbeat == nil {
-		o.OwnHeartbeat = func(map[string]string) bool { return true }
+		o.OwnHeartbeat = func(Lane, map[string]string) bool { return true }
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -249,7 +249,7 @@ func TestTheHeartbeatIsNotedOnceTheSinkHasIt(t *testing.T) {
 		return nil
 	}})
 	opts.Now = func() time.Time { return start }
-	opts.OwnHeartbeat = func(labels map[string]string) bool { return labels["guardian_instance"] != "another" }
+	opts.OwnHeartbeat = func(_ Lane, labels map[string]string) bool { return labels["guardian_instance"] != "another" }
 	server := run(t, opts)
 	send := func(body string) {
 		exchange(t, post(t, server, "/webhook", bearer, strings.NewReader(body)))

@@ -39,7 +39,9 @@ type reader interface {
 	service(ctx context.Context, name string) (*keptService, error)
 	deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error)
 	pods(ctx context.Context, want workloadSelector) ([]*keptPod, error)
-	replicaSet(ctx context.Context, name string) (*keptReplicaSet, error)
+	// revisions are what the pods were made from, as far as it is there, and of
+	// owners that are no Deployments at least the newest besides.
+	revisions(ctx context.Context, want workloadSelector, pods []*keptPod) ([]*keptRevision, error)
 	slices(ctx context.Context, service string) ([]*keptSlice, error)
 	locked(ctx context.Context) ([]*corev1.ConfigMap, error) // records of all guards that are
 }
@@ -70,11 +72,17 @@ func newWorkloadSelector(service, subset keptLabels) workloadSelector {
 
 func (w workloadSelector) matches(set keptLabels) bool { return w.pair != "" && set.include(w.want) }
 
+// includedIn says that whatever o matches, w matches as well.
+func (w workloadSelector) includedIn(o workloadSelector) bool {
+	return w.pair != "" && o.pair != "" && o.want.include(w.want)
+}
+
 func (w workloadSelector) String() string { return labels.SelectorFromSet(w.want.set()).String() }
 
 const (
 	indexPair    = "label-pair"
 	indexService = "service"
+	indexOwner   = "owner"
 )
 
 // index makes an Indexers of a function of the one type that a cache holds.
@@ -100,6 +108,17 @@ func podIndexers() cache.Indexers {
 
 func deploymentIndexers() cache.Indexers {
 	return index(indexPair, func(d *keptDeployment) []string { return d.template.pairs() })
+}
+
+// revisionIndexers find the revisions of an owner. Those of a Deployment are
+// found by its pods alone.
+func revisionIndexers() cache.Indexers {
+	return index(indexOwner, func(r *keptRevision) []string {
+		if r.ofDeployment() {
+			return nil
+		}
+		return one(r.owner)
+	})
 }
 
 func sliceIndexers() cache.Indexers {
@@ -129,7 +148,8 @@ type cacheReader struct {
 	records    corelisters.ConfigMapLister
 	vs         cache.GenericLister
 	services   cache.Indexer // of keptService, …
-	replicas   cache.Indexer
+	replicas   cache.Indexer // of keptRevision
+	revisionIx cache.Indexer // the same, of ControllerRevisions
 	rules      cache.Indexer
 	podIndex   cache.Indexer
 	deployIdx  cache.Indexer
@@ -202,9 +222,30 @@ func (c *cacheReader) pods(_ context.Context, want workloadSelector) ([]*keptPod
 	return indexed(c.podIndex, indexPair, want.pair, func(p *keptPod) bool { return want.matches(p.labels) })
 }
 
-func (c *cacheReader) replicaSet(_ context.Context, name string) (*keptReplicaSet, error) {
-	r, _ := get[keptReplicaSet](c, c.replicas, name)
-	return r, nil
+func (c *cacheReader) revisions(_ context.Context, _ workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+	var out []*keptRevision
+	owners := map[string]bool{}
+	for ref := range revisionsOf(pods) {
+		in := c.replicas
+		if ref.kind == kindControllerRevision {
+			in = c.revisionIx
+		}
+		r, ok := get[keptRevision](c, in, ref.name)
+		switch {
+		case !ok || owners[r.owner]:
+			continue
+		case r.ofDeployment():
+			out = append(out, r)
+			continue
+		}
+		owners[r.owner] = true
+		all, err := indexed(in, indexOwner, r.owner, func(*keptRevision) bool { return true })
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, all...)
+	}
+	return out, nil
 }
 
 func (c *cacheReader) slices(_ context.Context, service string) ([]*keptSlice, error) {
@@ -240,6 +281,7 @@ type liveReader struct {
 	kube      kubernetes.Interface
 	istio     istioclient.Interface
 	dynamic   dynamic.Interface
+	parts     BuildParts
 }
 
 func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
@@ -284,7 +326,7 @@ func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]
 		if d == nil {
 			continue
 		}
-		if k := keepDeployment(d); want.matches(k.template) {
+		if k := keepDeployment(d, l.parts); want.matches(k.template) {
 			out = append(out, k)
 		}
 	}
@@ -306,12 +348,62 @@ func (l *liveReader) pods(ctx context.Context, want workloadSelector) ([]*keptPo
 	return out, nil
 }
 
-func (l *liveReader) replicaSet(ctx context.Context, name string) (*keptReplicaSet, error) {
-	r, err := absent(l.kube.AppsV1().ReplicaSets(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+// revisions lists them by the labels that they have from their template, and
+// reads one by one only those whose labels somebody has edited.
+func (l *liveReader) revisions(ctx context.Context, want workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+	refs := revisionsOf(pods)
+	kinds := map[string]bool{}
+	for ref := range refs {
+		kinds[ref.kind] = true
+	}
+	var out []*keptRevision
+	apps, by := l.kube.AppsV1(), metav1.ListOptions{LabelSelector: want.String()}
+	if kinds[kindReplicaSet] {
+		list, err := apps.ReplicaSets(l.namespace).List(ctx, by)
+		if err != nil {
+			return nil, fmt.Errorf("list ReplicaSets: %w", err)
+		}
+		for i := range list.Items {
+			out = append(out, keepReplicaSet(&list.Items[i], l.parts))
+		}
+	}
+	if kinds[kindControllerRevision] {
+		list, err := apps.ControllerRevisions(l.namespace).List(ctx, by)
+		if err != nil {
+			return nil, fmt.Errorf("list ControllerRevisions: %w", err)
+		}
+		for i := range list.Items {
+			out = append(out, keepControllerRevision(&list.Items[i], l.parts))
+		}
+	}
+	for _, r := range out {
+		delete(refs, r.ref())
+	}
+	for ref := range refs {
+		r, err := l.revision(ctx, ref)
+		if err != nil {
+			return nil, fmt.Errorf("read %s %s: %w", ref.kind, ref.name, err)
+		}
+		if r != nil {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+func (l *liveReader) revision(ctx context.Context, ref revisionRef) (*keptRevision, error) {
+	if ref.kind == kindControllerRevision {
+		r, err := absent(l.kube.AppsV1().ControllerRevisions(l.namespace).Get(ctx, ref.name, metav1.GetOptions{}))
+		if err != nil || r == nil {
+			return nil, err
+		}
+		return keepControllerRevision(r, l.parts), nil
+	}
+	r, err := absent(l.kube.AppsV1().ReplicaSets(l.namespace).Get(ctx, ref.name, metav1.GetOptions{}))
 	if err != nil || r == nil {
 		return nil, err
 	}
-	return keepReplicaSet(r), nil
+	return keepReplicaSet(r, l.parts), nil
 }
 
 func (l *liveReader) slices(ctx context.Context, service string) ([]*keptSlice, error) {
@@ -366,7 +458,8 @@ type writer struct {
 	namespace string
 	kube      kubernetes.Interface
 	dynamic   dynamic.Interface
-	cache     *cacheReader // told of what was written
+	cache     *cacheReader  // told of what was written
+	user      func() string // guardian's own; its records name it
 }
 
 func conflictOr(err error, format string, args ...any) error {
@@ -401,12 +494,12 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 	}
 	if old == nil {
 		cm, err := cms.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set},
+			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set, Annotations: ownerOf(nil, w.user())},
 			Data:       r.Data(),
 		}, metav1.CreateOptions{FieldManager: FieldManager})
 		return cm, conflictOr(err, "create record %s/%s", w.namespace, RecordName(guard))
 	}
-	patch, err := recordPatch(old, set, r)
+	patch, err := recordPatch(old, set, r, w.user())
 	if err != nil {
 		return nil, err
 	}
@@ -418,8 +511,17 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 	return cm, conflictOr(err, "write record %s/%s", w.namespace, old.Name)
 }
 
+// ownerOf is the annotation that a record without an owner gets: the policy that
+// guards records lets its owner alone change what guardian writes.
+func ownerOf(old *corev1.ConfigMap, user string) map[string]string {
+	if user == "" || old != nil && old.Annotations[AnnotationOwner] != "" {
+		return nil
+	}
+	return map[string]string{AnnotationOwner: user}
+}
+
 // recordPatch is a merge patch with a test of the resource version.
-func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte, error) {
+func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record, user string) ([]byte, error) {
 	data, labelSet := map[string]any{}, map[string]any{}
 	now := r.Data()
 	for k := range old.Data {
@@ -444,11 +546,15 @@ func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte
 	if len(labelSet) > 0 {
 		meta["labels"] = labelSet
 	}
+	if owner := ownerOf(old, user); owner != nil {
+		meta["annotations"] = owner
+	}
 	return json.Marshal(map[string]any{"metadata": meta, "data": data})
 }
 
 func ownKey(k string) bool {
-	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequest, keyChanged}, k)
+	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequestOnce, keyChanged}, k) ||
+		slices.Contains(RequestKeys, k)
 }
 
 // holds says whether the record that was read is this one. Nearly always nothing

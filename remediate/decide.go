@@ -34,20 +34,27 @@ func (a Alert) Episode() string {
 
 // Workload is what runs behind the canary's destination.
 type Workload struct {
-	Build    string    // hash of its Deployments' pod templates; empty: unknown
+	Build    string    // of its workloads' present pod templates; empty: unknown
 	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
+	First    time.Time // when the oldest of the workloads was made, as far as known
 	Ready    int       // ready pods
 	Current  int       // those of them that belong to Build
-	Builds   []string  // the build of each of its Deployments, sorted: what Build is made of
+	Builds   []string  // the build of each of its workloads, sorted: what Build is made of
 	Running  []string  // those of them that ready pods belong to
 	Serving  []string  // other builds that ready pods belong to
-	Complete bool      // every Deployment has finished its rollout
+	Complete bool      // every workload has finished its rollout
+
+	Ages      map[string]PodAge // of the ready pods, by build
+	Revisions []Revision        // by name: what the pods were made from
+	Untold    []string          // ready pods whose build cannot be told, with their owner
+	Unowned   []string          // ready pods that nothing manages: they are counted nowhere
 }
 
 // Endpoints is what runs behind the stable destination.
 type Endpoints struct {
 	Missing string // why nothing can be sent there (subset not in the DestinationRule, …); empty: it can
 	Ready   int    // ready endpoints
+	Overlap string // what is sent there reaches the canary's pods as well, or the other way round; empty: it does not
 }
 
 // Forward is what is asked live, and only before traffic goes forward.
@@ -73,13 +80,14 @@ type Input struct {
 	Unsafe  string  // why the VirtualServices cannot be rewritten; empty: they can
 	Canary  Workload
 	Stable  Endpoints
-	Paused  bool     // by annotation on a VirtualService
-	Owned   bool     // a VirtualService carries the marks of a rollback, and no other guard's lock names it
-	Owed    bool     // what a rollback of this guard has re-pointed can be given back
-	Absent  string   // which VirtualServices do not exist; empty: all do
-	Deny    []string // every spelling of the canary, for the admission policy
-	Spare   []string // the same of stable
-	Alerts  []Alert  // firing now, and accepted ones not acted on yet
+	Paused  bool            // by annotation on a VirtualService
+	Owned   bool            // a VirtualService carries the marks of a rollback, and no other guard's lock names it
+	Owed    bool            // what a rollback of this guard has re-pointed can be given back
+	Absent  string          // which VirtualServices do not exist; empty: all do
+	Deny    []string        // every spelling of the canary, for the admission policy
+	Spare   []string        // the same of stable
+	Marked  *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
+	Alerts  []Alert         // firing now, and accepted ones not acted on yet
 
 	// Watched is for how long this replica has seen the weights stand that the
 	// record speaks of.
@@ -192,8 +200,9 @@ const (
 
 // Who sets a lock, when it is no person.
 const (
-	byAlert   = "alert"
-	byRefused = "refused build"
+	byAlert      = "alert"
+	byRefused    = "refused build"
+	byAnnotation = "annotation" // the record of it is lost
 )
 
 // Decide says what a guard's traffic and record should be. It has no client,
@@ -201,6 +210,7 @@ const (
 // table.
 func Decide(in Input, now time.Time) Decision {
 	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
+	d.takeUpLock()
 	d.observe()
 	d.readRequest()
 	d.sortAlerts()
@@ -310,7 +320,7 @@ func (d *decider) observeWeight(first bool) {
 	if first {
 		s.Weight, s.Spread, s.Full, s.MovedAt = w, spread, full, d.now
 		if full {
-			s.PromotedAt = s.BuildSince // it cannot have been promoted before it existed
+			s.PromotedAt = d.now // for all that is known: a record may have been lost
 		}
 		return
 	}
@@ -419,8 +429,14 @@ func (d *decider) readRequest() {
 	if d.rec.Request == nil {
 		return
 	}
-	q := &Request{Action: RequestAction(shorten(string(d.rec.Request.Action))), By: shorten(d.rec.Request.By), Reason: shorten(d.rec.Request.Reason), At: d.rec.Request.At}
+	q := new(*d.rec.Request)
+	q.Action, q.By, q.Reason = RequestAction(shorten(string(q.Action))), shorten(q.By), shorten(q.Reason)
 	s := &d.rec.Status
+	if q.Bad != "" {
+		d.note("refused", q.By, "request refused: "+q.Bad)
+		d.rec.Request = nil
+		return
+	}
 	switch q.Action {
 	case RequestPause:
 		s.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
@@ -456,7 +472,7 @@ func (d *decider) readRequest() {
 		}
 		d.asked = q
 	default:
-		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume or promote", q.Action))
+		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm or arm", q.Action))
 	}
 	d.rec.Request = nil
 }
@@ -483,6 +499,10 @@ func (d *decider) forgive(builds ...string) {
 
 // lift takes the lock away.
 func (d *decider) lift(event, by, why string) {
+	d.rec.Status.LiftedAt = d.now
+	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
+		d.rec.Status.LiftedAt = d.rec.Lock.Since
+	}
 	d.rec.Lock = nil
 	d.rec.denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
@@ -882,7 +902,7 @@ func (d *decider) finish() {
 			e.State = d.state
 		}
 	}
-	if l := d.rec.Lock; l != nil {
+	if d.rec.Lock != nil {
 		if d.in.Leads || d.was.Lock == nil || len(d.was.VirtualServices) == 0 || len(d.was.Deny) == 0 {
 			// Replicas may have different configurations for a while: once it is
 			// said, it is the lease holder's.
@@ -891,7 +911,7 @@ func (d *decider) finish() {
 				d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
 			}
 		}
-		d.rec.Message = lockMessage(d.in.Guard, *l, d.state, d.text)
+		d.rec.Message = d.lockMessage()
 	}
 	d.keepPace()
 	if !d.ripe.IsZero() {
@@ -956,23 +976,29 @@ func (d *decider) noteReassert() {
 	d.rec.History = append(d.rec.History, e)
 }
 
-// lockMessage is what a CI reads whose change is refused.
-func lockMessage(g Guard, l Lock, state State, text string) string {
-	what := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
-	if state == StateBlocked {
-		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), text)
-	}
-	next := fmt.Sprintf("deploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or lift the lock by hand",
-		g.Canary, g.Name, g.Namespace)
+// lockMessage is what a CI reads whose change is refused. Its last part says how
+// to go on.
+func (d *decider) lockMessage() string {
+	g, l := d.in.Guard, *d.rec.Lock
+	toGoOn := fmt.Sprintf("%sdeploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or",
+		lockToGoOn, g.Canary, g.Name, g.Namespace)
 	if l.Kind == LockManual {
-		next = "lift the lock by hand"
+		toGoOn = lockToGoOn + "lift the lock by hand"
 	}
-	build := ""
+	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
+	what := fmt.Sprintf("guardian keeps the traffic of %s on %s since %s", g.Name, g.Stable, stamp(l.Since))
+	switch {
+	case d.state == StateBlocked:
+		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), shortenTo(oneLine(d.text), maxLockMessage/4))
+	case d.move == MoveStable || !d.exposed():
+		what = fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
+	}
+	build := "."
 	if l.Build != "" {
-		build = " Build " + l.Build + " is refused."
+		build = ". Build " + l.Build + " is refused."
 	}
-	return fmt.Sprintf("%s: %s.%s To go on, %s: kubectl guardian unlock %s -n %s --reason '…'",
-		what, l.Reason, build, next, g.Name, g.Namespace)
+	room := maxLockMessage - len(what+": "+build+toGoOn)
+	return what + ": " + shortenTo(oneLine(l.Reason), max(room, maxLockMessage/8)) + build + toGoOn
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

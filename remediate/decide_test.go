@@ -233,13 +233,12 @@ func TestFirstSightRecordsAndMovesNothing(t *testing.T) {
 		"a split is shifting":              {[]but{unseen}, verdict{state: StateShifting, reason: ReasonNothing}, "50%"},
 		"a split is rolled back on an alert": {[]but{unseen, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, "CanaryErrors: 7%"},
-		"a canary with all traffic is promoted since its build appeared": {[]but{unseen, gets(100), appeared(10 * time.Minute)},
-			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, "until 2026-03-02T09:20:00Z"},
-		"its rollback window lasts to the end": {[]but{unseen, gets(100), appeared(30*time.Minute - 1)},
-			verdict{state: StatePromoted, reason: ReasonNothing, requeue: time.Millisecond}, "until 2026-03-02T09:00:00Z"},
-		"a build as old as the window is completed":            {[]but{unseen, gets(100), appeared(30 * time.Minute)}, verdict{state: StateCompleted, reason: ReasonNothing}, "longer than rollback.window"},
+		"a canary with all traffic is promoted from now on": {[]but{unseen, gets(100), appeared(10 * time.Minute)},
+			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, "until 2026-03-02T09:30:00Z"},
+		"a build as old as the window, too: the record may have been lost": {[]but{unseen, gets(100), appeared(time.Hour)},
+			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, "until 2026-03-02T09:30:00Z"},
 		"a build of unknown age counts from now":               {[]but{unseen, gets(100), runs("b1", 2)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, ""},
-		"all traffic and no Deployment is completed":           {[]but{unseen, gets(100), noCanary}, verdict{state: StateCompleted, reason: ReasonNothing}, ""},
+		"all traffic and no Deployment, too":                   {[]but{unseen, gets(100), noCanary}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, ""},
 		"a VirtualService that does not exist is idle":         {[]but{unseen, gets(0), func(in *Input) { in.Absent = "VirtualService microservices/orders-service does not exist" }}, verdict{state: StateIdle, reason: ReasonNothing}, "does not exist"},
 		"an existing build is not promoted in mode auto":       {[]but{unseen, gets(0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "first sight"},
 		"a canary that has traffic is not promoted either":     {[]but{unseen, auto}, verdict{state: StateShifting, reason: ReasonNothing, requeue: poll}, "first sight"},
@@ -592,7 +591,7 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 		"promote in the instant of an alert is refused": {[]but{asks(RequestPromote), live, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "refused by ann: 50→50; rolled-back by alert: 50→0"}, "an alert rolls back"},
 		"promote at 100% is refused":   {[]but{promoted(10 * time.Minute), asks(RequestPromote), live}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 100→100"}, "already has all traffic"},
-		"what nobody knows is refused": {[]but{asks("dance")}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, `request "dance" refused: want rollback, unlock, pause, resume or promote`},
+		"what nobody knows is refused": {[]but{asks("dance")}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, `request "dance" refused: want rollback, unlock, pause, resume, promote, disarm or arm`},
 	})
 }
 

@@ -71,8 +71,8 @@
 // fires. Blocked then lasts only as long as the alert does.
 //
 // The first sight of a guard records its build and weights and moves nothing
-// forward; a canary that has all traffic counts as promoted since its build
-// appeared. An alert rolls back at first sight too.
+// forward; a canary that has all traffic counts as promoted from then on, for a
+// record may have been lost. An alert rolls back at first sight too.
 //
 // # What always holds
 //
@@ -98,12 +98,38 @@
 //
 // TestPropertyInvariantsHold checks them over random sequences of events.
 //
+// # Lost records
+//
+// While a guard is locked, an annotation on each of its VirtualServices says so as
+// well (LockAnnotation), written in one patch with the weights: it is what the
+// admission policies read. The record decides; the annotation is brought into
+// line with it in each pass, and removed when the record says that a lock was
+// lifted after the annotation's was set. Where guardian's own annotation tells of
+// a lock that the record does not know of, the record was lost or an older copy of
+// it restored: the lock is taken up again as the annotation has it.
+//
 // # Builds
 //
-// The canary's workloads are the Deployments whose template labels satisfy the
-// Service's selector and the subset's labels. A build is the hash of their pod
-// templates; a rollout restart is no new build, and no Deployment is an unknown
-// build, which is never new. Of several Deployments each has a build of its own
+// The canary's pods are those whose labels satisfy the Service's selector and the
+// subset's labels. A build is a hash of the pod template that they were made from:
+// the ReplicaSet of a Deployment or an Argo Rollout, or the ControllerRevision of
+// a StatefulSet, a DaemonSet and whatever else writes the label
+// controller-revision-hash. The present template is the Deployment's, or the
+// newest revision of any other owner. What runs is hashed, which is the pod's
+// spec, and of labels and annotations only what BuildParts names: a restart, a
+// chart's version or a commit written there is no new build. A hash begins with
+// its scheme. A revision that the record knows by name is the build that it was,
+// however it is hashed today (Workload.as), so that no upgrade and no setting
+// makes a refused build a new one.
+//
+// A ready pod that nothing manages, run by hand or by a Job, belongs to no build
+// and is counted nowhere. A ready pod of an owner that does not tell (Untold) is
+// of an unknown build: nothing goes forward and no lock is lifted beside it, and
+// the reason names it. No workload at all is an unknown build, which is never new.
+// Where the labels of the two sides overlap, a pod belongs to the side that asks
+// for more, else to the canary, and Endpoints.Overlap says so.
+//
+// Of several workloads each has a build of its own
 // besides, which is refused and looked at like the one of all. A rollback puts the build, and every other that
 // serves at that moment, on the list of refused ones. A lock of kind build is
 // lifted when every ready pod of the canary, and at least one, belongs to a

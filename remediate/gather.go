@@ -24,6 +24,7 @@ type snapshot struct {
 	// who serves the two sides, for rules that need names
 	sides Sides
 	known *inspections
+	user  string // guardian's own
 }
 
 // Sides names what runs behind a guard's two destinations, for those who look
@@ -37,14 +38,14 @@ type Side struct {
 	Host      string            // fully qualified
 	Service   string            // name of the Service
 	Labels    map[string]string // the subset's labels; nil for a host of its own
-	Workloads []string          // names of Deployments, sorted
+	Workloads []string          // names of Deployments, Rollouts, StatefulSets, …, sorted
 	Waiting   map[string]int64  // reason → containers that it keeps from starting
 }
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g Guard, domain string, known *inspections, past *histories) (snapshot, error) {
-	s := snapshot{input: Input{Guard: g}, known: known}
+func gather(ctx context.Context, r reader, g Guard, domain, user string, known *inspections, past *histories) (snapshot, error) {
+	s := snapshot{input: Input{Guard: g}, known: known, user: user}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
@@ -88,19 +89,56 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 		return err
 	}
 	s.input.Stable.Missing = why
+	canary, absent, err := s.side(ctx, r, g.Canary, rule)
+	if err != nil {
+		return err
+	}
+	if why == "" && absent == "" {
+		s.input.Stable.Overlap = stable.part(&canary)
+	}
 	s.sides.Stable = stable.Side
 	if why == "" {
 		if s.input.Stable.Ready, err = s.readyOf(ctx, r, stable); err != nil {
 			return err
 		}
 	}
-	canary, why, err := s.side(ctx, r, g.Canary, rule)
-	if err != nil || why != "" {
-		return err // a canary that is not there is no build
+	if absent != "" {
+		return nil // a canary that is not there is no build
+	}
+	if rule != nil && g.Canary.Host == "" {
+		s.input.Deny = denied(s.pair, rule.leadingTo(canary, g.Stable, g.Canary)...)
 	}
 	s.sides.Canary = canary.Side
 	s.input.Canary, err = readWorkload(ctx, r, canary)
 	return err
+}
+
+// part gives each pod and Deployment that both sides select to one of them, and
+// says so. It is the side's that asks for more, and the canary's where neither
+// does: what may be the canary's must not be counted on as stable's.
+func (stable *resolvedSide) part(canary *resolvedSide) (overlap string) {
+	both := func(set keptLabels) bool { return stable.want.matches(set) && canary.want.matches(set) }
+	from, shared := stable, 0
+	wide, narrow := stable.want.includedIn(canary.want), canary.want.includedIn(stable.want)
+	if narrow && !wide {
+		from = canary
+	}
+	from.pods = slices.DeleteFunc(slices.Clone(from.pods), func(p *keptPod) bool {
+		if !both(p.labels) {
+			return false
+		}
+		shared++
+		return true
+	})
+	from.deployments = slices.DeleteFunc(slices.Clone(from.deployments), func(d *keptDeployment) bool { return both(d.template) })
+	from.name()
+	switch {
+	case narrow && !wide:
+		return fmt.Sprintf("the labels of canary select stable's pods too (%d): requests to the canary reach them", shared)
+	case wide || shared > 0:
+		return fmt.Sprintf("the labels of stable select the canary's pods too (%d): requests to stable still reach them", shared)
+	}
+	return ""
 }
 
 // resolvedSide is a destination with the selector of its workloads.
@@ -147,12 +185,24 @@ func (s *snapshot) side(ctx context.Context, r reader, ref Ref, rule *keptRule) 
 	if side.pods, err = r.pods(ctx, side.want); err != nil {
 		return side, "", fmt.Errorf("list pods of %s: %w", ref, err)
 	}
+	side.name()
+	return side, "", nil
+}
+
+// name fills in what metrics know the side's workloads by.
+func (side *resolvedSide) name() {
+	side.Workloads = nil
 	for _, d := range side.deployments {
 		side.Workloads = append(side.Workloads, d.name)
 	}
+	for _, p := range side.pods {
+		if name := p.workload(); name != "" {
+			side.Workloads = append(side.Workloads, name)
+		}
+	}
 	slices.Sort(side.Workloads)
+	side.Workloads = slices.Compact(side.Workloads)
 	side.Waiting = waitingOf(side.pods)
-	return side, "", nil
 }
 
 func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (int, error) {
@@ -168,15 +218,11 @@ func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (in
 }
 
 func readWorkload(ctx context.Context, r reader, side resolvedSide) (Workload, error) {
-	var failed error
-	w := canaryWorkload(side.deployments, side.pods, func(name string) *keptReplicaSet {
-		rs, err := r.replicaSet(ctx, name)
-		if err != nil {
-			failed = fmt.Errorf("read ReplicaSet %s: %w", name, err)
-		}
-		return rs
-	})
-	return w, failed
+	revisions, err := r.revisions(ctx, side.want, side.pods)
+	if err != nil {
+		return Workload{}, fmt.Errorf("find what the pods of %s were made from: %w", side.Service, err)
+	}
+	return canaryWorkload(side.deployments, side.pods, revisions), nil
 }
 
 // gatherTraffic reads the weights of all the guard's VirtualServices.
@@ -192,7 +238,11 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			missing = append(missing, fmt.Sprintf("VirtualService %s/%s does not exist", g.Namespace, name))
 			continue
 		}
-		in.Paused = in.Paused || vs.GetAnnotations()[AnnotationPaused] == "true"
+		marks := vs.GetAnnotations()
+		in.Paused = in.Paused || marks[AnnotationPaused] == "true"
+		if value, ok := marks[lockKey(g.Name)]; ok {
+			in.Marked = marked(in.Marked, value, s.user)
+		}
 		found := s.known.inspect(g.Name, vs, s.pair, g.Rollback.options())
 		if found.unnamed != "" {
 			unnamed = append(unnamed, found.unnamed)

@@ -2,7 +2,6 @@ package remediate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
@@ -47,11 +46,11 @@ type informers struct {
 
 func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, map[string]int64)) *informers {
 	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, log: o.Logger}
-	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(trim))
+	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(o.Builds.trim))
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
-		kubeinformers.WithTransform(trim),
+		kubeinformers.WithTransform(o.Builds.trim),
 		kubeinformers.WithTweakListOptions(func(l *metav1.ListOptions) { l.LabelSelector = LabelGuard }))
-	i.istio = istioinformers.NewSharedInformerFactoryWithOptions(o.Istio, 0, istioinformers.WithNamespace(o.Namespace), istioinformers.WithTransform(trim))
+	i.istio = istioinformers.NewSharedInformerFactoryWithOptions(o.Istio, 0, istioinformers.WithNamespace(o.Namespace), istioinformers.WithTransform(o.Builds.trim))
 	i.dynamic = dynamicinformer.NewFilteredDynamicSharedInformerFactory(o.Dynamic, 0, o.Namespace, nil)
 
 	records := i.records.Core().V1().ConfigMaps()
@@ -59,6 +58,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	pods := i.kube.Core().V1().Pods().Informer()
 	deployments := i.kube.Apps().V1().Deployments().Informer()
 	replicas := i.kube.Apps().V1().ReplicaSets().Informer()
+	revisions := i.kube.Apps().V1().ControllerRevisions().Informer()
 	endpoints := i.kube.Discovery().V1().EndpointSlices().Informer()
 	rules := i.istio.Networking().V1().DestinationRules().Informer()
 	vs := i.dynamic.ForResource(virtualServiceResource)
@@ -70,17 +70,19 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	}
 	must(pods.AddIndexers(podIndexers()))
 	must(deployments.AddIndexers(deploymentIndexers()))
+	must(replicas.AddIndexers(revisionIndexers()))
+	must(revisions.AddIndexers(revisionIndexers()))
 	must(endpoints.AddIndexers(sliceIndexers()))
 	must(services.AddIndexers(selectorIndexers()))
 	must(rules.AddIndexers(hostIndexers(o.Namespace, o.Domain)))
-	must(vs.Informer().SetTransform(trim))
+	must(vs.Informer().SetTransform(o.Builds.trim))
 	i.reader = &cacheReader{
 		namespace: o.Namespace, records: records.Lister(), vs: vs.Lister(),
-		services: services.GetIndexer(), replicas: replicas.GetIndexer(), rules: rules.GetIndexer(),
+		services: services.GetIndexer(), replicas: replicas.GetIndexer(), revisionIx: revisions.GetIndexer(), rules: rules.GetIndexer(),
 		podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
 	}
 	for what, inf := range map[string]cache.SharedIndexInformer{
-		"configmaps": records.Informer(), "services": services, "pods": pods, "deployments": deployments, "replicasets": replicas,
+		"configmaps": records.Informer(), "services": services, "pods": pods, "deployments": deployments, "replicasets": replicas, "controllerrevisions": revisions,
 		"endpointslices": endpoints, "destinationrules": rules, "virtualservices": vs.Informer(),
 	} {
 		must(inf.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
@@ -89,7 +91,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 			}
 		}))
 	}
-	for _, inf := range []cache.SharedIndexInformer{records.Informer(), vs.Informer(), rules, services, endpoints, deployments, replicas} {
+	for _, inf := range []cache.SharedIndexInformer{records.Informer(), vs.Informer(), rules, services, endpoints, deployments, replicas, revisions} {
 		i.handle(inf)
 	}
 	i.handlePods(pods)
@@ -97,7 +99,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 }
 
 func (i *informers) liveReader(o Options) *liveReader {
-	return &liveReader{cache: i.reader, namespace: o.Namespace, kube: o.Client, istio: o.Istio, dynamic: o.Dynamic}
+	return &liveReader{cache: i.reader, namespace: o.Namespace, kube: o.Client, istio: o.Istio, dynamic: o.Dynamic, parts: o.Builds}
 }
 
 func (i *informers) handle(inf cache.SharedIndexInformer) {
@@ -131,9 +133,7 @@ func (i *informers) handle(inf cache.SharedIndexInformer) {
 
 // asksRollback says whether a person's rollback stands on a record.
 func asksRollback(record *corev1.ConfigMap) bool {
-	var q Request
-	text := record.Data[keyRequest]
-	return text != "" && json.Unmarshal([]byte(text), &q) == nil && q.Action == RequestRollback
+	return record.Data[KeyRequestAction] == string(RequestRollback)
 }
 
 func sameVersion(a, b any) bool {
@@ -239,7 +239,7 @@ func (i *informers) of(obj any) []string {
 		return i.ofWorkload(o.labels)
 	case *keptDeployment:
 		return i.ofWorkload(o.template)
-	case *keptReplicaSet:
+	case *keptRevision:
 		return i.ofWorkload(o.labels)
 	case *keptSlice:
 		return i.ofService(o.service)
@@ -291,7 +291,7 @@ func (i *informers) ofService(service string) []string {
 	return slices.Compact(out)
 }
 
-// ofWorkload finds the guards that a pod, Deployment or ReplicaSet may belong
+// ofWorkload finds the guards that a pod, Deployment or revision may belong
 // to: those whose Service selects its labels.
 func (i *informers) ofWorkload(set keptLabels) []string {
 	var out []string

@@ -142,7 +142,7 @@ func TestTheRoleIsTheLeast(t *testing.T) {
 	p.resolve(app.Name)
 	r.request(app.Name, RequestUnlock)
 	r.inState(app.Name, StateIdle)
-	r.must(p.Unknown(t.Context(), "payments", "PaymentsDown"))
+	r.must(p.Unknown(t.Context(), map[string]string{"payments": "PaymentsDown"}))
 	for range 2 { // the same again is a patch of the first
 		p.event.tell(snapshot{input: Input{Guard: g}, services: []*unstructured.Unstructured{r.virtualService(app.Name)}},
 			HistoryEntry{Event: "reasserted", State: StateRolledBack, Reason: "again"})
@@ -223,7 +223,7 @@ func TestAMissingRightShows(t *testing.T) {
 			return p.logged("cannot patch resource")
 		}},
 		{"events", "create", func(r *rig, p *running, _ *controlplane.App) error {
-			if err := p.Unknown(r.t.Context(), "payments", "PaymentsDown"); err == nil {
+			if err := p.Unknown(r.t.Context(), map[string]string{"payments": "PaymentsDown"}); err == nil {
 				r.t.Error("alert for an unknown guard taken, but not recorded")
 			}
 			return nil

@@ -17,13 +17,14 @@ type Looker struct {
 	Istio   istioclient.Interface
 	Dynamic dynamic.Interface
 	Domain  string // of the cluster; empty: cluster.local
+	Builds  BuildParts
 }
 
 // Look gathers what a decision about g would be made from, alerts aside, and
 // who serves its two sides.
 func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
-	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: l.Istio, dynamic: l.Dynamic}
-	s, err := gather(ctx, uncachedReader{live}, g, l.Domain, nil, nil)
+	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: l.Istio, dynamic: l.Dynamic, parts: l.Builds}
+	s, err := gather(ctx, uncachedReader{live}, g, l.Domain, "", nil, nil)
 	return s.input, s.sides, err
 }
 
@@ -38,7 +39,7 @@ func (u uncachedReader) deployments(ctx context.Context, want workloadSelector) 
 	}
 	var out []*keptDeployment
 	for i := range list.Items {
-		if k := keepDeployment(&list.Items[i]); want.matches(k.template) {
+		if k := keepDeployment(&list.Items[i], u.parts); want.matches(k.template) {
 			out = append(out, k)
 		}
 	}

@@ -2,7 +2,6 @@ package remediate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -305,7 +304,7 @@ func (s *sim) start(r *simReplica) {
 		check: func(before, after *unstructured.Unstructured, _ string) { s.checkWrite(r, before, after) }}
 	live := simReader{worldReader{world: s.w, saw: &r.saw}, func() error { r.read = s.now(); return down() }}
 	told := simStore{store, func(record Record) { r.writes = record }}
-	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, now: clock, watch: newStopwatch(), past: newHistories(), domain: defaultDomain,
+	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, user: func() string { return guardianUser }, now: clock, watch: newStopwatch(), past: newHistories(), domain: defaultDomain,
 		leads: func() bool { r.led, r.ledAt = s.lead >= 0 && s.r[s.lead] == r, s.now(); return r.led },
 		heartbeat: func(context.Context) (time.Time, error) {
 			var others []coordinationv1.Lease
@@ -450,12 +449,11 @@ func (s *sim) annotate(pause bool) {
 }
 
 func (s *sim) request(action RequestAction) {
-	b, err := json.Marshal(Request{Action: action, By: "ann", Reason: "because", At: s.now()})
-	if err != nil || s.w.cm == nil {
+	if s.w.cm == nil {
 		return
 	}
 	cm := s.w.cm.DeepCopy()
-	cm.Data[keyRequest] = string(b)
+	ask(cm, Request{Action: action, By: "ann", Reason: "because", At: s.now()})
 	cm.ResourceVersion = s.w.next()
 	s.w.cm = cm
 	s.asked = s.asked || action == RequestPromote

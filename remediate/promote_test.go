@@ -600,8 +600,8 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 		}
 	}
 	first := given(unseen, gets(100), appeared(time.Hour))
-	if d := Decide(first, at); events(d) != "" || d.Record.Status.CompletedAt.IsZero() {
-		t.Errorf("first sight of what is completed: told %q, completed at %s", events(d), d.Record.Status.CompletedAt)
+	if d := Decide(first, at); events(d) != "" || !d.Record.Status.CompletedAt.IsZero() {
+		t.Errorf("first sight of a canary with all traffic: told %q, completed at %s", events(d), d.Record.Status.CompletedAt)
 	}
 }
 

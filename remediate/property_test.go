@@ -145,6 +145,7 @@ func (m *machine) wire(r *replica) {
 	}
 	r.rec = &reconciler{
 		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
+		user:      func() string { return guardianUser },
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
 		forward: func(_ context.Context, s snapshot) (Forward, []Alert) {
@@ -470,6 +471,7 @@ func (m *machine) checkCalm() {
 	if (m.w.cm.Labels[LabelLocked] == "true") != (rec.Lock != nil) {
 		m.t.Fatalf("label %s is %q, lock %v", LabelLocked, m.w.cm.Labels[LabelLocked], rec.Lock)
 	}
+	m.checkLockAnnotation(rec)
 	since := rec.Status.BuildSince
 	if rec.Status.UnlockedAt.After(since) {
 		since = rec.Status.UnlockedAt
@@ -495,6 +497,17 @@ func (m *machine) checkCalm() {
 	}
 	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
+	}
+}
+
+// checkLockAnnotation: what the admission policies read is what the record says.
+func (m *machine) checkLockAnnotation(rec Record) {
+	if m.w.vs == nil {
+		return
+	}
+	want, _ := lockAnnotation(rec, guardianUser)
+	if got := m.w.vs.GetAnnotations()[lockKey(m.guard.Name)]; got != want {
+		m.t.Fatalf("the VirtualService says of the lock\n%q\nand the record\n%q", got, want)
 	}
 }
 
@@ -569,11 +582,7 @@ func (m *machine) outside(label string) {
 			cm := m.w.cm.DeepCopy()
 			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, "dance"}).Draw(t, label+" action"),
 				By: "someone", Reason: "because", At: m.now}
-			b, err := json.Marshal(q)
-			if err != nil {
-				t.Fatal(err)
-			}
-			cm.Data[keyRequest] = string(b)
+			ask(cm, q)
 			cm.ResourceVersion = m.w.next()
 			m.w.cm = cm
 		}

@@ -15,6 +15,7 @@ func RBAC() []rbacv1.PolicyRule {
 		rule("", "events", "create", "patch"),
 		rule("", "pods", "list", "watch"),
 		rule("", "services", "get", "list", "watch"),
+		rule("apps", "controllerrevisions", "get", "list", "watch"),
 		rule("apps", "deployments", "get", "list", "watch"),
 		rule("apps", "replicasets", "get", "list", "watch"),
 		rule("coordination.k8s.io", "leases", "get", "list", "create", "update", "delete"),

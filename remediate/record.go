@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ const (
 	AnnotationSince  = Prefix + "since"
 	AnnotationBuild  = Prefix + "build"
 	AnnotationPaused = Prefix + "paused" // "true", set by a person on the VirtualService
+	AnnotationOwner  = Prefix + "owner"  // guardian's user, on its records
 
 	// FieldManager marks rollbacks and FieldManagerPromotion steps forward, so
 	// that Argo CD can ignore spec.http while a rollback owns it.
@@ -46,7 +48,6 @@ const (
 	keyMessage         = "message"
 	keyStatus          = "status"
 	keyHistory         = "history"
-	keyRequest         = "request"
 	keyChanged         = "changed"
 )
 
@@ -146,6 +147,7 @@ type Status struct {
 	Full        bool          `json:"full,omitempty"`       // the canary has all traffic in every route
 	Expected    *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
 	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
+	LiftedAt    time.Time     `json:"liftedAt,omitzero"`    // when anything last did: what an annotation says of an older lock is over
 	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
 	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
@@ -198,27 +200,6 @@ type HistoryEntry struct {
 	Reason string    `json:"reason"`
 }
 
-// RequestAction is what a person may ask for.
-type RequestAction string
-
-// The actions of a request.
-const (
-	RequestRollback RequestAction = "rollback"
-	RequestUnlock   RequestAction = "unlock"
-	RequestPause    RequestAction = "pause"
-	RequestResume   RequestAction = "resume"
-	RequestPromote  RequestAction = "promote"
-)
-
-// Request is a person's wish, written into the record by the CLI with the
-// person's own credentials and removed by guardian when it is done.
-type Request struct {
-	Action RequestAction `json:"action"`
-	By     string        `json:"by"`
-	Reason string        `json:"reason"`
-	At     time.Time     `json:"at"` // by the person's clock
-}
-
 // Change is one field that guardian re-pointed in a VirtualService besides
 // weights: a canary-only route or a mirror. It is undone only where the field
 // still is what guardian wrote.
@@ -254,11 +235,12 @@ func parseRecord(cm *corev1.ConfigMap) (Record, error) {
 	for _, field := range []struct {
 		key string
 		to  any
-	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyRequest, &r.Request}, {keyChanged, &r.Changed}} {
+	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyChanged, &r.Changed}} {
 		if err := parseKey(cm, field.key, field.to); err != nil {
 			return Record{}, err
 		}
 	}
+	r.Request = requestIn(cm.Data)
 	r.past = cm.Data[keyHistory]
 	r.Refused = strings.Fields(cm.Data[keyRefused])
 	r.Deny = strings.Fields(cm.Data[keyDeny])
@@ -371,7 +353,7 @@ func (r Record) Data() map[string]string {
 		put(keyLock, r.Lock)
 	}
 	if r.Request != nil {
-		put(keyRequest, r.Request)
+		maps.Copy(data, r.Request.Data())
 	}
 	if len(r.Changed) > 0 {
 		put(keyChanged, r.Changed)

@@ -33,10 +33,10 @@ func fullRecord() Record {
 			Paused: &Pause{By: "ann", Reason: "x", At: at}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
 			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
 			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4, CompletedAt: at,
-			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour),
+			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour), LiftedAt: at.Add(-2 * time.Hour),
 			Orphaned: at.Add(time.Minute), Moves: &Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
 		History:         []HistoryEntry{{At: at, State: StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
-		Request:         &Request{Action: RequestUnlock, By: "ann", Reason: "it's fine", At: at},
+		Request:         &Request{Action: RequestDisarm, By: "ann", Reason: "it's fine", At: at, Until: at.Add(time.Hour)},
 		Deny:            []string{"orders-service/v2", "orders-service.microservices/v2"},
 		DenyMatchRoutes: []string{"orders-service/v2"},
 		DenyMirrors:     []string{"orders-service/v2"},
@@ -85,7 +85,7 @@ func checkSet(t *testing.T, path string, v reflect.Value) {
 		}
 	case v.Kind() == reflect.Slice && v.Len() > 0 && v.Index(0).Kind() == reflect.Struct:
 		checkSet(t, path+"[0]", v.Index(0))
-	case v.IsZero() && path != "Record.History[0].To" && path != "Record.past":
+	case v.IsZero() && path != "Record.History[0].To" && path != "Record.past" && path != "Record.Request.Bad":
 		t.Errorf("%s is not set", path)
 	}
 }
@@ -104,7 +104,7 @@ func TestARecordOmitsWhatItDoesNotHave(t *testing.T) {
 }
 
 func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
-	for _, key := range []string{keyLock, keyStatus, keyHistory, keyRequest, keyChanged} {
+	for _, key := range []string{keyLock, keyStatus, keyHistory, keyChanged} {
 		cm := recordMap(fullRecord())
 		cm.Data[key] = `{"since": 3`
 		_, err := ParseRecord(cm)
@@ -199,12 +199,12 @@ func TestACloneSharesNothingThatIsEdited(t *testing.T) {
 
 func FuzzParseRecord(f *testing.F) {
 	full := fullRecord().Data()
-	f.Add(full[keyLock], full[keyStatus], full[keyHistory], full[keyRequest], full[keyChanged], full[keyRefused], full[keyMessage])
+	f.Add(full[keyLock], full[keyStatus], full[keyHistory], full[KeyRequestAction], full[keyChanged], full[keyRefused], full[keyMessage])
 	f.Add("null", "null", "null", "null", "null", " ", "\x00")
 	f.Add("{}", "[]", "[{}]", "1", `[{"was":1}]`, "a  b\nc", "")
 	f.Add("", `{"weight":1e99}`, "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, lock, status, history, request, changed, refused, message string) {
-		cm := &corev1.ConfigMap{Data: map[string]string{keyLock: lock, keyStatus: status, keyHistory: history, keyRequest: request, keyChanged: changed, keyRefused: refused, keyMessage: message}}
+		cm := &corev1.ConfigMap{Data: map[string]string{keyLock: lock, keyStatus: status, keyHistory: history, KeyRequestAction: request, KeyRequestAt: request, KeyRequestUntil: status, keyChanged: changed, keyRefused: refused, keyMessage: message}}
 		r, err := ParseRecord(cm)
 		if err != nil {
 			if !strings.Contains(err.Error(), ": key ") {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -225,9 +226,9 @@ spec:
 // request asks for something as the command line does.
 func (r *rig) request(guard string, action RequestAction) {
 	r.t.Helper()
-	q := fmt.Sprintf(`{"action":%q,"by":"ann","reason":"because","at":%q}`, action, time.Now().UTC().Format(time.RFC3339))
-	_, err := r.kube.CoreV1().ConfigMaps(r.ns).Patch(r.t.Context(), RecordName(guard), "application/merge-patch+json",
-		fmt.Appendf(nil, `{"data":{"request":%q}}`, q), metav1.PatchOptions{})
+	patch, err := json.Marshal(map[string]any{"data": Request{Action: action, By: "ann", Reason: "because", At: time.Now()}.Data()})
+	r.must(err)
+	_, err = r.kube.CoreV1().ConfigMaps(r.ns).Patch(r.t.Context(), RecordName(guard), "application/merge-patch+json", patch, metav1.PatchOptions{})
 	r.must(err)
 }
 

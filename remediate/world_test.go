@@ -80,12 +80,12 @@ func (w *world) templateSpec(n int) corev1.PodTemplateSpec {
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "orders", Image: fmt.Sprintf("orders:%d", n)}}}}
 }
 
-// hashOfTemplate is templateHash of templateSpec, worked out once for each.
+// hashOfTemplate is the build of templateSpec, worked out once for each.
 func (w *world) hashOfTemplate(n int) string {
 	if h, ok := templateHashes.Load(n); ok {
 		return h.(string)
 	}
-	h := templateHash(w.templateSpec(n))
+	h := hashOf(w.templateSpec(n))
 	templateHashes.Store(n, h)
 	return h
 }
@@ -97,7 +97,7 @@ func (w *world) deployments(_ context.Context, want workloadSelector) ([]*keptDe
 		return nil, nil
 	}
 	d := &keptDeployment{kept: keep(&metav1.ObjectMeta{Name: "orders-v2"}), template: keepLabels(podLabels("v2")),
-		hash: w.hashOfTemplate(w.template), replicas: int32(len(w.pods))}
+		build: w.hashOfTemplate(w.template), replicas: int32(len(w.pods))}
 	for _, p := range w.pods {
 		d.have++
 		if p == w.template {
@@ -149,13 +149,17 @@ func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*keptPod, er
 	return out, nil
 }
 
-func (w *world) replicaSet(_ context.Context, name string) (*keptReplicaSet, error) {
-	number, ok := strings.CutPrefix(name, "orders-v2-")
-	n, err := strconv.Atoi(number)
-	if !ok || err != nil {
-		return nil, nil
+func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+	var out []*keptRevision
+	for ref := range revisionsOf(pods) {
+		number, ok := strings.CutPrefix(ref.name, "orders-v2-")
+		n, err := strconv.Atoi(number)
+		if ok && err == nil {
+			out = append(out, &keptRevision{kept: keep(&metav1.ObjectMeta{Name: ref.name}), kind: kindReplicaSet, owner: "Deployment/orders-v2",
+				build: w.hashOfTemplate(n), made: w.made[n], lasting: true})
+		}
 	}
-	return &keptReplicaSet{kept: keep(&metav1.ObjectMeta{Name: name}), hash: w.hashOfTemplate(n), created: w.made[n]}, nil
+	return out, nil
 }
 
 func (w *world) locked(context.Context) ([]*corev1.ConfigMap, error) {
@@ -307,4 +311,12 @@ func applyOps(vs *unstructured.Unstructured, ops []Op) (*unstructured.Unstructur
 	}
 	var out unstructured.Unstructured
 	return &out, json.Unmarshal(doc, &out.Object)
+}
+
+// ask puts a request onto a record, as the command line does.
+func ask(cm *corev1.ConfigMap, q Request) {
+	for _, key := range RequestKeys {
+		delete(cm.Data, key)
+	}
+	maps.Copy(cm.Data, q.Data())
 }

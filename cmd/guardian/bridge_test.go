@@ -28,6 +28,8 @@ type fakeController struct {
 	accepted  map[string][]remediate.Alert // not waited for
 	enqueued  []string
 	unknown   []string
+	records   int // of unknown guards
+	registry  *prometheus.Registry
 	fail      map[string]error
 }
 
@@ -55,18 +57,22 @@ func (f *fakeController) Enqueue(guard string) {
 	f.enqueued = append(f.enqueued, guard)
 }
 
-func (f *fakeController) Unknown(_ context.Context, guard, _ string) error {
+func (f *fakeController) Unknown(_ context.Context, alertOf map[string]string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.unknown = append(f.unknown, guard)
+	f.records++
+	f.unknown = append(f.unknown, slices.Sorted(maps.Keys(alertOf))...)
 	return f.fail["?"]
 }
 
 var bridgeNow = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 
-func testBridge(t *testing.T) (*bridge, *fakeController) {
+func testBridge(t *testing.T) (*bridge, *fakeController) { return testBridgeOf(t, "") }
+
+// testBridgeOf has further keys of the configuration.
+func testBridgeOf(t *testing.T, more string) (*bridge, *fakeController) {
 	t.Helper()
-	c, err := ParseConfig([]byte(`
+	c, err := ParseConfig([]byte(more + `
 namespace: microservices
 guards:
 - name: orders-service
@@ -81,7 +87,8 @@ guards:
 		t.Fatal(err)
 	}
 	f := newFakeController()
-	b := newBridge(c, alerting.NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler), func() time.Time { return bridgeNow })
+	f.registry = prometheus.NewRegistry()
+	b := newBridge(c, alerting.NewMetrics(f.registry), slog.New(slog.DiscardHandler), func() time.Time { return bridgeNow })
 	b.guards = f
 	return b, f
 }
@@ -118,7 +125,7 @@ func TestAnAlertReachesTheGuardItIsAbout(t *testing.T) {
 			map[string]remediate.Action{"payments": "rollback"}},
 		{"by a matcher when the action of its label is misspelt", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "rolback"},
 			map[string]remediate.Action{"payments": "hold"}},
-		{"by its label before any matcher", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "none"},
+		{"by its label before any matcher", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "none", "namespace": "microservices"},
 			map[string]remediate.Action{"payments": "none"}},
 		{"not when only part of a matcher fits", map[string]string{"alertname": "PaymentsDown", "severity": "info"}, nil},
 	} {
@@ -200,12 +207,12 @@ func TestAHeartbeatOfAnotherGuardianProvesNothing(t *testing.T) {
 		labels map[string]string
 		want   bool
 	}{
-		"its own":                {map[string]string{"guardian_instance": "guardian", "namespace": "microservices"}, true},
-		"of another release":     {map[string]string{"guardian_instance": "shop-guardian", "namespace": "microservices"}, false},
-		"of another namespace":   {map[string]string{"guardian_instance": "guardian", "namespace": "staging"}, false},
-		"one that does not tell": {map[string]string{"alertname": "GuardianHeartbeat"}, true},
+		"its own":                {map[string]string{"guardian": "true", "guardian_instance": "guardian", "namespace": "microservices"}, true},
+		"of another release":     {map[string]string{"guardian": "true", "guardian_instance": "shop-guardian", "namespace": "microservices"}, false},
+		"of another namespace":   {map[string]string{"guardian": "true", "guardian_instance": "guardian", "namespace": "staging"}, false},
+		"one that does not tell": {map[string]string{"alertname": "GuardianHeartbeat"}, false},
 	} {
-		if got := b.ownHeartbeat(c.labels); got != c.want {
+		if got := b.ownHeartbeat(alerting.LaneWebhook, c.labels); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
@@ -420,7 +427,7 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 		if f.Err != "" || f.Requests != 37 || len(alerts) != 1 || alerts[0].Action != remediate.ActionHold {
 			t.Errorf("forward %+v, alerts %+v", f, alerts)
 		}
-		if want := []string{`{guardian_guard="orders-service"}`}; !slices.Equal(am.asked, want) {
+		if want := []string{`{guardian_guard="orders-service",namespace=~"|microservices"}`}; !slices.Equal(am.asked, want) {
 			t.Errorf("asked for %q, want this guard's alone", am.asked)
 		}
 		if len(q.asked) != 2 || !strings.Contains(q.asked[0], "orders-v2") || !strings.Contains(q.asked[0], "[300s]") {

@@ -178,8 +178,17 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, config Config, g
 	default:
 		p.ok("guard %s: stable %s: %d ready endpoints", g.Name, g.Stable.Ref, in.Stable.Ready)
 	}
+	if in.Stable.Overlap != "" {
+		p.fail("guard %s: DestinationRule %s: %s; give each subset a label of its own", g.Name, g.DestinationRule, in.Stable.Overlap)
+	}
+	if len(in.Canary.Untold) > 0 {
+		p.fail("guard %s: canary %s: nothing tells the build of %s: a lock is then lifted by hand alone", g.Name, g.Canary.Ref, strings.Join(in.Canary.Untold, ", "))
+	}
+	if len(in.Canary.Unowned) > 0 {
+		p.ok("guard %s: canary %s: %s run without a workload and belong to no build", g.Name, g.Canary.Ref, strings.Join(in.Canary.Unowned, ", "))
+	}
 	if in.Canary.Build == "" {
-		p.unknown("guard %s: canary %s: no Deployment found yet", g.Name, g.Canary.Ref)
+		p.unknown("guard %s: canary %s: no Deployment, Rollout, StatefulSet or DaemonSet with pods found yet", g.Name, g.Canary.Ref)
 		return
 	}
 	p.ok("guard %s: canary %s: build %s of %s, %d ready", g.Name, g.Canary.Ref, short(in.Canary.Build), strings.Join(sides.Canary.Workloads, ", "), in.Canary.Ready)

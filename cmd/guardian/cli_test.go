@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -163,7 +164,7 @@ func (b *bench) answer(take func(*remediate.Record, remediate.Request)) {
 	go func() {
 		for sleep(ctx, time.Second) == nil {
 			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
-			if err != nil || cm.Data[requestKey] == "" {
+			if err != nil || cm.Data[remediate.KeyRequestAction] == "" {
 				continue
 			}
 			b.edit(ctx, func(r *remediate.Record) {
@@ -585,8 +586,8 @@ func TestARequestThatNobodyTakesIsWithdrawn(t *testing.T) {
 	})
 }
 
-func TestARollbackWaitsForNoPromotion(t *testing.T) {
-	for _, pending := range []remediate.RequestAction{remediate.RequestPromote, remediate.RequestResume, remediate.RequestUnlock, remediate.RequestPause} {
+func TestARollbackWaitsForNoOtherRequest(t *testing.T) {
+	for _, pending := range []remediate.RequestAction{remediate.RequestPromote, remediate.RequestResume, remediate.RequestUnlock, remediate.RequestPause, remediate.RequestDisarm, remediate.RequestRollback} {
 		t.Run(string(pending), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := shifting(30, 1)
@@ -603,12 +604,41 @@ func TestARollbackWaitsForNoPromotion(t *testing.T) {
 					})
 				}()
 				code, text := b.run("rollback", testGuard, "--reason", "r", "--timeout", "5s")
-				if pending == remediate.RequestPause {
-					want(t, code, text, exitFailed, "another request has been waiting since 2000-01-01T00:00:00Z: pause by bob: lunch")
-					want(t, code, text, exitFailed, "kubectl patch configmap -n shop guardian-orders-service --type merge")
-					return
-				}
 				want(t, code, text, exitUnknown, "replaced the waiting "+string(pending)+" by bob: lunch")
+			})
+		})
+	}
+}
+
+func TestARequestNamesTheUserAsTheAPIServerKnowsIt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		answer error
+		code   int
+		by     string
+		says   string
+	}{
+		"it tells":           {nil, exitOK, "ann@example.com", "paused"},
+		"it cannot tell yet": {apierrors.NewNotFound(schema.GroupResource{Resource: "selfsubjectreviews"}, ""), exitOK, "ann (by kubeconfig)", "paused"},
+		"it may not be asked": {apierrors.NewForbidden(schema.GroupResource{Resource: "selfsubjectreviews"}, "", errors.New("no role")), exitOK,
+			"ann (by kubeconfig)", "paused"},
+		"it does not answer": {errors.New("connection refused"), exitFailed, "", "ask the API server who you are: connection refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(30, 1)), lease("a", time.Now()))
+				if tc.answer != nil {
+					b.kube.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, tc.answer })
+				}
+				by := ""
+				b.answer(func(r *remediate.Record, q remediate.Request) {
+					by = q.By
+					r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "paused", By: q.By, Reason: q.Reason})
+				})
+				code, text := b.run("pause", testGuard, "--reason", "r")
+				want(t, code, text, tc.code, tc.says)
+				if by != tc.by {
+					t.Errorf("asked by %q, want %q", by, tc.by)
+				}
 			})
 		})
 	}
@@ -636,7 +666,7 @@ func TestARequestWhoseAnswerIsLostIsWithdrawn(t *testing.T) {
 							return true, nil, err
 						}
 						cm := o.(*corev1.ConfigMap).DeepCopy()
-						cm.Data[requestKey] = patch.Data[requestKey]
+						maps.Copy(cm.Data, patch.Data)
 						if err := b.kube.Tracker().Update(configMaps, cm, "shop"); err != nil {
 							return true, nil, err
 						}
@@ -719,7 +749,7 @@ func TestARequestIsNotWrittenWithoutALiveGuardian(t *testing.T) {
 func TestARequestWaitsForAnotherAndForConflicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := shifting(30, 1)
-		first.Request = &remediate.Request{Action: remediate.RequestPause, By: "bob", Reason: "lunch"}
+		first.Request = &remediate.Request{Action: remediate.RequestPause, By: "bob", Reason: "lunch", At: time.Now()}
 		b := newBench(t, record(first), lease("a", time.Now()))
 		var taken []string
 		b.answer(func(r *remediate.Record, q remediate.Request) {

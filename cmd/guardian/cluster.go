@@ -183,17 +183,19 @@ func (c *cluster) unknownGuard(ctx context.Context, guard string) error {
 	return fmt.Errorf("no guard %s in namespace %s (no ConfigMap %s); %s", guard, c.namespace, remediate.RecordName(guard), hint)
 }
 
-// whoAmI is the user as the API server sees it, so that the record names whom
-// the audit log names.
-func (c *cluster) whoAmI(ctx context.Context) string {
+// whoAmI is the user as the API server knows it: the record names whom the
+// audit log names, and the admission policy refuses any other name. The
+// kubeconfig's name stands in where the server does not tell (it cannot before
+// Kubernetes 1.28), which is marked: it proves nothing.
+func (c *cluster) whoAmI(ctx context.Context) (string, error) {
 	review, err := c.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
-	if err == nil && review.Status.UserInfo.Username != "" {
-		return review.Status.UserInfo.Username
+	switch {
+	case err == nil && review.Status.UserInfo.Username != "":
+		return review.Status.UserInfo.Username, nil
+	case err != nil && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err):
+		return "", c.explain("ask the API server who you are", err)
 	}
-	if c.user != "" {
-		return c.user + " (by kubeconfig)"
-	}
-	return "unknown user"
+	return cmp.Or(c.user, "unknown user") + " (by kubeconfig)", nil
 }
 
 // pulse judges by the replicas' Leases whether a guardian lives.

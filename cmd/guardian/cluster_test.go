@@ -123,8 +123,8 @@ func TestARequestOnTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cm.Data[requestKey] != "" {
-		t.Errorf("left behind: %s", cm.Data[requestKey])
+	if cm.Data[remediate.KeyRequestAction] != "" {
+		t.Errorf("left behind: %v", cm.Data)
 	}
 }
 
@@ -136,7 +136,7 @@ func TestAnUntakenRequestIsWithdrawnOnTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, there := cm.Data[requestKey]; there || cm.Data["status"] == "" {
+	if _, there := cm.Data[remediate.KeyRequestAction]; there || cm.Data["status"] == "" {
 		t.Errorf("record afterwards: %v", cm.Data)
 	}
 }
@@ -151,7 +151,7 @@ func TestAStaleWriteIsRefusedByTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, `{"action":"pause"}`); err != nil {
+	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, &remediate.Request{Action: remediate.RequestPause, By: "ann", Reason: "r", At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, nil); err == nil {

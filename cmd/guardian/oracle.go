@@ -65,15 +65,9 @@ func (o *oracle) listAll(ctx context.Context, hand func(firing, started []alerti
 		return err
 	}
 	var failed []error
-	for _, source := range []struct {
-		lane   alerting.Lane
-		lister alerting.Lister
-	}{{alerting.LaneAlertmanager, o.alertmanager}, {alerting.LanePrometheus, o.prometheus}} {
-		if source.lister == nil {
-			continue
-		}
+	for _, source := range o.listers() {
 		asked := o.now()
-		alerts, complete, err := o.askComplete(ctx, source.lister, filter)
+		alerts, complete, err := o.askComplete(ctx, source, filter)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -98,6 +92,17 @@ func (o *oracle) listAll(ctx context.Context, hand func(firing, started []alerti
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// listers are those that there are, in the order in which they are asked.
+func (o *oracle) listers() []ownLister {
+	var out []ownLister
+	for _, l := range []ownLister{{alerting.LaneAlertmanager, o.alertmanager, o.bridge}, {alerting.LanePrometheus, o.prometheus, o.bridge}} {
+		if l.next != nil {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 // askComplete lists what fires, and says whether that is all: one that does not
@@ -171,16 +176,14 @@ func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remedi
 // firingAnywhere asks for alerts of one guard, silenced ones included: that
 // somebody does not want to hear of them is no reason to go forward.
 func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate.Alert, error) {
-	filter, err := filterFor(g)
+	filter, err := o.bridge.config.Load().filterFor(g)
 	if err != nil {
 		return nil, err
 	}
 	filter.MinUptime = minUptime
 	var listers []alerting.Lister
-	for _, l := range []alerting.Lister{o.alertmanager, o.prometheus} {
-		if l != nil {
-			listers = append(listers, l)
-		}
+	for _, l := range o.listers() {
+		listers = append(listers, l)
 	}
 	alerts, err := alerting.FiringNow(ctx, filter, listers...)
 	if err != nil {

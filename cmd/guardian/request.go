@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,6 @@ import (
 )
 
 const (
-	requestKey  = "request"       // of a record's data
 	cliManager  = "guardian-cli"  // field manager of requests
 	requestPoll = 2 * time.Second // how often a request that waits is looked at without an event
 )
@@ -87,7 +87,10 @@ func (a *app) request(ctx context.Context, c *cluster, guard string, q remediate
 	if before == nil {
 		return c.unknownGuard(ctx, guard)
 	}
-	q.By, q.At = c.whoAmI(ctx), time.Now().UTC().Truncate(time.Second)
+	if q.By, err = c.whoAmI(ctx); err != nil {
+		return err
+	}
+	q.At = time.Now().UTC().Truncate(time.Second)
 	if !before.Status.Orphaned.IsZero() {
 		return a.requestOfOrphan(ctx, c, guard, q, *before)
 	}
@@ -207,13 +210,9 @@ func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q r
 }
 
 // writeRequest puts q into the record, after any request that stands there, and
-// returns the record as it was just before. A rollback waits for nothing that
-// goes forward: it takes its place. attempted says that a write may have been done.
+// returns the record as it was just before. A rollback waits for no other
+// request: it takes its place. attempted says that a write may have been done.
 func (c *cluster) writeRequest(ctx context.Context, guard string, q remediate.Request) (before *remediate.Record, attempted bool, err error) {
-	text, err := json.Marshal(q)
-	if err != nil {
-		return nil, false, fmt.Errorf("write request: %w", err)
-	}
 	var failed error
 	err = c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
 		switch {
@@ -223,12 +222,12 @@ func (c *cluster) writeRequest(ctx context.Context, guard string, q remediate.Re
 		case r == nil:
 			failed = c.unknownGuard(ctx, guard)
 			return 0
-		case r.Request != nil && !(q.Action == remediate.RequestRollback && goesForward(r.Request.Action)):
+		case r.Request != nil && q.Action != remediate.RequestRollback:
 			failed = c.anotherWaits(guard, *r.Request)
 			return requestPoll
 		}
 		before = r
-		failed = c.patchRequest(ctx, guard, r.ResourceVersion, string(text))
+		failed = c.patchRequest(ctx, guard, r.ResourceVersion, &q)
 		if apierrors.IsConflict(failed) { // guardian wrote meanwhile; the next look is newer
 			return 20 * time.Millisecond
 		}
@@ -241,22 +240,33 @@ func (c *cluster) writeRequest(ctx context.Context, guard string, q remediate.Re
 	return before, attempted, err
 }
 
-func goesForward(a remediate.RequestAction) bool {
-	return a == remediate.RequestPromote || a == remediate.RequestResume || a == remediate.RequestUnlock
+func (c *cluster) anotherWaits(guard string, q remediate.Request) error {
+	return fmt.Errorf(`another request has been waiting since %s: %s by %s: %s; guardian takes it off the record when it is done. If it stays, take it off: kubectl patch configmap -n %s %s --type merge -p '%s'`,
+		q.At.UTC().Format(time.RFC3339), q.Action, q.By, q.Reason, c.namespace, remediate.RecordName(guard), noRequest())
 }
 
-func (c *cluster) anotherWaits(guard string, q remediate.Request) error {
-	return fmt.Errorf(`another request has been waiting since %s: %s by %s: %s; guardian takes it off the record when it is done. If it stays, take it off: kubectl patch configmap -n %s %s --type merge -p '{"data":{"%s":null}}'`,
-		q.At.UTC().Format(time.RFC3339), q.Action, q.By, q.Reason, c.namespace, remediate.RecordName(guard), requestKey)
+// noRequest is the merge patch that takes a request off a record.
+func noRequest() string {
+	keys := make([]string, len(remediate.RequestKeys))
+	for i, key := range remediate.RequestKeys {
+		keys[i] = fmt.Sprintf("%q:null", key)
+	}
+	return `{"data":{` + strings.Join(keys, ",") + `}}`
 }
 
 // patchRequest sets the record's request, or removes it for nil, unless the
 // record has changed since resourceVersion.
-func (c *cluster) patchRequest(ctx context.Context, guard, resourceVersion string, request any) error {
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": resourceVersion},
-		"data":     map[string]any{requestKey: request},
-	})
+func (c *cluster) patchRequest(ctx context.Context, guard, resourceVersion string, q *remediate.Request) error {
+	data := make(map[string]any, len(remediate.RequestKeys))
+	for _, key := range remediate.RequestKeys {
+		data[key] = nil
+	}
+	if q != nil {
+		for key, value := range q.Data() {
+			data[key] = value
+		}
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": resourceVersion}, "data": data})
 	if err != nil {
 		return err
 	}
@@ -313,7 +323,7 @@ func notYet(guard string, q remediate.Request, r remediate.Record, timeout time.
 }
 
 func same(r *remediate.Request, q remediate.Request) bool {
-	return r != nil && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At)
+	return r != nil && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At) && r.Until.Equal(q.Until)
 }
 
 // withdraw removes q from the record; found says that it stood there.

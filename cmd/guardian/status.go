@@ -291,7 +291,7 @@ func nextLine(s remediate.Status, now time.Time) string {
 
 // short is a build for a column.
 func short(build string) string {
-	const width = 12
+	const width = 15 // a build of guardian's own has no more
 	if len(build) > width {
 		return build[:width]
 	}
