@@ -21,6 +21,7 @@ const (
 	AlertHeartbeatStale       = "GuardianHeartbeatStale"
 	AlertRolledBack           = "GuardianRolledBack"
 	AlertRollbackBlocked      = "GuardianRollbackBlocked"
+	AlertDisarmed             = "GuardianDisarmed"
 	AlertRollbackIneffective  = "GuardianRollbackIneffective"
 	AlertReleaseWithoutCanary = "GuardianReleaseWithoutCanary"
 	AlertDown                 = "GuardianDown"
@@ -33,7 +34,7 @@ const (
 func Alerts() []string {
 	return []string{
 		AlertErrorRate, AlertLatency, AlertRestarts, AlertWaiting, AlertTraffic, AlertRefused, AlertServiceTraffic,
-		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertRollbackIneffective,
+		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete,
 		AlertUnwatched,
 	}

@@ -96,6 +96,12 @@ func (b *builder) stateAlerts() {
 		description: "The canary of " + guardLabel + " in " + namespaceLabel + " is bad, but guardian cannot send its traffic to stable (too few ready endpoints, a missing subset, or a refused write). The canary still gets traffic. Why: guardian status " + guardLabel + ".",
 	})
 	b.alert(alert{
+		name: AlertDisarmed, action: ActionNone, severity: "warning",
+		expr:        b.byGuard(state("disarmed")) + " == 1",
+		summary:     guardLabel + ": a person has taken the brake off",
+		description: "guardian does not roll back the canary of " + guardLabel + " in " + namespaceLabel + ", whatever fires, until the disarm ends by itself or somebody runs guardian arm " + guardLabel + ". Who, why and until when: guardian status " + guardLabel + ".",
+	})
+	b.alert(alert{
 		name: AlertReleaseWithoutCanary, action: ActionNone, severity: "warning",
 		expr:        b.byGuard("increase(guardian_releases_without_canary_total{"+b.self()+"}[10m])") + " > 0",
 		summary:     guardLabel + ": a release went out without a canary",

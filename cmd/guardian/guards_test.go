@@ -21,7 +21,7 @@ func TestAGuardOfOneLineMeansTheSameToEveryPackage(t *testing.T) {
 		Rollback: remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion: remediate.Promotion{Mode: remediate.PromotionOff, MinRequests: 100, Steps: []remediate.Step{
 			{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
-		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute,
+		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute, DisarmMax: 24 * time.Hour,
 	}
 	if got := c.remediateGuard(c.Guards[0], 6*time.Minute); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -162,7 +162,7 @@ func TestPrintingCommands(t *testing.T) {
 		"route with a Secret":         {"alertmanager -n shop --token-secret s", exitFailed, []string{"want --token-file"}},
 		"route with a file":           {"alertmanager -n shop --format alertmanagerconfig --token-file s", exitFailed, []string{"want --token-secret"}},
 		"route in a format unknown":   {"alertmanager -n shop --format x", exitFailed, []string{`--format "x"`}},
-		"a command that is not there": {"rollforward", exitFailed, []string{`unknown command "rollforward"`}},
+		"a command that is not there": {"rollforward", exitUnknown, []string{`unknown command "rollforward"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, text := newBench(t).run(strings.Fields(tc.args)...)
