@@ -109,7 +109,7 @@ func TestPublishOnARealAPIServer(t *testing.T) {
 	has := func(limit string) func(*unstructured.Unstructured) bool {
 		return func(u *unstructured.Unstructured) bool {
 			text, err := u.MarshalJSON()
-			return err == nil && strings.Contains(string(text), "* "+limit)
+			return err == nil && strings.Contains(string(text), "  "+limit+`"`)
 		}
 	}
 
@@ -418,7 +418,7 @@ func TestRulesThatAPersonHasTakenOverStay(t *testing.T) {
 		}
 	}
 	b.publish(objects(generate(t, 0.02))...)
-	if text, err := b.objects()["guardian-guards"].MarshalJSON(); err != nil || !strings.Contains(string(text), "* 0.02") {
+	if text, err := b.objects()["guardian-guards"].MarshalJSON(); err != nil || !strings.Contains(string(text), `  0.02"`) {
 		t.Errorf("guardian does not take them back: %v", err)
 	}
 }
