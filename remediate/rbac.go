@@ -4,7 +4,7 @@ import rbacv1 "k8s.io/api/rbac/v1"
 
 // RBAC is the least Role, in the guards' namespace, that a Controller needs;
 // list with watch only where the API server does not stream lists. With less,
-// what is missing is logged, and an alert whose record may not be written is
+// what is missing is logged, the Controller is not ready (Missing), and an alert whose record may not be written is
 // not accepted.
 func RBAC() []rbacv1.PolicyRule {
 	rule := func(group, resource string, verbs ...string) rbacv1.PolicyRule {
