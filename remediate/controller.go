@@ -37,12 +37,12 @@ type Options struct {
 	// knows it. It must not block.
 	Firing func(guard string) []Alert
 	// AskForward asks live what matters only before traffic goes forward: the
-	// alerts that fire anywhere, the canary's requests since a time, and the
-	// gates. Nil: promotion waits for ever.
+	// alerts that fire anywhere, the canary's requests since a time, the gates, and
+	// the gaps in its rules. Nil: promotion waits for ever.
 	AskForward func(ctx context.Context, g Guard, s Sides, since time.Time) (Forward, []Alert)
-	// CountRequests returns the canary's requests since a time. Nil: they are
-	// not counted.
-	CountRequests func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, error)
+	// Count returns the canary's requests since a time, and the gaps in the rules
+	// that watch it. Nil: they are not counted.
+	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, Gaps, error)
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
@@ -535,17 +535,17 @@ func (c *Controller) askForward(ctx context.Context, s snapshot) (Forward, []Ale
 }
 
 func (c *Controller) count(ctx context.Context, s snapshot) Count {
-	if c.o.CountRequests == nil {
+	if c.o.Count == nil {
 		return Count{}
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
-	n, err := c.o.CountRequests(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
+	n, gaps, err := c.o.Count(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
 	if err != nil {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
 		return Count{}
 	}
-	return Count{Known: true, Requests: n}
+	return Count{Known: true, Requests: n, Gaps: gaps}
 }
 
 // View is one guard as a Controller last saw it.
