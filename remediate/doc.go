@@ -94,21 +94,26 @@
 //     restart of guardian, an apply or a self-heal lifts it. A disarmed guard, a
 //     lock of none and a stable below its floor are the exceptions; the last is
 //     locked and follows when it is safe.
+//
 //  2. The canary's weight is never raised while the guard is locked, paused or
 //     disarmed, an alert of it fires (hold included, heard by any replica), the heartbeat
 //     is stale, Prometheus does not answer, or this replica has no Lease.
+//
 //  3. In a VirtualService nothing changes but the weights of the guard's two
 //     destinations, the canary-only routes and mirrors that policy names, what
 //     leads to the canary's host without a subset, and guardian's own
 //     annotations. Each route keeps its total.
+//
 //  4. Nothing is sent to a stable that is not in the DestinationRule or has
 //     fewer ready endpoints than the floor.
+//
 //  5. An accepted alert leaves a lock or an entry in the history before it is
 //     answered with success; if that cannot be written, the answer is an error
 //     and the alert is kept and tried again.
 //
 //  6. What guardian says has happened (record, history, Event, metric,
 //     annotation, answer to a webhook), the API server has confirmed.
+//
 //  7. Nothing is rolled back without an alert that counts against a build that
 //     serves now.
 //
@@ -199,6 +204,21 @@
 // a configuration which has reached one of them alone) is therefore no reason to
 // write at once: words are the lease holder's to choose while nothing else
 // changes, and words and numbers alone are written at most every ten seconds.
+//
+// # What cannot be read
+//
+// A resource that the API server does not let guardian list (a right or a
+// CustomResourceDefinition is missing) keeps no guard from its brake. Its objects
+// are read one by one instead; the replica is not ready and says what it lacks.
+// Where reading is refused as well, it depends: without pods, EndpointSlices, the
+// Service or the DestinationRule stable's floor cannot be told, so a rollback
+// is locked and blocked, with the reason, until it can; without Deployments,
+// ReplicaSets or ControllerRevisions the build is unknown, which rolls back and
+// unlocks nothing; without the VirtualService or the record the pass fails, an
+// alert is answered with an error, kept and tried again.
+//
+// Istio's objects are read and written in the version of networking.istio.io
+// that the API server serves, v1 before v1beta1 before v1alpha3.
 //
 // # Records without a guard
 //
