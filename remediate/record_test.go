@@ -26,7 +26,7 @@ func fullRecord() Record {
 	return Record{
 		ResourceVersion: "7",
 		Lock: &Lock{Kind: LockBuild, Build: "b1", Signal: "latency", Alert: "CanarySlow", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Since: at,
-			By: "alert", Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
+			By: "alert", From: "orders-old", Refused: []string{"b0", "b1"}, Coming: []string{"b2"}, Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
 		Refused: []string{"b0", "b1"},
 		Changed: []Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
 		Status: Status{State: StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
@@ -34,6 +34,8 @@ func fullRecord() Record {
 			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
 			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Spread: 4, CompletedAt: at,
 			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour),
+			FirstSeen: at.Add(-time.Hour), LiftedAt: at.Add(-time.Minute), Taken: &Taken{Guard: "orders-old", Since: at}, Proven: []string{"b0"},
+			Served: []Served{{Build: "b1", From: at, Until: at.Add(time.Minute)}}, Revisions: []Revision{{Name: "orders-v2-5d4", Build: "b1"}},
 			Orphaned: at.Add(time.Minute), Moves: &Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
 		History:         []HistoryEntry{{At: at, State: StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
 		Request:         &Request{Action: RequestDisarm, By: "ann", Reason: "it's fine", At: at, Until: at.Add(time.Hour)},
