@@ -458,7 +458,8 @@ type writer struct {
 	namespace string
 	kube      kubernetes.Interface
 	dynamic   dynamic.Interface
-	cache     *cacheReader // told of what was written
+	cache     *cacheReader  // told of what was written
+	user      func() string // guardian's own; its records name it
 }
 
 func conflictOr(err error, format string, args ...any) error {
@@ -493,12 +494,12 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 	}
 	if old == nil {
 		cm, err := cms.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set},
+			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set, Annotations: ownerOf(nil, w.user())},
 			Data:       r.Data(),
 		}, metav1.CreateOptions{FieldManager: FieldManager})
 		return cm, conflictOr(err, "create record %s/%s", w.namespace, RecordName(guard))
 	}
-	patch, err := recordPatch(old, set, r)
+	patch, err := recordPatch(old, set, r, w.user())
 	if err != nil {
 		return nil, err
 	}
@@ -510,8 +511,17 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 	return cm, conflictOr(err, "write record %s/%s", w.namespace, old.Name)
 }
 
+// ownerOf is the annotation that a record without an owner gets: the policy that
+// guards records lets its owner alone change what guardian writes.
+func ownerOf(old *corev1.ConfigMap, user string) map[string]string {
+	if user == "" || old != nil && old.Annotations[AnnotationOwner] != "" {
+		return nil
+	}
+	return map[string]string{AnnotationOwner: user}
+}
+
 // recordPatch is a merge patch with a test of the resource version.
-func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte, error) {
+func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record, user string) ([]byte, error) {
 	data, labelSet := map[string]any{}, map[string]any{}
 	now := r.Data()
 	for k := range old.Data {
@@ -535,6 +545,9 @@ func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte
 	meta := map[string]any{"resourceVersion": old.ResourceVersion}
 	if len(labelSet) > 0 {
 		meta["labels"] = labelSet
+	}
+	if owner := ownerOf(old, user); owner != nil {
+		meta["annotations"] = owner
 	}
 	return json.Marshal(map[string]any{"metadata": meta, "data": data})
 }

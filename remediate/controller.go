@@ -30,7 +30,10 @@ type Options struct {
 	Namespace string
 	Identity  string // unique among replicas, a DNS label: the pod's name
 	Domain    string // of the cluster; empty: cluster.local
-	Builds    BuildParts
+	// User is guardian's own until the API server has told which it is. Empty:
+	// not known.
+	User   string
+	Builds BuildParts
 
 	// Firing returns the alerts that fire for a guard now, as this replica
 	// knows it. It must not block.
@@ -66,6 +69,7 @@ type Controller struct {
 	info  *informers
 	lease *leases
 	event *events
+	self  identity
 
 	rush   rush          // of rollbacks by this replica
 	asking chan struct{} // holds one token for each pass that asks others than the API server
@@ -138,12 +142,13 @@ func New(o Options) (*Controller, error) {
 	c := &Controller{o: o, guards: map[string]*entry{}, asking: make(chan struct{}, max(1, o.Workers/2)), strays: make(chan struct{}, 1)}
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
 	c.info = newInformers(o, c.touched, c.hurry, c.restarted)
+	c.self.set(o.User)
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
 		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
-		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic, cache: c.info.reader},
-		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
+		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic, cache: c.info.reader, user: c.self.get},
+		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
 	}
 	return c, nil
 }
@@ -197,6 +202,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer c.queue.ShutDown()
 	defer c.info.stop()
 	wg.Go(func() { c.event.run(ctx) })
+	wg.Go(func() { c.identify(ctx) })
 	if !c.info.start(ctx) {
 		return nil
 	}
@@ -431,6 +437,9 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		}
 		c.o.Logger.Info("traffic moved to stable", "guard", g.Name, "reason", string(d.Reason), "detail", d.Record.Status.Reason,
 			"from", out.snapshot.input.Traffic.Weight, "build", d.Record.Status.Build)
+	}
+	if out.unmarked != nil {
+		c.o.Logger.Error("a VirtualService does not tell of the lock: the admission policies let canary weights pass, and guardian puts them back", "guard", g.Name, "err", out.unmarked)
 	}
 	if out.moved && d.Move == MoveForward && err == nil {
 		c.o.Logger.Info("traffic moved forward", "guard", g.Name, "weight", d.Weight, "build", d.Record.Status.Build)

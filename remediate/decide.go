@@ -79,14 +79,15 @@ type Input struct {
 	Unsafe  string  // why the VirtualServices cannot be rewritten; empty: they can
 	Canary  Workload
 	Stable  Endpoints
-	Paused  bool      // by annotation on a VirtualService
-	Owned   bool      // a VirtualService carries the marks of a rollback, and no other guard's lock names it
-	Owed    bool      // what a rollback of this guard has re-pointed can be given back
-	Absent  string    // which VirtualServices do not exist; empty: all do
-	Deny    []string  // every spelling of the canary, for the admission policy
-	Spare   []string  // the same of stable
-	Foreign []Foreign // locks of other records that deny the canary
-	Alerts  []Alert   // firing now, and accepted ones not acted on yet
+	Paused  bool            // by annotation on a VirtualService
+	Owned   bool            // a VirtualService carries the marks of a rollback, and no other guard's lock names it
+	Owed    bool            // what a rollback of this guard has re-pointed can be given back
+	Absent  string          // which VirtualServices do not exist; empty: all do
+	Deny    []string        // every spelling of the canary, for the admission policy
+	Spare   []string        // the same of stable
+	Foreign []Foreign       // locks of other records that deny the canary
+	Marked  *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
+	Alerts  []Alert         // firing now, and accepted ones not acted on yet
 
 	// Watched is for how long this replica has seen the weights stand that the
 	// record speaks of.
@@ -147,6 +148,7 @@ const (
 	ReasonRestore      Reason = "give back what a rollback changed"
 	ReasonStep         Reason = "next step of promotion"
 	ReasonPaused       Reason = "paused"
+	ReasonDisarmed     Reason = "disarmed"
 	ReasonCompleted    Reason = "completed"
 	ReasonHeld         Reason = "an alert holds"
 	ReasonEarlierBuild Reason = "alert began before this build"
@@ -198,8 +200,9 @@ const (
 
 // Who sets a lock, when it is no person.
 const (
-	byAlert   = "alert"
-	byRefused = "refused build"
+	byAlert      = "alert"
+	byRefused    = "refused build"
+	byAnnotation = "annotation" // the record of it is lost
 )
 
 // Decide says what a guard's traffic and record should be. It has no client,
@@ -208,12 +211,14 @@ const (
 func Decide(in Input, now time.Time) Decision {
 	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
 	d.in.Canary = in.Canary.as(in.Record.Status.Revisions, in.Record.Status.Build)
+	d.takeUpLock()
 	d.observe()
+	d.endDisarm()
 	d.readRequest()
 	d.sortAlerts()
 	switch {
-	case d.paused():
-		d.pause()
+	case d.disarmed():
+		d.watchOnly()
 	case d.rec.Lock != nil:
 		d.locked()
 	default:
@@ -301,7 +306,7 @@ func (d *decider) observe() {
 	d.observeBuilds()
 	d.takeOver()
 	d.joinLock()
-	s.Ready = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}
+	s.Ready, s.PausedOnVS = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}, in.Paused
 }
 
 // isFirst says that there was no workload when the guard was first looked at, so
@@ -335,7 +340,7 @@ func (d *decider) observeWeight(first bool) {
 	if first {
 		s.Weight, s.Spread, s.Full, s.MovedAt = w, spread, full, d.now
 		if full {
-			s.PromotedAt = s.BuildSince // it cannot have been promoted before it existed
+			s.PromotedAt = d.now // for all that is known: a record may have been lost
 		}
 		return
 	}
@@ -439,7 +444,6 @@ func (d *decider) readRequest() {
 	}
 	q := new(*d.rec.Request)
 	q.Action, q.By, q.Reason = RequestAction(shorten(string(q.Action))), shorten(q.By), shorten(q.Reason)
-	s := &d.rec.Status
 	if q.Bad != "" {
 		d.note("refused", q.By, "request refused: "+q.Bad)
 		d.rec.Request = nil
@@ -447,15 +451,17 @@ func (d *decider) readRequest() {
 	}
 	switch q.Action {
 	case RequestPause:
-		s.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
-		d.note("paused", q.By, q.Reason)
+		d.pauseOn(q)
+	case RequestDisarm:
+		d.disarmOn(q)
+	case RequestArm:
+		d.disarmOff(q)
 	case RequestResume:
 		if !d.in.Live { // more may move afterwards than before
 			d.wantLive = true
 			return
 		}
-		s.Paused = nil
-		d.note("resumed", q.By, q.Reason)
+		d.pauseOff(q)
 	case RequestUnlock:
 		if !d.in.Live {
 			d.wantLive = true
@@ -463,11 +469,9 @@ func (d *decider) readRequest() {
 		}
 		d.unlockByPerson(q)
 	case RequestRollback:
-		if d.in.Paused {
-			d.note("refused", q.By, "rollback refused: annotation "+AnnotationPaused+" stands on the VirtualService; remove it first")
-			break
+		if d.disarmed() {
+			d.arm(q.By, "a rollback was asked for: "+q.Reason)
 		}
-		s.Paused = nil
 		d.asked = q
 	case RequestPromote:
 		switch {
@@ -505,7 +509,11 @@ func (d *decider) forgive(builds ...string) {
 
 // lift takes the lock away.
 func (d *decider) lift(event, by, why string) {
-	d.rec.Lock, d.rec.Status.LiftedAt = nil, d.now
+	d.rec.Status.LiftedAt = d.now
+	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
+		d.rec.Status.LiftedAt = d.rec.Lock.Since
+	}
+	d.rec.Lock = nil
 	d.rec.denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
 	d.note(event, by, why)
@@ -600,25 +608,6 @@ func (d *decider) share(alerts []Alert) {
 	})
 }
 
-func (d *decider) paused() bool { return d.in.Paused || d.rec.Status.Paused != nil }
-
-// pause only records.
-func (d *decider) pause() {
-	d.state, d.reason = StatePaused, ReasonPaused
-	d.takeWeight() // also under a lock, where others pass over it
-	d.text = "paused by annotation " + AnnotationPaused
-	if p := d.rec.Status.Paused; p != nil {
-		d.text = "paused by " + p.By
-		if p.Reason != "" {
-			d.text += ": " + p.Reason
-		}
-	}
-	d.dropAsked("paused")
-	for _, a := range d.rollback {
-		d.noteAlert(a, "not acted on: "+d.text)
-	}
-}
-
 // dropAsked records that a person's wish is not carried out.
 func (d *decider) dropAsked(why string) {
 	if d.asked != nil {
@@ -658,7 +647,7 @@ func (d *decider) locked() {
 		return
 	}
 	d.state, d.text, d.move = StateRolledBack, d.lockText(), MoveStable
-	if d.was.Status.State != StateRolledBack { // it was blocked, or paused: only now it is done
+	if d.was.Status.State != StateRolledBack { // it was blocked, or disarmed: only now it is done
 		d.noteRollback(*d.rec.Lock)
 	}
 	d.reason = ReasonFinish
@@ -825,11 +814,12 @@ func (d *decider) blockedElsewhere() bool {
 }
 
 // giveBack restores what a rollback re-pointed, and its field ownership. While
-// an alert fires, testers and mirrors are not sent to the canary again.
+// an alert fires, or the guard is paused, testers and mirrors are not sent to the
+// canary again.
 func (d *decider) giveBack() {
 	none := d.in.Guard.Rollback.Lock == LockNone
 	switch {
-	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled():
+	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled(), d.paused():
 		return
 	case !d.in.Live:
 		d.wantLive = true
@@ -925,7 +915,7 @@ func (d *decider) finish() {
 			e.State = d.state
 		}
 	}
-	if l := d.rec.Lock; l != nil {
+	if d.rec.Lock != nil {
 		if d.in.Leads || d.was.Lock == nil || len(d.was.VirtualServices) == 0 || len(d.was.Deny) == 0 {
 			// Replicas may have different configurations for a while: once it is
 			// said, it is the lease holder's.
@@ -934,7 +924,7 @@ func (d *decider) finish() {
 				d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
 			}
 		}
-		d.rec.Message = lockMessage(d.in.Guard, *l, d.in.Canary, d.in.Stable, d.state, d.text)
+		d.rec.Message = d.lockMessage()
 	}
 	d.keepPace()
 	if !d.ripe.IsZero() {
@@ -999,25 +989,34 @@ func (d *decider) noteReassert() {
 	d.rec.History = append(d.rec.History, e)
 }
 
-// lockMessage is what a CI reads whose change is refused.
-func lockMessage(g Guard, l Lock, c Workload, stable Endpoints, state State, text string) string {
-	what := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
-	if state == StateBlocked {
-		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), text)
-	}
-	next := fmt.Sprintf("deploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or lift the lock by hand",
-		g.Canary, g.Name, g.Namespace)
+// lockMind begins what a lock's message says of subsets that cannot be told apart.
+const lockMind = " Mind that "
+
+// lockMessage is what a CI reads whose change is refused. Its last part says how
+// to go on.
+func (d *decider) lockMessage() string {
+	g, l := d.in.Guard, *d.rec.Lock
+	toGoOn := fmt.Sprintf("%sdeploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or",
+		lockToGoOn, g.Canary, g.Name, g.Namespace)
 	if l.Kind == LockManual {
-		next = "lift the lock by hand"
-	} else if c.Build == "" && len(c.Untold) > 0 {
-		next = c.untold() + ", so no new one can be seen: lift the lock by hand"
+		toGoOn = lockToGoOn + "lift the lock by hand"
+	} else if c := d.in.Canary; c.Build == "" && len(c.Untold) > 0 {
+		toGoOn = lockToGoOn + c.untold() + ", so no new build can be seen: lift the lock by hand"
 	}
-	build := l.refusal()
-	if stable.Overlap != "" {
-		build += " Mind that " + stable.Overlap + "."
+	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
+	what := fmt.Sprintf("guardian keeps the traffic of %s on %s since %s", g.Name, g.Stable, stamp(l.Since))
+	switch {
+	case d.state == StateBlocked:
+		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), shortenTo(oneLine(d.text), maxLockMessage/4))
+	case d.move == MoveStable || !d.exposed():
+		what = fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
 	}
-	return fmt.Sprintf("%s: %s.%s To go on, %s: kubectl guardian unlock %s -n %s --reason '…'",
-		what, l.Reason, build, next, g.Name, g.Namespace)
+	build := "." + l.refusal()
+	if d.in.Stable.Overlap != "" {
+		build += lockMind + d.in.Stable.Overlap + "."
+	}
+	room := maxLockMessage - len(what+": "+build+toGoOn)
+	return what + ": " + shortenTo(oneLine(l.Reason), max(room, maxLockMessage/8)) + build + toGoOn
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

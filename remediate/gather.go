@@ -24,6 +24,7 @@ type snapshot struct {
 	// who serves the two sides, for rules that need names
 	sides Sides
 	known *inspections
+	user  string // guardian's own
 }
 
 // Sides names what runs behind a guard's two destinations, for those who look
@@ -43,8 +44,8 @@ type Side struct {
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g Guard, domain string, known *inspections, past *histories) (snapshot, error) {
-	s := snapshot{input: Input{Guard: g}, known: known}
+func gather(ctx context.Context, r reader, g Guard, domain, user string, known *inspections, past *histories) (snapshot, error) {
+	s := snapshot{input: Input{Guard: g}, known: known, user: user}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
@@ -237,7 +238,11 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			missing = append(missing, fmt.Sprintf("VirtualService %s/%s does not exist", g.Namespace, name))
 			continue
 		}
-		in.Paused = in.Paused || vs.GetAnnotations()[AnnotationPaused] == "true"
+		marks := vs.GetAnnotations()
+		in.Paused = in.Paused || marks[AnnotationPaused] == "true"
+		if value, ok := marks[lockKey(g.Name)]; ok {
+			in.Marked = marked(in.Marked, value, s.user)
+		}
 		found := s.known.inspect(g.Name, vs, s.pair, g.Rollback.options())
 		if found.unnamed != "" {
 			unnamed = append(unnamed, found.unnamed)

@@ -24,7 +24,7 @@ type Looker struct {
 // who serves its two sides.
 func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: l.Istio, dynamic: l.Dynamic, parts: l.Builds}
-	s, err := gather(ctx, uncachedReader{live}, g, l.Domain, nil, nil)
+	s, err := gather(ctx, uncachedReader{live}, g, l.Domain, "", nil, nil)
 	return s.input, s.sides, err
 }
 

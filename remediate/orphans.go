@@ -137,6 +137,6 @@ func UnlockOrphan(cm *corev1.ConfigMap, by, reason string, now time.Time) ([]byt
 		s.State = StateShifting
 	}
 	r.History = append(r.History, HistoryEntry{At: now, State: s.State, Event: "unlocked", By: by, From: s.Weight, To: s.Weight, Build: s.Build, Reason: shorten(reason)})
-	patch, err := recordPatch(cm, map[string]string{LabelGuard: cm.Labels[LabelGuard]}, r)
+	patch, err := recordPatch(cm, map[string]string{LabelGuard: cm.Labels[LabelGuard]}, r, cm.Annotations[AnnotationOwner])
 	return patch, r, err
 }

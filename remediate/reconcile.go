@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -58,6 +59,7 @@ type reconciler struct {
 	known        *inspections // nil: each look is made anew
 	past         *histories
 
+	user      func() string // guardian's own, as the API server knows it; empty: not known yet
 	leads     func() bool
 	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
 	turn      func() (done func(), ok bool)                // to ask others than the API server; nil: always
@@ -74,8 +76,9 @@ type outcome struct {
 	// recorded says that all that follows from the alerts is in the record,
 	// even where the traffic could not be moved yet.
 	recorded bool
-	moved    bool // a VirtualService was written
-	later    bool // a write of the record was put off
+	moved    bool  // a VirtualService was written
+	later    bool  // a write of the record was put off
+	unmarked error // why a VirtualService does not tell of the lock; nil: all do
 }
 
 // reconcile gathers, decides and applies until it fits, first from the caches,
@@ -115,7 +118,7 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 			continue
 		}
 		did, err := r.apply(ctx, s, d)
-		out = outcome{decision: d, snapshot: s, recorded: out.recorded || did.recorded, moved: out.moved || did.moved, later: did.later}
+		out = outcome{decision: d, snapshot: s, recorded: out.recorded || did.recorded, moved: out.moved || did.moved, later: did.later, unmarked: did.unmarked}
 		if err == nil {
 			r.watch.saw(g.Name, moveOf(d.Record.Status), now)
 			return out, nil
@@ -198,7 +201,7 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	case ask.fresh, ask.lock:
 		from = freshReader{reader: r.cached, live: r.live, recordOnly: !ask.fresh}
 	}
-	s, err := gather(ctx, from, g, r.domain, r.known, r.past)
+	s, err := gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
 	if err != nil {
 		return Input{}, s, err
 	}
@@ -239,6 +242,7 @@ func mergeAlerts(a, b []Alert) []Alert {
 type change struct {
 	vs      *unstructured.Unstructured
 	ops     []Op
+	lock    []Op // for the lock's annotation; in the same patch
 	changes []Change
 }
 
@@ -278,7 +282,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
-	did.moved, err = r.patch(ctx, todo, d.Move)
+	did.moved, did.unmarked, err = r.patch(ctx, lockChanges(todo, s, want, r.self()), d)
 	// Without a lock the record does not see to it that traffic moves.
 	did.recorded = err == nil || want.Lock != nil || d.Move != MoveStable
 	if err != nil {
@@ -301,22 +305,72 @@ func (r *reconciler) stillLeads(s snapshot, d Decision) error {
 // patch writes the VirtualServices, as far as there is something to write, and
 // says whether any was. A rollback is done in as many as take it; going forward
 // stops at the first that does not.
-func (r *reconciler) patch(ctx context.Context, todo []change, m Move) (moved bool, err error) {
+func (r *reconciler) patch(ctx context.Context, todo []change, d Decision) (moved bool, unmarked, err error) {
 	var refused []error
 	for _, c := range todo {
-		if len(c.ops) == 0 {
+		if len(c.ops) == 0 && len(c.lock) == 0 {
 			continue
 		}
-		if err := r.store.patchVirtualService(ctx, c.vs, c.ops, manager(m)); err != nil {
+		unmarkedHere, err := r.patchOne(ctx, c, d)
+		if unmarkedHere != nil {
+			unmarked = unmarkedHere
+		}
+		if err != nil {
 			refused = append(refused, err)
-			if m != MoveStable {
+			if d.Move != MoveStable {
 				break
 			}
 			continue
 		}
-		moved = true
+		moved = moved || len(c.ops) > 0
 	}
-	return moved, errors.Join(refused...)
+	return moved, unmarked, errors.Join(refused...)
+}
+
+// patchOne writes one VirtualService. The weights do not wait for a lock's
+// annotation that guardian may not write, as where another user has taken its
+// key: unmarked says why it is not there.
+func (r *reconciler) patchOne(ctx context.Context, c change, d Decision) (unmarked, err error) {
+	err = r.store.patchVirtualService(ctx, c.vs, append(slices.Clone(c.ops), c.lock...), manager(d))
+	if len(c.lock) == 0 || !apierrors.IsForbidden(err) {
+		return nil, err
+	}
+	if unmarked = err; len(c.ops) == 0 {
+		return unmarked, nil
+	}
+	return unmarked, r.store.patchVirtualService(ctx, c.vs, c.ops, manager(d))
+}
+
+// self is guardian's user as the API server knows it; empty: not known yet.
+func (r *reconciler) self() string {
+	if r.user == nil {
+		return ""
+	}
+	return r.user()
+}
+
+// lockChanges adds to the patches what the lock's annotations of all the guard's
+// VirtualServices need to say what the record says. An annotation of another
+// user's is written over only where there is something else to write.
+func lockChanges(todo []change, s snapshot, want Record, user string) []change {
+	guard := s.input.Guard.Name
+	todo = slices.Clone(todo)
+	for _, vs := range s.services {
+		i := slices.IndexFunc(todo, func(c change) bool { return c.vs == vs })
+		if i < 0 || len(todo[i].ops) == 0 {
+			if foreignLock(vs, guard, user) {
+				continue
+			}
+		}
+		if i < 0 {
+			if ops := lockOps(vs, guard, want, user, nil); len(ops) > 0 {
+				todo = append(todo, change{vs: vs, lock: ops})
+			}
+			continue
+		}
+		todo[i].lock = lockOps(vs, guard, want, user, todo[i].ops)
+	}
+	return todo
 }
 
 // afterwards forgets what has been given back or done, and gives up ownership.
@@ -367,8 +421,8 @@ func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle
 }
 
-func manager(m Move) string {
-	if m == MoveStable {
+func manager(d Decision) string {
+	if d.Move == MoveStable || d.Move == MoveNone && d.Record.Lock != nil {
 		return FieldManager
 	}
 	return FieldManagerPromotion
@@ -461,9 +515,12 @@ func annotate(vs *unstructured.Unstructured, d Decision) []Op {
 	return ops
 }
 
-func shorten(s string) string {
-	if len(s) <= maxAnnotation {
+func shorten(s string) string { return shortenTo(s, maxAnnotation) }
+
+// shortenTo cuts a text to at most n bytes and a mark; a negative n counts as 0.
+func shortenTo(s string, n int) string {
+	if len(s) <= n {
 		return s
 	}
-	return strings.ToValidUTF8(s[:maxAnnotation], "") + "…"
+	return strings.ToValidUTF8(s[:max(n, 0)], "") + "…"
 }

@@ -78,7 +78,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 
 	m := &memoryStore{records: records}
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	r := &reconciler{cached: c, live: c, store: m, domain: defaultDomain, now: func() time.Time { return now }, watch: newStopwatch(), known: newInspections(),
+	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: defaultDomain, now: func() time.Time { return now }, watch: newStopwatch(), known: newInspections(),
 		leads: func() bool { return true }, heartbeat: func(context.Context) (time.Time, error) { return now, nil },
 		count: func(context.Context, snapshot) Count { return Count{} }, changed: func(Guard, snapshot, Decision) {}}
 	g := Guard{Name: "orders-service", Namespace: "shop", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",

@@ -11,7 +11,7 @@ import (
 
 func mustPatch(t *testing.T, old *corev1.ConfigMap, r Record) []byte {
 	t.Helper()
-	patch, err := recordPatch(old, nil, r)
+	patch, err := recordPatch(old, nil, r, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -351,6 +351,7 @@ func (c *cluster) followOne(ctx context.Context, guard string, events <-chan wat
 			switch {
 			case !open || !isRecord:
 				return false, nil
+			case cm.Name != remediate.RecordName(guard):
 			case e.Type == watch.Deleted:
 				next = see(nil, nil)
 			default:

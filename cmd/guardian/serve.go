@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -193,7 +195,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	}
 	s.controller, err = remediate.New(remediate.Options{
 		Client: kube, Istio: istio, Dynamic: dyn, EventClient: events,
-		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain, Builds: s.config.Builds.parts(),
+		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
 		Firing: s.bridge.firing, AskForward: s.oracle.askForward, CountRequests: s.oracle.countRequests,
 		Heartbeat: func() time.Time { return s.server.Heartbeat() },
 		Metrics:   remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
@@ -204,6 +206,31 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	s.bridge.guards = s.controller
 	s.rules = newRulesWriter(dyn, kube, s.controller, reg, s.log.With("component", "rules"))
 	return nil
+}
+
+// tokenUser is the ServiceAccount that a configuration's token names, as the API
+// server will: its answer may be some time away. Empty: the token does not tell.
+func tokenUser(rc *rest.Config) string {
+	token := rc.BearerToken
+	if rc.BearerTokenFile != "" {
+		text, err := os.ReadFile(rc.BearerTokenFile)
+		if err != nil {
+			return "" // client-go says so
+		}
+		token = string(text)
+	}
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	var claims struct {
+		Subject string `json:"sub"`
+	}
+	if err != nil || json.Unmarshal(payload, &claims) != nil || !strings.HasPrefix(claims.Subject, "system:serviceaccount:") {
+		return ""
+	}
+	return claims.Subject
 }
 
 // identity is the pod's name, or what comes closest outside a cluster.
@@ -321,7 +348,7 @@ func (s *service) reload(c Config) {
 	if gone := removed(s.config, c); len(gone) > 0 {
 		s.log.Warn("guards were removed: nothing rolls them back any more, and a lock that stands is lifted by guardian unlock alone", "guards", gone)
 	}
-	s.config.Guards, s.config.Rules, s.config.Heartbeat = c.Guards, c.Rules, c.Heartbeat
+	s.config.Guards, s.config.Rules, s.config.Heartbeat, s.config.Disarm = c.Guards, c.Rules, c.Heartbeat, c.Disarm
 	s.log.Info("configuration taken over", "guards", len(c.Guards))
 }
 

@@ -40,7 +40,7 @@ func main() {
 
 // buildAll builds what is missing, so that tests do not spend their time on it.
 func buildAll(ctx context.Context) error {
-	for _, name := range []string{"etcd", "kube-apiserver", "kubectl", "promtool", "prometheus", "alertmanager", "amtool"} {
+	for _, name := range []string{"etcd", "kube-apiserver", "kubectl", "promtool", "prometheus", "alertmanager", "amtool", "helm"} {
 		if _, err := controlplane.Binary(ctx, name); err != nil {
 			return err
 		}
