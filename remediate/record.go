@@ -160,6 +160,7 @@ type Status struct {
 	Proven      []string      `json:"proven,omitempty"`     // builds that have stood their rollback window out, newest last
 	Revisions   []Revision    `json:"revisions,omitempty"`  // what ReplicaSets and ControllerRevisions are called as builds, newest last
 	Taken       *Taken        `json:"taken,omitempty"`      // the last lock of another record that became this guard's
+	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
 
