@@ -75,7 +75,7 @@ func TestALockAnnotationThatThePolicyCouldNotReadIsNotWritten(t *testing.T) {
 	}
 }
 
-func mustEncode(t *testing.T, l LockAnnotation) string {
+func mustEncode(t testing.TB, l LockAnnotation) string {
 	t.Helper()
 	text, err := l.Encode()
 	if err != nil {

@@ -151,10 +151,11 @@ func TestPrintingCommands(t *testing.T) {
 		"rules of hosts":              {"rules --guard a --stable host:a1 --canary host:a2 -n shop", exitFailed, []string{"name them in workloads"}},
 		"rules in a format unknown":   {"rules --guard a -n shop --format json", exitFailed, []string{`--format "json": want prometheusrule, prometheus, podmonitor or scrapeconfig`}},
 		"rules of a bad file":         {"rules -f " + testdataFile("bad-keys.yaml"), exitFailed, []string{"did you mean namespace?"}},
-		"admission of a namespace":    {"admission -n shop", exitOK, []string{"kind: ValidatingAdmissionPolicy", "kind: ValidatingAdmissionPolicyBinding", "system:serviceaccount:shop:guardian"}},
-		"admission of nothing":        {"admission", exitFailed, []string{"no namespace"}},
-		"admission of a bad name":     {"admission -n Shop", exitFailed, []string{`namespace "Shop"`}},
-		"admission of another pod":    {"admission -n shop --service-account-namespace ops --service-account g", exitOK, []string{"system:serviceaccount:ops:g"}},
+		"admission":                   {"admission", exitOK, []string{"kind: ValidatingAdmissionPolicy", "kind: MutatingAdmissionPolicy", "kind: ValidatingAdmissionPolicyBinding"}},
+		"admission of a namespace":    {"admission -n shop", exitFailed, []string{"--namespace", "the same for every namespace"}},
+		"admission of an old release": {"admission --release r", exitFailed, []string{"--release", "without it"}},
+		"admission of an old cluster": {"admission --kubernetes 1.29", exitFailed, []string{"need 1.30"}},
+		"admission of no version":     {"admission --kubernetes new", exitFailed, []string{`"new"`, "want a version such as 1.36"}},
 		"route of a namespace":        {"alertmanager -n shop --token-file /t", exitOK, []string{"http://guardian.shop:8080/webhook", "credentials_file: /t", "guardian_guard!="}},
 		"route of a file":             {"alertmanager -f " + testdataFile("full.yaml") + " --url https://g/webhook", exitOK, []string{"https://g/webhook", "OrdersDown", "shop-guardian"}},
 		"route for the operator":      {"alertmanager -n shop --format alertmanagerconfig --token-secret s", exitOK, []string{"kind: AlertmanagerConfig", "namespace: shop", "name: s"}},
@@ -170,5 +171,14 @@ func TestPrintingCommands(t *testing.T) {
 				want(t, code, text, tc.code, says)
 			}
 		})
+	}
+}
+
+func TestAdmissionLeavesOutWhatAClusterDoesNotServe(t *testing.T) {
+	for args, mutates := range map[string]bool{"admission": true, "admission --kubernetes v1.36.2": true, "admission --kubernetes 1.35": false, "admission --no-mutating": false} {
+		code, text := newBench(t).run(strings.Fields(args)...)
+		if code != exitOK || strings.Contains(text, "MutatingAdmissionPolicy") != mutates || !strings.Contains(text, "name: "+remediate.PolicyLock) || !strings.Contains(text, "name: "+remediate.PolicyRecord) {
+			t.Errorf("guardian %s: exit code %d, mutating policy wanted: %v\n%s", args, code, mutates, text)
+		}
 	}
 }
