@@ -146,20 +146,50 @@ func webChecks(file string) (webAuth, error) {
 	if err := web.Validate(file); err != nil {
 		return webAuth{}, fmt.Errorf("web configuration %s: %w", file, err)
 	}
-	content, err := os.ReadFile(file)
+	config, err := readWebConfig(file)
 	if err != nil {
-		return webAuth{}, fmt.Errorf("web configuration: %w", err)
-	}
-	var config web.Config
-	if err := yaml.UnmarshalStrict(content, &config); err != nil {
-		return webAuth{}, fmt.Errorf("web configuration %s: %w", file, err)
+		return webAuth{}, err
 	}
 	if config.RateLimiterConfig.Interval != 0 {
 		return webAuth{}, fmt.Errorf("web configuration %s: rate_limit.interval: %q: want none: it answers 429, which Alertmanager takes as final",
 			file, config.RateLimiterConfig.Interval)
 	}
+	return proofOf(config), nil
+}
+
+func readWebConfig(file string) (web.Config, error) {
+	var config web.Config
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return config, fmt.Errorf("web configuration: %w", err)
+	}
+	if err := yaml.UnmarshalStrict(content, &config); err != nil {
+		return config, fmt.Errorf("web configuration %s: %w", file, err)
+	}
+	return config, nil
+}
+
+func proofOf(config web.Config) webAuth {
 	return webAuth{
 		basic:       len(config.Users) > 0,
 		certificate: config.TLSConfig.ClientAuth == "RequireAndVerifyClientCert" && config.TLSConfig.ClientCAs+config.TLSConfig.ClientCAsText != "",
-	}, nil
+	}
+}
+
+// WebNeeds is what a web configuration asks of those who call.
+type WebNeeds struct {
+	TLS         bool // https
+	BasicAuth   bool // one of basic_auth_users
+	Certificate bool // of an authority of the user's own
+}
+
+// ReadWebNeeds reads a web configuration as far as callers are concerned: the
+// certificates that it names need not be on this machine.
+func ReadWebNeeds(file string) (WebNeeds, error) {
+	config, err := readWebConfig(file)
+	if err != nil {
+		return WebNeeds{}, err
+	}
+	proof := proofOf(config)
+	return WebNeeds{TLS: config.TLSConfig.IsEnabled(), BasicAuth: proof.basic, Certificate: proof.certificate}, nil
 }

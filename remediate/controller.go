@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
@@ -19,10 +18,9 @@ import (
 
 // Options are what a Controller is made of.
 type Options struct {
-	// Client, Istio and Dynamic reach the API server. Their rate limits should
-	// be off: a burst of rollbacks must not queue behind them.
+	// Client and Dynamic reach the API server. Their rate limits should be off:
+	// a burst of rollbacks must not queue behind them.
 	Client  kubernetes.Interface
-	Istio   istioclient.Interface
 	Dynamic dynamic.Interface
 	// EventClient writes Kubernetes Events; it may be slow. Nil: Client.
 	EventClient kubernetes.Interface
@@ -112,7 +110,7 @@ var errStopped = errors.New("guardian is stopping")
 // before Run.
 func New(o Options) (*Controller, error) {
 	switch {
-	case o.Client == nil || o.Istio == nil || o.Dynamic == nil:
+	case o.Client == nil || o.Dynamic == nil:
 		return nil, errors.New("controller: a client is missing")
 	case o.Namespace == "":
 		return nil, errors.New("controller: no namespace")
@@ -147,7 +145,7 @@ func New(o Options) (*Controller, error) {
 	c.event = newEvents(o)
 	c.r = &reconciler{
 		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
-		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic, cache: c.info.reader, user: c.self.get},
+		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
 		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
 	}
 	return c, nil

@@ -147,6 +147,7 @@ const (
 	ReasonRestore      Reason = "give back what a rollback changed"
 	ReasonStep         Reason = "next step of promotion"
 	ReasonPaused       Reason = "paused"
+	ReasonDisarmed     Reason = "disarmed"
 	ReasonCompleted    Reason = "completed"
 	ReasonHeld         Reason = "an alert holds"
 	ReasonEarlierBuild Reason = "alert began before this build"
@@ -210,11 +211,12 @@ func Decide(in Input, now time.Time) Decision {
 	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
 	d.takeUpLock()
 	d.observe()
+	d.endDisarm()
 	d.readRequest()
 	d.sortAlerts()
 	switch {
-	case d.paused():
-		d.pause()
+	case d.disarmed():
+		d.watchOnly()
 	case d.rec.Lock != nil:
 		d.locked()
 	default:
@@ -292,7 +294,7 @@ func (d *decider) observe() {
 		}
 	}
 	d.observeWeight(first)
-	s.Ready = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}
+	s.Ready, s.PausedOnVS = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}, in.Paused
 }
 
 // setRight has what lies in the future, by the clock of a replica that was
@@ -429,7 +431,6 @@ func (d *decider) readRequest() {
 	}
 	q := new(*d.rec.Request)
 	q.Action, q.By, q.Reason = RequestAction(shorten(string(q.Action))), shorten(q.By), shorten(q.Reason)
-	s := &d.rec.Status
 	if q.Bad != "" {
 		d.note("refused", q.By, "request refused: "+q.Bad)
 		d.rec.Request = nil
@@ -437,15 +438,17 @@ func (d *decider) readRequest() {
 	}
 	switch q.Action {
 	case RequestPause:
-		s.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
-		d.note("paused", q.By, q.Reason)
+		d.pauseOn(q)
+	case RequestDisarm:
+		d.disarmOn(q)
+	case RequestArm:
+		d.disarmOff(q)
 	case RequestResume:
 		if !d.in.Live { // more may move afterwards than before
 			d.wantLive = true
 			return
 		}
-		s.Paused = nil
-		d.note("resumed", q.By, q.Reason)
+		d.pauseOff(q)
 	case RequestUnlock:
 		if !d.in.Live {
 			d.wantLive = true
@@ -453,11 +456,9 @@ func (d *decider) readRequest() {
 		}
 		d.unlockByPerson(q)
 	case RequestRollback:
-		if d.in.Paused {
-			d.note("refused", q.By, "rollback refused: annotation "+AnnotationPaused+" stands on the VirtualService; remove it first")
-			break
+		if d.disarmed() {
+			d.arm(q.By, "a rollback was asked for: "+q.Reason)
 		}
-		s.Paused = nil
 		d.asked = q
 	case RequestPromote:
 		switch {
@@ -579,25 +580,6 @@ func (d *decider) share(alerts []Alert) {
 	})
 }
 
-func (d *decider) paused() bool { return d.in.Paused || d.rec.Status.Paused != nil }
-
-// pause only records.
-func (d *decider) pause() {
-	d.state, d.reason = StatePaused, ReasonPaused
-	d.takeWeight() // also under a lock, where others pass over it
-	d.text = "paused by annotation " + AnnotationPaused
-	if p := d.rec.Status.Paused; p != nil {
-		d.text = "paused by " + p.By
-		if p.Reason != "" {
-			d.text += ": " + p.Reason
-		}
-	}
-	d.dropAsked("paused")
-	for _, a := range d.rollback {
-		d.noteAlert(a, "not acted on: "+d.text)
-	}
-}
-
 // dropAsked records that a person's wish is not carried out.
 func (d *decider) dropAsked(why string) {
 	if d.asked != nil {
@@ -639,7 +621,7 @@ func (d *decider) locked() {
 		return
 	}
 	d.state, d.text, d.move = StateRolledBack, d.rec.Lock.Reason, MoveStable
-	if d.was.Status.State != StateRolledBack { // it was blocked, or paused: only now it is done
+	if d.was.Status.State != StateRolledBack { // it was blocked, or disarmed: only now it is done
 		d.noteRollback(*d.rec.Lock)
 	}
 	d.reason = ReasonFinish
@@ -801,11 +783,12 @@ func (d *decider) blockedElsewhere() bool {
 }
 
 // giveBack restores what a rollback re-pointed, and its field ownership. While
-// an alert fires, testers and mirrors are not sent to the canary again.
+// an alert fires, or the guard is paused, testers and mirrors are not sent to the
+// canary again.
 func (d *decider) giveBack() {
 	none := d.in.Guard.Rollback.Lock == LockNone
 	switch {
-	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled():
+	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled(), d.paused():
 		return
 	case !d.in.Live:
 		d.wantLive = true
@@ -984,7 +967,7 @@ func (d *decider) lockMessage() string {
 		toGoOn = lockToGoOn + "lift the lock by hand"
 	}
 	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
-	what := fmt.Sprintf("guardian keeps the traffic of %s on %s since %s", g.Name, g.Stable, stamp(l.Since))
+	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, stamp(l.Since))
 	switch {
 	case d.state == StateBlocked:
 		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), shortenTo(oneLine(d.text), maxLockMessage/4))

@@ -149,6 +149,24 @@ func paused(in *Input) {
 	in.Record.Status.State = StatePaused
 }
 
+func pausedOnVS(in *Input) { in.Paused = true }
+
+// disarmed is a guard whose brake a person has taken off for so long from now.
+func disarmed(left time.Duration) but {
+	return func(in *Input) {
+		in.Record.Status.Disarmed = &Disarm{By: "ann", Reason: "game day", At: at.Add(-time.Minute), Until: at.Add(left)}
+		in.Record.Status.State = StateDisarmed
+	}
+}
+
+// asksDisarm is a request of so long ago for so long.
+func asksDisarm(ago, length time.Duration) but {
+	return func(in *Input) {
+		asked := at.Add(-ago)
+		in.Record.Request = &Request{Action: RequestDisarm, By: "ann", Reason: "because", At: asked, Until: asked.Add(length)}
+	}
+}
+
 // verdict is all of a decision that matters, short enough for a table. A lock
 // is "kind build by whom", a history entry "event by: from→to".
 type verdict struct {
@@ -277,9 +295,13 @@ func TestARollbackAlertInEveryState(t *testing.T) {
 			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
 		"one route at 100% and another at 0 is not completed": {[]but{bad, promoted(time.Hour), lowest(0)},
 			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
-		"paused by a person: noted": {[]but{bad, paused}, verdict{state: StatePaused, reason: ReasonPaused, added: "noted by alert: 50→50"}, "paused by ann: debugging"},
-		"paused by annotation: noted": {[]but{bad, func(in *Input) { in.Paused = true }},
-			verdict{state: StatePaused, reason: ReasonPaused, added: "noted by alert: 50→50"}, AnnotationPaused},
+		"paused by a person: rolled back":      {[]but{bad, paused}, rolled(verdict{added: "rolled-back by alert: 50→0"}), ""},
+		"paused by annotation: rolled back":    {[]but{bad, pausedOnVS}, rolled(verdict{added: "rolled-back by alert: 50→0"}), ""},
+		"disarmed: noted":                      {[]but{bad, disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "noted by alert: 50→50"}, "not rolled back: disarmed by ann until 2026-03-02T10:00:00Z: game day"},
+		"disarmed, in the last instant: noted": {[]but{bad, disarmed(time.Nanosecond)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Millisecond, added: "noted by alert: 50→50"}, ""},
+		"disarmed until now: rolled back":      {[]but{bad, disarmed(0), noted("CanaryErrors", time.Minute)}, rolled(verdict{added: "armed: 50→50; rolled-back by alert: 50→0"}), "the time of ann's disarm is over"},
+		"disarmed past the rollback window: only noted": {[]but{bad, leads, promoted(30 * time.Minute), disarmed(0)},
+			verdict{state: StateCompleted, reason: ReasonCompleted, added: "armed: 100→100; completed: 100→100; noted by alert: 100→100"}, "not rolled back"},
 		"locked: nothing is left to do": {[]but{bad, locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
 		"blocked: locked, and it says why": {[]but{bad, stableReady(0)},
 			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}, "stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"},
@@ -407,7 +429,7 @@ func TestWhatLiftsALock(t *testing.T) {
 		"not an earlier refused build": {[]but{locked(LockBuild), runs("b0", 2), known, live, func(in *Input) { in.Record.Refused = []string{"b0", "b1"} }},
 			stays(verdict{refused: "b0 b1"}), ""},
 		"not a lock by hand": {[]but{locked(LockManual), fresh, known, live}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "manual b1 by alert", refused: "b1"}, ""},
-		"not while paused":   {[]but{locked(LockBuild), fresh, known, live, paused}, verdict{state: StatePaused, reason: ReasonPaused, lock: "build b1 by alert", refused: "b1"}, ""},
+		"not while disarmed": {[]but{locked(LockBuild), fresh, known, live, disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, lock: "build b1 by alert", refused: "b1"}, ""},
 		"an alert of the new build locks again": {[]but{locked(LockBuild), stood(StateBlocked, 50), fresh, appeared(2 * time.Minute), live, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b1 b2",
 				added: "new-build: 50→50; unlocked by new build: 50→50; rolled-back by alert: 50→0"}, ""},
@@ -496,7 +518,9 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 		"blocked for another reason: told again, by one": {because(leads, stableReady(0), floorOf(2)),
 			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}, "minReadyStable is 2"},
 		"safe now: done, and told":                                 {because(), done, ""},
-		"safe now, in the wake of a pause: done, and told":         {because(func(in *Input) { in.Record.Status.State = StatePaused }), done, ""},
+		"safe now, in the wake of a disarm: done, and told":        {because(func(in *Input) { in.Record.Status.State = StateDisarmed }), done, ""},
+		"safe now, and disarmed: not done":                         {because(disarmed(time.Hour)), verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, lock: "build b1 by alert", refused: "b1"}, ""},
+		"safe now, and paused: done":                               {because(pausedOnVS), done, ""},
 		"resolved meanwhile: still wanted":                         {because(stableReady(0), live), still, ""},
 		"the VirtualService is gone: nothing is left":              {because(gets(0)), verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1", added: "shifted: 50→0"}, ""},
 		"all traffic, 1 ns before the window is over":              {full(live, stableReady(0), promotedAt(30*time.Minute-1)), held, ""},
@@ -561,14 +585,15 @@ func withAdded(v verdict, added string) verdict { v.added = added; return v }
 func TestWhatAPersonAsksFor(t *testing.T) {
 	lockedBy := func(v verdict) verdict { v.lock, v.refused = "build b1 by alert", "b1"; return v }
 	runRows(t, map[string]row{
-		"rollback":                                   {[]but{asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, "because"},
-		"rollback of a completed canary":             {[]but{promoted(time.Hour), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 100→0"}, ""},
-		"rollback ends a pause":                      {[]but{paused, asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, ""},
-		"rollback against the annotation is refused": {[]but{asks(RequestRollback), func(in *Input) { in.Paused = true }}, verdict{state: StatePaused, reason: ReasonPaused, added: "refused by ann: 50→50"}, "remove it first"},
-		"rollback of what is locked is refused":      {[]but{locked(LockBuild), asks(RequestRollback)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "rollback refused: locked"},
-		"rollback that is not safe is blocked":       {[]but{asks(RequestRollback), stableReady(0)}, verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by ann", refused: "b1", added: "blocked: 50→50"}, ""},
-		"unlock, read live":                          {[]but{locked(LockBuild), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, "because"},
-		"unlock of a lock by hand":                   {[]but{locked(LockManual), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, ""},
+		"rollback":                              {[]but{asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, "because"},
+		"rollback of a completed canary":        {[]but{promoted(time.Hour), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 100→0"}, ""},
+		"rollback while paused":                 {[]but{paused, asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, ""},
+		"rollback while an annotation pauses":   {[]but{asks(RequestRollback), pausedOnVS}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, ""},
+		"rollback ends a disarm":                {[]but{disarmed(time.Hour), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "armed by ann: 50→50; rolled-back by ann: 50→0"}, "a rollback was asked for: because"},
+		"rollback of what is locked is refused": {[]but{locked(LockBuild), asks(RequestRollback)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "rollback refused: locked"},
+		"rollback that is not safe is blocked":  {[]but{asks(RequestRollback), stableReady(0)}, verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by ann", refused: "b1", added: "blocked: 50→50"}, ""},
+		"unlock, read live":                     {[]but{locked(LockBuild), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, "because"},
+		"unlock of a lock by hand":              {[]but{locked(LockManual), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, ""},
 		"unlock forgives what is running and no more": {[]but{locked(LockBuild), runs("b2", 1, "b3"), asks(RequestUnlock), live, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2", "b3"} }},
 			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "new-build: 0→0; unlocked by ann: 0→0"}, ""},
 		"unlock forgives both of two Deployments": {[]but{locked(LockBuild), pairOf("b1", "b2"), asks(RequestUnlock), live, func(in *Input) {
@@ -579,15 +604,38 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 		"unlock of what is not locked is refused":  {[]but{asks(RequestUnlock), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 50→50"}, "orders-service is not locked"},
 		"unlock while the alert still fires holds": {[]but{locked(LockBuild), stood(StateBlocked, 50), asks(RequestUnlock), live, bad},
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: pollCount, added: "unlocked by ann: 50→50; noted by alert: 50→50"}, ""},
-		"pause":                       {[]but{asks(RequestPause)}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50"}, "paused by ann: because"},
-		"pause comes before an alert": {[]but{asks(RequestPause), bad}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50; noted by alert: 50→50"}, ""},
-		"resume, read live":           {[]but{paused, asks(RequestResume), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "resumed by ann: 50→50"}, ""},
-		"resume into an alert rolls back": {[]but{paused, asks(RequestResume), live, bad, noted("CanaryErrors", time.Minute)},
-			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "resumed by ann: 50→50; rolled-back by alert: 50→0"}, ""},
-		"resume from a cache waits for live reads":  {[]but{paused, asks(RequestResume)}, verdict{state: StatePaused, reason: ReasonPaused, wantLive: true}, ""},
+		"pause":                     {[]but{asks(RequestPause)}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50"}, "paused by ann: because; canary has 50%"},
+		"pause leaves the brake on": {[]but{asks(RequestPause), bad}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "paused by ann: 50→50; rolled-back by alert: 50→0"}, ""},
+		"pause of what is locked":   {[]but{locked(LockBuild), asks(RequestPause)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "paused by ann: 0→0"}), ""},
+		"pause of what is held":     {[]but{fires(ActionHold, "Hold", time.Minute), asks(RequestPause)}, verdict{state: StateHeld, reason: ReasonHeld, added: "paused by ann: 50→50"}, ""},
+		"pause of what is promoted": {[]but{promoted(10 * time.Minute), asks(RequestPause)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute, added: "paused by ann: 100→100"}, ""},
+		"resume, read live":         {[]but{paused, asks(RequestResume), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "resumed by ann: 50→50"}, ""},
+		"resume while an annotation pauses is refused": {[]but{paused, pausedOnVS, asks(RequestResume), live},
+			verdict{state: StatePaused, reason: ReasonPaused, requeue: pollCount, added: "refused by ann: 50→50"}, "annotation " + AnnotationPaused + " stands on the VirtualService; remove it first"},
+		"resume from a cache waits for live reads": {[]but{paused, asks(RequestResume)}, verdict{state: StatePaused, reason: ReasonPaused, wantLive: true}, ""},
+		"disarm":                       {[]but{asksDisarm(time.Second, time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour - time.Second, added: "disarmed by ann: 50→50"}, "no rollback until 2026-03-02T09:59:59Z: because"},
+		"disarm comes before an alert": {[]but{asksDisarm(0, time.Hour), bad}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "disarmed by ann: 50→50; noted by alert: 50→50"}, ""},
+		"disarm of what is locked leaves the lock":      {[]but{locked(LockBuild), asksDisarm(0, time.Hour)}, lockedBy(verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "disarmed by ann: 0→0"}), ""},
+		"disarm by a clock that is ahead: no longer":    {[]but{asksDisarm(-10*time.Minute, time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "disarmed by ann: 50→50"}, ""},
+		"disarm anew takes the place of the one before": {[]but{disarmed(time.Hour), asksDisarm(0, time.Minute)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Minute, added: "disarmed by ann: 50→50"}, ""},
+		"disarm for the longest time":                   {[]but{asksDisarm(0, 24*time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: 24 * time.Hour, added: "disarmed by ann: 50→50"}, ""},
+		"disarm for longer is refused":                  {[]but{asksDisarm(0, 24*time.Hour+1)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "disarm refused: 24h0m0.000000001s is longer than disarm.max, 24h0m0s"},
+		"disarm for longer than configured is refused":  {[]but{asksDisarm(0, 2*time.Hour), func(in *Input) { in.Guard.DisarmMax = time.Hour }}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "2h0m0s is longer than disarm.max, 1h0m0s"},
+		"disarm without an end is refused":              {[]but{asks(RequestDisarm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "disarm refused: it has no end (request.until)"},
+		"disarm that is over is refused":                {[]but{asksDisarm(time.Hour, time.Hour)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "its end 2026-03-02T09:00:00Z has passed"},
+		"disarm that ends before it begins":             {[]but{asksDisarm(0, -time.Hour)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "disarm refused: its end 2026-03-02T08:00:00Z is not after 2026-03-02T09:00:00Z"},
+		"arm":                                           {[]but{disarmed(time.Hour), asks(RequestArm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "armed by ann: 50→50"}, "because"},
+		"arm into an alert rolls back": {[]but{disarmed(time.Hour), asks(RequestArm), bad, noted("CanaryErrors", time.Minute)},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "armed by ann: 50→50; rolled-back by alert: 50→0"}, ""},
+		"arm of what is armed": {[]but{asks(RequestArm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "armed by ann: 50→50"}, ""},
+		"arm and traffic under the lock is taken back": {[]but{locked(LockBuild), disarmed(time.Hour), gets(50), asks(RequestArm)},
+			lockedBy(verdict{state: StateRolledBack, move: MoveStable, reason: ReasonFinish, added: "armed by ann: 0→50; rolled-back by alert: 50→0"}), ""},
+		"unlock while disarmed":                     {[]but{locked(LockBuild), disarmed(time.Hour), asks(RequestUnlock), live}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "unlocked by ann: 0→0"}, ""},
+		"pause while disarmed":                      {[]but{disarmed(time.Hour), asks(RequestPause)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "paused by ann: 50→50"}, ""},
+		"promote while disarmed is refused":         {[]but{disarmed(time.Hour), asks(RequestPromote), live}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "refused by ann: 50→50"}, "promote refused: disarmed"},
 		"promote from a cache waits for live reads": {[]but{asks(RequestPromote)}, verdict{state: StateShifting, reason: ReasonNothing, wantLive: true}, ""},
 		"promote of what is locked is refused":      {[]but{locked(LockBuild), asks(RequestPromote), live}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "promote refused: locked"},
-		"promote while paused is refused":           {[]but{paused, asks(RequestPromote), live}, verdict{state: StatePaused, reason: ReasonPaused, added: "refused by ann: 50→50"}, "promote refused: paused"},
+		"promote while paused is refused":           {[]but{paused, asks(RequestPromote), live}, verdict{state: StatePaused, reason: ReasonPaused, requeue: pollCount, added: "refused by ann: 50→50"}, "promote refused: paused"},
 		"promote in the instant of an alert is refused": {[]but{asks(RequestPromote), live, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "refused by ann: 50→50; rolled-back by alert: 50→0"}, "an alert rolls back"},
 		"promote at 100% is refused":   {[]but{promoted(10 * time.Minute), asks(RequestPromote), live}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 100→100"}, "already has all traffic"},
@@ -621,7 +669,7 @@ func TestARequestStaysUntilItIsDone(t *testing.T) {
 	if locks := Decide(given(asks(RequestRollback), stableReady(0)), at); locks.Record.Request != nil {
 		t.Error("a lock tells of it, and it is still on the record")
 	}
-	for _, q := range []RequestAction{RequestRollback, RequestPause, "dance"} {
+	for _, q := range []RequestAction{RequestRollback, RequestPause, RequestDisarm, RequestArm, "dance"} {
 		if d := Decide(given(asks(q)), at); d.Record.Request != nil {
 			t.Errorf("%s needs no lease and is still on the record", q)
 		}
@@ -705,8 +753,8 @@ func TestStatusSaysWhatWasSeen(t *testing.T) {
 	if s := Decide(given(), at).Record.Status; !s.Since.Equal(at.Add(-10*time.Minute)) || !s.MovedAt.Equal(at.Add(-10*time.Minute)) {
 		t.Errorf("nothing changed, and the status says since %s, moved at %s", s.Since, s.MovedAt)
 	}
-	if s := Decide(given(paused, locked(LockBuild), paused, gets(50)), at).Record.Status; s.Weight != 50 {
-		t.Errorf("paused, and the canary has 50%%: status says %d%%", s.Weight)
+	if s := Decide(given(locked(LockBuild), disarmed(time.Hour), gets(50)), at).Record.Status; s.Weight != 50 {
+		t.Errorf("disarmed, and the canary has 50%%: status says %d%%", s.Weight)
 	}
 	if s := Decide(given(func(in *Input) { in.Record.Status.Alerts = []string{"Over"} }), at).Record.Status; len(s.Alerts) > 0 {
 		t.Errorf("nothing fires, and the status says %v", s.Alerts)
@@ -804,6 +852,7 @@ func anyInput(t *rapid.T) Input {
 		noCanary, appeared(time.Minute), stableReady(0), leads, live, bad, fires(ActionRollback, "Old", 2*time.Hour), fires(ActionHold, "Hold", time.Minute),
 		heardElsewhere(ActionRollback, time.Minute), heardElsewhere(ActionHold, time.Hour), paused, promoted(10 * time.Minute), promoted(time.Hour), blocked("away"),
 		buildSince(time.Minute), unlocked(time.Minute), asks(RequestRollback), asks(RequestUnlock), asks(RequestPause), asks(RequestResume), asks(RequestPromote), asks("dance"),
+		asks(RequestArm), asksDisarm(time.Minute, time.Hour), disarmed(time.Hour), disarmed(0),
 		func(in *Input) { in.Unsafe = "VirtualService a/b: delegate" }, func(in *Input) { in.Owned = true }, func(in *Input) { in.Paused = true },
 		func(in *Input) { in.Traffic.Mirrors = 1 }, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2"} },
 		func(in *Input) { in.Guard.Promotion.Mode, in.Record.Status.Promoting = PromotionAuto, in.Canary.Build },
@@ -910,8 +959,10 @@ func TestPropertyEveryDecisionMakesSense(t *testing.T) {
 			t.Fatalf("step to %d from %+v with alerts %v and live answers %v", d.Weight, in.Traffic, in.Alerts, in.Forward)
 		case d.Move == MoveStable && (in.Stable.Ready < in.Guard.Rollback.MinReadyStable || in.Unsafe != ""):
 			t.Fatalf("traffic sent to stable, which has %d ready endpoints, unsafe %q", in.Stable.Ready, in.Unsafe)
-		case d.Move != MoveNone && d.Move != MoveStable && d.Record.Status.State == StatePaused:
+		case d.Move != MoveNone && d.Move != MoveStable && d.Record.Status.PausedText() != "":
 			t.Fatalf("move %v while paused", d.Move)
+		case (d.Move != MoveNone || d.Release) && d.Record.Status.Disarmed != nil:
+			t.Fatalf("move %v while disarmed", d.Move)
 		case in.Record.Lock != nil && d.Record.Lock == nil && !in.Live:
 			t.Fatal("a lock was lifted without live reads")
 		case d.Requeue < 0:

@@ -40,16 +40,27 @@
 //	rolled-back  nothing; locked  stays            put back to 0                  → idle, unlocked (build)
 //	blocked      some; locked     stays            stays                          unlocked (build)            → rolled-back as soon as it is safe;
 //	                                                                                                          → completed, unlocked, after the window
-//	paused       as it is         noted            recorded                       recorded                    → any, when resumed
+//	paused       as it is         as idle or       recorded                       as idle or shifting         no step; → any, when resumed
+//	                              shifting
+//	disarmed     as it is         noted            recorded                       recorded                    → any, when it ends
 //
 //	a person asks   does                                   refused when
-//	rollback        as an alert would, completed or not;       locked already; the pause is by annotation
-//	                ends a pause by command
+//	rollback        as an alert would, completed or not;   locked already
+//	                ends a disarm
 //	unlock          → unlocked, and forgives what runs     nothing is locked
-//	pause           → paused
-//	resume          → whatever the table says
-//	promote         one step, whatever the mode;           locked, paused, an alert fires, the first sight of a
+//	pause           no step forward; the brake is on       never
+//	resume          → whatever the table says              the pause is by annotation
+//	promote         one step, whatever the mode;           locked, paused, disarmed, an alert fires, the first sight of a
 //	                waits for no interval and requests     guard, or any other condition of a step is not met
+//	disarm          → disarmed, until an end               it has no end, or one further away than disarm.max
+//	arm             → whatever the table says              never
+//
+// A pause takes no step forward and gives nothing back; it shows as paused where
+// the guard would be idle or shifting, and all else goes on. A disarmed guard is
+// only watched: nothing moves, whatever fires, a lock stands as it stood, and so
+// does what the policy refuses. It ends by itself: by the first clock of a
+// replica that says so, and never later than the time that was asked for,
+// counted from when guardian took the request.
 //
 // Where a rollback is wanted and stable is not safe (its subset is missing, it
 // has fewer ready endpoints than rollback.minReadyStable, or a VirtualService
@@ -62,7 +73,7 @@
 // and a lock by hand, stay until a person unlocks.
 //
 // A hold alert stops steps in every state, and shows as held in shifting. Where
-// several things are true at once, the first of these counts: paused; locked; a
+// several things are true at once, the first of these counts: disarmed; locked; a
 // person's rollback; a refused build; no traffic; completed; a rollback alert; a
 // hold; a step. So a rollback wins over a step in the same instant.
 //
@@ -80,11 +91,11 @@
 //     is not completed, ends with the canary at 0 as soon as the API server takes
 //     the write; while the lock stands, whoever gives the same build traffic
 //     again is refused by the admission policy or reverted. Not "resolved", a
-//     restart of guardian, an apply or a self-heal lifts it. A paused guard, a
+//     restart of guardian, an apply or a self-heal lifts it. A disarmed guard, a
 //     lock of none and a stable below its floor are the exceptions; the last is
 //     locked and follows when it is safe.
-//  2. The canary's weight is never raised while the guard is locked or paused,
-//     an alert of it fires (hold included, heard by any replica), the heartbeat
+//  2. The canary's weight is never raised while the guard is locked, paused or
+//     disarmed, an alert of it fires (hold included, heard by any replica), the heartbeat
 //     is stale, Prometheus does not answer, or this replica has no Lease.
 //  3. In a VirtualService nothing changes but the weights of the guard's two
 //     destinations, the canary-only routes and mirrors that policy names, what

@@ -14,7 +14,8 @@ type Wait string
 // What a step can wait for, in the order in which it is looked at.
 const (
 	WaitLock           Wait = "lock"            // the guard is locked, or blocked
-	WaitPause          Wait = "pause"           // a person told guardian to only watch
+	WaitDisarm         Wait = "disarm"          // a person took the brake off, for a time
+	WaitPause          Wait = "pause"           // a person, or an annotation, forbids steps
 	WaitPerson         Wait = "person"          // mode manual: guardian promote
 	WaitFirstSight     Wait = "first_sight"     // guardian has never seen this guard before
 	WaitVirtualService Wait = "virtual_service" // no route that can be rewritten
@@ -32,12 +33,12 @@ const (
 )
 
 // Waits lists all that a step can wait for, for metrics.
-var Waits = []Wait{WaitLock, WaitPause, WaitPerson, WaitFirstSight, WaitVirtualService, WaitBuild, WaitAlert, WaitStable,
+var Waits = []Wait{WaitLock, WaitDisarm, WaitPause, WaitPerson, WaitFirstSight, WaitVirtualService, WaitBuild, WaitAlert, WaitStable,
 	WaitRollout, WaitInterval, WaitWindow, WaitLease, WaitHeartbeat, WaitAnswers, WaitRequests, WaitGate}
 
 // untold are those that the history does not tell of: they pass by themselves,
 // or have an entry of their own.
-var untold = []Wait{WaitLock, WaitPause, WaitFirstSight, WaitInterval, WaitLease}
+var untold = []Wait{WaitLock, WaitDisarm, WaitPause, WaitFirstSight, WaitInterval, WaitLease}
 
 const (
 	// clockTolerance is how far two ways to tell an interval may differ before
@@ -68,6 +69,7 @@ func (d *decider) holdOrPromote() {
 			d.reason = ReasonEarlierBuild
 		}
 	}
+	d.showPause()
 	if !s.MovedAt.Equal(d.was.Status.MovedAt) {
 		s.Requests = 0 // those at other weights prove nothing
 	}
@@ -101,6 +103,9 @@ func (d *decider) holdOrPromote() {
 // climb takes a step, or says what it waits for.
 func (d *decider) climb(step, prior Step) {
 	s := &d.rec.Status
+	if d.pauses(step) {
+		return
+	}
 	d.resumeStep(step)
 	mode := d.in.Guard.Promotion.Mode
 	if d.asked == nil && mode != PromotionManual && mode != PromotionAuto {
@@ -387,8 +392,8 @@ func (d *decider) tellLadder(changed bool) {
 		return
 	}
 	switch {
-	case d.state == StatePaused:
-		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitPause, "waiting: "+d.text
+	case d.state == StateDisarmed:
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitDisarm, "waiting: "+d.text
 	case d.rec.Lock != nil || d.state == StateBlocked:
 		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitLock, "waiting: locked"
 	}

@@ -105,6 +105,13 @@ func (s *sim) paused() bool {
 	return s.seen(s.w.vs).paused || s.record().Status.Paused != nil
 }
 
+// disarmed says whether the brake is off. Where a clock was wrong since it was
+// taken off, only guardian knows for how long.
+func (s *sim) disarmed() bool {
+	x := s.record().Status.Disarmed
+	return x != nil && (s.now().Before(x.Until.Add(clockTolerance)) || s.truth.skewedSince(x.At))
+}
+
 func (s *sim) noStable() bool { return s.w.stable < s.guard.Rollback.MinReadyStable }
 
 func (s *sim) rollingOut() bool {
@@ -161,6 +168,7 @@ var obstacles = [...]struct {
 }{
 	{"while locked", func(s *sim) bool { return s.record().Lock != nil }},
 	{"while paused", (*sim).paused},
+	{"while disarmed", func(s *sim) bool { return s.record().Status.Disarmed != nil }},
 	{"while an alert fires", func(s *sim) bool { return len(s.firing) > 0 }},
 	{"without stable", (*sim).noStable},
 	{"in the middle of a rollout", (*sim).rollingOut},
@@ -181,6 +189,8 @@ func (s *sim) ground(w Wait) bool {
 		return rec.Lock != nil || rec.Status.State == StateBlocked
 	case WaitPause:
 		return s.paused()
+	case WaitDisarm:
+		return s.record().Status.Disarmed != nil
 	case WaitPerson:
 		return s.guard.Promotion.Mode == PromotionManual
 	case WaitFirstSight:
@@ -239,7 +249,7 @@ func (s *sim) observe() {
 func (s *sim) owed() (why string, bound time.Duration) {
 	t, now := &s.truth, s.now()
 	switch is := s.is(); {
-	case is.Clean(), s.broken("api"), s.paused(), s.noStable():
+	case is.Clean(), s.broken("api"), s.disarmed(), s.noStable():
 		return "", 0
 	case s.record().Lock != nil:
 		return "it is locked", simRollsBack
@@ -402,8 +412,10 @@ func (s *sim) checkWrite(r *simReplica, before, after *unstructured.Unstructured
 	}
 	lock := s.record().Lock
 	switch {
-	case s.seen(before).paused:
+	case s.seen(before).paused && (is.Weight > was.Weight || is.Lowest > was.Lowest):
 		s.fail("from %d%% to %d%% while paused", was.Weight, is.Weight)
+	case s.record().Status.Disarmed != nil:
+		s.fail("from %d%% to %d%% while disarmed", was.Weight, is.Weight)
 	case is.Weight < was.Weight:
 		s.tally.lowered++
 		if lock == nil {

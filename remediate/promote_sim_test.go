@@ -150,6 +150,12 @@ func simKinds() []kind {
 			}
 			in(s, "go on", time.Minute, time.Hour)
 		}},
+		{"disarm", 60 * time.Hour, func(s *sim) {
+			s.ask(Request{Action: RequestDisarm, Until: s.now().Add(s.between(time.Minute, time.Hour))})
+			if s.rand.IntN(3) == 0 {
+				in(s, "arm", time.Minute, time.Hour)
+			}
+		}},
 		{"promote", 40 * time.Hour, func(s *sim) { s.request(RequestPromote) }},
 		{"unlock", 60 * time.Hour, func(s *sim) { s.request(RequestUnlock) }},
 		{"lease", 12 * time.Hour, func(s *sim) { s.lead = 1 - max(0, s.lead); s.touch() }},
@@ -178,6 +184,7 @@ func simKinds() []kind {
 				in(s, "go on", 5*time.Minute, 6*time.Minute) // somebody's wish may have taken its place
 			}
 		}},
+		{"arm", 0, func(s *sim) { s.request(RequestArm) }},
 		{"noise", 0, (*sim).flow},
 		{"stable is back", 0, func(s *sim) { s.w.stable = 2; s.touch() }},
 		{"roll", 0, (*sim).roll},
@@ -448,15 +455,18 @@ func (s *sim) annotate(pause bool) {
 	s.touch()
 }
 
-func (s *sim) request(action RequestAction) {
+func (s *sim) request(action RequestAction) { s.ask(Request{Action: action}) }
+
+func (s *sim) ask(q Request) {
 	if s.w.cm == nil {
 		return
 	}
 	cm := s.w.cm.DeepCopy()
-	ask(cm, Request{Action: action, By: "ann", Reason: "because", At: s.now()})
+	q.By, q.Reason, q.At = "ann", "because", s.now()
+	ask(cm, q)
 	cm.ResourceVersion = s.w.next()
 	s.w.cm = cm
-	s.asked = s.asked || action == RequestPromote
+	s.asked = s.asked || q.Action == RequestPromote
 	s.touch()
 }
 

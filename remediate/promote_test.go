@@ -182,8 +182,9 @@ func TestWaitingForLiveAnswers(t *testing.T) {
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 10→0"}, ""},
 		"a person's rollback in the same instant": {[]but{climbing(10), asks(RequestRollback)},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 10→0"}, ""},
-		"paused": {[]but{climbing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused}, ""},
-		"locked": {[]but{climbing(0), locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
+		"paused":   {[]but{climbing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused, requeue: pollCount}, ""},
+		"disarmed": {[]but{climbing(10), disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour}, ""},
+		"locked":   {[]but{climbing(0), locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
 	})
 }
 
@@ -281,6 +282,7 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 		in     []but
 	}{
 		{WaitLock, "", []but{climbing(0), locked(LockBuild)}},
+		{WaitDisarm, "", []but{climbing(10), disarmed(time.Hour)}},
 		{WaitPause, "", []but{climbing(10), paused}},
 		{WaitPerson, "guardian promote", []but{climbing(10), mode(PromotionManual)}},
 		{WaitFirstSight, "", []but{climbing(10), unseen}},
@@ -322,8 +324,8 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 			}
 		})
 	}
-	if len(Waits) != 16 {
-		t.Errorf("%d reasons, want the 16 of this table", len(Waits))
+	if len(Waits) != 17 {
+		t.Errorf("%d reasons, want the 17 of this table", len(Waits))
 	}
 }
 
@@ -462,7 +464,7 @@ func TestANewBuildInMidLadderIsWatchedBeforeItClimbs(t *testing.T) {
 		"ready at once":            given(climbing(50), runs("b2", 2)),
 		"the rollout has ended":    given(climbing(50), rolling),
 		"blocked at other weights": given(locked(LockBuild), gets(50), stableReady(0)),
-		"paused at other weights":  given(locked(LockBuild), paused, gets(50)),
+		"disarmed, at other ones":  given(locked(LockBuild), disarmed(time.Hour), gets(50)),
 		"under all traffic":        given(promoted(time.Hour), runs("b2", 2)),
 	} {
 		if s := Decide(in, at).Record.Status; !s.MovedAt.Equal(at) || s.Rolling || s.Weight != in.Traffic.Weight {
@@ -585,7 +587,7 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 		{30*time.Minute - time.Second - 1, nil, StatePromoted, ""},
 		{1, nil, StateCompleted, "completed"},
 		{time.Hour, nil, StateCompleted, ""},
-		{time.Hour, []but{func(in *Input) { in.Paused = true }}, StatePaused, ""},
+		{time.Hour, []but{func(in *Input) { in.Paused = true }}, StateCompleted, ""},
 		{time.Hour, []but{func(in *Input) { in.Paused = false }}, StateCompleted, ""},
 		{time.Hour, []but{runs("b2", 2)}, StateUnverified, "new-build unverified"},
 		{30 * time.Minute, nil, StateCompleted, "completed"},

@@ -202,6 +202,9 @@ func (m *machine) paused() bool {
 	return m.parsed().Status.Paused != nil || m.w.vs != nil && m.w.vs.GetAnnotations()[AnnotationPaused] == "true"
 }
 
+// disarmed says whether a person has taken the brake off.
+func (m *machine) disarmed() bool { return m.parsed().Status.Disarmed != nil }
+
 // checkWrite holds each write of guardian against the invariants.
 func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructured, manager string) {
 	was, is := m.trafficOf(before), m.trafficOf(after)
@@ -213,6 +216,9 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 	}()
 	if a, b := blank(m.t, before), blank(m.t, after); !reflect.DeepEqual(a, b) {
 		m.t.Fatalf("invariant 3: guardian changed more than weights:\n%v\n%v", a, b)
+	}
+	if was != is && !m.meddled && m.disarmed() {
+		m.t.Fatalf("traffic moved from %+v to %+v while disarmed", was, is)
 	}
 	if is.Weight < was.Weight || (was.CanaryOnly > is.CanaryOnly) {
 		if manager != FieldManager {
@@ -462,11 +468,14 @@ func (m *machine) settle() {
 func (m *machine) checkCalm() {
 	rec, t := m.parsed(), m.trafficOf(m.w.vs)
 	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
-	if rec.Lock != nil && !m.paused() && safe && !t.Clean() {
+	if rec.Lock != nil && !m.disarmed() && safe && !t.Clean() {
 		m.t.Fatalf("invariant 1: locked, and the canary has %+v; status %+v", t, rec.Status)
 	}
-	if rec.Lock != nil && !m.paused() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
+	if rec.Lock != nil && !m.disarmed() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
 		m.t.Fatalf("a rollback that cannot be done is not blocked but %s", rec.Status.State)
+	}
+	if x := rec.Status.Disarmed; x != nil && !m.now.Before(x.Until) {
+		m.t.Fatalf("disarmed until %s, and it is %s", x.Until, m.now)
 	}
 	if (m.w.cm.Labels[LabelLocked] == "true") != (rec.Lock != nil) {
 		m.t.Fatalf("label %s is %q, lock %v", LabelLocked, m.w.cm.Labels[LabelLocked], rec.Lock)
@@ -479,7 +488,7 @@ func (m *machine) checkCalm() {
 	for _, r := range m.replicas {
 		for _, a := range r.known {
 			counts := a.Action == ActionRollback && !a.StartsAt.Before(since)
-			if counts && !m.paused() && safe && !t.Clean() && rec.Status.State != StateCompleted {
+			if counts && !m.disarmed() && safe && !t.Clean() && rec.Status.State != StateCompleted {
 				m.t.Fatalf("invariant 1: %s fires and counts, and the canary has %+v; status %+v", a.Name, t, rec.Status)
 			}
 		}
@@ -495,7 +504,7 @@ func (m *machine) checkCalm() {
 			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[keyHistory])
 		}
 	}
-	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && !m.disarmed() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
 	}
 }
@@ -580,8 +589,11 @@ func (m *machine) outside(label string) {
 	case "request":
 		if m.w.cm != nil {
 			cm := m.w.cm.DeepCopy()
-			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, "dance"}).Draw(t, label+" action"),
+			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, RequestDisarm, RequestArm, "dance"}).Draw(t, label+" action"),
 				By: "someone", Reason: "because", At: m.now}
+			if q.Action == RequestDisarm {
+				q.Until = m.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 10 * time.Minute, 24 * time.Hour, 25 * time.Hour}).Draw(t, label+" for"))
+			}
 			ask(cm, q)
 			cm.ResourceVersion = m.w.next()
 			m.w.cm = cm

@@ -24,7 +24,7 @@ const (
 	AnnotationReason = Prefix + "reason"
 	AnnotationSince  = Prefix + "since"
 	AnnotationBuild  = Prefix + "build"
-	AnnotationPaused = Prefix + "paused"    // "true", set by a person on the VirtualService
+	AnnotationPaused = Prefix + "paused"    // "true", set by a person on the VirtualService: no step forward
 	AnnotationOwner  = Prefix + "owner"     // guardian's user, on its records
 	LabelAdmission   = Prefix + "admission" // "rewrite" or "off", on a Namespace: how the admission policies treat it
 	AnnotationHolds  = Prefix + "holds"     // users, separated by commas, on a Namespace: whose writes are held instead of refused
@@ -67,12 +67,13 @@ const (
 	StateRolledBack State = "rolled-back" // locked, canary at 0
 	StateBlocked    State = "blocked"     // a rollback is wanted but cannot be done safely
 	StateHeld       State = "held"        // an alert holds it where it is
-	StatePaused     State = "paused"      // a person told guardian to only watch
+	StatePaused     State = "paused"      // no step forward until a person resumes; the brake is on
+	StateDisarmed   State = "disarmed"    // a person took the brake off, with an end
 )
 
 // States lists every state a guard can be in, for metrics.
 var States = []State{StateIdle, StateShifting, StatePromoted, StateUnverified, StateCompleted,
-	StateRolledBack, StateBlocked, StateHeld, StatePaused}
+	StateRolledBack, StateBlocked, StateHeld, StatePaused, StateDisarmed}
 
 // RecordName is the name of the ConfigMap that holds a guard's record.
 func RecordName(guard string) string { return recordPrefix + guard }
@@ -129,6 +130,8 @@ type Status struct {
 	PromotedAt  time.Time     `json:"promotedAt,omitzero"`  // when the rollback window began
 	CompletedAt time.Time     `json:"completedAt,omitzero"` // when its end was seen
 	Paused      *Pause        `json:"paused,omitempty"`     // by `guardian pause`
+	PausedOnVS  bool          `json:"pausedOnVS,omitempty"` // AnnotationPaused stands on a VirtualService
+	Disarmed    *Disarm       `json:"disarmed,omitempty"`   // by `guardian disarm`
 	Alerts      []string      `json:"alerts,omitempty"`     // names of the alerts that fire, sorted
 	Firing      []Firing      `json:"firing,omitempty"`     // the same with what they ask for, by when they were first seen
 	Mode        PromotionMode `json:"mode,omitempty"`       // of promotion, as the lease holder has it; empty: off
@@ -178,13 +181,6 @@ type Firing struct {
 	Began   time.Time `json:"began"` // by Prometheus's clock
 	Seen    time.Time `json:"seen"`  // first, by guardian's
 	Summary string    `json:"summary,omitempty"`
-}
-
-// Pause is a person's wish that guardian only watches.
-type Pause struct {
-	By     string    `json:"by"`
-	Reason string    `json:"reason,omitempty"`
-	At     time.Time `json:"at"`
 }
 
 // HistoryEntry is one decision that changed something, or an alert that was
@@ -432,6 +428,10 @@ func (r Record) clone() Record {
 	if r.Status.Paused != nil {
 		p := *r.Status.Paused
 		c.Status.Paused = &p
+	}
+	if r.Status.Disarmed != nil {
+		x := *r.Status.Disarmed
+		c.Status.Disarmed = &x
 	}
 	if r.Status.Expected != nil {
 		e := *r.Status.Expected

@@ -30,7 +30,7 @@ func fullRecord() Record {
 		Refused: []string{"b0", "b1"},
 		Changed: []Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
 		Status: Status{State: StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
-			Paused: &Pause{By: "ann", Reason: "x", At: at}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
+			Paused: &Pause{By: "ann", Reason: "x", At: at}, PausedOnVS: true, Disarmed: &Disarm{By: "ann", Reason: "x", At: at, Until: at.Add(time.Hour)}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
 			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
 			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Spread: 4, CompletedAt: at,
 			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour), LiftedAt: at.Add(-2 * time.Hour),
@@ -188,7 +188,7 @@ func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 func TestACloneSharesNothingThatIsEdited(t *testing.T) {
 	r := fullRecord()
 	c := r.clone()
-	c.Lock.Build, c.Request.By, c.Status.Paused.By, *c.Status.Expected = "x", "x", "x", 77
+	c.Lock.Build, c.Request.By, c.Status.Paused.By, c.Status.Disarmed.By, *c.Status.Expected = "x", "x", "x", "x", 77
 	c.Refused[0], c.Deny[0], c.Stable[0], c.VirtualServices[0] = "x", "x", "x", "x"
 	c.Status.Alerts[0], c.Status.Noted[0], c.Status.Firing[0].Name = "x", "x", "x"
 	c.History[0].Event, c.Changed[0].Path = "x", "x"

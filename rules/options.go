@@ -22,7 +22,7 @@ const (
 	LabelAction    = "guardian_action"   // an Action
 	LabelNamespace = "namespace"         // where the guard's workloads live
 	LabelSeverity  = "severity"          // critical, warning or none
-	LabelInstance  = "guardian_instance" // Options.Name; on recorded series and the heartbeat
+	LabelInstance  = "guardian_instance" // Options.Name; on recorded series and alerts
 	labelSide      = "guardian_side"     // canary or stable, on recorded series
 
 	// LabelOwner is on all of guardian's own metrics, and has Options.Namespace:

@@ -196,14 +196,14 @@ type text struct{ alert, summary, description string }
 
 const (
 	errorRollback   = "GuardianCanaryErrorRate/rollback orders-service"
-	errorHold       = "GuardianCanaryErrorRate/hold orders-service"
+	errorHold       = "GuardianCanaryErrorRateHold/hold orders-service"
 	latencyRollback = "GuardianCanaryLatency/rollback orders-service"
-	latencyHold     = "GuardianCanaryLatency/hold orders-service"
+	latencyHold     = "GuardianCanaryLatencyHold/hold orders-service"
 	restartRollback = "GuardianCanaryRestarts/rollback orders-service"
-	restartHold     = "GuardianCanaryRestarts/hold orders-service"
+	restartHold     = "GuardianCanaryRestartsHold/hold orders-service"
 	waitingHold     = "GuardianCanaryNotStarting/hold orders-service"
 	trafficRollback = "GuardianCanaryTraffic/rollback orders-service"
-	trafficHold     = "GuardianCanaryTraffic/hold orders-service"
+	trafficHold     = "GuardianCanaryTrafficHold/hold orders-service"
 	refusedRollback = "GuardianCanaryRefused/rollback orders-service"
 	serviceHold     = "GuardianServiceTrafficDropped/hold orders-service"
 )

@@ -31,7 +31,7 @@ func (b *builder) overviewGroup() {
 // selfGroup watches guardian itself and the way its alerts take.
 func (b *builder) selfGroup() {
 	b.group("self", max(infoInterval, b.Interval))
-	here := map[string]string{LabelNamespace: b.Namespace, LabelInstance: b.Name}
+	here := map[string]string{LabelNamespace: b.Namespace}
 	b.alert(alert{
 		name: AlertHeartbeat, action: ActionNone, severity: "none", static: here, expr: "vector(1)",
 		summary:     "Sign of life: Prometheus evaluates guardian's rules",
@@ -53,10 +53,12 @@ func (b *builder) selfGroup() {
 	})
 	b.alert(alert{
 		name: AlertNotificationsFailing, action: ActionNone, severity: "critical", static: here, keep: keepFiring,
-		expr: `sum(increase(alertmanager_notifications_failed_total{integration="webhook"}[5m])) > 0
+		// Alertmanager names the receiver where --enable-feature=receiver-name-in-metrics asks for it, prometheus-operator's
+		// with namespace and object before it. Elsewhere guardian's receiver cannot be told from others.
+		expr: `sum(increase(alertmanager_notifications_failed_total{integration="webhook",receiver_name=~"` + ownReceivers(b.Namespace) + `|"}[5m])) > 0
 			or sum(increase(prometheus_notifications_dropped_total[5m])) > 0`,
 		summary:     "Alerts are lost on their way",
-		description: "{{ $value | printf \"%.0f\" }} notifications were lost within 5 minutes: Alertmanager's webhooks fail, or Prometheus drops alerts. Rollback alerts may be among them.",
+		description: "{{ $value | printf \"%.0f\" }} notifications were lost within 5 minutes: Alertmanager's webhooks fail (to guardian, or to anybody where Alertmanager's metrics do not name the receiver), or Prometheus drops alerts. Rollback alerts may be among them.",
 	})
 	b.alert(alert{
 		name: AlertRulesIncomplete, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
@@ -93,6 +95,12 @@ func (b *builder) stateAlerts() {
 		description: "The canary of " + guardLabel + " in " + namespaceLabel + " is bad, but guardian cannot send its traffic to stable (too few ready endpoints, a missing subset, or a refused write). The canary still gets traffic. Why: guardian status " + guardLabel + ".",
 	})
 	b.alert(alert{
+		name: AlertDisarmed, action: ActionNone, severity: "warning",
+		expr:        byGuard(state("disarmed")) + " == 1",
+		summary:     guardLabel + ": a person has taken the brake off",
+		description: "guardian does not roll back the canary of " + guardLabel + " in " + namespaceLabel + ", whatever fires, until the disarm ends by itself or somebody runs guardian arm " + guardLabel + ". Who, why and until when: guardian status " + guardLabel + ".",
+	})
+	b.alert(alert{
 		name: AlertReleaseWithoutCanary, action: ActionNone, severity: "warning",
 		expr:        byGuard("increase(guardian_releases_without_canary_total{"+b.self()+"}[10m])") + " > 0",
 		summary:     guardLabel + ": a release went out without a canary",
@@ -116,4 +124,10 @@ func (b *builder) stateAlerts() {
 		summary:     guardLabel + ": the canary still gets requests after the rollback",
 		description: percent + " of the requests of " + guardLabel + " in " + namespaceLabel + " still reach the canary, although its weight has been 0 for " + dur(quiet) + ": another VirtualService or route, a mirror, direct calls, or a mesh that does not take the new configuration.",
 	})
+}
+
+// ownReceivers matches the names that AlertmanagerOptions.Receiver gives in this
+// namespace, of any cluster.
+func ownReceivers(namespace string) string {
+	return `(.+/)?` + receiverOf(namespace) + `([.].+)?`
 }

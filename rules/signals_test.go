@@ -466,6 +466,7 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		failing    = "GuardianNotificationsFailing/none"
 		back       = "GuardianRolledBack/none orders-service"
 		blocked    = "GuardianRollbackBlocked/none orders-service"
+		disarmed   = "GuardianDisarmed/none orders-service"
 		vain       = "GuardianRollbackIneffective/none orders-service"
 		incomplete = "GuardianRulesIncomplete/none"
 		without    = "GuardianReleaseWithoutCanary/none orders-service"
@@ -507,7 +508,7 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		},
 		"nor do its guards of the same name count here": {self: true,
 			targets: []target{guardian(rows{state("rolled-back"): always(0.0)}), elsewhere(guardian(rows{
-				state("rolled-back"): always(1.0), state("blocked"): always(1.0), `guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1),
+				state("rolled-back"): always(1.0), state("blocked"): always(1.0), state("disarmed"): always(1.0), `guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1),
 			}))},
 			want: map[int][]string{75: {heartbeat}, 120: {heartbeat}},
 		},
@@ -532,6 +533,10 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		"a rollback that cannot be done": {self: true,
 			targets: []target{guardian(rows{state("rolled-back"): always(0.0), state("blocked"): step(60, 1)})},
 			want:    map[int][]string{45: {heartbeat}, 75: {heartbeat, blocked}},
+		},
+		"a brake that a person has taken off": {self: true,
+			targets: []target{guardian(rows{state("rolled-back"): always(0.0), state("disarmed"): step(60, 1, 120, 0)})},
+			want:    map[int][]string{45: {heartbeat}, 75: {disarmed, heartbeat}, 135: {heartbeat}},
 		},
 		"a rollback after which the traffic has moved": {self: true,
 			targets: []target{

@@ -57,9 +57,7 @@ func (b *bench) run(args ...string) (int, string) {
 	a := &app{name: "guardian", in: strings.NewReader(""), out: &b.out, errOut: &b.err, connect: func(f clusterFlags) (*cluster, error) {
 		return &cluster{kube: b.kube, namespace: "shop", user: "ann"}, nil
 	}}
-	cmd := a.command()
-	cmd.SetArgs(args)
-	err := cmd.ExecuteContext(b.t.Context())
+	err := a.execute(b.t.Context(), args)
 	text := b.out.String() + b.err.String()
 	if err != nil {
 		text += "Error: " + err.Error() + "\n"
@@ -141,7 +139,11 @@ func (b *bench) change(after time.Duration, edit func(*remediate.Record)) {
 }
 
 func (b *bench) edit(ctx context.Context, edit func(*remediate.Record)) {
-	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
+	b.editOf(ctx, testGuard, edit)
+}
+
+func (b *bench) editOf(ctx context.Context, guard string, edit func(*remediate.Record)) {
+	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
 	if err != nil {
 		b.t.Error(err)
 		return
@@ -159,15 +161,17 @@ func (b *bench) edit(ctx context.Context, edit func(*remediate.Record)) {
 }
 
 // answer takes each request off the record a second later.
-func (b *bench) answer(take func(*remediate.Record, remediate.Request)) {
+func (b *bench) answer(take func(*remediate.Record, remediate.Request)) { b.answerFor(testGuard, take) }
+
+func (b *bench) answerFor(guard string, take func(*remediate.Record, remediate.Request)) {
 	ctx := b.t.Context()
 	go func() {
 		for sleep(ctx, time.Second) == nil {
-			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
+			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
 			if err != nil || cm.Data[remediate.KeyRequestAction] == "" {
 				continue
 			}
-			b.edit(ctx, func(r *remediate.Record) {
+			b.editOf(ctx, guard, func(r *remediate.Record) {
 				q := *r.Request
 				r.Request = nil
 				take(r, q)
@@ -424,10 +428,19 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 		"gate without rights":          {args: []string{"gate", testGuard}, setUp: forbidden("configmaps"), code: exitUnknown, says: "reading needs get, list and watch of configmaps"},
 		"status without rights":        {args: []string{"status"}, setUp: forbidden("configmaps"), code: exitFailed, says: "your user may not"},
 		"status without leases":        {args: []string{"status"}, setUp: forbidden("leases"), code: exitUnknown, says: "list guardian's Leases: your user may not"},
-		"rollback without a reason":    {args: []string{"rollback", testGuard}, code: exitFailed, says: `required flag(s) "reason" not set`},
-		"rollback, reason empty":       {args: []string{"rollback", testGuard, "--reason", ""}, code: exitFailed, says: "--reason is empty"},
+		"rollback without a reason":    {args: []string{"rollback", testGuard}, code: exitUnknown, says: "--reason is empty"},
+		"rollback, reason empty":       {args: []string{"rollback", testGuard, "--reason", ""}, code: exitUnknown, says: "--reason is empty"},
 		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "accepts 1 arg(s)"},
-		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitFailed, says: `--output "yaml": want json`},
+		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitUnknown, says: `--output "yaml": want json`},
+		"no such command":              {args: []string{"gates", testGuard}, code: exitUnknown, says: `unknown command "gates"`},
+		"a wrong flag of no command":   {args: []string{"--four"}, code: exitUnknown, says: "unknown flag: --four"},
+		"a wrong flag of a command":    {args: []string{"status", "--four"}, code: exitUnknown, says: "unknown flag: --four"},
+		"a disarm without an end":      {args: []string{"disarm", testGuard, "--reason", "r"}, code: exitUnknown, says: "--for 0s: want for how long the brake is off"},
+		"a disarm that ends before":    {args: []string{"disarm", testGuard, "--for", "-1h", "--reason", "r"}, code: exitUnknown, says: "--for -1h0m0s: want for how long"},
+		"a pause with an end":          {args: []string{"pause", testGuard, "--for", "1h", "--reason", "r"}, code: exitUnknown, says: "unknown flag: --for"},
+		"a rollback of all":            {args: []string{"rollback", "--all", "--reason", "r"}, code: exitUnknown, says: "unknown flag: --all"},
+		"a pause of all and of one":    {args: []string{"pause", testGuard, "--all", "--reason", "r"}, code: exitUnknown, says: "guard orders-service and --all: want one of the two"},
+		"a pause of nobody":            {args: []string{"pause", "--reason", "r"}, code: exitUnknown, says: "accepts 1 arg(s)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -488,12 +501,6 @@ func TestRequests(t *testing.T) {
 				r.Status.Weight = 30
 				add(r, q, "refused", "rollback refused: locked: 5% of requests failed")
 			}, then: toStable, code: exitOK, says: "rolled-back, canary at 0%"},
-		"a rollback under a person's annotation is refused": {
-			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.State = remediate.StatePaused
-				add(r, q, "refused", "rollback refused: annotation")
-			}, code: exitFailed, says: "Error: rollback refused: annotation"},
 		"a rollback that is done already": {
 			record: locked(), args: []string{"rollback", "--reason", "r"},
 			take: func(*remediate.Record, remediate.Request) { t.Error("guardian was asked") },
@@ -548,6 +555,42 @@ func TestRequests(t *testing.T) {
 				r.Status.State = remediate.StatePaused
 				add(r, q, "paused", "r")
 			}, code: exitOK, says: "paused: r\nguard orders-service: paused"},
+		"a pause says that the brake stays on": {
+			record: shifting(30, 1), args: []string{"pause", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.State = remediate.StatePaused
+				add(r, q, "paused", "r")
+			}, code: exitOK, says: "canary at 30%\nThe brake stays on: an alert still rolls back. To take it off for a time: guardian disarm orders-service --for 1h --reason …"},
+		"a disarm has an end": {
+			record: shifting(30, 1), args: []string{"disarm", "--for", "90m", "--reason", "game day"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				if q.Action != remediate.RequestDisarm || q.Until.Sub(q.At) != 90*time.Minute {
+					t.Errorf("guardian was asked %+v", q)
+				}
+				r.Status.State, r.Status.Reason = remediate.StateDisarmed, "disarmed by ann"
+				add(r, q, "disarmed", "no rollback until then")
+			}, code: exitOK, says: "disarmed: no rollback until then\nguard orders-service: disarmed, canary at 30%: disarmed by ann"},
+		"a disarm that is refused": {
+			record: shifting(30, 1), args: []string{"disarm", "--for", "48h", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				add(r, q, "refused", "disarm refused: 48h0m0s is longer than disarm.max, 24h0m0s")
+			}, code: exitFailed, says: "Error: disarm refused: 48h0m0s is longer than disarm.max"},
+		"an arm": {
+			record: shifting(30, 1), args: []string{"arm", "--reason", "done"},
+			take: func(r *remediate.Record, q remediate.Request) { add(r, q, "armed", "done") }, code: exitOK, says: "armed: done"},
+		"for programs": {
+			record: shifting(30, 1), args: []string{"arm", "--reason", "done", "-o", "json"},
+			take: func(r *remediate.Record, q remediate.Request) { add(r, q, "armed", "done") }, code: exitOK,
+			says: `"action": "arm",
+  "code": 0,
+  "text": "shifting, canary at 30%",
+  "state": "shifting",
+  "weight": 30`},
+		"a refusal for programs": {
+			record: shifting(30, 1), args: []string{"unlock", "--reason", "r", "-o", "json"},
+			take: func(r *remediate.Record, q remediate.Request) { add(r, q, "refused", "unlock refused: not locked") }, code: exitFailed,
+			says: `"code": 1,
+  "text": "unlock refused: not locked",`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -682,6 +725,61 @@ func TestARequestWhoseAnswerIsLostIsWithdrawn(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAllGuardsOfANamespaceAreAskedAtOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args  string
+		deaf  string // a guard whose requests nobody takes
+		fails string // one that guardian refuses
+		code  int
+		says  []string
+	}{
+		"done": {args: "pause --all --reason freeze", code: exitOK, says: []string{
+			"guard orders-service: paused, canary at 30%", "guard payments: paused, canary at 30%", "guard gone: left out: it is not in guardian's configuration",
+			"The brake stays on: an alert still rolls back. To take it off for a time: guardian disarm --all"}},
+		"for programs": {args: "arm --all --reason done -o json", code: exitOK, says: []string{`"guard": "payments"`, `"text": "left out: it is not in guardian's configuration"`}},
+		"one is refused": {args: "disarm --all --for 1h --reason incident", fails: "payments", code: exitFailed, says: []string{
+			"guard orders-service: disarmed, canary at 30%", "guard payments: disarm refused: no", "Error: disarm of 1 of 3 guards is not done, or could not be told"}},
+		"one cannot be told": {args: "resume --all --reason over --timeout 10s", deaf: "payments", fails: "orders-service", code: exitUnknown, says: []string{
+			"guard orders-service: resume refused: no", "guard payments: could not tell: guardian has not taken the request within 10s", "resume of 2 of 3 guards"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				payments, gone := record(shifting(30, 1)), shifting(30, 1)
+				gone.Status.Orphaned = time.Now()
+				payments.Name, payments.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
+				orphan := record(gone)
+				orphan.Name, orphan.Labels = remediate.RecordName("gone"), map[string]string{remediate.LabelGuard: "gone"}
+				b := newBench(t, record(shifting(30, 1)), payments, orphan, lease("a", time.Now()))
+				b.beat(0)
+				for _, guard := range []string{testGuard, "payments"} {
+					if guard == tc.deaf {
+						continue
+					}
+					b.answerFor(guard, func(r *remediate.Record, q remediate.Request) {
+						e := remediate.HistoryEntry{At: time.Now(), By: q.By, Reason: q.Reason, Event: map[remediate.RequestAction]string{
+							remediate.RequestPause: "paused", remediate.RequestResume: "resumed", remediate.RequestDisarm: "disarmed", remediate.RequestArm: "armed"}[q.Action]}
+						if guard == tc.fails {
+							e.Event, e.Reason = "refused", string(q.Action)+" refused: no"
+						} else {
+							r.Status.State = remediate.State(e.Event)
+						}
+						r.History = append(r.History, e)
+					})
+				}
+				code, text := b.run(strings.Fields(tc.args)...)
+				for _, says := range tc.says {
+					want(t, code, text, tc.code, says)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, lease("a", time.Now()))
+		code, text := b.run("pause", "--all", "--reason", "r")
+		want(t, code, text, exitFailed, "no guard has a record in namespace shop")
+	})
 }
 
 func TestAGuardThatNobodyLooksAfter(t *testing.T) {

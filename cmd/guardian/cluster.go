@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -53,7 +52,6 @@ func (c *clusterFlags) add(f *pflag.FlagSet) {
 type cluster struct {
 	kube      kubernetes.Interface
 	dynamic   dynamic.Interface
-	istio     istioclient.Interface
 	namespace string
 	user      string // as the kubeconfig names it; used where the API server does not tell
 }
@@ -83,11 +81,7 @@ func connect(flags clusterFlags) (*cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
 	}
-	istio, err := istioclient.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
-	}
-	c := &cluster{kube: kube, dynamic: dyn, istio: istio, namespace: namespace}
+	c := &cluster{kube: kube, dynamic: dyn, namespace: namespace}
 	if raw, err := loader.RawConfig(); err == nil {
 		current := raw.CurrentContext
 		if flags.context != "" {
@@ -351,6 +345,7 @@ func (c *cluster) followOne(ctx context.Context, guard string, events <-chan wat
 			switch {
 			case !open || !isRecord:
 				return false, nil
+			case cm.Name != remediate.RecordName(guard):
 			case e.Type == watch.Deleted:
 				next = see(nil, nil)
 			default:

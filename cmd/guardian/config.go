@@ -33,6 +33,7 @@ type Config struct {
 	Prometheus   EndpointConfig  `yaml:"prometheus"`
 	Alertmanager EndpointConfig  `yaml:"alertmanager"`
 	Heartbeat    HeartbeatConfig `yaml:"heartbeat"`
+	Disarm       DisarmConfig    `yaml:"disarm"`
 	Rules        RulesConfig     `yaml:"rules"`
 	Builds       BuildsConfig    `yaml:"builds"`
 	Guards       []GuardConfig   `yaml:"guards"`
@@ -79,6 +80,12 @@ type EndpointConfig struct {
 type HeartbeatConfig struct {
 	// MaxAge is the age at which the newest heartbeat is stale. Default 3m.
 	MaxAge time.Duration `yaml:"maxAge"`
+}
+
+// DisarmConfig is what a person may ask for who takes the brake off.
+type DisarmConfig struct {
+	// Max is for how long at most. Default 24h.
+	Max time.Duration `yaml:"max"`
 }
 
 // BuildsConfig names what of a pod template is part of a build besides the pod's
@@ -301,6 +308,7 @@ func DefaultConfig() Config {
 		Prometheus:    endpoint("http://prometheus:9090"),
 		Alertmanager:  endpoint("http://alertmanager:9093"),
 		Heartbeat:     HeartbeatConfig{MaxAge: 3 * time.Minute},
+		Disarm:        DisarmConfig{Max: remediate.DefaultDisarmMax},
 		Rules:         RulesConfig{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, FastLane: FastLaneConfig{Interval: time.Second}, StableFactor: 2, RestartsFrom: restartsFromGuardian},
 	}
 }

@@ -90,6 +90,7 @@ func (c Config) Validate() Problems {
 		`want tokenFile: "" beside it: as long as there is a token, callers must have it`)
 	c.validateEndpoints(&k)
 	k.positive("heartbeat.maxAge", c.Heartbeat.MaxAge)
+	k.positive("disarm.max", c.Disarm.Max)
 	c.Rules.validate(&k)
 	c.Builds.validate(&k)
 	c.validateGuards(&k)

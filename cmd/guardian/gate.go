@@ -37,8 +37,7 @@ lifted, which needs the pods of a new build to be the ready ones. Alone, without
 traffic to it.`,
 		Example: `  kubectl apply -f vs-90-10.yaml && guardian gate orders-service --for 60s && kubectl apply -f vs-50-50.yaml
   kubectl apply -f deployment.yaml && guardian gate orders-service --wait-unlocked`,
-		// 1 is for an unhealthy canary alone: a pipeline acts on it.
-		Args: func(cmd *cobra.Command, args []string) error { return orUnknown(cobra.ExactArgs(1)(cmd, args)) },
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.waitUnlocked && !cmd.Flags().Changed("for") {
 				o.length = 0
@@ -53,7 +52,6 @@ traffic to it.`,
 			return a.gate(cmd.Context(), c, args[0], o)
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return orUnknown(err) })
 	flags.add(cmd.Flags())
 	f := cmd.Flags()
 	f.DurationVar(&o.length, "for", time.Minute, "how long the canary must be healthy; traffic may take as long again to arrive")

@@ -33,6 +33,7 @@ func (c Config) remediateGuard(g GuardConfig, alertWindow time.Duration) remedia
 		Promotion:       remediate.Promotion{Mode: remediate.PromotionMode(g.Promotion.Mode), Steps: steps, MinRequests: g.Promotion.MinRequests, Closed: g.Promotion.Windows.closed()},
 		AlertWindow:     alertWindow,
 		HeartbeatMaxAge: c.Heartbeat.MaxAge,
+		DisarmMax:       c.Disarm.Max,
 	}
 }
 

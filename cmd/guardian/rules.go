@@ -140,7 +140,7 @@ func (a *app) findSides(ctx context.Context, c Config, flags clusterFlags) (map[
 
 // looker looks at guards with the user's own rights.
 func (c *cluster) looker(config Config) remediate.Looker {
-	return remediate.Looker{Client: c.kube, Istio: c.istio, Dynamic: c.dynamic, Domain: config.ClusterDomain, Builds: config.Builds.parts()}
+	return remediate.Looker{Client: c.kube, Dynamic: c.dynamic, Domain: config.ClusterDomain, Builds: config.Builds.parts()}
 }
 
 func (a *app) printRules(c Config, sides map[string]remediate.Sides, format string) error {

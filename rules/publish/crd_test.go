@@ -15,8 +15,9 @@ func TestTheAPIServerTakesThePrintedManifests(t *testing.T) {
 	plane := controlplane.Shared(t)
 	ns := plane.Namespace(t)
 	config, err := rules.AlertmanagerConfig(rules.AlertmanagerOptions{
-		URL: "http://guardian:8080/webhook", TokenSecret: "guardian", Matchers: []string{`{alertname="OrdersDown"}`},
-	}, "guardian", ns)
+		URL: "https://guardian:8080/webhook", Namespace: ns, Own: map[string]string{"cluster": "eu-west"}, TokenSecret: "guardian", TLSSecret: "guardian-tls", ClientCert: true,
+		Labels: map[string]string{"release": "kube-prometheus-stack"}, Matchers: []string{`{alertname="OrdersDown"}`},
+	}, "guardian")
 	if err != nil {
 		t.Fatal(err)
 	}
