@@ -150,10 +150,10 @@ func (c *cluster) checkRights(ctx context.Context, p *preflight, config Config, 
 		namespaces[i] = c.namespace
 	}
 	if config.Rules.Enabled {
-		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"get", "create", "patch"}})
+		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"list", "watch", "create", "patch", "delete"}})
 		namespaces = append(namespaces, config.Rules.Namespace)
 		if config.Rules.FastLane.Enabled {
-			all = append(all, right{"monitoring.coreos.com", "podmonitors", []string{"get", "list", "watch", "create", "patch", "delete"}})
+			all = append(all, right{"monitoring.coreos.com", "podmonitors", []string{"list", "watch", "create", "patch", "delete"}})
 			namespaces = append(namespaces, config.Rules.Namespace)
 		}
 	}

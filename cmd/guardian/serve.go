@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -191,7 +190,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	s.controller, err = remediate.New(remediate.Options{
 		Client: kube, Dynamic: dyn, EventClient: events,
 		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
-		Firing: s.bridge.firing, AskForward: s.oracle.askForward, CountRequests: s.oracle.countRequests,
+		Firing: s.bridge.firing, AskForward: s.oracle.askForward, Count: s.oracle.count,
 		Heartbeat: func() time.Time { return s.server.Heartbeat() },
 		Metrics:   remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
 	})
@@ -242,7 +241,7 @@ func identity() string {
 
 func (s *service) ready(context.Context) error {
 	if !s.controller.Ready() {
-		return errors.New("the caches are not filled yet")
+		return &alerting.MissingError{Names: s.controller.Missing()}
 	}
 	return nil
 }
