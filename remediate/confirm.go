@@ -76,9 +76,9 @@ func (d *decider) returnTraffic(l Lock) {
 	if m := d.rec.Status.Moving; m.Refused != "" {
 		d.state, d.text = StateBlocked, notDone(m.Refused)
 	}
-	d.marks = Marks{State: StateRolledBack, Reason: l.Reason, Since: d.rec.Status.Moving.At, Build: d.rec.Status.Build}
-	if d.in.Guard.Rollback.Lock == LockNone {
-		d.marks.State, d.marks.Reason = StateIdle, notLocked(l.Reason)
+	d.marks = Marks{State: StateIdle, Reason: notLocked(l.Reason), Since: d.rec.Status.Moving.At, Build: d.rec.Status.Build}
+	if d.rec.Lock != nil {
+		d.marks.State, d.marks.Reason = StateRolledBack, d.lockText()
 	}
 }
 
@@ -87,7 +87,7 @@ func (d *decider) returnTraffic(l Lock) {
 func (d *decider) tellLock() {
 	g, l := d.in.Guard, *d.rec.Lock
 	done := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
-	what := fmt.Sprintf("guardian keeps the traffic of %s on %s since %s", g.Name, g.Stable, stamp(l.Since))
+	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, stamp(l.Since))
 	switch {
 	case d.state == StateBlocked:
 		what = lockBlocked(g, l, d.text)
@@ -96,9 +96,9 @@ func (d *decider) tellLock() {
 	case d.move == MoveStable:
 		what = fmt.Sprintf("guardian is rolling %s back to %s since %s", g.Name, g.Stable, stamp(l.Since))
 	}
-	d.rec.Message = lockMessage(g, l, what)
+	d.rec.Message = lockMessage(d.in, l, what)
 	if d.move == MoveStable {
-		d.marks.Message = lockMessage(g, l, done)
+		d.marks.Message = lockMessage(d.in, l, done)
 	}
 }
 
@@ -181,7 +181,7 @@ func (d Decision) refused(in Input, why string, now time.Time) Decision {
 				Build: s.Build, Alert: s.Moving.Alert, Reason: "rollback " + s.Reason})
 		}
 		if l := d.Record.Lock; l != nil {
-			d.Record.Message = lockMessage(in.Guard, *l, lockBlocked(in.Guard, *l, s.Reason))
+			d.Record.Message = lockMessage(in, *l, lockBlocked(in.Guard, *l, s.Reason))
 		}
 	}
 	d.Added = d.Record.History[len(was.History):]

@@ -456,14 +456,14 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 	was, lock := s.input.Record, want.Lock
 	told := slices.ContainsFunc(d.Added, func(e HistoryEntry) bool { return e.Event != "rolled-back" })
-	if lock == nil || was.Lock == nil || *lock != *was.Lock || lock.By != byAlert || d.Move != MoveNone || told || was.Request != nil {
+	if lock == nil || was.Lock == nil || !lock.equal(*was.Lock) || lock.By != byAlert || d.Move != MoveNone || told || was.Request != nil {
 		return false
 	}
 	if now := want.Status.State; now != StateRolledBack || was.Status.State != now && !r.done.is(s) {
 		return false
 	}
-	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || !slices.Equal(was.DenyMatchRoutes, want.DenyMatchRoutes) ||
-		!slices.Equal(was.DenyMirrors, want.DenyMirrors) || !slices.Equal(was.VirtualServices, want.VirtualServices) {
+	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || was.DenyMatchRoutes != want.DenyMatchRoutes ||
+		was.DenyMirrors != want.DenyMirrors || !slices.Equal(was.VirtualServices, want.VirtualServices) {
 		return false
 	}
 	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle

@@ -226,7 +226,7 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 	}
 	routes, byRoute := p.split(traffic)
 	if p.lost != nil || len(routes) > maxRoutesAlone || len(routes) == 1 && p.wrote == 0 {
-		return errors.Join(named(routes, whole), p.lost)
+		return errors.Join(ofRoutes(routes, whole), p.lost)
 	}
 	var left []error
 	for _, route := range routes {
@@ -236,11 +236,14 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 			_ = p.try(ctx, part) // what is left of the route is named in any case
 		}
 		if err != nil {
-			left = append(left, named([]string{route}, err))
+			left = append(left, ofRoutes([]string{route}, err))
 		}
 		if p.lost != nil {
 			break
 		}
+	}
+	if p.wrote == 0 && p.lost == nil {
+		return whole
 	}
 	return errors.Join(append(left, p.lost)...)
 }
@@ -281,8 +284,8 @@ func (p *partly) split(ops []Op) (routes []string, byRoute map[string][]Op) {
 	return routes, byRoute
 }
 
-// named says which routes an error is about.
-func named(routes []string, err error) error {
+// ofRoutes says which routes an error is about.
+func ofRoutes(routes []string, err error) error {
 	var names []string
 	for i, r := range routes {
 		if i == 3 {

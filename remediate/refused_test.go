@@ -158,9 +158,9 @@ func TestARefusedRollbackIsNotDoneAndIsTriedAgain(t *testing.T) {
 			if !strings.Contains(r.Message, "cannot yet") || out.status().State != StateBlocked || out.snapshot.input.Traffic.Weight != 10 {
 				t.Errorf("CI reads %q, metrics say %s", r.Message, out.status().State)
 			}
-			was := o.w.cm.ResourceVersion
-			if out, err = o.pass(errorsAlert); !errors.Is(err, errRefused) || o.w.cm.ResourceVersion != was || len(o.told) != 1 {
-				t.Errorf("refused again: %v, record %s → %s, told %v", err, was, o.w.cm.ResourceVersion, o.told)
+			was := *r.Status.Moving
+			if out, err = o.pass(errorsAlert); !errors.Is(err, errRefused) || *o.record().Status.Moving != was || len(o.told) != 1 {
+				t.Errorf("refused again: %v, under way %+v → %+v, told %v", err, was, o.record().Status.Moving, o.told)
 			}
 			o.refusesTraffic(nil, "no path has this")
 			for range 2 {
