@@ -20,6 +20,12 @@ GUARDS ?= 1000
 HOURS ?= 1000
 SEED ?= 0
 
+# What make image and make release make: the version (default: the chart's appVersion), and where they push to.
+VERSION ?=
+PUSH ?=
+RELEASE = $(GO) build -C testdata/tools/release -o "$(CURDIR)/bin/release" . && bin/release
+RELEASE_FLAGS = $(if $(VERSION),-version $(VERSION)) $(if $(PUSH),-push $(PUSH))
+
 PROMETHEUS_OPERATOR = github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring
 CRDS = testdata/controlplane/crds
 
@@ -33,6 +39,14 @@ help: ## Print this help
 build: ## Build bin/guardian
 	$(GO) build -trimpath -o bin/guardian ./cmd/guardian
 
+.PHONY: image
+image: ## Build the image without a container engine into dist/image (PUSH=registry.example/team pushes it)
+	@$(RELEASE) image -root . $(RELEASE_FLAGS)
+
+.PHONY: release
+release: ## Build all that a release is into dist: image, charts, archives, SBOMs, checksums (VERSION=, PUSH=)
+	@$(RELEASE) all -root . $(RELEASE_FLAGS)
+
 .PHONY: unit
 unit: ## Run the tests that need no control plane
 	$(GO) test -short -shuffle=on $(PACKAGES)
@@ -41,6 +55,10 @@ unit: ## Run the tests that need no control plane
 test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertmanager
 	RAPID_SEED=$(RAPID_SEED) $(GO) test -timeout=30m -run='PropertyInvariants|SimulatedWeek|EqualToTheEngine' ./remediate ./testdata/judge
 	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=30m $(PACKAGES)
+
+.PHONY: test-chart
+test-chart: tools ## Test the chart with each of its rights missing, and the image and the release (15 minutes)
+	$(GO) test -tags=chart -count=1 -timeout=1h -run='EachRight|Release|Image' ./cmd/guardian
 
 .PHONY: property
 property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
@@ -105,7 +123,8 @@ bench-cost: tools ## Measure what the rules of 1 and 100 guards cost a real Prom
 lint: ## Check with gofmt, go vet and staticcheck
 	@unformatted="$$(git ls-files -z '*.go' | xargs -0 gofmt -l)"; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w is due for:"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet $(PACKAGES)
+	$(GO) vet -tags=chart $(PACKAGES)
+	$(GO) vet -C testdata/tools/release ./...
 	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck $(PACKAGES)
 
 .PHONY: golden

@@ -8,14 +8,12 @@ import (
 	"reflect"
 	"slices"
 
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -26,8 +24,6 @@ import (
 // errConflict says that somebody else wrote first: read again and decide
 // again.
 var errConflict = errors.New("object has changed meanwhile")
-
-var virtualServiceResource = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}
 
 // reader is what a guard is gathered from: the informers' caches, or the API
 // server itself. An object that does not exist is nil without an error.
@@ -146,7 +142,7 @@ func hostIndexers(namespace, domain string) cache.Indexers {
 type cacheReader struct {
 	namespace  string
 	records    corelisters.ConfigMapLister
-	vs         cache.GenericLister
+	vs         cache.Indexer // of Unstructured
 	services   cache.Indexer // of keptService, …
 	replicas   cache.Indexer // of keptRevision
 	revisionIx cache.Indexer // the same, of ControllerRevisions
@@ -154,6 +150,8 @@ type cacheReader struct {
 	podIndex   cache.Indexer
 	deployIdx  cache.Indexer
 	sliceIndex cache.Indexer
+
+	lacks func(resource string) bool // says that a cache is not filled; nil: all are
 
 	ownRecords  ownWrites[*corev1.ConfigMap]
 	ownServices ownWrites[*unstructured.Unstructured]
@@ -192,14 +190,7 @@ func (c *cacheReader) record(_ context.Context, guard string) (*corev1.ConfigMap
 }
 
 func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
-	obj, err := c.vs.ByNamespace(c.namespace).Get(name)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, err
-	}
-	u, ok := obj.(*unstructured.Unstructured)
-	if err == nil && !ok {
-		return nil, fmt.Errorf("VirtualService %s/%s: cache holds a %T", c.namespace, name, obj)
-	}
+	u, ok := get[unstructured.Unstructured](c, c.vs, name)
 	u, _ = c.ownServices.newest(name, u, ok)
 	return u, nil
 }
@@ -271,6 +262,22 @@ func indexed[T any](idx cache.Indexer, index, value string, want func(*T) bool) 
 	return out, nil
 }
 
+// allDeployments needs no cache to know which Deployments there are: it lists
+// them all.
+func (l *liveReader) allDeployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+	list, err := l.kube.AppsV1().Deployments(l.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list Deployments in %s: %w", l.namespace, err)
+	}
+	var out []*keptDeployment
+	for i := range list.Items {
+		if k := keepDeployment(&list.Items[i], l.parts); want.matches(k.template) {
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
+
 // liveReader reads from the API server. Which Deployments there are to look
 // at, it takes from the cache: a Deployment's own labels need not be those of
 // its template. A new one shows by its pods, which then belong to no known
@@ -279,8 +286,7 @@ type liveReader struct {
 	cache     *cacheReader
 	namespace string
 	kube      kubernetes.Interface
-	istio     istioclient.Interface
-	dynamic   dynamic.Interface
+	istio     *istioAPI
 	parts     BuildParts
 }
 
@@ -289,7 +295,7 @@ func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 }
 
 func (l *liveReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
-	u, err := absent(l.dynamic.Resource(virtualServiceResource).Namespace(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	u, err := absent(l.istio.get(ctx, resourceVirtualServices, name))
 	if u != nil {
 		trimVirtualService(u)
 	}
@@ -297,7 +303,7 @@ func (l *liveReader) virtualService(ctx context.Context, name string) (*unstruct
 }
 
 func (l *liveReader) destinationRule(ctx context.Context, name string) (*keptRule, error) {
-	r, err := absent(l.istio.NetworkingV1().DestinationRules(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	r, err := absent(l.istio.get(ctx, resourceDestinationRules, name))
 	if err != nil || r == nil {
 		return nil, err
 	}
@@ -313,6 +319,9 @@ func (l *liveReader) service(ctx context.Context, name string) (*keptService, er
 }
 
 func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+	if l.cache == nil || l.cache.lacks != nil && l.cache.lacks(resourceDeployments) {
+		return l.allDeployments(ctx, want)
+	}
 	known, err := l.cache.deployments(ctx, want)
 	if err != nil {
 		return nil, err
@@ -457,7 +466,7 @@ func trimVirtualService(u *unstructured.Unstructured) {
 type writer struct {
 	namespace string
 	kube      kubernetes.Interface
-	dynamic   dynamic.Interface
+	istio     *istioAPI
 	cache     *cacheReader  // told of what was written
 	user      func() string // guardian's own; its records name it
 }
@@ -589,8 +598,9 @@ func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstr
 	if err != nil {
 		return fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
 	}
-	now, err := w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Patch(ctx, vs.GetName(), types.JSONPatchType, body,
-		metav1.PatchOptions{FieldManager: manager})
+	now, err := inServed(w.istio, resourceVirtualServices, func(r dynamic.ResourceInterface) (*unstructured.Unstructured, error) {
+		return r.Patch(ctx, vs.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: manager})
+	})
 	if err == nil {
 		trimVirtualService(now)
 		w.cache.ownServices.wrote(now)
@@ -601,7 +611,7 @@ func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstr
 // release takes guardian's rollback entries out of managedFields, so that a
 // GitOps tool that ignores what guardian owns sees the field again.
 func (w *writer) release(ctx context.Context, name string) error {
-	u, err := absent(w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Get(ctx, name, metav1.GetOptions{}))
+	u, err := absent(w.istio.get(ctx, resourceVirtualServices, name))
 	if err != nil {
 		return fmt.Errorf("read VirtualService %s/%s: %w", w.namespace, name, err)
 	}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,6 +82,7 @@ func (p *preflight) unknown(format string, args ...any) {
 func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) error {
 	p := &preflight{app: a}
 	p.ok("configuration: %d guards", len(c.Guards))
+	cl.checkIstio(p)
 	cl.checkRights(ctx, p, c, o.serviceAccount)
 	for _, g := range c.Guards {
 		cl.checkGuard(ctx, p, c, g)
@@ -99,6 +102,31 @@ func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) 
 type right struct {
 	group, resource string
 	verbs           []string
+}
+
+// objects are those of the resource that the verb is needed on: a Role may be
+// limited to them. Empty: all.
+func (r right) objects(c Config, verb string) []string {
+	var names []string
+	switch {
+	case r.resource == "prometheusrules":
+		names = append(names, c.Rules.Name)
+	case r.resource == "podmonitors":
+		names = append(names, c.Rules.fastLaneName())
+	case r.resource == "configmaps" && (verb == "get" || verb == "patch"):
+		for _, g := range c.Guards {
+			names = append(names, remediate.RecordName(g.Name))
+		}
+	case r.resource == "virtualservices" && verb == "patch":
+		for _, g := range c.Guards {
+			names = append(names, g.VirtualServices...)
+		}
+		slices.Sort(names)
+	}
+	if len(names) == 0 {
+		return []string{""}
+	}
+	return slices.Compact(names)
 }
 
 // rights is everything that the service does in its namespace.
@@ -122,37 +150,60 @@ func (c *cluster) checkRights(ctx context.Context, p *preflight, config Config, 
 		namespaces[i] = c.namespace
 	}
 	if config.Rules.Enabled {
-		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"get", "create", "patch"}})
+		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"list", "watch", "create", "patch", "delete"}})
 		namespaces = append(namespaces, config.Rules.Namespace)
 		if config.Rules.FastLane.Enabled {
-			all = append(all, right{"monitoring.coreos.com", "podmonitors", []string{"get", "list", "watch", "create", "patch", "delete"}})
+			all = append(all, right{"monitoring.coreos.com", "podmonitors", []string{"list", "watch", "create", "patch", "delete"}})
 			namespaces = append(namespaces, config.Rules.Namespace)
 		}
 	}
 	missing := 0
 	for i, r := range all {
 		for _, verb := range r.verbs {
-			review := &authorizationv1.LocalSubjectAccessReview{
-				ObjectMeta: metav1.ObjectMeta{Namespace: namespaces[i]},
-				Spec: authorizationv1.SubjectAccessReviewSpec{
-					User: user, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + c.namespace, "system:authenticated"},
-					ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespaces[i], Verb: verb, Group: r.group, Resource: r.resource},
-				},
-			}
-			answer, err := c.kube.AuthorizationV1().LocalSubjectAccessReviews(namespaces[i]).Create(ctx, review, metav1.CreateOptions{})
-			if err != nil {
-				p.unknown("rights of %s: %v", user, err)
-				return
-			}
-			if !answer.Status.Allowed {
-				missing++
-				p.fail("rights: %s may not %s %s in namespace %s", user, verb, r.resource, namespaces[i])
+			for _, name := range r.objects(config, verb) {
+				allowed, err := c.mayDo(ctx, user, &authorizationv1.ResourceAttributes{Namespace: namespaces[i], Verb: verb, Group: r.group, Resource: r.resource, Name: name})
+				if err != nil {
+					p.unknown("rights of %s: %v", user, err)
+					return
+				}
+				if !allowed {
+					missing++
+					p.fail("rights: %s may not %s %s in namespace %s", user, verb, strings.TrimSpace(r.resource+" "+name), namespaces[i])
+				}
 			}
 		}
 	}
 	if missing == 0 {
 		p.ok("rights of %s", user)
 	}
+}
+
+// checkIstio says in which version Istio's resources are read and written.
+func (c *cluster) checkIstio(p *preflight) {
+	services, rules, err := remediate.ServedIstio(c.kube.Discovery())
+	_, missing := errors.AsType[*remediate.NotServedError](err)
+	switch {
+	case missing:
+		p.fail("Istio: %v", err)
+	case err != nil:
+		p.unknown("Istio: %v", err)
+	case services != rules:
+		p.ok("Istio: %s/%s for VirtualServices, %s for DestinationRules", remediate.IstioGroup, services, rules)
+	default:
+		p.ok("Istio: %s/%s", remediate.IstioGroup, services)
+	}
+}
+
+// mayDo asks the API server whether a ServiceAccount has a right.
+func (c *cluster) mayDo(ctx context.Context, user string, what *authorizationv1.ResourceAttributes) (bool, error) {
+	review := &authorizationv1.LocalSubjectAccessReview{
+		ObjectMeta: metav1.ObjectMeta{Namespace: what.Namespace},
+		Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: user, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + c.namespace, "system:authenticated"}, ResourceAttributes: what,
+		},
+	}
+	answer, err := c.kube.AuthorizationV1().LocalSubjectAccessReviews(what.Namespace).Create(ctx, review, metav1.CreateOptions{})
+	return err == nil && answer.Status.Allowed, err
 }
 
 // checkGuard looks at what a rollback of g would move, and to where.

@@ -183,6 +183,9 @@ func deepCopy(v any) any {
 
 // podNamespace is empty outside of a pod.
 func podNamespace() string {
+	if namespace := os.Getenv("POD_NAMESPACE"); namespace != "" {
+		return namespace
+	}
 	b, err := os.ReadFile(serviceAccountNamespace)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return ""

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	_ "time/tzdata" // promotion windows name time zones, and images may have none
+
+	_ "golang.org/x/crypto/x509roots/fallback" // and no certificate authorities
 )
 
 // Exit codes of every command.
