@@ -318,7 +318,12 @@ func (c *cluster) checkChain(ctx context.Context, p *preflight, config Config) {
 		p.fail("heartbeat: none has reached guardian: is the Alertmanager route in place (%s alertmanager)?", p.app.name)
 	case beat.Age > config.Heartbeat.MaxAge:
 		p.fail("heartbeat: the newest is %s old, heartbeat.maxAge is %s", beat.Age.Round(time.Second), config.Heartbeat.MaxAge)
+	case beat.ByAlertmanager && beat.AgeByAlertmanager <= config.Heartbeat.MaxAge:
+		p.ok("heartbeat: %s ago, through Prometheus and Alertmanager", beat.AgeByAlertmanager.Round(time.Second))
+	case config.Alertmanager.URL != "":
+		p.fail("heartbeat: %s ago straight from Prometheus, but none through Alertmanager: is the route in place (%s alertmanager)? Where alerts are pushed alone, set alertmanager.url: \"\"",
+			beat.Age.Round(time.Second), p.app.name)
 	default:
-		p.ok("heartbeat: %s ago, through Prometheus and Alertmanager", beat.Age.Round(time.Second))
+		p.ok("heartbeat: %s ago, straight from Prometheus", beat.Age.Round(time.Second))
 	}
 }
