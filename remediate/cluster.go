@@ -8,14 +8,12 @@ import (
 	"reflect"
 	"slices"
 
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -26,8 +24,6 @@ import (
 // errConflict says that somebody else wrote first: read again and decide
 // again.
 var errConflict = errors.New("object has changed meanwhile")
-
-var virtualServiceResource = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}
 
 // reader is what a guard is gathered from: the informers' caches, or the API
 // server itself. An object that does not exist is nil without an error.
@@ -146,7 +142,7 @@ func hostIndexers(namespace, domain string) cache.Indexers {
 type cacheReader struct {
 	namespace  string
 	records    corelisters.ConfigMapLister
-	vs         cache.GenericLister
+	vs         cache.Indexer // of Unstructured
 	services   cache.Indexer // of keptService, …
 	replicas   cache.Indexer // of keptRevision
 	revisionIx cache.Indexer // the same, of ControllerRevisions
@@ -192,14 +188,7 @@ func (c *cacheReader) record(_ context.Context, guard string) (*corev1.ConfigMap
 }
 
 func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
-	obj, err := c.vs.ByNamespace(c.namespace).Get(name)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, err
-	}
-	u, ok := obj.(*unstructured.Unstructured)
-	if err == nil && !ok {
-		return nil, fmt.Errorf("VirtualService %s/%s: cache holds a %T", c.namespace, name, obj)
-	}
+	u, ok := get[unstructured.Unstructured](c, c.vs, name)
 	u, _ = c.ownServices.newest(name, u, ok)
 	return u, nil
 }
@@ -279,8 +268,7 @@ type liveReader struct {
 	cache     *cacheReader
 	namespace string
 	kube      kubernetes.Interface
-	istio     istioclient.Interface
-	dynamic   dynamic.Interface
+	istio     *istioAPI
 	parts     BuildParts
 }
 
@@ -289,7 +277,7 @@ func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 }
 
 func (l *liveReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
-	u, err := absent(l.dynamic.Resource(virtualServiceResource).Namespace(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	u, err := absent(l.istio.get(ctx, resourceVirtualServices, name))
 	if u != nil {
 		trimVirtualService(u)
 	}
@@ -297,7 +285,7 @@ func (l *liveReader) virtualService(ctx context.Context, name string) (*unstruct
 }
 
 func (l *liveReader) destinationRule(ctx context.Context, name string) (*keptRule, error) {
-	r, err := absent(l.istio.NetworkingV1().DestinationRules(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	r, err := absent(l.istio.get(ctx, resourceDestinationRules, name))
 	if err != nil || r == nil {
 		return nil, err
 	}
@@ -457,7 +445,7 @@ func trimVirtualService(u *unstructured.Unstructured) {
 type writer struct {
 	namespace string
 	kube      kubernetes.Interface
-	dynamic   dynamic.Interface
+	istio     *istioAPI
 	cache     *cacheReader  // told of what was written
 	user      func() string // guardian's own; its records name it
 }
@@ -589,8 +577,9 @@ func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstr
 	if err != nil {
 		return fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
 	}
-	now, err := w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Patch(ctx, vs.GetName(), types.JSONPatchType, body,
-		metav1.PatchOptions{FieldManager: manager})
+	now, err := inServed(w.istio, resourceVirtualServices, func(r dynamic.ResourceInterface) (*unstructured.Unstructured, error) {
+		return r.Patch(ctx, vs.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: manager})
+	})
 	if err == nil {
 		trimVirtualService(now)
 		w.cache.ownServices.wrote(now)
@@ -601,7 +590,7 @@ func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstr
 // release takes guardian's rollback entries out of managedFields, so that a
 // GitOps tool that ignores what guardian owns sees the field again.
 func (w *writer) release(ctx context.Context, name string) error {
-	u, err := absent(w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Get(ctx, name, metav1.GetOptions{}))
+	u, err := absent(w.istio.get(ctx, resourceVirtualServices, name))
 	if err != nil {
 		return fmt.Errorf("read VirtualService %s/%s: %w", w.namespace, name, err)
 	}

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
@@ -19,10 +18,9 @@ import (
 
 // Options are what a Controller is made of.
 type Options struct {
-	// Client, Istio and Dynamic reach the API server. Their rate limits should
-	// be off: a burst of rollbacks must not queue behind them.
+	// Client and Dynamic reach the API server. Their rate limits should be off:
+	// a burst of rollbacks must not queue behind them.
 	Client  kubernetes.Interface
-	Istio   istioclient.Interface
 	Dynamic dynamic.Interface
 	// EventClient writes Kubernetes Events; it may be slow. Nil: Client.
 	EventClient kubernetes.Interface
@@ -39,12 +37,12 @@ type Options struct {
 	// knows it. It must not block.
 	Firing func(guard string) []Alert
 	// AskForward asks live what matters only before traffic goes forward: the
-	// alerts that fire anywhere, the canary's requests since a time, and the
-	// gates. Nil: promotion waits for ever.
+	// alerts that fire anywhere, the canary's requests since a time, the gates, and
+	// the gaps in its rules. Nil: promotion waits for ever.
 	AskForward func(ctx context.Context, g Guard, s Sides, since time.Time) (Forward, []Alert)
-	// CountRequests returns the canary's requests since a time. Nil: they are
-	// not counted.
-	CountRequests func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, error)
+	// Count returns the canary's requests since a time, and the gaps in the rules
+	// that watch it. Nil: they are not counted.
+	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, Gaps, error)
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
@@ -112,7 +110,7 @@ var errStopped = errors.New("guardian is stopping")
 // before Run.
 func New(o Options) (*Controller, error) {
 	switch {
-	case o.Client == nil || o.Istio == nil || o.Dynamic == nil:
+	case o.Client == nil || o.Dynamic == nil:
 		return nil, errors.New("controller: a client is missing")
 	case o.Namespace == "":
 		return nil, errors.New("controller: no namespace")
@@ -147,7 +145,7 @@ func New(o Options) (*Controller, error) {
 	c.event = newEvents(o)
 	c.r = &reconciler{
 		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
-		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic, cache: c.info.reader, user: c.self.get},
+		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
 		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
 	}
 	return c, nil
@@ -532,17 +530,17 @@ func (c *Controller) askForward(ctx context.Context, s snapshot) (Forward, []Ale
 }
 
 func (c *Controller) count(ctx context.Context, s snapshot) Count {
-	if c.o.CountRequests == nil {
+	if c.o.Count == nil {
 		return Count{}
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
-	n, err := c.o.CountRequests(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
+	n, gaps, err := c.o.Count(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
 	if err != nil {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
 		return Count{}
 	}
-	return Count{Known: true, Requests: n}
+	return Count{Known: true, Requests: n, Gaps: gaps}
 }
 
 // View is one guard as a Controller last saw it.

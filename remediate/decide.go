@@ -62,6 +62,7 @@ type Forward struct {
 	Err      string // why the alerts, requests or gates could not be asked; empty: all answered
 	Requests int64  // the canary's requests since the last change of weights
 	Gates    []Gate
+	Gaps     Gaps // in the rules that watch the guard
 }
 
 // Gate is the answer to one configured gate query.
@@ -118,6 +119,7 @@ type Count struct {
 	Asked    bool
 	Known    bool // Prometheus answered
 	Requests int64
+	Gaps     Gaps // in the rules that watch the guard
 }
 
 // pollCount is how often a canary's requests are counted while it has traffic.

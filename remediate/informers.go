@@ -10,12 +10,10 @@ import (
 	"sync"
 	"sync/atomic"
 
-	istioinformers "istio.io/client-go/pkg/informers/externalversions"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/dynamic/dynamicinformer"
 	kubeinformers "k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 )
@@ -31,8 +29,9 @@ type informers struct {
 
 	kube    kubeinformers.SharedInformerFactory
 	records kubeinformers.SharedInformerFactory
-	istio   istioinformers.SharedInformerFactory
-	dynamic dynamicinformer.DynamicSharedInformerFactory
+	istio   *istioAPI
+	mesh    []cache.SharedIndexInformer // of Istio's objects
+	running sync.WaitGroup              // those of mesh
 	reader  *cacheReader
 	synced  atomic.Bool
 	waitFor []cache.InformerSynced
@@ -50,8 +49,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
 		kubeinformers.WithTransform(o.Builds.trim),
 		kubeinformers.WithTweakListOptions(func(l *metav1.ListOptions) { l.LabelSelector = LabelGuard }))
-	i.istio = istioinformers.NewSharedInformerFactoryWithOptions(o.Istio, 0, istioinformers.WithNamespace(o.Namespace), istioinformers.WithTransform(o.Builds.trim))
-	i.dynamic = dynamicinformer.NewFilteredDynamicSharedInformerFactory(o.Dynamic, 0, o.Namespace, nil)
+	i.istio = newIstioAPI(o.Dynamic, o.Namespace)
 
 	records := i.records.Core().V1().ConfigMaps()
 	services := i.kube.Core().V1().Services().Informer()
@@ -60,8 +58,9 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	replicas := i.kube.Apps().V1().ReplicaSets().Informer()
 	revisions := i.kube.Apps().V1().ControllerRevisions().Informer()
 	endpoints := i.kube.Discovery().V1().EndpointSlices().Informer()
-	rules := i.istio.Networking().V1().DestinationRules().Informer()
-	vs := i.dynamic.ForResource(virtualServiceResource)
+	rules := i.istio.informer(resourceDestinationRules, hostIndexers(o.Namespace, o.Domain))
+	vs := i.istio.informer(resourceVirtualServices, nil)
+	i.mesh = []cache.SharedIndexInformer{rules, vs}
 
 	must := func(err error) {
 		if err != nil { // only an informer that already runs refuses these
@@ -74,16 +73,16 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	must(revisions.AddIndexers(revisionIndexers()))
 	must(endpoints.AddIndexers(sliceIndexers()))
 	must(services.AddIndexers(selectorIndexers()))
-	must(rules.AddIndexers(hostIndexers(o.Namespace, o.Domain)))
-	must(vs.Informer().SetTransform(o.Builds.trim))
+	must(rules.SetTransform(o.Builds.trim))
+	must(vs.SetTransform(o.Builds.trim))
 	i.reader = &cacheReader{
-		namespace: o.Namespace, records: records.Lister(), vs: vs.Lister(),
+		namespace: o.Namespace, records: records.Lister(), vs: vs.GetIndexer(),
 		services: services.GetIndexer(), replicas: replicas.GetIndexer(), revisionIx: revisions.GetIndexer(), rules: rules.GetIndexer(),
 		podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
 	}
 	for what, inf := range map[string]cache.SharedIndexInformer{
 		"configmaps": records.Informer(), "services": services, "pods": pods, "deployments": deployments, "replicasets": replicas, "controllerrevisions": revisions,
-		"endpointslices": endpoints, "destinationrules": rules, "virtualservices": vs.Informer(),
+		"endpointslices": endpoints, resourceDestinationRules: rules, resourceVirtualServices: vs,
 	} {
 		must(inf.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
 			if ctx.Err() == nil && !errors.Is(err, io.EOF) { // a watch that ends is begun anew
@@ -91,7 +90,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 			}
 		}))
 	}
-	for _, inf := range []cache.SharedIndexInformer{records.Informer(), vs.Informer(), rules, services, endpoints, deployments, replicas, revisions} {
+	for _, inf := range []cache.SharedIndexInformer{records.Informer(), vs, rules, services, endpoints, deployments, replicas, revisions} {
 		i.handle(inf)
 	}
 	i.handlePods(pods)
@@ -99,7 +98,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 }
 
 func (i *informers) liveReader(o Options) *liveReader {
-	return &liveReader{cache: i.reader, namespace: o.Namespace, kube: o.Client, istio: o.Istio, dynamic: o.Dynamic, parts: o.Builds}
+	return &liveReader{cache: i.reader, namespace: i.namespace, kube: o.Client, istio: i.istio, parts: o.Builds}
 }
 
 func (i *informers) handle(inf cache.SharedIndexInformer) {
@@ -347,8 +346,9 @@ func (i *informers) selectorOf(g Guard, ref Ref) (workloadSelector, bool) {
 func (i *informers) start(ctx context.Context) bool {
 	i.kube.Start(ctx.Done())
 	i.records.Start(ctx.Done())
-	i.istio.Start(ctx.Done())
-	i.dynamic.Start(ctx.Done())
+	for _, inf := range i.mesh {
+		i.running.Go(func() { inf.RunWithContext(ctx) })
+	}
 	if !cache.WaitForCacheSync(ctx.Done(), i.waitFor...) {
 		return false
 	}
@@ -362,6 +362,5 @@ func (i *informers) stop() {
 	i.synced.Store(false)
 	i.kube.Shutdown()
 	i.records.Shutdown()
-	i.istio.Shutdown()
-	i.dynamic.Shutdown()
+	i.running.Wait()
 }

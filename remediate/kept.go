@@ -8,7 +8,6 @@ import (
 	"time"
 	"unique"
 
-	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -379,10 +378,21 @@ type keptSubset struct {
 	labels keptLabels
 }
 
-func keepRule(r *istionet.DestinationRule) *keptRule {
-	k := &keptRule{kept: keep(&r.ObjectMeta), host: r.Spec.Host}
-	for _, s := range r.Spec.Subsets {
-		k.subsets = append(k.subsets, keptSubset{unique.Make(s.Name).Value(), keepLabels(s.Labels)})
+// keepRule takes what it cannot read for absent: the API server lets nothing
+// else through than what the CustomResourceDefinition describes.
+func keepRule(r *unstructured.Unstructured) *keptRule {
+	k := &keptRule{kept: kept{namespace: unique.Make(r.GetNamespace()), name: r.GetName(), version: r.GetResourceVersion()}}
+	k.host, _, _ = unstructured.NestedString(r.Object, "spec", "host")
+	all, _, _ := unstructured.NestedFieldNoCopy(r.Object, "spec", "subsets")
+	subsets, _ := all.([]any)
+	for _, s := range subsets {
+		subset, ok := s.(map[string]any)
+		if !ok {
+			continue
+		}
+		name, _ := subset["name"].(string)
+		set, _, _ := unstructured.NestedStringMap(subset, "labels")
+		k.subsets = append(k.subsets, keptSubset{unique.Make(name).Value(), keepLabels(set)})
 	}
 	return k
 }
@@ -425,9 +435,10 @@ func (p BuildParts) trim(obj any) (any, error) {
 		return keepSlice(o), nil
 	case *corev1.Service:
 		return keepService(o), nil
-	case *istionet.DestinationRule:
-		return keepRule(o), nil
 	case *unstructured.Unstructured:
+		if o.GetKind() == "DestinationRule" {
+			return keepRule(o), nil
+		}
 		trimVirtualService(o)
 	case metav1.Object:
 		o.SetManagedFields(nil)

@@ -89,7 +89,7 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 		}
 		r := &istionet.DestinationRule{ObjectMeta: meta, Spec: apinet.DestinationRule{Host: "orders", Subsets: []*apinet.Subset{
 			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "all"}}}}
-		got := keepRule(r)
+		got := keepRule(manifestOf(t, r))
 		v1, ok := got.subset("v1")
 		if got.host != "orders" || !ok || !maps.Equal(v1.set(), r.Spec.Subsets[0].Labels) {
 			t.Errorf("kept %+v", got)
@@ -103,6 +103,31 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 	})
 }
 
+// manifestOf is a DestinationRule as the API server answers it.
+func manifestOf(t testing.TB, r *istionet.DestinationRule) *unstructured.Unstructured {
+	t.Helper()
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &unstructured.Unstructured{}
+	if err := json.Unmarshal(text, &u.Object); err != nil {
+		t.Fatal(err)
+	}
+	u.SetAPIVersion(IstioGroup + "/v1")
+	u.SetKind("DestinationRule")
+	return u
+}
+
+// asWatched is an object of the type that it comes from a watch as.
+func asWatched(t testing.TB, o any) any {
+	t.Helper()
+	if r, ok := o.(*istionet.DestinationRule); ok {
+		return manifestOf(t, r)
+	}
+	return o
+}
+
 // cachesOf are informers that hold these objects, and watch nothing.
 func cachesOf(t *testing.T, objects ...any) *informers {
 	t.Helper()
@@ -113,7 +138,7 @@ func cachesOf(t *testing.T, objects ...any) *informers {
 	i.reader = &cacheReader{namespace: "shop", services: store(selectorIndexers()), rules: store(hostIndexers("shop", defaultDomain)), podIndex: store(podIndexers()),
 		replicas: store(revisionIndexers()), revisionIx: store(revisionIndexers())}
 	for _, o := range objects {
-		k, err := BuildParts{}.trim(o)
+		k, err := BuildParts{}.trim(asWatched(t, o))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -176,7 +201,7 @@ func TestAChangeConcernsTheGuardsWhoseServiceSelectsIt(t *testing.T) {
 		"a ConfigMap that only says it is a record": {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x", Labels: map[string]string{LabelGuard: "pay"}}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k, err := BuildParts{}.trim(c.object)
+			k, err := BuildParts{}.trim(asWatched(t, c.object))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -14,7 +13,6 @@ import (
 // people run. It only reads.
 type Looker struct {
 	Client  kubernetes.Interface
-	Istio   istioclient.Interface
 	Dynamic dynamic.Interface
 	Domain  string // of the cluster; empty: cluster.local
 	Builds  BuildParts
@@ -23,7 +21,7 @@ type Looker struct {
 // Look gathers what a decision about g would be made from, alerts aside, and
 // who serves its two sides.
 func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
-	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: l.Istio, dynamic: l.Dynamic, parts: l.Builds}
+	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
 	s, err := gather(ctx, uncachedReader{live}, g, l.Domain, "", nil, nil)
 	return s.input, s.sides, err
 }

@@ -39,6 +39,7 @@ type series struct {
 	waitsFor   Wait // what its next step waits for
 	reasserts  int64
 	unverified int64
+	blind      bool // its canary has traffic that no rule watches
 	failures   int64
 }
 
@@ -91,9 +92,10 @@ var (
 	descReasserts  = describeMetric("guardian_reasserts_total", "Times that traffic was taken from a locked canary again.")
 	descUnverified = describeMetric("guardian_releases_without_canary_total", "New builds that went out while the canary already had all traffic, that this replica has written.")
 	descFailures   = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
+	descBlind      = describeMetric("guardian_guard_unwatched", "1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
 
-	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descMoved}
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descMoved}
 )
 
 func describeMetric(name, help string, labels ...string) *prometheus.Desc {
@@ -190,6 +192,7 @@ func (m *Metrics) saw(g Guard, o outcome) {
 		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight
 		mode := g.Promotion.Mode
 		s.promotes, s.waitsFor = mode == PromotionManual || mode == PromotionAuto, st.WaitingFor
+		s.blind = st.blind()
 		switch {
 		case o.moved && o.decision.Move == MoveStable:
 			s.weight = 0
@@ -278,6 +281,11 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 			}
 		}
 	}
+	blind := 0.0
+	if s.blind {
+		blind = 1
+	}
+	gauge(descBlind, blind)
 	if !s.movedAt.IsZero() {
 		gauge(descMoved, float64(s.movedAt.UnixMilli())/1000)
 	}

@@ -28,13 +28,14 @@ const (
 	WaitLease          Wait = "lease"           // the replica that may go forward
 	WaitHeartbeat      Wait = "heartbeat"       // proof that alerts reach guardian
 	WaitAnswers        Wait = "answers"         // Prometheus, or whoever knows what fires
+	WaitRules          Wait = "rules"           // proof that the guard's own rules watch
 	WaitRequests       Wait = "requests"        // enough requests of the canary
 	WaitGate           Wait = "gate"            // a gate is closed
 )
 
 // Waits lists all that a step can wait for, for metrics.
 var Waits = []Wait{WaitLock, WaitDisarm, WaitPause, WaitPerson, WaitFirstSight, WaitVirtualService, WaitBuild, WaitAlert, WaitStable,
-	WaitRollout, WaitInterval, WaitWindow, WaitLease, WaitHeartbeat, WaitAnswers, WaitRequests, WaitGate}
+	WaitRollout, WaitInterval, WaitWindow, WaitLease, WaitHeartbeat, WaitAnswers, WaitRules, WaitRequests, WaitGate}
 
 // untold are those that the history does not tell of: they pass by themselves,
 // or have an entry of their own.
@@ -90,6 +91,7 @@ func (d *decider) holdOrPromote() {
 			d.wake(d.now.Add(pollBusy))
 		}
 	}
+	d.tellUnwatched()
 	if step, prior, more := d.nextStep(); more {
 		d.climb(step, prior)
 		return
@@ -303,6 +305,8 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 		return WaitHeartbeat, "no heartbeat for longer than " + in.Guard.HeartbeatMaxAge.String() + "; is the alert chain broken?"
 	case f.Err != "":
 		return WaitAnswers, f.Err
+	case f.Gaps.unwatched(in.Traffic, f.Requests) != "":
+		return WaitRules, f.Gaps.unwatched(in.Traffic, f.Requests)
 	case !byHand && in.Traffic.Weight > 0 && f.Requests < least:
 		return WaitRequests, fmt.Sprintf("%d of %d requests", f.Requests, least)
 	}

@@ -296,6 +296,7 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 		{WaitLease, "", []but{climbing(10), notAsked}},
 		{WaitHeartbeat, "no heartbeat for longer than 3m0s; is the alert chain broken?", []but{climbing(10), heartbeat(time.Hour)}},
 		{WaitAnswers, "Prometheus does not answer", []but{climbing(10), func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}},
+		{WaitRules, "Prometheus has not loaded them", []but{climbing(10), func(in *Input) { in.Forward.Gaps.Rules = "Prometheus has not loaded them" }}},
 		{WaitRequests, "37 of 100 requests", []but{climbing(10), requests(37)}},
 		{WaitGate, "gate slo is closed (0)", []but{climbing(10), func(in *Input) { in.Forward.Gates = []Gate{{Name: "slo", Why: "0"}} }}},
 	} {
@@ -324,8 +325,8 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 			}
 		})
 	}
-	if len(Waits) != 17 {
-		t.Errorf("%d reasons, want the 17 of this table", len(Waits))
+	if len(Waits) != 18 {
+		t.Errorf("%d reasons, want the 18 of this table", len(Waits))
 	}
 }
 

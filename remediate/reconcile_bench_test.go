@@ -38,7 +38,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 	}
 	records, services := newIndexer(nil), newIndexer(nil)
 	c := &cacheReader{
-		namespace: "shop", records: corelisters.NewConfigMapLister(records), vs: cache.NewGenericLister(services, virtualServiceResource.GroupResource()),
+		namespace: "shop", records: corelisters.NewConfigMapLister(records), vs: services,
 		services: newIndexer(selectorIndexers()), rules: newIndexer(hostIndexers("shop", defaultDomain)), replicas: newIndexer(nil),
 		podIndex: newIndexer(podIndexers()), deployIdx: newIndexer(deploymentIndexers()), sliceIndex: newIndexer(sliceIndexers()),
 	}
@@ -46,7 +46,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 		return metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: set, ResourceVersion: "1"}
 	}
 	add := func(to cache.Indexer, object any) {
-		k, err := BuildParts{}.trim(object)
+		k, err := BuildParts{}.trim(asWatched(b, object))
 		if err == nil {
 			err = to.Add(k)
 		}

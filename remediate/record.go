@@ -152,6 +152,7 @@ type Status struct {
 	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
 	LiftedAt    time.Time     `json:"liftedAt,omitzero"`    // when anything last did: what an annotation says of an older lock is over
 	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
+	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
 

@@ -32,7 +32,7 @@ func fullRecord() Record {
 		Status: Status{State: StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
 			Paused: &Pause{By: "ann", Reason: "x", At: at}, PausedOnVS: true, Disarmed: &Disarm{By: "ann", Reason: "x", At: at, Until: at.Add(time.Hour)}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
 			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
-			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Spread: 4, CompletedAt: at,
+			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4, CompletedAt: at,
 			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour), LiftedAt: at.Add(-2 * time.Hour),
 			Orphaned: at.Add(time.Minute), Moves: &Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
 		History:         []HistoryEntry{{At: at, State: StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	apinet "istio.io/api/networking/v1"
-	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,11 +20,11 @@ type shop struct {
 }
 
 func (s shop) destinationRule(context.Context, string) (*keptRule, error) {
-	dr := &istionet.DestinationRule{Spec: apinet.DestinationRule{Host: "orders-service"}}
+	dr := &keptRule{host: "orders-service"}
 	for name, set := range s.subsets {
-		dr.Spec.Subsets = append(dr.Spec.Subsets, &apinet.Subset{Name: name, Labels: set})
+		dr.subsets = append(dr.subsets, keptSubset{name, keepLabels(set)})
 	}
-	return keepRule(dr), nil
+	return dr, nil
 }
 
 func (s shop) service(context.Context, string) (*keptService, error) {

@@ -13,8 +13,6 @@ import (
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
-	apinet "istio.io/api/networking/v1alpha3"
-	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,12 +57,11 @@ func (w *world) virtualService(context.Context, string) (*unstructured.Unstructu
 }
 
 func (w *world) destinationRule(context.Context, string) (*keptRule, error) {
-	dr := &istionet.DestinationRule{Spec: apinet.DestinationRule{Host: "orders-service", Subsets: []*apinet.Subset{
-		{Name: "v2", Labels: map[string]string{"version": "v2"}}}}}
+	dr := &keptRule{host: "orders-service", subsets: []keptSubset{{"v2", keepLabels(map[string]string{"version": "v2"})}}}
 	if !w.noSubset {
-		dr.Spec.Subsets = append(dr.Spec.Subsets, &apinet.Subset{Name: "v1", Labels: map[string]string{"version": "v1"}})
+		dr.subsets = append(dr.subsets, keptSubset{"v1", keepLabels(map[string]string{"version": "v1"})})
 	}
-	return keepRule(dr), nil
+	return dr, nil
 }
 
 func (w *world) service(context.Context, string) (*keptService, error) {

@@ -38,6 +38,7 @@ const (
 	AlertDown                 = "GuardianDown"
 	AlertNotificationsFailing = "GuardianNotificationsFailing"
 	AlertRulesIncomplete      = "GuardianRulesIncomplete"
+	AlertUnwatched            = "GuardianCanaryUnwatched"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
@@ -47,6 +48,7 @@ func Alerts() []string {
 		AlertTraffic, AlertTrafficHold, AlertRefused, AlertServiceTraffic,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete,
+		AlertUnwatched,
 	}
 }
 

@@ -106,6 +106,11 @@ func (b *builder) owned() map[string]string {
 	return map[string]string{LabelInstance: b.Name, LabelOwner: b.Namespace}
 }
 
+// ownedMatchers selects what has the labels of owned, of this part of the rules.
+func (b *builder) ownedMatchers() string {
+	return fmt.Sprintf(`%s=%q,%s=%q,%s=%q`, LabelInstance, b.Name, LabelOwner, b.Namespace, LabelShard, b.shard)
+}
+
 // sumName and ideltaName are what a counter's sums per target, and what they
 // have grown, are recorded as.
 func (c counter) sumName(s series) string { return s.level + "_target:" + s.prefix + c.what + ":sum" }
@@ -114,7 +119,7 @@ func (c counter) ideltaName(s series) string {
 }
 
 func (b *builder) selected(name string, c counter) string {
-	return fmt.Sprintf(`%s{%s=%q,%s=%q%s}`, name, LabelInstance, b.Name, LabelOwner, b.Namespace, c.more)
+	return name + "{" + b.ownedMatchers() + c.more + "}"
 }
 
 func (b *builder) sum(c counter, s series) string    { return b.selected(c.sumName(s), c) }
@@ -140,7 +145,7 @@ func (b *builder) covers() {
 	labels := b.owned()
 	labels["group"], labels["sums"] = g.Name, fmt.Sprintf("%08x", h.Sum32())
 	b.record(sumsCovered, labels, "vector(1)")
-	b.covered = fmt.Sprintf(`%s{%s=%q,%s=%q,group=%q,sums=%q}`, sumsCovered, LabelInstance, b.Name, LabelOwner, b.Namespace, g.Name, labels["sums"])
+	b.covered = fmt.Sprintf(`%s{%s,group=%q,sums=%q}`, sumsCovered, b.ownedMatchers(), g.Name, labels["sums"])
 }
 
 // grown is by how much a recorded sum has grown since the last evaluation. One

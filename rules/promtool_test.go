@@ -190,6 +190,8 @@ type scenario struct {
 	self bool
 	// texts maps a second to the text of the one alert of that name that fires.
 	texts map[int]text
+	// queries maps a second to queries and the series that they have then; each is 1.
+	queries map[int]map[string][]string
 }
 
 type text struct{ alert, summary, description string }
@@ -264,7 +266,7 @@ func (s scenario) alerts(r *Rules) []map[string]any {
 		name, action, _ := strings.Cut(want.alert, "/")
 		action, guard, _ := strings.Cut(action, " ")
 		labels := map[string]string{LabelNamespace: "microservices", LabelGuard: guard}
-		for _, g := range r.groups {
+		for _, g := range r.groups() {
 			for _, rule := range g.Rules {
 				if rule.Alert == name && rule.Labels[LabelAction] == action {
 					maps.Copy(labels, rule.Labels)
@@ -309,6 +311,15 @@ func (s scenario) file(r *Rules) map[string]any {
 			"expr":        `sum by (alertname, guardian_guard, guardian_action) (ALERTS{alertstate="firing"` + only + `})`,
 			"exp_samples": samples,
 		})
+	}
+	for _, second := range slices.Sorted(maps.Keys(s.queries)) {
+		for query, series := range s.queries[second] {
+			samples := []map[string]any{}
+			for _, labels := range series {
+				samples = append(samples, map[string]any{"labels": labels, "value": 1})
+			}
+			tests = append(tests, map[string]any{"eval_time": strconv.Itoa(second) + "s", "expr": query, "exp_samples": samples})
+		}
 	}
 	files := []string{"rules.yaml"}
 	if s.beside != nil {

@@ -119,6 +119,7 @@ func (b *builder) requestsGroup() {
 		b.weight()
 		b.refused(unreached)
 	}
+	b.evaluated("requests")
 	b.endGroup()
 }
 
@@ -163,6 +164,7 @@ func (b *builder) latencyGroup() {
 		return b.sum(all, s) + " or histogram_count(" + b.sum(native, s) + ")"
 	})))
 	b.latencyAlerts()
+	b.evaluated("latency")
 	b.endGroup()
 }
 

@@ -43,7 +43,7 @@ func TestGeneratedAlertsAreListedAndLabelled(t *testing.T) {
 	for _, name := range Alerts() {
 		listed[name] = true
 	}
-	for _, g := range r.groups {
+	for _, g := range r.groups() {
 		for _, rule := range g.Rules {
 			if rule.Alert == "" {
 				continue

@@ -18,6 +18,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
 )
 
 // fakeController notes what it is given.
@@ -429,7 +430,7 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 		if want := []string{`{guardian_guard="orders-service",namespace=~"|microservices"}`}; !slices.Equal(am.asked, want) {
 			t.Errorf("asked for %q, want this guard's alone", am.asked)
 		}
-		if len(q.asked) != 1 || !strings.Contains(q.asked[0], "orders-v2") || !strings.Contains(q.asked[0], "[300s]") {
+		if len(q.asked) != 2 || !strings.Contains(q.asked[0], "orders-v2") || !strings.Contains(q.asked[0], "[300s]") {
 			t.Errorf("asked %q", q.asked)
 		}
 	})
@@ -451,6 +452,50 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 		o, _, _, _, _ := testOracle(t)
 		if f, _ := o.askForward(t.Context(), guard, sides, since); f.Err != "" || f.Requests != 0 {
 			t.Errorf("forward %+v", f)
+		}
+	})
+}
+
+func TestWhatPrometheusLacksOfAGuardsRulesIsNamed(t *testing.T) {
+	group := func(name string, age float64) alerting.Sample {
+		return alerting.Sample{Labels: map[string]string{"group": name}, Value: age}
+	}
+	side := func(name string) alerting.Sample {
+		return alerting.Sample{Labels: map[string]string{rules.LabelSide: name}, Value: 1}
+	}
+	groups := func(old float64) []alerting.Sample {
+		return []alerting.Sample{group("guards", 12), group("requests", 2), group("traffic", 3), group("latency", 4), group("restarts", old)}
+	}
+	for name, c := range map[string]struct {
+		samples []alerting.Sample
+		want    remediate.Gaps
+	}{
+		"nothing":             {append(groups(5), side("stable"), side("canary")), remediate.Gaps{}},
+		"the canary's series": {append(groups(5), side("stable")), remediate.Gaps{Canary: true}},
+		"all": {nil, remediate.Gaps{Canary: true, Stable: true,
+			Rules: "Prometheus has not loaded the guard's rules (group guards): does it select the PrometheusRules of guardian?"}},
+		"one group": {append(groups(5)[:4], side("stable"), side("canary")), remediate.Gaps{
+			Rules: "Prometheus has not loaded the guard's rules (group restarts): does it select the PrometheusRules of guardian?"}},
+		"evaluations of one": {append(groups(120), side("stable"), side("canary")), remediate.Gaps{
+			Rules: "Prometheus evaluates the guard's rules no more (group restarts)"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, _, _, _, q := testOracle(t)
+			q.samples = c.samples
+			config := o.bridge.config.Load().Config
+			guard, err := config.rulesGuard(config.Guards[0], remediate.Sides{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := o.gaps(t.Context(), config, guard); err != nil || got != c.want {
+				t.Errorf("%+v, %v; want %+v", got, err, c.want)
+			}
+		})
+	}
+	t.Run("of a guard without signals it is not asked", func(t *testing.T) {
+		o, _, _, _, q := testOracle(t)
+		if got, err := o.gaps(t.Context(), o.bridge.config.Load().Config, rules.Guard{Name: "x"}); err != nil || got != (remediate.Gaps{}) || len(q.asked) != 0 {
+			t.Errorf("%+v, %v, asked %q", got, err, q.asked)
 		}
 	})
 }

@@ -32,7 +32,7 @@ type installed struct {
 
 func newInstalled(t *testing.T) *installed {
 	t.Helper()
-	i := &installed{rig: newBareRig(t), helm: newHelm(t)}
+	i := &installed{rig: newBareRig(t, controlplane.Shared(t)), helm: newHelm(t)}
 	var err error
 	i.helm.kubeconfig, err = i.plane.Kubeconfig(controlplane.Admin, i.ns)
 	i.must(err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -81,6 +82,7 @@ func (p *preflight) unknown(format string, args ...any) {
 func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) error {
 	p := &preflight{app: a}
 	p.ok("configuration: %d guards", len(c.Guards))
+	cl.checkIstio(p)
 	cl.checkRights(ctx, p, c, o.serviceAccount)
 	for _, g := range c.Guards {
 		cl.checkGuard(ctx, p, c, g)
@@ -148,10 +150,10 @@ func (c *cluster) checkRights(ctx context.Context, p *preflight, config Config, 
 		namespaces[i] = c.namespace
 	}
 	if config.Rules.Enabled {
-		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"get", "create", "patch"}})
+		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"list", "watch", "create", "patch", "delete"}})
 		namespaces = append(namespaces, config.Rules.Namespace)
 		if config.Rules.FastLane.Enabled {
-			all = append(all, right{"monitoring.coreos.com", "podmonitors", []string{"get", "list", "watch", "create", "patch", "delete"}})
+			all = append(all, right{"monitoring.coreos.com", "podmonitors", []string{"list", "watch", "create", "patch", "delete"}})
 			namespaces = append(namespaces, config.Rules.Namespace)
 		}
 	}
@@ -173,6 +175,22 @@ func (c *cluster) checkRights(ctx context.Context, p *preflight, config Config, 
 	}
 	if missing == 0 {
 		p.ok("rights of %s", user)
+	}
+}
+
+// checkIstio says in which version Istio's resources are read and written.
+func (c *cluster) checkIstio(p *preflight) {
+	services, rules, err := remediate.ServedIstio(c.kube.Discovery())
+	_, missing := errors.AsType[*remediate.NotServedError](err)
+	switch {
+	case missing:
+		p.fail("Istio: %v", err)
+	case err != nil:
+		p.unknown("Istio: %v", err)
+	case services != rules:
+		p.ok("Istio: %s/%s for VirtualServices, %s for DestinationRules", remediate.IstioGroup, services, rules)
+	default:
+		p.ok("Istio: %s/%s", remediate.IstioGroup, services)
 	}
 }
 

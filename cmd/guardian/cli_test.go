@@ -87,6 +87,9 @@ func (b *bench) beat(skew time.Duration) {
 	ctx := b.t.Context()
 	leases := b.kube.CoordinationV1().Leases("shop")
 	go func() {
+		if sleep(ctx, time.Second/2) != nil { // never in the instant of a look
+			return
+		}
 		tick := time.NewTicker(10 * time.Second)
 		defer tick.Stop()
 		for {
@@ -214,6 +217,17 @@ func want(t *testing.T, code int, text string, wantCode int, wantText string) {
 	}
 }
 
+func disarmed(r remediate.Record) remediate.Record {
+	r.Status.State = remediate.StateDisarmed
+	r.Status.Disarmed = &remediate.Disarm{By: "bob", Reason: "game day", Until: time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC)}
+	return r
+}
+
+func firing(state remediate.State, weight int, action remediate.Action) remediate.Record {
+	return remediate.Record{Status: remediate.Status{State: state, Weight: weight, Requests: 50,
+		Firing: []remediate.Firing{{Name: "StableErrors", Episode: "f@x", Action: action, Summary: "7% of requests fail"}}}}
+}
+
 func TestGate(t *testing.T) {
 	for name, tc := range map[string]struct {
 		record remediate.Record
@@ -238,8 +252,69 @@ func TestGate(t *testing.T) {
 		"a blocked rollback fails with its reason": {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateBlocked, Weight: 30, Reason: "stable has no endpoints"}},
 			code:   exitFailed, says: "blocked at 30%: stable has no endpoints"},
-		"a paused guardian cannot tell": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StatePaused, Weight: 30, Reason: "paused by bob"}}, code: exitUnknown, says: "paused by bob"},
+		"a pause changes no answer": {
+			record: func() remediate.Record {
+				r := shifting(30, 50)
+				r.Status.State, r.Status.Paused = remediate.StatePaused, &remediate.Pause{By: "bob", Reason: "lunch"}
+				return r
+			}(), code: exitOK, says: "healthy for 1m0s at 30%; guardian takes no step of its own, paused by bob: lunch", took: time.Minute},
+		"a disarmed guardian cannot tell": {
+			record: disarmed(shifting(30, 50)), code: exitUnknown, says: "disarmed by bob until 2000-01-01T01:00:00Z: game day: nothing would be rolled back"},
+		"a disarmed guardian cannot tell, locked or not": {
+			record: disarmed(locked()), code: exitUnknown, says: "nothing would be rolled back; the lock stands: 5% of requests failed"},
+		"nor is it waited for": {
+			record: disarmed(locked()), args: []string{"--wait-unlocked"}, code: exitUnknown, says: "disarmed by bob until"},
+		"a disarm in the middle ends the gate": {
+			record: shifting(30, 50), setUp: func(b *bench) { b.change(20*time.Second, func(r *remediate.Record) { *r = disarmed(*r) }) },
+			code: exitUnknown, says: "disarmed by bob", took: 20 * time.Second},
+		"a rollback that is not confirmed yet fails": {
+			record: func() remediate.Record {
+				r := locked()
+				r.Status.State, r.Status.Weight, r.Status.Reason = remediate.StateShifting, 30, "rolling back: 5% of requests failed"
+				return r
+			}(), code: exitFailed, says: "rollback under way, the canary is at 30%: 5% of requests failed"},
+		"one without a lock as well": {
+			record: func() remediate.Record {
+				r := shifting(30, 50)
+				r.Status.Expected, r.Status.Reason = new(int), "rolling back: 5% of requests failed"
+				return r
+			}(), code: exitFailed, says: "rollback under way, the canary is at 30%: rolling back: 5% of requests failed"},
+		"a hold that fires at 100% fails": {
+			record: firing(remediate.StatePromoted, 100, remediate.ActionHold), code: exitFailed, says: "alert StableErrors (hold) fires, canary at 100%: 7% of requests fail"},
+		"an alert about an earlier build at 100% fails": {
+			record: firing(remediate.StatePromoted, 100, remediate.ActionRollback), code: exitFailed, says: "alert StableErrors (rollback) fires, canary at 100%"},
+		"an alert after the rollback window fails": {
+			record: firing(remediate.StateCompleted, 100, remediate.ActionRollback), args: []string{"--min-requests", "0"}, code: exitFailed, says: "alert StableErrors (rollback) fires, canary at 100%"},
+		"an alert before the first traffic fails": {
+			record: firing(remediate.StateIdle, 0, remediate.ActionHold), code: exitFailed, says: "alert StableErrors (hold) fires, canary at 0%"},
+		"an alert that fires is waited for before traffic is shifted": {
+			record: firing(remediate.StateIdle, 0, remediate.ActionHold), args: []string{"--wait-unlocked"}, setUp: func(b *bench) {
+				b.change(40*time.Second, func(r *remediate.Record) { r.Status.Firing = nil })
+			}, code: exitOK, says: "not locked: traffic may be shifted", took: 40 * time.Second},
+		"one that goes on firing fails in time": {
+			record: firing(remediate.StateIdle, 0, remediate.ActionHold), args: []string{"--wait-unlocked", "--timeout", "2m"}, code: exitFailed,
+			says: "not locked, but after 2m0s: alert StableErrors (hold) fires", took: 2 * time.Minute},
+		"a canary that no rule watches cannot be told": {
+			record: func() remediate.Record {
+				r := shifting(30, 50)
+				r.Status.Unwatched = "the group of its rules is not loaded"
+				return r
+			}(), code: exitUnknown, says: "the group of its rules is not loaded", took: 95 * time.Second},
+		"until one does": {
+			record: func() remediate.Record {
+				r := shifting(30, 50)
+				r.Status.Unwatched = "no request of the canary has been recorded yet"
+				return r
+			}(), setUp: func(b *bench) { b.change(70*time.Second, func(r *remediate.Record) { r.Status.Unwatched = "" }) },
+			code: exitOK, says: "healthy for 1m0s at 30%", took: 70 * time.Second},
+		"for programs": {
+			record: shifting(10, 50), args: []string{"-o", "json"}, code: exitOK,
+			says: `"code": 0,
+  "text": "healthy for 1m0s at 10%",
+  "state": "shifting",
+  "weight": 10`, took: time.Minute},
+		"a failure for programs": {
+			record: firing(remediate.StatePromoted, 100, remediate.ActionHold), args: []string{"-o", "json"}, code: exitFailed, says: `"code": 1,`},
 		"no traffic at all cannot be told": {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, code: exitUnknown, says: "no traffic for 1m0s", took: time.Minute},
 		"time counts from the first traffic": {
@@ -251,7 +326,7 @@ func TestGate(t *testing.T) {
 		"just enough requests pass": {
 			record: shifting(10, 100), args: []string{"--min-requests", "100"}, code: exitOK, says: "healthy", took: time.Minute},
 		"requests need not be asked for": {
-			record: shifting(10, 0), args: []string{"--min-requests", "0", "--for", "5s"}, code: exitOK, says: "healthy for 5s", took: 5 * time.Second},
+			record: shifting(10, 0), args: []string{"--min-requests", "0", "--for", "5s"}, code: exitOK, says: "healthy for 5s", took: 11 * time.Second},
 		"waiting for a lock that is lifted passes": {
 			record: locked(), args: []string{"--wait-unlocked"}, setUp: func(b *bench) {
 				b.change(40*time.Second, func(r *remediate.Record) {
@@ -291,18 +366,28 @@ func TestGate(t *testing.T) {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: 10, Requests: 50, Orphaned: time.Unix(0, 0)}},
 			code:   exitUnknown, says: "guard orders-service is not in guardian's configuration (seen at 1970-01-01T00:00:00Z): nobody looks after it"},
 		"a guardian that has heard no heartbeat cannot tell": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has heard no heartbeat since it started", took: 75 * time.Second},
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has heard no heartbeat since it started", took: 95 * time.Second},
 		"a guardian whose last heartbeat is old cannot tell": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "3m0s") }, code: exitUnknown, says: "is 3m1s old, heartbeat.maxAge is 3m0s", took: 75 * time.Second},
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "3m0s") }, code: exitUnknown, says: "old, heartbeat.maxAge is 3m0s", took: 95 * time.Second},
+		"a heartbeat of before the traffic proves nothing of it": {
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(170*time.Second, "3m0s") }, code: exitUnknown,
+			says: "it has heard no heartbeat since the traffic began", took: 95 * time.Second},
 		"how old it may be is what guardian says": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") }, code: exitOK, says: "healthy", took: time.Minute},
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, args: []string{"--for", "2m"}, setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") },
+			code: exitUnknown, says: "no traffic for 2m0s", took: 2 * time.Minute},
+		"traffic may be shifted while paused, which is said": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StatePaused, PausedOnVS: true}}, args: []string{"--wait-unlocked"}, code: exitOK,
+			says: "not locked: traffic may be shifted; guardian takes no step of its own, paused by annotation canary-guardian.io/paused"},
+		"no traffic may be shifted without a heartbeat": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, args: []string{"--wait-unlocked"}, setUp: func(b *bench) { b.hears(-1, "3m0s") },
+			code: exitUnknown, says: "not locked, but alerts may not reach guardian", took: 95 * time.Second},
 		"a rollback is told without a heartbeat": {
 			record: locked(), setUp: func(b *bench) { b.hears(-1, "") }, code: exitFailed, says: "deploy a new build of v2"},
 		"the first heartbeat after a start is waited for": {
 			record: shifting(10, 50), setUp: func(b *bench) {
 				b.hears(-1, "3m0s")
 				go func() {
-					if sleep(b.t.Context(), 64*time.Second) == nil {
+					if sleep(b.t.Context(), 64500*time.Millisecond) == nil {
 						b.hears(0, "3m0s")
 					}
 				}()
@@ -362,11 +447,47 @@ func TestGateCannotTellWithoutALiveGuardian(t *testing.T) {
 }
 
 func TestAGuardianThatDiesDuringAGateIsNoticed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, record(shifting(10, 5)), lease("a", time.Now()))
-		code, text := b.run("gate", testGuard, "--for", "10m")
-		want(t, code, text, exitUnknown, "no guardian has renewed its Lease for")
-	})
+	for _, length := range []string{"25s", "60s", "10m"} {
+		t.Run(length, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(10, 5)), lease("a", time.Now())) // which nobody renews
+				began := time.Now()
+				code, text := b.run("gate", testGuard, "--for", length)
+				want(t, code, text, exitUnknown, "no guardian has renewed its Lease for")
+				if took := time.Since(began); took > 65*time.Second {
+					t.Errorf("took %s, want it told within a minute", took)
+				}
+			})
+		})
+	}
+}
+
+func TestALookAtTheLeasesThatFailsIsNoSignOfLife(t *testing.T) {
+	for name, tc := range map[string]struct {
+		outage time.Duration
+		code   int
+		says   string
+	}{
+		"for good":     {time.Hour, exitUnknown, "list guardian's Leases: connection refused"},
+		"for a moment": {20 * time.Second, exitOK, "healthy for 50s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(10, 5)), lease("a", time.Now()))
+				b.beat(0)
+				began := time.Now()
+				b.kube.PrependReactor("list", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+					at := time.Since(began)
+					return at >= 10*time.Second && at < 10*time.Second+tc.outage, nil, errors.New("connection refused")
+				})
+				code, text := b.run("gate", testGuard, "--for", "50s")
+				want(t, code, text, tc.code, tc.says)
+				if took := time.Since(began); took > time.Minute {
+					t.Errorf("took %s", took)
+				}
+			})
+		})
+	}
 }
 
 func TestAClockThatIsOffDoesNotHideALivingGuardian(t *testing.T) {

@@ -48,7 +48,13 @@ const bearer = "a-long-enough-token"
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := newBareRig(t)
+	return newRigOn(t, controlplane.Shared(t))
+}
+
+// newRigOn is for a control plane that is not as the others' is.
+func newRigOn(t *testing.T, plane *controlplane.Plane) *rig {
+	t.Helper()
+	r := newBareRig(t, plane)
 	r.must(os.WriteFile(r.token, []byte(bearer+"\n"), 0o600))
 	var err error
 	r.account, err = r.plane.ServiceAccount(t.Context(), r.ns, "guardian")
@@ -58,9 +64,8 @@ func newRig(t *testing.T) *rig {
 }
 
 // newBareRig is a rig without guardian's account, for those who install it.
-func newBareRig(t *testing.T) *rig {
+func newBareRig(t *testing.T, plane *controlplane.Plane) *rig {
 	t.Helper()
-	plane := controlplane.Shared(t)
 	before := goleak.IgnoreCurrent()
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()

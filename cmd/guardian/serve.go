@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -179,10 +178,6 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	if err != nil {
 		return fmt.Errorf("reach the API server: %w", err)
 	}
-	istio, err := istioclient.NewForConfig(rc)
-	if err != nil {
-		return fmt.Errorf("reach the API server: %w", err)
-	}
 	dyn, err := dynamic.NewForConfig(rc)
 	if err != nil {
 		return fmt.Errorf("reach the API server: %w", err)
@@ -194,9 +189,9 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		return fmt.Errorf("reach the API server: %w", err)
 	}
 	s.controller, err = remediate.New(remediate.Options{
-		Client: kube, Istio: istio, Dynamic: dyn, EventClient: events,
+		Client: kube, Dynamic: dyn, EventClient: events,
 		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
-		Firing: s.bridge.firing, AskForward: s.oracle.askForward, CountRequests: s.oracle.countRequests,
+		Firing: s.bridge.firing, AskForward: s.oracle.askForward, Count: s.oracle.count,
 		Heartbeat: func() time.Time { return s.server.Heartbeat() },
 		Metrics:   remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
 	})
