@@ -22,6 +22,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
 const testVersion = "9.8.7"
@@ -155,7 +157,7 @@ func TestTheImageIsTheProgramAloneAndTheSameEachTime(t *testing.T) {
 			args = append(args, "-root", copyTree(t))
 		} else { // what is built already, and nothing of another architecture
 			want = []string{"linux/" + runtime.GOARCH}
-			args = append(args, "-root", filepath.Join("..", ".."), "-out", t.TempDir(), "-platforms", want[0], "-program", newBareRig(t).binary())
+			args = append(args, "-root", filepath.Join("..", ".."), "-out", t.TempDir(), "-platforms", want[0], "-program", newBareRig(t, controlplane.Shared(t)).binary())
 		}
 		out := r.run(args...)
 		first, _, _ := strings.Cut(out, " in ")
