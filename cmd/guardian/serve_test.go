@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -262,7 +263,7 @@ func TestKilledBetweenLockAndPatchTheNextGuardianFinishes(t *testing.T) {
 
 	r.exec(port, "", "guardian-1", "", app) // nobody sends the alert again
 	now := r.rolledBack(app)
-	if *now.Lock != *rec.Lock {
+	if !reflect.DeepEqual(now.Lock, rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
 }
