@@ -146,7 +146,7 @@ func (j *istioJudge) try(what, name string, p Pair, o RewriteOptions) {
 			continue
 		}
 		j.judged++
-		if err := j.writer.patchVirtualService(j.t.Context(), vs, w.Ops, FieldManager); err != nil {
+		if _, err := j.writer.patchVirtualService(j.t.Context(), vs, w.Ops, FieldManager); err != nil {
 			ops, _ := json.Marshal(w.Ops)
 			spec, _ := json.Marshal(vs.Object["spec"])
 			j.t.Errorf("%s: to %d is refused: %v\nspec %s\npatch %s", what, weight, err, spec, ops)
