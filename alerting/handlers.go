@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -14,10 +15,11 @@ import (
 
 // answer is the body of every answer that is not data.
 type answer struct {
-	Status    string `json:"status,omitempty"`
-	Error     string `json:"error,omitempty"`
-	Accepted  int    `json:"accepted,omitempty"`  // alerts
-	Truncated int    `json:"truncated,omitempty"` // alerts that the call did not have
+	Status    string   `json:"status,omitempty"`
+	Error     string   `json:"error,omitempty"`
+	Accepted  int      `json:"accepted,omitempty"`  // alerts
+	Truncated int      `json:"truncated,omitempty"` // alerts that the call did not have
+	Missing   []string `json:"missing,omitempty"`   // from one that is not ready
 }
 
 // errPanic marks a bug.
@@ -25,6 +27,12 @@ var errPanic = errors.New("panic")
 
 // errUnready marks an answer of readyz.
 var errUnready = errors.New("not ready")
+
+// MissingError says, of a guardian that is not ready, what it lacks. The names
+// are shown to whoever asks.
+type MissingError struct{ Names []string }
+
+func (e *MissingError) Error() string { return "missing: " + strings.Join(e.Names, ", ") }
 
 // laneError is an error on one of the receiving lanes.
 type laneError struct {
@@ -251,7 +259,11 @@ func (s *Server) handleError(err error, c echo.Context) {
 	if c.Response().Committed {
 		return
 	}
-	if err := c.JSON(code, answer{Error: http.StatusText(code)}); err != nil {
+	said := answer{Error: http.StatusText(code)}
+	if e, ok := errors.AsType[*MissingError](err); ok {
+		said.Missing = e.Names
+	}
+	if err := c.JSON(code, said); err != nil {
 		s.log.Debug("write answer", "err", err)
 	}
 }

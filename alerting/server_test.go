@@ -279,22 +279,26 @@ func TestQuestionsAreAnsweredOnTheMetricsPort(t *testing.T) {
 	unready := func(o *ServerOptions) {
 		o.Ready = func(context.Context) error { return errors.New("secret detail") }
 	}
+	lacking := func(o *ServerOptions) {
+		o.Ready = func(context.Context) error { return &MissingError{Names: []string{"pods", "services"}} }
+	}
 	for name, test := range map[string]struct {
 		with   func(*ServerOptions)
 		path   string
 		status int
 		answer string
 	}{
-		"alive":                       {path: "/healthz", status: 200, answer: `{"status":"ok"}`},
-		"alive though not ready":      {with: unready, path: "/healthz", status: 200, answer: `{"status":"ok"}`},
-		"ready":                       {path: "/readyz", status: 200, answer: `{"status":"ready"}`},
-		"not ready":                   {with: unready, path: "/readyz", status: 503, answer: `{"error":"Service Unavailable"}`},
-		"all guards":                  {path: "/api/v1/guards", status: 200, answer: `[{"name":"orders-service"},{"name":"payments-service"}]`},
-		"one guard":                   {path: "/api/v1/guards/orders-service", status: 200, answer: `{"name":"orders-service"}`},
-		"a guard that is not there":   {path: "/api/v1/guards/nobody", status: 404, answer: `{"error":"Not Found"}`},
-		"guards that cannot be read":  {with: broken, path: "/api/v1/guards", status: 500, answer: `{"error":"Internal Server Error"}`},
-		"a guard that cannot be read": {with: broken, path: "/api/v1/guards/orders-service", status: 500, answer: `{"error":"Internal Server Error"}`},
-		"the webhook is elsewhere":    {path: "/webhook", status: 404, answer: `{"error":"Not Found"}`},
+		"not ready, with what it lacks": {with: lacking, path: "/readyz", status: 503, answer: `{"error":"Service Unavailable","missing":["pods","services"]}`},
+		"alive":                         {path: "/healthz", status: 200, answer: `{"status":"ok"}`},
+		"alive though not ready":        {with: unready, path: "/healthz", status: 200, answer: `{"status":"ok"}`},
+		"ready":                         {path: "/readyz", status: 200, answer: `{"status":"ready"}`},
+		"not ready":                     {with: unready, path: "/readyz", status: 503, answer: `{"error":"Service Unavailable"}`},
+		"all guards":                    {path: "/api/v1/guards", status: 200, answer: `[{"name":"orders-service"},{"name":"payments-service"}]`},
+		"one guard":                     {path: "/api/v1/guards/orders-service", status: 200, answer: `{"name":"orders-service"}`},
+		"a guard that is not there":     {path: "/api/v1/guards/nobody", status: 404, answer: `{"error":"Not Found"}`},
+		"guards that cannot be read":    {with: broken, path: "/api/v1/guards", status: 500, answer: `{"error":"Internal Server Error"}`},
+		"a guard that cannot be read":   {with: broken, path: "/api/v1/guards/orders-service", status: 500, answer: `{"error":"Internal Server Error"}`},
+		"the webhook is elsewhere":      {path: "/webhook", status: 404, answer: `{"error":"Not Found"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			opts, _ := options(t, &sink{})

@@ -151,6 +151,8 @@ type cacheReader struct {
 	deployIdx  cache.Indexer
 	sliceIndex cache.Indexer
 
+	lacks func(resource string) bool // says that a cache is not filled; nil: all are
+
 	ownRecords  ownWrites[*corev1.ConfigMap]
 	ownServices ownWrites[*unstructured.Unstructured]
 }
@@ -260,6 +262,22 @@ func indexed[T any](idx cache.Indexer, index, value string, want func(*T) bool) 
 	return out, nil
 }
 
+// allDeployments needs no cache to know which Deployments there are: it lists
+// them all.
+func (l *liveReader) allDeployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+	list, err := l.kube.AppsV1().Deployments(l.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list Deployments in %s: %w", l.namespace, err)
+	}
+	var out []*keptDeployment
+	for i := range list.Items {
+		if k := keepDeployment(&list.Items[i], l.parts); want.matches(k.template) {
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
+
 // liveReader reads from the API server. Which Deployments there are to look
 // at, it takes from the cache: a Deployment's own labels need not be those of
 // its template. A new one shows by its pods, which then belong to no known
@@ -301,6 +319,9 @@ func (l *liveReader) service(ctx context.Context, name string) (*keptService, er
 }
 
 func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+	if l.cache == nil || l.cache.lacks != nil && l.cache.lacks(resourceDeployments) {
+		return l.allDeployments(ctx, want)
+	}
 	known, err := l.cache.deployments(ctx, want)
 	if err != nil {
 		return nil, err

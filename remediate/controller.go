@@ -141,10 +141,11 @@ func New(o Options) (*Controller, error) {
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
 	c.info = newInformers(o, c.touched, c.hurry, c.restarted)
 	c.self.set(o.User)
+	c.info.refilled = c.enqueueAll
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
-		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
+		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
 		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
 	}
@@ -226,8 +227,12 @@ func (c *Controller) dismiss() {
 	}
 }
 
-// Ready says whether the caches are filled.
+// Ready says whether all caches are filled.
 func (c *Controller) Ready() bool { return c.info.synced.Load() }
+
+// Missing names the resources whose caches are not filled. Guards are looked
+// after meanwhile, as far as that goes without.
+func (c *Controller) Missing() []string { return c.info.missing() }
 
 // Leads says whether this replica holds the lease for going forward.
 func (c *Controller) Leads() bool { return c.lease.leads() }

@@ -969,7 +969,7 @@ func (d *decider) lockMessage() string {
 		toGoOn = lockToGoOn + "lift the lock by hand"
 	}
 	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
-	what := fmt.Sprintf("guardian keeps the traffic of %s on %s since %s", g.Name, g.Stable, stamp(l.Since))
+	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, stamp(l.Since))
 	switch {
 	case d.state == StateBlocked:
 		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), shortenTo(oneLine(d.text), maxLockMessage/4))

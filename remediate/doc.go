@@ -174,6 +174,21 @@
 // write at once: words are the lease holder's to choose while nothing else
 // changes, and words and numbers alone are written at most every ten seconds.
 //
+// # What cannot be read
+//
+// A resource that the API server does not let guardian list (a right or a
+// CustomResourceDefinition is missing) keeps no guard from its brake. Its objects
+// are read one by one instead; the replica is not ready and says what it lacks.
+// Where reading is refused as well, it depends: without pods, EndpointSlices, the
+// Service or the DestinationRule stable's floor cannot be told, so a rollback
+// is locked and blocked, with the reason, until it can; without Deployments,
+// ReplicaSets or ControllerRevisions the build is unknown, which rolls back and
+// unlocks nothing; without the VirtualService or the record the pass fails, an
+// alert is answered with an error, kept and tried again.
+//
+// Istio's objects are read and written in the version of networking.istio.io
+// that the API server serves, v1 before v1beta1 before v1alpha3.
+//
 // # Records without a guard
 //
 // A record outlives its guard, and its lock stands: a name that was mistyped in

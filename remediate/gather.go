@@ -22,9 +22,11 @@ type snapshot struct {
 	services []*unstructured.Unstructured
 	held     map[string]bool // those of them that another guard's lock names; not looked at while this guard stays locked
 	// who serves the two sides, for rules that need names
-	sides Sides
-	known *inspections
-	user  string // guardian's own
+	sides  Sides
+	known  *inspections
+	noRule string // why the DestinationRule cannot be read
+	unread error  // the first of what is not readable
+	user   string // guardian's own
 }
 
 // Sides names what runs behind a guard's two destinations, for those who look
@@ -67,6 +69,16 @@ func gather(ctx context.Context, r reader, g Guard, domain, user string, known *
 	return s, nil
 }
 
+// cannotRead is unreadable, and keeps the error for those to whom a snapshot
+// without it is of no use.
+func (s *snapshot) cannotRead(err error) string {
+	why := unreadable(err)
+	if why != "" && s.unread == nil {
+		s.unread = err
+	}
+	return why
+}
+
 // gatherPair resolves the two destinations and reads what runs behind them.
 func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) error {
 	g := s.input.Guard
@@ -74,6 +86,11 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 	var rule *keptRule
 	if g.Stable.Host == "" || g.Canary.Host == "" {
 		dr, err := r.destinationRule(ctx, g.DestinationRule)
+		if why := s.cannotRead(err); why != "" {
+			s.input.Stable.Missing = fmt.Sprintf("DestinationRule %s/%s cannot be read: %s", g.Namespace, g.DestinationRule, why)
+			s.noRule = s.input.Stable.Missing
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("read DestinationRule %s/%s: %w", g.Namespace, g.DestinationRule, err)
 		}
@@ -98,7 +115,10 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 	}
 	s.sides.Stable = stable.Side
 	if why == "" {
-		if s.input.Stable.Ready, err = s.readyOf(ctx, r, stable); err != nil {
+		s.input.Stable.Ready, err = s.readyOf(ctx, r, stable)
+		if why := s.cannotRead(err); why != "" {
+			s.input.Stable.Missing = fmt.Sprintf("EndpointSlices of Service %s/%s cannot be read: %s", g.Namespace, stable.Service, why)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -109,7 +129,12 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 		s.input.Deny = denied(s.pair, rule.leadingTo(canary, g.Stable, g.Canary)...)
 	}
 	s.sides.Canary = canary.Side
-	s.input.Canary, err = readWorkload(ctx, r, canary)
+	if canary.unread {
+		return nil // its build is not known
+	}
+	if s.input.Canary, err = readWorkload(ctx, r, canary); s.cannotRead(err) != "" {
+		return nil
+	}
 	return err
 }
 
@@ -147,6 +172,7 @@ type resolvedSide struct {
 	want        workloadSelector
 	subset      keptLabels
 	deployments []*keptDeployment
+	unread      bool // guardian may not read Deployments
 	pods        []*keptPod
 }
 
@@ -172,6 +198,9 @@ func (s *snapshot) side(ctx context.Context, r reader, ref Ref, rule *keptRule) 
 	}
 	side.Service = name
 	svc, err := r.service(ctx, name)
+	if why := s.cannotRead(err); why != "" {
+		return side, fmt.Sprintf("Service %s/%s cannot be read: %s", g.Namespace, name, why), nil
+	}
 	if err != nil {
 		return side, "", fmt.Errorf("read Service %s/%s: %w", g.Namespace, name, err)
 	}
@@ -179,10 +208,15 @@ func (s *snapshot) side(ctx context.Context, r reader, ref Ref, rule *keptRule) 
 		return side, fmt.Sprintf("Service %s/%s does not exist", g.Namespace, name), nil
 	}
 	side.want = newWorkloadSelector(svc.selector, side.subset)
-	if side.deployments, err = r.deployments(ctx, side.want); err != nil {
+	side.deployments, err = r.deployments(ctx, side.want)
+	if side.unread = s.cannotRead(err) != ""; err != nil && !side.unread {
 		return side, "", fmt.Errorf("list Deployments of %s: %w", ref, err)
 	}
-	if side.pods, err = r.pods(ctx, side.want); err != nil {
+	side.pods, err = r.pods(ctx, side.want)
+	if why := s.cannotRead(err); why != "" {
+		return side, fmt.Sprintf("pods of %s cannot be read: %s", ref, why), nil
+	}
+	if err != nil {
 		return side, "", fmt.Errorf("list pods of %s: %w", ref, err)
 	}
 	side.name()
@@ -244,6 +278,9 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			in.Marked = marked(in.Marked, value, s.user)
 		}
 		found := s.known.inspect(g.Name, vs, s.pair, g.Rollback.options())
+		if found.unnamed != "" && s.noRule != "" {
+			return fmt.Errorf("VirtualService %s/%s: which destinations are the guard's is not known: %s", g.Namespace, name, s.noRule)
+		}
 		if found.unnamed != "" {
 			unnamed = append(unnamed, found.unnamed)
 			continue

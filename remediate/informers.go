@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,16 +24,18 @@ type informers struct {
 	touched   func(guards []string)
 	hurry     func(guard string) // a person asks for its rollback
 	restarted func(guard string, ref Ref, byReason map[string]int64)
+	refilled  func() // a cache that could not be filled at the start is
 	log       *slog.Logger
 
 	kube    kubeinformers.SharedInformerFactory
 	records kubeinformers.SharedInformerFactory
 	istio   *istioAPI
 	mesh    []cache.SharedIndexInformer // of Istio's objects
-	running sync.WaitGroup              // those of mesh
+	running sync.WaitGroup              // those of mesh, and who waits for caches
 	reader  *cacheReader
-	synced  atomic.Bool
-	waitFor []cache.InformerSynced
+	synced  atomic.Bool // every cache is filled
+	parts   map[string]*cachePart
+	metrics *Metrics
 
 	mu     sync.RWMutex
 	byVS   map[string][]string // VirtualService → guards
@@ -44,7 +45,7 @@ type informers struct {
 }
 
 func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, map[string]int64)) *informers {
-	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, log: o.Logger}
+	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, refilled: func() {}, log: o.Logger, parts: map[string]*cachePart{}, metrics: o.Metrics}
 	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(o.Builds.trim))
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
 		kubeinformers.WithTransform(o.Builds.trim),
@@ -76,24 +77,28 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	must(rules.SetTransform(o.Builds.trim))
 	must(vs.SetTransform(o.Builds.trim))
 	i.reader = &cacheReader{
-		namespace: o.Namespace, records: records.Lister(), vs: vs.GetIndexer(),
+		lacks: i.lacks, namespace: o.Namespace, records: records.Lister(), vs: vs.GetIndexer(),
 		services: services.GetIndexer(), replicas: replicas.GetIndexer(), revisionIx: revisions.GetIndexer(), rules: rules.GetIndexer(),
 		podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
 	}
 	for what, inf := range map[string]cache.SharedIndexInformer{
-		"configmaps": records.Informer(), "services": services, "pods": pods, "deployments": deployments, "replicasets": replicas, "controllerrevisions": revisions,
-		"endpointslices": endpoints, resourceDestinationRules: rules, resourceVirtualServices: vs,
+		resourceRecords: records.Informer(), resourceServices: services, resourcePods: pods, resourceDeployments: deployments, resourceReplicaSets: replicas,
+		resourceRevisions: revisions, resourceSlices: endpoints, resourceDestinationRules: rules, resourceVirtualServices: vs,
 	} {
+		part := &cachePart{}
+		i.parts[what] = part
 		must(inf.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
 			if ctx.Err() == nil && !errors.Is(err, io.EOF) { // a watch that ends is begun anew
+				part.failed(err)
 				i.log.Warn("watch "+what+": what changes is not seen, trying again", "namespace", i.namespace, "err", err)
 			}
 		}))
+		if what == resourcePods {
+			part.hasSynced = i.handlePods(inf)
+		} else {
+			part.hasSynced = i.handle(inf)
+		}
 	}
-	for _, inf := range []cache.SharedIndexInformer{records.Informer(), vs, rules, services, endpoints, deployments, replicas, revisions} {
-		i.handle(inf)
-	}
-	i.handlePods(pods)
 	return i
 }
 
@@ -101,7 +106,7 @@ func (i *informers) liveReader(o Options) *liveReader {
 	return &liveReader{cache: i.reader, namespace: i.namespace, kube: o.Client, istio: i.istio, parts: o.Builds}
 }
 
-func (i *informers) handle(inf cache.SharedIndexInformer) {
+func (i *informers) handle(inf cache.SharedIndexInformer) cache.InformerSynced {
 	tell := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
@@ -127,7 +132,7 @@ func (i *informers) handle(inf cache.SharedIndexInformer) {
 	if err != nil {
 		panic(err) // only a stopped informer refuses a handler
 	}
-	i.waitFor = append(i.waitFor, reg.HasSynced)
+	return reg.HasSynced
 }
 
 // asksRollback says whether a person's rollback stands on a record.
@@ -143,7 +148,7 @@ func sameVersion(a, b any) bool {
 
 // handlePods also counts restarts. Those that a pod had before this replica
 // saw it for the first time are history, unless the pod itself is new.
-func (i *informers) handlePods(pods cache.SharedIndexInformer) {
+func (i *informers) handlePods(pods cache.SharedIndexInformer) cache.InformerSynced {
 	reg, err := pods.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(obj any, initial bool) {
 			if p, ok := obj.(*keptPod); ok {
@@ -174,7 +179,7 @@ func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 	if err != nil {
 		panic(err) // only a stopped informer refuses a handler
 	}
-	i.waitFor = append(i.waitFor, reg.HasSynced)
+	return reg.HasSynced
 }
 
 func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
@@ -340,21 +345,6 @@ func (i *informers) selectorOf(g Guard, ref Ref) (workloadSelector, bool) {
 		}
 	}
 	return newWorkloadSelector(svc.selector, subset), true
-}
-
-// start fills the caches; false: ctx has ended before they were.
-func (i *informers) start(ctx context.Context) bool {
-	i.kube.Start(ctx.Done())
-	i.records.Start(ctx.Done())
-	for _, inf := range i.mesh {
-		i.running.Go(func() { inf.RunWithContext(ctx) })
-	}
-	if !cache.WaitForCacheSync(ctx.Done(), i.waitFor...) {
-		return false
-	}
-	debug.FreeOSMemory() // the first lists leave several times the caches' size as garbage
-	i.synced.Store(true)
-	return true
 }
 
 // stop waits for the informers, whose context has ended.

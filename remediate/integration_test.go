@@ -380,7 +380,7 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 func TestUnderThePolicyCIIsRefusedWithTheLocksMessage(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
-	policy, err := AdmissionYAML(AdmissionOptions{Namespace: r.ns})
+	policy, err := AdmissionYAML(AdmissionOptions{})
 	r.must(err)
 	file := filepath.Join(t.TempDir(), "policy.yaml")
 	r.must(os.WriteFile(file, policy, 0o600))

@@ -75,7 +75,7 @@ func TestALockAnnotationThatThePolicyCouldNotReadIsNotWritten(t *testing.T) {
 	}
 }
 
-func mustEncode(t *testing.T, l LockAnnotation) string {
+func mustEncode(t testing.TB, l LockAnnotation) string {
 	t.Helper()
 	text, err := l.Encode()
 	if err != nil {
@@ -238,7 +238,7 @@ func TestTheLocksMessageIsTrueAndShort(t *testing.T) {
 	}{
 		"rolled back":            {[]but{bad}, "guardian rolled orders-service back to v1 at ", "cannot yet"},
 		"blocked":                {[]but{bad, stableReady(0)}, "guardian wants orders-service back on v1 since 2026-03-02T09:00:00Z but cannot yet (", "rolled"},
-		"disarmed with traffic":  {[]but{locked(LockBuild), gets(50), disarmed(time.Hour)}, "", "rolled orders-service back"},
+		"disarmed with traffic":  {[]but{locked(LockBuild), gets(50), disarmed(time.Hour)}, "guardian locked orders-service on v1 at ", "rolled orders-service back"},
 		"paused without traffic": {[]but{locked(LockBuild), func(in *Input) { in.Record.Status.Paused = &Pause{By: "ann"} }}, "rolled orders-service back", "cannot yet"},
 	} {
 		for _, lengthen := range []bool{false, true} {

@@ -18,6 +18,7 @@ import (
 type Metrics struct {
 	seconds *prometheus.HistogramVec // a guard's appears with its first rollback
 	leader  prometheus.Gauge
+	filled  *prometheus.GaugeVec // by resource
 
 	mu     sync.Mutex
 	guards map[string]*series
@@ -110,9 +111,20 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "guardian_rollback_seconds", Help: "Time from an alert's arrival to the confirmed write of the VirtualService.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}, []string{"guard"}),
 		leader: prometheus.NewGauge(prometheus.GaugeOpts{Name: "guardian_leader", Help: "1 on the replica that holds the lease for going forward."}),
+		filled: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "guardian_cache_filled",
+			Help: "1 when all objects of the resource are known, 0 while they cannot be listed and are read one by one."}, []string{"resource"}),
 	}
-	reg.MustRegister(m, m.seconds, m.leader)
+	reg.MustRegister(m, m.seconds, m.leader, m.filled)
 	return m
+}
+
+// cacheFilled tells whether all objects of a resource are known.
+func (m *Metrics) cacheFilled(resource string, filled bool) {
+	value := 0.0
+	if filled {
+		value = 1
+	}
+	m.filled.WithLabelValues(resource).Set(value)
 }
 
 // start makes a guard's series visible at zero. The restarts of a destination

@@ -414,8 +414,8 @@ func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 		want.Status.State != StateRolledBack || d.Move != MoveNone || len(d.Added) > 0 || was.Request != nil {
 		return false
 	}
-	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || !slices.Equal(was.DenyMatchRoutes, want.DenyMatchRoutes) ||
-		!slices.Equal(was.DenyMirrors, want.DenyMirrors) || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
+	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || was.DenyMatchRoutes != want.DenyMatchRoutes ||
+		was.DenyMirrors != want.DenyMirrors || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
 		return false
 	}
 	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle

@@ -24,8 +24,10 @@ const (
 	AnnotationReason = Prefix + "reason"
 	AnnotationSince  = Prefix + "since"
 	AnnotationBuild  = Prefix + "build"
-	AnnotationPaused = Prefix + "paused" // "true", set by a person on the VirtualService: no step forward
-	AnnotationOwner  = Prefix + "owner"  // guardian's user, on its records
+	AnnotationPaused = Prefix + "paused"    // "true", set by a person on the VirtualService: no step forward
+	AnnotationOwner  = Prefix + "owner"     // guardian's user, on its records
+	LabelAdmission   = Prefix + "admission" // "rewrite" or "off", on a Namespace: how the admission policies treat it
+	AnnotationHolds  = Prefix + "holds"     // users, separated by commas, on a Namespace: whose writes are held instead of refused
 
 	// FieldManager marks rollbacks and FieldManagerPromotion steps forward, so
 	// that Argo CD can ignore spec.http while a rollback owns it.
@@ -94,8 +96,8 @@ type Record struct {
 	past string
 
 	Deny            []string // host/subset of the canary in every spelling, while locked
-	DenyMatchRoutes []string // the same, for routes of some requests to the canary alone; empty: they are left alone
-	DenyMirrors     []string // the same, for mirrors; empty: they are left alone
+	DenyMatchRoutes bool     // routes of some requests to the canary alone are locked too
+	DenyMirrors     bool     // and mirrors
 	Stable          []string // host/subset of stable in every spelling, while locked: a route that names it is no route to the canary alone
 	VirtualServices []string // names, while locked
 	Message         string   // what a refused CI reads, while locked
@@ -240,8 +242,8 @@ func parseRecord(cm *corev1.ConfigMap) (Record, error) {
 	r.past = cm.Data[keyHistory]
 	r.Refused = strings.Fields(cm.Data[keyRefused])
 	r.Deny = strings.Fields(cm.Data[keyDeny])
-	r.DenyMatchRoutes = strings.Fields(cm.Data[keyDenyMatchRoutes])
-	r.DenyMirrors = strings.Fields(cm.Data[keyDenyMirrors])
+	r.DenyMatchRoutes = cm.Data[keyDenyMatchRoutes] == "true"
+	r.DenyMirrors = cm.Data[keyDenyMirrors] == "true"
 	r.Stable = strings.Fields(cm.Data[keyStable])
 	r.VirtualServices = strings.Fields(cm.Data[keyVirtualServices])
 	r.Message = cm.Data[keyMessage]
@@ -358,10 +360,14 @@ func (r Record) Data() map[string]string {
 	if text := r.historyText(); text != "" {
 		data[keyHistory] = text
 	}
-	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyDenyMatchRoutes: r.DenyMatchRoutes,
-		keyDenyMirrors: r.DenyMirrors, keyStable: r.Stable, keyVirtualServices: r.VirtualServices} {
+	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyStable: r.Stable, keyVirtualServices: r.VirtualServices} {
 		if len(list) > 0 {
 			data[key] = strings.Join(list, " ")
+		}
+	}
+	for key, set := range map[string]bool{keyDenyMatchRoutes: r.DenyMatchRoutes, keyDenyMirrors: r.DenyMirrors} {
+		if set {
+			data[key] = "true"
 		}
 	}
 	if r.Message != "" {
@@ -436,8 +442,6 @@ func (r Record) clone() Record {
 	c.Changed = slices.Clone(r.Changed)
 	c.History = slices.Clone(r.History)
 	c.Deny = slices.Clone(r.Deny)
-	c.DenyMatchRoutes = slices.Clone(r.DenyMatchRoutes)
-	c.DenyMirrors = slices.Clone(r.DenyMirrors)
 	c.Stable = slices.Clone(r.Stable)
 	c.VirtualServices = slices.Clone(r.VirtualServices)
 	c.Status.Alerts = slices.Clone(r.Status.Alerts)

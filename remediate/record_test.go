@@ -38,8 +38,8 @@ func fullRecord() Record {
 		History:         []HistoryEntry{{At: at, State: StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
 		Request:         &Request{Action: RequestDisarm, By: "ann", Reason: "it's fine", At: at, Until: at.Add(time.Hour)},
 		Deny:            []string{"orders-service/v2", "orders-service.microservices/v2"},
-		DenyMatchRoutes: []string{"orders-service/v2"},
-		DenyMirrors:     []string{"orders-service/v2"},
+		DenyMatchRoutes: true,
+		DenyMirrors:     true,
 		Stable:          []string{"orders-service/v1"},
 		VirtualServices: []string{"orders-service", "orders-mesh"},
 		Message:         "guardian rolled orders-service back",
@@ -53,8 +53,8 @@ func TestARecordSurvivesItsConfigMap(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name == "empty" && len(got.Refused)+len(got.Deny)+len(got.DenyMatchRoutes)+len(got.DenyMirrors)+len(got.Stable)+len(got.VirtualServices) == 0 {
-				got.Refused, got.Deny, got.DenyMatchRoutes, got.DenyMirrors, got.Stable, got.VirtualServices = nil, nil, nil, nil, nil, nil
+			if name == "empty" && len(got.Refused)+len(got.Deny)+len(got.Stable)+len(got.VirtualServices) == 0 {
+				got.Refused, got.Deny, got.Stable, got.VirtualServices = nil, nil, nil, nil
 			}
 			if !reflect.DeepEqual(got, r) {
 				t.Errorf("read back\n%+v\nwant\n%+v", got, r)
@@ -189,7 +189,7 @@ func TestACloneSharesNothingThatIsEdited(t *testing.T) {
 	r := fullRecord()
 	c := r.clone()
 	c.Lock.Build, c.Request.By, c.Status.Paused.By, c.Status.Disarmed.By, *c.Status.Expected = "x", "x", "x", "x", 77
-	c.Refused[0], c.Deny[0], c.DenyMatchRoutes[0], c.DenyMirrors[0], c.Stable[0], c.VirtualServices[0] = "x", "x", "x", "x", "x", "x"
+	c.Refused[0], c.Deny[0], c.Stable[0], c.VirtualServices[0] = "x", "x", "x", "x"
 	c.Status.Alerts[0], c.Status.Noted[0], c.Status.Firing[0].Name = "x", "x", "x"
 	c.History[0].Event, c.Changed[0].Path = "x", "x"
 	if !reflect.DeepEqual(r, fullRecord()) {

@@ -79,7 +79,10 @@ func (c gateCase) leases(begin time.Time, after time.Duration) []coordinationv1.
 }
 
 // run is a gate of --for 2m over that combination, looked at every second.
-func (c gateCase) run(t *testing.T) gateAnswer {
+func (c gateCase) run(t *testing.T) gateAnswer { return c.over(t, c.record()) }
+
+// over is the same over another record.
+func (c gateCase) over(t *testing.T, r remediate.Record) gateAnswer {
 	begin := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 	var p pulse
 	ok, why, _ := p.alive(c.leases(begin, 0), begin)
@@ -88,7 +91,6 @@ func (c gateCase) run(t *testing.T) gateAnswer {
 	}
 	w := gateWatch{options: gateOptions{length: 2 * time.Minute, minRequests: 10}, guard: testGuard,
 		began: begin, readAt: begin, livedAt: begin, freshAt: begin, blind: p.blind()}
-	r := c.record()
 	for after := time.Duration(0); after < 10*time.Minute; after += time.Second {
 		now := begin.Add(after)
 		if now.Sub(w.lookedAt) >= w.lookEvery(now) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -242,7 +241,7 @@ func identity() string {
 
 func (s *service) ready(context.Context) error {
 	if !s.controller.Ready() {
-		return errors.New("the caches are not filled yet")
+		return &alerting.MissingError{Names: s.controller.Missing()}
 	}
 	return nil
 }

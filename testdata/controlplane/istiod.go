@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -64,6 +65,11 @@ func (p *Plane) runIstiod(ctx context.Context, path, kubeconfig string, port int
 	if err != nil {
 		return nil, err
 	}
+	// istiod does not watch one file in two roles.
+	authority := filepath.Join(p.family.folder, "istiod-ca.crt")
+	if err := os.WriteFile(authority, p.keys.certificate, 0o600); err != nil {
+		return nil, err
+	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(p.keys.certificate)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
@@ -75,7 +81,7 @@ func (p *Plane) runIstiod(ctx context.Context, path, kubeconfig string, port int
 			"discovery", "--kubeconfig=" + kubeconfig, "--namespace=" + istioNamespace, "--shutdownDuration=1s",
 			"--meshConfig=" + filepath.Join(p.family.folder, "no-mesh-config"), "--networksConfig=" + filepath.Join(p.family.folder, "no-networks"),
 			"--httpAddr=" + address(plain), "--httpsAddr=" + address(port), "--monitoringAddr=" + address(monitoring), "--grpcAddr=", "--secureGRPCAddr=",
-			"--caCertFile=" + p.keys.certificateFile, "--tlsCertFile=" + p.keys.certificateFile, "--tlsKeyFile=" + p.keys.keyFile,
+			"--ctrlz_port=0", "--caCertFile=" + authority, "--tlsCertFile=" + p.keys.certificateFile, "--tlsKeyFile=" + p.keys.keyFile,
 		},
 		// The webhook is registered by Judge, and nothing gets a sidecar or a certificate here.
 		Env: []string{"POD_NAME=istiod", "POD_NAMESPACE=" + istioNamespace, "ENABLE_CA_SERVER=false", "VALIDATION_WEBHOOK_CONFIG_NAME=", "INJECTION_WEBHOOK_CONFIG_NAME="},
