@@ -136,7 +136,7 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 				return err
 			}
 			if f := after["prometheus_rule_evaluation_failures_total"]; f > 0 {
-				return fmt.Errorf("%d guards: %.0f evaluations failed", n, f)
+				return fmt.Errorf("%d guards: %.0f evaluations failed; the end of Prometheus's log:\n%s", n, f, p.Process().Tail(20))
 			}
 		}
 		p.Stop()
