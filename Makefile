@@ -58,7 +58,7 @@ test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertm
 
 .PHONY: test-chart
 test-chart: tools ## Test the chart with each of its rights missing, and the image and the release (15 minutes)
-	$(GO) test -tags=chart -count=1 -timeout=1h -run='EachRight|Release|Image' ./cmd/guardian
+	GUARDIAN_CHART=full $(GO) test -count=1 -timeout=1h -v -run='EachRight|FromTheRelease|TheImage' ./cmd/guardian
 
 .PHONY: test-istio
 test-istio: tools ## Have the real istiod judge what guardian writes (builds it once, 10 minutes)
@@ -134,8 +134,9 @@ bench-cost: tools ## Measure what the rules of 1, 100 and 1,000 guards cost a re
 lint: ## Check with gofmt, go vet and staticcheck
 	@unformatted="$$(git ls-files -z '*.go' | xargs -0 gofmt -l)"; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w is due for:"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet -tags=chart $(PACKAGES)
+	$(GO) vet $(PACKAGES)
 	$(GO) vet -C testdata/tools/release ./...
+	$(GO) vet -C internal/conntrack ./...
 	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck $(PACKAGES)
 
 .PHONY: golden
