@@ -20,6 +20,12 @@ GUARDS ?= 1000
 HOURS ?= 1000
 SEED ?= 0
 
+# What make image and make release make: the version (default: the chart's appVersion), and where they push to.
+VERSION ?=
+PUSH ?=
+RELEASE = $(GO) build -C testdata/tools/release -o "$(CURDIR)/bin/release" . && bin/release
+RELEASE_FLAGS = $(if $(VERSION),-version $(VERSION)) $(if $(PUSH),-push $(PUSH))
+
 PROMETHEUS_OPERATOR = github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring
 CRDS = testdata/controlplane/crds
 
@@ -33,6 +39,14 @@ help: ## Print this help
 build: ## Build bin/guardian
 	$(GO) build -trimpath -o bin/guardian ./cmd/guardian
 
+.PHONY: image
+image: ## Build the image without a container engine into dist/image (PUSH=registry.example/team pushes it)
+	@$(RELEASE) image -root . $(RELEASE_FLAGS)
+
+.PHONY: release
+release: ## Build all that a release is into dist: image, charts, archives, SBOMs, checksums (VERSION=, PUSH=)
+	@$(RELEASE) all -root . $(RELEASE_FLAGS)
+
 .PHONY: unit
 unit: ## Run the tests that need no control plane
 	$(GO) test -short -shuffle=on $(PACKAGES)
@@ -41,6 +55,16 @@ unit: ## Run the tests that need no control plane
 test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertmanager
 	RAPID_SEED=$(RAPID_SEED) $(GO) test -timeout=30m -run='PropertyInvariants|SimulatedWeek|EqualToTheEngine' ./remediate ./testdata/judge
 	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=30m $(PACKAGES)
+
+.PHONY: test-chart
+test-chart: tools ## Test the chart with each of its rights missing, and the image and the release (15 minutes)
+	GUARDIAN_CHART=full $(GO) test -count=1 -timeout=1h -v -run='EachRight|FromTheRelease|TheImage' ./cmd/guardian
+
+.PHONY: test-istio
+test-istio: tools ## Have the real istiod judge what guardian writes (builds it once, 10 minutes)
+	@$(GO) run ./testdata/cluster -build pilot-discovery
+	$(GO) vet -tags=istiod ./remediate ./cmd/guardian
+	$(GO) test -tags=istiod -count=1 -v -timeout=30m -run=Istiod ./remediate ./cmd/guardian
 
 .PHONY: property
 property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
@@ -67,6 +91,10 @@ fuzz: ## Run each fuzz target for FUZZTIME (3s)
 .PHONY: tools
 tools: ## Build the programs that tests start, once (5 to 10 minutes the first time)
 	@$(GO) run ./testdata/cluster -build
+
+.PHONY: test-operator
+test-operator: tools ## The rules of 1,000 guards through the real prometheus-operator (builds it: 3 minutes more the first time)
+	$(GO) test -tags=operator -count=1 -timeout=30m -v -run=RealOperator ./cmd/guardian
 
 .PHONY: demo
 demo: ## Show a canary that fails and is rolled back (HOLD=1 keeps it up, ACT= chooses another act)
@@ -96,8 +124,9 @@ bench-judge: ## Simulate healthy and failing canaries, beside two naive rules (H
 	$(GO) run ./testdata/judge -hours $(HOURS) -seed $(SEED)
 
 .PHONY: bench-cost
-bench-cost: tools ## Measure what the rules of 1 and 100 guards cost a real Prometheus (12 minutes)
+bench-cost: tools ## Measure what the rules of 1, 100 and 1,000 guards cost a real Prometheus (18 minutes)
 	$(GO) run ./testdata/judge/cost
+	$(GO) run ./testdata/judge/cost -guards 1000 -busy 50
 	$(GO) run ./testdata/judge/cost -scrape 5s
 	$(GO) run ./testdata/judge/cost -fast 1s
 
@@ -106,6 +135,8 @@ lint: ## Check with gofmt, go vet and staticcheck
 	@unformatted="$$(git ls-files -z '*.go' | xargs -0 gofmt -l)"; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w is due for:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet $(PACKAGES)
+	$(GO) vet -C testdata/tools/release ./...
+	$(GO) vet -C internal/conntrack ./...
 	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck $(PACKAGES)
 
 .PHONY: golden

@@ -15,8 +15,27 @@ import (
 	"go.yaml.in/yaml/v2"
 )
 
-// errUnauthorized marks a call without right credentials.
+// proof is a way to tell friend from foe: the label proof.
+type proof string
+
+const (
+	proofBearer      proof = "bearer"
+	proofBasic       proof = "basic"
+	proofCertificate proof = "certificate"
+)
+
+// unauthorized is a call without the right proof. Its text has nothing of what the
+// caller sent.
+type unauthorized struct {
+	proof proof
+	why   string
+}
+
+// errUnauthorized is what all of them are.
 var errUnauthorized = errors.New("missing or wrong credentials")
+
+func (e *unauthorized) Error() string        { return errUnauthorized.Error() + ": " + e.why }
+func (e *unauthorized) Is(target error) bool { return target == errUnauthorized }
 
 // errCredentials marks that there is nothing to compare credentials with.
 var errCredentials = errors.New("cannot check credentials")
@@ -62,7 +81,7 @@ func bearerAuthenticator(file string) authenticator {
 		}
 		scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		if !strings.EqualFold(scheme, "Bearer") {
-			return fmt.Errorf("%w: no bearer token", errUnauthorized)
+			return &unauthorized{proofBearer, "no bearer token"}
 		}
 		// Hashes have one length, and every token is compared: the time says
 		// nothing about the token.
@@ -72,7 +91,7 @@ func bearerAuthenticator(file string) authenticator {
 			right |= subtle.ConstantTimeCompare(hash[:], want[:])
 		}
 		if right == 0 {
-			return fmt.Errorf("%w: wrong bearer token", errUnauthorized)
+			return &unauthorized{proofBearer, "wrong bearer token"}
 		}
 		return nil
 	}
@@ -131,7 +150,7 @@ func webAuthenticator(file string) authenticator {
 		case r.TLS == nil:
 			return fmt.Errorf("%w: %s demands certificates, but guardian has served plain HTTP since its start: restart it", errCredentials, file)
 		case len(r.TLS.VerifiedChains) == 0:
-			return fmt.Errorf("%w: no verified client certificate", errUnauthorized)
+			return &unauthorized{proofCertificate, "no verified client certificate"}
 		}
 		return nil
 	}
@@ -146,20 +165,50 @@ func webChecks(file string) (webAuth, error) {
 	if err := web.Validate(file); err != nil {
 		return webAuth{}, fmt.Errorf("web configuration %s: %w", file, err)
 	}
-	content, err := os.ReadFile(file)
+	config, err := readWebConfig(file)
 	if err != nil {
-		return webAuth{}, fmt.Errorf("web configuration: %w", err)
-	}
-	var config web.Config
-	if err := yaml.UnmarshalStrict(content, &config); err != nil {
-		return webAuth{}, fmt.Errorf("web configuration %s: %w", file, err)
+		return webAuth{}, err
 	}
 	if config.RateLimiterConfig.Interval != 0 {
 		return webAuth{}, fmt.Errorf("web configuration %s: rate_limit.interval: %q: want none: it answers 429, which Alertmanager takes as final",
 			file, config.RateLimiterConfig.Interval)
 	}
+	return proofOf(config), nil
+}
+
+func readWebConfig(file string) (web.Config, error) {
+	var config web.Config
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return config, fmt.Errorf("web configuration: %w", err)
+	}
+	if err := yaml.UnmarshalStrict(content, &config); err != nil {
+		return config, fmt.Errorf("web configuration %s: %w", file, err)
+	}
+	return config, nil
+}
+
+func proofOf(config web.Config) webAuth {
 	return webAuth{
 		basic:       len(config.Users) > 0,
 		certificate: config.TLSConfig.ClientAuth == "RequireAndVerifyClientCert" && config.TLSConfig.ClientCAs+config.TLSConfig.ClientCAsText != "",
-	}, nil
+	}
+}
+
+// WebNeeds is what a web configuration asks of those who call.
+type WebNeeds struct {
+	TLS         bool // https
+	BasicAuth   bool // one of basic_auth_users
+	Certificate bool // of an authority of the user's own
+}
+
+// ReadWebNeeds reads a web configuration as far as callers are concerned: the
+// certificates that it names need not be on this machine.
+func ReadWebNeeds(file string) (WebNeeds, error) {
+	config, err := readWebConfig(file)
+	if err != nil {
+		return WebNeeds{}, err
+	}
+	proof := proofOf(config)
+	return WebNeeds{TLS: config.TLSConfig.IsEnabled(), BasicAuth: proof.basic, Certificate: proof.certificate}, nil
 }

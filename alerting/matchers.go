@@ -3,6 +3,9 @@ package alerting
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
 
 	"github.com/prometheus/alertmanager/matcher/compat"
 	"github.com/prometheus/alertmanager/pkg/labels"
@@ -14,13 +17,18 @@ type Matchers struct {
 	list labels.Matchers
 }
 
+// parseMatchers is Alertmanager's own parser as Alertmanager uses it by default:
+// what either of its two grammars can read. (The package's default is the older
+// one alone.)
+var parseMatchers = compat.FallbackMatchersParser(slog.New(slog.DiscardHandler))
+
 // ParseMatchers reads matchers with Alertmanager's own parser. Each expression
 // holds one matcher (team="shop") or several ({team="shop", severity=~"page|crit"}).
 // No matcher at all is an error: it would select every alert there is.
 func ParseMatchers(expressions ...string) (Matchers, error) {
 	var list labels.Matchers
 	for _, expression := range expressions {
-		parsed, err := compat.Matchers(expression, "guardian")
+		parsed, err := parseMatchers(expression, "guardian")
 		if err != nil {
 			return Matchers{}, fmt.Errorf("matchers %q: %w: want, for example, team=\"shop\"", expression, err)
 		}
@@ -41,6 +49,36 @@ func (m Matchers) Matches(labels map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// Selects says whether an alert is possible that is selected and has, as each of
+// these labels, one of its values. It has no other labels.
+func (m Matchers) Selects(values map[string][]string) bool {
+	matching := map[string][]*labels.Matcher{}
+	for _, matcher := range m.list {
+		matching[matcher.Name] = append(matching[matcher.Name], matcher)
+	}
+	for name, all := range matching {
+		possible := values[name]
+		if len(possible) == 0 {
+			possible = []string{""}
+		}
+		if !slices.ContainsFunc(possible, func(value string) bool {
+			return !slices.ContainsFunc(all, func(one *labels.Matcher) bool { return !one.Matches(value) })
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// Equal is m and, for each of these labels, that it has this value.
+func (m Matchers) Equal(values map[string]string) Matchers {
+	list := slices.Clone(m.list)
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		list = append(list, &labels.Matcher{Type: labels.MatchEqual, Name: name, Value: values[name]})
+	}
+	return Matchers{list: list}
 }
 
 // String is a spelling that ParseMatchers reads.

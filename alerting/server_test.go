@@ -249,7 +249,7 @@ func TestTheHeartbeatIsNotedOnceTheSinkHasIt(t *testing.T) {
 		return nil
 	}})
 	opts.Now = func() time.Time { return start }
-	opts.OwnHeartbeat = func(labels map[string]string) bool { return labels["guardian_instance"] != "another" }
+	opts.OwnHeartbeat = func(_ Lane, labels map[string]string) bool { return labels["guardian_instance"] != "another" }
 	server := run(t, opts)
 	send := func(body string) {
 		exchange(t, post(t, server, "/webhook", bearer, strings.NewReader(body)))
@@ -269,7 +269,7 @@ func TestTheHeartbeatIsNotedOnceTheSinkHasIt(t *testing.T) {
 	if at := server.Heartbeat(); !at.Equal(start) {
 		t.Errorf("heartbeat at %s, want %s", at, start)
 	}
-	if at := testutil.ToFloat64(opts.MetricSet.heartbeat); at != float64(start.Unix()) {
+	if at := testutil.ToFloat64(opts.MetricSet.heartbeat.WithLabelValues("webhook")); at != float64(start.Unix()) {
 		t.Errorf("metric is %v, want %v", at, start.Unix())
 	}
 }
@@ -279,22 +279,26 @@ func TestQuestionsAreAnsweredOnTheMetricsPort(t *testing.T) {
 	unready := func(o *ServerOptions) {
 		o.Ready = func(context.Context) error { return errors.New("secret detail") }
 	}
+	lacking := func(o *ServerOptions) {
+		o.Ready = func(context.Context) error { return &MissingError{Names: []string{"pods", "services"}} }
+	}
 	for name, test := range map[string]struct {
 		with   func(*ServerOptions)
 		path   string
 		status int
 		answer string
 	}{
-		"alive":                       {path: "/healthz", status: 200, answer: `{"status":"ok"}`},
-		"alive though not ready":      {with: unready, path: "/healthz", status: 200, answer: `{"status":"ok"}`},
-		"ready":                       {path: "/readyz", status: 200, answer: `{"status":"ready"}`},
-		"not ready":                   {with: unready, path: "/readyz", status: 503, answer: `{"error":"Service Unavailable"}`},
-		"all guards":                  {path: "/api/v1/guards", status: 200, answer: `[{"name":"orders-service"},{"name":"payments-service"}]`},
-		"one guard":                   {path: "/api/v1/guards/orders-service", status: 200, answer: `{"name":"orders-service"}`},
-		"a guard that is not there":   {path: "/api/v1/guards/nobody", status: 404, answer: `{"error":"Not Found"}`},
-		"guards that cannot be read":  {with: broken, path: "/api/v1/guards", status: 500, answer: `{"error":"Internal Server Error"}`},
-		"a guard that cannot be read": {with: broken, path: "/api/v1/guards/orders-service", status: 500, answer: `{"error":"Internal Server Error"}`},
-		"the webhook is elsewhere":    {path: "/webhook", status: 404, answer: `{"error":"Not Found"}`},
+		"not ready, with what it lacks": {with: lacking, path: "/readyz", status: 503, answer: `{"error":"Service Unavailable","missing":["pods","services"]}`},
+		"alive":                         {path: "/healthz", status: 200, answer: `{"status":"ok"}`},
+		"alive though not ready":        {with: unready, path: "/healthz", status: 200, answer: `{"status":"ok"}`},
+		"ready":                         {path: "/readyz", status: 200, answer: `{"status":"ready"}`},
+		"not ready":                     {with: unready, path: "/readyz", status: 503, answer: `{"error":"Service Unavailable"}`},
+		"all guards":                    {path: "/api/v1/guards", status: 200, answer: `[{"name":"orders-service"},{"name":"payments-service"}]`},
+		"one guard":                     {path: "/api/v1/guards/orders-service", status: 200, answer: `{"name":"orders-service"}`},
+		"a guard that is not there":     {path: "/api/v1/guards/nobody", status: 404, answer: `{"error":"Not Found"}`},
+		"guards that cannot be read":    {with: broken, path: "/api/v1/guards", status: 500, answer: `{"error":"Internal Server Error"}`},
+		"a guard that cannot be read":   {with: broken, path: "/api/v1/guards/orders-service", status: 500, answer: `{"error":"Internal Server Error"}`},
+		"the webhook is elsewhere":      {path: "/webhook", status: 404, answer: `{"error":"Not Found"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			opts, _ := options(t, &sink{})
@@ -320,7 +324,7 @@ func TestMetricsAreThereAtZeroFromTheStart(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"guardian_heartbeat_timestamp_seconds 0", "guardian_alert_age_seconds_count 0"} {
+	for _, want := range []string{`guardian_heartbeat_timestamp_seconds{lane="webhook"} 0`, `guardian_auth_failures_total{proof="basic"} 0`, "guardian_alert_age_seconds_count 0"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s", want)
 		}

@@ -8,14 +8,12 @@ import (
 	"reflect"
 	"slices"
 
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -27,8 +25,6 @@ import (
 // again.
 var errConflict = errors.New("object has changed meanwhile")
 
-var virtualServiceResource = schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}
-
 // reader is what a guard is gathered from: the informers' caches, or the API
 // server itself. An object that does not exist is nil without an error.
 // What it returns must not be edited.
@@ -39,7 +35,9 @@ type reader interface {
 	service(ctx context.Context, name string) (*keptService, error)
 	deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error)
 	pods(ctx context.Context, want workloadSelector) ([]*keptPod, error)
-	replicaSet(ctx context.Context, name string) (*keptReplicaSet, error)
+	// revisions are what the pods were made from, as far as it is there, and of
+	// owners that are no Deployments at least the newest besides.
+	revisions(ctx context.Context, want workloadSelector, pods []*keptPod) ([]*keptRevision, error)
 	slices(ctx context.Context, service string) ([]*keptSlice, error)
 	locked(ctx context.Context) ([]*corev1.ConfigMap, error) // records of all guards that are
 }
@@ -70,11 +68,17 @@ func newWorkloadSelector(service, subset keptLabels) workloadSelector {
 
 func (w workloadSelector) matches(set keptLabels) bool { return w.pair != "" && set.include(w.want) }
 
+// includedIn says that whatever o matches, w matches as well.
+func (w workloadSelector) includedIn(o workloadSelector) bool {
+	return w.pair != "" && o.pair != "" && o.want.include(w.want)
+}
+
 func (w workloadSelector) String() string { return labels.SelectorFromSet(w.want.set()).String() }
 
 const (
 	indexPair    = "label-pair"
 	indexService = "service"
+	indexOwner   = "owner"
 )
 
 // index makes an Indexers of a function of the one type that a cache holds.
@@ -102,6 +106,17 @@ func deploymentIndexers() cache.Indexers {
 	return index(indexPair, func(d *keptDeployment) []string { return d.template.pairs() })
 }
 
+// revisionIndexers find the revisions of an owner. Those of a Deployment are
+// found by its pods alone.
+func revisionIndexers() cache.Indexers {
+	return index(indexOwner, func(r *keptRevision) []string {
+		if r.ofDeployment() {
+			return nil
+		}
+		return one(r.owner)
+	})
+}
+
 func sliceIndexers() cache.Indexers {
 	return index(indexService, func(s *keptSlice) []string { return one(s.service) })
 }
@@ -127,13 +142,16 @@ func hostIndexers(namespace, domain string) cache.Indexers {
 type cacheReader struct {
 	namespace  string
 	records    corelisters.ConfigMapLister
-	vs         cache.GenericLister
+	vs         cache.Indexer // of Unstructured
 	services   cache.Indexer // of keptService, …
-	replicas   cache.Indexer
+	replicas   cache.Indexer // of keptRevision
+	revisionIx cache.Indexer // the same, of ControllerRevisions
 	rules      cache.Indexer
 	podIndex   cache.Indexer
 	deployIdx  cache.Indexer
 	sliceIndex cache.Indexer
+
+	lacks func(resource string) bool // says that a cache is not filled; nil: all are
 
 	ownRecords  ownWrites[*corev1.ConfigMap]
 	ownServices ownWrites[*unstructured.Unstructured]
@@ -172,14 +190,7 @@ func (c *cacheReader) record(_ context.Context, guard string) (*corev1.ConfigMap
 }
 
 func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
-	obj, err := c.vs.ByNamespace(c.namespace).Get(name)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, err
-	}
-	u, ok := obj.(*unstructured.Unstructured)
-	if err == nil && !ok {
-		return nil, fmt.Errorf("VirtualService %s/%s: cache holds a %T", c.namespace, name, obj)
-	}
+	u, ok := get[unstructured.Unstructured](c, c.vs, name)
 	u, _ = c.ownServices.newest(name, u, ok)
 	return u, nil
 }
@@ -202,9 +213,30 @@ func (c *cacheReader) pods(_ context.Context, want workloadSelector) ([]*keptPod
 	return indexed(c.podIndex, indexPair, want.pair, func(p *keptPod) bool { return want.matches(p.labels) })
 }
 
-func (c *cacheReader) replicaSet(_ context.Context, name string) (*keptReplicaSet, error) {
-	r, _ := get[keptReplicaSet](c, c.replicas, name)
-	return r, nil
+func (c *cacheReader) revisions(_ context.Context, _ workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+	var out []*keptRevision
+	owners := map[string]bool{}
+	for ref := range revisionsOf(pods) {
+		in := c.replicas
+		if ref.kind == kindControllerRevision {
+			in = c.revisionIx
+		}
+		r, ok := get[keptRevision](c, in, ref.name)
+		switch {
+		case !ok || owners[r.owner]:
+			continue
+		case r.ofDeployment():
+			out = append(out, r)
+			continue
+		}
+		owners[r.owner] = true
+		all, err := indexed(in, indexOwner, r.owner, func(*keptRevision) bool { return true })
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, all...)
+	}
+	return out, nil
 }
 
 func (c *cacheReader) slices(_ context.Context, service string) ([]*keptSlice, error) {
@@ -230,6 +262,22 @@ func indexed[T any](idx cache.Indexer, index, value string, want func(*T) bool) 
 	return out, nil
 }
 
+// allDeployments needs no cache to know which Deployments there are: it lists
+// them all.
+func (l *liveReader) allDeployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+	list, err := l.kube.AppsV1().Deployments(l.namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list Deployments in %s: %w", l.namespace, err)
+	}
+	var out []*keptDeployment
+	for i := range list.Items {
+		if k := keepDeployment(&list.Items[i], l.parts); want.matches(k.template) {
+			out = append(out, k)
+		}
+	}
+	return out, nil
+}
+
 // liveReader reads from the API server. Which Deployments there are to look
 // at, it takes from the cache: a Deployment's own labels need not be those of
 // its template. A new one shows by its pods, which then belong to no known
@@ -238,8 +286,8 @@ type liveReader struct {
 	cache     *cacheReader
 	namespace string
 	kube      kubernetes.Interface
-	istio     istioclient.Interface
-	dynamic   dynamic.Interface
+	istio     *istioAPI
+	parts     BuildParts
 }
 
 func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
@@ -247,7 +295,7 @@ func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 }
 
 func (l *liveReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
-	u, err := absent(l.dynamic.Resource(virtualServiceResource).Namespace(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	u, err := absent(l.istio.get(ctx, resourceVirtualServices, name))
 	if u != nil {
 		trimVirtualService(u)
 	}
@@ -255,7 +303,7 @@ func (l *liveReader) virtualService(ctx context.Context, name string) (*unstruct
 }
 
 func (l *liveReader) destinationRule(ctx context.Context, name string) (*keptRule, error) {
-	r, err := absent(l.istio.NetworkingV1().DestinationRules(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+	r, err := absent(l.istio.get(ctx, resourceDestinationRules, name))
 	if err != nil || r == nil {
 		return nil, err
 	}
@@ -271,6 +319,9 @@ func (l *liveReader) service(ctx context.Context, name string) (*keptService, er
 }
 
 func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+	if l.cache == nil || l.cache.lacks != nil && l.cache.lacks(resourceDeployments) {
+		return l.allDeployments(ctx, want)
+	}
 	known, err := l.cache.deployments(ctx, want)
 	if err != nil {
 		return nil, err
@@ -284,7 +335,7 @@ func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]
 		if d == nil {
 			continue
 		}
-		if k := keepDeployment(d); want.matches(k.template) {
+		if k := keepDeployment(d, l.parts); want.matches(k.template) {
 			out = append(out, k)
 		}
 	}
@@ -306,12 +357,62 @@ func (l *liveReader) pods(ctx context.Context, want workloadSelector) ([]*keptPo
 	return out, nil
 }
 
-func (l *liveReader) replicaSet(ctx context.Context, name string) (*keptReplicaSet, error) {
-	r, err := absent(l.kube.AppsV1().ReplicaSets(l.namespace).Get(ctx, name, metav1.GetOptions{}))
+// revisions lists them by the labels that they have from their template, and
+// reads one by one only those whose labels somebody has edited.
+func (l *liveReader) revisions(ctx context.Context, want workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+	refs := revisionsOf(pods)
+	kinds := map[string]bool{}
+	for ref := range refs {
+		kinds[ref.kind] = true
+	}
+	var out []*keptRevision
+	apps, by := l.kube.AppsV1(), metav1.ListOptions{LabelSelector: want.String()}
+	if kinds[kindReplicaSet] {
+		list, err := apps.ReplicaSets(l.namespace).List(ctx, by)
+		if err != nil {
+			return nil, fmt.Errorf("list ReplicaSets: %w", err)
+		}
+		for i := range list.Items {
+			out = append(out, keepReplicaSet(&list.Items[i], l.parts))
+		}
+	}
+	if kinds[kindControllerRevision] {
+		list, err := apps.ControllerRevisions(l.namespace).List(ctx, by)
+		if err != nil {
+			return nil, fmt.Errorf("list ControllerRevisions: %w", err)
+		}
+		for i := range list.Items {
+			out = append(out, keepControllerRevision(&list.Items[i], l.parts))
+		}
+	}
+	for _, r := range out {
+		delete(refs, r.ref())
+	}
+	for ref := range refs {
+		r, err := l.revision(ctx, ref)
+		if err != nil {
+			return nil, fmt.Errorf("read %s %s: %w", ref.kind, ref.name, err)
+		}
+		if r != nil {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+func (l *liveReader) revision(ctx context.Context, ref revisionRef) (*keptRevision, error) {
+	if ref.kind == kindControllerRevision {
+		r, err := absent(l.kube.AppsV1().ControllerRevisions(l.namespace).Get(ctx, ref.name, metav1.GetOptions{}))
+		if err != nil || r == nil {
+			return nil, err
+		}
+		return keepControllerRevision(r, l.parts), nil
+	}
+	r, err := absent(l.kube.AppsV1().ReplicaSets(l.namespace).Get(ctx, ref.name, metav1.GetOptions{}))
 	if err != nil || r == nil {
 		return nil, err
 	}
-	return keepReplicaSet(r), nil
+	return keepReplicaSet(r, l.parts), nil
 }
 
 func (l *liveReader) slices(ctx context.Context, service string) ([]*keptSlice, error) {
@@ -365,8 +466,9 @@ func trimVirtualService(u *unstructured.Unstructured) {
 type writer struct {
 	namespace string
 	kube      kubernetes.Interface
-	dynamic   dynamic.Interface
-	cache     *cacheReader // told of what was written
+	istio     *istioAPI
+	cache     *cacheReader  // told of what was written
+	user      func() string // guardian's own; its records name it
 }
 
 func conflictOr(err error, format string, args ...any) error {
@@ -401,12 +503,12 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 	}
 	if old == nil {
 		cm, err := cms.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set},
+			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set, Annotations: ownerOf(nil, w.user())},
 			Data:       r.Data(),
 		}, metav1.CreateOptions{FieldManager: FieldManager})
 		return cm, conflictOr(err, "create record %s/%s", w.namespace, RecordName(guard))
 	}
-	patch, err := recordPatch(old, set, r)
+	patch, err := recordPatch(old, set, r, w.user())
 	if err != nil {
 		return nil, err
 	}
@@ -418,8 +520,17 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 	return cm, conflictOr(err, "write record %s/%s", w.namespace, old.Name)
 }
 
+// ownerOf is the annotation that a record without an owner gets: the policy that
+// guards records lets its owner alone change what guardian writes.
+func ownerOf(old *corev1.ConfigMap, user string) map[string]string {
+	if user == "" || old != nil && old.Annotations[AnnotationOwner] != "" {
+		return nil
+	}
+	return map[string]string{AnnotationOwner: user}
+}
+
 // recordPatch is a merge patch with a test of the resource version.
-func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte, error) {
+func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record, user string) ([]byte, error) {
 	data, labelSet := map[string]any{}, map[string]any{}
 	now := r.Data()
 	for k := range old.Data {
@@ -444,11 +555,15 @@ func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record) ([]byte
 	if len(labelSet) > 0 {
 		meta["labels"] = labelSet
 	}
+	if owner := ownerOf(old, user); owner != nil {
+		meta["annotations"] = owner
+	}
 	return json.Marshal(map[string]any{"metadata": meta, "data": data})
 }
 
 func ownKey(k string) bool {
-	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequest, keyChanged}, k)
+	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequestOnce, keyChanged}, k) ||
+		slices.Contains(RequestKeys, k)
 }
 
 // holds says whether the record that was read is this one. Nearly always nothing
@@ -478,24 +593,25 @@ func sameRecord(old *corev1.ConfigMap, r Record) bool {
 }
 
 // patchVirtualService applies ops with a test of the resource version.
-func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) error {
+func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (*unstructured.Unstructured, error) {
 	body, err := json.Marshal(append([]Op{{Op: "test", Path: "/metadata/resourceVersion", Value: vs.GetResourceVersion()}}, ops...))
 	if err != nil {
-		return fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
+		return nil, fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
 	}
-	now, err := w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Patch(ctx, vs.GetName(), types.JSONPatchType, body,
-		metav1.PatchOptions{FieldManager: manager})
+	now, err := inServed(w.istio, resourceVirtualServices, func(r dynamic.ResourceInterface) (*unstructured.Unstructured, error) {
+		return r.Patch(ctx, vs.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: manager})
+	})
 	if err == nil {
 		trimVirtualService(now)
 		w.cache.ownServices.wrote(now)
 	}
-	return conflictOr(err, "patch VirtualService %s/%s", w.namespace, vs.GetName())
+	return now, conflictOr(err, "patch VirtualService %s/%s", w.namespace, vs.GetName())
 }
 
 // release takes guardian's rollback entries out of managedFields, so that a
 // GitOps tool that ignores what guardian owns sees the field again.
 func (w *writer) release(ctx context.Context, name string) error {
-	u, err := absent(w.dynamic.Resource(virtualServiceResource).Namespace(w.namespace).Get(ctx, name, metav1.GetOptions{}))
+	u, err := absent(w.istio.get(ctx, resourceVirtualServices, name))
 	if err != nil {
 		return fmt.Errorf("read VirtualService %s/%s: %w", w.namespace, name, err)
 	}
@@ -512,5 +628,6 @@ func (w *writer) release(ctx context.Context, name string) error {
 	if len(ops) == 0 {
 		return nil
 	}
-	return w.patchVirtualService(ctx, u, ops, FieldManagerPromotion)
+	_, err = w.patchVirtualService(ctx, u, ops, FieldManagerPromotion)
+	return err
 }

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
@@ -19,10 +18,9 @@ import (
 
 // Options are what a Controller is made of.
 type Options struct {
-	// Client, Istio and Dynamic reach the API server. Their rate limits should
-	// be off: a burst of rollbacks must not queue behind them.
+	// Client and Dynamic reach the API server. Their rate limits should be off:
+	// a burst of rollbacks must not queue behind them.
 	Client  kubernetes.Interface
-	Istio   istioclient.Interface
 	Dynamic dynamic.Interface
 	// EventClient writes Kubernetes Events; it may be slow. Nil: Client.
 	EventClient kubernetes.Interface
@@ -30,20 +28,27 @@ type Options struct {
 	Namespace string
 	Identity  string // unique among replicas, a DNS label: the pod's name
 	Domain    string // of the cluster; empty: cluster.local
+	// User is guardian's own until the API server has told which it is. Empty:
+	// not known.
+	User   string
+	Builds BuildParts
 
 	// Firing returns the alerts that fire for a guard now, as this replica
 	// knows it. It must not block.
 	Firing func(guard string) []Alert
 	// AskForward asks live what matters only before traffic goes forward: the
-	// alerts that fire anywhere, the canary's requests since a time, and the
-	// gates. Nil: promotion waits for ever.
+	// alerts that fire anywhere, the canary's requests since a time, the gates, and
+	// the gaps in its rules. Nil: promotion waits for ever.
 	AskForward func(ctx context.Context, g Guard, s Sides, since time.Time) (Forward, []Alert)
-	// CountRequests returns the canary's requests since a time. Nil: they are
-	// not counted.
-	CountRequests func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, error)
+	// Count returns the canary's requests since a time, and the gaps in the rules
+	// that watch it. Nil: they are not counted.
+	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, Gaps, error)
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
+	// HeartbeatByAlertmanager is the same of those that came through
+	// Alertmanager, for people to see. May be nil.
+	HeartbeatByAlertmanager func() time.Time
 
 	Metrics *Metrics
 	Logger  *slog.Logger
@@ -61,10 +66,12 @@ type Options struct {
 type Controller struct {
 	o     Options
 	queue workqueue.TypedRateLimitingInterface[string]
+	slow  workqueue.TypedRateLimiter[string] // for writes that the API server refuses
 	r     *reconciler
 	info  *informers
 	lease *leases
 	event *events
+	self  identity
 
 	rush   rush          // of rollbacks by this replica
 	asking chan struct{} // holds one token for each pass that asks others than the API server
@@ -107,7 +114,7 @@ var errStopped = errors.New("guardian is stopping")
 // before Run.
 func New(o Options) (*Controller, error) {
 	switch {
-	case o.Client == nil || o.Istio == nil || o.Dynamic == nil:
+	case o.Client == nil || o.Dynamic == nil:
 		return nil, errors.New("controller: a client is missing")
 	case o.Namespace == "":
 		return nil, errors.New("controller: no namespace")
@@ -136,13 +143,16 @@ func New(o Options) (*Controller, error) {
 	}
 	c := &Controller{o: o, guards: map[string]*entry{}, asking: make(chan struct{}, max(1, o.Workers/2)), strays: make(chan struct{}, 1)}
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
+	c.slow = workqueue.NewTypedItemExponentialFailureRateLimiter[string](250*time.Millisecond, 15*time.Second)
 	c.info = newInformers(o, c.touched, c.hurry, c.restarted)
+	c.self.set(o.User)
+	c.info.refilled = c.enqueueAll
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
-		cached: c.info.reader, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
-		store: &writer{namespace: o.Namespace, kube: o.Client, dynamic: o.Dynamic, cache: c.info.reader},
-		leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
+		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
+		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
+		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
 	}
 	return c, nil
 }
@@ -174,6 +184,9 @@ func (c *Controller) SetGuards(guards []Guard) {
 			delete(c.guards, name)
 			c.r.watch.forget(name)
 			c.r.past.forget(name)
+			c.r.done.forget(name)
+			c.r.unrecorded.forget(name)
+			c.slow.Forget(name)
 			c.o.Metrics.stop(name)
 		}
 	}
@@ -196,6 +209,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer c.queue.ShutDown()
 	defer c.info.stop()
 	wg.Go(func() { c.event.run(ctx) })
+	wg.Go(func() { c.identify(ctx) })
 	if !c.info.start(ctx) {
 		return nil
 	}
@@ -221,8 +235,12 @@ func (c *Controller) dismiss() {
 	}
 }
 
-// Ready says whether the caches are filled.
+// Ready says whether all caches are filled.
 func (c *Controller) Ready() bool { return c.info.synced.Load() }
+
+// Missing names the resources whose caches are not filled. Guards are looked
+// after meanwhile, as far as that goes without.
+func (c *Controller) Missing() []string { return c.info.missing() }
 
 // Leads says whether this replica holds the lease for going forward.
 func (c *Controller) Leads() bool { return c.lease.leads() }
@@ -317,10 +335,10 @@ func (c *Controller) accept(guard string, alerts []Alert, received time.Time) (<
 	return done, nil
 }
 
-// Unknown records durably that an alert names a guard which this guardian does
-// not have, as an Event on the namespace.
-func (c *Controller) Unknown(ctx context.Context, guard, alert string) error {
-	return c.event.unknown(ctx, guard, alert, c.o.Now())
+// Unknown records durably that alerts name guards which this guardian does not
+// have, as one Event on the namespace. alertOf has an alert for each guard.
+func (c *Controller) Unknown(ctx context.Context, alertOf map[string]string) error {
+	return c.event.unknown(ctx, alertOf, c.o.Now())
 }
 
 func (c *Controller) work(ctx context.Context) {
@@ -331,10 +349,13 @@ func (c *Controller) work(ctx context.Context) {
 		}
 		wait, err := c.reconcile(ctx, name)
 		switch {
+		case errors.Is(err, errRefused) && ctx.Err() == nil:
+			c.queue.AddAfter(name, c.slow.When(name))
 		case err != nil && ctx.Err() == nil:
 			c.queue.AddRateLimited(name)
 		case wait > 0:
 			c.queue.Forget(name)
+			c.slow.Forget(name)
 			c.queue.AddAfter(name, wait)
 		}
 		c.queue.Done(name)
@@ -416,7 +437,7 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		c.o.Logger.Error("guard is not where it should be; trying again", "guard", g.Name, "err", err)
 	}
 	d := out.decision
-	if out.moved && d.Move == MoveStable {
+	if out.done && d.Move == MoveStable {
 		if d.Reason == ReasonReassert {
 			m.reasserted(g.Name)
 		} else {
@@ -431,7 +452,10 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		c.o.Logger.Info("traffic moved to stable", "guard", g.Name, "reason", string(d.Reason), "detail", d.Record.Status.Reason,
 			"from", out.snapshot.input.Traffic.Weight, "build", d.Record.Status.Build)
 	}
-	if out.moved && d.Move == MoveForward && err == nil {
+	if out.unmarked != nil {
+		c.o.Logger.Error("a VirtualService does not tell of the lock: the admission policies let canary weights pass, and guardian puts them back", "guard", g.Name, "err", out.unmarked)
+	}
+	if out.done && d.Move == MoveForward {
 		c.o.Logger.Info("traffic moved forward", "guard", g.Name, "weight", d.Weight, "build", d.Record.Status.Build)
 	}
 	c.mu.Lock()
@@ -443,7 +467,9 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		for k := range pending {
 			delete(e.pending, k)
 		}
-		e.sides, e.record, e.seen = out.snapshot.sides, Record{Lock: d.Record.Lock, Status: d.Record.Status}, true
+	}
+	if out.recorded || out.done {
+		e.sides, e.record, e.seen = out.snapshot.sides, Record{Lock: d.Record.Lock, Status: out.status()}, true
 		m.saw(g, out)
 	}
 }
@@ -456,7 +482,7 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 			"build", h.Build, "alert", h.Alert, "by", h.By, "reason", h.Reason)
 		c.event.tell(s, h)
 		if h.Event == "rolled-back" {
-			c.o.Metrics.rolledBack(g.Name, signalOf(d.Record.Lock, d.Reason))
+			c.o.Metrics.rolledBack(g.Name, d.Signal)
 		}
 		if h.Event == "unverified" {
 			c.o.Metrics.unverified(g.Name)
@@ -465,18 +491,6 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 			c.o.Metrics.progressed(g.Name, h.Event)
 		}
 	}
-}
-
-func signalOf(l *Lock, r Reason) string {
-	switch {
-	case r == ReasonPerson:
-		return "person"
-	case r == ReasonRefusedBuild:
-		return "refused_build"
-	case l != nil && slices.Contains(signals[:], l.Signal):
-		return l.Signal
-	}
-	return "other"
 }
 
 // turn lets at most half of the workers ask Prometheus and Alertmanager at a
@@ -522,17 +536,17 @@ func (c *Controller) askForward(ctx context.Context, s snapshot) (Forward, []Ale
 }
 
 func (c *Controller) count(ctx context.Context, s snapshot) Count {
-	if c.o.CountRequests == nil {
+	if c.o.Count == nil {
 		return Count{}
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
-	n, err := c.o.CountRequests(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
+	n, gaps, err := c.o.Count(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
 	if err != nil {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
 		return Count{}
 	}
-	return Count{Known: true, Requests: n}
+	return Count{Known: true, Requests: n, Gaps: gaps}
 }
 
 // View is one guard as a Controller last saw it.

@@ -34,20 +34,27 @@ func (a Alert) Episode() string {
 
 // Workload is what runs behind the canary's destination.
 type Workload struct {
-	Build    string    // hash of its Deployments' pod templates; empty: unknown
+	Build    string    // of its workloads' present pod templates; empty: unknown
 	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
+	First    time.Time // when the oldest of the workloads was made, as far as known
 	Ready    int       // ready pods
 	Current  int       // those of them that belong to Build
-	Builds   []string  // the build of each of its Deployments, sorted: what Build is made of
+	Builds   []string  // the build of each of its workloads, sorted: what Build is made of
 	Running  []string  // those of them that ready pods belong to
 	Serving  []string  // other builds that ready pods belong to
-	Complete bool      // every Deployment has finished its rollout
+	Complete bool      // every workload has finished its rollout
+
+	Ages      map[string]PodAge // of the ready pods, by build
+	Revisions []Revision        // by name: what the pods were made from
+	Untold    []string          // ready pods whose build cannot be told, with their owner
+	Unowned   []string          // ready pods that nothing manages: they are counted nowhere
 }
 
 // Endpoints is what runs behind the stable destination.
 type Endpoints struct {
 	Missing string // why nothing can be sent there (subset not in the DestinationRule, …); empty: it can
 	Ready   int    // ready endpoints
+	Overlap string // what is sent there reaches the canary's pods as well, or the other way round; empty: it does not
 }
 
 // Forward is what is asked live, and only before traffic goes forward.
@@ -55,6 +62,7 @@ type Forward struct {
 	Err      string // why the alerts, requests or gates could not be asked; empty: all answered
 	Requests int64  // the canary's requests since the last change of weights
 	Gates    []Gate
+	Gaps     Gaps // in the rules that watch the guard
 }
 
 // Gate is the answer to one configured gate query.
@@ -72,13 +80,19 @@ type Input struct {
 	Unsafe  string  // why the VirtualServices cannot be rewritten; empty: they can
 	Canary  Workload
 	Stable  Endpoints
-	Paused  bool     // by annotation on a VirtualService
-	Owned   bool     // a VirtualService carries the marks of a rollback, and no other guard's lock names it
-	Owed    bool     // what a rollback of this guard has re-pointed can be given back
-	Absent  string   // which VirtualServices do not exist; empty: all do
-	Deny    []string // every spelling of the canary, for the admission policy
-	Spare   []string // the same of stable
-	Alerts  []Alert  // firing now, and accepted ones not acted on yet
+	Paused  bool            // by annotation on a VirtualService
+	Owned   bool            // a VirtualService carries the marks of a rollback, and no other guard's lock names it
+	Owed    bool            // what a rollback of this guard has re-pointed can be given back
+	Absent  string          // which VirtualServices do not exist; empty: all do
+	Deny    []string        // every spelling of the canary, for the admission policy
+	Spare   []string        // the same of stable
+	Foreign []Foreign       // locks of other records that deny the canary
+	Marked  *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
+	Alerts  []Alert         // firing now, and accepted ones not acted on yet
+
+	// Unrecorded is the lock of a rollback that was done and could not be
+	// recorded. Nil: there is none.
+	Unrecorded *Lock
 
 	// Watched is for how long this replica has seen the weights stand that the
 	// record speaks of.
@@ -110,6 +124,7 @@ type Count struct {
 	Asked    bool
 	Known    bool // Prometheus answered
 	Requests int64
+	Gaps     Gaps // in the rules that watch the guard
 }
 
 // pollCount is how often a canary's requests are counted while it has traffic.
@@ -139,6 +154,7 @@ const (
 	ReasonRestore      Reason = "give back what a rollback changed"
 	ReasonStep         Reason = "next step of promotion"
 	ReasonPaused       Reason = "paused"
+	ReasonDisarmed     Reason = "disarmed"
 	ReasonCompleted    Reason = "completed"
 	ReasonHeld         Reason = "an alert holds"
 	ReasonEarlierBuild Reason = "alert began before this build"
@@ -178,6 +194,15 @@ type Decision struct {
 	Requeue time.Duration
 	// Added is what this decision appended to the history.
 	Added []HistoryEntry
+	// Then is what is appended to it once Move is done.
+	Then []HistoryEntry
+	// Marks are what the VirtualServices say from Move on.
+	Marks Marks
+	// Signal is what a rollback that this decision has seen to be done counts as.
+	Signal string
+	// Doubt says that an alert counts for the first time, and nothing has to be
+	// done: that is looked at on the API server before it is told.
+	Doubt bool
 }
 
 const (
@@ -190,8 +215,9 @@ const (
 
 // Who sets a lock, when it is no person.
 const (
-	byAlert   = "alert"
-	byRefused = "refused build"
+	byAlert      = "alert"
+	byRefused    = "refused build"
+	byAnnotation = "annotation" // the record of it is lost
 )
 
 // Decide says what a guard's traffic and record should be. It has no client,
@@ -199,12 +225,15 @@ const (
 // table.
 func Decide(in Input, now time.Time) Decision {
 	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
+	d.in.Canary = in.Canary.as(in.Record.Status.Revisions, in.Record.Status.Build)
+	d.takeUpLock()
 	d.observe()
+	d.endDisarm()
 	d.readRequest()
 	d.sortAlerts()
 	switch {
-	case d.paused():
-		d.pause()
+	case d.disarmed():
+		d.watchOnly()
 	case d.rec.Lock != nil:
 		d.locked()
 	default:
@@ -213,7 +242,7 @@ func Decide(in Input, now time.Time) Decision {
 	d.finish()
 	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
 		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Requeue: d.requeue,
-		Added: d.rec.History[len(in.Record.History):]}
+		Added: d.rec.History[len(in.Record.History):], Then: d.then, Marks: d.marks, Signal: d.signal, Doubt: d.doubt}
 }
 
 // decider holds one decision while it is made.
@@ -239,6 +268,10 @@ type decider struct {
 	requeue     time.Duration
 	asked       *Request // rollback or promote, still to be done
 	climbed     bool     // the ladder has been looked at
+	then        []HistoryEntry
+	marks       Marks
+	signal      string
+	doubt       bool
 }
 
 // exposed says whether the canary gets, or for all that can be read might
@@ -249,18 +282,20 @@ func (d *decider) exposed() bool { return !d.in.Traffic.Clean() || d.in.Unsafe !
 func (d *decider) observe() {
 	s, in := &d.rec.Status, d.in
 	first := s.State == StateUnknown
+	if first {
+		s.FirstSeen = d.now
+	}
 	d.setRight()
 	newBuild := in.Canary.Build != "" && in.Canary.Build != s.Build
 	if newBuild {
-		known := s.Build != ""
+		fresh := !first && (s.Build != "" || d.isFirst())
 		appeared := d.now
 		if in.Canary.Since.After(s.BuildSince) && in.Canary.Since.Before(d.now) {
 			appeared = in.Canary.Since
 		}
 		s.Build, s.BuildSince, s.Promoting = in.Canary.Build, appeared, ""
-		d.adoptBuild()
 		s.Waited = nil
-		if known && !first {
+		if fresh {
 			s.Fresh, s.Rolling = true, true
 			if in.Traffic.Weight > 0 {
 				s.MovedAt = d.now // what the build before has proved says nothing of this one
@@ -275,14 +310,30 @@ func (d *decider) observe() {
 			}
 		}
 	}
-	if c := in.Canary; s.Rolling && c.Complete && c.Ready > 0 && c.Current == c.Ready {
+	switch done := in.Canary.Complete && in.Canary.Ready > 0 && in.Canary.Current == in.Canary.Ready; {
+	case first:
+		s.Rolling = s.Build != "" && !done
+	case s.Rolling && done:
 		s.Rolling = false
-		if in.Traffic.Weight > 0 && !in.Traffic.full() {
+		if in.Traffic.full() {
+			s.PromotedAt, s.CompletedAt = d.now, time.Time{}
+		} else if in.Traffic.Weight > 0 {
 			s.MovedAt = d.now // until now the build before has answered as well
 		}
 	}
 	d.observeWeight(first)
-	s.Ready = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}
+	d.observeBuilds()
+	d.takeOver()
+	d.joinLock()
+	s.Ready, s.PausedOnVS = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}, in.Paused
+}
+
+// isFirst says that there was no workload when the guard was first looked at, so
+// that the one there is now is new.
+func (d *decider) isFirst() bool {
+	seen, c := d.rec.Status.FirstSeen, d.in.Canary
+	after := func(t time.Time) bool { return !t.IsZero() && seen.Sub(t) < clockTolerance }
+	return !seen.IsZero() && (after(c.First) || after(c.Since))
 }
 
 // setRight has what lies in the future, by the clock of a replica that was
@@ -308,7 +359,7 @@ func (d *decider) observeWeight(first bool) {
 	if first {
 		s.Weight, s.Spread, s.Full, s.MovedAt = w, spread, full, d.now
 		if full {
-			s.PromotedAt = s.BuildSince // it cannot have been promoted before it existed
+			s.PromotedAt = d.now // for all that is known: a record may have been lost
 		}
 		return
 	}
@@ -328,7 +379,14 @@ func (d *decider) observeWeight(first bool) {
 		}
 		s.Weight, s.Spread, s.Fresh = w, spread, false
 		if !own || done {
-			s.MovedAt, s.Expected, s.Waited = d.now, nil, nil
+			s.MovedAt, s.Waited = d.now, nil
+		}
+		switch {
+		case s.Moving.rollsBack(): // until nothing leads to the canary any more
+		case own && done:
+			d.confirmStep()
+		case !own:
+			s.Moving = nil
 		}
 	}
 	if full != s.Full {
@@ -346,11 +404,11 @@ func (d *decider) observeWeight(first bool) {
 // whether all of the guard's VirtualServices have them.
 func (d *decider) expected() (own, done bool) {
 	s, t := d.rec.Status, d.in.Traffic
-	if s.Expected == nil {
+	if s.Moving == nil {
 		return false, false
 	}
-	e := *s.Expected
-	if e == 0 {
+	e := s.Moving.To
+	if s.Moving.rollsBack() {
 		return t.Lowest == 0 && t.Weight <= s.Weight, t.Weight == 0
 	}
 	rung := 0
@@ -366,7 +424,7 @@ func (d *decider) expected() (own, done bool) {
 // partly says that some of the guard's VirtualServices have taken a step, and
 // others have not yet.
 func (s *Status) partly() bool {
-	return s.Expected != nil && *s.Expected > 0 && s.Weight == *s.Expected && s.Spread > 0
+	return s.Moving.stepsTo(s.Weight) && s.Spread > 0
 }
 
 // takeWeight records a weight that observeWeight has passed over.
@@ -385,28 +443,21 @@ func (d *decider) shifted(w, spread int) string {
 	if w == s.Weight {
 		text = fmt.Sprintf("canary's lowest route went from %d%% to %d%%", s.Weight-s.Spread, w-spread)
 	}
-	if s.Expected != nil && *s.Expected > s.Weight {
-		text += fmt.Sprintf("; the step to %d%% was not made", *s.Expected)
+	if m := s.Moving; m != nil && m.To > s.Weight {
+		text += fmt.Sprintf("; the step to %d%% was not made", m.Step)
 	}
 	return text
 }
 
-// adoptBuild gives a lock that was set while the build was unknown the first
-// build that becomes known: it cannot be told to be new.
-func (d *decider) adoptBuild() {
-	if l := d.rec.Lock; l != nil && l.Build == "" {
-		l.Build = d.rec.Status.Build
-		d.refuse(l.Build)
-		d.refuse(d.in.Canary.Builds...)
-	}
-}
-
+// refuse puts builds on the refused list. What has been proven of them before is
+// refuted.
 func (d *decider) refuse(builds ...string) {
 	for _, b := range builds {
 		if b != "" && !slices.Contains(d.rec.Refused, b) {
 			d.rec.Refused = append(d.rec.Refused, b)
 		}
 	}
+	d.rec.Status.Proven = slices.DeleteFunc(d.rec.Status.Proven, func(b string) bool { return slices.Contains(builds, b) })
 	if over := len(d.rec.Refused) - maxRefused; over > 0 {
 		d.rec.Refused = slices.Delete(d.rec.Refused, 0, over)
 	}
@@ -417,19 +468,26 @@ func (d *decider) readRequest() {
 	if d.rec.Request == nil {
 		return
 	}
-	q := &Request{Action: RequestAction(shorten(string(d.rec.Request.Action))), By: shorten(d.rec.Request.By), Reason: shorten(d.rec.Request.Reason), At: d.rec.Request.At}
-	s := &d.rec.Status
+	q := new(*d.rec.Request)
+	q.Action, q.By, q.Reason = RequestAction(shorten(string(q.Action))), shorten(q.By), shorten(q.Reason)
+	if q.Bad != "" {
+		d.note("refused", q.By, "request refused: "+q.Bad)
+		d.rec.Request = nil
+		return
+	}
 	switch q.Action {
 	case RequestPause:
-		s.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
-		d.note("paused", q.By, q.Reason)
+		d.pauseOn(q)
+	case RequestDisarm:
+		d.disarmOn(q)
+	case RequestArm:
+		d.disarmOff(q)
 	case RequestResume:
 		if !d.in.Live { // more may move afterwards than before
 			d.wantLive = true
 			return
 		}
-		s.Paused = nil
-		d.note("resumed", q.By, q.Reason)
+		d.pauseOff(q)
 	case RequestUnlock:
 		if !d.in.Live {
 			d.wantLive = true
@@ -437,11 +495,9 @@ func (d *decider) readRequest() {
 		}
 		d.unlockByPerson(q)
 	case RequestRollback:
-		if d.in.Paused {
-			d.note("refused", q.By, "rollback refused: annotation "+AnnotationPaused+" stands on the VirtualService; remove it first")
-			break
+		if d.disarmed() {
+			d.arm(q.By, "a rollback was asked for: "+q.Reason)
 		}
-		s.Paused = nil
 		d.asked = q
 	case RequestPromote:
 		switch {
@@ -454,7 +510,7 @@ func (d *decider) readRequest() {
 		}
 		d.asked = q
 	default:
-		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume or promote", q.Action))
+		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm or arm", q.Action))
 	}
 	d.rec.Request = nil
 }
@@ -464,9 +520,7 @@ func (d *decider) unlockByPerson(q *Request) {
 		d.note("refused", q.By, "unlock refused: "+d.in.Guard.Name+" is not locked")
 		return
 	}
-	d.forgive(d.rec.Lock.Build, d.rec.Status.Build)
-	d.forgive(d.in.Canary.Builds...)
-	d.forgive(d.in.Canary.Serving...)
+	d.forgive(d.rec.Lock.Refused...)
 	d.lift("unlocked", q.By, q.Reason)
 	// What fires now is what the person knows of: it counts no more than an
 	// alert of an earlier build. A lock that a new build lifts needs no such
@@ -481,9 +535,14 @@ func (d *decider) forgive(builds ...string) {
 
 // lift takes the lock away.
 func (d *decider) lift(event, by, why string) {
+	d.rec.Status.LiftedAt = d.now
+	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
+		d.rec.Status.LiftedAt = d.rec.Lock.Since
+	}
 	d.rec.Lock = nil
 	d.rec.denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
+	d.rec.Status.Moving = nil
 	d.note(event, by, why)
 }
 
@@ -511,7 +570,7 @@ func (d *decider) sortAlerts() {
 	})
 	for _, a := range alerts {
 		switch {
-		case a.Action == ActionRollback && (!a.StartsAt.Before(since) || !d.now.Before(ripe)):
+		case a.Action == ActionRollback && (!d.began(a).Before(since) || !d.now.Before(ripe)):
 			d.rollback = append(d.rollback, a)
 		case a.Action == ActionRollback:
 			d.holds = append(d.holds, a)
@@ -519,9 +578,26 @@ func (d *decider) sortAlerts() {
 			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and rolls back if it still fires at "+stamp(ripe))
 		case a.Action == ActionHold:
 			d.holds = append(d.holds, a)
+			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
 		}
 	}
 	d.share(alerts)
+}
+
+// began is when an alert began: by Prometheus's clock, but no later than it was
+// first heard by guardian's. With a clock that is ahead, an alert that a person
+// knew of when unlocking would have begun after the unlock.
+func (d *decider) began(a Alert) time.Time {
+	heard := d.now
+	for _, f := range d.was.Status.Firing {
+		if f.Episode == a.Episode() && f.Seen.Before(heard) {
+			heard = f.Seen
+		}
+	}
+	if a.StartsAt.After(heard) {
+		return heard
+	}
+	return a.StartsAt
 }
 
 // share brings the record's list of firing alerts up to date, and takes from
@@ -559,25 +635,6 @@ func (d *decider) share(alerts []Alert) {
 	})
 }
 
-func (d *decider) paused() bool { return d.in.Paused || d.rec.Status.Paused != nil }
-
-// pause only records.
-func (d *decider) pause() {
-	d.state, d.reason = StatePaused, ReasonPaused
-	d.takeWeight() // also under a lock, where others pass over it
-	d.text = "paused by annotation " + AnnotationPaused
-	if p := d.rec.Status.Paused; p != nil {
-		d.text = "paused by " + p.By
-		if p.Reason != "" {
-			d.text += ": " + p.Reason
-		}
-	}
-	d.dropAsked("paused")
-	for _, a := range d.rollback {
-		d.noteAlert(a, "not acted on: "+d.text)
-	}
-}
-
 // dropAsked records that a person's wish is not carried out.
 func (d *decider) dropAsked(why string) {
 	if d.asked != nil {
@@ -599,9 +656,7 @@ func (d *decider) locked() {
 	}
 	if d.neverDone() {
 		if d.in.Live {
-			if d.forgive(d.rec.Lock.Build); d.rec.Lock.Build == d.rec.Status.Build {
-				d.forgive(d.in.Canary.Builds...)
-			}
+			d.forgive(d.rec.Lock.Refused...)
 			d.lift("unlocked", "window", "the rollback could not be done within the window and its alert is over")
 			d.reason = ReasonWindowOver
 			d.open()
@@ -611,25 +666,38 @@ func (d *decider) locked() {
 	}
 	d.dropAsked("locked: " + d.rec.Lock.Reason)
 	if !d.exposed() {
-		d.state, d.text = StateRolledBack, d.rec.Lock.Reason
+		d.state, d.text = StateRolledBack, d.lockText()
+		d.confirm()
 		return
 	}
 	if why := d.unsafe(); why != "" {
 		d.block(why)
 		return
 	}
-	d.state, d.text, d.move = StateRolledBack, d.rec.Lock.Reason, MoveStable
-	if d.was.Status.State != StateRolledBack { // it was blocked, or paused: only now it is done
-		d.noteRollback(*d.rec.Lock)
+	if d.again() {
+		d.reassert()
+		return
 	}
+	d.returnTraffic(*d.rec.Lock)
 	d.reason = ReasonFinish
-	if d.was.Lock != nil && d.was.Status.State == StateRolledBack && (d.was.Status.Weight == 0 || d.in.Owned) {
-		d.reason = ReasonReassert
-		d.noteReassert()
-		if s := &d.rec.Status; s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
-			s.Weight, s.MovedAt, s.Expected = 0, d.now, nil
-			s.Full, s.Unverified, s.Spread, s.PromotedAt, s.CompletedAt = false, false, 0, time.Time{}, time.Time{}
-		}
+}
+
+// again says that a canary which was locked and at 0 has traffic once more.
+func (d *decider) again() bool {
+	return d.was.Lock != nil && d.was.Status.State == StateRolledBack && (d.was.Status.Weight == 0 || d.in.Owned)
+}
+
+// reassert takes traffic from a locked canary again. The record goes on saying
+// that it has none, so that a storm of this costs no write each; when the API
+// server refuses it, the record says that.
+func (d *decider) reassert() {
+	s := &d.rec.Status
+	d.state, d.text, d.move, d.reason = StateRolledBack, d.lockText(), MoveStable, ReasonReassert
+	d.marks = Marks{State: StateRolledBack, Reason: d.text, Since: d.was.Status.Since, Build: s.Build}
+	d.noteReassert()
+	if s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
+		s.Weight, s.MovedAt, s.Moving = 0, d.now, nil
+		s.Full, s.Unverified, s.Spread, s.PromotedAt, s.CompletedAt = false, false, 0, time.Time{}, time.Time{}
 	}
 }
 
@@ -641,17 +709,19 @@ func (d *decider) liftable() bool {
 }
 
 // refusedRuns is a refused build that has a ready pod, or "". Of several
-// Deployments each has a build of its own: a new one of the first does not
-// excuse a refused one of the second.
+// workloads each has a build of its own: a new one of the first does not excuse a
+// refused one of the second. What has been replaced, a cache that lags still shows:
+// it counts when it was read live.
 func (d *decider) refusedRuns() string {
-	c := d.in.Canary
-	if c.Current == 0 {
-		return ""
+	refused := func(b string) bool { return slices.Contains(d.rec.Refused, b) }
+	if i := slices.IndexFunc(d.in.Canary.Running, refused); i >= 0 {
+		return d.in.Canary.Running[i]
 	}
-	for _, b := range append([]string{d.rec.Status.Build}, c.Running...) {
-		if slices.Contains(d.rec.Refused, b) {
-			return b
+	if i := slices.IndexFunc(d.in.Canary.Serving, refused); i >= 0 && d.in.Guard.Rollback.Lock != LockNone {
+		if d.in.Live {
+			return d.in.Canary.Serving[i]
 		}
+		d.wantLive = true
 	}
 	return ""
 }
@@ -673,6 +743,8 @@ func (d *decider) windowOver() bool {
 	switch s := d.rec.Status; {
 	case !s.CompletedAt.IsZero():
 		return true
+	case s.Rolling: // it begins when the build is out
+		return false
 	case !d.in.Leads && d.was.Status.State != StateUnknown:
 		return false
 	}
@@ -707,6 +779,10 @@ func (d *decider) unsafe() string {
 func (d *decider) block(why string) {
 	d.state, d.reason, d.text = StateBlocked, ReasonBlocked, why
 	d.takeWeight()
+	if l := d.rec.Lock; l != nil {
+		d.expectStable(*l)
+		d.rec.Status.Moving.Refused = ""
+	}
 	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
 		d.note("blocked", "", "rollback is wanted but "+why)
 	}
@@ -721,12 +797,20 @@ func (d *decider) open() {
 		return
 	}
 	s := d.rec.Status
+	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == s.Build {
+		d.rollBack(*l, ReasonFinish)
+		return
+	}
 	switch {
 	case d.refusedRuns() != "" && d.in.Guard.Rollback.Lock != LockNone:
 		d.rollBack(Lock{By: byRefused, Reason: "build " + d.refusedRuns() + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
 		return
 	case !d.exposed():
 		d.state, d.text = StateIdle, cmp.Or(d.in.Absent, "canary gets no traffic")
+		if m := s.Moving; m.rollsBack() {
+			d.text = notLocked(m.Reason)
+			d.confirm()
+		}
 		for _, a := range d.rollback {
 			d.noteAlert(a, "canary has no traffic; it will be rolled back at once if it gets some")
 		}
@@ -744,7 +828,9 @@ func (d *decider) open() {
 			Reason: a.Name + ": " + a.Summary}, ReasonAlert)
 		return
 	case d.blockedElsewhere():
-		d.state, d.text = d.was.Status.State, d.was.Status.Reason
+		if d.state, d.text = d.observed(), d.was.Status.Reason; d.was.Status.State == StateBlocked {
+			d.state = StateBlocked
+		}
 		d.dropAsked(d.text)
 		return
 	case d.in.Traffic.full():
@@ -758,6 +844,7 @@ func (d *decider) open() {
 	default:
 		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight))
 	}
+	d.giveUp()
 	d.holdOrPromote()
 }
 
@@ -768,6 +855,7 @@ func (d *decider) bake() {
 		return
 	}
 	s.CompletedAt = d.now
+	d.prove()
 	if was := d.was.Status.State; was != StateUnknown && was != StateCompleted {
 		d.note("completed", "", d.text+": an alert is recorded and rolls nothing back any more")
 	}
@@ -776,16 +864,17 @@ func (d *decider) bake() {
 // blockedElsewhere says that another replica has heard a rollback alert that
 // it cannot act upon and, without a lock, leaves no other trace of.
 func (d *decider) blockedElsewhere() bool {
-	return d.was.Status.State == StateBlocked && d.unsafe() != "" &&
+	return (d.was.Status.State == StateBlocked && d.unsafe() != "" || d.rec.Status.Moving.rollsBack()) &&
 		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
 }
 
 // giveBack restores what a rollback re-pointed, and its field ownership. While
-// an alert fires, testers and mirrors are not sent to the canary again.
+// an alert fires, or the guard is paused, testers and mirrors are not sent to the
+// canary again.
 func (d *decider) giveBack() {
 	none := d.in.Guard.Rollback.Lock == LockNone
 	switch {
-	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled():
+	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled(), d.paused():
 		return
 	case !d.in.Live:
 		d.wantLive = true
@@ -827,14 +916,15 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 		why = "" // nothing has to move
 	}
 	if g.Rollback.Lock != LockNone {
-		l.Kind, l.Build, l.Since = g.Rollback.Lock, d.rec.Status.Build, d.now
+		l.Kind, l.Since = g.Rollback.Lock, d.now
+		d.lockBuilds(&l, reason)
 		d.rec.Lock = &l
-		d.refuse(l.Build)
-		d.refuse(d.in.Canary.Builds...)
-		d.refuse(d.in.Canary.Serving...)
+		d.text = d.lockText()
 	}
 	d.dropAsked("an alert rolls back")
-	d.rec.Status.Promoting = ""
+	if s := &d.rec.Status; !slices.Contains(l.Coming, s.Promoting) {
+		s.Promoting = ""
+	}
 	if why != "" {
 		if g.Rollback.Lock == LockNone && reason == ReasonPerson {
 			d.rec.Request = d.was.Request // nothing else would tell of it when it has become safe
@@ -844,26 +934,16 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 		d.reason = ReasonBlocked
 		return
 	}
-	d.state = StateRolledBack
-	d.move = MoveNone
 	if d.exposed() {
-		d.move = MoveStable
+		d.returnTraffic(l)
+		return
 	}
+	d.state, d.move = StateRolledBack, MoveNone
 	if g.Rollback.Lock == LockNone {
-		d.state, d.text = StateIdle, "rolled back, not locked: "+l.Reason
+		d.state, d.text = StateIdle, notLocked(l.Reason)
 	}
-	d.noteRollback(l)
-}
-
-// noteRollback records that traffic goes to stable now.
-func (d *decider) noteRollback(l Lock) {
-	if e := d.rec.Status.Expected; d.in.Guard.Rollback.Lock == LockNone && e != nil && *e == 0 {
-		return // told already, and traffic has not moved yet
-	}
-	d.rec.Status.Expected = new(int)
-	e := d.entry("rolled-back", l.By, l.Reason)
-	e.Alert, e.From, e.To = l.Alert, d.in.Traffic.Weight, 0
-	d.rec.History = append(d.rec.History, e)
+	d.expectStable(l)
+	d.confirm()
 }
 
 // finish writes down state and reason.
@@ -874,13 +954,16 @@ func (d *decider) finish() {
 		s.Since = d.now
 	}
 	s.State, s.Reason = d.state, d.text
+	if d.marks.State == StateUnknown {
+		d.marks = Marks{State: s.State, Reason: s.Reason, Since: s.Since, Build: s.Build}
+	}
 	d.tellLadder(changed)
 	for i := range d.rec.History {
 		if e := &d.rec.History[i]; e.State == StateUnknown {
 			e.State = d.state
 		}
 	}
-	if l := d.rec.Lock; l != nil {
+	if d.rec.Lock != nil {
 		if d.in.Leads || d.was.Lock == nil || len(d.was.VirtualServices) == 0 || len(d.was.Deny) == 0 {
 			// Replicas may have different configurations for a while: once it is
 			// said, it is the lease holder's.
@@ -889,7 +972,7 @@ func (d *decider) finish() {
 				d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
 			}
 		}
-		d.rec.Message = lockMessage(d.in.Guard, *l, d.state, d.text)
+		d.tellLock()
 	}
 	d.keepPace()
 	if !d.ripe.IsZero() {
@@ -950,27 +1033,31 @@ func (d *decider) noteReassert() {
 		}
 	}
 	e := d.entry("reasserted", "", string(ReasonReassert))
-	e.From, e.To = d.in.Traffic.Weight, 0
-	d.rec.History = append(d.rec.History, e)
+	e.State, e.From, e.To = StateRolledBack, d.in.Traffic.Weight, 0
+	d.then = append(d.then, e)
 }
 
-// lockMessage is what a CI reads whose change is refused.
-func lockMessage(g Guard, l Lock, state State, text string) string {
-	what := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
-	if state == StateBlocked {
-		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), text)
-	}
-	next := fmt.Sprintf("deploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or lift the lock by hand",
-		g.Canary, g.Name, g.Namespace)
+// lockMind begins what a lock's message says of subsets that cannot be told apart.
+const lockMind = " Mind that "
+
+// lockMessage is what a CI reads whose change is refused. Its last part says how
+// to go on.
+func lockMessage(in Input, l Lock, what string) string {
+	g := in.Guard
+	toGoOn := fmt.Sprintf("%sdeploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or",
+		lockToGoOn, g.Canary, g.Name, g.Namespace)
 	if l.Kind == LockManual {
-		next = "lift the lock by hand"
+		toGoOn = lockToGoOn + "lift the lock by hand"
+	} else if c := in.Canary; c.Build == "" && len(c.Untold) > 0 {
+		toGoOn = lockToGoOn + c.untold() + ", so no new build can be seen: lift the lock by hand"
 	}
-	build := ""
-	if l.Build != "" {
-		build = " Build " + l.Build + " is refused."
+	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
+	build := "." + l.refusal()
+	if in.Stable.Overlap != "" {
+		build += lockMind + in.Stable.Overlap + "."
 	}
-	return fmt.Sprintf("%s: %s.%s To go on, %s: kubectl guardian unlock %s -n %s --reason '…'",
-		what, l.Reason, build, next, g.Name, g.Namespace)
+	room := maxLockMessage - len(what+": "+build+toGoOn)
+	return what + ": " + shortenTo(oneLine(l.Reason), max(room, maxLockMessage/8)) + build + toGoOn
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

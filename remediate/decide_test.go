@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,11 +26,12 @@ func given(edits ...func(*Input)) Input {
 			Promotion: Promotion{Mode: PromotionOff, MinRequests: 100, Steps: []Step{{Weight: 10, Interval: 5 * time.Minute},
 				{Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute, Bake: 2 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
 			AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute},
-		Record:  Record{Status: Status{State: StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at.Add(-10 * time.Minute)}},
+		Record:  Record{Status: Status{State: StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at.Add(-10 * time.Minute), Served: []Served{{Build: "b1", From: at.Add(-10 * time.Minute)}}}},
 		Traffic: Traffic{Weight: 50, Lowest: 50, Split: 1},
-		Canary:  Workload{Build: "b1", Since: at.Add(-time.Hour), Ready: 2, Current: 2, Complete: true},
-		Stable:  Endpoints{Ready: 2},
-		Deny:    []string{"orders-service/v2"},
+		Canary: Workload{Build: "b1", Since: at.Add(-time.Hour), Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true,
+			Ages: map[string]PodAge{"b1": {Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour)}}},
+		Stable: Endpoints{Ready: 2},
+		Deny:   []string{"orders-service/v2"},
 	}
 	for _, edit := range edits {
 		edit(&in)
@@ -89,32 +91,57 @@ func locked(kind LockKind) but {
 func lockKind(kind LockKind) but { return func(in *Input) { in.Guard.Rollback.Lock = kind } }
 
 // runs sets what runs behind the canary: the present build, its ready pods,
-// and the builds of the other ready pods.
+// and the builds of the other ready pods. They are a minute old, and b1's are of
+// before all that is told of.
 func runs(build string, current int, serving ...string) but {
 	return func(in *Input) {
 		in.Canary = Workload{Build: build, Builds: []string{build}, Ready: current + len(serving), Current: current, Serving: serving, Complete: len(serving) == 0 && current > 0}
 		if current > 0 {
 			in.Canary.Running = in.Canary.Builds
 		}
+		in.Canary.Ages = map[string]PodAge{}
+		for _, b := range in.Canary.readyBuilds() {
+			ages(b, time.Minute)(in)
+		}
+		ages("b1", time.Hour)(in)
+	}
+}
+
+// ages says how old the pods of a build are.
+func ages(build string, ago time.Duration) but { return agedOf(build, at.Add(-ago), at.Add(-ago)) }
+
+// agedOf says when the pods of a build were made, and when they became ready.
+func agedOf(build string, made, ready time.Time) but {
+	return func(in *Input) {
+		in.Canary.Ages = maps.Clone(in.Canary.Ages)
+		in.Canary.Ages[build] = PodAge{made, ready}
 	}
 }
 
 // pairOf is a canary of two Deployments.
 func pairOf(a, b string) but {
 	return func(in *Input) {
-		in.Canary = Workload{Build: a + "+" + b, Builds: []string{a, b}, Running: []string{a, b}, Ready: 2, Current: 2, Complete: true}
+		runs(a, 1)(in)
+		in.Canary = Workload{Build: a + "+" + b, Builds: []string{a, b}, Running: []string{a, b}, Ready: 2, Current: 2, Complete: true, Ages: in.Canary.Ages}
+		if b != "b1" {
+			ages(b, time.Minute)(in)
+		}
 	}
 }
 
 func noCanary(in *Input) { in.Canary = Workload{} }
 
-func appeared(ago time.Duration) but {
-	return func(in *Input) { in.Canary.Since = at.Add(-ago) }
-}
+func appeared(ago time.Duration) but { return appearedAt(at.Add(-ago)) }
+
+func appearedAt(made time.Time) but { return func(in *Input) { in.Canary.Since = made } }
 
 // buildSince says when the record saw the present build first.
 func buildSince(ago time.Duration) but {
 	return func(in *Input) { in.Record.Status.BuildSince = at.Add(-ago) }
+}
+
+func proven(build string) but {
+	return func(in *Input) { in.Record.Status.Proven = append(in.Record.Status.Proven, build) }
 }
 
 func unlocked(ago time.Duration) but {
@@ -144,9 +171,36 @@ func asks(action RequestAction) but {
 	}
 }
 
+// underWay is a rollback whose lock is written and whose traffic has not been
+// seen to have moved.
+func underWay(weight int) but {
+	return func(in *Input) {
+		stood(StateShifting, weight)(in)
+		in.Record.Status.Moving = &Moving{From: weight, At: at.Add(-time.Minute), By: byAlert, Build: "b1", Reason: "CanaryErrors: 7%", Alert: "CanaryErrors", Signal: "error_rate"}
+	}
+}
+
 func paused(in *Input) {
 	in.Record.Status.Paused = &Pause{By: "ann", Reason: "debugging", At: at.Add(-time.Hour)}
 	in.Record.Status.State = StatePaused
+}
+
+func pausedOnVS(in *Input) { in.Paused = true }
+
+// disarmed is a guard whose brake a person has taken off for so long from now.
+func disarmed(left time.Duration) but {
+	return func(in *Input) {
+		in.Record.Status.Disarmed = &Disarm{By: "ann", Reason: "game day", At: at.Add(-time.Minute), Until: at.Add(left)}
+		in.Record.Status.State = StateDisarmed
+	}
+}
+
+// asksDisarm is a request of so long ago for so long.
+func asksDisarm(ago, length time.Duration) but {
+	return func(in *Input) {
+		asked := at.Add(-ago)
+		in.Record.Request = &Request{Action: RequestDisarm, By: "ann", Reason: "because", At: asked, Until: asked.Add(length)}
+	}
 }
 
 // verdict is all of a decision that matters, short enough for a table. A lock
@@ -165,6 +219,8 @@ type verdict struct {
 	release  bool
 }
 
+// What the decision has begun is in it as if it were done: that it is not told
+// before it is, other tests look at.
 func verdictOf(d Decision) verdict {
 	v := verdict{state: d.Record.Status.State, move: d.Move, weight: d.Weight, reason: d.Reason, refused: strings.Join(d.Record.Refused, " "),
 		requeue: d.Requeue, wantLive: d.WantLive, forward: d.WantForward, release: d.Release}
@@ -181,6 +237,19 @@ func verdictOf(d Decision) verdict {
 			text += " by " + e.By
 		}
 		added = append(added, fmt.Sprintf("%s: %d→%d", text, e.From, e.To))
+	}
+	if m := d.Record.Status.Moving; m != nil && m.At.Equal(at) && m.Refused == "" && d.Move != MoveNone {
+		event := "rolled-back"
+		if m.Step > 0 {
+			event = "step"
+		}
+		added = append(added, fmt.Sprintf("%s by %s: %d→%d", event, m.By, m.From, max(m.Step, m.To)))
+	}
+	for _, e := range d.Then {
+		added = append(added, fmt.Sprintf("%s: %d→%d", e.Event, e.From, e.To))
+	}
+	if d.Move == MoveStable {
+		v.state = d.Marks.State
 	}
 	v.added = strings.Join(added, "; ")
 	return v
@@ -215,8 +284,8 @@ func runRows(t *testing.T, rows map[string]row) {
 }
 
 func words(d Decision) string {
-	all := []string{d.Record.Status.Reason, d.Record.Status.Waiting}
-	for _, e := range d.Added {
+	all := []string{d.Record.Status.Reason, d.Record.Status.Waiting, d.Marks.Reason}
+	for _, e := range slices.Concat(d.Added, d.Then) {
 		all = append(all, e.Reason)
 	}
 	return strings.Join(all, " | ")
@@ -233,13 +302,12 @@ func TestFirstSightRecordsAndMovesNothing(t *testing.T) {
 		"a split is shifting":              {[]but{unseen}, verdict{state: StateShifting, reason: ReasonNothing}, "50%"},
 		"a split is rolled back on an alert": {[]but{unseen, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, "CanaryErrors: 7%"},
-		"a canary with all traffic is promoted since its build appeared": {[]but{unseen, gets(100), appeared(10 * time.Minute)},
-			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, "until 2026-03-02T09:20:00Z"},
-		"its rollback window lasts to the end": {[]but{unseen, gets(100), appeared(30*time.Minute - 1)},
-			verdict{state: StatePromoted, reason: ReasonNothing, requeue: time.Millisecond}, "until 2026-03-02T09:00:00Z"},
-		"a build as old as the window is completed":            {[]but{unseen, gets(100), appeared(30 * time.Minute)}, verdict{state: StateCompleted, reason: ReasonNothing}, "longer than rollback.window"},
+		"a canary with all traffic is promoted from now on": {[]but{unseen, gets(100), appeared(10 * time.Minute)},
+			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, "until 2026-03-02T09:30:00Z"},
+		"a build as old as the window, too: the record may have been lost": {[]but{unseen, gets(100), appeared(time.Hour)},
+			verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, "until 2026-03-02T09:30:00Z"},
 		"a build of unknown age counts from now":               {[]but{unseen, gets(100), runs("b1", 2)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, ""},
-		"all traffic and no Deployment is completed":           {[]but{unseen, gets(100), noCanary}, verdict{state: StateCompleted, reason: ReasonNothing}, ""},
+		"all traffic and no Deployment, too":                   {[]but{unseen, gets(100), noCanary}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 30 * time.Minute}, ""},
 		"a VirtualService that does not exist is idle":         {[]but{unseen, gets(0), func(in *Input) { in.Absent = "VirtualService microservices/orders-service does not exist" }}, verdict{state: StateIdle, reason: ReasonNothing}, "does not exist"},
 		"an existing build is not promoted in mode auto":       {[]but{unseen, gets(0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "first sight"},
 		"a canary that has traffic is not promoted either":     {[]but{unseen, auto}, verdict{state: StateShifting, reason: ReasonNothing, requeue: poll}, "first sight"},
@@ -247,7 +315,8 @@ func TestFirstSightRecordsAndMovesNothing(t *testing.T) {
 		"the next look at the same build does not promote yet": {[]but{gets(0), stood(StateIdle, 0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "waiting: for a new build"},
 	})
 	d := Decide(given(unseen, appeared(10*time.Minute)), at)
-	want := Status{State: StateShifting, Since: at, Weight: 50, Reason: "canary has 50%", Build: "b1", BuildSince: at.Add(-10 * time.Minute), MovedAt: at, Ready: ReadyInfo{Stable: 2, Canary: 2}}
+	want := Status{State: StateShifting, Since: at, Weight: 50, Reason: "canary has 50%", Build: "b1", BuildSince: at.Add(-10 * time.Minute), MovedAt: at, Ready: ReadyInfo{Stable: 2, Canary: 2},
+		FirstSeen: at, Served: []Served{{Build: "b1", From: at}}}
 	if !reflect.DeepEqual(d.Record.Status, want) {
 		t.Errorf("recorded %+v\nwant %+v", d.Record.Status, want)
 	}
@@ -278,16 +347,20 @@ func TestARollbackAlertInEveryState(t *testing.T) {
 			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
 		"one route at 100% and another at 0 is not completed": {[]but{bad, promoted(time.Hour), lowest(0)},
 			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
-		"paused by a person: noted": {[]but{bad, paused}, verdict{state: StatePaused, reason: ReasonPaused, added: "noted by alert: 50→50"}, "paused by ann: debugging"},
-		"paused by annotation: noted": {[]but{bad, func(in *Input) { in.Paused = true }},
-			verdict{state: StatePaused, reason: ReasonPaused, added: "noted by alert: 50→50"}, AnnotationPaused},
+		"paused by a person: rolled back":      {[]but{bad, paused}, rolled(verdict{added: "rolled-back by alert: 50→0"}), ""},
+		"paused by annotation: rolled back":    {[]but{bad, pausedOnVS}, rolled(verdict{added: "rolled-back by alert: 50→0"}), ""},
+		"disarmed: noted":                      {[]but{bad, disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "noted by alert: 50→50"}, "not rolled back: disarmed by ann until 2026-03-02T10:00:00Z: game day"},
+		"disarmed, in the last instant: noted": {[]but{bad, disarmed(time.Nanosecond)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Millisecond, added: "noted by alert: 50→50"}, ""},
+		"disarmed until now: rolled back":      {[]but{bad, disarmed(0), noted("CanaryErrors", time.Minute)}, rolled(verdict{added: "armed: 50→50; rolled-back by alert: 50→0"}), "the time of ann's disarm is over"},
+		"disarmed past the rollback window: only noted": {[]but{bad, leads, promoted(30 * time.Minute), disarmed(0)},
+			verdict{state: StateCompleted, reason: ReasonCompleted, added: "armed: 100→100; completed: 100→100; noted by alert: 100→100"}, "not rolled back"},
 		"locked: nothing is left to do": {[]but{bad, locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
 		"blocked: locked, and it says why": {[]but{bad, stableReady(0)},
 			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}, "stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"},
 		"an action that guardian does not know moves nothing": {[]but{fires("page", "Other", time.Minute)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
 		"the older of two alerts is the reason": {[]but{bad, fires(ActionRollback, "CanaryRestarts", 2*time.Minute)},
 			rolled(verdict{added: "rolled-back by alert: 50→0"}), "CanaryRestarts"},
-		"a hold alert besides changes nothing": {[]but{fires(ActionHold, "StableErrors", 5*time.Minute), bad}, rolled(verdict{added: "rolled-back by alert: 50→0"}), "CanaryErrors"},
+		"a hold alert besides changes nothing": {[]but{fires(ActionHold, "StableErrors", 5*time.Minute), bad}, rolled(verdict{added: "noted by alert: 50→50; rolled-back by alert: 50→0"}), "CanaryErrors"},
 	})
 }
 
@@ -307,9 +380,10 @@ func noted(name string, ago time.Duration) but {
 func TestAHoldAlertStopsAndMovesNothing(t *testing.T) {
 	hold := fires(ActionHold, "StableErrors", time.Minute)
 	runRows(t, map[string]row{
-		"shifting: held":                     {[]but{hold}, verdict{state: StateHeld, reason: ReasonHeld}, "held at 50% by StableErrors"},
-		"idle: nothing to hold":              {[]but{hold, stood(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
-		"promoted: stays promoted":           {[]but{hold, promoted(10 * time.Minute)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
+		"shifting: held, and noted":          {[]but{hold}, verdict{state: StateHeld, reason: ReasonHeld, added: "noted by alert: 50→50"}, "no step forward while it fires"},
+		"held: noted once":                   {[]but{hold, noted("StableErrors", time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld}, "held at 50% by StableErrors"},
+		"idle: nothing to hold":              {[]but{hold, stood(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
+		"promoted: stays promoted":           {[]but{hold, promoted(10 * time.Minute)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute, added: "noted by alert: 100→100"}, ""},
 		"over: shifting again":               {[]but{stood(StateHeld, 50)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
 		"heard by another replica, it holds": {[]but{heardElsewhere(ActionHold, 10*time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld}, "Elsewhere"},
 		"a rollback heard elsewhere holds":   {[]but{heardElsewhere(ActionRollback, 10*time.Minute)}, verdict{state: StateHeld, reason: ReasonEarlierBuild}, "Elsewhere"},
@@ -349,7 +423,7 @@ func TestAnAlertCountsAgainstTheBuildThatItBeganUnder(t *testing.T) {
 		"the new build is seen in this very decision": {[]but{runs("b2", 2), appeared(30 * time.Second), bad},
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 5*time.Minute + 30*time.Second, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
 		"and the alert began after its template was made": {[]but{runs("b2", 2), appeared(90 * time.Second), bad},
-			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b2", added: "new-build: 50→50; rolled-back by alert: 50→0"}, ""},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b1 b2", added: "new-build: 50→50; rolled-back by alert: 50→0"}, ""},
 		"an earlier template that is back counts from now": {[]but{runs("b0", 2), appeared(2 * time.Hour), bad},
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 6 * time.Minute, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
 		"a template of the future counts from now": {[]but{runs("b2", 2), appeared(-time.Hour), bad},
@@ -368,7 +442,7 @@ func TestANewBuildUnderAllTraffic(t *testing.T) {
 			verdict{state: StateUnverified, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; unverified: 100→100"}, "went out without a canary"},
 		"so does a promoted one": {[]but{promoted(10 * time.Minute), new},
 			verdict{state: StateUnverified, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; unverified: 100→100"}, ""},
-		"and is rolled back by an alert of its own": {[]but{promoted(time.Hour), new, appeared(2 * time.Minute), bad},
+		"and is rolled back by an alert of its own": {[]but{promoted(time.Hour), proven("b1"), new, appeared(2 * time.Minute), bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b2",
 				added: "new-build: 100→100; unverified: 100→100; rolled-back by alert: 100→0"}, ""},
 		"after the window it is completed": {[]but{leads, promoted(30 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Unverified = StateUnverified, true }},
@@ -408,7 +482,7 @@ func TestWhatLiftsALock(t *testing.T) {
 		"not an earlier refused build": {[]but{locked(LockBuild), runs("b0", 2), known, live, func(in *Input) { in.Record.Refused = []string{"b0", "b1"} }},
 			stays(verdict{refused: "b0 b1"}), ""},
 		"not a lock by hand": {[]but{locked(LockManual), fresh, known, live}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "manual b1 by alert", refused: "b1"}, ""},
-		"not while paused":   {[]but{locked(LockBuild), fresh, known, live, paused}, verdict{state: StatePaused, reason: ReasonPaused, lock: "build b1 by alert", refused: "b1"}, ""},
+		"not while disarmed": {[]but{locked(LockBuild), fresh, known, live, disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, lock: "build b1 by alert", refused: "b1"}, ""},
 		"an alert of the new build locks again": {[]but{locked(LockBuild), stood(StateBlocked, 50), fresh, appeared(2 * time.Minute), live, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b1 b2",
 				added: "new-build: 50→50; unlocked by new build: 50→50; rolled-back by alert: 50→0"}, ""},
@@ -432,9 +506,12 @@ func TestARefusedBuildThatIsBackIsRolledBackAgain(t *testing.T) {
 			verdict{state: StateRolledBack, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "rolled-back by refused build: 0→0"}, ""},
 		"not before one of its pods is ready": {[]but{was, runs("b1", 0, "b2")}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1"}, ""},
 		"from its first ready pod on": {[]but{was, runs("b1", 1, "b2")},
-			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1 b2", added: "rolled-back by refused build: 50→0"}, ""},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "rolled-back by refused build: 50→0"}, ""},
 		"one of two Deployments'": {[]but{was, pairOf("b1", "b2"), known},
-			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1+b2 by refused build", refused: "b1 b1+b2 b2", added: "rolled-back by refused build: 50→0"}, "build b1 was rolled back before"},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "rolled-back by refused build: 50→0"}, "build b1 was rolled back before"},
+		"of a template that has been replaced, as a cache has it: read live first": {[]but{was, runs("b2", 1, "b1")}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1", wantLive: true, added: "new-build: 50→50"}, ""},
+		"of a template that has been replaced, read live": {[]but{was, runs("b2", 1, "b1"), live},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "new-build: 50→50; rolled-back by refused build: 50→0"}, ""},
 		"without locks nothing is refused": {[]but{was, lockKind(LockNone)}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1"}, ""},
 		"another build is not":             {[]but{func(in *Input) { in.Record.Refused = []string{"b0"} }}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b0"}, ""},
 	})
@@ -444,7 +521,7 @@ func TestTheKindsOfLock(t *testing.T) {
 	runRows(t, map[string]row{
 		"manual": {[]but{bad, lockKind(LockManual)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "manual b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, ""},
 		"none: rolled back and not locked": {[]but{bad, lockKind(LockNone)},
-			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "rolled-back by alert: 50→0; noted by alert: 50→50"}, "rolled back, not locked"},
+			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "noted by alert: 50→50; rolled-back by alert: 50→0"}, "rolled back, not locked"},
 		"none: the alert still fires, and CI shifts again": {[]but{bad, lockKind(LockNone), stood(StateIdle, 0), gets(10), noted("CanaryErrors", time.Minute)},
 			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "shifted: 0→10; rolled-back by alert: 10→0"}, ""},
 		"none: resolved, CI may shift": {[]but{lockKind(LockNone), stood(StateIdle, 0), gets(10)}, verdict{state: StateShifting, reason: ReasonNothing, added: "shifted: 0→10"}, ""},
@@ -464,7 +541,7 @@ func TestTheKindsOfLock(t *testing.T) {
 			verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
 		"nor by the new build that lifts it": {[]but{locked(LockBuild), runs("b2", 2), appeared(2 * time.Minute), live, bad, func(in *Input) { in.Owned, in.Owed = true, true }},
 			verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "new-build: 0→0; unlocked by new build: 0→0; noted by alert: 0→0"}, ""},
-		"nor while one holds":                        {[]but{stood(StateIdle, 0), live, fires(ActionHold, "StableErrors", time.Minute), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
+		"nor while one holds":                        {[]but{stood(StateIdle, 0), live, fires(ActionHold, "StableErrors", time.Minute), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
 		"nor while another replica has heard one":    {[]but{stood(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, reason: ReasonNothing, requeue: 15 * time.Second}, ""},
 		"one about an earlier build may be over":     {[]but{stood(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), buildSince(30 * time.Second), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore, release: true, requeue: 15 * time.Second}, ""},
 		"what was re-pointed, under another's marks": {[]but{stood(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore}, ""},
@@ -497,7 +574,9 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 		"blocked for another reason: told again, by one": {because(leads, stableReady(0), floorOf(2)),
 			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}, "minReadyStable is 2"},
 		"safe now: done, and told":                                 {because(), done, ""},
-		"safe now, in the wake of a pause: done, and told":         {because(func(in *Input) { in.Record.Status.State = StatePaused }), done, ""},
+		"safe now, in the wake of a disarm: done, and told":        {because(func(in *Input) { in.Record.Status.State = StateDisarmed }), done, ""},
+		"safe now, and disarmed: not done":                         {because(disarmed(time.Hour)), verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, lock: "build b1 by alert", refused: "b1"}, ""},
+		"safe now, and paused: done":                               {because(pausedOnVS), done, ""},
 		"resolved meanwhile: still wanted":                         {because(stableReady(0), live), still, ""},
 		"the VirtualService is gone: nothing is left":              {because(gets(0)), verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1", added: "shifted: 50→0"}, ""},
 		"all traffic, 1 ns before the window is over":              {full(live, stableReady(0), promotedAt(30*time.Minute-1)), held, ""},
@@ -543,9 +622,9 @@ func TestALockIsHeldAgainstWhoeverShifts(t *testing.T) {
 		"CI applies a route for testers":     {[]but{locked(LockBuild), func(in *Input) { in.Traffic.CanaryOnly = 1 }}, tell, ""},
 		"a storm is told once a minute":      {[]but{locked(LockBuild), gets(50), again(time.Minute - 1)}, back, ""},
 		"and then again":                     {[]but{locked(LockBuild), gets(50), again(time.Minute)}, from(tell, 50), ""},
-		"a crash between lock and weights":   {[]but{locked(LockBuild), stood(StateRolledBack, 50), gets(50)}, finish, ""},
-		"CI shifted on in between":           {[]but{locked(LockBuild), stood(StateRolledBack, 50), gets(70)}, withAdded(finish, "shifted: 50→70"), ""},
-		"and what CI gave was all: the same": {[]but{locked(LockBuild), stood(StateRolledBack, 50), gets(100)}, withAdded(finish, "shifted: 50→100"), ""},
+		"a crash between lock and weights":   {[]but{locked(LockBuild), underWay(50), gets(50)}, finish, ""},
+		"CI shifted on in between":           {[]but{locked(LockBuild), underWay(50), gets(70)}, withAdded(finish, "shifted: 50→70"), ""},
+		"and what CI gave was all: the same": {[]but{locked(LockBuild), underWay(50), gets(100)}, withAdded(finish, "shifted: 50→100"), ""},
 		"stable is away: blocked, not moved": {[]but{locked(LockBuild), gets(50), stableReady(0)},
 			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 0→50"}, ""},
 		"at 0: nothing": {[]but{locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
@@ -562,37 +641,65 @@ func withAdded(v verdict, added string) verdict { v.added = added; return v }
 func TestWhatAPersonAsksFor(t *testing.T) {
 	lockedBy := func(v verdict) verdict { v.lock, v.refused = "build b1 by alert", "b1"; return v }
 	runRows(t, map[string]row{
-		"rollback":                                   {[]but{asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, "because"},
-		"rollback of a completed canary":             {[]but{promoted(time.Hour), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 100→0"}, ""},
-		"rollback ends a pause":                      {[]but{paused, asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, ""},
-		"rollback against the annotation is refused": {[]but{asks(RequestRollback), func(in *Input) { in.Paused = true }}, verdict{state: StatePaused, reason: ReasonPaused, added: "refused by ann: 50→50"}, "remove it first"},
-		"rollback of what is locked is refused":      {[]but{locked(LockBuild), asks(RequestRollback)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "rollback refused: locked"},
-		"rollback that is not safe is blocked":       {[]but{asks(RequestRollback), stableReady(0)}, verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by ann", refused: "b1", added: "blocked: 50→50"}, ""},
-		"unlock, read live":                          {[]but{locked(LockBuild), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, "because"},
-		"unlock of a lock by hand":                   {[]but{locked(LockManual), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, ""},
-		"unlock forgives what is running and no more": {[]but{locked(LockBuild), runs("b2", 1, "b3"), asks(RequestUnlock), live, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2", "b3"} }},
+		"rollback":                              {[]but{asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, "because"},
+		"rollback of a completed canary":        {[]but{promoted(time.Hour), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 100→0"}, ""},
+		"rollback while paused":                 {[]but{paused, asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, ""},
+		"rollback while an annotation pauses":   {[]but{asks(RequestRollback), pausedOnVS}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 50→0"}, ""},
+		"rollback ends a disarm":                {[]but{disarmed(time.Hour), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "armed by ann: 50→50; rolled-back by ann: 50→0"}, "a rollback was asked for: because"},
+		"rollback of what is locked is refused": {[]but{locked(LockBuild), asks(RequestRollback)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "rollback refused: locked"},
+		"rollback that is not safe is blocked":  {[]but{asks(RequestRollback), stableReady(0)}, verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by ann", refused: "b1", added: "blocked: 50→50"}, ""},
+		"unlock, read live":                     {[]but{locked(LockBuild), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, "because"},
+		"unlock of a lock by hand":              {[]but{locked(LockManual), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, ""},
+		"unlock forgives what the lock refused and no more": {[]but{locked(LockBuild), runs("b2", 1, "b3"), asks(RequestUnlock), live, func(in *Input) {
+			in.Record.Refused, in.Record.Lock.Refused = []string{"b0", "b1", "b4"}, []string{"b1", "b4"}
+		}},
+			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "new-build: 0→0; unlocked by ann: 0→0"}, ""},
+		"unlock forgives what was refused before and runs again": {[]but{locked(LockBuild), runs("b2", 1, "b3"), asks(RequestUnlock), live, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2", "b3"} }},
 			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "new-build: 0→0; unlocked by ann: 0→0"}, ""},
 		"unlock forgives both of two Deployments": {[]but{locked(LockBuild), pairOf("b1", "b2"), asks(RequestUnlock), live, func(in *Input) {
-			in.Record.Status.Build, in.Record.Refused = "b1+b2", []string{"b0", "b1", "b2", "b1+b2"}
+			in.Record.Status.Build, in.Record.Refused, in.Record.Lock.Refused = "b1+b2", []string{"b0", "b1", "b2"}, []string{"b1", "b2"}
 		}},
 			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "unlocked by ann: 0→0"}, ""},
 		"unlock from a cache waits for live reads": {[]but{locked(LockBuild), asks(RequestUnlock)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, wantLive: true}), ""},
 		"unlock of what is not locked is refused":  {[]but{asks(RequestUnlock), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 50→50"}, "orders-service is not locked"},
 		"unlock while the alert still fires holds": {[]but{locked(LockBuild), stood(StateBlocked, 50), asks(RequestUnlock), live, bad},
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: pollCount, added: "unlocked by ann: 50→50; noted by alert: 50→50"}, ""},
-		"pause":                       {[]but{asks(RequestPause)}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50"}, "paused by ann: because"},
-		"pause comes before an alert": {[]but{asks(RequestPause), bad}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50; noted by alert: 50→50"}, ""},
-		"resume, read live":           {[]but{paused, asks(RequestResume), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "resumed by ann: 50→50"}, ""},
-		"resume into an alert rolls back": {[]but{paused, asks(RequestResume), live, bad, noted("CanaryErrors", time.Minute)},
-			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "resumed by ann: 50→50; rolled-back by alert: 50→0"}, ""},
-		"resume from a cache waits for live reads":  {[]but{paused, asks(RequestResume)}, verdict{state: StatePaused, reason: ReasonPaused, wantLive: true}, ""},
+		"pause":                     {[]but{asks(RequestPause)}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50"}, "paused by ann: because; canary has 50%"},
+		"pause leaves the brake on": {[]but{asks(RequestPause), bad}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "paused by ann: 50→50; rolled-back by alert: 50→0"}, ""},
+		"pause of what is locked":   {[]but{locked(LockBuild), asks(RequestPause)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "paused by ann: 0→0"}), ""},
+		"pause of what is held":     {[]but{fires(ActionHold, "Hold", time.Minute), asks(RequestPause)}, verdict{state: StateHeld, reason: ReasonHeld, added: "paused by ann: 50→50; noted by alert: 50→50"}, ""},
+		"pause of what is promoted": {[]but{promoted(10 * time.Minute), asks(RequestPause)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute, added: "paused by ann: 100→100"}, ""},
+		"resume, read live":         {[]but{paused, asks(RequestResume), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "resumed by ann: 50→50"}, ""},
+		"resume while an annotation pauses is refused": {[]but{paused, pausedOnVS, asks(RequestResume), live},
+			verdict{state: StatePaused, reason: ReasonPaused, requeue: pollCount, added: "refused by ann: 50→50"}, "annotation " + AnnotationPaused + " stands on the VirtualService; remove it first"},
+		"resume from a cache waits for live reads": {[]but{paused, asks(RequestResume)}, verdict{state: StatePaused, reason: ReasonPaused, wantLive: true}, ""},
+		"disarm":                       {[]but{asksDisarm(time.Second, time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour - time.Second, added: "disarmed by ann: 50→50"}, "no rollback until 2026-03-02T09:59:59Z: because"},
+		"disarm comes before an alert": {[]but{asksDisarm(0, time.Hour), bad}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "disarmed by ann: 50→50; noted by alert: 50→50"}, ""},
+		"disarm of what is locked leaves the lock":      {[]but{locked(LockBuild), asksDisarm(0, time.Hour)}, lockedBy(verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "disarmed by ann: 0→0"}), ""},
+		"disarm by a clock that is ahead: no longer":    {[]but{asksDisarm(-10*time.Minute, time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "disarmed by ann: 50→50"}, ""},
+		"disarm anew takes the place of the one before": {[]but{disarmed(time.Hour), asksDisarm(0, time.Minute)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Minute, added: "disarmed by ann: 50→50"}, ""},
+		"disarm for the longest time":                   {[]but{asksDisarm(0, 24*time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: 24 * time.Hour, added: "disarmed by ann: 50→50"}, ""},
+		"disarm for longer is refused":                  {[]but{asksDisarm(0, 24*time.Hour+1)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "disarm refused: 24h0m0.000000001s is longer than disarm.max, 24h0m0s"},
+		"disarm for longer than configured is refused":  {[]but{asksDisarm(0, 2*time.Hour), func(in *Input) { in.Guard.DisarmMax = time.Hour }}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "2h0m0s is longer than disarm.max, 1h0m0s"},
+		"disarm without an end is refused":              {[]but{asks(RequestDisarm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "disarm refused: it has no end (request.until)"},
+		"disarm that is over is refused":                {[]but{asksDisarm(time.Hour, time.Hour)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "its end 2026-03-02T09:00:00Z has passed"},
+		"disarm that ends before it begins":             {[]but{asksDisarm(0, -time.Hour)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "disarm refused: its end 2026-03-02T08:00:00Z is not after 2026-03-02T09:00:00Z"},
+		"arm":                                           {[]but{disarmed(time.Hour), asks(RequestArm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "armed by ann: 50→50"}, "because"},
+		"arm into an alert rolls back": {[]but{disarmed(time.Hour), asks(RequestArm), bad, noted("CanaryErrors", time.Minute)},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "armed by ann: 50→50; rolled-back by alert: 50→0"}, ""},
+		"arm of what is armed": {[]but{asks(RequestArm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "armed by ann: 50→50"}, ""},
+		"arm and traffic under the lock is taken back": {[]but{locked(LockBuild), disarmed(time.Hour), gets(50), asks(RequestArm)},
+			lockedBy(verdict{state: StateRolledBack, move: MoveStable, reason: ReasonFinish, added: "armed by ann: 0→50; rolled-back by alert: 50→0"}), ""},
+		"unlock while disarmed":                     {[]but{locked(LockBuild), disarmed(time.Hour), asks(RequestUnlock), live}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "unlocked by ann: 0→0"}, ""},
+		"pause while disarmed":                      {[]but{disarmed(time.Hour), asks(RequestPause)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "paused by ann: 50→50"}, ""},
+		"promote while disarmed is refused":         {[]but{disarmed(time.Hour), asks(RequestPromote), live}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "refused by ann: 50→50"}, "promote refused: disarmed"},
 		"promote from a cache waits for live reads": {[]but{asks(RequestPromote)}, verdict{state: StateShifting, reason: ReasonNothing, wantLive: true}, ""},
 		"promote of what is locked is refused":      {[]but{locked(LockBuild), asks(RequestPromote), live}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "promote refused: locked"},
-		"promote while paused is refused":           {[]but{paused, asks(RequestPromote), live}, verdict{state: StatePaused, reason: ReasonPaused, added: "refused by ann: 50→50"}, "promote refused: paused"},
+		"promote while paused is refused":           {[]but{paused, asks(RequestPromote), live}, verdict{state: StatePaused, reason: ReasonPaused, requeue: pollCount, added: "refused by ann: 50→50"}, "promote refused: paused"},
 		"promote in the instant of an alert is refused": {[]but{asks(RequestPromote), live, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "refused by ann: 50→50; rolled-back by alert: 50→0"}, "an alert rolls back"},
 		"promote at 100% is refused":   {[]but{promoted(10 * time.Minute), asks(RequestPromote), live}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 100→100"}, "already has all traffic"},
-		"what nobody knows is refused": {[]but{asks("dance")}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, `request "dance" refused: want rollback, unlock, pause, resume or promote`},
+		"what nobody knows is refused": {[]but{asks("dance")}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, `request "dance" refused: want rollback, unlock, pause, resume, promote, disarm or arm`},
 	})
 }
 
@@ -622,7 +729,7 @@ func TestARequestStaysUntilItIsDone(t *testing.T) {
 	if locks := Decide(given(asks(RequestRollback), stableReady(0)), at); locks.Record.Request != nil {
 		t.Error("a lock tells of it, and it is still on the record")
 	}
-	for _, q := range []RequestAction{RequestRollback, RequestPause, "dance"} {
+	for _, q := range []RequestAction{RequestRollback, RequestPause, RequestDisarm, RequestArm, "dance"} {
 		if d := Decide(given(asks(q)), at); d.Record.Request != nil {
 			t.Errorf("%s needs no lease and is still on the record", q)
 		}
@@ -631,8 +738,8 @@ func TestARequestStaysUntilItIsDone(t *testing.T) {
 
 func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
 	r := Decide(given(bad), at).Record
-	if want := []string{"orders-service/v2"}; !slices.Equal(r.Deny, want) || !slices.Equal(r.DenyMatchRoutes, want) || !slices.Equal(r.DenyMirrors, want) {
-		t.Errorf("denied %v, in routes of some requests %v, in mirrors %v; want %v in each", r.Deny, r.DenyMatchRoutes, r.DenyMirrors, want)
+	if want := []string{"orders-service/v2"}; !slices.Equal(r.Deny, want) || !r.DenyMatchRoutes || !r.DenyMirrors {
+		t.Errorf("denied %v, in routes of some requests %v, in mirrors %v; want %v in all", r.Deny, r.DenyMatchRoutes, r.DenyMirrors, want)
 	}
 	if r := Decide(given(bad, func(in *Input) { in.Spare = []string{"orders-service/v1"} }), at).Record; !slices.Equal(r.Stable, []string{"orders-service/v1"}) {
 		t.Errorf("told apart from %v", r.Stable)
@@ -640,7 +747,7 @@ func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
 	if !slices.Equal(r.VirtualServices, []string{"orders-service"}) {
 		t.Errorf("policy looks at %v", r.VirtualServices)
 	}
-	for _, part := range []string{"guardian rolled orders-service back to v1 at 2026-03-02T09:00:00Z", "CanaryErrors: 7% of requests fail", "Build b1 is refused",
+	for _, part := range []string{"guardian is rolling orders-service back to v1 since 2026-03-02T09:00:00Z", "CanaryErrors: 7% of requests fail", "Build b1 is refused",
 		"kubectl rollout status", "guardian gate orders-service -n microservices --wait-unlocked", "kubectl guardian unlock orders-service -n microservices --reason"} {
 		if !strings.Contains(r.Message, part) {
 			t.Errorf("message %q\ndoes not say %q", r.Message, part)
@@ -657,15 +764,15 @@ func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
 		t.Error("a DestinationRule that is gone made the policy forget the canary")
 	}
 	free := Decide(given(locked(LockBuild), asks(RequestUnlock), live, func(in *Input) {
-		in.Record.Deny, in.Record.DenyMirrors, in.Record.DenyMatchRoutes = in.Deny, in.Deny, in.Deny
+		in.Record.Deny, in.Record.DenyMirrors, in.Record.DenyMatchRoutes = in.Deny, true, true
 		in.Record.Stable, in.Record.VirtualServices, in.Record.Message = []string{"orders-service/v1"}, []string{"orders-service"}, "locked"
 	}), at).Record
-	if free.Lock != nil || free.Message != "" || len(free.Deny)+len(free.DenyMatchRoutes)+len(free.DenyMirrors)+len(free.Stable)+len(free.VirtualServices) > 0 || !free.Status.UnlockedAt.Equal(at) {
+	if free.Lock != nil || free.Message != "" || len(free.Deny)+len(free.Stable)+len(free.VirtualServices) > 0 || free.DenyMatchRoutes || free.DenyMirrors || !free.Status.UnlockedAt.Equal(at) {
 		t.Errorf("unlocked, and the record still says %+v", free)
 	}
 	l := Decide(given(bad), at).Record.Lock
-	want := Lock{Kind: LockBuild, Build: "b1", Signal: "error_rate", Alert: "CanaryErrors", Fingerprint: "f-CanaryErrors", StartsAt: at.Add(-time.Minute), Since: at, By: "alert", Reason: "CanaryErrors: 7% of requests fail"}
-	if *l != want {
+	want := Lock{Kind: LockBuild, Build: "b1", Refused: []string{"b1"}, Signal: "error_rate", Alert: "CanaryErrors", Fingerprint: "f-CanaryErrors", StartsAt: at.Add(-time.Minute), Since: at, By: "alert", Reason: "CanaryErrors: 7% of requests fail"}
+	if !reflect.DeepEqual(*l, want) {
 		t.Errorf("lock %+v\nwant %+v", *l, want)
 	}
 }
@@ -690,6 +797,11 @@ func TestALongTextCannotKeepARollbackFromBeingRecorded(t *testing.T) {
 			if size > 16<<10 {
 				t.Errorf("the record takes %d bytes; the API server takes 1 MiB, and a policy's message 5 KiB", size)
 			}
+			if d.Record.Status.Moving != nil {
+				in.Record = d.Record
+				gets(0)(&in)
+				d = Decide(in, at)
+			}
 			if d.Record.Data()[keyHistory] == "" {
 				t.Error("the entry is too long for the history")
 			}
@@ -706,8 +818,8 @@ func TestStatusSaysWhatWasSeen(t *testing.T) {
 	if s := Decide(given(), at).Record.Status; !s.Since.Equal(at.Add(-10*time.Minute)) || !s.MovedAt.Equal(at.Add(-10*time.Minute)) {
 		t.Errorf("nothing changed, and the status says since %s, moved at %s", s.Since, s.MovedAt)
 	}
-	if s := Decide(given(paused, locked(LockBuild), paused, gets(50)), at).Record.Status; s.Weight != 50 {
-		t.Errorf("paused, and the canary has 50%%: status says %d%%", s.Weight)
+	if s := Decide(given(locked(LockBuild), disarmed(time.Hour), gets(50)), at).Record.Status; s.Weight != 50 {
+		t.Errorf("disarmed, and the canary has 50%%: status says %d%%", s.Weight)
 	}
 	if s := Decide(given(func(in *Input) { in.Record.Status.Alerts = []string{"Over"} }), at).Record.Status; len(s.Alerts) > 0 {
 		t.Errorf("nothing fires, and the status says %v", s.Alerts)
@@ -719,8 +831,8 @@ func TestStatusSaysWhatWasSeen(t *testing.T) {
 	if s := Decide(raised, at).Record.Status; s.Promoting != "" {
 		t.Error("who shifts while the build is locked has begun with it, and after an unlock the schedule goes on by itself")
 	}
-	own := given(func(in *Input) { w := 30; in.Record.Status.Expected = &w }, gets(30))
-	if d := Decide(own, at); len(d.Added) > 0 || d.Record.Status.Expected != nil {
+	own := given(stepping("schedule", time.Second), gets(30))
+	if d := Decide(own, at); verdictOf(d).added != "step by schedule: 10→30" || d.Record.Status.Moving != nil {
 		t.Errorf("guardian's own step was told as somebody else's: %+v", d.Added)
 	}
 }
@@ -805,6 +917,7 @@ func anyInput(t *rapid.T) Input {
 		noCanary, appeared(time.Minute), stableReady(0), leads, live, bad, fires(ActionRollback, "Old", 2*time.Hour), fires(ActionHold, "Hold", time.Minute),
 		heardElsewhere(ActionRollback, time.Minute), heardElsewhere(ActionHold, time.Hour), paused, promoted(10 * time.Minute), promoted(time.Hour), blocked("away"),
 		buildSince(time.Minute), unlocked(time.Minute), asks(RequestRollback), asks(RequestUnlock), asks(RequestPause), asks(RequestResume), asks(RequestPromote), asks("dance"),
+		asks(RequestArm), asksDisarm(time.Minute, time.Hour), disarmed(time.Hour), disarmed(0),
 		func(in *Input) { in.Unsafe = "VirtualService a/b: delegate" }, func(in *Input) { in.Owned = true }, func(in *Input) { in.Paused = true },
 		func(in *Input) { in.Traffic.Mirrors = 1 }, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2"} },
 		func(in *Input) { in.Guard.Promotion.Mode, in.Record.Status.Promoting = PromotionAuto, in.Canary.Build },
@@ -815,7 +928,7 @@ func anyInput(t *rapid.T) Input {
 			in.Record.History = []HistoryEntry{{At: at.Add(-time.Hour), State: StateIdle, Event: "shifted"}}
 		},
 		func(in *Input) { in.Record.Lock, in.Record.Status.Build = &Lock{Kind: LockBuild, By: "alert"}, "" },
-		func(in *Input) { w := 10; in.Record.Status.Expected = &w },
+		func(in *Input) { in.Record.Status.Moving = &Moving{To: 10, Step: 10, By: bySchedule, Build: "b1"} },
 	}
 	var chosen []but
 	for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(edits)-1), 0, 10).Draw(t, "edits") {
@@ -911,8 +1024,10 @@ func TestPropertyEveryDecisionMakesSense(t *testing.T) {
 			t.Fatalf("step to %d from %+v with alerts %v and live answers %v", d.Weight, in.Traffic, in.Alerts, in.Forward)
 		case d.Move == MoveStable && (in.Stable.Ready < in.Guard.Rollback.MinReadyStable || in.Unsafe != ""):
 			t.Fatalf("traffic sent to stable, which has %d ready endpoints, unsafe %q", in.Stable.Ready, in.Unsafe)
-		case d.Move != MoveNone && d.Move != MoveStable && d.Record.Status.State == StatePaused:
+		case d.Move != MoveNone && d.Move != MoveStable && d.Record.Status.PausedText() != "":
 			t.Fatalf("move %v while paused", d.Move)
+		case (d.Move != MoveNone || d.Release) && d.Record.Status.Disarmed != nil:
+			t.Fatalf("move %v while disarmed", d.Move)
 		case in.Record.Lock != nil && d.Record.Lock == nil && !in.Live:
 			t.Fatal("a lock was lifted without live reads")
 		case d.Requeue < 0:

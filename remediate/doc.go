@@ -7,7 +7,7 @@
 // Anything that could matter only enqueues a guard: an alert began or ended,
 // an object changed, a timer ran out, a resync. One pass over a guard is
 //
-//	gather → Decide → record → traffic
+//	gather → Decide → record → traffic, and by the next look what has come of it
 //
 // gather reads one Input, from the informers' caches or, where it matters, from
 // the API server. Decide says what should be true; it is pure, so a missed
@@ -40,16 +40,27 @@
 //	rolled-back  nothing; locked  stays            put back to 0                  → idle, unlocked (build)
 //	blocked      some; locked     stays            stays                          unlocked (build)            → rolled-back as soon as it is safe;
 //	                                                                                                          → completed, unlocked, after the window
-//	paused       as it is         noted            recorded                       recorded                    → any, when resumed
+//	paused       as it is         as idle or       recorded                       as idle or shifting         no step; → any, when resumed
+//	                              shifting
+//	disarmed     as it is         noted            recorded                       recorded                    → any, when it ends
 //
 //	a person asks   does                                   refused when
-//	rollback        as an alert would, completed or not;       locked already; the pause is by annotation
-//	                ends a pause by command
+//	rollback        as an alert would, completed or not;   locked already
+//	                ends a disarm
 //	unlock          → unlocked, and forgives what runs     nothing is locked
-//	pause           → paused
-//	resume          → whatever the table says
-//	promote         one step, whatever the mode;           locked, paused, an alert fires, the first sight of a
+//	pause           no step forward; the brake is on       never
+//	resume          → whatever the table says              the pause is by annotation
+//	promote         one step, whatever the mode;           locked, paused, disarmed, an alert fires, the first sight of a
 //	                waits for no interval and requests     guard, or any other condition of a step is not met
+//	disarm          → disarmed, until an end               it has no end, or one further away than disarm.max
+//	arm             → whatever the table says              never
+//
+// A pause takes no step forward and gives nothing back; it shows as paused where
+// the guard would be idle or shifting, and all else goes on. A disarmed guard is
+// only watched: nothing moves, whatever fires, a lock stands as it stood, and so
+// does what the policy refuses. It ends by itself: by the first clock of a
+// replica that says so, and never later than the time that was asked for,
+// counted from when guardian took the request.
 //
 // Where a rollback is wanted and stable is not safe (its subset is missing, it
 // has fewer ready endpoints than rollback.minReadyStable, or a VirtualService
@@ -62,7 +73,7 @@
 // and a lock by hand, stay until a person unlocks.
 //
 // A hold alert stops steps in every state, and shows as held in shifting. Where
-// several things are true at once, the first of these counts: paused; locked; a
+// several things are true at once, the first of these counts: disarmed; locked; a
 // person's rollback; a refused build; no traffic; completed; a rollback alert; a
 // hold; a step. So a rollback wins over a step in the same instant.
 //
@@ -71,8 +82,8 @@
 // fires. Blocked then lasts only as long as the alert does.
 //
 // The first sight of a guard records its build and weights and moves nothing
-// forward; a canary that has all traffic counts as promoted since its build
-// appeared. An alert rolls back at first sight too.
+// forward; a canary that has all traffic counts as promoted from then on, for a
+// record may have been lost. An alert rolls back at first sight too.
 //
 // # What always holds
 //
@@ -80,30 +91,87 @@
 //     is not completed, ends with the canary at 0 as soon as the API server takes
 //     the write; while the lock stands, whoever gives the same build traffic
 //     again is refused by the admission policy or reverted. Not "resolved", a
-//     restart of guardian, an apply or a self-heal lifts it. A paused guard, a
+//     restart of guardian, an apply or a self-heal lifts it. A disarmed guard, a
 //     lock of none and a stable below its floor are the exceptions; the last is
 //     locked and follows when it is safe.
-//  2. The canary's weight is never raised while the guard is locked or paused,
-//     an alert of it fires (hold included, heard by any replica), the heartbeat
+//
+//  2. The canary's weight is never raised while the guard is locked, paused or
+//     disarmed, an alert of it fires (hold included, heard by any replica), the heartbeat
 //     is stale, Prometheus does not answer, or this replica has no Lease.
+//
 //  3. In a VirtualService nothing changes but the weights of the guard's two
 //     destinations, the canary-only routes and mirrors that policy names, what
 //     leads to the canary's host without a subset, and guardian's own
 //     annotations. Each route keeps its total.
+//
 //  4. Nothing is sent to a stable that is not in the DestinationRule or has
 //     fewer ready endpoints than the floor.
+//
 //  5. An accepted alert leaves a lock or an entry in the history before it is
 //     answered with success; if that cannot be written, the answer is an error
 //     and the alert is kept and tried again.
 //
-// TestPropertyInvariantsHold checks them over random sequences of events.
+//  6. What guardian says has happened (record, history, Event, metric,
+//     annotation, answer to a webhook), the API server has confirmed.
+//
+//  7. Nothing is rolled back without an alert that counts against a build that
+//     serves now.
+//
+// TestPropertyInvariantsHold checks them over random sequences of events, with an
+// API server that refuses any write, for a while or for good.
+//
+// # Confirmed
+//
+// A change of weights is told when it is seen. The record that is written before
+// it says what is under way (Status.Moving) and the state that was observed; the
+// next look finds the new weights and writes state, history, Event and counter.
+// The annotations that stand in the patch itself say what is true once it is
+// taken. An answer that is lost is looked for before anything is told.
+//
+// A patch that the API server refuses is tried in parts: without annotations, the
+// weights alone, each route by itself. What is left makes the guard blocked, "not
+// done: " and the server's message with the routes that could not be written; it
+// is tried again within 15 seconds, and whenever something changes. The alert is
+// recorded all the same: the lock stands, and the webhook is answered with
+// success. A step that is refused waits, with the message.
+//
+// A record that cannot be written (a quota, a policy that demands labels) keeps
+// no traffic on the canary: it is moved after one more look at the API server,
+// the annotations of the VirtualService say "rolled back, not recorded" and carry
+// the lock, and the webhook is answered with an error until the record is written.
+//
+// # Lost records
+//
+// While a guard is locked, an annotation on each of its VirtualServices says so as
+// well (LockAnnotation), written in one patch with the weights: it is what the
+// admission policies read. The record decides; the annotation is brought into
+// line with it in each pass, and removed when the record says that a lock was
+// lifted after the annotation's was set. Where guardian's own annotation tells of
+// a lock that the record does not know of, the record was lost or an older copy of
+// it restored: the lock is taken up again as the annotation has it.
 //
 // # Builds
 //
-// The canary's workloads are the Deployments whose template labels satisfy the
-// Service's selector and the subset's labels. A build is the hash of their pod
-// templates; a rollout restart is no new build, and no Deployment is an unknown
-// build, which is never new. Of several Deployments each has a build of its own
+// The canary's pods are those whose labels satisfy the Service's selector and the
+// subset's labels. A build is a hash of the pod template that they were made from:
+// the ReplicaSet of a Deployment or an Argo Rollout, or the ControllerRevision of
+// a StatefulSet, a DaemonSet and whatever else writes the label
+// controller-revision-hash. The present template is the Deployment's, or the
+// newest revision of any other owner. What runs is hashed, which is the pod's
+// spec, and of labels and annotations only what BuildParts names: a restart, a
+// chart's version or a commit written there is no new build. A hash begins with
+// its scheme. A revision that the record knows by name is the build that it was,
+// however it is hashed today (Workload.as), so that no upgrade and no setting
+// makes a refused build a new one.
+//
+// A ready pod that nothing manages, run by hand or by a Job, belongs to no build
+// and is counted nowhere. A ready pod of an owner that does not tell (Untold) is
+// of an unknown build: nothing goes forward and no lock is lifted beside it, and
+// the reason names it. No workload at all is an unknown build, which is never new.
+// Where the labels of the two sides overlap, a pod belongs to the side that asks
+// for more, else to the canary, and Endpoints.Overlap says so.
+//
+// Of several workloads each has a build of its own
 // besides, which is refused and looked at like the one of all. A rollback puts the build, and every other that
 // serves at that moment, on the list of refused ones. A lock of kind build is
 // lifted when every ready pod of the canary, and at least one, belongs to a
@@ -136,6 +204,21 @@
 // a configuration which has reached one of them alone) is therefore no reason to
 // write at once: words are the lease holder's to choose while nothing else
 // changes, and words and numbers alone are written at most every ten seconds.
+//
+// # What cannot be read
+//
+// A resource that the API server does not let guardian list (a right or a
+// CustomResourceDefinition is missing) keeps no guard from its brake. Its objects
+// are read one by one instead; the replica is not ready and says what it lacks.
+// Where reading is refused as well, it depends: without pods, EndpointSlices, the
+// Service or the DestinationRule stable's floor cannot be told, so a rollback
+// is locked and blocked, with the reason, until it can; without Deployments,
+// ReplicaSets or ControllerRevisions the build is unknown, which rolls back and
+// unlocks nothing; without the VirtualService or the record the pass fails, an
+// alert is answered with an error, kept and tried again.
+//
+// Istio's objects are read and written in the version of networking.istio.io
+// that the API server serves, v1 before v1beta1 before v1alpha3.
 //
 // # Records without a guard
 //

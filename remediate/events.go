@@ -3,6 +3,8 @@ package remediate
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,7 +44,7 @@ func (e *events) run(ctx context.Context) {
 func (e *events) tell(s snapshot, h HistoryEntry) {
 	kind := corev1.EventTypeNormal
 	switch h.Event {
-	case "rolled-back", "blocked", "reasserted", "unverified", "noted", "refused":
+	case "rolled-back", "blocked", "locked", "reasserted", "unverified", "noted", "refused", "disarmed":
 		kind = corev1.EventTypeWarning
 	}
 	reason := "Guardian"
@@ -57,21 +59,43 @@ func (e *events) tell(s snapshot, h HistoryEntry) {
 	}
 }
 
-// unknown writes an Event on the namespace and waits for it.
-func (e *events) unknown(ctx context.Context, guard, alert string, now time.Time) error {
+// unknown writes one Event on the namespace and waits for it.
+func (e *events) unknown(ctx context.Context, alertOf map[string]string, now time.Time) error {
 	at := metav1.NewTime(now)
 	_, err := e.sink.CreateWithEventNamespaceWithContext(ctx, &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{GenerateName: "guardian-unknown-guard-", Namespace: e.namespace},
 		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Namespace", Name: e.namespace, Namespace: e.namespace},
 		Type:           corev1.EventTypeWarning, Reason: "GuardianUnknownGuard",
-		Message:        fmt.Sprintf("alert %q asks for guard %q, which guardian's configuration does not have: nothing is rolled back", alert, guard),
+		Message:        describeUnknown(alertOf),
 		Source:         corev1.EventSource{Component: "guardian"},
 		FirstTimestamp: at, LastTimestamp: at, Count: 1,
 	})
 	if err != nil {
-		return fmt.Errorf("record alert for unknown guard %q: %w", guard, err)
+		return fmt.Errorf("record alerts for %d unknown guards: %w", len(alertOf), err)
 	}
 	return nil
+}
+
+// describeUnknown names as many guards as an Event has room for: alertOf comes
+// from whoever may send alerts, and is neither bounded nor checked.
+func describeUnknown(alertOf map[string]string) string {
+	const most, longest = 900, 100 // bytes of all names, and of one
+	short := func(s string) string { return fmt.Sprintf("%q", s[:min(len(s), longest)]) }
+	text, named := "", 0
+	for _, guard := range slices.Sorted(maps.Keys(alertOf)) {
+		one := short(guard) + " (alert " + short(alertOf[guard]) + ")"
+		if named > 0 {
+			one = ", " + one
+		}
+		if len(text)+len(one) > most {
+			break
+		}
+		text, named = text+one, named+1
+	}
+	if left := len(alertOf) - named; left > 0 {
+		text += fmt.Sprintf(" and %d more", left)
+	}
+	return "alerts ask for guards which guardian's configuration does not have, so nothing is rolled back: " + text
 }
 
 func describe(g Guard, h HistoryEntry) string {

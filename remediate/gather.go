@@ -22,8 +22,12 @@ type snapshot struct {
 	services []*unstructured.Unstructured
 	held     map[string]bool // those of them that another guard's lock names; not looked at while this guard stays locked
 	// who serves the two sides, for rules that need names
-	sides Sides
-	known *inspections
+	sides  Sides
+	known  *inspections
+	noRule string // why the DestinationRule cannot be read
+	unread error  // the first of what is not readable
+	user   string // guardian's own
+	again  bool   // read from the API server, since it has left a write without an answer or has refused the record
 }
 
 // Sides names what runs behind a guard's two destinations, for those who look
@@ -37,14 +41,14 @@ type Side struct {
 	Host      string            // fully qualified
 	Service   string            // name of the Service
 	Labels    map[string]string // the subset's labels; nil for a host of its own
-	Workloads []string          // names of Deployments, sorted
+	Workloads []string          // names of Deployments, Rollouts, StatefulSets, …, sorted
 	Waiting   map[string]int64  // reason → containers that it keeps from starting
 }
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g Guard, domain string, known *inspections, past *histories) (snapshot, error) {
-	s := snapshot{input: Input{Guard: g}, known: known}
+func gather(ctx context.Context, r reader, g Guard, domain, user string, known *inspections, past *histories) (snapshot, error) {
+	s := snapshot{input: Input{Guard: g}, known: known, user: user}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
@@ -66,6 +70,16 @@ func gather(ctx context.Context, r reader, g Guard, domain string, known *inspec
 	return s, nil
 }
 
+// cannotRead is unreadable, and keeps the error for those to whom a snapshot
+// without it is of no use.
+func (s *snapshot) cannotRead(err error) string {
+	why := unreadable(err)
+	if why != "" && s.unread == nil {
+		s.unread = err
+	}
+	return why
+}
+
 // gatherPair resolves the two destinations and reads what runs behind them.
 func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) error {
 	g := s.input.Guard
@@ -73,6 +87,11 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 	var rule *keptRule
 	if g.Stable.Host == "" || g.Canary.Host == "" {
 		dr, err := r.destinationRule(ctx, g.DestinationRule)
+		if why := s.cannotRead(err); why != "" {
+			s.input.Stable.Missing = fmt.Sprintf("DestinationRule %s/%s cannot be read: %s", g.Namespace, g.DestinationRule, why)
+			s.noRule = s.input.Stable.Missing
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("read DestinationRule %s/%s: %w", g.Namespace, g.DestinationRule, err)
 		}
@@ -88,19 +107,64 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 		return err
 	}
 	s.input.Stable.Missing = why
+	canary, absent, err := s.side(ctx, r, g.Canary, rule)
+	if err != nil {
+		return err
+	}
+	if why == "" && absent == "" {
+		s.input.Stable.Overlap = stable.part(&canary)
+	}
 	s.sides.Stable = stable.Side
 	if why == "" {
-		if s.input.Stable.Ready, err = s.readyOf(ctx, r, stable); err != nil {
+		s.input.Stable.Ready, err = s.readyOf(ctx, r, stable)
+		if why := s.cannotRead(err); why != "" {
+			s.input.Stable.Missing = fmt.Sprintf("EndpointSlices of Service %s/%s cannot be read: %s", g.Namespace, stable.Service, why)
+		} else if err != nil {
 			return err
 		}
 	}
-	canary, why, err := s.side(ctx, r, g.Canary, rule)
-	if err != nil || why != "" {
-		return err // a canary that is not there is no build
+	if absent != "" {
+		return nil // a canary that is not there is no build
+	}
+	if rule != nil && g.Canary.Host == "" {
+		s.input.Deny = denied(s.pair, rule.leadingTo(canary, g.Stable, g.Canary)...)
 	}
 	s.sides.Canary = canary.Side
-	s.input.Canary, err = readWorkload(ctx, r, canary)
+	if canary.unread {
+		return nil // its build is not known
+	}
+	if s.input.Canary, err = readWorkload(ctx, r, canary); s.cannotRead(err) != "" {
+		return nil
+	}
 	return err
+}
+
+// part gives each pod and Deployment that both sides select to one of them, and
+// says so. It is the side's that asks for more, and the canary's where neither
+// does: what may be the canary's must not be counted on as stable's.
+func (stable *resolvedSide) part(canary *resolvedSide) (overlap string) {
+	both := func(set keptLabels) bool { return stable.want.matches(set) && canary.want.matches(set) }
+	from, shared := stable, 0
+	wide, narrow := stable.want.includedIn(canary.want), canary.want.includedIn(stable.want)
+	if narrow && !wide {
+		from = canary
+	}
+	from.pods = slices.DeleteFunc(slices.Clone(from.pods), func(p *keptPod) bool {
+		if !both(p.labels) {
+			return false
+		}
+		shared++
+		return true
+	})
+	from.deployments = slices.DeleteFunc(slices.Clone(from.deployments), func(d *keptDeployment) bool { return both(d.template) })
+	from.name()
+	switch {
+	case narrow && !wide:
+		return fmt.Sprintf("the labels of canary select stable's pods too (%d): requests to the canary reach them", shared)
+	case wide || shared > 0:
+		return fmt.Sprintf("the labels of stable select the canary's pods too (%d): requests to stable still reach them", shared)
+	}
+	return ""
 }
 
 // resolvedSide is a destination with the selector of its workloads.
@@ -109,6 +173,7 @@ type resolvedSide struct {
 	want        workloadSelector
 	subset      keptLabels
 	deployments []*keptDeployment
+	unread      bool // guardian may not read Deployments
 	pods        []*keptPod
 }
 
@@ -134,6 +199,9 @@ func (s *snapshot) side(ctx context.Context, r reader, ref Ref, rule *keptRule) 
 	}
 	side.Service = name
 	svc, err := r.service(ctx, name)
+	if why := s.cannotRead(err); why != "" {
+		return side, fmt.Sprintf("Service %s/%s cannot be read: %s", g.Namespace, name, why), nil
+	}
 	if err != nil {
 		return side, "", fmt.Errorf("read Service %s/%s: %w", g.Namespace, name, err)
 	}
@@ -141,18 +209,35 @@ func (s *snapshot) side(ctx context.Context, r reader, ref Ref, rule *keptRule) 
 		return side, fmt.Sprintf("Service %s/%s does not exist", g.Namespace, name), nil
 	}
 	side.want = newWorkloadSelector(svc.selector, side.subset)
-	if side.deployments, err = r.deployments(ctx, side.want); err != nil {
+	side.deployments, err = r.deployments(ctx, side.want)
+	if side.unread = s.cannotRead(err) != ""; err != nil && !side.unread {
 		return side, "", fmt.Errorf("list Deployments of %s: %w", ref, err)
 	}
-	if side.pods, err = r.pods(ctx, side.want); err != nil {
+	side.pods, err = r.pods(ctx, side.want)
+	if why := s.cannotRead(err); why != "" {
+		return side, fmt.Sprintf("pods of %s cannot be read: %s", ref, why), nil
+	}
+	if err != nil {
 		return side, "", fmt.Errorf("list pods of %s: %w", ref, err)
 	}
+	side.name()
+	return side, "", nil
+}
+
+// name fills in what metrics know the side's workloads by.
+func (side *resolvedSide) name() {
+	side.Workloads = nil
 	for _, d := range side.deployments {
 		side.Workloads = append(side.Workloads, d.name)
 	}
+	for _, p := range side.pods {
+		if name := p.workload(); name != "" {
+			side.Workloads = append(side.Workloads, name)
+		}
+	}
 	slices.Sort(side.Workloads)
+	side.Workloads = slices.Compact(side.Workloads)
 	side.Waiting = waitingOf(side.pods)
-	return side, "", nil
 }
 
 func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (int, error) {
@@ -168,15 +253,11 @@ func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (in
 }
 
 func readWorkload(ctx context.Context, r reader, side resolvedSide) (Workload, error) {
-	var failed error
-	w := canaryWorkload(side.deployments, side.pods, func(name string) *keptReplicaSet {
-		rs, err := r.replicaSet(ctx, name)
-		if err != nil {
-			failed = fmt.Errorf("read ReplicaSet %s: %w", name, err)
-		}
-		return rs
-	})
-	return w, failed
+	revisions, err := r.revisions(ctx, side.want, side.pods)
+	if err != nil {
+		return Workload{}, fmt.Errorf("find what the pods of %s were made from: %w", side.Service, err)
+	}
+	return canaryWorkload(side.deployments, side.pods, revisions), nil
 }
 
 // gatherTraffic reads the weights of all the guard's VirtualServices.
@@ -192,8 +273,15 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			missing = append(missing, fmt.Sprintf("VirtualService %s/%s does not exist", g.Namespace, name))
 			continue
 		}
-		in.Paused = in.Paused || vs.GetAnnotations()[AnnotationPaused] == "true"
+		marks := vs.GetAnnotations()
+		in.Paused = in.Paused || marks[AnnotationPaused] == "true"
+		if value, ok := marks[lockKey(g.Name)]; ok {
+			in.Marked = marked(in.Marked, value, s.user)
+		}
 		found := s.known.inspect(g.Name, vs, s.pair, g.Rollback.options())
+		if found.unnamed != "" && s.noRule != "" {
+			return fmt.Errorf("VirtualService %s/%s: which destinations are the guard's is not known: %s", g.Namespace, name, s.noRule)
+		}
 		if found.unnamed != "" {
 			unnamed = append(unnamed, found.unnamed)
 			continue

@@ -76,6 +76,9 @@ type Guard struct {
 	AlertWindow time.Duration
 	// HeartbeatMaxAge is the age past which the newest heartbeat is stale.
 	HeartbeatMaxAge time.Duration
+	// DisarmMax is for how long a person may disarm the guard at most; 0:
+	// DefaultDisarmMax.
+	DisarmMax time.Duration
 }
 
 // Rollback is how a guard rolls back.

@@ -38,10 +38,14 @@ func Spellings(p Pair, r Ref) []string {
 }
 
 // denied lists what gets the pair's canary traffic, for the admission policy:
-// its spellings and, where it is a subset, those of its host without any
-// subset, written "host". That host leads to the pods of both.
-func denied(p Pair) []string {
+// its spellings, those of the other subsets that lead to its pods and, where it
+// is a subset, those of its host without any subset, written "host". That host
+// leads to the pods of both.
+func denied(p Pair, others ...string) []string {
 	out := Spellings(p, p.Canary)
+	for _, subset := range others {
+		out = append(out, Spellings(p, Ref{Subset: subset})...)
+	}
 	if p.Canary.Subset != "" {
 		out = append(out, p.spellings(p.Host)...)
 	}

@@ -2,21 +2,17 @@ package remediate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 
-	istioinformers "istio.io/client-go/pkg/informers/externalversions"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/dynamic/dynamicinformer"
 	kubeinformers "k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 )
@@ -28,15 +24,18 @@ type informers struct {
 	touched   func(guards []string)
 	hurry     func(guard string) // a person asks for its rollback
 	restarted func(guard string, ref Ref, byReason map[string]int64)
+	refilled  func() // a cache that could not be filled at the start is
 	log       *slog.Logger
 
 	kube    kubeinformers.SharedInformerFactory
 	records kubeinformers.SharedInformerFactory
-	istio   istioinformers.SharedInformerFactory
-	dynamic dynamicinformer.DynamicSharedInformerFactory
+	istio   *istioAPI
+	mesh    []cache.SharedIndexInformer // of Istio's objects
+	running sync.WaitGroup              // those of mesh, and who waits for caches
 	reader  *cacheReader
-	synced  atomic.Bool
-	waitFor []cache.InformerSynced
+	synced  atomic.Bool // every cache is filled
+	parts   map[string]*cachePart
+	metrics *Metrics
 
 	mu     sync.RWMutex
 	byVS   map[string][]string // VirtualService → guards
@@ -46,22 +45,23 @@ type informers struct {
 }
 
 func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, map[string]int64)) *informers {
-	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, log: o.Logger}
-	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(trim))
+	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, refilled: func() {}, log: o.Logger, parts: map[string]*cachePart{}, metrics: o.Metrics}
+	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(o.Builds.trim))
 	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
-		kubeinformers.WithTransform(trim),
+		kubeinformers.WithTransform(o.Builds.trim),
 		kubeinformers.WithTweakListOptions(func(l *metav1.ListOptions) { l.LabelSelector = LabelGuard }))
-	i.istio = istioinformers.NewSharedInformerFactoryWithOptions(o.Istio, 0, istioinformers.WithNamespace(o.Namespace), istioinformers.WithTransform(trim))
-	i.dynamic = dynamicinformer.NewFilteredDynamicSharedInformerFactory(o.Dynamic, 0, o.Namespace, nil)
+	i.istio = newIstioAPI(o.Dynamic, o.Namespace)
 
 	records := i.records.Core().V1().ConfigMaps()
 	services := i.kube.Core().V1().Services().Informer()
 	pods := i.kube.Core().V1().Pods().Informer()
 	deployments := i.kube.Apps().V1().Deployments().Informer()
 	replicas := i.kube.Apps().V1().ReplicaSets().Informer()
+	revisions := i.kube.Apps().V1().ControllerRevisions().Informer()
 	endpoints := i.kube.Discovery().V1().EndpointSlices().Informer()
-	rules := i.istio.Networking().V1().DestinationRules().Informer()
-	vs := i.dynamic.ForResource(virtualServiceResource)
+	rules := i.istio.informer(resourceDestinationRules, hostIndexers(o.Namespace, o.Domain))
+	vs := i.istio.informer(resourceVirtualServices, nil)
+	i.mesh = []cache.SharedIndexInformer{rules, vs}
 
 	must := func(err error) {
 		if err != nil { // only an informer that already runs refuses these
@@ -70,37 +70,43 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	}
 	must(pods.AddIndexers(podIndexers()))
 	must(deployments.AddIndexers(deploymentIndexers()))
+	must(replicas.AddIndexers(revisionIndexers()))
+	must(revisions.AddIndexers(revisionIndexers()))
 	must(endpoints.AddIndexers(sliceIndexers()))
 	must(services.AddIndexers(selectorIndexers()))
-	must(rules.AddIndexers(hostIndexers(o.Namespace, o.Domain)))
-	must(vs.Informer().SetTransform(trim))
+	must(rules.SetTransform(o.Builds.trim))
+	must(vs.SetTransform(o.Builds.trim))
 	i.reader = &cacheReader{
-		namespace: o.Namespace, records: records.Lister(), vs: vs.Lister(),
-		services: services.GetIndexer(), replicas: replicas.GetIndexer(), rules: rules.GetIndexer(),
+		lacks: i.lacks, namespace: o.Namespace, records: records.Lister(), vs: vs.GetIndexer(),
+		services: services.GetIndexer(), replicas: replicas.GetIndexer(), revisionIx: revisions.GetIndexer(), rules: rules.GetIndexer(),
 		podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
 	}
 	for what, inf := range map[string]cache.SharedIndexInformer{
-		"configmaps": records.Informer(), "services": services, "pods": pods, "deployments": deployments, "replicasets": replicas,
-		"endpointslices": endpoints, "destinationrules": rules, "virtualservices": vs.Informer(),
+		resourceRecords: records.Informer(), resourceServices: services, resourcePods: pods, resourceDeployments: deployments, resourceReplicaSets: replicas,
+		resourceRevisions: revisions, resourceSlices: endpoints, resourceDestinationRules: rules, resourceVirtualServices: vs,
 	} {
+		part := &cachePart{}
+		i.parts[what] = part
 		must(inf.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
 			if ctx.Err() == nil && !errors.Is(err, io.EOF) { // a watch that ends is begun anew
+				part.failed(err)
 				i.log.Warn("watch "+what+": what changes is not seen, trying again", "namespace", i.namespace, "err", err)
 			}
 		}))
+		if what == resourcePods {
+			part.hasSynced = i.handlePods(inf)
+		} else {
+			part.hasSynced = i.handle(inf)
+		}
 	}
-	for _, inf := range []cache.SharedIndexInformer{records.Informer(), vs.Informer(), rules, services, endpoints, deployments, replicas} {
-		i.handle(inf)
-	}
-	i.handlePods(pods)
 	return i
 }
 
 func (i *informers) liveReader(o Options) *liveReader {
-	return &liveReader{cache: i.reader, namespace: o.Namespace, kube: o.Client, istio: o.Istio, dynamic: o.Dynamic}
+	return &liveReader{cache: i.reader, namespace: i.namespace, kube: o.Client, istio: i.istio, parts: o.Builds}
 }
 
-func (i *informers) handle(inf cache.SharedIndexInformer) {
+func (i *informers) handle(inf cache.SharedIndexInformer) cache.InformerSynced {
 	tell := func(obj any) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
@@ -126,14 +132,12 @@ func (i *informers) handle(inf cache.SharedIndexInformer) {
 	if err != nil {
 		panic(err) // only a stopped informer refuses a handler
 	}
-	i.waitFor = append(i.waitFor, reg.HasSynced)
+	return reg.HasSynced
 }
 
 // asksRollback says whether a person's rollback stands on a record.
 func asksRollback(record *corev1.ConfigMap) bool {
-	var q Request
-	text := record.Data[keyRequest]
-	return text != "" && json.Unmarshal([]byte(text), &q) == nil && q.Action == RequestRollback
+	return record.Data[KeyRequestAction] == string(RequestRollback)
 }
 
 func sameVersion(a, b any) bool {
@@ -144,7 +148,7 @@ func sameVersion(a, b any) bool {
 
 // handlePods also counts restarts. Those that a pod had before this replica
 // saw it for the first time are history, unless the pod itself is new.
-func (i *informers) handlePods(pods cache.SharedIndexInformer) {
+func (i *informers) handlePods(pods cache.SharedIndexInformer) cache.InformerSynced {
 	reg, err := pods.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(obj any, initial bool) {
 			if p, ok := obj.(*keptPod); ok {
@@ -175,7 +179,7 @@ func (i *informers) handlePods(pods cache.SharedIndexInformer) {
 	if err != nil {
 		panic(err) // only a stopped informer refuses a handler
 	}
-	i.waitFor = append(i.waitFor, reg.HasSynced)
+	return reg.HasSynced
 }
 
 func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
@@ -239,7 +243,7 @@ func (i *informers) of(obj any) []string {
 		return i.ofWorkload(o.labels)
 	case *keptDeployment:
 		return i.ofWorkload(o.template)
-	case *keptReplicaSet:
+	case *keptRevision:
 		return i.ofWorkload(o.labels)
 	case *keptSlice:
 		return i.ofService(o.service)
@@ -291,7 +295,7 @@ func (i *informers) ofService(service string) []string {
 	return slices.Compact(out)
 }
 
-// ofWorkload finds the guards that a pod, Deployment or ReplicaSet may belong
+// ofWorkload finds the guards that a pod, Deployment or revision may belong
 // to: those whose Service selects its labels.
 func (i *informers) ofWorkload(set keptLabels) []string {
 	var out []string
@@ -343,25 +347,10 @@ func (i *informers) selectorOf(g Guard, ref Ref) (workloadSelector, bool) {
 	return newWorkloadSelector(svc.selector, subset), true
 }
 
-// start fills the caches; false: ctx has ended before they were.
-func (i *informers) start(ctx context.Context) bool {
-	i.kube.Start(ctx.Done())
-	i.records.Start(ctx.Done())
-	i.istio.Start(ctx.Done())
-	i.dynamic.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), i.waitFor...) {
-		return false
-	}
-	debug.FreeOSMemory() // the first lists leave several times the caches' size as garbage
-	i.synced.Store(true)
-	return true
-}
-
 // stop waits for the informers, whose context has ended.
 func (i *informers) stop() {
 	i.synced.Store(false)
 	i.kube.Shutdown()
 	i.records.Shutdown()
-	i.istio.Shutdown()
-	i.dynamic.Shutdown()
+	i.running.Wait()
 }

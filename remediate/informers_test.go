@@ -24,11 +24,11 @@ func TestTrimmingTwiceIsTrimmingOnce(t *testing.T) {
 			{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "orders-1"}, Conditions: discoveryv1.EndpointConditions{Ready: &yes}},
 		}},
 	} {
-		once, err := trim(object)
+		once, err := BuildParts{}.trim(object)
 		if err != nil {
 			t.Fatal(err)
 		}
-		twice, err := trim(once)
+		twice, err := BuildParts{}.trim(once)
 		if err != nil {
 			t.Fatal(err)
 		}

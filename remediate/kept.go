@@ -1,12 +1,13 @@
 package remediate
 
 import (
+	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unique"
 
-	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -62,6 +63,16 @@ func (l keptLabels) include(want keptLabels) bool {
 	return true
 }
 
+// get is the value of a label; empty: there is none.
+func (l keptLabels) get(key string) string {
+	for _, have := range l {
+		if have.key.Value() == key {
+			return have.value.Value()
+		}
+	}
+	return ""
+}
+
 func (l keptLabels) set() map[string]string {
 	out := make(map[string]string, len(l))
 	for _, have := range l {
@@ -70,12 +81,14 @@ func (l keptLabels) set() map[string]string {
 	return out
 }
 
-// pairs are the index values of labels; the pod template's hash is nobody's
+// pairs are the index values of labels; a pod template's hash is nobody's
 // selector.
 func (l keptLabels) pairs() []string {
 	out := make([]string, 0, len(l))
 	for _, have := range l {
-		if key := have.key.Value(); key != appsv1.DefaultDeploymentUniqueLabelKey {
+		switch key := have.key.Value(); key {
+		case appsv1.DefaultDeploymentUniqueLabelKey, labelRolloutHash, appsv1.ControllerRevisionHashLabelKey:
+		default:
 			out = append(out, labelPair(key, have.value.Value()))
 		}
 	}
@@ -96,16 +109,17 @@ func selectorPair(selector keptLabels) string {
 type keptDeployment struct {
 	kept
 	template             keptLabels
-	hash                 string
+	build                string
+	made                 time.Time
 	replicas             int32 // wanted; negative: not said
 	generation           int64
 	observed             int64
 	have, updated, avail int32
 }
 
-func keepDeployment(d *appsv1.Deployment) *keptDeployment {
-	k := &keptDeployment{kept: keep(&d.ObjectMeta), template: keepLabels(d.Spec.Template.Labels), hash: templateHash(d.Spec.Template), replicas: -1,
-		generation: d.Generation, observed: d.Status.ObservedGeneration,
+func keepDeployment(d *appsv1.Deployment, parts BuildParts) *keptDeployment {
+	k := &keptDeployment{kept: keep(&d.ObjectMeta), template: keepLabels(d.Spec.Template.Labels), build: parts.hash(&d.Spec.Template), replicas: -1,
+		made: d.CreationTimestamp.Time, generation: d.Generation, observed: d.Status.ObservedGeneration,
 		have: d.Status.Replicas, updated: d.Status.UpdatedReplicas, avail: d.Status.AvailableReplicas}
 	if d.Spec.Replicas != nil {
 		k.replicas = *d.Spec.Replicas
@@ -113,42 +127,111 @@ func keepDeployment(d *appsv1.Deployment) *keptDeployment {
 	return k
 }
 
-type keptReplicaSet struct {
+// keptRevision is a ReplicaSet or a ControllerRevision: a pod template that has
+// been rolled out, or is about to be.
+type keptRevision struct {
 	kept
-	labels  keptLabels
-	hash    string
-	created time.Time
+	kind    string
+	labels  keptLabels // those of the template, and its hash
+	owner   string     // kind/name of its controller; of itself if it has none
+	build   string
+	made    time.Time
+	number  int64 // the higher, the newer; one that is rolled out again gets a new number
+	lasting bool  // the name stands for this template and no other
 }
 
-func keepReplicaSet(r *appsv1.ReplicaSet) *keptReplicaSet {
-	return &keptReplicaSet{kept: keep(&r.ObjectMeta), labels: keepLabels(r.Labels), hash: templateHash(r.Spec.Template), created: r.CreationTimestamp.Time}
+func (k *keptRevision) ref() revisionRef { return revisionRef{k.kind, k.name} }
+
+const kindDeployment = "Deployment/"
+
+func (k *keptRevision) ofDeployment() bool { return strings.HasPrefix(k.owner, kindDeployment) }
+
+// newer says whether a revision of the same owner came later.
+func (k *keptRevision) newer(than *keptRevision) bool {
+	if k.number != than.number {
+		return k.number > than.number
+	}
+	return k.made.After(than.made)
+}
+
+// Names that Argo Rollouts gives to what a Deployment has as well.
+const (
+	labelRolloutHash          = "rollouts-pod-template-hash"
+	annotationRolloutRevision = "rollout.argoproj.io/revision"
+	annotationRevision        = "deployment.kubernetes.io/revision"
+)
+
+func keepReplicaSet(r *appsv1.ReplicaSet, parts BuildParts) *keptRevision {
+	k := keepRevision(kindReplicaSet, &r.ObjectMeta)
+	k.build = parts.hash(&r.Spec.Template)
+	for _, key := range []string{annotationRevision, annotationRolloutRevision} {
+		if n, err := strconv.ParseInt(r.Annotations[key], 10, 64); err == nil {
+			k.number = n
+		}
+	}
+	for _, key := range []string{appsv1.DefaultDeploymentUniqueLabelKey, labelRolloutHash} {
+		hash := r.Labels[key]
+		k.lasting = k.lasting || hash != "" && strings.HasSuffix(r.Name, "-"+hash)
+	}
+	return k
+}
+
+// keepControllerRevision reads the template that a StatefulSet, a DaemonSet and
+// others after their example keep. What else it may be is a build as it stands.
+func keepControllerRevision(r *appsv1.ControllerRevision, parts BuildParts) *keptRevision {
+	k := keepRevision(kindControllerRevision, &r.ObjectMeta)
+	k.number, k.lasting = r.Revision, true
+	var data struct {
+		Spec struct {
+			Template *corev1.PodTemplateSpec `json:"template"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal(r.Data.Raw, &data); err != nil || data.Spec.Template == nil {
+		k.build = buildOf(r.Data.Raw)
+		return k
+	}
+	k.build = parts.hash(data.Spec.Template)
+	return k
+}
+
+func keepRevision(kind string, m *metav1.ObjectMeta) *keptRevision {
+	k := &keptRevision{kept: keep(m), kind: kind, labels: keepLabels(m.Labels), owner: kind + "/" + m.Name, made: m.CreationTimestamp.Time}
+	if o := metav1.GetControllerOfNoCopy(m); o != nil {
+		k.owner = unique.Make(o.Kind + "/" + o.Name).Value()
+	}
+	return k
 }
 
 type keptPod struct {
 	kept
 	uid        string
 	labels     keptLabels
-	replicaSet string // that controls it; empty: none does
-	deleted    bool   // or is being deleted
-	ready      bool   // and not being deleted
+	owner      podOwner
+	born       int64 // when it was made, in seconds
+	readyFrom  int64 // when it last became ready
+	deleted    bool  // or is being deleted
+	ready      bool  // and not being deleted
 	containers []keptContainer
 }
 
-// keptContainer is a container that has restarted or waits.
-type keptContainer struct {
-	name     string
-	restarts int32
-	ended    string // reason of the last end; empty: none, or not said
-	waits    string // reason of the present wait; empty: it does not wait
-}
+// podOwner controls a pod; empty: nothing does.
+type podOwner struct{ kind, name string }
 
 func keepPod(p *corev1.Pod) *keptPod {
 	k := &keptPod{kept: keep(&p.ObjectMeta), uid: string(p.UID), labels: keepLabels(p.Labels), deleted: p.DeletionTimestamp != nil}
-	if o := metav1.GetControllerOfNoCopy(p); o != nil && o.Kind == "ReplicaSet" {
-		k.replicaSet = o.Name
+	if o := metav1.GetControllerOfNoCopy(p); o != nil {
+		k.owner = podOwner{unique.Make(o.Kind).Value(), unique.Make(o.Name).Value()}
+	}
+	if !p.CreationTimestamp.IsZero() {
+		k.born = p.CreationTimestamp.Unix()
 	}
 	for _, c := range p.Status.Conditions {
-		k.ready = k.ready || c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && !k.deleted
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && !k.deleted {
+			k.ready = true
+			if !c.LastTransitionTime.IsZero() {
+				k.readyFrom = c.LastTransitionTime.Unix()
+			}
+		}
 	}
 	for _, group := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
 		for i := range group {
@@ -158,6 +241,60 @@ func keepPod(p *corev1.Pod) *keptPod {
 		}
 	}
 	return k
+}
+
+func (k *keptPod) made() time.Time { return seconds(k.born) }
+
+func (k *keptPod) readySince() time.Time { return seconds(k.readyFrom) }
+
+func seconds(s int64) time.Time {
+	if s == 0 {
+		return time.Time{}
+	}
+	return time.Unix(s, 0).UTC()
+}
+
+// unmanaged says that nothing would replace the pod by another of its kind: it
+// was run by hand, or is a Job's.
+func (k *keptPod) unmanaged() bool { return k.owner.kind == "" || k.owner.kind == "Job" }
+
+// revision is what the pod was made from; empty: that cannot be told. A
+// StatefulSet writes the revision's name on its pods, a DaemonSet what follows
+// its own name.
+func (k *keptPod) revision() revisionRef {
+	if k.owner.kind == kindReplicaSet {
+		return revisionRef{kindReplicaSet, k.owner.name}
+	}
+	hash := k.labels.get(appsv1.ControllerRevisionHashLabelKey)
+	switch {
+	case hash == "" || k.unmanaged():
+		return revisionRef{}
+	case strings.HasPrefix(hash, k.owner.name+"-"):
+		return revisionRef{kindControllerRevision, hash}
+	}
+	return revisionRef{kindControllerRevision, k.owner.name + "-" + hash}
+}
+
+// workload is the name of what runs the pod, where that is no Deployment; empty:
+// it is one, or nothing is known.
+func (k *keptPod) workload() string {
+	switch hash := k.labels.get(labelRolloutHash); {
+	case k.unmanaged():
+		return ""
+	case k.owner.kind != kindReplicaSet:
+		return k.owner.name
+	case hash != "":
+		return strings.TrimSuffix(k.owner.name, "-"+hash)
+	}
+	return ""
+}
+
+// keptContainer is a container that has restarted or waits.
+type keptContainer struct {
+	name     string
+	restarts int32
+	ended    string // reason of the last end; empty: none, or not said
+	waits    string // reason of the present wait; empty: it does not wait
 }
 
 func keepContainer(c *corev1.ContainerStatus) keptContainer {
@@ -241,10 +378,21 @@ type keptSubset struct {
 	labels keptLabels
 }
 
-func keepRule(r *istionet.DestinationRule) *keptRule {
-	k := &keptRule{kept: keep(&r.ObjectMeta), host: r.Spec.Host}
-	for _, s := range r.Spec.Subsets {
-		k.subsets = append(k.subsets, keptSubset{unique.Make(s.Name).Value(), keepLabels(s.Labels)})
+// keepRule takes what it cannot read for absent: the API server lets nothing
+// else through than what the CustomResourceDefinition describes.
+func keepRule(r *unstructured.Unstructured) *keptRule {
+	k := &keptRule{kept: kept{namespace: unique.Make(r.GetNamespace()), name: r.GetName(), version: r.GetResourceVersion()}}
+	k.host, _, _ = unstructured.NestedString(r.Object, "spec", "host")
+	all, _, _ := unstructured.NestedFieldNoCopy(r.Object, "spec", "subsets")
+	subsets, _ := all.([]any)
+	for _, s := range subsets {
+		subset, ok := s.(map[string]any)
+		if !ok {
+			continue
+		}
+		name, _ := subset["name"].(string)
+		set, _, _ := unstructured.NestedStringMap(subset, "labels")
+		k.subsets = append(k.subsets, keptSubset{unique.Make(name).Value(), keepLabels(set)})
 	}
 	return k
 }
@@ -258,23 +406,39 @@ func (k *keptRule) subset(name string) (keptLabels, bool) {
 	return k.subsets[i].labels, true
 }
 
+// leadingTo names the subsets besides the pair's own that lead to pods of the
+// canary: to all of them by their labels, or to some that are there.
+func (k *keptRule) leadingTo(canary resolvedSide, pair ...Ref) []string {
+	var out []string
+	for _, s := range k.subsets {
+		leads := canary.want.want.include(s.labels) || slices.ContainsFunc(canary.pods, func(p *keptPod) bool { return p.labels.include(s.labels) })
+		if leads && !slices.Contains(pair, Ref{Subset: s.name}) {
+			out = append(out, s.name)
+		}
+	}
+	return out
+}
+
 // trim keeps of an object what guardian looks at. What it returns it leaves as
 // it is: client-go may hand a transform the same object twice.
-func trim(obj any) (any, error) {
+func (p BuildParts) trim(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *appsv1.Deployment:
-		return keepDeployment(o), nil
+		return keepDeployment(o, p), nil
 	case *appsv1.ReplicaSet:
-		return keepReplicaSet(o), nil
+		return keepReplicaSet(o, p), nil
+	case *appsv1.ControllerRevision:
+		return keepControllerRevision(o, p), nil
 	case *corev1.Pod:
 		return keepPod(o), nil
 	case *discoveryv1.EndpointSlice:
 		return keepSlice(o), nil
 	case *corev1.Service:
 		return keepService(o), nil
-	case *istionet.DestinationRule:
-		return keepRule(o), nil
 	case *unstructured.Unstructured:
+		if o.GetKind() == "DestinationRule" {
+			return keepRule(o), nil
+		}
 		trimVirtualService(o)
 	case metav1.Object:
 		o.SetManagedFields(nil)

@@ -31,18 +31,18 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 			edit func(*corev1.Pod)
 			want keptPod
 		}{
-			"ready":     {func(p *corev1.Pod) {}, keptPod{replicaSet: "orders-x", ready: true}},
-			"not ready": {func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }, keptPod{replicaSet: "orders-x"}},
-			"unknown":   {func(p *corev1.Pod) { p.Status.Conditions = nil }, keptPod{replicaSet: "orders-x"}},
-			"deleted":   {func(p *corev1.Pod) { p.DeletionTimestamp = &now }, keptPod{replicaSet: "orders-x", deleted: true}},
+			"ready":     {func(p *corev1.Pod) {}, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}, ready: true}},
+			"not ready": {func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}}},
+			"unknown":   {func(p *corev1.Pod) { p.Status.Conditions = nil }, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}}},
+			"deleted":   {func(p *corev1.Pod) { p.DeletionTimestamp = &now }, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}, deleted: true}},
 			"orphan":    {func(p *corev1.Pod) { p.OwnerReferences = nil }, keptPod{ready: true}},
-			"of others": {func(p *corev1.Pod) { p.OwnerReferences[1].Kind = "StatefulSet" }, keptPod{ready: true}},
+			"of others": {func(p *corev1.Pod) { p.OwnerReferences[1].Kind = "StatefulSet" }, keptPod{owner: podOwner{"StatefulSet", "orders-x"}, ready: true}},
 			"restarted": {func(p *corev1.Pod) {
 				p.Status.ContainerStatuses = []corev1.ContainerStatus{
 					{Name: "app", RestartCount: 3, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled"}}},
 					{Name: "other", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}},
 					{Name: sidecar, RestartCount: 9}, {Name: "fine"}}
-			}, keptPod{replicaSet: "orders-x", ready: true, containers: []keptContainer{{name: "app", restarts: 3, ended: "OOMKilled"}, {name: "other", waits: "ImagePullBackOff"}}}},
+			}, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}, ready: true, containers: []keptContainer{{name: "app", restarts: 3, ended: "OOMKilled"}, {name: "other", waits: "ImagePullBackOff"}}}},
 		} {
 			t.Run(name, func(t *testing.T) {
 				p := &corev1.Pod{ObjectMeta: meta, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
@@ -60,8 +60,8 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 			d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: replicas, Template: template},
 				Status: appsv1.DeploymentStatus{ObservedGeneration: 4, Replicas: 3, UpdatedReplicas: 2, AvailableReplicas: 1}}
 			d.Generation = 5
-			want := keptDeployment{kept: head, template: keepLabels(orders), hash: templateHash(template), replicas: want, generation: 5, observed: 4, have: 3, updated: 2, avail: 1}
-			if got := keepDeployment(d); !reflect.DeepEqual(*got, want) {
+			want := keptDeployment{kept: head, template: keepLabels(orders), build: hashOf(template), replicas: want, generation: 5, observed: 4, have: 3, updated: 2, avail: 1}
+			if got := keepDeployment(d, BuildParts{}); !reflect.DeepEqual(*got, want) {
 				t.Errorf("kept %+v\nwant %+v", *got, want)
 			}
 		}
@@ -69,7 +69,7 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 	t.Run("ReplicaSets", func(t *testing.T) {
 		r := &appsv1.ReplicaSet{ObjectMeta: meta, Spec: appsv1.ReplicaSetSpec{Template: template}}
 		r.CreationTimestamp = now
-		if got, want := *keepReplicaSet(r), (keptReplicaSet{kept: head, labels: set, hash: templateHash(template), created: now.Time}); !reflect.DeepEqual(got, want) {
+		if got, want := *keepReplicaSet(r, BuildParts{}), (keptRevision{kept: head, kind: "ReplicaSet", owner: "ReplicaSet/orders", labels: set, build: hashOf(template), made: now.Time}); !reflect.DeepEqual(got, want) {
 			t.Errorf("kept %+v\nwant %+v", got, want)
 		}
 	})
@@ -89,7 +89,7 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 		}
 		r := &istionet.DestinationRule{ObjectMeta: meta, Spec: apinet.DestinationRule{Host: "orders", Subsets: []*apinet.Subset{
 			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "all"}}}}
-		got := keepRule(r)
+		got := keepRule(manifestOf(t, r))
 		v1, ok := got.subset("v1")
 		if got.host != "orders" || !ok || !maps.Equal(v1.set(), r.Spec.Subsets[0].Labels) {
 			t.Errorf("kept %+v", got)
@@ -103,6 +103,31 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 	})
 }
 
+// manifestOf is a DestinationRule as the API server answers it.
+func manifestOf(t testing.TB, r *istionet.DestinationRule) *unstructured.Unstructured {
+	t.Helper()
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := &unstructured.Unstructured{}
+	if err := json.Unmarshal(text, &u.Object); err != nil {
+		t.Fatal(err)
+	}
+	u.SetAPIVersion(IstioGroup + "/v1")
+	u.SetKind("DestinationRule")
+	return u
+}
+
+// asWatched is an object of the type that it comes from a watch as.
+func asWatched(t testing.TB, o any) any {
+	t.Helper()
+	if r, ok := o.(*istionet.DestinationRule); ok {
+		return manifestOf(t, r)
+	}
+	return o
+}
+
 // cachesOf are informers that hold these objects, and watch nothing.
 func cachesOf(t *testing.T, objects ...any) *informers {
 	t.Helper()
@@ -110,9 +135,10 @@ func cachesOf(t *testing.T, objects ...any) *informers {
 		return cache.NewIndexer(cache.DeletionHandlingMetaNamespaceKeyFunc, indexers)
 	}
 	i := &informers{namespace: "shop", domain: defaultDomain}
-	i.reader = &cacheReader{namespace: "shop", services: store(selectorIndexers()), rules: store(hostIndexers("shop", defaultDomain)), podIndex: store(podIndexers())}
+	i.reader = &cacheReader{namespace: "shop", services: store(selectorIndexers()), rules: store(hostIndexers("shop", defaultDomain)), podIndex: store(podIndexers()),
+		replicas: store(revisionIndexers()), revisionIx: store(revisionIndexers())}
 	for _, o := range objects {
-		k, err := trim(o)
+		k, err := BuildParts{}.trim(asWatched(t, o))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +201,7 @@ func TestAChangeConcernsTheGuardsWhoseServiceSelectsIt(t *testing.T) {
 		"a ConfigMap that only says it is a record": {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x", Labels: map[string]string{LabelGuard: "pay"}}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k, err := trim(c.object)
+			k, err := BuildParts{}.trim(asWatched(t, c.object))
 			if err != nil {
 				t.Fatal(err)
 			}

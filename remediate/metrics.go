@@ -18,6 +18,7 @@ import (
 type Metrics struct {
 	seconds *prometheus.HistogramVec // a guard's appears with its first rollback
 	leader  prometheus.Gauge
+	filled  *prometheus.GaugeVec // by resource
 
 	mu     sync.Mutex
 	guards map[string]*series
@@ -39,6 +40,7 @@ type series struct {
 	waitsFor   Wait // what its next step waits for
 	reasserts  int64
 	unverified int64
+	blind      bool // its canary has traffic that no rule watches
 	failures   int64
 }
 
@@ -91,9 +93,10 @@ var (
 	descReasserts  = describeMetric("guardian_reasserts_total", "Times that traffic was taken from a locked canary again.")
 	descUnverified = describeMetric("guardian_releases_without_canary_total", "New builds that went out while the canary already had all traffic, that this replica has written.")
 	descFailures   = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
+	descBlind      = describeMetric("guardian_guard_unwatched", "1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
 
-	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descMoved}
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descMoved}
 )
 
 func describeMetric(name, help string, labels ...string) *prometheus.Desc {
@@ -108,9 +111,20 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "guardian_rollback_seconds", Help: "Time from an alert's arrival to the confirmed write of the VirtualService.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}, []string{"guard"}),
 		leader: prometheus.NewGauge(prometheus.GaugeOpts{Name: "guardian_leader", Help: "1 on the replica that holds the lease for going forward."}),
+		filled: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "guardian_cache_filled",
+			Help: "1 when all objects of the resource are known, 0 while they cannot be listed and are read one by one."}, []string{"resource"}),
 	}
-	reg.MustRegister(m, m.seconds, m.leader)
+	reg.MustRegister(m, m.seconds, m.leader, m.filled)
 	return m
+}
+
+// cacheFilled tells whether all objects of a resource are known.
+func (m *Metrics) cacheFilled(resource string, filled bool) {
+	value := 0.0
+	if filled {
+		value = 1
+	}
+	m.filled.WithLabelValues(resource).Set(value)
 }
 
 // start makes a guard's series visible at zero. The restarts of a destination
@@ -186,14 +200,15 @@ func addByReason(to []int64, reasons []string, byReason map[string]int64) {
 // saw exports what a reconcile found.
 func (m *Metrics) saw(g Guard, o outcome) {
 	m.edit(g.Name, func(s *series) {
-		st := o.decision.Record.Status
+		st := o.status()
 		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight
 		mode := g.Promotion.Mode
 		s.promotes, s.waitsFor = mode == PromotionManual || mode == PromotionAuto, st.WaitingFor
+		s.blind = st.blind()
 		switch {
-		case o.moved && o.decision.Move == MoveStable:
+		case o.done && o.decision.Move == MoveStable:
 			s.weight = 0
-		case o.moved && o.decision.Move == MoveForward:
+		case o.done && o.decision.Move == MoveForward:
 			s.weight = o.decision.Weight
 		}
 		sides := o.snapshot.sides
@@ -278,6 +293,11 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 			}
 		}
 	}
+	blind := 0.0
+	if s.blind {
+		blind = 1
+	}
+	gauge(descBlind, blind)
 	if !s.movedAt.IsZero() {
 		gauge(descMoved, float64(s.movedAt.UnixMilli())/1000)
 	}

@@ -14,7 +14,8 @@ type Wait string
 // What a step can wait for, in the order in which it is looked at.
 const (
 	WaitLock           Wait = "lock"            // the guard is locked, or blocked
-	WaitPause          Wait = "pause"           // a person told guardian to only watch
+	WaitDisarm         Wait = "disarm"          // a person took the brake off, for a time
+	WaitPause          Wait = "pause"           // a person, or an annotation, forbids steps
 	WaitPerson         Wait = "person"          // mode manual: guardian promote
 	WaitFirstSight     Wait = "first_sight"     // guardian has never seen this guard before
 	WaitVirtualService Wait = "virtual_service" // no route that can be rewritten
@@ -27,17 +28,18 @@ const (
 	WaitLease          Wait = "lease"           // the replica that may go forward
 	WaitHeartbeat      Wait = "heartbeat"       // proof that alerts reach guardian
 	WaitAnswers        Wait = "answers"         // Prometheus, or whoever knows what fires
+	WaitRules          Wait = "rules"           // proof that the guard's own rules watch
 	WaitRequests       Wait = "requests"        // enough requests of the canary
 	WaitGate           Wait = "gate"            // a gate is closed
 )
 
 // Waits lists all that a step can wait for, for metrics.
-var Waits = []Wait{WaitLock, WaitPause, WaitPerson, WaitFirstSight, WaitVirtualService, WaitBuild, WaitAlert, WaitStable,
-	WaitRollout, WaitInterval, WaitWindow, WaitLease, WaitHeartbeat, WaitAnswers, WaitRequests, WaitGate}
+var Waits = []Wait{WaitLock, WaitDisarm, WaitPause, WaitPerson, WaitFirstSight, WaitVirtualService, WaitBuild, WaitAlert, WaitStable,
+	WaitRollout, WaitInterval, WaitWindow, WaitLease, WaitHeartbeat, WaitAnswers, WaitRules, WaitRequests, WaitGate}
 
 // untold are those that the history does not tell of: they pass by themselves,
 // or have an entry of their own.
-var untold = []Wait{WaitLock, WaitPause, WaitFirstSight, WaitInterval, WaitLease}
+var untold = []Wait{WaitLock, WaitDisarm, WaitPause, WaitFirstSight, WaitInterval, WaitLease}
 
 const (
 	// clockTolerance is how far two ways to tell an interval may differ before
@@ -68,6 +70,7 @@ func (d *decider) holdOrPromote() {
 			d.reason = ReasonEarlierBuild
 		}
 	}
+	d.showPause()
 	if !s.MovedAt.Equal(d.was.Status.MovedAt) {
 		s.Requests = 0 // those at other weights prove nothing
 	}
@@ -88,6 +91,7 @@ func (d *decider) holdOrPromote() {
 			d.wake(d.now.Add(pollBusy))
 		}
 	}
+	d.tellUnwatched()
 	if step, prior, more := d.nextStep(); more {
 		d.climb(step, prior)
 		return
@@ -101,6 +105,9 @@ func (d *decider) holdOrPromote() {
 // climb takes a step, or says what it waits for.
 func (d *decider) climb(step, prior Step) {
 	s := &d.rec.Status
+	if d.pauses(step) {
+		return
+	}
 	d.resumeStep(step)
 	mode := d.in.Guard.Promotion.Mode
 	if d.asked == nil && mode != PromotionManual && mode != PromotionAuto {
@@ -144,23 +151,13 @@ func (d *decider) noteWaiting() {
 // seen in the VirtualService since.
 func (d *decider) resumeStep(step Step) {
 	s := d.rec.Status
-	if d.asked != nil || s.Expected == nil || *s.Expected != d.reached(step) {
+	m := s.Moving
+	if d.asked != nil || !m.stepsTo(d.reached(step)) || m.By == bySchedule || m.Step != step.Weight || m.Build != s.Build ||
+		d.now.Sub(m.At).Abs() > stillWanted || d.in.Busy {
 		return
 	}
-	for e := range d.rec.newestFirst() {
-		if e.Event != "step" {
-			continue
-		}
-		if e.By == bySchedule || e.To != step.Weight || e.Build != s.Build || d.now.Sub(e.At).Abs() > stillWanted {
-			return
-		}
-		if d.in.Busy {
-			return
-		}
-		if d.wantLive = true; d.in.Live {
-			d.asked = &Request{Action: RequestPromote, By: e.By, At: e.At}
-		}
-		return
+	if d.wantLive = true; d.in.Live {
+		d.asked = &Request{Action: RequestPromote, By: m.By, At: m.At}
 	}
 }
 
@@ -168,14 +165,17 @@ func (d *decider) resumeStep(step Step) {
 // on the API server was no longer what it had been decided on.
 func (d *decider) missed() {
 	s := &d.rec.Status
-	if e := s.Expected; d.in.Live && !d.in.Busy && e != nil && *e > s.Weight-s.Spread {
-		text := fmt.Sprintf("the step to %d%% was not made", *e)
+	if m := s.Moving; d.in.Live && !d.in.Busy && m != nil && m.To > s.Weight-s.Spread {
+		text := fmt.Sprintf("the step to %d%% was not made", m.Step)
+		if m.Refused != "" {
+			text += ": " + m.Refused
+		}
 		if s.partly() {
 			text += " in every route"
 			s.MovedAt = d.now
 		}
 		d.note("missed", "", text)
-		s.Expected = nil
+		s.Moving = nil
 	}
 }
 
@@ -247,22 +247,26 @@ func (d *decider) wait() (Wait, string) {
 	switch {
 	case d.was.Status.State == StateUnknown:
 		return WaitFirstSight, "first sight of this guard, nothing is moved"
+	case len(in.Foreign) > 0:
+		return WaitLock, "guard " + in.Foreign[0].Guard + " is locked, and its lock denies this canary"
 	case in.Unsafe != "":
 		return WaitVirtualService, in.Unsafe
 	case in.Traffic.Split == 0:
 		return WaitVirtualService, "no route carries both " + in.Guard.Stable.String() + " and " + in.Guard.Canary.String()
 	case in.Canary.Build == "":
-		return WaitBuild, "no Deployment of the canary found"
+		return WaitBuild, "no workload of the canary found" + in.Canary.strangers()
 	case !byHand && s.Promoting != s.Build:
 		return WaitBuild, "for a new build, or for the first step by CI or guardian promote"
 	case len(d.holds) > 0 || len(d.rollback) > 0:
 		return WaitAlert, "alert " + strings.Join(s.Alerts, ", ") + " fires"
 	case in.Stable.Missing != "":
 		return WaitStable, in.Stable.Missing
+	case in.Stable.Overlap != "":
+		return WaitStable, in.Stable.Overlap
 	case in.Stable.Ready < in.Guard.Rollback.MinReadyStable:
 		return WaitStable, fmt.Sprintf("stable has %d of %d ready endpoints", in.Stable.Ready, in.Guard.Rollback.MinReadyStable)
 	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:
-		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)", s.Build, in.Canary.Current, in.Canary.Ready)
+		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)%s", s.Build, in.Canary.Current, in.Canary.Ready, in.Canary.strangers())
 	case !byHand && d.now.Before(s.NextAt):
 		d.wake(s.NextAt)
 		return WaitInterval, "until " + stamp(s.NextAt)
@@ -298,6 +302,8 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 		return WaitHeartbeat, "no heartbeat for longer than " + in.Guard.HeartbeatMaxAge.String() + "; is the alert chain broken?"
 	case f.Err != "":
 		return WaitAnswers, f.Err
+	case f.Gaps.unwatched(in.Traffic, f.Requests) != "":
+		return WaitRules, f.Gaps.unwatched(in.Traffic, f.Requests)
 	case !byHand && in.Traffic.Weight > 0 && f.Requests < least:
 		return WaitRequests, fmt.Sprintf("%d of %d requests", f.Requests, least)
 	}
@@ -336,8 +342,9 @@ func (d *decider) cannot(step Step) string {
 // bySchedule is who takes a step that nobody asked for.
 const bySchedule = "schedule"
 
-// step goes one rung up. One that was recorded already, and not made because
-// guardian was killed or somebody else wrote first, is not recorded again.
+// step goes one rung up. That it has is told when it is seen. One that was
+// recorded already, and not made because guardian was killed or somebody else
+// wrote first, is not recorded again.
 func (d *decider) step(step Step) {
 	s := &d.rec.Status
 	by := bySchedule
@@ -345,15 +352,19 @@ func (d *decider) step(step Step) {
 		by = d.asked.By
 	}
 	reached := d.reached(step)
-	again := s.Expected != nil && *s.Expected == reached && s.Promoting == s.Build
+	again := s.Moving.stepsTo(reached) && s.Promoting == s.Build
 	d.move, d.weight, d.reason = MoveForward, step.Weight, ReasonStep
-	d.text = fmt.Sprintf("step to %d%%", step.Weight)
+	d.text = fmt.Sprintf("taking the step to %d%%", step.Weight)
+	d.marks = Marks{State: StateShifting, Reason: fmt.Sprintf("canary has %d%%", reached), Since: d.now, Build: s.Build}
+	if reached == 100 {
+		d.marks.State, d.marks.Reason = StatePromoted, "canary has all traffic"
+	}
 	s.clearLadder()
-	s.Promoting, s.Expected = s.Build, &reached
+	s.Promoting = s.Build
 	if !again {
-		e := d.entry("step", by, d.text)
-		e.From, e.To = d.in.Traffic.Weight, step.Weight
-		d.rec.History = append(d.rec.History, e)
+		s.Moving = &Moving{To: reached, From: d.in.Traffic.Weight, Step: step.Weight, At: d.now, By: by, Build: s.Build}
+	} else if s.Moving.Refused != "" {
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitVirtualService, refusedStep(s.Moving)
 	}
 	d.asked = nil
 }
@@ -387,8 +398,8 @@ func (d *decider) tellLadder(changed bool) {
 		return
 	}
 	switch {
-	case d.state == StatePaused:
-		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitPause, "waiting: "+d.text
+	case d.state == StateDisarmed:
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitDisarm, "waiting: "+d.text
 	case d.rec.Lock != nil || d.state == StateBlocked:
 		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitLock, "waiting: locked"
 	}

@@ -30,6 +30,7 @@ type truth struct {
 	ended     time.Time         // when it was last rolled back
 	alerts    map[string]Alert  // all that there have been, by name
 	refused   map[int]time.Time // templates that were rolled back, and when
+	proven    map[int]bool      // templates that have stood their rollback window out
 
 	clear  []time.Time    // when each of the obstacles was last absent
 	skewed time.Time      // when some clock was last wrong
@@ -48,7 +49,7 @@ type truth struct {
 }
 
 func newTruth(now time.Time) truth {
-	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]Alert{}, refused: map[int]time.Time{},
+	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]Alert{}, refused: map[int]time.Time{}, proven: map[int]bool{},
 		clear: make([]time.Time, len(obstacles)), idle: now, seen: now, traffic: map[*unstructured.Unstructured]seenTraffic{}}
 }
 
@@ -103,6 +104,13 @@ func (s *sim) pausing() bool {
 
 func (s *sim) paused() bool {
 	return s.seen(s.w.vs).paused || s.record().Status.Paused != nil
+}
+
+// disarmed says whether the brake is off. Where a clock was wrong since it was
+// taken off, only guardian knows for how long.
+func (s *sim) disarmed() bool {
+	x := s.record().Status.Disarmed
+	return x != nil && (s.now().Before(x.Until.Add(clockTolerance)) || s.truth.skewedSince(x.At))
 }
 
 func (s *sim) noStable() bool { return s.w.stable < s.guard.Rollback.MinReadyStable }
@@ -161,6 +169,7 @@ var obstacles = [...]struct {
 }{
 	{"while locked", func(s *sim) bool { return s.record().Lock != nil }},
 	{"while paused", (*sim).paused},
+	{"while disarmed", func(s *sim) bool { return s.record().Status.Disarmed != nil }},
 	{"while an alert fires", func(s *sim) bool { return len(s.firing) > 0 }},
 	{"without stable", (*sim).noStable},
 	{"in the middle of a rollout", (*sim).rollingOut},
@@ -181,6 +190,8 @@ func (s *sim) ground(w Wait) bool {
 		return rec.Lock != nil || rec.Status.State == StateBlocked
 	case WaitPause:
 		return s.paused()
+	case WaitDisarm:
+		return s.record().Status.Disarmed != nil
 	case WaitPerson:
 		return s.guard.Promotion.Mode == PromotionManual
 	case WaitFirstSight:
@@ -239,7 +250,7 @@ func (s *sim) observe() {
 func (s *sim) owed() (why string, bound time.Duration) {
 	t, now := &s.truth, s.now()
 	switch is := s.is(); {
-	case is.Clean(), s.broken("api"), s.paused(), s.noStable():
+	case is.Clean(), s.broken("api"), s.disarmed(), s.noStable():
 		return "", 0
 	case s.record().Lock != nil:
 		return "it is locked", simRollsBack
@@ -337,10 +348,7 @@ func (s *sim) told(r Record) {
 		case "rolled-back":
 			s.tally.rollbacks++
 			s.checkCause(r.Lock)
-			t.begun, t.ended = false, s.now()
-			for _, p := range append(slices.Clone(s.w.pods), s.w.template) {
-				t.refused[p] = s.now()
-			}
+			t.rolledBack(s)
 		case "unlocked":
 			s.tally.lifted++
 			s.checkLift(e)
@@ -350,11 +358,29 @@ func (s *sim) told(r Record) {
 			s.tally.promoted++
 		case "completed":
 			s.tally.completed++
+			for _, p := range s.w.pods {
+				t.proven[p] = true
+			}
 		case "waiting":
 			s.tally.waits[r.Status.WaitingFor]++
 		case "refused", "missed":
 			s.asked = false
 		}
+	}
+}
+
+// rolledBack notes which templates a rollback is about: those with ready pods,
+// and of them one that has stood its window out only if there is no other.
+func (t *truth) rolledBack(s *sim) {
+	t.ended = s.now()
+	unproven := slices.ContainsFunc(s.w.pods, func(p int) bool { return !t.proven[p] })
+	for _, p := range s.w.pods {
+		if t.proven[p] && unproven {
+			continue
+		}
+		t.refused[p] = s.now()
+		delete(t.proven, p)
+		t.begun = t.begun && p != s.w.template
 	}
 }
 
@@ -402,8 +428,10 @@ func (s *sim) checkWrite(r *simReplica, before, after *unstructured.Unstructured
 	}
 	lock := s.record().Lock
 	switch {
-	case s.seen(before).paused:
+	case s.seen(before).paused && (is.Weight > was.Weight || is.Lowest > was.Lowest):
 		s.fail("from %d%% to %d%% while paused", was.Weight, is.Weight)
+	case s.record().Status.Disarmed != nil:
+		s.fail("from %d%% to %d%% while disarmed", was.Weight, is.Weight)
 	case is.Weight < was.Weight:
 		s.tally.lowered++
 		if lock == nil {

@@ -2,7 +2,6 @@ package remediate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -151,6 +150,12 @@ func simKinds() []kind {
 			}
 			in(s, "go on", time.Minute, time.Hour)
 		}},
+		{"disarm", 60 * time.Hour, func(s *sim) {
+			s.ask(Request{Action: RequestDisarm, Until: s.now().Add(s.between(time.Minute, time.Hour))})
+			if s.rand.IntN(3) == 0 {
+				in(s, "arm", time.Minute, time.Hour)
+			}
+		}},
 		{"promote", 40 * time.Hour, func(s *sim) { s.request(RequestPromote) }},
 		{"unlock", 60 * time.Hour, func(s *sim) { s.request(RequestUnlock) }},
 		{"lease", 12 * time.Hour, func(s *sim) { s.lead = 1 - max(0, s.lead); s.touch() }},
@@ -179,6 +184,7 @@ func simKinds() []kind {
 				in(s, "go on", 5*time.Minute, 6*time.Minute) // somebody's wish may have taken its place
 			}
 		}},
+		{"arm", 0, func(s *sim) { s.request(RequestArm) }},
 		{"noise", 0, (*sim).flow},
 		{"stable is back", 0, func(s *sim) { s.w.stable = 2; s.touch() }},
 		{"roll", 0, (*sim).roll},
@@ -305,7 +311,7 @@ func (s *sim) start(r *simReplica) {
 		check: func(before, after *unstructured.Unstructured, _ string) { s.checkWrite(r, before, after) }}
 	live := simReader{worldReader{world: s.w, saw: &r.saw}, func() error { r.read = s.now(); return down() }}
 	told := simStore{store, func(record Record) { r.writes = record }}
-	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, now: clock, watch: newStopwatch(), past: newHistories(), domain: defaultDomain,
+	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, user: func() string { return guardianUser }, now: clock, watch: newStopwatch(), past: newHistories(), domain: defaultDomain,
 		leads: func() bool { r.led, r.ledAt = s.lead >= 0 && s.r[s.lead] == r, s.now(); return r.led },
 		heartbeat: func(context.Context) (time.Time, error) {
 			var others []coordinationv1.Lease
@@ -449,16 +455,18 @@ func (s *sim) annotate(pause bool) {
 	s.touch()
 }
 
-func (s *sim) request(action RequestAction) {
-	b, err := json.Marshal(Request{Action: action, By: "ann", Reason: "because", At: s.now()})
-	if err != nil || s.w.cm == nil {
+func (s *sim) request(action RequestAction) { s.ask(Request{Action: action}) }
+
+func (s *sim) ask(q Request) {
+	if s.w.cm == nil {
 		return
 	}
 	cm := s.w.cm.DeepCopy()
-	cm.Data[keyRequest] = string(b)
+	q.By, q.Reason, q.At = "ann", "because", s.now()
+	ask(cm, q)
 	cm.ResourceVersion = s.w.next()
 	s.w.cm = cm
-	s.asked = s.asked || action == RequestPromote
+	s.asked = s.asked || q.Action == RequestPromote
 	s.touch()
 }
 
@@ -570,8 +578,8 @@ func (s *sim) kills(r *simReplica, write, when string) error {
 	if !ok || (when == "before") != (s.seed%2 == 0 && write == "traffic") {
 		return nil
 	}
-	e := s.record().Status.Expected
-	if e == nil || (what == "step") != (*e > 0) || what == "step" && !r.led {
+	e := s.record().Status.Moving
+	if e == nil || (what == "step") != (e.Step > 0) || what == "step" && !r.led {
 		return nil
 	}
 	s.armed = ""

@@ -99,15 +99,19 @@ func TestAPersonMayTakeAStepByHand(t *testing.T) {
 	}
 	for _, m := range []PromotionMode{PromotionOff, PromotionManual, PromotionAuto} {
 		runRows(t, map[string]row{
-			string(m) + ": a step":                          {[]but{climbing(10), mode(m), ask}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": before its interval is over":     {[]but{climbing(10), mode(m), ask, movedAt(time.Second)}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": with few requests":               {[]but{climbing(10), mode(m), ask, requests(0)}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": of a build that nobody began":    {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Record.Status.Promoting = "" }}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": not past a stale heartbeat":      {[]but{climbing(10), mode(m), ask, heartbeat(time.Hour)}, refused(pollForward, 10), "promote refused: waiting: no heartbeat"},
-			string(m) + ": not past a closed gate":          {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Gates = []Gate{{Name: "g", Why: "0"}} }}, refused(pollForward, 10), "promote refused: waiting: gate g is closed (0)"},
-			string(m) + ": not past a rollout":              {[]but{climbing(10), mode(m), ask, runs("b1", 1, "b0")}, refused(pollCount, 10), "promote refused: waiting: rollout"},
-			string(m) + ": live answers are asked first":    {[]but{climbing(10), mode(m), ask, notAsked}, func() verdict { v := refused(pollCount, 10); v.forward = true; return v }(), ""},
-			string(m) + ": not past a hold alert":           {[]but{climbing(10), mode(m), ask, fires(ActionHold, "StableErrors", time.Minute)}, func() verdict { v := refused(pollCount, 10); v.state, v.reason = StateHeld, ReasonHeld; return v }(), "promote refused: waiting: alert StableErrors fires"},
+			string(m) + ": a step":                       {[]but{climbing(10), mode(m), ask}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": before its interval is over":  {[]but{climbing(10), mode(m), ask, movedAt(time.Second)}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": with few requests":            {[]but{climbing(10), mode(m), ask, requests(0)}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": of a build that nobody began": {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Record.Status.Promoting = "" }}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": not past a stale heartbeat":   {[]but{climbing(10), mode(m), ask, heartbeat(time.Hour)}, refused(pollForward, 10), "promote refused: waiting: no heartbeat"},
+			string(m) + ": not past a closed gate":       {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Gates = []Gate{{Name: "g", Why: "0"}} }}, refused(pollForward, 10), "promote refused: waiting: gate g is closed (0)"},
+			string(m) + ": not past a rollout":           {[]but{climbing(10), mode(m), ask, runs("b1", 1, "b0")}, refused(pollCount, 10), "promote refused: waiting: rollout"},
+			string(m) + ": live answers are asked first": {[]but{climbing(10), mode(m), ask, notAsked}, func() verdict { v := refused(pollCount, 10); v.forward = true; return v }(), ""},
+			string(m) + ": not past a hold alert": {[]but{climbing(10), mode(m), ask, fires(ActionHold, "StableErrors", time.Minute)}, func() verdict {
+				v := refused(pollCount, 10)
+				v.state, v.reason, v.added = StateHeld, ReasonHeld, "noted by alert: 10→10; "+v.added
+				return v
+			}(), "promote refused: waiting: alert StableErrors fires"},
 			string(m) + ": not past Prometheus's silence":   {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}, refused(pollForward, 10), "promote refused: waiting: Prometheus"},
 			string(m) + ": not past what the calendar says": {[]but{climbing(10), mode(m), ask, closed("no steps on Friday after 16:00")}, refused(pollCount, 10), "promote refused: waiting: no steps on Friday"},
 		})
@@ -139,7 +143,7 @@ func TestAStepWaitsForTheFirstOfItsConditions(t *testing.T) {
 		{"stable's subset", func(in *Input) { in.Stable.Missing = "no subset v1" }, "waiting: no subset v1"},
 		{"alert", fires(ActionHold, "StableErrors", time.Minute), "waiting: alert StableErrors fires"},
 		{"build", func(in *Input) { in.Record.Status.Promoting = "b0" }, "waiting: for a new build, or for the first step by CI or guardian promote"},
-		{"Deployment", noCanary, "waiting: no Deployment of the canary found"},
+		{"Deployment", noCanary, "waiting: no workload of the canary found"},
 		{"split", func(in *Input) { in.Traffic.Split = 0 }, "waiting: no route carries both v1 and v2"},
 		{"VirtualService", func(in *Input) { in.Unsafe = "VirtualService microservices/orders-service: delegate" }, "waiting: VirtualService microservices/orders-service: delegate"},
 		{"first sight", func(in *Input) { in.Record = Record{} }, "waiting: first sight of this guard, nothing is moved"},
@@ -182,21 +186,22 @@ func TestWaitingForLiveAnswers(t *testing.T) {
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 10→0"}, ""},
 		"a person's rollback in the same instant": {[]but{climbing(10), asks(RequestRollback)},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 10→0"}, ""},
-		"paused": {[]but{climbing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused}, ""},
-		"locked": {[]but{climbing(0), locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
+		"paused":   {[]but{climbing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused, requeue: pollCount}, ""},
+		"disarmed": {[]but{climbing(10), disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour}, ""},
+		"locked":   {[]but{climbing(0), locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
 	})
 }
 
 func TestAStepIsRememberedUntilItIsSeen(t *testing.T) {
 	d := Decide(given(climbing(10)), at)
 	s := d.Record.Status
-	if s.Expected == nil || *s.Expected != 30 || s.Weight != 10 || !s.MovedAt.Equal(at.Add(-time.Hour)) {
+	if !s.Moving.stepsTo(30) || s.Weight != 10 || !s.MovedAt.Equal(at.Add(-time.Hour)) {
 		t.Fatalf("status after the decision: %+v", s)
 	}
 	next := given(climbing(10), gets(30))
 	next.Record = d.Record
 	later := Decide(next, at.Add(time.Second))
-	if s := later.Record.Status; len(later.Added) > 0 || s.Weight != 30 || !s.MovedAt.Equal(at.Add(time.Second)) || s.Expected != nil || s.Promoting != "b1" {
+	if s := later.Record.Status; verdictOf(later).added != "step by schedule: 10→30" || s.Weight != 30 || !s.MovedAt.Equal(at.Add(time.Second)) || s.Moving != nil || s.Promoting != "b1" {
 		t.Errorf("once the step is seen: %+v, added %+v", s, later.Added)
 	}
 	if later.Move != MoveNone || !later.Record.Status.NextAt.Equal(at.Add(5*time.Minute+time.Second)) || later.Record.Status.NextStep != 50 {
@@ -245,11 +250,11 @@ func TestRequestsAreCountedWhileTheCanaryHasTraffic(t *testing.T) {
 
 // unseenStep is a guard whose step to 30% was recorded a while ago and has not
 // been seen in the VirtualService.
-func unseenStep(by string, ago time.Duration) but {
+func unseenStep(by string, ago time.Duration) but { return stepping(by, ago) }
+
+func stepping(by string, ago time.Duration) but {
 	return func(in *Input) {
-		weight := 30
-		in.Record.Status.Expected = &weight
-		in.Record.History = append(in.Record.History, HistoryEntry{At: at.Add(-ago), Event: "step", By: by, From: 10, To: 30, Build: "b1"})
+		in.Record.Status.Moving = &Moving{To: 30, From: 10, Step: 30, At: at.Add(-ago), By: by, Build: "b1"}
 	}
 }
 
@@ -281,11 +286,12 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 		in     []but
 	}{
 		{WaitLock, "", []but{climbing(0), locked(LockBuild)}},
+		{WaitDisarm, "", []but{climbing(10), disarmed(time.Hour)}},
 		{WaitPause, "", []but{climbing(10), paused}},
 		{WaitPerson, "guardian promote", []but{climbing(10), mode(PromotionManual)}},
 		{WaitFirstSight, "", []but{climbing(10), unseen}},
 		{WaitVirtualService, "no route carries both v1 and v2", []but{climbing(10), func(in *Input) { in.Traffic.Split = 0 }}},
-		{WaitBuild, "no Deployment of the canary found", []but{climbing(10), noCanary}},
+		{WaitBuild, "no workload of the canary found", []but{climbing(10), noCanary}},
 		{WaitAlert, "alert StableErrors fires", []but{climbing(10), alert}},
 		{WaitStable, "stable has 0 of 1 ready endpoints", []but{climbing(10), stableReady(0)}},
 		{WaitRollout, "rollout of build b1 (1 of 2 ready pods are of it)", []but{climbing(10), runs("b1", 1, "b0")}},
@@ -294,6 +300,7 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 		{WaitLease, "", []but{climbing(10), notAsked}},
 		{WaitHeartbeat, "no heartbeat for longer than 3m0s; is the alert chain broken?", []but{climbing(10), heartbeat(time.Hour)}},
 		{WaitAnswers, "Prometheus does not answer", []but{climbing(10), func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}},
+		{WaitRules, "Prometheus has not loaded them", []but{climbing(10), func(in *Input) { in.Forward.Gaps.Rules = "Prometheus has not loaded them" }}},
 		{WaitRequests, "37 of 100 requests", []but{climbing(10), requests(37)}},
 		{WaitGate, "gate slo is closed (0)", []but{climbing(10), func(in *Input) { in.Forward.Gates = []Gate{{Name: "slo", Why: "0"}} }}},
 	} {
@@ -322,8 +329,8 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 			}
 		})
 	}
-	if len(Waits) != 16 {
-		t.Errorf("%d reasons, want the 16 of this table", len(Waits))
+	if len(Waits) != 18 {
+		t.Errorf("%d reasons, want the 18 of this table", len(Waits))
 	}
 }
 
@@ -394,13 +401,13 @@ func partOf(lowest int) but {
 
 func TestAStepThatOneOfTwoVirtualServicesHasTakenIsFinished(t *testing.T) {
 	done := Decide(given(climbing(10), partOf(30)), at).Record.Status
-	if done.Expected != nil || !done.MovedAt.Equal(at) || done.Weight != 30 || done.Spread != 0 {
+	if done.Moving != nil || !done.MovedAt.Equal(at) || done.Weight != 30 || done.Spread != 0 {
 		t.Errorf("taken by both: %+v", done)
 	}
 	in := given(climbing(10), movedAt(5*time.Minute), partOf(10), requests(0))
 	d := Decide(in, at)
 	s := d.Record.Status
-	if d.Move != MoveForward || d.Weight != 30 || len(d.Added) > 0 || s.Expected == nil || !s.MovedAt.Equal(at.Add(-5*time.Minute)) || s.Weight != 30 || s.Spread != 20 {
+	if d.Move != MoveForward || d.Weight != 30 || len(d.Added) > 0 || s.Moving == nil || !s.MovedAt.Equal(at.Add(-5*time.Minute)) || s.Weight != 30 || s.Spread != 20 {
 		t.Errorf("taken by one: move %v to %d%%, added %+v, status %+v; want the other to follow at once", d.Move, d.Weight, d.Added, s)
 	}
 	in.Record = d.Record
@@ -408,11 +415,11 @@ func TestAStepThatOneOfTwoVirtualServicesHasTakenIsFinished(t *testing.T) {
 		t.Errorf("and then: move %v to %d%%, added %+v", again.Move, again.Weight, again.Added)
 	}
 	fires(ActionHold, "StableErrors", 0)(&in)
-	if held := Decide(in, at.Add(time.Second)); held.Move != MoveNone || verdictOf(held).added != "missed: 30→30" || !held.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
+	if held := Decide(in, at.Add(time.Second)); held.Move != MoveNone || verdictOf(held).added != "noted by alert: 30→30; missed: 30→30" || !held.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
 		t.Errorf("an alert in between: move %v, added %+v, status %+v", held.Move, held.Added, held.Record.Status)
 	}
 	other := Decide(given(climbing(10), unseenStep("schedule", time.Second), gets(50)), at)
-	if other.Record.Status.Expected != nil || !other.Record.Status.MovedAt.Equal(at) {
+	if other.Record.Status.Moving != nil || !other.Record.Status.MovedAt.Equal(at) {
 		t.Errorf("somebody else's weights: %+v", other.Record.Status)
 	}
 }
@@ -425,12 +432,12 @@ func TestARungThatTheWeightsCannotExpress(t *testing.T) {
 		in.Reach = func(int) (Traffic, error) { return Traffic{}, errors.New("weights of 3 in all are too coarse for 30%") }
 	}
 	d := Decide(given(climbing(10), more), at)
-	if e := d.Record.Status.Expected; d.Move != MoveForward || d.Weight != 30 || e == nil || *e != 33 {
+	if e := d.Record.Status.Moving; d.Move != MoveForward || d.Weight != 30 || !e.stepsTo(33) {
 		t.Fatalf("move %v to %d%%, expected %v; want 30%% that are 33%%", d.Move, d.Weight, e)
 	}
 	seen := given(climbing(10), more)
 	seen.Record, seen.Traffic.Weight, seen.Traffic.Lowest = d.Record, 33, 30
-	if s := Decide(seen, at.Add(time.Second)); len(s.Added) > 0 || s.Record.Status.Expected != nil || s.Move != MoveNone || s.Record.Status.NextStep != 50 {
+	if s := Decide(seen, at.Add(time.Second)); verdictOf(s).added != "step by schedule: 10→30" || s.Record.Status.Moving != nil || s.Move != MoveNone || s.Record.Status.NextStep != 50 {
 		t.Errorf("once it is seen: move %v, added %+v, status %+v", s.Move, s.Added, s.Record.Status)
 	}
 	again := given(climbing(10), more)
@@ -462,7 +469,7 @@ func TestANewBuildInMidLadderIsWatchedBeforeItClimbs(t *testing.T) {
 		"ready at once":            given(climbing(50), runs("b2", 2)),
 		"the rollout has ended":    given(climbing(50), rolling),
 		"blocked at other weights": given(locked(LockBuild), gets(50), stableReady(0)),
-		"paused at other weights":  given(locked(LockBuild), paused, gets(50)),
+		"disarmed, at other ones":  given(locked(LockBuild), disarmed(time.Hour), gets(50)),
 		"under all traffic":        given(promoted(time.Hour), runs("b2", 2)),
 	} {
 		if s := Decide(in, at).Record.Status; !s.MovedAt.Equal(at) || s.Rolling || s.Weight != in.Traffic.Weight {
@@ -579,13 +586,13 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 		state State
 		told  string
 	}{
-		{0, nil, StateShifting, "step"},
-		{time.Second, []but{gets(100)}, StatePromoted, "promoted"},
+		{0, nil, StateShifting, ""},
+		{time.Second, []but{gets(100)}, StatePromoted, "step promoted"},
 		{time.Second, nil, StatePromoted, ""},
 		{30*time.Minute - time.Second - 1, nil, StatePromoted, ""},
 		{1, nil, StateCompleted, "completed"},
 		{time.Hour, nil, StateCompleted, ""},
-		{time.Hour, []but{func(in *Input) { in.Paused = true }}, StatePaused, ""},
+		{time.Hour, []but{func(in *Input) { in.Paused = true }}, StateCompleted, ""},
 		{time.Hour, []but{func(in *Input) { in.Paused = false }}, StateCompleted, ""},
 		{time.Hour, []but{runs("b2", 2)}, StateUnverified, "new-build unverified"},
 		{30 * time.Minute, nil, StateCompleted, "completed"},
@@ -599,8 +606,8 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 		}
 	}
 	first := given(unseen, gets(100), appeared(time.Hour))
-	if d := Decide(first, at); events(d) != "" || d.Record.Status.CompletedAt.IsZero() {
-		t.Errorf("first sight of what is completed: told %q, completed at %s", events(d), d.Record.Status.CompletedAt)
+	if d := Decide(first, at); events(d) != "" || !d.Record.Status.CompletedAt.IsZero() {
+		t.Errorf("first sight of a canary with all traffic: told %q, completed at %s", events(d), d.Record.Status.CompletedAt)
 	}
 }
 
@@ -613,7 +620,7 @@ func TestRoutesThatCatchUpBeginAnInterval(t *testing.T) {
 	in.Record = d.Record
 	gets(30)(&in)
 	d = Decide(in, at.Add(time.Second))
-	if d.Move != MoveNone || len(d.Added) > 0 || d.Record.Status.WaitingFor != WaitInterval || !d.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
+	if d.Move != MoveNone || verdictOf(d).added != "step by schedule: 30→30" || d.Record.Status.WaitingFor != WaitInterval || !d.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
 		t.Errorf("the highest route has stood at 30%% for an hour, the lowest for a second: move %v, waits for %q, added %+v", d.Move, d.Record.Status.WaitingFor, d.Added)
 	}
 }

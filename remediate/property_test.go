@@ -62,6 +62,11 @@ type machine struct {
 	atRecord  bool   // and only when the record is written
 	meddled   bool
 	records   map[*corev1.ConfigMap]Record // as parsed
+	refusals  []*refusal
+	truths    []traffics // what the canary has had, oldest first
+	lockedAt  int        // version of the world when the last rollback was decided on
+	steppedAt int        // and the last step
+	unwritten bool       // a write of the record was refused within this pass
 }
 
 // hears of an alert, with the numbers of that moment in its summary.
@@ -142,9 +147,12 @@ func (m *machine) wire(r *replica) {
 	}
 	r.store.check = func(before, after *unstructured.Unstructured, manager string) {
 		m.checkWrite(r, before, after, manager)
+		m.checkMarks(before, after)
 	}
+	r.store.answer, r.store.stored, r.store.moved = m.answer, m.checkTold, m.remember
 	r.rec = &reconciler{
 		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
+		user:      func() string { return guardianUser },
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
 		forward: func(_ context.Context, s snapshot) (Forward, []Alert) {
@@ -154,7 +162,7 @@ func (m *machine) wire(r *replica) {
 			return Forward{Requests: m.requests(), Gates: []Gate{{Name: "slo", Open: !m.gateShut, Why: "0"}}}, slices.Collect(maps.Values(m.firing))
 		},
 		count:   func(context.Context, snapshot) Count { return Count{Known: m.prom, Requests: m.requests()} },
-		changed: func(Guard, snapshot, Decision) {},
+		changed: func(_ Guard, _ snapshot, d Decision) { m.checkEvents(d) },
 	}
 }
 
@@ -201,6 +209,9 @@ func (m *machine) paused() bool {
 	return m.parsed().Status.Paused != nil || m.w.vs != nil && m.w.vs.GetAnnotations()[AnnotationPaused] == "true"
 }
 
+// disarmed says whether a person has taken the brake off.
+func (m *machine) disarmed() bool { return m.parsed().Status.Disarmed != nil }
+
 // checkWrite holds each write of guardian against the invariants.
 func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructured, manager string) {
 	was, is := m.trafficOf(before), m.trafficOf(after)
@@ -212,6 +223,9 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 	}()
 	if a, b := blank(m.t, before), blank(m.t, after); !reflect.DeepEqual(a, b) {
 		m.t.Fatalf("invariant 3: guardian changed more than weights:\n%v\n%v", a, b)
+	}
+	if was != is && !m.meddled && m.disarmed() {
+		m.t.Fatalf("traffic moved from %+v to %+v while disarmed", was, is)
 	}
 	if is.Weight < was.Weight || (was.CanaryOnly > is.CanaryOnly) {
 		if manager != FieldManager {
@@ -241,7 +255,7 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		m.t.Fatalf("invariant 2: raised with a heartbeat of %s ago", m.now.Sub(m.beat))
 	case !m.prom:
 		m.t.Fatalf("invariant 2: raised without metrics")
-	case m.guard.Promotion.Mode == PromotionOff && !strings.Contains(m.w.cm.Data[keyHistory], `"step","by":"someone"`):
+	case m.guard.Promotion.Mode == PromotionOff && (!isStepping(record) || record.Status.Moving.By != "someone"):
 		m.t.Fatalf("raised in mode off without a person's wish")
 	}
 	m.checkStep(record, was, is)
@@ -261,7 +275,7 @@ func (m *machine) checkCause() {
 		return slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(r.known)), slices.Collect(maps.Values(r.pending))), func(a Alert) bool { return a.Action == ActionRollback })
 	})
 	asked := record.Request != nil && record.Request.Action == RequestRollback
-	if m.guard.Rollback.Lock != LockNone || !fires && !asked && !m.meddled {
+	if m.guard.Rollback.Lock != LockNone && !m.unwritten || !fires && !asked && !m.meddled {
 		m.t.Fatalf("a false rollback: nothing is locked, nothing fires, nobody has asked; status %+v", record.Status)
 	}
 }
@@ -277,13 +291,7 @@ func (m *machine) checkStep(record Record, was, is Traffic) {
 	if rung > 0 {
 		interval += steps[rung-1].Bake
 	}
-	byHand := false
-	for _, e := range slices.Backward(record.History) {
-		if e.Event == "step" {
-			byHand = e.By != bySchedule
-			break
-		}
-	}
+	byHand := isStepping(record) && record.Status.Moving.By != bySchedule
 	switch {
 	case m.gateShut:
 		m.t.Fatalf("raised to %d with a closed gate", is.Weight)
@@ -317,6 +325,7 @@ func (m *machine) put(vs *unstructured.Unstructured) {
 		m.oldBuild = 0
 	}
 	m.w.vs = vs
+	m.remember(vs)
 }
 
 // blank is a VirtualService without what guardian may touch.
@@ -374,7 +383,7 @@ func (m *machine) pass(r *replica) {
 	if m.busy {
 		return
 	}
-	m.busy, m.meddled, r.wroteRV, m.began = true, false, "", map[string]bool{}
+	m.busy, m.meddled, m.unwritten, r.wroteRV, m.began = true, false, false, "", map[string]bool{}
 	truth := m.w.copy()
 	defer func() { m.busy, m.fault, m.meddle, m.atRecord = false, nil, nil, false }()
 	now := map[string]Alert{}
@@ -383,7 +392,7 @@ func (m *machine) pass(r *replica) {
 	sent := maps.Clone(r.pending)
 	was := m.parsed().Lock != nil
 	out, err := r.rec.reconcile(context.Background(), r.guard, slices.Collect(maps.Values(now)))
-	if m.parsed().Status.Expected == nil {
+	if m.parsed().Status.Moving == nil {
 		m.raisedTo = 0
 	}
 	m.checkSeen(truth)
@@ -412,7 +421,7 @@ func (m *machine) pass(r *replica) {
 func (m *machine) checkSeen(before *world) {
 	was, is := m.parse(before.cm), m.parsed()
 	// A rollback waits for no live look.
-	toZero := func(r Record) bool { return r.Status.Expected != nil && *r.Status.Expected == 0 }
+	toZero := isReturning
 	told := func(r Record) int {
 		n := 0
 		for _, h := range r.History {
@@ -432,7 +441,7 @@ func (m *machine) checkSeen(before *world) {
 	}
 	t := m.trafficOf(before.vs)
 	// What guardian itself has written may be seen after somebody has shifted again.
-	own := was.Status.Expected != nil && *was.Status.Expected == is.Status.Weight
+	own := was.Status.Moving != nil && was.Status.Moving.To == is.Status.Weight
 	if now := is.Status.Weight; now != was.Status.Weight && !own && was.Lock == nil && is.Lock == nil && now != t.Weight {
 		m.t.Fatalf("recorded %d%% after %d%%; the canary has %d%%", now, was.Status.Weight, t.Weight)
 	}
@@ -441,7 +450,7 @@ func (m *machine) checkSeen(before *world) {
 // settle lets everything calm down: caches catch up, faults stop, and both
 // replicas look again.
 func (m *machine) settle() {
-	m.fault, m.meddle, m.down = nil, nil, false
+	m.fault, m.meddle, m.down, m.refusals = nil, nil, false, nil
 	for range 4 {
 		for _, r := range m.replicas {
 			*r.view = *m.w.copy()
@@ -461,15 +470,19 @@ func (m *machine) settle() {
 func (m *machine) checkCalm() {
 	rec, t := m.parsed(), m.trafficOf(m.w.vs)
 	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
-	if rec.Lock != nil && !m.paused() && safe && !t.Clean() {
+	if rec.Lock != nil && !m.disarmed() && safe && !t.Clean() {
 		m.t.Fatalf("invariant 1: locked, and the canary has %+v; status %+v", t, rec.Status)
 	}
-	if rec.Lock != nil && !m.paused() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
+	if rec.Lock != nil && !m.disarmed() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
 		m.t.Fatalf("a rollback that cannot be done is not blocked but %s", rec.Status.State)
+	}
+	if x := rec.Status.Disarmed; x != nil && !m.now.Before(x.Until) {
+		m.t.Fatalf("disarmed until %s, and it is %s", x.Until, m.now)
 	}
 	if (m.w.cm.Labels[LabelLocked] == "true") != (rec.Lock != nil) {
 		m.t.Fatalf("label %s is %q, lock %v", LabelLocked, m.w.cm.Labels[LabelLocked], rec.Lock)
 	}
+	m.checkLockAnnotation(rec)
 	since := rec.Status.BuildSince
 	if rec.Status.UnlockedAt.After(since) {
 		since = rec.Status.UnlockedAt
@@ -477,7 +490,7 @@ func (m *machine) checkCalm() {
 	for _, r := range m.replicas {
 		for _, a := range r.known {
 			counts := a.Action == ActionRollback && !a.StartsAt.Before(since)
-			if counts && !m.paused() && safe && !t.Clean() && rec.Status.State != StateCompleted {
+			if counts && !m.disarmed() && safe && !t.Clean() && rec.Status.State != StateCompleted {
 				m.t.Fatalf("invariant 1: %s fires and counts, and the canary has %+v; status %+v", a.Name, t, rec.Status)
 			}
 		}
@@ -493,8 +506,19 @@ func (m *machine) checkCalm() {
 			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[keyHistory])
 		}
 	}
-	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && !m.disarmed() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
+	}
+}
+
+// checkLockAnnotation: what the admission policies read is what the record says.
+func (m *machine) checkLockAnnotation(rec Record) {
+	if m.w.vs == nil {
+		return
+	}
+	want, _ := lockAnnotation(rec, guardianUser)
+	if got := m.w.vs.GetAnnotations()[lockKey(m.guard.Name)]; got != want {
+		m.t.Fatalf("the VirtualService says of the lock\n%q\nand the record\n%q", got, want)
 	}
 }
 
@@ -567,13 +591,12 @@ func (m *machine) outside(label string) {
 	case "request":
 		if m.w.cm != nil {
 			cm := m.w.cm.DeepCopy()
-			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, "dance"}).Draw(t, label+" action"),
+			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, RequestDisarm, RequestArm, "dance"}).Draw(t, label+" action"),
 				By: "someone", Reason: "because", At: m.now}
-			b, err := json.Marshal(q)
-			if err != nil {
-				t.Fatal(err)
+			if q.Action == RequestDisarm {
+				q.Until = m.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 10 * time.Minute, 24 * time.Hour, 25 * time.Hour}).Draw(t, label+" for"))
 			}
-			cm.Data[keyRequest] = string(b)
+			ask(cm, q)
 			cm.ResourceVersion = m.w.next()
 			m.w.cm = cm
 		}
@@ -728,7 +751,21 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			m.t = t
 			m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute, 7 * time.Minute, 31 * time.Minute}).Draw(t, "passes"))
 		},
-		"calm": func(t *rapid.T) { m.t = t; m.settle() },
+		"calm":   func(t *rapid.T) { m.t = t; m.settle() },
+		"refuse": func(t *rapid.T) { m.t = t; m.refuse(t) },
+		"relent": func(t *rapid.T) { m.t = t; m.refusals = nil },
+		"stand":  func(t *rapid.T) { m.t = t; m.stand() },
+		"refused rollback": func(t *rapid.T) { // a canary goes bad while the API server takes nothing, or not all
+			m.t = t
+			m.refuse(t)
+			m.refusals[len(m.refusals)-1].left = -1
+			m.ciApply(rapid.SampledFrom([]int{0, 10, 50}).Draw(t, "CI applies"))
+			for _, r := range m.replicas {
+				*r.view = *m.w.copy()
+			}
+			m.pass(m.alert("alert"))
+			m.stand()
+		},
 	}
 }
 
@@ -746,7 +783,7 @@ func TestTheLeaseIsLookedAtRightBeforeAStep(t *testing.T) {
 		m.atRecord, m.meddle = true, func() { first.leads, second.leads = false, true }
 		*first.view = *m.w.copy()
 		m.pass(first)
-		if e := m.parsed().Status.Expected; second.leads && (e == nil || *e != 10) || !second.leads {
+		if e := m.parsed().Status.Moving; !second.leads || !e.stepsTo(10) {
 			t.Fatalf("the second leads: %v; step recorded: %v", second.leads, e)
 		}
 		if w := m.trafficOf(m.w.vs).Weight; w != 0 {

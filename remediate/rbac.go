@@ -4,8 +4,8 @@ import rbacv1 "k8s.io/api/rbac/v1"
 
 // RBAC is the least Role, in the guards' namespace, that a Controller needs;
 // list with watch only where the API server does not stream lists. With less,
-// what is missing is logged, and an alert whose record may not be written is
-// not accepted.
+// what is missing is logged, the Controller is not ready (Missing), and an alert
+// whose record may not be written is not accepted.
 func RBAC() []rbacv1.PolicyRule {
 	rule := func(group, resource string, verbs ...string) rbacv1.PolicyRule {
 		return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
@@ -15,6 +15,7 @@ func RBAC() []rbacv1.PolicyRule {
 		rule("", "events", "create", "patch"),
 		rule("", "pods", "list", "watch"),
 		rule("", "services", "get", "list", "watch"),
+		rule("apps", "controllerrevisions", "get", "list", "watch"),
 		rule("apps", "deployments", "get", "list", "watch"),
 		rule("apps", "replicasets", "get", "list", "watch"),
 		rule("coordination.k8s.io", "leases", "get", "list", "create", "update", "delete"),

@@ -38,7 +38,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 	}
 	records, services := newIndexer(nil), newIndexer(nil)
 	c := &cacheReader{
-		namespace: "shop", records: corelisters.NewConfigMapLister(records), vs: cache.NewGenericLister(services, virtualServiceResource.GroupResource()),
+		namespace: "shop", records: corelisters.NewConfigMapLister(records), vs: services,
 		services: newIndexer(selectorIndexers()), rules: newIndexer(hostIndexers("shop", defaultDomain)), replicas: newIndexer(nil),
 		podIndex: newIndexer(podIndexers()), deployIdx: newIndexer(deploymentIndexers()), sliceIndex: newIndexer(sliceIndexers()),
 	}
@@ -46,7 +46,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 		return metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: set, ResourceVersion: "1"}
 	}
 	add := func(to cache.Indexer, object any) {
-		k, err := trim(object)
+		k, err := BuildParts{}.trim(asWatched(b, object))
 		if err == nil {
 			err = to.Add(k)
 		}
@@ -78,7 +78,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 
 	m := &memoryStore{records: records}
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	r := &reconciler{cached: c, live: c, store: m, domain: defaultDomain, now: func() time.Time { return now }, watch: newStopwatch(), known: newInspections(),
+	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: defaultDomain, now: func() time.Time { return now }, watch: newStopwatch(), known: newInspections(),
 		leads: func() bool { return true }, heartbeat: func(context.Context) (time.Time, error) { return now, nil },
 		count: func(context.Context, snapshot) Count { return Count{} }, changed: func(Guard, snapshot, Decision) {}}
 	g := Guard{Name: "orders-service", Namespace: "shop", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -23,7 +24,10 @@ const (
 	AnnotationReason = Prefix + "reason"
 	AnnotationSince  = Prefix + "since"
 	AnnotationBuild  = Prefix + "build"
-	AnnotationPaused = Prefix + "paused" // "true", set by a person on the VirtualService
+	AnnotationPaused = Prefix + "paused"    // "true", set by a person on the VirtualService: no step forward
+	AnnotationOwner  = Prefix + "owner"     // guardian's user, on its records
+	LabelAdmission   = Prefix + "admission" // "rewrite" or "off", on a Namespace: how the admission policies treat it
+	AnnotationHolds  = Prefix + "holds"     // users, separated by commas, on a Namespace: whose writes are held instead of refused
 
 	// FieldManager marks rollbacks and FieldManagerPromotion steps forward, so
 	// that Argo CD can ignore spec.http while a rollback owns it.
@@ -46,7 +50,6 @@ const (
 	keyMessage         = "message"
 	keyStatus          = "status"
 	keyHistory         = "history"
-	keyRequest         = "request"
 	keyChanged         = "changed"
 )
 
@@ -64,12 +67,13 @@ const (
 	StateRolledBack State = "rolled-back" // locked, canary at 0
 	StateBlocked    State = "blocked"     // a rollback is wanted but cannot be done safely
 	StateHeld       State = "held"        // an alert holds it where it is
-	StatePaused     State = "paused"      // a person told guardian to only watch
+	StatePaused     State = "paused"      // no step forward until a person resumes; the brake is on
+	StateDisarmed   State = "disarmed"    // a person took the brake off, with an end
 )
 
 // States lists every state a guard can be in, for metrics.
 var States = []State{StateIdle, StateShifting, StatePromoted, StateUnverified, StateCompleted,
-	StateRolledBack, StateBlocked, StateHeld, StatePaused}
+	StateRolledBack, StateBlocked, StateHeld, StatePaused, StateDisarmed}
 
 // RecordName is the name of the ConfigMap that holds a guard's record.
 func RecordName(guard string) string { return recordPrefix + guard }
@@ -92,8 +96,8 @@ type Record struct {
 	past string
 
 	Deny            []string // host/subset of the canary in every spelling, while locked
-	DenyMatchRoutes []string // the same, for routes of some requests to the canary alone; empty: they are left alone
-	DenyMirrors     []string // the same, for mirrors; empty: they are left alone
+	DenyMatchRoutes bool     // routes of some requests to the canary alone are locked too
+	DenyMirrors     bool     // and mirrors
 	Stable          []string // host/subset of stable in every spelling, while locked: a route that names it is no route to the canary alone
 	VirtualServices []string // names, while locked
 	Message         string   // what a refused CI reads, while locked
@@ -103,7 +107,10 @@ type Record struct {
 // Prometheus's.
 type Lock struct {
 	Kind        LockKind  `json:"kind"`
-	Build       string    `json:"build"`
+	Build       string    `json:"build"`             // the present one, if it is refused, else the first that is
+	Refused     []string  `json:"refused,omitempty"` // builds that it refuses: those that an unlock forgives
+	Coming      []string  `json:"coming,omitempty"`  // present builds that had had no ready pod when it was set
+	From        string    `json:"from,omitempty"`    // the guard whose lock it was at first
 	Signal      string    `json:"signal,omitempty"`
 	Alert       string    `json:"alert,omitempty"`
 	Fingerprint string    `json:"fingerprint,omitempty"`
@@ -126,6 +133,8 @@ type Status struct {
 	PromotedAt  time.Time     `json:"promotedAt,omitzero"`  // when the rollback window began
 	CompletedAt time.Time     `json:"completedAt,omitzero"` // when its end was seen
 	Paused      *Pause        `json:"paused,omitempty"`     // by `guardian pause`
+	PausedOnVS  bool          `json:"pausedOnVS,omitempty"` // AnnotationPaused stands on a VirtualService
+	Disarmed    *Disarm       `json:"disarmed,omitempty"`   // by `guardian disarm`
 	Alerts      []string      `json:"alerts,omitempty"`     // names of the alerts that fire, sorted
 	Firing      []Firing      `json:"firing,omitempty"`     // the same with what they ask for, by when they were first seen
 	Mode        PromotionMode `json:"mode,omitempty"`       // of promotion, as the lease holder has it; empty: off
@@ -144,9 +153,16 @@ type Status struct {
 	Ready       ReadyInfo     `json:"ready,omitzero"`       // ready endpoints, as last seen
 	Unverified  bool          `json:"unverified,omitempty"` // a new build came while the canary had 100%
 	Full        bool          `json:"full,omitempty"`       // the canary has all traffic in every route
-	Expected    *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
+	Moving      *Moving       `json:"moving,omitempty"`     // a change of the weight that is under way
 	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
+	LiftedAt    time.Time     `json:"liftedAt,omitzero"`    // when anything last did: what an annotation says of an older lock is over
 	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
+	FirstSeen   time.Time     `json:"firstSeen,omitzero"`   // when the guard was first looked at
+	Served      []Served      `json:"served,omitempty"`     // builds that have had ready pods, the present and those of the last minutes
+	Proven      []string      `json:"proven,omitempty"`     // builds that have stood their rollback window out, newest last
+	Revisions   []Revision    `json:"revisions,omitempty"`  // what ReplicaSets and ControllerRevisions are called as builds, newest last
+	Taken       *Taken        `json:"taken,omitempty"`      // the last lock of another record that became this guard's
+	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
 
@@ -176,13 +192,6 @@ type Firing struct {
 	Summary string    `json:"summary,omitempty"`
 }
 
-// Pause is a person's wish that guardian only watches.
-type Pause struct {
-	By     string    `json:"by"`
-	Reason string    `json:"reason,omitempty"`
-	At     time.Time `json:"at"`
-}
-
 // HistoryEntry is one decision that changed something, or an alert that was
 // recorded without a change.
 type HistoryEntry struct {
@@ -195,27 +204,6 @@ type HistoryEntry struct {
 	Build  string    `json:"build,omitempty"`
 	Alert  string    `json:"alert,omitempty"`
 	Reason string    `json:"reason"`
-}
-
-// RequestAction is what a person may ask for.
-type RequestAction string
-
-// The actions of a request.
-const (
-	RequestRollback RequestAction = "rollback"
-	RequestUnlock   RequestAction = "unlock"
-	RequestPause    RequestAction = "pause"
-	RequestResume   RequestAction = "resume"
-	RequestPromote  RequestAction = "promote"
-)
-
-// Request is a person's wish, written into the record by the CLI with the
-// person's own credentials and removed by guardian when it is done.
-type Request struct {
-	Action RequestAction `json:"action"`
-	By     string        `json:"by"`
-	Reason string        `json:"reason"`
-	At     time.Time     `json:"at"` // by the person's clock
 }
 
 // Change is one field that guardian re-pointed in a VirtualService besides
@@ -253,16 +241,17 @@ func parseRecord(cm *corev1.ConfigMap) (Record, error) {
 	for _, field := range []struct {
 		key string
 		to  any
-	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyRequest, &r.Request}, {keyChanged, &r.Changed}} {
+	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyChanged, &r.Changed}} {
 		if err := parseKey(cm, field.key, field.to); err != nil {
 			return Record{}, err
 		}
 	}
+	r.Request = requestIn(cm.Data)
 	r.past = cm.Data[keyHistory]
 	r.Refused = strings.Fields(cm.Data[keyRefused])
 	r.Deny = strings.Fields(cm.Data[keyDeny])
-	r.DenyMatchRoutes = strings.Fields(cm.Data[keyDenyMatchRoutes])
-	r.DenyMirrors = strings.Fields(cm.Data[keyDenyMirrors])
+	r.DenyMatchRoutes = cm.Data[keyDenyMatchRoutes] == "true"
+	r.DenyMirrors = cm.Data[keyDenyMirrors] == "true"
 	r.Stable = strings.Fields(cm.Data[keyStable])
 	r.VirtualServices = strings.Fields(cm.Data[keyVirtualServices])
 	r.Message = cm.Data[keyMessage]
@@ -370,7 +359,7 @@ func (r Record) Data() map[string]string {
 		put(keyLock, r.Lock)
 	}
 	if r.Request != nil {
-		put(keyRequest, r.Request)
+		maps.Copy(data, r.Request.Data())
 	}
 	if len(r.Changed) > 0 {
 		put(keyChanged, r.Changed)
@@ -379,10 +368,14 @@ func (r Record) Data() map[string]string {
 	if text := r.historyText(); text != "" {
 		data[keyHistory] = text
 	}
-	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyDenyMatchRoutes: r.DenyMatchRoutes,
-		keyDenyMirrors: r.DenyMirrors, keyStable: r.Stable, keyVirtualServices: r.VirtualServices} {
+	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyStable: r.Stable, keyVirtualServices: r.VirtualServices} {
 		if len(list) > 0 {
 			data[key] = strings.Join(list, " ")
+		}
+	}
+	for key, set := range map[string]bool{keyDenyMatchRoutes: r.DenyMatchRoutes, keyDenyMirrors: r.DenyMirrors} {
+		if set {
+			data[key] = "true"
 		}
 	}
 	if r.Message != "" {
@@ -435,6 +428,7 @@ func (r Record) clone() Record {
 	c := r
 	if r.Lock != nil {
 		l := *r.Lock
+		l.Refused, l.Coming = slices.Clone(l.Refused), slices.Clone(l.Coming)
 		c.Lock = &l
 	}
 	if r.Request != nil {
@@ -445,16 +439,25 @@ func (r Record) clone() Record {
 		p := *r.Status.Paused
 		c.Status.Paused = &p
 	}
-	if r.Status.Expected != nil {
-		e := *r.Status.Expected
-		c.Status.Expected = &e
+	if r.Status.Disarmed != nil {
+		x := *r.Status.Disarmed
+		c.Status.Disarmed = &x
 	}
+	if r.Status.Moving != nil {
+		m := *r.Status.Moving
+		c.Status.Moving = &m
+	}
+	if r.Status.Taken != nil {
+		t := *r.Status.Taken
+		c.Status.Taken = &t
+	}
+	c.Status.Served = slices.Clone(r.Status.Served)
+	c.Status.Proven = slices.Clone(r.Status.Proven)
+	c.Status.Revisions = slices.Clone(r.Status.Revisions)
 	c.Refused = slices.Clone(r.Refused)
 	c.Changed = slices.Clone(r.Changed)
 	c.History = slices.Clone(r.History)
 	c.Deny = slices.Clone(r.Deny)
-	c.DenyMatchRoutes = slices.Clone(r.DenyMatchRoutes)
-	c.DenyMirrors = slices.Clone(r.DenyMirrors)
 	c.Stable = slices.Clone(r.Stable)
 	c.VirtualServices = slices.Clone(r.VirtualServices)
 	c.Status.Alerts = slices.Clone(r.Status.Alerts)

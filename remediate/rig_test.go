@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,9 +19,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -30,6 +31,9 @@ import (
 
 // patience is how long a test waits for what must happen.
 const patience = 30 * time.Second
+
+// virtualServiceResource is what tests read and write themselves.
+var virtualServiceResource = schema.GroupVersionResource{Group: IstioGroup, Version: "v1", Resource: resourceVirtualServices}
 
 // rig is a namespace on the real API server in which guardian has its own
 // ServiceAccount and no rights but RBAC.
@@ -225,9 +229,9 @@ spec:
 // request asks for something as the command line does.
 func (r *rig) request(guard string, action RequestAction) {
 	r.t.Helper()
-	q := fmt.Sprintf(`{"action":%q,"by":"ann","reason":"because","at":%q}`, action, time.Now().UTC().Format(time.RFC3339))
-	_, err := r.kube.CoreV1().ConfigMaps(r.ns).Patch(r.t.Context(), RecordName(guard), "application/merge-patch+json",
-		fmt.Appendf(nil, `{"data":{"request":%q}}`, q), metav1.PatchOptions{})
+	patch, err := json.Marshal(map[string]any{"data": Request{Action: action, By: "ann", Reason: "because", At: time.Now()}.Data()})
+	r.must(err)
+	_, err = r.kube.CoreV1().ConfigMaps(r.ns).Patch(r.t.Context(), RecordName(guard), "application/merge-patch+json", patch, metav1.PatchOptions{})
 	r.must(err)
 }
 
@@ -260,8 +264,6 @@ func (r *rig) newReplica(change func(*Options), guards ...Guard) *running {
 	}
 	var err error
 	o.Client, err = kubernetes.NewForConfig(config)
-	r.must(err)
-	o.Istio, err = istioclient.NewForConfig(config)
 	r.must(err)
 	o.Dynamic, err = dynamic.NewForConfig(config)
 	r.must(err)

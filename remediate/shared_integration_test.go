@@ -115,21 +115,21 @@ type slow struct {
 	but   string
 }
 
-func (s *slow) count(ctx context.Context, g Guard, _ Sides, _ time.Time) (int64, error) {
+func (s *slow) count(ctx context.Context, g Guard, _ Sides, _ time.Time) (int64, Gaps, error) {
 	if !s.from.Load() || g.Name == s.but {
-		return 1, nil
+		return 1, Gaps{}, nil
 	}
 	select {
 	case s.asked <- g.Name:
 	default:
 	}
 	<-ctx.Done()
-	return 0, ctx.Err()
+	return 0, Gaps{}, ctx.Err()
 }
 
 // options leave nothing but an alert, or a person, to end a question.
 func (s *slow) options(o *Options) {
-	o.Workers, o.PassTimeout, o.CountRequests = 2, time.Hour, s.count
+	o.Workers, o.PassTimeout, o.Count = 2, time.Hour, s.count
 }
 
 func TestASlowPrometheusDelaysNoOtherGuardsRollback(t *testing.T) {

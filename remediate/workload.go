@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -8,87 +9,309 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-const (
-	annotationRestarted = "kubectl.kubernetes.io/restartedAt"
-	sidecar             = "istio-proxy"
-)
+const sidecar = "istio-proxy"
 
-// templateHash is a build: 12 hex digits that two pod templates share when
-// they would run the same pods. A rollout restart is not a new build.
-func templateHash(t corev1.PodTemplateSpec) string {
-	t = *t.DeepCopy()
-	delete(t.Annotations, annotationRestarted)
-	if len(t.Annotations) == 0 {
-		t.Annotations = nil
-	}
-	delete(t.Labels, appsv1.DefaultDeploymentUniqueLabelKey)
-	t.CreationTimestamp = metav1.Time{}
-	b, err := json.Marshal(t)
+// buildScheme stands before the hash of each build: what goes into the hash is
+// known by it. Whoever changes that gives it another number, and then a build of
+// the scheme before is no other build for that reason alone (see Workload.as).
+const buildScheme = "b1-"
+
+// noisyEnv begins the names of environment variables that Reloader sets to have
+// pods restarted.
+const noisyEnv = "STAKATER_"
+
+// BuildParts names labels and annotations of a pod template that are part of a
+// build besides the pod's spec. None is by itself: tools write restarts, chart
+// versions and commits there, and the same image with another note is the same
+// build.
+type BuildParts struct {
+	Labels, Annotations []string
+}
+
+// hash is a build: two pod templates share it when they would run the same pods.
+func (p BuildParts) hash(t *corev1.PodTemplateSpec) string {
+	b, err := json.Marshal(struct {
+		Spec                *corev1.PodSpec
+		Labels, Annotations map[string]string `json:",omitempty"`
+	}{quiet(&t.Spec), only(t.Labels, p.Labels), only(t.Annotations, p.Annotations)})
 	if err != nil {
 		panic(fmt.Sprintf("marshal pod template: %v", err)) // no field of it can fail to marshal
 	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:6])
+	return buildOf(b)
 }
 
-// canaryWorkload reads a build off the Deployments and pods behind one
-// destination; replicaSet looks up a pod's owner and may return nil.
-func canaryWorkload(deployments []*keptDeployment, pods []*keptPod, replicaSet func(string) *keptReplicaSet) Workload {
-	current := map[string]bool{}
-	var w Workload
-	w.Complete = len(deployments) > 0
-	hashes := make([]string, 0, len(deployments))
-	for _, d := range deployments {
-		current[d.hash] = true
-		hashes = append(hashes, d.hash)
-		w.Complete = w.Complete && d.rolledOut()
+func buildOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return buildScheme + hex.EncodeToString(sum[:6])
+}
+
+// schemeOf is what a build was hashed by; empty: before there were schemes.
+func schemeOf(build string) string {
+	scheme, _, found := strings.Cut(build, "-")
+	if !found {
+		return ""
 	}
-	slices.Sort(hashes)
-	w.Builds = slices.Compact(hashes)
-	w.Build = combine(w.Builds)
-	serving, running := map[string]bool{}, map[string]bool{}
-	for _, p := range pods {
-		var hash string
-		if p.replicaSet != "" {
-			if rs := replicaSet(p.replicaSet); rs != nil {
-				hash = rs.hash
-				if current[hash] && rs.created.After(w.Since) {
-					w.Since = rs.created
-				}
+	return scheme
+}
+
+// only are the entries with these keys.
+func only(set map[string]string, keys []string) map[string]string {
+	var out map[string]string
+	for _, k := range keys {
+		if v, ok := set[k]; ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// quiet is a pod's spec without what is known to be no change of what runs. It
+// does not edit its argument.
+func quiet(spec *corev1.PodSpec) *corev1.PodSpec {
+	noisy := func(e corev1.EnvVar) bool { return strings.HasPrefix(e.Name, noisyEnv) }
+	clean := *spec
+	for _, list := range []*[]corev1.Container{&clean.Containers, &clean.InitContainers} {
+		if !slices.ContainsFunc(*list, func(c corev1.Container) bool { return slices.ContainsFunc(c.Env, noisy) }) {
+			continue
+		}
+		*list = slices.Clone(*list)
+		for i := range *list {
+			c := &(*list)[i]
+			if c.Env = slices.DeleteFunc(slices.Clone(c.Env), noisy); len(c.Env) == 0 {
+				c.Env = nil
 			}
 		}
+	}
+	return &clean
+}
+
+// revisionRef names what a pod was made from: a ReplicaSet, or a
+// ControllerRevision of a StatefulSet, a DaemonSet or whatever else keeps them.
+type revisionRef struct{ kind, name string }
+
+const (
+	kindReplicaSet         = "ReplicaSet"
+	kindControllerRevision = "ControllerRevision"
+)
+
+// revisionsOf are what pods were made from, each once.
+func revisionsOf(pods []*keptPod) map[revisionRef]bool {
+	out := map[revisionRef]bool{}
+	for _, p := range pods {
+		if ref := p.revision(); ref.name != "" {
+			out[ref] = true
+		}
+	}
+	return out
+}
+
+// Revision is a ReplicaSet or ControllerRevision whose name stands for one pod
+// template, and the build that it is.
+type Revision struct {
+	Name  string `json:"name"`
+	Build string `json:"build"`
+}
+
+// PodAge is how old the ready pods of a build are: the oldest of them.
+type PodAge struct {
+	Made  time.Time // by the API server's clock
+	Ready time.Time // by the node's
+}
+
+// canaryWorkload reads builds off the pods behind one destination and what they
+// were made from. The present template of a Deployment is its own; that of any
+// other owner, an Argo Rollout or a StatefulSet, is its newest revision.
+func canaryWorkload(deployments []*keptDeployment, pods []*keptPod, revisions []*keptRevision) Workload {
+	r := counting{by: map[revisionRef]*keptRevision{}, newest: map[string]*keptRevision{}, present: map[string]bool{}}
+	r.index(revisions)
+	r.w.Complete = true
+	for _, d := range deployments {
+		r.present[d.build] = true
+		r.w.Complete = r.w.Complete && d.rolledOut()
+		r.w.First = earlier(r.w.First, d.made)
+	}
+	r.others(pods)
+	r.w.Complete = r.w.Complete && len(r.present) > 0
+	r.w.Builds = slices.Sorted(maps.Keys(r.present))
+	r.w.Build = combine(r.w.Builds)
+	r.count(pods)
+	r.date(pods)
+	return r.w
+}
+
+// counting is a Workload while it is made.
+type counting struct {
+	w       Workload
+	by      map[revisionRef]*keptRevision
+	newest  map[string]*keptRevision // by owner
+	present map[string]bool          // builds of the present templates
+}
+
+func (r *counting) index(revisions []*keptRevision) {
+	for _, rev := range revisions {
+		r.by[rev.ref()] = rev
+		if have := r.newest[rev.owner]; have == nil || rev.newer(have) {
+			r.newest[rev.owner] = rev
+		}
+	}
+}
+
+// others finds the present templates of owners that are no Deployments, by their
+// pods: those of one whose rollout is complete are all ready and of its newest
+// revision.
+func (r *counting) others(pods []*keptPod) {
+	for _, p := range pods {
+		rev := r.by[p.revision()]
+		if p.deleted || rev == nil || rev.ofDeployment() {
+			continue
+		}
+		newest := r.newest[rev.owner]
+		r.present[newest.build] = true
+		r.w.Complete = r.w.Complete && p.ready && rev.build == newest.build
+	}
+	for _, rev := range r.by {
+		if !rev.ofDeployment() {
+			r.w.First = earlier(r.w.First, rev.made)
+		}
+	}
+}
+
+// count counts the ready pods by their builds. One that nobody manages is no
+// part of a build, whatever its labels say.
+func (r *counting) count(pods []*keptPod) {
+	running, serving := map[string]bool{}, map[string]bool{}
+	for _, p := range pods {
 		if !p.ready {
 			continue
 		}
-		w.Ready++
-		switch {
-		case current[hash]:
-			w.Current++
-			running[hash] = true
-		case hash != "":
-			serving[hash] = true
+		if p.unmanaged() {
+			r.w.Unowned = append(r.w.Unowned, p.name)
+			continue
 		}
+		r.w.Ready++
+		rev := r.by[p.revision()]
+		switch {
+		case rev == nil:
+			r.w.Untold = append(r.w.Untold, p.name+" of "+p.owner.kind+" "+p.owner.name)
+			continue
+		case r.present[rev.build]:
+			r.w.Current++
+			running[rev.build] = true
+		default:
+			serving[rev.build] = true
+		}
+		if r.w.Ages == nil {
+			r.w.Ages = map[string]PodAge{}
+		}
+		age := r.w.Ages[rev.build]
+		r.w.Ages[rev.build] = PodAge{Made: earlier(age.Made, p.made()), Ready: earlier(age.Ready, p.readySince())}
 	}
-	w.Serving, w.Running = slices.Sorted(maps.Keys(serving)), slices.Sorted(maps.Keys(running))
-	return w
+	r.w.Running, r.w.Serving = slices.Sorted(maps.Keys(running)), slices.Sorted(maps.Keys(serving))
+	slices.Sort(r.w.Unowned)
+	slices.Sort(r.w.Untold)
 }
 
-// combine makes one build of the hashes of several Deployments.
-func combine(hashes []string) string {
-	switch len(hashes) {
+// date finds when the newest of the present templates was made. One that is
+// there twice, as after a restart, was made the first time.
+func (r *counting) date(pods []*keptPod) {
+	first, seen := map[string]time.Time{}, map[string]string{}
+	look := func(rev *keptRevision) {
+		if rev == nil {
+			return
+		}
+		if r.present[rev.build] {
+			first[rev.build] = earlier(first[rev.build], rev.made)
+		}
+		if rev.lasting {
+			seen[rev.name] = rev.build
+		}
+	}
+	for ref := range revisionsOf(pods) {
+		rev := r.by[ref]
+		look(rev)
+		if rev != nil && !rev.ofDeployment() {
+			look(r.newest[rev.owner])
+		}
+	}
+	for _, made := range first {
+		if made.After(r.w.Since) {
+			r.w.Since = made
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(seen)) {
+		r.w.Revisions = append(r.w.Revisions, Revision{name, seen[name]})
+	}
+}
+
+// earlier is the earlier of two times; zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// combine makes one build of the builds of several workloads.
+func combine(builds []string) string {
+	switch len(builds) {
 	case 0:
 		return ""
 	case 1:
-		return hashes[0]
+		return builds[0]
 	}
-	sum := sha256.Sum256([]byte(strings.Join(hashes, " ")))
-	return hex.EncodeToString(sum[:6])
+	return buildOf([]byte(strings.Join(builds, " ")))
+}
+
+// as is the workload with its builds called what a record calls them. What goes
+// into a hash changes with the fields that a Kubernetes knows, with guardian and
+// with its configuration; the name of a ReplicaSet or ControllerRevision does
+// not. So a revision that the record knows is the build that it was, and so is
+// everything else with the same hash. Where the record knows none, a present
+// build that was hashed by another scheme is the one that it speaks of.
+func (w Workload) as(known []Revision, build string) Workload {
+	names := map[string]string{}
+	for _, now := range w.Revisions {
+		i := slices.IndexFunc(known, func(k Revision) bool { return k.Name == now.Name })
+		if i >= 0 && known[i].Build != now.Build {
+			names[now.Build] = known[i].Build
+		}
+	}
+	if len(known) == 0 && build != "" && len(w.Builds) == 1 && schemeOf(build) != schemeOf(w.Build) {
+		names[w.Build] = build
+	}
+	if len(names) == 0 {
+		return w
+	}
+	all := func(builds []string) []string {
+		out := slices.Clone(builds)
+		for i, b := range out {
+			out[i] = cmp.Or(names[b], b)
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	w.Builds, w.Running, w.Serving = all(w.Builds), all(w.Running), all(w.Serving)
+	w.Build = combine(w.Builds)
+	ages := w.Ages
+	w.Ages = make(map[string]PodAge, len(ages))
+	for b, age := range ages {
+		name := cmp.Or(names[b], b)
+		have := w.Ages[name]
+		w.Ages[name] = PodAge{Made: earlier(have.Made, age.Made), Ready: earlier(have.Ready, age.Ready)}
+	}
+	w.Revisions = slices.Clone(w.Revisions)
+	for i := range w.Revisions {
+		w.Revisions[i].Build = cmp.Or(names[w.Revisions[i].Build], w.Revisions[i].Build)
+	}
+	return w
 }
 
 // rolledOut is what `kubectl rollout status` waits for.

@@ -1,8 +1,13 @@
 package remediate
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 func template(image string, edits ...func(*corev1.PodTemplateSpec)) corev1.PodTemplateSpec {
@@ -34,37 +40,56 @@ func labelled(key, value string) func(*corev1.PodTemplateSpec) {
 	return func(t *corev1.PodTemplateSpec) { t.Labels[key] = value }
 }
 
-func TestABuildIsWhatThePodsWouldRun(t *testing.T) {
-	const restarted = "kubectl.kubernetes.io/restartedAt"
-	base := templateHash(template("orders:1"))
-	if len(base) != 12 {
-		t.Errorf("build %q, want 12 hex digits", base)
+func hashOf(t corev1.PodTemplateSpec) string { return BuildParts{}.hash(&t) }
+
+func env(name, value string) func(*corev1.PodTemplateSpec) {
+	return func(t *corev1.PodTemplateSpec) {
+		c := &t.Spec.Containers[0]
+		c.Env = append(c.Env, corev1.EnvVar{Name: name, Value: value})
 	}
+}
+
+func TestABuildIsWhatThePodsWouldRun(t *testing.T) {
+	named := BuildParts{Labels: []string{"release"}, Annotations: []string{"checksum/config"}}
 	for name, c := range map[string]struct {
-		template corev1.PodTemplateSpec
-		same     bool
+		template  corev1.PodTemplateSpec
+		same      bool
+		sameNamed bool // where the settings name a label and an annotation
 	}{
-		"the same again":                         {template("orders:1"), true},
-		"kubectl rollout restart":                {template("orders:1", annotated(restarted, "2026-03-02T09:00:00Z")), true},
-		"the label that a ReplicaSet adds":       {template("orders:1", labelled("pod-template-hash", "abc")), true},
-		"a creation time of null":                {template("orders:1", func(t *corev1.PodTemplateSpec) { t.CreationTimestamp = metav1.NewTime(at) }), true},
-		"annotations that are empty":             {template("orders:1", func(t *corev1.PodTemplateSpec) { t.Annotations = map[string]string{} }), true},
-		"another image":                          {template("orders:2"), false},
-		"another annotation":                     {template("orders:1", annotated("config-hash", "1")), false},
-		"another annotation besides a restart":   {template("orders:1", annotated("config-hash", "1"), annotated(restarted, "now")), false},
-		"another label":                          {template("orders:1", labelled("team", "shop")), false},
-		"another environment":                    {template("orders:1", func(t *corev1.PodTemplateSpec) { t.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "A", Value: "b"}} }), false},
-		"a restart under somebody else's prefix": {template("orders:1", annotated("example.com/restartedAt", "now")), false},
+		"the same again":                         {template("orders:1"), true, true},
+		"kubectl rollout restart":                {template("orders:1", annotated("kubectl.kubernetes.io/restartedAt", "2026-03-02T09:00:00Z")), true, true},
+		"the restart button of a UI":             {template("orders:1", annotated("example.com/restartedAt", "now")), true, true},
+		"Reloader, by an annotation":             {template("orders:1", annotated("reloader.stakater.com/last-reloaded-from", "{}")), true, true},
+		"Reloader, by a variable":                {template("orders:1", env("STAKATER_ORDERS_CONFIGMAP", "3f2a")), true, true},
+		"the chart's version":                    {template("orders:1", labelled("helm.sh/chart", "orders-1.2.3")), true, true},
+		"the label that a Deployment adds":       {template("orders:1", labelled("pod-template-hash", "abc")), true, true},
+		"the label that a Rollout adds":          {template("orders:1", labelled("rollouts-pod-template-hash", "abc")), true, true},
+		"a creation time of null":                {template("orders:1", func(t *corev1.PodTemplateSpec) { t.CreationTimestamp = metav1.NewTime(at) }), true, true},
+		"annotations that are empty":             {template("orders:1", func(t *corev1.PodTemplateSpec) { t.Annotations = map[string]string{} }), true, true},
+		"a checksum of the configuration":        {template("orders:1", annotated("checksum/config", "1")), true, false},
+		"a label that the settings name":         {template("orders:1", labelled("release", "7")), true, false},
+		"an annotation by the name of a label":   {template("orders:1", annotated("release", "7")), true, true},
+		"another image":                          {template("orders:2"), false, false},
+		"another variable":                       {template("orders:1", env("LEVEL", "debug")), false, false},
+		"another variable besides Reloader's":    {template("orders:1", env("LEVEL", "debug"), env("STAKATER_X", "1")), false, false},
+		"an init container":                      {template("orders:1", func(t *corev1.PodTemplateSpec) { t.Spec.InitContainers = []corev1.Container{{Name: "seed"}} }), false, false},
+		"another argument of the same container": {template("orders:1", func(t *corev1.PodTemplateSpec) { t.Spec.Containers[0].Args = []string{"-x"} }), false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			before := c.template.DeepCopy()
-			if got := templateHash(c.template); (got == base) != c.same {
-				t.Errorf("build %s, the first was %s; want the same: %v", got, base, c.same)
+			before, base := c.template.DeepCopy(), template("orders:1")
+			if got, want := hashOf(c.template), hashOf(base); (got == want) != c.same {
+				t.Errorf("build %s, the first was %s; want the same: %v", got, want, c.same)
+			}
+			if got, want := named.hash(&c.template), named.hash(&base); (got == want) != c.sameNamed {
+				t.Errorf("with names, build %s, the first was %s; want the same: %v", got, want, c.sameNamed)
 			}
 			if !reflect.DeepEqual(&c.template, before) {
 				t.Error("the template was edited")
 			}
 		})
+	}
+	if b := hashOf(template("orders:1")); schemeOf(b) != "b1" || len(b) != 15 {
+		t.Errorf("build %q, want its scheme and 12 hex digits", b)
 	}
 }
 
@@ -76,7 +101,7 @@ func deployment(name, image string, edits ...func(*appsv1.Deployment)) *keptDepl
 	for _, edit := range edits {
 		edit(d)
 	}
-	return keepDeployment(d)
+	return keepDeployment(d, BuildParts{})
 }
 
 type podOption = func(*corev1.Pod)
@@ -98,65 +123,135 @@ func deleted(p *corev1.Pod) { now := metav1.NewTime(at); p.DeletionTimestamp = &
 
 func orphan(p *corev1.Pod) { p.OwnerReferences = nil }
 
-func ownedBy(kind string) podOption { return func(p *corev1.Pod) { p.OwnerReferences[0].Kind = kind } }
+func ownedBy(kind, name string) podOption {
+	return func(p *corev1.Pod) { p.OwnerReferences[0].Kind, p.OwnerReferences[0].Name = kind, name }
+}
 
-// replicaSets has one for each image, made at the given times.
-func replicaSets(made map[string]time.Time) func(string) *keptReplicaSet {
-	return func(name string) *keptReplicaSet {
-		when, ok := made[name]
-		if !ok {
-			return nil
-		}
-		return keepReplicaSet(&appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(when)},
-			Spec: appsv1.ReplicaSetSpec{Template: template(name, labelled("pod-template-hash", name), annotated("kubectl.kubernetes.io/restartedAt", "x"))}})
+// hashed is the label by which a StatefulSet or a DaemonSet tells of a pod's
+// revision.
+func hashed(revision string) podOption {
+	return func(p *corev1.Pod) { p.Labels["controller-revision-hash"] = revision }
+}
+
+func aged(made, ready time.Duration) podOption {
+	return func(p *corev1.Pod) {
+		p.CreationTimestamp = metav1.NewTime(at.Add(-made))
+		p.Status.Conditions[1].LastTransitionTime = metav1.NewTime(at.Add(-ready))
 	}
 }
 
+// replicaSet of an owner runs an image, after which it is called.
+func replicaSet(image, owner string, made time.Time, edits ...func(*appsv1.ReplicaSet)) *keptRevision {
+	yes, kind, name := true, "", ""
+	r := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: image, CreationTimestamp: metav1.NewTime(made), Annotations: map[string]string{}, Labels: map[string]string{}},
+		Spec: appsv1.ReplicaSetSpec{Template: template(image, labelled("pod-template-hash", image), annotated("kubectl.kubernetes.io/restartedAt", "x"))}}
+	if kind, name, _ = strings.Cut(owner, "/"); kind != "" {
+		r.OwnerReferences = []metav1.OwnerReference{{Kind: kind, Name: name, Controller: &yes}}
+	}
+	for _, edit := range edits {
+		edit(r)
+	}
+	return keepReplicaSet(r, BuildParts{})
+}
+
+func numbered(annotation, n string) func(*appsv1.ReplicaSet) {
+	return func(r *appsv1.ReplicaSet) { r.Annotations[annotation] = n }
+}
+
+// controllerRevision is what a StatefulSet or DaemonSet keeps of a template.
+func controllerRevision(t *testing.T, name, owner, image string, n int64, made time.Time) *keptRevision {
+	t.Helper()
+	raw, err := json.Marshal(map[string]any{"spec": map[string]any{"template": template(image)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = bytes.Replace(raw, []byte(`"template":{`), []byte(`"template":{"$patch":"replace",`), 1)
+	yes := true
+	kind, of, _ := strings.Cut(owner, "/")
+	return keepControllerRevision(&appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(made),
+		OwnerReferences: []metav1.OwnerReference{{Kind: kind, Name: of, Controller: &yes}}}, Data: runtime.RawExtension{Raw: raw}, Revision: n}, BuildParts{})
+}
+
 func TestWhatRunsBehindTheCanary(t *testing.T) {
-	one, two := templateHash(template("orders:1")), templateHash(template("orders:2"))
+	one, two := hashOf(template("orders:1")), hashOf(template("orders:2"))
 	singles := []string{min(one, two), max(one, two)}
 	both := combine(singles)
 	early, late := at.Add(-time.Hour), at.Add(-time.Minute)
-	sets := replicaSets(map[string]time.Time{"orders:1": early, "orders:2": late})
 	type pods = []*keptPod
 	type deps = []*keptDeployment
+	type revs = []*keptRevision
+	sets := revs{replicaSet("orders:1", "Deployment/v2", early), replicaSet("orders:2", "Deployment/v2", late)}
+	rollout := func(first, second string) revs {
+		return revs{replicaSet("orders:1", "Rollout/v2", early, numbered("rollout.argoproj.io/revision", first)),
+			replicaSet("orders:2", "Rollout/v2", late, numbered("rollout.argoproj.io/revision", second))}
+	}
+	stateful := revs{controllerRevision(t, "v2-aaa", "StatefulSet/v2", "orders:1", 1, early), controllerRevision(t, "v2-bbb", "StatefulSet/v2", "orders:2", 2, late)}
+	daemon := revs{controllerRevision(t, "v2-aaa", "DaemonSet/v2", "orders:1", 3, early), controllerRevision(t, "v2-bbb", "DaemonSet/v2", "orders:2", 2, late)}
+	ofStateful := func(name, revision string, edits ...podOption) *keptPod {
+		return readyPod(name, "", append([]podOption{ownedBy("StatefulSet", "v2"), hashed(revision)}, edits...)...)
+	}
 	for name, c := range map[string]struct {
 		deployments deps
 		pods        pods
+		revisions   revs
 		want        Workload
 	}{
-		"nothing": {nil, nil, Workload{}},
-		"one Deployment, rolled out": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:1")},
+		"nothing": {nil, nil, sets, Workload{}},
+		"one Deployment, rolled out": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:1")}, sets,
 			Workload{Build: one, Since: early, Ready: 2, Current: 2, Complete: true}},
-		"in the middle of a rollout": {deps{deployment("v2", "orders:2", func(d *appsv1.Deployment) { d.Status.Replicas = 3 })}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")},
+		"in the middle of a rollout": {deps{deployment("v2", "orders:2", func(d *appsv1.Deployment) { d.Status.Replicas = 3 })}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")}, sets,
 			Workload{Build: two, Since: late, Ready: 2, Current: 1, Serving: []string{one}}},
-		"the new pods are not ready yet": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2", notReady)},
+		"the new pods are not ready yet": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2", notReady)}, sets,
 			Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}, Complete: true}},
-		"a deleted pod serves no more": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1", deleted), readyPod("b", "orders:2")},
+		"a deleted pod serves no more": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1", deleted), readyPod("b", "orders:2")}, sets,
 			Workload{Build: two, Since: late, Ready: 1, Current: 1, Complete: true}},
-		"no pod of the new template yet: its age is unknown": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1")},
+		"no pod of the new template yet: its age is unknown": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1")}, sets,
 			Workload{Build: two, Ready: 1, Serving: []string{one}, Complete: true}},
-		"two Deployments are one build": {deps{deployment("a", "orders:1"), deployment("b", "orders:2")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")},
+		"two Deployments are one build": {deps{deployment("a", "orders:1"), deployment("b", "orders:2")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")}, sets,
 			Workload{Build: both, Builds: singles, Running: singles, Since: late, Ready: 2, Current: 2, Complete: true}},
-		"of two, one has no ready pod": {deps{deployment("a", "orders:1"), deployment("b", "orders:2")}, pods{readyPod("a", "orders:1", notReady), readyPod("b", "orders:2")},
+		"of two, one has no ready pod": {deps{deployment("a", "orders:1"), deployment("b", "orders:2")}, pods{readyPod("a", "orders:1", notReady), readyPod("b", "orders:2")}, sets,
 			Workload{Build: both, Builds: singles, Running: []string{two}, Since: late, Ready: 1, Current: 1, Complete: true}},
-		"in any order": {deps{deployment("b", "orders:2"), deployment("a", "orders:1")}, pods{readyPod("b", "orders:2"), readyPod("a", "orders:1")},
+		"in any order": {deps{deployment("b", "orders:2"), deployment("a", "orders:1")}, pods{readyPod("b", "orders:2"), readyPod("a", "orders:1")}, sets,
 			Workload{Build: both, Builds: singles, Running: singles, Since: late, Ready: 2, Current: 2, Complete: true}},
-		"two of the same template are that build": {deps{deployment("a", "orders:1"), deployment("b", "orders:1")}, pods{readyPod("a", "orders:1")},
+		"two of the same template are that build": {deps{deployment("a", "orders:1"), deployment("b", "orders:1")}, pods{readyPod("a", "orders:1")}, sets,
 			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
-		"one of two is not rolled out": {deps{deployment("a", "orders:1"), deployment("b", "orders:2", func(d *appsv1.Deployment) { d.Status.AvailableReplicas = 1 })}, nil, Workload{Build: both, Builds: singles}},
-		"a deleted Deployment": {nil, pods{readyPod("a", "orders:1")},
-			Workload{Ready: 1, Serving: []string{one}}},
-		"a pod without an owner is of no known build": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:1", orphan)},
-			Workload{Build: one, Since: early, Ready: 2, Current: 1, Complete: true}},
-		"so is a StatefulSet's": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1", ownedBy("StatefulSet"))},
-			Workload{Build: one, Ready: 1, Complete: true}},
-		"so is one whose ReplicaSet is gone": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:9")},
-			Workload{Build: one, Ready: 1, Complete: true}},
+		"one of two is not rolled out": {deps{deployment("a", "orders:1"), deployment("b", "orders:2", func(d *appsv1.Deployment) { d.Status.AvailableReplicas = 1 })}, nil, sets, Workload{Build: both, Builds: singles}},
+		"a deleted Deployment":         {nil, pods{readyPod("a", "orders:1")}, sets, Workload{Ready: 1, Serving: []string{one}}},
+		"restarted, it is as old as it was": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "again")},
+			revs{sets[0], replicaSet("again", "Deployment/v2", late, func(r *appsv1.ReplicaSet) { r.Spec.Template = template("orders:1") })},
+			Workload{Build: one, Since: early, Ready: 2, Current: 2, Complete: true}},
+		"a pod that somebody runs by hand is none of it": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:1", orphan)}, sets,
+			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true, Unowned: []string{"b"}}},
+		"nor is a Job's": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("migrate-x", "", ownedBy("Job", "migrate"))}, sets,
+			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true, Unowned: []string{"migrate-x"}}},
+		"what nothing is known of cannot be told": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "", ownedBy("Fleet", "f"))}, sets,
+			Workload{Build: one, Ready: 1, Complete: true, Untold: []string{"a of Fleet f"}}},
+		"nor one whose ReplicaSet is gone": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:9")}, sets,
+			Workload{Build: one, Ready: 1, Complete: true, Untold: []string{"a of ReplicaSet orders:9"}}},
+		"a Rollout": {nil, pods{readyPod("a", "orders:2")}, rollout("1", "2"),
+			Workload{Build: two, Since: late, Ready: 1, Current: 1, Complete: true}},
+		"a Rollout in the middle": {nil, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")}, rollout("1", "2"),
+			Workload{Build: two, Since: late, Ready: 2, Current: 1, Serving: []string{one}}},
+		"a Rollout before its first new pod": {nil, pods{readyPod("a", "orders:1")}, rollout("9", "10"),
+			Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}}},
+		"a Rollout that was undone": {nil, pods{readyPod("a", "orders:1")}, rollout("3", "2"),
+			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
+		"a ReplicaSet of nobody": {nil, pods{readyPod("a", "orders:1")}, revs{replicaSet("orders:1", "", early)},
+			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
+		"a StatefulSet": {nil, pods{ofStateful("v2-0", "v2-bbb"), ofStateful("v2-1", "v2-bbb")}, stateful,
+			Workload{Build: two, Since: late, Ready: 2, Current: 2, Complete: true}},
+		"a StatefulSet in the middle": {nil, pods{ofStateful("v2-0", "v2-aaa"), ofStateful("v2-1", "v2-bbb", notReady)}, stateful,
+			Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}}},
+		"a DaemonSet that was undone": {nil, pods{readyPod("v2-x", "", ownedBy("DaemonSet", "v2"), hashed("aaa"))}, daemon,
+			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
+		"whatever keeps revisions as a StatefulSet does": {nil, pods{readyPod("x", "", ownedBy("CloneSet", "v2"), hashed("v2-aaa"))}, revs{controllerRevision(t, "v2-aaa", "CloneSet/v2", "orders:1", 1, early)},
+			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := canaryWorkload(c.deployments, c.pods, sets)
-			if c.want.Build != both { // one Deployment's build is all there is
+			got := canaryWorkload(c.deployments, c.pods, c.revisions)
+			got.Ages, got.First = nil, time.Time{} // have a test of their own
+			got.Revisions = nil
+			if c.want.Build != both { // one workload's build is all there is
 				c.want.Builds, c.want.Running = got.Builds, got.Running
 				if c.want.Build != combine(got.Builds) || len(got.Running) != min(c.want.Current, 1) {
 					t.Errorf("builds %v, of which %v run", got.Builds, got.Running)
@@ -166,6 +261,68 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 				t.Errorf("found %+v\nwant  %+v", got, c.want)
 			}
 		})
+	}
+}
+
+func TestABuildIsAsOldAsItsOldestReadyPod(t *testing.T) {
+	one, two := hashOf(template("orders:1")), hashOf(template("orders:2"))
+	sets := []*keptRevision{replicaSet("orders:1", "Deployment/v2", at.Add(-time.Hour)), replicaSet("orders:2", "Deployment/v2", at.Add(-time.Minute))}
+	w := canaryWorkload([]*keptDeployment{deployment("v2", "orders:2")}, []*keptPod{
+		readyPod("a", "orders:1", aged(time.Hour, 50*time.Minute)), readyPod("b", "orders:1", aged(2*time.Hour, time.Minute)),
+		readyPod("c", "orders:1", aged(9*time.Hour, 9*time.Hour), notReady), readyPod("d", "orders:2", aged(30*time.Second, 10*time.Second))}, sets)
+	want := map[string]PodAge{one: {at.Add(-2 * time.Hour), at.Add(-50 * time.Minute)}, two: {at.Add(-30 * time.Second), at.Add(-10 * time.Second)}}
+	if !reflect.DeepEqual(w.Ages, want) {
+		t.Errorf("ages %v\nwant %v", w.Ages, want)
+	}
+}
+
+// TestTheSameRevisionIsTheSameBuildHoweverItIsHashed has hashes change as they do when an upgrade knows
+// one more field, or when the settings name an annotation.
+func TestTheSameRevisionIsTheSameBuildHoweverItIsHashed(t *testing.T) {
+	at1 := PodAge{Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour)}
+	w := Workload{Build: "b1-new", Builds: []string{"b1-new"}, Running: []string{"b1-new"}, Serving: []string{"b1-old"}, Ready: 3, Current: 2,
+		Ages: map[string]PodAge{"b1-new": at1, "b1-old": at1}, Revisions: []Revision{{"v2-1", "b1-old"}, {"v2-2", "b1-new"}, {"v2-3", "b1-new"}}}
+	for name, c := range map[string]struct {
+		known                  []Revision
+		build                  string
+		present, serving, rev3 string
+	}{
+		"nothing known":                               {nil, "", "b1-new", "b1-old", "b1-new"},
+		"known as what it is":                         {[]Revision{{"v2-2", "b1-new"}}, "b1-new", "b1-new", "b1-old", "b1-new"},
+		"known as something else":                     {[]Revision{{"v2-2", "b0-x"}}, "b0-x", "b0-x", "b1-old", "b0-x"},
+		"another revision is known":                   {[]Revision{{"v2-9", "b0-x"}}, "b1-x", "b1-new", "b1-old", "b1-new"},
+		"one that serves is known":                    {[]Revision{{"v2-1", "b1-x"}}, "b1-new", "b1-new", "b1-x", "b1-new"},
+		"of another scheme, and no revision is known": {nil, "0123456789ab", "0123456789ab", "b1-old", "0123456789ab"},
+		"of the same scheme it is another build":      {nil, "b1-x", "b1-new", "b1-old", "b1-new"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := fmt.Sprint(w)
+			got := w.as(c.known, c.build)
+			if got.Build != c.present || !slices.Equal(got.Running, []string{c.present}) || !slices.Equal(got.Serving, []string{c.serving}) ||
+				got.Revisions[2].Build != c.rev3 || got.Ages[c.present] != at1 || got.Ages[c.serving] != at1 {
+				t.Errorf("found %+v", got)
+			}
+			if fmt.Sprint(w) != before {
+				t.Error("the workload was edited")
+			}
+		})
+	}
+}
+
+func TestMetricsKnowWorkloadsByTheirNames(t *testing.T) {
+	for name, c := range map[string]struct {
+		pod  *keptPod
+		want string
+	}{
+		"a Deployment's are found by itself": {readyPod("a", "orders-v2-abc"), ""},
+		"a Rollout's":                        {readyPod("a", "orders-v2-abc", func(p *corev1.Pod) { p.Labels["rollouts-pod-template-hash"] = "abc" }), "orders-v2"},
+		"a StatefulSet's":                    {readyPod("a", "", ownedBy("StatefulSet", "orders"), hashed("orders-abc")), "orders"},
+		"a pod of nobody":                    {readyPod("a", "", orphan), ""},
+		"a Job's":                            {readyPod("a", "", ownedBy("Job", "migrate")), ""},
+	} {
+		if got := c.pod.workload(); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
 	}
 }
 

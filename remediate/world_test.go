@@ -13,8 +13,6 @@ import (
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
-	apinet "istio.io/api/networking/v1alpha3"
-	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,12 +57,11 @@ func (w *world) virtualService(context.Context, string) (*unstructured.Unstructu
 }
 
 func (w *world) destinationRule(context.Context, string) (*keptRule, error) {
-	dr := &istionet.DestinationRule{Spec: apinet.DestinationRule{Host: "orders-service", Subsets: []*apinet.Subset{
-		{Name: "v2", Labels: map[string]string{"version": "v2"}}}}}
+	dr := &keptRule{host: "orders-service", subsets: []keptSubset{{"v2", keepLabels(map[string]string{"version": "v2"})}}}
 	if !w.noSubset {
-		dr.Spec.Subsets = append(dr.Spec.Subsets, &apinet.Subset{Name: "v1", Labels: map[string]string{"version": "v1"}})
+		dr.subsets = append(dr.subsets, keptSubset{"v1", keepLabels(map[string]string{"version": "v1"})})
 	}
-	return keepRule(dr), nil
+	return dr, nil
 }
 
 func (w *world) service(context.Context, string) (*keptService, error) {
@@ -80,12 +77,12 @@ func (w *world) templateSpec(n int) corev1.PodTemplateSpec {
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "orders", Image: fmt.Sprintf("orders:%d", n)}}}}
 }
 
-// hashOfTemplate is templateHash of templateSpec, worked out once for each.
+// hashOfTemplate is the build of templateSpec, worked out once for each.
 func (w *world) hashOfTemplate(n int) string {
 	if h, ok := templateHashes.Load(n); ok {
 		return h.(string)
 	}
-	h := templateHash(w.templateSpec(n))
+	h := hashOf(w.templateSpec(n))
 	templateHashes.Store(n, h)
 	return h
 }
@@ -97,7 +94,7 @@ func (w *world) deployments(_ context.Context, want workloadSelector) ([]*keptDe
 		return nil, nil
 	}
 	d := &keptDeployment{kept: keep(&metav1.ObjectMeta{Name: "orders-v2"}), template: keepLabels(podLabels("v2")),
-		hash: w.hashOfTemplate(w.template), replicas: int32(len(w.pods))}
+		build: w.hashOfTemplate(w.template), replicas: int32(len(w.pods))}
 	for _, p := range w.pods {
 		d.have++
 		if p == w.template {
@@ -117,7 +114,9 @@ func (w *world) pods_(version string) []*keptPod {
 		return out
 	}
 	for i, t := range w.pods {
-		out = append(out, testPod(version, i, t))
+		p := *testPod(version, i, t)
+		p.born, p.readyFrom = w.made[t].Unix(), w.made[t].Unix()
+		out = append(out, &p)
 	}
 	return out
 }
@@ -149,13 +148,17 @@ func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*keptPod, er
 	return out, nil
 }
 
-func (w *world) replicaSet(_ context.Context, name string) (*keptReplicaSet, error) {
-	number, ok := strings.CutPrefix(name, "orders-v2-")
-	n, err := strconv.Atoi(number)
-	if !ok || err != nil {
-		return nil, nil
+func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+	var out []*keptRevision
+	for ref := range revisionsOf(pods) {
+		number, ok := strings.CutPrefix(ref.name, "orders-v2-")
+		n, err := strconv.Atoi(number)
+		if ok && err == nil {
+			out = append(out, &keptRevision{kept: keep(&metav1.ObjectMeta{Name: ref.name}), kind: kindReplicaSet, owner: "Deployment/orders-v2",
+				build: w.hashOfTemplate(n), made: w.made[n], lasting: true})
+		}
 	}
-	return &keptReplicaSet{kept: keep(&metav1.ObjectMeta{Name: name}), hash: w.hashOfTemplate(n), created: w.made[n]}, nil
+	return out, nil
 }
 
 func (w *world) locked(context.Context) ([]*corev1.ConfigMap, error) {
@@ -226,20 +229,34 @@ type worldStore struct {
 	before func(write string) error // may change the world, or return errAPI or errCrash
 	after  func(write string) error
 	check  func(before, after *unstructured.Unstructured, manager string)
+	answer func(write string, ops []Op) (err error, in bool) // what the API server says instead of taking a write; nil: it takes all
+	stored func(old, cm *corev1.ConfigMap)                   // a record was written; may be nil
+	moved  func(vs *unstructured.Unstructured)               // a VirtualService was written; may be nil
 }
 
-func (s *worldStore) around(write string, do func() error) error {
+func (s *worldStore) around(write string, ops []Op, do func() error) error {
 	if err := s.before(write); err != nil {
 		return err
 	}
+	var lost error
+	if s.answer != nil {
+		err, in := s.answer(write, ops)
+		if err != nil && !in {
+			return err
+		}
+		lost = err
+	}
 	if err := do(); err != nil {
 		return err
+	}
+	if lost != nil {
+		return lost
 	}
 	return s.after(write)
 }
 
 func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.ConfigMap, r Record) (out *corev1.ConfigMap, err error) {
-	err = s.around("record", func() error {
+	err = s.around("record", nil, func() error {
 		if (old == nil) != (s.w.cm == nil) || old != nil && old.ResourceVersion != s.w.cm.ResourceVersion {
 			return fmt.Errorf("record: %w", errConflict)
 		}
@@ -247,15 +264,19 @@ func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.Co
 		if r.Lock != nil {
 			set[LabelLocked] = "true"
 		}
+		before := s.w.cm
 		s.w.cm = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: testNamespace, Labels: set, ResourceVersion: s.w.next()}, Data: r.Data()}
 		out = s.w.cm
+		if s.stored != nil {
+			s.stored(before, s.w.cm)
+		}
 		return nil
 	})
 	return out, err
 }
 
-func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, manager string) error {
-	return s.around("traffic", func() error {
+func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (now *unstructured.Unstructured, err error) {
+	return now, s.around("traffic", ops, func() error {
 		if s.w.vs == nil || s.w.vs.GetResourceVersion() != vs.GetResourceVersion() {
 			return fmt.Errorf("VirtualService: %w", errConflict)
 		}
@@ -272,12 +293,16 @@ func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Uns
 			s.check(before, after, manager)
 		}
 		s.w.vs = after
+		now = after
+		if s.moved != nil {
+			s.moved(after)
+		}
 		return nil
 	})
 }
 
 func (s *worldStore) release(context.Context, string) error {
-	return s.around("release", func() error {
+	return s.around("release", nil, func() error {
 		if s.w.vs == nil {
 			return nil
 		}
@@ -307,4 +332,12 @@ func applyOps(vs *unstructured.Unstructured, ops []Op) (*unstructured.Unstructur
 	}
 	var out unstructured.Unstructured
 	return &out, json.Unmarshal(doc, &out.Object)
+}
+
+// ask puts a request onto a record, as the command line does.
+func ask(cm *corev1.ConfigMap, q Request) {
+	for _, key := range RequestKeys {
+		delete(cm.Data, key)
+	}
+	maps.Copy(cm.Data, q.Data())
 }

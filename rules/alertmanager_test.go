@@ -14,6 +14,7 @@ import (
 func amOptions() AlertmanagerOptions {
 	return AlertmanagerOptions{
 		URL:         "http://guardian.microservices:8080/webhook",
+		Namespace:   "microservices",
 		TokenFile:   "/etc/alertmanager/secrets/guardian/token",
 		TokenSecret: "guardian",
 		Matchers:    []string{`{alertname="OrdersDown", severity=~"page|critical"}`},
@@ -64,14 +65,19 @@ func TestAlertmanagerRoute(t *testing.T) {
 		want   string
 	}{
 		"the heartbeat goes to guardian alone": {
-			model.LabelSet{"guardian": "true", "alertname": "GuardianHeartbeat", "guardian_instance": "guardian"}, "guardian"},
+			model.LabelSet{"guardian": "true", "alertname": "GuardianHeartbeat", "guardian_instance": "guardian", "namespace": "microservices"}, "guardian-microservices"},
 		"another guardian's heartbeat does not": {
-			model.LabelSet{"guardian": "true", "alertname": "GuardianHeartbeat", "guardian_instance": "other"}, "everybody"},
-		"a rollback goes to guardian and to people":   {with(guardian, "guardian_action", "rollback"), "guardian everybody"},
-		"a hold goes to guardian and to people":       {with(guardian, "guardian_action", "hold"), "guardian everybody"},
+			model.LabelSet{"guardian": "true", "alertname": "GuardianHeartbeat", "guardian_instance": "other", "namespace": "microservices"}, "everybody"},
+		"another namespace's heartbeat does not": {
+			model.LabelSet{"guardian": "true", "alertname": "GuardianHeartbeat", "guardian_instance": "guardian", "namespace": "staging"}, "everybody"},
+		"another namespace's rollback does not":       {with(guardian, "guardian_action", "rollback", "namespace", "staging"), "everybody"},
+		"an alert that does not say where does not":   {model.LabelSet{"guardian_guard": "x", "guardian_action": "rollback"}, "everybody"},
+		"no matcher takes guardian's own":             {with(guardian, "guardian_action", "none", "alertname", "OrdersDown", "severity", "page"), "everybody"},
+		"a rollback goes to guardian and to people":   {with(guardian, "guardian_action", "rollback"), "guardian-microservices everybody"},
+		"a hold goes to guardian and to people":       {with(guardian, "guardian_action", "hold"), "guardian-microservices everybody"},
 		"what is for people goes to people":           {with(guardian, "guardian_action", "none"), "everybody"},
-		"an alert of the user's own takes part":       {model.LabelSet{"guardian_guard": "x", "guardian_action": "rollback"}, "guardian everybody"},
-		"an alert chosen by a matcher takes part":     {model.LabelSet{"alertname": "OrdersDown", "severity": "page"}, "guardian everybody"},
+		"an alert of the user's own takes part":       {model.LabelSet{"guardian_guard": "x", "guardian_action": "rollback", "namespace": "microservices"}, "guardian-microservices everybody"},
+		"an alert chosen by a matcher takes part":     {model.LabelSet{"alertname": "OrdersDown", "severity": "page"}, "guardian-microservices everybody"},
 		"an alert that no matcher chose goes nowhere": {model.LabelSet{"alertname": "OrdersDown", "severity": "info"}, "everybody"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -92,7 +98,7 @@ func TestAlertmanagerRoute(t *testing.T) {
 }
 
 func TestAlertmanagerConfig(t *testing.T) {
-	out, err := AlertmanagerConfig(amOptions(), "guardian", "microservices")
+	out, err := AlertmanagerConfig(amOptions(), "guardian")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,19 +110,24 @@ func TestAlertmanagerRefusesWhatCannotWork(t *testing.T) {
 		change func(*AlertmanagerOptions)
 		want   string
 	}{
-		"no URL":             {func(o *AlertmanagerOptions) { o.URL = "" }, `url: ""; want http or https`},
-		"a URL without host": {func(o *AlertmanagerOptions) { o.URL = "/webhook" }, `url: "/webhook"; want http or https`},
-		"a broken matcher":   {func(o *AlertmanagerOptions) { o.Matchers = []string{"{a=~"} }, `matchers: "{a=~"`},
+		"no URL":             {func(o *AlertmanagerOptions) { o.URL = "" }, `url: want http or https`},
+		"a URL without host": {func(o *AlertmanagerOptions) { o.URL = "/webhook" }, `url: want http or https`},
+		"a URL with a user":  {func(o *AlertmanagerOptions) { o.URL = "http://u:pw@guardian" }, "url: want http or https and no user"},
+		"no namespace":       {func(o *AlertmanagerOptions) { o.Namespace = "" }, "namespace: empty"},
+		"a broken matcher":   {func(o *AlertmanagerOptions) { o.Matchers = []string{`{a=~"["}`} }, "matchers: "},
 		"half a second":      {func(o *AlertmanagerOptions) { o.HeartbeatEvery = time.Second / 2 }, "heartbeat: every 500ms; want whole seconds"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := amOptions()
 			test.change(&o)
 			_, err := AlertmanagerRoute(o)
+			if err != nil && strings.Contains(err.Error(), "pw") {
+				t.Errorf("the password is shown: %v", err)
+			}
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %s", err, test.want)
 			}
-			if _, err := AlertmanagerConfig(o, "guardian", "x"); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := AlertmanagerConfig(o, "guardian"); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %s", err, test.want)
 			}
 		})

@@ -8,32 +8,47 @@ import (
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 )
 
+// hold ends the name of an alert that holds where its namesake rolls back, and
+// shares its page. They are not the same name with another severity: a usual
+// inhibition (kube-prometheus-stack's own) silences what is a warning while
+// something critical has the same name and namespace, though it be about another
+// guard.
+const hold = "Hold"
+
 // Names of the alerts, each with a page in docs/runbooks.
 const (
 	AlertErrorRate            = "GuardianCanaryErrorRate"
+	AlertErrorRateHold        = AlertErrorRate + hold
 	AlertLatency              = "GuardianCanaryLatency"
+	AlertLatencyHold          = AlertLatency + hold
 	AlertRestarts             = "GuardianCanaryRestarts"
+	AlertRestartsHold         = AlertRestarts + hold
 	AlertWaiting              = "GuardianCanaryNotStarting"
 	AlertTraffic              = "GuardianCanaryTraffic"
+	AlertTrafficHold          = AlertTraffic + hold
 	AlertRefused              = "GuardianCanaryRefused"
 	AlertServiceTraffic       = "GuardianServiceTrafficDropped"
 	AlertHeartbeat            = "GuardianHeartbeat"
 	AlertHeartbeatStale       = "GuardianHeartbeatStale"
 	AlertRolledBack           = "GuardianRolledBack"
 	AlertRollbackBlocked      = "GuardianRollbackBlocked"
+	AlertDisarmed             = "GuardianDisarmed"
 	AlertRollbackIneffective  = "GuardianRollbackIneffective"
 	AlertReleaseWithoutCanary = "GuardianReleaseWithoutCanary"
 	AlertDown                 = "GuardianDown"
 	AlertNotificationsFailing = "GuardianNotificationsFailing"
 	AlertRulesIncomplete      = "GuardianRulesIncomplete"
+	AlertUnwatched            = "GuardianCanaryUnwatched"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
 func Alerts() []string {
 	return []string{
-		AlertErrorRate, AlertLatency, AlertRestarts, AlertWaiting, AlertTraffic, AlertRefused, AlertServiceTraffic,
-		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertRollbackIneffective,
+		AlertErrorRate, AlertErrorRateHold, AlertLatency, AlertLatencyHold, AlertRestarts, AlertRestartsHold, AlertWaiting,
+		AlertTraffic, AlertTrafficHold, AlertRefused, AlertServiceTraffic,
+		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete,
+		AlertUnwatched,
 	}
 }
 
@@ -50,7 +65,7 @@ type alert struct {
 
 func (b *builder) alert(a alert) {
 	labels := map[string]string{
-		LabelGuardian: "true", LabelAction: string(a.action), LabelSeverity: a.severity,
+		LabelGuardian: "true", LabelInstance: b.Name, LabelAction: string(a.action), LabelSeverity: a.severity,
 	}
 	if a.signal != "" {
 		labels[LabelSignal] = string(a.signal)
@@ -61,7 +76,7 @@ func (b *builder) alert(a alert) {
 	annotations := map[string]string{
 		"summary":     a.summary,
 		"description": a.description,
-		"runbook_url": b.RunbookBase + a.name + ".md",
+		"runbook_url": b.RunbookBase + strings.TrimSuffix(a.name, hold) + ".md",
 	}
 	if a.signal != "" {
 		b.links(annotations)
@@ -136,7 +151,7 @@ func (b *builder) errorAlerts() {
 			"), since " + lookup(failed.since, "value | humanizeTimestamp") + "; stable is not as bad." + doRollback,
 	})
 	b.alert(alert{
-		name: AlertErrorRate, signal: SignalErrorRate, action: ActionHold, severity: "warning", keep: keepFiring,
+		name: AlertErrorRateHold, signal: SignalErrorRate, action: ActionHold, severity: "warning", keep: keepFiring,
 		expr:    b.suspected(failed),
 		summary: guardLabel + ": " + percent + " of the canary's requests fail, and stable's too",
 		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " + limit +
@@ -156,7 +171,7 @@ func (b *builder) latencyAlerts() {
 			" (limit " + limit + " of them), since " + lookup(slow.since, "value | humanizeTimestamp") + "; stable is not as bad." + doRollback,
 	})
 	b.alert(alert{
-		name: AlertLatency, signal: SignalLatency, action: ActionHold, severity: "warning", keep: keepFiring,
+		name: AlertLatencyHold, signal: SignalLatency, action: ActionHold, severity: "warning", keep: keepFiring,
 		expr:    b.suspected(slow),
 		summary: guardLabel + ": " + percent + " of the canary's requests are too slow, and stable's too",
 		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " + most +
@@ -183,7 +198,7 @@ func (b *builder) restartsAlerts() {
 		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why + "; stable's did not." + doRollback,
 	})
 	b.alert(alert{
-		name: AlertRestarts, signal: SignalRestarts, action: ActionHold, severity: "warning", keep: keepFiring,
+		name: AlertRestartsHold, signal: SignalRestarts, action: ActionHold, severity: "warning", keep: keepFiring,
 		expr:        expand(`max by (namespace, guardian_guard) (($beyond) and on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
 		summary:     guardLabel + ": the containers of canary and stable restart",
 		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why + ", and so did stable's." + doHold,
@@ -203,7 +218,7 @@ func (b *builder) trafficAlerts(window time.Duration) {
 			" of the requests that this would bring it within " + dur(window) + ", while the service is in use." + doRollback,
 	})
 	b.alert(alert{
-		name: AlertTraffic, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,
+		name: AlertTrafficHold, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,
 		expr: expand(`(($few) unless on (namespace, guardian_guard) $seen) or
 			(max by (namespace, guardian_guard) ($high))`, "few", few, "seen", seen, "high", b.share(">", "1 + "+b.own(trafficTolerance))),
 		summary: guardLabel + ": the canary gets " + percent + " of the requests it should",

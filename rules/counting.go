@@ -106,6 +106,11 @@ func (b *builder) owned() map[string]string {
 	return map[string]string{LabelInstance: b.Name, LabelOwner: b.Namespace}
 }
 
+// ownedMatchers selects what has the labels of owned, of this part of the rules.
+func (b *builder) ownedMatchers() string {
+	return fmt.Sprintf(`%s=%q,%s=%q,%s=%q`, LabelInstance, b.Name, LabelOwner, b.Namespace, LabelShard, b.shard)
+}
+
 // sumName and ideltaName are what a counter's sums per target, and what they
 // have grown, are recorded as.
 func (c counter) sumName(s series) string { return s.level + "_target:" + s.prefix + c.what + ":sum" }
@@ -114,7 +119,7 @@ func (c counter) ideltaName(s series) string {
 }
 
 func (b *builder) selected(name string, c counter) string {
-	return fmt.Sprintf(`%s{%s=%q,%s=%q%s}`, name, LabelInstance, b.Name, LabelOwner, b.Namespace, c.more)
+	return name + "{" + b.ownedMatchers() + c.more + "}"
 }
 
 func (b *builder) sum(c counter, s series) string    { return b.selected(c.sumName(s), c) }
@@ -130,8 +135,10 @@ func (b *builder) recordSums(c counter, selector func(series) string) {
 
 // covers ends the sums of a group. It records a series for as long as the same
 // sums are recorded: when guards come or limits change, sums appear that are no
-// new requests.
-func (b *builder) covers() {
+// new requests. And it records which of their targets had been scraped by the last
+// evaluation: Prometheus has many targets, which are looked through once for all
+// sums of a group.
+func (b *builder) covers(counters ...counter) {
 	h := fnv.New32a()
 	g := b.groups[len(b.groups)-1]
 	for _, r := range g.Rules {
@@ -140,8 +147,30 @@ func (b *builder) covers() {
 	labels := b.owned()
 	labels["group"], labels["sums"] = g.Name, fmt.Sprintf("%08x", h.Sum32())
 	b.record(sumsCovered, labels, "vector(1)")
-	b.covered = fmt.Sprintf(`%s{%s=%q,%s=%q,group=%q,sums=%q}`, sumsCovered, LabelInstance, b.Name, LabelOwner, b.Namespace, g.Name, labels["sums"])
+	b.covered = fmt.Sprintf(`%s{%s,group=%q,sums=%q}`, sumsCovered, b.ownedMatchers(), g.Name, labels["sums"])
+	lanes := []lane{b.ordinary()}
+	if b.FastLane > 0 {
+		lanes = append(lanes, b.fast())
+	}
+	for _, l := range lanes {
+		var sums []string
+		for _, c := range counters {
+			for _, s := range c.series() {
+				if s.lane == l {
+					sums = append(sums, b.sum(c, s))
+				}
+			}
+		}
+		labels := b.owned()
+		labels["group"] = g.Name
+		b.record(l.upBefore(), labels, expand(`max by ($target) ($up offset $i == 1) and on ($target) ($sums)`,
+			"target", b.target(), "up", b.up(l), "i", dur(b.step), "sums", strings.Join(sums, " or ")))
+	}
 }
+
+// upBefore is what the targets that a lane had scraped by the last evaluation are
+// recorded as, of those that show a sum now.
+func (l lane) upBefore() string { return "guardian_target:" + l.prefix + "up:before" }
 
 // grown is by how much a recorded sum has grown since the last evaluation. One
 // that was not there counts in full, if its target had been scraped by then and
@@ -154,8 +183,9 @@ func (b *builder) grown(sum string, l lane) string {
 // born selects the sums that, not having been there at the last evaluation, are
 // new.
 func (b *builder) born(sum string, l lane) string {
-	return expand(`(($x unless $x offset $i) and on ($target) ($up offset $i == 1) and on () ($covered offset $i))`,
-		"x", sum, "target", b.target(), "up", b.up(l), "i", dur(b.step), "covered", b.covered)
+	return expand(`(($x unless $x offset $i) and on ($target) $before and on () ($covered offset $i))`,
+		"x", sum, "target", b.target(), "before", fmt.Sprintf("%s{%s,group=%q}", l.upBefore(), b.ownedMatchers(), b.groups[len(b.groups)-1].Name),
+		"i", dur(b.step), "covered", b.covered)
 }
 
 // up selects the targets of a lane.

@@ -30,7 +30,8 @@ type Rules struct {
 	// plus keep_firing_for, and the way there and back.
 	AlertWindow time.Duration
 
-	groups []monitoringv1.RuleGroup
+	parts  []part
+	name   string
 	labels map[string]string
 	lane   *scrapeJob // nil: no fast lane
 }
@@ -47,26 +48,27 @@ func Generate(o Options) (*Rules, error) {
 	if err := o.validate(); err != nil {
 		return nil, fmt.Errorf("generate rules: %w", err)
 	}
-	b := &builder{Options: o, windows: o.windows()}
-	b.infoGroup()
-	b.requestsGroup()
-	b.trafficGroup()
-	b.latencyGroup()
-	b.restartsGroup()
-	b.overviewGroup()
-	b.selfGroup()
-	if b.err != nil {
-		return nil, fmt.Errorf("generate rules: %w", b.err)
+	self := &builder{Options: o, windows: o.windows()}
+	self.selfGroup()
+	if self.err != nil {
+		return nil, fmt.Errorf("generate rules: %w", self.err)
+	}
+	guards, err := o.split("", slices.SortedFunc(slices.Values(o.Guards), byKey))
+	if err != nil {
+		return nil, fmt.Errorf("generate rules: %w", err)
 	}
 	r := &Rules{
-		Notes:       b.notes,
 		AlertWindow: o.AlertWindow(),
-		groups:      b.groups,
+		parts:       append([]part{{groups: self.groups}}, guards...),
+		name:        o.Name,
 		labels:      o.Labels,
 		lane:        o.scrapeJob(),
 	}
-	if _, err := r.Prometheus(); err != nil {
-		return nil, err
+	for _, p := range r.parts {
+		r.Notes = append(r.Notes, p.notes...)
+		if _, err := ruleFile(p.groups); err != nil {
+			return nil, err
+		}
 	}
 	return r, nil
 }
@@ -97,8 +99,21 @@ func (o Options) longestWindow() time.Duration {
 }
 
 // Prometheus returns the content of a rule file.
-func (r *Rules) Prometheus() ([]byte, error) {
-	out, err := yaml.Marshal(monitoringv1.PrometheusRuleSpec{Groups: r.groups})
+func (r *Rules) Prometheus() ([]byte, error) { return ruleFile(r.groups()) }
+
+// groups are those of all parts.
+func (r *Rules) groups() []monitoringv1.RuleGroup {
+	var out []monitoringv1.RuleGroup
+	for _, p := range r.parts {
+		out = append(out, p.groups...)
+	}
+	return out
+}
+
+// ruleFile writes groups as Prometheus reads them, and has its own parser check
+// them.
+func ruleFile(groups []monitoringv1.RuleGroup) ([]byte, error) {
+	out, err := yaml.Marshal(monitoringv1.PrometheusRuleSpec{Groups: groups})
 	if err != nil {
 		return nil, fmt.Errorf("write rule file: %w", err)
 	}
@@ -109,33 +124,44 @@ func (r *Rules) Prometheus() ([]byte, error) {
 	return out, nil
 }
 
-// PrometheusRule returns the object for prometheus-operator. The caller owns it.
-func (r *Rules) PrometheusRule(name, namespace string) *monitoringv1.PrometheusRule {
-	rule := &monitoringv1.PrometheusRule{
-		TypeMeta:   metav1.TypeMeta{APIVersion: monitoringv1.SchemeGroupVersion.String(), Kind: monitoringv1.PrometheusRuleKind},
-		ObjectMeta: r.meta(name, namespace),
-		Spec:       monitoringv1.PrometheusRuleSpec{Groups: r.groups},
+// PrometheusRules returns the objects for prometheus-operator: the alerts about
+// guardian itself under the given name, and the guards' in as many others as
+// their size asks for, under names that begin with it. The caller owns them.
+func (r *Rules) PrometheusRules(name, namespace string) []*monitoringv1.PrometheusRule {
+	out := make([]*monitoringv1.PrometheusRule, len(r.parts))
+	for i, p := range r.parts {
+		rule := &monitoringv1.PrometheusRule{
+			TypeMeta:   metav1.TypeMeta{APIVersion: monitoringv1.SchemeGroupVersion.String(), Kind: monitoringv1.PrometheusRuleKind},
+			ObjectMeta: r.meta(name+p.suffix(), namespace),
+			Spec:       monitoringv1.PrometheusRuleSpec{Groups: p.groups},
+		}
+		out[i] = rule.DeepCopy()
 	}
-	return rule.DeepCopy()
+	return out
 }
 
 func (r *Rules) meta(name, namespace string) metav1.ObjectMeta {
 	labels := map[string]string{
 		"app.kubernetes.io/name":       "guardian",
 		"app.kubernetes.io/managed-by": "guardian",
+		LabelRules:                     r.name,
 	}
 	maps.Copy(labels, r.labels)
 	return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels}
 }
 
-// PrometheusRuleYAML is PrometheusRule as a manifest.
-func (r *Rules) PrometheusRuleYAML(name, namespace string) ([]byte, error) {
-	out, err := yaml.Marshal(r.PrometheusRule(name, namespace))
-	if err != nil {
-		return nil, fmt.Errorf("write PrometheusRule %s/%s: %w", namespace, name, err)
+// PrometheusRulesYAML is PrometheusRules as manifests, one document each.
+func (r *Rules) PrometheusRulesYAML(name, namespace string) ([]byte, error) {
+	var docs [][]byte
+	for _, rule := range r.PrometheusRules(name, namespace) {
+		out, err := yaml.Marshal(rule)
+		if err != nil {
+			return nil, fmt.Errorf("write PrometheusRule %s/%s: %w", namespace, rule.Name, err)
+		}
+		// The status is the operator's; an empty one is noise in git.
+		docs = append(docs, bytes.TrimSuffix(out, []byte("status: {}\n")))
 	}
-	// The status is the operator's; an empty one is noise in git.
-	return bytes.TrimSuffix(out, []byte("status: {}\n")), nil
+	return bytes.Join(docs, []byte("---\n")), nil
 }
 
 // builder collects groups; its first error stops nothing and is returned by
@@ -143,6 +169,7 @@ func (r *Rules) PrometheusRuleYAML(name, namespace string) ([]byte, error) {
 type builder struct {
 	Options
 	windows windows
+	shard   string // of the guards, as LabelShard has it; empty: about guardian itself
 	groups  []monitoringv1.RuleGroup
 	lane    string        // recorded by the present group: the sides that the fast lane scrapes
 	step    time.Duration // the interval of the present group
@@ -154,8 +181,12 @@ type builder struct {
 // group begins a group, into which record and alert then write.
 func (b *builder) group(name string, interval time.Duration) {
 	b.step = interval
+	name = b.Name + "." + name
+	if b.shard != "" && b.shard != wholeShard {
+		name += "." + b.shard // group names are unique in a file
+	}
 	b.groups = append(b.groups, monitoringv1.RuleGroup{
-		Name:     b.Name + "." + name,
+		Name:     name,
 		Interval: duration(interval),
 	})
 }
@@ -174,6 +205,11 @@ func (b *builder) add(r monitoringv1.Rule) {
 
 // record writes a recording rule.
 func (b *builder) record(name string, labels map[string]string, expr string) {
+	labels = maps.Clone(labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[LabelShard] = b.shard
 	b.add(monitoringv1.Rule{Record: name, Labels: labels, Expr: b.pretty(name, expr)})
 }
 

@@ -1,6 +1,9 @@
 package rules
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +30,7 @@ const (
 )
 
 // keyLabels name a guard on every recorded series.
-const keyLabels = LabelInstance + ", " + LabelNamespace + ", " + LabelGuard
+const keyLabels = LabelInstance + ", " + LabelShard + ", " + LabelNamespace + ", " + LabelGuard
 
 // Join keys of the two ways to name a version.
 const (
@@ -39,19 +42,30 @@ const (
 var reporters = []string{"destination", "source", "waypoint"}
 
 // infoGroup records the guards' constants: who belongs to whom, and the limits.
+// Each guard has one series for each of its workloads, which the others follow
+// from: the fewer rules, the smaller the objects and the less there is to evaluate.
 func (b *builder) infoGroup() {
 	b.group("guards", max(infoInterval, b.Interval))
 	for _, g := range b.Guards {
-		b.sideInfo(g, "canary", g.Canary)
-		b.sideInfo(g, "stable", g.Stable)
-		if service := or(g.Canary.Service, g.Stable.Service); service != "" {
-			b.constant(serviceInfo, g, "vector(1)", "destination_service_name", service, "destination_service_namespace", g.Namespace)
-		}
-		if !g.EvenIfStableFails {
-			b.constant(stableFactor, g, "vector("+num(b.StableFactor)+")")
-		}
-		b.limits(g)
+		service := or(g.Canary.Service, g.Stable.Service)
+		b.sideInfo(g, "canary", g.Canary, service)
+		b.sideInfo(g, "stable", g.Stable, "")
 	}
+	var known []string
+	for _, info := range []string{workloadInfo, versionInfo} {
+		if b.recorded(info) {
+			known = append(known, b.own(info))
+		}
+	}
+	b.record(subsetInfo, nil, `max by (`+keyLabels+`, `+labelSide+`, guard, subset) (`+strings.Join(known, " or ")+`)`)
+	var services []string
+	for _, info := range []string{workloadInfo, versionInfo} {
+		if b.recorded(info) {
+			services = append(services, b.own(info, labelSide+`="canary"`, `destination_service_name!=""`))
+		}
+	}
+	b.record(serviceInfo, nil, `max by (`+keyLabels+`, `+serviceKey+`) (`+strings.Join(services, " or ")+`)`)
+	b.limits()
 	for _, pair := range [][2]string{
 		{workloadInfo, workloadReporterInfo}, {versionInfo, versionReporterInfo}, {serviceInfo, serviceReporterInfo},
 	} {
@@ -64,55 +78,91 @@ func (b *builder) infoGroup() {
 		}
 		b.record(pair[1], nil, strings.Join(terms, " or "))
 	}
+	b.evaluated("guards")
 	b.endGroup()
 }
 
-func (b *builder) sideInfo(g Guard, side string, s Side) {
-	for _, w := range s.Workloads {
-		b.constant(workloadInfo, g, "vector(1)", labelSide, side, "destination_workload", w, "destination_workload_namespace", g.Namespace)
+// sideInfo records who a side is. service is for a side that is known by its
+// workloads; one that is known by its version has a service anyway.
+func (b *builder) sideInfo(g Guard, side string, s Side, service string) {
+	labels := map[string]string{
+		LabelInstance: b.Name, LabelNamespace: g.Namespace, LabelGuard: g.Name, labelSide: side, "guard": g.Name, "subset": s.Name,
 	}
 	if len(s.Workloads) == 0 {
-		b.constant(versionInfo, g, "vector(1)", labelSide, side,
-			"destination_service_name", s.Service, "destination_service_namespace", g.Namespace, "destination_version", s.Version)
+		labels["destination_version"], service = s.Version, s.Service
 	}
-	b.constant(subsetInfo, g, "vector(1)", labelSide, side, "guard", g.Name, "subset", s.Name)
-}
-
-// constant records one sample per evaluation that says something about a guard.
-func (b *builder) constant(name string, g Guard, expr string, labels ...string) {
-	set := map[string]string{LabelInstance: b.Name, LabelNamespace: g.Namespace, LabelGuard: g.Name}
-	for i := 0; i < len(labels); i += 2 {
-		set[labels[i]] = labels[i+1]
+	if service != "" {
+		labels["destination_service_name"], labels["destination_service_namespace"] = service, g.Namespace
 	}
-	b.record(name, set, expr)
+	if len(s.Workloads) == 0 {
+		b.record(versionInfo, labels, "vector(1)")
+	}
+	for _, w := range s.Workloads {
+		labels["destination_workload"], labels["destination_workload_namespace"] = w, g.Namespace
+		b.record(workloadInfo, labels, "vector(1)")
+	}
 }
 
 // limits records the limits of the signals that are on.
-func (b *builder) limits(g Guard) {
-	s := g.Signals
-	if s.ErrorRate != nil {
-		b.constant(failed.limit, g, "vector("+num(s.ErrorRate.Max)+")")
+func (b *builder) limits() {
+	b.limit(stableFactor, "", func(g Guard) (float64, bool) { return b.StableFactor, !g.EvenIfStableFails })
+	b.limit(failed.limit, "", func(g Guard) (float64, bool) { return val(g.Signals.ErrorRate).Max, g.Signals.ErrorRate != nil })
+	b.limit(slow.limit, "", func(g Guard) (float64, bool) { return 1 - val(g.Signals.Latency).Quantile, g.Signals.Latency != nil })
+	b.limit(latencyMax, "", func(g Guard) (float64, bool) { return val(g.Signals.Latency).Max.Seconds(), g.Signals.Latency != nil })
+	for _, w := range b.restartWindows() {
+		b.limit(restartsMax, dur(w), func(g Guard) (float64, bool) {
+			r := val(g.Signals.Restarts)
+			return float64(r.Max), r.Window == w
+		})
 	}
-	if s.Latency != nil {
-		b.constant(slow.limit, g, "vector("+num(1-s.Latency.Quantile)+")")
-		b.constant(latencyMax, g, "vector("+num(s.Latency.Max.Seconds())+")")
+	b.limit(trafficTolerance, "", func(g Guard) (float64, bool) { return val(g.Signals.Traffic).ShareTolerance, g.Signals.Traffic != nil })
+}
+
+// limit records a number of each guard that has one; those that have the same are
+// one term.
+func (b *builder) limit(name, window string, of func(Guard) (float64, bool)) {
+	type key struct {
+		namespace string
+		value     float64
 	}
-	if s.Restarts != nil {
-		b.constant(restartsMax, g, "vector("+num(float64(s.Restarts.Max))+")", "window", dur(s.Restarts.Window))
+	guards := map[key][]string{}
+	for _, g := range b.Guards {
+		if value, ok := of(g); ok {
+			k := key{g.Namespace, value}
+			guards[k] = append(guards[k], g.Name)
+		}
 	}
-	if s.Traffic != nil {
-		b.constant(trafficTolerance, g, "vector("+num(s.Traffic.ShareTolerance)+")")
+	var labels map[string]string
+	if window != "" {
+		labels = map[string]string{"window": window}
+	}
+	var terms []string
+	for _, k := range slices.SortedFunc(maps.Keys(guards), func(a, b key) int {
+		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.value, b.value))
+	}) {
+		which := []string{labelSide + `="canary"`}
+		if len(guards[k]) < len(b.Guards) {
+			which = append(which, LabelNamespace+`="`+k.namespace+`"`, LabelGuard+"=~"+strconv.Quote(alternatives(guards[k])))
+		}
+		terms = append(terms, `max by (`+keyLabels+`) (`+b.own(subsetInfo, which...)+`) * `+num(k.value))
+	}
+	if len(terms) > 0 {
+		b.record(name, labels, strings.Join(terms, " or "))
 	}
 }
 
-// own selects a recorded metric of this guardian alone: those of two namespaces
-// may have the same name.
+// own selects a recorded metric of this part of this guardian's rules alone: those
+// of two namespaces may have the same name.
 func (b *builder) own(metric string, matchers ...string) string {
 	op := "=~"
 	if len(b.namespaces()) == 1 {
 		op = "="
 	}
-	all := append([]string{LabelInstance + `="` + b.Name + `"`, LabelNamespace + op + strconv.Quote(alternatives(b.namespaces()))}, matchers...)
+	all := []string{LabelInstance + `="` + b.Name + `"`, LabelNamespace + op + strconv.Quote(alternatives(b.namespaces()))}
+	if b.shard != "" {
+		all = append(all, LabelShard+`="`+b.shard+`"`)
+	}
+	all = append(all, matchers...)
 	return metric + "{" + strings.Join(all, ",") + "}"
 }
 

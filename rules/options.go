@@ -22,8 +22,12 @@ const (
 	LabelAction    = "guardian_action"   // an Action
 	LabelNamespace = "namespace"         // where the guard's workloads live
 	LabelSeverity  = "severity"          // critical, warning or none
-	LabelInstance  = "guardian_instance" // Options.Name; on recorded series and the heartbeat
+	LabelInstance  = "guardian_instance" // Options.Name; on recorded series and alerts
+	LabelShard     = "guardian_shard"    // the part of the rules that a guard's are in; on recorded series
 	labelSide      = "guardian_side"     // canary or stable, on recorded series
+
+	// LabelRules is on all objects with rules, and has Options.Name.
+	LabelRules = "canary-guardian.io/rules"
 
 	// LabelOwner is on all of guardian's own metrics, and has Options.Namespace:
 	// one Prometheus may scrape several guardians whose guards have equal names.

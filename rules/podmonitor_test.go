@@ -213,7 +213,7 @@ func prometheus3(le string) string {
 func selectors(t *testing.T, r *Rules) [][]*labels.Matcher {
 	t.Helper()
 	var out [][]*labels.Matcher
-	for _, g := range r.groups {
+	for _, g := range r.groups() {
 		for _, rule := range g.Rules {
 			expr, err := parser.NewParser(parser.Options{}).ParseExpr(rule.Expr.String())
 			if err != nil {

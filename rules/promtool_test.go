@@ -190,20 +190,22 @@ type scenario struct {
 	self bool
 	// texts maps a second to the text of the one alert of that name that fires.
 	texts map[int]text
+	// queries maps a second to queries and the series that they have then; each is 1.
+	queries map[int]map[string][]string
 }
 
 type text struct{ alert, summary, description string }
 
 const (
 	errorRollback   = "GuardianCanaryErrorRate/rollback orders-service"
-	errorHold       = "GuardianCanaryErrorRate/hold orders-service"
+	errorHold       = "GuardianCanaryErrorRateHold/hold orders-service"
 	latencyRollback = "GuardianCanaryLatency/rollback orders-service"
-	latencyHold     = "GuardianCanaryLatency/hold orders-service"
+	latencyHold     = "GuardianCanaryLatencyHold/hold orders-service"
 	restartRollback = "GuardianCanaryRestarts/rollback orders-service"
-	restartHold     = "GuardianCanaryRestarts/hold orders-service"
+	restartHold     = "GuardianCanaryRestartsHold/hold orders-service"
 	waitingHold     = "GuardianCanaryNotStarting/hold orders-service"
 	trafficRollback = "GuardianCanaryTraffic/rollback orders-service"
-	trafficHold     = "GuardianCanaryTraffic/hold orders-service"
+	trafficHold     = "GuardianCanaryTrafficHold/hold orders-service"
 	refusedRollback = "GuardianCanaryRefused/rollback orders-service"
 	serviceHold     = "GuardianServiceTrafficDropped/hold orders-service"
 )
@@ -264,7 +266,7 @@ func (s scenario) alerts(r *Rules) []map[string]any {
 		name, action, _ := strings.Cut(want.alert, "/")
 		action, guard, _ := strings.Cut(action, " ")
 		labels := map[string]string{LabelNamespace: "microservices", LabelGuard: guard}
-		for _, g := range r.groups {
+		for _, g := range r.groups() {
 			for _, rule := range g.Rules {
 				if rule.Alert == name && rule.Labels[LabelAction] == action {
 					maps.Copy(labels, rule.Labels)
@@ -273,7 +275,7 @@ func (s scenario) alerts(r *Rules) []map[string]any {
 		}
 		out = append(out, map[string]any{"eval_time": strconv.Itoa(second) + "s", "alertname": name, "exp_alerts": []map[string]any{{
 			"exp_labels":      labels,
-			"exp_annotations": map[string]string{"summary": want.summary, "description": want.description, "runbook_url": DefaultRunbookBase + name + ".md"},
+			"exp_annotations": map[string]string{"summary": want.summary, "description": want.description, "runbook_url": DefaultRunbookBase + strings.TrimSuffix(name, "Hold") + ".md"},
 		}}})
 	}
 	return out
@@ -309,6 +311,15 @@ func (s scenario) file(r *Rules) map[string]any {
 			"expr":        `sum by (alertname, guardian_guard, guardian_action) (ALERTS{alertstate="firing"` + only + `})`,
 			"exp_samples": samples,
 		})
+	}
+	for _, second := range slices.Sorted(maps.Keys(s.queries)) {
+		for query, series := range s.queries[second] {
+			samples := []map[string]any{}
+			for _, labels := range series {
+				samples = append(samples, map[string]any{"labels": labels, "value": 1})
+			}
+			tests = append(tests, map[string]any{"eval_time": strconv.Itoa(second) + "s", "expr": query, "exp_samples": samples})
+		}
 	}
 	files := []string{"rules.yaml"}
 	if s.beside != nil {

@@ -102,7 +102,7 @@ func (b *builder) requestsGroup() {
 	}
 	unreached := b.unreached()
 	b.recordSums(unreached, func(s series) string { return s.of(requestsTotal, "") })
-	b.covers()
+	b.covers(all, unreached)
 	b.recordGrowth(all)
 	b.laneOf(failed, all)
 	b.record(failed.step, nil, b.bySide(all, "sum", func(s series) string { return b.idelta(all, s) }))
@@ -119,6 +119,7 @@ func (b *builder) requestsGroup() {
 		b.weight()
 		b.refused(unreached)
 	}
+	b.evaluated("requests")
 	b.endGroup()
 }
 
@@ -137,7 +138,7 @@ func (b *builder) latencyGroup() {
 		b.recordSlow(bad, all, e)
 	}
 	b.recordSums(native, func(s series) string { return s.of(durations, "") })
-	b.covers()
+	b.covers(all, native)
 	b.recordGrowth(all)
 	b.recordNativeGrowth(native)
 	b.laneOf(slow, all, native)
@@ -163,6 +164,7 @@ func (b *builder) latencyGroup() {
 		return b.sum(all, s) + " or histogram_count(" + b.sum(native, s) + ")"
 	})))
 	b.latencyAlerts()
+	b.evaluated("latency")
 	b.endGroup()
 }
 

@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -37,12 +36,13 @@ func (b *builder) restartsGroup() {
 		b.record(restartsIn, map[string]string{"window": dur(w)}, expand(
 			`max by ($guard, $side) ((max by ($key) (sum_over_time(($short and time() - timestamp($short) < $seconds)[$w:$step])))
 				* on ($key) group_right () $info) and on ($guard) $max`,
-			"short", fmt.Sprintf("%s{%s=%q,%s=%q}", restartsShort, LabelInstance, b.Name, LabelOwner, b.Namespace),
+			"short", restartsShort+"{"+b.ownedMatchers()+"}",
 			"w", dur(w), "step", dur(restartsStep), "seconds", num(restartsStep.Seconds()), "guard", keyLabels, "side", labelSide,
 			"key", key, "info", b.own(info), "max", b.own(restartsMax, `window="`+dur(w)+`"`)))
 	}
 	b.restartsAlerts()
 	b.waitingAlert()
+	b.evaluated("restarts")
 	b.endGroup()
 }
 
@@ -82,7 +82,7 @@ func (b *builder) restartWindows() []time.Duration {
 // two that are scraped at different times see one restart in different steps.
 func (b *builder) restartsFromGuardian() string {
 	return expand(`sum by (guard, subset, $target) (($x - $x offset $w >= 0) or ($x and on ($target) (up offset $w == 1)))`,
-		"target", b.target(), "x", "guardian_workload_restarts_total{"+b.self()+"}", "w", dur(restartsStep))
+		"target", b.target(), "x", "guardian_workload_restarts_total{"+b.selfOfGuards()+"}", "w", dur(restartsStep))
 }
 
 // restartsFromKubeStateMetrics finds the Deployment in the pod's name. It serves

@@ -75,21 +75,26 @@ func TestGenerateWritesTheGoldens(t *testing.T) {
 	}
 }
 
-func TestPrometheusRuleHasLabelsAndTheSameGroups(t *testing.T) {
+func TestPrometheusRulesHaveLabelsAndNobodyElsesMemory(t *testing.T) {
 	r, err := Generate(Options{Guards: []Guard{orders()}, Labels: map[string]string{"release": "kube-prometheus-stack"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := r.PrometheusRuleYAML("guardian", "microservices")
+	out, err := r.PrometheusRulesYAML("guardian", "microservices")
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "prometheusrule.yaml", out)
-	object := r.PrometheusRule("guardian", "microservices")
-	object.Spec.Groups[0].Name = "changed"
-	object.Labels["release"] = "changed"
-	again, err := r.PrometheusRuleYAML("guardian", "microservices")
+	golden(t, "prometheusrules.yaml", out)
+	objects := r.PrometheusRules("guardian", "microservices")
+	for _, o := range objects {
+		if o.Labels["release"] != "kube-prometheus-stack" || o.Labels[LabelRules] != "guardian" {
+			t.Errorf("%s has labels %v", o.Name, o.Labels)
+		}
+		o.Spec.Groups[0].Name = "changed"
+		o.Labels["release"] = "changed"
+	}
+	again, err := r.PrometheusRulesYAML("guardian", "microservices")
 	if err != nil || string(again) != string(out) {
-		t.Errorf("the object that was handed out is shared: %v", err)
+		t.Errorf("an object that was handed out is shared: %v", err)
 	}
 }

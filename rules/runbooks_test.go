@@ -9,22 +9,28 @@ import (
 
 func TestEveryAlertHasARunbook(t *testing.T) {
 	folder := filepath.Join("..", "docs", "runbooks")
+	wanted := map[string]bool{}
 	for _, name := range Alerts() {
-		page, err := os.ReadFile(filepath.Join(folder, name+".md"))
+		title := strings.TrimSuffix(name, hold)
+		wanted[title] = true
+		page, err := os.ReadFile(filepath.Join(folder, title+".md"))
 		if err != nil {
 			t.Error(err)
 			continue
 		}
-		if !strings.HasPrefix(string(page), "# "+name+"\n") {
-			t.Errorf("%s.md has another title", name)
+		if !strings.HasPrefix(string(page), "# "+title+"\n") {
+			t.Errorf("%s.md has another title", title)
+		}
+		if !strings.Contains(string(page), name) {
+			t.Errorf("%s.md does not name %s", title, name)
 		}
 	}
 	pages, err := os.ReadDir(folder)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(pages) != len(Alerts()) {
-		t.Errorf("%d runbooks for %d alerts", len(pages), len(Alerts()))
+	if len(pages) != len(wanted) {
+		t.Errorf("%d runbooks, want %d", len(pages), len(wanted))
 	}
 }
 
@@ -33,20 +39,24 @@ func TestGeneratedAlertsAreListedAndLabelled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listed, seen := map[string]bool{}, map[string]bool{}
+	listed, seen, severity := map[string]bool{}, map[string]bool{}, map[string]string{}
 	for _, name := range Alerts() {
 		listed[name] = true
 	}
-	for _, g := range r.groups {
+	for _, g := range r.groups() {
 		for _, rule := range g.Rules {
 			if rule.Alert == "" {
 				continue
 			}
 			seen[rule.Alert] = true
+			if before, known := severity[rule.Alert]; known && before != rule.Labels[LabelSeverity] {
+				t.Errorf("%s is %s and %s: a usual inhibition silences the one by the other, of another guard", rule.Alert, before, rule.Labels[LabelSeverity])
+			}
+			severity[rule.Alert] = rule.Labels[LabelSeverity]
 			if !listed[rule.Alert] {
 				t.Errorf("%s is not in Alerts()", rule.Alert)
 			}
-			for _, label := range []string{LabelGuardian, LabelAction, LabelSeverity} {
+			for _, label := range []string{LabelGuardian, LabelInstance, LabelAction, LabelSeverity} {
 				if rule.Labels[label] == "" {
 					t.Errorf("%s has no label %s", rule.Alert, label)
 				}

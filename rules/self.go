@@ -25,13 +25,14 @@ func (b *builder) overviewGroup() {
 	b.record("guardian_canary:traffic_share:ratio", nil, expand(
 		`sum by ($guard, reporter) ($canary) / (sum by ($guard, reporter) ($all) > 0)`,
 		"guard", keyLabels, "canary", b.own(failed.all, window(b.windows), labelSide+`="canary"`), "all", requests))
+	b.ineffectiveAlert()
 	b.endGroup()
 }
 
 // selfGroup watches guardian itself and the way its alerts take.
 func (b *builder) selfGroup() {
 	b.group("self", max(infoInterval, b.Interval))
-	here := map[string]string{LabelNamespace: b.Namespace, LabelInstance: b.Name}
+	here := map[string]string{LabelNamespace: b.Namespace}
 	b.alert(alert{
 		name: AlertHeartbeat, action: ActionNone, severity: "none", static: here, expr: "vector(1)",
 		summary:     "Sign of life: Prometheus evaluates guardian's rules",
@@ -39,11 +40,11 @@ func (b *builder) selfGroup() {
 	})
 	b.alert(alert{
 		name: AlertHeartbeatStale, action: ActionNone, severity: "critical", static: here, wait: 30 * time.Second,
-		// 0 is none yet: then the age is that of the oldest process.
-		expr: expand(`time() - (max(guardian_heartbeat_timestamp_seconds{$self} > 0) or min(process_start_time_seconds{$self})) > $age`,
+		// 0 is none yet: then the age is that of the oldest process. A lane that had one is looked at by itself.
+		expr: expand(`time() - (max by (lane) (guardian_heartbeat_timestamp_seconds{$self} > 0) or on () min(process_start_time_seconds{$self})) > $age`,
 			"self", b.self(), "age", num(b.HeartbeatMaxAge.Seconds())),
 		summary:     "Alerts do not reach guardian",
-		description: "guardian has seen no heartbeat for {{ $value | humanizeDuration }} (limit " + dur(b.HeartbeatMaxAge) + "). Rollback alerts are probably lost too; guardian moves nothing forward.",
+		description: "guardian has received no heartbeat {{ with $labels.lane }}by its {{ . }} lane {{ end }}for {{ $value | humanizeDuration }} (limit " + dur(b.HeartbeatMaxAge) + "). Rollback alerts that take this way are probably lost too; without a fresh heartbeat by any way guardian moves nothing forward.",
 	})
 	b.alert(alert{
 		name: AlertDown, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
@@ -53,10 +54,12 @@ func (b *builder) selfGroup() {
 	})
 	b.alert(alert{
 		name: AlertNotificationsFailing, action: ActionNone, severity: "critical", static: here, keep: keepFiring,
-		expr: `sum(increase(alertmanager_notifications_failed_total{integration="webhook"}[5m])) > 0
+		// Alertmanager names the receiver where --enable-feature=receiver-name-in-metrics asks for it, prometheus-operator's
+		// with namespace and object before it. Elsewhere guardian's receiver cannot be told from others.
+		expr: `sum(increase(alertmanager_notifications_failed_total{integration="webhook",receiver_name=~"` + ownReceivers(b.Namespace) + `|"}[5m])) > 0
 			or sum(increase(prometheus_notifications_dropped_total[5m])) > 0`,
 		summary:     "Alerts are lost on their way",
-		description: "{{ $value | printf \"%.0f\" }} notifications were lost within 5 minutes: Alertmanager's webhooks fail, or Prometheus drops alerts. Rollback alerts may be among them.",
+		description: "{{ $value | printf \"%.0f\" }} notifications were lost within 5 minutes: Alertmanager's webhooks fail (to guardian, or to anybody where Alertmanager's metrics do not name the receiver), or Prometheus drops alerts. Rollback alerts may be among them.",
 	})
 	b.alert(alert{
 		name: AlertRulesIncomplete, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
@@ -73,34 +76,56 @@ func (b *builder) stateAlerts() {
 	if len(b.Guards) == 0 {
 		return
 	}
-	info := b.own(subsetInfo, labelSide+`="canary"`)
-	byGuard := func(expr string) string {
-		return expand(`max by (namespace, guardian_guard) ((max by (guard) ($expr)) * on (guard) group_right () $info)`, "expr", expr, "info", info)
-	}
+	b.alert(alert{
+		name: AlertUnwatched, action: ActionNone, severity: "critical", wait: 2 * time.Minute,
+		expr:        b.byGuard("guardian_guard_unwatched{"+b.self()+"}") + " == 1",
+		summary:     guardLabel + ": the canary gets traffic and nothing watches it",
+		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has traffic, but Prometheus has not evaluated the guard's rules or they record nothing: a bad canary would not be rolled back. guardian goes no step forward. Why: guardian status " + guardLabel + ".",
+	})
 	state := func(s string) string {
 		return `guardian_state{state="` + s + `",` + b.self() + `}`
 	}
 	b.alert(alert{
 		name: AlertRolledBack, action: ActionNone, severity: "warning",
-		expr:        byGuard(state("rolled-back")) + " == 1",
+		expr:        b.byGuard(state("rolled-back")) + " == 1",
 		summary:     guardLabel + ": the canary was rolled back",
 		description: "guardian sent all traffic of " + guardLabel + " in " + namespaceLabel + " back to stable and keeps it there until a new build is ready or a person unlocks it. Why: guardian status " + guardLabel + ".",
 	})
 	b.alert(alert{
 		name: AlertRollbackBlocked, action: ActionNone, severity: "critical",
-		expr:        byGuard(state("blocked")) + " == 1",
+		expr:        b.byGuard(state("blocked")) + " == 1",
 		summary:     guardLabel + ": a rollback is wanted and cannot be done safely",
 		description: "The canary of " + guardLabel + " in " + namespaceLabel + " is bad, but guardian cannot send its traffic to stable (too few ready endpoints, a missing subset, or a refused write). The canary still gets traffic. Why: guardian status " + guardLabel + ".",
 	})
 	b.alert(alert{
+		name: AlertDisarmed, action: ActionNone, severity: "warning",
+		expr:        b.byGuard(state("disarmed")) + " == 1",
+		summary:     guardLabel + ": a person has taken the brake off",
+		description: "guardian does not roll back the canary of " + guardLabel + " in " + namespaceLabel + ", whatever fires, until the disarm ends by itself or somebody runs guardian arm " + guardLabel + ". Who, why and until when: guardian status " + guardLabel + ".",
+	})
+	b.alert(alert{
 		name: AlertReleaseWithoutCanary, action: ActionNone, severity: "warning",
-		expr:        byGuard("increase(guardian_releases_without_canary_total{"+b.self()+"}[10m])") + " > 0",
+		expr:        b.byGuard("increase(guardian_releases_without_canary_total{"+b.self()+"}[10m])") + " > 0",
 		summary:     guardLabel + ": a release went out without a canary",
 		description: "A new build of the canary of " + guardLabel + " in " + namespaceLabel + " was deployed while it had all traffic. guardian rolls it back to stable if it is bad, and stable still runs.",
 	})
-	if !b.recorded(failed.all) {
-		return
+}
+
+// byGuard is the highest of guardian's own series for each guard. The guards'
+// namespace is in the rules of the guards, which are needed only where it is not
+// the same for all.
+func (b *builder) byGuard(expr string) string {
+	if all := b.namespaces(); len(all) == 1 {
+		return expand(`max by (namespace, guardian_guard) (label_replace(label_replace(
+			$expr, "guardian_guard", "$$1", "guard", "(.+)"), "namespace", "$only", "", ""))`, "$1", "$1", "expr", expr, "only", all[0])
 	}
+	return expand(`max by (namespace, guardian_guard) ((max by (guard) ($expr)) * on (guard) group_right () $info)`,
+		"expr", expr, "info", b.own(subsetInfo, labelSide+`="canary"`))
+}
+
+// ineffectiveAlert tells of requests that reach a canary after its rollback.
+func (b *builder) ineffectiveAlert() {
+	info := b.own(subsetInfo, labelSide+`="canary"`)
 	short := `window="` + dur(b.windows.short()) + `"`
 	// Streams that were open before report when they end, and probes call by
 	// name: a few requests are no sign that traffic has not moved.
@@ -112,8 +137,15 @@ func (b *builder) stateAlerts() {
 			and on ($guard) ((max by (guard, subset) (max_over_time($weights[$quiet])) == 0) * on (guard, subset) group_right () $info)
 			and on ($guard) ((max by (guard) ($state) == 1) * on (guard) group_right () $info))`,
 			"side", labelSide, "canary", b.own(failed.all, short, labelSide+`="canary"`), "all", b.own(failed.all, short), "guard", keyLabels,
-			"weights", "guardian_weight_percent{"+b.self()+"}", "quiet", dur(quiet), "info", info, "state", state("rolled-back")),
+			"weights", b.weights(), "quiet", dur(quiet), "info", info,
+			"state", `guardian_state{state="rolled-back",`+b.selfOfGuards()+"}"),
 		summary:     guardLabel + ": the canary still gets requests after the rollback",
 		description: percent + " of the requests of " + guardLabel + " in " + namespaceLabel + " still reach the canary, although its weight has been 0 for " + dur(quiet) + ": another VirtualService or route, a mirror, direct calls, or a mesh that does not take the new configuration.",
 	})
+}
+
+// ownReceivers matches the names that AlertmanagerOptions.Receiver gives in this
+// namespace, of any cluster.
+func ownReceivers(namespace string) string {
+	return `(.+/)?` + receiverOf(namespace) + `([.].+)?`
 }

@@ -315,7 +315,7 @@ func TestRestartsAreCountedWhereStepsMeet(t *testing.T) {
 		{7 * time.Second, 15 * time.Second, "5s"},
 		{time.Minute, time.Minute, "15s"},
 	} {
-		for _, g := range generated(t, Options{Guards: []Guard{orders()}, Interval: test.interval, ScrapeInterval: test.scrape}).groups {
+		for _, g := range generated(t, Options{Guards: []Guard{orders()}, Interval: test.interval, ScrapeInterval: test.scrape}).groups() {
 			if g.Name == "guardian.restarts" && string(*g.Interval) != test.want {
 				t.Errorf("rules every %v of scrapes every %v count restarts every %s, want %s: steps of 15 s must begin at an evaluation",
 					test.interval, test.scrape, *g.Interval, test.want)
@@ -466,9 +466,11 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		failing    = "GuardianNotificationsFailing/none"
 		back       = "GuardianRolledBack/none orders-service"
 		blocked    = "GuardianRollbackBlocked/none orders-service"
+		disarmed   = "GuardianDisarmed/none orders-service"
 		vain       = "GuardianRollbackIneffective/none orders-service"
 		incomplete = "GuardianRulesIncomplete/none"
 		without    = "GuardianReleaseWithoutCanary/none orders-service"
+		unwatched  = "GuardianCanaryUnwatched/none orders-service"
 	)
 	guardian := func(more rows) target {
 		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
@@ -507,7 +509,7 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		},
 		"nor do its guards of the same name count here": {self: true,
 			targets: []target{guardian(rows{state("rolled-back"): always(0.0)}), elsewhere(guardian(rows{
-				state("rolled-back"): always(1.0), state("blocked"): always(1.0), `guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1),
+				state("rolled-back"): always(1.0), state("blocked"): always(1.0), state("disarmed"): always(1.0), `guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1),
 			}))},
 			want: map[int][]string{75: {heartbeat}, 120: {heartbeat}},
 		},
@@ -533,6 +535,10 @@ func TestAlertsAboutGuardian(t *testing.T) {
 			targets: []target{guardian(rows{state("rolled-back"): always(0.0), state("blocked"): step(60, 1)})},
 			want:    map[int][]string{45: {heartbeat}, 75: {heartbeat, blocked}},
 		},
+		"a brake that a person has taken off": {self: true,
+			targets: []target{guardian(rows{state("rolled-back"): always(0.0), state("disarmed"): step(60, 1, 120, 0)})},
+			want:    map[int][]string{45: {heartbeat}, 75: {disarmed, heartbeat}, 135: {heartbeat}},
+		},
 		"a rollback after which the traffic has moved": {self: true,
 			targets: []target{
 				guardian(rows{state("rolled-back"): step(60, 1), `guardian_weight_percent{guard="orders-service",subset="v2"}`: step(0, 10, 60, 0)}),
@@ -550,6 +556,10 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		"a guard whose rules cannot be made": {self: true,
 			targets: []target{guardian(rows{"guardian_rules_guards_left_out": step(60, 1)})},
 			want:    map[int][]string{60: {heartbeat}, 105: {heartbeat}, 150: {heartbeat, incomplete}},
+		},
+		"a canary that no rule watches": {self: true,
+			targets: []target{guardian(rows{`guardian_guard_unwatched{guard="orders-service"}`: step(60, 1, 240, 0)})},
+			want:    map[int][]string{165: {heartbeat}, 210: {unwatched, heartbeat}, 270: {heartbeat}},
 		},
 		"a release without a canary": {self: true,
 			targets: []target{guardian(rows{`guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1)})},

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"strconv"
 	"strings"
 	"time"
 )
@@ -63,11 +64,24 @@ func (b *builder) trafficGroup() {
 	rule(trafficExpected, `sum by ($guard, reporter) ($all) * on ($guard) group_left () ($steady < 1) unless on ($guard) $gaps`)
 	rule(trafficTimes, `(sum without ($side, window) ($canary) or $expected * 0) / ($expected > 0)`)
 	b.trafficAlerts(window)
+	b.evaluated("traffic")
 	b.endGroup()
 }
 
 // weights are the canaries' as guardian sees them, in percent.
-func (o Options) weights() string { return "guardian_weight_percent{" + o.self() + "}" }
+func (b *builder) weights() string { return "guardian_weight_percent{" + b.selfOfGuards() + "}" }
+
+// selfOfGuards selects guardian's own series of the guards of this part.
+func (b *builder) selfOfGuards() string {
+	if b.shard == wholeShard {
+		return b.self()
+	}
+	names := make([]string, len(b.Guards))
+	for i, g := range b.Guards {
+		names[i] = g.Name
+	}
+	return b.self() + ",guard=~" + strconv.Quote(alternatives(names))
+}
 
 // weight records the canaries' weights that are above 0.
 func (b *builder) weight() {

@@ -19,14 +19,15 @@ import (
 // bridge translates between alerting and remediate: which guard an alert is
 // about, and what it asks for.
 type bridge struct {
-	config atomic.Pointer[guardIndex]
-	book   *alerting.Book
-	guards controller
-	log    *slog.Logger
-	now    func() time.Time
+	config  atomic.Pointer[guardIndex]
+	book    *alerting.Book
+	metrics *alerting.Metrics
+	guards  controller
+	log     *slog.Logger
+	now     func() time.Time
 
 	mu      sync.Mutex
-	unknown map[string]time.Time // guards that alerts name and nobody has, by when it was last said
+	unknown map[string]time.Time // what was said about alerts that do nothing here, and when
 }
 
 // guardIndex is a configuration whose guards are found without a search: with
@@ -62,11 +63,11 @@ type controller interface {
 	Submit(ctx context.Context, guard string, alerts []remediate.Alert, received time.Time) error
 	Accept(guard string, alerts []remediate.Alert, received time.Time) error
 	Enqueue(guard string)
-	Unknown(ctx context.Context, guard, alert string) error
+	Unknown(ctx context.Context, alertOf map[string]string) error
 }
 
 func newBridge(c Config, metrics *alerting.Metrics, log *slog.Logger, now func() time.Time) *bridge {
-	b := &bridge{log: log, now: now, unknown: map[string]time.Time{}}
+	b := &bridge{metrics: metrics, log: log, now: now, unknown: map[string]time.Time{}}
 	b.config.Store(newGuardIndex(c))
 	b.book = alerting.NewBook(alerting.BookOptions{Keys: b.guardsOf, Metrics: metrics})
 	return b
@@ -78,21 +79,17 @@ func (b *bridge) setConfig(c Config) {
 	b.book.Reindex(b.guardsOf)
 }
 
-// guardsOf names the guards that an alert is about: the one in its label, and
-// those whose matchers select it. An alert of another namespace is about
-// nobody here: several guardians may stand behind one Alertmanager.
+// guardsOf names the guards that an alert of this guardian is about: the one in
+// its label, and those whose matchers select it.
 func (b *bridge) guardsOf(a alerting.Alert) []string {
 	c := b.config.Load()
-	if ns := a.Labels[rules.LabelNamespace]; ns != "" && ns != c.Namespace && a.Labels[rules.LabelGuard] != "" {
-		return nil
-	}
 	var out []string
 	named, ok := c.byName[a.Labels[rules.LabelGuard]]
-	if ok && actionFor(named, a) != "" {
+	if ok && c.actionFor(named, a) != "" {
 		out = append(out, named.Name)
 	}
-	for _, g := range c.matching {
-		if g != named && actionFor(g, a) != "" {
+	for _, g := range c.matchedBy(a.Labels) {
+		if g != named {
 			out = append(out, g.Name)
 		}
 	}
@@ -100,9 +97,12 @@ func (b *bridge) guardsOf(a alerting.Alert) []string {
 }
 
 // actionFor is what an alert asks of a guard; empty: it is not about it.
-func actionFor(g *GuardConfig, a alerting.Alert) remediate.Action {
-	if action := a.Labels[rules.LabelAction]; a.Labels[rules.LabelGuard] == g.Name && isAction(action) {
+func (i *guardIndex) actionFor(g *GuardConfig, a alerting.Alert) remediate.Action {
+	if action := a.Labels[rules.LabelAction]; a.Labels[rules.LabelGuard] == g.Name && isAction(action) && i.placed(a.Labels) {
 		return remediate.Action(action)
+	}
+	if ofOwnRules(a.Labels) {
+		return ""
 	}
 	for _, m := range g.Alerts.Matchers {
 		if m.Matches(a.Labels) {
@@ -127,14 +127,20 @@ func (b *bridge) translate(g GuardConfig, a alerting.Alert) remediate.Alert {
 	if summary == "" {
 		summary = a.Annotations["description"]
 	}
-	action := actionFor(&g, a)
-	if a.Suppressed && action == remediate.ActionRollback {
+	action := b.config.Load().actionFor(&g, a)
+	if action == remediate.ActionRollback && (a.Suppressed || saysNothing(a)) {
 		action = remediate.ActionHold // silenced: somebody knows, which is no reason to go forward
 	}
 	return remediate.Alert{
 		Name: a.Name(), Signal: a.Labels[rules.LabelSignal], Action: action,
 		Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, Summary: summary,
 	}
+}
+
+// saysNothing is true of what Grafana sends in place of an alert, with its labels,
+// while the query fails or has no data: that nothing is known of the canary.
+func saysNothing(a alerting.Alert) bool {
+	return a.Name() == "DatasourceError" || a.Name() == "DatasourceNoData"
 }
 
 // firing is what fires for a guard now, as this replica knows it.
@@ -154,7 +160,9 @@ func (b *bridge) firing(guard string) []remediate.Alert {
 // has recorded what follows; the push lane's alerts are kept until that is so.
 func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerting.Alert) error {
 	received := b.now()
-	_, bookErr := b.book.Apply(lane, alerts, received) // a full book delays, and loses nothing: it is said at the end
+	alerts = b.onlyOwn(lane, alerts)
+	changes, bookErr := b.book.Apply(lane, alerts, received) // a full book delays, and loses nothing: it is said at the end
+	b.tellUnheard(lane, changes.Unheard, received)
 	began := b.byGuard(alerts)
 	var errs []error
 	if lane == alerting.LaneWebhook {
@@ -164,7 +172,24 @@ func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerti
 			errs = append(errs, ignoreUnknown(b.guards.Accept(guard, began[guard], received)))
 		}
 	}
-	return errors.Join(append(errs, bookErr, b.tellUnknown(ctx, alerts))...)
+	return errors.Join(append(errs, bookErr, b.tellUnknown(ctx, lane, alerts))...)
+}
+
+// tellUnheard counts and reports alerts of the push lane that had ended before
+// they were ever heard. Some are right, as after a restart; but Prometheus tells
+// the end of a firing alert minutes ahead, and where guardian's clock is further
+// ahead than that, all that it pushes seems to have ended.
+func (b *bridge) tellUnheard(lane alerting.Lane, alerts []alerting.Alert, received time.Time) {
+	for _, a := range alerts {
+		if lane != alerting.LanePush {
+			return
+		}
+		b.metrics.Ignored(lane, alerting.IgnoredEnded)
+		if b.sayUnknown("ended") {
+			b.log.Warn("Prometheus pushed an alert that had ended before it was ever heard: right after a restart; if it goes on, guardian's clock is ahead of Prometheus's and rollbacks are lost on this lane",
+				"alert", a.Name(), "fingerprint", a.Fingerprint, "ended", a.EndsAt, "ago", received.Sub(a.EndsAt).Round(time.Second))
+		}
+	}
 }
 
 // submit hands alerts over and returns when every guard has recorded what
@@ -205,25 +230,11 @@ func (b *bridge) byGuard(alerts []alerting.Alert) map[string][]remediate.Alert {
 // happen: somebody relies on it, and only a matcher can give it an action.
 func (b *bridge) tellNoAction(c *guardIndex, a alerting.Alert) {
 	guard, action := a.Labels[rules.LabelGuard], a.Labels[rules.LabelAction]
-	if _, known := c.byName[guard]; !known || a.Resolved || isAction(action) ||
-		a.Labels[rules.LabelNamespace] != "" && a.Labels[rules.LabelNamespace] != c.Namespace || !b.sayUnknown(guard+" "+a.Name()) {
+	if _, known := c.byName[guard]; !known || a.Resolved || isAction(action) || !b.sayUnknown(guard+" "+a.Name()) {
 		return
 	}
 	b.log.Warn("alert names a guard and no action: label "+rules.LabelAction+" wants rollback, hold or none; alerts.matchers alone can give it one",
 		"guard", guard, "alert", a.Name(), "action", action, "fingerprint", a.Fingerprint)
-}
-
-// ownHeartbeat says whether a heartbeat is of the rules that this guardian
-// listens for: several may stand behind one Alertmanager, and another's proves
-// nothing here. Labels that are not there say nothing.
-func (b *bridge) ownHeartbeat(labels map[string]string) bool {
-	c := b.config.Load()
-	for name, want := range map[string]string{rules.LabelInstance: c.Rules.Name, rules.LabelNamespace: c.Namespace} {
-		if have := labels[name]; have != "" && have != want {
-			return false
-		}
-	}
-	return true
 }
 
 func ignoreUnknown(err error) error {
@@ -234,70 +245,92 @@ func ignoreUnknown(err error) error {
 }
 
 // tellUnknown records alerts that name a guard which this guardian does not
-// have: somebody relies on a brake that is not there.
-func (b *bridge) tellUnknown(ctx context.Context, alerts []alerting.Alert) error {
+// have: somebody relies on a brake that is not there. All of a call are one
+// record, so that many take no longer than one.
+func (b *bridge) tellUnknown(ctx context.Context, lane alerting.Lane, alerts []alerting.Alert) error {
 	c := b.config.Load()
-	var errs []error
+	unknown := map[string]string{}
 	for _, a := range alerts {
 		name := a.Labels[rules.LabelGuard]
-		if name == "" || a.Resolved || a.Labels[rules.LabelNamespace] != "" && a.Labels[rules.LabelNamespace] != c.Namespace {
+		if _, ok := c.byName[name]; ok || name == "" || a.Resolved || !c.placed(a.Labels) {
 			continue
 		}
-		if _, ok := c.Guard(name); ok || !b.sayUnknown(name) {
-			continue
-		}
-		b.log.Warn("alert for a guard that the configuration does not have", "guard", name, "alert", a.Name(), "fingerprint", a.Fingerprint)
-		if err := b.guards.Unknown(ctx, name, a.Name()); err != nil {
-			b.forgetUnknown(name)
-			errs = append(errs, err)
+		b.metrics.Ignored(lane, alerting.IgnoredGuard)
+		if unknown[name] == "" && b.sayUnknown(name) {
+			unknown[name] = a.Name()
 		}
 	}
-	return errors.Join(errs...)
+	if len(unknown) == 0 {
+		return nil
+	}
+	b.log.Warn("alerts for guards that the configuration does not have", "guards", firstOf(slices.Sorted(maps.Keys(unknown))), "count", len(unknown))
+	err := b.guards.Unknown(ctx, unknown)
+	if err != nil {
+		for name := range unknown {
+			b.forgetUnknown(name)
+		}
+	}
+	return err
 }
 
-// sayUnknown holds repetitions back to one in ten minutes, and the memory of
-// them to 1,000 names.
-func (b *bridge) sayUnknown(guard string) bool {
+// firstOf is as many names as a line of the log can hold.
+func firstOf(names []string) []string {
+	const most = 20
+	return names[:min(len(names), most)]
+}
+
+// Bounds of the memory of what was said.
+const (
+	sayAgain   = 10 * time.Minute
+	saidMost   = 1000
+	saidLength = 200 // of one key, which comes from whoever may send alerts
+)
+
+// sayUnknown holds repetitions back to one in ten minutes. When its memory is
+// full nothing else is said until there is room: somebody sends names at random.
+func (b *bridge) sayUnknown(key string) bool {
+	key = key[:min(len(key), saidLength)]
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
-	if last, ok := b.unknown[guard]; ok && now.Sub(last) < 10*time.Minute {
+	if last, ok := b.unknown[key]; ok && now.Sub(last) < sayAgain {
 		return false
 	}
-	if len(b.unknown) >= 1000 {
-		clear(b.unknown)
+	if len(b.unknown) >= saidMost {
+		maps.DeleteFunc(b.unknown, func(_ string, last time.Time) bool { return now.Sub(last) >= sayAgain })
 	}
-	b.unknown[guard] = now
+	if len(b.unknown) >= saidMost {
+		return false
+	}
+	b.unknown[key] = now
 	return true
 }
 
 // forgetUnknown lets the next repetition be recorded.
-func (b *bridge) forgetUnknown(guard string) {
+func (b *bridge) forgetUnknown(key string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.unknown, guard)
+	delete(b.unknown, key[:min(len(key), saidLength)])
 }
 
 // filter selects every alert that may be about a guard.
 func (b *bridge) filter() (alerting.Filter, error) {
-	own, err := alerting.ParseMatchers(rules.LabelGuard + `!=""`)
-	if err != nil {
-		return alerting.Filter{}, err
-	}
-	return filterOf(own, b.config.Load().Guards)
+	c := b.config.Load()
+	return c.filterOf(rules.LabelGuard+`!=""`, c.Guards)
 }
 
 // filterFor selects every alert that may be about one guard.
-func filterFor(g GuardConfig) (alerting.Filter, error) {
-	own, err := alerting.ParseMatchers(rules.LabelGuard + `="` + g.Name + `"`)
+func (i *guardIndex) filterFor(g GuardConfig) (alerting.Filter, error) {
+	return i.filterOf(rules.LabelGuard+`="`+g.Name+`"`, []GuardConfig{g})
+}
+
+// filterOf is what names a guard of this namespace, or no namespace, and the
+// guards' matchers, silenced alerts included.
+func (i *guardIndex) filterOf(named string, guards []GuardConfig) (alerting.Filter, error) {
+	own, err := alerting.ParseMatchers(named, rules.LabelNamespace+`=~"|`+i.Namespace+`"`)
 	if err != nil {
 		return alerting.Filter{}, err
 	}
-	return filterOf(own, []GuardConfig{g})
-}
-
-// filterOf is own and the guards' matchers, silenced alerts included.
-func filterOf(own alerting.Matchers, guards []GuardConfig) (alerting.Filter, error) {
 	f := alerting.Filter{Any: []alerting.Matchers{own}, Suppressed: true}
 	for _, g := range guards {
 		for _, m := range g.Alerts.Matchers {

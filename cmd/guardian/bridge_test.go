@@ -18,6 +18,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
 )
 
 // fakeController notes what it is given.
@@ -27,6 +28,8 @@ type fakeController struct {
 	accepted  map[string][]remediate.Alert // not waited for
 	enqueued  []string
 	unknown   []string
+	records   int // of unknown guards
+	registry  *prometheus.Registry
 	fail      map[string]error
 }
 
@@ -54,18 +57,22 @@ func (f *fakeController) Enqueue(guard string) {
 	f.enqueued = append(f.enqueued, guard)
 }
 
-func (f *fakeController) Unknown(_ context.Context, guard, _ string) error {
+func (f *fakeController) Unknown(_ context.Context, alertOf map[string]string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.unknown = append(f.unknown, guard)
+	f.records++
+	f.unknown = append(f.unknown, slices.Sorted(maps.Keys(alertOf))...)
 	return f.fail["?"]
 }
 
 var bridgeNow = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 
-func testBridge(t *testing.T) (*bridge, *fakeController) {
+func testBridge(t *testing.T) (*bridge, *fakeController) { return testBridgeOf(t, "") }
+
+// testBridgeOf has further keys of the configuration.
+func testBridgeOf(t *testing.T, more string) (*bridge, *fakeController) {
 	t.Helper()
-	c, err := ParseConfig([]byte(`
+	c, err := ParseConfig([]byte(more + `
 namespace: microservices
 guards:
 - name: orders-service
@@ -80,7 +87,8 @@ guards:
 		t.Fatal(err)
 	}
 	f := newFakeController()
-	b := newBridge(c, alerting.NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler), func() time.Time { return bridgeNow })
+	f.registry = prometheus.NewRegistry()
+	b := newBridge(c, alerting.NewMetrics(f.registry), slog.New(slog.DiscardHandler), func() time.Time { return bridgeNow })
 	b.guards = f
 	return b, f
 }
@@ -117,7 +125,7 @@ func TestAnAlertReachesTheGuardItIsAbout(t *testing.T) {
 			map[string]remediate.Action{"payments": "rollback"}},
 		{"by a matcher when the action of its label is misspelt", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "rolback"},
 			map[string]remediate.Action{"payments": "hold"}},
-		{"by its label before any matcher", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "none"},
+		{"by its label before any matcher", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "none", "namespace": "microservices"},
 			map[string]remediate.Action{"payments": "none"}},
 		{"not when only part of a matcher fits", map[string]string{"alertname": "PaymentsDown", "severity": "info"}, nil},
 	} {
@@ -199,12 +207,12 @@ func TestAHeartbeatOfAnotherGuardianProvesNothing(t *testing.T) {
 		labels map[string]string
 		want   bool
 	}{
-		"its own":                {map[string]string{"guardian_instance": "guardian", "namespace": "microservices"}, true},
-		"of another release":     {map[string]string{"guardian_instance": "shop-guardian", "namespace": "microservices"}, false},
-		"of another namespace":   {map[string]string{"guardian_instance": "guardian", "namespace": "staging"}, false},
-		"one that does not tell": {map[string]string{"alertname": "GuardianHeartbeat"}, true},
+		"its own":                {map[string]string{"guardian": "true", "guardian_instance": "guardian", "namespace": "microservices"}, true},
+		"of another release":     {map[string]string{"guardian": "true", "guardian_instance": "shop-guardian", "namespace": "microservices"}, false},
+		"of another namespace":   {map[string]string{"guardian": "true", "guardian_instance": "guardian", "namespace": "staging"}, false},
+		"one that does not tell": {map[string]string{"alertname": "GuardianHeartbeat"}, false},
 	} {
-		if got := b.ownHeartbeat(c.labels); got != c.want {
+		if got := b.ownHeartbeat(alerting.LaneWebhook, c.labels); got != c.want {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
@@ -419,10 +427,10 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 		if f.Err != "" || f.Requests != 37 || len(alerts) != 1 || alerts[0].Action != remediate.ActionHold {
 			t.Errorf("forward %+v, alerts %+v", f, alerts)
 		}
-		if want := []string{`{guardian_guard="orders-service"}`}; !slices.Equal(am.asked, want) {
+		if want := []string{`{guardian_guard="orders-service",namespace=~"|microservices"}`}; !slices.Equal(am.asked, want) {
 			t.Errorf("asked for %q, want this guard's alone", am.asked)
 		}
-		if len(q.asked) != 1 || !strings.Contains(q.asked[0], "orders-v2") || !strings.Contains(q.asked[0], "[300s]") {
+		if len(q.asked) != 2 || !strings.Contains(q.asked[0], "orders-v2") || !strings.Contains(q.asked[0], "[300s]") {
 			t.Errorf("asked %q", q.asked)
 		}
 	})
@@ -444,6 +452,50 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 		o, _, _, _, _ := testOracle(t)
 		if f, _ := o.askForward(t.Context(), guard, sides, since); f.Err != "" || f.Requests != 0 {
 			t.Errorf("forward %+v", f)
+		}
+	})
+}
+
+func TestWhatPrometheusLacksOfAGuardsRulesIsNamed(t *testing.T) {
+	group := func(name string, age float64) alerting.Sample {
+		return alerting.Sample{Labels: map[string]string{"group": name}, Value: age}
+	}
+	side := func(name string) alerting.Sample {
+		return alerting.Sample{Labels: map[string]string{rules.LabelSide: name}, Value: 1}
+	}
+	groups := func(old float64) []alerting.Sample {
+		return []alerting.Sample{group("guards", 12), group("requests", 2), group("traffic", 3), group("latency", 4), group("restarts", old)}
+	}
+	for name, c := range map[string]struct {
+		samples []alerting.Sample
+		want    remediate.Gaps
+	}{
+		"nothing":             {append(groups(5), side("stable"), side("canary")), remediate.Gaps{}},
+		"the canary's series": {append(groups(5), side("stable")), remediate.Gaps{Canary: true}},
+		"all": {nil, remediate.Gaps{Canary: true, Stable: true,
+			Rules: "Prometheus has not loaded the guard's rules (group guards): does it select the PrometheusRules of guardian?"}},
+		"one group": {append(groups(5)[:4], side("stable"), side("canary")), remediate.Gaps{
+			Rules: "Prometheus has not loaded the guard's rules (group restarts): does it select the PrometheusRules of guardian?"}},
+		"evaluations of one": {append(groups(120), side("stable"), side("canary")), remediate.Gaps{
+			Rules: "Prometheus evaluates the guard's rules no more (group restarts)"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, _, _, _, q := testOracle(t)
+			q.samples = c.samples
+			config := o.bridge.config.Load().Config
+			guard, err := config.rulesGuard(config.Guards[0], remediate.Sides{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := o.gaps(t.Context(), config, guard); err != nil || got != c.want {
+				t.Errorf("%+v, %v; want %+v", got, err, c.want)
+			}
+		})
+	}
+	t.Run("of a guard without signals it is not asked", func(t *testing.T) {
+		o, _, _, _, q := testOracle(t)
+		if got, err := o.gaps(t.Context(), o.bridge.config.Load().Config, rules.Guard{Name: "x"}); err != nil || got != (remediate.Gaps{}) || len(q.asked) != 0 {
+			t.Errorf("%+v, %v, asked %q", got, err, q.asked)
 		}
 	})
 }

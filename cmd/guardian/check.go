@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,6 +82,7 @@ func (p *preflight) unknown(format string, args ...any) {
 func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) error {
 	p := &preflight{app: a}
 	p.ok("configuration: %d guards", len(c.Guards))
+	cl.checkIstio(p)
 	cl.checkRights(ctx, p, c, o.serviceAccount)
 	for _, g := range c.Guards {
 		cl.checkGuard(ctx, p, c, g)
@@ -99,6 +102,31 @@ func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) 
 type right struct {
 	group, resource string
 	verbs           []string
+}
+
+// objects are those of the resource that the verb is needed on: a Role may be
+// limited to them. Empty: all.
+func (r right) objects(c Config, verb string) []string {
+	var names []string
+	switch {
+	case r.resource == "prometheusrules":
+		names = append(names, c.Rules.Name)
+	case r.resource == "podmonitors":
+		names = append(names, c.Rules.fastLaneName())
+	case r.resource == "configmaps" && (verb == "get" || verb == "patch"):
+		for _, g := range c.Guards {
+			names = append(names, remediate.RecordName(g.Name))
+		}
+	case r.resource == "virtualservices" && verb == "patch":
+		for _, g := range c.Guards {
+			names = append(names, g.VirtualServices...)
+		}
+		slices.Sort(names)
+	}
+	if len(names) == 0 {
+		return []string{""}
+	}
+	return slices.Compact(names)
 }
 
 // rights is everything that the service does in its namespace.
@@ -122,37 +150,60 @@ func (c *cluster) checkRights(ctx context.Context, p *preflight, config Config, 
 		namespaces[i] = c.namespace
 	}
 	if config.Rules.Enabled {
-		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"get", "create", "patch"}})
+		all = append(all, right{"monitoring.coreos.com", "prometheusrules", []string{"list", "watch", "create", "patch", "delete"}})
 		namespaces = append(namespaces, config.Rules.Namespace)
 		if config.Rules.FastLane.Enabled {
-			all = append(all, right{"monitoring.coreos.com", "podmonitors", []string{"get", "list", "watch", "create", "patch", "delete"}})
+			all = append(all, right{"monitoring.coreos.com", "podmonitors", []string{"list", "watch", "create", "patch", "delete"}})
 			namespaces = append(namespaces, config.Rules.Namespace)
 		}
 	}
 	missing := 0
 	for i, r := range all {
 		for _, verb := range r.verbs {
-			review := &authorizationv1.LocalSubjectAccessReview{
-				ObjectMeta: metav1.ObjectMeta{Namespace: namespaces[i]},
-				Spec: authorizationv1.SubjectAccessReviewSpec{
-					User: user, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + c.namespace, "system:authenticated"},
-					ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: namespaces[i], Verb: verb, Group: r.group, Resource: r.resource},
-				},
-			}
-			answer, err := c.kube.AuthorizationV1().LocalSubjectAccessReviews(namespaces[i]).Create(ctx, review, metav1.CreateOptions{})
-			if err != nil {
-				p.unknown("rights of %s: %v", user, err)
-				return
-			}
-			if !answer.Status.Allowed {
-				missing++
-				p.fail("rights: %s may not %s %s in namespace %s", user, verb, r.resource, namespaces[i])
+			for _, name := range r.objects(config, verb) {
+				allowed, err := c.mayDo(ctx, user, &authorizationv1.ResourceAttributes{Namespace: namespaces[i], Verb: verb, Group: r.group, Resource: r.resource, Name: name})
+				if err != nil {
+					p.unknown("rights of %s: %v", user, err)
+					return
+				}
+				if !allowed {
+					missing++
+					p.fail("rights: %s may not %s %s in namespace %s", user, verb, strings.TrimSpace(r.resource+" "+name), namespaces[i])
+				}
 			}
 		}
 	}
 	if missing == 0 {
 		p.ok("rights of %s", user)
 	}
+}
+
+// checkIstio says in which version Istio's resources are read and written.
+func (c *cluster) checkIstio(p *preflight) {
+	services, rules, err := remediate.ServedIstio(c.kube.Discovery())
+	_, missing := errors.AsType[*remediate.NotServedError](err)
+	switch {
+	case missing:
+		p.fail("Istio: %v", err)
+	case err != nil:
+		p.unknown("Istio: %v", err)
+	case services != rules:
+		p.ok("Istio: %s/%s for VirtualServices, %s for DestinationRules", remediate.IstioGroup, services, rules)
+	default:
+		p.ok("Istio: %s/%s", remediate.IstioGroup, services)
+	}
+}
+
+// mayDo asks the API server whether a ServiceAccount has a right.
+func (c *cluster) mayDo(ctx context.Context, user string, what *authorizationv1.ResourceAttributes) (bool, error) {
+	review := &authorizationv1.LocalSubjectAccessReview{
+		ObjectMeta: metav1.ObjectMeta{Namespace: what.Namespace},
+		Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: user, Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + c.namespace, "system:authenticated"}, ResourceAttributes: what,
+		},
+	}
+	answer, err := c.kube.AuthorizationV1().LocalSubjectAccessReviews(what.Namespace).Create(ctx, review, metav1.CreateOptions{})
+	return err == nil && answer.Status.Allowed, err
 }
 
 // checkGuard looks at what a rollback of g would move, and to where.
@@ -170,6 +221,7 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, config Config, g
 	default:
 		p.ok("guard %s: VirtualService %s: canary at %d%%", g.Name, strings.Join(g.VirtualServices, ", "), in.Traffic.Weight)
 	}
+	c.checkUnguarded(ctx, p, config, g)
 	switch floor := g.Rollback.MinReadyStable; {
 	case in.Stable.Missing != "":
 		p.fail("guard %s: stable %s: %s", g.Name, g.Stable.Ref, in.Stable.Missing)
@@ -178,11 +230,30 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, config Config, g
 	default:
 		p.ok("guard %s: stable %s: %d ready endpoints", g.Name, g.Stable.Ref, in.Stable.Ready)
 	}
+	if in.Stable.Overlap != "" {
+		p.fail("guard %s: DestinationRule %s: %s; give each subset a label of its own", g.Name, g.DestinationRule, in.Stable.Overlap)
+	}
+	if len(in.Canary.Untold) > 0 {
+		p.fail("guard %s: canary %s: nothing tells the build of %s: a lock is then lifted by hand alone", g.Name, g.Canary.Ref, strings.Join(in.Canary.Untold, ", "))
+	}
+	if len(in.Canary.Unowned) > 0 {
+		p.ok("guard %s: canary %s: %s run without a workload and belong to no build", g.Name, g.Canary.Ref, strings.Join(in.Canary.Unowned, ", "))
+	}
 	if in.Canary.Build == "" {
-		p.unknown("guard %s: canary %s: no Deployment found yet", g.Name, g.Canary.Ref)
+		p.unknown("guard %s: canary %s: no Deployment, Rollout, StatefulSet or DaemonSet with pods found yet", g.Name, g.Canary.Ref)
 		return
 	}
 	p.ok("guard %s: canary %s: build %s of %s, %d ready", g.Name, g.Canary.Ref, short(in.Canary.Build), strings.Join(sides.Canary.Workloads, ", "), in.Canary.Ready)
+}
+
+// checkUnguarded looks for other ways to the canary: a rollback leaves them open.
+func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, config Config, g GuardConfig) {
+	switch found, err := c.looker(config).Unguarded(ctx, config.remediateGuard(g, 0)); {
+	case err != nil:
+		p.unknown("guard %s: %v", g.Name, err)
+	case len(found) > 0:
+		p.fail("guard %s: not guarded, and lead to canary %s as well: %s; add them to virtualServices, or a rollback leaves the canary their traffic", g.Name, g.Canary.Ref, strings.Join(found, ", "))
+	}
 }
 
 // checkPrometheus asks whether there is anything to judge by.
@@ -247,7 +318,12 @@ func (c *cluster) checkChain(ctx context.Context, p *preflight, config Config) {
 		p.fail("heartbeat: none has reached guardian: is the Alertmanager route in place (%s alertmanager)?", p.app.name)
 	case beat.Age > config.Heartbeat.MaxAge:
 		p.fail("heartbeat: the newest is %s old, heartbeat.maxAge is %s", beat.Age.Round(time.Second), config.Heartbeat.MaxAge)
+	case beat.ByAlertmanager && beat.AgeByAlertmanager <= config.Heartbeat.MaxAge:
+		p.ok("heartbeat: %s ago, through Prometheus and Alertmanager", beat.AgeByAlertmanager.Round(time.Second))
+	case config.Alertmanager.URL != "":
+		p.fail("heartbeat: %s ago straight from Prometheus, but none through Alertmanager: is the route in place (%s alertmanager)? Where alerts are pushed alone, set alertmanager.url: \"\"",
+			beat.Age.Round(time.Second), p.app.name)
 	default:
-		p.ok("heartbeat: %s ago, through Prometheus and Alertmanager", beat.Age.Round(time.Second))
+		p.ok("heartbeat: %s ago, straight from Prometheus", beat.Age.Round(time.Second))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -56,9 +57,7 @@ func (b *bench) run(args ...string) (int, string) {
 	a := &app{name: "guardian", in: strings.NewReader(""), out: &b.out, errOut: &b.err, connect: func(f clusterFlags) (*cluster, error) {
 		return &cluster{kube: b.kube, namespace: "shop", user: "ann"}, nil
 	}}
-	cmd := a.command()
-	cmd.SetArgs(args)
-	err := cmd.ExecuteContext(b.t.Context())
+	err := a.execute(b.t.Context(), args)
 	text := b.out.String() + b.err.String()
 	if err != nil {
 		text += "Error: " + err.Error() + "\n"
@@ -88,6 +87,9 @@ func (b *bench) beat(skew time.Duration) {
 	ctx := b.t.Context()
 	leases := b.kube.CoordinationV1().Leases("shop")
 	go func() {
+		if sleep(ctx, time.Second/2) != nil { // never in the instant of a look
+			return
+		}
 		tick := time.NewTicker(10 * time.Second)
 		defer tick.Stop()
 		for {
@@ -140,7 +142,11 @@ func (b *bench) change(after time.Duration, edit func(*remediate.Record)) {
 }
 
 func (b *bench) edit(ctx context.Context, edit func(*remediate.Record)) {
-	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
+	b.editOf(ctx, testGuard, edit)
+}
+
+func (b *bench) editOf(ctx context.Context, guard string, edit func(*remediate.Record)) {
+	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
 	if err != nil {
 		b.t.Error(err)
 		return
@@ -158,15 +164,17 @@ func (b *bench) edit(ctx context.Context, edit func(*remediate.Record)) {
 }
 
 // answer takes each request off the record a second later.
-func (b *bench) answer(take func(*remediate.Record, remediate.Request)) {
+func (b *bench) answer(take func(*remediate.Record, remediate.Request)) { b.answerFor(testGuard, take) }
+
+func (b *bench) answerFor(guard string, take func(*remediate.Record, remediate.Request)) {
 	ctx := b.t.Context()
 	go func() {
 		for sleep(ctx, time.Second) == nil {
-			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
-			if err != nil || cm.Data[requestKey] == "" {
+			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
+			if err != nil || cm.Data[remediate.KeyRequestAction] == "" {
 				continue
 			}
-			b.edit(ctx, func(r *remediate.Record) {
+			b.editOf(ctx, guard, func(r *remediate.Record) {
 				q := *r.Request
 				r.Request = nil
 				take(r, q)
@@ -200,6 +208,14 @@ func locked() remediate.Record {
 	}
 }
 
+// underWay is a guard whose lock is written and whose traffic has not moved yet.
+func underWay(weight int) remediate.Record {
+	r := locked()
+	r.Status.State, r.Status.Weight, r.Status.Reason = remediate.StateShifting, weight, "rolling back: 5% of requests failed"
+	r.Status.Moving = &remediate.Moving{From: weight, By: "alert"}
+	return r
+}
+
 // want checks a call's exit code, what it says, and how long it took by the
 // bubble's clock.
 func want(t *testing.T, code int, text string, wantCode int, wantText string) {
@@ -207,6 +223,17 @@ func want(t *testing.T, code int, text string, wantCode int, wantText string) {
 	if code != wantCode || !strings.Contains(text, wantText) {
 		t.Errorf("exit code %d, want %d, with %q; said:\n%s", code, wantCode, wantText, text)
 	}
+}
+
+func disarmed(r remediate.Record) remediate.Record {
+	r.Status.State = remediate.StateDisarmed
+	r.Status.Disarmed = &remediate.Disarm{By: "bob", Reason: "game day", Until: time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC)}
+	return r
+}
+
+func firing(state remediate.State, weight int, action remediate.Action) remediate.Record {
+	return remediate.Record{Status: remediate.Status{State: state, Weight: weight, Requests: 50,
+		Firing: []remediate.Firing{{Name: "StableErrors", Episode: "f@x", Action: action, Summary: "7% of requests fail"}}}}
 }
 
 func TestGate(t *testing.T) {
@@ -233,8 +260,69 @@ func TestGate(t *testing.T) {
 		"a blocked rollback fails with its reason": {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateBlocked, Weight: 30, Reason: "stable has no endpoints"}},
 			code:   exitFailed, says: "blocked at 30%: stable has no endpoints"},
-		"a paused guardian cannot tell": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StatePaused, Weight: 30, Reason: "paused by bob"}}, code: exitUnknown, says: "paused by bob"},
+		"a pause changes no answer": {
+			record: func() remediate.Record {
+				r := shifting(30, 50)
+				r.Status.State, r.Status.Paused = remediate.StatePaused, &remediate.Pause{By: "bob", Reason: "lunch"}
+				return r
+			}(), code: exitOK, says: "healthy for 1m0s at 30%; guardian takes no step of its own, paused by bob: lunch", took: time.Minute},
+		"a disarmed guardian cannot tell": {
+			record: disarmed(shifting(30, 50)), code: exitUnknown, says: "disarmed by bob until 2000-01-01T01:00:00Z: game day: nothing would be rolled back"},
+		"a disarmed guardian cannot tell, locked or not": {
+			record: disarmed(locked()), code: exitUnknown, says: "nothing would be rolled back; the lock stands: 5% of requests failed"},
+		"nor is it waited for": {
+			record: disarmed(locked()), args: []string{"--wait-unlocked"}, code: exitUnknown, says: "disarmed by bob until"},
+		"a disarm in the middle ends the gate": {
+			record: shifting(30, 50), setUp: func(b *bench) { b.change(20*time.Second, func(r *remediate.Record) { *r = disarmed(*r) }) },
+			code: exitUnknown, says: "disarmed by bob", took: 20 * time.Second},
+		"a rollback that is not confirmed yet fails": {
+			record: func() remediate.Record {
+				r := locked()
+				r.Status.State, r.Status.Weight, r.Status.Reason = remediate.StateShifting, 30, "rolling back: 5% of requests failed"
+				return r
+			}(), code: exitFailed, says: "rollback under way, the canary is at 30%: 5% of requests failed"},
+		"one without a lock as well": {
+			record: func() remediate.Record {
+				r := shifting(30, 50)
+				r.Status.Moving, r.Status.Reason = &remediate.Moving{From: r.Status.Weight}, "rolling back: 5% of requests failed"
+				return r
+			}(), code: exitFailed, says: "rollback under way, the canary is at 30%: rolling back: 5% of requests failed"},
+		"a hold that fires at 100% fails": {
+			record: firing(remediate.StatePromoted, 100, remediate.ActionHold), code: exitFailed, says: "alert StableErrors (hold) fires, canary at 100%: 7% of requests fail"},
+		"an alert about an earlier build at 100% fails": {
+			record: firing(remediate.StatePromoted, 100, remediate.ActionRollback), code: exitFailed, says: "alert StableErrors (rollback) fires, canary at 100%"},
+		"an alert after the rollback window fails": {
+			record: firing(remediate.StateCompleted, 100, remediate.ActionRollback), args: []string{"--min-requests", "0"}, code: exitFailed, says: "alert StableErrors (rollback) fires, canary at 100%"},
+		"an alert before the first traffic fails": {
+			record: firing(remediate.StateIdle, 0, remediate.ActionHold), code: exitFailed, says: "alert StableErrors (hold) fires, canary at 0%"},
+		"an alert that fires is waited for before traffic is shifted": {
+			record: firing(remediate.StateIdle, 0, remediate.ActionHold), args: []string{"--wait-unlocked"}, setUp: func(b *bench) {
+				b.change(40*time.Second, func(r *remediate.Record) { r.Status.Firing = nil })
+			}, code: exitOK, says: "not locked: traffic may be shifted", took: 40 * time.Second},
+		"one that goes on firing fails in time": {
+			record: firing(remediate.StateIdle, 0, remediate.ActionHold), args: []string{"--wait-unlocked", "--timeout", "2m"}, code: exitFailed,
+			says: "not locked, but after 2m0s: alert StableErrors (hold) fires", took: 2 * time.Minute},
+		"a canary that no rule watches cannot be told": {
+			record: func() remediate.Record {
+				r := shifting(30, 50)
+				r.Status.Unwatched = "the group of its rules is not loaded"
+				return r
+			}(), code: exitUnknown, says: "the group of its rules is not loaded", took: 95 * time.Second},
+		"until one does": {
+			record: func() remediate.Record {
+				r := shifting(30, 50)
+				r.Status.Unwatched = "no request of the canary has been recorded yet"
+				return r
+			}(), setUp: func(b *bench) { b.change(70*time.Second, func(r *remediate.Record) { r.Status.Unwatched = "" }) },
+			code: exitOK, says: "healthy for 1m0s at 30%", took: 70 * time.Second},
+		"for programs": {
+			record: shifting(10, 50), args: []string{"-o", "json"}, code: exitOK,
+			says: `"code": 0,
+  "text": "healthy for 1m0s at 10%",
+  "state": "shifting",
+  "weight": 10`, took: time.Minute},
+		"a failure for programs": {
+			record: firing(remediate.StatePromoted, 100, remediate.ActionHold), args: []string{"-o", "json"}, code: exitFailed, says: `"code": 1,`},
 		"no traffic at all cannot be told": {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, code: exitUnknown, says: "no traffic for 1m0s", took: time.Minute},
 		"time counts from the first traffic": {
@@ -246,7 +334,7 @@ func TestGate(t *testing.T) {
 		"just enough requests pass": {
 			record: shifting(10, 100), args: []string{"--min-requests", "100"}, code: exitOK, says: "healthy", took: time.Minute},
 		"requests need not be asked for": {
-			record: shifting(10, 0), args: []string{"--min-requests", "0", "--for", "5s"}, code: exitOK, says: "healthy for 5s", took: 5 * time.Second},
+			record: shifting(10, 0), args: []string{"--min-requests", "0", "--for", "5s"}, code: exitOK, says: "healthy for 5s", took: 11 * time.Second},
 		"waiting for a lock that is lifted passes": {
 			record: locked(), args: []string{"--wait-unlocked"}, setUp: func(b *bench) {
 				b.change(40*time.Second, func(r *remediate.Record) {
@@ -286,18 +374,28 @@ func TestGate(t *testing.T) {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: 10, Requests: 50, Orphaned: time.Unix(0, 0)}},
 			code:   exitUnknown, says: "guard orders-service is not in guardian's configuration (seen at 1970-01-01T00:00:00Z): nobody looks after it"},
 		"a guardian that has heard no heartbeat cannot tell": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has heard no heartbeat since it started", took: 75 * time.Second},
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has heard no heartbeat since it started", took: 95 * time.Second},
 		"a guardian whose last heartbeat is old cannot tell": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "3m0s") }, code: exitUnknown, says: "is 3m1s old, heartbeat.maxAge is 3m0s", took: 75 * time.Second},
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "3m0s") }, code: exitUnknown, says: "old, heartbeat.maxAge is 3m0s", took: 95 * time.Second},
+		"a heartbeat of before the traffic proves nothing of it": {
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(170*time.Second, "3m0s") }, code: exitUnknown,
+			says: "it has heard no heartbeat since the traffic began", took: 95 * time.Second},
 		"how old it may be is what guardian says": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") }, code: exitOK, says: "healthy", took: time.Minute},
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, args: []string{"--for", "2m"}, setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") },
+			code: exitUnknown, says: "no traffic for 2m0s", took: 2 * time.Minute},
+		"traffic may be shifted while paused, which is said": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StatePaused, PausedOnVS: true}}, args: []string{"--wait-unlocked"}, code: exitOK,
+			says: "not locked: traffic may be shifted; guardian takes no step of its own, paused by annotation canary-guardian.io/paused"},
+		"no traffic may be shifted without a heartbeat": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, args: []string{"--wait-unlocked"}, setUp: func(b *bench) { b.hears(-1, "3m0s") },
+			code: exitUnknown, says: "not locked, but alerts may not reach guardian", took: 95 * time.Second},
 		"a rollback is told without a heartbeat": {
 			record: locked(), setUp: func(b *bench) { b.hears(-1, "") }, code: exitFailed, says: "deploy a new build of v2"},
 		"the first heartbeat after a start is waited for": {
 			record: shifting(10, 50), setUp: func(b *bench) {
 				b.hears(-1, "3m0s")
 				go func() {
-					if sleep(b.t.Context(), 64*time.Second) == nil {
+					if sleep(b.t.Context(), 64500*time.Millisecond) == nil {
 						b.hears(0, "3m0s")
 					}
 				}()
@@ -357,11 +455,47 @@ func TestGateCannotTellWithoutALiveGuardian(t *testing.T) {
 }
 
 func TestAGuardianThatDiesDuringAGateIsNoticed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, record(shifting(10, 5)), lease("a", time.Now()))
-		code, text := b.run("gate", testGuard, "--for", "10m")
-		want(t, code, text, exitUnknown, "no guardian has renewed its Lease for")
-	})
+	for _, length := range []string{"25s", "60s", "10m"} {
+		t.Run(length, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(10, 5)), lease("a", time.Now())) // which nobody renews
+				began := time.Now()
+				code, text := b.run("gate", testGuard, "--for", length)
+				want(t, code, text, exitUnknown, "no guardian has renewed its Lease for")
+				if took := time.Since(began); took > 65*time.Second {
+					t.Errorf("took %s, want it told within a minute", took)
+				}
+			})
+		})
+	}
+}
+
+func TestALookAtTheLeasesThatFailsIsNoSignOfLife(t *testing.T) {
+	for name, tc := range map[string]struct {
+		outage time.Duration
+		code   int
+		says   string
+	}{
+		"for good":     {time.Hour, exitUnknown, "list guardian's Leases: connection refused"},
+		"for a moment": {20 * time.Second, exitOK, "healthy for 50s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(10, 5)), lease("a", time.Now()))
+				b.beat(0)
+				began := time.Now()
+				b.kube.PrependReactor("list", "leases", func(clienttesting.Action) (bool, runtime.Object, error) {
+					at := time.Since(began)
+					return at >= 10*time.Second && at < 10*time.Second+tc.outage, nil, errors.New("connection refused")
+				})
+				code, text := b.run("gate", testGuard, "--for", "50s")
+				want(t, code, text, tc.code, tc.says)
+				if took := time.Since(began); took > time.Minute {
+					t.Errorf("took %s", took)
+				}
+			})
+		})
+	}
 }
 
 func TestAClockThatIsOffDoesNotHideALivingGuardian(t *testing.T) {
@@ -423,10 +557,19 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 		"gate without rights":          {args: []string{"gate", testGuard}, setUp: forbidden("configmaps"), code: exitUnknown, says: "reading needs get, list and watch of configmaps"},
 		"status without rights":        {args: []string{"status"}, setUp: forbidden("configmaps"), code: exitFailed, says: "your user may not"},
 		"status without leases":        {args: []string{"status"}, setUp: forbidden("leases"), code: exitUnknown, says: "list guardian's Leases: your user may not"},
-		"rollback without a reason":    {args: []string{"rollback", testGuard}, code: exitFailed, says: `required flag(s) "reason" not set`},
-		"rollback, reason empty":       {args: []string{"rollback", testGuard, "--reason", ""}, code: exitFailed, says: "--reason is empty"},
+		"rollback without a reason":    {args: []string{"rollback", testGuard}, code: exitUnknown, says: "--reason is empty"},
+		"rollback, reason empty":       {args: []string{"rollback", testGuard, "--reason", ""}, code: exitUnknown, says: "--reason is empty"},
 		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "accepts 1 arg(s)"},
-		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitFailed, says: `--output "yaml": want json`},
+		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitUnknown, says: `--output "yaml": want json`},
+		"no such command":              {args: []string{"gates", testGuard}, code: exitUnknown, says: `unknown command "gates"`},
+		"a wrong flag of no command":   {args: []string{"--four"}, code: exitUnknown, says: "unknown flag: --four"},
+		"a wrong flag of a command":    {args: []string{"status", "--four"}, code: exitUnknown, says: "unknown flag: --four"},
+		"a disarm without an end":      {args: []string{"disarm", testGuard, "--reason", "r"}, code: exitUnknown, says: "--for 0s: want for how long the brake is off"},
+		"a disarm that ends before":    {args: []string{"disarm", testGuard, "--for", "-1h", "--reason", "r"}, code: exitUnknown, says: "--for -1h0m0s: want for how long"},
+		"a pause with an end":          {args: []string{"pause", testGuard, "--for", "1h", "--reason", "r"}, code: exitUnknown, says: "unknown flag: --for"},
+		"a rollback of all":            {args: []string{"rollback", "--all", "--reason", "r"}, code: exitUnknown, says: "unknown flag: --all"},
+		"a pause of all and of one":    {args: []string{"pause", testGuard, "--all", "--reason", "r"}, code: exitUnknown, says: "guard orders-service and --all: want one of the two"},
+		"a pause of nobody":            {args: []string{"pause", "--reason", "r"}, code: exitUnknown, says: "accepts 1 arg(s)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -445,8 +588,9 @@ func TestRequests(t *testing.T) {
 	add := func(r *remediate.Record, q remediate.Request, event, reason string) {
 		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: event, By: q.By, Reason: reason})
 	}
-	toStable := func(r *remediate.Record) { r.Status.Weight = 0 }
-	thirty := 30
+	toStable := func(r *remediate.Record) {
+		r.Status.Weight, r.Status.State, r.Status.Moving = 0, remediate.StateRolledBack, nil
+	}
 	for name, tc := range map[string]struct {
 		record remediate.Record
 		args   []string
@@ -461,38 +605,32 @@ func TestRequests(t *testing.T) {
 				if q.Action != remediate.RequestRollback || q.By != "ann@example.com" || q.Reason != "looks odd" {
 					t.Errorf("guardian was asked %+v", q)
 				}
-				*r = locked()
-				r.Status.Weight = 30
-				add(r, q, "rolled-back", "looks odd")
-			}, then: toStable, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
+				*r = underWay(30)
+			}, then: func(r *remediate.Record) {
+				toStable(r)
+				add(r, remediate.Request{By: "ann@example.com"}, "rolled-back", "looks odd")
+			}, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
 		"a rollback whose traffic does not move cannot be told": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				*r = locked()
-				r.Status.Weight = 30
-				add(r, q, "rolled-back", "r")
+				*r = underWay(30)
 			}, code: exitUnknown, says: "locked, but traffic has not moved yet after 30s, as far as its record tells: canary at 30%"},
 		"a rollback without a lock is done when traffic has moved": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Expected = new(int)
-				add(r, q, "rolled-back", "r")
+				r.Status.Moving = &remediate.Moving{From: 30, By: q.By}
 			},
-			then: func(r *remediate.Record) { r.Status = remediate.Status{State: remediate.StateIdle} },
+			then: func(r *remediate.Record) {
+				r.Status = remediate.Status{State: remediate.StateIdle}
+				add(r, remediate.Request{By: "ann@example.com"}, "rolled-back", "r")
+			},
 			code: exitOK, says: "rolled-back: r\nguard orders-service: idle, canary at 0%"},
 		"an alert that was first is as good": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				*r = locked()
-				r.Status.Weight = 30
+				*r = underWay(30)
 				add(r, q, "refused", "rollback refused: locked: 5% of requests failed")
 			}, then: toStable, code: exitOK, says: "rolled-back, canary at 0%"},
-		"a rollback under a person's annotation is refused": {
-			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.State = remediate.StatePaused
-				add(r, q, "refused", "rollback refused: annotation")
-			}, code: exitFailed, says: "Error: rollback refused: annotation"},
 		"a rollback that is done already": {
 			record: locked(), args: []string{"rollback", "--reason", "r"},
 			take: func(*remediate.Record, remediate.Request) { t.Error("guardian was asked") },
@@ -500,15 +638,16 @@ func TestRequests(t *testing.T) {
 		"a step is taken when traffic has moved": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Expected = &thirty
-				add(r, q, "step", "step to 30%")
-			}, then: func(r *remediate.Record) { r.Status.Weight, r.Status.Expected = 30, nil },
+				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By}
+			}, then: func(r *remediate.Record) {
+				r.Status.Weight, r.Status.Moving = 30, nil
+				add(r, remediate.Request{By: "ann@example.com"}, "step", "step to 30%")
+			},
 			code: exitOK, says: "step: step to 30%\nguard orders-service: shifting, canary at 30%"},
 		"a step that does not show cannot be told": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Expected = &thirty
-				add(r, q, "step", "step to 30%")
+				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By}
 			}, code: exitUnknown, says: "moving the canary from 10% to 30%, but traffic has not moved yet after 30s"},
 		"what another replaced was not done": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
@@ -522,6 +661,23 @@ func TestRequests(t *testing.T) {
 			take: func(r *remediate.Record, q remediate.Request) {
 				add(r, q, "refused", "unlock refused: orders-service is not locked")
 			}, code: exitFailed, says: "Error: unlock refused: orders-service is not locked"},
+		"a rollback that the API server refuses is not done": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				*r = underWay(30)
+				r.Status.State, r.Status.Reason, r.Status.Moving.Refused = remediate.StateBlocked, "not done: policy says no", "policy says no"
+			}, code: exitFailed, says: "the API server has refused it: policy says no"},
+		"nor is one without a lock": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Request = &q
+				r.Status.State, r.Status.Moving = remediate.StateBlocked, &remediate.Moving{From: 30, By: q.By, Refused: "policy says no"}
+			}, code: exitFailed, says: "the API server has refused it: policy says no"},
+		"a step that the API server refuses is not taken": {
+			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By, Refused: "policy says no"}
+			}, code: exitFailed, says: "the API server has refused it: policy says no"},
 		"a rollback is blocked": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
@@ -547,6 +703,42 @@ func TestRequests(t *testing.T) {
 				r.Status.State = remediate.StatePaused
 				add(r, q, "paused", "r")
 			}, code: exitOK, says: "paused: r\nguard orders-service: paused"},
+		"a pause says that the brake stays on": {
+			record: shifting(30, 1), args: []string{"pause", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.State = remediate.StatePaused
+				add(r, q, "paused", "r")
+			}, code: exitOK, says: "canary at 30%\nThe brake stays on: an alert still rolls back. To take it off for a time: guardian disarm orders-service --for 1h --reason …"},
+		"a disarm has an end": {
+			record: shifting(30, 1), args: []string{"disarm", "--for", "90m", "--reason", "game day"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				if q.Action != remediate.RequestDisarm || q.Until.Sub(q.At) != 90*time.Minute {
+					t.Errorf("guardian was asked %+v", q)
+				}
+				r.Status.State, r.Status.Reason = remediate.StateDisarmed, "disarmed by ann"
+				add(r, q, "disarmed", "no rollback until then")
+			}, code: exitOK, says: "disarmed: no rollback until then\nguard orders-service: disarmed, canary at 30%: disarmed by ann"},
+		"a disarm that is refused": {
+			record: shifting(30, 1), args: []string{"disarm", "--for", "48h", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				add(r, q, "refused", "disarm refused: 48h0m0s is longer than disarm.max, 24h0m0s")
+			}, code: exitFailed, says: "Error: disarm refused: 48h0m0s is longer than disarm.max"},
+		"an arm": {
+			record: shifting(30, 1), args: []string{"arm", "--reason", "done"},
+			take: func(r *remediate.Record, q remediate.Request) { add(r, q, "armed", "done") }, code: exitOK, says: "armed: done"},
+		"for programs": {
+			record: shifting(30, 1), args: []string{"arm", "--reason", "done", "-o", "json"},
+			take: func(r *remediate.Record, q remediate.Request) { add(r, q, "armed", "done") }, code: exitOK,
+			says: `"action": "arm",
+  "code": 0,
+  "text": "shifting, canary at 30%",
+  "state": "shifting",
+  "weight": 30`},
+		"a refusal for programs": {
+			record: shifting(30, 1), args: []string{"unlock", "--reason", "r", "-o", "json"},
+			take: func(r *remediate.Record, q remediate.Request) { add(r, q, "refused", "unlock refused: not locked") }, code: exitFailed,
+			says: `"code": 1,
+  "text": "unlock refused: not locked",`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -559,8 +751,8 @@ func TestRequests(t *testing.T) {
 				})
 				code, text := b.run(append(tc.args[:1:1], append([]string{testGuard}, tc.args[1:]...)...)...)
 				want(t, code, text, tc.code, tc.says)
-				if q := b.read().Request; q != nil {
-					t.Errorf("left behind: %+v", q)
+				if r := b.read(); r.Request != nil && r.Status.Moving == nil {
+					t.Errorf("left behind: %+v", r.Request)
 				}
 			})
 		})
@@ -585,8 +777,8 @@ func TestARequestThatNobodyTakesIsWithdrawn(t *testing.T) {
 	})
 }
 
-func TestARollbackWaitsForNoPromotion(t *testing.T) {
-	for _, pending := range []remediate.RequestAction{remediate.RequestPromote, remediate.RequestResume, remediate.RequestUnlock, remediate.RequestPause} {
+func TestARollbackWaitsForNoOtherRequest(t *testing.T) {
+	for _, pending := range []remediate.RequestAction{remediate.RequestPromote, remediate.RequestResume, remediate.RequestUnlock, remediate.RequestPause, remediate.RequestDisarm, remediate.RequestRollback} {
 		t.Run(string(pending), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := shifting(30, 1)
@@ -603,12 +795,41 @@ func TestARollbackWaitsForNoPromotion(t *testing.T) {
 					})
 				}()
 				code, text := b.run("rollback", testGuard, "--reason", "r", "--timeout", "5s")
-				if pending == remediate.RequestPause {
-					want(t, code, text, exitFailed, "another request has been waiting since 2000-01-01T00:00:00Z: pause by bob: lunch")
-					want(t, code, text, exitFailed, "kubectl patch configmap -n shop guardian-orders-service --type merge")
-					return
-				}
 				want(t, code, text, exitUnknown, "replaced the waiting "+string(pending)+" by bob: lunch")
+			})
+		})
+	}
+}
+
+func TestARequestNamesTheUserAsTheAPIServerKnowsIt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		answer error
+		code   int
+		by     string
+		says   string
+	}{
+		"it tells":           {nil, exitOK, "ann@example.com", "paused"},
+		"it cannot tell yet": {apierrors.NewNotFound(schema.GroupResource{Resource: "selfsubjectreviews"}, ""), exitOK, "ann (by kubeconfig)", "paused"},
+		"it may not be asked": {apierrors.NewForbidden(schema.GroupResource{Resource: "selfsubjectreviews"}, "", errors.New("no role")), exitOK,
+			"ann (by kubeconfig)", "paused"},
+		"it does not answer": {errors.New("connection refused"), exitFailed, "", "ask the API server who you are: connection refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(shifting(30, 1)), lease("a", time.Now()))
+				if tc.answer != nil {
+					b.kube.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, tc.answer })
+				}
+				by := ""
+				b.answer(func(r *remediate.Record, q remediate.Request) {
+					by = q.By
+					r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "paused", By: q.By, Reason: q.Reason})
+				})
+				code, text := b.run("pause", testGuard, "--reason", "r")
+				want(t, code, text, tc.code, tc.says)
+				if by != tc.by {
+					t.Errorf("asked by %q, want %q", by, tc.by)
+				}
 			})
 		})
 	}
@@ -636,7 +857,7 @@ func TestARequestWhoseAnswerIsLostIsWithdrawn(t *testing.T) {
 							return true, nil, err
 						}
 						cm := o.(*corev1.ConfigMap).DeepCopy()
-						cm.Data[requestKey] = patch.Data[requestKey]
+						maps.Copy(cm.Data, patch.Data)
 						if err := b.kube.Tracker().Update(configMaps, cm, "shop"); err != nil {
 							return true, nil, err
 						}
@@ -646,12 +867,67 @@ func TestARequestWhoseAnswerIsLostIsWithdrawn(t *testing.T) {
 				code, text := b.run("promote", testGuard, "--reason", "r")
 				says := map[bool]string{true: "it has been withdrawn", false: "it does not stand in the record now"}[written]
 				want(t, code, text, exitUnknown, says)
-				if q := b.read().Request; q != nil {
-					t.Errorf("left behind: %+v", q)
+				if r := b.read(); r.Request != nil && r.Status.Moving == nil {
+					t.Errorf("left behind: %+v", r.Request)
 				}
 			})
 		})
 	}
+}
+
+func TestAllGuardsOfANamespaceAreAskedAtOnce(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args  string
+		deaf  string // a guard whose requests nobody takes
+		fails string // one that guardian refuses
+		code  int
+		says  []string
+	}{
+		"done": {args: "pause --all --reason freeze", code: exitOK, says: []string{
+			"guard orders-service: paused, canary at 30%", "guard payments: paused, canary at 30%", "guard gone: left out: it is not in guardian's configuration",
+			"The brake stays on: an alert still rolls back. To take it off for a time: guardian disarm --all"}},
+		"for programs": {args: "arm --all --reason done -o json", code: exitOK, says: []string{`"guard": "payments"`, `"text": "left out: it is not in guardian's configuration"`}},
+		"one is refused": {args: "disarm --all --for 1h --reason incident", fails: "payments", code: exitFailed, says: []string{
+			"guard orders-service: disarmed, canary at 30%", "guard payments: disarm refused: no", "Error: disarm of 1 of 3 guards is not done, or could not be told"}},
+		"one cannot be told": {args: "resume --all --reason over --timeout 10s", deaf: "payments", fails: "orders-service", code: exitUnknown, says: []string{
+			"guard orders-service: resume refused: no", "guard payments: could not tell: guardian has not taken the request within 10s", "resume of 2 of 3 guards"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				payments, gone := record(shifting(30, 1)), shifting(30, 1)
+				gone.Status.Orphaned = time.Now()
+				payments.Name, payments.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
+				orphan := record(gone)
+				orphan.Name, orphan.Labels = remediate.RecordName("gone"), map[string]string{remediate.LabelGuard: "gone"}
+				b := newBench(t, record(shifting(30, 1)), payments, orphan, lease("a", time.Now()))
+				b.beat(0)
+				for _, guard := range []string{testGuard, "payments"} {
+					if guard == tc.deaf {
+						continue
+					}
+					b.answerFor(guard, func(r *remediate.Record, q remediate.Request) {
+						e := remediate.HistoryEntry{At: time.Now(), By: q.By, Reason: q.Reason, Event: map[remediate.RequestAction]string{
+							remediate.RequestPause: "paused", remediate.RequestResume: "resumed", remediate.RequestDisarm: "disarmed", remediate.RequestArm: "armed"}[q.Action]}
+						if guard == tc.fails {
+							e.Event, e.Reason = "refused", string(q.Action)+" refused: no"
+						} else {
+							r.Status.State = remediate.State(e.Event)
+						}
+						r.History = append(r.History, e)
+					})
+				}
+				code, text := b.run(strings.Fields(tc.args)...)
+				for _, says := range tc.says {
+					want(t, code, text, tc.code, says)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, lease("a", time.Now()))
+		code, text := b.run("pause", "--all", "--reason", "r")
+		want(t, code, text, exitFailed, "no guard has a record in namespace shop")
+	})
 }
 
 func TestAGuardThatNobodyLooksAfter(t *testing.T) {
@@ -719,7 +995,7 @@ func TestARequestIsNotWrittenWithoutALiveGuardian(t *testing.T) {
 func TestARequestWaitsForAnotherAndForConflicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := shifting(30, 1)
-		first.Request = &remediate.Request{Action: remediate.RequestPause, By: "bob", Reason: "lunch"}
+		first.Request = &remediate.Request{Action: remediate.RequestPause, By: "bob", Reason: "lunch", At: time.Now()}
 		b := newBench(t, record(first), lease("a", time.Now()))
 		var taken []string
 		b.answer(func(r *remediate.Record, q remediate.Request) {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -53,7 +52,6 @@ func (c *clusterFlags) add(f *pflag.FlagSet) {
 type cluster struct {
 	kube      kubernetes.Interface
 	dynamic   dynamic.Interface
-	istio     istioclient.Interface
 	namespace string
 	user      string // as the kubeconfig names it; used where the API server does not tell
 }
@@ -83,11 +81,7 @@ func connect(flags clusterFlags) (*cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
 	}
-	istio, err := istioclient.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
-	}
-	c := &cluster{kube: kube, dynamic: dyn, istio: istio, namespace: namespace}
+	c := &cluster{kube: kube, dynamic: dyn, namespace: namespace}
 	if raw, err := loader.RawConfig(); err == nil {
 		current := raw.CurrentContext
 		if flags.context != "" {
@@ -183,24 +177,30 @@ func (c *cluster) unknownGuard(ctx context.Context, guard string) error {
 	return fmt.Errorf("no guard %s in namespace %s (no ConfigMap %s); %s", guard, c.namespace, remediate.RecordName(guard), hint)
 }
 
-// whoAmI is the user as the API server sees it, so that the record names whom
-// the audit log names.
-func (c *cluster) whoAmI(ctx context.Context) string {
+// whoAmI is the user as the API server knows it: the record names whom the
+// audit log names, and the admission policy refuses any other name. The
+// kubeconfig's name stands in where the server does not tell (it cannot before
+// Kubernetes 1.28), which is marked: it proves nothing.
+func (c *cluster) whoAmI(ctx context.Context) (string, error) {
 	review, err := c.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
-	if err == nil && review.Status.UserInfo.Username != "" {
-		return review.Status.UserInfo.Username
+	switch {
+	case err == nil && review.Status.UserInfo.Username != "":
+		return review.Status.UserInfo.Username, nil
+	case err != nil && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err):
+		return "", c.explain("ask the API server who you are", err)
 	}
-	if c.user != "" {
-		return c.user + " (by kubeconfig)"
-	}
-	return "unknown user"
+	return cmp.Or(c.user, "unknown user") + " (by kubeconfig)", nil
 }
 
-// pulse judges by the replicas' Leases whether a guardian lives.
+// pulse judges by the replicas' Leases whether a guardian lives. What it sees
+// happen lies between two looks: it is taken for as old as it can be.
 type pulse struct {
-	seen  map[string]time.Time // lease → its renewTime when last looked at
-	moved time.Time            // when a renewal was last seen to happen, by this machine's clock
-	beat  remediate.Heartbeat  // as last looked at
+	seen    map[string]time.Time // lease → its renewTime when last looked at
+	looked  time.Time            // the last look, by this machine's clock
+	moved   time.Time            // when a renewal was last seen to have happened
+	renewed time.Time            // the earliest that it can have happened
+	heard   time.Time            // the earliest that some replica can have heard the newest heartbeat that was seen to come
+	beat    remediate.Heartbeat  // as last looked at
 }
 
 // blind is why alerts may not reach the guardians that live, or "".
@@ -228,14 +228,15 @@ func (p *pulse) alive(leases []coordinationv1.Lease, now time.Time) (ok bool, wh
 			continue
 		}
 		at := l.Spec.RenewTime.Time
-		if last, known := p.seen[l.Name]; known && !last.Equal(at) {
-			p.moved = now
+		if last, known := p.seen[l.Name]; !p.looked.IsZero() && (!known || !last.Equal(at)) {
+			p.sawRenewal(l, at, now)
 		}
 		p.seen[l.Name] = at
 		if newest == nil || at.After(newest.Spec.RenewTime.Time) {
 			newest = l
 		}
 	}
+	p.looked = now
 	if newest == nil {
 		return false, "no guardian has a Lease there", false
 	}
@@ -247,6 +248,19 @@ func (p *pulse) alive(leases []coordinationv1.Lease, now time.Time) (ok bool, wh
 		return false, fmt.Sprintf("the newest Lease, %s, is %s ahead of this machine's clock", newest.Name, (-age).Round(time.Second)), -age < leaseSkew
 	}
 	return false, fmt.Sprintf("no guardian has renewed its Lease for %s (newest: %s)", age.Round(time.Second), newest.Name), age < leaseSkew
+}
+
+// sawRenewal takes down a renewal that has happened since the last look, and the
+// heartbeat that it tells of: both times are by the replica's clock.
+func (p *pulse) sawRenewal(l *coordinationv1.Lease, at, now time.Time) {
+	p.moved, p.renewed = now, p.looked
+	beat, err := time.Parse(time.RFC3339, l.Annotations[remediate.AnnotationHeartbeat])
+	if err != nil || beat.After(at) {
+		return
+	}
+	if heard := p.looked.Add(-at.Sub(beat)); heard.After(p.heard) {
+		p.heard = heard
+	}
 }
 
 // look reads the Leases once.
@@ -349,6 +363,7 @@ func (c *cluster) followOne(ctx context.Context, guard string, events <-chan wat
 			switch {
 			case !open || !isRecord:
 				return false, nil
+			case cm.Name != remediate.RecordName(guard):
 			case e.Type == watch.Deleted:
 				next = see(nil, nil)
 			default:

@@ -62,13 +62,30 @@ func newRealBench(t *testing.T, r remediate.Record) *realBench {
 func (b *realBench) run(user string, args ...string) (int, string) {
 	var out bytes.Buffer
 	a := &app{name: "guardian", in: strings.NewReader(""), out: &out, errOut: &out, connect: connect}
-	cmd := a.command()
-	cmd.SetArgs(append(args, "--kubeconfig", b.files[user]))
-	err := cmd.ExecuteContext(b.t.Context())
+	err := a.execute(b.t.Context(), append(args, "--kubeconfig", b.files[user]))
 	if err != nil {
 		out.WriteString("Error: " + err.Error() + "\n")
 	}
 	return exitCode(err), out.String()
+}
+
+// beat renews the Lease four times a second, with a heartbeat of that moment,
+// until the test ends.
+func (b *realBench) beat() {
+	leases, ctx := b.kube.CoordinationV1().Leases(b.namespace), b.t.Context()
+	done := make(chan struct{})
+	b.t.Cleanup(func() { <-done })
+	go func() {
+		defer close(done)
+		for sleep(ctx, time.Second/4) == nil {
+			l := lease("a", time.Now())
+			l.Namespace = b.namespace
+			l.Labels[remediate.LabelReplica] = "true"
+			if _, err := leases.Update(ctx, l, metav1.UpdateOptions{}); err != nil && ctx.Err() == nil {
+				b.t.Errorf("renew: %v", err)
+			}
+		}
+	}()
 }
 
 // guardian takes one request as soon as it is written, with a rival that wins
@@ -123,8 +140,8 @@ func TestARequestOnTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cm.Data[requestKey] != "" {
-		t.Errorf("left behind: %s", cm.Data[requestKey])
+	if cm.Data[remediate.KeyRequestAction] != "" {
+		t.Errorf("left behind: %v", cm.Data)
 	}
 }
 
@@ -136,7 +153,7 @@ func TestAnUntakenRequestIsWithdrawnOnTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, there := cm.Data[requestKey]; there || cm.Data["status"] == "" {
+	if _, there := cm.Data[remediate.KeyRequestAction]; there || cm.Data["status"] == "" {
 		t.Errorf("record afterwards: %v", cm.Data)
 	}
 }
@@ -151,7 +168,7 @@ func TestAStaleWriteIsRefusedByTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, `{"action":"pause"}`); err != nil {
+	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, &remediate.Request{Action: remediate.RequestPause, By: "ann", Reason: "r", At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, nil); err == nil {
@@ -161,6 +178,7 @@ func TestAStaleWriteIsRefusedByTheRealAPIServer(t *testing.T) {
 
 func TestStatusAndGateOnTheRealAPIServer(t *testing.T) {
 	b := newRealBench(t, shifting(30, 5))
+	b.beat()
 	code, text := b.run(controlplane.Dev, "status", "-o", "json")
 	want(t, code, text, exitOK, `"guard": "orders-service"`)
 	var got []statusJSON

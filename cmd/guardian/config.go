@@ -21,6 +21,10 @@ type Config struct {
 	Namespace string `yaml:"namespace"`
 	// ClusterDomain completes short host names. Default cluster.local.
 	ClusterDomain string `yaml:"clusterDomain"`
+	// Own is labels that an alert must carry to be this guardian's: those that
+	// Prometheus adds to all that it sends, such as cluster: eu-west. Empty
+	// (default): nothing else sends to the same Alertmanager.
+	Own map[string]string `yaml:"own"`
 
 	Log          LogConfig       `yaml:"log"`
 	Listen       ListenConfig    `yaml:"listen"`
@@ -29,7 +33,9 @@ type Config struct {
 	Prometheus   EndpointConfig  `yaml:"prometheus"`
 	Alertmanager EndpointConfig  `yaml:"alertmanager"`
 	Heartbeat    HeartbeatConfig `yaml:"heartbeat"`
+	Disarm       DisarmConfig    `yaml:"disarm"`
 	Rules        RulesConfig     `yaml:"rules"`
+	Builds       BuildsConfig    `yaml:"builds"`
 	Guards       []GuardConfig   `yaml:"guards"`
 }
 
@@ -74,6 +80,23 @@ type EndpointConfig struct {
 type HeartbeatConfig struct {
 	// MaxAge is the age at which the newest heartbeat is stale. Default 3m.
 	MaxAge time.Duration `yaml:"maxAge"`
+}
+
+// DisarmConfig is what a person may ask for who takes the brake off.
+type DisarmConfig struct {
+	// Max is for how long at most. Default 24h.
+	Max time.Duration `yaml:"max"`
+}
+
+// BuildsConfig names what of a pod template is part of a build besides the pod's
+// spec. Default: nothing.
+type BuildsConfig struct {
+	Labels      []string `yaml:"labels"`
+	Annotations []string `yaml:"annotations"`
+}
+
+func (b BuildsConfig) parts() remediate.BuildParts {
+	return remediate.BuildParts{Labels: b.Labels, Annotations: b.Annotations}
 }
 
 // RulesConfig is the alert rules that guardian writes as a PrometheusRule.
@@ -146,7 +169,7 @@ func (r RefConfig) MarshalYAML() (any, error) {
 	return r.Subset, nil
 }
 
-// WorkloadsConfig names the Deployments of each side. Empty (default): guardian
+// WorkloadsConfig names the Deployments, Rollouts, StatefulSets, … of each side. Empty (default): guardian
 // finds them by the DestinationRule's labels.
 type WorkloadsConfig struct {
 	Stable []string `yaml:"stable"`
@@ -285,6 +308,7 @@ func DefaultConfig() Config {
 		Prometheus:    endpoint("http://prometheus:9090"),
 		Alertmanager:  endpoint("http://alertmanager:9093"),
 		Heartbeat:     HeartbeatConfig{MaxAge: 3 * time.Minute},
+		Disarm:        DisarmConfig{Max: remediate.DefaultDisarmMax},
 		Rules:         RulesConfig{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, FastLane: FastLaneConfig{Interval: time.Second}, StableFactor: 2, RestartsFrom: restartsFromGuardian},
 	}
 }

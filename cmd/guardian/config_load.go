@@ -183,6 +183,9 @@ func deepCopy(v any) any {
 
 // podNamespace is empty outside of a pod.
 func podNamespace() string {
+	if namespace := os.Getenv("POD_NAMESPACE"); namespace != "" {
+		return namespace
+	}
 	b, err := os.ReadFile(serviceAccountNamespace)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return ""
@@ -200,6 +203,7 @@ func restartOnly(was, is Config) []string {
 		was, is any
 	}{
 		{"namespace", was.Namespace, is.Namespace},
+		{"own", was.Own, is.Own},
 		{"clusterDomain", was.ClusterDomain, is.ClusterDomain},
 		{"log", was.Log, is.Log},
 		{"listen", was.Listen, is.Listen},
@@ -207,6 +211,7 @@ func restartOnly(was, is Config) []string {
 		{"webhook", was.Webhook, is.Webhook},
 		{"prometheus", was.Prometheus, is.Prometheus},
 		{"alertmanager", was.Alertmanager, is.Alertmanager},
+		{"builds", was.Builds, is.Builds},
 		{"rules.name", was.Rules.Name, is.Rules.Name},
 		{"rules.namespace", was.Rules.Namespace, is.Rules.Namespace},
 	} {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"slices"
@@ -9,11 +10,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
 )
 
 // check collects problems of values.
@@ -75,6 +78,7 @@ func (c Config) Validate() Problems {
 		k.label("rules.namespace", c.Rules.Namespace)
 	}
 	k.want(len(validation.IsDNS1123Subdomain(c.ClusterDomain)) == 0, "clusterDomain", c.ClusterDomain, "want a DNS domain such as cluster.local")
+	c.validateOwn(&k)
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "json", "text")
 	k.address("listen.alerts", c.Listen.Alerts)
@@ -86,9 +90,23 @@ func (c Config) Validate() Problems {
 		`want tokenFile: "" beside it: as long as there is a token, callers must have it`)
 	c.validateEndpoints(&k)
 	k.positive("heartbeat.maxAge", c.Heartbeat.MaxAge)
+	k.positive("disarm.max", c.Disarm.Max)
 	c.Rules.validate(&k)
+	c.Builds.validate(&k)
 	c.validateGuards(&k)
 	return k.problems
+}
+
+// validateOwn refuses labels that tell alerts of one guardian apart, and so are
+// not the same on all that a Prometheus sends.
+func (c Config) validateOwn(k *check) {
+	for _, name := range sortedStrings(c.Own) {
+		at := join("own", name)
+		k.want(model.LegacyValidation.IsValidLabelName(name), at, c.Own[name], "want the name of a label, such as cluster")
+		k.want(name != rules.LabelNamespace && name != model.AlertNameLabel && name != rules.LabelSeverity && !strings.HasPrefix(name, rules.LabelGuardian),
+			at, c.Own[name], "want a label that Prometheus adds to all that it sends (external_labels), such as cluster")
+		k.want(c.Own[name] != "", at, nil, "empty: want the label's value, such as eu-west")
+	}
 }
 
 func (c Config) validateEndpoints(k *check) {
@@ -138,29 +156,44 @@ func (r RulesConfig) validate(k *check) {
 	}
 }
 
+func (b BuildsConfig) validate(k *check) {
+	for _, names := range []struct {
+		path string
+		keys []string
+	}{{"builds.labels", b.Labels}, {"builds.annotations", b.Annotations}} {
+		for i, key := range names.keys {
+			at := fmt.Sprintf("%s[%d]", names.path, i)
+			k.want(len(validation.IsQualifiedName(key)) == 0, at, key, "want the name of a label or annotation, such as checksum/config")
+			k.want(!slices.Contains(names.keys[:i], key), at, key, "named twice")
+		}
+	}
+}
+
 func (c Config) validateGuards(k *check) {
 	names, canaries := map[string]int{}, map[string]int{}
 	for i, g := range c.Guards {
 		at := fmt.Sprintf("guards[%d]", i)
 		g.validate(k, at)
+		for j, m := range g.Alerts.Matchers {
+			m.validate(k, fmt.Sprintf("%s.alerts.matchers[%d]", at, j), c.generatedLabels(g.Name))
+		}
 		if first, taken := names[g.Name]; taken && g.Name != "" {
 			k.want(false, at+".name", g.Name, fmt.Sprintf("guards[%d] has this name already: want another", first))
 			continue
 		}
 		names[g.Name] = i
-		for _, vs := range g.VirtualServices {
-			canary := vs + " " + g.DestinationRule + "/" + g.Canary.String()
-			if g.Canary.Host != "" {
-				canary = vs + " " + g.Canary.String()
-			}
-			if first, taken := canaries[canary]; taken && first != i {
-				k.want(false, at+".canary", g.Canary.String(), fmt.Sprintf("guards[%d] moves the traffic of this canary in VirtualService %s already: want one guard for each", first, vs))
-				break
-			}
+		canary := g.DestinationRule + "/" + g.Canary.Subset
+		if g.Canary.Host != "" {
+			canary = remediate.NormalizeHost(g.Canary.Host, c.Namespace, c.ClusterDomain)
+		}
+		if first, taken := canaries[canary]; taken {
+			k.want(false, at+".canary", g.Canary.String(), fmt.Sprintf("guards[%d] has this canary already: want one guard for each, with all of its virtualServices", first))
+		} else {
 			canaries[canary] = i
 		}
 		if g.Promotion.Mode != string(remediate.PromotionOff) && c.Prometheus.URL == "" {
-			k.want(g.Promotion.MinRequests == 0 && len(g.Promotion.Gates) == 0, at+".promotion.mode", g.Promotion.Mode, "minRequests and gates need prometheus.url")
+			k.want(g.Promotion.MinRequests == 0 && len(g.Promotion.Gates) == 0 && g.Signals.limits() == (rules.Signals{}), at+".promotion.mode", g.Promotion.Mode,
+				"minRequests, gates, and the proof that the rules of the signals watch need prometheus.url")
 		}
 	}
 }
@@ -170,6 +203,7 @@ func (g GuardConfig) validate(k *check, at string) {
 		k.want(false, at+".name", nil, "want a name, such as that of the VirtualService")
 	} else {
 		k.label(at+".name", g.Name)
+		k.want(len(g.Name) <= remediate.MaxGuardName, at+".name", g.Name, fmt.Sprintf("want at most %d characters: it is part of an annotation's key", remediate.MaxGuardName))
 		for i, vs := range g.VirtualServices {
 			k.objectName(fmt.Sprintf("%s.virtualServices[%d]", at, i), vs)
 			k.want(!slices.Contains(g.VirtualServices[:i], vs), fmt.Sprintf("%s.virtualServices[%d]", at, i), vs, "named twice")
@@ -191,9 +225,6 @@ func (g GuardConfig) validate(k *check, at string) {
 		k.want(!slices.Contains(g.Workloads.Stable, name), fmt.Sprintf("%s.workloads.canary[%d]", at, i), name, "want a Deployment that is not among workloads.stable")
 	}
 	g.Signals.validate(k, at+".signals")
-	for i, m := range g.Alerts.Matchers {
-		m.validate(k, fmt.Sprintf("%s.alerts.matchers[%d]", at, i))
-	}
 	k.oneOf(at+".rollback.lock", g.Rollback.Lock, string(remediate.LockBuild), string(remediate.LockManual), string(remediate.LockNone))
 	k.want(g.Rollback.Window >= 0, at+".rollback.window", g.Rollback.Window, "want 0s or more")
 	k.want(g.Rollback.MinReadyStable >= 1, at+".rollback.minReadyStable", g.Rollback.MinReadyStable, "want at least 1: traffic to a stable version without endpoints is an outage")
@@ -225,11 +256,47 @@ func (s SignalsConfig) validate(k *check, at string) {
 	}
 }
 
-func (m MatcherConfig) validate(k *check, at string) {
-	if _, err := alerting.ParseMatchers(m.Match); err != nil {
-		k.want(false, at+".match", m.Match, `want Alertmanager's matchers, such as '{alertname="OrdersDown", severity="page"}': `+err.Error())
+// generatedLabels is what the labels of the alerts in guardian's own rules can be.
+func (c Config) generatedLabels(guard string) map[string][]string {
+	values := map[string][]string{
+		model.AlertNameLabel: rules.Alerts(), rules.LabelGuardian: {"true"}, rules.LabelInstance: {c.Rules.Name}, rules.LabelNamespace: {c.Namespace},
+		rules.LabelGuard: {"", guard}, rules.LabelSeverity: {"critical", "warning", "none"},
+		rules.LabelAction: {string(rules.ActionRollback), string(rules.ActionHold), string(rules.ActionNone)},
+		rules.LabelSignal: {"", string(rules.SignalErrorRate), string(rules.SignalLatency), string(rules.SignalRestarts), string(rules.SignalTraffic)},
 	}
+	for name, value := range c.Own {
+		values[name] = []string{value}
+	}
+	return values
+}
+
+// validate refuses what selects more than anybody means. Guardian's own alerts
+// take part by their labels alone, so a matcher never gives them an action; but
+// one that would select them says something that does not hold.
+func (m MatcherConfig) validate(k *check, at string, generated map[string][]string) {
 	k.oneOf(at+".action", m.Action, "rollback", "hold", "none")
+	at += ".match"
+	parsed, err := alerting.ParseMatchers(m.Match)
+	switch {
+	case err != nil:
+		k.want(false, at, m.Match, `want Alertmanager's matchers, such as '{alertname="OrdersDown", severity="page"}': `+err.Error())
+	case parsed.Matches(nil):
+		k.want(false, at, m.Match, `selects every alert that lacks these labels: want at least one label that must be there, such as alertname="OrdersDown"`)
+	case parsed.Selects(generated):
+		k.want(false, at, m.Match, "selects guardian's own alert "+firstSelected(parsed, generated)+`: name the alerts that are meant (alertname=~"Orders.+"), or add guardian!="true"`)
+	}
+}
+
+// firstSelected names one of the alerts that m selects, the heartbeat before others.
+func firstSelected(m alerting.Matchers, values map[string][]string) string {
+	values = maps.Clone(values)
+	for _, name := range append([]string{rules.AlertHeartbeat}, values[model.AlertNameLabel]...) {
+		values[model.AlertNameLabel] = []string{name}
+		if m.Selects(values) {
+			return name
+		}
+	}
+	return ""
 }
 
 func (p PromotionConfig) validate(k *check, at string) {

@@ -81,11 +81,11 @@ func TestEveryCommandIsDocumentedAndNoOther(t *testing.T) {
 			t.Errorf("README.md does not name the command %s", c.Name())
 		}
 	}
-	for _, doc := range [][]string{{"README.md"}, {"docs", "cli.md"}, {"docs", "configuration.md"}, {"docs", "promotion.md"}} {
+	for _, doc := range [][]string{{"README.md"}, {"docs", "cli.md"}, {"docs", "configuration.md"}, {"docs", "promotion.md"}, {"docs", "install.md"}} {
 		text := readDoc(t, doc...)
 		code := strings.Join(regexp.MustCompile("`guardian [^`]+`").FindAllString(text, -1), "\n")
 		for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1) {
-			code += regexp.MustCompile("#.*").ReplaceAllString(block[1], "")
+			code += regexp.MustCompile("#.*|(?m)^helm .*").ReplaceAllString(block[1], "")
 		}
 		for _, m := range regexp.MustCompile(`guardian ([a-z]+)`).FindAllStringSubmatch(code, -1) {
 			if !exist[m[1]] {

@@ -77,7 +77,7 @@ func (e *exporter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 // alertmanager starts one with the route that guardian prints.
 func (r *rig) alertmanager(port int, matchers ...string) *controlplane.Server {
 	r.t.Helper()
-	route, err := rules.AlertmanagerRoute(rules.AlertmanagerOptions{URL: fmt.Sprintf("http://127.0.0.1:%d/webhook", port), TokenFile: r.token, Matchers: matchers})
+	route, err := rules.AlertmanagerRoute(rules.AlertmanagerOptions{URL: fmt.Sprintf("http://127.0.0.1:%d/webhook", port), Namespace: r.ns, TokenFile: r.token, Matchers: matchers})
 	r.must(err)
 	var config map[string]any
 	r.must(yaml.Unmarshal(route, &config))

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -16,6 +18,7 @@ type gateOptions struct {
 	minRequests  int64
 	waitUnlocked bool
 	timeout      time.Duration // for the lock to be lifted
+	output       string        // json, or nothing for text
 }
 
 func newGateCommand(a *app) *cobra.Command {
@@ -27,18 +30,22 @@ func newGateCommand(a *app) *cobra.Command {
 		Long: `Watch a guard while its canary has traffic, and answer as soon as it is known.
 
 Exit codes: 0 healthy for that long with enough requests; 1 rolled back, locked,
-blocked or held, with the reason; 2 could not tell: no live guardian, no heartbeat
-(alerts may not reach it), no traffic for the canary, too few requests, paused, not
-in guardian's configuration, no cluster, wrong flags.
+blocked or held, or an alert fires, with the reason; 2 could not tell: no guardian
+is running, no heartbeat has come since the traffic began (alerts may not reach
+guardian), no rule watches, no traffic for the canary, too few requests, disarmed,
+not in guardian's configuration, no cluster, wrong flags.
+
+A heartbeat comes every 60 to 70 s, so an answer of 0 can take that long whatever
+--for says. A pause changes no answer: guardian takes no step, and the brake is on.
 
 With --wait-unlocked the gate first waits until the lock of an earlier rollback is
-lifted, which needs the pods of a new build to be the ready ones. Alone, without
+lifted, which needs the pods of a new build to be the ready ones, and until no alert
+of the guard fires any more. Alone, without
 --for, that is all it does: it belongs between deploying a new build and shifting
 traffic to it.`,
 		Example: `  kubectl apply -f vs-90-10.yaml && guardian gate orders-service --for 60s && kubectl apply -f vs-50-50.yaml
   kubectl apply -f deployment.yaml && guardian gate orders-service --wait-unlocked`,
-		// 1 is for an unhealthy canary alone: a pipeline acts on it.
-		Args: func(cmd *cobra.Command, args []string) error { return orUnknown(cobra.ExactArgs(1)(cmd, args)) },
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.waitUnlocked && !cmd.Flags().Changed("for") {
 				o.length = 0
@@ -53,13 +60,13 @@ traffic to it.`,
 			return a.gate(cmd.Context(), c, args[0], o)
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return orUnknown(err) })
 	flags.add(cmd.Flags())
 	f := cmd.Flags()
 	f.DurationVar(&o.length, "for", time.Minute, "how long the canary must be healthy; traffic may take as long again to arrive")
 	f.Int64Var(&o.minRequests, "min-requests", 1, "requests that the canary must have had since the weights last changed; 0: do not ask")
 	f.BoolVar(&o.waitUnlocked, "wait-unlocked", false, "wait for the lock of an earlier rollback to be lifted first")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long --wait-unlocked waits")
+	f.StringVarP(&o.output, "output", "o", "", "json instead of text")
 	return cmd
 }
 
@@ -79,6 +86,8 @@ func (o gateOptions) check() error {
 		return fmt.Errorf("--min-requests %d: want 0 or more", o.minRequests)
 	case o.timeout <= 0:
 		return fmt.Errorf("--timeout %s: want more than 0s", o.timeout)
+	case o.output != "" && o.output != "json":
+		return fmt.Errorf("--output %q: want json, or nothing for text", o.output)
 	}
 	return nil
 }
@@ -87,38 +96,65 @@ func (o gateOptions) check() error {
 func (a *app) gate(ctx context.Context, c *cluster, guard string, o gateOptions) error {
 	r, err := c.record(ctx, guard)
 	if err != nil {
-		return &exitError{exitUnknown, fmt.Errorf("could not tell: %w", err)}
+		return orUnknown(fmt.Errorf("could not tell: %w", err))
 	}
 	if r == nil {
-		return &exitError{exitUnknown, fmt.Errorf("could not tell: %w", c.unknownGuard(ctx, guard))}
+		return orUnknown(fmt.Errorf("could not tell: %w", c.unknownGuard(ctx, guard)))
 	}
 	var p pulse
 	if err := c.wantAlive(ctx, &p); err != nil {
 		return err
 	}
-	w := gateWatch{options: o, guard: guard, began: time.Now(), readAt: time.Now(), livedAt: time.Now(), heardAt: time.Now(), blind: p.blind()}
+	now := time.Now()
+	w := gateWatch{options: o, guard: guard, began: now, readAt: now, livedAt: now, freshAt: now, blind: p.blind()}
 	var answer *gateAnswer
 	err = c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
-		if now := time.Now(); now.Sub(w.lookedAt) >= followTick {
-			w.lookedAt = now
-			if ok, why, _, err := c.look(ctx, &p); err == nil {
-				w.pulse(ok, why, p.blind(), now)
-			}
+		if now := time.Now(); now.Sub(w.lookedAt) >= w.lookEvery(now) {
+			ok, why, _, err := c.look(ctx, &p)
+			w.look(&p, ok, why, err, now)
+		}
+		if r != nil {
+			w.last = *r
 		}
 		var next time.Duration
 		answer, next = w.see(r, readErr, time.Now())
 		return next
 	})
-	switch {
-	case answer == nil:
+	if answer == nil {
 		return couldNotTell("interrupted: %w", err)
-	case answer.code == exitOK:
-		fmt.Fprintf(a.out, "guard %s: %s\n", guard, answer.text)
+	}
+	return a.tellGate(c, guard, *answer, w.last, o)
+}
+
+// tellGate prints the answer, and ends with its exit code.
+func (a *app) tellGate(c *cluster, guard string, answer gateAnswer, last remediate.Record, o gateOptions) error {
+	if o.output == "json" {
+		enc := json.NewEncoder(a.out)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(gateJSON{guard, c.namespace, answer.code, answer.text, last.Status.State, last.Status.Weight}); err != nil {
+			return orUnknown(err)
+		}
+	}
+	switch answer.code {
+	case exitOK:
+		if o.output == "" {
+			fmt.Fprintf(a.out, "guard %s: %s\n", guard, answer.text)
+		}
 		return nil
-	case answer.code == exitUnknown:
+	case exitUnknown:
 		return couldNotTell("guard %s: %s", guard, answer.text)
 	}
 	return fmt.Errorf("guard %s: %s", guard, answer.text)
+}
+
+// gateJSON is a gate's answer for programs.
+type gateJSON struct {
+	Guard     string          `json:"guard"`
+	Namespace string          `json:"namespace"`
+	Code      int             `json:"code"` // as the command's exit code
+	Text      string          `json:"text"`
+	State     remediate.State `json:"state"`
+	Weight    int             `json:"weight"`
 }
 
 // gateAnswer is how a gate ends.
@@ -132,40 +168,66 @@ type gateWatch struct {
 	options  gateOptions
 	guard    string
 	base     *remediate.Record // as it was when began
+	last     remediate.Record  // as last read
 	began    time.Time         // of the gate, or of its watching once unlocked
 	unlocked bool
 	traffic  time.Time // since when the canary has had traffic; zero: it has none
 	readAt   time.Time // when the record was last read
+
 	lookedAt time.Time // when the Leases were last looked at
-	livedAt  time.Time // when a guardian was last known to live
-	dead     string    // why none seems to live now
-	heardAt  time.Time // when it was last known that alerts reach guardian
-	blind    string    // why they may not now
+	livedAt  time.Time // when they last showed a guardian that lives
+	dead     string    // why the last look did not
+	renewed  time.Time // the latest time since which one has been renewed
+	freshAt  time.Time // when the newest heartbeat was last fresh enough
+	blind    string    // why it is not now
+	heard    time.Time // the latest time since which a heartbeat has come
 }
 
 // gateBlind is how long a gate goes on without an answer from the API server
 // or a sign of life: one missed look is no reason to fail a release.
 const gateBlind = 30 * time.Second
 
-// gateDeaf is how long it goes on without a fresh heartbeat: one comes every 60
-// to 70 s, and a guardian that has just started may not have heard its first.
-const gateDeaf = 75 * time.Second
+// gateDeaf is how long it goes on without a heartbeat: one comes every 60 to
+// 70 s, and it takes a renewal and a look until it shows.
+const gateDeaf = 95 * time.Second
 
-func (w *gateWatch) pulse(ok bool, why, blind string, now time.Time) {
-	w.dead, w.blind = why, blind
+// gateSure is how old the last sign of life may be when the answer is 0.
+const gateSure = 2 * followTick
+
+// lookEvery is how often the Leases are looked at: more often when an answer
+// waits for them alone.
+func (w *gateWatch) lookEvery(now time.Time) time.Duration {
+	if waited := !w.traffic.IsZero() && now.Sub(w.traffic) >= w.options.length; waited || w.dead != "" {
+		return time.Second
+	}
+	return followTick
+}
+
+// look takes a look at the Leases. One that fails is no sign of life.
+func (w *gateWatch) look(p *pulse, ok bool, why string, err error, now time.Time) {
+	w.lookedAt = now
+	if err != nil {
+		w.dead = err.Error()
+		return
+	}
+	w.dead, w.blind, w.renewed, w.heard = why, p.blind(), p.renewed, p.heard
 	if ok {
 		w.livedAt = now
 	}
-	if blind == "" {
-		w.heardAt = now
+	if w.blind == "" {
+		w.freshAt = now
 	}
 }
 
+// unknown, unhealthy and wait are what see comes to.
+func unknown(format string, args ...any) (*gateAnswer, time.Duration) {
+	return &gateAnswer{exitUnknown, fmt.Sprintf(format, args...)}, 0
+}
+
+func unhealthy(text string) (*gateAnswer, time.Duration) { return &gateAnswer{exitFailed, text}, 0 }
+
 // see takes one look at the record: an answer, or when to look again.
 func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAnswer, time.Duration) {
-	unknown := func(format string, args ...any) (*gateAnswer, time.Duration) {
-		return &gateAnswer{exitUnknown, fmt.Sprintf(format, args...)}, 0
-	}
 	switch {
 	case err != nil:
 		if now.Sub(w.readAt) > gateBlind {
@@ -174,55 +236,68 @@ func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAns
 		return nil, time.Second
 	case r == nil:
 		return unknown("its record has gone")
-	case w.dead != "" && now.Sub(w.livedAt) > gateBlind:
-		return unknown("%s", w.dead)
+	case now.Sub(w.livedAt) > gateBlind:
+		return unknown("%s", cmp.Or(w.dead, "no guardian has been seen to live for "+gateBlind.String()))
 	case !r.Status.Orphaned.IsZero():
 		return unknown("%s", remediate.OrphanText(w.guard, r.Status.Orphaned))
+	case r.Status.Disarmed != nil:
+		return unknown("%s: nothing would be rolled back%s", r.Status.Disarmed.Text(), alsoLocked(*r))
 	}
 	w.readAt = now
-	if r.Lock != nil && w.options.waitUnlocked && !w.unlocked {
-		if left := w.began.Add(w.options.timeout).Sub(now); left > 0 {
-			return nil, left
+	if w.options.waitUnlocked && !w.unlocked {
+		if answer, next := w.waitUnlocked(r, now); answer != nil || next > 0 {
+			return answer, next
 		}
-		return &gateAnswer{exitFailed, fmt.Sprintf("still locked after %s: %s", w.options.timeout, lockText(*r))}, 0
-	}
-	if text := unhealthy(*r); text != "" {
-		return &gateAnswer{exitFailed, text}, 0
 	}
 	if w.base == nil {
 		w.base = r
 	}
-	if w.options.waitUnlocked && !w.unlocked {
-		w.unlocked, w.began, w.base = true, now, r
-		if w.options.length == 0 {
-			return &gateAnswer{exitOK, "not locked: traffic may be shifted"}, 0
+	if text := trouble(*r); text != "" {
+		return unhealthy(text)
+	}
+	for _, e := range newEntries(w.base.History, r.History) {
+		if e.Event == "rolled-back" { // without a lock nothing else may tell of it any more
+			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason))
 		}
 	}
-	return w.count(*r, now)
+	return w.count(r.Status, now)
+}
+
+// waitUnlocked waits until nothing keeps traffic from being shifted; without an
+// answer and a time the gate goes on to watch.
+func (w *gateWatch) waitUnlocked(r *remediate.Record, now time.Time) (*gateAnswer, time.Duration) {
+	left := w.began.Add(w.options.timeout).Sub(now)
+	switch text := trouble(*r); {
+	case text != "" && left > 0:
+		return nil, left
+	case text != "" && r.Lock != nil:
+		return unhealthy(fmt.Sprintf("still locked after %s: %s", w.options.timeout, text))
+	case text != "":
+		return unhealthy(fmt.Sprintf("not locked, but after %s: %s", w.options.timeout, text))
+	case w.options.length > 0:
+		w.unlocked, w.began = true, now
+		return nil, 0
+	case w.blind != "" && now.Sub(w.freshAt) >= gateDeaf:
+		return unknown("not locked, but %s", w.blind)
+	case w.blind != "" || now.Sub(w.livedAt) > gateSure:
+		return nil, time.Second
+	}
+	return &gateAnswer{exitOK, "not locked: traffic may be shifted" + andPaused(r.Status)}, 0
 }
 
 // count looks at a guard that is not in trouble.
-func (w *gateWatch) count(r remediate.Record, now time.Time) (*gateAnswer, time.Duration) {
-	length, s := w.options.length, r.Status
-	for _, e := range newEntries(w.base.History, r.History) {
-		if e.Event == "rolled-back" { // without a lock nothing else may tell of it any more
-			return &gateAnswer{exitFailed, fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason)}, 0
-		}
-	}
-	if s.Weight == 0 && !w.traffic.IsZero() {
-		return &gateAnswer{exitFailed, "the canary had traffic and was taken back to 0%" + orNothing(": ", s.Reason)}, 0
-	}
-	if s.State == remediate.StatePaused {
-		return &gateAnswer{exitUnknown, s.Reason + ": guardian only watches"}, 0
-	}
-	if w.blind != "" && now.Sub(w.heardAt) >= gateDeaf {
-		return &gateAnswer{exitUnknown, w.blind}, 0
-	}
-	if s.Weight == 0 {
+func (w *gateWatch) count(s remediate.Status, now time.Time) (*gateAnswer, time.Duration) {
+	length := w.options.length
+	switch {
+	case s.Weight == 0 && !w.traffic.IsZero():
+		return unhealthy("the canary had traffic and was taken back to 0%" + orNothing(": ", s.Reason))
+	case w.blind != "" && now.Sub(w.freshAt) >= gateDeaf:
+		return unknown("%s", w.blind)
+	case s.Weight == 0:
 		if left := w.began.Add(length).Sub(now); left > 0 {
 			return nil, left
 		}
-		return &gateAnswer{exitUnknown, fmt.Sprintf("the canary has had no traffic for %s", length)}, 0
+		return unknown("the canary has had no traffic for %s", length)
 	}
 	if w.traffic.IsZero() {
 		w.traffic = now
@@ -231,23 +306,62 @@ func (w *gateWatch) count(r remediate.Record, now time.Time) (*gateAnswer, time.
 		return nil, left
 	}
 	if s.Requests < w.options.minRequests {
-		return &gateAnswer{exitUnknown, fmt.Sprintf("too few requests: the canary had %d of %d at %d%%", s.Requests, w.options.minRequests, s.Weight)}, 0
+		return unknown("too few requests: the canary had %d of %d at %d%%", s.Requests, w.options.minRequests, s.Weight)
 	}
-	if w.blind != "" {
-		return nil, w.heardAt.Add(gateDeaf).Sub(now)
+	if why := w.unproven(s, now); why != "" {
+		if now.Sub(w.traffic) >= max(length, gateDeaf) {
+			return unknown("%s", why)
+		}
+		return nil, time.Second
 	}
-	return &gateAnswer{exitOK, fmt.Sprintf("healthy for %s at %d%%", length, s.Weight)}, 0
+	return &gateAnswer{exitOK, fmt.Sprintf("healthy for %s at %d%%%s", length, s.Weight, andPaused(s))}, 0
 }
 
-// unhealthy is why a pipeline must not go on, or "".
-func unhealthy(r remediate.Record) string {
-	switch s := r.Status; {
+// unproven is why the silence of alerts says nothing of a canary, or "".
+func (w *gateWatch) unproven(s remediate.Status, now time.Time) string {
+	switch {
+	case now.Sub(w.livedAt) > gateSure:
+		return cmp.Or(w.dead, "no guardian has been seen to live for "+now.Sub(w.livedAt).Round(time.Second).String())
+	case w.renewed.Before(w.traffic):
+		return "no guardian has renewed its Lease since the traffic began"
+	case w.blind != "":
+		return w.blind
+	case w.heard.Before(w.traffic):
+		return "alerts may not reach guardian: it has heard no heartbeat since the traffic began"
+	}
+	return s.Unwatched
+}
+
+// trouble is why a pipeline must not go on, or "". It looks at what fires in
+// every state: at 100%, after the rollback window, and before the first traffic.
+func trouble(r remediate.Record) string {
+	s := r.Status
+	switch {
+	case r.Lock != nil && s.State != remediate.StateRolledBack && s.State != remediate.StateBlocked:
+		return fmt.Sprintf("rollback under way, the canary is at %d%%: %s", s.Weight, r.Lock.Reason)
 	case r.Lock != nil:
 		return lockText(r)
 	case s.State == remediate.StateBlocked || s.State == remediate.StateHeld || s.State == remediate.StateRolledBack:
 		return fmt.Sprintf("%s at %d%%%s", s.State, s.Weight, orNothing(": ", s.Reason))
+	case s.Moving != nil && s.Moving.Step == 0 && s.Weight > 0:
+		return fmt.Sprintf("rollback under way, the canary is at %d%%%s", s.Weight, orNothing(": ", s.Reason))
+	case len(s.Firing) > 0:
+		f := s.Firing[0]
+		return fmt.Sprintf("alert %s (%s) fires, canary at %d%%%s", f.Name, f.Action, s.Weight, orNothing(": ", f.Summary))
 	}
 	return ""
+}
+
+// andPaused is for an answer of 0: a pause keeps guardian from steps alone.
+func andPaused(s remediate.Status) string {
+	return orNothing("; guardian takes no step of its own, ", s.PausedText())
+}
+
+func alsoLocked(r remediate.Record) string {
+	if r.Lock == nil {
+		return ""
+	}
+	return "; the lock stands: " + r.Lock.Reason
 }
 
 // lockText is a lock for a person who waits.

@@ -33,6 +33,7 @@ func (c Config) remediateGuard(g GuardConfig, alertWindow time.Duration) remedia
 		Promotion:       remediate.Promotion{Mode: remediate.PromotionMode(g.Promotion.Mode), Steps: steps, MinRequests: g.Promotion.MinRequests, Closed: g.Promotion.Windows.closed()},
 		AlertWindow:     alertWindow,
 		HeartbeatMaxAge: c.Heartbeat.MaxAge,
+		DisarmMax:       c.Disarm.Max,
 	}
 }
 
@@ -104,18 +105,7 @@ func (l leftOut) err() error {
 // rules cannot be made for: one bad guard must not leave the others unwatched.
 // sides may lack guards, or be nil.
 func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, leftOut) {
-	r := c.Rules
-	o := rules.Options{
-		Name: r.Name, Namespace: c.Namespace,
-		Interval: r.Interval, ScrapeInterval: r.ScrapeInterval, HeartbeatMaxAge: c.Heartbeat.MaxAge, StableFactor: r.StableFactor,
-		Labels: r.Labels, RunbookBase: r.RunbookBase, Links: rules.Links(r.Links),
-		RestartsFrom: rules.Source(r.RestartsFrom), Proxies: r.Proxies, Self: r.Self,
-	}
-	if r.FastLane.Enabled {
-		// Twice per scrape: a canary's failures are held against stable's next scrape, which comes some time between two
-		// of its own.
-		o.FastLane, o.Interval = r.FastLane.Interval, min(r.Interval, r.FastLane.Interval/2)
-	}
+	o := c.rulesBase()
 	left := leftOut{}
 	for _, g := range c.Guards {
 		guard, err := c.rulesGuard(g, sides[g.Name])
@@ -129,4 +119,21 @@ func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, l
 		o.Guards = append(o.Guards, guard)
 	}
 	return o, left
+}
+
+// rulesBase is rulesOptions without the guards.
+func (c Config) rulesBase() rules.Options {
+	r := c.Rules
+	o := rules.Options{
+		Name: r.Name, Namespace: c.Namespace,
+		Interval: r.Interval, ScrapeInterval: r.ScrapeInterval, HeartbeatMaxAge: c.Heartbeat.MaxAge, StableFactor: r.StableFactor,
+		Labels: r.Labels, RunbookBase: r.RunbookBase, Links: rules.Links(r.Links),
+		RestartsFrom: rules.Source(r.RestartsFrom), Proxies: r.Proxies, Self: r.Self,
+	}
+	if r.FastLane.Enabled {
+		// Twice per scrape: a canary's failures are held against stable's next scrape, which comes some time between two
+		// of its own.
+		o.FastLane, o.Interval = r.FastLane.Interval, min(r.Interval, r.FastLane.Interval/2)
+	}
+	return o
 }

@@ -21,7 +21,7 @@ func TestAGuardOfOneLineMeansTheSameToEveryPackage(t *testing.T) {
 		Rollback: remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion: remediate.Promotion{Mode: remediate.PromotionOff, MinRequests: 100, Steps: []remediate.Step{
 			{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
-		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute,
+		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute, DisarmMax: 24 * time.Hour,
 	}
 	if got := c.remediateGuard(c.Guards[0], 6*time.Minute); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -151,18 +151,29 @@ func TestPrintingCommands(t *testing.T) {
 		"rules of hosts":              {"rules --guard a --stable host:a1 --canary host:a2 -n shop", exitFailed, []string{"name them in workloads"}},
 		"rules in a format unknown":   {"rules --guard a -n shop --format json", exitFailed, []string{`--format "json": want prometheusrule, prometheus, podmonitor or scrapeconfig`}},
 		"rules of a bad file":         {"rules -f " + testdataFile("bad-keys.yaml"), exitFailed, []string{"did you mean namespace?"}},
-		"admission of a namespace":    {"admission -n shop", exitOK, []string{"kind: ValidatingAdmissionPolicy", "kind: ValidatingAdmissionPolicyBinding", "system:serviceaccount:shop:guardian"}},
-		"admission of nothing":        {"admission", exitFailed, []string{"no namespace"}},
-		"admission of a bad name":     {"admission -n Shop", exitFailed, []string{`namespace "Shop"`}},
-		"admission of another pod":    {"admission -n shop --service-account-namespace ops --service-account g", exitOK, []string{"system:serviceaccount:ops:g"}},
+		"admission":                   {"admission", exitOK, []string{"kind: ValidatingAdmissionPolicy", "kind: MutatingAdmissionPolicy", "kind: ValidatingAdmissionPolicyBinding"}},
+		"admission of a namespace":    {"admission -n shop", exitFailed, []string{"--namespace", "the same for every namespace"}},
+		"admission of an old release": {"admission --release r", exitFailed, []string{"--release", "without it"}},
+		"admission of an old cluster": {"admission --kubernetes 1.29", exitFailed, []string{"need 1.30"}},
+		"admission of no version":     {"admission --kubernetes new", exitFailed, []string{`"new"`, "want a version such as 1.36"}},
 		"route of a namespace":        {"alertmanager -n shop --token-file /t", exitOK, []string{"http://guardian.shop:8080/webhook", "credentials_file: /t", "guardian_guard!="}},
 		"route of a file":             {"alertmanager -f " + testdataFile("full.yaml") + " --url https://g/webhook", exitOK, []string{"https://g/webhook", "OrdersDown", "shop-guardian"}},
+		"route of a cluster":          {"alertmanager -f " + testdataFile("full.yaml") + " --url https://g/webhook", exitOK, []string{"guardian-microservices.eu-west", `cluster="eu-west"`}},
+		"route of another port": {"alertmanager -f " + testdataFile("reach.yaml") + " --username am --password-file /pw --cert-file /c --key-file /k --ca-file /ca", exitOK,
+			[]string{"https://guardian.shop:9443/webhook", "username: am", "password_file: /pw", "ca_file: /ca", "cert_file: /c", "key_file: /k"}},
+		"the same for the operator": {"alertmanager -f " + testdataFile("reach.yaml") + " --format alertmanagerconfig --basic-auth-secret am --tls-secret tls", exitOK,
+			[]string{"https://guardian.shop:9443/webhook", "key: password", "key: ca.crt", "key: tls.crt", "keySecret", "release: stack"}},
+		"route without its password":  {"alertmanager -f " + testdataFile("reach.yaml") + " --cert-file /c --key-file /k", exitFailed, []string{"basic_auth_users: guardian answers 401 without it: want --username"}},
+		"route without a certificate": {"alertmanager -f " + testdataFile("reach.yaml") + " --username a --password-file /p", exitFailed, []string{"want --cert-file FILE"}},
+		"route without its token":     {"alertmanager -n shop", exitFailed, []string{"webhook.tokenFile: guardian answers 401 without it: want --token-file"}},
+		"route of TLS unknown here":   {"alertmanager -f " + testdataFile("full.yaml"), exitFailed, []string{"web.configFile", "want --url"}},
+		"matchers as serve has them":  {"alertmanager -f " + testdataFile("matchers.yaml") + " --token-file /t", exitOK, []string{"Orders Down", "team", "[a-z]+"}},
 		"route for the operator":      {"alertmanager -n shop --format alertmanagerconfig --token-secret s", exitOK, []string{"kind: AlertmanagerConfig", "namespace: shop", "name: s"}},
 		"route without a namespace":   {"alertmanager", exitFailed, []string{"namespace: not set"}},
 		"route with a Secret":         {"alertmanager -n shop --token-secret s", exitFailed, []string{"want --token-file"}},
 		"route with a file":           {"alertmanager -n shop --format alertmanagerconfig --token-file s", exitFailed, []string{"want --token-secret"}},
 		"route in a format unknown":   {"alertmanager -n shop --format x", exitFailed, []string{`--format "x"`}},
-		"a command that is not there": {"rollforward", exitFailed, []string{`unknown command "rollforward"`}},
+		"a command that is not there": {"rollforward", exitUnknown, []string{`unknown command "rollforward"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, text := newBench(t).run(strings.Fields(tc.args)...)
@@ -170,5 +181,14 @@ func TestPrintingCommands(t *testing.T) {
 				want(t, code, text, tc.code, says)
 			}
 		})
+	}
+}
+
+func TestAdmissionLeavesOutWhatAClusterDoesNotServe(t *testing.T) {
+	for args, mutates := range map[string]bool{"admission": true, "admission --kubernetes v1.36.2": true, "admission --kubernetes 1.35": false, "admission --no-mutating": false} {
+		code, text := newBench(t).run(strings.Fields(args)...)
+		if code != exitOK || strings.Contains(text, "MutatingAdmissionPolicy") != mutates || !strings.Contains(text, "name: "+remediate.PolicyLock) || !strings.Contains(text, "name: "+remediate.PolicyRecord) {
+			t.Errorf("guardian %s: exit code %d, mutating policy wanted: %v\n%s", args, code, mutates, text)
+		}
 	}
 }

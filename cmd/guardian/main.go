@@ -12,13 +12,15 @@ import (
 	"syscall"
 
 	_ "time/tzdata" // promotion windows name time zones, and images may have none
+
+	_ "golang.org/x/crypto/x509roots/fallback" // and no certificate authorities
 )
 
 // Exit codes of every command.
 const (
 	exitOK      = 0
 	exitFailed  = 1 // wrong input, an error, or an unhealthy canary
-	exitUnknown = 2 // could not tell
+	exitUnknown = 2 // could not tell, or the command line is wrong
 )
 
 // exitError ends the program with a code of its own.
@@ -50,7 +52,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends guardian at once
 	a := &app{name: displayName(os.Args[0]), in: os.Stdin, out: os.Stdout, errOut: os.Stderr, connect: connect}
-	err := a.command().ExecuteContext(ctx)
+	err := a.execute(ctx, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error: "+err.Error())

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -63,15 +65,9 @@ func (o *oracle) listAll(ctx context.Context, hand func(firing, started []alerti
 		return err
 	}
 	var failed []error
-	for _, source := range []struct {
-		lane   alerting.Lane
-		lister alerting.Lister
-	}{{alerting.LaneAlertmanager, o.alertmanager}, {alerting.LanePrometheus, o.prometheus}} {
-		if source.lister == nil {
-			continue
-		}
+	for _, source := range o.listers() {
 		asked := o.now()
-		alerts, complete, err := o.askComplete(ctx, source.lister, filter)
+		alerts, complete, err := o.askComplete(ctx, source, filter)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -96,6 +92,17 @@ func (o *oracle) listAll(ctx context.Context, hand func(firing, started []alerti
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// listers are those that there are, in the order in which they are asked.
+func (o *oracle) listers() []ownLister {
+	var out []ownLister
+	for _, l := range []ownLister{{alerting.LaneAlertmanager, o.alertmanager, o.bridge}, {alerting.LanePrometheus, o.prometheus, o.bridge}} {
+		if l.next != nil {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 // askComplete lists what fires, and says whether that is all: one that does not
@@ -148,10 +155,10 @@ func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remedi
 		return remediate.Forward{Err: "nobody answers what fires: " + err.Error()}, nil
 	}
 	f := remediate.Forward{}
-	if o.query == nil && guard.Promotion.MinRequests == 0 && len(guard.Promotion.Gates) == 0 {
+	if signals := guard.Signals.limits(); o.query == nil && signals == (rules.Signals{}) && guard.Promotion.MinRequests == 0 && len(guard.Promotion.Gates) == 0 {
 		return f, firing // nothing to ask Prometheus for, and no Prometheus
 	}
-	if f.Requests, err = o.requests(ctx, c.Config, guard, sides, since); err != nil {
+	if f.Requests, f.Gaps, err = o.counted(ctx, c.Config, guard, sides, since); err != nil {
 		f.Err = "Prometheus does not answer: " + err.Error()
 		return f, firing
 	}
@@ -169,16 +176,14 @@ func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remedi
 // firingAnywhere asks for alerts of one guard, silenced ones included: that
 // somebody does not want to hear of them is no reason to go forward.
 func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate.Alert, error) {
-	filter, err := filterFor(g)
+	filter, err := o.bridge.config.Load().filterFor(g)
 	if err != nil {
 		return nil, err
 	}
 	filter.MinUptime = minUptime
 	var listers []alerting.Lister
-	for _, l := range []alerting.Lister{o.alertmanager, o.prometheus} {
-		if l != nil {
-			listers = append(listers, l)
-		}
+	for _, l := range o.listers() {
+		listers = append(listers, l)
 	}
 	alerts, err := alerting.FiringNow(ctx, filter, listers...)
 	if err != nil {
@@ -195,28 +200,39 @@ func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate
 	return out, nil
 }
 
-// countRequests is requests for a guard known by name.
-func (o *oracle) countRequests(ctx context.Context, g remediate.Guard, sides remediate.Sides, since time.Time) (int64, error) {
+// count is counted for a guard known by name.
+func (o *oracle) count(ctx context.Context, g remediate.Guard, sides remediate.Sides, since time.Time) (int64, remediate.Gaps, error) {
 	c := o.bridge.config.Load()
 	guard, ok := c.Guard(g.Name)
 	if !ok {
-		return 0, fmt.Errorf("guard %s is not in the configuration", g.Name)
+		return 0, remediate.Gaps{}, fmt.Errorf("guard %s is not in the configuration", g.Name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, listWait)
 	defer cancel()
-	return o.requests(ctx, c.Config, guard, sides, since)
+	return o.counted(ctx, c.Config, guard, sides, since)
 }
 
-// requests counts the canary's requests since a time.
-func (o *oracle) requests(ctx context.Context, c Config, g GuardConfig, sides remediate.Sides, since time.Time) (int64, error) {
+// counted is how many requests the canary had since a time, and what is missing of
+// the rules that watch it.
+func (o *oracle) counted(ctx context.Context, c Config, g GuardConfig, sides remediate.Sides, since time.Time) (int64, remediate.Gaps, error) {
 	if o.query == nil {
-		return 0, errors.New("prometheus.url is empty")
+		return 0, remediate.Gaps{}, errors.New("prometheus.url is empty")
 	}
 	guard, err := c.rulesGuard(g, sides)
 	if err != nil {
-		return 0, err
+		return 0, remediate.Gaps{}, err
 	}
-	samples, err := o.query.Query(ctx, rules.CanaryRequests(guard, max(o.now().Sub(since), 15*time.Second), c.Rules.Proxies))
+	n, err := o.requests(ctx, c, guard, since)
+	if err != nil {
+		return 0, remediate.Gaps{}, err
+	}
+	gaps, err := o.gaps(ctx, c, guard)
+	return n, gaps, err
+}
+
+// requests counts the canary's requests since a time.
+func (o *oracle) requests(ctx context.Context, c Config, g rules.Guard, since time.Time) (int64, error) {
+	samples, err := o.query.Query(ctx, rules.CanaryRequests(g, max(o.now().Sub(since), 15*time.Second), c.Rules.Proxies))
 	if err != nil {
 		return 0, err
 	}
@@ -224,6 +240,42 @@ func (o *oracle) requests(ctx context.Context, c Config, g GuardConfig, sides re
 		return 0, nil
 	}
 	return int64(samples[0].Value), nil
+}
+
+// gaps asks for what proves that the guard's rules watch: the heartbeat says only
+// that Prometheus evaluates those about guardian itself.
+func (o *oracle) gaps(ctx context.Context, c Config, g rules.Guard) (remediate.Gaps, error) {
+	options := c.rulesBase()
+	need := options.Groups(g)
+	if need == nil {
+		return remediate.Gaps{}, nil
+	}
+	samples, err := o.query.Query(ctx, options.Proof(g))
+	if err != nil {
+		return remediate.Gaps{}, err
+	}
+	gaps, age := remediate.Gaps{Stable: true, Canary: true}, map[string]float64{}
+	for _, s := range samples {
+		switch s.Labels[rules.LabelSide] {
+		case "stable":
+			gaps.Stable = false
+		case "canary":
+			gaps.Canary = false
+		default:
+			age[s.Labels["group"]] = s.Value
+		}
+	}
+	for _, group := range slices.Sorted(maps.Keys(need)) {
+		if old, loaded := age[group]; !loaded {
+			gaps.Rules = "Prometheus has not loaded the guard's rules (group " + group + "): does it select the PrometheusRules of guardian?"
+		} else if old > need[group].Seconds() {
+			gaps.Rules = "Prometheus evaluates the guard's rules no more (group " + group + ")"
+		}
+		if gaps.Rules != "" {
+			break
+		}
+	}
+	return gaps, nil
 }
 
 // gate is open when the query has at least one sample and none of them is

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,85 +21,255 @@ import (
 )
 
 const (
-	requestKey  = "request"       // of a record's data
 	cliManager  = "guardian-cli"  // field manager of requests
 	requestPoll = 2 * time.Second // how often a request that waits is looked at without an event
 )
 
+// operation is one thing that a person may ask for.
+type operation struct {
+	action      remediate.RequestAction
+	short, long string
+	all         bool // may be asked of every guard of a namespace at once
+}
+
+var operations = []operation{
+	{action: remediate.RequestRollback, short: "Roll a guard back to stable now", long: `Move all of the guard's traffic to stable and lock it there, as an alert would,
+also while the guard is paused. A disarm ends with it.`},
+	{action: remediate.RequestUnlock, short: "Lift the lock of a guard that was rolled back", long: `Lift the lock that a rollback left and take the build off the refused ones. Traffic
+stays on stable until CI or the promotion moves it. Of a guard that is no longer in
+guardian's configuration the command lifts the lock itself.`},
+	{action: remediate.RequestPause, all: true, short: "Take no step forward; the brake stays on", long: `guardian takes no step of promotion any more. The brake stays on: an alert rolls
+back, a lock is kept, and CI may go on shifting traffic. To take the brake off for
+a time: disarm.`},
+	{action: remediate.RequestResume, all: true, short: "End a pause", long: "End the pause that pause began. A pause by annotation ends by removing it."},
+	{action: remediate.RequestPromote, short: "Take the next step of promotion now", long: `Take one step without waiting for its interval. Everything else that a step needs
+still holds: no lock, no pause, no alert, enough requests, ready endpoints, a fresh
+heartbeat.`},
+	{action: remediate.RequestDisarm, all: true, short: "Take the brake off for a time", long: `guardian only watches: no rollback, no step, and traffic that somebody gives to a
+locked canary is not taken back. A lock stays, and so does what the admission
+policy refuses. It ends by itself after --for, at most disarm.max of guardian's
+configuration (24h), or earlier by arm; an alert that still fires then rolls back.
+GuardianDisarmed fires meanwhile, and gate cannot tell.`},
+	{action: remediate.RequestArm, all: true, short: "Put the brake on again, before a disarm ends", long: "End a disarm. An alert that fires rolls back at once."},
+}
+
+// requestFlags are those of every operation.
+type requestFlags struct {
+	cluster clusterFlags
+	reason  string
+	timeout time.Duration
+	length  time.Duration // of a disarm
+	all     bool
+	output  string
+}
+
 // newRequestCommands is one command for each thing that a person may ask for.
 func newRequestCommands(a *app) []*cobra.Command {
 	var commands []*cobra.Command
-	for _, one := range []struct {
-		action      remediate.RequestAction
-		short, long string
-	}{
-		{remediate.RequestRollback, "Roll a guard back to stable now", `Move all of the guard's traffic to stable and lock it there, as an alert would. A
-pause by guardian pause ends with it.`},
-		{remediate.RequestUnlock, "Lift the lock of a guard that was rolled back", `Lift the lock that a rollback left and take the build off the refused ones. Traffic
-stays on stable until CI or the promotion moves it. Of a guard that is no longer in
-guardian's configuration the command lifts the lock itself.`},
-		{remediate.RequestPause, "Tell guardian to only watch a guard", `guardian goes on watching the guard and moves nothing: no rollback, no promotion,
-no re-assertion.`},
-		{remediate.RequestResume, "End a pause", "End the pause that guardian pause began. What fires then counts at once."},
-		{remediate.RequestPromote, "Take the next step of promotion now", `Take one step without waiting for its interval. Everything else that a step needs
-still holds: no lock, no alert, enough requests, ready endpoints, a fresh heartbeat.`},
-	} {
-		var flags clusterFlags
-		var reason string
-		var timeout time.Duration
-		cmd := &cobra.Command{
-			Use:   string(one.action) + " NAME --reason TEXT",
-			Short: one.short,
-			Long: one.long + `
-
-The wish is written into the guard's record with your own credentials, with your
-name and the reason; guardian carries it out and removes it.
-
-Exit codes: 0 done; 1 refused, blocked or an error; 2 could not tell: no guardian
-lives or has the guard in its configuration, or none took the wish in time, when it
-is withdrawn; or it was taken, and traffic has not moved in time.`,
-			Args: cobra.ExactArgs(1),
-			RunE: func(cmd *cobra.Command, args []string) error {
-				c, err := a.connect(flags)
-				if err != nil {
-					return err
-				}
-				return a.request(cmd.Context(), c, args[0], remediate.Request{Action: one.action, Reason: reason}, timeout)
-			},
-		}
-		flags.add(cmd.Flags())
-		cmd.Flags().StringVar(&reason, "reason", "", "why, for those who read the record later")
-		cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long guardian may take")
-		if err := cmd.MarkFlagRequired("reason"); err != nil {
-			panic(err) // the flag is defined above
-		}
-		commands = append(commands, cmd)
+	for _, op := range operations {
+		commands = append(commands, newRequestCommand(a, op))
 	}
 	return commands
 }
 
-// request writes a wish into the guard's record, waits until what follows from
-// it shows there, and says what came of it.
-func (a *app) request(ctx context.Context, c *cluster, guard string, q remediate.Request, timeout time.Duration) error {
-	if q.Reason == "" {
-		return errors.New("--reason is empty: say why, for those who read the record later")
+func newRequestCommand(a *app, op operation) *cobra.Command {
+	var f requestFlags
+	use, disarms := string(op.action)+" NAME", op.action == remediate.RequestDisarm
+	if op.all {
+		use += " | --all"
 	}
-	before, err := c.record(ctx, guard)
-	if err != nil {
+	if disarms {
+		use += " --for DURATION"
+	}
+	cmd := &cobra.Command{
+		Use:   use + " --reason TEXT",
+		Short: op.short,
+		Long: op.long + `
+
+The request is written into the guard's record with your own credentials, with
+your name as the API server knows it and the reason; guardian carries it out and
+removes it.
+
+Exit codes: 0 done; 1 refused, blocked or an error; 2 could not tell: no guardian
+is running or has the guard in its configuration, or none took the request in time,
+when it is withdrawn; or it was taken, and traffic has not moved in time; or wrong
+flags.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if f.all && len(args) > 0 {
+				return fmt.Errorf("guard %s and --all: want one of the two", args[0])
+			}
+			if f.all {
+				return nil
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := remediate.Request{Action: op.action, Reason: f.reason, At: time.Now().UTC().Truncate(time.Second)}
+			if disarms {
+				q.Until = q.At.Add(f.length)
+			}
+			if err := f.check(cmd); err != nil {
+				return orUnknown(err)
+			}
+			c, err := a.connect(f.cluster)
+			if err != nil {
+				return err
+			}
+			return a.request(cmd.Context(), c, args, q, f)
+		},
+	}
+	f.cluster.add(cmd.Flags())
+	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for those who read the record later (required)")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "how long guardian may take")
+	cmd.Flags().StringVarP(&f.output, "output", "o", "", "json instead of text")
+	if op.all {
+		cmd.Flags().BoolVar(&f.all, "all", false, "every guard of the namespace, instead of NAME")
+	}
+	if disarms {
+		cmd.Flags().DurationVar(&f.length, "for", 0, "for how long, such as 1h (required)")
+	}
+	return cmd
+}
+
+func (f requestFlags) check(cmd *cobra.Command) error {
+	switch length := cmd.Flags().Lookup("for"); {
+	case strings.TrimSpace(f.reason) == "":
+		return errors.New("--reason is empty: say why, for those who read the record later")
+	case length != nil && f.length <= 0:
+		return errors.New("--for " + length.Value.String() + ": want for how long the brake is off, such as 1h: it comes on again by itself")
+	case f.output != "" && f.output != "json":
+		return fmt.Errorf("--output %q: want json, or nothing for text", f.output)
+	}
+	return nil
+}
+
+// requestAnswer is what came of one guard's request, for programs.
+type requestAnswer struct {
+	Guard     string                  `json:"guard"`
+	Namespace string                  `json:"namespace"`
+	Action    remediate.RequestAction `json:"action"`
+	Code      int                     `json:"code"` // as the command's exit code
+	Text      string                  `json:"text"`
+	State     remediate.State         `json:"state,omitempty"`
+	Weight    int                     `json:"weight"`
+}
+
+// requestsAtOnce is how many guards are asked for at a time.
+const requestsAtOnce = 32
+
+// request asks for q of one guard, or of all, and says what came of it.
+func (a *app) request(ctx context.Context, c *cluster, guards []string, q remediate.Request, f requestFlags) (err error) {
+	waiting, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	var records []namedRecord
+	if f.all {
+		records, err = c.records(ctx, c.namespace)
+		if err == nil && len(records) == 0 {
+			err = fmt.Errorf("no guard has a record in namespace %s: does guardian run for this namespace?", c.namespace)
+		}
+	} else {
+		var r *remediate.Record
+		if r, err = c.record(ctx, guards[0]); err == nil && r == nil {
+			err = c.unknownGuard(ctx, guards[0])
+		}
+		if err == nil {
+			records = []namedRecord{{c.namespace, guards[0], *r}}
+		}
+	}
+	if err != nil && len(records) == 0 {
 		return err
 	}
-	if before == nil {
-		return c.unknownGuard(ctx, guard)
+	unread := err // of --all: the records that cannot be read
+	if q.By, err = c.whoAmI(ctx); err != nil {
+		return err
 	}
-	q.By, q.At = c.whoAmI(ctx), time.Now().UTC().Truncate(time.Second)
-	if !before.Status.Orphaned.IsZero() {
-		return a.requestOfOrphan(ctx, c, guard, q, *before)
+	if !slices.ContainsFunc(records, func(r namedRecord) bool { return r.Status.Orphaned.IsZero() }) {
+		return errors.Join(a.requestEach(ctx, waiting, c, records, q, f), unread)
 	}
 	if err := c.wantAlive(ctx, &pulse{}); err != nil {
-		return &exitError{exitCode(err), fmt.Errorf("%w%s", err, a.byHand(q.Action, guard, c.namespace, *before))}
+		return &exitError{exitCode(err), fmt.Errorf("%w%s", err, a.byHand(q.Action, records[0].guard, c.namespace, records[0].Record))}
 	}
-	waiting, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
+	return errors.Join(a.requestEach(ctx, waiting, c, records, q, f), unread)
+}
+
+// requestEach asks for q of each guard, and prints an answer each.
+func (a *app) requestEach(ctx, waiting context.Context, c *cluster, records []namedRecord, q remediate.Request, f requestFlags) error {
+	if !f.all && f.output == "" {
+		_, err := a.requestOne(ctx, waiting, c, records[0], q, f.timeout)
+		return err
+	}
+	answers, failed := make([]requestAnswer, len(records)), make([]error, len(records))
+	slots := make(chan struct{}, requestsAtOnce)
+	var wg sync.WaitGroup
+	for i, r := range records {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			answers[i], failed[i] = a.answerOf(ctx, waiting, c, r, q, f)
+		})
+	}
+	wg.Wait()
+	code := exitOK
+	for _, answer := range answers {
+		code = max(code, answer.Code)
+	}
+	if f.output == "json" {
+		enc := json.NewEncoder(a.out)
+		enc.SetIndent("", "  ")
+		if !f.all {
+			return cmp.Or(enc.Encode(answers[0]), failed[0])
+		}
+		if err := enc.Encode(answers); err != nil {
+			return err
+		}
+	} else {
+		for _, answer := range answers {
+			fmt.Fprintf(a.out, "guard %s: %s\n", answer.Guard, answer.Text)
+		}
+		if q.Action == remediate.RequestPause {
+			fmt.Fprintln(a.out, a.brakeIsOn("--all"))
+		}
+	}
+	if code == exitOK {
+		return nil
+	}
+	bad := 0
+	for _, answer := range answers {
+		if answer.Code != exitOK {
+			bad++
+		}
+	}
+	return &exitError{code, fmt.Errorf("%s of %d of %d guards is not done, or could not be told", q.Action, bad, len(answers))}
+}
+
+// answerOf asks for q of one guard and puts what came of it into one line.
+func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r namedRecord, q remediate.Request, f requestFlags) (requestAnswer, error) {
+	answer := requestAnswer{Guard: r.guard, Namespace: r.namespace, Action: q.Action, State: r.Status.State, Weight: r.Status.Weight}
+	if f.all && !r.Status.Orphaned.IsZero() {
+		answer.Text = "left out: it is not in guardian's configuration"
+		return answer, nil
+	}
+	quiet := *a
+	quiet.out = io.Discard
+	after, err := quiet.requestOne(ctx, waiting, c, r, q, f.timeout)
+	if after != nil {
+		answer.State, answer.Weight = after.Status.State, after.Status.Weight
+		answer.Text = stateLine(*after)
+	}
+	if err != nil {
+		answer.Text, _, _ = strings.Cut(err.Error(), "\n")
+	}
+	answer.Code = exitCode(err)
+	return answer, err
+}
+
+// requestOne writes a request into a guard's record, waits until what follows
+// from it shows there, and says what came of it.
+func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r namedRecord, q remediate.Request, timeout time.Duration) (after *remediate.Record, err error) {
+	guard, before := r.guard, &r.Record
+	if !before.Status.Orphaned.IsZero() {
+		return nil, a.requestOfOrphan(ctx, c, guard, q, *before)
+	}
 	if rollsBack(q, *before) {
 		what, l := "rolled back", before.Lock
 		if before.Status.State == remediate.StateBlocked {
@@ -106,23 +280,28 @@ func (a *app) request(ctx context.Context, c *cluster, guard string, q remediate
 		var attempted bool
 		before, attempted, err = c.writeRequest(waiting, guard, q)
 		if err != nil && attempted && lost(err) {
-			return a.withdrawn(ctx, c, guard, q, before, "could not tell whether the request was written", err)
+			return nil, a.withdrawn(ctx, c, guard, q, before, "could not tell whether the request was written", err)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if was := before.Request; was != nil {
 			fmt.Fprintf(a.out, "replaced the waiting %s by %s: %s\n", was.Action, was.By, was.Reason)
 		}
 	}
-	after, err := c.awaitDone(waiting, guard, q, *before)
+	after, err = c.awaitDone(waiting, guard, q, *before)
 	switch {
 	case err == nil:
-		return a.outcome(guard, q, *before, *after)
+		return after, a.outcome(guard, q, *before, *after)
 	case after != nil:
-		return notYet(guard, q, *after, timeout)
+		return after, notYet(guard, q, *after, timeout)
 	}
-	return a.withdrawn(ctx, c, guard, q, before, fmt.Sprintf("guardian has not taken the request within %s", timeout), err)
+	return nil, a.withdrawn(ctx, c, guard, q, before, fmt.Sprintf("guardian has not taken the request within %s", timeout), err)
+}
+
+// brakeIsOn is what whoever pauses has to know.
+func (a *app) brakeIsOn(what string) string {
+	return fmt.Sprintf("The brake stays on: an alert still rolls back. To take it off for a time: %s disarm %s --for 1h --reason …", a.name, what)
 }
 
 // rollsBack says that the guard is locked already, so that guardian would
@@ -207,13 +386,9 @@ func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q r
 }
 
 // writeRequest puts q into the record, after any request that stands there, and
-// returns the record as it was just before. A rollback waits for nothing that
-// goes forward: it takes its place. attempted says that a write may have been done.
+// returns the record as it was just before. A rollback waits for no other
+// request: it takes its place. attempted says that a write may have been done.
 func (c *cluster) writeRequest(ctx context.Context, guard string, q remediate.Request) (before *remediate.Record, attempted bool, err error) {
-	text, err := json.Marshal(q)
-	if err != nil {
-		return nil, false, fmt.Errorf("write request: %w", err)
-	}
 	var failed error
 	err = c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
 		switch {
@@ -223,12 +398,12 @@ func (c *cluster) writeRequest(ctx context.Context, guard string, q remediate.Re
 		case r == nil:
 			failed = c.unknownGuard(ctx, guard)
 			return 0
-		case r.Request != nil && !(q.Action == remediate.RequestRollback && goesForward(r.Request.Action)):
+		case r.Request != nil && q.Action != remediate.RequestRollback:
 			failed = c.anotherWaits(guard, *r.Request)
 			return requestPoll
 		}
 		before = r
-		failed = c.patchRequest(ctx, guard, r.ResourceVersion, string(text))
+		failed = c.patchRequest(ctx, guard, r.ResourceVersion, &q)
 		if apierrors.IsConflict(failed) { // guardian wrote meanwhile; the next look is newer
 			return 20 * time.Millisecond
 		}
@@ -241,22 +416,33 @@ func (c *cluster) writeRequest(ctx context.Context, guard string, q remediate.Re
 	return before, attempted, err
 }
 
-func goesForward(a remediate.RequestAction) bool {
-	return a == remediate.RequestPromote || a == remediate.RequestResume || a == remediate.RequestUnlock
+func (c *cluster) anotherWaits(guard string, q remediate.Request) error {
+	return fmt.Errorf(`another request has been waiting since %s: %s by %s: %s; guardian takes it off the record when it is done. If it stays, take it off: kubectl patch configmap -n %s %s --type merge -p '%s'`,
+		q.At.UTC().Format(time.RFC3339), q.Action, q.By, q.Reason, c.namespace, remediate.RecordName(guard), noRequest())
 }
 
-func (c *cluster) anotherWaits(guard string, q remediate.Request) error {
-	return fmt.Errorf(`another request has been waiting since %s: %s by %s: %s; guardian takes it off the record when it is done. If it stays, take it off: kubectl patch configmap -n %s %s --type merge -p '{"data":{"%s":null}}'`,
-		q.At.UTC().Format(time.RFC3339), q.Action, q.By, q.Reason, c.namespace, remediate.RecordName(guard), requestKey)
+// noRequest is the merge patch that takes a request off a record.
+func noRequest() string {
+	keys := make([]string, len(remediate.RequestKeys))
+	for i, key := range remediate.RequestKeys {
+		keys[i] = fmt.Sprintf("%q:null", key)
+	}
+	return `{"data":{` + strings.Join(keys, ",") + `}}`
 }
 
 // patchRequest sets the record's request, or removes it for nil, unless the
 // record has changed since resourceVersion.
-func (c *cluster) patchRequest(ctx context.Context, guard, resourceVersion string, request any) error {
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"resourceVersion": resourceVersion},
-		"data":     map[string]any{requestKey: request},
-	})
+func (c *cluster) patchRequest(ctx context.Context, guard, resourceVersion string, q *remediate.Request) error {
+	data := make(map[string]any, len(remediate.RequestKeys))
+	for _, key := range remediate.RequestKeys {
+		data[key] = nil
+	}
+	if q != nil {
+		for key, value := range q.Data() {
+			data[key] = value
+		}
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": resourceVersion}, "data": data})
 	if err != nil {
 		return err
 	}
@@ -271,7 +457,7 @@ func (c *cluster) awaitDone(ctx context.Context, guard string, q remediate.Reque
 	var last error
 	err := c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
 		last = readErr
-		if readErr != nil || r == nil || same(r.Request, q) {
+		if readErr != nil || r == nil || same(r.Request, q) && !refusedRollback(q, *r) {
 			return requestPoll
 		}
 		after = r
@@ -286,16 +472,23 @@ func (c *cluster) awaitDone(ctx context.Context, guard string, q remediate.Reque
 	return after, nil
 }
 
+// refusedRollback says of a rollback that guardian keeps among the requests until
+// it is done, since no lock tells of it, that the API server does not take it.
+func refusedRollback(q remediate.Request, r remediate.Record) bool {
+	m := r.Status.Moving
+	return q.Action == remediate.RequestRollback && m != nil && m.Step == 0 && m.Refused != ""
+}
+
 // settled says that a wish which was taken is carried out as well, or will not
 // be now: guardian writes what it is about to do before it moves traffic.
 func settled(q remediate.Request, before, r remediate.Record) bool {
 	s := r.Status
 	switch q.Action {
 	case remediate.RequestRollback:
-		return s.Weight == 0 || s.State == remediate.StateBlocked || s.State == remediate.StatePaused ||
-			r.Lock == nil && refusal(q, before, r) != ""
+		return s.Weight == 0 && s.Moving == nil || s.State == remediate.StateBlocked ||
+			r.Lock == nil && s.Moving == nil && refusal(q, before, r) != ""
 	case remediate.RequestPromote:
-		return s.Expected == nil || r.Lock != nil
+		return s.Moving == nil || s.Moving.Refused != "" || r.Lock != nil
 	}
 	return true
 }
@@ -306,14 +499,14 @@ func notYet(guard string, q remediate.Request, r remediate.Record, timeout time.
 	switch {
 	case r.Lock != nil:
 		return couldNotTell("guard %s: locked, but traffic has not moved yet after %s, as far as its record tells: canary at %d%%%s", guard, timeout, s.Weight, orNothing(": ", s.Reason))
-	case s.Expected != nil:
-		return couldNotTell("guard %s: guardian is moving the canary from %d%% to %d%%, but traffic has not moved yet after %s, as far as its record tells", guard, s.Weight, *s.Expected, timeout)
+	case s.Moving != nil:
+		return couldNotTell("guard %s: guardian is moving the canary from %d%% to %d%%, but traffic has not moved yet after %s, as far as its record tells", guard, s.Weight, s.Moving.To, timeout)
 	}
 	return couldNotTell("guard %s: guardian has taken the %s, but after %s the canary is at %d%%%s", guard, q.Action, timeout, s.Weight, orNothing(": ", s.Reason))
 }
 
 func same(r *remediate.Request, q remediate.Request) bool {
-	return r != nil && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At)
+	return r != nil && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At) && r.Until.Equal(q.Until)
 }
 
 // withdraw removes q from the record; found says that it stood there.
@@ -359,7 +552,7 @@ func refusal(q remediate.Request, before, after remediate.Record) string {
 // did says that the record shows q to be carried out.
 func did(q remediate.Request, before, after remediate.Record) bool {
 	event := map[remediate.RequestAction]string{remediate.RequestUnlock: "unlocked", remediate.RequestPause: "paused",
-		remediate.RequestResume: "resumed", remediate.RequestPromote: "step"}[q.Action]
+		remediate.RequestResume: "resumed", remediate.RequestPromote: "step", remediate.RequestDisarm: "disarmed", remediate.RequestArm: "armed"}[q.Action]
 	for _, e := range newEntries(before.History, after.History) {
 		if e.Event == event {
 			return true
@@ -367,7 +560,7 @@ func did(q remediate.Request, before, after remediate.Record) bool {
 	}
 	switch q.Action {
 	case remediate.RequestRollback:
-		return after.Status.Weight == 0
+		return after.Status.Weight == 0 && after.Status.Moving == nil
 	case remediate.RequestPromote: // the step was recorded before
 		return after.Status.Weight > before.Status.Weight
 	}
@@ -382,9 +575,11 @@ func (a *app) outcome(guard string, q remediate.Request, before, after remediate
 		}
 	}
 	s := after.Status
-	fmt.Fprintf(a.out, "guard %s: %s, canary at %d%%%s\n", guard, s.State, s.Weight, orNothing(": ", s.Reason))
+	fmt.Fprintf(a.out, "guard %s: %s\n", guard, stateLine(after))
 	refused := refusal(q, before, after)
 	switch {
+	case s.Moving != nil && s.Moving.Refused != "" && (refusedRollback(q, after) || q.Action == remediate.RequestPromote):
+		return fmt.Errorf("the %s is recorded and is tried again; the API server has refused it: %s", q.Action, s.Moving.Refused)
 	case rollsBack(q, after) && s.State == remediate.StateBlocked:
 		return fmt.Errorf("the rollback is recorded and will be done when it is safe: %s", s.Reason)
 	case rollsBack(q, after): // refused if an alert was first: it is done all the same
@@ -396,7 +591,14 @@ func (a *app) outcome(guard string, q remediate.Request, before, after remediate
 	case !did(q, before, after):
 		return couldNotTell("the %s is no longer asked for, and the record does not show that it was done: another request may have taken its place (see %s status %s)", q.Action, a.name, guard)
 	}
+	if q.Action == remediate.RequestPause {
+		fmt.Fprintln(a.out, a.brakeIsOn(guard))
+	}
 	return nil
+}
+
+func stateLine(r remediate.Record) string {
+	return fmt.Sprintf("%s, canary at %d%%%s", r.Status.State, r.Status.Weight, orNothing(": ", r.Status.Reason))
 }
 
 func orNothing(before, s string) string {

@@ -48,7 +48,24 @@ const bearer = "a-long-enough-token"
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	plane := controlplane.Shared(t)
+	return newRigOn(t, controlplane.Shared(t))
+}
+
+// newRigOn is for a control plane that is not as the others' is.
+func newRigOn(t *testing.T, plane *controlplane.Plane) *rig {
+	t.Helper()
+	r := newBareRig(t, plane)
+	r.must(os.WriteFile(r.token, []byte(bearer+"\n"), 0o600))
+	var err error
+	r.account, err = r.plane.ServiceAccount(t.Context(), r.ns, "guardian")
+	r.must(err)
+	r.must(r.plane.Grant(t.Context(), r.ns, "system:serviceaccount:"+r.ns+":guardian", remediate.RBAC()...))
+	return r
+}
+
+// newBareRig is a rig without guardian's account, for those who install it.
+func newBareRig(t *testing.T, plane *controlplane.Plane) *rig {
+	t.Helper()
 	before := goleak.IgnoreCurrent()
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
@@ -66,11 +83,7 @@ func newRig(t *testing.T) *rig {
 		}
 	})
 	r := &rig{t: t, plane: plane, ns: plane.Namespace(t), token: filepath.Join(t.TempDir(), "token")}
-	r.must(os.WriteFile(r.token, []byte(bearer+"\n"), 0o600))
 	var err error
-	r.account, err = plane.ServiceAccount(t.Context(), r.ns, "guardian")
-	r.must(err)
-	r.must(plane.Grant(t.Context(), r.ns, "system:serviceaccount:"+r.ns+":guardian", remediate.RBAC()...))
 	r.kube, err = kubernetes.NewForConfig(plane.RESTConfig(controlplane.Admin))
 	r.must(err)
 	return r

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"io"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,27 @@ func displayName(arg0 string) string {
 	return "guardian"
 }
 
+// execute runs one call of the program. What keeps a command from beginning (no
+// such command, wrong flags or arguments) is no verdict about a canary: its exit
+// code is that of 'could not tell'.
+func (a *app) execute(ctx context.Context, args []string) error {
+	root, ran := a.command(), false
+	root.SetArgs(args)
+	for _, cmd := range root.Commands() {
+		if run := cmd.RunE; run != nil {
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				ran = true
+				return run(cmd, args)
+			}
+		}
+	}
+	err := root.ExecuteContext(ctx)
+	if err != nil && !ran {
+		return orUnknown(err)
+	}
+	return err
+}
+
 // command is the root of the command tree.
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
@@ -35,7 +57,8 @@ and Alertmanager say that it misbehaves, and keeps it there until a new build is
 ready or a person says otherwise. CI keeps shifting traffic forward as it does
 today.
 
-Exit codes: 0 yes or done, 1 no or an error, 2 could not tell.`,
+Exit codes: 0 yes or done, 1 no or an error, 2 could not tell, or the command line
+is wrong.`,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
 		SilenceErrors: true,
 		SilenceUsage:  true,

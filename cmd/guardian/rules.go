@@ -83,10 +83,13 @@ func newRulesCommand(a *app) *cobra.Command {
 those who keep them in git. Set rules.enabled: false then. With rules.fastLane the
 rules also need what --format podmonitor or scrapeconfig prints.
 
+The alerts about guardian itself stand in a PrometheusRule of their own, the guards
+in as many as their number asks for. Which one a guard is in follows from its name.
+
 The rules know a version by its Deployments. They are named in the configuration
 (workloads), or looked up with --from-cluster. Without either the subset's name has
 to be the pods' version label, and the DestinationRule's name that of the Service.`,
-		Example: `  guardian rules --guard orders-service -n microservices | kubectl apply -f -
+		Example: `  guardian rules --guard orders-service -n microservices | kubectl apply --server-side -f -
   guardian rules -f guardian.yaml --format prometheus > rules.yml && promtool check rules rules.yml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -140,7 +143,7 @@ func (a *app) findSides(ctx context.Context, c Config, flags clusterFlags) (map[
 
 // looker looks at guards with the user's own rights.
 func (c *cluster) looker(config Config) remediate.Looker {
-	return remediate.Looker{Client: c.kube, Istio: c.istio, Dynamic: c.dynamic, Domain: config.ClusterDomain}
+	return remediate.Looker{Client: c.kube, Dynamic: c.dynamic, Domain: config.ClusterDomain, Builds: config.Builds.parts()}
 }
 
 func (a *app) printRules(c Config, sides map[string]remediate.Sides, format string) error {
@@ -158,7 +161,7 @@ func (a *app) printRules(c Config, sides map[string]remediate.Sides, format stri
 	var out []byte
 	switch format {
 	case "prometheusrule":
-		out, err = r.PrometheusRuleYAML(c.Rules.Name, c.Rules.Namespace)
+		out, err = r.PrometheusRulesYAML(c.Rules.Name, c.Rules.Namespace)
 	case "prometheus":
 		out, err = r.Prometheus()
 	case "podmonitor":

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -28,8 +29,9 @@ const rulesLook = 5 * time.Second
 // waited for. Then its rules go by what the configuration alone tells.
 const rulesPatience = 12
 
-// rulesWriter keeps the PrometheusRule, and the PodMonitor of the fast lane, what
-// the configuration and the cluster say, on the replica that holds the lease.
+// rulesWriter keeps the PrometheusRules, and the PodMonitor of the fast lane, what
+// the configuration and the cluster say, on the replica that holds the lease. With
+// rules.enabled false there are to be none of guardian's.
 type rulesWriter struct {
 	dynamic    dynamic.Interface
 	kube       kubernetes.Interface
@@ -83,7 +85,7 @@ func (w *rulesWriter) run(ctx context.Context) error {
 	defer w.end()
 	for {
 		c := w.present()
-		switch leads := w.controller.Leads() && c.Rules.Enabled; {
+		switch leads := w.controller.Leads(); {
 		case leads && !w.publishing():
 			if err := w.begin(ctx, c); err != nil {
 				w.log.Error("cannot publish rules", "err", err)
@@ -104,6 +106,7 @@ func (w *rulesWriter) run(ctx context.Context) error {
 
 // publishing is one term of leadership.
 type publishing struct {
+	config         RulesConfig // of the term's begin: names change with a restart alone
 	rules, monitor *publish.Publisher
 	cancel         context.CancelFunc
 	done           sync.WaitGroup
@@ -135,11 +138,12 @@ func (w *rulesWriter) begin(ctx context.Context, c Config) error {
 		return err
 	}
 	p := &publishing{}
-	o := publish.Options{Client: w.dynamic, Kind: publish.PrometheusRule, Name: c.Rules.Name, Namespace: c.Rules.Namespace, Owner: owner, Log: w.log}
+	p.config = c.Rules
+	o := publish.Options{Client: w.dynamic, Kind: publish.PrometheusRule, Set: c.Rules.Name, Namespace: c.Rules.Namespace, Owner: owner, Log: w.log}
 	if p.rules, err = publish.New(o); err != nil {
 		return err
 	}
-	o.Kind, o.Name = publish.PodMonitor, c.Rules.fastLaneName()
+	o.Kind = publish.PodMonitor
 	if p.monitor, err = publish.New(o); err != nil {
 		return err
 	}
@@ -178,6 +182,10 @@ func (w *rulesWriter) owner(ctx context.Context, c Config) (*metav1.OwnerReferen
 // while for every guard to have been looked at: rules that know no workloads
 // would replace those that do. A guard that rules cannot be made for is left out.
 func (w *rulesWriter) look(c Config, term interface{ want(*rules.Rules) error }) {
+	if !c.Rules.Enabled {
+		w.lookAway(c, term)
+		return
+	}
 	sides := w.controller.SidesOf()
 	if slices.ContainsFunc(c.Guards, func(g GuardConfig) bool { _, seen := sides[g.Name]; return !seen }) {
 		if w.waited++; w.waited < rulesPatience {
@@ -189,11 +197,12 @@ func (w *rulesWriter) look(c Config, term interface{ want(*rules.Rules) error })
 	if w.made != nil && w.made.left == why && reflect.DeepEqual(w.made.guards, o.Guards) && reflect.DeepEqual(w.made.config, c) {
 		return
 	}
+	guards := o.Guards
+	made, err := generateFitting(o, left)
 	for name, err := range left {
 		w.log.Error("guard left out of the rules", "guard", name, "err", err)
 	}
 	w.leftOut.Set(float64(len(left)))
-	made, err := rules.Generate(o)
 	if err != nil {
 		w.log.Error("cannot make rules", "err", err)
 		return
@@ -205,15 +214,50 @@ func (w *rulesWriter) look(c Config, term interface{ want(*rules.Rules) error })
 		w.log.Error("cannot publish rules", "err", err)
 		return
 	}
-	w.made = &madeRules{config: c, guards: o.Guards, left: why}
+	w.made = &madeRules{config: c, guards: guards, left: why}
 }
 
-// want publishes the rules, and the fast lane that they read or none.
+// lookAway has what guardian wrote removed: somebody else keeps the rules.
+func (w *rulesWriter) lookAway(c Config, term interface{ want(*rules.Rules) error }) {
+	if w.made != nil && !w.made.config.Rules.Enabled {
+		return
+	}
+	w.leftOut.Set(0)
+	if err := term.want(nil); err != nil {
+		w.log.Error("cannot remove rules", "err", err)
+		return
+	}
+	w.made = &madeRules{config: c}
+}
+
+// generateFitting makes the rules of all guards but those whose own are too large
+// for an object; these go to left.
+func generateFitting(o rules.Options, left leftOut) (*rules.Rules, error) {
+	for {
+		made, err := rules.Generate(o)
+		large, ok := errors.AsType[rules.TooLargeError](err)
+		if !ok {
+			return made, err
+		}
+		left[large.Guard] = err
+		o.Guards = slices.DeleteFunc(slices.Clone(o.Guards), func(g rules.Guard) bool { return g.Name == large.Guard })
+	}
+}
+
+// want publishes the rules, and the fast lane that they read or none; nil has all
+// of them removed.
 func (p *publishing) want(made *rules.Rules) error {
-	if m := made.PodMonitor(p.monitor.Name, p.monitor.Namespace); m == nil {
-		p.monitor.WantNone()
-	} else if err := p.monitor.Want(m); err != nil {
+	var objects, monitors []publish.Object
+	if made != nil {
+		for _, rule := range made.PrometheusRules(p.config.Name, p.config.Namespace) {
+			objects = append(objects, rule)
+		}
+		if m := made.PodMonitor(p.config.fastLaneName(), p.config.Namespace); m != nil {
+			monitors = append(monitors, m)
+		}
+	}
+	if err := p.monitor.Want(monitors...); err != nil {
 		return err
 	}
-	return p.rules.Want(made.PrometheusRule(p.rules.Name, p.rules.Namespace))
+	return p.rules.Want(objects...)
 }

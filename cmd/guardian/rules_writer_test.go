@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
@@ -80,7 +81,7 @@ func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 		}
 	})
 	text := func() string {
-		u, err := client.Resource(publish.PrometheusRule.Resource).Namespace(ns).Get(ctx, c.Rules.Name, metav1.GetOptions{})
+		u, err := client.Resource(publish.PrometheusRule.Resource).Namespace(ns).Get(ctx, c.Rules.Name+"-guards", metav1.GetOptions{})
 		if err != nil {
 			return err.Error()
 		}
@@ -100,7 +101,7 @@ func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 	until("rules that name the canary's Deployment", func(s string) bool { return strings.Contains(s, "orders-v2") })
 	l.set(true, "orders-v2", "orders-v2-extra")
 	until("rules that name a Deployment that came later", func(s string) bool { return strings.Contains(s, "orders-v2-extra") })
-	if err := client.Resource(publish.PrometheusRule.Resource).Namespace(ns).Delete(ctx, c.Rules.Name, metav1.DeleteOptions{}); err != nil {
+	if err := client.Resource(publish.PrometheusRule.Resource).Namespace(ns).Delete(ctx, c.Rules.Name+"-guards", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	until("rules that somebody has deleted", func(s string) bool { return strings.Contains(s, "orders-v2-extra") })
@@ -120,9 +121,15 @@ func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 	until("the fast lane, and rules that read it", func(s string) bool { return strings.Contains(s, "guardian-fast-lane") && monitor() })
 	w.setConfig(c)
 	until("the end of the fast lane", func(s string) bool { return !strings.Contains(s, "guardian-fast-lane") && !monitor() })
+	kept := c
+	kept.Rules.Enabled = false
+	w.setConfig(kept)
+	until("the end of the rules that guardian is to write no more", func(s string) bool { return strings.Contains(s, "not found") })
+	w.setConfig(c)
+	until("and their return", func(s string) bool { return strings.Contains(s, "orders-v2-extra") })
 	l.set(false)
 	until("the end of the term", func(string) bool { return !w.publishing() })
-	if err := client.Resource(publish.PrometheusRule.Resource).Namespace(ns).Delete(ctx, c.Rules.Name, metav1.DeleteOptions{}); err != nil {
+	if err := client.Resource(publish.PrometheusRule.Resource).Namespace(ns).Delete(ctx, c.Rules.Name+"-guards", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if s := text(); !strings.Contains(s, "not found") {
@@ -134,6 +141,32 @@ func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 type wish struct{ rules *rules.Rules }
 
 func (w *wish) want(r *rules.Rules) error { w.rules = r; return nil }
+
+func TestAGuardWhoseRulesAreTooLargeDoesNotLeaveTheOthersUnwatched(t *testing.T) {
+	c := DefaultConfig()
+	c.Namespace, c.Rules.Namespace = "shop", "shop"
+	large := DefaultGuard("large")
+	for i := range 4000 {
+		large.Workloads.Canary = append(large.Workloads.Canary, fmt.Sprintf("large-canary-%d", i))
+	}
+	large.Workloads.Stable = []string{"large-stable"}
+	c.Guards = []GuardConfig{large, DefaultGuard("fine")}
+	l := &leader{sides: map[string]remediate.Sides{"large": {}, "fine": {}}}
+	w := newRulesWriter(nil, nil, l, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+	got := &wish{}
+	w.look(c, got)
+	if n := testutil.ToFloat64(w.leftOut); n != 1 || got.rules == nil {
+		t.Fatalf("%v guards are left out, rules: %v", n, got.rules != nil)
+	}
+	text, err := got.rules.Prometheus()
+	if err != nil || !strings.Contains(string(text), "guardian_guard: fine") || strings.Contains(string(text), "guardian_guard: large") {
+		t.Errorf("%v; the rules are not those of the other guard", err)
+	}
+	again := &wish{}
+	if w.look(c, again); again.rules != nil {
+		t.Error("the same rules are published again")
+	}
+}
 
 func TestOneBadGuardDoesNotLeaveTheOthersUnwatched(t *testing.T) {
 	side := func(workloads ...string) remediate.Side {

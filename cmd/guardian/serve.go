@@ -2,7 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,7 +17,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
-	istioclient "istio.io/client-go/pkg/clientset/versioned"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -177,10 +177,6 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	if err != nil {
 		return fmt.Errorf("reach the API server: %w", err)
 	}
-	istio, err := istioclient.NewForConfig(rc)
-	if err != nil {
-		return fmt.Errorf("reach the API server: %w", err)
-	}
 	dyn, err := dynamic.NewForConfig(rc)
 	if err != nil {
 		return fmt.Errorf("reach the API server: %w", err)
@@ -192,11 +188,12 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		return fmt.Errorf("reach the API server: %w", err)
 	}
 	s.controller, err = remediate.New(remediate.Options{
-		Client: kube, Istio: istio, Dynamic: dyn, EventClient: events,
-		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain,
-		Firing: s.bridge.firing, AskForward: s.oracle.askForward, CountRequests: s.oracle.countRequests,
-		Heartbeat: func() time.Time { return s.server.Heartbeat() },
-		Metrics:   remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
+		Client: kube, Dynamic: dyn, EventClient: events,
+		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
+		Firing: s.bridge.firing, AskForward: s.oracle.askForward, Count: s.oracle.count,
+		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
+		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
+		Metrics:                 remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
 	})
 	if err != nil {
 		return err
@@ -204,6 +201,31 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	s.bridge.guards = s.controller
 	s.rules = newRulesWriter(dyn, kube, s.controller, reg, s.log.With("component", "rules"))
 	return nil
+}
+
+// tokenUser is the ServiceAccount that a configuration's token names, as the API
+// server will: its answer may be some time away. Empty: the token does not tell.
+func tokenUser(rc *rest.Config) string {
+	token := rc.BearerToken
+	if rc.BearerTokenFile != "" {
+		text, err := os.ReadFile(rc.BearerTokenFile)
+		if err != nil {
+			return "" // client-go says so
+		}
+		token = string(text)
+	}
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	var claims struct {
+		Subject string `json:"sub"`
+	}
+	if err != nil || json.Unmarshal(payload, &claims) != nil || !strings.HasPrefix(claims.Subject, "system:serviceaccount:") {
+		return ""
+	}
+	return claims.Subject
 }
 
 // identity is the pod's name, or what comes closest outside a cluster.
@@ -220,7 +242,7 @@ func identity() string {
 
 func (s *service) ready(context.Context) error {
 	if !s.controller.Ready() {
-		return errors.New("the caches are not filled yet")
+		return &alerting.MissingError{Names: s.controller.Missing()}
 	}
 	return nil
 }
@@ -307,6 +329,8 @@ func (s *service) reload(c Config) {
 		s.log.Error("configuration not taken over: namespace cannot change while guardian runs", "was", s.config.Namespace, "is", c.Namespace)
 		return
 	}
+	// What is known to fire was sorted out by the labels as they were.
+	c.Own = s.config.Own
 	// The objects that bear the old name would stay, and their alerts with them.
 	c.Rules.Name, c.Rules.Namespace = s.config.Rules.Name, s.config.Rules.Namespace
 	if reflect.DeepEqual(s.config, c) {
@@ -319,7 +343,7 @@ func (s *service) reload(c Config) {
 	if gone := removed(s.config, c); len(gone) > 0 {
 		s.log.Warn("guards were removed: nothing rolls them back any more, and a lock that stands is lifted by guardian unlock alone", "guards", gone)
 	}
-	s.config.Guards, s.config.Rules, s.config.Heartbeat = c.Guards, c.Rules, c.Heartbeat
+	s.config.Guards, s.config.Rules, s.config.Heartbeat, s.config.Disarm = c.Guards, c.Rules, c.Heartbeat, c.Disarm
 	s.log.Info("configuration taken over", "guards", len(c.Guards))
 }
 

@@ -40,10 +40,10 @@ what was last written.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.output != "" && o.output != "json" {
-				return fmt.Errorf("--output %q: want json, or nothing for a table", o.output)
+				return orUnknown(fmt.Errorf("--output %q: want json, or nothing for a table", o.output))
 			}
 			if o.all && len(args) > 0 {
-				return fmt.Errorf("guard %s and --all-namespaces: want one of the two", args[0])
+				return orUnknown(fmt.Errorf("guard %s and --all-namespaces: want one of the two", args[0]))
 			}
 			c, err := a.connect(flags)
 			if err != nil {
@@ -291,7 +291,7 @@ func nextLine(s remediate.Status, now time.Time) string {
 
 // short is a build for a column.
 func short(build string) string {
-	const width = 12
+	const width = 15 // a build of guardian's own has no more
 	if len(build) > width {
 		return build[:width]
 	}
@@ -327,9 +327,17 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 		line("To go on", r.Message)
 	}
 	line("Refused builds", strings.Join(r.Refused, ", "))
-	if p := s.Paused; p != nil {
-		line("Paused", fmt.Sprintf("by %s at %s%s", p.By, p.At.UTC().Format(time.RFC3339), orNothing(": ", p.Reason)))
+	if x := s.Disarmed; x != nil {
+		line("Disarmed", fmt.Sprintf("until %s (for %s), by %s at %s: %s; nothing is rolled back", x.Until.UTC().Format(time.RFC3339),
+			x.Until.Sub(now).Round(time.Second), x.By, x.At.UTC().Format(time.RFC3339), x.Reason))
 	}
+	if p := s.Paused; p != nil {
+		line("Paused", fmt.Sprintf("by %s at %s%s; the brake is on", p.By, p.At.UTC().Format(time.RFC3339), orNothing(": ", p.Reason)))
+	}
+	if s.PausedOnVS {
+		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
+	}
+	line("Not watched", s.Unwatched)
 	line("Promotion", ladder(s))
 	line("Next step", nextLine(s, now))
 	if s.Requests > 0 {

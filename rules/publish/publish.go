@@ -1,6 +1,6 @@
 // Package publish keeps what the rules package generated in the cluster: applied
-// by server-side apply, owned by guardian, and written again when somebody edits
-// or deletes it.
+// by server-side apply, owned by guardian, written again when somebody edits or
+// deletes it, and removed when it is no longer wanted.
 package publish
 
 import (
@@ -19,7 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,13 +27,15 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/canary-guardian/guardian/rules"
 )
 
 // FieldManager owns what guardian writes.
 const FieldManager = "guardian-rules"
 
-// Kind is a kind of object. Keeping one needs get, create and patch, watching it
-// list and watch with the field selector metadata.name, and removing it delete.
+// Kind is a kind of object. Keeping some needs create and patch, finding those
+// that are there list and watch, and removing them delete.
 type Kind struct {
 	Name     string // as in the object's kind
 	Resource schema.GroupVersionResource
@@ -55,24 +57,28 @@ type Object interface {
 type Options struct {
 	Client    dynamic.Interface
 	Kind      Kind
-	Name      string // of the object
+	Set       string // value of rules.LabelRules, by which the objects are found again
 	Namespace string
-	// Owner is what the object is deleted together with: guardian's own
-	// Deployment, which has to live in Namespace. Nil: the object stays.
+	// Owner is what the objects are deleted together with: guardian's own
+	// Deployment, which has to live in Namespace. Nil: they stay.
 	Owner *metav1.OwnerReference
 	Log   *slog.Logger
 }
 
-// Publisher keeps one object as Want or WantNone says. Only the holder of
-// guardian's lease may run one: two versions of guardian would fight.
+// Publisher keeps objects as Want says. Only the holder of guardian's lease may
+// run one: two versions of guardian would fight.
 type Publisher struct {
 	Options
-	want    atomic.Pointer[wanted]
+	want    atomic.Pointer[[]wanted]
 	changed chan struct{} // holds one token while something may have changed
 }
 
-// wanted is how the object should be; without content it should not exist.
-type wanted struct{ object *unstructured.Unstructured }
+// wanted is one object as it should be. It is kept as text: decoded, the rules of
+// many guards take several times as much memory.
+type wanted struct {
+	name string
+	text []byte
+}
 
 // New checks the options. Nothing is written before Run.
 func New(o Options) (*Publisher, error) {
@@ -83,8 +89,8 @@ func New(o Options) (*Publisher, error) {
 	if o.Kind == (Kind{}) {
 		errs = append(errs, errors.New("want a kind"))
 	}
-	if o.Name == "" || o.Namespace == "" {
-		errs = append(errs, fmt.Errorf("%s %q/%q: want a namespace and a name", o.Kind.Name, o.Namespace, o.Name))
+	if o.Set == "" || o.Namespace == "" {
+		errs = append(errs, fmt.Errorf("%s %q/%q: want a namespace and a set", o.Kind.Name, o.Namespace, o.Set))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("new publisher: %w", err)
@@ -92,28 +98,32 @@ func New(o Options) (*Publisher, error) {
 	return &Publisher{Options: o, changed: make(chan struct{}, 1)}, nil
 }
 
-// Want replaces what is to be published, under the Publisher's own name and
-// namespace. It does not block, and may be called before and during Run. An error
-// means that o cannot be written at all, and nothing has changed.
-func (p *Publisher) Want(o Object) error {
-	object, err := p.object(o)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", p, err)
+// Want replaces what is to be published, in the Publisher's own namespace. What
+// guardian has written before and is not among it is removed. It does not block,
+// and may be called before and during Run. An error means that some object cannot
+// be written at all, and nothing has changed.
+func (p *Publisher) Want(objects ...Object) error {
+	all := make([]wanted, len(objects))
+	for i, o := range objects {
+		text, err := p.text(o)
+		if err != nil {
+			return fmt.Errorf("write %s: %w", p.named(o.GetName()), err)
+		}
+		all[i] = wanted{o.GetName(), text}
 	}
-	p.want.Store(&wanted{object})
+	p.want.Store(&all)
 	p.poke()
 	return nil
 }
 
-// WantNone has the object removed if guardian wrote it. That nothing can be
-// looked at, for want of rights or of the operator's definitions, is no error.
-func (p *Publisher) WantNone() {
-	p.want.Store(&wanted{})
-	p.poke()
+// String is the kind, namespace and set.
+func (p *Publisher) String() string {
+	return fmt.Sprintf("%ss of %s/%s", p.Kind.Name, p.Namespace, p.Set)
 }
 
-// String is the kind, namespace and name.
-func (p *Publisher) String() string { return fmt.Sprintf("%s %s/%s", p.Kind.Name, p.Namespace, p.Name) }
+func (p *Publisher) named(name string) string {
+	return fmt.Sprintf("%s %s/%s", p.Kind.Name, p.Namespace, name)
+}
 
 func (p *Publisher) poke() {
 	select {
@@ -138,9 +148,9 @@ func (p *Publisher) Run(ctx context.Context) error {
 		case <-retry:
 		}
 		retry = nil
-		// An object that nobody has ever wanted may be of a kind that the cluster
-		// does not know, and is not watched.
-		if w := p.want.Load(); informer == nil && w != nil && w.object != nil {
+		// Objects that nobody has ever wanted may be of a kind that the cluster does
+		// not know, and are not watched.
+		if w := p.want.Load(); informer == nil && w != nil && len(*w) > 0 {
 			var err error
 			if informer, err = p.informer(); err != nil {
 				return err
@@ -148,7 +158,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 			watch.Go(func() { informer.RunWithContext(ctx) })
 		}
 		if err := p.RunOnce(ctx); err != nil && ctx.Err() == nil {
-			p.Log.Error("cannot publish", "kind", p.Kind.Name, "namespace", p.Namespace, "name", p.Name, "err", err)
+			p.Log.Error("cannot publish", "kind", p.Kind.Name, "namespace", p.Namespace, "set", p.Set, "err", err)
 			retry = time.After(backoff.Step())
 			continue
 		}
@@ -156,12 +166,27 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 }
 
-// informer wakes Run when the object changes.
+// selector finds the set.
+func (p *Publisher) selector() string {
+	return labels.Set{rules.LabelRules: p.Set}.AsSelector().String()
+}
+
+// informer wakes Run when an object of the set changes.
 func (p *Publisher) informer() (cache.SharedIndexInformer, error) {
 	informer := dynamicinformer.NewFilteredDynamicInformer(p.Client, p.Kind.Resource, p.Namespace, 10*time.Minute, nil,
-		func(o *metav1.ListOptions) {
-			o.FieldSelector = fields.OneTermEqualSelector("metadata.name", p.Name).String()
-		}).Informer()
+		func(o *metav1.ListOptions) { o.LabelSelector = p.selector() }).Informer()
+	// Rules are long, and nobody reads them from this cache.
+	bare := func(o any) (any, error) {
+		if u, ok := o.(*unstructured.Unstructured); ok {
+			u.Object = map[string]any{"apiVersion": u.GetAPIVersion(), "kind": u.GetKind(), "metadata": map[string]any{
+				"name": u.GetName(), "namespace": u.GetNamespace(), "resourceVersion": u.GetResourceVersion(), "uid": string(u.GetUID()),
+			}}
+		}
+		return o, nil
+	}
+	if err := informer.SetTransform(bare); err != nil {
+		return nil, fmt.Errorf("watch %s: %w", p, err)
+	}
 	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { p.poke() },
 		UpdateFunc: func(any, any) { p.poke() },
@@ -176,60 +201,103 @@ func (p *Publisher) backoff() wait.Backoff {
 	return wait.Backoff{Duration: time.Second, Factor: 2, Jitter: 0.1, Steps: 100, Cap: time.Minute}
 }
 
-// RunOnce writes or removes the object if it is not as wanted. It does nothing
-// before the first Want or WantNone.
+// RunOnce writes the objects that are not as wanted, and then, if that could be
+// done, removes those of the set that are not wanted: a guard that has moved to
+// another object is at no time without rules. It does nothing before the first
+// Want. Where nothing is wanted, it is no error that nothing can be looked at, for
+// want of rights or of the operator's definitions.
 func (p *Publisher) RunOnce(ctx context.Context) error {
 	w := p.want.Load()
 	if w == nil {
 		return nil
 	}
 	client := p.Client.Resource(p.Kind.Resource).Namespace(p.Namespace)
-	have, err := client.Get(ctx, p.Name, metav1.GetOptions{})
+	list, err := client.List(ctx, metav1.ListOptions{LabelSelector: p.selector()})
 	switch {
-	case w.object == nil:
-		return p.remove(ctx, client, have, err)
+	case err == nil:
+	case len(*w) == 0 && (apierrors.IsNotFound(err) || apierrors.IsForbidden(err)):
+		return nil
 	case apierrors.IsNotFound(err):
-	case err != nil:
-		return fmt.Errorf("get %s: %w", p, err)
-	case same(have, w.object):
-		return nil
+		return fmt.Errorf("list %s: is prometheus-operator installed? %w", p, err)
+	default:
+		return fmt.Errorf("list %s: %w", p, err)
 	}
-	body, err := json.Marshal(w.object)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", p, err)
+	have := map[string]*unstructured.Unstructured{}
+	for i := range list.Items {
+		have[list.Items[i].GetName()] = &list.Items[i]
 	}
-	force := true
-	if _, err := client.Patch(ctx, p.Name, types.ApplyPatchType, body, metav1.PatchOptions{FieldManager: FieldManager, Force: &force}); err != nil {
-		if apierrors.IsNotFound(err) {
-			return fmt.Errorf("apply %s: is prometheus-operator installed? %w", p, err)
+	var errs []error
+	for _, o := range *w {
+		errs = append(errs, p.apply(ctx, client, have[o.name], o))
+		delete(have, o.name)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, o := range have {
+		errs = append(errs, p.remove(ctx, client, o))
+	}
+	return errors.Join(errs...)
+}
+
+// apply writes one object that is not as wanted. have is nil where there is none.
+func (p *Publisher) apply(ctx context.Context, client dynamic.ResourceInterface, have *unstructured.Unstructured, o wanted) error {
+	if have != nil {
+		want := &unstructured.Unstructured{}
+		if err := want.UnmarshalJSON(o.text); err != nil {
+			return fmt.Errorf("read %s: %w", p.named(o.name), err)
 		}
-		return fmt.Errorf("apply %s: %w", p, err)
+		if same(have, want) {
+			return nil
+		}
 	}
-	p.Log.Info("published", "kind", p.Kind.Name, "namespace", p.Namespace, "name", p.Name)
+	if err := p.patch(ctx, client, o); err != nil {
+		return err
+	}
+	p.Log.Info("published", "kind", p.Kind.Name, "namespace", p.Namespace, "name", o.name)
 	return nil
 }
 
-// remove deletes what Get has found, unless it is somebody else's.
-func (p *Publisher) remove(ctx context.Context, client dynamic.ResourceInterface, have *unstructured.Unstructured, err error) error {
-	switch {
-	case apierrors.IsNotFound(err), apierrors.IsForbidden(err):
-		return nil
-	case err != nil:
-		return fmt.Errorf("get %s: %w", p, err)
-	case !slices.ContainsFunc(have.GetManagedFields(), func(f metav1.ManagedFieldsEntry) bool { return f.Manager == FieldManager }):
+func (p *Publisher) patch(ctx context.Context, client dynamic.ResourceInterface, o wanted) error {
+	force := true
+	if _, err := client.Patch(ctx, o.name, types.ApplyPatchType, o.text, metav1.PatchOptions{FieldManager: FieldManager, Force: &force}); err != nil {
+		return fmt.Errorf("apply %s: %w", p.named(o.name), err)
+	}
+	return nil
+}
+
+// remove deletes an object that guardian has written. One that somebody else has
+// written is left alone; of one that both have, guardian gives up its part.
+func (p *Publisher) remove(ctx context.Context, client dynamic.ResourceInterface, o *unstructured.Unstructured) error {
+	if owned(o, FieldManager) == nil {
 		return nil
 	}
-	uid := have.GetUID()
-	err = client.Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	shared := slices.ContainsFunc(o.GetManagedFields(), func(f metav1.ManagedFieldsEntry) bool {
+		_, spec := fieldsOf(f)["f:spec"]
+		return f.Manager != FieldManager && spec
+	})
+	if shared {
+		bare, err := json.Marshal(map[string]any{"apiVersion": o.GetAPIVersion(), "kind": o.GetKind(), "metadata": map[string]any{"name": o.GetName()}})
+		if err != nil {
+			return fmt.Errorf("write %s: %w", p.named(o.GetName()), err)
+		}
+		if err := p.patch(ctx, client, wanted{o.GetName(), bare}); err != nil {
+			return err
+		}
+		p.Log.Info("left to others", "kind", p.Kind.Name, "namespace", p.Namespace, "name", o.GetName())
+		return nil
+	}
+	uid, version := o.GetUID(), o.GetResourceVersion()
+	err := client.Delete(ctx, o.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete %s: %w", p, err)
+		return fmt.Errorf("delete %s: %w", p.named(o.GetName()), err)
 	}
-	p.Log.Info("removed", "kind", p.Kind.Name, "namespace", p.Namespace, "name", p.Name)
+	p.Log.Info("removed", "kind", p.Kind.Name, "namespace", p.Namespace, "name", o.GetName())
 	return nil
 }
 
-// object is the object as it should be, with nothing that others own.
-func (p *Publisher) object(o Object) (*unstructured.Unstructured, error) {
+// text is the object as it should be, with nothing that others own.
+func (p *Publisher) text(o Object) ([]byte, error) {
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
 	if err != nil {
 		return nil, err
@@ -237,16 +305,21 @@ func (p *Publisher) object(o Object) (*unstructured.Unstructured, error) {
 	delete(content, "status")
 	out := &unstructured.Unstructured{Object: content}
 	unstructured.RemoveNestedField(out.Object, "metadata", "creationTimestamp")
-	out.SetName(p.Name)
 	out.SetNamespace(p.Namespace)
+	set := out.GetLabels()
+	if set == nil {
+		set = map[string]string{}
+	}
+	set[rules.LabelRules] = p.Set
+	out.SetLabels(set)
 	if p.Owner != nil {
 		out.SetOwnerReferences([]metav1.OwnerReference{*p.Owner})
 	}
-	return out, nil
+	return out.MarshalJSON()
 }
 
-// same reports whether the object has what is wanted. Labels and owners of
-// other people may stand beside it.
+// same reports whether the object has what is wanted, and nothing else of
+// guardian's. Labels and owners of other people may stand beside it.
 func same(have, want *unstructured.Unstructured) bool {
 	for k, v := range want.GetLabels() {
 		if have.GetLabels()[k] != v {
@@ -258,7 +331,41 @@ func same(have, want *unstructured.Unstructured) bool {
 			return false
 		}
 	}
-	return equality.Semantic.DeepEqual(have.Object["spec"], want.Object["spec"])
+	metadata, _ := owned(have, FieldManager)["f:metadata"].(map[string]any)
+	ours, _ := metadata["f:labels"].(map[string]any)
+	owners, _ := metadata["f:ownerReferences"].(map[string]any)
+	return len(names(ours)) == len(want.GetLabels()) && len(names(owners)) == len(want.GetOwnerReferences()) &&
+		equality.Semantic.DeepEqual(have.Object["spec"], want.Object["spec"])
+}
+
+// owned are the fields that a manager has applied; nil when there are none.
+func owned(o *unstructured.Unstructured, manager string) map[string]any {
+	for _, f := range o.GetManagedFields() {
+		if f.Manager == manager && f.Operation == metav1.ManagedFieldsOperationApply {
+			return fieldsOf(f)
+		}
+	}
+	return nil
+}
+
+// fieldsOf reads the fields of an entry; what cannot be read has none.
+func fieldsOf(f metav1.ManagedFieldsEntry) map[string]any {
+	out := map[string]any{}
+	if f.FieldsV1 != nil {
+		_ = json.Unmarshal(f.FieldsV1.GetRawBytes(), &out)
+	}
+	return out
+}
+
+// names are the keys of a set of fields but for ".", which is the set itself.
+func names(fields map[string]any) []string {
+	var out []string
+	for k := range fields {
+		if k != "." {
+			out = append(out, k)
+		}
+	}
+	return out
 }
 
 func contains(owners []metav1.OwnerReference, o metav1.OwnerReference) bool {

@@ -3,7 +3,12 @@ package publish
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
@@ -45,9 +51,19 @@ func generate(t *testing.T, limit float64, change ...func(*rules.Options)) *rule
 	return r
 }
 
+// objects are those that rules have of guards "guardian-guards…", and of guardian
+// itself "guardian".
+func objects(r *rules.Rules) []Object {
+	var out []Object
+	for _, rule := range r.PrometheusRules("guardian", "any") {
+		out = append(out, rule)
+	}
+	return out
+}
+
 func want(t *testing.T, p *Publisher, limit float64) {
 	t.Helper()
-	if err := p.Want(generate(t, limit).PrometheusRule(p.Name, p.Namespace)); err != nil {
+	if err := p.Want(objects(generate(t, limit))...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -60,7 +76,7 @@ func TestPublishOnARealAPIServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, err := New(Options{
-		Client: client, Kind: PrometheusRule, Name: "guardian", Namespace: ns, Log: slog.New(slog.DiscardHandler),
+		Client: client, Kind: PrometheusRule, Set: "guardian", Namespace: ns, Log: slog.New(slog.DiscardHandler),
 		Owner: &metav1.OwnerReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "guardian", UID: "1234"},
 	})
 	if err != nil {
@@ -82,7 +98,7 @@ func TestPublishOnARealAPIServer(t *testing.T) {
 		t.Helper()
 		var last *unstructured.Unstructured
 		err := wait.PollUntilContextTimeout(ctx, 10*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
-			got, err := rule.Get(ctx, "guardian", metav1.GetOptions{})
+			got, err := rule.Get(ctx, "guardian-guards", metav1.GetOptions{})
 			last = got
 			return err == nil && ok(got), nil
 		})
@@ -93,7 +109,7 @@ func TestPublishOnARealAPIServer(t *testing.T) {
 	has := func(limit string) func(*unstructured.Unstructured) bool {
 		return func(u *unstructured.Unstructured) bool {
 			text, err := u.MarshalJSON()
-			return err == nil && strings.Contains(string(text), "vector("+limit+")")
+			return err == nil && strings.Contains(string(text), "  "+limit+`"`)
 		}
 	}
 
@@ -107,27 +123,27 @@ func TestPublishOnARealAPIServer(t *testing.T) {
 	want(t, p, 0.02)
 	eventually("changed with the configuration", has("0.02"))
 
-	if _, err := rule.Patch(ctx, "guardian", types.MergePatchType, []byte(`{"spec":{"groups":[]},"metadata":{"labels":{"theirs":"yes","release":"no"}}}`), metav1.PatchOptions{}); err != nil {
+	if _, err := rule.Patch(ctx, "guardian-guards", types.MergePatchType, []byte(`{"spec":{"groups":[]},"metadata":{"labels":{"theirs":"yes","release":"no"}}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually("written again after an edit, with the label of others", func(u *unstructured.Unstructured) bool {
 		return has("0.02")(u) && u.GetLabels()["theirs"] == "yes" && u.GetLabels()["release"] == "prom"
 	})
 
-	if err := rule.Delete(ctx, "guardian", metav1.DeleteOptions{}); err != nil {
+	if err := rule.Delete(ctx, "guardian-guards", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	eventually("written again after a deletion", has("0.02"))
 
 	// What is as wanted is not written: nobody's watch is woken.
-	before, err := rule.Get(ctx, "guardian", metav1.GetOptions{})
+	before, err := rule.Get(ctx, "guardian-guards", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := p.RunOnce(ctx); err != nil {
 		t.Fatal(err)
 	}
-	after, err := rule.Get(ctx, "guardian", metav1.GetOptions{})
+	after, err := rule.Get(ctx, "guardian-guards", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,9 +152,15 @@ func TestPublishOnARealAPIServer(t *testing.T) {
 	}
 }
 
+func fakeClient() *fake.FakeDynamicClient {
+	return fake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
+		PrometheusRule.Resource: "PrometheusRuleList", PodMonitor.Resource: "PodMonitorList",
+	})
+}
+
 func TestRunOnceNamesWhatItCouldNotDo(t *testing.T) {
-	client := fake.NewSimpleDynamicClient(runtime.NewScheme())
-	p, err := New(Options{Client: client, Kind: PrometheusRule, Name: "guardian", Namespace: "microservices", Log: slog.New(slog.DiscardHandler)})
+	client := fakeClient()
+	p, err := New(Options{Client: client, Kind: PrometheusRule, Set: "guardian", Namespace: "microservices", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,17 +170,17 @@ func TestRunOnceNamesWhatItCouldNotDo(t *testing.T) {
 	want(t, p, 0.01)
 	refused := errors.New("refused")
 	client.PrependReactor("patch", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, refused })
-	if err := p.RunOnce(t.Context()); !errors.Is(err, refused) || err.Error() != "apply PrometheusRule microservices/guardian: refused" {
+	if err := p.RunOnce(t.Context()); !errors.Is(err, refused) || err.Error() != "apply PrometheusRule microservices/guardian: refused\napply PrometheusRule microservices/guardian-guards: refused" {
 		t.Errorf("got %v", err)
 	}
-	client.PrependReactor("get", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, refused })
-	if err := p.RunOnce(t.Context()); !errors.Is(err, refused) || err.Error() != "get PrometheusRule microservices/guardian: refused" {
+	client.PrependReactor("list", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, refused })
+	if err := p.RunOnce(t.Context()); !errors.Is(err, refused) || err.Error() != "list PrometheusRules of microservices/guardian: refused" {
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestNewNamesAllProblems(t *testing.T) {
-	_, err := New(Options{Name: "guardian"})
+	_, err := New(Options{Set: "guardian"})
 	if err == nil || !strings.Contains(err.Error(), "want a client and a log") || !strings.Contains(err.Error(), "want a kind") || !strings.Contains(err.Error(), `""/"guardian"`) {
 		t.Errorf("got %v", err)
 	}
@@ -172,7 +194,7 @@ func TestAPodMonitorComesAndGoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	monitors := client.Resource(PodMonitor.Resource).Namespace(ns)
-	p, err := New(Options{Client: client, Kind: PodMonitor, Name: "guardian-fast-lane", Namespace: ns, Log: slog.New(slog.DiscardHandler),
+	p, err := New(Options{Client: client, Kind: PodMonitor, Set: "guardian", Namespace: ns, Log: slog.New(slog.DiscardHandler),
 		Owner: &metav1.OwnerReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "guardian", UID: "1234"}})
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +208,7 @@ func TestAPodMonitorComesAndGoes(t *testing.T) {
 	}
 	version := func() string {
 		t.Helper()
-		got, err := monitors.Get(ctx, p.Name, metav1.GetOptions{})
+		got, err := monitors.Get(ctx, "guardian-fast-lane", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return "none"
 		}
@@ -195,15 +217,17 @@ func TestAPodMonitorComesAndGoes(t *testing.T) {
 		}
 		return got.GetResourceVersion()
 	}
-	p.WantNone()
-	once()
-
-	rule := generate(t, 0.01, func(o *rules.Options) { o.FastLane = time.Second })
-	if err := p.Want(rule.PodMonitor("any", "where")); err != nil {
+	if err := p.Want(); err != nil {
 		t.Fatal(err)
 	}
 	once()
-	got, err := monitors.Get(ctx, p.Name, metav1.GetOptions{})
+
+	rule := generate(t, 0.01, func(o *rules.Options) { o.FastLane = time.Second })
+	if err := p.Want(rule.PodMonitor("guardian-fast-lane", "where")); err != nil {
+		t.Fatal(err)
+	}
+	once()
+	got, err := monitors.Get(ctx, "guardian-fast-lane", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +241,9 @@ func TestAPodMonitorComesAndGoes(t *testing.T) {
 		t.Errorf("what is as wanted was written: %s, then %s", before, after)
 	}
 
-	p.WantNone()
+	if err := p.Want(); err != nil {
+		t.Fatal(err)
+	}
 	once()
 	if v := version(); v != "none" {
 		t.Error("the PodMonitor is still there")
@@ -244,16 +270,18 @@ func TestWithoutTheOperatorThereIsNothingToRemove(t *testing.T) {
 	}{
 		"not installed": {apierrors.NewNotFound(resource, "x"), ""},
 		"no rights":     {apierrors.NewForbidden(resource, "x", errors.New("no")), ""},
-		"no answer":     {errors.New("refused"), "get PodMonitor microservices/guardian-fast-lane: refused"},
+		"no answer":     {errors.New("refused"), "list PodMonitors of microservices/guardian: refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			client := fake.NewSimpleDynamicClient(runtime.NewScheme())
-			client.PrependReactor("get", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, test.answer })
-			p, err := New(Options{Client: client, Kind: PodMonitor, Name: "guardian-fast-lane", Namespace: "microservices", Log: slog.New(slog.DiscardHandler)})
+			client := fakeClient()
+			client.PrependReactor("list", "*", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, test.answer })
+			p, err := New(Options{Client: client, Kind: PodMonitor, Set: "guardian", Namespace: "microservices", Log: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.WantNone()
+			if err := p.Want(); err != nil {
+				t.Fatal(err)
+			}
 			got := ""
 			if err := p.RunOnce(t.Context()); err != nil {
 				got = err.Error()
@@ -262,5 +290,135 @@ func TestWithoutTheOperatorThereIsNothingToRemove(t *testing.T) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// bench is a publisher of rules that runs once at a time, on a real API server.
+type bench struct {
+	t      *testing.T
+	p      *Publisher
+	client dynamic.Interface
+	plane  *controlplane.Plane
+}
+
+func newBench(t *testing.T, owner *metav1.OwnerReference) *bench {
+	t.Helper()
+	plane := controlplane.Shared(t)
+	client, err := dynamic.NewForConfig(plane.RESTConfig(controlplane.Admin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := New(Options{Client: client, Kind: PrometheusRule, Set: "guardian", Namespace: plane.Namespace(t), Owner: owner, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &bench{t, p, client, plane}
+}
+
+// publish has some objects wanted and written.
+func (b *bench) publish(objects ...Object) {
+	b.t.Helper()
+	if err := b.p.Want(objects...); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := b.p.RunOnce(b.t.Context()); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// objects are all that there are, by name.
+func (b *bench) objects() map[string]*unstructured.Unstructured {
+	b.t.Helper()
+	list, err := b.client.Resource(PrometheusRule.Resource).Namespace(b.p.Namespace).List(b.t.Context(), metav1.ListOptions{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	out := map[string]*unstructured.Unstructured{}
+	for _, o := range list.Items {
+		out[o.GetName()] = &o
+	}
+	return out
+}
+
+// guards gives the options many guards with long names.
+func guards(n int) func(*rules.Options) {
+	return func(o *rules.Options) {
+		one := o.Guards[0]
+		o.Guards = nil
+		for i := range n {
+			one.Name = fmt.Sprintf("checkout-service-%d", i)
+			one.Stable.Workloads, one.Canary.Workloads = []string{one.Name + "-v1"}, []string{one.Name + "-v2"}
+			o.Guards = append(o.Guards, one)
+		}
+	}
+}
+
+func TestObjectsThatAreNoLongerNeededAreRemoved(t *testing.T) {
+	b := newBench(t, nil)
+	b.publish(objects(generate(t, 0.01))...)
+	if names := slices.Sorted(maps.Keys(b.objects())); !slices.Equal(names, []string{"guardian", "guardian-guards"}) {
+		t.Fatalf("written were %v", names)
+	}
+	b.publish(objects(generate(t, 0.01, guards(300)))...)
+	many := b.objects()
+	if many["guardian"] == nil || many["guardian-guards"] != nil || len(many) < 4 {
+		t.Fatalf("of 300 guards there are %v", slices.Sorted(maps.Keys(many)))
+	}
+	b.publish(objects(generate(t, 0.01))...)
+	if names := slices.Sorted(maps.Keys(b.objects())); !slices.Equal(names, []string{"guardian", "guardian-guards"}) {
+		t.Errorf("of one guard there are %v", names)
+	}
+	b.publish()
+	if left := b.objects(); len(left) != 0 {
+		t.Errorf("of no guard there are %v", slices.Sorted(maps.Keys(left)))
+	}
+}
+
+func TestALabelThatWasTakenOutGoesAway(t *testing.T) {
+	b := newBench(t, nil)
+	b.publish(objects(generate(t, 0.01))...)
+	rule := b.client.Resource(PrometheusRule.Resource).Namespace(b.p.Namespace)
+	theirs := []byte(`{"metadata":{"labels":{"theirs":"yes"}}}`)
+	if _, err := rule.Patch(t.Context(), "guardian", types.MergePatchType, theirs, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.publish(objects(generate(t, 0.01, func(o *rules.Options) { o.Labels = nil }))...)
+	for name, o := range b.objects() {
+		if _, ok := o.GetLabels()["release"]; ok || (name == "guardian") != (o.GetLabels()["theirs"] == "yes") {
+			t.Errorf("%s has labels %v", name, o.GetLabels())
+		}
+	}
+}
+
+func TestRulesThatAPersonHasTakenOverStay(t *testing.T) {
+	b := newBench(t, &metav1.OwnerReference{APIVersion: "apps/v1", Kind: "Deployment", Name: "guardian", UID: "1234"})
+	b.publish(objects(generate(t, 0.01))...)
+	printed, err := generate(t, 0.01).PrometheusRulesYAML("guardian", b.p.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "rules.yaml")
+	if err := os.WriteFile(file, printed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := b.plane.Kubectl(t.Context(), controlplane.Admin, b.p.Namespace, "apply", "--server-side", "-f", file); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	b.publish()
+	left := b.objects()
+	for _, name := range []string{"guardian", "guardian-guards"} {
+		o := left[name]
+		if o == nil {
+			t.Errorf("%s is gone", name)
+			continue
+		}
+		groups, _, err := unstructured.NestedSlice(o.Object, "spec", "groups")
+		if err != nil || len(groups) == 0 || owned(o, FieldManager) != nil || len(o.GetOwnerReferences()) != 0 {
+			t.Errorf("%s has %d groups, is still guardian's: %v, and goes with %v", name, len(groups), owned(o, FieldManager) != nil, o.GetOwnerReferences())
+		}
+	}
+	b.publish(objects(generate(t, 0.02))...)
+	if text, err := b.objects()["guardian-guards"].MarshalJSON(); err != nil || !strings.Contains(string(text), `  0.02"`) {
+		t.Errorf("guardian does not take them back: %v", err)
 	}
 }

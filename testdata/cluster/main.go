@@ -23,7 +23,7 @@ receivers: [{name: nobody}]
 `
 
 func main() {
-	build := flag.Bool("build", false, "build every program that tests need, and exit")
+	build := flag.Bool("build", false, "build every program that tests need, or those that are named, and exit")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -38,9 +38,14 @@ func main() {
 	}
 }
 
-// buildAll builds what is missing, so that tests do not spend their time on it.
+// buildAll builds what is missing, so that tests do not spend their time on it. istiod, which few need, is built when
+// it is named.
 func buildAll(ctx context.Context) error {
-	for _, name := range []string{"etcd", "kube-apiserver", "kubectl", "promtool", "prometheus", "alertmanager", "amtool"} {
+	names := flag.Args()
+	if len(names) == 0 {
+		names = []string{"etcd", "kube-apiserver", "kubectl", "promtool", "prometheus", "alertmanager", "amtool", "helm"}
+	}
+	for _, name := range names {
 		if _, err := controlplane.Binary(ctx, name); err != nil {
 			return err
 		}

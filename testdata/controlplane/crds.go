@@ -11,6 +11,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -30,6 +32,8 @@ const istioDefinitions = "kubernetes/customresourcedefinitions.gen.yaml"
 //
 //go:embed crds/*.yaml
 var operatorDefinitions embed.FS
+
+var definitionsResource = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
 
 // definition is one CustomResourceDefinition.
 type definition struct{ *unstructured.Unstructured }
@@ -99,7 +103,7 @@ func (p *Plane) install(ctx context.Context, definitions []definition) error {
 	if err != nil {
 		return err
 	}
-	crds := client.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	crds := client.Resource(definitionsResource)
 	group, all := errgroup.WithContext(ctx)
 	for _, d := range definitions {
 		group.Go(func() error {
@@ -114,6 +118,114 @@ func (p *Plane) install(ctx context.Context, definitions []definition) error {
 		return err
 	}
 	return awaitServed(ctx, config, definitions)
+}
+
+// ServeIstio has the API server serve Istio's networking resources in these versions alone, as that of an older Istio
+// does, and returns when it does. What is stored stays.
+func (p *Plane) ServeIstio(ctx context.Context, versions ...string) error {
+	config, err := p.admin()
+	if err != nil {
+		return err
+	}
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	list, err := client.Resource(definitionsResource).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list CustomResourceDefinitions: %w", err)
+	}
+	var changed []definition
+	for i := range list.Items {
+		d := definition{&list.Items[i]}
+		if group, _, _ := unstructured.NestedString(d.Object, "spec", "group"); group != VirtualServices.Group {
+			continue
+		}
+		all, _, _ := unstructured.NestedSlice(d.Object, "spec", "versions")
+		for _, item := range all {
+			version := item.(map[string]any)
+			version["served"] = slices.Contains(versions, fmt.Sprint(version["name"]))
+		}
+		if served := slices.ContainsFunc(all, func(v any) bool { return v.(map[string]any)["served"] == true }); !served {
+			continue // one that has none of them is left alone
+		}
+		if err := unstructured.SetNestedSlice(d.Object, all, "spec", "versions"); err != nil {
+			return err
+		}
+		updated, err := client.Resource(definitionsResource).Update(ctx, d.Unstructured, metav1.UpdateOptions{})
+		if err != nil {
+			return fmt.Errorf("update CustomResourceDefinition %s: %w", d.GetName(), err)
+		}
+		changed = append(changed, definition{updated})
+	}
+	if err := awaitServed(ctx, config, changed); err != nil {
+		return err
+	}
+	return awaitGone(ctx, config, changed)
+}
+
+// DropDefinition deletes a CustomResourceDefinition, and with it all of its objects, and returns when nothing of it is
+// served any more.
+func (p *Plane) DropDefinition(ctx context.Context, name string) error {
+	config, err := p.admin()
+	if err != nil {
+		return err
+	}
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	crds := client.Resource(definitionsResource)
+	object, err := crds.Get(ctx, name, metav1.GetOptions{})
+	if err == nil {
+		err = crds.Delete(ctx, name, metav1.DeleteOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("delete CustomResourceDefinition %s: %w", name, err)
+	}
+	all, _, _ := unstructured.NestedSlice(object.Object, "spec", "versions")
+	for _, item := range all {
+		item.(map[string]any)["served"] = false
+	}
+	if err := unstructured.SetNestedSlice(object.Object, all, "spec", "versions"); err != nil {
+		return err
+	}
+	return awaitGone(ctx, config, []definition{{object}})
+}
+
+// awaitGone returns when no version that a definition does not serve is answered any more.
+func awaitGone(ctx context.Context, config *rest.Config, definitions []definition) error {
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return err
+	}
+	for _, d := range definitions {
+		served, resource, err := d.served()
+		if err != nil {
+			return err
+		}
+		group, _, _ := unstructured.NestedString(d.Object, "spec", "group")
+		all, _, _ := unstructured.NestedSlice(d.Object, "spec", "versions")
+		for _, item := range all {
+			version := fmt.Sprint(group, "/", item.(map[string]any)["name"])
+			if slices.Contains(served, version) {
+				continue
+			}
+			url := config.Host + "/apis/" + version + "/" + resource + "?limit=1"
+			ctx, cancel := context.WithTimeout(ctx, startTimeout)
+			err := poll(ctx, func(ctx context.Context) error {
+				if _, err := get(ctx, client, url); err == nil || !strings.Contains(err.Error(), "404") {
+					return fmt.Errorf("%s is not gone yet: %w", url, err)
+				}
+				return nil
+			})
+			cancel()
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // awaitServed returns when discovery names every version of every definition and each can be listed.

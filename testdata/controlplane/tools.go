@@ -88,13 +88,26 @@ func tools() map[string]tool {
 			least: version{3, 16}, below: version{5, 0}, versionArgs: []string{"version", "--short"}, about: time.Minute,
 			stamp: []string{"helm.sh/helm/v4/internal/version.version=v%s"},
 		},
+		"prometheus-operator": {
+			folder: "prometheus-operator", module: "github.com/prometheus-operator/prometheus-operator",
+			pkg:   "github.com/prometheus-operator/prometheus-operator/cmd/operator",
+			least: version{0, 80}, below: version{1, 0}, versionArgs: []string{"--version"}, about: 2 * time.Minute,
+			stamp: []string{"github.com/prometheus/common/version.Version=%s"},
+		},
+		// Its module has no releases, so a program that is there already cannot be told to be this one: least and below
+		// are left out, and no version fits.
+		"pilot-discovery": {
+			folder: "istio", module: "istio.io/istio", pkg: "istio.io/istio/pilot/cmd/pilot-discovery",
+			versionArgs: []string{"version"}, about: 9 * time.Minute,
+		},
 	}
 }
 
 // Binary returns the path of a program: from $KUBEBUILDER_ASSETS or $PATH when its version fits, else from the user's
 // cache folder, where it is built first when it is missing. A build prints its progress to stderr and takes up to some
 // minutes; other processes that need a build at the same time wait. Known are kube-apiserver, kubectl, etcd,
-// prometheus, promtool, alertmanager, amtool and helm; it must be called from within the repository.
+// prometheus, promtool, alertmanager, amtool, helm, prometheus-operator and pilot-discovery; it must be called from
+// within the repository.
 func Binary(ctx context.Context, name string) (string, error) {
 	t, ok := tools()[name]
 	if !ok {

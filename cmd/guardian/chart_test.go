@@ -1,0 +1,388 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
+	yamlstream "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
+
+	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/rules"
+	"github.com/canary-guardian/guardian/testdata/controlplane"
+)
+
+// helmCommand runs the real helm, with nothing of this machine's own settings.
+type helmCommand struct{ path, home, kubeconfig string }
+
+func newHelm(t *testing.T) *helmCommand {
+	t.Helper()
+	if testing.Short() && !*golden {
+		t.Skip("needs helm; not under -short")
+	}
+	path, err := controlplane.Binary(t.Context(), "helm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &helmCommand{path: path, home: t.TempDir()}
+}
+
+// run returns what helm printed; its warnings too, if it failed.
+func (h *helmCommand) run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, h.path, args...)
+	cmd.Env = append(os.Environ(), "HOME="+h.home, "HELM_CACHE_HOME="+h.home, "HELM_CONFIG_HOME="+h.home, "HELM_DATA_HOME="+h.home, "KUBECONFIG="+h.kubeconfig)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", errors.New(strings.TrimSpace(stdout.String() + stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// oneGuard is all that an install needs to say.
+const oneGuard = "guards[0].name=orders-service"
+
+// rendered is what the chart makes of values, by kind/name.
+func rendered(t *testing.T, text string) map[string]*unstructured.Unstructured {
+	t.Helper()
+	out := map[string]*unstructured.Unstructured{}
+	documents := yamlstream.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
+	for {
+		var u unstructured.Unstructured
+		if err := documents.Decode(&u); errors.Is(err, io.EOF) {
+			return out
+		} else if err != nil {
+			t.Fatalf("%v in\n%s", err, text)
+		}
+		if u.Object == nil {
+			continue
+		}
+		key := u.GetKind() + "/" + u.GetName()
+		if out[key] != nil {
+			t.Errorf("%s is made twice", key)
+		}
+		out[key] = &u
+	}
+}
+
+// one is an object of a kind that the chart makes once.
+func one[T any](t *testing.T, objects map[string]*unstructured.Unstructured, kind, name string) T {
+	t.Helper()
+	var out T
+	u := objects[kind+"/"+name]
+	if u == nil {
+		t.Fatalf("no %s %s among %q", kind, name, slices.Sorted(maps.Keys(objects)))
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// configOf is the configuration that the chart made, as guardian reads it.
+func configOf(t *testing.T, objects map[string]*unstructured.Unstructured, name string) Config {
+	t.Helper()
+	c, err := ParseConfig([]byte(one[corev1.ConfigMap](t, objects, "ConfigMap", name+".config").Data["config.yaml"]))
+	if err != nil {
+		t.Fatalf("guardian does not take the chart's configuration: %v", err)
+	}
+	return c
+}
+
+func TestTheChartRendersAsBefore(t *testing.T) {
+	h := newHelm(t)
+	for _, name := range []string{"oneline", "plain", "full"} {
+		t.Run(name, func(t *testing.T) {
+			values := filepath.Join("..", "..", "testdata", "chart", name+".values.yaml")
+			text, err := h.run(t.Context(), "template", "guardian", chartDir, "-n", "microservices", "-f", values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkFile(t, strings.Replace(values, ".values.", ".golden.", 1), text)
+			objects := rendered(t, text)
+			full := map[string]string{"full": "guardian-brake"}[name]
+			if full == "" {
+				full = "guardian"
+			}
+			c := configOf(t, objects, full)
+			if name != "full" {
+				return
+			}
+			if g, _ := c.Guard("orders-service"); g.Promotion.MinRequests != 1000000 || g.Alerts.Matchers[1].Action != "hold" || len(g.Promotion.Steps) != 3 {
+				t.Errorf("guard %+v", g)
+			}
+			if c.Rules.Labels["release"] != "prom" || c.Rules.Labels["team"] != "shop" || c.Prometheus.HTTP.BasicAuth.PasswordFile == "" {
+				t.Errorf("configuration %s", c)
+			}
+		})
+	}
+}
+
+func TestTheChartRefusesWhatCannotWork(t *testing.T) {
+	h := newHelm(t)
+	if out, err := h.run(t.Context(), "lint", "--strict", chartDir, "--set", oneGuard); err != nil {
+		t.Errorf("lint: %v%s", err, out)
+	}
+	for values, want := range map[string]string{
+		"":                                   "guards: empty",
+		"guards[0].virtualServices={orders}": "name",
+		oneGuard + ",guards[0].rolback.lock=build":                                              "rolback",
+		oneGuard + ",guards[0].rollback.lok=build":                                              "lok",
+		oneGuard + ",guards[0].rollback.lock=both":                                              "guards/0/rollback/lock",
+		oneGuard + ",config.guards[0].name=a":                                                   "guards",
+		oneGuard + ",config.namespace=a":                                                        "namespace",
+		oneGuard + ",replicas=3":                                                                "replicas",
+		oneGuard + ",istio.sidecar=yes":                                                         "istio",
+		oneGuard + ",monitoring.operator=false":                                                 "config.prometheus.url: not set",
+		oneGuard + ",webhook.token=a,webhook.existingSecret=b":                                  "want one of the two",
+		oneGuard + ",config.prometheus.http.basic_auth.password=hunter2":                        "basic_auth.password_file",
+		oneGuard + ",config.alertmanager.http.bearer_token=hunter2":                             "bearer_token_file",
+		oneGuard + ",terminationGracePeriodSeconds=5":                                           "preStopSeconds",
+		oneGuard + `,guards[0].alerts.matchers[0].match=odd name="x"`:                           "alerts.matchers[].match",
+		oneGuard + ",podDisruptionBudget.maxUnavailable=true,config.webhook.allowAnonymous=yes": "allowAnonymous",
+	} {
+		args := []string{"template", "guardian", chartDir, "-n", "microservices"}
+		if values != "" {
+			args = append(args, "--set", values)
+		}
+		_, err := h.run(t.Context(), args...)
+		switch {
+		case err == nil:
+			t.Errorf("%s: taken", values)
+		case !strings.Contains(err.Error(), want):
+			t.Errorf("%s: %v, want one about %q", values, err, want)
+		case strings.Contains(err.Error(), "hunter2"):
+			t.Errorf("%s: a secret is shown: %v", values, err)
+		}
+	}
+}
+
+// The pods are replaced when a key changes that a running guardian cannot take
+// over, and only then: what it can take over is not worth a restart.
+func TestTheChartRestartsGuardianWhereAReloadIsNotEnough(t *testing.T) {
+	h := newHelm(t)
+	render := func(set string) (string, Config) {
+		text, err := h.run(t.Context(), "template", "guardian", chartDir, "-n", "microservices", "--set", oneGuard, "--set", set)
+		if err != nil {
+			t.Fatalf("%s: %v", set, err)
+		}
+		objects := rendered(t, text)
+		sum, _, err := unstructured.NestedString(objects["Deployment/guardian"].Object, "spec", "template", "metadata", "annotations", "checksum/restart")
+		if err != nil || sum == "" {
+			t.Fatalf("no checksum: %v", err)
+		}
+		return sum, configOf(t, objects, "guardian")
+	}
+	sum, was := render("allowNoGuards=false")
+	sets := []string{
+		"guards[1].name=payments", "guards[0].rollback.lock=manual", "config.heartbeat.maxAge=5m", "config.rules.interval=1s", "config.rules.labels.a=b", "monitoring.release=prom",
+		"config.clusterDomain=example.internal", "config.log.level=debug", "config.web.configFile=/web.yaml", "config.webhook.tokenFile=/token",
+		"config.prometheus.url=http://prom", "config.own.cluster=eu", "config.builds.labels={version}", "config.alertmanager.timeout=3s", "config.rules.name=shop", "config.rules.namespace=rules", "config.disarm.max=1h",
+	}
+	for _, f := range flatFields(reflect.TypeFor[Config]()) {
+		key := regexp.MustCompile(`^config\.` + yamlKey(f) + `[.=]`)
+		if !slices.Contains(chartOwn, yamlKey(f)) && !slices.ContainsFunc(sets, key.MatchString) {
+			t.Errorf("no value of %s tried", yamlKey(f))
+		}
+	}
+	for _, set := range sets {
+		now, is := render(set)
+		if keys := restartOnly(was, is); (now != sum) != (len(keys) > 0) {
+			t.Errorf("%s: pods are replaced: %v, keys that need it: %q", set, now != sum, keys)
+		}
+	}
+}
+
+// The chart cannot call rules.AlertmanagerConfig, so it is held to it.
+func TestTheChartsRoutesAreThoseThatGuardianPrints(t *testing.T) {
+	h := newHelm(t)
+	values := filepath.Join("..", "..", "testdata", "chart", "full.values.yaml")
+	text, err := h.run(t.Context(), "template", "guardian", chartDir, "-n", "microservices", "-f", values, "--set", "alertmanagerConfig.httpConfig=null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := rendered(t, text)
+	c := configOf(t, objects, "guardian-brake")
+	o := rules.AlertmanagerOptions{URL: "https://guardian-brake.microservices:8080/webhook", Name: c.Rules.Name, Namespace: c.Namespace, Own: c.Own, Labels: c.Rules.Labels, TokenSecret: "guardian-brake-token"}
+	for _, g := range c.Guards {
+		for _, m := range g.Alerts.Matchers {
+			o.Matchers = append(o.Matchers, m.Match)
+		}
+	}
+	printed, err := rules.AlertmanagerConfig(o, c.Rules.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := rendered(t, string(printed))
+	for key, object := range want {
+		if got := objects[key]; got == nil || !reflect.DeepEqual(got.Object["spec"], object.Object["spec"]) {
+			t.Errorf("%s: the chart has\n%v\nguardian prints\n%v", key, asYAML(got), asYAML(object))
+			continue
+		}
+		for label, value := range object.GetLabels() {
+			if objects[key].GetLabels()[label] != value {
+				t.Errorf("%s: label %s is %q, guardian prints %q", key, label, objects[key].GetLabels()[label], value)
+			}
+		}
+	}
+	for key, object := range objects {
+		if object.GetKind() == "AlertmanagerConfig" && want[key] == nil {
+			t.Errorf("%s: guardian prints no such object", key)
+		}
+	}
+}
+
+func asYAML(u *unstructured.Unstructured) string {
+	if u == nil {
+		return "nothing"
+	}
+	text, err := yaml.Marshal(u.Object)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// grants lists what rules allow, as "verb resource.group", with the names that a
+// right is limited to.
+func grants(list []rbacv1.PolicyRule) map[string]sets.Set[string] {
+	out := map[string]sets.Set[string]{}
+	for _, rule := range list {
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				for _, verb := range rule.Verbs {
+					key := verb + " " + strings.TrimSuffix(resource+"."+group, ".")
+					if out[key] == nil {
+						out[key] = sets.New[string]()
+					}
+					out[key].Insert(rule.ResourceNames...)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func TestTheChartsRoleIsWhatTheCodeNeeds(t *testing.T) {
+	h := newHelm(t)
+	text, err := h.run(t.Context(), "template", "guardian", chartDir, "-n", "microservices", "--set", oneGuard, "--set", "guards[0].virtualServices={mesh,gateway}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := grants(one[rbacv1.Role](t, rendered(t, text), "Role", "guardian").Rules)
+	want := grants(remediate.RBAC())
+	for key, names := range map[string][]string{
+		"get configmaps": {"guardian-orders-service"}, "patch configmaps": {"guardian-orders-service"},
+		"patch virtualservices.networking.istio.io": {"mesh", "gateway"},
+	} {
+		if want[key] == nil {
+			t.Errorf("the code needs no right to %s", key)
+		}
+		want[key] = sets.New(names...)
+	}
+	for _, verb := range []string{"list", "watch", "create", "patch", "delete"} {
+		want[verb+" prometheusrules.monitoring.coreos.com"] = sets.New[string]()
+		want[verb+" podmonitors.monitoring.coreos.com"] = sets.New[string]()
+	}
+	for key, names := range want {
+		if have, ok := got[key]; !ok || !have.Equal(names) {
+			t.Errorf("%s: the Role has %v (%v), the code needs %v", key, ok, sets.List(have), sets.List(names))
+		}
+	}
+	for key := range got {
+		if _, ok := want[key]; !ok {
+			t.Errorf("%s: in the Role, and the code does not need it", key)
+		}
+	}
+}
+
+// A record's name must not be taken by an object of the chart.
+func TestNoGuardsRecordHasTheNameOfAnObjectOfTheChart(t *testing.T) {
+	h := newHelm(t)
+	for _, release := range []string{"guardian", "guardian-config", "brake"} {
+		text, err := h.run(t.Context(), "template", release, chartDir, "-n", "microservices", "--set", oneGuard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for key, object := range rendered(t, text) {
+			guard, isRecord := strings.CutPrefix(object.GetName(), remediate.RecordName(""))
+			if _, err := ParseConfig([]byte("namespace: a\nguards: [{name: " + guard + "}]\n")); object.GetKind() == "ConfigMap" && isRecord && err == nil {
+				t.Errorf("release %s: %s would be the record of a guard named %s", release, key, guard)
+			}
+		}
+	}
+}
+
+// jsonOf is for comparing what was stored.
+func jsonOf(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// What docs/install.md says is YAML that is taken: values by the chart, the rest
+// at least by a parser.
+func TestTheInstallPagesValuesAreTaken(t *testing.T) {
+	h := newHelm(t)
+	page := readDoc(t, "docs", "install.md")
+	tried := 0
+	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1) {
+		var content map[string]any
+		if err := yaml.UnmarshalStrict([]byte(block[1]), &content); err != nil {
+			t.Errorf("%v in\n%s", err, block[1])
+			continue
+		}
+		values := content
+		if spec, ok := content["spec"].(map[string]any); ok {
+			if values, ok = spec["values"].(map[string]any); !ok {
+				continue
+			}
+		} else if !strings.HasPrefix(block[1], "# values.yaml") {
+			continue
+		}
+		tried++
+		file := filepath.Join(t.TempDir(), "values.yaml")
+		if err := os.WriteFile(file, []byte(jsonOf(t, values)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.run(t.Context(), "template", "guardian", chartDir, "-n", "microservices", "-f", file); err != nil {
+			t.Errorf("%v of\n%s", err, block[1])
+		}
+	}
+	for _, command := range regexp.MustCompile(`(?m)^helm (install|test) .*`).FindAllString(page, -1) {
+		if strings.Contains(command, "-f values.yaml") || strings.HasPrefix(command, "helm test") {
+			continue
+		}
+		tried++
+		args := []string{"template"}
+		for _, word := range strings.Fields(strings.ReplaceAll(command, "'", ""))[2:] {
+			args = append(args, strings.Replace(word, "charts/guardian", chartDir, 1))
+		}
+		if _, err := h.run(t.Context(), args...); err != nil {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
+	if tried < 3 {
+		t.Errorf("only %d values tried", tried)
+	}
+}

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// someGuard is a guard that Decide looks at, driven as guardian would drive it.
+type someGuard struct {
+	in  remediate.Input
+	now time.Time
+}
+
+func newSomeGuard(weight int) *someGuard {
+	g := &someGuard{now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)}
+	g.in = remediate.Input{
+		Guard: remediate.Guard{Name: testGuard, Namespace: "shop", VirtualServices: []string{testGuard}, DestinationRule: testGuard,
+			Stable: remediate.Ref{Subset: "v1"}, Canary: remediate.Ref{Subset: "v2"},
+			Rollback:    remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+			Promotion:   remediate.Promotion{Mode: remediate.PromotionManual, Steps: []remediate.Step{{Weight: 10}, {Weight: 30}, {Weight: 100}}},
+			AlertWindow: time.Minute, HeartbeatMaxAge: 3 * time.Minute},
+		Canary: remediate.Workload{Build: "b1", Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true},
+		Stable: remediate.Endpoints{Ready: 2}, Deny: []string{testGuard + "/v2"}, Spare: []string{testGuard + "/v1"},
+		Leads: true, Live: true, Forward: &remediate.Forward{Requests: 200}, Count: remediate.Count{Asked: true, Known: true, Requests: 200},
+	}
+	g.shift(weight)
+	return g.rest()
+}
+
+func (g *someGuard) shift(weight int) {
+	g.in.Traffic = remediate.Traffic{Weight: weight, Lowest: weight, Counted: 1, Split: 1}
+}
+
+// rest decides and does what follows until nothing does any more.
+func (g *someGuard) rest() *someGuard {
+	for range 5 {
+		g.now = g.now.Add(2 * time.Minute)
+		g.in.Heartbeat = g.now
+		d := remediate.Decide(g.in, g.now)
+		g.in.Record = d.Record
+		switch d.Move {
+		case remediate.MoveStable:
+			g.shift(0)
+		case remediate.MoveForward:
+			g.shift(d.Weight)
+		}
+	}
+	return g
+}
+
+func (g *someGuard) alert(action remediate.Action) *someGuard {
+	g.in.Alerts = []remediate.Alert{{Name: "CanaryErrors", Action: action, Fingerprint: "f", StartsAt: g.now, Summary: "7% of requests fail"}}
+	return g.rest()
+}
+
+func (g *someGuard) ask(action remediate.RequestAction) *someGuard {
+	q := remediate.Request{Action: action, By: "ann", Reason: "because", At: g.now}
+	if action == remediate.RequestDisarm {
+		q.Until = g.now.Add(24 * time.Hour)
+	}
+	g.in.Record.Request = &q
+	return g.rest()
+}
+
+// where is where a guard stands, in the words of the table.
+func (g *someGuard) where() string {
+	r := g.in.Record
+	words := []string{"`" + string(r.Status.State) + "`"}
+	if r.Lock != nil {
+		words = append(words, "locked")
+	}
+	if r.Status.PausedText() != "" && r.Status.State != remediate.StatePaused {
+		words = append(words, "paused")
+	}
+	return strings.Join(words, ", ")
+}
+
+// stateRows are the places that a guard can stand at.
+func stateRows() []func() *someGuard {
+	stuck := func() *someGuard {
+		g := newSomeGuard(10)
+		g.in.Stable.Ready = 0
+		g.alert(remediate.ActionRollback)
+		g.in.Alerts = nil // over; the rollback is wanted all the same
+		return g.rest()
+	}
+	after := func(g *someGuard, actions ...remediate.RequestAction) *someGuard {
+		for _, a := range actions {
+			g.ask(a)
+		}
+		return g
+	}
+	return []func() *someGuard{
+		func() *someGuard { return newSomeGuard(0) },
+		func() *someGuard { return newSomeGuard(10) },
+		func() *someGuard { return newSomeGuard(10).alert(remediate.ActionHold) },
+		func() *someGuard { return newSomeGuard(100) },
+		func() *someGuard {
+			g := newSomeGuard(100)
+			g.in.Canary.Build, g.in.Canary.Builds, g.in.Canary.Running = "b2", []string{"b2"}, []string{"b2"}
+			return g.rest()
+		},
+		func() *someGuard {
+			g := newSomeGuard(100)
+			g.now = g.now.Add(time.Hour)
+			return g.rest()
+		},
+		func() *someGuard { return newSomeGuard(10).alert(remediate.ActionRollback) },
+		stuck,
+		func() *someGuard { return after(newSomeGuard(10), remediate.RequestPause) },
+		func() *someGuard { return after(newSomeGuard(10).alert(remediate.ActionHold), remediate.RequestPause) },
+		func() *someGuard {
+			return after(newSomeGuard(10).alert(remediate.ActionRollback), remediate.RequestPause)
+		},
+		func() *someGuard { return after(newSomeGuard(10), remediate.RequestDisarm) },
+		func() *someGuard {
+			return after(newSomeGuard(10).alert(remediate.ActionRollback), remediate.RequestDisarm)
+		},
+		func() *someGuard { return after(newSomeGuard(10), remediate.RequestPause, remediate.RequestDisarm) },
+	}
+}
+
+// became says what has come of a guard that stood somewhere.
+func (g *someGuard) became(was *someGuard) string {
+	entries := g.in.Record.History[len(was.in.Record.History):]
+	has := func(event string) bool {
+		return slices.ContainsFunc(entries, func(e remediate.HistoryEntry) bool { return e.Event == event })
+	}
+	switch now := g.where(); {
+	case has("step"):
+		return "one step"
+	case now != was.where():
+		return "→ " + now
+	case has("refused") && slices.ContainsFunc(entries, func(e remediate.HistoryEntry) bool { return strings.HasPrefix(e.Reason, "rollback refused: locked") }):
+		return "done already"
+	case has("refused"):
+		return "refused"
+	case has("noted"):
+		return "noted"
+	}
+	return "–"
+}
+
+// stateTable is docs/states.md's, as the program has it.
+func stateTable(t *testing.T) string {
+	columns := []remediate.RequestAction{remediate.RequestRollback, remediate.RequestUnlock, remediate.RequestPause, remediate.RequestResume,
+		remediate.RequestPromote, remediate.RequestDisarm, remediate.RequestArm}
+	head := []string{"state", "rollback alert"}
+	for _, c := range columns {
+		head = append(head, "`"+string(c)+"`")
+	}
+	head = append(head, "`gate`", "policy: more traffic for the canary")
+	lines := []string{"| " + strings.Join(head, " | ") + " |", strings.Repeat("|---", len(head)) + "|"}
+	for _, row := range stateRows() {
+		was := row()
+		cells := []string{was.where(), row().alert(remediate.ActionRollback).became(was)}
+		for _, c := range columns {
+			cells = append(cells, row().ask(c).became(was))
+		}
+		c := gateCase{liveness: "renewed", heartbeat: "since the traffic"}
+		policy := "passes"
+		if len(was.in.Record.Deny) > 0 {
+			policy = "refused"
+		}
+		cells = append(cells, fmt.Sprint(c.over(t, was.in.Record).code), policy)
+		lines = append(lines, "| "+strings.Join(cells, " | ")+" |")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestTheTableOfStatesIsTrue holds the table that people read against what
+// guardian decides.
+func TestTheTableOfStatesIsTrue(t *testing.T) {
+	want := stateTable(t)
+	_, have, _ := strings.Cut(readDoc(t, "docs", "states.md"), "<!-- table -->\n\n")
+	have, _, _ = strings.Cut(have, "\n\n")
+	if have != want {
+		t.Errorf("docs/states.md has another table. guardian's is\n\n%s", want)
+	}
+	known := map[string]bool{}
+	for _, row := range stateRows() {
+		known[string(row().in.Record.Status.State)] = true
+	}
+	for _, state := range remediate.States {
+		if !known[string(state)] {
+			t.Errorf("the table has no line for state %s", state)
+		}
+	}
+	if len(remediate.RequestActions) != 7 {
+		t.Error("a command is missing in the table")
+	}
+}

@@ -1,0 +1,208 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Resources that are watched, besides Istio's.
+const (
+	resourceRecords     = "configmaps"
+	resourceServices    = "services"
+	resourcePods        = "pods"
+	resourceDeployments = "deployments"
+	resourceReplicaSets = "replicasets"
+	resourceRevisions   = "controllerrevisions"
+	resourceSlices      = "endpointslices"
+)
+
+// fillTimeout is how long guardian waits at its start for a cache that has
+// neither been filled nor been refused, while the API server fills others.
+const fillTimeout = 30 * time.Second
+
+// cachePart is one of the caches while it is filled.
+type cachePart struct {
+	hasSynced cache.InformerSynced
+	filled    atomic.Bool
+
+	mu  sync.Mutex
+	err error // that kept it from being filled, the last one
+}
+
+func (p *cachePart) isFilled() bool {
+	if !p.filled.Load() && p.hasSynced() {
+		p.filled.Store(true)
+	}
+	return p.filled.Load()
+}
+
+func (p *cachePart) failed(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
+}
+
+func (p *cachePart) lastError() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// unreadable says why something cannot be read for as long as nobody changes
+// guardian's rights, or what the API server serves. It is empty for all that may
+// pass by itself.
+func unreadable(err error) string {
+	if _, none := errors.AsType[*NotServedError](err); none || apierrors.IsForbidden(err) {
+		return err.Error()
+	}
+	return ""
+}
+
+// lacks says whether a cache is not filled.
+func (i *informers) lacks(resource string) bool {
+	if i.synced.Load() {
+		return false
+	}
+	p, ok := i.parts[resource]
+	return ok && !p.isFilled()
+}
+
+// missing are the resources whose caches are not filled, sorted.
+func (i *informers) missing() []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(i.parts)) {
+		if !i.parts[name].isFilled() {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// settled says that to wait longer for the caches is of no use: each is filled
+// or has been refused, or some are and the others have had their time.
+func (i *informers) settled(waited time.Duration) bool {
+	filled, refused := 0, 0
+	for name, p := range i.parts {
+		switch {
+		case p.isFilled():
+			filled++
+			i.metrics.cacheFilled(name, true)
+		case unreadable(p.lastError()) != "":
+			refused++
+		}
+	}
+	return filled+refused == len(i.parts) || filled > 0 && waited >= fillTimeout
+}
+
+// start fills the caches; false: ctx has ended before. One that cannot be filled
+// keeps no guard from its brake: what it would hold is read live.
+func (i *informers) start(ctx context.Context) bool {
+	i.kube.Start(ctx.Done())
+	i.records.Start(ctx.Done())
+	for _, inf := range i.mesh {
+		i.running.Go(func() { inf.RunWithContext(ctx) })
+	}
+	for name := range i.parts {
+		i.metrics.cacheFilled(name, false)
+	}
+	if !i.waitUntil(ctx, i.settled) {
+		return false
+	}
+	debug.FreeOSMemory() // the first lists leave several times the caches' size as garbage
+	missing := i.missing()
+	if len(missing) == 0 {
+		i.synced.Store(true)
+		return true
+	}
+	for _, name := range missing {
+		i.log.Error("a resource cannot be listed: it is read object by object, and where that is refused as well a guard that needs it is blocked on an alert",
+			"namespace", i.namespace, "resource", name, "err", i.parts[name].lastError())
+	}
+	i.running.Go(func() {
+		if i.waitUntil(ctx, func(time.Duration) bool { i.settled(0); return len(i.missing()) == 0 }) {
+			i.synced.Store(true)
+			i.log.Info("all that guardian watches can be listed now", "namespace", i.namespace)
+			i.refilled()
+		}
+	})
+	return true
+}
+
+// waitUntil looks again and again whether something is so; false: ctx has ended
+// before.
+func (i *informers) waitUntil(ctx context.Context, ok func(waited time.Duration) bool) bool {
+	began := time.Now()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !ok(time.Since(began)) {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
+}
+
+// fillingReader reads from the caches, and from the API server what one of them
+// does not hold yet: what a cache lacks must not be taken for absent.
+type fillingReader struct {
+	*cacheReader
+	lacks func(resource string) bool
+	live  reader
+}
+
+// from is where objects of these resources are read.
+func (f fillingReader) from(resources ...string) reader {
+	if slices.ContainsFunc(resources, f.lacks) {
+		return f.live
+	}
+	return f.cacheReader
+}
+
+func (f fillingReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
+	return f.from(resourceRecords).record(ctx, guard)
+}
+
+func (f fillingReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
+	return f.from(resourceVirtualServices).virtualService(ctx, name)
+}
+
+func (f fillingReader) destinationRule(ctx context.Context, name string) (*keptRule, error) {
+	return f.from(resourceDestinationRules).destinationRule(ctx, name)
+}
+
+func (f fillingReader) service(ctx context.Context, name string) (*keptService, error) {
+	return f.from(resourceServices).service(ctx, name)
+}
+
+func (f fillingReader) deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+	return f.from(resourceDeployments).deployments(ctx, want)
+}
+
+func (f fillingReader) pods(ctx context.Context, want workloadSelector) ([]*keptPod, error) {
+	return f.from(resourcePods).pods(ctx, want)
+}
+
+func (f fillingReader) revisions(ctx context.Context, want workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+	return f.from(resourceReplicaSets, resourceRevisions).revisions(ctx, want, pods)
+}
+
+func (f fillingReader) slices(ctx context.Context, service string) ([]*keptSlice, error) {
+	return f.from(resourceSlices).slices(ctx, service)
+}
+
+func (f fillingReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
+	return f.from(resourceRecords).locked(ctx)
+}

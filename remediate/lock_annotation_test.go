@@ -1,0 +1,312 @@
+package remediate
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+const guardianUser = "system:serviceaccount:" + testNamespace + ":guardian"
+
+func aLock() LockAnnotation {
+	return LockAnnotation{By: guardianUser, Canary: []string{"orders-service/v2", "orders-service"}, Stable: []string{"orders-service/v1"}, MatchRoutes: true, Mirrors: true,
+		Build: "b1", Since: at, Message: "guardian rolled orders-service back to v1: deploy a new build"}
+}
+
+func TestALockAnnotationIsReadAsItWasWritten(t *testing.T) {
+	l := aLock()
+	text, err := l.Encode()
+	want := "by=system:serviceaccount:microservices:guardian canary=orders-service/v2,orders-service stable=orders-service/v1 m=1 r=1 build=b1 since=2026-03-02T09:00:00Z guardian rolled orders-service back to v1: deploy a new build"
+	if err != nil || text != want {
+		t.Fatalf("%v\n%s\nwant\n%s", err, text, want)
+	}
+	for name, edit := range map[string]func(*LockAnnotation){
+		"as it is": func(*LockAnnotation) {}, "no build": func(l *LockAnnotation) { l.Build = "" },
+		"weights alone":       func(l *LockAnnotation) { l.MatchRoutes, l.Mirrors = false, false },
+		"hosts of their own":  func(l *LockAnnotation) { l.Canary, l.Stable = []string{"orders-v2/"}, []string{"orders-v1/"} },
+		"a part of a second":  func(l *LockAnnotation) { l.Since = at.Add(123456789) },
+		"many spaces at last": func(l *LockAnnotation) { l.Message = "  two  spaces " },
+	} {
+		l := aLock()
+		edit(&l)
+		text, err := l.Encode()
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got, err := ParseLockAnnotation(text); err != nil || !reflect.DeepEqual(got, l) {
+			t.Errorf("%s: %v\n%+v\nwant\n%+v", name, err, got, l)
+		}
+	}
+}
+
+func TestALockAnnotationThatThePolicyCouldNotReadIsNotWritten(t *testing.T) {
+	for name, edit := range map[string]func(*LockAnnotation){
+		"a person's name":             func(l *LockAnnotation) { l.By = "ann@example.com" },
+		"a user with a space":         func(l *LockAnnotation) { l.By += " x" },
+		"no canary":                   func(l *LockAnnotation) { l.Canary = nil },
+		"a comma in a destination":    func(l *LockAnnotation) { l.Canary = []string{"a,b/v2"} },
+		"no stable":                   func(l *LockAnnotation) { l.Stable = nil },
+		"an empty destination":        func(l *LockAnnotation) { l.Stable = []string{"a/v1", ""} },
+		"stable is no destination":    func(l *LockAnnotation) { l.Stable = []string{"orders-service"} },
+		"a build with a space":        func(l *LockAnnotation) { l.Build = "b 1" },
+		"no message":                  func(l *LockAnnotation) { l.Message = "" },
+		"a message of two lines":      func(l *LockAnnotation) { l.Message = "a\nb" },
+		"a message that is not UTF-8": func(l *LockAnnotation) { l.Message = "a\xff" },
+		"a year of five digits":       func(l *LockAnnotation) { l.Since = at.AddDate(9000, 0, 0) },
+	} {
+		l := aLock()
+		edit(&l)
+		if text, err := l.Encode(); err == nil {
+			t.Errorf("%s: written as %s", name, text)
+		}
+	}
+	for _, text := range []string{"", "x", "by=a canary=b stable=c/ m=1 r=1 build= since=x y",
+		strings.Replace(mustEncode(t, aLock()), "m=1", "m=2", 1), strings.Replace(mustEncode(t, aLock()), "since=2026", "since=20260", 1)} {
+		if l, err := ParseLockAnnotation(text); err == nil {
+			t.Errorf("%q is read as %+v", text, l)
+		}
+	}
+}
+
+func mustEncode(t testing.TB, l LockAnnotation) string {
+	t.Helper()
+	text, err := l.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func FuzzLockAnnotation(f *testing.F) {
+	text, err := aLock().Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add(strings.ReplaceAll(text, "b1", ""))
+	f.Add("by=system:serviceaccount:a:b canary=, stable=/ m=0 r=0 build= since=0001-01-01T00:00:00+14:00 \u2028")
+	f.Fuzz(func(t *testing.T, text string) {
+		l, err := ParseLockAnnotation(text)
+		if err != nil {
+			return
+		}
+		again, err := l.Encode()
+		if err != nil {
+			t.Fatalf("%q is read as %+v, which cannot be written: %v", text, l, err)
+		}
+		if !lockValue.MatchString(again) || strings.Count(again, "\n") > 0 {
+			t.Fatalf("%q is written as %q, which no policy reads", text, again)
+		}
+		if got, err := ParseLockAnnotation(again); err != nil || !reflect.DeepEqual(got, l) {
+			t.Fatalf("%q is read as %+v and then as %+v (%v)", text, l, got, err)
+		}
+	})
+}
+
+// saysLocked is a VirtualService with the lock's annotation; empty: with none at
+// all.
+func saysLocked(value string) *unstructured.Unstructured {
+	vs := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+		"metadata": map[string]any{"name": "orders-service", "namespace": testNamespace}}}
+	if value != "" {
+		vs.SetAnnotations(map[string]string{lockKey("orders-service"): value})
+	}
+	return vs
+}
+
+func TestTheLockAnnotationFollowsTheRecord(t *testing.T) {
+	locked := Record{Lock: &Lock{Kind: LockBuild, Build: "b1", Since: at}, Deny: []string{"orders-service/v2"}, Stable: []string{"orders-service/v1"}, Message: "two\nlines",
+		Status: Status{State: StateRolledBack}}
+	want, ok := lockAnnotation(locked, guardianUser)
+	if !ok || !strings.HasSuffix(want, " two lines") {
+		t.Fatalf("%v %q", ok, want)
+	}
+	older, lifted := locked, Record{Status: Status{State: StateIdle, LiftedAt: at.Add(time.Minute)}}
+	older.Lock = &Lock{Since: at.Add(-time.Hour)}
+	was, _ := lockAnnotation(older, guardianUser)
+	foreign, _ := lockAnnotation(locked, "system:serviceaccount:microservices:deployer")
+	newer := locked
+	newer.Lock = &Lock{Since: at.Add(time.Hour)}
+	later, _ := lockAnnotation(newer, guardianUser)
+	for name, c := range map[string]struct {
+		have   string
+		record Record
+		user   string
+		want   string
+	}{
+		"none, and locked":                  {"", locked, guardianUser, want},
+		"the same":                          {want, locked, guardianUser, want},
+		"an older one":                      {was, locked, guardianUser, want},
+		"forged":                            {strings.Replace(want, "v2", "v3", 1), locked, guardianUser, want},
+		"unreadable":                        {"x", locked, guardianUser, want},
+		"lifted":                            {want, lifted, guardianUser, ""},
+		"unreadable, and not locked":        {"x", lifted, guardianUser, ""},
+		"set after the last lifting":        {later, lifted, guardianUser, later},
+		"another user's, and not locked":    {foreign, lifted, guardianUser, foreign},
+		"a record that was never looked at": {"x", Record{}, guardianUser, "x"},
+		"guardian does not know who it is":  {want, lifted, "", want},
+		"guardian does not know who it is, and locked": {"", locked, "", ""},
+		"guardian is no ServiceAccount":                {"", locked, "guardian", ""},
+		"the destinations are not known":               {was, Record{Lock: locked.Lock}, guardianUser, was},
+	} {
+		vs := saysLocked(c.have)
+		now, err := applyOps(vs, lockOps(vs, "orders-service", c.record, c.user, nil))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := now.GetAnnotations()[lockKey("orders-service")]; got != c.want {
+			t.Errorf("%s: annotation %q\nwant %q", name, got, c.want)
+		}
+	}
+}
+
+func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
+	bad := given(bad, func(in *Input) { in.Spare = []string{"orders-service/v1"} })
+	rolled := Decide(bad, at)
+	text, ok := lockAnnotation(landed(rolled.Record, rolled), guardianUser)
+	if !ok {
+		t.Fatal("no annotation")
+	}
+	l, err := ParseLockAnnotation(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := func(edits ...but) Input {
+		return given(append([]but{unseen, gets(0), func(in *Input) { in.Spare, in.Marked = bad.Spare, &l }}, edits...)...)
+	}
+	d := Decide(lost(), at.Add(time.Hour))
+	got := d.Record.Lock
+	if got == nil || got.Kind != LockBuild || got.Build != "b1" || !got.Since.Equal(at) || got.By != byAnnotation || got.Reason != rolled.Record.Lock.Reason {
+		t.Fatalf("lock %+v", got)
+	}
+	if !slices.Equal(d.Record.Refused, []string{"b1"}) || d.Record.Status.State != StateRolledBack || len(d.Added) != 1 || d.Added[0].Event != "locked" {
+		t.Errorf("refused %v, state %s, told %+v", d.Record.Refused, d.Record.Status.State, d.Added)
+	}
+	if again, _ := lockAnnotation(d.Record, guardianUser); again != text {
+		t.Errorf("the annotation becomes\n%s\nwas\n%s", again, text)
+	}
+	if d := Decide(lost(gets(50)), at); d.Move != MoveStable {
+		t.Errorf("the canary has traffic again: move %v", d.Move)
+	}
+	if d := Decide(lost(lockKind(LockManual)), at); d.Record.Lock == nil || d.Record.Lock.Kind != LockManual {
+		t.Errorf("by a configuration of manual: %+v", d.Record.Lock)
+	}
+	if d := Decide(lost(lockKind(LockNone)), at); d.Record.Lock == nil || d.Record.Lock.Kind != LockBuild {
+		t.Errorf("by a configuration of none: %+v", d.Record.Lock)
+	}
+	if d := Decide(lost(runs("b2", 2), agedOf("b2", at, at), live), at); d.Record.Lock != nil {
+		t.Errorf("a new build is ready: %+v", d.Record.Lock)
+	}
+	if d := Decide(lost(func(in *Input) { in.Deny, in.Spare = nil, nil }), at); !slices.Equal(d.Record.Deny, l.Canary) || !slices.Equal(d.Record.Stable, l.Stable) {
+		t.Errorf("without a DestinationRule: canary %v, stable %v", d.Record.Deny, d.Record.Stable)
+	}
+	// A copy from before the lock knows as little as no record.
+	older := lost()
+	older.Record = given(stood(StateIdle, 0)).Record
+	older.Record.Status.LiftedAt = at.Add(-time.Minute)
+	if d := Decide(older, at); d.Record.Lock == nil {
+		t.Error("a restored copy of the record has let go")
+	}
+	older.Record.Status.LiftedAt = at
+	if d := Decide(older, at); d.Record.Lock != nil {
+		t.Errorf("a lock that was lifted is back: %+v", d.Record.Lock)
+	}
+}
+
+func TestALockLiftedByASlowClockStaysLifted(t *testing.T) {
+	in := given(locked(LockBuild), asks(RequestUnlock), live)
+	in.Record.Lock.Since = at.Add(time.Second)
+	d := Decide(in, at)
+	if d.Record.Lock != nil || d.Record.Status.LiftedAt.Before(in.Record.Lock.Since) {
+		t.Errorf("lifted at %s, set at %s", d.Record.Status.LiftedAt, in.Record.Lock.Since)
+	}
+}
+
+func TestTheLocksMessageIsTrueAndShort(t *testing.T) {
+	long := strings.Repeat("so it fails, and fails, ", 100)
+	for name, c := range map[string]struct {
+		edits      []but
+		says, lies string
+	}{
+		"rolled back":            {[]but{bad}, "guardian rolled orders-service back to v1 at ", "cannot yet"},
+		"blocked":                {[]but{bad, stableReady(0)}, "guardian wants orders-service back on v1 since 2026-03-02T09:00:00Z but cannot yet (", "rolled"},
+		"disarmed with traffic":  {[]but{locked(LockBuild), gets(50), disarmed(time.Hour)}, "guardian locked orders-service on v1 at ", "rolled orders-service back"},
+		"paused without traffic": {[]but{locked(LockBuild), func(in *Input) { in.Record.Status.Paused = &Pause{By: "ann"} }}, "rolled orders-service back", "cannot yet"},
+	} {
+		for _, lengthen := range []bool{false, true} {
+			in := given(c.edits...)
+			if lengthen {
+				for i := range in.Alerts {
+					in.Alerts[i].Summary = long
+				}
+				if in.Record.Lock != nil {
+					in.Record.Lock.Reason = long
+				}
+				if in.Stable.Ready == 0 {
+					in.Stable.Missing = long
+				}
+			}
+			d := Decide(in, at)
+			m := landed(d.Record, d).Message
+			if !strings.Contains(m, c.says) || strings.Contains(strings.ReplaceAll(m, "is rolled out", ""), c.lies) {
+				t.Errorf("%s: %q", name, m)
+			}
+			if len(m) > maxLockMessage+100 || !strings.HasSuffix(m, "kubectl guardian unlock orders-service -n microservices --reason '…'") {
+				t.Errorf("%s: %d bytes: %q", name, len(m), m)
+			}
+		}
+	}
+}
+
+// A key that another user has taken must not keep the weights from being written.
+func TestWeightsDoNotWaitForALockThatMayNotBeWritten(t *testing.T) {
+	forbidden := apierrors.NewForbidden(virtualServiceResource.GroupResource(), "orders-service", nil)
+	vs := saysLocked("")
+	vs.Object["spec"] = map[string]any{"hosts": []any{"x"}}
+	weights := []Op{{Op: "add", Path: "/spec/hosts", Value: []any{"orders-service"}}}
+	lock := lockOps(vs, "orders-service", Record{Lock: &Lock{Since: at}, Deny: []string{"a/v2"}, Stable: []string{"a/v1"}, Message: "m"}, guardianUser, nil)
+	for name, c := range map[string]struct {
+		ops      []Op
+		refuses  func(ops int) bool
+		wantOps  []int
+		wantErr  bool
+		unmarked bool
+	}{
+		"both are taken":               {weights, func(int) bool { return false }, []int{3}, false, false},
+		"the lock is refused":          {weights, func(n int) bool { return n > 1 }, []int{3, 1}, false, true},
+		"everything is refused":        {weights, func(int) bool { return true }, []int{3, 1}, true, true},
+		"the lock alone, and refused":  {nil, func(int) bool { return true }, []int{2}, false, true},
+		"the lock alone, and is taken": {nil, func(int) bool { return false }, []int{2}, false, false},
+	} {
+		var tried []int
+		r := &reconciler{store: refusing{patch: func(ops []Op) error {
+			tried = append(tried, len(ops))
+			if c.refuses(len(ops)) {
+				return forbidden
+			}
+			return nil
+		}}}
+		unmarked, err := r.patchOne(t.Context(), change{vs: vs, ops: c.ops, lock: lock}, Decision{Move: MoveStable})
+		if !slices.Equal(tried, c.wantOps) || (err != nil) != c.wantErr || (unmarked != nil) != c.unmarked {
+			t.Errorf("%s: tried %v operations, want %v; error %v, unmarked %v", name, tried, c.wantOps, err, unmarked)
+		}
+	}
+}
+
+// refusing is a store that takes only what it is told to.
+type refusing struct {
+	store
+	patch func([]Op) error
+}
+
+func (r refusing) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, _ string) (*unstructured.Unstructured, error) {
+	return vs, r.patch(ops)
+}

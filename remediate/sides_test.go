@@ -1,0 +1,156 @@
+package remediate
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// shop is a namespace with one Service, orders-service of app=orders, and its
+// DestinationRule.
+type shop struct {
+	reader
+	subsets map[string]map[string]string
+	running []*keptPod
+}
+
+func (s shop) destinationRule(context.Context, string) (*keptRule, error) {
+	dr := &keptRule{host: "orders-service"}
+	for name, set := range s.subsets {
+		dr.subsets = append(dr.subsets, keptSubset{name, keepLabels(set)})
+	}
+	return dr, nil
+}
+
+func (s shop) service(context.Context, string) (*keptService, error) {
+	return keepService(&corev1.Service{Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}), nil
+}
+
+func (s shop) deployments(context.Context, workloadSelector) ([]*keptDeployment, error) {
+	return nil, nil
+}
+
+func (s shop) pods(_ context.Context, want workloadSelector) ([]*keptPod, error) {
+	return slices.DeleteFunc(slices.Clone(s.running), func(p *keptPod) bool { return !want.matches(p.labels) }), nil
+}
+
+func (s shop) revisions(_ context.Context, _ workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+	var out []*keptRevision
+	for ref := range revisionsOf(pods) {
+		out = append(out, replicaSet(ref.name, "Rollout/"+ref.name, at))
+	}
+	return out, nil
+}
+
+func (s shop) slices(context.Context, string) ([]*keptSlice, error) {
+	var all discoveryv1.EndpointSlice
+	for _, p := range s.running {
+		all.Endpoints = append(all.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.name}})
+	}
+	return []*keptSlice{keepSlice(&all)}, nil
+}
+
+// withLabels is a pod's, as key=value.
+func withLabels(pairs ...string) podOption {
+	return func(p *corev1.Pod) {
+		p.Labels = map[string]string{"app": "orders"}
+		for _, pair := range pairs {
+			k, v, _ := strings.Cut(pair, "=")
+			p.Labels[k] = v
+		}
+	}
+}
+
+func (s shop) look(t *testing.T) Input {
+	t.Helper()
+	snap := snapshot{input: given()}
+	snap.input.Canary, snap.input.Stable = Workload{}, Endpoints{}
+	if err := snap.gatherPair(t.Context(), s, defaultDomain); err != nil {
+		t.Fatal(err)
+	}
+	return snap.input
+}
+
+func TestAPodOfBothSidesIsCountedOnce(t *testing.T) {
+	type set = map[string]string
+	v1, v2 := readyPod("one", "orders:1", withLabels("version=v1")), readyPod("two", "orders:2", withLabels("version=v2"))
+	for name, c := range map[string]struct {
+		subsets map[string]map[string]string
+		pods    []*keptPod
+		stable  int
+		canary  string // its build's image
+		overlap string
+	}{
+		"told apart":                                        {map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"version": "v2"}}, []*keptPod{v1, v2}, 1, "orders:2", ""},
+		"stable has no labels of its own":                   {map[string]map[string]string{"v1": nil, "v2": {"version": "v2"}}, []*keptPod{v1, v2}, 1, "orders:2", "stable select the canary's pods too (1)"},
+		"stable has but the Service's":                      {map[string]map[string]string{"v1": {"app": "orders"}, "v2": {"version": "v2"}}, []*keptPod{v1, v2}, 1, "orders:2", "requests to stable still reach them"},
+		"before the canary's first pod":                     {map[string]map[string]string{"v1": {"app": "orders"}, "v2": {"version": "v2"}}, []*keptPod{v1}, 1, "", "stable select the canary's pods too (0)"},
+		"all that stable has are the canary's":              {map[string]map[string]string{"v1": {"app": "orders"}, "v2": {"version": "v2"}}, []*keptPod{v2}, 0, "orders:2", "(1)"},
+		"the canary has no labels of its own":               {map[string]map[string]string{"v1": {"version": "v1"}, "v2": nil}, []*keptPod{v1, v2}, 1, "orders:2", "canary select stable's pods too (1)"},
+		"both have the same labels":                         {map[string]map[string]string{"v1": {"version": "v2"}, "v2": {"version": "v2"}}, []*keptPod{v2}, 0, "orders:2", "(1)"},
+		"labels that are not the same, and a pod with both": {map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"track": "new"}}, []*keptPod{v1, readyPod("both", "orders:3", withLabels("version=v1", "track=new"))}, 1, "orders:3", "(1)"},
+		"labels that are not the same, and none with both":  {map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"track": "new"}}, []*keptPod{v1, readyPod("new", "orders:3", withLabels("track=new"))}, 1, "orders:3", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := shop{subsets: c.subsets, running: c.pods}.look(t)
+			build := ""
+			if c.canary != "" {
+				build = hashOf(template(c.canary))
+			}
+			if in.Stable.Ready != c.stable || in.Canary.Build != build || !strings.Contains(in.Stable.Overlap, c.overlap) || (in.Stable.Overlap == "") != (c.overlap == "") {
+				t.Errorf("stable has %d ready endpoints, want %d; canary's build %q, want %q; overlap %q, want %q",
+					in.Stable.Ready, c.stable, in.Canary.Build, build, in.Stable.Overlap, c.overlap)
+			}
+		})
+	}
+}
+
+func TestEverySubsetThatLeadsToTheCanaryIsDenied(t *testing.T) {
+	s := shop{subsets: map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"version": "v2"}, "all": nil, "app": {"app": "orders"}, "fast": {"tier": "fast"}, "v3": {"version": "v3"}},
+		running: []*keptPod{readyPod("two", "orders:2", withLabels("version=v2", "tier=fast"))}}
+	denied := s.look(t).Deny
+	for subset, want := range map[string]bool{"v2": true, "all": true, "app": true, "fast": true, "v1": false, "v3": false} {
+		for _, host := range []string{"orders-service", "orders-service.microservices", "orders-service.microservices.svc", "orders-service.microservices.svc.cluster.local"} {
+			if got := slices.Contains(denied, host+"/"+subset); got != want {
+				t.Errorf("%s/%s is denied: %v, want %v", host, subset, got, want)
+			}
+		}
+	}
+	s.subsets["v1"] = nil
+	if slices.Contains(s.look(t).Deny, "orders-service/v1") {
+		t.Error("a stable that leads to the canary is denied, and nothing is left to go back to")
+	}
+}
+
+func TestACacheFindsWhatPodsWereMadeFrom(t *testing.T) {
+	sets := []*keptRevision{replicaSet("orders:1", "Deployment/v2", at), replicaSet("orders:2", "Deployment/v2", at), replicaSet("orders:3", "Rollout/v2", at), replicaSet("orders:4", "Rollout/v2", at)}
+	stateful := []*keptRevision{controllerRevision(t, "s-aaa", "StatefulSet/s", "orders:1", 1, at), controllerRevision(t, "s-bbb", "StatefulSet/s", "orders:2", 2, at)}
+	r := cachesOf(t).reader
+	for in, all := range map[interface{ Add(any) error }][]*keptRevision{r.replicas: sets, r.revisionIx: stateful} {
+		for _, rev := range all {
+			rev.kept = keep(&metav1.ObjectMeta{Namespace: "shop", Name: rev.name})
+			if err := in.Add(rev); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	pods := []*keptPod{readyPod("a", "orders:1"), readyPod("b", "orders:1"), readyPod("c", "orders:3"), readyPod("s-0", "", ownedBy("StatefulSet", "s"), hashed("s-aaa")), readyPod("d", "gone"), readyPod("e", "", orphan)}
+	found, err := r.revisions(t.Context(), workloadSelector{}, pods)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, rev := range found {
+		names = append(names, rev.name)
+	}
+	slices.Sort(names)
+	// Of a Deployment what serves, of other owners all there is: the newest is their present template.
+	if want := []string{"orders:1", "orders:3", "orders:4", "s-aaa", "s-bbb"}; !slices.Equal(names, want) {
+		t.Errorf("found %v, want %v", names, want)
+	}
+}
