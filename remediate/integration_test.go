@@ -372,7 +372,7 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 	}
 	now, err := r.record(app.Name)
 	r.must(err)
-	if now.Lock == nil || *now.Lock != *rec.Lock {
+	if now.Lock == nil || !now.Lock.equal(*rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
 }
@@ -380,7 +380,7 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 func TestUnderThePolicyCIIsRefusedWithTheLocksMessage(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
-	policy, err := AdmissionYAML(AdmissionOptions{Namespace: r.ns})
+	policy, err := AdmissionYAML(AdmissionOptions{})
 	r.must(err)
 	file := filepath.Join(t.TempDir(), "policy.yaml")
 	r.must(os.WriteFile(file, policy, 0o600))
@@ -442,7 +442,7 @@ func TestAGuardianKilledBetweenLockAndPatchIsFinishedByTheNext(t *testing.T) {
 	r.atWeight(app, 0)
 	now, err := r.record(app.Name)
 	r.must(err)
-	if now.Lock == nil || *now.Lock != *rec.Lock {
+	if now.Lock == nil || !now.Lock.equal(*rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
 	if n := second.metric("guardian_rollbacks_total"); n != 0 {

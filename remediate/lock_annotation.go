@@ -127,7 +127,7 @@ func lockAnnotation(r Record, user string) (value string, ok bool) {
 	if r.Lock == nil || user == "" || len(r.Deny) == 0 || len(r.Stable) == 0 {
 		return "", false
 	}
-	value, err := LockAnnotation{By: user, Canary: r.Deny, Stable: r.Stable, MatchRoutes: len(r.DenyMatchRoutes) > 0, Mirrors: len(r.DenyMirrors) > 0,
+	value, err := LockAnnotation{By: user, Canary: r.Deny, Stable: r.Stable, MatchRoutes: r.DenyMatchRoutes, Mirrors: r.DenyMirrors,
 		Build: r.Lock.Build, Since: r.Lock.Since, Message: oneLine(r.Message)}.Encode()
 	return value, err == nil
 }
@@ -162,16 +162,18 @@ func (d *decider) takeUpLock() {
 	}
 	d.rec.Lock = &l
 	d.refuse(l.Build)
-	d.rec.Deny, d.rec.Stable = slices.Clone(m.Canary), slices.Clone(m.Stable)
+	d.rec.denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
 	d.note("locked", byAnnotation, "the record did not know of the lock that annotation "+lockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
 }
 
 // reason is why the lock was set, as far as its message tells.
 func (l LockAnnotation) reason() string {
 	text, _, _ := strings.Cut(l.Message, lockToGoOn)
-	for _, end := range []string{" Build " + l.Build + " is refused.", "."} {
-		text = strings.TrimSuffix(text, end)
+	text, _, _ = strings.Cut(text, lockMind)
+	if i := strings.LastIndex(text, ". Build"); i >= 0 && strings.HasSuffix(text, " refused.") {
+		text = text[:i]
 	}
+	text = strings.TrimSuffix(text, ".")
 	_, after, ok := strings.Cut(text, stamp(l.Since))
 	if !ok {
 		return text

@@ -75,7 +75,7 @@ func TestALockAnnotationThatThePolicyCouldNotReadIsNotWritten(t *testing.T) {
 	}
 }
 
-func mustEncode(t *testing.T, l LockAnnotation) string {
+func mustEncode(t testing.TB, l LockAnnotation) string {
 	t.Helper()
 	text, err := l.Encode()
 	if err != nil {
@@ -202,7 +202,7 @@ func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	if d := Decide(lost(lockKind(LockNone)), at); d.Record.Lock == nil || d.Record.Lock.Kind != LockBuild {
 		t.Errorf("by a configuration of none: %+v", d.Record.Lock)
 	}
-	if d := Decide(lost(runs("b2", 2), live), at); d.Record.Lock != nil {
+	if d := Decide(lost(runs("b2", 2), agedOf("b2", at, at), live), at); d.Record.Lock != nil {
 		t.Errorf("a new build is ready: %+v", d.Record.Lock)
 	}
 	if d := Decide(lost(func(in *Input) { in.Deny, in.Spare = nil, nil }), at); !slices.Equal(d.Record.Deny, l.Canary) || !slices.Equal(d.Record.Stable, l.Stable) {
@@ -238,7 +238,7 @@ func TestTheLocksMessageIsTrueAndShort(t *testing.T) {
 	}{
 		"rolled back":            {[]but{bad}, "guardian rolled orders-service back to v1 at ", "cannot yet"},
 		"blocked":                {[]but{bad, stableReady(0)}, "guardian wants orders-service back on v1 since 2026-03-02T09:00:00Z but cannot yet (", "rolled"},
-		"disarmed with traffic":  {[]but{locked(LockBuild), gets(50), disarmed(time.Hour)}, "", "rolled orders-service back"},
+		"disarmed with traffic":  {[]but{locked(LockBuild), gets(50), disarmed(time.Hour)}, "guardian locked orders-service on v1 at ", "rolled orders-service back"},
 		"paused without traffic": {[]but{locked(LockBuild), func(in *Input) { in.Record.Status.Paused = &Pause{By: "ann"} }}, "rolled orders-service back", "cannot yet"},
 	} {
 		for _, lengthen := range []bool{false, true} {

@@ -410,12 +410,12 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 // that move traffic.
 func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 	was, lock := s.input.Record, want.Lock
-	if lock == nil || was.Lock == nil || *lock != *was.Lock || was.Status.State != want.Status.State ||
+	if lock == nil || was.Lock == nil || !lock.equal(*was.Lock) || was.Status.State != want.Status.State ||
 		want.Status.State != StateRolledBack || d.Move != MoveNone || len(d.Added) > 0 || was.Request != nil {
 		return false
 	}
-	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || !slices.Equal(was.DenyMatchRoutes, want.DenyMatchRoutes) ||
-		!slices.Equal(was.DenyMirrors, want.DenyMirrors) || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
+	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || was.DenyMatchRoutes != want.DenyMatchRoutes ||
+		was.DenyMirrors != want.DenyMirrors || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
 		return false
 	}
 	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle

@@ -24,8 +24,10 @@ const (
 	AnnotationReason = Prefix + "reason"
 	AnnotationSince  = Prefix + "since"
 	AnnotationBuild  = Prefix + "build"
-	AnnotationPaused = Prefix + "paused" // "true", set by a person on the VirtualService: no step forward
-	AnnotationOwner  = Prefix + "owner"  // guardian's user, on its records
+	AnnotationPaused = Prefix + "paused"    // "true", set by a person on the VirtualService: no step forward
+	AnnotationOwner  = Prefix + "owner"     // guardian's user, on its records
+	LabelAdmission   = Prefix + "admission" // "rewrite" or "off", on a Namespace: how the admission policies treat it
+	AnnotationHolds  = Prefix + "holds"     // users, separated by commas, on a Namespace: whose writes are held instead of refused
 
 	// FieldManager marks rollbacks and FieldManagerPromotion steps forward, so
 	// that Argo CD can ignore spec.http while a rollback owns it.
@@ -94,8 +96,8 @@ type Record struct {
 	past string
 
 	Deny            []string // host/subset of the canary in every spelling, while locked
-	DenyMatchRoutes []string // the same, for routes of some requests to the canary alone; empty: they are left alone
-	DenyMirrors     []string // the same, for mirrors; empty: they are left alone
+	DenyMatchRoutes bool     // routes of some requests to the canary alone are locked too
+	DenyMirrors     bool     // and mirrors
 	Stable          []string // host/subset of stable in every spelling, while locked: a route that names it is no route to the canary alone
 	VirtualServices []string // names, while locked
 	Message         string   // what a refused CI reads, while locked
@@ -105,7 +107,10 @@ type Record struct {
 // Prometheus's.
 type Lock struct {
 	Kind        LockKind  `json:"kind"`
-	Build       string    `json:"build"`
+	Build       string    `json:"build"`             // the present one, if it is refused, else the first that is
+	Refused     []string  `json:"refused,omitempty"` // builds that it refuses: those that an unlock forgives
+	Coming      []string  `json:"coming,omitempty"`  // present builds that had had no ready pod when it was set
+	From        string    `json:"from,omitempty"`    // the guard whose lock it was at first
 	Signal      string    `json:"signal,omitempty"`
 	Alert       string    `json:"alert,omitempty"`
 	Fingerprint string    `json:"fingerprint,omitempty"`
@@ -152,6 +157,11 @@ type Status struct {
 	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
 	LiftedAt    time.Time     `json:"liftedAt,omitzero"`    // when anything last did: what an annotation says of an older lock is over
 	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
+	FirstSeen   time.Time     `json:"firstSeen,omitzero"`   // when the guard was first looked at
+	Served      []Served      `json:"served,omitempty"`     // builds that have had ready pods, the present and those of the last minutes
+	Proven      []string      `json:"proven,omitempty"`     // builds that have stood their rollback window out, newest last
+	Revisions   []Revision    `json:"revisions,omitempty"`  // what ReplicaSets and ControllerRevisions are called as builds, newest last
+	Taken       *Taken        `json:"taken,omitempty"`      // the last lock of another record that became this guard's
 	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
@@ -240,8 +250,8 @@ func parseRecord(cm *corev1.ConfigMap) (Record, error) {
 	r.past = cm.Data[keyHistory]
 	r.Refused = strings.Fields(cm.Data[keyRefused])
 	r.Deny = strings.Fields(cm.Data[keyDeny])
-	r.DenyMatchRoutes = strings.Fields(cm.Data[keyDenyMatchRoutes])
-	r.DenyMirrors = strings.Fields(cm.Data[keyDenyMirrors])
+	r.DenyMatchRoutes = cm.Data[keyDenyMatchRoutes] == "true"
+	r.DenyMirrors = cm.Data[keyDenyMirrors] == "true"
 	r.Stable = strings.Fields(cm.Data[keyStable])
 	r.VirtualServices = strings.Fields(cm.Data[keyVirtualServices])
 	r.Message = cm.Data[keyMessage]
@@ -358,10 +368,14 @@ func (r Record) Data() map[string]string {
 	if text := r.historyText(); text != "" {
 		data[keyHistory] = text
 	}
-	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyDenyMatchRoutes: r.DenyMatchRoutes,
-		keyDenyMirrors: r.DenyMirrors, keyStable: r.Stable, keyVirtualServices: r.VirtualServices} {
+	for key, list := range map[string][]string{keyRefused: r.Refused, keyDeny: r.Deny, keyStable: r.Stable, keyVirtualServices: r.VirtualServices} {
 		if len(list) > 0 {
 			data[key] = strings.Join(list, " ")
+		}
+	}
+	for key, set := range map[string]bool{keyDenyMatchRoutes: r.DenyMatchRoutes, keyDenyMirrors: r.DenyMirrors} {
+		if set {
+			data[key] = "true"
 		}
 	}
 	if r.Message != "" {
@@ -414,6 +428,7 @@ func (r Record) clone() Record {
 	c := r
 	if r.Lock != nil {
 		l := *r.Lock
+		l.Refused, l.Coming = slices.Clone(l.Refused), slices.Clone(l.Coming)
 		c.Lock = &l
 	}
 	if r.Request != nil {
@@ -432,12 +447,17 @@ func (r Record) clone() Record {
 		e := *r.Status.Expected
 		c.Status.Expected = &e
 	}
+	if r.Status.Taken != nil {
+		t := *r.Status.Taken
+		c.Status.Taken = &t
+	}
+	c.Status.Served = slices.Clone(r.Status.Served)
+	c.Status.Proven = slices.Clone(r.Status.Proven)
+	c.Status.Revisions = slices.Clone(r.Status.Revisions)
 	c.Refused = slices.Clone(r.Refused)
 	c.Changed = slices.Clone(r.Changed)
 	c.History = slices.Clone(r.History)
 	c.Deny = slices.Clone(r.Deny)
-	c.DenyMatchRoutes = slices.Clone(r.DenyMatchRoutes)
-	c.DenyMirrors = slices.Clone(r.DenyMirrors)
 	c.Stable = slices.Clone(r.Stable)
 	c.VirtualServices = slices.Clone(r.VirtualServices)
 	c.Status.Alerts = slices.Clone(r.Status.Alerts)

@@ -26,20 +26,22 @@ func fullRecord() Record {
 	return Record{
 		ResourceVersion: "7",
 		Lock: &Lock{Kind: LockBuild, Build: "b1", Signal: "latency", Alert: "CanarySlow", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Since: at,
-			By: "alert", Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
+			By: "alert", From: "orders-old", Refused: []string{"b0", "b1"}, Coming: []string{"b2"}, Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
 		Refused: []string{"b0", "b1"},
 		Changed: []Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
 		Status: Status{State: StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
 			Paused: &Pause{By: "ann", Reason: "x", At: at}, PausedOnVS: true, Disarmed: &Disarm{By: "ann", Reason: "x", At: at, Until: at.Add(time.Hour)}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
 			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
 			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4, CompletedAt: at,
-			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour), LiftedAt: at.Add(-2 * time.Hour),
+			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour),
+			FirstSeen: at.Add(-time.Hour), LiftedAt: at.Add(-2 * time.Hour), Taken: &Taken{Guard: "orders-old", Since: at}, Proven: []string{"b0"},
+			Served: []Served{{Build: "b1", From: at, Until: at.Add(time.Minute)}}, Revisions: []Revision{{Name: "orders-v2-5d4", Build: "b1"}},
 			Orphaned: at.Add(time.Minute), Moves: &Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
 		History:         []HistoryEntry{{At: at, State: StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
 		Request:         &Request{Action: RequestDisarm, By: "ann", Reason: "it's fine", At: at, Until: at.Add(time.Hour)},
 		Deny:            []string{"orders-service/v2", "orders-service.microservices/v2"},
-		DenyMatchRoutes: []string{"orders-service/v2"},
-		DenyMirrors:     []string{"orders-service/v2"},
+		DenyMatchRoutes: true,
+		DenyMirrors:     true,
 		Stable:          []string{"orders-service/v1"},
 		VirtualServices: []string{"orders-service", "orders-mesh"},
 		Message:         "guardian rolled orders-service back",
@@ -53,8 +55,8 @@ func TestARecordSurvivesItsConfigMap(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name == "empty" && len(got.Refused)+len(got.Deny)+len(got.DenyMatchRoutes)+len(got.DenyMirrors)+len(got.Stable)+len(got.VirtualServices) == 0 {
-				got.Refused, got.Deny, got.DenyMatchRoutes, got.DenyMirrors, got.Stable, got.VirtualServices = nil, nil, nil, nil, nil, nil
+			if name == "empty" && len(got.Refused)+len(got.Deny)+len(got.Stable)+len(got.VirtualServices) == 0 {
+				got.Refused, got.Deny, got.Stable, got.VirtualServices = nil, nil, nil, nil
 			}
 			if !reflect.DeepEqual(got, r) {
 				t.Errorf("read back\n%+v\nwant\n%+v", got, r)
@@ -189,7 +191,7 @@ func TestACloneSharesNothingThatIsEdited(t *testing.T) {
 	r := fullRecord()
 	c := r.clone()
 	c.Lock.Build, c.Request.By, c.Status.Paused.By, c.Status.Disarmed.By, *c.Status.Expected = "x", "x", "x", "x", 77
-	c.Refused[0], c.Deny[0], c.DenyMatchRoutes[0], c.DenyMirrors[0], c.Stable[0], c.VirtualServices[0] = "x", "x", "x", "x", "x", "x"
+	c.Refused[0], c.Deny[0], c.Stable[0], c.VirtualServices[0] = "x", "x", "x", "x"
 	c.Status.Alerts[0], c.Status.Noted[0], c.Status.Firing[0].Name = "x", "x", "x"
 	c.History[0].Event, c.Changed[0].Path = "x", "x"
 	if !reflect.DeepEqual(r, fullRecord()) {

@@ -159,7 +159,7 @@ func TestARivalThatKeepsReApplyingGetsNowhere(t *testing.T) {
 			r := newRig(t)
 			n, blows := storm()
 			if policy {
-				text, err := AdmissionYAML(AdmissionOptions{Namespace: r.ns})
+				text, err := AdmissionYAML(AdmissionOptions{})
 				r.must(err)
 				file := r.t.TempDir() + "/policy.yaml"
 				r.must(os.WriteFile(file, text, 0o600))

@@ -1,31 +1,50 @@
 package main
 
 import (
-	"errors"
-	"os"
+	"fmt"
 
 	"github.com/spf13/cobra"
+	utilversion "k8s.io/apimachinery/pkg/util/version"
 
 	"github.com/canary-guardian/guardian/remediate"
 )
 
 func newAdmissionCommand(a *app) *cobra.Command {
-	var o remediate.AdmissionOptions
+	var kubernetes string
+	var noHold bool
 	cmd := &cobra.Command{
-		Use:   "admission -n NAMESPACE",
-		Short: "Print the admission policy that makes the lock felt in CI",
-		Long: `Print a ValidatingAdmissionPolicy and its binding. While a guard of the namespace is
-locked, the API server refuses every VirtualService that would give its canary
-traffic, by anybody but guardian, with a message that says what happened and how to
-go on. Without the policy guardian puts such traffic back within moments instead.`,
-		Example: `  guardian admission -n microservices | kubectl apply -f -`,
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if o.Namespace == "" {
-				o.Namespace = os.Getenv(envName("namespace"))
+		Use:   "admission",
+		Short: "Print the admission policies that make the lock felt in CI",
+		Long: fmt.Sprintf(`Print the admission policies and their bindings, one set for a whole cluster whatever
+the number of namespaces and guardians in it. While a guard is locked, the API server
+refuses every write that would give its canary more traffic, and the deletion of its
+VirtualService, to anybody but guardian, with a message that says what happened and
+how to go on; and nobody else writes guardian's records, but for a request in their
+own name. Dry runs and GitOps tools are held instead of refused: their writes are
+taken, and the canary stays where it is. Without the policies guardian puts such
+traffic back within moments instead.
+
+The policies need Kubernetes %s; those that hold and warn need %s, and are left
+out by --no-mutating, or by --kubernetes with an older version.`, remediate.MinKubernetes, remediate.MinKubernetesHold),
+		Example: `  guardian admission | kubectl apply -f -
+  guardian admission --kubernetes 1.35 | kubectl apply -f -`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, flag := range []string{"namespace", "release", "service-account", "service-account-namespace"} {
+				if cmd.Flags().Changed(flag) {
+					return fmt.Errorf("--%s: the policies are the same for every namespace and ServiceAccount of a cluster: print them once, without it", flag)
+				}
 			}
-			if o.Namespace == "" {
-				return errors.New("no namespace: want -n NAMESPACE, that of the guards")
+			o := remediate.AdmissionOptions{NoHold: noHold}
+			if kubernetes != "" {
+				v, err := utilversion.ParseGeneric(kubernetes)
+				switch {
+				case err != nil:
+					return fmt.Errorf("--kubernetes %q: want a version such as %s", kubernetes, remediate.MinKubernetesHold)
+				case v.LessThan(utilversion.MustParseGeneric(remediate.MinKubernetes)):
+					return fmt.Errorf("--kubernetes %s: the policies need %s; without them guardian puts back what CI shifts", kubernetes, remediate.MinKubernetes)
+				}
+				o.NoHold = o.NoHold || v.LessThan(utilversion.MustParseGeneric(remediate.MinKubernetesHold))
 			}
 			out, err := remediate.AdmissionYAML(o)
 			if err != nil {
@@ -36,9 +55,16 @@ go on. Without the policy guardian puts such traffic back within moments instead
 		},
 	}
 	f := cmd.Flags()
-	f.StringVarP(&o.Namespace, "namespace", "n", "", "namespace of the guards (default: $GUARDIAN_NAMESPACE)")
-	f.StringVar(&o.Release, "release", "guardian", "makes the names of the two cluster-scoped objects unique")
-	f.StringVar(&o.ServiceAccount, "service-account", "", "guardian's own, which the policy lets pass (default: the release's name)")
-	f.StringVar(&o.ServiceAccountNamespace, "service-account-namespace", "", "its namespace (default: --namespace)")
+	f.StringVar(&kubernetes, "kubernetes", "", "version of the cluster; leaves out what it does not serve")
+	f.BoolVar(&noHold, "no-mutating", false, "leave out the policies that hold dry runs and GitOps tools instead of refusing them")
+	f.StringP("namespace", "n", "", "")
+	for _, gone := range []string{"release", "service-account", "service-account-namespace"} {
+		f.String(gone, "", "")
+	}
+	for _, gone := range []string{"namespace", "release", "service-account", "service-account-namespace"} {
+		if err := f.MarkHidden(gone); err != nil {
+			panic(err) // the flag is defined above
+		}
+	}
 	return cmd
 }

@@ -203,6 +203,7 @@ func (g GuardConfig) validate(k *check, at string) {
 		k.want(false, at+".name", nil, "want a name, such as that of the VirtualService")
 	} else {
 		k.label(at+".name", g.Name)
+		k.want(len(g.Name) <= remediate.MaxGuardName, at+".name", g.Name, fmt.Sprintf("want at most %d characters: it is part of an annotation's key", remediate.MaxGuardName))
 		for i, vs := range g.VirtualServices {
 			k.objectName(fmt.Sprintf("%s.virtualServices[%d]", at, i), vs)
 			k.want(!slices.Contains(g.VirtualServices[:i], vs), fmt.Sprintf("%s.virtualServices[%d]", at, i), vs, "named twice")

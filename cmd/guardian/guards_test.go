@@ -137,27 +137,28 @@ func TestPrintingCommands(t *testing.T) {
 		code int
 		says []string
 	}{
-		"rules of a guard":           {"rules --guard orders-service -n shop", exitOK, []string{"kind: PrometheusRule", "namespace: shop", "guardian_guard: orders-service"}},
-		"no fast lane to print":      {"rules --guard a -n shop --format podmonitor", exitFailed, []string{"--format podmonitor: no fast lane: want rules.fastLane.enabled: true, or GUARDIAN_RULES_FAST_LANE_ENABLED=true"}},
-		"fast lane for the operator": {"rules -f " + testdataFile("full.yaml") + " --format podmonitor", exitOK, []string{"kind: PodMonitor", "name: shop-guardian-fast-lane", "namespace: monitoring", "interval: 2s"}},
-		"fast lane for a file":       {"rules -f " + testdataFile("full.yaml") + " --format scrapeconfig", exitOK, []string{"job_name: shop-guardian-fast-lane", "scrape_interval: 2s"}},
-		"rules as a file":            {"rules --guard a --guard b -n shop --format prometheus", exitOK, []string{"groups:", "guardian_guard: a", "guardian_guard: b"}},
-		"rules of a file":            {"rules -f " + testdataFile("full.yaml"), exitOK, []string{"release: kube-prometheus-stack", "name: shop-guardian", "namespace: monitoring", "guardian_guard: payments"}},
-		"rules of nothing":           {"rules -n shop", exitFailed, []string{"no guards: want --config FILE"}},
-		"rules of both":              {"rules -n shop --guard a -f x", exitFailed, []string{"--config and --guard: want one of the two"}},
-		"rules without a namespace":  {"rules --guard a", exitFailed, []string{"namespace: not set"}},
-		"rules of a bad guard":       {"rules --guard A_ -n shop", exitFailed, []string{`guards[0].name: "A_": want a DNS label`}},
-		"rules of one destination":   {"rules --guard a --canary v1 -n shop", exitFailed, []string{`guards[0].canary: "v1": want another destination`}},
-		"rules of hosts":             {"rules --guard a --stable host:a1 --canary host:a2 -n shop", exitFailed, []string{"name them in workloads"}},
-		"rules in a format unknown":  {"rules --guard a -n shop --format json", exitFailed, []string{`--format "json": want prometheusrule, prometheus, podmonitor or scrapeconfig`}},
-		"rules of a bad file":        {"rules -f " + testdataFile("bad-keys.yaml"), exitFailed, []string{"did you mean namespace?"}},
-		"admission of a namespace":   {"admission -n shop", exitOK, []string{"kind: ValidatingAdmissionPolicy", "kind: ValidatingAdmissionPolicyBinding", "system:serviceaccount:shop:guardian"}},
-		"admission of nothing":       {"admission", exitFailed, []string{"no namespace"}},
-		"admission of a bad name":    {"admission -n Shop", exitFailed, []string{`namespace "Shop"`}},
-		"admission of another pod":   {"admission -n shop --service-account-namespace ops --service-account g", exitOK, []string{"system:serviceaccount:ops:g"}},
-		"route of a namespace":       {"alertmanager -n shop --token-file /t", exitOK, []string{"http://guardian.shop:8080/webhook", "credentials_file: /t", "guardian_guard!="}},
-		"route of a file":            {"alertmanager -f " + testdataFile("full.yaml") + " --url https://g/webhook", exitOK, []string{"https://g/webhook", "OrdersDown", "shop-guardian"}},
-		"route of a cluster":         {"alertmanager -f " + testdataFile("full.yaml") + " --url https://g/webhook", exitOK, []string{"guardian-microservices.eu-west", `cluster="eu-west"`}},
+		"rules of a guard":            {"rules --guard orders-service -n shop", exitOK, []string{"kind: PrometheusRule", "namespace: shop", "guardian_guard: orders-service"}},
+		"no fast lane to print":       {"rules --guard a -n shop --format podmonitor", exitFailed, []string{"--format podmonitor: no fast lane: want rules.fastLane.enabled: true, or GUARDIAN_RULES_FAST_LANE_ENABLED=true"}},
+		"fast lane for the operator":  {"rules -f " + testdataFile("full.yaml") + " --format podmonitor", exitOK, []string{"kind: PodMonitor", "name: shop-guardian-fast-lane", "namespace: monitoring", "interval: 2s"}},
+		"fast lane for a file":        {"rules -f " + testdataFile("full.yaml") + " --format scrapeconfig", exitOK, []string{"job_name: shop-guardian-fast-lane", "scrape_interval: 2s"}},
+		"rules as a file":             {"rules --guard a --guard b -n shop --format prometheus", exitOK, []string{"groups:", "guardian_guard: a", "guardian_guard: b"}},
+		"rules of a file":             {"rules -f " + testdataFile("full.yaml"), exitOK, []string{"release: kube-prometheus-stack", "name: shop-guardian", "namespace: monitoring", "guardian_guard: payments"}},
+		"rules of nothing":            {"rules -n shop", exitFailed, []string{"no guards: want --config FILE"}},
+		"rules of both":               {"rules -n shop --guard a -f x", exitFailed, []string{"--config and --guard: want one of the two"}},
+		"rules without a namespace":   {"rules --guard a", exitFailed, []string{"namespace: not set"}},
+		"rules of a bad guard":        {"rules --guard A_ -n shop", exitFailed, []string{`guards[0].name: "A_": want a DNS label`}},
+		"rules of one destination":    {"rules --guard a --canary v1 -n shop", exitFailed, []string{`guards[0].canary: "v1": want another destination`}},
+		"rules of hosts":              {"rules --guard a --stable host:a1 --canary host:a2 -n shop", exitFailed, []string{"name them in workloads"}},
+		"rules in a format unknown":   {"rules --guard a -n shop --format json", exitFailed, []string{`--format "json": want prometheusrule, prometheus, podmonitor or scrapeconfig`}},
+		"rules of a bad file":         {"rules -f " + testdataFile("bad-keys.yaml"), exitFailed, []string{"did you mean namespace?"}},
+		"admission":                   {"admission", exitOK, []string{"kind: ValidatingAdmissionPolicy", "kind: MutatingAdmissionPolicy", "kind: ValidatingAdmissionPolicyBinding"}},
+		"admission of a namespace":    {"admission -n shop", exitFailed, []string{"--namespace", "the same for every namespace"}},
+		"admission of an old release": {"admission --release r", exitFailed, []string{"--release", "without it"}},
+		"admission of an old cluster": {"admission --kubernetes 1.29", exitFailed, []string{"need 1.30"}},
+		"admission of no version":     {"admission --kubernetes new", exitFailed, []string{`"new"`, "want a version such as 1.36"}},
+		"route of a namespace":        {"alertmanager -n shop --token-file /t", exitOK, []string{"http://guardian.shop:8080/webhook", "credentials_file: /t", "guardian_guard!="}},
+		"route of a file":             {"alertmanager -f " + testdataFile("full.yaml") + " --url https://g/webhook", exitOK, []string{"https://g/webhook", "OrdersDown", "shop-guardian"}},
+		"route of a cluster":          {"alertmanager -f " + testdataFile("full.yaml") + " --url https://g/webhook", exitOK, []string{"guardian-microservices.eu-west", `cluster="eu-west"`}},
 		"route of another port": {"alertmanager -f " + testdataFile("reach.yaml") + " --username am --password-file /pw --cert-file /c --key-file /k --ca-file /ca", exitOK,
 			[]string{"https://guardian.shop:9443/webhook", "username: am", "password_file: /pw", "ca_file: /ca", "cert_file: /c", "key_file: /k"}},
 		"the same for the operator": {"alertmanager -f " + testdataFile("reach.yaml") + " --format alertmanagerconfig --basic-auth-secret am --tls-secret tls", exitOK,
@@ -180,5 +181,14 @@ func TestPrintingCommands(t *testing.T) {
 				want(t, code, text, tc.code, says)
 			}
 		})
+	}
+}
+
+func TestAdmissionLeavesOutWhatAClusterDoesNotServe(t *testing.T) {
+	for args, mutates := range map[string]bool{"admission": true, "admission --kubernetes v1.36.2": true, "admission --kubernetes 1.35": false, "admission --no-mutating": false} {
+		code, text := newBench(t).run(strings.Fields(args)...)
+		if code != exitOK || strings.Contains(text, "MutatingAdmissionPolicy") != mutates || !strings.Contains(text, "name: "+remediate.PolicyLock) || !strings.Contains(text, "name: "+remediate.PolicyRecord) {
+			t.Errorf("guardian %s: exit code %d, mutating policy wanted: %v\n%s", args, code, mutates, text)
+		}
 	}
 }

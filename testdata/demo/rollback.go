@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 	"github.com/canary-guardian/guardian/testdata/mesh"
 )
@@ -116,20 +117,17 @@ func carryOn(ctx context.Context, s *script, a *app) error {
 func refuseWithPolicy(ctx context.Context, s *script, a *app) error {
 	s.title("With the admission policy the pipeline hears of it")
 	st := s.stage
-	printed, err := st.guardian(ctx, "admission", "-n", namespace)
+	printed, err := st.guardian(ctx, "admission")
 	if err != nil {
 		return err
 	}
 	if err := st.applyText(ctx, "admission.yaml", printed); err != nil {
 		return err
 	}
-	s.say("admin", "guardian admission -n %s | kubectl apply -f -", namespace)
-	path, err := st.manifest("orders/vs-50-50.yaml", a.name)
-	if err != nil {
-		return err
-	}
-	err = until(ctx, 20*time.Second, "the policy is in force", func(ctx context.Context) (bool, error) {
-		_, err := st.plane.Kubectl(ctx, controlplane.CI, namespace, "apply", "--dry-run=server", "-f", path)
+	s.say("admin", "guardian admission | kubectl apply -f -")
+	err = until(ctx, 20*time.Second, "the policies are in force", func(ctx context.Context) (bool, error) {
+		// To take off a lock is nothing that a dry run has to be held for.
+		_, err := st.plane.Kubectl(ctx, controlplane.CI, namespace, "annotate", "--dry-run=server", "virtualservice", a.service(), lockKey(a)+"-")
 		return err != nil && strings.Contains(err.Error(), "guardian"), nil
 	})
 	if err != nil {
@@ -207,7 +205,7 @@ func (s *script) release(ctx context.Context, a *app, version string) error {
 	return nil
 }
 
-// unlocked waits until the lock is lifted, also for the admission policy.
+// unlocked waits until the lock is lifted, also for the admission policies.
 func (s *script) unlocked(ctx context.Context, a *app) error {
 	err := until(ctx, 20*time.Second, "the lock is lifted by the new build", func(ctx context.Context) (bool, error) {
 		r, err := s.stage.record(ctx, a)
@@ -217,15 +215,14 @@ func (s *script) unlocked(ctx context.Context, a *app) error {
 		return err
 	}
 	s.say("guardian", "lock lifted: the build is new and ready")
-	path, err := s.stage.manifest("orders/vs-50-50.yaml", a.name)
-	if err != nil {
-		return err
-	}
-	return until(ctx, 10*time.Second, "the policy lets the pipeline pass again", func(ctx context.Context) (bool, error) {
-		_, err := s.stage.plane.Kubectl(ctx, controlplane.CI, namespace, "apply", "--dry-run=server", "-f", path)
-		return err == nil, err
+	return until(ctx, 10*time.Second, "the VirtualService tells of no lock any more", func(ctx context.Context) (bool, error) {
+		out, err := s.stage.plane.Kubectl(ctx, controlplane.CI, namespace, "get", "virtualservice", a.service(), "-o", "jsonpath={.metadata.annotations}")
+		return err == nil && !strings.Contains(out, lockKey(a)), err
 	})
 }
+
+// lockKey is the annotation by which a VirtualService tells of its lock.
+func lockKey(a *app) string { return remediate.AnnotationLock + a.service() }
 
 // wrap breaks a text into lines of at most width characters.
 func wrap(text string, width int) string {
