@@ -86,6 +86,7 @@ type Input struct {
 	Absent  string          // which VirtualServices do not exist; empty: all do
 	Deny    []string        // every spelling of the canary, for the admission policy
 	Spare   []string        // the same of stable
+	Foreign []Foreign       // locks of other records that deny the canary
 	Marked  *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
 	Alerts  []Alert         // firing now, and accepted ones not acted on yet
 
@@ -211,6 +212,7 @@ const (
 // table.
 func Decide(in Input, now time.Time) Decision {
 	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
+	d.in.Canary = in.Canary.as(in.Record.Status.Revisions, in.Record.Status.Build)
 	d.takeUpLock()
 	d.observe()
 	d.endDisarm()
@@ -263,18 +265,20 @@ func (d *decider) exposed() bool { return !d.in.Traffic.Clean() || d.in.Unsafe !
 func (d *decider) observe() {
 	s, in := &d.rec.Status, d.in
 	first := s.State == StateUnknown
+	if first {
+		s.FirstSeen = d.now
+	}
 	d.setRight()
 	newBuild := in.Canary.Build != "" && in.Canary.Build != s.Build
 	if newBuild {
-		known := s.Build != ""
+		fresh := !first && (s.Build != "" || d.isFirst())
 		appeared := d.now
 		if in.Canary.Since.After(s.BuildSince) && in.Canary.Since.Before(d.now) {
 			appeared = in.Canary.Since
 		}
 		s.Build, s.BuildSince, s.Promoting = in.Canary.Build, appeared, ""
-		d.adoptBuild()
 		s.Waited = nil
-		if known && !first {
+		if fresh {
 			s.Fresh, s.Rolling = true, true
 			if in.Traffic.Weight > 0 {
 				s.MovedAt = d.now // what the build before has proved says nothing of this one
@@ -289,14 +293,30 @@ func (d *decider) observe() {
 			}
 		}
 	}
-	if c := in.Canary; s.Rolling && c.Complete && c.Ready > 0 && c.Current == c.Ready {
+	switch done := in.Canary.Complete && in.Canary.Ready > 0 && in.Canary.Current == in.Canary.Ready; {
+	case first:
+		s.Rolling = s.Build != "" && !done
+	case s.Rolling && done:
 		s.Rolling = false
-		if in.Traffic.Weight > 0 && !in.Traffic.full() {
+		if in.Traffic.full() {
+			s.PromotedAt, s.CompletedAt = d.now, time.Time{}
+		} else if in.Traffic.Weight > 0 {
 			s.MovedAt = d.now // until now the build before has answered as well
 		}
 	}
 	d.observeWeight(first)
+	d.observeBuilds()
+	d.takeOver()
+	d.joinLock()
 	s.Ready, s.PausedOnVS = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}, in.Paused
+}
+
+// isFirst says that there was no workload when the guard was first looked at, so
+// that the one there is now is new.
+func (d *decider) isFirst() bool {
+	seen, c := d.rec.Status.FirstSeen, d.in.Canary
+	after := func(t time.Time) bool { return !t.IsZero() && seen.Sub(t) < clockTolerance }
+	return !seen.IsZero() && (after(c.First) || after(c.Since))
 }
 
 // setRight has what lies in the future, by the clock of a replica that was
@@ -405,22 +425,15 @@ func (d *decider) shifted(w, spread int) string {
 	return text
 }
 
-// adoptBuild gives a lock that was set while the build was unknown the first
-// build that becomes known: it cannot be told to be new.
-func (d *decider) adoptBuild() {
-	if l := d.rec.Lock; l != nil && l.Build == "" {
-		l.Build = d.rec.Status.Build
-		d.refuse(l.Build)
-		d.refuse(d.in.Canary.Builds...)
-	}
-}
-
+// refuse puts builds on the refused list. What has been proven of them before is
+// refuted.
 func (d *decider) refuse(builds ...string) {
 	for _, b := range builds {
 		if b != "" && !slices.Contains(d.rec.Refused, b) {
 			d.rec.Refused = append(d.rec.Refused, b)
 		}
 	}
+	d.rec.Status.Proven = slices.DeleteFunc(d.rec.Status.Proven, func(b string) bool { return slices.Contains(builds, b) })
 	if over := len(d.rec.Refused) - maxRefused; over > 0 {
 		d.rec.Refused = slices.Delete(d.rec.Refused, 0, over)
 	}
@@ -483,9 +496,7 @@ func (d *decider) unlockByPerson(q *Request) {
 		d.note("refused", q.By, "unlock refused: "+d.in.Guard.Name+" is not locked")
 		return
 	}
-	d.forgive(d.rec.Lock.Build, d.rec.Status.Build)
-	d.forgive(d.in.Canary.Builds...)
-	d.forgive(d.in.Canary.Serving...)
+	d.forgive(d.rec.Lock.Refused...)
 	d.lift("unlocked", q.By, q.Reason)
 	// What fires now is what the person knows of: it counts no more than an
 	// alert of an earlier build. A lock that a new build lifts needs no such
@@ -534,7 +545,7 @@ func (d *decider) sortAlerts() {
 	})
 	for _, a := range alerts {
 		switch {
-		case a.Action == ActionRollback && (!a.StartsAt.Before(since) || !d.now.Before(ripe)):
+		case a.Action == ActionRollback && (!d.began(a).Before(since) || !d.now.Before(ripe)):
 			d.rollback = append(d.rollback, a)
 		case a.Action == ActionRollback:
 			d.holds = append(d.holds, a)
@@ -542,9 +553,26 @@ func (d *decider) sortAlerts() {
 			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and rolls back if it still fires at "+stamp(ripe))
 		case a.Action == ActionHold:
 			d.holds = append(d.holds, a)
+			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
 		}
 	}
 	d.share(alerts)
+}
+
+// began is when an alert began: by Prometheus's clock, but no later than it was
+// first heard by guardian's. With a clock that is ahead, an alert that a person
+// knew of when unlocking would have begun after the unlock.
+func (d *decider) began(a Alert) time.Time {
+	heard := d.now
+	for _, f := range d.was.Status.Firing {
+		if f.Episode == a.Episode() && f.Seen.Before(heard) {
+			heard = f.Seen
+		}
+	}
+	if a.StartsAt.After(heard) {
+		return heard
+	}
+	return a.StartsAt
 }
 
 // share brings the record's list of firing alerts up to date, and takes from
@@ -603,9 +631,7 @@ func (d *decider) locked() {
 	}
 	if d.neverDone() {
 		if d.in.Live {
-			if d.forgive(d.rec.Lock.Build); d.rec.Lock.Build == d.rec.Status.Build {
-				d.forgive(d.in.Canary.Builds...)
-			}
+			d.forgive(d.rec.Lock.Refused...)
 			d.lift("unlocked", "window", "the rollback could not be done within the window and its alert is over")
 			d.reason = ReasonWindowOver
 			d.open()
@@ -615,14 +641,14 @@ func (d *decider) locked() {
 	}
 	d.dropAsked("locked: " + d.rec.Lock.Reason)
 	if !d.exposed() {
-		d.state, d.text = StateRolledBack, d.rec.Lock.Reason
+		d.state, d.text = StateRolledBack, d.lockText()
 		return
 	}
 	if why := d.unsafe(); why != "" {
 		d.block(why)
 		return
 	}
-	d.state, d.text, d.move = StateRolledBack, d.rec.Lock.Reason, MoveStable
+	d.state, d.text, d.move = StateRolledBack, d.lockText(), MoveStable
 	if d.was.Status.State != StateRolledBack { // it was blocked, or disarmed: only now it is done
 		d.noteRollback(*d.rec.Lock)
 	}
@@ -645,17 +671,19 @@ func (d *decider) liftable() bool {
 }
 
 // refusedRuns is a refused build that has a ready pod, or "". Of several
-// Deployments each has a build of its own: a new one of the first does not
-// excuse a refused one of the second.
+// workloads each has a build of its own: a new one of the first does not excuse a
+// refused one of the second. What has been replaced, a cache that lags still shows:
+// it counts when it was read live.
 func (d *decider) refusedRuns() string {
-	c := d.in.Canary
-	if c.Current == 0 {
-		return ""
+	refused := func(b string) bool { return slices.Contains(d.rec.Refused, b) }
+	if i := slices.IndexFunc(d.in.Canary.Running, refused); i >= 0 {
+		return d.in.Canary.Running[i]
 	}
-	for _, b := range append([]string{d.rec.Status.Build}, c.Running...) {
-		if slices.Contains(d.rec.Refused, b) {
-			return b
+	if i := slices.IndexFunc(d.in.Canary.Serving, refused); i >= 0 && d.in.Guard.Rollback.Lock != LockNone {
+		if d.in.Live {
+			return d.in.Canary.Serving[i]
 		}
+		d.wantLive = true
 	}
 	return ""
 }
@@ -677,6 +705,8 @@ func (d *decider) windowOver() bool {
 	switch s := d.rec.Status; {
 	case !s.CompletedAt.IsZero():
 		return true
+	case s.Rolling: // it begins when the build is out
+		return false
 	case !d.in.Leads && d.was.Status.State != StateUnknown:
 		return false
 	}
@@ -772,6 +802,7 @@ func (d *decider) bake() {
 		return
 	}
 	s.CompletedAt = d.now
+	d.prove()
 	if was := d.was.Status.State; was != StateUnknown && was != StateCompleted {
 		d.note("completed", "", d.text+": an alert is recorded and rolls nothing back any more")
 	}
@@ -832,14 +863,15 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 		why = "" // nothing has to move
 	}
 	if g.Rollback.Lock != LockNone {
-		l.Kind, l.Build, l.Since = g.Rollback.Lock, d.rec.Status.Build, d.now
+		l.Kind, l.Since = g.Rollback.Lock, d.now
+		d.lockBuilds(&l, reason)
 		d.rec.Lock = &l
-		d.refuse(l.Build)
-		d.refuse(d.in.Canary.Builds...)
-		d.refuse(d.in.Canary.Serving...)
+		d.text = d.lockText()
 	}
 	d.dropAsked("an alert rolls back")
-	d.rec.Status.Promoting = ""
+	if s := &d.rec.Status; !slices.Contains(l.Coming, s.Promoting) {
+		s.Promoting = ""
+	}
 	if why != "" {
 		if g.Rollback.Lock == LockNone && reason == ReasonPerson {
 			d.rec.Request = d.was.Request // nothing else would tell of it when it has become safe
@@ -959,6 +991,9 @@ func (d *decider) noteReassert() {
 	d.rec.History = append(d.rec.History, e)
 }
 
+// lockMind begins what a lock's message says of subsets that cannot be told apart.
+const lockMind = " Mind that "
+
 // lockMessage is what a CI reads whose change is refused. Its last part says how
 // to go on.
 func (d *decider) lockMessage() string {
@@ -967,6 +1002,8 @@ func (d *decider) lockMessage() string {
 		lockToGoOn, g.Canary, g.Name, g.Namespace)
 	if l.Kind == LockManual {
 		toGoOn = lockToGoOn + "lift the lock by hand"
+	} else if c := d.in.Canary; c.Build == "" && len(c.Untold) > 0 {
+		toGoOn = lockToGoOn + c.untold() + ", so no new build can be seen: lift the lock by hand"
 	}
 	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
 	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, stamp(l.Since))
@@ -976,9 +1013,9 @@ func (d *decider) lockMessage() string {
 	case d.move == MoveStable || !d.exposed():
 		what = fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
 	}
-	build := "."
-	if l.Build != "" {
-		build = ". Build " + l.Build + " is refused."
+	build := "." + l.refusal()
+	if d.in.Stable.Overlap != "" {
+		build += lockMind + d.in.Stable.Overlap + "."
 	}
 	room := maxLockMessage - len(what+": "+build+toGoOn)
 	return what + ": " + shortenTo(oneLine(l.Reason), max(room, maxLockMessage/8)) + build + toGoOn

@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,11 +26,12 @@ func given(edits ...func(*Input)) Input {
 			Promotion: Promotion{Mode: PromotionOff, MinRequests: 100, Steps: []Step{{Weight: 10, Interval: 5 * time.Minute},
 				{Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute, Bake: 2 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
 			AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute},
-		Record:  Record{Status: Status{State: StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at.Add(-10 * time.Minute)}},
+		Record:  Record{Status: Status{State: StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at.Add(-10 * time.Minute), Served: []Served{{Build: "b1", From: at.Add(-10 * time.Minute)}}}},
 		Traffic: Traffic{Weight: 50, Lowest: 50, Split: 1},
-		Canary:  Workload{Build: "b1", Since: at.Add(-time.Hour), Ready: 2, Current: 2, Complete: true},
-		Stable:  Endpoints{Ready: 2},
-		Deny:    []string{"orders-service/v2"},
+		Canary: Workload{Build: "b1", Since: at.Add(-time.Hour), Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true,
+			Ages: map[string]PodAge{"b1": {Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour)}}},
+		Stable: Endpoints{Ready: 2},
+		Deny:   []string{"orders-service/v2"},
 	}
 	for _, edit := range edits {
 		edit(&in)
@@ -89,32 +91,57 @@ func locked(kind LockKind) but {
 func lockKind(kind LockKind) but { return func(in *Input) { in.Guard.Rollback.Lock = kind } }
 
 // runs sets what runs behind the canary: the present build, its ready pods,
-// and the builds of the other ready pods.
+// and the builds of the other ready pods. They are a minute old, and b1's are of
+// before all that is told of.
 func runs(build string, current int, serving ...string) but {
 	return func(in *Input) {
 		in.Canary = Workload{Build: build, Builds: []string{build}, Ready: current + len(serving), Current: current, Serving: serving, Complete: len(serving) == 0 && current > 0}
 		if current > 0 {
 			in.Canary.Running = in.Canary.Builds
 		}
+		in.Canary.Ages = map[string]PodAge{}
+		for _, b := range in.Canary.readyBuilds() {
+			ages(b, time.Minute)(in)
+		}
+		ages("b1", time.Hour)(in)
+	}
+}
+
+// ages says how old the pods of a build are.
+func ages(build string, ago time.Duration) but { return agedOf(build, at.Add(-ago), at.Add(-ago)) }
+
+// agedOf says when the pods of a build were made, and when they became ready.
+func agedOf(build string, made, ready time.Time) but {
+	return func(in *Input) {
+		in.Canary.Ages = maps.Clone(in.Canary.Ages)
+		in.Canary.Ages[build] = PodAge{made, ready}
 	}
 }
 
 // pairOf is a canary of two Deployments.
 func pairOf(a, b string) but {
 	return func(in *Input) {
-		in.Canary = Workload{Build: a + "+" + b, Builds: []string{a, b}, Running: []string{a, b}, Ready: 2, Current: 2, Complete: true}
+		runs(a, 1)(in)
+		in.Canary = Workload{Build: a + "+" + b, Builds: []string{a, b}, Running: []string{a, b}, Ready: 2, Current: 2, Complete: true, Ages: in.Canary.Ages}
+		if b != "b1" {
+			ages(b, time.Minute)(in)
+		}
 	}
 }
 
 func noCanary(in *Input) { in.Canary = Workload{} }
 
-func appeared(ago time.Duration) but {
-	return func(in *Input) { in.Canary.Since = at.Add(-ago) }
-}
+func appeared(ago time.Duration) but { return appearedAt(at.Add(-ago)) }
+
+func appearedAt(made time.Time) but { return func(in *Input) { in.Canary.Since = made } }
 
 // buildSince says when the record saw the present build first.
 func buildSince(ago time.Duration) but {
 	return func(in *Input) { in.Record.Status.BuildSince = at.Add(-ago) }
+}
+
+func proven(build string) but {
+	return func(in *Input) { in.Record.Status.Proven = append(in.Record.Status.Proven, build) }
 }
 
 func unlocked(ago time.Duration) but {
@@ -264,7 +291,8 @@ func TestFirstSightRecordsAndMovesNothing(t *testing.T) {
 		"the next look at the same build does not promote yet": {[]but{gets(0), stood(StateIdle, 0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "waiting: for a new build"},
 	})
 	d := Decide(given(unseen, appeared(10*time.Minute)), at)
-	want := Status{State: StateShifting, Since: at, Weight: 50, Reason: "canary has 50%", Build: "b1", BuildSince: at.Add(-10 * time.Minute), MovedAt: at, Ready: ReadyInfo{Stable: 2, Canary: 2}}
+	want := Status{State: StateShifting, Since: at, Weight: 50, Reason: "canary has 50%", Build: "b1", BuildSince: at.Add(-10 * time.Minute), MovedAt: at, Ready: ReadyInfo{Stable: 2, Canary: 2},
+		FirstSeen: at, Served: []Served{{Build: "b1", From: at}}}
 	if !reflect.DeepEqual(d.Record.Status, want) {
 		t.Errorf("recorded %+v\nwant %+v", d.Record.Status, want)
 	}
@@ -308,7 +336,7 @@ func TestARollbackAlertInEveryState(t *testing.T) {
 		"an action that guardian does not know moves nothing": {[]but{fires("page", "Other", time.Minute)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
 		"the older of two alerts is the reason": {[]but{bad, fires(ActionRollback, "CanaryRestarts", 2*time.Minute)},
 			rolled(verdict{added: "rolled-back by alert: 50→0"}), "CanaryRestarts"},
-		"a hold alert besides changes nothing": {[]but{fires(ActionHold, "StableErrors", 5*time.Minute), bad}, rolled(verdict{added: "rolled-back by alert: 50→0"}), "CanaryErrors"},
+		"a hold alert besides changes nothing": {[]but{fires(ActionHold, "StableErrors", 5*time.Minute), bad}, rolled(verdict{added: "noted by alert: 50→50; rolled-back by alert: 50→0"}), "CanaryErrors"},
 	})
 }
 
@@ -328,9 +356,10 @@ func noted(name string, ago time.Duration) but {
 func TestAHoldAlertStopsAndMovesNothing(t *testing.T) {
 	hold := fires(ActionHold, "StableErrors", time.Minute)
 	runRows(t, map[string]row{
-		"shifting: held":                     {[]but{hold}, verdict{state: StateHeld, reason: ReasonHeld}, "held at 50% by StableErrors"},
-		"idle: nothing to hold":              {[]but{hold, stood(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
-		"promoted: stays promoted":           {[]but{hold, promoted(10 * time.Minute)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute}, ""},
+		"shifting: held, and noted":          {[]but{hold}, verdict{state: StateHeld, reason: ReasonHeld, added: "noted by alert: 50→50"}, "no step forward while it fires"},
+		"held: noted once":                   {[]but{hold, noted("StableErrors", time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld}, "held at 50% by StableErrors"},
+		"idle: nothing to hold":              {[]but{hold, stood(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
+		"promoted: stays promoted":           {[]but{hold, promoted(10 * time.Minute)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute, added: "noted by alert: 100→100"}, ""},
 		"over: shifting again":               {[]but{stood(StateHeld, 50)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
 		"heard by another replica, it holds": {[]but{heardElsewhere(ActionHold, 10*time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld}, "Elsewhere"},
 		"a rollback heard elsewhere holds":   {[]but{heardElsewhere(ActionRollback, 10*time.Minute)}, verdict{state: StateHeld, reason: ReasonEarlierBuild}, "Elsewhere"},
@@ -370,7 +399,7 @@ func TestAnAlertCountsAgainstTheBuildThatItBeganUnder(t *testing.T) {
 		"the new build is seen in this very decision": {[]but{runs("b2", 2), appeared(30 * time.Second), bad},
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 5*time.Minute + 30*time.Second, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
 		"and the alert began after its template was made": {[]but{runs("b2", 2), appeared(90 * time.Second), bad},
-			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b2", added: "new-build: 50→50; rolled-back by alert: 50→0"}, ""},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b1 b2", added: "new-build: 50→50; rolled-back by alert: 50→0"}, ""},
 		"an earlier template that is back counts from now": {[]but{runs("b0", 2), appeared(2 * time.Hour), bad},
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 6 * time.Minute, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
 		"a template of the future counts from now": {[]but{runs("b2", 2), appeared(-time.Hour), bad},
@@ -389,7 +418,7 @@ func TestANewBuildUnderAllTraffic(t *testing.T) {
 			verdict{state: StateUnverified, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; unverified: 100→100"}, "went out without a canary"},
 		"so does a promoted one": {[]but{promoted(10 * time.Minute), new},
 			verdict{state: StateUnverified, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; unverified: 100→100"}, ""},
-		"and is rolled back by an alert of its own": {[]but{promoted(time.Hour), new, appeared(2 * time.Minute), bad},
+		"and is rolled back by an alert of its own": {[]but{promoted(time.Hour), proven("b1"), new, appeared(2 * time.Minute), bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b2",
 				added: "new-build: 100→100; unverified: 100→100; rolled-back by alert: 100→0"}, ""},
 		"after the window it is completed": {[]but{leads, promoted(30 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Unverified = StateUnverified, true }},
@@ -453,9 +482,12 @@ func TestARefusedBuildThatIsBackIsRolledBackAgain(t *testing.T) {
 			verdict{state: StateRolledBack, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "rolled-back by refused build: 0→0"}, ""},
 		"not before one of its pods is ready": {[]but{was, runs("b1", 0, "b2")}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1"}, ""},
 		"from its first ready pod on": {[]but{was, runs("b1", 1, "b2")},
-			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1 b2", added: "rolled-back by refused build: 50→0"}, ""},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "rolled-back by refused build: 50→0"}, ""},
 		"one of two Deployments'": {[]but{was, pairOf("b1", "b2"), known},
-			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1+b2 by refused build", refused: "b1 b1+b2 b2", added: "rolled-back by refused build: 50→0"}, "build b1 was rolled back before"},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "rolled-back by refused build: 50→0"}, "build b1 was rolled back before"},
+		"of a template that has been replaced, as a cache has it: read live first": {[]but{was, runs("b2", 1, "b1")}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1", wantLive: true, added: "new-build: 50→50"}, ""},
+		"of a template that has been replaced, read live": {[]but{was, runs("b2", 1, "b1"), live},
+			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "new-build: 50→50; rolled-back by refused build: 50→0"}, ""},
 		"without locks nothing is refused": {[]but{was, lockKind(LockNone)}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1"}, ""},
 		"another build is not":             {[]but{func(in *Input) { in.Record.Refused = []string{"b0"} }}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b0"}, ""},
 	})
@@ -485,7 +517,7 @@ func TestTheKindsOfLock(t *testing.T) {
 			verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
 		"nor by the new build that lifts it": {[]but{locked(LockBuild), runs("b2", 2), appeared(2 * time.Minute), live, bad, func(in *Input) { in.Owned, in.Owed = true, true }},
 			verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "new-build: 0→0; unlocked by new build: 0→0; noted by alert: 0→0"}, ""},
-		"nor while one holds":                        {[]but{stood(StateIdle, 0), live, fires(ActionHold, "StableErrors", time.Minute), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
+		"nor while one holds":                        {[]but{stood(StateIdle, 0), live, fires(ActionHold, "StableErrors", time.Minute), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
 		"nor while another replica has heard one":    {[]but{stood(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, reason: ReasonNothing, requeue: 15 * time.Second}, ""},
 		"one about an earlier build may be over":     {[]but{stood(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), buildSince(30 * time.Second), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore, release: true, requeue: 15 * time.Second}, ""},
 		"what was re-pointed, under another's marks": {[]but{stood(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore}, ""},
@@ -594,10 +626,14 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 		"rollback that is not safe is blocked":  {[]but{asks(RequestRollback), stableReady(0)}, verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by ann", refused: "b1", added: "blocked: 50→50"}, ""},
 		"unlock, read live":                     {[]but{locked(LockBuild), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, "because"},
 		"unlock of a lock by hand":              {[]but{locked(LockManual), asks(RequestUnlock), live}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, ""},
-		"unlock forgives what is running and no more": {[]but{locked(LockBuild), runs("b2", 1, "b3"), asks(RequestUnlock), live, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2", "b3"} }},
+		"unlock forgives what the lock refused and no more": {[]but{locked(LockBuild), runs("b2", 1, "b3"), asks(RequestUnlock), live, func(in *Input) {
+			in.Record.Refused, in.Record.Lock.Refused = []string{"b0", "b1", "b4"}, []string{"b1", "b4"}
+		}},
+			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "new-build: 0→0; unlocked by ann: 0→0"}, ""},
+		"unlock forgives what was refused before and runs again": {[]but{locked(LockBuild), runs("b2", 1, "b3"), asks(RequestUnlock), live, func(in *Input) { in.Record.Refused = []string{"b0", "b1", "b2", "b3"} }},
 			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "new-build: 0→0; unlocked by ann: 0→0"}, ""},
 		"unlock forgives both of two Deployments": {[]but{locked(LockBuild), pairOf("b1", "b2"), asks(RequestUnlock), live, func(in *Input) {
-			in.Record.Status.Build, in.Record.Refused = "b1+b2", []string{"b0", "b1", "b2", "b1+b2"}
+			in.Record.Status.Build, in.Record.Refused, in.Record.Lock.Refused = "b1+b2", []string{"b0", "b1", "b2"}, []string{"b1", "b2"}
 		}},
 			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "unlocked by ann: 0→0"}, ""},
 		"unlock from a cache waits for live reads": {[]but{locked(LockBuild), asks(RequestUnlock)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, wantLive: true}), ""},
@@ -607,7 +643,7 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 		"pause":                     {[]but{asks(RequestPause)}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50"}, "paused by ann: because; canary has 50%"},
 		"pause leaves the brake on": {[]but{asks(RequestPause), bad}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "paused by ann: 50→50; rolled-back by alert: 50→0"}, ""},
 		"pause of what is locked":   {[]but{locked(LockBuild), asks(RequestPause)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "paused by ann: 0→0"}), ""},
-		"pause of what is held":     {[]but{fires(ActionHold, "Hold", time.Minute), asks(RequestPause)}, verdict{state: StateHeld, reason: ReasonHeld, added: "paused by ann: 50→50"}, ""},
+		"pause of what is held":     {[]but{fires(ActionHold, "Hold", time.Minute), asks(RequestPause)}, verdict{state: StateHeld, reason: ReasonHeld, added: "paused by ann: 50→50; noted by alert: 50→50"}, ""},
 		"pause of what is promoted": {[]but{promoted(10 * time.Minute), asks(RequestPause)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute, added: "paused by ann: 100→100"}, ""},
 		"resume, read live":         {[]but{paused, asks(RequestResume), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "resumed by ann: 50→50"}, ""},
 		"resume while an annotation pauses is refused": {[]but{paused, pausedOnVS, asks(RequestResume), live},
@@ -711,8 +747,8 @@ func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
 		t.Errorf("unlocked, and the record still says %+v", free)
 	}
 	l := Decide(given(bad), at).Record.Lock
-	want := Lock{Kind: LockBuild, Build: "b1", Signal: "error_rate", Alert: "CanaryErrors", Fingerprint: "f-CanaryErrors", StartsAt: at.Add(-time.Minute), Since: at, By: "alert", Reason: "CanaryErrors: 7% of requests fail"}
-	if *l != want {
+	want := Lock{Kind: LockBuild, Build: "b1", Refused: []string{"b1"}, Signal: "error_rate", Alert: "CanaryErrors", Fingerprint: "f-CanaryErrors", StartsAt: at.Add(-time.Minute), Since: at, By: "alert", Reason: "CanaryErrors: 7% of requests fail"}
+	if !reflect.DeepEqual(*l, want) {
 		t.Errorf("lock %+v\nwant %+v", *l, want)
 	}
 }

@@ -371,7 +371,7 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 	}
 	now, err := r.record(app.Name)
 	r.must(err)
-	if now.Lock == nil || *now.Lock != *rec.Lock {
+	if now.Lock == nil || !now.Lock.equal(*rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
 }
@@ -435,7 +435,7 @@ func TestAGuardianKilledBetweenLockAndPatchIsFinishedByTheNext(t *testing.T) {
 	r.atWeight(app, 0)
 	now, err := r.record(app.Name)
 	r.must(err)
-	if now.Lock == nil || *now.Lock != *rec.Lock {
+	if now.Lock == nil || !now.Lock.equal(*rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
 	if n := second.metric("guardian_rollbacks_total"); n != 0 {

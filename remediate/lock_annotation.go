@@ -169,9 +169,11 @@ func (d *decider) takeUpLock() {
 // reason is why the lock was set, as far as its message tells.
 func (l LockAnnotation) reason() string {
 	text, _, _ := strings.Cut(l.Message, lockToGoOn)
-	for _, end := range []string{" Build " + l.Build + " is refused.", "."} {
-		text = strings.TrimSuffix(text, end)
+	text, _, _ = strings.Cut(text, lockMind)
+	if i := strings.LastIndex(text, ". Build"); i >= 0 && strings.HasSuffix(text, " refused.") {
+		text = text[:i]
 	}
+	text = strings.TrimSuffix(text, ".")
 	_, after, ok := strings.Cut(text, stamp(l.Since))
 	if !ok {
 		return text

@@ -202,7 +202,7 @@ func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	if d := Decide(lost(lockKind(LockNone)), at); d.Record.Lock == nil || d.Record.Lock.Kind != LockBuild {
 		t.Errorf("by a configuration of none: %+v", d.Record.Lock)
 	}
-	if d := Decide(lost(runs("b2", 2), live), at); d.Record.Lock != nil {
+	if d := Decide(lost(runs("b2", 2), agedOf("b2", at, at), live), at); d.Record.Lock != nil {
 		t.Errorf("a new build is ready: %+v", d.Record.Lock)
 	}
 	if d := Decide(lost(func(in *Input) { in.Deny, in.Spare = nil, nil }), at); !slices.Equal(d.Record.Deny, l.Canary) || !slices.Equal(d.Record.Stable, l.Stable) {

@@ -128,11 +128,11 @@ func UnlockOrphan(cm *corev1.ConfigMap, by, reason string, now time.Time) ([]byt
 		return nil, r, ErrNotLocked
 	}
 	now = now.UTC()
-	s, build := &r.Status, r.Lock.Build
-	r.Refused = slices.DeleteFunc(r.Refused, func(b string) bool { return b == build || b == s.Build })
+	s, build, refused := &r.Status, r.Lock.Build, r.Lock.Refused
+	r.Refused = slices.DeleteFunc(r.Refused, func(b string) bool { return b == build || slices.Contains(refused, b) })
 	r.Lock, r.VirtualServices, r.Message = nil, nil, ""
 	r.denies(nil, nil, Rollback{})
-	s.State, s.Since, s.UnlockedAt, s.Reason = StateIdle, now, now, "unlocked by "+by
+	s.State, s.Since, s.UnlockedAt, s.LiftedAt, s.Reason = StateIdle, now, now, now, "unlocked by "+by
 	if s.Weight > 0 { // a rollback that was never done
 		s.State = StateShifting
 	}

@@ -254,22 +254,26 @@ func (d *decider) wait() (Wait, string) {
 	switch {
 	case d.was.Status.State == StateUnknown:
 		return WaitFirstSight, "first sight of this guard, nothing is moved"
+	case len(in.Foreign) > 0:
+		return WaitLock, "guard " + in.Foreign[0].Guard + " is locked, and its lock denies this canary"
 	case in.Unsafe != "":
 		return WaitVirtualService, in.Unsafe
 	case in.Traffic.Split == 0:
 		return WaitVirtualService, "no route carries both " + in.Guard.Stable.String() + " and " + in.Guard.Canary.String()
 	case in.Canary.Build == "":
-		return WaitBuild, "no Deployment of the canary found"
+		return WaitBuild, "no workload of the canary found" + in.Canary.strangers()
 	case !byHand && s.Promoting != s.Build:
 		return WaitBuild, "for a new build, or for the first step by CI or guardian promote"
 	case len(d.holds) > 0 || len(d.rollback) > 0:
 		return WaitAlert, "alert " + strings.Join(s.Alerts, ", ") + " fires"
 	case in.Stable.Missing != "":
 		return WaitStable, in.Stable.Missing
+	case in.Stable.Overlap != "":
+		return WaitStable, in.Stable.Overlap
 	case in.Stable.Ready < in.Guard.Rollback.MinReadyStable:
 		return WaitStable, fmt.Sprintf("stable has %d of %d ready endpoints", in.Stable.Ready, in.Guard.Rollback.MinReadyStable)
 	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:
-		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)", s.Build, in.Canary.Current, in.Canary.Ready)
+		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)%s", s.Build, in.Canary.Current, in.Canary.Ready, in.Canary.strangers())
 	case !byHand && d.now.Before(s.NextAt):
 		d.wake(s.NextAt)
 		return WaitInterval, "until " + stamp(s.NextAt)

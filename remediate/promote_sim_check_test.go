@@ -30,6 +30,7 @@ type truth struct {
 	ended     time.Time         // when it was last rolled back
 	alerts    map[string]Alert  // all that there have been, by name
 	refused   map[int]time.Time // templates that were rolled back, and when
+	proven    map[int]bool      // templates that have stood their rollback window out
 
 	clear  []time.Time    // when each of the obstacles was last absent
 	skewed time.Time      // when some clock was last wrong
@@ -48,7 +49,7 @@ type truth struct {
 }
 
 func newTruth(now time.Time) truth {
-	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]Alert{}, refused: map[int]time.Time{},
+	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]Alert{}, refused: map[int]time.Time{}, proven: map[int]bool{},
 		clear: make([]time.Time, len(obstacles)), idle: now, seen: now, traffic: map[*unstructured.Unstructured]seenTraffic{}}
 }
 
@@ -347,10 +348,7 @@ func (s *sim) told(r Record) {
 		case "rolled-back":
 			s.tally.rollbacks++
 			s.checkCause(r.Lock)
-			t.begun, t.ended = false, s.now()
-			for _, p := range append(slices.Clone(s.w.pods), s.w.template) {
-				t.refused[p] = s.now()
-			}
+			t.rolledBack(s)
 		case "unlocked":
 			s.tally.lifted++
 			s.checkLift(e)
@@ -360,11 +358,29 @@ func (s *sim) told(r Record) {
 			s.tally.promoted++
 		case "completed":
 			s.tally.completed++
+			for _, p := range s.w.pods {
+				t.proven[p] = true
+			}
 		case "waiting":
 			s.tally.waits[r.Status.WaitingFor]++
 		case "refused", "missed":
 			s.asked = false
 		}
+	}
+}
+
+// rolledBack notes which templates a rollback is about: those with ready pods,
+// and of them one that has stood its window out only if there is no other.
+func (t *truth) rolledBack(s *sim) {
+	t.ended = s.now()
+	unproven := slices.ContainsFunc(s.w.pods, func(p int) bool { return !t.proven[p] })
+	for _, p := range s.w.pods {
+		if t.proven[p] && unproven {
+			continue
+		}
+		t.refused[p] = s.now()
+		delete(t.proven, p)
+		t.begun = t.begun && p != s.w.template
 	}
 }
 

@@ -99,15 +99,19 @@ func TestAPersonMayTakeAStepByHand(t *testing.T) {
 	}
 	for _, m := range []PromotionMode{PromotionOff, PromotionManual, PromotionAuto} {
 		runRows(t, map[string]row{
-			string(m) + ": a step":                          {[]but{climbing(10), mode(m), ask}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": before its interval is over":     {[]but{climbing(10), mode(m), ask, movedAt(time.Second)}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": with few requests":               {[]but{climbing(10), mode(m), ask, requests(0)}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": of a build that nobody began":    {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Record.Status.Promoting = "" }}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": not past a stale heartbeat":      {[]but{climbing(10), mode(m), ask, heartbeat(time.Hour)}, refused(pollForward, 10), "promote refused: waiting: no heartbeat"},
-			string(m) + ": not past a closed gate":          {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Gates = []Gate{{Name: "g", Why: "0"}} }}, refused(pollForward, 10), "promote refused: waiting: gate g is closed (0)"},
-			string(m) + ": not past a rollout":              {[]but{climbing(10), mode(m), ask, runs("b1", 1, "b0")}, refused(pollCount, 10), "promote refused: waiting: rollout"},
-			string(m) + ": live answers are asked first":    {[]but{climbing(10), mode(m), ask, notAsked}, func() verdict { v := refused(pollCount, 10); v.forward = true; return v }(), ""},
-			string(m) + ": not past a hold alert":           {[]but{climbing(10), mode(m), ask, fires(ActionHold, "StableErrors", time.Minute)}, func() verdict { v := refused(pollCount, 10); v.state, v.reason = StateHeld, ReasonHeld; return v }(), "promote refused: waiting: alert StableErrors fires"},
+			string(m) + ": a step":                       {[]but{climbing(10), mode(m), ask}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": before its interval is over":  {[]but{climbing(10), mode(m), ask, movedAt(time.Second)}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": with few requests":            {[]but{climbing(10), mode(m), ask, requests(0)}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": of a build that nobody began": {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Record.Status.Promoting = "" }}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": not past a stale heartbeat":   {[]but{climbing(10), mode(m), ask, heartbeat(time.Hour)}, refused(pollForward, 10), "promote refused: waiting: no heartbeat"},
+			string(m) + ": not past a closed gate":       {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Gates = []Gate{{Name: "g", Why: "0"}} }}, refused(pollForward, 10), "promote refused: waiting: gate g is closed (0)"},
+			string(m) + ": not past a rollout":           {[]but{climbing(10), mode(m), ask, runs("b1", 1, "b0")}, refused(pollCount, 10), "promote refused: waiting: rollout"},
+			string(m) + ": live answers are asked first": {[]but{climbing(10), mode(m), ask, notAsked}, func() verdict { v := refused(pollCount, 10); v.forward = true; return v }(), ""},
+			string(m) + ": not past a hold alert": {[]but{climbing(10), mode(m), ask, fires(ActionHold, "StableErrors", time.Minute)}, func() verdict {
+				v := refused(pollCount, 10)
+				v.state, v.reason, v.added = StateHeld, ReasonHeld, "noted by alert: 10→10; "+v.added
+				return v
+			}(), "promote refused: waiting: alert StableErrors fires"},
 			string(m) + ": not past Prometheus's silence":   {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}, refused(pollForward, 10), "promote refused: waiting: Prometheus"},
 			string(m) + ": not past what the calendar says": {[]but{climbing(10), mode(m), ask, closed("no steps on Friday after 16:00")}, refused(pollCount, 10), "promote refused: waiting: no steps on Friday"},
 		})
@@ -139,7 +143,7 @@ func TestAStepWaitsForTheFirstOfItsConditions(t *testing.T) {
 		{"stable's subset", func(in *Input) { in.Stable.Missing = "no subset v1" }, "waiting: no subset v1"},
 		{"alert", fires(ActionHold, "StableErrors", time.Minute), "waiting: alert StableErrors fires"},
 		{"build", func(in *Input) { in.Record.Status.Promoting = "b0" }, "waiting: for a new build, or for the first step by CI or guardian promote"},
-		{"Deployment", noCanary, "waiting: no Deployment of the canary found"},
+		{"Deployment", noCanary, "waiting: no workload of the canary found"},
 		{"split", func(in *Input) { in.Traffic.Split = 0 }, "waiting: no route carries both v1 and v2"},
 		{"VirtualService", func(in *Input) { in.Unsafe = "VirtualService microservices/orders-service: delegate" }, "waiting: VirtualService microservices/orders-service: delegate"},
 		{"first sight", func(in *Input) { in.Record = Record{} }, "waiting: first sight of this guard, nothing is moved"},
@@ -287,7 +291,7 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 		{WaitPerson, "guardian promote", []but{climbing(10), mode(PromotionManual)}},
 		{WaitFirstSight, "", []but{climbing(10), unseen}},
 		{WaitVirtualService, "no route carries both v1 and v2", []but{climbing(10), func(in *Input) { in.Traffic.Split = 0 }}},
-		{WaitBuild, "no Deployment of the canary found", []but{climbing(10), noCanary}},
+		{WaitBuild, "no workload of the canary found", []but{climbing(10), noCanary}},
 		{WaitAlert, "alert StableErrors fires", []but{climbing(10), alert}},
 		{WaitStable, "stable has 0 of 1 ready endpoints", []but{climbing(10), stableReady(0)}},
 		{WaitRollout, "rollout of build b1 (1 of 2 ready pods are of it)", []but{climbing(10), runs("b1", 1, "b0")}},
@@ -411,7 +415,7 @@ func TestAStepThatOneOfTwoVirtualServicesHasTakenIsFinished(t *testing.T) {
 		t.Errorf("and then: move %v to %d%%, added %+v", again.Move, again.Weight, again.Added)
 	}
 	fires(ActionHold, "StableErrors", 0)(&in)
-	if held := Decide(in, at.Add(time.Second)); held.Move != MoveNone || verdictOf(held).added != "missed: 30→30" || !held.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
+	if held := Decide(in, at.Add(time.Second)); held.Move != MoveNone || verdictOf(held).added != "noted by alert: 30→30; missed: 30→30" || !held.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
 		t.Errorf("an alert in between: move %v, added %+v, status %+v", held.Move, held.Added, held.Record.Status)
 	}
 	other := Decide(given(climbing(10), unseenStep("schedule", time.Second), gets(50)), at)

@@ -410,7 +410,7 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 // that move traffic.
 func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 	was, lock := s.input.Record, want.Lock
-	if lock == nil || was.Lock == nil || *lock != *was.Lock || was.Status.State != want.Status.State ||
+	if lock == nil || was.Lock == nil || !lock.equal(*was.Lock) || was.Status.State != want.Status.State ||
 		want.Status.State != StateRolledBack || d.Move != MoveNone || len(d.Added) > 0 || was.Request != nil {
 		return false
 	}

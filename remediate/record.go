@@ -107,7 +107,10 @@ type Record struct {
 // Prometheus's.
 type Lock struct {
 	Kind        LockKind  `json:"kind"`
-	Build       string    `json:"build"`
+	Build       string    `json:"build"`             // the present one, if it is refused, else the first that is
+	Refused     []string  `json:"refused,omitempty"` // builds that it refuses: those that an unlock forgives
+	Coming      []string  `json:"coming,omitempty"`  // present builds that had had no ready pod when it was set
+	From        string    `json:"from,omitempty"`    // the guard whose lock it was at first
 	Signal      string    `json:"signal,omitempty"`
 	Alert       string    `json:"alert,omitempty"`
 	Fingerprint string    `json:"fingerprint,omitempty"`
@@ -154,6 +157,11 @@ type Status struct {
 	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
 	LiftedAt    time.Time     `json:"liftedAt,omitzero"`    // when anything last did: what an annotation says of an older lock is over
 	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
+	FirstSeen   time.Time     `json:"firstSeen,omitzero"`   // when the guard was first looked at
+	Served      []Served      `json:"served,omitempty"`     // builds that have had ready pods, the present and those of the last minutes
+	Proven      []string      `json:"proven,omitempty"`     // builds that have stood their rollback window out, newest last
+	Revisions   []Revision    `json:"revisions,omitempty"`  // what ReplicaSets and ControllerRevisions are called as builds, newest last
+	Taken       *Taken        `json:"taken,omitempty"`      // the last lock of another record that became this guard's
 	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
@@ -420,6 +428,7 @@ func (r Record) clone() Record {
 	c := r
 	if r.Lock != nil {
 		l := *r.Lock
+		l.Refused, l.Coming = slices.Clone(l.Refused), slices.Clone(l.Coming)
 		c.Lock = &l
 	}
 	if r.Request != nil {
@@ -438,6 +447,13 @@ func (r Record) clone() Record {
 		e := *r.Status.Expected
 		c.Status.Expected = &e
 	}
+	if r.Status.Taken != nil {
+		t := *r.Status.Taken
+		c.Status.Taken = &t
+	}
+	c.Status.Served = slices.Clone(r.Status.Served)
+	c.Status.Proven = slices.Clone(r.Status.Proven)
+	c.Status.Revisions = slices.Clone(r.Status.Revisions)
 	c.Refused = slices.Clone(r.Refused)
 	c.Changed = slices.Clone(r.Changed)
 	c.History = slices.Clone(r.History)

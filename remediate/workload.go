@@ -284,7 +284,7 @@ func (w Workload) as(known []Revision, build string) Workload {
 			names[now.Build] = known[i].Build
 		}
 	}
-	if len(names) == 0 && build != "" && len(w.Builds) == 1 && schemeOf(build) != schemeOf(w.Build) {
+	if len(known) == 0 && build != "" && len(w.Builds) == 1 && schemeOf(build) != schemeOf(w.Build) {
 		names[w.Build] = build
 	}
 	if len(names) == 0 {

@@ -114,7 +114,9 @@ func (w *world) pods_(version string) []*keptPod {
 		return out
 	}
 	for i, t := range w.pods {
-		out = append(out, testPod(version, i, t))
+		p := *testPod(version, i, t)
+		p.born, p.readyFrom = w.made[t].Unix(), w.made[t].Unix()
+		out = append(out, &p)
 	}
 	return out
 }

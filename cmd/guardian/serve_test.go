@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -261,7 +262,7 @@ func TestKilledBetweenLockAndPatchTheNextGuardianFinishes(t *testing.T) {
 
 	r.exec(port, "", "guardian-1", "", app) // nobody sends the alert again
 	now := r.rolledBack(app)
-	if *now.Lock != *rec.Lock {
+	if !reflect.DeepEqual(now.Lock, rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
 }
