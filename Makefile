@@ -58,7 +58,13 @@ test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertm
 
 .PHONY: test-chart
 test-chart: tools ## Test the chart with each of its rights missing, and the image and the release (15 minutes)
-	$(GO) test -tags=chart -count=1 -timeout=1h -run='EachRight|Release|Image' ./cmd/guardian
+	GUARDIAN_CHART=full $(GO) test -count=1 -timeout=1h -v -run='EachRight|FromTheRelease|TheImage' ./cmd/guardian
+
+.PHONY: test-istio
+test-istio: tools ## Have the real istiod judge what guardian writes (builds it once, 10 minutes)
+	@$(GO) run ./testdata/cluster -build pilot-discovery
+	$(GO) vet -tags=istiod ./remediate ./cmd/guardian
+	$(GO) test -tags=istiod -count=1 -v -timeout=30m -run=Istiod ./remediate ./cmd/guardian
 
 .PHONY: property
 property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
@@ -123,8 +129,9 @@ bench-cost: tools ## Measure what the rules of 1 and 100 guards cost a real Prom
 lint: ## Check with gofmt, go vet and staticcheck
 	@unformatted="$$(git ls-files -z '*.go' | xargs -0 gofmt -l)"; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w is due for:"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet -tags=chart $(PACKAGES)
+	$(GO) vet $(PACKAGES)
 	$(GO) vet -C testdata/tools/release ./...
+	$(GO) vet -C internal/conntrack ./...
 	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck $(PACKAGES)
 
 .PHONY: golden
