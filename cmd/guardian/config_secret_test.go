@@ -57,7 +57,7 @@ func TestNoErrorOfAConfigurationShowsASecret(t *testing.T) {
 			map[string]any{"password": planted}, map[string]any{"http://u:" + planted + "@host": nil}, []any{planted}, []any{map[string]any{"x": planted}},
 		}
 		destination := strings.HasSuffix(path, ".stable") || strings.HasSuffix(path, ".canary") // may be a name or a mapping
-		if !scalar && !destination || secretive(path) { // elsewhere a name is a name
+		if !scalar && !destination || secretive(path) {                                         // elsewhere a name is a name
 			secrets = append(secrets, planted, "Bearer "+planted)
 		}
 		if secretive(path) {
