@@ -97,6 +97,7 @@ func unexplained(found, unread Problems) Problems {
 // unknown keys needs.
 func layer(tree map[string]any, defaults Config, fromEnv map[string]string) map[string]any {
 	v := viper.New()
+	v.AllowEmptyEnv(true)
 	out := deepCopy(tree).(map[string]any)
 	if err := v.MergeConfigMap(deepCopy(tree).(map[string]any)); err != nil {
 		return out // the decoder names what is wrong with it
@@ -104,7 +105,7 @@ func layer(tree map[string]any, defaults Config, fromEnv map[string]string) map[
 	for path, value := range leaves("", reflect.ValueOf(defaults)) {
 		v.SetDefault(path, value)
 		env := envName(path)
-		if err := v.BindEnv(path, env); err != nil || os.Getenv(env) == "" {
+		if _, set := os.LookupEnv(env); v.BindEnv(path, env) != nil || !set {
 			continue
 		}
 		if setPath(out, strings.Split(path, "."), v.Get(path)) {
@@ -131,6 +132,26 @@ func envName(path string) string {
 	}
 	return b.String()
 }
+
+// unknownEnv names variables that look like those of keys and are none: what they
+// were to set is not set. Kubernetes itself sets some for a Service named guardian.
+func unknownEnv() []string {
+	known := map[string]bool{}
+	for path := range leaves("", reflect.ValueOf(DefaultConfig())) {
+		known[envName(path)] = true
+	}
+	var out []string
+	for _, entry := range os.Environ() {
+		name, _, _ := strings.Cut(entry, "=")
+		if strings.HasPrefix(name, "GUARDIAN_") && !known[name] && !serviceEnv.MatchString(name) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+var serviceEnv = regexp.MustCompile(`^GUARDIAN_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // leaves is every scalar of a configuration by its key path.
 func leaves(path string, v reflect.Value) map[string]any {

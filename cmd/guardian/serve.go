@@ -71,6 +71,9 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 		return err
 	}
 	log := newLogger(config.Log, errOut)
+	if names := unknownEnv(); len(names) > 0 {
+		log.Warn("environment variables that no key has, and that set nothing: misspelt?", "variables", names)
+	}
 	klog.SetSlogLogger(log.With("component", "client-go")) // which would write lines of its own among these
 	s, err := newService(config, rest, log)
 	if err != nil {
