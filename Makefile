@@ -92,6 +92,10 @@ fuzz: ## Run each fuzz target for FUZZTIME (3s)
 tools: ## Build the programs that tests start, once (5 to 10 minutes the first time)
 	@$(GO) run ./testdata/cluster -build
 
+.PHONY: test-operator
+test-operator: tools ## The rules of 1,000 guards through the real prometheus-operator (builds it: 3 minutes more the first time)
+	$(GO) test -tags=operator -count=1 -timeout=30m -v -run=RealOperator ./cmd/guardian
+
 .PHONY: demo
 demo: ## Show a canary that fails and is rolled back (HOLD=1 keeps it up, ACT= chooses another act)
 	HOLD='$(HOLD)' ACT='$(ACT)' RUNS='$(RUNS)' FAST='$(FAST)' $(GO) run ./testdata/demo
@@ -120,8 +124,9 @@ bench-judge: ## Simulate healthy and failing canaries, beside two naive rules (H
 	$(GO) run ./testdata/judge -hours $(HOURS) -seed $(SEED)
 
 .PHONY: bench-cost
-bench-cost: tools ## Measure what the rules of 1 and 100 guards cost a real Prometheus (12 minutes)
+bench-cost: tools ## Measure what the rules of 1, 100 and 1,000 guards cost a real Prometheus (18 minutes)
 	$(GO) run ./testdata/judge/cost
+	$(GO) run ./testdata/judge/cost -guards 1000 -busy 50
 	$(GO) run ./testdata/judge/cost -scrape 5s
 	$(GO) run ./testdata/judge/cost -fast 1s
 
