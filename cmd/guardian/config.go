@@ -20,6 +20,11 @@ type Config struct {
 	// Namespace holds the guards' VirtualServices, workloads and records.
 	// Default: the pod's own.
 	Namespace string `yaml:"namespace"`
+	// Instance is the same for all replicas of one guardian, and another for any
+	// other guardian: a second one in a namespace is refused at start. Default:
+	// the name of the pod's Deployment, as DEPLOYMENT_NAME or POD_NAME tells it;
+	// else guardian.
+	Instance string `yaml:"instance"`
 	// ClusterDomain completes short host names. Default cluster.local.
 	ClusterDomain string `yaml:"clusterDomain"`
 	// Own is labels that an alert must carry to be this guardian's: those that

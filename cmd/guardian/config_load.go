@@ -15,6 +15,8 @@ import (
 
 	httpconfig "github.com/prometheus/common/config"
 	"github.com/spf13/viper"
+
+	"github.com/canary-guardian/guardian/remediate"
 )
 
 // serviceAccountNamespace is where Kubernetes tells a pod its namespace.
@@ -63,6 +65,9 @@ func parseConfig(b []byte, flags func(*Config)) (Config, error) {
 	flags(&c)
 	if c.Namespace == "" {
 		c.Namespace = podNamespace()
+	}
+	if c.Instance == "" {
+		c.Instance = podInstance(os.Getenv("DEPLOYMENT_NAME"), os.Getenv("POD_NAME"))
 	}
 	if c.Rules.Namespace == "" {
 		c.Rules.Namespace = c.Namespace
@@ -215,6 +220,23 @@ func podNamespace() string {
 	return strings.TrimSpace(string(b))
 }
 
+// podOfDeployment is a pod's name as a ReplicaSet of a Deployment makes it:
+// NAME-HASH-SUFFIX, whose letters are those of Kubernetes' own generator.
+var podOfDeployment = regexp.MustCompile(`^(.+)-[bcdfghjklmnpqrstvwxz2456789]{4,10}-[bcdfghjklmnpqrstvwxz2456789]{5}$`)
+
+// podInstance is what all pods of a Deployment have in common: its name, as the
+// environment or the pod's own tells it. A name that tells nothing is
+// everybody's: a replica must never be taken for another guardian.
+func podInstance(deployment, pod string) string {
+	if deployment != "" {
+		return deployment
+	}
+	if m := podOfDeployment.FindStringSubmatch(pod); m != nil {
+		return m[1]
+	}
+	return remediate.DefaultInstance
+}
+
 // restartOnly is the keys that differ between two configurations and that a
 // running guardian cannot change: what it listens on,
 // connects with, and calls the objects that it writes.
@@ -225,6 +247,7 @@ func restartOnly(was, is Config) []string {
 		was, is any
 	}{
 		{"namespace", was.Namespace, is.Namespace},
+		{"instance", was.Instance, is.Instance},
 		{"own", was.Own, is.Own},
 		{"clusterDomain", was.ClusterDomain, is.ClusterDomain},
 		{"log", was.Log, is.Log},

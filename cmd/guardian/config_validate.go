@@ -112,6 +112,7 @@ func (c Config) Validate() Problems {
 		k.label("namespace", c.Namespace)
 		k.label("rules.namespace", c.Rules.Namespace)
 	}
+	k.want(c.Instance != "" && len(validation.IsValidLabelValue(c.Instance)) == 0, "instance", c.Instance, "want a label's value, such as the release's name")
 	k.want(len(validation.IsDNS1123Subdomain(c.ClusterDomain)) == 0, "clusterDomain", c.ClusterDomain, "want a DNS domain such as cluster.local")
 	c.validateOwn(&k)
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
