@@ -60,6 +60,12 @@ test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertm
 test-chart: tools ## Test the chart with each of its rights missing, and the image and the release (15 minutes)
 	$(GO) test -tags=chart -count=1 -timeout=1h -run='EachRight|Release|Image' ./cmd/guardian
 
+.PHONY: test-istio
+test-istio: tools ## Have the real istiod judge what guardian writes (builds it once, 10 minutes)
+	@$(GO) run ./testdata/cluster -build pilot-discovery
+	$(GO) vet -tags=istiod ./remediate ./cmd/guardian
+	$(GO) test -tags=istiod -count=1 -v -timeout=30m -run=Istiod ./remediate ./cmd/guardian
+
 .PHONY: property
 property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
 	$(GO) test -count=1 -timeout=2h -run=PropertyInvariants ./remediate -rapid.checks=$(SEQUENCES)

@@ -15,8 +15,27 @@ import (
 	"go.yaml.in/yaml/v2"
 )
 
-// errUnauthorized marks a call without right credentials.
+// proof is a way to tell friend from foe: the label proof.
+type proof string
+
+const (
+	proofBearer      proof = "bearer"
+	proofBasic       proof = "basic"
+	proofCertificate proof = "certificate"
+)
+
+// unauthorized is a call without the right proof. Its text has nothing of what the
+// caller sent.
+type unauthorized struct {
+	proof proof
+	why   string
+}
+
+// errUnauthorized is what all of them are.
 var errUnauthorized = errors.New("missing or wrong credentials")
+
+func (e *unauthorized) Error() string        { return errUnauthorized.Error() + ": " + e.why }
+func (e *unauthorized) Is(target error) bool { return target == errUnauthorized }
 
 // errCredentials marks that there is nothing to compare credentials with.
 var errCredentials = errors.New("cannot check credentials")
@@ -62,7 +81,7 @@ func bearerAuthenticator(file string) authenticator {
 		}
 		scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		if !strings.EqualFold(scheme, "Bearer") {
-			return fmt.Errorf("%w: no bearer token", errUnauthorized)
+			return &unauthorized{proofBearer, "no bearer token"}
 		}
 		// Hashes have one length, and every token is compared: the time says
 		// nothing about the token.
@@ -72,7 +91,7 @@ func bearerAuthenticator(file string) authenticator {
 			right |= subtle.ConstantTimeCompare(hash[:], want[:])
 		}
 		if right == 0 {
-			return fmt.Errorf("%w: wrong bearer token", errUnauthorized)
+			return &unauthorized{proofBearer, "wrong bearer token"}
 		}
 		return nil
 	}
@@ -131,7 +150,7 @@ func webAuthenticator(file string) authenticator {
 		case r.TLS == nil:
 			return fmt.Errorf("%w: %s demands certificates, but guardian has served plain HTTP since its start: restart it", errCredentials, file)
 		case len(r.TLS.VerifiedChains) == 0:
-			return fmt.Errorf("%w: no verified client certificate", errUnauthorized)
+			return &unauthorized{proofCertificate, "no verified client certificate"}
 		}
 		return nil
 	}

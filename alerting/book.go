@@ -88,6 +88,7 @@ type report struct {
 
 // Changes is what a call changed about which alerts fire.
 type Changes struct {
+	Unheard []Alert // had ended, by this clock, and had never been reported as firing
 	Started []Alert // episodes that no lane had reported before
 	Ended   []Alert // no longer firing on any lane
 }
@@ -235,8 +236,9 @@ func (b *Book) apply(lane Lane, a Alert, now time.Time, changes *Changes) bool {
 	source := lane.source()
 	e := b.alerts[a.Fingerprint]
 	if e == nil {
-		if a.Resolved {
-			return true // the end of something never seen
+		if a.Resolved { // the end of something never seen
+			changes.Unheard = append(changes.Unheard, a)
+			return true
 		}
 		if e = b.add(a, now); e == nil {
 			return false
@@ -280,7 +282,7 @@ func (b *Book) next(before report, a Alert, now time.Time) (_ Alert, ok bool) {
 	t := before.alert.StartsAt
 	firing := b.fires(before, now)
 	switch {
-	case !a.Resolved && firing && a.StartsAt.Before(t):
+	case !a.Resolved && firing && a.StartsAt.Before(t) && !t.After(now): // one of the future is by a clock that was set, and hides no other
 		a.StartsAt = t
 		fallthrough
 	case !a.Resolved && firing:

@@ -20,6 +20,8 @@ type answer struct {
 	Accepted  int      `json:"accepted,omitempty"`  // alerts
 	Truncated int      `json:"truncated,omitempty"` // alerts that the call did not have
 	Missing   []string `json:"missing,omitempty"`   // from one that is not ready
+	Invalid   int      `json:"invalid,omitempty"`   // alerts that make no sense
+	Problem   string   `json:"problem,omitempty"`   // what is wrong with the first of those
 }
 
 // errPanic marks a bug.
@@ -48,11 +50,7 @@ func (e *laneError) Unwrap() error { return e.err }
 // counted when it returns an error.
 func (s *Server) receive(c echo.Context, lane Lane) ([]byte, error) {
 	if err := s.auth(c.Request()); err != nil {
-		result := resultUnauthorized
-		if errors.Is(err, errCredentials) {
-			result = resultFailed
-		}
-		return nil, s.refuse(lane, result, 1, err)
+		return nil, s.unproven(lane, err)
 	}
 	request := c.Request()
 	limit := s.opts.MaxBody
@@ -67,6 +65,17 @@ func (s *Server) receive(c echo.Context, lane Lane) ([]byte, error) {
 		return nil, s.refuse(lane, resultTooLarge, 1, fmt.Errorf("body: over %d bytes: want at most that", limit))
 	}
 	return body, nil
+}
+
+// unproven counts a call without the right proof, or one whose proof cannot be
+// checked.
+func (s *Server) unproven(lane Lane, err error) error {
+	var denied *unauthorized
+	if !errors.As(err, &denied) {
+		return s.refuse(lane, resultFailed, 1, err)
+	}
+	s.opts.MetricSet.auth.WithLabelValues(string(denied.proof)).Inc()
+	return s.refuse(lane, resultUnauthorized, 1, err)
 }
 
 func (s *Server) refuse(lane Lane, result result, n int, err error) error {
@@ -99,7 +108,15 @@ func (s *Server) webhook(c echo.Context) error {
 			return err
 		}
 	}
-	return c.JSON(http.StatusOK, answer{Status: "ok", Accepted: len(hook.Alerts), Truncated: hook.Truncated})
+	out := answer{Status: "ok", Accepted: len(hook.Alerts), Truncated: hook.Truncated}
+	if hook.Invalid > 0 {
+		// Still 200: the others are recorded, and these would be no better if they came again, which any other status asks
+		// Alertmanager to see to.
+		s.opts.MetricSet.count(LaneWebhook, resultInvalid, hook.Invalid)
+		s.log.Warn("left out alerts that make no sense", "receiver", hook.Receiver, "group_key", hook.GroupKey, "invalid", hook.Invalid, "err", hook.Problem)
+		out.Invalid, out.Problem = hook.Invalid, advice(hook.Problem)
+	}
+	return c.JSON(http.StatusOK, out)
 }
 
 // fetchTruncated gets the alerts that Alertmanager has left out of a call.
@@ -143,6 +160,7 @@ func (s *Server) accept(ctx context.Context, lane Lane, alerts []Alert, received
 		return nil
 	}
 	n, beats := len(alerts), s.hasHeartbeat(lane, alerts)
+	s.tellClocks(lane, alerts, received)
 	taken := false
 	defer func() { // also when the sink panics
 		if !taken {
@@ -155,10 +173,29 @@ func (s *Server) accept(ctx context.Context, lane Lane, alerts []Alert, received
 	taken = true
 	s.opts.MetricSet.count(lane, resultAccepted, n)
 	if beats {
-		s.heartbeat.Store(&received)
-		s.opts.MetricSet.heartbeat.Set(float64(received.UnixMilli()) / 1000)
+		s.heartbeats[lane].Store(&received)
+		s.opts.MetricSet.heartbeat.WithLabelValues(string(lane)).Set(float64(received.UnixMilli()) / 1000)
 	}
 	return nil
+}
+
+// clocksApart is how far the clocks of Prometheus and guardian may be apart
+// before that is said.
+const clocksApart = 5 * time.Second
+
+// tellClocks warns of an alert that began in the future. It counts from when it
+// was received; but with clocks like that, which build an alert is about is a
+// guess.
+func (s *Server) tellClocks(lane Lane, alerts []Alert, received time.Time) {
+	for _, a := range alerts {
+		if ahead := a.StartsAt.Sub(received); ahead > clocksApart {
+			s.clocks.Do(func() {
+				s.log.Warn("alert began in the future, which is not believed: want the clocks of Prometheus and guardian set right",
+					"lane", lane, "alert", a.Name(), "fingerprint", a.Fingerprint, "starts_at", a.StartsAt, "ahead", ahead)
+			})
+			return
+		}
+	}
 }
 
 func (s *Server) hasHeartbeat(lane Lane, alerts []Alert) bool {

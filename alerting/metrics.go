@@ -45,7 +45,8 @@ type Metrics struct {
 	received  *prometheus.CounterVec // lane, result
 	ignored   *prometheus.CounterVec // lane, reason
 	age       prometheus.Histogram   // seconds
-	heartbeat prometheus.Gauge       // Unix seconds, 0: none yet
+	auth      *prometheus.CounterVec // proof
+	heartbeat *prometheus.GaugeVec   // lane; Unix seconds, 0: none yet
 }
 
 // NewMetrics registers the metrics. It panics, as promauto does, when they are
@@ -65,13 +66,21 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help:    "Time from an alert's startsAt to its first arrival at guardian, by either lane.",
 			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
 		}),
-		heartbeat: prometheus.NewGauge(prometheus.GaugeOpts{
+		auth: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "guardian_auth_failures_total",
+			Help: "Calls of the alerts port without the proof that it demands: bearer token, basic auth or client certificate.",
+		}, []string{"proof"}),
+		heartbeat: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "guardian_heartbeat_timestamp_seconds",
-			Help: "When this replica last received the heartbeat alert, by its own clock; 0 if never.",
-		}),
+			Help: "When this replica last received the heartbeat alert, by its own clock and by lane (webhook: through Alertmanager; push: straight from Prometheus); 0 if never.",
+		}, []string{"lane"}),
 	}
-	reg.MustRegister(m.received, m.ignored, m.age, m.heartbeat)
+	reg.MustRegister(m.received, m.ignored, m.auth, m.age, m.heartbeat)
+	for _, proof := range []proof{proofBearer, proofBasic, proofCertificate} {
+		m.auth.WithLabelValues(string(proof))
+	}
 	for _, lane := range []Lane{LaneWebhook, LanePush} {
+		m.heartbeat.WithLabelValues(string(lane))
 		for _, result := range results {
 			m.received.WithLabelValues(string(lane), string(result))
 		}

@@ -25,27 +25,15 @@ var errNoList = errors.New("push body: null: want a list of alerts")
 // Missing times mean what they mean in Alertmanager's API: no startsAt is
 // endsAt or now, no endsAt is five minutes from now.
 func ParsePush(body []byte, now time.Time) ([]Alert, error) {
-	var list []payloadAlert
+	var list []json.RawMessage
 	if err := json.Unmarshal(body, &list); err != nil {
 		return nil, fmt.Errorf("push body: %w", err)
 	}
 	if list == nil {
 		return nil, errNoList
 	}
-	alerts := make([]Alert, 0, len(list))
-	var errs []error
-	for i := range list {
-		alert, err := list[i].pushed(now)
-		if err != nil {
-			// One is enough to find the rule; thousands would flood the log.
-			if len(errs) == 0 {
-				errs = append(errs, fmt.Errorf("[%d].%w", i, err))
-			}
-			continue
-		}
-		alerts = append(alerts, alert)
-	}
-	return alerts, errors.Join(errs...)
+	alerts, _, problem := parseEach("", list, func(p *payloadAlert) (Alert, error) { return p.pushed(now) })
+	return alerts, problem
 }
 
 func (p *payloadAlert) pushed(now time.Time) (Alert, error) {

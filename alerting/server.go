@@ -139,12 +139,13 @@ func (o *ServerOptions) complete() error {
 // Server is guardian's two ports: alerts come in on one, and questions are
 // answered on the other.
 type Server struct {
-	opts      ServerOptions
-	auth      authenticator
-	log       *slog.Logger
-	refusals  rate.Sometimes // bounds the log of calls without credentials
-	heartbeat atomic.Pointer[time.Time]
-	stopping  atomic.Bool
+	opts       ServerOptions
+	auth       authenticator
+	log        *slog.Logger
+	refusals   rate.Sometimes // bounds the log of calls without credentials
+	clocks     rate.Sometimes // bounds the log of clocks that are apart
+	heartbeats map[Lane]*atomic.Pointer[time.Time]
+	stopping   atomic.Bool
 
 	alerts, metrics port
 }
@@ -175,8 +176,13 @@ func NewServer(opts ServerOptions) (*Server, error) {
 		auth:     auth,
 		log:      opts.Logger.With("component", "alerting"),
 		refusals: rate.Sometimes{First: 3, Interval: 10 * time.Second},
+		clocks:   rate.Sometimes{First: 1, Interval: time.Minute},
+		heartbeats: map[Lane]*atomic.Pointer[time.Time]{
+			LaneWebhook: new(atomic.Pointer[time.Time]), LanePush: new(atomic.Pointer[time.Time]),
+		},
 	}
 	s.alerts = port{name: "alerts", server: s.httpServer(s.alertsHandler())}
+	s.watchAuthentication(s.alerts.server)
 	s.metrics = port{name: "metrics", server: s.httpServer(s.metricsHandler())}
 	return s, nil
 }
@@ -218,11 +224,21 @@ func (s *Server) AlertsAddr() net.Addr { return s.alerts.listener.Addr() }
 // MetricsAddr is where questions are answered, after Listen.
 func (s *Server) MetricsAddr() net.Addr { return s.metrics.listener.Addr() }
 
-// Heartbeat is when the heartbeat alert was last received and accepted, by
-// this replica's clock; zero if never.
+// Heartbeat is when the heartbeat alert was last received and accepted on any
+// lane, by this replica's clock; zero if never.
 func (s *Server) Heartbeat() time.Time {
-	if at := s.heartbeat.Load(); at != nil {
-		return *at
+	webhook, push := s.HeartbeatOf(LaneWebhook), s.HeartbeatOf(LanePush)
+	if push.After(webhook) {
+		return push
+	}
+	return webhook
+}
+
+// HeartbeatOf is the same of one lane: what Prometheus pushes proves nothing of
+// Alertmanager.
+func (s *Server) HeartbeatOf(lane Lane) time.Time {
+	if at := s.heartbeats[lane]; at != nil && at.Load() != nil {
+		return *at.Load()
 	}
 	return time.Time{}
 }
@@ -274,10 +290,16 @@ func (p *port) stop(ctx context.Context) error {
 
 func (s *Server) alertsHandler() http.Handler {
 	e := s.newEcho()
-	e.POST("/webhook", s.webhook)
-	e.POST("/api/v2/alerts", s.push)
-	return e
+	e.POST(pathWebhook, s.webhook)
+	e.POST(pathPush, s.push)
+	return noteReached(e)
 }
+
+// What is served on the alerts port.
+const (
+	pathWebhook = "/webhook"
+	pathPush    = "/api/v2/alerts"
+)
 
 func (s *Server) metricsHandler() http.Handler {
 	e := s.newEcho()

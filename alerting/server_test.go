@@ -269,7 +269,7 @@ func TestTheHeartbeatIsNotedOnceTheSinkHasIt(t *testing.T) {
 	if at := server.Heartbeat(); !at.Equal(start) {
 		t.Errorf("heartbeat at %s, want %s", at, start)
 	}
-	if at := testutil.ToFloat64(opts.MetricSet.heartbeat); at != float64(start.Unix()) {
+	if at := testutil.ToFloat64(opts.MetricSet.heartbeat.WithLabelValues("webhook")); at != float64(start.Unix()) {
 		t.Errorf("metric is %v, want %v", at, start.Unix())
 	}
 }
@@ -324,7 +324,7 @@ func TestMetricsAreThereAtZeroFromTheStart(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"guardian_heartbeat_timestamp_seconds 0", "guardian_alert_age_seconds_count 0"} {
+	for _, want := range []string{`guardian_heartbeat_timestamp_seconds{lane="webhook"} 0`, `guardian_auth_failures_total{proof="basic"} 0`, "guardian_alert_age_seconds_count 0"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s", want)
 		}

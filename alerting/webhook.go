@@ -8,9 +8,12 @@ import (
 	"time"
 )
 
-// webhookVersion is the one payload version there is: version of
-// notify/webhook.Message in Alertmanager since 0.6.
-const webhookVersion = "4"
+// The payload versions. 4 is version of notify/webhook.Message in Alertmanager
+// since 0.6. 1 is what Grafana's own alerting sends: the same and more.
+const (
+	webhookVersion = "4"
+	grafanaVersion = "1"
+)
 
 // Webhook is what guardian uses of a webhook call.
 type Webhook struct {
@@ -18,17 +21,19 @@ type Webhook struct {
 	GroupKey  string  // for logs: not unique per alert
 	Alerts    []Alert // in the order of the payload; firing and resolved mixed
 	Truncated int     // alerts that Alertmanager has left out because of max_alerts
+	Invalid   int     // alerts that make no sense, and are left out
+	Problem   error   // what is wrong with the first of those
 }
 
 // payload is the JSON of a call. Keys that are not listed are ignored:
 // Alertmanager adds some from time to time without a new version. The
 // top-level status is left out on purpose: it says firing if any alert does.
 type payload struct {
-	Version         *string        `json:"version"`
-	Receiver        string         `json:"receiver"`
-	GroupKey        string         `json:"groupKey"`
-	TruncatedAlerts int            `json:"truncatedAlerts"`
-	Alerts          []payloadAlert `json:"alerts"`
+	Version         *string           `json:"version"`
+	Receiver        string            `json:"receiver"`
+	GroupKey        string            `json:"groupKey"`
+	TruncatedAlerts int               `json:"truncatedAlerts"`
+	Alerts          []json.RawMessage `json:"alerts"` // one by one: a wrong one must not lose the others
 }
 
 type payloadAlert struct {
@@ -44,8 +49,8 @@ type payloadAlert struct {
 // errVersion marks a payload of another version than 4.
 var errVersion = errors.New("unsupported payload version")
 
-// fieldError is a refused value. Its text is for guardian's own log, never
-// for the sender.
+// fieldError is a refused value. Error is for guardian's own log; advice, which
+// has no value, may be told to the sender.
 type fieldError struct {
 	field, value, want string
 }
@@ -59,20 +64,32 @@ func (e *fieldError) Error() string {
 	return fmt.Sprintf("%s: %q: want %s", e.field, value, e.want)
 }
 
+// advice is what is wrong, without what the sender sent.
+func advice(err error) string {
+	var field *fieldError
+	if errors.As(err, &field) {
+		return field.field + ": want " + field.want
+	}
+	return "an alert that is not as in Alertmanager's API"
+}
+
 // ParseWebhook reads the body of an Alertmanager webhook call, payload
-// version 4. Each alert is judged by its own status. A fingerprint that is
-// absent is computed. The error of a body that is refused names the field,
-// its value and what would be right; nothing of such a body is used.
+// version 4, or of Grafana's. Each alert is judged by its own status. A
+// fingerprint that is absent is computed. Single alerts that are wrong are left
+// out, counted and named in Problem: what they ask for is lost in any case, and
+// the others must not be. The error of a body that is refused names the field, its
+// value and what would be right; nothing of such a body is used.
 func ParseWebhook(body []byte) (*Webhook, error) {
 	var p payload
 	if err := json.Unmarshal(body, &p); err != nil {
 		return nil, fmt.Errorf("webhook body: %w", err)
 	}
-	if p.Version == nil {
-		return nil, fmt.Errorf("%w: %w", errVersion, &fieldError{"version", "", `"4"`})
+	version := ""
+	if p.Version != nil {
+		version = *p.Version
 	}
-	if *p.Version != webhookVersion {
-		return nil, fmt.Errorf("%w: %w", errVersion, &fieldError{"version", *p.Version, `"4"`})
+	if version != webhookVersion && version != grafanaVersion {
+		return nil, fmt.Errorf("%w: %w", errVersion, &fieldError{"version", version, `"4" (Alertmanager), or "1" (Grafana)`})
 	}
 	if p.Alerts == nil {
 		return nil, &fieldError{"alerts", "", "a list"}
@@ -80,20 +97,34 @@ func ParseWebhook(body []byte) (*Webhook, error) {
 	if p.TruncatedAlerts < 0 {
 		return nil, &fieldError{"truncatedAlerts", fmt.Sprint(p.TruncatedAlerts), "a count"}
 	}
-	hook := &Webhook{
-		Receiver:  p.Receiver,
-		GroupKey:  p.GroupKey,
-		Truncated: p.TruncatedAlerts,
-		Alerts:    make([]Alert, 0, len(p.Alerts)),
-	}
-	for i := range p.Alerts {
-		alert, err := p.Alerts[i].alert()
-		if err != nil {
-			return nil, fmt.Errorf("alerts[%d].%w", i, err)
-		}
-		hook.Alerts = append(hook.Alerts, alert)
+	hook := &Webhook{Receiver: p.Receiver, GroupKey: p.GroupKey, Truncated: p.TruncatedAlerts}
+	hook.Alerts, hook.Invalid, hook.Problem = parseEach("alerts", p.Alerts, (*payloadAlert).alert)
+	if hook.Invalid > 0 && len(hook.Alerts) == 0 {
+		return nil, hook.Problem
 	}
 	return hook, nil
+}
+
+// parseEach reads alerts one by one. The problem is the first one's: one is
+// enough to find the rule; thousands would flood the log.
+func parseEach(list string, raw []json.RawMessage, parse func(*payloadAlert) (Alert, error)) (alerts []Alert, invalid int, problem error) {
+	alerts = make([]Alert, 0, len(raw))
+	for i := range raw {
+		var p payloadAlert
+		err := json.Unmarshal(raw[i], &p)
+		var alert Alert
+		if err == nil {
+			alert, err = parse(&p)
+		}
+		if err == nil {
+			alerts = append(alerts, alert)
+			continue
+		}
+		if invalid++; problem == nil {
+			problem = fmt.Errorf("%s[%d].%w", list, i, err)
+		}
+	}
+	return alerts, invalid, problem
 }
 
 var fingerprintFormat = regexp.MustCompile(`^[0-9a-f]{16}$`)

@@ -80,7 +80,7 @@ func TestWebhooksOfARealAlertmanagerAreJudgedAlertByAlert(t *testing.T) {
 
 func TestAWebhookIsRefusedByNameOfWhatIsWrong(t *testing.T) {
 	for name, test := range map[string]struct{ old, new, want string }{
-		"another version":                {`"version":"4"`, `"version":"5"`, `unsupported payload version: version: "5": want "4"`},
+		"another version":                {`"version":"4"`, `"version":"5"`, `unsupported payload version: version: "5": want "4" (Alertmanager), or "1" (Grafana)`},
 		"a version that is a number":     {`"version":"4"`, `"version":4`, "webhook body: json: cannot unmarshal number"},
 		"no version":                     {`"version":"4",`, ``, `unsupported payload version: version: "": want "4"`},
 		"no alerts":                      {`"alerts":[`, `"others":[`, `alerts: "": want a list`},
@@ -88,12 +88,12 @@ func TestAWebhookIsRefusedByNameOfWhatIsWrong(t *testing.T) {
 		"an overlong value":              {`"status":"firing","labels"`, `"status":"` + strings.Repeat("x", 100) + `","labels"`, `alerts[0].status: "` + strings.Repeat("x", 64) + `…": want`},
 		"no labels":                      {`"labels":{"alertname"`, `"labels":{},"l":{"alertname"`, `alerts[0].labels: "": want at least one label`},
 		"no beginning":                   {`"startsAt":"2026`, `"endedAt":"2026`, `alerts[0].startsAt: "": want the time`},
-		"a time that is none":            {`"startsAt":"2026`, `"startsAt":"soon2026`, "webhook body: parsing time"},
+		"a time that is none":            {`"startsAt":"2026`, `"startsAt":"soon2026`, "alerts[0].parsing time"},
 		"a fingerprint that is none":     {`"035f53bab38afd20"`, `"../../etc/passwd"`, `alerts[0].fingerprint: "../../etc/passwd": want 16 hex digits`},
 		"a negative count":               {`"truncatedAlerts":0`, `"truncatedAlerts":-1`, `truncatedAlerts: "-1": want a count`},
 		"something after the end":        {`"truncatedAlerts":0}`, `"truncatedAlerts":0}{}`, "webhook body: invalid character"},
 		"the end before the beginning":   {`"status":"firing","labels"`, `"status":"resolved","labels"`, `alerts[0].endsAt: "0001-01-01T00:00:00Z": want a time not before startsAt`},
-		"a label value that is a number": {`"namespace":"microservices"`, `"namespace":1`, "webhook body: json: cannot unmarshal number"},
+		"a label value that is a number": {`"namespace":"microservices"`, `"namespace":1`, "alerts[0].json: cannot unmarshal number"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			whole := string(fixture(t, "webhook-firing.json"))
@@ -105,6 +105,53 @@ func TestAWebhookIsRefusedByNameOfWhatIsWrong(t *testing.T) {
 				t.Errorf("got %+v, %v, want %q", hook, err, test.want)
 			}
 		})
+	}
+}
+
+func TestOneAlertThatMakesNoSenseLosesNoOther(t *testing.T) {
+	good := `{"status":"firing","labels":{"alertname":"A","guardian_guard":"orders"},"startsAt":"2026-11-24T02:35:07Z"}`
+	for name, bad := range map[string]string{
+		"no status":              `{"labels":{"alertname":"B"},"startsAt":"2026-11-24T02:35:07Z"}`,
+		"a time that is none":    `{"status":"firing","labels":{"alertname":"B"},"startsAt":"yesterday"}`,
+		"a label of a number":    `{"status":"firing","labels":{"alertname":7},"startsAt":"2026-11-24T02:35:07Z"}`,
+		"null":                   `null`,
+		"a number":               `7`,
+		"no labels":              `{"status":"firing","startsAt":"2026-11-24T02:35:07Z"}`,
+		"ended before it began":  `{"status":"resolved","labels":{"alertname":"B"},"startsAt":"2026-11-24T02:35:07Z","endsAt":"2026-11-24T02:35:06Z"}`,
+		"a fingerprint of words": `{"status":"firing","labels":{"alertname":"B"},"startsAt":"2026-11-24T02:35:07Z","fingerprint":"x"}`,
+	} {
+		hook, err := ParseWebhook([]byte(`{"version":"4","alerts":[` + bad + "," + good + "," + bad + `]}`))
+		if err != nil || len(hook.Alerts) != 1 || hook.Alerts[0].Name() != "A" || hook.Invalid != 2 || hook.Problem == nil || !strings.HasPrefix(hook.Problem.Error(), "alerts[0].") {
+			t.Errorf("%s: got %+v, %v; want the good one, and what is wrong with alerts[0]", name, hook, err)
+		}
+		if _, err := ParseWebhook([]byte(`{"version":"4","alerts":[` + bad + `]}`)); err == nil {
+			t.Errorf("%s alone is taken", name)
+		}
+		pushed, err := ParsePush([]byte("["+strings.ReplaceAll(bad, "resolved", "")+","+good+"]"), start)
+		if name == "no status" || name == "a fingerprint of words" { // which the push lane does not have
+			continue
+		}
+		if err == nil || len(pushed) != 1 || pushed[0].Name() != "A" {
+			t.Errorf("%s, pushed: got %+v, %v", name, pushed, err)
+		}
+	}
+}
+
+func TestGrafanasOwnAlertingIsTaken(t *testing.T) {
+	hook, err := ParseWebhook(fixture(t, "webhook-grafana.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Alert{
+		{Labels: map[string]string{"alertname": "OrdersSlow", "grafana_folder": "shop", "guardian_guard": "orders-service", "guardian_action": "rollback", "namespace": "microservices"},
+			Annotations: map[string]string{"summary": "orders are slow"}, StartsAt: at("2026-11-24T02:35:00Z"),
+			GeneratorURL: "https://grafana.example/alerting/grafana/ab12/view?orgId=1", Fingerprint: "c6eadffa33fcdf37"},
+		{Labels: map[string]string{"alertname": "OrdersDown", "grafana_folder": "shop"}, Annotations: map[string]string{},
+			StartsAt: at("2026-11-24T02:30:00Z"), EndsAt: at("2026-11-24T02:34:00Z"), Resolved: true,
+			GeneratorURL: "https://grafana.example/alerting/grafana/cd34/view?orgId=1", Fingerprint: "57c6d9296de2ad39"},
+	}
+	if hook.Invalid != 0 || !reflect.DeepEqual(hook.Alerts, want) {
+		t.Errorf("got  %+v\nwant %+v", hook, want)
 	}
 }
 

@@ -46,6 +46,9 @@ type Options struct {
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
+	// HeartbeatByAlertmanager is the same of those that came through
+	// Alertmanager, for people to see. May be nil.
+	HeartbeatByAlertmanager func() time.Time
 
 	Metrics *Metrics
 	Logger  *slog.Logger

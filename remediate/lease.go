@@ -25,6 +25,9 @@ const (
 	// AnnotationHeartbeat on it says when that replica last heard the
 	// heartbeat alert, RFC 3339.
 	AnnotationHeartbeat = Prefix + "heartbeat"
+	// AnnotationHeartbeatAlertmanager on it says the same of those that came
+	// through Alertmanager: what Prometheus pushes itself proves nothing of it.
+	AnnotationHeartbeatAlertmanager = Prefix + "heartbeat-alertmanager"
 	// AnnotationHeartbeatMaxAge on it is the age at which that replica takes a
 	// heartbeat to be stale, so that a CLI needs no configuration to tell.
 	AnnotationHeartbeatMaxAge = Prefix + "heartbeat-max-age"
@@ -43,9 +46,11 @@ type leases struct {
 	namespace string
 	identity  string
 	heartbeat func() time.Time
-	now       func() time.Time
-	log       *slog.Logger
-	metrics   *Metrics
+	// alertmanager is heartbeat of what came that way; may be nil
+	alertmanager func() time.Time
+	now          func() time.Time
+	log          *slog.Logger
+	metrics      *Metrics
 
 	maxAge  atomic.Int64 // of the heartbeat, nanoseconds; 0: not known yet
 	mu      sync.Mutex   // held while leading changes
@@ -53,7 +58,7 @@ type leases struct {
 }
 
 func newLeases(o Options) *leases {
-	return &leases{kube: o.Client, namespace: o.Namespace, identity: o.Identity, heartbeat: o.Heartbeat, now: o.Now, log: o.Logger, metrics: o.Metrics}
+	return &leases{kube: o.Client, namespace: o.Namespace, identity: o.Identity, heartbeat: o.Heartbeat, alertmanager: o.HeartbeatByAlertmanager, now: o.Now, log: o.Logger, metrics: o.Metrics}
 }
 
 func (l *leases) leads() bool { return l.leading.Load() }
@@ -167,6 +172,9 @@ func (l *leases) renew(ctx context.Context) error {
 	if beat := l.heartbeat(); !beat.IsZero() {
 		lease.Annotations[AnnotationHeartbeat] = stamp(beat)
 	}
+	if l.alertmanager != nil && !l.alertmanager().IsZero() {
+		lease.Annotations[AnnotationHeartbeatAlertmanager] = stamp(l.alertmanager())
+	}
 	if age := time.Duration(l.maxAge.Load()); age > 0 {
 		lease.Annotations[AnnotationHeartbeatMaxAge] = age.String()
 	}
@@ -195,6 +203,10 @@ func (l *leases) newestHeartbeat(ctx context.Context) (time.Time, error) {
 // newestOf is the newest heartbeat of all replicas, own included. One that lies
 // in the future is by a clock that was set, and hides no other.
 func newestOf(leases []coordinationv1.Lease, own, now time.Time) time.Time {
+	return newestIn(leases, AnnotationHeartbeat, own, now)
+}
+
+func newestIn(leases []coordinationv1.Lease, annotation string, own, now time.Time) time.Time {
 	var newest time.Time
 	take := func(t time.Time) {
 		if t.After(newest) && !t.After(now.Add(maxSkew)) {
@@ -203,7 +215,7 @@ func newestOf(leases []coordinationv1.Lease, own, now time.Time) time.Time {
 	}
 	take(own)
 	for i := range leases {
-		if t, err := time.Parse(time.RFC3339, leases[i].Annotations[AnnotationHeartbeat]); err == nil {
+		if t, err := time.Parse(time.RFC3339, leases[i].Annotations[annotation]); err == nil {
 			take(t)
 		}
 	}
@@ -215,6 +227,9 @@ type Heartbeat struct {
 	Heard  bool          // some replica has heard it
 	Age    time.Duration // of the newest, when a Lease was last renewed
 	MaxAge time.Duration // above it no step is taken; 0: no Lease tells
+
+	ByAlertmanager    bool // one of them came through Alertmanager
+	AgeByAlertmanager time.Duration
 }
 
 // ReadHeartbeat finds the newest heartbeat. Its age is told by the replicas' own
@@ -234,6 +249,9 @@ func ReadHeartbeat(leases []coordinationv1.Lease) Heartbeat {
 	}
 	if beat := newestOf(leases, time.Time{}, now); !beat.IsZero() {
 		h.Heard, h.Age = true, max(0, now.Sub(beat))
+	}
+	if beat := newestIn(leases, AnnotationHeartbeatAlertmanager, time.Time{}, now); !beat.IsZero() {
+		h.ByAlertmanager, h.AgeByAlertmanager = true, max(0, now.Sub(beat))
 	}
 	return h
 }

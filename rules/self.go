@@ -40,11 +40,11 @@ func (b *builder) selfGroup() {
 	})
 	b.alert(alert{
 		name: AlertHeartbeatStale, action: ActionNone, severity: "critical", static: here, wait: 30 * time.Second,
-		// 0 is none yet: then the age is that of the oldest process.
-		expr: expand(`time() - (max(guardian_heartbeat_timestamp_seconds{$self} > 0) or min(process_start_time_seconds{$self})) > $age`,
+		// 0 is none yet: then the age is that of the oldest process. A lane that had one is looked at by itself.
+		expr: expand(`time() - (max by (lane) (guardian_heartbeat_timestamp_seconds{$self} > 0) or on () min(process_start_time_seconds{$self})) > $age`,
 			"self", b.self(), "age", num(b.HeartbeatMaxAge.Seconds())),
 		summary:     "Alerts do not reach guardian",
-		description: "guardian has seen no heartbeat for {{ $value | humanizeDuration }} (limit " + dur(b.HeartbeatMaxAge) + "). Rollback alerts are probably lost too; guardian moves nothing forward.",
+		description: "guardian has received no heartbeat {{ with $labels.lane }}by its {{ . }} lane {{ end }}for {{ $value | humanizeDuration }} (limit " + dur(b.HeartbeatMaxAge) + "). Rollback alerts that take this way are probably lost too; without a fresh heartbeat by any way guardian moves nothing forward.",
 	})
 	b.alert(alert{
 		name: AlertDown, action: ActionNone, severity: "critical", static: here, wait: time.Minute,

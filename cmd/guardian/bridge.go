@@ -128,13 +128,19 @@ func (b *bridge) translate(g GuardConfig, a alerting.Alert) remediate.Alert {
 		summary = a.Annotations["description"]
 	}
 	action := b.config.Load().actionFor(&g, a)
-	if a.Suppressed && action == remediate.ActionRollback {
+	if action == remediate.ActionRollback && (a.Suppressed || saysNothing(a)) {
 		action = remediate.ActionHold // silenced: somebody knows, which is no reason to go forward
 	}
 	return remediate.Alert{
 		Name: a.Name(), Signal: a.Labels[rules.LabelSignal], Action: action,
 		Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, Summary: summary,
 	}
+}
+
+// saysNothing is true of what Grafana sends in place of an alert, with its labels,
+// while the query fails or has no data: that nothing is known of the canary.
+func saysNothing(a alerting.Alert) bool {
+	return a.Name() == "DatasourceError" || a.Name() == "DatasourceNoData"
 }
 
 // firing is what fires for a guard now, as this replica knows it.
@@ -155,7 +161,8 @@ func (b *bridge) firing(guard string) []remediate.Alert {
 func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerting.Alert) error {
 	received := b.now()
 	alerts = b.onlyOwn(lane, alerts)
-	_, bookErr := b.book.Apply(lane, alerts, received) // a full book delays, and loses nothing: it is said at the end
+	changes, bookErr := b.book.Apply(lane, alerts, received) // a full book delays, and loses nothing: it is said at the end
+	b.tellUnheard(lane, changes.Unheard, received)
 	began := b.byGuard(alerts)
 	var errs []error
 	if lane == alerting.LaneWebhook {
@@ -166,6 +173,23 @@ func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerti
 		}
 	}
 	return errors.Join(append(errs, bookErr, b.tellUnknown(ctx, lane, alerts))...)
+}
+
+// tellUnheard counts and reports alerts of the push lane that had ended before
+// they were ever heard. Some are right, as after a restart; but Prometheus tells
+// the end of a firing alert minutes ahead, and where guardian's clock is further
+// ahead than that, all that it pushes seems to have ended.
+func (b *bridge) tellUnheard(lane alerting.Lane, alerts []alerting.Alert, received time.Time) {
+	for _, a := range alerts {
+		if lane != alerting.LanePush {
+			return
+		}
+		b.metrics.Ignored(lane, alerting.IgnoredEnded)
+		if b.sayUnknown("ended") {
+			b.log.Warn("Prometheus pushed an alert that had ended before it was ever heard: right after a restart; if it goes on, guardian's clock is ahead of Prometheus's and rollbacks are lost on this lane",
+				"alert", a.Name(), "fingerprint", a.Fingerprint, "ended", a.EndsAt, "ago", received.Sub(a.EndsAt).Round(time.Second))
+		}
+	}
 }
 
 // submit hands alerts over and returns when every guard has recorded what

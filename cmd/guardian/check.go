@@ -221,6 +221,7 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, config Config, g
 	default:
 		p.ok("guard %s: VirtualService %s: canary at %d%%", g.Name, strings.Join(g.VirtualServices, ", "), in.Traffic.Weight)
 	}
+	c.checkUnguarded(ctx, p, config, g)
 	switch floor := g.Rollback.MinReadyStable; {
 	case in.Stable.Missing != "":
 		p.fail("guard %s: stable %s: %s", g.Name, g.Stable.Ref, in.Stable.Missing)
@@ -243,6 +244,16 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, config Config, g
 		return
 	}
 	p.ok("guard %s: canary %s: build %s of %s, %d ready", g.Name, g.Canary.Ref, short(in.Canary.Build), strings.Join(sides.Canary.Workloads, ", "), in.Canary.Ready)
+}
+
+// checkUnguarded looks for other ways to the canary: a rollback leaves them open.
+func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, config Config, g GuardConfig) {
+	switch found, err := c.looker(config).Unguarded(ctx, config.remediateGuard(g, 0)); {
+	case err != nil:
+		p.unknown("guard %s: %v", g.Name, err)
+	case len(found) > 0:
+		p.fail("guard %s: not guarded, and lead to canary %s as well: %s; add them to virtualServices, or a rollback leaves the canary their traffic", g.Name, g.Canary.Ref, strings.Join(found, ", "))
+	}
 }
 
 // checkPrometheus asks whether there is anything to judge by.
@@ -307,7 +318,12 @@ func (c *cluster) checkChain(ctx context.Context, p *preflight, config Config) {
 		p.fail("heartbeat: none has reached guardian: is the Alertmanager route in place (%s alertmanager)?", p.app.name)
 	case beat.Age > config.Heartbeat.MaxAge:
 		p.fail("heartbeat: the newest is %s old, heartbeat.maxAge is %s", beat.Age.Round(time.Second), config.Heartbeat.MaxAge)
+	case beat.ByAlertmanager && beat.AgeByAlertmanager <= config.Heartbeat.MaxAge:
+		p.ok("heartbeat: %s ago, through Prometheus and Alertmanager", beat.AgeByAlertmanager.Round(time.Second))
+	case config.Alertmanager.URL != "":
+		p.fail("heartbeat: %s ago straight from Prometheus, but none through Alertmanager: is the route in place (%s alertmanager)? Where alerts are pushed alone, set alertmanager.url: \"\"",
+			beat.Age.Round(time.Second), p.app.name)
 	default:
-		p.ok("heartbeat: %s ago, through Prometheus and Alertmanager", beat.Age.Round(time.Second))
+		p.ok("heartbeat: %s ago, straight from Prometheus", beat.Age.Round(time.Second))
 	}
 }

@@ -53,15 +53,16 @@ func checkBench(t *testing.T) (*realBench, *controlplane.App, string) {
 	return b, app, file
 }
 
-// heartbeat sets what the replica's Lease says of the last one.
-func (b *realBench) heartbeat(at string) {
+// heartbeat sets what the replica's Lease says of the last one, and of the last
+// one through Alertmanager.
+func (b *realBench) heartbeat(at, byAlertmanager string) {
 	b.t.Helper()
 	leases := b.kube.CoordinationV1().Leases(b.namespace)
 	l, err := leases.Get(b.t.Context(), remediate.ReplicaLease("a"), metav1.GetOptions{})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	l.Annotations = map[string]string{remediate.AnnotationHeartbeat: at}
+	l.Annotations = map[string]string{remediate.AnnotationHeartbeat: at, remediate.AnnotationHeartbeatAlertmanager: byAlertmanager}
 	if _, err := leases.Update(b.t.Context(), l, metav1.UpdateOptions{}); err != nil {
 		b.t.Fatal(err)
 	}
@@ -69,7 +70,7 @@ func (b *realBench) heartbeat(at string) {
 
 func TestCheckFindsWhatIsMissing(t *testing.T) {
 	b, app, file := checkBench(t)
-	b.heartbeat("")
+	b.heartbeat("", "")
 	prometheus := fakePrometheus(t, "istio_requests_total")
 	code, text := b.run(controlplane.Admin, "check", "-f", file, "--prometheus", prometheus)
 	for _, says := range []string{
@@ -110,13 +111,24 @@ func TestCheckPassesWhenAllIsThere(t *testing.T) {
 	if err := b.plane.Grant(t.Context(), b.namespace, "system:serviceaccount:"+b.namespace+":guardian", granted...); err != nil {
 		t.Fatal(err)
 	}
-	b.heartbeat(time.Now().UTC().Format(time.RFC3339))
+	now := time.Now().UTC().Format(time.RFC3339)
+	b.heartbeat(now, now)
 	prometheus := fakePrometheus(t, "istio_requests_total", ":info")
 	code, text := b.run(controlplane.Admin, "check", "-f", file, "--prometheus", prometheus)
-	want(t, code, text, exitOK, "ok    heartbeat: ")
+	want(t, code, text, exitOK, " ago, through Prometheus and Alertmanager")
 	if strings.Contains(text, "FAIL") || strings.Contains(text, "?     ") {
 		t.Errorf("said:\n%s", text)
 	}
+	// What Prometheus pushes past Alertmanager is no proof of Alertmanager.
+	b.heartbeat(now, "")
+	code, pushed := b.run(controlplane.Admin, "check", "-f", file, "--prometheus", prometheus)
+	want(t, code, pushed, exitFailed, "straight from Prometheus, but none through Alertmanager")
+	t.Run("pushed alone", func(t *testing.T) {
+		t.Setenv("GUARDIAN_ALERTMANAGER_URL", "")
+		code, pushed := b.run(controlplane.Admin, "check", "-f", file, "--prometheus", prometheus)
+		want(t, code, pushed, exitOK, " ago, straight from Prometheus")
+	})
+	b.heartbeat(now, now)
 	// A person who may not ask for others' rights is told so.
 	code, text = b.run(controlplane.Dev, "check", "-f", file, "--prometheus", prometheus)
 	want(t, code, text, exitUnknown, "?     rights of system:serviceaccount:")

@@ -302,3 +302,48 @@ func TestOwnIsWhatPrometheusAddsToAll(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatPrometheusPushedTooLateIsCountedAndReported(t *testing.T) {
+	b, f := testBridge(t)
+	var log bytes.Buffer
+	b.log = slog.New(slog.NewTextHandler(&log, nil))
+	ended := firingAlert(guardLabels("orders-service", "rollback"))
+	ended.StartsAt, ended.EndsAt, ended.Resolved = bridgeNow.Add(-10*time.Minute), bridgeNow.Add(-time.Minute), true
+	for range 3 { // as from a Prometheus whose clock is five minutes behind: each repetition seems to have ended a minute ago
+		if err := b.Accept(t.Context(), alerting.LanePush, []alerting.Alert{ended}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := f.ignored(t, alerting.LanePush); got["ended"] != 3 {
+		t.Errorf("counted %v", got)
+	}
+	if n := strings.Count(log.String(), "clock is ahead"); n != 1 {
+		t.Errorf("%d lines, want 1:\n%s", n, log.String())
+	}
+	// The end of one that was heard is the usual thing.
+	b, f = testBridge(t)
+	firing := ended
+	firing.Resolved, firing.EndsAt = false, bridgeNow.Add(time.Minute)
+	for _, a := range []alerting.Alert{firing, ended} {
+		if err := b.Accept(t.Context(), alerting.LanePush, []alerting.Alert{a}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := f.ignored(t, alerting.LanePush); len(got) != 0 {
+		t.Errorf("counted %v", got)
+	}
+}
+
+func TestAQueryOfGrafanaThatFailsRollsNothingBack(t *testing.T) {
+	for _, name := range []string{"DatasourceError", "DatasourceNoData"} {
+		b, f := testBridge(t)
+		labels := guardLabels("orders-service", "rollback", "alertname", name, "rulename", "OrdersSlow")
+		delete(labels, "guardian")
+		if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{firingAlert(labels)}); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.submitted["orders-service"]; len(got) != 1 || got[0].Action != remediate.ActionHold {
+			t.Errorf("%s asks for %+v, want a hold: nothing is known of the canary", name, got)
+		}
+	}
+}

@@ -191,8 +191,9 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		Client: kube, Dynamic: dyn, EventClient: events,
 		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
 		Firing: s.bridge.firing, AskForward: s.oracle.askForward, Count: s.oracle.count,
-		Heartbeat: func() time.Time { return s.server.Heartbeat() },
-		Metrics:   remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
+		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
+		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
+		Metrics:                 remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
 	})
 	if err != nil {
 		return err

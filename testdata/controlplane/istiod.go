@@ -29,8 +29,10 @@ const istioWebhook = "istio-validator-controlplane"
 // would configure.
 type Istiod struct {
 	*Process
-	plane *Plane
-	port  int // of the webhook
+	plane      *Plane
+	path       string
+	kubeconfig string
+	port       int // of the webhook
 }
 
 // StartIstiod starts istiod on the control plane and returns when it is ready. It takes minutes to build where it is
@@ -53,7 +55,13 @@ func (p *Plane) StartIstiod(ctx context.Context) (*Istiod, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Istiod{Process: process, plane: p, port: port}, nil
+	return &Istiod{Process: process, plane: p, path: path, kubeconfig: kubeconfig, port: port}, nil
+}
+
+// Restart starts istiod again where it was, after it has been killed.
+func (i *Istiod) Restart(ctx context.Context) (err error) {
+	i.Process, err = i.plane.runIstiod(ctx, i.path, i.kubeconfig, i.port)
+	return err
 }
 
 func (p *Plane) runIstiod(ctx context.Context, path, kubeconfig string, port int) (*Process, error) {
