@@ -344,7 +344,7 @@ func TestTheListsOfBuildsAreBounded(t *testing.T) {
 func TestAStepOrALockIsReadFromTheRecordsThatDenyTheCanary(t *testing.T) {
 	w, r, g := lifting(t)
 	g.Name = "renamed" // the record that is there bears the old name
-	w.vs = applied(w, 50)
+	w.vs, w.template, w.pods = applied(w, 50), 1, []int{1, 1}
 	own := &corev1.ConfigMap{}
 	r.cached, r.live = renamed{r.cached, &own}, renamed{r.live, &own}
 	r.store = renamedStore{r.store, &own}
