@@ -3,6 +3,7 @@ FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 ARG TARGETOS TARGETARCH VERSION=0.1.0
 WORKDIR /src
 COPY go.mod go.sum ./
+COPY internal/conntrack/go.mod internal/conntrack/
 RUN go mod download
 COPY . .
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -mod=readonly -trimpath -ldflags "-s -w -buildid= -X main.version=v$VERSION" -o /guardian ./cmd/guardian \

@@ -58,7 +58,7 @@ test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertm
 
 .PHONY: test-chart
 test-chart: tools ## Test the chart with each of its rights missing, and the image and the release (15 minutes)
-	$(GO) test -tags=chart -count=1 -timeout=1h -run='EachRight|Release|Image' ./cmd/guardian
+	GUARDIAN_CHART=full $(GO) test -count=1 -timeout=1h -v -run='EachRight|FromTheRelease|TheImage' ./cmd/guardian
 
 .PHONY: test-istio
 test-istio: tools ## Have the real istiod judge what guardian writes (builds it once, 10 minutes)
@@ -92,6 +92,10 @@ fuzz: ## Run each fuzz target for FUZZTIME (3s)
 tools: ## Build the programs that tests start, once (5 to 10 minutes the first time)
 	@$(GO) run ./testdata/cluster -build
 
+.PHONY: test-operator
+test-operator: tools ## The rules of 1,000 guards through the real prometheus-operator (builds it: 3 minutes more the first time)
+	$(GO) test -tags=operator -count=1 -timeout=30m -v -run=RealOperator ./cmd/guardian
+
 .PHONY: demo
 demo: ## Show a canary that fails and is rolled back (HOLD=1 keeps it up, ACT= chooses another act)
 	HOLD='$(HOLD)' ACT='$(ACT)' RUNS='$(RUNS)' FAST='$(FAST)' $(GO) run ./testdata/demo
@@ -120,8 +124,9 @@ bench-judge: ## Simulate healthy and failing canaries, beside two naive rules (H
 	$(GO) run ./testdata/judge -hours $(HOURS) -seed $(SEED)
 
 .PHONY: bench-cost
-bench-cost: tools ## Measure what the rules of 1 and 100 guards cost a real Prometheus (12 minutes)
+bench-cost: tools ## Measure what the rules of 1, 100 and 1,000 guards cost a real Prometheus (18 minutes)
 	$(GO) run ./testdata/judge/cost
+	$(GO) run ./testdata/judge/cost -guards 1000 -busy 50
 	$(GO) run ./testdata/judge/cost -scrape 5s
 	$(GO) run ./testdata/judge/cost -fast 1s
 
@@ -129,8 +134,9 @@ bench-cost: tools ## Measure what the rules of 1 and 100 guards cost a real Prom
 lint: ## Check with gofmt, go vet and staticcheck
 	@unformatted="$$(git ls-files -z '*.go' | xargs -0 gofmt -l)"; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w is due for:"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet -tags=chart $(PACKAGES)
+	$(GO) vet $(PACKAGES)
 	$(GO) vet -C testdata/tools/release ./...
+	$(GO) vet -C internal/conntrack ./...
 	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck $(PACKAGES)
 
 .PHONY: golden

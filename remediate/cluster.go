@@ -620,10 +620,10 @@ func sameRecord(old *corev1.ConfigMap, r Record) bool {
 }
 
 // patchVirtualService applies ops with a test of the resource version.
-func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) error {
+func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (*unstructured.Unstructured, error) {
 	body, err := json.Marshal(append([]Op{{Op: "test", Path: "/metadata/resourceVersion", Value: vs.GetResourceVersion()}}, ops...))
 	if err != nil {
-		return fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
+		return nil, fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
 	}
 	now, err := inServed(w.istio, resourceVirtualServices, func(r dynamic.ResourceInterface) (*unstructured.Unstructured, error) {
 		return r.Patch(ctx, vs.GetName(), types.JSONPatchType, body, metav1.PatchOptions{FieldManager: manager})
@@ -632,7 +632,7 @@ func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstr
 		trimVirtualService(now)
 		w.cache.ownServices.wrote(now)
 	}
-	return conflictOr(err, "patch VirtualService %s/%s", w.namespace, vs.GetName())
+	return now, conflictOr(err, "patch VirtualService %s/%s", w.namespace, vs.GetName())
 }
 
 // release takes guardian's rollback entries out of managedFields, so that a
@@ -655,5 +655,6 @@ func (w *writer) release(ctx context.Context, name string) error {
 	if len(ops) == 0 {
 		return nil
 	}
-	return w.patchVirtualService(ctx, u, ops, FieldManagerPromotion)
+	_, err = w.patchVirtualService(ctx, u, ops, FieldManagerPromotion)
+	return err
 }

@@ -66,6 +66,7 @@ type Options struct {
 type Controller struct {
 	o     Options
 	queue workqueue.TypedRateLimitingInterface[string]
+	slow  workqueue.TypedRateLimiter[string] // for writes that the API server refuses
 	r     *reconciler
 	info  *informers
 	lease *leases
@@ -142,6 +143,7 @@ func New(o Options) (*Controller, error) {
 	}
 	c := &Controller{o: o, guards: map[string]*entry{}, asking: make(chan struct{}, max(1, o.Workers/2)), strays: make(chan struct{}, 1)}
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
+	c.slow = workqueue.NewTypedItemExponentialFailureRateLimiter[string](250*time.Millisecond, 15*time.Second)
 	c.info = newInformers(o, c.touched, c.hurry, c.restarted)
 	c.self.set(o.User)
 	c.info.refilled = c.enqueueAll
@@ -182,6 +184,9 @@ func (c *Controller) SetGuards(guards []Guard) {
 			delete(c.guards, name)
 			c.r.watch.forget(name)
 			c.r.past.forget(name)
+			c.r.done.forget(name)
+			c.r.unrecorded.forget(name)
+			c.slow.Forget(name)
 			c.o.Metrics.stop(name)
 		}
 	}
@@ -344,10 +349,13 @@ func (c *Controller) work(ctx context.Context) {
 		}
 		wait, err := c.reconcile(ctx, name)
 		switch {
+		case errors.Is(err, errRefused) && ctx.Err() == nil:
+			c.queue.AddAfter(name, c.slow.When(name))
 		case err != nil && ctx.Err() == nil:
 			c.queue.AddRateLimited(name)
 		case wait > 0:
 			c.queue.Forget(name)
+			c.slow.Forget(name)
 			c.queue.AddAfter(name, wait)
 		}
 		c.queue.Done(name)
@@ -429,7 +437,7 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		c.o.Logger.Error("guard is not where it should be; trying again", "guard", g.Name, "err", err)
 	}
 	d := out.decision
-	if out.moved && d.Move == MoveStable {
+	if out.done && d.Move == MoveStable {
 		if d.Reason == ReasonReassert {
 			m.reasserted(g.Name)
 		} else {
@@ -447,7 +455,7 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 	if out.unmarked != nil {
 		c.o.Logger.Error("a VirtualService does not tell of the lock: the admission policies let canary weights pass, and guardian puts them back", "guard", g.Name, "err", out.unmarked)
 	}
-	if out.moved && d.Move == MoveForward && err == nil {
+	if out.done && d.Move == MoveForward {
 		c.o.Logger.Info("traffic moved forward", "guard", g.Name, "weight", d.Weight, "build", d.Record.Status.Build)
 	}
 	c.mu.Lock()
@@ -459,7 +467,9 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		for k := range pending {
 			delete(e.pending, k)
 		}
-		e.sides, e.record, e.seen = out.snapshot.sides, Record{Lock: d.Record.Lock, Status: d.Record.Status}, true
+	}
+	if out.recorded || out.done {
+		e.sides, e.record, e.seen = out.snapshot.sides, Record{Lock: d.Record.Lock, Status: out.status()}, true
 		m.saw(g, out)
 	}
 }
@@ -472,7 +482,7 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 			"build", h.Build, "alert", h.Alert, "by", h.By, "reason", h.Reason)
 		c.event.tell(s, h)
 		if h.Event == "rolled-back" {
-			c.o.Metrics.rolledBack(g.Name, signalOf(d.Record.Lock, d.Reason))
+			c.o.Metrics.rolledBack(g.Name, d.Signal)
 		}
 		if h.Event == "unverified" {
 			c.o.Metrics.unverified(g.Name)
@@ -481,18 +491,6 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 			c.o.Metrics.progressed(g.Name, h.Event)
 		}
 	}
-}
-
-func signalOf(l *Lock, r Reason) string {
-	switch {
-	case r == ReasonPerson:
-		return "person"
-	case r == ReasonRefusedBuild:
-		return "refused_build"
-	case l != nil && slices.Contains(signals[:], l.Signal):
-		return l.Signal
-	}
-	return "other"
 }
 
 // turn lets at most half of the workers ask Prometheus and Alertmanager at a

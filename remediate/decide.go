@@ -90,6 +90,10 @@ type Input struct {
 	Marked  *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
 	Alerts  []Alert         // firing now, and accepted ones not acted on yet
 
+	// Unrecorded is the lock of a rollback that was done and could not be
+	// recorded. Nil: there is none.
+	Unrecorded *Lock
+
 	// Watched is for how long this replica has seen the weights stand that the
 	// record speaks of.
 	Watched Watched
@@ -190,6 +194,15 @@ type Decision struct {
 	Requeue time.Duration
 	// Added is what this decision appended to the history.
 	Added []HistoryEntry
+	// Then is what is appended to it once Move is done.
+	Then []HistoryEntry
+	// Marks are what the VirtualServices say from Move on.
+	Marks Marks
+	// Signal is what a rollback that this decision has seen to be done counts as.
+	Signal string
+	// Doubt says that an alert counts for the first time, and nothing has to be
+	// done: that is looked at on the API server before it is told.
+	Doubt bool
 }
 
 const (
@@ -229,7 +242,7 @@ func Decide(in Input, now time.Time) Decision {
 	d.finish()
 	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
 		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Requeue: d.requeue,
-		Added: d.rec.History[len(in.Record.History):]}
+		Added: d.rec.History[len(in.Record.History):], Then: d.then, Marks: d.marks, Signal: d.signal, Doubt: d.doubt}
 }
 
 // decider holds one decision while it is made.
@@ -255,6 +268,10 @@ type decider struct {
 	requeue     time.Duration
 	asked       *Request // rollback or promote, still to be done
 	climbed     bool     // the ladder has been looked at
+	then        []HistoryEntry
+	marks       Marks
+	signal      string
+	doubt       bool
 }
 
 // exposed says whether the canary gets, or for all that can be read might
@@ -362,7 +379,14 @@ func (d *decider) observeWeight(first bool) {
 		}
 		s.Weight, s.Spread, s.Fresh = w, spread, false
 		if !own || done {
-			s.MovedAt, s.Expected, s.Waited = d.now, nil, nil
+			s.MovedAt, s.Waited = d.now, nil
+		}
+		switch {
+		case s.Moving.rollsBack(): // until nothing leads to the canary any more
+		case own && done:
+			d.confirmStep()
+		case !own:
+			s.Moving = nil
 		}
 	}
 	if full != s.Full {
@@ -380,11 +404,11 @@ func (d *decider) observeWeight(first bool) {
 // whether all of the guard's VirtualServices have them.
 func (d *decider) expected() (own, done bool) {
 	s, t := d.rec.Status, d.in.Traffic
-	if s.Expected == nil {
+	if s.Moving == nil {
 		return false, false
 	}
-	e := *s.Expected
-	if e == 0 {
+	e := s.Moving.To
+	if s.Moving.rollsBack() {
 		return t.Lowest == 0 && t.Weight <= s.Weight, t.Weight == 0
 	}
 	rung := 0
@@ -400,7 +424,7 @@ func (d *decider) expected() (own, done bool) {
 // partly says that some of the guard's VirtualServices have taken a step, and
 // others have not yet.
 func (s *Status) partly() bool {
-	return s.Expected != nil && *s.Expected > 0 && s.Weight == *s.Expected && s.Spread > 0
+	return s.Moving.stepsTo(s.Weight) && s.Spread > 0
 }
 
 // takeWeight records a weight that observeWeight has passed over.
@@ -419,8 +443,8 @@ func (d *decider) shifted(w, spread int) string {
 	if w == s.Weight {
 		text = fmt.Sprintf("canary's lowest route went from %d%% to %d%%", s.Weight-s.Spread, w-spread)
 	}
-	if s.Expected != nil && *s.Expected > s.Weight {
-		text += fmt.Sprintf("; the step to %d%% was not made", *s.Expected)
+	if m := s.Moving; m != nil && m.To > s.Weight {
+		text += fmt.Sprintf("; the step to %d%% was not made", m.Step)
 	}
 	return text
 }
@@ -518,6 +542,7 @@ func (d *decider) lift(event, by, why string) {
 	d.rec.Lock = nil
 	d.rec.denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
+	d.rec.Status.Moving = nil
 	d.note(event, by, why)
 }
 
@@ -642,24 +667,37 @@ func (d *decider) locked() {
 	d.dropAsked("locked: " + d.rec.Lock.Reason)
 	if !d.exposed() {
 		d.state, d.text = StateRolledBack, d.lockText()
+		d.confirm()
 		return
 	}
 	if why := d.unsafe(); why != "" {
 		d.block(why)
 		return
 	}
-	d.state, d.text, d.move = StateRolledBack, d.lockText(), MoveStable
-	if d.was.Status.State != StateRolledBack { // it was blocked, or disarmed: only now it is done
-		d.noteRollback(*d.rec.Lock)
+	if d.again() {
+		d.reassert()
+		return
 	}
+	d.returnTraffic(*d.rec.Lock)
 	d.reason = ReasonFinish
-	if d.was.Lock != nil && d.was.Status.State == StateRolledBack && (d.was.Status.Weight == 0 || d.in.Owned) {
-		d.reason = ReasonReassert
-		d.noteReassert()
-		if s := &d.rec.Status; s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
-			s.Weight, s.MovedAt, s.Expected = 0, d.now, nil
-			s.Full, s.Unverified, s.Spread, s.PromotedAt, s.CompletedAt = false, false, 0, time.Time{}, time.Time{}
-		}
+}
+
+// again says that a canary which was locked and at 0 has traffic once more.
+func (d *decider) again() bool {
+	return d.was.Lock != nil && d.was.Status.State == StateRolledBack && (d.was.Status.Weight == 0 || d.in.Owned)
+}
+
+// reassert takes traffic from a locked canary again. The record goes on saying
+// that it has none, so that a storm of this costs no write each; when the API
+// server refuses it, the record says that.
+func (d *decider) reassert() {
+	s := &d.rec.Status
+	d.state, d.text, d.move, d.reason = StateRolledBack, d.lockText(), MoveStable, ReasonReassert
+	d.marks = Marks{State: StateRolledBack, Reason: d.text, Since: d.was.Status.Since, Build: s.Build}
+	d.noteReassert()
+	if s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
+		s.Weight, s.MovedAt, s.Moving = 0, d.now, nil
+		s.Full, s.Unverified, s.Spread, s.PromotedAt, s.CompletedAt = false, false, 0, time.Time{}, time.Time{}
 	}
 }
 
@@ -741,6 +779,10 @@ func (d *decider) unsafe() string {
 func (d *decider) block(why string) {
 	d.state, d.reason, d.text = StateBlocked, ReasonBlocked, why
 	d.takeWeight()
+	if l := d.rec.Lock; l != nil {
+		d.expectStable(*l)
+		d.rec.Status.Moving.Refused = ""
+	}
 	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
 		d.note("blocked", "", "rollback is wanted but "+why)
 	}
@@ -755,12 +797,20 @@ func (d *decider) open() {
 		return
 	}
 	s := d.rec.Status
+	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == s.Build {
+		d.rollBack(*l, ReasonFinish)
+		return
+	}
 	switch {
 	case d.refusedRuns() != "" && d.in.Guard.Rollback.Lock != LockNone:
 		d.rollBack(Lock{By: byRefused, Reason: "build " + d.refusedRuns() + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
 		return
 	case !d.exposed():
 		d.state, d.text = StateIdle, cmp.Or(d.in.Absent, "canary gets no traffic")
+		if m := s.Moving; m.rollsBack() {
+			d.text = notLocked(m.Reason)
+			d.confirm()
+		}
 		for _, a := range d.rollback {
 			d.noteAlert(a, "canary has no traffic; it will be rolled back at once if it gets some")
 		}
@@ -778,7 +828,9 @@ func (d *decider) open() {
 			Reason: a.Name + ": " + a.Summary}, ReasonAlert)
 		return
 	case d.blockedElsewhere():
-		d.state, d.text = d.was.Status.State, d.was.Status.Reason
+		if d.state, d.text = d.observed(), d.was.Status.Reason; d.was.Status.State == StateBlocked {
+			d.state = StateBlocked
+		}
 		d.dropAsked(d.text)
 		return
 	case d.in.Traffic.full():
@@ -792,6 +844,7 @@ func (d *decider) open() {
 	default:
 		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight))
 	}
+	d.giveUp()
 	d.holdOrPromote()
 }
 
@@ -811,7 +864,7 @@ func (d *decider) bake() {
 // blockedElsewhere says that another replica has heard a rollback alert that
 // it cannot act upon and, without a lock, leaves no other trace of.
 func (d *decider) blockedElsewhere() bool {
-	return d.was.Status.State == StateBlocked && d.unsafe() != "" &&
+	return (d.was.Status.State == StateBlocked && d.unsafe() != "" || d.rec.Status.Moving.rollsBack()) &&
 		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
 }
 
@@ -881,26 +934,16 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 		d.reason = ReasonBlocked
 		return
 	}
-	d.state = StateRolledBack
-	d.move = MoveNone
 	if d.exposed() {
-		d.move = MoveStable
+		d.returnTraffic(l)
+		return
 	}
+	d.state, d.move = StateRolledBack, MoveNone
 	if g.Rollback.Lock == LockNone {
-		d.state, d.text = StateIdle, "rolled back, not locked: "+l.Reason
+		d.state, d.text = StateIdle, notLocked(l.Reason)
 	}
-	d.noteRollback(l)
-}
-
-// noteRollback records that traffic goes to stable now.
-func (d *decider) noteRollback(l Lock) {
-	if e := d.rec.Status.Expected; d.in.Guard.Rollback.Lock == LockNone && e != nil && *e == 0 {
-		return // told already, and traffic has not moved yet
-	}
-	d.rec.Status.Expected = new(int)
-	e := d.entry("rolled-back", l.By, l.Reason)
-	e.Alert, e.From, e.To = l.Alert, d.in.Traffic.Weight, 0
-	d.rec.History = append(d.rec.History, e)
+	d.expectStable(l)
+	d.confirm()
 }
 
 // finish writes down state and reason.
@@ -911,6 +954,9 @@ func (d *decider) finish() {
 		s.Since = d.now
 	}
 	s.State, s.Reason = d.state, d.text
+	if d.marks.State == StateUnknown {
+		d.marks = Marks{State: s.State, Reason: s.Reason, Since: s.Since, Build: s.Build}
+	}
 	d.tellLadder(changed)
 	for i := range d.rec.History {
 		if e := &d.rec.History[i]; e.State == StateUnknown {
@@ -926,7 +972,7 @@ func (d *decider) finish() {
 				d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
 			}
 		}
-		d.rec.Message = d.lockMessage()
+		d.tellLock()
 	}
 	d.keepPace()
 	if !d.ripe.IsZero() {
@@ -987,8 +1033,8 @@ func (d *decider) noteReassert() {
 		}
 	}
 	e := d.entry("reasserted", "", string(ReasonReassert))
-	e.From, e.To = d.in.Traffic.Weight, 0
-	d.rec.History = append(d.rec.History, e)
+	e.State, e.From, e.To = StateRolledBack, d.in.Traffic.Weight, 0
+	d.then = append(d.then, e)
 }
 
 // lockMind begins what a lock's message says of subsets that cannot be told apart.
@@ -996,26 +1042,19 @@ const lockMind = " Mind that "
 
 // lockMessage is what a CI reads whose change is refused. Its last part says how
 // to go on.
-func (d *decider) lockMessage() string {
-	g, l := d.in.Guard, *d.rec.Lock
+func lockMessage(in Input, l Lock, what string) string {
+	g := in.Guard
 	toGoOn := fmt.Sprintf("%sdeploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or",
 		lockToGoOn, g.Canary, g.Name, g.Namespace)
 	if l.Kind == LockManual {
 		toGoOn = lockToGoOn + "lift the lock by hand"
-	} else if c := d.in.Canary; c.Build == "" && len(c.Untold) > 0 {
+	} else if c := in.Canary; c.Build == "" && len(c.Untold) > 0 {
 		toGoOn = lockToGoOn + c.untold() + ", so no new build can be seen: lift the lock by hand"
 	}
 	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
-	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, stamp(l.Since))
-	switch {
-	case d.state == StateBlocked:
-		what = fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), shortenTo(oneLine(d.text), maxLockMessage/4))
-	case d.move == MoveStable || !d.exposed():
-		what = fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
-	}
 	build := "." + l.refusal()
-	if d.in.Stable.Overlap != "" {
-		build += lockMind + d.in.Stable.Overlap + "."
+	if in.Stable.Overlap != "" {
+		build += lockMind + in.Stable.Overlap + "."
 	}
 	room := maxLockMessage - len(what+": "+build+toGoOn)
 	return what + ": " + shortenTo(oneLine(l.Reason), max(room, maxLockMessage/8)) + build + toGoOn

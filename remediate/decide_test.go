@@ -171,6 +171,15 @@ func asks(action RequestAction) but {
 	}
 }
 
+// underWay is a rollback whose lock is written and whose traffic has not been
+// seen to have moved.
+func underWay(weight int) but {
+	return func(in *Input) {
+		stood(StateShifting, weight)(in)
+		in.Record.Status.Moving = &Moving{From: weight, At: at.Add(-time.Minute), By: byAlert, Build: "b1", Reason: "CanaryErrors: 7%", Alert: "CanaryErrors", Signal: "error_rate"}
+	}
+}
+
 func paused(in *Input) {
 	in.Record.Status.Paused = &Pause{By: "ann", Reason: "debugging", At: at.Add(-time.Hour)}
 	in.Record.Status.State = StatePaused
@@ -210,6 +219,8 @@ type verdict struct {
 	release  bool
 }
 
+// What the decision has begun is in it as if it were done: that it is not told
+// before it is, other tests look at.
 func verdictOf(d Decision) verdict {
 	v := verdict{state: d.Record.Status.State, move: d.Move, weight: d.Weight, reason: d.Reason, refused: strings.Join(d.Record.Refused, " "),
 		requeue: d.Requeue, wantLive: d.WantLive, forward: d.WantForward, release: d.Release}
@@ -226,6 +237,19 @@ func verdictOf(d Decision) verdict {
 			text += " by " + e.By
 		}
 		added = append(added, fmt.Sprintf("%s: %d→%d", text, e.From, e.To))
+	}
+	if m := d.Record.Status.Moving; m != nil && m.At.Equal(at) && m.Refused == "" && d.Move != MoveNone {
+		event := "rolled-back"
+		if m.Step > 0 {
+			event = "step"
+		}
+		added = append(added, fmt.Sprintf("%s by %s: %d→%d", event, m.By, m.From, max(m.Step, m.To)))
+	}
+	for _, e := range d.Then {
+		added = append(added, fmt.Sprintf("%s: %d→%d", e.Event, e.From, e.To))
+	}
+	if d.Move == MoveStable {
+		v.state = d.Marks.State
 	}
 	v.added = strings.Join(added, "; ")
 	return v
@@ -260,8 +284,8 @@ func runRows(t *testing.T, rows map[string]row) {
 }
 
 func words(d Decision) string {
-	all := []string{d.Record.Status.Reason, d.Record.Status.Waiting}
-	for _, e := range d.Added {
+	all := []string{d.Record.Status.Reason, d.Record.Status.Waiting, d.Marks.Reason}
+	for _, e := range slices.Concat(d.Added, d.Then) {
 		all = append(all, e.Reason)
 	}
 	return strings.Join(all, " | ")
@@ -497,7 +521,7 @@ func TestTheKindsOfLock(t *testing.T) {
 	runRows(t, map[string]row{
 		"manual": {[]but{bad, lockKind(LockManual)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "manual b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, ""},
 		"none: rolled back and not locked": {[]but{bad, lockKind(LockNone)},
-			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "rolled-back by alert: 50→0; noted by alert: 50→50"}, "rolled back, not locked"},
+			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "noted by alert: 50→50; rolled-back by alert: 50→0"}, "rolled back, not locked"},
 		"none: the alert still fires, and CI shifts again": {[]but{bad, lockKind(LockNone), stood(StateIdle, 0), gets(10), noted("CanaryErrors", time.Minute)},
 			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "shifted: 0→10; rolled-back by alert: 10→0"}, ""},
 		"none: resolved, CI may shift": {[]but{lockKind(LockNone), stood(StateIdle, 0), gets(10)}, verdict{state: StateShifting, reason: ReasonNothing, added: "shifted: 0→10"}, ""},
@@ -598,9 +622,9 @@ func TestALockIsHeldAgainstWhoeverShifts(t *testing.T) {
 		"CI applies a route for testers":     {[]but{locked(LockBuild), func(in *Input) { in.Traffic.CanaryOnly = 1 }}, tell, ""},
 		"a storm is told once a minute":      {[]but{locked(LockBuild), gets(50), again(time.Minute - 1)}, back, ""},
 		"and then again":                     {[]but{locked(LockBuild), gets(50), again(time.Minute)}, from(tell, 50), ""},
-		"a crash between lock and weights":   {[]but{locked(LockBuild), stood(StateRolledBack, 50), gets(50)}, finish, ""},
-		"CI shifted on in between":           {[]but{locked(LockBuild), stood(StateRolledBack, 50), gets(70)}, withAdded(finish, "shifted: 50→70"), ""},
-		"and what CI gave was all: the same": {[]but{locked(LockBuild), stood(StateRolledBack, 50), gets(100)}, withAdded(finish, "shifted: 50→100"), ""},
+		"a crash between lock and weights":   {[]but{locked(LockBuild), underWay(50), gets(50)}, finish, ""},
+		"CI shifted on in between":           {[]but{locked(LockBuild), underWay(50), gets(70)}, withAdded(finish, "shifted: 50→70"), ""},
+		"and what CI gave was all: the same": {[]but{locked(LockBuild), underWay(50), gets(100)}, withAdded(finish, "shifted: 50→100"), ""},
 		"stable is away: blocked, not moved": {[]but{locked(LockBuild), gets(50), stableReady(0)},
 			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 0→50"}, ""},
 		"at 0: nothing": {[]but{locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
@@ -723,7 +747,7 @@ func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
 	if !slices.Equal(r.VirtualServices, []string{"orders-service"}) {
 		t.Errorf("policy looks at %v", r.VirtualServices)
 	}
-	for _, part := range []string{"guardian rolled orders-service back to v1 at 2026-03-02T09:00:00Z", "CanaryErrors: 7% of requests fail", "Build b1 is refused",
+	for _, part := range []string{"guardian is rolling orders-service back to v1 since 2026-03-02T09:00:00Z", "CanaryErrors: 7% of requests fail", "Build b1 is refused",
 		"kubectl rollout status", "guardian gate orders-service -n microservices --wait-unlocked", "kubectl guardian unlock orders-service -n microservices --reason"} {
 		if !strings.Contains(r.Message, part) {
 			t.Errorf("message %q\ndoes not say %q", r.Message, part)
@@ -773,6 +797,11 @@ func TestALongTextCannotKeepARollbackFromBeingRecorded(t *testing.T) {
 			if size > 16<<10 {
 				t.Errorf("the record takes %d bytes; the API server takes 1 MiB, and a policy's message 5 KiB", size)
 			}
+			if d.Record.Status.Moving != nil {
+				in.Record = d.Record
+				gets(0)(&in)
+				d = Decide(in, at)
+			}
 			if d.Record.Data()[keyHistory] == "" {
 				t.Error("the entry is too long for the history")
 			}
@@ -802,8 +831,8 @@ func TestStatusSaysWhatWasSeen(t *testing.T) {
 	if s := Decide(raised, at).Record.Status; s.Promoting != "" {
 		t.Error("who shifts while the build is locked has begun with it, and after an unlock the schedule goes on by itself")
 	}
-	own := given(func(in *Input) { w := 30; in.Record.Status.Expected = &w }, gets(30))
-	if d := Decide(own, at); len(d.Added) > 0 || d.Record.Status.Expected != nil {
+	own := given(stepping("schedule", time.Second), gets(30))
+	if d := Decide(own, at); verdictOf(d).added != "step by schedule: 10→30" || d.Record.Status.Moving != nil {
 		t.Errorf("guardian's own step was told as somebody else's: %+v", d.Added)
 	}
 }
@@ -899,7 +928,7 @@ func anyInput(t *rapid.T) Input {
 			in.Record.History = []HistoryEntry{{At: at.Add(-time.Hour), State: StateIdle, Event: "shifted"}}
 		},
 		func(in *Input) { in.Record.Lock, in.Record.Status.Build = &Lock{Kind: LockBuild, By: "alert"}, "" },
-		func(in *Input) { w := 10; in.Record.Status.Expected = &w },
+		func(in *Input) { in.Record.Status.Moving = &Moving{To: 10, Step: 10, By: bySchedule, Build: "b1"} },
 	}
 	var chosen []but
 	for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(edits)-1), 0, 10).Draw(t, "edits") {

@@ -7,7 +7,7 @@
 // Anything that could matter only enqueues a guard: an alert began or ended,
 // an object changed, a timer ran out, a resync. One pass over a guard is
 //
-//	gather → Decide → record → traffic
+//	gather → Decide → record → traffic, and by the next look what has come of it
 //
 // gather reads one Input, from the informers' caches or, where it matters, from
 // the API server. Decide says what should be true; it is pure, so a missed
@@ -97,20 +97,51 @@
 //     restart of guardian, an apply or a self-heal lifts it. A disarmed guard, a
 //     lock of none and a stable below its floor are the exceptions; the last is
 //     locked and follows when it is safe.
+//
 //  2. The canary's weight is never raised while the guard is locked, paused or
 //     disarmed, an alert of it fires (hold included, heard by any replica), the heartbeat
 //     is stale, Prometheus does not answer, or this replica has no Lease.
+//
 //  3. In a VirtualService nothing changes but the weights of the guard's two
 //     destinations, the canary-only routes and mirrors that policy names, what
 //     leads to the canary's host without a subset, and guardian's own
 //     annotations. Each route keeps its total.
+//
 //  4. Nothing is sent to a stable that is not in the DestinationRule or has
 //     fewer ready endpoints than the floor.
+//
 //  5. An accepted alert leaves a lock or an entry in the history before it is
 //     answered with success; if that cannot be written, the answer is an error
 //     and the alert is kept and tried again.
 //
-// TestPropertyInvariantsHold checks them over random sequences of events.
+//  6. What guardian says has happened (record, history, Event, metric,
+//     annotation, answer to a webhook), the API server has confirmed.
+//
+//  7. Nothing is rolled back without an alert that counts against a build that
+//     serves now.
+//
+// TestPropertyInvariantsHold checks them over random sequences of events, with an
+// API server that refuses any write, for a while or for good.
+//
+// # Confirmed
+//
+// A change of weights is told when it is seen. The record that is written before
+// it says what is under way (Status.Moving) and the state that was observed; the
+// next look finds the new weights and writes state, history, Event and counter.
+// The annotations that stand in the patch itself say what is true once it is
+// taken. An answer that is lost is looked for before anything is told.
+//
+// A patch that the API server refuses is tried in parts: without annotations, the
+// weights alone, each route by itself. What is left makes the guard blocked, "not
+// done: " and the server's message with the routes that could not be written; it
+// is tried again within 15 seconds, and whenever something changes. The alert is
+// recorded all the same: the lock stands, and the webhook is answered with
+// success. A step that is refused waits, with the message.
+//
+// A record that cannot be written (a quota, a policy that demands labels) keeps
+// no traffic on the canary: it is moved after one more look at the API server,
+// the annotations of the VirtualService say "rolled back, not recorded" and carry
+// the lock, and the webhook is answered with an error until the record is written.
 //
 // # Lost records
 //

@@ -27,6 +27,7 @@ type snapshot struct {
 	noRule string // why the DestinationRule cannot be read
 	unread error  // the first of what is not readable
 	user   string // guardian's own
+	again  bool   // read from the API server, since it has left a write without an answer or has refused the record
 }
 
 // Sides names what runs behind a guard's two destinations, for those who look

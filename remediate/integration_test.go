@@ -545,13 +545,19 @@ func TestTheRecordTellsOfTheWeightAtOnceUnlessManyRollBack(t *testing.T) {
 		t.Errorf("%d rollbacks within %v are no burst, or are one after it", fewRollbacks, settle)
 	}
 
-	s := snapshot{input: Input{Record: Record{Lock: &Lock{Since: now}, Status: Status{State: StateRolledBack, Weight: 30}}}}
+	s := snapshot{record: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "7"}},
+		input: Input{Record: Record{Lock: &Lock{By: byAlert, Since: now}, Status: Status{State: StateShifting, Weight: 30, Moving: &Moving{From: 30}}}}}
 	want := s.input.Record.clone()
-	want.Status.Weight = 0
+	want.Status.State, want.Status.Weight, want.Status.Moving = StateRolledBack, 0, nil
+	told := Decision{Added: []HistoryEntry{{Event: "rolled-back"}}}
 	for age, wants := range map[time.Duration][2]bool{0: {false, true}, maxSettle - 1: {false, true}, maxSettle: {false, false}} {
 		for i, burst := range []bool{false, true} {
 			r := &reconciler{now: func() time.Time { return now.Add(age) }, burst: func() bool { return burst }}
-			if got := r.canWait(s, Decision{}, want); got != wants[i] {
+			if r.canWait(s, told, want) {
+				t.Errorf("%v after the lock, burst %v: waits to tell of what it has not done itself", age, burst)
+			}
+			r.done.note("", s.record)
+			if got := r.canWait(s, told, want); got != wants[i] {
 				t.Errorf("%v after the lock, burst %v: can wait: %v", age, burst, got)
 			}
 		}

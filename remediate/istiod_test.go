@@ -33,9 +33,9 @@ type verdicts struct {
 	judged, unsafe int            // writes of guardian, and moves that it refuses to make itself
 }
 
-// judge has guardian write to VirtualServices in the cluster, each write judged
+// istioJudge has guardian write to VirtualServices in the cluster, each write judged
 // by istiod.
-type judge struct {
+type istioJudge struct {
 	*verdicts
 	t      *testing.T
 	admin  *dynamic.DynamicClient
@@ -44,7 +44,7 @@ type judge struct {
 	n      int
 }
 
-func newJudge(t *testing.T) *judge {
+func newIstioJudge(t *testing.T) *istioJudge {
 	plane := controlplane.Shared(t)
 	istiod, err := plane.StartIstiod(t.Context())
 	if err != nil {
@@ -64,13 +64,13 @@ func newJudge(t *testing.T) *judge {
 		t.Fatal(err)
 	}
 	api := newIstioAPI(admin, fixtureNamespace)
-	return &judge{verdicts: &verdicts{why: map[string]int{}}, t: t, admin: admin, live: &liveReader{namespace: fixtureNamespace, istio: api},
+	return &istioJudge{verdicts: &verdicts{why: map[string]int{}}, t: t, admin: admin, live: &liveReader{namespace: fixtureNamespace, istio: api},
 		writer: &writer{namespace: fixtureNamespace, istio: api, cache: &cacheReader{}}}
 }
 
 // store has an administrator create a VirtualService, and returns its name, or
 // "" where Istio, or its CustomResourceDefinition, does not let it in.
-func (j *judge) store(vs map[string]any) string {
+func (j *istioJudge) store(vs map[string]any) string {
 	j.t.Helper()
 	j.n++
 	name := "shape-" + strconv.Itoa(j.n)
@@ -124,7 +124,7 @@ func gist(err error) string {
 var moves = []int{25, 0, KeepWeights, 100, 0, KeepWeights}
 
 // live through all moves of one VirtualService.
-func (j *judge) try(what, name string, p Pair, o RewriteOptions) {
+func (j *istioJudge) try(what, name string, p Pair, o RewriteOptions) {
 	j.t.Helper()
 	var changes []Change
 	for _, weight := range moves {
@@ -146,7 +146,7 @@ func (j *judge) try(what, name string, p Pair, o RewriteOptions) {
 			continue
 		}
 		j.judged++
-		if err := j.writer.patchVirtualService(j.t.Context(), vs, w.Ops, FieldManager); err != nil {
+		if _, err := j.writer.patchVirtualService(j.t.Context(), vs, w.Ops, FieldManager); err != nil {
 			ops, _ := json.Marshal(w.Ops)
 			spec, _ := json.Marshal(vs.Object["spec"])
 			j.t.Errorf("%s: to %d is refused: %v\nspec %s\npatch %s", what, weight, err, spec, ops)
@@ -155,7 +155,7 @@ func (j *judge) try(what, name string, p Pair, o RewriteOptions) {
 	}
 }
 
-func (j *judge) report() {
+func (j *istioJudge) report() {
 	j.t.Logf("istiod judged %d writes of guardian to %d VirtualServices; %d moves guardian did not try; %d shapes were not let in", j.judged, j.shapes, j.unsafe, j.unfit)
 	var why []string
 	for text, n := range j.why {
@@ -236,7 +236,7 @@ func fit(vs map[string]any) map[string]any {
 }
 
 func TestIstiodLetsInWhateverGuardianWrites(t *testing.T) {
-	j := newJudge(t)
+	j := newIstioJudge(t)
 	files, err := filepath.Glob(filepath.Join(fixtures, "*.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("fixtures: %v, %v", files, err)
@@ -262,7 +262,7 @@ func TestIstiodLetsInWhateverGuardianWrites(t *testing.T) {
 }
 
 // goldens are what plan prints, put in place of what was there.
-func (j *judge) goldens() {
+func (j *istioJudge) goldens() {
 	files, err := filepath.Glob(filepath.Join(fixtures, "golden", "*.*"))
 	if err != nil {
 		j.t.Fatal(err)
@@ -302,7 +302,7 @@ func (j *judge) goldens() {
 }
 
 // drawn are shapes like those of the property tests.
-func (j *judge) drawn() {
+func (j *istioJudge) drawn() {
 	j.verdicts = &verdicts{why: map[string]int{}}
 	shapes := 300
 	if n, err := strconv.Atoi(os.Getenv("SHAPES")); err == nil {

@@ -150,7 +150,7 @@ const lockToGoOn = " To go on, "
 // restored. What the record has seen lifted stays lifted.
 func (d *decider) takeUpLock() {
 	m := d.in.Marked
-	if m == nil || d.rec.Lock != nil || !m.Since.After(d.rec.Status.LiftedAt) {
+	if m == nil || d.in.Unrecorded != nil || d.rec.Lock != nil || !m.Since.After(d.rec.Status.LiftedAt) {
 		return
 	}
 	l := Lock{Kind: d.in.Guard.Rollback.Lock, Build: m.Build, Since: m.Since, By: byAnnotation, Reason: m.reason()}

@@ -171,7 +171,7 @@ func TestTheLockAnnotationFollowsTheRecord(t *testing.T) {
 func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	bad := given(bad, func(in *Input) { in.Spare = []string{"orders-service/v1"} })
 	rolled := Decide(bad, at)
-	text, ok := lockAnnotation(rolled.Record, guardianUser)
+	text, ok := lockAnnotation(landed(rolled.Record, rolled), guardianUser)
 	if !ok {
 		t.Fatal("no annotation")
 	}
@@ -254,7 +254,8 @@ func TestTheLocksMessageIsTrueAndShort(t *testing.T) {
 					in.Stable.Missing = long
 				}
 			}
-			m := Decide(in, at).Record.Message
+			d := Decide(in, at)
+			m := landed(d.Record, d).Message
 			if !strings.Contains(m, c.says) || strings.Contains(strings.ReplaceAll(m, "is rolled out", ""), c.lies) {
 				t.Errorf("%s: %q", name, m)
 			}
@@ -306,6 +307,6 @@ type refusing struct {
 	patch func([]Op) error
 }
 
-func (r refusing) patchVirtualService(_ context.Context, _ *unstructured.Unstructured, ops []Op, _ string) error {
-	return r.patch(ops)
+func (r refusing) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, _ string) (*unstructured.Unstructured, error) {
+	return vs, r.patch(ops)
 }

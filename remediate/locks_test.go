@@ -155,6 +155,7 @@ func TestAnUpgradeThatHashesOtherwiseLiftsNoLock(t *testing.T) {
 			}
 			s.then(time.Minute, s.firesNow("Errors", time.Minute))
 			s.refused("b0-aa")
+			s.then(time.Second)
 			// All nodes were drained meanwhile: the pods are younger than the lock.
 			d := s.then(time.Hour, quietNow, runs("b1-zz", 2), agedOf("b1-zz", at.Add(2*time.Hour), at.Add(2*time.Hour)), func(in *Input) {
 				if named {
@@ -274,7 +275,7 @@ func TestWhatCannotBeToldIsSaid(t *testing.T) {
 	}
 	overlaps := func(in *Input) { in.Stable.Overlap = "the labels of stable select the canary's pods too" }
 	d = tell(t, overlaps).then(0, bad)
-	if d.Move != MoveStable || !strings.Contains(d.Record.Status.Reason, "select the canary's pods too") || !strings.Contains(d.Record.Message, "select the canary's pods too") {
+	if d.Move != MoveStable || !strings.Contains(d.Marks.Reason, "select the canary's pods too") || !strings.Contains(d.Record.Message, "select the canary's pods too") {
 		t.Errorf("move %v, reason %q, message %q", d.Move, d.Record.Status.Reason, d.Record.Message)
 	}
 	if w := tell(t, auto, live, overlaps).then(0).Record.Status; w.WaitingFor != WaitStable || !strings.Contains(w.Waiting, "select the canary's pods too") {
@@ -293,7 +294,7 @@ func TestALockOfAnotherNameThatDeniesTheCanaryIsThisGuardsToo(t *testing.T) {
 	d := s.then(0)
 	s.locked(true)
 	s.refused("b1")
-	if d.Move != MoveStable || d.Record.Status.State != StateRolledBack || d.Record.Lock.From != "old-name" || !strings.Contains(words(d), "old-name") {
+	if d.Move != MoveStable || d.Marks.State != StateRolledBack || d.Record.Lock.From != "old-name" || !strings.Contains(words(d), "old-name") {
 		t.Errorf("move %v, state %s, lock %+v; in words: %s", d.Move, d.Record.Status.State, d.Record.Lock, words(d))
 	}
 	s.then(time.Minute, runs("b2", 2), agedOf("b2", at, at))

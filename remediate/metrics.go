@@ -200,15 +200,15 @@ func addByReason(to []int64, reasons []string, byReason map[string]int64) {
 // saw exports what a reconcile found.
 func (m *Metrics) saw(g Guard, o outcome) {
 	m.edit(g.Name, func(s *series) {
-		st := o.decision.Record.Status
+		st := o.status()
 		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight
 		mode := g.Promotion.Mode
 		s.promotes, s.waitsFor = mode == PromotionManual || mode == PromotionAuto, st.WaitingFor
 		s.blind = st.blind()
 		switch {
-		case o.moved && o.decision.Move == MoveStable:
+		case o.done && o.decision.Move == MoveStable:
 			s.weight = 0
-		case o.moved && o.decision.Move == MoveForward:
+		case o.done && o.decision.Move == MoveForward:
 			s.weight = o.decision.Weight
 		}
 		sides := o.snapshot.sides

@@ -115,7 +115,7 @@ func (c *Controller) handOver(ctx context.Context, orphan, heir string) error {
 			continue
 		}
 		if ops := lockOps(vs, orphan, r, c.r.self(), nil); len(ops) > 0 {
-			if err := c.r.store.patchVirtualService(ctx, vs, ops, FieldManagerPromotion); err != nil {
+			if _, err := c.r.store.patchVirtualService(ctx, vs, ops, FieldManagerPromotion); err != nil {
 				return err
 			}
 		}

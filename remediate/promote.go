@@ -151,23 +151,13 @@ func (d *decider) noteWaiting() {
 // seen in the VirtualService since.
 func (d *decider) resumeStep(step Step) {
 	s := d.rec.Status
-	if d.asked != nil || s.Expected == nil || *s.Expected != d.reached(step) {
+	m := s.Moving
+	if d.asked != nil || !m.stepsTo(d.reached(step)) || m.By == bySchedule || m.Step != step.Weight || m.Build != s.Build ||
+		d.now.Sub(m.At).Abs() > stillWanted || d.in.Busy {
 		return
 	}
-	for e := range d.rec.newestFirst() {
-		if e.Event != "step" {
-			continue
-		}
-		if e.By == bySchedule || e.To != step.Weight || e.Build != s.Build || d.now.Sub(e.At).Abs() > stillWanted {
-			return
-		}
-		if d.in.Busy {
-			return
-		}
-		if d.wantLive = true; d.in.Live {
-			d.asked = &Request{Action: RequestPromote, By: e.By, At: e.At}
-		}
-		return
+	if d.wantLive = true; d.in.Live {
+		d.asked = &Request{Action: RequestPromote, By: m.By, At: m.At}
 	}
 }
 
@@ -175,14 +165,17 @@ func (d *decider) resumeStep(step Step) {
 // on the API server was no longer what it had been decided on.
 func (d *decider) missed() {
 	s := &d.rec.Status
-	if e := s.Expected; d.in.Live && !d.in.Busy && e != nil && *e > s.Weight-s.Spread {
-		text := fmt.Sprintf("the step to %d%% was not made", *e)
+	if m := s.Moving; d.in.Live && !d.in.Busy && m != nil && m.To > s.Weight-s.Spread {
+		text := fmt.Sprintf("the step to %d%% was not made", m.Step)
+		if m.Refused != "" {
+			text += ": " + m.Refused
+		}
 		if s.partly() {
 			text += " in every route"
 			s.MovedAt = d.now
 		}
 		d.note("missed", "", text)
-		s.Expected = nil
+		s.Moving = nil
 	}
 }
 
@@ -349,8 +342,9 @@ func (d *decider) cannot(step Step) string {
 // bySchedule is who takes a step that nobody asked for.
 const bySchedule = "schedule"
 
-// step goes one rung up. One that was recorded already, and not made because
-// guardian was killed or somebody else wrote first, is not recorded again.
+// step goes one rung up. That it has is told when it is seen. One that was
+// recorded already, and not made because guardian was killed or somebody else
+// wrote first, is not recorded again.
 func (d *decider) step(step Step) {
 	s := &d.rec.Status
 	by := bySchedule
@@ -358,15 +352,19 @@ func (d *decider) step(step Step) {
 		by = d.asked.By
 	}
 	reached := d.reached(step)
-	again := s.Expected != nil && *s.Expected == reached && s.Promoting == s.Build
+	again := s.Moving.stepsTo(reached) && s.Promoting == s.Build
 	d.move, d.weight, d.reason = MoveForward, step.Weight, ReasonStep
-	d.text = fmt.Sprintf("step to %d%%", step.Weight)
+	d.text = fmt.Sprintf("taking the step to %d%%", step.Weight)
+	d.marks = Marks{State: StateShifting, Reason: fmt.Sprintf("canary has %d%%", reached), Since: d.now, Build: s.Build}
+	if reached == 100 {
+		d.marks.State, d.marks.Reason = StatePromoted, "canary has all traffic"
+	}
 	s.clearLadder()
-	s.Promoting, s.Expected = s.Build, &reached
+	s.Promoting = s.Build
 	if !again {
-		e := d.entry("step", by, d.text)
-		e.From, e.To = d.in.Traffic.Weight, step.Weight
-		d.rec.History = append(d.rec.History, e)
+		s.Moving = &Moving{To: reached, From: d.in.Traffic.Weight, Step: step.Weight, At: d.now, By: by, Build: s.Build}
+	} else if s.Moving.Refused != "" {
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitVirtualService, refusedStep(s.Moving)
 	}
 	d.asked = nil
 }

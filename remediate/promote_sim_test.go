@@ -578,8 +578,8 @@ func (s *sim) kills(r *simReplica, write, when string) error {
 	if !ok || (when == "before") != (s.seed%2 == 0 && write == "traffic") {
 		return nil
 	}
-	e := s.record().Status.Expected
-	if e == nil || (what == "step") != (*e > 0) || what == "step" && !r.led {
+	e := s.record().Status.Moving
+	if e == nil || (what == "step") != (e.Step > 0) || what == "step" && !r.led {
 		return nil
 	}
 	s.armed = ""

@@ -195,13 +195,13 @@ func TestWaitingForLiveAnswers(t *testing.T) {
 func TestAStepIsRememberedUntilItIsSeen(t *testing.T) {
 	d := Decide(given(climbing(10)), at)
 	s := d.Record.Status
-	if s.Expected == nil || *s.Expected != 30 || s.Weight != 10 || !s.MovedAt.Equal(at.Add(-time.Hour)) {
+	if !s.Moving.stepsTo(30) || s.Weight != 10 || !s.MovedAt.Equal(at.Add(-time.Hour)) {
 		t.Fatalf("status after the decision: %+v", s)
 	}
 	next := given(climbing(10), gets(30))
 	next.Record = d.Record
 	later := Decide(next, at.Add(time.Second))
-	if s := later.Record.Status; len(later.Added) > 0 || s.Weight != 30 || !s.MovedAt.Equal(at.Add(time.Second)) || s.Expected != nil || s.Promoting != "b1" {
+	if s := later.Record.Status; verdictOf(later).added != "step by schedule: 10→30" || s.Weight != 30 || !s.MovedAt.Equal(at.Add(time.Second)) || s.Moving != nil || s.Promoting != "b1" {
 		t.Errorf("once the step is seen: %+v, added %+v", s, later.Added)
 	}
 	if later.Move != MoveNone || !later.Record.Status.NextAt.Equal(at.Add(5*time.Minute+time.Second)) || later.Record.Status.NextStep != 50 {
@@ -250,11 +250,11 @@ func TestRequestsAreCountedWhileTheCanaryHasTraffic(t *testing.T) {
 
 // unseenStep is a guard whose step to 30% was recorded a while ago and has not
 // been seen in the VirtualService.
-func unseenStep(by string, ago time.Duration) but {
+func unseenStep(by string, ago time.Duration) but { return stepping(by, ago) }
+
+func stepping(by string, ago time.Duration) but {
 	return func(in *Input) {
-		weight := 30
-		in.Record.Status.Expected = &weight
-		in.Record.History = append(in.Record.History, HistoryEntry{At: at.Add(-ago), Event: "step", By: by, From: 10, To: 30, Build: "b1"})
+		in.Record.Status.Moving = &Moving{To: 30, From: 10, Step: 30, At: at.Add(-ago), By: by, Build: "b1"}
 	}
 }
 
@@ -401,13 +401,13 @@ func partOf(lowest int) but {
 
 func TestAStepThatOneOfTwoVirtualServicesHasTakenIsFinished(t *testing.T) {
 	done := Decide(given(climbing(10), partOf(30)), at).Record.Status
-	if done.Expected != nil || !done.MovedAt.Equal(at) || done.Weight != 30 || done.Spread != 0 {
+	if done.Moving != nil || !done.MovedAt.Equal(at) || done.Weight != 30 || done.Spread != 0 {
 		t.Errorf("taken by both: %+v", done)
 	}
 	in := given(climbing(10), movedAt(5*time.Minute), partOf(10), requests(0))
 	d := Decide(in, at)
 	s := d.Record.Status
-	if d.Move != MoveForward || d.Weight != 30 || len(d.Added) > 0 || s.Expected == nil || !s.MovedAt.Equal(at.Add(-5*time.Minute)) || s.Weight != 30 || s.Spread != 20 {
+	if d.Move != MoveForward || d.Weight != 30 || len(d.Added) > 0 || s.Moving == nil || !s.MovedAt.Equal(at.Add(-5*time.Minute)) || s.Weight != 30 || s.Spread != 20 {
 		t.Errorf("taken by one: move %v to %d%%, added %+v, status %+v; want the other to follow at once", d.Move, d.Weight, d.Added, s)
 	}
 	in.Record = d.Record
@@ -419,7 +419,7 @@ func TestAStepThatOneOfTwoVirtualServicesHasTakenIsFinished(t *testing.T) {
 		t.Errorf("an alert in between: move %v, added %+v, status %+v", held.Move, held.Added, held.Record.Status)
 	}
 	other := Decide(given(climbing(10), unseenStep("schedule", time.Second), gets(50)), at)
-	if other.Record.Status.Expected != nil || !other.Record.Status.MovedAt.Equal(at) {
+	if other.Record.Status.Moving != nil || !other.Record.Status.MovedAt.Equal(at) {
 		t.Errorf("somebody else's weights: %+v", other.Record.Status)
 	}
 }
@@ -432,12 +432,12 @@ func TestARungThatTheWeightsCannotExpress(t *testing.T) {
 		in.Reach = func(int) (Traffic, error) { return Traffic{}, errors.New("weights of 3 in all are too coarse for 30%") }
 	}
 	d := Decide(given(climbing(10), more), at)
-	if e := d.Record.Status.Expected; d.Move != MoveForward || d.Weight != 30 || e == nil || *e != 33 {
+	if e := d.Record.Status.Moving; d.Move != MoveForward || d.Weight != 30 || !e.stepsTo(33) {
 		t.Fatalf("move %v to %d%%, expected %v; want 30%% that are 33%%", d.Move, d.Weight, e)
 	}
 	seen := given(climbing(10), more)
 	seen.Record, seen.Traffic.Weight, seen.Traffic.Lowest = d.Record, 33, 30
-	if s := Decide(seen, at.Add(time.Second)); len(s.Added) > 0 || s.Record.Status.Expected != nil || s.Move != MoveNone || s.Record.Status.NextStep != 50 {
+	if s := Decide(seen, at.Add(time.Second)); verdictOf(s).added != "step by schedule: 10→30" || s.Record.Status.Moving != nil || s.Move != MoveNone || s.Record.Status.NextStep != 50 {
 		t.Errorf("once it is seen: move %v, added %+v, status %+v", s.Move, s.Added, s.Record.Status)
 	}
 	again := given(climbing(10), more)
@@ -586,8 +586,8 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 		state State
 		told  string
 	}{
-		{0, nil, StateShifting, "step"},
-		{time.Second, []but{gets(100)}, StatePromoted, "promoted"},
+		{0, nil, StateShifting, ""},
+		{time.Second, []but{gets(100)}, StatePromoted, "step promoted"},
 		{time.Second, nil, StatePromoted, ""},
 		{30*time.Minute - time.Second - 1, nil, StatePromoted, ""},
 		{1, nil, StateCompleted, "completed"},
@@ -620,7 +620,7 @@ func TestRoutesThatCatchUpBeginAnInterval(t *testing.T) {
 	in.Record = d.Record
 	gets(30)(&in)
 	d = Decide(in, at.Add(time.Second))
-	if d.Move != MoveNone || len(d.Added) > 0 || d.Record.Status.WaitingFor != WaitInterval || !d.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
+	if d.Move != MoveNone || verdictOf(d).added != "step by schedule: 30→30" || d.Record.Status.WaitingFor != WaitInterval || !d.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
 		t.Errorf("the highest route has stood at 30%% for an hour, the lowest for a second: move %v, waits for %q, added %+v", d.Move, d.Record.Status.WaitingFor, d.Added)
 	}
 }

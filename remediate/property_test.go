@@ -62,6 +62,11 @@ type machine struct {
 	atRecord  bool   // and only when the record is written
 	meddled   bool
 	records   map[*corev1.ConfigMap]Record // as parsed
+	refusals  []*refusal
+	truths    []traffics // what the canary has had, oldest first
+	lockedAt  int        // version of the world when the last rollback was decided on
+	steppedAt int        // and the last step
+	unwritten bool       // a write of the record was refused within this pass
 }
 
 // hears of an alert, with the numbers of that moment in its summary.
@@ -142,7 +147,9 @@ func (m *machine) wire(r *replica) {
 	}
 	r.store.check = func(before, after *unstructured.Unstructured, manager string) {
 		m.checkWrite(r, before, after, manager)
+		m.checkMarks(before, after)
 	}
+	r.store.answer, r.store.stored, r.store.moved = m.answer, m.checkTold, m.remember
 	r.rec = &reconciler{
 		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
 		user:      func() string { return guardianUser },
@@ -155,7 +162,7 @@ func (m *machine) wire(r *replica) {
 			return Forward{Requests: m.requests(), Gates: []Gate{{Name: "slo", Open: !m.gateShut, Why: "0"}}}, slices.Collect(maps.Values(m.firing))
 		},
 		count:   func(context.Context, snapshot) Count { return Count{Known: m.prom, Requests: m.requests()} },
-		changed: func(Guard, snapshot, Decision) {},
+		changed: func(_ Guard, _ snapshot, d Decision) { m.checkEvents(d) },
 	}
 }
 
@@ -248,7 +255,7 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		m.t.Fatalf("invariant 2: raised with a heartbeat of %s ago", m.now.Sub(m.beat))
 	case !m.prom:
 		m.t.Fatalf("invariant 2: raised without metrics")
-	case m.guard.Promotion.Mode == PromotionOff && !strings.Contains(m.w.cm.Data[keyHistory], `"step","by":"someone"`):
+	case m.guard.Promotion.Mode == PromotionOff && (!isStepping(record) || record.Status.Moving.By != "someone"):
 		m.t.Fatalf("raised in mode off without a person's wish")
 	}
 	m.checkStep(record, was, is)
@@ -268,7 +275,7 @@ func (m *machine) checkCause() {
 		return slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(r.known)), slices.Collect(maps.Values(r.pending))), func(a Alert) bool { return a.Action == ActionRollback })
 	})
 	asked := record.Request != nil && record.Request.Action == RequestRollback
-	if m.guard.Rollback.Lock != LockNone || !fires && !asked && !m.meddled {
+	if m.guard.Rollback.Lock != LockNone && !m.unwritten || !fires && !asked && !m.meddled {
 		m.t.Fatalf("a false rollback: nothing is locked, nothing fires, nobody has asked; status %+v", record.Status)
 	}
 }
@@ -284,13 +291,7 @@ func (m *machine) checkStep(record Record, was, is Traffic) {
 	if rung > 0 {
 		interval += steps[rung-1].Bake
 	}
-	byHand := false
-	for _, e := range slices.Backward(record.History) {
-		if e.Event == "step" {
-			byHand = e.By != bySchedule
-			break
-		}
-	}
+	byHand := isStepping(record) && record.Status.Moving.By != bySchedule
 	switch {
 	case m.gateShut:
 		m.t.Fatalf("raised to %d with a closed gate", is.Weight)
@@ -324,6 +325,7 @@ func (m *machine) put(vs *unstructured.Unstructured) {
 		m.oldBuild = 0
 	}
 	m.w.vs = vs
+	m.remember(vs)
 }
 
 // blank is a VirtualService without what guardian may touch.
@@ -381,7 +383,7 @@ func (m *machine) pass(r *replica) {
 	if m.busy {
 		return
 	}
-	m.busy, m.meddled, r.wroteRV, m.began = true, false, "", map[string]bool{}
+	m.busy, m.meddled, m.unwritten, r.wroteRV, m.began = true, false, false, "", map[string]bool{}
 	truth := m.w.copy()
 	defer func() { m.busy, m.fault, m.meddle, m.atRecord = false, nil, nil, false }()
 	now := map[string]Alert{}
@@ -390,7 +392,7 @@ func (m *machine) pass(r *replica) {
 	sent := maps.Clone(r.pending)
 	was := m.parsed().Lock != nil
 	out, err := r.rec.reconcile(context.Background(), r.guard, slices.Collect(maps.Values(now)))
-	if m.parsed().Status.Expected == nil {
+	if m.parsed().Status.Moving == nil {
 		m.raisedTo = 0
 	}
 	m.checkSeen(truth)
@@ -419,7 +421,7 @@ func (m *machine) pass(r *replica) {
 func (m *machine) checkSeen(before *world) {
 	was, is := m.parse(before.cm), m.parsed()
 	// A rollback waits for no live look.
-	toZero := func(r Record) bool { return r.Status.Expected != nil && *r.Status.Expected == 0 }
+	toZero := isReturning
 	told := func(r Record) int {
 		n := 0
 		for _, h := range r.History {
@@ -439,7 +441,7 @@ func (m *machine) checkSeen(before *world) {
 	}
 	t := m.trafficOf(before.vs)
 	// What guardian itself has written may be seen after somebody has shifted again.
-	own := was.Status.Expected != nil && *was.Status.Expected == is.Status.Weight
+	own := was.Status.Moving != nil && was.Status.Moving.To == is.Status.Weight
 	if now := is.Status.Weight; now != was.Status.Weight && !own && was.Lock == nil && is.Lock == nil && now != t.Weight {
 		m.t.Fatalf("recorded %d%% after %d%%; the canary has %d%%", now, was.Status.Weight, t.Weight)
 	}
@@ -448,7 +450,7 @@ func (m *machine) checkSeen(before *world) {
 // settle lets everything calm down: caches catch up, faults stop, and both
 // replicas look again.
 func (m *machine) settle() {
-	m.fault, m.meddle, m.down = nil, nil, false
+	m.fault, m.meddle, m.down, m.refusals = nil, nil, false, nil
 	for range 4 {
 		for _, r := range m.replicas {
 			*r.view = *m.w.copy()
@@ -749,7 +751,21 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			m.t = t
 			m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute, 7 * time.Minute, 31 * time.Minute}).Draw(t, "passes"))
 		},
-		"calm": func(t *rapid.T) { m.t = t; m.settle() },
+		"calm":   func(t *rapid.T) { m.t = t; m.settle() },
+		"refuse": func(t *rapid.T) { m.t = t; m.refuse(t) },
+		"relent": func(t *rapid.T) { m.t = t; m.refusals = nil },
+		"stand":  func(t *rapid.T) { m.t = t; m.stand() },
+		"refused rollback": func(t *rapid.T) { // a canary goes bad while the API server takes nothing, or not all
+			m.t = t
+			m.refuse(t)
+			m.refusals[len(m.refusals)-1].left = -1
+			m.ciApply(rapid.SampledFrom([]int{0, 10, 50}).Draw(t, "CI applies"))
+			for _, r := range m.replicas {
+				*r.view = *m.w.copy()
+			}
+			m.pass(m.alert("alert"))
+			m.stand()
+		},
 	}
 }
 
@@ -767,7 +783,7 @@ func TestTheLeaseIsLookedAtRightBeforeAStep(t *testing.T) {
 		m.atRecord, m.meddle = true, func() { first.leads, second.leads = false, true }
 		*first.view = *m.w.copy()
 		m.pass(first)
-		if e := m.parsed().Status.Expected; second.leads && (e == nil || *e != 10) || !second.leads {
+		if e := m.parsed().Status.Moving; !second.leads || !e.stepsTo(10) {
 			t.Fatalf("the second leads: %v; step recorded: %v", second.leads, e)
 		}
 		if w := m.trafficOf(m.w.vs).Weight; w != 0 {

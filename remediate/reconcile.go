@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -45,7 +44,7 @@ func (f freshReader) virtualService(ctx context.Context, name string) (*unstruct
 // longer the present one.
 type store interface {
 	writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error)
-	patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) error
+	patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (*unstructured.Unstructured, error)
 	release(ctx context.Context, name string) error
 }
 
@@ -58,6 +57,8 @@ type reconciler struct {
 	watch        *stopwatch
 	known        *inspections // nil: each look is made anew
 	past         *histories
+	done         confirmed
+	unrecorded   unrecorded
 
 	user      func() string // guardian's own, as the API server knows it; empty: not known yet
 	leads     func() bool
@@ -77,9 +78,20 @@ type outcome struct {
 	// recorded says that all that follows from the alerts is in the record,
 	// even where the traffic could not be moved yet.
 	recorded bool
-	moved    bool  // a VirtualService was written
+	done     bool  // Move was made in full: the API server has taken each write
 	later    bool  // a write of the record was put off
 	unmarked error // why a VirtualService does not tell of the lock; nil: all do
+
+	record *corev1.ConfigMap // as it is after the writes; nil: not known
+}
+
+// status is what the API server has been seen to have, once the writes are in.
+func (o outcome) status() Status {
+	s := o.decision.Record.Status
+	if m := o.decision.Marks; o.done && (o.decision.Move == MoveStable || o.decision.Move == MoveForward) {
+		s.State, s.Reason = m.State, m.Reason
+	}
+	return s
 }
 
 // reconcile gathers, decides and applies until it fits, first from the caches,
@@ -98,12 +110,13 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 	for range maxAttempts {
 		in, s, err := r.gather(ctx, g, alerts, ask)
 		if errors.Is(err, errAbandoned) {
-			ask = questions{cached: true, count: ask.count, turn: ask.turn, busy: ask.busy}
+			ask = questions{cached: true, fresh: ask.fresh, again: ask.again, count: ask.count, turn: ask.turn, busy: ask.busy}
 			continue
 		}
 		if err != nil {
 			return out, err
 		}
+		s.again = ask.again
 		now := r.now()
 		d := Decide(in, now)
 		if (d.WantCount || d.WantForward) && !ask.turn && !ask.busy {
@@ -122,19 +135,20 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		if r.needsMore(d, s, &ask) {
 			continue
 		}
-		if ask.cached && doubtful(s, d) {
+		if ask.cached && unsure(s, d) {
 			return out, fmt.Errorf("guard %s: %w", g.Name, errAbandoned)
 		}
 		did, err := r.apply(ctx, s, d)
-		out = outcome{decision: d, snapshot: s, recorded: out.recorded || did.recorded, moved: out.moved || did.moved, later: did.later, unmarked: did.unmarked}
-		if err == nil {
+		did.snapshot, did.recorded = s, out.recorded || did.recorded
+		if out = did; err == nil {
 			r.watch.saw(g.Name, moveOf(d.Record.Status), now)
 			return out, nil
 		}
-		if !errors.Is(err, errConflict) {
-			return out, err
+		if !errors.Is(err, errConflict) && !doubtful(err, out) {
+			return r.tellRefused(ctx, out, err)
 		}
-		ask, conflict = questions{fresh: true, count: ask.count, turn: ask.turn, busy: ask.busy}, err
+		lost := !errors.Is(err, errConflict)
+		ask, conflict = questions{fresh: true, again: ask.again || lost, count: ask.count, turn: ask.turn, busy: ask.busy}, err
 	}
 	return out, fmt.Errorf("guard %s: %d attempts: %w", g.Name, maxAttempts, conflict)
 }
@@ -145,6 +159,7 @@ type questions struct {
 	fresh   bool // the same, for all objects that are written
 	live    bool // the API server itself, for everything
 	cached  bool // nothing live: an alert waits for this pass to end
+	again   bool // it has left a write without an answer
 	forward bool // what only matters for going forward
 	count   Count
 	turn    bool // it is this pass's turn to ask others than the API server
@@ -168,7 +183,7 @@ func contradicts(was, now Record) (build, weight bool) {
 	if a.State == StateUnknown {
 		return false, false
 	}
-	own := a.Expected != nil && *a.Expected == b.Weight
+	own := a.Moving != nil && a.Moving.To == b.Weight
 	return a.Build != b.Build, was.Lock == nil && now.Lock == nil && !own && (a.Weight != b.Weight || a.Spread != b.Spread)
 }
 
@@ -195,7 +210,12 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 		return true
 	}
 	switch {
-	case ask.lock, ask.fresh:
+	case ask.fresh:
+		return false
+	case d.Doubt, confirms(s.input.Record, d) && !r.done.is(s):
+		ask.fresh = true
+		return true
+	case ask.lock:
 		return false
 	case d.Move == MoveStable && s.holds(d.Record):
 		// Nothing but the cached record says that it is locked, and no write
@@ -211,8 +231,8 @@ func rollsBack(s snapshot, d Decision) bool {
 	return d.Move == MoveStable && s.input.Record.Lock == nil
 }
 
-// doubtful says that a decision should not be written as the caches have it.
-func doubtful(s snapshot, d Decision) bool {
+// unsure says that a decision should not be written as the caches have it.
+func unsure(s snapshot, d Decision) bool {
 	build, weight := contradicts(s.input.Record, d.Record)
 	return (build || weight) && !rollsBack(s, d)
 }
@@ -258,6 +278,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 	s.input.Alerts = alerts
 	s.input.Watched = r.watch.read(g.Name, moveOf(s.input.Record.Status), r.now())
 	s.input.Count, s.input.Busy = ask.count, ask.busy
+	s.input.Unrecorded = r.unrecorded.of(g.Name, s.stored)
 	s.input.Leads = r.leads()
 	s.input.Live = ask.live && s.input.Leads
 	if s.input.Live && ask.forward {
@@ -295,6 +316,7 @@ type change struct {
 // that a crash between the two is finished by the next reconcile; what a
 // rollback re-pointed is forgotten only after it was given back.
 func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did outcome, err error) {
+	did.decision = d
 	todo, err := plan(s, d)
 	if err != nil {
 		return did, err
@@ -310,30 +332,39 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	if d.Reason == ReasonPerson && d.Move == MoveStable && want.Lock == nil {
 		want.Request = s.input.Record.Request // until traffic has moved, nothing else tells of it
 	}
+	did.decision.Record = want
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
-	cm := s.record
+	did.record = s.record
 	switch {
 	case s.holds(want):
 	case r.canWait(s, d, want):
 		did.later = true
 	default:
-		if cm, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want); err != nil {
-			return did, err
+		did.record, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want)
+		switch {
+		case err == nil:
+			r.changed(s.input.Guard, s, d)
+		case d.Move == MoveStable && s.again && !errors.Is(err, errConflict):
+			return r.applyUnrecorded(ctx, s, did, err)
+		default:
+			return did, &recordError{err}
 		}
-		r.changed(s.input.Guard, s, d)
 	}
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
-	did.moved, did.unmarked, err = r.patch(ctx, lockChanges(todo, s, want, r.self()), d)
+	did.unmarked, err = r.patch(ctx, lockChanges(todo, s, landed(want, d), r.self()), d)
 	// Without a lock the record does not see to it that traffic moves.
 	did.recorded = err == nil || want.Lock != nil || d.Move != MoveStable
 	if err != nil {
-		return did, err
+		return did, &trafficError{err}
 	}
-	return did, r.afterwards(ctx, s, d, want, cm, todo)
+	if did.done = true; d.Move == MoveStable || d.Move == MoveForward {
+		r.done.note(s.input.Guard.Name, did.record)
+	}
+	return did, r.afterwards(ctx, s, d, want, did.record, todo)
 }
 
 // stillLeads looks at the lease once more, right before something goes forward
@@ -347,10 +378,10 @@ func (r *reconciler) stillLeads(s snapshot, d Decision) error {
 	return nil
 }
 
-// patch writes the VirtualServices, as far as there is something to write, and
-// says whether any was. A rollback is done in as many as take it; going forward
-// stops at the first that does not.
-func (r *reconciler) patch(ctx context.Context, todo []change, d Decision) (moved bool, unmarked, err error) {
+// patch writes the VirtualServices, as far as there is something to write. A
+// rollback is done in as many as take it, and in each as far as it takes it;
+// going forward stops at the first that does not.
+func (r *reconciler) patch(ctx context.Context, todo []change, d Decision) (unmarked, err error) {
 	var refused []error
 	for _, c := range todo {
 		if len(c.ops) == 0 && len(c.lock) == 0 {
@@ -360,30 +391,40 @@ func (r *reconciler) patch(ctx context.Context, todo []change, d Decision) (move
 		if unmarkedHere != nil {
 			unmarked = unmarkedHere
 		}
-		if err != nil {
-			refused = append(refused, err)
-			if d.Move != MoveStable {
-				break
-			}
+		if err == nil {
 			continue
 		}
-		moved = moved || len(c.ops) > 0
+		if refused = append(refused, err); d.Move != MoveStable {
+			break
+		}
 	}
-	return moved, unmarked, errors.Join(refused...)
+	return unmarked, errors.Join(refused...)
 }
 
 // patchOne writes one VirtualService. The weights do not wait for a lock's
 // annotation that guardian may not write, as where another user has taken its
 // key: unmarked says why it is not there.
 func (r *reconciler) patchOne(ctx context.Context, c change, d Decision) (unmarked, err error) {
-	err = r.store.patchVirtualService(ctx, c.vs, append(slices.Clone(c.ops), c.lock...), manager(d))
-	if len(c.lock) == 0 || !apierrors.IsForbidden(err) {
-		return nil, err
+	_, err = r.store.patchVirtualService(ctx, c.vs, append(slices.Clone(c.ops), c.lock...), manager(d))
+	if len(c.lock) > 0 && definitely(err) {
+		if unmarked = err; len(c.ops) == 0 {
+			return unmarked, nil
+		}
+		_, err = r.store.patchVirtualService(ctx, c.vs, c.ops, manager(d))
 	}
-	if unmarked = err; len(c.ops) == 0 {
-		return unmarked, nil
+	if definitely(err) && d.Move == MoveStable {
+		err = r.patchSmaller(ctx, c, err)
 	}
-	return unmarked, r.store.patchVirtualService(ctx, c.vs, c.ops, manager(d))
+	return unmarked, err
+}
+
+// landed is a record as it has to be read from what is written together with the
+// weights: with words that are true as soon as the patch is taken.
+func landed(r Record, d Decision) Record {
+	if d.Marks.Message != "" {
+		r.Message = d.Marks.Message
+	}
+	return r
 }
 
 // self is guardian's user as the API server knows it; empty: not known yet.
@@ -429,10 +470,14 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 	if d.Reason == ReasonPerson {
 		want.Request = nil
 	}
-	if d.Move == MoveRestore || d.Move == MoveForward || d.Reason == ReasonPerson {
+	want.History = append(slices.Clone(want.History), d.Then...)
+	if d.Move == MoveRestore || d.Move == MoveForward || d.Reason == ReasonPerson || len(d.Then) > 0 {
 		if !sameRecord(cm, want) {
 			if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, want); err != nil {
 				return err
+			}
+			if d.Added = d.Then; len(d.Added) > 0 {
+				r.changed(s.input.Guard, s, d)
 			}
 		}
 	}
@@ -455,12 +500,15 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 // that move traffic.
 func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 	was, lock := s.input.Record, want.Lock
-	if lock == nil || was.Lock == nil || !lock.equal(*was.Lock) || was.Status.State != want.Status.State ||
-		want.Status.State != StateRolledBack || d.Move != MoveNone || len(d.Added) > 0 || was.Request != nil {
+	told := slices.ContainsFunc(d.Added, func(e HistoryEntry) bool { return e.Event != "rolled-back" })
+	if lock == nil || was.Lock == nil || !lock.equal(*was.Lock) || lock.By != byAlert || d.Move != MoveNone || told || was.Request != nil {
+		return false
+	}
+	if now := want.Status.State; now != StateRolledBack || was.Status.State != now && !r.done.is(s) {
 		return false
 	}
 	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || was.DenyMatchRoutes != want.DenyMatchRoutes ||
-		was.DenyMirrors != want.DenyMirrors || !slices.Equal(was.VirtualServices, want.VirtualServices) || was.Message != want.Message {
+		was.DenyMirrors != want.DenyMirrors || !slices.Equal(was.VirtualServices, want.VirtualServices) {
 		return false
 	}
 	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle
@@ -542,8 +590,8 @@ func marks(s snapshot, d Decision) []change {
 // annotate sets guardian's annotations to what a decision says, for people,
 // kubectl and the health check of a GitOps tool.
 func annotate(vs *unstructured.Unstructured, d Decision) []Op {
-	st := d.Record.Status
-	set := map[string]string{AnnotationState: string(st.State), AnnotationReason: shorten(st.Reason), AnnotationSince: stamp(st.Since), AnnotationBuild: st.Build}
+	m := d.Marks
+	set := map[string]string{AnnotationState: string(m.State), AnnotationReason: shorten(m.Reason), AnnotationSince: stamp(m.Since), AnnotationBuild: m.Build}
 	have := vs.GetAnnotations()
 	if _, marked := have[AnnotationState]; !marked && (d.Move == MoveRestore || d.Move == MoveMark) {
 		return nil

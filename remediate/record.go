@@ -153,7 +153,7 @@ type Status struct {
 	Ready       ReadyInfo     `json:"ready,omitzero"`       // ready endpoints, as last seen
 	Unverified  bool          `json:"unverified,omitempty"` // a new build came while the canary had 100%
 	Full        bool          `json:"full,omitempty"`       // the canary has all traffic in every route
-	Expected    *int          `json:"expected,omitempty"`   // weight that guardian is moving to, until it is seen
+	Moving      *Moving       `json:"moving,omitempty"`     // a change of the weight that is under way
 	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
 	LiftedAt    time.Time     `json:"liftedAt,omitzero"`    // when anything last did: what an annotation says of an older lock is over
 	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
@@ -443,9 +443,9 @@ func (r Record) clone() Record {
 		x := *r.Status.Disarmed
 		c.Status.Disarmed = &x
 	}
-	if r.Status.Expected != nil {
-		e := *r.Status.Expected
-		c.Status.Expected = &e
+	if r.Status.Moving != nil {
+		m := *r.Status.Moving
+		c.Status.Moving = &m
 	}
 	if r.Status.Taken != nil {
 		t := *r.Status.Taken

@@ -22,7 +22,6 @@ func recordMap(r Record) *corev1.ConfigMap {
 
 // fullRecord has every field of a record set.
 func fullRecord() Record {
-	nine := 9
 	return Record{
 		ResourceVersion: "7",
 		Lock: &Lock{Kind: LockBuild, Build: "b1", Signal: "latency", Alert: "CanarySlow", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Since: at,
@@ -33,7 +32,7 @@ func fullRecord() Record {
 			Paused: &Pause{By: "ann", Reason: "x", At: at}, PausedOnVS: true, Disarmed: &Disarm{By: "ann", Reason: "x", At: at, Until: at.Add(time.Hour)}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
 			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
 			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4, CompletedAt: at,
-			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Expected: &nine, UnlockedAt: at.Add(-2 * time.Hour),
+			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Moving: &Moving{To: 9, From: 5, Step: 9, At: at, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Refused: "no"}, UnlockedAt: at.Add(-2 * time.Hour),
 			FirstSeen: at.Add(-time.Hour), LiftedAt: at.Add(-2 * time.Hour), Taken: &Taken{Guard: "orders-old", Since: at}, Proven: []string{"b0"},
 			Served: []Served{{Build: "b1", From: at, Until: at.Add(time.Minute)}}, Revisions: []Revision{{Name: "orders-v2-5d4", Build: "b1"}},
 			Orphaned: at.Add(time.Minute), Moves: &Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
@@ -190,7 +189,7 @@ func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 func TestACloneSharesNothingThatIsEdited(t *testing.T) {
 	r := fullRecord()
 	c := r.clone()
-	c.Lock.Build, c.Request.By, c.Status.Paused.By, c.Status.Disarmed.By, *c.Status.Expected = "x", "x", "x", "x", 77
+	c.Lock.Build, c.Request.By, c.Status.Paused.By, c.Status.Disarmed.By, c.Status.Moving.By = "x", "x", "x", "x", "x"
 	c.Refused[0], c.Deny[0], c.Stable[0], c.VirtualServices[0] = "x", "x", "x", "x"
 	c.Status.Alerts[0], c.Status.Noted[0], c.Status.Firing[0].Name = "x", "x", "x"
 	c.History[0].Event, c.Changed[0].Path = "x", "x"

@@ -236,20 +236,34 @@ type worldStore struct {
 	before func(write string) error // may change the world, or return errAPI or errCrash
 	after  func(write string) error
 	check  func(before, after *unstructured.Unstructured, manager string)
+	answer func(write string, ops []Op) (err error, in bool) // what the API server says instead of taking a write; nil: it takes all
+	stored func(old, cm *corev1.ConfigMap)                   // a record was written; may be nil
+	moved  func(vs *unstructured.Unstructured)               // a VirtualService was written; may be nil
 }
 
-func (s *worldStore) around(write string, do func() error) error {
+func (s *worldStore) around(write string, ops []Op, do func() error) error {
 	if err := s.before(write); err != nil {
 		return err
 	}
+	var lost error
+	if s.answer != nil {
+		err, in := s.answer(write, ops)
+		if err != nil && !in {
+			return err
+		}
+		lost = err
+	}
 	if err := do(); err != nil {
 		return err
+	}
+	if lost != nil {
+		return lost
 	}
 	return s.after(write)
 }
 
 func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.ConfigMap, r Record) (out *corev1.ConfigMap, err error) {
-	err = s.around("record", func() error {
+	err = s.around("record", nil, func() error {
 		if (old == nil) != (s.w.cm == nil) || old != nil && old.ResourceVersion != s.w.cm.ResourceVersion {
 			return fmt.Errorf("record: %w", errConflict)
 		}
@@ -257,15 +271,19 @@ func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.Co
 		if r.Lock != nil {
 			set[LabelLocked] = "true"
 		}
+		before := s.w.cm
 		s.w.cm = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: testNamespace, Labels: set, ResourceVersion: s.w.next()}, Data: r.Data()}
 		out = s.w.cm
+		if s.stored != nil {
+			s.stored(before, s.w.cm)
+		}
 		return nil
 	})
 	return out, err
 }
 
-func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, manager string) error {
-	return s.around("traffic", func() error {
+func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (now *unstructured.Unstructured, err error) {
+	return now, s.around("traffic", ops, func() error {
 		if s.w.vs == nil || s.w.vs.GetResourceVersion() != vs.GetResourceVersion() {
 			return fmt.Errorf("VirtualService: %w", errConflict)
 		}
@@ -282,12 +300,16 @@ func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Uns
 			s.check(before, after, manager)
 		}
 		s.w.vs = after
+		now = after
+		if s.moved != nil {
+			s.moved(after)
+		}
 		return nil
 	})
 }
 
 func (s *worldStore) release(context.Context, string) error {
-	return s.around("release", func() error {
+	return s.around("release", nil, func() error {
 		if s.w.vs == nil {
 			return nil
 		}

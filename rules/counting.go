@@ -135,8 +135,10 @@ func (b *builder) recordSums(c counter, selector func(series) string) {
 
 // covers ends the sums of a group. It records a series for as long as the same
 // sums are recorded: when guards come or limits change, sums appear that are no
-// new requests.
-func (b *builder) covers() {
+// new requests. And it records which of their targets had been scraped by the last
+// evaluation: Prometheus has many targets, which are looked through once for all
+// sums of a group.
+func (b *builder) covers(counters ...counter) {
 	h := fnv.New32a()
 	g := b.groups[len(b.groups)-1]
 	for _, r := range g.Rules {
@@ -146,7 +148,29 @@ func (b *builder) covers() {
 	labels["group"], labels["sums"] = g.Name, fmt.Sprintf("%08x", h.Sum32())
 	b.record(sumsCovered, labels, "vector(1)")
 	b.covered = fmt.Sprintf(`%s{%s,group=%q,sums=%q}`, sumsCovered, b.ownedMatchers(), g.Name, labels["sums"])
+	lanes := []lane{b.ordinary()}
+	if b.FastLane > 0 {
+		lanes = append(lanes, b.fast())
+	}
+	for _, l := range lanes {
+		var sums []string
+		for _, c := range counters {
+			for _, s := range c.series() {
+				if s.lane == l {
+					sums = append(sums, b.sum(c, s))
+				}
+			}
+		}
+		labels := b.owned()
+		labels["group"] = g.Name
+		b.record(l.upBefore(), labels, expand(`max by ($target) ($up offset $i == 1) and on ($target) ($sums)`,
+			"target", b.target(), "up", b.up(l), "i", dur(b.step), "sums", strings.Join(sums, " or ")))
+	}
 }
+
+// upBefore is what the targets that a lane had scraped by the last evaluation are
+// recorded as, of those that show a sum now.
+func (l lane) upBefore() string { return "guardian_target:" + l.prefix + "up:before" }
 
 // grown is by how much a recorded sum has grown since the last evaluation. One
 // that was not there counts in full, if its target had been scraped by then and
@@ -159,8 +183,9 @@ func (b *builder) grown(sum string, l lane) string {
 // born selects the sums that, not having been there at the last evaluation, are
 // new.
 func (b *builder) born(sum string, l lane) string {
-	return expand(`(($x unless $x offset $i) and on ($target) ($up offset $i == 1) and on () ($covered offset $i))`,
-		"x", sum, "target", b.target(), "up", b.up(l), "i", dur(b.step), "covered", b.covered)
+	return expand(`(($x unless $x offset $i) and on ($target) $before and on () ($covered offset $i))`,
+		"x", sum, "target", b.target(), "before", fmt.Sprintf("%s{%s,group=%q}", l.upBefore(), b.ownedMatchers(), b.groups[len(b.groups)-1].Name),
+		"i", dur(b.step), "covered", b.covered)
 }
 
 // up selects the targets of a lane.

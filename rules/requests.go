@@ -102,7 +102,7 @@ func (b *builder) requestsGroup() {
 	}
 	unreached := b.unreached()
 	b.recordSums(unreached, func(s series) string { return s.of(requestsTotal, "") })
-	b.covers()
+	b.covers(all, unreached)
 	b.recordGrowth(all)
 	b.laneOf(failed, all)
 	b.record(failed.step, nil, b.bySide(all, "sum", func(s series) string { return b.idelta(all, s) }))
@@ -138,7 +138,7 @@ func (b *builder) latencyGroup() {
 		b.recordSlow(bad, all, e)
 	}
 	b.recordSums(native, func(s series) string { return s.of(durations, "") })
-	b.covers()
+	b.covers(all, native)
 	b.recordGrowth(all)
 	b.recordNativeGrowth(native)
 	b.laneOf(slow, all, native)

@@ -1,5 +1,3 @@
-//go:build chart
-
 package main
 
 import (
@@ -32,6 +30,14 @@ var unneeded = map[string]string{}
 // missPatience is how long each step waits for what a missing right may prevent.
 const missPatience = 8 * time.Second
 
+// chartInFull says whether all rights are taken away, and all platforms are
+// built: make test-chart.
+func chartInFull() bool { return os.Getenv("GUARDIAN_CHART") == "full" }
+
+// rightsInShort stand for all: without the first no traffic moves, without the
+// second nothing is recorded, without the third nobody goes forward.
+var rightsInShort = []string{"patch virtualservices.networking.istio.io", "create configmaps", "create leases.coordination.k8s.io"}
+
 // TestEachRightIsNeeded takes one right after the other from the chart's Role,
 // and lets guardian go through all that it does. It has to be missed: guardian
 // says that it is forbidden. With -v it prints what else goes wrong.
@@ -47,7 +53,11 @@ func TestEachRightIsNeeded(t *testing.T) {
 	var mu sync.Mutex
 	t.Run("without", func(t *testing.T) {
 		slots := make(chan struct{}, 4)
-		for _, right := range slices.Sorted(maps.Keys(grants(role.Rules))) {
+		rights := rightsInShort
+		if chartInFull() {
+			rights = slices.Sorted(maps.Keys(grants(role.Rules)))
+		}
+		for _, right := range rights {
 			t.Run(right, func(t *testing.T) {
 				t.Parallel()
 				slots <- struct{}{}
@@ -85,7 +95,7 @@ func (i *installed) everything(without *string) (failed, forbidden []string) {
 	step := func(what string, ok func(context.Context) error) {
 		ctx, cancel := context.WithTimeout(i.t.Context(), missPatience)
 		defer cancel()
-		if err := until(ctx, ok); err != nil {
+		if err := retried(ctx, ok); err != nil {
 			failed = append(failed, what)
 		}
 	}
@@ -164,8 +174,8 @@ func lacking(log string) []string {
 	return slices.Sorted(maps.Keys(found))
 }
 
-// until tries again until it works or ctx ends.
-func until(ctx context.Context, ok func(context.Context) error) error {
+// retried tries again until it works or ctx ends.
+func retried(ctx context.Context, ok func(context.Context) error) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -199,7 +209,7 @@ func (i *installed) hasLane(ctx context.Context, want bool) error {
 	if err != nil {
 		return err
 	}
-	return until(ctx, func(ctx context.Context) error {
+	return retried(ctx, func(ctx context.Context) error {
 		_, err := client.Resource(publish.PodMonitor.Resource).Namespace(i.ns).Get(ctx, "guardian-fast-lane", metav1.GetOptions{})
 		switch {
 		case err == nil && !want:

@@ -208,6 +208,14 @@ func locked() remediate.Record {
 	}
 }
 
+// underWay is a guard whose lock is written and whose traffic has not moved yet.
+func underWay(weight int) remediate.Record {
+	r := locked()
+	r.Status.State, r.Status.Weight, r.Status.Reason = remediate.StateShifting, weight, "rolling back: 5% of requests failed"
+	r.Status.Moving = &remediate.Moving{From: weight, By: "alert"}
+	return r
+}
+
 // want checks a call's exit code, what it says, and how long it took by the
 // bubble's clock.
 func want(t *testing.T, code int, text string, wantCode int, wantText string) {
@@ -276,7 +284,7 @@ func TestGate(t *testing.T) {
 		"one without a lock as well": {
 			record: func() remediate.Record {
 				r := shifting(30, 50)
-				r.Status.Expected, r.Status.Reason = new(int), "rolling back: 5% of requests failed"
+				r.Status.Moving, r.Status.Reason = &remediate.Moving{From: r.Status.Weight}, "rolling back: 5% of requests failed"
 				return r
 			}(), code: exitFailed, says: "rollback under way, the canary is at 30%: rolling back: 5% of requests failed"},
 		"a hold that fires at 100% fails": {
@@ -580,8 +588,9 @@ func TestRequests(t *testing.T) {
 	add := func(r *remediate.Record, q remediate.Request, event, reason string) {
 		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: event, By: q.By, Reason: reason})
 	}
-	toStable := func(r *remediate.Record) { r.Status.Weight = 0 }
-	thirty := 30
+	toStable := func(r *remediate.Record) {
+		r.Status.Weight, r.Status.State, r.Status.Moving = 0, remediate.StateRolledBack, nil
+	}
 	for name, tc := range map[string]struct {
 		record remediate.Record
 		args   []string
@@ -596,30 +605,30 @@ func TestRequests(t *testing.T) {
 				if q.Action != remediate.RequestRollback || q.By != "ann@example.com" || q.Reason != "looks odd" {
 					t.Errorf("guardian was asked %+v", q)
 				}
-				*r = locked()
-				r.Status.Weight = 30
-				add(r, q, "rolled-back", "looks odd")
-			}, then: toStable, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
+				*r = underWay(30)
+			}, then: func(r *remediate.Record) {
+				toStable(r)
+				add(r, remediate.Request{By: "ann@example.com"}, "rolled-back", "looks odd")
+			}, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
 		"a rollback whose traffic does not move cannot be told": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				*r = locked()
-				r.Status.Weight = 30
-				add(r, q, "rolled-back", "r")
+				*r = underWay(30)
 			}, code: exitUnknown, says: "locked, but traffic has not moved yet after 30s, as far as its record tells: canary at 30%"},
 		"a rollback without a lock is done when traffic has moved": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Expected = new(int)
-				add(r, q, "rolled-back", "r")
+				r.Status.Moving = &remediate.Moving{From: 30, By: q.By}
 			},
-			then: func(r *remediate.Record) { r.Status = remediate.Status{State: remediate.StateIdle} },
+			then: func(r *remediate.Record) {
+				r.Status = remediate.Status{State: remediate.StateIdle}
+				add(r, remediate.Request{By: "ann@example.com"}, "rolled-back", "r")
+			},
 			code: exitOK, says: "rolled-back: r\nguard orders-service: idle, canary at 0%"},
 		"an alert that was first is as good": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				*r = locked()
-				r.Status.Weight = 30
+				*r = underWay(30)
 				add(r, q, "refused", "rollback refused: locked: 5% of requests failed")
 			}, then: toStable, code: exitOK, says: "rolled-back, canary at 0%"},
 		"a rollback that is done already": {
@@ -629,15 +638,16 @@ func TestRequests(t *testing.T) {
 		"a step is taken when traffic has moved": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Expected = &thirty
-				add(r, q, "step", "step to 30%")
-			}, then: func(r *remediate.Record) { r.Status.Weight, r.Status.Expected = 30, nil },
+				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By}
+			}, then: func(r *remediate.Record) {
+				r.Status.Weight, r.Status.Moving = 30, nil
+				add(r, remediate.Request{By: "ann@example.com"}, "step", "step to 30%")
+			},
 			code: exitOK, says: "step: step to 30%\nguard orders-service: shifting, canary at 30%"},
 		"a step that does not show cannot be told": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Expected = &thirty
-				add(r, q, "step", "step to 30%")
+				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By}
 			}, code: exitUnknown, says: "moving the canary from 10% to 30%, but traffic has not moved yet after 30s"},
 		"what another replaced was not done": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
@@ -651,6 +661,23 @@ func TestRequests(t *testing.T) {
 			take: func(r *remediate.Record, q remediate.Request) {
 				add(r, q, "refused", "unlock refused: orders-service is not locked")
 			}, code: exitFailed, says: "Error: unlock refused: orders-service is not locked"},
+		"a rollback that the API server refuses is not done": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				*r = underWay(30)
+				r.Status.State, r.Status.Reason, r.Status.Moving.Refused = remediate.StateBlocked, "not done: policy says no", "policy says no"
+			}, code: exitFailed, says: "the API server has refused it: policy says no"},
+		"nor is one without a lock": {
+			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Request = &q
+				r.Status.State, r.Status.Moving = remediate.StateBlocked, &remediate.Moving{From: 30, By: q.By, Refused: "policy says no"}
+			}, code: exitFailed, says: "the API server has refused it: policy says no"},
+		"a step that the API server refuses is not taken": {
+			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
+			take: func(r *remediate.Record, q remediate.Request) {
+				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By, Refused: "policy says no"}
+			}, code: exitFailed, says: "the API server has refused it: policy says no"},
 		"a rollback is blocked": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *remediate.Record, q remediate.Request) {
@@ -724,8 +751,8 @@ func TestRequests(t *testing.T) {
 				})
 				code, text := b.run(append(tc.args[:1:1], append([]string{testGuard}, tc.args[1:]...)...)...)
 				want(t, code, text, tc.code, tc.says)
-				if q := b.read().Request; q != nil {
-					t.Errorf("left behind: %+v", q)
+				if r := b.read(); r.Request != nil && r.Status.Moving == nil {
+					t.Errorf("left behind: %+v", r.Request)
 				}
 			})
 		})
@@ -840,8 +867,8 @@ func TestARequestWhoseAnswerIsLostIsWithdrawn(t *testing.T) {
 				code, text := b.run("promote", testGuard, "--reason", "r")
 				says := map[bool]string{true: "it has been withdrawn", false: "it does not stand in the record now"}[written]
 				want(t, code, text, exitUnknown, says)
-				if q := b.read().Request; q != nil {
-					t.Errorf("left behind: %+v", q)
+				if r := b.read(); r.Request != nil && r.Status.Moving == nil {
+					t.Errorf("left behind: %+v", r.Request)
 				}
 			})
 		})

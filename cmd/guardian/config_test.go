@@ -387,3 +387,18 @@ func FuzzParseConfig(f *testing.F) {
 		}
 	})
 }
+
+func TestPromotionNeedsAPrometheusThatProvesTheRules(t *testing.T) {
+	const signals = "signals: {errorRate: {enabled: false}, latency: {enabled: false}, restarts: {enabled: false}, traffic: {enabled: false}}"
+	for text, ok := range map[string]bool{
+		"promotion: {mode: auto, minRequests: 0}":               false,
+		"promotion: {mode: auto, minRequests: 0}, " + signals:   true,
+		"promotion: {mode: auto, minRequests: 100}, " + signals: false,
+		"promotion: {mode: \"off\"}":                            true,
+	} {
+		_, err := ParseConfig([]byte("namespace: shop\nprometheus: {url: \"\"}\nalertmanager: {url: http://am}\nguards:\n- {name: orders, " + text + "}\n"))
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

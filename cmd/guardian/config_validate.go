@@ -192,7 +192,8 @@ func (c Config) validateGuards(k *check) {
 			canaries[canary] = i
 		}
 		if g.Promotion.Mode != string(remediate.PromotionOff) && c.Prometheus.URL == "" {
-			k.want(g.Promotion.MinRequests == 0 && len(g.Promotion.Gates) == 0, at+".promotion.mode", g.Promotion.Mode, "minRequests and gates need prometheus.url")
+			k.want(g.Promotion.MinRequests == 0 && len(g.Promotion.Gates) == 0 && g.Signals.limits() == (rules.Signals{}), at+".promotion.mode", g.Promotion.Mode,
+				"minRequests, gates, and the proof that the rules of the signals watch need prometheus.url")
 		}
 	}
 }

@@ -343,7 +343,7 @@ func trouble(r remediate.Record) string {
 		return lockText(r)
 	case s.State == remediate.StateBlocked || s.State == remediate.StateHeld || s.State == remediate.StateRolledBack:
 		return fmt.Sprintf("%s at %d%%%s", s.State, s.Weight, orNothing(": ", s.Reason))
-	case s.Expected != nil && *s.Expected == 0 && s.Weight > 0:
+	case s.Moving != nil && s.Moving.Step == 0 && s.Weight > 0:
 		return fmt.Sprintf("rollback under way, the canary is at %d%%%s", s.Weight, orNothing(": ", s.Reason))
 	case len(s.Firing) > 0:
 		f := s.Firing[0]

@@ -457,7 +457,7 @@ func (c *cluster) awaitDone(ctx context.Context, guard string, q remediate.Reque
 	var last error
 	err := c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
 		last = readErr
-		if readErr != nil || r == nil || same(r.Request, q) {
+		if readErr != nil || r == nil || same(r.Request, q) && !refusedRollback(q, *r) {
 			return requestPoll
 		}
 		after = r
@@ -472,16 +472,23 @@ func (c *cluster) awaitDone(ctx context.Context, guard string, q remediate.Reque
 	return after, nil
 }
 
+// refusedRollback says of a rollback that guardian keeps among the requests until
+// it is done, since no lock tells of it, that the API server does not take it.
+func refusedRollback(q remediate.Request, r remediate.Record) bool {
+	m := r.Status.Moving
+	return q.Action == remediate.RequestRollback && m != nil && m.Step == 0 && m.Refused != ""
+}
+
 // settled says that a wish which was taken is carried out as well, or will not
 // be now: guardian writes what it is about to do before it moves traffic.
 func settled(q remediate.Request, before, r remediate.Record) bool {
 	s := r.Status
 	switch q.Action {
 	case remediate.RequestRollback:
-		return s.Weight == 0 || s.State == remediate.StateBlocked ||
-			r.Lock == nil && refusal(q, before, r) != ""
+		return s.Weight == 0 && s.Moving == nil || s.State == remediate.StateBlocked ||
+			r.Lock == nil && s.Moving == nil && refusal(q, before, r) != ""
 	case remediate.RequestPromote:
-		return s.Expected == nil || r.Lock != nil
+		return s.Moving == nil || s.Moving.Refused != "" || r.Lock != nil
 	}
 	return true
 }
@@ -492,8 +499,8 @@ func notYet(guard string, q remediate.Request, r remediate.Record, timeout time.
 	switch {
 	case r.Lock != nil:
 		return couldNotTell("guard %s: locked, but traffic has not moved yet after %s, as far as its record tells: canary at %d%%%s", guard, timeout, s.Weight, orNothing(": ", s.Reason))
-	case s.Expected != nil:
-		return couldNotTell("guard %s: guardian is moving the canary from %d%% to %d%%, but traffic has not moved yet after %s, as far as its record tells", guard, s.Weight, *s.Expected, timeout)
+	case s.Moving != nil:
+		return couldNotTell("guard %s: guardian is moving the canary from %d%% to %d%%, but traffic has not moved yet after %s, as far as its record tells", guard, s.Weight, s.Moving.To, timeout)
 	}
 	return couldNotTell("guard %s: guardian has taken the %s, but after %s the canary is at %d%%%s", guard, q.Action, timeout, s.Weight, orNothing(": ", s.Reason))
 }
@@ -553,7 +560,7 @@ func did(q remediate.Request, before, after remediate.Record) bool {
 	}
 	switch q.Action {
 	case remediate.RequestRollback:
-		return after.Status.Weight == 0
+		return after.Status.Weight == 0 && after.Status.Moving == nil
 	case remediate.RequestPromote: // the step was recorded before
 		return after.Status.Weight > before.Status.Weight
 	}
@@ -571,6 +578,8 @@ func (a *app) outcome(guard string, q remediate.Request, before, after remediate
 	fmt.Fprintf(a.out, "guard %s: %s\n", guard, stateLine(after))
 	refused := refusal(q, before, after)
 	switch {
+	case s.Moving != nil && s.Moving.Refused != "" && (refusedRollback(q, after) || q.Action == remediate.RequestPromote):
+		return fmt.Errorf("the %s is recorded and is tried again; the API server has refused it: %s", q.Action, s.Moving.Refused)
 	case rollsBack(q, after) && s.State == remediate.StateBlocked:
 		return fmt.Errorf("the rollback is recorded and will be done when it is safe: %s", s.Reason)
 	case rollsBack(q, after): // refused if an alert was first: it is done all the same

@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/exec"
 	"reflect"
 	"strings"
 	"sync"
@@ -264,5 +265,17 @@ func TestKilledBetweenLockAndPatchTheNextGuardianFinishes(t *testing.T) {
 	now := r.rolledBack(app)
 	if !reflect.DeepEqual(now.Lock, rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
+	}
+}
+
+// Whatever can execute a template keeps every exported method of every type in
+// the program: internal/conntrack says which way that came in.
+func TestNothingTracesConnections(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(out), "golang.org/x/net/trace\n") {
+		t.Error("golang.org/x/net/trace is linked: 31 MB more")
 	}
 }

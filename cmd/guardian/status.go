@@ -337,6 +337,7 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	if s.PausedOnVS {
 		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
+	line("Not watched", s.Unwatched)
 	line("Promotion", ladder(s))
 	line("Next step", nextLine(s, now))
 	if s.Requests > 0 {

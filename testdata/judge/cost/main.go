@@ -1,7 +1,10 @@
 // Command cost tells what the rules cost a real Prometheus: it scrapes the
 // series of guards under load, and compares its CPU time with rules and without.
 //
-//	go run ./testdata/judge/cost [-guards 1,100] [-for 1m] [-interval 3s] [-scrape 15s] [-fast 1s] [-idle 500]
+//	go run ./testdata/judge/cost [-guards 1,100] [-busy 50] [-for 1m] [-interval 3s] [-scrape 15s] [-fast 1s] [-idle 500]
+//
+// With -busy only the first guards have a canary that gets requests; the others'
+// pods are there, and nobody has called them.
 //
 // With -fast the rules have a fast lane, and its scrapes count as part of them.
 package main
@@ -33,6 +36,7 @@ var (
 	every  = flag.Duration("interval", 3*time.Second, "evaluation interval of the rules")
 	scrape = flag.Duration("scrape", 15*time.Second, "scrape interval")
 	idle   = flag.Int("idle", 500, "other targets that Prometheus scrapes: rules that ask for up may meet them all")
+	busy   = flag.Int("busy", -1, "how many of the guards have a canary with traffic; -1: all")
 	fast   = flag.Duration("fast", 0, "scrape interval of the fast lane; 0: none")
 )
 
@@ -73,7 +77,11 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: mesh(n), ReadHeaderTimeout: time.Second}
+	with := n
+	if *busy >= 0 {
+		with = min(n, *busy)
+	}
+	server := &http.Server{Handler: mesh(n, with), ReadHeaderTimeout: time.Second}
 	go server.Serve(listener) //nolint:errcheck // ends with Close
 	defer server.Close()
 
@@ -95,7 +103,7 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 		return err
 	}
 	var cpu [2]float64
-	var took, samples float64
+	var took, samples, slowest float64
 	for i, files := range [][]string{nil, {file}} {
 		config, err := prometheusConfig(generated, files, n, listener.Addr().String())
 		if err != nil {
@@ -124,8 +132,11 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 		if files != nil {
 			took = (after["prometheus_rule_group_duration_seconds_sum"] - before["prometheus_rule_group_duration_seconds_sum"]) / length.Seconds()
 			samples = (after["prometheus_engine_query_samples_total"] - before["prometheus_engine_query_samples_total"]) / length.Seconds()
+			if slowest, err = slowestGroup(ctx, p.URL); err != nil {
+				return err
+			}
 			if f := after["prometheus_rule_evaluation_failures_total"]; f > 0 {
-				return fmt.Errorf("%d guards: %.0f evaluations failed", n, f)
+				return fmt.Errorf("%d guards: %.0f evaluations failed; the end of Prometheus's log:\n%s", n, f, p.Process().Tail(20))
 			}
 		}
 		p.Stop()
@@ -133,8 +144,8 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 	if *fast > 0 {
 		fmt.Printf("fast lane every %v: ", *fast)
 	}
-	fmt.Printf("%d guards, %d series of proxies, scraped every %v, rules every %v: evaluations take %.1f%% of the time, Prometheus %.1f%% of a core more (%.1f%% without rules), %.0f samples/s touched; rule file %d KiB\n",
-		n, n*seriesOfAGuard, *scrape, *every, 100*took, 100*(cpu[1]-cpu[0]), 100*cpu[0], samples, len(text)/1024)
+	fmt.Printf("%d guards, %d of them with a canary, %d series of proxies, scraped every %v, rules every %v: evaluations take %.1f%% of the time, the slowest group's %.1f%% of its interval, Prometheus %.1f%% of a core more (%.1f%% without rules), %.0f samples/s touched; rule file %d KiB\n",
+		n, with, (n+with)*seriesOfAGuard/2, *scrape, *every, 100*took, 100*slowest, 100*(cpu[1]-cpu[0]), 100*cpu[0], samples, len(text)/1024)
 	return nil
 }
 
@@ -226,8 +237,9 @@ var (
 
 const seriesOfAGuard = 2 * 4 * 3 * (1 + 20)
 
-// mesh is all targets: sidecars, gateways and guardian, each at its own path.
-func mesh(n int) http.Handler {
+// mesh is all targets: sidecars, gateways and guardian, each at its own path. Of
+// the n guards some have a canary with traffic.
+func mesh(n, busy int) http.Handler {
 	began := time.Now()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out := bufio.NewWriter(w)
@@ -237,16 +249,20 @@ func mesh(n int) http.Handler {
 		switch kind {
 		case "sidecar":
 			parts := strings.Split(name, "-") // app, number, version, pod
+			if number, err := strconv.Atoi(parts[1]); err != nil || parts[2] == "v2" && number >= busy {
+				return
+			}
 			writeVersion(out, "destination", parts[0]+"-"+parts[1], parts[2], age)
 		case "gateway":
 			for i := range n {
-				for _, version := range []string{"v1", "v2"} {
-					writeVersion(out, "source", fmt.Sprintf("app-%d", i), version, age)
+				writeVersion(out, "source", fmt.Sprintf("app-%d", i), "v1", age)
+				if i < busy {
+					writeVersion(out, "source", fmt.Sprintf("app-%d", i), "v2", age)
 				}
 			}
 		case "guardian":
 			for i := range n {
-				fmt.Fprintf(out, "guardian_weight_percent{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v2\"} 10\n", i)
+				fmt.Fprintf(out, "guardian_weight_percent{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v2\"} %d\n", i, map[bool]int{true: 10}[i < busy])
 				fmt.Fprintf(out, "guardian_workload_restarts_total{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v1\"} 0\n", i)
 				fmt.Fprintf(out, "guardian_workload_restarts_total{guardian_namespace=\"microservices\",guard=\"app-%d\",subset=\"v2\"} 0\n", i)
 			}
@@ -270,28 +286,52 @@ func writeVersion(out io.Writer, reporter, app, version string, age float64) {
 	}
 }
 
+// slowestGroup is the greatest share of its interval that the last evaluation of a
+// group took.
+func slowestGroup(ctx context.Context, url string) (float64, error) {
+	duration, interval := map[string]float64{}, map[string]float64{}
+	err := read(ctx, url, func(name, labels string, v float64) {
+		switch name {
+		case "prometheus_rule_group_last_duration_seconds":
+			duration[labels] = v
+		case "prometheus_rule_group_interval_seconds":
+			interval[labels] = v
+		}
+	})
+	slowest := 0.0
+	for group, d := range duration {
+		slowest = max(slowest, d/interval[group])
+	}
+	return slowest, err
+}
+
 // metrics reads Prometheus's own metrics, added up over labels.
 func metrics(ctx context.Context, url string) (map[string]float64, error) {
+	out := map[string]float64{}
+	return out, read(ctx, url, func(name, _ string, v float64) { out[name] += v })
+}
+
+// read hands over each of Prometheus's own series.
+func read(ctx context.Context, url string, series func(name, labels string, v float64)) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/metrics", nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer res.Body.Close()
-	out := map[string]float64{}
 	lines := bufio.NewScanner(res.Body)
 	for lines.Scan() {
 		i := strings.LastIndexByte(lines.Text(), ' ')
 		if strings.HasPrefix(lines.Text(), "#") || i < 0 {
 			continue
 		}
-		name, _, _ := strings.Cut(lines.Text()[:i], "{")
+		name, labels, _ := strings.Cut(lines.Text()[:i], "{")
 		if v, err := strconv.ParseFloat(lines.Text()[i+1:], 64); err == nil {
-			out[name] += v
+			series(name, labels, v)
 		}
 	}
-	return out, lines.Err()
+	return lines.Err()
 }

@@ -21,6 +21,9 @@ var epoch = time.Unix(0, 0).UTC()
 
 // binary builds guardian for a platform and returns its path.
 func (o *options) binary(ctx context.Context, p platform) (string, error) {
+	if o.program != "" {
+		return o.program, nil
+	}
 	path := filepath.Join(o.out, "bin", fmt.Sprintf("guardian-%s-%s", p.os, p.arch))
 	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w -buildid= -X main.version=v"+o.version, "-o", path, "./cmd/guardian")
 	cmd.Dir = o.root

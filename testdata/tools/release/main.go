@@ -2,6 +2,7 @@
 // checksums. It needs Go alone: no container engine, no network but for the modules, and with -push a registry.
 //
 //	release image -out dist        the image, as an OCI layout
+//	release charts -out dist       the charts
 //	release all   -out dist        everything
 //	release registry               runs a registry in memory, for tests, and prints its address
 //
@@ -26,6 +27,7 @@ type options struct {
 	out       string
 	version   string // without v
 	push      string // registry and path, as registry.example/team; empty: nothing is pushed
+	program   string // to take instead of building one
 	insecure  bool   // the registry has no TLS
 	platforms []platform
 }
@@ -50,7 +52,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 {
-		return fmt.Errorf("no command: want image, all or registry")
+		return fmt.Errorf("no command: want image, charts, all or registry")
 	}
 	if args[0] == "registry" {
 		return serveRegistry(ctx)
@@ -63,6 +65,7 @@ func run(ctx context.Context, args []string) error {
 	f.StringVar(&o.version, "version", "", "of the release (default: the chart's appVersion)")
 	f.StringVar(&o.push, "push", "", "registry and path to push to, such as registry.example/team")
 	f.BoolVar(&o.insecure, "insecure", false, "the registry has no TLS")
+	f.StringVar(&o.program, "program", "", "a program to put into the image, instead of building one")
 	f.StringVar(&platforms, "platforms", "linux/amd64,linux/arm64", "of the image")
 	if err := f.Parse(args[1:]); err != nil {
 		return err
@@ -73,10 +76,16 @@ func run(ctx context.Context, args []string) error {
 	switch args[0] {
 	case "image":
 		return o.image(ctx)
+	case "charts":
+		made, err := o.charts(ctx)
+		if err != nil {
+			return err
+		}
+		return o.checksums(made)
 	case "all":
 		return o.all(ctx)
 	}
-	return fmt.Errorf("command %q: want image, all or registry", args[0])
+	return fmt.Errorf("command %q: want image, charts, all or registry", args[0])
 }
 
 var versionPattern = regexp.MustCompile(`^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$`)

@@ -1,0 +1,256 @@
+package remediate
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"pgregory.net/rapid"
+)
+
+// refusal is how the API server answers writes of one kind instead of taking
+// them.
+type refusal struct {
+	what string // "record", "traffic" or "release"
+	only string // of traffic: patches with an operation on such a path alone; empty: all
+	left int    // so many writes; negative: for good
+	err  error
+	in   bool // the write is in all the same: only the answer was lost
+}
+
+// answers are what an API server can say to a write, by name.
+var answers = map[string]error{
+	"forbidden": apierrors.NewForbidden(virtualServiceResource.GroupResource(), "orders-service", fmt.Errorf("ValidatingAdmissionPolicy 'no' denied request")),
+	"invalid": apierrors.NewInvalid(schema.GroupKind{Group: "networking.istio.io", Kind: "VirtualService"}, "orders-service",
+		field.ErrorList{field.Invalid(field.NewPath("spec", "http").Index(7), "x", "another route is not valid")}),
+	"bad request": apierrors.NewBadRequest(`admission webhook "validation.istio.io" denied the request: configuration is invalid`),
+	"conflict":    apierrors.NewConflict(virtualServiceResource.GroupResource(), "orders-service", fmt.Errorf("the object has been modified")),
+	"internal":    apierrors.NewInternalError(fmt.Errorf(`failed calling webhook "validation.istio.io": connection refused`)),
+	"timeout":     context.DeadlineExceeded,
+}
+
+// definite are the answers that say for sure that a write was not taken, and
+// that no further try of the same will be.
+var definite = []string{"forbidden", "invalid", "bad request"}
+
+func touches(ops []Op, part string) bool {
+	return part == "" || slices.ContainsFunc(ops, func(o Op) bool { return strings.Contains(o.Path, part) })
+}
+
+// answer is what the API server says to a write before it takes it; in says
+// that it takes it all the same.
+func (m *machine) answer(what string, ops []Op) (err error, in bool) {
+	for _, r := range m.refusals {
+		if r.what != what || r.left == 0 || !touches(ops, r.only) {
+			continue
+		}
+		r.left--
+		m.unwritten = m.unwritten || what == "record"
+		return conflictOr(r.err, "write %s", what), r.in
+	}
+	return nil, false
+}
+
+// refuse has the API server refuse a kind of write, once, for a while or for
+// good.
+func (m *machine) refuse(t *rapid.T) {
+	name := rapid.SampledFrom([]string{"forbidden", "invalid", "bad request", "conflict", "internal", "timeout", "timeout"}).Draw(t, "answer")
+	r := &refusal{
+		what: rapid.SampledFrom([]string{"traffic", "traffic", "record", "release"}).Draw(t, "refused write"),
+		left: rapid.SampledFrom([]int{1, 1, 2, 12, -1}).Draw(t, "times"),
+		err:  answers[name],
+	}
+	if r.what == "traffic" {
+		r.only = rapid.SampledFrom([]string{"", "", "/spec/http/0/", "mirror", "/metadata/annotations"}).Draw(t, "only with")
+	}
+	r.in = name == "timeout" && rapid.Bool().Draw(t, "the write is in")
+	m.refusals = append(m.refusals, r)
+}
+
+// stand lets all calm down but what the API server refuses for good, and checks
+// that it is told as it is.
+func (m *machine) stand() {
+	m.fault, m.meddle, m.down = nil, nil, false
+	lasting := m.refusals[:0:0]
+	for _, r := range m.refusals {
+		if r.left < 0 && slices.ContainsFunc(definite, func(name string) bool { return answers[name] == r.err }) {
+			lasting = append(lasting, r)
+		}
+	}
+	m.refusals = lasting
+	for range 4 {
+		for _, r := range m.replicas {
+			*r.view = *m.w.copy()
+			m.pass(r)
+		}
+	}
+	if m.w.cm == nil {
+		return
+	}
+	rec, t := m.parsed(), m.trafficOf(m.w.vs)
+	refused := func(what, only string) *refusal {
+		for _, r := range lasting {
+			if r.what == what && r.only == only {
+				return r
+			}
+		}
+		return nil
+	}
+	if refused("record", "") != nil {
+		m.checkUnrecorded(refused("traffic", "") != nil)
+		return
+	}
+	if m.disarmed() || rec.Lock == nil || m.w.stable < m.guard.Rollback.MinReadyStable || m.w.noSubset {
+		return
+	}
+	whole := refused("traffic", "")
+	switch {
+	case whole != nil && !t.Clean():
+		if rec.Status.State != StateBlocked || !strings.Contains(rec.Status.Reason, whole.err.Error()) {
+			m.t.Fatalf("invariant 6: the write of traffic is refused (%v), and the record says %s: %s", whole.err, rec.Status.State, rec.Status.Reason)
+		}
+	case whole != nil:
+	case t.Weight > 0 || t.Unsplit > 0:
+		m.t.Fatalf("the canary has %+v, though the API server takes what gives its weight to stable; refused is %s", t, describeRefusals(lasting))
+	case t.CanaryOnly > 0 && refused("traffic", "/spec/http/0/") == nil || t.Mirrors > 0 && refused("traffic", "mirror") == nil:
+		m.t.Fatalf("what was not refused was not written: %+v; refused is %s", t, describeRefusals(lasting))
+	case !t.Clean() && rec.Status.State != StateBlocked:
+		m.t.Fatalf("invariant 6: something still leads to the canary (%+v), and the record says %s: %s", t, rec.Status.State, rec.Status.Reason)
+	}
+}
+
+// checkUnrecorded holds a guard whose record cannot be written against the
+// alerts that fire: traffic is moved all the same.
+func (m *machine) checkUnrecorded(trafficRefused bool) {
+	rec, t := m.parsed(), m.trafficOf(m.w.vs)
+	s := rec.Status
+	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
+	if trafficRefused || !safe || m.disarmed() || rec.Request != nil || t.full() || m.w.template == 0 || s.Build != m.w.hashOfTemplate(m.w.template) || t.Weight == 0 {
+		return
+	}
+	for _, r := range m.replicas {
+		for _, a := range r.known {
+			if a.Action == ActionRollback && !a.StartsAt.Before(s.BuildSince) && !a.StartsAt.Before(s.UnlockedAt) {
+				m.t.Fatalf("invariant 1: %s fires and counts, the record cannot be written, and the canary has %+v", a.Name, t)
+			}
+		}
+	}
+}
+
+func describeRefusals(all []*refusal) string {
+	var out []string
+	for _, r := range all {
+		out = append(out, r.what+" "+r.only)
+	}
+	return strings.Join(out, ", ")
+}
+
+// traffics are what the API server has had for traffic, at each of its versions.
+type traffics struct {
+	version int
+	Traffic
+}
+
+// remember is called after each change of the VirtualService, by anybody.
+func (m *machine) remember(vs *unstructured.Unstructured) {
+	m.truths = append(m.truths, traffics{m.w.version, m.trafficOf(vs)})
+}
+
+// was says whether the API server has had traffic like that at or after a
+// version.
+func (m *machine) was(after int, like func(Traffic) bool) bool {
+	for i, t := range slices.Backward(m.truths) {
+		if like(t.Traffic) {
+			return true
+		}
+		if t.version <= after || i == 0 {
+			return false
+		}
+	}
+	return false
+}
+
+// checkTold holds a record that is being written against what the API server
+// has had: invariant 6.
+func (m *machine) checkTold(old, cm *corev1.ConfigMap) {
+	var was Record
+	if old != nil {
+		was = m.parse(old)
+	}
+	is := m.parse(cm)
+	if was.Lock == nil && is.Lock != nil || !isReturning(was) && isReturning(is) {
+		m.lockedAt = m.w.version
+	}
+	if !isStepping(was) && isStepping(is) {
+		m.steppedAt = m.w.version
+	}
+	told := newest(was.History, is.History)
+	for _, e := range told {
+		switch {
+		case e.Event == "rolled-back" && !m.was(m.lockedAt, Traffic.Clean):
+			m.t.Fatalf("invariant 6: recorded as rolled back (%+v), and the canary has had %+v ever since version %d", e, m.trafficOf(m.w.vs), m.lockedAt)
+		case e.Event == "reasserted" && !m.trafficOf(m.w.vs).Clean() && !m.meddled:
+			m.t.Fatalf("invariant 6: recorded as put back (%+v), and the canary has %+v", e, m.trafficOf(m.w.vs))
+		case e.Event == "step" && !m.was(m.steppedAt, func(t Traffic) bool { return t.Weight >= e.To }):
+			m.t.Fatalf("invariant 6: recorded as a step (%+v), and the canary has never had that since version %d: %+v", e, m.steppedAt, m.truths)
+		}
+	}
+	if is.Status.State == StateRolledBack && was.Status.State != StateRolledBack && !m.was(m.lockedAt, Traffic.Clean) {
+		m.t.Fatalf("invariant 6: state %s (%s), and the canary has had %+v ever since version %d", is.Status.State, is.Status.Reason, m.trafficOf(m.w.vs), m.lockedAt)
+	}
+}
+
+// newest are the entries that a history has gained.
+func newest(was, is []HistoryEntry) []HistoryEntry {
+	if len(is) < len(was) {
+		return nil
+	}
+	return is[len(was):]
+}
+
+// checkMarks holds the annotations that a patch of guardian's has changed
+// against the traffic that the VirtualService has with it: invariant 6.
+func (m *machine) checkMarks(before, after *unstructured.Unstructured) {
+	a := after.GetAnnotations()
+	if b := before.GetAnnotations(); a[AnnotationState] == b[AnnotationState] && a[AnnotationReason] == b[AnnotationReason] {
+		return
+	}
+	t := m.trafficOf(after)
+	wrong := false
+	switch State(a[AnnotationState]) {
+	case StateRolledBack:
+		wrong = !t.Clean()
+	case StateIdle:
+		wrong = t.Weight > 0
+	case StateShifting, StateHeld:
+		wrong = t.Weight == 0 && t.Clean() || t.full()
+	case StatePromoted, StateUnverified, StateCompleted:
+		wrong = !t.full()
+	}
+	if wrong {
+		m.t.Fatalf("invariant 6: the VirtualService says %s (%s), and the canary has %+v", a[AnnotationState], a[AnnotationReason], t)
+	}
+}
+
+// checkEvents holds what Events and counters tell against the record that the
+// API server has: invariant 6.
+func (m *machine) checkEvents(d Decision) {
+	history := m.parsed().History
+	for _, e := range d.Added {
+		if !slices.ContainsFunc(history, func(h HistoryEntry) bool { return h.Event == e.Event && h.At.Equal(e.At) && h.Reason == e.Reason }) {
+			m.t.Fatalf("invariant 6: told, and not in the record: %+v", e)
+		}
+	}
+}
+
+// isReturning and isStepping say that a record tells of a change of weights
+// that has been decided on and not been seen yet.
+func isReturning(r Record) bool { return r.Status.Moving.rollsBack() }
+
+func isStepping(r Record) bool { return r.Status.Moving != nil && r.Status.Moving.Step > 0 }

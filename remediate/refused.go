@@ -1,0 +1,308 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// trafficError is that of a write to a VirtualService.
+type trafficError struct{ err error }
+
+func (e *trafficError) Error() string { return e.err.Error() }
+
+func (e *trafficError) Unwrap() error { return e.err }
+
+// errRefused says that the API server has answered, and has not taken what was
+// to be written to the VirtualServices.
+var errRefused = errors.New("the API server refuses it")
+
+// definitely says that the API server has refused an object for what is in it,
+// and would refuse the same again.
+func definitely(err error) bool {
+	var status apierrors.APIStatus
+	if errors.Is(err, errConflict) || !errors.As(err, &status) {
+		return false
+	}
+	code := status.Status().Code
+	return code >= 400 && code < 500 && !apierrors.IsTimeout(err) && !apierrors.IsTooManyRequests(err) && !apierrors.IsUnauthorized(err)
+}
+
+// recordError is that of a write of the record.
+type recordError struct{ err error }
+
+func (e *recordError) Error() string { return e.err.Error() }
+
+func (e *recordError) Unwrap() error { return e.err }
+
+// doubtful says that one more look at the API server comes before what follows
+// from an error: a write without an answer may be in, and what was decided on may
+// no longer be so where the record cannot be written.
+func doubtful(err error, o outcome) bool {
+	s := o.snapshot
+	var record *recordError
+	if errors.As(err, &record) {
+		return !s.again && o.decision.Move == MoveStable
+	}
+	var traffic *trafficError
+	var status apierrors.APIStatus
+	return !s.again && errors.As(err, &traffic) && (!errors.As(err, &status) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err))
+}
+
+// errUnrecorded says that traffic is where it should be, and that the record
+// does not tell of it.
+var errUnrecorded = errors.New("rolled back, not recorded")
+
+// applyUnrecorded takes traffic from the canary although the record cannot be
+// written: the brake does not hang on a quota, or on a policy for ConfigMaps. The
+// lock is on the VirtualService until the record can be written.
+func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcome, why error) (outcome, error) {
+	d := did.decision
+	d.Marks.Reason = errUnrecorded.Error() + ": " + d.Marks.Reason
+	did.decision, did.record = d, nil
+	todo, err := plan(s, d)
+	if err == nil {
+		did.unmarked, err = r.patch(ctx, lockChanges(todo, s, landed(d.Record, d), r.self()), d)
+	}
+	if err != nil {
+		return did, errors.Join(&trafficError{err}, &recordError{why})
+	}
+	did.done = true
+	r.unrecorded.note(s.input.Guard.Name, d.Record.Lock)
+	return did, &recordError{fmt.Errorf("%w: %w", errUnrecorded, why)}
+}
+
+// unrecorded are the locks of rollbacks that could not be recorded, by guard.
+type unrecorded struct {
+	mu    sync.Mutex
+	locks map[string]Lock
+}
+
+func (u *unrecorded) note(guard string, l *Lock) {
+	if l == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.locks == nil {
+		u.locks = map[string]Lock{}
+	}
+	u.locks[guard] = *l
+}
+
+// of is the lock that the record lacks; one that has a lock, or that a person
+// has unlocked since, lacks none.
+func (u *unrecorded) of(guard string, stored Record) *Lock {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	l, ok := u.locks[guard]
+	if !ok {
+		return nil
+	}
+	if stored.Lock != nil || stored.Status.LiftedAt.After(l.Since) {
+		delete(u.locks, guard)
+		return nil
+	}
+	return &l
+}
+
+// forget drops a guard that is no longer configured.
+func (u *unrecorded) forget(guard string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.locks, guard)
+}
+
+// confirmed knows for which record of each guard this replica has itself made
+// what it says is under way, with the API server's answer: then nobody has to be
+// asked whether it has been.
+type confirmed struct {
+	mu   sync.Mutex
+	last map[string]string // resource version of the record, by guard
+}
+
+func (c *confirmed) note(guard string, record *corev1.ConfigMap) {
+	if record == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last == nil {
+		c.last = map[string]string{}
+	}
+	c.last[guard] = record.ResourceVersion
+}
+
+func (c *confirmed) is(s snapshot) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return s.record != nil && c.last[s.input.Guard.Name] == s.record.ResourceVersion
+}
+
+// forget drops a guard that is no longer configured.
+func (c *confirmed) forget(guard string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.last, guard)
+}
+
+// confirms says that a decision tells of something as done that was not before:
+// a cache alone is no proof of it.
+func confirms(was Record, d Decision) bool {
+	now := d.Record.Status
+	return now.State == StateRolledBack && was.Status.State != StateRolledBack && d.Move == MoveNone ||
+		was.Status.Moving != nil && slices.ContainsFunc(d.Added, func(e HistoryEntry) bool {
+			return e.Event == "rolled-back" || e.Event == "reasserted" || e.Event == "step"
+		})
+}
+
+// tellRefused has the record say that what was to be written was not, and why.
+func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (outcome, error) {
+	var traffic *trafficError
+	if !errors.As(err, &traffic) || out.record == nil {
+		return out, err
+	}
+	err = fmt.Errorf("%w: %w", errRefused, err)
+	d := out.decision.refused(out.snapshot.input, strings.ReplaceAll(traffic.Error(), "\n", "; "), r.now().UTC())
+	out.decision = d
+	defer func() {
+		if d.Move == MoveStable {
+			r.markLock(ctx, &out, d.Record)
+		}
+	}()
+	if sameRecord(out.record, d.Record) {
+		return out, err
+	}
+	g := out.snapshot.input.Guard
+	cm, failed := r.store.writeRecord(ctx, g.Name, out.record, d.Record)
+	if failed != nil {
+		return out, errors.Join(err, failed)
+	}
+	out.record = cm
+	r.changed(g, out.snapshot, d)
+	return out, err
+}
+
+// markLock writes the lock's annotation by itself where the weights were refused:
+// what CI gives the canary besides is then refused by the policy all the same.
+func (r *reconciler) markLock(ctx context.Context, out *outcome, want Record) {
+	s := out.snapshot
+	for _, have := range s.services {
+		vs, err := r.live.virtualService(ctx, have.GetName())
+		if err != nil || vs == nil || foreignLock(vs, s.input.Guard.Name, r.self()) {
+			continue
+		}
+		if ops := lockOps(vs, s.input.Guard.Name, want, r.self(), nil); len(ops) > 0 {
+			if _, err := r.store.patchVirtualService(ctx, vs, ops, FieldManager); err != nil {
+				out.unmarked = err
+			}
+		}
+	}
+}
+
+// maxRoutesAlone is of how many routes each is tried by itself.
+const maxRoutesAlone = 32
+
+// patchSmaller writes what the API server takes of a patch that it has refused
+// as a whole: all but what is for people, else the weights, else what it takes of
+// each route. The error names the routes that are left as they were.
+func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) error {
+	p := &partly{r: r, c: c}
+	traffic := slices.DeleteFunc(slices.Clone(c.ops), func(o Op) bool { return routeOf(o.Path) == "" })
+	weights := slices.DeleteFunc(slices.Clone(traffic), func(o Op) bool { return !strings.HasSuffix(o.Path, "/weight") })
+	switch {
+	case len(traffic) == 0:
+		return whole
+	case len(traffic) < len(c.ops) && p.try(ctx, traffic) == nil:
+		return nil
+	case len(weights) > 0 && len(weights) < len(traffic) && p.try(ctx, weights) == nil:
+		traffic = slices.DeleteFunc(traffic, func(o Op) bool { return strings.HasSuffix(o.Path, "/weight") })
+	}
+	routes, byRoute := p.split(traffic)
+	if p.lost != nil || len(routes) > maxRoutesAlone || len(routes) == 1 && p.wrote == 0 {
+		return errors.Join(ofRoutes(routes, whole), p.lost)
+	}
+	var left []error
+	for _, route := range routes {
+		ops := byRoute[route]
+		err := p.try(ctx, ops)
+		if part := slices.DeleteFunc(slices.Clone(ops), func(o Op) bool { return !strings.HasSuffix(o.Path, "/weight") }); err != nil && len(part) > 0 && len(part) < len(ops) {
+			_ = p.try(ctx, part) // what is left of the route is named in any case
+		}
+		if err != nil {
+			left = append(left, ofRoutes([]string{route}, err))
+		}
+		if p.lost != nil {
+			break
+		}
+	}
+	if p.wrote == 0 && p.lost == nil {
+		return whole
+	}
+	return errors.Join(append(left, p.lost)...)
+}
+
+// partly writes a VirtualService in parts.
+type partly struct {
+	r     *reconciler
+	c     change
+	wrote int
+	lost  error // what says that no other part needs to be tried
+}
+
+func (p *partly) try(ctx context.Context, ops []Op) error {
+	if p.lost != nil {
+		return p.lost
+	}
+	now, err := p.r.store.patchVirtualService(ctx, p.c.vs, ops, FieldManager)
+	switch {
+	case err == nil:
+		p.c.vs = now
+		p.wrote++
+	case !definitely(err):
+		p.lost = err
+	}
+	return err
+}
+
+// split sorts operations by route.
+func (p *partly) split(ops []Op) (routes []string, byRoute map[string][]Op) {
+	byRoute = map[string][]Op{}
+	for _, o := range ops {
+		route := routeOf(o.Path)
+		if byRoute[route] == nil {
+			routes = append(routes, route)
+		}
+		byRoute[route] = append(byRoute[route], o)
+	}
+	return routes, byRoute
+}
+
+// ofRoutes says which routes an error is about.
+func ofRoutes(routes []string, err error) error {
+	var names []string
+	for i, r := range routes {
+		if i == 3 {
+			names = append(names, fmt.Sprintf("%d more", len(routes)-i))
+			break
+		}
+		parts := strings.Split(r, "/") // "", spec, the kind, an index
+		names = append(names, fmt.Sprintf("%s[%s]", parts[2], parts[3]))
+	}
+	return fmt.Errorf("route %s: %w", strings.Join(names, ", "), err)
+}
+
+// routeOf is the pointer of the route that an operation stands in, or "".
+func routeOf(path string) string {
+	parts := strings.SplitN(path, "/", 5) // "", spec, the kind, an index, the rest
+	if len(parts) < 5 || parts[1] != "spec" {
+		return ""
+	}
+	return strings.Join(parts[:4], "/")
+}

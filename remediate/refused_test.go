@@ -1,0 +1,344 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// lonely is a guardian alone with one guard, whose API server refuses what a test
+// wants it to.
+type lonely struct {
+	t      *testing.T
+	w      *world
+	saw    *world
+	guard  Guard
+	rec    *reconciler
+	now    time.Time
+	refuse func(write string, ops []Op) (error, bool)
+	told   []string // events, in the order in which they were told
+	writes []string
+}
+
+func newLonely(t *testing.T, weight int) *lonely {
+	t.Helper()
+	o := &lonely{t: t, now: at, guard: given().Guard, refuse: func(string, []Op) (error, bool) { return nil, false }}
+	o.w = &world{template: 1, made: map[int]time.Time{1: at.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2}
+	o.ci(weight)
+	store := &worldStore{w: o.w, before: func(string) error { return nil }, after: func(write string) error { o.writes = append(o.writes, write); return nil },
+		answer: func(write string, ops []Op) (error, bool) { return o.refuse(write, ops) }}
+	o.rec = &reconciler{
+		cached: worldReader{world: o.w, saw: &o.saw}, live: worldReader{world: o.w, saw: &o.saw}, store: store, now: func() time.Time { return o.now }, domain: "cluster.local",
+		user: func() string { return guardianUser }, leads: func() bool { return true },
+		heartbeat: func(context.Context) (time.Time, error) { return o.now, nil },
+		forward:   func(context.Context, snapshot) (Forward, []Alert) { return Forward{Requests: 1000}, nil },
+		count:     func(context.Context, snapshot) Count { return Count{} },
+		changed: func(_ Guard, _ snapshot, d Decision) {
+			for _, e := range d.Added {
+				o.told = append(o.told, fmt.Sprintf("%s: %d→%d", e.Event, e.From, e.To))
+			}
+		},
+	}
+	o.pass() // first sight
+	o.told, o.writes = nil, nil
+	return o
+}
+
+func (o *lonely) ci(weight int) {
+	u := &unstructured.Unstructured{Object: manifest(weight)}
+	u.SetResourceVersion(o.w.next())
+	o.w.vs = u
+}
+
+// pass is a look at the guard with these alerts firing.
+func (o *lonely) pass(alerts ...Alert) (outcome, error) {
+	o.now = o.now.Add(time.Second)
+	return o.rec.reconcile(o.t.Context(), o.guard, alerts)
+}
+
+func (o *lonely) record() Record {
+	o.t.Helper()
+	r, err := ParseRecord(o.w.cm)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return r
+}
+
+func (o *lonely) traffic() Traffic {
+	o.t.Helper()
+	t, err := Inspect(o.w.vs.Object, Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}, o.guard.Rollback.options())
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return t
+}
+
+func (o *lonely) history() string {
+	var all []string
+	for _, e := range o.record().History {
+		all = append(all, fmt.Sprintf("%s: %d→%d", e.Event, e.From, e.To))
+	}
+	return strings.Join(all, "; ")
+}
+
+var errorsAlert = Alert{Name: "CanaryErrors", Signal: "error_rate", Action: ActionRollback, Fingerprint: "f", StartsAt: at, Summary: "7% of requests fail"}
+
+// refusesTraffic has writes of VirtualServices answered with err, those of
+// operations on such a path alone if part is not empty.
+func (o *lonely) refusesTraffic(err error, part string) {
+	o.refuse = func(write string, ops []Op) (error, bool) {
+		if write == "traffic" && touches(ops, part) {
+			return conflictOr(err, "patch VirtualService"), false
+		}
+		return nil, false
+	}
+}
+
+func TestARollbackIsToldWhenTheAPIServerHasIt(t *testing.T) {
+	for name, lock := range map[string]LockKind{"build": LockBuild, "manual": LockManual, "none": LockNone} {
+		t.Run(name, func(t *testing.T) {
+			o := newLonely(t, 10)
+			o.guard.Rollback.Lock = lock
+			out, err := o.pass(errorsAlert)
+			if err != nil || !out.recorded || !o.traffic().Clean() {
+				t.Fatalf("recorded %v, %v; the canary has %+v", out.recorded, err, o.traffic())
+			}
+			if r := o.record(); r.Status.State != StateShifting || !strings.HasPrefix(r.Status.Reason, "rolling back: ") || slices.Contains(o.told, "rolled-back: 10→0") {
+				t.Errorf("before anybody has seen it: %s: %s; told %v", r.Status.State, r.Status.Reason, o.told)
+			}
+			want := map[LockKind]State{LockNone: StateIdle}[lock]
+			if want == "" {
+				want = StateRolledBack
+			}
+			if marks := State(o.w.vs.GetAnnotations()[AnnotationState]); marks != want || out.status().State != want {
+				t.Errorf("the VirtualService says %s, metrics %s; want %s", marks, out.status().State, want)
+			}
+			if out, err = o.pass(errorsAlert); err != nil {
+				t.Fatal(err)
+			}
+			r := o.record()
+			if r.Status.State != want || r.Status.Moving != nil || !strings.Contains(o.history(), "rolled-back: 10→0") || !slices.Contains(o.told, "rolled-back: 10→0") || out.decision.Signal != "error_rate" {
+				t.Errorf("seen: %s, under way %+v, history %s, told %v, counted as %q", r.Status.State, r.Status.Moving, o.history(), o.told, out.decision.Signal)
+			}
+			told := len(o.told)
+			if _, err = o.pass(errorsAlert); err != nil || len(o.told) != told {
+				t.Errorf("told again: %v, %v", o.told, err)
+			}
+		})
+	}
+}
+
+func TestARefusedRollbackIsNotDoneAndIsTriedAgain(t *testing.T) {
+	for name, answer := range answers {
+		if name == "conflict" {
+			continue // it is decided anew
+		}
+		t.Run(name, func(t *testing.T) {
+			o := newLonely(t, 10)
+			o.refusesTraffic(answer, "")
+			out, err := o.pass(errorsAlert)
+			if !out.recorded || !errors.Is(err, errRefused) || out.done {
+				t.Fatalf("recorded %v, done %v, %v; want a lock that stands, and an error", out.recorded, out.done, err)
+			}
+			r := o.record()
+			if r.Lock == nil || r.Status.State != StateBlocked || !strings.HasPrefix(r.Status.Reason, "not done: ") || !strings.Contains(r.Status.Reason, answer.Error()) {
+				t.Errorf("lock %v, %s: %s", r.Lock, r.Status.State, r.Status.Reason)
+			}
+			if !slices.Equal(o.told, []string{"blocked: 10→10"}) || strings.Contains(o.history(), "rolled-back") {
+				t.Errorf("told %v, history %s", o.told, o.history())
+			}
+			if !strings.Contains(r.Message, "cannot yet") || out.status().State != StateBlocked || out.snapshot.input.Traffic.Weight != 10 {
+				t.Errorf("CI reads %q, metrics say %s", r.Message, out.status().State)
+			}
+			was := *r.Status.Moving
+			if out, err = o.pass(errorsAlert); !errors.Is(err, errRefused) || *o.record().Status.Moving != was || len(o.told) != 1 {
+				t.Errorf("refused again: %v, under way %+v → %+v, told %v", err, was, o.record().Status.Moving, o.told)
+			}
+			o.refusesTraffic(nil, "no path has this")
+			for range 2 {
+				if out, err = o.pass(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r = o.record()
+			if r.Status.State != StateRolledBack || r.Status.Moving != nil || !o.traffic().Clean() || o.told[len(o.told)-1] != "rolled-back: 10→0" || out.decision.Signal != "error_rate" {
+				t.Errorf("taken at last: %s, %+v, the canary has %+v, told %v, counted as %q", r.Status.State, r.Status.Moving, o.traffic(), o.told, out.decision.Signal)
+			}
+		})
+	}
+}
+
+func TestAnAnswerThatIsLostIsLookedFor(t *testing.T) {
+	o := newLonely(t, 10)
+	lost := 1
+	o.refuse = func(write string, _ []Op) (error, bool) {
+		if lost--; write == "traffic" && lost >= -1 {
+			return conflictOr(context.DeadlineExceeded, "patch"), true
+		}
+		return nil, false
+	}
+	out, err := o.pass(errorsAlert)
+	if err != nil || !out.recorded || strings.Contains(strings.Join(o.told, " "), "blocked") {
+		t.Errorf("the write is in, its answer was lost: %v, told %v", err, o.told)
+	}
+	if _, err := o.pass(errorsAlert); err != nil || o.record().Status.State != StateRolledBack {
+		t.Errorf("%v, %s", err, o.record().Status.State)
+	}
+}
+
+func TestWhatTheAPIServerTakesOfARollbackIsWritten(t *testing.T) {
+	denied := answers["bad request"]
+	for part, c := range map[string]struct {
+		left  func(Traffic) bool
+		names string
+		done  bool
+	}{
+		"mirror":       {func(t Traffic) bool { return t.Mirrors == 1 && t.CanaryOnly == 0 }, "http[1]", false},
+		"/spec/http/0": {func(t Traffic) bool { return t.CanaryOnly == 1 && t.Mirrors == 0 }, "http[0]", false},
+		annotationPath: {Traffic.Clean, "", true},
+		"/metadata/annotations/canary-guardian.io~1lock": {Traffic.Clean, "", true},
+	} {
+		t.Run(part, func(t *testing.T) {
+			o := newLonely(t, 10)
+			o.refusesTraffic(denied, part)
+			_, err := o.pass(errorsAlert)
+			if got := o.traffic(); got.Weight != 0 || !c.left(got) {
+				t.Fatalf("the canary has %+v (%v)", got, err)
+			}
+			if c.done {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := o.pass(errorsAlert); err != nil || o.record().Status.State != StateRolledBack {
+					t.Errorf("%v, %s", err, o.record().Status.State)
+				}
+				return
+			}
+			if s := o.record().Status; !errors.Is(err, errRefused) || s.State != StateBlocked || !strings.Contains(s.Reason, c.names) || !strings.Contains(s.Reason, denied.Error()) {
+				t.Errorf("%v; %s: %s; want it to name %s", err, s.State, s.Reason, c.names)
+			}
+			if o.w.vs.GetAnnotations()[lockKey(o.guard.Name)] == "" {
+				t.Error("the policy knows of no lock")
+			}
+			o.refusesTraffic(nil, "no path has this")
+			for range 2 {
+				if _, err := o.pass(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if s := o.record().Status; s.State != StateRolledBack || !o.traffic().Clean() {
+				t.Errorf("taken at last: %s, the canary has %+v", s.State, o.traffic())
+			}
+		})
+	}
+}
+
+func TestARefusedReassertionIsToldToo(t *testing.T) {
+	o := newLonely(t, 10)
+	for range 2 {
+		if _, err := o.pass(errorsAlert); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.ci(50)
+	o.refusesTraffic(answers["forbidden"], "")
+	out, err := o.pass()
+	if s := o.record().Status; !errors.Is(err, errRefused) || s.State != StateBlocked || s.Weight != 50 || out.status().State != StateBlocked || strings.Contains(o.history(), "reasserted") {
+		t.Errorf("refused: %v; %s at %d%%, history %s", err, s.State, s.Weight, o.history())
+	}
+	o.refusesTraffic(nil, "no path has this")
+	for range 2 {
+		if _, err := o.pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := o.record().Status; s.State != StateRolledBack || !strings.HasSuffix(o.history(), "reasserted: 50→0") || strings.Count(o.history(), "rolled-back") != 1 {
+		t.Errorf("taken: %s, history %s", s.State, o.history())
+	}
+	o.ci(30)
+	if _, err := o.pass(); err != nil || !o.traffic().Clean() || strings.Count(o.history(), "reasserted") != 1 {
+		t.Errorf("within the minute: %v, history %s", err, o.history())
+	}
+	o.now = o.now.Add(time.Hour)
+	o.ci(30)
+	if _, err := o.pass(); err != nil || !strings.HasSuffix(o.history(), "reasserted: 30→0") {
+		t.Errorf("later: %v, history %s", err, o.history())
+	}
+}
+
+func TestARefusedStepIsNotTold(t *testing.T) {
+	o := newLonely(t, 0)
+	o.guard.Promotion.Mode = PromotionManual
+	o.w.cm = o.w.cm.DeepCopy()
+	r := o.record()
+	r.Request = &Request{Action: RequestPromote, By: "ann", Reason: "go", At: o.now}
+	o.w.cm.Data, o.w.cm.ResourceVersion = r.Data(), o.w.next()
+	o.refusesTraffic(answers["bad request"], "")
+	for range 2 {
+		if _, err := o.pass(); !errors.Is(err, errRefused) {
+			t.Fatalf("%v", err)
+		}
+	}
+	s := o.record().Status
+	if s.Weight != 0 || s.WaitingFor != WaitVirtualService || !strings.Contains(s.Waiting, answers["bad request"].Error()) || strings.Contains(o.history(), "step") || len(o.told) > 0 {
+		t.Errorf("%s, waits for %s: %s; history %s, told %v", s.State, s.WaitingFor, s.Waiting, o.history(), o.told)
+	}
+	o.refusesTraffic(nil, "no path has this")
+	for range 2 {
+		if _, err := o.pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := o.record().Status; s.State != StateShifting || s.Weight != 10 || !slices.Contains(o.told, "step: 0→10") || State(o.w.vs.GetAnnotations()[AnnotationState]) != StateShifting {
+		t.Errorf("taken: %s at %d%%, told %v, the VirtualService says %s", s.State, s.Weight, o.told, o.w.vs.GetAnnotations()[AnnotationState])
+	}
+}
+
+func TestARollbackThatCannotBeRecordedIsDoneAllTheSame(t *testing.T) {
+	quota := apierrors.NewForbidden(virtualServiceResource.GroupResource(), "guardian-orders-service", errors.New("exceeded quota"))
+	for _, gone := range []bool{false, true} {
+		t.Run(fmt.Sprintf("a record never made: %v", gone), func(t *testing.T) {
+			o := newLonely(t, 10)
+			if gone {
+				o.w.cm = nil
+			}
+			o.refuse = func(write string, _ []Op) (error, bool) {
+				if write == "record" {
+					return conflictOr(quota, "write record"), false
+				}
+				return nil, false
+			}
+			out, err := o.pass(errorsAlert)
+			if out.recorded || !out.done || !errors.Is(err, errUnrecorded) || !o.traffic().Clean() {
+				t.Fatalf("recorded %v, done %v, %v; the canary has %+v", out.recorded, out.done, err, o.traffic())
+			}
+			marks := o.w.vs.GetAnnotations()
+			if !strings.HasPrefix(marks[AnnotationReason], "rolled back, not recorded: ") || marks[lockKey(o.guard.Name)] == "" || len(o.told) > 0 {
+				t.Errorf("the VirtualService says %q, lock %q; told %v", marks[AnnotationReason], marks[lockKey(o.guard.Name)], o.told)
+			}
+			if out, err := o.pass(); out.recorded || err == nil {
+				t.Errorf("still not: recorded %v, %v", out.recorded, err)
+			}
+			o.refuse = func(string, []Op) (error, bool) { return nil, false }
+			if out, err := o.pass(); err != nil || !out.recorded {
+				t.Fatalf("recorded %v, %v", out.recorded, err)
+			}
+			r := o.record()
+			if r.Lock == nil || r.Lock.Alert != "CanaryErrors" || r.Status.State != StateRolledBack || !strings.Contains(o.history(), "rolled-back") || len(r.Refused) == 0 {
+				t.Errorf("lock %+v, %s, history %s, refused %v", r.Lock, r.Status.State, o.history(), r.Refused)
+			}
+			o.ci(50)
+			if _, err := o.pass(); err != nil || !o.traffic().Clean() {
+				t.Errorf("CI shifts again: %v, the canary has %+v", err, o.traffic())
+			}
+		})
+	}
+}
