@@ -3,6 +3,7 @@ package remediate
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"iter"
@@ -466,4 +467,40 @@ func (r Record) clone() Record {
 	c.Status.Ladder = slices.Clone(r.Status.Ladder)
 	c.Status.Waited = slices.Clone(r.Status.Waited)
 	return c
+}
+
+// ErrForeignRecord says that a ConfigMap of a record's name is not guardian's.
+var ErrForeignRecord = errors.New("it is not guardian's")
+
+// checkForeign returns an ErrForeignRecord for a ConfigMap that has the name of
+// a guard's record and is none: it bears no label of guardian's, or another
+// guard's, and holds no status. A record that somebody has taken the label off
+// is one still.
+func checkForeign(guard string, cm *corev1.ConfigMap) error {
+	if cm == nil || cm.Labels[LabelGuard] == guard {
+		return nil
+	}
+	var s Status
+	if json.Unmarshal([]byte(cm.Data[keyStatus]), &s) == nil && slices.Contains(States, s.State) {
+		return nil
+	}
+	return fmt.Errorf("ConfigMap %s/%s has the name of guard %s's record and is without its label %s=%s: %w; rename or delete it, or rename the guard",
+		cm.Namespace, cm.Name, guard, LabelGuard, guard, ErrForeignRecord)
+}
+
+// recordOnly is cm if it is the guard's record. What is not is as absent: to read
+// it as one would be to write it as one.
+func recordOnly(guard string, cm *corev1.ConfigMap) *corev1.ConfigMap {
+	if checkForeign(guard, cm) != nil {
+		return nil
+	}
+	return cm
+}
+
+// ParseRecordOf is ParseRecord of a ConfigMap that was read by a record's name.
+func ParseRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
+	if err := checkForeign(guard, cm); err != nil {
+		return Record{}, err
+	}
+	return ParseRecord(cm)
 }
