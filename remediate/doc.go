@@ -257,7 +257,8 @@
 // a configuration must not bring a refused build back. The lease holder marks
 // such a record (Status.Orphaned), so that nobody takes what it says for the
 // present; whoever has the guard in its configuration takes the mark away again.
-// A person can lift the lock without guardian: UnlockOrphan. Where a configured
+// A person can take the lock off the VirtualServices without guardian:
+// TakeOffLock. Where a configured
 // guard has made the lock its own, the lease holder lifts the orphan's.
 //
 // # The race that remains

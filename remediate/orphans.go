@@ -65,14 +65,14 @@ func (c *Controller) markOrphans(ctx context.Context) error {
 		if configured || cm.Name != RecordName(guard) {
 			continue
 		}
-		r, err := ParseRecord(cm)
-		if err == nil && r.Lock != nil {
+		r, _ := ReadRecord(cm)
+		if r.Lock != nil {
 			if heir := c.heirOf(ctx, guard, r.Lock.Since); heir != "" {
 				errs = append(errs, c.handOver(ctx, guard, heir))
 				continue
 			}
 		}
-		if err == nil && !r.Status.Orphaned.IsZero() {
+		if !r.Status.Orphaned.IsZero() {
 			continue
 		}
 		errs = append(errs, c.markOrphan(ctx, guard))
@@ -91,7 +91,7 @@ func (c *Controller) heirOf(ctx context.Context, orphan string, since time.Time)
 		if err != nil || cm == nil || !strings.Contains(cm.Data[keyStatus], orphan) {
 			continue
 		}
-		if r, err := parseRecord(cm); err == nil && r.Status.Taken != nil && r.Status.Taken.Guard == orphan && r.Status.Taken.Since.Equal(since) {
+		if r, _ := ReadRecord(cm); r.Status.Taken != nil && r.Status.Taken.Guard == orphan && r.Status.Taken.Since.Equal(since) {
 			return name
 		}
 	}
@@ -105,9 +105,9 @@ func (c *Controller) handOver(ctx context.Context, orphan, heir string) error {
 	if err != nil || cm == nil {
 		return err
 	}
-	r, err := ParseRecord(cm)
-	if err != nil || r.Lock == nil {
-		return err
+	r, _ := ReadRecord(cm)
+	if r.Lock == nil {
+		return nil
 	}
 	r = handedOver(r, heir, c.o.Now().UTC())
 	for _, name := range strings.Fields(cm.Data[keyVirtualServices]) {
@@ -153,9 +153,9 @@ func (c *Controller) markOrphan(ctx context.Context, guard string) error {
 	if err != nil || cm == nil {
 		return err
 	}
-	r, err := ParseRecord(cm)
-	if err != nil || !r.Status.Orphaned.IsZero() {
-		return err
+	r, _ := ReadRecord(cm)
+	if !r.Status.Orphaned.IsZero() {
+		return nil
 	}
 	if _, err := c.r.store.writeRecord(ctx, guard, cm, orphaned(r, guard, c.o.Now().UTC())); err != nil {
 		return err
