@@ -112,7 +112,8 @@ type connection struct {
 func connect(name string, opts ClientOptions) (*connection, error) {
 	base, err := url.Parse(opts.URL)
 	if err != nil {
-		return nil, fmt.Errorf("%s URL: %w", name, plain(err))
+		// What is wrong with it would be told with a piece of it, which may be of a password.
+		return nil, fmt.Errorf("%s URL: not a URL: want http://host:port or https://host:port, with a path prefix if there is one", name)
 	}
 	user := base.User
 	base.User = nil

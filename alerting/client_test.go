@@ -323,7 +323,8 @@ func TestClientOptionsThatCannotWorkAreRefused(t *testing.T) {
 		"no URL":          {ClientOptions{}, "want http://host:port or https://host:port"},
 		"no scheme":       {ClientOptions{URL: "prometheus:9090"}, "want http://host:port or https://host:port"},
 		"another scheme":  {ClientOptions{URL: "ftp://admin:hunter2@p"}, `URL "ftp://p": want http://`},
-		"a broken URL":    {ClientOptions{URL: "http://admin:hunter2@[::1"}, "missing ']' in host"},
+		"a broken URL":    {ClientOptions{URL: "http://admin:hunter2@[::1"}, "not a URL: want http://host:port"},
+		"a broken port":   {ClientOptions{URL: "http://admin:hunt/er2hunter2@p"}, "not a URL: want http://host:port"},
 		"a query":         {ClientOptions{URL: "http://p/?token=hunter2"}, `query or fragment beside host "p": want neither`},
 		"two credentials": {ClientOptions{URL: "http://p", HTTP: &both}, "at most one of"},
 	} {

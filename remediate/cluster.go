@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -186,7 +187,7 @@ func (c *cacheReader) record(_ context.Context, guard string) (*corev1.ConfigMap
 		return nil, err
 	}
 	cm, _ = c.ownRecords.newest(RecordName(guard), cm, cm != nil)
-	return cm, nil
+	return recordOnly(guard, cm), nil
 }
 
 func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
@@ -291,7 +292,8 @@ type liveReader struct {
 }
 
 func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
-	return absent(l.kube.CoreV1().ConfigMaps(l.namespace).Get(ctx, RecordName(guard), metav1.GetOptions{}))
+	cm, err := absent(l.kube.CoreV1().ConfigMaps(l.namespace).Get(ctx, RecordName(guard), metav1.GetOptions{}))
+	return recordOnly(guard, cm), err
 }
 
 func (l *liveReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
@@ -506,6 +508,9 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set, Annotations: ownerOf(nil, w.user())},
 			Data:       r.Data(),
 		}, metav1.CreateOptions{FieldManager: FieldManager})
+		if apierrors.IsAlreadyExists(err) {
+			err = w.orForeign(ctx, guard, err)
+		}
 		return cm, conflictOr(err, "create record %s/%s", w.namespace, RecordName(guard))
 	}
 	patch, err := recordPatch(old, set, r, w.user())
@@ -527,6 +532,16 @@ func ownerOf(old *corev1.ConfigMap, user string) map[string]string {
 		return nil
 	}
 	return map[string]string{AnnotationOwner: user}
+}
+
+// orForeign is err, which says that a record exists already, or that what exists
+// is none.
+func (w *writer) orForeign(ctx context.Context, guard string, err error) error {
+	cm, readErr := absent(w.kube.CoreV1().ConfigMaps(w.namespace).Get(ctx, RecordName(guard), metav1.GetOptions{}))
+	if readErr != nil {
+		return err
+	}
+	return cmp.Or(checkForeign(guard, cm), err)
 }
 
 // recordPatch is a merge patch with a test of the resource version.

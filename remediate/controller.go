@@ -27,6 +27,7 @@ type Options struct {
 
 	Namespace string
 	Identity  string // unique among replicas, a DNS label: the pod's name
+	Instance  string // the same for all replicas of one guardian, a label's value; empty: DefaultInstance
 	Domain    string // of the cluster; empty: cluster.local
 	// User is guardian's own until the API server has told which it is. Empty:
 	// not known.
@@ -129,6 +130,9 @@ func New(o Options) (*Controller, error) {
 	if o.Domain == "" {
 		o.Domain = defaultDomain
 	}
+	if o.Instance == "" {
+		o.Instance = DefaultInstance
+	}
 	if o.Workers == 0 {
 		o.Workers = 16
 	}
@@ -201,24 +205,42 @@ func (c *Controller) SetGuards(guards []Guard) {
 
 // Run watches and reconciles until ctx ends, and returns when all that it has
 // started has ended. Then those who still wait in Submit get an error. It may be
-// called once.
+// called once. The error is an OtherGuardianError: the namespace has another
+// guardian.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer c.dismiss()
+	ctx, stop := context.WithCancelCause(ctx)
 	defer wg.Wait()
 	defer c.queue.ShutDown()
 	defer c.info.stop()
+	defer stop(nil)
 	wg.Go(func() { c.event.run(ctx) })
+	if err := c.lease.claim(ctx); err != nil {
+		return err
+	}
 	wg.Go(func() { c.identify(ctx) })
 	if !c.info.start(ctx) {
 		return nil
 	}
-	wg.Go(func() { c.lease.run(ctx, func() { c.enqueueAll(); c.lookForOrphans() }) })
+	wg.Go(func() { c.lease.run(ctx, func() { c.enqueueAll(); c.lookForOrphans() }, stop) })
 	wg.Go(func() { c.tellOrphans(ctx) })
 	for range c.o.Workers {
 		wg.Go(func() { c.work(ctx) })
 	}
 	<-ctx.Done()
+	if other := (*OtherGuardianError)(nil); errors.As(context.Cause(ctx), &other) {
+		return other
+	}
+	return nil
+}
+
+// Refused is an OtherGuardianError once another guardian was found to have the
+// namespace.
+func (c *Controller) Refused() error {
+	if other := c.lease.refused.Load(); other != nil {
+		return other
+	}
 	return nil
 }
 

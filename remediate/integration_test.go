@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -380,13 +379,7 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 func TestUnderThePolicyCIIsRefusedWithTheLocksMessage(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
-	policy, err := AdmissionYAML(AdmissionOptions{})
-	r.must(err)
-	file := filepath.Join(t.TempDir(), "policy.yaml")
-	r.must(os.WriteFile(file, policy, 0o600))
-	if out, err := r.kubectl("apply", "-f", file); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	r.underPolicies()
 	r.must(app.SetWeights(t.Context(), 50, 50))
 	p := r.start(r.guard(app.Name))
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))

@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -45,6 +46,7 @@ type leases struct {
 	kube      kubernetes.Interface
 	namespace string
 	identity  string
+	instance  string
 	heartbeat func() time.Time
 	// alertmanager is heartbeat of what came that way; may be nil
 	alertmanager func() time.Time
@@ -52,24 +54,27 @@ type leases struct {
 	log          *slog.Logger
 	metrics      *Metrics
 
-	maxAge  atomic.Int64 // of the heartbeat, nanoseconds; 0: not known yet
-	mu      sync.Mutex   // held while leading changes
+	rivals  rivals
+	refused atomic.Pointer[OtherGuardianError] // another guardian looks after the namespace
+	maxAge  atomic.Int64                       // of the heartbeat, nanoseconds; 0: not known yet
+	mu      sync.Mutex                         // held while leading changes
 	leading atomic.Bool
 }
 
 func newLeases(o Options) *leases {
-	return &leases{kube: o.Client, namespace: o.Namespace, identity: o.Identity, heartbeat: o.Heartbeat, alertmanager: o.HeartbeatByAlertmanager, now: o.Now, log: o.Logger, metrics: o.Metrics}
+	return &leases{kube: o.Client, namespace: o.Namespace, identity: o.Identity, instance: o.Instance, heartbeat: o.Heartbeat, alertmanager: o.HeartbeatByAlertmanager, now: o.Now, log: o.Logger, metrics: o.Metrics}
 }
 
 func (l *leases) leads() bool { return l.leading.Load() }
 
 // run renews both Leases until ctx ends and gives them up then. gained is
-// called when this replica becomes the one that may go forward.
-func (l *leases) run(ctx context.Context, gained func()) {
+// called when this replica becomes the one that may go forward, lost when another
+// guardian turns out to have the namespace.
+func (l *leases) run(ctx context.Context, gained func(), lost func(error)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.live(ctx)
+		l.live(ctx, lost)
 	}()
 	for ctx.Err() == nil {
 		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
@@ -77,6 +82,7 @@ func (l *leases) run(ctx context.Context, gained func()) {
 				LeaseMeta:  metav1.ObjectMeta{Namespace: l.namespace, Name: LeaderLease},
 				Client:     l.kube.CoordinationV1(),
 				LockConfig: resourcelock.ResourceLockConfig{Identity: l.identity},
+				Labels:     map[string]string{LabelInstance: l.instance},
 			},
 			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
 			ReleaseOnCancel: true, Name: LeaderLease,
@@ -123,26 +129,43 @@ func (l *leases) end() {
 }
 
 // live shows that this replica lives, until ctx ends.
-func (l *leases) live(ctx context.Context) {
+func (l *leases) live(ctx context.Context, lost func(error)) {
 	tick := time.NewTicker(LifePeriod)
 	defer tick.Stop()
 	for {
 		if err := l.renew(ctx); err != nil && ctx.Err() == nil {
 			l.log.Warn("renew this replica's lease", "err", err)
 		}
+		l.lookForRivals(ctx, lost)
 		select {
 		case <-ctx.Done():
-			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-			defer cancel()
-			if err := l.kube.CoordinationV1().Leases(l.namespace).Delete(end, ReplicaLease(l.identity), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-				l.log.Warn("remove this replica's lease", "err", err)
-			}
+			l.leave(ctx)
 			return
 		case <-tick.C:
 			if l.leads() {
 				l.sweep(ctx)
 			}
 		}
+	}
+}
+
+// leave removes this replica's Lease. ctx may be over.
+func (l *leases) leave(ctx context.Context) {
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := l.kube.CoordinationV1().Leases(l.namespace).Delete(end, ReplicaLease(l.identity), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		l.log.Warn("remove this replica's lease", "err", err)
+	}
+}
+
+// lookForRivals ends this guardian if another one has the namespace.
+func (l *leases) lookForRivals(ctx context.Context, lost func(error)) {
+	err := l.contest(ctx)
+	if other := (*OtherGuardianError)(nil); errors.As(err, &other) {
+		l.refused.Store(other)
+		lost(other)
+	} else if err != nil && ctx.Err() == nil {
+		l.log.Warn("look for another guardian of this namespace", "namespace", l.namespace, "err", err)
 	}
 }
 
@@ -166,6 +189,7 @@ func (l *leases) renew(ctx context.Context) error {
 	}
 	lease.Labels["app.kubernetes.io/name"] = "guardian"
 	lease.Labels[LabelReplica] = "true"
+	lease.Labels[LabelInstance] = l.instance
 	if lease.Annotations == nil {
 		lease.Annotations = map[string]string{}
 	}

@@ -2,13 +2,16 @@ package remediate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 )
 
 // orphansLook is how often the records are held against the configuration
@@ -59,7 +62,7 @@ func (c *Controller) markOrphans(ctx context.Context) error {
 		if configured || cm.Name != RecordName(guard) {
 			continue
 		}
-		if r, err := ParseRecord(cm); err == nil && !r.Status.Orphaned.IsZero() {
+		if r, _ := ReadRecord(cm); !r.Status.Orphaned.IsZero() {
 			continue
 		}
 		errs = append(errs, c.markOrphan(ctx, guard))
@@ -72,9 +75,9 @@ func (c *Controller) markOrphan(ctx context.Context, guard string) error {
 	if err != nil || cm == nil {
 		return err
 	}
-	r, err := ParseRecord(cm)
-	if err != nil || !r.Status.Orphaned.IsZero() {
-		return err
+	r, _ := ReadRecord(cm)
+	if !r.Status.Orphaned.IsZero() {
+		return nil
 	}
 	if _, err := c.r.store.writeRecord(ctx, guard, cm, orphaned(r, guard, c.o.Now().UTC())); err != nil {
 		return err
@@ -106,37 +109,35 @@ func OrphanText(guard string, since time.Time) string {
 	return fmt.Sprintf("guard %s is not in guardian's configuration (seen at %s): nobody looks after it", guard, stamp(since))
 }
 
-// ErrNotOrphaned is returned by UnlockOrphan for a guard that a guardian looks
-// after: it is for that guardian to lift its lock.
-var ErrNotOrphaned = errors.New("a guardian looks after this guard")
-
-// ErrNotLocked is returned by UnlockOrphan when there is nothing to lift.
-var ErrNotLocked = errors.New("not locked")
-
-// UnlockOrphan is the merge patch by which a person lifts the lock of a guard
-// that nobody looks after, tested against the resource version of cm, and the
-// record after it. Traffic does not move, and what the rollback re-pointed
-// (Record.Changed) is given back by nobody.
-func UnlockOrphan(cm *corev1.ConfigMap, by, reason string, now time.Time) ([]byte, Record, error) {
-	r, err := ParseRecord(cm)
-	switch {
-	case err != nil:
-		return nil, r, err
-	case r.Status.Orphaned.IsZero():
-		return nil, r, ErrNotOrphaned
-	case r.Lock == nil:
-		return nil, r, ErrNotLocked
+// TakeOffLock removes the lock's annotation of a guard from VirtualServices and
+// changes nothing else, with the rights of whoever client is: under the admission
+// policies that takes the RBAC verb unlock. It is for a guard that no guardian
+// looks after; one that does writes the annotation again. Returned are the names
+// of those that have had it; names that do not exist are passed over.
+func TakeOffLock(ctx context.Context, client dynamic.Interface, namespace, guard string, names []string) (taken []string, err error) {
+	api := newIstioAPI(client, namespace)
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{lockKey(guard): nil}}})
+	if err != nil {
+		return nil, err
 	}
-	now = now.UTC()
-	s, build, refused := &r.Status, r.Lock.Build, r.Lock.Refused
-	r.Refused = slices.DeleteFunc(r.Refused, func(b string) bool { return b == build || slices.Contains(refused, b) })
-	r.Lock, r.VirtualServices, r.Message = nil, nil, ""
-	r.denies(nil, nil, Rollback{})
-	s.State, s.Since, s.UnlockedAt, s.LiftedAt, s.Reason = StateIdle, now, now, now, "unlocked by "+by
-	if s.Weight > 0 { // a rollback that was never done
-		s.State = StateShifting
+	var failed []error
+	for _, name := range names {
+		vs, err := absent(api.get(ctx, resourceVirtualServices, name))
+		if err != nil {
+			failed = append(failed, fmt.Errorf("read VirtualService %s/%s: %w", namespace, name, err))
+			continue
+		}
+		if vs == nil || vs.GetAnnotations()[lockKey(guard)] == "" {
+			continue
+		}
+		_, err = inServed(api, resourceVirtualServices, func(r dynamic.ResourceInterface) (*unstructured.Unstructured, error) {
+			return r.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+		})
+		if err != nil {
+			failed = append(failed, fmt.Errorf("take %s off VirtualService %s/%s: %w", lockKey(guard), namespace, name, err))
+			continue
+		}
+		taken = append(taken, name)
 	}
-	r.History = append(r.History, HistoryEntry{At: now, State: s.State, Event: "unlocked", By: by, From: s.Weight, To: s.Weight, Build: s.Build, Reason: shorten(reason)})
-	patch, err := recordPatch(cm, map[string]string{LabelGuard: cm.Labels[LabelGuard]}, r, cm.Annotations[AnnotationOwner])
-	return patch, r, err
+	return taken, errors.Join(failed...)
 }

@@ -1,16 +1,10 @@
 package remediate
 
 import (
-	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
-	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 func TestAnOrphanedRecordKeepsItsLockAndRefusesWhatIsAsked(t *testing.T) {
@@ -26,24 +20,6 @@ func TestAnOrphanedRecordKeepsItsLockAndRefusesWhatIsAsked(t *testing.T) {
 	}
 	if !r.Status.Orphaned.IsZero() || r.Request == nil {
 		t.Error("the record that was handed in is changed")
-	}
-}
-
-func TestAPersonLiftsTheLockOfAnOrphanAlone(t *testing.T) {
-	cm := func(r Record) *corev1.ConfigMap {
-		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("orders-service"), Labels: map[string]string{LabelGuard: "orders-service", LabelLocked: "true"}}, Data: r.Data()}
-	}
-	locked := Record{Lock: &Lock{Build: "b1"}, Status: Status{State: StateRolledBack, Build: "b1"}}
-	if _, _, err := UnlockOrphan(cm(locked), "ann", "r", at); !errors.Is(err, ErrNotOrphaned) {
-		t.Errorf("a guard that is looked after: %v", err)
-	}
-	if _, _, err := UnlockOrphan(cm(Record{Status: Status{Orphaned: at}}), "ann", "r", at); !errors.Is(err, ErrNotLocked) {
-		t.Errorf("an orphan that is not locked: %v", err)
-	}
-	blocked := locked
-	blocked.Status.State, blocked.Status.Weight, blocked.Status.Orphaned = StateBlocked, 50, at
-	if _, r, err := UnlockOrphan(cm(blocked), "ann", "r", at); err != nil || r.Status.State != StateShifting {
-		t.Errorf("an orphan whose rollback was never done: %v, %+v", err, r.Status)
 	}
 }
 
@@ -83,16 +59,20 @@ func TestARecordWhoseGuardIsNoLongerConfiguredSaysSo(t *testing.T) {
 	marked(app.Name, true)
 	marked(other.Name, false)
 
-	api := r.kube.CoreV1().ConfigMaps(r.ns)
-	cm, err := api.Get(context.Background(), RecordName(app.Name), metav1.GetOptions{})
-	r.must(err)
-	patch, want, err := UnlockOrphan(cm, "ann", "the service is gone", time.Now())
-	r.must(err)
-	_, err = api.Patch(t.Context(), cm.Name, types.MergePatchType, patch, metav1.PatchOptions{})
-	r.must(err)
-	rec, err := r.record(app.Name) // looks at the label, too
-	r.must(err)
-	if rec.Lock != nil || len(rec.Deny) != 0 || len(rec.VirtualServices) != 0 || rec.Message != "" || len(rec.Refused) != 0 || rec.Status.State != StateIdle {
-		t.Errorf("after the unlock: %+v, want %+v", rec, want)
+	// A person takes the lock off without guardian, and has it lifted when the
+	// guard is back.
+	if taken, err := TakeOffLock(t.Context(), r.dynamic, r.ns, app.Name, []string{"not-there", app.Name}); err != nil || !slices.Equal(taken, []string{app.Name}) {
+		t.Fatalf("taken off %v, %v", taken, err)
+	}
+	if left, stands := r.virtualService(app.Name).GetAnnotations()[lockKey(app.Name)]; stands {
+		t.Errorf("the VirtualService still says %q", left)
+	}
+	r.request(app.Name, RequestUnlock)
+	if rec := marked(app.Name, true); rec.Lock == nil || rec.Request == nil {
+		t.Errorf("the request of an orphan is gone: %+v", rec)
+	}
+	p.SetGuards([]Guard{guard, stays})
+	if rec := r.inState(app.Name, StateIdle); rec.Lock != nil || rec.Request != nil {
+		t.Errorf("back, and still locked: %+v", rec)
 	}
 }

@@ -159,22 +159,13 @@ func TestARivalThatKeepsReApplyingGetsNowhere(t *testing.T) {
 			r := newRig(t)
 			n, blows := storm()
 			if policy {
-				text, err := AdmissionYAML(AdmissionOptions{})
-				r.must(err)
-				file := r.t.TempDir() + "/policy.yaml"
-				r.must(os.WriteFile(file, text, 0o600))
-				if out, err := r.kubectl("apply", "-f", file); err != nil {
-					t.Fatalf("%v\n%s", err, out)
-				}
+				r.underPolicies()
 			}
 			apps, guards := r.manyApps(n)
 			a, b := r.start(guards...), r.start(guards...)
 			start := time.Now()
 			r.rollBackAll(apps, a, b)
 			t.Logf("%d guards rolled back in %v", n, time.Since(start).Round(time.Millisecond))
-			if policy {
-				r.inForce(apps)
-			}
 
 			ctx, cancel := context.WithTimeout(t.Context(), blows)
 			defer cancel()
@@ -220,29 +211,6 @@ func (r *rig) rollBackAll(apps []*controlplane.App, replicas ...*running) {
 	wg.Wait()
 	for _, app := range apps {
 		r.atWeight(app, 0)
-	}
-}
-
-// inForce waits until the policy refuses each app's split.
-func (r *rig) inForce(apps []*controlplane.App) {
-	r.t.Helper()
-	for _, app := range apps {
-		vs := r.virtualService(app.Name)
-		routes, _, err := unstructured.NestedSlice(vs.Object, "spec", "http")
-		r.must(err)
-		for _, d := range routes[0].(map[string]any)["route"].([]any) {
-			d.(map[string]any)["weight"] = int64(50)
-		}
-		r.must(unstructured.SetNestedSlice(vs.Object, routes, "spec", "http"))
-		vs.SetResourceVersion("")
-		vs.SetManagedFields(nil)
-		vs.SetName("probe-" + app.Name)
-		r.wait("policy", func() error {
-			if _, err := r.dynamic.Resource(virtualServiceResource).Namespace(r.ns).Create(r.t.Context(), vs.DeepCopy(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}); err == nil {
-				return fmt.Errorf("a split of %s is let through", app.Name)
-			}
-			return nil
-		})
 	}
 }
 

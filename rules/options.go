@@ -170,8 +170,7 @@ type Options struct {
 	// Proxies selects the Istio series to count, as matchers without braces:
 	// needed when two jobs scrape the same proxies. Default: all.
 	Proxies string
-	// Self selects guardian's own series further, as matchers without braces:
-	// needed when two guardians of one namespace have equally named guards.
+	// Self selects guardian's own series further, as matchers without braces.
 	// Default: all that have Namespace as LabelOwner.
 	Self string
 	// TargetLabels are the labels that a series shares with the `up` of the

@@ -60,7 +60,9 @@ const LabelSide = labelSide
 // evaluated at most if it is evaluated at all. A guard without signals needs none.
 func (o Options) Groups(g Guard) map[string]time.Duration {
 	o = o.withDefaults()
-	oldest := func(every time.Duration) time.Duration { return 3*every + 30*time.Second }
+	// A ruler may evaluate as of a minute ago (rule_query_offset), so that late
+	// samples are there.
+	oldest := func(every time.Duration) time.Duration { return 3*every + 90*time.Second }
 	out := map[string]time.Duration{}
 	s := g.Signals
 	if s.Traffic != nil {

@@ -169,8 +169,12 @@ func (i *installed) tellPod(ctx context.Context, p *pod, guard string) error {
 func TestTheAPIServerTakesEveryObjectOfTheChart(t *testing.T) {
 	i := newInstalled(t)
 	i.must(ignoreExists(i.plane.CreateNamespace(t.Context(), "rules")))
-	for _, name := range []string{"oneline", "plain", "full"} {
-		text := i.run("template", "guardian", chartDir, "-f", filepath.Join("..", "..", "testdata", "chart", name+".values.yaml"))
+	for _, name := range []string{"oneline", "plain", "full", "admission"} {
+		args := []string{"template", "guardian", chartDir, "-f", filepath.Join("..", "..", "testdata", "chart", name+".values.yaml")}
+		if name == "admission" {
+			args = []string{"template", "guardian-admission", admissionChart, "--kube-version", "1.37.2"}
+		}
+		text := i.run(args...)
 		file := filepath.Join(t.TempDir(), name+".yaml")
 		i.must(os.WriteFile(file, []byte(text), 0o600))
 		out, err := i.plane.Kubectl(t.Context(), controlplane.Admin, "", "apply", "--dry-run=server", "--validate=strict", "-f", file)

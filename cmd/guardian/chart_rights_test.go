@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -23,9 +24,9 @@ import (
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
-// unneeded are the rights that this API server never asks for: it streams lists.
-// One before 1.34, or with the feature off, does not.
-var unneeded = map[string]string{}
+// unmissed are the rights that everything does not come to need, and when they
+// are needed.
+var unmissed = map[string]string{}
 
 // missPatience is how long each step waits for what a missing right may prevent.
 const missPatience = 8 * time.Second
@@ -62,7 +63,7 @@ func TestEachRightIsNeeded(t *testing.T) {
 				t.Parallel()
 				slots <- struct{}{}
 				defer func() { <-slots }()
-				i := newInstalled(t)
+				i := whole.elsewhere(t)
 				i.run("install", "guardian", chartDir, "--set", oneGuard)
 				failed, forbidden := i.everything(&right)
 				mu.Lock()
@@ -70,7 +71,7 @@ func TestEachRightIsNeeded(t *testing.T) {
 				table[right] = strings.Join(failed, "; ")
 				if !slices.Contains(forbidden, right) {
 					table[right] += " (not missed)"
-					if _, known := unneeded[right]; !known {
+					if _, known := unmissed[right]; !known {
 						t.Errorf("without the right to %s nothing is forbidden (but %q); fails: %q", right, forbidden, failed)
 					}
 				}
@@ -80,6 +81,13 @@ func TestEachRightIsNeeded(t *testing.T) {
 	for _, right := range slices.Sorted(maps.Keys(table)) {
 		t.Logf("%-60s %s", right, table[right])
 	}
+}
+
+// elsewhere is another namespace, for a test that runs beside others: what they
+// have running is no leak.
+func (i *installed) elsewhere(t *testing.T) *installed {
+	t.Helper()
+	return &installed{helm: i.helm, rig: &rig{t: t, plane: i.plane, ns: i.plane.Namespace(t), kube: i.kube, token: filepath.Join(t.TempDir(), "token")}}
 }
 
 // everything installs what there is to guard, starts guardian without a right,

@@ -386,3 +386,43 @@ func TestTheInstallPagesValuesAreTaken(t *testing.T) {
 		t.Errorf("only %d values tried", tried)
 	}
 }
+
+// admissionChart is the chart of the cluster's policies.
+var admissionChart = filepath.Join("..", "..", "charts", "guardian-admission")
+
+func TestTheAdmissionChartHasWhatGuardianPrints(t *testing.T) {
+	for name, o := range map[string]remediate.AdmissionOptions{"hold": {}, "refuse": {NoHold: true}} {
+		text, err := remediate.AdmissionYAML(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkFile(t, filepath.Join(admissionChart, "files", name+".yaml"), string(text))
+	}
+	checkFile(t, filepath.Join(admissionChart, "files", "hold-since"), remediate.MinKubernetesHold+"\n")
+}
+
+func TestTheAdmissionChartHoldsWhereTheClusterCan(t *testing.T) {
+	h := newHelm(t)
+	if out, err := h.run(t.Context(), "lint", "--strict", admissionChart); err != nil {
+		t.Errorf("lint: %v%s", err, out)
+	}
+	for _, c := range []struct {
+		version, hold string
+		file          string
+	}{
+		{"1.30.0", "auto", "refuse"}, {"1.35.9", "auto", "refuse"}, {"1.36.0", "auto", "hold"}, {"1.37.2-gke.1", "auto", "hold"},
+		{"1.37.2", "false", "refuse"}, {"1.35.0", "true", "hold"},
+	} {
+		text, err := h.run(t.Context(), "template", "guardian-admission", admissionChart, "--kube-version", c.version, "--set", "hold="+c.hold)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.ReadFile(filepath.Join(admissionChart, "files", c.file+".yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := rendered(t, text), rendered(t, string(want)); !reflect.DeepEqual(got, want) {
+			t.Errorf("Kubernetes %s, hold %s: %q, want those of %s", c.version, c.hold, slices.Sorted(maps.Keys(got)), c.file)
+		}
+	}
+}

@@ -87,6 +87,7 @@ func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) 
 	for _, g := range c.Guards {
 		cl.checkGuard(ctx, p, c, g)
 	}
+	cl.checkPolicies(ctx, p)
 	checkPrometheus(ctx, p, c)
 	cl.checkChain(ctx, p, c)
 	switch {
@@ -253,6 +254,22 @@ func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, config Confi
 		p.unknown("guard %s: %v", g.Name, err)
 	case len(found) > 0:
 		p.fail("guard %s: not guarded, and lead to canary %s as well: %s; add them to virtualServices, or a rollback leaves the canary their traffic", g.Name, g.Canary.Ref, strings.Join(found, ", "))
+	}
+}
+
+// checkPolicies says what the API server does about a canary that is locked. To
+// go without the policies is a choice, and nothing wrong.
+func (c *cluster) checkPolicies(ctx context.Context, p *preflight) {
+	how, err := remediate.ProbeEnforcement(ctx, c.dynamic, c.namespace)
+	switch {
+	case err != nil:
+		p.unknown("admission policies: a VirtualService with a lock could not be tried, as a dry run: %v", err)
+	case how == remediate.EnforcedHold:
+		p.ok("admission policies: in force; a locked canary is refused to others, and dry runs and GitOps tools are held")
+	case how == remediate.EnforcedRefuse:
+		p.ok("admission policies: in force without %s; a locked canary is refused to others, dry runs and GitOps tools included", remediate.PolicyHold)
+	default:
+		p.ok("admission policies: none in namespace %s; guardian reverts what others give a locked canary (%s admission prints them)", c.namespace, p.app.name)
 	}
 }
 

@@ -18,8 +18,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
@@ -32,6 +35,7 @@ const testGuard = "orders-service"
 type bench struct {
 	t        *testing.T
 	kube     *fake.Clientset
+	istio    dynamic.Interface // nil: not needed
 	out, err bytes.Buffer
 
 	mu         sync.Mutex
@@ -55,7 +59,7 @@ func (b *bench) run(args ...string) (int, string) {
 	b.out.Reset()
 	b.err.Reset()
 	a := &app{name: "guardian", in: strings.NewReader(""), out: &b.out, errOut: &b.err, connect: func(f clusterFlags) (*cluster, error) {
-		return &cluster{kube: b.kube, namespace: "shop", user: "ann"}, nil
+		return &cluster{kube: b.kube, dynamic: b.istio, namespace: "shop", user: "ann"}, nil
 	}}
 	err := a.execute(b.t.Context(), args)
 	text := b.out.String() + b.err.String()
@@ -308,6 +312,12 @@ func TestGate(t *testing.T) {
 				r.Status.Unwatched = "the group of its rules is not loaded"
 				return r
 			}(), code: exitUnknown, says: "the group of its rules is not loaded", took: 95 * time.Second},
+		"without a request nothing is proven, unless none is asked for": {
+			record: func() remediate.Record {
+				r := shifting(30, 0)
+				r.Status.Unwatched = remediate.NoRequestsYet
+				return r
+			}(), args: []string{"--min-requests", "0"}, code: exitOK, says: "healthy for 1m0s at 30%", took: time.Minute},
 		"until one does": {
 			record: func() remediate.Record {
 				r := shifting(30, 50)
@@ -945,7 +955,7 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 		says   []string
 	}{
 		"its lock is lifted by the command": {changed, "unlock orders-service --reason gone", exitOK, []string{
-			"guard orders-service is not in guardian's configuration", "lifted by this command", "No traffic has moved", "Left as the rollback re-pointed it: VirtualService orders-mesh, /spec/http/0/mirror"}},
+			"guard orders-service is not in guardian's configuration", "waits in its record", "annotation canary-guardian.io/lock.orders-service of VirtualService orders-mesh", "No traffic has moved", "Left as the rollback re-pointed it: VirtualService orders-mesh, /spec/http/0/mirror"}},
 		"there is no lock to lift": {orphan(shifting(30, 1)), "unlock orders-service --reason gone", exitFailed, []string{"unlock refused: not locked"}},
 		"it cannot be rolled back, but by hand": {orphan(shifting(30, 1)), "rollback orders-service --reason r", exitUnknown, []string{
 			"nobody looks after it",
@@ -959,6 +969,9 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 				cm := record(tc.record)
 				cm.Labels[remediate.LabelLocked] = "true"
 				b := newBench(t, cm, lease("a", time.Now()))
+				b.istio = dynamicfake.NewSimpleDynamicClient(runtime.NewScheme(), &unstructured.Unstructured{Object: map[string]any{
+					"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": map[string]any{"name": "orders-mesh", "namespace": "shop",
+						"annotations": map[string]any{remediate.AnnotationLock + testGuard: "locked", "team": "shop"}}}})
 				code, text := b.run(strings.Fields(tc.args)...)
 				for _, says := range tc.says {
 					want(t, code, text, tc.code, says)
@@ -966,13 +979,12 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 				if !strings.HasPrefix(tc.args, "unlock") || tc.code != exitOK {
 					return
 				}
-				got, err := b.kube.CoreV1().ConfigMaps("shop").Get(t.Context(), remediate.RecordName(testGuard), metav1.GetOptions{})
-				if err != nil {
-					t.Fatal(err)
+				if r := b.read(); r.Lock == nil || r.Request == nil || r.Request.Action != remediate.RequestUnlock || r.Request.By != "ann@example.com" {
+					t.Errorf("left: %+v", r)
 				}
-				r := b.read()
-				if got.Labels[remediate.LabelLocked] != "" || r.Lock != nil || r.Message != "" || len(r.Refused) > 0 || r.History[len(r.History)-1].By != "ann@example.com" {
-					t.Errorf("left: labels %v, record %+v", got.Labels, r)
+				left, err := b.istio.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}).Namespace("shop").Get(t.Context(), "orders-mesh", metav1.GetOptions{})
+				if err != nil || len(left.GetAnnotations()) != 1 {
+					t.Errorf("left on the VirtualService: %v, %v", left.GetAnnotations(), err)
 				}
 			})
 		})

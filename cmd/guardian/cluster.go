@@ -120,7 +120,7 @@ func (c *cluster) record(ctx context.Context, guard string) (*remediate.Record, 
 	if err != nil {
 		return nil, c.explain("read the record of guard "+guard, err)
 	}
-	r, err := remediate.ParseRecord(cm)
+	r, err := remediate.ParseRecordOf(guard, cm)
 	if err != nil {
 		return nil, err
 	}
@@ -367,7 +367,7 @@ func (c *cluster) followOne(ctx context.Context, guard string, events <-chan wat
 			case e.Type == watch.Deleted:
 				next = see(nil, nil)
 			default:
-				r, parseErr := remediate.ParseRecord(cm)
+				r, parseErr := remediate.ParseRecordOf(guard, cm)
 				if parseErr != nil {
 					next = see(nil, parseErr)
 					break

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"net/url"
 	"time"
 
@@ -19,6 +20,11 @@ type Config struct {
 	// Namespace holds the guards' VirtualServices, workloads and records.
 	// Default: the pod's own.
 	Namespace string `yaml:"namespace"`
+	// Instance is the same for all replicas of one guardian, and another for any
+	// other guardian: a second one in a namespace is refused at start. Default:
+	// the name of the pod's Deployment, as DEPLOYMENT_NAME or POD_NAME tells it;
+	// else guardian.
+	Instance string `yaml:"instance"`
 	// ClusterDomain completes short host names. Default cluster.local.
 	ClusterDomain string `yaml:"clusterDomain"`
 	// Own is labels that an alert must carry to be this guardian's: those that
@@ -255,6 +261,9 @@ type StepConfig struct {
 	Bake     time.Duration `yaml:"bake"`     // further time at this weight; default 0
 }
 
+// unset is the interval of a step that has none of its own: 0s is one.
+const unset time.Duration = math.MinInt64
+
 // WindowsConfig says when steps may be taken, in Alertmanager's time intervals.
 type WindowsConfig struct {
 	Active []timeinterval.TimeInterval `yaml:"active"` // empty: always
@@ -333,7 +342,7 @@ func DefaultGuard(name string) GuardConfig {
 		},
 		Rollback: RollbackConfig{Lock: string(remediate.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion: PromotionConfig{Mode: string(remediate.PromotionOff), Interval: 5 * time.Minute, MinRequests: 100,
-			Steps: []StepConfig{{Weight: 10}, {Weight: 30}, {Weight: 50}, {Weight: 100}}},
+			Steps: []StepConfig{{10, unset, 0}, {30, unset, 0}, {50, unset, 0}, {100, unset, 0}}},
 	}
 	if name != "" {
 		g.complete()
@@ -350,7 +359,7 @@ func (g *GuardConfig) complete() {
 		g.DestinationRule = g.Name
 	}
 	for i := range g.Promotion.Steps {
-		if g.Promotion.Steps[i].Interval == 0 {
+		if g.Promotion.Steps[i].Interval == unset {
 			g.Promotion.Steps[i].Interval = g.Promotion.Interval
 		}
 	}
@@ -391,15 +400,18 @@ func (c Config) String() string {
 	return string(b)
 }
 
-// redactURL hides a password in a URL, and all of what is not a URL but could
-// hold one.
+// redactURL is scheme and host of a URL, with the path where nothing in it can be a
+// secret; of anything else nothing.
 func redactURL(s string) string {
 	if s == "" {
 		return s
 	}
 	u, err := url.Parse(s)
-	if err != nil {
+	switch {
+	case err != nil || u.Host == "":
 		return "(not a URL)"
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return u.Scheme + "://" + u.Host + "/…"
 	}
-	return u.Redacted()
+	return u.String()
 }

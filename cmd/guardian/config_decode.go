@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,7 +55,7 @@ func parseTree(b []byte) (map[string]any, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	var tree any
 	if err := dec.Decode(&tree); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return nil, errors.New(withoutQuotes(err.Error()))
 	}
 	var more any
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
@@ -64,7 +67,7 @@ func parseTree(b []byte) (map[string]any, error) {
 	case map[string]any:
 		return t, nil
 	}
-	return nil, fmt.Errorf("want a mapping of keys such as guards, found %s", show(tree))
+	return nil, fmt.Errorf("want a mapping of keys such as guards, found %s", kindOf(tree))
 }
 
 // decoder fills a struct from a tree of plain YAML values. Keys are matched
@@ -76,7 +79,7 @@ type decoder struct {
 }
 
 func (d *decoder) problem(path string, value any, want string) {
-	p := Problem{Path: path, Value: show(value), Want: want}
+	p := Problem{Path: path, Value: shown(path, value), Want: want}
 	if name, ok := d.fromEnv[path]; ok {
 		p.Path += " (" + name + ")"
 	}
@@ -96,10 +99,13 @@ func (d *decoder) decode(path string, v any, to reflect.Value) {
 		d.ref(path, v, to)
 		return
 	case StepConfig:
+		step := StepConfig{Interval: unset}
 		if weight, ok := v.(int); ok {
-			to.Set(reflect.ValueOf(StepConfig{Weight: weight}))
+			step.Weight = weight
+			to.Set(reflect.ValueOf(step))
 			return
 		}
+		to.Set(reflect.ValueOf(step))
 	case httpconfig.HTTPClientConfig, timeinterval.TimeInterval:
 		d.foreign(path, v, to)
 		return
@@ -121,7 +127,7 @@ func (d *decoder) decode(path string, v any, to reflect.Value) {
 func (d *decoder) structure(path string, v any, to reflect.Value) {
 	m, ok := v.(map[string]any)
 	if !ok {
-		d.problem(path, v, "want a mapping with the keys "+list(keysOf(to.Type())))
+		d.problem(path, kindOf(v), "want a mapping with the keys "+list(keysOf(to.Type())))
 		return
 	}
 	d.checkKeys(path, m, to.Type())
@@ -135,7 +141,7 @@ func (d *decoder) structure(path string, v any, to reflect.Value) {
 func (d *decoder) slice(path string, v any, to reflect.Value) {
 	items, ok := v.([]any)
 	if !ok {
-		d.problem(path, v, "want a list")
+		d.problem(path, kindOf(v), "want a list")
 		return
 	}
 	out := reflect.MakeSlice(to.Type(), len(items), len(items))
@@ -153,7 +159,7 @@ func (d *decoder) slice(path string, v any, to reflect.Value) {
 func (d *decoder) stringMap(path string, v any, to reflect.Value) {
 	m, ok := v.(map[string]any)
 	if !ok {
-		d.problem(path, v, "want a mapping of strings")
+		d.problem(path, kindOf(v), "want a mapping of strings")
 		return
 	}
 	out := make(map[string]string, len(m))
@@ -261,19 +267,58 @@ func (d *decoder) foreign(path string, v any, to reflect.Value) {
 		err = yaml.Unmarshal(b, to.Addr().Interface())
 	}
 	if err != nil {
-		d.problems = append(d.problems, Problem{Path: path, Want: foreignError(err)})
+		d.problems = append(d.problems, Problem{Path: path, Want: foreignError(err, v)})
 	}
 }
 
 // foreignError is a parser's message on one line and without values: those of
 // a mistyped http_config may be secrets.
-func foreignError(err error) string {
+func foreignError(err error, v any) string {
 	var typed *yaml.TypeError
 	if errors.As(err, &typed) {
 		return "a value has the wrong type for this key; see Prometheus's http_config and Alertmanager's time_interval"
 	}
-	return strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: "), "\n", " ")
+	var address *url.Error // which has the address, and what it wraps has pieces of it
+	if errors.As(err, &address) {
+		return "a value is no URL: want one such as http://proxy:3128"
+	}
+	text := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "yaml: "), "\n", " ")
+	for _, leaf := range leafTexts(v) {
+		text = strings.ReplaceAll(text, leaf, "…")
+	}
+	return text
 }
+
+// leafTexts is every value below v, the longest first.
+func leafTexts(v any) []string {
+	var out []string
+	switch t := v.(type) {
+	case map[string]any:
+		for _, sub := range t {
+			out = append(out, leafTexts(sub)...)
+		}
+	case []any:
+		for _, sub := range t {
+			out = append(out, leafTexts(sub)...)
+		}
+	case nil, bool:
+	default:
+		text := fmt.Sprint(t)
+		quoted := strconv.Quote(text)
+		out = append(out, text, quoted[1:len(quoted)-1])
+	}
+	out = slices.DeleteFunc(out, func(s string) bool { return s == "" })
+	slices.SortFunc(out, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+	return out
+}
+
+// withoutQuotes is what YAML's parser says, without the pieces of the document
+// that it quotes: an unknown *anchor or a !!tag may be the beginning of a secret.
+func withoutQuotes(text string) string {
+	return quotedPieces.ReplaceAllString(text, "…")
+}
+
+var quotedPieces = regexp.MustCompile("`.*`|'.*'")
 
 func (d *decoder) foreignKeys(path string, v any, t reflect.Type) {
 	for t.Kind() == reflect.Pointer {
@@ -309,7 +354,12 @@ func (d *decoder) foreignKeys(path string, v any, t reflect.Type) {
 func (d *decoder) checkKeys(path string, m map[string]any, t reflect.Type) {
 	known := keysOf(t)
 	for _, key := range sortedKeys(m) {
-		if !slices.Contains(known, key) {
+		switch {
+		case slices.Contains(known, key):
+		case !keyName.MatchString(key) || m[key] == nil && secretive(path):
+			// {token} is a mapping with a key and no value.
+			d.problems = append(d.problems, Problem{Path: cmp.Or(path, "configuration"), Want: "unknown key, which is not shown: known here are " + list(known)})
+		default:
 			d.problems = append(d.problems, Problem{Path: join(path, key), Want: "unknown key: " + suggest(path, key, known, t)})
 		}
 	}
@@ -421,6 +471,9 @@ func sortedKeys(m map[string]any) []string {
 }
 
 func join(path, key string) string {
+	if strings.ContainsAny(key, ":@") { // a URL that became a key
+		key = "…"
+	}
 	if path == "" {
 		return key
 	}
@@ -434,6 +487,67 @@ func list(words []string) string {
 	}
 	last := len(words) - 1
 	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// keyName is what may be shown of a key that is unknown.
+var keyName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,40}$`)
+
+// secretive says whether values below a key are never shown: where credentials
+// belong, or are put by mistake.
+func secretive(path string) bool {
+	root, _, _ := strings.Cut(path, ".")
+	return slices.Contains([]string{"web", "webhook", "prometheus", "alertmanager"}, root)
+}
+
+// kindWord and harmless are shown as they are, wherever they stand.
+type (
+	kindWord string
+	harmless string
+)
+
+// kindOf says what a value is, where it is not what was wanted and can be
+// anything.
+func kindOf(v any) kindWord {
+	switch v.(type) {
+	case map[string]any, map[any]any:
+		return "a mapping"
+	case []any:
+		return "a list"
+	case string:
+		return "a string"
+	case bool:
+		return "true or false"
+	}
+	return "a number"
+}
+
+// because is an error about a value as it can stand in the same message.
+func because(value string, err error) string {
+	if strings.Contains(value, "://") {
+		return "which this is not"
+	}
+	return err.Error()
+}
+
+// shown is a value as it can stand in a one-line message that may be logged:
+// none that could be a secret, nor a URL, which could hold one.
+func shown(path string, v any) string {
+	switch t := v.(type) {
+	case kindWord:
+		return string(t)
+	case harmless:
+		return show(string(t))
+	case time.Duration, bool, map[string]any, map[any]any, []any:
+		return show(v)
+	case string:
+		if strings.Contains(t, "://") {
+			return ""
+		}
+	}
+	if secretive(path) {
+		return ""
+	}
+	return show(v)
 }
 
 // show is a value as it can stand in a one-line message.

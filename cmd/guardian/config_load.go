@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,8 @@ import (
 
 	httpconfig "github.com/prometheus/common/config"
 	"github.com/spf13/viper"
+
+	"github.com/canary-guardian/guardian/remediate"
 )
 
 // serviceAccountNamespace is where Kubernetes tells a pod its namespace.
@@ -63,6 +66,9 @@ func parseConfig(b []byte, flags func(*Config)) (Config, error) {
 	if c.Namespace == "" {
 		c.Namespace = podNamespace()
 	}
+	if c.Instance == "" {
+		c.Instance = podInstance(os.Getenv("DEPLOYMENT_NAME"), os.Getenv("POD_NAME"))
+	}
 	if c.Rules.Namespace == "" {
 		c.Rules.Namespace = c.Namespace
 	}
@@ -91,6 +97,7 @@ func unexplained(found, unread Problems) Problems {
 // unknown keys needs.
 func layer(tree map[string]any, defaults Config, fromEnv map[string]string) map[string]any {
 	v := viper.New()
+	v.AllowEmptyEnv(true)
 	out := deepCopy(tree).(map[string]any)
 	if err := v.MergeConfigMap(deepCopy(tree).(map[string]any)); err != nil {
 		return out // the decoder names what is wrong with it
@@ -98,7 +105,7 @@ func layer(tree map[string]any, defaults Config, fromEnv map[string]string) map[
 	for path, value := range leaves("", reflect.ValueOf(defaults)) {
 		v.SetDefault(path, value)
 		env := envName(path)
-		if err := v.BindEnv(path, env); err != nil || os.Getenv(env) == "" {
+		if _, set := os.LookupEnv(env); v.BindEnv(path, env) != nil || !set {
 			continue
 		}
 		if setPath(out, strings.Split(path, "."), v.Get(path)) {
@@ -125,6 +132,26 @@ func envName(path string) string {
 	}
 	return b.String()
 }
+
+// unknownEnv names variables that look like those of keys and are none: what they
+// were to set is not set. Kubernetes itself sets some for a Service named guardian.
+func unknownEnv() []string {
+	known := map[string]bool{}
+	for path := range leaves("", reflect.ValueOf(DefaultConfig())) {
+		known[envName(path)] = true
+	}
+	var out []string
+	for _, entry := range os.Environ() {
+		name, _, _ := strings.Cut(entry, "=")
+		if strings.HasPrefix(name, "GUARDIAN_") && !known[name] && !serviceEnv.MatchString(name) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+var serviceEnv = regexp.MustCompile(`^GUARDIAN_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // leaves is every scalar of a configuration by its key path.
 func leaves(path string, v reflect.Value) map[string]any {
@@ -193,6 +220,23 @@ func podNamespace() string {
 	return strings.TrimSpace(string(b))
 }
 
+// podOfDeployment is a pod's name as a ReplicaSet of a Deployment makes it:
+// NAME-HASH-SUFFIX, whose letters are those of Kubernetes' own generator.
+var podOfDeployment = regexp.MustCompile(`^(.+)-[bcdfghjklmnpqrstvwxz2456789]{4,10}-[bcdfghjklmnpqrstvwxz2456789]{5}$`)
+
+// podInstance is what all pods of a Deployment have in common: its name, as the
+// environment or the pod's own tells it. A name that tells nothing is
+// everybody's: a replica must never be taken for another guardian.
+func podInstance(deployment, pod string) string {
+	if deployment != "" {
+		return deployment
+	}
+	if m := podOfDeployment.FindStringSubmatch(pod); m != nil {
+		return m[1]
+	}
+	return remediate.DefaultInstance
+}
+
 // restartOnly is the keys that differ between two configurations and that a
 // running guardian cannot change: what it listens on,
 // connects with, and calls the objects that it writes.
@@ -203,6 +247,7 @@ func restartOnly(was, is Config) []string {
 		was, is any
 	}{
 		{"namespace", was.Namespace, is.Namespace},
+		{"instance", was.Instance, is.Instance},
 		{"own", was.Own, is.Own},
 		{"clusterDomain", was.ClusterDomain, is.ClusterDomain},
 		{"log", was.Log, is.Log},

@@ -218,6 +218,28 @@ func TestWindowsOpenAndCloseInTheirTimeZone(t *testing.T) {
 	}
 }
 
+func TestReplicasOfOneDeploymentAreOneInstance(t *testing.T) {
+	for _, c := range []struct{ deployment, pod, want string }{
+		{"guardian-blue", "guardian-5f6d8c7b9-x2x4z", "guardian-blue"},
+		{"", "guardian-blue-5f6d8c7b9-x2x4z", "guardian-blue"},
+		{"", "guardian-blue-7c9d5b4f88-bcdfg", "guardian-blue"},
+		{"", "guardian-0", "guardian"}, // of a StatefulSet, by hand, outside of a cluster
+		{"", "", "guardian"},
+		{"", "a-very-long-name-of-a-deployment-that-leaves-no-room-for-5f6d8x2x4z", "guardian"},
+	} {
+		if got := podInstance(c.deployment, c.pod); got != c.want {
+			t.Errorf("Deployment %q, pod %q: instance %q, want %q", c.deployment, c.pod, got, c.want)
+		}
+	}
+	t.Setenv("POD_NAME", "guardian-blue-5f6d8c7b9-x2x4z")
+	t.Setenv("DEPLOYMENT_NAME", "")
+	for text, want := range map[string]string{"namespace: a\n": "guardian-blue", "namespace: a\ninstance: green\n": "green"} {
+		if c, err := ParseConfig([]byte(text)); err != nil || c.Instance != want {
+			t.Errorf("%q: instance %q, error %v; want %q", text, c.Instance, err, want)
+		}
+	}
+}
+
 func TestOnlyWhatIsConnectedNeedsARestart(t *testing.T) {
 	was := DefaultConfig()
 	is := was

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	httpconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -24,7 +25,7 @@ type check struct{ problems Problems }
 
 func (c *check) want(ok bool, path string, value any, want string) {
 	if !ok {
-		c.problems = append(c.problems, Problem{Path: path, Value: show(value), Want: want})
+		c.problems = append(c.problems, Problem{Path: path, Value: shown(path, value), Want: want})
 	}
 }
 
@@ -36,11 +37,45 @@ func (c *check) positive(path string, d time.Duration) {
 	c.want(d > 0, path, d, "want more than 0s")
 }
 
+const (
+	day  = 24 * time.Hour
+	year = 365 * day // sums of a few do not overflow
+)
+
+func (c *check) bounded(path string, d, least, most time.Duration) {
+	c.want(d >= least && d <= most, path, d, fmt.Sprintf("want %v to %v", least, most))
+}
+
+// file takes a path that begins like one: a secret that was put where its file
+// belongs would be told by every error about the file.
+func (c *check) file(path, value string) {
+	ok := value == "" || strings.HasPrefix(value, "/") || strings.HasPrefix(value, "./") || strings.HasPrefix(value, "../")
+	c.want(ok, path, nil, "want the path of a file, such as /etc/guardian/token or ./token")
+}
+
+// validateFiles looks at what names a file in a Prometheus http_config.
+func validateFiles(k *check, at string, h httpconfig.HTTPClientConfig) {
+	files := map[string]string{"bearer_token_file": h.BearerTokenFile, "tls_config.ca_file": h.TLSConfig.CAFile,
+		"tls_config.cert_file": h.TLSConfig.CertFile, "tls_config.key_file": h.TLSConfig.KeyFile}
+	if h.Authorization != nil {
+		files["authorization.credentials_file"] = h.Authorization.CredentialsFile
+	}
+	if h.BasicAuth != nil {
+		files["basic_auth.username_file"], files["basic_auth.password_file"] = h.BasicAuth.UsernameFile, h.BasicAuth.PasswordFile
+	}
+	if h.OAuth2 != nil {
+		files["oauth2.client_secret_file"] = h.OAuth2.ClientSecretFile
+	}
+	for _, key := range sortedStrings(files) {
+		k.file(join(at, key), files[key])
+	}
+}
+
 // url takes http and https. Passwords in it are refused, so that none is ever
 // shown: http.basic_auth is the place for them.
 func (c *check) url(path, value string) {
 	u, err := url.Parse(value)
-	shown := redactURL(value)
+	shown := harmless(redactURL(value))
 	switch {
 	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
 		c.want(false, path, shown, "want a URL such as https://prometheus.monitoring:9090")
@@ -61,7 +96,7 @@ func (c *check) label(path, value string) {
 
 func (c *check) objectName(path, value string) {
 	want := "want the name of an object in the guard's namespace"
-	if namespace, name, found := strings.Cut(value, "/"); found {
+	if namespace, name, found := strings.Cut(value, "/"); found && !strings.Contains(value, "://") {
 		want = fmt.Sprintf("want a name in the guard's namespace: another namespace (%s) needs a guardian of its own there, with %s", namespace, name)
 	}
 	c.want(len(validation.IsDNS1123Subdomain(value)) == 0, path, value, want)
@@ -77,6 +112,7 @@ func (c Config) Validate() Problems {
 		k.label("namespace", c.Namespace)
 		k.label("rules.namespace", c.Rules.Namespace)
 	}
+	k.want(c.Instance != "" && len(validation.IsValidLabelValue(c.Instance)) == 0, "instance", c.Instance, "want a label's value, such as the release's name")
 	k.want(len(validation.IsDNS1123Subdomain(c.ClusterDomain)) == 0, "clusterDomain", c.ClusterDomain, "want a DNS domain such as cluster.local")
 	c.validateOwn(&k)
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -88,8 +124,10 @@ func (c Config) Validate() Problems {
 		"want a file with the bearer token, web.configFile, or webhook.allowAnonymous: true")
 	k.want(c.Webhook.TokenFile == "" || !c.Webhook.AllowAnonymous, "webhook.allowAnonymous", c.Webhook.AllowAnonymous,
 		`want tokenFile: "" beside it: as long as there is a token, callers must have it`)
+	k.file("webhook.tokenFile", c.Webhook.TokenFile)
+	k.file("web.configFile", c.Web.ConfigFile)
 	c.validateEndpoints(&k)
-	k.positive("heartbeat.maxAge", c.Heartbeat.MaxAge)
+	k.bounded("heartbeat.maxAge", c.Heartbeat.MaxAge, time.Second, day)
 	k.positive("disarm.max", c.Disarm.Max)
 	c.Rules.validate(&k)
 	c.Builds.validate(&k)
@@ -117,7 +155,8 @@ func (c Config) validateEndpoints(k *check) {
 		if e.URL != "" {
 			k.url(e.path+".url", e.URL)
 		}
-		k.positive(e.path+".timeout", e.Timeout)
+		k.bounded(e.path+".timeout", e.Timeout, time.Millisecond, time.Minute)
+		validateFiles(k, e.path+".http", e.HTTP)
 	}
 	k.want(c.Prometheus.URL != "" || c.Alertmanager.URL != "", "alertmanager.url", c.Alertmanager.URL,
 		"want this or prometheus.url: one of them must say which alerts fire")
@@ -226,7 +265,7 @@ func (g GuardConfig) validate(k *check, at string) {
 	}
 	g.Signals.validate(k, at+".signals")
 	k.oneOf(at+".rollback.lock", g.Rollback.Lock, string(remediate.LockBuild), string(remediate.LockManual), string(remediate.LockNone))
-	k.want(g.Rollback.Window >= 0, at+".rollback.window", g.Rollback.Window, "want 0s or more")
+	k.bounded(at+".rollback.window", g.Rollback.Window, 0, year)
 	k.want(g.Rollback.MinReadyStable >= 1, at+".rollback.minReadyStable", g.Rollback.MinReadyStable, "want at least 1: traffic to a stable version without endpoints is an outage")
 	g.Promotion.validate(k, at+".promotion")
 }
@@ -279,7 +318,7 @@ func (m MatcherConfig) validate(k *check, at string, generated map[string][]stri
 	parsed, err := alerting.ParseMatchers(m.Match)
 	switch {
 	case err != nil:
-		k.want(false, at, m.Match, `want Alertmanager's matchers, such as '{alertname="OrdersDown", severity="page"}': `+err.Error())
+		k.want(false, at, m.Match, `want Alertmanager's matchers, such as '{alertname="OrdersDown", severity="page"}': `+because(m.Match, err))
 	case parsed.Matches(nil):
 		k.want(false, at, m.Match, `selects every alert that lacks these labels: want at least one label that must be there, such as alertname="OrdersDown"`)
 	case parsed.Selects(generated):
@@ -301,7 +340,7 @@ func firstSelected(m alerting.Matchers, values map[string][]string) string {
 
 func (p PromotionConfig) validate(k *check, at string) {
 	k.oneOf(at+".mode", p.Mode, string(remediate.PromotionOff), string(remediate.PromotionManual), string(remediate.PromotionAuto))
-	k.positive(at+".interval", p.Interval)
+	k.bounded(at+".interval", p.Interval, time.Millisecond, year)
 	k.want(p.MinRequests >= 0, at+".minRequests", p.MinRequests, "want 0 or more")
 	last := 0
 	for i, s := range p.Steps {
@@ -309,8 +348,10 @@ func (p PromotionConfig) validate(k *check, at string) {
 		inRange := s.Weight >= 1 && s.Weight <= 100
 		k.want(inRange, step, s.Weight, "want a weight of 1 to 100 percent")
 		k.want(!inRange || s.Weight > last, step, s.Weight, fmt.Sprintf("want more than the step before (%d): steps ascend", last))
-		k.want(s.Interval >= 0, step+".interval", s.Interval, "want 0s or more")
-		k.want(s.Bake >= 0, step+".bake", s.Bake, "want 0s or more")
+		if s.Interval != p.Interval { // else it is that one which is wrong
+			k.bounded(step+".interval", s.Interval, 0, year)
+		}
+		k.bounded(step+".bake", s.Bake, 0, year)
 		last = max(last, s.Weight)
 	}
 	if n := len(p.Steps); n == 0 {
@@ -323,7 +364,7 @@ func (p PromotionConfig) validate(k *check, at string) {
 		k.label(gate+".name", g.Name)
 		_, err := parser.NewParser(parser.Options{EnableExperimentalFunctions: true}).ParseExpr(g.Query)
 		if err != nil {
-			k.want(false, gate+".query", g.Query, "want PromQL: "+err.Error())
+			k.want(false, gate+".query", g.Query, "want PromQL: "+because(g.Query, err))
 		}
 	}
 }

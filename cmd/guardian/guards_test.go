@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -131,7 +132,8 @@ func TestRulesOfAFullConfigurationAreGenerated(t *testing.T) {
 }
 
 func TestPrintingCommands(t *testing.T) {
-	t.Setenv("GUARDIAN_NAMESPACE", "")
+	t.Setenv("GUARDIAN_NAMESPACE", "") // put back at the end
+	os.Unsetenv("GUARDIAN_NAMESPACE")
 	for name, tc := range map[string]struct {
 		args string
 		code int

@@ -353,36 +353,38 @@ func (a *app) byHand(action remediate.RequestAction, guard, namespace string, r 
 	return text
 }
 
-// requestOfOrphan is a wish about a guard that nobody looks after. Its lock is
-// lifted here, with the person's own rights; nothing else can be done.
+// requestOfOrphan is a request about a guard that no guardian looks after. What it
+// asks for cannot be done, but for an unlock: that waits for guardian in the
+// record, and the VirtualServices are let go at once, with the person's own rights.
 func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q remediate.Request, r remediate.Record) error {
 	text := remediate.OrphanText(guard, r.Status.Orphaned)
-	if q.Action != remediate.RequestUnlock {
+	switch {
+	case q.Action != remediate.RequestUnlock:
 		return couldNotTell("%s%s", text, a.byHand(q.Action, guard, c.namespace, r))
+	case r.Lock == nil:
+		return fmt.Errorf("unlock refused: not locked (%s)", text)
 	}
-	api := c.kube.CoreV1().ConfigMaps(c.namespace)
-	for {
-		cm, err := api.Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
-		if err != nil {
-			return c.explain("read the record of guard "+guard, err)
+	if r.Request == nil || r.Request.Action != q.Action {
+		if _, _, err := c.writeRequest(ctx, guard, q); err != nil {
+			return err
 		}
-		patch, after, err := remediate.UnlockOrphan(cm, q.By, q.Reason, time.Now())
-		if err != nil {
-			return fmt.Errorf("unlock refused: %w (%s)", err, text)
-		}
-		_, err = api.Patch(ctx, cm.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cliManager})
-		if apierrors.IsConflict(err) {
-			continue
-		}
-		if err != nil {
-			return c.explain("unlock guard "+guard, err)
-		}
-		fmt.Fprintf(a.out, "%s.\nTherefore lifted by this command: the lock, its label and what the admission policy refuses are taken off ConfigMap %s. No traffic has moved.\n", text, cm.Name)
-		for _, was := range after.Changed {
-			fmt.Fprintf(a.out, "Left as the rollback re-pointed it: VirtualService %s, %s\n", was.VirtualService, was.Path)
-		}
-		return nil
 	}
+	names := r.VirtualServices
+	if m := r.Status.Moves; len(names) == 0 && m != nil {
+		names = m.VirtualServices
+	}
+	taken, err := remediate.TakeOffLock(ctx, c.dynamic, c.namespace, guard, names)
+	fmt.Fprintf(a.out, "%s.\nThe unlock waits in its record: guardian lifts the lock there when it has the guard again.\n", text)
+	for _, name := range taken {
+		fmt.Fprintf(a.out, "Taken off by this command: annotation %s%s of VirtualService %s; the API server refuses nothing there any more. No traffic has moved.\n", remediate.AnnotationLock, guard, name)
+	}
+	for _, was := range r.Changed {
+		fmt.Fprintf(a.out, "Left as the rollback re-pointed it: VirtualService %s, %s\n", was.VirtualService, was.Path)
+	}
+	if err != nil {
+		return c.explain("unlock guard "+guard, err)
+	}
+	return nil
 }
 
 // writeRequest puts q into the record, after any request that stands there, and

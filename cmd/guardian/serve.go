@@ -71,6 +71,9 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 		return err
 	}
 	log := newLogger(config.Log, errOut)
+	if names := unknownEnv(); len(names) > 0 {
+		log.Warn("environment variables that no key has, and that set nothing: misspelt?", "variables", names)
+	}
 	klog.SetSlogLogger(log.With("component", "client-go")) // which would write lines of its own among these
 	s, err := newService(config, rest, log)
 	if err != nil {
@@ -189,7 +192,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	}
 	s.controller, err = remediate.New(remediate.Options{
 		Client: kube, Dynamic: dyn, EventClient: events,
-		Namespace: s.config.Namespace, Identity: identity(), Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
+		Namespace: s.config.Namespace, Identity: identity(), Instance: s.config.Instance, Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
 		Firing: s.bridge.firing, AskForward: s.oracle.askForward, Count: s.oracle.count,
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
@@ -241,6 +244,9 @@ func identity() string {
 }
 
 func (s *service) ready(context.Context) error {
+	if err := s.controller.Refused(); err != nil {
+		return err
+	}
 	if !s.controller.Ready() {
 		return &alerting.MissingError{Names: s.controller.Missing()}
 	}

@@ -1,0 +1,147 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// DefaultInstance is a guardian's name where nothing tells it.
+const DefaultInstance = "guardian"
+
+// LabelInstance on guardian's Leases names the guardian whose replicas hold
+// them.
+const LabelInstance = Prefix + "instance"
+
+// leftRecently is for how long a namespace belongs to the guardian that led
+// there last: a rollout that stops its replicas before it starts new ones must
+// not lose the namespace to another.
+const leftRecently = time.Minute
+
+// claimTimeout is how long an API server that does not answer keeps guardian
+// from its work for the sake of a claim.
+const claimTimeout = 5 * time.Second
+
+// OtherGuardianError says that another guardian looks after the namespace. Two
+// of them would take each other's guards for removed, refuse what people ask
+// for, and compete for one lease.
+type OtherGuardianError struct {
+	Namespace, Instance, Other, Lease string
+}
+
+func (e *OtherGuardianError) Error() string {
+	return fmt.Sprintf("namespace %s has a guardian already: instance %q (Lease %s), and this one is %q. One guardian looks after one namespace: "+
+		"put all guards into the configuration of one of them, and remove the other; replicas of one guardian need the same instance",
+		e.Namespace, e.Other, e.Lease, e.Instance)
+}
+
+// rivals tell another guardian of the namespace from dead ones, by a clock that
+// may differ from theirs.
+type rivals struct {
+	seen map[string]time.Time // Lease → its renewTime when last looked at
+}
+
+// living is the Lease of another guardian that lives. Those without a name are
+// replicas of an older version.
+func (r *rivals) living(leases []coordinationv1.Lease, instance string, now time.Time) (found *coordinationv1.Lease) {
+	if r.seen == nil {
+		r.seen = map[string]time.Time{}
+	}
+	for i := range leases {
+		l := &leases[i]
+		name := l.Labels[LabelInstance]
+		if name == "" || name == instance || l.Spec.RenewTime == nil {
+			continue
+		}
+		at := l.Spec.RenewTime.Time
+		last, known := r.seen[l.Name]
+		r.seen[l.Name] = at
+		lives := now.Sub(at).Abs() <= LifeTimeout || known && !last.Equal(at)
+		if lives && (found == nil || older(l, found)) {
+			found = l
+		}
+	}
+	return found
+}
+
+// older orders Leases by the API server's clock, which all replicas share.
+func older(a, b *coordinationv1.Lease) bool {
+	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
+		return a.CreationTimestamp.Before(&b.CreationTimestamp)
+	}
+	return a.Name < b.Name
+}
+
+// claim takes the namespace for this guardian, or returns an OtherGuardianError.
+// What cannot be looked at refuses nobody: it is looked at again with each
+// renewal.
+func (l *leases) claim(ctx context.Context) error {
+	look, cancel := context.WithTimeout(ctx, claimTimeout)
+	defer cancel()
+	err, seen := l.contested(look, nil), false
+	if err == nil {
+		err, seen = l.renew(look), true // from now on the others see this one
+	}
+	if err == nil {
+		err = l.contest(look) // and whoever began in the same instant
+	}
+	if other := (*OtherGuardianError)(nil); errors.As(err, &other) {
+		if l.refused.Store(other); seen {
+			l.leave(ctx)
+		}
+		return other
+	}
+	if err != nil && ctx.Err() == nil {
+		l.log.Warn("look for another guardian of this namespace", "namespace", l.namespace, "err", err)
+	}
+	return nil
+}
+
+// contest looks for another guardian that was there before this replica.
+func (l *leases) contest(ctx context.Context) error {
+	own, err := l.kube.CoordinationV1().Leases(l.namespace).Get(ctx, ReplicaLease(l.identity), metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("read Lease %s/%s: %w", l.namespace, ReplicaLease(l.identity), err)
+	}
+	return l.contested(ctx, own)
+}
+
+// contested returns an OtherGuardianError if another guardian lives, or has led
+// a moment ago. With own, this replica's Lease, younger ones do not count: it is
+// for them to stop.
+func (l *leases) contested(ctx context.Context, own *coordinationv1.Lease) error {
+	api := l.kube.CoordinationV1().Leases(l.namespace)
+	list, err := api.List(ctx, metav1.ListOptions{LabelSelector: LabelReplica})
+	if err != nil {
+		return fmt.Errorf("list Leases in %s: %w", l.namespace, err)
+	}
+	refused := func(by *coordinationv1.Lease) error {
+		return &OtherGuardianError{Namespace: l.namespace, Instance: l.instance, Other: by.Labels[LabelInstance], Lease: by.Name}
+	}
+	if other := l.rivals.living(list.Items, l.instance, l.now()); other != nil {
+		if own == nil || older(other, own) {
+			return refused(other)
+		}
+		l.log.Error("another guardian has been started for this namespace; it is for that one to stop", "namespace", l.namespace, "instance", other.Labels[LabelInstance], "lease", other.Name)
+	}
+	if own != nil {
+		return nil
+	}
+	leader, err := api.Get(ctx, LeaderLease, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("read Lease %s/%s: %w", l.namespace, LeaderLease, err)
+	}
+	name, at := leader.Labels[LabelInstance], leader.Spec.RenewTime
+	if name != "" && name != l.instance && at != nil && l.now().Sub(at.Time).Abs() <= leftRecently {
+		return refused(leader)
+	}
+	return nil
+}
