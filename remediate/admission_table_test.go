@@ -298,8 +298,12 @@ func (r tableRow) is(old, asked, got *unstructured.Unstructured) answer {
 		return string(x) == string(y)
 	}
 	locks := func(vs *unstructured.Unstructured) map[string]string {
-		out := vs.GetAnnotations()
-		maps.DeleteFunc(out, func(k, _ string) bool { return !strings.HasPrefix(k, AnnotationLock) })
+		out := map[string]string{}
+		for k, v := range vs.GetAnnotations() {
+			if strings.HasPrefix(k, AnnotationLock) {
+				out[k] = v
+			}
+		}
 		return out
 	}
 	switch {

@@ -210,15 +210,15 @@ func (c *Controller) SetGuards(guards []Guard) {
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer c.dismiss()
-	if err := c.lease.claim(ctx); err != nil {
-		return err
-	}
 	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 	defer wg.Wait()
 	defer c.queue.ShutDown()
 	defer c.info.stop()
+	defer stop(nil)
 	wg.Go(func() { c.event.run(ctx) })
+	if err := c.lease.claim(ctx); err != nil {
+		return err
+	}
 	wg.Go(func() { c.identify(ctx) })
 	if !c.info.start(ctx) {
 		return nil

@@ -10,9 +10,9 @@ type Gaps struct {
 	Stable, Canary bool
 }
 
-// noRequestsYet is why nothing proves that a canary is watched which nobody has
-// called. It is no fault.
-const noRequestsYet = "no request of the canary has been recorded yet"
+// NoRequestsYet is why nothing proves that a canary is watched which nobody has
+// called. It is no fault, and a gate that asks for no requests passes over it.
+const NoRequestsYet = "no request of the canary has been recorded yet"
 
 // noAnswer is the same while Prometheus cannot be asked.
 const noAnswer = "Prometheus does not say that the rules watch"
@@ -29,7 +29,7 @@ func (g Gaps) unwatched(t Traffic, requests int64) string {
 	case requests > 0:
 		return "the rules record no request of the canary, and Prometheus has some: are rules.proxies and the canary's Deployments right?"
 	case !g.Stable:
-		return noRequestsYet
+		return NoRequestsYet
 	}
 	return "the rules record no request of either side: are its proxies scraped?"
 }
@@ -50,4 +50,4 @@ func (d *decider) tellUnwatched() {
 }
 
 // blind says that a canary has traffic that no rule watches.
-func (s Status) blind() bool { return s.Unwatched != "" && s.Unwatched != noRequestsYet }
+func (s Status) blind() bool { return s.Unwatched != "" && s.Unwatched != NoRequestsYet }

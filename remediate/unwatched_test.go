@@ -25,7 +25,7 @@ func TestACanaryIsWatchedWhenItsRulesAreEvaluatedAndRecordItsRequests(t *testing
 		"not loaded before the first step":        {Gaps{Rules: missing}, 0, 0, missing, true},
 		"an idle canary has nothing to record":    {none, 0, 0, "", false},
 		"requests that the rules do not see":      {Gaps{Canary: true}, 10, 50, "the rules record no request of the canary", true},
-		"nobody has called the canary yet":        {Gaps{Canary: true}, 10, 0, noRequestsYet, false},
+		"nobody has called the canary yet":        {Gaps{Canary: true}, 10, 0, NoRequestsYet, false},
 		"nothing is scraped":                      {none, 10, 0, "the rules record no request of either side", true},
 		"nothing is scraped, and all is canary's": {none, 100, 0, "the rules record no request of either side", true},
 	} {
@@ -91,7 +91,7 @@ func TestAnUnwatchedCanaryIsAMetric(t *testing.T) {
 	m := NewMetrics(prometheus.NewPedanticRegistry())
 	g := Guard{Name: "orders-service", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}
 	m.start(g)
-	for text, want := range map[string]string{"": "0", noRequestsYet: "0", "not loaded": "1", noAnswer: "1"} {
+	for text, want := range map[string]string{"": "0", NoRequestsYet: "0", "not loaded": "1", noAnswer: "1"} {
 		m.saw(g, outcome{decision: Decision{Record: Record{Status: Status{Unwatched: text}}}})
 		err := testutil.CollectAndCompare(m, strings.NewReader("# HELP guardian_guard_unwatched 1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.\n"+
 			"# TYPE guardian_guard_unwatched gauge\nguardian_guard_unwatched{guard=\"orders-service\"} "+want+"\n"), "guardian_guard_unwatched")

@@ -312,6 +312,12 @@ func TestGate(t *testing.T) {
 				r.Status.Unwatched = "the group of its rules is not loaded"
 				return r
 			}(), code: exitUnknown, says: "the group of its rules is not loaded", took: 95 * time.Second},
+		"without a request nothing is proven, unless none is asked for": {
+			record: func() remediate.Record {
+				r := shifting(30, 0)
+				r.Status.Unwatched = remediate.NoRequestsYet
+				return r
+			}(), args: []string{"--min-requests", "0"}, code: exitOK, says: "healthy for 1m0s at 30%", took: time.Minute},
 		"until one does": {
 			record: func() remediate.Record {
 				r := shifting(30, 50)

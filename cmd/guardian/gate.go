@@ -328,6 +328,8 @@ func (w *gateWatch) unproven(s remediate.Status, now time.Time) string {
 		return w.blind
 	case w.heard.Before(w.traffic):
 		return "alerts may not reach guardian: it has heard no heartbeat since the traffic began"
+	case w.options.minRequests == 0 && s.Unwatched == remediate.NoRequestsYet:
+		return "" // nobody has asked for any
 	}
 	return s.Unwatched
 }
