@@ -34,8 +34,8 @@ const (
 
 // unmissed are the rights that everything may not come to need.
 var unmissed = map[string]string{
-	"list virtualservices.networking.istio.io":   streamed,
-	"list destinationrules.networking.istio.io":  streamed,
+	"list virtualservices.networking.istio.io":  streamed,
+	"list destinationrules.networking.istio.io": streamed,
 	"list services":                              streamed,
 	"list deployments.apps":                      streamed,
 	"list controllerrevisions.apps":              streamed,
