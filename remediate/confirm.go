@@ -146,6 +146,21 @@ func (d *decider) confirmStep() {
 	d.rec.Status.Moving = nil
 }
 
+// isNew says of an alert that the record does not know it to fire.
+func (d *decider) isNew(a Alert) bool {
+	return !slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
+}
+
+// gone tells of a locked guard one of whose VirtualServices does not exist: where
+// there is none, Istio sends requests to all pods of the host, the canary's too.
+func (d *decider) gone() {
+	d.state, d.reason = StateBlocked, ReasonBlocked
+	d.text = d.in.Gone + ": until it is back, locked again at once, requests reach all pods of its hosts, the canary's too"
+	if d.was.Status.State != StateBlocked {
+		d.note("blocked", "", "locked, and "+d.text)
+	}
+}
+
 // giveUp forgets a rollback that nothing asks for any more before it was done:
 // without a lock it lasts no longer than its alert.
 func (d *decider) giveUp() {

@@ -90,6 +90,11 @@ type Input struct {
 	Marked  *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
 	Alerts  []Alert         // firing now, and accepted ones not acted on yet
 
+	// Unreadable is what of the record cannot be read, and why.
+	Unreadable []string
+	// Gone says which of the guard's VirtualServices do not exist; empty: all do.
+	Gone string
+
 	// Unrecorded is the lock of a rollback that was done and could not be
 	// recorded. Nil: there is none.
 	Unrecorded *Lock
@@ -217,7 +222,8 @@ const (
 const (
 	byAlert      = "alert"
 	byRefused    = "refused build"
-	byAnnotation = "annotation" // the record of it is lost
+	byUnreadable = "unreadable record" // a lock that cannot be read
+	byAnnotation = "annotation"        // the record of it is lost
 )
 
 // Decide says what a guard's traffic and record should be. It has no client,
@@ -227,6 +233,10 @@ func Decide(in Input, now time.Time) Decision {
 	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
 	d.in.Canary = in.Canary.as(in.Record.Status.Revisions, in.Record.Status.Build)
 	d.takeUpLock()
+	for _, why := range in.Unreadable {
+		d.rec.Status.Noted = nil // what fires is told anew
+		d.note("unreadable", "", "the record was not readable as a whole, what was not is begun anew: "+shorten(why))
+	}
 	d.observe()
 	d.endDisarm()
 	d.readRequest()
@@ -666,8 +676,14 @@ func (d *decider) locked() {
 	}
 	d.dropAsked("locked: " + d.rec.Lock.Reason)
 	if !d.exposed() {
+		if d.in.Gone != "" {
+			d.gone()
+			return
+		}
 		d.state, d.text = StateRolledBack, d.lockText()
-		d.confirm()
+		if d.confirm(); slices.ContainsFunc(d.rollback, func(a Alert) bool { return d.isNew(a) }) {
+			d.doubt = true
+		}
 		return
 	}
 	if why := d.unsafe(); why != "" {
@@ -812,6 +828,7 @@ func (d *decider) open() {
 			d.confirm()
 		}
 		for _, a := range d.rollback {
+			d.doubt = d.doubt || d.isNew(a)
 			d.noteAlert(a, "canary has no traffic; it will be rolled back at once if it gets some")
 		}
 	case d.in.Traffic.full() && d.windowOver():
@@ -820,6 +837,7 @@ func (d *decider) open() {
 		d.bake()
 		for _, a := range d.rollback {
 			d.reason = ReasonCompleted
+			d.doubt = d.doubt || d.isNew(a)
 			d.noteAlert(a, "not rolled back: "+d.text)
 		}
 	case len(d.rollback) > 0:

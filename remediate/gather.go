@@ -54,9 +54,7 @@ func gather(ctx context.Context, r reader, g Guard, domain, user string, known *
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
 	}
 	s.record = cm
-	if s.stored, err = past.parse(g.Name, cm); err != nil {
-		return s, err
-	}
+	s.stored, s.input.Unreadable = past.parse(g.Name, cm)
 	s.input.Record = s.stored
 	status := &s.input.Record.Status
 	status.Orphaned = time.Time{} // who looks at it now looks after it
@@ -297,6 +295,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 	if len(s.services) == 0 {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
 	}
+	in.Gone = strings.Join(missing, "; ")
 	in.Reach = s.reach
 	return nil
 }

@@ -62,7 +62,7 @@ func (c *Controller) markOrphans(ctx context.Context) error {
 		if configured || cm.Name != RecordName(guard) {
 			continue
 		}
-		if r, err := ParseRecord(cm); err == nil && !r.Status.Orphaned.IsZero() {
+		if r, _ := ReadRecord(cm); !r.Status.Orphaned.IsZero() {
 			continue
 		}
 		errs = append(errs, c.markOrphan(ctx, guard))
@@ -75,9 +75,9 @@ func (c *Controller) markOrphan(ctx context.Context, guard string) error {
 	if err != nil || cm == nil {
 		return err
 	}
-	r, err := ParseRecord(cm)
-	if err != nil || !r.Status.Orphaned.IsZero() {
-		return err
+	r, _ := ReadRecord(cm)
+	if !r.Status.Orphaned.IsZero() {
+		return nil
 	}
 	if _, err := c.r.store.writeRecord(ctx, guard, cm, orphaned(r, guard, c.o.Now().UTC())); err != nil {
 		return err

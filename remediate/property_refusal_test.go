@@ -112,7 +112,8 @@ func (m *machine) stand() {
 	whole := refused("traffic", "")
 	switch {
 	case whole != nil && !t.Clean():
-		if rec.Status.State != StateBlocked || !strings.Contains(rec.Status.Reason, whole.err.Error()) {
+		named := slices.ContainsFunc(lasting, func(r *refusal) bool { return strings.Contains(rec.Status.Reason, r.err.Error()) })
+		if rec.Status.State != StateBlocked || !named {
 			m.t.Fatalf("invariant 6: the write of traffic is refused (%v), and the record says %s: %s", whole.err, rec.Status.State, rec.Status.Reason)
 		}
 	case whole != nil:
@@ -254,3 +255,21 @@ func (m *machine) checkEvents(d Decision) {
 func isReturning(r Record) bool { return r.Status.Moving.rollsBack() }
 
 func isStepping(r Record) bool { return r.Status.Moving != nil && r.Status.Moving.Step > 0 }
+
+// editRecord is what a person can do to a record by hand: a key that cannot be
+// read any more, or no record.
+func (m *machine) editRecord(t *rapid.T) {
+	if m.w.cm == nil {
+		return
+	}
+	m.heard, m.edited = nil, true // what told of them may be gone
+	if rapid.IntRange(0, 3).Draw(t, "deleted") == 0 {
+		m.w.cm = nil
+		m.w.next()
+		return
+	}
+	cm := m.w.cm.DeepCopy()
+	cm.Data[rapid.SampledFrom([]string{keyStatus, keyHistory, keyLock, keyChanged}).Draw(t, "key")] = rapid.SampledFrom([]string{`{"weight":`, `[7]`, `"x"`}).Draw(t, "text")
+	cm.ResourceVersion = m.w.next()
+	m.w.cm = cm
+}

@@ -199,7 +199,7 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 	switch {
 	case ask.fresh:
 		return false
-	case d.Doubt, confirms(s.input.Record, d) && !r.done.is(s):
+	case (d.Doubt || confirms(s.input.Record, d)) && !r.done.is(s):
 		ask.fresh = true
 		return true
 	case ask.lock:

@@ -219,33 +219,48 @@ type Change struct {
 }
 
 // ParseRecord reads a record's ConfigMap; a nil ConfigMap is an empty record.
-// The error names the key that cannot be read.
+// The error names the keys that cannot be read.
 func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
-	r, err := parseRecord(cm)
-	if err != nil || r.past == "" {
-		return r, err
-	}
-	r.History, err = parseHistory(cm)
-	if r.past = ""; err != nil {
-		return Record{}, err
+	r, bad := ReadRecord(cm)
+	if len(bad) > 0 {
+		return Record{}, fmt.Errorf("read record %s/%s: %s", cm.Namespace, cm.Name, strings.Join(bad, "; "))
 	}
 	return r, nil
 }
 
-// parseRecord is ParseRecord but for the history, which stays in past as it is.
-func parseRecord(cm *corev1.ConfigMap) (Record, error) {
-	var r Record
+// ReadRecord is ParseRecord of a record that somebody else may have written:
+// what cannot be read is left out, and bad says what and why. A lock that cannot
+// be read stays, for a person to lift.
+func ReadRecord(cm *corev1.ConfigMap) (r Record, bad []string) {
+	r, bad = readRecord(cm)
+	if r.past == "" {
+		return r, bad
+	}
+	var err error
+	if r.History, err = parseHistory(cm); err != nil {
+		r.History, bad = nil, append(bad, err.Error())
+	}
+	r.past = ""
+	return r, bad
+}
+
+// readRecord is ReadRecord but for the history, which stays in past as it is.
+func readRecord(cm *corev1.ConfigMap) (r Record, bad []string) {
 	if cm == nil {
 		return r, nil
 	}
 	r.ResourceVersion = cm.ResourceVersion
-	for _, field := range []struct {
-		key string
-		to  any
-	}{{keyLock, &r.Lock}, {keyStatus, &r.Status}, {keyChanged, &r.Changed}} {
-		if err := parseKey(cm, field.key, field.to); err != nil {
-			return Record{}, err
+	if err := parseKey(cm, keyLock, &r.Lock); err != nil {
+		r.Lock, bad = nil, append(bad, err.Error())
+		if cm.Labels[LabelLocked] == "true" {
+			r.Lock = &Lock{Kind: LockManual, By: byUnreadable, Reason: "the lock in the record cannot be read, so a person has to lift it"}
 		}
+	}
+	if err := parseKey(cm, keyStatus, &r.Status); err != nil {
+		r.Status, bad = Status{}, append(bad, err.Error())
+	}
+	if err := parseKey(cm, keyChanged, &r.Changed); err != nil {
+		r.Changed, bad = nil, append(bad, err.Error())
 	}
 	r.Request = requestIn(cm.Data)
 	r.past = cm.Data[keyHistory]
@@ -256,7 +271,7 @@ func parseRecord(cm *corev1.ConfigMap) (Record, error) {
 	r.Stable = strings.Fields(cm.Data[keyStable])
 	r.VirtualServices = strings.Fields(cm.Data[keyVirtualServices])
 	r.Message = cm.Data[keyMessage]
-	return r, nil
+	return r, bad
 }
 
 func parseKey(cm *corev1.ConfigMap, key string, to any) error {
@@ -265,7 +280,7 @@ func parseKey(cm *corev1.ConfigMap, key string, to any) error {
 		return nil
 	}
 	if err := json.Unmarshal([]byte(text), to); err != nil {
-		return fmt.Errorf("read record %s/%s: key %s: %w", cm.Namespace, cm.Name, key, err)
+		return fmt.Errorf("key %s: %w", key, err)
 	}
 	return nil
 }
@@ -287,30 +302,30 @@ func newHistories() *histories {
 	return &histories{seed: maphash.MakeSeed(), read: map[string]uint64{}}
 }
 
-// parse is ParseRecord, but that the history is left in past. A nil histories
+// parse is ReadRecord, but that the history is left in past. A nil histories
 // leaves nothing there.
-func (h *histories) parse(guard string, cm *corev1.ConfigMap) (Record, error) {
+func (h *histories) parse(guard string, cm *corev1.ConfigMap) (r Record, bad []string) {
 	if h == nil {
-		return ParseRecord(cm)
+		return ReadRecord(cm)
 	}
-	r, err := parseRecord(cm)
-	if err != nil || r.past == "" {
-		return r, err
+	if r, bad = readRecord(cm); r.past == "" {
+		return r, bad
 	}
 	sum := maphash.String(h.seed, r.past)
 	h.mu.Lock()
 	was, ok := h.read[guard]
 	h.mu.Unlock()
 	if ok && was == sum {
-		return r, nil
+		return r, bad
 	}
 	if _, err := parseHistory(cm); err != nil {
-		return Record{}, err
+		r.past = ""
+		return r, append(bad, err.Error())
 	}
 	h.mu.Lock()
 	h.read[guard] = sum
 	h.mu.Unlock()
-	return r, nil
+	return r, bad
 }
 
 // forget drops a guard that is no longer configured.

@@ -342,3 +342,100 @@ func TestARollbackThatCannotBeRecordedIsDoneAllTheSame(t *testing.T) {
 		})
 	}
 }
+
+// edit changes the record by hand.
+func (o *lonely) edit(change func(map[string]string)) {
+	o.w.cm = o.w.cm.DeepCopy()
+	change(o.w.cm.Data)
+	o.w.cm.ResourceVersion = o.w.next()
+}
+
+func TestWhatCannotBeReadOfARecordIsBegunAnew(t *testing.T) {
+	for key, text := range map[string]string{keyHistory: `[{"event":`, keyStatus: `{"weight":"much"}`, keyChanged: `{}`, keyLock: `7`} {
+		for _, locked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, locked %v", key, locked), func(t *testing.T) {
+				o := newLonely(t, 10)
+				for range 2 * map[bool]int{true: 1}[locked] {
+					if _, err := o.pass(errorsAlert); err != nil {
+						t.Fatal(err)
+					}
+				}
+				o.told = nil
+				o.edit(func(data map[string]string) { data[key] = text })
+				if locked {
+					o.ci(50)
+				}
+				out, err := o.pass(errorsAlert)
+				if err != nil || !out.recorded || !o.traffic().Clean() {
+					t.Fatalf("an alert is answered with %v (recorded %v), the canary has %+v", err, out.recorded, o.traffic())
+				}
+				if !strings.Contains(strings.Join(o.told, " "), "unreadable") || !strings.Contains(o.history(), "unreadable") {
+					t.Errorf("told %v", o.told)
+				}
+				for range 2 {
+					if _, err := o.pass(errorsAlert); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r := o.record()
+				if r.Lock == nil || r.Status.State != StateRolledBack || strings.Count(o.history(), "unreadable") != 1 {
+					t.Errorf("lock %+v, %s, history %s", r.Lock, r.Status.State, o.history())
+				}
+				if want := map[bool]LockKind{true: LockManual, false: LockBuild}[key == keyLock && locked]; r.Lock != nil && r.Lock.Kind != want {
+					t.Errorf("a lock of kind %s, want %s", r.Lock.Kind, want)
+				}
+			})
+		}
+	}
+}
+
+func TestALockedVirtualServiceThatIsGoneIsToldAndLockedWhenItIsBack(t *testing.T) {
+	o := newLonely(t, 10)
+	for range 2 {
+		if _, err := o.pass(errorsAlert); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.told, o.w.vs = nil, nil
+	for range 2 {
+		if _, err := o.pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := o.record().Status; s.State != StateBlocked || !strings.Contains(s.Reason, "VirtualService microservices/orders-service does not exist") || !slices.Equal(o.told, []string{"blocked: 0→0"}) {
+		t.Errorf("%s: %s; told %v", s.State, s.Reason, o.told)
+	}
+	o.ci(50)
+	for range 2 {
+		if _, err := o.pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := o.record().Status; s.State != StateRolledBack || !o.traffic().Clean() || !strings.HasSuffix(o.history(), "rolled-back: 50→0") {
+		t.Errorf("%s, the canary has %+v, history %s", s.State, o.traffic(), o.history())
+	}
+}
+
+// A cache whose watch lags shows a canary without traffic.
+func TestAnAlertThatSeemsToNeedNothingIsLookedAtOnTheAPIServer(t *testing.T) {
+	for name, weights := range map[string][2]int{"no traffic": {0, 50}, "all of it for long": {100, 50}} {
+		t.Run(name, func(t *testing.T) {
+			o := newLonely(t, weights[0])
+			if weights[0] == 100 {
+				o.now = o.now.Add(time.Hour)
+				if _, err := o.pass(); err != nil || o.record().Status.State != StateCompleted {
+					t.Fatalf("%v, %s", err, o.record().Status.State)
+				}
+			}
+			stale := o.w.copy()
+			o.rec.cached = worldReader{world: stale, saw: &o.saw}
+			o.ci(weights[1])
+			alert := errorsAlert
+			alert.StartsAt = o.now
+			out, err := o.pass(alert)
+			if err != nil || !out.recorded || o.traffic().Weight != 0 || o.record().Lock == nil {
+				t.Errorf("%v, recorded %v, the canary has %+v", err, out.recorded, o.traffic())
+			}
+		})
+	}
+}
