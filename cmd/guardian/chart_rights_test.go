@@ -24,9 +24,28 @@ import (
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
-// unmissed are the rights that everything does not come to need, and when they
-// are needed.
-var unmissed = map[string]string{}
+// Why a right that everything does not come to need is needed all the same.
+const (
+	streamed = "API servers before 1.34, and those without the feature, do not stream lists"
+	stepping = "a step forward asks for every replica's heartbeat"
+	repeated = "an Event that comes again is counted up"
+	ancestry = "a live read climbs from a pod to what made it where the caches do not have that yet"
+)
+
+// unmissed are the rights that everything may not come to need.
+var unmissed = map[string]string{
+	"list virtualservices.networking.istio.io":  streamed,
+	"list destinationrules.networking.istio.io": streamed,
+	"list services":                              streamed,
+	"list deployments.apps":                      streamed,
+	"list controllerrevisions.apps":              streamed,
+	"list leases.coordination.k8s.io":            stepping,
+	"patch events":                               repeated,
+	"get replicasets.apps":                       ancestry,
+	"get controllerrevisions.apps":               ancestry,
+	"list prometheusrules.monitoring.coreos.com": streamed,
+	"list podmonitors.monitoring.coreos.com":     streamed,
+}
 
 // missPatience is how long each step waits for what a missing right may prevent.
 const missPatience = 8 * time.Second

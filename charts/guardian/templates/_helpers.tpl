@@ -72,6 +72,7 @@ annotations:
 {{- define "guardian.config" -}}
 {{- $monitoring := .Values.monitoring -}}
 {{- $known := dict
+  "instance" .Release.Name
   "prometheus" (dict "url" (printf "http://prometheus-operated.%s:9090" $monitoring.namespace))
   "alertmanager" (dict "url" (printf "http://alertmanager-operated.%s:9093" $monitoring.namespace))
   "rules" (dict "enabled" true)
