@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -41,6 +42,9 @@ type reader interface {
 	revisions(ctx context.Context, want workloadSelector, pods []*keptPod) ([]*keptRevision, error)
 	slices(ctx context.Context, service string) ([]*keptSlice, error)
 	locked(ctx context.Context) ([]*corev1.ConfigMap, error) // records of all guards that are
+	// denying are those of them that deny a destination, as Spellings writes it
+	// in full.
+	denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error)
 }
 
 // workloadSelector is the conjunction of a Service's selector and a subset's
@@ -80,6 +84,7 @@ const (
 	indexPair    = "label-pair"
 	indexService = "service"
 	indexOwner   = "owner"
+	indexDeny    = "deny"
 )
 
 // index makes an Indexers of a function of the one type that a cache holds.
@@ -118,6 +123,16 @@ func revisionIndexers() cache.Indexers {
 	})
 }
 
+// recordIndexers find the locked records that deny a destination.
+func recordIndexers() cache.Indexers {
+	return index(indexDeny, func(cm *corev1.ConfigMap) []string {
+		if cm.Labels[LabelLocked] != "true" {
+			return nil
+		}
+		return strings.Fields(cm.Data[keyDeny])
+	})
+}
+
 func sliceIndexers() cache.Indexers {
 	return index(indexService, func(s *keptSlice) []string { return one(s.service) })
 }
@@ -143,6 +158,7 @@ func hostIndexers(namespace, domain string) cache.Indexers {
 type cacheReader struct {
 	namespace  string
 	records    corelisters.ConfigMapLister
+	recordIx   cache.Indexer // the same
 	vs         cache.Indexer // of Unstructured
 	services   cache.Indexer // of keptService, …
 	replicas   cache.Indexer // of keptRevision
@@ -246,6 +262,10 @@ func (c *cacheReader) slices(_ context.Context, service string) ([]*keptSlice, e
 
 func (c *cacheReader) locked(context.Context) ([]*corev1.ConfigMap, error) {
 	return c.records.ConfigMaps(c.namespace).List(labels.Set{LabelLocked: "true"}.AsSelector())
+}
+
+func (c *cacheReader) denying(_ context.Context, destination string) ([]*corev1.ConfigMap, error) {
+	return indexed(c.recordIx, indexDeny, destination, func(*corev1.ConfigMap) bool { return true })
 }
 
 // indexed finds the objects with an index value that are wanted.
@@ -439,6 +459,13 @@ func (l *liveReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
 		out = append(out, &list.Items[i])
 	}
 	return out, nil
+}
+
+func (l *liveReader) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
+	all, err := l.locked(ctx)
+	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool {
+		return !slices.Contains(strings.Fields(cm.Data[keyDeny]), destination)
+	}), err
 }
 
 // annotationApplied is kubectl's copy of the whole object.

@@ -156,7 +156,7 @@ func New(o Options) (*Controller, error) {
 	c.r = &reconciler{
 		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
-		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn,
+		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn, patient: c.patient,
 	}
 	return c, nil
 }
@@ -471,7 +471,7 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 				break
 			}
 		}
-		c.o.Logger.Info("traffic moved to stable", "guard", g.Name, "reason", string(d.Reason), "detail", d.Record.Status.Reason,
+		c.o.Logger.Info("traffic moved to stable", "guard", g.Name, "reason", string(d.Reason), "detail", whyStable(d.Record),
 			"from", out.snapshot.input.Traffic.Weight, "build", d.Record.Status.Build)
 	}
 	if out.unmarked != nil {
@@ -494,6 +494,15 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		e.sides, e.record, e.seen = out.snapshot.sides, Record{Lock: d.Record.Lock, Status: out.status()}, true
 		m.saw(g, out)
 	}
+}
+
+// whyStable is why traffic has moved to stable; the status may still tell why it
+// could not before.
+func whyStable(r Record) string {
+	if r.Lock != nil {
+		return r.Lock.Reason
+	}
+	return r.Status.Reason
 }
 
 // wrote is called for each record that this replica wrote: for Events and

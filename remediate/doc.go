@@ -47,7 +47,7 @@
 //	a person asks   does                                   refused when
 //	rollback        as an alert would, completed or not;   locked already
 //	                ends a disarm
-//	unlock          → unlocked, and forgives what runs     nothing is locked
+//	unlock          → unlocked; forgives what it refuses   nothing is locked
 //	pause           no step forward; the brake is on       never
 //	resume          → whatever the table says              the pause is by annotation
 //	promote         one step, whatever the mode;           locked, paused, disarmed, an alert fires, the first sight of a
@@ -80,6 +80,9 @@
 // With rollback.lock none there is no rolled-back state: the canary is put to 0
 // and the guard is idle, and again whenever it has traffic while the alert
 // fires. Blocked then lasts only as long as the alert does.
+//
+// The rollback window of a build that comes while the canary has all traffic begins
+// when its rollout is complete, and is never over before.
 //
 // The first sight of a guard records its build and weights and moves nothing
 // forward; a canary that has all traffic counts as promoted from then on, for a
@@ -171,14 +174,41 @@
 // Where the labels of the two sides overlap, a pod belongs to the side that asks
 // for more, else to the canary, and Endpoints.Overlap says so.
 //
-// Of several workloads each has a build of its own
-// besides, which is refused and looked at like the one of all. A rollback puts the build, and every other that
-// serves at that moment, on the list of refused ones. A lock of kind build is
-// lifted when every ready pod of the canary, and at least one, belongs to a
-// build that is not on the list. A refused build that comes back, as by kubectl
-// rollout undo, is locked again from its first ready pod on. Only a person's
-// unlock, or forgiving as above, takes a build off the list. A lock that was set
-// while the build was unknown takes the first that becomes known for its own.
+// Of several workloads each has a build of its own besides, which is refused and
+// looked at like the only one of another canary.
+//
+// # What a lock refuses
+//
+// A rollback refuses the builds that had ready pods while the alert's requests
+// were made: those that are ready now, and those that had pods and traffic within
+// Guard.AlertWindow before the alert began (Status.Served), so that a build whose
+// pods crash is refused in the instant between two of its lives as well. A build
+// that has stood its rollback window out (Status.Proven) is not refused beside
+// another, and a template that has had no ready pod never is. A person's rollback
+// refuses what serves, proven or not. The lock lists them (Lock.Refused), its
+// message names them, and a person's unlock, or forgiving as above, takes exactly
+// those off the record's list.
+//
+// A lock of kind build is lifted when every ready pod of the canary, and at least
+// one, belongs to a present build that is not refused and came after the lock: its
+// pods were made since, or its template was on its way then and had no ready pod
+// yet. What served when the lock was set and shows only afterwards, since the
+// caches lagged, is refused with the rest; so is a refused build that comes while
+// the lock stands. One that comes back later, as by kubectl rollout undo, is
+// locked again from its first ready pod on, alone. A lock that was set while no
+// build was known takes what served then for its own.
+//
+// A lock of another record that denies this guard's canary is this guard's too,
+// whoever's name the record bears: of a guard that has been renamed, or of one
+// whose subset leads to the same pods. While any stands, no step is taken. One of
+// before this guard's own last lock was lifted is of the past, and stops steps
+// alone.
+//
+// The lock knows names: what the policy denies is the canary's host and subset in
+// every spelling, and every other subset of the guard's DestinationRule that leads
+// to its pods. Another Service that selects them, another DestinationRule for the
+// same host and one that is edited afterwards are not denied and not put back:
+// check names what leads there, and the network is the place to close it.
 //
 // # Giving back
 //
@@ -192,7 +222,8 @@
 //
 // An alert counts against the present build when it began no earlier than that
 // build appeared (when the cluster made its template, as far as that is known)
-// and no earlier than a person last lifted a lock. One that began before is held
+// and no earlier than a person last lifted a lock. It began no later than it was
+// first heard, for Prometheus's clock may be ahead. One that began before is held
 // against nobody for Guard.AlertWindow: it stops steps; when it still fires
 // after that, it counts. An alert that another replica alone has heard stops
 // steps as well; the replica that heard it rolls back.
@@ -226,7 +257,9 @@
 // a configuration must not bring a refused build back. The lease holder marks
 // such a record (Status.Orphaned), so that nobody takes what it says for the
 // present; whoever has the guard in its configuration takes the mark away again.
-// A person can lift the lock without guardian: UnlockOrphan.
+// A person can take the lock off the VirtualServices without guardian:
+// TakeOffLock. Where a configured
+// guard has made the lock its own, the lease holder lifts the orphan's.
 //
 // # The race that remains
 //

@@ -319,6 +319,32 @@ func (s *snapshot) gatherHeld(ctx context.Context, r reader) error {
 	return nil
 }
 
+// gatherForeign finds the locks of other records that deny this guard's canary:
+// of a guard that has been renamed, or of one that leads to the same pods.
+func (s *snapshot) gatherForeign(ctx context.Context, r reader) error {
+	spelled := Spellings(s.pair, s.pair.Canary)
+	if len(spelled) == 0 {
+		return nil
+	}
+	locked, err := r.denying(ctx, spelled[len(spelled)-1])
+	if err != nil {
+		return fmt.Errorf("list locked records in %s: %w", s.input.Guard.Namespace, err)
+	}
+	for _, cm := range locked {
+		guard := cm.Labels[LabelGuard]
+		if guard == s.input.Guard.Name {
+			continue
+		}
+		f := Foreign{Guard: guard}
+		if err := parseKey(cm, keyLock, &f.Lock); err != nil {
+			f.Lock = Lock{} // it stands all the same, for whoever steps forward
+		}
+		s.input.Foreign = append(s.input.Foreign, f)
+	}
+	slices.SortFunc(s.input.Foreign, func(a, b Foreign) int { return strings.Compare(a.Guard, b.Guard) })
+	return nil
+}
+
 // owes says whether something that a rollback has re-pointed in a
 // VirtualService can be given back, or is no longer there to be.
 func owes(vs *unstructured.Unstructured, p Pair, g Guard, changed []Change) bool {

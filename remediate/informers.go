@@ -68,6 +68,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 			panic(err)
 		}
 	}
+	must(records.Informer().AddIndexers(recordIndexers()))
 	must(pods.AddIndexers(podIndexers()))
 	must(deployments.AddIndexers(deploymentIndexers()))
 	must(replicas.AddIndexers(revisionIndexers()))
@@ -77,7 +78,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	must(rules.SetTransform(o.Builds.trim))
 	must(vs.SetTransform(o.Builds.trim))
 	i.reader = &cacheReader{
-		lacks: i.lacks, namespace: o.Namespace, records: records.Lister(), vs: vs.GetIndexer(),
+		lacks: i.lacks, namespace: o.Namespace, records: records.Lister(), recordIx: records.Informer().GetIndexer(), vs: vs.GetIndexer(),
 		services: services.GetIndexer(), replicas: replicas.GetIndexer(), revisionIx: revisions.GetIndexer(), rules: rules.GetIndexer(),
 		podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
 	}

@@ -285,6 +285,7 @@ func (j *istioJudge) goldens() {
 				continue
 			}
 			u := &unstructured.Unstructured{Object: map[string]any{"spec": jsonOf(now[i]["spec"])}}
+			serveAllNames(u) // as of what is there
 			body, err := json.Marshal(u.Object)
 			if err != nil {
 				j.t.Fatal(err)

@@ -1,11 +1,23 @@
 package remediate
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
+
+// applied is the VirtualService of a world with a weight.
+func applied(w *world, weight int) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{Object: manifest(weight)}
+	u.SetResourceVersion(w.next())
+	return u
+}
 
 // story is one guard's decisions, one after the other.
 type story struct {
@@ -328,4 +340,130 @@ func TestTheListsOfBuildsAreBounded(t *testing.T) {
 	if st.Proven[len(st.Proven)-1] != last || st.Revisions[len(st.Revisions)-1].Build != last {
 		t.Errorf("the last build %s is forgotten: %v", last, st)
 	}
+}
+
+func TestAStepOrALockIsReadFromTheRecordsThatDenyTheCanary(t *testing.T) {
+	w, r, g := lifting(t)
+	g.Name = "renamed" // the record that is there bears the old name
+	w.vs, w.template, w.pods = applied(w, 50), 1, []int{1, 1}
+	own := &corev1.ConfigMap{}
+	r.cached, r.live = renamed{r.cached, &own}, renamed{r.live, &own}
+	r.store = renamedStore{r.store, &own}
+	out, err := r.reconcile(t.Context(), g, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := out.decision.Record.Lock
+	if l == nil || l.From != "orders-service" || !slices.Equal(out.decision.Record.Refused, []string{w.hashOfTemplate(1)}) {
+		t.Fatalf("lock %+v, refused %v", l, out.decision.Record.Refused)
+	}
+}
+
+// renamed reads the record of a guard that has none of its own yet.
+type renamed struct {
+	reader
+	own **corev1.ConfigMap
+}
+
+func (r renamed) record(context.Context, string) (*corev1.ConfigMap, error) {
+	if (*r.own).Name == "" {
+		return nil, nil
+	}
+	return *r.own, nil
+}
+
+type renamedStore struct {
+	store
+	own **corev1.ConfigMap
+}
+
+func (s renamedStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error) {
+	*s.own = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: testNamespace, ResourceVersion: "own"}, Data: r.Data()}
+	return *s.own, nil
+}
+
+func TestALockThatAnotherGuardHasTakenIsHandedOver(t *testing.T) {
+	r := given(locked(LockBuild)).Record
+	r.Deny, r.VirtualServices, r.Message, r.Lock.Since = []string{"orders-service/v2"}, []string{"orders-service"}, "locked", at.Add(time.Minute)
+	got := handedOver(r, "orders", at)
+	if got.Lock != nil || len(got.Deny)+len(got.VirtualServices)+len(got.Message) > 0 || got.Status.LiftedAt.Before(r.Lock.Since) || !slices.Equal(got.Refused, r.Refused) {
+		t.Errorf("handed over: %+v", got)
+	}
+	if e := got.History[len(got.History)-1]; e.Event != "unlocked" || !strings.Contains(e.Reason, "guard orders") {
+		t.Errorf("told: %+v", e)
+	}
+}
+
+func TestTheWindowOfABuildUnderAllTrafficBeginsWhenItIsOut(t *testing.T) {
+	s := tell(t, live, promoted(29*time.Minute))
+	s.then(2 * time.Minute) // b1 is completed
+	s.then(time.Hour, runs("b2", 0, "b1"))
+	for range 3 { // a slow rollout takes longer than the window
+		d := s.then(29*time.Minute, runs("b2", 1, "b1"))
+		if d.Record.Status.State != StateUnverified {
+			t.Fatalf("in the middle of the rollout it is %s", d.Record.Status.State)
+		}
+	}
+	s.then(time.Minute, runs("b2", 2))
+	if d := s.then(29 * time.Minute); d.Record.Status.State != StateUnverified {
+		t.Errorf("29 minutes after the rollout: %s, %s", d.Record.Status.State, d.Record.Status.Reason)
+	}
+	if d := s.then(time.Minute); d.Record.Status.State != StateCompleted {
+		t.Errorf("30 minutes after the rollout: %s, %s", d.Record.Status.State, d.Record.Status.Reason)
+	}
+}
+
+func TestARolloutAtFirstSightHasItsWindowToo(t *testing.T) {
+	s := tell(t, live, unseen, gets(100), runs("b1", 1, "b0"), appearedAt(at.Add(-time.Hour)))
+	if d := s.then(0); d.Record.Status.State != StatePromoted {
+		t.Errorf("in the middle of a rollout: %s", d.Record.Status.State)
+	}
+	s.then(time.Minute, runs("b1", 2))
+	if d := s.then(29 * time.Minute); d.Record.Status.State != StatePromoted {
+		t.Errorf("29 minutes after it: %s", d.Record.Status.State)
+	}
+}
+
+func TestTheFirstWorkloadOfACanaryIsNew(t *testing.T) {
+	auto := func(in *Input) {
+		in.Guard.Promotion.Mode, in.Heartbeat, in.Forward = PromotionAuto, at.Add(time.Hour), &Forward{Requests: 1000}
+	}
+	made := func(when time.Time) but { return func(in *Input) { in.Canary.First = when } }
+	for name, c := range map[string]struct {
+		deployed but
+		moves    bool
+	}{
+		"made after the first look":            {made(at.Add(time.Minute)), true},
+		"with a template of after it":          {appearedAt(at.Add(time.Minute)), true},
+		"made in the second of the first look": {made(at.Truncate(time.Second)), true},
+		"made before, and only now to be seen": {made(at.Add(-time.Minute)), false},
+		"made nobody knows when":               {func(*Input) {}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tell(t, live, unseen, gets(0), noCanary, auto)
+			s.then(0)
+			d := s.then(time.Hour, runs("b1", 2), c.deployed)
+			if got := d.Move == MoveForward; got != c.moves {
+				t.Errorf("moves %v, want %v; waiting: %s", got, c.moves, d.Record.Status.Waiting)
+			}
+		})
+	}
+}
+
+func TestAnAlertBeganNoLaterThanItWasHeard(t *testing.T) {
+	// Prometheus's clock is five minutes ahead.
+	s := tell(t, live)
+	s.then(0, fires(ActionRollback, "Errors", -5*time.Minute))
+	s.locked(true)
+	s.then(time.Second, asks(RequestUnlock), gets(50))
+	s.locked(false)
+	s.then(time.Second)
+	s.locked(false)
+	s.then(s.in.Guard.AlertWindow) // it fires on
+	s.locked(true)
+	// An alert about the build before is none about the new one.
+	s = tell(t, live, gets(0), stood(StateIdle, 0))
+	s.then(0, fires(ActionRollback, "Errors", -5*time.Minute))
+	s.then(time.Minute, runs("b2", 2), appearedAt(at.Add(time.Minute)), agedOf("b2", at.Add(time.Minute), at.Add(time.Minute)), gets(10))
+	s.locked(false)
 }

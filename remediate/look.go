@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,4 +66,92 @@ func (l Looker) Unguarded(ctx context.Context, g Guard) ([]string, error) {
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+// Ways names what leads to the pods of g's canary besides its own destination:
+// other subsets of its DestinationRule, which a lock denies too, and the Services
+// and the subsets of other DestinationRules that no lock can hold.
+func (l Looker) Ways(ctx context.Context, g Guard) (denied, open []string, err error) {
+	w := ways{g: g, api: newIstioAPI(l.Dynamic, g.Namespace), domain: l.Domain, services: map[string]*keptService{}}
+	list, err := l.Client.CoreV1().Services(g.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list Services in %s: %w", g.Namespace, err)
+	}
+	for i := range list.Items {
+		w.services[list.Items[i].Name] = keepService(&list.Items[i])
+	}
+	rules, err := inServed(w.api, resourceDestinationRules, func(r dynamic.ResourceInterface) (*unstructured.UnstructuredList, error) {
+		return r.List(ctx, metav1.ListOptions{})
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list DestinationRules in %s: %w", g.Namespace, err)
+	}
+	for i := range rules.Items {
+		w.rules = append(w.rules, keepRule(&rules.Items[i]))
+	}
+	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: w.api, parts: l.Builds}
+	s := snapshot{input: Input{Guard: g}, pair: Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}}
+	own := w.own()
+	if own == nil && g.Canary.Host == "" {
+		return nil, nil, nil // Look tells of it
+	}
+	if own != nil {
+		s.pair.Host = own.host
+	}
+	var why string
+	if w.canary, why, err = s.side(ctx, live, g.Canary, own); err != nil || why != "" {
+		return nil, nil, err
+	}
+	denied, open = w.find()
+	return denied, open, nil
+}
+
+// ways is what Looker.Ways looks through.
+type ways struct {
+	g        Guard
+	api      *istioAPI
+	domain   string
+	services map[string]*keptService
+	rules    []*keptRule
+	canary   resolvedSide
+}
+
+func (w ways) own() *keptRule {
+	i := slices.IndexFunc(w.rules, func(r *keptRule) bool { return r.name == w.g.DestinationRule })
+	if i < 0 {
+		return nil
+	}
+	return w.rules[i]
+}
+
+func (w ways) find() (denied, open []string) {
+	leads := func(set keptLabels) bool {
+		return slices.ContainsFunc(w.canary.pods, func(p *keptPod) bool { return p.labels.include(set) })
+	}
+	selects := func(name string) bool {
+		svc := w.services[name]
+		return svc != nil && len(svc.selector) > 0 && leads(svc.selector)
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.services)) {
+		if name != w.canary.Service && selects(name) {
+			open = append(open, "Service "+name)
+		}
+	}
+	for _, rule := range w.rules {
+		if rule.name == w.g.DestinationRule && w.g.Canary.Host == "" {
+			for _, subset := range rule.leadingTo(w.canary, w.g.Stable, w.g.Canary) {
+				denied = append(denied, "subset "+subset)
+			}
+			continue
+		}
+		if name, ok := serviceIn(rule.host, w.g.Namespace, cmp.Or(w.domain, defaultDomain)); !ok || !selects(name) {
+			continue
+		}
+		for _, subset := range rule.subsets {
+			if leads(subset.labels) {
+				open = append(open, "subset "+subset.name+" of DestinationRule "+rule.name)
+			}
+		}
+	}
+	return denied, open
 }

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -62,12 +65,87 @@ func (c *Controller) markOrphans(ctx context.Context) error {
 		if configured || cm.Name != RecordName(guard) {
 			continue
 		}
-		if r, _ := ReadRecord(cm); !r.Status.Orphaned.IsZero() {
+		r, _ := ReadRecord(cm)
+		if r.Lock != nil {
+			if heir := c.heirOf(ctx, guard, r.Lock.Since); heir != "" {
+				errs = append(errs, c.handOver(ctx, guard, heir))
+				continue
+			}
+		}
+		if !r.Status.Orphaned.IsZero() {
 			continue
 		}
 		errs = append(errs, c.markOrphan(ctx, guard))
 	}
 	return errors.Join(errs...)
+}
+
+// heirOf is the configured guard that has made an orphan's lock its own, as by a
+// new name in the configuration; "": none.
+func (c *Controller) heirOf(ctx context.Context, orphan string, since time.Time) string {
+	c.mu.Lock()
+	names := slices.Sorted(maps.Keys(c.guards))
+	c.mu.Unlock()
+	for _, name := range names {
+		cm, err := c.info.reader.record(ctx, name)
+		if err != nil || cm == nil || !strings.Contains(cm.Data[keyStatus], orphan) {
+			continue
+		}
+		if r, _ := ReadRecord(cm); r.Status.Taken != nil && r.Status.Taken.Guard == orphan && r.Status.Taken.Since.Equal(since) {
+			return name
+		}
+	}
+	return ""
+}
+
+// handOver lifts the lock of an orphan that stands on as another guard's. The
+// record comes last: it is what has a crash in between made good.
+func (c *Controller) handOver(ctx context.Context, orphan, heir string) error {
+	cm, err := c.r.live.record(ctx, orphan)
+	if err != nil || cm == nil {
+		return err
+	}
+	r, _ := ReadRecord(cm)
+	if r.Lock == nil {
+		return nil
+	}
+	r = handedOver(r, heir, c.o.Now().UTC())
+	for _, name := range strings.Fields(cm.Data[keyVirtualServices]) {
+		vs, err := c.r.live.virtualService(ctx, name)
+		if err != nil {
+			return err
+		}
+		if vs == nil {
+			continue
+		}
+		if ops := lockOps(vs, orphan, r, c.r.self(), nil); len(ops) > 0 {
+			if _, err := c.r.store.patchVirtualService(ctx, vs, ops, FieldManagerPromotion); err != nil {
+				return err
+			}
+		}
+	}
+	if _, err := c.r.store.writeRecord(ctx, orphan, cm, r); err != nil {
+		return err
+	}
+	c.o.Logger.Info("the lock of a guard that is not in the configuration stands on as another's", "guard", orphan, "heir", heir)
+	return nil
+}
+
+// handedOver is an orphan's record whose lock is another guard's now.
+func handedOver(r Record, heir string, now time.Time) Record {
+	r = r.clone()
+	s := &r.Status
+	s.State, s.Since, s.LiftedAt, s.Reason = StateIdle, now, now, "its lock stands on as that of guard "+heir
+	if r.Lock.Since.After(now) {
+		s.LiftedAt = r.Lock.Since
+	}
+	if s.Weight > 0 {
+		s.State = StateShifting
+	}
+	r.Lock, r.VirtualServices, r.Message = nil, nil, ""
+	r.denies(nil, nil, Rollback{})
+	r.History = append(r.History, HistoryEntry{At: now, State: s.State, Event: "unlocked", From: s.Weight, To: s.Weight, Build: s.Build, Reason: s.Reason})
+	return r
 }
 
 func (c *Controller) markOrphan(ctx context.Context, guard string) error {

@@ -62,8 +62,9 @@ type reconciler struct {
 
 	user      func() string // guardian's own, as the API server knows it; empty: not known yet
 	leads     func() bool
-	heartbeat func(ctx context.Context) (time.Time, error) // newest of any replica, read live
-	turn      func() (done func(), ok bool)                // to ask others than the API server; nil: always
+	heartbeat func(ctx context.Context) (time.Time, error)                                  // newest of any replica, read live
+	patient   func(ctx context.Context, guard string) (context.Context, context.CancelFunc) // for live reads: it ends when an alert comes; nil: never
+	turn      func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
 	count     func(ctx context.Context, s snapshot) Count
 	forward   func(ctx context.Context, s snapshot) (Forward, []Alert) // asks what only matters for going forward
 	changed   func(g Guard, s snapshot, d Decision)                    // told of each decision that was written
@@ -108,6 +109,10 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 	}()
 	for range maxAttempts {
 		in, s, err := r.gather(ctx, g, alerts, ask)
+		if errors.Is(err, errAbandoned) {
+			ask = questions{cached: true, fresh: ask.fresh, again: ask.again, count: ask.count, turn: ask.turn, busy: ask.busy}
+			continue
+		}
 		if err != nil {
 			return out, err
 		}
@@ -130,6 +135,9 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		if r.needsMore(d, s, &ask) {
 			continue
 		}
+		if ask.cached && unsure(s, d) {
+			return out, fmt.Errorf("guard %s: %w", g.Name, errAbandoned)
+		}
 		did, err := r.apply(ctx, s, d)
 		did.snapshot, did.recorded = s, out.recorded || did.recorded
 		if out = did; err == nil {
@@ -150,6 +158,7 @@ type questions struct {
 	lock    bool // the API server itself, for the record
 	fresh   bool // the same, for all objects that are written
 	live    bool // the API server itself, for everything
+	cached  bool // nothing live: an alert waits for this pass to end
 	again   bool // it has left a write without an answer
 	forward bool // what only matters for going forward
 	count   Count
@@ -187,12 +196,16 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 			return true
 		}
 		return false
+	case ask.cached: // the next pass will ask
+		return false
 	case d.WantLive && r.leads():
 		ask.live, ask.forward = true, d.WantForward
 		return true
+	case s.input.Record.Lock == nil && d.Record.Lock != nil && d.Record.Lock.From != "":
+		ask.live = true // another's lock may have been lifted since the cache was told of it
+		return true
 	}
-	rollsBack := d.Move == MoveStable && s.input.Record.Lock == nil // which waits for nothing
-	if build, weight := contradicts(s.input.Record, d.Record); !rollsBack && (build || weight && !ask.fresh) {
+	if build, weight := contradicts(s.input.Record, d.Record); !rollsBack(s, d) && (build || weight && !ask.fresh) {
 		ask.live, ask.fresh = build, true
 		return true
 	}
@@ -213,20 +226,52 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 	return false
 }
 
+// rollsBack says that a decision begins a rollback, which waits for nothing.
+func rollsBack(s snapshot, d Decision) bool {
+	return d.Move == MoveStable && s.input.Record.Lock == nil
+}
+
+// unsure says that a decision should not be written as the caches have it.
+func unsure(s snapshot, d Decision) bool {
+	build, weight := contradicts(s.input.Record, d.Record)
+	return (build || weight) && !rollsBack(s, d)
+}
+
+// errAbandoned says that live reads have ended because an alert has come.
+var errAbandoned = errors.New("an alert has come before the API server had answered")
+
 func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask questions) (Input, snapshot, error) {
 	from := r.cached
 	switch {
+	case ask.live && r.patient != nil:
+		from = r.live
+		live, done := r.patient(ctx, g.Name)
+		defer done()
+		in, s, err := r.gatherFrom(live, from, g, alerts, ask)
+		if err != nil && live.Err() != nil && ctx.Err() == nil {
+			err = errAbandoned
+		}
+		return in, s, err
 	case ask.live:
 		from = r.live
 	case ask.fresh, ask.lock:
 		from = freshReader{reader: r.cached, live: r.live, recordOnly: !ask.fresh}
 	}
+	return r.gatherFrom(ctx, from, g, alerts, ask)
+}
+
+func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alerts []Alert, ask questions) (Input, snapshot, error) {
 	s, err := gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
 	if err != nil {
 		return Input{}, s, err
 	}
 	if s.input.Owned && (s.input.Record.Lock == nil || ask.live) { // a rollback pays nothing for it
 		if err := s.gatherHeld(ctx, from); err != nil {
+			return Input{}, s, err
+		}
+	}
+	if s.input.Record.Lock == nil {
+		if err := s.gatherForeign(ctx, from); err != nil {
 			return Input{}, s, err
 		}
 	}

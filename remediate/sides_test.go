@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // shop is a namespace with one Service, orders-service of app=orders, and its
@@ -152,5 +154,36 @@ func TestACacheFindsWhatPodsWereMadeFrom(t *testing.T) {
 	// Of a Deployment what serves, of other owners all there is: the newest is their present template.
 	if want := []string{"orders:1", "orders:3", "orders:4", "s-aaa", "s-bbb"}; !slices.Equal(names, want) {
 		t.Errorf("found %v, want %v", names, want)
+	}
+}
+
+func TestWhatElseLeadsToTheCanaryIsNamed(t *testing.T) {
+	service := func(name string, selector map[string]string) *keptService {
+		return keepService(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: selector}})
+	}
+	rule := func(name, host string, subsets map[string]any) *keptRule {
+		var list []any
+		for _, s := range slices.Sorted(maps.Keys(subsets)) {
+			list = append(list, map[string]any{"name": s, "labels": subsets[s]})
+		}
+		return keepRule(&unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": name}, "spec": map[string]any{"host": host, "subsets": list}}})
+	}
+	v1, v2 := map[string]any{"version": "v1"}, map[string]any{"version": "v2"}
+	w := ways{g: given().Guard, services: map[string]*keptService{}}
+	for _, s := range []*keptService{service("orders-service", map[string]string{"app": "orders"}), service("orders-canary", map[string]string{"app": "orders", "version": "v2"}),
+		service("orders-stable", map[string]string{"app": "orders", "version": "v1"}), service("headless", nil)} {
+		w.services[s.name] = s
+	}
+	w.rules = []*keptRule{rule("orders-service", "orders-service", map[string]any{"v1": v1, "v2": v2, "all": map[string]any{}}),
+		rule("again", "orders-service.microservices.svc.cluster.local", map[string]any{"old": v1, "new": v2}), rule("stable", "orders-stable", map[string]any{"any": map[string]any{}}), rule("abroad", "example.com", map[string]any{"x": v2})}
+	set := keepLabels(map[string]string{"version": "v2"})
+	w.canary = resolvedSide{Side: Side{Service: "orders-service"}, subset: set, want: newWorkloadSelector(w.services["orders-service"].selector, set),
+		pods: []*keptPod{readyPod("two", "orders:2", withLabels("version=v2"))}}
+	denied, open := w.find()
+	if want := []string{"subset all"}; !slices.Equal(denied, want) {
+		t.Errorf("denied %v, want %v", denied, want)
+	}
+	if want := []string{"Service orders-canary", "subset new of DestinationRule again"}; !slices.Equal(open, want) {
+		t.Errorf("open %v, want %v", open, want)
 	}
 }

@@ -168,6 +168,13 @@ func (w *world) locked(context.Context) ([]*corev1.ConfigMap, error) {
 	return nil, nil
 }
 
+func (w *world) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
+	all, err := w.locked(ctx)
+	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool {
+		return !slices.Contains(strings.Fields(cm.Data[keyDeny]), destination)
+	}), err
+}
+
 func (w *world) endpointSlices(context.Context, string) ([]*keptSlice, error) {
 	s := &discoveryv1.EndpointSlice{}
 	for _, v := range []string{"v1", "v2"} {

@@ -38,6 +38,7 @@ const (
 	AlertDown                 = "GuardianDown"
 	AlertNotificationsFailing = "GuardianNotificationsFailing"
 	AlertRulesIncomplete      = "GuardianRulesIncomplete"
+	AlertReconcileFailing     = "GuardianReconcileFailing"
 	AlertUnwatched            = "GuardianCanaryUnwatched"
 )
 
@@ -47,7 +48,7 @@ func Alerts() []string {
 		AlertErrorRate, AlertErrorRateHold, AlertLatency, AlertLatencyHold, AlertRestarts, AlertRestartsHold, AlertWaiting,
 		AlertTraffic, AlertTrafficHold, AlertRefused, AlertServiceTraffic,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
-		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete,
+		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete, AlertReconcileFailing,
 		AlertUnwatched,
 	}
 }

@@ -92,6 +92,12 @@ func (b *builder) stateAlerts() {
 		description: "guardian sent all traffic of " + guardLabel + " in " + namespaceLabel + " back to stable and keeps it there until a new build is ready or a person unlocks it. Why: guardian status " + guardLabel + ".",
 	})
 	b.alert(alert{
+		name: AlertReconcileFailing, action: ActionNone, severity: "critical", wait: time.Minute,
+		expr:        b.byGuard("increase(guardian_reconcile_failures_total{"+b.self()+"}[5m])") + " > 3",
+		summary:     guardLabel + ": guardian cannot do what it has decided",
+		description: "guardian has failed {{ $value | printf \"%.0f\" }} times within 5 minutes to read or write what guard " + guardLabel + " in " + namespaceLabel + " needs: its record, its VirtualService, or the objects behind them. A rollback may not be done or not be recorded. guardian's log says why.",
+	})
+	b.alert(alert{
 		name: AlertRollbackBlocked, action: ActionNone, severity: "critical",
 		expr:        b.byGuard(state("blocked")) + " == 1",
 		summary:     guardLabel + ": a rollback is wanted and cannot be done safely",

@@ -460,17 +460,18 @@ func TestTraffic(t *testing.T) {
 
 func TestAlertsAboutGuardian(t *testing.T) {
 	const (
-		heartbeat  = "GuardianHeartbeat/none"
-		down       = "GuardianDown/none"
-		stale      = "GuardianHeartbeatStale/none"
-		failing    = "GuardianNotificationsFailing/none"
-		back       = "GuardianRolledBack/none orders-service"
-		blocked    = "GuardianRollbackBlocked/none orders-service"
-		disarmed   = "GuardianDisarmed/none orders-service"
-		vain       = "GuardianRollbackIneffective/none orders-service"
-		incomplete = "GuardianRulesIncomplete/none"
-		without    = "GuardianReleaseWithoutCanary/none orders-service"
-		unwatched  = "GuardianCanaryUnwatched/none orders-service"
+		heartbeat   = "GuardianHeartbeat/none"
+		down        = "GuardianDown/none"
+		stale       = "GuardianHeartbeatStale/none"
+		failing     = "GuardianNotificationsFailing/none"
+		back        = "GuardianRolledBack/none orders-service"
+		blocked     = "GuardianRollbackBlocked/none orders-service"
+		disarmed    = "GuardianDisarmed/none orders-service"
+		vain        = "GuardianRollbackIneffective/none orders-service"
+		incomplete  = "GuardianRulesIncomplete/none"
+		reconciling = "GuardianReconcileFailing/none orders-service"
+		without     = "GuardianReleaseWithoutCanary/none orders-service"
+		unwatched   = "GuardianCanaryUnwatched/none orders-service"
 	)
 	guardian := func(more rows) target {
 		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
@@ -534,6 +535,14 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		"a rollback that cannot be done": {self: true,
 			targets: []target{guardian(rows{state("rolled-back"): always(0.0), state("blocked"): step(60, 1)})},
 			want:    map[int][]string{45: {heartbeat}, 75: {heartbeat, blocked}},
+		},
+		"a guard that guardian cannot read or write": {self: true,
+			targets: []target{guardian(rows{`guardian_reconcile_failures_total{guard="orders-service"}`: step(60, 1, 75, 2, 90, 3, 105, 4, 120, 5, 135, 6)})},
+			want:    map[int][]string{75: {heartbeat}, 240: {heartbeat, reconciling}},
+		},
+		"a guard whose writes failed twice": {self: true,
+			targets: []target{guardian(rows{`guardian_reconcile_failures_total{guard="orders-service"}`: step(60, 1, 75, 2)})},
+			want:    map[int][]string{240: {heartbeat}},
 		},
 		"a brake that a person has taken off": {self: true,
 			targets: []target{guardian(rows{state("rolled-back"): always(0.0), state("disarmed"): step(60, 1, 120, 0)})},

@@ -74,6 +74,11 @@ func (p *preflight) fail(format string, args ...any) {
 	fmt.Fprintf(p.app.out, "FAIL  "+format+"\n", args...)
 }
 
+// note is for what nobody need mend, and everybody should know.
+func (p *preflight) note(format string, args ...any) {
+	fmt.Fprintf(p.app.out, "note  "+format+"\n", args...)
+}
+
 func (p *preflight) unknown(format string, args ...any) {
 	p.unseen++
 	fmt.Fprintf(p.app.out, "?     "+format+"\n", args...)
@@ -223,6 +228,7 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, config Config, g
 		p.ok("guard %s: VirtualService %s: canary at %d%%", g.Name, strings.Join(g.VirtualServices, ", "), in.Traffic.Weight)
 	}
 	c.checkUnguarded(ctx, p, config, g)
+	c.checkWays(ctx, p, config, g)
 	switch floor := g.Rollback.MinReadyStable; {
 	case in.Stable.Missing != "":
 		p.fail("guard %s: stable %s: %s", g.Name, g.Stable.Ref, in.Stable.Missing)
@@ -238,7 +244,7 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, config Config, g
 		p.fail("guard %s: canary %s: nothing tells the build of %s: a lock is then lifted by hand alone", g.Name, g.Canary.Ref, strings.Join(in.Canary.Untold, ", "))
 	}
 	if len(in.Canary.Unowned) > 0 {
-		p.ok("guard %s: canary %s: %s run without a workload and belong to no build", g.Name, g.Canary.Ref, strings.Join(in.Canary.Unowned, ", "))
+		p.note("guard %s: canary %s: %s run without a workload and belong to no build", g.Name, g.Canary.Ref, strings.Join(in.Canary.Unowned, ", "))
 	}
 	if in.Canary.Build == "" {
 		p.unknown("guard %s: canary %s: no Deployment, Rollout, StatefulSet or DaemonSet with pods found yet", g.Name, g.Canary.Ref)
@@ -254,6 +260,21 @@ func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, config Confi
 		p.unknown("guard %s: %v", g.Name, err)
 	case len(found) > 0:
 		p.fail("guard %s: not guarded, and lead to canary %s as well: %s; add them to virtualServices, or a rollback leaves the canary their traffic", g.Name, g.Canary.Ref, strings.Join(found, ", "))
+	}
+}
+
+// checkWays names what leads to the canary's pods besides its own destination.
+func (c *cluster) checkWays(ctx context.Context, p *preflight, config Config, g GuardConfig) {
+	denied, open, err := c.looker(config).Ways(ctx, config.remediateGuard(g, 0))
+	if err != nil {
+		p.unknown("guard %s: what leads to the canary's pods: %v", g.Name, err)
+		return
+	}
+	if len(denied) > 0 {
+		p.note("guard %s: canary %s: %s of DestinationRule %s leads to its pods too, and is denied while a lock stands", g.Name, g.Canary.Ref, strings.Join(denied, ", "), g.DestinationRule)
+	}
+	if len(open) > 0 {
+		p.note("guard %s: canary %s: %s leads to its pods too, and no lock holds what is sent there", g.Name, g.Canary.Ref, strings.Join(open, ", "))
 	}
 }
 

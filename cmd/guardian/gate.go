@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -341,6 +342,9 @@ func trouble(r remediate.Record) string {
 	switch {
 	case r.Lock != nil && s.State != remediate.StateRolledBack && s.State != remediate.StateBlocked:
 		return fmt.Sprintf("rollback under way, the canary is at %d%%: %s", s.Weight, r.Lock.Reason)
+	case r.Lock != nil && s.State == remediate.StateBlocked:
+		// The lock's message has room for a part of either reason.
+		return fmt.Sprintf("rollback not done yet, the canary is at %d%%: %s; it is wanted because of %s", s.Weight, strings.TrimPrefix(s.Reason, "not done: "), r.Lock.Reason)
 	case r.Lock != nil:
 		return lockText(r)
 	case s.State == remediate.StateBlocked || s.State == remediate.StateHeld || s.State == remediate.StateRolledBack:

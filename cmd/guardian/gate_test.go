@@ -40,7 +40,7 @@ func (c gateCase) record() remediate.Record {
 	case "paused":
 		s.Paused = &remediate.Pause{By: "bob"}
 	case "blocked":
-		r.Lock, r.Message = lock, "guardian wants it back on v1 but cannot yet"
+		r.Lock, r.Message, s.Reason = lock, "guardian wants it back on v1 but cannot yet", "not done: why"
 	case "rolled-back":
 		r.Lock, r.Message, s.Weight = lock, "guardian rolled it back to v1", 0
 	case "rolling back":

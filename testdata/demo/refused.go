@@ -16,7 +16,7 @@ import (
 )
 
 // verdict is what the API server says to whoever writes the VirtualService while refusing stands.
-const verdict = "route legacy: duplicate match (stand-in for the mesh's own validation)"
+const verdict = "route legacy: duplicate match (a stand-in for the validation of the mesh)"
 
 // refusing is a policy in the place of a validating webhook, such as Istio's, that dislikes something in the object which
 // no rollback touches, and so refuses every write of it.

@@ -1,0 +1,150 @@
+package remediate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// slowReader answers nothing until the context ends.
+type slowReader struct {
+	worldReader
+	asked chan<- struct{}
+}
+
+func (s slowReader) record(ctx context.Context, _ string) (*corev1.ConfigMap, error) {
+	s.asked <- struct{}{}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// lifting is a world whose guard is locked, and whose canary has a new build:
+// the lease holder would read it live.
+func lifting(t *testing.T) (*world, *reconciler, Guard) {
+	t.Helper()
+	g := given().Guard
+	w := &world{template: 2, made: map[int]time.Time{1: at.Add(-time.Hour), 2: at.Add(time.Minute)}, pods: []int{2, 2}, stable: 2}
+	w.vs = applied(w, 0)
+	rec := given(locked(LockBuild)).Record
+	rec.Deny = []string{"orders-service.microservices.svc.cluster.local/v2"}
+	rec.Refused, rec.Lock.Build, rec.Lock.Refused, rec.Status.Build = []string{w.hashOfTemplate(1)}, w.hashOfTemplate(1), []string{w.hashOfTemplate(1)}, w.hashOfTemplate(2)
+	store := &worldStore{w: w, before: func(string) error { return nil }, after: func(string) error { return nil }}
+	if _, err := store.writeRecord(t.Context(), g.Name, nil, rec); err != nil {
+		t.Fatal(err)
+	}
+	var saw *world
+	r := &reconciler{cached: worldReader{world: w, saw: &saw}, live: worldReader{world: w, saw: &saw}, store: store, now: func() time.Time { return at.Add(time.Hour) },
+		past: newHistories(), domain: defaultDomain, leads: func() bool { return true }, changed: func(Guard, snapshot, Decision) {},
+		count: func(context.Context, snapshot) Count { return Count{} }}
+	return w, r, g
+}
+
+func TestLiveReadsEndWhenAnAlertComes(t *testing.T) {
+	w, r, g := lifting(t)
+	asked := make(chan struct{}, 1)
+	var saw *world
+	r.live = slowReader{worldReader{world: w, saw: &saw}, asked}
+	alert := make(chan context.CancelFunc, 1)
+	r.patient = func(ctx context.Context, _ string) (context.Context, context.CancelFunc) {
+		ctx, cancel := context.WithCancel(ctx)
+		alert <- cancel
+		return ctx, cancel
+	}
+	go func() {
+		<-asked
+		(<-alert)()
+	}()
+	out, err := r.reconcile(t.Context(), g, nil)
+	if err != nil || out.decision.Record.Lock == nil {
+		t.Fatalf("lock %+v, %v: want the pass to end with the lock as it was", out.decision.Record.Lock, err)
+	}
+	// What the caches alone contradict the record in is not written then.
+	w.template, w.pods, w.made[3] = 3, []int{3, 3}, at.Add(2*time.Minute)
+	go func() {
+		<-asked
+		(<-alert)()
+	}()
+	before := w.version
+	if _, err := r.reconcile(t.Context(), g, nil); !errors.Is(err, errAbandoned) || w.version != before {
+		t.Errorf("%v, %d writes: want none, and another pass", err, w.version-before)
+	}
+	// Nobody hurries: it is read to the end.
+	r.live, r.patient = worldReader{world: w, saw: &saw}, func(ctx context.Context, _ string) (context.Context, context.CancelFunc) {
+		return context.WithCancel(ctx)
+	}
+	if out, err := r.reconcile(t.Context(), g, nil); err != nil || out.decision.Record.Lock != nil {
+		t.Errorf("lock %+v, %v: want it lifted", out.decision.Record.Lock, err)
+	}
+}
+
+// TestALiveLookReadsWhatPodsWereMadeFromOnce has 200 pods of two ReplicaSets, one of which has lost its labels.
+func TestALiveLookReadsWhatPodsWereMadeFromOnce(t *testing.T) {
+	var mu sync.Mutex
+	var asked []string
+	yes := true
+	set := func(name string) appsv1.ReplicaSet {
+		return appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: []metav1.OwnerReference{{Kind: "Deployment", Name: "v2", Controller: &yes}}},
+			Spec: appsv1.ReplicaSetSpec{Template: template(name)}}
+	}
+	revision := appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: "s-aaa", OwnerReferences: []metav1.OwnerReference{{Kind: "StatefulSet", Name: "s", Controller: &yes}}}}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked = append(asked, strings.TrimPrefix(r.URL.Path, "/apis/apps/v1/namespaces/shop/")+"?"+r.URL.Query().Get("labelSelector"))
+		mu.Unlock()
+		var body any
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/replicasets"):
+			body = appsv1.ReplicaSetList{Items: []appsv1.ReplicaSet{set("one"), set("older")}}
+		case strings.HasSuffix(r.URL.Path, "/controllerrevisions"):
+			body = appsv1.ControllerRevisionList{Items: []appsv1.ControllerRevision{revision}}
+		case strings.HasSuffix(r.URL.Path, "/two"):
+			body = set("two")
+		default:
+			w.WriteHeader(http.StatusNotFound)
+			body = metav1.Status{Status: metav1.StatusFailure, Reason: metav1.StatusReasonNotFound, Code: http.StatusNotFound}
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(body); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	kube, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods := []*keptPod{readyPod("s-0", "", ownedBy("StatefulSet", "s"), hashed("s-aaa")), readyPod("x", "gone")}
+	for range 100 {
+		pods = append(pods, readyPod("a", "one"), readyPod("b", "two"))
+	}
+	want := newWorkloadSelector(keepLabels(map[string]string{"app": "orders"}), nil)
+	found, err := (&liveReader{namespace: "shop", kube: kube}).revisions(t.Context(), want, pods)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, r := range found {
+		names = append(names, r.name)
+	}
+	slices.Sort(names)
+	if want := []string{"older", "one", "s-aaa", "two"}; !slices.Equal(names, want) {
+		t.Errorf("found %v, want %v", names, want)
+	}
+	slices.Sort(asked)
+	if want := []string{"controllerrevisions?app=orders", "replicasets/gone?", "replicasets/two?", "replicasets?app=orders"}; !slices.Equal(asked, want) {
+		t.Errorf("asked for %v, want %v", asked, want)
+	}
+}
