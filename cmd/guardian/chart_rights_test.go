@@ -36,16 +36,15 @@ const (
 var unmissed = map[string]string{
 	"list virtualservices.networking.istio.io":  streamed,
 	"list destinationrules.networking.istio.io": streamed,
-	"list services":                              streamed,
-	"list endpointslices.discovery.k8s.io":       streamed,
-	"list deployments.apps":                      streamed,
-	"list controllerrevisions.apps":              streamed,
-	"list leases.coordination.k8s.io":            stepping,
-	"patch events":                               repeated,
-	"get replicasets.apps":                       ancestry,
-	"get controllerrevisions.apps":               ancestry,
-	"list prometheusrules.monitoring.coreos.com": streamed,
-	"list podmonitors.monitoring.coreos.com":     streamed,
+	"list services":                                streamed,
+	"list endpointslices.discovery.k8s.io":         streamed,
+	"list deployments.apps":                        streamed,
+	"list controllerrevisions.apps":                streamed,
+	"list leases.coordination.k8s.io":              stepping,
+	"patch events":                                 repeated,
+	"get replicasets.apps":                         ancestry,
+	"get controllerrevisions.apps":                 ancestry,
+	"delete prometheusrules.monitoring.coreos.com": "rules.enabled: false, or fewer guards",
 }
 
 // missPatience is how long each step waits for what a missing right may prevent.
