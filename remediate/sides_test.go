@@ -79,7 +79,6 @@ func (s shop) look(t *testing.T) Input {
 }
 
 func TestAPodOfBothSidesIsCountedOnce(t *testing.T) {
-	type set = map[string]string
 	v1, v2 := readyPod("one", "orders:1", withLabels("version=v1")), readyPod("two", "orders:2", withLabels("version=v2"))
 	for name, c := range map[string]struct {
 		subsets map[string]map[string]string
