@@ -177,9 +177,10 @@ func (m *machine) was(after int, like func(Traffic) bool) bool {
 	return false
 }
 
-// checkTold holds a record that is being written against what the API server
-// has had: invariant 6.
-func (m *machine) checkTold(old, cm *corev1.ConfigMap) {
+// checkTold holds a record that a replica writes against what the API server has
+// had: invariant 6. What its pass has seen was so when it was read, also where
+// somebody has written since.
+func (m *machine) checkTold(r *replica, old, cm *corev1.ConfigMap) {
 	var was Record
 	if old != nil {
 		was = m.parse(old)
@@ -191,19 +192,20 @@ func (m *machine) checkTold(old, cm *corev1.ConfigMap) {
 	if !isStepping(was) && isStepping(is) {
 		m.steppedAt = m.w.version
 	}
+	rolledBackSince := min(m.lockedAt, r.began)
 	told := newest(was.History, is.History)
 	for _, e := range told {
 		switch {
-		case e.Event == "rolled-back" && !m.was(m.lockedAt, Traffic.Clean):
-			m.t.Fatalf("invariant 6: recorded as rolled back (%+v), and the canary has had %+v ever since version %d", e, m.trafficOf(m.w.vs), m.lockedAt)
+		case e.Event == "rolled-back" && !m.was(rolledBackSince, Traffic.Clean):
+			m.t.Fatalf("invariant 6: recorded as rolled back (%+v), and the canary has had %+v ever since version %d", e, m.trafficOf(m.w.vs), rolledBackSince)
 		case e.Event == "reasserted" && !m.trafficOf(m.w.vs).Clean() && !m.meddled:
 			m.t.Fatalf("invariant 6: recorded as put back (%+v), and the canary has %+v", e, m.trafficOf(m.w.vs))
 		case e.Event == "step" && !m.was(m.steppedAt, func(t Traffic) bool { return t.Weight >= e.To }):
 			m.t.Fatalf("invariant 6: recorded as a step (%+v), and the canary has never had that since version %d: %+v", e, m.steppedAt, m.truths)
 		}
 	}
-	if is.Status.State == StateRolledBack && was.Status.State != StateRolledBack && !m.was(m.lockedAt, Traffic.Clean) {
-		m.t.Fatalf("invariant 6: state %s (%s), and the canary has had %+v ever since version %d", is.Status.State, is.Status.Reason, m.trafficOf(m.w.vs), m.lockedAt)
+	if is.Status.State == StateRolledBack && was.Status.State != StateRolledBack && !m.was(rolledBackSince, Traffic.Clean) {
+		m.t.Fatalf("invariant 6: state %s (%s), and the canary has had %+v ever since version %d", is.Status.State, is.Status.Reason, m.trafficOf(m.w.vs), rolledBackSince)
 	}
 }
 

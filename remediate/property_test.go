@@ -31,6 +31,7 @@ type replica struct {
 	store   *worldStore
 	saw     *world // what its pass has looked at last
 	wroteRV string // the record as this replica last wrote it, in this pass
+	began   int    // version of the world when its pass began
 }
 
 // machine drives random sequences of events against two replicas and checks
@@ -150,7 +151,8 @@ func (m *machine) wire(r *replica) {
 		m.checkWrite(r, before, after, manager)
 		m.checkMarks(before, after)
 	}
-	r.store.answer, r.store.stored, r.store.moved = m.answer, m.checkTold, m.remember
+	r.store.stored = func(old, cm *corev1.ConfigMap) { m.checkTold(r, old, cm) }
+	r.store.answer, r.store.moved = m.answer, m.remember
 	r.rec = &reconciler{
 		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
 		user:      func() string { return guardianUser },
@@ -207,8 +209,16 @@ func (m *machine) paused() bool {
 	return m.parsed().Status.Paused != nil || m.w.vs != nil && m.w.vs.GetAnnotations()[AnnotationPaused] == "true"
 }
 
-// disarmed says whether a person has taken the brake off.
-func (m *machine) disarmed() bool { return m.parsed().Status.Disarmed != nil }
+// disarmed says whether a person has taken the brake off. It is on again at the
+// end that the person gave, or when one asks for it or for a rollback, also where
+// the record cannot be written and goes on telling of the disarm.
+func (m *machine) disarmed() bool {
+	rec := m.parsed()
+	if q := rec.Request; q != nil && (q.Action == RequestArm || q.Action == RequestRollback) {
+		return false
+	}
+	return rec.Status.Disarmed != nil && m.now.Before(rec.Status.Disarmed.Until)
+}
 
 // checkWrite holds each write of guardian against the invariants.
 func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructured, manager string) {
@@ -381,7 +391,7 @@ func (m *machine) pass(r *replica) {
 	if m.busy {
 		return
 	}
-	m.busy, m.meddled, m.unwritten, r.wroteRV, m.began = true, false, false, "", map[string]bool{}
+	m.busy, m.meddled, m.unwritten, r.wroteRV, r.began, m.began = true, false, false, "", m.w.version, map[string]bool{}
 	truth := m.w.copy()
 	defer func() { m.busy, m.fault, m.meddle, m.atRecord = false, nil, nil, false }()
 	now := map[string]Alert{}

@@ -176,6 +176,26 @@ func TestARefusedRollbackIsNotDoneAndIsTriedAgain(t *testing.T) {
 	}
 }
 
+func TestTheNewestRefusalIsToldAtOnce(t *testing.T) {
+	for name, leads := range map[string]bool{"with the lease": true, "without": false} {
+		t.Run(name, func(t *testing.T) {
+			o := newLonely(t, 10)
+			o.rec.leads = func() bool { return leads }
+			for _, answer := range []string{"forbidden", "invalid", "timeout", "bad request"} {
+				o.refusesTraffic(answers[answer], "")
+				o.w.stable = 5 - o.w.stable // numbers that are told put off the next words
+				if _, err := o.pass(errorsAlert); !errors.Is(err, errRefused) {
+					t.Fatalf("%s: %v", answer, err)
+				}
+				r := o.record()
+				if s := r.Status; s.State != StateBlocked || !strings.Contains(s.Reason, answers[answer].Error()) || !strings.Contains(s.Moving.Refused, answers[answer].Error()) {
+					t.Errorf("%s: the record says %s: %s", answer, s.State, s.Reason)
+				}
+			}
+		})
+	}
+}
+
 func TestAnAnswerThatIsLostIsLookedFor(t *testing.T) {
 	o := newLonely(t, 10)
 	lost := 1
