@@ -216,12 +216,19 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 	p := &partly{r: r, c: c}
 	traffic := slices.DeleteFunc(slices.Clone(c.ops), func(o Op) bool { return routeOf(o.Path) == "" })
 	weights := slices.DeleteFunc(slices.Clone(traffic), func(o Op) bool { return !strings.HasSuffix(o.Path, "/weight") })
-	switch {
-	case len(traffic) == 0:
+	if len(traffic) == 0 {
 		return whole
-	case len(traffic) < len(c.ops) && p.try(ctx, traffic) == nil:
-		return nil
-	case len(weights) > 0 && len(weights) < len(traffic) && p.try(ctx, weights) == nil:
+	}
+	if len(traffic) < len(c.ops) {
+		err := p.try(ctx, traffic)
+		if err == nil {
+			return nil
+		}
+		if definitely(err) {
+			whole = err // a person who is told of the annotations alone would mend what is not in the way
+		}
+	}
+	if len(weights) > 0 && len(weights) < len(traffic) && p.try(ctx, weights) == nil {
 		traffic = slices.DeleteFunc(traffic, func(o Op) bool { return strings.HasSuffix(o.Path, "/weight") })
 	}
 	routes, byRoute := p.split(traffic)

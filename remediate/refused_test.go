@@ -196,6 +196,25 @@ func TestTheNewestRefusalIsToldAtOnce(t *testing.T) {
 	}
 }
 
+func TestWhatRefusesTheWeightsIsTold(t *testing.T) {
+	o := newLonely(t, 10)
+	o.refuse = func(write string, ops []Op) (error, bool) {
+		switch {
+		case write == "traffic" && touches(ops, annotationPath):
+			return conflictOr(answers["forbidden"], "patch VirtualService"), false
+		case write == "traffic":
+			return conflictOr(answers["invalid"], "patch VirtualService"), false
+		}
+		return nil, false
+	}
+	if _, err := o.pass(errorsAlert); !errors.Is(err, errRefused) {
+		t.Fatal(err)
+	}
+	if s := o.record().Status; s.State != StateBlocked || !strings.Contains(s.Reason, answers["invalid"].Error()) {
+		t.Errorf("the annotations are refused, and so are the weights; the record says %s: %s", s.State, s.Reason)
+	}
+}
+
 func TestAnAnswerThatIsLostIsLookedFor(t *testing.T) {
 	o := newLonely(t, 10)
 	lost := 1
