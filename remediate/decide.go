@@ -813,7 +813,7 @@ func (d *decider) open() {
 		return
 	}
 	s := d.rec.Status
-	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == s.Build {
+	if l := d.unrecorded(s.Build); l != nil {
 		d.rollBack(*l, ReasonFinish)
 		return
 	}

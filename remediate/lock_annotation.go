@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -150,7 +151,7 @@ const lockToGoOn = " To go on, "
 // restored. What the record has seen lifted stays lifted.
 func (d *decider) takeUpLock() {
 	m := d.in.Marked
-	if m == nil || d.in.Unrecorded != nil || d.rec.Lock != nil || !m.Since.After(d.rec.Status.LiftedAt) {
+	if m == nil || d.unrecorded(cmp.Or(d.in.Canary.Build, d.rec.Status.Build)) != nil || d.rec.Lock != nil || !m.Since.After(d.rec.Status.LiftedAt) {
 		return
 	}
 	l := Lock{Kind: d.in.Guard.Rollback.Lock, Build: m.Build, Since: m.Since, By: byAnnotation, Reason: m.reason()}
@@ -164,6 +165,16 @@ func (d *decider) takeUpLock() {
 	d.refuse(l.Build)
 	d.rec.denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
 	d.note("locked", byAnnotation, "the record did not know of the lock that annotation "+lockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
+}
+
+// unrecorded is the lock that the record lacks, if it is of this build: one of
+// another build is not set again, and is no reason to pass over what the
+// VirtualService says.
+func (d *decider) unrecorded(build string) *Lock {
+	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == build {
+		return l
+	}
+	return nil
 }
 
 // reason is why the lock was set, as far as its message tells.
