@@ -698,9 +698,13 @@ func (d *decider) locked() {
 	d.reason = ReasonFinish
 }
 
-// again says that a canary which was locked and at 0 has traffic once more.
+// again says that a canary which was locked and at 0 has traffic once more,
+// also where its VirtualService did not exist in between: a rollback is told and
+// counted once.
 func (d *decider) again() bool {
-	return d.was.Lock != nil && d.was.Status.State == StateRolledBack && (d.was.Status.Weight == 0 || d.in.Owned)
+	s := d.was.Status
+	was := s.State == StateRolledBack || s.State == StateBlocked && s.Moving == nil // else a rollback is under way
+	return d.was.Lock != nil && was && (s.Weight == 0 || d.in.Owned)
 }
 
 // reassert takes traffic from a locked canary again. The record goes on saying

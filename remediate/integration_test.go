@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -30,7 +31,12 @@ func TestARollbackLocksFirstAndThenMovesTraffic(t *testing.T) {
 	app := r.app("orders-service")
 	r.must(app.SetWeights(t.Context(), 50, 50))
 	p := r.start(r.guard(app.Name))
-	r.inState(app.Name, StateShifting)
+	r.wait("the lease holder's first look", func() error { // it writes what the first look of all could not say
+		if v := p.Views(); len(v) != 1 || v[0].Status.State != StateShifting || v[0].Status.Unwatched == "" {
+			return fmt.Errorf("views %+v", v)
+		}
+		return nil
+	})
 	before := len(p.tap.writes())
 
 	alert := badAlert("CanaryErrors")
@@ -139,6 +145,7 @@ func TestTheRoleIsTheLeast(t *testing.T) {
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
 	r.inState(app.Name, StateRolledBack)
 	p.resolve(app.Name)
+	r.editLabels(app)
 	r.request(app.Name, RequestUnlock)
 	r.inState(app.Name, StateIdle)
 	r.must(p.Unknown(t.Context(), map[string]string{"payments": "PaymentsDown"}))
@@ -184,6 +191,33 @@ func TestTheRoleIsTheLeast(t *testing.T) {
 	if len(leases.Items) != 0 {
 		t.Errorf("leases %+v after the end, want none", leases.Items)
 	}
+}
+
+// editLabels leaves the canary's ReplicaSet, and the ControllerRevision of a
+// StatefulSet that runs next to it, without the labels of their pods: no list by
+// label finds them.
+func (r *rig) editLabels(app *controlplane.App) {
+	r.t.Helper()
+	ctx, apps := r.t.Context(), r.kube.AppsV1()
+	sets, err := apps.ReplicaSets(r.ns).List(ctx, metav1.ListOptions{LabelSelector: "version=v2"})
+	r.must(err)
+	for i := range sets.Items {
+		sets.Items[i].Labels = nil
+		_, err = apps.ReplicaSets(r.ns).Update(ctx, &sets.Items[i], metav1.UpdateOptions{})
+		r.must(err)
+	}
+	owner := []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "StatefulSet", Name: "more", UID: "more", Controller: new(true)}}
+	_, err = apps.ControllerRevisions(r.ns).Create(ctx, &appsv1.ControllerRevision{
+		ObjectMeta: metav1.ObjectMeta{Name: "more-1", OwnerReferences: owner}, Revision: 1,
+		Data: runtime.RawExtension{Raw: []byte(`{"spec":{"template":{"spec":{"containers":[{"name":"app","image":"more:1"}]}}}}`)},
+	}, metav1.CreateOptions{})
+	r.must(err)
+	_, err = r.kube.CoreV1().Pods(r.ns).Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "more-0", OwnerReferences: owner,
+			Labels: map[string]string{"app": app.Name, "version": "v2", appsv1.ControllerRevisionHashLabelKey: "more-1"}},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "more:1"}}},
+	}, metav1.CreateOptions{})
+	r.must(err)
 }
 
 // without is RBAC less one right.
@@ -354,7 +388,7 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 		before := p.metric("guardian_reasserts_total")
 		apply(args...)
 		r.wait(fmt.Sprintf("kubectl %v undone", args), func() error {
-			if deleted := args[1] == "--force"; !deleted && p.metric("guardian_reasserts_total") == before { // one that was gone is rolled back anew
+			if p.metric("guardian_reasserts_total") == before {
 				return errors.New("nothing done yet")
 			}
 			return isAt(t.Context(), app, 0)
@@ -368,6 +402,9 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 		if got := p.metric("guardian_reasserts_total"); got != float64(i+1) {
 			t.Errorf("after %v: %v re-assertions, want %d", args, got, i+1)
 		}
+	}
+	if n := p.metric("guardian_rollbacks_total"); n != 1 {
+		t.Errorf("counted %v rollbacks, want 1: the rest were re-assertions", n)
 	}
 	now, err := r.record(app.Name)
 	r.must(err)
@@ -433,14 +470,23 @@ func TestAGuardianKilledBetweenLockAndPatchIsFinishedByTheNext(t *testing.T) {
 
 	second := r.start(r.guard(app.Name)) // it has heard of no alert
 	r.atWeight(app, 0)
-	now, err := r.record(app.Name)
-	r.must(err)
+	now := r.inState(app.Name, StateRolledBack)
 	if now.Lock == nil || !now.Lock.equal(*rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
-	if n := second.metric("guardian_rollbacks_total"); n != 0 {
-		t.Errorf("counted %v rollbacks, the first replica has counted it", n)
+	told := slices.DeleteFunc(slices.Clone(now.History), func(h HistoryEntry) bool { return h.Event != "rolled-back" })
+	if len(told) != 1 || told[0].Alert != "CanaryErrors" || told[0].From != 50 {
+		t.Errorf("told %+v, want one rollback from 50%% for CanaryErrors", told)
 	}
+	if n := first.metric("guardian_rollbacks_total"); n != 0 {
+		t.Errorf("the first replica counted %v rollbacks, and has done none", n)
+	}
+	r.wait("counted once, by who has done it", func() error {
+		if n := second.metric("guardian_rollbacks_total"); n != 1 {
+			return fmt.Errorf("counted %v rollbacks", n)
+		}
+		return nil
+	})
 }
 
 func TestAStalledWriteIsGivenUpAndTriedAgain(t *testing.T) {

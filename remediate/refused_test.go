@@ -450,7 +450,7 @@ func TestALockedVirtualServiceThatIsGoneIsToldAndLockedWhenItIsBack(t *testing.T
 			t.Fatal(err)
 		}
 	}
-	if s := o.record().Status; s.State != StateRolledBack || !o.traffic().Clean() || !strings.HasSuffix(o.history(), "rolled-back: 50→0") {
+	if s := o.record().Status; s.State != StateRolledBack || !o.traffic().Clean() || !strings.HasSuffix(o.history(), "reasserted: 50→0") {
 		t.Errorf("%s, the canary has %+v, history %s", s.State, o.traffic(), o.history())
 	}
 }
