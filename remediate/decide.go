@@ -80,15 +80,17 @@ type Input struct {
 	Unsafe  string  // why the VirtualServices cannot be rewritten; empty: they can
 	Canary  Workload
 	Stable  Endpoints
-	Paused  bool            // by annotation on a VirtualService
-	Owned   bool            // a VirtualService carries the marks of a rollback, and no other guard's lock names it
-	Owed    bool            // what a rollback of this guard has re-pointed can be given back
-	Absent  string          // which VirtualServices do not exist; empty: all do
-	Deny    []string        // every spelling of the canary, for the admission policy
-	Spare   []string        // the same of stable
-	Foreign []Foreign       // locks of other records that deny the canary
-	Marked  *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
-	Alerts  []Alert         // firing now, and accepted ones not acted on yet
+	Paused  bool      // by annotation on a VirtualService
+	Owned   bool      // a VirtualService carries the marks of a rollback, and no other guard's lock names it
+	Owed    bool      // what a rollback of this guard has re-pointed can be given back
+	Absent  string    // which VirtualServices do not exist; empty: all do
+	Deny    []string  // every spelling of the canary, for the admission policy
+	Spare   []string  // the same of stable
+	Foreign []Foreign // locks of other records that deny the canary
+	// Unlisted is why it is not known whether there are such locks; empty: it is.
+	Unlisted string
+	Marked   *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
+	Alerts   []Alert         // firing now, and accepted ones not acted on yet
 
 	// Unreadable is what of the record cannot be read, and why.
 	Unreadable []string

@@ -320,15 +320,18 @@ func (s *snapshot) gatherHeld(ctx context.Context, r reader) error {
 }
 
 // gatherForeign finds the locks of other records that deny this guard's canary:
-// of a guard that has been renamed, or of one that leads to the same pods.
-func (s *snapshot) gatherForeign(ctx context.Context, r reader) error {
+// of a guard that has been renamed, or of one that leads to the same pods. What
+// cannot be listed keeps nothing from being rolled back, and everything from
+// going forward.
+func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 	spelled := Spellings(s.pair, s.pair.Canary)
 	if len(spelled) == 0 {
-		return nil
+		return
 	}
 	locked, err := r.denying(ctx, spelled[len(spelled)-1])
 	if err != nil {
-		return fmt.Errorf("list locked records in %s: %w", s.input.Guard.Namespace, err)
+		s.input.Unlisted = fmt.Sprintf("list locked records in %s: %v", s.input.Guard.Namespace, err)
+		return
 	}
 	for _, cm := range locked {
 		guard := cm.Labels[LabelGuard]
@@ -342,7 +345,6 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) error {
 		s.input.Foreign = append(s.input.Foreign, f)
 	}
 	slices.SortFunc(s.input.Foreign, func(a, b Foreign) int { return strings.Compare(a.Guard, b.Guard) })
-	return nil
 }
 
 // owes says whether something that a rollback has re-pointed in a

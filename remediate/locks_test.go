@@ -320,6 +320,10 @@ func TestNoStepWhileALockOfAnotherNameDeniesTheCanary(t *testing.T) {
 	if s := d.Record.Status; d.Move != MoveNone || s.WaitingFor != WaitLock || !strings.Contains(s.Waiting, "old-name") {
 		t.Errorf("move %v, waiting for %s: %s", d.Move, s.WaitingFor, s.Waiting)
 	}
+	d = tell(t, live, auto, func(in *Input) { in.Unlisted = "list locked records: forbidden" }).then(0)
+	if s := d.Record.Status; d.Move != MoveNone || s.WaitingFor != WaitLock || !strings.Contains(s.Waiting, "forbidden") {
+		t.Errorf("not listed: move %v, waiting for %s: %s", d.Move, s.WaitingFor, s.Waiting)
+	}
 }
 
 func TestTheListsOfBuildsAreBounded(t *testing.T) {

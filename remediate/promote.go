@@ -247,6 +247,8 @@ func (d *decider) wait() (Wait, string) {
 	switch {
 	case d.was.Status.State == StateUnknown:
 		return WaitFirstSight, "first sight of this guard, nothing is moved"
+	case in.Unlisted != "":
+		return WaitLock, in.Unlisted
 	case len(in.Foreign) > 0:
 		return WaitLock, "guard " + in.Foreign[0].Guard + " is locked, and its lock denies this canary"
 	case in.Unsafe != "":

@@ -271,9 +271,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 		}
 	}
 	if s.input.Record.Lock == nil {
-		if err := s.gatherForeign(ctx, from); err != nil {
-			return Input{}, s, err
-		}
+		s.gatherForeign(ctx, from)
 	}
 	s.input.Alerts = alerts
 	s.input.Watched = r.watch.read(g.Name, moveOf(s.input.Record.Status), r.now())
