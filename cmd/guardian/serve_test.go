@@ -21,8 +21,10 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
+	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -161,9 +163,13 @@ func TestALockOfARemovedGuardIsLiftedByThePersonsOwnCommand(t *testing.T) {
 	r := newRig(t)
 	orders := r.app("orders-service", 50)
 	g := r.serve("guardian-0", r.config("127.0.0.1:0", "", orders))
+	istio, err := dynamic.NewForConfig(r.plane.RESTConfig(controlplane.Admin))
+	r.must(err)
 	call := func(args ...string) (int, string) {
 		var out bytes.Buffer
-		a := &app{name: "guardian", out: &out, errOut: &out, connect: func(clusterFlags) (*cluster, error) { return &cluster{kube: r.kube, namespace: r.ns}, nil }}
+		a := &app{name: "guardian", out: &out, errOut: &out, connect: func(clusterFlags) (*cluster, error) {
+			return &cluster{kube: r.kube, dynamic: istio, namespace: r.ns}, nil
+		}}
 		cmd := a.command()
 		cmd.SetArgs(args)
 		err := cmd.ExecuteContext(t.Context())
@@ -191,12 +197,22 @@ func TestALockOfARemovedGuardIsLiftedByThePersonsOwnCommand(t *testing.T) {
 	code, text = call("gate", orders.Name, "--wait-unlocked")
 	want(t, code, text, exitUnknown, "nobody looks after it")
 	code, text = call("unlock", orders.Name, "--reason", "the service is gone")
-	want(t, code, text, exitOK, "lifted by this command")
-	rec, err := r.record(t.Context(), orders.Name) // looks at the label, too
+	want(t, code, text, exitOK, "Taken off by this command: annotation "+remediate.AnnotationLock+orders.Name)
+	rec, err := r.record(t.Context(), orders.Name)
 	r.must(err)
-	if rec.Lock != nil {
-		t.Errorf("lock %+v", rec.Lock)
+	if rec.Lock == nil || rec.Request == nil || rec.Request.Action != remediate.RequestUnlock {
+		t.Errorf("lock %+v, request %+v: want the lock, and an unlock that waits", rec.Lock, rec.Request)
 	}
+	with, err := ParseConfig([]byte(r.config("127.0.0.1:0", "", orders)))
+	r.must(err)
+	g.reload(with)
+	r.wait("unlock", func(ctx context.Context) error {
+		rec, err := r.record(ctx, orders.Name)
+		if err == nil && (rec.Lock != nil || rec.Request != nil) {
+			err = fmt.Errorf("lock %+v, request %+v", rec.Lock, rec.Request)
+		}
+		return err
+	})
 }
 
 // between stands between guardian and the API server.
