@@ -176,6 +176,7 @@ var obstacles = [...]struct {
 	{"without a heartbeat", func(s *sim) bool { return s.now().Sub(s.beat) > s.guard.HeartbeatMaxAge+maxSkew }},
 	{"without Prometheus", func(s *sim) bool { return s.broken("prometheus") }},
 	{"with a closed gate", func(s *sim) bool { return s.broken("gate") }},
+	{"while nothing proves that the rules watch", func(s *sim) bool { return s.broken("rules") }},
 }
 
 // ground says that a step may truly be said to wait for this. It is wider than
@@ -216,6 +217,8 @@ func (s *sim) ground(w Wait) bool {
 		return s.broken("prometheus")
 	case WaitRequests:
 		return s.is().Weight > 0 && s.requests(stands) < int64(s.guard.Promotion.MinRequests) || skewed
+	case WaitRules:
+		return s.broken("rules")
 	case WaitGate:
 		return s.broken("gate")
 	}

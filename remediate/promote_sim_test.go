@@ -166,6 +166,7 @@ func simKinds() []kind {
 		{"prometheus", 30 * time.Hour, breaks("prometheus", time.Minute, time.Hour)},
 		{"chain", 40 * time.Hour, breaks("chain", 3*time.Minute, 30*time.Minute)},
 		{"gate", 24 * time.Hour, breaks("gate", time.Minute, 2*time.Hour)},
+		{"rules", 24 * time.Hour, breaks("rules", time.Minute, 2*time.Hour)},
 		{"quiet", 12 * time.Hour, func(s *sim) {
 			breaks("quiet", 10*time.Minute, 4*time.Hour)(s)
 			s.flow()
@@ -324,14 +325,22 @@ func (s *sim) start(r *simReplica) {
 			if !s.answers(100*time.Millisecond, r.hurry) || s.broken("prometheus") {
 				return Forward{Err: "Prometheus does not answer"}, nil
 			}
-			return Forward{Requests: coarse(s.requests(clock().Sub(x.input.countSince(clock())))), Gates: []Gate{{Name: "slo", Open: !s.broken("gate"), Why: "0"}}}, slices.Collect(maps.Values(s.firing))
+			return Forward{Requests: coarse(s.requests(clock().Sub(x.input.countSince(clock())))), Gaps: s.gaps(), Gates: []Gate{{Name: "slo", Open: !s.broken("gate"), Why: "0"}}}, slices.Collect(maps.Values(s.firing))
 		},
 		count: func(_ context.Context, x snapshot) Count {
 			known := s.answers(50*time.Millisecond, r.hurry) && !s.broken("prometheus")
-			return Count{Known: known, Requests: coarse(s.requests(clock().Sub(x.input.countSince(clock()))))}
+			return Count{Known: known, Requests: coarse(s.requests(clock().Sub(x.input.countSince(clock())))), Gaps: s.gaps()}
 		},
 		changed: func(Guard, snapshot, Decision) {},
 	}
+}
+
+// gaps are what Prometheus lacks of the guard's rules.
+func (s *sim) gaps() Gaps {
+	if s.broken("rules") {
+		return Gaps{Rules: "Prometheus has not loaded them"}
+	}
+	return Gaps{}
 }
 
 // simStore hears of a record before it is on its way.
