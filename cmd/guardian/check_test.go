@@ -105,7 +105,7 @@ func TestCheckFindsWhatIsMissing(t *testing.T) {
 func TestCheckPassesWhenAllIsThere(t *testing.T) {
 	b, _, file := checkBench(t)
 	var granted []rbacv1.PolicyRule
-	for _, r := range append(rights(), right{"monitoring.coreos.com", "prometheusrules", []string{"list", "watch", "create", "patch", "delete"}}) {
+	for _, r := range append(rights(), right{group: "monitoring.coreos.com", resource: "prometheusrules", verbs: []string{"list", "watch", "create", "patch", "delete"}}) {
 		granted = append(granted, rbacv1.PolicyRule{APIGroups: []string{r.group}, Resources: []string{r.resource}, Verbs: r.verbs})
 	}
 	if err := b.plane.Grant(t.Context(), b.namespace, "system:serviceaccount:"+b.namespace+":guardian", granted...); err != nil {
