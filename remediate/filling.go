@@ -115,10 +115,6 @@ func (i *informers) start(ctx context.Context) bool {
 	for _, inf := range i.mesh {
 		i.running.Go(func() { inf.RunWithContext(ctx) })
 	}
-	for name := range i.parts {
-		i.metrics.cacheFilled(name, false)
-		i.metrics.watchAlive(name, true)
-	}
 	i.running.Go(func() { i.watchOver(ctx, min(watchLook, max(i.grace/4, time.Millisecond))) })
 	if !i.waitUntil(ctx, i.settled) {
 		return false

@@ -58,6 +58,8 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	health := func(resource string) *watchHealth {
 		h := newWatchHealth(o.WatchGrace)
 		i.parts[resource] = &cachePart{health: h}
+		i.metrics.cacheFilled(resource, false)
+		i.metrics.watchAlive(resource, true)
 		return h
 	}
 	own := func(resource string, kind runtime.Object, lw *cache.ListWatch) cache.SharedIndexInformer {
