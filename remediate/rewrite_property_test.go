@@ -367,6 +367,9 @@ func TestPropertyForwardSharesEveryRouteAndBackAgainIsTheSame(t *testing.T) {
 				t.Fatalf("%s: the pair's total was not kept", path)
 			}
 			want := pair * float64(weight) / 100
+			if staysAside(vs, path) && reflect.DeepEqual(got, was) {
+				continue
+			}
 			if names := fmt.Sprint(route["route"]); pair > 0 && namesBoth(route) && (got["canary"] < want-0.5 || got["canary"] > want+1) {
 				t.Fatalf("%s: canary has %v of %v at %d%%: %s", path, got["canary"], pair, weight, names)
 			}
@@ -376,6 +379,24 @@ func TestPropertyForwardSharesEveryRouteAndBackAgainIsTheSame(t *testing.T) {
 			t.Fatalf("again: %+v, %v", again.Ops, err)
 		}
 	})
+}
+
+// staysAside decides by hand whether a step may leave a route as it is: one of
+// testers with all on one side, or one that is at its end before others.
+func staysAside(vs map[string]any, path string) bool {
+	of, _ := served(routesOf(vs)[path])
+	if of["canary"] > 0 && of["stable"] > 0 {
+		return false
+	}
+	if strings.Contains(fmt.Sprint(routesOf(vs)[path]["match"]), "headers") {
+		return true
+	}
+	others := false
+	for _, route := range routesOf(vs) {
+		of, _ := served(route)
+		others = others || namesBoth(route) && of["stable"] > 0
+	}
+	return others && of["stable"] == 0
 }
 
 func namesBoth(route map[string]any) bool {
