@@ -417,9 +417,23 @@ func TestPropertyRollbackAndForwardToTheSameWeightIsTheOriginal(t *testing.T) {
 			return
 		}
 		before := afterOps(drawn, first.Ops)
+		for path, route := range routesOf(before) {
+			if of, _ := served(route); namesBoth(route) && of["stable"] == 0 && weight < 100 && !strings.Contains(fmt.Sprint(route["match"]), "headers") {
+				t.Skip(path + " was at its end before, and goes with the others from now on")
+			}
+		}
 		down := mustRewriteRapid(t, before, 0, nil)
 		rolledBack := afterOps(before, down.Ops)
-		up := mustRewriteRapid(t, rolledBack, weight, down.Changes)
+		v, err := readVirtualService(before, bySubset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := all // as the record would: of testers' routes on one side, which have been there before
+		known.Split = strings.Join(append(v.testers().Splitting, first.Moved...), " ")
+		up, err := Rewrite(rolledBack, bySubset, weight, known, down.Changes)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, path := range differences(before, afterOps(rolledBack, up.Ops), "") {
 			if m := allowed.FindStringSubmatch(path); weight == 100 || m == nil || m[3] == "" || m[3] == "weight" {
 				t.Fatalf("%s differs", path)
