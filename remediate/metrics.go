@@ -117,7 +117,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		watched: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "guardian_watch_alive",
 			Help: "1 while changes of the resource are seen, 0 once its watch has been away for longer than a resync."}, []string{"resource"}),
 	}
-	reg.MustRegister(m, m.seconds, m.leader, m.filled, m.watched)
+	reg.MustRegister(m, m.seconds, m.leader)
 	return m
 }
 
@@ -235,6 +235,8 @@ func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range descriptions {
 		to <- d
 	}
+	m.filled.Describe(to)
+	m.watched.Describe(to)
 }
 
 // Collect is for the registry.
@@ -248,6 +250,8 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	for i := range all {
 		all[i].collect(to)
 	}
+	m.filled.Collect(to)
+	m.watched.Collect(to)
 }
 
 func (s *series) collect(to chan<- prometheus.Metric) {
