@@ -234,7 +234,7 @@ func (c *alertmanagerCheck) lost(alert map[string]string, others []alerting.Rout
 	var to []string
 	hidden := false
 	for _, route := range others {
-		to = append(to, fmt.Sprintf("receiver %s by the route %s", route.Receiver, orRoot(route.Matchers)))
+		to = append(to, fmt.Sprintf("receiver %s by %s", route.Receiver, routeName(route)))
 		receiver, _ := c.routing.Receiver(route.Receiver)
 		hidden = hidden || len(receiver.Webhooks) > 0
 	}
@@ -248,11 +248,11 @@ func (c *alertmanagerCheck) lost(alert map[string]string, others []alerting.Rout
 	c.fail("route", c.places(alert), mendRoute, "Alertmanager: it goes to %s, and not to guardian", text)
 }
 
-func orRoot(matchers string) string {
-	if matchers == "" {
-		return "of all"
+func routeName(r alerting.Route) string {
+	if r.Matchers == "" {
+		return "the root route"
 	}
-	return matchers
+	return "route " + r.Matchers
 }
 
 // checkGuard follows the alerts by which one guard's rules ask for a rollback.
@@ -281,7 +281,7 @@ func (c *alertmanagerCheck) checkGuard(alerts []map[string]string) {
 // checkRoute looks at how soon a route hands an alert on, and at what its receiver
 // shows.
 func (c *alertmanagerCheck) checkRoute(alert map[string]string, route alerting.Route) {
-	where := fmt.Sprintf("Alertmanager: the route %s to receiver %s", orRoot(route.Matchers), route.Receiver)
+	where := fmt.Sprintf("Alertmanager: %s to receiver %s", routeName(route), route.Receiver)
 	if !route.GroupByAll {
 		c.fail("grouping", c.places(alert), "group_by: ['...'] in that route", "%s groups alerts by %v: a second one of a group waits for group_interval %s", where, route.GroupBy, route.GroupInterval)
 	}

@@ -71,6 +71,11 @@ spec:
 	}},
 	{"the canonical revision is equal for both", exitOK, func(s *setup) { s.labelPods("app.kubernetes.io/version", "1.0") }},
 	{"an HTTPRoute routes to the service", exitFailed, func(s *setup) {
+		s.create(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}, "", httpRouteDefinition)
+		s.waitFor("HTTPRoutes are served", func() bool {
+			_, err := s.client.Resource(httpRoutes).Namespace(s.namespace).List(s.t.Context(), metav1.ListOptions{})
+			return err == nil
+		})
 		s.create(httpRoutes, s.namespace, "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: orders}, spec: {rules: [{backendRefs: [{name: orders-service, port: 8080}]}]}}")
 	}},
 	{"ambient mode without a waypoint", exitFailed, func(s *setup) { s.labelNamespace(labelDataplane, "ambient") }},
@@ -300,7 +305,6 @@ func TestEachBrokenSetupIsNamedAndMended(t *testing.T) {
 	t.Run("well", func(t *testing.T) {
 		s := newSetup(t, am)
 		s.fire(s.heartbeatLabels(map[string]string{"prometheus": "monitoring/main", "cluster": "eu-west"}))
-		s.create(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}, "", httpRouteDefinition)
 		code, said := s.check()
 		want(t, code, said, exitOK, "")
 		fmt.Fprintf(&told, "## all is well\n%s", said)

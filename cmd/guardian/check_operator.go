@@ -95,10 +95,10 @@ func (s selecting) ignores(o operated, object selected) (why, fix string) {
 	case namespaces == nil && o.Namespace != ns.Name:
 		return fmt.Sprintf("%s has no %s: it selects its own namespace alone", o, s.namespaceKey), fmt.Sprintf("%s: {} in spec of %s", s.namespaceKey, o)
 	case namespaces != nil && !selects(namespaces, ns.Labels):
-		fix = fmt.Sprintf("kubectl label namespace %s %s", ns.Name, strings.ReplaceAll(lacking(namespaces, ns.Labels).String(), ",", " "))
+		fix = fmt.Sprintf("kubectl label namespace %s %s", ns.Name, strings.ReplaceAll(lackingLabels(namespaces, ns.Labels).String(), ",", " "))
 		return fmt.Sprintf("%s of %s wants %s of namespace %s", s.namespaceKey, o, metav1.FormatLabelSelector(namespaces), ns.Name), fix
 	case !selects(objects, object.labels):
-		return fmt.Sprintf("%s of %s wants %s", s.key, o, metav1.FormatLabelSelector(objects)), mendLabels(object, lacking(objects, object.labels))
+		return fmt.Sprintf("%s of %s wants %s", s.key, o, metav1.FormatLabelSelector(objects)), mendLabels(object, lackingLabels(objects, object.labels))
 	}
 	return "", ""
 }
@@ -108,8 +108,8 @@ func selects(selector *metav1.LabelSelector, set map[string]string) bool {
 	return err == nil && s.Matches(labels.Set(set))
 }
 
-// lacking are the labels that a selector names and an object does not have.
-func lacking(selector *metav1.LabelSelector, set map[string]string) labels.Set {
+// lackingLabels are those that a selector names and an object does not have.
+func lackingLabels(selector *metav1.LabelSelector, set map[string]string) labels.Set {
 	out := labels.Set{}
 	for name, value := range selector.MatchLabels {
 		if set[name] != value {
