@@ -67,6 +67,7 @@ func checkAlertmanager(ctx context.Context, p *preflight, sides map[string]remed
 	for _, g := range o.Guards {
 		p.guard = g.Name
 		c.checkGuard(o.RollbackAlerts(g))
+		c.checkMatchers(g.Name)
 	}
 	p.guard = ""
 	for _, receiver := range slices.Sorted(maps.Keys(c.well)) {
@@ -275,6 +276,28 @@ func (c *alertmanagerCheck) checkGuard(alerts []map[string]string) {
 	c.addAll(together(each.findings))
 	if each.count(levelFail)+each.count(levelUnknown) == 0 && receiver != "" {
 		c.well[receiver] = append(c.well[receiver], "guard "+c.guard)
+	}
+}
+
+// checkMatchers follows an alert that alerts.matchers select, where an example of
+// one can be told from them.
+func (c *alertmanagerCheck) checkMatchers(guard string) {
+	g, _ := c.config.Guard(guard)
+	for _, m := range g.Alerts.Matchers {
+		if m.matchers == nil || m.Action == actionNone {
+			continue
+		}
+		example, ok := m.matchers.Example()
+		if !ok {
+			c.note("route", "alerts "+m.Match, "", "Alertmanager: whether they reach guardian is not looked at: no example can be told from the matchers")
+			continue
+		}
+		alert := c.asSent(example)
+		if ours, others := c.follow(alert); len(ours) == 0 {
+			c.lost(alert, others)
+		} else {
+			c.checkKept(alert, ours[0])
+		}
 	}
 }
 
