@@ -479,10 +479,10 @@ func (m *machine) settle() {
 func (m *machine) checkCalm() {
 	rec, t := m.parsed(), m.trafficOf(m.w.vs)
 	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
-	if rec.Lock != nil && !m.disarmed() && safe && !t.Clean() {
+	if rec.Lock != nil && !m.brakeOff() && safe && !t.Clean() {
 		m.t.Fatalf("invariant 1: locked, and the canary has %+v; status %+v", t, rec.Status)
 	}
-	if rec.Lock != nil && !m.disarmed() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
+	if rec.Lock != nil && !m.brakeOff() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
 		m.t.Fatalf("a rollback that cannot be done is not blocked but %s", rec.Status.State)
 	}
 	if x := rec.Status.Disarmed; x != nil && !m.now.Before(x.Until) {
@@ -492,14 +492,11 @@ func (m *machine) checkCalm() {
 		m.t.Fatalf("label %s is %q, lock %v", LabelLocked, m.w.cm.Labels[LabelLocked], rec.Lock)
 	}
 	m.checkLockAnnotation(rec)
-	since := rec.Status.BuildSince
-	if rec.Status.UnlockedAt.After(since) {
-		since = rec.Status.UnlockedAt
-	}
+	since := slices.MaxFunc([]time.Time{rec.Status.BuildSince, rec.Status.UnlockedAt, rec.Status.EnforcedAt}, time.Time.Compare)
 	for _, r := range m.replicas {
 		for _, a := range r.known {
 			counts := a.Action == ActionRollback && !a.StartsAt.Before(since)
-			if counts && !m.disarmed() && safe && !t.Clean() && rec.Status.State != StateCompleted {
+			if counts && !m.brakeOff() && safe && !t.Clean() && rec.Status.State != StateCompleted {
 				m.t.Fatalf("invariant 1: %s fires and counts, and the canary has %+v; status %+v", a.Name, t, rec.Status)
 			}
 		}
@@ -515,14 +512,14 @@ func (m *machine) checkCalm() {
 			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[keyHistory])
 		}
 	}
-	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && !m.disarmed() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && !m.brakeOff() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
 	}
 }
 
 // checkLockAnnotation: what the admission policies read is what the record says.
 func (m *machine) checkLockAnnotation(rec Record) {
-	if m.w.vs == nil {
+	if m.w.vs == nil || m.observing() {
 		return
 	}
 	want, _ := lockAnnotation(rec, guardianUser)

@@ -125,9 +125,14 @@ func (r right) objects(c Config, verb string) []string {
 		}
 	case r.resource == "virtualservices" && verb == "patch":
 		for _, g := range c.Guards {
-			names = append(names, g.VirtualServices...)
+			if !g.observes() {
+				names = append(names, g.VirtualServices...)
+			}
 		}
 		slices.Sort(names)
+		if len(names) == 0 && len(c.Guards) > 0 {
+			return nil // all observe
+		}
 	}
 	if len(names) == 0 {
 		return []string{""}
@@ -226,6 +231,9 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, config Config, g
 		p.fail("guard %s: cannot be rolled back: %s", g.Name, in.Unsafe)
 	default:
 		p.ok("guard %s: VirtualService %s: canary at %d%%", g.Name, strings.Join(g.VirtualServices, ", "), in.Traffic.Weight)
+	}
+	if g.observes() {
+		p.note("guard %s: mode observe: a rollback is told, and not done", g.Name)
 	}
 	c.checkUnguarded(ctx, p, config, g)
 	c.checkWays(ctx, p, config, g)
