@@ -722,6 +722,7 @@ func (d *decider) locked() {
 		return
 	}
 	d.returnTraffic(*d.rec.Lock)
+	d.rec.Status.Moving.Again = d.rec.Status.Moving.Again || d.was.Status.Observing != nil
 	d.reason = ReasonFinish
 }
 
@@ -731,7 +732,7 @@ func (d *decider) locked() {
 func (d *decider) again() bool {
 	s := d.was.Status
 	was := s.State == StateRolledBack || s.State == StateBlocked && s.Moving == nil // else a rollback is under way
-	return d.was.Lock != nil && was && (s.Weight == 0 || d.in.Owned)
+	return d.was.Lock != nil && was && (s.Weight == 0 || d.in.Owned) && s.Observing == nil // which has put nothing back
 }
 
 // reassert takes traffic from a locked canary again. The record goes on saying

@@ -179,6 +179,7 @@ func (d *decider) onlyObserve() {
 		return
 	}
 	d.takeWeight()
+	d.rec.Status.Observing.Would = nil // the lock itself stands
 	for _, a := range d.rollback {
 		d.noteAlert(a, "locked already, and mode observe puts nothing back")
 	}
