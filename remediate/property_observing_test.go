@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"pgregory.net/rapid"
 )
@@ -21,7 +22,11 @@ func (m *machine) brakeOff() bool { return m.disarmed() || m.observing() }
 // configuration observes, and for each rollback by an alert of the past.
 func (m *machine) forbidWrites() {
 	for _, r := range m.replicas {
-		before, check := r.store.before, r.store.check
+		before, check, stored := r.store.before, r.store.check, r.store.stored
+		r.store.stored = func(old, cm *corev1.ConfigMap) {
+			m.switched(m.parse(old), m.parse(cm))
+			stored(old, cm)
+		}
 		r.store.before = func(write string) error {
 			if write != "record" && r.guard.Mode == ModeObserve {
 				m.t.Fatalf("%s observes, and wrote to the VirtualService: %s", r.name, write)
@@ -33,6 +38,19 @@ func (m *machine) forbidWrites() {
 			if m.trafficOf(is).Weight < m.trafficOf(was).Weight {
 				m.checkPast()
 			}
+		}
+	}
+}
+
+// switched notes the switch to enforce in the ledger: what runs then is forgiven.
+func (m *machine) switched(was, is Record) {
+	if was.Status.Observing == nil || is.Status.Observing != nil {
+		return
+	}
+	m.enforced = m.now
+	for t := range m.blamed {
+		if !slices.Contains(is.Refused, m.w.hashOfTemplate(t)) {
+			delete(m.blamed, t)
 		}
 	}
 }
