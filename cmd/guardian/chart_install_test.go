@@ -117,12 +117,7 @@ func (i *installed) start(name, ready string) *pod {
 		Name: "guardian", Path: i.binary(), Args: args, Env: env, Ready: func(ctx context.Context) error { return get(ctx, p.metrics+ready) },
 	})
 	i.must(err)
-	i.t.Cleanup(func() {
-		p.Kill()
-		if i.t.Failed() {
-			i.t.Logf("end of the log of %s:\n%s", name, p.Tail(40))
-		}
-	})
+	i.killed(name, p.Process)
 	return p
 }
 
@@ -134,22 +129,6 @@ func (i *installed) mount(p *pod) {
 	i.must(err)
 	i.must(os.WriteFile(p.config+".new", []byte(cm.Data["config.yaml"]), 0o600))
 	i.must(os.Rename(p.config+".new", p.config))
-}
-
-func get(ctx context.Context, url string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return errors.New(response.Status)
-	}
-	return nil
 }
 
 // tellPod sends an alert until it is taken, with the token of the chart's Secret.
