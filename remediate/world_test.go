@@ -29,14 +29,16 @@ var (
 // world is one guard's cluster, held in memory: what the API server stores.
 // A replica's cache is an older copy of it.
 type world struct {
-	cm       *corev1.ConfigMap
-	vs       *unstructured.Unstructured // nil: deleted
-	template int                        // the canary Deployment's pod template; 0: no Deployment
-	made     map[int]time.Time          // when a template first appeared
-	pods     []int                      // templates of the canary's ready pods
-	stable   int                        // ready endpoints of stable
-	noSubset bool                       // the DestinationRule has lost stable's subset
-	version  int
+	cm         *corev1.ConfigMap
+	vs         *unstructured.Unstructured            // nil: deleted
+	others     map[string]*unstructured.Unstructured // further ones, by name
+	alsoLocked *corev1.ConfigMap                     // another guard's record
+	template   int                                   // the canary Deployment's pod template; 0: no Deployment
+	made       map[int]time.Time                     // when a template first appeared
+	pods       []int                                 // templates of the canary's ready pods
+	stable     int                                   // ready endpoints of stable
+	noSubset   bool                                  // the DestinationRule has lost stable's subset
+	version    int
 }
 
 // copy is what a cache holds. Objects are replaced, never edited, so sharing
@@ -45,6 +47,7 @@ func (w *world) copy() *world {
 	c := *w
 	c.pods = slices.Clone(w.pods)
 	c.made = maps.Clone(w.made)
+	c.others = maps.Clone(w.others)
 	return &c
 }
 
@@ -52,8 +55,23 @@ func (w *world) next() string { w.version++; return strconv.Itoa(w.version) }
 
 func (w *world) record(context.Context, string) (*corev1.ConfigMap, error) { return w.cm, nil }
 
-func (w *world) virtualService(context.Context, string) (*unstructured.Unstructured, error) {
-	return w.vs, nil
+func (w *world) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
+	if name == "orders-service" {
+		return w.vs, nil
+	}
+	return w.others[name], nil
+}
+
+// put stores a VirtualService.
+func (w *world) put(vs *unstructured.Unstructured) {
+	if vs.GetName() == "orders-service" {
+		w.vs = vs
+		return
+	}
+	if w.others == nil {
+		w.others = map[string]*unstructured.Unstructured{}
+	}
+	w.others[vs.GetName()] = vs
 }
 
 func (w *world) destinationRule(context.Context, string) (*keptRule, error) {
@@ -162,10 +180,13 @@ func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*keptPod
 }
 
 func (w *world) locked(context.Context) ([]*corev1.ConfigMap, error) {
-	if w.cm != nil && w.cm.Labels[LabelLocked] == "true" {
-		return []*corev1.ConfigMap{w.cm}, nil
+	var out []*corev1.ConfigMap
+	for _, cm := range []*corev1.ConfigMap{w.cm, w.alsoLocked} {
+		if cm != nil && cm.Labels[LabelLocked] == "true" {
+			out = append(out, cm)
+		}
 	}
-	return nil, nil
+	return out, nil
 }
 
 func (w *world) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
@@ -239,6 +260,8 @@ type worldStore struct {
 	answer func(write string, ops []Op) (err error, in bool) // what the API server says instead of taking a write; nil: it takes all
 	stored func(old, cm *corev1.ConfigMap)                   // a record was written; may be nil
 	moved  func(vs *unstructured.Unstructured)               // a VirtualService was written; may be nil
+
+	patching func(name string) // a VirtualService is to be written; may be nil
 }
 
 func (s *worldStore) around(write string, ops []Op, do func() error) error {
@@ -283,11 +306,14 @@ func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.Co
 }
 
 func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (now *unstructured.Unstructured, err error) {
+	if s.patching != nil {
+		s.patching(vs.GetName())
+	}
 	return now, s.around("traffic", ops, func() error {
-		if s.w.vs == nil || s.w.vs.GetResourceVersion() != vs.GetResourceVersion() {
+		before, _ := s.w.virtualService(context.Background(), vs.GetName())
+		if before == nil || before.GetResourceVersion() != vs.GetResourceVersion() {
 			return fmt.Errorf("VirtualService: %w", errConflict)
 		}
-		before := s.w.vs
 		after, err := applyOps(before, ops)
 		if err != nil {
 			return err
@@ -299,7 +325,7 @@ func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Uns
 		if s.check != nil {
 			s.check(before, after, manager)
 		}
-		s.w.vs = after
+		s.w.put(after)
 		now = after
 		if s.moved != nil {
 			s.moved(after)
@@ -308,15 +334,16 @@ func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Uns
 	})
 }
 
-func (s *worldStore) release(context.Context, string) error {
+func (s *worldStore) release(_ context.Context, name string) error {
 	return s.around("release", nil, func() error {
-		if s.w.vs == nil {
+		before, _ := s.w.virtualService(context.Background(), name)
+		if before == nil {
 			return nil
 		}
-		after := s.w.vs.DeepCopy()
+		after := before.DeepCopy()
 		after.SetManagedFields(nil)
 		after.SetResourceVersion(s.w.next())
-		s.w.vs = after
+		s.w.put(after)
 		return nil
 	})
 }
