@@ -272,7 +272,7 @@ func TestMarksThatAnotherGuardsLockNeedsStay(t *testing.T) {
 	o.passes(2, errorsAlert)
 	o.losesMesh()
 	o.passes(1)
-	o.w.alsoLocked = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("pay"), Labels: map[string]string{LabelGuard: "pay", LabelLocked: "true"}},
+	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("pay"), Labels: map[string]string{LabelGuard: "pay", LabelLocked: "true"}},
 		Data: map[string]string{keyVirtualServices: meshName}}
 	o.unlockNow()
 	o.passes(2)
