@@ -200,6 +200,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 			c.r.past.forget(name)
 			c.r.done.forget(name)
 			c.r.unrecorded.forget(name)
+			c.r.later.forget(name)
 			c.slow.Forget(name)
 			c.o.Metrics.stop(name)
 		}

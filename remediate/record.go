@@ -167,6 +167,7 @@ type Status struct {
 	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
 	Observing   *Observing    `json:"observing,omitempty"`  // nothing is written to a VirtualService; nil: the guard enforces
 	EnforcedAt  time.Time     `json:"enforcedAt,omitzero"`  // when it last came from observing to that: what fired before is of the past
+	Leaving     []Leaving     `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
 
@@ -489,6 +490,7 @@ func (r Record) clone() Record {
 	c.Status.Ladder = slices.Clone(r.Status.Ladder)
 	c.Status.Waited = slices.Clone(r.Status.Waited)
 	c.Status.Splits = slices.Clone(r.Status.Splits)
+	c.Status.Leaving = slices.Clone(r.Status.Leaving)
 	return c
 }
 
