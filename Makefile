@@ -110,11 +110,15 @@ cluster: ## Run a control plane until ctrl-C, and print its KUBECONFIG and URLs
 	@$(GO) run ./testdata/cluster
 
 .PHONY: bench
-bench: bench-writes bench-chain bench-fast bench-judge bench-cost ## Measure all of the following, one after the other
+bench: bench-writes bench-idle bench-chain bench-fast bench-judge bench-cost ## Measure all of the following, one after the other
 
 .PHONY: bench-writes
 bench-writes: tools ## Measure guardian against the bare writes, on the real kube-apiserver (6 minutes)
 	$(GO) run ./testdata/bench
+
+.PHONY: bench-idle
+bench-idle: tools ## Count what idle releases ask of the real kube-apiserver (5 minutes)
+	$(GO) run ./testdata/bench -idle 4
 
 .PHONY: bench-chain
 bench-chain: tools ## Measure fault to weight 0 ten times, on real Prometheus and Alertmanager (4 minutes)

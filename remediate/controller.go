@@ -53,9 +53,12 @@ type Options struct {
 
 	Metrics *Metrics
 	Logger  *slog.Logger
-	Workers int              // reconciles at once; 0: 16
-	Resync  time.Duration    // longest time between two looks at a guard; 0: 1 minute
-	Now     func() time.Time // nil: time.Now
+	Workers int           // reconciles at once; 0: 16
+	Resync  time.Duration // longest time between two looks at a guard; 0: 1 minute
+	// WatchGrace is how long a watch may be away before what it has told is not
+	// believed any more. 0: Resync.
+	WatchGrace time.Duration
+	Now        func() time.Time // nil: time.Now
 	// PassTimeout bounds one reconcile, so that an API server that takes
 	// connections and does not answer holds nobody for long. 0: 15 seconds.
 	PassTimeout time.Duration
@@ -138,6 +141,9 @@ func New(o Options) (*Controller, error) {
 	}
 	if o.Resync == 0 {
 		o.Resync = time.Minute
+	}
+	if o.WatchGrace == 0 {
+		o.WatchGrace = o.Resync
 	}
 	if o.PassTimeout == 0 {
 		o.PassTimeout = 15 * time.Second
@@ -257,12 +263,12 @@ func (c *Controller) dismiss() {
 	}
 }
 
-// Ready says whether all caches are filled.
-func (c *Controller) Ready() bool { return c.info.synced.Load() }
+// Ready says whether all caches are filled and kept up to date.
+func (c *Controller) Ready() bool { return c.info.synced.Load() && !c.info.dead.Load() }
 
-// Missing names the resources whose caches are not filled. Guards are looked
+// Missing names the resources whose caches are not, and why. Guards are looked
 // after meanwhile, as far as that goes without.
-func (c *Controller) Missing() []string { return c.info.missing() }
+func (c *Controller) Missing() []string { return c.info.troubles() }
 
 // Leads says whether this replica holds the lease for going forward.
 func (c *Controller) Leads() bool { return c.lease.leads() }

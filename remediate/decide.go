@@ -78,8 +78,9 @@ type Gate struct {
 type Input struct {
 	Guard   Guard
 	Record  Record
-	Traffic Traffic // as found in the guard's VirtualServices
-	Unsafe  string  // why the VirtualServices cannot be rewritten; empty: they can
+	Traffic Traffic     // as found in the guard's VirtualServices
+	Testers testerMarks // of their routes for testers
+	Unsafe  string      // why the VirtualServices cannot be rewritten; empty: they can
 	Canary  Workload
 	Stable  Endpoints
 	Paused  bool      // by annotation on a VirtualService
@@ -337,6 +338,7 @@ func (d *decider) observe() {
 			s.MovedAt = d.now // until now the build before has answered as well
 		}
 	}
+	d.observeSplits(first)
 	d.observeWeight(first)
 	d.observeBuilds()
 	d.takeOver()
@@ -366,6 +368,18 @@ func (d *decider) setRight() {
 			*t = d.now
 		}
 	}
+}
+
+// observeSplits remembers which routes of testers have been seen to split: at the
+// end of their way they look like those that always were the canary's. At first
+// sight nobody knows, and to give nothing back is the safe way.
+func (d *decider) observeSplits(first bool) {
+	s, t := &d.rec.Status, d.in.Testers
+	seen := t.Splitting
+	if first && d.in.Traffic.full() {
+		seen = slices.Concat(seen, t.Whole)
+	}
+	s.Splits = rememberSplits(s.Splits, seen, t.All)
 }
 
 // observeWeight brings the record's view of the weights up to date.
@@ -427,13 +441,7 @@ func (d *decider) expected() (own, done bool) {
 	if s.Moving.rollsBack() {
 		return t.Lowest == 0 && t.Weight <= s.Weight, t.Weight == 0
 	}
-	rung := 0
-	for _, step := range d.in.Guard.Promotion.Steps {
-		if step.Weight <= e { // a step may reach more than it asks for
-			rung = step.Weight
-		}
-	}
-	done = t.Lowest >= rung
+	done = t.Lowest >= s.Moving.Step // it may reach more than it asks for
 	return t.Weight == e && (done || t.Weight != s.Weight), done
 }
 
@@ -870,7 +878,7 @@ func (d *decider) open() {
 			d.wake(end)
 		}
 	default:
-		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight))
+		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, d.in.Traffic.text())
 	}
 	d.giveUp()
 	d.holdOrPromote()

@@ -21,6 +21,7 @@ type snapshot struct {
 	stored   Record            // what record says
 	services []*unstructured.Unstructured
 	held     map[string]bool // those of them that another guard's lock names; not looked at while this guard stays locked
+	beside   map[string]bool // those that have testers' routes alone, where another leads everybody somewhere
 	// who serves the two sides, for rules that need names
 	sides  Sides
 	known  *inspections
@@ -262,6 +263,7 @@ func readWorkload(ctx context.Context, r reader, side resolvedSide) (Workload, e
 func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 	g, in := s.input.Guard, &s.input
 	var missing, unnamed []string
+	var all []inspection
 	for _, name := range g.VirtualServices {
 		vs, err := r.virtualService(ctx, name)
 		if err != nil {
@@ -276,7 +278,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		if value, ok := marks[lockKey(g.Name)]; ok {
 			in.Marked = marked(in.Marked, value, s.user)
 		}
-		found := s.known.inspect(g.Name, vs, s.pair, g.Rollback.options())
+		found := s.known.inspect(g.Name, vs, s.pair, s.options(in.Record, name))
 		if found.unnamed != "" && s.noRule != "" {
 			return fmt.Errorf("VirtualService %s/%s: which destinations are the guard's is not known: %s", g.Namespace, name, s.noRule)
 		}
@@ -288,9 +290,17 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			in.Unsafe = found.unsafe
 		}
 		in.Owned = in.Owned || owned(vs)
-		in.Owed = in.Owed || owes(vs, s.pair, g, in.Record.Changed)
 		s.services = append(s.services, vs)
-		in.Traffic = in.Traffic.merge(found.traffic)
+		all = append(all, found)
+	}
+	s.putBeside(all)
+	for i, vs := range s.services {
+		if s.beside[vs.GetName()] {
+			all[i] = s.known.inspect(g.Name, vs, s.pair, s.options(in.Record, vs.GetName()))
+		}
+		in.Owed = in.Owed || owes(vs, s.pair, s.options(in.Record, vs.GetName()), in.Record.Changed)
+		in.Traffic = in.Traffic.merge(all[i].traffic)
+		in.Testers = in.Testers.merge(all[i].testers)
 	}
 	if len(s.services) == 0 {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
@@ -349,7 +359,7 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 
 // owes says whether something that a rollback has re-pointed in a
 // VirtualService can be given back, or is no longer there to be.
-func owes(vs *unstructured.Unstructured, p Pair, g Guard, changed []Change) bool {
+func owes(vs *unstructured.Unstructured, p Pair, o RewriteOptions, changed []Change) bool {
 	own := 0
 	for _, c := range changed {
 		if c.VirtualService == vs.GetName() {
@@ -359,12 +369,34 @@ func owes(vs *unstructured.Unstructured, p Pair, g Guard, changed []Change) bool
 	if own == 0 {
 		return false
 	}
-	w, _, err := rewrite(vs.Object, p, KeepWeights, g.Rollback.options(), changed)
+	w, _, err := rewrite(vs.Object, p, KeepWeights, o, changed)
 	return err == nil && (len(w.Ops) > 0 || len(w.Changes) != own)
 }
 
 func (r Rollback) options() RewriteOptions {
 	return RewriteOptions{MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors}
+}
+
+// options say how one of the guard's VirtualServices is rewritten, by what a
+// record knows of its routes.
+func (s *snapshot) options(r Record, virtualService string) RewriteOptions {
+	o := s.input.Guard.Rollback.options()
+	o.Split, o.Beside = strings.Join(r.Status.Splits, " "), s.beside[virtualService]
+	return o
+}
+
+// putBeside finds the VirtualServices in which testers' routes are all there is,
+// and that stand beside another which leads everybody somewhere.
+func (s *snapshot) putBeside(all []inspection) {
+	for i, vs := range s.services {
+		others := slices.ContainsFunc(all, func(f inspection) bool { return f.beside })
+		if others && !all[i].beside && len(all[i].testers.Whole) > 0 {
+			if s.beside == nil {
+				s.beside = map[string]bool{}
+			}
+			s.beside[vs.GetName()] = true
+		}
+	}
 }
 
 // merge is the traffic of two VirtualServices of one guard, or of two routes
@@ -392,11 +424,12 @@ func (s *snapshot) reach(weight int) (Traffic, error) {
 	var all Traffic
 	var passed error
 	for _, vs := range s.services {
-		w, err := Rewrite(vs.Object, s.pair, weight, s.input.Guard.Rollback.options(), s.input.Record.Changed)
+		o := s.options(s.input.Record, vs.GetName())
+		w, err := Rewrite(vs.Object, s.pair, weight, o, s.input.Record.Changed)
 		var unsafe *UnsafeError
 		if errors.As(err, &unsafe) { // it stays as it is
 			passed = err
-			w.After, err = Inspect(vs.Object, s.pair, s.input.Guard.Rollback.options())
+			w.After, err = Inspect(vs.Object, s.pair, o)
 		}
 		if err != nil {
 			return all, err

@@ -10,19 +10,27 @@ import (
 // inspection is what one VirtualService has been found to be for one guard.
 type inspection struct {
 	traffic Traffic
+	testers testerMarks
+	beside  bool   // it leads everybody somewhere, or splits
 	unnamed string // the pair is not in it at all: why
 	unsafe  string // it cannot be read, or a rollback could not rewrite it: why
 }
 
 func inspect(vs *unstructured.Unstructured, p Pair, o RewriteOptions) inspection {
-	t, err := Inspect(vs.Object, p, o)
+	v, err := readVirtualService(vs.Object, p)
+	if err == nil {
+		err = v.named()
+	}
 	if _, unnamed := errors.AsType[*UnsafeError](err); unnamed {
 		return inspection{unnamed: err.Error()}
 	}
-	if err == nil && !t.Clean() {
-		_, _, err = rewrite(vs.Object, p, 0, o, nil)
+	var i inspection
+	if err == nil {
+		i = inspection{traffic: v.traffic(o), testers: v.testers(), beside: v.beside(o)}
+		if !i.traffic.Clean() {
+			_, _, err = rewrite(vs.Object, p, 0, o, nil)
+		}
 	}
-	i := inspection{traffic: t}
 	if err != nil {
 		i.unsafe = err.Error()
 	}

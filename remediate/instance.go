@@ -104,11 +104,10 @@ func (l *leases) claim(ctx context.Context) error {
 
 // contest looks for another guardian that was there before this replica.
 func (l *leases) contest(ctx context.Context) error {
-	own, err := l.kube.CoordinationV1().Leases(l.namespace).Get(ctx, ReplicaLease(l.identity), metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("read Lease %s/%s: %w", l.namespace, ReplicaLease(l.identity), err)
+	if l.own == nil { // it could not be renewed, which has been told
+		return nil
 	}
-	return l.contested(ctx, own)
+	return l.contested(ctx, l.own)
 }
 
 // contested returns an OtherGuardianError if another guardian lives, or has led

@@ -34,12 +34,65 @@ const (
 	AnnotationHeartbeatMaxAge = Prefix + "heartbeat-max-age"
 	// LifePeriod is how often a replica renews its Lease. A CLI takes a
 	// replica for dead after LifeTimeout.
-	LifePeriod  = 10 * time.Second
+	LifePeriod  = 20 * time.Second
 	LifeTimeout = 30 * time.Second
 
-	maxSkew       = time.Minute // by which clocks of two replicas may differ
-	forgetReplica = time.Hour   // when a dead replica's Lease is swept away
+	lifeRetry     = 5 * time.Second  // until a renewal that failed is tried again: before LifeTimeout
+	maxSkew       = time.Minute      // by which clocks of two replicas may differ
+	forgetReplica = time.Hour        // when a dead replica's Lease is swept away
+	sweepEvery    = 10 * time.Minute // how often dead ones are looked for
 )
+
+// How the replicas compete for LeaderLease. Rolling back needs no Lease, so that
+// one whose holder was killed may stand for a minute, and a namespace costs the API
+// server little: the holder writes every leaderRenew, the others read every
+// leaderRetry to 2.2 times that, and one that is given up is taken that soon.
+//
+// A holder knows that it has lost it, at the latest, leaderRenew + leaderRetry +
+// leaderDeadline after its last write, which is before any other may take it.
+const (
+	leaderDuration = 50 * time.Second
+	leaderRenew    = 25 * time.Second
+	leaderRetry    = 4 * time.Second
+	leaderDeadline = 15 * time.Second
+)
+
+// throttledLock keeps most renewals of the holder from the API server: the elector
+// reads and renews at one pace, of which reading needs the quick one.
+type throttledLock struct {
+	resourcelock.Interface
+	written time.Time // when the API server last took a write of this holder
+}
+
+// Get reads what another replica may have written.
+func (t *throttledLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	r, raw, err := t.Interface.Get(ctx)
+	if err != nil || r.HolderIdentity != t.Identity() {
+		t.written = time.Time{}
+	}
+	return r, raw, err
+}
+
+func (t *throttledLock) Create(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	return t.write(r, func() error { return t.Interface.Create(ctx, r) })
+}
+
+func (t *throttledLock) Update(ctx context.Context, r resourcelock.LeaderElectionRecord) error {
+	if r.HolderIdentity == t.Identity() && time.Since(t.written) < leaderRenew {
+		return nil
+	}
+	return t.write(r, func() error { return t.Interface.Update(ctx, r) })
+}
+
+// write notes when a write began that makes this replica the holder.
+func (t *throttledLock) write(r resourcelock.LeaderElectionRecord, do func() error) error {
+	began := time.Now()
+	err := do()
+	if t.written = began; err != nil || r.HolderIdentity != t.Identity() {
+		t.written = time.Time{}
+	}
+	return err
+}
 
 // leases keep this replica's life and compete for going forward.
 type leases struct {
@@ -54,6 +107,8 @@ type leases struct {
 	log          *slog.Logger
 	metrics      *Metrics
 
+	own     *coordinationv1.Lease // this replica's, as last written; nil: to be read first
+	swept   time.Time             // when dead replicas' were last looked for
 	rivals  rivals
 	refused atomic.Pointer[OtherGuardianError] // another guardian looks after the namespace
 	maxAge  atomic.Int64                       // of the heartbeat, nanoseconds; 0: not known yet
@@ -78,13 +133,13 @@ func (l *leases) run(ctx context.Context, gained func(), lost func(error)) {
 	}()
 	for ctx.Err() == nil {
 		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-			Lock: &resourcelock.LeaseLock{
+			Lock: &throttledLock{Interface: &resourcelock.LeaseLock{
 				LeaseMeta:  metav1.ObjectMeta{Namespace: l.namespace, Name: LeaderLease},
 				Client:     l.kube.CoordinationV1(),
 				LockConfig: resourcelock.ResourceLockConfig{Identity: l.identity},
 				Labels:     map[string]string{LabelInstance: l.instance},
-			},
-			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
+			}},
+			LeaseDuration: leaderDuration, RenewDeadline: leaderDeadline, RetryPeriod: leaderRetry,
 			ReleaseOnCancel: true, Name: LeaderLease,
 			Callbacks: leaderelection.LeaderCallbacks{
 				OnStartedLeading: func(term context.Context) {
@@ -130,21 +185,24 @@ func (l *leases) end() {
 
 // live shows that this replica lives, until ctx ends.
 func (l *leases) live(ctx context.Context, lost func(error)) {
-	tick := time.NewTicker(LifePeriod)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
-		if err := l.renew(ctx); err != nil && ctx.Err() == nil {
-			l.log.Warn("renew this replica's lease", "err", err)
-		}
-		l.lookForRivals(ctx, lost)
 		select {
 		case <-ctx.Done():
 			l.leave(ctx)
 			return
-		case <-tick.C:
-			if l.leads() {
-				l.sweep(ctx)
-			}
+		case <-next.C:
+		}
+		next.Reset(LifePeriod)
+		if err := l.renew(ctx); err != nil && ctx.Err() == nil {
+			l.log.Warn("renew this replica's lease", "err", err)
+			next.Reset(lifeRetry)
+		}
+		l.lookForRivals(ctx, lost)
+		if l.leads() && l.now().Sub(l.swept).Abs() >= sweepEvery {
+			l.swept = l.now()
+			l.sweep(ctx)
 		}
 	}
 }
@@ -172,18 +230,44 @@ func (l *leases) lookForRivals(ctx context.Context, lost func(error)) {
 // ReplicaLease is the name of the Lease that shows a replica's life.
 func ReplicaLease(identity string) string { return recordPrefix + identity }
 
+// renew writes this replica's Lease. It is read first only where somebody else has
+// written or removed it.
 func (l *leases) renew(ctx context.Context) error {
-	api := l.kube.CoordinationV1().Leases(l.namespace)
-	now := metav1.NewMicroTime(l.now())
-	seconds := int32(LifeTimeout / time.Second)
-	lease, err := api.Get(ctx, ReplicaLease(l.identity), metav1.GetOptions{})
-	fresh := apierrors.IsNotFound(err)
-	if err != nil && !fresh {
-		return fmt.Errorf("read Lease %s/%s: %w", l.namespace, ReplicaLease(l.identity), err)
+	err := l.renewOnce(ctx)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) {
+		l.own = nil
+		err = l.renewOnce(ctx)
 	}
-	if fresh {
-		lease = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: ReplicaLease(l.identity), Namespace: l.namespace}}
+	return err
+}
+
+func (l *leases) renewOnce(ctx context.Context) error {
+	api, name := l.kube.CoordinationV1().Leases(l.namespace), ReplicaLease(l.identity)
+	if l.own == nil {
+		own, err := absent(api.Get(ctx, name, metav1.GetOptions{}))
+		if err != nil {
+			return fmt.Errorf("read Lease %s/%s: %w", l.namespace, name, err)
+		}
+		l.own = own
 	}
+	var err error
+	write := func() (*coordinationv1.Lease, error) { return api.Update(ctx, l.alive(l.own), metav1.UpdateOptions{}) }
+	if l.own == nil {
+		fresh := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: l.namespace}}
+		write = func() (*coordinationv1.Lease, error) { return api.Create(ctx, l.alive(fresh), metav1.CreateOptions{}) }
+	}
+	if l.own, err = write(); err != nil {
+		l.own = nil // it may be written all the same
+		return fmt.Errorf("write Lease %s/%s: %w", l.namespace, name, err)
+	}
+	return nil
+}
+
+// alive is a Lease of this replica that says that it lives now, and what it has
+// heard.
+func (l *leases) alive(lease *coordinationv1.Lease) *coordinationv1.Lease {
+	lease = lease.DeepCopy()
+	now, seconds := metav1.NewMicroTime(l.now()), int32(LifeTimeout/time.Second)
 	if lease.Labels == nil {
 		lease.Labels = map[string]string{}
 	}
@@ -203,15 +287,7 @@ func (l *leases) renew(ctx context.Context) error {
 		lease.Annotations[AnnotationHeartbeatMaxAge] = age.String()
 	}
 	lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &l.identity, RenewTime: &now, LeaseDurationSeconds: &seconds}
-	if fresh {
-		_, err = api.Create(ctx, lease, metav1.CreateOptions{})
-	} else {
-		_, err = api.Update(ctx, lease, metav1.UpdateOptions{})
-	}
-	if err != nil {
-		return fmt.Errorf("write Lease %s/%s: %w", l.namespace, lease.Name, err)
-	}
-	return nil
+	return lease
 }
 
 // newestHeartbeat asks the API server for the newest heartbeat that any

@@ -221,6 +221,38 @@ func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	}
 }
 
+// A rollback of build b1 could not be recorded: its lock is an annotation, and the
+// memory of the replica that did it.
+func TestAnUnrecordedLockDoesNotHideTheAnnotationThatStands(t *testing.T) {
+	locked := func(build string) *Lock {
+		return &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: at, By: byAlert, Reason: "Errors: 7% of requests fail"}
+	}
+	for name, c := range map[string]struct {
+		edits   []but
+		by      string // whose the lock is; empty: there is none
+		refused []string
+	}{
+		"of the same build, which is set again":             {[]but{unseen}, byAlert, []string{"b1"}},
+		"of another build, and the record is lost":          {[]but{unseen, runs("b2", 0, "b1")}, byAnnotation, []string{"b1"}},
+		"of a canary whose build is not known":              {[]but{unseen, noCanary}, byAnnotation, []string{"b1"}},
+		"of another build that is ready, by the live reads": {[]but{unseen, live, runs("b2", 2), agedOf("b2", at, at)}, "", []string{"b1"}},
+		"of another build, and a record of before the lock": {[]but{runs("b2", 0, "b1"), func(in *Input) { in.Record.Status.LiftedAt = at.Add(-time.Minute) }}, byAnnotation, []string{"b1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mark := LockAnnotation{By: guardianUser, Canary: []string{"orders-service/v2"}, Stable: []string{"orders-service/v1"}, Build: "b1", Since: at, Message: "m"}
+			in := given(append([]but{gets(0), func(in *Input) { in.Unrecorded, in.Marked = locked("b1"), &mark }}, c.edits...)...)
+			d := Decide(in, at.Add(time.Minute))
+			var by string
+			if d.Record.Lock != nil {
+				by = d.Record.Lock.By
+			}
+			if by != c.by || !slices.Equal(d.Record.Refused, c.refused) {
+				t.Errorf("locked by %q, want %q; refused %v, want %v; in words: %s", by, c.by, d.Record.Refused, c.refused, words(d))
+			}
+		})
+	}
+}
+
 func TestALockLiftedByASlowClockStaysLifted(t *testing.T) {
 	in := given(locked(LockBuild), asks(RequestUnlock), live)
 	in.Record.Lock.Since = at.Add(time.Second)

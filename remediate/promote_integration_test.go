@@ -114,6 +114,12 @@ func TestALeaseHolderKilledInTheMiddleOfAStep(t *testing.T) {
 			})
 			r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
 
+			r.waitUpTo(leaderDuration+patience, "the Lease runs out", func() error {
+				if !b.Leads() {
+					return errors.New("b does not lead")
+				}
+				return nil
+			})
 			r.inState(app.Name, StatePromoted)
 			r.must(isAt(t.Context(), app, 100))
 			if !b.Leads() || !dead.Load() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -86,7 +87,7 @@ func (m *machine) stand() {
 	m.refusals = lasting
 	for range 4 {
 		for _, r := range m.replicas {
-			*r.view = *m.w.copy()
+			m.sync(r)
 			m.pass(r)
 		}
 	}
@@ -138,6 +139,9 @@ func (m *machine) checkUnrecorded(trafficRefused bool) {
 		return
 	}
 	for _, r := range m.replicas {
+		if len(r.dead) > 0 {
+			continue
+		}
 		for _, a := range r.known {
 			if a.Action == ActionRollback && !a.StartsAt.Before(s.BuildSince) && !a.StartsAt.Before(s.UnlockedAt) {
 				m.t.Fatalf("invariant 1: %s fires and counts, the record cannot be written, and the canary has %+v", a.Name, t)
@@ -162,7 +166,14 @@ type traffics struct {
 
 // remember is called after each change of the VirtualService, by anybody.
 func (m *machine) remember(vs *unstructured.Unstructured) {
-	m.truths = append(m.truths, traffics{m.w.version, m.trafficOf(vs)})
+	t := m.trafficOf(vs)
+	m.truths = append(m.truths, traffics{m.w.version, t})
+	switch {
+	case !t.full():
+		m.full = time.Time{}
+	case m.full.IsZero():
+		m.full = m.now
+	}
 }
 
 // was says whether the API server has had traffic like that at or after a
@@ -270,10 +281,15 @@ func (m *machine) editRecord(t *rapid.T) {
 	if rapid.IntRange(0, 3).Draw(t, "deleted") == 0 {
 		m.w.cm = nil
 		m.w.next()
+		m.forget()
 		return
 	}
 	cm := m.w.cm.DeepCopy()
-	cm.Data[rapid.SampledFrom([]string{keyStatus, keyHistory, keyLock, keyChanged}).Draw(t, "key")] = rapid.SampledFrom([]string{`{"weight":`, `[7]`, `"x"`}).Draw(t, "text")
+	key := rapid.SampledFrom([]string{keyStatus, keyHistory, keyLock, keyChanged}).Draw(t, "key")
+	if key == keyStatus {
+		m.forget()
+	}
+	cm.Data[key] = rapid.SampledFrom([]string{`{"weight":`, `[7]`, `"x"`}).Draw(t, "text")
 	cm.ResourceVersion = m.w.next()
 	m.w.cm = cm
 }

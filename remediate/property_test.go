@@ -29,35 +29,38 @@ type replica struct {
 	pending map[string]Alert // accepted, not recorded yet
 	rec     *reconciler
 	store   *worldStore
-	saw     *world // what its pass has looked at last
-	wroteRV string // the record as this replica last wrote it, in this pass
-	began   int    // version of the world when its pass began
+	saw     *world           // what its pass has looked at last
+	given   map[string]Alert // those that its pass was given
+	dead    map[string]bool  // parts of its cache whose watch is dead
+	wroteRV string           // the record as this replica last wrote it, in this pass
+	began   int              // version of the world when its pass began
 }
 
 // machine drives random sequences of events against two replicas and checks
 // the invariants of the package comment.
 type machine struct {
-	t         *rapid.T
-	w         *world
-	now       time.Time
-	guard     Guard
-	replicas  []*replica
-	firing    map[string]Alert // by Prometheus
-	began     map[string]bool  // those of them that have begun within this pass
-	heard     []heard          // accepted rollback alerts
-	beat      time.Time
-	prom      bool // Prometheus and Alertmanager answer
-	down      bool // the API server does not
-	gateShut  bool // what a step asks for besides
-	closed    bool
-	few       bool
-	movedAt   time.Time // last change of weights by anybody
-	built     time.Time // when the canary's pods last came to be of another build
-	raisedTo  int       // a step of guardian's that its record has not seen yet
-	oldBuild  int       // the build at first sight; 0: somebody has begun with it
-	alerts    int
-	rollbacks []string // names of all rollback alerts so far
-	busy      bool     // a pass is under way: no other pass starts inside it
+	t        *rapid.T
+	w        *world
+	now      time.Time
+	guard    Guard
+	replicas []*replica
+	firing   map[string]Alert // by Prometheus
+	began    map[string]bool  // those of them that have begun within this pass
+	heard    []heard          // accepted rollback alerts
+	beat     time.Time
+	prom     bool // Prometheus and Alertmanager answer
+	down     bool // the API server does not
+	gateShut bool // what a step asks for besides
+	closed   bool
+	few      bool
+	movedAt  time.Time // last change of weights by anybody
+	built    time.Time // when the canary's pods last came to be of another build
+	raisedTo int       // a step of guardian's that its record has not seen yet
+	oldBuild int       // the build at first sight; 0: somebody has begun with it
+	alerts   int
+	ledger
+	skew      time.Duration // of Prometheus's clock
+	busy      bool          // a pass is under way: no other pass starts inside it
 	fault     *fault
 	meddle    func() // what somebody else does in the middle of a pass
 	atRecord  bool   // and only when the record is written
@@ -68,6 +71,7 @@ type machine struct {
 	lockedAt  int        // version of the world when the last rollback was decided on
 	steppedAt int        // and the last step
 	unwritten bool       // a write of the record was refused within this pass
+	noises    int        // changes of the template that are no build
 	edited    bool       // the record was edited by hand, and caches may not know it yet
 }
 
@@ -91,7 +95,7 @@ type fault struct {
 }
 
 func newMachine(t *rapid.T) *machine {
-	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]Alert{}, prom: true, records: map[*corev1.ConfigMap]Record{}}
+	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]Alert{}, prom: true, records: map[*corev1.ConfigMap]Record{}, ledger: newLedger()}
 	m.beat = m.now
 	m.guard = Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
 		DestinationRule: "orders-service", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"},
@@ -100,7 +104,14 @@ func newMachine(t *rapid.T) *machine {
 		Promotion: Promotion{Mode: rapid.SampledFrom([]PromotionMode{PromotionOff, PromotionAuto, PromotionManual}).Draw(t, "mode"), MinRequests: 100,
 			Steps: []Step{{Weight: 10, Interval: time.Minute}, {Weight: 50, Interval: time.Minute, Bake: time.Minute}, {Weight: 100, Interval: time.Minute}}},
 		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute}
-	m.w = &world{template: 1, made: map[int]time.Time{1: m.now.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2}
+	made := m.now.Add(-time.Hour)
+	m.w = &world{template: 1, made: map[int]time.Time{1: made}, pods: []int{1, 1}, lives: make([]life, 2), present: 1, since: made, stable: 2,
+		kind: rapid.SampledFrom([]string{"", "", ownedByStatefulSet, ownedByRollout}).Draw(t, "owner of the pods")}
+	for i := range m.w.lives {
+		m.w.lives[i] = life{born: made, ready: made}
+	}
+	m.skew = rapid.SampledFrom([]time.Duration{0, 0, 0, 2 * time.Second, time.Minute, 5 * time.Minute, -time.Minute, -5 * time.Minute}).Draw(t, "Prometheus's clock is ahead by")
+	m.lived()
 	m.guard.Promotion.Closed = func(time.Time) string {
 		if m.closed {
 			return "it is Friday"
@@ -151,7 +162,10 @@ func (m *machine) wire(r *replica) {
 		m.checkWrite(r, before, after, manager)
 		m.checkMarks(before, after)
 	}
-	r.store.stored = func(old, cm *corev1.ConfigMap) { m.checkTold(r, old, cm) }
+	r.store.stored = func(old, cm *corev1.ConfigMap) {
+		m.checkTold(r, old, cm)
+		m.checkLocks(r, m.parse(old), m.parse(cm))
+	}
 	r.store.answer, r.store.moved = m.answer, m.remember
 	r.rec = &reconciler{
 		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
@@ -162,6 +176,7 @@ func (m *machine) wire(r *replica) {
 			if !m.prom {
 				return Forward{Err: "Prometheus does not answer"}, nil
 			}
+			maps.Copy(r.given, m.firing)
 			return Forward{Requests: m.requests(), Gates: []Gate{{Name: "slo", Open: !m.gateShut, Why: "0"}}}, slices.Collect(maps.Values(m.firing))
 		},
 		count:   func(context.Context, snapshot) Count { return Count{Known: m.prom, Requests: m.requests()} },
@@ -240,7 +255,7 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 			m.t.Fatalf("a rollback was written by field manager %q", manager)
 		}
 		if is.Weight < was.Weight {
-			m.checkCause()
+			m.checkCause(r)
 		}
 		if seen := r.saw; seen.stable < m.guard.Rollback.MinReadyStable || seen.noSubset {
 			m.t.Fatalf("invariant 4: traffic sent to a stable with %d ready endpoints (subset missing: %v)", seen.stable, seen.noSubset)
@@ -263,29 +278,12 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		m.t.Fatalf("invariant 2: raised with a heartbeat of %s ago", m.now.Sub(m.beat))
 	case !m.prom:
 		m.t.Fatalf("invariant 2: raised without metrics")
+	case !m.meddled && m.w.foreign != nil && m.w.foreign.Labels[LabelLocked] == "true":
+		m.t.Fatalf("invariant 2: raised from %d to %d while the lock of another guard denies this canary", was.Weight, is.Weight)
 	case m.guard.Promotion.Mode == PromotionOff && (!isStepping(record) || record.Status.Moving.By != "someone"):
 		m.t.Fatalf("raised in mode off without a person's wish")
 	}
 	m.checkStep(record, was, is)
-}
-
-// checkCause holds a rollback against what can have caused it.
-func (m *machine) checkCause() {
-	record := m.parsed()
-	if record.Lock != nil {
-		l := record.Lock
-		if l.By == byAlert && !slices.Contains(m.rollbacks, l.Alert) {
-			m.t.Fatalf("a false rollback: there was no rollback alert %s", l.Alert)
-		}
-		return
-	}
-	fires := slices.ContainsFunc(m.replicas, func(r *replica) bool {
-		return slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(r.known)), slices.Collect(maps.Values(r.pending))), func(a Alert) bool { return a.Action == ActionRollback })
-	})
-	asked := record.Request != nil && record.Request.Action == RequestRollback
-	if m.guard.Rollback.Lock != LockNone && !m.unwritten || !fires && !asked && !m.meddled {
-		m.t.Fatalf("a false rollback: nothing is locked, nothing fires, nobody has asked; status %+v", record.Status)
-	}
 }
 
 // checkStep holds a step against the conditions that are a step's alone.
@@ -332,6 +330,7 @@ func (m *machine) put(vs *unstructured.Unstructured) {
 	if is.Weight > was.Weight {
 		m.oldBuild = 0
 	}
+	m.ended = m.ended && was == is
 	m.w.vs = vs
 	m.remember(vs)
 }
@@ -397,6 +396,7 @@ func (m *machine) pass(r *replica) {
 	now := map[string]Alert{}
 	maps.Copy(now, r.known)
 	maps.Copy(now, r.pending)
+	r.given = maps.Clone(now)
 	sent := maps.Clone(r.pending)
 	was := m.parsed().Lock != nil
 	out, err := r.rec.reconcile(context.Background(), r.guard, slices.Collect(maps.Values(now)))
@@ -411,7 +411,10 @@ func (m *machine) pass(r *replica) {
 				r.hears(a)
 			}
 		}
-		*r.view = *m.w.copy()
+		r.dead = nil
+		m.sync(r)
+		m.wire(r)
+		delete(m.owed, r.name)
 		return
 	}
 	if out.recorded {
@@ -459,9 +462,12 @@ func (m *machine) checkSeen(before *world) {
 // replicas look again.
 func (m *machine) settle() {
 	m.fault, m.meddle, m.down, m.refusals = nil, nil, false, nil
+	for _, r := range m.replicas {
+		r.dead = nil
+	}
 	for range 4 {
 		for _, r := range m.replicas {
-			*r.view = *m.w.copy()
+			m.sync(r)
 			m.pass(r)
 		}
 	}
@@ -492,17 +498,11 @@ func (m *machine) checkCalm() {
 		m.t.Fatalf("label %s is %q, lock %v", LabelLocked, m.w.cm.Labels[LabelLocked], rec.Lock)
 	}
 	m.checkLockAnnotation(rec)
-	since := rec.Status.BuildSince
-	if rec.Status.UnlockedAt.After(since) {
-		since = rec.Status.UnlockedAt
+	if !m.disarmed() && safe {
+		m.checkRolledBack(t)
 	}
+	m.checkLiftable(rec)
 	for _, r := range m.replicas {
-		for _, a := range r.known {
-			counts := a.Action == ActionRollback && !a.StartsAt.Before(since)
-			if counts && !m.disarmed() && safe && !t.Clean() && rec.Status.State != StateCompleted {
-				m.t.Fatalf("invariant 1: %s fires and counts, and the canary has %+v; status %+v", a.Name, t, rec.Status)
-			}
-		}
 		if len(r.pending) > 0 {
 			m.t.Fatalf("invariant 5: %s still holds %v unrecorded", r.name, r.pending)
 		}
@@ -515,7 +515,8 @@ func (m *machine) checkCalm() {
 			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[keyHistory])
 		}
 	}
-	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !m.paused() && !m.disarmed() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
+	held := m.w.foreign != nil && m.w.foreign.Labels[LabelLocked] == "true"
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !held && !m.paused() && !m.disarmed() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
 	}
 }
@@ -555,7 +556,7 @@ func (m *machine) outside(label string) {
 	t := m.t
 	weight := func() int { return rapid.SampledFrom([]int{0, 10, 30, 50, 100}).Draw(t, label+" weight") }
 	switch rapid.SampledFrom([]string{"apply", "apply", "apply", "replace", "recreate", "delete", "build", "rollout", "undo", "drop", "stable", "subset",
-		"annotate", "request"}).Draw(t, label) {
+		"annotate", "request", "restart", "crash", "another guard"}).Draw(t, label) {
 	case "apply":
 		m.ciApply(weight())
 	case "replace", "recreate":
@@ -565,21 +566,32 @@ func (m *machine) outside(label string) {
 	case "build":
 		n := len(m.w.made) + 1
 		m.w.made[n] = m.now
-		m.w.template, m.oldBuild = n, 0
-		if rapid.Bool().Draw(t, label+" ready at once") {
-			m.w.pods, m.built = []int{n, n}, m.now
-		}
+		m.oldBuild = 0
+		m.setTemplate(n)
+		m.roll(rapid.SampledFrom([]int{0, 0, 1, 2, 2}).Draw(t, label+" ready at once"))
 	case "rollout":
-		if m.w.template != 0 {
-			if slices.ContainsFunc(m.w.pods, func(p int) bool { return p != m.w.template }) {
-				m.built = m.now
-			}
-			m.w.pods = slices.Repeat([]int{m.w.template}, 2)
-		}
+		m.roll(2)
 	case "undo":
-		m.w.template = rapid.IntRange(1, len(m.w.made)).Draw(t, label+" to")
+		if n := rapid.IntRange(1, len(m.w.made)).Draw(t, label+" to"); n != m.w.template {
+			m.setTemplate(n)
+			m.roll(rapid.SampledFrom([]int{0, 1, 2}).Draw(t, label+" ready at once"))
+		}
+	case "restart": // the template is changed in a way that is no build
+		if m.w.template != 0 {
+			m.noises++
+			m.w.noise = m.noises
+			m.roll(rapid.SampledFrom([]int{0, 1, 2, 2}).Draw(t, label+" ready at once"))
+		}
+	case "crash":
+		for i := range m.w.lives {
+			m.w.lives[i].down = true
+		}
+		m.lived()
 	case "drop":
-		m.w.template, m.w.pods = 0, nil
+		m.w.template, m.w.noise, m.w.pods, m.w.lives = 0, 0, nil, nil
+		m.lived()
+	case "another guard":
+		m.anotherGuard(label)
 	case "stable":
 		m.w.stable = rapid.IntRange(0, 2).Draw(t, label+" ready")
 	case "subset":
@@ -612,13 +624,122 @@ func (m *machine) outside(label string) {
 	}
 }
 
+// setTemplate changes the pod template to one that is a build of its own.
+func (m *machine) setTemplate(n int) {
+	if n != m.w.present {
+		m.w.present, m.w.since = n, m.now
+		m.seen, m.ended = time.Time{}, false
+	}
+	m.w.template, m.w.noise = n, 0
+}
+
+// roll has so many of the canary's two pods be ready ones of the present template.
+func (m *machine) roll(ready int) {
+	if m.w.template == 0 {
+		return
+	}
+	pods, lives := slices.Clone(m.w.pods), slices.Clone(m.w.lives)
+	if len(pods) == 0 {
+		pods, lives = make([]int, ready), make([]life, ready)
+	}
+	for i := range min(ready, len(pods)) {
+		switch {
+		case pods[i] != m.w.template:
+			m.built = m.now
+			fallthrough
+		case lives[i].noise != m.w.noise:
+			pods[i], lives[i] = m.w.template, life{noise: m.w.noise, born: m.now, ready: m.now}
+		case lives[i].down:
+			lives[i].down, lives[i].ready = false, m.now
+		}
+	}
+	m.w.pods, m.w.lives = pods, lives
+	m.lived()
+}
+
+// anotherGuard has the record of another guard deny the canary: this one was
+// renamed, or the other is in no configuration any more; or no longer.
+func (m *machine) anotherGuard(label string) {
+	switch rapid.SampledFrom([]string{"locked", "not locked", "renamed"}).Draw(m.t, label) {
+	case "locked":
+		m.w.foreign = m.otherGuard(true, rapid.IntRange(1, len(m.w.made)).Draw(m.t, label+" for"))
+	case "not locked":
+		m.w.foreign = m.otherGuard(false, 0)
+	case "renamed":
+		if m.w.cm == nil || m.busy {
+			return
+		}
+		m.w.foreign = m.w.cm.DeepCopy()
+		m.w.foreign.Name, m.w.foreign.Labels[LabelGuard] = RecordName("orders-before"), "orders-before"
+		if a := m.w.vs; a != nil && a.GetAnnotations()[lockKey(m.guard.Name)] != "" {
+			u := a.DeepCopy()
+			set := u.GetAnnotations()
+			set[lockKey("orders-before")] = set[lockKey(m.guard.Name)]
+			delete(set, lockKey(m.guard.Name))
+			u.SetAnnotations(set)
+			u.SetResourceVersion(m.w.next())
+			m.w.vs = u
+		}
+		m.w.cm = nil
+		m.w.next()
+		for _, r := range m.replicas { // it starts anew, with another configuration
+			r.dead, r.pending = nil, map[string]Alert{}
+			m.sync(r)
+			m.wire(r)
+		}
+		m.heard, m.edited, m.owed = nil, true, map[string]map[int]bool{}
+		m.forget()
+	}
+}
+
+// later has time pass. Every replica lists each minute what fires.
+func (m *machine) later(passes time.Duration) {
+	m.now = m.now.Add(passes)
+	if !m.prom || passes <= listingKnows {
+		return
+	}
+	for _, r := range m.replicas {
+		for _, a := range m.firing {
+			r.hears(a)
+		}
+	}
+}
+
+// parts are the kinds of object that have a watch of their own.
+var parts = []string{"record", "VirtualService", "workloads", "stable"}
+
+// sync brings parts of a replica's cache up to date, as far as their watches
+// live. None: all.
+func (m *machine) sync(r *replica, only ...string) {
+	if len(only) == 0 {
+		only = parts
+	}
+	now, v := m.w.copy(), r.view
+	v.version = now.version
+	for _, part := range only {
+		if r.dead[part] {
+			continue
+		}
+		switch part {
+		case "record":
+			v.cm, v.foreign = now.cm, now.foreign
+		case "VirtualService":
+			v.vs = now.vs
+		case "workloads":
+			v.template, v.pods, v.lives, v.made, v.noise, v.present, v.since = now.template, now.pods, now.lives, now.made, now.noise, now.present, now.since
+		case "stable":
+			v.stable, v.noSubset = now.stable, now.noSubset
+		}
+	}
+}
+
 // alert begins, and one replica hears of it.
 func (m *machine) alert(label string) *replica {
 	m.alerts++
-	a := Alert{Name: fmt.Sprint("Alert", m.alerts), Signal: "error_rate", Fingerprint: fmt.Sprint("f", m.alerts), StartsAt: m.now,
+	a := Alert{Name: fmt.Sprint("Alert", m.alerts), Signal: "error_rate", Fingerprint: fmt.Sprint("f", m.alerts), StartsAt: m.now.Add(m.skew),
 		Action: rapid.SampledFrom([]Action{ActionRollback, ActionRollback, ActionHold}).Draw(m.t, label+" action")}
 	if a.Action == ActionRollback {
-		m.rollbacks = append(m.rollbacks, a.Name)
+		m.rollbacks[a.Fingerprint] = a
 	}
 	m.firing[a.Episode()] = a
 	r := m.pick(label + " heard by")
@@ -664,10 +785,10 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"outside": func(t *rapid.T) { m.t = t; m.outside("event") },
 		"ladder": func(t *rapid.T) {
 			m.t = t
-			m.now = m.now.Add(2 * time.Minute)
+			m.later(2 * time.Minute)
 			m.beat = m.now
 			for _, r := range m.replicas {
-				*r.view = *m.w.copy()
+				m.sync(r)
 				m.troubles("on the ladder", []string{"", "", "alert", "lease"})
 				m.pass(r)
 			}
@@ -679,7 +800,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			if rapid.Bool().Draw(t, "second first") {
 				r, other = other, r
 			}
-			*r.view = *m.w.copy()
+			m.sync(r)
 			m.pass(r)
 			other.view.cm = m.w.cm
 			m.pass(other)
@@ -728,22 +849,21 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			}
 			m.pass(r)
 		},
-		"sync": func(t *rapid.T) { m.t = t; r := m.pick("cache of"); *r.view = *m.w.copy() },
+		"sync": func(t *rapid.T) { m.t = t; r := m.pick("cache of"); m.sync(r) },
 		"sync in part": func(t *rapid.T) { // each kind of object has a watch of its own
 			m.t = t
-			r, now := m.pick("part of the cache of"), m.w.copy()
-			switch rapid.SampledFrom([]string{"record", "VirtualService", "workloads", "stable"}).Draw(t, "part") {
-			case "record":
-				r.view.cm = now.cm
-			case "VirtualService":
-				r.view.vs = now.vs
-			case "workloads":
-				r.view.template, r.view.pods, r.view.made = now.template, now.pods, now.made
-			case "stable":
-				r.view.stable, r.view.noSubset = now.stable, now.noSubset
-			}
+			m.sync(m.pick("part of the cache of"), rapid.SampledFrom(parts).Draw(t, "part"))
 		},
-		"beat": func(t *rapid.T) { m.t = t; m.beat = m.now },
+		"die": func(t *rapid.T) { // nothing is heard of a kind of object any more
+			m.t = t
+			r := m.pick("watch of")
+			if r.dead == nil {
+				r.dead = map[string]bool{}
+			}
+			r.dead[rapid.SampledFrom(parts).Draw(t, "part")] = true
+		},
+		"relist": func(t *rapid.T) { m.t = t; r := m.pick("watches of"); r.dead = nil; m.sync(r) },
+		"beat":   func(t *rapid.T) { m.t = t; m.beat = m.now },
 		"lease": func(t *rapid.T) {
 			m.t = t
 			m.replicas[0].leads = rapid.Bool().Draw(t, "first leads")
@@ -758,7 +878,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"api":  func(t *rapid.T) { m.t = t; m.down = rapid.Bool().Draw(t, "down") },
 		"time": func(t *rapid.T) {
 			m.t = t
-			m.now = m.now.Add(rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute, 7 * time.Minute, 31 * time.Minute}).Draw(t, "passes"))
+			m.later(rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute, 7 * time.Minute, 31 * time.Minute}).Draw(t, "passes"))
 		},
 		"calm":   func(t *rapid.T) { m.t = t; m.settle() },
 		"refuse": func(t *rapid.T) { m.t = t; m.refuse(t) },
@@ -771,7 +891,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			m.refusals[len(m.refusals)-1].left = -1
 			m.ciApply(rapid.SampledFrom([]int{0, 10, 50}).Draw(t, "CI applies"))
 			for _, r := range m.replicas {
-				*r.view = *m.w.copy()
+				m.sync(r)
 			}
 			m.pass(m.alert("alert"))
 			m.stand()
@@ -789,9 +909,11 @@ func TestTheLeaseIsLookedAtRightBeforeAStep(t *testing.T) {
 		m.ciReplace(0)
 		m.settle()
 		m.now = m.now.Add(2 * time.Minute)
-		m.w.made[2], m.w.template, m.w.pods, m.built, m.oldBuild, m.beat = m.now, 2, []int{2, 2}, m.now, 0, m.now
+		m.w.made[2], m.oldBuild, m.beat = m.now, 0, m.now
+		m.setTemplate(2)
+		m.roll(2)
 		m.atRecord, m.meddle = true, func() { first.leads, second.leads = false, true }
-		*first.view = *m.w.copy()
+		m.sync(first)
 		m.pass(first)
 		if e := m.parsed().Status.Moving; !second.leads || !e.stepsTo(10) {
 			t.Fatalf("the second leads: %v; step recorded: %v", second.leads, e)
@@ -799,7 +921,7 @@ func TestTheLeaseIsLookedAtRightBeforeAStep(t *testing.T) {
 		if w := m.trafficOf(m.w.vs).Weight; w != 0 {
 			t.Fatalf("without the lease the canary was taken to %d%%", w)
 		}
-		*second.view = *m.w.copy()
+		m.sync(second)
 		m.pass(second)
 		if w := m.trafficOf(m.w.vs).Weight; w != 10 {
 			t.Fatalf("the other replica has left the canary at %d%%, want 10%%", w)

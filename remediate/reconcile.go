@@ -308,6 +308,7 @@ type change struct {
 	ops     []Op
 	lock    []Op // for the lock's annotation; in the same patch
 	changes []Change
+	moved   []string // marks of testers' routes that a step sets
 }
 
 // apply makes a decision true. The record is written before traffic moves, so
@@ -326,6 +327,11 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 			want.Changed = append(want.Changed, c.changes...)
 		}
 		want.Changed = append(want.Changed, changesOfOthers(d.Record.Changed, todo)...)
+	}
+	if d.Move == MoveForward {
+		for _, c := range todo {
+			want.Status.Splits = rememberSplits(want.Status.Splits, c.moved, s.input.Testers.All)
+		}
 	}
 	if d.Reason == ReasonPerson && d.Move == MoveStable && want.Lock == nil {
 		want.Request = s.input.Record.Request // until traffic has moved, nothing else tells of it
@@ -547,7 +553,7 @@ func plan(s snapshot, d Decision) ([]change, error) {
 	var todo []change
 	var passed error
 	for _, vs := range s.services {
-		w, _, err := rewrite(vs.Object, s.pair, weight, s.input.Guard.Rollback.options(), d.Record.Changed)
+		w, _, err := rewrite(vs.Object, s.pair, weight, s.options(d.Record, vs.GetName()), d.Record.Changed)
 		var unsafe *UnsafeError
 		if errors.As(err, &unsafe) && d.Move != MoveStable {
 			passed = err // going forward, one VirtualService without a split is passed over
@@ -560,7 +566,7 @@ func plan(s snapshot, d Decision) ([]change, error) {
 		if (len(ops) > 0 || d.Move == MoveRestore) && !s.spoken(vs, d.Move) {
 			ops = append(slices.Clone(ops), annotate(vs, d)...)
 		}
-		todo = append(todo, change{vs: vs, ops: ops, changes: w.Changes})
+		todo = append(todo, change{vs: vs, ops: ops, changes: w.Changes, moved: w.Moved})
 	}
 	if len(todo) == 0 && d.Move == MoveForward {
 		return nil, passed

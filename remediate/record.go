@@ -86,7 +86,7 @@ type Record struct {
 
 	Lock    *Lock
 	Refused []string // builds that were rolled back, oldest first
-	Changed []Change // routes and mirrors that guardian re-pointed and will restore
+	Changed []Change // routes and mirrors that guardian re-pointed and will give back
 	Status  Status
 	History []HistoryEntry // oldest first
 	Request *Request
@@ -131,6 +131,7 @@ type Status struct {
 	BuildSince  time.Time     `json:"buildSince,omitzero"`  // when that build appeared
 	MovedAt     time.Time     `json:"movedAt,omitzero"`     // last change of Weight by anybody, or of what it leads to: since then the build is watched
 	Spread      int           `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
+	Splits      []string      `json:"splits,omitempty"`     // marks of testers' routes that have been seen to split
 	PromotedAt  time.Time     `json:"promotedAt,omitzero"`  // when the rollback window began
 	CompletedAt time.Time     `json:"completedAt,omitzero"` // when its end was seen
 	Paused      *Pause        `json:"paused,omitempty"`     // by `guardian pause`
@@ -210,12 +211,13 @@ type HistoryEntry struct {
 	Reason string    `json:"reason"`
 }
 
-// Change is one field that guardian re-pointed in a VirtualService besides
-// weights: a canary-only route or a mirror. It is undone only where the field
-// still is what guardian wrote.
+// Change is one field that guardian re-pointed in a VirtualService and that is
+// no part of the split: of a canary-only route or a mirror, or the weights of a
+// route of testers. It is undone only where the field still is what guardian
+// wrote.
 type Change struct {
 	VirtualService string          `json:"vs"`
-	Path           string          `json:"path"`            // JSON pointer
+	Path           string          `json:"path"`            // JSON pointer; of a route's list for its weights
 	Was            json.RawMessage `json:"was,omitempty"`   // absent: the field was not there
 	Wrote          json.RawMessage `json:"wrote,omitempty"` // absent: guardian removed the field
 	Route          string          `json:"route"`           // mark of the route that Path stood in, so that no other route is touched
@@ -484,6 +486,7 @@ func (r Record) clone() Record {
 	c.Status.Noted = slices.Clone(r.Status.Noted)
 	c.Status.Ladder = slices.Clone(r.Status.Ladder)
 	c.Status.Waited = slices.Clone(r.Status.Waited)
+	c.Status.Splits = slices.Clone(r.Status.Splits)
 	return c
 }
 

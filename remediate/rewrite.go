@@ -64,20 +64,29 @@ type RewriteOptions struct {
 	MatchRoutes bool
 	// Mirrors stops mirroring to the canary.
 	Mirrors bool
+	// Split are the marks, one space between them, of routes with a match of
+	// testers that have been seen to give something to both: they are of the
+	// split, also when all of theirs is the canary's by now. anyRoute is all.
+	Split string
+	// Beside says that another VirtualService of the guard leads everybody
+	// somewhere, so that testers' routes alone are not the split.
+	Beside bool
 }
 
 // Traffic is what a VirtualService sends to the canary.
 type Traffic struct {
 	// Weight is the canary's highest share of the pair's traffic over the
-	// routes that carry the pair, percent 0–100. Anything above 0 is at least
+	// routes of the split, percent 0–100. Anything above 0 is at least
 	// 1, anything below all of it at most 99. A route that leads everybody to
 	// the canary alone counts as 100.
 	Weight  int
 	Lowest  int // the lowest such share: 100 means that every route is at 100
 	Counted int // routes that Weight and Lowest are of; with none of them both are 0
-	Split   int // routes that name both destinations
-	// CanaryOnly counts routes that lead to the canary and not to stable, as
-	// far as a rollback would re-point them.
+	// Split counts routes that name both destinations, but for those of testers
+	// that stay on one side (see the package comment).
+	Split int
+	// CanaryOnly counts routes that lead to the canary and give nothing to
+	// stable, apart from the split, as far as a rollback would re-point them.
 	CanaryOnly int
 	// StableOnly counts routes that lead everybody to stable and not to the
 	// canary. No step moves them, so they have no say in Lowest.
@@ -109,6 +118,9 @@ type Op struct {
 type Rewritten struct {
 	Ops           []Op // empty: the VirtualService is already as it should be
 	Before, After Traffic
+	// Moved are the marks of the routes with a match of testers that a step has
+	// set: from now on they are of the split (RewriteOptions.Split).
+	Moved []string
 	// Changes are the fields besides weights that guardian has re-pointed in
 	// this VirtualService and that still are as it wrote them, once Ops are
 	// applied. They replace those that were handed in for it.
@@ -151,8 +163,9 @@ func Inspect(vs map[string]any, p Pair, o RewriteOptions) (Traffic, error) {
 // Weight 0 is a rollback: all that the pair's routes give to the canary goes
 // to stable, and what leads to the canary only or to its host without a subset,
 // or mirrors to either, is re-pointed or stopped as o says, and remembered in
-// the result's Changes. Weight 1–100 sets the share in the routes that carry
-// both, to the next that their weights can express and that reads as no less,
+// the result's Changes, and so are the weights of testers' routes that name
+// both and were the canary's alone. Weight 1–100 sets the share in the routes that
+// split, or are to, to the next that their weights can express and that reads as no less,
 // and restores those changes that still are as guardian wrote them; routes that
 // led everybody to the canary, or to its host without a subset, are restored at
 // 100 only. Where the weights of a route can express nothing near, as 3 in all
@@ -174,6 +187,7 @@ func Rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []
 	if err != nil { // cannot be: only valid values were written
 		return Rewritten{}, err
 	}
+	o.Split = strings.Join(append(strings.Fields(o.Split), out.Moved...), " ")
 	out.After = after.traffic(o)
 	return out, nil
 }
@@ -200,13 +214,13 @@ func rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []
 	} else {
 		out.Changes, err = e.restore(standing, weight)
 		if err == nil && weight > 0 {
-			err = e.forward(weight)
+			err = e.forward(weight, o)
 		}
 	}
 	if err != nil {
 		return Rewritten{}, nil, err
 	}
-	out.Ops = e.ops
+	out.Ops, out.Moved = e.ops, e.moved
 	return out, copied, nil
 }
 
@@ -215,6 +229,7 @@ type edit struct {
 	v       *view
 	ops     []Op
 	pending []pendingChange
+	moved   []string // marks
 }
 
 // pendingChange is a change whose route is not finished yet.
@@ -279,8 +294,9 @@ func (e *edit) rollback(o RewriteOptions) error {
 	if err := e.v.named(); err != nil {
 		return err
 	}
-	for _, r := range e.v.routes {
-		if err := e.rollbackRoute(r, o); err != nil {
+	parts := e.v.parts(o)
+	for i, r := range e.v.routes {
+		if err := e.rollbackRoute(r, parts[i], o); err != nil {
 			return err
 		}
 		if !o.Mirrors {
@@ -295,7 +311,7 @@ func (e *edit) rollback(o RewriteOptions) error {
 	return nil
 }
 
-func (e *edit) rollbackRoute(r *route, o RewriteOptions) error {
+func (e *edit) rollbackRoute(r *route, part part, o RewriteOptions) error {
 	if r.left(o) {
 		return nil
 	}
@@ -308,6 +324,8 @@ func (e *edit) rollbackRoute(r *route, o RewriteOptions) error {
 	switch {
 	case len(toCanary) == 0:
 		return nil
+	case len(r.of(stable)) > 0 && part == aside:
+		return e.shareForAWhile(r)
 	case len(r.of(stable)) > 0:
 		return e.share(r, r.pairTotal(), 0)
 	case !r.leadsToCanary() && !r.allZero():
@@ -349,12 +367,32 @@ func (e *edit) stop(r *route, m *mirror) {
 	e.change(r, true, m.object, m.where, m.field, map[string]any{"value": int64(0)})
 }
 
-// forward sets the canary's share in every route that carries both.
-func (e *edit) forward(weight int) error {
-	carriers, reached := 0, false
-	for _, r := range e.v.routes {
-		if len(r.of(canary)) == 0 || len(r.of(stable)) == 0 {
+// shareForAWhile gives stable all of the pair's total, and remembers the weights
+// as they were.
+func (e *edit) shareForAWhile(r *route) error {
+	was := r.weights()
+	if err := e.share(r, r.pairTotal(), 0); err != nil {
+		return err
+	}
+	c := Change{VirtualService: e.v.name, Path: r.where.key(weightsKey).pointer(), Was: rawJSON(was), Wrote: rawJSON(r.weights())}
+	if !bytes.Equal(c.Was, c.Wrote) {
+		e.pending = append(e.pending, pendingChange{route: r, change: c})
+	}
+	return nil
+}
+
+// forward sets the canary's share in every route that splits, or is to; where
+// none does, in those that have split and are at their end.
+func (e *edit) forward(weight int, o RewriteOptions) error {
+	carriers, sticky, reached := 0, 0, false
+	moving := e.v.moving(o)
+	for i, r := range e.v.routes {
+		switch {
+		case len(r.of(canary)) == 0 || len(r.of(stable)) == 0:
 			reached = reached || weight == 100 && !r.selective && r.leadsToCanary()
+			continue
+		case !moving[i]:
+			sticky++
 			continue
 		}
 		carriers++
@@ -369,14 +407,20 @@ func (e *edit) forward(weight int) error {
 		if err := e.share(r, total, target); err != nil {
 			return err
 		}
+		if r.selective {
+			e.moved = append(e.moved, r.mark(false))
+		}
 	}
+	p := e.v.pair
 	switch {
 	case reached:
 		return nil
 	case carriers > 0:
-		return e.v.unsafe("", fmt.Sprintf("%s and %s have weight 0 in every route that names both: nothing to share", e.v.pair.Stable, e.v.pair.Canary))
+		return e.v.unsafe("", fmt.Sprintf("%s and %s have weight 0 in every route that names both: nothing to share", p.Stable, p.Canary))
+	case sticky > 0:
+		return e.v.unsafe("", fmt.Sprintf("no route but those of testers, which stay as they are, names both %s and %s, so there is no weight to set", p.Stable, p.Canary))
 	}
-	return e.v.unsafe("", fmt.Sprintf("no route names both %s and %s, so there is no weight to set", e.v.pair.Stable, e.v.pair.Canary))
+	return e.v.unsafe("", fmt.Sprintf("no route names both %s and %s, so there is no weight to set", p.Stable, p.Canary))
 }
 
 // sharePart is weight percent of total, rounded, and one more where that would
@@ -469,6 +513,9 @@ func (e *edit) stands(c Change, path string) bool {
 	if !ok || c.Route == "" || c.Route != r.mark(t.mirror) {
 		return false
 	}
+	if t.key == weightsKey {
+		return r.fits(c)
+	}
 	now, has := t.object[t.key]
 	return has == (c.Wrote != nil) && (!has || equalJSON(now, c.Wrote))
 }
@@ -479,6 +526,10 @@ func (e *edit) restore(changes []Change, weight int) ([]Change, error) {
 	var kept []Change
 	for _, c := range changes {
 		r, t, _ := e.v.lookup(c.Path)
+		if t.key == weightsKey {
+			e.giveBack(r, c)
+			continue
+		}
 		var was any
 		if c.Was != nil && json.Unmarshal(c.Was, &was) != nil {
 			continue // not written by guardian
@@ -493,6 +544,25 @@ func (e *edit) restore(changes []Change, weight int) ([]Change, error) {
 		}
 	}
 	return kept, e.v.classify()
+}
+
+// giveBack has the weights of a route be again what they were.
+func (e *edit) giveBack(r *route, c Change) {
+	was, _ := weightsIn(c.Was)
+	for i, d := range r.destinations {
+		switch {
+		case was[i] != nil:
+			if !equalJSON(d.entry["weight"], rawJSON(*was[i])) {
+				e.set(d.entry, d.where, "weight", *was[i])
+			}
+			d.weight = *was[i]
+		default:
+			if _, has := d.entry["weight"]; has {
+				e.unset(d.entry, d.where, "weight")
+			}
+			d.weight = 0
+		}
+	}
 }
 
 // rawJSON is a decoded value as JSON again.

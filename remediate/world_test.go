@@ -13,6 +13,7 @@ import (
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,17 +34,36 @@ type world struct {
 	vs       *unstructured.Unstructured // nil: deleted
 	template int                        // the canary Deployment's pod template; 0: no Deployment
 	made     map[int]time.Time          // when a template first appeared
-	pods     []int                      // templates of the canary's ready pods
+	pods     []int                      // templates of the canary's pods
+	lives    []life                     // of each of them; shorter: it is as old as its template, and ready
+	kind     string                     // what owns the pods: a Deployment if empty, a StatefulSet or an Argo Rollout
+	noise    int                        // how often the template was changed in a way that is no build; it was the last time when it is not 0
+	present  int                        // the last template that was not 0
+	since    time.Time                  // when it came to be the present one
 	stable   int                        // ready endpoints of stable
 	noSubset bool                       // the DestinationRule has lost stable's subset
+	foreign  *corev1.ConfigMap          // the record of another guard; nil: there is none
 	version  int
 }
+
+// life is what a pod is besides its template's.
+type life struct {
+	noise       int
+	born, ready time.Time
+	down        bool // it is not ready
+}
+
+// The owners of a canary's pods that a world knows.
+const (
+	ownedByStatefulSet = "StatefulSet"
+	ownedByRollout     = "Rollout"
+)
 
 // copy is what a cache holds. Objects are replaced, never edited, so sharing
 // them is safe.
 func (w *world) copy() *world {
 	c := *w
-	c.pods = slices.Clone(w.pods)
+	c.pods, c.lives = slices.Clone(w.pods), slices.Clone(w.lives)
 	c.made = maps.Clone(w.made)
 	return &c
 }
@@ -77,29 +97,73 @@ func (w *world) templateSpec(n int) corev1.PodTemplateSpec {
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "orders", Image: fmt.Sprintf("orders:%d", n)}}}}
 }
 
+// disturbed is templateSpec after changes that are no build: a restart, a chart's
+// version, a commit, what Reloader sets.
+func (w *world) disturbed(n, noise int) corev1.PodTemplateSpec {
+	t := w.templateSpec(n)
+	at := strconv.Itoa(noise)
+	switch noise % 4 {
+	case 1:
+		t.Annotations = map[string]string{"kubectl.kubernetes.io/restartedAt": at}
+	case 2:
+		t.Labels["helm.sh/chart"] = "orders-" + at
+	case 3:
+		t.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "STAKATER_ORDERS_CONFIGMAP", Value: at}}
+	default:
+		if noise > 0 {
+			t.Annotations = map[string]string{"example.com/commit": at}
+		}
+	}
+	return t
+}
+
 // hashOfTemplate is the build of templateSpec, worked out once for each.
-func (w *world) hashOfTemplate(n int) string {
-	if h, ok := templateHashes.Load(n); ok {
+func (w *world) hashOfTemplate(n int) string { return w.hashOf(n, 0) }
+
+func (w *world) hashOf(n, noise int) string {
+	key := [2]int{n, noise}
+	if h, ok := templateHashes.Load(key); ok {
 		return h.(string)
 	}
-	h := hashOf(w.templateSpec(n))
-	templateHashes.Store(n, h)
+	h := hashOf(w.disturbed(n, noise))
+	templateHashes.Store(key, h)
 	return h
 }
 
 var templateHashes sync.Map
 
+// life is that of the i-th of the canary's pods.
+func (w *world) life(i int) life {
+	if i < len(w.lives) {
+		return w.lives[i]
+	}
+	made := w.made[w.pods[i]]
+	return life{born: made, ready: made}
+}
+
+// isReady says whether the canary has a ready pod of a template.
+func (w *world) isReady(template int) bool {
+	for i, t := range w.pods {
+		if t == template && !w.life(i).down {
+			return true
+		}
+	}
+	return false
+}
+
 func (w *world) deployments(_ context.Context, want workloadSelector) ([]*keptDeployment, error) {
-	if w.template == 0 || !want.matches(keepLabels(podLabels("v2"))) {
+	if w.template == 0 || w.kind != "" || !want.matches(keepLabels(podLabels("v2"))) {
 		return nil, nil
 	}
 	d := &keptDeployment{kept: keep(&metav1.ObjectMeta{Name: "orders-v2"}), template: keepLabels(podLabels("v2")),
-		build: w.hashOfTemplate(w.template), replicas: int32(len(w.pods))}
-	for _, p := range w.pods {
+		build: w.hashOf(w.template, w.noise), replicas: int32(len(w.pods))}
+	for i, p := range w.pods {
 		d.have++
-		if p == w.template {
+		if l := w.life(i); p == w.template && (i >= len(w.lives) || l.noise == w.noise) {
 			d.updated++
-			d.avail++
+			if !l.down {
+				d.avail++
+			}
 		}
 	}
 	return []*keptDeployment{d}, nil
@@ -114,12 +178,42 @@ func (w *world) pods_(version string) []*keptPod {
 		return out
 	}
 	for i, t := range w.pods {
+		l := w.life(i)
 		p := *testPod(version, i, t)
-		p.born, p.readyFrom = w.made[t].Unix(), w.made[t].Unix()
+		switch {
+		case w.kind == ownedByStatefulSet:
+			p.owner = podOwner{ownedByStatefulSet, "orders-v2"}
+			p.labels = statefulLabels(revisionName(t, l.noise))
+		case l.noise > 0:
+			p.owner.name = revisionName(t, l.noise)
+		}
+		p.born, p.readyFrom, p.ready = l.born.Unix(), l.ready.Unix(), !l.down
 		out = append(out, &p)
 	}
 	return out
 }
+
+// revisionName is that of the ReplicaSet or ControllerRevision of a template.
+func revisionName(template, noise int) string {
+	if noise == 0 {
+		return fmt.Sprintf("orders-v2-%d", template)
+	}
+	return fmt.Sprintf("orders-v2-%d.%d", template, noise)
+}
+
+// statefulLabels are those of a StatefulSet's pod, made once for each revision.
+func statefulLabels(revision string) keptLabels {
+	if set, ok := statefulSets.Load(revision); ok {
+		return set.(keptLabels)
+	}
+	set := podLabels("v2")
+	set[appsv1.ControllerRevisionHashLabelKey] = revision
+	kept := keepLabels(set)
+	statefulSets.Store(revision, kept)
+	return kept
+}
+
+var statefulSets sync.Map
 
 // testPod is a ready pod. Nobody edits it, so all worlds have the same.
 func testPod(version string, i, template int) *keptPod {
@@ -148,24 +242,45 @@ func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*keptPod, er
 	return out, nil
 }
 
+// revisions are what the pods were made from; of another owner than a Deployment
+// that is all of its revisions.
 func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+	kind, owner := kindReplicaSet, "Deployment/orders-v2"
+	switch w.kind {
+	case ownedByStatefulSet:
+		kind, owner = kindControllerRevision, "StatefulSet/orders-v2"
+	case ownedByRollout:
+		owner = "Rollout/orders-v2"
+	}
 	var out []*keptRevision
+	add := func(n, noise int) {
+		out = append(out, &keptRevision{kept: keep(&metav1.ObjectMeta{Name: revisionName(n, noise)}), kind: kind, owner: owner,
+			build: w.hashOf(n, noise), made: w.made[n], lasting: true})
+	}
 	for ref := range revisionsOf(pods) {
-		number, ok := strings.CutPrefix(ref.name, "orders-v2-")
-		n, err := strconv.Atoi(number)
-		if ok && err == nil {
-			out = append(out, &keptRevision{kept: keep(&metav1.ObjectMeta{Name: ref.name}), kind: kindReplicaSet, owner: "Deployment/orders-v2",
-				build: w.hashOfTemplate(n), made: w.made[n], lasting: true})
+		if number, ok := strings.CutPrefix(ref.name, "orders-v2-"); ok {
+			number, noise, _ := strings.Cut(number, ".")
+			n, err := strconv.Atoi(number)
+			k, _ := strconv.Atoi(noise)
+			if err == nil && (w.kind == "" || n != w.template || k != w.noise) {
+				add(n, k)
+			}
 		}
+	}
+	if w.kind != "" && w.template != 0 && len(w.pods) > 0 {
+		add(w.template, w.noise)
+		out[len(out)-1].number = 1 // the newest, also where it was rolled back to
 	}
 	return out, nil
 }
 
-func (w *world) locked(context.Context) ([]*corev1.ConfigMap, error) {
-	if w.cm != nil && w.cm.Labels[LabelLocked] == "true" {
-		return []*corev1.ConfigMap{w.cm}, nil
+func (w *world) locked(context.Context) (out []*corev1.ConfigMap, err error) {
+	for _, cm := range []*corev1.ConfigMap{w.cm, w.foreign} {
+		if cm != nil && cm.Labels[LabelLocked] == "true" {
+			out = append(out, cm)
+		}
 	}
-	return nil, nil
+	return out, nil
 }
 
 func (w *world) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {

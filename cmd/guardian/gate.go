@@ -190,7 +190,7 @@ const gateBlind = 30 * time.Second
 
 // gateDeaf is how long it goes on without a heartbeat: one comes every 60 to
 // 70 s, and it takes a renewal and a look until it shows.
-const gateDeaf = 95 * time.Second
+const gateDeaf = 105 * time.Second
 
 // gateSure is how old the last sign of life may be when the answer is 0.
 const gateSure = 2 * followTick

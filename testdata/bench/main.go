@@ -43,9 +43,16 @@ const (
 func main() {
 	guards := flag.Int("guards", 1000, "guards in the burst")
 	single := flag.Int("single", 200, "rollbacks timed one by one")
+	releases := flag.Int("idle", 0, "count instead what so many idle releases ask of the API server")
+	over := flag.Duration("for", 2*time.Minute, "how long that is counted")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, *guards, *single)
+	err := run(ctx, func(b *bench) error {
+		if *releases > 0 {
+			return b.idleReleases(ctx, *releases, *over)
+		}
+		return b.rollbacks(ctx, *guards, *single)
+	})
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -68,7 +75,7 @@ type bench struct {
 	apps map[string]*controlplane.App
 }
 
-func run(ctx context.Context, guards, single int) (err error) {
+func run(ctx context.Context, measure func(*bench) error) (err error) {
 	b := &bench{apps: map[string]*controlplane.App{}}
 	if b.plane, err = controlplane.Start(ctx, controlplane.Options{}); err != nil {
 		return err
@@ -77,6 +84,11 @@ func run(ctx context.Context, guards, single int) (err error) {
 	if err := b.connect(ctx); err != nil {
 		return err
 	}
+	return measure(b)
+}
+
+// rollbacks measures them in a burst and one by one.
+func (b *bench) rollbacks(ctx context.Context, guards, single int) error {
 	burst, ones, bare := names("burst", guards), names("one", single), names("bare", max(guards, single))
 	fmt.Printf("setting up %d services …\n", guards+single)
 	if err := b.parallel(append(slices.Clone(burst), ones...), 8, func(name string) error { return b.makeApp(ctx, namespace, name) }); err != nil {

@@ -11,15 +11,20 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,6 +43,8 @@ var (
 	idle   = flag.Int("idle", 500, "other targets that Prometheus scrapes: rules that ask for up may meet them all")
 	busy   = flag.Int("busy", -1, "how many of the guards have a canary with traffic; -1: all")
 	fast   = flag.Duration("fast", 0, "scrape interval of the fast lane; 0: none")
+	top    = flag.Int("top", 0, "print so many of the rules that take longest")
+	cpu    = flag.String("cpuprofile", "", "write Prometheus's CPU profile with rules to this file")
 )
 
 func main() {
@@ -102,8 +109,8 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return err
 	}
-	var cpu [2]float64
-	var took, samples, slowest float64
+	var runs [2]map[string]float64
+	var slowest float64
 	for i, files := range [][]string{nil, {file}} {
 		config, err := prometheusConfig(generated, files, n, listener.Addr().String())
 		if err != nil {
@@ -117,36 +124,171 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 		if err := sleep(ctx, 40*time.Second); err != nil {
 			return err
 		}
-		before, err := metrics(ctx, p.URL)
-		if err != nil {
-			return err
+		if runs[i], err = during(ctx, p.URL, files != nil); err != nil {
+			return fmt.Errorf("%d guards: %w; the end of Prometheus's log:\n%s", n, err, p.Process().Tail(20))
 		}
-		if err := sleep(ctx, *length); err != nil {
-			return err
-		}
-		after, err := metrics(ctx, p.URL)
-		if err != nil {
-			return err
-		}
-		cpu[i] = (after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]) / length.Seconds()
 		if files != nil {
-			took = (after["prometheus_rule_group_duration_seconds_sum"] - before["prometheus_rule_group_duration_seconds_sum"]) / length.Seconds()
-			samples = (after["prometheus_engine_query_samples_total"] - before["prometheus_engine_query_samples_total"]) / length.Seconds()
 			if slowest, err = slowestGroup(ctx, p.URL); err != nil {
 				return err
 			}
-			if f := after["prometheus_rule_evaluation_failures_total"]; f > 0 {
-				return fmt.Errorf("%d guards: %.0f evaluations failed; the end of Prometheus's log:\n%s", n, f, p.Process().Tail(20))
+			if err := slowestRules(ctx, p.URL, *top); err != nil {
+				return err
 			}
 		}
 		p.Stop()
 	}
+	more := func(metric string) float64 { return runs[1][metric] - runs[0][metric] }
 	if *fast > 0 {
 		fmt.Printf("fast lane every %v: ", *fast)
 	}
-	fmt.Printf("%d guards, %d of them with a canary, %d series of proxies, scraped every %v, rules every %v: evaluations take %.1f%% of the time, the slowest group's %.1f%% of its interval, Prometheus %.1f%% of a core more (%.1f%% without rules), %.0f samples/s touched; rule file %d KiB\n",
-		n, with, (n+with)*seriesOfAGuard/2, *scrape, *every, 100*took, 100*slowest, 100*(cpu[1]-cpu[0]), 100*cpu[0], samples, len(text)/1024)
+	fmt.Printf("%d guards, %d of them with a canary, %d series of proxies, scraped every %v, rules every %v; rule file %d KiB\n",
+		n, with, (n+with)*seriesOfAGuard/2, *scrape, *every, len(text)/1024)
+	fmt.Printf("  Prometheus: %.1f%% of a core more (%.1f%% without rules)\n", 100*more(cpuSeconds), 100*runs[0][cpuSeconds])
+	fmt.Printf("  evaluations: the slowest group's takes %.1f%% of its interval, all together %.1f%% of the time; %.0f samples/s touched\n",
+		100*slowest, 100*runs[1][evaluating], runs[1][touched])
+	fmt.Printf("  recorded: %.0f samples/s, %.0f active series, %.0f bytes/s of WAL; %.2f, %.1f and %.0f for each guard\n",
+		more(appended), more(activeSeries), more(walBytes), more(appended)/float64(n), more(activeSeries)/float64(n), more(walBytes)/float64(n))
 	return nil
+}
+
+// Prometheus's own metrics that tell of the cost.
+const (
+	cpuSeconds   = "process_cpu_seconds_total"
+	evaluating   = "prometheus_rule_group_duration_seconds_sum"
+	touched      = "prometheus_engine_query_samples_total"
+	appended     = "prometheus_tsdb_head_samples_appended_total"
+	walBytes     = "prometheus_tsdb_wal_storage_size_bytes"
+	activeSeries = "prometheus_tsdb_head_series"
+	failures     = "prometheus_rule_evaluation_failures_total"
+)
+
+// during is what they grow by in a second, and how many series there are.
+func during(ctx context.Context, url string, rules bool) (map[string]float64, error) {
+	before, err := metrics(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	profiled := make(chan error, 1)
+	if rules && *cpu != "" {
+		go func() { profiled <- profile(ctx, url) }()
+	} else {
+		profiled <- nil
+	}
+	if err := sleep(ctx, *length); err != nil {
+		return nil, err
+	}
+	after, err := metrics(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	if err := <-profiled; err != nil {
+		return nil, err
+	}
+	if f := after[failures]; f > 0 {
+		return nil, fmt.Errorf("%.0f evaluations failed: %s", f, lastErrors(ctx, url))
+	}
+	out := map[string]float64{activeSeries: after[activeSeries]}
+	for _, name := range []string{cpuSeconds, evaluating, touched, appended, walBytes} {
+		out[name] = (after[name] - before[name]) / length.Seconds()
+	}
+	return out, nil
+}
+
+// profile writes Prometheus's CPU profile of the measured time.
+func profile(ctx context.Context, url string) error {
+	body, err := get(ctx, fmt.Sprintf("%s/debug/pprof/profile?seconds=%.0f", strings.TrimSuffix(url, "/"), max(1, length.Seconds()-2)))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(*cpu, body, 0o600)
+}
+
+// ruleTime is how long a rule's last evaluation took.
+type ruleTime struct {
+	Name      string  `json:"name"`
+	Seconds   float64 `json:"evaluationTime"`
+	LastError string  `json:"lastError"`
+	group     string
+}
+
+// ruleTimes are those of all rules, the slowest first.
+func ruleTimes(ctx context.Context, url string) ([]ruleTime, error) {
+	body, err := get(ctx, strings.TrimSuffix(url, "/")+"/api/v1/rules")
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Data struct {
+			Groups []struct {
+				Name  string     `json:"name"`
+				Rules []ruleTime `json:"rules"`
+			} `json:"groups"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, err
+	}
+	var out []ruleTime
+	for _, g := range answer.Data.Groups {
+		for _, r := range g.Rules {
+			r.group = g.Name
+			out = append(out, r)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b ruleTime) int { return cmp.Compare(b.Seconds, a.Seconds) })
+	return out, nil
+}
+
+// lastErrors names rules that have failed.
+func lastErrors(ctx context.Context, url string) string {
+	all, err := ruleTimes(ctx, url)
+	if err != nil {
+		return err.Error()
+	}
+	var out []string
+	for _, r := range all {
+		if r.LastError != "" {
+			out = append(out, r.group+" "+r.Name+": "+r.LastError)
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// slowestRules prints the time that rules of one name take in all groups together.
+func slowestRules(ctx context.Context, url string, n int) error {
+	if n == 0 {
+		return nil
+	}
+	all, err := ruleTimes(ctx, url)
+	if err != nil {
+		return err
+	}
+	sum, total := map[string]float64{}, 0.0
+	for _, r := range all {
+		sum[r.Name] += r.Seconds
+		total += r.Seconds
+	}
+	names := slices.SortedFunc(maps.Keys(sum), func(a, b string) int { return cmp.Compare(sum[b], sum[a]) })
+	for _, name := range names[:min(n, len(names))] {
+		fmt.Printf("  %6.1f ms of %.0f: %s\n", 1000*sum[name], 1000*total, name)
+	}
+	return nil
+}
+
+func get(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", url, res.Status)
+	}
+	return io.ReadAll(res.Body)
 }
 
 // prometheusConfig scrapes each proxy as a target of its own, guardian, and where
@@ -313,16 +455,11 @@ func metrics(ctx context.Context, url string) (map[string]float64, error) {
 
 // read hands over each of Prometheus's own series.
 func read(ctx context.Context, url string, series func(name, labels string, v float64)) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/metrics", nil)
+	body, err := get(ctx, strings.TrimSuffix(url, "/")+"/metrics")
 	if err != nil {
 		return err
 	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	lines := bufio.NewScanner(res.Body)
+	lines := bufio.NewScanner(bytes.NewReader(body))
 	for lines.Scan() {
 		i := strings.LastIndexByte(lines.Text(), ' ')
 		if strings.HasPrefix(lines.Text(), "#") || i < 0 {

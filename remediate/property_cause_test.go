@@ -1,0 +1,411 @@
+package remediate
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// ledger is what the model itself knows of the past: who served when, what was
+// rolled back and what a person has forgiven. Rollbacks, locks and their ends are
+// held against it, and not against what the record says of builds and times.
+type ledger struct {
+	templates map[string]int          // by build
+	spans     map[int][]span          // when a template had ready pods
+	told      map[int]span            // the same as replicas have recorded it
+	blamed    map[int]bool            // templates that were rolled back and that nobody has forgiven
+	must      map[int]bool            // templates that served when the lock was set: none of them lifts it
+	proven    map[int]bool            // templates that have stood their rollback window out
+	unlocked  time.Time               // when a person last lifted a lock
+	lifted    time.Time               // when anything last did
+	over      time.Time               // the same, whatever has become of the record
+	seen      time.Time               // when the record first told of the present template
+	listed    map[string]time.Time    // when the record first told of an episode
+	rollbacks map[string]Alert        // all rollback alerts so far, by fingerprint
+	full      time.Time               // since when the canary has all traffic; zero: it has not
+	owed      map[string]map[int]bool // templates whose rollback a replica could not record
+	ended     bool                    // the end of the rollback window was recorded, and nothing has changed since
+}
+
+// span is from when until when; an until of zero: it goes on.
+type span struct{ from, until time.Time }
+
+func newLedger() ledger {
+	return ledger{templates: map[string]int{}, spans: map[int][]span{}, told: map[int]span{}, blamed: map[int]bool{}, must: map[int]bool{}, proven: map[int]bool{},
+		listed: map[string]time.Time{}, rollbacks: map[string]Alert{}, owed: map[string]map[int]bool{}}
+}
+
+// lived brings the spans of all templates up to date: the canary's pods have
+// changed.
+func (m *machine) lived() {
+	for t := range m.w.made {
+		m.templates[m.w.hashOfTemplate(t)] = t
+		all := m.spans[t]
+		last := len(all) - 1
+		open := last >= 0 && all[last].until.IsZero()
+		switch ready := m.w.isReady(t); {
+		case ready && !open:
+			m.spans[t] = append(all, span{from: m.now})
+		case !ready && open:
+			all[last].until = m.now
+		}
+	}
+}
+
+// served says whether a template had ready pods at or after a time, or replicas
+// whose caches lag have recorded that it had.
+func (m *machine) served(t int, from time.Time) bool {
+	within := func(s span) bool { return !s.from.IsZero() && (s.until.IsZero() || !s.until.Before(from)) }
+	return within(m.told[t]) || slices.ContainsFunc(m.spans[t], within)
+}
+
+// tell notes what a replica that writes a record has seen of the canary's pods.
+// What is gone is for the one that leads to say.
+func (m *machine) tell(r *replica) {
+	for t := range m.w.made {
+		s := m.told[t]
+		switch ready := r.saw.isReady(t); {
+		case ready && (s.from.IsZero() || !s.until.IsZero()):
+			m.told[t] = span{from: m.now}
+		case !ready && t != r.saw.template && r.leads && !s.from.IsZero() && s.until.IsZero():
+			s.until = m.now
+			m.told[t] = s
+		}
+	}
+}
+
+// forget is what the end of a record, or of its status, has guardian forget.
+func (m *machine) forget() {
+	m.must, m.proven, m.listed, m.told = map[int]bool{}, map[int]bool{}, map[string]time.Time{}, map[int]span{}
+	m.unlocked, m.lifted, m.seen, m.ended = time.Time{}, time.Time{}, time.Time{}, false
+	for _, w := range []*world{m.w, m.replicas[0].view, m.replicas[1].view} {
+		w.since = w.made[w.present]
+	}
+}
+
+// counts says whether a rollback alert counts against the build that a pass has
+// looked at: it began while that build was there and after a person last lifted a
+// lock, as far as Prometheus's clock and the record tell, or has outlived the
+// time in which it may be about what was before.
+func (m *machine) counts(a Alert, since time.Time) bool {
+	if m.unlocked.After(since) {
+		since = m.unlocked
+	}
+	began := a.StartsAt
+	if listed, ok := m.listed[a.Episode()]; ok && listed.Before(began) {
+		began = listed
+	}
+	return !began.Before(since) || !m.now.Before(since.Add(m.guard.AlertWindow))
+}
+
+// alertCounts says whether one of the alerts of a pass counts.
+func (m *machine) alertCounts(r *replica) bool {
+	return slices.ContainsFunc(slices.Collect(maps.Values(r.given)), func(a Alert) bool {
+		return a.Action == ActionRollback && m.counts(a, r.saw.since)
+	})
+}
+
+// lockOf is the lock of this guard that a VirtualService tells of.
+func (m *machine) lockOf(vs *unstructured.Unstructured) *LockAnnotation {
+	if vs == nil {
+		return nil
+	}
+	l, err := ParseLockAnnotation(vs.GetAnnotations()[lockKey(m.guard.Name)])
+	if err != nil {
+		return nil
+	}
+	return &l
+}
+
+// checkCause holds a rollback that no lock in the record stands for against what
+// can have caused it: invariant 7.
+func (m *machine) checkCause(r *replica) {
+	record := m.parsed()
+	if record.Lock != nil {
+		return // its own cause was looked at when it was set
+	}
+	asked := record.Request != nil && record.Request.Action == RequestRollback
+	back := slices.ContainsFunc(slices.Collect(maps.Keys(m.blamed)), r.saw.isReady) && m.guard.Rollback.Lock != LockNone
+	switch {
+	case m.guard.Rollback.Lock != LockNone && !m.unwritten && !m.meddled:
+		m.t.Fatalf("a rollback without a lock, though the record can be written; status %+v", record.Status)
+	case !m.alertCounts(r) && !asked && !back && !m.owed[r.name][r.saw.present] && m.lockOf(m.w.vs) == nil && !m.meddled:
+		m.t.Fatalf("invariant 7: rolled back, and no alert of %v counts against build %d of %s, unlocked at %s; nobody has asked", r.given, r.saw.present, r.saw.since, m.unlocked)
+	case m.guard.Rollback.Lock != LockNone:
+		if m.owed[r.name] == nil {
+			m.owed[r.name] = map[int]bool{}
+		}
+		m.owed[r.name][r.saw.present] = true
+	}
+}
+
+// checkLocks holds what a record that was written says of locks and refused
+// builds against the ledger: invariants 1 and 7.
+func (m *machine) checkLocks(r *replica, was, is Record) {
+	switch {
+	case was.Lock == nil && is.Lock != nil:
+		m.checkLocked(r, was, *is.Lock)
+	case was.Lock != nil && is.Lock == nil:
+		m.checkLifted(r, was, is)
+	case was.Lock != nil:
+		for _, b := range is.Lock.Refused {
+			if t := m.templates[b]; !slices.Contains(was.Lock.Refused, b) {
+				if !m.blamed[t] && !m.must[t] && m.w.made[t].After(is.Lock.Since) {
+					m.t.Fatalf("invariant 7: build %d joined the lock of %s, and is of %s", t, is.Lock.Since, m.w.made[t])
+				}
+				m.blame(t)
+			}
+		}
+	}
+	for _, b := range is.Refused {
+		if t, known := m.templates[b]; known && !m.blamed[t] {
+			m.t.Fatalf("invariant 7: build %d is refused, and was never rolled back, or has been unlocked since", t)
+		}
+	}
+	if was.Status.CompletedAt.IsZero() && !is.Status.CompletedAt.IsZero() {
+		m.checkCompleted(r)
+	}
+	if is.Status.State != StateCompleted {
+		m.ended = false
+	}
+	fires := func(episode string) bool {
+		return slices.ContainsFunc(is.Status.Firing, func(f Firing) bool { return f.Episode == episode })
+	}
+	maps.DeleteFunc(m.listed, func(episode string, _ time.Time) bool { return !fires(episode) })
+	for _, f := range is.Status.Firing {
+		if _, ok := m.listed[f.Episode]; !ok {
+			m.listed[f.Episode] = m.now
+		}
+	}
+	if m.seen.IsZero() && m.w.present != 0 && is.Status.Build == m.w.hashOfTemplate(m.w.present) {
+		m.seen = m.now
+	}
+	m.tell(r)
+}
+
+func (m *machine) blame(templates ...int) {
+	for _, t := range templates {
+		m.blamed[t] = true
+		delete(m.proven, t)
+	}
+}
+
+// refusedBy are the templates that a lock refuses.
+func (m *machine) refusedBy(l Lock) []int {
+	var out []int
+	for _, b := range l.Refused {
+		if t, known := m.templates[b]; known {
+			out = append(out, t)
+		} else {
+			m.t.Fatalf("build %s is refused, and never was one", b)
+		}
+	}
+	return out
+}
+
+// checkLocked holds a lock that is set against what can have caused it.
+func (m *machine) checkLocked(r *replica, was Record, l Lock) {
+	refused := m.refusedBy(l)
+	from := m.now
+	switch {
+	case l.From != "":
+		if m.w.foreign == nil && !m.meddled || m.lifted.After(l.Since) {
+			m.t.Fatalf("invariant 7: the lock of %s was taken over, and does not stand: %+v; lifted last at %s", l.From, l, m.lifted)
+		}
+		m.blame(refused...)
+		return
+	case l.By == byAnnotation:
+		if m.lockOf(m.w.vs) == nil && !m.meddled && !m.over.Before(l.Since) || m.lifted.After(l.Since) {
+			m.t.Fatalf("invariant 7: the lock of %s was taken up again, and the VirtualService tells of none; lifted last at %s", l.Since, m.over)
+		}
+		m.blame(refused...)
+		return
+	case l.By == byRefused:
+		for _, t := range refused {
+			if !m.blamed[t] || !r.saw.isReady(t) {
+				m.t.Fatalf("invariant 7: locked, since build %d is back; it was rolled back and not unlocked: %v, it has a ready pod: %v", t, m.blamed[t], r.saw.isReady(t))
+			}
+		}
+		if len(refused) == 0 {
+			m.t.Fatalf("invariant 7: locked, since a refused build is back, and none is: %+v", l)
+		}
+		return
+	case l.By == byAlert:
+		from = m.checkAlertLock(r, l, refused)
+	default:
+		if q := was.Request; q == nil || q.Action != RequestRollback {
+			m.t.Fatalf("invariant 7: locked by %s, who has not asked for it", l.By)
+		}
+	}
+	m.checkBlamed(r, l, refused, from)
+	m.blame(refused...)
+	m.must = map[int]bool{}
+	for t := range m.w.made {
+		if m.w.isReady(t) && (slices.Contains(refused, t) || !m.proven[t]) {
+			m.must[t] = true
+		}
+	}
+}
+
+// checkAlertLock holds a lock that an alert has set against that alert, and
+// returns from when on a build that has served can be to blame.
+func (m *machine) checkAlertLock(r *replica, l Lock, refused []int) time.Time {
+	a, known := m.rollbacks[l.Fingerprint]
+	_, given := r.given[a.Episode()]
+	owed := slices.ContainsFunc(refused, func(t int) bool { return m.owed[r.name][t] })
+	switch {
+	case !known || a.Name != l.Alert:
+		m.t.Fatalf("invariant 7: there was no rollback alert %s: %+v", l.Alert, l)
+	case !owed && (!given || !m.counts(a, r.saw.since)):
+		m.t.Fatalf("invariant 7: %+v (it fires: %v) does not count against build %d of %s, unlocked at %s", a, given, r.saw.present, r.saw.since, m.unlocked)
+	case m.ended && !m.meddled && !owed && r.saw.vs == m.w.vs && r.saw.present == m.w.present:
+		m.t.Fatalf("locked by %s after the rollback window of build %d", a.Name, r.saw.present)
+	}
+	from := a.StartsAt
+	if from.After(m.now) {
+		from = m.now
+	}
+	return from.Add(-m.guard.AlertWindow)
+}
+
+// checkBlamed holds the builds that a lock refuses against those that had ready
+// pods while the alert's requests were made.
+func (m *machine) checkBlamed(r *replica, l Lock, refused []int, from time.Time) {
+	proven := func(t int) bool { return m.proven[t] }
+	for _, t := range refused {
+		switch {
+		case !m.served(t, from) && !r.saw.isReady(t) && (t != r.saw.template || len(m.spans[t]) == 0):
+			m.t.Fatalf("invariant 7: build %d is refused for %s, and has had no ready pod since %s: %v", t, l.Alert, from, m.spans[t])
+		case l.By == byAlert && proven(t) && slices.ContainsFunc(refused, func(t int) bool { return !proven(t) }):
+			m.t.Fatalf("invariant 7: build %d had stood its window out, and is refused beside %v", t, refused)
+		}
+	}
+	for t := range m.w.made {
+		if r.saw.isReady(t) && !slices.Contains(refused, t) && (l.By != byAlert || !proven(t)) {
+			m.t.Fatalf("invariant 1: build %d serves and is not refused: %+v", t, l)
+		}
+	}
+}
+
+// checkLifted holds the end of a lock against what may lift it.
+func (m *machine) checkLifted(r *replica, was, is Record) {
+	m.lifted, m.over = m.now, m.now
+	refused := m.refusedBy(*was.Lock)
+	if q := was.Request; q != nil && q.Action == RequestUnlock && is.Request == nil {
+		m.unlocked = m.now
+		for _, t := range refused {
+			if delete(m.blamed, t); slices.Contains(is.Refused, m.w.hashOfTemplate(t)) {
+				m.t.Fatalf("build %d was unlocked, and is refused all the same", t)
+			}
+		}
+		for t := range m.blamed { // those that are back joined the lock in the same look
+			if m.w.isReady(t) && !slices.Contains(is.Refused, m.w.hashOfTemplate(t)) {
+				delete(m.blamed, t)
+			}
+		}
+		m.must = map[int]bool{}
+		return
+	}
+	if was.Lock.Kind != LockBuild {
+		m.t.Fatalf("invariant 1: a lock of kind %s is lifted, and nobody has asked", was.Lock.Kind)
+	}
+	if slices.ContainsFunc(newest(was.History, is.History), func(e HistoryEntry) bool { return e.By == "window" }) {
+		if !m.meddled && (m.full.IsZero() || m.now.Sub(m.full) < r.guard.Rollback.Window) {
+			m.t.Fatalf("invariant 1: unlocked after the window, and the canary has had all traffic since %s", m.full)
+		}
+		for _, t := range refused {
+			delete(m.blamed, t)
+		}
+		m.must = map[int]bool{}
+		return
+	}
+	for i, t := range r.saw.pods {
+		life := r.saw.life(i)
+		late := m.must[t] && was.Lock.Since.Sub(life.born) >= clockTolerance
+		if (late || m.blamed[t]) && !life.down {
+			m.t.Fatalf("invariant 1: the lock of %s is lifted, and a pod of build %d is ready, of %s (the build served when the lock was set: %v, it was rolled back: %v)", was.Lock.Since, t, life.born, m.must[t], m.blamed[t])
+		}
+	}
+	m.must = map[int]bool{}
+}
+
+// checkCompleted holds the end of a rollback window against what the canary has
+// had: until then the brake is on.
+func (m *machine) checkCompleted(r *replica) {
+	began := m.full
+	if m.built.After(began) {
+		began = m.built
+	}
+	if !m.meddled && (m.full.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
+		m.t.Fatalf("invariant 1: recorded as completed, and the canary has had all traffic since %s, the build since %s", m.full, m.built)
+	}
+	m.ended = true
+	if t := r.saw.template; r.saw.isReady(t) && !m.blamed[t] {
+		m.proven[t] = true
+	}
+}
+
+// checkRolledBack holds alerts that fire against the traffic that the canary has
+// when all is calm, by the ledger alone: invariant 1.
+func (m *machine) checkRolledBack(t Traffic) {
+	began := m.full
+	if m.built.After(began) {
+		began = m.built
+	}
+	over := t.full() && !m.now.Before(began.Add(m.guard.Rollback.Window-time.Second))
+	if t.Clean() || over || m.seen.IsZero() || m.w.template == 0 {
+		return
+	}
+	since := m.seen
+	if m.unlocked.After(since) {
+		since = m.unlocked
+	}
+	for _, r := range m.replicas {
+		for _, a := range r.known {
+			if a.Action == ActionRollback && m.counts(a, since) {
+				m.t.Fatalf("invariant 1: %s fires and counts against build %d of %s, unlocked at %s, and the canary has %+v; status %+v", a.Name, m.w.present, m.seen, m.unlocked, t, m.parsed().Status)
+			}
+		}
+	}
+}
+
+// checkLiftable holds a lock that stands when all is calm against a build that
+// ends it.
+func (m *machine) checkLiftable(rec Record) {
+	l := rec.Lock
+	if l == nil || l.Kind != LockBuild || m.disarmed() || len(m.w.pods) == 0 {
+		return
+	}
+	ready := 0
+	for i, t := range m.w.pods {
+		life := m.w.life(i)
+		if life.down {
+			continue
+		}
+		if ready++; t != m.w.template || m.blamed[t] || !life.born.After(l.Since) {
+			return
+		}
+	}
+	if ready > 0 {
+		m.t.Fatalf("build %d came after the lock of %s, has all ready pods and is not refused, and the lock stands: %+v", m.w.template, l.Since, l)
+	}
+}
+
+// otherGuard is the record of another guard of the same pair: it was renamed, or
+// is in no configuration any more. Nil: there is none.
+func (m *machine) otherGuard(locked bool, template int) *corev1.ConfigMap {
+	rec := Record{Status: Status{State: StateIdle}}
+	set := map[string]string{LabelGuard: "orders-before"}
+	if locked {
+		set[LabelLocked] = "true"
+		build := m.w.hashOfTemplate(template)
+		rec.Lock = &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: m.now, By: byAlert, Reason: "Errors: 7% of requests fail"}
+		rec.denies(denied(m.pair()), Spellings(m.pair(), m.guard.Stable), m.guard.Rollback)
+		rec.VirtualServices = []string{"orders-service"}
+	}
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("orders-before"), Namespace: testNamespace, Labels: set, ResourceVersion: m.w.next()}, Data: rec.Data()}
+}

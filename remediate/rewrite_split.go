@@ -1,0 +1,251 @@
+package remediate
+
+import (
+	"encoding/json"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+)
+
+// part is what a route that names both destinations is to the guard's split.
+// Every other route is no part of it.
+type part int
+
+const (
+	noPart part = iota
+	splits      // both get something, or the next step is to see to it
+	ended       // all of it is the canary's: the split at its end
+	aside       // testers' alone, all on one side: no step moves it, and it is no weight
+)
+
+// anyRoute in RewriteOptions.Split means that every route is of the split.
+const anyRoute = "*"
+
+// weightsKey is the field of a route that a change of its weights names. The
+// change's values are the weights, null for one that is absent.
+const weightsKey = "route"
+
+// of says whether the options name a route of testers as one that splits.
+func (o RewriteOptions) splits(r *route) bool {
+	switch o.Split {
+	case "":
+		return false
+	case anyRoute:
+		return true
+	}
+	known := strings.Fields(o.Split)
+	return slices.Contains(known, anyRoute) || slices.Contains(known, r.mark(false))
+}
+
+// parts tells, for each route, what it is to the split. A route of everybody is
+// of it, and so is one of testers that has been seen to split; any other route of
+// testers is so as long as it gives something to both, or stands at 0 with all
+// else and no other one of its kind leads to the canary.
+func (v *view) parts(o RewriteOptions) []part {
+	out, open := make([]part, len(v.routes)), []int(nil)
+	begun, beside := false, o.Beside
+	for i, r := range v.routes {
+		toStable, toCanary := r.leads(stable), r.leads(canary)
+		both := len(r.of(stable)) > 0 && len(r.of(canary)) > 0
+		switch {
+		case !both:
+			beside = beside || !r.selective && (toStable || toCanary)
+		case toStable == toCanary: // both, or none that could be told from the other
+			out[i], begun, beside = splits, begun || toStable, beside || toStable
+		case r.selective && !o.splits(r):
+			beside = beside || toStable
+			open = append(open, i)
+		case toStable:
+			out[i], beside = splits, true
+		default:
+			out[i], begun, beside = ended, true, true
+		}
+	}
+	for _, i := range open {
+		switch r := v.routes[i]; {
+		case r.leads(canary) && beside:
+			out[i] = aside
+		case r.leads(canary):
+			out[i] = ended // there is nothing else that it could stand beside
+		case begun || v.mirrored(r):
+			out[i] = aside
+		default:
+			out[i] = splits
+		}
+	}
+	return out
+}
+
+// beside says that what leads testers alone somewhere, in this VirtualService or
+// in another of the guard, stands beside a split or a route of everybody.
+func (v *view) beside(o RewriteOptions) bool {
+	o.Beside = false
+	parts := v.parts(o)
+	for i, r := range v.routes {
+		named := len(r.of(stable)) > 0 || len(r.of(canary)) > 0
+		if named && (!r.selective || parts[i] == splits || parts[i] == ended && o.splits(r)) {
+			return true
+		}
+	}
+	return false
+}
+
+// mirrored says that another route of testers leads to the canary alone what has
+// another value of the very things that this one asks for, as a cookie: then both
+// are sticky.
+func (v *view) mirrored(r *route) bool {
+	asks := r.asksFor()
+	return slices.ContainsFunc(v.routes, func(o *route) bool {
+		return o != r && o.selective && o.leads(canary) && !o.leads(stable) && maps.Equal(asks, o.asksFor())
+	})
+}
+
+// asksFor are the fields of requests, or of callers, by which a route picks out
+// testers, without the values.
+func (r *route) asksFor() map[string]bool {
+	out := map[string]bool{}
+	entries, _ := r.object["match"].([]any)
+	for _, entry := range entries {
+		match, _ := entry.(map[string]any)
+		for _, field := range picking {
+			if !says(match[field]) {
+				continue
+			}
+			names, isMap := match[field].(map[string]any)
+			if !isMap {
+				out[field] = true
+			}
+			for name := range names {
+				out[field+"/"+strings.ToLower(name)] = true
+			}
+		}
+	}
+	return out
+}
+
+// moving tells which routes a step sets: those that split, or else those that are
+// at their end.
+func (v *view) moving(o RewriteOptions) []bool {
+	parts, out := v.parts(o), make([]bool, len(v.routes))
+	want := ended
+	for i, r := range v.routes {
+		if parts[i] == splits && r.pairTotal() > 0 {
+			want = splits
+		}
+	}
+	for i := range v.routes {
+		out[i] = parts[i] == want || parts[i] == splits
+	}
+	return out
+}
+
+// testerMarks are the marks of the routes of testers that name both destinations.
+type testerMarks struct {
+	Splitting []string // those that give something to both
+	Whole     []string // those that give all to the canary
+	All       []string
+}
+
+func (v *view) testers() testerMarks {
+	var t testerMarks
+	for _, r := range v.routes {
+		if !r.selective || len(r.of(stable)) == 0 || len(r.of(canary)) == 0 {
+			continue
+		}
+		mark := r.mark(false)
+		t.All = append(t.All, mark)
+		switch {
+		case r.leads(stable) && r.leads(canary):
+			t.Splitting = append(t.Splitting, mark)
+		case r.leads(canary):
+			t.Whole = append(t.Whole, mark)
+		}
+	}
+	return t
+}
+
+// merge is those of two VirtualServices.
+func (t testerMarks) merge(o testerMarks) testerMarks {
+	return testerMarks{append(t.Splitting, o.Splitting...), append(t.Whole, o.Whole...), append(t.All, o.All...)}
+}
+
+// maxSplits is how many marks of routes a record keeps. Where there are more, all
+// of testers' routes count as ones that split.
+const maxSplits = 64
+
+// rememberSplits adds the marks of routes that have been seen to split to those
+// that are known; all are those that exist now.
+func rememberSplits(known, seen, all []string) []string {
+	if slices.Contains(known, anyRoute) {
+		if len(all) == 0 || len(all) > maxSplits {
+			return known
+		}
+		known, seen = nil, all
+	}
+	out := slices.Clone(known)
+	for _, mark := range seen {
+		if !slices.Contains(out, mark) {
+			out = append(out, mark)
+		}
+	}
+	if len(out) > maxSplits {
+		out = slices.DeleteFunc(out, func(mark string) bool { return !slices.Contains(all, mark) })
+	}
+	if len(out) > maxSplits {
+		return []string{anyRoute}
+	}
+	return out
+}
+
+// weights are those of a route's destinations as they are written; nil: absent.
+func (r *route) weights() []*int64 {
+	out := make([]*int64, len(r.destinations))
+	for i, d := range r.destinations {
+		if n, ok := wholeNumber(d.entry["weight"]); ok {
+			out[i] = &n
+		}
+	}
+	return out
+}
+
+// weightsIn reads the weights of a change; ok is false where no route can have
+// them.
+func weightsIn(raw json.RawMessage) (of []*int64, ok bool) {
+	if json.Unmarshal(raw, &of) != nil {
+		return nil, false
+	}
+	for _, n := range of {
+		if n != nil && (*n < 0 || *n > math.MaxInt32) {
+			return nil, false
+		}
+	}
+	return of, len(of) > 0
+}
+
+// fits says that a route's weights are what a change has written, and that what
+// they were before adds up to as much.
+func (r *route) fits(c Change) bool {
+	was, ok := weightsIn(c.Was)
+	wrote, wroteOK := weightsIn(c.Wrote)
+	if !ok || !wroteOK || len(was) != len(r.destinations) || len(wrote) != len(r.destinations) {
+		return false
+	}
+	var before, now int64
+	for i, d := range r.destinations {
+		if written(wrote[i]) != d.weight {
+			return false
+		}
+		before += written(was[i])
+		now += d.weight
+	}
+	return before == now
+}
+
+// written is a weight that may be absent, which is 0.
+func written(n *int64) int64 {
+	if n == nil {
+		return 0
+	}
+	return *n
+}
