@@ -606,7 +606,7 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 		"status without leases":        {args: []string{"status"}, setUp: forbidden("leases"), code: exitUnknown, says: "list guardian's Leases: your user may not"},
 		"rollback without a reason":    {args: []string{"rollback", testGuard}, code: exitUnknown, says: "--reason is empty"},
 		"rollback, reason empty":       {args: []string{"rollback", testGuard, "--reason", ""}, code: exitUnknown, says: "--reason is empty"},
-		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "accepts 1 arg(s)"},
+		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "requires at least 1 arg(s)"},
 		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitUnknown, says: `--output "yaml": want json`},
 		"no such command":              {args: []string{"gates", testGuard}, code: exitUnknown, says: `unknown command "gates"`},
 		"a wrong flag of no command":   {args: []string{"--four"}, code: exitUnknown, says: "unknown flag: --four"},
