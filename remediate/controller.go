@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
@@ -27,8 +28,11 @@ type Options struct {
 
 	Namespace string
 	Identity  string // unique among replicas, a DNS label: the pod's name
-	Instance  string // the same for all replicas of one guardian, a label's value; empty: DefaultInstance
-	Domain    string // of the cluster; empty: cluster.local
+	// PodUID is that of the pod of this name in Namespace, which this replica's
+	// Lease goes with when it is deleted. Empty: there is none.
+	PodUID   types.UID
+	Instance string // the same for all replicas of one guardian, a label's value; empty: DefaultInstance
+	Domain   string // of the cluster; empty: cluster.local
 	// User is guardian's own until the API server has told which it is. Empty:
 	// not known.
 	User   string
@@ -196,6 +200,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 			c.r.past.forget(name)
 			c.r.done.forget(name)
 			c.r.unrecorded.forget(name)
+			c.r.later.forget(name)
 			c.slow.Forget(name)
 			c.o.Metrics.stop(name)
 		}

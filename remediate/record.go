@@ -168,6 +168,7 @@ type Status struct {
 	Revisions   []Revision    `json:"revisions,omitempty"`  // what ReplicaSets and ControllerRevisions are called as builds, newest last
 	Taken       *Taken        `json:"taken,omitempty"`      // the last lock of another record that became this guard's
 	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
+	Leaving     []Leaving     `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
 
@@ -487,6 +488,7 @@ func (r Record) clone() Record {
 	c.Status.Ladder = slices.Clone(r.Status.Ladder)
 	c.Status.Waited = slices.Clone(r.Status.Waited)
 	c.Status.Splits = slices.Clone(r.Status.Splits)
+	c.Status.Leaving = slices.Clone(r.Status.Leaving)
 	return c
 }
 

@@ -3,7 +3,6 @@ package rules
 import (
 	"fmt"
 	"math"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,7 +27,7 @@ const (
 // counts from zero.
 func (o Options) Tally(g Guard, window time.Duration) string {
 	o = o.withDefaults()
-	matchers, during := canaryOf(g, o.Proxies), fmt.Sprintf("[%ds]", int64(math.Ceil(window.Seconds())))
+	matchers, during := strings.Join(ofSide(g, g.Canary, o.Proxies), ","), fmt.Sprintf("[%ds]", int64(math.Ceil(window.Seconds())))
 	metric := func(name, more string) string { return name + "{" + matchers + more + "}" }
 	var bad []string
 	for _, x := range []string{metric(requestsTotal, ","+httpFailures), metric(requestsTotal, `,response_code!~"5..",`+grpcFailures)} {
@@ -60,22 +59,19 @@ func (o Options) edgesUpTo(limit time.Duration) []time.Duration {
 	return o.LatencyBuckets[max(0, i-2):min(i+1, len(o.LatencyBuckets))]
 }
 
-// canaryOf selects the canary's requests. proxies are further matchers, as in Options.
-func canaryOf(g Guard, proxies string) string {
+// ofSide are the matchers that select what proxies report of one of a guard's
+// versions.
+func ofSide(g Guard, s Side, proxies string) []string {
 	by := []string{`destination_workload_namespace=` + strconv.Quote(g.Namespace)}
-	if len(g.Canary.Workloads) > 0 {
-		quoted := make([]string, len(g.Canary.Workloads))
-		for i, w := range g.Canary.Workloads {
-			quoted[i] = regexp.QuoteMeta(w)
-		}
-		by = append(by, `destination_workload=~`+strconv.Quote(strings.Join(quoted, "|")))
+	if len(s.Workloads) > 0 {
+		by = append(by, `destination_workload=~`+strconv.Quote(alternatives(s.Workloads)))
 	} else {
-		by = append(by, `destination_service_name=`+strconv.Quote(g.Canary.Service), `destination_version=`+strconv.Quote(g.Canary.Version))
+		by = append(by, `destination_service_name=`+strconv.Quote(s.Service), `destination_version=`+strconv.Quote(s.Version))
 	}
-	if proxies != "" {
+	if proxies = strings.Trim(proxies, ", "); proxies != "" {
 		by = append(by, proxies)
 	}
-	return strings.Join(by, ",")
+	return by
 }
 
 // groupEvaluated is when a group of a part was evaluated last: its last rule.

@@ -338,6 +338,9 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
 	line("Not watched", s.Unwatched)
+	for _, l := range s.Leaving {
+		line("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))
+	}
 	line("Promotion", ladder(s))
 	line("Next step", nextLine(s, now))
 	if s.Requests > 0 {
