@@ -14,8 +14,7 @@ const (
 	LabelTally     = "tally" // on two of them: TallyRequests, TallyFailed
 	TallyRequests  = "requests"
 	TallyFailed    = "failed"
-	LabelReporter  = "reporter" // on the others, with LabelLatencyMs: requests at or below an edge, of one reporter
-	LabelLatencyMs = "le"
+	LabelLatencyMs = "le" // on the others, with LabelReporter: requests at or below an edge, of one reporter
 )
 
 // Tally is a query for what a guard's canary has done within the last window: how
