@@ -61,6 +61,8 @@ type Endpoints struct {
 type Forward struct {
 	Err      string // why the alerts, requests or gates could not be asked; empty: all answered
 	Requests int64  // the canary's requests since the last change of weights
+	Failed   int64  // those of them that failed
+	Latency  Latency
 	Gates    []Gate
 	Gaps     Gaps // in the rules that watch the guard
 }
@@ -98,6 +100,15 @@ type Input struct {
 	// Gone says which of the guard's VirtualServices do not exist; empty: all do.
 	Gone string
 
+	// FormerGone are VirtualServices that the lock covers, the configuration
+	// does not have any more, and that do not exist.
+	FormerGone []string
+	// Unread are those of them, or of those that are to be given back, that
+	// guardian may not read.
+	Unread []Leaving
+	// LeaveAt is when what could not be given back is tried again.
+	LeaveAt time.Time
+
 	// Unrecorded is the lock of a rollback that was done and could not be
 	// recorded. Nil: there is none.
 	Unrecorded *Lock
@@ -132,6 +143,8 @@ type Count struct {
 	Asked    bool
 	Known    bool // Prometheus answered
 	Requests int64
+	Failed   int64
+	Latency  Latency
 	Gaps     Gaps // in the rules that watch the guard
 }
 
@@ -166,6 +179,7 @@ const (
 	ReasonCompleted    Reason = "completed"
 	ReasonHeld         Reason = "an alert holds"
 	ReasonEarlierBuild Reason = "alert began before this build"
+	ReasonWould        Reason = "would be rolled back"
 )
 
 // Move is what is to happen to the VirtualServices.
@@ -198,6 +212,9 @@ type Decision struct {
 	WantCount bool
 	// Release says that field ownership of a past rollback is to be given up.
 	Release bool
+	// Leave says that VirtualServices which the configuration does not have any
+	// more are to be given back.
+	Leave bool
 	// Requeue is when to look again even if nothing happens; 0: no need.
 	Requeue time.Duration
 	// Added is what this decision appended to the history.
@@ -211,6 +228,8 @@ type Decision struct {
 	// Doubt says that an alert counts for the first time, and nothing has to be
 	// done: that is looked at on the API server before it is told.
 	Doubt bool
+	// Observes says that no VirtualService may be written, whatever for.
+	Observes bool
 }
 
 const (
@@ -235,9 +254,26 @@ const (
 func Decide(in Input, now time.Time) Decision {
 	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
 	d.in.Canary = in.Canary.as(in.Record.Status.Revisions, in.Record.Status.Build)
+	d.setRight()
+	if d.readMode(); d.behind() {
+		d.hearOnly()
+	} else {
+		d.decide()
+	}
+	d.finish()
+	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
+		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Leave: d.leave, Requeue: d.requeue,
+		Added: d.rec.History[len(in.Record.History):], Then: d.then, Marks: d.marks, Signal: d.signal, Doubt: d.doubt, Observes: d.observing()}
+}
+
+// decide is Decide but for its beginning and end.
+func (d *decider) decide() {
 	d.takeUpLock()
-	for _, why := range in.Unreadable {
+	for _, why := range d.in.Unreadable {
 		d.rec.Status.Noted = nil // what fires is told anew
+		if o := d.rec.Status.Observing; o != nil && o.Would != nil {
+			o.Would.Episode = ""
+		}
 		d.note("unreadable", "", "the record was not readable as a whole, what was not is begun anew: "+shorten(why))
 	}
 	d.observe()
@@ -247,15 +283,13 @@ func Decide(in Input, now time.Time) Decision {
 	switch {
 	case d.disarmed():
 		d.watchOnly()
+	case d.observing():
+		d.onlyObserve()
 	case d.rec.Lock != nil:
 		d.locked()
 	default:
 		d.open()
 	}
-	d.finish()
-	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
-		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Requeue: d.requeue,
-		Added: d.rec.History[len(in.Record.History):], Then: d.then, Marks: d.marks, Signal: d.signal, Doubt: d.doubt}
 }
 
 // decider holds one decision while it is made.
@@ -278,6 +312,7 @@ type decider struct {
 	wantForward bool
 	wantCount   bool
 	release     bool
+	leave       bool
 	requeue     time.Duration
 	asked       *Request // rollback or promote, still to be done
 	climbed     bool     // the ladder has been looked at
@@ -298,7 +333,6 @@ func (d *decider) observe() {
 	if first {
 		s.FirstSeen = d.now
 	}
-	d.setRight()
 	newBuild := in.Canary.Build != "" && in.Canary.Build != s.Build
 	if newBuild {
 		fresh := !first && (s.Build != "" || d.isFirst())
@@ -334,6 +368,7 @@ func (d *decider) observe() {
 			s.MovedAt = d.now // until now the build before has answered as well
 		}
 	}
+	d.observeLeaving()
 	d.observeSplits(first)
 	d.observeWeight(first)
 	d.observeBuilds()
@@ -355,7 +390,7 @@ func (d *decider) isFirst() bool {
 // none be over.
 func (d *decider) setRight() {
 	s := &d.rec.Status
-	times := []*time.Time{&s.BuildSince, &s.UnlockedAt}
+	times := []*time.Time{&s.BuildSince, &s.UnlockedAt, &s.EnforcedAt}
 	for i := range s.Firing {
 		times = append(times, &s.Firing[i].Seen)
 	}
@@ -421,7 +456,7 @@ func (d *decider) observeWeight(first bool) {
 			s.PromotedAt = d.now
 		}
 		if full && d.rec.Lock == nil {
-			d.note("promoted", "", "canary has all traffic; an alert rolls it back until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
+			d.note("promoted", "", "canary has all traffic; an alert "+d.rolls("rolls it back")+" until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
 		}
 	}
 }
@@ -495,6 +530,11 @@ func (d *decider) readRequest() {
 		d.rec.Request = nil
 		return
 	}
+	if d.observing() && (q.Action == RequestRollback || q.Action == RequestPromote) {
+		d.note("refused", q.By, string(q.Action)+" refused: mode observe writes no VirtualService; set mode: enforce, or move the traffic yourself")
+		d.rec.Request = nil
+		return
+	}
 	switch q.Action {
 	case RequestPause:
 		d.pauseOn(q)
@@ -559,6 +599,9 @@ func (d *decider) lift(event, by, why string) {
 	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
 		d.rec.Status.LiftedAt = d.rec.Lock.Since
 	}
+	for _, name := range d.rec.former(d.in.Guard) {
+		d.rec.Status.leave(name)
+	}
 	d.rec.Lock = nil
 	d.rec.denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
@@ -590,12 +633,15 @@ func (d *decider) sortAlerts() {
 	})
 	for _, a := range alerts {
 		switch {
+		case a.Action == ActionRollback && d.past(a):
+			d.holds = append(d.holds, a)
+			d.noteAlert(a, "it began before "+stamp(s.EnforcedAt)+", when the guard came to enforce: it holds, and rolls back no build of that time")
 		case a.Action == ActionRollback && (!d.began(a).Before(since) || !d.now.Before(ripe)):
 			d.rollback = append(d.rollback, a)
 		case a.Action == ActionRollback:
 			d.holds = append(d.holds, a)
 			d.ripe = ripe
-			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and rolls back if it still fires at "+stamp(ripe))
+			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and "+d.rolls("rolls back")+" if it still fires at "+stamp(ripe))
 		case a.Action == ActionHold:
 			d.holds = append(d.holds, a)
 			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
@@ -705,6 +751,7 @@ func (d *decider) locked() {
 		return
 	}
 	d.returnTraffic(*d.rec.Lock)
+	d.rec.Status.Moving.Again = d.rec.Status.Moving.Again || d.was.Status.Observing != nil
 	d.reason = ReasonFinish
 }
 
@@ -713,8 +760,8 @@ func (d *decider) locked() {
 // counted once.
 func (d *decider) again() bool {
 	s := d.was.Status
-	was := s.State == StateRolledBack || s.State == StateBlocked && s.Moving == nil // else a rollback is under way
-	return d.was.Lock != nil && was && (s.Weight == 0 || d.in.Owned)
+	was := s.State == StateRolledBack || s.State == StateBlocked && s.Moving == nil        // else a rollback is under way
+	return d.was.Lock != nil && was && (s.Weight == 0 || d.in.Owned) && s.Observing == nil // which has put nothing back
 }
 
 // reassert takes traffic from a locked canary again. The record goes on saying
@@ -821,6 +868,7 @@ func (d *decider) block(why string) {
 // open decides for a guard that is not locked.
 func (d *decider) open() {
 	d.giveBack()
+	d.letGo()
 	if q := d.asked; q != nil && q.Action == RequestRollback {
 		d.asked = nil
 		d.rollBack(Lock{By: q.By, Reason: cmp.Or(q.Reason, "asked for by "+q.By)}, ReasonPerson)
@@ -843,7 +891,7 @@ func (d *decider) open() {
 		}
 		for _, a := range d.rollback {
 			d.doubt = d.doubt || d.isNew(a)
-			d.noteAlert(a, "canary has no traffic; it will be rolled back at once if it gets some")
+			d.noteAlert(a, "canary has no traffic; "+d.rolls("it will be rolled back at once if it gets some"))
 		}
 	case d.in.Traffic.full() && d.windowOver():
 		d.state, d.text = StateCompleted, "canary has had all traffic for longer than rollback.window"
@@ -866,9 +914,9 @@ func (d *decider) open() {
 		d.dropAsked(d.text)
 		return
 	case d.in.Traffic.full():
-		d.state, d.text = StatePromoted, "canary has all traffic; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+		d.state, d.text = StatePromoted, "canary has all traffic; "+d.rolls("rolled back on an alert")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		if s.Unverified {
-			d.state, d.text = StateUnverified, "a new build went out without a canary; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+			d.state, d.text = StateUnverified, "a new build went out without a canary; "+d.rolls("rolled back on an alert")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		}
 		if end := d.windowEnd(); end.After(d.now) {
 			d.wake(end)
@@ -906,7 +954,7 @@ func (d *decider) blockedElsewhere() bool {
 func (d *decider) giveBack() {
 	none := d.in.Guard.Rollback.Lock == LockNone
 	switch {
-	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled(), d.paused():
+	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled(), d.paused(), d.observing():
 		return
 	case !d.in.Live:
 		d.wantLive = true
@@ -933,6 +981,10 @@ func (d *decider) troubled() bool {
 
 // rollBack locks and moves everything to stable, or says why not.
 func (d *decider) rollBack(l Lock, reason Reason) {
+	if d.observing() {
+		d.wouldRollBack(l, reason)
+		return
+	}
 	defer func() {
 		if d.rec.Lock == nil { // no lock will tell of them
 			for _, a := range d.rollback {
@@ -942,7 +994,7 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 	}()
 	g := d.in.Guard
 	d.reason, d.text = reason, l.Reason
-	d.release = false
+	d.release, d.leave = false, false
 	why := d.unsafe()
 	if !d.exposed() {
 		why = "" // nothing has to move
@@ -981,6 +1033,10 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 // finish writes down state and reason.
 func (d *decider) finish() {
 	s := &d.rec.Status
+	d.tellObserving()
+	if d.observing() {
+		d.move, d.release, d.leave = MoveNone, false, false // whatever has been decided
+	}
 	changed := s.State != d.state
 	if changed {
 		s.Since = d.now
@@ -999,7 +1055,7 @@ func (d *decider) finish() {
 		if d.in.Leads || d.was.Lock == nil || len(d.was.VirtualServices) == 0 || len(d.was.Deny) == 0 {
 			// Replicas may have different configurations for a while: once it is
 			// said, it is the lease holder's.
-			d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
+			d.rec.VirtualServices = slices.Concat(d.in.Guard.VirtualServices, d.former())
 			if len(d.in.Deny) > 0 {
 				d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
 			}
