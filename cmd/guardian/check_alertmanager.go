@@ -30,7 +30,6 @@ const slowestRepeat = 5 * time.Minute
 // alertmanagerCheck asks where an Alertmanager would send the guards' alerts.
 type alertmanagerCheck struct {
 	*preflight
-	url      string // for people
 	version  string
 	routing  *alerting.Routing
 	silences []alerting.Silence
