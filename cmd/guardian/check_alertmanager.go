@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -178,7 +179,16 @@ func (c *alertmanagerCheck) calls(receiver alerting.Receiver) bool {
 	return c.named(receiver.Name) || c.heard && c.ways[receiver.Name]
 }
 
-// follow are the routes of an alert that lead to a receiver which calls guardian.
+// lateness orders the routes by which one alert reaches guardian: the soonest counts.
+func lateness(r alerting.Route) time.Duration {
+	if r.GroupByAll {
+		return r.GroupWait
+	}
+	return r.GroupWait + r.GroupInterval
+}
+
+// follow are the routes of an alert that lead to a receiver which calls guardian, the
+// soonest first.
 func (c *alertmanagerCheck) follow(alert map[string]string) (ours, others []alerting.Route) {
 	for _, route := range c.routing.Routes(alert) {
 		if receiver, ok := c.routing.Receiver(route.Receiver); ok && c.calls(receiver) {
@@ -187,6 +197,7 @@ func (c *alertmanagerCheck) follow(alert map[string]string) (ours, others []aler
 			others = append(others, route)
 		}
 	}
+	slices.SortStableFunc(ours, func(a, b alerting.Route) int { return cmp.Compare(lateness(a), lateness(b)) })
 	return ours, others
 }
 
@@ -211,10 +222,15 @@ const mendRoute = "put the routes that `guardian alertmanager -f …` prints fir
 // arrives.
 func (c *alertmanagerCheck) checkHeartbeat(heartbeat map[string]string) {
 	alert := c.asSent(heartbeat)
+	named := false
 	for _, route := range c.routing.Routes(alert) {
 		if receiver, ok := c.routing.Receiver(route.Receiver); ok && len(receiver.Webhooks) > 0 {
 			c.ways[route.Receiver] = true
+			named = named || c.named(receiver.Name)
 		}
+	}
+	if named { // then the others are people's
+		clear(c.ways)
 	}
 	ours, others := c.follow(alert)
 	if len(ours) == 0 {
