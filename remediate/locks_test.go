@@ -195,6 +195,23 @@ func TestAnUnlockForgivesWhatTheLockRefusedAndNoMore(t *testing.T) {
 	s.refused()
 }
 
+func TestAnUnlockUnderAllTrafficBeginsTheRollbackWindow(t *testing.T) {
+	for name, lift := range map[string]but{"by a person": asks(RequestUnlock), "by a new build": runs("b2", 2)} {
+		t.Run(name, func(t *testing.T) {
+			// CI has given it all traffic a moment ago.
+			s := tell(t, locked(LockBuild), live, gets(100), lift, func(in *Input) { in.Canary.Ages = map[string]PodAge{"b2": {at, at}} })
+			d := s.then(0)
+			s.locked(false)
+			if st := d.Record.Status; st.State == StateCompleted || len(st.Proven) > 0 || !st.PromotedAt.Equal(at) {
+				t.Errorf("state %s, since %s; proven: %v", st.State, st.PromotedAt, st.Proven)
+			}
+			if d := s.then(time.Minute, s.firesNow("Errors", time.Minute)); d.Move != MoveStable {
+				t.Errorf("an alert a minute later: move %v, %s", d.Move, d.Record.Status.Reason)
+			}
+		})
+	}
+}
+
 func TestABuildBesideARefusedOneThatIsBackIsNotRefused(t *testing.T) {
 	s := tell(t, live, func(in *Input) { in.Record.Refused = []string{"b0"} })
 	s.then(time.Minute, runs("b0", 1, "b1"))
