@@ -57,8 +57,10 @@ test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertm
 	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=30m $(PACKAGES)
 
 .PHONY: test-chart
-test-chart: tools ## Test the chart with each of its rights missing, and the image and the release (15 minutes)
-	GUARDIAN_CHART=full $(GO) test -count=1 -timeout=1h -v -run='EachRight|FromTheRelease|TheImage' ./cmd/guardian
+test-chart: tools ## Test the chart with real controllers and operator, each of its rights missing, image and release (20 minutes)
+	@$(GO) run ./testdata/cluster -build kube-controller-manager prometheus-operator
+	$(GO) vet -tags=chart ./cmd/guardian
+	GUARDIAN_CHART=full $(GO) test -tags=chart -count=1 -timeout=1h -v -run='EachRight|FromTheRelease|TheImage|InACluster|RealOperatorsConfiguration' ./cmd/guardian
 
 .PHONY: test-istio
 test-istio: tools ## Have the real istiod judge what guardian writes (builds it once, 10 minutes)

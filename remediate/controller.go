@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
@@ -27,8 +28,11 @@ type Options struct {
 
 	Namespace string
 	Identity  string // unique among replicas, a DNS label: the pod's name
-	Instance  string // the same for all replicas of one guardian, a label's value; empty: DefaultInstance
-	Domain    string // of the cluster; empty: cluster.local
+	// PodUID is that of the pod of this name in Namespace, which this replica's
+	// Lease goes with when it is deleted. Empty: there is none.
+	PodUID   types.UID
+	Instance string // the same for all replicas of one guardian, a label's value; empty: DefaultInstance
+	Domain   string // of the cluster; empty: cluster.local
 	// User is guardian's own until the API server has told which it is. Empty:
 	// not known.
 	User   string
@@ -53,9 +57,12 @@ type Options struct {
 
 	Metrics *Metrics
 	Logger  *slog.Logger
-	Workers int              // reconciles at once; 0: 16
-	Resync  time.Duration    // longest time between two looks at a guard; 0: 1 minute
-	Now     func() time.Time // nil: time.Now
+	Workers int           // reconciles at once; 0: 16
+	Resync  time.Duration // longest time between two looks at a guard; 0: 1 minute
+	// WatchGrace is how long a watch may be away before what it has told is not
+	// believed any more. 0: Resync.
+	WatchGrace time.Duration
+	Now        func() time.Time // nil: time.Now
 	// PassTimeout bounds one reconcile, so that an API server that takes
 	// connections and does not answer holds nobody for long. 0: 15 seconds.
 	PassTimeout time.Duration
@@ -138,6 +145,9 @@ func New(o Options) (*Controller, error) {
 	}
 	if o.Resync == 0 {
 		o.Resync = time.Minute
+	}
+	if o.WatchGrace == 0 {
+		o.WatchGrace = o.Resync
 	}
 	if o.PassTimeout == 0 {
 		o.PassTimeout = 15 * time.Second
@@ -257,12 +267,12 @@ func (c *Controller) dismiss() {
 	}
 }
 
-// Ready says whether all caches are filled.
-func (c *Controller) Ready() bool { return c.info.synced.Load() }
+// Ready says whether all caches are filled and kept up to date.
+func (c *Controller) Ready() bool { return c.info.synced.Load() && !c.info.dead.Load() }
 
-// Missing names the resources whose caches are not filled. Guards are looked
+// Missing names the resources whose caches are not, and why. Guards are looked
 // after meanwhile, as far as that goes without.
-func (c *Controller) Missing() []string { return c.info.missing() }
+func (c *Controller) Missing() []string { return c.info.troubles() }
 
 // Leads says whether this replica holds the lease for going forward.
 func (c *Controller) Leads() bool { return c.lease.leads() }

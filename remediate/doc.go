@@ -278,6 +278,11 @@
 // unlocks nothing; without the VirtualService or the record the pass fails, an
 // alert is answered with an error, kept and tried again.
 //
+// The same holds of a resource whose watch has been away for longer than
+// Options.WatchGrace, or silent for watchSilence: its cache is not believed until
+// a watch is open again. Where none is, the API server cannot be reached, and
+// the caches are as good as anything: what follows from them cannot be written.
+//
 // Istio's objects are read and written in the version of networking.istio.io
 // that the API server serves, v1 before v1beta1 before v1alpha3.
 //

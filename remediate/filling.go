@@ -31,13 +31,15 @@ const (
 // neither been filled nor been refused, while the API server fills others.
 const fillTimeout = 30 * time.Second
 
-// cachePart is one of the caches while it is filled.
+// cachePart is one of the caches: whether it is filled, and kept up to date.
 type cachePart struct {
 	hasSynced cache.InformerSynced
 	filled    atomic.Bool
+	health    *watchHealth
+	dead      atomic.Bool // as it was last looked at
 
 	mu  sync.Mutex
-	err error // that kept it from being filled, the last one
+	err error // the last one that kept it from that
 }
 
 func (p *cachePart) isFilled() bool {
@@ -69,13 +71,14 @@ func unreadable(err error) string {
 	return ""
 }
 
-// lacks says whether a cache is not filled.
+// lacks says whether a cache is not filled, or is not kept up to date: what it
+// would hold is to be read from the API server.
 func (i *informers) lacks(resource string) bool {
-	if i.synced.Load() {
+	if i.synced.Load() && !i.stale.Load() {
 		return false
 	}
 	p, ok := i.parts[resource]
-	return ok && !p.isFilled()
+	return ok && (!p.isFilled() || p.dead.Load() && i.stale.Load())
 }
 
 // missing are the resources whose caches are not filled, sorted.
@@ -109,13 +112,10 @@ func (i *informers) settled(waited time.Duration) bool {
 // keeps no guard from its brake: what it would hold is read live.
 func (i *informers) start(ctx context.Context) bool {
 	i.kube.Start(ctx.Done())
-	i.records.Start(ctx.Done())
 	for _, inf := range i.mesh {
 		i.running.Go(func() { inf.RunWithContext(ctx) })
 	}
-	for name := range i.parts {
-		i.metrics.cacheFilled(name, false)
-	}
+	i.running.Go(func() { i.watchOver(ctx, min(watchLook, max(i.grace/4, time.Millisecond))) })
 	if !i.waitUntil(ctx, i.settled) {
 		return false
 	}

@@ -47,7 +47,7 @@ func TestAResourceThatCannotBeListedKeepsNoGuardFromItsBrake(t *testing.T) {
 			app := r.app("orders-service")
 			r.must(app.SetWeights(t.Context(), 50, 50))
 			p := r.start(r.guard(app.Name))
-			if missing := p.Missing(); p.Ready() || !slices.Equal(missing, []string{c.resource}) {
+			if missing := p.Missing(); p.Ready() || !slices.Equal(missing, []string{c.resource + ": cannot be listed (Forbidden)"}) {
 				t.Errorf("ready %v, missing %v", p.Ready(), missing)
 			}
 			if filled := p.metric("guardian_cache_filled"); filled != float64(len(p.info.parts)-1) || p.metric("guardian_cache_filled", c.resource) != 0 {

@@ -44,6 +44,7 @@ type Side struct {
 	Labels    map[string]string // the subset's labels; nil for a host of its own
 	Workloads []string          // names of Deployments, Rollouts, StatefulSets, …, sorted
 	Waiting   map[string]int64  // reason → containers that it keeps from starting
+	Absent    string            // why there is no such destination; empty: there is, or stable's tells
 }
 
 // gather reads all that one guard's decision needs. A record that cannot be
@@ -123,6 +124,7 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 		}
 	}
 	if absent != "" {
+		s.sides.Canary.Absent = absent
 		return nil // a canary that is not there is no build
 	}
 	if rule != nil && g.Canary.Host == "" {

@@ -8,12 +8,17 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	kubeinformers "k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -24,18 +29,20 @@ type informers struct {
 	touched   func(guards []string)
 	hurry     func(guard string) // a person asks for its rollback
 	restarted func(guard string, ref Ref, byReason map[string]int64)
-	refilled  func() // a cache that could not be filled at the start is
+	refilled  func() // which caches are believed has changed
 	log       *slog.Logger
 
 	kube    kubeinformers.SharedInformerFactory
-	records kubeinformers.SharedInformerFactory
 	istio   *istioAPI
 	mesh    []cache.SharedIndexInformer // of Istio's objects
 	running sync.WaitGroup              // those of mesh, and who waits for caches
 	reader  *cacheReader
 	synced  atomic.Bool // every cache is filled
+	dead    atomic.Bool // one is not kept up to date
+	stale   atomic.Bool // the same, while others are
 	parts   map[string]*cachePart
 	metrics *Metrics
+	grace   time.Duration // how long a watch may be away
 
 	mu     sync.RWMutex
 	byVS   map[string][]string // VirtualService → guards
@@ -45,22 +52,33 @@ type informers struct {
 }
 
 func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, map[string]int64)) *informers {
-	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, refilled: func() {}, log: o.Logger, parts: map[string]*cachePart{}, metrics: o.Metrics}
-	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace), kubeinformers.WithTransform(o.Builds.trim))
-	i.records = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithNamespace(o.Namespace),
-		kubeinformers.WithTransform(o.Builds.trim),
-		kubeinformers.WithTweakListOptions(func(l *metav1.ListOptions) { l.LabelSelector = LabelGuard }))
+	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, refilled: func() {}, log: o.Logger, parts: map[string]*cachePart{}, metrics: o.Metrics, grace: o.WatchGrace}
+	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithTransform(o.Builds.trim))
 	i.istio = newIstioAPI(o.Dynamic, o.Namespace)
+	health := func(resource string) *watchHealth {
+		h := newWatchHealth(o.WatchGrace)
+		i.parts[resource] = &cachePart{health: h}
+		i.metrics.cacheFilled(resource, false)
+		i.metrics.watchAlive(resource, true)
+		return h
+	}
+	own := func(resource string, kind runtime.Object, lw *cache.ListWatch) cache.SharedIndexInformer {
+		return i.kube.InformerFor(kind, func(client kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
+			return cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(health(resource).follow(lw), client), kind, resync,
+				cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+		})
+	}
 
-	records := i.records.Core().V1().ConfigMaps()
-	services := i.kube.Core().V1().Services().Informer()
-	pods := i.kube.Core().V1().Pods().Informer()
-	deployments := i.kube.Apps().V1().Deployments().Informer()
-	replicas := i.kube.Apps().V1().ReplicaSets().Informer()
-	revisions := i.kube.Apps().V1().ControllerRevisions().Informer()
-	endpoints := i.kube.Discovery().V1().EndpointSlices().Informer()
-	rules := i.istio.informer(resourceDestinationRules, hostIndexers(o.Namespace, o.Domain))
-	vs := i.istio.informer(resourceVirtualServices, nil)
+	core, apps := o.Client.CoreV1(), o.Client.AppsV1()
+	records := own(resourceRecords, &corev1.ConfigMap{}, listWatch(core.ConfigMaps(o.Namespace), LabelGuard))
+	services := own(resourceServices, &corev1.Service{}, listWatch(core.Services(o.Namespace), ""))
+	pods := own(resourcePods, &corev1.Pod{}, listWatch(core.Pods(o.Namespace), ""))
+	deployments := own(resourceDeployments, &appsv1.Deployment{}, listWatch(apps.Deployments(o.Namespace), ""))
+	replicas := own(resourceReplicaSets, &appsv1.ReplicaSet{}, listWatch(apps.ReplicaSets(o.Namespace), ""))
+	revisions := own(resourceRevisions, &appsv1.ControllerRevision{}, listWatch(apps.ControllerRevisions(o.Namespace), ""))
+	endpoints := own(resourceSlices, &discoveryv1.EndpointSlice{}, listWatch(o.Client.DiscoveryV1().EndpointSlices(o.Namespace), ""))
+	rules := i.istio.informer(resourceDestinationRules, health(resourceDestinationRules), hostIndexers(o.Namespace, o.Domain))
+	vs := i.istio.informer(resourceVirtualServices, health(resourceVirtualServices), nil)
 	i.mesh = []cache.SharedIndexInformer{rules, vs}
 
 	must := func(err error) {
@@ -68,7 +86,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 			panic(err)
 		}
 	}
-	must(records.Informer().AddIndexers(recordIndexers()))
+	must(records.AddIndexers(recordIndexers()))
 	must(pods.AddIndexers(podIndexers()))
 	must(deployments.AddIndexers(deploymentIndexers()))
 	must(replicas.AddIndexers(revisionIndexers()))
@@ -78,16 +96,15 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	must(rules.SetTransform(o.Builds.trim))
 	must(vs.SetTransform(o.Builds.trim))
 	i.reader = &cacheReader{
-		lacks: i.lacks, namespace: o.Namespace, records: records.Lister(), recordIx: records.Informer().GetIndexer(), vs: vs.GetIndexer(),
+		lacks: i.lacks, namespace: o.Namespace, records: corelisters.NewConfigMapLister(records.GetIndexer()), recordIx: records.GetIndexer(), vs: vs.GetIndexer(),
 		services: services.GetIndexer(), replicas: replicas.GetIndexer(), revisionIx: revisions.GetIndexer(), rules: rules.GetIndexer(),
 		podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
 	}
 	for what, inf := range map[string]cache.SharedIndexInformer{
-		resourceRecords: records.Informer(), resourceServices: services, resourcePods: pods, resourceDeployments: deployments, resourceReplicaSets: replicas,
+		resourceRecords: records, resourceServices: services, resourcePods: pods, resourceDeployments: deployments, resourceReplicaSets: replicas,
 		resourceRevisions: revisions, resourceSlices: endpoints, resourceDestinationRules: rules, resourceVirtualServices: vs,
 	} {
-		part := &cachePart{}
-		i.parts[what] = part
+		part := i.parts[what]
 		must(inf.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
 			if ctx.Err() == nil && !errors.Is(err, io.EOF) { // a watch that ends is begun anew
 				part.failed(err)
@@ -352,6 +369,5 @@ func (i *informers) selectorOf(g Guard, ref Ref) (workloadSelector, bool) {
 func (i *informers) stop() {
 	i.synced.Store(false)
 	i.kube.Shutdown()
-	i.records.Shutdown()
 	i.running.Wait()
 }

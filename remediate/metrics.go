@@ -19,6 +19,7 @@ type Metrics struct {
 	seconds *prometheus.HistogramVec // a guard's appears with its first rollback
 	leader  prometheus.Gauge
 	filled  *prometheus.GaugeVec // by resource
+	watched *prometheus.GaugeVec // the same
 
 	mu     sync.Mutex
 	guards map[string]*series
@@ -113,18 +114,28 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		leader: prometheus.NewGauge(prometheus.GaugeOpts{Name: "guardian_leader", Help: "1 on the replica that holds the lease for going forward."}),
 		filled: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "guardian_cache_filled",
 			Help: "1 when all objects of the resource are known, 0 while they cannot be listed and are read one by one."}, []string{"resource"}),
+		watched: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "guardian_watch_alive",
+			Help: "1 while changes of the resource are seen, 0 once its watch has been away for longer than a resync."}, []string{"resource"}),
 	}
-	reg.MustRegister(m, m.seconds, m.leader, m.filled)
+	reg.MustRegister(m, m.seconds, m.leader)
 	return m
 }
 
 // cacheFilled tells whether all objects of a resource are known.
 func (m *Metrics) cacheFilled(resource string, filled bool) {
-	value := 0.0
-	if filled {
-		value = 1
+	m.filled.WithLabelValues(resource).Set(oneIf(filled))
+}
+
+// watchAlive tells whether changes of a resource are seen.
+func (m *Metrics) watchAlive(resource string, alive bool) {
+	m.watched.WithLabelValues(resource).Set(oneIf(alive))
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
 	}
-	m.filled.WithLabelValues(resource).Set(value)
+	return 0
 }
 
 // start makes a guard's series visible at zero. The restarts of a destination
@@ -224,6 +235,8 @@ func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range descriptions {
 		to <- d
 	}
+	m.filled.Describe(to)
+	m.watched.Describe(to)
 }
 
 // Collect is for the registry.
@@ -237,6 +250,8 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	for i := range all {
 		all[i].collect(to)
 	}
+	m.filled.Collect(to)
+	m.watched.Collect(to)
 }
 
 func (s *series) collect(to chan<- prometheus.Metric) {

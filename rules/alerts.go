@@ -40,6 +40,7 @@ const (
 	AlertRulesIncomplete      = "GuardianRulesIncomplete"
 	AlertReconcileFailing     = "GuardianReconcileFailing"
 	AlertUnwatched            = "GuardianCanaryUnwatched"
+	AlertCannotWatch          = "GuardianCannotWatch"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
@@ -49,7 +50,7 @@ func Alerts() []string {
 		AlertTraffic, AlertTrafficHold, AlertRefused, AlertServiceTraffic,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete, AlertReconcileFailing,
-		AlertUnwatched,
+		AlertUnwatched, AlertCannotWatch,
 	}
 }
 

@@ -3,7 +3,6 @@ package rules
 import (
 	"fmt"
 	"math"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -14,21 +13,23 @@ import (
 // proxies are further matchers, as in Options. increase() misses the first
 // sample of a new series, so the answer is rather too small than too large.
 func CanaryRequests(g Guard, window time.Duration, proxies string) string {
+	return fmt.Sprintf(`max(sum by (reporter) (increase(istio_requests_total{%s}[%ds])))`,
+		strings.Join(ofSide(g, g.Canary, proxies), ","), int64(math.Ceil(window.Seconds())))
+}
+
+// ofSide are the matchers that select what proxies report of one of a guard's
+// versions.
+func ofSide(g Guard, s Side, proxies string) []string {
 	by := []string{`destination_workload_namespace=` + strconv.Quote(g.Namespace)}
-	if len(g.Canary.Workloads) > 0 {
-		quoted := make([]string, len(g.Canary.Workloads))
-		for i, w := range g.Canary.Workloads {
-			quoted[i] = regexp.QuoteMeta(w)
-		}
-		by = append(by, `destination_workload=~`+strconv.Quote(strings.Join(quoted, "|")))
+	if len(s.Workloads) > 0 {
+		by = append(by, `destination_workload=~`+strconv.Quote(alternatives(s.Workloads)))
 	} else {
-		by = append(by, `destination_service_name=`+strconv.Quote(g.Canary.Service), `destination_version=`+strconv.Quote(g.Canary.Version))
+		by = append(by, `destination_service_name=`+strconv.Quote(s.Service), `destination_version=`+strconv.Quote(s.Version))
 	}
-	if proxies != "" {
+	if proxies = strings.Trim(proxies, ", "); proxies != "" {
 		by = append(by, proxies)
 	}
-	return fmt.Sprintf(`max(sum by (reporter) (increase(istio_requests_total{%s}[%ds])))`,
-		strings.Join(by, ","), int64(math.Ceil(window.Seconds())))
+	return by
 }
 
 // groupEvaluated is when a group of a part was evaluated last: its last rule.

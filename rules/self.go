@@ -67,6 +67,12 @@ func (b *builder) selfGroup() {
 		summary:     "guardian cannot write the rules of a guard",
 		description: "The rules of {{ $value | printf \"%.0f\" }} guards of guardian " + b.Name + " in " + b.Namespace + " cannot be made: no signal watches their canaries. guardian's log names them and says why.",
 	})
+	b.alert(alert{
+		name: AlertCannotWatch, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
+		expr:        expand(`min by (resource) (guardian_cache_filled{$self}) == 0 or min by (resource) (guardian_watch_alive{$self}) == 0`, "self", b.self()),
+		summary:     "guardian cannot list or watch {{ $labels.resource }}",
+		description: "A replica of guardian " + b.Name + " in " + b.Namespace + " cannot list or watch {{ $labels.resource }}, and is not ready. It reads them one by one, as far as the API server lets it, and sees what others change only when it looks, at least once a minute. Which right, resource or connection is missing: guardian's log, and /readyz of its metrics port.",
+	})
 	b.stateAlerts()
 	b.endGroup()
 }

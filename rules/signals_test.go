@@ -472,6 +472,7 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		reconciling = "GuardianReconcileFailing/none orders-service"
 		without     = "GuardianReleaseWithoutCanary/none orders-service"
 		unwatched   = "GuardianCanaryUnwatched/none orders-service"
+		cannot      = "GuardianCannotWatch/none"
 	)
 	guardian := func(more rows) target {
 		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
@@ -569,6 +570,21 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		"a canary that no rule watches": {self: true,
 			targets: []target{guardian(rows{`guardian_guard_unwatched{guard="orders-service"}`: step(60, 1, 240, 0)})},
 			want:    map[int][]string{165: {heartbeat}, 210: {unwatched, heartbeat}, 270: {heartbeat}},
+		},
+		"a cache that is filled at once": {self: true,
+			targets: []target{guardian(rows{`guardian_cache_filled{resource="pods"}`: step(60, 1), `guardian_watch_alive{resource="pods"}`: always(1.0)})},
+			want:    map[int][]string{75: {heartbeat}, 180: {heartbeat}},
+		},
+		"a cache that is not filled": {self: true,
+			targets: []target{guardian(rows{`guardian_cache_filled{resource="pods"}`: step(240, 1), `guardian_watch_alive{resource="pods"}`: always(1.0)})},
+			want:    map[int][]string{45: {heartbeat}, 135: {cannot, heartbeat}, 270: {heartbeat}},
+		},
+		"a watch of one of two replicas that is dead": {self: true,
+			targets: []target{
+				guardian(rows{`guardian_watch_alive{resource="pods"}`: step(0, 1, 60, 0, 240, 1), `guardian_watch_alive{resource="services"}`: always(1.0)}),
+				{name: "second", phase: 3, rows: rows{`guardian_watch_alive{resource="pods"}`: always(1.0)}},
+			},
+			want: map[int][]string{90: {heartbeat}, 165: {cannot, heartbeat}, 270: {heartbeat}},
 		},
 		"a release without a canary": {self: true,
 			targets: []target{guardian(rows{`guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1)})},

@@ -32,7 +32,13 @@ type installed struct {
 
 func newInstalled(t *testing.T) *installed {
 	t.Helper()
-	i := &installed{rig: newBareRig(t, controlplane.Shared(t)), helm: newHelm(t)}
+	return newInstalledOn(t, controlplane.Shared(t))
+}
+
+// newInstalledOn is for a control plane that is not as the others' is.
+func newInstalledOn(t *testing.T, plane *controlplane.Plane) *installed {
+	t.Helper()
+	i := &installed{rig: newBareRig(t, plane), helm: newHelm(t)}
 	var err error
 	i.helm.kubeconfig, err = i.plane.Kubeconfig(controlplane.Admin, i.ns)
 	i.must(err)
@@ -316,6 +322,12 @@ func (i *installed) hasRules(ctx context.Context, want bool) error {
 // as resource/name.
 func (i *installed) objects() map[string]bool {
 	i.t.Helper()
+	return i.objectsBut(func(r metav1.OwnerReference) bool { return r.Name == "guardian" && r.Kind == "Deployment" })
+}
+
+// objectsBut is all that the namespace holds without such an owner.
+func (i *installed) objectsBut(owned func(metav1.OwnerReference) bool) map[string]bool {
+	i.t.Helper()
 	client, err := dynamic.NewForConfig(i.plane.RESTConfig(controlplane.Admin))
 	i.must(err)
 	_, lists, err := i.kube.Discovery().ServerGroupsAndResources()
@@ -331,7 +343,7 @@ func (i *installed) objects() map[string]bool {
 			found, err := client.Resource(gv.WithResource(resource.Name)).Namespace(i.ns).List(i.t.Context(), metav1.ListOptions{})
 			i.must(err)
 			for n := range found.Items {
-				if o := &found.Items[n]; !slices.ContainsFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.Name == "guardian" && r.Kind == "Deployment" }) {
+				if o := &found.Items[n]; !slices.ContainsFunc(o.GetOwnerReferences(), owned) {
 					out[resource.Name+"/"+o.GetName()] = true
 				}
 			}

@@ -55,12 +55,18 @@ func newRig(t *testing.T) *rig {
 func newRigOn(t *testing.T, plane *controlplane.Plane) *rig {
 	t.Helper()
 	r := newBareRig(t, plane)
+	r.giveAccount()
+	return r
+}
+
+// giveAccount makes guardian's account, with its rights, and its token.
+func (r *rig) giveAccount() {
+	r.t.Helper()
 	r.must(os.WriteFile(r.token, []byte(bearer+"\n"), 0o600))
 	var err error
-	r.account, err = r.plane.ServiceAccount(t.Context(), r.ns, "guardian")
+	r.account, err = r.plane.ServiceAccount(r.t.Context(), r.ns, "guardian")
 	r.must(err)
-	r.must(r.plane.Grant(t.Context(), r.ns, "system:serviceaccount:"+r.ns+":guardian", remediate.RBAC()...))
-	return r
+	r.must(r.plane.Grant(r.t.Context(), r.ns, "system:serviceaccount:"+r.ns+":guardian", remediate.RBAC()...))
 }
 
 // newBareRig is a rig without guardian's account, for those who install it.

@@ -3,6 +3,8 @@ package main
 import (
 	"net/http"
 	"time"
+
+	"github.com/canary-guardian/guardian/remediate"
 )
 
 // watchRetry is how soon a watch is tried again that found no API server.
@@ -21,6 +23,7 @@ func (p persistentWatch) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err == nil || r.Method != http.MethodGet || r.URL.Query().Get("watch") == "" {
 			return response, err
 		}
+		remediate.WatchFailed(r.Context(), err)
 		again := time.NewTimer(watchRetry)
 		select {
 		case <-r.Context().Done():

@@ -72,9 +72,13 @@ func tools() map[string]tool {
 	kubectl.versionArgs = []string{"version", "--client"}
 	// kubectl is only supported close to its server's version; three minors of slack still behave alike here.
 	kubectl.least, kubectl.below = version{1, 34}, version{1, 41}
+	// It has a module of its own: what it pins beyond kube-apiserver's would have that built again.
+	manager := kubernetes("kube-controller-manager", 2*time.Minute)
+	manager.folder, manager.versionArgs = "kube-controller-manager", []string{"--version"}
 	return map[string]tool{
-		"kube-apiserver": apiServer,
-		"kubectl":        kubectl,
+		"kube-apiserver":          apiServer,
+		"kube-controller-manager": manager,
+		"kubectl":                 kubectl,
 		"etcd": {
 			folder: "etcd", module: "go.etcd.io/etcd/server/v3", pkg: "go.etcd.io/etcd/server/v3",
 			least: version{3, 5}, below: version{4, 0}, versionArgs: []string{"--version"}, about: 20 * time.Second,
@@ -106,8 +110,8 @@ func tools() map[string]tool {
 // Binary returns the path of a program: from $KUBEBUILDER_ASSETS or $PATH when its version fits, else from the user's
 // cache folder, where it is built first when it is missing. A build prints its progress to stderr and takes up to some
 // minutes; other processes that need a build at the same time wait. Known are kube-apiserver, kubectl, etcd,
-// prometheus, promtool, alertmanager, amtool, helm, prometheus-operator and pilot-discovery; it must be called from
-// within the repository.
+// kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator and pilot-discovery; it
+// must be called from within the repository.
 func Binary(ctx context.Context, name string) (string, error) {
 	t, ok := tools()[name]
 	if !ok {

@@ -1,0 +1,3 @@
+module registry.example/orders-service
+
+go 1.24
