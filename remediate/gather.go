@@ -313,13 +313,14 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 }
 
 // gatherHeld finds out whose marks those are that stand on a VirtualService:
-// what another guard's rollback owns is not this one's to give up.
-func (s *snapshot) gatherHeld(ctx context.Context, r reader) error {
+// what another guard's rollback owns is not this one's to give up. While that
+// cannot be told all may be another's, which keeps nothing from being rolled back.
+func (s *snapshot) gatherHeld(ctx context.Context, r reader) {
 	locked, err := r.locked(ctx)
-	if err != nil {
-		return fmt.Errorf("list locked records in %s: %w", s.input.Guard.Namespace, err)
-	}
 	s.held = map[string]bool{}
+	for _, vs := range s.services {
+		s.held[vs.GetName()] = err != nil
+	}
 	for _, cm := range locked {
 		if cm.Labels[LabelGuard] != s.input.Guard.Name {
 			for _, name := range strings.Fields(cm.Data[keyVirtualServices]) {
@@ -328,7 +329,6 @@ func (s *snapshot) gatherHeld(ctx context.Context, r reader) error {
 		}
 	}
 	s.input.Owned = slices.ContainsFunc(s.services, func(vs *unstructured.Unstructured) bool { return owned(vs) && !s.held[vs.GetName()] })
-	return nil
 }
 
 // gatherForeign finds the locks of other records that deny this guard's canary:

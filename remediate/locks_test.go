@@ -488,3 +488,41 @@ func TestAnAlertBeganNoLaterThanItWasHeard(t *testing.T) {
 	s.then(time.Minute, runs("b2", 2), appearedAt(at.Add(time.Minute)), agedOf("b2", at.Add(time.Minute), at.Add(time.Minute)), gets(10))
 	s.locked(false)
 }
+
+func TestARollbackWaitsForNoListOfLockedRecords(t *testing.T) {
+	o := newLonely(t, 50)
+	o.w.vs.SetAnnotations(map[string]string{AnnotationState: string(StateRolledBack)}) // of an earlier rollback, or of another guard's
+	forbidden := true
+	o.rec.cached, o.rec.live = worldReader{world: o.w, saw: &o.saw, unlisted: &forbidden}, worldReader{world: o.w, saw: &o.saw, unlisted: &forbidden}
+	if _, err := o.pass(Alert{Name: "Errors", Action: ActionRollback, Fingerprint: "f", StartsAt: o.now}); err != nil {
+		t.Error(err)
+	}
+	if w := o.traffic(); !w.Clean() {
+		t.Errorf("the canary has %+v", w)
+	}
+	if _, err := o.pass(); err != nil || o.record().Status.State != StateRolledBack {
+		t.Errorf("error %v, state %s", err, o.record().Status.State)
+	}
+	// Whose the marks are is not known, so they stay until it is.
+	cm := o.w.cm.DeepCopy()
+	ask(cm, Request{Action: RequestUnlock, By: "ann", Reason: "fixed", At: o.now})
+	cm.ResourceVersion = o.w.next()
+	o.w.cm = cm
+	for range 2 {
+		if _, err := o.pass(); err != nil {
+			t.Error(err)
+		}
+	}
+	if o.record().Lock != nil || o.w.vs.GetAnnotations()[AnnotationState] != string(StateRolledBack) {
+		t.Errorf("locked %+v, marked %v", o.record().Lock, o.w.vs.GetAnnotations())
+	}
+	forbidden = false
+	for range 2 {
+		if _, err := o.pass(); err != nil {
+			t.Error(err)
+		}
+	}
+	if owned(o.w.vs) {
+		t.Errorf("the marks of the rollback stay: %v", o.w.vs.GetAnnotations())
+	}
+}
