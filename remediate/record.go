@@ -148,6 +148,9 @@ type Status struct {
 	NextStep    int           `json:"nextStep,omitempty"`   // weight of the next step of promotion
 	NextAt      time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
 	Requests    int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
+	Failed      int64         `json:"failed,omitempty"`     // those of them that failed
+	Latency     Latency       `json:"latency,omitzero"`     // of them, where the guard has a limit for it
+	Counted     Counted       `json:"counted,omitzero"`     // when these three were; zero: they were not
 	Noted       []string      `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
 	Fresh       bool          `json:"fresh,omitempty"`      // no weight has changed since this build appeared
 	Rolling     bool          `json:"rolling,omitempty"`    // this build's rollout has not been seen complete yet
@@ -165,6 +168,7 @@ type Status struct {
 	Revisions   []Revision    `json:"revisions,omitempty"`  // what ReplicaSets and ControllerRevisions are called as builds, newest last
 	Taken       *Taken        `json:"taken,omitempty"`      // the last lock of another record that became this guard's
 	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
+	Leaving     []Leaving     `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
 
@@ -484,6 +488,7 @@ func (r Record) clone() Record {
 	c.Status.Ladder = slices.Clone(r.Status.Ladder)
 	c.Status.Waited = slices.Clone(r.Status.Waited)
 	c.Status.Splits = slices.Clone(r.Status.Splits)
+	c.Status.Leaving = slices.Clone(r.Status.Leaving)
 	return c
 }
 
