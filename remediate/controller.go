@@ -47,7 +47,7 @@ type Options struct {
 	AskForward func(ctx context.Context, g Guard, s Sides, since time.Time) (Forward, []Alert)
 	// Count returns the canary's requests since a time, and the gaps in the rules
 	// that watch it. Nil: they are not counted.
-	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, Gaps, error)
+	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (Tally, Gaps, error)
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
@@ -588,7 +588,7 @@ func (c *Controller) count(ctx context.Context, s snapshot) Count {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
 		return Count{}
 	}
-	return Count{Known: true, Requests: n, Gaps: gaps}
+	return Count{Known: true, Requests: n.Requests, Failed: n.Failed, Latency: n.Latency, Gaps: gaps}
 }
 
 // View is one guard as a Controller last saw it.

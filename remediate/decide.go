@@ -61,6 +61,8 @@ type Endpoints struct {
 type Forward struct {
 	Err      string // why the alerts, requests or gates could not be asked; empty: all answered
 	Requests int64  // the canary's requests since the last change of weights
+	Failed   int64  // those of them that failed
+	Latency  Latency
 	Gates    []Gate
 	Gaps     Gaps // in the rules that watch the guard
 }
@@ -141,6 +143,8 @@ type Count struct {
 	Asked    bool
 	Known    bool // Prometheus answered
 	Requests int64
+	Failed   int64
+	Latency  Latency
 	Gaps     Gaps // in the rules that watch the guard
 }
 

@@ -148,6 +148,9 @@ type Status struct {
 	NextStep    int           `json:"nextStep,omitempty"`   // weight of the next step of promotion
 	NextAt      time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
 	Requests    int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
+	Failed      int64         `json:"failed,omitempty"`     // those of them that failed
+	Latency     Latency       `json:"latency,omitzero"`     // of them, where the guard has a limit for it
+	Counted     Counted       `json:"counted,omitzero"`     // when these three were; zero: they were not
 	Noted       []string      `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
 	Fresh       bool          `json:"fresh,omitempty"`      // no weight has changed since this build appeared
 	Rolling     bool          `json:"rolling,omitempty"`    // this build's rollout has not been seen complete yet

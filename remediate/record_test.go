@@ -30,6 +30,7 @@ func fullRecord() Record {
 		Changed: []Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
 		Status: Status{State: StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
 			Paused: &Pause{By: "ann", Reason: "x", At: at}, PausedOnVS: true, Disarmed: &Disarm{By: "ann", Reason: "x", At: at, Until: at.Add(time.Hour)}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
+			Failed: 2, Latency: Latency{Quantile: 0.95, Millis: 250, Above: true}, Counted: Counted{Since: at.Add(-time.Minute), At: at},
 			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
 			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4, Splits: []string{"0123456789abcdef"}, Leaving: []Leaving{{"orders-mesh", "forbidden"}}, CompletedAt: at,
 			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Moving: &Moving{To: 9, From: 5, Step: 9, At: at, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Refused: "no"}, UnlockedAt: at.Add(-2 * time.Hour),

@@ -344,7 +344,11 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	line("Promotion", ladder(s))
 	line("Next step", nextLine(s, now))
 	if s.Requests > 0 {
-		line("Requests", fmt.Sprintf("%d of the canary since the weights changed", s.Requests))
+		failed := ""
+		if !s.Counted.At.IsZero() {
+			failed = fmt.Sprintf(", %d failed%s", s.Failed, orNothing(", ", latencyText(s.Latency)))
+		}
+		line("Requests", fmt.Sprintf("%d of the canary since the weights changed%s", s.Requests, failed))
 	}
 	if q := r.Request; q != nil {
 		line("Asked for", fmt.Sprintf("%s by %s at %s: %s", q.Action, q.By, q.At.UTC().Format(time.RFC3339), q.Reason))
