@@ -78,7 +78,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	revisions := own(resourceRevisions, &appsv1.ControllerRevision{}, listWatch(apps.ControllerRevisions(o.Namespace), ""))
 	endpoints := own(resourceSlices, &discoveryv1.EndpointSlice{}, listWatch(o.Client.DiscoveryV1().EndpointSlices(o.Namespace), ""))
 	rules := i.istio.informer(resourceDestinationRules, health(resourceDestinationRules), hostIndexers(o.Namespace, o.Domain))
-	vs := i.istio.informer(resourceVirtualServices, health(resourceVirtualServices), nil)
+	vs := i.istio.informer(resourceVirtualServices, health(resourceVirtualServices), destinationIndexers(o.Namespace, o.Domain))
 	i.mesh = []cache.SharedIndexInformer{rules, vs}
 
 	must := func(err error) {
@@ -142,6 +142,9 @@ func (i *informers) handle(inf cache.SharedIndexInformer) cache.InformerSynced {
 		UpdateFunc: func(old, now any) {
 			if sameVersion(old, now) {
 				return
+			}
+			if _, ok := old.(*unstructured.Unstructured); ok {
+				tell(old) // what it led to
 			}
 			tell(now)
 		},
@@ -272,9 +275,13 @@ func (i *informers) of(obj any) []string {
 		defer i.mu.RUnlock()
 		return i.byDR[o.name]
 	case *unstructured.Unstructured:
+		var out []string
+		for _, service := range destinationsOf(o, i.namespace, i.domain) { // it may lead to a canary whose guard does not have it
+			out = append(out, i.ofService(service)...)
+		}
 		i.mu.RLock()
 		defer i.mu.RUnlock()
-		return i.byVS[o.GetName()]
+		return append(out, i.byVS[o.GetName()]...)
 	case *corev1.ConfigMap:
 		return i.ofRecord(o)
 	}

@@ -338,6 +338,8 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
 	line("Not watched", s.Unwatched)
+	line("Not guarded", strings.Join(s.Unguarded, ", "))
+	line("Others' locks", strings.Join(s.ForeignLocks, ", "))
 	line("Promotion", ladder(s))
 	line("Next step", nextLine(s, now))
 	if s.Requests > 0 {
