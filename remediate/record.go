@@ -91,6 +91,10 @@ type Record struct {
 	History []HistoryEntry // oldest first
 	Request *Request
 
+	// Unreadable is what of it cannot be read, and why, as ReadRecordOf has found.
+	// It is not written.
+	Unreadable []string
+
 	// past is the JSON of the entries before those of History, as the ConfigMap
 	// has it: each pass over a guard would else take apart and put together again
 	// what happened days ago. Empty: History has them all.
@@ -523,4 +527,22 @@ func ParseRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
 		return Record{}, err
 	}
 	return ParseRecord(cm)
+}
+
+// ReadRecordOf is ReadRecord of a ConfigMap that was read by a record's name.
+func ReadRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
+	if err := checkForeign(guard, cm); err != nil {
+		return Record{}, err
+	}
+	r, bad := ReadRecord(cm)
+	r.Unreadable = bad
+	return r, nil
+}
+
+// UnreadableError names the keys of a record that cannot be read; nil: all can.
+func (r Record) UnreadableError(namespace, guard string) error {
+	if len(r.Unreadable) == 0 {
+		return nil
+	}
+	return fmt.Errorf("read record %s/%s: %s", namespace, RecordName(guard), strings.Join(r.Unreadable, "; "))
 }

@@ -96,6 +96,9 @@ func (o gateOptions) check() error {
 // gate follows the guard's record until watcher has an answer.
 func (a *app) gate(ctx context.Context, c *cluster, guard string, o gateOptions) error {
 	r, err := c.record(ctx, guard)
+	if r != nil && err == nil {
+		err = r.UnreadableError(c.namespace, guard)
+	}
 	if err != nil {
 		return orUnknown(fmt.Errorf("could not tell: %w", err))
 	}
@@ -114,7 +117,10 @@ func (a *app) gate(ctx context.Context, c *cluster, guard string, o gateOptions)
 			ok, why, _, err := c.look(ctx, &p)
 			w.look(&p, ok, why, err, now)
 		}
-		if r != nil {
+		if r != nil && readErr == nil {
+			readErr = r.UnreadableError(c.namespace, guard)
+		}
+		if r != nil && readErr == nil {
 			w.last = *r
 		}
 		var next time.Duration
