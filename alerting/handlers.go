@@ -34,7 +34,12 @@ var errUnready = errors.New("not ready")
 // are shown to whoever asks.
 type MissingError struct{ Names []string }
 
-func (e *MissingError) Error() string { return "missing: " + strings.Join(e.Names, ", ") }
+func (e *MissingError) Error() string {
+	if len(e.Names) == 0 {
+		return "starting"
+	}
+	return "missing: " + strings.Join(e.Names, ", ")
+}
 
 // laneError is an error on one of the receiving lanes.
 type laneError struct {
@@ -290,6 +295,8 @@ func (s *Server) handleError(err error, c echo.Context) {
 		log(s.log.Debug)
 	case code >= http.StatusInternalServerError:
 		log(s.log.Error)
+		// The next try is on a connection of its own, which may lead to a replica that fares better.
+		c.Response().Header().Set("Connection", "close")
 	default:
 		log(s.log.Warn)
 	}

@@ -72,6 +72,12 @@ func (m Matchers) Selects(values map[string][]string) bool {
 	return true
 }
 
+// Allows says whether an alert whose label has this value can be selected, as far
+// as that label goes.
+func (m Matchers) Allows(label, value string) bool {
+	return !slices.ContainsFunc(m.list, func(one *labels.Matcher) bool { return one.Name == label && !one.Matches(value) })
+}
+
 // Equal is m and, for each of these labels, that it has this value.
 func (m Matchers) Equal(values map[string]string) Matchers {
 	list := slices.Clone(m.list)

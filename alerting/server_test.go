@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"strings"
 	"testing"
@@ -166,6 +167,42 @@ func TestABodyThatComesTooSlowlyIsToBeSentAgain(t *testing.T) {
 	request.ContentLength = int64(len(oneAlert))
 	if status, answer := exchange(t, request); status != http.StatusServiceUnavailable {
 		t.Errorf("got %d %s, want 503", status, answer)
+	}
+}
+
+func TestAfterAFailureTheNextTryIsOnAConnectionOfItsOwn(t *testing.T) {
+	fails := true
+	kept := &sink{accept: func(context.Context, Lane, []Alert) error {
+		if fails {
+			return errors.New("the API server is down")
+		}
+		return nil
+	}}
+	opts, _ := options(t, kept)
+	server := run(t, opts)
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	reused := func() (again bool) {
+		request := post(t, server, "/webhook", bearer, strings.NewReader(oneAlert))
+		trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { again = c.Reused }}
+		response, err := transport.RoundTrip(request.WithContext(httptrace.WithClientTrace(t.Context(), trace)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if _, err := io.Copy(io.Discard, response.Body); err != nil {
+			t.Fatal(err)
+		}
+		return again
+	}
+	reused()
+	if reused() {
+		t.Error("the connection of a call that failed was used again: it leads to the same replica")
+	}
+	fails = false
+	reused()
+	if !reused() {
+		t.Error("the connection of a call that was accepted was not used again")
 	}
 }
 

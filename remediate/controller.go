@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
@@ -27,8 +28,11 @@ type Options struct {
 
 	Namespace string
 	Identity  string // unique among replicas, a DNS label: the pod's name
-	Instance  string // the same for all replicas of one guardian, a label's value; empty: DefaultInstance
-	Domain    string // of the cluster; empty: cluster.local
+	// PodUID is that of the pod of this name in Namespace, which this replica's
+	// Lease goes with when it is deleted. Empty: there is none.
+	PodUID   types.UID
+	Instance string // the same for all replicas of one guardian, a label's value; empty: DefaultInstance
+	Domain   string // of the cluster; empty: cluster.local
 	// User is guardian's own until the API server has told which it is. Empty:
 	// not known.
 	User   string
@@ -43,7 +47,7 @@ type Options struct {
 	AskForward func(ctx context.Context, g Guard, s Sides, since time.Time) (Forward, []Alert)
 	// Count returns the canary's requests since a time, and the gaps in the rules
 	// that watch it. Nil: they are not counted.
-	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, Gaps, error)
+	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (Tally, Gaps, error)
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
@@ -196,6 +200,7 @@ func (c *Controller) SetGuards(guards []Guard) {
 			c.r.past.forget(name)
 			c.r.done.forget(name)
 			c.r.unrecorded.forget(name)
+			c.r.later.forget(name)
 			c.slow.Forget(name)
 			c.o.Metrics.stop(name)
 		}
@@ -583,7 +588,7 @@ func (c *Controller) count(ctx context.Context, s snapshot) Count {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
 		return Count{}
 	}
-	return Count{Known: true, Requests: n, Gaps: gaps}
+	return Count{Known: true, Requests: n.Requests, Failed: n.Failed, Latency: n.Latency, Gaps: gaps}
 }
 
 // View is one guard as a Controller last saw it.

@@ -61,6 +61,8 @@ type Endpoints struct {
 type Forward struct {
 	Err      string // why the alerts, requests or gates could not be asked; empty: all answered
 	Requests int64  // the canary's requests since the last change of weights
+	Failed   int64  // those of them that failed
+	Latency  Latency
 	Gates    []Gate
 	Gaps     Gaps // in the rules that watch the guard
 }
@@ -99,6 +101,15 @@ type Input struct {
 	// Gone says which of the guard's VirtualServices do not exist; empty: all do.
 	Gone string
 
+	// FormerGone are VirtualServices that the lock covers, the configuration
+	// does not have any more, and that do not exist.
+	FormerGone []string
+	// Unread are those of them, or of those that are to be given back, that
+	// guardian may not read.
+	Unread []Leaving
+	// LeaveAt is when what could not be given back is tried again.
+	LeaveAt time.Time
+
 	// Unrecorded is the lock of a rollback that was done and could not be
 	// recorded. Nil: there is none.
 	Unrecorded *Lock
@@ -133,6 +144,8 @@ type Count struct {
 	Asked    bool
 	Known    bool // Prometheus answered
 	Requests int64
+	Failed   int64
+	Latency  Latency
 	Gaps     Gaps // in the rules that watch the guard
 }
 
@@ -199,6 +212,9 @@ type Decision struct {
 	WantCount bool
 	// Release says that field ownership of a past rollback is to be given up.
 	Release bool
+	// Leave says that VirtualServices which the configuration does not have any
+	// more are to be given back.
+	Leave bool
 	// Requeue is when to look again even if nothing happens; 0: no need.
 	Requeue time.Duration
 	// Added is what this decision appended to the history.
@@ -255,7 +271,7 @@ func Decide(in Input, now time.Time) Decision {
 	}
 	d.finish()
 	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
-		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Requeue: d.requeue,
+		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Leave: d.leave, Requeue: d.requeue,
 		Added: d.rec.History[len(in.Record.History):], Then: d.then, Marks: d.marks, Signal: d.signal, Doubt: d.doubt}
 }
 
@@ -279,6 +295,7 @@ type decider struct {
 	wantForward bool
 	wantCount   bool
 	release     bool
+	leave       bool
 	requeue     time.Duration
 	asked       *Request // rollback or promote, still to be done
 	climbed     bool     // the ladder has been looked at
@@ -335,6 +352,7 @@ func (d *decider) observe() {
 			s.MovedAt = d.now // until now the build before has answered as well
 		}
 	}
+	d.observeLeaving()
 	d.observeSplits(first)
 	d.observeWeight(first)
 	d.observeBuilds()
@@ -559,6 +577,9 @@ func (d *decider) lift(event, by, why string) {
 	d.rec.Status.LiftedAt = d.now
 	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
 		d.rec.Status.LiftedAt = d.rec.Lock.Since
+	}
+	for _, name := range d.rec.former(d.in.Guard) {
+		d.rec.Status.leave(name)
 	}
 	d.rec.Lock = nil
 	d.rec.denies(nil, nil, Rollback{})
@@ -822,6 +843,7 @@ func (d *decider) block(why string) {
 // open decides for a guard that is not locked.
 func (d *decider) open() {
 	d.giveBack()
+	d.letGo()
 	if q := d.asked; q != nil && q.Action == RequestRollback {
 		d.asked = nil
 		d.rollBack(Lock{By: q.By, Reason: cmp.Or(q.Reason, "asked for by "+q.By)}, ReasonPerson)
@@ -943,7 +965,7 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 	}()
 	g := d.in.Guard
 	d.reason, d.text = reason, l.Reason
-	d.release = false
+	d.release, d.leave = false, false
 	why := d.unsafe()
 	if !d.exposed() {
 		why = "" // nothing has to move
@@ -1001,7 +1023,7 @@ func (d *decider) finish() {
 		if d.in.Leads || d.was.Lock == nil || len(d.was.VirtualServices) == 0 || len(d.was.Deny) == 0 {
 			// Replicas may have different configurations for a while: once it is
 			// said, it is the lease holder's.
-			d.rec.VirtualServices = slices.Clone(d.in.Guard.VirtualServices)
+			d.rec.VirtualServices = slices.Concat(d.in.Guard.VirtualServices, d.former())
 			if len(d.in.Deny) > 0 {
 				d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
 			}

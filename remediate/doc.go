@@ -248,6 +248,17 @@
 // back what its own record says, and marks and ownership go with the last lock
 // that names the VirtualService.
 //
+// A VirtualService that is taken from the guard's list while it is locked stays
+// guarded until the lock is lifted: it is in the lock's list (Record.VirtualServices),
+// and whoever gives the canary traffic there is reverted or refused as before. Then,
+// and whenever else one has left the list, the lease holder gives it back as above
+// and takes its lock, marks and ownership off (Status.Leaving): the list of
+// the configuration, that of the lock and the remembered changes count together.
+// Its split stays where it is, routes of everybody that were led to stable stay
+// there, and no step touches it. What does not exist any more is forgotten. What
+// guardian may not write any more is told, kept on the record and tried again each
+// minute; the guard's other VirtualServices do not wait for it.
+//
 // # Attribution
 //
 // An alert counts against the present build when it began no earlier than that

@@ -20,8 +20,10 @@ type snapshot struct {
 	record   *corev1.ConfigMap // nil: none yet
 	stored   Record            // what record says
 	services []*unstructured.Unstructured
-	held     map[string]bool // those of them that another guard's lock names; not looked at while this guard stays locked
-	beside   map[string]bool // those that have testers' routes alone, where another leads everybody somewhere
+	held     map[string]bool                       // those of them that another guard's lock names; not looked at while this guard stays locked
+	former   map[string]bool                       // those of them that the lock covers and the configuration does not have any more
+	leaving  map[string]*unstructured.Unstructured // to be given back, for the same reason; nil: does not exist
+	beside   map[string]bool                       // those that have testers' routes alone, where another leads everybody somewhere
 	// who serves the two sides, for rules that need names
 	sides  Sides
 	known  *inspections
@@ -44,6 +46,7 @@ type Side struct {
 	Labels    map[string]string // the subset's labels; nil for a host of its own
 	Workloads []string          // names of Deployments, Rollouts, StatefulSets, …, sorted
 	Waiting   map[string]int64  // reason → containers that it keeps from starting
+	Absent    string            // why there is no such destination; empty: there is, or stable's tells
 }
 
 // gather reads all that one guard's decision needs. A record that cannot be
@@ -59,14 +62,16 @@ func gather(ctx context.Context, r reader, g Guard, domain, user string, known *
 	s.input.Record = s.stored
 	status := &s.input.Record.Status
 	status.Orphaned = time.Time{} // who looks at it now looks after it
-	status.Moves = &Moves{VirtualServices: g.VirtualServices, Stable: g.Stable.String(), Canary: g.Canary.String()}
+	if status.Moves == nil {
+		status.Moves = moves(g)
+	}
 	if err := s.gatherPair(ctx, r, domain); err != nil {
 		return s, err
 	}
 	if err := s.gatherTraffic(ctx, r); err != nil {
 		return s, err
 	}
-	return s, nil
+	return s, s.gatherLeaving(ctx, r)
 }
 
 // cannotRead is unreadable, and keeps the error for those to whom a snapshot
@@ -123,6 +128,7 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 		}
 	}
 	if absent != "" {
+		s.sides.Canary.Absent = absent
 		return nil // a canary that is not there is no build
 	}
 	if rule != nil && g.Canary.Host == "" {
@@ -294,6 +300,12 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		s.services = append(s.services, vs)
 		all = append(all, found)
 	}
+	configured := len(s.services)
+	former, err := s.gatherFormer(ctx, r)
+	if err != nil {
+		return err
+	}
+	all = append(all, former...)
 	s.putBeside(all)
 	for i, vs := range s.services {
 		if s.beside[vs.GetName()] {
@@ -303,7 +315,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		in.Traffic = in.Traffic.merge(all[i].traffic)
 		in.Testers = in.Testers.merge(all[i].testers)
 	}
-	if len(s.services) == 0 {
+	if configured == 0 {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
 	}
 	in.Gone = strings.Join(missing, "; ")
@@ -426,6 +438,9 @@ func (s *snapshot) reach(weight int) (Traffic, error) {
 	var all Traffic
 	var passed error
 	for _, vs := range s.services {
+		if s.former[vs.GetName()] {
+			continue
+		}
 		o := s.options(s.input.Record, vs.GetName())
 		w, err := Rewrite(vs.Object, s.pair, weight, o, s.input.Record.Changed)
 		var unsafe *UnsafeError

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -143,10 +144,10 @@ func (i *informers) handle(inf cache.SharedIndexInformer) cache.InformerSynced {
 			if sameVersion(old, now) {
 				return
 			}
-			if _, ok := old.(*unstructured.Unstructured); ok {
-				tell(old) // what it led to
-			}
 			tell(now)
+			if vs, ok := old.(*unstructured.Unstructured); ok {
+				tell(vs) // its lock, or the way to a canary, may have been lost with this very change
+			}
 		},
 		DeleteFunc: tell,
 	})
@@ -281,11 +282,25 @@ func (i *informers) of(obj any) []string {
 		}
 		i.mu.RLock()
 		defer i.mu.RUnlock()
-		return append(out, i.byVS[o.GetName()]...)
+		return append(out, i.ofVirtualService(o)...)
 	case *corev1.ConfigMap:
 		return i.ofRecord(o)
 	}
 	return nil
+}
+
+// ofVirtualService finds the guards that have a VirtualService, or whose lock
+// stands on one that they do not have any more.
+func (i *informers) ofVirtualService(vs *unstructured.Unstructured) []string {
+	out := slices.Clip(i.byVS[vs.GetName()])
+	for key := range vs.GetAnnotations() {
+		if guard, ok := strings.CutPrefix(key, AnnotationLock); ok && !slices.Contains(out, guard) {
+			if _, ok := i.guards[guard]; ok {
+				out = append(out, guard)
+			}
+		}
+	}
+	return out
 }
 
 func (i *informers) ofRecord(cm *corev1.ConfigMap) []string {

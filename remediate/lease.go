@@ -12,6 +12,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -99,6 +100,7 @@ type leases struct {
 	kube      kubernetes.Interface
 	namespace string
 	identity  string
+	podUID    types.UID // of the pod called identity; may be empty
 	instance  string
 	heartbeat func() time.Time
 	// alertmanager is heartbeat of what came that way; may be nil
@@ -117,7 +119,7 @@ type leases struct {
 }
 
 func newLeases(o Options) *leases {
-	return &leases{kube: o.Client, namespace: o.Namespace, identity: o.Identity, instance: o.Instance, heartbeat: o.Heartbeat, alertmanager: o.HeartbeatByAlertmanager, now: o.Now, log: o.Logger, metrics: o.Metrics}
+	return &leases{kube: o.Client, namespace: o.Namespace, identity: o.Identity, podUID: o.PodUID, instance: o.Instance, heartbeat: o.Heartbeat, alertmanager: o.HeartbeatByAlertmanager, now: o.Now, log: o.Logger, metrics: o.Metrics}
 }
 
 func (l *leases) leads() bool { return l.leading.Load() }
@@ -274,6 +276,9 @@ func (l *leases) alive(lease *coordinationv1.Lease) *coordinationv1.Lease {
 	lease.Labels["app.kubernetes.io/name"] = "guardian"
 	lease.Labels[LabelReplica] = "true"
 	lease.Labels[LabelInstance] = l.instance
+	if l.podUID != "" { // a replica that was killed, or lost its rights before it ended, cannot remove it
+		lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: l.identity, UID: l.podUID}}
+	}
 	if lease.Annotations == nil {
 		lease.Annotations = map[string]string{}
 	}

@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 )
@@ -106,6 +107,23 @@ func TestALeaseThatSomebodyElseWroteOrRemovedIsRenewed(t *testing.T) {
 	n.must(err)
 	if !got.Spec.RenewTime.Time.Equal(n.now) {
 		t.Errorf("renewed at %s, want %s", got.Spec.RenewTime, n.now)
+	}
+}
+
+func TestALeaseGoesWithItsPod(t *testing.T) {
+	n := newNeighbours(t)
+	for _, uid := range []types.UID{"", "9a7c"} {
+		l := n.replica("a", "guardian", 0)
+		l.podUID = uid
+		n.must(l.renew(t.Context()))
+		got, err := n.kube.CoordinationV1().Leases(testNamespace).Get(t.Context(), ReplicaLease("a"), metav1.GetOptions{})
+		n.must(err)
+		switch owners := got.OwnerReferences; {
+		case uid == "" && len(owners) != 0:
+			t.Errorf("outside a cluster: owners %v", owners)
+		case uid != "" && (len(owners) != 1 || owners[0].Kind != "Pod" || owners[0].Name != "a" || owners[0].UID != uid):
+			t.Errorf("owners %v, want the pod", owners)
+		}
 	}
 }
 

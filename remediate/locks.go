@@ -209,6 +209,9 @@ func (d *decider) lockText() string {
 	if d.in.Stable.Overlap != "" {
 		text += "; " + d.in.Stable.Overlap
 	}
+	for _, u := range d.in.Unread {
+		text += "; VirtualService " + u.VirtualService + ", which the lock covers, " + u.Why
+	}
 	if d.rec.Lock.Kind == LockBuild && len(d.in.Canary.Untold) > 0 {
 		text += "; " + d.in.Canary.untold()
 	}

@@ -95,7 +95,7 @@ func TestAVirtualServiceThatIsNotGuardedIsToldAtOnce(t *testing.T) {
 	create("mesh", `{hosts: [orders-service], http: [{route: [{destination: {host: orders-service, subset: v1}, weight: 70}, {destination: {host: orders-service, subset: v2}, weight: 30}]}]}`)
 	mesh := "VirtualService " + r.ns + "/mesh (30%)"
 	is("a second split", mesh)
-	create("all", `{hosts: [y], http: [{route: [{destination: {host: orders-service}}]}]}`)
+	create("all", `{hosts: [z], http: [{route: [{destination: {host: orders-service}}]}]}`)
 	all := "VirtualService " + r.ns + "/all (its host without a subset)"
 	is("the host without a subset", all, mesh)
 

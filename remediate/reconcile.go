@@ -59,6 +59,7 @@ type reconciler struct {
 	past         *histories
 	done         confirmed
 	unrecorded   unrecorded
+	later        postponed // what could not be given back
 
 	user      func() string // guardian's own, as the API server knows it; empty: not known yet
 	leads     func() bool
@@ -266,7 +267,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 	if err != nil {
 		return Input{}, s, err
 	}
-	if s.input.Owned && (s.input.Record.Lock == nil || ask.live) { // a rollback pays nothing for it
+	if (s.input.Owned || len(s.leaving) > 0) && (s.input.Record.Lock == nil || ask.live) { // a rollback pays nothing for it
 		if err := s.gatherHeld(ctx, from); err != nil {
 			return Input{}, s, err
 		}
@@ -281,6 +282,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 	s.input.Watched = r.watch.read(g.Name, moveOf(s.input.Record.Status), r.now())
 	s.input.Count, s.input.Busy = ask.count, ask.busy
 	s.input.Unrecorded = r.unrecorded.of(g.Name, s.stored)
+	s.input.LeaveAt = r.later.of(g.Name)
 	s.input.Leads = r.leads()
 	s.input.Live = ask.live && s.input.Leads
 	if s.input.Live && ask.forward {
@@ -450,6 +452,9 @@ func lockChanges(todo []change, s snapshot, want Record, user string) []change {
 	guard := s.input.Guard.Name
 	todo = slices.Clone(todo)
 	for _, vs := range s.services {
+		if s.former[vs.GetName()] && !slices.Contains(want.VirtualServices, vs.GetName()) {
+			continue // see leave
+		}
 		i := slices.IndexFunc(todo, func(c change) bool { return c.vs == vs })
 		if i < 0 || len(todo[i].ops) == 0 {
 			if foreignLock(vs, guard, user) {
@@ -479,7 +484,11 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 		want.Request = nil
 	}
 	want.History = append(slices.Clone(want.History), d.Then...)
-	if d.Move == MoveRestore || d.Move == MoveForward || d.Reason == ReasonPerson || len(d.Then) > 0 {
+	var again error
+	if d.Leave {
+		again = r.leave(ctx, s, &d, &want)
+	}
+	if d.Move == MoveRestore || d.Move == MoveForward || d.Reason == ReasonPerson || d.Leave || len(d.Then) > 0 {
 		if !sameRecord(cm, want) {
 			if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, want); err != nil {
 				return err
@@ -491,7 +500,7 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 	}
 	if d.Release {
 		for _, vs := range s.services {
-			if s.held[vs.GetName()] {
+			if s.held[vs.GetName()] || s.former[vs.GetName()] {
 				continue
 			}
 			if err := r.store.release(ctx, vs.GetName()); err != nil {
@@ -499,7 +508,7 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 			}
 		}
 	}
-	return nil
+	return again
 }
 
 // canWait says that all there is to write is how a rollback of a moment ago
@@ -557,6 +566,9 @@ func plan(s snapshot, d Decision) ([]change, error) {
 	var todo []change
 	var passed error
 	for _, vs := range s.services {
+		if d.Move != MoveStable && s.former[vs.GetName()] {
+			continue // it was guarded until the lock was lifted: see leave
+		}
 		w, _, err := rewrite(vs.Object, s.pair, weight, s.options(d.Record, vs.GetName()), d.Record.Changed)
 		var unsafe *UnsafeError
 		if errors.As(err, &unsafe) && d.Move != MoveStable {
@@ -588,7 +600,7 @@ func (s snapshot) spoken(vs *unstructured.Unstructured, m Move) bool {
 func marks(s snapshot, d Decision) []change {
 	var todo []change
 	for _, vs := range s.services {
-		if ops := annotate(vs, d); len(ops) > 0 && !s.spoken(vs, d.Move) {
+		if ops := annotate(vs, d); len(ops) > 0 && !s.spoken(vs, d.Move) && !s.former[vs.GetName()] {
 			todo = append(todo, change{vs: vs, ops: ops})
 		}
 	}

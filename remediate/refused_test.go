@@ -25,6 +25,8 @@ type lonely struct {
 	refuse func(write string, ops []Op) (error, bool)
 	told   []string // events, in the order in which they were told
 	writes []string
+
+	patching string // the VirtualService that is being patched
 }
 
 func newLonely(t *testing.T, weight int) *lonely {
@@ -34,6 +36,7 @@ func newLonely(t *testing.T, weight int) *lonely {
 	o.ci(weight)
 	store := &worldStore{w: o.w, before: func(string) error { return nil }, after: func(write string) error { o.writes = append(o.writes, write); return nil },
 		answer: func(write string, ops []Op) (error, bool) { return o.refuse(write, ops) }}
+	store.patching = func(name string) { o.patching = name }
 	o.rec = &reconciler{
 		cached: worldReader{world: o.w, saw: &o.saw}, live: worldReader{world: o.w, saw: &o.saw}, store: store, now: func() time.Time { return o.now }, domain: "cluster.local",
 		user: func() string { return guardianUser }, leads: func() bool { return true },

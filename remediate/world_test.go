@@ -31,18 +31,19 @@ var (
 // A replica's cache is an older copy of it.
 type world struct {
 	cm       *corev1.ConfigMap
-	vs       *unstructured.Unstructured // nil: deleted
-	template int                        // the canary Deployment's pod template; 0: no Deployment
-	made     map[int]time.Time          // when a template first appeared
-	pods     []int                      // templates of the canary's pods
-	lives    []life                     // of each of them; shorter: it is as old as its template, and ready
-	kind     string                     // what owns the pods: a Deployment if empty, a StatefulSet or an Argo Rollout
-	noise    int                        // how often the template was changed in a way that is no build; it was the last time when it is not 0
-	present  int                        // the last template that was not 0
-	since    time.Time                  // when it came to be the present one
-	stable   int                        // ready endpoints of stable
-	noSubset bool                       // the DestinationRule has lost stable's subset
-	foreign  *corev1.ConfigMap          // the record of another guard; nil: there is none
+	vs       *unstructured.Unstructured            // nil: deleted
+	others   map[string]*unstructured.Unstructured // further ones, by name
+	template int                                   // the canary Deployment's pod template; 0: no Deployment
+	made     map[int]time.Time                     // when a template first appeared
+	pods     []int                                 // templates of the canary's pods
+	lives    []life                                // of each of them; shorter: it is as old as its template, and ready
+	kind     string                                // what owns the pods: a Deployment if empty, a StatefulSet or an Argo Rollout
+	noise    int                                   // how often the template was changed in a way that is no build; it was the last time when it is not 0
+	present  int                                   // the last template that was not 0
+	since    time.Time                             // when it came to be the present one
+	stable   int                                   // ready endpoints of stable
+	noSubset bool                                  // the DestinationRule has lost stable's subset
+	foreign  *corev1.ConfigMap                     // the record of another guard; nil: there is none
 	version  int
 }
 
@@ -65,6 +66,7 @@ func (w *world) copy() *world {
 	c := *w
 	c.pods, c.lives = slices.Clone(w.pods), slices.Clone(w.lives)
 	c.made = maps.Clone(w.made)
+	c.others = maps.Clone(w.others)
 	return &c
 }
 
@@ -72,8 +74,23 @@ func (w *world) next() string { w.version++; return strconv.Itoa(w.version) }
 
 func (w *world) record(context.Context, string) (*corev1.ConfigMap, error) { return w.cm, nil }
 
-func (w *world) virtualService(context.Context, string) (*unstructured.Unstructured, error) {
-	return w.vs, nil
+func (w *world) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
+	if name == "orders-service" {
+		return w.vs, nil
+	}
+	return w.others[name], nil
+}
+
+// put stores a VirtualService.
+func (w *world) put(vs *unstructured.Unstructured) {
+	if vs.GetName() == "orders-service" {
+		w.vs = vs
+		return
+	}
+	if w.others == nil {
+		w.others = map[string]*unstructured.Unstructured{}
+	}
+	w.others[vs.GetName()] = vs
 }
 
 func (w *world) destinationRule(context.Context, string) (*keptRule, error) {
@@ -354,6 +371,8 @@ type worldStore struct {
 	answer func(write string, ops []Op) (err error, in bool) // what the API server says instead of taking a write; nil: it takes all
 	stored func(old, cm *corev1.ConfigMap)                   // a record was written; may be nil
 	moved  func(vs *unstructured.Unstructured)               // a VirtualService was written; may be nil
+
+	patching func(name string) // a VirtualService is to be written; may be nil
 }
 
 func (s *worldStore) around(write string, ops []Op, do func() error) error {
@@ -398,11 +417,14 @@ func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.Co
 }
 
 func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (now *unstructured.Unstructured, err error) {
+	if s.patching != nil {
+		s.patching(vs.GetName())
+	}
 	return now, s.around("traffic", ops, func() error {
-		if s.w.vs == nil || s.w.vs.GetResourceVersion() != vs.GetResourceVersion() {
+		before, _ := s.w.virtualService(context.Background(), vs.GetName())
+		if before == nil || before.GetResourceVersion() != vs.GetResourceVersion() {
 			return fmt.Errorf("VirtualService: %w", errConflict)
 		}
-		before := s.w.vs
 		after, err := applyOps(before, ops)
 		if err != nil {
 			return err
@@ -414,7 +436,7 @@ func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Uns
 		if s.check != nil {
 			s.check(before, after, manager)
 		}
-		s.w.vs = after
+		s.w.put(after)
 		now = after
 		if s.moved != nil {
 			s.moved(after)
@@ -423,15 +445,16 @@ func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Uns
 	})
 }
 
-func (s *worldStore) release(context.Context, string) error {
+func (s *worldStore) release(_ context.Context, name string) error {
 	return s.around("release", nil, func() error {
-		if s.w.vs == nil {
+		before, _ := s.w.virtualService(context.Background(), name)
+		if before == nil {
 			return nil
 		}
-		after := s.w.vs.DeepCopy()
+		after := before.DeepCopy()
 		after.SetManagedFields(nil)
 		after.SetResourceVersion(s.w.next())
-		s.w.vs = after
+		s.w.put(after)
 		return nil
 	})
 }

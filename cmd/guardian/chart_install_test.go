@@ -32,7 +32,13 @@ type installed struct {
 
 func newInstalled(t *testing.T) *installed {
 	t.Helper()
-	i := &installed{rig: newBareRig(t, controlplane.Shared(t)), helm: newHelm(t)}
+	return newInstalledOn(t, controlplane.Shared(t))
+}
+
+// newInstalledOn is for a control plane that is not as the others' is.
+func newInstalledOn(t *testing.T, plane *controlplane.Plane) *installed {
+	t.Helper()
+	i := &installed{rig: newBareRig(t, plane), helm: newHelm(t)}
 	var err error
 	i.helm.kubeconfig, err = i.plane.Kubeconfig(controlplane.Admin, i.ns)
 	i.must(err)
@@ -103,6 +109,7 @@ func (i *installed) start(name, ready string) *pod {
 			env = append(env, e.Name+"="+name)
 		case e.ValueFrom.FieldRef.FieldPath == "metadata.namespace":
 			env = append(env, e.Name+"="+i.ns)
+		case e.ValueFrom.FieldRef.FieldPath == "metadata.uid": // there is no Pod
 		default:
 			i.t.Fatalf("environment variable %s: this test cannot give it", e.Name)
 		}
@@ -111,12 +118,7 @@ func (i *installed) start(name, ready string) *pod {
 		Name: "guardian", Path: i.binary(), Args: args, Env: env, Ready: func(ctx context.Context) error { return get(ctx, p.metrics+ready) },
 	})
 	i.must(err)
-	i.t.Cleanup(func() {
-		p.Kill()
-		if i.t.Failed() {
-			i.t.Logf("end of the log of %s:\n%s", name, p.Tail(40))
-		}
-	})
+	i.killed(name, p.Process)
 	return p
 }
 
@@ -128,22 +130,6 @@ func (i *installed) mount(p *pod) {
 	i.must(err)
 	i.must(os.WriteFile(p.config+".new", []byte(cm.Data["config.yaml"]), 0o600))
 	i.must(os.Rename(p.config+".new", p.config))
-}
-
-func get(ctx context.Context, url string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return errors.New(response.Status)
-	}
-	return nil
 }
 
 // tellPod sends an alert until it is taken, with the token of the chart's Secret.
@@ -316,6 +302,12 @@ func (i *installed) hasRules(ctx context.Context, want bool) error {
 // as resource/name.
 func (i *installed) objects() map[string]bool {
 	i.t.Helper()
+	return i.objectsBut(func(r metav1.OwnerReference) bool { return r.Name == "guardian" && r.Kind == "Deployment" })
+}
+
+// objectsBut is all that the namespace holds without such an owner.
+func (i *installed) objectsBut(owned func(metav1.OwnerReference) bool) map[string]bool {
+	i.t.Helper()
 	client, err := dynamic.NewForConfig(i.plane.RESTConfig(controlplane.Admin))
 	i.must(err)
 	_, lists, err := i.kube.Discovery().ServerGroupsAndResources()
@@ -331,7 +323,7 @@ func (i *installed) objects() map[string]bool {
 			found, err := client.Resource(gv.WithResource(resource.Name)).Namespace(i.ns).List(i.t.Context(), metav1.ListOptions{})
 			i.must(err)
 			for n := range found.Items {
-				if o := &found.Items[n]; !slices.ContainsFunc(o.GetOwnerReferences(), func(r metav1.OwnerReference) bool { return r.Name == "guardian" && r.Kind == "Deployment" }) {
+				if o := &found.Items[n]; !slices.ContainsFunc(o.GetOwnerReferences(), owned) {
 					out[resource.Name+"/"+o.GetName()] = true
 				}
 			}

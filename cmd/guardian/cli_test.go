@@ -204,6 +204,14 @@ func shifting(weight int, requests int64) remediate.Record {
 	return remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: weight, Requests: requests, Build: "b1"}}
 }
 
+// tallied is shifting, with requests that were counted over a minute.
+func tallied(weight int, requests, failed int64) remediate.Record {
+	r := shifting(weight, requests)
+	at := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	r.Status.Failed, r.Status.Counted = failed, remediate.Counted{Since: at.Add(-time.Minute), At: at}
+	return r
+}
+
 func locked() remediate.Record {
 	return remediate.Record{
 		Lock:    &remediate.Lock{Kind: remediate.LockBuild, Build: "b1", Signal: "error_rate", Alert: "GuardianErrorRate", By: "alert", Reason: "5% of requests failed"},
@@ -269,7 +277,7 @@ func TestGate(t *testing.T) {
 				r := shifting(30, 50)
 				r.Status.State, r.Status.Paused = remediate.StatePaused, &remediate.Pause{By: "bob", Reason: "lunch"}
 				return r
-			}(), code: exitOK, says: "healthy for 1m0s at 30%; guardian takes no step of its own, paused by bob: lunch", took: time.Minute},
+			}(), code: exitOK, says: "; guardian takes no step of its own, paused by bob: lunch", took: time.Minute},
 		"a disarmed guardian cannot tell": {
 			record: disarmed(shifting(30, 50)), code: exitUnknown, says: "disarmed by bob until 2000-01-01T01:00:00Z: game day: nothing would be rolled back"},
 		"a disarmed guardian cannot tell, locked or not": {
@@ -326,13 +334,42 @@ func TestGate(t *testing.T) {
 			}(), setUp: func(b *bench) { b.change(70*time.Second, func(r *remediate.Record) { r.Status.Unwatched = "" }) },
 			code: exitOK, says: "healthy for 1m0s at 30%", took: 70 * time.Second},
 		"for programs": {
-			record: shifting(10, 50), args: []string{"-o", "json"}, code: exitOK,
+			record: tallied(10, 50, 1), args: []string{"-o", "json"}, code: exitOK,
 			says: `"code": 0,
-  "text": "healthy for 1m0s at 10%",
+  "text": "healthy for 1m0s at 10%: 50 requests in 60 s, 1 failed (2%); an error rate of 9.2% or more would have been seen (95%)",
   "state": "shifting",
-  "weight": 10`, took: time.Minute},
+  "weight": 10,
+  "requests": 50,
+  "failed": 1,
+  "ruledOut": 0.09`, took: time.Minute},
 		"a failure for programs": {
 			record: firing(remediate.StatePromoted, 100, remediate.ActionHold), args: []string{"-o", "json"}, code: exitFailed, says: `"code": 1,`},
+		"it waits for a proof": {
+			record: tallied(10, 100, 0), args: []string{"--prove", "2%"},
+			setUp: func(b *bench) { b.change(3*time.Minute, func(r *remediate.Record) { r.Status.Requests = 183 }) },
+			code:  exitOK, says: "183 requests in 60 s, 0 failed; an error rate of 2% or more would have been seen (95%)", took: 3 * time.Minute},
+		"and says at its end what is lacking": {
+			record: tallied(10, 100, 0), args: []string{"--prove", "2%", "--timeout", "5m"}, code: exitUnknown,
+			says: "an error rate of 2% is not ruled out after 5m0s at 10%: 100 requests, 0 failed; 83 more without a failure are lacking", took: 5 * time.Minute},
+		"also by the least number of requests": {
+			record: tallied(10, 300, 0), args: []string{"--prove", "2%", "--min-requests", "1000", "--timeout", "2m"}, code: exitUnknown,
+			says: "700 more without a failure are lacking", took: 2 * time.Minute},
+		"a rollback ends the wait for a proof": {
+			record: tallied(10, 100, 0), args: []string{"--prove", "0.02"},
+			setUp: func(b *bench) { b.change(2*time.Minute, func(r *remediate.Record) { *r = locked() }) },
+			code:  exitFailed, says: "deploy a new build of v2", took: 2 * time.Minute},
+		"a guardian that counts no failures proves nothing": {
+			record: shifting(10, 5000), args: []string{"--prove", "2%", "--timeout", "2m"}, code: exitUnknown,
+			says: "guardian does not say how many requests failed", took: 2 * time.Minute},
+		"nothing is counted any more after the rollback window": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateCompleted, Weight: 100}}, args: []string{"--prove", "2%"}, code: exitUnknown,
+			says: "the rollback window is over, so requests are not counted any more", took: time.Minute},
+		"a proof of nothing": {
+			record: shifting(10, 50), args: []string{"--prove", "200%"}, code: exitUnknown, says: `--prove "200%": want an error rate above 0 and below 100%`},
+		"a proof without traffic": {
+			record: shifting(10, 50), args: []string{"--prove", "2%", "--wait-unlocked"}, code: exitUnknown, says: "there is no traffic to prove anything by"},
+		"a format that there is not": {
+			record: shifting(10, 50), args: []string{"--format", "gitlab"}, code: exitUnknown, says: `--format "gitlab": want github`},
 		"no traffic at all cannot be told": {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, code: exitUnknown, says: "no traffic for 1m0s", took: time.Minute},
 		"time counts from the first traffic": {
@@ -569,7 +606,7 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 		"status without leases":        {args: []string{"status"}, setUp: forbidden("leases"), code: exitUnknown, says: "list guardian's Leases: your user may not"},
 		"rollback without a reason":    {args: []string{"rollback", testGuard}, code: exitUnknown, says: "--reason is empty"},
 		"rollback, reason empty":       {args: []string{"rollback", testGuard, "--reason", ""}, code: exitUnknown, says: "--reason is empty"},
-		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "accepts 1 arg(s)"},
+		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "requires at least 1 arg(s)"},
 		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitUnknown, says: `--output "yaml": want json`},
 		"no such command":              {args: []string{"gates", testGuard}, code: exitUnknown, says: `unknown command "gates"`},
 		"a wrong flag of no command":   {args: []string{"--four"}, code: exitUnknown, says: "unknown flag: --four"},

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // the users' own kubeconfigs
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/canary-guardian/guardian/remediate"
@@ -54,6 +55,9 @@ type cluster struct {
 	dynamic   dynamic.Interface
 	namespace string
 	user      string // as the kubeconfig names it; used where the API server does not tell
+
+	// impersonate is the same connection as another user; nil: there is none.
+	impersonate func(user string) (*cluster, error)
 }
 
 // connect reads the user's kubeconfig; inside a pod, the ServiceAccount.
@@ -73,15 +77,15 @@ func connect(flags clusterFlags) (*cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: namespace: %w", err)
 	}
-	kube, err := kubernetes.NewForConfig(config)
+	c, err := clusterOf(config, namespace)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
+		return nil, err
 	}
-	dyn, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
+	c.impersonate = func(user string) (*cluster, error) {
+		as := rest.CopyConfig(config)
+		as.Impersonate = rest.ImpersonationConfig{UserName: user} // a ServiceAccount's groups follow from its name
+		return clusterOf(as, namespace)
 	}
-	c := &cluster{kube: kube, dynamic: dyn, namespace: namespace}
 	if raw, err := loader.RawConfig(); err == nil {
 		current := raw.CurrentContext
 		if flags.context != "" {
@@ -92,6 +96,18 @@ func connect(flags clusterFlags) (*cluster, error) {
 		}
 	}
 	return c, nil
+}
+
+func clusterOf(config *rest.Config, namespace string) (*cluster, error) {
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
+	}
+	dyn, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
+	}
+	return &cluster{kube: kube, dynamic: dyn, namespace: namespace}, nil
 }
 
 // explain turns what Kubernetes answers into what to do about it.

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -192,7 +193,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	}
 	s.controller, err = remediate.New(remediate.Options{
 		Client: kube, Dynamic: dyn, EventClient: events,
-		Namespace: s.config.Namespace, Identity: identity(), Instance: s.config.Instance, Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
+		Namespace: s.config.Namespace, Identity: identity(), PodUID: podUID(s.config.Namespace), Instance: s.config.Instance, Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
 		Firing: s.bridge.firing, AskForward: s.oracle.askForward, Count: s.oracle.count,
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
@@ -241,6 +242,15 @@ func identity() string {
 		host = "guardian"
 	}
 	return strings.ToLower(fmt.Sprintf("%s-%d", strings.ReplaceAll(host, ".", "-"), os.Getpid()))
+}
+
+// podUID is that of the pod, where it is in the namespace: the owner of an object
+// in another one counts as gone, and the object with it.
+func podUID(namespace string) types.UID {
+	if os.Getenv("POD_NAME") == "" || podNamespace() != namespace {
+		return ""
+	}
+	return types.UID(os.Getenv("POD_UID"))
 }
 
 func (s *service) ready(context.Context) error {

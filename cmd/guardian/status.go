@@ -347,10 +347,17 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	line("Not watched", s.Unwatched)
 	line("Not guarded", strings.Join(s.Unguarded, ", "))
 	line("Others' locks", strings.Join(s.ForeignLocks, ", "))
+	for _, l := range s.Leaving {
+		line("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))
+	}
 	line("Promotion", ladder(s))
 	line("Next step", nextLine(s, now))
 	if s.Requests > 0 {
-		line("Requests", fmt.Sprintf("%d of the canary since the weights changed", s.Requests))
+		failed := ""
+		if !s.Counted.At.IsZero() {
+			failed = fmt.Sprintf(", %d failed%s", s.Failed, orNothing(", ", latencyText(s.Latency)))
+		}
+		line("Requests", fmt.Sprintf("%d of the canary since the weights changed%s", s.Requests, failed))
 	}
 	if q := r.Request; q != nil {
 		line("Asked for", fmt.Sprintf("%s by %s at %s: %s", q.Action, q.By, q.At.UTC().Format(time.RFC3339), q.Reason))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,4 +54,23 @@ func TestARecordThatCannotBeReadAsAWholeIsWorkedOn(t *testing.T) {
 		code, text = b.run("unlock", testGuard, "--reason", "because")
 		wants(code, text, exitOK, "Warning: read record shop/guardian-orders-service: key lock", "unlocked: because")
 	})
+}
+
+func TestAnAlertMatcherThatAsksForAnOldNameIsToldTheNewOne(t *testing.T) {
+	for match, want := range map[string]string{
+		`{alertname="GuardianCanaryWaiting"}`:                         "GuardianCanaryNotStarting",
+		`{alertname="GuardianServiceTrafficFell",severity="warning"}`: "GuardianServiceTrafficDropped",
+		`{alertname="OrdersDown"}`:                                    "",
+	} {
+		c := DefaultConfig()
+		c.Namespace = "shop"
+		g := DefaultGuard(testGuard)
+		g.Alerts.Matchers = []MatcherConfig{{Match: match, Action: "rollback"}}
+		c.Guards = []GuardConfig{g}
+		err := c.Validate()
+		told := err != nil && strings.Contains(err.Error(), "by its old name: it is "+want+" now")
+		if told != (want != "") {
+			t.Errorf("%s: %v", match, err)
+		}
+	}
 }

@@ -258,9 +258,25 @@ func (p *Publisher) apply(ctx context.Context, client dynamic.ResourceInterface,
 	return nil
 }
 
-func (p *Publisher) patch(ctx context.Context, client dynamic.ResourceInterface, o wanted) error {
+// DryRun tries to write what is wanted, as a dry run: nothing changes. The error is
+// what the API server has against it.
+func (p *Publisher) DryRun(ctx context.Context) error {
+	all := p.want.Load()
+	if all == nil {
+		return nil
+	}
+	client := p.Client.Resource(p.Kind.Resource).Namespace(p.Namespace)
+	for _, o := range *all {
+		if err := p.patch(ctx, client, o, metav1.DryRunAll); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Publisher) patch(ctx context.Context, client dynamic.ResourceInterface, o wanted, dryRun ...string) error {
 	force := true
-	if _, err := client.Patch(ctx, o.name, types.ApplyPatchType, o.text, metav1.PatchOptions{FieldManager: FieldManager, Force: &force}); err != nil {
+	if _, err := client.Patch(ctx, o.name, types.ApplyPatchType, o.text, metav1.PatchOptions{FieldManager: FieldManager, Force: &force, DryRun: dryRun}); err != nil {
 		return fmt.Errorf("apply %s: %w", p.named(o.name), err)
 	}
 	return nil

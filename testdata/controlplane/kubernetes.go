@@ -59,10 +59,14 @@ func (p *Plane) runAPIServer(ctx context.Context, path string, port int) (*Proce
 	pool.AppendCertsFromPEM(p.keys.certificate)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
 	defer transport.CloseIdleConnections()
+	var without []string
+	if !p.options.Controllers {
+		without = []string{"--disable-admission-plugins=ServiceAccount"} // no controller creates the accounts that it asks for
+	}
 	return p.family.start(ctx, Program{
 		Name: "kube-apiserver", Path: path,
 		Ready: answers(&http.Client{Transport: transport}, "https://"+address(port)+"/readyz", p.users[0].token),
-		Args: []string{
+		Args: append([]string{
 			"--etcd-servers=" + p.etcdURL,
 			"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port=" + strconv.Itoa(port),
 			"--endpoint-reconciler-type=none",
@@ -73,9 +77,36 @@ func (p *Plane) runAPIServer(ctx context.Context, path string, port int) (*Proce
 			"--service-account-issuer=https://kubernetes.default.svc",
 			"--service-cluster-ip-range=10.96.0.0/16",
 			"--authorization-mode=RBAC", "--token-auth-file=" + p.tokenFile(),
-			"--disable-admission-plugins=ServiceAccount", // no controller creates the accounts that it asks for
-		},
+		}, without...),
 	})
+}
+
+// startControllers starts kube-controller-manager, without what needs real nodes.
+func (p *Plane) startControllers(ctx context.Context) error {
+	path, err := Binary(ctx, "kube-controller-manager")
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := p.Kubeconfig(Admin, "default")
+	if err != nil {
+		return err
+	}
+	_, _, err = onFreePort(ctx, func(ctx context.Context, port int) (*Process, error) {
+		// Its health needs no token, and its certificate is one that it makes up.
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+		defer client.CloseIdleConnections()
+		return p.family.start(ctx, Program{
+			Name: "kube-controller-manager", Path: path, Ready: answers(client, "https://"+address(port)+"/healthz", ""),
+			Args: []string{
+				"--kubeconfig=" + kubeconfig, "--leader-elect=false", "--bind-address=127.0.0.1", "--secure-port=" + strconv.Itoa(port),
+				"--cert-dir=" + filepath.Join(p.family.folder, "controller-certs"),
+				"--root-ca-file=" + p.keys.certificateFile, "--service-account-private-key-file=" + p.keys.accountKeyFile,
+				"--controllers=*,-node-ipam-controller,-node-lifecycle-controller",
+				"--kube-api-qps=1000", "--kube-api-burst=1000",
+			},
+		})
+	})
+	return err
 }
 
 // StopAPIServer kills kube-apiserver, as an outage would; etcd keeps its data. See [Plane.StartAPIServer].

@@ -24,7 +24,7 @@ func (p *Plane) StartOperator(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.completeOperatorDefinitions(ctx); err != nil {
+	if err := p.CompleteOperatorDefinitions(ctx); err != nil {
 		return nil, err
 	}
 	kubeconfig, err := p.Kubeconfig(Admin, "default")
@@ -52,8 +52,9 @@ func (p *Plane) StartOperator(ctx context.Context) (*Process, error) {
 	return operator, err
 }
 
-// completeOperatorDefinitions applies the operator's CRDs that the plane was started without.
-func (p *Plane) completeOperatorDefinitions(ctx context.Context) error {
+// CompleteOperatorDefinitions applies the operator's CRDs that the plane was started without, such as that of Prometheus
+// itself.
+func (p *Plane) CompleteOperatorDefinitions(ctx context.Context) error {
 	root, err := Root()
 	if err != nil {
 		return err

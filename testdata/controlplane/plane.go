@@ -16,6 +16,9 @@ type Options struct {
 	Users []User
 	// WithoutKubernetes leaves etcd and kube-apiserver out, for tests that need Prometheus or Alertmanager alone.
 	WithoutKubernetes bool
+	// Controllers runs kube-controller-manager, and admits Pods by their ServiceAccount: Deployments get Pods, Services
+	// EndpointSlices, owners garbage collection, ServiceAccounts tokens. Nothing runs the Pods: see the package kubelet.
+	Controllers bool
 }
 
 // Plane is a running control plane. Its methods may be called concurrently, but for those that stop and start the
@@ -47,6 +50,11 @@ func Start(ctx context.Context, options Options) (*Plane, error) {
 			return nil, err
 		}
 		if apiServer, err = Binary(ctx, "kube-apiserver"); err != nil {
+			return nil, err
+		}
+	}
+	if options.Controllers { // before anything waits for it
+		if _, err := Binary(ctx, "kube-controller-manager"); err != nil {
 			return nil, err
 		}
 	}
@@ -90,7 +98,10 @@ func (p *Plane) startKubernetes(ctx context.Context, etcd, apiServer string) err
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return p.install(ctx, definitions)
+	if err := p.install(ctx, definitions); err != nil || !p.options.Controllers {
+		return err
+	}
+	return p.startControllers(ctx)
 }
 
 // Stop ends every process of the control plane and removes its folder. It may be called twice.

@@ -27,8 +27,13 @@ type Program struct {
 	Path string
 	// Args without the program's name.
 	Args []string
-	// Env is added to the environment.
+	// Env is added to the environment; with a Root it is the whole of it.
 	Env []string
+	// Root is the folder that the program sees as /, Path included; empty: the machine's. It needs Linux, and root's
+	// rights or unprivileged user namespaces.
+	Root string
+	// User is its uid and gid there, if Root is set.
+	User int
 	// Ready is asked again and again until it returns nil; nil means ready at once. Its last error is reported when it
 	// never does.
 	Ready func(context.Context) error
@@ -60,6 +65,12 @@ func (p *Process) Tail(lines int) string {
 		return err.Error()
 	}
 	return lastLines(string(content), lines)
+}
+
+// ExitCode is that of a process that has ended, and -1 where a signal ended it.
+func (p *Process) ExitCode() int {
+	<-p.ended
+	return p.cmd.ProcessState.ExitCode()
 }
 
 // Signal sends a signal to the process group.
@@ -234,6 +245,12 @@ func (f *family) spawn(program Program) (*Process, error) {
 	p.cmd.Env = append(os.Environ(), program.Env...)
 	p.cmd.Stdout, p.cmd.Stderr = output, output
 	p.cmd.SysProcAttr = childAttributes()
+	if program.Root != "" {
+		p.cmd.Dir, p.cmd.Env = "/", program.Env
+		if err := confine(p.cmd.SysProcAttr, program.Root, program.User); err != nil {
+			return nil, err
+		}
+	}
 
 	started := make(chan error, 1)
 	select {

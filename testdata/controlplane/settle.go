@@ -24,7 +24,8 @@ const readyAnnotation = "controlplane.test/ready"
 
 // Settle does once what the controllers of Deployments, ReplicaSets and EndpointSlices and a kubelet would have done in
 // a namespace by the time a rollout is over: Pods of the present templates run and are ready, those of former templates
-// are gone, and the Services list them. Nothing listens at the Pods' addresses.
+// are gone, and the Services list them. Nothing listens at the Pods' addresses. Where the real controllers run, it
+// waits for them to be done, and for what runs the Pods.
 func (p *Plane) Settle(ctx context.Context, namespace string) error {
 	client, err := p.client()
 	if err != nil {
@@ -36,6 +37,9 @@ func (p *Plane) Settle(ctx context.Context, namespace string) error {
 // settle does the same for the Deployments and Services that a label selector chooses.
 func (p *Plane) settle(ctx context.Context, client kubernetes.Interface, namespace, selector string) error {
 	options := metav1.ListOptions{LabelSelector: selector}
+	if p.options.Controllers {
+		return awaitSettled(ctx, client, namespace, options)
+	}
 	deployments, err := client.AppsV1().Deployments(namespace).List(ctx, options)
 	if err != nil {
 		return fmt.Errorf("settle %s: %w", namespace, err)
@@ -292,4 +296,66 @@ func listEndpoints(ctx context.Context, client kubernetes.Interface, service *co
 		_, err = existing.Create(ctx, slice, metav1.CreateOptions{})
 	}
 	return err
+}
+
+// awaitSettled returns when the real controllers have rolled all Deployments out and the Services list their Pods.
+func awaitSettled(ctx context.Context, client kubernetes.Interface, namespace string, options metav1.ListOptions) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return poll(ctx, func(ctx context.Context) error {
+		deployments, err := client.AppsV1().Deployments(namespace).List(ctx, options)
+		if err != nil {
+			return err
+		}
+		for _, d := range deployments.Items {
+			s, want := d.Status, *d.Spec.Replicas
+			if s.ObservedGeneration != d.Generation || s.Replicas != want || s.UpdatedReplicas != want || s.AvailableReplicas != want {
+				return fmt.Errorf("Deployment %s/%s is not rolled out: %d of %d replicas are up to date, %d available", namespace, d.Name, s.UpdatedReplicas, want, s.AvailableReplicas)
+			}
+		}
+		services, err := client.CoreV1().Services(namespace).List(ctx, options)
+		if err != nil {
+			return err
+		}
+		for i := range services.Items {
+			if err := listsItsPods(ctx, client, &services.Items[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// listsItsPods says whether a Service's EndpointSlices have the ready Pods that it selects, and no others.
+func listsItsPods(ctx context.Context, client kubernetes.Interface, service *corev1.Service) error {
+	if len(service.Spec.Selector) == 0 {
+		return nil
+	}
+	pods, err := client.CoreV1().Pods(service.Namespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(service.Spec.Selector).String()})
+	if err != nil {
+		return err
+	}
+	slices, err := client.DiscoveryV1().EndpointSlices(service.Namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service.Name})
+	if err != nil {
+		return err
+	}
+	ready := map[string]bool{}
+	for _, slice := range slices.Items {
+		for _, e := range slice.Endpoints {
+			if e.Conditions.Ready == nil || *e.Conditions.Ready {
+				ready[e.Addresses[0]] = true
+			}
+		}
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if ready[pod.Status.PodIP] != (podReady(pod) && pod.DeletionTimestamp == nil) {
+			return fmt.Errorf("Service %s/%s does not list its Pod %s as it is", service.Namespace, service.Name, pod.Name)
+		}
+		delete(ready, pod.Status.PodIP)
+	}
+	if len(ready) > 0 {
+		return fmt.Errorf("Service %s/%s lists Pods that are gone: %v", service.Namespace, service.Name, ready)
+	}
+	return nil
 }

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// checkIstio says in which version Istio's resources are read and written, and
+// whether there is one at all.
+func (c *cluster) checkIstio(p *preflight) (served bool) {
+	services, rules, err := remediate.ServedIstio(c.kube.Discovery())
+	_, missing := errors.AsType[*remediate.NotServedError](err)
+	switch {
+	case missing:
+		p.fail("istio", "", "install Istio's CustomResourceDefinitions (istio-base), of "+remediate.LeastIstio+" or newer", "Istio: %v", err)
+		return false
+	case err != nil:
+		p.unknown("istio", "", "", "Istio: %v", err)
+	case services != rules:
+		p.ok("istio", "", "Istio: %s/%s for VirtualServices, %s for DestinationRules", remediate.IstioGroup, services, rules)
+	default:
+		p.ok("istio", "", "Istio: %s/%s", remediate.IstioGroup, services)
+	}
+	return true
+}
+
+// checkGuard looks at what a rollback of g would move, and to where.
+func (c *cluster) checkGuard(ctx context.Context, p *preflight, g GuardConfig) (remediate.Sides, bool) {
+	in, sides, err := c.looker(p.config).Look(ctx, p.config.remediateGuard(g, 0))
+	if err != nil {
+		p.unknown("virtualservice", "", "", "%v", err)
+		return sides, false
+	}
+	p.weights[g.Name] = in.Traffic.Weight
+	checkTraffic(p, g, in)
+	c.checkUnguarded(ctx, p, g)
+	c.checkWays(ctx, p, g)
+	c.checkMesh(ctx, p, g, sides)
+	c.checkStable(p, g, in)
+	checkCanary(p, g, in, sides)
+	return sides, true
+}
+
+func checkTraffic(p *preflight, g GuardConfig, in remediate.Input) {
+	services := "VirtualService " + strings.Join(g.VirtualServices, ", ")
+	destinations := fmt.Sprintf("stable %s and canary %s of DestinationRule %s", g.Stable.Ref, g.Canary.Ref, g.DestinationRule)
+	switch {
+	case in.Absent != "" && in.Absent == in.Gone:
+		p.fail("virtualservice", "", "name the one that routes to "+destinations+" in virtualServices, or create it", "%s", in.Absent)
+	case in.Absent != "":
+		p.fail("virtualservice", "", "have its spec.http route to "+destinations+", or name another one in virtualServices (and the rule that it goes by in destinationRule)", "%s", in.Absent)
+	case in.Unsafe != "":
+		p.fail("virtualservice", "", "give each route a destination of stable: `guardian plan -f vs.yaml` shows what a rollback makes of it", "cannot be rolled back: %s", in.Unsafe)
+	case in.Gone != "":
+		p.fail("virtualservice", "", "create it, or take it out of virtualServices", "%s", in.Gone)
+	default:
+		p.ok("virtualservice", services, "canary at %d%%", in.Traffic.Weight)
+	}
+}
+
+func (c *cluster) checkStable(p *preflight, g GuardConfig, in remediate.Input) {
+	stable := "stable " + g.Stable.Ref.String()
+	switch floor := g.Rollback.MinReadyStable; {
+	case in.Stable.Missing != "":
+		p.fail("stable", stable, mendDestination(g, g.Stable.Ref, "stable"), "%s", in.Stable.Missing)
+	case in.Stable.Ready < floor:
+		p.fail("stable", stable, fmt.Sprintf("scale it up (kubectl -n %s get pods shows why none is ready), or lower rollback.minReadyStable: below it guardian refuses to roll back", c.namespace),
+			"has %d ready endpoints, rollback.minReadyStable is %d", in.Stable.Ready, floor)
+	default:
+		p.ok("stable", stable, "%d ready endpoints", in.Stable.Ready)
+	}
+	if in.Stable.Overlap != "" {
+		p.fail("overlap", "DestinationRule "+g.DestinationRule, "give each subset a label of its own, such as version: "+g.Stable.String()+" and version: "+g.Canary.String(), "%s", in.Stable.Overlap)
+	}
+}
+
+// mendDestination is what gives a guard a side that is missing.
+func mendDestination(g GuardConfig, ref remediate.Ref, side string) string {
+	if ref.Host != "" {
+		return "create the Service, or name another host in " + side
+	}
+	return fmt.Sprintf("have spec.subsets of DestinationRule %s name %s (- {name: %s, labels: {version: %s}}), or set %s to the subset that it has", g.DestinationRule, ref, ref.Subset, ref.Subset, side)
+}
+
+func checkCanary(p *preflight, g GuardConfig, in remediate.Input, sides remediate.Sides) {
+	canary := "canary " + g.Canary.Ref.String()
+	if sides.Canary.Absent != "" {
+		p.fail("canary", canary, mendDestination(g, g.Canary.Ref, "canary"), "%s", sides.Canary.Absent)
+		return
+	}
+	if len(in.Canary.Untold) > 0 {
+		p.fail("canary", canary, "have guardian read their ReplicaSets or ControllerRevisions, or set rollback.lock: manual",
+			"nothing tells the build of %s: a lock is then lifted by hand alone", strings.Join(in.Canary.Untold, ", "))
+	}
+	if len(in.Canary.Unowned) > 0 {
+		p.note("canary", canary, "", "%s run without a workload and belong to no build", strings.Join(in.Canary.Unowned, ", "))
+	}
+	if in.Canary.Build == "" {
+		p.unknown("canary", canary, "deploy the canary once (it may get no traffic), and check again", "no Deployment, Rollout, StatefulSet or DaemonSet with pods found yet")
+		return
+	}
+	p.ok("canary", canary, "build %s of %s, %d ready", short(in.Canary.Build), strings.Join(sides.Canary.Workloads, ", "), in.Canary.Ready)
+}
+
+// checkUnguarded looks for other ways to the canary: a rollback leaves them open.
+func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, g GuardConfig) {
+	switch found, err := c.looker(p.config).Unguarded(ctx, p.config.remediateGuard(g, 0)); {
+	case err != nil:
+		p.unknown("unguarded", "", "", "%v", err)
+	case len(found) > 0:
+		p.fail("unguarded", "", "add them to virtualServices, or a rollback leaves the canary their traffic",
+			"not guarded, and lead to canary %s as well: %s", g.Canary.Ref, strings.Join(found, ", "))
+	}
+}
+
+// checkWays names what leads to the canary's pods besides its own destination.
+func (c *cluster) checkWays(ctx context.Context, p *preflight, g GuardConfig) {
+	canary := "canary " + g.Canary.Ref.String()
+	denied, open, err := c.looker(p.config).Ways(ctx, p.config.remediateGuard(g, 0))
+	if err != nil {
+		p.unknown("ways", canary, "", "what leads to its pods: %v", err)
+		return
+	}
+	if len(denied) > 0 {
+		p.note("ways", canary, "", "%s of DestinationRule %s leads to its pods too, and is denied while a lock stands", strings.Join(denied, ", "), g.DestinationRule)
+	}
+	if len(open) > 0 {
+		p.note("ways", canary, "", "%s leads to its pods too, and no lock holds what is sent there", strings.Join(open, ", "))
+	}
+}
