@@ -59,7 +59,8 @@ test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertm
 .PHONY: test-chart
 test-chart: tools ## Test the chart with real controllers and operator, each of its rights missing, image and release (20 minutes)
 	@$(GO) run ./testdata/cluster -build kube-controller-manager prometheus-operator
-	$(GO) vet -tags=chart ./cmd/guardian
+	$(GO) vet -tags=chart ./cmd/guardian ./testdata/controlplane
+	$(GO) test -tags=chart -count=1 -run=RootAndAUser ./testdata/controlplane
 	GUARDIAN_CHART=full $(GO) test -tags=chart -count=1 -timeout=1h -v -run='EachRight|FromTheRelease|TheImage|InACluster|RealOperatorsConfiguration' ./cmd/guardian
 
 # The oldest versions that guardian is to work with, by the same tests: testdata/tools/*-oldest pin them.
