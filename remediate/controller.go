@@ -47,7 +47,7 @@ type Options struct {
 	AskForward func(ctx context.Context, g Guard, s Sides, since time.Time) (Forward, []Alert)
 	// Count returns the canary's requests since a time, and the gaps in the rules
 	// that watch it. Nil: they are not counted.
-	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (int64, Gaps, error)
+	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (Tally, Gaps, error)
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
@@ -166,7 +166,7 @@ func New(o Options) (*Controller, error) {
 	c.r = &reconciler{
 		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
-		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, turn: c.turn, patient: c.patient,
+		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, unguarded: c.info.unguardedOf, turn: c.turn, patient: c.patient,
 	}
 	return c, nil
 }
@@ -526,6 +526,9 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 		if h.Event == "rolled-back" {
 			c.o.Metrics.rolledBack(g.Name, d.Signal)
 		}
+		if h.Event == EventWould {
+			c.o.Metrics.wouldRollBack(g.Name, d.Signal)
+		}
 		if h.Event == "unverified" {
 			c.o.Metrics.unverified(g.Name)
 		}
@@ -588,7 +591,7 @@ func (c *Controller) count(ctx context.Context, s snapshot) Count {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
 		return Count{}
 	}
-	return Count{Known: true, Requests: n, Gaps: gaps}
+	return Count{Known: true, Requests: n.Requests, Failed: n.Failed, Latency: n.Latency, Gaps: gaps}
 }
 
 // View is one guard as a Controller last saw it.

@@ -280,6 +280,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			continue
 		}
 		marks := vs.GetAnnotations()
+		in.Outside.Locks = append(in.Outside.Locks, foreignLocks(vs, s.user)...)
 		in.Paused = in.Paused || marks[AnnotationPaused] == "true"
 		if value, ok := marks[lockKey(g.Name)]; ok {
 			in.Marked = marked(in.Marked, value, s.user)
@@ -318,6 +319,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
 	}
 	in.Gone = strings.Join(missing, "; ")
+	in.Outside.UserKnown = s.user != ""
 	in.Reach = s.reach
 	return nil
 }

@@ -62,30 +62,33 @@ type Watched struct {
 // for what.
 func (d *decider) holdOrPromote() {
 	s := &d.rec.Status
-	if len(d.holds) > 0 && d.exposed() && d.state == StateShifting {
+	if holds := d.holding(); len(holds) > 0 && d.exposed() && d.state == StateShifting {
 		d.state, d.reason = StateHeld, ReasonHeld
-		a := d.holds[0]
+		a := holds[0]
 		d.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
 		if a.Action == ActionRollback {
 			d.reason = ReasonEarlierBuild
+			d.text += d.whyPast(a)
 		}
 	}
 	d.showPause()
 	if !s.MovedAt.Equal(d.was.Status.MovedAt) {
-		s.Requests = 0 // those at other weights prove nothing
+		s.setTally(Tally{}, Counted{}) // those at other weights prove nothing
 	}
 	if !d.in.Leads {
 		return // what the next step waits for is told by the replica that would take it
 	}
 	d.climbed = true
-	counted := s.Requests
+	counted, over := s.tally()
 	s.clearLadder()
 	if d.exposed() && d.state != StateCompleted {
 		d.wantCount = true
 		d.wake(d.now.Add(pollCount))
-		s.Requests = d.in.Count.Requests
-		if d.in.Busy || d.in.Count.Asked && !d.in.Count.Known {
-			s.Requests = counted
+		switch c := d.in.Count; {
+		case d.in.Busy || c.Asked && !c.Known:
+			s.setTally(counted, over)
+		case c.Asked:
+			d.count(Tally{c.Requests, c.Failed, c.Latency})
 		}
 		if d.in.Busy {
 			d.wake(d.now.Add(pollBusy))
@@ -251,6 +254,8 @@ func (d *decider) wait() (Wait, string) {
 		return WaitLock, in.Unlisted
 	case len(in.Foreign) > 0:
 		return WaitLock, "guard " + in.Foreign[0].Guard + " is locked, and its lock denies this canary"
+	case in.Outside.UserKnown && len(in.Outside.Locks) > 0:
+		return WaitLock, in.Outside.Locks[0] + ": a lock that this guardian did not write"
 	case in.Unsafe != "":
 		return WaitVirtualService, in.Unsafe
 	case in.Traffic.Split == 0:
@@ -297,7 +302,7 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 	}
 	d.wake(d.now.Add(pollForward))
 	f := in.Forward
-	s.Requests = f.Requests
+	d.count(Tally{f.Requests, f.Failed, f.Latency})
 	least := int64(in.Guard.Promotion.MinRequests)
 	switch {
 	case d.now.Sub(in.Heartbeat).Abs() > in.Guard.HeartbeatMaxAge: // one of the future is by a clock that was set
@@ -373,7 +378,19 @@ func (d *decider) step(step Step) {
 
 // clearLadder forgets what a next step waits for.
 func (s *Status) clearLadder() {
-	s.Waiting, s.WaitingFor, s.NextStep, s.NextAt, s.Requests = "", "", 0, time.Time{}, 0
+	s.Waiting, s.WaitingFor, s.NextStep, s.NextAt = "", "", 0, time.Time{}
+	s.setTally(Tally{}, Counted{})
+}
+
+// count takes down what Prometheus has just counted. As long as the numbers are
+// those of an earlier count at these weights, so is the time: each write of the
+// record has every replica look again.
+func (d *decider) count(t Tally) {
+	s, over := &d.rec.Status, Counted{Since: d.in.countSince(d.now), At: d.now}
+	if before, was := d.was.Status.tally(); before == t && !was.At.IsZero() && !was.Since.Before(s.MovedAt) {
+		over = was
+	}
+	s.setTally(t, over)
 }
 
 // tellLadder says how the ladder stands in states in which no step is looked
@@ -414,11 +431,13 @@ func (d *decider) tellLadder(changed bool) {
 // nothing else changes, words are the lease holder's to choose.
 func (d *decider) keepPace() {
 	s, was := &d.rec.Status, d.was.Status
-	if s.Reason == was.Reason && s.Waiting == was.Waiting && s.Requests == was.Requests && s.Ready == was.Ready && d.rec.Message == d.was.Message {
+	counted, _ := s.tally()
+	before, _ := was.tally()
+	if s.Reason == was.Reason && s.Waiting == was.Waiting && counted == before && s.Ready == was.Ready && d.rec.Message == d.was.Message {
 		return
 	}
 	if !sameButWords(d.was, d.rec) {
-		if s.Waiting != was.Waiting || s.Requests != was.Requests {
+		if s.Waiting != was.Waiting || counted != before {
 			s.ToldAt = d.now
 		}
 		return
@@ -440,7 +459,8 @@ func (d *decider) keepPace() {
 
 // takeWords takes over what another status says in words and numbers.
 func (s *Status) takeWords(o Status) {
-	s.Reason, s.Waiting, s.Requests, s.Ready, s.ToldAt = o.Reason, o.Waiting, o.Requests, o.Ready, o.ToldAt
+	s.Reason, s.Waiting, s.Ready, s.ToldAt = o.Reason, o.Waiting, o.Ready, o.ToldAt
+	s.setTally(o.tally())
 }
 
 // sameButWords says that two records differ at most in words and numbers that

@@ -223,6 +223,45 @@ func TestAReplicaWithoutTheLeaseLeavesTheLadderAlone(t *testing.T) {
 	}
 }
 
+func TestWhatIsCountedIsTakenDownWithItsTime(t *testing.T) {
+	slow := Latency{Quantile: 0.95, Millis: 500, Above: true}
+	answer := func(in *Input) {
+		in.Count = Count{Asked: true, Known: true, Requests: 42, Failed: 2, Latency: slow}
+		in.Forward = &Forward{Requests: 42, Failed: 2, Latency: slow}
+	}
+	held := func(since, counted time.Duration) but {
+		return func(in *Input) {
+			in.Record.Status.setTally(Tally{42, 2, slow}, Counted{at.Add(since), at.Add(counted)})
+		}
+	}
+	fresh := func(in Input) Counted { return Counted{Since: in.countSince(at), At: at} }
+	for name, c := range map[string]struct {
+		in   []but
+		want func(Input) Counted
+	}{
+		"counted anew":                   {[]but{leads, answer}, fresh},
+		"as a step asks":                 {[]but{climbing(10), answer}, fresh},
+		"the numbers of a moment ago":    {[]but{leads, answer, held(-time.Second, -time.Second)}, func(in Input) Counted { return in.Record.Status.Counted }},
+		"the same ones at other weights": {[]but{leads, answer, held(-1000*time.Hour, -999*time.Hour)}, fresh},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := given(c.in...)
+			got := Decide(in, at).Record.Status
+			if tally, over := got.tally(); tally != (Tally{42, 2, slow}) || over != c.want(in) {
+				t.Errorf("%+v over %+v, want it over %+v", tally, over, c.want(in))
+			}
+		})
+	}
+	t.Run("other weights forget it", func(t *testing.T) {
+		if tally, over := func() (Tally, Counted) {
+			s := Decide(given(held(-time.Minute, 0), gets(70)), at).Record.Status
+			return s.tally()
+		}(); tally != (Tally{}) || over != (Counted{}) {
+			t.Errorf("%+v over %+v", tally, over)
+		}
+	})
+}
+
 func TestRequestsAreCountedWhileTheCanaryHasTraffic(t *testing.T) {
 	count := func(c Count) but { return func(in *Input) { in.Count = c; in.Record.Status.Requests = 5 } }
 	for name, c := range map[string]struct {

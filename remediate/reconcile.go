@@ -68,6 +68,7 @@ type reconciler struct {
 	turn      func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
 	count     func(ctx context.Context, s snapshot) Count
 	forward   func(ctx context.Context, s snapshot) (Forward, []Alert) // asks what only matters for going forward
+	unguarded func(g Guard, p Pair) (found []string, known bool)       // nil: it is not looked for
 	changed   func(g Guard, s snapshot, d Decision)                    // told of each decision that was written
 	burst     func() bool                                              // many rollbacks at once; nil: never
 }
@@ -274,6 +275,9 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 	if s.input.Record.Lock == nil {
 		s.gatherForeign(ctx, from)
 	}
+	if r.unguarded != nil {
+		s.input.Outside.Unguarded, s.input.Outside.Known = r.unguarded(g, s.pair)
+	}
 	s.input.Alerts = alerts
 	s.input.Watched = r.watch.read(g.Name, moveOf(s.input.Record.Status), r.now())
 	s.input.Count, s.input.Busy = ask.count, ask.busy
@@ -358,6 +362,10 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 			return did, &recordError{err}
 		}
 	}
+	if d.Observes { // whatever there may be to write, such as a lock's annotation
+		did.recorded, did.done = true, true
+		return did, nil
+	}
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
@@ -377,7 +385,9 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 // or a lock is lifted: answers may have taken longer than the lease lasts. What
 // another holds now is decided anew.
 func (r *reconciler) stillLeads(s snapshot, d Decision) error {
-	forward := d.Move == MoveForward || d.Move == MoveRestore || s.input.Record.Lock != nil && d.Record.Lock == nil
+	was, want := s.input.Record, d.Record
+	forward := d.Move == MoveForward || d.Move == MoveRestore || was.Lock != nil && want.Lock == nil ||
+		was.Status.Observing != nil && want.Status.Observing == nil
 	if forward && !r.leads() {
 		return fmt.Errorf("guard %s: the lease is another's: %w", s.input.Guard.Name, errConflict)
 	}

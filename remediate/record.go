@@ -91,6 +91,10 @@ type Record struct {
 	History []HistoryEntry // oldest first
 	Request *Request
 
+	// Unreadable is what of it cannot be read, and why, as ReadRecordOf has found.
+	// It is not written.
+	Unreadable []string
+
 	// past is the JSON of the entries before those of History, as the ConfigMap
 	// has it: each pass over a guard would else take apart and put together again
 	// what happened days ago. Empty: History has them all.
@@ -148,6 +152,9 @@ type Status struct {
 	NextStep    int           `json:"nextStep,omitempty"`   // weight of the next step of promotion
 	NextAt      time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
 	Requests    int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
+	Failed      int64         `json:"failed,omitempty"`     // those of them that failed
+	Latency     Latency       `json:"latency,omitzero"`     // of them, where the guard has a limit for it
+	Counted     Counted       `json:"counted,omitzero"`     // when these three were; zero: they were not
 	Noted       []string      `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
 	Fresh       bool          `json:"fresh,omitempty"`      // no weight has changed since this build appeared
 	Rolling     bool          `json:"rolling,omitempty"`    // this build's rollout has not been seen complete yet
@@ -165,8 +172,16 @@ type Status struct {
 	Revisions   []Revision    `json:"revisions,omitempty"`  // what ReplicaSets and ControllerRevisions are called as builds, newest last
 	Taken       *Taken        `json:"taken,omitempty"`      // the last lock of another record that became this guard's
 	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
+	Observing   *Observing    `json:"observing,omitempty"`  // nothing is written to a VirtualService; nil: the guard enforces
+	EnforcedAt  time.Time     `json:"enforcedAt,omitzero"`  // when it last came from observing to that: what fired before is of the past
 	Leaving     []Leaving     `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
-	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
+	// Unguarded are VirtualServices that lead to the canary and are not the
+	// guard's, ForeignLocks annotations by which another user holds a canary in the
+	// guard's VirtualServices.
+	Unguarded    []string `json:"unguarded,omitempty"`
+	ForeignLocks []string `json:"foreignLocks,omitempty"`
+
+	Orphaned time.Time `json:"orphaned,omitzero"` // when the configuration was seen not to have this guard; zero: it has it
 }
 
 // Moves names whose traffic a guard moves, and between what, as the command
@@ -470,6 +485,9 @@ func (r Record) clone() Record {
 		t := *r.Status.Taken
 		c.Status.Taken = &t
 	}
+	if r.Status.Observing != nil {
+		c.Status.Observing = r.Status.Observing.clone()
+	}
 	c.Status.Served = slices.Clone(r.Status.Served)
 	c.Status.Proven = slices.Clone(r.Status.Proven)
 	c.Status.Revisions = slices.Clone(r.Status.Revisions)
@@ -523,4 +541,22 @@ func ParseRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
 		return Record{}, err
 	}
 	return ParseRecord(cm)
+}
+
+// ReadRecordOf is ReadRecord of a ConfigMap that was read by a record's name.
+func ReadRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
+	if err := checkForeign(guard, cm); err != nil {
+		return Record{}, err
+	}
+	r, bad := ReadRecord(cm)
+	r.Unreadable = bad
+	return r, nil
+}
+
+// UnreadableError names the keys of a record that cannot be read; nil: all can.
+func (r Record) UnreadableError(namespace, guard string) error {
+	if len(r.Unreadable) == 0 {
+		return nil
+	}
+	return fmt.Errorf("read record %s/%s: %s", namespace, RecordName(guard), strings.Join(r.Unreadable, "; "))
 }

@@ -115,16 +115,16 @@ type slow struct {
 	but   string
 }
 
-func (s *slow) count(ctx context.Context, g Guard, _ Sides, _ time.Time) (int64, Gaps, error) {
+func (s *slow) count(ctx context.Context, g Guard, _ Sides, _ time.Time) (Tally, Gaps, error) {
 	if !s.from.Load() || g.Name == s.but {
-		return 1, Gaps{}, nil
+		return Tally{Requests: 1}, Gaps{}, nil
 	}
 	select {
 	case s.asked <- g.Name:
 	default:
 	}
 	<-ctx.Done()
-	return 0, Gaps{}, ctx.Err()
+	return Tally{}, Gaps{}, ctx.Err()
 }
 
 // options leave nothing but an alert, or a person, to end a question.

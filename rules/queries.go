@@ -3,18 +3,59 @@ package rules
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// CanaryRequests is a query for the number of requests that a guard's canary
-// has had within the last window, by the reporter that saw most of them.
-// proxies are further matchers, as in Options. increase() misses the first
-// sample of a new series, so the answer is rather too small than too large.
-func CanaryRequests(g Guard, window time.Duration, proxies string) string {
-	return fmt.Sprintf(`max(sum by (reporter) (increase(istio_requests_total{%s}[%ds])))`,
-		strings.Join(ofSide(g, g.Canary, proxies), ","), int64(math.Ceil(window.Seconds())))
+// Labels of the samples of Tally.
+const (
+	LabelTally     = "tally" // on two of them: TallyRequests, TallyFailed
+	TallyRequests  = "requests"
+	TallyFailed    = "failed"
+	LabelLatencyMs = "le" // on the others, with LabelReporter: requests at or below an edge, of one reporter
+)
+
+// Tally is a query for what a guard's canary has done within the last window: how
+// many requests it has had, and how many of them failed, each by the reporter that
+// saw most of them, and, where latency is limited, how many were at or below the
+// limit's edge, the two edges before it, and any. increase() misses the first sample
+// of a new series, so the requests are rather too few than too many. Of the failures
+// that would leave out the first burst: a series that is new within the window
+// counts from zero.
+func (o Options) Tally(g Guard, window time.Duration) string {
+	o = o.withDefaults()
+	matchers, during := strings.Join(ofSide(g, g.Canary, o.Proxies), ","), fmt.Sprintf("[%ds]", int64(math.Ceil(window.Seconds())))
+	metric := func(name, more string) string { return name + "{" + matchers + more + "}" }
+	var bad []string
+	for _, x := range []string{metric(requestsTotal, ","+httpFailures), metric(requestsTotal, `,response_code!~"5..",`+grpcFailures)} {
+		past := strings.Trim(during, "[]")
+		bad = append(bad, "(last_over_time("+x+during+") unless "+x+" offset "+past+")", "increase("+x+during+")")
+	}
+	parts := []string{
+		tallied(TallyRequests, "increase("+metric(requestsTotal, "")+during+")"),
+		tallied(TallyFailed, strings.Join(bad, " or ")),
+	}
+	if l := g.Signals.Latency; l != nil {
+		les := []string{`\\+Inf`}
+		for _, edge := range o.edgesUpTo(l.Max) {
+			les = append(les, escape(bucketValue(edge)))
+		}
+		parts = append(parts, "sum by (reporter, le) (increase("+metric(durationBuckets, `,le=~"`+strings.Join(les, "|")+`"`)+during+"))")
+	}
+	return strings.Join(parts, " or ")
+}
+
+// tallied names the largest sum that a reporter has.
+func tallied(name, of string) string {
+	return fmt.Sprintf(`label_replace(max(sum by (reporter) (%s)),%q,%q,"","")`, of, LabelTally, name)
+}
+
+// edgesUpTo are the edge that a limit is judged at and the two before it.
+func (o Options) edgesUpTo(limit time.Duration) []time.Duration {
+	i, _ := slices.BinarySearch(o.LatencyBuckets, limit)
+	return o.LatencyBuckets[max(0, i-2):min(i+1, len(o.LatencyBuckets))]
 }
 
 // ofSide are the matchers that select what proxies report of one of a guard's

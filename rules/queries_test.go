@@ -36,3 +36,30 @@ func TestTheProofIsThatTheGuardsOwnGroupsAreEvaluatedAndRecordItsRequests(t *tes
 		t.Errorf("a guard without signals needs %v", need)
 	}
 }
+
+// One query has it all; a burst of failures that begins a series is in it.
+func TestATallyHasRequestsFailuresAndLatency(t *testing.T) {
+	one := with(shops(1)[0], func(g *Guard) { g.Canary.Workloads, g.Stable.Workloads = []string{"orders-v2"}, []string{"orders-v1"} })
+	tally := Options{}.Tally(one, time.Minute)
+	requestsAre, failed := `{tally="requests"}`, `{tally="failed"}`
+	count := func(workload, code string, per float64, more ...string) rows {
+		return rows{requests(workload, code, more...): rate(per, 0)}
+	}
+	canary := count("orders-v2", "200", 10)
+	for key, row := range timed("orders-v2", "500", 10, 0.02, 0) {
+		canary[key] = row
+	}
+	canary[requests("orders-v2", "503")] = until(100, func(int) any { return nil }, always(30.0))
+	canary[requests("orders-v2", "200", `grpc_response_status="14"`)] = always(7.0) // older than the window
+	runAll(t, nil, map[string]scenario{
+		"a canary beside stable": {
+			guards:  []Guard{one},
+			targets: []target{stable(), {name: "canary", rows: canary}},
+			queries: map[int]map[string][]string{
+				90: {"((" + tally + ") == 0) > bool -1": {failed}, "((" + tally + ") > 500 < 700) > bool -1": {
+					`{le="+Inf", reporter="destination"}`, `{le="250", reporter="destination"}`, `{le="500", reporter="destination"}`, requestsAre}},
+				120: {"((" + tally + ") == 30) > bool -1": {failed}},
+			},
+		},
+	})
+}

@@ -422,7 +422,7 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 	t.Run("an alert that only Alertmanager knows comes back", func(t *testing.T) {
 		o, _, am, _, q := testOracle(t)
 		am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "hold")), firingAlert(guardLabels("payments", "rollback"))}
-		q.samples = []alerting.Sample{{Value: 37.9}}
+		q.samples = []alerting.Sample{{Labels: map[string]string{rules.LabelTally: rules.TallyRequests}, Value: 37.9}}
 		f, alerts := o.askForward(t.Context(), guard, sides, since)
 		if f.Err != "" || f.Requests != 37 || len(alerts) != 1 || alerts[0].Action != remediate.ActionHold {
 			t.Errorf("forward %+v, alerts %+v", f, alerts)
@@ -498,6 +498,48 @@ func TestWhatPrometheusLacksOfAGuardsRulesIsNamed(t *testing.T) {
 			t.Errorf("%+v, %v, asked %q", got, err, q.asked)
 		}
 	})
+}
+
+func TestATallyIsReadOffOneAnswer(t *testing.T) {
+	sample := func(label, is string, value float64, more ...string) alerting.Sample {
+		s := alerting.Sample{Labels: map[string]string{label: is}, Value: value}
+		if len(more) > 0 {
+			s.Labels[rules.LabelReporter] = more[0]
+		}
+		return s
+	}
+	requests, failed := sample(rules.LabelTally, rules.TallyRequests, 1204.7), sample(rules.LabelTally, rules.TallyFailed, 0.6)
+	le := func(reporter, edge string, value float64) alerting.Sample {
+		return sample(rules.LabelLatencyMs, edge, value, reporter)
+	}
+	fast := []alerting.Sample{le("destination", "100.0", 900), le("destination", "250.0", 980), le("destination", "500.0", 999), le("destination", "+Inf", 1000)}
+	slow := []alerting.Sample{le("source", "100", 10), le("source", "250", 600), le("source", "500", 900), le("source", "+Inf", 1000)}
+	for name, c := range map[string]struct {
+		samples []alerting.Sample
+		want    remediate.Tally
+	}{
+		"nothing":                   {nil, remediate.Tally{}},
+		"requests and failures":     {[]alerting.Sample{requests, failed}, remediate.Tally{Requests: 1204, Failed: 1}},
+		"not a number":              {[]alerting.Sample{sample(rules.LabelTally, rules.TallyRequests, math.NaN())}, remediate.Tally{}},
+		"the lowest edge":           {fast, remediate.Tally{Latency: remediate.Latency{Quantile: 0.95, Millis: 250}}},
+		"above the limit":           {slow, remediate.Tally{Latency: remediate.Latency{Quantile: 0.95, Millis: 500, Above: true}}},
+		"the slower reporter":       {slices.Concat(fast, slow), remediate.Tally{Latency: remediate.Latency{Quantile: 0.95, Millis: 500, Above: true}}},
+		"no requests timed":         {[]alerting.Sample{le("source", "500", 0), le("source", "+Inf", 0)}, remediate.Tally{}},
+		"a histogram without edges": {[]alerting.Sample{le("source", "+Inf", 50)}, remediate.Tally{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, _, _, _, q := testOracle(t)
+			q.samples = c.samples
+			config := o.bridge.config.Load().Config
+			guard, err := config.rulesGuard(config.Guards[0], remediate.Sides{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := o.tally(t.Context(), config, guard, bridgeNow.Add(-time.Minute)); err != nil || got != c.want || len(q.asked) != 1 {
+				t.Errorf("%+v, %v, by %d queries; want %+v by one", got, err, len(q.asked), c.want)
+			}
+		})
+	}
 }
 
 func TestAGateIsOpenOnlyWhenEverySampleIsTrue(t *testing.T) {

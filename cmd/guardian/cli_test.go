@@ -204,6 +204,14 @@ func shifting(weight int, requests int64) remediate.Record {
 	return remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: weight, Requests: requests, Build: "b1"}}
 }
 
+// tallied is shifting, with requests that were counted over a minute.
+func tallied(weight int, requests, failed int64) remediate.Record {
+	r := shifting(weight, requests)
+	at := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	r.Status.Failed, r.Status.Counted = failed, remediate.Counted{Since: at.Add(-time.Minute), At: at}
+	return r
+}
+
 func locked() remediate.Record {
 	return remediate.Record{
 		Lock:    &remediate.Lock{Kind: remediate.LockBuild, Build: "b1", Signal: "error_rate", Alert: "GuardianErrorRate", By: "alert", Reason: "5% of requests failed"},
@@ -232,6 +240,18 @@ func want(t *testing.T, code int, text string, wantCode int, wantText string) {
 func disarmed(r remediate.Record) remediate.Record {
 	r.Status.State = remediate.StateDisarmed
 	r.Status.Disarmed = &remediate.Disarm{By: "bob", Reason: "game day", Until: time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC)}
+	return r
+}
+
+func observing(r remediate.Record) remediate.Record {
+	r.Status.Observing = &remediate.Observing{Since: time.Unix(0, 0).UTC()}
+	return r
+}
+
+// wouldBe is a guard that observes and would have been rolled back.
+func wouldBe(r remediate.Record) remediate.Record {
+	r = observing(r)
+	r.Status.Observing.Would = &remediate.Would{At: time.Unix(60, 0).UTC(), From: 10, Build: "b1", Signal: "error_rate", Reason: "CanaryErrors: 7% of requests fail"}
 	return r
 }
 
@@ -264,12 +284,22 @@ func TestGate(t *testing.T) {
 		"a blocked rollback fails with its reason": {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateBlocked, Weight: 30, Reason: "stable has no endpoints"}},
 			code:   exitFailed, says: "blocked at 30%: stable has no endpoints"},
+		"an observing guard fails while an alert fires, and says that nothing is rolled back": {
+			record: observing(firing(remediate.StateShifting, 10, remediate.ActionRollback)), code: exitFailed, says: "fires, canary at 10%: 7% of requests fail; guardian observes and does not roll back"},
+		"a would-be rollback in the middle fails, also when its alert is over": {
+			record: observing(shifting(10, 50)), setUp: func(b *bench) {
+				b.change(20*time.Second, func(r *remediate.Record) {
+					r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: remediate.EventWould, From: 10, To: 10, Reason: "would have rolled back 10% → 0%, because CanaryErrors: 7%"})
+				})
+			}, code: exitFailed, says: "would have rolled back 10% → 0%, because CanaryErrors: 7% (at 2000-01-01T00:00:20Z); guardian observes and does not roll back", took: 20 * time.Second},
+		"a would-be rollback of before fails nothing": {
+			record: wouldBe(shifting(10, 50)), code: exitOK, says: "healthy for 1m0s at 10%", took: time.Minute},
 		"a pause changes no answer": {
 			record: func() remediate.Record {
 				r := shifting(30, 50)
 				r.Status.State, r.Status.Paused = remediate.StatePaused, &remediate.Pause{By: "bob", Reason: "lunch"}
 				return r
-			}(), code: exitOK, says: "healthy for 1m0s at 30%; guardian takes no step of its own, paused by bob: lunch", took: time.Minute},
+			}(), code: exitOK, says: "; guardian takes no step of its own, paused by bob: lunch", took: time.Minute},
 		"a disarmed guardian cannot tell": {
 			record: disarmed(shifting(30, 50)), code: exitUnknown, says: "disarmed by bob until 2000-01-01T01:00:00Z: game day: nothing would be rolled back"},
 		"a disarmed guardian cannot tell, locked or not": {
@@ -326,13 +356,42 @@ func TestGate(t *testing.T) {
 			}(), setUp: func(b *bench) { b.change(70*time.Second, func(r *remediate.Record) { r.Status.Unwatched = "" }) },
 			code: exitOK, says: "healthy for 1m0s at 30%", took: 70 * time.Second},
 		"for programs": {
-			record: shifting(10, 50), args: []string{"-o", "json"}, code: exitOK,
+			record: tallied(10, 50, 1), args: []string{"-o", "json"}, code: exitOK,
 			says: `"code": 0,
-  "text": "healthy for 1m0s at 10%",
+  "text": "healthy for 1m0s at 10%: 50 requests in 60 s, 1 failed (2%); an error rate of 9.2% or more would have been seen (95%)",
   "state": "shifting",
-  "weight": 10`, took: time.Minute},
+  "weight": 10,
+  "requests": 50,
+  "failed": 1,
+  "ruledOut": 0.09`, took: time.Minute},
 		"a failure for programs": {
 			record: firing(remediate.StatePromoted, 100, remediate.ActionHold), args: []string{"-o", "json"}, code: exitFailed, says: `"code": 1,`},
+		"it waits for a proof": {
+			record: tallied(10, 100, 0), args: []string{"--prove", "2%"},
+			setUp: func(b *bench) { b.change(3*time.Minute, func(r *remediate.Record) { r.Status.Requests = 183 }) },
+			code:  exitOK, says: "183 requests in 60 s, 0 failed; an error rate of 2% or more would have been seen (95%)", took: 3 * time.Minute},
+		"and says at its end what is lacking": {
+			record: tallied(10, 100, 0), args: []string{"--prove", "2%", "--timeout", "5m"}, code: exitUnknown,
+			says: "an error rate of 2% is not ruled out after 5m0s at 10%: 100 requests, 0 failed; 83 more without a failure are lacking", took: 5 * time.Minute},
+		"also by the least number of requests": {
+			record: tallied(10, 300, 0), args: []string{"--prove", "2%", "--min-requests", "1000", "--timeout", "2m"}, code: exitUnknown,
+			says: "700 more without a failure are lacking", took: 2 * time.Minute},
+		"a rollback ends the wait for a proof": {
+			record: tallied(10, 100, 0), args: []string{"--prove", "0.02"},
+			setUp: func(b *bench) { b.change(2*time.Minute, func(r *remediate.Record) { *r = locked() }) },
+			code:  exitFailed, says: "deploy a new build of v2", took: 2 * time.Minute},
+		"a guardian that counts no failures proves nothing": {
+			record: shifting(10, 5000), args: []string{"--prove", "2%", "--timeout", "2m"}, code: exitUnknown,
+			says: "guardian does not say how many requests failed", took: 2 * time.Minute},
+		"nothing is counted any more after the rollback window": {
+			record: remediate.Record{Status: remediate.Status{State: remediate.StateCompleted, Weight: 100}}, args: []string{"--prove", "2%"}, code: exitUnknown,
+			says: "the rollback window is over, so requests are not counted any more", took: time.Minute},
+		"a proof of nothing": {
+			record: shifting(10, 50), args: []string{"--prove", "200%"}, code: exitUnknown, says: `--prove "200%": want an error rate above 0 and below 100%`},
+		"a proof without traffic": {
+			record: shifting(10, 50), args: []string{"--prove", "2%", "--wait-unlocked"}, code: exitUnknown, says: "there is no traffic to prove anything by"},
+		"a format that there is not": {
+			record: shifting(10, 50), args: []string{"--format", "gitlab"}, code: exitUnknown, says: `--format "gitlab": want github`},
 		"no traffic at all cannot be told": {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, code: exitUnknown, says: "no traffic for 1m0s", took: time.Minute},
 		"time counts from the first traffic": {
@@ -569,7 +628,7 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 		"status without leases":        {args: []string{"status"}, setUp: forbidden("leases"), code: exitUnknown, says: "list guardian's Leases: your user may not"},
 		"rollback without a reason":    {args: []string{"rollback", testGuard}, code: exitUnknown, says: "--reason is empty"},
 		"rollback, reason empty":       {args: []string{"rollback", testGuard, "--reason", ""}, code: exitUnknown, says: "--reason is empty"},
-		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "accepts 1 arg(s)"},
+		"gate without a name":          {args: []string{"gate"}, code: exitUnknown, says: "requires at least 1 arg(s)"},
 		"a wrong output format":        {args: []string{"status", "-o", "yaml"}, code: exitUnknown, says: `--output "yaml": want json`},
 		"no such command":              {args: []string{"gates", testGuard}, code: exitUnknown, says: `unknown command "gates"`},
 		"a wrong flag of no command":   {args: []string{"--four"}, code: exitUnknown, says: "unknown flag: --four"},
@@ -1187,4 +1246,58 @@ func TestVersionSaysSomething(t *testing.T) {
 	code, text := b.run("version")
 	want(t, code, text, exitOK, "guardian ")
 	want(t, code, text, exitOK, "go1.")
+}
+
+// Where a guard observes, guardian writes to no VirtualService: what a person asks
+// for is refused with the way to do it, and the command itself takes a lock off.
+func TestAGuardThatObserves(t *testing.T) {
+	refuse := func(r *remediate.Record, q remediate.Request) {
+		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "refused", By: q.By, Reason: string(q.Action) + " refused: mode observe"})
+	}
+	lift := func(r *remediate.Record, q remediate.Request) {
+		r.Lock = nil
+		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "unlocked", By: q.By, Reason: q.Reason})
+	}
+	moves := func(r remediate.Record) remediate.Record {
+		r.Status.Moves = &remediate.Moves{VirtualServices: []string{"orders-mesh"}, Stable: "v1", Canary: "v2"}
+		return r
+	}
+	marked := map[string]any{remediate.AnnotationLock + testGuard: "locked", "team": "shop"}
+	for name, tc := range map[string]struct {
+		record      remediate.Record
+		args        string
+		take        func(*remediate.Record, remediate.Request)
+		annotations map[string]any
+		code        int
+		says        []string
+	}{
+		"a rollback is done by hand": {moves(observing(shifting(30, 1))), "rollback orders-service --reason r", refuse, nil, exitFailed, []string{
+			"rollback refused: mode observe", "kubectl get virtualservice -n shop orders-mesh -o yaml | guardian plan -f - --stable v1 --canary v2 | kubectl apply -f -"}},
+		"a lock is lifted": {moves(observing(locked())), "unlock orders-service --reason wrong", lift, marked, exitOK, []string{
+			"unlocked: wrong", "Taken off by this command: annotation canary-guardian.io/lock.orders-service of VirtualService orders-mesh"}},
+		"what is left of a lock is taken off": {moves(observing(shifting(0, 1))), "unlock orders-service --reason wrong", refuse, marked, exitOK, []string{"Taken off by this command"}},
+		"there is no lock":                    {moves(observing(shifting(0, 1))), "unlock orders-service --reason wrong", refuse, map[string]any{"team": "shop"}, exitFailed, []string{"unlock refused"}},
+		"its status says so":                  {wouldBe(shifting(10, 1)), "status orders-service", nil, nil, exitOK, []string{"shifting", "observe since 1970-01-01T00:00:00Z", "would have been rolled back 10% → 0% at 1970-01-01T00:01:00Z: CanaryErrors"}},
+		"in the table":                        {observing(shifting(10, 1)), "status", nil, nil, exitOK, []string{"shifting (observe)"}},
+		"for programs":                        {observing(shifting(10, 1)), "status -o json", nil, nil, exitOK, []string{`"mode": "observe"`, `"observing": {`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(tc.record), lease("a", time.Now()))
+				b.istio = dynamicfake.NewSimpleDynamicClient(runtime.NewScheme(), &unstructured.Unstructured{Object: map[string]any{
+					"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": map[string]any{"name": "orders-mesh", "namespace": "shop", "annotations": tc.annotations}}})
+				if tc.take != nil {
+					b.answer(tc.take)
+				}
+				code, text := b.run(strings.Fields(tc.args)...)
+				for _, says := range tc.says {
+					want(t, code, text, tc.code, says)
+				}
+				left, err := b.istio.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}).Namespace("shop").Get(t.Context(), "orders-mesh", metav1.GetOptions{})
+				if err != nil || left.GetAnnotations()[remediate.AnnotationLock+testGuard] != "" {
+					t.Errorf("left on the VirtualService: %v, %v", left.GetAnnotations(), err)
+				}
+			})
+		})
+	}
 }

@@ -2,8 +2,7 @@ package main
 
 import (
 	"cmp"
-	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -17,21 +16,26 @@ import (
 type gateOptions struct {
 	length       time.Duration // how long the canary must be healthy with traffic
 	minRequests  int64
+	prove        float64 // error rate that the requests must rule out; 0: none
 	waitUnlocked bool
-	timeout      time.Duration // for the lock to be lifted
+	timeout      time.Duration // for the lock to be lifted, and for the proof
+	all          bool          // every guard of the namespace that has a release under way
 	output       string        // json, or nothing for text
+	format       string        // github, or nothing for text
 }
 
 func newGateCommand(a *app) *cobra.Command {
 	var flags clusterFlags
 	var o gateOptions
+	var prove string
 	cmd := &cobra.Command{
-		Use:   "gate NAME [--for 60s]",
+		Use:   "gate NAME... | --all",
 		Short: "For CI: wait, and answer whether the canary is healthy",
 		Long: `Watch a guard while its canary has traffic, and answer as soon as it is known.
 
 Exit codes: 0 healthy for that long with enough requests; 1 rolled back, locked,
-blocked or held, or an alert fires, with the reason; 2 could not tell: no guardian
+blocked or held, an alert fires, or (mode observe) it would have been rolled back
+meanwhile, with the reason; 2 could not tell: no guardian
 is running, no heartbeat has come since the traffic began (alerts may not reach
 guardian), no rule watches, no traffic for the canary, too few requests, disarmed,
 not in guardian's configuration, no cluster, wrong flags.
@@ -43,13 +47,35 @@ With --wait-unlocked the gate first waits until the lock of an earlier rollback 
 lifted, which needs the pods of a new build to be the ready ones, and until no alert
 of the guard fires any more. Alone, without
 --for, that is all it does: it belongs between deploying a new build and shifting
-traffic to it.`,
+traffic to it.
+
+An answer of 0 says how many requests there were, how many of them failed, and which
+error rate they rule out. With --prove 2% it waits, at most --timeout, until they
+rule out that one, and is 2 with the number of requests that are lacking.
+
+Of several guards the exit code is 1 as soon as one is 1, else 2 if one is 2. --all
+are those of the namespace, without the ones that no release is under way of.`,
 		Example: `  kubectl apply -f vs-90-10.yaml && guardian gate orders-service --for 60s && kubectl apply -f vs-50-50.yaml
-  kubectl apply -f deployment.yaml && guardian gate orders-service --wait-unlocked`,
-		Args: cobra.ExactArgs(1),
+  kubectl apply -f deployment.yaml && guardian gate orders-service --wait-unlocked
+  guardian gate orders-service payments --for 60s --prove 2%`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case o.all && len(args) > 0:
+				return fmt.Errorf("guard %s and --all: want one of the two", args[0])
+			case o.all:
+				return nil
+			}
+			return cobra.MinimumNArgs(1)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.waitUnlocked && !cmd.Flags().Changed("for") {
 				o.length = 0
+			}
+			if cmd.Flags().Changed("prove") {
+				var err error
+				if o.prove, err = parseShare(prove); err != nil {
+					return orUnknown(fmt.Errorf("--prove %w", err))
+				}
 			}
 			if err := o.check(); err != nil {
 				return orUnknown(err)
@@ -58,7 +84,7 @@ traffic to it.`,
 			if err != nil {
 				return orUnknown(err)
 			}
-			return a.gate(cmd.Context(), c, args[0], o)
+			return a.gate(cmd.Context(), c, args, o)
 		},
 	}
 	flags.add(cmd.Flags())
@@ -66,8 +92,11 @@ traffic to it.`,
 	f.DurationVar(&o.length, "for", time.Minute, "how long the canary must be healthy; traffic may take as long again to arrive")
 	f.Int64Var(&o.minRequests, "min-requests", 1, "requests that the canary must have had since the weights last changed; 0: do not ask")
 	f.BoolVar(&o.waitUnlocked, "wait-unlocked", false, "wait for the lock of an earlier rollback to be lifted first")
-	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long --wait-unlocked waits")
+	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long --wait-unlocked, and then --prove, wait")
+	f.StringVar(&prove, "prove", "", "error rate, such as 2%, that the canary's requests must rule out with 95% confidence")
+	f.BoolVar(&o.all, "all", false, "every guard of the namespace that a release is under way of, instead of NAME")
 	f.StringVarP(&o.output, "output", "o", "", "json instead of text")
+	f.StringVar(&o.format, "format", "", "github: annotations, and a summary of the job in $GITHUB_STEP_SUMMARY")
 	return cmd
 }
 
@@ -89,73 +118,14 @@ func (o gateOptions) check() error {
 		return fmt.Errorf("--timeout %s: want more than 0s", o.timeout)
 	case o.output != "" && o.output != "json":
 		return fmt.Errorf("--output %q: want json, or nothing for text", o.output)
+	case o.format != "" && o.format != "github":
+		return fmt.Errorf("--format %q: want github, or nothing for text", o.format)
+	case o.format != "" && o.output != "":
+		return fmt.Errorf("--format %s and --output %s: want one of the two", o.format, o.output)
+	case o.prove > 0 && o.length == 0:
+		return errors.New("--prove and --wait-unlocked without --for: there is no traffic to prove anything by")
 	}
 	return nil
-}
-
-// gate follows the guard's record until watcher has an answer.
-func (a *app) gate(ctx context.Context, c *cluster, guard string, o gateOptions) error {
-	r, err := c.record(ctx, guard)
-	if err != nil {
-		return orUnknown(fmt.Errorf("could not tell: %w", err))
-	}
-	if r == nil {
-		return orUnknown(fmt.Errorf("could not tell: %w", c.unknownGuard(ctx, guard)))
-	}
-	var p pulse
-	if err := c.wantAlive(ctx, &p); err != nil {
-		return err
-	}
-	now := time.Now()
-	w := gateWatch{options: o, guard: guard, began: now, readAt: now, livedAt: now, freshAt: now, blind: p.blind()}
-	var answer *gateAnswer
-	err = c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
-		if now := time.Now(); now.Sub(w.lookedAt) >= w.lookEvery(now) {
-			ok, why, _, err := c.look(ctx, &p)
-			w.look(&p, ok, why, err, now)
-		}
-		if r != nil {
-			w.last = *r
-		}
-		var next time.Duration
-		answer, next = w.see(r, readErr, time.Now())
-		return next
-	})
-	if answer == nil {
-		return couldNotTell("interrupted: %w", err)
-	}
-	return a.tellGate(c, guard, *answer, w.last, o)
-}
-
-// tellGate prints the answer, and ends with its exit code.
-func (a *app) tellGate(c *cluster, guard string, answer gateAnswer, last remediate.Record, o gateOptions) error {
-	if o.output == "json" {
-		enc := json.NewEncoder(a.out)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(gateJSON{guard, c.namespace, answer.code, answer.text, last.Status.State, last.Status.Weight}); err != nil {
-			return orUnknown(err)
-		}
-	}
-	switch answer.code {
-	case exitOK:
-		if o.output == "" {
-			fmt.Fprintf(a.out, "guard %s: %s\n", guard, answer.text)
-		}
-		return nil
-	case exitUnknown:
-		return couldNotTell("guard %s: %s", guard, answer.text)
-	}
-	return fmt.Errorf("guard %s: %s", guard, answer.text)
-}
-
-// gateJSON is a gate's answer for programs.
-type gateJSON struct {
-	Guard     string          `json:"guard"`
-	Namespace string          `json:"namespace"`
-	Code      int             `json:"code"` // as the command's exit code
-	Text      string          `json:"text"`
-	State     remediate.State `json:"state"`
-	Weight    int             `json:"weight"`
 }
 
 // gateAnswer is how a gate ends.
@@ -260,6 +230,9 @@ func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAns
 		if e.Event == "rolled-back" { // without a lock nothing else may tell of it any more
 			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason))
 		}
+		if e.Event == remediate.EventWould || e.Event == remediate.EventWouldBlocked { // the alert may be over already
+			return unhealthy(fmt.Sprintf("%s (at %s)%s", e.Reason, e.At.UTC().Format(time.RFC3339), observesText(r.Status)))
+		}
 	}
 	return w.count(r.Status, now)
 }
@@ -306,7 +279,7 @@ func (w *gateWatch) count(s remediate.Status, now time.Time) (*gateAnswer, time.
 	if left := w.traffic.Add(length).Sub(now); left > 0 {
 		return nil, left
 	}
-	if s.Requests < w.options.minRequests {
+	if s.Requests < w.options.minRequests && w.options.prove == 0 {
 		return unknown("too few requests: the canary had %d of %d at %d%%", s.Requests, w.options.minRequests, s.Weight)
 	}
 	if why := w.unproven(s, now); why != "" {
@@ -315,7 +288,31 @@ func (w *gateWatch) count(s remediate.Status, now time.Time) (*gateAnswer, time.
 		}
 		return nil, time.Second
 	}
-	return &gateAnswer{exitOK, fmt.Sprintf("healthy for %s at %d%%%s", length, s.Weight, andPaused(s))}, 0
+	if answer, next := w.prove(s, now); answer != nil || next > 0 {
+		return answer, next
+	}
+	return &gateAnswer{exitOK, fmt.Sprintf("healthy for %s at %d%%: %s%s", length, s.Weight, proofText(s, w.options.prove), andPaused(s))}, 0
+}
+
+// prove waits until the requests rule out what they must.
+func (w *gateWatch) prove(s remediate.Status, now time.Time) (*gateAnswer, time.Duration) {
+	o := w.options
+	bad, all := counted(s)
+	if o.prove == 0 || !s.Counted.At.IsZero() && all >= o.minRequests && proves(o.prove, bad, all) {
+		return nil, 0
+	}
+	left := w.began.Add(o.timeout).Sub(now)
+	switch {
+	case s.State == remediate.StateCompleted:
+		return unknown("an error rate of %s cannot be ruled out: the rollback window is over, so requests are not counted any more", percent(o.prove))
+	case left > 0:
+		return nil, left
+	case s.Counted.At.IsZero() && all > 0:
+		return unknown("an error rate of %s is not ruled out: guardian does not say how many requests failed; is it of an older version?", percent(o.prove))
+	}
+	lack := max(stillNeeded(o.prove, bad, all), o.minRequests-all)
+	return unknown("an error rate of %s is not ruled out after %s at %d%%: %s %s, %s failed; %s more without a failure are lacking",
+		percent(o.prove), now.Sub(w.traffic).Round(time.Second), s.Weight, thousands(all), plural(all, "request"), thousands(bad), thousands(lack))
 }
 
 // unproven is why the silence of alerts says nothing of a canary, or "".
@@ -353,9 +350,17 @@ func trouble(r remediate.Record) string {
 		return fmt.Sprintf("rollback under way, the canary is at %d%%%s", s.Weight, orNothing(": ", s.Reason))
 	case len(s.Firing) > 0:
 		f := s.Firing[0]
-		return fmt.Sprintf("alert %s (%s) fires, canary at %d%%%s", f.Name, f.Action, s.Weight, orNothing(": ", f.Summary))
+		return fmt.Sprintf("alert %s (%s) fires, canary at %d%%%s%s", f.Name, f.Action, s.Weight, orNothing(": ", f.Summary), observesText(s))
 	}
 	return ""
+}
+
+// observesText follows after what a guard in mode observe does not act upon.
+func observesText(s remediate.Status) string {
+	if s.Observing == nil {
+		return ""
+	}
+	return "; guardian observes and does not roll back"
 }
 
 // andPaused is for an answer of 0: a pause keeps guardian from steps alone.

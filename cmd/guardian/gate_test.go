@@ -31,6 +31,7 @@ var gateWords = struct{ liveness, states, alerts, heartbeats, rules, requests []
 func (c gateCase) record() remediate.Record {
 	r := remediate.Record{Status: remediate.Status{State: remediate.State(c.state), Weight: 10, Requests: 50, Reason: "why"}}
 	s := &r.Status
+	s.Counted = remediate.Counted{Since: time.Date(2026, 3, 2, 8, 59, 0, 0, time.UTC), At: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)}
 	lock := &remediate.Lock{Kind: remediate.LockBuild, Build: "b1", Reason: "5% of requests failed"}
 	switch c.state {
 	case "idle":

@@ -158,10 +158,12 @@ func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remedi
 	if signals := guard.Signals.limits(); o.query == nil && signals == (rules.Signals{}) && guard.Promotion.MinRequests == 0 && len(guard.Promotion.Gates) == 0 {
 		return f, firing // nothing to ask Prometheus for, and no Prometheus
 	}
-	if f.Requests, f.Gaps, err = o.counted(ctx, c.Config, guard, sides, since); err != nil {
+	tally, gaps, err := o.counted(ctx, c.Config, guard, sides, since)
+	if err != nil {
 		f.Err = "Prometheus does not answer: " + err.Error()
 		return f, firing
 	}
+	f.Requests, f.Failed, f.Latency, f.Gaps = tally.Requests, tally.Failed, tally.Latency, gaps
 	for _, gate := range guard.Promotion.Gates {
 		answer, err := o.gate(ctx, gate)
 		if err != nil {
@@ -201,45 +203,100 @@ func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate
 }
 
 // count is counted for a guard known by name.
-func (o *oracle) count(ctx context.Context, g remediate.Guard, sides remediate.Sides, since time.Time) (int64, remediate.Gaps, error) {
+func (o *oracle) count(ctx context.Context, g remediate.Guard, sides remediate.Sides, since time.Time) (remediate.Tally, remediate.Gaps, error) {
 	c := o.bridge.config.Load()
 	guard, ok := c.Guard(g.Name)
 	if !ok {
-		return 0, remediate.Gaps{}, fmt.Errorf("guard %s is not in the configuration", g.Name)
+		return remediate.Tally{}, remediate.Gaps{}, fmt.Errorf("guard %s is not in the configuration", g.Name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, listWait)
 	defer cancel()
 	return o.counted(ctx, c.Config, guard, sides, since)
 }
 
-// counted is how many requests the canary had since a time, and what is missing of
+// counted is what the canary's requests came to since a time, and what is missing of
 // the rules that watch it.
-func (o *oracle) counted(ctx context.Context, c Config, g GuardConfig, sides remediate.Sides, since time.Time) (int64, remediate.Gaps, error) {
+func (o *oracle) counted(ctx context.Context, c Config, g GuardConfig, sides remediate.Sides, since time.Time) (remediate.Tally, remediate.Gaps, error) {
 	if o.query == nil {
-		return 0, remediate.Gaps{}, errors.New("prometheus.url is empty")
+		return remediate.Tally{}, remediate.Gaps{}, errors.New("prometheus.url is empty")
 	}
 	guard, err := c.rulesGuard(g, sides)
 	if err != nil {
-		return 0, remediate.Gaps{}, err
+		return remediate.Tally{}, remediate.Gaps{}, err
 	}
-	n, err := o.requests(ctx, c, guard, since)
+	n, err := o.tally(ctx, c, guard, since)
 	if err != nil {
-		return 0, remediate.Gaps{}, err
+		return remediate.Tally{}, remediate.Gaps{}, err
 	}
 	gaps, err := o.gaps(ctx, c, guard)
 	return n, gaps, err
 }
 
-// requests counts the canary's requests since a time.
-func (o *oracle) requests(ctx context.Context, c Config, g rules.Guard, since time.Time) (int64, error) {
-	samples, err := o.query.Query(ctx, rules.CanaryRequests(g, max(o.now().Sub(since), 15*time.Second), c.Rules.Proxies))
+// tally counts the canary's requests since a time: one query, whatever is counted.
+func (o *oracle) tally(ctx context.Context, c Config, g rules.Guard, since time.Time) (remediate.Tally, error) {
+	samples, err := o.query.Query(ctx, c.rulesBase().Tally(g, max(o.now().Sub(since), 15*time.Second)))
 	if err != nil {
-		return 0, err
+		return remediate.Tally{}, err
 	}
-	if len(samples) == 0 || math.IsNaN(samples[0].Value) {
-		return 0, nil
+	var out remediate.Tally
+	below := map[string]map[float64]float64{} // by reporter and edge in ms
+	for _, s := range samples {
+		if math.IsNaN(s.Value) {
+			continue
+		}
+		switch s.Labels[rules.LabelTally] {
+		case rules.TallyRequests:
+			out.Requests = int64(s.Value)
+		case rules.TallyFailed: // half a failure is one
+			out.Failed = int64(math.Round(s.Value))
+		default:
+			edge, err := strconv.ParseFloat(s.Labels[rules.LabelLatencyMs], 64)
+			if err != nil {
+				continue
+			}
+			reporter := s.Labels[rules.LabelReporter]
+			if below[reporter] == nil {
+				below[reporter] = map[float64]float64{}
+			}
+			below[reporter][edge] += s.Value
+		}
 	}
-	return int64(samples[0].Value), nil
+	if l := g.Signals.Latency; l != nil {
+		for _, reporter := range slices.Sorted(maps.Keys(below)) {
+			out.Latency = slower(out.Latency, latencyOf(below[reporter], l.Quantile))
+		}
+	}
+	return out, nil
+}
+
+// latencyOf bounds a quantile by the edges that requests were counted at.
+func latencyOf(below map[float64]float64, quantile float64) remediate.Latency {
+	all := below[math.Inf(1)]
+	if all < 1 {
+		return remediate.Latency{}
+	}
+	out := remediate.Latency{Quantile: quantile}
+	for _, edge := range slices.Sorted(maps.Keys(below)) {
+		if math.IsInf(edge, 1) {
+			break
+		}
+		out.Millis, out.Above = edge, below[edge] < quantile*all
+		if !out.Above {
+			return out
+		}
+	}
+	if out.Millis == 0 { // a histogram of other edges
+		return remediate.Latency{}
+	}
+	return out
+}
+
+// slower is the worse of two, as reporters see it.
+func slower(a, b remediate.Latency) remediate.Latency {
+	if a.Quantile == 0 || b.Quantile != 0 && (b.Millis > a.Millis || b.Millis == a.Millis && b.Above) {
+		return b
+	}
+	return a
 }
 
 // gaps asks for what proves that the guard's rules watch: the heartbeat says only

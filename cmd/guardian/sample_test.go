@@ -268,7 +268,8 @@ func standInPrometheus(t *testing.T) string {
 		}
 		switch query := r.FormValue("query"); {
 		case strings.Contains(query, "istio_requests_total"):
-			add("1204", "", "")
+			add("1204", rules.LabelTally, rules.TallyRequests)
+			add("0", rules.LabelTally, rules.TallyFailed)
 		case strings.Contains(query, "guardian:group:evaluated"):
 			for _, group := range []string{"guards", "requests", "traffic", "latency", "restarts"} {
 				add("1", "group", group)
@@ -408,7 +409,7 @@ func TestThePipelinesOfTheSample(t *testing.T) {
 		t.Fatalf("%s failed:\n%s", failed.stage, log)
 	}
 	s.wantShares(0, 10, 30, 50, 100)
-	if !strings.Contains(log, "docker push orders:1") || strings.Count(log, "healthy for 5s at") != 4 {
+	if !strings.Contains(log, "docker push orders:1") || strings.Count(log, ": 1,204 requests in ") != 4 {
 		t.Errorf("log:\n%s", log)
 	}
 

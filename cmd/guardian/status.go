@@ -72,7 +72,7 @@ func (c *cluster) readStatus(ctx context.Context, guard string, all bool) ([]nam
 		if r == nil {
 			return nil, c.unknownGuard(ctx, guard)
 		}
-		return []namedRecord{{c.namespace, guard, *r}}, nil
+		return []namedRecord{{c.namespace, guard, *r}}, r.UnreadableError(c.namespace, guard)
 	}
 	namespace := c.namespace
 	if all {
@@ -168,12 +168,15 @@ func (c *cluster) statusPulse(ctx context.Context, records []namedRecord, all bo
 type statusJSON struct {
 	Guard     string                   `json:"guard"`
 	Namespace string                   `json:"namespace"`
+	Mode      remediate.Mode           `json:"mode"`
 	Status    remediate.Status         `json:"status"`
 	Lock      *remediate.Lock          `json:"lock,omitempty"`
 	Refused   []string                 `json:"refused,omitempty"`
 	Message   string                   `json:"message,omitempty"`
 	Request   *remediate.Request       `json:"request,omitempty"`
 	History   []remediate.HistoryEntry `json:"history,omitempty"`
+	// Unreadable is what of the record cannot be read, and why.
+	Unreadable []string `json:"unreadable,omitempty"`
 }
 
 func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOptions, now time.Time) error {
@@ -194,7 +197,7 @@ func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOpt
 func (a *app) printJSON(records []namedRecord, guard string) error {
 	out := make([]statusJSON, 0, len(records))
 	for _, r := range records {
-		s := statusJSON{r.guard, r.namespace, r.Status, r.Lock, r.Refused, r.Message, r.Request, nil}
+		s := statusJSON{r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable}
 		if guard != "" {
 			s.History = r.History
 		}
@@ -221,10 +224,19 @@ func printTable(w io.Writer, records []namedRecord, all, header bool, now time.T
 	}
 	for _, r := range records {
 		s := r.Status
-		row(r.namespace, r.guard, cmp.Or(string(s.State), "unknown"), fmt.Sprintf("%d%%", s.Weight), age(s.Since, now),
+		row(r.namespace, r.guard, stateCell(s), fmt.Sprintf("%d%%", s.Weight), age(s.Since, now),
 			short(s.Build), lockCell(r.Lock), cmp.Or(strings.Join(s.Alerts, ","), "-"), nextCell(s, now))
 	}
 	return t.Flush()
+}
+
+// stateCell is a guard's state, and that it is observed alone.
+func stateCell(s remediate.Status) string {
+	text := cmp.Or(string(s.State), "unknown")
+	if s.Observing != nil {
+		text += " (observe)"
+	}
+	return text
 }
 
 func lockCell(l *remediate.Lock) string {
@@ -318,12 +330,22 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	s := r.Status
 	line("Guard", r.namespace+"/"+r.guard)
 	line("State", fmt.Sprintf("%s for %s%s", cmp.Or(string(s.State), "unknown"), age(s.Since, now), orNothing(": ", s.Reason)))
+	if o := s.Observing; o != nil {
+		line("Mode", "observe since "+o.Since.UTC().Format(time.RFC3339)+": what is decided is told, and no VirtualService is written")
+		if o.Would != nil {
+			line("If it enforced", o.Would.Text())
+		}
+	}
 	line("Canary", fmt.Sprintf("%d%% of the traffic, build %s, %d ready", s.Weight, short(s.Build), s.Ready.Canary))
 	line("Stable", fmt.Sprintf("%d ready", s.Ready.Stable))
 	line("Alerts", strings.Join(s.Alerts, ", "))
 	line("Heartbeat", beat)
 	if l := r.Lock; l != nil {
-		line("Lock", fmt.Sprintf("%s, since %s by %s: %s", l.Kind, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason))
+		since := ""
+		if !l.Since.IsZero() {
+			since = ", since " + l.Since.UTC().Format(time.RFC3339)
+		}
+		line("Lock", fmt.Sprintf("%s%s by %s: %s", l.Kind, since, l.By, l.Reason))
 		line("To go on", r.Message)
 	}
 	line("Refused builds", strings.Join(r.Refused, ", "))
@@ -337,14 +359,21 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	if s.PausedOnVS {
 		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
+	line("Not readable", strings.Join(r.Unreadable, "; "))
 	line("Not watched", s.Unwatched)
+	line("Not guarded", strings.Join(s.Unguarded, ", "))
+	line("Others' locks", strings.Join(s.ForeignLocks, ", "))
 	for _, l := range s.Leaving {
 		line("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))
 	}
 	line("Promotion", ladder(s))
 	line("Next step", nextLine(s, now))
 	if s.Requests > 0 {
-		line("Requests", fmt.Sprintf("%d of the canary since the weights changed", s.Requests))
+		failed := ""
+		if !s.Counted.At.IsZero() {
+			failed = fmt.Sprintf(", %d failed%s", s.Failed, orNothing(", ", latencyText(s.Latency)))
+		}
+		line("Requests", fmt.Sprintf("%d of the canary since the weights changed%s", s.Requests, failed))
 	}
 	if q := r.Request; q != nil {
 		line("Asked for", fmt.Sprintf("%s by %s at %s: %s", q.Action, q.By, q.At.UTC().Format(time.RFC3339), q.Reason))

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// tellGates prints the answers, and ends with their exit code.
+func (a *app) tellGates(results []gateResult, o gateOptions) error {
+	failed := gateError(results)
+	switch {
+	case o.output == "json":
+		if err := a.gateJSON(results, o); err != nil {
+			return orUnknown(err)
+		}
+	case o.format == "github":
+		for _, r := range results {
+			fmt.Fprintln(a.out, r.annotation())
+		}
+		if err := writeSummary(os.Getenv("GITHUB_STEP_SUMMARY"), results); err != nil {
+			fmt.Fprintln(a.errOut, "Warning: no job summary: "+err.Error())
+		}
+	case failed == nil || len(results) > 1:
+		for _, r := range results {
+			fmt.Fprintln(a.out, r.sentence())
+		}
+	}
+	return failed
+}
+
+// sentence is the answer about one guard as people read it.
+func (r gateResult) sentence() string {
+	text := "guard " + r.guard + ": " + r.text
+	if r.code == exitUnknown {
+		return "could not tell: " + text
+	}
+	return text
+}
+
+// gateJSON is a gate's answer for programs.
+type gateJSON struct {
+	Guard     string          `json:"guard"`
+	Namespace string          `json:"namespace"`
+	Code      int             `json:"code"` // as the command's exit code
+	Text      string          `json:"text"`
+	State     remediate.State `json:"state"`
+	Weight    int             `json:"weight"`
+	Requests  int64           `json:"requests"`
+	Failed    int64           `json:"failed"`
+	RuledOut  float64         `json:"ruledOut"` // error rates from here on are, at 95%; 1: none
+}
+
+// gateJSON prints one answer, or a list of those about several guards.
+func (a *app) gateJSON(results []gateResult, o gateOptions) error {
+	out := make([]gateJSON, len(results))
+	for i, r := range results {
+		s := r.last.Status
+		bad, all := counted(s)
+		ruledOut := 1.0
+		if !s.Counted.At.IsZero() {
+			ruledOut = upperBound(bad, all, 1-confidence)
+		}
+		if o.prove > 0 && r.code == exitOK {
+			ruledOut = o.prove
+		}
+		out[i] = gateJSON{r.guard, r.namespace, r.code, r.text, s.State, s.Weight, all, bad, ruledOut}
+	}
+	enc := json.NewEncoder(a.out)
+	enc.SetIndent("", "  ")
+	if len(out) == 1 && !o.all {
+		return enc.Encode(out[0])
+	}
+	return enc.Encode(out)
+}
+
+// annotation is the answer as a workflow command of GitHub Actions.
+func (r gateResult) annotation() string {
+	kind := "error"
+	if r.code == exitOK {
+		kind = "notice"
+	}
+	data := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
+	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
+	return fmt.Sprintf("::%s title=%s::%s", kind, property.Replace("guardian gate "+r.guard), data.Replace(r.sentence()))
+}
+
+// writeSummary adds a table to the job's summary, where there is one.
+func writeSummary(file string, results []gateResult) error {
+	if file == "" {
+		return nil
+	}
+	var b strings.Builder
+	b.WriteString("### guardian gate\n\n| guard | answer | canary | requests | failed | |\n|---|---|---|---|---|---|\n")
+	cell := strings.NewReplacer("|", `\|`, "\r", " ", "\n", " ", "<", "&lt;")
+	for _, r := range results {
+		answer := map[int]string{exitOK: "healthy", exitFailed: "**not healthy**", exitUnknown: "could not tell"}[r.code]
+		bad, all := counted(r.last.Status)
+		fmt.Fprintf(&b, "| %s | %s | %d%% | %s | %s | %s |\n", r.guard, answer, r.last.Status.Weight, thousands(all), thousands(bad), cell.Replace(r.text))
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, b.String()+"\n")
+	return errors.Join(err, f.Close())
+}
+
+// progressEvery is how often a log is told of a gate that goes on waiting for the
+// same.
+const progressEvery = 30 * time.Second
+
+// gateProgress says on standard error what a gate waits for: on a terminal in one
+// line that changes, else in a line for each change and every half minute.
+type gateProgress struct {
+	mu    sync.Mutex
+	out   io.Writer
+	live  bool
+	shown bool                 // a live line stands there
+	kinds map[string]string    // by guard, what was last said, without its numbers
+	at    map[string]time.Time // and when
+}
+
+func (a *app) newProgress(o gateOptions) *gateProgress {
+	out := a.errOut
+	if o.output != "" {
+		out = io.Discard // a program reads, and may not tell the two streams apart
+	}
+	f, isFile := out.(*os.File)
+	return &gateProgress{out: out, live: isFile && term.IsTerminal(int(f.Fd())), kinds: map[string]string{}, at: map[string]time.Time{}}
+}
+
+// say is a line of its own.
+func (p *gateProgress) say(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(p.out, format+"\n", args...)
+}
+
+func (p *gateProgress) show(guard, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	line, _, _ := strings.Cut("guard "+guard+": "+text, "\n")
+	if p.live {
+		fmt.Fprint(p.out, "\r\x1b[K"+cut(line, width(p.out)-1))
+		p.shown = true
+		return
+	}
+	if what := numbers.ReplaceAllString(text, ""); what != p.kinds[guard] || time.Since(p.at[guard]) >= progressEvery {
+		p.kinds[guard], p.at[guard] = what, time.Now()
+		fmt.Fprintln(p.out, line)
+	}
+}
+
+// end takes the live line away: the answer comes.
+func (p *gateProgress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shown {
+		fmt.Fprint(p.out, "\r\x1b[K")
+	}
+}
+
+// width of a terminal; one that does not tell is as wide as all once were.
+func width(w io.Writer) int {
+	columns := 0
+	if f, ok := w.(*os.File); ok {
+		columns, _, _ = term.GetSize(int(f.Fd()))
+	}
+	return cmp.Or(columns, 80)
+}
+
+// cut makes a line fit: one that wraps cannot be written over.
+func cut(line string, columns int) string {
+	runes := []rune(line)
+	if len(runes) <= columns || columns < 2 {
+		return line
+	}
+	return string(runes[:columns-1]) + "…"
+}

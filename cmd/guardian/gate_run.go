@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// gate follows the guards' records until there is an answer for each, or one that
+// decides.
+func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptions) error {
+	progress := a.newProgress(o)
+	if o.all {
+		var err error
+		if guards, err = c.underWay(ctx, progress, o); err != nil {
+			return orUnknown(fmt.Errorf("could not tell: %w", err))
+		}
+	}
+	for _, guard := range guards {
+		r, err := c.record(ctx, guard)
+		if err == nil && r == nil {
+			err = c.unknownGuard(ctx, guard)
+		}
+		if err == nil {
+			err = r.UnreadableError(c.namespace, guard)
+		}
+		if err != nil {
+			return orUnknown(fmt.Errorf("could not tell: %w", err))
+		}
+	}
+	signs := &lifeSigns{c: c}
+	if err := c.wantAlive(ctx, &signs.pulse); err != nil {
+		return err
+	}
+	results := c.gateAll(ctx, guards, signs, progress, o)
+	progress.end()
+	return a.tellGates(results, o)
+}
+
+// underWay names the guards of the namespace but for those that nobody looks after,
+// and, where traffic is asked about, those that no release is under way of.
+func (c *cluster) underWay(ctx context.Context, progress *gateProgress, o gateOptions) ([]string, error) {
+	records, err := c.records(ctx, c.namespace)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, r := range records {
+		rests := r.Status.State == remediate.StateIdle || r.Status.State == remediate.StateCompleted
+		switch {
+		case !r.Status.Orphaned.IsZero():
+			progress.say("guard %s: left out: it is not in guardian's configuration", r.guard)
+		case o.length > 0 && rests && trouble(r.Record) == "":
+			progress.say("guard %s: left out: %s, no release is under way", r.guard, r.Status.State)
+		default:
+			out = append(out, r.guard)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("no guard of namespace %s has a release under way", c.namespace)
+	}
+	return out, nil
+}
+
+// gateResult is the answer about one guard.
+type gateResult struct {
+	guard, namespace string
+	gateAnswer
+	last remediate.Record
+}
+
+// gateAll watches all guards at once. One that is known to be bad decides: the
+// others are not waited for.
+func (c *cluster) gateAll(ctx context.Context, guards []string, signs *lifeSigns, progress *gateProgress, o gateOptions) []gateResult {
+	ctx, decided := context.WithCancel(ctx)
+	defer decided()
+	results := make([]gateResult, len(guards))
+	var all sync.WaitGroup
+	for i, guard := range guards {
+		all.Go(func() {
+			results[i] = c.gateOne(ctx, guard, signs, progress, o)
+			if results[i].code == exitFailed {
+				decided()
+			}
+		})
+	}
+	all.Wait()
+	return results
+}
+
+// gateOne follows a guard's record until its watcher has an answer.
+func (c *cluster) gateOne(ctx context.Context, guard string, signs *lifeSigns, progress *gateProgress, o gateOptions) gateResult {
+	now := time.Now()
+	w := gateWatch{options: o, guard: guard, began: now, readAt: now, livedAt: now, freshAt: now, blind: signs.blind()}
+	var answer *gateAnswer
+	err := c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
+		if now, every := time.Now(), w.lookEvery(time.Now()); now.Sub(w.lookedAt) >= every {
+			signs.look(ctx, &w, every)
+		}
+		if r != nil && readErr == nil {
+			readErr = r.UnreadableError(c.namespace, guard)
+		}
+		if r != nil && readErr == nil {
+			w.last = *r
+		}
+		var next time.Duration
+		if answer, next = w.see(r, readErr, time.Now()); answer == nil {
+			progress.show(guard, w.progress(time.Now()))
+		}
+		return next
+	})
+	if answer == nil {
+		answer, _ = unknown("interrupted: %v", err)
+	}
+	return gateResult{guard, c.namespace, *answer, w.last}
+}
+
+// lifeSigns are the Leases as the gates of one call look at them: together.
+type lifeSigns struct {
+	c *cluster
+
+	mu    sync.Mutex
+	pulse pulse
+	at    time.Time // of the last look
+	ok    bool
+	why   string
+	err   error
+}
+
+func (l *lifeSigns) blind() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pulse.blind()
+}
+
+// look has a gate look at the Leases, or at what another has just found there.
+func (l *lifeSigns) look(ctx context.Context, w *gateWatch, every time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); l.at.IsZero() || now.Sub(l.at) >= every {
+		l.ok, l.why, _, l.err = l.c.look(ctx, &l.pulse)
+		l.at = now
+	}
+	w.look(&l.pulse, l.ok, l.why, l.err, l.at)
+}
+
+// progress is what a gate waits for.
+func (w *gateWatch) progress(now time.Time) string {
+	s, o := w.last.Status, w.options
+	text := trouble(w.last)
+	switch {
+	case o.waitUnlocked && !w.unlocked && text != "":
+		return fmt.Sprintf("waiting for %s of %s: %s", now.Sub(w.began).Round(time.Second), o.timeout, text)
+	case o.length == 0:
+		return "not locked; waiting for a heartbeat"
+	case w.traffic.IsZero():
+		return fmt.Sprintf("waiting for the canary's first traffic, for %s of %s", now.Sub(w.began).Round(time.Second), o.length)
+	}
+	bad, all := counted(s)
+	counts := fmt.Sprintf("%d%%, %s %s, %s failed", s.Weight, thousands(all), plural(all, "request"), thousands(bad))
+	since := now.Sub(w.traffic).Round(time.Second)
+	switch why := w.unproven(s, now); {
+	case since < o.length:
+		return fmt.Sprintf("%s; %s of %s", counts, since, o.length)
+	case why != "":
+		return counts + "; waiting: " + why
+	}
+	return fmt.Sprintf("%s; %s more without a failure rule out %s", counts, thousands(stillNeeded(o.prove, bad, all)), percent(o.prove))
+}
+
+// worst is the exit code of several: what is known to be bad before what could not
+// be told.
+func worst(results []gateResult) int {
+	code := exitOK
+	for _, r := range results {
+		if r.code == exitFailed || code == exitOK {
+			code = r.code
+		}
+		if code == exitFailed {
+			break
+		}
+	}
+	return code
+}
+
+// gateError is what ends the program, nil for exit code 0.
+func gateError(results []gateResult) error {
+	code := worst(results)
+	if code == exitOK {
+		return nil
+	}
+	if len(results) == 1 {
+		return &exitError{code, errors.New(results[0].sentence())}
+	}
+	var bad []string
+	for _, r := range results {
+		if r.code == code {
+			bad = append(bad, r.guard)
+		}
+	}
+	what := "not healthy"
+	if code == exitUnknown {
+		what = "could not tell"
+	}
+	return &exitError{code, fmt.Errorf("%d of %d guards: %s: %s", len(bad), len(results), what, strings.Join(bad, ", "))}
+}
