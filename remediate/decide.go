@@ -608,6 +608,7 @@ func (d *decider) lift(event, by, why string) {
 	d.rec.VirtualServices, d.rec.Message = nil, ""
 	d.rec.Status.Moving = nil
 	d.note(event, by, why)
+	d.observeWeight(false) // what the lock would have reverted counts from now on
 }
 
 // since is when the present build appeared, or was last unlocked by a person.

@@ -268,9 +268,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 		return Input{}, s, err
 	}
 	if (s.input.Owned || len(s.leaving) > 0) && (s.input.Record.Lock == nil || ask.live) { // a rollback pays nothing for it
-		if err := s.gatherHeld(ctx, from); err != nil {
-			return Input{}, s, err
-		}
+		s.gatherHeld(ctx, from)
 	}
 	if s.input.Record.Lock == nil {
 		s.gatherForeign(ctx, from)
