@@ -62,6 +62,16 @@ test-chart: tools ## Test the chart with real controllers and operator, each of 
 	$(GO) vet -tags=chart ./cmd/guardian
 	GUARDIAN_CHART=full $(GO) test -tags=chart -count=1 -timeout=1h -v -run='EachRight|FromTheRelease|TheImage|InACluster|RealOperatorsConfiguration' ./cmd/guardian
 
+# The oldest versions that guardian is to work with, by the same tests: testdata/tools/*-oldest pin them.
+OLDEST_PROGRAMS = promtool-oldest prometheus-oldest alertmanager-oldest amtool-oldest helm-oldest kube-apiserver-oldest
+
+.PHONY: test-matrix
+test-matrix: tools ## Test with the oldest kube-apiserver, Helm, Prometheus and Alertmanager (builds them once, 15 minutes)
+	@$(GO) run ./testdata/cluster -build $(OLDEST_PROGRAMS)
+	GUARDIAN_OLDEST="promtool amtool" $(GO) test -count=1 -timeout=30m ./rules
+	GUARDIAN_OLDEST="prometheus alertmanager" $(GO) test -count=1 -timeout=30m -v -run='ByRealPrometheusAndAlertmanager|ThroughAnOutage|OneAlertmanagerServes' ./cmd/guardian
+	GUARDIAN_OLDEST="kube-apiserver helm" $(GO) test -count=1 -timeout=30m -v -run='InstallToUninstall|TheAPIServerTakes|TheChartRenders|V1beta1Alone' ./cmd/guardian
+
 .PHONY: test-istio
 test-istio: tools ## Have the real istiod judge what guardian writes (builds it once, 10 minutes)
 	@$(GO) run ./testdata/cluster -build pilot-discovery

@@ -526,6 +526,9 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 		if h.Event == "rolled-back" {
 			c.o.Metrics.rolledBack(g.Name, d.Signal)
 		}
+		if h.Event == EventWould {
+			c.o.Metrics.wouldRollBack(g.Name, d.Signal)
+		}
 		if h.Event == "unverified" {
 			c.o.Metrics.unverified(g.Name)
 		}

@@ -179,6 +179,7 @@ const (
 	ReasonCompleted    Reason = "completed"
 	ReasonHeld         Reason = "an alert holds"
 	ReasonEarlierBuild Reason = "alert began before this build"
+	ReasonWould        Reason = "would be rolled back"
 )
 
 // Move is what is to happen to the VirtualServices.
@@ -227,6 +228,8 @@ type Decision struct {
 	// Doubt says that an alert counts for the first time, and nothing has to be
 	// done: that is looked at on the API server before it is told.
 	Doubt bool
+	// Observes says that no VirtualService may be written, whatever for.
+	Observes bool
 }
 
 const (
@@ -251,9 +254,26 @@ const (
 func Decide(in Input, now time.Time) Decision {
 	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
 	d.in.Canary = in.Canary.as(in.Record.Status.Revisions, in.Record.Status.Build)
+	d.setRight()
+	if d.readMode(); d.behind() {
+		d.hearOnly()
+	} else {
+		d.decide()
+	}
+	d.finish()
+	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
+		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Leave: d.leave, Requeue: d.requeue,
+		Added: d.rec.History[len(in.Record.History):], Then: d.then, Marks: d.marks, Signal: d.signal, Doubt: d.doubt, Observes: d.observing()}
+}
+
+// decide is Decide but for its beginning and end.
+func (d *decider) decide() {
 	d.takeUpLock()
-	for _, why := range in.Unreadable {
+	for _, why := range d.in.Unreadable {
 		d.rec.Status.Noted = nil // what fires is told anew
+		if o := d.rec.Status.Observing; o != nil && o.Would != nil {
+			o.Would.Episode = ""
+		}
 		d.note("unreadable", "", "the record was not readable as a whole, what was not is begun anew: "+shorten(why))
 	}
 	d.observe()
@@ -263,15 +283,13 @@ func Decide(in Input, now time.Time) Decision {
 	switch {
 	case d.disarmed():
 		d.watchOnly()
+	case d.observing():
+		d.onlyObserve()
 	case d.rec.Lock != nil:
 		d.locked()
 	default:
 		d.open()
 	}
-	d.finish()
-	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
-		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Leave: d.leave, Requeue: d.requeue,
-		Added: d.rec.History[len(in.Record.History):], Then: d.then, Marks: d.marks, Signal: d.signal, Doubt: d.doubt}
 }
 
 // decider holds one decision while it is made.
@@ -315,7 +333,6 @@ func (d *decider) observe() {
 	if first {
 		s.FirstSeen = d.now
 	}
-	d.setRight()
 	newBuild := in.Canary.Build != "" && in.Canary.Build != s.Build
 	if newBuild {
 		fresh := !first && (s.Build != "" || d.isFirst())
@@ -373,7 +390,7 @@ func (d *decider) isFirst() bool {
 // none be over.
 func (d *decider) setRight() {
 	s := &d.rec.Status
-	times := []*time.Time{&s.BuildSince, &s.UnlockedAt}
+	times := []*time.Time{&s.BuildSince, &s.UnlockedAt, &s.EnforcedAt}
 	for i := range s.Firing {
 		times = append(times, &s.Firing[i].Seen)
 	}
@@ -439,7 +456,7 @@ func (d *decider) observeWeight(first bool) {
 			s.PromotedAt = d.now
 		}
 		if full && d.rec.Lock == nil {
-			d.note("promoted", "", "canary has all traffic; an alert rolls it back until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
+			d.note("promoted", "", "canary has all traffic; an alert "+d.rolls("rolls it back")+" until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
 		}
 	}
 }
@@ -510,6 +527,11 @@ func (d *decider) readRequest() {
 	q.Action, q.By, q.Reason = RequestAction(shorten(string(q.Action))), shorten(q.By), shorten(q.Reason)
 	if q.Bad != "" {
 		d.note("refused", q.By, "request refused: "+q.Bad)
+		d.rec.Request = nil
+		return
+	}
+	if d.observing() && (q.Action == RequestRollback || q.Action == RequestPromote) {
+		d.note("refused", q.By, string(q.Action)+" refused: mode observe writes no VirtualService; set mode: enforce, or move the traffic yourself")
 		d.rec.Request = nil
 		return
 	}
@@ -611,12 +633,15 @@ func (d *decider) sortAlerts() {
 	})
 	for _, a := range alerts {
 		switch {
+		case a.Action == ActionRollback && d.past(a):
+			d.holds = append(d.holds, a)
+			d.noteAlert(a, "it began before "+stamp(s.EnforcedAt)+", when the guard came to enforce: it holds, and rolls back no build of that time")
 		case a.Action == ActionRollback && (!d.began(a).Before(since) || !d.now.Before(ripe)):
 			d.rollback = append(d.rollback, a)
 		case a.Action == ActionRollback:
 			d.holds = append(d.holds, a)
 			d.ripe = ripe
-			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and rolls back if it still fires at "+stamp(ripe))
+			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and "+d.rolls("rolls back")+" if it still fires at "+stamp(ripe))
 		case a.Action == ActionHold:
 			d.holds = append(d.holds, a)
 			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
@@ -726,6 +751,7 @@ func (d *decider) locked() {
 		return
 	}
 	d.returnTraffic(*d.rec.Lock)
+	d.rec.Status.Moving.Again = d.rec.Status.Moving.Again || d.was.Status.Observing != nil
 	d.reason = ReasonFinish
 }
 
@@ -734,8 +760,8 @@ func (d *decider) locked() {
 // counted once.
 func (d *decider) again() bool {
 	s := d.was.Status
-	was := s.State == StateRolledBack || s.State == StateBlocked && s.Moving == nil // else a rollback is under way
-	return d.was.Lock != nil && was && (s.Weight == 0 || d.in.Owned)
+	was := s.State == StateRolledBack || s.State == StateBlocked && s.Moving == nil        // else a rollback is under way
+	return d.was.Lock != nil && was && (s.Weight == 0 || d.in.Owned) && s.Observing == nil // which has put nothing back
 }
 
 // reassert takes traffic from a locked canary again. The record goes on saying
@@ -865,7 +891,7 @@ func (d *decider) open() {
 		}
 		for _, a := range d.rollback {
 			d.doubt = d.doubt || d.isNew(a)
-			d.noteAlert(a, "canary has no traffic; it will be rolled back at once if it gets some")
+			d.noteAlert(a, "canary has no traffic; "+d.rolls("it will be rolled back at once if it gets some"))
 		}
 	case d.in.Traffic.full() && d.windowOver():
 		d.state, d.text = StateCompleted, "canary has had all traffic for longer than rollback.window"
@@ -888,9 +914,9 @@ func (d *decider) open() {
 		d.dropAsked(d.text)
 		return
 	case d.in.Traffic.full():
-		d.state, d.text = StatePromoted, "canary has all traffic; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+		d.state, d.text = StatePromoted, "canary has all traffic; "+d.rolls("rolled back on an alert")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		if s.Unverified {
-			d.state, d.text = StateUnverified, "a new build went out without a canary; rolled back on an alert until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+			d.state, d.text = StateUnverified, "a new build went out without a canary; "+d.rolls("rolled back on an alert")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		}
 		if end := d.windowEnd(); end.After(d.now) {
 			d.wake(end)
@@ -928,7 +954,7 @@ func (d *decider) blockedElsewhere() bool {
 func (d *decider) giveBack() {
 	none := d.in.Guard.Rollback.Lock == LockNone
 	switch {
-	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled(), d.paused():
+	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled(), d.paused(), d.observing():
 		return
 	case !d.in.Live:
 		d.wantLive = true
@@ -955,6 +981,10 @@ func (d *decider) troubled() bool {
 
 // rollBack locks and moves everything to stable, or says why not.
 func (d *decider) rollBack(l Lock, reason Reason) {
+	if d.observing() {
+		d.wouldRollBack(l, reason)
+		return
+	}
 	defer func() {
 		if d.rec.Lock == nil { // no lock will tell of them
 			for _, a := range d.rollback {
@@ -1003,6 +1033,10 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 // finish writes down state and reason.
 func (d *decider) finish() {
 	s := &d.rec.Status
+	d.tellObserving()
+	if d.observing() {
+		d.move, d.release, d.leave = MoveNone, false, false // whatever has been decided
+	}
 	changed := s.State != d.state
 	if changed {
 		s.Since = d.now

@@ -66,6 +66,7 @@ type Guard struct {
 	VirtualServices []string // names in Namespace, at least one
 	DestinationRule string   // name in Namespace; not looked at when both refs are hosts
 	Stable, Canary  Ref
+	Mode            Mode // empty: ModeEnforce
 	Rollback        Rollback
 	Promotion       Promotion
 

@@ -160,6 +160,9 @@ func (d *decider) joinLock() {
 	if len(l.Refused) == 0 && l.Build != "" { // as it was written before locks had a list
 		l.Refused = []string{l.Build}
 	}
+	if d.observing() {
+		return // it stays as it stands
+	}
 	for _, b := range d.in.Canary.readyBuilds() {
 		late := l.By != byRefused && !d.proven(b) && !d.younger(b)
 		if !slices.Contains(l.Refused, b) && (late || slices.Contains(d.rec.Refused, b)) {
@@ -183,7 +186,7 @@ func (d *decider) younger(build string) bool {
 // guard that has been renamed, or of one that leads to the same pods. One of
 // before this guard's own last lock was lifted is of the past.
 func (d *decider) takeOver() {
-	if d.rec.Lock != nil || d.in.Guard.Rollback.Lock == LockNone {
+	if d.rec.Lock != nil || d.in.Guard.Rollback.Lock == LockNone || d.observing() {
 		return
 	}
 	for _, f := range d.in.Foreign {

@@ -36,6 +36,9 @@ type series struct {
 	waiting    [2][len(waitingReasons)]int64 // by subset
 	restarts   [2][len(endReasons)]int64     // by subset
 	rollbacks  [len(signals)]int64
+	wouldBe    [len(signals)]int64 // of mode observe
+	observes   bool
+	would      bool // a rollback would stand now
 	progress   [len(progress)]int64
 	promotes   bool // the mode of promotion is not off
 	waitsFor   Wait // what its next step waits for
@@ -86,6 +89,9 @@ var (
 	descWeight     = describeMetric("guardian_weight_percent", "Share of the guard's traffic by subset, percent, as last seen in its VirtualServices.", "subset")
 	descState      = describeMetric("guardian_state", "1 for the state that the guard is in, 0 for the others.", "state")
 	descRollbacks  = describeMetric("guardian_rollbacks_total", "Rollbacks that this replica has written, by the signal that asked for them.", "signal")
+	descWouldBe    = describeMetric("guardian_would_rollbacks_total", "Rollbacks that mode observe has kept from being done, told by this replica, by the signal that asked for them; guards that enforce have none.", "signal")
+	descObserves   = describeMetric("guardian_observing", "1 for a guard of mode observe, for which no VirtualService is written; guards that enforce have none.")
+	descWould      = describeMetric("guardian_would_be_rolled_back", "1 while the guard would be rolled back if it enforced; guards that enforce have none.")
 	descRestarts   = describeMetric("guardian_workload_restarts_total", "Container restarts seen since this replica started, istio-proxy left out. Every replica counts all: use max.", "subset")
 	descEnds       = describeMetric("guardian_workload_terminations_total", "The same restarts by the reason of the end before; reasons without any are left out.", "reason", "subset")
 	descWaiting    = describeMetric("guardian_workload_waiting_containers", "Containers that something keeps from starting now, by the reason, istio-proxy left out; reasons without any are left out too.", "reason", "subset")
@@ -97,7 +103,8 @@ var (
 	descBlind      = describeMetric("guardian_guard_unwatched", "1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
 
-	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descMoved}
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descMoved,
+		descObserves, descWouldBe, descWould}
 )
 
 func describeMetric(name, help string, labels ...string) *prometheus.Desc {
@@ -181,6 +188,11 @@ func (m *Metrics) rolledBack(guard, signal string) {
 	m.edit(guard, func(s *series) { s.rollbacks[slices.Index(signals[:], signal)]++ })
 }
 
+// wouldRollBack counts a rollback that was not done since the guard observes.
+func (m *Metrics) wouldRollBack(guard, signal string) {
+	m.edit(guard, func(s *series) { s.wouldBe[slices.Index(signals[:], signal)]++ })
+}
+
 // progressed counts an event of promotion; kind is one of progress.
 func (m *Metrics) progressed(guard, kind string) {
 	m.edit(guard, func(s *series) { s.progress[slices.Index(progress[:], kind)]++ })
@@ -216,6 +228,7 @@ func (m *Metrics) saw(g Guard, o outcome) {
 		mode := g.Promotion.Mode
 		s.promotes, s.waitsFor = mode == PromotionManual || mode == PromotionAuto, st.WaitingFor
 		s.blind = st.blind()
+		s.observes, s.would = st.Observing != nil, st.Observing != nil && st.Observing.Would != nil && st.Observing.Would.Blocked == ""
 		switch {
 		case o.done && o.decision.Move == MoveStable:
 			s.weight = 0
@@ -271,6 +284,13 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 	for i, p := range signalPairs {
 		count(descRollbacks, s.rollbacks[i], p)
 	}
+	if s.observes {
+		gauge(descObserves, 1)
+		gauge(descWould, bit(s.would))
+		for i, p := range signalPairs {
+			count(descWouldBe, s.wouldBe[i], p)
+		}
+	}
 	for i, p := range kindPairs {
 		count(descProgress, s.progress[i], p)
 	}
@@ -308,14 +328,17 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 			}
 		}
 	}
-	blind := 0.0
-	if s.blind {
-		blind = 1
-	}
-	gauge(descBlind, blind)
+	gauge(descBlind, bit(s.blind))
 	if !s.movedAt.IsZero() {
 		gauge(descMoved, float64(s.movedAt.UnixMilli())/1000)
 	}
+}
+
+func bit(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // reading is one value of one series.

@@ -62,12 +62,13 @@ type Watched struct {
 // for what.
 func (d *decider) holdOrPromote() {
 	s := &d.rec.Status
-	if len(d.holds) > 0 && d.exposed() && d.state == StateShifting {
+	if holds := d.holding(); len(holds) > 0 && d.exposed() && d.state == StateShifting {
 		d.state, d.reason = StateHeld, ReasonHeld
-		a := d.holds[0]
+		a := holds[0]
 		d.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
 		if a.Action == ActionRollback {
 			d.reason = ReasonEarlierBuild
+			d.text += d.whyPast(a)
 		}
 	}
 	d.showPause()

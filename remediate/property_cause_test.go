@@ -28,6 +28,7 @@ type ledger struct {
 	rollbacks map[string]Alert        // all rollback alerts so far, by fingerprint
 	full      time.Time               // since when the canary has all traffic; zero: it has not
 	owed      map[string]map[int]bool // templates whose rollback a replica could not record
+	enforced  time.Time               // when the record last came from observing to enforce
 	ended     bool                    // the end of the rollback window was recorded, and nothing has changed since
 }
 
@@ -81,7 +82,7 @@ func (m *machine) tell(r *replica) {
 // forget is what the end of a record, or of its status, has guardian forget.
 func (m *machine) forget() {
 	m.must, m.proven, m.listed, m.told = map[int]bool{}, map[int]bool{}, map[string]time.Time{}, map[int]span{}
-	m.unlocked, m.lifted, m.seen, m.ended = time.Time{}, time.Time{}, time.Time{}, false
+	m.unlocked, m.lifted, m.seen, m.enforced, m.ended = time.Time{}, time.Time{}, time.Time{}, time.Time{}, false
 	for _, w := range []*world{m.w, m.replicas[0].view, m.replicas[1].view} {
 		w.since = w.made[w.present]
 	}
@@ -92,12 +93,15 @@ func (m *machine) forget() {
 // lock, as far as Prometheus's clock and the record tell, or has outlived the
 // time in which it may be about what was before.
 func (m *machine) counts(a Alert, since time.Time) bool {
+	began, build := a.StartsAt, since
 	if m.unlocked.After(since) {
 		since = m.unlocked
 	}
-	began := a.StartsAt
 	if listed, ok := m.listed[a.Episode()]; ok && listed.Before(began) {
 		began = listed
+	}
+	if began.Before(m.enforced) && !build.After(m.enforced) {
+		return false
 	}
 	return !began.Before(since) || !m.now.Before(since.Add(m.guard.AlertWindow))
 }
@@ -377,7 +381,7 @@ func (m *machine) checkRolledBack(t Traffic) {
 // ends it.
 func (m *machine) checkLiftable(rec Record) {
 	l := rec.Lock
-	if l == nil || l.Kind != LockBuild || m.disarmed() || len(m.w.pods) == 0 {
+	if l == nil || l.Kind != LockBuild || m.brakeOff() || len(m.w.pods) == 0 {
 		return
 	}
 	ready := 0

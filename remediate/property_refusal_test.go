@@ -107,7 +107,7 @@ func (m *machine) stand() {
 		m.checkUnrecorded(refused("traffic", "") != nil)
 		return
 	}
-	if m.disarmed() || rec.Lock == nil || m.w.stable < m.guard.Rollback.MinReadyStable || m.w.noSubset {
+	if m.brakeOff() || rec.Lock == nil || m.w.stable < m.guard.Rollback.MinReadyStable || m.w.noSubset {
 		return
 	}
 	whole := refused("traffic", "")
@@ -135,7 +135,7 @@ func (m *machine) checkUnrecorded(trafficRefused bool) {
 	rec, t := m.parsed(), m.trafficOf(m.w.vs)
 	s := rec.Status
 	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
-	if trafficRefused || !safe || m.disarmed() || rec.Request != nil || t.full() || m.w.template == 0 || s.Build != m.w.hashOfTemplate(m.w.template) || t.Weight == 0 {
+	if trafficRefused || !safe || m.brakeOff() || rec.Request != nil || t.full() || m.w.template == 0 || s.Build != m.w.hashOfTemplate(m.w.template) || t.Weight == 0 {
 		return
 	}
 	for _, r := range m.replicas {

@@ -485,10 +485,10 @@ func (m *machine) settle() {
 func (m *machine) checkCalm() {
 	rec, t := m.parsed(), m.trafficOf(m.w.vs)
 	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
-	if rec.Lock != nil && !m.disarmed() && safe && !t.Clean() {
+	if rec.Lock != nil && !m.brakeOff() && safe && !t.Clean() {
 		m.t.Fatalf("invariant 1: locked, and the canary has %+v; status %+v", t, rec.Status)
 	}
-	if rec.Lock != nil && !m.disarmed() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
+	if rec.Lock != nil && !m.brakeOff() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
 		m.t.Fatalf("a rollback that cannot be done is not blocked but %s", rec.Status.State)
 	}
 	if x := rec.Status.Disarmed; x != nil && !m.now.Before(x.Until) {
@@ -498,7 +498,7 @@ func (m *machine) checkCalm() {
 		m.t.Fatalf("label %s is %q, lock %v", LabelLocked, m.w.cm.Labels[LabelLocked], rec.Lock)
 	}
 	m.checkLockAnnotation(rec)
-	if !m.disarmed() && safe {
+	if !m.brakeOff() && safe {
 		m.checkRolledBack(t)
 	}
 	m.checkLiftable(rec)
@@ -516,14 +516,14 @@ func (m *machine) checkCalm() {
 		}
 	}
 	held := m.w.foreign != nil && m.w.foreign.Labels[LabelLocked] == "true"
-	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !held && !m.paused() && !m.disarmed() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !held && !m.paused() && !m.brakeOff() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
 	}
 }
 
 // checkLockAnnotation: what the admission policies read is what the record says.
 func (m *machine) checkLockAnnotation(rec Record) {
-	if m.w.vs == nil {
+	if m.w.vs == nil || m.observing() {
 		return
 	}
 	want, _ := lockAnnotation(rec, guardianUser)

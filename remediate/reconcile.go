@@ -358,6 +358,10 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 			return did, &recordError{err}
 		}
 	}
+	if d.Observes { // whatever there may be to write, such as a lock's annotation
+		did.recorded, did.done = true, true
+		return did, nil
+	}
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
@@ -377,7 +381,9 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 // or a lock is lifted: answers may have taken longer than the lease lasts. What
 // another holds now is decided anew.
 func (r *reconciler) stillLeads(s snapshot, d Decision) error {
-	forward := d.Move == MoveForward || d.Move == MoveRestore || s.input.Record.Lock != nil && d.Record.Lock == nil
+	was, want := s.input.Record, d.Record
+	forward := d.Move == MoveForward || d.Move == MoveRestore || was.Lock != nil && want.Lock == nil ||
+		was.Status.Observing != nil && want.Status.Observing == nil
 	if forward && !r.leads() {
 		return fmt.Errorf("guard %s: the lease is another's: %w", s.input.Guard.Name, errConflict)
 	}

@@ -168,6 +168,8 @@ type Status struct {
 	Revisions   []Revision    `json:"revisions,omitempty"`  // what ReplicaSets and ControllerRevisions are called as builds, newest last
 	Taken       *Taken        `json:"taken,omitempty"`      // the last lock of another record that became this guard's
 	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
+	Observing   *Observing    `json:"observing,omitempty"`  // nothing is written to a VirtualService; nil: the guard enforces
+	EnforcedAt  time.Time     `json:"enforcedAt,omitzero"`  // when it last came from observing to that: what fired before is of the past
 	Leaving     []Leaving     `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
 	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
 }
@@ -472,6 +474,9 @@ func (r Record) clone() Record {
 	if r.Status.Taken != nil {
 		t := *r.Status.Taken
 		c.Status.Taken = &t
+	}
+	if r.Status.Observing != nil {
+		c.Status.Observing = r.Status.Observing.clone()
 	}
 	c.Status.Served = slices.Clone(r.Status.Served)
 	c.Status.Proven = slices.Clone(r.Status.Proven)

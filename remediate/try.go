@@ -58,6 +58,9 @@ func (l Looker) TryRollback(ctx context.Context, g Guard, user string) ([]Tried,
 		want.VirtualServices, want.Message = g.VirtualServices, tryReason
 	}
 	out := []Tried{l.tryRecord(ctx, g, s.record, want, user)}
+	if g.Mode == ModeObserve {
+		return out, nil // no VirtualService is written
+	}
 	for _, vs := range s.services {
 		out = append(out, tryTraffic(ctx, live.istio, g, s.pair, vs, want, user))
 	}

@@ -343,7 +343,7 @@ func (r worldReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 
 // manifest is a VirtualService with everything that a rewrite must leave
 // alone: a third destination, fields unknown to any client, a header route to
-// the canary and a mirror.
+// the canary, a sticky cookie for each version and a mirror.
 func manifest(weight int) map[string]any {
 	text := fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
 	"metadata":{"name":"orders-service","namespace":"microservices","annotations":{"team":"shop"}},
@@ -352,7 +352,9 @@ func manifest(weight int) map[string]any {
 	 {"timeout":"3s","mirror":{"host":"orders-service","subset":"v2"},"route":[
 	  {"destination":{"host":"orders-service","subset":"v1"},"weight":%d},
 	  {"destination":{"host":"orders-service","subset":"v2"},"weight":%d,"headers":{"request":{"set":{"a":"b"}}}},
-	  {"destination":{"host":"legacy.example.com"},"weight":20}]}]}}`, 80-weight*80/100, weight*80/100)
+	  {"destination":{"host":"legacy.example.com"},"weight":20}]},
+	 {"match":[{"headers":{"cookie":{"exact":"v2"}}}],"route":[{"destination":{"host":"orders-service","subset":"v1"},"weight":0},{"destination":{"host":"orders-service","subset":"v2"},"weight":100}]},
+	 {"match":[{"headers":{"cookie":{"exact":"v1"}}}],"route":[{"destination":{"host":"orders-service","subset":"v1"},"weight":100},{"destination":{"host":"orders-service","subset":"v2"}}]}]}}`, 80-weight*80/100, weight*80/100)
 	var m map[string]any
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
 		panic(err)

@@ -242,7 +242,7 @@ func AlertmanagerRoute(o AlertmanagerOptions) ([]byte, error) {
 	return append([]byte(routeHead), out...), nil
 }
 
-const configHead = `# For prometheus-operator 0.80 and newer; for older ones without the lines "timeout".
+const configHead = `# For prometheus-operator 0.82 and newer; for older ones without the lines "timeout".
 # Unless Alertmanager's alertmanagerConfigMatcherStrategy is None, an alert reaches these only with the label namespace: %[1]s
 # (OnNamespaceExceptForAlertmanagerNamespace: or if they stand in Alertmanager's own namespace). Alerts of matchers without that
 # label need the route for alertmanager.yml.

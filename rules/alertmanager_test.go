@@ -1,6 +1,9 @@
 package rules
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +12,8 @@ import (
 	"github.com/prometheus/alertmanager/dispatch"
 	"github.com/prometheus/common/model"
 	"sigs.k8s.io/yaml"
+
+	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
 func amOptions() AlertmanagerOptions {
@@ -25,6 +30,15 @@ func amOptions() AlertmanagerOptions {
 // as Alertmanager does.
 func load(t *testing.T, fragment []byte) *amconfig.Config {
 	t.Helper()
+	c, err := amconfig.Load(string(whole(t, fragment)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func whole(t *testing.T, fragment []byte) []byte {
+	t.Helper()
 	var whole map[string]any
 	if err := yaml.Unmarshal(fragment, &whole); err != nil {
 		t.Fatal(err)
@@ -37,11 +51,28 @@ func load(t *testing.T, fragment []byte) *amconfig.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := amconfig.Load(string(text))
+	return text
+}
+
+func TestAmtoolAcceptsTheRoute(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds amtool")
+	}
+	amtool, err := controlplane.Binary(t.Context(), "amtool")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c
+	out, err := AlertmanagerRoute(amOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "alertmanager.yml")
+	if err := os.WriteFile(file, whole(t, out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := exec.CommandContext(t.Context(), amtool, "check-config", file).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, said)
+	}
 }
 
 func TestAlertmanagerRoute(t *testing.T) {

@@ -109,6 +109,7 @@ func (i *installed) start(name, ready string) *pod {
 			env = append(env, e.Name+"="+name)
 		case e.ValueFrom.FieldRef.FieldPath == "metadata.namespace":
 			env = append(env, e.Name+"="+i.ns)
+		case e.ValueFrom.FieldRef.FieldPath == "metadata.uid": // there is no Pod
 		default:
 			i.t.Fatalf("environment variable %s: this test cannot give it", e.Name)
 		}
@@ -117,12 +118,7 @@ func (i *installed) start(name, ready string) *pod {
 		Name: "guardian", Path: i.binary(), Args: args, Env: env, Ready: func(ctx context.Context) error { return get(ctx, p.metrics+ready) },
 	})
 	i.must(err)
-	i.t.Cleanup(func() {
-		p.Kill()
-		if i.t.Failed() {
-			i.t.Logf("end of the log of %s:\n%s", name, p.Tail(40))
-		}
-	})
+	i.killed(name, p.Process)
 	return p
 }
 
@@ -134,22 +130,6 @@ func (i *installed) mount(p *pod) {
 	i.must(err)
 	i.must(os.WriteFile(p.config+".new", []byte(cm.Data["config.yaml"]), 0o600))
 	i.must(os.Rename(p.config+".new", p.config))
-}
-
-func get(ctx context.Context, url string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return errors.New(response.Status)
-	}
-	return nil
 }
 
 // tellPod sends an alert until it is taken, with the token of the chart's Secret.

@@ -199,7 +199,7 @@ func fieldChoices(t *testing.T) map[string][]string {
 
 // chartOwn are the keys of the configuration that the chart sets itself, or has
 // elsewhere.
-var chartOwn = []string{"namespace", "listen", "guards"}
+var chartOwn = []string{"namespace", "listen", "guards", "mode"}
 
 // freeValues are the values of the chart whose keys are Kubernetes's or other
 // people's.
@@ -240,6 +240,8 @@ func valuesSchema(path string, n *yaml.Node) jsonSchema {
 		out["type"] = []string{"string", "number"} // 1.0 without quotes
 	case "podDisruptionBudget.maxUnavailable":
 		out["type"] = []string{"integer", "string"}
+	case "mode":
+		out["enum"] = []string{"enforce", "observe"}
 	case "istio.sidecar":
 		out["enum"] = []string{"none", "excludePorts", "permissive", "mesh"}
 	case "extraObjects":

@@ -73,11 +73,18 @@ func (r right) objects(c Config, verb string) []string {
 		}
 	case r.resource == "virtualservices" && verb == "patch":
 		for _, g := range c.Guards {
-			names = append(names, g.VirtualServices...)
+			if !g.observes() {
+				names = append(names, g.VirtualServices...)
+			}
 		}
 		slices.Sort(names)
 	}
 	return slices.Compact(names)
+}
+
+// needless says of a verb that a guardian all of whose guards observe does without it.
+func (r right) needless(c Config, verb string) bool {
+	return r.resource == "virtualservices" && verb == "patch" && len(c.Guards) > 0 && !c.enforces()
 }
 
 // rights is everything that the service does in its namespace.
@@ -117,6 +124,9 @@ func (a *account) checkRights(ctx context.Context, p *preflight) {
 	missing := 0
 	for _, r := range allRights(p.config) {
 		for _, verb := range r.verbs {
+			if r.needless(p.config, verb) {
+				continue
+			}
 			lacks, err := a.lacking(ctx, p.config, r, verb)
 			if err != nil {
 				fix := "allow your user create on localsubjectaccessreviews in namespace " + r.namespace + ", or impersonate on serviceaccounts " + a.name

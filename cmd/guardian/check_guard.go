@@ -60,6 +60,9 @@ func checkTraffic(p *preflight, g GuardConfig, in remediate.Input) {
 	default:
 		p.ok("virtualservice", services, "canary at %d%%", in.Traffic.Weight)
 	}
+	if g.observes() {
+		p.note("mode", "", "set mode: enforce when what it tells is what you want", "mode observe: a rollback is told, and not done")
+	}
 }
 
 func (c *cluster) checkStable(p *preflight, g GuardConfig, in remediate.Input) {

@@ -243,6 +243,18 @@ func disarmed(r remediate.Record) remediate.Record {
 	return r
 }
 
+func observing(r remediate.Record) remediate.Record {
+	r.Status.Observing = &remediate.Observing{Since: time.Unix(0, 0).UTC()}
+	return r
+}
+
+// wouldBe is a guard that observes and would have been rolled back.
+func wouldBe(r remediate.Record) remediate.Record {
+	r = observing(r)
+	r.Status.Observing.Would = &remediate.Would{At: time.Unix(60, 0).UTC(), From: 10, Build: "b1", Signal: "error_rate", Reason: "CanaryErrors: 7% of requests fail"}
+	return r
+}
+
 func firing(state remediate.State, weight int, action remediate.Action) remediate.Record {
 	return remediate.Record{Status: remediate.Status{State: state, Weight: weight, Requests: 50,
 		Firing: []remediate.Firing{{Name: "StableErrors", Episode: "f@x", Action: action, Summary: "7% of requests fail"}}}}
@@ -272,6 +284,16 @@ func TestGate(t *testing.T) {
 		"a blocked rollback fails with its reason": {
 			record: remediate.Record{Status: remediate.Status{State: remediate.StateBlocked, Weight: 30, Reason: "stable has no endpoints"}},
 			code:   exitFailed, says: "blocked at 30%: stable has no endpoints"},
+		"an observing guard fails while an alert fires, and says that nothing is rolled back": {
+			record: observing(firing(remediate.StateShifting, 10, remediate.ActionRollback)), code: exitFailed, says: "fires, canary at 10%: 7% of requests fail; guardian observes and does not roll back"},
+		"a would-be rollback in the middle fails, also when its alert is over": {
+			record: observing(shifting(10, 50)), setUp: func(b *bench) {
+				b.change(20*time.Second, func(r *remediate.Record) {
+					r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: remediate.EventWould, From: 10, To: 10, Reason: "would have rolled back 10% → 0%, because CanaryErrors: 7%"})
+				})
+			}, code: exitFailed, says: "would have rolled back 10% → 0%, because CanaryErrors: 7% (at 2000-01-01T00:00:20Z); guardian observes and does not roll back", took: 20 * time.Second},
+		"a would-be rollback of before fails nothing": {
+			record: wouldBe(shifting(10, 50)), code: exitOK, says: "healthy for 1m0s at 10%", took: time.Minute},
 		"a pause changes no answer": {
 			record: func() remediate.Record {
 				r := shifting(30, 50)
@@ -1224,4 +1246,58 @@ func TestVersionSaysSomething(t *testing.T) {
 	code, text := b.run("version")
 	want(t, code, text, exitOK, "guardian ")
 	want(t, code, text, exitOK, "go1.")
+}
+
+// Where a guard observes, guardian writes to no VirtualService: what a person asks
+// for is refused with the way to do it, and the command itself takes a lock off.
+func TestAGuardThatObserves(t *testing.T) {
+	refuse := func(r *remediate.Record, q remediate.Request) {
+		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "refused", By: q.By, Reason: string(q.Action) + " refused: mode observe"})
+	}
+	lift := func(r *remediate.Record, q remediate.Request) {
+		r.Lock = nil
+		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "unlocked", By: q.By, Reason: q.Reason})
+	}
+	moves := func(r remediate.Record) remediate.Record {
+		r.Status.Moves = &remediate.Moves{VirtualServices: []string{"orders-mesh"}, Stable: "v1", Canary: "v2"}
+		return r
+	}
+	marked := map[string]any{remediate.AnnotationLock + testGuard: "locked", "team": "shop"}
+	for name, tc := range map[string]struct {
+		record      remediate.Record
+		args        string
+		take        func(*remediate.Record, remediate.Request)
+		annotations map[string]any
+		code        int
+		says        []string
+	}{
+		"a rollback is done by hand": {moves(observing(shifting(30, 1))), "rollback orders-service --reason r", refuse, nil, exitFailed, []string{
+			"rollback refused: mode observe", "kubectl get virtualservice -n shop orders-mesh -o yaml | guardian plan -f - --stable v1 --canary v2 | kubectl apply -f -"}},
+		"a lock is lifted": {moves(observing(locked())), "unlock orders-service --reason wrong", lift, marked, exitOK, []string{
+			"unlocked: wrong", "Taken off by this command: annotation canary-guardian.io/lock.orders-service of VirtualService orders-mesh"}},
+		"what is left of a lock is taken off": {moves(observing(shifting(0, 1))), "unlock orders-service --reason wrong", refuse, marked, exitOK, []string{"Taken off by this command"}},
+		"there is no lock":                    {moves(observing(shifting(0, 1))), "unlock orders-service --reason wrong", refuse, map[string]any{"team": "shop"}, exitFailed, []string{"unlock refused"}},
+		"its status says so":                  {wouldBe(shifting(10, 1)), "status orders-service", nil, nil, exitOK, []string{"shifting", "observe since 1970-01-01T00:00:00Z", "would have been rolled back 10% → 0% at 1970-01-01T00:01:00Z: CanaryErrors"}},
+		"in the table":                        {observing(shifting(10, 1)), "status", nil, nil, exitOK, []string{"shifting (observe)"}},
+		"for programs":                        {observing(shifting(10, 1)), "status -o json", nil, nil, exitOK, []string{`"mode": "observe"`, `"observing": {`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(tc.record), lease("a", time.Now()))
+				b.istio = dynamicfake.NewSimpleDynamicClient(runtime.NewScheme(), &unstructured.Unstructured{Object: map[string]any{
+					"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": map[string]any{"name": "orders-mesh", "namespace": "shop", "annotations": tc.annotations}}})
+				if tc.take != nil {
+					b.answer(tc.take)
+				}
+				code, text := b.run(strings.Fields(tc.args)...)
+				for _, says := range tc.says {
+					want(t, code, text, tc.code, says)
+				}
+				left, err := b.istio.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}).Namespace("shop").Get(t.Context(), "orders-mesh", metav1.GetOptions{})
+				if err != nil || left.GetAnnotations()[remediate.AnnotationLock+testGuard] != "" {
+					t.Errorf("left on the VirtualService: %v, %v", left.GetAnnotations(), err)
+				}
+			})
+		})
+	}
 }

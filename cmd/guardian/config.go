@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/prometheus/alertmanager/timeinterval"
@@ -31,6 +32,9 @@ type Config struct {
 	// Prometheus adds to all that it sends, such as cluster: eu-west. Empty
 	// (default): nothing else sends to the same Alertmanager.
 	Own map[string]string `yaml:"own"`
+	// Mode of guards that have none of their own: enforce (default), or observe,
+	// by which all is decided, recorded and told, and no VirtualService is written.
+	Mode string `yaml:"mode"`
 
 	Log          LogConfig       `yaml:"log"`
 	Listen       ListenConfig    `yaml:"listen"`
@@ -155,6 +159,7 @@ type GuardConfig struct {
 	Name            string          `yaml:"name"`
 	VirtualServices []string        `yaml:"virtualServices"` // default [name]
 	DestinationRule string          `yaml:"destinationRule"` // default name
+	Mode            string          `yaml:"mode"`            // enforce or observe; default: the configuration's mode
 	Stable          RefConfig       `yaml:"stable"`          // default v1
 	Canary          RefConfig       `yaml:"canary"`          // default v2
 	Workloads       WorkloadsConfig `yaml:"workloads"`
@@ -311,6 +316,7 @@ func DefaultConfig() Config {
 	}
 	return Config{
 		ClusterDomain: "cluster.local",
+		Mode:          string(remediate.ModeEnforce),
 		Log:           LogConfig{Level: "info", Format: "json"},
 		Listen:        ListenConfig{Alerts: ":8080", Metrics: ":8081"},
 		Webhook:       WebhookConfig{TokenFile: "/etc/guardian/token"},
@@ -373,6 +379,13 @@ func (g *GuardConfig) complete() {
 		}
 	}
 }
+
+// enforces says whether any guard's VirtualServices are written.
+func (c Config) enforces() bool {
+	return slices.ContainsFunc(c.Guards, func(g GuardConfig) bool { return !g.observes() })
+}
+
+func (g GuardConfig) observes() bool { return g.Mode == string(remediate.ModeObserve) }
 
 // Guard finds a guard by name.
 func (c Config) Guard(name string) (GuardConfig, bool) {

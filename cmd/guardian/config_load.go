@@ -61,6 +61,7 @@ func parseConfig(b []byte, flags func(*Config)) (Config, error) {
 	d.decode("", layer(tree, c, d.fromEnv), reflect.ValueOf(&c).Elem())
 	for i := range c.Guards {
 		c.Guards[i].complete()
+		c.Guards[i].Mode = cmp.Or(c.Guards[i].Mode, c.Mode)
 	}
 	flags(&c)
 	if c.Namespace == "" {

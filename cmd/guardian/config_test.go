@@ -424,3 +424,52 @@ func TestPromotionNeedsAPrometheusThatProvesTheRules(t *testing.T) {
 		}
 	}
 }
+
+func TestTheModeOfAGuardIsItsOwnOrTheConfigurations(t *testing.T) {
+	text := func(mode, own string) string {
+		return "namespace: a\n" + mode + "guards:\n- name: orders\n- {name: cart" + own + "}\n"
+	}
+	for name, c := range map[string]struct {
+		text         string
+		orders, cart string
+	}{
+		"by default":      {text("", ""), "enforce", "enforce"},
+		"of all":          {text("mode: observe\n", ""), "observe", "observe"},
+		"of one":          {text("", ", mode: observe"), "enforce", "observe"},
+		"of all but one":  {text("mode: observe\n", ", mode: enforce"), "observe", "enforce"},
+		"of none by null": {text("mode: observe\n", ", mode: null"), "observe", "observe"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := ParseConfig([]byte(c.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if o, k := got.Guards[0].Mode, got.Guards[1].Mode; o != c.orders || k != c.cart {
+				t.Errorf("orders is %q, cart is %q; want %q, %q", o, k, c.orders, c.cart)
+			}
+			if g := got.remediateGuard(got.Guards[1], 0); string(g.Mode) != c.cart {
+				t.Errorf("cart is decided by mode %q", g.Mode)
+			}
+		})
+	}
+	t.Setenv("GUARDIAN_MODE", "observe")
+	if c, err := ParseConfig([]byte(text("", ""))); err != nil || c.enforces() {
+		t.Errorf("GUARDIAN_MODE=observe: %v, %v", c.Guards, err)
+	}
+}
+
+func TestWhatAModeForbidsIsRefusedByItsKey(t *testing.T) {
+	for text, want := range map[string]string{
+		"mode: watch":                         `mode: "watch": want enforce or observe`,
+		"guards: [{name: orders, mode: dry}]": `guards[0].mode: "dry": want enforce or observe`,
+		"mode: observe\nguards: [{name: orders, promotion: {mode: auto}}]":                 `guards[0].promotion.mode: "auto": no step is written in mode observe: want off, or mode: enforce`,
+		"guards: [{name: cart}, {name: orders, mode: observe, promotion: {mode: manual}}]": `guards[1].promotion.mode: "manual": no step is written in mode observe: want off, or mode: enforce`,
+	} {
+		if _, err := ParseConfig([]byte("namespace: a\n" + text)); err == nil || err.Error() != want {
+			t.Errorf("%s\n%v\nwant %s", text, err, want)
+		}
+	}
+	if _, err := ParseConfig([]byte("namespace: a\nmode: observe\nguards: [{name: orders, mode: enforce, promotion: {mode: auto}}]")); err != nil {
+		t.Error(err)
+	}
+}

@@ -115,6 +115,7 @@ func (c Config) Validate() Problems {
 	k.want(c.Instance != "" && len(validation.IsValidLabelValue(c.Instance)) == 0, "instance", c.Instance, "want a label's value, such as the release's name")
 	k.want(len(validation.IsDNS1123Subdomain(c.ClusterDomain)) == 0, "clusterDomain", c.ClusterDomain, "want a DNS domain such as cluster.local")
 	c.validateOwn(&k)
+	k.oneOf("mode", c.Mode, string(remediate.ModeEnforce), string(remediate.ModeObserve))
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "json", "text")
 	k.address("listen.alerts", c.Listen.Alerts)
@@ -213,6 +214,9 @@ func (c Config) validateGuards(k *check) {
 	for i, g := range c.Guards {
 		at := fmt.Sprintf("guards[%d]", i)
 		g.validate(k, at)
+		if g.Mode != "" && g.Mode != c.Mode { // else it is that one which is wrong
+			k.oneOf(at+".mode", g.Mode, string(remediate.ModeEnforce), string(remediate.ModeObserve))
+		}
 		for j, m := range g.Alerts.Matchers {
 			m.validate(k, fmt.Sprintf("%s.alerts.matchers[%d]", at, j), c.generatedLabels(g.Name))
 		}
@@ -268,6 +272,7 @@ func (g GuardConfig) validate(k *check, at string) {
 	k.bounded(at+".rollback.window", g.Rollback.Window, 0, year)
 	k.want(g.Rollback.MinReadyStable >= 1, at+".rollback.minReadyStable", g.Rollback.MinReadyStable, "want at least 1: traffic to a stable version without endpoints is an outage")
 	g.Promotion.validate(k, at+".promotion")
+	k.want(!g.observes() || g.Promotion.Mode == string(remediate.PromotionOff), at+".promotion.mode", g.Promotion.Mode, "no step is written in mode observe: want off, or mode: enforce")
 }
 
 func (k *check) ref(at string, r RefConfig) {

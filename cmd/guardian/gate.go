@@ -34,7 +34,8 @@ func newGateCommand(a *app) *cobra.Command {
 		Long: `Watch a guard while its canary has traffic, and answer as soon as it is known.
 
 Exit codes: 0 healthy for that long with enough requests; 1 rolled back, locked,
-blocked or held, or an alert fires, with the reason; 2 could not tell: no guardian
+blocked or held, an alert fires, or (mode observe) it would have been rolled back
+meanwhile, with the reason; 2 could not tell: no guardian
 is running, no heartbeat has come since the traffic began (alerts may not reach
 guardian), no rule watches, no traffic for the canary, too few requests, disarmed,
 not in guardian's configuration, no cluster, wrong flags.
@@ -229,6 +230,9 @@ func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAns
 		if e.Event == "rolled-back" { // without a lock nothing else may tell of it any more
 			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason))
 		}
+		if e.Event == remediate.EventWould || e.Event == remediate.EventWouldBlocked { // the alert may be over already
+			return unhealthy(fmt.Sprintf("%s (at %s)%s", e.Reason, e.At.UTC().Format(time.RFC3339), observesText(r.Status)))
+		}
 	}
 	return w.count(r.Status, now)
 }
@@ -346,9 +350,17 @@ func trouble(r remediate.Record) string {
 		return fmt.Sprintf("rollback under way, the canary is at %d%%%s", s.Weight, orNothing(": ", s.Reason))
 	case len(s.Firing) > 0:
 		f := s.Firing[0]
-		return fmt.Sprintf("alert %s (%s) fires, canary at %d%%%s", f.Name, f.Action, s.Weight, orNothing(": ", f.Summary))
+		return fmt.Sprintf("alert %s (%s) fires, canary at %d%%%s%s", f.Name, f.Action, s.Weight, orNothing(": ", f.Summary), observesText(s))
 	}
 	return ""
+}
+
+// observesText follows after what a guard in mode observe does not act upon.
+func observesText(s remediate.Status) string {
+	if s.Observing == nil {
+		return ""
+	}
+	return "; guardian observes and does not roll back"
 }
 
 // andPaused is for an answer of 0: a pause keeps guardian from steps alone.

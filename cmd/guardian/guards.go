@@ -27,6 +27,7 @@ func (c Config) remediateGuard(g GuardConfig, alertWindow time.Duration) remedia
 		DestinationRule: g.DestinationRule,
 		Stable:          g.Stable.Ref,
 		Canary:          g.Canary.Ref,
+		Mode:            remediate.Mode(g.Mode),
 		Rollback: remediate.Rollback{
 			Lock: remediate.LockKind(r.Lock), Window: r.Window, MinReadyStable: r.MinReadyStable, MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors,
 		},

@@ -18,7 +18,7 @@ func TestAGuardOfOneLineMeansTheSameToEveryPackage(t *testing.T) {
 	}
 	want := remediate.Guard{
 		Name: "orders-service", Namespace: "microservices", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
-		Stable: remediate.Ref{Subset: "v1"}, Canary: remediate.Ref{Subset: "v2"},
+		Stable: remediate.Ref{Subset: "v1"}, Canary: remediate.Ref{Subset: "v2"}, Mode: remediate.ModeEnforce,
 		Rollback: remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion: remediate.Promotion{Mode: remediate.PromotionOff, MinRequests: 100, Steps: []remediate.Step{
 			{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},

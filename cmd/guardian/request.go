@@ -270,6 +270,11 @@ func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r namedRecord
 	if !before.Status.Orphaned.IsZero() {
 		return nil, a.requestOfOrphan(ctx, c, guard, q, *before)
 	}
+	if q.Action == remediate.RequestUnlock && before.Lock == nil && before.Status.Observing != nil {
+		if taken, err := a.leftOfLock(ctx, c, guard, *before); taken || err != nil {
+			return before, err
+		}
+	}
 	if rollsBack(q, *before) {
 		what, l := "rolled back", before.Lock
 		if before.Status.State == remediate.StateBlocked {
@@ -292,7 +297,10 @@ func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r namedRecord
 	after, err = c.awaitDone(waiting, guard, q, *before)
 	switch {
 	case err == nil:
-		return after, a.outcome(guard, q, *before, *after)
+		if err := a.outcome(guard, c.namespace, q, *before, *after); err != nil || q.Action != remediate.RequestUnlock || after.Status.Observing == nil {
+			return after, err
+		}
+		return after, a.takeOffLock(ctx, c, guard, *before) // guardian writes to no VirtualService
 	case after != nil:
 		return after, notYet(guard, q, *after, timeout)
 	}
@@ -369,22 +377,33 @@ func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q r
 			return err
 		}
 	}
+	fmt.Fprintf(a.out, "%s.\nThe unlock waits in its record: guardian lifts the lock there when it has the guard again.\n", text)
+	return a.takeOffLock(ctx, c, guard, r)
+}
+
+// takeOffLock takes the lock's annotation off the guard's VirtualServices, with the
+// person's own rights, where guardian does not; r is the record with the lock.
+func (a *app) takeOffLock(ctx context.Context, c *cluster, guard string, r remediate.Record) error {
+	_, err := a.leftOfLock(ctx, c, guard, r)
+	for _, was := range r.Changed {
+		fmt.Fprintf(a.out, "Left as the rollback re-pointed it: VirtualService %s, %s\n", was.VirtualService, was.Path)
+	}
+	return err
+}
+
+func (a *app) leftOfLock(ctx context.Context, c *cluster, guard string, r remediate.Record) (taken bool, err error) {
 	names := r.VirtualServices
 	if m := r.Status.Moves; len(names) == 0 && m != nil {
 		names = m.VirtualServices
 	}
-	taken, err := remediate.TakeOffLock(ctx, c.dynamic, c.namespace, guard, names)
-	fmt.Fprintf(a.out, "%s.\nThe unlock waits in its record: guardian lifts the lock there when it has the guard again.\n", text)
-	for _, name := range taken {
+	off, err := remediate.TakeOffLock(ctx, c.dynamic, c.namespace, guard, names)
+	for _, name := range off {
 		fmt.Fprintf(a.out, "Taken off by this command: annotation %s%s of VirtualService %s; the API server refuses nothing there any more. No traffic has moved.\n", remediate.AnnotationLock, guard, name)
 	}
-	for _, was := range r.Changed {
-		fmt.Fprintf(a.out, "Left as the rollback re-pointed it: VirtualService %s, %s\n", was.VirtualService, was.Path)
-	}
 	if err != nil {
-		return c.explain("unlock guard "+guard, err)
+		err = c.explain("unlock guard "+guard, err)
 	}
-	return nil
+	return len(off) > 0, err
 }
 
 // writeRequest puts q into the record, after any request that stands there, and
@@ -570,7 +589,7 @@ func did(q remediate.Request, before, after remediate.Record) bool {
 }
 
 // outcome prints what guardian recorded since, and fails when it refused.
-func (a *app) outcome(guard string, q remediate.Request, before, after remediate.Record) error {
+func (a *app) outcome(guard, namespace string, q remediate.Request, before, after remediate.Record) error {
 	for _, e := range newEntries(before.History, after.History) {
 		if e.Event != "refused" || e.By != q.By {
 			fmt.Fprintf(a.out, "%s: %s\n", e.Event, e.Reason)
@@ -586,6 +605,8 @@ func (a *app) outcome(guard string, q remediate.Request, before, after remediate
 		return fmt.Errorf("the rollback is recorded and will be done when it is safe: %s", s.Reason)
 	case rollsBack(q, after): // refused if an alert was first: it is done all the same
 		return nil
+	case refused != "" && s.Observing != nil:
+		return fmt.Errorf("%s%s", refused, a.byHand(q.Action, guard, namespace, after))
 	case refused != "":
 		return errors.New(refused)
 	case q.Action == remediate.RequestRollback && s.State == remediate.StateBlocked:

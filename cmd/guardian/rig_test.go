@@ -323,30 +323,38 @@ func (r *rig) exec(port int, host, pod, extra string, apps ...*controlplane.App)
 	r.must(os.WriteFile(file, []byte(config), 0o600))
 	p, err := r.plane.Run(r.t.Context(), controlplane.Program{
 		Name: "guardian", Path: r.binary(), Args: []string{"serve", "-f", file, "--kubeconfig", kubeconfig}, Env: []string{"POD_NAME=" + pod},
-		Ready: func(ctx context.Context) error {
-			request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/readyz", metrics), nil)
-			if err != nil {
-				return err
-			}
-			response, err := http.DefaultClient.Do(request)
-			if err != nil {
-				return err
-			}
-			defer func() { _ = response.Body.Close() }()
-			if response.StatusCode != http.StatusOK {
-				return errors.New(response.Status)
-			}
-			return nil
-		},
+		Ready: func(ctx context.Context) error { return get(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", metrics)) },
 	})
 	r.must(err)
+	r.killed(pod, p)
+	return &process{Process: p, url: fmt.Sprintf("http://127.0.0.1:%d", port)}
+}
+
+// killed ends a replica with the test, and shows its log if that has failed.
+func (r *rig) killed(name string, p *controlplane.Process) {
 	r.t.Cleanup(func() {
 		p.Kill()
 		if r.t.Failed() {
-			r.t.Logf("end of the log of %s:\n%s", pod, p.Tail(40))
+			r.t.Logf("end of the log of %s:\n%s", name, p.Tail(40))
 		}
 	})
-	return &process{Process: p, url: fmt.Sprintf("http://127.0.0.1:%d", port)}
+}
+
+// get asks a path that answers 200 when all is well.
+func get(ctx context.Context, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
 }
 
 // alertOf is an alert of a guard as Alertmanager sends it.

@@ -359,7 +359,7 @@ func (s *service) reload(c Config) {
 	if gone := removed(s.config, c); len(gone) > 0 {
 		s.log.Warn("guards were removed: nothing rolls them back any more, and a lock that stands is lifted by guardian unlock alone", "guards", gone)
 	}
-	s.config.Guards, s.config.Rules, s.config.Heartbeat, s.config.Disarm = c.Guards, c.Rules, c.Heartbeat, c.Disarm
+	s.config.Guards, s.config.Rules, s.config.Heartbeat, s.config.Disarm, s.config.Mode = c.Guards, c.Rules, c.Heartbeat, c.Disarm, c.Mode
 	s.log.Info("configuration taken over", "guards", len(c.Guards))
 }
 

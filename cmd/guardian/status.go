@@ -168,6 +168,7 @@ func (c *cluster) statusPulse(ctx context.Context, records []namedRecord, all bo
 type statusJSON struct {
 	Guard     string                   `json:"guard"`
 	Namespace string                   `json:"namespace"`
+	Mode      remediate.Mode           `json:"mode"`
 	Status    remediate.Status         `json:"status"`
 	Lock      *remediate.Lock          `json:"lock,omitempty"`
 	Refused   []string                 `json:"refused,omitempty"`
@@ -194,7 +195,7 @@ func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOpt
 func (a *app) printJSON(records []namedRecord, guard string) error {
 	out := make([]statusJSON, 0, len(records))
 	for _, r := range records {
-		s := statusJSON{r.guard, r.namespace, r.Status, r.Lock, r.Refused, r.Message, r.Request, nil}
+		s := statusJSON{r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil}
 		if guard != "" {
 			s.History = r.History
 		}
@@ -221,10 +222,19 @@ func printTable(w io.Writer, records []namedRecord, all, header bool, now time.T
 	}
 	for _, r := range records {
 		s := r.Status
-		row(r.namespace, r.guard, cmp.Or(string(s.State), "unknown"), fmt.Sprintf("%d%%", s.Weight), age(s.Since, now),
+		row(r.namespace, r.guard, stateCell(s), fmt.Sprintf("%d%%", s.Weight), age(s.Since, now),
 			short(s.Build), lockCell(r.Lock), cmp.Or(strings.Join(s.Alerts, ","), "-"), nextCell(s, now))
 	}
 	return t.Flush()
+}
+
+// stateCell is a guard's state, and that it is observed alone.
+func stateCell(s remediate.Status) string {
+	text := cmp.Or(string(s.State), "unknown")
+	if s.Observing != nil {
+		text += " (observe)"
+	}
+	return text
 }
 
 func lockCell(l *remediate.Lock) string {
@@ -318,6 +328,12 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	s := r.Status
 	line("Guard", r.namespace+"/"+r.guard)
 	line("State", fmt.Sprintf("%s for %s%s", cmp.Or(string(s.State), "unknown"), age(s.Since, now), orNothing(": ", s.Reason)))
+	if o := s.Observing; o != nil {
+		line("Mode", "observe since "+o.Since.UTC().Format(time.RFC3339)+": what is decided is told, and no VirtualService is written")
+		if o.Would != nil {
+			line("If it enforced", o.Would.Text())
+		}
+	}
 	line("Canary", fmt.Sprintf("%d%% of the traffic, build %s, %d ready", s.Weight, short(s.Build), s.Ready.Canary))
 	line("Stable", fmt.Sprintf("%d ready", s.Ready.Stable))
 	line("Alerts", strings.Join(s.Alerts, ", "))

@@ -177,7 +177,7 @@ func linkerFlags(t tool, pinned string) string {
 	return strings.Join(flags, " ")
 }
 
-// reportedVersion is what a program says of itself. Prometheus 3.16.0 is the Go module v0.316.0.
+// reportedVersion is what a program says of itself. Prometheus 3.16.0 is the Go module v0.316.0, and 2.42.0 is v0.42.0.
 func reportedVersion(module, pinned string) string {
 	reported := strings.TrimPrefix(pinned, "v")
 	if module != "github.com/prometheus/prometheus" {
@@ -188,8 +188,11 @@ func reportedVersion(module, pinned string) string {
 		return reported
 	}
 	number, err := strconv.Atoi(parts[1])
-	if err != nil || number < 100 {
+	if err != nil {
 		return reported
+	}
+	if number < 100 {
+		return fmt.Sprintf("2.%d.%s", number, parts[2])
 	}
 	return fmt.Sprintf("%d.%d.%s", number/100, number%100, parts[2])
 }

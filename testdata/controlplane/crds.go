@@ -93,17 +93,25 @@ func parseDefinitions(file []byte) ([]definition, error) {
 	}
 }
 
-// install creates the CRDs and returns when every version of each is served.
-func (p *Plane) install(ctx context.Context, definitions []definition) error {
+// definitions is a client for CustomResourceDefinitions, and what it is made from.
+func (p *Plane) definitions() (*rest.Config, dynamic.NamespaceableResourceInterface, error) {
 	config, err := p.admin()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
+		return nil, nil, err
+	}
+	return config, client.Resource(definitionsResource), nil
+}
+
+// install creates the CRDs and returns when every version of each is served.
+func (p *Plane) install(ctx context.Context, definitions []definition) error {
+	config, crds, err := p.definitions()
+	if err != nil {
 		return err
 	}
-	crds := client.Resource(definitionsResource)
 	group, all := errgroup.WithContext(ctx)
 	for _, d := range definitions {
 		group.Go(func() error {
@@ -123,15 +131,11 @@ func (p *Plane) install(ctx context.Context, definitions []definition) error {
 // ServeIstio has the API server serve Istio's networking resources in these versions alone, as that of an older Istio
 // does, and returns when it does. What is stored stays.
 func (p *Plane) ServeIstio(ctx context.Context, versions ...string) error {
-	config, err := p.admin()
+	config, crds, err := p.definitions()
 	if err != nil {
 		return err
 	}
-	client, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	list, err := client.Resource(definitionsResource).List(ctx, metav1.ListOptions{})
+	list, err := crds.List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("list CustomResourceDefinitions: %w", err)
 	}
@@ -152,7 +156,7 @@ func (p *Plane) ServeIstio(ctx context.Context, versions ...string) error {
 		if err := unstructured.SetNestedSlice(d.Object, all, "spec", "versions"); err != nil {
 			return err
 		}
-		updated, err := client.Resource(definitionsResource).Update(ctx, d.Unstructured, metav1.UpdateOptions{})
+		updated, err := crds.Update(ctx, d.Unstructured, metav1.UpdateOptions{})
 		if err != nil {
 			return fmt.Errorf("update CustomResourceDefinition %s: %w", d.GetName(), err)
 		}
@@ -167,15 +171,10 @@ func (p *Plane) ServeIstio(ctx context.Context, versions ...string) error {
 // DropDefinition deletes a CustomResourceDefinition, and with it all of its objects, and returns when nothing of it is
 // served any more.
 func (p *Plane) DropDefinition(ctx context.Context, name string) error {
-	config, err := p.admin()
+	config, crds, err := p.definitions()
 	if err != nil {
 		return err
 	}
-	client, err := dynamic.NewForConfig(config)
-	if err != nil {
-		return err
-	}
-	crds := client.Resource(definitionsResource)
 	object, err := crds.Get(ctx, name, metav1.GetOptions{})
 	if err == nil {
 		err = crds.Delete(ctx, name, metav1.DeleteOptions{})

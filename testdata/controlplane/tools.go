@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,7 +76,7 @@ func tools() map[string]tool {
 	// It has a module of its own: what it pins beyond kube-apiserver's would have that built again.
 	manager := kubernetes("kube-controller-manager", 2*time.Minute)
 	manager.folder, manager.versionArgs = "kube-controller-manager", []string{"--version"}
-	return map[string]tool{
+	all := map[string]tool{
 		"kube-apiserver":          apiServer,
 		"kube-controller-manager": manager,
 		"kubectl":                 kubectl,
@@ -105,6 +106,33 @@ func tools() map[string]tool {
 			versionArgs: []string{"version"}, about: 9 * time.Minute,
 		},
 	}
+	for name, folder := range oldest {
+		t := all[name]
+		t.folder, t.least, t.below, t.embeds = folder, version{}, version{}, "" // none but the pinned one will do
+		if name == "helm" {
+			t.module, t.pkg, t.stamp = "helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm", []string{"helm.sh/helm/v3/internal/version.version=v%s"}
+		}
+		all[name+oldestSuffix] = t
+	}
+	return all
+}
+
+// oldestSuffix marks the oldest version of a program that guardian is to work with.
+const oldestSuffix = "-oldest"
+
+// oldest are the folders below testdata/tools that pin it.
+var oldest = map[string]string{
+	"prometheus": "prometheus-oldest", "promtool": "prometheus-oldest",
+	"alertmanager": "alertmanager-oldest", "amtool": "alertmanager-oldest",
+	"helm": "helm-oldest", "kube-apiserver": "kube-apiserver-oldest",
+}
+
+// wanted is the name of a program, or that of its oldest version where $GUARDIAN_OLDEST lists it, with spaces between.
+func wanted(name string) string {
+	if slices.Contains(strings.Fields(os.Getenv("GUARDIAN_OLDEST")), name) {
+		return name + oldestSuffix
+	}
+	return name
 }
 
 // Binary returns the path of a program: from $KUBEBUILDER_ASSETS or $PATH when its version fits, else from the user's
@@ -112,7 +140,10 @@ func tools() map[string]tool {
 // minutes; other processes that need a build at the same time wait. Known are kube-apiserver, kubectl, etcd,
 // kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator and pilot-discovery; it
 // must be called from within the repository.
+//
+// Programs that $GUARDIAN_OLDEST names, with spaces between, are of the oldest version that guardian is to work with.
 func Binary(ctx context.Context, name string) (string, error) {
+	name = wanted(name)
 	t, ok := tools()[name]
 	if !ok {
 		return "", fmt.Errorf("find program %q: not one that controlplane knows", name)

@@ -108,6 +108,25 @@ func TestWhatTestsStartIsOfTheVersionThatGuardianIsBuiltWith(t *testing.T) {
 	}
 }
 
+func TestTheOldestProgramsAreChosenByTheEnvironment(t *testing.T) {
+	t.Setenv("GUARDIAN_OLDEST", "promtool helm")
+	for name, want := range map[string]string{"promtool": "promtool-oldest", "helm": "helm-oldest", "prometheus": "prometheus"} {
+		if got := wanted(name); got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+	}
+	for name := range oldest {
+		if _, ok := tools()[name+oldestSuffix]; !ok {
+			t.Errorf("no tool %s%s", name, oldestSuffix)
+		}
+	}
+	for module, want := range map[string]string{"v0.42.0": "2.42.0", "v0.99.1": "2.99.1", "v0.316.0": "3.16.0"} {
+		if got := reportedVersion("github.com/prometheus/prometheus", module); got != want {
+			t.Errorf("%s: got %s, want %s", module, got, want)
+		}
+	}
+}
+
 func TestASecondBuildWaitsForTheFirst(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "build.lock")
 	unlock, err := lockFile(t.Context(), path, "first")

@@ -100,13 +100,24 @@ annotations:
 {{- toYaml (dict "config" (omit $config "guards" "heartbeat" "disarm" "rules") "rules" (pick $config.rules "name" "namespace")) -}}
 {{- end -}}
 
-{{/* The VirtualServices that the guards name, one a line. */}}
+{{/* The VirtualServices that the guards name, and those that they have lately named as far as they are known, one a line. */}}
 {{- define "guardian.virtualServices" -}}
-{{- $names := list -}}
+{{- $names := .Values.rbac.formerVirtualServices -}}
 {{- range .Values.guards -}}
 {{- $names = concat $names (default (list .name) .virtualServices) -}}
 {{- end -}}
-{{- join "\n" (uniq $names | sortAlpha) -}}
+{{- range (lookup "v1" "ConfigMap" .Release.Namespace "").items -}}
+{{- $guard := get (default dict .metadata.labels) "canary-guardian.io/guard" -}}
+{{- if and $guard (eq .metadata.name (printf "guardian-%s" $guard)) -}}
+{{- $names = concat $names (splitList " " (default "" (get (default dict .data) "virtualServices"))) -}}
+{{- $status := fromJson (default "{}" (get (default dict .data) "status")) -}}
+{{- $names = concat $names (default list (get (default dict $status.moves) "virtualServices")) -}}
+{{- range $status.leaving -}}
+{{- $names = append $names .vs -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- join "\n" (uniq (compact $names) | sortAlpha) -}}
 {{- end -}}
 
 {{/* The records of the guards, and of former ones as far as they are known, one a line. */}}
