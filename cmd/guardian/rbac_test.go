@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -107,6 +110,13 @@ func TestTheRolesThatArePrintedAreEnoughAndNoMore(t *testing.T) {
 	g := r.serve("guardian-0", r.config("127.0.0.1:0", "", app))
 	r.must(insist(t.Context(), g.url, webhookOf(r.alertOf(app.Name))))
 	r.rolledBack(app)
+	r.wait("the rollback is confirmed", func(ctx context.Context) error {
+		rec, err := r.record(ctx, app.Name)
+		if err == nil && rec.Status.State != remediate.StateRolledBack {
+			err = fmt.Errorf("state %s", rec.Status.State)
+		}
+		return err
+	})
 
 	ci, viewer, operator, without := r.as(controlplane.CI), r.as(controlplane.Nobody), r.as(controlplane.Dev), r.as(unarmed)
 	for _, c := range []struct {
