@@ -41,6 +41,8 @@ const (
 	AlertReconcileFailing     = "GuardianReconcileFailing"
 	AlertUnwatched            = "GuardianCanaryUnwatched"
 	AlertCannotWatch          = "GuardianCannotWatch"
+	AlertUnguarded            = "GuardianCanaryUnguarded"
+	AlertForeignLock          = "GuardianForeignLock"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
@@ -50,7 +52,7 @@ func Alerts() []string {
 		AlertTraffic, AlertTrafficHold, AlertRefused, AlertServiceTraffic,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete, AlertReconcileFailing,
-		AlertUnwatched, AlertCannotWatch,
+		AlertUnwatched, AlertCannotWatch, AlertUnguarded, AlertForeignLock,
 	}
 }
 

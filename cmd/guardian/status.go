@@ -37,7 +37,8 @@ func newStatusCommand(a *app) *cobra.Command {
 Exit codes: 0 shown; 1 an error, or no such guard; 2 could not tell: no guardian
 lives, or (with NAME) the guard is not in its configuration, and what is shown is
 what was last written.`,
-		Args: cobra.MaximumNArgs(1),
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.output != "" && o.output != "json" {
 				return orUnknown(fmt.Errorf("--output %q: want json, or nothing for a table", o.output))
@@ -72,7 +73,7 @@ func (c *cluster) readStatus(ctx context.Context, guard string, all bool) ([]nam
 		if r == nil {
 			return nil, c.unknownGuard(ctx, guard)
 		}
-		return []namedRecord{{c.namespace, guard, *r}}, nil
+		return []namedRecord{{c.namespace, guard, *r}}, r.UnreadableError(c.namespace, guard)
 	}
 	namespace := c.namespace
 	if all {
@@ -166,6 +167,7 @@ func (c *cluster) statusPulse(ctx context.Context, records []namedRecord, all bo
 
 // statusJSON is one guard for programs. Its fields are those of the record.
 type statusJSON struct {
+	shape
 	Guard     string                   `json:"guard"`
 	Namespace string                   `json:"namespace"`
 	Mode      remediate.Mode           `json:"mode"`
@@ -175,6 +177,8 @@ type statusJSON struct {
 	Message   string                   `json:"message,omitempty"`
 	Request   *remediate.Request       `json:"request,omitempty"`
 	History   []remediate.HistoryEntry `json:"history,omitempty"`
+	// Unreadable is what of the record cannot be read, and why.
+	Unreadable []string `json:"unreadable,omitempty"`
 }
 
 func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOptions, now time.Time) error {
@@ -195,7 +199,7 @@ func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOpt
 func (a *app) printJSON(records []namedRecord, guard string) error {
 	out := make([]statusJSON, 0, len(records))
 	for _, r := range records {
-		s := statusJSON{r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil}
+		s := statusJSON{shapeOf("GuardStatus"), r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable}
 		if guard != "" {
 			s.History = r.History
 		}
@@ -339,7 +343,11 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	line("Alerts", strings.Join(s.Alerts, ", "))
 	line("Heartbeat", beat)
 	if l := r.Lock; l != nil {
-		line("Lock", fmt.Sprintf("%s, since %s by %s: %s", l.Kind, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason))
+		since := ""
+		if !l.Since.IsZero() {
+			since = ", since " + l.Since.UTC().Format(time.RFC3339)
+		}
+		line("Lock", fmt.Sprintf("%s%s by %s: %s", l.Kind, since, l.By, l.Reason))
 		line("To go on", r.Message)
 	}
 	line("Refused builds", strings.Join(r.Refused, ", "))
@@ -353,7 +361,10 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	if s.PausedOnVS {
 		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
+	line("Not readable", strings.Join(r.Unreadable, "; "))
 	line("Not watched", s.Unwatched)
+	line("Not guarded", strings.Join(s.Unguarded, ", "))
+	line("Others' locks", strings.Join(s.ForeignLocks, ", "))
 	for _, l := range s.Leaving {
 		line("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))
 	}
@@ -384,13 +395,7 @@ func printHistory(w io.Writer, history []remediate.HistoryEntry) error {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, e := range history {
-		weights := fmt.Sprintf("%d%%", e.To)
-		if e.From != e.To {
-			weights = fmt.Sprintf("%d%% → %d%%", e.From, e.To)
-		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", e.At.UTC().Format(time.RFC3339), e.Event, weights, cmp.Or(e.By, "-"), e.Reason)
-	}
+	printEntries(t, "  ", history, func(remediate.HistoryEntry) string { return "" })
 	return t.Flush()
 }
 
