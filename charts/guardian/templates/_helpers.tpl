@@ -89,6 +89,7 @@ annotations:
 {{- end -}}
 {{- $config := mergeOverwrite $known (deepCopy .Values.config) -}}
 {{- $_ := set $config "namespace" .Release.Namespace -}}
+{{- $_ := set $config "mode" .Values.mode -}}
 {{- $_ := set $config "listen" (dict "alerts" ":8080" "metrics" ":8081") -}}
 {{- $_ := set $config "guards" .Values.guards -}}
 {{- toYaml $config -}}
@@ -97,14 +98,16 @@ annotations:
 {{/* The part of the configuration that a running guardian does not take over: when it changes, the pods are replaced. */}}
 {{- define "guardian.restartOnly" -}}
 {{- $config := include "guardian.config" . | fromYaml -}}
-{{- toYaml (dict "config" (omit $config "guards" "heartbeat" "disarm" "rules") "rules" (pick $config.rules "name" "namespace")) -}}
+{{- toYaml (dict "config" (omit $config "guards" "mode" "heartbeat" "disarm" "rules") "rules" (pick $config.rules "name" "namespace")) -}}
 {{- end -}}
 
-{{/* The VirtualServices that the guards name, one a line. */}}
+{{/* The VirtualServices that guardian writes, one a line: those of guards that enforce. */}}
 {{- define "guardian.virtualServices" -}}
 {{- $names := list -}}
 {{- range .Values.guards -}}
+{{- if ne (default $.Values.mode .mode) "observe" -}}
 {{- $names = concat $names (default (list .name) .virtualServices) -}}
+{{- end -}}
 {{- end -}}
 {{- join "\n" (uniq $names | sortAlpha) -}}
 {{- end -}}
