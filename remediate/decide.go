@@ -92,6 +92,7 @@ type Input struct {
 	Foreign []Foreign // locks of other records that deny the canary
 	// Unlisted is why it is not known whether there are such locks; empty: it is.
 	Unlisted string
+	Outside  Outside
 	Marked   *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
 	Alerts   []Alert         // firing now, and accepted ones not acted on yet
 
@@ -607,6 +608,7 @@ func (d *decider) lift(event, by, why string) {
 	d.rec.VirtualServices, d.rec.Message = nil, ""
 	d.rec.Status.Moving = nil
 	d.note(event, by, why)
+	d.observeWeight(false) // what the lock would have reverted counts from now on
 }
 
 // since is when the present build appeared, or was last unlocked by a person.
@@ -1045,6 +1047,7 @@ func (d *decider) finish() {
 	if d.marks.State == StateUnknown {
 		d.marks = Marks{State: s.State, Reason: s.Reason, Since: s.Since, Build: s.Build}
 	}
+	d.tellOutside()
 	d.tellLadder(changed)
 	for i := range d.rec.History {
 		if e := &d.rec.History[i]; e.State == StateUnknown {

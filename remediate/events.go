@@ -44,7 +44,7 @@ func (e *events) run(ctx context.Context) {
 func (e *events) tell(s snapshot, h HistoryEntry) {
 	kind := corev1.EventTypeNormal
 	switch h.Event {
-	case "rolled-back", "blocked", "locked", "reasserted", "unverified", "noted", "refused", "unreadable", "disarmed", EventWould, EventWouldBlocked:
+	case "rolled-back", "blocked", "locked", "reasserted", "unverified", "noted", "refused", "unreadable", "disarmed", "unguarded", "foreign-lock", EventWould, EventWouldBlocked:
 		kind = corev1.EventTypeWarning
 	}
 	reason := "Guardian"

@@ -21,6 +21,7 @@ type snapshot struct {
 	stored   Record            // what record says
 	services []*unstructured.Unstructured
 	held     map[string]bool                       // those of them that another guard's lock names; not looked at while this guard stays locked
+	unheld   error                                 // why it is not known which another guard's lock names: any may be
 	former   map[string]bool                       // those of them that the lock covers and the configuration does not have any more
 	leaving  map[string]*unstructured.Unstructured // to be given back, for the same reason; nil: does not exist
 	beside   map[string]bool                       // those that have testers' routes alone, where another leads everybody somewhere
@@ -280,6 +281,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			continue
 		}
 		marks := vs.GetAnnotations()
+		in.Outside.Locks = append(in.Outside.Locks, foreignLocks(vs, s.user)...)
 		in.Paused = in.Paused || marks[AnnotationPaused] == "true"
 		if value, ok := marks[lockKey(g.Name)]; ok {
 			in.Marked = marked(in.Marked, value, s.user)
@@ -318,18 +320,23 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
 	}
 	in.Gone = strings.Join(missing, "; ")
+	in.Outside.UserKnown = s.user != ""
 	in.Reach = s.reach
 	return nil
 }
 
 // gatherHeld finds out whose marks those are that stand on a VirtualService:
-// what another guard's rollback owns is not this one's to give up.
-func (s *snapshot) gatherHeld(ctx context.Context, r reader) error {
+// what another guard's rollback owns is not this one's to give up. While that
+// cannot be told all may be another's, which keeps nothing from being rolled back.
+func (s *snapshot) gatherHeld(ctx context.Context, r reader) {
 	locked, err := r.locked(ctx)
-	if err != nil {
-		return fmt.Errorf("list locked records in %s: %w", s.input.Guard.Namespace, err)
+	if s.unheld = nil; err != nil {
+		s.unheld = fmt.Errorf("list locked records in %s: %w", s.input.Guard.Namespace, err)
 	}
 	s.held = map[string]bool{}
+	for _, vs := range s.services {
+		s.held[vs.GetName()] = err != nil
+	}
 	for _, cm := range locked {
 		if cm.Labels[LabelGuard] != s.input.Guard.Name {
 			for _, name := range strings.Fields(cm.Data[keyVirtualServices]) {
@@ -338,7 +345,6 @@ func (s *snapshot) gatherHeld(ctx context.Context, r reader) error {
 		}
 	}
 	s.input.Owned = slices.ContainsFunc(s.services, func(vs *unstructured.Unstructured) bool { return owned(vs) && !s.held[vs.GetName()] })
-	return nil
 }
 
 // gatherForeign finds the locks of other records that deny this guard's canary:

@@ -79,7 +79,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	revisions := own(resourceRevisions, &appsv1.ControllerRevision{}, listWatch(apps.ControllerRevisions(o.Namespace), ""))
 	endpoints := own(resourceSlices, &discoveryv1.EndpointSlice{}, listWatch(o.Client.DiscoveryV1().EndpointSlices(o.Namespace), ""))
 	rules := i.istio.informer(resourceDestinationRules, health(resourceDestinationRules), hostIndexers(o.Namespace, o.Domain))
-	vs := i.istio.informer(resourceVirtualServices, health(resourceVirtualServices), nil)
+	vs := i.istio.informer(resourceVirtualServices, health(resourceVirtualServices), destinationIndexers(o.Namespace, o.Domain))
 	i.mesh = []cache.SharedIndexInformer{rules, vs}
 
 	must := func(err error) {
@@ -146,7 +146,7 @@ func (i *informers) handle(inf cache.SharedIndexInformer) cache.InformerSynced {
 			}
 			tell(now)
 			if vs, ok := old.(*unstructured.Unstructured); ok {
-				tell(vs) // its lock may have been lost with this very change
+				tell(vs) // its lock, or the way to a canary, may have been lost with this very change
 			}
 		},
 		DeleteFunc: tell,
@@ -276,9 +276,13 @@ func (i *informers) of(obj any) []string {
 		defer i.mu.RUnlock()
 		return i.byDR[o.name]
 	case *unstructured.Unstructured:
+		var out []string
+		for _, service := range destinationsOf(o, i.namespace, i.domain) { // it may lead to a canary whose guard does not have it
+			out = append(out, i.ofService(service)...)
+		}
 		i.mu.RLock()
 		defer i.mu.RUnlock()
-		return i.ofVirtualService(o)
+		return append(out, i.ofVirtualService(o)...)
 	case *corev1.ConfigMap:
 		return i.ofRecord(o)
 	}

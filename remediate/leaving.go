@@ -212,6 +212,9 @@ func (r *reconciler) leave(ctx context.Context, s snapshot, d *Decision, want *R
 // giveUp takes everything of a guard's off a VirtualService, and says what.
 func (r *reconciler) giveUp(ctx context.Context, s snapshot, vs *unstructured.Unstructured, want Record) (did []string, err error) {
 	name, guard := vs.GetName(), s.input.Guard.Name
+	if s.unheld != nil {
+		return nil, s.unheld
+	}
 	var ops []Op
 	if slices.ContainsFunc(want.Changed, func(c Change) bool { return c.VirtualService == name }) {
 		w, _, err := rewrite(vs.Object, s.pair, KeepWeights, s.options(want, name), want.Changed)

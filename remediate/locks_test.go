@@ -195,6 +195,23 @@ func TestAnUnlockForgivesWhatTheLockRefusedAndNoMore(t *testing.T) {
 	s.refused()
 }
 
+func TestAnUnlockUnderAllTrafficBeginsTheRollbackWindow(t *testing.T) {
+	for name, lift := range map[string]but{"by a person": asks(RequestUnlock), "by a new build": runs("b2", 2)} {
+		t.Run(name, func(t *testing.T) {
+			// CI has given it all traffic a moment ago.
+			s := tell(t, locked(LockBuild), live, gets(100), lift, func(in *Input) { in.Canary.Ages = map[string]PodAge{"b2": {at, at}} })
+			d := s.then(0)
+			s.locked(false)
+			if st := d.Record.Status; st.State == StateCompleted || len(st.Proven) > 0 || !st.PromotedAt.Equal(at) {
+				t.Errorf("state %s, since %s; proven: %v", st.State, st.PromotedAt, st.Proven)
+			}
+			if d := s.then(time.Minute, s.firesNow("Errors", time.Minute)); d.Move != MoveStable {
+				t.Errorf("an alert a minute later: move %v, %s", d.Move, d.Record.Status.Reason)
+			}
+		})
+	}
+}
+
 func TestABuildBesideARefusedOneThatIsBackIsNotRefused(t *testing.T) {
 	s := tell(t, live, func(in *Input) { in.Record.Refused = []string{"b0"} })
 	s.then(time.Minute, runs("b0", 1, "b1"))
@@ -470,4 +487,42 @@ func TestAnAlertBeganNoLaterThanItWasHeard(t *testing.T) {
 	s.then(0, fires(ActionRollback, "Errors", -5*time.Minute))
 	s.then(time.Minute, runs("b2", 2), appearedAt(at.Add(time.Minute)), agedOf("b2", at.Add(time.Minute), at.Add(time.Minute)), gets(10))
 	s.locked(false)
+}
+
+func TestARollbackWaitsForNoListOfLockedRecords(t *testing.T) {
+	o := newLonely(t, 50)
+	o.w.vs.SetAnnotations(map[string]string{AnnotationState: string(StateRolledBack)}) // of an earlier rollback, or of another guard's
+	forbidden := true
+	o.rec.cached, o.rec.live = worldReader{world: o.w, saw: &o.saw, unlisted: &forbidden}, worldReader{world: o.w, saw: &o.saw, unlisted: &forbidden}
+	if _, err := o.pass(Alert{Name: "Errors", Action: ActionRollback, Fingerprint: "f", StartsAt: o.now}); err != nil {
+		t.Error(err)
+	}
+	if w := o.traffic(); !w.Clean() {
+		t.Errorf("the canary has %+v", w)
+	}
+	if _, err := o.pass(); err != nil || o.record().Status.State != StateRolledBack {
+		t.Errorf("error %v, state %s", err, o.record().Status.State)
+	}
+	// Whose the marks are is not known, so they stay until it is.
+	cm := o.w.cm.DeepCopy()
+	ask(cm, Request{Action: RequestUnlock, By: "ann", Reason: "fixed", At: o.now})
+	cm.ResourceVersion = o.w.next()
+	o.w.cm = cm
+	for range 2 {
+		if _, err := o.pass(); err != nil {
+			t.Error(err)
+		}
+	}
+	if o.record().Lock != nil || o.w.vs.GetAnnotations()[AnnotationState] != string(StateRolledBack) {
+		t.Errorf("locked %+v, marked %v", o.record().Lock, o.w.vs.GetAnnotations())
+	}
+	forbidden = false
+	for range 2 {
+		if _, err := o.pass(); err != nil {
+			t.Error(err)
+		}
+	}
+	if owned(o.w.vs) {
+		t.Errorf("the marks of the rollback stay: %v", o.w.vs.GetAnnotations())
+	}
 }

@@ -54,15 +54,9 @@ func (l Looker) Unguarded(ctx context.Context, g Guard) ([]string, error) {
 		if slices.Contains(g.VirtualServices, vs.GetName()) {
 			continue
 		}
-		t, err := Inspect(vs.Object, p, RewriteOptions{MatchRoutes: true, Mirrors: true})
-		if err != nil || t.Clean() { // it does not name the pair, or gives the canary nothing
-			continue
+		if text := unguarded(vs, p); text != "" {
+			out = append(out, text)
 		}
-		gives := fmt.Sprintf("%d%%", t.Weight)
-		if t.Weight == 0 {
-			gives = "by routes or mirrors of its own"
-		}
-		out = append(out, fmt.Sprintf("VirtualService %s/%s (%s)", g.Namespace, vs.GetName(), gives))
 	}
 	slices.Sort(out)
 	return out, nil

@@ -45,6 +45,8 @@ type series struct {
 	reasserts  int64
 	unverified int64
 	blind      bool // its canary has traffic that no rule watches
+	unguarded  int  // VirtualServices that lead to its canary and are not its own
+	foreign    int  // locks of others on its VirtualServices
 	failures   int64
 }
 
@@ -101,9 +103,11 @@ var (
 	descUnverified = describeMetric("guardian_releases_without_canary_total", "New builds that went out while the canary already had all traffic, that this replica has written.")
 	descFailures   = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
 	descBlind      = describeMetric("guardian_guard_unwatched", "1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.")
+	descUnguarded  = describeMetric("guardian_unguarded_virtualservices", "VirtualServices of the namespace that lead to the canary and that no guard of it has, as the lease holder has written it.")
+	descForeign    = describeMetric("guardian_foreign_locks", "Annotations by which another user holds a canary in the guard's VirtualServices, as the lease holder has written it.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
 
-	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descMoved,
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descUnguarded, descForeign, descMoved,
 		descObserves, descWouldBe, descWould}
 )
 
@@ -227,7 +231,7 @@ func (m *Metrics) saw(g Guard, o outcome) {
 		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight
 		mode := g.Promotion.Mode
 		s.promotes, s.waitsFor = mode == PromotionManual || mode == PromotionAuto, st.WaitingFor
-		s.blind = st.blind()
+		s.blind, s.unguarded, s.foreign = st.blind(), len(st.Unguarded), len(st.ForeignLocks)
 		s.observes, s.would = st.Observing != nil, st.Observing != nil && st.Observing.Would != nil && st.Observing.Would.Blocked == ""
 		switch {
 		case o.done && o.decision.Move == MoveStable:
@@ -329,6 +333,8 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 		}
 	}
 	gauge(descBlind, bit(s.blind))
+	gauge(descUnguarded, float64(s.unguarded))
+	gauge(descForeign, float64(s.foreign))
 	if !s.movedAt.IsZero() {
 		gauge(descMoved, float64(s.movedAt.UnixMilli())/1000)
 	}

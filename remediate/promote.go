@@ -254,6 +254,8 @@ func (d *decider) wait() (Wait, string) {
 		return WaitLock, in.Unlisted
 	case len(in.Foreign) > 0:
 		return WaitLock, "guard " + in.Foreign[0].Guard + " is locked, and its lock denies this canary"
+	case in.Outside.UserKnown && len(in.Outside.Locks) > 0:
+		return WaitLock, in.Outside.Locks[0] + ": a lock that this guardian did not write"
 	case in.Unsafe != "":
 		return WaitVirtualService, in.Unsafe
 	case in.Traffic.Split == 0:

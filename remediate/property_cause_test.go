@@ -85,6 +85,9 @@ func (m *machine) forget() {
 	m.unlocked, m.lifted, m.seen, m.enforced, m.ended = time.Time{}, time.Time{}, time.Time{}, time.Time{}, false
 	for _, w := range []*world{m.w, m.replicas[0].view, m.replicas[1].view} {
 		w.since = w.made[w.present]
+		if w.template == 0 || w.kind != "" && len(w.pods) == 0 {
+			w.since = time.Time{} // no build is known any more, so everything counts
+		}
 	}
 }
 

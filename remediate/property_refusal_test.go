@@ -91,7 +91,7 @@ func (m *machine) stand() {
 			m.pass(r)
 		}
 	}
-	if m.w.cm == nil {
+	if m.w.cm == nil || !slices.ContainsFunc(m.replicas, func(r *replica) bool { return len(r.dead) == 0 }) {
 		return
 	}
 	rec, t := m.parsed(), m.trafficOf(m.w.vs)

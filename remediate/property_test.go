@@ -50,6 +50,7 @@ type machine struct {
 	beat     time.Time
 	prom     bool // Prometheus and Alertmanager answer
 	down     bool // the API server does not
+	unlisted bool // it lists no records, for want of a right
 	gateShut bool // what a step asks for besides
 	closed   bool
 	few      bool
@@ -168,7 +169,7 @@ func (m *machine) wire(r *replica) {
 	}
 	r.store.answer, r.store.moved = m.answer, m.remember
 	r.rec = &reconciler{
-		cached: worldReader{world: r.view, saw: &r.saw}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
+		cached: worldReader{world: r.view, saw: &r.saw, unlisted: &m.unlisted}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down, unlisted: &m.unlisted}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
 		user:      func() string { return guardianUser },
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
@@ -278,6 +279,8 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		m.t.Fatalf("invariant 2: raised with a heartbeat of %s ago", m.now.Sub(m.beat))
 	case !m.prom:
 		m.t.Fatalf("invariant 2: raised without metrics")
+	case m.unlisted:
+		m.t.Fatalf("invariant 2: raised from %d to %d, and nobody knows whether the lock of another guard denies this canary", was.Weight, is.Weight)
 	case !m.meddled && m.w.foreign != nil && m.w.foreign.Labels[LabelLocked] == "true":
 		m.t.Fatalf("invariant 2: raised from %d to %d while the lock of another guard denies this canary", was.Weight, is.Weight)
 	case m.guard.Promotion.Mode == PromotionOff && (!isStepping(record) || record.Status.Moving.By != "someone"):
@@ -461,7 +464,7 @@ func (m *machine) checkSeen(before *world) {
 // settle lets everything calm down: caches catch up, faults stop, and both
 // replicas look again.
 func (m *machine) settle() {
-	m.fault, m.meddle, m.down, m.refusals = nil, nil, false, nil
+	m.fault, m.meddle, m.down, m.unlisted, m.refusals = nil, nil, false, false, nil
 	for _, r := range m.replicas {
 		r.dead = nil
 	}
@@ -876,6 +879,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		},
 		"open": func(t *rapid.T) { m.t = t; m.gateShut, m.closed, m.few = false, false, false },
 		"api":  func(t *rapid.T) { m.t = t; m.down = rapid.Bool().Draw(t, "down") },
+		"list": func(t *rapid.T) { m.t = t; m.unlisted = rapid.Bool().Draw(t, "forbidden") },
 		"time": func(t *rapid.T) {
 			m.t = t
 			m.later(rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute, 7 * time.Minute, 31 * time.Minute}).Draw(t, "passes"))

@@ -68,6 +68,7 @@ type reconciler struct {
 	turn      func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
 	count     func(ctx context.Context, s snapshot) Count
 	forward   func(ctx context.Context, s snapshot) (Forward, []Alert) // asks what only matters for going forward
+	unguarded func(g Guard, p Pair) (found []string, known bool)       // nil: it is not looked for
 	changed   func(g Guard, s snapshot, d Decision)                    // told of each decision that was written
 	burst     func() bool                                              // many rollbacks at once; nil: never
 }
@@ -267,12 +268,13 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 		return Input{}, s, err
 	}
 	if (s.input.Owned || len(s.leaving) > 0) && (s.input.Record.Lock == nil || ask.live) { // a rollback pays nothing for it
-		if err := s.gatherHeld(ctx, from); err != nil {
-			return Input{}, s, err
-		}
+		s.gatherHeld(ctx, from)
 	}
 	if s.input.Record.Lock == nil {
 		s.gatherForeign(ctx, from)
+	}
+	if r.unguarded != nil {
+		s.input.Outside.Unguarded, s.input.Outside.Known = r.unguarded(g, s.pair)
 	}
 	s.input.Alerts = alerts
 	s.input.Watched = r.watch.read(g.Name, moveOf(s.input.Record.Status), r.now())

@@ -91,6 +91,10 @@ type Record struct {
 	History []HistoryEntry // oldest first
 	Request *Request
 
+	// Unreadable is what of it cannot be read, and why, as ReadRecordOf has found.
+	// It is not written.
+	Unreadable []string
+
 	// past is the JSON of the entries before those of History, as the ConfigMap
 	// has it: each pass over a guard would else take apart and put together again
 	// what happened days ago. Empty: History has them all.
@@ -171,7 +175,13 @@ type Status struct {
 	Observing   *Observing    `json:"observing,omitempty"`  // nothing is written to a VirtualService; nil: the guard enforces
 	EnforcedAt  time.Time     `json:"enforcedAt,omitzero"`  // when it last came from observing to that: what fired before is of the past
 	Leaving     []Leaving     `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
-	Orphaned    time.Time     `json:"orphaned,omitzero"`    // when the configuration was seen not to have this guard; zero: it has it
+	// Unguarded are VirtualServices that lead to the canary and are not the
+	// guard's, ForeignLocks annotations by which another user holds a canary in the
+	// guard's VirtualServices.
+	Unguarded    []string `json:"unguarded,omitempty"`
+	ForeignLocks []string `json:"foreignLocks,omitempty"`
+
+	Orphaned time.Time `json:"orphaned,omitzero"` // when the configuration was seen not to have this guard; zero: it has it
 }
 
 // Moves names whose traffic a guard moves, and between what, as the command
@@ -531,4 +541,22 @@ func ParseRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
 		return Record{}, err
 	}
 	return ParseRecord(cm)
+}
+
+// ReadRecordOf is ReadRecord of a ConfigMap that was read by a record's name.
+func ReadRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
+	if err := checkForeign(guard, cm); err != nil {
+		return Record{}, err
+	}
+	r, bad := ReadRecord(cm)
+	r.Unreadable = bad
+	return r, nil
+}
+
+// UnreadableError names the keys of a record that cannot be read; nil: all can.
+func (r Record) UnreadableError(namespace, guard string) error {
+	if len(r.Unreadable) == 0 {
+		return nil
+	}
+	return fmt.Errorf("read record %s/%s: %s", namespace, RecordName(guard), strings.Join(r.Unreadable, "; "))
 }

@@ -53,7 +53,7 @@ func (v *view) parts(o RewriteOptions) []part {
 			beside = beside || !r.selective && (toStable || toCanary)
 		case toStable == toCanary: // both, or none that could be told from the other
 			out[i], begun, beside = splits, begun || toStable, beside || toStable
-		case r.selective && !o.splits(r):
+		case r.selective && (!o.splits(r) || toCanary && v.behind()):
 			beside = beside || toStable
 			open = append(open, i)
 		case toStable:
@@ -75,6 +75,14 @@ func (v *view) parts(o RewriteOptions) []part {
 		}
 	}
 	return out
+}
+
+// behind says that a route of everybody that names both is not at its end: a
+// route of testers that is has not come there with it, whatever it did before.
+func (v *view) behind() bool {
+	return slices.ContainsFunc(v.routes, func(r *route) bool {
+		return !r.selective && len(r.of(canary)) > 0 && r.leads(stable)
+	})
 }
 
 // beside says that what leads testers alone somewhere, in this VirtualService or

@@ -405,6 +405,21 @@ func TestAtFirstSightOfAPromotedCanaryNothingIsTakenForTesters(t *testing.T) {
 	}
 }
 
+// What was assumed, or was so in another release, gives way to what is seen.
+func TestTestersAheadOfTheSplitAreAsideWhateverTheyDidBefore(t *testing.T) {
+	o := newLonely(t, 0)
+	o.withRoutes(pairRoute(cookieV2, 0, 100) + pairRoute("", 0, 100))
+	o.w.cm = nil
+	o.pass() // first sight: what is at the top counts as the split
+	o.withRoutes(pairRoute(cookieV2, 0, 100) + pairRoute("", 90, 10))
+	if _, err := o.pass(); err != nil {
+		t.Fatal(err)
+	}
+	if s := o.record().Status; s.Weight != 10 || s.Spread != 0 || len(s.Splits) != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestALadderClimbsBesideStickySessions(t *testing.T) {
 	sticky := pairRoute(cookieV2, 0, 100) + pairRoute(cookieV1, 100, 0)
 	for _, steps := range [][]Step{{{Weight: 10}, {Weight: 50}, {Weight: 100}}, {{Weight: 100}}} {
@@ -500,7 +515,7 @@ func TestMarksOfRoutesThatSplitAreBounded(t *testing.T) {
 		}
 	}
 	all := RewriteOptions{Split: anyRoute, MatchRoutes: true}
-	if got, err := Inspect(vsOf(t, pairRoute(cookieV2, 0, 100)+pairRoute("", 90, 10)), bySubset, all); err != nil || got.Weight != 100 || got.Split != 2 {
-		t.Errorf("%+v, %v", got, err)
+	if got, err := Inspect(vsOf(t, pairRoute(cookieV2, 0, 100)+pairRoute("", 0, 100)), bySubset, all); err != nil || got.Weight != 100 || got.Split != 2 {
+		t.Errorf("at the top: %+v, %v", got, err)
 	}
 }

@@ -16,8 +16,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 const testNamespace = "microservices"
@@ -25,6 +27,8 @@ const testNamespace = "microservices"
 var (
 	errAPI   = errors.New("the API server does not answer")
 	errCrash = errors.New("guardian was killed here")
+
+	errForbidden = apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, "", errors.New("it may not list them"))
 )
 
 // world is one guard's cluster, held in memory: what the API server stores.
@@ -320,8 +324,23 @@ func (w *world) endpointSlices(context.Context, string) ([]*keptSlice, error) {
 // worldReader makes a world a reader.
 type worldReader struct {
 	*world
-	saw  **world // a copy of what was looked at
-	down *bool   // the API server does not answer
+	saw      **world // a copy of what was looked at
+	down     *bool   // the API server does not answer
+	unlisted *bool   // records must not be listed
+}
+
+func (r worldReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
+	if r.unlisted != nil && *r.unlisted {
+		return nil, errForbidden
+	}
+	return r.world.locked(ctx)
+}
+
+func (r worldReader) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
+	if r.unlisted != nil && *r.unlisted {
+		return nil, errForbidden
+	}
+	return r.world.denying(ctx, destination)
 }
 
 func (r worldReader) pods(ctx context.Context, want workloadSelector) ([]*keptPod, error) {
@@ -343,7 +362,7 @@ func (r worldReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 
 // manifest is a VirtualService with everything that a rewrite must leave
 // alone: a third destination, fields unknown to any client, a header route to
-// the canary and a mirror.
+// the canary, a sticky cookie for each version and a mirror.
 func manifest(weight int) map[string]any {
 	text := fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
 	"metadata":{"name":"orders-service","namespace":"microservices","annotations":{"team":"shop"}},
@@ -352,7 +371,9 @@ func manifest(weight int) map[string]any {
 	 {"timeout":"3s","mirror":{"host":"orders-service","subset":"v2"},"route":[
 	  {"destination":{"host":"orders-service","subset":"v1"},"weight":%d},
 	  {"destination":{"host":"orders-service","subset":"v2"},"weight":%d,"headers":{"request":{"set":{"a":"b"}}}},
-	  {"destination":{"host":"legacy.example.com"},"weight":20}]}]}}`, 80-weight*80/100, weight*80/100)
+	  {"destination":{"host":"legacy.example.com"},"weight":20}]},
+	 {"match":[{"headers":{"cookie":{"exact":"v2"}}}],"route":[{"destination":{"host":"orders-service","subset":"v1"},"weight":0},{"destination":{"host":"orders-service","subset":"v2"},"weight":100}]},
+	 {"match":[{"headers":{"cookie":{"exact":"v1"}}}],"route":[{"destination":{"host":"orders-service","subset":"v1"},"weight":100},{"destination":{"host":"orders-service","subset":"v2"}}]}]}}`, 80-weight*80/100, weight*80/100)
 	var m map[string]any
 	if err := json.Unmarshal([]byte(text), &m); err != nil {
 		panic(err)

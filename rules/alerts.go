@@ -43,6 +43,8 @@ const (
 	AlertReconcileFailing     = "GuardianReconcileFailing"
 	AlertUnwatched            = "GuardianCanaryUnwatched"
 	AlertCannotWatch          = "GuardianCannotWatch"
+	AlertUnguarded            = "GuardianCanaryUnguarded"
+	AlertForeignLock          = "GuardianForeignLock"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
@@ -52,7 +54,7 @@ func Alerts() []string {
 		AlertTraffic, AlertTrafficHold, AlertRefused, AlertServiceTraffic,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertWouldRollBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete, AlertReconcileFailing,
-		AlertUnwatched, AlertCannotWatch,
+		AlertUnwatched, AlertCannotWatch, AlertUnguarded, AlertForeignLock,
 	}
 }
 

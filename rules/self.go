@@ -88,6 +88,18 @@ func (b *builder) stateAlerts() {
 		summary:     guardLabel + ": the canary gets traffic and nothing watches it",
 		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has traffic, but Prometheus has not evaluated the guard's rules or they record nothing: a bad canary would not be rolled back. guardian goes no step forward. Why: guardian status " + guardLabel + ".",
 	})
+	b.alert(alert{
+		name: AlertUnguarded, action: ActionNone, severity: "critical", wait: 30 * time.Second,
+		expr:        b.byGuard("guardian_unguarded_virtualservices{"+b.self()+"}") + " > 0",
+		summary:     guardLabel + ": a VirtualService that is not guarded leads to the canary",
+		description: "{{ $value | printf \"%.0f\" }} VirtualServices lead to the canary of " + guardLabel + " in " + namespaceLabel + " and are in no guard of it: a rollback leaves what they send there alone. Which: guardian status " + guardLabel + ".",
+	})
+	b.alert(alert{
+		name: AlertForeignLock, action: ActionNone, severity: "warning", wait: time.Minute,
+		expr:        b.byGuard("guardian_foreign_locks{"+b.self()+"}") + " > 0",
+		summary:     guardLabel + ": somebody else's lock stands on its VirtualService",
+		description: "A VirtualService of " + guardLabel + " in " + namespaceLabel + " bears a lock that this guardian did not write and cannot take off. guardian takes no step forward while it stands. Which, and whose: guardian status " + guardLabel + ".",
+	})
 	state := func(s string) string {
 		return `guardian_state{state="` + s + `",` + b.self() + `}`
 	}

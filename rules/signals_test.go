@@ -474,6 +474,8 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		without     = "GuardianReleaseWithoutCanary/none orders-service"
 		unwatched   = "GuardianCanaryUnwatched/none orders-service"
 		cannot      = "GuardianCannotWatch/none"
+		unguarded   = "GuardianCanaryUnguarded/none orders-service"
+		foreign     = "GuardianForeignLock/none orders-service"
 	)
 	guardian := func(more rows) target {
 		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
@@ -590,6 +592,14 @@ func TestAlertsAboutGuardian(t *testing.T) {
 				{name: "second", phase: 3, rows: rows{`guardian_watch_alive{resource="pods"}`: always(1.0)}},
 			},
 			want: map[int][]string{90: {heartbeat}, 165: {cannot, heartbeat}, 270: {heartbeat}},
+		},
+		"a VirtualService that leads to the canary and is not guarded": {self: true,
+			targets: []target{guardian(rows{`guardian_unguarded_virtualservices{guard="orders-service"}`: step(60, 1, 240, 0)})},
+			want:    map[int][]string{45: {heartbeat}, 150: {unguarded, heartbeat}, 270: {heartbeat}},
+		},
+		"a lock of somebody else": {self: true,
+			targets: []target{guardian(rows{`guardian_foreign_locks{guard="orders-service"}`: step(60, 2, 240, 0)})},
+			want:    map[int][]string{45: {heartbeat}, 165: {foreign, heartbeat}, 270: {heartbeat}},
 		},
 		"a release without a canary": {self: true,
 			targets: []target{guardian(rows{`guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1)})},

@@ -127,7 +127,8 @@ func (c *cluster) explain(doing string, err error) error {
 	return fmt.Errorf("%s: %w", doing, err)
 }
 
-// record reads a guard's record live; nil without an error when there is none.
+// record reads a guard's record live, as far as it can be read; nil without an
+// error when there is none.
 func (c *cluster) record(ctx context.Context, guard string) (*remediate.Record, error) {
 	cm, err := c.kube.CoreV1().ConfigMaps(c.namespace).Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -136,7 +137,7 @@ func (c *cluster) record(ctx context.Context, guard string) (*remediate.Record, 
 	if err != nil {
 		return nil, c.explain("read the record of guard "+guard, err)
 	}
-	r, err := remediate.ParseRecordOf(guard, cm)
+	r, err := remediate.ReadRecordOf(guard, cm)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +151,8 @@ type namedRecord struct {
 }
 
 // records reads every guard's record of a namespace ("" for all), by name. One
-// that cannot be parsed is in the error, and the others are still returned.
+// that cannot be read as a whole is in the error, and the rest of it is still
+// returned.
 func (c *cluster) records(ctx context.Context, namespace string) ([]namedRecord, error) {
 	list, err := c.kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: remediate.LabelGuard})
 	if err != nil {
@@ -160,11 +162,9 @@ func (c *cluster) records(ctx context.Context, namespace string) ([]namedRecord,
 	var bad error
 	for i := range list.Items {
 		cm := &list.Items[i]
-		r, err := remediate.ParseRecord(cm)
-		if err != nil {
-			bad = errors.Join(bad, err)
-			continue
-		}
+		r, keys := remediate.ReadRecord(cm)
+		r.Unreadable = keys
+		bad = errors.Join(bad, r.UnreadableError(cm.Namespace, guardName(cm)))
 		out = append(out, namedRecord{cm.Namespace, guardName(cm), r})
 	}
 	slices.SortFunc(out, func(a, b namedRecord) int {
@@ -383,7 +383,7 @@ func (c *cluster) followOne(ctx context.Context, guard string, events <-chan wat
 			case e.Type == watch.Deleted:
 				next = see(nil, nil)
 			default:
-				r, parseErr := remediate.ParseRecordOf(guard, cm)
+				r, parseErr := remediate.ReadRecordOf(guard, cm)
 				if parseErr != nil {
 					next = see(nil, parseErr)
 					break

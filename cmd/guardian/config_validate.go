@@ -324,11 +324,31 @@ func (m MatcherConfig) validate(k *check, at string, generated map[string][]stri
 	switch {
 	case err != nil:
 		k.want(false, at, m.Match, `want Alertmanager's matchers, such as '{alertname="OrdersDown", severity="page"}': `+because(m.Match, err))
+	case renamed(parsed, generated) != "":
+		k.want(false, at, m.Match, "selects "+renamed(parsed, generated)+" by its old name: it is "+oldAlerts[renamed(parsed, generated)]+" now, and takes part by its own labels")
 	case parsed.Matches(nil):
 		k.want(false, at, m.Match, `selects every alert that lacks these labels: want at least one label that must be there, such as alertname="OrdersDown"`)
 	case parsed.Selects(generated):
 		k.want(false, at, m.Match, "selects guardian's own alert "+firstSelected(parsed, generated)+`: name the alerts that are meant (alertname=~"Orders.+"), or add guardian!="true"`)
 	}
+}
+
+// oldAlerts are guardian's alerts that had another name, with the new one.
+var oldAlerts = map[string]string{"GuardianCanaryWaiting": rules.AlertWaiting, "GuardianServiceTrafficFell": rules.AlertServiceTraffic}
+
+// renamed is an old name of one of guardian's alerts that m asks for, or "".
+func renamed(m alerting.Matchers, values map[string][]string) string {
+	selects := func(name string) bool {
+		values = maps.Clone(values)
+		values[model.AlertNameLabel] = []string{name}
+		return m.Selects(values)
+	}
+	for _, old := range slices.Sorted(maps.Keys(oldAlerts)) {
+		if selects(old) && !selects("Guardian") { // and no prefix of it
+			return old
+		}
+	}
+	return ""
 }
 
 // firstSelected names one of the alerts that m selects, the heartbeat before others.

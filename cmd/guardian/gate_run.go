@@ -26,6 +26,9 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 		if err == nil && r == nil {
 			err = c.unknownGuard(ctx, guard)
 		}
+		if err == nil {
+			err = r.UnreadableError(c.namespace, guard)
+		}
 		if err != nil {
 			return orUnknown(fmt.Errorf("could not tell: %w", err))
 		}
@@ -99,7 +102,10 @@ func (c *cluster) gateOne(ctx context.Context, guard string, signs *lifeSigns, p
 		if now, every := time.Now(), w.lookEvery(time.Now()); now.Sub(w.lookedAt) >= every {
 			signs.look(ctx, &w, every)
 		}
-		if r != nil {
+		if r != nil && readErr == nil {
+			readErr = r.UnreadableError(c.namespace, guard)
+		}
+		if r != nil && readErr == nil {
 			w.last = *r
 		}
 		var next time.Duration

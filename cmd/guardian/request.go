@@ -174,22 +174,25 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q remedi
 		}
 		if err == nil {
 			records = []namedRecord{{c.namespace, guards[0], *r}}
+			err = r.UnreadableError(c.namespace, guards[0])
 		}
 	}
 	if err != nil && len(records) == 0 {
 		return err
 	}
-	unread := err // of --all: the records that cannot be read
+	if err != nil { // guardian begins anew what cannot be read
+		fmt.Fprintf(a.errOut, "Warning: %v\n", err)
+	}
 	if q.By, err = c.whoAmI(ctx); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(records, func(r namedRecord) bool { return r.Status.Orphaned.IsZero() }) {
-		return errors.Join(a.requestEach(ctx, waiting, c, records, q, f), unread)
+		return a.requestEach(ctx, waiting, c, records, q, f)
 	}
 	if err := c.wantAlive(ctx, &pulse{}); err != nil {
 		return &exitError{exitCode(err), fmt.Errorf("%w%s", err, a.byHand(q.Action, records[0].guard, c.namespace, records[0].Record))}
 	}
-	return errors.Join(a.requestEach(ctx, waiting, c, records, q, f), unread)
+	return a.requestEach(ctx, waiting, c, records, q, f)
 }
 
 // requestEach asks for q of each guard, and prints an answer each.

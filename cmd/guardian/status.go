@@ -72,7 +72,7 @@ func (c *cluster) readStatus(ctx context.Context, guard string, all bool) ([]nam
 		if r == nil {
 			return nil, c.unknownGuard(ctx, guard)
 		}
-		return []namedRecord{{c.namespace, guard, *r}}, nil
+		return []namedRecord{{c.namespace, guard, *r}}, r.UnreadableError(c.namespace, guard)
 	}
 	namespace := c.namespace
 	if all {
@@ -175,6 +175,8 @@ type statusJSON struct {
 	Message   string                   `json:"message,omitempty"`
 	Request   *remediate.Request       `json:"request,omitempty"`
 	History   []remediate.HistoryEntry `json:"history,omitempty"`
+	// Unreadable is what of the record cannot be read, and why.
+	Unreadable []string `json:"unreadable,omitempty"`
 }
 
 func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOptions, now time.Time) error {
@@ -195,7 +197,7 @@ func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOpt
 func (a *app) printJSON(records []namedRecord, guard string) error {
 	out := make([]statusJSON, 0, len(records))
 	for _, r := range records {
-		s := statusJSON{r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil}
+		s := statusJSON{r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable}
 		if guard != "" {
 			s.History = r.History
 		}
@@ -339,7 +341,11 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	line("Alerts", strings.Join(s.Alerts, ", "))
 	line("Heartbeat", beat)
 	if l := r.Lock; l != nil {
-		line("Lock", fmt.Sprintf("%s, since %s by %s: %s", l.Kind, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason))
+		since := ""
+		if !l.Since.IsZero() {
+			since = ", since " + l.Since.UTC().Format(time.RFC3339)
+		}
+		line("Lock", fmt.Sprintf("%s%s by %s: %s", l.Kind, since, l.By, l.Reason))
 		line("To go on", r.Message)
 	}
 	line("Refused builds", strings.Join(r.Refused, ", "))
@@ -353,7 +359,10 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	if s.PausedOnVS {
 		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
+	line("Not readable", strings.Join(r.Unreadable, "; "))
 	line("Not watched", s.Unwatched)
+	line("Not guarded", strings.Join(s.Unguarded, ", "))
+	line("Others' locks", strings.Join(s.ForeignLocks, ", "))
 	for _, l := range s.Leaving {
 		line("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))
 	}

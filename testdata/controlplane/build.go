@@ -123,7 +123,7 @@ func build(ctx context.Context, module, target, pinned, name string, t tool) err
 	if t.tags != "" {
 		args = append(args, "-tags="+t.tags)
 	}
-	if t.embeds != "" {
+	if t.embeds != "" || t.drops != "" {
 		modfile, err := completed(ctx, module, scratch, t)
 		if err != nil {
 			return err
@@ -197,8 +197,7 @@ func reportedVersion(module, pinned string) string {
 	return fmt.Sprintf("%d.%d.%s", number/100, number%100, parts[2])
 }
 
-// completed copies the tool's module out of the module cache, adds the folder that its zip lacks, and returns a go.mod
-// that builds from the copy.
+// completed copies the tool's module out of the module cache, changes the copy, and returns a go.mod that builds from it.
 func completed(ctx context.Context, module, scratch string, t tool) (string, error) {
 	dir, err := moduleDir(ctx, module, t.module)
 	if err != nil {
@@ -208,11 +207,7 @@ func completed(ctx context.Context, module, scratch string, t tool) (string, err
 	if err := os.CopyFS(source, os.DirFS(dir)); err != nil {
 		return "", fmt.Errorf("copy %s: %w", dir, err)
 	}
-	embedded := filepath.Join(source, filepath.FromSlash(t.embeds))
-	if err := os.MkdirAll(embedded, 0o755); err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(filepath.Join(embedded, "index.html"), []byte(placeholder), 0o644); err != nil {
+	if err := t.change(source); err != nil {
 		return "", err
 	}
 	mod, err := os.ReadFile(filepath.Join(module, "go.mod"))
@@ -229,6 +224,23 @@ func completed(ctx context.Context, module, scratch string, t tool) (string, err
 		return "", err
 	}
 	return modfile, os.WriteFile(filepath.Join(scratch, "build.sum"), sum, 0o644)
+}
+
+// change adds to a copy of the module what is missing, and removes what is not wanted.
+func (t tool) change(source string) error {
+	if t.drops != "" {
+		if err := os.Remove(filepath.Join(source, filepath.FromSlash(t.drops))); err != nil {
+			return err
+		}
+	}
+	if t.embeds == "" {
+		return nil
+	}
+	embedded := filepath.Join(source, filepath.FromSlash(t.embeds))
+	if err := os.MkdirAll(embedded, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(embedded, "index.html"), []byte(placeholder), 0o644)
 }
 
 // moduleDir returns the folder of a module in the module cache, downloading it when it is not there.

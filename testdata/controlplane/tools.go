@@ -35,6 +35,8 @@ type tool struct {
 	stamp []string
 	// embeds is a folder of the module that its zip lacks and its code embeds.
 	embeds string
+	// drops is a file of the module to build without: one that only links more.
+	drops string
 	// about how long a cold build takes on two cores, for people who wait.
 	about time.Duration
 }
@@ -109,6 +111,9 @@ func tools() map[string]tool {
 	for name, folder := range oldest {
 		t := all[name]
 		t.folder, t.least, t.below, t.embeds = folder, version{}, version{}, "" // none but the pinned one will do
+		if t.module == "github.com/prometheus/prometheus" {                     // it knows no tag to leave out the clouds
+			t.drops = "plugins/plugins.go"
+		}
 		if name == "helm" {
 			t.module, t.pkg, t.stamp = "helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm", []string{"helm.sh/helm/v3/internal/version.version=v%s"}
 		}
