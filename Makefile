@@ -161,6 +161,17 @@ lint: ## Check with gofmt, go vet and staticcheck
 	$(GO) vet -C testdata/tools/release ./...
 	$(GO) vet -C internal/conntrack ./...
 	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck $(PACKAGES)
+	@$(MAKE) --no-print-directory lint-actions
+
+# The sample's workflow is one of a repository of its own, and the action is taken from this one.
+.PHONY: lint-actions
+lint-actions: ## Check the GitHub workflows and the composite action with actionlint
+	@scratch="$$(mktemp -d)" && trap 'rm -rf "$$scratch"' EXIT && mkdir "$$scratch/.git" && \
+		cp -R docs/samples/orders/.github .github "$$scratch/" && \
+		sed 's,canary-guardian/guardian/\(.github/actions/gate\)@main,./\1,' docs/samples/gate-action.yaml \
+			>"$$scratch/.github/workflows/gate-action.yaml" && \
+		$(GO) build -C testdata/tools/actionlint -o "$$scratch/actionlint" github.com/rhysd/actionlint/cmd/actionlint && \
+		cd "$$scratch" && ./actionlint
 
 .PHONY: golden
 golden: ## Rewrite the golden files

@@ -78,6 +78,18 @@ func (m Matchers) Allows(label, value string) bool {
 	return !slices.ContainsFunc(m.list, func(one *labels.Matcher) bool { return one.Name == label && !one.Matches(value) })
 }
 
+// Example is an alert that is selected, if it can be told from the matchers: each
+// asks for one value, or for any but some.
+func (m Matchers) Example() (map[string]string, bool) {
+	out := map[string]string{}
+	for _, one := range m.list {
+		if one.Type == labels.MatchEqual {
+			out[one.Name] = one.Value
+		}
+	}
+	return out, m.Matches(out)
+}
+
 // Equal is m and, for each of these labels, that it has this value.
 func (m Matchers) Equal(values map[string]string) Matchers {
 	list := slices.Clone(m.list)

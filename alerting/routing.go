@@ -26,7 +26,7 @@ type Routing struct {
 // Route is what a route of the tree asks for, inherited values included.
 type Route struct {
 	Receiver       string
-	Matchers       string   // of the route and those above it, for people
+	Matchers       string   // of the route and those above it, for people; empty: the root
 	GroupBy        []string // sorted; nil and not GroupByAll: all alerts are one group
 	GroupByAll     bool     // no grouping: group_by ['...']
 	GroupWait      time.Duration
@@ -223,7 +223,7 @@ func newRouteNode(y *routeYAML, above Route) (*routeNode, error) {
 	}
 	n.matchers = Matchers{list}
 	n.mute, n.active = y.Mute, y.Active // not inherited
-	if len(list) > 0 {
+	if above.Receiver != "" {           // not the root, which always has one and matches all
 		n.Matchers += n.matchers.String()
 	}
 	if y.Receiver != "" {

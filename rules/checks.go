@@ -52,6 +52,25 @@ func (o Options) Requests(g Guard, s Side) string {
 	return "count by (reporter) (" + requestsTotal + "{" + strings.Join(ofSide(g, s, o.Proxies), ",") + "})"
 }
 
+// AnyRequests is Requests of whatever runs in the guards' namespaces.
+func (o Options) AnyRequests() string {
+	return "count by (reporter) (" + requestsTotal + "{" + o.ofNamespaces("") + "})"
+}
+
+// ofNamespaces are the matchers that select what proxies report of the guards'
+// namespaces, and of series whose namespace is one of others, separated by |.
+func (o Options) ofNamespaces(others string) string {
+	names := alternatives(o.namespaces())
+	if len(o.Guards) == 0 {
+		names = alternatives([]string{o.Namespace})
+	}
+	of := `destination_workload_namespace=~` + strconv.Quote(others+names)
+	if proxies := strings.Trim(o.Proxies, ", "); proxies != "" {
+		of += "," + proxies
+	}
+	return of
+}
+
 // FastRequests is Requests on the fast lane.
 func (o Options) FastRequests(g Guard, s Side) string {
 	return "count by (reporter) (" + fastPrefix + requestsTotal + "{" + strings.Join(ofSide(g, s, o.withDefaults().fast().proxies), ",") + "})"
@@ -140,10 +159,7 @@ func (o Options) MissingLabels() string {
 	slices.Sort(needed)
 	var terms []string
 	for _, label := range slices.Compact(needed) {
-		more := `destination_workload_namespace=~` + strconv.Quote("|"+alternatives(o.namespaces())) + `,` + label + `=""`
-		if proxies := strings.Trim(o.Proxies, ", "); proxies != "" {
-			more += "," + proxies
-		}
+		more := o.ofNamespaces("|") + `,` + label + `=""`
 		terms = append(terms, expand(`label_replace(count($x), "$missing", "$label", "", "")`,
 			"x", requestsTotal+"{"+more+"}", "missing", LabelMissing, "label", label))
 	}
@@ -155,10 +171,7 @@ func (o Options) MissingLabels() string {
 // known by its address without the port.
 func (o Options) ScrapedTwice() string {
 	o = o.withDefaults()
-	of := `destination_workload_namespace=~` + strconv.Quote(alternatives(o.namespaces()))
-	if proxies := strings.Trim(o.Proxies, ", "); proxies != "" {
-		of += "," + proxies
-	}
+	of := o.ofNamespaces("")
 	return expand(`topk(1, (count by (proxy) ($targets) > 1)) * on (proxy) group_right () $targets`, "targets", expand(
 		`group by (proxy, $target) (label_replace(label_replace($x, "proxy", "$$1", "instance", "(.*)"), "proxy", "$$1", "instance", "(.+):[0-9]+"))`,
 		"$1", "$1", "target", strings.Join(o.TargetLabels, ", "), "x", requestsTotal+"{"+of+"}"))

@@ -60,7 +60,7 @@ func TestWhatCheckAsksIsPromQL(t *testing.T) {
 	} {
 		for _, g := range o.Guards {
 			durations, _ := o.Durations(g, g.Canary)
-			for _, query := range []string{o.Requests(g, g.Canary), o.FastRequests(g, g.Canary), durations, o.Weights(g), o.SelfScraped(), o.Unauthorized(), o.MissingLabels(), o.ScrapedTwice()} {
+			for _, query := range []string{o.Requests(g, g.Canary), o.FastRequests(g, g.Canary), durations, o.Weights(g), o.SelfScraped(), o.AnyRequests(), o.Unauthorized(), o.MissingLabels(), o.ScrapedTwice()} {
 				if _, err := parser.NewParser(parser.Options{}).ParseExpr(query); err != nil {
 					t.Errorf("%v\n%s", err, query)
 				}

@@ -106,7 +106,7 @@ func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) 
 	cl.checkOperator(ctx, p, sides)
 	refused := checkPrometheus(ctx, p, sides)
 	heard := cl.checkChain(p, life, err)
-	checkUnauthorized(p, refused)
+	checkUnauthorized(p, refused, heard)
 	checkAlertmanager(ctx, p, sides, heard)
 	if o.output == "json" {
 		if err := p.writeJSON(a.out); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,6 @@ const slowestRepeat = 5 * time.Minute
 // alertmanagerCheck asks where an Alertmanager would send the guards' alerts.
 type alertmanagerCheck struct {
 	*preflight
-	url      string // for people
 	version  string
 	routing  *alerting.Routing
 	silences []alerting.Silence
@@ -67,6 +67,7 @@ func checkAlertmanager(ctx context.Context, p *preflight, sides map[string]remed
 	for _, g := range o.Guards {
 		p.guard = g.Name
 		c.checkGuard(o.RollbackAlerts(g))
+		c.checkMatchers(g.Name)
 	}
 	p.guard = ""
 	for _, receiver := range slices.Sorted(maps.Keys(c.well)) {
@@ -178,7 +179,16 @@ func (c *alertmanagerCheck) calls(receiver alerting.Receiver) bool {
 	return c.named(receiver.Name) || c.heard && c.ways[receiver.Name]
 }
 
-// follow are the routes of an alert that lead to a receiver which calls guardian.
+// lateness orders the routes by which one alert reaches guardian: the soonest counts.
+func lateness(r alerting.Route) time.Duration {
+	if r.GroupByAll {
+		return r.GroupWait
+	}
+	return r.GroupWait + r.GroupInterval
+}
+
+// follow are the routes of an alert that lead to a receiver which calls guardian, the
+// soonest first.
 func (c *alertmanagerCheck) follow(alert map[string]string) (ours, others []alerting.Route) {
 	for _, route := range c.routing.Routes(alert) {
 		if receiver, ok := c.routing.Receiver(route.Receiver); ok && c.calls(receiver) {
@@ -187,6 +197,7 @@ func (c *alertmanagerCheck) follow(alert map[string]string) (ours, others []aler
 			others = append(others, route)
 		}
 	}
+	slices.SortStableFunc(ours, func(a, b alerting.Route) int { return cmp.Compare(lateness(a), lateness(b)) })
 	return ours, others
 }
 
@@ -211,10 +222,15 @@ const mendRoute = "put the routes that `guardian alertmanager -f …` prints fir
 // arrives.
 func (c *alertmanagerCheck) checkHeartbeat(heartbeat map[string]string) {
 	alert := c.asSent(heartbeat)
+	named := false
 	for _, route := range c.routing.Routes(alert) {
 		if receiver, ok := c.routing.Receiver(route.Receiver); ok && len(receiver.Webhooks) > 0 {
 			c.ways[route.Receiver] = true
+			named = named || c.named(receiver.Name)
 		}
+	}
+	if named { // then the others are people's
+		clear(c.ways)
 	}
 	ours, others := c.follow(alert)
 	if len(ours) == 0 {
@@ -275,6 +291,28 @@ func (c *alertmanagerCheck) checkGuard(alerts []map[string]string) {
 	c.addAll(together(each.findings))
 	if each.count(levelFail)+each.count(levelUnknown) == 0 && receiver != "" {
 		c.well[receiver] = append(c.well[receiver], "guard "+c.guard)
+	}
+}
+
+// checkMatchers follows an alert that alerts.matchers select, where an example of
+// one can be told from them.
+func (c *alertmanagerCheck) checkMatchers(guard string) {
+	g, _ := c.config.Guard(guard)
+	for _, m := range g.Alerts.Matchers {
+		if m.matchers == nil || m.Action == actionNone {
+			continue
+		}
+		example, ok := m.matchers.Example()
+		if !ok {
+			c.note("route", "alerts "+m.Match, "", "Alertmanager: whether they reach guardian is not looked at: no example can be told from the matchers")
+			continue
+		}
+		alert := c.asSent(example)
+		if ours, others := c.follow(alert); len(ours) == 0 {
+			c.lost(alert, others)
+		} else {
+			c.checkKept(alert, ours[0])
+		}
 	}
 }
 

@@ -42,7 +42,8 @@ type setup struct {
 	series []string
 	beat   time.Time // newest heartbeat through Alertmanager; zero: none
 	args   []string
-	dead   bool // no guardian lives
+	dead   bool   // no guardian lives
+	user   string // who runs check
 }
 
 // istioSeries are those of a proxy that reports one version's requests.
@@ -80,7 +81,7 @@ func healthySeries(ns string) []string {
 func newSetup(t *testing.T, am *controlplane.Server) *setup {
 	t.Helper()
 	b, app, _ := checkBench(t)
-	s := &setup{realBench: b, app: app, am: am, amURL: am.URL, series: healthySeries(b.namespace), beat: time.Now()}
+	s := &setup{realBench: b, app: app, am: am, amURL: am.URL, series: healthySeries(b.namespace), beat: time.Now(), user: controlplane.Admin}
 	var err error
 	s.client, err = dynamic.NewForConfig(b.plane.RESTConfig(controlplane.Admin))
 	s.must(err)
@@ -241,7 +242,7 @@ func (s *setup) check() (int, string) {
 	s.must(err)
 	file := filepath.Join(s.t.TempDir(), "guardian.yaml")
 	s.must(os.WriteFile(file, config, 0o600))
-	code, said := s.run(controlplane.Admin, append([]string{"check", "-f", file, "--prometheus", prometheus.server.URL, "--alertmanager", s.amURL}, s.args...)...)
+	code, said := s.run(s.user, append([]string{"check", "-f", file, "--prometheus", prometheus.server.URL, "--alertmanager", s.amURL}, s.args...)...)
 	said = strings.NewReplacer(s.namespace, "shop", prometheus.server.URL, "http://prometheus", s.amURL, "http://alertmanager").Replace(said)
 	for _, volatile := range []struct{ pattern, text string }{
 		{`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`, "2f1c…"}, {`20\d\d-\d\d-\d\dT[0-9:]+Z`, "2026-01-01T00:00:00Z"}, {`build b1-[0-9a-f]+`, "build b1-abc"}, {`heartbeat: \d+s ago`, "heartbeat: 5s ago"},

@@ -91,6 +91,7 @@ spec:
 		s.series = append(s.series, istioSeries(s.namespace, "v1", "destination", `job="kubernetes-pods",instance="10.0.0.1:15020"`)...)
 		s.config["rules"] = map[string]any{"proxies": `job="mesh"`}
 	}},
+	{"rules.proxies selects none", exitFailed, func(s *setup) { s.config["rules"] = map[string]any{"proxies": `job="envoy-stats"`} }},
 	{"kube-state-metrics is absent", exitFailed, func(s *setup) { s.config["rules"] = map[string]any{"restartsFrom": "kube-state-metrics"} }},
 	{"the bucket at the latency limit is dropped", exitFailed, func(s *setup) { s.without(`le="500"`) }},
 	{"the histogram is a native one", exitOK, func(s *setup) {
@@ -112,6 +113,10 @@ spec:
 		s.without("guardian_auth_failures_total")
 		s.series = append(s.series, fmt.Sprintf(`guardian_auth_failures_total{guardian_namespace=%q,proof="bearer"} 0 20`, s.namespace))
 	}},
+	{"calls were refused and a heartbeat came since", exitOK, func(s *setup) {
+		s.without("guardian_auth_failures_total")
+		s.series = append(s.series, fmt.Sprintf(`guardian_auth_failures_total{guardian_namespace=%q,proof="bearer"} 0 20`, s.namespace))
+	}},
 	{"the receiver has no token", exitFailed, func(s *setup) {
 		for _, r := range s.alerts["receivers"].([]any) {
 			for _, hook := range listIn(r, "webhook_configs") {
@@ -124,6 +129,9 @@ spec:
 	}},
 	{"the heartbeat is repeated too seldom", exitFailed, func(s *setup) {
 		s.alerts["route"].(map[string]any)["routes"].([]any)[0].(map[string]any)["repeat_interval"] = "4h"
+	}},
+	{"an alert of a user's own has no route", exitFailed, func(s *setup) {
+		s.guard()["alerts"] = map[string]any{"matchers": []any{map[string]any{"match": `{alertname="OrdersDown", team!="billing"}`}, map[string]any{"match": `{alertname=~"Orders.+"}`}}}
 	}},
 	{"there is no route", exitFailed, func(s *setup) { s.alerts["route"].(map[string]any)["routes"] = []any{}; s.beat = time.Time{} }},
 	{"an earlier route takes the alerts", exitFailed, func(s *setup) {
@@ -176,7 +184,7 @@ spec:
 		s.guard()["alerts"] = map[string]any{"matchers": []any{map[string]any{"match": `{alertname="OrdersDown", namespace="billing"}`}}}
 		s.create(alertmanagers, s.namespace, `{apiVersion: monitoring.coreos.com/v1, kind: Alertmanager, metadata: {name: main}, spec: {alertmanagerConfigSelector: {}}}`)
 	}},
-	{"the strategy OnNamespaceExceptForAlertmanagerNamespace", exitOK, func(s *setup) {
+	{"the strategy OnNamespaceExceptForAlertmanagerNamespace", exitFailed, func(s *setup) {
 		s.configs()
 		s.guard()["alerts"] = map[string]any{"matchers": []any{map[string]any{"match": `{alertname="OrdersDown"}`}}}
 		s.create(alertmanagers, "default", `{apiVersion: monitoring.coreos.com/v1, kind: Alertmanager, metadata: {name: main}, spec: {alertmanagerConfigSelector: {}, alertmanagerConfigNamespaceSelector: {}, alertmanagerConfigMatcherStrategy: {type: OnNamespaceExceptForAlertmanagerNamespace}}}`)
@@ -189,6 +197,16 @@ spec:
 		s.dead = true
 		s.must(s.kube.CoordinationV1().Leases(s.namespace).Delete(s.t.Context(), remediate.ReplicaLease("a"), metav1.DeleteOptions{}))
 	}},
+}
+
+// ownAccount has the program run with the token of guardian's ServiceAccount.
+func (s *setup) ownAccount() string {
+	s.t.Helper()
+	account, err := s.plane.ServiceAccount(s.t.Context(), s.namespace, "guardian")
+	s.must(err)
+	s.files["account"], err = s.plane.WriteKubeconfig(account, "guardian", s.namespace)
+	s.must(err)
+	return "account"
 }
 
 // listIn is a list in a document.
@@ -313,6 +331,10 @@ func TestEachBrokenSetupIsNamedAndMended(t *testing.T) {
 				t.Errorf("of a setup that is well: %s", line)
 			}
 		}
+		// As in guardian's own pod: with its own rights, which suffice.
+		s.user = s.ownAccount()
+		code, said = s.check()
+		want(t, code, said, exitOK, "a rollback's writes are taken, by dry runs: ConfigMap guardian-orders-service, VirtualService orders-service")
 	})
 	for _, c := range brokenSetups {
 		t.Run(c.name, func(t *testing.T) {

@@ -2,9 +2,8 @@ package main
 
 import (
 	"context"
-	"time"
-
 	"strings"
+	"time"
 
 	"github.com/canary-guardian/guardian/rules"
 )
@@ -92,14 +91,19 @@ func (c *cluster) checkChain(p *preflight, l *chain, err error) bool {
 var proofs = map[string]string{"bearer": "bearer token", "basic": "user and password", "certificate": "client certificate"}
 
 // checkUnauthorized tells of calls that guardian has refused: alerts were in them.
-func checkUnauthorized(p *preflight, u unauthorized) {
+// While a heartbeat comes through Alertmanager, they were others' or are over.
+func checkUnauthorized(p *preflight, u unauthorized, heard bool) {
 	if len(u.proofs) == 0 {
 		return
+	}
+	say := p.fail
+	if heard {
+		say = p.note
 	}
 	var names []string
 	for _, proof := range u.proofs {
 		names = append(names, proofs[proof])
 	}
-	p.fail("token", "", "give Alertmanager the token that guardian has (kubectl -n "+p.config.Namespace+" get secret guardian-token; the receiver's http_config.authorization), or find who else calls: guardian's log has the address",
+	say("token", "", "give Alertmanager the token that guardian has (kubectl -n "+p.config.Namespace+" get secret guardian-token; the receiver's http_config.authorization), or find who else calls: guardian's log has the address",
 		"webhook: guardian has refused calls within 15 minutes: no or a wrong %s", strings.Join(names, ", "))
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,7 +19,7 @@ const labelAdmission = "canary-guardian.io/admission"
 func (c *cluster) checkPolicies(ctx context.Context, p *preflight) {
 	how, err := remediate.ProbeEnforcement(ctx, c.dynamic, c.namespace)
 	switch {
-	case apierrors.IsForbidden(err):
+	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "cannot create resource"): // and no policy of others
 		p.note("policies", "", "run guardian check as somebody who may create virtualservices in namespace "+c.namespace,
 			"admission policies: not tried: your user may not make a VirtualService with a lock, not even as a dry run")
 	case err != nil:

@@ -84,16 +84,20 @@ func (c *prometheusCheck) checkMesh(ctx context.Context) (answered bool) {
 		c.fail("labels", "", "find what drops it: metricRelabelings of the PodMonitor or ServiceMonitor of the sidecars, metric_relabel_configs, or tagOverrides of Istio's Telemetry",
 			"series: %.0f of istio_requests_total have lost the label %s on the way to Prometheus, and the rules need it", s.Value, s.Labels[rules.LabelMissing])
 	}
-	any, ok := c.query(ctx, fmt.Sprintf("count(istio_requests_total{destination_workload_namespace=%q})", ns))
+	of := "of namespace " + ns
+	if proxies := c.config.Rules.Proxies; proxies != "" {
+		of += " that rules.proxies " + proxies + " selects"
+	}
+	any, ok := c.query(ctx, c.options.AnyRequests())
 	switch {
 	case !ok:
 		return false
 	case len(any) == 0:
 		c.fail("series", "", "have Prometheus scrape the sidecars' port http-envoy-prom (15090, /stats/prometheus), as Istio's PodMonitor envoy-stats-monitor does, labelled as prometheus-operator selects PodMonitors",
-			"series: Prometheus has no istio_requests_total of namespace %s: are the sidecars scraped?", ns)
+			"series: Prometheus has no istio_requests_total %s: are the sidecars scraped?", of)
 		return true
 	}
-	c.ok("series", "", "series: istio_requests_total of namespace %s", ns)
+	c.ok("series", "", "series: istio_requests_total %s", of)
 	twice, ok := c.query(ctx, c.options.ScrapedTwice())
 	if ok && len(twice) > 0 {
 		var jobs []string

@@ -72,6 +72,13 @@ func (e *exporter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 				reporter, e.ns, e.service, version, code, count)
 		}
 	}
+	fmt.Fprintln(w, "# TYPE istio_request_duration_milliseconds histogram")
+	for _, version := range []string{"v1", "v2"} { // all of them fast
+		of := fmt.Sprintf("reporter=\"destination\",destination_workload=\"%[1]s-%[2]s\",destination_workload_namespace=%[3]q,destination_service_name=%[1]q,destination_service_namespace=%[3]q,destination_version=%[2]q", e.service, version, e.ns)
+		for _, edge := range []string{"500", "+Inf"} {
+			fmt.Fprintf(w, "istio_request_duration_milliseconds_bucket{%s,le=%q} %.0f\n", of, edge, e.counts[version+" 200"]+e.counts[version+" 503"])
+		}
+	}
 }
 
 // alertmanager starts one with the route that guardian prints.
@@ -142,6 +149,16 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 		return nil
 	})
 	r.must(isAt(t.Context(), app, 50)) // nothing is wrong so far
+	r.wait("guardian check says that all is well", func(context.Context) error {
+		said, err := r.checked(config, "--prometheus", prom.URL)
+		if err == nil && strings.Contains(said, "\nnote  ") {
+			err = errors.New("a note")
+		}
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, said)
+		}
+		return nil
+	})
 	fault := time.Now()
 	mesh.failing.Store(true)
 	rec := r.rolledBack(app)

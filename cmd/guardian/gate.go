@@ -67,6 +67,7 @@ are those of the namespace, without the ones that no release is under way of.`,
 			}
 			return cobra.MinimumNArgs(1)(cmd, args)
 		},
+		ValidArgsFunction: a.completeGuards(&flags, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.waitUnlocked && !cmd.Flags().Changed("for") {
 				o.length = 0

@@ -50,6 +50,7 @@ func (r gateResult) sentence() string {
 
 // gateJSON is a gate's answer for programs.
 type gateJSON struct {
+	shape
 	Guard     string          `json:"guard"`
 	Namespace string          `json:"namespace"`
 	Code      int             `json:"code"` // as the command's exit code
@@ -74,7 +75,7 @@ func (a *app) gateJSON(results []gateResult, o gateOptions) error {
 		if o.prove > 0 && r.code == exitOK {
 			ruledOut = o.prove
 		}
-		out[i] = gateJSON{r.guard, r.namespace, r.code, r.text, s.State, s.Weight, all, bad, ruledOut}
+		out[i] = gateJSON{shapeOf("GateAnswer"), r.guard, r.namespace, r.code, r.text, s.State, s.Weight, all, bad, ruledOut}
 	}
 	enc := json.NewEncoder(a.out)
 	enc.SetIndent("", "  ")

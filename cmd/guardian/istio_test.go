@@ -29,21 +29,26 @@ func planeServing(t *testing.T, versions ...string) *controlplane.Plane {
 	return plane
 }
 
-// checks runs `guardian check` as admin.
+// checks runs `guardian check` as admin. Much is wrong there.
 func (r *rig) checks(apps ...*controlplane.App) string {
 	r.t.Helper()
+	said, err := r.checked(r.config("127.0.0.1:0", "", apps...))
+	return fmt.Sprintln(said, err)
+}
+
+// checked runs it with a configuration.
+func (r *rig) checked(config string, args ...string) (string, error) {
+	r.t.Helper()
 	file := filepath.Join(r.t.TempDir(), "guardian.yaml")
-	r.must(os.WriteFile(file, []byte(r.config("127.0.0.1:0", "", apps...)), 0o600))
+	r.must(os.WriteFile(file, []byte(config), 0o600))
 	kubeconfig, err := r.plane.Kubeconfig(controlplane.Admin, r.ns)
 	r.must(err)
 	said := &syncBuffer{}
 	a := &app{name: "guardian", in: strings.NewReader(""), out: said, errOut: said, connect: connect}
 	root := a.command()
-	root.SetArgs([]string{"check", "-f", file, "--kubeconfig", kubeconfig})
-	if err := root.ExecuteContext(r.t.Context()); err != nil {
-		fmt.Fprintln(said, err) // much else is wrong there
-	}
-	return said.String()
+	root.SetArgs(append([]string{"check", "-f", file, "--kubeconfig", kubeconfig}, args...))
+	err = root.ExecuteContext(r.t.Context())
+	return said.String(), err
 }
 
 // An Istio before 1.22, and a virtual cluster of that age, serve no v1.

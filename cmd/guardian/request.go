@@ -103,6 +103,7 @@ flags.`,
 			}
 			return cobra.ExactArgs(1)(cmd, args)
 		},
+		ValidArgsFunction: a.completeGuards(&f.cluster, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := remediate.Request{Action: op.action, Reason: f.reason, At: time.Now().UTC().Truncate(time.Second)}
 			if disarms {
@@ -145,6 +146,7 @@ func (f requestFlags) check(cmd *cobra.Command) error {
 
 // requestAnswer is what came of one guard's request, for programs.
 type requestAnswer struct {
+	shape
 	Guard     string                  `json:"guard"`
 	Namespace string                  `json:"namespace"`
 	Action    remediate.RequestAction `json:"action"`
@@ -247,7 +249,7 @@ func (a *app) requestEach(ctx, waiting context.Context, c *cluster, records []na
 
 // answerOf asks for q of one guard and puts what came of it into one line.
 func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r namedRecord, q remediate.Request, f requestFlags) (requestAnswer, error) {
-	answer := requestAnswer{Guard: r.guard, Namespace: r.namespace, Action: q.Action, State: r.Status.State, Weight: r.Status.Weight}
+	answer := requestAnswer{shape: shapeOf("RequestAnswer"), Guard: r.guard, Namespace: r.namespace, Action: q.Action, State: r.Status.State, Weight: r.Status.Weight}
 	if f.all && !r.Status.Orphaned.IsZero() {
 		answer.Text = "left out: it is not in guardian's configuration"
 		return answer, nil

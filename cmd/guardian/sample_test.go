@@ -91,7 +91,7 @@ func workflowSteps(t *testing.T) []step {
 func TestThePipelinesOfTheSampleRunTheSameCommands(t *testing.T) {
 	commands := func(steps []step) (out []string) {
 		for _, s := range steps {
-			out = append(out, fmt.Sprint(s.run, s.after))
+			out = append(out, fmt.Sprint(strings.TrimSuffix(s.run, " --format github"), s.after))
 		}
 		return out
 	}
@@ -203,12 +203,9 @@ func (s *sample) commandLine() {
 
 // ciRights are those of docs/samples/orders/README.md.
 func ciRights() []rbacv1.PolicyRule {
-	return []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "list", "watch"}},
-		{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, Verbs: []string{"list"}},
-		{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, Verbs: []string{"get", "list", "watch", "patch"}},
-		{APIGroups: []string{"networking.istio.io"}, Resources: []string{"virtualservices"}, Verbs: []string{"get", "list", "watch", "patch"}},
-	}
+	return append(rbacOptions{account: "ci"}.rules(),
+		rbacv1.PolicyRule{APIGroups: []string{"apps"}, Resources: []string{"deployments"}, Verbs: []string{"get", "list", "watch", "patch"}},
+		rbacv1.PolicyRule{APIGroups: []string{"networking.istio.io"}, Resources: []string{"virtualservices"}, Verbs: []string{"get", "list", "watch", "patch"}})
 }
 
 // asAdmin runs kubectl with some input.
@@ -468,5 +465,72 @@ func (s *sample) byGit() {
 	}
 	if code, said := s.sh("SYNC_TIMEOUT=1s ci/commit.sh 30", ""); code == 0 || !strings.Contains(said, "timed out") {
 		s.t.Errorf("not synced: exit status %d\n%s", code, said)
+	}
+}
+
+// The script of the composite action, with the inputs that a workflow may give it.
+func TestTheActionCallsTheGateAsItsInputsSay(t *testing.T) {
+	var action struct {
+		Inputs map[string]struct{ Default string }
+		Runs   struct {
+			Steps []struct {
+				Run string
+				Env map[string]string
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(readDoc(t, ".github", "actions", "gate", "action.yaml")), &action); err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "guardian"), []byte("#!/bin/sh\nprintf '%s|' \"$@\"\nexit 2\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run := func(path string, inputs map[string]string) (int, string) {
+		one := action.Runs.Steps[0]
+		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", one.Run)
+		cmd.Env = []string{"PATH=" + path}
+		for name, from := range one.Env {
+			input := strings.TrimSuffix(strings.TrimPrefix(from, "${{ inputs."), " }}")
+			given, ok := inputs[input]
+			if !ok {
+				given = action.Inputs[input].Default
+			}
+			cmd.Env = append(cmd.Env, name+"="+given)
+		}
+		out, err := cmd.CombinedOutput()
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) {
+			t.Fatalf("%v: %v\n%s", inputs, err, out)
+		}
+		return cmd.ProcessState.ExitCode(), string(out)
+	}
+	path := bin + ":" + os.Getenv("PATH")
+	for _, c := range []struct {
+		inputs map[string]string
+		want   string
+	}{
+		{nil, "gate|--format|github|--timeout|10m|--for|60s|--all|--|"},
+		{map[string]string{"guards": "orders * $(id)", "namespace": "shop", "for": "5m", "prove": "2%", "timeout": "1h"},
+			"gate|--format|github|--timeout|1h|-n|shop|--for|5m|--prove|2%|--|orders|*|$(id)|"},
+		{map[string]string{"guards": "orders", "wait-unlocked": "true"}, "gate|--format|github|--timeout|10m|--wait-unlocked|--|orders|"},
+	} {
+		if code, got := run(path, c.inputs); got != c.want || code != exitUnknown {
+			t.Errorf("%v: exit status %d, %q; want %q", c.inputs, code, got, c.want)
+		}
+		// They are taken.
+		root := (&app{name: "guardian"}).command()
+		cmd, args, err := root.Find(strings.Split(strings.TrimSuffix(c.want, "|"), "|"))
+		if err == nil {
+			err = cmd.ParseFlags(args)
+		}
+		if err == nil {
+			err = cmd.ValidateArgs(cmd.Flags().Args())
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.want, err)
+		}
+	}
+	if code, got := run("/nonexistent", nil); code != exitUnknown || !strings.HasPrefix(got, "::error::guardian is not on PATH") {
+		t.Errorf("without guardian: %d, %q", code, got)
 	}
 }

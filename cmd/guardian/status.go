@@ -37,7 +37,8 @@ func newStatusCommand(a *app) *cobra.Command {
 Exit codes: 0 shown; 1 an error, or no such guard; 2 could not tell: no guardian
 lives, or (with NAME) the guard is not in its configuration, and what is shown is
 what was last written.`,
-		Args: cobra.MaximumNArgs(1),
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.output != "" && o.output != "json" {
 				return orUnknown(fmt.Errorf("--output %q: want json, or nothing for a table", o.output))
@@ -166,6 +167,7 @@ func (c *cluster) statusPulse(ctx context.Context, records []namedRecord, all bo
 
 // statusJSON is one guard for programs. Its fields are those of the record.
 type statusJSON struct {
+	shape
 	Guard     string                   `json:"guard"`
 	Namespace string                   `json:"namespace"`
 	Mode      remediate.Mode           `json:"mode"`
@@ -197,7 +199,7 @@ func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOpt
 func (a *app) printJSON(records []namedRecord, guard string) error {
 	out := make([]statusJSON, 0, len(records))
 	for _, r := range records {
-		s := statusJSON{r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable}
+		s := statusJSON{shapeOf("GuardStatus"), r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable()}
 		if guard != "" {
 			s.History = r.History
 		}
@@ -359,7 +361,7 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	if s.PausedOnVS {
 		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
-	line("Not readable", strings.Join(r.Unreadable, "; "))
+	line("Not readable", strings.Join(r.Unreadable(), "; "))
 	line("Not watched", s.Unwatched)
 	line("Not guarded", strings.Join(s.Unguarded, ", "))
 	line("Others' locks", strings.Join(s.ForeignLocks, ", "))
@@ -393,13 +395,7 @@ func printHistory(w io.Writer, history []remediate.HistoryEntry) error {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, e := range history {
-		weights := fmt.Sprintf("%d%%", e.To)
-		if e.From != e.To {
-			weights = fmt.Sprintf("%d%% → %d%%", e.From, e.To)
-		}
-		fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", e.At.UTC().Format(time.RFC3339), e.Event, weights, cmp.Or(e.By, "-"), e.Reason)
-	}
+	printEntries(t, "  ", history, func(remediate.HistoryEntry) string { return "" })
 	return t.Flush()
 }
 

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+func TestFindingsAreTextJSONAndAnExitCode(t *testing.T) {
+	p := &preflight{app: &app{name: "guardian"}, config: Config{Namespace: "shop"}}
+	answer := func(result level, code int) {
+		t.Helper()
+		if got := exitCode(p.verdict()); got != code {
+			t.Errorf("exit code %d, want %d", got, code)
+		}
+		var out bytes.Buffer
+		if err := p.writeJSON(&out); err != nil {
+			t.Fatal(err)
+		}
+		var r checkReport
+		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+			t.Fatal(err)
+		}
+		if want := (checkReport{1, "shop", result, p.count(levelFail), p.count(levelUnknown), p.findings}); !reflect.DeepEqual(r, want) {
+			t.Errorf("%+v, want %+v", r, want)
+		}
+	}
+	p.ok("istio", "", "Istio: %s", "v1")
+	p.note("ways", "canary v2", "", "Service x leads to its pods")
+	answer(levelOK, exitOK)
+	p.unknown("rules", "", "name it with --prometheus", "Prometheus does not answer")
+	answer(levelUnknown, exitUnknown)
+	p.guard = "orders"
+	p.fail("stable", "stable v1", "scale it up", "has %d ready endpoints", 0)
+	answer(levelFail, exitFailed)
+	var text []string
+	for _, f := range p.findings {
+		text = append(text, f.String())
+	}
+	want := "ok    Istio: v1\nnote  canary v2: Service x leads to its pods\n?     Prometheus does not answer\n      fix: name it with --prometheus\n" +
+		"FAIL  guard orders: stable v1: has 0 ready endpoints\n      fix: scale it up"
+	if got := strings.Join(text, "\n"); got != want {
+		t.Errorf("said:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+func TestFindingsThatDifferInTheirObjectAloneAreOne(t *testing.T) {
+	got := together([]finding{
+		{Level: levelFail, Object: "alert A", Problem: "is silenced"}, {Level: levelNote, Object: "alert A", Problem: "is late"},
+		{Level: levelFail, Object: "alert B", Problem: "is silenced"}, {Level: levelFail, Object: "alert C", Problem: "is silenced"},
+		{Level: levelFail, Object: "alert C", Problem: "is silenced", Fix: "wait"},
+	})
+	want := []finding{
+		{Level: levelFail, Object: "alerts A, B, C", Problem: "is silenced"}, {Level: levelNote, Object: "alert A", Problem: "is late"},
+		{Level: levelFail, Object: "alert C", Problem: "is silenced", Fix: "wait"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+// A heartbeat takes a minute and more to come after an installation.
+func TestCheckWaitsForAHeartbeatThroughAlertmanager(t *testing.T) {
+	const never = time.Hour
+	for name, tc := range map[string]struct {
+		wait          time.Duration
+		pushed, whole time.Duration // after which a heartbeat comes straight from Prometheus, and through Alertmanager
+		alertmanager  string
+		least, most   time.Duration // that check waits
+		complete      bool
+	}{
+		"comes":             {3 * time.Minute, 20 * time.Second, 65 * time.Second, "http://alertmanager:9093", 65 * time.Second, 90 * time.Second, true},
+		"never comes":       {3 * time.Minute, never, never, "http://alertmanager:9093", 3 * time.Minute, 3*time.Minute + heartbeatTick, false},
+		"is only pushed":    {time.Minute, 20 * time.Second, never, "http://alertmanager:9093", time.Minute, time.Minute + heartbeatTick, false},
+		"pushed suffices":   {3 * time.Minute, 20 * time.Second, never, "", 20 * time.Second, 45 * time.Second, true},
+		"is not waited for": {0, never, never, "http://alertmanager:9093", 0, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				renewed := func() *coordinationv1.Lease {
+					l := lease("a", time.Now())
+					l.Labels[remediate.LabelReplica] = "true"
+					for annotation, after := range map[string]time.Duration{remediate.AnnotationHeartbeat: min(tc.pushed, tc.whole), remediate.AnnotationHeartbeatAlertmanager: tc.whole} {
+						delete(l.Annotations, annotation)
+						if time.Since(began) >= after {
+							l.Annotations[annotation] = time.Now().UTC().Format(time.RFC3339)
+						}
+					}
+					return l
+				}
+				b := newBench(t, renewed())
+				ctx := t.Context()
+				go func() {
+					for sleep(ctx, remediate.LifePeriod) == nil {
+						if _, err := b.kube.CoordinationV1().Leases("shop").Update(ctx, renewed(), metav1.UpdateOptions{}); err != nil && ctx.Err() == nil {
+							t.Errorf("renew: %v", err)
+						}
+					}
+				}()
+				c := &cluster{kube: b.kube, namespace: "shop"}
+				config := Config{Namespace: "shop", Heartbeat: HeartbeatConfig{MaxAge: 3 * time.Minute}, Alertmanager: EndpointConfig{URL: tc.alertmanager}}
+				life, err := c.awaitHeartbeat(ctx, config, tc.wait)
+				took := time.Since(began)
+				if err != nil || life.complete(config) != tc.complete || took < tc.least || took > tc.most {
+					t.Errorf("after %v: complete %v, %v; want %v after %v to %v", took, life.complete(config), err, tc.complete, tc.least, tc.most)
+				}
+				p := &preflight{app: &app{name: "guardian"}, config: config}
+				c.checkChain(p, life, err)
+				if bad := p.count(levelFail) > 0; bad == tc.complete {
+					t.Errorf("says %v", p.findings)
+				}
+			})
+		})
+	}
+}
+
+func TestCheckRefusesWhatItCannotPrintOrWait(t *testing.T) {
+	for _, args := range [][]string{{"check", "-f", "x", "-o", "yaml"}, {"check", "-f", "x", "--wait", "-1s"}} {
+		code, said := newBench(t).run(args...)
+		want(t, code, said, exitUnknown, "want ")
+	}
+}

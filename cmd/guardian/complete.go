@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// completeWait is how long a shell waits for the names of guards.
+const completeWait = 3 * time.Second
+
+// completeGuards completes the names of guards, as the cluster has them, for at most
+// so many arguments; 0: any number. What does not work is silent: the shell shows no
+// errors, and the command itself will.
+func (a *app) completeGuards(flags *clusterFlags, most int) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		if most > 0 && len(args) >= most {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		c, err := a.connect(*flags)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
+		defer cancel()
+		records, _ := c.records(ctx, c.namespace) // those that can be read
+		var names []string
+		for _, r := range records {
+			if strings.HasPrefix(r.guard, begun) && !slices.Contains(args, r.guard) {
+				names = append(names, r.guard+"\t"+hint(r.Record))
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// hint is what a shell shows beside a name.
+func hint(r remediate.Record) string {
+	text, _, _ := strings.Cut(stateLine(r), ":")
+	return text
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+// historyOptions is how `guardian history` shows what happened.
+type historyOptions struct {
+	output string
+	last   int
+	since  time.Duration
+}
+
+func newHistoryCommand(a *app) *cobra.Command {
+	var flags clusterFlags
+	var o historyOptions
+	cmd := &cobra.Command{
+		Use:   "history NAME",
+		Short: "Show what happened to a guard: when, what, by whom, why",
+		Long: `Show the decisions about a guard that changed something, and the alerts that were
+noted, oldest first, as its record has them: the newest 32 KiB, hundreds of entries.
+
+Exit codes: 0 shown; 1 an error, or no such guard; 2 wrong flags.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeGuards(&flags, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case o.output != "" && o.output != "json":
+				return orUnknown(fmt.Errorf("--output %q: want json, or nothing for a table", o.output))
+			case o.last < 0 || o.since < 0:
+				return orUnknown(fmt.Errorf("--last %d, --since %s: want 0 or more", o.last, o.since))
+			}
+			c, err := a.connect(flags)
+			if err != nil {
+				return err
+			}
+			r, err := c.record(cmd.Context(), args[0])
+			if err == nil && r == nil {
+				err = c.unknownGuard(cmd.Context(), args[0])
+			}
+			if err != nil {
+				return err
+			}
+			return a.history(c.namespace, args[0], r.History, o, time.Now())
+		},
+	}
+	flags.add(cmd.Flags())
+	cmd.Flags().StringVarP(&o.output, "output", "o", "", "json instead of a table")
+	cmd.Flags().IntVar(&o.last, "last", 0, "only so many of the newest entries; 0: all")
+	cmd.Flags().DurationVar(&o.since, "since", 0, "only those of so long ago, such as 24h; 0: all")
+	return cmd
+}
+
+// historyJSON is a guard's history for programs.
+type historyJSON struct {
+	shape
+	Guard     string                   `json:"guard"`
+	Namespace string                   `json:"namespace"`
+	Entries   []remediate.HistoryEntry `json:"entries"`
+}
+
+func (a *app) history(namespace, guard string, entries []remediate.HistoryEntry, o historyOptions, now time.Time) error {
+	shown := []remediate.HistoryEntry{}
+	for _, e := range entries {
+		if o.since == 0 || now.Sub(e.At) <= o.since {
+			shown = append(shown, e)
+		}
+	}
+	if o.last > 0 {
+		shown = shown[max(0, len(shown)-o.last):]
+	}
+	if o.output == "json" {
+		enc := json.NewEncoder(a.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(historyJSON{shapeOf("GuardHistory"), guard, namespace, shown})
+	}
+	if len(shown) == 0 {
+		fmt.Fprintln(a.errOut, "Nothing has happened.")
+		return nil
+	}
+	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "TIME\tEVENT\tCANARY\tBUILD\tBY\tWHY")
+	printEntries(t, "", shown, func(e remediate.HistoryEntry) string { return short(e.Build) + "\t" })
+	return t.Flush()
+}
+
+// printEntries writes a line for each entry; build is a column, or nothing.
+func printEntries(t io.Writer, indent string, entries []remediate.HistoryEntry, build func(remediate.HistoryEntry) string) {
+	for _, e := range entries {
+		weights := fmt.Sprintf("%d%%", e.To)
+		if e.From != e.To {
+			weights = fmt.Sprintf("%d%% → %d%%", e.From, e.To)
+		}
+		fmt.Fprintf(t, "%s%s\t%s\t%s\t%s%s\t%s\n", indent, e.At.UTC().Format(time.RFC3339), e.Event, weights, build(e), cmp.Or(e.By, "-"), e.Reason)
+	}
+}

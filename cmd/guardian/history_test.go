@@ -1,0 +1,89 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/canary-guardian/guardian/remediate"
+)
+
+func TestHistoryTellsWhenWhatWhoAndWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := locked()
+		now := time.Now()
+		r.History = []remediate.HistoryEntry{
+			{At: now.Add(-48 * time.Hour), Event: "step", By: "ann@example.com", From: 0, To: 10, Build: "b1", Reason: "promote"},
+			{At: now.Add(-time.Hour), Event: "rolled-back", By: "alert", From: 10, To: 0, Build: "b1", Alert: "GuardianErrorRate", Reason: "5% of requests failed"},
+			{At: now.Add(-time.Minute), Event: "noted", From: 0, To: 0, Reason: "another alert"},
+		}
+		b := newBench(t, record(r), recordOf("payments", remediate.Record{}))
+		code, _ := b.run("history", testGuard)
+		want(t, code, b.out.String(), exitOK, `TIME                  EVENT        CANARY    BUILD    BY               WHY
+1999-12-30T00:00:00Z  step         0% → 10%  b1       ann@example.com  promote
+1999-12-31T23:00:00Z  rolled-back  10% → 0%  b1       alert            5% of requests failed
+1999-12-31T23:59:00Z  noted        0%        unknown  -                another alert
+`)
+		for args, events := range map[string]string{"": "step rolled-back noted", "--last 2": "rolled-back noted", "--since 2h": "rolled-back noted",
+			"--since 2h --last 1": "noted", "--since 1s": "", "--last 9": "step rolled-back noted"} {
+			code, _ := b.run(append([]string{"history", testGuard, "-o", "json"}, strings.Fields(args)...)...)
+			var got historyJSON
+			if err := json.Unmarshal(b.out.Bytes(), &got); err != nil || code != exitOK || got.APIVersion != "cli.canary-guardian.io/v1" || got.Kind != "GuardHistory" || got.Entries == nil {
+				t.Errorf("%s: %d, %v\n%s", args, code, err, b.out.String())
+			}
+			var names []string
+			for _, e := range got.Entries {
+				names = append(names, e.Event)
+			}
+			if strings.Join(names, " ") != events {
+				t.Errorf("%s: %v, want %s", args, names, events)
+			}
+		}
+		for args, says := range map[string]string{"payments": "Nothing has happened.", "nobody": "Error: no guard nobody in namespace shop", testGuard + " -o yaml": `--output "yaml"`, testGuard + " --last -1": "--last -1"} {
+			if _, text := b.run(append([]string{"history"}, strings.Fields(args)...)...); !strings.Contains(text, says) {
+				t.Errorf("%s: want %q, said:\n%s", args, says, text)
+			}
+		}
+	})
+}
+
+func TestAShellCompletesTheNamesOfGuards(t *testing.T) {
+	b := newBench(t, record(locked()), recordOf("payments", shifting(30, 5)), recordOf("pay", shifting(10, 5)))
+	const end = ":4\n" // no names of files
+	for args, want := range map[string]string{
+		"gate |":            "orders-service\trolled-back, canary at 0%\npay\tshifting, canary at 10%\npayments\tshifting, canary at 30%\n" + end,
+		"gate pay |":        "orders-service\trolled-back, canary at 0%\npayments\tshifting, canary at 30%\n" + end,
+		"gate -n shop pa|":  "pay\tshifting, canary at 10%\npayments\tshifting, canary at 30%\n" + end,
+		"status payments |": end,
+		"unlock o|":         "orders-service\trolled-back, canary at 0%\n" + end,
+		"history x|":        end,
+		"disarm paym|":      "payments\tshifting, canary at 30%\n" + end,
+	} {
+		typed, _ := strings.CutSuffix(args, "|")
+		if b.run(append([]string{"__complete"}, strings.Split(typed, " ")...)...); b.out.String() != want {
+			t.Errorf("%s: %q, want %q", args, b.out.String(), want)
+		}
+	}
+}
+
+// Every answer for programs says what it is.
+func TestWhatIsPrintedForProgramsHasAVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, record(locked()), lease("a", time.Now()))
+		b.beat(0)
+		for args, kind := range map[string]string{"status": "GuardStatus", "status " + testGuard: "GuardStatus", "gate " + testGuard: "GateAnswer", "gate --all": "GateAnswer",
+			"rollback " + testGuard + " --reason r": "RequestAnswer", "history " + testGuard: "GuardHistory"} {
+			b.run(append(strings.Fields(args), "-o", "json")...)
+			begin := `"apiVersion": "cli.canary-guardian.io/v1",`
+			got := strings.Join(strings.Fields(b.out.String()), " ")
+			if got = strings.TrimPrefix(strings.TrimPrefix(got, "[ "), "{ "); !strings.HasPrefix(got, begin+` "kind": "`+kind+`", "guard": "orders-service",`) {
+				t.Errorf("%s: %s", args, b.out.String())
+			}
+			if !strings.Contains(readDoc(t, "docs", "cli.md"), "`"+kind+"`") {
+				t.Errorf("docs/cli.md does not tell of %s", kind)
+			}
+		}
+	})
+}
