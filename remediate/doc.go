@@ -176,6 +176,19 @@
 // the annotations of the VirtualService say "rolled back, not recorded" and carry
 // the lock, and the webhook is answered with an error until the record is written.
 //
+// # Observing
+//
+// A guard of ModeObserve is decided about as any other, and no VirtualService is
+// written: not its weights, not its annotations, not for an unlock. A rollback is
+// told instead (EventWould), once for as long as its lock would stand
+// (Status.Observing.Would). The lease holder alone brings the record from one mode to the
+// other; a replica moves traffic only where its configuration and the record both
+// enforce, and one whose configuration observes while the record enforces only
+// hears. After the switch to enforce (Status.EnforcedAt) an alert that began
+// before it holds, and never rolls back a build that ran then.
+// TestPropertyAGuardThatObservesWritesNoVirtualService and
+// TestPropertyASwitchOfTheModeNeverActsOnThePast check it.
+//
 // # Lost records
 //
 // While a guard is locked, an annotation on each of its VirtualServices says so as

@@ -138,10 +138,11 @@ func (m *machine) checkCause(r *replica) {
 	}
 	asked := record.Request != nil && record.Request.Action == RequestRollback
 	back := slices.ContainsFunc(slices.Collect(maps.Keys(m.blamed)), r.saw.isReady) && m.guard.Rollback.Lock != LockNone
+	others := r.saw.foreign != nil && r.saw.foreign.Labels[LabelLocked] == "true" // which is taken over, and cannot be recorded
 	switch {
 	case m.guard.Rollback.Lock != LockNone && !m.unwritten && !m.meddled:
 		m.t.Fatalf("a rollback without a lock, though the record can be written; status %+v", record.Status)
-	case !m.alertCounts(r) && !asked && !back && !m.owed[r.name][r.saw.present] && m.lockOf(m.w.vs) == nil && !m.meddled:
+	case !m.alertCounts(r) && !asked && !back && !others && !m.owed[r.name][r.saw.present] && m.lockOf(m.w.vs) == nil && !m.meddled:
 		m.t.Fatalf("invariant 7: rolled back, and no alert of %v counts against build %d of %s, unlocked at %s; nobody has asked", r.given, r.saw.present, r.saw.since, m.unlocked)
 	case m.guard.Rollback.Lock != LockNone:
 		if m.owed[r.name] == nil {

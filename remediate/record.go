@@ -91,9 +91,7 @@ type Record struct {
 	History []HistoryEntry // oldest first
 	Request *Request
 
-	// Unreadable is what of it cannot be read, and why, as ReadRecordOf has found.
-	// It is not written.
-	Unreadable []string
+	unreadable []string // as ReadRecordOf has found; not written
 
 	// past is the JSON of the entries before those of History, as the ConfigMap
 	// has it: each pass over a guard would else take apart and put together again
@@ -549,14 +547,18 @@ func ReadRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
 		return Record{}, err
 	}
 	r, bad := ReadRecord(cm)
-	r.Unreadable = bad
+	r.unreadable = bad
 	return r, nil
 }
 
+// Unreadable is what of a record that ReadRecordOf has read cannot be read, and
+// why.
+func (r Record) Unreadable() []string { return r.unreadable }
+
 // UnreadableError names the keys of a record that cannot be read; nil: all can.
 func (r Record) UnreadableError(namespace, guard string) error {
-	if len(r.Unreadable) == 0 {
+	if len(r.unreadable) == 0 {
 		return nil
 	}
-	return fmt.Errorf("read record %s/%s: %s", namespace, RecordName(guard), strings.Join(r.Unreadable, "; "))
+	return fmt.Errorf("read record %s/%s: %s", namespace, RecordName(guard), strings.Join(r.unreadable, "; "))
 }

@@ -37,6 +37,7 @@ func fullRecord() Record {
 			FirstSeen: at.Add(-time.Hour), LiftedAt: at.Add(-2 * time.Hour), Taken: &Taken{Guard: "orders-old", Since: at}, Proven: []string{"b0"},
 			Served: []Served{{Build: "b1", From: at, Until: at.Add(time.Minute)}}, Revisions: []Revision{{Name: "orders-v2-5d4", Build: "b1"}},
 			Observing: &Observing{Since: at, Would: &Would{At: at, From: 9, Build: "b1", Refused: []string{"b1"}, Signal: "latency", Alert: "CanarySlow", Episode: "f1@x", Reason: "slow", Blocked: "no stable"}}, EnforcedAt: at,
+			Unguarded: []string{"VirtualService shop/mesh (30%)"}, ForeignLocks: []string{"VirtualService orders: annotation x (it cannot be read)"},
 			Orphaned: at.Add(time.Minute), Moves: &Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
 		History:         []HistoryEntry{{At: at, State: StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
 		Request:         &Request{Action: RequestDisarm, By: "ann", Reason: "it's fine", At: at, Until: at.Add(time.Hour)},
@@ -88,7 +89,7 @@ func checkSet(t *testing.T, path string, v reflect.Value) {
 		}
 	case v.Kind() == reflect.Slice && v.Len() > 0 && v.Index(0).Kind() == reflect.Struct:
 		checkSet(t, path+"[0]", v.Index(0))
-	case v.IsZero() && path != "Record.History[0].To" && path != "Record.past" && path != "Record.Request.Bad":
+	case v.IsZero() && path != "Record.History[0].To" && path != "Record.past" && path != "Record.unreadable" && path != "Record.Request.Bad":
 		t.Errorf("%s is not set", path)
 	}
 }

@@ -90,7 +90,7 @@ func TestAWatchThatIsAwayForLongerThanItsGraceIsDead(t *testing.T) {
 			f.opened.Stop()
 			time.Sleep(10 * time.Minute)
 			f.list, f.open = nil, nil
-		}, time.Minute, ""},
+		}, 2 * time.Minute, ""}, // client-go's longest wait
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

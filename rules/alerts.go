@@ -2,6 +2,7 @@ package rules
 
 import (
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ const (
 	AlertHeartbeat            = "GuardianHeartbeat"
 	AlertHeartbeatStale       = "GuardianHeartbeatStale"
 	AlertRolledBack           = "GuardianRolledBack"
+	AlertWouldRollBack        = "GuardianWouldHaveRolledBack"
 	AlertRollbackBlocked      = "GuardianRollbackBlocked"
 	AlertDisarmed             = "GuardianDisarmed"
 	AlertRollbackIneffective  = "GuardianRollbackIneffective"
@@ -50,7 +52,7 @@ func Alerts() []string {
 	return []string{
 		AlertErrorRate, AlertErrorRateHold, AlertLatency, AlertLatencyHold, AlertRestarts, AlertRestartsHold, AlertWaiting,
 		AlertTraffic, AlertTrafficHold, AlertRefused, AlertServiceTraffic,
-		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
+		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertWouldRollBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete, AlertReconcileFailing,
 		AlertUnwatched, AlertCannotWatch, AlertUnguarded, AlertForeignLock,
 	}
@@ -133,10 +135,16 @@ func lookup(metric, pipeline string, matchers ...string) string {
 }
 
 const (
-	percent    = "{{ $value | humanizePercentage }}"
-	doRollback = " guardian sends all traffic back to stable and keeps it there until a new build or a person lifts the lock."
-	doHold     = " guardian holds the canary where it is."
+	percent = "{{ $value | humanizePercentage }}"
+	doHold  = " guardian holds the canary where it is."
 )
+
+// doRollback says what follows from an alert that rolls back, by the mode of the
+// guard, which guardian's own metrics tell.
+func (b *builder) doRollback() string {
+	return " {{ with printf `guardian_observing{" + LabelOwner + "=%q,guard=%q}` " + strconv.Quote(b.Namespace) + " $labels.guardian_guard | query }}guardian observes this guard: it tells what it would do, and moves nothing." +
+		"{{ else }}guardian sends all traffic back to stable and keeps it there until a new build or a person lifts the lock.{{ end }}"
+}
 
 // stableShare tells stable's share over about a minute, by the reporter that
 // comes first.
@@ -152,7 +160,7 @@ func (b *builder) errorAlerts() {
 		expr:    b.convicted(failed),
 		summary: guardLabel + ": " + percent + " of the canary's requests fail",
 		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " + limit +
-			"), since " + lookup(failed.since, "value | humanizeTimestamp") + "; stable is not as bad." + doRollback,
+			"), since " + lookup(failed.since, "value | humanizeTimestamp") + "; stable is not as bad." + b.doRollback(),
 	})
 	b.alert(alert{
 		name: AlertErrorRateHold, signal: SignalErrorRate, action: ActionHold, severity: "warning", keep: keepFiring,
@@ -172,7 +180,7 @@ func (b *builder) latencyAlerts() {
 		expr:    b.convicted(slow),
 		summary: guardLabel + ": " + percent + " of the canary's requests are too slow",
 		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " + most +
-			" (limit " + limit + " of them), since " + lookup(slow.since, "value | humanizeTimestamp") + "; stable is not as bad." + doRollback,
+			" (limit " + limit + " of them), since " + lookup(slow.since, "value | humanizeTimestamp") + "; stable is not as bad." + b.doRollback(),
 	})
 	b.alert(alert{
 		name: AlertLatencyHold, signal: SignalLatency, action: ActionHold, severity: "warning", keep: keepFiring,
@@ -199,7 +207,7 @@ func (b *builder) restartsAlerts() {
 		name: AlertRestarts, signal: SignalRestarts, action: ActionRollback, severity: "critical", keep: keepFiring,
 		expr:        expand(`max by (namespace, guardian_guard) (($beyond) unless on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
 		summary:     guardLabel + ": the canary's containers restarted " + count + " times",
-		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why + "; stable's did not." + doRollback,
+		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why + "; stable's did not." + b.doRollback(),
 	})
 	b.alert(alert{
 		name: AlertRestartsHold, signal: SignalRestarts, action: ActionHold, severity: "warning", keep: keepFiring,
@@ -219,7 +227,7 @@ func (b *builder) trafficAlerts(window time.Duration) {
 		expr:    expand(`($few) and on (namespace, guardian_guard) $seen`, "few", few, "seen", seen),
 		summary: guardLabel + ": the canary gets only " + percent + " of the requests it should",
 		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weightText + " and gets " + percent +
-			" of the requests that this would bring it within " + dur(window) + ", while the service is in use." + doRollback,
+			" of the requests that this would bring it within " + dur(window) + ", while the service is in use." + b.doRollback(),
 	})
 	b.alert(alert{
 		name: AlertTrafficHold, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,

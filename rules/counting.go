@@ -163,7 +163,7 @@ func (b *builder) covers(counters ...counter) {
 		}
 		labels := b.owned()
 		labels["group"] = g.Name
-		b.record(l.upBefore(), labels, expand(`max by ($target) ($up offset $i == 1) and on ($target) ($sums)`,
+		b.record(l.upBefore(), labels, expand(`group by ($target) ($sums) and on ($target) ($up offset $i == 1)`,
 			"target", b.target(), "up", b.up(l), "i", dur(b.step), "sums", strings.Join(sums, " or ")))
 	}
 }
@@ -177,13 +177,12 @@ func (l lane) upBefore() string { return "guardian_target:" + l.prefix + "up:bef
 // the sum would have been recorded. One that has become less counts nothing: a
 // proxy has started anew, or has given up series of which it saw no more requests.
 func (b *builder) grown(sum string, l lane) string {
-	return expand(`($x - $x offset $i >= 0) or $born`, "x", sum, "i", dur(b.step), "born", b.born(sum, l))
+	return expand(`($x - ($x offset $i or $new * 0) >= 0)`, "x", sum, "i", dur(b.step), "new", b.ifNew(sum, l))
 }
 
-// born selects the sums that, not having been there at the last evaluation, are
-// new.
-func (b *builder) born(sum string, l lane) string {
-	return expand(`(($x unless $x offset $i) and on ($target) $before and on () ($covered offset $i))`,
+// ifNew selects the sums that are new if they were not there at the last evaluation.
+func (b *builder) ifNew(sum string, l lane) string {
+	return expand(`($x and on ($target) $before and on () ($covered offset $i))`,
 		"x", sum, "target", b.target(), "before", fmt.Sprintf("%s{%s,group=%q}", l.upBefore(), b.ownedMatchers(), b.groups[len(b.groups)-1].Name),
 		"i", dur(b.step), "covered", b.covered)
 }
@@ -210,28 +209,41 @@ func (b *builder) recordGrowth(c counter) {
 func (b *builder) recordNativeGrowth(c counter) {
 	for _, s := range c.series() {
 		b.record(c.ideltaName(s), b.owned(), expand(`sum by ($key, reporter) (
-			(($x - $x offset $i) and histogram_count($x) >= histogram_count($x offset $i)) or $born)`,
-			"key", s.key, "x", b.sum(c, s), "i", dur(b.step), "born", b.born(b.sum(c, s), s.lane)))
+			(($x - $x offset $i) and histogram_count($x) >= histogram_count($x offset $i)) or ($new unless $x offset $i))`,
+			"key", s.key, "x", b.sum(c, s), "i", dur(b.step), "new", b.ifNew(b.sum(c, s), s.lane)))
 	}
 }
 
 // grownOf is by how much one kind of requests has grown, at the targets where all
-// of them have.
-func (b *builder) grownOf(c, all counter) func(series) string {
+// of them have; which is a comparison, or empty.
+func (b *builder) grownOf(c, all counter, which string) func(series) string {
 	return func(s series) string {
-		return expand(`(($grown) and on ($key, reporter, $target) $all)`,
-			"grown", b.grown(b.sum(c, s), s.lane), "key", s.key, "target", b.target(), "all", b.idelta(all, s))
+		return expand(`($grown and on ($key, reporter, $target) $all)`,
+			"grown", b.grown(b.sum(c, s), s.lane)+which, "key", s.key, "target", b.target(), "all", b.idelta(all, s))
 	}
 }
 
-// scraped is when the targets that show a recorded sum were scraped last, of the
-// guards that which selects by guard and reporter.
-func (b *builder) scraped(which string, sum func(series) string) func(series) string {
+// provenName is what the targets of a counter's sums are recorded as while there is
+// proof against their canary.
+func (c counter) provenName(s series) string {
+	return s.level + "_target:" + s.prefix + c.what + ":proven"
+}
+
+// recordProven records the targets that show a sum, of the guards that which selects
+// by guard and reporter: nearly always there are none. sum selects the sums.
+func (b *builder) recordProven(c counter, which string, sum func(series) string) {
+	for _, s := range c.series() {
+		b.record(c.provenName(s), b.owned(), expand(`group by ($key, reporter, $target) (($sum) and on ($key, reporter) ($info and on ($guard, reporter) $which))`,
+			"key", s.key, "target", b.target(), "sum", sum(s), "info", b.own(s.info), "guard", keyLabels, "which", which))
+	}
+}
+
+// scraped is when those were scraped last. Prometheus has many targets, so that the
+// others are left out before anything else.
+func (b *builder) scraped(c counter) func(series) string {
 	return func(s series) string {
-		few := expand(`(($sum) and on ($key, reporter) ($info and on ($guard, reporter) $which))`,
-			"sum", sum(s), "key", s.key, "info", b.own(s.info), "guard", keyLabels, "which", which)
-		return expand(`$few * 0 + on ($target) group_left () max by ($target) (timestamp($up))`,
-			"few", few, "target", b.target(), "up", b.up(s.lane))
+		return expand(`$proven * 0 + on ($target) group_left () max by ($target) (timestamp($up) and on ($target) $proven)`,
+			"proven", b.selected(c.provenName(s), c), "target", b.target(), "up", b.up(s.lane))
 	}
 }
 

@@ -60,6 +60,9 @@
 //
 // Limits and the mapping from workload to guard are recorded as constants
 // (guardian:…:info, guardian:…:limit) in a slow group of their own, and joined.
+// Most of what an evaluation costs is reading series, those of targets (`up`) among
+// them: so there is one series of constants for each guard, and as many guards as
+// an object holds share one reading.
 // So the costly expressions exist once for many guards, and nothing but the
 // traffic signal and the restarts needs guardian itself to be scraped. A rule
 // reads only what its own group recorded before it; the constants, the canary's
@@ -71,7 +74,7 @@
 // The alerts about guardian itself (GuardianHeartbeat, GuardianDown, …) stand in an
 // object of their own, which nothing of the guards can break. The guards are spread
 // over others by the first bits of their names' hash, as many bits as it takes for
-// each object to have at most 128 guards and 240 KiB: kubectl apply keeps a copy in an
+// each object to have at most 300 guards and 240 KiB: kubectl apply keeps a copy in an
 // annotation, for which there are 256 KiB, and prometheus-operator refuses rule files
 // of more than 512 KiB. A guard that comes or goes changes the object that it is in,
 // and no other, unless that one has become too large and is split in two. Each object

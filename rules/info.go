@@ -15,6 +15,7 @@ const infoInterval = 15 * time.Second
 
 // Metrics of constants. Their label values are the configuration.
 const (
+	guardInfo    = "guardian:guard:info"    // canary, stable, their subsets, service: of guards with one workload on either side
 	workloadInfo = "guardian:workload:info" // destination_workload, destination_workload_namespace → guard and side
 	versionInfo  = "guardian:version:info"  // destination_service_name, …_namespace, destination_version → guard and side
 	serviceInfo  = "guardian:service:info"  // destination_service_name, …_namespace → guard
@@ -42,15 +43,21 @@ const (
 var reporters = []string{"destination", "source", "waypoint"}
 
 // infoGroup records the guards' constants: who belongs to whom, and the limits.
-// Each guard has one series for each of its workloads, which the others follow
-// from: the fewer rules, the smaller the objects and the less there is to evaluate.
+// Each guard has one series, or one for each of its workloads where a side has
+// several, which the others follow from: the fewer rules, the smaller the objects
+// and the more guards share one reading of what Prometheus has scraped.
 func (b *builder) infoGroup() {
 	b.group("guards", max(infoInterval, b.Interval))
 	for _, g := range b.Guards {
 		service := or(g.Canary.Service, g.Stable.Service)
+		if len(g.Canary.Workloads) == 1 && len(g.Stable.Workloads) == 1 {
+			b.pairInfo(g, service)
+			continue
+		}
 		b.sideInfo(g, "canary", g.Canary, service)
 		b.sideInfo(g, "stable", g.Stable, "")
 	}
+	b.sidesOfPairs()
 	var known []string
 	for _, info := range []string{workloadInfo, versionInfo} {
 		if b.recorded(info) {
@@ -80,6 +87,39 @@ func (b *builder) infoGroup() {
 	}
 	b.evaluated("guards")
 	b.endGroup()
+}
+
+// pairInfo records who both sides are.
+func (b *builder) pairInfo(g Guard, service string) {
+	labels := map[string]string{
+		LabelInstance: b.Name, LabelNamespace: g.Namespace, LabelGuard: g.Name,
+		"canary": g.Canary.Workloads[0], "canary_subset": g.Canary.Name, "stable": g.Stable.Workloads[0], "stable_subset": g.Stable.Name,
+	}
+	if service != "" {
+		labels["service"] = service
+	}
+	b.record(guardInfo, labels, "vector(1)")
+}
+
+// sidesOfPairs records each side of what pairInfo has, as sideInfo would.
+func (b *builder) sidesOfPairs() {
+	if !b.recorded(guardInfo) {
+		return
+	}
+	copied := func(expr string, pairs ...string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			expr = `label_replace(` + expr + `, "` + pairs[i] + `", "$1", "` + pairs[i+1] + `", "(.+)")`
+		}
+		return expr
+	}
+	for _, side := range []string{"canary", "stable"} {
+		from := []string{"guard", LabelGuard, "subset", side + "_subset", "destination_workload", side, "destination_workload_namespace", LabelNamespace}
+		if side == "canary" { // the service is the guard's, and stands there once
+			from = append(from, "destination_service_name", "service", "destination_service_namespace", LabelNamespace)
+		}
+		b.record(workloadInfo, map[string]string{labelSide: side},
+			`sum without (canary, canary_subset, stable, stable_subset, service) (`+copied(b.own(guardInfo), from...)+`)`)
+	}
 }
 
 // sideInfo records who a side is. service is for a side that is known by its

@@ -20,7 +20,7 @@ const (
 	// prometheus-operator takes rule files of up to 512 KiB.
 	maxPart = 240 << 10
 	// maxGuards keeps an evaluation of a part's groups well below their interval.
-	maxGuards = 128
+	maxGuards = 300
 
 	// wholeShard is the LabelShard of guards that all stand in one part.
 	wholeShard = "all"

@@ -110,9 +110,9 @@ func (b *builder) requestsGroup() {
 	if errors {
 		// 0 where requests were counted, but none that failed.
 		b.record(failed.badStep, nil, expand(`($bad) or $all * 0`,
-			"bad", b.bySide(bad, "sum", b.grownOf(bad, all)), "all", b.own(failed.step)))
+			"bad", b.bySide(bad, "sum", b.grownOf(bad, all, " > 0")), "all", b.own(failed.step)))
 		b.sums(failed.badStep, failed.bad, " > 0", b.windows.all())
-		b.judge(failed, b.bySide(all, "max", b.scraped(b.own(failed.proof), func(s series) string { return b.sum(all, s) })))
+		b.judge(failed, all, func(s series) string { return b.sum(all, s) })
 		b.errorAlerts()
 	}
 	if b.any(func(s Signals) bool { return s.Traffic != nil }) {
@@ -147,7 +147,7 @@ func (b *builder) latencyGroup() {
 		b.bySide(native, "sum", func(s series) string { return "histogram_count(" + b.idelta(native, s) + ")" })))
 	var classic, exact []string
 	for _, e := range edges {
-		count := b.bySide(bad, "sum", b.grownOf(bad.where(edgeIs(e)), all))
+		count := b.bySide(bad, "sum", b.grownOf(bad.where(edgeIs(e)), all, ""))
 		if len(edges) > 1 { // guards with different limits may have the same workload
 			count = expand(`(($count) and on ($guard) ($max > $lower and $max <= $edge))`, "count", count, "guard", keyLabels,
 				"max", b.own(latencyMax), "lower", num(b.edgeBelow(e).Seconds()), "edge", num(e.Seconds()))
@@ -160,9 +160,7 @@ func (b *builder) latencyGroup() {
 	b.record(slow.badStep, nil, classicOrNative(strings.Join(classic, " or "), strings.Join(exact, " or ")))
 	b.sums(slow.step, slow.all, "", b.latencyWindows().all())
 	b.sums(slow.badStep, slow.bad, " > 0", b.latencyWindows().all())
-	b.judge(slow, b.bySide(all, "max", b.scraped(b.own(slow.proof), func(s series) string {
-		return b.sum(all, s) + " or histogram_count(" + b.sum(native, s) + ")"
-	})))
+	b.judge(slow, all, func(s series) string { return b.sum(all, s) + " or " + b.sum(native, s) })
 	b.latencyAlerts()
 	b.evaluated("latency")
 	b.endGroup()
@@ -277,8 +275,8 @@ func (b *builder) guards(on func(Signals) bool) []Guard {
 // judge tests the canary's share of bad requests in all windows at once, also
 // while its proxies are gone: were the alert to end with a build's last pod, it
 // would begin anew with the next build's first request, and be held against that.
-// scraped is when each side was scraped last, while there is proof.
-func (b *builder) judge(p proportion, scraped string) {
+// all counts all requests, and sums selects what has been counted up to now.
+func (b *builder) judge(p proportion, all counter, sums func(series) string) {
 	vars := []string{
 		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "all_canary", b.own(p.all, labelSide+`="canary"`),
 		"bad_stable", b.own(p.bad, labelSide+`="stable"`), "all_stable", b.own(p.all, labelSide+`="stable"`),
@@ -294,7 +292,8 @@ func (b *builder) judge(p proportion, scraped string) {
 	rule(p.worse, `($excess / (
 		(max_over_time($stable[$memory]) / on ($guard) group_left () $limit) * on ($guard) group_left () $factor)) or $excess`)
 	rule(p.proof, evidence("$bad_canary", "$worse")+` > $enough`)
-	b.record(p.newest, nil, scraped)
+	b.recordProven(all, b.own(p.proof), sums)
+	b.record(p.newest, nil, b.bySide(all, "max", b.scraped(all)))
 	rule(p.since, `($since and on ($guard, reporter) $proof) or sum without ($side) ($newest_canary)`)
 }
 

@@ -110,6 +110,12 @@ func (b *builder) stateAlerts() {
 		description: "guardian sent all traffic of " + guardLabel + " in " + namespaceLabel + " back to stable and keeps it there until a new build is ready or a person unlocks it. Why: guardian status " + guardLabel + ".",
 	})
 	b.alert(alert{
+		name: AlertWouldRollBack, action: ActionNone, severity: "warning",
+		expr:        b.byGuard("guardian_would_be_rolled_back{"+b.self()+"}") + " == 1",
+		summary:     guardLabel + ": guardian would have rolled the canary back",
+		description: "guardian observes " + guardLabel + " in " + namespaceLabel + " and has not moved its traffic: with mode: enforce its canary would be at 0% until a new build is ready. Why: guardian status " + guardLabel + ".",
+	})
+	b.alert(alert{
 		name: AlertReconcileFailing, action: ActionNone, severity: "critical", wait: time.Minute,
 		expr:        b.byGuard("increase(guardian_reconcile_failures_total{"+b.self()+"}[5m])") + " > 3",
 		summary:     guardLabel + ": guardian cannot do what it has decided",

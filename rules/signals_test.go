@@ -465,6 +465,7 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		stale       = "GuardianHeartbeatStale/none"
 		failing     = "GuardianNotificationsFailing/none"
 		back        = "GuardianRolledBack/none orders-service"
+		wouldBe     = "GuardianWouldHaveRolledBack/none orders-service"
 		blocked     = "GuardianRollbackBlocked/none orders-service"
 		disarmed    = "GuardianDisarmed/none orders-service"
 		vain        = "GuardianRollbackIneffective/none orders-service"
@@ -534,6 +535,10 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		"a rolled back canary": {self: true,
 			targets: []target{guardian(rows{state("rolled-back"): step(60, 1, 120, 0), state("blocked"): always(0.0)})},
 			want:    map[int][]string{45: {heartbeat}, 75: {heartbeat, back}, 135: {heartbeat}},
+		},
+		"a canary that would be rolled back if the guard enforced": {self: true,
+			targets: []target{guardian(rows{state("rolled-back"): always(0.0), `guardian_observing{guard="orders-service"}`: always(1.0), `guardian_would_be_rolled_back{guard="orders-service"}`: step(60, 1, 120, 0)})},
+			want:    map[int][]string{45: {heartbeat}, 75: {heartbeat, wouldBe}, 135: {heartbeat}},
 		},
 		"a rollback that cannot be done": {self: true,
 			targets: []target{guardian(rows{state("rolled-back"): always(0.0), state("blocked"): step(60, 1)})},

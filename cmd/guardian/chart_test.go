@@ -192,7 +192,7 @@ func TestTheChartRestartsGuardianWhereAReloadIsNotEnough(t *testing.T) {
 	}
 	sum, was := render("allowNoGuards=false")
 	sets := []string{
-		"guards[1].name=payments", "guards[0].rollback.lock=manual", "config.heartbeat.maxAge=5m", "config.rules.interval=1s", "config.rules.labels.a=b", "monitoring.release=prom",
+		"guards[1].name=payments", "mode=observe", "guards[0].mode=observe", "guards[0].rollback.lock=manual", "config.heartbeat.maxAge=5m", "config.rules.interval=1s", "config.rules.labels.a=b", "monitoring.release=prom",
 		"config.clusterDomain=example.internal", "config.log.level=debug", "config.web.configFile=/web.yaml", "config.webhook.tokenFile=/token",
 		"config.prometheus.url=http://prom", "config.own.cluster=eu", "config.builds.labels={version}", "config.alertmanager.timeout=3s", "config.rules.name=shop", "config.rules.namespace=rules", "config.disarm.max=1h", "config.instance=brake",
 	}
@@ -207,6 +207,40 @@ func TestTheChartRestartsGuardianWhereAReloadIsNotEnough(t *testing.T) {
 		if keys := restartOnly(was, is); (now != sum) != (len(keys) > 0) {
 			t.Errorf("%s: pods are replaced: %v, keys that need it: %q", set, now != sum, keys)
 		}
+	}
+}
+
+// Nobody need give guardian the right to change a VirtualService before it is to
+// do so.
+func TestTheChartGivesNoRightToWriteWhatIsObserved(t *testing.T) {
+	h := newHelm(t)
+	for set, want := range map[string][]string{
+		"guards[0].name=orders":                                                                     {"orders"},
+		"guards[0].name=orders,mode=observe":                                                        nil,
+		"guards[0].name=orders,guards[0].mode=observe":                                              nil,
+		"guards[0].name=orders,guards[0].mode=observe,guards[1].name=cart":                          {"cart"},
+		"guards[0].name=orders,mode=observe,guards[1].name=cart,guards[1].mode=enforce":             {"cart"},
+		"guards[0].name=orders,mode=observe,rbac.restrictToGuards=false":                            nil,
+		"guards[0].name=orders,rbac.restrictToGuards=false":                                         {},
+		"guards[0].name=orders,guards[0].virtualServices={a,b},guards[0].mode=enforce,mode=observe": {"a", "b"},
+	} {
+		text, err := h.run(t.Context(), "template", "guardian", chartDir, "-n", "microservices", "--set", set)
+		if err != nil {
+			t.Fatalf("%s: %v", set, err)
+		}
+		found := []string(nil)
+		for _, r := range one[rbacv1.Role](t, rendered(t, text), "Role", "guardian").Rules {
+			if slices.Contains(r.Resources, "virtualservices") && slices.Contains(r.Verbs, "patch") {
+				found = append([]string{}, r.ResourceNames...)
+			}
+		}
+		if !reflect.DeepEqual(found, want) {
+			t.Errorf("%s: may patch %q, want %q", set, found, want)
+		}
+	}
+	_, err := h.run(t.Context(), "template", "guardian", chartDir, "--set", "guards[0].name=orders,guards[0].promotion.mode=auto,mode=observe")
+	if err == nil || !strings.Contains(err.Error(), `guards[0].promotion.mode: "auto": no step is written in mode observe`) {
+		t.Errorf("promotion in mode observe: %v", err)
 	}
 }
 

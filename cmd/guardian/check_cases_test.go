@@ -184,7 +184,7 @@ spec:
 		s.guard()["alerts"] = map[string]any{"matchers": []any{map[string]any{"match": `{alertname="OrdersDown", namespace="billing"}`}}}
 		s.create(alertmanagers, s.namespace, `{apiVersion: monitoring.coreos.com/v1, kind: Alertmanager, metadata: {name: main}, spec: {alertmanagerConfigSelector: {}}}`)
 	}},
-	{"the strategy OnNamespaceExceptForAlertmanagerNamespace", exitOK, func(s *setup) {
+	{"the strategy OnNamespaceExceptForAlertmanagerNamespace", exitFailed, func(s *setup) {
 		s.configs()
 		s.guard()["alerts"] = map[string]any{"matchers": []any{map[string]any{"match": `{alertname="OrdersDown"}`}}}
 		s.create(alertmanagers, "default", `{apiVersion: monitoring.coreos.com/v1, kind: Alertmanager, metadata: {name: main}, spec: {alertmanagerConfigSelector: {}, alertmanagerConfigNamespaceSelector: {}, alertmanagerConfigMatcherStrategy: {type: OnNamespaceExceptForAlertmanagerNamespace}}}`)

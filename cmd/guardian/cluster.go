@@ -162,8 +162,11 @@ func (c *cluster) records(ctx context.Context, namespace string) ([]namedRecord,
 	var bad error
 	for i := range list.Items {
 		cm := &list.Items[i]
-		r, keys := remediate.ReadRecord(cm)
-		r.Unreadable = keys
+		r, err := remediate.ReadRecordOf(guardName(cm), cm)
+		if err != nil {
+			bad = errors.Join(bad, err)
+			continue
+		}
 		bad = errors.Join(bad, r.UnreadableError(cm.Namespace, guardName(cm)))
 		out = append(out, namedRecord{cm.Namespace, guardName(cm), r})
 	}

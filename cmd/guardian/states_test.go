@@ -77,7 +77,16 @@ func (g *someGuard) where() string {
 	if r.Status.PausedText() != "" && r.Status.State != remediate.StatePaused {
 		words = append(words, "paused")
 	}
+	if r.Status.Observing != nil {
+		words = append(words, "observing")
+	}
 	return strings.Join(words, ", ")
+}
+
+// observe has the configuration say so.
+func (g *someGuard) observe() *someGuard {
+	g.in.Guard.Mode = remediate.ModeObserve
+	return g.rest()
 }
 
 // stateRows are the places that a guard can stand at.
@@ -122,6 +131,9 @@ func stateRows() []func() *someGuard {
 			return after(newSomeGuard(10).alert(remediate.ActionRollback), remediate.RequestDisarm)
 		},
 		func() *someGuard { return after(newSomeGuard(10), remediate.RequestPause, remediate.RequestDisarm) },
+		func() *someGuard { return newSomeGuard(0).observe() },
+		func() *someGuard { return newSomeGuard(10).observe() },
+		func() *someGuard { return newSomeGuard(10).alert(remediate.ActionRollback).observe() },
 	}
 }
 
@@ -140,6 +152,8 @@ func (g *someGuard) became(was *someGuard) string {
 		return "done already"
 	case has("refused"):
 		return "refused"
+	case has(remediate.EventWould):
+		return "told"
 	case has("noted"):
 		return "noted"
 	}

@@ -70,6 +70,7 @@ type bench struct {
 	proc   *controlplane.Process
 	alerts string // URLs
 	metric string
+	ready  time.Duration // from guardian's start until it was
 
 	mu   sync.Mutex
 	apps map[string]*controlplane.App
@@ -269,9 +270,39 @@ func (b *bench) start(ctx context.Context, guards []string) error {
 		return err
 	}
 	b.alerts, b.metric = fmt.Sprintf("http://127.0.0.1:%d", alerts), fmt.Sprintf("http://127.0.0.1:%d", metrics)
+	ready := b.timeReady(ctx)
 	b.proc, err = b.plane.Run(ctx, controlplane.Program{Name: "guardian", Path: b.binary, Args: []string{"serve", "--config", file, "--kubeconfig", kubeconfig},
 		Env: []string{"POD_NAME=guardian-bench"}, Ready: b.allSeen})
+	if err != nil {
+		return err
+	}
+	b.ready, err = ready()
 	return err
+}
+
+// timeReady begins to look for guardian's readiness, and returns what waits for it
+// and says how long it has taken.
+func (b *bench) timeReady(ctx context.Context) func() (time.Duration, error) {
+	began, done := time.Now(), make(chan error, 1)
+	var took time.Duration
+	go func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			if _, err := get(ctx, b.metric+"/readyz"); err == nil {
+				took = time.Since(began)
+				done <- nil
+				return
+			}
+			select {
+			case <-ctx.Done():
+				done <- ctx.Err()
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return func() (time.Duration, error) { err := <-done; return took, err }
 }
 
 // allSeen says that guardian has looked at every guard and recorded it.
@@ -349,6 +380,7 @@ func (b *bench) burst(ctx context.Context, guards, bare []string) error {
 	if err := b.start(ctx, guards); err != nil {
 		return err
 	}
+	ready := b.ready
 	idle, err := b.rest(ctx, false)
 	if err != nil {
 		return err
@@ -395,6 +427,7 @@ func (b *bench) burst(ctx context.Context, guards, bare []string) error {
 		row("resident memory, "+m.when, "%.1f MiB", "96", m.total)
 		row("  of it program text", "%.1f MiB", "", m.file)
 	}
+	row("start to ready", "%.2f s", "1", ready.Seconds())
 	row("idle processor time, of a core", "%.2f %%", "1", idle.share*100)
 	row("and scraped every 15 s", "%.2f %%", "", scraped.share*100)
 	b.proc.Stop()

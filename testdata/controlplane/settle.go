@@ -310,7 +310,7 @@ func awaitSettled(ctx context.Context, client kubernetes.Interface, namespace st
 		for _, d := range deployments.Items {
 			s, want := d.Status, *d.Spec.Replicas
 			if s.ObservedGeneration != d.Generation || s.Replicas != want || s.UpdatedReplicas != want || s.AvailableReplicas != want {
-				return fmt.Errorf("Deployment %s/%s is not rolled out: %d of %d replicas are up to date, %d available", namespace, d.Name, s.UpdatedReplicas, want, s.AvailableReplicas)
+				return fmt.Errorf("rollout of Deployment %s/%s: %d of %d replicas are up to date, %d available", namespace, d.Name, s.UpdatedReplicas, want, s.AvailableReplicas)
 			}
 		}
 		services, err := client.CoreV1().Services(namespace).List(ctx, options)
@@ -350,12 +350,12 @@ func listsItsPods(ctx context.Context, client kubernetes.Interface, service *cor
 	for i := range pods.Items {
 		pod := &pods.Items[i]
 		if ready[pod.Status.PodIP] != (podReady(pod) && pod.DeletionTimestamp == nil) {
-			return fmt.Errorf("Service %s/%s does not list its Pod %s as it is", service.Namespace, service.Name, pod.Name)
+			return fmt.Errorf("endpoints of Service %s/%s: Pod %s is not listed as it is", service.Namespace, service.Name, pod.Name)
 		}
 		delete(ready, pod.Status.PodIP)
 	}
 	if len(ready) > 0 {
-		return fmt.Errorf("Service %s/%s lists Pods that are gone: %v", service.Namespace, service.Name, ready)
+		return fmt.Errorf("endpoints of Service %s/%s: Pods that are gone: %v", service.Namespace, service.Name, ready)
 	}
 	return nil
 }

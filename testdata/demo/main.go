@@ -19,6 +19,7 @@ var acts = map[string]func(context.Context, *script, settings) error{
 	"promotion": actPromotion,
 	"signals":   actSignals,
 	"refused":   actRefused,
+	"observe":   actObserve,
 	"runs":      actRuns,
 }
 
@@ -62,7 +63,7 @@ func readSettings() (settings, error) {
 	}
 	hold := os.Getenv("HOLD")
 	var o settings
-	flag.StringVar(&o.act, "act", cmp.Or(os.Getenv("ACT"), "rollback"), "rollback, refused, promotion or signals ($ACT)")
+	flag.StringVar(&o.act, "act", cmp.Or(os.Getenv("ACT"), "rollback"), "rollback, observe, refused, promotion or signals ($ACT)")
 	flag.IntVar(&o.runs, "runs", runs, "repeat fault and rollback so often and print the split of the time ($RUNS)")
 	flag.BoolVar(&o.hold, "hold", hold != "" && hold != "0", "keep everything up at the end ($HOLD)")
 	flag.DurationVar(&o.healthy, "healthy", 10*time.Minute, "with -act signals: how long the healthy canary is watched")
@@ -79,7 +80,7 @@ func readSettings() (settings, error) {
 		return o, fmt.Errorf("-fast %v: want whole seconds, at most -scrape (%v), or 0", o.fast, o.scrape)
 	}
 	if acts[o.act] == nil {
-		return o, fmt.Errorf("act %q: want rollback, refused, promotion or signals", o.act)
+		return o, fmt.Errorf("act %q: want rollback, observe, refused, promotion or signals", o.act)
 	}
 	return o, nil
 }

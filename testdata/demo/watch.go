@@ -23,7 +23,8 @@ type record struct {
 	Status struct {
 		State, Reason, Waiting, WaitingFor, Build string
 		Weight                                    int
-		PromotedAt, CompletedAt                   time.Time
+		PromotedAt, CompletedAt, EnforcedAt       time.Time
+		Observing                                 *struct{ Would *struct{ Reason string } }
 	}
 }
 

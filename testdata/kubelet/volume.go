@@ -95,7 +95,7 @@ func (v *volumes) configMap(ctx context.Context, name string, items []corev1.Key
 		return content{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ConfigMap %s: %w", name, err)
+		return nil, fmt.Errorf("read ConfigMap %s: %w", name, err)
 	}
 	data := maps.Clone(cm.BinaryData)
 	if data == nil {
@@ -113,7 +113,7 @@ func (v *volumes) secret(ctx context.Context, name string, items []corev1.KeyToP
 		return content{}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Secret %s: %w", name, err)
+		return nil, fmt.Errorf("read Secret %s: %w", name, err)
 	}
 	return chosen("Secret "+name, s.Data, items, optional, mode)
 }

@@ -89,6 +89,7 @@ annotations:
 {{- end -}}
 {{- $config := mergeOverwrite $known (deepCopy .Values.config) -}}
 {{- $_ := set $config "namespace" .Release.Namespace -}}
+{{- $_ := set $config "mode" (default "enforce" .Values.mode) -}}
 {{- $_ := set $config "listen" (dict "alerts" ":8080" "metrics" ":8081") -}}
 {{- $_ := set $config "guards" .Values.guards -}}
 {{- toYaml $config -}}
@@ -97,18 +98,23 @@ annotations:
 {{/* The part of the configuration that a running guardian does not take over: when it changes, the pods are replaced. */}}
 {{- define "guardian.restartOnly" -}}
 {{- $config := include "guardian.config" . | fromYaml -}}
-{{- toYaml (dict "config" (omit $config "guards" "heartbeat" "disarm" "rules") "rules" (pick $config.rules "name" "namespace")) -}}
+{{- toYaml (dict "config" (omit $config "guards" "mode" "heartbeat" "disarm" "rules") "rules" (pick $config.rules "name" "namespace")) -}}
 {{- end -}}
 
-{{/* The VirtualServices that the guards name, and those that they have lately named as far as they are known, one a line. */}}
+{{/* The VirtualServices that guardian writes: those of guards that enforce, and those that they have lately named as far as they are known, one a line. */}}
 {{- define "guardian.virtualServices" -}}
 {{- $names := .Values.rbac.formerVirtualServices -}}
+{{- $observing := list -}}
 {{- range .Values.guards -}}
+{{- if eq (default $.Values.mode .mode | default "enforce") "observe" -}}
+{{- $observing = append $observing .name -}}
+{{- else -}}
 {{- $names = concat $names (default (list .name) .virtualServices) -}}
+{{- end -}}
 {{- end -}}
 {{- range (lookup "v1" "ConfigMap" .Release.Namespace "").items -}}
 {{- $guard := get (default dict .metadata.labels) "canary-guardian.io/guard" -}}
-{{- if and $guard (eq .metadata.name (printf "guardian-%s" $guard)) -}}
+{{- if and $guard (eq .metadata.name (printf "guardian-%s" $guard)) (not (has $guard $observing)) -}}
 {{- $names = concat $names (splitList " " (default "" (get (default dict .data) "virtualServices"))) -}}
 {{- $status := fromJson (default "{}" (get (default dict .data) "status")) -}}
 {{- $names = concat $names (default list (get (default dict $status.moves) "virtualServices")) -}}

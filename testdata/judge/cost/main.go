@@ -121,8 +121,8 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 			return err
 		}
 		// Until the longest window that is read from the proxies' own series.
-		if err := sleep(ctx, 40*time.Second); err != nil {
-			return err
+		if err := watched(ctx, p.URL, 40*time.Second); err != nil {
+			return fmt.Errorf("%d guards: %w; the end of Prometheus's log:\n%s", n, err, p.Process().Tail(20))
 		}
 		if runs[i], err = during(ctx, p.URL, files != nil); err != nil {
 			return fmt.Errorf("%d guards: %w; the end of Prometheus's log:\n%s", n, err, p.Process().Tail(20))
@@ -174,7 +174,7 @@ func during(ctx context.Context, url string, rules bool) (map[string]float64, er
 	} else {
 		profiled <- nil
 	}
-	if err := sleep(ctx, *length); err != nil {
+	if err := watched(ctx, url, *length); err != nil {
 		return nil, err
 	}
 	after, err := metrics(ctx, url)
@@ -184,14 +184,29 @@ func during(ctx context.Context, url string, rules bool) (map[string]float64, er
 	if err := <-profiled; err != nil {
 		return nil, err
 	}
-	if f := after[failures]; f > 0 {
-		return nil, fmt.Errorf("%.0f evaluations failed: %s", f, lastErrors(ctx, url))
-	}
 	out := map[string]float64{activeSeries: after[activeSeries]}
 	for _, name := range []string{cpuSeconds, evaluating, touched, appended, walBytes} {
 		out[name] = (after[name] - before[name]) / length.Seconds()
 	}
 	return out, nil
+}
+
+// watched waits, and ends with the error of a rule that fails meanwhile: Prometheus
+// tells it until the rule is evaluated again.
+func watched(ctx context.Context, url string, d time.Duration) error {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		if err := sleep(ctx, min(time.Second, time.Until(end))); err != nil {
+			return err
+		}
+		now, err := metrics(ctx, url)
+		if err != nil {
+			return err
+		}
+		if f := now[failures]; f > 0 {
+			return fmt.Errorf("%.0f evaluations failed: %s", f, lastErrors(ctx, url))
+		}
+	}
+	return nil
 }
 
 // profile writes Prometheus's CPU profile of the measured time.
