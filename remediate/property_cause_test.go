@@ -296,8 +296,10 @@ func (m *machine) checkBlamed(r *replica, l Lock, refused []int, from time.Time)
 			m.t.Fatalf("invariant 7: build %d had stood its window out, and is refused beside %v", t, refused)
 		}
 	}
-	for t := range m.w.made {
-		if r.saw.isReady(t) && !slices.Contains(refused, t) && (l.By != byAlert || !proven(t)) {
+	for i, t := range r.saw.pods {
+		life := r.saw.life(i)
+		served := !life.down && l.Since.Sub(life.born) >= clockTolerance // else the alert is not about it
+		if served && !slices.Contains(refused, t) && (l.By != byAlert || !proven(t)) {
 			m.t.Fatalf("invariant 1: build %d serves and is not refused: %+v", t, l)
 		}
 	}
