@@ -27,6 +27,7 @@ type ledger struct {
 	listed    map[string]time.Time    // when the record first told of an episode
 	rollbacks map[string]Alert        // all rollback alerts so far, by fingerprint
 	full      time.Time               // since when the canary has all traffic; zero: it has not
+	unseen    time.Time               // since when it had before it was taken back, as long as no record tells of that
 	owed      map[string]map[int]bool // templates whose rollback a replica could not record
 	enforced  time.Time               // when the record last came from observing to enforce
 	ended     bool                    // the end of the rollback window was recorded, and nothing has changed since
@@ -154,6 +155,9 @@ func (m *machine) checkCause(r *replica) {
 // checkLocks holds what a record that was written says of locks and refused
 // builds against the ledger: invariants 1 and 7.
 func (m *machine) checkLocks(r *replica, was, is Record) {
+	if !is.Status.Full {
+		m.unseen = time.Time{}
+	}
 	switch {
 	case was.Lock == nil && is.Lock != nil:
 		m.checkLocked(r, was, *is.Lock)
@@ -345,10 +349,13 @@ func (m *machine) checkLifted(r *replica, was, is Record) {
 // had: until then the brake is on.
 func (m *machine) checkCompleted(r *replica) {
 	began := m.full
+	if began.IsZero() { // the cache lags
+		began = m.unseen
+	}
 	if m.built.After(began) {
 		began = m.built
 	}
-	if !m.meddled && (m.full.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
+	if !m.meddled && (began.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
 		m.t.Fatalf("invariant 1: recorded as completed, and the canary has had all traffic since %s, the build since %s", m.full, m.built)
 	}
 	m.ended = true

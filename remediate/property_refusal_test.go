@@ -170,7 +170,12 @@ func (m *machine) remember(vs *unstructured.Unstructured) {
 	m.truths = append(m.truths, traffics{m.w.version, t})
 	switch {
 	case !t.full():
+		if !m.full.IsZero() {
+			m.unseen = m.full
+		}
 		m.full = time.Time{}
+	case m.full.IsZero() && !m.unseen.IsZero():
+		m.full = m.unseen // nobody has looked in between
 	case m.full.IsZero():
 		m.full = m.now
 	}
