@@ -56,6 +56,19 @@ func (f *fakeAPI) listWatch() *cache.ListWatch {
 	}
 }
 
+// runInformer runs it until the test ends, without client-go's own handler of
+// errors: that sleeps by the time of the last error, of whatever test.
+func runInformer(t *testing.T, inf cache.SharedIndexInformer) {
+	t.Helper()
+	if err := inf.SetWatchErrorHandlerWithContext(func(context.Context, *cache.Reflector, error) {}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); inf.RunWithContext(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+}
+
 func bookmark() *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "2"}}
 }
@@ -96,10 +109,7 @@ func TestAWatchThatIsAwayForLongerThanItsGraceIsDead(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f, h := &fakeAPI{}, newWatchHealth(grace)
 				inf := cache.NewSharedIndexInformer(h.follow(f.listWatch()), &corev1.Pod{}, 0, cache.Indexers{})
-				ctx, cancel := context.WithCancel(t.Context())
-				done := make(chan struct{})
-				go func() { defer close(done); inf.RunWithContext(ctx) }()
-				defer func() { cancel(); <-done }()
+				runInformer(t, inf)
 				synctest.Wait()
 				c.happens(f)
 				time.Sleep(c.after)
@@ -117,10 +127,7 @@ func TestARequestWithoutAnAnswerIsMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, h := &fakeAPI{hangs: true}, newWatchHealth(time.Minute)
 		inf := cache.NewSharedIndexInformer(h.follow(f.listWatch()), &corev1.Pod{}, 0, cache.Indexers{})
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() { defer close(done); inf.RunWithContext(ctx) }()
-		defer func() { cancel(); <-done }()
+		runInformer(t, inf)
 		time.Sleep(watchSilence)
 		f.hangs = false // for new requests
 		time.Sleep(time.Hour)
