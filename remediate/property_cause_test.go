@@ -194,7 +194,11 @@ func (m *machine) checkLocks(r *replica, was, is Record) {
 		}
 	}
 	for _, b := range is.Refused {
-		if t, known := m.templates[b]; known && !m.blamed[t] {
+		t, known := m.templates[b]
+		if known && slices.ContainsFunc(m.replicas[:], func(r *replica) bool { return m.owed[r.name][t] }) {
+			m.blame(t) // the record tells of it only now
+		}
+		if known && !m.blamed[t] {
 			m.t.Fatalf("invariant 7: build %d is refused, and was never rolled back, or has been unlocked since", t)
 		}
 	}
@@ -339,8 +343,10 @@ func (m *machine) checkBlamed(r *replica, l Lock, refused []int, from time.Time)
 			m.t.Fatalf("invariant 7: build %d had stood its window out, and is refused beside %v", t, refused)
 		}
 	}
-	for t := range m.w.made {
-		if r.saw.isReady(t) && !slices.Contains(refused, t) && (l.By != byAlert || !proven(t)) {
+	for i, t := range r.saw.pods {
+		life := r.saw.life(i)
+		served := !life.down && l.Since.Sub(life.born) >= clockTolerance // else the alert is not about it
+		if served && !slices.Contains(refused, t) && (l.By != byAlert || !proven(t)) {
 			m.t.Fatalf("invariant 1: build %d serves and is not refused: %+v", t, l)
 		}
 	}
@@ -380,8 +386,9 @@ func (m *machine) checkLifted(r *replica, was, is Record) {
 	}
 	for i, t := range r.saw.pods {
 		life := r.saw.life(i)
-		late := m.must[t] && was.Lock.Since.Sub(life.born) >= clockTolerance
-		if (late || m.blamed[t]) && !life.down {
+		older := was.Lock.Since.Sub(life.born) >= clockTolerance
+		late, lost := m.must[t] && older, m.edited && !older // of one record alone that is gone, a pod of this instant is no proof
+		if (late || m.blamed[t] && !lost) && !life.down {
 			m.t.Fatalf("invariant 1: the lock of %s is lifted, and a pod of build %d is ready, of %s (the build served when the lock was set: %v, it was rolled back: %v); lock %+v, refused %v", was.Lock.Since, t, life.born, m.must[t], m.blamed[t], was.Lock, is.Refused)
 		}
 	}
