@@ -132,9 +132,13 @@ func (d *decider) blamed(l Lock, reason Reason) []string {
 
 func (d *decider) proven(build string) bool { return slices.Contains(d.rec.Status.Proven, build) }
 
-// lockBuilds fills in what a new lock refuses, and what is only coming.
+// lockBuilds fills in what a new lock refuses, and what is only coming. One that
+// could not be recorded goes on refusing what it did, whatever has ready pods now.
 func (d *decider) lockBuilds(l *Lock, reason Reason) {
-	l.Refused = d.blamed(*l, reason)
+	if reason != ReasonFinish || len(l.Refused) == 0 { // else it is set again, as it was
+		l.Refused = d.blamed(*l, reason)
+	}
+	l.Coming = nil
 	d.refuse(l.Refused...)
 	for _, b := range d.in.Canary.Builds {
 		if !d.everReady(b) && !slices.Contains(l.Refused, b) {

@@ -526,3 +526,27 @@ func TestARollbackWaitsForNoListOfLockedRecords(t *testing.T) {
 		t.Errorf("the marks of the rollback stay: %v", o.w.vs.GetAnnotations())
 	}
 }
+
+func TestALockThatIsSetAgainRefusesWhatItDid(t *testing.T) {
+	unrecorded := func(builds ...string) but {
+		return func(in *Input) {
+			in.Unrecorded = &Lock{Kind: LockBuild, Build: builds[0], Refused: builds, Since: at, By: byAlert, Reason: "Errors: 7% of requests fail"}
+		}
+	}
+	t.Run("its pods crash in that moment", func(t *testing.T) {
+		s := tell(t, unseen, live, runs("b1", 0), unrecorded("b1"))
+		s.then(time.Minute)
+		s.locked(true)
+		s.refused("b1")
+		s.then(time.Minute, runs("b1", 2), agedOf("b1", at.Add(-time.Hour), at.Add(2*time.Minute)), func(in *Input) { in.Unrecorded = nil })
+		s.locked(true)
+	})
+	t.Run("beside a build that is proven", func(t *testing.T) {
+		s := tell(t, live, runs("b2", 1, "b1"), unrecorded("b2"), func(in *Input) {
+			in.Record.Status.Proven, in.Record.Status.Build = []string{"b1"}, "b2"
+		})
+		s.then(time.Minute)
+		s.locked(true)
+		s.refused("b2")
+	})
+}

@@ -77,8 +77,8 @@ func TestAVirtualServiceThatIsNotGuardedIsToldAtOnce(t *testing.T) {
 		t.Helper()
 		r.wait(what, func() error {
 			rec, err := r.record(app.Name)
-			if got := rec.Status.Unguarded; err == nil && (!slices.Equal(got, want) || p.metric("guardian_unguarded_virtualservices") != float64(len(want))) {
-				err = fmt.Errorf("status %q, metric %v, want %q", got, p.metric("guardian_unguarded_virtualservices"), want)
+			if got := rec.Status.Unguarded; err == nil && (!slices.Equal(got, want) || p.metric("guardian_unguarded_virtualservices", app.Name) != float64(len(want))) {
+				err = fmt.Errorf("status %q, metric %v, want %q", got, p.metric("guardian_unguarded_virtualservices", app.Name), want)
 			}
 			return err
 		})

@@ -27,6 +27,7 @@ type ledger struct {
 	listed    map[string]time.Time    // when the record first told of an episode
 	rollbacks map[string]Alert        // all rollback alerts so far, by fingerprint
 	full      time.Time               // since when the canary has all traffic; zero: it has not
+	unseen    time.Time               // since when it had before it was taken back, as long as no record tells of that
 	owed      map[string]map[int]bool // templates whose rollback a replica could not record
 	enforced  time.Time               // when the record last came from observing to enforce
 	ended     bool                    // the end of the rollback window was recorded, and nothing has changed since
@@ -154,6 +155,9 @@ func (m *machine) checkCause(r *replica) {
 // checkLocks holds what a record that was written says of locks and refused
 // builds against the ledger: invariants 1 and 7.
 func (m *machine) checkLocks(r *replica, was, is Record) {
+	if !is.Status.Full {
+		m.unseen = time.Time{}
+	}
 	switch {
 	case was.Lock == nil && is.Lock != nil:
 		m.checkLocked(r, was, *is.Lock)
@@ -170,7 +174,11 @@ func (m *machine) checkLocks(r *replica, was, is Record) {
 		}
 	}
 	for _, b := range is.Refused {
-		if t, known := m.templates[b]; known && !m.blamed[t] {
+		t, known := m.templates[b]
+		if known && slices.ContainsFunc(m.replicas[:], func(r *replica) bool { return m.owed[r.name][t] }) {
+			m.blame(t) // the record tells of it only now
+		}
+		if known && !m.blamed[t] {
 			m.t.Fatalf("invariant 7: build %d is refused, and was never rolled back, or has been unlocked since", t)
 		}
 	}
@@ -292,8 +300,10 @@ func (m *machine) checkBlamed(r *replica, l Lock, refused []int, from time.Time)
 			m.t.Fatalf("invariant 7: build %d had stood its window out, and is refused beside %v", t, refused)
 		}
 	}
-	for t := range m.w.made {
-		if r.saw.isReady(t) && !slices.Contains(refused, t) && (l.By != byAlert || !proven(t)) {
+	for i, t := range r.saw.pods {
+		life := r.saw.life(i)
+		served := !life.down && l.Since.Sub(life.born) >= clockTolerance // else the alert is not about it
+		if served && !slices.Contains(refused, t) && (l.By != byAlert || !proven(t)) {
 			m.t.Fatalf("invariant 1: build %d serves and is not refused: %+v", t, l)
 		}
 	}
@@ -333,8 +343,9 @@ func (m *machine) checkLifted(r *replica, was, is Record) {
 	}
 	for i, t := range r.saw.pods {
 		life := r.saw.life(i)
-		late := m.must[t] && was.Lock.Since.Sub(life.born) >= clockTolerance
-		if (late || m.blamed[t]) && !life.down {
+		older := was.Lock.Since.Sub(life.born) >= clockTolerance
+		late, lost := m.must[t] && older, m.edited && !older // of one record alone that is gone, a pod of this instant is no proof
+		if (late || m.blamed[t] && !lost) && !life.down {
 			m.t.Fatalf("invariant 1: the lock of %s is lifted, and a pod of build %d is ready, of %s (the build served when the lock was set: %v, it was rolled back: %v)", was.Lock.Since, t, life.born, m.must[t], m.blamed[t])
 		}
 	}
@@ -345,10 +356,13 @@ func (m *machine) checkLifted(r *replica, was, is Record) {
 // had: until then the brake is on.
 func (m *machine) checkCompleted(r *replica) {
 	began := m.full
+	if began.IsZero() { // the cache lags
+		began = m.unseen
+	}
 	if m.built.After(began) {
 		began = m.built
 	}
-	if !m.meddled && (m.full.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
+	if !m.meddled && (began.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
 		m.t.Fatalf("invariant 1: recorded as completed, and the canary has had all traffic since %s, the build since %s", m.full, m.built)
 	}
 	m.ended = true

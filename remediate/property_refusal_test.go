@@ -170,7 +170,12 @@ func (m *machine) remember(vs *unstructured.Unstructured) {
 	m.truths = append(m.truths, traffics{m.w.version, t})
 	switch {
 	case !t.full():
+		if !m.full.IsZero() {
+			m.unseen = m.full
+		}
 		m.full = time.Time{}
+	case m.full.IsZero() && !m.unseen.IsZero():
+		m.full = m.unseen // nobody has looked in between
 	case m.full.IsZero():
 		m.full = m.now
 	}
@@ -206,13 +211,17 @@ func (m *machine) checkTold(r *replica, old, cm *corev1.ConfigMap) {
 		m.steppedAt = m.w.version
 	}
 	rolledBackSince := min(m.lockedAt, r.began)
+	putBackSince := r.began
+	if was.Status.Moving != nil { // it was under way before
+		putBackSince = rolledBackSince
+	}
 	told := newest(was.History, is.History)
 	for _, e := range told {
 		switch {
 		case e.Event == "rolled-back" && !m.was(rolledBackSince, Traffic.Clean):
 			m.t.Fatalf("invariant 6: recorded as rolled back (%+v), and the canary has had %+v ever since version %d", e, m.trafficOf(m.w.vs), rolledBackSince)
-		case e.Event == "reasserted" && !m.trafficOf(m.w.vs).Clean() && !m.meddled:
-			m.t.Fatalf("invariant 6: recorded as put back (%+v), and the canary has %+v", e, m.trafficOf(m.w.vs))
+		case e.Event == "reasserted" && !m.was(putBackSince, Traffic.Clean):
+			m.t.Fatalf("invariant 6: recorded as put back (%+v), and the canary has had %+v ever since version %d", e, m.trafficOf(m.w.vs), putBackSince)
 		case e.Event == "step" && !m.was(m.steppedAt, func(t Traffic) bool { return t.Weight >= e.To }):
 			m.t.Fatalf("invariant 6: recorded as a step (%+v), and the canary has never had that since version %d: %+v", e, m.steppedAt, m.truths)
 		}

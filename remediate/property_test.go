@@ -629,11 +629,24 @@ func (m *machine) outside(label string) {
 
 // setTemplate changes the pod template to one that is a build of its own.
 func (m *machine) setTemplate(n int) {
-	if n != m.w.present {
-		m.w.present, m.w.since = n, m.now
-		m.seen, m.ended = time.Time{}, false
-	}
 	m.w.template, m.w.noise = n, 0
+	m.show()
+}
+
+// show has the template be the present one, where it can be seen: those of
+// Deployments alone are, before there is a pod.
+func (m *machine) show() {
+	if m.w.template == 0 || m.w.kind != "" && len(m.w.pods) == 0 {
+		return
+	}
+	if m.w.template == m.w.present {
+		if m.w.since.IsZero() { // a record that was forgotten knows when it was made
+			m.w.since = m.w.made[m.w.present]
+		}
+		return
+	}
+	m.w.present, m.w.since = m.w.template, m.now
+	m.seen, m.ended = time.Time{}, false
 }
 
 // roll has so many of the canary's two pods be ready ones of the present template.
@@ -657,6 +670,7 @@ func (m *machine) roll(ready int) {
 		}
 	}
 	m.w.pods, m.w.lives = pods, lives
+	m.show()
 	m.lived()
 }
 

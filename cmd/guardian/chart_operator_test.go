@@ -163,9 +163,12 @@ func TestTheRealOperatorsConfigurationDelivers(t *testing.T) {
 	service, err := l.kubelet.Proxy(t.Context(), l.ns, "guardian", "http-alerts")
 	l.must(err)
 	mesh := newExporter(t, l.ns, fails.Name)
-	targets := []controlplane.Target{{Job: "mesh", Address: strings.TrimPrefix(mesh.URL, "http://")}}
+	proxy := func(e *exporter) controlplane.Target { // each is a machine of its own
+		return controlplane.Target{Job: "mesh", Address: strings.TrimPrefix(e.URL, "http://"), Labels: map[string]string{"instance": e.service + ":15090"}}
+	}
+	targets := []controlplane.Target{proxy(mesh)}
 	for _, app := range told {
-		targets = append(targets, controlplane.Target{Job: "mesh", Address: strings.TrimPrefix(newExporter(t, l.ns, app.Name).URL, "http://")})
+		targets = append(targets, proxy(newExporter(t, l.ns, app.Name)))
 	}
 	prometheusAt, alertmanagerAt := s.freeAddress(), s.freeAddress()
 	helmArgs := append(l.values(versions[0], guards...),
