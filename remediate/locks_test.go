@@ -550,3 +550,35 @@ func TestALockThatIsSetAgainRefusesWhatItDid(t *testing.T) {
 		s.refused("b2")
 	})
 }
+
+func TestALockThatEndsIsFollowedByNoStepWhileAnotherStands(t *testing.T) {
+	o := newLonely(t, 0)
+	o.guard.Promotion.Mode = PromotionAuto
+	p := Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}
+	build := o.w.hashOfTemplate(1)
+	other := Record{Status: Status{State: StateIdle}, VirtualServices: []string{"orders-service"},
+		Lock: &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: o.now, By: byAlert, Reason: "Errors: 7% of requests fail"}}
+	other.denies(denied(p), Spellings(p, p.Stable), o.guard.Rollback)
+	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("old-name"), Namespace: testNamespace, ResourceVersion: o.w.next(),
+		Labels: map[string]string{LabelGuard: "old-name", LabelLocked: "true"}}, Data: other.Data()}
+	passes := func() {
+		t.Helper()
+		for range 3 {
+			if _, err := o.pass(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if passes(); o.record().Lock == nil {
+		t.Fatal("the other's lock was not taken over")
+	}
+	o.now = o.now.Add(time.Minute)
+	o.w.made[2], o.w.template, o.w.pods = o.now, 2, []int{2, 2}
+	if passes(); o.record().Lock != nil || o.traffic().Weight > 0 {
+		t.Fatalf("a new build is ready: lock %+v, the canary has %+v", o.record().Lock, o.traffic())
+	}
+	o.w.foreign = nil
+	if passes(); o.traffic().Weight != 10 {
+		t.Errorf("the other's lock is lifted, and the canary has %+v; waiting: %s", o.traffic(), o.record().Status.Waiting)
+	}
+}

@@ -14,16 +14,20 @@ import (
 // rolled back and what a person has forgiven. Rollbacks, locks and their ends are
 // held against it, and not against what the record says of builds and times.
 type ledger struct {
-	templates map[string]int          // by build
-	spans     map[int][]span          // when a template had ready pods
-	told      map[int]span            // the same as replicas have recorded it
-	blamed    map[int]bool            // templates that were rolled back and that nobody has forgiven
-	must      map[int]bool            // templates that served when the lock was set: none of them lifts it
-	proven    map[int]bool            // templates that have stood their rollback window out
-	unlocked  time.Time               // when a person last lifted a lock
-	lifted    time.Time               // when anything last did
-	over      time.Time               // the same, whatever has become of the record
-	seen      time.Time               // when the record first told of the present template
+	templates map[string]int // by build
+	spans     map[int][]span // when a template had ready pods
+	told      map[int]span   // the same as replicas have recorded it
+	blamed    map[int]bool   // templates that were rolled back and that nobody has forgiven
+	must      map[int]bool   // templates that served when the lock was set: none of them lifts it
+	proven    map[int]bool   // templates that have stood their rollback window out
+	unlocked  time.Time      // when a person last lifted a lock
+	lifted    time.Time      // when anything last did
+	over      time.Time      // the same, whatever has become of the record
+	seen      time.Time      // when the record first told of the present template
+	recorded  struct {       // since when the record has told of a template without a break
+		template int
+		since    time.Time
+	}
 	listed    map[string]time.Time    // when the record first told of an episode
 	rollbacks map[string]Alert        // all rollback alerts so far, by fingerprint
 	full      time.Time               // since when the canary has all traffic; zero: it has not
@@ -83,6 +87,7 @@ func (m *machine) tell(r *replica) {
 // forget is what the end of a record, or of its status, has guardian forget.
 func (m *machine) forget() {
 	m.must, m.proven, m.listed, m.told = map[int]bool{}, map[int]bool{}, map[string]time.Time{}, map[int]span{}
+	m.recorded.template = 0
 	m.unlocked, m.lifted, m.seen, m.enforced, m.ended = time.Time{}, time.Time{}, time.Time{}, time.Time{}, false
 	for _, w := range []*world{m.w, m.replicas[0].view, m.replicas[1].view} {
 		w.since = w.made[w.present]
@@ -110,10 +115,22 @@ func (m *machine) counts(a Alert, since time.Time) bool {
 	return !began.Before(since) || !m.now.Before(since.Add(m.guard.AlertWindow))
 }
 
+// since is from when a pass has the canary's build: one that went and came back
+// unseen was there all the time, and so was one before the first sight.
+func (m *machine) since(r *replica) time.Time {
+	if made := r.saw.made[r.saw.present]; m.recorded.template == 0 && made.Before(r.saw.since) {
+		return made
+	}
+	if r.saw.present == m.recorded.template && m.recorded.since.Before(r.saw.since) {
+		return m.recorded.since
+	}
+	return r.saw.since
+}
+
 // alertCounts says whether one of the alerts of a pass counts.
 func (m *machine) alertCounts(r *replica) bool {
 	return slices.ContainsFunc(slices.Collect(maps.Values(r.given)), func(a Alert) bool {
-		return a.Action == ActionRollback && m.counts(a, r.saw.since)
+		return a.Action == ActionRollback && m.counts(a, m.since(r))
 	})
 }
 
@@ -155,6 +172,9 @@ func (m *machine) checkCause(r *replica) {
 // checkLocks holds what a record that was written says of locks and refused
 // builds against the ledger: invariants 1 and 7.
 func (m *machine) checkLocks(r *replica, was, is Record) {
+	if was.Lock == nil {
+		m.takenAndLifted(was, is)
+	}
 	if !is.Status.Full {
 		m.unseen = time.Time{}
 	}
@@ -174,7 +194,11 @@ func (m *machine) checkLocks(r *replica, was, is Record) {
 		}
 	}
 	for _, b := range is.Refused {
-		if t, known := m.templates[b]; known && !m.blamed[t] {
+		t, known := m.templates[b]
+		if known && slices.ContainsFunc(m.replicas[:], func(r *replica) bool { return m.owed[r.name][t] }) {
+			m.blame(t) // the record tells of it only now
+		}
+		if known && !m.blamed[t] {
 			m.t.Fatalf("invariant 7: build %d is refused, and was never rolled back, or has been unlocked since", t)
 		}
 	}
@@ -193,10 +217,33 @@ func (m *machine) checkLocks(r *replica, was, is Record) {
 			m.listed[f.Episode] = m.now
 		}
 	}
-	if m.seen.IsZero() && m.w.present != 0 && is.Status.Build == m.w.hashOfTemplate(m.w.present) {
+	switch tells := m.w.present != 0 && is.Status.Build == m.w.hashOfTemplate(m.w.present); {
+	case !tells: // a rollback waits for no look at the API server, whatever build a cache has
+		m.seen = time.Time{}
+	case m.seen.IsZero():
 		m.seen = m.now
 	}
+	if t, known := m.templates[is.Status.Build]; known && t != m.recorded.template {
+		m.recorded.since = m.since(r)
+		m.recorded.template = t
+	}
 	m.tell(r)
+}
+
+// takenAndLifted notes what a lock refuses that was taken over, or up again from an
+// annotation, and lifted in the same look.
+func (m *machine) takenAndLifted(was, is Record) {
+	for _, e := range newest(was.History, is.History) {
+		switch annotation, other := m.lockOf(m.w.vs), m.w.foreign; {
+		case e.Event != "locked":
+		case e.By == byAnnotation && annotation != nil:
+			m.blame(m.templates[annotation.Build])
+		case e.By != byAnnotation && other != nil:
+			if r, _ := ReadRecord(other); r.Lock != nil {
+				m.blame(m.refusedBy(*r.Lock)...)
+			}
+		}
+	}
 }
 
 func (m *machine) blame(templates ...int) {
@@ -272,7 +319,7 @@ func (m *machine) checkAlertLock(r *replica, l Lock, refused []int) time.Time {
 	switch {
 	case !known || a.Name != l.Alert:
 		m.t.Fatalf("invariant 7: there was no rollback alert %s: %+v", l.Alert, l)
-	case !owed && (!given || !m.counts(a, r.saw.since)):
+	case !owed && (!given || !m.counts(a, m.since(r))):
 		m.t.Fatalf("invariant 7: %+v (it fires: %v) does not count against build %d of %s, unlocked at %s", a, given, r.saw.present, r.saw.since, m.unlocked)
 	case m.ended && !m.meddled && !owed && r.saw.vs == m.w.vs && r.saw.present == m.w.present:
 		m.t.Fatalf("locked by %s after the rollback window of build %d", a.Name, r.saw.present)
@@ -339,9 +386,10 @@ func (m *machine) checkLifted(r *replica, was, is Record) {
 	}
 	for i, t := range r.saw.pods {
 		life := r.saw.life(i)
-		late := m.must[t] && was.Lock.Since.Sub(life.born) >= clockTolerance
-		if (late || m.blamed[t]) && !life.down {
-			m.t.Fatalf("invariant 1: the lock of %s is lifted, and a pod of build %d is ready, of %s (the build served when the lock was set: %v, it was rolled back: %v)", was.Lock.Since, t, life.born, m.must[t], m.blamed[t])
+		older := was.Lock.Since.Sub(life.born) >= clockTolerance
+		late, lost := m.must[t] && older, m.edited && !older // of one record alone that is gone, a pod of this instant is no proof
+		if (late || m.blamed[t] && !lost) && !life.down {
+			m.t.Fatalf("invariant 1: the lock of %s is lifted, and a pod of build %d is ready, of %s (the build served when the lock was set: %v, it was rolled back: %v); lock %+v, refused %v", was.Lock.Since, t, life.born, m.must[t], m.blamed[t], was.Lock, is.Refused)
 		}
 	}
 	m.must = map[int]bool{}

@@ -291,6 +291,7 @@ func (m *machine) editRecord(t *rapid.T) {
 		m.w.cm = nil
 		m.w.next()
 		m.forget()
+		m.blamed = map[int]bool{}
 		return
 	}
 	cm := m.w.cm.DeepCopy()

@@ -568,9 +568,7 @@ func (m *machine) outside(label string) {
 		m.put(nil)
 	case "build":
 		n := len(m.w.made) + 1
-		m.w.made[n] = m.now
-		m.oldBuild = 0
-		m.setTemplate(n)
+		m.newBuild(n)
 		m.roll(rapid.SampledFrom([]int{0, 0, 1, 2, 2}).Draw(t, label+" ready at once"))
 	case "rollout":
 		m.roll(2)
@@ -614,15 +612,12 @@ func (m *machine) outside(label string) {
 		}
 	case "request":
 		if m.w.cm != nil {
-			cm := m.w.cm.DeepCopy()
 			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, RequestDisarm, RequestArm, "dance"}).Draw(t, label+" action"),
 				By: "someone", Reason: "because", At: m.now}
 			if q.Action == RequestDisarm {
 				q.Until = m.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 10 * time.Minute, 24 * time.Hour, 25 * time.Hour}).Draw(t, label+" for"))
 			}
-			ask(cm, q)
-			cm.ResourceVersion = m.w.next()
-			m.w.cm = cm
+			m.asks(q)
 		}
 	}
 }
@@ -706,6 +701,7 @@ func (m *machine) anotherGuard(label string) {
 		}
 		m.heard, m.edited, m.owed = nil, true, map[string]map[int]bool{}
 		m.forget()
+		m.blamed = map[int]bool{}
 	}
 }
 
@@ -902,6 +898,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"refuse": func(t *rapid.T) { m.t = t; m.refuse(t) },
 		"relent": func(t *rapid.T) { m.t = t; m.refusals = nil },
 		"stand":  func(t *rapid.T) { m.t = t; m.stand() },
+		"story":  func(t *rapid.T) { m.t = t; m.story() },
 		"hand":   func(t *rapid.T) { m.t = t; m.editRecord(t) },
 		"refused rollback": func(t *rapid.T) { // a canary goes bad while the API server takes nothing, or not all
 			m.t = t

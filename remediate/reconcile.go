@@ -270,7 +270,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 	if (s.input.Owned || len(s.leaving) > 0) && (s.input.Record.Lock == nil || ask.live) { // a rollback pays nothing for it
 		s.gatherHeld(ctx, from)
 	}
-	if s.input.Record.Lock == nil {
+	if s.input.Record.Lock == nil || ask.live { // a lock may end in a live look, and a step follow
 		s.gatherForeign(ctx, from)
 	}
 	if r.unguarded != nil {

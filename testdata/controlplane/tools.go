@@ -115,7 +115,10 @@ func tools() map[string]tool {
 			t.drops = "plugins/plugins.go"
 		}
 		if name == "helm" {
-			t.module, t.pkg, t.stamp = "helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm", []string{"helm.sh/helm/v3/internal/version.version=v%s"}
+			t.module, t.pkg = "helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm"
+			// Unstamped it takes every cluster that it does not see for Kubernetes 1.20.
+			t.stamp = []string{"helm.sh/helm/v3/internal/version.version=v%s",
+				"helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1", "helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=31"}
 		}
 		all[name+oldestSuffix] = t
 	}

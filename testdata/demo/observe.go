@@ -31,7 +31,7 @@ func actObserve(ctx context.Context, s *script, o settings) error {
 	if err := st.awake(ctx); err != nil {
 		return err
 	}
-	for _, next := range []func(context.Context, *script, *app) error{wouldRollBack, shiftOn, enforce, healthyAgain, breakAndFollow} {
+	for _, next := range []func(context.Context, *script, *app) error{wouldRollBack, shiftOn, enforce, slowBuild} {
 		if err := next(ctx, s, a); err != nil {
 			return err
 		}
@@ -188,24 +188,37 @@ func enforce(ctx context.Context, s *script, a *app) error {
 	return nil
 }
 
-// healthyAgain deploys a build that is well, and waits until nothing fires.
-func healthyAgain(ctx context.Context, s *script, a *app) error {
-	s.title("A new build is deployed; the next one that fails is rolled back")
+// slowBuild deploys a build that is slow, while the alert about the one before still fires: that one is of the past, and
+// what begins now rolls back.
+func slowBuild(ctx context.Context, s *script, a *app) error {
+	s.title("A new build answers, and takes 800 ms longer for it: an alert that begins now rolls back")
 	if err := s.release(ctx, a, "2.1"); err != nil {
 		return err
 	}
-	err := until(ctx, 3*time.Minute, "the alert is over", func(ctx context.Context) (bool, error) {
-		name, _, err := s.stage.firing(ctx, a)
-		if err != nil || name != "" {
-			return false, err
-		}
-		r, err := s.stage.record(ctx, a)
-		return r.Status.State == "shifting", err
-	})
-	if err == nil {
-		s.say("guardian", "nothing fires any more")
+	a.forget()
+	if err := a.mesh.Behave("v2", mesh.Behaviour{SlowShare: 1, Slow: 800 * time.Millisecond}); err != nil {
+		return err
 	}
-	return err
+	at, err := a.awaitWeights(ctx, 0, 2*time.Minute)
+	if err != nil {
+		s.explain(ctx, a)
+		return err
+	}
+	s.sayAt(at, "mesh", "v1 100%%  v2 0%% in force")
+	err = until(ctx, 20*time.Second, "guardian says that the rollback is done", func(ctx context.Context) (bool, error) {
+		r, err := s.stage.record(ctx, a)
+		return r.Status.State == "rolled-back", err
+	})
+	if err != nil {
+		return err
+	}
+	r, err := s.stage.record(ctx, a)
+	if err != nil {
+		return err
+	}
+	s.want(r.Lock != nil && r.Lock.Signal == "latency", "the lock is %+v, want one by signal latency", r.Lock)
+	s.say("guardian", "%s: %s", r.Status.State, r.Status.Reason)
+	return s.counted(ctx, 0, 1) // a guard that enforces counts what it has done alone
 }
 
 // virtualService reads an app's VirtualService from the API server.
