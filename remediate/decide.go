@@ -1002,7 +1002,9 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 		why = "" // nothing has to move
 	}
 	if g.Rollback.Lock != LockNone {
-		l.Kind, l.Since = g.Rollback.Lock, d.now
+		if l.Kind = g.Rollback.Lock; reason != ReasonFinish || l.Since.IsZero() {
+			l.Since = d.now // else it is set again: what came since is no part of it
+		}
 		d.lockBuilds(&l, reason)
 		d.rec.Lock = &l
 		d.text = d.lockText()

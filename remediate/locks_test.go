@@ -549,6 +549,16 @@ func TestALockThatIsSetAgainRefusesWhatItDid(t *testing.T) {
 		s.locked(true)
 		s.refused("b2")
 	})
+	t.Run("and none that came since", func(t *testing.T) {
+		s := tell(t, live, runs("b1", 1, "b2"), agedOf("b2", at.Add(10*time.Minute), at.Add(11*time.Minute)), unrecorded("b1"))
+		s.then(30 * time.Minute)
+		s.refused("b1")
+		for range 3 {
+			s.then(time.Minute, func(in *Input) { in.Unrecorded = nil })
+		}
+		s.locked(true)
+		s.refused("b1")
+	})
 }
 
 func TestALockThatEndsIsFollowedByNoStepWhileAnotherStands(t *testing.T) {

@@ -408,7 +408,7 @@ func (m *machine) checkCompleted(r *replica) {
 	if !m.meddled && (began.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
 		m.t.Fatalf("invariant 1: recorded as completed, and the canary has had all traffic since %s, the build since %s", m.full, m.built)
 	}
-	m.ended = true
+	m.ended = r.saw.present == m.w.present // else it is of the build before
 	if t := r.saw.template; r.saw.isReady(t) && !m.blamed[t] {
 		m.proven[t] = true
 	}
