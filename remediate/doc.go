@@ -97,8 +97,8 @@
 //
 //	route, naming both          all on the canary             all on stable                       something for each
 //	of everybody                of the split, at its end      of the split, at its start          of the split
-//	of testers, seen to split   of the split, at its end, if  of the split, at its start          of the split
-//	                            everybody's is; else testers'
+//	of testers, seen to split   of the split, at its end, if  of the split, at its start, if      of the split
+//	                            everybody's is; else testers'  everybody's is; else testers'
 //	any other of testers        testers': the canary's        testers': stable's, if the split    of the split from now on
 //	                                                          has begun, or a route like it is
 //	                                                          the canary's; else of the split
@@ -118,8 +118,8 @@
 // of the split stay at 0. Which of testers' routes have been seen to split is
 // remembered (Status.Splits), for at the top they look like the others; at first
 // sight of a canary that has all traffic, all do. It decides only there: testers
-// that are the canary's alone while everybody's split is not at its end stay on
-// their side, whatever they did before.
+// that are the canary's alone while everybody's split is not at its end, or
+// stable's alone once that has begun, stay on their side, whatever they did before.
 //
 // # What always holds
 //

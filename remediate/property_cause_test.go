@@ -116,9 +116,11 @@ func (m *machine) counts(a Alert, since time.Time) bool {
 }
 
 // since is from when a pass has the canary's build: one that went and came back
-// unseen was there all the time, and so was one before the first sight.
+// unseen was there all the time, and so was one before the first sight, or one that
+// was made since the record last told of another.
 func (m *machine) since(r *replica) time.Time {
-	if made := r.saw.made[r.saw.present]; m.recorded.template == 0 && made.Before(r.saw.since) {
+	unseen := func(made time.Time) bool { return m.recorded.template == 0 || made.After(m.recorded.since) }
+	if made := r.saw.made[r.saw.present]; unseen(made) && made.Before(r.saw.since) {
 		return made
 	}
 	if r.saw.present == m.recorded.template && m.recorded.since.Before(r.saw.since) {

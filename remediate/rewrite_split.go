@@ -39,9 +39,9 @@ func (o RewriteOptions) splits(r *route) bool {
 }
 
 // parts tells, for each route, what it is to the split. A route of everybody is
-// of it, and so is one of testers that has been seen to split; any other route of
-// testers is so as long as it gives something to both, or stands at 0 with all
-// else and no other one of its kind leads to the canary.
+// of it, and so is one of testers that has been seen to split and stands with them;
+// any other route of testers is so as long as it gives something to both, or stands
+// at 0 with all else and no other one of its kind leads to the canary.
 func (v *view) parts(o RewriteOptions) []part {
 	out, open := make([]part, len(v.routes)), []int(nil)
 	begun, beside := false, o.Beside
@@ -53,7 +53,7 @@ func (v *view) parts(o RewriteOptions) []part {
 			beside = beside || !r.selective && (toStable || toCanary)
 		case toStable == toCanary: // both, or none that could be told from the other
 			out[i], begun, beside = splits, begun || toStable, beside || toStable
-		case r.selective && (!o.splits(r) || toCanary && v.behind()):
+		case r.selective && (!o.splits(r) || toCanary && v.behind() || toStable && v.ahead()):
 			beside = beside || toStable
 			open = append(open, i)
 		case toStable:
@@ -82,6 +82,15 @@ func (v *view) parts(o RewriteOptions) []part {
 func (v *view) behind() bool {
 	return slices.ContainsFunc(v.routes, func(r *route) bool {
 		return !r.selective && len(r.of(canary)) > 0 && r.leads(stable)
+	})
+}
+
+// ahead says that a route of everybody that names both gives the canary something:
+// a route of testers that does not was left behind on purpose, whatever it did
+// before.
+func (v *view) ahead() bool {
+	return slices.ContainsFunc(v.routes, func(r *route) bool {
+		return !r.selective && len(r.of(stable)) > 0 && r.leads(canary)
 	})
 }
 

@@ -420,6 +420,24 @@ func TestTestersAheadOfTheSplitAreAsideWhateverTheyDidBefore(t *testing.T) {
 	}
 }
 
+func TestTestersLeftBehindTheSplitAreAsideWhateverTheyDidBefore(t *testing.T) {
+	o := newLonely(t, 0)
+	o.withRoutes(pairRoute(cookieV2, 90, 10) + pairRoute(cookieV1, 90, 10) + pairRoute("", 90, 10))
+	o.pass()
+	if s := o.record().Status; len(s.Splits) != 2 {
+		t.Fatalf("two routes of testers split: %+v", s)
+	}
+	for _, share := range []int{50, 100} {
+		o.withRoutes(pairRoute(cookieV2, 0, 100) + pairRoute(cookieV1, 100, 0) + pairRoute("", 100-share, share))
+		if _, err := o.pass(); err != nil {
+			t.Fatal(err)
+		}
+		if s := o.record().Status; s.Weight != share || s.Spread != 0 {
+			t.Errorf("CI has given the canary %d%%, and left testers where they were: %+v", share, s)
+		}
+	}
+}
+
 func TestALadderClimbsBesideStickySessions(t *testing.T) {
 	sticky := pairRoute(cookieV2, 0, 100) + pairRoute(cookieV1, 100, 0)
 	for _, steps := range [][]Step{{{Weight: 10}, {Weight: 50}, {Weight: 100}}, {{Weight: 100}}} {
