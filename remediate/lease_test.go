@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,14 +152,15 @@ func TestOneReplicaAtATimeGoesForward(t *testing.T) {
 	})
 	t.Run("a holder that cannot write any more stops before another may begin", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			n, cut := &idleReplicas{t, fake.NewClientset()}, false
+			n := &idleReplicas{t, fake.NewClientset()}
+			off, cut := cutOff(n.kube, "a")
 			a, stopA := n.start("a")
 			time.Sleep(time.Second)
 			b, stopB := n.start("b")
 			defer stopA()
 			defer stopB()
 			time.Sleep(time.Minute)
-			cutOff(n.kube, "a", &cut)
+			off.Store(true)
 			for after := range 90 {
 				if a.leads() && b.leads() {
 					t.Fatalf("both lead after %d s", after)
@@ -168,7 +170,7 @@ func TestOneReplicaAtATimeGoesForward(t *testing.T) {
 			if a.leads() || !b.leads() {
 				t.Errorf("after 90 s: %v, %v", a.leads(), b.leads())
 			}
-			if !cut {
+			if !cut.Load() {
 				t.Error("nothing was refused")
 			}
 		})
@@ -214,14 +216,16 @@ func fakeConflicts(kube *fake.Clientset, left int) {
 	})
 }
 
-// cutOff has the API server refuse a replica's writes of the leader's Lease from now
-// on, and whoever gives it up.
-func cutOff(kube *fake.Clientset, identity string, cut *bool) {
+// cutOff has the API server refuse a replica's writes of the leader's Lease once
+// off is set, and whoever gives it up. cut says that it has.
+func cutOff(kube *fake.Clientset, identity string) (off, cut *atomic.Bool) {
+	off, cut = new(atomic.Bool), new(atomic.Bool)
 	onUpdate(kube, func(l *coordinationv1.Lease) error {
-		if l.Name != LeaderLease || holderOf(l) != identity && holderOf(l) != "" {
+		if !off.Load() || l.Name != LeaderLease || holderOf(l) != identity && holderOf(l) != "" {
 			return nil
 		}
-		*cut = true
+		cut.Store(true)
 		return errors.New("connection refused")
 	})
+	return off, cut
 }

@@ -280,7 +280,7 @@ func (m *machine) checkLocked(r *replica, was Record, l Lock) {
 		m.blame(refused...)
 		return
 	case l.By == byAnnotation:
-		if m.lockOf(m.w.vs) == nil && !m.meddled && !m.over.Before(l.Since) || m.lifted.After(l.Since) {
+		if m.lockOf(m.w.vs) == nil && m.lockOf(r.saw.vs) == nil && !m.meddled && !m.over.Before(l.Since) || m.lifted.After(l.Since) {
 			m.t.Fatalf("invariant 7: the lock of %s was taken up again, and the VirtualService tells of none; lifted last at %s", l.Since, m.over)
 		}
 		m.blame(refused...)

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,14 +25,28 @@ import (
 
 // fakeAPI answers the lists and watches of one resource.
 type fakeAPI struct {
+	mu         sync.Mutex // of list and open
 	list, open error
-	hangs      bool // nothing is answered
+	hangs      atomic.Bool // nothing is answered
 	opened     *watch.FakeWatcher
+}
+
+// answers sets what lists and watches are answered from now on.
+func (f *fakeAPI) answers(list, open error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.list, f.open = list, open
+}
+
+func (f *fakeAPI) now() (list, open error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.list, f.open
 }
 
 func (f *fakeAPI) listWatch() *cache.ListWatch {
 	answer := func(ctx context.Context, err error) error {
-		if f.hangs {
+		if f.hangs.Load() {
 			<-ctx.Done()
 			return ctx.Err()
 		}
@@ -38,13 +54,15 @@ func (f *fakeAPI) listWatch() *cache.ListWatch {
 	}
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, _ metav1.ListOptions) (runtime.Object, error) {
-			if err := answer(ctx, f.list); err != nil {
+			list, _ := f.now()
+			if err := answer(ctx, list); err != nil {
 				return nil, err
 			}
 			return &corev1.PodList{ListMeta: metav1.ListMeta{ResourceVersion: "1"}}, nil
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			if err := answer(ctx, f.open); err != nil {
+			_, open := f.now()
+			if err := answer(ctx, open); err != nil {
 				return nil, err
 			}
 			f.opened = watch.NewFakeWithChanSize(1, false)
@@ -84,13 +102,13 @@ func TestAWatchThatIsAwayForLongerThanItsGraceIsDead(t *testing.T) {
 	}{
 		"quiet for a day":                         {func(*fakeAPI) {}, 24 * time.Hour, ""},
 		"ended, as API servers end all":           {func(f *fakeAPI) { time.Sleep(7 * time.Minute); f.opened.Stop() }, 2 * time.Minute, ""},
-		"refused, a moment ago":                   {func(f *fakeAPI) { f.list, f.open = forbidden, forbidden; f.opened.Stop() }, grace / 2, ""},
-		"refused":                                 {func(f *fakeAPI) { f.list, f.open = forbidden, forbidden; f.opened.Stop() }, grace + time.Second, "forbidden"},
-		"refused, though the list is answered":    {func(f *fakeAPI) { f.open = forbidden; f.opened.Stop() }, grace + time.Second, "forbidden"},
+		"refused, a moment ago":                   {func(f *fakeAPI) { f.answers(forbidden, forbidden); f.opened.Stop() }, grace / 2, ""},
+		"refused":                                 {func(f *fakeAPI) { f.answers(forbidden, forbidden); f.opened.Stop() }, grace + time.Second, "forbidden"},
+		"refused, though the list is answered":    {func(f *fakeAPI) { f.answers(nil, forbidden); f.opened.Stop() }, grace + time.Second, "forbidden"},
 		"begun anew, since it was too far behind": {func(f *fakeAPI) { f.opened.Error(expired) }, 2 * grace, ""},
-		"too far behind, and the list is refused": {func(f *fakeAPI) { f.list, f.open = forbidden, forbidden; f.opened.Error(expired) }, 2 * grace, "forbidden"},
-		"not answered, for a while":               {func(f *fakeAPI) { f.hangs = true; f.opened.Stop() }, 2 * grace, ""},
-		"not answered":                            {func(f *fakeAPI) { f.hangs = true; f.opened.Stop() }, watchSilence + time.Second, errSilent.Error()},
+		"too far behind, and the list is refused": {func(f *fakeAPI) { f.answers(forbidden, forbidden); f.opened.Error(expired) }, 2 * grace, "forbidden"},
+		"not answered, for a while":               {func(f *fakeAPI) { f.hangs.Store(true); f.opened.Stop() }, 2 * grace, ""},
+		"not answered":                            {func(f *fakeAPI) { f.hangs.Store(true); f.opened.Stop() }, watchSilence + time.Second, errSilent.Error()},
 		"told the time, and silent since":         {func(f *fakeAPI) { f.opened.Action(watch.Bookmark, bookmark()) }, watchSilence + time.Second, errSilent.Error()},
 		"told the time, and silent for a minute":  {func(f *fakeAPI) { f.opened.Action(watch.Bookmark, bookmark()) }, grace + time.Second, ""},
 		"told the time, and events since": {func(f *fakeAPI) {
@@ -99,10 +117,10 @@ func TestAWatchThatIsAwayForLongerThanItsGraceIsDead(t *testing.T) {
 			f.opened.Modify(bookmark())
 		}, 2 * grace, ""},
 		"refused, and allowed again": {func(f *fakeAPI) {
-			f.list, f.open = forbidden, forbidden
+			f.answers(forbidden, forbidden)
 			f.opened.Stop()
 			time.Sleep(10 * time.Minute)
-			f.list, f.open = nil, nil
+			f.answers(nil, nil)
 		}, 2 * time.Minute, ""}, // client-go's longest wait
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,11 +143,12 @@ func TestAWatchThatIsAwayForLongerThanItsGraceIsDead(t *testing.T) {
 
 func TestARequestWithoutAnAnswerIsMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, h := &fakeAPI{hangs: true}, newWatchHealth(time.Minute)
+		f, h := &fakeAPI{}, newWatchHealth(time.Minute)
+		f.hangs.Store(true)
 		inf := cache.NewSharedIndexInformer(h.follow(f.listWatch()), &corev1.Pod{}, 0, cache.Indexers{})
 		runInformer(t, inf)
 		time.Sleep(watchSilence)
-		f.hangs = false // for new requests
+		f.hangs.Store(false) // for new requests
 		time.Sleep(time.Hour)
 		if _, why := h.dead(time.Now()); why == nil {
 			t.Error("it is not dead, and nobody has made it begin anew")

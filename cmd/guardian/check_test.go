@@ -101,8 +101,8 @@ func TestCheckSaysWhatAPersonMayNotLookAt(t *testing.T) {
 func TestRulesFromTheClusterNameTheDeployments(t *testing.T) {
 	b, app, file := checkBench(t)
 	code, text := b.run(controlplane.Admin, "rules", "-f", file, "--from-cluster")
-	want(t, code, text, exitOK, "destination_workload: "+app.Deployment("v2"))
-	want(t, code, text, exitOK, "destination_workload: "+app.Deployment("v1"))
+	want(t, code, text, exitOK, "canary: "+app.Deployment("v2"))
+	want(t, code, text, exitOK, `destination_workload=~"`+app.Deployment("v1")+"|"+app.Deployment("v2")+`"`)
 	code, text = b.run(controlplane.Dev, "rules", "-f", file, "--from-cluster")
 	want(t, code, text, exitFailed, "look up guard orders-service: your user may not")
 }
