@@ -359,10 +359,10 @@ func TestObjectsThatAreNoLongerNeededAreRemoved(t *testing.T) {
 	if names := slices.Sorted(maps.Keys(b.objects())); !slices.Equal(names, []string{"guardian", "guardian-guards"}) {
 		t.Fatalf("written were %v", names)
 	}
-	b.publish(objects(generate(t, 0.01, guards(300)))...)
+	b.publish(objects(generate(t, 0.01, guards(1000)))...)
 	many := b.objects()
 	if many["guardian"] == nil || many["guardian-guards"] != nil || len(many) < 4 {
-		t.Fatalf("of 300 guards there are %v", slices.Sorted(maps.Keys(many)))
+		t.Fatalf("of 1,000 guards there are %v", slices.Sorted(maps.Keys(many)))
 	}
 	b.publish(objects(generate(t, 0.01))...)
 	if names := slices.Sorted(maps.Keys(b.objects())); !slices.Equal(names, []string{"guardian", "guardian-guards"}) {
