@@ -74,10 +74,11 @@ func TestAnIdleReleaseHardlyWritesLeases(t *testing.T) {
 func TestEachReplicasLeaseIsFreshAtEveryMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &idleReplicas{t, fake.NewClientset()}
+		failing := fakeFailures(n.kube)
 		_, stop := n.start("a")
 		defer stop()
 		time.Sleep(time.Second)
-		failing := fakeFailures(n.kube, 1) // of one renewal
+		failing.Store(1) // of one renewal
 		for range 300 {
 			lease, err := n.kube.CoordinationV1().Leases(testNamespace).Get(t.Context(), ReplicaLease("a"), metav1.GetOptions{})
 			if err != nil {
@@ -88,7 +89,7 @@ func TestEachReplicasLeaseIsFreshAtEveryMoment(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if *failing > 0 {
+		if failing.Load() > 0 {
 			t.Error("no renewal has failed")
 		}
 	})
@@ -193,16 +194,17 @@ func onUpdate(kube *fake.Clientset, answer func(*coordinationv1.Lease) error) {
 	})
 }
 
-// fakeFailures has the next updates of replicas' Leases fail.
-func fakeFailures(kube *fake.Clientset, left int) *int {
+// fakeFailures has as many updates of replicas' Leases fail as are left.
+func fakeFailures(kube *fake.Clientset) (left *atomic.Int64) {
+	left = new(atomic.Int64)
 	onUpdate(kube, func(l *coordinationv1.Lease) error {
-		if l.Name == LeaderLease || left == 0 {
+		if l.Name == LeaderLease || left.Load() == 0 {
 			return nil
 		}
-		left--
+		left.Add(-1)
 		return errors.New("etcdserver: request timed out")
 	})
-	return &left
+	return left
 }
 
 // fakeConflicts has the next updates conflict.
