@@ -457,7 +457,7 @@ func (d *decider) observeWeight(first bool) {
 			s.PromotedAt = d.now
 		}
 		if full && d.rec.Lock == nil {
-			d.note("promoted", "", "canary has all traffic; an alert "+d.rolls("rolls it back")+" until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
+			d.note("promoted", "", "canary has all traffic; an alert "+d.would("rolls it back", "would roll it back")+" until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
 		}
 	}
 }
@@ -643,7 +643,7 @@ func (d *decider) sortAlerts() {
 		case a.Action == ActionRollback:
 			d.holds = append(d.holds, a)
 			d.ripe = ripe
-			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and "+d.rolls("rolls back")+" if it still fires at "+stamp(ripe))
+			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and "+d.would("rolls back", "would roll back")+" if it still fires at "+stamp(ripe))
 		case a.Action == ActionHold:
 			d.holds = append(d.holds, a)
 			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
@@ -893,7 +893,7 @@ func (d *decider) open() {
 		}
 		for _, a := range d.rollback {
 			d.doubt = d.doubt || d.isNew(a)
-			d.noteAlert(a, "canary has no traffic; "+d.rolls("it will be rolled back at once if it gets some"))
+			d.noteAlert(a, "canary has no traffic; "+d.would("it will be rolled back at once if it gets some", "it would be rolled back at once if it got some"))
 		}
 	case d.in.Traffic.full() && d.windowOver():
 		d.state, d.text = StateCompleted, "canary has had all traffic for longer than rollback.window"
@@ -916,9 +916,9 @@ func (d *decider) open() {
 		d.dropAsked(d.text)
 		return
 	case d.in.Traffic.full():
-		d.state, d.text = StatePromoted, "canary has all traffic; "+d.rolls("rolled back on an alert")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+		d.state, d.text = StatePromoted, "canary has all traffic; "+d.would("rolled back on an alert", "an alert would roll it back")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		if s.Unverified {
-			d.state, d.text = StateUnverified, "a new build went out without a canary; "+d.rolls("rolled back on an alert")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+			d.state, d.text = StateUnverified, "a new build went out without a canary; "+d.would("rolled back on an alert", "an alert would roll it back")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		}
 		if end := d.windowEnd(); end.After(d.now) {
 			d.wake(end)

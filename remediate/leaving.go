@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -257,32 +256,4 @@ func unmark(vs *unstructured.Unstructured) []Op {
 		}
 	}
 	return ops
-}
-
-// postponed is when each guard's next try is due.
-type postponed struct {
-	mu sync.Mutex
-	at map[string]time.Time
-}
-
-func (p *postponed) note(guard string, at time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.at == nil {
-		p.at = map[string]time.Time{}
-	}
-	p.at[guard] = at
-}
-
-func (p *postponed) of(guard string) time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.at[guard]
-}
-
-// forget drops a guard that is no longer configured.
-func (p *postponed) forget(guard string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.at, guard)
 }

@@ -147,17 +147,13 @@ func (d *decider) whyPast(a Alert) string {
 	return fmt.Sprintf("; it began before %s, when mode enforce did, so it rolls back nothing: guardian rollback does, or an alert that begins anew", stamp(d.rec.Status.EnforcedAt))
 }
 
-// rolls is what an alert does, in words, or would do if the guard enforced.
-func (d *decider) rolls(text string) string {
-	if !d.observing() {
-		return text
+// would chooses between what an alert does, in words, and what it would do if the
+// guard enforced.
+func (d *decider) would(enforcing, observing string) string {
+	if d.observing() {
+		return observing
 	}
-	return map[string]string{
-		"rolls back":              "would roll back",
-		"rolls it back":           "would roll it back",
-		"rolled back on an alert": "an alert would roll it back",
-		"it will be rolled back at once if it gets some": "it would be rolled back at once if it got some",
-	}[text]
+	return enforcing
 }
 
 // hearOnly is a pass by a replica that is behind: what fires is recorded, and all

@@ -59,7 +59,7 @@ type reconciler struct {
 	past         *histories
 	done         confirmed
 	unrecorded   unrecorded
-	later        postponed // what could not be given back
+	later        perGuard[time.Time] // when what could not be given back is tried again
 
 	user      func() string // guardian's own, as the API server knows it; empty: not known yet
 	leads     func() bool
@@ -280,7 +280,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 	s.input.Watched = r.watch.read(g.Name, moveOf(s.input.Record.Status), r.now())
 	s.input.Count, s.input.Busy = ask.count, ask.busy
 	s.input.Unrecorded = r.unrecorded.of(g.Name, s.stored)
-	s.input.LeaveAt = r.later.of(g.Name)
+	s.input.LeaveAt, _ = r.later.of(g.Name)
 	s.input.Leads = r.leads()
 	s.input.Live = ask.live && s.input.Leads
 	if s.input.Live && ask.forward {

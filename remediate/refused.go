@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -78,78 +77,43 @@ func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcom
 	return did, &recordError{fmt.Errorf("%w: %w", errUnrecorded, why)}
 }
 
-// unrecorded are the locks of rollbacks that could not be recorded, by guard.
-type unrecorded struct {
-	mu    sync.Mutex
-	locks map[string]Lock
-}
+// unrecorded are the locks of rollbacks that could not be recorded.
+type unrecorded struct{ perGuard[Lock] }
 
 func (u *unrecorded) note(guard string, l *Lock) {
-	if l == nil {
-		return
+	if l != nil {
+		u.perGuard.note(guard, *l)
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.locks == nil {
-		u.locks = map[string]Lock{}
-	}
-	u.locks[guard] = *l
 }
 
 // of is the lock that the record lacks; one that has a lock, or that a person
 // has unlocked since, lacks none.
 func (u *unrecorded) of(guard string, stored Record) *Lock {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	l, ok := u.locks[guard]
+	l, ok := u.perGuard.of(guard)
 	if !ok {
 		return nil
 	}
 	if stored.Lock != nil || stored.Status.LiftedAt.After(l.Since) {
-		delete(u.locks, guard)
+		u.forget(guard)
 		return nil
 	}
 	return &l
 }
 
-// forget drops a guard that is no longer configured.
-func (u *unrecorded) forget(guard string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.locks, guard)
-}
-
-// confirmed knows for which record of each guard this replica has itself made
-// what it says is under way, with the API server's answer: then nobody has to be
-// asked whether it has been.
-type confirmed struct {
-	mu   sync.Mutex
-	last map[string]string // resource version of the record, by guard
-}
+// confirmed knows for which record of each guard, by its resource version, this
+// replica has itself made what it says is under way, with the API server's answer:
+// then nobody has to be asked whether it has been.
+type confirmed struct{ perGuard[string] }
 
 func (c *confirmed) note(guard string, record *corev1.ConfigMap) {
-	if record == nil {
-		return
+	if record != nil {
+		c.perGuard.note(guard, record.ResourceVersion)
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.last == nil {
-		c.last = map[string]string{}
-	}
-	c.last[guard] = record.ResourceVersion
 }
 
 func (c *confirmed) is(s snapshot) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return s.record != nil && c.last[s.input.Guard.Name] == s.record.ResourceVersion
-}
-
-// forget drops a guard that is no longer configured.
-func (c *confirmed) forget(guard string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.last, guard)
+	version, ok := c.of(s.input.Guard.Name)
+	return ok && s.record != nil && version == s.record.ResourceVersion
 }
 
 // confirms says that a decision tells of something as done that was not before:

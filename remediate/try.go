@@ -62,9 +62,6 @@ func (l Looker) TryRollback(ctx context.Context, g Guard, user string) ([]Tried,
 		return out, nil // no VirtualService is written
 	}
 	for _, vs := range s.services {
-		if g.Mode == ModeObserve {
-			break // it writes to none
-		}
 		out = append(out, tryTraffic(ctx, live.istio, g, s.pair, vs, want, user))
 	}
 	return out, nil
