@@ -152,8 +152,11 @@ func (m *machine) lockOf(vs *unstructured.Unstructured) *LockAnnotation {
 // can have caused it: invariant 7.
 func (m *machine) checkCause(r *replica) {
 	record := m.parsed()
-	if record.Lock != nil {
-		return // its own cause was looked at when it was set
+	if l := record.Lock; l != nil { // its own cause was looked at when it was set
+		if m.unwritten {
+			m.owe(r, m.refusedBy(*l)...) // should the record go before it could be written
+		}
+		return
 	}
 	asked := record.Request != nil && record.Request.Action == RequestRollback
 	back := slices.ContainsFunc(slices.Collect(maps.Keys(m.blamed)), r.saw.isReady) && m.guard.Rollback.Lock != LockNone
@@ -164,10 +167,17 @@ func (m *machine) checkCause(r *replica) {
 	case !m.alertCounts(r) && !asked && !back && !others && !m.owed[r.name][r.saw.present] && m.lockOf(m.w.vs) == nil && !m.meddled:
 		m.t.Fatalf("invariant 7: rolled back, and no alert of %v counts against build %d of %s, unlocked at %s; nobody has asked", r.given, r.saw.present, r.saw.since, m.unlocked)
 	case m.guard.Rollback.Lock != LockNone:
-		if m.owed[r.name] == nil {
-			m.owed[r.name] = map[int]bool{}
-		}
-		m.owed[r.name][r.saw.present] = true
+		m.owe(r, r.saw.present)
+	}
+}
+
+// owe notes templates whose rollback a replica has made and could not record.
+func (m *machine) owe(r *replica, templates ...int) {
+	if m.owed[r.name] == nil {
+		m.owed[r.name] = map[int]bool{}
+	}
+	for _, t := range templates {
+		m.owed[r.name][t] = true
 	}
 }
 

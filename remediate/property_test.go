@@ -255,9 +255,7 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		if manager != FieldManager {
 			m.t.Fatalf("a rollback was written by field manager %q", manager)
 		}
-		if is.Weight < was.Weight {
-			m.checkCause(r)
-		}
+		m.checkCause(r)
 		if seen := r.saw; seen.stable < m.guard.Rollback.MinReadyStable || seen.noSubset {
 			m.t.Fatalf("invariant 4: traffic sent to a stable with %d ready endpoints (subset missing: %v)", seen.stable, seen.noSubset)
 		}
