@@ -18,22 +18,23 @@ import (
 // Config is guardian's whole configuration: defaults filled in, checked, and
 // never changed after Load. docs/configuration.md has the cost of each value.
 type Config struct {
-	// Namespace holds the guards' VirtualServices, workloads and records.
-	// Default: the pod's own.
+	// Namespace is where the guards' VirtualServices, workloads and records are.
+	// Empty: the pod's own.
 	Namespace string `yaml:"namespace"`
 	// Instance is the same for all replicas of one guardian, and another for any
-	// other guardian: a second one in a namespace is refused at start. Default:
+	// other guardian: a second one in a namespace is refused at start. Empty:
 	// the name of the pod's Deployment, as DEPLOYMENT_NAME or POD_NAME tells it;
 	// else guardian.
 	Instance string `yaml:"instance"`
-	// ClusterDomain completes short host names. Default cluster.local.
+	// ClusterDomain is the end that completes short host names. Default cluster.local.
 	ClusterDomain string `yaml:"clusterDomain"`
 	// Own is labels that an alert must carry to be this guardian's: those that
-	// Prometheus adds to all that it sends, such as cluster: eu-west. Empty
-	// (default): nothing else sends to the same Alertmanager.
+	// Prometheus adds to all that it sends, such as cluster: eu-west. Empty:
+	// nothing else sends to the same Alertmanager.
 	Own map[string]string `yaml:"own"`
-	// Mode of guards that have none of their own: enforce (default), or observe,
-	// by which all is decided, recorded and told, and no VirtualService is written.
+	// Mode is that of guards which have none of their own: enforce (default), or
+	// observe, by which all is decided, recorded and told, and no VirtualService is
+	// written.
 	Mode string `yaml:"mode"`
 
 	Log          LogConfig       `yaml:"log"`
@@ -46,30 +47,33 @@ type Config struct {
 	Disarm       DisarmConfig    `yaml:"disarm"`
 	Rules        RulesConfig     `yaml:"rules"`
 	Builds       BuildsConfig    `yaml:"builds"`
-	Guards       []GuardConfig   `yaml:"guards"`
+	// Guards is what guardian looks after. A file without this key is refused; to
+	// have none, say guards: [].
+	Guards []GuardConfig `yaml:"guards"`
 }
 
 // LogConfig is how guardian logs to standard error.
 type LogConfig struct {
-	Level  string `yaml:"level"`  // debug, info (default), warn or error
-	Format string `yaml:"format"` // json (default) or text
+	Level  string `yaml:"level"`  // least level of what is logged: debug, info (default), warn or error
+	Format string `yaml:"format"` // what a line is: json (default) or text
 }
 
 // ListenConfig has the addresses that guardian listens on, as host:port.
 type ListenConfig struct {
-	Alerts  string `yaml:"alerts"`  // webhook and push lane; default ":8080"
-	Metrics string `yaml:"metrics"` // metrics, health, read-only API; default ":8081"
+	Alerts  string `yaml:"alerts"`  // address of the webhook and the push lane; default :8080
+	Metrics string `yaml:"metrics"` // address of metrics, health and the read-only API; default :8081
 }
 
-// WebConfig points to an exporter-toolkit web configuration: TLS, client
-// certificates and basic auth of the alerts port. Empty (default): plain HTTP.
+// WebConfig is how the alerts port is served.
 type WebConfig struct {
+	// ConfigFile is an exporter-toolkit web configuration: TLS, client
+	// certificates and basic auth of the alerts port. Empty: plain HTTP.
 	ConfigFile string `yaml:"configFile"`
 }
 
 // WebhookConfig is who may call the alerts port.
 type WebhookConfig struct {
-	// TokenFile holds the bearer token, re-read when it changes.
+	// TokenFile is the file with the bearer token, re-read when it changes.
 	// Default /etc/guardian/token.
 	TokenFile string `yaml:"tokenFile"`
 	// AllowAnonymous permits an empty TokenFile without a proof that
@@ -81,9 +85,9 @@ type WebhookConfig struct {
 // EndpointConfig is a Prometheus or an Alertmanager. Credentials belong into
 // HTTP, which takes every field of Prometheus's own http_config.
 type EndpointConfig struct {
-	URL     string                      `yaml:"url"`     // http or https; empty: there is none
-	Timeout time.Duration               `yaml:"timeout"` // of one request; default 5s
-	HTTP    httpconfig.HTTPClientConfig `yaml:"http"`
+	URL     string                      `yaml:"url"`     // where it answers, by http or https; empty: there is none
+	Timeout time.Duration               `yaml:"timeout"` // longest time for one request; default 5s
+	HTTP    httpconfig.HTTPClientConfig `yaml:"http"`    // credentials, TLS, proxy and headers of the client
 }
 
 // HeartbeatConfig is the proof that alerts reach guardian.
@@ -94,15 +98,16 @@ type HeartbeatConfig struct {
 
 // DisarmConfig is what a person may ask for who takes the brake off.
 type DisarmConfig struct {
-	// Max is for how long at most. Default 24h.
+	// Max is for how long guardian disarm may take the brake off at most.
+	// Default 24h.
 	Max time.Duration `yaml:"max"`
 }
 
 // BuildsConfig names what of a pod template is part of a build besides the pod's
-// spec. Default: nothing.
+// spec.
 type BuildsConfig struct {
-	Labels      []string `yaml:"labels"`
-	Annotations []string `yaml:"annotations"`
+	Labels      []string `yaml:"labels"`      // names of pod template labels that are part of a build; empty: none
+	Annotations []string `yaml:"annotations"` // names of pod template annotations that are; empty: none
 }
 
 func (b BuildsConfig) parts() remediate.BuildParts {
@@ -111,34 +116,36 @@ func (b BuildsConfig) parts() remediate.BuildParts {
 
 // RulesConfig is the alert rules that guardian writes as a PrometheusRule.
 type RulesConfig struct {
-	Enabled   bool              `yaml:"enabled"`   // guardian writes the PrometheusRule itself; default true
-	Name      string            `yaml:"name"`      // of the PrometheusRule; unlike for each guardian of one Prometheus; default guardian
-	Namespace string            `yaml:"namespace"` // of the PrometheusRule; default: namespace
-	Interval  time.Duration     `yaml:"interval"`  // of evaluation, whole seconds; default 3s
-	Labels    map[string]string `yaml:"labels"`    // of the PrometheusRule, such as release: kube-prometheus-stack
-	// ScrapeInterval of the workloads' proxies. Default 15s.
+	Enabled   bool              `yaml:"enabled"`   // guardian writes the PrometheusRules itself; default true
+	Name      string            `yaml:"name"`      // name of the PrometheusRules; unlike for each guardian of one Prometheus; default guardian
+	Namespace string            `yaml:"namespace"` // namespace of the PrometheusRules. Empty: that of the guards
+	Interval  time.Duration     `yaml:"interval"`  // how often the rules are evaluated, whole seconds; default 3s
+	Labels    map[string]string `yaml:"labels"`    // labels of the PrometheusRules, such as release: kube-prometheus-stack
+	// ScrapeInterval is how often Prometheus scrapes the workloads' proxies, whole
+	// seconds. Default 15s.
 	ScrapeInterval time.Duration  `yaml:"scrapeInterval"`
 	FastLane       FastLaneConfig `yaml:"fastLane"`
 	// StableFactor is how many times stable's share of bad requests the
 	// canary's must exceed while stable is beyond the limit too. Default 2.
 	StableFactor float64 `yaml:"stableFactor"`
 	// RunbookBase is put before the alert's runbook page in runbook_url.
-	// Empty (default): the project's own.
+	// Empty: the project's own.
 	RunbookBase  string      `yaml:"runbookBase"`
 	Links        LinksConfig `yaml:"links"`
-	RestartsFrom string      `yaml:"restartsFrom"` // guardian (default) or kube-state-metrics
-	// Proxies and Self select Istio's and guardian's own series, as matchers
-	// without braces. Empty (default): all.
+	RestartsFrom string      `yaml:"restartsFrom"` // whose count of restarts the signal reads: guardian (default) or kube-state-metrics
+	// Proxies selects Istio's series, as matchers without braces. Empty: all.
 	Proxies string `yaml:"proxies"`
-	Self    string `yaml:"self"`
+	// Self selects guardian's own series further than by its namespace, as
+	// matchers without braces. Empty: no further.
+	Self string `yaml:"self"`
 }
 
 // FastLaneConfig is a scrape of the guarded workloads' own sidecars alone, for
 // what the rules read. guardian writes it as a PodMonitor if rules.enabled.
 type FastLaneConfig struct {
-	Enabled bool `yaml:"enabled"` // default false
-	// Interval of these scrapes, whole seconds, at most 5s; the rules are
-	// evaluated as often. Default 1s.
+	Enabled bool `yaml:"enabled"` // scrape the guarded workloads' sidecars by a job of their own too; default false
+	// Interval is how often these scrapes are, whole seconds, 1s to 5s; the rules
+	// are evaluated twice as often, where rules.interval is longer. Default 1s.
 	Interval time.Duration `yaml:"interval"`
 }
 
@@ -148,20 +155,20 @@ func (r RulesConfig) fastLaneName() string { return r.Name + "-fast-lane" }
 
 // LinksConfig has base URLs that alert texts link to; empty: no such link.
 type LinksConfig struct {
-	Grafana    string `yaml:"grafana"`
-	Prometheus string `yaml:"prometheus"`
-	Kiali      string `yaml:"kiali"`
-	Jaeger     string `yaml:"jaeger"`
+	Grafana    string `yaml:"grafana"`    // base URL of Grafana, which alert texts link to
+	Prometheus string `yaml:"prometheus"` // base URL of Prometheus
+	Kiali      string `yaml:"kiali"`      // base URL of Kiali
+	Jaeger     string `yaml:"jaeger"`     // base URL of Jaeger
 }
 
 // GuardConfig is one guard. Only Name is required.
 type GuardConfig struct {
-	Name            string          `yaml:"name"`
-	VirtualServices []string        `yaml:"virtualServices"` // default [name]
-	DestinationRule string          `yaml:"destinationRule"` // default name
-	Mode            string          `yaml:"mode"`            // enforce or observe; default: the configuration's mode
-	Stable          RefConfig       `yaml:"stable"`          // default v1
-	Canary          RefConfig       `yaml:"canary"`          // default v2
+	Name            string          `yaml:"name"`            // name of the guard: a DNS label of at most 58 characters, unique
+	VirtualServices []string        `yaml:"virtualServices"` // the VirtualServices whose weights it moves; default [NAME]
+	DestinationRule string          `yaml:"destinationRule"` // the DestinationRule that has the subsets; default NAME
+	Mode            string          `yaml:"mode"`            // enforce or observe. Empty: the configuration's mode
+	Stable          RefConfig       `yaml:"stable"`          // the version that a rollback goes to; default v1
+	Canary          RefConfig       `yaml:"canary"`          // the version that is guarded; default v2
 	Workloads       WorkloadsConfig `yaml:"workloads"`
 	Signals         SignalsConfig   `yaml:"signals"`
 	Alerts          AlertsConfig    `yaml:"alerts"`
@@ -180,11 +187,10 @@ func (r RefConfig) MarshalYAML() (any, error) {
 	return r.Subset, nil
 }
 
-// WorkloadsConfig names the Deployments, Rollouts, StatefulSets, … of each side. Empty (default): guardian
-// finds them by the DestinationRule's labels.
+// WorkloadsConfig names the Deployments, Rollouts, StatefulSets, … of each side.
 type WorkloadsConfig struct {
-	Stable []string `yaml:"stable"`
-	Canary []string `yaml:"canary"`
+	Stable []string `yaml:"stable"` // names of stable's Deployments or other workloads. Empty: found by the subset's labels
+	Canary []string `yaml:"canary"` // names of the canary's. Empty: found by the subset's labels
 }
 
 // SignalsConfig has the limits of the four signals. Each is on by default.
@@ -197,39 +203,39 @@ type SignalsConfig struct {
 
 // ErrorRateConfig limits the share of failed requests.
 type ErrorRateConfig struct {
-	Enabled bool    `yaml:"enabled"`
-	Max     float64 `yaml:"max"` // ratio, 0–1; default 0.01
+	Enabled bool    `yaml:"enabled"` // this signal is watched; default true
+	Max     float64 `yaml:"max"`     // share of requests that may fail, 0–1; default 0.01
 }
 
 // LatencyConfig limits the time that Quantile of the requests may take.
 type LatencyConfig struct {
-	Enabled  bool          `yaml:"enabled"`
-	Quantile float64       `yaml:"quantile"` // 0–1; default 0.95
-	Max      time.Duration `yaml:"max"`      // default 500ms
+	Enabled  bool          `yaml:"enabled"`  // this signal is watched; default true
+	Quantile float64       `yaml:"quantile"` // share of requests that must be faster than max, 0–1; default 0.95
+	Max      time.Duration `yaml:"max"`      // time that they may take; default 500ms
 }
 
 // RestartsConfig limits container restarts within a window.
 type RestartsConfig struct {
-	Enabled bool          `yaml:"enabled"`
-	Max     int           `yaml:"max"`    // default 2
-	Window  time.Duration `yaml:"window"` // default 5m
+	Enabled bool          `yaml:"enabled"` // this signal is watched; default true
+	Max     int           `yaml:"max"`     // container restarts that may be in a window; default 2
+	Window  time.Duration `yaml:"window"`  // time in which they are counted, whole seconds, at least 1m; default 5m
 }
 
 // TrafficConfig limits how far the canary's share may lie from its weight.
 type TrafficConfig struct {
-	Enabled        bool    `yaml:"enabled"`
-	ShareTolerance float64 `yaml:"shareTolerance"` // relative to the weight; default 0.5
+	Enabled        bool    `yaml:"enabled"`        // this signal is watched; default true
+	ShareTolerance float64 `yaml:"shareTolerance"` // how far the canary's share may lie from its weight, relative to the weight; default 0.5
 }
 
 // AlertsConfig lets alerts take part that carry none of guardian's labels.
 type AlertsConfig struct {
-	Matchers []MatcherConfig `yaml:"matchers"`
+	Matchers []MatcherConfig `yaml:"matchers"` // selections of alerts without guardian's labels that take part
 }
 
 // MatcherConfig gives an action to every alert that Match selects.
 type MatcherConfig struct {
-	Match  string `yaml:"match"`  // Alertmanager's matchers: '{alertname="OrdersDown", severity=~"page|critical"}'
-	Action string `yaml:"action"` // rollback (default), hold or none
+	Match  string `yaml:"match"`  // matchers in Alertmanager's syntax: '{alertname="OrdersDown", severity=~"page|critical"}'
+	Action string `yaml:"action"` // what such an alert does: rollback, hold or none. Empty: rollback
 
 	matchers *alerting.Matchers // nil: Match could not be parsed
 }
@@ -241,29 +247,29 @@ func (m MatcherConfig) Matches(labels map[string]string) bool {
 
 // RollbackConfig is how a guard rolls back.
 type RollbackConfig struct {
-	Lock              string        `yaml:"lock"`              // build (default), manual or none
-	Window            time.Duration `yaml:"window"`            // after 100% canary; default 30m
-	MinReadyStable    int           `yaml:"minReadyStable"`    // ready endpoints; default 1
-	MatchRoutes       bool          `yaml:"matchRoutes"`       // re-point canary-only routes; default true
-	Mirrors           bool          `yaml:"mirrors"`           // re-point mirrors; default true
-	EvenIfStableFails bool          `yaml:"evenIfStableFails"` // default false: hold
+	Lock              string        `yaml:"lock"`              // what lifts the lock of a rollback: build (a new one, or a person), manual (a person) or none (there is no lock)
+	Window            time.Duration `yaml:"window"`            // for how long after 100% canary a rollback is still right; default 30m
+	MinReadyStable    int           `yaml:"minReadyStable"`    // ready endpoints that stable must have for a rollback; default 1
+	MatchRoutes       bool          `yaml:"matchRoutes"`       // re-point testers' routes that lead to the canary and not to stable; default true
+	Mirrors           bool          `yaml:"mirrors"`           // stop mirrors to the canary; default true
+	EvenIfStableFails bool          `yaml:"evenIfStableFails"` // roll back although stable is as bad, instead of holding; default false
 }
 
 // PromotionConfig is how a guard goes forward.
 type PromotionConfig struct {
-	Mode        string        `yaml:"mode"`        // off (default), manual or auto
-	Steps       []StepConfig  `yaml:"steps"`       // default [10, 30, 50, 100]
-	Interval    time.Duration `yaml:"interval"`    // before each step that has none of its own; default 5m
-	MinRequests int           `yaml:"minRequests"` // of the canary in an interval; default 100
+	Mode        string        `yaml:"mode"`        // who moves traffic to the canary: off (CI alone), manual (a step for each guardian promote) or auto
+	Steps       []StepConfig  `yaml:"steps"`       // weights of the canary, ascending to 100; default [10, 30, 50, 100]
+	Interval    time.Duration `yaml:"interval"`    // least time before each step that has none of its own; default 5m
+	MinRequests int           `yaml:"minRequests"` // requests that the canary must have had at the present weight; default 100
 	Windows     WindowsConfig `yaml:"windows"`
-	Gates       []GateConfig  `yaml:"gates"`
+	Gates       []GateConfig  `yaml:"gates"` // queries that must be true before a step
 }
 
 // StepConfig is one rung of the ladder: a number, or the long form.
 type StepConfig struct {
-	Weight   int           `yaml:"weight"`   // percent, 1–100
-	Interval time.Duration `yaml:"interval"` // least time at the weight before; default promotion.interval
-	Bake     time.Duration `yaml:"bake"`     // further time at this weight; default 0
+	Weight   int           `yaml:"weight"`   // percent, 1–100; required
+	Interval time.Duration `yaml:"interval"` // least time at the weight before. Empty: promotion.interval
+	Bake     time.Duration `yaml:"bake"`     // further time at this weight before the next step. Empty: 0s
 }
 
 // unset is the interval of a step that has none of its own: 0s is one.
@@ -271,8 +277,8 @@ const unset time.Duration = math.MinInt64
 
 // WindowsConfig says when steps may be taken, in Alertmanager's time intervals.
 type WindowsConfig struct {
-	Active []timeinterval.TimeInterval `yaml:"active"` // empty: always
-	Mute   []timeinterval.TimeInterval `yaml:"mute"`   // wins over Active
+	Active []timeinterval.TimeInterval `yaml:"active"` // when steps may be taken, in UTC where no location is given. Empty: always
+	Mute   []timeinterval.TimeInterval `yaml:"mute"`   // when none may; wins over active
 }
 
 // Open reports whether a step may be taken at now. Intervals without a location
@@ -305,8 +311,8 @@ func (w WindowsConfig) closed() func(time.Time) string {
 // GateConfig is a PromQL expression that must be true before a step: at least
 // one sample, and none of them zero.
 type GateConfig struct {
-	Name  string `yaml:"name"`
-	Query string `yaml:"query"`
+	Name  string `yaml:"name"`  // by which status and history call the gate
+	Query string `yaml:"query"` // PromQL: open with at least one sample, none of them 0 or NaN
 }
 
 // DefaultConfig is what guardian does when the file is silent.
