@@ -153,8 +153,18 @@
 //  7. Nothing is rolled back without an alert that counts against a build that
 //     serves now.
 //
-// TestPropertyInvariantsHold checks them over random sequences of events, with an
-// API server that refuses any write, for a while or for good.
+// TestPropertyInvariantsHold checks them over random sequences of events on two
+// replicas. An API server refuses any write, for a while or for good, takes one and
+// loses the answer, or refuses to list. Watches lag or are away; records are edited,
+// restored from an older copy, or deleted; other guards have records of the same
+// canary; people shift, unlock, pause, disarm and change the mode; pods come of new
+// builds, of old ones (an undo), of templates that are no build (a restart, a chart's
+// label), and of several workloads at once; Prometheus's clock is up to five minutes off;
+// replicas are killed between two writes. Some sequences begin with a story: a few
+// events in an order that chance seldom finds. A ledger of the test's own (who
+// served when, what was rolled back, forgiven, or has stood its window out) says what
+// each write may be, not the decision's own words. Replicas whose clocks differ, and a
+// VirtualService that leaves the configuration, have tests of their own.
 //
 // # Confirmed
 //
