@@ -160,16 +160,8 @@ spec:
 		return p.mustKubectl(clusterAdmin, ns, append([]string{"apply", "--server-side", "--force-conflicts", "--field-manager=kustomize-controller", "-f", file}, more...)...)
 	}
 	apply(set("bad"))
-	// guardian's rollback: lock and weights in one patch.
-	patch, err := json.Marshal([]Op{{Op: "add", Path: "/metadata/annotations", Value: map[string]string{key: mustEncode(t, theGuardian.lock(ns, bySubset, all))}},
-		{Op: "add", Path: "/spec/http/0/route/0/weight", Value: 100}, {Op: "add", Path: "/spec/http/0/route/1/weight", Value: 0}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	p.rollBack(ns)
 	client := vsClient(t, p.plane.RESTConfig(theGuardian.in(ns)), ns, "v1")
-	if _, err := client.Patch(t.Context(), "orders-service", types.JSONPatchType, patch, metav1.PatchOptions{FieldManager: FieldManager}); err != nil {
-		t.Fatal(err)
-	}
 	fixed := set("fixed")
 	if out := apply(fixed, "--dry-run=server"); !strings.Contains(out, "deployment.apps/orders-v2 serverside-applied") || !strings.Contains(out, "guardian holds") {
 		t.Errorf("the set as a dry run: %s", out)
