@@ -417,23 +417,6 @@ func (s *snapshot) putBeside(all []inspection) {
 	}
 }
 
-// merge is the traffic of two VirtualServices of one guard, or of two routes
-// of one VirtualService. One without a share has no say in the lowest.
-func (t Traffic) merge(o Traffic) Traffic {
-	lowest := min(t.Lowest, o.Lowest)
-	switch {
-	case t.Counted == 0:
-		lowest = o.Lowest
-	case o.Counted == 0:
-		lowest = t.Lowest
-	}
-	return Traffic{
-		Weight: max(t.Weight, o.Weight), Lowest: lowest, Counted: t.Counted + o.Counted, Split: t.Split + o.Split,
-		CanaryOnly: t.CanaryOnly + o.CanaryOnly, StableOnly: t.StableOnly + o.StableOnly, Unsplit: t.Unsplit + o.Unsplit,
-		Mirrors: t.Mirrors + o.Mirrors,
-	}
-}
-
 // reach is what the guard's VirtualServices will come to when the canary is
 // taken to weight, percent 1–100: what plan writes for a step. Where weights do
 // not add up to 100 that can be more than was asked for; Lowest never is less.

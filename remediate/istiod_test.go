@@ -119,15 +119,15 @@ func gist(err error) string {
 	return text
 }
 
-// moves are what guardian does to a VirtualService in its life: a step, a
+// aLife is what guardian does to a VirtualService in its life: a step, a
 // rollback, giving back, the last step, and a rollback from there.
-var moves = []int{25, 0, KeepWeights, 100, 0, KeepWeights}
+var aLife = []int{25, 0, KeepWeights, 100, 0, KeepWeights}
 
 // live through all moves of one VirtualService.
 func (j *istioJudge) try(what, name string, p Pair, o RewriteOptions) {
 	j.t.Helper()
 	var changes []Change
-	for _, weight := range moves {
+	for _, weight := range aLife {
 		vs, err := j.live.virtualService(j.t.Context(), name)
 		if err != nil || vs == nil {
 			j.t.Fatalf("%s: read: %v", what, err)

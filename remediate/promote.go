@@ -470,22 +470,3 @@ func sameButWords(a, b Record) bool {
 	b.Status.takeWords(a.Status)
 	return maps.Equal(a.Data(), b.Data())
 }
-
-// text says what the canary has, for people.
-func (t Traffic) text() string {
-	text := fmt.Sprintf("canary has %d%%", t.Weight)
-	switch {
-	case t.Weight > 0 || t.CanaryOnly == 0:
-		return text
-	case t.CanaryOnly == 1:
-		return text + ", and 1 route of testers"
-	}
-	return text + fmt.Sprintf(", and %d routes of testers", t.CanaryOnly)
-}
-
-// full says that every route gives the canary all of the pair's traffic. A
-// canary that has some paths to itself, while others lead to stable and none to
-// both, has only a part of it.
-func (t Traffic) full() bool {
-	return t.Weight == 100 && t.Lowest == 100 && (t.Split > 0 || t.StableOnly == 0)
-}

@@ -222,18 +222,6 @@ type HistoryEntry struct {
 	Reason string    `json:"reason"`
 }
 
-// Change is one field that guardian re-pointed in a VirtualService and that is
-// no part of the split: of a canary-only route or a mirror, or the weights of a
-// route of testers. It is undone only where the field still is what guardian
-// wrote.
-type Change struct {
-	VirtualService string          `json:"vs"`
-	Path           string          `json:"path"`            // JSON pointer; of a route's list for its weights
-	Was            json.RawMessage `json:"was,omitempty"`   // absent: the field was not there
-	Wrote          json.RawMessage `json:"wrote,omitempty"` // absent: guardian removed the field
-	Route          string          `json:"route"`           // mark of the route that Path stood in, so that no other route is touched
-}
-
 // ParseRecord reads a record's ConfigMap; a nil ConfigMap is an empty record.
 // The error names the keys that cannot be read.
 func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
