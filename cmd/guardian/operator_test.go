@@ -29,8 +29,8 @@ import (
 
 const operatorGuards = 1000
 
-// operated is a rig whose rules go through the real prometheus-operator.
-type operated struct {
+// operatorRig is a rig whose rules go through the real prometheus-operator.
+type operatorRig struct {
 	*rig
 	client dynamic.Interface
 	folder string // of rule files, as the operator wrote them
@@ -39,7 +39,7 @@ type operated struct {
 // TestTheRealOperatorTakesTheRulesOfAThousandGuards has the real guardian write the rules, the real operator make rule
 // files of them, the real Prometheus load those, and one of the guards fail.
 func TestTheRealOperatorTakesTheRulesOfAThousandGuards(t *testing.T) {
-	r := &operated{rig: newRig(t), folder: t.TempDir()}
+	r := &operatorRig{rig: newRig(t), folder: t.TempDir()}
 	var err error
 	r.client, err = dynamic.NewForConfig(r.plane.RESTConfig(controlplane.Admin))
 	r.must(err)
@@ -94,7 +94,7 @@ func TestTheRealOperatorTakesTheRulesOfAThousandGuards(t *testing.T) {
 }
 
 // prometheusObject is what the operator serves, selecting rules as kube-prometheus-stack does.
-func (r *operated) prometheusObject() {
+func (r *operatorRig) prometheusObject() {
 	r.t.Helper()
 	_, err := r.client.Resource(monitoringv1.SchemeGroupVersion.WithResource("prometheuses")).Namespace(r.ns).Create(r.t.Context(), &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "metadata": map[string]any{"name": "main"},
@@ -104,7 +104,7 @@ func (r *operated) prometheusObject() {
 }
 
 // thousand is guardian's configuration: one guard with a service, and many whose Deployments are only named.
-func (r *operated) thousand(app *controlplane.App, alerts, metrics int, am, prom string) string {
+func (r *operatorRig) thousand(app *controlplane.App, alerts, metrics int, am, prom string) string {
 	extra := fmt.Sprintf("alertmanager: {url: %q}\nprometheus: {url: %q}\nrules: {scrapeInterval: 5s, labels: {release: stack}}", am, prom)
 	config := strings.Replace(r.config(fmt.Sprintf("127.0.0.1:%d", alerts), extra, app), `"127.0.0.1:0"`, fmt.Sprintf(`"127.0.0.1:%d"`, metrics), 1)
 	var b strings.Builder
@@ -115,7 +115,7 @@ func (r *operated) thousand(app *controlplane.App, alerts, metrics int, am, prom
 	return b.String()
 }
 
-func (r *operated) until(what string, ok func(context.Context) error) {
+func (r *operatorRig) until(what string, ok func(context.Context) error) {
 	r.t.Helper()
 	deadline := time.Now().Add(5 * time.Minute) // 1,000 guards on a busy machine
 	for {
@@ -131,7 +131,7 @@ func (r *operated) until(what string, ok func(context.Context) error) {
 }
 
 // unwatched waits for the record to say whether something proves that the rules watch the canary.
-func (r *operated) unwatched(app *controlplane.App, want bool) {
+func (r *operatorRig) unwatched(app *controlplane.App, want bool) {
 	r.t.Helper()
 	r.until("what the record says of the rules", func(ctx context.Context) error {
 		rec, err := r.record(ctx, app.Name)
@@ -143,7 +143,7 @@ func (r *operated) unwatched(app *controlplane.App, want bool) {
 }
 
 // written are the rules as guardian wrote them.
-func (r *operated) written() []unstructured.Unstructured {
+func (r *operatorRig) written() []unstructured.Unstructured {
 	r.t.Helper()
 	var out []unstructured.Unstructured
 	r.until("rules of all guards", func(ctx context.Context) error {
@@ -191,7 +191,7 @@ func guardsIn(t *testing.T, objects []unstructured.Unstructured) int {
 
 // taken waits until the operator has made rule files of all objects, which is how it says that it accepts them, and
 // stores them where Prometheus reads.
-func (r *operated) taken(objects []unstructured.Unstructured) {
+func (r *operatorRig) taken(objects []unstructured.Unstructured) {
 	r.t.Helper()
 	var files map[string]string
 	r.until("rule files of all objects", func(ctx context.Context) error {
@@ -224,7 +224,7 @@ func (r *operated) taken(objects []unstructured.Unstructured) {
 }
 
 // loaded waits until Prometheus has evaluated the rules of all guards without an error.
-func (r *operated) loaded(prom *controlplane.Server) {
+func (r *operatorRig) loaded(prom *controlplane.Server) {
 	r.t.Helper()
 	var slowest float64
 	var groups int
