@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -300,7 +301,7 @@ func TestNoWriteSlipsInBetweenLockAndWeights(t *testing.T) {
 			})
 		}
 		close(start)
-		patch, err := json.Marshal([]Op{{Op: "add", Path: "/metadata/annotations", Value: map[string]string{key: mustEncode(t, theGuardian.lock(ns, bySubset, all))}},
+		patch, err := json.Marshal([]virtualservice.Op{{Op: "add", Path: "/metadata/annotations", Value: map[string]string{key: mustEncode(t, theGuardian.lock(ns, bySubset, all))}},
 			{Op: "add", Path: "/spec/http/0/route/0/weight", Value: 100}, {Op: "add", Path: "/spec/http/0/route/1/weight", Value: 0}})
 		if err != nil {
 			t.Fatal(err)

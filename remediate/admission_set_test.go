@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -157,7 +158,7 @@ func TestASetIsTriedAndAppliedAsTheNamespacesLabelSays(t *testing.T) {
 // rollBack writes lock and weights in one patch, as guardian's rollback does.
 func (p *policed) rollBack(ns string) {
 	p.t.Helper()
-	patch, err := json.Marshal([]Op{
+	patch, err := json.Marshal([]virtualservice.Op{
 		{Op: "add", Path: "/metadata/annotations", Value: map[string]string{key: mustEncode(p.t, theGuardian.lock(ns, bySubset, all))}},
 		{Op: "add", Path: "/spec/http/0/route/0/weight", Value: 100}, {Op: "add", Path: "/spec/http/0/route/1/weight", Value: 0},
 	})

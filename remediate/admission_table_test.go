@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -59,7 +60,7 @@ type lockedState struct {
 }
 
 // lock is the lock of a pair by guardian.
-func (w who) lock(ns string, p Pair, o RewriteOptions) LockAnnotation {
+func (w who) lock(ns string, p virtualservice.Pair, o virtualservice.Options) LockAnnotation {
 	p.Namespace = ns
 	l := lockOf(p, o)
 	l.By = w.in(ns)
@@ -137,7 +138,7 @@ func blockedAt(spec string) func(string) lockedState {
 // twoLocks are a canary of one guard and another of a second, in one route.
 func twoLocks(spec string) func(string) lockedState {
 	return func(ns string) lockedState {
-		v3 := Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v3"}, Host: "orders-service"}
+		v3 := virtualservice.Pair{Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v3"}, Host: "orders-service"}
 		locks := orders(ns)
 		locks["orders-next"] = theGuardian.lock(ns, v3, all)
 		return lockedState{spec: spec, locks: locks}
@@ -181,7 +182,7 @@ func rolledBackRows() []tableRow {
 		{name: "testers to the canary", change: to("{http: [" + testers + ", {route: [" + toV1 + "]}]}"), want: map[answer][]who{refused: others, passes: {theGuardian}, holds: {argo}}},
 		{name: "testers to the canary, as they were", before: blockedAt("{http: [" + testers + ", {route: [" + toV1 + "]}]}"), change: to("{http: [" + testers + ", {timeout: 3s, route: [" + toV1 + "]}]}"), want: anybody},
 		{name: "testers to the canary, where they are spared", before: func(ns string) lockedState {
-			return lockedState{spec: split(100, 0), locks: map[string]LockAnnotation{"orders-service": theGuardian.lock(ns, bySubset, RewriteOptions{})}}
+			return lockedState{spec: split(100, 0), locks: map[string]LockAnnotation{"orders-service": theGuardian.lock(ns, bySubset, virtualservice.Options{})}}
 		}, change: to("{http: [" + testers + ", {route: [" + toV1 + "]}]}"), want: anybody},
 		{name: "the host without a subset", change: to("{http: [{route: [{destination: {host: orders-service}}]}]}"), want: nobodyElse},
 		{name: "a tcp route to the canary", change: to("{http: [{route: [" + toV1 + "]}], tcp: [{route: [" + toV2 + "]}]}"), want: nobodyElse},

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
@@ -95,8 +96,8 @@ func lockedBy(t testing.TB, vs *unstructured.Unstructured, guard string, l LockA
 }
 
 // lockOf is the lock that a rollback of a pair leaves.
-func lockOf(p Pair, o RewriteOptions) LockAnnotation {
-	return LockAnnotation{By: guardianUser, Canary: denied(p), Stable: Spellings(p, p.Stable), MatchRoutes: o.MatchRoutes, Mirrors: o.Mirrors, Build: "4f2a", Since: at,
+func lockOf(p virtualservice.Pair, o virtualservice.Options) LockAnnotation {
+	return LockAnnotation{By: guardianUser, Canary: virtualservice.Denied(p), Stable: virtualservice.Spellings(p, p.Stable), MatchRoutes: o.MatchRoutes, Mirrors: o.Mirrors, Build: "4f2a", Since: at,
 		Message: "orders-service: v2 (build 4f2a) was rolled back at 12:00"}
 }
 
@@ -108,18 +109,18 @@ func TestThePolicyDeniesWhatARollbackTakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hostLast := Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Host: "orders-v2"}, Host: "orders-service"}
-	hostFirst := Pair{Stable: Ref{Host: "orders-v1"}, Canary: Ref{Subset: "v2"}, Host: "orders-service", Domain: "corp.example"}
+	hostLast := virtualservice.Pair{Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Host: "orders-v2"}, Host: "orders-service"}
+	hostFirst := virtualservice.Pair{Stable: virtualservice.Ref{Host: "orders-v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Host: "orders-service", Domain: "corp.example"}
 	for _, g := range []struct {
 		name  string
-		o     RewriteOptions
-		pairs []Pair
+		o     virtualservice.Options
+		pairs []virtualservice.Pair
 	}{
-		{"all", all, []Pair{bySubset, byHost}},
-		{"weights alone", RewriteOptions{}, []Pair{bySubset}},
-		{"weights alone, by host", RewriteOptions{}, []Pair{byHost}},
-		{"weights alone, a canary's host", RewriteOptions{}, []Pair{hostLast}},
-		{"weights alone, a stable's host, another domain", RewriteOptions{}, []Pair{hostFirst}},
+		{"all", all, []virtualservice.Pair{bySubset, byHost}},
+		{"weights alone", virtualservice.Options{}, []virtualservice.Pair{bySubset}},
+		{"weights alone, by host", virtualservice.Options{}, []virtualservice.Pair{byHost}},
+		{"weights alone, a canary's host", virtualservice.Options{}, []virtualservice.Pair{hostLast}},
+		{"weights alone, a stable's host, another domain", virtualservice.Options{}, []virtualservice.Pair{hostFirst}},
 	} {
 		old := withSpec(t, "{http: [{redirect: {uri: /}}]}")
 		for i := range g.pairs {
@@ -131,7 +132,7 @@ func TestThePolicyDeniesWhatARollbackTakes(t *testing.T) {
 			now.SetAnnotations(old.GetAnnotations())
 			deny := false
 			for _, p := range g.pairs {
-				r, err := Rewrite(now.Object, p, 0, g.o, nil)
+				r, err := virtualservice.Rewrite(now.Object, p, 0, g.o, nil)
 				deny = deny || err == nil && len(r.Ops) > 0
 			}
 			got, err := j.rule(t.Context(), attempt{user: "ci", old: old, new: now})
@@ -149,7 +150,7 @@ func TestThePolicyDeniesWhatARollbackTakes(t *testing.T) {
 
 // checkHeld: a write that is held comes out without anything that a rollback
 // would take, and with the locks that stood.
-func checkHeld(t *testing.T, j *judge, name string, pairs []Pair, o RewriteOptions, old, now *unstructured.Unstructured) {
+func checkHeld(t *testing.T, j *judge, name string, pairs []virtualservice.Pair, o virtualservice.Options, old, now *unstructured.Unstructured) {
 	t.Helper()
 	asked := now.DeepCopy()
 	asked.SetAnnotations(nil)
@@ -164,11 +165,11 @@ func checkHeld(t *testing.T, j *judge, name string, pairs []Pair, o RewriteOptio
 		}
 	}
 	for _, p := range pairs {
-		before, err := Inspect(now.Object, p, o)
+		before, err := virtualservice.Inspect(now.Object, p, o)
 		if err != nil {
 			continue // it does not name the pair
 		}
-		after, err := Inspect(got.object.Object, p, o)
+		after, err := virtualservice.Inspect(got.object.Object, p, o)
 		if err != nil || !after.Clean() {
 			t.Errorf("%s, held: the canary has %+v (%v), asked for was %+v", name, after, err, before)
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -635,8 +636,8 @@ func sameRecord(old *corev1.ConfigMap, r Record) bool {
 }
 
 // patchVirtualService applies ops with a test of the resource version.
-func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (*unstructured.Unstructured, error) {
-	body, err := json.Marshal(append([]Op{{Op: "test", Path: "/metadata/resourceVersion", Value: vs.GetResourceVersion()}}, ops...))
+func (w *writer) patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []virtualservice.Op, manager string) (*unstructured.Unstructured, error) {
+	body, err := json.Marshal(append([]virtualservice.Op{{Op: "test", Path: "/metadata/resourceVersion", Value: vs.GetResourceVersion()}}, ops...))
 	if err != nil {
 		return nil, fmt.Errorf("patch VirtualService %s/%s: %w", w.namespace, vs.GetName(), err)
 	}
@@ -660,11 +661,11 @@ func (w *writer) release(ctx context.Context, name string) error {
 	if u == nil {
 		return nil
 	}
-	var ops []Op
+	var ops []virtualservice.Op
 	fields := u.GetManagedFields()
 	for i := len(fields) - 1; i >= 0; i-- {
 		if fields[i].Manager == FieldManager {
-			ops = append(ops, Op{Op: "remove", Path: fmt.Sprintf("/metadata/managedFields/%d", i)})
+			ops = append(ops, virtualservice.Op{Op: "remove", Path: fmt.Sprintf("/metadata/managedFields/%d", i)})
 		}
 	}
 	if len(ops) == 0 {

@@ -57,7 +57,7 @@ type Marks struct {
 func (d *decider) observed() State {
 	s := d.rec.Status
 	switch {
-	case !d.in.Traffic.full():
+	case !d.in.Traffic.Full():
 		return StateShifting
 	case s.Unverified:
 		return StateUnverified

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -135,7 +136,7 @@ func New(o Options) (*Controller, error) {
 		o.EventClient = o.Client
 	}
 	if o.Domain == "" {
-		o.Domain = defaultDomain
+		o.Domain = virtualservice.DefaultDomain
 	}
 	if o.Instance == "" {
 		o.Instance = DefaultInstance
@@ -313,7 +314,7 @@ func (c *Controller) hurry(guard string) {
 }
 
 // restarted is called by the pod watch with further restarts.
-func (c *Controller) restarted(guard string, ref Ref, byReason map[string]int64) {
+func (c *Controller) restarted(guard string, ref virtualservice.Ref, byReason map[string]int64) {
 	c.o.Metrics.restarted(guard, ref, byReason)
 }
 

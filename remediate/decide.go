@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // Action is what an alert asks for.
@@ -78,9 +80,9 @@ type Gate struct {
 type Input struct {
 	Guard   Guard
 	Record  Record
-	Traffic Traffic     // as found in the guard's VirtualServices
-	Testers testerMarks // of their routes for testers
-	Unsafe  string      // why the VirtualServices cannot be rewritten; empty: they can
+	Traffic virtualservice.Traffic // as found in the guard's VirtualServices
+	Testers virtualservice.Testers // of their routes for testers
+	Unsafe  string                 // why the VirtualServices cannot be rewritten; empty: they can
 	Canary  Workload
 	Stable  Endpoints
 	Paused  bool      // by annotation on a VirtualService
@@ -135,7 +137,7 @@ type Input struct {
 	// Reach is what the VirtualServices come to when the canary is taken to a
 	// weight, percent 1–100, or why they cannot be. It is a pure function of
 	// what was gathered. Nil: exactly that weight.
-	Reach func(weight int) (Traffic, error)
+	Reach func(weight int) (virtualservice.Traffic, error)
 }
 
 // Count is the canary's number of requests since the last change of weights,
@@ -352,7 +354,7 @@ func (d *decider) observe() {
 				s.Promoting = s.Build
 			}
 			d.note("new-build", "", "new build "+s.Build+" of the canary")
-			if in.Traffic.full() && s.Full {
+			if in.Traffic.Full() && s.Full {
 				s.PromotedAt, s.CompletedAt, s.Unverified = d.now, time.Time{}, true
 				d.note("unverified", "", "build "+s.Build+" went out without a canary: the canary already had all traffic")
 			}
@@ -363,7 +365,7 @@ func (d *decider) observe() {
 		s.Rolling = s.Build != "" && !done
 	case s.Rolling && done:
 		s.Rolling = false
-		if in.Traffic.full() {
+		if in.Traffic.Full() {
 			s.PromotedAt, s.CompletedAt = d.now, time.Time{}
 		} else if in.Traffic.Weight > 0 {
 			s.MovedAt = d.now // until now the build before has answered as well
@@ -408,15 +410,15 @@ func (d *decider) setRight() {
 func (d *decider) observeSplits(first bool) {
 	s, t := &d.rec.Status, d.in.Testers
 	seen := t.Splitting
-	if first && d.in.Traffic.full() {
+	if first && d.in.Traffic.Full() {
 		seen = slices.Concat(seen, t.Whole)
 	}
-	s.Splits = rememberSplits(s.Splits, seen, t.All)
+	s.Splits = virtualservice.RememberSplits(s.Splits, seen, t.All)
 }
 
 // observeWeight brings the record's view of the weights up to date.
 func (d *decider) observeWeight(first bool) {
-	s, w, full := &d.rec.Status, d.in.Traffic.Weight, d.in.Traffic.full()
+	s, w, full := &d.rec.Status, d.in.Traffic.Weight, d.in.Traffic.Full()
 	spread := max(0, w-d.in.Traffic.Lowest)
 	if first {
 		s.Weight, s.Spread, s.Full, s.MovedAt = w, spread, full, d.now
@@ -811,7 +813,7 @@ func (d *decider) refusedRuns() string {
 func (d *decider) neverDone() bool {
 	s, l := d.rec.Status, d.rec.Lock
 	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback })
-	return d.was.Status.State == StateBlocked && d.in.Traffic.full() && d.windowOver() && s.Weight > 0 &&
+	return d.was.Status.State == StateBlocked && d.in.Traffic.Full() && d.windowOver() && s.Weight > 0 &&
 		!fires && l.Kind == LockBuild && (l.By == byAlert || l.By == byRefused)
 }
 
@@ -895,7 +897,7 @@ func (d *decider) open() {
 			d.doubt = d.doubt || d.isNew(a)
 			d.noteAlert(a, "canary has no traffic; "+d.would("it will be rolled back at once if it gets some", "it would be rolled back at once if it got some"))
 		}
-	case d.in.Traffic.full() && d.windowOver():
+	case d.in.Traffic.Full() && d.windowOver():
 		d.state, d.text = StateCompleted, "canary has had all traffic for longer than rollback.window"
 		d.rec.Status.Unverified = false
 		d.bake()
@@ -915,7 +917,7 @@ func (d *decider) open() {
 		}
 		d.dropAsked(d.text)
 		return
-	case d.in.Traffic.full():
+	case d.in.Traffic.Full():
 		d.state, d.text = StatePromoted, "canary has all traffic; "+d.would("rolled back on an alert", "an alert would roll it back")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		if s.Unverified {
 			d.state, d.text = StateUnverified, "a new build went out without a canary; "+d.would("rolled back on an alert", "an alert would roll it back")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
@@ -924,7 +926,7 @@ func (d *decider) open() {
 			d.wake(end)
 		}
 	default:
-		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, d.in.Traffic.text())
+		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, d.in.Traffic.Text())
 	}
 	d.giveUp()
 	d.holdOrPromote()

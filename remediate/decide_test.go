@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"pgregory.net/rapid"
 )
 
@@ -21,13 +22,13 @@ var at = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 func given(edits ...func(*Input)) Input {
 	in := Input{
 		Guard: Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
-			DestinationRule: "orders-service", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"},
+			DestinationRule: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
 			Rollback: Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 			Promotion: Promotion{Mode: PromotionOff, MinRequests: 100, Steps: []Step{{Weight: 10, Interval: 5 * time.Minute},
 				{Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute, Bake: 2 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
 			AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute},
 		Record:  Record{Status: Status{State: StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at.Add(-10 * time.Minute), Served: []Served{{Build: "b1", From: at.Add(-10 * time.Minute)}}}},
-		Traffic: Traffic{Weight: 50, Lowest: 50, Split: 1},
+		Traffic: virtualservice.Traffic{Weight: 50, Lowest: 50, Split: 1},
 		Canary: Workload{Build: "b1", Since: at.Add(-time.Hour), Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true,
 			Ages: map[string]PodAge{"b1": {Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour)}}},
 		Stable: Endpoints{Ready: 2},

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -16,7 +17,7 @@ import (
 // that its decision is applied to.
 type snapshot struct {
 	input    Input
-	pair     Pair
+	pair     virtualservice.Pair
 	record   *corev1.ConfigMap // nil: none yet
 	stored   Record            // what record says
 	services []*unstructured.Unstructured
@@ -88,7 +89,7 @@ func (s *snapshot) cannotRead(err error) string {
 // gatherPair resolves the two destinations and reads what runs behind them.
 func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) error {
 	g := s.input.Guard
-	s.pair = Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: domain}
+	s.pair = virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: domain}
 	var rule *keptRule
 	if g.Stable.Host == "" || g.Canary.Host == "" {
 		dr, err := r.destinationRule(ctx, g.DestinationRule)
@@ -106,7 +107,7 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 		}
 		s.pair.Host, rule = dr.host, dr
 	}
-	s.input.Deny, s.input.Spare = denied(s.pair), Spellings(s.pair, g.Stable)
+	s.input.Deny, s.input.Spare = virtualservice.Denied(s.pair), virtualservice.Spellings(s.pair, g.Stable)
 	stable, why, err := s.side(ctx, r, g.Stable, rule)
 	if err != nil {
 		return err
@@ -133,7 +134,7 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 		return nil // a canary that is not there is no build
 	}
 	if rule != nil && g.Canary.Host == "" {
-		s.input.Deny = denied(s.pair, rule.leadingTo(canary, g.Stable, g.Canary)...)
+		s.input.Deny = virtualservice.Denied(s.pair, rule.leadingTo(canary, g.Stable, g.Canary)...)
 	}
 	s.sides.Canary = canary.Side
 	if canary.unread {
@@ -185,7 +186,7 @@ type resolvedSide struct {
 
 // side finds what runs behind ref; why says that there is no such destination.
 // rule may be nil for a ref to a host.
-func (s *snapshot) side(ctx context.Context, r reader, ref Ref, rule *keptRule) (side resolvedSide, why string, err error) {
+func (s *snapshot) side(ctx context.Context, r reader, ref virtualservice.Ref, rule *keptRule) (side resolvedSide, why string, err error) {
 	g, host := s.input.Guard, ref.Host
 	if host == "" {
 		host = s.pair.Host
@@ -195,8 +196,8 @@ func (s *snapshot) side(ctx context.Context, r reader, ref Ref, rule *keptRule) 
 		}
 		side.Labels = side.subset.set()
 	}
-	side.Host = NormalizeHost(host, g.Namespace, s.pair.Domain)
-	name, namespace, ok := serviceOf(side.Host, s.pair.Domain)
+	side.Host = virtualservice.NormalizeHost(host, g.Namespace, s.pair.Domain)
+	name, namespace, ok := virtualservice.ServiceOf(side.Host, s.pair.Domain)
 	switch {
 	case !ok:
 		return side, fmt.Sprintf("host %s is no Service of this cluster: its ready endpoints cannot be counted", side.Host), nil
@@ -313,8 +314,8 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 			all[i] = s.known.inspect(g.Name, vs, s.pair, s.options(in.Record, vs.GetName()))
 		}
 		in.Owed = in.Owed || owes(vs, s.pair, s.options(in.Record, vs.GetName()), in.Record.Changed)
-		in.Traffic = in.Traffic.merge(all[i].traffic)
-		in.Testers = in.Testers.merge(all[i].testers)
+		in.Traffic = in.Traffic.Merge(all[i].traffic)
+		in.Testers = in.Testers.Merge(all[i].testers)
 	}
 	if configured == 0 {
 		in.Absent = strings.Join(append(missing, unnamed...), "; ")
@@ -352,7 +353,7 @@ func (s *snapshot) gatherHeld(ctx context.Context, r reader) {
 // cannot be listed keeps nothing from being rolled back, and everything from
 // going forward.
 func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
-	spelled := Spellings(s.pair, s.pair.Canary)
+	spelled := virtualservice.Spellings(s.pair, s.pair.Canary)
 	if len(spelled) == 0 {
 		return
 	}
@@ -377,7 +378,7 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 
 // owes says whether something that a rollback has re-pointed in a
 // VirtualService can be given back, or is no longer there to be.
-func owes(vs *unstructured.Unstructured, p Pair, o RewriteOptions, changed []Change) bool {
+func owes(vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice.Options, changed []virtualservice.Change) bool {
 	own := 0
 	for _, c := range changed {
 		if c.VirtualService == vs.GetName() {
@@ -387,17 +388,17 @@ func owes(vs *unstructured.Unstructured, p Pair, o RewriteOptions, changed []Cha
 	if own == 0 {
 		return false
 	}
-	w, _, err := rewrite(vs.Object, p, KeepWeights, o, changed)
+	w, _, err := virtualservice.Edit(vs.Object, p, virtualservice.KeepWeights, o, changed)
 	return err == nil && (len(w.Ops) > 0 || len(w.Changes) != own)
 }
 
-func (r Rollback) options() RewriteOptions {
-	return RewriteOptions{MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors}
+func (r Rollback) options() virtualservice.Options {
+	return virtualservice.Options{MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors}
 }
 
 // options say how one of the guard's VirtualServices is rewritten, by what a
 // record knows of its routes.
-func (s *snapshot) options(r Record, virtualService string) RewriteOptions {
+func (s *snapshot) options(r Record, virtualService string) virtualservice.Options {
 	o := s.input.Guard.Rollback.options()
 	o.Split, o.Beside = strings.Join(r.Status.Splits, " "), s.beside[virtualService]
 	return o
@@ -421,24 +422,24 @@ func (s *snapshot) putBeside(all []inspection) {
 // taken to weight, percent 1–100: what plan writes for a step. Where weights do
 // not add up to 100 that can be more than was asked for; Lowest never is less.
 // The error is an UnsafeError when some route cannot be brought so far.
-func (s *snapshot) reach(weight int) (Traffic, error) {
-	var all Traffic
+func (s *snapshot) reach(weight int) (virtualservice.Traffic, error) {
+	var all virtualservice.Traffic
 	var passed error
 	for _, vs := range s.services {
 		if s.former[vs.GetName()] {
 			continue
 		}
 		o := s.options(s.input.Record, vs.GetName())
-		w, err := Rewrite(vs.Object, s.pair, weight, o, s.input.Record.Changed)
-		var unsafe *UnsafeError
+		w, err := virtualservice.Rewrite(vs.Object, s.pair, weight, o, s.input.Record.Changed)
+		var unsafe *virtualservice.UnsafeError
 		if errors.As(err, &unsafe) { // it stays as it is
 			passed = err
-			w.After, err = Inspect(vs.Object, s.pair, o)
+			w.After, err = virtualservice.Inspect(vs.Object, s.pair, o)
 		}
 		if err != nil {
 			return all, err
 		}
-		all = all.merge(w.After)
+		all = all.Merge(w.After)
 	}
 	if passed != nil && all.Lowest < weight {
 		return all, passed

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
@@ -23,7 +25,7 @@ func (s servedVirtualServices) virtualService(_ context.Context, name string) (*
 
 // gathered reads the traffic of VirtualServices with these http routes. They
 // are called vs0, vs1, …; an empty text is one that does not exist.
-func gathered(t *testing.T, p Pair, o Rollback, http ...string) *snapshot {
+func gathered(t *testing.T, p virtualservice.Pair, o Rollback, http ...string) *snapshot {
 	t.Helper()
 	s := &snapshot{pair: p, input: Input{Guard: Guard{Name: "orders", Namespace: "microservices", Stable: p.Stable, Canary: p.Canary, Rollback: o}}}
 	served := servedVirtualServices{byName: map[string]*unstructured.Unstructured{}}
@@ -45,34 +47,23 @@ func gathered(t *testing.T, p Pair, o Rollback, http ...string) *snapshot {
 	return s
 }
 
-// splitOf is one route that names both.
-func splitOf(v1, v2 int) string {
-	return fmt.Sprintf("[{route: [{destination: {host: orders-service, subset: v1}, weight: %d}, {destination: {host: orders-service, subset: v2}, weight: %d}]}]", v1, v2)
-}
-
-const (
-	stableAlone  = "[{route: [{destination: {host: orders-service, subset: v1}}]}]"
-	testersAlone = "[{match: [{headers: {x: {exact: y}}}], route: [{destination: {host: orders-service, subset: v2}}]}]"
-	mirrorAlone  = "[{route: [{destination: {host: orders-service, subset: v1}}], mirror: {host: orders-service, subset: v2}}]"
-)
-
 var coverAll = Rollback{MatchRoutes: true, Mirrors: true}
 
 func TestAVirtualServiceWithoutAShareHasNoSayInTheLowest(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		http []string
-		want Traffic
+		want virtualservice.Traffic
 	}{
-		{"two splits", []string{splitOf(50, 50), splitOf(90, 10)}, Traffic{Weight: 50, Lowest: 10, Counted: 2, Split: 2}},
-		{"stable alone in the second", []string{splitOf(0, 100), stableAlone}, Traffic{Weight: 100, Lowest: 100, Counted: 1, Split: 1, StableOnly: 1}},
-		{"stable alone in the first", []string{stableAlone, splitOf(50, 50)}, Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 1, StableOnly: 1}},
-		{"testers' routes in the second", []string{splitOf(70, 30), testersAlone}, Traffic{Weight: 30, Lowest: 30, Counted: 1, Split: 1, CanaryOnly: 1}},
-		{"a mirror in the second", []string{splitOf(70, 30), mirrorAlone}, Traffic{Weight: 30, Lowest: 30, Counted: 1, Split: 1, StableOnly: 1, Mirrors: 1}},
-		{"a split at 0 does have a say", []string{splitOf(100, 0), splitOf(50, 50)}, Traffic{Weight: 50, Counted: 2, Split: 2}},
-		{"stable alone in both", []string{stableAlone, stableAlone}, Traffic{StableOnly: 2}},
-		{"one that does not exist", []string{splitOf(50, 50), ""}, Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 1}},
-		{"none at all", []string{"", ""}, Traffic{}},
+		{"two splits", []string{vstest.SplitOf(50, 50), vstest.SplitOf(90, 10)}, virtualservice.Traffic{Weight: 50, Lowest: 10, Counted: 2, Split: 2}},
+		{"stable alone in the second", []string{vstest.SplitOf(0, 100), vstest.StableAlone}, virtualservice.Traffic{Weight: 100, Lowest: 100, Counted: 1, Split: 1, StableOnly: 1}},
+		{"stable alone in the first", []string{vstest.StableAlone, vstest.SplitOf(50, 50)}, virtualservice.Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 1, StableOnly: 1}},
+		{"testers' routes in the second", []string{vstest.SplitOf(70, 30), vstest.TestersAlone}, virtualservice.Traffic{Weight: 30, Lowest: 30, Counted: 1, Split: 1, CanaryOnly: 1}},
+		{"a mirror in the second", []string{vstest.SplitOf(70, 30), vstest.MirrorAlone}, virtualservice.Traffic{Weight: 30, Lowest: 30, Counted: 1, Split: 1, StableOnly: 1, Mirrors: 1}},
+		{"a split at 0 does have a say", []string{vstest.SplitOf(100, 0), vstest.SplitOf(50, 50)}, virtualservice.Traffic{Weight: 50, Counted: 2, Split: 2}},
+		{"stable alone in both", []string{vstest.StableAlone, vstest.StableAlone}, virtualservice.Traffic{StableOnly: 2}},
+		{"one that does not exist", []string{vstest.SplitOf(50, 50), ""}, virtualservice.Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 1}},
+		{"none at all", []string{"", ""}, virtualservice.Traffic{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := gathered(t, bySubset, coverAll, c.http...).input.Traffic; got != c.want {
@@ -91,20 +82,20 @@ func TestReachIsWhatAStepComesTo(t *testing.T) {
 		highest, lowest int
 		why             string
 	}{
-		{"weights that add up to 100", []string{splitOf(100, 0)}, 10, 10, 10, ""},
-		{"weights that do not", []string{splitOf(54, 0)}, 10, 11, 11, ""},
-		{"two VirtualServices", []string{splitOf(100, 0), splitOf(14, 0)}, 10, 14, 10, ""},
-		{"the second has stable alone", []string{splitOf(100, 0), stableAlone}, 10, 10, 10, ""},
-		{"the second is too coarse", []string{splitOf(100, 0), splitOf(3, 0)}, 10, 0, 0, coarse},
-		{"the second is too coarse but far enough", []string{splitOf(100, 0), splitOf(1, 1)}, 10, 50, 10, ""},
-		{"one alone that is too coarse", []string{splitOf(1, 0)}, 10, 0, 0, coarse},
-		{"everything is never too coarse", []string{splitOf(1, 0)}, 100, 100, 100, ""},
-		{"a canary alone has everything", []string{splitOf(50, 50), "[{route: [{destination: {host: orders-service, subset: v2}}]}]"}, 70, 100, 70, ""},
+		{"weights that add up to 100", []string{vstest.SplitOf(100, 0)}, 10, 10, 10, ""},
+		{"weights that do not", []string{vstest.SplitOf(54, 0)}, 10, 11, 11, ""},
+		{"two VirtualServices", []string{vstest.SplitOf(100, 0), vstest.SplitOf(14, 0)}, 10, 14, 10, ""},
+		{"the second has stable alone", []string{vstest.SplitOf(100, 0), vstest.StableAlone}, 10, 10, 10, ""},
+		{"the second is too coarse", []string{vstest.SplitOf(100, 0), vstest.SplitOf(3, 0)}, 10, 0, 0, coarse},
+		{"the second is too coarse but far enough", []string{vstest.SplitOf(100, 0), vstest.SplitOf(1, 1)}, 10, 50, 10, ""},
+		{"one alone that is too coarse", []string{vstest.SplitOf(1, 0)}, 10, 0, 0, coarse},
+		{"everything is never too coarse", []string{vstest.SplitOf(1, 0)}, 100, 100, 100, ""},
+		{"a canary alone has everything", []string{vstest.SplitOf(50, 50), "[{route: [{destination: {host: orders-service, subset: v2}}]}]"}, 70, 100, 70, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := gathered(t, bySubset, coverAll, c.http...).input.Reach(c.weight)
 			if c.why != "" {
-				var unsafe *UnsafeError
+				var unsafe *virtualservice.UnsafeError
 				if !errors.As(err, &unsafe) || !strings.Contains(err.Error(), c.why) {
 					t.Errorf("got %+v, %v, want an UnsafeError with %q", got, err, c.why)
 				}
@@ -123,12 +114,12 @@ func TestEveryRungIsReachedOrRefusedWhateverTheTotal(t *testing.T) {
 		for weight := 1; weight <= 100; weight++ {
 			vs := virtualService("v1", "orders", "microservices", nil)
 			var http []any
-			if err := yaml.Unmarshal([]byte(splitOf(total, 0)), &http); err != nil {
+			if err := yaml.Unmarshal([]byte(vstest.SplitOf(total, 0)), &http); err != nil {
 				t.Fatal(err)
 			}
 			vs.Object["spec"] = map[string]any{"http": http}
-			r, err := Rewrite(vs.Object, bySubset, weight, all, nil)
-			var unsafe *UnsafeError
+			r, err := virtualservice.Rewrite(vs.Object, bySubset, weight, all, nil)
+			var unsafe *virtualservice.UnsafeError
 			if errors.As(err, &unsafe) {
 				if total >= 50 && total*weight >= 50 && total*(100-weight) >= 100 {
 					t.Errorf("%d%% of %d: %v", weight, total, err)

@@ -2,6 +2,8 @@ package remediate
 
 import (
 	"time"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // LockKind says what lifts the lock that a rollback leaves behind.
@@ -31,7 +33,7 @@ type Guard struct {
 	Namespace       string
 	VirtualServices []string // names in Namespace, at least one
 	DestinationRule string   // name in Namespace; not looked at when both refs are hosts
-	Stable, Canary  Ref
+	Stable, Canary  virtualservice.Ref
 	Mode            Mode // empty: ModeEnforce
 	Rollback        Rollback
 	Promotion       Promotion

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -29,7 +30,7 @@ type informers struct {
 	domain    string
 	touched   func(guards []string)
 	hurry     func(guard string) // a person asks for its rollback
-	restarted func(guard string, ref Ref, byReason map[string]int64)
+	restarted func(guard string, ref virtualservice.Ref, byReason map[string]int64)
 	refilled  func() // which caches are believed has changed
 	log       *slog.Logger
 
@@ -52,7 +53,7 @@ type informers struct {
 	guards map[string]Guard
 }
 
-func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, Ref, map[string]int64)) *informers {
+func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, virtualservice.Ref, map[string]int64)) *informers {
 	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, refilled: func() {}, log: o.Logger, parts: map[string]*cachePart{}, metrics: o.Metrics, grace: o.WatchGrace}
 	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithTransform(o.Builds.trim))
 	i.istio = newIstioAPI(o.Dynamic, o.Namespace)
@@ -215,7 +216,7 @@ func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
 		if !ok {
 			continue
 		}
-		for _, ref := range []Ref{g.Stable, g.Canary} {
+		for _, ref := range []virtualservice.Ref{g.Stable, g.Canary} {
 			if want, ok := i.selectorOf(g, ref); ok && want.matches(p.labels) {
 				i.restarted(name, ref, byReason)
 			}
@@ -234,7 +235,7 @@ func (i *informers) setGuards(guards []Guard) {
 		if g.Stable.Host == "" || g.Canary.Host == "" {
 			byDR[g.DestinationRule] = append(byDR[g.DestinationRule], g.Name)
 		}
-		for _, ref := range []Ref{g.Stable, g.Canary} {
+		for _, ref := range []virtualservice.Ref{g.Stable, g.Canary} {
 			if name, ok := i.serviceName(ref.Host); ok {
 				byHost[name] = append(byHost[name], g.Name)
 			}
@@ -253,7 +254,7 @@ func (i *informers) serviceName(host string) (string, bool) {
 // serviceIn is the Service of a namespace that a host, written in it, stands
 // for.
 func serviceIn(host, namespace, domain string) (string, bool) {
-	name, in, ok := serviceOf(NormalizeHost(host, namespace, domain), domain)
+	name, in, ok := virtualservice.ServiceOf(virtualservice.NormalizeHost(host, namespace, domain), domain)
 	return name, ok && in == namespace
 }
 
@@ -353,7 +354,7 @@ func (i *informers) ofWorkload(set keptLabels) []string {
 	return out
 }
 
-func (i *informers) hostOf(g Guard, ref Ref) string {
+func (i *informers) hostOf(g Guard, ref virtualservice.Ref) string {
 	if ref.Host != "" {
 		return ref.Host
 	}
@@ -364,7 +365,7 @@ func (i *informers) hostOf(g Guard, ref Ref) string {
 }
 
 // selectorOf is the selector of the workloads behind one destination.
-func (i *informers) selectorOf(g Guard, ref Ref) (workloadSelector, bool) {
+func (i *informers) selectorOf(g Guard, ref virtualservice.Ref) (workloadSelector, bool) {
 	var none workloadSelector
 	name, ok := i.serviceName(i.hostOf(g, ref))
 	if !ok {

@@ -4,31 +4,32 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // inspection is what one VirtualService has been found to be for one guard.
 type inspection struct {
-	traffic Traffic
-	testers testerMarks
+	traffic virtualservice.Traffic
+	testers virtualservice.Testers
 	beside  bool   // it leads everybody somewhere, or splits
 	unnamed string // the pair is not in it at all: why
 	unsafe  string // it cannot be read, or a rollback could not rewrite it: why
 }
 
-func inspect(vs *unstructured.Unstructured, p Pair, o RewriteOptions) inspection {
-	v, err := readVirtualService(vs.Object, p)
+func inspect(vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice.Options) inspection {
+	v, err := virtualservice.Read(vs.Object, p)
 	if err == nil {
-		err = v.named()
+		err = v.Named()
 	}
-	if _, unnamed := errors.AsType[*UnsafeError](err); unnamed {
+	if _, unnamed := errors.AsType[*virtualservice.UnsafeError](err); unnamed {
 		return inspection{unnamed: err.Error()}
 	}
 	var i inspection
 	if err == nil {
-		i = inspection{traffic: v.traffic(o), testers: v.testers(), beside: v.beside(o)}
+		i = inspection{traffic: v.Traffic(o), testers: v.Testers(), beside: v.Beside(o)}
 		if !i.traffic.Clean() {
-			_, _, err = rewrite(vs.Object, p, 0, o, nil)
+			_, _, err = virtualservice.Edit(vs.Object, p, 0, o, nil)
 		}
 	}
 	if err != nil {
@@ -50,14 +51,14 @@ type inspected struct{ guard, virtualService string }
 
 type inspectedAs struct {
 	object  *unstructured.Unstructured
-	pair    Pair
-	options RewriteOptions
+	pair    virtualservice.Pair
+	options virtualservice.Options
 	inspection
 }
 
 func newInspections() *inspections { return &inspections{last: map[inspected]inspectedAs{}} }
 
-func (all *inspections) inspect(guard string, vs *unstructured.Unstructured, p Pair, o RewriteOptions) inspection {
+func (all *inspections) inspect(guard string, vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice.Options) inspection {
 	if all == nil {
 		return inspect(vs, p, o)
 	}

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -12,7 +13,7 @@ func TestAnObjectIsInspectedOnceForAGuard(t *testing.T) {
 		return &unstructured.Unstructured{Object: manifest(weight)}
 	}
 	known, object := newInspections(), vs(10)
-	found := func(guard string, vs *unstructured.Unstructured, p Pair, o RewriteOptions) int {
+	found := func(guard string, vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice.Options) int {
 		t.Helper()
 		got := known.inspect(guard, vs, p, o)
 		if again := known.inspect(guard, vs, p, o); !reflect.DeepEqual(got, again) {
@@ -20,24 +21,24 @@ func TestAnObjectIsInspectedOnceForAGuard(t *testing.T) {
 		}
 		return got.traffic.Weight
 	}
-	if n := found("orders", object, bySubset, RewriteOptions{}); n != 10 {
+	if n := found("orders", object, bySubset, virtualservice.Options{}); n != 10 {
 		t.Errorf("weight %d, want 10", n)
 	}
 	object.Object = manifest(50) // nobody may do that, so it goes unseen
-	if n := found("orders", object, bySubset, RewriteOptions{}); n != 10 {
+	if n := found("orders", object, bySubset, virtualservice.Options{}); n != 10 {
 		t.Errorf("weight %d, want the 10 of before: the object is the same", n)
 	}
-	if n := found("orders", vs(30), bySubset, RewriteOptions{}); n != 30 {
+	if n := found("orders", vs(30), bySubset, virtualservice.Options{}); n != 30 {
 		t.Errorf("weight %d, want 30: the object is another, of the same name and version", n)
 	}
-	if n := found("orders", object, bySubset, RewriteOptions{}); n != 50 {
+	if n := found("orders", object, bySubset, virtualservice.Options{}); n != 50 {
 		t.Errorf("weight %d, want 50: only the last object is remembered", n)
 	}
 	object.Object = manifest(70)
 	for name, is := range map[string]int{
-		"another guard":        found("other", object, bySubset, RewriteOptions{}),
-		"other options":        found("orders", object, bySubset, RewriteOptions{MatchRoutes: true}),
-		"the pair of a change": found("orders", object, Pair{Stable: bySubset.Stable, Canary: bySubset.Canary, Host: bySubset.Host, Namespace: bySubset.Namespace, Domain: "example.org"}, RewriteOptions{}),
+		"another guard":        found("other", object, bySubset, virtualservice.Options{}),
+		"other options":        found("orders", object, bySubset, virtualservice.Options{MatchRoutes: true}),
+		"the pair of a change": found("orders", object, virtualservice.Pair{Stable: bySubset.Stable, Canary: bySubset.Canary, Host: bySubset.Host, Namespace: bySubset.Namespace, Domain: "example.org"}, virtualservice.Options{}),
 	} {
 		if want := map[string]int{"other options": 100}[name]; is != 70 && is != want {
 			t.Errorf("%s: weight %d, want it inspected anew", name, is)

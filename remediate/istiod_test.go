@@ -20,6 +20,8 @@ import (
 	"pgregory.net/rapid"
 	"sigs.k8s.io/yaml"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -74,7 +76,7 @@ func (j *istioJudge) store(vs map[string]any) string {
 	j.t.Helper()
 	j.n++
 	name := "shape-" + strconv.Itoa(j.n)
-	u := &unstructured.Unstructured{Object: jsonOf(vs).(map[string]any)}
+	u := &unstructured.Unstructured{Object: vstest.JSON(vs).(map[string]any)}
 	delete(u.Object, "status")
 	u.SetNamespace(fixtureNamespace)
 	u.SetName(name)
@@ -121,19 +123,19 @@ func gist(err error) string {
 
 // aLife is what guardian does to a VirtualService in its life: a step, a
 // rollback, giving back, the last step, and a rollback from there.
-var aLife = []int{25, 0, KeepWeights, 100, 0, KeepWeights}
+var aLife = []int{25, 0, virtualservice.KeepWeights, 100, 0, virtualservice.KeepWeights}
 
 // live through all moves of one VirtualService.
-func (j *istioJudge) try(what, name string, p Pair, o RewriteOptions) {
+func (j *istioJudge) try(what, name string, p virtualservice.Pair, o virtualservice.Options) {
 	j.t.Helper()
-	var changes []Change
+	var changes []virtualservice.Change
 	for _, weight := range aLife {
 		vs, err := j.live.virtualService(j.t.Context(), name)
 		if err != nil || vs == nil {
 			j.t.Fatalf("%s: read: %v", what, err)
 		}
-		w, err := Rewrite(vs.Object, p, weight, o, changes)
-		if unsafe := (*UnsafeError)(nil); errors.As(err, &unsafe) {
+		w, err := virtualservice.Rewrite(vs.Object, p, weight, o, changes)
+		if unsafe := (*virtualservice.UnsafeError)(nil); errors.As(err, &unsafe) {
 			j.unsafe++
 			continue
 		}
@@ -168,11 +170,11 @@ func (j *istioJudge) report() {
 }
 
 // pairsOf are the guards that a fixture is written for.
-func pairsOf(fixture string) []Pair {
+func pairsOf(fixture string) []virtualservice.Pair {
 	if fixture == "apart-by-host" {
-		return []Pair{byHost, {Stable: Ref{Subset: "v1"}, Canary: Ref{Host: "orders-v2"}, Host: "orders-service", Namespace: fixtureNamespace}}
+		return []virtualservice.Pair{byHost, {Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Host: "orders-v2"}, Host: "orders-service", Namespace: fixtureNamespace}}
 	}
-	return []Pair{bySubset}
+	return []virtualservice.Pair{bySubset}
 }
 
 // manifests are the VirtualServices of a fixture or golden file.
@@ -245,7 +247,7 @@ func TestIstiodLetsInWhateverGuardianWrites(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(file), ".yaml")
 		for _, vs := range manifests(t, file) {
 			for _, p := range pairsOf(name) {
-				for _, o := range []RewriteOptions{all, {}} {
+				for _, o := range []virtualservice.Options{all, {}} {
 					if stored := j.store(vs); stored != "" {
 						j.try(name, stored, p, o)
 					}
@@ -284,7 +286,7 @@ func (j *istioJudge) goldens() {
 			if stored == "" {
 				continue
 			}
-			u := &unstructured.Unstructured{Object: map[string]any{"spec": jsonOf(now[i]["spec"])}}
+			u := &unstructured.Unstructured{Object: map[string]any{"spec": vstest.JSON(now[i]["spec"])}}
 			serveAllNames(u) // as of what is there
 			body, err := json.Marshal(u.Object)
 			if err != nil {
@@ -310,12 +312,12 @@ func (j *istioJudge) drawn() {
 		shapes = n
 	}
 	draw := rapid.Custom(func(t *rapid.T) map[string]any {
-		return fit(drawVirtualService(t, shape{duplicates: rapid.Bool().Draw(t, "duplicates")}))
+		return fit(vstest.Draw(t, vstest.Shape{Duplicates: rapid.Bool().Draw(t, "duplicates")}))
 	})
 	for i := range shapes {
 		vs := draw.Example(i)
 		if stored := j.store(vs); stored != "" {
-			j.try("drawn "+strconv.Itoa(i), stored, bySubset, []RewriteOptions{all, {}}[i%2])
+			j.try("drawn "+strconv.Itoa(i), stored, bySubset, []virtualservice.Options{all, {}}[i%2])
 		}
 	}
 	j.report()

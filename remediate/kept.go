@@ -8,6 +8,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -408,11 +409,11 @@ func (k *keptRule) subset(name string) (keptLabels, bool) {
 
 // leadingTo names the subsets besides the pair's own that lead to pods of the
 // canary: to all of them by their labels, or to some that are there.
-func (k *keptRule) leadingTo(canary resolvedSide, pair ...Ref) []string {
+func (k *keptRule) leadingTo(canary resolvedSide, pair ...virtualservice.Ref) []string {
 	var out []string
 	for _, s := range k.subsets {
 		leads := canary.want.want.include(s.labels) || slices.ContainsFunc(canary.pods, func(p *keptPod) bool { return p.labels.include(s.labels) })
-		if leads && !slices.Contains(pair, Ref{Subset: s.name}) {
+		if leads && !slices.Contains(pair, virtualservice.Ref{Subset: s.name}) {
 			out = append(out, s.name)
 		}
 	}

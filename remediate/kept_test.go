@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apinet "istio.io/api/networking/v1"
 	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -134,8 +135,8 @@ func cachesOf(t *testing.T, objects ...any) *informers {
 	store := func(indexers cache.Indexers) cache.Indexer {
 		return cache.NewIndexer(cache.DeletionHandlingMetaNamespaceKeyFunc, indexers)
 	}
-	i := &informers{namespace: "shop", domain: defaultDomain}
-	i.reader = &cacheReader{namespace: "shop", services: store(selectorIndexers()), rules: store(hostIndexers("shop", defaultDomain)), podIndex: store(podIndexers()),
+	i := &informers{namespace: "shop", domain: virtualservice.DefaultDomain}
+	i.reader = &cacheReader{namespace: "shop", services: store(selectorIndexers()), rules: store(hostIndexers("shop", virtualservice.DefaultDomain)), podIndex: store(podIndexers()),
 		replicas: store(revisionIndexers()), revisionIx: store(revisionIndexers())}
 	for _, o := range objects {
 		k, err := BuildParts{}.trim(asWatched(t, o))
@@ -175,11 +176,11 @@ func TestAChangeConcernsTheGuardsWhoseServiceSelectsIt(t *testing.T) {
 		service("headless", nil), rule("abroad", "orders.other.svc.cluster.local"), rule("anywhere", "*.example.com"),
 	)
 	subsets := func(name, rule string) Guard {
-		return Guard{Name: name, Namespace: "shop", DestinationRule: rule, VirtualServices: []string{name}, Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}
+		return Guard{Name: name, Namespace: "shop", DestinationRule: rule, VirtualServices: []string{name}, Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
 	}
 	i.setGuards([]Guard{
 		subsets("orders", "orders"), subsets("orders-too", "orders"), subsets("web", "web-rule"), subsets("abroad", "abroad"), subsets("anywhere", "anywhere"),
-		{Name: "pay", Namespace: "shop", DestinationRule: "orders", Stable: Ref{Host: "stable"}, Canary: Ref{Host: "canary.shop.svc.cluster.local"}},
+		{Name: "pay", Namespace: "shop", DestinationRule: "orders", Stable: virtualservice.Ref{Host: "stable"}, Canary: virtualservice.Ref{Host: "canary.shop.svc.cluster.local"}},
 	})
 	for name, c := range map[string]struct {
 		object any
@@ -217,9 +218,9 @@ func TestARestartCountsForTheSubsetItHappensIn(t *testing.T) {
 	i := cachesOf(t, &corev1.Service{ObjectMeta: named, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}},
 		&istionet.DestinationRule{ObjectMeta: named, Spec: apinet.DestinationRule{Host: "orders", Subsets: []*apinet.Subset{
 			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "v2", Labels: map[string]string{"version": "v2"}}}}})
-	i.setGuards([]Guard{{Name: "orders", Namespace: "shop", DestinationRule: "orders", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}})
+	i.setGuards([]Guard{{Name: "orders", Namespace: "shop", DestinationRule: "orders", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}})
 	got := map[string]int64{}
-	i.restarted = func(guard string, ref Ref, byReason map[string]int64) {
+	i.restarted = func(guard string, ref virtualservice.Ref, byReason map[string]int64) {
 		for reason, n := range byReason {
 			got[guard+" "+ref.String()+" "+reason] += n
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -199,7 +200,7 @@ func (r *reconciler) leave(ctx context.Context, s snapshot, d *Decision, want *R
 		case len(did) > 0:
 			tell("left", name+" is not in the configuration any more: "+strings.Join(did, ", "))
 		}
-		want.Changed = slices.DeleteFunc(slices.Clone(want.Changed), func(c Change) bool { return c.VirtualService == l.VirtualService })
+		want.Changed = slices.DeleteFunc(slices.Clone(want.Changed), func(c virtualservice.Change) bool { return c.VirtualService == l.VirtualService })
 	}
 	want.Status.Leaving = left
 	if failed {
@@ -214,9 +215,9 @@ func (r *reconciler) giveUp(ctx context.Context, s snapshot, vs *unstructured.Un
 	if s.unheld != nil {
 		return nil, s.unheld
 	}
-	var ops []Op
-	if slices.ContainsFunc(want.Changed, func(c Change) bool { return c.VirtualService == name }) {
-		w, _, err := rewrite(vs.Object, s.pair, KeepWeights, s.options(want, name), want.Changed)
+	var ops []virtualservice.Op
+	if slices.ContainsFunc(want.Changed, func(c virtualservice.Change) bool { return c.VirtualService == name }) {
+		w, _, err := virtualservice.Edit(vs.Object, s.pair, virtualservice.KeepWeights, s.options(want, name), want.Changed)
 		if err != nil {
 			return nil, err
 		}
@@ -247,12 +248,12 @@ func (r *reconciler) giveUp(ctx context.Context, s snapshot, vs *unstructured.Un
 }
 
 // unmark takes guardian's marks off a VirtualService.
-func unmark(vs *unstructured.Unstructured) []Op {
-	var ops []Op
+func unmark(vs *unstructured.Unstructured) []virtualservice.Op {
+	var ops []virtualservice.Op
 	have := vs.GetAnnotations()
 	for _, k := range []string{AnnotationState, AnnotationReason, AnnotationSince, AnnotationBuild} {
 		if _, ok := have[k]; ok {
-			ops = append(ops, Op{Op: "remove", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1")})
+			ops = append(ops, virtualservice.Op{Op: "remove", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1")})
 		}
 	}
 	return ops

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,13 +22,13 @@ import (
 
 const meshName = "orders-mesh"
 
-var meshTesters = onlyRoute(cookieV2, "v2") + pairRoute(tenant, 0, 100)
+var meshTesters = vstest.OnlyRoute(vstest.CookieV2, "v2") + vstest.PairRoute(vstest.Tenant, 0, 100)
 
 // withMesh is a lone guardian whose guard has a second VirtualService.
 func withMesh(t *testing.T, share int) *lonely {
 	o := newLonely(t, 0)
 	o.guard.VirtualServices = []string{"orders-service", meshName}
-	o.withRoutes(pairRoute("", 100-share, share))
+	o.withRoutes(vstest.PairRoute("", 100-share, share))
 	o.mesh(share)
 	o.passes(2)
 	return o
@@ -35,7 +37,7 @@ func withMesh(t *testing.T, share int) *lonely {
 // mesh has CI apply the second VirtualService; what others have written in its
 // metadata stays.
 func (o *lonely) mesh(share int) {
-	u := &unstructured.Unstructured{Object: vsOf(o.t, meshTesters+pairRoute("", 100-share, share))}
+	u := &unstructured.Unstructured{Object: vstest.Of(o.t, meshTesters+vstest.PairRoute("", 100-share, share))}
 	u.SetName(meshName)
 	u.SetAnnotations(map[string]string{"team": "shop"})
 	if old := o.w.others[meshName]; old != nil {
@@ -60,9 +62,9 @@ func (o *lonely) passes(n int, alerts ...Alert) {
 func (o *lonely) losesMesh() { o.guard.VirtualServices = []string{"orders-service"} }
 
 // meshTraffic is what the second VirtualService gives the canary.
-func (o *lonely) meshTraffic() Traffic {
+func (o *lonely) meshTraffic() virtualservice.Traffic {
 	o.t.Helper()
-	t, err := Inspect(o.w.others[meshName].Object, bySubset, all)
+	t, err := virtualservice.Inspect(o.w.others[meshName].Object, bySubset, all)
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -84,13 +86,13 @@ func (o *lonely) meshIsFree(testersAsBefore bool) {
 			o.t.Error("guardian still owns fields of it")
 		}
 	}
-	if want := vsOf(o.t, meshTesters)["spec"].(map[string]any)["http"].([]any); testersAsBefore {
-		if got := vs.Object["spec"].(map[string]any)["http"].([]any)[:2]; !reflect.DeepEqual(jsonOf(got), jsonOf(want)) {
+	if want := vstest.Of(o.t, meshTesters)["spec"].(map[string]any)["http"].([]any); testersAsBefore {
+		if got := vs.Object["spec"].(map[string]any)["http"].([]any)[:2]; !reflect.DeepEqual(vstest.JSON(got), vstest.JSON(want)) {
 			o.t.Errorf("testers are led by %v", got)
 		}
 	}
 	r := o.record()
-	if len(r.Status.Leaving) > 0 || slices.ContainsFunc(r.Changed, func(c Change) bool { return c.VirtualService == meshName }) || slices.Contains(r.VirtualServices, meshName) {
+	if len(r.Status.Leaving) > 0 || slices.ContainsFunc(r.Changed, func(c virtualservice.Change) bool { return c.VirtualService == meshName }) || slices.Contains(r.VirtualServices, meshName) {
 		o.t.Errorf("the record still has it: leaving %+v, changed %+v, locked %v", r.Status.Leaving, r.Changed, r.VirtualServices)
 	}
 }
@@ -227,7 +229,7 @@ func TestWhatCannotBeGivenBackIsToldAndTriedAgain(t *testing.T) {
 	o.passes(1)
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Group: IstioGroup, Resource: resourceVirtualServices}, meshName, errors.New("no right to patch it"))
 	tries := 0
-	o.refuse = func(write string, ops []Op) (error, bool) {
+	o.refuse = func(write string, ops []virtualservice.Op) (error, bool) {
 		if write == "traffic" && o.patching == meshName {
 			tries++
 			return forbidden, false
@@ -253,7 +255,7 @@ func TestWhatCannotBeGivenBackIsToldAndTriedAgain(t *testing.T) {
 		t.Errorf("told %d times", n)
 	}
 	// The brake of what the guard has goes on.
-	o.withRoutes(pairRoute("", 50, 50))
+	o.withRoutes(vstest.PairRoute("", 50, 50))
 	o.passes(1)
 	late := errorsAlert
 	late.StartsAt, late.Fingerprint = o.now, "late"
@@ -262,7 +264,7 @@ func TestWhatCannotBeGivenBackIsToldAndTriedAgain(t *testing.T) {
 		t.Errorf("%+v, %+v", o.traffic(), o.record().Status)
 	}
 	o.unlockNow()
-	o.refuse = func(string, []Op) (error, bool) { return nil, false }
+	o.refuse = func(string, []virtualservice.Op) (error, bool) { return nil, false }
 	o.passes(3)
 	o.meshIsFree(true)
 }
@@ -292,7 +294,7 @@ func TestNoStepMovesAVirtualServiceThatHasLeft(t *testing.T) {
 	o := withMesh(t, 0)
 	o.guard.Promotion = Promotion{Mode: PromotionAuto, Steps: []Step{{Weight: 10}, {Weight: 100}}}
 	o.passes(2)
-	o.withRoutes(pairRoute("", 90, 10))
+	o.withRoutes(vstest.PairRoute("", 90, 10))
 	o.passes(1)
 	o.passes(2, errorsAlert)
 	o.losesMesh()
@@ -334,7 +336,7 @@ func TestPropertyWhateverLeavesIsGivenBackInTheEnd(t *testing.T) {
 		o.guard.Rollback.Lock = rapid.SampledFrom([]LockKind{LockBuild, LockManual, LockNone}).Draw(t, "lock")
 		var firing []Alert
 		refused := false
-		o.refuse = func(write string, _ []Op) (error, bool) {
+		o.refuse = func(write string, _ []virtualservice.Op) (error, bool) {
 			if refused && write == "traffic" && o.patching == meshName {
 				return apierrors.NewForbidden(schema.GroupResource{}, meshName, errors.New("no")), false
 			}
@@ -349,7 +351,7 @@ func TestPropertyWhateverLeavesIsGivenBackInTheEnd(t *testing.T) {
 				firing = nil
 			case "shift":
 				share := rapid.SampledFrom([]int{0, 10, 100}).Draw(t, fmt.Sprint("share ", i))
-				o.withRoutes(pairRoute("", 100-share, share))
+				o.withRoutes(vstest.PairRoute("", 100-share, share))
 			case "mesh":
 				o.mesh(rapid.SampledFrom([]int{0, 10, 100}).Draw(t, fmt.Sprint("share ", i)))
 				touched = true

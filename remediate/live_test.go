@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,7 +48,7 @@ func lifting(t *testing.T) (*world, *reconciler, Guard) {
 	}
 	var saw *world
 	r := &reconciler{cached: worldReader{world: w, saw: &saw}, live: worldReader{world: w, saw: &saw}, store: store, now: func() time.Time { return at.Add(time.Hour) },
-		past: newHistories(), domain: defaultDomain, leads: func() bool { return true }, changed: func(Guard, snapshot, Decision) {},
+		past: newHistories(), domain: virtualservice.DefaultDomain, leads: func() bool { return true }, changed: func(Guard, snapshot, Decision) {},
 		count: func(context.Context, snapshot) Count { return Count{} }}
 	return w, r, g
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -202,7 +203,7 @@ func (l LockAnnotation) reason() string {
 // lockOps are the operations that make the lock's annotation of a VirtualService
 // what the record says: user's own is written, or removed when the lock was
 // lifted after it was set. Another's stays while there is no lock.
-func lockOps(vs *unstructured.Unstructured, guard string, r Record, user string, before []Op) []Op {
+func lockOps(vs *unstructured.Unstructured, guard string, r Record, user string, before []virtualservice.Op) []virtualservice.Op {
 	have := vs.GetAnnotations()
 	value, stands := have[lockKey(guard)]
 	path := annotationPath + "/" + strings.ReplaceAll(lockKey(guard), "/", "~1")
@@ -210,10 +211,10 @@ func lockOps(vs *unstructured.Unstructured, guard string, r Record, user string,
 		switch {
 		case stands && value == want:
 			return nil
-		case have == nil && !slices.ContainsFunc(before, func(op Op) bool { return op.Path == annotationPath }):
-			return []Op{{Op: "add", Path: annotationPath, Value: map[string]string{}}, {Op: "add", Path: path, Value: want}}
+		case have == nil && !slices.ContainsFunc(before, func(op virtualservice.Op) bool { return op.Path == annotationPath }):
+			return []virtualservice.Op{{Op: "add", Path: annotationPath, Value: map[string]string{}}, {Op: "add", Path: path, Value: want}}
 		}
-		return []Op{{Op: "add", Path: path, Value: want}}
+		return []virtualservice.Op{{Op: "add", Path: path, Value: want}}
 	}
 	if !stands || r.Lock != nil || r.Status.State == StateUnknown {
 		return nil
@@ -221,7 +222,7 @@ func lockOps(vs *unstructured.Unstructured, guard string, r Record, user string,
 	if l, err := ParseLockAnnotation(value); err == nil && (l.By != user || l.Since.After(r.Status.LiftedAt)) {
 		return nil
 	}
-	return []Op{{Op: "remove", Path: path}}
+	return []virtualservice.Op{{Op: "remove", Path: path}}
 }
 
 // foreignLock says that a VirtualService's lock of the guard names another user,

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -303,10 +304,10 @@ func TestWeightsDoNotWaitForALockThatMayNotBeWritten(t *testing.T) {
 	forbidden := apierrors.NewForbidden(virtualServiceResource.GroupResource(), "orders-service", nil)
 	vs := saysLocked("")
 	vs.Object["spec"] = map[string]any{"hosts": []any{"x"}}
-	weights := []Op{{Op: "add", Path: "/spec/hosts", Value: []any{"orders-service"}}}
+	weights := []virtualservice.Op{{Op: "add", Path: "/spec/hosts", Value: []any{"orders-service"}}}
 	lock := lockOps(vs, "orders-service", Record{Lock: &Lock{Since: at}, Deny: []string{"a/v2"}, Stable: []string{"a/v1"}, Message: "m"}, guardianUser, nil)
 	for name, c := range map[string]struct {
-		ops      []Op
+		ops      []virtualservice.Op
 		refuses  func(ops int) bool
 		wantOps  []int
 		wantErr  bool
@@ -319,7 +320,7 @@ func TestWeightsDoNotWaitForALockThatMayNotBeWritten(t *testing.T) {
 		"the lock alone, and is taken": {nil, func(int) bool { return false }, []int{2}, false, false},
 	} {
 		var tried []int
-		r := &reconciler{store: refusing{patch: func(ops []Op) error {
+		r := &reconciler{store: refusing{patch: func(ops []virtualservice.Op) error {
 			tried = append(tried, len(ops))
 			if c.refuses(len(ops)) {
 				return forbidden
@@ -336,9 +337,9 @@ func TestWeightsDoNotWaitForALockThatMayNotBeWritten(t *testing.T) {
 // refusing is a store that takes only what it is told to.
 type refusing struct {
 	store
-	patch func([]Op) error
+	patch func([]virtualservice.Op) error
 }
 
-func (r refusing) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, _ string) (*unstructured.Unstructured, error) {
+func (r refusing) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []virtualservice.Op, _ string) (*unstructured.Unstructured, error) {
 	return vs, r.patch(ops)
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -564,11 +565,11 @@ func TestALockThatIsSetAgainRefusesWhatItDid(t *testing.T) {
 func TestALockThatEndsIsFollowedByNoStepWhileAnotherStands(t *testing.T) {
 	o := newLonely(t, 0)
 	o.guard.Promotion.Mode = PromotionAuto
-	p := Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}
+	p := virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}
 	build := o.w.hashOfTemplate(1)
 	other := Record{Status: Status{State: StateIdle}, VirtualServices: []string{"orders-service"},
 		Lock: &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: o.now, By: byAlert, Reason: "Errors: 7% of requests fail"}}
-	other.denies(denied(p), Spellings(p, p.Stable), o.guard.Rollback)
+	other.denies(virtualservice.Denied(p), virtualservice.Spellings(p, p.Stable), o.guard.Rollback)
 	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("old-name"), Namespace: testNamespace, ResourceVersion: o.w.next(),
 		Labels: map[string]string{LabelGuard: "old-name", LabelLocked: "true"}}, Data: other.Data()}
 	passes := func() {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/dynamic"
@@ -34,7 +35,7 @@ func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
 // and are not among g's, each with what it gives: a rollback leaves them alone.
 func (l Looker) Unguarded(ctx context.Context, g Guard) ([]string, error) {
 	api := newIstioAPI(l.Dynamic, g.Namespace)
-	p := Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}
+	p := virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}
 	if g.Stable.Host == "" || g.Canary.Host == "" {
 		rule, err := (&liveReader{istio: api}).destinationRule(ctx, g.DestinationRule)
 		if err != nil || rule == nil {
@@ -84,7 +85,7 @@ func (l Looker) Ways(ctx context.Context, g Guard) (denied, open []string, err e
 		w.rules = append(w.rules, keepRule(&rules.Items[i]))
 	}
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: w.api, parts: l.Builds}
-	s := snapshot{input: Input{Guard: g}, pair: Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}}
+	s := snapshot{input: Input{Guard: g}, pair: virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}}
 	own := w.own()
 	if own == nil && g.Canary.Host == "" {
 		return nil, nil, nil // Look tells of it
@@ -138,7 +139,7 @@ func (w ways) find() (denied, open []string) {
 			}
 			continue
 		}
-		if name, ok := serviceIn(rule.host, w.g.Namespace, cmp.Or(w.domain, defaultDomain)); !ok || !selects(name) {
+		if name, ok := serviceIn(rule.host, w.g.Namespace, cmp.Or(w.domain, virtualservice.DefaultDomain)); !ok || !selects(name) {
 			continue
 		}
 		for _, subset := range rule.subsets {

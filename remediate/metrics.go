@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 )
@@ -159,7 +160,7 @@ func (m *Metrics) start(g Guard) {
 		s = &series{guard: pair("guard", g.Name)}
 		m.guards[g.Name] = s
 	}
-	for i, ref := range []Ref{g.Stable, g.Canary} {
+	for i, ref := range []virtualservice.Ref{g.Stable, g.Canary} {
 		if s.subsets[i] == nil || s.subsets[i].GetValue() != ref.String() {
 			s.subsets[i], s.restarts[i], s.waiting[i], s.seen = pair("subset", ref.String()), [len(endReasons)]int64{}, [len(waitingReasons)]int64{}, false
 		}
@@ -202,7 +203,7 @@ func (m *Metrics) progressed(guard, kind string) {
 	m.edit(guard, func(s *series) { s.progress[slices.Index(progress[:], kind)]++ })
 }
 
-func (m *Metrics) restarted(guard string, ref Ref, byReason map[string]int64) {
+func (m *Metrics) restarted(guard string, ref virtualservice.Ref, byReason map[string]int64) {
 	m.edit(guard, func(s *series) {
 		for i, have := range s.subsets {
 			if have.GetValue() == ref.String() {

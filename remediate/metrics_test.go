@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -12,7 +13,7 @@ import (
 func TestContainersAreExportedByReason(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := NewMetrics(reg)
-	g := Guard{Name: "orders", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}
+	g := Guard{Name: "orders", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
 	m.start(g)
 	var o outcome
 	o.snapshot.sides.Canary.Waiting = map[string]int64{"ImagePullBackOff": 2, "ErrImagePull": 1, "SignatureValidationFailed": 1, "PreStartHookError": 1}

@@ -202,7 +202,7 @@ func (d *decider) endWould() {
 	if d.in.Guard.Rollback.Lock == LockNone || len(w.Refused) == 0 {
 		over = len(d.rollback) == 0 && !slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback })
 	}
-	if over || d.in.Traffic.full() && d.windowOver() {
+	if over || d.in.Traffic.Full() && d.windowOver() {
 		o.Would = nil
 	}
 }

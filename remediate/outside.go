@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/cache"
 )
@@ -85,8 +86,8 @@ func foreignLocks(vs *unstructured.Unstructured, user string) []string {
 
 // unguarded says what a VirtualService that is none of the guard's gives to its
 // canary; "": nothing.
-func unguarded(vs *unstructured.Unstructured, p Pair) string {
-	t, err := Inspect(vs.Object, p, RewriteOptions{MatchRoutes: true, Mirrors: true})
+func unguarded(vs *unstructured.Unstructured, p virtualservice.Pair) string {
+	t, err := virtualservice.Inspect(vs.Object, p, virtualservice.Options{MatchRoutes: true, Mirrors: true})
 	if err != nil || t.Clean() { // it does not name the pair, or gives the canary nothing
 		return ""
 	}
@@ -139,7 +140,7 @@ func destinationsOf(vs *unstructured.Unstructured, namespace, domain string) []s
 
 // unguardedOf looks through the cached VirtualServices that name the Service of
 // a canary. known is false while not all are cached.
-func (i *informers) unguardedOf(g Guard, p Pair) (found []string, known bool) {
+func (i *informers) unguardedOf(g Guard, p virtualservice.Pair) (found []string, known bool) {
 	service, ok := i.serviceName(i.hostOf(g, g.Canary))
 	if !ok || i.lacks(resourceVirtualServices) || i.lacks(resourceDestinationRules) {
 		return nil, false
@@ -164,7 +165,9 @@ func (i *informers) unguardedOf(g Guard, p Pair) (found []string, known bool) {
 func (i *informers) guardedElsewhere(g Guard, name string) bool {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	host := func(g Guard) string { return NormalizeHost(i.hostOf(g, g.Canary), i.namespace, i.domain) }
+	host := func(g Guard) string {
+		return virtualservice.NormalizeHost(i.hostOf(g, g.Canary), i.namespace, i.domain)
+	}
 	return slices.ContainsFunc(i.byVS[name], func(other string) bool {
 		o := i.guards[other]
 		return o.Canary.Subset == g.Canary.Subset && host(o) == host(g)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -57,10 +58,10 @@ func TestServicesThatAVirtualServiceLeadsTo(t *testing.T) {
 		{route: [{destination: host}, 3], mirror: [x]}], tcp: [{route: [{destination: {host: f}}]}]}}`), &vs.Object); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := destinationsOf(vs, "shop", defaultDomain), []string{"b", "c", "d", "e", "f"}; !slices.Equal(got, want) {
+	if got, want := destinationsOf(vs, "shop", virtualservice.DefaultDomain), []string{"b", "c", "d", "e", "f"}; !slices.Equal(got, want) {
 		t.Errorf("found %q, want %q", got, want)
 	}
-	if got := destinationsOf(&unstructured.Unstructured{}, "shop", defaultDomain); len(got) > 0 {
+	if got := destinationsOf(&unstructured.Unstructured{}, "shop", virtualservice.DefaultDomain); len(got) > 0 {
 		t.Errorf("found %q in nothing", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -61,10 +62,10 @@ func (s *sim) fail(format string, args ...any) {
 	s.t.Errorf("guard %d, %s: "+format, append([]any{s.seed, s.now().Sub(s.begin)}, args...)...)
 }
 
-func (s *sim) is() Traffic { return s.seen(s.w.vs).traffic }
+func (s *sim) is() virtualservice.Traffic { return s.seen(s.w.vs).traffic }
 
 type seenTraffic struct {
-	traffic Traffic
+	traffic virtualservice.Traffic
 	paused  bool
 }
 
@@ -73,7 +74,7 @@ func (s *sim) seen(vs *unstructured.Unstructured) seenTraffic {
 	if t, ok := s.truth.traffic[vs]; ok {
 		return t
 	}
-	t, err := Inspect(vs.Object, s.pair(), s.guard.Rollback.options())
+	t, err := virtualservice.Inspect(vs.Object, s.pair(), s.guard.Rollback.options())
 	if err != nil {
 		s.fail("inspect: %v", err)
 	}
@@ -119,15 +120,15 @@ func (s *sim) rollingOut() bool {
 	return slices.ContainsFunc(s.w.pods, func(p int) bool { return p != s.w.template })
 }
 
-func (t *truth) moved(s *sim, was, is Traffic) {
+func (t *truth) moved(s *sim, was, is virtualservice.Traffic) {
 	now := s.now()
 	if t.movedAt = now; s.record().Lock == nil {
 		t.movedOpen = now
 	}
 	switch {
-	case is.full() && !was.full():
+	case is.Full() && !was.Full():
 		t.full = now
-	case !is.full():
+	case !is.Full():
 		t.full = time.Time{}
 	}
 	if (is.Weight > was.Weight || is.Lowest > was.Lowest) && s.record().Lock == nil {
@@ -137,7 +138,7 @@ func (t *truth) moved(s *sim, was, is Traffic) {
 
 func (t *truth) builds(s *sim) {
 	t.built, t.begun = s.now(), true
-	if s.is().full() {
+	if s.is().Full() {
 		t.full = t.built
 	}
 }
@@ -257,7 +258,7 @@ func (s *sim) owed() (why string, bound time.Duration) {
 		return "", 0
 	case s.record().Lock != nil:
 		return "it is locked", simRollsBack
-	case is.full() && (now.Sub(t.full) > s.guard.Rollback.Window-clockTolerance || t.skewedSince(t.full)):
+	case is.Full() && (now.Sub(t.full) > s.guard.Rollback.Window-clockTolerance || t.skewedSince(t.full)):
 		return "", 0 // completed
 	}
 	since := t.built
@@ -395,7 +396,7 @@ func (s *sim) checkCause(l *Lock) {
 		s.fail("a rollback without a lock")
 	case l.By == byAlert && t.alerts[l.Alert].Action != ActionRollback:
 		s.fail("a rollback for %q: there was no such alert", l.Alert)
-	case l.By == byAlert && s.is().full() && now.Sub(t.full) > s.guard.Rollback.Window+simTells && !t.skewedSince(t.full) && now.Sub(t.idle) > simTells:
+	case l.By == byAlert && s.is().Full() && now.Sub(t.full) > s.guard.Rollback.Window+simTells && !t.skewedSince(t.full) && now.Sub(t.idle) > simTells:
 		s.fail("a rollback when the canary had all traffic for %s", now.Sub(t.full))
 	case l.By == byRefused && len(t.refused) == 0:
 		s.fail("a rollback of a refused build: none was refused")
@@ -453,7 +454,7 @@ func (s *sim) checkWrite(r *simReplica, before, after *unstructured.Unstructured
 }
 
 // checkStep is for a write that moves traffic forward.
-func (s *sim) checkStep(r *simReplica, was, is Traffic) {
+func (s *sim) checkStep(r *simReplica, was, is virtualservice.Traffic) {
 	t := &s.truth
 	step, interval, more := s.rung()
 	if !more || is.Weight != step.Weight || is.Lowest != is.Weight {
@@ -480,7 +481,7 @@ func (s *sim) checkStep(r *simReplica, was, is Traffic) {
 }
 
 // checkSchedule is for a step that nobody has asked for.
-func (s *sim) checkSchedule(r *simReplica, was, is Traffic, interval time.Duration) {
+func (s *sim) checkSchedule(r *simReplica, was, is virtualservice.Traffic, interval time.Duration) {
 	t, now := &s.truth, s.now()
 	stood := now.Sub(t.movedAt)
 	nothingYet := was.Weight == 0 && !t.built.Before(t.movedOpen)

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -216,7 +217,7 @@ func newSim(t *testing.T, seed uint64) *sim {
 	modes := []PromotionMode{PromotionAuto, PromotionAuto, PromotionAuto, PromotionAuto, PromotionAuto, PromotionAuto, PromotionManual, PromotionOff}
 	s.rate = []float64{0.5, 5, 100}[s.rand.IntN(3)]
 	s.guard = Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
-		Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"},
+		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
 		Rollback: Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion: Promotion{Mode: modes[s.rand.IntN(len(modes))], MinRequests: 100, Closed: noStepsOnFriday,
 			Steps: []Step{{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute, Bake: 10 * time.Minute}, {Weight: 50, Interval: 20 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
@@ -312,7 +313,7 @@ func (s *sim) start(r *simReplica) {
 		check: func(before, after *unstructured.Unstructured, _ string) { s.checkWrite(r, before, after) }}
 	live := simReader{worldReader{world: s.w, saw: &r.saw}, func() error { r.read = s.now(); return down() }}
 	told := simStore{store, func(record Record) { r.writes = record }}
-	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, user: func() string { return guardianUser }, now: clock, watch: newStopwatch(), past: newHistories(), domain: defaultDomain,
+	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, user: func() string { return guardianUser }, now: clock, watch: newStopwatch(), past: newHistories(), domain: virtualservice.DefaultDomain,
 		leads: func() bool { r.led, r.ledAt = s.lead >= 0 && s.r[s.lead] == r, s.now(); return r.led },
 		heartbeat: func(context.Context) (time.Time, error) {
 			var others []coordinationv1.Lease
@@ -421,14 +422,14 @@ func (s *sim) touch() {
 	}
 }
 
-func (s *sim) pair() Pair {
-	return Pair{Stable: s.guard.Stable, Canary: s.guard.Canary, Host: "orders-service", Namespace: testNamespace}
+func (s *sim) pair() virtualservice.Pair {
+	return virtualservice.Pair{Stable: s.guard.Stable, Canary: s.guard.Canary, Host: "orders-service", Namespace: testNamespace}
 }
 
 // apply is CI's kubectl apply.
 func (s *sim) apply(weight int) {
 	u := &unstructured.Unstructured{Object: manifest(weight)}
-	was := Traffic{}
+	was := virtualservice.Traffic{}
 	if s.w.vs != nil {
 		was = s.is()
 		u.SetAnnotations(s.w.vs.GetAnnotations())
@@ -441,7 +442,7 @@ func (s *sim) apply(weight int) {
 }
 
 // moved takes note of a change of weights by anybody.
-func (s *sim) moved(was Traffic) {
+func (s *sim) moved(was virtualservice.Traffic) {
 	if is := s.is(); is.Weight != was.Weight || is.Lowest != was.Lowest {
 		s.flow()
 		s.truth.moved(s, was, is)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -465,10 +466,14 @@ func TestAStepThatOneOfTwoVirtualServicesHasTakenIsFinished(t *testing.T) {
 
 func TestARungThatTheWeightsCannotExpress(t *testing.T) {
 	more := func(in *Input) {
-		in.Reach = func(w int) (Traffic, error) { return Traffic{Weight: w + 3, Lowest: w, Split: 1}, nil }
+		in.Reach = func(w int) (virtualservice.Traffic, error) {
+			return virtualservice.Traffic{Weight: w + 3, Lowest: w, Split: 1}, nil
+		}
 	}
 	never := func(in *Input) {
-		in.Reach = func(int) (Traffic, error) { return Traffic{}, errors.New("weights of 3 in all are too coarse for 30%") }
+		in.Reach = func(int) (virtualservice.Traffic, error) {
+			return virtualservice.Traffic{}, errors.New("weights of 3 in all are too coarse for 30%")
+		}
 	}
 	d := Decide(given(climbing(10), more), at)
 	if e := d.Record.Status.Moving; d.Move != MoveForward || d.Weight != 30 || !e.stepsTo(33) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -428,12 +429,12 @@ func (m *machine) checkCompleted(r *replica) {
 
 // checkRolledBack holds alerts that fire against the traffic that the canary has
 // when all is calm, by the ledger alone: invariant 1.
-func (m *machine) checkRolledBack(t Traffic) {
+func (m *machine) checkRolledBack(t virtualservice.Traffic) {
 	began := m.full
 	if m.built.After(began) {
 		began = m.built
 	}
-	over := t.full() && !m.now.Before(began.Add(m.guard.Rollback.Window-time.Second))
+	over := t.Full() && !m.now.Before(began.Add(m.guard.Rollback.Window-time.Second))
 	if t.Clean() || over || m.seen.IsZero() || m.w.template == 0 {
 		return
 	}
@@ -481,7 +482,7 @@ func (m *machine) otherGuard(locked bool, template int) *corev1.ConfigMap {
 		set[LabelLocked] = "true"
 		build := m.w.hashOfTemplate(template)
 		rec.Lock = &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: m.now, By: byAlert, Reason: "Errors: 7% of requests fail"}
-		rec.denies(denied(m.pair()), Spellings(m.pair(), m.guard.Stable), m.guard.Rollback)
+		rec.denies(virtualservice.Denied(m.pair()), virtualservice.Spellings(m.pair(), m.guard.Stable), m.guard.Rollback)
 		rec.VirtualServices = []string{"orders-service"}
 	}
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("orders-before"), Namespace: testNamespace, Labels: set, ResourceVersion: m.w.next()}, Data: rec.Data()}

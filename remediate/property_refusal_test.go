@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -40,13 +41,13 @@ var answers = map[string]error{
 // that no further try of the same will be.
 var definite = []string{"forbidden", "invalid", "bad request"}
 
-func touches(ops []Op, part string) bool {
-	return part == "" || slices.ContainsFunc(ops, func(o Op) bool { return strings.Contains(o.Path, part) })
+func touches(ops []virtualservice.Op, part string) bool {
+	return part == "" || slices.ContainsFunc(ops, func(o virtualservice.Op) bool { return strings.Contains(o.Path, part) })
 }
 
 // answer is what the API server says to a write before it takes it; in says
 // that it takes it all the same.
-func (m *machine) answer(what string, ops []Op) (err error, in bool) {
+func (m *machine) answer(what string, ops []virtualservice.Op) (err error, in bool) {
 	for _, r := range m.refusals {
 		if r.what != what || r.left == 0 || !touches(ops, r.only) {
 			continue
@@ -135,7 +136,7 @@ func (m *machine) checkUnrecorded(trafficRefused bool) {
 	rec, t := m.parsed(), m.trafficOf(m.w.vs)
 	s := rec.Status
 	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
-	if trafficRefused || !safe || m.brakeOff() || rec.Request != nil || t.full() || m.w.template == 0 || s.Build != m.w.hashOfTemplate(m.w.template) || t.Weight == 0 {
+	if trafficRefused || !safe || m.brakeOff() || rec.Request != nil || t.Full() || m.w.template == 0 || s.Build != m.w.hashOfTemplate(m.w.template) || t.Weight == 0 {
 		return
 	}
 	for _, r := range m.replicas {
@@ -161,7 +162,7 @@ func describeRefusals(all []*refusal) string {
 // traffics are what the API server has had for traffic, at each of its versions.
 type traffics struct {
 	version int
-	Traffic
+	virtualservice.Traffic
 }
 
 // remember is called after each change of the VirtualService, by anybody.
@@ -169,7 +170,7 @@ func (m *machine) remember(vs *unstructured.Unstructured) {
 	t := m.trafficOf(vs)
 	m.truths = append(m.truths, traffics{m.w.version, t})
 	switch {
-	case !t.full():
+	case !t.Full():
 		if !m.full.IsZero() {
 			m.unseen = m.full
 		}
@@ -183,7 +184,7 @@ func (m *machine) remember(vs *unstructured.Unstructured) {
 
 // was says whether the API server has had traffic like that at or after a
 // version.
-func (m *machine) was(after int, like func(Traffic) bool) bool {
+func (m *machine) was(after int, like func(virtualservice.Traffic) bool) bool {
 	for i, t := range slices.Backward(m.truths) {
 		if like(t.Traffic) {
 			return true
@@ -218,15 +219,15 @@ func (m *machine) checkTold(r *replica, old, cm *corev1.ConfigMap) {
 	told := newest(was.History, is.History)
 	for _, e := range told {
 		switch {
-		case e.Event == "rolled-back" && !m.was(rolledBackSince, Traffic.Clean):
+		case e.Event == "rolled-back" && !m.was(rolledBackSince, virtualservice.Traffic.Clean):
 			m.t.Fatalf("invariant 6: recorded as rolled back (%+v), and the canary has had %+v ever since version %d", e, m.trafficOf(m.w.vs), rolledBackSince)
-		case e.Event == "reasserted" && !m.was(putBackSince, Traffic.Clean):
+		case e.Event == "reasserted" && !m.was(putBackSince, virtualservice.Traffic.Clean):
 			m.t.Fatalf("invariant 6: recorded as put back (%+v), and the canary has had %+v ever since version %d", e, m.trafficOf(m.w.vs), putBackSince)
-		case e.Event == "step" && !m.was(m.steppedAt, func(t Traffic) bool { return t.Weight >= e.To }):
+		case e.Event == "step" && !m.was(m.steppedAt, func(t virtualservice.Traffic) bool { return t.Weight >= e.To }):
 			m.t.Fatalf("invariant 6: recorded as a step (%+v), and the canary has never had that since version %d: %+v", e, m.steppedAt, m.truths)
 		}
 	}
-	if is.Status.State == StateRolledBack && was.Status.State != StateRolledBack && !m.was(rolledBackSince, Traffic.Clean) {
+	if is.Status.State == StateRolledBack && was.Status.State != StateRolledBack && !m.was(rolledBackSince, virtualservice.Traffic.Clean) {
 		m.t.Fatalf("invariant 6: state %s (%s), and the canary has had %+v ever since version %d", is.Status.State, is.Status.Reason, m.trafficOf(m.w.vs), rolledBackSince)
 	}
 }
@@ -254,9 +255,9 @@ func (m *machine) checkMarks(before, after *unstructured.Unstructured) {
 	case StateIdle:
 		wrong = t.Weight > 0
 	case StateShifting, StateHeld:
-		wrong = t.Weight == 0 && t.Clean() || t.full()
+		wrong = t.Weight == 0 && t.Clean() || t.Full()
 	case StatePromoted, StateUnverified, StateCompleted:
-		wrong = !t.full()
+		wrong = !t.Full()
 	}
 	if wrong {
 		m.t.Fatalf("invariant 6: the VirtualService says %s (%s), and the canary has %+v", a[AnnotationState], a[AnnotationReason], t)

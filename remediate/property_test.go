@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"pgregory.net/rapid"
@@ -99,7 +100,7 @@ func newMachine(t *rapid.T) *machine {
 	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]Alert{}, prom: true, records: map[*corev1.ConfigMap]Record{}, ledger: newLedger()}
 	m.beat = m.now
 	m.guard = Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
-		DestinationRule: "orders-service", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"},
+		DestinationRule: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
 		Rollback: Rollback{Lock: rapid.SampledFrom([]LockKind{LockBuild, LockBuild, LockManual, LockNone}).Draw(t, "lock"), Window: 30 * time.Minute,
 			MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion: Promotion{Mode: rapid.SampledFrom([]PromotionMode{PromotionOff, PromotionAuto, PromotionManual}).Draw(t, "mode"), MinRequests: 100,
@@ -206,15 +207,15 @@ func (m *machine) parse(cm *corev1.ConfigMap) Record {
 	return r
 }
 
-func (m *machine) pair() Pair {
-	return Pair{Stable: m.guard.Stable, Canary: m.guard.Canary, Host: "orders-service", Namespace: testNamespace}
+func (m *machine) pair() virtualservice.Pair {
+	return virtualservice.Pair{Stable: m.guard.Stable, Canary: m.guard.Canary, Host: "orders-service", Namespace: testNamespace}
 }
 
-func (m *machine) trafficOf(vs *unstructured.Unstructured) Traffic {
+func (m *machine) trafficOf(vs *unstructured.Unstructured) virtualservice.Traffic {
 	if vs == nil {
-		return Traffic{}
+		return virtualservice.Traffic{}
 	}
-	t, err := Inspect(vs.Object, m.pair(), m.guard.Rollback.options())
+	t, err := virtualservice.Inspect(vs.Object, m.pair(), m.guard.Rollback.options())
 	if err != nil {
 		m.t.Fatalf("inspect: %v", err)
 	}
@@ -288,7 +289,7 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 }
 
 // checkStep holds a step against the conditions that are a step's alone.
-func (m *machine) checkStep(record Record, was, is Traffic) {
+func (m *machine) checkStep(record Record, was, is virtualservice.Traffic) {
 	steps := m.guard.Promotion.Steps
 	rung := slices.IndexFunc(steps, func(s Step) bool { return s.Weight > was.Lowest })
 	if rung < 0 || steps[rung].Weight != is.Weight || is.Lowest != is.Weight {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -44,7 +45,7 @@ func (f freshReader) virtualService(ctx context.Context, name string) (*unstruct
 // longer the present one.
 type store interface {
 	writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error)
-	patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (*unstructured.Unstructured, error)
+	patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []virtualservice.Op, manager string) (*unstructured.Unstructured, error)
 	release(ctx context.Context, name string) error
 }
 
@@ -67,10 +68,10 @@ type reconciler struct {
 	patient   func(ctx context.Context, guard string) (context.Context, context.CancelFunc) // for live reads: it ends when an alert comes; nil: never
 	turn      func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
 	count     func(ctx context.Context, s snapshot) Count
-	forward   func(ctx context.Context, s snapshot) (Forward, []Alert) // asks what only matters for going forward
-	unguarded func(g Guard, p Pair) (found []string, known bool)       // nil: it is not looked for
-	changed   func(g Guard, s snapshot, d Decision)                    // told of each decision that was written
-	burst     func() bool                                              // many rollbacks at once; nil: never
+	forward   func(ctx context.Context, s snapshot) (Forward, []Alert)          // asks what only matters for going forward
+	unguarded func(g Guard, p virtualservice.Pair) (found []string, known bool) // nil: it is not looked for
+	changed   func(g Guard, s snapshot, d Decision)                             // told of each decision that was written
+	burst     func() bool                                                       // many rollbacks at once; nil: never
 }
 
 // outcome is what one reconcile came to.
@@ -309,9 +310,9 @@ func mergeAlerts(a, b []Alert) []Alert {
 // change is one VirtualService's patch.
 type change struct {
 	vs      *unstructured.Unstructured
-	ops     []Op
-	lock    []Op // for the lock's annotation; in the same patch
-	changes []Change
+	ops     []virtualservice.Op
+	lock    []virtualservice.Op // for the lock's annotation; in the same patch
+	changes []virtualservice.Change
 	moved   []string // marks of testers' routes that a step sets
 }
 
@@ -334,7 +335,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	}
 	if d.Move == MoveForward {
 		for _, c := range todo {
-			want.Status.Splits = rememberSplits(want.Status.Splits, c.moved, s.input.Testers.All)
+			want.Status.Splits = virtualservice.RememberSplits(want.Status.Splits, c.moved, s.input.Testers.All)
 		}
 	}
 	if d.Reason == ReasonPerson && d.Move == MoveStable && want.Lock == nil {
@@ -543,8 +544,8 @@ func manager(d Decision) string {
 }
 
 // changesOfOthers are those that belong to VirtualServices not in todo.
-func changesOfOthers(all []Change, todo []change) []Change {
-	var out []Change
+func changesOfOthers(all []virtualservice.Change, todo []change) []virtualservice.Change {
+	var out []virtualservice.Change
 	for _, c := range all {
 		if !slices.ContainsFunc(todo, func(t change) bool { return t.vs.GetName() == c.VirtualService }) {
 			out = append(out, c)
@@ -563,7 +564,7 @@ func plan(s snapshot, d Decision) ([]change, error) {
 	case MoveForward:
 		weight = d.Weight
 	case MoveRestore:
-		weight = KeepWeights
+		weight = virtualservice.KeepWeights
 	case MoveMark:
 		return marks(s, d), nil
 	}
@@ -573,8 +574,8 @@ func plan(s snapshot, d Decision) ([]change, error) {
 		if d.Move != MoveStable && s.former[vs.GetName()] {
 			continue // it was guarded until the lock was lifted: see leave
 		}
-		w, _, err := rewrite(vs.Object, s.pair, weight, s.options(d.Record, vs.GetName()), d.Record.Changed)
-		var unsafe *UnsafeError
+		w, _, err := virtualservice.Edit(vs.Object, s.pair, weight, s.options(d.Record, vs.GetName()), d.Record.Changed)
+		var unsafe *virtualservice.UnsafeError
 		if errors.As(err, &unsafe) && d.Move != MoveStable {
 			passed = err // going forward, one VirtualService without a split is passed over
 			continue
@@ -613,20 +614,20 @@ func marks(s snapshot, d Decision) []change {
 
 // annotate sets guardian's annotations to what a decision says, for people,
 // kubectl and the health check of a GitOps tool.
-func annotate(vs *unstructured.Unstructured, d Decision) []Op {
+func annotate(vs *unstructured.Unstructured, d Decision) []virtualservice.Op {
 	m := d.Marks
 	set := map[string]string{AnnotationState: string(m.State), AnnotationReason: shorten(m.Reason), AnnotationSince: stamp(m.Since), AnnotationBuild: m.Build}
 	have := vs.GetAnnotations()
 	if _, marked := have[AnnotationState]; !marked && (d.Move == MoveRestore || d.Move == MoveMark) {
 		return nil
 	}
-	var ops []Op
+	var ops []virtualservice.Op
 	if have == nil {
-		ops = append(ops, Op{Op: "add", Path: annotationPath, Value: map[string]string{}})
+		ops = append(ops, virtualservice.Op{Op: "add", Path: annotationPath, Value: map[string]string{}})
 	}
 	for _, k := range []string{AnnotationState, AnnotationReason, AnnotationSince, AnnotationBuild} {
 		if v, ok := have[k]; set[k] != "" && (!ok || v != set[k]) {
-			ops = append(ops, Op{Op: "add", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1"), Value: set[k]})
+			ops = append(ops, virtualservice.Op{Op: "add", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1"), Value: set[k]})
 		}
 	}
 	return ops

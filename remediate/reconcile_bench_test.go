@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apinet "istio.io/api/networking/v1"
 	istionet "istio.io/client-go/pkg/apis/networking/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -39,7 +40,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 	records, services := newIndexer(nil), newIndexer(nil)
 	c := &cacheReader{
 		namespace: "shop", records: corelisters.NewConfigMapLister(records), vs: services,
-		services: newIndexer(selectorIndexers()), rules: newIndexer(hostIndexers("shop", defaultDomain)), replicas: newIndexer(nil),
+		services: newIndexer(selectorIndexers()), rules: newIndexer(hostIndexers("shop", virtualservice.DefaultDomain)), replicas: newIndexer(nil),
 		podIndex: newIndexer(podIndexers()), deployIdx: newIndexer(deploymentIndexers()), sliceIndex: newIndexer(sliceIndexers()),
 	}
 	meta := func(name string, set map[string]string) metav1.ObjectMeta {
@@ -78,11 +79,11 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 
 	m := &memoryStore{records: records}
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: defaultDomain, now: func() time.Time { return now }, watch: newStopwatch(), known: newInspections(),
+	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: virtualservice.DefaultDomain, now: func() time.Time { return now }, watch: newStopwatch(), known: newInspections(),
 		leads: func() bool { return true }, heartbeat: func(context.Context) (time.Time, error) { return now, nil },
 		count: func(context.Context, snapshot) Count { return Count{} }, changed: func(Guard, snapshot, Decision) {}}
 	g := Guard{Name: "orders-service", Namespace: "shop", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
-		Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Rollback: Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true}}
+		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Rollback: Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true}}
 	look := func() {
 		if _, err := r.reconcile(b.Context(), g, nil); err != nil {
 			b.Fatal(err)

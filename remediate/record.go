@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -85,8 +86,8 @@ type Record struct {
 	ResourceVersion string // of the ConfigMap; empty when there is none yet
 
 	Lock    *Lock
-	Refused []string // builds that were rolled back, oldest first
-	Changed []Change // routes and mirrors that guardian re-pointed and will give back
+	Refused []string                // builds that were rolled back, oldest first
+	Changed []virtualservice.Change // routes and mirrors that guardian re-pointed and will give back
 	Status  Status
 	History []HistoryEntry // oldest first
 	Request *Request

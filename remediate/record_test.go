@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
@@ -27,7 +28,7 @@ func fullRecord() Record {
 		Lock: &Lock{Kind: LockBuild, Build: "b1", Signal: "latency", Alert: "CanarySlow", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Since: at,
 			By: "alert", From: "orders-old", Refused: []string{"b0", "b1"}, Coming: []string{"b2"}, Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
 		Refused: []string{"b0", "b1"},
-		Changed: []Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
+		Changed: []virtualservice.Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
 		Status: Status{State: StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
 			Paused: &Pause{By: "ann", Reason: "x", At: at}, PausedOnVS: true, Disarmed: &Disarm{By: "ann", Reason: "x", At: at, Until: at.Add(time.Hour)}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
 			Failed: 2, Latency: Latency{Quantile: 0.95, Millis: 250, Above: true}, Counted: Counted{Since: at.Add(-time.Minute), At: at},

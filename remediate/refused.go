@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
@@ -178,8 +179,8 @@ const maxRoutesAlone = 32
 // each route. The error names the routes that are left as they were.
 func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) error {
 	p := &partly{r: r, c: c}
-	traffic := slices.DeleteFunc(slices.Clone(c.ops), func(o Op) bool { return routeOf(o.Path) == "" })
-	weights := slices.DeleteFunc(slices.Clone(traffic), func(o Op) bool { return !strings.HasSuffix(o.Path, "/weight") })
+	traffic := slices.DeleteFunc(slices.Clone(c.ops), func(o virtualservice.Op) bool { return routeOf(o.Path) == "" })
+	weights := slices.DeleteFunc(slices.Clone(traffic), func(o virtualservice.Op) bool { return !strings.HasSuffix(o.Path, "/weight") })
 	if len(traffic) == 0 {
 		return whole
 	}
@@ -193,7 +194,7 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 		}
 	}
 	if len(weights) > 0 && len(weights) < len(traffic) && p.try(ctx, weights) == nil {
-		traffic = slices.DeleteFunc(traffic, func(o Op) bool { return strings.HasSuffix(o.Path, "/weight") })
+		traffic = slices.DeleteFunc(traffic, func(o virtualservice.Op) bool { return strings.HasSuffix(o.Path, "/weight") })
 	}
 	routes, byRoute := p.split(traffic)
 	if p.lost != nil || len(routes) > maxRoutesAlone || len(routes) == 1 && p.wrote == 0 {
@@ -203,7 +204,7 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 	for _, route := range routes {
 		ops := byRoute[route]
 		err := p.try(ctx, ops)
-		if part := slices.DeleteFunc(slices.Clone(ops), func(o Op) bool { return !strings.HasSuffix(o.Path, "/weight") }); err != nil && len(part) > 0 && len(part) < len(ops) {
+		if part := slices.DeleteFunc(slices.Clone(ops), func(o virtualservice.Op) bool { return !strings.HasSuffix(o.Path, "/weight") }); err != nil && len(part) > 0 && len(part) < len(ops) {
 			_ = p.try(ctx, part) // what is left of the route is named in any case
 		}
 		if err != nil {
@@ -227,7 +228,7 @@ type partly struct {
 	lost  error // what says that no other part needs to be tried
 }
 
-func (p *partly) try(ctx context.Context, ops []Op) error {
+func (p *partly) try(ctx context.Context, ops []virtualservice.Op) error {
 	if p.lost != nil {
 		return p.lost
 	}
@@ -243,8 +244,8 @@ func (p *partly) try(ctx context.Context, ops []Op) error {
 }
 
 // split sorts operations by route.
-func (p *partly) split(ops []Op) (routes []string, byRoute map[string][]Op) {
-	byRoute = map[string][]Op{}
+func (p *partly) split(ops []virtualservice.Op) (routes []string, byRoute map[string][]virtualservice.Op) {
+	byRoute = map[string][]virtualservice.Op{}
 	for _, o := range ops {
 		route := routeOf(o.Path)
 		if byRoute[route] == nil {

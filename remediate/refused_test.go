@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -22,7 +23,7 @@ type lonely struct {
 	guard  Guard
 	rec    *reconciler
 	now    time.Time
-	refuse func(write string, ops []Op) (error, bool)
+	refuse func(write string, ops []virtualservice.Op) (error, bool)
 	told   []string // events, in the order in which they were told
 	writes []string
 
@@ -31,11 +32,11 @@ type lonely struct {
 
 func newLonely(t *testing.T, weight int) *lonely {
 	t.Helper()
-	o := &lonely{t: t, now: at, guard: given().Guard, refuse: func(string, []Op) (error, bool) { return nil, false }}
+	o := &lonely{t: t, now: at, guard: given().Guard, refuse: func(string, []virtualservice.Op) (error, bool) { return nil, false }}
 	o.w = &world{template: 1, made: map[int]time.Time{1: at.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2}
 	o.ci(weight)
 	store := &worldStore{w: o.w, before: func(string) error { return nil }, after: func(write string) error { o.writes = append(o.writes, write); return nil },
-		answer: func(write string, ops []Op) (error, bool) { return o.refuse(write, ops) }}
+		answer: func(write string, ops []virtualservice.Op) (error, bool) { return o.refuse(write, ops) }}
 	store.patching = func(name string) { o.patching = name }
 	o.rec = &reconciler{
 		cached: worldReader{world: o.w, saw: &o.saw}, live: worldReader{world: o.w, saw: &o.saw}, store: store, now: func() time.Time { return o.now }, domain: "cluster.local",
@@ -75,9 +76,9 @@ func (o *lonely) record() Record {
 	return r
 }
 
-func (o *lonely) traffic() Traffic {
+func (o *lonely) traffic() virtualservice.Traffic {
 	o.t.Helper()
-	t, err := Inspect(o.w.vs.Object, Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}, o.guard.Rollback.options())
+	t, err := virtualservice.Inspect(o.w.vs.Object, virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}, o.guard.Rollback.options())
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ var errorsAlert = Alert{Name: "CanaryErrors", Signal: "error_rate", Action: Acti
 // refusesTraffic has writes of VirtualServices answered with err, those of
 // operations on such a path alone if part is not empty.
 func (o *lonely) refusesTraffic(err error, part string) {
-	o.refuse = func(write string, ops []Op) (error, bool) {
+	o.refuse = func(write string, ops []virtualservice.Op) (error, bool) {
 		if write == "traffic" && touches(ops, part) {
 			return conflictOr(err, "patch VirtualService"), false
 		}
@@ -201,7 +202,7 @@ func TestTheNewestRefusalIsToldAtOnce(t *testing.T) {
 
 func TestWhatRefusesTheWeightsIsTold(t *testing.T) {
 	o := newLonely(t, 10)
-	o.refuse = func(write string, ops []Op) (error, bool) {
+	o.refuse = func(write string, ops []virtualservice.Op) (error, bool) {
 		switch {
 		case write == "traffic" && touches(ops, annotationPath):
 			return conflictOr(answers["forbidden"], "patch VirtualService"), false
@@ -221,7 +222,7 @@ func TestWhatRefusesTheWeightsIsTold(t *testing.T) {
 func TestAnAnswerThatIsLostIsLookedFor(t *testing.T) {
 	o := newLonely(t, 10)
 	lost := 1
-	o.refuse = func(write string, _ []Op) (error, bool) {
+	o.refuse = func(write string, _ []virtualservice.Op) (error, bool) {
 		if lost--; write == "traffic" && lost >= -1 {
 			return conflictOr(context.DeadlineExceeded, "patch"), true
 		}
@@ -239,14 +240,14 @@ func TestAnAnswerThatIsLostIsLookedFor(t *testing.T) {
 func TestWhatTheAPIServerTakesOfARollbackIsWritten(t *testing.T) {
 	denied := answers["bad request"]
 	for part, c := range map[string]struct {
-		left  func(Traffic) bool
+		left  func(virtualservice.Traffic) bool
 		names string
 		done  bool
 	}{
-		"mirror":       {func(t Traffic) bool { return t.Mirrors == 1 && t.CanaryOnly == 0 }, "http[1]", false},
-		"/spec/http/0": {func(t Traffic) bool { return t.CanaryOnly == 1 && t.Mirrors == 0 }, "http[0]", false},
-		annotationPath: {Traffic.Clean, "", true},
-		"/metadata/annotations/canary-guardian.io~1lock": {Traffic.Clean, "", true},
+		"mirror":       {func(t virtualservice.Traffic) bool { return t.Mirrors == 1 && t.CanaryOnly == 0 }, "http[1]", false},
+		"/spec/http/0": {func(t virtualservice.Traffic) bool { return t.CanaryOnly == 1 && t.Mirrors == 0 }, "http[0]", false},
+		annotationPath: {virtualservice.Traffic.Clean, "", true},
+		"/metadata/annotations/canary-guardian.io~1lock": {virtualservice.Traffic.Clean, "", true},
 	} {
 		t.Run(part, func(t *testing.T) {
 			o := newLonely(t, 10)
@@ -352,7 +353,7 @@ func TestARollbackThatCannotBeRecordedIsDoneAllTheSame(t *testing.T) {
 			if gone {
 				o.w.cm = nil
 			}
-			o.refuse = func(write string, _ []Op) (error, bool) {
+			o.refuse = func(write string, _ []virtualservice.Op) (error, bool) {
 				if write == "record" {
 					return conflictOr(quota, "write record"), false
 				}
@@ -369,7 +370,7 @@ func TestARollbackThatCannotBeRecordedIsDoneAllTheSame(t *testing.T) {
 			if out, err := o.pass(); out.recorded || err == nil {
 				t.Errorf("still not: recorded %v, %v", out.recorded, err)
 			}
-			o.refuse = func(string, []Op) (error, bool) { return nil, false }
+			o.refuse = func(string, []virtualservice.Op) (error, bool) { return nil, false }
 			if out, err := o.pass(); err != nil || !out.recorded {
 				t.Fatalf("recorded %v, %v", out.recorded, err)
 			}

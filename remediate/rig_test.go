@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -155,7 +156,7 @@ func (r *rig) waitUpTo(most time.Duration, what string, ok func() error) {
 func (r *rig) guard(name string) Guard {
 	return Guard{
 		Name: name, Namespace: r.ns, VirtualServices: []string{name}, DestinationRule: name,
-		Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"},
+		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
 		Rollback:    Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion:   Promotion{Mode: PromotionOff, Steps: []Step{{Weight: 10}, {Weight: 50}, {Weight: 100}}},
 		AlertWindow: time.Minute, HeartbeatMaxAge: time.Hour,

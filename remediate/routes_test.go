@@ -5,13 +5,15 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // withRoutes has the VirtualService of a lone guardian hold these http routes.
 func (o *lonely) withRoutes(http string) {
 	o.t.Helper()
-	u := &unstructured.Unstructured{Object: vsOf(o.t, http)}
+	u := &unstructured.Unstructured{Object: vstest.Of(o.t, http)}
 	u.SetName("orders-service")
 	u.SetAnnotations(map[string]string{"team": "shop"})
 	if o.w.vs != nil {
@@ -22,7 +24,7 @@ func (o *lonely) withRoutes(http string) {
 }
 
 // routes are the http routes that the API server has.
-func (o *lonely) routes() any { return jsonOf(o.w.vs.Object["spec"].(map[string]any)["http"]) }
+func (o *lonely) routes() any { return vstest.JSON(o.w.vs.Object["spec"].(map[string]any)["http"]) }
 
 // unlockNow has a person lift the lock, and guardian see to what follows.
 func (o *lonely) unlockNow() {
@@ -45,11 +47,11 @@ func (o *lonely) unlockNow() {
 func TestStickySessionsThroughARollbackAndAnUnlock(t *testing.T) {
 	for _, share := range []int{0, 10, 100} {
 		t.Run(fmt.Sprint(share), func(t *testing.T) {
-			sticky := pairRoute(cookieV2, 0, 100) + pairRoute(cookieV1, 100, 0)
+			sticky := vstest.PairRoute(vstest.CookieV2, 0, 100) + vstest.PairRoute(vstest.CookieV1, 100, 0)
 			o := newLonely(t, 0)
-			o.withRoutes(sticky + pairRoute("", 100, 0))
+			o.withRoutes(sticky + vstest.PairRoute("", 100, 0))
 			o.pass()
-			o.withRoutes(sticky + pairRoute("", 100-share, share))
+			o.withRoutes(sticky + vstest.PairRoute("", 100-share, share))
 			if _, err := o.pass(); err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +67,7 @@ func TestStickySessionsThroughARollbackAndAnUnlock(t *testing.T) {
 				t.Fatalf("%s (%s), the canary has %+v, remembered %+v", r.Status.State, r.Status.Reason, o.traffic(), r.Changed)
 			}
 			o.unlockNow()
-			if want := vsOf(t, sticky+pairRoute("", 100, 0))["spec"].(map[string]any)["http"]; !reflect.DeepEqual(o.routes(), jsonOf(want)) {
+			if want := vstest.Of(t, sticky+vstest.PairRoute("", 100, 0))["spec"].(map[string]any)["http"]; !reflect.DeepEqual(o.routes(), vstest.JSON(want)) {
 				t.Errorf("after the unlock: %v", o.routes())
 			}
 			if r := o.record(); len(r.Changed) != 0 || r.Status.Weight != 0 || r.Status.State != StateShifting || r.Status.Reason != "canary has 0%, and 1 route of testers" {
@@ -78,7 +80,7 @@ func TestStickySessionsThroughARollbackAndAnUnlock(t *testing.T) {
 func TestARouteThatHasSplitIsNotGivenBackFromTheTop(t *testing.T) {
 	o := newLonely(t, 0)
 	for _, share := range []int{0, 10, 100} {
-		o.withRoutes(pairRoute(tenant, 100-share, share) + pairRoute("", 100-share, share))
+		o.withRoutes(vstest.PairRoute(vstest.Tenant, 100-share, share) + vstest.PairRoute("", 100-share, share))
 		if _, err := o.pass(); err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +94,7 @@ func TestARouteThatHasSplitIsNotGivenBackFromTheTop(t *testing.T) {
 		}
 	}
 	o.unlockNow()
-	if want := vsOf(t, pairRoute(tenant, 100, 0)+pairRoute("", 100, 0))["spec"].(map[string]any)["http"]; !reflect.DeepEqual(o.routes(), jsonOf(want)) {
+	if want := vstest.Of(t, vstest.PairRoute(vstest.Tenant, 100, 0)+vstest.PairRoute("", 100, 0))["spec"].(map[string]any)["http"]; !reflect.DeepEqual(o.routes(), vstest.JSON(want)) {
 		t.Errorf("after the unlock: %v", o.routes())
 	}
 }
@@ -100,7 +102,7 @@ func TestARouteThatHasSplitIsNotGivenBackFromTheTop(t *testing.T) {
 // A guardian that finds everything at the canary cannot know what has split before.
 func TestAtFirstSightOfAPromotedCanaryNothingIsTakenForTesters(t *testing.T) {
 	o := newLonely(t, 0)
-	o.withRoutes(pairRoute(tenant, 0, 100) + pairRoute("", 0, 100))
+	o.withRoutes(vstest.PairRoute(vstest.Tenant, 0, 100) + vstest.PairRoute("", 0, 100))
 	o.w.cm = nil
 	for range 3 {
 		if _, err := o.pass(errorsAlert); err != nil {
@@ -115,10 +117,10 @@ func TestAtFirstSightOfAPromotedCanaryNothingIsTakenForTesters(t *testing.T) {
 // What was assumed, or was so in another release, gives way to what is seen.
 func TestTestersAheadOfTheSplitAreAsideWhateverTheyDidBefore(t *testing.T) {
 	o := newLonely(t, 0)
-	o.withRoutes(pairRoute(cookieV2, 0, 100) + pairRoute("", 0, 100))
+	o.withRoutes(vstest.PairRoute(vstest.CookieV2, 0, 100) + vstest.PairRoute("", 0, 100))
 	o.w.cm = nil
 	o.pass() // first sight: what is at the top counts as the split
-	o.withRoutes(pairRoute(cookieV2, 0, 100) + pairRoute("", 90, 10))
+	o.withRoutes(vstest.PairRoute(vstest.CookieV2, 0, 100) + vstest.PairRoute("", 90, 10))
 	if _, err := o.pass(); err != nil {
 		t.Fatal(err)
 	}
@@ -129,13 +131,13 @@ func TestTestersAheadOfTheSplitAreAsideWhateverTheyDidBefore(t *testing.T) {
 
 func TestTestersLeftBehindTheSplitAreAsideWhateverTheyDidBefore(t *testing.T) {
 	o := newLonely(t, 0)
-	o.withRoutes(pairRoute(cookieV2, 90, 10) + pairRoute(cookieV1, 90, 10) + pairRoute("", 90, 10))
+	o.withRoutes(vstest.PairRoute(vstest.CookieV2, 90, 10) + vstest.PairRoute(vstest.CookieV1, 90, 10) + vstest.PairRoute("", 90, 10))
 	o.pass()
 	if s := o.record().Status; len(s.Splits) != 2 {
 		t.Fatalf("two routes of testers split: %+v", s)
 	}
 	for _, share := range []int{50, 100} {
-		o.withRoutes(pairRoute(cookieV2, 0, 100) + pairRoute(cookieV1, 100, 0) + pairRoute("", 100-share, share))
+		o.withRoutes(vstest.PairRoute(vstest.CookieV2, 0, 100) + vstest.PairRoute(vstest.CookieV1, 100, 0) + vstest.PairRoute("", 100-share, share))
 		if _, err := o.pass(); err != nil {
 			t.Fatal(err)
 		}
@@ -146,12 +148,12 @@ func TestTestersLeftBehindTheSplitAreAsideWhateverTheyDidBefore(t *testing.T) {
 }
 
 func TestALadderClimbsBesideStickySessions(t *testing.T) {
-	sticky := pairRoute(cookieV2, 0, 100) + pairRoute(cookieV1, 100, 0)
+	sticky := vstest.PairRoute(vstest.CookieV2, 0, 100) + vstest.PairRoute(vstest.CookieV1, 100, 0)
 	for _, steps := range [][]Step{{{Weight: 10}, {Weight: 50}, {Weight: 100}}, {{Weight: 100}}} {
-		for _, beside := range []string{"", onlyRoute(somePath, "v2"), pairRoute(somePath, 0, 100)} {
+		for _, beside := range []string{"", vstest.OnlyRoute(vstest.SomePath, "v2"), vstest.PairRoute(vstest.SomePath, 0, 100)} {
 			o := newLonely(t, 0)
 			o.guard.Promotion = Promotion{Mode: PromotionManual, Steps: steps}
-			o.withRoutes(sticky + beside + pairRoute("", 100, 0))
+			o.withRoutes(sticky + beside + vstest.PairRoute("", 100, 0))
 			o.pass()
 			told := len(o.record().History)
 			for _, step := range steps {
@@ -164,7 +166,7 @@ func TestALadderClimbsBesideStickySessions(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if want := vsOf(t, sticky+beside+pairRoute("", 100-step.Weight, step.Weight))["spec"].(map[string]any)["http"]; !reflect.DeepEqual(o.routes(), jsonOf(want)) {
+				if want := vstest.Of(t, sticky+beside+vstest.PairRoute("", 100-step.Weight, step.Weight))["spec"].(map[string]any)["http"]; !reflect.DeepEqual(o.routes(), vstest.JSON(want)) {
 					t.Fatalf("at %d: %v; %+v", step.Weight, o.routes(), o.record().Status)
 				}
 				s := o.record().Status
@@ -187,12 +189,12 @@ func TestTestersMayHaveAVirtualServiceOfTheirOwn(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		http []string
-		want Traffic
+		want virtualservice.Traffic
 	}{
-		{"beside a split", []string{pairRoute(cookieV2, 0, 100), pairRoute("", 90, 10)}, Traffic{Weight: 10, Lowest: 10, Counted: 1, Split: 1, CanaryOnly: 1}},
-		{"beside stable alone", []string{onlyRoute("", "v1"), pairRoute(cookieV2, 0, 100)}, Traffic{CanaryOnly: 1, StableOnly: 1}},
-		{"two of them and nothing else", []string{pairRoute(cookieV2, 0, 100), pairRoute(tenant, 0, 100)}, Traffic{Weight: 100, Lowest: 100, Counted: 2, Split: 2}},
-		{"everybody's at its end in each", []string{pairRoute("", 0, 100), pairRoute("", 90, 10)}, Traffic{Weight: 100, Lowest: 10, Counted: 2, Split: 2}},
+		{"beside a split", []string{vstest.PairRoute(vstest.CookieV2, 0, 100), vstest.PairRoute("", 90, 10)}, virtualservice.Traffic{Weight: 10, Lowest: 10, Counted: 1, Split: 1, CanaryOnly: 1}},
+		{"beside stable alone", []string{vstest.OnlyRoute("", "v1"), vstest.PairRoute(vstest.CookieV2, 0, 100)}, virtualservice.Traffic{CanaryOnly: 1, StableOnly: 1}},
+		{"two of them and nothing else", []string{vstest.PairRoute(vstest.CookieV2, 0, 100), vstest.PairRoute(vstest.Tenant, 0, 100)}, virtualservice.Traffic{Weight: 100, Lowest: 100, Counted: 2, Split: 2}},
+		{"everybody's at its end in each", []string{vstest.PairRoute("", 0, 100), vstest.PairRoute("", 90, 10)}, virtualservice.Traffic{Weight: 100, Lowest: 10, Counted: 2, Split: 2}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := gathered(t, bySubset, coverAll, c.http...)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -65,9 +66,9 @@ func TestTwoGuardsOfOneVirtualServiceGiveBackWhatIsTheirs(t *testing.T) {
 		}
 		return nil
 	}
-	pair := Pair{Stable: pay.Stable, Canary: pay.Canary, Host: payments.Name, Namespace: r.ns}
+	pair := virtualservice.Pair{Stable: pay.Stable, Canary: pay.Canary, Host: payments.Name, Namespace: r.ns}
 	mirrors := func(want int) error { // of the other guard's canary
-		got, err := Inspect(r.virtualService(orders.Name).Object, pair, pay.Rollback.options())
+		got, err := virtualservice.Inspect(r.virtualService(orders.Name).Object, pair, pay.Rollback.options())
 		if err == nil && got.Mirrors != want {
 			err = fmt.Errorf("%d mirrors to the canary of %s, want %d", got.Mirrors, pay.Name, want)
 		}

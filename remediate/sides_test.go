@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -72,7 +73,7 @@ func (s shop) look(t *testing.T) Input {
 	t.Helper()
 	snap := snapshot{input: given()}
 	snap.input.Canary, snap.input.Stable = Workload{}, Endpoints{}
-	if err := snap.gatherPair(t.Context(), s, defaultDomain); err != nil {
+	if err := snap.gatherPair(t.Context(), s, virtualservice.DefaultDomain); err != nil {
 		t.Fatal(err)
 	}
 	return snap.input

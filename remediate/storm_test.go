@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -67,7 +68,7 @@ func (e *exposure) saw(vs *unstructured.Unstructured) {
 	defer e.mu.Unlock()
 	now, name := time.Now(), vs.GetName()
 	since, exposed := e.since[name]
-	t, err := Inspect(vs.Object, Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}, RewriteOptions{})
+	t, err := virtualservice.Inspect(vs.Object, virtualservice.Pair{Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}, virtualservice.Options{})
 	switch is := err == nil && t.Weight > 0; {
 	case is && !exposed:
 		e.since[name] = now

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -87,10 +88,10 @@ func (l Looker) tryRecord(ctx context.Context, g Guard, old *corev1.ConfigMap, w
 
 // tryTraffic writes the weights of a rollback and the lock. Where no weight is safe
 // to write, which Look tells of, it is the lock alone.
-func tryTraffic(ctx context.Context, api *istioAPI, g Guard, p Pair, vs *unstructured.Unstructured, want Record, user string) Tried {
+func tryTraffic(ctx context.Context, api *istioAPI, g Guard, p virtualservice.Pair, vs *unstructured.Unstructured, want Record, user string) Tried {
 	t := Tried{Kind: "VirtualService", Name: vs.GetName(), Verb: "patch"}
-	ops := []Op{{Op: "test", Path: "/metadata/resourceVersion", Value: vs.GetResourceVersion()}}
-	if rewritten, err := Rewrite(vs.Object, p, 0, g.Rollback.options(), nil); err == nil {
+	ops := []virtualservice.Op{{Op: "test", Path: "/metadata/resourceVersion", Value: vs.GetResourceVersion()}}
+	if rewritten, err := virtualservice.Rewrite(vs.Object, p, 0, g.Rollback.options(), nil); err == nil {
 		ops = append(ops, rewritten.Ops...)
 	}
 	ops = append(ops, lockOps(vs, g.Name, want, user, nil)...)

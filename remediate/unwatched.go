@@ -1,5 +1,7 @@
 package remediate
 
+import "github.com/canary-guardian/guardian/remediate/virtualservice"
+
 // Gaps are what Prometheus lacks of the rules that watch a guard. The zero value
 // is none: it has evaluated them, and they record both sides' requests.
 type Gaps struct {
@@ -20,7 +22,7 @@ const noAnswer = "Prometheus does not say that the rules watch"
 // unwatched is why nothing proves that the canary is watched, or "". Requests are
 // recorded only where there are some, so they are asked for only of a canary that
 // has traffic.
-func (g Gaps) unwatched(t Traffic, requests int64) string {
+func (g Gaps) unwatched(t virtualservice.Traffic, requests int64) string {
 	switch {
 	case g.Rules != "":
 		return g.Rules

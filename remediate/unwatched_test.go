@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -30,7 +31,7 @@ func TestACanaryIsWatchedWhenItsRulesAreEvaluatedAndRecordItsRequests(t *testing
 		"nothing is scraped, and all is canary's": {none, 100, 0, "the rules record no request of either side", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := c.gaps.unwatched(Traffic{Weight: c.weight}, c.requests)
+			got := c.gaps.unwatched(virtualservice.Traffic{Weight: c.weight}, c.requests)
 			if !strings.HasPrefix(got, c.want) || (got == "") != (c.want == "") {
 				t.Errorf("%q, want %q", got, c.want)
 			}
@@ -89,7 +90,7 @@ func TestTheRecordSaysWhyNothingProvesThatTheRulesWatch(t *testing.T) {
 
 func TestAnUnwatchedCanaryIsAMetric(t *testing.T) {
 	m := NewMetrics(prometheus.NewPedanticRegistry())
-	g := Guard{Name: "orders-service", Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}
+	g := Guard{Name: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
 	m.start(g)
 	for text, want := range map[string]string{"": "0", NoRequestsYet: "0", "not loaded": "1", noAnswer: "1"} {
 		m.saw(g, outcome{decision: Decision{Record: Record{Status: Status{Unwatched: text}}}})

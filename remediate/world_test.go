@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -389,14 +390,14 @@ type worldStore struct {
 	before func(write string) error // may change the world, or return errAPI or errCrash
 	after  func(write string) error
 	check  func(before, after *unstructured.Unstructured, manager string)
-	answer func(write string, ops []Op) (err error, in bool) // what the API server says instead of taking a write; nil: it takes all
-	stored func(old, cm *corev1.ConfigMap)                   // a record was written; may be nil
-	moved  func(vs *unstructured.Unstructured)               // a VirtualService was written; may be nil
+	answer func(write string, ops []virtualservice.Op) (err error, in bool) // what the API server says instead of taking a write; nil: it takes all
+	stored func(old, cm *corev1.ConfigMap)                                  // a record was written; may be nil
+	moved  func(vs *unstructured.Unstructured)                              // a VirtualService was written; may be nil
 
 	patching func(name string) // a VirtualService is to be written; may be nil
 }
 
-func (s *worldStore) around(write string, ops []Op, do func() error) error {
+func (s *worldStore) around(write string, ops []virtualservice.Op, do func() error) error {
 	if err := s.before(write); err != nil {
 		return err
 	}
@@ -437,7 +438,7 @@ func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.Co
 	return out, err
 }
 
-func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []Op, manager string) (now *unstructured.Unstructured, err error) {
+func (s *worldStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []virtualservice.Op, manager string) (now *unstructured.Unstructured, err error) {
 	if s.patching != nil {
 		s.patching(vs.GetName())
 	}
@@ -480,7 +481,7 @@ func (s *worldStore) release(_ context.Context, name string) error {
 	})
 }
 
-func applyOps(vs *unstructured.Unstructured, ops []Op) (*unstructured.Unstructured, error) {
+func applyOps(vs *unstructured.Unstructured, ops []virtualservice.Op) (*unstructured.Unstructured, error) {
 	doc, err := json.Marshal(vs.Object)
 	if err != nil {
 		return nil, err

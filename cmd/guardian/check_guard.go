@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // checkIstio says in which version Istio's resources are read and written, and
@@ -82,7 +83,7 @@ func (c *cluster) checkStable(p *preflight, g GuardConfig, in remediate.Input) {
 }
 
 // mendDestination is what gives a guard a side that is missing.
-func mendDestination(g GuardConfig, ref remediate.Ref, side string) string {
+func mendDestination(g GuardConfig, ref virtualservice.Ref, side string) string {
 	if ref.Host != "" {
 		return "create the Service, or name another host in " + side
 	}

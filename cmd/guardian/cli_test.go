@@ -27,6 +27,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 const testGuard = "orders-service"
@@ -1006,7 +1007,7 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 		return r
 	}
 	changed := orphan(locked())
-	changed.Changed = []remediate.Change{{VirtualService: "orders-mesh", Path: "/spec/http/0/mirror"}}
+	changed.Changed = []virtualservice.Change{{VirtualService: "orders-mesh", Path: "/spec/http/0/mirror"}}
 	for name, tc := range map[string]struct {
 		record remediate.Record
 		args   string

@@ -13,6 +13,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // Config is guardian's whole configuration: defaults filled in, checked, and
@@ -177,7 +178,7 @@ type GuardConfig struct {
 }
 
 // RefConfig is a subset, written as its name, or a host, written {host: name}.
-type RefConfig struct{ remediate.Ref }
+type RefConfig struct{ virtualservice.Ref }
 
 // MarshalYAML writes what the configuration file has.
 func (r RefConfig) MarshalYAML() (any, error) {
@@ -344,8 +345,8 @@ const (
 func DefaultGuard(name string) GuardConfig {
 	g := GuardConfig{
 		Name:   name,
-		Stable: RefConfig{remediate.Ref{Subset: "v1"}},
-		Canary: RefConfig{remediate.Ref{Subset: "v2"}},
+		Stable: RefConfig{virtualservice.Ref{Subset: "v1"}},
+		Canary: RefConfig{virtualservice.Ref{Subset: "v2"}},
 		Signals: SignalsConfig{
 			ErrorRate: ErrorRateConfig{Enabled: true, Max: 0.01},
 			Latency:   LatencyConfig{Enabled: true, Quantile: 0.95, Max: 500 * time.Millisecond},

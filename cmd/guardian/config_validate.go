@@ -17,6 +17,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -227,7 +228,7 @@ func (c Config) validateGuards(k *check) {
 		names[g.Name] = i
 		canary := g.DestinationRule + "/" + g.Canary.Subset
 		if g.Canary.Host != "" {
-			canary = remediate.NormalizeHost(g.Canary.Host, c.Namespace, c.ClusterDomain)
+			canary = virtualservice.NormalizeHost(g.Canary.Host, c.Namespace, c.ClusterDomain)
 		}
 		if first, taken := canaries[canary]; taken {
 			k.want(false, at+".canary", g.Canary.String(), fmt.Sprintf("guards[%d] has this canary already: want one guard for each, with all of its virtualServices", first))

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -58,7 +59,7 @@ func (c Config) rulesGuard(g GuardConfig, sides remediate.Sides) (rules.Guard, e
 }
 
 // rulesSide names a side as guardian's metrics do.
-func rulesSide(g GuardConfig, ref remediate.Ref, configured []string, found remediate.Side) (rules.Side, error) {
+func rulesSide(g GuardConfig, ref virtualservice.Ref, configured []string, found remediate.Side) (rules.Side, error) {
 	s := rules.Side{Name: ref.String(), Workloads: configured, Service: found.Service, Version: found.Labels["version"]}
 	if len(s.Workloads) == 0 {
 		s.Workloads = found.Workloads

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -18,7 +19,7 @@ func TestAGuardOfOneLineMeansTheSameToEveryPackage(t *testing.T) {
 	}
 	want := remediate.Guard{
 		Name: "orders-service", Namespace: "microservices", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
-		Stable: remediate.Ref{Subset: "v1"}, Canary: remediate.Ref{Subset: "v2"}, Mode: remediate.ModeEnforce,
+		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Mode: remediate.ModeEnforce,
 		Rollback: remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion: remediate.Promotion{Mode: remediate.PromotionOff, MinRequests: 100, Steps: []remediate.Step{
 			{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
@@ -79,7 +80,7 @@ func TestWorkloadsComeFromTheConfigurationElseFromTheCluster(t *testing.T) {
 		t.Errorf("configured: got %+v, %v", got, err)
 	}
 	g = DefaultGuard("orders-service")
-	g.Stable, g.Canary = RefConfig{remediate.Ref{Host: "orders-v1"}}, RefConfig{remediate.Ref{Host: "orders-v2"}}
+	g.Stable, g.Canary = RefConfig{virtualservice.Ref{Host: "orders-v1"}}, RefConfig{virtualservice.Ref{Host: "orders-v2"}}
 	if _, err := c.rulesGuard(g, remediate.Sides{}); err == nil || !strings.Contains(err.Error(), "guard orders-service: stable host:orders-v1 is a host") {
 		t.Errorf("hosts that nobody knows: got %v", err)
 	}

@@ -6,9 +6,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/spf13/cobra"
-
-	"github.com/canary-guardian/guardian/remediate"
 )
 
 // planOptions is what `guardian plan` is asked to do.
@@ -61,7 +60,7 @@ func (a *app) plan(o planOptions) error {
 	if err != nil {
 		return err
 	}
-	out, patch, err := remediate.PlanYAML(in, pair, o.weight, remediate.RewriteOptions{MatchRoutes: o.matchRoutes, Mirrors: o.mirrors})
+	out, patch, err := virtualservice.PlanYAML(in, pair, o.weight, virtualservice.Options{MatchRoutes: o.matchRoutes, Mirrors: o.mirrors})
 	if err != nil {
 		return fmt.Errorf("plan %s: %w", name, err)
 	}
@@ -73,22 +72,22 @@ func (a *app) plan(o planOptions) error {
 }
 
 // pair checks the flags.
-func (o planOptions) pair() (remediate.Pair, error) {
-	stable, err := remediate.ParseRef(o.stable)
+func (o planOptions) pair() (virtualservice.Pair, error) {
+	stable, err := virtualservice.ParseRef(o.stable)
 	if err != nil {
-		return remediate.Pair{}, fmt.Errorf("--stable: %w", err)
+		return virtualservice.Pair{}, fmt.Errorf("--stable: %w", err)
 	}
-	canary, err := remediate.ParseRef(o.canary)
+	canary, err := virtualservice.ParseRef(o.canary)
 	if err != nil {
-		return remediate.Pair{}, fmt.Errorf("--canary: %w", err)
+		return virtualservice.Pair{}, fmt.Errorf("--canary: %w", err)
 	}
 	switch {
 	case o.weight < 0 || o.weight > 100:
-		return remediate.Pair{}, fmt.Errorf("--weight %d: want 0 to 100", o.weight)
+		return virtualservice.Pair{}, fmt.Errorf("--weight %d: want 0 to 100", o.weight)
 	case o.output != "yaml" && o.output != "patch":
-		return remediate.Pair{}, fmt.Errorf("--output %q: want yaml or patch", o.output)
+		return virtualservice.Pair{}, fmt.Errorf("--output %q: want yaml or patch", o.output)
 	}
-	return remediate.Pair{Stable: stable, Canary: canary, Host: o.host, Namespace: o.namespace, Domain: o.domain}, nil
+	return virtualservice.Pair{Stable: stable, Canary: canary, Host: o.host, Namespace: o.namespace, Domain: o.domain}, nil
 }
 
 // maxInput is far above the 1.5 MiB that etcd holds of one object.

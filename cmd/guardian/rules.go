@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -57,10 +58,10 @@ func (f configFlags) load(needGuards bool) (Config, error) {
 	}
 	for _, name := range f.guards {
 		g := DefaultGuard(name)
-		if g.Stable.Ref, err = remediate.ParseRef(f.stable); err != nil {
+		if g.Stable.Ref, err = virtualservice.ParseRef(f.stable); err != nil {
 			return Config{}, fmt.Errorf("--stable: %w", err)
 		}
-		if g.Canary.Ref, err = remediate.ParseRef(f.canary); err != nil {
+		if g.Canary.Ref, err = virtualservice.ParseRef(f.canary); err != nil {
 			return Config{}, fmt.Errorf("--canary: %w", err)
 		}
 		c.Guards = append(c.Guards, g)

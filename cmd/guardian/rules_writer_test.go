@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/rules/publish"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
@@ -173,7 +174,7 @@ func TestOneBadGuardDoesNotLeaveTheOthersUnwatched(t *testing.T) {
 		return remediate.Side{Service: "orders", Workloads: workloads}
 	}
 	byHost := DefaultGuard("bad")
-	byHost.Stable, byHost.Canary = RefConfig{remediate.Ref{Host: "orders-v1"}}, RefConfig{remediate.Ref{Host: "orders-v2"}}
+	byHost.Stable, byHost.Canary = RefConfig{virtualservice.Ref{Host: "orders-v1"}}, RefConfig{virtualservice.Ref{Host: "orders-v2"}}
 	byHost.Workloads.Stable = []string{"orders-v1"}
 	fine := remediate.Sides{Stable: side("fine-v1"), Canary: side("fine-v2")}
 	for name, test := range map[string]struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // someGuard is a guard that Decide looks at, driven as guardian would drive it.
@@ -20,7 +21,7 @@ func newSomeGuard(weight int) *someGuard {
 	g := &someGuard{now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)}
 	g.in = remediate.Input{
 		Guard: remediate.Guard{Name: testGuard, Namespace: "shop", VirtualServices: []string{testGuard}, DestinationRule: testGuard,
-			Stable: remediate.Ref{Subset: "v1"}, Canary: remediate.Ref{Subset: "v2"},
+			Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
 			Rollback:    remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 			Promotion:   remediate.Promotion{Mode: remediate.PromotionManual, Steps: []remediate.Step{{Weight: 10}, {Weight: 30}, {Weight: 100}}},
 			AlertWindow: time.Minute, HeartbeatMaxAge: 3 * time.Minute},
@@ -33,7 +34,7 @@ func newSomeGuard(weight int) *someGuard {
 }
 
 func (g *someGuard) shift(weight int) {
-	g.in.Traffic = remediate.Traffic{Weight: weight, Lowest: weight, Counted: 1, Split: 1}
+	g.in.Traffic = virtualservice.Traffic{Weight: weight, Lowest: weight, Counted: 1, Split: 1}
 }
 
 // rest decides and does what follows until nothing does any more.

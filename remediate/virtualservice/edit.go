@@ -1,4 +1,4 @@
-package remediate
+package virtualservice
 
 import (
 	"bytes"
@@ -16,15 +16,15 @@ import (
 // Inspect reads what a VirtualService, as decoded JSON, sends to the canary.
 // The error is an UnsafeError when the VirtualService does not name the pair
 // anywhere, and names the field and its value when it is malformed.
-func Inspect(vs map[string]any, p Pair, o RewriteOptions) (Traffic, error) {
-	v, err := readVirtualService(vs, p)
+func Inspect(vs map[string]any, p Pair, o Options) (Traffic, error) {
+	v, err := Read(vs, p)
 	if err != nil {
 		return Traffic{}, err
 	}
-	if err := v.named(); err != nil {
+	if err := v.Named(); err != nil {
 		return Traffic{}, err
 	}
-	return v.traffic(o), nil
+	return v.Traffic(o), nil
 }
 
 // Rewrite works out how to give the canary the weight, in percent of the
@@ -49,22 +49,22 @@ func Inspect(vs map[string]any, p Pair, o RewriteOptions) (Traffic, error) {
 //
 // The error is an UnsafeError when nothing safe can be written, and names the
 // field and its value when the VirtualService is malformed.
-func Rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []Change) (Rewritten, error) {
-	out, copied, err := rewrite(vs, p, weight, o, changes)
+func Rewrite(vs map[string]any, p Pair, weight int, o Options, changes []Change) (Rewritten, error) {
+	out, copied, err := Edit(vs, p, weight, o, changes)
 	if err != nil {
 		return Rewritten{}, err
 	}
-	after, err := readVirtualService(copied, p)
+	after, err := Read(copied, p)
 	if err != nil { // cannot be: only valid values were written
 		return Rewritten{}, err
 	}
 	o.Split = strings.Join(append(strings.Fields(o.Split), out.Moved...), " ")
-	out.After = after.traffic(o)
+	out.After = after.Traffic(o)
 	return out, nil
 }
 
-// rewrite is Rewrite without After, and with the VirtualService as it becomes.
-func rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []Change) (Rewritten, map[string]any, error) {
+// Edit is Rewrite without After, and with the VirtualService as it becomes.
+func Edit(vs map[string]any, p Pair, weight int, o Options, changes []Change) (Rewritten, map[string]any, error) {
 	if weight < KeepWeights || weight > 100 {
 		return Rewritten{}, nil, fmt.Errorf("weight %d: want 0 to 100, or %d to restore only", weight, KeepWeights)
 	}
@@ -72,11 +72,11 @@ func rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []
 	if !ok {
 		return Rewritten{}, nil, errors.New("no VirtualService")
 	}
-	v, err := readVirtualService(copied, p)
+	v, err := Read(copied, p)
 	if err != nil {
 		return Rewritten{}, nil, err
 	}
-	out := Rewritten{Before: v.traffic(o)}
+	out := Rewritten{Before: v.Traffic(o)}
 	e := &edit{v: v}
 	standing := e.standing(changes)
 	if weight == 0 {
@@ -97,7 +97,7 @@ func rewrite(vs map[string]any, p Pair, weight int, o RewriteOptions, changes []
 
 // edit changes a view's objects and writes down how.
 type edit struct {
-	v       *view
+	v       *View
 	ops     []Op
 	pending []pendingChange
 	moved   []string // marks
@@ -161,8 +161,8 @@ func merge(older, newer []Change) []Change {
 }
 
 // rollback takes everything from the canary that o covers.
-func (e *edit) rollback(o RewriteOptions) error {
-	if err := e.v.named(); err != nil {
+func (e *edit) rollback(o Options) error {
+	if err := e.v.Named(); err != nil {
 		return err
 	}
 	parts := e.v.parts(o)
@@ -182,7 +182,7 @@ func (e *edit) rollback(o RewriteOptions) error {
 	return nil
 }
 
-func (e *edit) rollbackRoute(r *route, part part, o RewriteOptions) error {
+func (e *edit) rollbackRoute(r *route, part part, o Options) error {
 	if r.left(o) {
 		return nil
 	}
@@ -254,7 +254,7 @@ func (e *edit) shareForAWhile(r *route) error {
 
 // forward sets the canary's share in every route that splits, or is to; where
 // none does, in those that have split and are at their end.
-func (e *edit) forward(weight int, o RewriteOptions) error {
+func (e *edit) forward(weight int, o Options) error {
 	carriers, sticky, reached := 0, 0, false
 	moving := e.v.moving(o)
 	for i, r := range e.v.routes {

@@ -1,4 +1,4 @@
-package remediate
+package virtualservice
 
 import (
 	"bytes"
@@ -27,7 +27,7 @@ var byteOrderMark = []byte("\ufeff")
 //
 // The error is an UnsafeError when no VirtualService can be rewritten safely,
 // and otherwise names what is malformed.
-func PlanYAML(in []byte, p Pair, weight int, o RewriteOptions) (out, patch []byte, err error) {
+func PlanYAML(in []byte, p Pair, weight int, o Options) (out, patch []byte, err error) {
 	text, marked := bytes.CutPrefix(in, byteOrderMark)
 	s, err := readStream(text)
 	if err != nil {
@@ -109,7 +109,7 @@ func decodeNode(d *yaml.Decoder, n *yaml.Node) (err error) {
 }
 
 // plan rewrites every VirtualService that names the pair.
-func (s stream) plan(p Pair, weight int, o RewriteOptions) ([]objectEdit, error) {
+func (s stream) plan(p Pair, weight int, o Options) ([]objectEdit, error) {
 	var edits []objectEdit
 	var absent []error
 	for i, doc := range s.docs {

@@ -1,4 +1,4 @@
-package remediate
+package virtualservice
 
 import (
 	"encoding/json"
@@ -56,9 +56,9 @@ func (p *place) text() string {
 	return p.in.text() + "." + p.name
 }
 
-// view is a VirtualService read for one pair. Its objects are those of the
+// View is a VirtualService read for one pair. Its objects are those of the
 // decoded JSON, so that writing to them changes it.
-type view struct {
+type View struct {
 	pair            Pair
 	name, namespace string // of the VirtualService
 	pairHost        string // normalised host of the subsets; empty: any one
@@ -100,9 +100,9 @@ type mirror struct {
 	role   role
 }
 
-// readVirtualService reads the routes and checks what it reads.
-func readVirtualService(vs map[string]any, p Pair) (*view, error) {
-	v := &view{pair: p}
+// Read reads the routes and checks what it reads.
+func Read(vs map[string]any, p Pair) (*View, error) {
+	v := &View{pair: p}
 	meta, _, err := objectAt(vs, nil, "metadata")
 	if err != nil {
 		return nil, fmt.Errorf("read VirtualService: %w", err)
@@ -130,7 +130,7 @@ func readVirtualService(vs map[string]any, p Pair) (*view, error) {
 	return v, nil
 }
 
-func (v *view) read(vs map[string]any) error {
+func (v *View) read(vs map[string]any) error {
 	if err := checkKind(vs); err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func checkKind(vs map[string]any) error {
 	}
 }
 
-func (v *view) readRoute(r *route) error {
+func (v *View) readRoute(r *route) error {
 	entries, at, err := objectsAt(r.object, r.where, "route")
 	if err != nil {
 		return err
@@ -328,7 +328,7 @@ func says(value any) bool {
 }
 
 // classify decides for every destination and mirror whose it is.
-func (v *view) classify() error {
+func (v *View) classify() error {
 	v.seenHost, v.strangers = "", nil
 	var err error
 	for _, r := range v.routes {
@@ -364,7 +364,7 @@ func (v *view) classify() error {
 // classifyUnsplit finds what leads to the canary's host and names no subset.
 // Where the pair's host is not known for sure, it is the one that its subsets
 // were found on.
-func (v *view) classifyUnsplit() {
+func (v *View) classifyUnsplit() {
 	host := v.pairHost
 	if host == "" || strings.Contains(host, "*") {
 		host = v.seenHost
@@ -393,7 +393,7 @@ func (v *view) classifyUnsplit() {
 
 // roleOf tells which of the pair a host and subset are. Subsets of a pair
 // whose host is not known for sure must all be of one host.
-func (v *view) roleOf(host, subset string, where *place) (role, error) {
+func (v *View) roleOf(host, subset string, where *place) (role, error) {
 	full := NormalizeHost(host, v.namespace, v.pair.Domain)
 	for _, side := range []struct {
 		role role
@@ -421,8 +421,8 @@ func (v *view) roleOf(host, subset string, where *place) (role, error) {
 	return other, nil
 }
 
-// named is an UnsafeError when the VirtualService names neither destination.
-func (v *view) named() error {
+// Named is an UnsafeError when the VirtualService names neither destination.
+func (v *View) Named() error {
 	for _, r := range v.routes {
 		for _, d := range r.destinations {
 			if d.role != other {
@@ -448,14 +448,14 @@ func (v *view) named() error {
 	return v.unsafe("", reason)
 }
 
-func (v *view) unsafe(path, reason string) *UnsafeError {
+func (v *View) unsafe(path, reason string) *UnsafeError {
 	return &UnsafeError{VirtualService: v.namespace + "/" + v.name, Path: path, Reason: reason}
 }
 
-// traffic sums up what the canary gets.
-func (v *view) traffic(o RewriteOptions) Traffic {
+// Traffic sums up what the canary gets.
+func (v *View) Traffic(o Options) Traffic {
 	var t Traffic
-	count := func(share int) { t = t.merge(Traffic{Weight: share, Lowest: share, Counted: 1}) }
+	count := func(share int) { t = t.Merge(Traffic{Weight: share, Lowest: share, Counted: 1}) }
 	parts := v.parts(o)
 	for i, r := range v.routes {
 		toCanary, toStable := r.of(canary), r.of(stable)
@@ -519,7 +519,7 @@ func (r *route) leadsToCanary() bool {
 
 // left tells that a rollback leaves the route alone: it is testers', and does
 // not name stable.
-func (r *route) left(o RewriteOptions) bool {
+func (r *route) left(o Options) bool {
 	return r.selective && !o.MatchRoutes && len(r.of(stable)) == 0
 }
 
@@ -559,7 +559,7 @@ func (r *route) mark(mirrors bool) string {
 // stableHost is the host to write for a destination that is led to stable:
 // its own where only the subset differs, or else one that stable is reached by
 // in this VirtualService, or as the pair has it.
-func (v *view) stableHost(d *destination) string {
+func (v *View) stableHost(d *destination) string {
 	ref := v.pair.Stable
 	if ref.Host == "" && v.pair.Canary.Host == "" {
 		return d.host
@@ -590,7 +590,7 @@ type target struct {
 
 // lookup finds the field that a change's JSON pointer means, if it is one
 // that guardian changes.
-func (v *view) lookup(pointer string) (*route, target, bool) {
+func (v *View) lookup(pointer string) (*route, target, bool) {
 	for _, r := range v.routes {
 		if !strings.HasPrefix(pointer, r.where.pointer()+"/") {
 			continue
@@ -620,7 +620,7 @@ func (v *view) lookup(pointer string) (*route, target, bool) {
 }
 
 // places are a change's JSON pointer in each route of its kind.
-func (v *view) places(pointer string) []string {
+func (v *View) places(pointer string) []string {
 	parts := strings.SplitN(pointer, "/", 5) // "", spec, the kind, an index, the rest
 	if len(parts) < 5 {
 		return nil

@@ -1,4 +1,4 @@
-package remediate
+package virtualservice
 
 import (
 	"encoding/json"
@@ -27,7 +27,7 @@ const anyRoute = "*"
 const weightsKey = "route"
 
 // of says whether the options name a route of testers as one that splits.
-func (o RewriteOptions) splits(r *route) bool {
+func (o Options) splits(r *route) bool {
 	switch o.Split {
 	case "":
 		return false
@@ -42,7 +42,7 @@ func (o RewriteOptions) splits(r *route) bool {
 // of it, and so is one of testers that has been seen to split and stands with them;
 // any other route of testers is so as long as it gives something to both, or stands
 // at 0 with all else and no other one of its kind leads to the canary.
-func (v *view) parts(o RewriteOptions) []part {
+func (v *View) parts(o Options) []part {
 	out, open := make([]part, len(v.routes)), []int(nil)
 	begun, beside := false, o.Beside
 	for i, r := range v.routes {
@@ -79,7 +79,7 @@ func (v *view) parts(o RewriteOptions) []part {
 
 // behind says that a route of everybody that names both is not at its end: a
 // route of testers that is has not come there with it, whatever it did before.
-func (v *view) behind() bool {
+func (v *View) behind() bool {
 	return slices.ContainsFunc(v.routes, func(r *route) bool {
 		return !r.selective && len(r.of(canary)) > 0 && r.leads(stable)
 	})
@@ -88,15 +88,15 @@ func (v *view) behind() bool {
 // ahead says that a route of everybody that names both gives the canary something:
 // a route of testers that does not was left behind on purpose, whatever it did
 // before.
-func (v *view) ahead() bool {
+func (v *View) ahead() bool {
 	return slices.ContainsFunc(v.routes, func(r *route) bool {
 		return !r.selective && len(r.of(stable)) > 0 && r.leads(canary)
 	})
 }
 
-// beside says that what leads testers alone somewhere, in this VirtualService or
+// Beside says that what leads testers alone somewhere, in this VirtualService or
 // in another of the guard, stands beside a split or a route of everybody.
-func (v *view) beside(o RewriteOptions) bool {
+func (v *View) Beside(o Options) bool {
 	o.Beside = false
 	parts := v.parts(o)
 	for i, r := range v.routes {
@@ -111,7 +111,7 @@ func (v *view) beside(o RewriteOptions) bool {
 // mirrored says that another route of testers leads to the canary alone what has
 // another value of the very things that this one asks for, as a cookie: then both
 // are sticky.
-func (v *view) mirrored(r *route) bool {
+func (v *View) mirrored(r *route) bool {
 	asks := r.asksFor()
 	return slices.ContainsFunc(v.routes, func(o *route) bool {
 		return o != r && o.selective && o.leads(canary) && !o.leads(stable) && maps.Equal(asks, o.asksFor())
@@ -143,7 +143,7 @@ func (r *route) asksFor() map[string]bool {
 
 // moving tells which routes a step sets: those that split, or else those that are
 // at their end.
-func (v *view) moving(o RewriteOptions) []bool {
+func (v *View) moving(o Options) []bool {
 	parts, out := v.parts(o), make([]bool, len(v.routes))
 	want := ended
 	for i, r := range v.routes {
@@ -157,15 +157,15 @@ func (v *view) moving(o RewriteOptions) []bool {
 	return out
 }
 
-// testerMarks are the marks of the routes of testers that name both destinations.
-type testerMarks struct {
+// Testers are the marks of the routes of testers that name both destinations.
+type Testers struct {
 	Splitting []string // those that give something to both
 	Whole     []string // those that give all to the canary
 	All       []string
 }
 
-func (v *view) testers() testerMarks {
-	var t testerMarks
+func (v *View) Testers() Testers {
+	var t Testers
 	for _, r := range v.routes {
 		if !r.selective || len(r.of(stable)) == 0 || len(r.of(canary)) == 0 {
 			continue
@@ -182,18 +182,18 @@ func (v *view) testers() testerMarks {
 	return t
 }
 
-// merge is those of two VirtualServices.
-func (t testerMarks) merge(o testerMarks) testerMarks {
-	return testerMarks{append(t.Splitting, o.Splitting...), append(t.Whole, o.Whole...), append(t.All, o.All...)}
+// Merge is those of two VirtualServices.
+func (t Testers) Merge(o Testers) Testers {
+	return Testers{append(t.Splitting, o.Splitting...), append(t.Whole, o.Whole...), append(t.All, o.All...)}
 }
 
 // maxSplits is how many marks of routes a record keeps. Where there are more, all
 // of testers' routes count as ones that split.
 const maxSplits = 64
 
-// rememberSplits adds the marks of routes that have been seen to split to those
+// RememberSplits adds the marks of routes that have been seen to split to those
 // that are known; all are those that exist now.
-func rememberSplits(known, seen, all []string) []string {
+func RememberSplits(known, seen, all []string) []string {
 	if slices.Contains(known, anyRoute) {
 		if len(all) == 0 || len(all) > maxSplits {
 			return known

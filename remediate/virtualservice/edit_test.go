@@ -1,4 +1,4 @@
-package remediate
+package virtualservice
 
 import (
 	"encoding/json"
@@ -12,19 +12,20 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/yaml"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-const fixtures = "../testdata/rewrite"
+const fixtures = "../../testdata/rewrite"
 
 var (
 	bySubset = Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Host: "orders-service", Namespace: "microservices"}
 	noRule   = Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}}
 	byHost   = Pair{Stable: Ref{Host: "orders-v1"}, Canary: Ref{Host: "orders-v2"}, Namespace: "microservices"}
-	all      = RewriteOptions{MatchRoutes: true, Mirrors: true}
+	all      = Options{MatchRoutes: true, Mirrors: true}
 )
 
 // golden compares with a file and, under -update, writes it.
@@ -55,14 +56,14 @@ func fixture(t testing.TB, name string) []byte {
 }
 
 func TestPlanYAMLOfEveryShapeOfVirtualService(t *testing.T) {
-	none := RewriteOptions{}
+	none := Options{}
 	for _, c := range []struct {
 		name   string
 		in     string
 		golden string // file of the result, or of the error
 		pair   Pair
 		weight int
-		o      RewriteOptions
+		o      Options
 	}{
 		{"header and cookie routes are led to stable with the rest", "header-and-cookie-routes.yaml", "rollback", bySubset, 0, all},
 		{"header and cookie routes stay when the guard leaves them alone", "header-and-cookie-routes.yaml", "leave", bySubset, 0, none},
@@ -168,17 +169,6 @@ func TestTheArticlesFiveManifestsGive100And0ByteForByte(t *testing.T) {
 	}
 }
 
-// vsOf is a VirtualService with these routes of kind http, in YAML.
-func vsOf(t testing.TB, http string) map[string]any {
-	t.Helper()
-	var vs map[string]any
-	text := "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: orders, namespace: microservices}\nspec:\n  http:" + http
-	if err := yaml.Unmarshal([]byte(text), &vs); err != nil {
-		t.Fatal(err)
-	}
-	return vs
-}
-
 // patched applies operations as the API server would.
 func patched(t testing.TB, vs map[string]any, ops []Op) map[string]any {
 	t.Helper()
@@ -208,7 +198,20 @@ func patched(t testing.TB, vs map[string]any, ops []Op) map[string]any {
 	return out
 }
 
-func mustRewrite(t testing.TB, vs map[string]any, p Pair, weight int, o RewriteOptions, changes []Change) Rewritten {
+// recorded are changes as they come back from a record.
+func recorded(t testing.TB, changes []Change) (kept []Change) {
+	t.Helper()
+	text, err := json.Marshal(changes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &kept); err != nil {
+		t.Fatal(err)
+	}
+	return kept
+}
+
+func mustRewrite(t testing.TB, vs map[string]any, p Pair, weight int, o Options, changes []Change) Rewritten {
 	t.Helper()
 	r, err := Rewrite(vs, p, weight, o, changes)
 	if err != nil {
@@ -233,7 +236,7 @@ func TestInspectTellsWhatTheCanaryGets(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		http string
-		o    RewriteOptions
+		o    Options
 		want Traffic
 	}{
 		{"nothing at 100/0", split(100, 0), all, Traffic{Counted: 1, Split: 1}},
@@ -245,13 +248,13 @@ func TestInspectTellsWhatTheCanaryGets(t *testing.T) {
 		{"a route without weights says nothing", split(0, 0) + split(50, 50), all, Traffic{Weight: 50, Lowest: 50, Counted: 1, Split: 2}},
 		{"a single destination has everything, whatever its weight", "\n  - route: [" + fmt.Sprintf(v2, 3) + "]", all, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
 		{"a tester's route is no weight", tester + split(100, 0), all, Traffic{Counted: 1, Split: 1, CanaryOnly: 1}},
-		{"a tester's route that the guard leaves alone", tester + split(100, 0), RewriteOptions{}, Traffic{Counted: 1, Split: 1}},
-		{"a match of the path / takes everybody", "\n  - {match: [{uri: {prefix: /}}, {method: {exact: GET}}], route: [{destination: {host: orders-service, subset: v2}}]}", RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
-		{"a match of some paths takes everybody", matched("{uri: {prefix: /orders}}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
-		{"so does one of an authority, a method and a scheme", matched("{authority: {exact: a}, method: {exact: GET}, scheme: {exact: https}}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
-		{"one of all that lack a header takes nearly everybody", matched("{withoutHeaders: {x: {}}}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
-		{"one that says nothing takes everybody", matched("{headers: {}, queryParams: null, sourceNamespace: ''}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
-		{"a header or a path takes everybody", matched("{headers: {x: {}}}, {uri: {prefix: /a}}"), RewriteOptions{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"a tester's route that the guard leaves alone", tester + split(100, 0), Options{}, Traffic{Counted: 1, Split: 1}},
+		{"a match of the path / takes everybody", "\n  - {match: [{uri: {prefix: /}}, {method: {exact: GET}}], route: [{destination: {host: orders-service, subset: v2}}]}", Options{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"a match of some paths takes everybody", matched("{uri: {prefix: /orders}}"), Options{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"so does one of an authority, a method and a scheme", matched("{authority: {exact: a}, method: {exact: GET}, scheme: {exact: https}}"), Options{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"one of all that lack a header takes nearly everybody", matched("{withoutHeaders: {x: {}}}"), Options{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"one that says nothing takes everybody", matched("{headers: {}, queryParams: null, sourceNamespace: ''}"), Options{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
+		{"a header or a path takes everybody", matched("{headers: {x: {}}}, {uri: {prefix: /a}}"), Options{}, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1}},
 		{"a header and a path are testers'", matched("{headers: {x: {}}, uri: {prefix: /a}}"), all, Traffic{CanaryOnly: 1}},
 		{"a query parameter, a caller's labels or its namespace are testers'", matched("{queryParams: {v: {}}}, {sourceLabels: {a: b}}, {sourceNamespace: t}"), all, Traffic{CanaryOnly: 1}},
 		{"some paths to the canary and others to stable", matched("{uri: {prefix: /a}}") + stableToo, all, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1, StableOnly: 1}},
@@ -259,13 +262,13 @@ func TestInspectTellsWhatTheCanaryGets(t *testing.T) {
 		{"the host without a subset beside stable", half("v1"), all, Traffic{StableOnly: 1, Unsplit: 1}},
 		{"the host without a subset beside the canary", half("v2"), all, Traffic{Weight: 100, Lowest: 100, Counted: 1, CanaryOnly: 1, Unsplit: 1}},
 		{"the host without a subset, with weight 0", strings.Replace(half("v1"), "weight: 30", "weight: 0", 1), all, Traffic{StableOnly: 1}},
-		{"the host without a subset for testers whom the guard leaves alone", strings.Replace(bare, "{route", "{match: [{headers: {x: {}}}], route", 1), RewriteOptions{}, Traffic{}},
+		{"the host without a subset for testers whom the guard leaves alone", strings.Replace(bare, "{route", "{match: [{headers: {x: {}}}], route", 1), Options{}, Traffic{}},
 		{"a mirror to the host without a subset", stableToo + "\n    mirror: {host: orders-service}", all, Traffic{StableOnly: 1, Mirrors: 1}},
 		{"a mirror", mirror, all, Traffic{StableOnly: 1, Mirrors: 1}},
-		{"a mirror that the guard leaves alone", mirror, RewriteOptions{}, Traffic{StableOnly: 1}},
+		{"a mirror that the guard leaves alone", mirror, Options{}, Traffic{StableOnly: 1}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := Inspect(vsOf(t, c.http), bySubset, c.o)
+			got, err := Inspect(vstest.Of(t, c.http), bySubset, c.o)
 			if err != nil || got != c.want {
 				t.Errorf("got %+v, %v, want %+v", got, err, c.want)
 			}
@@ -298,7 +301,7 @@ func TestMalformedVirtualServicesAreRefusedByPathAndValue(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			want := "read VirtualService microservices/orders: " + c.want
 			for _, weight := range []int{0, 50, KeepWeights} {
-				if _, err := Rewrite(vsOf(t, c.http), bySubset, weight, all, nil); err == nil || err.Error() != want {
+				if _, err := Rewrite(vstest.Of(t, c.http), bySubset, weight, all, nil); err == nil || err.Error() != want {
 					t.Errorf("weight %d: got %v\nwant %s", weight, err, want)
 				}
 			}
@@ -312,7 +315,7 @@ func TestMalformedVirtualServicesAreRefusedByPathAndValue(t *testing.T) {
 }
 
 func TestRewriteRefusesWeightsAndPairsThatMakeNoSense(t *testing.T) {
-	vs := vsOf(t, " [{route: [{destination: {host: a, subset: v1}}]}]")
+	vs := vstest.Of(t, " [{route: [{destination: {host: a, subset: v1}}]}]")
 	for _, weight := range []int{-2, 101} {
 		if _, err := Rewrite(vs, bySubset, weight, all, nil); err == nil {
 			t.Errorf("weight %d: no error", weight)
@@ -342,7 +345,7 @@ func TestWhereNothingSafeCanBeWrittenTheReasonIsAnUnsafeError(t *testing.T) {
 		{"more than a weight can be", ` [{route: [{destination: {host: orders-service, subset: v1}, weight: 2147483647}, {destination: {host: orders-service, subset: v2}, weight: 1}]}]`, 0, "VirtualService microservices/orders: spec.http[0].route[0].weight: would have to be 2147483648, more than a weight can be (2147483647)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := Rewrite(vsOf(t, c.http), bySubset, c.weight, all, nil)
+			_, err := Rewrite(vstest.Of(t, c.http), bySubset, c.weight, all, nil)
 			var unsafe *UnsafeError
 			if !errors.As(err, &unsafe) || err.Error() != c.want {
 				t.Errorf("got %v\nwant %s", err, c.want)
@@ -359,7 +362,7 @@ const testersAndMirror = `
     mirrors: [{destination: {host: audit}}, {destination: {host: orders-service, subset: v2}, percentage: {value: 5}}]`
 
 func TestRollbackAndBackRestoresWhatGuardianChanged(t *testing.T) {
-	before := vsOf(t, testersAndMirror)
+	before := vstest.Of(t, testersAndMirror)
 	down := mustRewrite(t, before, bySubset, 0, all, nil)
 	if len(down.Changes) != 2 || !down.After.Clean() || down.Before != (Traffic{Weight: 30, Lowest: 30, Counted: 1, Split: 1, CanaryOnly: 1, Mirrors: 1}) {
 		t.Fatalf("rollback: %+v", down)
@@ -382,18 +385,14 @@ func TestRollbackAndBackRestoresWhatGuardianChanged(t *testing.T) {
 	}
 
 	// Through the record, as it comes back from the API server.
-	r := Record{Changed: down.Changes}
-	var kept []Change
-	if err := json.Unmarshal([]byte(r.Data()[keyChanged]), &kept); err != nil {
-		t.Fatal(err)
-	}
+	kept := recorded(t, down.Changes)
 	if again := mustRewrite(t, rolledBack, bySubset, KeepWeights, all, kept); !reflect.DeepEqual(again.Ops, unlocked.Ops) {
 		t.Errorf("changes from a record: %+v", again.Ops)
 	}
 }
 
 func TestChangesThatSomebodyElseHasTouchedAreDropped(t *testing.T) {
-	before := vsOf(t, testersAndMirror)
+	before := vstest.Of(t, testersAndMirror)
 	down := mustRewrite(t, before, bySubset, 0, all, nil)
 	for _, c := range []struct {
 		name, http string
@@ -417,7 +416,7 @@ func TestChangesThatSomebodyElseHasTouchedAreDropped(t *testing.T) {
     route: [{destination: {host: orders-service, subset: v1}}]`, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			vs := vsOf(t, c.http)
+			vs := vstest.Of(t, c.http)
 			if c.ops == 2 {
 				vs = patched(t, vs, down.Ops)
 			}
@@ -459,15 +458,15 @@ func TestChangesFollowTheirRouteToAnotherPlace(t *testing.T) {
 		{"the route is gone", testers + mirrored, inserted + stopped, inserted + mirrored},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			down := mustRewrite(t, vsOf(t, c.before), bySubset, 0, all, nil)
-			moved := vsOf(t, c.moved)
+			down := mustRewrite(t, vstest.Of(t, c.before), bySubset, 0, all, nil)
+			moved := vstest.Of(t, c.moved)
 			locked := mustRewrite(t, moved, bySubset, 0, all, down.Changes)
 			if len(locked.Ops) != 0 {
 				t.Errorf("while locked: %+v", locked.Ops)
 			}
 			for _, changes := range [][]Change{down.Changes, locked.Changes} {
 				up := mustRewrite(t, moved, bySubset, KeepWeights, all, changes)
-				if got := patched(t, moved, up.Ops); !reflect.DeepEqual(got, vsOf(t, c.want)) || len(up.Changes) != 0 {
+				if got := patched(t, moved, up.Ops); !reflect.DeepEqual(got, vstest.Of(t, c.want)) || len(up.Changes) != 0 {
 					t.Errorf("unlock: %+v", up)
 				}
 			}
@@ -476,8 +475,8 @@ func TestChangesFollowTheirRouteToAnotherPlace(t *testing.T) {
 }
 
 func TestARouteOfEverybodyComesBackAt100Only(t *testing.T) {
-	before := vsOf(t, ` [{route: [{destination: {host: orders-service, subset: v2}}]}]`)
-	down := mustRewrite(t, before, bySubset, 0, RewriteOptions{}, nil)
+	before := vstest.Of(t, ` [{route: [{destination: {host: orders-service, subset: v2}}]}]`)
+	down := mustRewrite(t, before, bySubset, 0, Options{}, nil)
 	rolledBack := patched(t, before, down.Ops)
 	unlocked := mustRewrite(t, rolledBack, bySubset, KeepWeights, all, down.Changes)
 	if len(unlocked.Ops) != 0 || !reflect.DeepEqual(unlocked.Changes, down.Changes) {
@@ -495,8 +494,8 @@ func TestARouteOfEverybodyComesBackAt100Only(t *testing.T) {
 // A route of some paths is everybody's: whoever unlocks gives it back with no
 // step in between.
 func TestARouteOfSomePathsComesBackAt100Only(t *testing.T) {
-	before := vsOf(t, ` [{match: [{uri: {prefix: /orders}}], route: [{destination: {host: orders-service, subset: v2}}]}]`)
-	down := mustRewrite(t, before, bySubset, 0, RewriteOptions{}, nil)
+	before := vstest.Of(t, ` [{match: [{uri: {prefix: /orders}}], route: [{destination: {host: orders-service, subset: v2}}]}]`)
+	down := mustRewrite(t, before, bySubset, 0, Options{}, nil)
 	if len(down.Ops) != 1 || !down.After.Clean() {
 		t.Fatalf("rollback: %+v", down)
 	}
@@ -520,7 +519,7 @@ func TestTheHostWithoutASubsetIsLedToStableAndComesBackAt100(t *testing.T) {
     route: [{destination: {host: orders-service, subset: v2}, weight: 3}, {destination: {host: orders-service}, weight: 1}]
   - route: [{destination: {host: orders-service, subset: v1}, weight: 70}, {destination: {host: orders-service, subset: v2}, weight: 30}]
     mirror: {host: orders-service}`
-	before := vsOf(t, routes)
+	before := vstest.Of(t, routes)
 	for _, p := range []Pair{bySubset, noRule, {Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Host: "*.microservices.svc.cluster.local", Namespace: "microservices"}} {
 		down := mustRewrite(t, before, p, 0, all, nil)
 		if down.Before.Unsplit != 3 || !down.After.Clean() || len(down.Changes) != 5 {
@@ -539,7 +538,7 @@ func TestTheHostWithoutASubsetIsLedToStableAndComesBackAt100(t *testing.T) {
 			t.Errorf("%+v: unlock: %+v", p, unlocked)
 		}
 		up := mustRewrite(t, patched(t, rolledBack, unlocked.Ops), p, 100, all, unlocked.Changes)
-		want := vsOf(t, strings.NewReplacer("weight: 70", "weight: 0", "weight: 30", "weight: 100").Replace(routes))
+		want := vstest.Of(t, strings.NewReplacer("weight: 70", "weight: 0", "weight: 30", "weight: 100").Replace(routes))
 		got := patched(t, patched(t, rolledBack, unlocked.Ops), up.Ops)
 		if up.After.Unsplit != 3 || len(up.Changes) != 0 {
 			t.Errorf("%+v: forward to 100: %+v", p, up)
@@ -554,7 +553,7 @@ func TestTheHostWithoutASubsetIsLedToStableAndComesBackAt100(t *testing.T) {
 
 func TestTheHostWithoutASubsetIsLedToAStableHost(t *testing.T) {
 	p := Pair{Stable: Ref{Host: "orders-v1"}, Canary: Ref{Subset: "v2"}, Host: "orders-service", Namespace: "microservices"}
-	before := vsOf(t, ` [{route: [{destination: {host: orders-service}}]}]`)
+	before := vstest.Of(t, ` [{route: [{destination: {host: orders-service}}]}]`)
 	down := mustRewrite(t, before, p, 0, all, nil)
 	if want := []Op{{"add", "/spec/http/0/route/0/destination/host", "orders-v1"}}; !reflect.DeepEqual(down.Ops, want) {
 		t.Errorf("rollback: %+v", down.Ops)
@@ -577,7 +576,7 @@ func TestACanaryIsFullWhenNoRouteLeadsEverybodyToStableAlone(t *testing.T) {
 		{"some paths to the canary and others to stable", Traffic{Weight: 100, Lowest: 100, CanaryOnly: 1, StableOnly: 1}, false},
 		{"all of one split and half of another", Traffic{Weight: 100, Lowest: 50, Split: 2}, false},
 	} {
-		if got := c.t.full(); got != c.full {
+		if got := c.t.Full(); got != c.full {
 			t.Errorf("%s: full() = %v", c.name, got)
 		}
 	}
@@ -592,7 +591,7 @@ func TestAPatchKeepsZeroAndFalse(t *testing.T) {
 
 func TestNumbersOfEveryDecoderAreRead(t *testing.T) {
 	for _, hundred := range []any{100, int32(100), int64(100), uint64(100), 100.0, json.Number("100"), json.Number("1e2")} {
-		vs := vsOf(t, ` [{route: [{destination: {host: orders-service, subset: v1}}, {destination: {host: orders-service, subset: v2}, weight: 1}]}]`)
+		vs := vstest.Of(t, ` [{route: [{destination: {host: orders-service, subset: v1}}, {destination: {host: orders-service, subset: v2}, weight: 1}]}]`)
 		vs["spec"].(map[string]any)["http"].([]any)[0].(map[string]any)["route"].([]any)[1].(map[string]any)["weight"] = hundred
 		r, err := Rewrite(vs, bySubset, 0, all, nil)
 		if want := []Op{{"add", "/spec/http/0/route/1/weight", int64(0)}, {"add", "/spec/http/0/route/0/weight", int64(100)}}; err != nil || !reflect.DeepEqual(r.Ops, want) {
@@ -621,7 +620,7 @@ func TestPlanYAMLRefusesTextsThatItCannotRead(t *testing.T) {
 
 func TestPlanYAMLPassesOverWhatHasNoWeightToSet(t *testing.T) {
 	const mesh = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: mesh, namespace: microservices}\nspec: {http: "
-	const stable, coarse = stableAlone + "}\n", "[{route: [{destination: {host: orders-service, subset: v1}, weight: 1}, {destination: {host: orders-service, subset: v2}, weight: 0}]}]}\n"
+	const stable, coarse = vstest.StableAlone + "}\n", "[{route: [{destination: {host: orders-service, subset: v1}, weight: 1}, {destination: {host: orders-service, subset: v2}, weight: 0}]}]}\n"
 	gateway := string(fixture(t, "article-90-10.yaml"))
 	for _, c := range []struct {
 		name, in  string
@@ -631,7 +630,7 @@ func TestPlanYAMLPassesOverWhatHasNoWeightToSet(t *testing.T) {
 		{"stable alone beside a split", gateway + mesh + stable, 30, string(fixture(t, "article-70-30.yaml")) + mesh + stable, ""},
 		{"stable alone before a split", mesh + stable + "---\n" + gateway, 30, mesh + stable + "---\n" + string(fixture(t, "article-70-30.yaml")), ""},
 		{"stable alone beside a split, to 0", gateway + mesh + stable, 0, string(fixture(t, "article-100-0.yaml")) + mesh + stable, ""},
-		{"nothing but stable alone", mesh + stable + mesh + testersAlone + "}\n", 30, "", "no route names both v1 and v2"},
+		{"nothing but stable alone", mesh + stable + mesh + vstest.TestersAlone + "}\n", 30, "", "no route names both v1 and v2"},
 		{"a split that cannot follow is no half success", gateway + mesh + coarse, 30, "", "too coarse for 30%"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -686,7 +685,7 @@ func TestRollbackAndBackForPairsToldApartByHost(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := strings.NewReplacer("STABLE", c.stable, "HOST, SUBSET", strings.Trim(c.host+", "+c.subset, ", ")).Replace(routes)
-			before := vsOf(t, text)
+			before := vstest.Of(t, text)
 			down := mustRewrite(t, before, c.p, 0, all, nil)
 			if down.Before != (Traffic{Weight: 100, Lowest: 30, Counted: 2, Split: 1, CanaryOnly: 2, Mirrors: 1}) || !down.After.Clean() {
 				t.Fatalf("rollback: %+v", down)
@@ -704,7 +703,7 @@ func TestRollbackAndBackForPairsToldApartByHost(t *testing.T) {
 			}
 			free := patched(t, rolledBack, unlocked.Ops)
 			up := mustRewrite(t, free, c.p, 100, all, unlocked.Changes)
-			want := vsOf(t, strings.NewReplacer("weight: 70", "weight: 0", "weight: 30", "weight: 100").Replace(text))
+			want := vstest.Of(t, strings.NewReplacer("weight: 70", "weight: 0", "weight: 30", "weight: 100").Replace(text))
 			if got := patched(t, free, up.Ops); !reflect.DeepEqual(got, want) || len(up.Changes) != 0 {
 				t.Errorf("forward to 100: %+v\ngot  %v\nwant %v", up, got, want)
 			}
@@ -719,7 +718,7 @@ func TestHostsAreThoseOfTheClustersDomain(t *testing.T) {
 		"orders-service": true, "orders-service.microservices.svc.corp.example": true,
 		"orders-service.microservices.svc.cluster.local": false, "orders-service.microservices": false,
 	} {
-		vs := vsOf(t, " [{route: [{destination: {host: "+host+", subset: v2}}]}]")
+		vs := vstest.Of(t, " [{route: [{destination: {host: "+host+", subset: v2}}]}]")
 		r, err := Rewrite(vs, p, 0, all, nil)
 		if ours && (err != nil || !r.After.Clean() || len(r.Ops) == 0) || !ours && err == nil {
 			t.Errorf("%s: %+v, %v", host, r, err)
@@ -730,14 +729,14 @@ func TestHostsAreThoseOfTheClustersDomain(t *testing.T) {
 // A delegate has no hosts and no gateways of its own, only routes.
 func TestADelegateIsRewrittenLikeAnyOther(t *testing.T) {
 	var vs map[string]any
-	if err := yaml.Unmarshal([]byte("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: orders, namespace: microservices}\nspec: {http: "+splitOf(70, 30)+"}"), &vs); err != nil {
+	if err := yaml.Unmarshal([]byte("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: orders, namespace: microservices}\nspec: {http: "+vstest.SplitOf(70, 30)+"}"), &vs); err != nil {
 		t.Fatal(err)
 	}
 	r := mustRewrite(t, vs, bySubset, 0, all, nil)
-	if want := vsOf(t, " "+splitOf(100, 0)); !reflect.DeepEqual(patched(t, vs, r.Ops), want) || !r.After.Clean() {
+	if want := vstest.Of(t, " "+vstest.SplitOf(100, 0)); !reflect.DeepEqual(patched(t, vs, r.Ops), want) || !r.After.Clean() {
 		t.Errorf("%+v", r)
 	}
-	root := vsOf(t, " [{delegate: {name: orders-routes}}]")
+	root := vstest.Of(t, " [{delegate: {name: orders-routes}}]")
 	if _, err := Inspect(root, bySubset, all); err == nil || !strings.Contains(err.Error(), "microservices/orders-routes") {
 		t.Errorf("its root names what to guard: %v", err)
 	}

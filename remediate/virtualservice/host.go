@@ -1,8 +1,8 @@
-package remediate
+package virtualservice
 
 import "strings"
 
-const defaultDomain = "cluster.local"
+const DefaultDomain = "cluster.local"
 
 // NormalizeHost is the service that Istio takes a destination's host for: a
 // name without a dot belongs to the namespace of the object that it stands in,
@@ -14,7 +14,7 @@ func NormalizeHost(host, namespace, domain string) string {
 		return host
 	}
 	if domain == "" {
-		domain = defaultDomain
+		domain = DefaultDomain
 	}
 	return host + "." + namespace + ".svc." + domain
 }
@@ -37,11 +37,11 @@ func Spellings(p Pair, r Ref) []string {
 	return hosts
 }
 
-// denied lists what gets the pair's canary traffic, for the admission policy:
+// Denied lists what gets the pair's canary traffic, for the admission policy:
 // its spellings, those of the other subsets that lead to its pods and, where it
 // is a subset, those of its host without any subset, written "host". That host
 // leads to the pods of both.
-func denied(p Pair, others ...string) []string {
+func Denied(p Pair, others ...string) []string {
 	out := Spellings(p, p.Canary)
 	for _, subset := range others {
 		out = append(out, Spellings(p, Ref{Subset: subset})...)
@@ -59,10 +59,10 @@ func (p Pair) spellings(host string) []string {
 	}
 	domain := p.Domain
 	if domain == "" {
-		domain = defaultDomain
+		domain = DefaultDomain
 	}
 	full := NormalizeHost(host, p.Namespace, domain)
-	name, namespace, ok := serviceOf(full, domain)
+	name, namespace, ok := ServiceOf(full, domain)
 	if !ok {
 		return []string{full}
 	}
@@ -73,8 +73,8 @@ func (p Pair) spellings(host string) []string {
 	return hosts
 }
 
-// serviceOf takes a fully qualified service name apart.
-func serviceOf(host, domain string) (name, namespace string, ok bool) {
+// ServiceOf takes a fully qualified service name apart.
+func ServiceOf(host, domain string) (name, namespace string, ok bool) {
 	rest, ok := strings.CutSuffix(host, ".svc."+domain)
 	if !ok {
 		return "", "", false

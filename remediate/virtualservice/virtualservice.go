@@ -1,4 +1,4 @@
-package remediate
+package virtualservice
 
 import (
 	"encoding/json"
@@ -47,8 +47,8 @@ func (p Pair) validate() error {
 	return nil
 }
 
-// RewriteOptions says what a rollback covers besides weights.
-type RewriteOptions struct {
+// Options says what a rollback covers besides weights.
+type Options struct {
 	// MatchRoutes re-points routes that only testers take (by header, cookie,
 	// query parameter or caller) and that lead to the canary and not to stable.
 	// A route that leads everybody to the canary, be it for some paths, hosts
@@ -146,9 +146,9 @@ type Change struct {
 	Route          string          `json:"route"`           // mark of the route that Path stood in, so that no other route is touched
 }
 
-// merge is the traffic of two VirtualServices of one guard, or of two routes
+// Merge is the traffic of two VirtualServices of one guard, or of two routes
 // of one VirtualService. One without a share has no say in the lowest.
-func (t Traffic) merge(o Traffic) Traffic {
+func (t Traffic) Merge(o Traffic) Traffic {
 	lowest := min(t.Lowest, o.Lowest)
 	switch {
 	case t.Counted == 0:
@@ -163,8 +163,8 @@ func (t Traffic) merge(o Traffic) Traffic {
 	}
 }
 
-// text says what the canary has, for people.
-func (t Traffic) text() string {
+// Text says what the canary has, for people.
+func (t Traffic) Text() string {
 	text := fmt.Sprintf("canary has %d%%", t.Weight)
 	switch {
 	case t.Weight > 0 || t.CanaryOnly == 0:
@@ -175,9 +175,9 @@ func (t Traffic) text() string {
 	return text + fmt.Sprintf(", and %d routes of testers", t.CanaryOnly)
 }
 
-// full says that every route gives the canary all of the pair's traffic. A
+// Full says that every route gives the canary all of the pair's traffic. A
 // canary that has some paths to itself, while others lead to stable and none to
 // both, has only a part of it.
-func (t Traffic) full() bool {
+func (t Traffic) Full() bool {
 	return t.Weight == 100 && t.Lowest == 100 && (t.Split > 0 || t.StableOnly == 0)
 }

@@ -1,8 +1,10 @@
-package remediate
+package virtualservice
 
 import (
 	"reflect"
 	"testing"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 )
 
 func TestNormalizeHostResolvesLikeIstio(t *testing.T) {
@@ -55,11 +57,11 @@ func TestAWildcardRuleMatchesItsHostsOneAtATime(t *testing.T) {
 	p := bySubset
 	p.Host = "*.microservices.svc.cluster.local"
 	one := ` [{route: [{destination: {host: orders, subset: v1}, weight: 9}, {destination: {host: orders, subset: v2}, weight: 1}]}]`
-	if got, err := Inspect(vsOf(t, one), p, all); err != nil || got.Weight != 10 {
+	if got, err := Inspect(vstest.Of(t, one), p, all); err != nil || got.Weight != 10 {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	two := ` [{route: [{destination: {host: orders, subset: v1}, weight: 9}, {destination: {host: payments, subset: v2}, weight: 1}]}]`
-	if _, err := Inspect(vsOf(t, two), p, all); err == nil {
+	if _, err := Inspect(vstest.Of(t, two), p, all); err == nil {
 		t.Error("two hosts: no error")
 	}
 }
@@ -78,7 +80,7 @@ func TestDeniedAreTheCanaryAndItsHostWithoutASubset(t *testing.T) {
 		{"a wildcard", Pair{Stable: Ref{Subset: "v1"}, Canary: Ref{Subset: "v2"}, Host: "*.example.com", Namespace: "n"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := denied(c.pair); !reflect.DeepEqual(got, c.want) {
+			if got := Denied(c.pair); !reflect.DeepEqual(got, c.want) {
 				t.Errorf("got %q\nwant %q", got, c.want)
 			}
 		})

@@ -1,4 +1,4 @@
-package remediate
+package virtualservice
 
 import (
 	"encoding/json"
@@ -13,146 +13,9 @@ import (
 
 	"os"
 
+	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	"pgregory.net/rapid"
 )
-
-// shape says what the generator may draw.
-type shape struct {
-	duplicates bool // a destination more than once in a route
-	broken     bool // routes whose weights are all 0
-	total      int  // of every split route; 0: any
-}
-
-// drawVirtualService makes a VirtualService with routes of every kind, some of
-// the pair, and fields that nobody has heard of.
-func drawVirtualService(t *rapid.T, s shape) map[string]any {
-	spec := map[string]any{"hosts": []any{"orders-service"}, "futureSpec": drawJunk(t, "junk")}
-	for _, kind := range []string{"http", "tls", "tcp"} {
-		n := rapid.IntRange(0, 3).Draw(t, kind+" routes")
-		routes := make([]any, n)
-		for i := range routes {
-			routes[i] = drawRoute(t, kind, s)
-		}
-		if n > 0 {
-			spec[kind] = routes
-		}
-	}
-	return map[string]any{
-		"apiVersion": "networking.istio.io/" + rapid.SampledFrom([]string{"v1", "v1beta1", "v1alpha3"}).Draw(t, "version"),
-		"kind":       "VirtualService",
-		"metadata":   map[string]any{"name": "orders", "namespace": "microservices", "annotations": map[string]any{"a": "weight"}},
-		"spec":       spec,
-		"status":     drawJunk(t, "status"),
-	}
-}
-
-func drawJunk(t *rapid.T, name string) any {
-	return rapid.SampledFrom([]any{nil, true, 2.5, "v2", []any{"v2", 0.0}, map[string]any{"weight": 7.0, "subset": "v2", "route": []any{}}}).Draw(t, name)
-}
-
-func drawDestination(t *rapid.T, name string) map[string]any {
-	host := rapid.SampledFrom([]string{"orders-service", "orders-service.microservices.svc.cluster.local", "orders-service.microservices", "payments"}).Draw(t, name+" host")
-	d := map[string]any{"host": host}
-	if subset := rapid.SampledFrom([]string{"v1", "v2", "v2", "v3", ""}).Draw(t, name+" subset"); subset != "" {
-		d["subset"] = subset
-	}
-	if rapid.Bool().Draw(t, name+" port") {
-		d["port"] = map[string]any{"number": 8080.0}
-	}
-	return d
-}
-
-func drawRoute(t *rapid.T, kind string, s shape) map[string]any {
-	r := map[string]any{"futureRoute": drawJunk(t, "junk")}
-	if rapid.Bool().Draw(t, "match") {
-		r["match"] = []any{rapid.SampledFrom([]any{
-			map[string]any{"headers": map[string]any{"x": map[string]any{"exact": "y"}}},
-			map[string]any{"uri": map[string]any{"prefix": "/"}},
-			map[string]any{"port": 80.0},
-			map[string]any{"sniHosts": []any{"a"}},
-		}).Draw(t, "match of")}
-	}
-	if kind == "http" && rapid.IntRange(0, 5).Draw(t, "no route") == 0 {
-		r[rapid.SampledFrom([]string{"redirect", "directResponse", "delegate"}).Draw(t, "instead")] = map[string]any{"name": "x"}
-		return r
-	}
-	r["route"] = drawEntries(t, s)
-	if kind == "http" {
-		drawMirrors(t, r)
-	}
-	return r
-}
-
-func drawEntries(t *rapid.T, s shape) []any {
-	n := rapid.IntRange(1, 4).Draw(t, "destinations")
-	var entries []any
-	seen, sum := map[string]bool{}, 0
-	for range n {
-		d := drawDestination(t, "destination")
-		of := roleByHand(d)
-		if of == "unsplit" && s.total > 0 {
-			// Led to stable, it would be of the pair, and change its total.
-			d["subset"], of = "v3", ""
-		}
-		if !s.duplicates && of != "" && seen[of] {
-			continue
-		}
-		seen[of] = true
-		entry := map[string]any{"destination": d}
-		weight := rapid.IntRange(0, 120).Draw(t, "weight")
-		if rapid.IntRange(0, 4).Draw(t, "weight is there") > 0 {
-			entry["weight"] = float64(weight)
-			sum += weight
-		}
-		if rapid.Bool().Draw(t, "headers") {
-			entry["headers"] = map[string]any{"request": map[string]any{"set": map[string]any{"subset": "v2"}}}
-		}
-		entries = append(entries, entry)
-	}
-	if sum == 0 && !s.broken {
-		entries[0].(map[string]any)["weight"] = 100.0
-	}
-	if s.total > 0 && len(entries) > 1 {
-		share := rapid.IntRange(0, s.total).Draw(t, "share")
-		for i, e := range entries {
-			e.(map[string]any)["weight"] = []float64{float64(share), float64(s.total - share), 3, 4}[i]
-		}
-	}
-	return entries
-}
-
-func drawMirrors(t *rapid.T, r map[string]any) {
-	percent := func() any { return map[string]any{"value": float64(rapid.IntRange(0, 100).Draw(t, "mirrored"))} }
-	switch rapid.IntRange(0, 5).Draw(t, "mirror") {
-	case 0:
-		r["mirror"] = drawDestination(t, "mirror")
-	case 1:
-		r["mirror"], r["mirrorPercentage"] = drawDestination(t, "mirror"), percent()
-	case 2:
-		r["mirror"], r["mirrorPercent"] = drawDestination(t, "mirror"), 10.0
-	case 3:
-		r["mirrors"] = []any{
-			map[string]any{"destination": drawDestination(t, "mirror"), "percentage": percent()},
-			map[string]any{"destination": drawDestination(t, "mirror")},
-		}
-	}
-}
-
-// roleByHand decides without the code under test.
-func roleByHand(destination any) string {
-	d, _ := destination.(map[string]any)
-	if h := d["host"]; h == "orders-service" || h == "orders-service.microservices.svc.cluster.local" {
-		switch d["subset"] {
-		case "v1":
-			return "stable"
-		case "v2":
-			return "canary"
-		case nil:
-			return "unsplit"
-		}
-	}
-	return ""
-}
 
 // routesOf lists the routes of every kind by their path.
 func routesOf(vs map[string]any) map[string]map[string]any {
@@ -177,7 +40,7 @@ func served(route map[string]any) (byRole map[string]float64, total float64) {
 		if len(entries) == 1 {
 			weight = 100
 		}
-		byRole[roleByHand(entry["destination"])] += weight
+		byRole[vstest.RoleOf(entry["destination"])] += weight
 		total += weight
 	}
 	return byRole, total
@@ -228,28 +91,16 @@ func checkDifferences(t *rapid.T, before, after map[string]any) {
 		var role string
 		switch {
 		case m[2] != "":
-			role = roleByHand(valueAt(owner, []string{"route", strings.TrimPrefix(m[2], "/route/"), "destination"}))
+			role = vstest.RoleOf(valueAt(owner, []string{"route", strings.TrimPrefix(m[2], "/route/"), "destination"}))
 		case m[4] != "":
-			role = roleByHand(valueAt(owner, []string{"mirrors", strings.TrimPrefix(m[4], "/mirrors/"), "destination"}))
+			role = vstest.RoleOf(valueAt(owner, []string{"mirrors", strings.TrimPrefix(m[4], "/mirrors/"), "destination"}))
 		default:
-			role = roleByHand(owner["mirror"])
+			role = vstest.RoleOf(owner["mirror"])
 		}
 		if role == "" || role == "stable" && m[3] != "weight" {
 			t.Fatalf("%s changed, which is of %q", path, role)
 		}
 	}
-}
-
-func jsonOf(v any) any {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	var out any
-	if err := json.Unmarshal(b, &out); err != nil {
-		panic(err)
-	}
-	return out
 }
 
 // afterOps applies operations by the plainest means.
@@ -261,7 +112,7 @@ func afterOps(vs map[string]any, ops []Op) map[string]any {
 		if op.Op == "remove" {
 			delete(parent, path[len(path)-1])
 		} else {
-			parent[path[len(path)-1]] = jsonOf(op.Value)
+			parent[path[len(path)-1]] = vstest.JSON(op.Value)
 		}
 	}
 	return out
@@ -269,7 +120,7 @@ func afterOps(vs map[string]any, ops []Op) map[string]any {
 
 func TestPropertyARollbackTakesAllFromTheCanaryAndNothingElse(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		vs := drawVirtualService(t, shape{duplicates: true, broken: rapid.Bool().Draw(t, "broken")})
+		vs := vstest.Draw(t, vstest.Shape{Duplicates: true, Broken: rapid.Bool().Draw(t, "broken")})
 		before, _ := deepCopy(vs).(map[string]any)
 		r, err := Rewrite(vs, bySubset, 0, all, nil)
 		var unsafe *UnsafeError
@@ -308,7 +159,7 @@ func TestPropertyARollbackTakesAllFromTheCanaryAndNothingElse(t *testing.T) {
 
 func TestPropertyUnlockRestoresAllButWeightsAndRoutesOfEverybody(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		before := drawVirtualService(t, shape{duplicates: true})
+		before := vstest.Draw(t, vstest.Shape{Duplicates: true})
 		down, err := Rewrite(before, bySubset, 0, all, nil)
 		if err != nil {
 			return
@@ -348,7 +199,7 @@ func TestPropertyUnlockRestoresAllButWeightsAndRoutesOfEverybody(t *testing.T) {
 
 func TestPropertyForwardSharesEveryRouteAndBackAgainIsTheSame(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		vs := drawVirtualService(t, shape{duplicates: true})
+		vs := vstest.Draw(t, vstest.Shape{Duplicates: true})
 		weight := rapid.IntRange(1, 100).Draw(t, "percent")
 		r, err := Rewrite(vs, bySubset, weight, all, nil)
 		if err != nil {
@@ -403,7 +254,7 @@ func namesBoth(route map[string]any) bool {
 	seen := map[string]bool{}
 	entries, _ := route["route"].([]any)
 	for _, e := range entries {
-		seen[roleByHand(e.(map[string]any)["destination"])] = true
+		seen[vstest.RoleOf(e.(map[string]any)["destination"])] = true
 	}
 	return seen["stable"] && seen["canary"]
 }
@@ -411,7 +262,7 @@ func namesBoth(route map[string]any) bool {
 func TestPropertyRollbackAndForwardToTheSameWeightIsTheOriginal(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		weight := rapid.IntRange(1, 100).Draw(t, "percent")
-		drawn := drawVirtualService(t, shape{total: 100})
+		drawn := vstest.Draw(t, vstest.Shape{Total: 100})
 		first, err := Rewrite(drawn, bySubset, weight, all, nil)
 		if err != nil {
 			return
@@ -424,12 +275,12 @@ func TestPropertyRollbackAndForwardToTheSameWeightIsTheOriginal(t *testing.T) {
 		}
 		down := mustRewriteRapid(t, before, 0, nil)
 		rolledBack := afterOps(before, down.Ops)
-		v, err := readVirtualService(before, bySubset)
+		v, err := Read(before, bySubset)
 		if err != nil {
 			t.Fatal(err)
 		}
 		known := all // as the record would: of testers' routes on one side, which have been there before
-		known.Split = strings.Join(append(v.testers().Splitting, first.Moved...), " ")
+		known.Split = strings.Join(append(v.Testers().Splitting, first.Moved...), " ")
 		up, err := Rewrite(rolledBack, bySubset, weight, known, down.Changes)
 		if err != nil {
 			t.Fatal(err)
@@ -452,7 +303,7 @@ func mustRewriteRapid(t *rapid.T, vs map[string]any, weight int, changes []Chang
 
 func TestPropertyPlanYAMLChangesNoLineButThoseOfThePair(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		vs := drawVirtualService(t, shape{duplicates: true})
+		vs := vstest.Draw(t, vstest.Shape{Duplicates: true})
 		text, err := json.MarshalIndent(vs, "", "  ")
 		if err != nil {
 			t.Fatal(err)
@@ -469,7 +320,7 @@ func TestPropertyPlanYAMLChangesNoLineButThoseOfThePair(t *testing.T) {
 		if err := json.Unmarshal(out, &got); err != nil {
 			t.Fatalf("%v in\n%s", err, out)
 		}
-		if want := jsonOf(afterOps(vs, r.Ops)); !reflect.DeepEqual(got, want) {
+		if want := vstest.JSON(afterOps(vs, r.Ops)); !reflect.DeepEqual(got, want) {
 			t.Fatalf("got\n%s\nwant %v", out, want)
 		}
 	})

@@ -1,0 +1,47 @@
+package remediate
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+const fixtures = "../testdata/rewrite"
+
+var (
+	bySubset = virtualservice.Pair{Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Host: "orders-service", Namespace: "microservices"}
+	byHost   = virtualservice.Pair{Stable: virtualservice.Ref{Host: "orders-v1"}, Canary: virtualservice.Ref{Host: "orders-v2"}, Namespace: "microservices"}
+	all      = virtualservice.Options{MatchRoutes: true, Mirrors: true}
+)
+
+// golden compares with a file and, under -update, writes it.
+func golden(t *testing.T, path string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (run `make golden`)", err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("%s differs (run `make golden` and read the diff); got:\n%s", path, got)
+	}
+}
+
+func fixture(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(fixtures, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
