@@ -246,15 +246,17 @@ func (m *machine) checkLocks(r *replica, was, is Record) {
 // takenAndLifted notes what a lock refuses that was taken over, or up again from an
 // annotation, and lifted in the same look.
 func (m *machine) takenAndLifted(was, is Record) {
+	now, before := is.Status.Taken, was.Status.Taken
+	taken := now != nil && (before == nil || *now != *before)
 	for _, e := range newest(was.History, is.History) {
 		switch annotation, other := m.lockOf(m.w.vs), m.w.foreign; {
 		case e.Event != "locked":
-		case e.By == byAnnotation && annotation != nil:
-			m.blame(m.templates[annotation.Build])
-		case e.By != byAnnotation && other != nil:
+		case taken && other != nil: // which another guard may itself have taken up from an annotation
 			if r, _ := ReadRecord(other); r.Lock != nil {
 				m.blame(m.refusedBy(*r.Lock)...)
 			}
+		case e.By == byAnnotation && annotation != nil:
+			m.blame(m.templates[annotation.Build])
 		}
 	}
 }
