@@ -74,7 +74,12 @@ func blocksOf(page, text string) []block {
 
 // notRun are the words by which a mark leaves out lines of its block, and why: "not
 // run (logs, top): there is no kubelet". Without words it leaves out all.
+//
+// A block that shows a file of the sample is run with the sample.
 func (b block) notRun() (words []string, all bool, err error) {
+	if b.shows("docs/samples/") {
+		return nil, true, nil
+	}
 	rest, ok := strings.CutPrefix(b.mark, "not run")
 	if !ok {
 		return nil, false, nil
@@ -94,6 +99,9 @@ func (b block) notRun() (words []string, all bool, err error) {
 	}
 	return words, false, nil
 }
+
+// shows says whether the block shows a file below a folder, as its mark says.
+func (b block) shows(folder string) bool { return strings.HasPrefix(b.mark, "file: "+folder) }
 
 // docCommand is one line of a block, with the simple commands that it consists of.
 type docCommand struct {
@@ -256,7 +264,7 @@ func TestEveryCallOfGuardianInTheDocsIsTaken(t *testing.T) {
 	for _, page := range docPages(t) {
 		text := readDoc(t, page)
 		for _, b := range blocksOf(page, text) {
-			if b.language != "sh" {
+			if b.language != "sh" || b.shows("docs/samples/") {
 				continue
 			}
 			for _, c := range b.commands() {
@@ -272,6 +280,12 @@ func TestEveryCallOfGuardianInTheDocsIsTaken(t *testing.T) {
 						t.Errorf("%v: %s: want one of the flags %v", b, c.line, needs)
 					}
 				}
+			}
+		}
+		for _, m := range regexp.MustCompile(`(?m)^ *args: \[(.+)\]$`).FindAllStringSubmatch(text, -1) { // of a container
+			tried++
+			if _, err := taken(strings.Split(m[1], ", ")); err != nil {
+				t.Errorf("%s: %s: %v", page, m[0], err)
 			}
 		}
 		for _, m := range regexp.MustCompile("`(guardian [^`\n]+)`").FindAllStringSubmatch(text, -1) {

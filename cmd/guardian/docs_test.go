@@ -92,14 +92,40 @@ func TestEveryCommandIsDocumentedAndNoOther(t *testing.T) {
 	}
 }
 
-func TestEveryExampleOfTheConfigurationGuideIsValid(t *testing.T) {
-	for _, m := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(readDoc(t, "docs", "configuration.md")+readDoc(t, "docs", "promotion.md")+readDoc(t, "README.md"), -1) {
-		text := m[1]
-		if !strings.Contains(text, "namespace:") {
-			text = "namespace: microservices\n" + text
+func TestEveryExampleOfAConfigurationIsValid(t *testing.T) {
+	tried := 0
+	for _, page := range []string{"README.md", "docs/configuration.md", "docs/promotion.md", "docs/observe.md", "docs/faq.md"} {
+		for _, b := range blocksOf(page, readDoc(t, page)) {
+			if b.language != "yaml" || strings.Contains(b.text, "apiVersion:") {
+				continue
+			}
+			tried++
+			text := b.text
+			if !strings.Contains(text, "namespace:") {
+				text = "namespace: microservices\n" + text
+			}
+			if _, err := ParseConfig([]byte(text)); err != nil {
+				t.Errorf("%v: %v", b, err)
+			}
 		}
-		if _, err := ParseConfig([]byte(text)); err != nil {
-			t.Errorf("%s\n%v", m[1], err)
+	}
+	if tried < 8 {
+		t.Errorf("only %d examples found", tried)
+	}
+}
+
+func TestEveryStateIsInThePicture(t *testing.T) {
+	var picture string
+	for _, b := range blocksOf("docs/concepts.md", readDoc(t, "docs", "concepts.md")) {
+		if strings.HasPrefix(b.text, "stateDiagram") {
+			picture = strings.ReplaceAll(b.text, "rolledback", string(remediate.StateRolledBack))
+		}
+	}
+	rest := readDoc(t, "docs", "concepts.md")
+	for _, state := range remediate.States {
+		drawn := strings.Contains(picture, "> "+string(state))
+		if aside := state == remediate.StatePaused || state == remediate.StateDisarmed; drawn == aside || aside && !strings.Contains(rest, "`"+string(state)+"` (") {
+			t.Errorf("state %s: in the picture: %v; it has to be there or, if it lies over the others, in the text below", state, drawn)
 		}
 	}
 }

@@ -11,6 +11,8 @@ kubectl rollout status deployment/orders-v2 $in --timeout=10m
 guardian gate orders-service $in --wait-unlocked --timeout 10m
 
 trap 'code=$?; [ $code -eq 0 ] || ci/shift.sh 0; exit $code' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM # somebody has aborted the job
 for share in 10 30 50 100; do
 	ci/shift.sh $share
 	guardian gate orders-service $in --for "${GATE_FOR:-60s}"
