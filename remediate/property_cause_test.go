@@ -248,17 +248,40 @@ func (m *machine) checkLocks(r *replica, was, is Record) {
 func (m *machine) takenAndLifted(was, is Record) {
 	now, before := is.Status.Taken, was.Status.Taken
 	taken := now != nil && (before == nil || *now != *before)
+	var refused []int
 	for _, e := range newest(was.History, is.History) {
 		switch annotation, other := m.lockOf(m.w.vs), m.w.foreign; {
 		case e.Event != "locked":
 		case taken && other != nil: // which another guard may itself have taken up from an annotation
 			if r, _ := ReadRecord(other); r.Lock != nil {
-				m.blame(m.refusedBy(*r.Lock)...)
+				refused = append(refused, m.refusedBy(*r.Lock)...)
 			}
 		case e.By == byAnnotation && annotation != nil:
-			m.blame(m.templates[annotation.Build])
+			refused = append(refused, m.templates[annotation.Build])
 		}
 	}
+	m.blame(refused...)
+	if q := was.Request; len(refused) > 0 && q != nil && q.Action == RequestUnlock && is.Request == nil && is.Lock == nil {
+		m.lifted, m.over = m.now, m.now
+		m.unlock(refused, is)
+	}
+}
+
+// unlock notes that a person has lifted a lock, and holds the record against that:
+// what the lock refused is forgiven.
+func (m *machine) unlock(refused []int, is Record) {
+	m.unlocked = m.now
+	for _, t := range refused {
+		if delete(m.blamed, t); slices.Contains(is.Refused, m.w.hashOfTemplate(t)) {
+			m.t.Fatalf("build %d was unlocked, and is refused all the same", t)
+		}
+	}
+	for t := range m.blamed { // those that are back joined the lock in the same look
+		if m.w.isReady(t) && !slices.Contains(is.Refused, m.w.hashOfTemplate(t)) {
+			delete(m.blamed, t)
+		}
+	}
+	m.must = map[int]bool{}
 }
 
 func (m *machine) blame(templates ...int) {
@@ -372,18 +395,7 @@ func (m *machine) checkLifted(r *replica, was, is Record) {
 	m.lifted, m.over = m.now, m.now
 	refused := m.refusedBy(*was.Lock)
 	if q := was.Request; q != nil && q.Action == RequestUnlock && is.Request == nil {
-		m.unlocked = m.now
-		for _, t := range refused {
-			if delete(m.blamed, t); slices.Contains(is.Refused, m.w.hashOfTemplate(t)) {
-				m.t.Fatalf("build %d was unlocked, and is refused all the same", t)
-			}
-		}
-		for t := range m.blamed { // those that are back joined the lock in the same look
-			if m.w.isReady(t) && !slices.Contains(is.Refused, m.w.hashOfTemplate(t)) {
-				delete(m.blamed, t)
-			}
-		}
-		m.must = map[int]bool{}
+		m.unlock(refused, is)
 		return
 	}
 	if was.Lock.Kind != LockBuild {
