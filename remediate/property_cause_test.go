@@ -71,14 +71,15 @@ func (m *machine) served(t int, from time.Time) bool {
 }
 
 // tell notes what a replica that writes a record has seen of the canary's pods.
-// What is gone is for the one that leads to say.
-func (m *machine) tell(r *replica) {
+// What is gone is for the one that led when it decided to say.
+func (m *machine) tell(r *replica, is Record) {
 	for t := range m.w.made {
-		s := m.told[t]
+		s, hash := m.told[t], m.w.hashOfTemplate(t)
+		serves := slices.ContainsFunc(is.Status.Served, func(b Served) bool { return b.Build == hash && b.still() })
 		switch ready := r.saw.isReady(t); {
 		case ready && (s.from.IsZero() || !s.until.IsZero()):
 			m.told[t] = span{from: m.now}
-		case !ready && t != r.saw.template && r.leads && !s.from.IsZero() && s.until.IsZero():
+		case !ready && t != r.saw.template && r.leads && !serves && !s.from.IsZero() && s.until.IsZero():
 			s.until = m.now
 			m.told[t] = s
 		}
@@ -240,7 +241,7 @@ func (m *machine) checkLocks(r *replica, was, is Record) {
 		m.recorded.since = m.since(r)
 		m.recorded.template = t
 	}
-	m.tell(r)
+	m.tell(r, is)
 }
 
 // takenAndLifted notes what a lock refuses that was taken over, or up again from an
