@@ -85,7 +85,7 @@ func (r *replica) hears(a Alert) {
 
 type heard struct {
 	alert  Alert
-	locked bool // a lock stood when it was recorded
+	locked bool // a lock stood when it was first recorded
 }
 
 // fault is how a pass goes wrong: the n-th write fails before or after it is
@@ -423,7 +423,8 @@ func (m *machine) pass(r *replica) {
 		for k, a := range sent {
 			delete(r.pending, k)
 			if a.Action == ActionRollback && !m.edited {
-				m.heard = append(m.heard, heard{alert: a, locked: was || m.parsed().Lock != nil})
+				before := slices.ContainsFunc(m.heard, func(h heard) bool { return h.locked && h.alert.Episode() == a.Episode() })
+				m.heard = append(m.heard, heard{alert: a, locked: before || was || m.parsed().Lock != nil})
 			}
 		}
 	}
