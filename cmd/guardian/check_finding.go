@@ -144,13 +144,9 @@ func (p *preflight) verdict() error {
 	return nil
 }
 
-// checkFormat is the version of the JSON below. It changes when a program that
-// reads it would have to.
-const checkFormat = 1
-
 // checkReport is all findings as `guardian check -o json` prints them.
 type checkReport struct {
-	Format    int       `json:"format"`
+	shape
 	Namespace string    `json:"namespace"`
 	Result    level     `json:"result"` // ok, fail or unknown
 	Wrong     int       `json:"wrong"`
@@ -159,7 +155,7 @@ type checkReport struct {
 }
 
 func (p *preflight) writeJSON(w io.Writer) error {
-	r := checkReport{Format: checkFormat, Namespace: p.config.Namespace, Result: levelOK, Wrong: p.count(levelFail), Unseen: p.count(levelUnknown), Findings: p.findings}
+	r := checkReport{shape: shapeOf("Check"), Namespace: p.config.Namespace, Result: levelOK, Wrong: p.count(levelFail), Unseen: p.count(levelUnknown), Findings: p.findings}
 	switch {
 	case r.Wrong > 0:
 		r.Result = levelFail

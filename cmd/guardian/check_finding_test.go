@@ -30,7 +30,7 @@ func TestFindingsAreTextJSONAndAnExitCode(t *testing.T) {
 		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 			t.Fatal(err)
 		}
-		if want := (checkReport{1, "shop", result, p.count(levelFail), p.count(levelUnknown), p.findings}); !reflect.DeepEqual(r, want) {
+		if want := (checkReport{shapeOf("Check"), "shop", result, p.count(levelFail), p.count(levelUnknown), p.findings}); !reflect.DeepEqual(r, want) {
 			t.Errorf("%+v, want %+v", r, want)
 		}
 	}
