@@ -93,11 +93,14 @@ func (m *machine) forget() {
 	m.unlocked, m.lifted, m.seen, m.enforced, m.ended = time.Time{}, time.Time{}, time.Time{}, time.Time{}, false
 	for _, w := range []*world{m.w, m.replicas[0].view, m.replicas[1].view} {
 		w.since = w.made[w.present]
-		if w.template == 0 || w.kind != "" && len(w.pods) == 0 {
+		if w.noBuild() {
 			w.since = time.Time{} // no build is known any more, so everything counts
 		}
 	}
 }
+
+// noBuild says that nothing in a cluster tells of a build of the canary.
+func (w *world) noBuild() bool { return w.template == 0 || w.kind != "" && len(w.pods) == 0 }
 
 // counts says whether a rollback alert counts against the build that a pass has
 // looked at: it began while that build was there and after a person last lifted a
@@ -121,6 +124,9 @@ func (m *machine) counts(a Alert, since time.Time) bool {
 // unseen was there all the time, and so was one before the first sight, or one that
 // was made since the record last told of another.
 func (m *machine) since(r *replica) time.Time {
+	if r.saw.noBuild() && m.recorded.template != 0 {
+		return m.recorded.since // no build is seen, so the last one that was counts
+	}
 	unseen := func(made time.Time) bool { return m.recorded.template == 0 || made.After(m.recorded.since) }
 	if made := r.saw.made[r.saw.present]; unseen(made) && made.Before(r.saw.since) {
 		return made
@@ -129,6 +135,15 @@ func (m *machine) since(r *replica) time.Time {
 		return m.recorded.since
 	}
 	return r.saw.since
+}
+
+// builtAt is when the present build came; one that went and came back unseen was
+// there all the time.
+func (m *machine) builtAt() time.Time {
+	if m.w.present == m.recorded.template && m.recorded.since.Before(m.built) {
+		return m.recorded.since
+	}
+	return m.built
 }
 
 // alertCounts says whether one of the alerts of a pass counts.
@@ -430,11 +445,11 @@ func (m *machine) checkCompleted(r *replica) {
 	if began.IsZero() { // the cache lags
 		began = m.unseen
 	}
-	if m.built.After(began) {
-		began = m.built
+	if built := m.builtAt(); built.After(began) {
+		began = built
 	}
 	if !m.meddled && (began.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
-		m.t.Fatalf("invariant 1: recorded as completed, and the canary has had all traffic since %s, the build since %s", m.full, m.built)
+		m.t.Fatalf("invariant 1: recorded as completed, and the canary has had all traffic since %s, the build since %s", m.full, m.builtAt())
 	}
 	m.ended = r.saw.present == m.w.present // else it is of the build before
 	if t := r.saw.template; r.saw.isReady(t) && !m.blamed[t] {
@@ -446,8 +461,8 @@ func (m *machine) checkCompleted(r *replica) {
 // when all is calm, by the ledger alone: invariant 1.
 func (m *machine) checkRolledBack(t virtualservice.Traffic) {
 	began := m.full
-	if m.built.After(began) {
-		began = m.built
+	if built := m.builtAt(); built.After(began) {
+		began = built
 	}
 	over := t.Full() && !m.now.Before(began.Add(m.guard.Rollback.Window-time.Second))
 	if t.Clean() || over || m.seen.IsZero() || m.w.template == 0 {

@@ -316,8 +316,8 @@ func (m *machine) checkStep(record Record, was, is virtualservice.Traffic) {
 		m.t.Fatalf("raised to %d: the build of the first sight", is.Weight)
 	case was.Weight > 0 && is.Weight != m.raisedTo && m.now.Sub(m.movedAt) < interval:
 		m.t.Fatalf("raised to %d after %s, the interval is %s", is.Weight, m.now.Sub(m.movedAt), interval)
-	case was.Weight > 0 && !m.meddled && m.now.Sub(m.built) < interval:
-		m.t.Fatalf("raised to %d when the build was %s old, the interval is %s", is.Weight, m.now.Sub(m.built), interval)
+	case was.Weight > 0 && !m.meddled && m.now.Sub(m.builtAt()) < interval:
+		m.t.Fatalf("raised to %d when the build was %s old, the interval is %s", is.Weight, m.now.Sub(m.builtAt()), interval)
 	}
 	m.raisedTo, m.oldBuild = is.Weight, 0
 }
