@@ -172,11 +172,3 @@ func indented(text string, indent int) string {
 	space := strings.Repeat(" ", indent)
 	return space + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+space) + "\n"
 }
-
-// denies sets what a locked guard's VirtualServices say of it: the canary in all
-// its spellings and stable in its, and what a rollback covers. nil takes it all
-// back.
-func (r *Record) denies(canary, stable []string, o Rollback) {
-	r.Deny, r.Stable = slices.Clone(canary), slices.Clone(stable)
-	r.DenyMatchRoutes, r.DenyMirrors = o.MatchRoutes, o.Mirrors
-}

@@ -15,7 +15,7 @@ import (
 //	l  a lock of another user, as celLocks describes it
 const (
 	celLockKey  = "'" + AnnotationLock + "'"
-	celLockText = "'" + lockSyntax + "'"
+	celLockText = "'" + LockSyntax + "'"
 )
 
 // celAnd and celOr join conditions, one a line.

@@ -67,7 +67,7 @@ func inForce(t testing.TB, plane *controlplane.Plane, ns string) {
 			return fmt.Errorf("a manifest with a lock: %w", cmpErr(err))
 		}
 		got, err := client.Create(t.Context(), probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		if err != nil || len(got.GetAnnotations()) > 0 && got.GetAnnotations()[lockKey("probe")] != "" {
+		if err != nil || len(got.GetAnnotations()) > 0 && got.GetAnnotations()[LockKey("probe")] != "" {
 			return fmt.Errorf("a dry run with a lock is not held: %w", cmpErr(err))
 		}
 		kube, err := kubernetes.NewForConfig(plane.RESTConfig(controlplane.Admin))

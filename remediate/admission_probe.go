@@ -35,7 +35,7 @@ func ProbeEnforcement(ctx context.Context, client dynamic.Interface, namespace s
 	got, err := inServed(api, resourceVirtualServices, func(r dynamic.ResourceInterface) (*unstructured.Unstructured, error) {
 		vs := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": IstioGroup + "/" + api.version(resourceVirtualServices), "kind": "VirtualService",
-			"metadata": map[string]any{"name": name, "namespace": namespace, "annotations": map[string]any{lockKey(name): value}},
+			"metadata": map[string]any{"name": name, "namespace": namespace, "annotations": map[string]any{LockKey(name): value}},
 			"spec": map[string]any{"hosts": []any{name + ".invalid"}, "http": []any{map[string]any{
 				"route": []any{map[string]any{"destination": map[string]any{"host": name + ".invalid"}}}}}},
 		}}
@@ -46,7 +46,7 @@ func ProbeEnforcement(ctx context.Context, client dynamic.Interface, namespace s
 		return EnforcedRefuse, nil
 	case err != nil:
 		return "", err
-	case got.GetAnnotations()[lockKey(name)] == "":
+	case got.GetAnnotations()[LockKey(name)] == "":
 		return EnforcedHold, nil
 	}
 	return EnforcedNot, nil

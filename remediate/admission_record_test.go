@@ -41,7 +41,7 @@ func theRecord(ns string) *corev1.ConfigMap {
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
 		ObjectMeta: metav1.ObjectMeta{Name: RecordName("orders-service"), Namespace: ns, Labels: map[string]string{LabelGuard: "orders-service", LabelLocked: "true"},
 			Annotations: map[string]string{AnnotationOwner: theGuardian.in(ns)}},
-		Data: map[string]string{keyLock: `{"kind":"build"}`, keyRefused: "b1", keyStatus: `{"state":"rolled-back"}`},
+		Data: map[string]string{KeyLock: `{"kind":"build"}`, KeyRefused: "b1", KeyStatus: `{"state":"rolled-back"}`},
 	}
 }
 
@@ -58,8 +58,8 @@ func theRecordTable() []recordRow {
 		{name: "made, naming oneself", create: true, change: func(ns string, by who, r *corev1.ConfigMap) { r.Annotations[AnnotationOwner] = by.in(ns) },
 			want: map[answer][]who{refused: {ci, clusterAdmin, unlocker, stranger}, passes: {theGuardian, opsGuardian}}},
 		{name: "made under another name", create: true, change: set(func(r *corev1.ConfigMap) { r.Name = "guardian-x" }), want: map[answer][]who{refused: {theGuardian}}},
-		{name: "the lock taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, keyLock); delete(r.Labels, LabelLocked) }), want: nobodyElse},
-		{name: "a refused build taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, keyRefused) }), want: nobodyElse},
+		{name: "the lock taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, KeyLock); delete(r.Labels, LabelLocked) }), want: nobodyElse},
+		{name: "a refused build taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, KeyRefused) }), want: nobodyElse},
 		{name: "a further key", change: set(func(r *corev1.ConfigMap) { r.Data["x"] = "y" }), want: nobodyElse},
 		{name: "a label", change: set(func(r *corev1.ConfigMap) { r.Labels["a"] = "b" }), want: nobodyElse},
 		{name: "an annotation", change: set(func(r *corev1.ConfigMap) { r.Annotations["a"] = "b" }), want: nobodyElse},
@@ -73,7 +73,7 @@ func theRecordTable() []recordRow {
 		{name: "a record without an owner, taken by a ServiceAccount", before: func(_ string, r *corev1.ConfigMap) { delete(r.Annotations, AnnotationOwner) },
 			change: func(ns string, by who, r *corev1.ConfigMap) {
 				r.Annotations[AnnotationOwner] = by.in(ns)
-				delete(r.Data, keyLock)
+				delete(r.Data, KeyLock)
 			},
 			want: map[answer][]who{refused: {ci, clusterAdmin, stranger}, passes: {theGuardian}}},
 
@@ -86,7 +86,7 @@ func theRecordTable() []recordRow {
 		{name: "a request that guardian does not know", change: asksFor("dance"), want: forbidden},
 		{name: "a request and the lock", change: func(ns string, by who, r *corev1.ConfigMap) {
 			maps.Copy(r.Data, asked(by.in(ns), "rollback"))
-			delete(r.Data, keyLock)
+			delete(r.Data, KeyLock)
 		}, want: forbidden},
 		{name: "rollback", change: asksFor("rollback"), want: whole},
 		{name: "pause, until", change: func(ns string, by who, r *corev1.ConfigMap) {

@@ -90,7 +90,7 @@ func lockedBy(t testing.TB, vs *unstructured.Unstructured, guard string, l LockA
 	if marks == nil {
 		marks = map[string]string{}
 	}
-	marks[lockKey(guard)] = mustEncode(t, l)
+	marks[LockKey(guard)] = mustEncode(t, l)
 	vs.SetAnnotations(marks)
 	return vs
 }

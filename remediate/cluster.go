@@ -130,7 +130,7 @@ func recordIndexers() cache.Indexers {
 		if cm.Labels[LabelLocked] != "true" {
 			return nil
 		}
-		return strings.Fields(cm.Data[keyDeny])
+		return strings.Fields(cm.Data[KeyDeny])
 	})
 }
 
@@ -465,7 +465,7 @@ func (l *liveReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
 func (l *liveReader) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
 	all, err := l.locked(ctx)
 	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool {
-		return !slices.Contains(strings.Fields(cm.Data[keyDeny]), destination)
+		return !slices.Contains(strings.Fields(cm.Data[KeyDeny]), destination)
 	}), err
 }
 
@@ -605,7 +605,7 @@ func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record, user st
 }
 
 func ownKey(k string) bool {
-	return slices.Contains([]string{keyLock, keyRefused, keyDeny, keyDenyMatchRoutes, keyDenyMirrors, keyStable, keyVirtualServices, keyMessage, keyStatus, keyHistory, keyRequestOnce, keyChanged}, k) ||
+	return slices.Contains([]string{KeyLock, KeyRefused, KeyDeny, KeyDenyMatchRoutes, KeyDenyMirrors, KeyStable, KeyVirtualServices, KeyMessage, KeyStatus, KeyHistory, KeyRequestOnce, KeyChanged}, k) ||
 		slices.Contains(RequestKeys, k)
 }
 

@@ -23,20 +23,20 @@ type Moving struct {
 	Refused string    `json:"refused,omitempty"` // what the API server has answered to the last try
 }
 
-// rollsBack and stepsTo say what a change of weights that is under way, if any,
+// RollsBack and stepsTo say what a change of weights that is under way, if any,
 // leads to.
-func (m *Moving) rollsBack() bool { return m != nil && m.Step == 0 }
+func (m *Moving) RollsBack() bool { return m != nil && m.Step == 0 }
 
-func (m *Moving) stepsTo(weight int) bool { return m != nil && m.Step > 0 && m.To == weight }
+func (m *Moving) StepsTo(weight int) bool { return m != nil && m.Step > 0 && m.To == weight }
 
 // signalOf is the value of the label signal that a rollback counts with.
 func signalOf(l Lock) string {
 	switch {
-	case slices.Contains(signals[:], l.Signal):
+	case slices.Contains(Signals[:], l.Signal):
 		return l.Signal
-	case l.By == byRefused:
+	case l.By == ByRefused:
 		return "refused_build"
-	case l.By == byAlert:
+	case l.By == ByAlert:
 		return "other"
 	}
 	return "person"
@@ -86,15 +86,15 @@ func (d *decider) returnTraffic(l Lock) {
 // what whoever is refused for the lock should know.
 func (d *decider) tellLock() {
 	g, l := d.in.Guard, *d.rec.Lock
-	done := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, stamp(l.Since))
-	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, stamp(l.Since))
+	done := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, Stamp(l.Since))
+	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, Stamp(l.Since))
 	switch {
 	case d.state == StateBlocked:
 		what = lockBlocked(g, l, d.text)
 	case !d.exposed(), d.reason == ReasonReassert:
 		what = done
 	case d.move == MoveStable:
-		what = fmt.Sprintf("guardian is rolling %s back to %s since %s", g.Name, g.Stable, stamp(l.Since))
+		what = fmt.Sprintf("guardian is rolling %s back to %s since %s", g.Name, g.Stable, Stamp(l.Since))
 	}
 	d.rec.Message = lockMessage(d.in, l, what)
 	if d.move == MoveStable {
@@ -103,12 +103,12 @@ func (d *decider) tellLock() {
 }
 
 func lockBlocked(g Guard, l Lock, why string) string {
-	return fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, stamp(l.Since), shortenTo(oneLine(why), maxLockMessage/4))
+	return fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, Stamp(l.Since), shortenTo(oneLine(why), maxLockMessage/4))
 }
 
 // expectStable records that traffic is to go to stable.
 func (d *decider) expectStable(l Lock) {
-	if s := &d.rec.Status; !s.Moving.rollsBack() {
+	if s := &d.rec.Status; !s.Moving.RollsBack() {
 		s.Moving = &Moving{From: d.in.Traffic.Weight, At: d.now, By: l.By, Build: s.Build, Reason: l.Reason, Alert: l.Alert, Signal: signalOf(l)}
 	}
 }
@@ -120,7 +120,7 @@ func notLocked(reason string) string { return "rolled back, not locked: " + reas
 // confirm tells of a rollback that the canary's traffic shows to be done.
 func (d *decider) confirm() {
 	m := d.rec.Status.Moving
-	if !m.rollsBack() {
+	if !m.RollsBack() {
 		return
 	}
 	event := "rolled-back"
@@ -164,18 +164,18 @@ func (d *decider) gone() {
 // giveUp forgets a rollback that nothing asks for any more before it was done:
 // without a lock it lasts no longer than its alert.
 func (d *decider) giveUp() {
-	if d.rec.Status.Moving.rollsBack() {
+	if d.rec.Status.Moving.RollsBack() {
 		d.rec.Status.Moving = nil
 		d.note("missed", "", "the rollback was not done: nothing asks for it any more")
 	}
 }
 
-// refused is the decision when the API server has refused what it writes to the
+// WhenRefused is the decision when the API server has refused what it writes to the
 // VirtualServices: the record says so, and it is tried again.
-func (d Decision) refused(in Input, why string, now time.Time) Decision {
-	why = shorten(why)
+func (d Decision) WhenRefused(in Input, why string, now time.Time) Decision {
+	why = Shorten(why)
 	was := d.Record
-	d.Record = was.clone()
+	d.Record = was.Clone()
 	s := &d.Record.Status
 	d.Added = nil
 	switch {

@@ -578,7 +578,7 @@ func (c *Controller) askForward(ctx context.Context, s snapshot) (Forward, []Ale
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
-	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
+	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.CountSince(c.o.Now()))
 }
 
 func (c *Controller) count(ctx context.Context, s snapshot) Count {
@@ -587,7 +587,7 @@ func (c *Controller) count(ctx context.Context, s snapshot) Count {
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
-	n, gaps, err := c.o.Count(ctx, s.input.Guard, s.sides, s.input.countSince(c.o.Now()))
+	n, gaps, err := c.o.Count(ctx, s.input.Guard, s.sides, s.input.CountSince(c.o.Now()))
 	if err != nil {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
 		return Count{}
@@ -610,7 +610,7 @@ func (c *Controller) Views() []View {
 	out := make([]View, 0, len(c.guards))
 	for _, name := range slices.Sorted(maps.Keys(c.guards)) {
 		e := c.guards[name]
-		r := e.record.clone()
+		r := e.record.Clone()
 		out = append(out, View{Name: name, Lock: r.Lock, Status: r.Status, Seen: e.seen})
 	}
 	return out

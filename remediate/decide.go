@@ -9,253 +9,29 @@ import (
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
-// Action is what an alert asks for.
-type Action string
-
-// The actions of an alert. Anything else is recorded and moves nothing.
-const (
-	ActionRollback Action = "rollback"
-	ActionHold     Action = "hold"
-)
-
-// Alert is one firing episode that names a guard. Its identity is fingerprint
-// and StartsAt together; StartsAt is by Prometheus's clock.
-type Alert struct {
-	Name        string
-	Signal      string
-	Action      Action
-	Fingerprint string
-	StartsAt    time.Time
-	Summary     string
-}
-
-// Episode identifies one firing of one alert.
-func (a Alert) Episode() string {
-	return a.Fingerprint + "@" + a.StartsAt.UTC().Format(time.RFC3339Nano)
-}
-
-// Workload is what runs behind the canary's destination.
-type Workload struct {
-	Build    string    // of its workloads' present pod templates; empty: unknown
-	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
-	First    time.Time // when the oldest of the workloads was made, as far as known
-	Ready    int       // ready pods
-	Current  int       // those of them that belong to Build
-	Builds   []string  // the build of each of its workloads, sorted: what Build is made of
-	Running  []string  // those of them that ready pods belong to
-	Serving  []string  // other builds that ready pods belong to
-	Complete bool      // every workload has finished its rollout
-
-	Ages      map[string]PodAge // of the ready pods, by build
-	Revisions []Revision        // by name: what the pods were made from
-	Untold    []string          // ready pods whose build cannot be told, with their owner
-	Unowned   []string          // ready pods that nothing manages: they are counted nowhere
-}
-
-// Endpoints is what runs behind the stable destination.
-type Endpoints struct {
-	Missing string // why nothing can be sent there (subset not in the DestinationRule, …); empty: it can
-	Ready   int    // ready endpoints
-	Overlap string // what is sent there reaches the canary's pods as well, or the other way round; empty: it does not
-}
-
-// Forward is what is asked live, and only before traffic goes forward.
-type Forward struct {
-	Err      string // why the alerts, requests or gates could not be asked; empty: all answered
-	Requests int64  // the canary's requests since the last change of weights
-	Failed   int64  // those of them that failed
-	Latency  Latency
-	Gates    []Gate
-	Gaps     Gaps // in the rules that watch the guard
-}
-
-// Gate is the answer to one configured gate query.
-type Gate struct {
-	Name string
-	Open bool
-	Why  string // the value found
-}
-
-// Input is all that Decide looks at: one guard, gathered at one time.
-type Input struct {
-	Guard   Guard
-	Record  Record
-	Traffic virtualservice.Traffic // as found in the guard's VirtualServices
-	Testers virtualservice.Testers // of their routes for testers
-	Unsafe  string                 // why the VirtualServices cannot be rewritten; empty: they can
-	Canary  Workload
-	Stable  Endpoints
-	Paused  bool      // by annotation on a VirtualService
-	Owned   bool      // a VirtualService carries the marks of a rollback, and no other guard's lock names it
-	Owed    bool      // what a rollback of this guard has re-pointed can be given back
-	Absent  string    // which VirtualServices do not exist; empty: all do
-	Deny    []string  // every spelling of the canary, for the admission policy
-	Spare   []string  // the same of stable
-	Foreign []Foreign // locks of other records that deny the canary
-	// Unlisted is why it is not known whether there are such locks; empty: it is.
-	Unlisted string
-	Outside  Outside
-	Marked   *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
-	Alerts   []Alert         // firing now, and accepted ones not acted on yet
-
-	// Unreadable is what of the record cannot be read, and why.
-	Unreadable []string
-	// Gone says which of the guard's VirtualServices do not exist; empty: all do.
-	Gone string
-
-	// FormerGone are VirtualServices that the lock covers, the configuration
-	// does not have any more, and that do not exist.
-	FormerGone []string
-	// Unread are those of them, or of those that are to be given back, that
-	// guardian may not read.
-	Unread []Leaving
-	// LeaveAt is when what could not be given back is tried again.
-	LeaveAt time.Time
-
-	// Unrecorded is the lock of a rollback that was done and could not be
-	// recorded. Nil: there is none.
-	Unrecorded *Lock
-
-	// Watched is for how long this replica has seen the weights stand that the
-	// record speaks of.
-	Watched Watched
-
-	// Heartbeat is the newest one that any replica has recorded.
-	Heartbeat time.Time
-	// Leads says that this replica holds the lease.
-	Leads bool
-	// Live says that this replica holds the lease and has read all the above
-	// from the API server itself, not from a cache. Nothing goes forward
-	// without it.
-	Live    bool
-	Forward *Forward // nil: not asked
-	Count   Count
-	// Busy says that nobody can be asked just now, since others are: looked at
-	// again after pollBusy.
-	Busy bool
-
-	// Reach is what the VirtualServices come to when the canary is taken to a
-	// weight, percent 1–100, or why they cannot be. It is a pure function of
-	// what was gathered. Nil: exactly that weight.
-	Reach func(weight int) (virtualservice.Traffic, error)
-}
-
-// Count is the canary's number of requests since the last change of weights,
-// which a gate wants to know also where guardian does not promote.
-type Count struct {
-	Asked    bool
-	Known    bool // Prometheus answered
-	Requests int64
-	Failed   int64
-	Latency  Latency
-	Gaps     Gaps // in the rules that watch the guard
-}
-
-// pollCount is how often a canary's requests are counted while it has traffic.
-const pollCount = 15 * time.Second
+// PollCount is how often a canary's requests are counted while it has traffic.
+const PollCount = 15 * time.Second
 
 // pollBusy is how often a guard that has to wait for its turn to ask looks
 // whether it has come.
 const pollBusy = 2 * time.Second
 
-// pollForward is how often a step that waits for live answers asks again.
-const pollForward = 10 * time.Second
-
-// Reason is why a decision is what it is.
-type Reason string
-
-// The reasons of a decision.
-const (
-	ReasonNothing      Reason = "nothing to do"
-	ReasonAlert        Reason = "rollback alert"
-	ReasonPerson       Reason = "a person asked"
-	ReasonRefusedBuild Reason = "a refused build is back"
-	ReasonReassert     Reason = "canary had traffic again while locked"
-	ReasonFinish       Reason = "rollback not finished"
-	ReasonBlocked      Reason = "rollback is not safe"
-	ReasonNewBuild     Reason = "a new build is ready"
-	ReasonWindowOver   Reason = "rollback window is over"
-	ReasonRestore      Reason = "give back what a rollback changed"
-	ReasonStep         Reason = "next step of promotion"
-	ReasonPaused       Reason = "paused"
-	ReasonDisarmed     Reason = "disarmed"
-	ReasonCompleted    Reason = "completed"
-	ReasonHeld         Reason = "an alert holds"
-	ReasonEarlierBuild Reason = "alert began before this build"
-	ReasonWould        Reason = "would be rolled back"
-)
-
-// Move is what is to happen to the VirtualServices.
-type Move int
-
-// The moves.
-const (
-	MoveNone    Move = iota
-	MoveStable       // canary to weight 0
-	MoveForward      // canary to Decision.Weight
-	MoveRestore      // weights stay, what a rollback re-pointed is given back
-	MoveMark         // annotations alone
-)
-
-// Decision is what should be true. Record is the record wanted; it is written
-// before traffic moves.
-type Decision struct {
-	Record Record
-	Move   Move
-	Weight int // percent, for MoveForward
-	Reason Reason
-
-	// WantLive says that the lease holder should gather again with live reads:
-	// something might go forward.
-	WantLive bool
-	// WantForward says that live alerts, requests and gates should be asked
-	// as well.
-	WantForward bool
-	// WantCount says that the lease holder should count the canary's requests.
-	WantCount bool
-	// Release says that field ownership of a past rollback is to be given up.
-	Release bool
-	// Leave says that VirtualServices which the configuration does not have any
-	// more are to be given back.
-	Leave bool
-	// Requeue is when to look again even if nothing happens; 0: no need.
-	Requeue time.Duration
-	// Added is what this decision appended to the history.
-	Added []HistoryEntry
-	// Then is what is appended to it once Move is done.
-	Then []HistoryEntry
-	// Marks are what the VirtualServices say from Move on.
-	Marks Marks
-	// Signal is what a rollback that this decision has seen to be done counts as.
-	Signal string
-	// Doubt says that an alert counts for the first time, and nothing has to be
-	// done: that is looked at on the API server before it is told.
-	Doubt bool
-	// Observes says that no VirtualService may be written, whatever for.
-	Observes bool
-}
+// PollForward is how often a step that waits for live answers asks again.
+const PollForward = 10 * time.Second
 
 const (
 	maxRefused       = 200
 	maxNoted         = 64 // episodes that fire at once and are told of
 	maxFiring        = 32
-	listingKnows     = 75 * time.Second // every replica lists what fires each minute
-	reassertCoalesce = time.Minute      // one history entry for a storm of re-assertions
-)
-
-// Who sets a lock, when it is no person.
-const (
-	byAlert      = "alert"
-	byRefused    = "refused build"
-	byUnreadable = "unreadable record" // a lock that cannot be read
-	byAnnotation = "annotation"        // the record of it is lost
+	ListingKnows     = 75 * time.Second // every replica lists what fires each minute
+	ReassertCoalesce = time.Minute      // one history entry for a storm of re-assertions
 )
 
 // Decide says what a guard's traffic and record should be. It has no client,
 // no clock and no log, and never edits its input. The package comment has its
 // table.
 func Decide(in Input, now time.Time) Decision {
-	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.clone(), reason: ReasonNothing}
+	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.Clone(), reason: ReasonNothing}
 	d.in.Canary = in.Canary.as(in.Record.Status.Revisions, in.Record.Status.Build)
 	d.setRight()
 	if d.readMode(); d.behind() {
@@ -277,7 +53,7 @@ func (d *decider) decide() {
 		if o := d.rec.Status.Observing; o != nil && o.Would != nil {
 			o.Would.Episode = ""
 		}
-		d.note("unreadable", "", "the record was not readable as a whole, what was not is begun anew: "+shorten(why))
+		d.note("unreadable", "", "the record was not readable as a whole, what was not is begun anew: "+Shorten(why))
 	}
 	d.observe()
 	d.endDisarm()
@@ -384,7 +160,7 @@ func (d *decider) observe() {
 // that the one there is now is new.
 func (d *decider) isFirst() bool {
 	seen, c := d.rec.Status.FirstSeen, d.in.Canary
-	after := func(t time.Time) bool { return !t.IsZero() && seen.Sub(t) < clockTolerance }
+	after := func(t time.Time) bool { return !t.IsZero() && seen.Sub(t) < ClockTolerance }
 	return !seen.IsZero() && (after(c.First) || after(c.Since))
 }
 
@@ -398,7 +174,7 @@ func (d *decider) setRight() {
 		times = append(times, &s.Firing[i].Seen)
 	}
 	for _, t := range times {
-		if t.Sub(d.now) > clockTolerance {
+		if t.Sub(d.now) > ClockTolerance {
 			*t = d.now
 		}
 	}
@@ -446,7 +222,7 @@ func (d *decider) observeWeight(first bool) {
 			s.MovedAt, s.Waited = d.now, nil
 		}
 		switch {
-		case s.Moving.rollsBack(): // until nothing leads to the canary any more
+		case s.Moving.RollsBack(): // until nothing leads to the canary any more
 		case own && done:
 			d.confirmStep()
 		case !own:
@@ -459,7 +235,7 @@ func (d *decider) observeWeight(first bool) {
 			s.PromotedAt = d.now
 		}
 		if full && d.rec.Lock == nil {
-			d.note("promoted", "", "canary has all traffic; an alert "+d.would("rolls it back", "would roll it back")+" until "+stamp(d.now.Add(d.in.Guard.Rollback.Window)))
+			d.note("promoted", "", "canary has all traffic; an alert "+d.would("rolls it back", "would roll it back")+" until "+Stamp(d.now.Add(d.in.Guard.Rollback.Window)))
 		}
 	}
 }
@@ -472,7 +248,7 @@ func (d *decider) expected() (own, done bool) {
 		return false, false
 	}
 	e := s.Moving.To
-	if s.Moving.rollsBack() {
+	if s.Moving.RollsBack() {
 		return t.Lowest == 0 && t.Weight <= s.Weight, t.Weight == 0
 	}
 	done = t.Lowest >= s.Moving.Step // it may reach more than it asks for
@@ -482,7 +258,7 @@ func (d *decider) expected() (own, done bool) {
 // partly says that some of the guard's VirtualServices have taken a step, and
 // others have not yet.
 func (s *Status) partly() bool {
-	return s.Moving.stepsTo(s.Weight) && s.Spread > 0
+	return s.Moving.StepsTo(s.Weight) && s.Spread > 0
 }
 
 // takeWeight records a weight that observeWeight has passed over.
@@ -521,76 +297,6 @@ func (d *decider) refuse(builds ...string) {
 	}
 }
 
-// readRequest takes a person's wish off the record.
-func (d *decider) readRequest() {
-	if d.rec.Request == nil {
-		return
-	}
-	q := new(*d.rec.Request)
-	q.Action, q.By, q.Reason = RequestAction(shorten(string(q.Action))), shorten(q.By), shorten(q.Reason)
-	if q.Bad != "" {
-		d.note("refused", q.By, "request refused: "+q.Bad)
-		d.rec.Request = nil
-		return
-	}
-	if d.observing() && (q.Action == RequestRollback || q.Action == RequestPromote) {
-		d.note("refused", q.By, string(q.Action)+" refused: mode observe writes no VirtualService; set mode: enforce, or move the traffic yourself")
-		d.rec.Request = nil
-		return
-	}
-	switch q.Action {
-	case RequestPause:
-		d.pauseOn(q)
-	case RequestDisarm:
-		d.disarmOn(q)
-	case RequestArm:
-		d.disarmOff(q)
-	case RequestResume:
-		if !d.in.Live { // more may move afterwards than before
-			d.wantLive = true
-			return
-		}
-		d.pauseOff(q)
-	case RequestUnlock:
-		if !d.in.Live {
-			d.wantLive = true
-			return
-		}
-		d.unlockByPerson(q)
-	case RequestRollback:
-		if d.disarmed() {
-			d.arm(q.By, "a rollback was asked for: "+q.Reason)
-		}
-		d.asked = q
-	case RequestPromote:
-		switch {
-		case d.in.Busy: // it stays on the record
-			d.wake(d.now.Add(pollBusy))
-			return
-		case !d.in.Live:
-			d.wantLive = true
-			return
-		}
-		d.asked = q
-	default:
-		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm or arm", q.Action))
-	}
-	d.rec.Request = nil
-}
-
-func (d *decider) unlockByPerson(q *Request) {
-	if d.rec.Lock == nil {
-		d.note("refused", q.By, "unlock refused: "+d.in.Guard.Name+" is not locked")
-		return
-	}
-	d.forgive(d.rec.Lock.Refused...)
-	d.lift("unlocked", q.By, q.Reason)
-	// What fires now is what the person knows of: it counts no more than an
-	// alert of an earlier build. A lock that a new build lifts needs no such
-	// pardon, for the build has its own beginning.
-	d.rec.Status.UnlockedAt = d.now
-}
-
 // forgive takes builds off the refused list.
 func (d *decider) forgive(builds ...string) {
 	d.rec.Refused = slices.DeleteFunc(d.rec.Refused, func(b string) bool { return slices.Contains(builds, b) })
@@ -602,11 +308,11 @@ func (d *decider) lift(event, by, why string) {
 	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
 		d.rec.Status.LiftedAt = d.rec.Lock.Since
 	}
-	for _, name := range d.rec.former(d.in.Guard) {
+	for _, name := range d.rec.Former(d.in.Guard) {
 		d.rec.Status.leave(name)
 	}
 	d.rec.Lock = nil
-	d.rec.denies(nil, nil, Rollback{})
+	d.rec.Denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
 	d.rec.Status.Moving = nil
 	d.note(event, by, why)
@@ -620,97 +326,6 @@ func (d *decider) since() time.Time {
 		return s.UnlockedAt
 	}
 	return s.BuildSince
-}
-
-// sortAlerts splits the alerts into those that count against the present
-// build and those that hold.
-func (d *decider) sortAlerts() {
-	s, since := &d.rec.Status, d.since()
-	ripe := since.Add(d.in.Guard.AlertWindow)
-	alerts := slices.Clone(d.in.Alerts)
-	for i := range alerts { // a record has to stay small enough to be written
-		a := &alerts[i]
-		a.Name, a.Signal, a.Summary = shorten(a.Name), shorten(a.Signal), shorten(a.Summary)
-	}
-	slices.SortFunc(alerts, func(a, b Alert) int {
-		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Fingerprint, b.Fingerprint))
-	})
-	for _, a := range alerts {
-		switch {
-		case a.Action == ActionRollback && d.past(a):
-			d.holds = append(d.holds, a)
-			d.noteAlert(a, "it began before "+stamp(s.EnforcedAt)+", when the guard came to enforce: it holds, and rolls back no build of that time")
-		case a.Action == ActionRollback && (!d.began(a).Before(since) || !d.now.Before(ripe)):
-			d.rollback = append(d.rollback, a)
-		case a.Action == ActionRollback:
-			d.holds = append(d.holds, a)
-			d.ripe = ripe
-			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and "+d.would("rolls back", "would roll back")+" if it still fires at "+stamp(ripe))
-		case a.Action == ActionHold:
-			d.holds = append(d.holds, a)
-			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
-		}
-	}
-	d.share(alerts)
-}
-
-// began is when an alert began: by Prometheus's clock, but no later than it was
-// first heard by guardian's. With a clock that is ahead, an alert that a person
-// knew of when unlocking would have begun after the unlock.
-func (d *decider) began(a Alert) time.Time {
-	heard := d.now
-	for _, f := range d.was.Status.Firing {
-		if f.Episode == a.Episode() && f.Seen.Before(heard) {
-			heard = f.Seen
-		}
-	}
-	if a.StartsAt.After(heard) {
-		return heard
-	}
-	return a.StartsAt
-}
-
-// share brings the record's list of firing alerts up to date, and takes from
-// it what only another replica has heard: that holds as well. It rolls back on
-// the replica that heard it.
-func (d *decider) share(alerts []Alert) {
-	s := &d.rec.Status
-	knows := func(episode string) bool {
-		return slices.ContainsFunc(alerts, func(a Alert) bool { return a.Episode() == episode })
-	}
-	s.Firing = slices.DeleteFunc(s.Firing, func(f Firing) bool {
-		return d.in.Leads && !knows(f.Episode) && d.now.Sub(f.Seen) >= listingKnows
-	})
-	for _, a := range alerts {
-		listed := slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
-		if !listed && (a.Action == ActionRollback || a.Action == ActionHold) && len(s.Firing) < maxFiring {
-			s.Firing = append(s.Firing, Firing{Name: a.Name, Episode: a.Episode(), Action: a.Action, Began: a.StartsAt, Seen: d.now, Summary: a.Summary})
-		}
-	}
-	s.Alerts = nil
-	for _, f := range s.Firing {
-		if !knows(f.Episode) { // without a fingerprint: heard by another
-			d.holds = append(d.holds, Alert{Name: f.Name, Action: f.Action, StartsAt: f.Began, Summary: f.Summary})
-			if d.in.Leads {
-				d.wake(f.Seen.Add(listingKnows))
-			}
-		}
-		if !slices.Contains(s.Alerts, f.Name) {
-			s.Alerts = append(s.Alerts, f.Name)
-		}
-	}
-	slices.Sort(s.Alerts)
-	slices.SortStableFunc(d.holds, func(a, b Alert) int {
-		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name))
-	})
-}
-
-// dropAsked records that a person's wish is not carried out.
-func (d *decider) dropAsked(why string) {
-	if d.asked != nil {
-		d.note("refused", d.asked.By, string(d.asked.Action)+" refused: "+why)
-		d.asked = nil
-	}
 }
 
 // locked lifts the lock, or sees to it that the canary gets nothing.
@@ -814,7 +429,7 @@ func (d *decider) neverDone() bool {
 	s, l := d.rec.Status, d.rec.Lock
 	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback })
 	return d.was.Status.State == StateBlocked && d.in.Traffic.Full() && d.windowOver() && s.Weight > 0 &&
-		!fires && l.Kind == LockBuild && (l.By == byAlert || l.By == byRefused)
+		!fires && l.Kind == LockBuild && (l.By == ByAlert || l.By == ByRefused)
 }
 
 // windowOver says whether the rollback window has ended. After the first sight
@@ -885,11 +500,11 @@ func (d *decider) open() {
 	}
 	switch {
 	case d.refusedRuns() != "" && d.in.Guard.Rollback.Lock != LockNone:
-		d.rollBack(Lock{By: byRefused, Reason: "build " + d.refusedRuns() + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
+		d.rollBack(Lock{By: ByRefused, Reason: "build " + d.refusedRuns() + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
 		return
 	case !d.exposed():
 		d.state, d.text = StateIdle, cmp.Or(d.in.Absent, "canary gets no traffic")
-		if m := s.Moving; m.rollsBack() {
+		if m := s.Moving; m.RollsBack() {
 			d.text = notLocked(m.Reason)
 			d.confirm()
 		}
@@ -908,7 +523,7 @@ func (d *decider) open() {
 		}
 	case len(d.rollback) > 0:
 		a := d.rollback[0]
-		d.rollBack(Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: byAlert,
+		d.rollBack(Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: ByAlert,
 			Reason: a.Name + ": " + a.Summary}, ReasonAlert)
 		return
 	case d.blockedElsewhere():
@@ -918,9 +533,9 @@ func (d *decider) open() {
 		d.dropAsked(d.text)
 		return
 	case d.in.Traffic.Full():
-		d.state, d.text = StatePromoted, "canary has all traffic; "+d.would("rolled back on an alert", "an alert would roll it back")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+		d.state, d.text = StatePromoted, "canary has all traffic; "+d.would("rolled back on an alert", "an alert would roll it back")+" until "+Stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		if s.Unverified {
-			d.state, d.text = StateUnverified, "a new build went out without a canary; "+d.would("rolled back on an alert", "an alert would roll it back")+" until "+stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+			d.state, d.text = StateUnverified, "a new build went out without a canary; "+d.would("rolled back on an alert", "an alert would roll it back")+" until "+Stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		}
 		if end := d.windowEnd(); end.After(d.now) {
 			d.wake(end)
@@ -948,7 +563,7 @@ func (d *decider) bake() {
 // blockedElsewhere says that another replica has heard a rollback alert that
 // it cannot act upon and, without a lock, leaves no other trace of.
 func (d *decider) blockedElsewhere() bool {
-	return (d.was.Status.State == StateBlocked && d.unsafe() != "" || d.rec.Status.Moving.rollsBack()) &&
+	return (d.was.Status.State == StateBlocked && d.unsafe() != "" || d.rec.Status.Moving.RollsBack()) &&
 		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
 }
 
@@ -1064,7 +679,7 @@ func (d *decider) finish() {
 			// said, it is the lease holder's.
 			d.rec.VirtualServices = slices.Concat(d.in.Guard.VirtualServices, d.former())
 			if len(d.in.Deny) > 0 {
-				d.rec.denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
+				d.rec.Denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
 			}
 		}
 		d.tellLock()
@@ -1081,78 +696,3 @@ func (d *decider) wake(t time.Time) {
 		d.requeue = wait
 	}
 }
-
-func (d *decider) entry(event, by, why string) HistoryEntry {
-	return HistoryEntry{At: d.now, Event: event, By: by, From: d.was.Status.Weight, To: d.in.Traffic.Weight,
-		Build: d.rec.Status.Build, Reason: why}
-}
-
-// note adds to the history. The state is filled in when it is known.
-func (d *decider) note(event, by, why string) {
-	d.rec.History = append(d.rec.History, d.entry(event, by, why))
-}
-
-// noteAlert records once per episode that an alert was heard and why nothing
-// follows.
-func (d *decider) noteAlert(a Alert, why string) {
-	s := &d.rec.Status
-	if slices.Contains(s.Noted, a.Episode()) {
-		return
-	}
-	if len(s.Noted) >= maxNoted {
-		s.Noted = slices.DeleteFunc(s.Noted, d.isOver)
-	}
-	if len(s.Noted) >= maxNoted {
-		return // to forget one that still fires would be to tell of it again
-	}
-	s.Noted = append(s.Noted, a.Episode())
-	e := d.entry("noted", byAlert, why)
-	e.Alert = a.Name
-	d.rec.History = append(d.rec.History, e)
-}
-
-// isOver says that no replica knows an episode to fire.
-func (d *decider) isOver(episode string) bool {
-	return !slices.ContainsFunc(d.in.Alerts, func(a Alert) bool { return a.Episode() == episode }) &&
-		!slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == episode })
-}
-
-// noteReassert records a storm of re-assertions once a minute.
-func (d *decider) noteReassert() {
-	for e := range d.rec.newestFirst() {
-		if e.Event == "reasserted" {
-			if d.now.Sub(e.At).Abs() < reassertCoalesce {
-				return
-			}
-			break
-		}
-	}
-	e := d.entry("reasserted", "", string(ReasonReassert))
-	e.State, e.From, e.To = StateRolledBack, d.in.Traffic.Weight, 0
-	d.then = append(d.then, e)
-}
-
-// lockMind begins what a lock's message says of subsets that cannot be told apart.
-const lockMind = " Mind that "
-
-// lockMessage is what a CI reads whose change is refused. Its last part says how
-// to go on.
-func lockMessage(in Input, l Lock, what string) string {
-	g := in.Guard
-	toGoOn := fmt.Sprintf("%sdeploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or",
-		lockToGoOn, g.Canary, g.Name, g.Namespace)
-	if l.Kind == LockManual {
-		toGoOn = lockToGoOn + "lift the lock by hand"
-	} else if c := in.Canary; c.Build == "" && len(c.Untold) > 0 {
-		toGoOn = lockToGoOn + c.untold() + ", so no new build can be seen: lift the lock by hand"
-	}
-	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
-	build := "." + l.refusal()
-	if in.Stable.Overlap != "" {
-		build += lockMind + in.Stable.Overlap + "."
-	}
-	room := maxLockMessage - len(what+": "+build+toGoOn)
-	return what + ": " + shortenTo(oneLine(l.Reason), max(room, maxLockMessage/8)) + build + toGoOn
-}
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -65,7 +65,7 @@ func gather(ctx context.Context, r reader, g Guard, domain, user string, known *
 	status := &s.input.Record.Status
 	status.Orphaned = time.Time{} // who looks at it now looks after it
 	if status.Moves == nil {
-		status.Moves = moves(g)
+		status.Moves = MovesOf(g)
 	}
 	if err := s.gatherPair(ctx, r, domain); err != nil {
 		return s, err
@@ -284,8 +284,8 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		marks := vs.GetAnnotations()
 		in.Outside.Locks = append(in.Outside.Locks, foreignLocks(vs, s.user)...)
 		in.Paused = in.Paused || marks[AnnotationPaused] == "true"
-		if value, ok := marks[lockKey(g.Name)]; ok {
-			in.Marked = marked(in.Marked, value, s.user)
+		if value, ok := marks[LockKey(g.Name)]; ok {
+			in.Marked = NewestMark(in.Marked, value, s.user)
 		}
 		found := s.known.inspect(g.Name, vs, s.pair, s.options(in.Record, name))
 		if found.unnamed != "" && s.noRule != "" {
@@ -340,7 +340,7 @@ func (s *snapshot) gatherHeld(ctx context.Context, r reader) {
 	}
 	for _, cm := range locked {
 		if cm.Labels[LabelGuard] != s.input.Guard.Name {
-			for _, name := range strings.Fields(cm.Data[keyVirtualServices]) {
+			for _, name := range strings.Fields(cm.Data[KeyVirtualServices]) {
 				s.held[name] = true
 			}
 		}
@@ -368,7 +368,7 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 			continue
 		}
 		f := Foreign{Guard: guard}
-		if err := parseKey(cm, keyLock, &f.Lock); err != nil {
+		if err := ReadKey(cm.Data, KeyLock, &f.Lock); err != nil {
 			f.Lock = Lock{} // it stands all the same, for whoever steps forward
 		}
 		s.input.Foreign = append(s.input.Foreign, f)
@@ -392,14 +392,10 @@ func owes(vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice
 	return err == nil && (len(w.Ops) > 0 || len(w.Changes) != own)
 }
 
-func (r Rollback) options() virtualservice.Options {
-	return virtualservice.Options{MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors}
-}
-
 // options say how one of the guard's VirtualServices is rewritten, by what a
 // record knows of its routes.
 func (s *snapshot) options(r Record, virtualService string) virtualservice.Options {
-	o := s.input.Guard.Rollback.options()
+	o := s.input.Guard.Rollback.Options()
 	o.Split, o.Beside = strings.Join(r.Status.Splits, " "), s.beside[virtualService]
 	return o
 }

@@ -75,3 +75,7 @@ type Step struct {
 	Interval time.Duration // least time at the weight before, since the last change by anybody
 	Bake     time.Duration // further time at this weight before the next step
 }
+
+func (r Rollback) Options() virtualservice.Options {
+	return virtualservice.Options{MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors}
+}

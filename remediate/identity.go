@@ -58,7 +58,7 @@ func (c *Controller) identify(ctx context.Context) {
 func (c *Controller) identified(user string) {
 	was := c.self.get()
 	c.self.set(user)
-	if !isServiceAccount(user) {
+	if !IsServiceAccount(user) {
 		c.o.Logger.Warn("guardian's user is no ServiceAccount: its locks are not written on VirtualServices, and the admission policies know of none", "user", user)
 	}
 	if user != was {

@@ -90,7 +90,7 @@ func (r *rig) checkMarks(name string, rec Record) {
 	r.t.Helper()
 	vs := r.virtualService(name)
 	want := map[string]string{
-		AnnotationState: string(StateRolledBack), AnnotationReason: rec.Lock.Reason, AnnotationBuild: rec.Lock.Build, AnnotationSince: stamp(rec.Status.Since),
+		AnnotationState: string(StateRolledBack), AnnotationReason: rec.Lock.Reason, AnnotationBuild: rec.Lock.Build, AnnotationSince: Stamp(rec.Status.Since),
 	}
 	for k, v := range want {
 		if got := vs.GetAnnotations()[k]; got != v {
@@ -408,7 +408,7 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 	}
 	now, err := r.record(app.Name)
 	r.must(err)
-	if now.Lock == nil || !now.Lock.equal(*rec.Lock) {
+	if now.Lock == nil || !now.Lock.Equal(*rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
 }
@@ -471,7 +471,7 @@ func TestAGuardianKilledBetweenLockAndPatchIsFinishedByTheNext(t *testing.T) {
 	second := r.start(r.guard(app.Name)) // it has heard of no alert
 	r.atWeight(app, 0)
 	now := r.inState(app.Name, StateRolledBack)
-	if now.Lock == nil || !now.Lock.equal(*rec.Lock) {
+	if now.Lock == nil || !now.Lock.Equal(*rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
 	told := slices.DeleteFunc(slices.Clone(now.History), func(h HistoryEntry) bool { return h.Event != "rolled-back" })
@@ -585,8 +585,8 @@ func TestTheRecordTellsOfTheWeightAtOnceUnlessManyRollBack(t *testing.T) {
 	}
 
 	s := snapshot{record: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "7"}},
-		input: Input{Record: Record{Lock: &Lock{By: byAlert, Since: now}, Status: Status{State: StateShifting, Weight: 30, Moving: &Moving{From: 30}}}}}
-	want := s.input.Record.clone()
+		input: Input{Record: Record{Lock: &Lock{By: ByAlert, Since: now}, Status: Status{State: StateShifting, Weight: 30, Moving: &Moving{From: 30}}}}}
+	want := s.input.Record.Clone()
 	want.Status.State, want.Status.Weight, want.Status.Moving = StateRolledBack, 0, nil
 	told := Decision{Added: []HistoryEntry{{Event: "rolled-back"}}}
 	for age, wants := range map[time.Duration][2]bool{0: {false, true}, maxSettle - 1: {false, true}, maxSettle: {false, false}} {

@@ -188,7 +188,7 @@ func keepControllerRevision(r *appsv1.ControllerRevision, parts BuildParts) *kep
 		} `json:"spec"`
 	}
 	if err := json.Unmarshal(r.Data.Raw, &data); err != nil || data.Spec.Template == nil {
-		k.build = buildOf(r.Data.Raw)
+		k.build = BuildOf(r.Data.Raw)
 		return k
 	}
 	k.build = parts.hash(data.Spec.Template)

@@ -283,10 +283,10 @@ func (l *leases) alive(lease *coordinationv1.Lease) *coordinationv1.Lease {
 		lease.Annotations = map[string]string{}
 	}
 	if beat := l.heartbeat(); !beat.IsZero() {
-		lease.Annotations[AnnotationHeartbeat] = stamp(beat)
+		lease.Annotations[AnnotationHeartbeat] = Stamp(beat)
 	}
 	if l.alertmanager != nil && !l.alertmanager().IsZero() {
-		lease.Annotations[AnnotationHeartbeatAlertmanager] = stamp(l.alertmanager())
+		lease.Annotations[AnnotationHeartbeatAlertmanager] = Stamp(l.alertmanager())
 	}
 	if age := time.Duration(l.maxAge.Load()); age > 0 {
 		lease.Annotations[AnnotationHeartbeatMaxAge] = age.String()

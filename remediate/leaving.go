@@ -1,15 +1,7 @@
 package remediate
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"slices"
-	"strings"
-	"time"
-
-	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // Leaving is a VirtualService that a guard's configuration does not have any more
@@ -20,13 +12,9 @@ type Leaving struct {
 	Why            string `json:"why,omitempty"` // why it could not be given back when that was last tried
 }
 
-// retryLeaving is how often a VirtualService is tried again that could not be
-// given back.
-const retryLeaving = time.Minute
-
-// former are the VirtualServices that a lock covers and the configuration does
+// Former are the VirtualServices that a lock covers and the configuration does
 // not have any more: they stay guarded until the lock is lifted.
-func (r Record) former(g Guard) []string {
+func (r Record) Former(g Guard) []string {
 	if r.Lock == nil {
 		return nil
 	}
@@ -45,8 +33,8 @@ func (s *Status) leave(name string) {
 	}
 }
 
-// moves is what the record says a guard moves.
-func moves(g Guard) *Moves {
+// MovesOf is what the record says a guard moves.
+func MovesOf(g Guard) *Moves {
 	return &Moves{VirtualServices: g.VirtualServices, Stable: g.Stable.String(), Canary: g.Canary.String()}
 }
 
@@ -57,13 +45,13 @@ func (d *decider) observeLeaving() {
 	if !d.in.Leads {
 		return
 	}
-	was, has := s.Moves, slices.Concat(g.VirtualServices, d.rec.former(g))
+	was, has := s.Moves, slices.Concat(g.VirtualServices, d.rec.Former(g))
 	s.Leaving = slices.DeleteFunc(slices.Clone(s.Leaving), func(l Leaving) bool { return slices.Contains(has, l.VirtualService) })
 	if was != nil {
 		for _, name := range notIn(was.VirtualServices, has) {
 			s.leave(name)
 		}
-		s.Moves = moves(g)
+		s.Moves = MovesOf(g)
 	}
 	for _, c := range d.rec.Changed {
 		if !slices.Contains(has, c.VirtualService) {
@@ -78,7 +66,7 @@ func (d *decider) observeLeaving() {
 // former are the names of what the lock goes on to cover. What does not exist, by
 // a cache that may lag, is kept.
 func (d *decider) former() []string {
-	names := d.rec.former(d.in.Guard)
+	names := d.rec.Former(d.in.Guard)
 	if d.in.Live {
 		return notIn(names, d.in.FormerGone)
 	}
@@ -99,162 +87,4 @@ func (d *decider) letGo() {
 	default:
 		d.leave = true
 	}
-}
-
-// gatherFormer reads what a lock covers besides the guard's own. What guardian may
-// not read any more is told, and keeps nothing from being rolled back.
-func (s *snapshot) gatherFormer(ctx context.Context, r reader) (all []inspection, err error) {
-	in := &s.input
-	for _, name := range in.Record.former(in.Guard) {
-		vs, err := r.virtualService(ctx, name)
-		if why := unreadable(err); why != "" {
-			in.Unread = append(in.Unread, Leaving{name, "cannot be read: " + why})
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read VirtualService %s/%s: %w", in.Guard.Namespace, name, err)
-		}
-		if vs == nil {
-			in.FormerGone = append(in.FormerGone, name)
-			continue
-		}
-		found := s.known.inspect(in.Guard.Name, vs, s.pair, s.options(in.Record, name))
-		if found.unnamed != "" {
-			continue // nothing in it is the pair's any more
-		}
-		if found.unsafe != "" {
-			in.Unsafe = found.unsafe
-		}
-		if s.former == nil {
-			s.former = map[string]bool{}
-		}
-		s.former[name] = true
-		in.Owned = in.Owned || owned(vs)
-		s.services = append(s.services, vs)
-		all = append(all, found)
-	}
-	return all, nil
-}
-
-// gatherLeaving reads the VirtualServices that are to be given back.
-func (s *snapshot) gatherLeaving(ctx context.Context, r reader) error {
-	in := &s.input
-	if in.Record.Lock != nil {
-		return nil
-	}
-	for _, l := range in.Record.Status.Leaving {
-		vs, err := r.virtualService(ctx, l.VirtualService)
-		if why := unreadable(err); why != "" {
-			in.Unread = append(in.Unread, Leaving{l.VirtualService, "cannot be read: " + why})
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("read VirtualService %s/%s: %w", in.Guard.Namespace, l.VirtualService, err)
-		}
-		if s.leaving == nil {
-			s.leaving = map[string]*unstructured.Unstructured{}
-		}
-		s.leaving[l.VirtualService] = vs // nil: it does not exist
-	}
-	return nil
-}
-
-// leave gives back the VirtualServices that were read for it, and brings the
-// record that is to be written up to date. What cannot be given back stays on the
-// record, with the reason.
-func (r *reconciler) leave(ctx context.Context, s snapshot, d *Decision, want *Record) error {
-	var left []Leaving
-	var again error
-	failed := false
-	tell := func(event, text string) {
-		e := HistoryEntry{At: r.now().UTC(), State: want.Status.State, Event: event, From: want.Status.Weight, To: want.Status.Weight, Build: want.Status.Build, Reason: shorten(text)}
-		want.History = append(slices.Clone(want.History), e)
-		d.Then = append(slices.Clone(d.Then), e)
-	}
-	for _, l := range want.Status.Leaving {
-		vs, read := s.leaving[l.VirtualService]
-		name := fmt.Sprintf("VirtualService %s/%s", s.input.Guard.Namespace, l.VirtualService)
-		var did []string
-		var err error
-		switch i := slices.IndexFunc(s.input.Unread, func(u Leaving) bool { return u.VirtualService == l.VirtualService }); {
-		case i >= 0:
-			err = errors.New(s.input.Unread[i].Why)
-		case !read: // it has come since
-			left = append(left, l)
-			continue
-		case vs != nil:
-			did, err = r.giveUp(ctx, s, vs, *want)
-		}
-		switch {
-		case errors.Is(err, errConflict):
-			again = err
-			left = append(left, l)
-			continue
-		case err != nil:
-			why := shorten(err.Error())
-			if l.Why == "" {
-				tell("leaving", name+" is not in the configuration any more and cannot be given back: "+why)
-			}
-			left, failed = append(left, Leaving{l.VirtualService, why}), true
-			continue
-		case len(did) > 0:
-			tell("left", name+" is not in the configuration any more: "+strings.Join(did, ", "))
-		}
-		want.Changed = slices.DeleteFunc(slices.Clone(want.Changed), func(c virtualservice.Change) bool { return c.VirtualService == l.VirtualService })
-	}
-	want.Status.Leaving = left
-	if failed {
-		r.later.note(s.input.Guard.Name, r.now().Add(retryLeaving))
-	}
-	return again
-}
-
-// giveUp takes everything of a guard's off a VirtualService, and says what.
-func (r *reconciler) giveUp(ctx context.Context, s snapshot, vs *unstructured.Unstructured, want Record) (did []string, err error) {
-	name, guard := vs.GetName(), s.input.Guard.Name
-	if s.unheld != nil {
-		return nil, s.unheld
-	}
-	var ops []virtualservice.Op
-	if slices.ContainsFunc(want.Changed, func(c virtualservice.Change) bool { return c.VirtualService == name }) {
-		w, _, err := virtualservice.Edit(vs.Object, s.pair, virtualservice.KeepWeights, s.options(want, name), want.Changed)
-		if err != nil {
-			return nil, err
-		}
-		if ops = w.Ops; len(ops) > 0 {
-			did = append(did, "what the rollback had led elsewhere is as it was")
-		}
-		if len(w.Changes) > 0 {
-			did = append(did, "routes of everybody that the rollback has led to stable stay there")
-		}
-	}
-	if lock := lockOps(vs, guard, want, r.self(), nil); len(lock) > 0 {
-		ops, did = append(slices.Clone(ops), lock...), append(did, "the lock is off")
-	}
-	if !s.held[name] {
-		if marks := unmark(vs); len(marks) > 0 {
-			ops, did = append(slices.Clone(ops), marks...), append(did, "guardian's marks are gone")
-		}
-	}
-	if len(ops) > 0 {
-		if _, err := r.store.patchVirtualService(ctx, vs, ops, FieldManagerPromotion); err != nil {
-			return nil, err
-		}
-	}
-	if owned(vs) && !s.held[name] {
-		return did, r.store.release(ctx, name)
-	}
-	return did, nil
-}
-
-// unmark takes guardian's marks off a VirtualService.
-func unmark(vs *unstructured.Unstructured) []virtualservice.Op {
-	var ops []virtualservice.Op
-	have := vs.GetAnnotations()
-	for _, k := range []string{AnnotationState, AnnotationReason, AnnotationSince, AnnotationBuild} {
-		if _, ok := have[k]; ok {
-			ops = append(ops, virtualservice.Op{Op: "remove", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1")})
-		}
-	}
-	return ops
 }

@@ -51,7 +51,7 @@ func (o *lonely) mesh(share int) {
 func (o *lonely) passes(n int, alerts ...Alert) {
 	o.t.Helper()
 	for range n {
-		o.now = o.now.Add(listingKnows)
+		o.now = o.now.Add(ListingKnows)
 		if _, err := o.pass(alerts...); err != nil {
 			o.t.Fatal(err)
 		}
@@ -110,7 +110,7 @@ func TestAVirtualServiceThatLeavesUnderALockStaysGuardedAndIsGivenBackAtTheUnloc
 	if r := o.record(); !o.meshTraffic().Clean() || !slices.Contains(r.VirtualServices, meshName) || r.Status.State != StateRolledBack {
 		t.Fatalf("while locked: %+v, locked %v, %s (%s)", o.meshTraffic(), r.VirtualServices, r.Status.State, r.Status.Reason)
 	}
-	if o.w.others[meshName].GetAnnotations()[lockKey(o.guard.Name)] == "" {
+	if o.w.others[meshName].GetAnnotations()[LockKey(o.guard.Name)] == "" {
 		t.Error("it does not tell of the lock any more")
 	}
 	o.unlockNow()
@@ -275,14 +275,14 @@ func TestMarksThatAnotherGuardsLockNeedsStay(t *testing.T) {
 	o.losesMesh()
 	o.passes(1)
 	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("pay"), Labels: map[string]string{LabelGuard: "pay", LabelLocked: "true"}},
-		Data: map[string]string{keyVirtualServices: meshName}}
+		Data: map[string]string{KeyVirtualServices: meshName}}
 	o.unlockNow()
 	o.passes(2)
 	vs := o.w.others[meshName]
 	if vs.GetAnnotations()[AnnotationState] == "" || !owned(vs) {
 		t.Errorf("what the other guard's rollback owns was given up: %v", vs.GetAnnotations())
 	}
-	if vs.GetAnnotations()[lockKey(o.guard.Name)] != "" {
+	if vs.GetAnnotations()[LockKey(o.guard.Name)] != "" {
 		t.Error("this guard's own lock stands")
 	}
 	if r := o.record(); len(r.Status.Leaving)+len(r.Changed) > 0 {
@@ -300,7 +300,7 @@ func TestNoStepMovesAVirtualServiceThatHasLeft(t *testing.T) {
 	o.losesMesh()
 	o.w.made[2], o.w.template, o.w.pods = o.now, 2, []int{2, 2} // lifts the lock, and begins anew
 	for range 4 {
-		o.now = o.now.Add(listingKnows)
+		o.now = o.now.Add(ListingKnows)
 		o.passes(1)
 		if w := o.meshTraffic(); w.Weight != 0 {
 			t.Fatalf("a step gave it %d%%", w.Weight)

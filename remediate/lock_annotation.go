@@ -9,15 +9,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
-
-// AnnotationLock begins the keys of the annotations, one for each guard, by
-// which a VirtualService itself says that its canary is locked. The admission
-// policies read nothing else.
-const AnnotationLock = Prefix + "lock."
 
 // MaxGuardName is the longest name of a guard: the part of an annotation's key
 // after the slash has at most 63 characters.
@@ -28,7 +20,7 @@ const MaxGuardName = 63 - len("lock.")
 // instead.
 const maxLockMessage = 500
 
-func lockKey(guard string) string { return AnnotationLock + guard }
+func LockKey(guard string) string { return AnnotationLock + guard }
 
 // LockAnnotation is the value of a lock's annotation: eight fields in this
 // order, one space between them, the last of which is free text,
@@ -48,10 +40,10 @@ type LockAnnotation struct {
 	Message     string    // one line, for whoever is refused
 }
 
-// lockSyntax is what the admission policies ask of a value as well.
-const lockSyntax = `^by=system:serviceaccount:[^ :]+:[^ :]+ canary=[^ ]+ stable=[^ ]+ m=[01] r=[01] build=[^ ]* since=[^ ]+ .*$`
+// LockSyntax is what the admission policies ask of a value as well.
+const LockSyntax = `^by=system:serviceaccount:[^ :]+:[^ :]+ canary=[^ ]+ stable=[^ ]+ m=[01] r=[01] build=[^ ]* since=[^ ]+ .*$`
 
-var lockValue = regexp.MustCompile(lockSyntax)
+var lockValue = regexp.MustCompile(LockSyntax)
 
 // Encode writes the value. The error names the field that cannot be written.
 func (l LockAnnotation) Encode() (string, error) {
@@ -59,7 +51,7 @@ func (l LockAnnotation) Encode() (string, error) {
 	value := fmt.Sprintf("by=%s canary=%s stable=%s m=%s r=%s build=%s since=%s %s", l.By, strings.Join(l.Canary, ","), strings.Join(l.Stable, ","),
 		flag[l.MatchRoutes], flag[l.Mirrors], l.Build, l.Since.UTC().Format(time.RFC3339Nano), l.Message)
 	switch {
-	case !isServiceAccount(l.By):
+	case !IsServiceAccount(l.By):
 		return "", fmt.Errorf("lock annotation: by %q: want a ServiceAccount, system:serviceaccount:NAMESPACE:NAME", l.By)
 	case len(l.Canary) == 0 || slices.ContainsFunc(l.Canary, notAWord):
 		return "", fmt.Errorf("lock annotation: canary %q: want destinations without spaces or commas", l.Canary)
@@ -96,8 +88,8 @@ func ParseLockAnnotation(value string) (LockAnnotation, error) {
 	return l, nil
 }
 
-// isServiceAccount says whether a user is one.
-func isServiceAccount(user string) bool {
+// IsServiceAccount says whether a user is one.
+func IsServiceAccount(user string) bool {
 	parts := strings.Split(user, ":")
 	return len(parts) == 4 && parts[0] == "system" && parts[1] == "serviceaccount" && parts[2] != "" && parts[3] != "" && !strings.ContainsFunc(user, breaks)
 }
@@ -111,21 +103,10 @@ func notAWord(s string) bool {
 	return s == "" || strings.Contains(s, ",") || strings.ContainsFunc(s, breaks)
 }
 
-// oneLine makes a text valid in an annotation's value: what breaks lines becomes
-// a space.
-func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r != ' ' && (unicode.IsControl(r) || unicode.Is(unicode.Zl, r) || unicode.Is(unicode.Zp, r)) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-}
-
-// lockAnnotation is what the VirtualServices of a locked guard have to say. ok
+// LockAnnotationOf is what the VirtualServices of a locked guard have to say. ok
 // is false where nothing can be: guardian's user is not known or no
 // ServiceAccount, or the destinations are not known.
-func lockAnnotation(r Record, user string) (value string, ok bool) {
+func LockAnnotationOf(r Record, user string) (value string, ok bool) {
 	if r.Lock == nil || user == "" || len(r.Deny) == 0 || len(r.Stable) == 0 {
 		return "", false
 	}
@@ -134,9 +115,9 @@ func lockAnnotation(r Record, user string) (value string, ok bool) {
 	return value, err == nil
 }
 
-// marked is the newest lock of this guard, set by user, that the annotations of
+// NewestMark is the newest lock of this guard, set by user, that the annotations of
 // its VirtualServices tell of.
-func marked(newest *LockAnnotation, value, user string) *LockAnnotation {
+func NewestMark(newest *LockAnnotation, value, user string) *LockAnnotation {
 	l, err := ParseLockAnnotation(value)
 	if err != nil || l.By != user || newest != nil && !l.Since.After(newest.Since) {
 		return newest
@@ -155,17 +136,17 @@ func (d *decider) takeUpLock() {
 	if m == nil || d.unrecorded(cmp.Or(d.in.Canary.Build, d.rec.Status.Build)) != nil || d.rec.Lock != nil || !m.Since.After(d.rec.Status.LiftedAt) {
 		return
 	}
-	l := Lock{Kind: d.in.Guard.Rollback.Lock, Build: m.Build, Since: m.Since, By: byAnnotation, Reason: m.reason()}
+	l := Lock{Kind: d.in.Guard.Rollback.Lock, Build: m.Build, Since: m.Since, By: ByAnnotation, Reason: m.reason()}
 	if l.Kind == LockNone { // it was set when the configuration was another
 		l.Kind = LockBuild
 	}
-	if l.Since.Sub(d.now) > clockTolerance {
+	if l.Since.Sub(d.now) > ClockTolerance {
 		l.Since = d.now
 	}
 	d.rec.Lock = &l
 	d.refuse(l.Build)
-	d.rec.denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
-	d.note("locked", byAnnotation, "the record did not know of the lock that annotation "+lockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
+	d.rec.Denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
+	d.note("locked", ByAnnotation, "the record did not know of the lock that annotation "+LockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
 }
 
 // unrecorded is the lock that the record lacks, if it is of this build: one of
@@ -186,7 +167,7 @@ func (l LockAnnotation) reason() string {
 		text = text[:i]
 	}
 	text = strings.TrimSuffix(text, ".")
-	_, after, ok := strings.Cut(text, stamp(l.Since))
+	_, after, ok := strings.Cut(text, Stamp(l.Since))
 	if !ok {
 		return text
 	}
@@ -198,36 +179,4 @@ func (l LockAnnotation) reason() string {
 		return why
 	}
 	return text
-}
-
-// lockOps are the operations that make the lock's annotation of a VirtualService
-// what the record says: user's own is written, or removed when the lock was
-// lifted after it was set. Another's stays while there is no lock.
-func lockOps(vs *unstructured.Unstructured, guard string, r Record, user string, before []virtualservice.Op) []virtualservice.Op {
-	have := vs.GetAnnotations()
-	value, stands := have[lockKey(guard)]
-	path := annotationPath + "/" + strings.ReplaceAll(lockKey(guard), "/", "~1")
-	if want, ok := lockAnnotation(r, user); ok {
-		switch {
-		case stands && value == want:
-			return nil
-		case have == nil && !slices.ContainsFunc(before, func(op virtualservice.Op) bool { return op.Path == annotationPath }):
-			return []virtualservice.Op{{Op: "add", Path: annotationPath, Value: map[string]string{}}, {Op: "add", Path: path, Value: want}}
-		}
-		return []virtualservice.Op{{Op: "add", Path: path, Value: want}}
-	}
-	if !stands || r.Lock != nil || r.Status.State == StateUnknown {
-		return nil
-	}
-	if l, err := ParseLockAnnotation(value); err == nil && (l.By != user || l.Since.After(r.Status.LiftedAt)) {
-		return nil
-	}
-	return []virtualservice.Op{{Op: "remove", Path: path}}
-}
-
-// foreignLock says that a VirtualService's lock of the guard names another user,
-// who alone may change it.
-func foreignLock(vs *unstructured.Unstructured, guard, user string) bool {
-	l, err := ParseLockAnnotation(vs.GetAnnotations()[lockKey(guard)])
-	return err == nil && l.By != user
 }

@@ -1,16 +1,11 @@
 package remediate
 
 import (
-	"context"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 const guardianUser = "system:serviceaccount:" + testNamespace + ":guardian"
@@ -111,68 +106,51 @@ func FuzzLockAnnotation(f *testing.F) {
 	})
 }
 
-// saysLocked is a VirtualService with the lock's annotation; empty: with none at
-// all.
-func saysLocked(value string) *unstructured.Unstructured {
-	vs := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
-		"metadata": map[string]any{"name": "orders-service", "namespace": testNamespace}}}
-	if value != "" {
-		vs.SetAnnotations(map[string]string{lockKey("orders-service"): value})
+// A rollback of build b1 could not be recorded: its lock is an annotation, and the
+// memory of the replica that did it.
+func TestAnUnrecordedLockDoesNotHideTheAnnotationThatStands(t *testing.T) {
+	locked := func(build string) *Lock {
+		return &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: at, By: ByAlert, Reason: "Errors: 7% of requests fail"}
 	}
-	return vs
+	for name, c := range map[string]struct {
+		edits   []but
+		by      string // whose the lock is; empty: there is none
+		refused []string
+	}{
+		"of the same build, which is set again":             {[]but{unseen}, ByAlert, []string{"b1"}},
+		"of another build, and the record is lost":          {[]but{unseen, runs("b2", 0, "b1")}, ByAnnotation, []string{"b1"}},
+		"of a canary whose build is not known":              {[]but{unseen, noCanary}, ByAnnotation, []string{"b1"}},
+		"of another build that is ready, by the live reads": {[]but{unseen, live, runs("b2", 2), agedOf("b2", at, at)}, "", []string{"b1"}},
+		"of another build, and a record of before the lock": {[]but{runs("b2", 0, "b1"), func(in *Input) { in.Record.Status.LiftedAt = at.Add(-time.Minute) }}, ByAnnotation, []string{"b1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mark := LockAnnotation{By: guardianUser, Canary: []string{"orders-service/v2"}, Stable: []string{"orders-service/v1"}, Build: "b1", Since: at, Message: "m"}
+			in := given(append([]but{gets(0), func(in *Input) { in.Unrecorded, in.Marked = locked("b1"), &mark }}, c.edits...)...)
+			d := Decide(in, at.Add(time.Minute))
+			var by string
+			if d.Record.Lock != nil {
+				by = d.Record.Lock.By
+			}
+			if by != c.by || !slices.Equal(d.Record.Refused, c.refused) {
+				t.Errorf("locked by %q, want %q; refused %v, want %v; in words: %s", by, c.by, d.Record.Refused, c.refused, words(d))
+			}
+		})
+	}
 }
 
-func TestTheLockAnnotationFollowsTheRecord(t *testing.T) {
-	locked := Record{Lock: &Lock{Kind: LockBuild, Build: "b1", Since: at}, Deny: []string{"orders-service/v2"}, Stable: []string{"orders-service/v1"}, Message: "two\nlines",
-		Status: Status{State: StateRolledBack}}
-	want, ok := lockAnnotation(locked, guardianUser)
-	if !ok || !strings.HasSuffix(want, " two lines") {
-		t.Fatalf("%v %q", ok, want)
-	}
-	older, lifted := locked, Record{Status: Status{State: StateIdle, LiftedAt: at.Add(time.Minute)}}
-	older.Lock = &Lock{Since: at.Add(-time.Hour)}
-	was, _ := lockAnnotation(older, guardianUser)
-	foreign, _ := lockAnnotation(locked, "system:serviceaccount:microservices:deployer")
-	newer := locked
-	newer.Lock = &Lock{Since: at.Add(time.Hour)}
-	later, _ := lockAnnotation(newer, guardianUser)
-	for name, c := range map[string]struct {
-		have   string
-		record Record
-		user   string
-		want   string
-	}{
-		"none, and locked":                  {"", locked, guardianUser, want},
-		"the same":                          {want, locked, guardianUser, want},
-		"an older one":                      {was, locked, guardianUser, want},
-		"forged":                            {strings.Replace(want, "v2", "v3", 1), locked, guardianUser, want},
-		"unreadable":                        {"x", locked, guardianUser, want},
-		"lifted":                            {want, lifted, guardianUser, ""},
-		"unreadable, and not locked":        {"x", lifted, guardianUser, ""},
-		"set after the last lifting":        {later, lifted, guardianUser, later},
-		"another user's, and not locked":    {foreign, lifted, guardianUser, foreign},
-		"a record that was never looked at": {"x", Record{}, guardianUser, "x"},
-		"guardian does not know who it is":  {want, lifted, "", want},
-		"guardian does not know who it is, and locked": {"", locked, "", ""},
-		"guardian is no ServiceAccount":                {"", locked, "guardian", ""},
-		"the destinations are not known":               {was, Record{Lock: locked.Lock}, guardianUser, was},
-	} {
-		vs := saysLocked(c.have)
-		now, err := applyOps(vs, lockOps(vs, "orders-service", c.record, c.user, nil))
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if got := now.GetAnnotations()[lockKey("orders-service")]; got != c.want {
-			t.Errorf("%s: annotation %q\nwant %q", name, got, c.want)
-		}
+func TestALockLiftedByASlowClockStaysLifted(t *testing.T) {
+	in := given(locked(LockBuild), asks(RequestUnlock), live)
+	in.Record.Lock.Since = at.Add(time.Second)
+	d := Decide(in, at)
+	if d.Record.Lock != nil || d.Record.Status.LiftedAt.Before(in.Record.Lock.Since) {
+		t.Errorf("lifted at %s, set at %s", d.Record.Status.LiftedAt, in.Record.Lock.Since)
 	}
 }
 
 func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	bad := given(bad, func(in *Input) { in.Spare = []string{"orders-service/v1"} })
 	rolled := Decide(bad, at)
-	text, ok := lockAnnotation(landed(rolled.Record, rolled), guardianUser)
+	text, ok := LockAnnotationOf(Landed(rolled.Record, rolled), guardianUser)
 	if !ok {
 		t.Fatal("no annotation")
 	}
@@ -185,13 +163,13 @@ func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	}
 	d := Decide(lost(), at.Add(time.Hour))
 	got := d.Record.Lock
-	if got == nil || got.Kind != LockBuild || got.Build != "b1" || !got.Since.Equal(at) || got.By != byAnnotation || got.Reason != rolled.Record.Lock.Reason {
+	if got == nil || got.Kind != LockBuild || got.Build != "b1" || !got.Since.Equal(at) || got.By != ByAnnotation || got.Reason != rolled.Record.Lock.Reason {
 		t.Fatalf("lock %+v", got)
 	}
 	if !slices.Equal(d.Record.Refused, []string{"b1"}) || d.Record.Status.State != StateRolledBack || len(d.Added) != 1 || d.Added[0].Event != "locked" {
 		t.Errorf("refused %v, state %s, told %+v", d.Record.Refused, d.Record.Status.State, d.Added)
 	}
-	if again, _ := lockAnnotation(d.Record, guardianUser); again != text {
+	if again, _ := LockAnnotationOf(d.Record, guardianUser); again != text {
 		t.Errorf("the annotation becomes\n%s\nwas\n%s", again, text)
 	}
 	if d := Decide(lost(gets(50)), at); d.Move != MoveStable {
@@ -222,47 +200,6 @@ func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	}
 }
 
-// A rollback of build b1 could not be recorded: its lock is an annotation, and the
-// memory of the replica that did it.
-func TestAnUnrecordedLockDoesNotHideTheAnnotationThatStands(t *testing.T) {
-	locked := func(build string) *Lock {
-		return &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: at, By: byAlert, Reason: "Errors: 7% of requests fail"}
-	}
-	for name, c := range map[string]struct {
-		edits   []but
-		by      string // whose the lock is; empty: there is none
-		refused []string
-	}{
-		"of the same build, which is set again":             {[]but{unseen}, byAlert, []string{"b1"}},
-		"of another build, and the record is lost":          {[]but{unseen, runs("b2", 0, "b1")}, byAnnotation, []string{"b1"}},
-		"of a canary whose build is not known":              {[]but{unseen, noCanary}, byAnnotation, []string{"b1"}},
-		"of another build that is ready, by the live reads": {[]but{unseen, live, runs("b2", 2), agedOf("b2", at, at)}, "", []string{"b1"}},
-		"of another build, and a record of before the lock": {[]but{runs("b2", 0, "b1"), func(in *Input) { in.Record.Status.LiftedAt = at.Add(-time.Minute) }}, byAnnotation, []string{"b1"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			mark := LockAnnotation{By: guardianUser, Canary: []string{"orders-service/v2"}, Stable: []string{"orders-service/v1"}, Build: "b1", Since: at, Message: "m"}
-			in := given(append([]but{gets(0), func(in *Input) { in.Unrecorded, in.Marked = locked("b1"), &mark }}, c.edits...)...)
-			d := Decide(in, at.Add(time.Minute))
-			var by string
-			if d.Record.Lock != nil {
-				by = d.Record.Lock.By
-			}
-			if by != c.by || !slices.Equal(d.Record.Refused, c.refused) {
-				t.Errorf("locked by %q, want %q; refused %v, want %v; in words: %s", by, c.by, d.Record.Refused, c.refused, words(d))
-			}
-		})
-	}
-}
-
-func TestALockLiftedByASlowClockStaysLifted(t *testing.T) {
-	in := given(locked(LockBuild), asks(RequestUnlock), live)
-	in.Record.Lock.Since = at.Add(time.Second)
-	d := Decide(in, at)
-	if d.Record.Lock != nil || d.Record.Status.LiftedAt.Before(in.Record.Lock.Since) {
-		t.Errorf("lifted at %s, set at %s", d.Record.Status.LiftedAt, in.Record.Lock.Since)
-	}
-}
-
 func TestTheLocksMessageIsTrueAndShort(t *testing.T) {
 	long := strings.Repeat("so it fails, and fails, ", 100)
 	for name, c := range map[string]struct {
@@ -288,7 +225,7 @@ func TestTheLocksMessageIsTrueAndShort(t *testing.T) {
 				}
 			}
 			d := Decide(in, at)
-			m := landed(d.Record, d).Message
+			m := Landed(d.Record, d).Message
 			if !strings.Contains(m, c.says) || strings.Contains(strings.ReplaceAll(m, "is rolled out", ""), c.lies) {
 				t.Errorf("%s: %q", name, m)
 			}
@@ -297,49 +234,4 @@ func TestTheLocksMessageIsTrueAndShort(t *testing.T) {
 			}
 		}
 	}
-}
-
-// A key that another user has taken must not keep the weights from being written.
-func TestWeightsDoNotWaitForALockThatMayNotBeWritten(t *testing.T) {
-	forbidden := apierrors.NewForbidden(virtualServiceResource.GroupResource(), "orders-service", nil)
-	vs := saysLocked("")
-	vs.Object["spec"] = map[string]any{"hosts": []any{"x"}}
-	weights := []virtualservice.Op{{Op: "add", Path: "/spec/hosts", Value: []any{"orders-service"}}}
-	lock := lockOps(vs, "orders-service", Record{Lock: &Lock{Since: at}, Deny: []string{"a/v2"}, Stable: []string{"a/v1"}, Message: "m"}, guardianUser, nil)
-	for name, c := range map[string]struct {
-		ops      []virtualservice.Op
-		refuses  func(ops int) bool
-		wantOps  []int
-		wantErr  bool
-		unmarked bool
-	}{
-		"both are taken":               {weights, func(int) bool { return false }, []int{3}, false, false},
-		"the lock is refused":          {weights, func(n int) bool { return n > 1 }, []int{3, 1}, false, true},
-		"everything is refused":        {weights, func(int) bool { return true }, []int{3, 1}, true, true},
-		"the lock alone, and refused":  {nil, func(int) bool { return true }, []int{2}, false, true},
-		"the lock alone, and is taken": {nil, func(int) bool { return false }, []int{2}, false, false},
-	} {
-		var tried []int
-		r := &reconciler{store: refusing{patch: func(ops []virtualservice.Op) error {
-			tried = append(tried, len(ops))
-			if c.refuses(len(ops)) {
-				return forbidden
-			}
-			return nil
-		}}}
-		unmarked, err := r.patchOne(t.Context(), change{vs: vs, ops: c.ops, lock: lock}, Decision{Move: MoveStable})
-		if !slices.Equal(tried, c.wantOps) || (err != nil) != c.wantErr || (unmarked != nil) != c.unmarked {
-			t.Errorf("%s: tried %v operations, want %v; error %v, unmarked %v", name, tried, c.wantOps, err, unmarked)
-		}
-	}
-}
-
-// refusing is a store that takes only what it is told to.
-type refusing struct {
-	store
-	patch func([]virtualservice.Op) error
-}
-
-func (r refusing) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []virtualservice.Op, _ string) (*unstructured.Unstructured, error) {
-	return vs, r.patch(ops)
 }

@@ -168,7 +168,7 @@ func (d *decider) joinLock() {
 		return // it stays as it stands
 	}
 	for _, b := range d.in.Canary.readyBuilds() {
-		late := l.By != byRefused && !d.proven(b) && !d.younger(b)
+		late := l.By != ByRefused && !d.proven(b) && !d.younger(b)
 		if !slices.Contains(l.Refused, b) && (late || slices.Contains(d.rec.Refused, b)) {
 			l.Refused = append(l.Refused, b)
 			l.Build = cmp.Or(l.Build, b)
@@ -182,7 +182,7 @@ func (d *decider) joinLock() {
 // template is older is no matter, for an undo goes back to an old one.
 func (d *decider) younger(build string) bool {
 	l, age := d.rec.Lock, d.in.Canary.Ages[build]
-	after := func(t time.Time) bool { return !t.IsZero() && l.Since.Sub(t) < clockTolerance }
+	after := func(t time.Time) bool { return !t.IsZero() && l.Since.Sub(t) < ClockTolerance }
 	return after(age.Made) || slices.Contains(l.Coming, build) && after(age.Ready)
 }
 
@@ -263,8 +263,8 @@ func (l Lock) refusal() string {
 	return " Builds " + strings.Join(l.Refused, ", ") + " are refused."
 }
 
-// equal says whether two locks are the same.
-func (l Lock) equal(o Lock) bool {
+// Equal says whether two locks are the same.
+func (l Lock) Equal(o Lock) bool {
 	return slices.Equal(l.Refused, o.Refused) && slices.Equal(l.Coming, o.Coming) &&
 		l.Kind == o.Kind && l.Build == o.Build && l.Signal == o.Signal && l.Alert == o.Alert && l.Fingerprint == o.Fingerprint &&
 		l.StartsAt.Equal(o.StartsAt) && l.Since.Equal(o.Since) && l.By == o.By && l.Reason == o.Reason && l.From == o.From

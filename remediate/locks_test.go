@@ -1,24 +1,11 @@
 package remediate
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
-
-// applied is the VirtualService of a world with a weight.
-func applied(w *world, weight int) *unstructured.Unstructured {
-	u := &unstructured.Unstructured{Object: manifest(weight)}
-	u.SetResourceVersion(w.next())
-	return u
-}
 
 // story is one guard's decisions, one after the other.
 type story struct {
@@ -303,7 +290,7 @@ func TestWhatCannotBeToldIsSaid(t *testing.T) {
 
 func foreign(since time.Duration) but {
 	return func(in *Input) {
-		in.Foreign = []Foreign{{Guard: "old-name", Lock: Lock{Kind: LockBuild, Build: "b1", Refused: []string{"b1"}, Since: at.Add(-since), By: byAlert, Reason: "Errors: 7% of requests fail"}}}
+		in.Foreign = []Foreign{{Guard: "old-name", Lock: Lock{Kind: LockBuild, Build: "b1", Refused: []string{"b1"}, Since: at.Add(-since), By: ByAlert, Reason: "Errors: 7% of requests fail"}}}
 	}
 }
 
@@ -361,58 +348,6 @@ func TestTheListsOfBuildsAreBounded(t *testing.T) {
 	last := s.in.Canary.Build
 	if st.Proven[len(st.Proven)-1] != last || st.Revisions[len(st.Revisions)-1].Build != last {
 		t.Errorf("the last build %s is forgotten: %v", last, st)
-	}
-}
-
-func TestAStepOrALockIsReadFromTheRecordsThatDenyTheCanary(t *testing.T) {
-	w, r, g := lifting(t)
-	g.Name = "renamed" // the record that is there bears the old name
-	w.vs, w.template, w.pods = applied(w, 50), 1, []int{1, 1}
-	own := &corev1.ConfigMap{}
-	r.cached, r.live = renamed{r.cached, &own}, renamed{r.live, &own}
-	r.store = renamedStore{r.store, &own}
-	out, err := r.reconcile(t.Context(), g, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := out.decision.Record.Lock
-	if l == nil || l.From != "orders-service" || !slices.Equal(out.decision.Record.Refused, []string{w.hashOfTemplate(1)}) {
-		t.Fatalf("lock %+v, refused %v", l, out.decision.Record.Refused)
-	}
-}
-
-// renamed reads the record of a guard that has none of its own yet.
-type renamed struct {
-	reader
-	own **corev1.ConfigMap
-}
-
-func (r renamed) record(context.Context, string) (*corev1.ConfigMap, error) {
-	if (*r.own).Name == "" {
-		return nil, nil
-	}
-	return *r.own, nil
-}
-
-type renamedStore struct {
-	store
-	own **corev1.ConfigMap
-}
-
-func (s renamedStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error) {
-	*s.own = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: testNamespace, ResourceVersion: "own"}, Data: r.Data()}
-	return *s.own, nil
-}
-
-func TestALockThatAnotherGuardHasTakenIsHandedOver(t *testing.T) {
-	r := given(locked(LockBuild)).Record
-	r.Deny, r.VirtualServices, r.Message, r.Lock.Since = []string{"orders-service/v2"}, []string{"orders-service"}, "locked", at.Add(time.Minute)
-	got := handedOver(r, "orders", at)
-	if got.Lock != nil || len(got.Deny)+len(got.VirtualServices)+len(got.Message) > 0 || got.Status.LiftedAt.Before(r.Lock.Since) || !slices.Equal(got.Refused, r.Refused) {
-		t.Errorf("handed over: %+v", got)
-	}
-	if e := got.History[len(got.History)-1]; e.Event != "unlocked" || !strings.Contains(e.Reason, "guard orders") {
-		t.Errorf("told: %+v", e)
 	}
 }
 
@@ -490,48 +425,10 @@ func TestAnAlertBeganNoLaterThanItWasHeard(t *testing.T) {
 	s.locked(false)
 }
 
-func TestARollbackWaitsForNoListOfLockedRecords(t *testing.T) {
-	o := newLonely(t, 50)
-	o.w.vs.SetAnnotations(map[string]string{AnnotationState: string(StateRolledBack)}) // of an earlier rollback, or of another guard's
-	forbidden := true
-	o.rec.cached, o.rec.live = worldReader{world: o.w, saw: &o.saw, unlisted: &forbidden}, worldReader{world: o.w, saw: &o.saw, unlisted: &forbidden}
-	if _, err := o.pass(Alert{Name: "Errors", Action: ActionRollback, Fingerprint: "f", StartsAt: o.now}); err != nil {
-		t.Error(err)
-	}
-	if w := o.traffic(); !w.Clean() {
-		t.Errorf("the canary has %+v", w)
-	}
-	if _, err := o.pass(); err != nil || o.record().Status.State != StateRolledBack {
-		t.Errorf("error %v, state %s", err, o.record().Status.State)
-	}
-	// Whose the marks are is not known, so they stay until it is.
-	cm := o.w.cm.DeepCopy()
-	ask(cm, Request{Action: RequestUnlock, By: "ann", Reason: "fixed", At: o.now})
-	cm.ResourceVersion = o.w.next()
-	o.w.cm = cm
-	for range 2 {
-		if _, err := o.pass(); err != nil {
-			t.Error(err)
-		}
-	}
-	if o.record().Lock != nil || o.w.vs.GetAnnotations()[AnnotationState] != string(StateRolledBack) {
-		t.Errorf("locked %+v, marked %v", o.record().Lock, o.w.vs.GetAnnotations())
-	}
-	forbidden = false
-	for range 2 {
-		if _, err := o.pass(); err != nil {
-			t.Error(err)
-		}
-	}
-	if owned(o.w.vs) {
-		t.Errorf("the marks of the rollback stay: %v", o.w.vs.GetAnnotations())
-	}
-}
-
 func TestALockThatIsSetAgainRefusesWhatItDid(t *testing.T) {
 	unrecorded := func(builds ...string) but {
 		return func(in *Input) {
-			in.Unrecorded = &Lock{Kind: LockBuild, Build: builds[0], Refused: builds, Since: at, By: byAlert, Reason: "Errors: 7% of requests fail"}
+			in.Unrecorded = &Lock{Kind: LockBuild, Build: builds[0], Refused: builds, Since: at, By: ByAlert, Reason: "Errors: 7% of requests fail"}
 		}
 	}
 	t.Run("its pods crash in that moment", func(t *testing.T) {
@@ -560,36 +457,4 @@ func TestALockThatIsSetAgainRefusesWhatItDid(t *testing.T) {
 		s.locked(true)
 		s.refused("b1")
 	})
-}
-
-func TestALockThatEndsIsFollowedByNoStepWhileAnotherStands(t *testing.T) {
-	o := newLonely(t, 0)
-	o.guard.Promotion.Mode = PromotionAuto
-	p := virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}
-	build := o.w.hashOfTemplate(1)
-	other := Record{Status: Status{State: StateIdle}, VirtualServices: []string{"orders-service"},
-		Lock: &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: o.now, By: byAlert, Reason: "Errors: 7% of requests fail"}}
-	other.denies(virtualservice.Denied(p), virtualservice.Spellings(p, p.Stable), o.guard.Rollback)
-	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("old-name"), Namespace: testNamespace, ResourceVersion: o.w.next(),
-		Labels: map[string]string{LabelGuard: "old-name", LabelLocked: "true"}}, Data: other.Data()}
-	passes := func() {
-		t.Helper()
-		for range 3 {
-			if _, err := o.pass(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if passes(); o.record().Lock == nil {
-		t.Fatal("the other's lock was not taken over")
-	}
-	o.now = o.now.Add(time.Minute)
-	o.w.made[2], o.w.template, o.w.pods = o.now, 2, []int{2, 2}
-	if passes(); o.record().Lock != nil || o.traffic().Weight > 0 {
-		t.Fatalf("a new build is ready: lock %+v, the canary has %+v", o.record().Lock, o.traffic())
-	}
-	o.w.foreign = nil
-	if passes(); o.traffic().Weight != 10 {
-		t.Errorf("the other's lock is lifted, and the canary has %+v; waiting: %s", o.traffic(), o.record().Status.Waiting)
-	}
 }

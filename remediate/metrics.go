@@ -36,8 +36,8 @@ type series struct {
 	movedAt    time.Time
 	waiting    [2][len(waitingReasons)]int64 // by subset
 	restarts   [2][len(endReasons)]int64     // by subset
-	rollbacks  [len(signals)]int64
-	wouldBe    [len(signals)]int64 // of mode observe
+	rollbacks  [len(Signals)]int64
+	wouldBe    [len(Signals)]int64 // of mode observe
 	observes   bool
 	would      bool // a rollback would stand now
 	progress   [len(progress)]int64
@@ -50,10 +50,6 @@ type series struct {
 	foreign    int  // locks of others on its VirtualServices
 	failures   int64
 }
-
-// signals are the values of the label signal of guardian_rollbacks_total;
-// anything else counts as "other".
-var signals = [...]string{"error_rate", "latency", "restarts", "traffic", "person", "refused_build", "other"}
 
 // progress are the values of the label kind of guardian_promotion_events_total.
 var progress = [...]string{"step", "promoted", "completed"}
@@ -70,7 +66,7 @@ var (
 
 // The label pairs that all guards share.
 var (
-	signalPairs = pairs("signal", signals[:])
+	signalPairs = pairs("signal", Signals[:])
 	reasonPairs = pairs("reason", waitingReasons[:])
 	endPairs    = pairs("reason", endReasons[:])
 	statePairs  = pairs("state", States)
@@ -190,12 +186,12 @@ func (m *Metrics) reasserted(guard string) { m.edit(guard, func(s *series) { s.r
 
 // rolledBack counts a rollback; signal is one of signals.
 func (m *Metrics) rolledBack(guard, signal string) {
-	m.edit(guard, func(s *series) { s.rollbacks[slices.Index(signals[:], signal)]++ })
+	m.edit(guard, func(s *series) { s.rollbacks[slices.Index(Signals[:], signal)]++ })
 }
 
 // wouldRollBack counts a rollback that was not done since the guard observes.
 func (m *Metrics) wouldRollBack(guard, signal string) {
-	m.edit(guard, func(s *series) { s.wouldBe[slices.Index(signals[:], signal)]++ })
+	m.edit(guard, func(s *series) { s.wouldBe[slices.Index(Signals[:], signal)]++ })
 }
 
 // progressed counts an event of promotion; kind is one of progress.
@@ -232,7 +228,7 @@ func (m *Metrics) saw(g Guard, o outcome) {
 		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight
 		mode := g.Promotion.Mode
 		s.promotes, s.waitsFor = mode == PromotionManual || mode == PromotionAuto, st.WaitingFor
-		s.blind, s.unguarded, s.foreign = st.blind(), len(st.Unguarded), len(st.ForeignLocks)
+		s.blind, s.unguarded, s.foreign = st.RulesUnproven(), len(st.Unguarded), len(st.ForeignLocks)
 		s.observes, s.would = st.Observing != nil, st.Observing != nil && st.Observing.Would != nil && st.Observing.Would.Blocked == ""
 		switch {
 		case o.done && o.decision.Move == MoveStable:

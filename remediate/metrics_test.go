@@ -40,3 +40,17 @@ guardian_workload_waiting_containers{guard="orders",reason="other",subset="v2"} 
 		t.Error(err)
 	}
 }
+
+func TestAnUnwatchedCanaryIsAMetric(t *testing.T) {
+	m := NewMetrics(prometheus.NewPedanticRegistry())
+	g := Guard{Name: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
+	m.start(g)
+	for text, want := range map[string]string{"": "0", NoRequestsYet: "0", "not loaded": "1", NoAnswer: "1"} {
+		m.saw(g, outcome{decision: Decision{Record: Record{Status: Status{Unwatched: text}}}})
+		err := testutil.CollectAndCompare(m, strings.NewReader("# HELP guardian_guard_unwatched 1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.\n"+
+			"# TYPE guardian_guard_unwatched gauge\nguardian_guard_unwatched{guard=\"orders-service\"} "+want+"\n"), "guardian_guard_unwatched")
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}

@@ -56,12 +56,12 @@ func (o Observing) clone() *Observing {
 // Text is a would-be rollback in words.
 func (w Would) Text() string {
 	if w.Blocked != "" {
-		return fmt.Sprintf("a rollback would be wanted since %s (%s) and could not be done: %s", stamp(w.At), w.Reason, w.Blocked)
+		return fmt.Sprintf("a rollback would be wanted since %s (%s) and could not be done: %s", Stamp(w.At), w.Reason, w.Blocked)
 	}
 	if w.From == 0 {
-		return fmt.Sprintf("would have been locked at 0%% at %s: %s", stamp(w.At), w.Reason)
+		return fmt.Sprintf("would have been locked at 0%% at %s: %s", Stamp(w.At), w.Reason)
 	}
-	return fmt.Sprintf("would have been rolled back %d%% → 0%% at %s: %s", w.From, stamp(w.At), w.Reason)
+	return fmt.Sprintf("would have been rolled back %d%% → 0%% at %s: %s", w.From, Stamp(w.At), w.Reason)
 }
 
 // The events of ModeObserve in a history.
@@ -144,7 +144,7 @@ func (d *decider) whyPast(a Alert) string {
 	if !d.past(a) {
 		return ""
 	}
-	return fmt.Sprintf("; it began before %s, when mode enforce did, so it rolls back nothing: guardian rollback does, or an alert that begins anew", stamp(d.rec.Status.EnforcedAt))
+	return fmt.Sprintf("; it began before %s, when mode enforce did, so it rolls back nothing: guardian rollback does, or an alert that begins anew", Stamp(d.rec.Status.EnforcedAt))
 }
 
 // would chooses between what an alert does, in words, and what it would do if the
@@ -235,7 +235,7 @@ func (d *decider) wouldRollBack(l Lock, reason Reason) {
 
 func (d *decider) newWould(l Lock, reason Reason, why string) *Would {
 	w := &Would{At: d.now, From: d.in.Traffic.Weight, Build: d.rec.Status.Build, Refused: d.blamed(l, reason), Signal: signalOf(l),
-		Alert: l.Alert, Reason: shorten(l.Reason), Blocked: shorten(why)}
+		Alert: l.Alert, Reason: Shorten(l.Reason), Blocked: Shorten(why)}
 	if reason == ReasonAlert {
 		w.Episode = d.rollback[0].Episode()
 	}
@@ -246,7 +246,7 @@ func (d *decider) newWould(l Lock, reason Reason, why string) *Would {
 // are those that stay.
 func (d *decider) tellWould() {
 	w := d.rec.Status.Observing.Would
-	e := d.entry(EventWould, byAlert, "")
+	e := d.entry(EventWould, ByAlert, "")
 	switch {
 	case w.Blocked != "":
 		e.Event, e.Reason = EventWouldBlocked, fmt.Sprintf("a rollback would be wanted, because %s, and could not be done: %s", w.Reason, w.Blocked)
@@ -256,7 +256,7 @@ func (d *decider) tellWould() {
 		e.Reason = fmt.Sprintf("would have rolled back %d%% → 0%%, because %s", w.From, w.Reason)
 	}
 	if w.Alert == "" {
-		e.By = byRefused
+		e.By = ByRefused
 	}
 	if w.Blocked == "" {
 		d.signal = w.Signal
@@ -284,6 +284,6 @@ func (d *decider) tellObserving() {
 		d.text += "; " + o.Would.Text()
 	}
 	if d.rec.Lock == nil && d.in.Marked != nil {
-		d.text += "; annotation " + lockKey(d.in.Guard.Name) + " of a lock that was lifted still stands on a VirtualService: guardian unlock takes it off"
+		d.text += "; annotation " + LockKey(d.in.Guard.Name) + " of a lock that was lifted still stands on a VirtualService: guardian unlock takes it off"
 	}
 }

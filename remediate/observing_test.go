@@ -60,8 +60,8 @@ func TestAGuardThatObservesTellsAndMovesNothing(t *testing.T) {
 			in.Guard.Promotion.Mode, in.Record.Status.Promoting, in.Record.Status.Fresh = PromotionAuto, "b1", true
 		}}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
 		"rollback by a person":          {[]but{seen, asks(RequestRollback)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "rollback refused: mode observe writes no VirtualService; set mode: enforce"},
-		"promote by a person":           {[]but{seen, live, asks(RequestPromote)}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 50→50"}, "promote refused: mode observe"},
-		"unlock of what is not locked":  {[]but{seen, live, asks(RequestUnlock)}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "refused by ann: 50→50"}, "is not locked"},
+		"promote by a person":           {[]but{seen, live, asks(RequestPromote)}, verdict{state: StateShifting, reason: ReasonNothing, requeue: PollCount, added: "refused by ann: 50→50"}, "promote refused: mode observe"},
+		"unlock of what is not locked":  {[]but{seen, live, asks(RequestUnlock)}, verdict{state: StateShifting, reason: ReasonNothing, requeue: PollCount, added: "refused by ann: 50→50"}, "is not locked"},
 		"a rollback that is unrecorded": {[]but{seen, func(in *Input) { in.Unrecorded = &Lock{Kind: LockBuild, Build: "b1"} }}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
 	})
 }
@@ -84,14 +84,14 @@ func TestAWouldBeRollbackIsToldOnceForAsLongAsItWouldStand(t *testing.T) {
 		"CI takes it back":                      {[]but{first, gets(0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "shifted: 50→0"}, "would have been"},
 		"it could not be done, and cannot":      {[]but{first, wouldBlocked, bad, stableReady(0)}, stands, "could not be done"},
 		"it could not be done, and now it can":  {[]but{first, wouldBlocked, bad}, again, "would have rolled back 50% → 0%"},
-		"a new build is on its way":             {[]but{first, leads, runs("b2", 1, "b1"), fires(ActionRollback, "Slow", 0)}, verdict{state: StateShifting, reason: ReasonWould, requeue: pollCount, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
-		"a new build is ready":                  {[]but{first, leads, runs("b2", 2), appeared(time.Minute), fires(ActionRollback, "Slow", 0)}, verdict{state: StateShifting, reason: ReasonWould, requeue: pollCount, added: "new-build: 50→50; would-have-rolled-back by alert: 50→50"}, "Slow: "},
+		"a new build is on its way":             {[]but{first, leads, runs("b2", 1, "b1"), fires(ActionRollback, "Slow", 0)}, verdict{state: StateShifting, reason: ReasonWould, requeue: PollCount, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
+		"a new build is ready":                  {[]but{first, leads, runs("b2", 2), appeared(time.Minute), fires(ActionRollback, "Slow", 0)}, verdict{state: StateShifting, reason: ReasonWould, requeue: PollCount, added: "new-build: 50→50; would-have-rolled-back by alert: 50→50"}, "Slow: "},
 		"a new build, to another than leads":    {[]but{first, runs("b2", 2), appeared(time.Minute), fires(ActionRollback, "Slow", 0)}, verdict{state: StateShifting, reason: ReasonWould, added: "new-build: 50→50; noted by alert: 50→50"}, ""},
-		"a new build, and the old alert":        {[]but{first, leads, runs("b2", 2), appeared(30 * time.Second), bad}, verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: pollCount, added: "new-build: 50→50; noted by alert: 50→50"}, "it holds, and would roll back if it still fires"},
+		"a new build, and the old alert":        {[]but{first, leads, runs("b2", 2), appeared(30 * time.Second), bad}, verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: PollCount, added: "new-build: 50→50; noted by alert: 50→50"}, "it holds, and would roll back if it still fires"},
 		"the same build after the window":       {[]but{first, promoted(time.Hour), leads}, verdict{state: StateCompleted, reason: ReasonNothing, added: "completed: 100→100"}, ""},
-		"lock none: the alert goes on":          {[]but{first, lockKind(LockNone), leads, bad}, withRequeue(stands, pollCount), ""},
-		"lock none: it is over, another begins": {[]but{first, lockKind(LockNone), leads, fires(ActionRollback, "Slow", 0)}, verdict{state: StateShifting, reason: ReasonWould, requeue: pollCount, added: "noted by alert: 50→50"}, ""},
-		"no build known, and the alert is over": {[]but{first, refusing(), leads}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount}, "canary has 50%"},
+		"lock none: the alert goes on":          {[]but{first, lockKind(LockNone), leads, bad}, withRequeue(stands, PollCount), ""},
+		"lock none: it is over, another begins": {[]but{first, lockKind(LockNone), leads, fires(ActionRollback, "Slow", 0)}, verdict{state: StateShifting, reason: ReasonWould, requeue: PollCount, added: "noted by alert: 50→50"}, ""},
+		"no build known, and the alert is over": {[]but{first, refusing(), leads}, verdict{state: StateShifting, reason: ReasonNothing, requeue: PollCount}, "canary has 50%"},
 	})
 	d := Decide(given(first, lockKind(LockNone), leads), at)
 	if d.Record.Status.Observing.Would != nil {
@@ -139,8 +139,8 @@ func TestSwitchingToEnforceNeverActsOnThePast(t *testing.T) {
 		return func(in *Input) { buildSince(ago)(in); in.Canary.Since = at.Add(-ago) }
 	}
 	runRows(t, map[string]row{
-		"the switch itself":                        {[]but{observed, live, bad}, verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: pollCount, added: "enforcing: 50→50; noted by alert: 50→50"}, "it began before 2026-03-02T09:00:00Z"},
-		"from a cache it waits for live reads":     {[]but{observed, leads, bad}, verdict{state: StateShifting, reason: ReasonWould, wantLive: true, requeue: pollCount, added: "would-have-rolled-back by alert: 50→50"}, ""},
+		"the switch itself":                        {[]but{observed, live, bad}, verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: PollCount, added: "enforcing: 50→50; noted by alert: 50→50"}, "it began before 2026-03-02T09:00:00Z"},
+		"from a cache it waits for live reads":     {[]but{observed, leads, bad}, verdict{state: StateShifting, reason: ReasonWould, wantLive: true, requeue: PollCount, added: "would-have-rolled-back by alert: 50→50"}, ""},
 		"a replica without the lease observes on":  {[]but{observed, bad}, verdict{state: StateShifting, reason: ReasonWould, added: "would-have-rolled-back by alert: 50→50"}, ""},
 		"an alert of before":                       {[]but{switched, fires(ActionRollback, "Errors", 31*time.Minute)}, held, "so it rolls back nothing"},
 		"an alert of before, long after":           {[]but{enforces(50 * time.Minute), fires(ActionRollback, "Errors", 51*time.Minute)}, held, ""},
@@ -150,7 +150,7 @@ func TestSwitchingToEnforceNeverActsOnThePast(t *testing.T) {
 		"an alert of before, long after that":      {[]but{switched, newer(7 * time.Minute), fires(ActionRollback, "CanaryErrors", 31*time.Minute)}, rolledBack, ""},
 		"a person's rollback":                      {[]but{switched, fires(ActionRollback, "Errors", 31*time.Minute), asks(RequestRollback)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "noted by alert: 50→50; rolled-back by ann: 50→0"}, ""},
 		"a clock that was ahead":                   {[]but{enforces(-time.Hour), bad}, held, ""},
-		"a refused build runs at the switch":       {[]but{observed, live, func(in *Input) { in.Record.Refused = []string{"b0", "b1"} }}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b0", requeue: pollCount, added: "enforcing: 50→50"}, "build b1, which was rolled back before, runs and is refused no more"},
+		"a refused build runs at the switch":       {[]but{observed, live, func(in *Input) { in.Record.Refused = []string{"b0", "b1"} }}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b0", requeue: PollCount, added: "enforcing: 50→50"}, "build b1, which was rolled back before, runs and is refused no more"},
 		"a lock that stands is kept, and enforced": {[]but{locked(LockBuild), observed, live}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1", added: "enforcing: 0→0"}, ""},
 	})
 	in := given(observed, live, bad, noted("CanaryErrors", time.Minute))
@@ -168,7 +168,7 @@ func TestAReplicaWhoseConfigurationIsBehindOnlyHears(t *testing.T) {
 		"an alert":              {[]but{behind, bad}, verdict{state: StateShifting, reason: ReasonNothing, added: "noted by alert: 50→50"}, "the others roll back"},
 		"CI shifts":             {[]but{behind, gets(70)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
 		"locked, and CI shifts": {[]but{locked(LockBuild), behind, gets(10)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
-		"with the lease":        {[]but{behind, leads}, verdict{state: StateShifting, reason: ReasonNothing, requeue: pollCount, added: "observing: 50→50"}, "no VirtualService is written"},
+		"with the lease":        {[]but{behind, leads}, verdict{state: StateShifting, reason: ReasonNothing, requeue: PollCount, added: "observing: 50→50"}, "no VirtualService is written"},
 	})
 	d := Decide(given(behind, bad, asks(RequestRollback)), at)
 	if d.Record.Request == nil || len(d.Record.Status.Firing) != 1 || !d.Observes {

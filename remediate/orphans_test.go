@@ -64,7 +64,7 @@ func TestARecordWhoseGuardIsNoLongerConfiguredSaysSo(t *testing.T) {
 	if taken, err := TakeOffLock(t.Context(), r.dynamic, r.ns, app.Name, []string{"not-there", app.Name}); err != nil || !slices.Equal(taken, []string{app.Name}) {
 		t.Fatalf("taken off %v, %v", taken, err)
 	}
-	if left, stands := r.virtualService(app.Name).GetAnnotations()[lockKey(app.Name)]; stands {
+	if left, stands := r.virtualService(app.Name).GetAnnotations()[LockKey(app.Name)]; stands {
 		t.Errorf("the VirtualService still says %q", left)
 	}
 	r.request(app.Name, RequestUnlock)

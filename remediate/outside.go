@@ -1,13 +1,8 @@
 package remediate
 
 import (
-	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/tools/cache"
 )
 
 // Outside is what guardian sees and cannot change: what the brake does not hold,
@@ -63,113 +58,4 @@ func news(before, now []string) []string {
 		}
 	}
 	return out
-}
-
-// foreignLocks are the annotations of a VirtualService by which another user
-// holds a canary, whatever the guard that they name.
-func foreignLocks(vs *unstructured.Unstructured, user string) []string {
-	var out []string
-	for key, value := range vs.GetAnnotations() {
-		if !strings.HasPrefix(key, AnnotationLock) {
-			continue
-		}
-		switch l, err := ParseLockAnnotation(value); {
-		case err != nil:
-			out = append(out, fmt.Sprintf("VirtualService %s: annotation %s (it cannot be read)", vs.GetName(), key))
-		case l.By != user:
-			out = append(out, fmt.Sprintf("VirtualService %s: annotation %s (by %s, since %s)", vs.GetName(), key, l.By, stamp(l.Since)))
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// unguarded says what a VirtualService that is none of the guard's gives to its
-// canary; "": nothing.
-func unguarded(vs *unstructured.Unstructured, p virtualservice.Pair) string {
-	t, err := virtualservice.Inspect(vs.Object, p, virtualservice.Options{MatchRoutes: true, Mirrors: true})
-	if err != nil || t.Clean() { // it does not name the pair, or gives the canary nothing
-		return ""
-	}
-	gives := fmt.Sprintf("%d%%", t.Weight)
-	switch {
-	case t.Weight > 0:
-	case t.Unsplit > 0:
-		gives = "its host without a subset"
-	default:
-		gives = "by routes or mirrors of its own"
-	}
-	return fmt.Sprintf("VirtualService %s/%s (%s)", vs.GetNamespace(), vs.GetName(), gives)
-}
-
-// indexDestination finds VirtualServices by the Services that they lead to.
-const indexDestination = "destination"
-
-func destinationIndexers(namespace, domain string) cache.Indexers {
-	return index(indexDestination, func(vs *unstructured.Unstructured) []string { return destinationsOf(vs, namespace, domain) })
-}
-
-// destinationsOf are the Services of a namespace that a VirtualService of it
-// names as destinations or mirrors.
-func destinationsOf(vs *unstructured.Unstructured, namespace, domain string) []string {
-	var out []string
-	var walk func(v any)
-	walk = func(v any) {
-		switch v := v.(type) {
-		case []any:
-			for _, x := range v {
-				walk(x)
-			}
-		case map[string]any:
-			for key, x := range v {
-				if to, ok := x.(map[string]any); ok && (key == "destination" || key == "mirror") {
-					if host, ok := to["host"].(string); ok {
-						if name, ok := serviceIn(host, namespace, domain); ok {
-							out = append(out, name)
-						}
-					}
-				}
-				walk(x)
-			}
-		}
-	}
-	walk(vs.Object["spec"])
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// unguardedOf looks through the cached VirtualServices that name the Service of
-// a canary. known is false while not all are cached.
-func (i *informers) unguardedOf(g Guard, p virtualservice.Pair) (found []string, known bool) {
-	service, ok := i.serviceName(i.hostOf(g, g.Canary))
-	if !ok || i.lacks(resourceVirtualServices) || i.lacks(resourceDestinationRules) {
-		return nil, false
-	}
-	all, err := indexed(i.reader.vs, indexDestination, service, func(vs *unstructured.Unstructured) bool {
-		return !slices.Contains(g.VirtualServices, vs.GetName()) && !i.guardedElsewhere(g, vs.GetName())
-	})
-	if err != nil {
-		return nil, false
-	}
-	for _, vs := range all {
-		if text := unguarded(vs, p); text != "" {
-			found = append(found, text)
-		}
-	}
-	slices.Sort(found)
-	return found, true
-}
-
-// guardedElsewhere says that another guard of the same canary has a
-// VirtualService.
-func (i *informers) guardedElsewhere(g Guard, name string) bool {
-	i.mu.RLock()
-	defer i.mu.RUnlock()
-	host := func(g Guard) string {
-		return virtualservice.NormalizeHost(i.hostOf(g, g.Canary), i.namespace, i.domain)
-	}
-	return slices.ContainsFunc(i.byVS[name], func(other string) bool {
-		o := i.guards[other]
-		return o.Canary.Subset == g.Canary.Subset && host(o) == host(g)
-	})
 }

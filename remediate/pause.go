@@ -29,7 +29,7 @@ type Disarm struct {
 
 // Text is a disarm in words.
 func (x Disarm) Text() string {
-	return fmt.Sprintf("disarmed by %s until %s: %s", x.By, stamp(x.Until), x.Reason)
+	return fmt.Sprintf("disarmed by %s until %s: %s", x.By, Stamp(x.Until), x.Reason)
 }
 
 // PausedText is who pauses the guard, in words; empty: nobody does.
@@ -57,7 +57,7 @@ func (d *decider) endDisarm() {
 	if x == nil {
 		return
 	}
-	if x.At.Sub(d.now) > clockTolerance { // by a clock that was ahead
+	if x.At.Sub(d.now) > ClockTolerance { // by a clock that was ahead
 		x.At, x.Until = d.now, d.now.Add(x.Until.Sub(x.At))
 	}
 	if !d.now.Before(x.Until) {
@@ -98,18 +98,18 @@ func (d *decider) disarmOn(q *Request) {
 	case q.Until.IsZero():
 		why = "it has no end (" + KeyRequestUntil + "): a disarm ends by itself"
 	case asked <= 0:
-		why = "its end " + stamp(q.Until) + " is not after " + stamp(q.At) + ", when it was asked for"
+		why = "its end " + Stamp(q.Until) + " is not after " + Stamp(q.At) + ", when it was asked for"
 	case asked > longest:
 		why = fmt.Sprintf("%s is longer than disarm.max, %s", asked, longest)
 	case !end.After(d.now):
-		why = "its end " + stamp(q.Until) + " has passed"
+		why = "its end " + Stamp(q.Until) + " has passed"
 	}
 	if why != "" {
 		d.note("refused", q.By, "disarm refused: "+why)
 		return
 	}
 	d.rec.Status.Disarmed = &Disarm{By: q.By, Reason: q.Reason, At: d.now, Until: end}
-	d.note("disarmed", q.By, "no rollback until "+stamp(end)+": "+q.Reason)
+	d.note("disarmed", q.By, "no rollback until "+Stamp(end)+": "+q.Reason)
 }
 
 func (d *decider) disarmOff(q *Request) { d.arm(q.By, q.Reason) }

@@ -42,9 +42,11 @@ var Waits = []Wait{WaitLock, WaitDisarm, WaitPause, WaitPerson, WaitFirstSight, 
 var untold = []Wait{WaitLock, WaitDisarm, WaitPause, WaitFirstSight, WaitInterval, WaitLease}
 
 const (
-	// clockTolerance is how far two ways to tell an interval may differ before
+	// ClockTolerance is how far two ways to tell an interval may differ before
 	// somebody must have set the clock.
-	clockTolerance = 2 * time.Second
+	ClockTolerance = 2 * time.Second
+	// clocksDiffer is by how much the clocks of two replicas may.
+	clocksDiffer = time.Minute
 	// stillWanted is for how long a person's step that was recorded and not
 	// made, because guardian was killed in between, is still made.
 	stillWanted = 2 * time.Minute
@@ -80,10 +82,10 @@ func (d *decider) holdOrPromote() {
 	}
 	d.climbed = true
 	counted, over := s.tally()
-	s.clearLadder()
+	s.ClearSteps()
 	if d.exposed() && d.state != StateCompleted {
 		d.wantCount = true
-		d.wake(d.now.Add(pollCount))
+		d.wake(d.now.Add(PollCount))
 		switch c := d.in.Count; {
 		case d.in.Busy || c.Asked && !c.Known:
 			s.setTally(counted, over)
@@ -155,7 +157,7 @@ func (d *decider) noteWaiting() {
 func (d *decider) resumeStep(step Step) {
 	s := d.rec.Status
 	m := s.Moving
-	if d.asked != nil || !m.stepsTo(d.reached(step)) || m.By == bySchedule || m.Step != step.Weight || m.Build != s.Build ||
+	if d.asked != nil || !m.StepsTo(d.reached(step)) || m.By == BySchedule || m.Step != step.Weight || m.Build != s.Build ||
 		d.now.Sub(m.At).Abs() > stillWanted || d.in.Busy {
 		return
 	}
@@ -216,9 +218,9 @@ func (in Input) movedAt(now time.Time) time.Time {
 	at, w := in.Record.Status.MovedAt, in.Watched
 	age := now.Sub(at)
 	switch {
-	case w.Known && (age-w.For).Abs() > clockTolerance:
+	case w.Known && (age-w.For).Abs() > ClockTolerance:
 		return now.Add(-w.For)
-	case !w.Known && age < -clockTolerance:
+	case !w.Known && age < -ClockTolerance:
 		return now
 	}
 	return at
@@ -228,8 +230,8 @@ func (in Input) movedAt(now time.Time) time.Time {
 // waits for longer: a split of weeks is not to be a range of weeks, each time.
 const countWindow = 6 * time.Hour
 
-// countSince is from when on the canary's requests are counted.
-func (in Input) countSince(now time.Time) time.Time {
+// CountSince is from when on the canary's requests are counted.
+func (in Input) CountSince(now time.Time) time.Time {
 	longest, bake := countWindow, time.Duration(0)
 	for _, s := range in.Guard.Promotion.Steps {
 		longest, bake = max(longest, s.Interval+bake), s.Bake
@@ -276,7 +278,7 @@ func (d *decider) wait() (Wait, string) {
 		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)%s", s.Build, in.Canary.Current, in.Canary.Ready, in.Canary.strangers())
 	case !byHand && d.now.Before(s.NextAt):
 		d.wake(s.NextAt)
-		return WaitInterval, "until " + stamp(s.NextAt)
+		return WaitInterval, "until " + Stamp(s.NextAt)
 	}
 	if closed := in.Guard.Promotion.Closed; closed != nil {
 		if why := closed(d.now); why != "" {
@@ -300,7 +302,7 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 		d.wantLive, d.wantForward = true, true
 		return WaitLease, "for the replica that holds the lease"
 	}
-	d.wake(d.now.Add(pollForward))
+	d.wake(d.now.Add(PollForward))
 	f := in.Forward
 	d.count(Tally{f.Requests, f.Failed, f.Latency})
 	least := int64(in.Guard.Promotion.MinRequests)
@@ -346,27 +348,27 @@ func (d *decider) cannot(step Step) string {
 	return ""
 }
 
-// bySchedule is who takes a step that nobody asked for.
-const bySchedule = "schedule"
+// BySchedule is who takes a step that nobody asked for.
+const BySchedule = "schedule"
 
 // step goes one rung up. That it has is told when it is seen. One that was
 // recorded already, and not made because guardian was killed or somebody else
 // wrote first, is not recorded again.
 func (d *decider) step(step Step) {
 	s := &d.rec.Status
-	by := bySchedule
+	by := BySchedule
 	if d.asked != nil {
 		by = d.asked.By
 	}
 	reached := d.reached(step)
-	again := s.Moving.stepsTo(reached) && s.Promoting == s.Build
+	again := s.Moving.StepsTo(reached) && s.Promoting == s.Build
 	d.move, d.weight, d.reason = MoveForward, step.Weight, ReasonStep
 	d.text = fmt.Sprintf("taking the step to %d%%", step.Weight)
 	d.marks = Marks{State: StateShifting, Reason: fmt.Sprintf("canary has %d%%", reached), Since: d.now, Build: s.Build}
 	if reached == 100 {
 		d.marks.State, d.marks.Reason = StatePromoted, "canary has all traffic"
 	}
-	s.clearLadder()
+	s.ClearSteps()
 	s.Promoting = s.Build
 	if !again {
 		s.Moving = &Moving{To: reached, From: d.in.Traffic.Weight, Step: step.Weight, At: d.now, By: by, Build: s.Build}
@@ -376,8 +378,8 @@ func (d *decider) step(step Step) {
 	d.asked = nil
 }
 
-// clearLadder forgets what a next step waits for.
-func (s *Status) clearLadder() {
+// ClearSteps forgets what a next step waits for.
+func (s *Status) ClearSteps() {
 	s.Waiting, s.WaitingFor, s.NextStep, s.NextAt = "", "", 0, time.Time{}
 	s.setTally(Tally{}, Counted{})
 }
@@ -386,7 +388,7 @@ func (s *Status) clearLadder() {
 // those of an earlier count at these weights, so is the time: each write of the
 // record has every replica look again.
 func (d *decider) count(t Tally) {
-	s, over := &d.rec.Status, Counted{Since: d.in.countSince(d.now), At: d.now}
+	s, over := &d.rec.Status, Counted{Since: d.in.CountSince(d.now), At: d.now}
 	if before, was := d.was.Status.tally(); before == t && !was.At.IsZero() && !was.Since.Before(s.MovedAt) {
 		over = was
 	}
@@ -399,7 +401,7 @@ func (d *decider) count(t Tally) {
 func (d *decider) tellLadder(changed bool) {
 	s, p := &d.rec.Status, d.in.Guard.Promotion
 	if !d.climbed && (d.in.Leads || changed) {
-		s.clearLadder()
+		s.ClearSteps()
 	}
 	if !d.in.Leads {
 		return
@@ -445,10 +447,10 @@ func (d *decider) keepPace() {
 	if !d.in.Leads {
 		s.Reason, d.rec.Message = was.Reason, d.was.Message
 	}
-	if ago := d.now.Sub(was.ToldAt); ago > -maxSkew && ago < pollForward {
+	if ago := d.now.Sub(was.ToldAt); ago > -clocksDiffer && ago < PollForward {
 		s.takeWords(was)
 		d.rec.Message = d.was.Message
-		d.wake(was.ToldAt.Add(pollForward))
+		d.wake(was.ToldAt.Add(PollForward))
 		return
 	}
 	if !d.in.Leads && s.Ready == was.Ready {

@@ -74,7 +74,7 @@ func (s *sim) seen(vs *unstructured.Unstructured) seenTraffic {
 	if t, ok := s.truth.traffic[vs]; ok {
 		return t
 	}
-	t, err := virtualservice.Inspect(vs.Object, s.pair(), s.guard.Rollback.options())
+	t, err := virtualservice.Inspect(vs.Object, s.pair(), s.guard.Rollback.Options())
 	if err != nil {
 		s.fail("inspect: %v", err)
 	}
@@ -111,7 +111,7 @@ func (s *sim) paused() bool {
 // taken off, only guardian knows for how long.
 func (s *sim) disarmed() bool {
 	x := s.record().Status.Disarmed
-	return x != nil && (s.now().Before(x.Until.Add(clockTolerance)) || s.truth.skewedSince(x.At))
+	return x != nil && (s.now().Before(x.Until.Add(ClockTolerance)) || s.truth.skewedSince(x.At))
 }
 
 func (s *sim) noStable() bool { return s.w.stable < s.guard.Rollback.MinReadyStable }
@@ -258,7 +258,7 @@ func (s *sim) owed() (why string, bound time.Duration) {
 		return "", 0
 	case s.record().Lock != nil:
 		return "it is locked", simRollsBack
-	case is.Full() && (now.Sub(t.full) > s.guard.Rollback.Window-clockTolerance || t.skewedSince(t.full)):
+	case is.Full() && (now.Sub(t.full) > s.guard.Rollback.Window-ClockTolerance || t.skewedSince(t.full)):
 		return "", 0 // completed
 	}
 	since := t.built
@@ -346,7 +346,7 @@ func (s *sim) told(r Record) {
 		switch e.Event {
 		case "step":
 			s.tally.steps++
-			if e.By != bySchedule {
+			if e.By != BySchedule {
 				s.tally.byHand++
 			}
 		case "rolled-back":
@@ -394,13 +394,13 @@ func (s *sim) checkCause(l *Lock) {
 	switch {
 	case l == nil:
 		s.fail("a rollback without a lock")
-	case l.By == byAlert && t.alerts[l.Alert].Action != ActionRollback:
+	case l.By == ByAlert && t.alerts[l.Alert].Action != ActionRollback:
 		s.fail("a rollback for %q: there was no such alert", l.Alert)
-	case l.By == byAlert && s.is().Full() && now.Sub(t.full) > s.guard.Rollback.Window+simTells && !t.skewedSince(t.full) && now.Sub(t.idle) > simTells:
+	case l.By == ByAlert && s.is().Full() && now.Sub(t.full) > s.guard.Rollback.Window+simTells && !t.skewedSince(t.full) && now.Sub(t.idle) > simTells:
 		s.fail("a rollback when the canary had all traffic for %s", now.Sub(t.full))
-	case l.By == byRefused && len(t.refused) == 0:
+	case l.By == ByRefused && len(t.refused) == 0:
 		s.fail("a rollback of a refused build: none was refused")
-	case l.By != byAlert && l.By != byRefused:
+	case l.By != ByAlert && l.By != ByRefused:
 		s.fail("a rollback by %s: nobody has asked", l.By)
 	}
 }
@@ -494,12 +494,12 @@ func (s *sim) checkSchedule(r *simReplica, was, is virtualservice.Traffic, inter
 	case !t.begun && !t.ended.After(r.read):
 		s.fail("step to %d%% of a build that was there at first sight, or was rolled back", is.Weight)
 	case misled:
-	case was.Weight > 0 && !t.rolled.After(r.read) && now.Sub(t.rolled) < interval-clockTolerance:
+	case was.Weight > 0 && !t.rolled.After(r.read) && now.Sub(t.rolled) < interval-ClockTolerance:
 		s.fail("step to %d%% when the build was ready for %s, the interval is %s", is.Weight, now.Sub(t.rolled), interval)
-	case !nothingYet && stood < interval-clockTolerance:
+	case !nothingYet && stood < interval-ClockTolerance:
 		s.fail("step to %d%% after %s, the interval is %s", is.Weight, stood, interval)
 	}
-	if was.Weight > 0 && !misled && s.requests(stood+2*clockTolerance) < int64(s.guard.Promotion.MinRequests) {
+	if was.Weight > 0 && !misled && s.requests(stood+2*ClockTolerance) < int64(s.guard.Promotion.MinRequests) {
 		s.fail("step to %d%% after %d requests", is.Weight, s.requests(stood))
 	}
 }

@@ -318,7 +318,7 @@ func (s *sim) start(r *simReplica) {
 		heartbeat: func(context.Context) (time.Time, error) {
 			var others []coordinationv1.Lease
 			for _, x := range s.r {
-				others = append(others, coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeat: stamp(x.beat)}}})
+				others = append(others, coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeat: Stamp(x.beat)}}})
 			}
 			return newestOf(others, r.beat, clock()), nil
 		},
@@ -326,11 +326,11 @@ func (s *sim) start(r *simReplica) {
 			if !s.answers(100*time.Millisecond, r.hurry) || s.broken("prometheus") {
 				return Forward{Err: "Prometheus does not answer"}, nil
 			}
-			return Forward{Requests: coarse(s.requests(clock().Sub(x.input.countSince(clock())))), Gaps: s.gaps(), Gates: []Gate{{Name: "slo", Open: !s.broken("gate"), Why: "0"}}}, slices.Collect(maps.Values(s.firing))
+			return Forward{Requests: coarse(s.requests(clock().Sub(x.input.CountSince(clock())))), Gaps: s.gaps(), Gates: []Gate{{Name: "slo", Open: !s.broken("gate"), Why: "0"}}}, slices.Collect(maps.Values(s.firing))
 		},
 		count: func(_ context.Context, x snapshot) Count {
 			known := s.answers(50*time.Millisecond, r.hurry) && !s.broken("prometheus")
-			return Count{Known: known, Requests: coarse(s.requests(clock().Sub(x.input.countSince(clock())))), Gaps: s.gaps()}
+			return Count{Known: known, Requests: coarse(s.requests(clock().Sub(x.input.CountSince(clock())))), Gaps: s.gaps()}
 		},
 		changed: func(Guard, snapshot, Decision) {},
 	}
@@ -628,7 +628,7 @@ func (s *sim) pass(r *simReplica) {
 		wait = time.Second
 	case err != nil:
 		s.fail("pass: %v", err)
-	case q == pollCount, q == pollForward:
+	case q == PollCount, q == PollForward:
 		wait = simPoll
 	case q > 0:
 		wait = min(wait, q)

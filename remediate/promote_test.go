@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	coordinationv1 "k8s.io/api/coordination/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // climbing is a guard in mode auto whose build b1 stands on the ladder at a
@@ -50,7 +48,7 @@ func notAsked(in *Input) { in.Forward = nil }
 
 // stepTo is a decision to go one rung up.
 func stepTo(state State, from, weight int) verdict {
-	return verdict{state: state, move: MoveForward, weight: weight, reason: ReasonStep, requeue: pollForward, added: fmt.Sprintf("step by schedule: %d→%d", from, weight)}
+	return verdict{state: state, move: MoveForward, weight: weight, reason: ReasonStep, requeue: PollForward, added: fmt.Sprintf("step by schedule: %d→%d", from, weight)}
 }
 
 // stays is a decision to wait, with live answers asked again soon.
@@ -65,12 +63,12 @@ func TestTheLadderIsClimbedRungByRung(t *testing.T) {
 		"from 10 to 30":                              {[]but{climbing(10)}, stepTo(shifting, 10, 30), ""},
 		"from 30 to 50":                              {[]but{climbing(30)}, stepTo(shifting, 30, 50), ""},
 		"from 50 to 100":                             {[]but{climbing(50)}, stepTo(shifting, 50, 100), ""},
-		"at 100 there is nothing left":               {[]but{climbing(100), promotedAt(time.Minute)}, stays(StatePromoted, pollCount), ""},
+		"at 100 there is nothing left":               {[]but{climbing(100), promotedAt(time.Minute)}, stays(StatePromoted, PollCount), ""},
 		"from a weight of CI's between two rungs":    {[]but{climbing(20)}, stepTo(shifting, 20, 30), ""},
 		"routes at different weights: the lowest":    {[]but{climbing(30), lowest(10)}, stepTo(shifting, 30, 30), ""},
 		"a first step waits for no interval":         {[]but{climbing(0), movedAt(2 * time.Minute), func(in *Input) { in.Record.Status.Fresh = true }}, stepTo(StateIdle, 0, 10), ""},
 		"whatever the clocks say":                    {[]but{climbing(0), movedAt(-time.Hour), func(in *Input) { in.Record.Status.Fresh = true }}, stepTo(StateIdle, 0, 10), ""},
-		"a fresh build that CI has begun with waits": {[]but{climbing(0), gets(10), func(in *Input) { in.Record.Status.Fresh = true }}, withAdded(stays(shifting, pollCount), "shifted: 0→10"), "until"},
+		"a fresh build that CI has begun with waits": {[]but{climbing(0), gets(10), func(in *Input) { in.Record.Status.Fresh = true }}, withAdded(stays(shifting, PollCount), "shifted: 0→10"), "until"},
 		"nor for requests":                           {[]but{climbing(0), requests(0)}, stepTo(StateIdle, 0, 10), ""},
 		"but one taken back to 0 waits for it":       {[]but{climbing(0), movedAt(5*time.Minute - 1)}, stays(StateIdle, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
 		"and not for longer":                         {[]but{climbing(0), movedAt(5 * time.Minute)}, stepTo(StateIdle, 0, 10), ""},
@@ -79,16 +77,16 @@ func TestTheLadderIsClimbedRungByRung(t *testing.T) {
 		"1 ns before the bake time of 50% is over":   {[]but{climbing(50), movedAt(7*time.Minute - 1)}, stays(shifting, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
 		"when it is over, 100":                       {[]but{climbing(50), movedAt(7 * time.Minute)}, stepTo(shifting, 50, 100), ""},
 		"the bake time of 50% is not one of 30%":     {[]but{climbing(30), movedAt(5 * time.Minute)}, stepTo(shifting, 30, 50), ""},
-		"CI stepped in just now: from there, later":  {[]but{climbing(10), gets(30)}, withAdded(stays(shifting, pollCount), "shifted: 10→30"), "until 2026-03-02T09:05:00Z"},
-		"CI began what nobody had begun":             {[]but{climbing(0), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, pollCount), "shifted: 0→10"), "until"},
-		"CI went back: it waits as well":             {[]but{climbing(50), gets(10)}, withAdded(stays(shifting, pollCount), "shifted: 50→10"), "until"},
-		"CI went back on what nobody had begun":      {[]but{climbing(50), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, pollCount), "shifted: 50→10"), "waiting: for a new build"},
+		"CI stepped in just now: from there, later":  {[]but{climbing(10), gets(30)}, withAdded(stays(shifting, PollCount), "shifted: 10→30"), "until 2026-03-02T09:05:00Z"},
+		"CI began what nobody had begun":             {[]but{climbing(0), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, PollCount), "shifted: 0→10"), "until"},
+		"CI went back: it waits as well":             {[]but{climbing(50), gets(10)}, withAdded(stays(shifting, PollCount), "shifted: 50→10"), "until"},
+		"CI went back on what nobody had begun":      {[]but{climbing(50), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, PollCount), "shifted: 50→10"), "waiting: for a new build"},
 		"a new build that is ready starts it":        {[]but{climbing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
-		"a lock that a new build lifts starts it":    {[]but{climbing(0), locked(LockBuild), runs("b2", 2)}, verdict{state: StateIdle, move: MoveForward, weight: 10, reason: ReasonStep, refused: "b1", requeue: pollForward, added: "new-build: 0→0; unlocked by new build: 0→0; step by schedule: 0→10"}, ""},
+		"a lock that a new build lifts starts it":    {[]but{climbing(0), locked(LockBuild), runs("b2", 2)}, verdict{state: StateIdle, move: MoveForward, weight: 10, reason: ReasonStep, refused: "b1", requeue: PollForward, added: "new-build: 0→0; unlocked by new build: 0→0; step by schedule: 0→10"}, ""},
 		"a step gives back what a rollback changed":  {[]but{climbing(0), func(in *Input) { in.Owned = true }}, func() verdict { v := stepTo(StateIdle, 0, 10); v.release = true; return v }(), ""},
-		"mode off leaves it to CI":                   {[]but{climbing(10), mode(PromotionOff)}, stays(shifting, pollCount), ""},
-		"mode manual waits for a person":             {[]but{climbing(10), mode(PromotionManual)}, stays(shifting, pollCount), "guardian promote"},
-		"mode manual in CI's hands does not begin":   {[]but{climbing(10), mode(PromotionManual), gets(30)}, withAdded(stays(shifting, pollCount), "shifted: 10→30"), "guardian promote"},
+		"mode off leaves it to CI":                   {[]but{climbing(10), mode(PromotionOff)}, stays(shifting, PollCount), ""},
+		"mode manual waits for a person":             {[]but{climbing(10), mode(PromotionManual)}, stays(shifting, PollCount), "guardian promote"},
+		"mode manual in CI's hands does not begin":   {[]but{climbing(10), mode(PromotionManual), gets(30)}, withAdded(stays(shifting, PollCount), "shifted: 10→30"), "guardian promote"},
 	})
 }
 
@@ -104,17 +102,17 @@ func TestAPersonMayTakeAStepByHand(t *testing.T) {
 			string(m) + ": before its interval is over":  {[]but{climbing(10), mode(m), ask, movedAt(time.Second)}, by(stepTo(StateShifting, 10, 30)), ""},
 			string(m) + ": with few requests":            {[]but{climbing(10), mode(m), ask, requests(0)}, by(stepTo(StateShifting, 10, 30)), ""},
 			string(m) + ": of a build that nobody began": {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Record.Status.Promoting = "" }}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": not past a stale heartbeat":   {[]but{climbing(10), mode(m), ask, heartbeat(time.Hour)}, refused(pollForward, 10), "promote refused: waiting: no heartbeat"},
-			string(m) + ": not past a closed gate":       {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Gates = []Gate{{Name: "g", Why: "0"}} }}, refused(pollForward, 10), "promote refused: waiting: gate g is closed (0)"},
-			string(m) + ": not past a rollout":           {[]but{climbing(10), mode(m), ask, runs("b1", 1, "b0")}, refused(pollCount, 10), "promote refused: waiting: rollout"},
-			string(m) + ": live answers are asked first": {[]but{climbing(10), mode(m), ask, notAsked}, func() verdict { v := refused(pollCount, 10); v.forward = true; return v }(), ""},
+			string(m) + ": not past a stale heartbeat":   {[]but{climbing(10), mode(m), ask, heartbeat(time.Hour)}, refused(PollForward, 10), "promote refused: waiting: no heartbeat"},
+			string(m) + ": not past a closed gate":       {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Gates = []Gate{{Name: "g", Why: "0"}} }}, refused(PollForward, 10), "promote refused: waiting: gate g is closed (0)"},
+			string(m) + ": not past a rollout":           {[]but{climbing(10), mode(m), ask, runs("b1", 1, "b0")}, refused(PollCount, 10), "promote refused: waiting: rollout"},
+			string(m) + ": live answers are asked first": {[]but{climbing(10), mode(m), ask, notAsked}, func() verdict { v := refused(PollCount, 10); v.forward = true; return v }(), ""},
 			string(m) + ": not past a hold alert": {[]but{climbing(10), mode(m), ask, fires(ActionHold, "StableErrors", time.Minute)}, func() verdict {
-				v := refused(pollCount, 10)
+				v := refused(PollCount, 10)
 				v.state, v.reason, v.added = StateHeld, ReasonHeld, "noted by alert: 10→10; "+v.added
 				return v
 			}(), "promote refused: waiting: alert StableErrors fires"},
-			string(m) + ": not past Prometheus's silence":   {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}, refused(pollForward, 10), "promote refused: waiting: Prometheus"},
-			string(m) + ": not past what the calendar says": {[]but{climbing(10), mode(m), ask, closed("no steps on Friday after 16:00")}, refused(pollCount, 10), "promote refused: waiting: no steps on Friday"},
+			string(m) + ": not past Prometheus's silence":   {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}, refused(PollForward, 10), "promote refused: waiting: Prometheus"},
+			string(m) + ": not past what the calendar says": {[]but{climbing(10), mode(m), ask, closed("no steps on Friday after 16:00")}, refused(PollCount, 10), "promote refused: waiting: no steps on Friday"},
 		})
 	}
 }
@@ -168,26 +166,26 @@ func TestAStepWaitsForTheFirstOfItsConditions(t *testing.T) {
 func TestWaitingForLiveAnswers(t *testing.T) {
 	runRows(t, map[string]row{
 		"a heartbeat exactly as old as allowed":                    {[]but{climbing(10), heartbeat(3 * time.Minute)}, stepTo(StateShifting, 10, 30), ""},
-		"a heartbeat 1 ns older":                                   {[]but{climbing(10), heartbeat(3*time.Minute + 1)}, stays(StateShifting, pollForward), "is the alert chain broken?"},
-		"a heartbeat of the future, by a clock that was set":       {[]but{climbing(10), heartbeat(-3*time.Minute - 1)}, stays(StateShifting, pollForward), "is the alert chain broken?"},
-		"no heartbeat ever":                                        {[]but{climbing(10), func(in *Input) { in.Heartbeat = time.Time{} }}, stays(StateShifting, pollForward), "no heartbeat"},
-		"one request too few":                                      {[]but{climbing(10), requests(99)}, stays(StateShifting, pollForward), "99 of 100"},
+		"a heartbeat 1 ns older":                                   {[]but{climbing(10), heartbeat(3*time.Minute + 1)}, stays(StateShifting, PollForward), "is the alert chain broken?"},
+		"a heartbeat of the future, by a clock that was set":       {[]but{climbing(10), heartbeat(-3*time.Minute - 1)}, stays(StateShifting, PollForward), "is the alert chain broken?"},
+		"no heartbeat ever":                                        {[]but{climbing(10), func(in *Input) { in.Heartbeat = time.Time{} }}, stays(StateShifting, PollForward), "no heartbeat"},
+		"one request too few":                                      {[]but{climbing(10), requests(99)}, stays(StateShifting, PollForward), "99 of 100"},
 		"just enough requests":                                     {[]but{climbing(10), requests(100)}, stepTo(StateShifting, 10, 30), ""},
-		"the lease holder asks what it has not yet":                {[]but{climbing(10), notAsked}, func() verdict { v := stays(StateShifting, pollCount); v.forward = true; return v }(), ""},
-		"from its cache it asks for live reads too":                {[]but{climbing(10), notAsked, func(in *Input) { in.Live = false }}, func() verdict { v := stays(StateShifting, pollCount); v.forward, v.wantLive = true, true; return v }(), ""},
-		"answers to a replica that read from a cache do not count": {[]but{climbing(10), func(in *Input) { in.Live = false }}, func() verdict { v := stays(StateShifting, pollCount); v.forward, v.wantLive = true, true; return v }(), ""},
+		"the lease holder asks what it has not yet":                {[]but{climbing(10), notAsked}, func() verdict { v := stays(StateShifting, PollCount); v.forward = true; return v }(), ""},
+		"from its cache it asks for live reads too":                {[]but{climbing(10), notAsked, func(in *Input) { in.Live = false }}, func() verdict { v := stays(StateShifting, PollCount); v.forward, v.wantLive = true, true; return v }(), ""},
+		"answers to a replica that read from a cache do not count": {[]but{climbing(10), func(in *Input) { in.Live = false }}, func() verdict { v := stays(StateShifting, PollCount); v.forward, v.wantLive = true, true; return v }(), ""},
 		"a replica without the lease asks nothing":                 {[]but{climbing(10), notAsked, func(in *Input) { in.Live, in.Leads = false, false }}, stays(StateShifting, 0), ""},
-		"nothing is asked before the interval is over":             {[]but{climbing(10), notAsked, movedAt(time.Minute)}, stays(StateShifting, pollCount), "until"},
-		"a rollout that is not complete":                           {[]but{climbing(10), func(in *Input) { in.Canary.Complete = false }}, stays(StateShifting, pollCount), "rollout of build b1 (2 of 2"},
-		"a canary without a ready pod":                             {[]but{climbing(10), runs("b1", 0)}, stays(StateShifting, pollCount), "rollout of build b1 (0 of 0"},
-		"nor with a rollout that is complete without one":          {[]but{climbing(10), func(in *Input) { in.Canary.Ready, in.Canary.Current = 0, 0 }}, stays(StateShifting, pollCount), "rollout of build b1 (0 of 0"},
-		"stable one below its floor":                               {[]but{climbing(10), floorOf(3)}, stays(StateShifting, pollCount), "stable has 2 of 3"},
-		"a hold that only another replica has heard":               {[]but{climbing(10), heardElsewhere(ActionHold, time.Second)}, func() verdict { v := stays(StateHeld, pollCount); v.reason = ReasonHeld; return v }(), "alert Elsewhere fires"},
+		"nothing is asked before the interval is over":             {[]but{climbing(10), notAsked, movedAt(time.Minute)}, stays(StateShifting, PollCount), "until"},
+		"a rollout that is not complete":                           {[]but{climbing(10), func(in *Input) { in.Canary.Complete = false }}, stays(StateShifting, PollCount), "rollout of build b1 (2 of 2"},
+		"a canary without a ready pod":                             {[]but{climbing(10), runs("b1", 0)}, stays(StateShifting, PollCount), "rollout of build b1 (0 of 0"},
+		"nor with a rollout that is complete without one":          {[]but{climbing(10), func(in *Input) { in.Canary.Ready, in.Canary.Current = 0, 0 }}, stays(StateShifting, PollCount), "rollout of build b1 (0 of 0"},
+		"stable one below its floor":                               {[]but{climbing(10), floorOf(3)}, stays(StateShifting, PollCount), "stable has 2 of 3"},
+		"a hold that only another replica has heard":               {[]but{climbing(10), heardElsewhere(ActionHold, time.Second)}, func() verdict { v := stays(StateHeld, PollCount); v.reason = ReasonHeld; return v }(), "alert Elsewhere fires"},
 		"an alert in the same instant: the rollback wins": {[]but{climbing(10), bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 10→0"}, ""},
 		"a person's rollback in the same instant": {[]but{climbing(10), asks(RequestRollback)},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 10→0"}, ""},
-		"paused":   {[]but{climbing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused, requeue: pollCount}, ""},
+		"paused":   {[]but{climbing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused, requeue: PollCount}, ""},
 		"disarmed": {[]but{climbing(10), disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour}, ""},
 		"locked":   {[]but{climbing(0), locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
 	})
@@ -196,7 +194,7 @@ func TestWaitingForLiveAnswers(t *testing.T) {
 func TestAStepIsRememberedUntilItIsSeen(t *testing.T) {
 	d := Decide(given(climbing(10)), at)
 	s := d.Record.Status
-	if !s.Moving.stepsTo(30) || s.Weight != 10 || !s.MovedAt.Equal(at.Add(-time.Hour)) {
+	if !s.Moving.StepsTo(30) || s.Weight != 10 || !s.MovedAt.Equal(at.Add(-time.Hour)) {
 		t.Fatalf("status after the decision: %+v", s)
 	}
 	next := given(climbing(10), gets(30))
@@ -235,7 +233,7 @@ func TestWhatIsCountedIsTakenDownWithItsTime(t *testing.T) {
 			in.Record.Status.setTally(Tally{42, 2, slow}, Counted{at.Add(since), at.Add(counted)})
 		}
 	}
-	fresh := func(in Input) Counted { return Counted{Since: in.countSince(at), At: at} }
+	fresh := func(in Input) Counted { return Counted{Since: in.CountSince(at), At: at} }
 	for name, c := range map[string]struct {
 		in   []but
 		want func(Input) Counted
@@ -308,13 +306,13 @@ func TestAStepThatWasRecordedAndNotMade(t *testing.T) {
 		"the schedule's is made, and recorded once":               {[]but{climbing(10), unseenStep("schedule", time.Hour)}, made(stepTo(shifting, 10, 30)), ""},
 		"a person's in mode manual is made":                       {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", 2*time.Minute)}, made(stepTo(shifting, 10, 30)), ""},
 		"nor does it wait for an interval":                        {[]but{climbing(10), mode(PromotionManual), movedAt(0), unseenStep("ann", time.Minute)}, made(stepTo(shifting, 10, 30)), ""},
-		"a person's, on live reads alone":                         {[]but{climbing(10), mode(PromotionManual), fromCache, unseenStep("ann", time.Minute)}, func() verdict { v := stays(shifting, pollCount); v.wantLive = true; return v }(), "guardian promote"},
-		"a person's of long ago is not":                           {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", 2*time.Minute+1)}, withAdded(stays(shifting, pollCount), "missed: 10→10"), "the step to 30% was not made"},
-		"a person's of another build is not":                      {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", time.Minute), runs("b2", 2)}, withAdded(stays(shifting, pollCount), "new-build: 10→10; missed: 10→10"), ""},
-		"a condition that is no longer met keeps it, and says so": {[]but{climbing(10), unseenStep("schedule", time.Second), requests(3)}, withAdded(stays(shifting, pollForward), "missed: 10→10"), "3 of 100 requests"},
-		"a person's as well":                                      {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", time.Second), heartbeat(time.Hour)}, withAdded(stays(shifting, pollForward), "missed: 10→10; refused by ann: 10→10"), "promote refused: waiting: no heartbeat"},
-		"a cache says nothing about it":                           {[]but{climbing(10), fromCache, unseenStep("schedule", time.Second)}, asksLive(stays(shifting, pollCount)), ""},
-		"somebody else has gone elsewhere instead":                {[]but{climbing(10), unseenStep("schedule", time.Second), gets(50)}, withAdded(stays(shifting, pollCount), "shifted: 10→50"), "the step to 30% was not made"},
+		"a person's, on live reads alone":                         {[]but{climbing(10), mode(PromotionManual), fromCache, unseenStep("ann", time.Minute)}, func() verdict { v := stays(shifting, PollCount); v.wantLive = true; return v }(), "guardian promote"},
+		"a person's of long ago is not":                           {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", 2*time.Minute+1)}, withAdded(stays(shifting, PollCount), "missed: 10→10"), "the step to 30% was not made"},
+		"a person's of another build is not":                      {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", time.Minute), runs("b2", 2)}, withAdded(stays(shifting, PollCount), "new-build: 10→10; missed: 10→10"), ""},
+		"a condition that is no longer met keeps it, and says so": {[]but{climbing(10), unseenStep("schedule", time.Second), requests(3)}, withAdded(stays(shifting, PollForward), "missed: 10→10"), "3 of 100 requests"},
+		"a person's as well":                                      {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", time.Second), heartbeat(time.Hour)}, withAdded(stays(shifting, PollForward), "missed: 10→10; refused by ann: 10→10"), "promote refused: waiting: no heartbeat"},
+		"a cache says nothing about it":                           {[]but{climbing(10), fromCache, unseenStep("schedule", time.Second)}, asksLive(stays(shifting, PollCount)), ""},
+		"somebody else has gone elsewhere instead":                {[]but{climbing(10), unseenStep("schedule", time.Second), gets(50)}, withAdded(stays(shifting, PollCount), "shifted: 10→50"), "the step to 30% was not made"},
 	})
 }
 
@@ -425,7 +423,7 @@ func TestRequestsAreCountedOverABoundedWindow(t *testing.T) {
 		"unless a step waits for longer":   {[]but{movedAt(100 * time.Hour), func(in *Input) { in.Guard.Promotion.Steps[3].Interval = 24 * time.Hour }}, 24*time.Hour + 2*time.Minute},
 		"by what this replica has watched": {[]but{movedAt(100 * time.Hour), func(in *Input) { in.Watched = Watched{Known: true, For: time.Minute} }}, time.Minute},
 	} {
-		if got := at.Sub(given(c.in...).countSince(at)); got != c.want {
+		if got := at.Sub(given(c.in...).CountSince(at)); got != c.want {
 			t.Errorf("%s: over %s, want %s", name, got, c.want)
 		}
 	}
@@ -476,7 +474,7 @@ func TestARungThatTheWeightsCannotExpress(t *testing.T) {
 		}
 	}
 	d := Decide(given(climbing(10), more), at)
-	if e := d.Record.Status.Moving; d.Move != MoveForward || d.Weight != 30 || !e.stepsTo(33) {
+	if e := d.Record.Status.Moving; d.Move != MoveForward || d.Weight != 30 || !e.StepsTo(33) {
 		t.Fatalf("move %v to %d%%, expected %v; want 30%% that are 33%%", d.Move, d.Weight, e)
 	}
 	seen := given(climbing(10), more)
@@ -502,9 +500,9 @@ func TestANewBuildInMidLadderIsWatchedBeforeItClimbs(t *testing.T) {
 	began := func(v verdict) verdict { v.added = "new-build: 50→50"; return v }
 	const until = "waiting: until 2026-03-02T09:07:00Z"
 	runRows(t, map[string]row{
-		"one that is ready at once":          {[]but{climbing(50), runs("b2", 2)}, began(stays(StateShifting, pollCount)), until},
-		"one whose rollout has just ended":   {[]but{climbing(50), rolling}, stays(StateShifting, pollCount), until},
-		"one that still rolls out":           {[]but{climbing(50), rolling, runs("b1", 1, "b0")}, stays(StateShifting, pollCount), "waiting: rollout"},
+		"one that is ready at once":          {[]but{climbing(50), runs("b2", 2)}, began(stays(StateShifting, PollCount)), until},
+		"one whose rollout has just ended":   {[]but{climbing(50), rolling}, stays(StateShifting, PollCount), until},
+		"one that still rolls out":           {[]but{climbing(50), rolling, runs("b1", 1, "b0")}, stays(StateShifting, PollCount), "waiting: rollout"},
 		"one without traffic has no such":    {[]but{climbing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
 		"one that has been watched so long":  {[]but{climbing(50), movedAt(7 * time.Minute)}, stepTo(StateShifting, 50, 100), ""},
 		"the same pods, restarted, are none": {[]but{climbing(50), runs("b1", 2)}, stepTo(StateShifting, 50, 100), ""},
@@ -529,12 +527,12 @@ func TestTheClockIsSetWithinAnInterval(t *testing.T) {
 	watched := func(d time.Duration) but { return func(in *Input) { in.Watched = Watched{Known: true, For: d} } }
 	shifting := StateShifting
 	runRows(t, map[string]row{
-		"forwards: nothing comes early":                  {[]but{climbing(10), movedAt(time.Hour), watched(time.Minute)}, stays(shifting, pollCount), "until 2026-03-02T09:04:00Z"},
+		"forwards: nothing comes early":                  {[]but{climbing(10), movedAt(time.Hour), watched(time.Minute)}, stays(shifting, PollCount), "until 2026-03-02T09:04:00Z"},
 		"forwards, 1 ns too early":                       {[]but{climbing(10), movedAt(time.Hour), watched(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
 		"forwards, in time":                              {[]but{climbing(10), movedAt(time.Hour), watched(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
 		"backwards: nothing comes late":                  {[]but{climbing(10), movedAt(-time.Hour), watched(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
 		"backwards, 1 ns too early":                      {[]but{climbing(10), movedAt(-time.Hour), watched(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
-		"backwards, and nobody has watched: from now on": {[]but{climbing(10), movedAt(-time.Hour)}, stays(shifting, pollCount), "until 2026-03-02T09:05:00Z"},
+		"backwards, and nobody has watched: from now on": {[]but{climbing(10), movedAt(-time.Hour)}, stays(shifting, PollCount), "until 2026-03-02T09:05:00Z"},
 		"two replicas' clocks differ a little":           {[]but{climbing(10), movedAt(5*time.Minute + time.Second), watched(5*time.Minute - time.Second)}, stepTo(shifting, 10, 30), ""},
 		"bake time counts":                               {[]but{climbing(50), movedAt(time.Hour), watched(7*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
 	})
@@ -553,55 +551,6 @@ func TestTheClockIsSetWithinAnInterval(t *testing.T) {
 		if d := Decide(in, at); !d.Record.Status.MovedAt.Equal(in.Record.Status.MovedAt) {
 			t.Errorf("%s: moved at %s, want it left alone", name, d.Record.Status.MovedAt)
 		}
-	}
-}
-
-func TestAStopwatchHasSeenWhatChangedBeforeItsEyes(t *testing.T) {
-	w := newStopwatch()
-	var run time.Duration
-	w.elapsed = func() time.Duration { return run }
-	now := at
-	want := func(why string, movedAt time.Time, want Watched) {
-		t.Helper()
-		if got := w.read("a", move{movedAt: movedAt}, now); got != want {
-			t.Errorf("%s: %+v, want %+v", why, got, want)
-		}
-	}
-	want("never looked", at, Watched{})
-	w.saw("a", move{movedAt: at.Add(-time.Hour)}, at)
-	run += time.Minute
-	want("found as it was", at.Add(-time.Hour), Watched{})
-	first := at.Add(time.Minute)
-	want("written by another replica since", first, Watched{Known: true})
-	w.saw("a", move{movedAt: first}, first)
-	run += time.Minute
-	want("seen to change", first, Watched{Known: true, For: time.Minute})
-	want("put right by another replica", now.Add(-time.Minute-time.Second), Watched{Known: true, For: time.Minute})
-	want("seen later by another replica", now.Add(-time.Minute+5*time.Second), Watched{Known: true, For: time.Minute - 5*time.Second})
-	want("a minute later it was another change", now.Add(-time.Second), Watched{Known: true})
-	// By a wrong clock, the time of a new move may be that of the one before.
-	if got := w.read("a", move{movedAt: now.Add(-time.Minute), weight: 10, low: 10}, now); got != (Watched{Known: true}) {
-		t.Errorf("other weights, whose time is that of the move before: %+v, want another change", got)
-	}
-	corrected := first.Add(time.Hour) // the clock was set an hour forward, and the record put right
-	w.saw("a", move{movedAt: corrected}, corrected.Add(time.Minute))
-	run, now = run+time.Minute, corrected.Add(2*time.Minute)
-	want("put right", corrected, Watched{Known: true, For: 2 * time.Minute})
-	w.saw("a", move{movedAt: corrected.Add(time.Minute)}, corrected.Add(2*time.Minute))
-	want("changed by another replica", corrected.Add(time.Minute), Watched{Known: true})
-	run, now = run+time.Minute, now.Add(time.Minute)
-	w.saw("a", move{movedAt: now}, now)
-	later := now.Add(5 * time.Second) // by the other replica's eyes
-	run, now = run+time.Minute, now.Add(time.Minute)
-	w.saw("a", move{movedAt: later}, now)
-	run, now = run+time.Minute, now.Add(time.Minute)
-	want("the later counts", later, Watched{Known: true, For: now.Sub(later)})
-	w.forget("a")
-	want("forgotten", corrected.Add(time.Minute), Watched{})
-	w.saw("a", move{movedAt: at}, at)
-	want("changed in the first pass", at, Watched{Known: true})
-	if got := (*stopwatch)(nil).read("a", move{movedAt: at}, at); got != (Watched{}) {
-		t.Errorf("none at all: %+v", got)
 	}
 }
 
@@ -679,57 +628,6 @@ func TestABuildOfCIsTimeIsNotPromotedWhenTheModeChanges(t *testing.T) {
 	}
 }
 
-func TestTheNewestHeartbeatIsNotOneOfTheFuture(t *testing.T) {
-	beat := func(ago time.Duration) coordinationv1.Lease {
-		return coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeat: stamp(at.Add(-ago))}}}
-	}
-	for name, c := range map[string]struct {
-		own    time.Duration
-		leases []coordinationv1.Lease
-		want   time.Duration
-	}{
-		"own":                         {time.Minute, nil, time.Minute},
-		"another's, newer":            {time.Hour, []coordinationv1.Lease{beat(2 * time.Minute), beat(time.Minute)}, time.Minute},
-		"another's clock is ahead":    {time.Hour, []coordinationv1.Lease{beat(-61 * time.Second), beat(time.Minute)}, time.Minute},
-		"by as much as it may be":     {time.Hour, []coordinationv1.Lease{beat(-time.Minute)}, -time.Minute},
-		"own clock was set back":      {-time.Hour, []coordinationv1.Lease{beat(2 * time.Minute)}, 2 * time.Minute},
-		"a lease that has heard none": {time.Minute, []coordinationv1.Lease{{}}, time.Minute},
-	} {
-		if got := newestOf(c.leases, at.Add(-c.own), at); !got.Equal(at.Add(-c.want)) {
-			t.Errorf("%s: %s, want %s", name, got, at.Add(-c.want))
-		}
-	}
-}
-
-func TestTheAgeOfTheHeartbeatIsToldByTheReplicasClocks(t *testing.T) {
-	lease := func(renewed, beat time.Duration, maxAge string) coordinationv1.Lease {
-		l := coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeatMaxAge: maxAge}}}
-		if renewed >= 0 {
-			l.Spec.RenewTime = &metav1.MicroTime{Time: at.Add(-renewed)}
-		}
-		if beat >= 0 {
-			l.Annotations[AnnotationHeartbeat] = stamp(at.Add(-beat))
-		}
-		return l
-	}
-	const never = -1
-	for name, c := range map[string]struct {
-		leases []coordinationv1.Lease
-		want   Heartbeat
-	}{
-		"no replica":                 {nil, Heartbeat{}},
-		"one that has heard none":    {[]coordinationv1.Lease{lease(0, never, "3m0s")}, Heartbeat{MaxAge: 3 * time.Minute}},
-		"heard by the other replica": {[]coordinationv1.Lease{lease(5*time.Second, never, "3m0s"), lease(8*time.Second, time.Minute, "3m0s")}, Heartbeat{Heard: true, Age: 55 * time.Second, MaxAge: 3 * time.Minute}},
-		"heard by one long dead":     {[]coordinationv1.Lease{lease(0, never, "4m0s"), lease(time.Hour, time.Hour+time.Second, "3m0s")}, Heartbeat{Heard: true, Age: time.Hour + time.Second, MaxAge: 4 * time.Minute}},
-		"heard since the renewal":    {[]coordinationv1.Lease{lease(5*time.Second, 2*time.Second, "")}, Heartbeat{Heard: true}},
-		"never renewed":              {[]coordinationv1.Lease{lease(never, 2*time.Second, "3m0s")}, Heartbeat{}},
-	} {
-		if got := ReadHeartbeat(c.leases); got != c.want {
-			t.Errorf("%s: %+v, want %+v", name, got, c.want)
-		}
-	}
-}
-
 func TestNumbersThatAlwaysChangeAreWrittenAtTheirPace(t *testing.T) {
 	for name, c := range map[string]struct{ first, later []but }{
 		"requests counted": {[]but{climbing(10), mode(PromotionOff), func(in *Input) { in.Count = Count{Asked: true, Known: true, Requests: 5} }},
@@ -746,10 +644,10 @@ func TestNumbersThatAlwaysChangeAreWrittenAtTheirPace(t *testing.T) {
 			for _, e := range c.later {
 				e(&in)
 			}
-			if d := Decide(in, at.Add(pollForward-1)); !reflect.DeepEqual(d.Record.Data(), first.Data()) {
+			if d := Decide(in, at.Add(PollForward-1)); !reflect.DeepEqual(d.Record.Data(), first.Data()) {
 				t.Errorf("written again: %+v", d.Record.Status)
 			}
-			if d := Decide(in, at.Add(pollForward)); reflect.DeepEqual(d.Record.Data(), first.Data()) {
+			if d := Decide(in, at.Add(PollForward)); reflect.DeepEqual(d.Record.Data(), first.Data()) {
 				t.Errorf("never written again: %+v", d.Record.Status)
 			}
 			if d := Decide(in, at.Add(-time.Hour)); reflect.DeepEqual(d.Record.Data(), first.Data()) {

@@ -158,7 +158,7 @@ func (m *machine) lockOf(vs *unstructured.Unstructured) *LockAnnotation {
 	if vs == nil {
 		return nil
 	}
-	l, err := ParseLockAnnotation(vs.GetAnnotations()[lockKey(m.guard.Name)])
+	l, err := ParseLockAnnotation(vs.GetAnnotations()[LockKey(m.guard.Name)])
 	if err != nil {
 		return nil
 	}
@@ -272,7 +272,7 @@ func (m *machine) takenAndLifted(was, is Record) {
 			if r, _ := ReadRecord(other); r.Lock != nil {
 				refused = append(refused, m.refusedBy(*r.Lock)...)
 			}
-		case e.By == byAnnotation && annotation != nil:
+		case e.By == ByAnnotation && annotation != nil:
 			refused = append(refused, m.templates[annotation.Build])
 		}
 	}
@@ -331,13 +331,13 @@ func (m *machine) checkLocked(r *replica, was Record, l Lock) {
 		}
 		m.blame(refused...)
 		return
-	case l.By == byAnnotation:
+	case l.By == ByAnnotation:
 		if m.lockOf(m.w.vs) == nil && m.lockOf(r.saw.vs) == nil && !m.meddled && !m.over.Before(l.Since) || m.lifted.After(l.Since) {
 			m.t.Fatalf("invariant 7: the lock of %s was taken up again, and the VirtualService tells of none; lifted last at %s", l.Since, m.over)
 		}
 		m.blame(refused...)
 		return
-	case l.By == byRefused:
+	case l.By == ByRefused:
 		for _, t := range refused {
 			if !m.blamed[t] || !r.saw.isReady(t) {
 				m.t.Fatalf("invariant 7: locked, since build %d is back; it was rolled back and not unlocked: %v, it has a ready pod: %v", t, m.blamed[t], r.saw.isReady(t))
@@ -347,7 +347,7 @@ func (m *machine) checkLocked(r *replica, was Record, l Lock) {
 			m.t.Fatalf("invariant 7: locked, since a refused build is back, and none is: %+v", l)
 		}
 		return
-	case l.By == byAlert:
+	case l.By == ByAlert:
 		from = m.checkAlertLock(r, l, refused)
 	default:
 		if q := was.Request; q == nil || q.Action != RequestRollback {
@@ -393,14 +393,14 @@ func (m *machine) checkBlamed(r *replica, l Lock, refused []int, from time.Time)
 		switch {
 		case !m.served(t, from) && !r.saw.isReady(t) && (t != r.saw.template || len(m.spans[t]) == 0):
 			m.t.Fatalf("invariant 7: build %d is refused for %s, and has had no ready pod since %s: %v", t, l.Alert, from, m.spans[t])
-		case l.By == byAlert && proven(t) && slices.ContainsFunc(refused, func(t int) bool { return !proven(t) }):
+		case l.By == ByAlert && proven(t) && slices.ContainsFunc(refused, func(t int) bool { return !proven(t) }):
 			m.t.Fatalf("invariant 7: build %d had stood its window out, and is refused beside %v", t, refused)
 		}
 	}
 	for i, t := range r.saw.pods {
 		life := r.saw.life(i)
-		served := !life.down && l.Since.Sub(life.born) >= clockTolerance // else the alert is not about it
-		if served && !slices.Contains(refused, t) && (l.By != byAlert || !proven(t)) {
+		served := !life.down && l.Since.Sub(life.born) >= ClockTolerance // else the alert is not about it
+		if served && !slices.Contains(refused, t) && (l.By != ByAlert || !proven(t)) {
 			m.t.Fatalf("invariant 1: build %d serves and is not refused: %+v", t, l)
 		}
 	}
@@ -429,7 +429,7 @@ func (m *machine) checkLifted(r *replica, was, is Record) {
 	}
 	for i, t := range r.saw.pods {
 		life := r.saw.life(i)
-		older := was.Lock.Since.Sub(life.born) >= clockTolerance
+		older := was.Lock.Since.Sub(life.born) >= ClockTolerance
 		late, lost := m.must[t] && older, m.edited && !older // of one record alone that is gone, a pod of this instant is no proof
 		if (late || m.blamed[t] && !lost) && !life.down {
 			m.t.Fatalf("invariant 1: the lock of %s is lifted, and a pod of build %d is ready, of %s (the build served when the lock was set: %v, it was rolled back: %v); lock %+v, refused %v", was.Lock.Since, t, life.born, m.must[t], m.blamed[t], was.Lock, is.Refused)
@@ -511,8 +511,8 @@ func (m *machine) otherGuard(locked bool, template int) *corev1.ConfigMap {
 	if locked {
 		set[LabelLocked] = "true"
 		build := m.w.hashOfTemplate(template)
-		rec.Lock = &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: m.now, By: byAlert, Reason: "Errors: 7% of requests fail"}
-		rec.denies(virtualservice.Denied(m.pair()), virtualservice.Spellings(m.pair(), m.guard.Stable), m.guard.Rollback)
+		rec.Lock = &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: m.now, By: ByAlert, Reason: "Errors: 7% of requests fail"}
+		rec.Denies(virtualservice.Denied(m.pair()), virtualservice.Spellings(m.pair(), m.guard.Stable), m.guard.Rollback)
 		rec.VirtualServices = []string{"orders-service"}
 	}
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("orders-before"), Namespace: testNamespace, Labels: set, ResourceVersion: m.w.next()}, Data: rec.Data()}

@@ -60,7 +60,7 @@ func (m *machine) switched(was, is Record) {
 func (m *machine) checkPast() {
 	rec := m.parsed()
 	l, enforced := rec.Lock, rec.Status.EnforcedAt
-	if l == nil || l.By != byAlert || l.From != "" || l.Since.Before(enforced) {
+	if l == nil || l.By != ByAlert || l.From != "" || l.Since.Before(enforced) {
 		return
 	}
 	if l.StartsAt.Before(enforced) && !rec.Status.BuildSince.After(enforced) {

@@ -277,7 +277,7 @@ func (m *machine) checkEvents(d Decision) {
 
 // isReturning and isStepping say that a record tells of a change of weights
 // that has been decided on and not been seen yet.
-func isReturning(r Record) bool { return r.Status.Moving.rollsBack() }
+func isReturning(r Record) bool { return r.Status.Moving.RollsBack() }
 
 func isStepping(r Record) bool { return r.Status.Moving != nil && r.Status.Moving.Step > 0 }
 
@@ -296,8 +296,8 @@ func (m *machine) editRecord(t *rapid.T) {
 		return
 	}
 	cm := m.w.cm.DeepCopy()
-	key := rapid.SampledFrom([]string{keyStatus, keyHistory, keyLock, keyChanged}).Draw(t, "key")
-	if key == keyStatus {
+	key := rapid.SampledFrom([]string{KeyStatus, KeyHistory, KeyLock, KeyChanged}).Draw(t, "key")
+	if key == KeyStatus {
 		m.forget()
 	}
 	cm.Data[key] = rapid.SampledFrom([]string{`{"weight":`, `[7]`, `"x"`}).Draw(t, "text")

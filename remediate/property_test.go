@@ -215,7 +215,7 @@ func (m *machine) trafficOf(vs *unstructured.Unstructured) virtualservice.Traffi
 	if vs == nil {
 		return virtualservice.Traffic{}
 	}
-	t, err := virtualservice.Inspect(vs.Object, m.pair(), m.guard.Rollback.options())
+	t, err := virtualservice.Inspect(vs.Object, m.pair(), m.guard.Rollback.Options())
 	if err != nil {
 		m.t.Fatalf("inspect: %v", err)
 	}
@@ -299,7 +299,7 @@ func (m *machine) checkStep(record Record, was, is virtualservice.Traffic) {
 	if rung > 0 {
 		interval += steps[rung-1].Bake
 	}
-	byHand := isStepping(record) && record.Status.Moving.By != bySchedule
+	byHand := isStepping(record) && record.Status.Moving.By != BySchedule
 	switch {
 	case m.gateShut:
 		m.t.Fatalf("raised to %d with a closed gate", is.Weight)
@@ -515,7 +515,7 @@ func (m *machine) checkCalm() {
 			continue
 		}
 		if !slices.ContainsFunc(rec.History, func(e HistoryEntry) bool { return e.Alert == h.alert.Name }) {
-			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[keyHistory])
+			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[KeyHistory])
 		}
 	}
 	held := m.w.foreign != nil && m.w.foreign.Labels[LabelLocked] == "true"
@@ -529,8 +529,8 @@ func (m *machine) checkLockAnnotation(rec Record) {
 	if m.w.vs == nil || m.observing() {
 		return
 	}
-	want, _ := lockAnnotation(rec, guardianUser)
-	if got := m.w.vs.GetAnnotations()[lockKey(m.guard.Name)]; got != want {
+	want, _ := LockAnnotationOf(rec, guardianUser)
+	if got := m.w.vs.GetAnnotations()[LockKey(m.guard.Name)]; got != want {
 		m.t.Fatalf("the VirtualService says of the lock\n%q\nand the record\n%q", got, want)
 	}
 }
@@ -683,11 +683,11 @@ func (m *machine) anotherGuard(label string) {
 		}
 		m.w.foreign = m.w.cm.DeepCopy()
 		m.w.foreign.Name, m.w.foreign.Labels[LabelGuard] = RecordName("orders-before"), "orders-before"
-		if a := m.w.vs; a != nil && a.GetAnnotations()[lockKey(m.guard.Name)] != "" {
+		if a := m.w.vs; a != nil && a.GetAnnotations()[LockKey(m.guard.Name)] != "" {
 			u := a.DeepCopy()
 			set := u.GetAnnotations()
-			set[lockKey("orders-before")] = set[lockKey(m.guard.Name)]
-			delete(set, lockKey(m.guard.Name))
+			set[LockKey("orders-before")] = set[LockKey(m.guard.Name)]
+			delete(set, LockKey(m.guard.Name))
 			u.SetAnnotations(set)
 			u.SetResourceVersion(m.w.next())
 			m.w.vs = u
@@ -708,7 +708,7 @@ func (m *machine) anotherGuard(label string) {
 // later has time pass. Every replica lists each minute what fires.
 func (m *machine) later(passes time.Duration) {
 	m.now = m.now.Add(passes)
-	if !m.prom || passes <= listingKnows {
+	if !m.prom || passes <= ListingKnows {
 		return
 	}
 	for _, r := range m.replicas {
@@ -930,7 +930,7 @@ func TestTheLeaseIsLookedAtRightBeforeAStep(t *testing.T) {
 		m.atRecord, m.meddle = true, func() { first.leads, second.leads = false, true }
 		m.sync(first)
 		m.pass(first)
-		if e := m.parsed().Status.Moving; !second.leads || !e.stepsTo(10) {
+		if e := m.parsed().Status.Moving; !second.leads || !e.StepsTo(10) {
 			t.Fatalf("the second leads: %v; step recorded: %v", second.leads, e)
 		}
 		if w := m.trafficOf(m.w.vs).Weight; w != 0 {

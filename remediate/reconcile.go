@@ -17,7 +17,6 @@ const (
 	maxAttempts    = 10              // conflicts in a row before the queue's backoff takes over
 	settle         = 5 * time.Second // how long, in a burst of rollbacks, what follows from one may wait to be written down
 	maxSettle      = time.Minute     // and how long at most while the burst goes on
-	maxAnnotation  = 512             // bytes of a reason on a VirtualService
 	annotationPath = "/metadata/annotations"
 )
 
@@ -368,7 +367,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
-	did.unmarked, err = r.patch(ctx, lockChanges(todo, s, landed(want, d), r.self()), d)
+	did.unmarked, err = r.patch(ctx, lockChanges(todo, s, Landed(want, d), r.self()), d)
 	// Without a lock the record does not see to it that traffic moves.
 	did.recorded = err == nil || want.Lock != nil || d.Move != MoveStable
 	if err != nil {
@@ -431,15 +430,6 @@ func (r *reconciler) patchOne(ctx context.Context, c change, d Decision) (unmark
 		err = r.patchSmaller(ctx, c, err)
 	}
 	return unmarked, err
-}
-
-// landed is a record as it has to be read from what is written together with the
-// weights: with words that are true as soon as the patch is taken.
-func landed(r Record, d Decision) Record {
-	if d.Marks.Message != "" {
-		r.Message = d.Marks.Message
-	}
-	return r
 }
 
 // self is guardian's user as the API server knows it; empty: not known yet.
@@ -523,7 +513,7 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 	was, lock := s.input.Record, want.Lock
 	told := slices.ContainsFunc(d.Added, func(e HistoryEntry) bool { return e.Event != "rolled-back" })
-	if lock == nil || was.Lock == nil || !lock.equal(*was.Lock) || lock.By != byAlert || d.Move != MoveNone || told || was.Request != nil {
+	if lock == nil || was.Lock == nil || !lock.Equal(*was.Lock) || lock.By != ByAlert || d.Move != MoveNone || told || was.Request != nil {
 		return false
 	}
 	if now := want.Status.State; now != StateRolledBack || was.Status.State != now && !r.done.is(s) {
@@ -616,7 +606,7 @@ func marks(s snapshot, d Decision) []change {
 // kubectl and the health check of a GitOps tool.
 func annotate(vs *unstructured.Unstructured, d Decision) []virtualservice.Op {
 	m := d.Marks
-	set := map[string]string{AnnotationState: string(m.State), AnnotationReason: shorten(m.Reason), AnnotationSince: stamp(m.Since), AnnotationBuild: m.Build}
+	set := map[string]string{AnnotationState: string(m.State), AnnotationReason: Shorten(m.Reason), AnnotationSince: Stamp(m.Since), AnnotationBuild: m.Build}
 	have := vs.GetAnnotations()
 	if _, marked := have[AnnotationState]; !marked && (d.Move == MoveRestore || d.Move == MoveMark) {
 		return nil
@@ -631,14 +621,4 @@ func annotate(vs *unstructured.Unstructured, d Decision) []virtualservice.Op {
 		}
 	}
 	return ops
-}
-
-func shorten(s string) string { return shortenTo(s, maxAnnotation) }
-
-// shortenTo cuts a text to at most n bytes and a mark; a negative n counts as 0.
-func shortenTo(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return strings.ToValidUTF8(s[:max(n, 0)], "") + "…"
 }

@@ -90,18 +90,18 @@ func checkSet(t *testing.T, path string, v reflect.Value) {
 		}
 	case v.Kind() == reflect.Slice && v.Len() > 0 && v.Index(0).Kind() == reflect.Struct:
 		checkSet(t, path+"[0]", v.Index(0))
-	case v.IsZero() && path != "Record.History[0].To" && path != "Record.past" && path != "Record.unreadable" && path != "Record.Request.Bad":
+	case v.IsZero() && path != "Record.History[0].To" && path != "Record.past" && path != "Record.Unreadable" && path != "Record.Request.Bad":
 		t.Errorf("%s is not set", path)
 	}
 }
 
 func TestARecordOmitsWhatItDoesNotHave(t *testing.T) {
 	data := Record{Status: Status{State: StateIdle}}.Data()
-	if len(data) != 1 || data[keyStatus] == "" {
+	if len(data) != 1 || data[KeyStatus] == "" {
 		t.Errorf("an idle guard's record has %v, want the status alone", data)
 	}
 	flat := fullRecord().Data()
-	for key, want := range map[string]string{keyRefused: "b0 b1", keyDeny: "orders-service/v2 orders-service.microservices/v2", keyVirtualServices: "orders-service orders-mesh", keyMessage: "guardian rolled orders-service back"} {
+	for key, want := range map[string]string{KeyRefused: "b0 b1", KeyDeny: "orders-service/v2 orders-service.microservices/v2", KeyVirtualServices: "orders-service orders-mesh", KeyMessage: "guardian rolled orders-service back"} {
 		if flat[key] != want {
 			t.Errorf("key %s is %q, want %q: a policy cannot parse JSON", key, flat[key], want)
 		}
@@ -109,7 +109,7 @@ func TestARecordOmitsWhatItDoesNotHave(t *testing.T) {
 }
 
 func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
-	for _, key := range []string{keyLock, keyStatus, keyHistory, keyChanged} {
+	for _, key := range []string{KeyLock, KeyStatus, KeyHistory, KeyChanged} {
 		cm := recordMap(fullRecord())
 		cm.Data[key] = `{"since": 3`
 		_, err := ParseRecord(cm)
@@ -118,11 +118,11 @@ func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
 		}
 	}
 	cm := recordMap(fullRecord())
-	cm.Data[keyStatus] = `{"weight":"much"}`
+	cm.Data[KeyStatus] = `{"weight":"much"}`
 	if _, err := ParseRecord(cm); err == nil || !strings.Contains(err.Error(), "key status") || !strings.Contains(err.Error(), "weight") {
 		t.Errorf("error %v, want it to name the key and the field", err)
 	}
-	cm.Data[keyStatus] = `{"state":"idle","since":"2026-03-02T09:00:00Z","weight":0,"ofTheFuture":{"a":1}}`
+	cm.Data[KeyStatus] = `{"state":"idle","since":"2026-03-02T09:00:00Z","weight":0,"ofTheFuture":{"a":1}}`
 	if r, err := ParseRecord(cm); err != nil || r.Status.State != StateIdle {
 		t.Errorf("a field of a newer guardian: %+v, %v; want it passed over", r.Status, err)
 	}
@@ -155,7 +155,7 @@ func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h[0] = entry(0, 511-c.shorter)
 			r := Record{History: h}
-			text := r.Data()[keyHistory]
+			text := r.Data()[KeyHistory]
 			got, err := ParseRecord(recordMap(r))
 			if err != nil {
 				t.Fatal(err)
@@ -181,7 +181,7 @@ func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 		if r, err = ParseRecord(cm); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(cm.Data[keyHistory]); n > maxHistoryBytes {
+		if n := len(cm.Data[KeyHistory]); n > MaxHistoryBytes {
 			t.Fatalf("history takes %d bytes", n)
 		}
 	}
@@ -192,7 +192,7 @@ func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 
 func TestACloneSharesNothingThatIsEdited(t *testing.T) {
 	r := fullRecord()
-	c := r.clone()
+	c := r.Clone()
 	c.Lock.Build, c.Request.By, c.Status.Paused.By, c.Status.Disarmed.By, c.Status.Moving.By = "x", "x", "x", "x", "x"
 	c.Refused[0], c.Deny[0], c.Stable[0], c.VirtualServices[0] = "x", "x", "x", "x"
 	c.Status.Alerts[0], c.Status.Noted[0], c.Status.Firing[0].Name = "x", "x", "x"
@@ -204,12 +204,12 @@ func TestACloneSharesNothingThatIsEdited(t *testing.T) {
 
 func FuzzParseRecord(f *testing.F) {
 	full := fullRecord().Data()
-	f.Add(full[keyLock], full[keyStatus], full[keyHistory], full[KeyRequestAction], full[keyChanged], full[keyRefused], full[keyMessage])
+	f.Add(full[KeyLock], full[KeyStatus], full[KeyHistory], full[KeyRequestAction], full[KeyChanged], full[KeyRefused], full[KeyMessage])
 	f.Add("null", "null", "null", "null", "null", " ", "\x00")
 	f.Add("{}", "[]", "[{}]", "1", `[{"was":1}]`, "a  b\nc", "")
 	f.Add("", `{"weight":1e99}`, "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, lock, status, history, request, changed, refused, message string) {
-		cm := &corev1.ConfigMap{Data: map[string]string{keyLock: lock, keyStatus: status, keyHistory: history, KeyRequestAction: request, KeyRequestAt: request, KeyRequestUntil: status, keyChanged: changed, keyRefused: refused, keyMessage: message}}
+		cm := &corev1.ConfigMap{Data: map[string]string{KeyLock: lock, KeyStatus: status, KeyHistory: history, KeyRequestAction: request, KeyRequestAt: request, KeyRequestUntil: status, KeyChanged: changed, KeyRefused: refused, KeyMessage: message}}
 		r, err := ParseRecord(cm)
 		if err != nil {
 			if !strings.Contains(err.Error(), ": key ") {
@@ -246,9 +246,9 @@ func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
 		}
 		whole.History, r.History = append(whole.History, all[n:]...), all[n:]
 		if !maps.Equal(whole.Data(), r.Data()) {
-			t.Errorf("%d of %d entries not taken apart:\n%s\nwant\n%s", n, len(all), r.Data()[keyHistory], whole.Data()[keyHistory])
+			t.Errorf("%d of %d entries not taken apart:\n%s\nwant\n%s", n, len(all), r.Data()[KeyHistory], whole.Data()[KeyHistory])
 		}
-		if got, want := slices.Collect(r.newestFirst()), slices.Collect(whole.newestFirst()); !reflect.DeepEqual(got, want) {
+		if got, want := slices.Collect(r.NewestFirst()), slices.Collect(whole.NewestFirst()); !reflect.DeepEqual(got, want) {
 			t.Errorf("newest first: %v, want %v", got, want)
 		}
 	})
@@ -258,22 +258,22 @@ func TestAHistoryThatSomebodyHasEditedIsReadOrRefused(t *testing.T) {
 	known := newHistories()
 	for text, entries := range map[string]int{"null": 0, "[]": 0, " [ ] ": 0, "[ {\"event\":\"step\"} ]\n": 1, `[{"event":"step"}] `: 1, `[{"event":"step"},{"event":"completed"}]`: 2} {
 		cm := recordMap(Record{})
-		cm.Data[keyHistory] = text
+		cm.Data[KeyHistory] = text
 		r, bad := known.parse("orders-service", cm)
 		if len(bad) > 0 {
 			t.Fatalf("%q: %v", text, bad)
 		}
 		r.History = append(r.History, HistoryEntry{At: at, Event: "paused"})
 		if back, err := ParseRecord(recordMap(r)); err != nil || len(back.History) != entries+1 || back.History[entries].Event != "paused" {
-			t.Errorf("%q: with one entry more it is %q, %v", text, r.Data()[keyHistory], err)
+			t.Errorf("%q: with one entry more it is %q, %v", text, r.Data()[KeyHistory], err)
 		}
 	}
 	for _, text := range []string{`[{"event":"step"}`, `{"event":"step"}`, `[{"from":"much"}]`} {
 		cm := recordMap(Record{})
 		for range 2 {
-			cm.Data[keyHistory] = text
-			if r, bad := known.parse("orders-service", cm); len(bad) != 1 || !strings.Contains(bad[0], "key history") || r.past != "" {
-				t.Errorf("%q: %v, want what names the key, and nothing of it kept: %q", text, bad, r.past)
+			cm.Data[KeyHistory] = text
+			if r, bad := known.parse("orders-service", cm); len(bad) != 1 || !strings.Contains(bad[0], "key history") || r.PastText() != "" {
+				t.Errorf("%q: %v, want what names the key, and nothing of it kept: %q", text, bad, r.PastText())
 			}
 		}
 	}

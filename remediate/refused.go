@@ -68,7 +68,7 @@ func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcom
 	did.decision, did.record = d, nil
 	todo, err := plan(s, d)
 	if err == nil {
-		did.unmarked, err = r.patch(ctx, lockChanges(todo, s, landed(d.Record, d), r.self()), d)
+		did.unmarked, err = r.patch(ctx, lockChanges(todo, s, Landed(d.Record, d), r.self()), d)
 	}
 	if err != nil {
 		return did, errors.Join(&trafficError{err}, &recordError{why})
@@ -134,7 +134,7 @@ func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (o
 		return out, err
 	}
 	err = fmt.Errorf("%w: %w", errRefused, err)
-	d := out.decision.refused(out.snapshot.input, strings.ReplaceAll(traffic.Error(), "\n", "; "), r.now().UTC())
+	d := out.decision.WhenRefused(out.snapshot.input, strings.ReplaceAll(traffic.Error(), "\n", "; "), r.now().UTC())
 	out.decision = d
 	defer func() {
 		if d.Move == MoveStable {

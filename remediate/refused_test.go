@@ -78,7 +78,7 @@ func (o *lonely) record() Record {
 
 func (o *lonely) traffic() virtualservice.Traffic {
 	o.t.Helper()
-	t, err := virtualservice.Inspect(o.w.vs.Object, virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}, o.guard.Rollback.options())
+	t, err := virtualservice.Inspect(o.w.vs.Object, virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}, o.guard.Rollback.Options())
 	if err != nil {
 		o.t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestWhatTheAPIServerTakesOfARollbackIsWritten(t *testing.T) {
 			if s := o.record().Status; !errors.Is(err, errRefused) || s.State != StateBlocked || !strings.Contains(s.Reason, c.names) || !strings.Contains(s.Reason, denied.Error()) {
 				t.Errorf("%v; %s: %s; want it to name %s", err, s.State, s.Reason, c.names)
 			}
-			if o.w.vs.GetAnnotations()[lockKey(o.guard.Name)] == "" {
+			if o.w.vs.GetAnnotations()[LockKey(o.guard.Name)] == "" {
 				t.Error("the policy knows of no lock")
 			}
 			o.refusesTraffic(nil, "no path has this")
@@ -364,8 +364,8 @@ func TestARollbackThatCannotBeRecordedIsDoneAllTheSame(t *testing.T) {
 				t.Fatalf("recorded %v, done %v, %v; the canary has %+v", out.recorded, out.done, err, o.traffic())
 			}
 			marks := o.w.vs.GetAnnotations()
-			if !strings.HasPrefix(marks[AnnotationReason], "rolled back, not recorded: ") || marks[lockKey(o.guard.Name)] == "" || len(o.told) > 0 {
-				t.Errorf("the VirtualService says %q, lock %q; told %v", marks[AnnotationReason], marks[lockKey(o.guard.Name)], o.told)
+			if !strings.HasPrefix(marks[AnnotationReason], "rolled back, not recorded: ") || marks[LockKey(o.guard.Name)] == "" || len(o.told) > 0 {
+				t.Errorf("the VirtualService says %q, lock %q; told %v", marks[AnnotationReason], marks[LockKey(o.guard.Name)], o.told)
 			}
 			if out, err := o.pass(); out.recorded || err == nil {
 				t.Errorf("still not: recorded %v, %v", out.recorded, err)
@@ -394,7 +394,7 @@ func (o *lonely) edit(change func(map[string]string)) {
 }
 
 func TestWhatCannotBeReadOfARecordIsBegunAnew(t *testing.T) {
-	for key, text := range map[string]string{keyHistory: `[{"event":`, keyStatus: `{"weight":"much"}`, keyChanged: `{}`, keyLock: `7`} {
+	for key, text := range map[string]string{KeyHistory: `[{"event":`, KeyStatus: `{"weight":"much"}`, KeyChanged: `{}`, KeyLock: `7`} {
 		for _, locked := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, locked %v", key, locked), func(t *testing.T) {
 				o := newLonely(t, 10)
@@ -424,7 +424,7 @@ func TestWhatCannotBeReadOfARecordIsBegunAnew(t *testing.T) {
 				if r.Lock == nil || r.Status.State != StateRolledBack || strings.Count(o.history(), "unreadable") != 1 {
 					t.Errorf("lock %+v, %s, history %s", r.Lock, r.Status.State, o.history())
 				}
-				if want := map[bool]LockKind{true: LockManual, false: LockBuild}[key == keyLock && locked]; r.Lock != nil && r.Lock.Kind != want {
+				if want := map[bool]LockKind{true: LockManual, false: LockBuild}[key == KeyLock && locked]; r.Lock != nil && r.Lock.Kind != want {
 					t.Errorf("a lock of kind %s, want %s", r.Lock.Kind, want)
 				}
 			})

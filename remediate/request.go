@@ -34,7 +34,7 @@ const (
 	KeyRequestAt     = "request.at"    // RFC 3339, by the person's clock
 	KeyRequestUntil  = "request.until" // the same; of disarm alone
 
-	keyRequestOnce = "request" // JSON, before the keys were flat
+	KeyRequestOnce = "request" // JSON, before the keys were flat
 )
 
 // RequestKeys lists all keys of a request.
@@ -88,8 +88,8 @@ func requestIn(data map[string]string) *Request {
 		}
 	}
 	if !slices.ContainsFunc(RequestKeys, func(key string) bool { return data[key] != "" }) {
-		if data[keyRequestOnce] != "" {
-			return &Request{Bad: fmt.Sprintf("key %s is of an older guardian: want %s", keyRequestOnce, strings.Join(RequestKeys[:4], ", "))}
+		if data[KeyRequestOnce] != "" {
+			return &Request{Bad: fmt.Sprintf("key %s is of an older guardian: want %s", KeyRequestOnce, strings.Join(RequestKeys[:4], ", "))}
 		}
 		return nil
 	}
@@ -107,7 +107,7 @@ func requestIn(data map[string]string) *Request {
 		}
 		t, err := time.Parse(time.RFC3339, text)
 		if err != nil {
-			q.Bad = fmt.Sprintf("key %s is %q: want a time as 2006-01-02T15:04:05Z", field.key, shorten(text))
+			q.Bad = fmt.Sprintf("key %s is %q: want a time as 2006-01-02T15:04:05Z", field.key, Shorten(text))
 			continue
 		}
 		*field.to = t.UTC()

@@ -34,7 +34,7 @@ func (o *lonely) unlockNow() {
 	cm.ResourceVersion = o.w.next()
 	o.w.cm = cm
 	for range 3 {
-		o.now = o.now.Add(listingKnows) // no replica knows the alert to fire any more
+		o.now = o.now.Add(ListingKnows) // no replica knows the alert to fire any more
 		if _, err := o.pass(); err != nil {
 			o.t.Fatal(err)
 		}

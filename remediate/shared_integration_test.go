@@ -68,7 +68,7 @@ func TestTwoGuardsOfOneVirtualServiceGiveBackWhatIsTheirs(t *testing.T) {
 	}
 	pair := virtualservice.Pair{Stable: pay.Stable, Canary: pay.Canary, Host: payments.Name, Namespace: r.ns}
 	mirrors := func(want int) error { // of the other guard's canary
-		got, err := virtualservice.Inspect(r.virtualService(orders.Name).Object, pair, pay.Rollback.options())
+		got, err := virtualservice.Inspect(r.virtualService(orders.Name).Object, pair, pay.Rollback.Options())
 		if err == nil && got.Mirrors != want {
 			err = fmt.Errorf("%d mirrors to the canary of %s, want %d", got.Mirrors, pay.Name, want)
 		}

@@ -255,7 +255,7 @@ func TestOneGuardUnderConstantFireStaysOnStable(t *testing.T) {
 			told++
 		}
 	}
-	if limit := 1 + int(blows/reassertCoalesce); told == 0 || told > limit+1 {
+	if limit := 1 + int(blows/ReassertCoalesce); told == 0 || told > limit+1 {
 		t.Errorf("re-assertions fill %d entries of the history, want 1 to %d", told, limit+1)
 	}
 	if !slices.ContainsFunc(p.tap.answered(), func(c call) bool { return c.verb == "patch" && c.resource == "virtualservices" }) {

@@ -55,7 +55,7 @@ func (l Looker) TryRollback(ctx context.Context, g Guard, user string) ([]Tried,
 	want := s.input.Record
 	if want.Lock == nil {
 		want.Lock = &Lock{Kind: LockManual, Since: time.Now(), By: "guardian check", Reason: tryReason}
-		want.denies(s.input.Deny, s.input.Spare, g.Rollback)
+		want.Denies(s.input.Deny, s.input.Spare, g.Rollback)
 		want.VirtualServices, want.Message = g.VirtualServices, tryReason
 	}
 	out := []Tried{l.tryRecord(ctx, g, s.record, want, user)}
@@ -91,7 +91,7 @@ func (l Looker) tryRecord(ctx context.Context, g Guard, old *corev1.ConfigMap, w
 func tryTraffic(ctx context.Context, api *istioAPI, g Guard, p virtualservice.Pair, vs *unstructured.Unstructured, want Record, user string) Tried {
 	t := Tried{Kind: "VirtualService", Name: vs.GetName(), Verb: "patch"}
 	ops := []virtualservice.Op{{Op: "test", Path: "/metadata/resourceVersion", Value: vs.GetResourceVersion()}}
-	if rewritten, err := virtualservice.Rewrite(vs.Object, p, 0, g.Rollback.options(), nil); err == nil {
+	if rewritten, err := virtualservice.Rewrite(vs.Object, p, 0, g.Rollback.Options(), nil); err == nil {
 		ops = append(ops, rewritten.Ops...)
 	}
 	ops = append(ops, lockOps(vs, g.Name, want, user, nil)...)

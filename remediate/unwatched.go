@@ -16,8 +16,8 @@ type Gaps struct {
 // called. It is no fault, and a gate that asks for no requests passes over it.
 const NoRequestsYet = "no request of the canary has been recorded yet"
 
-// noAnswer is the same while Prometheus cannot be asked.
-const noAnswer = "Prometheus does not say that the rules watch"
+// NoAnswer is the same while Prometheus cannot be asked.
+const NoAnswer = "Prometheus does not say that the rules watch"
 
 // unwatched is why nothing proves that the canary is watched, or "". Requests are
 // recorded only where there are some, so they are asked for only of a canary that
@@ -45,11 +45,11 @@ func (d *decider) tellUnwatched() {
 		s.Unwatched = ""
 	case d.in.Busy || !c.Asked:
 	case !c.Known:
-		s.Unwatched = noAnswer
+		s.Unwatched = NoAnswer
 	default:
 		s.Unwatched = c.Gaps.unwatched(d.in.Traffic, c.Requests)
 	}
 }
 
-// blind says that a canary has traffic that no rule watches.
-func (s Status) blind() bool { return s.Unwatched != "" && s.Unwatched != NoRequestsYet }
+// RulesUnproven says that a canary has traffic that no rule watches.
+func (s Status) RulesUnproven() bool { return s.Unwatched != "" && s.Unwatched != NoRequestsYet }

@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 func TestACanaryIsWatchedWhenItsRulesAreEvaluatedAndRecordItsRequests(t *testing.T) {
@@ -35,7 +33,7 @@ func TestACanaryIsWatchedWhenItsRulesAreEvaluatedAndRecordItsRequests(t *testing
 			if !strings.HasPrefix(got, c.want) || (got == "") != (c.want == "") {
 				t.Errorf("%q, want %q", got, c.want)
 			}
-			if blind := (Status{Unwatched: got}).blind(); blind != c.blind {
+			if blind := (Status{Unwatched: got}).RulesUnproven(); blind != c.blind {
 				t.Errorf("blind: %v, want %v", blind, c.blind)
 			}
 		})
@@ -76,7 +74,7 @@ func TestTheRecordSaysWhyNothingProvesThatTheRulesWatch(t *testing.T) {
 		"not loaded":                   {[]but{leads, count(Count{Asked: true, Known: true, Requests: 5, Gaps: lost}, "")}, "not loaded"},
 		"loaded again":                 {[]but{leads, count(Count{Asked: true, Known: true, Requests: 5}, "not loaded")}, ""},
 		"not asked yet: as last known": {[]but{leads, count(Count{}, "not loaded")}, "not loaded"},
-		"no answer":                    {[]but{leads, count(Count{Asked: true}, "")}, noAnswer},
+		"no answer":                    {[]but{leads, count(Count{Asked: true}, "")}, NoAnswer},
 		"no traffic: nothing to watch": {[]but{leads, count(Count{}, "not loaded"), stood(StateIdle, 0)}, ""},
 		"no lease: left as it is":      {[]but{count(Count{}, "not loaded")}, "not loaded"},
 	} {
@@ -85,19 +83,5 @@ func TestTheRecordSaysWhyNothingProvesThatTheRulesWatch(t *testing.T) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
-	}
-}
-
-func TestAnUnwatchedCanaryIsAMetric(t *testing.T) {
-	m := NewMetrics(prometheus.NewPedanticRegistry())
-	g := Guard{Name: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
-	m.start(g)
-	for text, want := range map[string]string{"": "0", NoRequestsYet: "0", "not loaded": "1", noAnswer: "1"} {
-		m.saw(g, outcome{decision: Decision{Record: Record{Status: Status{Unwatched: text}}}})
-		err := testutil.CollectAndCompare(m, strings.NewReader("# HELP guardian_guard_unwatched 1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.\n"+
-			"# TYPE guardian_guard_unwatched gauge\nguardian_guard_unwatched{guard=\"orders-service\"} "+want+"\n"), "guardian_guard_unwatched")
-		if err != nil {
-			t.Errorf("%q: %v", text, err)
-		}
 	}
 }

@@ -1,9 +1,6 @@
 package remediate
 
 import (
-	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -15,11 +12,6 @@ import (
 )
 
 const sidecar = "istio-proxy"
-
-// buildScheme stands before the hash of each build: what goes into the hash is
-// known by it. Whoever changes that gives it another number, and then a build of
-// the scheme before is no other build for that reason alone (see Workload.as).
-const buildScheme = "b1-"
 
 // noisyEnv begins the names of environment variables that Reloader sets to have
 // pods restarted.
@@ -42,21 +34,7 @@ func (p BuildParts) hash(t *corev1.PodTemplateSpec) string {
 	if err != nil {
 		panic(fmt.Sprintf("marshal pod template: %v", err)) // no field of it can fail to marshal
 	}
-	return buildOf(b)
-}
-
-func buildOf(b []byte) string {
-	sum := sha256.Sum256(b)
-	return buildScheme + hex.EncodeToString(sum[:6])
-}
-
-// schemeOf is what a build was hashed by; empty: before there were schemes.
-func schemeOf(build string) string {
-	scheme, _, found := strings.Cut(build, "-")
-	if !found {
-		return ""
-	}
-	return scheme
+	return BuildOf(b)
 }
 
 // only are the entries with these keys.
@@ -113,19 +91,6 @@ func revisionsOf(pods []*keptPod) map[revisionRef]bool {
 	return out
 }
 
-// Revision is a ReplicaSet or ControllerRevision whose name stands for one pod
-// template, and the build that it is.
-type Revision struct {
-	Name  string `json:"name"`
-	Build string `json:"build"`
-}
-
-// PodAge is how old the ready pods of a build are: the oldest of them.
-type PodAge struct {
-	Made  time.Time // by the API server's clock
-	Ready time.Time // by the node's
-}
-
 // canaryWorkload reads builds off the pods behind one destination and what they
 // were made from. The present template of a Deployment is its own; that of any
 // other owner, an Argo Rollout or a StatefulSet, is its newest revision.
@@ -136,12 +101,12 @@ func canaryWorkload(deployments []*keptDeployment, pods []*keptPod, revisions []
 	for _, d := range deployments {
 		r.present[d.build] = true
 		r.w.Complete = r.w.Complete && d.rolledOut()
-		r.w.First = earlier(r.w.First, d.made)
+		r.w.First = earlierOf(r.w.First, d.made)
 	}
 	r.others(pods)
 	r.w.Complete = r.w.Complete && len(r.present) > 0
 	r.w.Builds = slices.Sorted(maps.Keys(r.present))
-	r.w.Build = combine(r.w.Builds)
+	r.w.Build = CombineBuilds(r.w.Builds)
 	r.count(pods)
 	r.date(pods)
 	return r.w
@@ -179,7 +144,7 @@ func (r *counting) others(pods []*keptPod) {
 	}
 	for _, rev := range r.by {
 		if !rev.ofDeployment() {
-			r.w.First = earlier(r.w.First, rev.made)
+			r.w.First = earlierOf(r.w.First, rev.made)
 		}
 	}
 }
@@ -212,7 +177,7 @@ func (r *counting) count(pods []*keptPod) {
 			r.w.Ages = map[string]PodAge{}
 		}
 		age := r.w.Ages[rev.build]
-		r.w.Ages[rev.build] = PodAge{Made: earlier(age.Made, p.made()), Ready: earlier(age.Ready, p.readySince())}
+		r.w.Ages[rev.build] = PodAge{Made: earlierOf(age.Made, p.made()), Ready: earlier(age.Ready, p.readySince())}
 	}
 	r.w.Running, r.w.Serving = slices.Sorted(maps.Keys(running)), slices.Sorted(maps.Keys(serving))
 	slices.Sort(r.w.Unowned)
@@ -228,7 +193,7 @@ func (r *counting) date(pods []*keptPod) {
 			return
 		}
 		if r.present[rev.build] {
-			first[rev.build] = earlier(first[rev.build], rev.made)
+			first[rev.build] = earlierOf(first[rev.build], rev.made)
 		}
 		if rev.lasting {
 			seen[rev.name] = rev.build
@@ -249,69 +214,6 @@ func (r *counting) date(pods []*keptPod) {
 	for _, name := range slices.Sorted(maps.Keys(seen)) {
 		r.w.Revisions = append(r.w.Revisions, Revision{name, seen[name]})
 	}
-}
-
-// earlier is the earlier of two times; zero is none.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || !b.IsZero() && b.Before(a) {
-		return b
-	}
-	return a
-}
-
-// combine makes one build of the builds of several workloads.
-func combine(builds []string) string {
-	switch len(builds) {
-	case 0:
-		return ""
-	case 1:
-		return builds[0]
-	}
-	return buildOf([]byte(strings.Join(builds, " ")))
-}
-
-// as is the workload with its builds called what a record calls them. What goes
-// into a hash changes with the fields that a Kubernetes knows, with guardian and
-// with its configuration; the name of a ReplicaSet or ControllerRevision does
-// not. So a revision that the record knows is the build that it was, and so is
-// everything else with the same hash. Where the record knows none, a present
-// build that was hashed by another scheme is the one that it speaks of.
-func (w Workload) as(known []Revision, build string) Workload {
-	names := map[string]string{}
-	for _, now := range w.Revisions {
-		i := slices.IndexFunc(known, func(k Revision) bool { return k.Name == now.Name })
-		if i >= 0 && known[i].Build != now.Build {
-			names[now.Build] = known[i].Build
-		}
-	}
-	if len(known) == 0 && build != "" && len(w.Builds) == 1 && schemeOf(build) != schemeOf(w.Build) {
-		names[w.Build] = build
-	}
-	if len(names) == 0 {
-		return w
-	}
-	all := func(builds []string) []string {
-		out := slices.Clone(builds)
-		for i, b := range out {
-			out[i] = cmp.Or(names[b], b)
-		}
-		slices.Sort(out)
-		return slices.Compact(out)
-	}
-	w.Builds, w.Running, w.Serving = all(w.Builds), all(w.Running), all(w.Serving)
-	w.Build = combine(w.Builds)
-	ages := w.Ages
-	w.Ages = make(map[string]PodAge, len(ages))
-	for b, age := range ages {
-		name := cmp.Or(names[b], b)
-		have := w.Ages[name]
-		w.Ages[name] = PodAge{Made: earlier(have.Made, age.Made), Ready: earlier(have.Ready, age.Ready)}
-	}
-	w.Revisions = slices.Clone(w.Revisions)
-	for i := range w.Revisions {
-		w.Revisions[i].Build = cmp.Or(names[w.Revisions[i].Build], w.Revisions[i].Build)
-	}
-	return w
 }
 
 // rolledOut is what `kubectl rollout status` waits for.
@@ -354,4 +256,12 @@ func waitingOf(pods []*keptPod) map[string]int64 {
 		}
 	}
 	return out
+}
+
+// earlierOf is the earlier of two times; one that is zero is unknown.
+func earlierOf(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }

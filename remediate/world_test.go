@@ -308,7 +308,7 @@ func (w *world) locked(context.Context) (out []*corev1.ConfigMap, err error) {
 func (w *world) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
 	all, err := w.locked(ctx)
 	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool {
-		return !slices.Contains(strings.Fields(cm.Data[keyDeny]), destination)
+		return !slices.Contains(strings.Fields(cm.Data[KeyDeny]), destination)
 	}), err
 }
 

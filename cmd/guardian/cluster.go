@@ -167,7 +167,7 @@ func (c *cluster) records(ctx context.Context, namespace string) ([]namedRecord,
 			bad = errors.Join(bad, err)
 			continue
 		}
-		bad = errors.Join(bad, r.UnreadableError(cm.Namespace, guardName(cm)))
+		bad = errors.Join(bad, remediate.UnreadableError(r, cm.Namespace, guardName(cm)))
 		out = append(out, namedRecord{cm.Namespace, guardName(cm), r})
 	}
 	slices.SortFunc(out, func(a, b namedRecord) int {

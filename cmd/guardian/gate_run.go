@@ -27,7 +27,7 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 			err = c.unknownGuard(ctx, guard)
 		}
 		if err == nil {
-			err = r.UnreadableError(c.namespace, guard)
+			err = remediate.UnreadableError(*r, c.namespace, guard)
 		}
 		if err != nil {
 			return orUnknown(fmt.Errorf("could not tell: %w", err))
@@ -103,7 +103,7 @@ func (c *cluster) gateOne(ctx context.Context, guard string, signs *lifeSigns, p
 			signs.look(ctx, &w, every)
 		}
 		if r != nil && readErr == nil {
-			readErr = r.UnreadableError(c.namespace, guard)
+			readErr = remediate.UnreadableError(*r, c.namespace, guard)
 		}
 		if r != nil && readErr == nil {
 			w.last = *r

@@ -176,7 +176,7 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q remedi
 		}
 		if err == nil {
 			records = []namedRecord{{c.namespace, guards[0], *r}}
-			err = r.UnreadableError(c.namespace, guards[0])
+			err = remediate.UnreadableError(*r, c.namespace, guards[0])
 		}
 	}
 	if err != nil && len(records) == 0 {

@@ -73,7 +73,7 @@ func (c *cluster) readStatus(ctx context.Context, guard string, all bool) ([]nam
 		if r == nil {
 			return nil, c.unknownGuard(ctx, guard)
 		}
-		return []namedRecord{{c.namespace, guard, *r}}, r.UnreadableError(c.namespace, guard)
+		return []namedRecord{{c.namespace, guard, *r}}, remediate.UnreadableError(*r, c.namespace, guard)
 	}
 	namespace := c.namespace
 	if all {
@@ -199,7 +199,7 @@ func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOpt
 func (a *app) printJSON(records []namedRecord, guard string) error {
 	out := make([]statusJSON, 0, len(records))
 	for _, r := range records {
-		s := statusJSON{shapeOf("GuardStatus"), r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable()}
+		s := statusJSON{shapeOf("GuardStatus"), r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable}
 		if guard != "" {
 			s.History = r.History
 		}
@@ -361,7 +361,7 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	if s.PausedOnVS {
 		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
-	line("Not readable", strings.Join(r.Unreadable(), "; "))
+	line("Not readable", strings.Join(r.Unreadable, "; "))
 	line("Not watched", s.Unwatched)
 	line("Not guarded", strings.Join(s.Unguarded, ", "))
 	line("Others' locks", strings.Join(s.ForeignLocks, ", "))

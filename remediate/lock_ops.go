@@ -1,0 +1,41 @@
+package remediate
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// lockOps are the operations that make the lock's annotation of a VirtualService
+// what the record says: user's own is written, or removed when the lock was
+// lifted after it was set. Another's stays while there is no lock.
+func lockOps(vs *unstructured.Unstructured, guard string, r Record, user string, before []virtualservice.Op) []virtualservice.Op {
+	have := vs.GetAnnotations()
+	value, stands := have[LockKey(guard)]
+	path := annotationPath + "/" + strings.ReplaceAll(LockKey(guard), "/", "~1")
+	if want, ok := LockAnnotationOf(r, user); ok {
+		switch {
+		case stands && value == want:
+			return nil
+		case have == nil && !slices.ContainsFunc(before, func(op virtualservice.Op) bool { return op.Path == annotationPath }):
+			return []virtualservice.Op{{Op: "add", Path: annotationPath, Value: map[string]string{}}, {Op: "add", Path: path, Value: want}}
+		}
+		return []virtualservice.Op{{Op: "add", Path: path, Value: want}}
+	}
+	if !stands || r.Lock != nil || r.Status.State == StateUnknown {
+		return nil
+	}
+	if l, err := ParseLockAnnotation(value); err == nil && (l.By != user || l.Since.After(r.Status.LiftedAt)) {
+		return nil
+	}
+	return []virtualservice.Op{{Op: "remove", Path: path}}
+}
+
+// foreignLock says that a VirtualService's lock of the guard names another user,
+// who alone may change it.
+func foreignLock(vs *unstructured.Unstructured, guard, user string) bool {
+	l, err := ParseLockAnnotation(vs.GetAnnotations()[LockKey(guard)])
+	return err == nil && l.By != user
+}

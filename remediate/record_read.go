@@ -1,0 +1,144 @@
+package remediate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// ParseRecord reads a record's ConfigMap; a nil ConfigMap is an empty record.
+// The error names the keys that cannot be read.
+func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
+	r, bad := ReadRecord(cm)
+	if len(bad) > 0 {
+		return Record{}, fmt.Errorf("read record %s/%s: %s", cm.Namespace, cm.Name, strings.Join(bad, "; "))
+	}
+	return r, nil
+}
+
+// ReadRecord is ParseRecord of a record that somebody else may have written:
+// what cannot be read is left out, and bad says what and why. A lock that cannot
+// be read stays, for a person to lift.
+func ReadRecord(cm *corev1.ConfigMap) (r Record, bad []string) {
+	r, bad = readRecord(cm)
+	if err := r.ReadHistory(); err != nil {
+		bad = append(bad, err.Error())
+	}
+	return r, bad
+}
+
+// readRecord is ReadRecord but for the history, which stays the text that it is.
+func readRecord(cm *corev1.ConfigMap) (r Record, bad []string) {
+	if cm == nil {
+		return r, nil
+	}
+	r, bad = ReadData(cm.Data, cm.Labels[LabelLocked] == "true")
+	r.ResourceVersion = cm.ResourceVersion
+	return r, bad
+}
+
+// histories knows which guards' histories can be read, so that not every pass
+// over a guard has to find out. It keeps a hash of each text.
+type histories struct {
+	seed maphash.Seed
+
+	mu   sync.Mutex
+	read map[string]uint64 // by guard
+}
+
+func newHistories() *histories {
+	return &histories{seed: maphash.MakeSeed(), read: map[string]uint64{}}
+}
+
+// parse is ReadRecord, but that the history stays the text that it is. A nil
+// histories takes it apart.
+func (h *histories) parse(guard string, cm *corev1.ConfigMap) (r Record, bad []string) {
+	if h == nil {
+		return ReadRecord(cm)
+	}
+	if r, bad = readRecord(cm); r.PastText() == "" {
+		return r, bad
+	}
+	sum := maphash.String(h.seed, r.PastText())
+	h.mu.Lock()
+	was, ok := h.read[guard]
+	h.mu.Unlock()
+	if ok && was == sum {
+		return r, bad
+	}
+	if err := r.CheckHistory(); err != nil {
+		return r, append(bad, err.Error())
+	}
+	h.mu.Lock()
+	h.read[guard] = sum
+	h.mu.Unlock()
+	return r, bad
+}
+
+// forget drops a guard that is no longer configured.
+func (h *histories) forget(guard string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.read, guard)
+}
+
+// ErrForeignRecord says that a ConfigMap of a record's name is not guardian's.
+var ErrForeignRecord = errors.New("it is not guardian's")
+
+// checkForeign returns an ErrForeignRecord for a ConfigMap that has the name of
+// a guard's record and is none: it bears no label of guardian's, or another
+// guard's, and holds no status. A record that somebody has taken the label off
+// is one still.
+func checkForeign(guard string, cm *corev1.ConfigMap) error {
+	if cm == nil || cm.Labels[LabelGuard] == guard {
+		return nil
+	}
+	var s Status
+	if json.Unmarshal([]byte(cm.Data[KeyStatus]), &s) == nil && slices.Contains(States, s.State) {
+		return nil
+	}
+	return fmt.Errorf("ConfigMap %s/%s has the name of guard %s's record and is without its label %s=%s: %w; rename or delete it, or rename the guard",
+		cm.Namespace, cm.Name, guard, LabelGuard, guard, ErrForeignRecord)
+}
+
+// recordOnly is cm if it is the guard's record. What is not is as absent: to read
+// it as one would be to write it as one.
+func recordOnly(guard string, cm *corev1.ConfigMap) *corev1.ConfigMap {
+	if checkForeign(guard, cm) != nil {
+		return nil
+	}
+	return cm
+}
+
+// ParseRecordOf is ParseRecord of a ConfigMap that was read by a record's name.
+func ParseRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
+	if err := checkForeign(guard, cm); err != nil {
+		return Record{}, err
+	}
+	return ParseRecord(cm)
+}
+
+// ReadRecordOf is ReadRecord of a ConfigMap that was read by a record's name.
+func ReadRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
+	if err := checkForeign(guard, cm); err != nil {
+		return Record{}, err
+	}
+	r, bad := ReadRecord(cm)
+	r.Unreadable = bad
+	return r, nil
+}
+
+// UnreadableError names the keys of a record that ReadRecordOf could not read;
+// nil: it could read all.
+func UnreadableError(r Record, namespace, guard string) error {
+	if len(r.Unreadable) == 0 {
+		return nil
+	}
+	return fmt.Errorf("read record %s/%s: %s", namespace, RecordName(guard), strings.Join(r.Unreadable, "; "))
+}
