@@ -3,6 +3,8 @@ package remediate
 import (
 	"fmt"
 	"strings"
+
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // The CEL of the policies is put together from the functions of this file, since
@@ -14,8 +16,8 @@ import (
 //	r  a route: as it stands in the VirtualService, or as celRoute describes it
 //	l  a lock of another user, as celLocks describes it
 const (
-	celLockKey  = "'" + AnnotationLock + "'"
-	celLockText = "'" + LockSyntax + "'"
+	celLockKey  = "'" + decision.AnnotationLock + "'"
+	celLockText = "'" + decision.LockSyntax + "'"
 )
 
 // celAnd and celOr join conditions, one a line.

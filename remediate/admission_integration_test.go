@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -67,7 +68,7 @@ func inForce(t testing.TB, plane *controlplane.Plane, ns string) {
 			return fmt.Errorf("a manifest with a lock: %w", cmpErr(err))
 		}
 		got, err := client.Create(t.Context(), probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-		if err != nil || len(got.GetAnnotations()) > 0 && got.GetAnnotations()[LockKey("probe")] != "" {
+		if err != nil || len(got.GetAnnotations()) > 0 && got.GetAnnotations()[decision.LockKey("probe")] != "" {
 			return fmt.Errorf("a dry run with a lock is not held: %w", cmpErr(err))
 		}
 		kube, err := kubernetes.NewForConfig(plane.RESTConfig(controlplane.Admin))
@@ -244,7 +245,7 @@ func (p *policed) stored(old *unstructured.Unstructured, ns string) (*unstructur
 	}
 	for k, v := range marks { // each by whom it names
 		by := p.plane.RESTConfig(theGuardian.in(ns))
-		if l, err := ParseLockAnnotation(v); err == nil {
+		if l, err := decision.ParseLockAnnotation(v); err == nil {
 			by = p.plane.RESTConfig(l.By)
 		} else if k != "team" {
 			continue // the policy lets nobody write it

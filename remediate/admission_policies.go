@@ -1,5 +1,7 @@
 package remediate
 
+import "github.com/canary-guardian/guardian/remediate/decision"
+
 // celLocked says that an object bears a lock's annotation, or has borne one.
 var celLocked = celPart{"locked", "Nothing but VirtualServices that bear a lock, or are to bear one.",
 	`[oldObject, object].exists(o, o != null && has(o.metadata.annotations) &&
@@ -63,7 +65,7 @@ whose value names the ServiceAccount that set it, the canary and stable.`,
   variables.new[k].startsWith('by=' + variables.user + ' ') && variables.new[k].matches(`+celLockText+`) &&
   (`+celOfNamespace+` || variables.mayLock) &&
   (!(k in variables.held) || variables.old[k].startsWith('by=' + variables.user + ' '))))`),
-				"'annotations " + AnnotationLock + "* are set by guardian alone: a ServiceAccount of this namespace, or one with the RBAC verb lock, that names itself. Leave them out of manifests, and read the newest object before you replace it'"},
+				"'annotations " + decision.AnnotationLock + "* are set by guardian alone: a ServiceAccount of this namespace, or one with the RBAC verb lock, that names itself. Leave them out of manifests, and read the newest object before you replace it'"},
 			{"A lock is taken off by who set it, or by hand: nothing else changes, and the RBAC verb unlock is needed.", celOr(
 				"request.operation != 'UPDATE'",
 				"variables.held.all(k, k in variables.new || variables.old[k].startsWith('by=' + variables.user + ' '))",
@@ -128,7 +130,7 @@ at 0 instead, whatever the write says. Needs Kubernetes ` + MinKubernetesHold + 
     .map(k, JSONPatch{op: 'remove', path: '/metadata/annotations/' + jsonpatch.escapeKey(k)}) +
   (variables.byHand || size(variables.theirs) == 0 ? [] :
     (has(object.metadata.annotations) ? [] : [JSONPatch{op: 'add', path: '/metadata/annotations', value: {}}]) +
-    variables.old.filter(k, k.startsWith('` + Prefix + `') && k != '` + AnnotationPaused + `' && (!(k in variables.new) || variables.new[k] != variables.old[k]))
+    variables.old.filter(k, k.startsWith('` + decision.Prefix + `') && k != '` + decision.AnnotationPaused + `' && (!(k in variables.new) || variables.new[k] != variables.old[k]))
       .map(k, JSONPatch{op: 'add', path: '/metadata/annotations/' + jsonpatch.escapeKey(k), value: string(variables.old[k])}))) +
 variables.plan.map(p,
   p.moves.map(m, size(m.to) > 0 ? [JSONPatch{op: 'add', path: p.path + string(m.from) + '/weight', value: 0}] :

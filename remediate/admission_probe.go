@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -26,7 +27,7 @@ const (
 // error says that it could not be tried, as without the right to make one.
 func ProbeEnforcement(ctx context.Context, client dynamic.Interface, namespace string) (Enforcement, error) {
 	const name = "guardian-check"
-	value, err := LockAnnotation{By: "system:serviceaccount:" + namespace + ":" + name, Canary: []string{name + "/canary"}, Stable: []string{name + "/stable"},
+	value, err := decision.LockAnnotation{By: "system:serviceaccount:" + namespace + ":" + name, Canary: []string{name + "/canary"}, Stable: []string{name + "/stable"},
 		Since: time.Unix(0, 0), Message: "a dry run of guardian check"}.Encode()
 	if err != nil {
 		return "", err
@@ -35,7 +36,7 @@ func ProbeEnforcement(ctx context.Context, client dynamic.Interface, namespace s
 	got, err := inServed(api, resourceVirtualServices, func(r dynamic.ResourceInterface) (*unstructured.Unstructured, error) {
 		vs := &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": IstioGroup + "/" + api.version(resourceVirtualServices), "kind": "VirtualService",
-			"metadata": map[string]any{"name": name, "namespace": namespace, "annotations": map[string]any{LockKey(name): value}},
+			"metadata": map[string]any{"name": name, "namespace": namespace, "annotations": map[string]any{decision.LockKey(name): value}},
 			"spec": map[string]any{"hosts": []any{name + ".invalid"}, "http": []any{map[string]any{
 				"route": []any{map[string]any{"destination": map[string]any{"host": name + ".invalid"}}}}}},
 		}}
@@ -46,7 +47,7 @@ func ProbeEnforcement(ctx context.Context, client dynamic.Interface, namespace s
 		return EnforcedRefuse, nil
 	case err != nil:
 		return "", err
-	case got.GetAnnotations()[LockKey(name)] == "":
+	case got.GetAnnotations()[decision.LockKey(name)] == "":
 		return EnforcedHold, nil
 	}
 	return EnforcedNot, nil

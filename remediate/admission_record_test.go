@@ -4,6 +4,7 @@ import (
 	"maps"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -41,7 +42,7 @@ func theRecord(ns string) *corev1.ConfigMap {
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
 		ObjectMeta: metav1.ObjectMeta{Name: RecordName("orders-service"), Namespace: ns, Labels: map[string]string{LabelGuard: "orders-service", LabelLocked: "true"},
 			Annotations: map[string]string{AnnotationOwner: theGuardian.in(ns)}},
-		Data: map[string]string{KeyLock: `{"kind":"build"}`, KeyRefused: "b1", KeyStatus: `{"state":"rolled-back"}`},
+		Data: map[string]string{decision.KeyLock: `{"kind":"build"}`, decision.KeyRefused: "b1", decision.KeyStatus: `{"state":"rolled-back"}`},
 	}
 }
 
@@ -58,8 +59,8 @@ func theRecordTable() []recordRow {
 		{name: "made, naming oneself", create: true, change: func(ns string, by who, r *corev1.ConfigMap) { r.Annotations[AnnotationOwner] = by.in(ns) },
 			want: map[answer][]who{refused: {ci, clusterAdmin, unlocker, stranger}, passes: {theGuardian, opsGuardian}}},
 		{name: "made under another name", create: true, change: set(func(r *corev1.ConfigMap) { r.Name = "guardian-x" }), want: map[answer][]who{refused: {theGuardian}}},
-		{name: "the lock taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, KeyLock); delete(r.Labels, LabelLocked) }), want: nobodyElse},
-		{name: "a refused build taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, KeyRefused) }), want: nobodyElse},
+		{name: "the lock taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, decision.KeyLock); delete(r.Labels, LabelLocked) }), want: nobodyElse},
+		{name: "a refused build taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, decision.KeyRefused) }), want: nobodyElse},
 		{name: "a further key", change: set(func(r *corev1.ConfigMap) { r.Data["x"] = "y" }), want: nobodyElse},
 		{name: "a label", change: set(func(r *corev1.ConfigMap) { r.Labels["a"] = "b" }), want: nobodyElse},
 		{name: "an annotation", change: set(func(r *corev1.ConfigMap) { r.Annotations["a"] = "b" }), want: nobodyElse},
@@ -73,7 +74,7 @@ func theRecordTable() []recordRow {
 		{name: "a record without an owner, taken by a ServiceAccount", before: func(_ string, r *corev1.ConfigMap) { delete(r.Annotations, AnnotationOwner) },
 			change: func(ns string, by who, r *corev1.ConfigMap) {
 				r.Annotations[AnnotationOwner] = by.in(ns)
-				delete(r.Data, KeyLock)
+				delete(r.Data, decision.KeyLock)
 			},
 			want: map[answer][]who{refused: {ci, clusterAdmin, stranger}, passes: {theGuardian}}},
 
@@ -86,7 +87,7 @@ func theRecordTable() []recordRow {
 		{name: "a request that guardian does not know", change: asksFor("dance"), want: forbidden},
 		{name: "a request and the lock", change: func(ns string, by who, r *corev1.ConfigMap) {
 			maps.Copy(r.Data, asked(by.in(ns), "rollback"))
-			delete(r.Data, KeyLock)
+			delete(r.Data, decision.KeyLock)
 		}, want: forbidden},
 		{name: "rollback", change: asksFor("rollback"), want: whole},
 		{name: "pause, until", change: func(ns string, by who, r *corev1.ConfigMap) {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -115,10 +116,10 @@ func TestPoliciesThatWereAwayFollowTheLocksThatCameAndWentMeanwhile(t *testing.T
 			t.Fatalf("%v\n%s", err, out)
 		}
 		eventually(t, func() error { // until the API server feels that they are gone
-			_, err := p.kubectl(ci, ns, "annotate", "--overwrite", "virtualservice", "orders-service", AnnotationLock+"probe=x")
+			_, err := p.kubectl(ci, ns, "annotate", "--overwrite", "virtualservice", "orders-service", decision.AnnotationLock+"probe=x")
 			return err
 		})
-		p.mustKubectl(ci, ns, "annotate", "virtualservice", "orders-service", AnnotationLock+"probe-")
+		p.mustKubectl(ci, ns, "annotate", "virtualservice", "orders-service", decision.AnnotationLock+"probe-")
 		p.lockIt(ns, !lockedBefore)
 		p.install(ns, ns)
 		if lockedBefore {

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -86,7 +87,7 @@ func TestASetIsTriedAndAppliedAsTheNamespacesLabelSays(t *testing.T) {
 	for _, label := range order {
 		var labels map[string]string
 		if label != "" {
-			labels = map[string]string{Prefix + "admission": label}
+			labels = map[string]string{decision.Prefix + "admission": label}
 		}
 		namespaces[label] = p.namespace(labels, nil)
 	}

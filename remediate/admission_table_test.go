@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,20 +56,20 @@ const (
 // lockedState is a VirtualService with its locks, by guard.
 type lockedState struct {
 	spec  string
-	locks map[string]LockAnnotation
+	locks map[string]decision.LockAnnotation
 	raw   map[string]string // further annotations
 }
 
 // lock is the lock of a pair by guardian.
-func (w who) lock(ns string, p virtualservice.Pair, o virtualservice.Options) LockAnnotation {
+func (w who) lock(ns string, p virtualservice.Pair, o virtualservice.Options) decision.LockAnnotation {
 	p.Namespace = ns
 	l := lockOf(p, o)
 	l.By = w.in(ns)
 	return l
 }
 
-func orders(ns string) map[string]LockAnnotation {
-	return map[string]LockAnnotation{"orders-service": theGuardian.lock(ns, bySubset, all)}
+func orders(ns string) map[string]decision.LockAnnotation {
+	return map[string]decision.LockAnnotation{"orders-service": theGuardian.lock(ns, bySubset, all)}
 }
 
 func (s lockedState) object(t testing.TB, ns string) *unstructured.Unstructured {
@@ -154,7 +155,7 @@ const (
 	toV1     = "{destination: {host: orders-service, subset: v1}}"
 	bothHalf = "{destination: {host: orders-service, subset: v1}, weight: 90}, {destination: {host: orders-service, subset: v2}, weight: 10}"
 	testers  = "{match: [{headers: {x: {exact: tester}}}], route: [" + toV2 + "]}"
-	key      = AnnotationLock + "orders-service"
+	key      = decision.AnnotationLock + "orders-service"
 )
 
 // theTable is who may do what to a locked VirtualService.
@@ -182,7 +183,7 @@ func rolledBackRows() []tableRow {
 		{name: "testers to the canary", change: to("{http: [" + testers + ", {route: [" + toV1 + "]}]}"), want: map[answer][]who{refused: others, passes: {theGuardian}, holds: {argo}}},
 		{name: "testers to the canary, as they were", before: blockedAt("{http: [" + testers + ", {route: [" + toV1 + "]}]}"), change: to("{http: [" + testers + ", {timeout: 3s, route: [" + toV1 + "]}]}"), want: anybody},
 		{name: "testers to the canary, where they are spared", before: func(ns string) lockedState {
-			return lockedState{spec: split(100, 0), locks: map[string]LockAnnotation{"orders-service": theGuardian.lock(ns, bySubset, virtualservice.Options{})}}
+			return lockedState{spec: split(100, 0), locks: map[string]decision.LockAnnotation{"orders-service": theGuardian.lock(ns, bySubset, virtualservice.Options{})}}
 		}, change: to("{http: [" + testers + ", {route: [" + toV1 + "]}]}"), want: anybody},
 		{name: "the host without a subset", change: to("{http: [{route: [{destination: {host: orders-service}}]}]}"), want: nobodyElse},
 		{name: "a tcp route to the canary", change: to("{http: [{route: [" + toV1 + "]}], tcp: [{route: [" + toV2 + "]}]}"), want: nobodyElse},
@@ -212,12 +213,14 @@ func lockRows() []tableRow {
 		{name: "another's lock in its name", change: annotates(func(ns string, by who, a map[string]string) {
 			a[key] = strings.Replace(a[key], theGuardian.in(ns), by.in(ns), 1) + " mine"
 		}), want: nobodyElse},
-		{name: "a forged lock of another guard", change: annotates(func(ns string, _ who, a map[string]string) { a[AnnotationLock+"payments"] = a[key] }),
+		{name: "a forged lock of another guard", change: annotates(func(ns string, _ who, a map[string]string) { a[decision.AnnotationLock+"payments"] = a[key] }),
 			want: map[answer][]who{refused: others, passes: {theGuardian}, holds: {argo}}},
 		{name: "a lock of one's own on a free key", change: annotates(func(ns string, by who, a map[string]string) {
-			a[AnnotationLock+"payments"] = strings.Replace(a[key], theGuardian.in(ns), by.in(ns), 1)
+			a[decision.AnnotationLock+"payments"] = strings.Replace(a[key], theGuardian.in(ns), by.in(ns), 1)
 		}), want: map[answer][]who{refused: {ci, clusterAdmin, unlocker, stranger}, passes: {theGuardian, deployer, opsGuardian}}},
-		{name: "a lock that nobody can read", change: annotates(func(_ string, by who, a map[string]string) { a[AnnotationLock+"payments"] = "by=" + by.user + " x" }), want: map[answer][]who{refused: append(slices.Clone(others), theGuardian)}},
+		{name: "a lock that nobody can read", change: annotates(func(_ string, by who, a map[string]string) {
+			a[decision.AnnotationLock+"payments"] = "by=" + by.user + " x"
+		}), want: map[answer][]who{refused: append(slices.Clone(others), theGuardian)}},
 		{name: "made with a lock", create: true, before: func(ns string) lockedState { return lockedState{spec: split(100, 0), locks: orders(ns)} }, want: nobodyElse},
 		{name: "made with a lock, as a dry run", create: true, dryRun: true, before: func(ns string) lockedState { return lockedState{spec: split(100, 0), locks: orders(ns)} },
 			want: map[answer][]who{holds: others, passes: {theGuardian}}},
@@ -301,7 +304,7 @@ func (r tableRow) is(old, asked, got *unstructured.Unstructured) answer {
 	locks := func(vs *unstructured.Unstructured) map[string]string {
 		out := map[string]string{}
 		for k, v := range vs.GetAnnotations() {
-			if strings.HasPrefix(k, AnnotationLock) {
+			if strings.HasPrefix(k, decision.AnnotationLock) {
 				out[k] = v
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -83,21 +84,21 @@ func split(stable, canary int) string {
 }
 
 // locked adds a lock's annotation.
-func lockedBy(t testing.TB, vs *unstructured.Unstructured, guard string, l LockAnnotation) *unstructured.Unstructured {
+func lockedBy(t testing.TB, vs *unstructured.Unstructured, guard string, l decision.LockAnnotation) *unstructured.Unstructured {
 	t.Helper()
 	vs = vs.DeepCopy()
 	marks := vs.GetAnnotations()
 	if marks == nil {
 		marks = map[string]string{}
 	}
-	marks[LockKey(guard)] = mustEncode(t, l)
+	marks[decision.LockKey(guard)] = mustEncode(t, l)
 	vs.SetAnnotations(marks)
 	return vs
 }
 
 // lockOf is the lock that a rollback of a pair leaves.
-func lockOf(p virtualservice.Pair, o virtualservice.Options) LockAnnotation {
-	return LockAnnotation{By: guardianUser, Canary: virtualservice.Denied(p), Stable: virtualservice.Spellings(p, p.Stable), MatchRoutes: o.MatchRoutes, Mirrors: o.Mirrors, Build: "4f2a", Since: at,
+func lockOf(p virtualservice.Pair, o virtualservice.Options) decision.LockAnnotation {
+	return decision.LockAnnotation{By: guardianUser, Canary: virtualservice.Denied(p), Stable: virtualservice.Spellings(p, p.Stable), MatchRoutes: o.MatchRoutes, Mirrors: o.Mirrors, Build: "4f2a", Since: at,
 		Message: "orders-service: v2 (build 4f2a) was rolled back at 12:00"}
 }
 

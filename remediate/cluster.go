@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -130,7 +131,7 @@ func recordIndexers() cache.Indexers {
 		if cm.Labels[LabelLocked] != "true" {
 			return nil
 		}
-		return strings.Fields(cm.Data[KeyDeny])
+		return strings.Fields(cm.Data[decision.KeyDeny])
 	})
 }
 
@@ -465,7 +466,7 @@ func (l *liveReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
 func (l *liveReader) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
 	all, err := l.locked(ctx)
 	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool {
-		return !slices.Contains(strings.Fields(cm.Data[KeyDeny]), destination)
+		return !slices.Contains(strings.Fields(cm.Data[decision.KeyDeny]), destination)
 	}), err
 }
 
@@ -525,7 +526,7 @@ func hasCauses(err error) bool {
 
 // writeRecord makes the record what r says and returns its new resource
 // version.
-func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error) {
+func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error) {
 	cms := w.kube.CoreV1().ConfigMaps(w.namespace)
 	set := map[string]string{LabelGuard: guard, "app.kubernetes.io/managed-by": "guardian"}
 	if r.Lock != nil {
@@ -573,7 +574,7 @@ func (w *writer) orForeign(ctx context.Context, guard string, err error) error {
 }
 
 // recordPatch is a merge patch with a test of the resource version.
-func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record, user string) ([]byte, error) {
+func recordPatch(old *corev1.ConfigMap, set map[string]string, r decision.Record, user string) ([]byte, error) {
 	data, labelSet := map[string]any{}, map[string]any{}
 	now := r.Data()
 	for k := range old.Data {
@@ -605,19 +606,19 @@ func recordPatch(old *corev1.ConfigMap, set map[string]string, r Record, user st
 }
 
 func ownKey(k string) bool {
-	return slices.Contains([]string{KeyLock, KeyRefused, KeyDeny, KeyDenyMatchRoutes, KeyDenyMirrors, KeyStable, KeyVirtualServices, KeyMessage, KeyStatus, KeyHistory, KeyRequestOnce, KeyChanged}, k) ||
-		slices.Contains(RequestKeys, k)
+	return slices.Contains([]string{decision.KeyLock, decision.KeyRefused, decision.KeyDeny, decision.KeyDenyMatchRoutes, decision.KeyDenyMirrors, decision.KeyStable, decision.KeyVirtualServices, decision.KeyMessage, decision.KeyStatus, decision.KeyHistory, decision.KeyRequestOnce, decision.KeyChanged}, k) ||
+		slices.Contains(decision.RequestKeys, k)
 }
 
 // holds says whether the record that was read is this one. Nearly always nothing
 // has changed at all, and to compare is cheaper than to write it down.
-func (s snapshot) holds(r Record) bool {
+func (s snapshot) holds(r decision.Record) bool {
 	same := s.record != nil && (s.record.Labels[LabelLocked] == "true") == (r.Lock != nil) && reflect.DeepEqual(s.stored, r)
 	return same || sameRecord(s.record, r)
 }
 
 // sameRecord says whether the ConfigMap already holds the record.
-func sameRecord(old *corev1.ConfigMap, r Record) bool {
+func sameRecord(old *corev1.ConfigMap, r decision.Record) bool {
 	if old == nil || (old.Labels[LabelLocked] == "true") != (r.Lock != nil) {
 		return false
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -41,14 +42,14 @@ type Options struct {
 
 	// Firing returns the alerts that fire for a guard now, as this replica
 	// knows it. It must not block.
-	Firing func(guard string) []Alert
+	Firing func(guard string) []decision.Alert
 	// AskForward asks live what matters only before traffic goes forward: the
 	// alerts that fire anywhere, the canary's requests since a time, the gates, and
 	// the gaps in its rules. Nil: promotion waits for ever.
-	AskForward func(ctx context.Context, g Guard, s Sides, since time.Time) (Forward, []Alert)
+	AskForward func(ctx context.Context, g decision.Guard, s Sides, since time.Time) (decision.Forward, []decision.Alert)
 	// Count returns the canary's requests since a time, and the gaps in the rules
 	// that watch it. Nil: they are not counted.
-	Count func(ctx context.Context, g Guard, s Sides, since time.Time) (Tally, Gaps, error)
+	Count func(ctx context.Context, g decision.Guard, s Sides, since time.Time) (decision.Tally, decision.Gaps, error)
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
@@ -94,11 +95,11 @@ type Controller struct {
 // entry is what a Controller holds in memory for a guard: nothing that has to
 // survive.
 type entry struct {
-	guard   Guard
+	guard   decision.Guard
 	pending map[string]submitted // accepted alerts by episode, not recorded yet
 	waiters []chan error
 	sides   Sides
-	record  Record // lock and status alone
+	record  decision.Record // lock and status alone
 	seen    bool
 	removed bool
 	// hurry ends a question to Prometheus or Alertmanager that a pass waits
@@ -109,7 +110,7 @@ type entry struct {
 }
 
 type submitted struct {
-	alert    Alert
+	alert    decision.Alert
 	received time.Time
 }
 
@@ -174,7 +175,7 @@ func New(o Options) (*Controller, error) {
 
 // SetGuards replaces the guards; those that are new or changed are looked at
 // at once. Records of removed guards stay, marked as such.
-func (c *Controller) SetGuards(guards []Guard) {
+func (c *Controller) SetGuards(guards []decision.Guard) {
 	c.mu.Lock()
 	names := map[string]bool{}
 	var look []string
@@ -322,7 +323,7 @@ func (c *Controller) restarted(guard string, ref virtualservice.Ref, byReason ma
 // has recorded what follows, or with the error that kept it from that. The
 // alerts are kept and tried again in any case, also when ctx ends first. Only
 // alerts that began are to be submitted; Firing is asked for all.
-func (c *Controller) Submit(ctx context.Context, guard string, alerts []Alert, received time.Time) error {
+func (c *Controller) Submit(ctx context.Context, guard string, alerts []decision.Alert, received time.Time) error {
 	done, err := c.accept(guard, alerts, received)
 	if err != nil {
 		return err
@@ -337,12 +338,12 @@ func (c *Controller) Submit(ctx context.Context, guard string, alerts []Alert, r
 
 // Accept takes alerts for a guard and returns at once; they are kept in memory
 // until a reconcile has recorded what follows.
-func (c *Controller) Accept(guard string, alerts []Alert, received time.Time) error {
+func (c *Controller) Accept(guard string, alerts []decision.Alert, received time.Time) error {
 	_, err := c.accept(guard, alerts, received)
 	return err
 }
 
-func (c *Controller) accept(guard string, alerts []Alert, received time.Time) (<-chan error, error) {
+func (c *Controller) accept(guard string, alerts []decision.Alert, received time.Time) (<-chan error, error) {
 	done := make(chan error, 1)
 	c.mu.Lock()
 	e, ok := c.guards[guard]
@@ -410,7 +411,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 
 	alerts := c.o.Firing(name)
 	for _, s := range pending {
-		alerts = mergeAlerts(alerts, []Alert{s.alert})
+		alerts = mergeAlerts(alerts, []decision.Alert{s.alert})
 	}
 	pass, cancel := context.WithTimeout(ctx, c.o.PassTimeout)
 	defer cancel()
@@ -464,15 +465,15 @@ func (r *rush) on(now time.Time) bool {
 }
 
 // finish notes what came of a reconcile.
-func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]submitted, err error) {
+func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map[string]submitted, err error) {
 	m := c.o.Metrics
 	if err != nil {
 		m.failed(g.Name)
 		c.o.Logger.Error("guard is not where it should be; trying again", "guard", g.Name, "err", err)
 	}
 	d := out.decision
-	if out.done && d.Move == MoveStable {
-		if d.Reason == ReasonReassert {
+	if out.done && d.Move == decision.MoveStable {
+		if d.Reason == decision.ReasonReassert {
 			m.reasserted(g.Name)
 		} else {
 			c.rush.add(c.o.Now())
@@ -489,7 +490,7 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 	if out.unmarked != nil {
 		c.o.Logger.Error("a VirtualService does not tell of the lock: the admission policies let canary weights pass, and guardian puts them back", "guard", g.Name, "err", out.unmarked)
 	}
-	if out.done && d.Move == MoveForward {
+	if out.done && d.Move == decision.MoveForward {
 		c.o.Logger.Info("traffic moved forward", "guard", g.Name, "weight", d.Weight, "build", d.Record.Status.Build)
 	}
 	c.mu.Lock()
@@ -503,14 +504,14 @@ func (c *Controller) finish(g Guard, e *entry, out outcome, pending map[string]s
 		}
 	}
 	if out.recorded || out.done {
-		e.sides, e.record, e.seen = out.snapshot.sides, Record{Lock: d.Record.Lock, Status: out.status()}, true
+		e.sides, e.record, e.seen = out.snapshot.sides, decision.Record{Lock: d.Record.Lock, Status: out.status()}, true
 		m.saw(g, out)
 	}
 }
 
 // whyStable is why traffic has moved to stable; the status may still tell why it
 // could not before.
-func whyStable(r Record) string {
+func whyStable(r decision.Record) string {
 	if r.Lock != nil {
 		return r.Lock.Reason
 	}
@@ -519,7 +520,7 @@ func whyStable(r Record) string {
 
 // wrote is called for each record that this replica wrote: for Events and
 // counters, which must not be told by every replica.
-func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
+func (c *Controller) wrote(g decision.Guard, s snapshot, d decision.Decision) {
 	for _, h := range d.Added {
 		c.o.Logger.Info("recorded", "guard", g.Name, "event", h.Event, "state", string(h.State), "from", h.From, "to", h.To,
 			"build", h.Build, "alert", h.Alert, "by", h.By, "reason", h.Reason)
@@ -527,7 +528,7 @@ func (c *Controller) wrote(g Guard, s snapshot, d Decision) {
 		if h.Event == "rolled-back" {
 			c.o.Metrics.rolledBack(g.Name, d.Signal)
 		}
-		if h.Event == EventWould {
+		if h.Event == decision.EventWould {
 			c.o.Metrics.wouldRollBack(g.Name, d.Signal)
 		}
 		if h.Event == "unverified" {
@@ -572,35 +573,35 @@ func (c *Controller) patient(ctx context.Context, guard string) (context.Context
 	}
 }
 
-func (c *Controller) askForward(ctx context.Context, s snapshot) (Forward, []Alert) {
+func (c *Controller) askForward(ctx context.Context, s snapshot) (decision.Forward, []decision.Alert) {
 	if c.o.AskForward == nil {
-		return Forward{Err: "nobody can be asked what fires now"}, nil
+		return decision.Forward{Err: "nobody can be asked what fires now"}, nil
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
 	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.CountSince(c.o.Now()))
 }
 
-func (c *Controller) count(ctx context.Context, s snapshot) Count {
+func (c *Controller) count(ctx context.Context, s snapshot) decision.Count {
 	if c.o.Count == nil {
-		return Count{}
+		return decision.Count{}
 	}
 	ctx, done := c.patient(ctx, s.input.Guard.Name)
 	defer done()
 	n, gaps, err := c.o.Count(ctx, s.input.Guard, s.sides, s.input.CountSince(c.o.Now()))
 	if err != nil {
 		c.o.Logger.Debug("count the canary's requests", "guard", s.input.Guard.Name, "err", err)
-		return Count{}
+		return decision.Count{}
 	}
-	return Count{Known: true, Requests: n.Requests, Failed: n.Failed, Latency: n.Latency, Gaps: gaps}
+	return decision.Count{Known: true, Requests: n.Requests, Failed: n.Failed, Latency: n.Latency, Gaps: gaps}
 }
 
 // View is one guard as a Controller last saw it.
 type View struct {
-	Name   string `json:"name"`
-	Lock   *Lock  `json:"lock,omitempty"`
-	Status Status `json:"status"`
-	Seen   bool   `json:"seen"` // false: not looked at since this replica started
+	Name   string          `json:"name"`
+	Lock   *decision.Lock  `json:"lock,omitempty"`
+	Status decision.Status `json:"status"`
+	Seen   bool            `json:"seen"` // false: not looked at since this replica started
 }
 
 // Views returns every guard, sorted by name.

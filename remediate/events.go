@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -41,10 +42,10 @@ func (e *events) run(ctx context.Context) {
 }
 
 // tell makes an Event of what was added to a guard's history.
-func (e *events) tell(s snapshot, h HistoryEntry) {
+func (e *events) tell(s snapshot, h decision.HistoryEntry) {
 	kind := corev1.EventTypeNormal
 	switch h.Event {
-	case "rolled-back", "blocked", "locked", "reasserted", "unverified", "noted", "refused", "unreadable", "disarmed", "unguarded", "foreign-lock", EventWould, EventWouldBlocked:
+	case "rolled-back", "blocked", "locked", "reasserted", "unverified", "noted", "refused", "unreadable", "disarmed", "unguarded", "foreign-lock", decision.EventWould, decision.EventWouldBlocked:
 		kind = corev1.EventTypeWarning
 	}
 	reason := "Guardian"
@@ -98,7 +99,7 @@ func describeUnknown(alertOf map[string]string) string {
 	return "alerts ask for guards which guardian's configuration does not have, so nothing is rolled back: " + text
 }
 
-func describe(g Guard, h HistoryEntry) string {
+func describe(g decision.Guard, h decision.HistoryEntry) string {
 	text := fmt.Sprintf("guard %s (%s): %s", g.Name, h.State, h.Reason)
 	if h.From != h.To {
 		text += fmt.Sprintf(" [canary %d%% → %d%%]", h.From, h.To)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
@@ -56,13 +57,13 @@ func TestAResourceThatCannotBeListedKeepsNoGuardFromItsBrake(t *testing.T) {
 			r.must(p.fire(app.Name, badAlert("CanaryErrors")))
 			if c.blocked == "" {
 				r.must(isAt(t.Context(), app, 0))
-				r.inState(app.Name, StateRolledBack)
+				r.inState(app.Name, decision.StateRolledBack)
 			} else {
 				why := c.blocked
 				if strings.Contains(why, "%s") {
 					why = fmt.Sprintf(why, r.ns)
 				}
-				rec := r.inState(app.Name, StateBlocked)
+				rec := r.inState(app.Name, decision.StateBlocked)
 				if rec.Lock == nil || !strings.HasPrefix(rec.Status.Reason, why) || !strings.Contains(rec.Status.Reason, "forbidden") {
 					t.Errorf("lock %+v, reason %q, want %q", rec.Lock, rec.Status.Reason, why)
 				}
@@ -70,7 +71,7 @@ func TestAResourceThatCannotBeListedKeepsNoGuardFromItsBrake(t *testing.T) {
 			}
 			r.must(r.plane.Grant(t.Context(), r.ns, r.user(), RBAC()...))
 			r.atWeight(app, 0)
-			r.inState(app.Name, StateRolledBack)
+			r.inState(app.Name, decision.StateRolledBack)
 			r.wait("ready", func() error {
 				if !p.Ready() || p.metric("guardian_cache_filled", c.resource) != 1 {
 					return errors.New("not ready")

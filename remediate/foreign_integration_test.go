@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -18,7 +19,7 @@ func TestARollbackIsDoneThoughAForeignConfigMapHasTheRecordsName(t *testing.T) {
 	p := r.newReplica(nil, r.guard(app.Name))
 	p.run()
 	said := "has the name of guard orders-service's record and is without its label"
-	if err := p.fire(app.Name, Alert{Name: "CanaryErrors", Signal: "error_rate", Action: ActionRollback, Fingerprint: "f", StartsAt: p.o.Now(), Summary: "7%"}); err == nil || !strings.Contains(err.Error(), said) {
+	if err := p.fire(app.Name, decision.Alert{Name: "CanaryErrors", Signal: "error_rate", Action: decision.ActionRollback, Fingerprint: "f", StartsAt: p.o.Now(), Summary: "7%"}); err == nil || !strings.Contains(err.Error(), said) {
 		t.Errorf("answered with %v, want an error that names the ConfigMap", err)
 	}
 	r.atWeight(app, 0)

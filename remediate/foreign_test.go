@@ -5,13 +5,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 )
 
 func TestAConfigMapOfARecordsNameIsNotTakenForOne(t *testing.T) {
-	status := Record{Status: Status{State: StateIdle}}.Data()
+	status := decision.Record{Status: decision.Status{State: decision.StateIdle}}.Data()
 	for name, tc := range map[string]struct {
 		labels  map[string]string
 		data    map[string]string
@@ -38,7 +39,7 @@ func TestAConfigMapOfARecordsNameIsNotTakenForOne(t *testing.T) {
 				t.Errorf("read %v, %v", got, err)
 			}
 			w := &writer{namespace: testNamespace, kube: kube, user: func() string { return "" }}
-			_, err = w.writeRecord(t.Context(), "config", nil, Record{Status: Status{State: StateIdle}})
+			_, err = w.writeRecord(t.Context(), "config", nil, decision.Record{Status: decision.Status{State: decision.StateIdle}})
 			if !tc.foreign {
 				if !errors.Is(err, errConflict) {
 					t.Errorf("error %v, want that it is read again", err)

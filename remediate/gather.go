@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -16,10 +17,10 @@ import (
 // snapshot is one guard as it was read: what Decide looks at, and the objects
 // that its decision is applied to.
 type snapshot struct {
-	input    Input
+	input    decision.Input
 	pair     virtualservice.Pair
 	record   *corev1.ConfigMap // nil: none yet
-	stored   Record            // what record says
+	stored   decision.Record   // what record says
 	services []*unstructured.Unstructured
 	held     map[string]bool                       // those of them that another guard's lock names; not looked at while this guard stays locked
 	unheld   error                                 // why it is not known which another guard's lock names: any may be
@@ -53,8 +54,8 @@ type Side struct {
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g Guard, domain, user string, known *inspections, past *histories) (snapshot, error) {
-	s := snapshot{input: Input{Guard: g}, known: known, user: user}
+func gather(ctx context.Context, r reader, g decision.Guard, domain, user string, known *inspections, past *histories) (snapshot, error) {
+	s := snapshot{input: decision.Input{Guard: g}, known: known, user: user}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
@@ -65,7 +66,7 @@ func gather(ctx context.Context, r reader, g Guard, domain, user string, known *
 	status := &s.input.Record.Status
 	status.Orphaned = time.Time{} // who looks at it now looks after it
 	if status.Moves == nil {
-		status.Moves = MovesOf(g)
+		status.Moves = decision.MovesOf(g)
 	}
 	if err := s.gatherPair(ctx, r, domain); err != nil {
 		return s, err
@@ -259,10 +260,10 @@ func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (in
 	return readyEndpoints(eps, side.subset, func(name string) *keptPod { return byName[name] }), nil
 }
 
-func readWorkload(ctx context.Context, r reader, side resolvedSide) (Workload, error) {
+func readWorkload(ctx context.Context, r reader, side resolvedSide) (decision.Workload, error) {
 	revisions, err := r.revisions(ctx, side.want, side.pods)
 	if err != nil {
-		return Workload{}, fmt.Errorf("find what the pods of %s were made from: %w", side.Service, err)
+		return decision.Workload{}, fmt.Errorf("find what the pods of %s were made from: %w", side.Service, err)
 	}
 	return canaryWorkload(side.deployments, side.pods, revisions), nil
 }
@@ -283,9 +284,9 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		}
 		marks := vs.GetAnnotations()
 		in.Outside.Locks = append(in.Outside.Locks, foreignLocks(vs, s.user)...)
-		in.Paused = in.Paused || marks[AnnotationPaused] == "true"
-		if value, ok := marks[LockKey(g.Name)]; ok {
-			in.Marked = NewestMark(in.Marked, value, s.user)
+		in.Paused = in.Paused || marks[decision.AnnotationPaused] == "true"
+		if value, ok := marks[decision.LockKey(g.Name)]; ok {
+			in.Marked = decision.NewestMark(in.Marked, value, s.user)
 		}
 		found := s.known.inspect(g.Name, vs, s.pair, s.options(in.Record, name))
 		if found.unnamed != "" && s.noRule != "" {
@@ -340,7 +341,7 @@ func (s *snapshot) gatherHeld(ctx context.Context, r reader) {
 	}
 	for _, cm := range locked {
 		if cm.Labels[LabelGuard] != s.input.Guard.Name {
-			for _, name := range strings.Fields(cm.Data[KeyVirtualServices]) {
+			for _, name := range strings.Fields(cm.Data[decision.KeyVirtualServices]) {
 				s.held[name] = true
 			}
 		}
@@ -367,13 +368,13 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 		if guard == s.input.Guard.Name {
 			continue
 		}
-		f := Foreign{Guard: guard}
-		if err := ReadKey(cm.Data, KeyLock, &f.Lock); err != nil {
-			f.Lock = Lock{} // it stands all the same, for whoever steps forward
+		f := decision.Foreign{Guard: guard}
+		if err := decision.ReadKey(cm.Data, decision.KeyLock, &f.Lock); err != nil {
+			f.Lock = decision.Lock{} // it stands all the same, for whoever steps forward
 		}
 		s.input.Foreign = append(s.input.Foreign, f)
 	}
-	slices.SortFunc(s.input.Foreign, func(a, b Foreign) int { return strings.Compare(a.Guard, b.Guard) })
+	slices.SortFunc(s.input.Foreign, func(a, b decision.Foreign) int { return strings.Compare(a.Guard, b.Guard) })
 }
 
 // owes says whether something that a rollback has re-pointed in a
@@ -394,7 +395,7 @@ func owes(vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice
 
 // options say how one of the guard's VirtualServices is rewritten, by what a
 // record knows of its routes.
-func (s *snapshot) options(r Record, virtualService string) virtualservice.Options {
+func (s *snapshot) options(r decision.Record, virtualService string) virtualservice.Options {
 	o := s.input.Guard.Rollback.Options()
 	o.Split, o.Beside = strings.Join(r.Status.Splits, " "), s.beside[virtualService]
 	return o
@@ -445,7 +446,7 @@ func (s *snapshot) reach(weight int) (virtualservice.Traffic, error) {
 
 // owned says whether a VirtualService still carries the marks of a rollback.
 func owned(vs *unstructured.Unstructured) bool {
-	if s := State(vs.GetAnnotations()[AnnotationState]); s == StateRolledBack {
+	if s := decision.State(vs.GetAnnotations()[decision.AnnotationState]); s == decision.StateRolledBack {
 		return true
 	}
 	for _, f := range vs.GetManagedFields() {

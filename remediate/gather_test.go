@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,9 +26,9 @@ func (s servedVirtualServices) virtualService(_ context.Context, name string) (*
 
 // gathered reads the traffic of VirtualServices with these http routes. They
 // are called vs0, vs1, …; an empty text is one that does not exist.
-func gathered(t *testing.T, p virtualservice.Pair, o Rollback, http ...string) *snapshot {
+func gathered(t *testing.T, p virtualservice.Pair, o decision.Rollback, http ...string) *snapshot {
 	t.Helper()
-	s := &snapshot{pair: p, input: Input{Guard: Guard{Name: "orders", Namespace: "microservices", Stable: p.Stable, Canary: p.Canary, Rollback: o}}}
+	s := &snapshot{pair: p, input: decision.Input{Guard: decision.Guard{Name: "orders", Namespace: "microservices", Stable: p.Stable, Canary: p.Canary, Rollback: o}}}
 	served := servedVirtualServices{byName: map[string]*unstructured.Unstructured{}}
 	for i, routes := range http {
 		name := fmt.Sprintf("vs%d", i)
@@ -47,7 +48,7 @@ func gathered(t *testing.T, p virtualservice.Pair, o Rollback, http ...string) *
 	return s
 }
 
-var coverAll = Rollback{MatchRoutes: true, Mirrors: true}
+var coverAll = decision.Rollback{MatchRoutes: true, Mirrors: true}
 
 func TestAVirtualServiceWithoutAShareHasNoSayInTheLowest(t *testing.T) {
 	for _, c := range []struct {

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -58,7 +59,7 @@ func (c *Controller) identify(ctx context.Context) {
 func (c *Controller) identified(user string) {
 	was := c.self.get()
 	c.self.set(user)
-	if !IsServiceAccount(user) {
+	if !decision.IsServiceAccount(user) {
 		c.o.Logger.Warn("guardian's user is no ServiceAccount: its locks are not written on VirtualServices, and the admission policies know of none", "user", user)
 	}
 	if user != was {

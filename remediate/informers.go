@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -50,7 +51,7 @@ type informers struct {
 	byVS   map[string][]string // VirtualService → guards
 	byDR   map[string][]string // DestinationRule → guards with a subset
 	byHost map[string][]string // Service → guards with a host of their own
-	guards map[string]Guard
+	guards map[string]decision.Guard
 }
 
 func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, virtualservice.Ref, map[string]int64)) *informers {
@@ -160,7 +161,7 @@ func (i *informers) handle(inf cache.SharedIndexInformer) cache.InformerSynced {
 
 // asksRollback says whether a person's rollback stands on a record.
 func asksRollback(record *corev1.ConfigMap) bool {
-	return record.Data[KeyRequestAction] == string(RequestRollback)
+	return record.Data[decision.KeyRequestAction] == string(decision.RequestRollback)
 }
 
 func sameVersion(a, b any) bool {
@@ -225,8 +226,8 @@ func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
 }
 
 // setGuards replaces what is looked up by name.
-func (i *informers) setGuards(guards []Guard) {
-	byVS, byDR, byHost, byName := map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]Guard{}
+func (i *informers) setGuards(guards []decision.Guard) {
+	byVS, byDR, byHost, byName := map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]decision.Guard{}
 	for _, g := range guards {
 		byName[g.Name] = g
 		for _, vs := range g.VirtualServices {
@@ -295,7 +296,7 @@ func (i *informers) of(obj any) []string {
 func (i *informers) ofVirtualService(vs *unstructured.Unstructured) []string {
 	out := slices.Clip(i.byVS[vs.GetName()])
 	for key := range vs.GetAnnotations() {
-		if guard, ok := strings.CutPrefix(key, AnnotationLock); ok && !slices.Contains(out, guard) {
+		if guard, ok := strings.CutPrefix(key, decision.AnnotationLock); ok && !slices.Contains(out, guard) {
 			if _, ok := i.guards[guard]; ok {
 				out = append(out, guard)
 			}
@@ -354,7 +355,7 @@ func (i *informers) ofWorkload(set keptLabels) []string {
 	return out
 }
 
-func (i *informers) hostOf(g Guard, ref virtualservice.Ref) string {
+func (i *informers) hostOf(g decision.Guard, ref virtualservice.Ref) string {
 	if ref.Host != "" {
 		return ref.Host
 	}
@@ -365,7 +366,7 @@ func (i *informers) hostOf(g Guard, ref virtualservice.Ref) string {
 }
 
 // selectorOf is the selector of the workloads behind one destination.
-func (i *informers) selectorOf(g Guard, ref virtualservice.Ref) (workloadSelector, bool) {
+func (i *informers) selectorOf(g decision.Guard, ref virtualservice.Ref) (workloadSelector, bool) {
 	var none workloadSelector
 	name, ok := i.serviceName(i.hostOf(g, ref))
 	if !ok {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -78,7 +79,7 @@ func (all *inspections) inspect(guard string, vs *unstructured.Unstructured, p v
 
 // keepOnly forgets the inspections of all other guards, and of VirtualServices
 // that a guard does not have any more.
-func (all *inspections) keepOnly(guards []Guard) {
+func (all *inspections) keepOnly(guards []decision.Guard) {
 	keep := map[inspected]bool{}
 	for _, g := range guards {
 		for _, vs := range g.VirtualServices {

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -44,11 +45,11 @@ func TestAnObjectIsInspectedOnceForAGuard(t *testing.T) {
 			t.Errorf("%s: weight %d, want it inspected anew", name, is)
 		}
 	}
-	known.keepOnly([]Guard{{Name: "other", VirtualServices: []string{object.GetName()}}})
+	known.keepOnly([]decision.Guard{{Name: "other", VirtualServices: []string{object.GetName()}}})
 	if len(known.last) != 1 {
 		t.Errorf("remembers %d, want that of the guard that is left", len(known.last))
 	}
-	known.keepOnly([]Guard{{Name: "other", VirtualServices: []string{"x"}}})
+	known.keepOnly([]decision.Guard{{Name: "other", VirtualServices: []string{"x"}}})
 	if len(known.last) != 0 {
 		t.Errorf("remembers %d of a VirtualService that no guard has", len(known.last))
 	}
@@ -67,7 +68,7 @@ func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
 	if !s.holds(full.Clone()) || !s.holds(stored.Clone()) {
 		t.Error("the record itself is not held")
 	}
-	if (snapshot{}).holds(Record{}) {
+	if (snapshot{}).holds(decision.Record{}) {
 		t.Error("a record that does not exist is held")
 	}
 	changed := reflect.ValueOf(&full).Elem()
@@ -82,11 +83,11 @@ func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
 			t.Errorf("a record without %s is held to be the one with it", name)
 		}
 	}
-	for i := range reflect.TypeFor[Status]().NumField() {
+	for i := range reflect.TypeFor[decision.Status]().NumField() {
 		r := stored.Clone()
 		reflect.ValueOf(&r.Status).Elem().Field(i).SetZero()
 		if s.holds(r) {
-			t.Errorf("a status without %s is held to be the one with it", reflect.TypeFor[Status]().Field(i).Name)
+			t.Errorf("a status without %s is held to be the one with it", reflect.TypeFor[decision.Status]().Field(i).Name)
 		}
 	}
 	// A pass leaves the history as text, and adds to it.
@@ -98,7 +99,7 @@ func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
 		t.Error("the record with its history as text is not held")
 	}
 	more := s.stored.Clone()
-	more.History = append(more.History, HistoryEntry{Event: "more"})
+	more.History = append(more.History, decision.HistoryEntry{Event: "more"})
 	if s.holds(more) {
 		t.Error("a record with one entry more is held to be the one without")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,7 +17,7 @@ const DefaultInstance = "guardian"
 
 // LabelInstance on guardian's Leases names the guardian whose replicas hold
 // them.
-const LabelInstance = Prefix + "instance"
+const LabelInstance = decision.Prefix + "instance"
 
 // leftRecently is for how long a namespace belongs to the guardian that led
 // there last: a rollout that stops its replicas before it starts new ones must

@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -32,7 +33,7 @@ func TestARollbackLocksFirstAndThenMovesTraffic(t *testing.T) {
 	r.must(app.SetWeights(t.Context(), 50, 50))
 	p := r.start(r.guard(app.Name))
 	r.wait("the lease holder's first look", func() error { // it writes what the first look of all could not say
-		if v := p.Views(); len(v) != 1 || v[0].Status.State != StateShifting || v[0].Status.Unwatched == "" {
+		if v := p.Views(); len(v) != 1 || v[0].Status.State != decision.StateShifting || v[0].Status.Unwatched == "" {
 			return fmt.Errorf("views %+v", v)
 		}
 		return nil
@@ -46,7 +47,7 @@ func TestARollbackLocksFirstAndThenMovesTraffic(t *testing.T) {
 	if got, want := p.tap.writes()[before:], []string{"patch configmaps 200", "patch virtualservices 200"}; !slices.Equal(got[:min(2, len(got))], want) {
 		t.Errorf("writes %v, want %v before any other", got, want)
 	}
-	rec := r.inState(app.Name, StateRolledBack)
+	rec := r.inState(app.Name, decision.StateRolledBack)
 	r.wait("the record tells of the weight", func() error {
 		got, err := r.record(app.Name)
 		if err == nil && got.Status.Weight != 0 {
@@ -54,7 +55,7 @@ func TestARollbackLocksFirstAndThenMovesTraffic(t *testing.T) {
 		}
 		return err
 	})
-	if l := rec.Lock; l == nil || l.Kind != LockBuild || l.Build == "" || l.Alert != alert.Name || l.Fingerprint != alert.Fingerprint || !l.StartsAt.Equal(alert.StartsAt) || l.By != "alert" {
+	if l := rec.Lock; l == nil || l.Kind != decision.LockBuild || l.Build == "" || l.Alert != alert.Name || l.Fingerprint != alert.Fingerprint || !l.StartsAt.Equal(alert.StartsAt) || l.By != "alert" {
 		t.Errorf("lock %+v", rec.Lock)
 	}
 	if !slices.Equal(rec.Refused, []string{rec.Lock.Build}) || !slices.Equal(rec.VirtualServices, []string{app.Name}) {
@@ -70,7 +71,7 @@ func TestARollbackLocksFirstAndThenMovesTraffic(t *testing.T) {
 	}
 	r.checkMarks(app.Name, rec)
 	r.checkEvent(app.Name, "GuardianRolledBack", "CanaryErrors: 7% of requests fail")
-	if v := p.Views()[0]; v.Status.State != StateRolledBack || v.Lock == nil {
+	if v := p.Views()[0]; v.Status.State != decision.StateRolledBack || v.Lock == nil {
 		t.Errorf("view %+v", v)
 	}
 	for name, want := range map[string][]string{
@@ -86,11 +87,11 @@ func TestARollbackLocksFirstAndThenMovesTraffic(t *testing.T) {
 }
 
 // checkMarks looks at what a rollback leaves on a VirtualService.
-func (r *rig) checkMarks(name string, rec Record) {
+func (r *rig) checkMarks(name string, rec decision.Record) {
 	r.t.Helper()
 	vs := r.virtualService(name)
 	want := map[string]string{
-		AnnotationState: string(StateRolledBack), AnnotationReason: rec.Lock.Reason, AnnotationBuild: rec.Lock.Build, AnnotationSince: Stamp(rec.Status.Since),
+		decision.AnnotationState: string(decision.StateRolledBack), decision.AnnotationReason: rec.Lock.Reason, decision.AnnotationBuild: rec.Lock.Build, decision.AnnotationSince: decision.Stamp(rec.Status.Since),
 	}
 	for k, v := range want {
 		if got := vs.GetAnnotations()[k]; got != v {
@@ -133,25 +134,25 @@ func TestTheRoleIsTheLeast(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
 	g := r.guard(app.Name)
-	g.Promotion.Mode = PromotionManual
+	g.Promotion.Mode = decision.PromotionManual
 	old := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: ReplicaLease("long-gone"), Labels: map[string]string{LabelReplica: "true"}}}
 	old.Spec.RenewTime = new(metav1.NewMicroTime(time.Now().Add(-2 * forgetReplica)))
 	_, err := r.kube.CoordinationV1().Leases(r.ns).Create(t.Context(), old, metav1.CreateOptions{})
 	r.must(err)
 	p := r.start(g)
 	p.leader()
-	r.request(app.Name, RequestPromote)
+	r.request(app.Name, decision.RequestPromote)
 	r.atWeight(app, 10)
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
-	r.inState(app.Name, StateRolledBack)
+	r.inState(app.Name, decision.StateRolledBack)
 	p.resolve(app.Name)
 	r.editLabels(app)
-	r.request(app.Name, RequestUnlock)
-	r.inState(app.Name, StateIdle)
+	r.request(app.Name, decision.RequestUnlock)
+	r.inState(app.Name, decision.StateIdle)
 	r.must(p.Unknown(t.Context(), map[string]string{"payments": "PaymentsDown"}))
 	for range 2 { // the same again is a patch of the first
-		p.event.tell(snapshot{input: Input{Guard: g}, services: []*unstructured.Unstructured{r.virtualService(app.Name)}},
-			HistoryEntry{Event: "reasserted", State: StateRolledBack, Reason: "again"})
+		p.event.tell(snapshot{input: decision.Input{Guard: g}, services: []*unstructured.Unstructured{r.virtualService(app.Name)}},
+			decision.HistoryEntry{Event: "reasserted", State: decision.StateRolledBack, Reason: "again"})
 	}
 	r.wait("every right", func() error {
 		used := map[string]bool{}
@@ -296,7 +297,7 @@ func TestTwoReplicasAndARivalAgreeOnOneRollback(t *testing.T) {
 	app := r.app("orders-service")
 	r.must(app.SetWeights(t.Context(), 50, 50))
 	a, b := r.start(r.guard(app.Name)), r.start(r.guard(app.Name))
-	r.inState(app.Name, StateShifting)
+	r.inState(app.Name, decision.StateShifting)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -330,7 +331,7 @@ func TestTwoReplicasAndARivalAgreeOnOneRollback(t *testing.T) {
 		both.Go(func() {
 			for err := p.fire(app.Name, alert); err != nil && t.Context().Err() == nil; { // sent again, as Alertmanager does
 				t.Logf("%s: %v", p.o.Identity, err)
-				err = p.Submit(t.Context(), app.Name, []Alert{alert}, time.Now())
+				err = p.Submit(t.Context(), app.Name, []decision.Alert{alert}, time.Now())
 			}
 		})
 	}
@@ -338,7 +339,7 @@ func TestTwoReplicasAndARivalAgreeOnOneRollback(t *testing.T) {
 	r.atWeight(app, 0)
 	cancel()
 	rivals.Wait()
-	rec := r.inState(app.Name, StateRolledBack)
+	rec := r.inState(app.Name, decision.StateRolledBack)
 	var events []string
 	for _, h := range rec.History {
 		if h.Event == "rolled-back" {
@@ -378,7 +379,7 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 	p := r.start(r.guard(app.Name))
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
 	p.resolve(app.Name) // the canary has no traffic, so nothing is wrong with it
-	rec := r.inState(app.Name, StateRolledBack)
+	rec := r.inState(app.Name, decision.StateRolledBack)
 	for i, args := range [][]string{
 		{"apply", "-f", half},
 		{"replace", "-f", half},
@@ -394,8 +395,8 @@ func TestWhileLockedWhateverCIAppliesIsUndone(t *testing.T) {
 			return isAt(t.Context(), app, 0)
 		})
 		r.wait("marks", func() error { // a replaced object has lost them
-			if got := r.virtualService(app.Name).GetAnnotations()[AnnotationState]; got != string(StateRolledBack) {
-				return fmt.Errorf("%v: annotation %s is %q", args, AnnotationState, got)
+			if got := r.virtualService(app.Name).GetAnnotations()[decision.AnnotationState]; got != string(decision.StateRolledBack) {
+				return fmt.Errorf("%v: annotation %s is %q", args, decision.AnnotationState, got)
 			}
 			return nil
 		})
@@ -421,7 +422,7 @@ func TestUnderThePolicyCIIsRefusedWithTheLocksMessage(t *testing.T) {
 	p := r.start(r.guard(app.Name))
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
 	r.must(isAt(t.Context(), app, 0)) // guardian itself passes
-	rec := r.inState(app.Name, StateRolledBack)
+	rec := r.inState(app.Name, decision.StateRolledBack)
 	half := r.manifest(app.Name, 50, 50)
 	r.wait("refused", func() error {
 		out, err := r.kubectl("apply", "-f", half)
@@ -436,8 +437,8 @@ func TestUnderThePolicyCIIsRefusedWithTheLocksMessage(t *testing.T) {
 	r.atWeight(app, 0)
 	p.resolve(app.Name)
 	p.leader()
-	r.request(app.Name, RequestUnlock)
-	r.inState(app.Name, StateIdle)
+	r.request(app.Name, decision.RequestUnlock)
+	r.inState(app.Name, decision.StateIdle)
 	r.wait("let through", func() error {
 		out, err := r.kubectl("apply", "-f", half)
 		if err != nil {
@@ -452,7 +453,7 @@ func TestAGuardianKilledBetweenLockAndPatchIsFinishedByTheNext(t *testing.T) {
 	app := r.app("orders-service")
 	r.must(app.SetWeights(t.Context(), 50, 50))
 	first := r.start(r.guard(app.Name))
-	r.inState(app.Name, StateShifting)
+	r.inState(app.Name, decision.StateShifting)
 	dead := errors.New("killed")
 	first.tap.before(func(_ *http.Request, c call) error {
 		if c.verb == "patch" && c.resource == "virtualservices" {
@@ -462,7 +463,7 @@ func TestAGuardianKilledBetweenLockAndPatchIsFinishedByTheNext(t *testing.T) {
 	})
 	r.must(first.fire(app.Name, badAlert("CanaryErrors"))) // the lock is durable: that is all that a webhook waits for
 	first.stop()
-	rec := r.inState(app.Name, StateBlocked)
+	rec := r.inState(app.Name, decision.StateBlocked)
 	if rec.Lock == nil {
 		t.Fatal("no lock")
 	}
@@ -470,11 +471,11 @@ func TestAGuardianKilledBetweenLockAndPatchIsFinishedByTheNext(t *testing.T) {
 
 	second := r.start(r.guard(app.Name)) // it has heard of no alert
 	r.atWeight(app, 0)
-	now := r.inState(app.Name, StateRolledBack)
+	now := r.inState(app.Name, decision.StateRolledBack)
 	if now.Lock == nil || !now.Lock.Equal(*rec.Lock) {
 		t.Errorf("lock %+v, was %+v", now.Lock, rec.Lock)
 	}
-	told := slices.DeleteFunc(slices.Clone(now.History), func(h HistoryEntry) bool { return h.Event != "rolled-back" })
+	told := slices.DeleteFunc(slices.Clone(now.History), func(h decision.HistoryEntry) bool { return h.Event != "rolled-back" })
 	if len(told) != 1 || told[0].Alert != "CanaryErrors" || told[0].From != 50 {
 		t.Errorf("told %+v, want one rollback from 50%% for CanaryErrors", told)
 	}
@@ -516,9 +517,9 @@ func TestAStalledWriteIsGivenUpAndTriedAgain(t *testing.T) {
 func (r *rig) startWithoutLock(name string) *running {
 	r.t.Helper()
 	g := r.guard(name)
-	g.Rollback.Lock = LockNone
+	g.Rollback.Lock = decision.LockNone
 	p := r.start(g)
-	r.inState(name, StateShifting)
+	r.inState(name, decision.StateShifting)
 	var fails atomic.Int32
 	p.tap.before(func(_ *http.Request, c call) error {
 		if c.verb == "patch" && c.resource == "virtualservices" && fails.Add(1) <= 2 {
@@ -538,7 +539,7 @@ func TestWithoutALockARollbackIsNotRecordedBeforeTrafficHasMoved(t *testing.T) {
 	defer cancel()
 	// It is over by the time that guardian tries again: nothing but the memory
 	// of what was not answered with success can tell of it.
-	if err := p.Submit(ctx, app.Name, []Alert{badAlert("CanaryErrors")}, time.Now()); err == nil {
+	if err := p.Submit(ctx, app.Name, []decision.Alert{badAlert("CanaryErrors")}, time.Now()); err == nil {
 		t.Error("taken, but traffic has not moved and no lock will see to it")
 	}
 	r.atWeight(app, 0)
@@ -549,7 +550,7 @@ func TestWithoutALockWhatAPersonAskedForIsForgottenOnlyAfterTrafficHasMoved(t *t
 	app := r.app("orders-service")
 	r.must(app.SetWeights(t.Context(), 50, 50))
 	r.startWithoutLock(app.Name)
-	r.request(app.Name, RequestRollback)
+	r.request(app.Name, decision.RequestRollback)
 	r.atWeight(app, 0)
 	r.wait("request done", func() error {
 		rec, err := r.record(app.Name)
@@ -558,7 +559,7 @@ func TestWithoutALockWhatAPersonAskedForIsForgottenOnlyAfterTrafficHasMoved(t *t
 		}
 		return err
 	})
-	rec := r.inState(app.Name, StateIdle)
+	rec := r.inState(app.Name, decision.StateIdle)
 	var told []string
 	for _, h := range rec.History {
 		if h.Event == "rolled-back" {
@@ -585,10 +586,10 @@ func TestTheRecordTellsOfTheWeightAtOnceUnlessManyRollBack(t *testing.T) {
 	}
 
 	s := snapshot{record: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "7"}},
-		input: Input{Record: Record{Lock: &Lock{By: ByAlert, Since: now}, Status: Status{State: StateShifting, Weight: 30, Moving: &Moving{From: 30}}}}}
+		input: decision.Input{Record: decision.Record{Lock: &decision.Lock{By: decision.ByAlert, Since: now}, Status: decision.Status{State: decision.StateShifting, Weight: 30, Moving: &decision.Moving{From: 30}}}}}
 	want := s.input.Record.Clone()
-	want.Status.State, want.Status.Weight, want.Status.Moving = StateRolledBack, 0, nil
-	told := Decision{Added: []HistoryEntry{{Event: "rolled-back"}}}
+	want.Status.State, want.Status.Weight, want.Status.Moving = decision.StateRolledBack, 0, nil
+	told := decision.Decision{Added: []decision.HistoryEntry{{Event: "rolled-back"}}}
 	for age, wants := range map[time.Duration][2]bool{0: {false, true}, maxSettle - 1: {false, true}, maxSettle: {false, false}} {
 		for i, burst := range []bool{false, true} {
 			r := &reconciler{now: func() time.Time { return now.Add(age) }, burst: func() bool { return burst }}
@@ -629,12 +630,12 @@ func TestTheLockGoesWithTheReadyPodsOfANewBuildAlone(t *testing.T) {
 	p.leader()
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
 	p.resolve(app.Name)
-	rec := r.inState(app.Name, StateRolledBack)
+	rec := r.inState(app.Name, decision.StateRolledBack)
 	bad := rec.Lock.Build
 	still := func(why string) {
 		t.Helper()
 		// A request that is refused shows that the change before was seen.
-		r.request(app.Name, RequestPromote)
+		r.request(app.Name, decision.RequestPromote)
 		r.wait(why, func() error {
 			now, err := r.record(app.Name)
 			if err == nil && now.Request != nil {
@@ -673,8 +674,8 @@ func TestTheLockGoesWithTheReadyPodsOfANewBuildAlone(t *testing.T) {
 		if m := managers(vs.GetManagedFields()); slices.Contains(m, FieldManager) {
 			return fmt.Errorf("managers %v", m)
 		}
-		if got := vs.GetAnnotations()[AnnotationState]; got == string(StateRolledBack) {
-			return fmt.Errorf("annotation %s is %q", AnnotationState, got)
+		if got := vs.GetAnnotations()[decision.AnnotationState]; got == string(decision.StateRolledBack) {
+			return fmt.Errorf("annotation %s is %q", decision.AnnotationState, got)
 		}
 		return sameButWeights(before, vs.Object["spec"])
 	})
@@ -683,11 +684,11 @@ func TestTheLockGoesWithTheReadyPodsOfANewBuildAlone(t *testing.T) {
 
 	r.must(app.Deploy(t.Context(), "v2", app.Name+":v2")) // kubectl rollout undo
 	r.atWeight(app, 0)
-	rec = r.inState(app.Name, StateRolledBack)
+	rec = r.inState(app.Name, decision.StateRolledBack)
 	if rec.Lock.Build != bad || rec.Lock.By != "refused build" {
 		t.Errorf("lock %+v, want one for build %s", rec.Lock, bad)
 	}
-	r.request(app.Name, RequestUnlock)
+	r.request(app.Name, decision.RequestUnlock)
 	rec = r.unlocked(app.Name)
 	if slices.Contains(rec.Refused, bad) {
 		t.Errorf("refused %v after unlock", rec.Refused)
@@ -701,9 +702,9 @@ func TestTheLockGoesWithTheReadyPodsOfANewBuildAlone(t *testing.T) {
 }
 
 // unlocked waits until a guard has no lock, and returns its record.
-func (r *rig) unlocked(guard string) Record {
+func (r *rig) unlocked(guard string) decision.Record {
 	r.t.Helper()
-	var got Record
+	var got decision.Record
 	r.wait(guard+" unlocked", func() (err error) {
 		if got, err = r.record(guard); err == nil && got.Lock != nil {
 			err = fmt.Errorf("lock %+v, ready %+v", *got.Lock, got.Status.Ready)
@@ -785,7 +786,7 @@ func TestARollbackThatIsNotSafeIsDoneTheMomentItIs(t *testing.T) {
 	p := r.start(r.guard(app.Name)) // its resync is ten minutes away
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
 	p.resolve(app.Name)
-	rec := r.inState(app.Name, StateBlocked)
+	rec := r.inState(app.Name, decision.StateBlocked)
 	if rec.Lock == nil || !strings.Contains(rec.Status.Reason, "0 ready endpoints") || !strings.Contains(rec.Message, "cannot yet") {
 		t.Errorf("record %+v", rec)
 	}
@@ -796,7 +797,7 @@ func TestARollbackThatIsNotSafeIsDoneTheMomentItIs(t *testing.T) {
 	}
 	r.must(app.SetReady(t.Context(), "v1", true))
 	r.atWeight(app, 0)
-	r.inState(app.Name, StateRolledBack)
+	r.inState(app.Name, decision.StateRolledBack)
 }
 
 // outage waits until the replicas have found out that nobody answers, or for
@@ -815,7 +816,7 @@ func outage(r *rig, replicas ...*running) {
 func TestNoAlertIsLostWhileTheAPIServerIsAway(t *testing.T) {
 	r := newRig(t)
 	var apps []*controlplane.App
-	var guards []Guard
+	var guards []decision.Guard
 	for i := range 4 {
 		app := r.app(fmt.Sprintf("orders-%d", i))
 		r.must(app.SetWeights(t.Context(), 50, 50))
@@ -823,7 +824,7 @@ func TestNoAlertIsLostWhileTheAPIServerIsAway(t *testing.T) {
 	}
 	a, b := r.start(guards...), r.start(guards...)
 	for _, app := range apps {
-		r.inState(app.Name, StateShifting)
+		r.inState(app.Name, decision.StateShifting)
 	}
 	r.plane.StopAPIServer()
 	defer func() { r.must(r.plane.StartAPIServer(context.Background())) }()
@@ -831,11 +832,11 @@ func TestNoAlertIsLostWhileTheAPIServerIsAway(t *testing.T) {
 	for i, app := range apps {
 		p := []*running{a, b}[i%2]
 		if i < 2 { // the push lane: never sent again, and over before the API server is back
-			r.must(p.Accept(app.Name, []Alert{badAlert("CanaryErrors")}, time.Now()))
+			r.must(p.Accept(app.Name, []decision.Alert{badAlert("CanaryErrors")}, time.Now()))
 			continue
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		if err := p.Submit(ctx, app.Name, []Alert{badAlert("CanaryErrors")}, time.Now()); err == nil {
+		if err := p.Submit(ctx, app.Name, []decision.Alert{badAlert("CanaryErrors")}, time.Now()); err == nil {
 			t.Errorf("%s: taken, but nothing can have been recorded", app.Name)
 		}
 		cancel()
@@ -844,7 +845,7 @@ func TestNoAlertIsLostWhileTheAPIServerIsAway(t *testing.T) {
 	back := time.Now()
 	for _, app := range apps {
 		r.atWeight(app, 0)
-		r.inState(app.Name, StateRolledBack)
+		r.inState(app.Name, decision.StateRolledBack)
 	}
 	t.Logf("all rolled back %v after the API server was back", time.Since(back).Round(time.Millisecond))
 

@@ -8,6 +8,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -188,7 +189,7 @@ func keepControllerRevision(r *appsv1.ControllerRevision, parts BuildParts) *kep
 		} `json:"spec"`
 	}
 	if err := json.Unmarshal(r.Data.Raw, &data); err != nil || data.Spec.Template == nil {
-		k.build = BuildOf(r.Data.Raw)
+		k.build = decision.BuildOf(r.Data.Raw)
 		return k
 	}
 	k.build = parts.hash(data.Spec.Template)

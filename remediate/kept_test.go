@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apinet "istio.io/api/networking/v1"
 	istionet "istio.io/client-go/pkg/apis/networking/v1"
@@ -175,10 +176,10 @@ func TestAChangeConcernsTheGuardsWhoseServiceSelectsIt(t *testing.T) {
 		service("stable", map[string]string{"app": "pay", "version": "v1"}), service("canary", map[string]string{"app": "pay", "version": "v2"}),
 		service("headless", nil), rule("abroad", "orders.other.svc.cluster.local"), rule("anywhere", "*.example.com"),
 	)
-	subsets := func(name, rule string) Guard {
-		return Guard{Name: name, Namespace: "shop", DestinationRule: rule, VirtualServices: []string{name}, Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
+	subsets := func(name, rule string) decision.Guard {
+		return decision.Guard{Name: name, Namespace: "shop", DestinationRule: rule, VirtualServices: []string{name}, Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
 	}
-	i.setGuards([]Guard{
+	i.setGuards([]decision.Guard{
 		subsets("orders", "orders"), subsets("orders-too", "orders"), subsets("web", "web-rule"), subsets("abroad", "abroad"), subsets("anywhere", "anywhere"),
 		{Name: "pay", Namespace: "shop", DestinationRule: "orders", Stable: virtualservice.Ref{Host: "stable"}, Canary: virtualservice.Ref{Host: "canary.shop.svc.cluster.local"}},
 	})
@@ -218,7 +219,7 @@ func TestARestartCountsForTheSubsetItHappensIn(t *testing.T) {
 	i := cachesOf(t, &corev1.Service{ObjectMeta: named, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}},
 		&istionet.DestinationRule{ObjectMeta: named, Spec: apinet.DestinationRule{Host: "orders", Subsets: []*apinet.Subset{
 			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "v2", Labels: map[string]string{"version": "v2"}}}}})
-	i.setGuards([]Guard{{Name: "orders", Namespace: "shop", DestinationRule: "orders", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}})
+	i.setGuards([]decision.Guard{{Name: "orders", Namespace: "shop", DestinationRule: "orders", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}})
 	got := map[string]int64{}
 	i.restarted = func(guard string, ref virtualservice.Ref, byReason map[string]int64) {
 		for reason, n := range byReason {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,16 +24,16 @@ const (
 	// LeaderLease is held by the replica that may go forward.
 	LeaderLease = "guardian"
 	// LabelReplica marks the Lease of each replica's life, guardian-<pod>.
-	LabelReplica = Prefix + "replica"
+	LabelReplica = decision.Prefix + "replica"
 	// AnnotationHeartbeat on it says when that replica last heard the
 	// heartbeat alert, RFC 3339.
-	AnnotationHeartbeat = Prefix + "heartbeat"
+	AnnotationHeartbeat = decision.Prefix + "heartbeat"
 	// AnnotationHeartbeatAlertmanager on it says the same of those that came
 	// through Alertmanager: what Prometheus pushes itself proves nothing of it.
-	AnnotationHeartbeatAlertmanager = Prefix + "heartbeat-alertmanager"
+	AnnotationHeartbeatAlertmanager = decision.Prefix + "heartbeat-alertmanager"
 	// AnnotationHeartbeatMaxAge on it is the age at which that replica takes a
 	// heartbeat to be stale, so that a CLI needs no configuration to tell.
-	AnnotationHeartbeatMaxAge = Prefix + "heartbeat-max-age"
+	AnnotationHeartbeatMaxAge = decision.Prefix + "heartbeat-max-age"
 	// LifePeriod is how often a replica renews its Lease. A CLI takes a
 	// replica for dead after LifeTimeout.
 	LifePeriod  = 20 * time.Second
@@ -283,10 +284,10 @@ func (l *leases) alive(lease *coordinationv1.Lease) *coordinationv1.Lease {
 		lease.Annotations = map[string]string{}
 	}
 	if beat := l.heartbeat(); !beat.IsZero() {
-		lease.Annotations[AnnotationHeartbeat] = Stamp(beat)
+		lease.Annotations[AnnotationHeartbeat] = decision.Stamp(beat)
 	}
 	if l.alertmanager != nil && !l.alertmanager().IsZero() {
-		lease.Annotations[AnnotationHeartbeatAlertmanager] = Stamp(l.alertmanager())
+		lease.Annotations[AnnotationHeartbeatAlertmanager] = decision.Stamp(l.alertmanager())
 	}
 	if age := time.Duration(l.maxAge.Load()); age > 0 {
 		lease.Annotations[AnnotationHeartbeatMaxAge] = age.String()

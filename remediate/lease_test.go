@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -234,7 +235,7 @@ func cutOff(kube *fake.Clientset, identity string) (off, cut *atomic.Bool) {
 
 func TestTheNewestHeartbeatIsNotOneOfTheFuture(t *testing.T) {
 	beat := func(ago time.Duration) coordinationv1.Lease {
-		return coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeat: Stamp(at.Add(-ago))}}}
+		return coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeat: decision.Stamp(at.Add(-ago))}}}
 	}
 	for name, c := range map[string]struct {
 		own    time.Duration
@@ -261,7 +262,7 @@ func TestTheAgeOfTheHeartbeatIsToldByTheReplicasClocks(t *testing.T) {
 			l.Spec.RenewTime = &metav1.MicroTime{Time: at.Add(-renewed)}
 		}
 		if beat >= 0 {
-			l.Annotations[AnnotationHeartbeat] = Stamp(at.Add(-beat))
+			l.Annotations[AnnotationHeartbeat] = decision.Stamp(at.Add(-beat))
 		}
 		return l
 	}

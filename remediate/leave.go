@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -23,7 +24,7 @@ func (s *snapshot) gatherFormer(ctx context.Context, r reader) (all []inspection
 	for _, name := range in.Record.Former(in.Guard) {
 		vs, err := r.virtualService(ctx, name)
 		if why := unreadable(err); why != "" {
-			in.Unread = append(in.Unread, Leaving{name, "cannot be read: " + why})
+			in.Unread = append(in.Unread, decision.Leaving{VirtualService: name, Why: "cannot be read: " + why})
 			continue
 		}
 		if err != nil {
@@ -60,7 +61,7 @@ func (s *snapshot) gatherLeaving(ctx context.Context, r reader) error {
 	for _, l := range in.Record.Status.Leaving {
 		vs, err := r.virtualService(ctx, l.VirtualService)
 		if why := unreadable(err); why != "" {
-			in.Unread = append(in.Unread, Leaving{l.VirtualService, "cannot be read: " + why})
+			in.Unread = append(in.Unread, decision.Leaving{VirtualService: l.VirtualService, Why: "cannot be read: " + why})
 			continue
 		}
 		if err != nil {
@@ -77,12 +78,12 @@ func (s *snapshot) gatherLeaving(ctx context.Context, r reader) error {
 // leave gives back the VirtualServices that were read for it, and brings the
 // record that is to be written up to date. What cannot be given back stays on the
 // record, with the reason.
-func (r *reconciler) leave(ctx context.Context, s snapshot, d *Decision, want *Record) error {
-	var left []Leaving
+func (r *reconciler) leave(ctx context.Context, s snapshot, d *decision.Decision, want *decision.Record) error {
+	var left []decision.Leaving
 	var again error
 	failed := false
 	tell := func(event, text string) {
-		e := HistoryEntry{At: r.now().UTC(), State: want.Status.State, Event: event, From: want.Status.Weight, To: want.Status.Weight, Build: want.Status.Build, Reason: Shorten(text)}
+		e := decision.HistoryEntry{At: r.now().UTC(), State: want.Status.State, Event: event, From: want.Status.Weight, To: want.Status.Weight, Build: want.Status.Build, Reason: decision.Shorten(text)}
 		want.History = append(slices.Clone(want.History), e)
 		d.Then = append(slices.Clone(d.Then), e)
 	}
@@ -91,7 +92,7 @@ func (r *reconciler) leave(ctx context.Context, s snapshot, d *Decision, want *R
 		name := fmt.Sprintf("VirtualService %s/%s", s.input.Guard.Namespace, l.VirtualService)
 		var did []string
 		var err error
-		switch i := slices.IndexFunc(s.input.Unread, func(u Leaving) bool { return u.VirtualService == l.VirtualService }); {
+		switch i := slices.IndexFunc(s.input.Unread, func(u decision.Leaving) bool { return u.VirtualService == l.VirtualService }); {
 		case i >= 0:
 			err = errors.New(s.input.Unread[i].Why)
 		case !read: // it has come since
@@ -106,11 +107,11 @@ func (r *reconciler) leave(ctx context.Context, s snapshot, d *Decision, want *R
 			left = append(left, l)
 			continue
 		case err != nil:
-			why := Shorten(err.Error())
+			why := decision.Shorten(err.Error())
 			if l.Why == "" {
 				tell("leaving", name+" is not in the configuration any more and cannot be given back: "+why)
 			}
-			left, failed = append(left, Leaving{l.VirtualService, why}), true
+			left, failed = append(left, decision.Leaving{VirtualService: l.VirtualService, Why: why}), true
 			continue
 		case len(did) > 0:
 			tell("left", name+" is not in the configuration any more: "+strings.Join(did, ", "))
@@ -125,7 +126,7 @@ func (r *reconciler) leave(ctx context.Context, s snapshot, d *Decision, want *R
 }
 
 // giveUp takes everything of a guard's off a VirtualService, and says what.
-func (r *reconciler) giveUp(ctx context.Context, s snapshot, vs *unstructured.Unstructured, want Record) (did []string, err error) {
+func (r *reconciler) giveUp(ctx context.Context, s snapshot, vs *unstructured.Unstructured, want decision.Record) (did []string, err error) {
 	name, guard := vs.GetName(), s.input.Guard.Name
 	if s.unheld != nil {
 		return nil, s.unheld
@@ -166,7 +167,7 @@ func (r *reconciler) giveUp(ctx context.Context, s snapshot, vs *unstructured.Un
 func unmark(vs *unstructured.Unstructured) []virtualservice.Op {
 	var ops []virtualservice.Op
 	have := vs.GetAnnotations()
-	for _, k := range []string{AnnotationState, AnnotationReason, AnnotationSince, AnnotationBuild} {
+	for _, k := range []string{decision.AnnotationState, decision.AnnotationReason, decision.AnnotationSince, decision.AnnotationBuild} {
 		if _, ok := have[k]; ok {
 			ops = append(ops, virtualservice.Op{Op: "remove", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1")})
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -32,7 +33,7 @@ func TestAVirtualServiceThatLeavesTheConfigurationOfARunningGuardian(t *testing.
 	g.VirtualServices = []string{app.Name, mesh}
 	p := r.start(g)
 	p.leader()
-	if s := r.inState(app.Name, StateShifting).Status; s.Weight != 10 {
+	if s := r.inState(app.Name, decision.StateShifting).Status; s.Weight != 10 {
 		t.Errorf("the status says %d%%", s.Weight)
 	}
 	weights := func(name string, want ...int64) error {
@@ -43,20 +44,20 @@ func TestAVirtualServiceThatLeavesTheConfigurationOfARunningGuardian(t *testing.
 		return nil
 	}
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
-	r.inState(app.Name, StateRolledBack)
+	r.inState(app.Name, decision.StateRolledBack)
 	r.must(errors.Join(weights(app.Name, 100, 0, 100, 0), weights(mesh, 100, 0, 100, 0)))
 
 	g.VirtualServices = []string{app.Name}
-	p.SetGuards([]Guard{g})
+	p.SetGuards([]decision.Guard{g})
 	r.replaceSpec(mesh, "v1", stickySpec) // as CI would, without the admission policies
 	r.wait("it is reverted", func() error { return weights(mesh, 100, 0, 100, 0) })
 
 	p.resolve(app.Name)
-	r.request(app.Name, RequestUnlock)
+	r.request(app.Name, decision.RequestUnlock)
 	r.wait("it is given back", func() error {
 		now := r.virtualService(mesh)
 		for k := range now.GetAnnotations() {
-			if strings.HasPrefix(k, Prefix) {
+			if strings.HasPrefix(k, decision.Prefix) {
 				return fmt.Errorf("it has annotation %s", k)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	corev1 "k8s.io/api/core/v1"
@@ -48,10 +49,10 @@ func (o *lonely) mesh(share int) {
 	o.w.put(u)
 }
 
-func (o *lonely) passes(n int, alerts ...Alert) {
+func (o *lonely) passes(n int, alerts ...decision.Alert) {
 	o.t.Helper()
 	for range n {
-		o.now = o.now.Add(ListingKnows)
+		o.now = o.now.Add(decision.ListingKnows)
 		if _, err := o.pass(alerts...); err != nil {
 			o.t.Fatal(err)
 		}
@@ -77,7 +78,7 @@ func (o *lonely) meshIsFree(testersAsBefore bool) {
 	o.t.Helper()
 	vs := o.w.others[meshName]
 	for k := range vs.GetAnnotations() {
-		if strings.HasPrefix(k, Prefix) {
+		if strings.HasPrefix(k, decision.Prefix) {
 			o.t.Errorf("it still has annotation %s: %q", k, vs.GetAnnotations()[k])
 		}
 	}
@@ -100,17 +101,17 @@ func (o *lonely) meshIsFree(testersAsBefore bool) {
 func TestAVirtualServiceThatLeavesUnderALockStaysGuardedAndIsGivenBackAtTheUnlock(t *testing.T) {
 	o := withMesh(t, 10)
 	o.passes(2, errorsAlert)
-	if !o.meshTraffic().Clean() || o.record().Status.State != StateRolledBack {
+	if !o.meshTraffic().Clean() || o.record().Status.State != decision.StateRolledBack {
 		t.Fatalf("%+v; %+v", o.meshTraffic(), o.record().Status)
 	}
 	o.losesMesh()
 	o.passes(2)
 	o.mesh(50)
 	o.passes(2)
-	if r := o.record(); !o.meshTraffic().Clean() || !slices.Contains(r.VirtualServices, meshName) || r.Status.State != StateRolledBack {
+	if r := o.record(); !o.meshTraffic().Clean() || !slices.Contains(r.VirtualServices, meshName) || r.Status.State != decision.StateRolledBack {
 		t.Fatalf("while locked: %+v, locked %v, %s (%s)", o.meshTraffic(), r.VirtualServices, r.Status.State, r.Status.Reason)
 	}
-	if o.w.others[meshName].GetAnnotations()[LockKey(o.guard.Name)] == "" {
+	if o.w.others[meshName].GetAnnotations()[decision.LockKey(o.guard.Name)] == "" {
 		t.Error("it does not tell of the lock any more")
 	}
 	o.unlockNow()
@@ -153,14 +154,14 @@ func TestAVirtualServiceMayLeaveAtAnyTime(t *testing.T) {
 		{"after the unlock, while an alert fires", func(o *lonely) {
 			o.passes(2, errorsAlert)
 			o.unlockNow()
-			hold := Alert{Name: "Hold", Action: ActionHold, Fingerprint: "h", StartsAt: o.now}
-			o.guard.Rollback.Lock = LockBuild
+			hold := decision.Alert{Name: "Hold", Action: decision.ActionHold, Fingerprint: "h", StartsAt: o.now}
+			o.guard.Rollback.Lock = decision.LockBuild
 			o.passes(1, hold)
 			o.losesMesh()
 			o.passes(2, hold)
 		}, true},
 		{"without a lock", func(o *lonely) {
-			o.guard.Rollback.Lock = LockNone
+			o.guard.Rollback.Lock = decision.LockNone
 			o.passes(2, errorsAlert)
 			o.losesMesh()
 			o.passes(2, errorsAlert)
@@ -182,16 +183,16 @@ func TestAVirtualServiceMayLeaveAtAnyTime(t *testing.T) {
 			o.passes(2, errorsAlert)
 			o.losesMesh()
 			cm := o.w.cm.DeepCopy()
-			ask(cm, Request{Action: RequestPause, By: "ann", Reason: "incident", At: o.now})
+			ask(cm, decision.Request{Action: decision.RequestPause, By: "ann", Reason: "incident", At: o.now})
 			cm.ResourceVersion = o.w.next()
 			o.w.cm = cm
 			o.passes(1)
 			o.unlockNow()
-			if o.w.others[meshName].GetAnnotations()[AnnotationState] == "" {
+			if o.w.others[meshName].GetAnnotations()[decision.AnnotationState] == "" {
 				t.Error("given back while paused")
 			}
 			cm = o.w.cm.DeepCopy()
-			ask(cm, Request{Action: RequestResume, By: "ann", Reason: "over", At: o.now})
+			ask(cm, decision.Request{Action: decision.RequestResume, By: "ann", Reason: "over", At: o.now})
 			cm.ResourceVersion = o.w.next()
 			o.w.cm = cm
 		}, true},
@@ -212,7 +213,7 @@ func TestAVirtualServiceThatIsGoneLeavesNothingInTheRecord(t *testing.T) {
 	o.passes(1)
 	delete(o.w.others, meshName)
 	o.passes(2)
-	if s := o.record().Status; s.State != StateRolledBack {
+	if s := o.record().Status; s.State != decision.StateRolledBack {
 		t.Errorf("%s (%s)", s.State, s.Reason)
 	}
 	o.unlockNow()
@@ -260,7 +261,7 @@ func TestWhatCannotBeGivenBackIsToldAndTriedAgain(t *testing.T) {
 	late := errorsAlert
 	late.StartsAt, late.Fingerprint = o.now, "late"
 	o.passes(2, late)
-	if !o.traffic().Clean() || o.record().Status.State != StateRolledBack {
+	if !o.traffic().Clean() || o.record().Status.State != decision.StateRolledBack {
 		t.Errorf("%+v, %+v", o.traffic(), o.record().Status)
 	}
 	o.unlockNow()
@@ -275,14 +276,14 @@ func TestMarksThatAnotherGuardsLockNeedsStay(t *testing.T) {
 	o.losesMesh()
 	o.passes(1)
 	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("pay"), Labels: map[string]string{LabelGuard: "pay", LabelLocked: "true"}},
-		Data: map[string]string{KeyVirtualServices: meshName}}
+		Data: map[string]string{decision.KeyVirtualServices: meshName}}
 	o.unlockNow()
 	o.passes(2)
 	vs := o.w.others[meshName]
-	if vs.GetAnnotations()[AnnotationState] == "" || !owned(vs) {
+	if vs.GetAnnotations()[decision.AnnotationState] == "" || !owned(vs) {
 		t.Errorf("what the other guard's rollback owns was given up: %v", vs.GetAnnotations())
 	}
-	if vs.GetAnnotations()[LockKey(o.guard.Name)] != "" {
+	if vs.GetAnnotations()[decision.LockKey(o.guard.Name)] != "" {
 		t.Error("this guard's own lock stands")
 	}
 	if r := o.record(); len(r.Status.Leaving)+len(r.Changed) > 0 {
@@ -292,7 +293,7 @@ func TestMarksThatAnotherGuardsLockNeedsStay(t *testing.T) {
 
 func TestNoStepMovesAVirtualServiceThatHasLeft(t *testing.T) {
 	o := withMesh(t, 0)
-	o.guard.Promotion = Promotion{Mode: PromotionAuto, Steps: []Step{{Weight: 10}, {Weight: 100}}}
+	o.guard.Promotion = decision.Promotion{Mode: decision.PromotionAuto, Steps: []decision.Step{{Weight: 10}, {Weight: 100}}}
 	o.passes(2)
 	o.withRoutes(vstest.PairRoute("", 90, 10))
 	o.passes(1)
@@ -300,7 +301,7 @@ func TestNoStepMovesAVirtualServiceThatHasLeft(t *testing.T) {
 	o.losesMesh()
 	o.w.made[2], o.w.template, o.w.pods = o.now, 2, []int{2, 2} // lifts the lock, and begins anew
 	for range 4 {
-		o.now = o.now.Add(ListingKnows)
+		o.now = o.now.Add(decision.ListingKnows)
 		o.passes(1)
 		if w := o.meshTraffic(); w.Weight != 0 {
 			t.Fatalf("a step gave it %d%%", w.Weight)
@@ -333,8 +334,8 @@ func TestPropertyWhateverLeavesIsGivenBackInTheEnd(t *testing.T) {
 	outer := t
 	rapid.Check(t, func(t *rapid.T) {
 		o := withMesh(outer, 0)
-		o.guard.Rollback.Lock = rapid.SampledFrom([]LockKind{LockBuild, LockManual, LockNone}).Draw(t, "lock")
-		var firing []Alert
+		o.guard.Rollback.Lock = rapid.SampledFrom([]decision.LockKind{decision.LockBuild, decision.LockManual, decision.LockNone}).Draw(t, "lock")
+		var firing []decision.Alert
 		refused := false
 		o.refuse = func(write string, _ []virtualservice.Op) (error, bool) {
 			if refused && write == "traffic" && o.patching == meshName {
@@ -346,7 +347,7 @@ func TestPropertyWhateverLeavesIsGivenBackInTheEnd(t *testing.T) {
 		for i := range rapid.IntRange(1, 14).Draw(t, "events") {
 			switch rapid.SampledFrom([]string{"alert", "over", "shift", "mesh", "leave", "leave", "return", "unlock", "build", "forbid", "allow", "time"}).Draw(t, fmt.Sprint("event ", i)) {
 			case "alert":
-				firing = []Alert{{Name: "E", Signal: "error_rate", Action: ActionRollback, Fingerprint: fmt.Sprint("f", i), StartsAt: o.now}}
+				firing = []decision.Alert{{Name: "E", Signal: "error_rate", Action: decision.ActionRollback, Fingerprint: fmt.Sprint("f", i), StartsAt: o.now}}
 			case "over":
 				firing = nil
 			case "shift":
@@ -361,7 +362,7 @@ func TestPropertyWhateverLeavesIsGivenBackInTheEnd(t *testing.T) {
 				o.guard.VirtualServices = []string{"orders-service", meshName}
 			case "unlock":
 				cm := o.w.cm.DeepCopy()
-				ask(cm, Request{Action: RequestUnlock, By: "ann", Reason: "because", At: o.now})
+				ask(cm, decision.Request{Action: decision.RequestUnlock, By: "ann", Reason: "because", At: o.now})
 				cm.ResourceVersion = o.w.next()
 				o.w.cm = cm
 			case "build":

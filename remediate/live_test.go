@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -34,12 +35,12 @@ func (s slowReader) record(ctx context.Context, _ string) (*corev1.ConfigMap, er
 
 // lifting is a world whose guard is locked, and whose canary has a new build:
 // the lease holder would read it live.
-func lifting(t *testing.T) (*world, *reconciler, Guard) {
+func lifting(t *testing.T) (*world, *reconciler, decision.Guard) {
 	t.Helper()
 	g := given().Guard
 	w := &world{template: 2, made: map[int]time.Time{1: at.Add(-time.Hour), 2: at.Add(time.Minute)}, pods: []int{2, 2}, stable: 2}
 	w.vs = applied(w, 0)
-	rec := given(locked(LockBuild)).Record
+	rec := given(locked(decision.LockBuild)).Record
 	rec.Deny = []string{"orders-service.microservices.svc.cluster.local/v2"}
 	rec.Refused, rec.Lock.Build, rec.Lock.Refused, rec.Status.Build = []string{w.hashOfTemplate(1)}, w.hashOfTemplate(1), []string{w.hashOfTemplate(1)}, w.hashOfTemplate(2)
 	store := &worldStore{w: w, before: func(string) error { return nil }, after: func(string) error { return nil }}
@@ -48,8 +49,8 @@ func lifting(t *testing.T) (*world, *reconciler, Guard) {
 	}
 	var saw *world
 	r := &reconciler{cached: worldReader{world: w, saw: &saw}, live: worldReader{world: w, saw: &saw}, store: store, now: func() time.Time { return at.Add(time.Hour) },
-		past: newHistories(), domain: virtualservice.DefaultDomain, leads: func() bool { return true }, changed: func(Guard, snapshot, Decision) {},
-		count: func(context.Context, snapshot) Count { return Count{} }}
+		past: newHistories(), domain: virtualservice.DefaultDomain, leads: func() bool { return true }, changed: func(decision.Guard, snapshot, decision.Decision) {},
+		count: func(context.Context, snapshot) decision.Count { return decision.Count{} }}
 	return w, r, g
 }
 

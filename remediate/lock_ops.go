@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -11,11 +12,11 @@ import (
 // lockOps are the operations that make the lock's annotation of a VirtualService
 // what the record says: user's own is written, or removed when the lock was
 // lifted after it was set. Another's stays while there is no lock.
-func lockOps(vs *unstructured.Unstructured, guard string, r Record, user string, before []virtualservice.Op) []virtualservice.Op {
+func lockOps(vs *unstructured.Unstructured, guard string, r decision.Record, user string, before []virtualservice.Op) []virtualservice.Op {
 	have := vs.GetAnnotations()
-	value, stands := have[LockKey(guard)]
-	path := annotationPath + "/" + strings.ReplaceAll(LockKey(guard), "/", "~1")
-	if want, ok := LockAnnotationOf(r, user); ok {
+	value, stands := have[decision.LockKey(guard)]
+	path := annotationPath + "/" + strings.ReplaceAll(decision.LockKey(guard), "/", "~1")
+	if want, ok := decision.LockAnnotationOf(r, user); ok {
 		switch {
 		case stands && value == want:
 			return nil
@@ -24,10 +25,10 @@ func lockOps(vs *unstructured.Unstructured, guard string, r Record, user string,
 		}
 		return []virtualservice.Op{{Op: "add", Path: path, Value: want}}
 	}
-	if !stands || r.Lock != nil || r.Status.State == StateUnknown {
+	if !stands || r.Lock != nil || r.Status.State == decision.StateUnknown {
 		return nil
 	}
-	if l, err := ParseLockAnnotation(value); err == nil && (l.By != user || l.Since.After(r.Status.LiftedAt)) {
+	if l, err := decision.ParseLockAnnotation(value); err == nil && (l.By != user || l.Since.After(r.Status.LiftedAt)) {
 		return nil
 	}
 	return []virtualservice.Op{{Op: "remove", Path: path}}
@@ -36,6 +37,6 @@ func lockOps(vs *unstructured.Unstructured, guard string, r Record, user string,
 // foreignLock says that a VirtualService's lock of the guard names another user,
 // who alone may change it.
 func foreignLock(vs *unstructured.Unstructured, guard, user string) bool {
-	l, err := ParseLockAnnotation(vs.GetAnnotations()[LockKey(guard)])
+	l, err := decision.ParseLockAnnotation(vs.GetAnnotations()[decision.LockKey(guard)])
 	return err == nil && l.By != user
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -18,28 +19,28 @@ func saysLocked(value string) *unstructured.Unstructured {
 	vs := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
 		"metadata": map[string]any{"name": "orders-service", "namespace": testNamespace}}}
 	if value != "" {
-		vs.SetAnnotations(map[string]string{LockKey("orders-service"): value})
+		vs.SetAnnotations(map[string]string{decision.LockKey("orders-service"): value})
 	}
 	return vs
 }
 
 func TestTheLockAnnotationFollowsTheRecord(t *testing.T) {
-	locked := Record{Lock: &Lock{Kind: LockBuild, Build: "b1", Since: at}, Deny: []string{"orders-service/v2"}, Stable: []string{"orders-service/v1"}, Message: "two\nlines",
-		Status: Status{State: StateRolledBack}}
-	want, ok := LockAnnotationOf(locked, guardianUser)
+	locked := decision.Record{Lock: &decision.Lock{Kind: decision.LockBuild, Build: "b1", Since: at}, Deny: []string{"orders-service/v2"}, Stable: []string{"orders-service/v1"}, Message: "two\nlines",
+		Status: decision.Status{State: decision.StateRolledBack}}
+	want, ok := decision.LockAnnotationOf(locked, guardianUser)
 	if !ok || !strings.HasSuffix(want, " two lines") {
 		t.Fatalf("%v %q", ok, want)
 	}
-	older, lifted := locked, Record{Status: Status{State: StateIdle, LiftedAt: at.Add(time.Minute)}}
-	older.Lock = &Lock{Since: at.Add(-time.Hour)}
-	was, _ := LockAnnotationOf(older, guardianUser)
-	foreign, _ := LockAnnotationOf(locked, "system:serviceaccount:microservices:deployer")
+	older, lifted := locked, decision.Record{Status: decision.Status{State: decision.StateIdle, LiftedAt: at.Add(time.Minute)}}
+	older.Lock = &decision.Lock{Since: at.Add(-time.Hour)}
+	was, _ := decision.LockAnnotationOf(older, guardianUser)
+	foreign, _ := decision.LockAnnotationOf(locked, "system:serviceaccount:microservices:deployer")
 	newer := locked
-	newer.Lock = &Lock{Since: at.Add(time.Hour)}
-	later, _ := LockAnnotationOf(newer, guardianUser)
+	newer.Lock = &decision.Lock{Since: at.Add(time.Hour)}
+	later, _ := decision.LockAnnotationOf(newer, guardianUser)
 	for name, c := range map[string]struct {
 		have   string
-		record Record
+		record decision.Record
 		user   string
 		want   string
 	}{
@@ -52,11 +53,11 @@ func TestTheLockAnnotationFollowsTheRecord(t *testing.T) {
 		"unreadable, and not locked":        {"x", lifted, guardianUser, ""},
 		"set after the last lifting":        {later, lifted, guardianUser, later},
 		"another user's, and not locked":    {foreign, lifted, guardianUser, foreign},
-		"a record that was never looked at": {"x", Record{}, guardianUser, "x"},
+		"a record that was never looked at": {"x", decision.Record{}, guardianUser, "x"},
 		"guardian does not know who it is":  {want, lifted, "", want},
 		"guardian does not know who it is, and locked": {"", locked, "", ""},
 		"guardian is no ServiceAccount":                {"", locked, "guardian", ""},
-		"the destinations are not known":               {was, Record{Lock: locked.Lock}, guardianUser, was},
+		"the destinations are not known":               {was, decision.Record{Lock: locked.Lock}, guardianUser, was},
 	} {
 		vs := saysLocked(c.have)
 		now, err := applyOps(vs, lockOps(vs, "orders-service", c.record, c.user, nil))
@@ -64,7 +65,7 @@ func TestTheLockAnnotationFollowsTheRecord(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if got := now.GetAnnotations()[LockKey("orders-service")]; got != c.want {
+		if got := now.GetAnnotations()[decision.LockKey("orders-service")]; got != c.want {
 			t.Errorf("%s: annotation %q\nwant %q", name, got, c.want)
 		}
 	}
@@ -76,7 +77,7 @@ func TestWeightsDoNotWaitForALockThatMayNotBeWritten(t *testing.T) {
 	vs := saysLocked("")
 	vs.Object["spec"] = map[string]any{"hosts": []any{"x"}}
 	weights := []virtualservice.Op{{Op: "add", Path: "/spec/hosts", Value: []any{"orders-service"}}}
-	lock := lockOps(vs, "orders-service", Record{Lock: &Lock{Since: at}, Deny: []string{"a/v2"}, Stable: []string{"a/v1"}, Message: "m"}, guardianUser, nil)
+	lock := lockOps(vs, "orders-service", decision.Record{Lock: &decision.Lock{Since: at}, Deny: []string{"a/v2"}, Stable: []string{"a/v1"}, Message: "m"}, guardianUser, nil)
 	for name, c := range map[string]struct {
 		ops      []virtualservice.Op
 		refuses  func(ops int) bool
@@ -98,7 +99,7 @@ func TestWeightsDoNotWaitForALockThatMayNotBeWritten(t *testing.T) {
 			}
 			return nil
 		}}}
-		unmarked, err := r.patchOne(t.Context(), change{vs: vs, ops: c.ops, lock: lock}, Decision{Move: MoveStable})
+		unmarked, err := r.patchOne(t.Context(), change{vs: vs, ops: c.ops, lock: lock}, decision.Decision{Move: decision.MoveStable})
 		if !slices.Equal(tried, c.wantOps) || (err != nil) != c.wantErr || (unmarked != nil) != c.unmarked {
 			t.Errorf("%s: tried %v operations, want %v; error %v, unmarked %v", name, tried, c.wantOps, err, unmarked)
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,13 +56,13 @@ type renamedStore struct {
 	own **corev1.ConfigMap
 }
 
-func (s renamedStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error) {
+func (s renamedStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error) {
 	*s.own = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: testNamespace, ResourceVersion: "own"}, Data: r.Data()}
 	return *s.own, nil
 }
 
 func TestALockThatAnotherGuardHasTakenIsHandedOver(t *testing.T) {
-	r := given(locked(LockBuild)).Record
+	r := given(locked(decision.LockBuild)).Record
 	r.Deny, r.VirtualServices, r.Message, r.Lock.Since = []string{"orders-service/v2"}, []string{"orders-service"}, "locked", at.Add(time.Minute)
 	got := handedOver(r, "orders", at)
 	if got.Lock != nil || len(got.Deny)+len(got.VirtualServices)+len(got.Message) > 0 || got.Status.LiftedAt.Before(r.Lock.Since) || !slices.Equal(got.Refused, r.Refused) {
@@ -74,21 +75,21 @@ func TestALockThatAnotherGuardHasTakenIsHandedOver(t *testing.T) {
 
 func TestARollbackWaitsForNoListOfLockedRecords(t *testing.T) {
 	o := newLonely(t, 50)
-	o.w.vs.SetAnnotations(map[string]string{AnnotationState: string(StateRolledBack)}) // of an earlier rollback, or of another guard's
+	o.w.vs.SetAnnotations(map[string]string{decision.AnnotationState: string(decision.StateRolledBack)}) // of an earlier rollback, or of another guard's
 	forbidden := true
 	o.rec.cached, o.rec.live = worldReader{world: o.w, saw: &o.saw, unlisted: &forbidden}, worldReader{world: o.w, saw: &o.saw, unlisted: &forbidden}
-	if _, err := o.pass(Alert{Name: "Errors", Action: ActionRollback, Fingerprint: "f", StartsAt: o.now}); err != nil {
+	if _, err := o.pass(decision.Alert{Name: "Errors", Action: decision.ActionRollback, Fingerprint: "f", StartsAt: o.now}); err != nil {
 		t.Error(err)
 	}
 	if w := o.traffic(); !w.Clean() {
 		t.Errorf("the canary has %+v", w)
 	}
-	if _, err := o.pass(); err != nil || o.record().Status.State != StateRolledBack {
+	if _, err := o.pass(); err != nil || o.record().Status.State != decision.StateRolledBack {
 		t.Errorf("error %v, state %s", err, o.record().Status.State)
 	}
 	// Whose the marks are is not known, so they stay until it is.
 	cm := o.w.cm.DeepCopy()
-	ask(cm, Request{Action: RequestUnlock, By: "ann", Reason: "fixed", At: o.now})
+	ask(cm, decision.Request{Action: decision.RequestUnlock, By: "ann", Reason: "fixed", At: o.now})
 	cm.ResourceVersion = o.w.next()
 	o.w.cm = cm
 	for range 2 {
@@ -96,7 +97,7 @@ func TestARollbackWaitsForNoListOfLockedRecords(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if o.record().Lock != nil || o.w.vs.GetAnnotations()[AnnotationState] != string(StateRolledBack) {
+	if o.record().Lock != nil || o.w.vs.GetAnnotations()[decision.AnnotationState] != string(decision.StateRolledBack) {
 		t.Errorf("locked %+v, marked %v", o.record().Lock, o.w.vs.GetAnnotations())
 	}
 	forbidden = false
@@ -112,11 +113,11 @@ func TestARollbackWaitsForNoListOfLockedRecords(t *testing.T) {
 
 func TestALockThatEndsIsFollowedByNoStepWhileAnotherStands(t *testing.T) {
 	o := newLonely(t, 0)
-	o.guard.Promotion.Mode = PromotionAuto
+	o.guard.Promotion.Mode = decision.PromotionAuto
 	p := virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}
 	build := o.w.hashOfTemplate(1)
-	other := Record{Status: Status{State: StateIdle}, VirtualServices: []string{"orders-service"},
-		Lock: &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: o.now, By: ByAlert, Reason: "Errors: 7% of requests fail"}}
+	other := decision.Record{Status: decision.Status{State: decision.StateIdle}, VirtualServices: []string{"orders-service"},
+		Lock: &decision.Lock{Kind: decision.LockBuild, Build: build, Refused: []string{build}, Since: o.now, By: decision.ByAlert, Reason: "Errors: 7% of requests fail"}}
 	other.Denies(virtualservice.Denied(p), virtualservice.Spellings(p, p.Stable), o.guard.Rollback)
 	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("old-name"), Namespace: testNamespace, ResourceVersion: o.w.next(),
 		Labels: map[string]string{LabelGuard: "old-name", LabelLocked: "true"}}, Data: other.Data()}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,7 +26,7 @@ type Looker struct {
 
 // Look gathers what a decision about g would be made from, alerts aside, and
 // who serves its two sides.
-func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
+func (l Looker) Look(ctx context.Context, g decision.Guard) (decision.Input, Sides, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
 	s, err := gather(ctx, live, g, l.Domain, "", nil, nil)
 	return s.input, s.sides, cmp.Or(err, s.unread)
@@ -33,7 +34,7 @@ func (l Looker) Look(ctx context.Context, g Guard) (Input, Sides, error) {
 
 // Unguarded names the VirtualServices of g's namespace that lead to its canary
 // and are not among g's, each with what it gives: a rollback leaves them alone.
-func (l Looker) Unguarded(ctx context.Context, g Guard) ([]string, error) {
+func (l Looker) Unguarded(ctx context.Context, g decision.Guard) ([]string, error) {
 	api := newIstioAPI(l.Dynamic, g.Namespace)
 	p := virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}
 	if g.Stable.Host == "" || g.Canary.Host == "" {
@@ -66,7 +67,7 @@ func (l Looker) Unguarded(ctx context.Context, g Guard) ([]string, error) {
 // Ways names what leads to the pods of g's canary besides its own destination:
 // other subsets of its DestinationRule, which a lock denies too, and the Services
 // and the subsets of other DestinationRules that no lock can hold.
-func (l Looker) Ways(ctx context.Context, g Guard) (denied, open []string, err error) {
+func (l Looker) Ways(ctx context.Context, g decision.Guard) (denied, open []string, err error) {
 	w := ways{g: g, api: newIstioAPI(l.Dynamic, g.Namespace), domain: l.Domain, services: map[string]*keptService{}}
 	list, err := l.Client.CoreV1().Services(g.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -85,7 +86,7 @@ func (l Looker) Ways(ctx context.Context, g Guard) (denied, open []string, err e
 		w.rules = append(w.rules, keepRule(&rules.Items[i]))
 	}
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: w.api, parts: l.Builds}
-	s := snapshot{input: Input{Guard: g}, pair: virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}}
+	s := snapshot{input: decision.Input{Guard: g}, pair: virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}}
 	own := w.own()
 	if own == nil && g.Canary.Host == "" {
 		return nil, nil, nil // Look tells of it
@@ -103,7 +104,7 @@ func (l Looker) Ways(ctx context.Context, g Guard) (denied, open []string, err e
 
 // ways is what Looker.Ways looks through.
 type ways struct {
-	g        Guard
+	g        decision.Guard
 	api      *istioAPI
 	domain   string
 	services map[string]*keptService

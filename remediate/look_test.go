@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -36,7 +37,7 @@ func TestEachWayToTheCanaryThatIsNotGuardedIsNamed(t *testing.T) {
 		object("VirtualService", "closed", `{http: [{route: [`+to("v1", "100")+`, `+to("v2", "0")+`]}]}`),
 		object("VirtualService", "else", `{http: [{route: [{destination: {host: payments}}]}]}`),
 	)
-	g := Guard{Name: "orders", Namespace: "shop", VirtualServices: []string{"orders"}, DestinationRule: "orders", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
+	g := decision.Guard{Name: "orders", Namespace: "shop", VirtualServices: []string{"orders"}, DestinationRule: "orders", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
 	got, err := Looker{Dynamic: client}.Unguarded(t.Context(), g)
 	if err != nil {
 		t.Fatal(err)

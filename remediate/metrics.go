@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -31,18 +32,18 @@ type series struct {
 	guard      *dto.LabelPair
 	subsets    [2]*dto.LabelPair // stable, canary
 	seen       bool              // false: no weight, state or container is known yet
-	state      State
+	state      decision.State
 	weight     int // of the canary, percent
 	movedAt    time.Time
 	waiting    [2][len(waitingReasons)]int64 // by subset
 	restarts   [2][len(endReasons)]int64     // by subset
-	rollbacks  [len(Signals)]int64
-	wouldBe    [len(Signals)]int64 // of mode observe
+	rollbacks  [len(decision.Signals)]int64
+	wouldBe    [len(decision.Signals)]int64 // of mode observe
 	observes   bool
 	would      bool // a rollback would stand now
 	progress   [len(progress)]int64
-	promotes   bool // the mode of promotion is not off
-	waitsFor   Wait // what its next step waits for
+	promotes   bool          // the mode of promotion is not off
+	waitsFor   decision.Wait // what its next step waits for
 	reasserts  int64
 	unverified int64
 	blind      bool // its canary has traffic that no rule watches
@@ -66,11 +67,11 @@ var (
 
 // The label pairs that all guards share.
 var (
-	signalPairs = pairs("signal", Signals[:])
+	signalPairs = pairs("signal", decision.Signals[:])
 	reasonPairs = pairs("reason", waitingReasons[:])
 	endPairs    = pairs("reason", endReasons[:])
-	statePairs  = pairs("state", States)
-	waitPairs   = pairs("reason", Waits)
+	statePairs  = pairs("state", decision.States)
+	waitPairs   = pairs("reason", decision.Waits)
 	kindPairs   = pairs("kind", progress[:])
 )
 
@@ -148,7 +149,7 @@ func oneIf(is bool) float64 {
 
 // start makes a guard's series visible at zero. The restarts of a destination
 // that the guard did not have before start anew.
-func (m *Metrics) start(g Guard) {
+func (m *Metrics) start(g decision.Guard) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s, ok := m.guards[g.Name]
@@ -186,12 +187,12 @@ func (m *Metrics) reasserted(guard string) { m.edit(guard, func(s *series) { s.r
 
 // rolledBack counts a rollback; signal is one of signals.
 func (m *Metrics) rolledBack(guard, signal string) {
-	m.edit(guard, func(s *series) { s.rollbacks[slices.Index(Signals[:], signal)]++ })
+	m.edit(guard, func(s *series) { s.rollbacks[slices.Index(decision.Signals[:], signal)]++ })
 }
 
 // wouldRollBack counts a rollback that was not done since the guard observes.
 func (m *Metrics) wouldRollBack(guard, signal string) {
-	m.edit(guard, func(s *series) { s.wouldBe[slices.Index(Signals[:], signal)]++ })
+	m.edit(guard, func(s *series) { s.wouldBe[slices.Index(decision.Signals[:], signal)]++ })
 }
 
 // progressed counts an event of promotion; kind is one of progress.
@@ -222,18 +223,18 @@ func addByReason(to []int64, reasons []string, byReason map[string]int64) {
 }
 
 // saw exports what a reconcile found.
-func (m *Metrics) saw(g Guard, o outcome) {
+func (m *Metrics) saw(g decision.Guard, o outcome) {
 	m.edit(g.Name, func(s *series) {
 		st := o.status()
 		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight
 		mode := g.Promotion.Mode
-		s.promotes, s.waitsFor = mode == PromotionManual || mode == PromotionAuto, st.WaitingFor
+		s.promotes, s.waitsFor = mode == decision.PromotionManual || mode == decision.PromotionAuto, st.WaitingFor
 		s.blind, s.unguarded, s.foreign = st.RulesUnproven(), len(st.Unguarded), len(st.ForeignLocks)
 		s.observes, s.would = st.Observing != nil, st.Observing != nil && st.Observing.Would != nil && st.Observing.Would.Blocked == ""
 		switch {
-		case o.done && o.decision.Move == MoveStable:
+		case o.done && o.decision.Move == decision.MoveStable:
 			s.weight = 0
-		case o.done && o.decision.Move == MoveForward:
+		case o.done && o.decision.Move == decision.MoveForward:
 			s.weight = o.decision.Weight
 		}
 		sides := o.snapshot.sides
@@ -277,7 +278,7 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 	}
 	for i, p := range statePairs {
 		v := 0.0
-		if States[i] == s.state {
+		if decision.States[i] == s.state {
 			v = 1
 		}
 		gauge(descState, v, p)
@@ -300,7 +301,7 @@ func (s *series) collect(to chan<- prometheus.Metric) {
 			break
 		}
 		v := 0.0
-		if Waits[i] == s.waitsFor {
+		if decision.Waits[i] == s.waitsFor {
 			v = 1
 		}
 		gauge(descWaits, v, p)

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -13,7 +14,7 @@ import (
 func TestContainersAreExportedByReason(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := NewMetrics(reg)
-	g := Guard{Name: "orders", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
+	g := decision.Guard{Name: "orders", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
 	m.start(g)
 	var o outcome
 	o.snapshot.sides.Canary.Waiting = map[string]int64{"ImagePullBackOff": 2, "ErrImagePull": 1, "SignatureValidationFailed": 1, "PreStartHookError": 1}
@@ -43,10 +44,10 @@ guardian_workload_waiting_containers{guard="orders",reason="other",subset="v2"} 
 
 func TestAnUnwatchedCanaryIsAMetric(t *testing.T) {
 	m := NewMetrics(prometheus.NewPedanticRegistry())
-	g := Guard{Name: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
+	g := decision.Guard{Name: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
 	m.start(g)
-	for text, want := range map[string]string{"": "0", NoRequestsYet: "0", "not loaded": "1", NoAnswer: "1"} {
-		m.saw(g, outcome{decision: Decision{Record: Record{Status: Status{Unwatched: text}}}})
+	for text, want := range map[string]string{"": "0", decision.NoRequestsYet: "0", "not loaded": "1", decision.NoAnswer: "1"} {
+		m.saw(g, outcome{decision: decision.Decision{Record: decision.Record{Status: decision.Status{Unwatched: text}}}})
 		err := testutil.CollectAndCompare(m, strings.NewReader("# HELP guardian_guard_unwatched 1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.\n"+
 			"# TYPE guardian_guard_unwatched gauge\nguardian_guard_unwatched{guard=\"orders-service\"} "+want+"\n"), "guardian_guard_unwatched")
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -88,7 +89,7 @@ func (c *Controller) heirOf(ctx context.Context, orphan string, since time.Time)
 	c.mu.Unlock()
 	for _, name := range names {
 		cm, err := c.info.reader.record(ctx, name)
-		if err != nil || cm == nil || !strings.Contains(cm.Data[KeyStatus], orphan) {
+		if err != nil || cm == nil || !strings.Contains(cm.Data[decision.KeyStatus], orphan) {
 			continue
 		}
 		if r, _ := ReadRecord(cm); r.Status.Taken != nil && r.Status.Taken.Guard == orphan && r.Status.Taken.Since.Equal(since) {
@@ -110,7 +111,7 @@ func (c *Controller) handOver(ctx context.Context, orphan, heir string) error {
 		return nil
 	}
 	r = handedOver(r, heir, c.o.Now().UTC())
-	for _, name := range strings.Fields(cm.Data[KeyVirtualServices]) {
+	for _, name := range strings.Fields(cm.Data[decision.KeyVirtualServices]) {
 		vs, err := c.r.live.virtualService(ctx, name)
 		if err != nil {
 			return err
@@ -132,19 +133,19 @@ func (c *Controller) handOver(ctx context.Context, orphan, heir string) error {
 }
 
 // handedOver is an orphan's record whose lock is another guard's now.
-func handedOver(r Record, heir string, now time.Time) Record {
+func handedOver(r decision.Record, heir string, now time.Time) decision.Record {
 	r = r.Clone()
 	s := &r.Status
-	s.State, s.Since, s.LiftedAt, s.Reason = StateIdle, now, now, "its lock stands on as that of guard "+heir
+	s.State, s.Since, s.LiftedAt, s.Reason = decision.StateIdle, now, now, "its lock stands on as that of guard "+heir
 	if r.Lock.Since.After(now) {
 		s.LiftedAt = r.Lock.Since
 	}
 	if s.Weight > 0 {
-		s.State = StateShifting
+		s.State = decision.StateShifting
 	}
 	r.Lock, r.VirtualServices, r.Message = nil, nil, ""
-	r.Denies(nil, nil, Rollback{})
-	r.History = append(r.History, HistoryEntry{At: now, State: s.State, Event: "unlocked", From: s.Weight, To: s.Weight, Build: s.Build, Reason: s.Reason})
+	r.Denies(nil, nil, decision.Rollback{})
+	r.History = append(r.History, decision.HistoryEntry{At: now, State: s.State, Event: "unlocked", From: s.Weight, To: s.Weight, Build: s.Build, Reason: s.Reason})
 	return r
 }
 
@@ -165,18 +166,18 @@ func (c *Controller) markOrphan(ctx context.Context, guard string) error {
 }
 
 // orphaned is the record of a guard that nobody looks after from now on.
-func orphaned(r Record, guard string, now time.Time) Record {
+func orphaned(r decision.Record, guard string, now time.Time) decision.Record {
 	r = r.Clone()
 	s := &r.Status
 	entry := func(event, by, why string) {
-		r.History = append(r.History, HistoryEntry{At: now, State: s.State, Event: event, By: by, From: s.Weight, To: s.Weight, Build: s.Build, Reason: why})
+		r.History = append(r.History, decision.HistoryEntry{At: now, State: s.State, Event: event, By: by, From: s.Weight, To: s.Weight, Build: s.Build, Reason: why})
 	}
 	s.Orphaned = now
 	s.ClearSteps()
 	s.Mode, s.Ladder = "", nil
 	entry("orphaned", "", OrphanText(guard, now))
 	if q := r.Request; q != nil {
-		entry("refused", Shorten(q.By), Shorten(string(q.Action))+" refused: "+OrphanText(guard, now))
+		entry("refused", decision.Shorten(q.By), decision.Shorten(string(q.Action))+" refused: "+OrphanText(guard, now))
 		r.Request = nil
 	}
 	return r
@@ -184,7 +185,7 @@ func orphaned(r Record, guard string, now time.Time) Record {
 
 // OrphanText says of a guard that nobody looks after it.
 func OrphanText(guard string, since time.Time) string {
-	return fmt.Sprintf("guard %s is not in guardian's configuration (seen at %s): nobody looks after it", guard, Stamp(since))
+	return fmt.Sprintf("guard %s is not in guardian's configuration (seen at %s): nobody looks after it", guard, decision.Stamp(since))
 }
 
 // TakeOffLock removes the lock's annotation of a guard from VirtualServices and
@@ -194,7 +195,7 @@ func OrphanText(guard string, since time.Time) string {
 // of those that have had it; names that do not exist are passed over.
 func TakeOffLock(ctx context.Context, client dynamic.Interface, namespace, guard string, names []string) (taken []string, err error) {
 	api := newIstioAPI(client, namespace)
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{LockKey(guard): nil}}})
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{decision.LockKey(guard): nil}}})
 	if err != nil {
 		return nil, err
 	}
@@ -205,14 +206,14 @@ func TakeOffLock(ctx context.Context, client dynamic.Interface, namespace, guard
 			failed = append(failed, fmt.Errorf("read VirtualService %s/%s: %w", namespace, name, err))
 			continue
 		}
-		if vs == nil || vs.GetAnnotations()[LockKey(guard)] == "" {
+		if vs == nil || vs.GetAnnotations()[decision.LockKey(guard)] == "" {
 			continue
 		}
 		_, err = inServed(api, resourceVirtualServices, func(r dynamic.ResourceInterface) (*unstructured.Unstructured, error) {
 			return r.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
 		})
 		if err != nil {
-			failed = append(failed, fmt.Errorf("take %s off VirtualService %s/%s: %w", LockKey(guard), namespace, name, err))
+			failed = append(failed, fmt.Errorf("take %s off VirtualService %s/%s: %w", decision.LockKey(guard), namespace, name, err))
 			continue
 		}
 		taken = append(taken, name)

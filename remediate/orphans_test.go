@@ -5,13 +5,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 func TestAnOrphanedRecordKeepsItsLockAndRefusesWhatIsAsked(t *testing.T) {
-	r := Record{Lock: &Lock{Build: "b1"}, Refused: []string{"b1"}, Request: &Request{Action: RequestPause, By: "ann"},
-		Status: Status{State: StateRolledBack, Mode: PromotionAuto, Ladder: []int{100}, NextStep: 10}}
+	r := decision.Record{Lock: &decision.Lock{Build: "b1"}, Refused: []string{"b1"}, Request: &decision.Request{Action: decision.RequestPause, By: "ann"},
+		Status: decision.Status{State: decision.StateRolledBack, Mode: decision.PromotionAuto, Ladder: []int{100}, NextStep: 10}}
 	got := orphaned(r, "orders-service", at)
-	if got.Lock == nil || got.Status.State != StateRolledBack || !got.Status.Orphaned.Equal(at) || got.Request != nil || got.Status.NextStep != 0 || got.Status.Ladder != nil {
+	if got.Lock == nil || got.Status.State != decision.StateRolledBack || !got.Status.Orphaned.Equal(at) || got.Request != nil || got.Status.NextStep != 0 || got.Status.Ladder != nil {
 		t.Errorf("record %+v", got)
 	}
 	if n := len(got.History); n != 2 || got.History[0].Event != "orphaned" || got.History[1].Event != "refused" || got.History[1].By != "ann" ||
@@ -31,10 +33,10 @@ func TestARecordWhoseGuardIsNoLongerConfiguredSaysSo(t *testing.T) {
 	p := r.start(guard, stays)
 	p.leader()
 	r.must(p.fire(app.Name, badAlert("a")))
-	r.inState(app.Name, StateRolledBack)
+	r.inState(app.Name, decision.StateRolledBack)
 	r.atWeight(app, 0)
 
-	marked := func(name string, want bool) (rec Record) {
+	marked := func(name string, want bool) (rec decision.Record) {
 		t.Helper()
 		r.wait(fmt.Sprintf("%s orphaned: %v", name, want), func() (err error) {
 			if rec, err = r.record(name); err == nil && rec.Status.Orphaned.IsZero() == want {
@@ -44,11 +46,11 @@ func TestARecordWhoseGuardIsNoLongerConfiguredSaysSo(t *testing.T) {
 		})
 		return rec
 	}
-	p.SetGuards([]Guard{stays})
+	p.SetGuards([]decision.Guard{stays})
 	if rec := marked(app.Name, true); rec.Lock == nil || len(rec.Deny) == 0 {
 		t.Errorf("the lock went with the guard: %+v", rec)
 	}
-	p.SetGuards([]Guard{guard, stays})
+	p.SetGuards([]decision.Guard{guard, stays})
 	if rec := marked(app.Name, false); rec.Lock == nil {
 		t.Errorf("the lock went with the mark: %+v", rec)
 	}
@@ -64,15 +66,15 @@ func TestARecordWhoseGuardIsNoLongerConfiguredSaysSo(t *testing.T) {
 	if taken, err := TakeOffLock(t.Context(), r.dynamic, r.ns, app.Name, []string{"not-there", app.Name}); err != nil || !slices.Equal(taken, []string{app.Name}) {
 		t.Fatalf("taken off %v, %v", taken, err)
 	}
-	if left, stands := r.virtualService(app.Name).GetAnnotations()[LockKey(app.Name)]; stands {
+	if left, stands := r.virtualService(app.Name).GetAnnotations()[decision.LockKey(app.Name)]; stands {
 		t.Errorf("the VirtualService still says %q", left)
 	}
-	r.request(app.Name, RequestUnlock)
+	r.request(app.Name, decision.RequestUnlock)
 	if rec := marked(app.Name, true); rec.Lock == nil || rec.Request == nil {
 		t.Errorf("the request of an orphan is gone: %+v", rec)
 	}
-	p.SetGuards([]Guard{guard, stays})
-	if rec := r.inState(app.Name, StateIdle); rec.Lock != nil || rec.Request != nil {
+	p.SetGuards([]decision.Guard{guard, stays})
+	if rec := r.inState(app.Name, decision.StateIdle); rec.Lock != nil || rec.Request != nil {
 		t.Errorf("back, and still locked: %+v", rec)
 	}
 }

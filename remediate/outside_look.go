@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/cache"
@@ -15,14 +16,14 @@ import (
 func foreignLocks(vs *unstructured.Unstructured, user string) []string {
 	var out []string
 	for key, value := range vs.GetAnnotations() {
-		if !strings.HasPrefix(key, AnnotationLock) {
+		if !strings.HasPrefix(key, decision.AnnotationLock) {
 			continue
 		}
-		switch l, err := ParseLockAnnotation(value); {
+		switch l, err := decision.ParseLockAnnotation(value); {
 		case err != nil:
 			out = append(out, fmt.Sprintf("VirtualService %s: annotation %s (it cannot be read)", vs.GetName(), key))
 		case l.By != user:
-			out = append(out, fmt.Sprintf("VirtualService %s: annotation %s (by %s, since %s)", vs.GetName(), key, l.By, Stamp(l.Since)))
+			out = append(out, fmt.Sprintf("VirtualService %s: annotation %s (by %s, since %s)", vs.GetName(), key, l.By, decision.Stamp(l.Since)))
 		}
 	}
 	slices.Sort(out)
@@ -85,7 +86,7 @@ func destinationsOf(vs *unstructured.Unstructured, namespace, domain string) []s
 
 // unguardedOf looks through the cached VirtualServices that name the Service of
 // a canary. known is false while not all are cached.
-func (i *informers) unguardedOf(g Guard, p virtualservice.Pair) (found []string, known bool) {
+func (i *informers) unguardedOf(g decision.Guard, p virtualservice.Pair) (found []string, known bool) {
 	service, ok := i.serviceName(i.hostOf(g, g.Canary))
 	if !ok || i.lacks(resourceVirtualServices) || i.lacks(resourceDestinationRules) {
 		return nil, false
@@ -107,10 +108,10 @@ func (i *informers) unguardedOf(g Guard, p virtualservice.Pair) (found []string,
 
 // guardedElsewhere says that another guard of the same canary has a
 // VirtualService.
-func (i *informers) guardedElsewhere(g Guard, name string) bool {
+func (i *informers) guardedElsewhere(g decision.Guard, name string) bool {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	host := func(g Guard) string {
+	host := func(g decision.Guard) string {
 		return virtualservice.NormalizeHost(i.hostOf(g, g.Canary), i.namespace, i.domain)
 	}
 	return slices.ContainsFunc(i.byVS[name], func(other string) bool {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -64,9 +65,9 @@ func TestAVirtualServiceThatIsNotGuardedIsToldAtOnce(t *testing.T) {
 
 	other := r.guard(app.Name)
 	other.Name, other.VirtualServices = "orders-mesh", []string{"mesh"}
-	p.SetGuards([]Guard{r.guard(app.Name), other})
+	p.SetGuards([]decision.Guard{r.guard(app.Name), other})
 	is("one is another guard's", all)
-	p.SetGuards([]Guard{r.guard(app.Name)})
+	p.SetGuards([]decision.Guard{r.guard(app.Name)})
 	is("it is not any more", all, mesh)
 
 	r.must(client.Delete(t.Context(), "all", metav1.DeleteOptions{}))
@@ -81,10 +82,10 @@ func TestALockOfSomebodyElseIsToldAtOnce(t *testing.T) {
 	p := r.start(r.guard(app.Name))
 	p.leader()
 	client := r.dynamic.Resource(virtualServiceResource).Namespace(r.ns)
-	lock, err := LockAnnotation{By: "system:serviceaccount:" + r.ns + ":other", Canary: []string{"x/y"}, Stable: []string{"x/z"}, Since: at, Message: "m"}.Encode()
+	lock, err := decision.LockAnnotation{By: "system:serviceaccount:" + r.ns + ":other", Canary: []string{"x/y"}, Stable: []string{"x/z"}, Since: at, Message: "m"}.Encode()
 	r.must(err)
 	for key, value := range map[string]string{"other": lock, "orders-service": lock, "third": "whatever"} {
-		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"%s":%q}}}`, LockKey(key), value)
+		patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"%s":%q}}}`, decision.LockKey(key), value)
 		_, err := client.Patch(t.Context(), app.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 		r.must(err)
 		what := " (by system:serviceaccount:" + r.ns + ":other, since 2026-03-02T09:00:00Z)"
@@ -100,7 +101,7 @@ func TestALockOfSomebodyElseIsToldAtOnce(t *testing.T) {
 				return err
 			})
 		}
-		is("VirtualService orders-service: annotation " + LockKey(key) + what)
+		is("VirtualService orders-service: annotation " + decision.LockKey(key) + what)
 		taken, err := TakeOffLock(t.Context(), r.dynamic, r.ns, key, []string{app.Name})
 		if r.must(err); len(taken) != 1 {
 			t.Errorf("taken off %q", taken)

@@ -15,13 +15,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
 // climber is a guard of mode auto that may step at once.
-func (r *rig) climber(name string) Guard {
+func (r *rig) climber(name string) decision.Guard {
 	g := r.guard(name)
-	g.Promotion.Mode = PromotionAuto
+	g.Promotion.Mode = decision.PromotionAuto
 	return g
 }
 
@@ -96,7 +97,7 @@ func TestALeaseHolderKilledInTheMiddleOfAStep(t *testing.T) {
 			a.leader()
 			b := r.start(r.climber(app.Name))
 			weights := r.weights(app)
-			r.inState(app.Name, StateIdle)
+			r.inState(app.Name, decision.StateIdle)
 			var steps atomic.Int32
 			var dead atomic.Bool
 			a.tap.before(func(q *http.Request, c call) error {
@@ -120,7 +121,7 @@ func TestALeaseHolderKilledInTheMiddleOfAStep(t *testing.T) {
 				}
 				return nil
 			})
-			r.inState(app.Name, StatePromoted)
+			r.inState(app.Name, decision.StatePromoted)
 			r.must(isAt(t.Context(), app, 100))
 			if !b.Leads() || !dead.Load() {
 				t.Errorf("b leads: %v, a is dead: %v", b.Leads(), dead.Load())
@@ -153,7 +154,7 @@ func TestARollbackInTheInstantOfAStepWins(t *testing.T) {
 		return nil
 	})
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
-	rec := r.inState(app.Name, StateRolledBack)
+	rec := r.inState(app.Name, decision.StateRolledBack)
 	r.wait("the step has failed", func() error {
 		for _, c := range a.tap.answered() {
 			if c.verb == "patch" && c.resource == "virtualservices" && c.code >= 400 {
@@ -168,15 +169,15 @@ func TestARollbackInTheInstantOfAStepWins(t *testing.T) {
 	if got, want := weights(), []int64{0, 10, 0}; !slices.Equal(got, want) {
 		t.Errorf("weights %v, want %v", got, want)
 	}
-	if rec.Lock == nil || rec.Lock.Alert != "CanaryErrors" || rec.Status.WaitingFor != WaitLock && rec.Status.WaitingFor != "" {
+	if rec.Lock == nil || rec.Lock.Alert != "CanaryErrors" || rec.Status.WaitingFor != decision.WaitLock && rec.Status.WaitingFor != "" {
 		t.Errorf("lock %+v, waits for %q", rec.Lock, rec.Status.WaitingFor)
 	}
 }
 
 // waitsFor waits until a guard's next step waits for something.
-func (r *rig) waitsFor(guard string, want Wait) Record {
+func (r *rig) waitsFor(guard string, want decision.Wait) decision.Record {
 	r.t.Helper()
-	var got Record
+	var got decision.Record
 	r.wait(guard+" waits for "+string(want), func() (err error) {
 		if got, err = r.record(guard); err == nil && got.Status.WaitingFor != want {
 			err = fmt.Errorf("%s, waits for %q (%s)", got.Status.State, got.Status.WaitingFor, got.Status.Waiting)
@@ -193,14 +194,14 @@ func TestAnAlertThatOnlyTheOtherReplicaHasHeardStopsSteps(t *testing.T) {
 	a.leader()
 	b := r.start(r.climber(app.Name))
 	hold := badAlert("StableErrors")
-	hold.Action = ActionHold
+	hold.Action = decision.ActionHold
 	r.must(b.fire(app.Name, hold))
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
-	rec := r.waitsFor(app.Name, WaitAlert)
+	rec := r.waitsFor(app.Name, decision.WaitAlert)
 	if rec.Status.Waiting != "waiting: alert StableErrors fires" || rec.Status.NextStep != 10 || !slices.Equal(rec.Status.Ladder, []int{10, 50, 100}) {
 		t.Errorf("status %+v", rec.Status)
 	}
-	r.request(app.Name, RequestPromote)
+	r.request(app.Name, decision.RequestPromote)
 	r.wait("promote refused", func() error {
 		if told := r.told(app.Name); !slices.Contains(told, "refused 0→0") {
 			return fmt.Errorf("history %q", told)
@@ -243,11 +244,11 @@ func TestWithoutPrometheusItWaitsAndThenGoesOnToTheEnd(t *testing.T) {
 	var stopped atomic.Bool
 	var asked atomic.Int32
 	change := func(o *Options) {
-		o.AskForward = func(context.Context, Guard, Sides, time.Time) (Forward, []Alert) {
+		o.AskForward = func(context.Context, decision.Guard, Sides, time.Time) (decision.Forward, []decision.Alert) {
 			if stopped.Load() {
-				return Forward{Err: fmt.Sprintf("Prometheus does not answer: connection %d refused", asked.Add(1))}, nil
+				return decision.Forward{Err: fmt.Sprintf("Prometheus does not answer: connection %d refused", asked.Add(1))}, nil
 			}
-			return Forward{Requests: 1000}, nil
+			return decision.Forward{Requests: 1000}, nil
 		}
 	}
 	a := r.startWith(change, g)
@@ -261,7 +262,7 @@ func TestWithoutPrometheusItWaitsAndThenGoesOnToTheEnd(t *testing.T) {
 		return nil
 	})
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
-	rec := r.waitsFor(app.Name, WaitAnswers)
+	rec := r.waitsFor(app.Name, decision.WaitAnswers)
 	if rec.Status.Weight != 10 || rec.Status.NextStep != 50 || !strings.Contains(rec.Status.Waiting, "Prometheus does not answer") {
 		t.Errorf("status %+v", rec.Status)
 	}
@@ -281,7 +282,7 @@ func TestWithoutPrometheusItWaitsAndThenGoesOnToTheEnd(t *testing.T) {
 	r.must(isAt(t.Context(), app, 10))
 
 	stopped.Store(false)
-	r.inState(app.Name, StateCompleted)
+	r.inState(app.Name, decision.StateCompleted)
 	r.checkTold(app.Name, "GuardianStep", "step to", 3)
 	r.checkTold(app.Name, "GuardianPromoted", "until", 1)
 	r.checkTold(app.Name, "GuardianCompleted", "rolls nothing back", 1)
@@ -299,20 +300,20 @@ func TestCIStepsInBetweenTwoSteps(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
 	g := r.climber(app.Name)
-	g.Promotion.Steps = []Step{{Weight: 10}, {Weight: 30, Interval: time.Hour}, {Weight: 100, Interval: time.Hour}}
+	g.Promotion.Steps = []decision.Step{{Weight: 10}, {Weight: 30, Interval: time.Hour}, {Weight: 100, Interval: time.Hour}}
 	a := r.start(g)
 	a.leader()
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
 	r.atWeight(app, 10)
-	first := r.waitsFor(app.Name, WaitInterval).Status
+	first := r.waitsFor(app.Name, decision.WaitInterval).Status
 	_, err := r.kubectl("apply", "-f", r.manifest(app.Name, 80, 20))
 	r.must(err)
 	r.wait("CI's weight seen", func() error { return r.weightSeen(app.Name, 20) })
-	rec := r.waitsFor(app.Name, WaitInterval)
+	rec := r.waitsFor(app.Name, decision.WaitInterval)
 	s := rec.Status
 	if !s.MovedAt.After(first.MovedAt) || !s.NextAt.Equal(s.MovedAt.Add(time.Hour)) || s.NextStep != 30 {
 		t.Errorf("moved at %s, next %d%% at %s; it was moved at %s", s.MovedAt, s.NextStep, s.NextAt, first.MovedAt)
 	}
-	r.request(app.Name, RequestPromote)
+	r.request(app.Name, decision.RequestPromote)
 	r.atWeight(app, 30)
 }

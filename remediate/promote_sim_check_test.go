@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -21,36 +22,36 @@ const (
 
 // truth is what guardian has to find out.
 type truth struct {
-	movedAt   time.Time         // last change of weights by anybody
-	movedOpen time.Time         // the same, while nothing was locked
-	built     time.Time         // when the present build appeared
-	rolled    time.Time         // when the last of its pods became ready
-	full      time.Time         // since when this build has all traffic; zero: it has not
-	unlocked  time.Time         // when a person's unlock was last carried out
-	begun     bool              // the present build was not there at first sight, or somebody has begun with it, and nobody has rolled it back since
-	ended     time.Time         // when it was last rolled back
-	alerts    map[string]Alert  // all that there have been, by name
-	refused   map[int]time.Time // templates that were rolled back, and when
-	proven    map[int]bool      // templates that have stood their rollback window out
+	movedAt   time.Time                 // last change of weights by anybody
+	movedOpen time.Time                 // the same, while nothing was locked
+	built     time.Time                 // when the present build appeared
+	rolled    time.Time                 // when the last of its pods became ready
+	full      time.Time                 // since when this build has all traffic; zero: it has not
+	unlocked  time.Time                 // when a person's unlock was last carried out
+	begun     bool                      // the present build was not there at first sight, or somebody has begun with it, and nobody has rolled it back since
+	ended     time.Time                 // when it was last rolled back
+	alerts    map[string]decision.Alert // all that there have been, by name
+	refused   map[int]time.Time         // templates that were rolled back, and when
+	proven    map[int]bool              // templates that have stood their rollback window out
 
-	clear  []time.Time    // when each of the obstacles was last absent
-	skewed time.Time      // when some clock was last wrong
-	idle   time.Time      // when the API server did not answer, or nobody held the lease, last
-	dueFor string         // why a rollback is due; empty: none is
-	due    time.Time      // since when it is for that
-	untold time.Time      // since when the record names no reason
-	said   Wait           // the reason that it names
-	untrue time.Time      // since when that is none
-	lately []HistoryEntry // as written last
-	seen   time.Time      // when all this was last looked at
+	clear  []time.Time             // when each of the obstacles was last absent
+	skewed time.Time               // when some clock was last wrong
+	idle   time.Time               // when the API server did not answer, or nobody held the lease, last
+	dueFor string                  // why a rollback is due; empty: none is
+	due    time.Time               // since when it is for that
+	untold time.Time               // since when the record names no reason
+	said   decision.Wait           // the reason that it names
+	untrue time.Time               // since when that is none
+	lately []decision.HistoryEntry // as written last
+	seen   time.Time               // when all this was last looked at
 
 	traffic map[*unstructured.Unstructured]seenTraffic // as read
-	record  Record                                     // parsed
+	record  decision.Record                            // parsed
 	parsed  *corev1.ConfigMap                          // of it
 }
 
 func newTruth(now time.Time) truth {
-	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]Alert{}, refused: map[int]time.Time{}, proven: map[int]bool{},
+	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]decision.Alert{}, refused: map[int]time.Time{}, proven: map[int]bool{},
 		clear: make([]time.Time, len(obstacles)), idle: now, seen: now, traffic: map[*unstructured.Unstructured]seenTraffic{}}
 }
 
@@ -81,13 +82,13 @@ func (s *sim) seen(vs *unstructured.Unstructured) seenTraffic {
 	if len(s.truth.traffic) > 8 {
 		clear(s.truth.traffic)
 	}
-	seen := seenTraffic{t, vs.GetAnnotations()[AnnotationPaused] == "true"}
+	seen := seenTraffic{t, vs.GetAnnotations()[decision.AnnotationPaused] == "true"}
 	s.truth.traffic[vs] = seen
 	return seen
 }
 
 // record is the record but for its history.
-func (s *sim) record() Record {
+func (s *sim) record() decision.Record {
 	if cm := s.w.cm; cm != s.truth.parsed {
 		r, bad := readRecord(cm)
 		if len(bad) > 0 {
@@ -100,7 +101,7 @@ func (s *sim) record() Record {
 
 func (s *sim) pausing() bool {
 	q := s.record().Request
-	return q != nil && q.Action == RequestPause
+	return q != nil && q.Action == decision.RequestPause
 }
 
 func (s *sim) paused() bool {
@@ -111,7 +112,7 @@ func (s *sim) paused() bool {
 // taken off, only guardian knows for how long.
 func (s *sim) disarmed() bool {
 	x := s.record().Status.Disarmed
-	return x != nil && (s.now().Before(x.Until.Add(ClockTolerance)) || s.truth.skewedSince(x.At))
+	return x != nil && (s.now().Before(x.Until.Add(decision.ClockTolerance)) || s.truth.skewedSince(x.At))
 }
 
 func (s *sim) noStable() bool { return s.w.stable < s.guard.Rollback.MinReadyStable }
@@ -148,7 +149,7 @@ func (t *truth) skewedSince(at time.Time) bool { return !t.skewed.Before(at) }
 
 // rung is the next step, and how long the weights and the build have to stand
 // before it.
-func (s *sim) rung() (step Step, interval time.Duration, more bool) {
+func (s *sim) rung() (step decision.Step, interval time.Duration, more bool) {
 	lowest := s.is().Lowest
 	for i, x := range s.guard.Promotion.Steps {
 		if x.Weight > lowest {
@@ -182,45 +183,45 @@ var obstacles = [...]struct {
 
 // ground says that a step may truly be said to wait for this. It is wider than
 // an obstacle where guardian cannot know better.
-func (s *sim) ground(w Wait) bool {
+func (s *sim) ground(w decision.Wait) bool {
 	t, now, rec := &s.truth, s.now(), s.record()
 	_, interval, _ := s.rung()
 	skewed := t.skewedSince(t.movedAt)
 	stands := now.Sub(latest(t.movedAt, t.built, t.rolled))
 	switch w {
-	case WaitLock:
-		return rec.Lock != nil || rec.Status.State == StateBlocked
-	case WaitPause:
+	case decision.WaitLock:
+		return rec.Lock != nil || rec.Status.State == decision.StateBlocked
+	case decision.WaitPause:
 		return s.paused()
-	case WaitDisarm:
+	case decision.WaitDisarm:
 		return s.record().Status.Disarmed != nil
-	case WaitPerson:
-		return s.guard.Promotion.Mode == PromotionManual
-	case WaitFirstSight:
-		return rec.Status.State == StateUnknown
-	case WaitBuild:
+	case decision.WaitPerson:
+		return s.guard.Promotion.Mode == decision.PromotionManual
+	case decision.WaitFirstSight:
+		return rec.Status.State == decision.StateUnknown
+	case decision.WaitBuild:
 		return !t.begun
-	case WaitAlert:
+	case decision.WaitAlert:
 		return len(s.firing) > 0 || slices.ContainsFunc(s.r[:], func(r *simReplica) bool { return len(r.known) > 0 })
-	case WaitStable:
+	case decision.WaitStable:
 		return s.noStable()
-	case WaitRollout:
+	case decision.WaitRollout:
 		return s.rollingOut()
-	case WaitInterval:
+	case decision.WaitInterval:
 		return stands < interval || skewed
-	case WaitWindow:
+	case decision.WaitWindow:
 		return slices.ContainsFunc(s.r[:], func(r *simReplica) bool { return noStepsOnFriday(now.Add(r.offset)) != "" })
-	case WaitLease:
+	case decision.WaitLease:
 		return s.lead < 0
-	case WaitHeartbeat:
+	case decision.WaitHeartbeat:
 		return now.Sub(s.beat) > s.guard.HeartbeatMaxAge-time.Minute || skewed
-	case WaitAnswers:
+	case decision.WaitAnswers:
 		return s.broken("prometheus")
-	case WaitRequests:
+	case decision.WaitRequests:
 		return s.is().Weight > 0 && s.requests(stands) < int64(s.guard.Promotion.MinRequests) || skewed
-	case WaitRules:
+	case decision.WaitRules:
 		return s.broken("rules")
-	case WaitGate:
+	case decision.WaitGate:
 		return s.broken("gate")
 	}
 	return false
@@ -258,7 +259,7 @@ func (s *sim) owed() (why string, bound time.Duration) {
 		return "", 0
 	case s.record().Lock != nil:
 		return "it is locked", simRollsBack
-	case is.Full() && (now.Sub(t.full) > s.guard.Rollback.Window-ClockTolerance || t.skewedSince(t.full)):
+	case is.Full() && (now.Sub(t.full) > s.guard.Rollback.Window-decision.ClockTolerance || t.skewedSince(t.full)):
 		return "", 0 // completed
 	}
 	since := t.built
@@ -269,7 +270,7 @@ func (s *sim) owed() (why string, bound time.Duration) {
 		a := s.firing[name]
 		heard := slices.ContainsFunc(s.r[:], func(r *simReplica) bool { _, ok := r.known[name]; return ok })
 		counts := !a.StartsAt.Before(since) || now.Sub(since) > s.guard.AlertWindow
-		if a.Action != ActionRollback || !heard || !counts {
+		if a.Action != decision.ActionRollback || !heard || !counts {
 			continue
 		}
 		if t.skewedSince(since) { // it may be held against an earlier build for a while
@@ -316,7 +317,7 @@ func (s *sim) checkStated() {
 	mode := s.guard.Promotion.Mode
 	st := s.record().Status
 	switch {
-	case !more || mode == PromotionOff || now.Sub(t.idle) < simTells:
+	case !more || mode == decision.PromotionOff || now.Sub(t.idle) < simTells:
 		t.untold, t.untrue = now, now
 		return
 	case st.WaitingFor != "" && st.NextStep == step.Weight:
@@ -334,7 +335,7 @@ func (s *sim) checkStated() {
 
 // told holds against the world what a replica has written down, and counts it.
 // Of the history it has what is new.
-func (s *sim) told(r Record) {
+func (s *sim) told(r decision.Record) {
 	t := &s.truth
 	for _, e := range r.History {
 		if slices.Contains(t.lately, e) {
@@ -346,7 +347,7 @@ func (s *sim) told(r Record) {
 		switch e.Event {
 		case "step":
 			s.tally.steps++
-			if e.By != BySchedule {
+			if e.By != decision.BySchedule {
 				s.tally.byHand++
 			}
 		case "rolled-back":
@@ -389,24 +390,24 @@ func (t *truth) rolledBack(s *sim) {
 }
 
 // checkCause holds a rollback against what can have caused it.
-func (s *sim) checkCause(l *Lock) {
+func (s *sim) checkCause(l *decision.Lock) {
 	t, now := &s.truth, s.now()
 	switch {
 	case l == nil:
 		s.fail("a rollback without a lock")
-	case l.By == ByAlert && t.alerts[l.Alert].Action != ActionRollback:
+	case l.By == decision.ByAlert && t.alerts[l.Alert].Action != decision.ActionRollback:
 		s.fail("a rollback for %q: there was no such alert", l.Alert)
-	case l.By == ByAlert && s.is().Full() && now.Sub(t.full) > s.guard.Rollback.Window+simTells && !t.skewedSince(t.full) && now.Sub(t.idle) > simTells:
+	case l.By == decision.ByAlert && s.is().Full() && now.Sub(t.full) > s.guard.Rollback.Window+simTells && !t.skewedSince(t.full) && now.Sub(t.idle) > simTells:
 		s.fail("a rollback when the canary had all traffic for %s", now.Sub(t.full))
-	case l.By == ByRefused && len(t.refused) == 0:
+	case l.By == decision.ByRefused && len(t.refused) == 0:
 		s.fail("a rollback of a refused build: none was refused")
-	case l.By != ByAlert && l.By != ByRefused:
+	case l.By != decision.ByAlert && l.By != decision.ByRefused:
 		s.fail("a rollback by %s: nobody has asked", l.By)
 	}
 }
 
 // checkLift is for a lock that is lifted.
-func (s *sim) checkLift(e HistoryEntry) {
+func (s *sim) checkLift(e decision.HistoryEntry) {
 	t := &s.truth
 	switch _, refused := t.refused[s.w.template]; {
 	case e.By == "ann":
@@ -489,17 +490,17 @@ func (s *sim) checkSchedule(r *simReplica, was, is virtualservice.Traffic, inter
 	// the replica that wrote it.
 	misled := !r.began.Before(t.movedAt) && t.skewedSince(t.movedAt)
 	switch {
-	case s.guard.Promotion.Mode != PromotionAuto:
+	case s.guard.Promotion.Mode != decision.PromotionAuto:
 		s.fail("step to %d%% by the schedule in mode %s", is.Weight, s.guard.Promotion.Mode)
 	case !t.begun && !t.ended.After(r.read):
 		s.fail("step to %d%% of a build that was there at first sight, or was rolled back", is.Weight)
 	case misled:
-	case was.Weight > 0 && !t.rolled.After(r.read) && now.Sub(t.rolled) < interval-ClockTolerance:
+	case was.Weight > 0 && !t.rolled.After(r.read) && now.Sub(t.rolled) < interval-decision.ClockTolerance:
 		s.fail("step to %d%% when the build was ready for %s, the interval is %s", is.Weight, now.Sub(t.rolled), interval)
-	case !nothingYet && stood < interval-ClockTolerance:
+	case !nothingYet && stood < interval-decision.ClockTolerance:
 		s.fail("step to %d%% after %s, the interval is %s", is.Weight, stood, interval)
 	}
-	if was.Weight > 0 && !misled && s.requests(stood+2*ClockTolerance) < int64(s.guard.Promotion.MinRequests) {
+	if was.Weight > 0 && !misled && s.requests(stood+2*decision.ClockTolerance) < int64(s.guard.Promotion.MinRequests) {
 		s.fail("step to %d%% after %d requests", is.Weight, s.requests(stood))
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -48,9 +49,9 @@ type tally struct {
 	passes, steps, byHand, rollbacks, promoted, completed int
 	builds, alerts, kills, clocks, moves, conflicts       int
 	raised, lowered, lifted, blocked                      int
-	longest, misled                                       time.Duration // that a rollback was due, and the same after a clock was wrong
-	waits                                                 map[Wait]int  // told of in histories
-	stated                                                map[Wait]time.Duration
+	longest, misled                                       time.Duration         // that a rollback was due, and the same after a clock was wrong
+	waits                                                 map[decision.Wait]int // told of in histories
+	stated                                                map[decision.Wait]time.Duration
 }
 
 func (a *tally) add(b tally) {
@@ -67,25 +68,27 @@ func (a *tally) add(b tally) {
 	}
 }
 
-func newTally() tally { return tally{waits: map[Wait]int{}, stated: map[Wait]time.Duration{}} }
+func newTally() tally {
+	return tally{waits: map[decision.Wait]int{}, stated: map[decision.Wait]time.Duration{}}
+}
 
 // simReplica is one guardian of the simulation.
 type simReplica struct {
 	offset time.Duration // its clock less the true time
 	cache  *world
 	rec    *reconciler
-	known  map[string]Alert // firing, as far as it has heard
-	listed time.Time        // when it last asked what fires
-	beat   time.Time        // when it last heard the heartbeat, by its clock
-	next   time.Time        // when it looks next
-	wake   chan struct{}    // next has become earlier
-	hurry  chan struct{}    // an alert has come: wait for no answer
-	writes Record           // the record that it is writing, or has written last
-	began  time.Time        // when its process did
-	read   time.Time        // when it last read the API server itself
-	led    bool             // whether it held the lease when it last looked
-	ledAt  time.Time        // when that was
-	sent   time.Time        // when its last write was on its way
+	known  map[string]decision.Alert // firing, as far as it has heard
+	listed time.Time                 // when it last asked what fires
+	beat   time.Time                 // when it last heard the heartbeat, by its clock
+	next   time.Time                 // when it looks next
+	wake   chan struct{}             // next has become earlier
+	hurry  chan struct{}             // an alert has come: wait for no answer
+	writes decision.Record           // the record that it is writing, or has written last
+	began  time.Time                 // when its process did
+	read   time.Time                 // when it last read the API server itself
+	led    bool                      // whether it held the lease when it last looked
+	ledAt  time.Time                 // when that was
+	sent   time.Time                 // when its last write was on its way
 	saw    *world
 }
 
@@ -95,7 +98,7 @@ type sim struct {
 	seed  uint64
 	rand  *rand.Rand
 	begin time.Time
-	guard Guard
+	guard decision.Guard
 	w     *world
 	r     [2]*simReplica
 	lead  int // index of the lease holder; -1: nobody holds it
@@ -104,12 +107,12 @@ type sim struct {
 	over  chan struct{} // closed at the end of the week
 	wrong bool          // something that must not be
 
-	agenda  map[string]time.Time // when the next event of each kind is
-	firing  map[string]Alert     // by Alertmanager
-	ends    map[string]time.Time // when each of them ends
-	until   map[string]time.Time // when what is broken works again
-	beat    time.Time            // the last heartbeat that any replica has heard
-	rate    float64              // requests a second at 100%
+	agenda  map[string]time.Time      // when the next event of each kind is
+	firing  map[string]decision.Alert // by Alertmanager
+	ends    map[string]time.Time      // when each of them ends
+	until   map[string]time.Time      // when what is broken works again
+	beat    time.Time                 // the last heartbeat that any replica has heard
+	rate    float64                   // requests a second at 100%
 	traffic []flow
 	bad     bool   // the present build degrades under traffic
 	armed   string // the write at which a replica is killed
@@ -140,25 +143,25 @@ func simKinds() []kind {
 	}
 	return []kind{
 		{"build", 10 * time.Hour, (*sim).build},
-		{"hold", 18 * time.Hour, func(s *sim) { s.alert(ActionHold, s.between(time.Minute, 20*time.Minute)) }},
-		{"false alarm", 80 * time.Hour, func(s *sim) { s.alert(ActionRollback, s.between(time.Minute, 10*time.Minute)) }},
+		{"hold", 18 * time.Hour, func(s *sim) { s.alert(decision.ActionHold, s.between(time.Minute, 20*time.Minute)) }},
+		{"false alarm", 80 * time.Hour, func(s *sim) { s.alert(decision.ActionRollback, s.between(time.Minute, 10*time.Minute)) }},
 		{"ci", 30 * time.Hour, func(s *sim) { s.apply([]int{0, 10, 20, 30, 50, 70, 100}[s.rand.IntN(7)]) }},
 		{"pause", 60 * time.Hour, func(s *sim) {
 			if s.rand.IntN(2) == 0 {
 				s.annotate(true)
 			} else {
-				s.request(RequestPause)
+				s.request(decision.RequestPause)
 			}
 			in(s, "go on", time.Minute, time.Hour)
 		}},
 		{"disarm", 60 * time.Hour, func(s *sim) {
-			s.ask(Request{Action: RequestDisarm, Until: s.now().Add(s.between(time.Minute, time.Hour))})
+			s.ask(decision.Request{Action: decision.RequestDisarm, Until: s.now().Add(s.between(time.Minute, time.Hour))})
 			if s.rand.IntN(3) == 0 {
 				in(s, "arm", time.Minute, time.Hour)
 			}
 		}},
-		{"promote", 40 * time.Hour, func(s *sim) { s.request(RequestPromote) }},
-		{"unlock", 60 * time.Hour, func(s *sim) { s.request(RequestUnlock) }},
+		{"promote", 40 * time.Hour, func(s *sim) { s.request(decision.RequestPromote) }},
+		{"unlock", 60 * time.Hour, func(s *sim) { s.request(decision.RequestUnlock) }},
 		{"lease", 12 * time.Hour, func(s *sim) { s.lead = 1 - max(0, s.lead); s.touch() }},
 		{"kill", 12 * time.Hour, func(s *sim) { s.armed = []string{"record step", "traffic step"}[s.rand.IntN(2)] }},
 		{"kill back", 30 * time.Hour, func(s *sim) { s.armed = []string{"record rollback", "traffic rollback"}[s.rand.IntN(2)] }},
@@ -182,11 +185,11 @@ func simKinds() []kind {
 		{"elect", 0, func(s *sim) { s.lead = s.rand.IntN(2); s.touch() }},
 		{"go on", 0, func(s *sim) {
 			if s.annotate(false); s.record().Status.Paused != nil || s.pausing() {
-				s.request(RequestResume)
+				s.request(decision.RequestResume)
 				in(s, "go on", 5*time.Minute, 6*time.Minute) // somebody's wish may have taken its place
 			}
 		}},
-		{"arm", 0, func(s *sim) { s.request(RequestArm) }},
+		{"arm", 0, func(s *sim) { s.request(decision.RequestArm) }},
 		{"noise", 0, (*sim).flow},
 		{"stable is back", 0, func(s *sim) { s.w.stable = 2; s.touch() }},
 		{"roll", 0, (*sim).roll},
@@ -194,7 +197,7 @@ func simKinds() []kind {
 			if !s.bad || s.is().Weight == 0 {
 				return
 			}
-			s.alert(ActionRollback, s.between(2*time.Minute, 10*time.Minute))
+			s.alert(decision.ActionRollback, s.between(2*time.Minute, 10*time.Minute))
 			switch s.rand.IntN(10) { // troubles come together
 			case 0:
 				s.w.stable = 0
@@ -210,17 +213,17 @@ func simKinds() []kind {
 func newSim(t *testing.T, seed uint64) *sim {
 	// A bubble begins on a Saturday, and a week on a Monday: of the bubble's own time, none passes outside.
 	time.Sleep(48 * time.Hour)
-	s := &sim{t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 5)), tally: newTally(), agenda: map[string]time.Time{}, firing: map[string]Alert{}, //nolint:gosec // a seed is what it needs
+	s := &sim{t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 5)), tally: newTally(), agenda: map[string]time.Time{}, firing: map[string]decision.Alert{}, //nolint:gosec // a seed is what it needs
 		ends: map[string]time.Time{}, until: map[string]time.Time{}, baton: make(chan struct{}, 1), over: make(chan struct{})}
 	s.begin = s.now()
 	s.beat = s.begin
-	modes := []PromotionMode{PromotionAuto, PromotionAuto, PromotionAuto, PromotionAuto, PromotionAuto, PromotionAuto, PromotionManual, PromotionOff}
+	modes := []decision.PromotionMode{decision.PromotionAuto, decision.PromotionAuto, decision.PromotionAuto, decision.PromotionAuto, decision.PromotionAuto, decision.PromotionAuto, decision.PromotionManual, decision.PromotionOff}
 	s.rate = []float64{0.5, 5, 100}[s.rand.IntN(3)]
-	s.guard = Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
+	s.guard = decision.Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
 		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
-		Rollback: Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
-		Promotion: Promotion{Mode: modes[s.rand.IntN(len(modes))], MinRequests: 100, Closed: noStepsOnFriday,
-			Steps: []Step{{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute, Bake: 10 * time.Minute}, {Weight: 50, Interval: 20 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
+		Rollback: decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+		Promotion: decision.Promotion{Mode: modes[s.rand.IntN(len(modes))], MinRequests: 100, Closed: noStepsOnFriday,
+			Steps: []decision.Step{{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute, Bake: 10 * time.Minute}, {Weight: 50, Interval: 20 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
 		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute}
 	s.w = &world{template: 1, made: map[int]time.Time{1: s.begin.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2}
 	s.truth = newTruth(s.begin)
@@ -295,7 +298,7 @@ func (s *sim) answers(mean time.Duration, hurry <-chan struct{}) bool {
 func (s *sim) start(r *simReplica) {
 	clock := func() time.Time { return s.now().Add(r.offset) }
 	*r.cache = *s.w.copy()
-	r.known, r.listed, r.began = map[string]Alert{}, time.Time{}, s.now()
+	r.known, r.listed, r.began = map[string]decision.Alert{}, time.Time{}, s.now()
 	s.look(r, s.between(0, time.Second))
 	down := func() error {
 		if s.broken("api") {
@@ -312,45 +315,45 @@ func (s *sim) start(r *simReplica) {
 		after: func(write string) error { s.written(r, write); return s.kills(r, write, "after") },
 		check: func(before, after *unstructured.Unstructured, _ string) { s.checkWrite(r, before, after) }}
 	live := simReader{worldReader{world: s.w, saw: &r.saw}, func() error { r.read = s.now(); return down() }}
-	told := simStore{store, func(record Record) { r.writes = record }}
+	told := simStore{store, func(record decision.Record) { r.writes = record }}
 	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, user: func() string { return guardianUser }, now: clock, watch: newStopwatch(), past: newHistories(), domain: virtualservice.DefaultDomain,
 		leads: func() bool { r.led, r.ledAt = s.lead >= 0 && s.r[s.lead] == r, s.now(); return r.led },
 		heartbeat: func(context.Context) (time.Time, error) {
 			var others []coordinationv1.Lease
 			for _, x := range s.r {
-				others = append(others, coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeat: Stamp(x.beat)}}})
+				others = append(others, coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeat: decision.Stamp(x.beat)}}})
 			}
 			return newestOf(others, r.beat, clock()), nil
 		},
-		forward: func(_ context.Context, x snapshot) (Forward, []Alert) {
+		forward: func(_ context.Context, x snapshot) (decision.Forward, []decision.Alert) {
 			if !s.answers(100*time.Millisecond, r.hurry) || s.broken("prometheus") {
-				return Forward{Err: "Prometheus does not answer"}, nil
+				return decision.Forward{Err: "Prometheus does not answer"}, nil
 			}
-			return Forward{Requests: coarse(s.requests(clock().Sub(x.input.CountSince(clock())))), Gaps: s.gaps(), Gates: []Gate{{Name: "slo", Open: !s.broken("gate"), Why: "0"}}}, slices.Collect(maps.Values(s.firing))
+			return decision.Forward{Requests: coarse(s.requests(clock().Sub(x.input.CountSince(clock())))), Gaps: s.gaps(), Gates: []decision.Gate{{Name: "slo", Open: !s.broken("gate"), Why: "0"}}}, slices.Collect(maps.Values(s.firing))
 		},
-		count: func(_ context.Context, x snapshot) Count {
+		count: func(_ context.Context, x snapshot) decision.Count {
 			known := s.answers(50*time.Millisecond, r.hurry) && !s.broken("prometheus")
-			return Count{Known: known, Requests: coarse(s.requests(clock().Sub(x.input.CountSince(clock())))), Gaps: s.gaps()}
+			return decision.Count{Known: known, Requests: coarse(s.requests(clock().Sub(x.input.CountSince(clock())))), Gaps: s.gaps()}
 		},
-		changed: func(Guard, snapshot, Decision) {},
+		changed: func(decision.Guard, snapshot, decision.Decision) {},
 	}
 }
 
 // gaps are what Prometheus lacks of the guard's rules.
-func (s *sim) gaps() Gaps {
+func (s *sim) gaps() decision.Gaps {
 	if s.broken("rules") {
-		return Gaps{Rules: "Prometheus has not loaded them"}
+		return decision.Gaps{Rules: "Prometheus has not loaded them"}
 	}
-	return Gaps{}
+	return decision.Gaps{}
 }
 
 // simStore hears of a record before it is on its way.
 type simStore struct {
 	*worldStore
-	writes func(Record)
+	writes func(decision.Record)
 }
 
-func (t simStore) writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error) {
+func (t simStore) writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error) {
 	t.writes(r)
 	return t.worldStore.writeRecord(ctx, guard, old, r)
 }
@@ -456,8 +459,8 @@ func (s *sim) moved(was virtualservice.Traffic) {
 func (s *sim) annotate(pause bool) {
 	u := s.w.vs.DeepCopy()
 	a := u.GetAnnotations()
-	if delete(a, AnnotationPaused); pause {
-		a[AnnotationPaused] = "true"
+	if delete(a, decision.AnnotationPaused); pause {
+		a[decision.AnnotationPaused] = "true"
 	}
 	u.SetAnnotations(a)
 	u.SetResourceVersion(s.w.next())
@@ -465,9 +468,9 @@ func (s *sim) annotate(pause bool) {
 	s.touch()
 }
 
-func (s *sim) request(action RequestAction) { s.ask(Request{Action: action}) }
+func (s *sim) request(action decision.RequestAction) { s.ask(decision.Request{Action: action}) }
 
-func (s *sim) ask(q Request) {
+func (s *sim) ask(q decision.Request) {
 	if s.w.cm == nil {
 		return
 	}
@@ -476,7 +479,7 @@ func (s *sim) ask(q Request) {
 	ask(cm, q)
 	cm.ResourceVersion = s.w.next()
 	s.w.cm = cm
-	s.asked = s.asked || q.Action == RequestPromote
+	s.asked = s.asked || q.Action == decision.RequestPromote
 	s.touch()
 }
 
@@ -514,10 +517,10 @@ func (s *sim) roll() {
 }
 
 // alert begins and is delivered to one replica, or to both.
-func (s *sim) alert(action Action, length time.Duration) {
+func (s *sim) alert(action decision.Action, length time.Duration) {
 	s.tally.alerts++
 	n := s.tally.alerts
-	a := Alert{Name: fmt.Sprint("Alert", n), Signal: "error_rate", Fingerprint: fmt.Sprint("f", n), StartsAt: s.now(), Action: action}
+	a := decision.Alert{Name: fmt.Sprint("Alert", n), Signal: "error_rate", Fingerprint: fmt.Sprint("f", n), StartsAt: s.now(), Action: action}
 	s.firing[a.Episode()], s.ends[a.Episode()] = a, s.now().Add(length)
 	s.truth.alerts[a.Name] = a
 	hears := s.rand.IntN(3)
@@ -560,7 +563,7 @@ func (s *sim) meddle(r *simReplica, write string) {
 		case 0:
 			s.apply([]int{0, 20, 50}[s.rand.IntN(3)])
 		case 1: // the other replica may hear of it, and be faster
-			s.alert(ActionRollback, s.between(time.Minute, 10*time.Minute))
+			s.alert(decision.ActionRollback, s.between(time.Minute, 10*time.Minute))
 		case 2:
 			s.lead = s.rand.IntN(2)
 		case 3:
@@ -628,7 +631,7 @@ func (s *sim) pass(r *simReplica) {
 		wait = time.Second
 	case err != nil:
 		s.fail("pass: %v", err)
-	case q == PollCount, q == PollForward:
+	case q == decision.PollCount, q == decision.PollForward:
 		wait = simPoll
 	case q > 0:
 		wait = min(wait, q)
@@ -764,7 +767,7 @@ func TestASimulatedWeekTakesNoStepWithoutItsConditions(t *testing.T) {
 		lived, time.Since(began).Round(time.Second), all.passes, all.builds, all.alerts, all.moves, all.kills, all.clocks, all.conflicts)
 	t.Logf("%d steps (%d by hand) written %d times, %d rollbacks (blocked %d times), traffic taken back %d times, a rollback due for at most %s (%s where a clock was wrong), %d locks lifted, %d times promoted, %d times completed",
 		all.steps, all.byHand, all.raised, all.rollbacks, all.blocked, all.lowered, all.longest.Round(time.Millisecond), all.misled.Round(time.Millisecond), all.lifted, all.promoted, all.completed)
-	for _, w := range Waits {
+	for _, w := range decision.Waits {
 		t.Logf("waited for %s: told %d times, stated for %s in all", w, all.waits[w], all.stated[w].Round(time.Minute))
 	}
 	if lived < 16 || t.Failed() {
@@ -773,8 +776,8 @@ func TestASimulatedWeekTakesNoStepWithoutItsConditions(t *testing.T) {
 	if all.steps < 5*lived || all.promoted < lived || all.completed < lived/2 || all.rollbacks < lived || all.kills == 0 || all.lifted < lived/2 {
 		t.Error("too little happens for this to show anything")
 	}
-	for _, w := range Waits {
-		if w != WaitVirtualService && w != WaitFirstSight && w != WaitLease && all.stated[w] == 0 {
+	for _, w := range decision.Waits {
+		if w != decision.WaitVirtualService && w != decision.WaitFirstSight && w != decision.WaitLease && all.stated[w] == 0 {
 			t.Errorf("nobody ever waited for %s", w)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,13 +30,13 @@ type ledger struct {
 		template int
 		since    time.Time
 	}
-	listed    map[string]time.Time    // when the record first told of an episode
-	rollbacks map[string]Alert        // all rollback alerts so far, by fingerprint
-	full      time.Time               // since when the canary has all traffic; zero: it has not
-	unseen    time.Time               // since when it had before it was taken back, as long as no record tells of that
-	owed      map[string]map[int]bool // templates whose rollback a replica could not record
-	enforced  time.Time               // when the record last came from observing to enforce
-	ended     bool                    // the end of the rollback window was recorded, and nothing has changed since
+	listed    map[string]time.Time      // when the record first told of an episode
+	rollbacks map[string]decision.Alert // all rollback alerts so far, by fingerprint
+	full      time.Time                 // since when the canary has all traffic; zero: it has not
+	unseen    time.Time                 // since when it had before it was taken back, as long as no record tells of that
+	owed      map[string]map[int]bool   // templates whose rollback a replica could not record
+	enforced  time.Time                 // when the record last came from observing to enforce
+	ended     bool                      // the end of the rollback window was recorded, and nothing has changed since
 }
 
 // span is from when until when; an until of zero: it goes on.
@@ -43,7 +44,7 @@ type span struct{ from, until time.Time }
 
 func newLedger() ledger {
 	return ledger{templates: map[string]int{}, spans: map[int][]span{}, told: map[int]span{}, blamed: map[int]bool{}, must: map[int]bool{}, proven: map[int]bool{},
-		listed: map[string]time.Time{}, rollbacks: map[string]Alert{}, owed: map[string]map[int]bool{}}
+		listed: map[string]time.Time{}, rollbacks: map[string]decision.Alert{}, owed: map[string]map[int]bool{}}
 }
 
 // lived brings the spans of all templates up to date: the canary's pods have
@@ -72,10 +73,10 @@ func (m *machine) served(t int, from time.Time) bool {
 
 // tell notes what a replica that writes a record has seen of the canary's pods.
 // What is gone is for the one that led when it decided to say.
-func (m *machine) tell(r *replica, is Record) {
+func (m *machine) tell(r *replica, is decision.Record) {
 	for t := range m.w.made {
 		s, hash := m.told[t], m.w.hashOfTemplate(t)
-		serves := slices.ContainsFunc(is.Status.Served, func(b Served) bool { return b.Build == hash && b.still() })
+		serves := slices.ContainsFunc(is.Status.Served, func(b decision.Served) bool { return b.Build == hash && b.Still() })
 		switch ready := r.saw.isReady(t); {
 		case ready && (s.from.IsZero() || !s.until.IsZero()):
 			m.told[t] = span{from: m.now}
@@ -106,7 +107,7 @@ func (w *world) noBuild() bool { return w.template == 0 || w.kind != "" && len(w
 // looked at: it began while that build was there and after a person last lifted a
 // lock, as far as Prometheus's clock and the record tell, or has outlived the
 // time in which it may be about what was before.
-func (m *machine) counts(a Alert, since time.Time) bool {
+func (m *machine) counts(a decision.Alert, since time.Time) bool {
 	began, build := a.StartsAt, since
 	if m.unlocked.After(since) {
 		since = m.unlocked
@@ -148,17 +149,17 @@ func (m *machine) builtAt() time.Time {
 
 // alertCounts says whether one of the alerts of a pass counts.
 func (m *machine) alertCounts(r *replica) bool {
-	return slices.ContainsFunc(slices.Collect(maps.Values(r.given)), func(a Alert) bool {
-		return a.Action == ActionRollback && m.counts(a, m.since(r))
+	return slices.ContainsFunc(slices.Collect(maps.Values(r.given)), func(a decision.Alert) bool {
+		return a.Action == decision.ActionRollback && m.counts(a, m.since(r))
 	})
 }
 
 // lockOf is the lock of this guard that a VirtualService tells of.
-func (m *machine) lockOf(vs *unstructured.Unstructured) *LockAnnotation {
+func (m *machine) lockOf(vs *unstructured.Unstructured) *decision.LockAnnotation {
 	if vs == nil {
 		return nil
 	}
-	l, err := ParseLockAnnotation(vs.GetAnnotations()[LockKey(m.guard.Name)])
+	l, err := decision.ParseLockAnnotation(vs.GetAnnotations()[decision.LockKey(m.guard.Name)])
 	if err != nil {
 		return nil
 	}
@@ -175,15 +176,15 @@ func (m *machine) checkCause(r *replica) {
 		}
 		return
 	}
-	asked := record.Request != nil && record.Request.Action == RequestRollback
-	back := slices.ContainsFunc(slices.Collect(maps.Keys(m.blamed)), r.saw.isReady) && m.guard.Rollback.Lock != LockNone
+	asked := record.Request != nil && record.Request.Action == decision.RequestRollback
+	back := slices.ContainsFunc(slices.Collect(maps.Keys(m.blamed)), r.saw.isReady) && m.guard.Rollback.Lock != decision.LockNone
 	others := r.saw.foreign != nil && r.saw.foreign.Labels[LabelLocked] == "true" // which is taken over, and cannot be recorded
 	switch {
-	case m.guard.Rollback.Lock != LockNone && !m.unwritten && !m.meddled:
+	case m.guard.Rollback.Lock != decision.LockNone && !m.unwritten && !m.meddled:
 		m.t.Fatalf("a rollback without a lock, though the record can be written; status %+v", record.Status)
 	case !m.alertCounts(r) && !asked && !back && !others && !m.owed[r.name][r.saw.present] && m.lockOf(m.w.vs) == nil && !m.meddled:
 		m.t.Fatalf("invariant 7: rolled back, and no alert of %v counts against build %d of %s, unlocked at %s; nobody has asked", r.given, r.saw.present, r.saw.since, m.unlocked)
-	case m.guard.Rollback.Lock != LockNone:
+	case m.guard.Rollback.Lock != decision.LockNone:
 		m.owe(r, r.saw.present)
 	}
 }
@@ -200,7 +201,7 @@ func (m *machine) owe(r *replica, templates ...int) {
 
 // checkLocks holds what a record that was written says of locks and refused
 // builds against the ledger: invariants 1 and 7.
-func (m *machine) checkLocks(r *replica, was, is Record) {
+func (m *machine) checkLocks(r *replica, was, is decision.Record) {
 	if was.Lock == nil {
 		m.takenAndLifted(was, is)
 	}
@@ -234,11 +235,11 @@ func (m *machine) checkLocks(r *replica, was, is Record) {
 	if was.Status.CompletedAt.IsZero() && !is.Status.CompletedAt.IsZero() {
 		m.checkCompleted(r)
 	}
-	if is.Status.State != StateCompleted {
+	if is.Status.State != decision.StateCompleted {
 		m.ended = false
 	}
 	fires := func(episode string) bool {
-		return slices.ContainsFunc(is.Status.Firing, func(f Firing) bool { return f.Episode == episode })
+		return slices.ContainsFunc(is.Status.Firing, func(f decision.Firing) bool { return f.Episode == episode })
 	}
 	maps.DeleteFunc(m.listed, func(episode string, _ time.Time) bool { return !fires(episode) })
 	for _, f := range is.Status.Firing {
@@ -261,7 +262,7 @@ func (m *machine) checkLocks(r *replica, was, is Record) {
 
 // takenAndLifted notes what a lock refuses that was taken over, or up again from an
 // annotation, and lifted in the same look.
-func (m *machine) takenAndLifted(was, is Record) {
+func (m *machine) takenAndLifted(was, is decision.Record) {
 	now, before := is.Status.Taken, was.Status.Taken
 	taken := now != nil && (before == nil || *now != *before)
 	var refused []int
@@ -272,12 +273,12 @@ func (m *machine) takenAndLifted(was, is Record) {
 			if r, _ := ReadRecord(other); r.Lock != nil {
 				refused = append(refused, m.refusedBy(*r.Lock)...)
 			}
-		case e.By == ByAnnotation && annotation != nil:
+		case e.By == decision.ByAnnotation && annotation != nil:
 			refused = append(refused, m.templates[annotation.Build])
 		}
 	}
 	m.blame(refused...)
-	if q := was.Request; len(refused) > 0 && q != nil && q.Action == RequestUnlock && is.Request == nil && is.Lock == nil {
+	if q := was.Request; len(refused) > 0 && q != nil && q.Action == decision.RequestUnlock && is.Request == nil && is.Lock == nil {
 		m.lifted, m.over = m.now, m.now
 		m.unlock(refused, is)
 	}
@@ -285,7 +286,7 @@ func (m *machine) takenAndLifted(was, is Record) {
 
 // unlock notes that a person has lifted a lock, and holds the record against that:
 // what the lock refused is forgiven.
-func (m *machine) unlock(refused []int, is Record) {
+func (m *machine) unlock(refused []int, is decision.Record) {
 	m.unlocked = m.now
 	for _, t := range refused {
 		if delete(m.blamed, t); slices.Contains(is.Refused, m.w.hashOfTemplate(t)) {
@@ -308,7 +309,7 @@ func (m *machine) blame(templates ...int) {
 }
 
 // refusedBy are the templates that a lock refuses.
-func (m *machine) refusedBy(l Lock) []int {
+func (m *machine) refusedBy(l decision.Lock) []int {
 	var out []int
 	for _, b := range l.Refused {
 		if t, known := m.templates[b]; known {
@@ -321,7 +322,7 @@ func (m *machine) refusedBy(l Lock) []int {
 }
 
 // checkLocked holds a lock that is set against what can have caused it.
-func (m *machine) checkLocked(r *replica, was Record, l Lock) {
+func (m *machine) checkLocked(r *replica, was decision.Record, l decision.Lock) {
 	refused := m.refusedBy(l)
 	from := m.now
 	switch {
@@ -331,13 +332,13 @@ func (m *machine) checkLocked(r *replica, was Record, l Lock) {
 		}
 		m.blame(refused...)
 		return
-	case l.By == ByAnnotation:
+	case l.By == decision.ByAnnotation:
 		if m.lockOf(m.w.vs) == nil && m.lockOf(r.saw.vs) == nil && !m.meddled && !m.over.Before(l.Since) || m.lifted.After(l.Since) {
 			m.t.Fatalf("invariant 7: the lock of %s was taken up again, and the VirtualService tells of none; lifted last at %s", l.Since, m.over)
 		}
 		m.blame(refused...)
 		return
-	case l.By == ByRefused:
+	case l.By == decision.ByRefused:
 		for _, t := range refused {
 			if !m.blamed[t] || !r.saw.isReady(t) {
 				m.t.Fatalf("invariant 7: locked, since build %d is back; it was rolled back and not unlocked: %v, it has a ready pod: %v", t, m.blamed[t], r.saw.isReady(t))
@@ -347,10 +348,10 @@ func (m *machine) checkLocked(r *replica, was Record, l Lock) {
 			m.t.Fatalf("invariant 7: locked, since a refused build is back, and none is: %+v", l)
 		}
 		return
-	case l.By == ByAlert:
+	case l.By == decision.ByAlert:
 		from = m.checkAlertLock(r, l, refused)
 	default:
-		if q := was.Request; q == nil || q.Action != RequestRollback {
+		if q := was.Request; q == nil || q.Action != decision.RequestRollback {
 			m.t.Fatalf("invariant 7: locked by %s, who has not asked for it", l.By)
 		}
 	}
@@ -366,7 +367,7 @@ func (m *machine) checkLocked(r *replica, was Record, l Lock) {
 
 // checkAlertLock holds a lock that an alert has set against that alert, and
 // returns from when on a build that has served can be to blame.
-func (m *machine) checkAlertLock(r *replica, l Lock, refused []int) time.Time {
+func (m *machine) checkAlertLock(r *replica, l decision.Lock, refused []int) time.Time {
 	a, known := m.rollbacks[l.Fingerprint]
 	_, given := r.given[a.Episode()]
 	owed := slices.ContainsFunc(refused, func(t int) bool { return m.owed[r.name][t] })
@@ -387,37 +388,37 @@ func (m *machine) checkAlertLock(r *replica, l Lock, refused []int) time.Time {
 
 // checkBlamed holds the builds that a lock refuses against those that had ready
 // pods while the alert's requests were made.
-func (m *machine) checkBlamed(r *replica, l Lock, refused []int, from time.Time) {
+func (m *machine) checkBlamed(r *replica, l decision.Lock, refused []int, from time.Time) {
 	proven := func(t int) bool { return m.proven[t] }
 	for _, t := range refused {
 		switch {
 		case !m.served(t, from) && !r.saw.isReady(t) && (t != r.saw.template || len(m.spans[t]) == 0):
 			m.t.Fatalf("invariant 7: build %d is refused for %s, and has had no ready pod since %s: %v", t, l.Alert, from, m.spans[t])
-		case l.By == ByAlert && proven(t) && slices.ContainsFunc(refused, func(t int) bool { return !proven(t) }):
+		case l.By == decision.ByAlert && proven(t) && slices.ContainsFunc(refused, func(t int) bool { return !proven(t) }):
 			m.t.Fatalf("invariant 7: build %d had stood its window out, and is refused beside %v", t, refused)
 		}
 	}
 	for i, t := range r.saw.pods {
 		life := r.saw.life(i)
-		served := !life.down && l.Since.Sub(life.born) >= ClockTolerance // else the alert is not about it
-		if served && !slices.Contains(refused, t) && (l.By != ByAlert || !proven(t)) {
+		served := !life.down && l.Since.Sub(life.born) >= decision.ClockTolerance // else the alert is not about it
+		if served && !slices.Contains(refused, t) && (l.By != decision.ByAlert || !proven(t)) {
 			m.t.Fatalf("invariant 1: build %d serves and is not refused: %+v", t, l)
 		}
 	}
 }
 
 // checkLifted holds the end of a lock against what may lift it.
-func (m *machine) checkLifted(r *replica, was, is Record) {
+func (m *machine) checkLifted(r *replica, was, is decision.Record) {
 	m.lifted, m.over = m.now, m.now
 	refused := m.refusedBy(*was.Lock)
-	if q := was.Request; q != nil && q.Action == RequestUnlock && is.Request == nil {
+	if q := was.Request; q != nil && q.Action == decision.RequestUnlock && is.Request == nil {
 		m.unlock(refused, is)
 		return
 	}
-	if was.Lock.Kind != LockBuild {
+	if was.Lock.Kind != decision.LockBuild {
 		m.t.Fatalf("invariant 1: a lock of kind %s is lifted, and nobody has asked", was.Lock.Kind)
 	}
-	if slices.ContainsFunc(newest(was.History, is.History), func(e HistoryEntry) bool { return e.By == "window" }) {
+	if slices.ContainsFunc(newest(was.History, is.History), func(e decision.HistoryEntry) bool { return e.By == "window" }) {
 		if !m.meddled && (m.full.IsZero() || m.now.Sub(m.full) < r.guard.Rollback.Window) {
 			m.t.Fatalf("invariant 1: unlocked after the window, and the canary has had all traffic since %s", m.full)
 		}
@@ -429,7 +430,7 @@ func (m *machine) checkLifted(r *replica, was, is Record) {
 	}
 	for i, t := range r.saw.pods {
 		life := r.saw.life(i)
-		older := was.Lock.Since.Sub(life.born) >= ClockTolerance
+		older := was.Lock.Since.Sub(life.born) >= decision.ClockTolerance
 		late, lost := m.must[t] && older, m.edited && !older // of one record alone that is gone, a pod of this instant is no proof
 		if (late || m.blamed[t] && !lost) && !life.down {
 			m.t.Fatalf("invariant 1: the lock of %s is lifted, and a pod of build %d is ready, of %s (the build served when the lock was set: %v, it was rolled back: %v); lock %+v, refused %v", was.Lock.Since, t, life.born, m.must[t], m.blamed[t], was.Lock, is.Refused)
@@ -474,7 +475,7 @@ func (m *machine) checkRolledBack(t virtualservice.Traffic) {
 	}
 	for _, r := range m.replicas {
 		for _, a := range r.known {
-			if a.Action == ActionRollback && m.counts(a, since) {
+			if a.Action == decision.ActionRollback && m.counts(a, since) {
 				m.t.Fatalf("invariant 1: %s fires and counts against build %d of %s, unlocked at %s, and the canary has %+v; status %+v", a.Name, m.w.present, m.seen, m.unlocked, t, m.parsed().Status)
 			}
 		}
@@ -483,9 +484,9 @@ func (m *machine) checkRolledBack(t virtualservice.Traffic) {
 
 // checkLiftable holds a lock that stands when all is calm against a build that
 // ends it.
-func (m *machine) checkLiftable(rec Record) {
+func (m *machine) checkLiftable(rec decision.Record) {
 	l := rec.Lock
-	if l == nil || l.Kind != LockBuild || m.brakeOff() || len(m.w.pods) == 0 {
+	if l == nil || l.Kind != decision.LockBuild || m.brakeOff() || len(m.w.pods) == 0 {
 		return
 	}
 	ready := 0
@@ -506,12 +507,12 @@ func (m *machine) checkLiftable(rec Record) {
 // otherGuard is the record of another guard of the same pair: it was renamed, or
 // is in no configuration any more. Nil: there is none.
 func (m *machine) otherGuard(locked bool, template int) *corev1.ConfigMap {
-	rec := Record{Status: Status{State: StateIdle}}
+	rec := decision.Record{Status: decision.Status{State: decision.StateIdle}}
 	set := map[string]string{LabelGuard: "orders-before"}
 	if locked {
 		set[LabelLocked] = "true"
 		build := m.w.hashOfTemplate(template)
-		rec.Lock = &Lock{Kind: LockBuild, Build: build, Refused: []string{build}, Since: m.now, By: ByAlert, Reason: "Errors: 7% of requests fail"}
+		rec.Lock = &decision.Lock{Kind: decision.LockBuild, Build: build, Refused: []string{build}, Since: m.now, By: decision.ByAlert, Reason: "Errors: 7% of requests fail"}
 		rec.Denies(virtualservice.Denied(m.pair()), virtualservice.Spellings(m.pair(), m.guard.Stable), m.guard.Rollback)
 		rec.VirtualServices = []string{"orders-service"}
 	}

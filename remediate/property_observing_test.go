@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"pgregory.net/rapid"
@@ -12,7 +13,7 @@ import (
 
 // observing says that a replica's configuration observes, or the record does.
 func (m *machine) observing() bool {
-	return m.parsed().Status.Observing != nil || slices.ContainsFunc(m.replicas, func(r *replica) bool { return r.guard.Mode == ModeObserve })
+	return m.parsed().Status.Observing != nil || slices.ContainsFunc(m.replicas, func(r *replica) bool { return r.guard.Mode == decision.ModeObserve })
 }
 
 // brakeOff says that nobody expects an alert to roll back.
@@ -28,7 +29,7 @@ func (m *machine) forbidWrites() {
 			stored(old, cm)
 		}
 		r.store.before = func(write string) error {
-			if write != "record" && r.guard.Mode == ModeObserve {
+			if write != "record" && r.guard.Mode == decision.ModeObserve {
 				m.t.Fatalf("%s observes, and wrote to the VirtualService: %s", r.name, write)
 			}
 			return before(write)
@@ -43,7 +44,7 @@ func (m *machine) forbidWrites() {
 }
 
 // switched notes the switch to enforce in the ledger: what runs then is forgiven.
-func (m *machine) switched(was, is Record) {
+func (m *machine) switched(was, is decision.Record) {
 	if was.Status.Observing == nil || is.Status.Observing != nil {
 		return
 	}
@@ -60,7 +61,7 @@ func (m *machine) switched(was, is Record) {
 func (m *machine) checkPast() {
 	rec := m.parsed()
 	l, enforced := rec.Lock, rec.Status.EnforcedAt
-	if l == nil || l.By != ByAlert || l.From != "" || l.Since.Before(enforced) {
+	if l == nil || l.By != decision.ByAlert || l.From != "" || l.Since.Before(enforced) {
 		return
 	}
 	if l.StartsAt.Before(enforced) && !rec.Status.BuildSince.After(enforced) {
@@ -74,14 +75,14 @@ func (m *machine) checkPast() {
 func TestPropertyAGuardThatObservesWritesNoVirtualService(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine(t)
-		m.guard.Promotion.Mode = PromotionOff
+		m.guard.Promotion.Mode = decision.PromotionOff
 		if rapid.Bool().Draw(t, "enforced before") {
 			m.settle()
 			m.pass(m.alert("of before"))
 			m.settle()
 		}
 		for _, r := range m.replicas {
-			r.guard.Mode = ModeObserve
+			r.guard.Mode = decision.ModeObserve
 		}
 		m.forbidWrites()
 		m.settle()
@@ -104,21 +105,21 @@ func TestPropertyAGuardThatObservesWritesNoVirtualService(t *testing.T) {
 func TestPropertyASwitchOfTheModeNeverActsOnThePast(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine(t)
-		m.guard.Promotion.Mode = PromotionOff
+		m.guard.Promotion.Mode = decision.PromotionOff
 		for _, r := range m.replicas {
-			r.guard.Promotion.Mode, r.guard.Mode = PromotionOff, ModeObserve
+			r.guard.Promotion.Mode, r.guard.Mode = decision.PromotionOff, decision.ModeObserve
 		}
 		m.forbidWrites()
 		m.settle()
 		actions := m.actions()
 		actions["mode"] = func(t *rapid.T) {
 			m.t = t
-			m.pick("configuration read by").guard.Mode = rapid.SampledFrom([]Mode{ModeEnforce, ModeObserve}).Draw(t, "mode")
+			m.pick("configuration read by").guard.Mode = rapid.SampledFrom([]decision.Mode{decision.ModeEnforce, decision.ModeObserve}).Draw(t, "mode")
 		}
 		actions["enforce"] = func(t *rapid.T) {
 			m.t = t
 			for _, r := range m.replicas {
-				r.guard.Mode = ModeEnforce
+				r.guard.Mode = decision.ModeEnforce
 			}
 			m.settle()
 			m.now = m.now.Add(time.Second)

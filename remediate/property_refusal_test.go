@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -117,7 +118,7 @@ func (m *machine) stand() {
 		named := slices.ContainsFunc(lasting, func(r *refusal) bool { // what refuses annotations alone is not what is in the way
 			return r.what == "traffic" && r.only != "/metadata/annotations" && strings.Contains(rec.Status.Reason, r.err.Error())
 		})
-		if rec.Status.State != StateBlocked || !named {
+		if rec.Status.State != decision.StateBlocked || !named {
 			m.t.Fatalf("invariant 6: the write of traffic is refused (%v), and the record says %s: %s", whole.err, rec.Status.State, rec.Status.Reason)
 		}
 	case whole != nil:
@@ -125,7 +126,7 @@ func (m *machine) stand() {
 		m.t.Fatalf("the canary has %+v, though the API server takes what gives its weight to stable; refused is %s", t, describeRefusals(lasting))
 	case t.CanaryOnly > 0 && refused("traffic", "/spec/http/0/") == nil || t.Mirrors > 0 && refused("traffic", "mirror") == nil:
 		m.t.Fatalf("what was not refused was not written: %+v; refused is %s", t, describeRefusals(lasting))
-	case !t.Clean() && rec.Status.State != StateBlocked:
+	case !t.Clean() && rec.Status.State != decision.StateBlocked:
 		m.t.Fatalf("invariant 6: something still leads to the canary (%+v), and the record says %s: %s", t, rec.Status.State, rec.Status.Reason)
 	}
 }
@@ -144,7 +145,7 @@ func (m *machine) checkUnrecorded(trafficRefused bool) {
 			continue
 		}
 		for _, a := range r.known {
-			if a.Action == ActionRollback && !a.StartsAt.Before(s.BuildSince) && !a.StartsAt.Before(s.UnlockedAt) {
+			if a.Action == decision.ActionRollback && !a.StartsAt.Before(s.BuildSince) && !a.StartsAt.Before(s.UnlockedAt) {
 				m.t.Fatalf("invariant 1: %s fires and counts, the record cannot be written, and the canary has %+v", a.Name, t)
 			}
 		}
@@ -200,7 +201,7 @@ func (m *machine) was(after int, like func(virtualservice.Traffic) bool) bool {
 // had: invariant 6. What its pass has seen was so when it was read, also where
 // somebody has written since.
 func (m *machine) checkTold(r *replica, old, cm *corev1.ConfigMap) {
-	var was Record
+	var was decision.Record
 	if old != nil {
 		was = m.parse(old)
 	}
@@ -227,13 +228,13 @@ func (m *machine) checkTold(r *replica, old, cm *corev1.ConfigMap) {
 			m.t.Fatalf("invariant 6: recorded as a step (%+v), and the canary has never had that since version %d: %+v", e, m.steppedAt, m.truths)
 		}
 	}
-	if is.Status.State == StateRolledBack && was.Status.State != StateRolledBack && !m.was(rolledBackSince, virtualservice.Traffic.Clean) {
+	if is.Status.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack && !m.was(rolledBackSince, virtualservice.Traffic.Clean) {
 		m.t.Fatalf("invariant 6: state %s (%s), and the canary has had %+v ever since version %d", is.Status.State, is.Status.Reason, m.trafficOf(m.w.vs), rolledBackSince)
 	}
 }
 
 // newest are the entries that a history has gained.
-func newest(was, is []HistoryEntry) []HistoryEntry {
+func newest(was, is []decision.HistoryEntry) []decision.HistoryEntry {
 	if len(is) < len(was) {
 		return nil
 	}
@@ -244,32 +245,34 @@ func newest(was, is []HistoryEntry) []HistoryEntry {
 // against the traffic that the VirtualService has with it: invariant 6.
 func (m *machine) checkMarks(before, after *unstructured.Unstructured) {
 	a := after.GetAnnotations()
-	if b := before.GetAnnotations(); a[AnnotationState] == b[AnnotationState] && a[AnnotationReason] == b[AnnotationReason] {
+	if b := before.GetAnnotations(); a[decision.AnnotationState] == b[decision.AnnotationState] && a[decision.AnnotationReason] == b[decision.AnnotationReason] {
 		return
 	}
 	t := m.trafficOf(after)
 	wrong := false
-	switch State(a[AnnotationState]) {
-	case StateRolledBack:
+	switch decision.State(a[decision.AnnotationState]) {
+	case decision.StateRolledBack:
 		wrong = !t.Clean()
-	case StateIdle:
+	case decision.StateIdle:
 		wrong = t.Weight > 0
-	case StateShifting, StateHeld:
+	case decision.StateShifting, decision.StateHeld:
 		wrong = t.Weight == 0 && t.Clean() || t.Full()
-	case StatePromoted, StateUnverified, StateCompleted:
+	case decision.StatePromoted, decision.StateUnverified, decision.StateCompleted:
 		wrong = !t.Full()
 	}
 	if wrong {
-		m.t.Fatalf("invariant 6: the VirtualService says %s (%s), and the canary has %+v", a[AnnotationState], a[AnnotationReason], t)
+		m.t.Fatalf("invariant 6: the VirtualService says %s (%s), and the canary has %+v", a[decision.AnnotationState], a[decision.AnnotationReason], t)
 	}
 }
 
 // checkEvents holds what Events and counters tell against the record that the
 // API server has: invariant 6.
-func (m *machine) checkEvents(d Decision) {
+func (m *machine) checkEvents(d decision.Decision) {
 	history := m.parsed().History
 	for _, e := range d.Added {
-		if !slices.ContainsFunc(history, func(h HistoryEntry) bool { return h.Event == e.Event && h.At.Equal(e.At) && h.Reason == e.Reason }) {
+		if !slices.ContainsFunc(history, func(h decision.HistoryEntry) bool {
+			return h.Event == e.Event && h.At.Equal(e.At) && h.Reason == e.Reason
+		}) {
 			m.t.Fatalf("invariant 6: told, and not in the record: %+v", e)
 		}
 	}
@@ -277,9 +280,9 @@ func (m *machine) checkEvents(d Decision) {
 
 // isReturning and isStepping say that a record tells of a change of weights
 // that has been decided on and not been seen yet.
-func isReturning(r Record) bool { return r.Status.Moving.RollsBack() }
+func isReturning(r decision.Record) bool { return r.Status.Moving.RollsBack() }
 
-func isStepping(r Record) bool { return r.Status.Moving != nil && r.Status.Moving.Step > 0 }
+func isStepping(r decision.Record) bool { return r.Status.Moving != nil && r.Status.Moving.Step > 0 }
 
 // editRecord is what a person can do to a record by hand: a key that cannot be
 // read any more, or no record.
@@ -296,8 +299,8 @@ func (m *machine) editRecord(t *rapid.T) {
 		return
 	}
 	cm := m.w.cm.DeepCopy()
-	key := rapid.SampledFrom([]string{KeyStatus, KeyHistory, KeyLock, KeyChanged}).Draw(t, "key")
-	if key == KeyStatus {
+	key := rapid.SampledFrom([]string{decision.KeyStatus, decision.KeyHistory, decision.KeyLock, decision.KeyChanged}).Draw(t, "key")
+	if key == decision.KeyStatus {
 		m.forget()
 	}
 	cm.Data[key] = rapid.SampledFrom([]string{`{"weight":`, `[7]`, `"x"`}).Draw(t, "text")

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"pgregory.net/rapid"
 )
 
@@ -28,7 +29,7 @@ func (m *machine) story() {
 		m.fails()
 		m.later(time.Minute)
 		m.ends()
-		m.asks(Request{Action: RequestUnlock, By: "someone", Reason: "because", At: m.now})
+		m.asks(decision.Request{Action: decision.RequestUnlock, By: "someone", Reason: "because", At: m.now})
 		m.look()
 		m.ciApply(weight())
 		m.look()
@@ -107,7 +108,7 @@ func (m *machine) newBuild(n int) {
 }
 
 // asks is what a person writes into the record.
-func (m *machine) asks(q Request) {
+func (m *machine) asks(q decision.Request) {
 	if m.w.cm == nil {
 		return
 	}

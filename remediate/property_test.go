@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,18 +24,18 @@ import (
 // may have heard of, and nothing else.
 type replica struct {
 	name    string
-	guard   Guard // its configuration
+	guard   decision.Guard // its configuration
 	view    *world
 	leads   bool
-	known   map[string]Alert // firing, as this replica knows it
-	pending map[string]Alert // accepted, not recorded yet
+	known   map[string]decision.Alert // firing, as this replica knows it
+	pending map[string]decision.Alert // accepted, not recorded yet
 	rec     *reconciler
 	store   *worldStore
-	saw     *world           // what its pass has looked at last
-	given   map[string]Alert // those that its pass was given
-	dead    map[string]bool  // parts of its cache whose watch is dead
-	wroteRV string           // the record as this replica last wrote it, in this pass
-	began   int              // version of the world when its pass began
+	saw     *world                    // what its pass has looked at last
+	given   map[string]decision.Alert // those that its pass was given
+	dead    map[string]bool           // parts of its cache whose watch is dead
+	wroteRV string                    // the record as this replica last wrote it, in this pass
+	began   int                       // version of the world when its pass began
 }
 
 // machine drives random sequences of events against two replicas and checks
@@ -43,11 +44,11 @@ type machine struct {
 	t        *rapid.T
 	w        *world
 	now      time.Time
-	guard    Guard
+	guard    decision.Guard
 	replicas []*replica
-	firing   map[string]Alert // by Prometheus
-	began    map[string]bool  // those of them that have begun within this pass
-	heard    []heard          // accepted rollback alerts
+	firing   map[string]decision.Alert // by Prometheus
+	began    map[string]bool           // those of them that have begun within this pass
+	heard    []heard                   // accepted rollback alerts
 	beat     time.Time
 	prom     bool // Prometheus and Alertmanager answer
 	down     bool // the API server does not
@@ -67,7 +68,7 @@ type machine struct {
 	meddle    func() // what somebody else does in the middle of a pass
 	atRecord  bool   // and only when the record is written
 	meddled   bool
-	records   map[*corev1.ConfigMap]Record // as parsed
+	records   map[*corev1.ConfigMap]decision.Record // as parsed
 	refusals  []*refusal
 	truths    []traffics // what the canary has had, oldest first
 	lockedAt  int        // version of the world when the last rollback was decided on
@@ -78,13 +79,13 @@ type machine struct {
 }
 
 // hears of an alert, with the numbers of that moment in its summary.
-func (r *replica) hears(a Alert) {
+func (r *replica) hears(a decision.Alert) {
 	a.Summary = "as " + r.name + " has it"
 	r.known[a.Episode()] = a
 }
 
 type heard struct {
-	alert  Alert
+	alert  decision.Alert
 	locked bool // a lock stood when it was first recorded
 }
 
@@ -97,14 +98,14 @@ type fault struct {
 }
 
 func newMachine(t *rapid.T) *machine {
-	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]Alert{}, prom: true, records: map[*corev1.ConfigMap]Record{}, ledger: newLedger()}
+	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]decision.Alert{}, prom: true, records: map[*corev1.ConfigMap]decision.Record{}, ledger: newLedger()}
 	m.beat = m.now
-	m.guard = Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
+	m.guard = decision.Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
 		DestinationRule: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
-		Rollback: Rollback{Lock: rapid.SampledFrom([]LockKind{LockBuild, LockBuild, LockManual, LockNone}).Draw(t, "lock"), Window: 30 * time.Minute,
+		Rollback: decision.Rollback{Lock: rapid.SampledFrom([]decision.LockKind{decision.LockBuild, decision.LockBuild, decision.LockManual, decision.LockNone}).Draw(t, "lock"), Window: 30 * time.Minute,
 			MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
-		Promotion: Promotion{Mode: rapid.SampledFrom([]PromotionMode{PromotionOff, PromotionAuto, PromotionManual}).Draw(t, "mode"), MinRequests: 100,
-			Steps: []Step{{Weight: 10, Interval: time.Minute}, {Weight: 50, Interval: time.Minute, Bake: time.Minute}, {Weight: 100, Interval: time.Minute}}},
+		Promotion: decision.Promotion{Mode: rapid.SampledFrom([]decision.PromotionMode{decision.PromotionOff, decision.PromotionAuto, decision.PromotionManual}).Draw(t, "mode"), MinRequests: 100,
+			Steps: []decision.Step{{Weight: 10, Interval: time.Minute}, {Weight: 50, Interval: time.Minute, Bake: time.Minute}, {Weight: 100, Interval: time.Minute}}},
 		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute}
 	made := m.now.Add(-time.Hour)
 	m.w = &world{template: 1, made: map[int]time.Time{1: made}, pods: []int{1, 1}, lives: make([]life, 2), present: 1, since: made, stable: 2,
@@ -123,7 +124,7 @@ func newMachine(t *rapid.T) *machine {
 	m.ciReplace(rapid.SampledFrom([]int{0, 10, 100}).Draw(t, "weight at first sight"))
 	m.oldBuild = 1
 	for i := range 2 {
-		r := &replica{name: fmt.Sprint("guardian-", i), guard: m.guard, view: m.w.copy(), leads: i == 0, known: map[string]Alert{}, pending: map[string]Alert{}}
+		r := &replica{name: fmt.Sprint("guardian-", i), guard: m.guard, view: m.w.copy(), leads: i == 0, known: map[string]decision.Alert{}, pending: map[string]decision.Alert{}}
 		r.guard.Rollback.Window -= time.Duration(i) * time.Second // an edit that has not reached both yet
 		m.wire(r)
 		m.replicas = append(m.replicas, r)
@@ -174,15 +175,17 @@ func (m *machine) wire(r *replica) {
 		user:      func() string { return guardianUser },
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
-		forward: func(_ context.Context, s snapshot) (Forward, []Alert) {
+		forward: func(_ context.Context, s snapshot) (decision.Forward, []decision.Alert) {
 			if !m.prom {
-				return Forward{Err: "Prometheus does not answer"}, nil
+				return decision.Forward{Err: "Prometheus does not answer"}, nil
 			}
 			maps.Copy(r.given, m.firing)
-			return Forward{Requests: m.requests(), Gates: []Gate{{Name: "slo", Open: !m.gateShut, Why: "0"}}}, slices.Collect(maps.Values(m.firing))
+			return decision.Forward{Requests: m.requests(), Gates: []decision.Gate{{Name: "slo", Open: !m.gateShut, Why: "0"}}}, slices.Collect(maps.Values(m.firing))
 		},
-		count:   func(context.Context, snapshot) Count { return Count{Known: m.prom, Requests: m.requests()} },
-		changed: func(_ Guard, _ snapshot, d Decision) { m.checkEvents(d) },
+		count: func(context.Context, snapshot) decision.Count {
+			return decision.Count{Known: m.prom, Requests: m.requests()}
+		},
+		changed: func(_ decision.Guard, _ snapshot, d decision.Decision) { m.checkEvents(d) },
 	}
 }
 
@@ -195,10 +198,10 @@ func (m *machine) requests() int64 {
 	return 200
 }
 
-func (m *machine) parsed() Record { return m.parse(m.w.cm) }
+func (m *machine) parsed() decision.Record { return m.parse(m.w.cm) }
 
 // parse reads a record once: nobody edits a ConfigMap of a world.
-func (m *machine) parse(cm *corev1.ConfigMap) Record {
+func (m *machine) parse(cm *corev1.ConfigMap) decision.Record {
 	if r, ok := m.records[cm]; ok {
 		return r
 	}
@@ -223,7 +226,7 @@ func (m *machine) trafficOf(vs *unstructured.Unstructured) virtualservice.Traffi
 }
 
 func (m *machine) paused() bool {
-	return m.parsed().Status.Paused != nil || m.w.vs != nil && m.w.vs.GetAnnotations()[AnnotationPaused] == "true"
+	return m.parsed().Status.Paused != nil || m.w.vs != nil && m.w.vs.GetAnnotations()[decision.AnnotationPaused] == "true"
 }
 
 // disarmed says whether a person has taken the brake off. It is on again at the
@@ -231,7 +234,7 @@ func (m *machine) paused() bool {
 // the record cannot be written and goes on telling of the disarm.
 func (m *machine) disarmed() bool {
 	rec := m.parsed()
-	if q := rec.Request; q != nil && (q.Action == RequestArm || q.Action == RequestRollback) {
+	if q := rec.Request; q != nil && (q.Action == decision.RequestArm || q.Action == decision.RequestRollback) {
 		return false
 	}
 	return rec.Status.Disarmed != nil && m.now.Before(rec.Status.Disarmed.Until)
@@ -270,7 +273,7 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		m.t.Fatalf("invariant 2: raised from %d to %d while locked: %+v", was.Weight, is.Weight, record.Lock)
 	case !r.leads:
 		m.t.Fatalf("invariant 2: raised from %d to %d without the lease", was.Weight, is.Weight)
-	case slices.ContainsFunc(slices.Collect(maps.Values(m.firing)), func(a Alert) bool { return !m.began[a.Episode()] }):
+	case slices.ContainsFunc(slices.Collect(maps.Values(m.firing)), func(a decision.Alert) bool { return !m.began[a.Episode()] }):
 		m.t.Fatalf("invariant 2: raised from %d to %d while %v fires", was.Weight, is.Weight, m.firing)
 	case !m.meddled && m.paused():
 		m.t.Fatalf("invariant 2: raised while paused")
@@ -282,16 +285,16 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		m.t.Fatalf("invariant 2: raised from %d to %d, and nobody knows whether the lock of another guard denies this canary", was.Weight, is.Weight)
 	case !m.meddled && m.w.foreign != nil && m.w.foreign.Labels[LabelLocked] == "true":
 		m.t.Fatalf("invariant 2: raised from %d to %d while the lock of another guard denies this canary", was.Weight, is.Weight)
-	case m.guard.Promotion.Mode == PromotionOff && (!isStepping(record) || record.Status.Moving.By != "someone"):
+	case m.guard.Promotion.Mode == decision.PromotionOff && (!isStepping(record) || record.Status.Moving.By != "someone"):
 		m.t.Fatalf("raised in mode off without a person's wish")
 	}
 	m.checkStep(record, was, is)
 }
 
 // checkStep holds a step against the conditions that are a step's alone.
-func (m *machine) checkStep(record Record, was, is virtualservice.Traffic) {
+func (m *machine) checkStep(record decision.Record, was, is virtualservice.Traffic) {
 	steps := m.guard.Promotion.Steps
-	rung := slices.IndexFunc(steps, func(s Step) bool { return s.Weight > was.Lowest })
+	rung := slices.IndexFunc(steps, func(s decision.Step) bool { return s.Weight > was.Lowest })
 	if rung < 0 || steps[rung].Weight != is.Weight || is.Lowest != is.Weight {
 		m.t.Fatalf("not one rung: %d to %d", was.Lowest, is.Weight)
 	}
@@ -299,7 +302,7 @@ func (m *machine) checkStep(record Record, was, is virtualservice.Traffic) {
 	if rung > 0 {
 		interval += steps[rung-1].Bake
 	}
-	byHand := isStepping(record) && record.Status.Moving.By != BySchedule
+	byHand := isStepping(record) && record.Status.Moving.By != decision.BySchedule
 	switch {
 	case m.gateShut:
 		m.t.Fatalf("raised to %d with a closed gate", is.Weight)
@@ -308,7 +311,7 @@ func (m *machine) checkStep(record Record, was, is virtualservice.Traffic) {
 	case !m.meddled && slices.ContainsFunc(m.w.pods, func(p int) bool { return p != m.w.template }):
 		m.t.Fatalf("raised to %d in the middle of a rollout", is.Weight)
 	case byHand:
-	case m.guard.Promotion.Mode != PromotionAuto:
+	case m.guard.Promotion.Mode != decision.PromotionAuto:
 		m.t.Fatalf("raised to %d by the schedule in mode %s", is.Weight, m.guard.Promotion.Mode)
 	case m.few && was.Weight > 0:
 		m.t.Fatalf("raised to %d after too few requests", is.Weight)
@@ -343,7 +346,7 @@ func blank(t *rapid.T, vs *unstructured.Unstructured) map[string]any {
 	u.SetManagedFields(nil)
 	u.SetResourceVersion("")
 	a := u.GetAnnotations()
-	maps.DeleteFunc(a, func(k, _ string) bool { return strings.HasPrefix(k, Prefix) })
+	maps.DeleteFunc(a, func(k, _ string) bool { return strings.HasPrefix(k, decision.Prefix) })
 	u.SetAnnotations(a)
 	routes, _, err := unstructured.NestedSlice(u.Object, "spec", "http")
 	if err != nil {
@@ -395,7 +398,7 @@ func (m *machine) pass(r *replica) {
 	m.busy, m.meddled, m.unwritten, r.wroteRV, r.began, m.began = true, false, false, "", m.w.version, map[string]bool{}
 	truth := m.w.copy()
 	defer func() { m.busy, m.fault, m.meddle, m.atRecord = false, nil, nil, false }()
-	now := map[string]Alert{}
+	now := map[string]decision.Alert{}
 	maps.Copy(now, r.known)
 	maps.Copy(now, r.pending)
 	r.given = maps.Clone(now)
@@ -407,7 +410,7 @@ func (m *machine) pass(r *replica) {
 	}
 	m.checkSeen(truth)
 	if errors.Is(err, errCrash) {
-		r.pending, r.known = map[string]Alert{}, map[string]Alert{}
+		r.pending, r.known = map[string]decision.Alert{}, map[string]decision.Alert{}
 		if m.prom { // at start guardian lists what fires
 			for _, a := range m.firing {
 				r.hears(a)
@@ -422,7 +425,7 @@ func (m *machine) pass(r *replica) {
 	if out.recorded {
 		for k, a := range sent {
 			delete(r.pending, k)
-			if a.Action == ActionRollback && !m.edited {
+			if a.Action == decision.ActionRollback && !m.edited {
 				before := slices.ContainsFunc(m.heard, func(h heard) bool { return h.locked && h.alert.Episode() == a.Episode() })
 				m.heard = append(m.heard, heard{alert: a, locked: before || was || m.parsed().Lock != nil})
 			}
@@ -436,7 +439,7 @@ func (m *machine) checkSeen(before *world) {
 	was, is := m.parse(before.cm), m.parsed()
 	// A rollback waits for no live look.
 	toZero := isReturning
-	told := func(r Record) int {
+	told := func(r decision.Record) int {
 		n := 0
 		for _, h := range r.History {
 			if h.Event == "rolled-back" {
@@ -446,8 +449,8 @@ func (m *machine) checkSeen(before *world) {
 		return n
 	}
 	rollsBack := was.Lock == nil && is.Lock != nil ||
-		m.guard.Rollback.Lock == LockNone && (toZero(was) || toZero(is) || told(is) > told(was))
-	if m.meddled || m.fault != nil || was.Status.State == StateUnknown || rollsBack {
+		m.guard.Rollback.Lock == decision.LockNone && (toZero(was) || toZero(is) || told(is) > told(was))
+	if m.meddled || m.fault != nil || was.Status.State == decision.StateUnknown || rollsBack {
 		return
 	}
 	if now := is.Status.Build; now != was.Status.Build && (m.w.template == 0 || now != m.w.hashOfTemplate(m.w.template)) {
@@ -491,7 +494,7 @@ func (m *machine) checkCalm() {
 	if rec.Lock != nil && !m.brakeOff() && safe && !t.Clean() {
 		m.t.Fatalf("invariant 1: locked, and the canary has %+v; status %+v", t, rec.Status)
 	}
-	if rec.Lock != nil && !m.brakeOff() && !safe && !t.Clean() && rec.Status.State != StateBlocked {
+	if rec.Lock != nil && !m.brakeOff() && !safe && !t.Clean() && rec.Status.State != decision.StateBlocked {
 		m.t.Fatalf("a rollback that cannot be done is not blocked but %s", rec.Status.State)
 	}
 	if x := rec.Status.Disarmed; x != nil && !m.now.Before(x.Until) {
@@ -514,23 +517,23 @@ func (m *machine) checkCalm() {
 		if h.locked {
 			continue
 		}
-		if !slices.ContainsFunc(rec.History, func(e HistoryEntry) bool { return e.Alert == h.alert.Name }) {
-			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[KeyHistory])
+		if !slices.ContainsFunc(rec.History, func(e decision.HistoryEntry) bool { return e.Alert == h.alert.Name }) {
+			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[decision.KeyHistory])
 		}
 	}
 	held := m.w.foreign != nil && m.w.foreign.Labels[LabelLocked] == "true"
-	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !held && !m.paused() && !m.brakeOff() && rec.Status.State != StateBlocked && len(rec.Status.Firing) == 0 {
+	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !held && !m.paused() && !m.brakeOff() && rec.Status.State != decision.StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
 	}
 }
 
 // checkLockAnnotation: what the admission policies read is what the record says.
-func (m *machine) checkLockAnnotation(rec Record) {
+func (m *machine) checkLockAnnotation(rec decision.Record) {
 	if m.w.vs == nil || m.observing() {
 		return
 	}
-	want, _ := LockAnnotationOf(rec, guardianUser)
-	if got := m.w.vs.GetAnnotations()[LockKey(m.guard.Name)]; got != want {
+	want, _ := decision.LockAnnotationOf(rec, guardianUser)
+	if got := m.w.vs.GetAnnotations()[decision.LockKey(m.guard.Name)]; got != want {
 		m.t.Fatalf("the VirtualService says of the lock\n%q\nand the record\n%q", got, want)
 	}
 }
@@ -602,9 +605,9 @@ func (m *machine) outside(label string) {
 			u := m.w.vs.DeepCopy()
 			a := u.GetAnnotations()
 			if rapid.Bool().Draw(t, label+" pause") {
-				a[AnnotationPaused] = "true"
+				a[decision.AnnotationPaused] = "true"
 			} else {
-				delete(a, AnnotationPaused)
+				delete(a, decision.AnnotationPaused)
 			}
 			u.SetAnnotations(a)
 			u.SetResourceVersion(m.w.next())
@@ -612,9 +615,9 @@ func (m *machine) outside(label string) {
 		}
 	case "request":
 		if m.w.cm != nil {
-			q := Request{Action: rapid.SampledFrom([]RequestAction{RequestRollback, RequestUnlock, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestPromote, RequestDisarm, RequestArm, "dance"}).Draw(t, label+" action"),
+			q := decision.Request{Action: rapid.SampledFrom([]decision.RequestAction{decision.RequestRollback, decision.RequestUnlock, decision.RequestUnlock, decision.RequestPause, decision.RequestResume, decision.RequestPromote, decision.RequestPromote, decision.RequestDisarm, decision.RequestArm, "dance"}).Draw(t, label+" action"),
 				By: "someone", Reason: "because", At: m.now}
-			if q.Action == RequestDisarm {
+			if q.Action == decision.RequestDisarm {
 				q.Until = m.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 10 * time.Minute, 24 * time.Hour, 25 * time.Hour}).Draw(t, label+" for"))
 			}
 			m.asks(q)
@@ -683,11 +686,11 @@ func (m *machine) anotherGuard(label string) {
 		}
 		m.w.foreign = m.w.cm.DeepCopy()
 		m.w.foreign.Name, m.w.foreign.Labels[LabelGuard] = RecordName("orders-before"), "orders-before"
-		if a := m.w.vs; a != nil && a.GetAnnotations()[LockKey(m.guard.Name)] != "" {
+		if a := m.w.vs; a != nil && a.GetAnnotations()[decision.LockKey(m.guard.Name)] != "" {
 			u := a.DeepCopy()
 			set := u.GetAnnotations()
-			set[LockKey("orders-before")] = set[LockKey(m.guard.Name)]
-			delete(set, LockKey(m.guard.Name))
+			set[decision.LockKey("orders-before")] = set[decision.LockKey(m.guard.Name)]
+			delete(set, decision.LockKey(m.guard.Name))
 			u.SetAnnotations(set)
 			u.SetResourceVersion(m.w.next())
 			m.w.vs = u
@@ -695,7 +698,7 @@ func (m *machine) anotherGuard(label string) {
 		m.w.cm = nil
 		m.w.next()
 		for _, r := range m.replicas { // it starts anew, with another configuration
-			r.dead, r.pending = nil, map[string]Alert{}
+			r.dead, r.pending = nil, map[string]decision.Alert{}
 			m.sync(r)
 			m.wire(r)
 		}
@@ -708,7 +711,7 @@ func (m *machine) anotherGuard(label string) {
 // later has time pass. Every replica lists each minute what fires.
 func (m *machine) later(passes time.Duration) {
 	m.now = m.now.Add(passes)
-	if !m.prom || passes <= ListingKnows {
+	if !m.prom || passes <= decision.ListingKnows {
 		return
 	}
 	for _, r := range m.replicas {
@@ -749,9 +752,9 @@ func (m *machine) sync(r *replica, only ...string) {
 // alert begins, and one replica hears of it.
 func (m *machine) alert(label string) *replica {
 	m.alerts++
-	a := Alert{Name: fmt.Sprint("Alert", m.alerts), Signal: "error_rate", Fingerprint: fmt.Sprint("f", m.alerts), StartsAt: m.now.Add(m.skew),
-		Action: rapid.SampledFrom([]Action{ActionRollback, ActionRollback, ActionHold}).Draw(m.t, label+" action")}
-	if a.Action == ActionRollback {
+	a := decision.Alert{Name: fmt.Sprint("Alert", m.alerts), Signal: "error_rate", Fingerprint: fmt.Sprint("f", m.alerts), StartsAt: m.now.Add(m.skew),
+		Action: rapid.SampledFrom([]decision.Action{decision.ActionRollback, decision.ActionRollback, decision.ActionHold}).Draw(m.t, label+" action")}
+	if a.Action == decision.ActionRollback {
 		m.rollbacks[a.Fingerprint] = a
 	}
 	m.firing[a.Episode()] = a
@@ -920,7 +923,7 @@ func TestTheLeaseIsLookedAtRightBeforeAStep(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine(t)
 		first, second := m.replicas[0], m.replicas[1]
-		m.guard.Promotion.Mode, first.guard.Promotion.Mode, second.guard.Promotion.Mode = PromotionAuto, PromotionAuto, PromotionAuto
+		m.guard.Promotion.Mode, first.guard.Promotion.Mode, second.guard.Promotion.Mode = decision.PromotionAuto, decision.PromotionAuto, decision.PromotionAuto
 		m.ciReplace(0)
 		m.settle()
 		m.now = m.now.Add(2 * time.Minute)

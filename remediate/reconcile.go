@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -43,7 +44,7 @@ func (f freshReader) virtualService(ctx context.Context, name string) (*unstruct
 // version of the object handed in; errConflict is returned when that is no
 // longer the present one.
 type store interface {
-	writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error)
+	writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error)
 	patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []virtualservice.Op, manager string) (*unstructured.Unstructured, error)
 	release(ctx context.Context, name string) error
 }
@@ -66,16 +67,16 @@ type reconciler struct {
 	heartbeat func(ctx context.Context) (time.Time, error)                                  // newest of any replica, read live
 	patient   func(ctx context.Context, guard string) (context.Context, context.CancelFunc) // for live reads: it ends when an alert comes; nil: never
 	turn      func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
-	count     func(ctx context.Context, s snapshot) Count
-	forward   func(ctx context.Context, s snapshot) (Forward, []Alert)          // asks what only matters for going forward
-	unguarded func(g Guard, p virtualservice.Pair) (found []string, known bool) // nil: it is not looked for
-	changed   func(g Guard, s snapshot, d Decision)                             // told of each decision that was written
-	burst     func() bool                                                       // many rollbacks at once; nil: never
+	count     func(ctx context.Context, s snapshot) decision.Count
+	forward   func(ctx context.Context, s snapshot) (decision.Forward, []decision.Alert) // asks what only matters for going forward
+	unguarded func(g decision.Guard, p virtualservice.Pair) (found []string, known bool) // nil: it is not looked for
+	changed   func(g decision.Guard, s snapshot, d decision.Decision)                    // told of each decision that was written
+	burst     func() bool                                                                // many rollbacks at once; nil: never
 }
 
 // outcome is what one reconcile came to.
 type outcome struct {
-	decision Decision
+	decision decision.Decision
 	snapshot snapshot
 	// recorded says that all that follows from the alerts is in the record,
 	// even where the traffic could not be moved yet.
@@ -88,9 +89,9 @@ type outcome struct {
 }
 
 // status is what the API server has been seen to have, once the writes are in.
-func (o outcome) status() Status {
+func (o outcome) status() decision.Status {
 	s := o.decision.Record.Status
-	if m := o.decision.Marks; o.done && (o.decision.Move == MoveStable || o.decision.Move == MoveForward) {
+	if m := o.decision.Marks; o.done && (o.decision.Move == decision.MoveStable || o.decision.Move == decision.MoveForward) {
 		s.State, s.Reason = m.State, m.Reason
 	}
 	return s
@@ -99,7 +100,7 @@ func (o outcome) status() Status {
 // reconcile gathers, decides and applies until it fits, first from the caches,
 // after a conflict with the objects that it writes as the API server has them. alerts are all that fire for
 // the guard and all that were accepted and not acted on yet.
-func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (outcome, error) {
+func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []decision.Alert) (outcome, error) {
 	var out outcome
 	var ask questions
 	var conflict error
@@ -120,11 +121,11 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 		}
 		s.again = ask.again
 		now := r.now()
-		d := Decide(in, now)
+		d := decision.Decide(in, now)
 		if (d.WantCount || d.WantForward) && !ask.turn && !ask.busy {
 			if done, ask.turn = r.takeTurn(); !ask.turn {
 				ask.busy, in.Busy = true, true
-				d = Decide(in, now)
+				d = decision.Decide(in, now)
 			}
 		}
 		if d.WantCount && !ask.count.Asked {
@@ -132,7 +133,7 @@ func (r *reconciler) reconcile(ctx context.Context, g Guard, alerts []Alert) (ou
 			ask.count.Asked = true
 			in.Count = ask.count
 			now = r.now()
-			d = Decide(in, now)
+			d = decision.Decide(in, now)
 		}
 		if r.needsMore(d, s, &ask) {
 			continue
@@ -163,7 +164,7 @@ type questions struct {
 	cached  bool // nothing live: an alert waits for this pass to end
 	again   bool // it has left a write without an answer
 	forward bool // what only matters for going forward
-	count   Count
+	count   decision.Count
 	turn    bool // it is this pass's turn to ask others than the API server
 	busy    bool // it is not, they are being asked about other guards
 }
@@ -180,9 +181,9 @@ func (r *reconciler) takeTurn() (done func(), ok bool) {
 // the Deployments come by watches of their own: one that lags looks like a new
 // build, or like somebody who shifts back. A locked guard's weights are looked
 // at by what is written because of them.
-func contradicts(was, now Record) (build, weight bool) {
+func contradicts(was, now decision.Record) (build, weight bool) {
 	a, b := was.Status, now.Status
-	if a.State == StateUnknown {
+	if a.State == decision.StateUnknown {
 		return false, false
 	}
 	own := a.Moving != nil && a.Moving.To == b.Weight
@@ -190,7 +191,7 @@ func contradicts(was, now Record) (build, weight bool) {
 }
 
 // needsMore says that the decision has to be made again on fresher input.
-func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
+func (r *reconciler) needsMore(d decision.Decision, s snapshot, ask *questions) bool {
 	switch {
 	case ask.live:
 		if d.WantForward && !ask.forward && s.input.Live {
@@ -219,7 +220,7 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 		return true
 	case ask.lock:
 		return false
-	case d.Move == MoveStable && s.holds(d.Record):
+	case d.Move == decision.MoveStable && s.holds(d.Record):
 		// Nothing but the cached record says that it is locked, and no write
 		// of it would notice that somebody has lifted the lock meanwhile.
 		ask.lock = true
@@ -229,12 +230,12 @@ func (r *reconciler) needsMore(d Decision, s snapshot, ask *questions) bool {
 }
 
 // rollsBack says that a decision begins a rollback, which waits for nothing.
-func rollsBack(s snapshot, d Decision) bool {
-	return d.Move == MoveStable && s.input.Record.Lock == nil
+func rollsBack(s snapshot, d decision.Decision) bool {
+	return d.Move == decision.MoveStable && s.input.Record.Lock == nil
 }
 
 // unsure says that a decision should not be written as the caches have it.
-func unsure(s snapshot, d Decision) bool {
+func unsure(s snapshot, d decision.Decision) bool {
 	build, weight := contradicts(s.input.Record, d.Record)
 	return (build || weight) && !rollsBack(s, d)
 }
@@ -242,7 +243,7 @@ func unsure(s snapshot, d Decision) bool {
 // errAbandoned says that live reads have ended because an alert has come.
 var errAbandoned = errors.New("an alert has come before the API server had answered")
 
-func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask questions) (Input, snapshot, error) {
+func (r *reconciler) gather(ctx context.Context, g decision.Guard, alerts []decision.Alert, ask questions) (decision.Input, snapshot, error) {
 	from := r.cached
 	switch {
 	case ask.live && r.patient != nil:
@@ -262,10 +263,10 @@ func (r *reconciler) gather(ctx context.Context, g Guard, alerts []Alert, ask qu
 	return r.gatherFrom(ctx, from, g, alerts, ask)
 }
 
-func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alerts []Alert, ask questions) (Input, snapshot, error) {
+func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Guard, alerts []decision.Alert, ask questions) (decision.Input, snapshot, error) {
 	s, err := gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
 	if err != nil {
-		return Input{}, s, err
+		return decision.Input{}, s, err
 	}
 	if (s.input.Owned || len(s.leaving) > 0) && (s.input.Record.Lock == nil || ask.live) { // a rollback pays nothing for it
 		s.gatherHeld(ctx, from)
@@ -286,7 +287,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 	if s.input.Live && ask.forward {
 		beat, err := r.heartbeat(ctx)
 		if err != nil {
-			return Input{}, s, fmt.Errorf("read the heartbeats of all replicas: %w", err)
+			return decision.Input{}, s, fmt.Errorf("read the heartbeats of all replicas: %w", err)
 		}
 		s.input.Heartbeat = beat
 		f, firing := r.forward(ctx, s)
@@ -296,10 +297,10 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g Guard, alert
 	return s.input, s, nil
 }
 
-func mergeAlerts(a, b []Alert) []Alert {
+func mergeAlerts(a, b []decision.Alert) []decision.Alert {
 	out := slices.Clone(a)
 	for _, x := range b {
-		if !slices.ContainsFunc(out, func(y Alert) bool { return y.Episode() == x.Episode() }) {
+		if !slices.ContainsFunc(out, func(y decision.Alert) bool { return y.Episode() == x.Episode() }) {
 			out = append(out, x)
 		}
 	}
@@ -318,26 +319,26 @@ type change struct {
 // apply makes a decision true. The record is written before traffic moves, so
 // that a crash between the two is finished by the next reconcile; what a
 // rollback re-pointed is forgotten only after it was given back.
-func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did outcome, err error) {
+func (r *reconciler) apply(ctx context.Context, s snapshot, d decision.Decision) (did outcome, err error) {
 	did.decision = d
 	todo, err := plan(s, d)
 	if err != nil {
 		return did, err
 	}
 	want := d.Record
-	if d.Move == MoveStable {
+	if d.Move == decision.MoveStable {
 		want.Changed = nil
 		for _, c := range todo {
 			want.Changed = append(want.Changed, c.changes...)
 		}
 		want.Changed = append(want.Changed, changesOfOthers(d.Record.Changed, todo)...)
 	}
-	if d.Move == MoveForward {
+	if d.Move == decision.MoveForward {
 		for _, c := range todo {
 			want.Status.Splits = virtualservice.RememberSplits(want.Status.Splits, c.moved, s.input.Testers.All)
 		}
 	}
-	if d.Reason == ReasonPerson && d.Move == MoveStable && want.Lock == nil {
+	if d.Reason == decision.ReasonPerson && d.Move == decision.MoveStable && want.Lock == nil {
 		want.Request = s.input.Record.Request // until traffic has moved, nothing else tells of it
 	}
 	did.decision.Record = want
@@ -354,7 +355,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 		switch {
 		case err == nil:
 			r.changed(s.input.Guard, s, d)
-		case d.Move == MoveStable && s.again && !errors.Is(err, errConflict):
+		case d.Move == decision.MoveStable && s.again && !errors.Is(err, errConflict):
 			return r.applyUnrecorded(ctx, s, did, err)
 		default:
 			return did, &recordError{err}
@@ -367,13 +368,13 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
-	did.unmarked, err = r.patch(ctx, lockChanges(todo, s, Landed(want, d), r.self()), d)
+	did.unmarked, err = r.patch(ctx, lockChanges(todo, s, decision.Landed(want, d), r.self()), d)
 	// Without a lock the record does not see to it that traffic moves.
-	did.recorded = err == nil || want.Lock != nil || d.Move != MoveStable
+	did.recorded = err == nil || want.Lock != nil || d.Move != decision.MoveStable
 	if err != nil {
 		return did, &trafficError{err}
 	}
-	if did.done = true; d.Move == MoveStable || d.Move == MoveForward {
+	if did.done = true; d.Move == decision.MoveStable || d.Move == decision.MoveForward {
 		r.done.note(s.input.Guard.Name, did.record)
 	}
 	return did, r.afterwards(ctx, s, d, want, did.record, todo)
@@ -382,9 +383,9 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d Decision) (did out
 // stillLeads looks at the lease once more, right before something goes forward
 // or a lock is lifted: answers may have taken longer than the lease lasts. What
 // another holds now is decided anew.
-func (r *reconciler) stillLeads(s snapshot, d Decision) error {
+func (r *reconciler) stillLeads(s snapshot, d decision.Decision) error {
 	was, want := s.input.Record, d.Record
-	forward := d.Move == MoveForward || d.Move == MoveRestore || was.Lock != nil && want.Lock == nil ||
+	forward := d.Move == decision.MoveForward || d.Move == decision.MoveRestore || was.Lock != nil && want.Lock == nil ||
 		was.Status.Observing != nil && want.Status.Observing == nil
 	if forward && !r.leads() {
 		return fmt.Errorf("guard %s: the lease is another's: %w", s.input.Guard.Name, errConflict)
@@ -395,7 +396,7 @@ func (r *reconciler) stillLeads(s snapshot, d Decision) error {
 // patch writes the VirtualServices, as far as there is something to write. A
 // rollback is done in as many as take it, and in each as far as it takes it;
 // going forward stops at the first that does not.
-func (r *reconciler) patch(ctx context.Context, todo []change, d Decision) (unmarked, err error) {
+func (r *reconciler) patch(ctx context.Context, todo []change, d decision.Decision) (unmarked, err error) {
 	var refused []error
 	for _, c := range todo {
 		if len(c.ops) == 0 && len(c.lock) == 0 {
@@ -408,7 +409,7 @@ func (r *reconciler) patch(ctx context.Context, todo []change, d Decision) (unma
 		if err == nil {
 			continue
 		}
-		if refused = append(refused, err); d.Move != MoveStable {
+		if refused = append(refused, err); d.Move != decision.MoveStable {
 			break
 		}
 	}
@@ -418,7 +419,7 @@ func (r *reconciler) patch(ctx context.Context, todo []change, d Decision) (unma
 // patchOne writes one VirtualService. The weights do not wait for a lock's
 // annotation that guardian may not write, as where another user has taken its
 // key: unmarked says why it is not there.
-func (r *reconciler) patchOne(ctx context.Context, c change, d Decision) (unmarked, err error) {
+func (r *reconciler) patchOne(ctx context.Context, c change, d decision.Decision) (unmarked, err error) {
 	_, err = r.store.patchVirtualService(ctx, c.vs, append(slices.Clone(c.ops), c.lock...), manager(d))
 	if len(c.lock) > 0 && definitely(err) {
 		if unmarked = err; len(c.ops) == 0 {
@@ -426,7 +427,7 @@ func (r *reconciler) patchOne(ctx context.Context, c change, d Decision) (unmark
 		}
 		_, err = r.store.patchVirtualService(ctx, c.vs, c.ops, manager(d))
 	}
-	if definitely(err) && d.Move == MoveStable {
+	if definitely(err) && d.Move == decision.MoveStable {
 		err = r.patchSmaller(ctx, c, err)
 	}
 	return unmarked, err
@@ -443,7 +444,7 @@ func (r *reconciler) self() string {
 // lockChanges adds to the patches what the lock's annotations of all the guard's
 // VirtualServices need to say what the record says. An annotation of another
 // user's is written over only where there is something else to write.
-func lockChanges(todo []change, s snapshot, want Record, user string) []change {
+func lockChanges(todo []change, s snapshot, want decision.Record, user string) []change {
 	guard := s.input.Guard.Name
 	todo = slices.Clone(todo)
 	for _, vs := range s.services {
@@ -468,14 +469,14 @@ func lockChanges(todo []change, s snapshot, want Record, user string) []change {
 }
 
 // afterwards forgets what has been given back or done, and gives up ownership.
-func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, want Record, cm *corev1.ConfigMap, todo []change) error {
-	if d.Move == MoveRestore || d.Move == MoveForward {
+func (r *reconciler) afterwards(ctx context.Context, s snapshot, d decision.Decision, want decision.Record, cm *corev1.ConfigMap, todo []change) error {
+	if d.Move == decision.MoveRestore || d.Move == decision.MoveForward {
 		want.Changed = changesOfOthers(want.Changed, todo)
 		for _, c := range todo {
 			want.Changed = append(want.Changed, c.changes...)
 		}
 	}
-	if d.Reason == ReasonPerson {
+	if d.Reason == decision.ReasonPerson {
 		want.Request = nil
 	}
 	want.History = append(slices.Clone(want.History), d.Then...)
@@ -483,7 +484,7 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 	if d.Leave {
 		again = r.leave(ctx, s, &d, &want)
 	}
-	if d.Move == MoveRestore || d.Move == MoveForward || d.Reason == ReasonPerson || d.Leave || len(d.Then) > 0 {
+	if d.Move == decision.MoveRestore || d.Move == decision.MoveForward || d.Reason == decision.ReasonPerson || d.Leave || len(d.Then) > 0 {
 		if !sameRecord(cm, want) {
 			if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, want); err != nil {
 				return err
@@ -510,13 +511,13 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d Decision, wan
 // has turned out, or that further alerts fire for a guard whose lock stands
 // already. In a burst of rollbacks such writes would stand in the way of those
 // that move traffic.
-func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
+func (r *reconciler) canWait(s snapshot, d decision.Decision, want decision.Record) bool {
 	was, lock := s.input.Record, want.Lock
-	told := slices.ContainsFunc(d.Added, func(e HistoryEntry) bool { return e.Event != "rolled-back" })
-	if lock == nil || was.Lock == nil || !lock.Equal(*was.Lock) || lock.By != ByAlert || d.Move != MoveNone || told || was.Request != nil {
+	told := slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool { return e.Event != "rolled-back" })
+	if lock == nil || was.Lock == nil || !lock.Equal(*was.Lock) || lock.By != decision.ByAlert || d.Move != decision.MoveNone || told || was.Request != nil {
 		return false
 	}
-	if now := want.Status.State; now != StateRolledBack || was.Status.State != now && !r.done.is(s) {
+	if now := want.Status.State; now != decision.StateRolledBack || was.Status.State != now && !r.done.is(s) {
 		return false
 	}
 	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || was.DenyMatchRoutes != want.DenyMatchRoutes ||
@@ -526,8 +527,8 @@ func (r *reconciler) canWait(s snapshot, d Decision, want Record) bool {
 	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle
 }
 
-func manager(d Decision) string {
-	if d.Move == MoveStable || d.Move == MoveNone && d.Record.Lock != nil {
+func manager(d decision.Decision) string {
+	if d.Move == decision.MoveStable || d.Move == decision.MoveNone && d.Record.Lock != nil {
 		return FieldManager
 	}
 	return FieldManagerPromotion
@@ -545,28 +546,28 @@ func changesOfOthers(all []virtualservice.Change, todo []change) []virtualservic
 }
 
 // plan works out the patches of a decision.
-func plan(s snapshot, d Decision) ([]change, error) {
+func plan(s snapshot, d decision.Decision) ([]change, error) {
 	weight := 0
 	switch d.Move {
-	case MoveNone:
+	case decision.MoveNone:
 		return nil, nil
-	case MoveStable:
-	case MoveForward:
+	case decision.MoveStable:
+	case decision.MoveForward:
 		weight = d.Weight
-	case MoveRestore:
+	case decision.MoveRestore:
 		weight = virtualservice.KeepWeights
-	case MoveMark:
+	case decision.MoveMark:
 		return marks(s, d), nil
 	}
 	var todo []change
 	var passed error
 	for _, vs := range s.services {
-		if d.Move != MoveStable && s.former[vs.GetName()] {
+		if d.Move != decision.MoveStable && s.former[vs.GetName()] {
 			continue // it was guarded until the lock was lifted: see leave
 		}
 		w, _, err := virtualservice.Edit(vs.Object, s.pair, weight, s.options(d.Record, vs.GetName()), d.Record.Changed)
 		var unsafe *virtualservice.UnsafeError
-		if errors.As(err, &unsafe) && d.Move != MoveStable {
+		if errors.As(err, &unsafe) && d.Move != decision.MoveStable {
 			passed = err // going forward, one VirtualService without a split is passed over
 			continue
 		}
@@ -574,12 +575,12 @@ func plan(s snapshot, d Decision) ([]change, error) {
 			return nil, fmt.Errorf("rewrite: %w", err)
 		}
 		ops := w.Ops
-		if (len(ops) > 0 || d.Move == MoveRestore) && !s.spoken(vs, d.Move) {
+		if (len(ops) > 0 || d.Move == decision.MoveRestore) && !s.spoken(vs, d.Move) {
 			ops = append(slices.Clone(ops), annotate(vs, d)...)
 		}
 		todo = append(todo, change{vs: vs, ops: ops, changes: w.Changes, moved: w.Moved})
 	}
-	if len(todo) == 0 && d.Move == MoveForward {
+	if len(todo) == 0 && d.Move == decision.MoveForward {
 		return nil, passed
 	}
 	return todo, nil
@@ -587,12 +588,12 @@ func plan(s snapshot, d Decision) ([]change, error) {
 
 // spoken says that the marks on a VirtualService tell of another guard's
 // rollback, which counts for more than where this one stands.
-func (s snapshot) spoken(vs *unstructured.Unstructured, m Move) bool {
-	return m != MoveStable && s.held[vs.GetName()]
+func (s snapshot) spoken(vs *unstructured.Unstructured, m decision.Move) bool {
+	return m != decision.MoveStable && s.held[vs.GetName()]
 }
 
 // marks are the patches that bring guardian's annotations up to date.
-func marks(s snapshot, d Decision) []change {
+func marks(s snapshot, d decision.Decision) []change {
 	var todo []change
 	for _, vs := range s.services {
 		if ops := annotate(vs, d); len(ops) > 0 && !s.spoken(vs, d.Move) && !s.former[vs.GetName()] {
@@ -604,18 +605,18 @@ func marks(s snapshot, d Decision) []change {
 
 // annotate sets guardian's annotations to what a decision says, for people,
 // kubectl and the health check of a GitOps tool.
-func annotate(vs *unstructured.Unstructured, d Decision) []virtualservice.Op {
+func annotate(vs *unstructured.Unstructured, d decision.Decision) []virtualservice.Op {
 	m := d.Marks
-	set := map[string]string{AnnotationState: string(m.State), AnnotationReason: Shorten(m.Reason), AnnotationSince: Stamp(m.Since), AnnotationBuild: m.Build}
+	set := map[string]string{decision.AnnotationState: string(m.State), decision.AnnotationReason: decision.Shorten(m.Reason), decision.AnnotationSince: decision.Stamp(m.Since), decision.AnnotationBuild: m.Build}
 	have := vs.GetAnnotations()
-	if _, marked := have[AnnotationState]; !marked && (d.Move == MoveRestore || d.Move == MoveMark) {
+	if _, marked := have[decision.AnnotationState]; !marked && (d.Move == decision.MoveRestore || d.Move == decision.MoveMark) {
 		return nil
 	}
 	var ops []virtualservice.Op
 	if have == nil {
 		ops = append(ops, virtualservice.Op{Op: "add", Path: annotationPath, Value: map[string]string{}})
 	}
-	for _, k := range []string{AnnotationState, AnnotationReason, AnnotationSince, AnnotationBuild} {
+	for _, k := range []string{decision.AnnotationState, decision.AnnotationReason, decision.AnnotationSince, decision.AnnotationBuild} {
 		if v, ok := have[k]; set[k] != "" && (!ok || v != set[k]) {
 			ops = append(ops, virtualservice.Op{Op: "add", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1"), Value: set[k]})
 		}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apinet "istio.io/api/networking/v1"
 	istionet "istio.io/client-go/pkg/apis/networking/v1"
@@ -25,7 +26,7 @@ type memoryStore struct {
 	writes  int
 }
 
-func (m *memoryStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r Record) (*corev1.ConfigMap, error) {
+func (m *memoryStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error) {
 	m.writes++
 	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: RecordName(guard), Labels: map[string]string{LabelGuard: guard}}, Data: r.Data()}
 	return cm, m.records.Add(cm)
@@ -81,9 +82,9 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: virtualservice.DefaultDomain, now: func() time.Time { return now }, watch: newStopwatch(), known: newInspections(),
 		leads: func() bool { return true }, heartbeat: func(context.Context) (time.Time, error) { return now, nil },
-		count: func(context.Context, snapshot) Count { return Count{} }, changed: func(Guard, snapshot, Decision) {}}
-	g := Guard{Name: "orders-service", Namespace: "shop", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
-		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Rollback: Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true}}
+		count: func(context.Context, snapshot) decision.Count { return decision.Count{} }, changed: func(decision.Guard, snapshot, decision.Decision) {}}
+	g := decision.Guard{Name: "orders-service", Namespace: "shop", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
+		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Rollback: decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true}}
 	look := func() {
 		if _, err := r.reconcile(b.Context(), g, nil); err != nil {
 			b.Fatal(err)

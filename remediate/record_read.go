@@ -9,15 +9,16 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	corev1 "k8s.io/api/core/v1"
 )
 
 // ParseRecord reads a record's ConfigMap; a nil ConfigMap is an empty record.
 // The error names the keys that cannot be read.
-func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
+func ParseRecord(cm *corev1.ConfigMap) (decision.Record, error) {
 	r, bad := ReadRecord(cm)
 	if len(bad) > 0 {
-		return Record{}, fmt.Errorf("read record %s/%s: %s", cm.Namespace, cm.Name, strings.Join(bad, "; "))
+		return decision.Record{}, fmt.Errorf("read record %s/%s: %s", cm.Namespace, cm.Name, strings.Join(bad, "; "))
 	}
 	return r, nil
 }
@@ -25,7 +26,7 @@ func ParseRecord(cm *corev1.ConfigMap) (Record, error) {
 // ReadRecord is ParseRecord of a record that somebody else may have written:
 // what cannot be read is left out, and bad says what and why. A lock that cannot
 // be read stays, for a person to lift.
-func ReadRecord(cm *corev1.ConfigMap) (r Record, bad []string) {
+func ReadRecord(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	r, bad = readRecord(cm)
 	if err := r.ReadHistory(); err != nil {
 		bad = append(bad, err.Error())
@@ -34,11 +35,11 @@ func ReadRecord(cm *corev1.ConfigMap) (r Record, bad []string) {
 }
 
 // readRecord is ReadRecord but for the history, which stays the text that it is.
-func readRecord(cm *corev1.ConfigMap) (r Record, bad []string) {
+func readRecord(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	if cm == nil {
 		return r, nil
 	}
-	r, bad = ReadData(cm.Data, cm.Labels[LabelLocked] == "true")
+	r, bad = decision.ReadData(cm.Data, cm.Labels[LabelLocked] == "true")
 	r.ResourceVersion = cm.ResourceVersion
 	return r, bad
 }
@@ -58,7 +59,7 @@ func newHistories() *histories {
 
 // parse is ReadRecord, but that the history stays the text that it is. A nil
 // histories takes it apart.
-func (h *histories) parse(guard string, cm *corev1.ConfigMap) (r Record, bad []string) {
+func (h *histories) parse(guard string, cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	if h == nil {
 		return ReadRecord(cm)
 	}
@@ -99,8 +100,8 @@ func checkForeign(guard string, cm *corev1.ConfigMap) error {
 	if cm == nil || cm.Labels[LabelGuard] == guard {
 		return nil
 	}
-	var s Status
-	if json.Unmarshal([]byte(cm.Data[KeyStatus]), &s) == nil && slices.Contains(States, s.State) {
+	var s decision.Status
+	if json.Unmarshal([]byte(cm.Data[decision.KeyStatus]), &s) == nil && slices.Contains(decision.States, s.State) {
 		return nil
 	}
 	return fmt.Errorf("ConfigMap %s/%s has the name of guard %s's record and is without its label %s=%s: %w; rename or delete it, or rename the guard",
@@ -117,17 +118,17 @@ func recordOnly(guard string, cm *corev1.ConfigMap) *corev1.ConfigMap {
 }
 
 // ParseRecordOf is ParseRecord of a ConfigMap that was read by a record's name.
-func ParseRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
+func ParseRecordOf(guard string, cm *corev1.ConfigMap) (decision.Record, error) {
 	if err := checkForeign(guard, cm); err != nil {
-		return Record{}, err
+		return decision.Record{}, err
 	}
 	return ParseRecord(cm)
 }
 
 // ReadRecordOf is ReadRecord of a ConfigMap that was read by a record's name.
-func ReadRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
+func ReadRecordOf(guard string, cm *corev1.ConfigMap) (decision.Record, error) {
 	if err := checkForeign(guard, cm); err != nil {
-		return Record{}, err
+		return decision.Record{}, err
 	}
 	r, bad := ReadRecord(cm)
 	r.Unreadable = bad
@@ -136,7 +137,7 @@ func ReadRecordOf(guard string, cm *corev1.ConfigMap) (Record, error) {
 
 // UnreadableError names the keys of a record that ReadRecordOf could not read;
 // nil: it could read all.
-func UnreadableError(r Record, namespace, guard string) error {
+func UnreadableError(r decision.Record, namespace, guard string) error {
 	if len(r.Unreadable) == 0 {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,31 +18,31 @@ import (
 )
 
 // recordMap is the ConfigMap that holds a record.
-func recordMap(r Record) *corev1.ConfigMap {
+func recordMap(r decision.Record) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "guardian-orders-service", Namespace: testNamespace, ResourceVersion: r.ResourceVersion}, Data: r.Data()}
 }
 
 // fullRecord has every field of a record set.
-func fullRecord() Record {
-	return Record{
+func fullRecord() decision.Record {
+	return decision.Record{
 		ResourceVersion: "7",
-		Lock: &Lock{Kind: LockBuild, Build: "b1", Signal: "latency", Alert: "CanarySlow", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Since: at,
+		Lock: &decision.Lock{Kind: decision.LockBuild, Build: "b1", Signal: "latency", Alert: "CanarySlow", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Since: at,
 			By: "alert", From: "orders-old", Refused: []string{"b0", "b1"}, Coming: []string{"b2"}, Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
 		Refused: []string{"b0", "b1"},
 		Changed: []virtualservice.Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
-		Status: Status{State: StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
-			Paused: &Pause{By: "ann", Reason: "x", At: at}, PausedOnVS: true, Disarmed: &Disarm{By: "ann", Reason: "x", At: at, Until: at.Add(time.Hour)}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
-			Failed: 2, Latency: Latency{Quantile: 0.95, Millis: 250, Above: true}, Counted: Counted{Since: at.Add(-time.Minute), At: at},
-			Firing: []Firing{{Name: "CanarySlow", Episode: "f1@x", Action: ActionRollback, Began: at, Seen: at, Summary: "slow"}},
-			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4, Splits: []string{"0123456789abcdef"}, Leaving: []Leaving{{"orders-mesh", "forbidden"}}, CompletedAt: at,
-			Mode: PromotionAuto, Ladder: []int{30, 100}, WaitingFor: WaitRequests, Waited: []Wait{WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Moving: &Moving{To: 9, From: 5, Step: 9, At: at, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Refused: "no"}, UnlockedAt: at.Add(-2 * time.Hour),
-			FirstSeen: at.Add(-time.Hour), LiftedAt: at.Add(-2 * time.Hour), Taken: &Taken{Guard: "orders-old", Since: at}, Proven: []string{"b0"},
-			Served: []Served{{Build: "b1", From: at, Until: at.Add(time.Minute)}}, Revisions: []Revision{{Name: "orders-v2-5d4", Build: "b1"}},
-			Observing: &Observing{Since: at, Would: &Would{At: at, From: 9, Build: "b1", Refused: []string{"b1"}, Signal: "latency", Alert: "CanarySlow", Episode: "f1@x", Reason: "slow", Blocked: "no stable"}}, EnforcedAt: at,
+		Status: decision.Status{State: decision.StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
+			Paused: &decision.Pause{By: "ann", Reason: "x", At: at}, PausedOnVS: true, Disarmed: &decision.Disarm{By: "ann", Reason: "x", At: at, Until: at.Add(time.Hour)}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
+			Failed: 2, Latency: decision.Latency{Quantile: 0.95, Millis: 250, Above: true}, Counted: decision.Counted{Since: at.Add(-time.Minute), At: at},
+			Firing: []decision.Firing{{Name: "CanarySlow", Episode: "f1@x", Action: decision.ActionRollback, Began: at, Seen: at, Summary: "slow"}},
+			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: decision.ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4, Splits: []string{"0123456789abcdef"}, Leaving: []decision.Leaving{{VirtualService: "orders-mesh", Why: "forbidden"}}, CompletedAt: at,
+			Mode: decision.PromotionAuto, Ladder: []int{30, 100}, WaitingFor: decision.WaitRequests, Waited: []decision.Wait{decision.WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Moving: &decision.Moving{To: 9, From: 5, Step: 9, At: at, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Refused: "no"}, UnlockedAt: at.Add(-2 * time.Hour),
+			FirstSeen: at.Add(-time.Hour), LiftedAt: at.Add(-2 * time.Hour), Taken: &decision.Taken{Guard: "orders-old", Since: at}, Proven: []string{"b0"},
+			Served: []decision.Served{{Build: "b1", From: at, Until: at.Add(time.Minute)}}, Revisions: []decision.Revision{{Name: "orders-v2-5d4", Build: "b1"}},
+			Observing: &decision.Observing{Since: at, Would: &decision.Would{At: at, From: 9, Build: "b1", Refused: []string{"b1"}, Signal: "latency", Alert: "CanarySlow", Episode: "f1@x", Reason: "slow", Blocked: "no stable"}}, EnforcedAt: at,
 			Unguarded: []string{"VirtualService shop/mesh (30%)"}, ForeignLocks: []string{"VirtualService orders: annotation x (it cannot be read)"},
-			Orphaned: at.Add(time.Minute), Moves: &Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
-		History:         []HistoryEntry{{At: at, State: StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
-		Request:         &Request{Action: RequestDisarm, By: "ann", Reason: "it's fine", At: at, Until: at.Add(time.Hour)},
+			Orphaned: at.Add(time.Minute), Moves: &decision.Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
+		History:         []decision.HistoryEntry{{At: at, State: decision.StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
+		Request:         &decision.Request{Action: decision.RequestDisarm, By: "ann", Reason: "it's fine", At: at, Until: at.Add(time.Hour)},
 		Deny:            []string{"orders-service/v2", "orders-service.microservices/v2"},
 		DenyMatchRoutes: true,
 		DenyMirrors:     true,
@@ -52,7 +53,7 @@ func fullRecord() Record {
 }
 
 func TestARecordSurvivesItsConfigMap(t *testing.T) {
-	for name, r := range map[string]Record{"empty": {}, "full": fullRecord()} {
+	for name, r := range map[string]decision.Record{"empty": {}, "full": fullRecord()} {
 		t.Run(name, func(t *testing.T) {
 			got, err := ParseRecord(recordMap(r))
 			if err != nil {
@@ -66,7 +67,7 @@ func TestARecordSurvivesItsConfigMap(t *testing.T) {
 			}
 		})
 	}
-	if got, err := ParseRecord(nil); err != nil || !reflect.DeepEqual(got, Record{}) {
+	if got, err := ParseRecord(nil); err != nil || !reflect.DeepEqual(got, decision.Record{}) {
 		t.Errorf("no ConfigMap: %+v, %v; want an empty record", got, err)
 	}
 	v := reflect.ValueOf(fullRecord())
@@ -96,12 +97,12 @@ func checkSet(t *testing.T, path string, v reflect.Value) {
 }
 
 func TestARecordOmitsWhatItDoesNotHave(t *testing.T) {
-	data := Record{Status: Status{State: StateIdle}}.Data()
-	if len(data) != 1 || data[KeyStatus] == "" {
+	data := decision.Record{Status: decision.Status{State: decision.StateIdle}}.Data()
+	if len(data) != 1 || data[decision.KeyStatus] == "" {
 		t.Errorf("an idle guard's record has %v, want the status alone", data)
 	}
 	flat := fullRecord().Data()
-	for key, want := range map[string]string{KeyRefused: "b0 b1", KeyDeny: "orders-service/v2 orders-service.microservices/v2", KeyVirtualServices: "orders-service orders-mesh", KeyMessage: "guardian rolled orders-service back"} {
+	for key, want := range map[string]string{decision.KeyRefused: "b0 b1", decision.KeyDeny: "orders-service/v2 orders-service.microservices/v2", decision.KeyVirtualServices: "orders-service orders-mesh", decision.KeyMessage: "guardian rolled orders-service back"} {
 		if flat[key] != want {
 			t.Errorf("key %s is %q, want %q: a policy cannot parse JSON", key, flat[key], want)
 		}
@@ -109,7 +110,7 @@ func TestARecordOmitsWhatItDoesNotHave(t *testing.T) {
 }
 
 func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
-	for _, key := range []string{KeyLock, KeyStatus, KeyHistory, KeyChanged} {
+	for _, key := range []string{decision.KeyLock, decision.KeyStatus, decision.KeyHistory, decision.KeyChanged} {
 		cm := recordMap(fullRecord())
 		cm.Data[key] = `{"since": 3`
 		_, err := ParseRecord(cm)
@@ -118,19 +119,19 @@ func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
 		}
 	}
 	cm := recordMap(fullRecord())
-	cm.Data[KeyStatus] = `{"weight":"much"}`
+	cm.Data[decision.KeyStatus] = `{"weight":"much"}`
 	if _, err := ParseRecord(cm); err == nil || !strings.Contains(err.Error(), "key status") || !strings.Contains(err.Error(), "weight") {
 		t.Errorf("error %v, want it to name the key and the field", err)
 	}
-	cm.Data[KeyStatus] = `{"state":"idle","since":"2026-03-02T09:00:00Z","weight":0,"ofTheFuture":{"a":1}}`
-	if r, err := ParseRecord(cm); err != nil || r.Status.State != StateIdle {
+	cm.Data[decision.KeyStatus] = `{"state":"idle","since":"2026-03-02T09:00:00Z","weight":0,"ofTheFuture":{"a":1}}`
+	if r, err := ParseRecord(cm); err != nil || r.Status.State != decision.StateIdle {
 		t.Errorf("a field of a newer guardian: %+v, %v; want it passed over", r.Status, err)
 	}
 }
 
 func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
-	entry := func(i, size int) HistoryEntry {
-		e := HistoryEntry{At: at, State: StateIdle, Event: fmt.Sprintf("%04d", i)}
+	entry := func(i, size int) decision.HistoryEntry {
+		e := decision.HistoryEntry{At: at, State: decision.StateIdle, Event: fmt.Sprintf("%04d", i)}
 		b, err := json.Marshal(e)
 		if err != nil {
 			t.Fatal(err)
@@ -140,7 +141,7 @@ func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
 	}
 	// 64 entries of 511 bytes, a comma before all but the first, and brackets:
 	// 64*511 + 63 + 2 = 32769, one byte too many.
-	var h []HistoryEntry
+	var h []decision.HistoryEntry
 	for i := range 64 {
 		h = append(h, entry(i, 511))
 	}
@@ -154,8 +155,8 @@ func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h[0] = entry(0, 511-c.shorter)
-			r := Record{History: h}
-			text := r.Data()[KeyHistory]
+			r := decision.Record{History: h}
+			text := r.Data()[decision.KeyHistory]
 			got, err := ParseRecord(recordMap(r))
 			if err != nil {
 				t.Fatal(err)
@@ -175,13 +176,13 @@ func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 	for i := range 1000 {
 		in := given(gets(10 + i%2*10))
 		in.Record = r
-		d := Decide(in, at.Add(time.Duration(i)*time.Second))
+		d := decision.Decide(in, at.Add(time.Duration(i)*time.Second))
 		var err error
 		cm := recordMap(d.Record)
 		if r, err = ParseRecord(cm); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(cm.Data[KeyHistory]); n > MaxHistoryBytes {
+		if n := len(cm.Data[decision.KeyHistory]); n > decision.MaxHistoryBytes {
 			t.Fatalf("history takes %d bytes", n)
 		}
 	}
@@ -204,12 +205,12 @@ func TestACloneSharesNothingThatIsEdited(t *testing.T) {
 
 func FuzzParseRecord(f *testing.F) {
 	full := fullRecord().Data()
-	f.Add(full[KeyLock], full[KeyStatus], full[KeyHistory], full[KeyRequestAction], full[KeyChanged], full[KeyRefused], full[KeyMessage])
+	f.Add(full[decision.KeyLock], full[decision.KeyStatus], full[decision.KeyHistory], full[decision.KeyRequestAction], full[decision.KeyChanged], full[decision.KeyRefused], full[decision.KeyMessage])
 	f.Add("null", "null", "null", "null", "null", " ", "\x00")
 	f.Add("{}", "[]", "[{}]", "1", `[{"was":1}]`, "a  b\nc", "")
 	f.Add("", `{"weight":1e99}`, "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, lock, status, history, request, changed, refused, message string) {
-		cm := &corev1.ConfigMap{Data: map[string]string{KeyLock: lock, KeyStatus: status, KeyHistory: history, KeyRequestAction: request, KeyRequestAt: request, KeyRequestUntil: status, KeyChanged: changed, KeyRefused: refused, KeyMessage: message}}
+		cm := &corev1.ConfigMap{Data: map[string]string{decision.KeyLock: lock, decision.KeyStatus: status, decision.KeyHistory: history, decision.KeyRequestAction: request, decision.KeyRequestAt: request, decision.KeyRequestUntil: status, decision.KeyChanged: changed, decision.KeyRefused: refused, decision.KeyMessage: message}}
 		r, err := ParseRecord(cm)
 		if err != nil {
 			if !strings.Contains(err.Error(), ": key ") {
@@ -224,18 +225,18 @@ func FuzzParseRecord(f *testing.F) {
 		if !reflect.DeepEqual(back.Data(), r.Data()) {
 			t.Fatalf("read %v\nread again %v", r.Data(), back.Data())
 		}
-		Decide(Input{Guard: given().Guard, Record: r}, at) // must not panic on whatever a person wrote
+		decision.Decide(decision.Input{Guard: given().Guard, Record: r}, at) // must not panic on whatever a person wrote
 	})
 }
 
 func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var all []HistoryEntry
+		var all []decision.HistoryEntry
 		for i := range rapid.IntRange(0, 80).Draw(t, "entries") {
-			all = append(all, HistoryEntry{At: at.Add(time.Duration(i) * time.Second), State: StateIdle, Event: "step", Alert: "<A&B>", Reason: strings.Repeat("x", rapid.IntRange(0, 700).Draw(t, "size"))})
+			all = append(all, decision.HistoryEntry{At: at.Add(time.Duration(i) * time.Second), State: decision.StateIdle, Event: "step", Alert: "<A&B>", Reason: strings.Repeat("x", rapid.IntRange(0, 700).Draw(t, "size"))})
 		}
 		n := rapid.IntRange(0, len(all)).Draw(t, "of them read")
-		stored := recordMap(Record{History: all[:n]})
+		stored := recordMap(decision.Record{History: all[:n]})
 		whole, err := ParseRecord(stored)
 		if err != nil {
 			t.Fatal(err)
@@ -246,7 +247,7 @@ func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
 		}
 		whole.History, r.History = append(whole.History, all[n:]...), all[n:]
 		if !maps.Equal(whole.Data(), r.Data()) {
-			t.Errorf("%d of %d entries not taken apart:\n%s\nwant\n%s", n, len(all), r.Data()[KeyHistory], whole.Data()[KeyHistory])
+			t.Errorf("%d of %d entries not taken apart:\n%s\nwant\n%s", n, len(all), r.Data()[decision.KeyHistory], whole.Data()[decision.KeyHistory])
 		}
 		if got, want := slices.Collect(r.NewestFirst()), slices.Collect(whole.NewestFirst()); !reflect.DeepEqual(got, want) {
 			t.Errorf("newest first: %v, want %v", got, want)
@@ -257,21 +258,21 @@ func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
 func TestAHistoryThatSomebodyHasEditedIsReadOrRefused(t *testing.T) {
 	known := newHistories()
 	for text, entries := range map[string]int{"null": 0, "[]": 0, " [ ] ": 0, "[ {\"event\":\"step\"} ]\n": 1, `[{"event":"step"}] `: 1, `[{"event":"step"},{"event":"completed"}]`: 2} {
-		cm := recordMap(Record{})
-		cm.Data[KeyHistory] = text
+		cm := recordMap(decision.Record{})
+		cm.Data[decision.KeyHistory] = text
 		r, bad := known.parse("orders-service", cm)
 		if len(bad) > 0 {
 			t.Fatalf("%q: %v", text, bad)
 		}
-		r.History = append(r.History, HistoryEntry{At: at, Event: "paused"})
+		r.History = append(r.History, decision.HistoryEntry{At: at, Event: "paused"})
 		if back, err := ParseRecord(recordMap(r)); err != nil || len(back.History) != entries+1 || back.History[entries].Event != "paused" {
-			t.Errorf("%q: with one entry more it is %q, %v", text, r.Data()[KeyHistory], err)
+			t.Errorf("%q: with one entry more it is %q, %v", text, r.Data()[decision.KeyHistory], err)
 		}
 	}
 	for _, text := range []string{`[{"event":"step"}`, `{"event":"step"}`, `[{"from":"much"}]`} {
-		cm := recordMap(Record{})
+		cm := recordMap(decision.Record{})
 		for range 2 {
-			cm.Data[KeyHistory] = text
+			cm.Data[decision.KeyHistory] = text
 			if r, bad := known.parse("orders-service", cm); len(bad) != 1 || !strings.Contains(bad[0], "key history") || r.PastText() != "" {
 				t.Errorf("%q: %v, want what names the key, and nothing of it kept: %q", text, bad, r.PastText())
 			}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -48,7 +49,7 @@ func doubtful(err error, o outcome) bool {
 	s := o.snapshot
 	var record *recordError
 	if errors.As(err, &record) {
-		return !s.again && o.decision.Move == MoveStable
+		return !s.again && o.decision.Move == decision.MoveStable
 	}
 	var traffic *trafficError
 	var status apierrors.APIStatus
@@ -68,7 +69,7 @@ func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcom
 	did.decision, did.record = d, nil
 	todo, err := plan(s, d)
 	if err == nil {
-		did.unmarked, err = r.patch(ctx, lockChanges(todo, s, Landed(d.Record, d), r.self()), d)
+		did.unmarked, err = r.patch(ctx, lockChanges(todo, s, decision.Landed(d.Record, d), r.self()), d)
 	}
 	if err != nil {
 		return did, errors.Join(&trafficError{err}, &recordError{why})
@@ -79,9 +80,9 @@ func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcom
 }
 
 // unrecorded are the locks of rollbacks that could not be recorded.
-type unrecorded struct{ perGuard[Lock] }
+type unrecorded struct{ perGuard[decision.Lock] }
 
-func (u *unrecorded) note(guard string, l *Lock) {
+func (u *unrecorded) note(guard string, l *decision.Lock) {
 	if l != nil {
 		u.perGuard.note(guard, *l)
 	}
@@ -89,7 +90,7 @@ func (u *unrecorded) note(guard string, l *Lock) {
 
 // of is the lock that the record lacks; one that has a lock, or that a person
 // has unlocked since, lacks none.
-func (u *unrecorded) of(guard string, stored Record) *Lock {
+func (u *unrecorded) of(guard string, stored decision.Record) *decision.Lock {
 	l, ok := u.perGuard.of(guard)
 	if !ok {
 		return nil
@@ -119,10 +120,10 @@ func (c *confirmed) is(s snapshot) bool {
 
 // confirms says that a decision tells of something as done that was not before:
 // a cache alone is no proof of it.
-func confirms(was Record, d Decision) bool {
+func confirms(was decision.Record, d decision.Decision) bool {
 	now := d.Record.Status
-	return now.State == StateRolledBack && was.Status.State != StateRolledBack && d.Move == MoveNone ||
-		was.Status.Moving != nil && slices.ContainsFunc(d.Added, func(e HistoryEntry) bool {
+	return now.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack && d.Move == decision.MoveNone ||
+		was.Status.Moving != nil && slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool {
 			return e.Event == "rolled-back" || e.Event == "reasserted" || e.Event == "step"
 		})
 }
@@ -137,7 +138,7 @@ func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (o
 	d := out.decision.WhenRefused(out.snapshot.input, strings.ReplaceAll(traffic.Error(), "\n", "; "), r.now().UTC())
 	out.decision = d
 	defer func() {
-		if d.Move == MoveStable {
+		if d.Move == decision.MoveStable {
 			r.markLock(ctx, &out, d.Record)
 		}
 	}()
@@ -156,7 +157,7 @@ func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (o
 
 // markLock writes the lock's annotation by itself where the weights were refused:
 // what CI gives the canary besides is then refused by the policy all the same.
-func (r *reconciler) markLock(ctx context.Context, out *outcome, want Record) {
+func (r *reconciler) markLock(ctx context.Context, out *outcome, want decision.Record) {
 	s := out.snapshot
 	for _, have := range s.services {
 		vs, err := r.live.virtualService(ctx, have.GetName())

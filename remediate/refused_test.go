@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -20,7 +21,7 @@ type lonely struct {
 	t      *testing.T
 	w      *world
 	saw    *world
-	guard  Guard
+	guard  decision.Guard
 	rec    *reconciler
 	now    time.Time
 	refuse func(write string, ops []virtualservice.Op) (error, bool)
@@ -42,9 +43,11 @@ func newLonely(t *testing.T, weight int) *lonely {
 		cached: worldReader{world: o.w, saw: &o.saw}, live: worldReader{world: o.w, saw: &o.saw}, store: store, now: func() time.Time { return o.now }, domain: "cluster.local",
 		user: func() string { return guardianUser }, leads: func() bool { return true },
 		heartbeat: func(context.Context) (time.Time, error) { return o.now, nil },
-		forward:   func(context.Context, snapshot) (Forward, []Alert) { return Forward{Requests: 1000}, nil },
-		count:     func(context.Context, snapshot) Count { return Count{} },
-		changed: func(_ Guard, _ snapshot, d Decision) {
+		forward: func(context.Context, snapshot) (decision.Forward, []decision.Alert) {
+			return decision.Forward{Requests: 1000}, nil
+		},
+		count: func(context.Context, snapshot) decision.Count { return decision.Count{} },
+		changed: func(_ decision.Guard, _ snapshot, d decision.Decision) {
 			for _, e := range d.Added {
 				o.told = append(o.told, fmt.Sprintf("%s: %d→%d", e.Event, e.From, e.To))
 			}
@@ -62,12 +65,12 @@ func (o *lonely) ci(weight int) {
 }
 
 // pass is a look at the guard with these alerts firing.
-func (o *lonely) pass(alerts ...Alert) (outcome, error) {
+func (o *lonely) pass(alerts ...decision.Alert) (outcome, error) {
 	o.now = o.now.Add(time.Second)
 	return o.rec.reconcile(o.t.Context(), o.guard, alerts)
 }
 
-func (o *lonely) record() Record {
+func (o *lonely) record() decision.Record {
 	o.t.Helper()
 	r, err := ParseRecord(o.w.cm)
 	if err != nil {
@@ -93,7 +96,7 @@ func (o *lonely) history() string {
 	return strings.Join(all, "; ")
 }
 
-var errorsAlert = Alert{Name: "CanaryErrors", Signal: "error_rate", Action: ActionRollback, Fingerprint: "f", StartsAt: at, Summary: "7% of requests fail"}
+var errorsAlert = decision.Alert{Name: "CanaryErrors", Signal: "error_rate", Action: decision.ActionRollback, Fingerprint: "f", StartsAt: at, Summary: "7% of requests fail"}
 
 // refusesTraffic has writes of VirtualServices answered with err, those of
 // operations on such a path alone if part is not empty.
@@ -107,7 +110,7 @@ func (o *lonely) refusesTraffic(err error, part string) {
 }
 
 func TestARollbackIsToldWhenTheAPIServerHasIt(t *testing.T) {
-	for name, lock := range map[string]LockKind{"build": LockBuild, "manual": LockManual, "none": LockNone} {
+	for name, lock := range map[string]decision.LockKind{"build": decision.LockBuild, "manual": decision.LockManual, "none": decision.LockNone} {
 		t.Run(name, func(t *testing.T) {
 			o := newLonely(t, 10)
 			o.guard.Rollback.Lock = lock
@@ -115,14 +118,14 @@ func TestARollbackIsToldWhenTheAPIServerHasIt(t *testing.T) {
 			if err != nil || !out.recorded || !o.traffic().Clean() {
 				t.Fatalf("recorded %v, %v; the canary has %+v", out.recorded, err, o.traffic())
 			}
-			if r := o.record(); r.Status.State != StateShifting || !strings.HasPrefix(r.Status.Reason, "rolling back: ") || slices.Contains(o.told, "rolled-back: 10→0") {
+			if r := o.record(); r.Status.State != decision.StateShifting || !strings.HasPrefix(r.Status.Reason, "rolling back: ") || slices.Contains(o.told, "rolled-back: 10→0") {
 				t.Errorf("before anybody has seen it: %s: %s; told %v", r.Status.State, r.Status.Reason, o.told)
 			}
-			want := map[LockKind]State{LockNone: StateIdle}[lock]
+			want := map[decision.LockKind]decision.State{decision.LockNone: decision.StateIdle}[lock]
 			if want == "" {
-				want = StateRolledBack
+				want = decision.StateRolledBack
 			}
-			if marks := State(o.w.vs.GetAnnotations()[AnnotationState]); marks != want || out.status().State != want {
+			if marks := decision.State(o.w.vs.GetAnnotations()[decision.AnnotationState]); marks != want || out.status().State != want {
 				t.Errorf("the VirtualService says %s, metrics %s; want %s", marks, out.status().State, want)
 			}
 			if out, err = o.pass(errorsAlert); err != nil {
@@ -153,13 +156,13 @@ func TestARefusedRollbackIsNotDoneAndIsTriedAgain(t *testing.T) {
 				t.Fatalf("recorded %v, done %v, %v; want a lock that stands, and an error", out.recorded, out.done, err)
 			}
 			r := o.record()
-			if r.Lock == nil || r.Status.State != StateBlocked || !strings.HasPrefix(r.Status.Reason, "not done: ") || !strings.Contains(r.Status.Reason, answer.Error()) {
+			if r.Lock == nil || r.Status.State != decision.StateBlocked || !strings.HasPrefix(r.Status.Reason, "not done: ") || !strings.Contains(r.Status.Reason, answer.Error()) {
 				t.Errorf("lock %v, %s: %s", r.Lock, r.Status.State, r.Status.Reason)
 			}
 			if !slices.Equal(o.told, []string{"blocked: 10→10"}) || strings.Contains(o.history(), "rolled-back") {
 				t.Errorf("told %v, history %s", o.told, o.history())
 			}
-			if !strings.Contains(r.Message, "cannot yet") || out.status().State != StateBlocked || out.snapshot.input.Traffic.Weight != 10 {
+			if !strings.Contains(r.Message, "cannot yet") || out.status().State != decision.StateBlocked || out.snapshot.input.Traffic.Weight != 10 {
 				t.Errorf("CI reads %q, metrics say %s", r.Message, out.status().State)
 			}
 			was := *r.Status.Moving
@@ -173,7 +176,7 @@ func TestARefusedRollbackIsNotDoneAndIsTriedAgain(t *testing.T) {
 				}
 			}
 			r = o.record()
-			if r.Status.State != StateRolledBack || r.Status.Moving != nil || !o.traffic().Clean() || o.told[len(o.told)-1] != "rolled-back: 10→0" || out.decision.Signal != "error_rate" {
+			if r.Status.State != decision.StateRolledBack || r.Status.Moving != nil || !o.traffic().Clean() || o.told[len(o.told)-1] != "rolled-back: 10→0" || out.decision.Signal != "error_rate" {
 				t.Errorf("taken at last: %s, %+v, the canary has %+v, told %v, counted as %q", r.Status.State, r.Status.Moving, o.traffic(), o.told, out.decision.Signal)
 			}
 		})
@@ -192,7 +195,7 @@ func TestTheNewestRefusalIsToldAtOnce(t *testing.T) {
 					t.Fatalf("%s: %v", answer, err)
 				}
 				r := o.record()
-				if s := r.Status; s.State != StateBlocked || !strings.Contains(s.Reason, answers[answer].Error()) || !strings.Contains(s.Moving.Refused, answers[answer].Error()) {
+				if s := r.Status; s.State != decision.StateBlocked || !strings.Contains(s.Reason, answers[answer].Error()) || !strings.Contains(s.Moving.Refused, answers[answer].Error()) {
 					t.Errorf("%s: the record says %s: %s", answer, s.State, s.Reason)
 				}
 			}
@@ -214,7 +217,7 @@ func TestWhatRefusesTheWeightsIsTold(t *testing.T) {
 	if _, err := o.pass(errorsAlert); !errors.Is(err, errRefused) {
 		t.Fatal(err)
 	}
-	if s := o.record().Status; s.State != StateBlocked || !strings.Contains(s.Reason, answers["invalid"].Error()) {
+	if s := o.record().Status; s.State != decision.StateBlocked || !strings.Contains(s.Reason, answers["invalid"].Error()) {
 		t.Errorf("the annotations are refused, and so are the weights; the record says %s: %s", s.State, s.Reason)
 	}
 }
@@ -232,7 +235,7 @@ func TestAnAnswerThatIsLostIsLookedFor(t *testing.T) {
 	if err != nil || !out.recorded || strings.Contains(strings.Join(o.told, " "), "blocked") {
 		t.Errorf("the write is in, its answer was lost: %v, told %v", err, o.told)
 	}
-	if _, err := o.pass(errorsAlert); err != nil || o.record().Status.State != StateRolledBack {
+	if _, err := o.pass(errorsAlert); err != nil || o.record().Status.State != decision.StateRolledBack {
 		t.Errorf("%v, %s", err, o.record().Status.State)
 	}
 }
@@ -260,15 +263,15 @@ func TestWhatTheAPIServerTakesOfARollbackIsWritten(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if _, err := o.pass(errorsAlert); err != nil || o.record().Status.State != StateRolledBack {
+				if _, err := o.pass(errorsAlert); err != nil || o.record().Status.State != decision.StateRolledBack {
 					t.Errorf("%v, %s", err, o.record().Status.State)
 				}
 				return
 			}
-			if s := o.record().Status; !errors.Is(err, errRefused) || s.State != StateBlocked || !strings.Contains(s.Reason, c.names) || !strings.Contains(s.Reason, denied.Error()) {
+			if s := o.record().Status; !errors.Is(err, errRefused) || s.State != decision.StateBlocked || !strings.Contains(s.Reason, c.names) || !strings.Contains(s.Reason, denied.Error()) {
 				t.Errorf("%v; %s: %s; want it to name %s", err, s.State, s.Reason, c.names)
 			}
-			if o.w.vs.GetAnnotations()[LockKey(o.guard.Name)] == "" {
+			if o.w.vs.GetAnnotations()[decision.LockKey(o.guard.Name)] == "" {
 				t.Error("the policy knows of no lock")
 			}
 			o.refusesTraffic(nil, "no path has this")
@@ -277,7 +280,7 @@ func TestWhatTheAPIServerTakesOfARollbackIsWritten(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if s := o.record().Status; s.State != StateRolledBack || !o.traffic().Clean() {
+			if s := o.record().Status; s.State != decision.StateRolledBack || !o.traffic().Clean() {
 				t.Errorf("taken at last: %s, the canary has %+v", s.State, o.traffic())
 			}
 		})
@@ -294,7 +297,7 @@ func TestARefusedReassertionIsToldToo(t *testing.T) {
 	o.ci(50)
 	o.refusesTraffic(answers["forbidden"], "")
 	out, err := o.pass()
-	if s := o.record().Status; !errors.Is(err, errRefused) || s.State != StateBlocked || s.Weight != 50 || out.status().State != StateBlocked || strings.Contains(o.history(), "reasserted") {
+	if s := o.record().Status; !errors.Is(err, errRefused) || s.State != decision.StateBlocked || s.Weight != 50 || out.status().State != decision.StateBlocked || strings.Contains(o.history(), "reasserted") {
 		t.Errorf("refused: %v; %s at %d%%, history %s", err, s.State, s.Weight, o.history())
 	}
 	o.refusesTraffic(nil, "no path has this")
@@ -303,7 +306,7 @@ func TestARefusedReassertionIsToldToo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s := o.record().Status; s.State != StateRolledBack || !strings.HasSuffix(o.history(), "reasserted: 50→0") || strings.Count(o.history(), "rolled-back") != 1 {
+	if s := o.record().Status; s.State != decision.StateRolledBack || !strings.HasSuffix(o.history(), "reasserted: 50→0") || strings.Count(o.history(), "rolled-back") != 1 {
 		t.Errorf("taken: %s, history %s", s.State, o.history())
 	}
 	o.ci(30)
@@ -319,10 +322,10 @@ func TestARefusedReassertionIsToldToo(t *testing.T) {
 
 func TestARefusedStepIsNotTold(t *testing.T) {
 	o := newLonely(t, 0)
-	o.guard.Promotion.Mode = PromotionManual
+	o.guard.Promotion.Mode = decision.PromotionManual
 	o.w.cm = o.w.cm.DeepCopy()
 	r := o.record()
-	r.Request = &Request{Action: RequestPromote, By: "ann", Reason: "go", At: o.now}
+	r.Request = &decision.Request{Action: decision.RequestPromote, By: "ann", Reason: "go", At: o.now}
 	o.w.cm.Data, o.w.cm.ResourceVersion = r.Data(), o.w.next()
 	o.refusesTraffic(answers["bad request"], "")
 	for range 2 {
@@ -331,7 +334,7 @@ func TestARefusedStepIsNotTold(t *testing.T) {
 		}
 	}
 	s := o.record().Status
-	if s.Weight != 0 || s.WaitingFor != WaitVirtualService || !strings.Contains(s.Waiting, answers["bad request"].Error()) || strings.Contains(o.history(), "step") || len(o.told) > 0 {
+	if s.Weight != 0 || s.WaitingFor != decision.WaitVirtualService || !strings.Contains(s.Waiting, answers["bad request"].Error()) || strings.Contains(o.history(), "step") || len(o.told) > 0 {
 		t.Errorf("%s, waits for %s: %s; history %s, told %v", s.State, s.WaitingFor, s.Waiting, o.history(), o.told)
 	}
 	o.refusesTraffic(nil, "no path has this")
@@ -340,8 +343,8 @@ func TestARefusedStepIsNotTold(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s := o.record().Status; s.State != StateShifting || s.Weight != 10 || !slices.Contains(o.told, "step: 0→10") || State(o.w.vs.GetAnnotations()[AnnotationState]) != StateShifting {
-		t.Errorf("taken: %s at %d%%, told %v, the VirtualService says %s", s.State, s.Weight, o.told, o.w.vs.GetAnnotations()[AnnotationState])
+	if s := o.record().Status; s.State != decision.StateShifting || s.Weight != 10 || !slices.Contains(o.told, "step: 0→10") || decision.State(o.w.vs.GetAnnotations()[decision.AnnotationState]) != decision.StateShifting {
+		t.Errorf("taken: %s at %d%%, told %v, the VirtualService says %s", s.State, s.Weight, o.told, o.w.vs.GetAnnotations()[decision.AnnotationState])
 	}
 }
 
@@ -364,8 +367,8 @@ func TestARollbackThatCannotBeRecordedIsDoneAllTheSame(t *testing.T) {
 				t.Fatalf("recorded %v, done %v, %v; the canary has %+v", out.recorded, out.done, err, o.traffic())
 			}
 			marks := o.w.vs.GetAnnotations()
-			if !strings.HasPrefix(marks[AnnotationReason], "rolled back, not recorded: ") || marks[LockKey(o.guard.Name)] == "" || len(o.told) > 0 {
-				t.Errorf("the VirtualService says %q, lock %q; told %v", marks[AnnotationReason], marks[LockKey(o.guard.Name)], o.told)
+			if !strings.HasPrefix(marks[decision.AnnotationReason], "rolled back, not recorded: ") || marks[decision.LockKey(o.guard.Name)] == "" || len(o.told) > 0 {
+				t.Errorf("the VirtualService says %q, lock %q; told %v", marks[decision.AnnotationReason], marks[decision.LockKey(o.guard.Name)], o.told)
 			}
 			if out, err := o.pass(); out.recorded || err == nil {
 				t.Errorf("still not: recorded %v, %v", out.recorded, err)
@@ -375,7 +378,7 @@ func TestARollbackThatCannotBeRecordedIsDoneAllTheSame(t *testing.T) {
 				t.Fatalf("recorded %v, %v", out.recorded, err)
 			}
 			r := o.record()
-			if r.Lock == nil || r.Lock.Alert != "CanaryErrors" || r.Status.State != StateRolledBack || !strings.Contains(o.history(), "rolled-back") || len(r.Refused) == 0 {
+			if r.Lock == nil || r.Lock.Alert != "CanaryErrors" || r.Status.State != decision.StateRolledBack || !strings.Contains(o.history(), "rolled-back") || len(r.Refused) == 0 {
 				t.Errorf("lock %+v, %s, history %s, refused %v", r.Lock, r.Status.State, o.history(), r.Refused)
 			}
 			o.ci(50)
@@ -394,7 +397,7 @@ func (o *lonely) edit(change func(map[string]string)) {
 }
 
 func TestWhatCannotBeReadOfARecordIsBegunAnew(t *testing.T) {
-	for key, text := range map[string]string{KeyHistory: `[{"event":`, KeyStatus: `{"weight":"much"}`, KeyChanged: `{}`, KeyLock: `7`} {
+	for key, text := range map[string]string{decision.KeyHistory: `[{"event":`, decision.KeyStatus: `{"weight":"much"}`, decision.KeyChanged: `{}`, decision.KeyLock: `7`} {
 		for _, locked := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, locked %v", key, locked), func(t *testing.T) {
 				o := newLonely(t, 10)
@@ -421,10 +424,10 @@ func TestWhatCannotBeReadOfARecordIsBegunAnew(t *testing.T) {
 					}
 				}
 				r := o.record()
-				if r.Lock == nil || r.Status.State != StateRolledBack || strings.Count(o.history(), "unreadable") != 1 {
+				if r.Lock == nil || r.Status.State != decision.StateRolledBack || strings.Count(o.history(), "unreadable") != 1 {
 					t.Errorf("lock %+v, %s, history %s", r.Lock, r.Status.State, o.history())
 				}
-				if want := map[bool]LockKind{true: LockManual, false: LockBuild}[key == KeyLock && locked]; r.Lock != nil && r.Lock.Kind != want {
+				if want := map[bool]decision.LockKind{true: decision.LockManual, false: decision.LockBuild}[key == decision.KeyLock && locked]; r.Lock != nil && r.Lock.Kind != want {
 					t.Errorf("a lock of kind %s, want %s", r.Lock.Kind, want)
 				}
 			})
@@ -445,7 +448,7 @@ func TestALockedVirtualServiceThatIsGoneIsToldAndLockedWhenItIsBack(t *testing.T
 			t.Fatal(err)
 		}
 	}
-	if s := o.record().Status; s.State != StateBlocked || !strings.Contains(s.Reason, "VirtualService microservices/orders-service does not exist") || !slices.Equal(o.told, []string{"blocked: 0→0"}) {
+	if s := o.record().Status; s.State != decision.StateBlocked || !strings.Contains(s.Reason, "VirtualService microservices/orders-service does not exist") || !slices.Equal(o.told, []string{"blocked: 0→0"}) {
 		t.Errorf("%s: %s; told %v", s.State, s.Reason, o.told)
 	}
 	o.ci(50)
@@ -454,7 +457,7 @@ func TestALockedVirtualServiceThatIsGoneIsToldAndLockedWhenItIsBack(t *testing.T
 			t.Fatal(err)
 		}
 	}
-	if s := o.record().Status; s.State != StateRolledBack || !o.traffic().Clean() || !strings.HasSuffix(o.history(), "reasserted: 50→0") {
+	if s := o.record().Status; s.State != decision.StateRolledBack || !o.traffic().Clean() || !strings.HasSuffix(o.history(), "reasserted: 50→0") {
 		t.Errorf("%s, the canary has %+v, history %s", s.State, o.traffic(), o.history())
 	}
 }
@@ -466,7 +469,7 @@ func TestAnAlertThatSeemsToNeedNothingIsLookedAtOnTheAPIServer(t *testing.T) {
 			o := newLonely(t, weights[0])
 			if weights[0] == 100 {
 				o.now = o.now.Add(time.Hour)
-				if _, err := o.pass(); err != nil || o.record().Status.State != StateCompleted {
+				if _, err := o.pass(); err != nil || o.record().Status.State != decision.StateCompleted {
 					t.Fatalf("%v, %s", err, o.record().Status.State)
 				}
 			}

@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -153,24 +154,24 @@ func (r *rig) waitUpTo(most time.Duration, what string, ok func() error) {
 	}
 }
 
-func (r *rig) guard(name string) Guard {
-	return Guard{
+func (r *rig) guard(name string) decision.Guard {
+	return decision.Guard{
 		Name: name, Namespace: r.ns, VirtualServices: []string{name}, DestinationRule: name,
 		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
-		Rollback:    Rollback{Lock: LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
-		Promotion:   Promotion{Mode: PromotionOff, Steps: []Step{{Weight: 10}, {Weight: 50}, {Weight: 100}}},
+		Rollback:    decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+		Promotion:   decision.Promotion{Mode: decision.PromotionOff, Steps: []decision.Step{{Weight: 10}, {Weight: 50}, {Weight: 100}}},
 		AlertWindow: time.Minute, HeartbeatMaxAge: time.Hour,
 	}
 }
 
 // record is what the API server has.
-func (r *rig) record(guard string) (Record, error) {
+func (r *rig) record(guard string) (decision.Record, error) {
 	cm, err := r.kube.CoreV1().ConfigMaps(r.ns).Get(r.t.Context(), RecordName(guard), metav1.GetOptions{})
 	if err != nil {
-		return Record{}, err
+		return decision.Record{}, err
 	}
 	if locked := cm.Labels[LabelLocked] == "true"; locked != (cm.Data["lock"] != "") {
-		return Record{}, fmt.Errorf("label locked is %v, lock is %q", locked, cm.Data["lock"])
+		return decision.Record{}, fmt.Errorf("label locked is %v, lock is %q", locked, cm.Data["lock"])
 	}
 	return ParseRecord(cm)
 }
@@ -183,9 +184,9 @@ func (r *rig) virtualService(name string) *unstructured.Unstructured {
 }
 
 // inState waits until a guard is in a state, and returns its record.
-func (r *rig) inState(guard string, want State) Record {
+func (r *rig) inState(guard string, want decision.State) decision.Record {
 	r.t.Helper()
-	var got Record
+	var got decision.Record
 	r.wait(guard+" "+string(want), func() (err error) {
 		if got, err = r.record(guard); err == nil && got.Status.State != want {
 			err = fmt.Errorf("state %q (%s), want %q", got.Status.State, got.Status.Reason, want)
@@ -233,9 +234,9 @@ spec:
 }
 
 // request asks for something as the command line does.
-func (r *rig) request(guard string, action RequestAction) {
+func (r *rig) request(guard string, action decision.RequestAction) {
 	r.t.Helper()
-	patch, err := json.Marshal(map[string]any{"data": Request{Action: action, By: "ann", Reason: "because", At: time.Now()}.Data()})
+	patch, err := json.Marshal(map[string]any{"data": decision.Request{Action: action, By: "ann", Reason: "because", At: time.Now()}.Data()})
 	r.must(err)
 	ann, err := kubernetes.NewForConfig(r.plane.RESTConfig("ann", "system:masters"))
 	r.must(err)
@@ -253,21 +254,23 @@ type running struct {
 	stop func() // returns when Run has
 
 	mu     sync.Mutex
-	firing map[string][]Alert
+	firing map[string][]decision.Alert
 }
 
 // newReplica makes a guardian that does not run yet.
-func (r *rig) newReplica(change func(*Options), guards ...Guard) *running {
+func (r *rig) newReplica(change func(*Options), guards ...decision.Guard) *running {
 	r.t.Helper()
-	p := &running{rig: r, tap: &tap{}, reg: prometheus.NewRegistry(), log: &log{}, firing: map[string][]Alert{}, stop: func() {}}
+	p := &running{rig: r, tap: &tap{}, reg: prometheus.NewRegistry(), log: &log{}, firing: map[string][]decision.Alert{}, stop: func() {}}
 	config := rest.CopyConfig(r.account)
 	config.QPS = -1
 	config.Wrap(p.tap.wrap)
 	o := Options{
 		Namespace: r.ns, Identity: fmt.Sprintf("guardian-%d", replicas.next()),
 		Firing: p.firingOf, Heartbeat: time.Now,
-		AskForward: func(context.Context, Guard, Sides, time.Time) (Forward, []Alert) { return Forward{Requests: 1000}, nil },
-		Metrics:    NewMetrics(p.reg), Logger: slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		AskForward: func(context.Context, decision.Guard, Sides, time.Time) (decision.Forward, []decision.Alert) {
+			return decision.Forward{Requests: 1000}, nil
+		},
+		Metrics: NewMetrics(p.reg), Logger: slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Resync: 10 * time.Minute, // so that nothing but a watch can help
 	}
 	var err error
@@ -306,12 +309,12 @@ func (p *running) run() {
 
 // start makes a guardian, starts it, and waits until it has looked at every
 // guard.
-func (r *rig) start(guards ...Guard) *running {
+func (r *rig) start(guards ...decision.Guard) *running {
 	r.t.Helper()
 	return r.startWith(nil, guards...)
 }
 
-func (r *rig) startWith(change func(*Options), guards ...Guard) *running {
+func (r *rig) startWith(change func(*Options), guards ...decision.Guard) *running {
 	r.t.Helper()
 	p := r.newReplica(change, guards...)
 	p.run()
@@ -328,20 +331,20 @@ func (p *running) seenAll() error {
 	return nil
 }
 
-func (p *running) firingOf(guard string) []Alert {
+func (p *running) firingOf(guard string) []decision.Alert {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.firing[guard])
 }
 
 // fire has an alert begin and be delivered.
-func (p *running) fire(guard string, a Alert) error {
+func (p *running) fire(guard string, a decision.Alert) error {
 	p.mu.Lock()
 	p.firing[guard] = append(p.firing[guard], a)
 	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(p.rig.t.Context(), patience)
 	defer cancel()
-	return p.Submit(ctx, guard, []Alert{a}, time.Now())
+	return p.Submit(ctx, guard, []decision.Alert{a}, time.Now())
 }
 
 // resolve ends a guard's alerts.
@@ -388,8 +391,8 @@ func (p *running) metric(name string, values ...string) float64 {
 }
 
 // badAlert begins now.
-func badAlert(name string) Alert {
-	return Alert{Name: name, Signal: "error_rate", Action: ActionRollback, Fingerprint: "f-" + name, StartsAt: time.Now().UTC(), Summary: "7% of requests fail"}
+func badAlert(name string) decision.Alert {
+	return decision.Alert{Name: name, Signal: "error_rate", Action: decision.ActionRollback, Fingerprint: "f-" + name, StartsAt: time.Now().UTC(), Summary: "7% of requests fail"}
 }
 
 // serial numbers the replicas of a test binary.

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -30,11 +31,11 @@ func (o *lonely) routes() any { return vstest.JSON(o.w.vs.Object["spec"].(map[st
 func (o *lonely) unlockNow() {
 	o.t.Helper()
 	cm := o.w.cm.DeepCopy()
-	ask(cm, Request{Action: RequestUnlock, By: "ann", Reason: "it was the database", At: o.now})
+	ask(cm, decision.Request{Action: decision.RequestUnlock, By: "ann", Reason: "it was the database", At: o.now})
 	cm.ResourceVersion = o.w.next()
 	o.w.cm = cm
 	for range 3 {
-		o.now = o.now.Add(ListingKnows) // no replica knows the alert to fire any more
+		o.now = o.now.Add(decision.ListingKnows) // no replica knows the alert to fire any more
 		if _, err := o.pass(); err != nil {
 			o.t.Fatal(err)
 		}
@@ -55,7 +56,7 @@ func TestStickySessionsThroughARollbackAndAnUnlock(t *testing.T) {
 			if _, err := o.pass(); err != nil {
 				t.Fatal(err)
 			}
-			if s := o.record().Status; s.Weight != share || (share == 100) != (s.State == StatePromoted) || (share < 100) != (s.State == StateShifting) {
+			if s := o.record().Status; s.Weight != share || (share == 100) != (s.State == decision.StatePromoted) || (share < 100) != (s.State == decision.StateShifting) {
 				t.Fatalf("status says %d%%, %s (%s)", s.Weight, s.State, s.Reason)
 			}
 			for range 2 {
@@ -63,14 +64,14 @@ func TestStickySessionsThroughARollbackAndAnUnlock(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if r := o.record(); r.Status.State != StateRolledBack || !o.traffic().Clean() || len(r.Changed) != 1 {
+			if r := o.record(); r.Status.State != decision.StateRolledBack || !o.traffic().Clean() || len(r.Changed) != 1 {
 				t.Fatalf("%s (%s), the canary has %+v, remembered %+v", r.Status.State, r.Status.Reason, o.traffic(), r.Changed)
 			}
 			o.unlockNow()
 			if want := vstest.Of(t, sticky+vstest.PairRoute("", 100, 0))["spec"].(map[string]any)["http"]; !reflect.DeepEqual(o.routes(), vstest.JSON(want)) {
 				t.Errorf("after the unlock: %v", o.routes())
 			}
-			if r := o.record(); len(r.Changed) != 0 || r.Status.Weight != 0 || r.Status.State != StateShifting || r.Status.Reason != "canary has 0%, and 1 route of testers" {
+			if r := o.record(); len(r.Changed) != 0 || r.Status.Weight != 0 || r.Status.State != decision.StateShifting || r.Status.Reason != "canary has 0%, and 1 route of testers" {
 				t.Errorf("after the unlock: %+v, remembered %+v", r.Status, r.Changed)
 			}
 		})
@@ -85,7 +86,7 @@ func TestARouteThatHasSplitIsNotGivenBackFromTheTop(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if s := o.record().Status; s.State != StatePromoted || len(s.Splits) != 1 {
+	if s := o.record().Status; s.State != decision.StatePromoted || len(s.Splits) != 1 {
 		t.Fatalf("%+v", s)
 	}
 	for range 2 {
@@ -109,7 +110,7 @@ func TestAtFirstSightOfAPromotedCanaryNothingIsTakenForTesters(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if r := o.record(); r.Status.State != StateRolledBack || len(r.Changed) != 0 {
+	if r := o.record(); r.Status.State != decision.StateRolledBack || len(r.Changed) != 0 {
 		t.Fatalf("%s (%s), remembered %+v", r.Status.State, r.Status.Reason, r.Changed)
 	}
 }
@@ -149,16 +150,16 @@ func TestTestersLeftBehindTheSplitAreAsideWhateverTheyDidBefore(t *testing.T) {
 
 func TestALadderClimbsBesideStickySessions(t *testing.T) {
 	sticky := vstest.PairRoute(vstest.CookieV2, 0, 100) + vstest.PairRoute(vstest.CookieV1, 100, 0)
-	for _, steps := range [][]Step{{{Weight: 10}, {Weight: 50}, {Weight: 100}}, {{Weight: 100}}} {
+	for _, steps := range [][]decision.Step{{{Weight: 10}, {Weight: 50}, {Weight: 100}}, {{Weight: 100}}} {
 		for _, beside := range []string{"", vstest.OnlyRoute(vstest.SomePath, "v2"), vstest.PairRoute(vstest.SomePath, 0, 100)} {
 			o := newLonely(t, 0)
-			o.guard.Promotion = Promotion{Mode: PromotionManual, Steps: steps}
+			o.guard.Promotion = decision.Promotion{Mode: decision.PromotionManual, Steps: steps}
 			o.withRoutes(sticky + beside + vstest.PairRoute("", 100, 0))
 			o.pass()
 			told := len(o.record().History)
 			for _, step := range steps {
 				cm := o.w.cm.DeepCopy()
-				ask(cm, Request{Action: RequestPromote, By: "ann", Reason: "looks good", At: o.now})
+				ask(cm, decision.Request{Action: decision.RequestPromote, By: "ann", Reason: "looks good", At: o.now})
 				cm.ResourceVersion = o.w.next()
 				o.w.cm = cm
 				for range 2 {
@@ -201,7 +202,7 @@ func TestTestersMayHaveAVirtualServiceOfTheirOwn(t *testing.T) {
 			if got := s.input.Traffic; got != c.want {
 				t.Errorf("got %+v\nwant %+v", got, c.want)
 			}
-			d := Decision{Move: MoveStable}
+			d := decision.Decision{Move: decision.MoveStable}
 			todo, err := plan(*s, d)
 			if err != nil {
 				t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -28,7 +29,7 @@ func TestAVirtualServiceThatRefusesARollbackDoesNotKeepTheOthersFromIt(t *testin
 	g := r.guard(app.Name)
 	g.VirtualServices = []string{app.Name, gateway.Name}
 	p := r.start(g)
-	r.inState(app.Name, StateShifting)
+	r.inState(app.Name, decision.StateShifting)
 	var fixed atomic.Bool
 	p.tap.before(func(_ *http.Request, c call) error {
 		if c.verb == "patch" && c.name == app.Name && c.resource == "virtualservices" && !fixed.Load() {
@@ -41,7 +42,7 @@ func TestAVirtualServiceThatRefusesARollbackDoesNotKeepTheOthersFromIt(t *testin
 	r.must(isAt(t.Context(), app, 50))
 	fixed.Store(true)
 	r.atWeight(app, 0)
-	r.inState(app.Name, StateRolledBack)
+	r.inState(app.Name, decision.StateRolledBack)
 }
 
 // twoPairs leads to two services, and mirrors to the canary of one of them.
@@ -60,8 +61,8 @@ func TestTwoGuardsOfOneVirtualServiceGiveBackWhatIsTheirs(t *testing.T) {
 	p.leader()
 	marked := func(want bool) error {
 		vs := r.virtualService(orders.Name)
-		owns, state := slices.Contains(managers(vs.GetManagedFields()), FieldManager), vs.GetAnnotations()[AnnotationState]
-		if owns != want || (state == string(StateRolledBack)) != want {
+		owns, state := slices.Contains(managers(vs.GetManagedFields()), FieldManager), vs.GetAnnotations()[decision.AnnotationState]
+		if owns != want || (state == string(decision.StateRolledBack)) != want {
 			return fmt.Errorf("guardian owns it: %v, marked %q", owns, state)
 		}
 		return nil
@@ -76,7 +77,7 @@ func TestTwoGuardsOfOneVirtualServiceGiveBackWhatIsTheirs(t *testing.T) {
 	}
 	looked := func(guard string) { // an answer to a request shows that it was looked at live
 		t.Helper()
-		r.request(guard, RequestUnlock)
+		r.request(guard, decision.RequestUnlock)
 		r.wait(guard+" looked at", func() error {
 			rec, err := r.record(guard)
 			if err == nil && rec.Request != nil {
@@ -88,14 +89,14 @@ func TestTwoGuardsOfOneVirtualServiceGiveBackWhatIsTheirs(t *testing.T) {
 
 	r.must(p.fire(orders.Name, badAlert("OrdersErrors")))
 	p.resolve(orders.Name)
-	r.inState(orders.Name, StateRolledBack)
+	r.inState(orders.Name, decision.StateRolledBack)
 	looked(payments.Name)
 	r.must(marked(true))
 	r.must(mirrors(1))
 
 	r.must(p.fire(payments.Name, badAlert("PaymentsErrors")))
 	p.resolve(payments.Name)
-	r.inState(payments.Name, StateRolledBack)
+	r.inState(payments.Name, decision.StateRolledBack)
 	r.wait("mirror taken", func() error { return mirrors(0) })
 	looked(payments.Name)
 	r.unlocked(payments.Name)
@@ -116,16 +117,16 @@ type slow struct {
 	but   string
 }
 
-func (s *slow) count(ctx context.Context, g Guard, _ Sides, _ time.Time) (Tally, Gaps, error) {
+func (s *slow) count(ctx context.Context, g decision.Guard, _ Sides, _ time.Time) (decision.Tally, decision.Gaps, error) {
 	if !s.from.Load() || g.Name == s.but {
-		return Tally{Requests: 1}, Gaps{}, nil
+		return decision.Tally{Requests: 1}, decision.Gaps{}, nil
 	}
 	select {
 	case s.asked <- g.Name:
 	default:
 	}
 	<-ctx.Done()
-	return Tally{}, Gaps{}, ctx.Err()
+	return decision.Tally{}, decision.Gaps{}, ctx.Err()
 }
 
 // options leave nothing but an alert, or a person, to end a question.
@@ -136,7 +137,7 @@ func (s *slow) options(o *Options) {
 func TestASlowPrometheusDelaysNoOtherGuardsRollback(t *testing.T) {
 	r := newRig(t)
 	prom := &slow{asked: make(chan string, 1), but: "c"}
-	var guards []Guard
+	var guards []decision.Guard
 	for _, name := range []string{"a", "b", "c"} {
 		r.must(r.app(name).SetWeights(t.Context(), 50, 50))
 		guards = append(guards, r.guard(name))
@@ -152,7 +153,7 @@ func TestASlowPrometheusDelaysNoOtherGuardsRollback(t *testing.T) {
 		t.Fatal("nobody asks for the requests")
 	}
 	r.must(p.fire("c", badAlert("CanaryErrors")))
-	r.inState("c", StateRolledBack)
+	r.inState("c", decision.StateRolledBack)
 }
 
 func TestAPersonsRollbackWaitsForNoAnswer(t *testing.T) {
@@ -169,7 +170,7 @@ func TestAPersonsRollbackWaitsForNoAnswer(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("nobody asks for the requests")
 	}
-	r.request(app.Name, RequestRollback)
+	r.request(app.Name, decision.RequestRollback)
 	r.atWeight(app, 0)
 }
 
@@ -177,8 +178,8 @@ func TestAPersonsRollbackWaitsForNoAnswer(t *testing.T) {
 type gated struct{ shut atomic.Bool }
 
 func (g *gated) options(o *Options) {
-	o.AskForward = func(context.Context, Guard, Sides, time.Time) (Forward, []Alert) {
-		return Forward{Requests: 1000, Gates: []Gate{{Name: "slo", Open: !g.shut.Load(), Why: "0"}}}, nil
+	o.AskForward = func(context.Context, decision.Guard, Sides, time.Time) (decision.Forward, []decision.Alert) {
+		return decision.Forward{Requests: 1000, Gates: []decision.Gate{{Name: "slo", Open: !g.shut.Load(), Why: "0"}}}, nil
 	}
 }
 
@@ -197,19 +198,19 @@ func TestTheScheduleGoesOnFromWhereCIHasSteppedIn(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
 	g := r.climber(app.Name)
-	g.Promotion.Steps = []Step{{Weight: 10}, {Weight: 30}, {Weight: 100}}
+	g.Promotion.Steps = []decision.Step{{Weight: 10}, {Weight: 30}, {Weight: 100}}
 	gate := &gated{}
 	p := r.startWith(gate.options, g)
 	gate.behind(p)
 	p.leader()
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
-	r.waitsFor(app.Name, WaitGate)
+	r.waitsFor(app.Name, decision.WaitGate)
 	_, err := r.kubectl("apply", "-f", r.manifest(app.Name, 80, 20))
 	r.must(err)
 	r.wait("CI's weight seen", func() error { return r.weightSeen(app.Name, 20) })
 	gate.shut.Store(false)
 	p.Enqueue(app.Name)
-	r.inState(app.Name, StatePromoted)
+	r.inState(app.Name, decision.StatePromoted)
 	if got, want := r.told(app.Name), []string{"new-build 0→0", "step 0→10", "shifted 10→20", "step 20→30", "step 30→100", "promoted 30→100"}; !slices.Equal(got, want) {
 		t.Errorf("history %q\nwant %q", got, want)
 	}
@@ -224,14 +225,14 @@ func TestAnAlertThatOnlyTheOtherReplicaHasHeardHoldsTheLadder(t *testing.T) {
 	a.leader()
 	b := r.start(r.climber(app.Name))
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
-	r.waitsFor(app.Name, WaitGate)
+	r.waitsFor(app.Name, decision.WaitGate)
 	hold := badAlert("StableErrors")
-	hold.Action = ActionHold
+	hold.Action = decision.ActionHold
 	r.must(b.fire(app.Name, hold))
 	gate.shut.Store(false)
 	a.Enqueue(app.Name)
-	rec := r.waitsFor(app.Name, WaitAlert)
-	if rec.Status.State != StateHeld || rec.Status.Weight != 10 {
+	rec := r.waitsFor(app.Name, decision.WaitAlert)
+	if rec.Status.State != decision.StateHeld || rec.Status.Weight != 10 {
 		t.Errorf("%s at %d%% (%s), want held at 10%%", rec.Status.State, rec.Status.Weight, rec.Status.Reason)
 	}
 	r.must(isAt(t.Context(), app, 10))
@@ -242,12 +243,12 @@ func TestAnEntryThatIsNewInTheConfigurationIsOnlyRecorded(t *testing.T) {
 	old, app := r.app("other"), r.app("orders-service")
 	p := r.start(r.guard(old.Name))
 	p.leader()
-	p.SetGuards([]Guard{r.guard(old.Name), r.climber(app.Name)})
-	rec := r.waitsFor(app.Name, WaitBuild)
-	if told := r.told(app.Name); len(told) > 0 || rec.Status.State != StateIdle {
+	p.SetGuards([]decision.Guard{r.guard(old.Name), r.climber(app.Name)})
+	rec := r.waitsFor(app.Name, decision.WaitBuild)
+	if told := r.told(app.Name); len(told) > 0 || rec.Status.State != decision.StateIdle {
 		t.Errorf("%s, history %q; want nothing but a look", rec.Status.State, told)
 	}
 	r.must(isAt(t.Context(), app, 0))
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
-	r.inState(app.Name, StatePromoted)
+	r.inState(app.Name, decision.StatePromoted)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -69,10 +70,10 @@ func withLabels(pairs ...string) podOption {
 	}
 }
 
-func (s shop) look(t *testing.T) Input {
+func (s shop) look(t *testing.T) decision.Input {
 	t.Helper()
 	snap := snapshot{input: given()}
-	snap.input.Canary, snap.input.Stable = Workload{}, Endpoints{}
+	snap.input.Canary, snap.input.Stable = decision.Workload{}, decision.Endpoints{}
 	if err := snap.gatherPair(t.Context(), s, virtualservice.DefaultDomain); err != nil {
 		t.Fatal(err)
 	}

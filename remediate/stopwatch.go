@@ -3,6 +3,8 @@ package remediate
 import (
 	"sync"
 	"time"
+
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // stopwatch measures for how long this replica has seen each guard's weights
@@ -31,7 +33,7 @@ type move struct {
 	weight, low int // of the canary, and its lowest in any VirtualService
 }
 
-func moveOf(s Status) move { return move{s.MovedAt, s.Weight, s.Weight - s.Spread} }
+func moveOf(s decision.Status) move { return move{s.MovedAt, s.Weight, s.Weight - s.Spread} }
 
 func (m move) equal(o move) bool {
 	return m.movedAt.Equal(o.movedAt) && m.weight == o.weight && m.low == o.low
@@ -45,19 +47,19 @@ func newStopwatch() *stopwatch {
 // read is for how long, at now, the weights stand that the record says have
 // changed last. What another replica has written since this one looked
 // last has changed just now.
-func (w *stopwatch) read(guard string, m move, now time.Time) Watched {
+func (w *stopwatch) read(guard string, m move, now time.Time) decision.Watched {
 	if w == nil {
-		return Watched{}
+		return decision.Watched{}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s, ok := w.guards[guard]
 	elapsed := w.elapsed()
 	if !ok || !s.known && s.equal(m) {
-		return Watched{}
+		return decision.Watched{}
 	}
 	stood, _ := s.stood(m, now, elapsed)
-	return Watched{Known: true, For: stood}
+	return decision.Watched{Known: true, For: stood}
 }
 
 // saw notes what a pass at now has left in the record.

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	watchtools "k8s.io/client-go/tools/watch"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -102,9 +103,9 @@ func (e *exposure) forget() {
 }
 
 // manyApps makes apps with a split.
-func (r *rig) manyApps(n int) ([]*controlplane.App, []Guard) {
+func (r *rig) manyApps(n int) ([]*controlplane.App, []decision.Guard) {
 	r.t.Helper()
-	apps, guards, errs := make([]*controlplane.App, n), make([]Guard, n), make([]error, n)
+	apps, guards, errs := make([]*controlplane.App, n), make([]decision.Guard, n), make([]error, n)
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 8)
 	for i := range n {
@@ -186,7 +187,7 @@ func TestARivalThatKeepsReApplyingGetsNowhere(t *testing.T) {
 				t.Error("the rival has done nothing: nothing was tested")
 			}
 			for _, app := range apps {
-				if rec := r.inState(app.Name, StateRolledBack); rec.Lock == nil {
+				if rec := r.inState(app.Name, decision.StateRolledBack); rec.Lock == nil {
 					t.Errorf("%s: not locked", app.Name)
 				}
 			}
@@ -248,14 +249,14 @@ func TestOneGuardUnderConstantFireStaysOnStable(t *testing.T) {
 	stop()
 	t.Logf("%d times re-applied in %v: traffic on the canary %d times, %v in all, %v each time", applied.Load(), blows, times,
 		total.Round(time.Millisecond), (total / time.Duration(max(times, 1))).Round(100*time.Microsecond))
-	rec := r.inState(app.Name, StateRolledBack)
+	rec := r.inState(app.Name, decision.StateRolledBack)
 	told := 0
 	for _, h := range rec.History {
 		if h.Event == "reasserted" {
 			told++
 		}
 	}
-	if limit := 1 + int(blows/ReassertCoalesce); told == 0 || told > limit+1 {
+	if limit := 1 + int(blows/decision.ReassertCoalesce); told == 0 || told > limit+1 {
 		t.Errorf("re-assertions fill %d entries of the history, want 1 to %d", told, limit+1)
 	}
 	if !slices.ContainsFunc(p.tap.answered(), func(c call) bool { return c.verb == "patch" && c.resource == "virtualservices" }) {

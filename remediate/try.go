@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -46,7 +47,7 @@ func (l Looker) TryInstance(ctx context.Context, namespace string) []Tried {
 
 // TryRollback tries what a rollback of g writes, with l's own rights: the record,
 // and each VirtualService with the lock of user. What cannot be read is an error.
-func (l Looker) TryRollback(ctx context.Context, g Guard, user string) ([]Tried, error) {
+func (l Looker) TryRollback(ctx context.Context, g decision.Guard, user string) ([]Tried, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
 	s, err := gather(ctx, live, g, l.Domain, user, nil, nil)
 	if err := cmp.Or(err, s.unread); err != nil {
@@ -54,12 +55,12 @@ func (l Looker) TryRollback(ctx context.Context, g Guard, user string) ([]Tried,
 	}
 	want := s.input.Record
 	if want.Lock == nil {
-		want.Lock = &Lock{Kind: LockManual, Since: time.Now(), By: "guardian check", Reason: tryReason}
+		want.Lock = &decision.Lock{Kind: decision.LockManual, Since: time.Now(), By: "guardian check", Reason: tryReason}
 		want.Denies(s.input.Deny, s.input.Spare, g.Rollback)
 		want.VirtualServices, want.Message = g.VirtualServices, tryReason
 	}
 	out := []Tried{l.tryRecord(ctx, g, s.record, want, user)}
-	if g.Mode == ModeObserve {
+	if g.Mode == decision.ModeObserve {
 		return out, nil // no VirtualService is written
 	}
 	for _, vs := range s.services {
@@ -69,7 +70,7 @@ func (l Looker) TryRollback(ctx context.Context, g Guard, user string) ([]Tried,
 }
 
 // tryRecord writes the record as it becomes.
-func (l Looker) tryRecord(ctx context.Context, g Guard, old *corev1.ConfigMap, want Record, user string) Tried {
+func (l Looker) tryRecord(ctx context.Context, g decision.Guard, old *corev1.ConfigMap, want decision.Record, user string) Tried {
 	records, set := l.Client.CoreV1().ConfigMaps(g.Namespace), map[string]string{LabelGuard: g.Name, "app.kubernetes.io/managed-by": "guardian", LabelLocked: "true"}
 	t := Tried{Kind: "ConfigMap", Name: RecordName(g.Name), Verb: "create"}
 	if old == nil {
@@ -88,7 +89,7 @@ func (l Looker) tryRecord(ctx context.Context, g Guard, old *corev1.ConfigMap, w
 
 // tryTraffic writes the weights of a rollback and the lock. Where no weight is safe
 // to write, which Look tells of, it is the lock alone.
-func tryTraffic(ctx context.Context, api *istioAPI, g Guard, p virtualservice.Pair, vs *unstructured.Unstructured, want Record, user string) Tried {
+func tryTraffic(ctx context.Context, api *istioAPI, g decision.Guard, p virtualservice.Pair, vs *unstructured.Unstructured, want decision.Record, user string) Tried {
 	t := Tried{Kind: "VirtualService", Name: vs.GetName(), Verb: "patch"}
 	ops := []virtualservice.Op{{Op: "test", Path: "/metadata/resourceVersion", Value: vs.GetResourceVersion()}}
 	if rewritten, err := virtualservice.Rewrite(vs.Object, p, 0, g.Rollback.Options(), nil); err == nil {

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -227,7 +228,7 @@ func TestADeadWatchIsToldAndNotBelieved(t *testing.T) {
 	p := r.startWith(func(o *Options) { o.WatchGrace, o.Resync = 300*time.Millisecond, 200*time.Millisecond }, r.guard(app.Name))
 	r.wait("alive", func() error { return aliveAgain(p) })
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
-	r.inState(app.Name, StateRolledBack)
+	r.inState(app.Name, decision.StateRolledBack)
 
 	r.takeAway(right)
 	r.wait("dead", func() error {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -34,7 +35,7 @@ func (p BuildParts) hash(t *corev1.PodTemplateSpec) string {
 	if err != nil {
 		panic(fmt.Sprintf("marshal pod template: %v", err)) // no field of it can fail to marshal
 	}
-	return BuildOf(b)
+	return decision.BuildOf(b)
 }
 
 // only are the entries with these keys.
@@ -94,7 +95,7 @@ func revisionsOf(pods []*keptPod) map[revisionRef]bool {
 // canaryWorkload reads builds off the pods behind one destination and what they
 // were made from. The present template of a Deployment is its own; that of any
 // other owner, an Argo Rollout or a StatefulSet, is its newest revision.
-func canaryWorkload(deployments []*keptDeployment, pods []*keptPod, revisions []*keptRevision) Workload {
+func canaryWorkload(deployments []*keptDeployment, pods []*keptPod, revisions []*keptRevision) decision.Workload {
 	r := counting{by: map[revisionRef]*keptRevision{}, newest: map[string]*keptRevision{}, present: map[string]bool{}}
 	r.index(revisions)
 	r.w.Complete = true
@@ -106,7 +107,7 @@ func canaryWorkload(deployments []*keptDeployment, pods []*keptPod, revisions []
 	r.others(pods)
 	r.w.Complete = r.w.Complete && len(r.present) > 0
 	r.w.Builds = slices.Sorted(maps.Keys(r.present))
-	r.w.Build = CombineBuilds(r.w.Builds)
+	r.w.Build = decision.CombineBuilds(r.w.Builds)
 	r.count(pods)
 	r.date(pods)
 	return r.w
@@ -114,7 +115,7 @@ func canaryWorkload(deployments []*keptDeployment, pods []*keptPod, revisions []
 
 // counting is a Workload while it is made.
 type counting struct {
-	w       Workload
+	w       decision.Workload
 	by      map[revisionRef]*keptRevision
 	newest  map[string]*keptRevision // by owner
 	present map[string]bool          // builds of the present templates
@@ -174,10 +175,10 @@ func (r *counting) count(pods []*keptPod) {
 			serving[rev.build] = true
 		}
 		if r.w.Ages == nil {
-			r.w.Ages = map[string]PodAge{}
+			r.w.Ages = map[string]decision.PodAge{}
 		}
 		age := r.w.Ages[rev.build]
-		r.w.Ages[rev.build] = PodAge{Made: earlierOf(age.Made, p.made()), Ready: earlier(age.Ready, p.readySince())}
+		r.w.Ages[rev.build] = decision.PodAge{Made: earlierOf(age.Made, p.made()), Ready: earlierOf(age.Ready, p.readySince())}
 	}
 	r.w.Running, r.w.Serving = slices.Sorted(maps.Keys(running)), slices.Sorted(maps.Keys(serving))
 	slices.Sort(r.w.Unowned)
@@ -212,7 +213,7 @@ func (r *counting) date(pods []*keptPod) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(seen)) {
-		r.w.Revisions = append(r.w.Revisions, Revision{name, seen[name]})
+		r.w.Revisions = append(r.w.Revisions, decision.Revision{Name: name, Build: seen[name]})
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -173,7 +174,7 @@ func controllerRevision(t *testing.T, name, owner, image string, n int64, made t
 func TestWhatRunsBehindTheCanary(t *testing.T) {
 	one, two := hashOf(template("orders:1")), hashOf(template("orders:2"))
 	singles := []string{min(one, two), max(one, two)}
-	both := CombineBuilds(singles)
+	both := decision.CombineBuilds(singles)
 	early, late := at.Add(-time.Hour), at.Add(-time.Minute)
 	type pods = []*keptPod
 	type deps = []*keptDeployment
@@ -192,58 +193,58 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 		deployments deps
 		pods        pods
 		revisions   revs
-		want        Workload
+		want        decision.Workload
 	}{
-		"nothing": {nil, nil, sets, Workload{}},
+		"nothing": {nil, nil, sets, decision.Workload{}},
 		"one Deployment, rolled out": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:1")}, sets,
-			Workload{Build: one, Since: early, Ready: 2, Current: 2, Complete: true}},
+			decision.Workload{Build: one, Since: early, Ready: 2, Current: 2, Complete: true}},
 		"in the middle of a rollout": {deps{deployment("v2", "orders:2", func(d *appsv1.Deployment) { d.Status.Replicas = 3 })}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")}, sets,
-			Workload{Build: two, Since: late, Ready: 2, Current: 1, Serving: []string{one}}},
+			decision.Workload{Build: two, Since: late, Ready: 2, Current: 1, Serving: []string{one}}},
 		"the new pods are not ready yet": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2", notReady)}, sets,
-			Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}, Complete: true}},
+			decision.Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}, Complete: true}},
 		"a deleted pod serves no more": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1", deleted), readyPod("b", "orders:2")}, sets,
-			Workload{Build: two, Since: late, Ready: 1, Current: 1, Complete: true}},
+			decision.Workload{Build: two, Since: late, Ready: 1, Current: 1, Complete: true}},
 		"no pod of the new template yet: its age is unknown": {deps{deployment("v2", "orders:2")}, pods{readyPod("a", "orders:1")}, sets,
-			Workload{Build: two, Ready: 1, Serving: []string{one}, Complete: true}},
+			decision.Workload{Build: two, Ready: 1, Serving: []string{one}, Complete: true}},
 		"two Deployments are one build": {deps{deployment("a", "orders:1"), deployment("b", "orders:2")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")}, sets,
-			Workload{Build: both, Builds: singles, Running: singles, Since: late, Ready: 2, Current: 2, Complete: true}},
+			decision.Workload{Build: both, Builds: singles, Running: singles, Since: late, Ready: 2, Current: 2, Complete: true}},
 		"of two, one has no ready pod": {deps{deployment("a", "orders:1"), deployment("b", "orders:2")}, pods{readyPod("a", "orders:1", notReady), readyPod("b", "orders:2")}, sets,
-			Workload{Build: both, Builds: singles, Running: []string{two}, Since: late, Ready: 1, Current: 1, Complete: true}},
+			decision.Workload{Build: both, Builds: singles, Running: []string{two}, Since: late, Ready: 1, Current: 1, Complete: true}},
 		"in any order": {deps{deployment("b", "orders:2"), deployment("a", "orders:1")}, pods{readyPod("b", "orders:2"), readyPod("a", "orders:1")}, sets,
-			Workload{Build: both, Builds: singles, Running: singles, Since: late, Ready: 2, Current: 2, Complete: true}},
+			decision.Workload{Build: both, Builds: singles, Running: singles, Since: late, Ready: 2, Current: 2, Complete: true}},
 		"two of the same template are that build": {deps{deployment("a", "orders:1"), deployment("b", "orders:1")}, pods{readyPod("a", "orders:1")}, sets,
-			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
-		"one of two is not rolled out": {deps{deployment("a", "orders:1"), deployment("b", "orders:2", func(d *appsv1.Deployment) { d.Status.AvailableReplicas = 1 })}, nil, sets, Workload{Build: both, Builds: singles}},
-		"a deleted Deployment":         {nil, pods{readyPod("a", "orders:1")}, sets, Workload{Ready: 1, Serving: []string{one}}},
+			decision.Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
+		"one of two is not rolled out": {deps{deployment("a", "orders:1"), deployment("b", "orders:2", func(d *appsv1.Deployment) { d.Status.AvailableReplicas = 1 })}, nil, sets, decision.Workload{Build: both, Builds: singles}},
+		"a deleted Deployment":         {nil, pods{readyPod("a", "orders:1")}, sets, decision.Workload{Ready: 1, Serving: []string{one}}},
 		"restarted, it is as old as it was": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "again")},
 			revs{sets[0], replicaSet("again", "Deployment/v2", late, func(r *appsv1.ReplicaSet) { r.Spec.Template = template("orders:1") })},
-			Workload{Build: one, Since: early, Ready: 2, Current: 2, Complete: true}},
+			decision.Workload{Build: one, Since: early, Ready: 2, Current: 2, Complete: true}},
 		"a pod that somebody runs by hand is none of it": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("b", "orders:1", orphan)}, sets,
-			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true, Unowned: []string{"b"}}},
+			decision.Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true, Unowned: []string{"b"}}},
 		"nor is a Job's": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:1"), readyPod("migrate-x", "", ownedBy("Job", "migrate"))}, sets,
-			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true, Unowned: []string{"migrate-x"}}},
+			decision.Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true, Unowned: []string{"migrate-x"}}},
 		"what nothing is known of cannot be told": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "", ownedBy("Fleet", "f"))}, sets,
-			Workload{Build: one, Ready: 1, Complete: true, Untold: []string{"a of Fleet f"}}},
+			decision.Workload{Build: one, Ready: 1, Complete: true, Untold: []string{"a of Fleet f"}}},
 		"nor one whose ReplicaSet is gone": {deps{deployment("v2", "orders:1")}, pods{readyPod("a", "orders:9")}, sets,
-			Workload{Build: one, Ready: 1, Complete: true, Untold: []string{"a of ReplicaSet orders:9"}}},
+			decision.Workload{Build: one, Ready: 1, Complete: true, Untold: []string{"a of ReplicaSet orders:9"}}},
 		"a Rollout": {nil, pods{readyPod("a", "orders:2")}, rollout("1", "2"),
-			Workload{Build: two, Since: late, Ready: 1, Current: 1, Complete: true}},
+			decision.Workload{Build: two, Since: late, Ready: 1, Current: 1, Complete: true}},
 		"a Rollout in the middle": {nil, pods{readyPod("a", "orders:1"), readyPod("b", "orders:2")}, rollout("1", "2"),
-			Workload{Build: two, Since: late, Ready: 2, Current: 1, Serving: []string{one}}},
+			decision.Workload{Build: two, Since: late, Ready: 2, Current: 1, Serving: []string{one}}},
 		"a Rollout before its first new pod": {nil, pods{readyPod("a", "orders:1")}, rollout("9", "10"),
-			Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}}},
+			decision.Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}}},
 		"a Rollout that was undone": {nil, pods{readyPod("a", "orders:1")}, rollout("3", "2"),
-			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
+			decision.Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
 		"a ReplicaSet of nobody": {nil, pods{readyPod("a", "orders:1")}, revs{replicaSet("orders:1", "", early)},
-			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
+			decision.Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
 		"a StatefulSet": {nil, pods{ofStateful("v2-0", "v2-bbb"), ofStateful("v2-1", "v2-bbb")}, stateful,
-			Workload{Build: two, Since: late, Ready: 2, Current: 2, Complete: true}},
+			decision.Workload{Build: two, Since: late, Ready: 2, Current: 2, Complete: true}},
 		"a StatefulSet in the middle": {nil, pods{ofStateful("v2-0", "v2-aaa"), ofStateful("v2-1", "v2-bbb", notReady)}, stateful,
-			Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}}},
+			decision.Workload{Build: two, Since: late, Ready: 1, Serving: []string{one}}},
 		"a DaemonSet that was undone": {nil, pods{readyPod("v2-x", "", ownedBy("DaemonSet", "v2"), hashed("aaa"))}, daemon,
-			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
+			decision.Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
 		"whatever keeps revisions as a StatefulSet does": {nil, pods{readyPod("x", "", ownedBy("CloneSet", "v2"), hashed("v2-aaa"))}, revs{controllerRevision(t, "v2-aaa", "CloneSet/v2", "orders:1", 1, early)},
-			Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
+			decision.Workload{Build: one, Since: early, Ready: 1, Current: 1, Complete: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := canaryWorkload(c.deployments, c.pods, c.revisions)
@@ -251,7 +252,7 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 			got.Revisions = nil
 			if c.want.Build != both { // one workload's build is all there is
 				c.want.Builds, c.want.Running = got.Builds, got.Running
-				if c.want.Build != CombineBuilds(got.Builds) || len(got.Running) != min(c.want.Current, 1) {
+				if c.want.Build != decision.CombineBuilds(got.Builds) || len(got.Running) != min(c.want.Current, 1) {
 					t.Errorf("builds %v, of which %v run", got.Builds, got.Running)
 				}
 			}
@@ -268,7 +269,7 @@ func TestABuildIsAsOldAsItsOldestReadyPod(t *testing.T) {
 	w := canaryWorkload([]*keptDeployment{deployment("v2", "orders:2")}, []*keptPod{
 		readyPod("a", "orders:1", aged(time.Hour, 50*time.Minute)), readyPod("b", "orders:1", aged(2*time.Hour, time.Minute)),
 		readyPod("c", "orders:1", aged(9*time.Hour, 9*time.Hour), notReady), readyPod("d", "orders:2", aged(30*time.Second, 10*time.Second))}, sets)
-	want := map[string]PodAge{one: {at.Add(-2 * time.Hour), at.Add(-50 * time.Minute)}, two: {at.Add(-30 * time.Second), at.Add(-10 * time.Second)}}
+	want := map[string]decision.PodAge{one: {Made: at.Add(-2 * time.Hour), Ready: at.Add(-50 * time.Minute)}, two: {Made: at.Add(-30 * time.Second), Ready: at.Add(-10 * time.Second)}}
 	if !reflect.DeepEqual(w.Ages, want) {
 		t.Errorf("ages %v\nwant %v", w.Ages, want)
 	}

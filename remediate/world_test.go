@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	appsv1 "k8s.io/api/apps/v1"
@@ -308,7 +309,7 @@ func (w *world) locked(context.Context) (out []*corev1.ConfigMap, err error) {
 func (w *world) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
 	all, err := w.locked(ctx)
 	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool {
-		return !slices.Contains(strings.Fields(cm.Data[KeyDeny]), destination)
+		return !slices.Contains(strings.Fields(cm.Data[decision.KeyDeny]), destination)
 	}), err
 }
 
@@ -418,7 +419,7 @@ func (s *worldStore) around(write string, ops []virtualservice.Op, do func() err
 	return s.after(write)
 }
 
-func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.ConfigMap, r Record) (out *corev1.ConfigMap, err error) {
+func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.ConfigMap, r decision.Record) (out *corev1.ConfigMap, err error) {
 	err = s.around("record", nil, func() error {
 		if (old == nil) != (s.w.cm == nil) || old != nil && old.ResourceVersion != s.w.cm.ResourceVersion {
 			return fmt.Errorf("record: %w", errConflict)
@@ -502,8 +503,8 @@ func applyOps(vs *unstructured.Unstructured, ops []virtualservice.Op) (*unstruct
 }
 
 // ask puts a request onto a record, as the command line does.
-func ask(cm *corev1.ConfigMap, q Request) {
-	for _, key := range RequestKeys {
+func ask(cm *corev1.ConfigMap, q decision.Request) {
+	for _, key := range decision.RequestKeys {
 		delete(cm.Data, key)
 	}
 	maps.Copy(cm.Data, q.Data())

@@ -13,6 +13,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -60,8 +61,8 @@ func (i *guardIndex) Guard(name string) (GuardConfig, bool) {
 
 // controller is what the bridge needs of remediate.Controller.
 type controller interface {
-	Submit(ctx context.Context, guard string, alerts []remediate.Alert, received time.Time) error
-	Accept(guard string, alerts []remediate.Alert, received time.Time) error
+	Submit(ctx context.Context, guard string, alerts []decision.Alert, received time.Time) error
+	Accept(guard string, alerts []decision.Alert, received time.Time) error
 	Enqueue(guard string)
 	Unknown(ctx context.Context, alertOf map[string]string) error
 }
@@ -97,16 +98,16 @@ func (b *bridge) guardsOf(a alerting.Alert) []string {
 }
 
 // actionFor is what an alert asks of a guard; empty: it is not about it.
-func (i *guardIndex) actionFor(g *GuardConfig, a alerting.Alert) remediate.Action {
+func (i *guardIndex) actionFor(g *GuardConfig, a alerting.Alert) decision.Action {
 	if action := a.Labels[rules.LabelAction]; a.Labels[rules.LabelGuard] == g.Name && isAction(action) && i.placed(a.Labels) {
-		return remediate.Action(action)
+		return decision.Action(action)
 	}
 	if ofOwnRules(a.Labels) {
 		return ""
 	}
 	for _, m := range g.Alerts.Matchers {
 		if m.Matches(a.Labels) {
-			return remediate.Action(m.Action)
+			return decision.Action(m.Action)
 		}
 	}
 	return ""
@@ -115,23 +116,23 @@ func (i *guardIndex) actionFor(g *GuardConfig, a alerting.Alert) remediate.Actio
 // isAction says whether the label guardian_action has a value that means
 // something.
 func isAction(action string) bool {
-	return action == string(remediate.ActionRollback) || action == string(remediate.ActionHold) || action == actionNone
+	return action == string(decision.ActionRollback) || action == string(decision.ActionHold) || action == actionNone
 }
 
 // actionNone is of alerts that people hear and guardian does not.
 const actionNone = "none"
 
 // translate is an alert as remediate knows it.
-func (b *bridge) translate(g GuardConfig, a alerting.Alert) remediate.Alert {
+func (b *bridge) translate(g GuardConfig, a alerting.Alert) decision.Alert {
 	summary := a.Annotations["summary"]
 	if summary == "" {
 		summary = a.Annotations["description"]
 	}
 	action := b.config.Load().actionFor(&g, a)
-	if action == remediate.ActionRollback && (a.Suppressed || saysNothing(a)) {
-		action = remediate.ActionHold // silenced: somebody knows, which is no reason to go forward
+	if action == decision.ActionRollback && (a.Suppressed || saysNothing(a)) {
+		action = decision.ActionHold // silenced: somebody knows, which is no reason to go forward
 	}
-	return remediate.Alert{
+	return decision.Alert{
 		Name: a.Name(), Signal: a.Labels[rules.LabelSignal], Action: action,
 		Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, Summary: summary,
 	}
@@ -144,12 +145,12 @@ func saysNothing(a alerting.Alert) bool {
 }
 
 // firing is what fires for a guard now, as this replica knows it.
-func (b *bridge) firing(guard string) []remediate.Alert {
+func (b *bridge) firing(guard string) []decision.Alert {
 	g, ok := b.config.Load().Guard(guard)
 	if !ok {
 		return nil
 	}
-	var out []remediate.Alert
+	var out []decision.Alert
 	for _, a := range b.book.FiringOf(guard, b.now()) {
 		out = append(out, b.translate(g, a))
 	}
@@ -194,7 +195,7 @@ func (b *bridge) tellUnheard(lane alerting.Lane, alerts []alerting.Alert, receiv
 
 // submit hands alerts over and returns when every guard has recorded what
 // follows, or with what kept it from that.
-func (b *bridge) submit(ctx context.Context, began map[string][]remediate.Alert, received time.Time) error {
+func (b *bridge) submit(ctx context.Context, began map[string][]decision.Alert, received time.Time) error {
 	errs := make([]error, len(began))
 	var wg sync.WaitGroup
 	for i, guard := range slices.Sorted(maps.Keys(began)) {
@@ -206,9 +207,9 @@ func (b *bridge) submit(ctx context.Context, began map[string][]remediate.Alert,
 
 // byGuard sorts alerts by guard. A guard whose alerts have only ended is there
 // with none: it is looked at again.
-func (b *bridge) byGuard(alerts []alerting.Alert) map[string][]remediate.Alert {
+func (b *bridge) byGuard(alerts []alerting.Alert) map[string][]decision.Alert {
 	c := b.config.Load()
-	out := map[string][]remediate.Alert{}
+	out := map[string][]decision.Alert{}
 	for _, a := range alerts {
 		b.tellNoAction(c, a)
 		for _, name := range b.guardsOf(a) {

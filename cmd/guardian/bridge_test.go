@@ -18,14 +18,15 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
 
 // fakeController notes what it is given.
 type fakeController struct {
 	mu        sync.Mutex
-	submitted map[string][]remediate.Alert // waited for
-	accepted  map[string][]remediate.Alert // not waited for
+	submitted map[string][]decision.Alert // waited for
+	accepted  map[string][]decision.Alert // not waited for
 	enqueued  []string
 	unknown   []string
 	records   int // of unknown guards
@@ -34,17 +35,17 @@ type fakeController struct {
 }
 
 func newFakeController() *fakeController {
-	return &fakeController{submitted: map[string][]remediate.Alert{}, accepted: map[string][]remediate.Alert{}, fail: map[string]error{}}
+	return &fakeController{submitted: map[string][]decision.Alert{}, accepted: map[string][]decision.Alert{}, fail: map[string]error{}}
 }
 
-func (f *fakeController) Submit(_ context.Context, guard string, alerts []remediate.Alert, _ time.Time) error {
+func (f *fakeController) Submit(_ context.Context, guard string, alerts []decision.Alert, _ time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.submitted[guard] = append(f.submitted[guard], alerts...)
 	return f.fail[guard]
 }
 
-func (f *fakeController) Accept(guard string, alerts []remediate.Alert, _ time.Time) error {
+func (f *fakeController) Accept(guard string, alerts []decision.Alert, _ time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.accepted[guard] = append(f.accepted[guard], alerts...)
@@ -111,22 +112,22 @@ func TestAnAlertReachesTheGuardItIsAbout(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		labels map[string]string
-		want   map[string]remediate.Action
+		want   map[string]decision.Action
 	}{
-		{"by its label", guardLabels("orders-service", "rollback"), map[string]remediate.Action{"orders-service": "rollback"}},
-		{"as a hold", guardLabels("orders-service", "hold"), map[string]remediate.Action{"orders-service": "hold"}},
+		{"by its label", guardLabels("orders-service", "rollback"), map[string]decision.Action{"orders-service": "rollback"}},
+		{"as a hold", guardLabels("orders-service", "hold"), map[string]decision.Action{"orders-service": "hold"}},
 		{"not when it is about another namespace's guard of that name", guardLabels("orders-service", "rollback", "namespace", "staging"), nil},
 		{"not when no guard is called so", guardLabels("nobody", "rollback"), nil},
-		{"by a configured matcher", map[string]string{"alertname": "PaymentsDown", "severity": "page"}, map[string]remediate.Action{"payments": "rollback"}},
+		{"by a configured matcher", map[string]string{"alertname": "PaymentsDown", "severity": "page"}, map[string]decision.Action{"payments": "rollback"}},
 		{"by a configured matcher, wherever it comes from", map[string]string{"alertname": "PaymentsDown", "severity": "page", "namespace": "other"},
-			map[string]remediate.Action{"payments": "rollback"}},
-		{"by a configured matcher with its action", map[string]string{"alertname": "PaymentsSlow"}, map[string]remediate.Action{"payments": "hold"}},
+			map[string]decision.Action{"payments": "rollback"}},
+		{"by a configured matcher with its action", map[string]string{"alertname": "PaymentsSlow"}, map[string]decision.Action{"payments": "hold"}},
 		{"by a matcher when the action of its label is missing", map[string]string{"alertname": "PaymentsDown", "severity": "page", "guardian_guard": "payments"},
-			map[string]remediate.Action{"payments": "rollback"}},
+			map[string]decision.Action{"payments": "rollback"}},
 		{"by a matcher when the action of its label is misspelt", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "rolback"},
-			map[string]remediate.Action{"payments": "hold"}},
+			map[string]decision.Action{"payments": "hold"}},
 		{"by its label before any matcher", map[string]string{"alertname": "PaymentsSlow", "guardian_guard": "payments", "guardian_action": "none", "namespace": "microservices"},
-			map[string]remediate.Action{"payments": "none"}},
+			map[string]decision.Action{"payments": "none"}},
 		{"not when only part of a matcher fits", map[string]string{"alertname": "PaymentsDown", "severity": "info"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -134,7 +135,7 @@ func TestAnAlertReachesTheGuardItIsAbout(t *testing.T) {
 			if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{firingAlert(c.labels)}); err != nil {
 				t.Fatal(err)
 			}
-			got := map[string]remediate.Action{}
+			got := map[string]decision.Action{}
 			for guard, alerts := range f.submitted {
 				for _, a := range alerts {
 					got[guard] = a.Action
@@ -225,7 +226,7 @@ func TestAResolvedAlertOnlyAsksForALook(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Resolved, a.EndsAt = true, bridgeNow
-	f.submitted = map[string][]remediate.Alert{}
+	f.submitted = map[string][]decision.Alert{}
 	if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{a}); err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +245,7 @@ func TestASilencedRollbackHolds(t *testing.T) {
 	if _, err := b.book.Replace(alerting.LaneAlertmanager, []alerting.Alert{a}, bridgeNow); err != nil {
 		t.Fatal(err)
 	}
-	if got := b.firing("orders-service"); len(got) != 1 || got[0].Action != remediate.ActionHold {
+	if got := b.firing("orders-service"); len(got) != 1 || got[0].Action != decision.ActionHold {
 		t.Errorf("fires %+v, want a hold", got)
 	}
 }
@@ -416,7 +417,7 @@ func TestPrometheusIsAskedWhereAlertmanagerDoesNotAnswer(t *testing.T) {
 }
 
 func TestGoingForwardAsksEverything(t *testing.T) {
-	guard := remediate.Guard{Name: "orders-service"}
+	guard := decision.Guard{Name: "orders-service"}
 	sides := remediate.Sides{Canary: remediate.Side{Workloads: []string{"orders-v2"}}, Stable: remediate.Side{Workloads: []string{"orders-v1"}}}
 	since := bridgeNow.Add(-5 * time.Minute)
 	t.Run("an alert that only Alertmanager knows comes back", func(t *testing.T) {
@@ -424,7 +425,7 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 		am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "hold")), firingAlert(guardLabels("payments", "rollback"))}
 		q.samples = []alerting.Sample{{Labels: map[string]string{rules.LabelTally: rules.TallyRequests}, Value: 37.9}}
 		f, alerts := o.askForward(t.Context(), guard, sides, since)
-		if f.Err != "" || f.Requests != 37 || len(alerts) != 1 || alerts[0].Action != remediate.ActionHold {
+		if f.Err != "" || f.Requests != 37 || len(alerts) != 1 || alerts[0].Action != decision.ActionHold {
 			t.Errorf("forward %+v, alerts %+v", f, alerts)
 		}
 		if want := []string{`{guardian_guard="orders-service",namespace=~"|microservices"}`}; !slices.Equal(am.asked, want) {
@@ -468,15 +469,15 @@ func TestWhatPrometheusLacksOfAGuardsRulesIsNamed(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		samples []alerting.Sample
-		want    remediate.Gaps
+		want    decision.Gaps
 	}{
-		"nothing":             {append(groups(5), side("stable"), side("canary")), remediate.Gaps{}},
-		"the canary's series": {append(groups(5), side("stable")), remediate.Gaps{Canary: true}},
-		"all": {nil, remediate.Gaps{Canary: true, Stable: true,
+		"nothing":             {append(groups(5), side("stable"), side("canary")), decision.Gaps{}},
+		"the canary's series": {append(groups(5), side("stable")), decision.Gaps{Canary: true}},
+		"all": {nil, decision.Gaps{Canary: true, Stable: true,
 			Rules: "Prometheus has not loaded the guard's rules (group guards): does it select the PrometheusRules of guardian?"}},
-		"one group": {append(groups(5)[:4], side("stable"), side("canary")), remediate.Gaps{
+		"one group": {append(groups(5)[:4], side("stable"), side("canary")), decision.Gaps{
 			Rules: "Prometheus has not loaded the guard's rules (group restarts): does it select the PrometheusRules of guardian?"}},
-		"evaluations of one": {append(groups(120), side("stable"), side("canary")), remediate.Gaps{
+		"evaluations of one": {append(groups(120), side("stable"), side("canary")), decision.Gaps{
 			Rules: "Prometheus evaluates the guard's rules no more (group restarts)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -494,7 +495,7 @@ func TestWhatPrometheusLacksOfAGuardsRulesIsNamed(t *testing.T) {
 	}
 	t.Run("of a guard without signals it is not asked", func(t *testing.T) {
 		o, _, _, _, q := testOracle(t)
-		if got, err := o.gaps(t.Context(), o.bridge.config.Load().Config, rules.Guard{Name: "x"}); err != nil || got != (remediate.Gaps{}) || len(q.asked) != 0 {
+		if got, err := o.gaps(t.Context(), o.bridge.config.Load().Config, rules.Guard{Name: "x"}); err != nil || got != (decision.Gaps{}) || len(q.asked) != 0 {
 			t.Errorf("%+v, %v, asked %q", got, err, q.asked)
 		}
 	})
@@ -516,16 +517,16 @@ func TestATallyIsReadOffOneAnswer(t *testing.T) {
 	slow := []alerting.Sample{le("source", "100", 10), le("source", "250", 600), le("source", "500", 900), le("source", "+Inf", 1000)}
 	for name, c := range map[string]struct {
 		samples []alerting.Sample
-		want    remediate.Tally
+		want    decision.Tally
 	}{
-		"nothing":                   {nil, remediate.Tally{}},
-		"requests and failures":     {[]alerting.Sample{requests, failed}, remediate.Tally{Requests: 1204, Failed: 1}},
-		"not a number":              {[]alerting.Sample{sample(rules.LabelTally, rules.TallyRequests, math.NaN())}, remediate.Tally{}},
-		"the lowest edge":           {fast, remediate.Tally{Latency: remediate.Latency{Quantile: 0.95, Millis: 250}}},
-		"above the limit":           {slow, remediate.Tally{Latency: remediate.Latency{Quantile: 0.95, Millis: 500, Above: true}}},
-		"the slower reporter":       {slices.Concat(fast, slow), remediate.Tally{Latency: remediate.Latency{Quantile: 0.95, Millis: 500, Above: true}}},
-		"no requests timed":         {[]alerting.Sample{le("source", "500", 0), le("source", "+Inf", 0)}, remediate.Tally{}},
-		"a histogram without edges": {[]alerting.Sample{le("source", "+Inf", 50)}, remediate.Tally{}},
+		"nothing":                   {nil, decision.Tally{}},
+		"requests and failures":     {[]alerting.Sample{requests, failed}, decision.Tally{Requests: 1204, Failed: 1}},
+		"not a number":              {[]alerting.Sample{sample(rules.LabelTally, rules.TallyRequests, math.NaN())}, decision.Tally{}},
+		"the lowest edge":           {fast, decision.Tally{Latency: decision.Latency{Quantile: 0.95, Millis: 250}}},
+		"above the limit":           {slow, decision.Tally{Latency: decision.Latency{Quantile: 0.95, Millis: 500, Above: true}}},
+		"the slower reporter":       {slices.Concat(fast, slow), decision.Tally{Latency: decision.Latency{Quantile: 0.95, Millis: 500, Above: true}}},
+		"no requests timed":         {[]alerting.Sample{le("source", "500", 0), le("source", "+Inf", 0)}, decision.Tally{}},
+		"a histogram without edges": {[]alerting.Sample{le("source", "+Inf", 50)}, decision.Tally{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, _, _, _, q := testOracle(t)

@@ -20,7 +20,7 @@ import (
 	"github.com/prometheus/alertmanager/timeinterval"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // chartDir is where the chart is.
@@ -275,7 +275,7 @@ func readValues(t *testing.T) *yaml.Node {
 func TestTheChartsSchemaHasEveryKeyOfTheConfiguration(t *testing.T) {
 	t.Setenv("GUARDIAN_NAMESPACE", "microservices")
 	of := schemaOfConfig{comments: fieldComments(t), choices: fieldChoices(t)}
-	if got := of.choices["guards[].rollback.lock"]; !slices.Equal(got, []string{string(remediate.LockBuild), string(remediate.LockManual), string(remediate.LockNone)}) {
+	if got := of.choices["guards[].rollback.lock"]; !slices.Equal(got, []string{string(decision.LockBuild), string(decision.LockManual), string(decision.LockNone)}) {
 		t.Errorf("choices of rollback.lock: %q", got)
 	}
 	schema := valuesSchema("", readValues(t))

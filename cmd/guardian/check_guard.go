@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
@@ -46,7 +47,7 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, g GuardConfig) (
 	return sides, true
 }
 
-func checkTraffic(p *preflight, g GuardConfig, in remediate.Input) {
+func checkTraffic(p *preflight, g GuardConfig, in decision.Input) {
 	services := "VirtualService " + strings.Join(g.VirtualServices, ", ")
 	destinations := fmt.Sprintf("stable %s and canary %s of DestinationRule %s", g.Stable.Ref, g.Canary.Ref, g.DestinationRule)
 	switch {
@@ -66,7 +67,7 @@ func checkTraffic(p *preflight, g GuardConfig, in remediate.Input) {
 	}
 }
 
-func (c *cluster) checkStable(p *preflight, g GuardConfig, in remediate.Input) {
+func (c *cluster) checkStable(p *preflight, g GuardConfig, in decision.Input) {
 	stable := "stable " + g.Stable.Ref.String()
 	switch floor := g.Rollback.MinReadyStable; {
 	case in.Stable.Missing != "":
@@ -90,7 +91,7 @@ func mendDestination(g GuardConfig, ref virtualservice.Ref, side string) string 
 	return fmt.Sprintf("have spec.subsets of DestinationRule %s name %s (- {name: %s, labels: {version: %s}}), or set %s to the subset that it has", g.DestinationRule, ref, ref.Subset, ref.Subset, side)
 }
 
-func checkCanary(p *preflight, g GuardConfig, in remediate.Input, sides remediate.Sides) {
+func checkCanary(p *preflight, g GuardConfig, in decision.Input, sides remediate.Sides) {
 	canary := "canary " + g.Canary.Ref.String()
 	if sides.Canary.Absent != "" {
 		p.fail("canary", canary, mendDestination(g, g.Canary.Ref, "canary"), "%s", sides.Canary.Absent)

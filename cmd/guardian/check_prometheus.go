@@ -10,6 +10,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -152,9 +153,9 @@ func (c *prometheusCheck) checkGuard(ctx context.Context, g GuardConfig, guard r
 
 // checkRules asks whether Prometheus evaluates the guard's rules, as guardian
 // itself does before each step forward.
-func (c *prometheusCheck) checkRules(ctx context.Context, guard rules.Guard) (remediate.Gaps, bool) {
+func (c *prometheusCheck) checkRules(ctx context.Context, guard rules.Guard) (decision.Gaps, bool) {
 	if c.silent {
-		return remediate.Gaps{}, false
+		return decision.Gaps{}, false
 	}
 	gaps, err := (&oracle{query: c.client, now: time.Now}).gaps(ctx, c.config, guard)
 	switch {

@@ -27,6 +27,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
@@ -70,7 +71,7 @@ func (b *bench) run(args ...string) (int, string) {
 	return exitCode(err), text
 }
 
-func record(r remediate.Record) *corev1.ConfigMap {
+func record(r decision.Record) *corev1.ConfigMap {
 	return &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Name: remediate.RecordName(testGuard), Namespace: "shop", Labels: map[string]string{remediate.LabelGuard: testGuard}},
 		Data:       r.Data(),
@@ -136,7 +137,7 @@ func (b *bench) lease(renewed time.Time) *coordinationv1.Lease {
 }
 
 // change edits the record after a while, as guardian would.
-func (b *bench) change(after time.Duration, edit func(*remediate.Record)) {
+func (b *bench) change(after time.Duration, edit func(*decision.Record)) {
 	ctx := b.t.Context()
 	go func() {
 		if sleep(ctx, after) != nil {
@@ -146,11 +147,11 @@ func (b *bench) change(after time.Duration, edit func(*remediate.Record)) {
 	}()
 }
 
-func (b *bench) edit(ctx context.Context, edit func(*remediate.Record)) {
+func (b *bench) edit(ctx context.Context, edit func(*decision.Record)) {
 	b.editOf(ctx, testGuard, edit)
 }
 
-func (b *bench) editOf(ctx context.Context, guard string, edit func(*remediate.Record)) {
+func (b *bench) editOf(ctx context.Context, guard string, edit func(*decision.Record)) {
 	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
 	if err != nil {
 		b.t.Error(err)
@@ -169,17 +170,17 @@ func (b *bench) editOf(ctx context.Context, guard string, edit func(*remediate.R
 }
 
 // answer takes each request off the record a second later.
-func (b *bench) answer(take func(*remediate.Record, remediate.Request)) { b.answerFor(testGuard, take) }
+func (b *bench) answer(take func(*decision.Record, decision.Request)) { b.answerFor(testGuard, take) }
 
-func (b *bench) answerFor(guard string, take func(*remediate.Record, remediate.Request)) {
+func (b *bench) answerFor(guard string, take func(*decision.Record, decision.Request)) {
 	ctx := b.t.Context()
 	go func() {
 		for sleep(ctx, time.Second) == nil {
 			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
-			if err != nil || cm.Data[remediate.KeyRequestAction] == "" {
+			if err != nil || cm.Data[decision.KeyRequestAction] == "" {
 				continue
 			}
-			b.editOf(ctx, guard, func(r *remediate.Record) {
+			b.editOf(ctx, guard, func(r *decision.Record) {
 				q := *r.Request
 				r.Request = nil
 				take(r, q)
@@ -188,7 +189,7 @@ func (b *bench) answerFor(guard string, take func(*remediate.Record, remediate.R
 	}()
 }
 
-func (b *bench) read() remediate.Record {
+func (b *bench) read() decision.Record {
 	b.t.Helper()
 	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(b.t.Context(), remediate.RecordName(testGuard), metav1.GetOptions{})
 	if err != nil {
@@ -201,31 +202,31 @@ func (b *bench) read() remediate.Record {
 	return r
 }
 
-func shifting(weight int, requests int64) remediate.Record {
-	return remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: weight, Requests: requests, Build: "b1"}}
+func shifting(weight int, requests int64) decision.Record {
+	return decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: weight, Requests: requests, Build: "b1"}}
 }
 
 // tallied is shifting, with requests that were counted over a minute.
-func tallied(weight int, requests, failed int64) remediate.Record {
+func tallied(weight int, requests, failed int64) decision.Record {
 	r := shifting(weight, requests)
 	at := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
-	r.Status.Failed, r.Status.Counted = failed, remediate.Counted{Since: at.Add(-time.Minute), At: at}
+	r.Status.Failed, r.Status.Counted = failed, decision.Counted{Since: at.Add(-time.Minute), At: at}
 	return r
 }
 
-func locked() remediate.Record {
-	return remediate.Record{
-		Lock:    &remediate.Lock{Kind: remediate.LockBuild, Build: "b1", Signal: "error_rate", Alert: "GuardianErrorRate", By: "alert", Reason: "5% of requests failed"},
-		Status:  remediate.Status{State: remediate.StateRolledBack, Reason: "5% of requests failed", Build: "b1"},
+func locked() decision.Record {
+	return decision.Record{
+		Lock:    &decision.Lock{Kind: decision.LockBuild, Build: "b1", Signal: "error_rate", Alert: "GuardianErrorRate", By: "alert", Reason: "5% of requests failed"},
+		Status:  decision.Status{State: decision.StateRolledBack, Reason: "5% of requests failed", Build: "b1"},
 		Refused: []string{"b1"}, Message: "orders-service was rolled back: deploy a new build of v2",
 	}
 }
 
 // underWay is a guard whose lock is written and whose traffic has not moved yet.
-func underWay(weight int) remediate.Record {
+func underWay(weight int) decision.Record {
 	r := locked()
-	r.Status.State, r.Status.Weight, r.Status.Reason = remediate.StateShifting, weight, "rolling back: 5% of requests failed"
-	r.Status.Moving = &remediate.Moving{From: weight, By: "alert"}
+	r.Status.State, r.Status.Weight, r.Status.Reason = decision.StateShifting, weight, "rolling back: 5% of requests failed"
+	r.Status.Moving = &decision.Moving{From: weight, By: "alert"}
 	return r
 }
 
@@ -238,32 +239,32 @@ func want(t *testing.T, code int, text string, wantCode int, wantText string) {
 	}
 }
 
-func disarmed(r remediate.Record) remediate.Record {
-	r.Status.State = remediate.StateDisarmed
-	r.Status.Disarmed = &remediate.Disarm{By: "bob", Reason: "game day", Until: time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC)}
+func disarmed(r decision.Record) decision.Record {
+	r.Status.State = decision.StateDisarmed
+	r.Status.Disarmed = &decision.Disarm{By: "bob", Reason: "game day", Until: time.Date(2000, 1, 1, 1, 0, 0, 0, time.UTC)}
 	return r
 }
 
-func observing(r remediate.Record) remediate.Record {
-	r.Status.Observing = &remediate.Observing{Since: time.Unix(0, 0).UTC()}
+func observing(r decision.Record) decision.Record {
+	r.Status.Observing = &decision.Observing{Since: time.Unix(0, 0).UTC()}
 	return r
 }
 
 // wouldBe is a guard that observes and would have been rolled back.
-func wouldBe(r remediate.Record) remediate.Record {
+func wouldBe(r decision.Record) decision.Record {
 	r = observing(r)
-	r.Status.Observing.Would = &remediate.Would{At: time.Unix(60, 0).UTC(), From: 10, Build: "b1", Signal: "error_rate", Reason: "CanaryErrors: 7% of requests fail"}
+	r.Status.Observing.Would = &decision.Would{At: time.Unix(60, 0).UTC(), From: 10, Build: "b1", Signal: "error_rate", Reason: "CanaryErrors: 7% of requests fail"}
 	return r
 }
 
-func firing(state remediate.State, weight int, action remediate.Action) remediate.Record {
-	return remediate.Record{Status: remediate.Status{State: state, Weight: weight, Requests: 50,
-		Firing: []remediate.Firing{{Name: "StableErrors", Episode: "f@x", Action: action, Summary: "7% of requests fail"}}}}
+func firing(state decision.State, weight int, action decision.Action) decision.Record {
+	return decision.Record{Status: decision.Status{State: state, Weight: weight, Requests: 50,
+		Firing: []decision.Firing{{Name: "StableErrors", Episode: "f@x", Action: action, Summary: "7% of requests fail"}}}}
 }
 
 func TestGate(t *testing.T) {
 	for name, tc := range map[string]struct {
-		record remediate.Record
+		record decision.Record
 		args   []string
 		setUp  func(*bench)
 		code   int
@@ -273,32 +274,32 @@ func TestGate(t *testing.T) {
 		"a healthy canary passes after its time": {
 			record: shifting(10, 50), code: exitOK, says: "healthy for 1m0s at 10%", took: time.Minute},
 		"a rollback in the middle fails at once": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.change(20*time.Second, func(r *remediate.Record) { *r = locked() }) },
+			record: shifting(10, 50), setUp: func(b *bench) { b.change(20*time.Second, func(r *decision.Record) { *r = locked() }) },
 			code: exitFailed, says: "deploy a new build of v2", took: 20 * time.Second},
 		"a locked guard fails at once": {
 			record: locked(), code: exitFailed, says: "deploy a new build of v2"},
 		"a guard that was rolled back without a lock fails": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StateRolledBack, Reason: "lock is none"}}, code: exitFailed, says: "rolled-back at 0%: lock is none"},
+			record: decision.Record{Status: decision.Status{State: decision.StateRolledBack, Reason: "lock is none"}}, code: exitFailed, says: "rolled-back at 0%: lock is none"},
 		"a hold fails with its reason": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StateHeld, Weight: 30, Reason: "stable fails as well"}},
+			record: decision.Record{Status: decision.Status{State: decision.StateHeld, Weight: 30, Reason: "stable fails as well"}},
 			code:   exitFailed, says: "held at 30%: stable fails as well"},
 		"a blocked rollback fails with its reason": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StateBlocked, Weight: 30, Reason: "stable has no endpoints"}},
+			record: decision.Record{Status: decision.Status{State: decision.StateBlocked, Weight: 30, Reason: "stable has no endpoints"}},
 			code:   exitFailed, says: "blocked at 30%: stable has no endpoints"},
 		"an observing guard fails while an alert fires, and says that nothing is rolled back": {
-			record: observing(firing(remediate.StateShifting, 10, remediate.ActionRollback)), code: exitFailed, says: "fires, canary at 10%: 7% of requests fail; guardian observes and does not roll back"},
+			record: observing(firing(decision.StateShifting, 10, decision.ActionRollback)), code: exitFailed, says: "fires, canary at 10%: 7% of requests fail; guardian observes and does not roll back"},
 		"a would-be rollback in the middle fails, also when its alert is over": {
 			record: observing(shifting(10, 50)), setUp: func(b *bench) {
-				b.change(20*time.Second, func(r *remediate.Record) {
-					r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: remediate.EventWould, From: 10, To: 10, Reason: "would have rolled back 10% → 0%, because CanaryErrors: 7%"})
+				b.change(20*time.Second, func(r *decision.Record) {
+					r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: decision.EventWould, From: 10, To: 10, Reason: "would have rolled back 10% → 0%, because CanaryErrors: 7%"})
 				})
 			}, code: exitFailed, says: "would have rolled back 10% → 0%, because CanaryErrors: 7% (at 2000-01-01T00:00:20Z); guardian observes and does not roll back", took: 20 * time.Second},
 		"a would-be rollback of before fails nothing": {
 			record: wouldBe(shifting(10, 50)), code: exitOK, says: "healthy for 1m0s at 10%", took: time.Minute},
 		"a pause changes no answer": {
-			record: func() remediate.Record {
+			record: func() decision.Record {
 				r := shifting(30, 50)
-				r.Status.State, r.Status.Paused = remediate.StatePaused, &remediate.Pause{By: "bob", Reason: "lunch"}
+				r.Status.State, r.Status.Paused = decision.StatePaused, &decision.Pause{By: "bob", Reason: "lunch"}
 				return r
 			}(), code: exitOK, says: "; guardian takes no step of its own, paused by bob: lunch", took: time.Minute},
 		"a disarmed guardian cannot tell": {
@@ -308,53 +309,53 @@ func TestGate(t *testing.T) {
 		"nor is it waited for": {
 			record: disarmed(locked()), args: []string{"--wait-unlocked"}, code: exitUnknown, says: "disarmed by bob until"},
 		"a disarm in the middle ends the gate": {
-			record: shifting(30, 50), setUp: func(b *bench) { b.change(20*time.Second, func(r *remediate.Record) { *r = disarmed(*r) }) },
+			record: shifting(30, 50), setUp: func(b *bench) { b.change(20*time.Second, func(r *decision.Record) { *r = disarmed(*r) }) },
 			code: exitUnknown, says: "disarmed by bob", took: 20 * time.Second},
 		"a rollback that is not confirmed yet fails": {
-			record: func() remediate.Record {
+			record: func() decision.Record {
 				r := locked()
-				r.Status.State, r.Status.Weight, r.Status.Reason = remediate.StateShifting, 30, "rolling back: 5% of requests failed"
+				r.Status.State, r.Status.Weight, r.Status.Reason = decision.StateShifting, 30, "rolling back: 5% of requests failed"
 				return r
 			}(), code: exitFailed, says: "rollback under way, the canary is at 30%: 5% of requests failed"},
 		"one without a lock as well": {
-			record: func() remediate.Record {
+			record: func() decision.Record {
 				r := shifting(30, 50)
-				r.Status.Moving, r.Status.Reason = &remediate.Moving{From: r.Status.Weight}, "rolling back: 5% of requests failed"
+				r.Status.Moving, r.Status.Reason = &decision.Moving{From: r.Status.Weight}, "rolling back: 5% of requests failed"
 				return r
 			}(), code: exitFailed, says: "rollback under way, the canary is at 30%: rolling back: 5% of requests failed"},
 		"a hold that fires at 100% fails": {
-			record: firing(remediate.StatePromoted, 100, remediate.ActionHold), code: exitFailed, says: "alert StableErrors (hold) fires, canary at 100%: 7% of requests fail"},
+			record: firing(decision.StatePromoted, 100, decision.ActionHold), code: exitFailed, says: "alert StableErrors (hold) fires, canary at 100%: 7% of requests fail"},
 		"an alert about an earlier build at 100% fails": {
-			record: firing(remediate.StatePromoted, 100, remediate.ActionRollback), code: exitFailed, says: "alert StableErrors (rollback) fires, canary at 100%"},
+			record: firing(decision.StatePromoted, 100, decision.ActionRollback), code: exitFailed, says: "alert StableErrors (rollback) fires, canary at 100%"},
 		"an alert after the rollback window fails": {
-			record: firing(remediate.StateCompleted, 100, remediate.ActionRollback), args: []string{"--min-requests", "0"}, code: exitFailed, says: "alert StableErrors (rollback) fires, canary at 100%"},
+			record: firing(decision.StateCompleted, 100, decision.ActionRollback), args: []string{"--min-requests", "0"}, code: exitFailed, says: "alert StableErrors (rollback) fires, canary at 100%"},
 		"an alert before the first traffic fails": {
-			record: firing(remediate.StateIdle, 0, remediate.ActionHold), code: exitFailed, says: "alert StableErrors (hold) fires, canary at 0%"},
+			record: firing(decision.StateIdle, 0, decision.ActionHold), code: exitFailed, says: "alert StableErrors (hold) fires, canary at 0%"},
 		"an alert that fires is waited for before traffic is shifted": {
-			record: firing(remediate.StateIdle, 0, remediate.ActionHold), args: []string{"--wait-unlocked"}, setUp: func(b *bench) {
-				b.change(40*time.Second, func(r *remediate.Record) { r.Status.Firing = nil })
+			record: firing(decision.StateIdle, 0, decision.ActionHold), args: []string{"--wait-unlocked"}, setUp: func(b *bench) {
+				b.change(40*time.Second, func(r *decision.Record) { r.Status.Firing = nil })
 			}, code: exitOK, says: "not locked: traffic may be shifted", took: 40 * time.Second},
 		"one that goes on firing fails in time": {
-			record: firing(remediate.StateIdle, 0, remediate.ActionHold), args: []string{"--wait-unlocked", "--timeout", "2m"}, code: exitFailed,
+			record: firing(decision.StateIdle, 0, decision.ActionHold), args: []string{"--wait-unlocked", "--timeout", "2m"}, code: exitFailed,
 			says: "not locked, but after 2m0s: alert StableErrors (hold) fires", took: 2 * time.Minute},
 		"a canary that no rule watches cannot be told": {
-			record: func() remediate.Record {
+			record: func() decision.Record {
 				r := shifting(30, 50)
 				r.Status.Unwatched = "the group of its rules is not loaded"
 				return r
 			}(), code: exitUnknown, says: "the group of its rules is not loaded", took: gateDeaf},
 		"without a request nothing is proven, unless none is asked for": {
-			record: func() remediate.Record {
+			record: func() decision.Record {
 				r := shifting(30, 0)
-				r.Status.Unwatched = remediate.NoRequestsYet
+				r.Status.Unwatched = decision.NoRequestsYet
 				return r
 			}(), args: []string{"--min-requests", "0"}, code: exitOK, says: "healthy for 1m0s at 30%", took: time.Minute},
 		"until one does": {
-			record: func() remediate.Record {
+			record: func() decision.Record {
 				r := shifting(30, 50)
 				r.Status.Unwatched = "no request of the canary has been recorded yet"
 				return r
-			}(), setUp: func(b *bench) { b.change(70*time.Second, func(r *remediate.Record) { r.Status.Unwatched = "" }) },
+			}(), setUp: func(b *bench) { b.change(70*time.Second, func(r *decision.Record) { r.Status.Unwatched = "" }) },
 			code: exitOK, says: "healthy for 1m0s at 30%", took: 70 * time.Second},
 		"for programs": {
 			record: tallied(10, 50, 1), args: []string{"-o", "json"}, code: exitOK,
@@ -366,10 +367,10 @@ func TestGate(t *testing.T) {
   "failed": 1,
   "ruledOut": 0.09`, took: time.Minute},
 		"a failure for programs": {
-			record: firing(remediate.StatePromoted, 100, remediate.ActionHold), args: []string{"-o", "json"}, code: exitFailed, says: `"code": 1,`},
+			record: firing(decision.StatePromoted, 100, decision.ActionHold), args: []string{"-o", "json"}, code: exitFailed, says: `"code": 1,`},
 		"it waits for a proof": {
 			record: tallied(10, 100, 0), args: []string{"--prove", "2%"},
-			setUp: func(b *bench) { b.change(3*time.Minute, func(r *remediate.Record) { r.Status.Requests = 183 }) },
+			setUp: func(b *bench) { b.change(3*time.Minute, func(r *decision.Record) { r.Status.Requests = 183 }) },
 			code:  exitOK, says: "183 requests in 60 s, 0 failed; an error rate of 2% or more would have been seen (95%)", took: 3 * time.Minute},
 		"and says at its end what is lacking": {
 			record: tallied(10, 100, 0), args: []string{"--prove", "2%", "--timeout", "5m"}, code: exitUnknown,
@@ -379,13 +380,13 @@ func TestGate(t *testing.T) {
 			says: "700 more without a failure are lacking", took: 2 * time.Minute},
 		"a rollback ends the wait for a proof": {
 			record: tallied(10, 100, 0), args: []string{"--prove", "0.02"},
-			setUp: func(b *bench) { b.change(2*time.Minute, func(r *remediate.Record) { *r = locked() }) },
+			setUp: func(b *bench) { b.change(2*time.Minute, func(r *decision.Record) { *r = locked() }) },
 			code:  exitFailed, says: "deploy a new build of v2", took: 2 * time.Minute},
 		"a guardian that counts no failures proves nothing": {
 			record: shifting(10, 5000), args: []string{"--prove", "2%", "--timeout", "2m"}, code: exitUnknown,
 			says: "guardian does not say how many requests failed", took: 2 * time.Minute},
 		"nothing is counted any more after the rollback window": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StateCompleted, Weight: 100}}, args: []string{"--prove", "2%"}, code: exitUnknown,
+			record: decision.Record{Status: decision.Status{State: decision.StateCompleted, Weight: 100}}, args: []string{"--prove", "2%"}, code: exitUnknown,
 			says: "the rollback window is over, so requests are not counted any more", took: time.Minute},
 		"a proof of nothing": {
 			record: shifting(10, 50), args: []string{"--prove", "200%"}, code: exitUnknown, says: `--prove "200%": want an error rate above 0 and below 100%`},
@@ -394,10 +395,10 @@ func TestGate(t *testing.T) {
 		"a format that there is not": {
 			record: shifting(10, 50), args: []string{"--format", "gitlab"}, code: exitUnknown, says: `--format "gitlab": want github`},
 		"no traffic at all cannot be told": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, code: exitUnknown, says: "no traffic for 1m0s", took: time.Minute},
+			record: decision.Record{Status: decision.Status{State: decision.StateIdle}}, code: exitUnknown, says: "no traffic for 1m0s", took: time.Minute},
 		"time counts from the first traffic": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}},
-			setUp:  func(b *bench) { b.change(30*time.Second, func(r *remediate.Record) { *r = shifting(10, 9) }) },
+			record: decision.Record{Status: decision.Status{State: decision.StateIdle}},
+			setUp:  func(b *bench) { b.change(30*time.Second, func(r *decision.Record) { *r = shifting(10, 9) }) },
 			code:   exitOK, says: "healthy", took: 90 * time.Second},
 		"too few requests cannot be told": {
 			record: shifting(10, 37), args: []string{"--min-requests", "100"}, code: exitUnknown, says: "37 of 100", took: time.Minute},
@@ -407,8 +408,8 @@ func TestGate(t *testing.T) {
 			record: shifting(10, 0), args: []string{"--min-requests", "0", "--for", "5s"}, code: exitOK, says: "healthy for 5s", took: 21 * time.Second},
 		"waiting for a lock that is lifted passes": {
 			record: locked(), args: []string{"--wait-unlocked"}, setUp: func(b *bench) {
-				b.change(40*time.Second, func(r *remediate.Record) {
-					*r = remediate.Record{Status: remediate.Status{State: remediate.StateIdle, Build: "b2"}}
+				b.change(40*time.Second, func(r *decision.Record) {
+					*r = decision.Record{Status: decision.Status{State: decision.StateIdle, Build: "b2"}}
 				})
 			}, code: exitOK, says: "traffic may be shifted", took: 40 * time.Second},
 		"waiting for a lock that stays fails in time": {
@@ -417,8 +418,8 @@ func TestGate(t *testing.T) {
 			record: shifting(0, 0), args: []string{"--wait-unlocked"}, code: exitOK, says: "traffic may be shifted"},
 		"unlocked and then rolled back again fails": {
 			record: locked(), args: []string{"--wait-unlocked", "--for", "1m"}, setUp: func(b *bench) {
-				b.change(10*time.Second, func(r *remediate.Record) { *r = shifting(10, 5) })
-				b.change(30*time.Second, func(r *remediate.Record) { *r = locked() })
+				b.change(10*time.Second, func(r *decision.Record) { *r = shifting(10, 5) })
+				b.change(30*time.Second, func(r *decision.Record) { *r = locked() })
 			}, code: exitFailed, says: "deploy a new build", took: 30 * time.Second},
 		"a time of nothing is refused": {
 			record: shifting(10, 1), args: []string{"--for", "0s"}, code: exitUnknown, says: "--for 0s: want more than 0s"},
@@ -426,22 +427,22 @@ func TestGate(t *testing.T) {
 			record: shifting(10, 1), args: []string{"--four", "60s"}, code: exitUnknown, says: "unknown flag: --four"},
 		"a rollback without a lock fails, though nothing stands at the end": {
 			record: shifting(10, 50), setUp: func(b *bench) {
-				b.change(20*time.Second, func(r *remediate.Record) {
-					*r = remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: 50},
-						History: []remediate.HistoryEntry{{At: time.Now().Add(-time.Hour), Event: "rolled-back", Reason: "5% of requests failed"}, {Event: "shifted"}}}
+				b.change(20*time.Second, func(r *decision.Record) {
+					*r = decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 50},
+						History: []decision.HistoryEntry{{At: time.Now().Add(-time.Hour), Event: "rolled-back", Reason: "5% of requests failed"}, {Event: "shifted"}}}
 				})
 			}, code: exitFailed, says: "5% of requests failed", took: 20 * time.Second},
 		"a rollback of before the gate is none of its business": {
-			record: remediate.Record{Status: shifting(10, 50).Status, History: []remediate.HistoryEntry{{Event: "rolled-back"}, {Event: "unlocked"}}},
+			record: decision.Record{Status: shifting(10, 50).Status, History: []decision.HistoryEntry{{Event: "rolled-back"}, {Event: "unlocked"}}},
 			code:   exitOK, says: "healthy", took: time.Minute},
 		"traffic that is taken away fails": {
 			record: shifting(10, 50), setUp: func(b *bench) {
-				b.change(20*time.Second, func(r *remediate.Record) {
-					r.Status = remediate.Status{State: remediate.StateIdle, Reason: "canary gets no traffic"}
+				b.change(20*time.Second, func(r *decision.Record) {
+					r.Status = decision.Status{State: decision.StateIdle, Reason: "canary gets no traffic"}
 				})
 			}, code: exitFailed, says: "had traffic and was taken back to 0%: canary gets no traffic", took: 20 * time.Second},
 		"a guard that is not configured any more cannot be told": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: 10, Requests: 50, Orphaned: time.Unix(0, 0)}},
+			record: decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Requests: 50, Orphaned: time.Unix(0, 0)}},
 			code:   exitUnknown, says: "guard orders-service is not in guardian's configuration (seen at 1970-01-01T00:00:00Z): nobody looks after it"},
 		"a guardian that has heard no heartbeat cannot tell": {
 			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has heard no heartbeat since it started", took: gateDeaf},
@@ -451,13 +452,13 @@ func TestGate(t *testing.T) {
 			record: shifting(10, 50), setUp: func(b *bench) { b.hears(170*time.Second, "3m0s") }, code: exitUnknown,
 			says: "it has heard no heartbeat since the traffic began", took: gateDeaf},
 		"how old it may be is what guardian says": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, args: []string{"--for", "2m"}, setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") },
+			record: decision.Record{Status: decision.Status{State: decision.StateIdle}}, args: []string{"--for", "2m"}, setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") },
 			code: exitUnknown, says: "no traffic for 2m0s", took: 2 * time.Minute},
 		"traffic may be shifted while paused, which is said": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StatePaused, PausedOnVS: true}}, args: []string{"--wait-unlocked"}, code: exitOK,
+			record: decision.Record{Status: decision.Status{State: decision.StatePaused, PausedOnVS: true}}, args: []string{"--wait-unlocked"}, code: exitOK,
 			says: "not locked: traffic may be shifted; guardian takes no step of its own, paused by annotation canary-guardian.io/paused"},
 		"no traffic may be shifted without a heartbeat": {
-			record: remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}, args: []string{"--wait-unlocked"}, setUp: func(b *bench) { b.hears(-1, "3m0s") },
+			record: decision.Record{Status: decision.Status{State: decision.StateIdle}}, args: []string{"--wait-unlocked"}, setUp: func(b *bench) { b.hears(-1, "3m0s") },
 			code: exitUnknown, says: "not locked, but alerts may not reach guardian", took: gateDeaf},
 		"a rollback is told without a heartbeat": {
 			record: locked(), setUp: func(b *bench) { b.hears(-1, "") }, code: exitFailed, says: "deploy a new build of v2"},
@@ -655,150 +656,150 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 }
 
 func TestRequests(t *testing.T) {
-	add := func(r *remediate.Record, q remediate.Request, event, reason string) {
-		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: event, By: q.By, Reason: reason})
+	add := func(r *decision.Record, q decision.Request, event, reason string) {
+		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: event, By: q.By, Reason: reason})
 	}
-	toStable := func(r *remediate.Record) {
-		r.Status.Weight, r.Status.State, r.Status.Moving = 0, remediate.StateRolledBack, nil
+	toStable := func(r *decision.Record) {
+		r.Status.Weight, r.Status.State, r.Status.Moving = 0, decision.StateRolledBack, nil
 	}
 	for name, tc := range map[string]struct {
-		record remediate.Record
+		record decision.Record
 		args   []string
-		take   func(*remediate.Record, remediate.Request)
-		then   func(*remediate.Record) // 5 s later, when traffic has moved
+		take   func(*decision.Record, decision.Request)
+		then   func(*decision.Record) // 5 s later, when traffic has moved
 		code   int
 		says   string
 	}{
 		"a rollback is done when traffic has moved": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "looks odd"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				if q.Action != remediate.RequestRollback || q.By != "ann@example.com" || q.Reason != "looks odd" {
+			take: func(r *decision.Record, q decision.Request) {
+				if q.Action != decision.RequestRollback || q.By != "ann@example.com" || q.Reason != "looks odd" {
 					t.Errorf("guardian was asked %+v", q)
 				}
 				*r = underWay(30)
-			}, then: func(r *remediate.Record) {
+			}, then: func(r *decision.Record) {
 				toStable(r)
-				add(r, remediate.Request{By: "ann@example.com"}, "rolled-back", "looks odd")
+				add(r, decision.Request{By: "ann@example.com"}, "rolled-back", "looks odd")
 			}, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
 		"a rollback whose traffic does not move cannot be told": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
+			take: func(r *decision.Record, q decision.Request) {
 				*r = underWay(30)
 			}, code: exitUnknown, says: "locked, but traffic has not moved yet after 30s, as far as its record tells: canary at 30%"},
 		"a rollback without a lock is done when traffic has moved": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Moving = &remediate.Moving{From: 30, By: q.By}
+			take: func(r *decision.Record, q decision.Request) {
+				r.Status.Moving = &decision.Moving{From: 30, By: q.By}
 			},
-			then: func(r *remediate.Record) {
-				r.Status = remediate.Status{State: remediate.StateIdle}
-				add(r, remediate.Request{By: "ann@example.com"}, "rolled-back", "r")
+			then: func(r *decision.Record) {
+				r.Status = decision.Status{State: decision.StateIdle}
+				add(r, decision.Request{By: "ann@example.com"}, "rolled-back", "r")
 			},
 			code: exitOK, says: "rolled-back: r\nguard orders-service: idle, canary at 0%"},
 		"an alert that was first is as good": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
+			take: func(r *decision.Record, q decision.Request) {
 				*r = underWay(30)
 				add(r, q, "refused", "rollback refused: locked: 5% of requests failed")
 			}, then: toStable, code: exitOK, says: "rolled-back, canary at 0%"},
 		"a rollback that is done already": {
 			record: locked(), args: []string{"rollback", "--reason", "r"},
-			take: func(*remediate.Record, remediate.Request) { t.Error("guardian was asked") },
+			take: func(*decision.Record, decision.Request) { t.Error("guardian was asked") },
 			code: exitOK, says: "already rolled back since 0001-01-01T00:00:00Z by alert: 5% of requests failed\nguard orders-service: rolled-back, canary at 0%"},
 		"a step is taken when traffic has moved": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By}
-			}, then: func(r *remediate.Record) {
+			take: func(r *decision.Record, q decision.Request) {
+				r.Status.Moving = &decision.Moving{To: 30, From: 10, Step: 30, By: q.By}
+			}, then: func(r *decision.Record) {
 				r.Status.Weight, r.Status.Moving = 30, nil
-				add(r, remediate.Request{By: "ann@example.com"}, "step", "step to 30%")
+				add(r, decision.Request{By: "ann@example.com"}, "step", "step to 30%")
 			},
 			code: exitOK, says: "step: step to 30%\nguard orders-service: shifting, canary at 30%"},
 		"a step that does not show cannot be told": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By}
+			take: func(r *decision.Record, q decision.Request) {
+				r.Status.Moving = &decision.Moving{To: 30, From: 10, Step: 30, By: q.By}
 			}, code: exitUnknown, says: "moving the canary from 10% to 30%, but traffic has not moved yet after 30s"},
 		"what another replaced was not done": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
+			take: func(r *decision.Record, q decision.Request) {
 				*r = locked()
-				add(r, remediate.Request{By: "bob"}, "rolled-back", "no")
+				add(r, decision.Request{By: "bob"}, "rolled-back", "no")
 			}, code: exitUnknown, says: "another request may have taken its place"},
 		"by a guardian whose clock is behind it is refused all the same": {
-			record: remediate.Record{Status: shifting(30, 1).Status, History: []remediate.HistoryEntry{{At: time.Now().Add(100 * 365 * 24 * time.Hour), Event: "shifted"}}},
+			record: decision.Record{Status: shifting(30, 1).Status, History: []decision.HistoryEntry{{At: time.Now().Add(100 * 365 * 24 * time.Hour), Event: "shifted"}}},
 			args:   []string{"unlock", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
+			take: func(r *decision.Record, q decision.Request) {
 				add(r, q, "refused", "unlock refused: orders-service is not locked")
 			}, code: exitFailed, says: "Error: unlock refused: orders-service is not locked"},
 		"a rollback that the API server refuses is not done": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
+			take: func(r *decision.Record, q decision.Request) {
 				*r = underWay(30)
-				r.Status.State, r.Status.Reason, r.Status.Moving.Refused = remediate.StateBlocked, "not done: policy says no", "policy says no"
+				r.Status.State, r.Status.Reason, r.Status.Moving.Refused = decision.StateBlocked, "not done: policy says no", "policy says no"
 			}, code: exitFailed, says: "the API server has refused it: policy says no"},
 		"nor is one without a lock": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
+			take: func(r *decision.Record, q decision.Request) {
 				r.Request = &q
-				r.Status.State, r.Status.Moving = remediate.StateBlocked, &remediate.Moving{From: 30, By: q.By, Refused: "policy says no"}
+				r.Status.State, r.Status.Moving = decision.StateBlocked, &decision.Moving{From: 30, By: q.By, Refused: "policy says no"}
 			}, code: exitFailed, says: "the API server has refused it: policy says no"},
 		"a step that the API server refuses is not taken": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.Moving = &remediate.Moving{To: 30, From: 10, Step: 30, By: q.By, Refused: "policy says no"}
+			take: func(r *decision.Record, q decision.Request) {
+				r.Status.Moving = &decision.Moving{To: 30, From: 10, Step: 30, By: q.By, Refused: "policy says no"}
 			}, code: exitFailed, says: "the API server has refused it: policy says no"},
 		"a rollback is blocked": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
+			take: func(r *decision.Record, q decision.Request) {
 				r.Lock = locked().Lock
-				r.Status.State, r.Status.Reason = remediate.StateBlocked, "stable has 0 ready endpoints"
+				r.Status.State, r.Status.Reason = decision.StateBlocked, "stable has 0 ready endpoints"
 				add(r, q, "blocked", "stable has 0 ready endpoints")
 			}, code: exitFailed, says: "will be done when it is safe: stable has 0 ready endpoints"},
 		"an unlock is done": {
 			record: locked(), args: []string{"unlock", "--reason", "false alarm"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				r.Lock, r.Status.State = nil, remediate.StateIdle
+			take: func(r *decision.Record, q decision.Request) {
+				r.Lock, r.Status.State = nil, decision.StateIdle
 				add(r, q, "unlocked", q.Reason)
 			}, code: exitOK, says: "unlocked: false alarm"},
 		"an unlock is refused": {
 			record: shifting(30, 1), args: []string{"unlock", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
+			take: func(r *decision.Record, q decision.Request) {
 				add(r, q, "refused", "unlock refused: orders-service is not locked")
 			}, code: exitFailed, says: "Error: unlock refused: orders-service is not locked"},
 		"old history is not taken for an answer": {
-			record: remediate.Record{Status: shifting(30, 1).Status, History: []remediate.HistoryEntry{{Event: "refused", By: "ann@example.com", Reason: "of yesterday"}}},
+			record: decision.Record{Status: shifting(30, 1).Status, History: []decision.HistoryEntry{{Event: "refused", By: "ann@example.com", Reason: "of yesterday"}}},
 			args:   []string{"pause", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.State = remediate.StatePaused
+			take: func(r *decision.Record, q decision.Request) {
+				r.Status.State = decision.StatePaused
 				add(r, q, "paused", "r")
 			}, code: exitOK, says: "paused: r\nguard orders-service: paused"},
 		"a pause says that the brake stays on": {
 			record: shifting(30, 1), args: []string{"pause", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				r.Status.State = remediate.StatePaused
+			take: func(r *decision.Record, q decision.Request) {
+				r.Status.State = decision.StatePaused
 				add(r, q, "paused", "r")
 			}, code: exitOK, says: "canary at 30%\nThe brake stays on: an alert still rolls back. To take it off for a time: guardian disarm orders-service --for 1h --reason …"},
 		"a disarm has an end": {
 			record: shifting(30, 1), args: []string{"disarm", "--for", "90m", "--reason", "game day"},
-			take: func(r *remediate.Record, q remediate.Request) {
-				if q.Action != remediate.RequestDisarm || q.Until.Sub(q.At) != 90*time.Minute {
+			take: func(r *decision.Record, q decision.Request) {
+				if q.Action != decision.RequestDisarm || q.Until.Sub(q.At) != 90*time.Minute {
 					t.Errorf("guardian was asked %+v", q)
 				}
-				r.Status.State, r.Status.Reason = remediate.StateDisarmed, "disarmed by ann"
+				r.Status.State, r.Status.Reason = decision.StateDisarmed, "disarmed by ann"
 				add(r, q, "disarmed", "no rollback until then")
 			}, code: exitOK, says: "disarmed: no rollback until then\nguard orders-service: disarmed, canary at 30%: disarmed by ann"},
 		"a disarm that is refused": {
 			record: shifting(30, 1), args: []string{"disarm", "--for", "48h", "--reason", "r"},
-			take: func(r *remediate.Record, q remediate.Request) {
+			take: func(r *decision.Record, q decision.Request) {
 				add(r, q, "refused", "disarm refused: 48h0m0s is longer than disarm.max, 24h0m0s")
 			}, code: exitFailed, says: "Error: disarm refused: 48h0m0s is longer than disarm.max"},
 		"an arm": {
 			record: shifting(30, 1), args: []string{"arm", "--reason", "done"},
-			take: func(r *remediate.Record, q remediate.Request) { add(r, q, "armed", "done") }, code: exitOK, says: "armed: done"},
+			take: func(r *decision.Record, q decision.Request) { add(r, q, "armed", "done") }, code: exitOK, says: "armed: done"},
 		"for programs": {
 			record: shifting(30, 1), args: []string{"arm", "--reason", "done", "-o", "json"},
-			take: func(r *remediate.Record, q remediate.Request) { add(r, q, "armed", "done") }, code: exitOK,
+			take: func(r *decision.Record, q decision.Request) { add(r, q, "armed", "done") }, code: exitOK,
 			says: `"action": "arm",
   "code": 0,
   "text": "shifting, canary at 30%",
@@ -806,14 +807,14 @@ func TestRequests(t *testing.T) {
   "weight": 30`},
 		"a refusal for programs": {
 			record: shifting(30, 1), args: []string{"unlock", "--reason", "r", "-o", "json"},
-			take: func(r *remediate.Record, q remediate.Request) { add(r, q, "refused", "unlock refused: not locked") }, code: exitFailed,
+			take: func(r *decision.Record, q decision.Request) { add(r, q, "refused", "unlock refused: not locked") }, code: exitFailed,
 			says: `"code": 1,
   "text": "unlock refused: not locked",`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t, record(tc.record), lease("a", time.Now()))
-				b.answer(func(r *remediate.Record, q remediate.Request) {
+				b.answer(func(r *decision.Record, q decision.Request) {
 					tc.take(r, q)
 					if tc.then != nil {
 						b.change(5*time.Second, tc.then)
@@ -848,20 +849,20 @@ func TestARequestThatNobodyTakesIsWithdrawn(t *testing.T) {
 }
 
 func TestARollbackWaitsForNoOtherRequest(t *testing.T) {
-	for _, pending := range []remediate.RequestAction{remediate.RequestPromote, remediate.RequestResume, remediate.RequestUnlock, remediate.RequestPause, remediate.RequestDisarm, remediate.RequestRollback} {
+	for _, pending := range []decision.RequestAction{decision.RequestPromote, decision.RequestResume, decision.RequestUnlock, decision.RequestPause, decision.RequestDisarm, decision.RequestRollback} {
 		t.Run(string(pending), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := shifting(30, 1)
-				r.Request = &remediate.Request{Action: pending, By: "bob", Reason: "lunch", At: time.Now()}
+				r.Request = &decision.Request{Action: pending, By: "bob", Reason: "lunch", At: time.Now()}
 				b := newBench(t, record(r), lease("a", time.Now()))
 				b.beat(0)
 				go func() { // guardian is busy; it takes what stands there then
 					if sleep(t.Context(), 10*time.Second) != nil {
 						return
 					}
-					b.answer(func(r *remediate.Record, q remediate.Request) {
+					b.answer(func(r *decision.Record, q decision.Request) {
 						*r = locked()
-						r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "rolled-back", By: q.By})
+						r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "rolled-back", By: q.By})
 					})
 				}()
 				code, text := b.run("rollback", testGuard, "--reason", "r", "--timeout", "5s")
@@ -891,9 +892,9 @@ func TestARequestNamesTheUserAsTheAPIServerKnowsIt(t *testing.T) {
 					b.kube.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, tc.answer })
 				}
 				by := ""
-				b.answer(func(r *remediate.Record, q remediate.Request) {
+				b.answer(func(r *decision.Record, q decision.Request) {
 					by = q.By
-					r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "paused", By: q.By, Reason: q.Reason})
+					r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "paused", By: q.By, Reason: q.Reason})
 				})
 				code, text := b.run("pause", testGuard, "--reason", "r")
 				want(t, code, text, tc.code, tc.says)
@@ -975,13 +976,13 @@ func TestAllGuardsOfANamespaceAreAskedAtOnce(t *testing.T) {
 					if guard == tc.deaf {
 						continue
 					}
-					b.answerFor(guard, func(r *remediate.Record, q remediate.Request) {
-						e := remediate.HistoryEntry{At: time.Now(), By: q.By, Reason: q.Reason, Event: map[remediate.RequestAction]string{
-							remediate.RequestPause: "paused", remediate.RequestResume: "resumed", remediate.RequestDisarm: "disarmed", remediate.RequestArm: "armed"}[q.Action]}
+					b.answerFor(guard, func(r *decision.Record, q decision.Request) {
+						e := decision.HistoryEntry{At: time.Now(), By: q.By, Reason: q.Reason, Event: map[decision.RequestAction]string{
+							decision.RequestPause: "paused", decision.RequestResume: "resumed", decision.RequestDisarm: "disarmed", decision.RequestArm: "armed"}[q.Action]}
 						if guard == tc.fails {
 							e.Event, e.Reason = "refused", string(q.Action)+" refused: no"
 						} else {
-							r.Status.State = remediate.State(e.Event)
+							r.Status.State = decision.State(e.Event)
 						}
 						r.History = append(r.History, e)
 					})
@@ -1001,15 +1002,15 @@ func TestAllGuardsOfANamespaceAreAskedAtOnce(t *testing.T) {
 }
 
 func TestAGuardThatNobodyLooksAfter(t *testing.T) {
-	orphan := func(r remediate.Record) remediate.Record {
+	orphan := func(r decision.Record) decision.Record {
 		r.Status.Orphaned = time.Unix(0, 0)
-		r.Status.Moves = &remediate.Moves{VirtualServices: []string{"orders-gateway", "orders-mesh"}, Stable: "host:orders-v1", Canary: "host:orders-v2"}
+		r.Status.Moves = &decision.Moves{VirtualServices: []string{"orders-gateway", "orders-mesh"}, Stable: "host:orders-v1", Canary: "host:orders-v2"}
 		return r
 	}
 	changed := orphan(locked())
 	changed.Changed = []virtualservice.Change{{VirtualService: "orders-mesh", Path: "/spec/http/0/mirror"}}
 	for name, tc := range map[string]struct {
-		record remediate.Record
+		record decision.Record
 		args   string
 		code   int
 		says   []string
@@ -1031,7 +1032,7 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 				b := newBench(t, cm, lease("a", time.Now()))
 				b.istio = dynamicfake.NewSimpleDynamicClient(runtime.NewScheme(), &unstructured.Unstructured{Object: map[string]any{
 					"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": map[string]any{"name": "orders-mesh", "namespace": "shop",
-						"annotations": map[string]any{remediate.AnnotationLock + testGuard: "locked", "team": "shop"}}}})
+						"annotations": map[string]any{decision.AnnotationLock + testGuard: "locked", "team": "shop"}}}})
 				code, text := b.run(strings.Fields(tc.args)...)
 				for _, says := range tc.says {
 					want(t, code, text, tc.code, says)
@@ -1039,7 +1040,7 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 				if !strings.HasPrefix(tc.args, "unlock") || tc.code != exitOK {
 					return
 				}
-				if r := b.read(); r.Lock == nil || r.Request == nil || r.Request.Action != remediate.RequestUnlock || r.Request.By != "ann@example.com" {
+				if r := b.read(); r.Lock == nil || r.Request == nil || r.Request.Action != decision.RequestUnlock || r.Request.By != "ann@example.com" {
 					t.Errorf("left: %+v", r)
 				}
 				left, err := b.istio.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}).Namespace("shop").Get(t.Context(), "orders-mesh", metav1.GetOptions{})
@@ -1067,12 +1068,12 @@ func TestARequestIsNotWrittenWithoutALiveGuardian(t *testing.T) {
 func TestARequestWaitsForAnotherAndForConflicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := shifting(30, 1)
-		first.Request = &remediate.Request{Action: remediate.RequestPause, By: "bob", Reason: "lunch", At: time.Now()}
+		first.Request = &decision.Request{Action: decision.RequestPause, By: "bob", Reason: "lunch", At: time.Now()}
 		b := newBench(t, record(first), lease("a", time.Now()))
 		var taken []string
-		b.answer(func(r *remediate.Record, q remediate.Request) {
+		b.answer(func(r *decision.Record, q decision.Request) {
 			taken = append(taken, q.By)
-			r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: string(q.Action) + "d", By: q.By})
+			r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: string(q.Action) + "d", By: q.By})
 		})
 		conflicts := 2
 		b.kube.PrependReactor("patch", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
@@ -1092,15 +1093,15 @@ func TestStatus(t *testing.T) {
 		now := time.Now()
 		r := locked()
 		r.Status.Since, r.Lock.Since = now.Add(-90*time.Second), now.Add(-90*time.Second)
-		r.History = []remediate.HistoryEntry{
+		r.History = []decision.HistoryEntry{
 			{At: now.Add(-5 * time.Minute), Event: "shifted", From: 10, To: 30, Reason: "canary went from 10% to 30%"},
 			{At: now.Add(-90 * time.Second), Event: "rolled-back", By: "alert", From: 30, To: 0, Reason: "5% of requests failed"},
 		}
-		climbing := record(remediate.Record{Status: remediate.Status{State: remediate.StateShifting, Weight: 10, Since: now.Add(-time.Hour), Build: "0123456789abcdef",
-			Mode: remediate.PromotionAuto, Ladder: []int{10, 30, 50, 100}, Requests: 37,
-			NextStep: 30, NextAt: now.Add(4 * time.Minute), Waiting: "waiting: until 2000-01-01T00:04:00Z", WaitingFor: remediate.WaitInterval, Alerts: []string{"A", "B"}}})
+		climbing := record(decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Since: now.Add(-time.Hour), Build: "0123456789abcdef",
+			Mode: decision.PromotionAuto, Ladder: []int{10, 30, 50, 100}, Requests: 37,
+			NextStep: 30, NextAt: now.Add(4 * time.Minute), Waiting: "waiting: until 2000-01-01T00:04:00Z", WaitingFor: decision.WaitInterval, Alerts: []string{"A", "B"}}})
 		climbing.Name, climbing.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
-		other := record(remediate.Record{})
+		other := record(decision.Record{})
 		other.Name, other.Labels, other.Data = "guardian-config", nil, map[string]string{"status": "no record"}
 		b := newBench(t, record(r), climbing, other, lease("a", now))
 		for _, tc := range []struct{ golden, args string }{
@@ -1123,23 +1124,23 @@ func TestStatus(t *testing.T) {
 
 func TestStatusShowsTheLadder(t *testing.T) {
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	climbing := func(weight int, next int, at time.Time, reason remediate.Wait, why string) remediate.Status {
-		return remediate.Status{Mode: remediate.PromotionAuto, Ladder: []int{10, 30, 50, 100}, Weight: weight, NextStep: next, NextAt: at, WaitingFor: reason, Waiting: why}
+	climbing := func(weight int, next int, at time.Time, reason decision.Wait, why string) decision.Status {
+		return decision.Status{Mode: decision.PromotionAuto, Ladder: []int{10, 30, 50, 100}, Weight: weight, NextStep: next, NextAt: at, WaitingFor: reason, Waiting: why}
 	}
 	due, since := now.Add(200*time.Second), now.Add(-time.Minute)
 	for name, c := range map[string]struct {
-		s                  remediate.Status
+		s                  decision.Status
 		ladder, line, cell string
 	}{
-		"mode off":               {remediate.Status{Weight: 50}, "", "", "-"},
-		"before the first step":  {climbing(0, 10, time.Time{}, remediate.WaitBuild, "waiting: for a new build"), "auto, [0%] → 10% → 30% → 50% → 100%", "10%; waiting: for a new build", "10% (for a new build)"},
-		"on a rung, before time": {climbing(30, 50, due, remediate.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s)", "50% in 3m20s"},
-		"an alert, before time":  {climbing(30, 50, due, remediate.WaitAlert, "waiting: alert A fires"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s); waiting: alert A fires", "50% (alert A fires)"},
-		"on a rung, and due":     {climbing(30, 50, since, remediate.WaitRequests, "waiting: 37 of 100 requests"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T08:59:00Z; waiting: 37 of 100 requests", "50% (37 of 100 requests)"},
-		"just due":               {climbing(30, 50, now, remediate.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T09:00:00Z", "50%"},
+		"mode off":               {decision.Status{Weight: 50}, "", "", "-"},
+		"before the first step":  {climbing(0, 10, time.Time{}, decision.WaitBuild, "waiting: for a new build"), "auto, [0%] → 10% → 30% → 50% → 100%", "10%; waiting: for a new build", "10% (for a new build)"},
+		"on a rung, before time": {climbing(30, 50, due, decision.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s)", "50% in 3m20s"},
+		"an alert, before time":  {climbing(30, 50, due, decision.WaitAlert, "waiting: alert A fires"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s); waiting: alert A fires", "50% (alert A fires)"},
+		"on a rung, and due":     {climbing(30, 50, since, decision.WaitRequests, "waiting: 37 of 100 requests"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T08:59:00Z; waiting: 37 of 100 requests", "50% (37 of 100 requests)"},
+		"just due":               {climbing(30, 50, now, decision.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T09:00:00Z", "50%"},
 		"a weight of CI's":       {climbing(20, 30, since, "", ""), "auto, 10% → [20%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
 		"at the end":             {climbing(100, 0, time.Time{}, "", ""), "auto, 10% → 30% → 50% → [100%]", "", "-"},
-		"routes that differ":     {func() remediate.Status { s := climbing(50, 30, since, "", ""); s.Spread = 40; return s }(), "auto, [10%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
+		"routes that differ":     {func() decision.Status { s := climbing(50, 30, since, "", ""); s.Spread = 40; return s }(), "auto, [10%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
 	} {
 		if got := []string{ladder(c.s), nextLine(c.s, now), nextCell(c.s, now)}; !slices.Equal(got, []string{c.ladder, c.line, c.cell}) {
 			t.Errorf("%s:\n got %q\nwant %q", name, got, []string{c.ladder, c.line, c.cell})
@@ -1179,7 +1180,7 @@ func TestStatusWarnsOfAMissingHeartbeat(t *testing.T) {
 
 func TestStatusWatchSaysWhatStandsInTheWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		bad := record(remediate.Record{})
+		bad := record(decision.Record{})
 		bad.Name, bad.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
 		bad.Data["lock"] = "{"
 		good := record(shifting(10, 1))
@@ -1209,7 +1210,7 @@ func TestStatusWatchShowsEachChange(t *testing.T) {
 		b := newBench(t, cm, lease("a", time.Now()))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		b.change(10*time.Second, func(r *remediate.Record) { *r = locked() })
+		b.change(10*time.Second, func(r *decision.Record) { *r = locked() })
 		b.kube.PrependReactor("update", "configmaps", func(a clienttesting.Action) (bool, runtime.Object, error) {
 			a.(clienttesting.UpdateAction).GetObject().(*corev1.ConfigMap).ResourceVersion = "2" // as an API server would
 			return false, nil, nil
@@ -1252,22 +1253,22 @@ func TestVersionSaysSomething(t *testing.T) {
 // Where a guard observes, guardian writes to no VirtualService: what a person asks
 // for is refused with the way to do it, and the command itself takes a lock off.
 func TestAGuardThatObserves(t *testing.T) {
-	refuse := func(r *remediate.Record, q remediate.Request) {
-		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "refused", By: q.By, Reason: string(q.Action) + " refused: mode observe"})
+	refuse := func(r *decision.Record, q decision.Request) {
+		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "refused", By: q.By, Reason: string(q.Action) + " refused: mode observe"})
 	}
-	lift := func(r *remediate.Record, q remediate.Request) {
+	lift := func(r *decision.Record, q decision.Request) {
 		r.Lock = nil
-		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "unlocked", By: q.By, Reason: q.Reason})
+		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "unlocked", By: q.By, Reason: q.Reason})
 	}
-	moves := func(r remediate.Record) remediate.Record {
-		r.Status.Moves = &remediate.Moves{VirtualServices: []string{"orders-mesh"}, Stable: "v1", Canary: "v2"}
+	moves := func(r decision.Record) decision.Record {
+		r.Status.Moves = &decision.Moves{VirtualServices: []string{"orders-mesh"}, Stable: "v1", Canary: "v2"}
 		return r
 	}
-	marked := map[string]any{remediate.AnnotationLock + testGuard: "locked", "team": "shop"}
+	marked := map[string]any{decision.AnnotationLock + testGuard: "locked", "team": "shop"}
 	for name, tc := range map[string]struct {
-		record      remediate.Record
+		record      decision.Record
 		args        string
-		take        func(*remediate.Record, remediate.Request)
+		take        func(*decision.Record, decision.Request)
 		annotations map[string]any
 		code        int
 		says        []string
@@ -1295,7 +1296,7 @@ func TestAGuardThatObserves(t *testing.T) {
 					want(t, code, text, tc.code, says)
 				}
 				left, err := b.istio.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}).Namespace("shop").Get(t.Context(), "orders-mesh", metav1.GetOptions{})
-				if err != nil || left.GetAnnotations()[remediate.AnnotationLock+testGuard] != "" {
+				if err != nil || left.GetAnnotations()[decision.AnnotationLock+testGuard] != "" {
 					t.Errorf("left on the VirtualService: %v, %v", left.GetAnnotations(), err)
 				}
 			})

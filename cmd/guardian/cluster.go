@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // How guardian's replicas show that they live: each renews a Lease
@@ -129,7 +130,7 @@ func (c *cluster) explain(doing string, err error) error {
 
 // record reads a guard's record live, as far as it can be read; nil without an
 // error when there is none.
-func (c *cluster) record(ctx context.Context, guard string) (*remediate.Record, error) {
+func (c *cluster) record(ctx context.Context, guard string) (*decision.Record, error) {
 	cm, err := c.kube.CoreV1().ConfigMaps(c.namespace).Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
@@ -147,7 +148,7 @@ func (c *cluster) record(ctx context.Context, guard string) (*remediate.Record, 
 // namedRecord is a record with its guard.
 type namedRecord struct {
 	namespace, guard string
-	remediate.Record
+	decision.Record
 }
 
 // records reads every guard's record of a namespace ("" for all), by name. One
@@ -343,7 +344,7 @@ const followTick = 5 * time.Second
 // less, or ctx is done. see returns after how long it wants to look again. The
 // record is nil when there is none. Errors of reading are handed on too: they
 // may pass. Without the right to watch it polls.
-func (c *cluster) follow(ctx context.Context, guard string, see func(*remediate.Record, error) time.Duration) error {
+func (c *cluster) follow(ctx context.Context, guard string, see func(*decision.Record, error) time.Duration) error {
 	for {
 		// The watch begins before the first look, so that nothing falls
 		// between the two.
@@ -366,7 +367,7 @@ func (c *cluster) follow(ctx context.Context, guard string, see func(*remediate.
 }
 
 // followOne follows until the watch ends; done says that see has had enough.
-func (c *cluster) followOne(ctx context.Context, guard string, events <-chan watch.Event, see func(*remediate.Record, error) time.Duration) (done bool, err error) {
+func (c *cluster) followOne(ctx context.Context, guard string, events <-chan watch.Event, see func(*decision.Record, error) time.Duration) (done bool, err error) {
 	next := see(c.record(ctx, guard))
 	for next > 0 {
 		t := time.NewTimer(min(next, followTick))

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -27,7 +28,7 @@ type realBench struct {
 	files     map[string]string // kubeconfig by user
 }
 
-func newRealBench(t *testing.T, r remediate.Record) *realBench {
+func newRealBench(t *testing.T, r decision.Record) *realBench {
 	plane := controlplane.Shared(t)
 	b := &realBench{t: t, plane: plane, namespace: plane.Namespace(t), files: map[string]string{}}
 	var err error
@@ -96,7 +97,7 @@ func (b *realBench) beat() {
 
 // guardian takes one request as soon as it is written, with a rival that wins
 // the first write.
-func (b *realBench) guardian(ctx context.Context, take func(*remediate.Record, remediate.Request)) {
+func (b *realBench) guardian(ctx context.Context, take func(*decision.Record, decision.Request)) {
 	api := b.kube.CoreV1().ConfigMaps(b.namespace)
 	name := remediate.RecordName(testGuard)
 	w, err := api.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
@@ -133,12 +134,12 @@ func (b *realBench) guardian(ctx context.Context, take func(*remediate.Record, r
 
 func TestARequestOnTheRealAPIServer(t *testing.T) {
 	b := newRealBench(t, shifting(30, 5))
-	b.guardian(t.Context(), func(r *remediate.Record, q remediate.Request) {
-		if q.By != controlplane.Dev || q.Action != remediate.RequestRollback || q.Reason != "looks odd" {
+	b.guardian(t.Context(), func(r *decision.Record, q decision.Request) {
+		if q.By != controlplane.Dev || q.Action != decision.RequestRollback || q.Reason != "looks odd" {
 			t.Errorf("guardian was asked %+v", q)
 		}
 		*r = locked()
-		r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "rolled-back", By: q.By, Reason: q.Reason})
+		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "rolled-back", By: q.By, Reason: q.Reason})
 	})
 	code, text := b.run(controlplane.Dev, "rollback", testGuard, "--reason", "looks odd")
 	want(t, code, text, exitOK, "rolled-back: looks odd")
@@ -146,7 +147,7 @@ func TestARequestOnTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cm.Data[remediate.KeyRequestAction] != "" {
+	if cm.Data[decision.KeyRequestAction] != "" {
 		t.Errorf("left behind: %v", cm.Data)
 	}
 }
@@ -159,7 +160,7 @@ func TestAnUntakenRequestIsWithdrawnOnTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, there := cm.Data[remediate.KeyRequestAction]; there || cm.Data["status"] == "" {
+	if _, there := cm.Data[decision.KeyRequestAction]; there || cm.Data["status"] == "" {
 		t.Errorf("record afterwards: %v", cm.Data)
 	}
 }
@@ -174,7 +175,7 @@ func TestAStaleWriteIsRefusedByTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, &remediate.Request{Action: remediate.RequestPause, By: "ann", Reason: "r", At: time.Now()}); err != nil {
+	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, &decision.Request{Action: decision.RequestPause, By: "ann", Reason: "r", At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, nil); err == nil {

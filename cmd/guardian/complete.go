@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // completeWait is how long a shell waits for the names of guards.
@@ -40,7 +40,7 @@ func (a *app) completeGuards(flags *clusterFlags, most int) cobra.CompletionFunc
 }
 
 // hint is what a shell shows beside a name.
-func hint(r remediate.Record) string {
+func hint(r decision.Record) string {
 	text, _, _ := strings.Cut(stateLine(r), ":")
 	return text
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
@@ -323,14 +324,14 @@ func DefaultConfig() Config {
 	}
 	return Config{
 		ClusterDomain: "cluster.local",
-		Mode:          string(remediate.ModeEnforce),
+		Mode:          string(decision.ModeEnforce),
 		Log:           LogConfig{Level: "info", Format: "json"},
 		Listen:        ListenConfig{Alerts: ":8080", Metrics: ":8081"},
 		Webhook:       WebhookConfig{TokenFile: "/etc/guardian/token"},
 		Prometheus:    endpoint("http://prometheus:9090"),
 		Alertmanager:  endpoint("http://alertmanager:9093"),
 		Heartbeat:     HeartbeatConfig{MaxAge: 3 * time.Minute},
-		Disarm:        DisarmConfig{Max: remediate.DefaultDisarmMax},
+		Disarm:        DisarmConfig{Max: decision.DefaultDisarmMax},
 		Rules:         RulesConfig{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, FastLane: FastLaneConfig{Interval: time.Second}, StableFactor: 2, RestartsFrom: restartsFromGuardian},
 	}
 }
@@ -353,8 +354,8 @@ func DefaultGuard(name string) GuardConfig {
 			Restarts:  RestartsConfig{Enabled: true, Max: 2, Window: 5 * time.Minute},
 			Traffic:   TrafficConfig{Enabled: true, ShareTolerance: 0.5},
 		},
-		Rollback: RollbackConfig{Lock: string(remediate.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
-		Promotion: PromotionConfig{Mode: string(remediate.PromotionOff), Interval: 5 * time.Minute, MinRequests: 100,
+		Rollback: RollbackConfig{Lock: string(decision.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+		Promotion: PromotionConfig{Mode: string(decision.PromotionOff), Interval: 5 * time.Minute, MinRequests: 100,
 			Steps: []StepConfig{{10, unset, 0}, {30, unset, 0}, {50, unset, 0}, {100, unset, 0}}},
 	}
 	if name != "" {
@@ -392,7 +393,7 @@ func (c Config) enforces() bool {
 	return slices.ContainsFunc(c.Guards, func(g GuardConfig) bool { return !g.observes() })
 }
 
-func (g GuardConfig) observes() bool { return g.Mode == string(remediate.ModeObserve) }
+func (g GuardConfig) observes() bool { return g.Mode == string(decision.ModeObserve) }
 
 // Guard finds a guard by name.
 func (c Config) Guard(name string) (GuardConfig, bool) {

@@ -16,7 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/canary-guardian/guardian/alerting"
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 )
@@ -116,7 +116,7 @@ func (c Config) Validate() Problems {
 	k.want(c.Instance != "" && len(validation.IsValidLabelValue(c.Instance)) == 0, "instance", c.Instance, "want a label's value, such as the release's name")
 	k.want(len(validation.IsDNS1123Subdomain(c.ClusterDomain)) == 0, "clusterDomain", c.ClusterDomain, "want a DNS domain such as cluster.local")
 	c.validateOwn(&k)
-	k.oneOf("mode", c.Mode, string(remediate.ModeEnforce), string(remediate.ModeObserve))
+	k.oneOf("mode", c.Mode, string(decision.ModeEnforce), string(decision.ModeObserve))
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "json", "text")
 	k.address("listen.alerts", c.Listen.Alerts)
@@ -216,7 +216,7 @@ func (c Config) validateGuards(k *check) {
 		at := fmt.Sprintf("guards[%d]", i)
 		g.validate(k, at)
 		if g.Mode != "" && g.Mode != c.Mode { // else it is that one which is wrong
-			k.oneOf(at+".mode", g.Mode, string(remediate.ModeEnforce), string(remediate.ModeObserve))
+			k.oneOf(at+".mode", g.Mode, string(decision.ModeEnforce), string(decision.ModeObserve))
 		}
 		for j, m := range g.Alerts.Matchers {
 			m.validate(k, fmt.Sprintf("%s.alerts.matchers[%d]", at, j), c.generatedLabels(g.Name))
@@ -235,7 +235,7 @@ func (c Config) validateGuards(k *check) {
 		} else {
 			canaries[canary] = i
 		}
-		if g.Promotion.Mode != string(remediate.PromotionOff) && c.Prometheus.URL == "" {
+		if g.Promotion.Mode != string(decision.PromotionOff) && c.Prometheus.URL == "" {
 			k.want(g.Promotion.MinRequests == 0 && len(g.Promotion.Gates) == 0 && g.Signals.limits() == (rules.Signals{}), at+".promotion.mode", g.Promotion.Mode,
 				"minRequests, gates, and the proof that the rules of the signals watch need prometheus.url")
 		}
@@ -247,7 +247,7 @@ func (g GuardConfig) validate(k *check, at string) {
 		k.want(false, at+".name", nil, "want a name, such as that of the VirtualService")
 	} else {
 		k.label(at+".name", g.Name)
-		k.want(len(g.Name) <= remediate.MaxGuardName, at+".name", g.Name, fmt.Sprintf("want at most %d characters: it is part of an annotation's key", remediate.MaxGuardName))
+		k.want(len(g.Name) <= decision.MaxGuardName, at+".name", g.Name, fmt.Sprintf("want at most %d characters: it is part of an annotation's key", decision.MaxGuardName))
 		for i, vs := range g.VirtualServices {
 			k.objectName(fmt.Sprintf("%s.virtualServices[%d]", at, i), vs)
 			k.want(!slices.Contains(g.VirtualServices[:i], vs), fmt.Sprintf("%s.virtualServices[%d]", at, i), vs, "named twice")
@@ -269,11 +269,11 @@ func (g GuardConfig) validate(k *check, at string) {
 		k.want(!slices.Contains(g.Workloads.Stable, name), fmt.Sprintf("%s.workloads.canary[%d]", at, i), name, "want a Deployment that is not among workloads.stable")
 	}
 	g.Signals.validate(k, at+".signals")
-	k.oneOf(at+".rollback.lock", g.Rollback.Lock, string(remediate.LockBuild), string(remediate.LockManual), string(remediate.LockNone))
+	k.oneOf(at+".rollback.lock", g.Rollback.Lock, string(decision.LockBuild), string(decision.LockManual), string(decision.LockNone))
 	k.bounded(at+".rollback.window", g.Rollback.Window, 0, year)
 	k.want(g.Rollback.MinReadyStable >= 1, at+".rollback.minReadyStable", g.Rollback.MinReadyStable, "want at least 1: traffic to a stable version without endpoints is an outage")
 	g.Promotion.validate(k, at+".promotion")
-	k.want(!g.observes() || g.Promotion.Mode == string(remediate.PromotionOff), at+".promotion.mode", g.Promotion.Mode, "no step is written in mode observe: want off, or mode: enforce")
+	k.want(!g.observes() || g.Promotion.Mode == string(decision.PromotionOff), at+".promotion.mode", g.Promotion.Mode, "no step is written in mode observe: want off, or mode: enforce")
 }
 
 func (k *check) ref(at string, r RefConfig) {
@@ -365,7 +365,7 @@ func firstSelected(m alerting.Matchers, values map[string][]string) string {
 }
 
 func (p PromotionConfig) validate(k *check, at string) {
-	k.oneOf(at+".mode", p.Mode, string(remediate.PromotionOff), string(remediate.PromotionManual), string(remediate.PromotionAuto))
+	k.oneOf(at+".mode", p.Mode, string(decision.PromotionOff), string(decision.PromotionManual), string(decision.PromotionAuto))
 	k.bounded(at+".interval", p.Interval, time.Millisecond, year)
 	k.want(p.MinRequests >= 0, at+".minRequests", p.MinRequests, "want 0 or more")
 	last := 0

@@ -11,6 +11,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -111,7 +112,7 @@ func TestEveryGeneratedAlertMapsToARequest(t *testing.T) {
 					t.Errorf("%s is about %v", r.Alert, guards)
 				}
 				guard, _ := b.config.Load().Guard("orders-service")
-				if got := b.translate(guard, alerting.Alert{Labels: labels}); got.Action != remediate.ActionRollback && got.Action != remediate.ActionHold {
+				if got := b.translate(guard, alerting.Alert{Labels: labels}); got.Action != decision.ActionRollback && got.Action != decision.ActionHold {
 					t.Errorf("%s asks for %q, and remediate hears %q", r.Alert, action, got.Action)
 				}
 			case string(rules.ActionNone), "":

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 func readDoc(t *testing.T, path ...string) string {
@@ -62,7 +62,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 
 func TestEveryReasonToWaitIsDocumented(t *testing.T) {
 	doc := readDoc(t, "docs", "promotion.md")
-	for _, w := range remediate.Waits {
+	for _, w := range decision.Waits {
 		if !strings.Contains(doc, "| `"+string(w)+"` |") {
 			t.Errorf("docs/promotion.md does not explain the reason %s", w)
 		}
@@ -118,13 +118,13 @@ func TestEveryStateIsInThePicture(t *testing.T) {
 	var picture string
 	for _, b := range blocksOf("docs/concepts.md", readDoc(t, "docs", "concepts.md")) {
 		if strings.HasPrefix(b.text, "stateDiagram") {
-			picture = strings.ReplaceAll(b.text, "rolledback", string(remediate.StateRolledBack))
+			picture = strings.ReplaceAll(b.text, "rolledback", string(decision.StateRolledBack))
 		}
 	}
 	rest := readDoc(t, "docs", "concepts.md")
-	for _, state := range remediate.States {
+	for _, state := range decision.States {
 		drawn := strings.Contains(picture, "> "+string(state))
-		if aside := state == remediate.StatePaused || state == remediate.StateDisarmed; drawn == aside || aside && !strings.Contains(rest, "`"+string(state)+"` (") {
+		if aside := state == decision.StatePaused || state == decision.StateDisarmed; drawn == aside || aside && !strings.Contains(rest, "`"+string(state)+"` (") {
 			t.Errorf("state %s: in the picture: %v; it has to be there or, if it lies over the others, in the text below", state, drawn)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // gateOptions is what `guardian gate` waits for.
@@ -139,9 +140,9 @@ type gateAnswer struct {
 type gateWatch struct {
 	options  gateOptions
 	guard    string
-	base     *remediate.Record // as it was when began
-	last     remediate.Record  // as last read
-	began    time.Time         // of the gate, or of its watching once unlocked
+	base     *decision.Record // as it was when began
+	last     decision.Record  // as last read
+	began    time.Time        // of the gate, or of its watching once unlocked
 	unlocked bool
 	traffic  time.Time // since when the canary has had traffic; zero: it has none
 	readAt   time.Time // when the record was last read
@@ -199,7 +200,7 @@ func unknown(format string, args ...any) (*gateAnswer, time.Duration) {
 func unhealthy(text string) (*gateAnswer, time.Duration) { return &gateAnswer{exitFailed, text}, 0 }
 
 // see takes one look at the record: an answer, or when to look again.
-func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAnswer, time.Duration) {
+func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnswer, time.Duration) {
 	switch {
 	case err != nil:
 		if now.Sub(w.readAt) > gateBlind {
@@ -231,7 +232,7 @@ func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAns
 		if e.Event == "rolled-back" { // without a lock nothing else may tell of it any more
 			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason))
 		}
-		if e.Event == remediate.EventWould || e.Event == remediate.EventWouldBlocked { // the alert may be over already
+		if e.Event == decision.EventWould || e.Event == decision.EventWouldBlocked { // the alert may be over already
 			return unhealthy(fmt.Sprintf("%s (at %s)%s", e.Reason, e.At.UTC().Format(time.RFC3339), observesText(r.Status)))
 		}
 	}
@@ -240,7 +241,7 @@ func (w *gateWatch) see(r *remediate.Record, err error, now time.Time) (*gateAns
 
 // waitUnlocked waits until nothing keeps traffic from being shifted; without an
 // answer and a time the gate goes on to watch.
-func (w *gateWatch) waitUnlocked(r *remediate.Record, now time.Time) (*gateAnswer, time.Duration) {
+func (w *gateWatch) waitUnlocked(r *decision.Record, now time.Time) (*gateAnswer, time.Duration) {
 	left := w.began.Add(w.options.timeout).Sub(now)
 	switch text := trouble(*r); {
 	case text != "" && left > 0:
@@ -261,7 +262,7 @@ func (w *gateWatch) waitUnlocked(r *remediate.Record, now time.Time) (*gateAnswe
 }
 
 // count looks at a guard that is not in trouble.
-func (w *gateWatch) count(s remediate.Status, now time.Time) (*gateAnswer, time.Duration) {
+func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.Duration) {
 	length := w.options.length
 	switch {
 	case s.Weight == 0 && !w.traffic.IsZero():
@@ -296,7 +297,7 @@ func (w *gateWatch) count(s remediate.Status, now time.Time) (*gateAnswer, time.
 }
 
 // prove waits until the requests rule out what they must.
-func (w *gateWatch) prove(s remediate.Status, now time.Time) (*gateAnswer, time.Duration) {
+func (w *gateWatch) prove(s decision.Status, now time.Time) (*gateAnswer, time.Duration) {
 	o := w.options
 	bad, all := counted(s)
 	if o.prove == 0 || !s.Counted.At.IsZero() && all >= o.minRequests && proves(o.prove, bad, all) {
@@ -304,7 +305,7 @@ func (w *gateWatch) prove(s remediate.Status, now time.Time) (*gateAnswer, time.
 	}
 	left := w.began.Add(o.timeout).Sub(now)
 	switch {
-	case s.State == remediate.StateCompleted:
+	case s.State == decision.StateCompleted:
 		return unknown("an error rate of %s cannot be ruled out: the rollback window is over, so requests are not counted any more", percent(o.prove))
 	case left > 0:
 		return nil, left
@@ -317,7 +318,7 @@ func (w *gateWatch) prove(s remediate.Status, now time.Time) (*gateAnswer, time.
 }
 
 // unproven is why the silence of alerts says nothing of a canary, or "".
-func (w *gateWatch) unproven(s remediate.Status, now time.Time) string {
+func (w *gateWatch) unproven(s decision.Status, now time.Time) string {
 	switch {
 	case now.Sub(w.livedAt) > gateSure:
 		return cmp.Or(w.dead, "no guardian has been seen to live for "+now.Sub(w.livedAt).Round(time.Second).String())
@@ -327,7 +328,7 @@ func (w *gateWatch) unproven(s remediate.Status, now time.Time) string {
 		return w.blind
 	case w.heard.Before(w.traffic):
 		return "alerts may not reach guardian: it has heard no heartbeat since the traffic began"
-	case w.options.minRequests == 0 && s.Unwatched == remediate.NoRequestsYet:
+	case w.options.minRequests == 0 && s.Unwatched == decision.NoRequestsYet:
 		return "" // nobody has asked for any
 	}
 	return s.Unwatched
@@ -335,17 +336,17 @@ func (w *gateWatch) unproven(s remediate.Status, now time.Time) string {
 
 // trouble is why a pipeline must not go on, or "". It looks at what fires in
 // every state: at 100%, after the rollback window, and before the first traffic.
-func trouble(r remediate.Record) string {
+func trouble(r decision.Record) string {
 	s := r.Status
 	switch {
-	case r.Lock != nil && s.State != remediate.StateRolledBack && s.State != remediate.StateBlocked:
+	case r.Lock != nil && s.State != decision.StateRolledBack && s.State != decision.StateBlocked:
 		return fmt.Sprintf("rollback under way, the canary is at %d%%: %s", s.Weight, r.Lock.Reason)
-	case r.Lock != nil && s.State == remediate.StateBlocked:
+	case r.Lock != nil && s.State == decision.StateBlocked:
 		// The lock's message has room for a part of either reason.
 		return fmt.Sprintf("rollback not done yet, the canary is at %d%%: %s; it is wanted because of %s", s.Weight, strings.TrimPrefix(s.Reason, "not done: "), r.Lock.Reason)
 	case r.Lock != nil:
 		return lockText(r)
-	case s.State == remediate.StateBlocked || s.State == remediate.StateHeld || s.State == remediate.StateRolledBack:
+	case s.State == decision.StateBlocked || s.State == decision.StateHeld || s.State == decision.StateRolledBack:
 		return fmt.Sprintf("%s at %d%%%s", s.State, s.Weight, orNothing(": ", s.Reason))
 	case s.Moving != nil && s.Moving.Step == 0 && s.Weight > 0:
 		return fmt.Sprintf("rollback under way, the canary is at %d%%%s", s.Weight, orNothing(": ", s.Reason))
@@ -357,7 +358,7 @@ func trouble(r remediate.Record) string {
 }
 
 // observesText follows after what a guard in mode observe does not act upon.
-func observesText(s remediate.Status) string {
+func observesText(s decision.Status) string {
 	if s.Observing == nil {
 		return ""
 	}
@@ -365,11 +366,11 @@ func observesText(s remediate.Status) string {
 }
 
 // andPaused is for an answer of 0: a pause keeps guardian from steps alone.
-func andPaused(s remediate.Status) string {
+func andPaused(s decision.Status) string {
 	return orNothing("; guardian takes no step of its own, ", s.PausedText())
 }
 
-func alsoLocked(r remediate.Record) string {
+func alsoLocked(r decision.Record) string {
 	if r.Lock == nil {
 		return ""
 	}
@@ -377,7 +378,7 @@ func alsoLocked(r remediate.Record) string {
 }
 
 // lockText is a lock for a person who waits.
-func lockText(r remediate.Record) string {
+func lockText(r decision.Record) string {
 	if r.Message != "" {
 		return r.Message
 	}

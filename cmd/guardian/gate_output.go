@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // tellGates prints the answers, and ends with their exit code.
@@ -51,15 +51,15 @@ func (r gateResult) sentence() string {
 // gateJSON is a gate's answer for programs.
 type gateJSON struct {
 	shape
-	Guard     string          `json:"guard"`
-	Namespace string          `json:"namespace"`
-	Code      int             `json:"code"` // as the command's exit code
-	Text      string          `json:"text"`
-	State     remediate.State `json:"state"`
-	Weight    int             `json:"weight"`
-	Requests  int64           `json:"requests"`
-	Failed    int64           `json:"failed"`
-	RuledOut  float64         `json:"ruledOut"` // error rates from here on are, at 95%; 1: none
+	Guard     string         `json:"guard"`
+	Namespace string         `json:"namespace"`
+	Code      int            `json:"code"` // as the command's exit code
+	Text      string         `json:"text"`
+	State     decision.State `json:"state"`
+	Weight    int            `json:"weight"`
+	Requests  int64          `json:"requests"`
+	Failed    int64          `json:"failed"`
+	RuledOut  float64        `json:"ruledOut"` // error rates from here on are, at 95%; 1: none
 }
 
 // gateJSON prints one answer, or a list of those about several guards.

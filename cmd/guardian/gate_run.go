@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // gate follows the guards' records until there is an answer for each, or one that
@@ -51,7 +52,7 @@ func (c *cluster) underWay(ctx context.Context, progress *gateProgress, o gateOp
 	}
 	var out []string
 	for _, r := range records {
-		rests := r.Status.State == remediate.StateIdle || r.Status.State == remediate.StateCompleted
+		rests := r.Status.State == decision.StateIdle || r.Status.State == decision.StateCompleted
 		switch {
 		case !r.Status.Orphaned.IsZero():
 			progress.say("guard %s: left out: it is not in guardian's configuration", r.guard)
@@ -71,7 +72,7 @@ func (c *cluster) underWay(ctx context.Context, progress *gateProgress, o gateOp
 type gateResult struct {
 	guard, namespace string
 	gateAnswer
-	last remediate.Record
+	last decision.Record
 }
 
 // gateAll watches all guards at once. One that is known to be bad decides: the
@@ -98,7 +99,7 @@ func (c *cluster) gateOne(ctx context.Context, guard string, signs *lifeSigns, p
 	now := time.Now()
 	w := gateWatch{options: o, guard: guard, began: now, readAt: now, livedAt: now, freshAt: now, blind: signs.blind()}
 	var answer *gateAnswer
-	err := c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
+	err := c.follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
 		if now, every := time.Now(), w.lookEvery(time.Now()); now.Sub(w.lookedAt) >= every {
 			signs.look(ctx, &w, every)
 		}

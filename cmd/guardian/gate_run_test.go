@@ -14,53 +14,54 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // recordOf is record of a guard of another name.
-func recordOf(guard string, r remediate.Record) *corev1.ConfigMap {
+func recordOf(guard string, r decision.Record) *corev1.ConfigMap {
 	cm := record(r)
 	cm.Name, cm.Labels = remediate.RecordName(guard), map[string]string{remediate.LabelGuard: guard}
 	return cm
 }
 
 func TestSeveralGuardsInOneGate(t *testing.T) {
-	idle := remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}
+	idle := decision.Record{Status: decision.Status{State: decision.StateIdle}}
 	gone := shifting(30, 5)
 	gone.Status.Orphaned = time.Unix(0, 0)
 	for name, tc := range map[string]struct {
 		args  string
-		other map[string]remediate.Record
+		other map[string]decision.Record
 		setUp func(*bench)
 		code  int
 		says  []string
 		took  time.Duration
 	}{
 		"all are healthy": {
-			args: testGuard + " payments", other: map[string]remediate.Record{"payments": tallied(30, 100, 0)}, code: exitOK, took: time.Minute,
+			args: testGuard + " payments", other: map[string]decision.Record{"payments": tallied(30, 100, 0)}, code: exitOK, took: time.Minute,
 			says: []string{"guard orders-service: healthy for 1m0s at 10%", "guard payments: healthy for 1m0s at 30%"}},
 		"one that is bad decides at once": {
-			args: "payments " + testGuard, other: map[string]remediate.Record{"payments": tallied(30, 100, 0)}, code: exitFailed, took: 20 * time.Second,
-			setUp: func(b *bench) { b.change(20*time.Second, func(r *remediate.Record) { *r = locked() }) },
+			args: "payments " + testGuard, other: map[string]decision.Record{"payments": tallied(30, 100, 0)}, code: exitFailed, took: 20 * time.Second,
+			setUp: func(b *bench) { b.change(20*time.Second, func(r *decision.Record) { *r = locked() }) },
 			says: []string{"guard orders-service: orders-service was rolled back: deploy a new build of v2", "could not tell: guard payments: interrupted",
 				"Error: 1 of 2 guards: not healthy: orders-service"}},
 		"one that cannot be told does not hide another that is bad": {
-			args: "payments " + testGuard, other: map[string]remediate.Record{"payments": disarmed(shifting(30, 100))}, code: exitFailed, took: 20 * time.Second,
-			setUp: func(b *bench) { b.change(20*time.Second, func(r *remediate.Record) { *r = locked() }) },
+			args: "payments " + testGuard, other: map[string]decision.Record{"payments": disarmed(shifting(30, 100))}, code: exitFailed, took: 20 * time.Second,
+			setUp: func(b *bench) { b.change(20*time.Second, func(r *decision.Record) { *r = locked() }) },
 			says:  []string{"could not tell: guard payments: disarmed by bob", "Error: 1 of 2 guards: not healthy: orders-service"}},
 		"one that cannot be told": {
-			args: "payments " + testGuard, other: map[string]remediate.Record{"payments": idle}, code: exitUnknown, took: time.Minute,
+			args: "payments " + testGuard, other: map[string]decision.Record{"payments": idle}, code: exitUnknown, took: time.Minute,
 			says: []string{"could not tell: guard payments: the canary has had no traffic for 1m0s", "Error: 1 of 2 guards: could not tell: payments"}},
 		"one that there is not": {
 			args: "payments " + testGuard, code: exitUnknown, says: []string{"no guard payments in namespace shop", "guards there: orders-service"}},
 		"all that a release is under way of": {
 			args: "--all", code: exitOK, took: time.Minute,
-			other: map[string]remediate.Record{"payments": idle, "done": {Status: remediate.Status{State: remediate.StateCompleted, Weight: 100}}, "gone": gone},
+			other: map[string]decision.Record{"payments": idle, "done": {Status: decision.Status{State: decision.StateCompleted, Weight: 100}}, "gone": gone},
 			says: []string{"guard payments: left out: idle, no release is under way", "guard done: left out: completed", "guard gone: left out: it is not in guardian's configuration",
 				"guard orders-service: healthy for 1m0s at 10%"}},
 		"an idle one that is locked is not left out": {
-			args: "--all", code: exitFailed, other: map[string]remediate.Record{"payments": locked()}, says: []string{"guard payments: orders-service was rolled back", "not healthy: payments"}},
+			args: "--all", code: exitFailed, other: map[string]decision.Record{"payments": locked()}, says: []string{"guard payments: orders-service was rolled back", "not healthy: payments"}},
 		"all are unlocked": {
-			args: "--all --wait-unlocked", code: exitOK, other: map[string]remediate.Record{"payments": idle},
+			args: "--all --wait-unlocked", code: exitOK, other: map[string]decision.Record{"payments": idle},
 			says: []string{"guard orders-service: not locked", "guard payments: not locked"}},
 		"all and one by name": {args: "--all " + testGuard, code: exitUnknown, says: []string{"guard orders-service and --all: want one of the two"}},
 		"none":                {args: "", code: exitUnknown, says: []string{"requires at least 1 arg"}},
@@ -91,7 +92,7 @@ func TestSeveralGuardsInOneGate(t *testing.T) {
 
 func TestAGateWithNoReleaseUnderWayCannotTell(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, record(remediate.Record{Status: remediate.Status{State: remediate.StateIdle}}), lease("a", time.Now()))
+		b := newBench(t, record(decision.Record{Status: decision.Status{State: decision.StateIdle}}), lease("a", time.Now()))
 		code, text := b.run("gate", "--all")
 		want(t, code, text, exitUnknown, "could not tell: no guard of namespace shop has a release under way")
 	})
@@ -119,7 +120,7 @@ func TestGitHubIsToldByAnnotationsAndASummary(t *testing.T) {
 		code, text := b.run("gate", testGuard, "--format", "github")
 		want(t, code, text, exitOK, "::notice title=guardian gate orders-service::guard orders-service: healthy for 1m0s at 10%25: 1,204 requests in 60 s, 1 failed (0.084%25); "+
 			"an error rate of 0.4%25 or more would have been seen (95%25)\n")
-		b.edit(t.Context(), func(r *remediate.Record) {
+		b.edit(t.Context(), func(r *decision.Record) {
 			*r = locked()
 			r.Message = "rolled back | by <alert>,\ntwo: lines"
 		})

@@ -12,6 +12,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // gateCase is one combination of all that a gate looks at, in the words of the
@@ -28,29 +29,29 @@ var gateWords = struct{ liveness, states, alerts, heartbeats, rules, requests []
 }
 
 // record is a guard of that state, its canary at 10% where it has any.
-func (c gateCase) record() remediate.Record {
-	r := remediate.Record{Status: remediate.Status{State: remediate.State(c.state), Weight: 10, Requests: 50, Reason: "why"}}
+func (c gateCase) record() decision.Record {
+	r := decision.Record{Status: decision.Status{State: decision.State(c.state), Weight: 10, Requests: 50, Reason: "why"}}
 	s := &r.Status
-	s.Counted = remediate.Counted{Since: time.Date(2026, 3, 2, 8, 59, 0, 0, time.UTC), At: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)}
-	lock := &remediate.Lock{Kind: remediate.LockBuild, Build: "b1", Reason: "5% of requests failed"}
+	s.Counted = decision.Counted{Since: time.Date(2026, 3, 2, 8, 59, 0, 0, time.UTC), At: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)}
+	lock := &decision.Lock{Kind: decision.LockBuild, Build: "b1", Reason: "5% of requests failed"}
 	switch c.state {
 	case "idle":
 		s.Weight = 0
 	case "promoted", "unverified", "completed":
 		s.Weight = 100
 	case "paused":
-		s.Paused = &remediate.Pause{By: "bob"}
+		s.Paused = &decision.Pause{By: "bob"}
 	case "blocked":
 		r.Lock, r.Message, s.Reason = lock, "guardian wants it back on v1 but cannot yet", "not done: why"
 	case "rolled-back":
 		r.Lock, r.Message, s.Weight = lock, "guardian rolled it back to v1", 0
 	case "rolling back":
-		r.Lock, s.State = lock, remediate.StateShifting
+		r.Lock, s.State = lock, decision.StateShifting
 	case "disarmed":
 		r = disarmed(r)
 	}
 	if c.alert != "none" {
-		s.Firing = []remediate.Firing{{Name: "Errors", Action: remediate.Action(c.alert)}}
+		s.Firing = []decision.Firing{{Name: "Errors", Action: decision.Action(c.alert)}}
 	}
 	if c.rules == "do not" {
 		s.Unwatched = "the group of its rules is not loaded"
@@ -83,7 +84,7 @@ func (c gateCase) leases(begin time.Time, after time.Duration) []coordinationv1.
 func (c gateCase) run(t *testing.T) gateAnswer { return c.over(t, c.record()) }
 
 // over is the same over another record.
-func (c gateCase) over(t *testing.T, r remediate.Record) gateAnswer {
+func (c gateCase) over(t *testing.T, r decision.Record) gateAnswer {
 	begin := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 	var p pulse
 	ok, why, _ := p.alive(c.leases(begin, 0), begin)

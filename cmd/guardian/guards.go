@@ -9,30 +9,31 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 )
 
 // remediateGuard is the part of a guard that decides about traffic. alertWindow
 // is for how long an alert can go on firing because of an earlier build.
-func (c Config) remediateGuard(g GuardConfig, alertWindow time.Duration) remediate.Guard {
-	steps := make([]remediate.Step, len(g.Promotion.Steps))
+func (c Config) remediateGuard(g GuardConfig, alertWindow time.Duration) decision.Guard {
+	steps := make([]decision.Step, len(g.Promotion.Steps))
 	for i, s := range g.Promotion.Steps {
-		steps[i] = remediate.Step{Weight: s.Weight, Interval: s.Interval, Bake: s.Bake}
+		steps[i] = decision.Step{Weight: s.Weight, Interval: s.Interval, Bake: s.Bake}
 	}
 	r := g.Rollback
-	return remediate.Guard{
+	return decision.Guard{
 		Name:            g.Name,
 		Namespace:       c.Namespace,
 		VirtualServices: g.VirtualServices,
 		DestinationRule: g.DestinationRule,
 		Stable:          g.Stable.Ref,
 		Canary:          g.Canary.Ref,
-		Mode:            remediate.Mode(g.Mode),
-		Rollback: remediate.Rollback{
-			Lock: remediate.LockKind(r.Lock), Window: r.Window, MinReadyStable: r.MinReadyStable, MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors,
+		Mode:            decision.Mode(g.Mode),
+		Rollback: decision.Rollback{
+			Lock: decision.LockKind(r.Lock), Window: r.Window, MinReadyStable: r.MinReadyStable, MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors,
 		},
-		Promotion:       remediate.Promotion{Mode: remediate.PromotionMode(g.Promotion.Mode), Steps: steps, MinRequests: g.Promotion.MinRequests, Closed: g.Promotion.Windows.closed()},
+		Promotion:       decision.Promotion{Mode: decision.PromotionMode(g.Promotion.Mode), Steps: steps, MinRequests: g.Promotion.MinRequests, Closed: g.Promotion.Windows.closed()},
 		AlertWindow:     alertWindow,
 		HeartbeatMaxAge: c.Heartbeat.MaxAge,
 		DisarmMax:       c.Disarm.Max,

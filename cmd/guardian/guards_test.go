@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 )
@@ -17,11 +18,11 @@ func TestAGuardOfOneLineMeansTheSameToEveryPackage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := remediate.Guard{
+	want := decision.Guard{
 		Name: "orders-service", Namespace: "microservices", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
-		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Mode: remediate.ModeEnforce,
-		Rollback: remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
-		Promotion: remediate.Promotion{Mode: remediate.PromotionOff, MinRequests: 100, Steps: []remediate.Step{
+		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Mode: decision.ModeEnforce,
+		Rollback: decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+		Promotion: decision.Promotion{Mode: decision.PromotionOff, MinRequests: 100, Steps: []decision.Step{
 			{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
 		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute, DisarmMax: 24 * time.Hour,
 	}

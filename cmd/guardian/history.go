@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // historyOptions is how `guardian history` shows what happened.
@@ -63,13 +63,13 @@ Exit codes: 0 shown; 1 an error, or no such guard; 2 wrong flags.`,
 // historyJSON is a guard's history for programs.
 type historyJSON struct {
 	shape
-	Guard     string                   `json:"guard"`
-	Namespace string                   `json:"namespace"`
-	Entries   []remediate.HistoryEntry `json:"entries"`
+	Guard     string                  `json:"guard"`
+	Namespace string                  `json:"namespace"`
+	Entries   []decision.HistoryEntry `json:"entries"`
 }
 
-func (a *app) history(namespace, guard string, entries []remediate.HistoryEntry, o historyOptions, now time.Time) error {
-	shown := []remediate.HistoryEntry{}
+func (a *app) history(namespace, guard string, entries []decision.HistoryEntry, o historyOptions, now time.Time) error {
+	shown := []decision.HistoryEntry{}
 	for _, e := range entries {
 		if o.since == 0 || now.Sub(e.At) <= o.since {
 			shown = append(shown, e)
@@ -89,12 +89,12 @@ func (a *app) history(namespace, guard string, entries []remediate.HistoryEntry,
 	}
 	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "TIME\tEVENT\tCANARY\tBUILD\tBY\tWHY")
-	printEntries(t, "", shown, func(e remediate.HistoryEntry) string { return short(e.Build) + "\t" })
+	printEntries(t, "", shown, func(e decision.HistoryEntry) string { return short(e.Build) + "\t" })
 	return t.Flush()
 }
 
 // printEntries writes a line for each entry; build is a column, or nothing.
-func printEntries(t io.Writer, indent string, entries []remediate.HistoryEntry, build func(remediate.HistoryEntry) string) {
+func printEntries(t io.Writer, indent string, entries []decision.HistoryEntry, build func(decision.HistoryEntry) string) {
 	for _, e := range entries {
 		weights := fmt.Sprintf("%d%%", e.To)
 		if e.From != e.To {

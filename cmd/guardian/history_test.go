@@ -7,19 +7,19 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 func TestHistoryTellsWhenWhatWhoAndWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := locked()
 		now := time.Now()
-		r.History = []remediate.HistoryEntry{
+		r.History = []decision.HistoryEntry{
 			{At: now.Add(-48 * time.Hour), Event: "step", By: "ann@example.com", From: 0, To: 10, Build: "b1", Reason: "promote"},
 			{At: now.Add(-time.Hour), Event: "rolled-back", By: "alert", From: 10, To: 0, Build: "b1", Alert: "GuardianErrorRate", Reason: "5% of requests failed"},
 			{At: now.Add(-time.Minute), Event: "noted", From: 0, To: 0, Reason: "another alert"},
 		}
-		b := newBench(t, record(r), recordOf("payments", remediate.Record{}))
+		b := newBench(t, record(r), recordOf("payments", decision.Record{}))
 		code, _ := b.run("history", testGuard)
 		want(t, code, b.out.String(), exitOK, `TIME                  EVENT        CANARY    BUILD    BY               WHY
 1999-12-30T00:00:00Z  step         0% → 10%  b1       ann@example.com  promote

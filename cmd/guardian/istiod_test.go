@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -41,13 +41,13 @@ func at(ctx context.Context, app *controlplane.App, want int64) error {
 // this reason, and finds the canary where it was.
 func (r *rig) notDone(app *controlplane.App, why string, weight int64) {
 	r.t.Helper()
-	var rec remediate.Record
+	var rec decision.Record
 	r.wait(app.Name+" not done", func(ctx context.Context) (err error) {
 		if rec, err = r.record(ctx, app.Name); err != nil {
 			return err
 		}
 		s := rec.Status
-		if rec.Lock == nil || s.State != remediate.StateBlocked || !strings.HasPrefix(s.Reason, "not done: ") || !strings.Contains(s.Reason, why) {
+		if rec.Lock == nil || s.State != decision.StateBlocked || !strings.HasPrefix(s.Reason, "not done: ") || !strings.Contains(s.Reason, why) {
 			return fmt.Errorf("locked %v, state %s, reason %q; want blocked, not done: … %s", rec.Lock != nil, s.State, s.Reason, why)
 		}
 		return nil
@@ -66,7 +66,7 @@ func (r *rig) done(app *controlplane.App) {
 	r.t.Helper()
 	r.wait(app.Name+" rolled back", func(ctx context.Context) error {
 		rec, err := r.record(ctx, app.Name)
-		if err == nil && (rec.Lock == nil || rec.Status.State != remediate.StateRolledBack) {
+		if err == nil && (rec.Lock == nil || rec.Status.State != decision.StateRolledBack) {
 			err = fmt.Errorf("locked %v, state %s, reason %q", rec.Lock != nil, rec.Status.State, rec.Status.Reason)
 		}
 		if err != nil {

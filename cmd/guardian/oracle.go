@@ -13,6 +13,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -142,19 +143,19 @@ func (o *oracle) run(ctx context.Context) error {
 }
 
 // askForward answers what only matters before traffic goes forward.
-func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remediate.Sides, since time.Time) (remediate.Forward, []remediate.Alert) {
+func (o *oracle) askForward(ctx context.Context, g decision.Guard, sides remediate.Sides, since time.Time) (decision.Forward, []decision.Alert) {
 	c := o.bridge.config.Load()
 	guard, ok := c.Guard(g.Name)
 	if !ok {
-		return remediate.Forward{Err: "guard " + g.Name + " is not in the configuration"}, nil
+		return decision.Forward{Err: "guard " + g.Name + " is not in the configuration"}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, listWait)
 	defer cancel()
 	firing, err := o.firingAnywhere(ctx, guard)
 	if err != nil {
-		return remediate.Forward{Err: "nobody answers what fires: " + err.Error()}, nil
+		return decision.Forward{Err: "nobody answers what fires: " + err.Error()}, nil
 	}
-	f := remediate.Forward{}
+	f := decision.Forward{}
 	if signals := guard.Signals.limits(); o.query == nil && signals == (rules.Signals{}) && guard.Promotion.MinRequests == 0 && len(guard.Promotion.Gates) == 0 {
 		return f, firing // nothing to ask Prometheus for, and no Prometheus
 	}
@@ -177,7 +178,7 @@ func (o *oracle) askForward(ctx context.Context, g remediate.Guard, sides remedi
 
 // firingAnywhere asks for alerts of one guard, silenced ones included: that
 // somebody does not want to hear of them is no reason to go forward.
-func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate.Alert, error) {
+func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]decision.Alert, error) {
 	filter, err := o.bridge.config.Load().filterFor(g)
 	if err != nil {
 		return nil, err
@@ -191,7 +192,7 @@ func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate
 	if err != nil {
 		return nil, err
 	}
-	var out []remediate.Alert
+	var out []decision.Alert
 	for _, a := range alerts {
 		for _, name := range o.bridge.guardsOf(a) {
 			if name == g.Name {
@@ -203,11 +204,11 @@ func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]remediate
 }
 
 // count is counted for a guard known by name.
-func (o *oracle) count(ctx context.Context, g remediate.Guard, sides remediate.Sides, since time.Time) (remediate.Tally, remediate.Gaps, error) {
+func (o *oracle) count(ctx context.Context, g decision.Guard, sides remediate.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
 	c := o.bridge.config.Load()
 	guard, ok := c.Guard(g.Name)
 	if !ok {
-		return remediate.Tally{}, remediate.Gaps{}, fmt.Errorf("guard %s is not in the configuration", g.Name)
+		return decision.Tally{}, decision.Gaps{}, fmt.Errorf("guard %s is not in the configuration", g.Name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, listWait)
 	defer cancel()
@@ -216,29 +217,29 @@ func (o *oracle) count(ctx context.Context, g remediate.Guard, sides remediate.S
 
 // counted is what the canary's requests came to since a time, and what is missing of
 // the rules that watch it.
-func (o *oracle) counted(ctx context.Context, c Config, g GuardConfig, sides remediate.Sides, since time.Time) (remediate.Tally, remediate.Gaps, error) {
+func (o *oracle) counted(ctx context.Context, c Config, g GuardConfig, sides remediate.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
 	if o.query == nil {
-		return remediate.Tally{}, remediate.Gaps{}, errors.New("prometheus.url is empty")
+		return decision.Tally{}, decision.Gaps{}, errors.New("prometheus.url is empty")
 	}
 	guard, err := c.rulesGuard(g, sides)
 	if err != nil {
-		return remediate.Tally{}, remediate.Gaps{}, err
+		return decision.Tally{}, decision.Gaps{}, err
 	}
 	n, err := o.tally(ctx, c, guard, since)
 	if err != nil {
-		return remediate.Tally{}, remediate.Gaps{}, err
+		return decision.Tally{}, decision.Gaps{}, err
 	}
 	gaps, err := o.gaps(ctx, c, guard)
 	return n, gaps, err
 }
 
 // tally counts the canary's requests since a time: one query, whatever is counted.
-func (o *oracle) tally(ctx context.Context, c Config, g rules.Guard, since time.Time) (remediate.Tally, error) {
+func (o *oracle) tally(ctx context.Context, c Config, g rules.Guard, since time.Time) (decision.Tally, error) {
 	samples, err := o.query.Query(ctx, c.rulesBase().Tally(g, max(o.now().Sub(since), 15*time.Second)))
 	if err != nil {
-		return remediate.Tally{}, err
+		return decision.Tally{}, err
 	}
-	var out remediate.Tally
+	var out decision.Tally
 	below := map[string]map[float64]float64{} // by reporter and edge in ms
 	for _, s := range samples {
 		if math.IsNaN(s.Value) {
@@ -270,12 +271,12 @@ func (o *oracle) tally(ctx context.Context, c Config, g rules.Guard, since time.
 }
 
 // latencyOf bounds a quantile by the edges that requests were counted at.
-func latencyOf(below map[float64]float64, quantile float64) remediate.Latency {
+func latencyOf(below map[float64]float64, quantile float64) decision.Latency {
 	all := below[math.Inf(1)]
 	if all < 1 {
-		return remediate.Latency{}
+		return decision.Latency{}
 	}
-	out := remediate.Latency{Quantile: quantile}
+	out := decision.Latency{Quantile: quantile}
 	for _, edge := range slices.Sorted(maps.Keys(below)) {
 		if math.IsInf(edge, 1) {
 			break
@@ -286,13 +287,13 @@ func latencyOf(below map[float64]float64, quantile float64) remediate.Latency {
 		}
 	}
 	if out.Millis == 0 { // a histogram of other edges
-		return remediate.Latency{}
+		return decision.Latency{}
 	}
 	return out
 }
 
 // slower is the worse of two, as reporters see it.
-func slower(a, b remediate.Latency) remediate.Latency {
+func slower(a, b decision.Latency) decision.Latency {
 	if a.Quantile == 0 || b.Quantile != 0 && (b.Millis > a.Millis || b.Millis == a.Millis && b.Above) {
 		return b
 	}
@@ -301,17 +302,17 @@ func slower(a, b remediate.Latency) remediate.Latency {
 
 // gaps asks for what proves that the guard's rules watch: the heartbeat says only
 // that Prometheus evaluates those about guardian itself.
-func (o *oracle) gaps(ctx context.Context, c Config, g rules.Guard) (remediate.Gaps, error) {
+func (o *oracle) gaps(ctx context.Context, c Config, g rules.Guard) (decision.Gaps, error) {
 	options := c.rulesBase()
 	need := options.Groups(g)
 	if need == nil {
-		return remediate.Gaps{}, nil
+		return decision.Gaps{}, nil
 	}
 	samples, err := o.query.Query(ctx, options.Proof(g))
 	if err != nil {
-		return remediate.Gaps{}, err
+		return decision.Gaps{}, err
 	}
-	gaps, age := remediate.Gaps{Stable: true, Canary: true}, map[string]float64{}
+	gaps, age := decision.Gaps{Stable: true, Canary: true}, map[string]float64{}
 	for _, s := range samples {
 		switch s.Labels[rules.LabelSide] {
 		case "stable":
@@ -337,15 +338,15 @@ func (o *oracle) gaps(ctx context.Context, c Config, g rules.Guard) (remediate.G
 
 // gate is open when the query has at least one sample and none of them is
 // zero or not a number.
-func (o *oracle) gate(ctx context.Context, g GateConfig) (remediate.Gate, error) {
+func (o *oracle) gate(ctx context.Context, g GateConfig) (decision.Gate, error) {
 	if o.query == nil {
-		return remediate.Gate{}, errors.New("prometheus.url is empty")
+		return decision.Gate{}, errors.New("prometheus.url is empty")
 	}
 	samples, err := o.query.Query(ctx, g.Query)
 	if err != nil {
-		return remediate.Gate{}, err
+		return decision.Gate{}, err
 	}
-	out := remediate.Gate{Name: g.Name, Open: len(samples) > 0, Why: g.Query + " has no data: it is false, or there are no such series"}
+	out := decision.Gate{Name: g.Name, Open: len(samples) > 0, Why: g.Query + " has no data: it is false, or there are no such series"}
 	for _, s := range samples {
 		if s.Value == 0 || math.IsNaN(s.Value) {
 			out.Open, out.Why = false, fmt.Sprintf("%s is %s", g.Query, strconv.FormatFloat(s.Value, 'g', 6, 64))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 const ownCluster = "own: {cluster: eu-west}"
@@ -132,7 +133,7 @@ func TestGoingForwardDoesNotWaitForAnotherClustersAlert(t *testing.T) {
 	o, _, am, _, _ := testOracle(t)
 	o.bridge, _ = testBridgeOf(t, ownCluster)
 	am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "hold", "cluster", "us-east"))}
-	if _, firing := o.askForward(t.Context(), remediate.Guard{Name: "orders-service"}, remediate.Sides{
+	if _, firing := o.askForward(t.Context(), decision.Guard{Name: "orders-service"}, remediate.Sides{
 		Canary: remediate.Side{Workloads: []string{"orders-v2"}}, Stable: remediate.Side{Workloads: []string{"orders-v1"}},
 	}, bridgeNow); len(firing) != 0 {
 		t.Errorf("%v fire", firing)
@@ -342,7 +343,7 @@ func TestAQueryOfGrafanaThatFailsRollsNothingBack(t *testing.T) {
 		if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{firingAlert(labels)}); err != nil {
 			t.Fatal(err)
 		}
-		if got := f.submitted["orders-service"]; len(got) != 1 || got[0].Action != remediate.ActionHold {
+		if got := f.submitted["orders-service"]; len(got) != 1 || got[0].Action != decision.ActionHold {
 			t.Errorf("%s asks for %+v, want a hold: nothing is known of the canary", name, got)
 		}
 	}

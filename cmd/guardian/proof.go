@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // confidence of what a gate says it has proven.
@@ -94,11 +94,11 @@ func stillNeeded(share float64, bad, all int64) int64 {
 
 // counted is what a status says of the canary's requests: as many of them as
 // failed, at least.
-func counted(s remediate.Status) (bad, all int64) { return s.Failed, max(s.Requests, s.Failed) }
+func counted(s decision.Status) (bad, all int64) { return s.Failed, max(s.Requests, s.Failed) }
 
 // proofText is what a healthy canary's requests have proven, or that they prove
 // nothing. prove is what was to be proven; 0: nothing was.
-func proofText(s remediate.Status, prove float64) string {
+func proofText(s decision.Status, prove float64) string {
 	bad, all := counted(s)
 	switch {
 	case s.Counted.At.IsZero() && all > 0:
@@ -118,7 +118,7 @@ func proofText(s remediate.Status, prove float64) string {
 	return text + fmt.Sprintf("; an error rate of %s or more would have been seen (%.0f%%)", percent(bound), 100*confidence)
 }
 
-func latencyText(l remediate.Latency) string {
+func latencyText(l decision.Latency) string {
 	if l.Quantile == 0 {
 		return ""
 	}

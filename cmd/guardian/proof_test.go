@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // Without failures the bound has a closed form; with some, the values are those of
@@ -96,23 +96,23 @@ func TestWhatIsLackingWouldSuffice(t *testing.T) {
 
 func TestWhatWasProvenInWords(t *testing.T) {
 	at := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	over := remediate.Counted{Since: at, At: at.Add(time.Minute)}
-	p95 := remediate.Latency{Quantile: 0.95, Millis: 250}
+	over := decision.Counted{Since: at, At: at.Add(time.Minute)}
+	p95 := decision.Latency{Quantile: 0.95, Millis: 250}
 	for _, c := range []struct {
-		status remediate.Status
+		status decision.Status
 		prove  float64
 		want   string
 	}{
-		{remediate.Status{Requests: 1204, Failed: 1, Latency: p95, Counted: over}, 0,
+		{decision.Status{Requests: 1204, Failed: 1, Latency: p95, Counted: over}, 0,
 			"1,204 requests in 60 s, 1 failed (0.084%), p95 ≤ 250 ms; an error rate of 0.4% or more would have been seen (95%)"},
-		{remediate.Status{Requests: 1204, Failed: 1, Latency: p95, Counted: over}, 0.02,
+		{decision.Status{Requests: 1204, Failed: 1, Latency: p95, Counted: over}, 0.02,
 			"1,204 requests in 60 s, 1 failed (0.084%), p95 ≤ 250 ms; an error rate of 2% or more would have been seen (95%)"},
-		{remediate.Status{Requests: 1, Counted: over, Latency: remediate.Latency{Quantile: 0.999, Millis: 500, Above: true}}, 0,
+		{decision.Status{Requests: 1, Counted: over, Latency: decision.Latency{Quantile: 0.999, Millis: 500, Above: true}}, 0,
 			"1 request in 60 s, 0 failed, p99.9 > 500 ms; an error rate of 95% or more would have been seen (95%)"},
-		{remediate.Status{Requests: 3, Failed: 5, Counted: over}, 0,
+		{decision.Status{Requests: 3, Failed: 5, Counted: over}, 0,
 			"5 requests in 60 s, 5 failed (100%); an error rate of 100% or more would have been seen (95%)"},
-		{remediate.Status{Requests: 50}, 0, "50 requests, of which guardian does not say how many failed"},
-		{remediate.Status{}, 0, "no request was counted, so nothing is proven of its error rate"},
+		{decision.Status{Requests: 50}, 0, "50 requests, of which guardian does not say how many failed"},
+		{decision.Status{}, 0, "no request was counted, so nothing is proven of its error rate"},
 	} {
 		if got := proofText(c.status, c.prove); got != c.want {
 			t.Errorf("%q\nwant %q", got, c.want)

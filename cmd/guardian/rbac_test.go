@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -112,7 +112,7 @@ func TestTheRolesThatArePrintedAreEnoughAndNoMore(t *testing.T) {
 	r.rolledBack(app)
 	r.wait("the rollback is confirmed", func(ctx context.Context) error {
 		rec, err := r.record(ctx, app.Name)
-		if err == nil && rec.Status.State != remediate.StateRolledBack {
+		if err == nil && rec.Status.State != decision.StateRolledBack {
 			err = fmt.Errorf("state %s", rec.Status.State)
 		}
 		return err

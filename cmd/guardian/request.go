@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 const (
@@ -27,30 +28,30 @@ const (
 
 // operation is one thing that a person may ask for.
 type operation struct {
-	action      remediate.RequestAction
+	action      decision.RequestAction
 	short, long string
 	all         bool // may be asked of every guard of a namespace at once
 }
 
 var operations = []operation{
-	{action: remediate.RequestRollback, short: "Roll a guard back to stable now", long: `Move all of the guard's traffic to stable and lock it there, as an alert would,
+	{action: decision.RequestRollback, short: "Roll a guard back to stable now", long: `Move all of the guard's traffic to stable and lock it there, as an alert would,
 also while the guard is paused. A disarm ends with it.`},
-	{action: remediate.RequestUnlock, short: "Lift the lock of a guard that was rolled back", long: `Lift the lock that a rollback left and take the build off the refused ones. Traffic
+	{action: decision.RequestUnlock, short: "Lift the lock of a guard that was rolled back", long: `Lift the lock that a rollback left and take the build off the refused ones. Traffic
 stays on stable until CI or the promotion moves it. Of a guard that is no longer in
 guardian's configuration the command lifts the lock itself.`},
-	{action: remediate.RequestPause, all: true, short: "Take no step forward; the brake stays on", long: `guardian takes no step of promotion any more. The brake stays on: an alert rolls
+	{action: decision.RequestPause, all: true, short: "Take no step forward; the brake stays on", long: `guardian takes no step of promotion any more. The brake stays on: an alert rolls
 back, a lock is kept, and CI may go on shifting traffic. To take the brake off for
 a time: disarm.`},
-	{action: remediate.RequestResume, all: true, short: "End a pause", long: "End the pause that pause began. A pause by annotation ends by removing it."},
-	{action: remediate.RequestPromote, short: "Take the next step of promotion now", long: `Take one step without waiting for its interval. Everything else that a step needs
+	{action: decision.RequestResume, all: true, short: "End a pause", long: "End the pause that pause began. A pause by annotation ends by removing it."},
+	{action: decision.RequestPromote, short: "Take the next step of promotion now", long: `Take one step without waiting for its interval. Everything else that a step needs
 still holds: no lock, no pause, no alert, enough requests, ready endpoints, a fresh
 heartbeat.`},
-	{action: remediate.RequestDisarm, all: true, short: "Take the brake off for a time", long: `guardian only watches: no rollback, no step, and traffic that somebody gives to a
+	{action: decision.RequestDisarm, all: true, short: "Take the brake off for a time", long: `guardian only watches: no rollback, no step, and traffic that somebody gives to a
 locked canary is not taken back. A lock stays, and so does what the admission
 policy refuses. It ends by itself after --for, at most disarm.max of guardian's
 configuration (24h), or earlier by arm; an alert that still fires then rolls back.
 GuardianDisarmed fires meanwhile, and gate cannot tell.`},
-	{action: remediate.RequestArm, all: true, short: "Put the brake on again, before a disarm ends", long: "End a disarm. An alert that fires rolls back at once."},
+	{action: decision.RequestArm, all: true, short: "Put the brake on again, before a disarm ends", long: "End a disarm. An alert that fires rolls back at once."},
 }
 
 // requestFlags are those of every operation.
@@ -74,7 +75,7 @@ func newRequestCommands(a *app) []*cobra.Command {
 
 func newRequestCommand(a *app, op operation) *cobra.Command {
 	var f requestFlags
-	use, disarms := string(op.action)+" NAME", op.action == remediate.RequestDisarm
+	use, disarms := string(op.action)+" NAME", op.action == decision.RequestDisarm
 	if op.all {
 		use += " | --all"
 	}
@@ -105,7 +106,7 @@ flags.`,
 		},
 		ValidArgsFunction: a.completeGuards(&f.cluster, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q := remediate.Request{Action: op.action, Reason: f.reason, At: time.Now().UTC().Truncate(time.Second)}
+			q := decision.Request{Action: op.action, Reason: f.reason, At: time.Now().UTC().Truncate(time.Second)}
 			if disarms {
 				q.Until = q.At.Add(f.length)
 			}
@@ -147,20 +148,20 @@ func (f requestFlags) check(cmd *cobra.Command) error {
 // requestAnswer is what came of one guard's request, for programs.
 type requestAnswer struct {
 	shape
-	Guard     string                  `json:"guard"`
-	Namespace string                  `json:"namespace"`
-	Action    remediate.RequestAction `json:"action"`
-	Code      int                     `json:"code"` // as the command's exit code
-	Text      string                  `json:"text"`
-	State     remediate.State         `json:"state,omitempty"`
-	Weight    int                     `json:"weight"`
+	Guard     string                 `json:"guard"`
+	Namespace string                 `json:"namespace"`
+	Action    decision.RequestAction `json:"action"`
+	Code      int                    `json:"code"` // as the command's exit code
+	Text      string                 `json:"text"`
+	State     decision.State         `json:"state,omitempty"`
+	Weight    int                    `json:"weight"`
 }
 
 // requestsAtOnce is how many guards are asked for at a time.
 const requestsAtOnce = 32
 
 // request asks for q of one guard, or of all, and says what came of it.
-func (a *app) request(ctx context.Context, c *cluster, guards []string, q remediate.Request, f requestFlags) (err error) {
+func (a *app) request(ctx context.Context, c *cluster, guards []string, q decision.Request, f requestFlags) (err error) {
 	waiting, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	var records []namedRecord
@@ -170,7 +171,7 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q remedi
 			err = fmt.Errorf("no guard has a record in namespace %s: does guardian run for this namespace?", c.namespace)
 		}
 	} else {
-		var r *remediate.Record
+		var r *decision.Record
 		if r, err = c.record(ctx, guards[0]); err == nil && r == nil {
 			err = c.unknownGuard(ctx, guards[0])
 		}
@@ -198,7 +199,7 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q remedi
 }
 
 // requestEach asks for q of each guard, and prints an answer each.
-func (a *app) requestEach(ctx, waiting context.Context, c *cluster, records []namedRecord, q remediate.Request, f requestFlags) error {
+func (a *app) requestEach(ctx, waiting context.Context, c *cluster, records []namedRecord, q decision.Request, f requestFlags) error {
 	if !f.all && f.output == "" {
 		_, err := a.requestOne(ctx, waiting, c, records[0], q, f.timeout)
 		return err
@@ -231,7 +232,7 @@ func (a *app) requestEach(ctx, waiting context.Context, c *cluster, records []na
 		for _, answer := range answers {
 			fmt.Fprintf(a.out, "guard %s: %s\n", answer.Guard, answer.Text)
 		}
-		if q.Action == remediate.RequestPause {
+		if q.Action == decision.RequestPause {
 			fmt.Fprintln(a.out, a.brakeIsOn("--all"))
 		}
 	}
@@ -248,7 +249,7 @@ func (a *app) requestEach(ctx, waiting context.Context, c *cluster, records []na
 }
 
 // answerOf asks for q of one guard and puts what came of it into one line.
-func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r namedRecord, q remediate.Request, f requestFlags) (requestAnswer, error) {
+func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r namedRecord, q decision.Request, f requestFlags) (requestAnswer, error) {
 	answer := requestAnswer{shape: shapeOf("RequestAnswer"), Guard: r.guard, Namespace: r.namespace, Action: q.Action, State: r.Status.State, Weight: r.Status.Weight}
 	if f.all && !r.Status.Orphaned.IsZero() {
 		answer.Text = "left out: it is not in guardian's configuration"
@@ -270,19 +271,19 @@ func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r namedRecord, 
 
 // requestOne writes a request into a guard's record, waits until what follows
 // from it shows there, and says what came of it.
-func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r namedRecord, q remediate.Request, timeout time.Duration) (after *remediate.Record, err error) {
+func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r namedRecord, q decision.Request, timeout time.Duration) (after *decision.Record, err error) {
 	guard, before := r.guard, &r.Record
 	if !before.Status.Orphaned.IsZero() {
 		return nil, a.requestOfOrphan(ctx, c, guard, q, *before)
 	}
-	if q.Action == remediate.RequestUnlock && before.Lock == nil && before.Status.Observing != nil {
+	if q.Action == decision.RequestUnlock && before.Lock == nil && before.Status.Observing != nil {
 		if taken, err := a.leftOfLock(ctx, c, guard, *before); taken || err != nil {
 			return before, err
 		}
 	}
 	if rollsBack(q, *before) {
 		what, l := "rolled back", before.Lock
-		if before.Status.State == remediate.StateBlocked {
+		if before.Status.State == decision.StateBlocked {
 			what = "asked for"
 		}
 		fmt.Fprintf(a.out, "already %s since %s by %s: %s\n", what, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason)
@@ -302,7 +303,7 @@ func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r namedRecord
 	after, err = c.awaitDone(waiting, guard, q, *before)
 	switch {
 	case err == nil:
-		if err := a.outcome(guard, c.namespace, q, *before, *after); err != nil || q.Action != remediate.RequestUnlock || after.Status.Observing == nil {
+		if err := a.outcome(guard, c.namespace, q, *before, *after); err != nil || q.Action != decision.RequestUnlock || after.Status.Observing == nil {
 			return after, err
 		}
 		return after, a.takeOffLock(ctx, c, guard, *before) // guardian writes to no VirtualService
@@ -319,14 +320,14 @@ func (a *app) brakeIsOn(what string) string {
 
 // rollsBack says that the guard is locked already, so that guardian would
 // refuse a rollback: it is at it, or has done it.
-func rollsBack(q remediate.Request, r remediate.Record) bool {
-	return q.Action == remediate.RequestRollback && r.Lock != nil &&
-		(r.Status.State == remediate.StateRolledBack || r.Status.State == remediate.StateBlocked)
+func rollsBack(q decision.Request, r decision.Record) bool {
+	return q.Action == decision.RequestRollback && r.Lock != nil &&
+		(r.Status.State == decision.StateRolledBack || r.Status.State == decision.StateBlocked)
 }
 
 // withdrawn takes a wish back that must not be carried out when nobody expects
 // it any more, and says so. ctx may be over already, by ctrl-C.
-func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q remediate.Request, before *remediate.Record, what string, why error) error {
+func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q decision.Request, before *decision.Record, what string, why error) error {
 	cleanup, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
 	found, err := c.withdraw(cleanup, guard, q)
@@ -349,14 +350,14 @@ func lost(err error) bool {
 }
 
 // byHand is what a person can do about a canary when no guardian can.
-func (a *app) byHand(action remediate.RequestAction, guard, namespace string, r remediate.Record) string {
-	if action != remediate.RequestRollback {
+func (a *app) byHand(action decision.RequestAction, guard, namespace string, r decision.Record) string {
+	if action != decision.RequestRollback {
 		return ""
 	}
 	m := r.Status.Moves
 	text := "\nTo move the traffic yourself:"
 	if m == nil {
-		m = &remediate.Moves{VirtualServices: []string{guard}, Stable: "v1", Canary: "v2"}
+		m = &decision.Moves{VirtualServices: []string{guard}, Stable: "v1", Canary: "v2"}
 		text = "\nTo move the traffic yourself, with the guard's own stable, canary and VirtualService:"
 	}
 	for _, vs := range m.VirtualServices {
@@ -369,10 +370,10 @@ func (a *app) byHand(action remediate.RequestAction, guard, namespace string, r 
 // requestOfOrphan is a request about a guard that no guardian looks after. What it
 // asks for cannot be done, but for an unlock: that waits for guardian in the
 // record, and the VirtualServices are let go at once, with the person's own rights.
-func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q remediate.Request, r remediate.Record) error {
+func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q decision.Request, r decision.Record) error {
 	text := remediate.OrphanText(guard, r.Status.Orphaned)
 	switch {
-	case q.Action != remediate.RequestUnlock:
+	case q.Action != decision.RequestUnlock:
 		return couldNotTell("%s%s", text, a.byHand(q.Action, guard, c.namespace, r))
 	case r.Lock == nil:
 		return fmt.Errorf("unlock refused: not locked (%s)", text)
@@ -388,7 +389,7 @@ func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q r
 
 // takeOffLock takes the lock's annotation off the guard's VirtualServices, with the
 // person's own rights, where guardian does not; r is the record with the lock.
-func (a *app) takeOffLock(ctx context.Context, c *cluster, guard string, r remediate.Record) error {
+func (a *app) takeOffLock(ctx context.Context, c *cluster, guard string, r decision.Record) error {
 	_, err := a.leftOfLock(ctx, c, guard, r)
 	for _, was := range r.Changed {
 		fmt.Fprintf(a.out, "Left as the rollback re-pointed it: VirtualService %s, %s\n", was.VirtualService, was.Path)
@@ -396,14 +397,14 @@ func (a *app) takeOffLock(ctx context.Context, c *cluster, guard string, r remed
 	return err
 }
 
-func (a *app) leftOfLock(ctx context.Context, c *cluster, guard string, r remediate.Record) (taken bool, err error) {
+func (a *app) leftOfLock(ctx context.Context, c *cluster, guard string, r decision.Record) (taken bool, err error) {
 	names := r.VirtualServices
 	if m := r.Status.Moves; len(names) == 0 && m != nil {
 		names = m.VirtualServices
 	}
 	off, err := remediate.TakeOffLock(ctx, c.dynamic, c.namespace, guard, names)
 	for _, name := range off {
-		fmt.Fprintf(a.out, "Taken off by this command: annotation %s%s of VirtualService %s; the API server refuses nothing there any more. No traffic has moved.\n", remediate.AnnotationLock, guard, name)
+		fmt.Fprintf(a.out, "Taken off by this command: annotation %s%s of VirtualService %s; the API server refuses nothing there any more. No traffic has moved.\n", decision.AnnotationLock, guard, name)
 	}
 	if err != nil {
 		err = c.explain("unlock guard "+guard, err)
@@ -414,9 +415,9 @@ func (a *app) leftOfLock(ctx context.Context, c *cluster, guard string, r remedi
 // writeRequest puts q into the record, after any request that stands there, and
 // returns the record as it was just before. A rollback waits for no other
 // request: it takes its place. attempted says that a write may have been done.
-func (c *cluster) writeRequest(ctx context.Context, guard string, q remediate.Request) (before *remediate.Record, attempted bool, err error) {
+func (c *cluster) writeRequest(ctx context.Context, guard string, q decision.Request) (before *decision.Record, attempted bool, err error) {
 	var failed error
-	err = c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
+	err = c.follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
 		switch {
 		case readErr != nil:
 			failed = readErr
@@ -424,7 +425,7 @@ func (c *cluster) writeRequest(ctx context.Context, guard string, q remediate.Re
 		case r == nil:
 			failed = c.unknownGuard(ctx, guard)
 			return 0
-		case r.Request != nil && q.Action != remediate.RequestRollback:
+		case r.Request != nil && q.Action != decision.RequestRollback:
 			failed = c.anotherWaits(guard, *r.Request)
 			return requestPoll
 		}
@@ -442,15 +443,15 @@ func (c *cluster) writeRequest(ctx context.Context, guard string, q remediate.Re
 	return before, attempted, err
 }
 
-func (c *cluster) anotherWaits(guard string, q remediate.Request) error {
+func (c *cluster) anotherWaits(guard string, q decision.Request) error {
 	return fmt.Errorf(`another request has been waiting since %s: %s by %s: %s; guardian takes it off the record when it is done. If it stays, take it off: kubectl patch configmap -n %s %s --type merge -p '%s'`,
 		q.At.UTC().Format(time.RFC3339), q.Action, q.By, q.Reason, c.namespace, remediate.RecordName(guard), noRequest())
 }
 
 // noRequest is the merge patch that takes a request off a record.
 func noRequest() string {
-	keys := make([]string, len(remediate.RequestKeys))
-	for i, key := range remediate.RequestKeys {
+	keys := make([]string, len(decision.RequestKeys))
+	for i, key := range decision.RequestKeys {
 		keys[i] = fmt.Sprintf("%q:null", key)
 	}
 	return `{"data":{` + strings.Join(keys, ",") + `}}`
@@ -458,9 +459,9 @@ func noRequest() string {
 
 // patchRequest sets the record's request, or removes it for nil, unless the
 // record has changed since resourceVersion.
-func (c *cluster) patchRequest(ctx context.Context, guard, resourceVersion string, q *remediate.Request) error {
-	data := make(map[string]any, len(remediate.RequestKeys))
-	for _, key := range remediate.RequestKeys {
+func (c *cluster) patchRequest(ctx context.Context, guard, resourceVersion string, q *decision.Request) error {
+	data := make(map[string]any, len(decision.RequestKeys))
+	for _, key := range decision.RequestKeys {
 		data[key] = nil
 	}
 	if q != nil {
@@ -478,10 +479,10 @@ func (c *cluster) patchRequest(ctx context.Context, guard, resourceVersion strin
 
 // awaitDone waits until the record no longer holds q and what follows from it
 // shows. With an error, a record says that q was taken and the rest has not come.
-func (c *cluster) awaitDone(ctx context.Context, guard string, q remediate.Request, before remediate.Record) (*remediate.Record, error) {
-	var after *remediate.Record
+func (c *cluster) awaitDone(ctx context.Context, guard string, q decision.Request, before decision.Record) (*decision.Record, error) {
+	var after *decision.Record
 	var last error
-	err := c.follow(ctx, guard, func(r *remediate.Record, readErr error) time.Duration {
+	err := c.follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
 		last = readErr
 		if readErr != nil || r == nil || same(r.Request, q) && !refusedRollback(q, *r) {
 			return requestPoll
@@ -500,27 +501,27 @@ func (c *cluster) awaitDone(ctx context.Context, guard string, q remediate.Reque
 
 // refusedRollback says of a rollback that guardian keeps among the requests until
 // it is done, since no lock tells of it, that the API server does not take it.
-func refusedRollback(q remediate.Request, r remediate.Record) bool {
+func refusedRollback(q decision.Request, r decision.Record) bool {
 	m := r.Status.Moving
-	return q.Action == remediate.RequestRollback && m != nil && m.Step == 0 && m.Refused != ""
+	return q.Action == decision.RequestRollback && m != nil && m.Step == 0 && m.Refused != ""
 }
 
 // settled says that a wish which was taken is carried out as well, or will not
 // be now: guardian writes what it is about to do before it moves traffic.
-func settled(q remediate.Request, before, r remediate.Record) bool {
+func settled(q decision.Request, before, r decision.Record) bool {
 	s := r.Status
 	switch q.Action {
-	case remediate.RequestRollback:
-		return s.Weight == 0 && s.Moving == nil || s.State == remediate.StateBlocked ||
+	case decision.RequestRollback:
+		return s.Weight == 0 && s.Moving == nil || s.State == decision.StateBlocked ||
 			r.Lock == nil && s.Moving == nil && refusal(q, before, r) != ""
-	case remediate.RequestPromote:
+	case decision.RequestPromote:
 		return s.Moving == nil || s.Moving.Refused != "" || r.Lock != nil
 	}
 	return true
 }
 
 // notYet is the answer when guardian has taken a wish and time is up.
-func notYet(guard string, q remediate.Request, r remediate.Record, timeout time.Duration) error {
+func notYet(guard string, q decision.Request, r decision.Record, timeout time.Duration) error {
 	s := r.Status
 	switch {
 	case r.Lock != nil:
@@ -531,12 +532,12 @@ func notYet(guard string, q remediate.Request, r remediate.Record, timeout time.
 	return couldNotTell("guard %s: guardian has taken the %s, but after %s the canary is at %d%%%s", guard, q.Action, timeout, s.Weight, orNothing(": ", s.Reason))
 }
 
-func same(r *remediate.Request, q remediate.Request) bool {
+func same(r *decision.Request, q decision.Request) bool {
 	return r != nil && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At) && r.Until.Equal(q.Until)
 }
 
 // withdraw removes q from the record; found says that it stood there.
-func (c *cluster) withdraw(ctx context.Context, guard string, q remediate.Request) (found bool, err error) {
+func (c *cluster) withdraw(ctx context.Context, guard string, q decision.Request) (found bool, err error) {
 	for {
 		r, err := c.record(ctx, guard)
 		if err != nil || r == nil || !same(r.Request, q) {
@@ -551,7 +552,7 @@ func (c *cluster) withdraw(ctx context.Context, guard string, q remediate.Reques
 
 // newEntries is what a history has gained since an earlier look, by position:
 // the clocks of the replicas that write it may differ.
-func newEntries(before, after []remediate.HistoryEntry) []remediate.HistoryEntry {
+func newEntries(before, after []decision.HistoryEntry) []decision.HistoryEntry {
 	if len(before) == 0 {
 		return after
 	}
@@ -565,7 +566,7 @@ func newEntries(before, after []remediate.HistoryEntry) []remediate.HistoryEntry
 }
 
 // refusal is why guardian refused q, or "".
-func refusal(q remediate.Request, before, after remediate.Record) string {
+func refusal(q decision.Request, before, after decision.Record) string {
 	why := ""
 	for _, e := range newEntries(before.History, after.History) {
 		if e.Event == "refused" && e.By == q.By {
@@ -576,25 +577,25 @@ func refusal(q remediate.Request, before, after remediate.Record) string {
 }
 
 // did says that the record shows q to be carried out.
-func did(q remediate.Request, before, after remediate.Record) bool {
-	event := map[remediate.RequestAction]string{remediate.RequestUnlock: "unlocked", remediate.RequestPause: "paused",
-		remediate.RequestResume: "resumed", remediate.RequestPromote: "step", remediate.RequestDisarm: "disarmed", remediate.RequestArm: "armed"}[q.Action]
+func did(q decision.Request, before, after decision.Record) bool {
+	event := map[decision.RequestAction]string{decision.RequestUnlock: "unlocked", decision.RequestPause: "paused",
+		decision.RequestResume: "resumed", decision.RequestPromote: "step", decision.RequestDisarm: "disarmed", decision.RequestArm: "armed"}[q.Action]
 	for _, e := range newEntries(before.History, after.History) {
 		if e.Event == event {
 			return true
 		}
 	}
 	switch q.Action {
-	case remediate.RequestRollback:
+	case decision.RequestRollback:
 		return after.Status.Weight == 0 && after.Status.Moving == nil
-	case remediate.RequestPromote: // the step was recorded before
+	case decision.RequestPromote: // the step was recorded before
 		return after.Status.Weight > before.Status.Weight
 	}
 	return false
 }
 
 // outcome prints what guardian recorded since, and fails when it refused.
-func (a *app) outcome(guard, namespace string, q remediate.Request, before, after remediate.Record) error {
+func (a *app) outcome(guard, namespace string, q decision.Request, before, after decision.Record) error {
 	for _, e := range newEntries(before.History, after.History) {
 		if e.Event != "refused" || e.By != q.By {
 			fmt.Fprintf(a.out, "%s: %s\n", e.Event, e.Reason)
@@ -604,9 +605,9 @@ func (a *app) outcome(guard, namespace string, q remediate.Request, before, afte
 	fmt.Fprintf(a.out, "guard %s: %s\n", guard, stateLine(after))
 	refused := refusal(q, before, after)
 	switch {
-	case s.Moving != nil && s.Moving.Refused != "" && (refusedRollback(q, after) || q.Action == remediate.RequestPromote):
+	case s.Moving != nil && s.Moving.Refused != "" && (refusedRollback(q, after) || q.Action == decision.RequestPromote):
 		return fmt.Errorf("the %s is recorded and is tried again; the API server has refused it: %s", q.Action, s.Moving.Refused)
-	case rollsBack(q, after) && s.State == remediate.StateBlocked:
+	case rollsBack(q, after) && s.State == decision.StateBlocked:
 		return fmt.Errorf("the rollback is recorded and will be done when it is safe: %s", s.Reason)
 	case rollsBack(q, after): // refused if an alert was first: it is done all the same
 		return nil
@@ -614,18 +615,18 @@ func (a *app) outcome(guard, namespace string, q remediate.Request, before, afte
 		return fmt.Errorf("%s%s", refused, a.byHand(q.Action, guard, namespace, after))
 	case refused != "":
 		return errors.New(refused)
-	case q.Action == remediate.RequestRollback && s.State == remediate.StateBlocked:
+	case q.Action == decision.RequestRollback && s.State == decision.StateBlocked:
 		return fmt.Errorf("the rollback cannot be done now: %s", s.Reason)
 	case !did(q, before, after):
 		return couldNotTell("the %s is no longer asked for, and the record does not show that it was done: another request may have taken its place (see %s status %s)", q.Action, a.name, guard)
 	}
-	if q.Action == remediate.RequestPause {
+	if q.Action == decision.RequestPause {
 		fmt.Fprintln(a.out, a.brakeIsOn(guard))
 	}
 	return nil
 }
 
-func stateLine(r remediate.Record) string {
+func stateLine(r decision.Record) string {
 	return fmt.Sprintf("%s, canary at %d%%%s", r.Status.State, r.Status.Weight, orNothing(": ", r.Status.Reason))
 }
 

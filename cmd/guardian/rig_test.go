@@ -26,6 +26,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -164,21 +165,21 @@ func isAt(ctx context.Context, app *controlplane.App, want int64) error {
 	return err
 }
 
-func (r *rig) record(ctx context.Context, guard string) (remediate.Record, error) {
+func (r *rig) record(ctx context.Context, guard string) (decision.Record, error) {
 	cm, err := r.kube.CoreV1().ConfigMaps(r.ns).Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
 	if err != nil {
-		return remediate.Record{}, err
+		return decision.Record{}, err
 	}
 	if locked := cm.Labels[remediate.LabelLocked] == "true"; locked != (cm.Data["lock"] != "") {
-		return remediate.Record{}, fmt.Errorf("label locked is %v, lock is %q", locked, cm.Data["lock"])
+		return decision.Record{}, fmt.Errorf("label locked is %v, lock is %q", locked, cm.Data["lock"])
 	}
 	return remediate.ParseRecord(cm)
 }
 
 // rolledBack waits until a guard is locked and its canary has no traffic.
-func (r *rig) rolledBack(app *controlplane.App) remediate.Record {
+func (r *rig) rolledBack(app *controlplane.App) decision.Record {
 	r.t.Helper()
-	var rec remediate.Record
+	var rec decision.Record
 	r.wait(app.Name+" rolled back", func(ctx context.Context) (err error) {
 		if rec, err = r.record(ctx, app.Name); err != nil {
 			return err

@@ -26,6 +26,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -271,7 +272,7 @@ func (s *service) setGuards(c Config) error {
 		return err
 	}
 	window := alertWindow(c)
-	guards := make([]remediate.Guard, len(c.Guards))
+	guards := make([]decision.Guard, len(c.Guards))
 	for i, g := range c.Guards {
 		guards[i] = c.remediateGuard(g, window)
 	}

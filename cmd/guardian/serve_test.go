@@ -24,7 +24,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -197,10 +197,10 @@ func TestALockOfARemovedGuardIsLiftedByThePersonsOwnCommand(t *testing.T) {
 	code, text = call("gate", orders.Name, "--wait-unlocked")
 	want(t, code, text, exitUnknown, "nobody looks after it")
 	code, text = call("unlock", orders.Name, "--reason", "the service is gone")
-	want(t, code, text, exitOK, "Taken off by this command: annotation "+remediate.AnnotationLock+orders.Name)
+	want(t, code, text, exitOK, "Taken off by this command: annotation "+decision.AnnotationLock+orders.Name)
 	rec, err := r.record(t.Context(), orders.Name)
 	r.must(err)
-	if rec.Lock == nil || rec.Request == nil || rec.Request.Action != remediate.RequestUnlock {
+	if rec.Lock == nil || rec.Request == nil || rec.Request.Action != decision.RequestUnlock {
 		t.Errorf("lock %+v, request %+v: want the lock, and an unlock that waits", rec.Lock, rec.Request)
 	}
 	with, err := ParseConfig([]byte(r.config("127.0.0.1:0", "", orders)))

@@ -7,27 +7,27 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // someGuard is a guard that Decide looks at, driven as guardian would drive it.
 type someGuard struct {
-	in  remediate.Input
+	in  decision.Input
 	now time.Time
 }
 
 func newSomeGuard(weight int) *someGuard {
 	g := &someGuard{now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)}
-	g.in = remediate.Input{
-		Guard: remediate.Guard{Name: testGuard, Namespace: "shop", VirtualServices: []string{testGuard}, DestinationRule: testGuard,
+	g.in = decision.Input{
+		Guard: decision.Guard{Name: testGuard, Namespace: "shop", VirtualServices: []string{testGuard}, DestinationRule: testGuard,
 			Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
-			Rollback:    remediate.Rollback{Lock: remediate.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
-			Promotion:   remediate.Promotion{Mode: remediate.PromotionManual, Steps: []remediate.Step{{Weight: 10}, {Weight: 30}, {Weight: 100}}},
+			Rollback:    decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+			Promotion:   decision.Promotion{Mode: decision.PromotionManual, Steps: []decision.Step{{Weight: 10}, {Weight: 30}, {Weight: 100}}},
 			AlertWindow: time.Minute, HeartbeatMaxAge: 3 * time.Minute},
-		Canary: remediate.Workload{Build: "b1", Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true},
-		Stable: remediate.Endpoints{Ready: 2}, Deny: []string{testGuard + "/v2"}, Spare: []string{testGuard + "/v1"},
-		Leads: true, Live: true, Forward: &remediate.Forward{Requests: 200}, Count: remediate.Count{Asked: true, Known: true, Requests: 200},
+		Canary: decision.Workload{Build: "b1", Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true},
+		Stable: decision.Endpoints{Ready: 2}, Deny: []string{testGuard + "/v2"}, Spare: []string{testGuard + "/v1"},
+		Leads: true, Live: true, Forward: &decision.Forward{Requests: 200}, Count: decision.Count{Asked: true, Known: true, Requests: 200},
 	}
 	g.shift(weight)
 	return g.rest()
@@ -42,26 +42,26 @@ func (g *someGuard) rest() *someGuard {
 	for range 5 {
 		g.now = g.now.Add(2 * time.Minute)
 		g.in.Heartbeat = g.now
-		d := remediate.Decide(g.in, g.now)
+		d := decision.Decide(g.in, g.now)
 		g.in.Record = d.Record
 		switch d.Move {
-		case remediate.MoveStable:
+		case decision.MoveStable:
 			g.shift(0)
-		case remediate.MoveForward:
+		case decision.MoveForward:
 			g.shift(d.Weight)
 		}
 	}
 	return g
 }
 
-func (g *someGuard) alert(action remediate.Action) *someGuard {
-	g.in.Alerts = []remediate.Alert{{Name: "CanaryErrors", Action: action, Fingerprint: "f", StartsAt: g.now, Summary: "7% of requests fail"}}
+func (g *someGuard) alert(action decision.Action) *someGuard {
+	g.in.Alerts = []decision.Alert{{Name: "CanaryErrors", Action: action, Fingerprint: "f", StartsAt: g.now, Summary: "7% of requests fail"}}
 	return g.rest()
 }
 
-func (g *someGuard) ask(action remediate.RequestAction) *someGuard {
-	q := remediate.Request{Action: action, By: "ann", Reason: "because", At: g.now}
-	if action == remediate.RequestDisarm {
+func (g *someGuard) ask(action decision.RequestAction) *someGuard {
+	q := decision.Request{Action: action, By: "ann", Reason: "because", At: g.now}
+	if action == decision.RequestDisarm {
 		q.Until = g.now.Add(24 * time.Hour)
 	}
 	g.in.Record.Request = &q
@@ -75,7 +75,7 @@ func (g *someGuard) where() string {
 	if r.Lock != nil {
 		words = append(words, "locked")
 	}
-	if r.Status.PausedText() != "" && r.Status.State != remediate.StatePaused {
+	if r.Status.PausedText() != "" && r.Status.State != decision.StatePaused {
 		words = append(words, "paused")
 	}
 	if r.Status.Observing != nil {
@@ -86,7 +86,7 @@ func (g *someGuard) where() string {
 
 // observe has the configuration say so.
 func (g *someGuard) observe() *someGuard {
-	g.in.Guard.Mode = remediate.ModeObserve
+	g.in.Guard.Mode = decision.ModeObserve
 	return g.rest()
 }
 
@@ -95,11 +95,11 @@ func stateRows() []func() *someGuard {
 	stuck := func() *someGuard {
 		g := newSomeGuard(10)
 		g.in.Stable.Ready = 0
-		g.alert(remediate.ActionRollback)
+		g.alert(decision.ActionRollback)
 		g.in.Alerts = nil // over; the rollback is wanted all the same
 		return g.rest()
 	}
-	after := func(g *someGuard, actions ...remediate.RequestAction) *someGuard {
+	after := func(g *someGuard, actions ...decision.RequestAction) *someGuard {
 		for _, a := range actions {
 			g.ask(a)
 		}
@@ -108,7 +108,7 @@ func stateRows() []func() *someGuard {
 	return []func() *someGuard{
 		func() *someGuard { return newSomeGuard(0) },
 		func() *someGuard { return newSomeGuard(10) },
-		func() *someGuard { return newSomeGuard(10).alert(remediate.ActionHold) },
+		func() *someGuard { return newSomeGuard(10).alert(decision.ActionHold) },
 		func() *someGuard { return newSomeGuard(100) },
 		func() *someGuard {
 			g := newSomeGuard(100)
@@ -120,21 +120,21 @@ func stateRows() []func() *someGuard {
 			g.now = g.now.Add(time.Hour)
 			return g.rest()
 		},
-		func() *someGuard { return newSomeGuard(10).alert(remediate.ActionRollback) },
+		func() *someGuard { return newSomeGuard(10).alert(decision.ActionRollback) },
 		stuck,
-		func() *someGuard { return after(newSomeGuard(10), remediate.RequestPause) },
-		func() *someGuard { return after(newSomeGuard(10).alert(remediate.ActionHold), remediate.RequestPause) },
+		func() *someGuard { return after(newSomeGuard(10), decision.RequestPause) },
+		func() *someGuard { return after(newSomeGuard(10).alert(decision.ActionHold), decision.RequestPause) },
 		func() *someGuard {
-			return after(newSomeGuard(10).alert(remediate.ActionRollback), remediate.RequestPause)
+			return after(newSomeGuard(10).alert(decision.ActionRollback), decision.RequestPause)
 		},
-		func() *someGuard { return after(newSomeGuard(10), remediate.RequestDisarm) },
+		func() *someGuard { return after(newSomeGuard(10), decision.RequestDisarm) },
 		func() *someGuard {
-			return after(newSomeGuard(10).alert(remediate.ActionRollback), remediate.RequestDisarm)
+			return after(newSomeGuard(10).alert(decision.ActionRollback), decision.RequestDisarm)
 		},
-		func() *someGuard { return after(newSomeGuard(10), remediate.RequestPause, remediate.RequestDisarm) },
+		func() *someGuard { return after(newSomeGuard(10), decision.RequestPause, decision.RequestDisarm) },
 		func() *someGuard { return newSomeGuard(0).observe() },
 		func() *someGuard { return newSomeGuard(10).observe() },
-		func() *someGuard { return newSomeGuard(10).alert(remediate.ActionRollback).observe() },
+		func() *someGuard { return newSomeGuard(10).alert(decision.ActionRollback).observe() },
 	}
 }
 
@@ -142,18 +142,18 @@ func stateRows() []func() *someGuard {
 func (g *someGuard) became(was *someGuard) string {
 	entries := g.in.Record.History[len(was.in.Record.History):]
 	has := func(event string) bool {
-		return slices.ContainsFunc(entries, func(e remediate.HistoryEntry) bool { return e.Event == event })
+		return slices.ContainsFunc(entries, func(e decision.HistoryEntry) bool { return e.Event == event })
 	}
 	switch now := g.where(); {
 	case has("step"):
 		return "one step"
 	case now != was.where():
 		return "→ " + now
-	case has("refused") && slices.ContainsFunc(entries, func(e remediate.HistoryEntry) bool { return strings.HasPrefix(e.Reason, "rollback refused: locked") }):
+	case has("refused") && slices.ContainsFunc(entries, func(e decision.HistoryEntry) bool { return strings.HasPrefix(e.Reason, "rollback refused: locked") }):
 		return "done already"
 	case has("refused"):
 		return "refused"
-	case has(remediate.EventWould):
+	case has(decision.EventWould):
 		return "told"
 	case has("noted"):
 		return "noted"
@@ -163,8 +163,8 @@ func (g *someGuard) became(was *someGuard) string {
 
 // stateTable is docs/states.md's, as the program has it.
 func stateTable(t *testing.T) string {
-	columns := []remediate.RequestAction{remediate.RequestRollback, remediate.RequestUnlock, remediate.RequestPause, remediate.RequestResume,
-		remediate.RequestPromote, remediate.RequestDisarm, remediate.RequestArm}
+	columns := []decision.RequestAction{decision.RequestRollback, decision.RequestUnlock, decision.RequestPause, decision.RequestResume,
+		decision.RequestPromote, decision.RequestDisarm, decision.RequestArm}
 	head := []string{"state", "rollback alert"}
 	for _, c := range columns {
 		head = append(head, "`"+string(c)+"`")
@@ -173,7 +173,7 @@ func stateTable(t *testing.T) string {
 	lines := []string{"| " + strings.Join(head, " | ") + " |", strings.Repeat("|---", len(head)) + "|"}
 	for _, row := range stateRows() {
 		was := row()
-		cells := []string{was.where(), row().alert(remediate.ActionRollback).became(was)}
+		cells := []string{was.where(), row().alert(decision.ActionRollback).became(was)}
 		for _, c := range columns {
 			cells = append(cells, row().ask(c).became(was))
 		}
@@ -201,12 +201,12 @@ func TestTheTableOfStatesIsTrue(t *testing.T) {
 	for _, row := range stateRows() {
 		known[string(row().in.Record.Status.State)] = true
 	}
-	for _, state := range remediate.States {
+	for _, state := range decision.States {
 		if !known[string(state)] {
 			t.Errorf("the table has no line for state %s", state)
 		}
 	}
-	if len(remediate.RequestActions) != 7 {
+	if len(decision.RequestActions) != 7 {
 		t.Error("a command is missing in the table")
 	}
 }

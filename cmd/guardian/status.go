@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // statusOptions is how `guardian status` shows guards.
@@ -168,15 +169,15 @@ func (c *cluster) statusPulse(ctx context.Context, records []namedRecord, all bo
 // statusJSON is one guard for programs. Its fields are those of the record.
 type statusJSON struct {
 	shape
-	Guard     string                   `json:"guard"`
-	Namespace string                   `json:"namespace"`
-	Mode      remediate.Mode           `json:"mode"`
-	Status    remediate.Status         `json:"status"`
-	Lock      *remediate.Lock          `json:"lock,omitempty"`
-	Refused   []string                 `json:"refused,omitempty"`
-	Message   string                   `json:"message,omitempty"`
-	Request   *remediate.Request       `json:"request,omitempty"`
-	History   []remediate.HistoryEntry `json:"history,omitempty"`
+	Guard     string                  `json:"guard"`
+	Namespace string                  `json:"namespace"`
+	Mode      decision.Mode           `json:"mode"`
+	Status    decision.Status         `json:"status"`
+	Lock      *decision.Lock          `json:"lock,omitempty"`
+	Refused   []string                `json:"refused,omitempty"`
+	Message   string                  `json:"message,omitempty"`
+	Request   *decision.Request       `json:"request,omitempty"`
+	History   []decision.HistoryEntry `json:"history,omitempty"`
 	// Unreadable is what of the record cannot be read, and why.
 	Unreadable []string `json:"unreadable,omitempty"`
 }
@@ -233,7 +234,7 @@ func printTable(w io.Writer, records []namedRecord, all, header bool, now time.T
 }
 
 // stateCell is a guard's state, and that it is observed alone.
-func stateCell(s remediate.Status) string {
+func stateCell(s decision.Status) string {
 	text := cmp.Or(string(s.State), "unknown")
 	if s.Observing != nil {
 		text += " (observe)"
@@ -241,30 +242,30 @@ func stateCell(s remediate.Status) string {
 	return text
 }
 
-func lockCell(l *remediate.Lock) string {
+func lockCell(l *decision.Lock) string {
 	if l == nil {
 		return "-"
 	}
 	return string(l.Kind) + " by " + cmp.Or(l.Signal, l.Alert, l.By)
 }
 
-func nextCell(s remediate.Status, now time.Time) string {
+func nextCell(s decision.Status, now time.Time) string {
 	switch {
 	case s.NextStep == 0:
 		return "-"
-	case s.NextAt.After(now) && (s.Waiting == "" || s.WaitingFor == remediate.WaitInterval):
+	case s.NextAt.After(now) && (s.Waiting == "" || s.WaitingFor == decision.WaitInterval):
 		return fmt.Sprintf("%d%% in %s", s.NextStep, s.NextAt.Sub(now).Round(time.Second))
-	case s.Waiting != "" && s.WaitingFor != remediate.WaitInterval:
+	case s.Waiting != "" && s.WaitingFor != decision.WaitInterval:
 		return fmt.Sprintf("%d%% (%s)", s.NextStep, waitsFor(s))
 	}
 	return fmt.Sprintf("%d%%", s.NextStep)
 }
 
-func waitsFor(s remediate.Status) string { return strings.TrimPrefix(s.Waiting, "waiting: ") }
+func waitsFor(s decision.Status) string { return strings.TrimPrefix(s.Waiting, "waiting: ") }
 
 // ladder is all steps with the place where the canary stands in brackets: the
 // lowest of its routes, which is the one that the next step is looked for from.
-func ladder(s remediate.Status) string {
+func ladder(s decision.Status) string {
 	if len(s.Ladder) == 0 {
 		return ""
 	}
@@ -285,7 +286,7 @@ func ladder(s remediate.Status) string {
 }
 
 // nextLine is the next step in full: when it is due, and what it waits for.
-func nextLine(s remediate.Status, now time.Time) string {
+func nextLine(s decision.Status, now time.Time) string {
 	if s.NextStep == 0 {
 		return ""
 	}
@@ -297,7 +298,7 @@ func nextLine(s remediate.Status, now time.Time) string {
 	case !s.NextAt.IsZero():
 		text += ", due since " + at
 	}
-	if s.WaitingFor == remediate.WaitInterval {
+	if s.WaitingFor == decision.WaitInterval {
 		return text
 	}
 	return text + orNothing("; ", s.Waiting)
@@ -359,7 +360,7 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 		line("Paused", fmt.Sprintf("by %s at %s%s; the brake is on", p.By, p.At.UTC().Format(time.RFC3339), orNothing(": ", p.Reason)))
 	}
 	if s.PausedOnVS {
-		line("Paused", "by annotation "+remediate.AnnotationPaused+" on the VirtualService; the brake is on")
+		line("Paused", "by annotation "+decision.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
 	line("Not readable", strings.Join(r.Unreadable, "; "))
 	line("Not watched", s.Unwatched)
@@ -386,7 +387,7 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 	return printHistory(w, r.History)
 }
 
-func printHistory(w io.Writer, history []remediate.HistoryEntry) error {
+func printHistory(w io.Writer, history []decision.HistoryEntry) error {
 	if len(history) == 0 {
 		return nil
 	}
@@ -395,7 +396,7 @@ func printHistory(w io.Writer, history []remediate.HistoryEntry) error {
 		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	printEntries(t, "  ", history, func(remediate.HistoryEntry) string { return "" })
+	printEntries(t, "  ", history, func(decision.HistoryEntry) string { return "" })
 	return t.Flush()
 }
 

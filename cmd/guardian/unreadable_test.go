@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // Commands work on what of a record can be read, and name what cannot: a lock
@@ -39,12 +40,12 @@ func TestARecordThatCannotBeReadAsAWholeIsWorkedOn(t *testing.T) {
 			ctx, maps := b.t.Context(), b.kube.CoreV1().ConfigMaps("shop")
 			for sleep(ctx, time.Second) == nil {
 				cm, err := maps.Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
-				if err != nil || cm.Data[remediate.KeyRequestAction] == "" {
+				if err != nil || cm.Data[decision.KeyRequestAction] == "" {
 					continue
 				}
 				r, _ := remediate.ReadRecord(cm)
 				r.Lock, r.Request = nil, nil
-				r.History = append(r.History, remediate.HistoryEntry{At: time.Now(), Event: "unlocked", By: "ann@example.com", Reason: "because"})
+				r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "unlocked", By: "ann@example.com", Reason: "because"})
 				cm.Data = r.Data()
 				if _, err := maps.Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
 					b.t.Error(err)

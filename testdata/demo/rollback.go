@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 	"github.com/canary-guardian/guardian/testdata/mesh"
 )
@@ -222,7 +222,7 @@ func (s *script) unlocked(ctx context.Context, a *app) error {
 }
 
 // lockKey is the annotation by which a VirtualService tells of its lock.
-func lockKey(a *app) string { return remediate.AnnotationLock + a.service() }
+func lockKey(a *app) string { return decision.AnnotationLock + a.service() }
 
 // wrap breaks a text into lines of at most width characters.
 func wrap(text string, width int) string {

@@ -1,0 +1,123 @@
+package decision
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// sortAlerts splits the alerts into those that count against the present
+// build and those that hold.
+func (d *decider) sortAlerts() {
+	s, since := &d.rec.Status, d.since()
+	ripe := since.Add(d.in.Guard.AlertWindow)
+	alerts := slices.Clone(d.in.Alerts)
+	for i := range alerts { // a record has to stay small enough to be written
+		a := &alerts[i]
+		a.Name, a.Signal, a.Summary = Shorten(a.Name), Shorten(a.Signal), Shorten(a.Summary)
+	}
+	slices.SortFunc(alerts, func(a, b Alert) int {
+		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Fingerprint, b.Fingerprint))
+	})
+	for _, a := range alerts {
+		switch {
+		case a.Action == ActionRollback && d.past(a):
+			d.holds = append(d.holds, a)
+			d.noteAlert(a, "it began before "+Stamp(s.EnforcedAt)+", when the guard came to enforce: it holds, and rolls back no build of that time")
+		case a.Action == ActionRollback && (!d.began(a).Before(since) || !d.now.Before(ripe)):
+			d.rollback = append(d.rollback, a)
+		case a.Action == ActionRollback:
+			d.holds = append(d.holds, a)
+			d.ripe = ripe
+			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and "+d.would("rolls back", "would roll back")+" if it still fires at "+Stamp(ripe))
+		case a.Action == ActionHold:
+			d.holds = append(d.holds, a)
+			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
+		}
+	}
+	d.share(alerts)
+}
+
+// began is when an alert began: by Prometheus's clock, but no later than it was
+// first heard by guardian's. With a clock that is ahead, an alert that a person
+// knew of when unlocking would have begun after the unlock.
+func (d *decider) began(a Alert) time.Time {
+	heard := d.now
+	for _, f := range d.was.Status.Firing {
+		if f.Episode == a.Episode() && f.Seen.Before(heard) {
+			heard = f.Seen
+		}
+	}
+	if a.StartsAt.After(heard) {
+		return heard
+	}
+	return a.StartsAt
+}
+
+// share brings the record's list of firing alerts up to date, and takes from
+// it what only another replica has heard: that holds as well. It rolls back on
+// the replica that heard it.
+func (d *decider) share(alerts []Alert) {
+	s := &d.rec.Status
+	knows := func(episode string) bool {
+		return slices.ContainsFunc(alerts, func(a Alert) bool { return a.Episode() == episode })
+	}
+	s.Firing = slices.DeleteFunc(s.Firing, func(f Firing) bool {
+		return d.in.Leads && !knows(f.Episode) && d.now.Sub(f.Seen) >= ListingKnows
+	})
+	for _, a := range alerts {
+		listed := slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
+		if !listed && (a.Action == ActionRollback || a.Action == ActionHold) && len(s.Firing) < maxFiring {
+			s.Firing = append(s.Firing, Firing{Name: a.Name, Episode: a.Episode(), Action: a.Action, Began: a.StartsAt, Seen: d.now, Summary: a.Summary})
+		}
+	}
+	s.Alerts = nil
+	for _, f := range s.Firing {
+		if !knows(f.Episode) { // without a fingerprint: heard by another
+			d.holds = append(d.holds, Alert{Name: f.Name, Action: f.Action, StartsAt: f.Began, Summary: f.Summary})
+			if d.in.Leads {
+				d.wake(f.Seen.Add(ListingKnows))
+			}
+		}
+		if !slices.Contains(s.Alerts, f.Name) {
+			s.Alerts = append(s.Alerts, f.Name)
+		}
+	}
+	slices.Sort(s.Alerts)
+	slices.SortStableFunc(d.holds, func(a, b Alert) int {
+		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name))
+	})
+}
+
+// noteAlert records once per episode that an alert was heard and why nothing
+// follows.
+func (d *decider) noteAlert(a Alert, why string) {
+	s := &d.rec.Status
+	if slices.Contains(s.Noted, a.Episode()) {
+		return
+	}
+	if len(s.Noted) >= maxNoted {
+		s.Noted = slices.DeleteFunc(s.Noted, d.isOver)
+	}
+	if len(s.Noted) >= maxNoted {
+		return // to forget one that still fires would be to tell of it again
+	}
+	s.Noted = append(s.Noted, a.Episode())
+	e := d.entry("noted", ByAlert, why)
+	e.Alert = a.Name
+	d.rec.History = append(d.rec.History, e)
+}
+
+// isOver says that no replica knows an episode to fire.
+func (d *decider) isOver(episode string) bool {
+	return !slices.ContainsFunc(d.in.Alerts, func(a Alert) bool { return a.Episode() == episode }) &&
+		!slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == episode })
+}
+
+// Who sets a lock, when it is no person.
+const (
+	ByAlert      = "alert"
+	ByRefused    = "refused build"
+	byUnreadable = "unreadable record" // a lock that cannot be read
+	ByAnnotation = "annotation"        // the record of it is lost
+)

@@ -1,0 +1,105 @@
+package decision
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"time"
+)
+
+// buildScheme stands before the hash of each build: what goes into the hash is
+// known by it. Whoever changes that gives it another number, and then a build of
+// the scheme before is no other build for that reason alone (see Workload.as).
+const buildScheme = "b1-"
+
+func BuildOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return buildScheme + hex.EncodeToString(sum[:6])
+}
+
+// schemeOf is what a build was hashed by; empty: before there were schemes.
+func schemeOf(build string) string {
+	scheme, _, found := strings.Cut(build, "-")
+	if !found {
+		return ""
+	}
+	return scheme
+}
+
+// Revision is a ReplicaSet or ControllerRevision whose name stands for one pod
+// template, and the build that it is.
+type Revision struct {
+	Name  string `json:"name"`
+	Build string `json:"build"`
+}
+
+// PodAge is how old the ready pods of a build are: the oldest of them.
+type PodAge struct {
+	Made  time.Time // by the API server's clock
+	Ready time.Time // by the node's
+}
+
+// earlier is the earlier of two times; zero is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// CombineBuilds makes one build of the builds of several workloads.
+func CombineBuilds(builds []string) string {
+	switch len(builds) {
+	case 0:
+		return ""
+	case 1:
+		return builds[0]
+	}
+	return BuildOf([]byte(strings.Join(builds, " ")))
+}
+
+// as is the workload with its builds called what a record calls them. What goes
+// into a hash changes with the fields that a Kubernetes knows, with guardian and
+// with its configuration; the name of a ReplicaSet or ControllerRevision does
+// not. So a revision that the record knows is the build that it was, and so is
+// everything else with the same hash. Where the record knows none, a present
+// build that was hashed by another scheme is the one that it speaks of.
+func (w Workload) as(known []Revision, build string) Workload {
+	names := map[string]string{}
+	for _, now := range w.Revisions {
+		i := slices.IndexFunc(known, func(k Revision) bool { return k.Name == now.Name })
+		if i >= 0 && known[i].Build != now.Build {
+			names[now.Build] = known[i].Build
+		}
+	}
+	if len(known) == 0 && build != "" && len(w.Builds) == 1 && schemeOf(build) != schemeOf(w.Build) {
+		names[w.Build] = build
+	}
+	if len(names) == 0 {
+		return w
+	}
+	all := func(builds []string) []string {
+		out := slices.Clone(builds)
+		for i, b := range out {
+			out[i] = cmp.Or(names[b], b)
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	w.Builds, w.Running, w.Serving = all(w.Builds), all(w.Running), all(w.Serving)
+	w.Build = CombineBuilds(w.Builds)
+	ages := w.Ages
+	w.Ages = make(map[string]PodAge, len(ages))
+	for b, age := range ages {
+		name := cmp.Or(names[b], b)
+		have := w.Ages[name]
+		w.Ages[name] = PodAge{Made: earlier(have.Made, age.Made), Ready: earlier(have.Ready, age.Ready)}
+	}
+	w.Revisions = slices.Clone(w.Revisions)
+	for i := range w.Revisions {
+		w.Revisions[i].Build = cmp.Or(names[w.Revisions[i].Build], w.Revisions[i].Build)
+	}
+	return w
+}

@@ -1,0 +1,90 @@
+package decision
+
+import (
+	"slices"
+)
+
+// Leaving is a VirtualService that a guard's configuration does not have any more
+// and that may still bear what a rollback has left in it: a lock's annotation,
+// marks, the ownership of fields, routes and mirrors that lead elsewhere.
+type Leaving struct {
+	VirtualService string `json:"vs"`
+	Why            string `json:"why,omitempty"` // why it could not be given back when that was last tried
+}
+
+// Former are the VirtualServices that a lock covers and the configuration does
+// not have any more: they stay guarded until the lock is lifted.
+func (r Record) Former(g Guard) []string {
+	if r.Lock == nil {
+		return nil
+	}
+	return notIn(r.VirtualServices, g.VirtualServices)
+}
+
+// notIn are names that are not among others.
+func notIn(names, others []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(others, name) })
+}
+
+// leave adds a VirtualService to those that are to be given back.
+func (s *Status) leave(name string) {
+	if !slices.ContainsFunc(s.Leaving, func(l Leaving) bool { return l.VirtualService == name }) {
+		s.Leaving = append(s.Leaving, Leaving{VirtualService: name})
+	}
+}
+
+// MovesOf is what the record says a guard moves.
+func MovesOf(g Guard) *Moves {
+	return &Moves{VirtualServices: g.VirtualServices, Stable: g.Stable.String(), Canary: g.Canary.String()}
+}
+
+// observeLeaving finds out which VirtualServices the configuration has lost.
+// Replicas may have different ones for a while: it is the lease holder's to tell.
+func (d *decider) observeLeaving() {
+	s, g := &d.rec.Status, d.in.Guard
+	if !d.in.Leads {
+		return
+	}
+	was, has := s.Moves, slices.Concat(g.VirtualServices, d.rec.Former(g))
+	s.Leaving = slices.DeleteFunc(slices.Clone(s.Leaving), func(l Leaving) bool { return slices.Contains(has, l.VirtualService) })
+	if was != nil {
+		for _, name := range notIn(was.VirtualServices, has) {
+			s.leave(name)
+		}
+		s.Moves = MovesOf(g)
+	}
+	for _, c := range d.rec.Changed {
+		if !slices.Contains(has, c.VirtualService) {
+			s.leave(c.VirtualService)
+		}
+	}
+	if len(s.Leaving) == 0 {
+		s.Leaving = nil
+	}
+}
+
+// former are the names of what the lock goes on to cover. What does not exist, by
+// a cache that may lag, is kept.
+func (d *decider) former() []string {
+	names := d.rec.Former(d.in.Guard)
+	if d.in.Live {
+		return notIn(names, d.in.FormerGone)
+	}
+	return names
+}
+
+// letGo gives back what the configuration does not have any more, as giveBack does
+// with the rest: not while an alert fires, or another's lock denies this canary.
+func (d *decider) letGo() {
+	switch {
+	case len(d.rec.Status.Leaving) == 0 || d.troubled() || d.paused() || d.observing() || len(d.in.Foreign) > 0 || d.in.Unlisted != "":
+	case d.now.Before(d.in.LeaveAt):
+		if d.in.Leads {
+			d.wake(d.in.LeaveAt)
+		}
+	case !d.in.Live:
+		d.wantLive = true
+	default:
+		d.leave = true
+	}
+}

@@ -1,0 +1,289 @@
+package decision
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Mode is whether a guard's rollbacks are done or only told.
+type Mode string
+
+// The modes of a guard; empty is ModeEnforce.
+const (
+	ModeEnforce Mode = "enforce" // what is decided is done
+	ModeObserve Mode = "observe" // it is recorded, told and counted, and no VirtualService is written
+)
+
+// Observing is a guard of ModeObserve, as the lease holder has it.
+type Observing struct {
+	Since time.Time `json:"since"`           // when the mode was first seen
+	Would *Would    `json:"would,omitempty"` // the rollback that would stand now; nil: none would
+}
+
+// Would is a rollback that ModeObserve has kept from being done. It stands as the
+// lock would: until the canary's ready pods are all of builds that the alert was
+// not about.
+type Would struct {
+	At      time.Time `json:"at"`
+	From    int       `json:"from"`            // the canary's weight then, percent
+	Build   string    `json:"build,omitempty"` // the present one then
+	Refused []string  `json:"refused,omitempty"`
+	Signal  string    `json:"signal"` // as guardian_would_rollbacks_total counts it
+	Alert   string    `json:"alert,omitempty"`
+	Episode string    `json:"episode,omitempty"` // of that alert
+	Reason  string    `json:"reason"`
+	Blocked string    `json:"blocked,omitempty"` // why it could not have been done yet
+}
+
+// GuardMode is the mode that the record has a guard in.
+func (s Status) GuardMode() Mode {
+	if s.Observing != nil {
+		return ModeObserve
+	}
+	return ModeEnforce
+}
+
+func (o Observing) clone() *Observing {
+	if o.Would != nil {
+		w := *o.Would
+		w.Refused = slices.Clone(w.Refused)
+		o.Would = &w
+	}
+	return &o
+}
+
+// Text is a would-be rollback in words.
+func (w Would) Text() string {
+	if w.Blocked != "" {
+		return fmt.Sprintf("a rollback would be wanted since %s (%s) and could not be done: %s", Stamp(w.At), w.Reason, w.Blocked)
+	}
+	if w.From == 0 {
+		return fmt.Sprintf("would have been locked at 0%% at %s: %s", Stamp(w.At), w.Reason)
+	}
+	return fmt.Sprintf("would have been rolled back %d%% → 0%% at %s: %s", w.From, Stamp(w.At), w.Reason)
+}
+
+// The events of ModeObserve in a history.
+const (
+	EventWould        = "would-have-rolled-back"
+	EventWouldBlocked = "would-be-blocked"
+)
+
+// observing says that nothing may be written to a VirtualService: this replica's
+// configuration says so, or the record does, which the lease holder alone brings
+// from one mode to the other. Replicas read their configurations one after the
+// other, and must not take turns in changing it.
+func (d *decider) observing() bool {
+	return d.in.Guard.Mode == ModeObserve || d.rec.Status.Observing != nil
+}
+
+// behind says that this replica's configuration observes, and the record's does
+// not (any more, or yet): what a rollback is wanted for, another replica will do.
+func (d *decider) behind() bool { return d.observing() && d.rec.Status.Observing == nil }
+
+// readMode brings the record to the mode of the configuration.
+func (d *decider) readMode() {
+	s, observe := &d.rec.Status, d.in.Guard.Mode == ModeObserve
+	first := s.State == StateUnknown
+	switch {
+	case observe && s.Observing == nil && (first || d.in.Leads):
+		s.Observing = &Observing{Since: d.now}
+		s.Moving, s.Promoting = nil, ""
+		if !first {
+			d.note("observing", "", "mode observe: what is decided is told, and no VirtualService is written"+d.standing())
+		}
+	case !observe && s.Observing != nil && d.in.Leads && !d.in.Live:
+		d.wantLive = true // which builds run now must not be an old cache's word
+	case !observe && s.Observing != nil && d.in.Live:
+		d.enforce()
+	}
+	if d.observing() {
+		d.in.Guard.Promotion.Mode, d.in.Unrecorded = PromotionOff, nil
+	}
+}
+
+// standing is what whoever begins to observe should know of a lock.
+func (d *decider) standing() string {
+	if d.rec.Lock == nil {
+		return ""
+	}
+	return "; the lock that stands is kept until a person unlocks"
+}
+
+// enforce ends observing. What fires now is of the past, and so is a build that
+// runs although it was refused before.
+func (d *decider) enforce() {
+	s := &d.rec.Status
+	s.Observing, s.EnforcedAt, s.Noted = nil, d.now, nil
+	text := "mode enforce: an alert that begins from now on rolls back"
+	if d.rec.Lock == nil {
+		var back []string
+		for _, b := range d.in.Canary.readyBuilds() {
+			if slices.Contains(d.rec.Refused, b) {
+				back = append(back, b)
+			}
+		}
+		if d.forgive(back...); len(back) > 0 {
+			text += "; build " + few(back) + ", which was rolled back before, runs and is refused no more"
+		}
+	}
+	d.note("enforcing", "", text)
+}
+
+// past says of an alert that it began while the guard observed, against a build
+// that ran then: it holds, and never rolls that build back.
+func (d *decider) past(a Alert) bool {
+	s := d.rec.Status
+	return d.began(a).Before(s.EnforcedAt) && !s.BuildSince.After(s.EnforcedAt)
+}
+
+// whyPast follows after an alert that holds, if it rolls back nothing however
+// long it fires.
+func (d *decider) whyPast(a Alert) string {
+	if !d.past(a) {
+		return ""
+	}
+	return fmt.Sprintf("; it began before %s, when mode enforce did, so it rolls back nothing: guardian rollback does, or an alert that begins anew", Stamp(d.rec.Status.EnforcedAt))
+}
+
+// would chooses between what an alert does, in words, and what it would do if the
+// guard enforced.
+func (d *decider) would(enforcing, observing string) string {
+	if d.observing() {
+		return observing
+	}
+	return enforcing
+}
+
+// hearOnly is a pass by a replica that is behind: what fires is recorded, and all
+// else is the lease holder's to find.
+func (d *decider) hearOnly() {
+	d.state, d.text = d.was.Status.State, d.was.Status.Reason
+	d.sortAlerts()
+	for _, a := range d.rollback {
+		d.noteAlert(a, "heard by a replica whose configuration observes; the record enforces, so the others roll back")
+	}
+}
+
+// onlyObserve is a pass over a guard that observes: the state is what is seen,
+// and a lock from before stands as it stood.
+func (d *decider) onlyObserve() {
+	d.endWould()
+	if d.rec.Lock == nil {
+		d.open()
+		return
+	}
+	d.takeWeight()
+	d.rec.Status.Observing.Would = nil // the lock itself stands
+	for _, a := range d.rollback {
+		d.noteAlert(a, "locked already, and mode observe puts nothing back")
+	}
+	if d.exposed() {
+		d.block("mode observe puts nothing back: unlock, or set mode: enforce")
+		d.rec.Status.Moving = nil // nothing is under way
+		return
+	}
+	d.state, d.text = StateRolledBack, d.lockText()+"; mode observe: a new build lifts nothing, a person's unlock does"
+}
+
+// endWould forgets a would-be rollback when its lock would be lifted, or when
+// the build has outlived its rollback window. Where builds tell nothing apart it
+// lasts as long as an alert fires. That is the lease holder's to see: another
+// replica's cache may lag, and the same would be told twice.
+func (d *decider) endWould() {
+	o := d.rec.Status.Observing
+	if o == nil || o.Would == nil || !d.in.Leads {
+		return
+	}
+	w, c := o.Would, d.in.Canary
+	over := c.Build != "" && c.Ready > 0 && c.Current == c.Ready &&
+		!slices.ContainsFunc(c.readyBuilds(), func(b string) bool { return slices.Contains(w.Refused, b) })
+	if d.in.Guard.Rollback.Lock == LockNone || len(w.Refused) == 0 {
+		over = len(d.rollback) == 0 && !slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback })
+	}
+	if over || d.in.Traffic.Full() && d.windowOver() {
+		o.Would = nil
+	}
+}
+
+// wouldRollBack tells of a rollback in place of doing it: once for as long as it
+// would stand.
+func (d *decider) wouldRollBack(l Lock, reason Reason) {
+	o, why := d.rec.Status.Observing, d.unsafe()
+	d.reason = ReasonWould
+	d.state, d.text = d.observed(), fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight)
+	if !d.exposed() {
+		d.state, d.text, why = StateIdle, "canary gets no traffic", ""
+	}
+	switch {
+	case o.Would == nil:
+		o.Would = d.newWould(l, reason, why)
+		d.doubt = true
+		d.tellWould()
+	case o.Would.Blocked != "" && why == "" && d.exposed():
+		o.Would.From, o.Would.Blocked = d.in.Traffic.Weight, ""
+		d.tellWould()
+	}
+	for _, a := range d.rollback {
+		if a.Episode() != o.Would.Episode {
+			d.noteAlert(a, "it would have been rolled back already: "+o.Would.Reason)
+		}
+	}
+	d.holdOrPromote()
+}
+
+func (d *decider) newWould(l Lock, reason Reason, why string) *Would {
+	w := &Would{At: d.now, From: d.in.Traffic.Weight, Build: d.rec.Status.Build, Refused: d.blamed(l, reason), Signal: signalOf(l),
+		Alert: l.Alert, Reason: Shorten(l.Reason), Blocked: Shorten(why)}
+	if reason == ReasonAlert {
+		w.Episode = d.rollback[0].Episode()
+	}
+	return w
+}
+
+// tellWould adds a would-be rollback to the history. The weights of the entry
+// are those that stay.
+func (d *decider) tellWould() {
+	w := d.rec.Status.Observing.Would
+	e := d.entry(EventWould, ByAlert, "")
+	switch {
+	case w.Blocked != "":
+		e.Event, e.Reason = EventWouldBlocked, fmt.Sprintf("a rollback would be wanted, because %s, and could not be done: %s", w.Reason, w.Blocked)
+	case w.From == 0:
+		e.Reason = "would have been locked at 0%, because " + w.Reason
+	default:
+		e.Reason = fmt.Sprintf("would have rolled back %d%% → 0%%, because %s", w.From, w.Reason)
+	}
+	if w.Alert == "" {
+		e.By = ByRefused
+	}
+	if w.Blocked == "" {
+		d.signal = w.Signal
+	}
+	e.Alert, e.From = w.Alert, e.To
+	d.rec.History = append(d.rec.History, e)
+}
+
+// holding are the alerts that show a guard as held. Whether a rollback alert
+// counts or holds is seen differently by replicas that have not all heard it: as
+// long as one would have rolled back, it shows no more than that.
+func (d *decider) holding() []Alert {
+	if o := d.rec.Status.Observing; o == nil || o.Would == nil {
+		return d.holds
+	}
+	return slices.DeleteFunc(slices.Clone(d.holds), func(a Alert) bool { return a.Action == ActionRollback })
+}
+
+// tellObserving adds to the reason what would be so if the guard enforced.
+func (d *decider) tellObserving() {
+	if !d.observing() {
+		return
+	}
+	if o := d.rec.Status.Observing; o != nil && o.Would != nil && d.state != StateDisarmed {
+		d.text += "; " + o.Would.Text()
+	}
+	if d.rec.Lock == nil && d.in.Marked != nil {
+		d.text += "; annotation " + LockKey(d.in.Guard.Name) + " of a lock that was lifted still stands on a VirtualService: guardian unlock takes it off"
+	}
+}

@@ -1,0 +1,61 @@
+package decision
+
+import (
+	"slices"
+	"strings"
+)
+
+// Outside is what guardian sees and cannot change: what the brake does not hold,
+// and who holds it.
+type Outside struct {
+	// Known says that the VirtualServices of the namespace were looked through.
+	Known bool
+	// Unguarded are those that lead to the canary and that no guard of this canary
+	// has, each with what it gives.
+	Unguarded []string
+	// UserKnown says that guardian knows its own name, and so whose locks are not
+	// its own.
+	UserKnown bool
+	// Locks are annotations of the guard's VirtualServices by which somebody else
+	// holds a canary.
+	Locks []string
+}
+
+// maxOutside is how many of each a record lists.
+const maxOutside = 8
+
+// tellOutside takes it down. What a replica sees by its caches may lag: it is the
+// lease holder's to tell.
+func (d *decider) tellOutside() {
+	s, o := &d.rec.Status, d.in.Outside
+	if !d.in.Leads {
+		return
+	}
+	if o.Known {
+		for _, text := range news(s.Unguarded, o.Unguarded) {
+			d.note("unguarded", "", text+" leads to the canary as well, and is none of the guard's: a rollback leaves it alone")
+		}
+		s.Unguarded = firstFew(o.Unguarded)
+	}
+	if o.UserKnown {
+		for _, text := range news(s.ForeignLocks, o.Locks) {
+			d.note("foreign-lock", "", text+": this guardian did not write it, and cannot take it off")
+		}
+		s.ForeignLocks = firstFew(o.Locks)
+	}
+}
+
+func firstFew(all []string) []string { return slices.Clone(all[:min(len(all), maxOutside)]) }
+
+// news are the texts of what was not listed before. What is in brackets at the
+// end changes while the thing stays the same.
+func news(before, now []string) []string {
+	thing := func(text string) string { name, _, _ := strings.Cut(text, " ("); return name }
+	var out []string
+	for _, text := range firstFew(now) {
+		if !slices.ContainsFunc(before, func(b string) bool { return thing(b) == thing(text) }) {
+			out = append(out, text)
+		}
+	}
+	return out
+}

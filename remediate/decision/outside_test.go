@@ -1,0 +1,44 @@
+package decision
+
+import (
+	"slices"
+	"testing"
+)
+
+func TestNoStepIsTakenUnderALockOfSomebodyElse(t *testing.T) {
+	locked := func(in *Input) {
+		in.Outside = Outside{UserKnown: true, Locks: []string{"VirtualService orders: annotation canary-guardian.io/lock.x (by a:b, since 2026)"}}
+	}
+	told := func(in *Input) { in.Record.Status.ForeignLocks = in.Outside.Locks }
+	runRows(t, map[string]row{
+		"new":          {[]but{climbing(10), locked}, withAdded(stays(StateShifting, PollCount), "foreign-lock: 10→10"), ""},
+		"told already": {[]but{climbing(10), locked, told}, stays(StateShifting, PollCount), "waiting: VirtualService orders: annotation canary-guardian.io/lock.x (by a:b, since 2026): a lock that this guardian did not write"},
+		"gone":         {[]but{climbing(10), locked, told, func(in *Input) { in.Outside.Locks = nil }}, stepTo(StateShifting, 10, 30), ""},
+	})
+}
+
+func TestWhatIsOutsideIsTheLeaseHoldersToTell(t *testing.T) {
+	in := Input{Leads: true, Outside: Outside{Known: true, Unguarded: []string{"VirtualService a/b (30%)"}}}
+	for _, c := range []struct {
+		name   string
+		leads  bool
+		before []string
+		notes  int
+		after  []string
+	}{
+		{"new", true, nil, 1, in.Outside.Unguarded},
+		{"another share of the same", true, []string{"VirtualService a/b (10%)"}, 0, in.Outside.Unguarded},
+		{"another name", true, []string{"VirtualService a/c (30%)"}, 1, in.Outside.Unguarded},
+		{"another replica", false, []string{"VirtualService a/c (30%)"}, 0, []string{"VirtualService a/c (30%)"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := in
+			in.Leads = c.leads
+			in.Record.Status = Status{State: StateIdle, Unguarded: c.before}
+			d := Decide(in, at)
+			if got := d.Record.Status.Unguarded; len(d.Added) != c.notes || !slices.Equal(got, c.after) {
+				t.Errorf("status %q, added %v; want %q and %d", got, d.Added, c.after, c.notes)
+			}
+		})
+	}
+}

@@ -1,0 +1,150 @@
+package decision
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+)
+
+// DefaultDisarmMax is for how long a guard may be disarmed at most, unless its
+// configuration says otherwise.
+const DefaultDisarmMax = 24 * time.Hour
+
+// Pause is a person's request that guardian takes no step forward. The brake
+// stays on.
+type Pause struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason,omitempty"`
+	At     time.Time `json:"at"`
+}
+
+// Disarm is a person's request that guardian does not roll back either. It ends
+// by itself.
+type Disarm struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+	Until  time.Time `json:"until"`
+}
+
+// Text is a disarm in words.
+func (x Disarm) Text() string {
+	return fmt.Sprintf("disarmed by %s until %s: %s", x.By, Stamp(x.Until), x.Reason)
+}
+
+// PausedText is who pauses the guard, in words; empty: nobody does.
+func (s Status) PausedText() string {
+	switch {
+	case s.Paused != nil && s.Paused.Reason != "":
+		return "paused by " + s.Paused.By + ": " + s.Paused.Reason
+	case s.Paused != nil:
+		return "paused by " + s.Paused.By
+	case s.PausedOnVS:
+		return "paused by annotation " + AnnotationPaused
+	}
+	return ""
+}
+
+func (d *decider) paused() bool { return d.rec.Status.PausedText() != "" }
+
+// disarmed says whether a person has taken the brake off.
+func (d *decider) disarmed() bool { return d.rec.Status.Disarmed != nil }
+
+// endDisarm puts the brake on again when its time has come. That is for every
+// replica to do: the first whose clock says so.
+func (d *decider) endDisarm() {
+	x := d.rec.Status.Disarmed
+	if x == nil {
+		return
+	}
+	if x.At.Sub(d.now) > ClockTolerance { // by a clock that was ahead
+		x.At, x.Until = d.now, d.now.Add(x.Until.Sub(x.At))
+	}
+	if !d.now.Before(x.Until) {
+		d.arm("", "the time of "+x.By+"'s disarm is over: an alert that fires rolls back again")
+	}
+}
+
+func (d *decider) arm(by, why string) {
+	d.rec.Status.Disarmed = nil
+	d.note("armed", by, why)
+}
+
+// pauseOn, pauseOff, disarmOn and disarmOff are what a person asked for.
+func (d *decider) pauseOn(q *Request) {
+	d.rec.Status.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
+	d.note("paused", q.By, q.Reason)
+}
+
+func (d *decider) pauseOff(q *Request) {
+	if d.in.Paused {
+		d.note("refused", q.By, "resume refused: annotation "+AnnotationPaused+" stands on the VirtualService; remove it first")
+		return
+	}
+	d.rec.Status.Paused = nil
+	d.note("resumed", q.By, q.Reason)
+}
+
+func (d *decider) disarmOn(q *Request) {
+	// The time asked for is told by one clock alone; what is left of it when two
+	// do not agree is the shorter one.
+	asked, longest := q.Until.Sub(q.At), cmp.Or(d.in.Guard.DisarmMax, DefaultDisarmMax)
+	end := d.now.Add(asked)
+	if q.Until.Before(end) {
+		end = q.Until
+	}
+	why := ""
+	switch {
+	case q.Until.IsZero():
+		why = "it has no end (" + KeyRequestUntil + "): a disarm ends by itself"
+	case asked <= 0:
+		why = "its end " + Stamp(q.Until) + " is not after " + Stamp(q.At) + ", when it was asked for"
+	case asked > longest:
+		why = fmt.Sprintf("%s is longer than disarm.max, %s", asked, longest)
+	case !end.After(d.now):
+		why = "its end " + Stamp(q.Until) + " has passed"
+	}
+	if why != "" {
+		d.note("refused", q.By, "disarm refused: "+why)
+		return
+	}
+	d.rec.Status.Disarmed = &Disarm{By: q.By, Reason: q.Reason, At: d.now, Until: end}
+	d.note("disarmed", q.By, "no rollback until "+Stamp(end)+": "+q.Reason)
+}
+
+func (d *decider) disarmOff(q *Request) { d.arm(q.By, q.Reason) }
+
+// watchOnly is a pass over a disarmed guard: what is seen is recorded, and
+// nothing moves. A lock stands as it stood.
+func (d *decider) watchOnly() {
+	x := *d.rec.Status.Disarmed
+	d.state, d.reason, d.text = StateDisarmed, ReasonDisarmed, x.Text()
+	d.takeWeight() // also under a lock, where others pass over it
+	d.dropAsked("disarmed")
+	for _, a := range d.rollback {
+		d.noteAlert(a, "not rolled back: "+d.text)
+	}
+	d.wake(x.Until)
+}
+
+// showPause has a guard that could go forward say that it does not.
+func (d *decider) showPause() {
+	if d.paused() && (d.state == StateIdle || d.state == StateShifting) {
+		d.state, d.reason = StatePaused, ReasonPaused
+		d.text = d.rec.Status.PausedText() + "; " + d.text
+	}
+}
+
+// pauses says of a step that it is not taken, if that is so because of a pause.
+func (d *decider) pauses(step Step) bool {
+	if !d.paused() {
+		return false
+	}
+	s := &d.rec.Status
+	if mode := d.in.Guard.Promotion.Mode; mode == PromotionManual || mode == PromotionAuto {
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitPause, "waiting: "+s.PausedText()
+	}
+	d.dropAsked(s.PausedText())
+	d.missed()
+	return true
+}

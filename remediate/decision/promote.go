@@ -1,0 +1,474 @@
+package decision
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Wait is what a step of promotion waits for: a closed set, for metrics.
+type Wait string
+
+// What a step can wait for, in the order in which it is looked at.
+const (
+	WaitLock           Wait = "lock"            // the guard is locked, or blocked
+	WaitDisarm         Wait = "disarm"          // a person took the brake off, for a time
+	WaitPause          Wait = "pause"           // a person, or an annotation, forbids steps
+	WaitPerson         Wait = "person"          // mode manual: guardian promote
+	WaitFirstSight     Wait = "first_sight"     // guardian has never seen this guard before
+	WaitVirtualService Wait = "virtual_service" // no route that can be rewritten
+	WaitBuild          Wait = "build"           // a new build, or somebody to begin
+	WaitAlert          Wait = "alert"           // an alert fires, hold or rollback
+	WaitStable         Wait = "stable"          // ready endpoints of stable
+	WaitRollout        Wait = "rollout"         // ready pods of the canary's build, and of no other
+	WaitInterval       Wait = "interval"        // the interval and the bake time
+	WaitWindow         Wait = "window"          // the calendar
+	WaitLease          Wait = "lease"           // the replica that may go forward
+	WaitHeartbeat      Wait = "heartbeat"       // proof that alerts reach guardian
+	WaitAnswers        Wait = "answers"         // Prometheus, or whoever knows what fires
+	WaitRules          Wait = "rules"           // proof that the guard's own rules watch
+	WaitRequests       Wait = "requests"        // enough requests of the canary
+	WaitGate           Wait = "gate"            // a gate is closed
+)
+
+// Waits lists all that a step can wait for, for metrics.
+var Waits = []Wait{WaitLock, WaitDisarm, WaitPause, WaitPerson, WaitFirstSight, WaitVirtualService, WaitBuild, WaitAlert, WaitStable,
+	WaitRollout, WaitInterval, WaitWindow, WaitLease, WaitHeartbeat, WaitAnswers, WaitRules, WaitRequests, WaitGate}
+
+// untold are those that the history does not tell of: they pass by themselves,
+// or have an entry of their own.
+var untold = []Wait{WaitLock, WaitDisarm, WaitPause, WaitFirstSight, WaitInterval, WaitLease}
+
+const (
+	// ClockTolerance is how far two ways to tell an interval may differ before
+	// somebody must have set the clock.
+	ClockTolerance = 2 * time.Second
+	// clocksDiffer is by how much the clocks of two replicas may.
+	clocksDiffer = time.Minute
+	// stillWanted is for how long a person's step that was recorded and not
+	// made, because guardian was killed in between, is still made.
+	stillWanted = 2 * time.Minute
+)
+
+// Watched is for how long a replica has itself seen the weights stand as they
+// do, by a clock that nobody can set.
+type Watched struct {
+	Known bool // it has seen them change
+	For   time.Duration
+}
+
+// holdOrPromote is the end of every decision that leaves traffic where it is:
+// an alert holds, or the next step of promotion is due, or it waits and says
+// for what.
+func (d *decider) holdOrPromote() {
+	s := &d.rec.Status
+	if holds := d.holding(); len(holds) > 0 && d.exposed() && d.state == StateShifting {
+		d.state, d.reason = StateHeld, ReasonHeld
+		a := holds[0]
+		d.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
+		if a.Action == ActionRollback {
+			d.reason = ReasonEarlierBuild
+			d.text += d.whyPast(a)
+		}
+	}
+	d.showPause()
+	if !s.MovedAt.Equal(d.was.Status.MovedAt) {
+		s.setTally(Tally{}, Counted{}) // those at other weights prove nothing
+	}
+	if !d.in.Leads {
+		return // what the next step waits for is told by the replica that would take it
+	}
+	d.climbed = true
+	counted, over := s.tally()
+	s.ClearSteps()
+	if d.exposed() && d.state != StateCompleted {
+		d.wantCount = true
+		d.wake(d.now.Add(PollCount))
+		switch c := d.in.Count; {
+		case d.in.Busy || c.Asked && !c.Known:
+			s.setTally(counted, over)
+		case c.Asked:
+			d.count(Tally{c.Requests, c.Failed, c.Latency})
+		}
+		if d.in.Busy {
+			d.wake(d.now.Add(pollBusy))
+		}
+	}
+	d.tellUnwatched()
+	if step, prior, more := d.nextStep(); more {
+		d.climb(step, prior)
+		return
+	}
+	d.missed()
+	if d.asked != nil {
+		d.dropAsked("the canary already has all traffic")
+	}
+}
+
+// climb takes a step, or says what it waits for.
+func (d *decider) climb(step, prior Step) {
+	s := &d.rec.Status
+	if d.pauses(step) {
+		return
+	}
+	d.resumeStep(step)
+	mode := d.in.Guard.Promotion.Mode
+	if d.asked == nil && mode != PromotionManual && mode != PromotionAuto {
+		d.missed()
+		return
+	}
+	s.NextStep = step.Weight
+	s.NextAt = d.due(step, prior)
+	var reason Wait
+	if d.asked == nil && mode == PromotionManual {
+		reason, s.Waiting, s.NextAt = WaitPerson, "guardian promote", time.Time{}
+	} else if reason, s.Waiting = d.wait(); reason == "" {
+		if s.Waiting = d.cannot(step); s.Waiting == "" {
+			d.step(step)
+			return
+		}
+		reason = WaitVirtualService
+	}
+	s.WaitingFor, s.Waiting = reason, "waiting: "+s.Waiting
+	d.missed()
+	if d.asked != nil {
+		d.dropAsked(s.Waiting)
+		return
+	}
+	d.noteWaiting()
+}
+
+// noteWaiting tells the history what a step waits for: once for each reason
+// until the weights or the build change, so that one which comes and goes does
+// not push out all else.
+func (d *decider) noteWaiting() {
+	s := &d.rec.Status
+	if slices.Contains(untold, s.WaitingFor) || slices.Contains(s.Waited, s.WaitingFor) {
+		return
+	}
+	s.Waited = append(s.Waited, s.WaitingFor)
+	d.note("waiting", "", strings.TrimPrefix(s.Waiting, "waiting: "))
+}
+
+// resumeStep takes up a person's step that was recorded, and that nobody has
+// seen in the VirtualService since.
+func (d *decider) resumeStep(step Step) {
+	s := d.rec.Status
+	m := s.Moving
+	if d.asked != nil || !m.StepsTo(d.reached(step)) || m.By == BySchedule || m.Step != step.Weight || m.Build != s.Build ||
+		d.now.Sub(m.At).Abs() > stillWanted || d.in.Busy {
+		return
+	}
+	if d.wantLive = true; d.in.Live {
+		d.asked = &Request{Action: RequestPromote, By: m.By, At: m.At}
+	}
+}
+
+// missed notes that a step which was recorded has not been made: what it found
+// on the API server was no longer what it had been decided on.
+func (d *decider) missed() {
+	s := &d.rec.Status
+	if m := s.Moving; d.in.Live && !d.in.Busy && m != nil && m.To > s.Weight-s.Spread {
+		text := fmt.Sprintf("the step to %d%% was not made", m.Step)
+		if m.Refused != "" {
+			text += ": " + m.Refused
+		}
+		if s.partly() {
+			text += " in every route"
+			s.MovedAt = d.now
+		}
+		d.note("missed", "", text)
+		s.Moving = nil
+	}
+}
+
+// nextStep is the first rung above the present weight, and the rung that the
+// canary stands on (zero below the first).
+func (d *decider) nextStep() (next, at Step, more bool) {
+	for _, s := range d.in.Guard.Promotion.Steps {
+		if s.Weight > d.in.Traffic.Lowest {
+			return s, at, true
+		}
+		at = s
+	}
+	return Step{}, at, false
+}
+
+// due is when a step's interval and the bake time of the rung before have
+// passed. A new build's first step from 0 waits for no interval: there is
+// nothing to watch yet. One that somebody has taken back to 0 does wait.
+func (d *decider) due(step, at Step) time.Time {
+	s := &d.rec.Status
+	if s.Weight == 0 && s.Fresh || s.partly() {
+		return time.Time{}
+	}
+	if s.MovedAt.Equal(d.was.Status.MovedAt) {
+		s.MovedAt = d.in.movedAt(d.now)
+	}
+	return s.MovedAt.Add(step.Interval + at.Bake)
+}
+
+// movedAt is when the weights that the record speaks of were changed, by a
+// clock that says now. If somebody has set the clock since, what this replica
+// has itself watched counts; if it has watched nothing, a change in the future
+// was now.
+func (in Input) movedAt(now time.Time) time.Time {
+	at, w := in.Record.Status.MovedAt, in.Watched
+	age := now.Sub(at)
+	switch {
+	case w.Known && (age-w.For).Abs() > ClockTolerance:
+		return now.Add(-w.For)
+	case !w.Known && age < -ClockTolerance:
+		return now
+	}
+	return at
+}
+
+// countWindow is for how long back requests are counted at most, unless a step
+// waits for longer: a split of weeks is not to be a range of weeks, each time.
+const countWindow = 6 * time.Hour
+
+// CountSince is from when on the canary's requests are counted.
+func (in Input) CountSince(now time.Time) time.Time {
+	longest, bake := countWindow, time.Duration(0)
+	for _, s := range in.Guard.Promotion.Steps {
+		longest, bake = max(longest, s.Interval+bake), s.Bake
+	}
+	at := in.movedAt(now)
+	if least := now.Add(-longest); at.Before(least) {
+		return least
+	}
+	return at
+}
+
+// wait names the first thing that a step waits for, as a reason and in plain
+// words; "" is go. The cheap conditions come first, those that need live
+// answers last.
+func (d *decider) wait() (Wait, string) {
+	in, s := d.in, d.rec.Status
+	byHand := d.asked != nil || d.rec.Status.partly()
+	switch {
+	case d.was.Status.State == StateUnknown:
+		return WaitFirstSight, "first sight of this guard, nothing is moved"
+	case in.Unlisted != "":
+		return WaitLock, in.Unlisted
+	case len(in.Foreign) > 0:
+		return WaitLock, "guard " + in.Foreign[0].Guard + " is locked, and its lock denies this canary"
+	case in.Outside.UserKnown && len(in.Outside.Locks) > 0:
+		return WaitLock, in.Outside.Locks[0] + ": a lock that this guardian did not write"
+	case in.Unsafe != "":
+		return WaitVirtualService, in.Unsafe
+	case in.Traffic.Split == 0:
+		return WaitVirtualService, "no route carries both " + in.Guard.Stable.String() + " and " + in.Guard.Canary.String()
+	case in.Canary.Build == "":
+		return WaitBuild, "no workload of the canary found" + in.Canary.strangers()
+	case !byHand && s.Promoting != s.Build:
+		return WaitBuild, "for a new build, or for the first step by CI or guardian promote"
+	case len(d.holds) > 0 || len(d.rollback) > 0:
+		return WaitAlert, "alert " + strings.Join(s.Alerts, ", ") + " fires"
+	case in.Stable.Missing != "":
+		return WaitStable, in.Stable.Missing
+	case in.Stable.Overlap != "":
+		return WaitStable, in.Stable.Overlap
+	case in.Stable.Ready < in.Guard.Rollback.MinReadyStable:
+		return WaitStable, fmt.Sprintf("stable has %d of %d ready endpoints", in.Stable.Ready, in.Guard.Rollback.MinReadyStable)
+	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:
+		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)%s", s.Build, in.Canary.Current, in.Canary.Ready, in.Canary.strangers())
+	case !byHand && d.now.Before(s.NextAt):
+		d.wake(s.NextAt)
+		return WaitInterval, "until " + Stamp(s.NextAt)
+	}
+	if closed := in.Guard.Promotion.Closed; closed != nil {
+		if why := closed(d.now); why != "" {
+			return WaitWindow, why // for days perhaps: the resync is soon enough
+		}
+	}
+	return d.waitLive(byHand)
+}
+
+// waitLive looks at what only the lease holder's live reads can tell.
+func (d *decider) waitLive(byHand bool) (Wait, string) {
+	in, s := d.in, &d.rec.Status
+	if in.Busy && in.Forward == nil {
+		d.wake(d.now.Add(pollBusy))
+		if was := d.was.Status; was.WaitingFor != "" && was.NextStep == s.NextStep {
+			return was.WaitingFor, strings.TrimPrefix(was.Waiting, "waiting: ")
+		}
+		return WaitLease, "for the replica that holds the lease"
+	}
+	if !in.Live || in.Forward == nil {
+		d.wantLive, d.wantForward = true, true
+		return WaitLease, "for the replica that holds the lease"
+	}
+	d.wake(d.now.Add(PollForward))
+	f := in.Forward
+	d.count(Tally{f.Requests, f.Failed, f.Latency})
+	least := int64(in.Guard.Promotion.MinRequests)
+	switch {
+	case d.now.Sub(in.Heartbeat).Abs() > in.Guard.HeartbeatMaxAge: // one of the future is by a clock that was set
+		return WaitHeartbeat, "no heartbeat for longer than " + in.Guard.HeartbeatMaxAge.String() + "; is the alert chain broken?"
+	case f.Err != "":
+		return WaitAnswers, f.Err
+	case f.Gaps.unwatched(in.Traffic, f.Requests) != "":
+		return WaitRules, f.Gaps.unwatched(in.Traffic, f.Requests)
+	case !byHand && in.Traffic.Weight > 0 && f.Requests < least:
+		return WaitRequests, fmt.Sprintf("%d of %d requests", f.Requests, least)
+	}
+	for _, g := range f.Gates {
+		if !g.Open {
+			return WaitGate, fmt.Sprintf("gate %s is closed (%s)", g.Name, g.Why)
+		}
+	}
+	return "", ""
+}
+
+// reached is the canary's weight after a step, percent: where weights do not add
+// up to 100 it can be more than the step asks for.
+func (d *decider) reached(step Step) int {
+	if d.in.Reach == nil {
+		return step.Weight
+	}
+	t, err := d.in.Reach(step.Weight)
+	if err != nil {
+		return step.Weight
+	}
+	return t.Weight
+}
+
+// cannot says why a step cannot be written, or "".
+func (d *decider) cannot(step Step) string {
+	if d.in.Reach == nil {
+		return ""
+	}
+	if _, err := d.in.Reach(step.Weight); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// BySchedule is who takes a step that nobody asked for.
+const BySchedule = "schedule"
+
+// step goes one rung up. That it has is told when it is seen. One that was
+// recorded already, and not made because guardian was killed or somebody else
+// wrote first, is not recorded again.
+func (d *decider) step(step Step) {
+	s := &d.rec.Status
+	by := BySchedule
+	if d.asked != nil {
+		by = d.asked.By
+	}
+	reached := d.reached(step)
+	again := s.Moving.StepsTo(reached) && s.Promoting == s.Build
+	d.move, d.weight, d.reason = MoveForward, step.Weight, ReasonStep
+	d.text = fmt.Sprintf("taking the step to %d%%", step.Weight)
+	d.marks = Marks{State: StateShifting, Reason: fmt.Sprintf("canary has %d%%", reached), Since: d.now, Build: s.Build}
+	if reached == 100 {
+		d.marks.State, d.marks.Reason = StatePromoted, "canary has all traffic"
+	}
+	s.ClearSteps()
+	s.Promoting = s.Build
+	if !again {
+		s.Moving = &Moving{To: reached, From: d.in.Traffic.Weight, Step: step.Weight, At: d.now, By: by, Build: s.Build}
+	} else if s.Moving.Refused != "" {
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitVirtualService, refusedStep(s.Moving)
+	}
+	d.asked = nil
+}
+
+// ClearSteps forgets what a next step waits for.
+func (s *Status) ClearSteps() {
+	s.Waiting, s.WaitingFor, s.NextStep, s.NextAt = "", "", 0, time.Time{}
+	s.setTally(Tally{}, Counted{})
+}
+
+// count takes down what Prometheus has just counted. As long as the numbers are
+// those of an earlier count at these weights, so is the time: each write of the
+// record has every replica look again.
+func (d *decider) count(t Tally) {
+	s, over := &d.rec.Status, Counted{Since: d.in.CountSince(d.now), At: d.now}
+	if before, was := d.was.Status.tally(); before == t && !was.At.IsZero() && !was.Since.Before(s.MovedAt) {
+		over = was
+	}
+	s.setTally(t, over)
+}
+
+// tellLadder says how the ladder stands in states in which no step is looked
+// for. It is the lease holder's to tell; others only take back what is no
+// longer true.
+func (d *decider) tellLadder(changed bool) {
+	s, p := &d.rec.Status, d.in.Guard.Promotion
+	if !d.climbed && (d.in.Leads || changed) {
+		s.ClearSteps()
+	}
+	if !d.in.Leads {
+		return
+	}
+	s.Mode, s.Ladder = "", nil
+	if p.Mode != PromotionManual && p.Mode != PromotionAuto {
+		return
+	}
+	s.Mode = p.Mode
+	for _, step := range p.Steps {
+		s.Ladder = append(s.Ladder, step.Weight)
+	}
+	step, _, more := d.nextStep()
+	if d.climbed || !more {
+		return
+	}
+	switch {
+	case d.state == StateDisarmed:
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitDisarm, "waiting: "+d.text
+	case d.rec.Lock != nil || d.state == StateBlocked:
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitLock, "waiting: locked"
+	}
+}
+
+// keepPace leaves words and numbers of a moment ago in the record when they
+// alone are new. Each write has the guard looked at again, by every replica:
+// what is different each time that somebody is asked, or in the eyes of two
+// replicas with different configurations, would never come to rest. While
+// nothing else changes, words are the lease holder's to choose.
+func (d *decider) keepPace() {
+	s, was := &d.rec.Status, d.was.Status
+	counted, _ := s.tally()
+	before, _ := was.tally()
+	if s.Reason == was.Reason && s.Waiting == was.Waiting && counted == before && s.Ready == was.Ready && d.rec.Message == d.was.Message {
+		return
+	}
+	if !sameButWords(d.was, d.rec) {
+		if s.Waiting != was.Waiting || counted != before {
+			s.ToldAt = d.now
+		}
+		return
+	}
+	if !d.in.Leads {
+		s.Reason, d.rec.Message = was.Reason, d.was.Message
+	}
+	if ago := d.now.Sub(was.ToldAt); ago > -clocksDiffer && ago < PollForward {
+		s.takeWords(was)
+		d.rec.Message = d.was.Message
+		d.wake(was.ToldAt.Add(PollForward))
+		return
+	}
+	if !d.in.Leads && s.Ready == was.Ready {
+		return
+	}
+	s.ToldAt = d.now
+}
+
+// takeWords takes over what another status says in words and numbers.
+func (s *Status) takeWords(o Status) {
+	s.Reason, s.Waiting, s.Ready, s.ToldAt = o.Reason, o.Waiting, o.Ready, o.ToldAt
+	s.setTally(o.tally())
+}
+
+// sameButWords says that two records differ at most in words and numbers that
+// nothing is decided by.
+func sameButWords(a, b Record) bool {
+	b.Message = a.Message
+	b.Status.takeWords(a.Status)
+	return maps.Equal(a.Data(), b.Data())
+}

@@ -1,0 +1,203 @@
+package decision
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Keys of a record's data.
+const (
+	KeyLock            = "lock"
+	KeyRefused         = "refused"
+	KeyDeny            = "deny"
+	KeyDenyMatchRoutes = "denyMatchRoutes"
+	KeyDenyMirrors     = "denyMirrors"
+	KeyStable          = "stable"
+	KeyVirtualServices = "virtualServices"
+	KeyMessage         = "message"
+	KeyStatus          = "status"
+	KeyHistory         = "history"
+	KeyChanged         = "changed"
+)
+
+const MaxHistoryBytes = 32 << 10
+
+// ReadData is the record that a ConfigMap's data holds, but for the history, whose
+// text is kept as it is (see readHistory). What cannot be read is left out, and bad
+// says what and why; a lock that cannot be read stays if the ConfigMap's label says
+// that there is one (locked), for a person to lift.
+func ReadData(data map[string]string, locked bool) (r Record, bad []string) {
+	if err := ReadKey(data, KeyLock, &r.Lock); err != nil {
+		r.Lock, bad = nil, append(bad, err.Error())
+		if locked {
+			r.Lock = &Lock{Kind: LockManual, By: byUnreadable, Reason: "the lock in the record cannot be read, so a person has to lift it"}
+		}
+	}
+	if err := ReadKey(data, KeyStatus, &r.Status); err != nil {
+		r.Status, bad = Status{}, append(bad, err.Error())
+	}
+	if err := ReadKey(data, KeyChanged, &r.Changed); err != nil {
+		r.Changed, bad = nil, append(bad, err.Error())
+	}
+	r.Request = requestIn(data)
+	r.past = data[KeyHistory]
+	r.Refused = strings.Fields(data[KeyRefused])
+	r.Deny = strings.Fields(data[KeyDeny])
+	r.DenyMatchRoutes = data[KeyDenyMatchRoutes] == "true"
+	r.DenyMirrors = data[KeyDenyMirrors] == "true"
+	r.Stable = strings.Fields(data[KeyStable])
+	r.VirtualServices = strings.Fields(data[KeyVirtualServices])
+	r.Message = data[KeyMessage]
+	return r, bad
+}
+
+// ReadKey reads one key of a record's data. The error names it.
+func ReadKey(data map[string]string, key string, to any) error {
+	text := data[key]
+	if text == "" {
+		return nil
+	}
+	if err := json.Unmarshal([]byte(text), to); err != nil {
+		return fmt.Errorf("key %s: %w", key, err)
+	}
+	return nil
+}
+
+// PastText is the history as readData has left it; empty: there is none, or
+// readHistory has taken it apart.
+func (r Record) PastText() string { return r.past }
+
+// ReadHistory takes the text of the history apart. One that cannot be read is left
+// out, and the error names its key.
+func (r *Record) ReadHistory() error {
+	var h []HistoryEntry
+	text := map[string]string{KeyHistory: r.past}
+	if r.past = ""; text[KeyHistory] == "" {
+		return nil
+	}
+	if err := ReadKey(text, KeyHistory, &h); err != nil {
+		return err
+	}
+	r.History = h
+	return nil
+}
+
+// CheckHistory leaves the text as it is, unless it cannot be read: then it is left
+// out, and the error names its key.
+func (r *Record) CheckHistory() error {
+	c := *r
+	err := c.ReadHistory()
+	if err != nil {
+		r.past = ""
+	}
+	return err
+}
+
+// NewestFirst goes through the whole history. What is in past has been found to
+// be readable.
+func (r Record) NewestFirst() iter.Seq[HistoryEntry] {
+	return func(yield func(HistoryEntry) bool) {
+		for _, e := range slices.Backward(r.History) {
+			if !yield(e) {
+				return
+			}
+		}
+		for _, e := range slices.Backward(r.pastEntries()) {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+func (r Record) pastEntries() []HistoryEntry {
+	var past []HistoryEntry
+	if r.past == "" || json.Unmarshal([]byte(r.past), &past) != nil {
+		return nil
+	}
+	return past
+}
+
+// Data is the record as a ConfigMap's data. Empty keys are left out; history
+// is cut from its oldest end to at most 32 KiB.
+func (r Record) Data() map[string]string {
+	data := map[string]string{}
+	put := func(key string, v any) {
+		b, err := json.Marshal(v)
+		if err != nil { // no field of a record can fail to marshal
+			panic(fmt.Sprintf("marshal record key %s: %v", key, err))
+		}
+		data[key] = string(b)
+	}
+	if r.Lock != nil {
+		put(KeyLock, r.Lock)
+	}
+	if r.Request != nil {
+		maps.Copy(data, r.Request.Data())
+	}
+	if len(r.Changed) > 0 {
+		put(KeyChanged, r.Changed)
+	}
+	put(KeyStatus, r.Status)
+	if text := r.historyText(); text != "" {
+		data[KeyHistory] = text
+	}
+	for key, list := range map[string][]string{KeyRefused: r.Refused, KeyDeny: r.Deny, KeyStable: r.Stable, KeyVirtualServices: r.VirtualServices} {
+		if len(list) > 0 {
+			data[key] = strings.Join(list, " ")
+		}
+	}
+	for key, set := range map[string]bool{KeyDenyMatchRoutes: r.DenyMatchRoutes, KeyDenyMirrors: r.DenyMirrors} {
+		if set {
+			data[key] = "true"
+		}
+	}
+	if r.Message != "" {
+		data[KeyMessage] = r.Message
+	}
+	return data
+}
+
+// historyText is the history as JSON, without the oldest entries that do not fit;
+// empty: there is none.
+func (r Record) historyText() string {
+	text := boundedHistory(r.History)
+	switch {
+	case r.past == "":
+		return text
+	case text == "" && len(r.past) <= MaxHistoryBytes:
+		return r.past
+	case text != "" && strings.HasPrefix(r.past, "[{") && strings.HasSuffix(r.past, "}]"): // as guardian writes it
+		if whole := r.past[:len(r.past)-1] + "," + text[1:]; len(whole) <= MaxHistoryBytes {
+			return whole
+		}
+	}
+	return boundedHistory(append(r.pastEntries(), r.History...))
+}
+
+// boundedHistory is entries as JSON, without the oldest entries that do not fit;
+// empty: there is none.
+func boundedHistory(h []HistoryEntry) string {
+	entries := make([][]byte, 0, len(h)) // newest first
+	size := 1                            // the brackets, less the comma that one entry does not have
+	for _, e := range slices.Backward(h) {
+		b, err := json.Marshal(e)
+		if err != nil {
+			panic(fmt.Sprintf("marshal history entry: %v", err))
+		}
+		if size += len(b) + 1; size > MaxHistoryBytes {
+			break
+		}
+		entries = append(entries, b)
+	}
+	if len(entries) == 0 {
+		return ""
+	}
+	slices.Reverse(entries)
+	return "[" + string(bytes.Join(entries, []byte(","))) + "]"
+}

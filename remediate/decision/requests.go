@@ -1,0 +1,83 @@
+package decision
+
+import (
+	"fmt"
+)
+
+// readRequest takes a person's wish off the record.
+func (d *decider) readRequest() {
+	if d.rec.Request == nil {
+		return
+	}
+	q := new(*d.rec.Request)
+	q.Action, q.By, q.Reason = RequestAction(Shorten(string(q.Action))), Shorten(q.By), Shorten(q.Reason)
+	if q.Bad != "" {
+		d.note("refused", q.By, "request refused: "+q.Bad)
+		d.rec.Request = nil
+		return
+	}
+	if d.observing() && (q.Action == RequestRollback || q.Action == RequestPromote) {
+		d.note("refused", q.By, string(q.Action)+" refused: mode observe writes no VirtualService; set mode: enforce, or move the traffic yourself")
+		d.rec.Request = nil
+		return
+	}
+	switch q.Action {
+	case RequestPause:
+		d.pauseOn(q)
+	case RequestDisarm:
+		d.disarmOn(q)
+	case RequestArm:
+		d.disarmOff(q)
+	case RequestResume:
+		if !d.in.Live { // more may move afterwards than before
+			d.wantLive = true
+			return
+		}
+		d.pauseOff(q)
+	case RequestUnlock:
+		if !d.in.Live {
+			d.wantLive = true
+			return
+		}
+		d.unlockByPerson(q)
+	case RequestRollback:
+		if d.disarmed() {
+			d.arm(q.By, "a rollback was asked for: "+q.Reason)
+		}
+		d.asked = q
+	case RequestPromote:
+		switch {
+		case d.in.Busy: // it stays on the record
+			d.wake(d.now.Add(pollBusy))
+			return
+		case !d.in.Live:
+			d.wantLive = true
+			return
+		}
+		d.asked = q
+	default:
+		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm or arm", q.Action))
+	}
+	d.rec.Request = nil
+}
+
+func (d *decider) unlockByPerson(q *Request) {
+	if d.rec.Lock == nil {
+		d.note("refused", q.By, "unlock refused: "+d.in.Guard.Name+" is not locked")
+		return
+	}
+	d.forgive(d.rec.Lock.Refused...)
+	d.lift("unlocked", q.By, q.Reason)
+	// What fires now is what the person knows of: it counts no more than an
+	// alert of an earlier build. A lock that a new build lifts needs no such
+	// pardon, for the build has its own beginning.
+	d.rec.Status.UnlockedAt = d.now
+}
+
+// dropAsked records that a person's wish is not carried out.
+func (d *decider) dropAsked(why string) {
+	if d.asked != nil {
+		d.note("refused", d.asked.By, string(d.asked.Action)+" refused: "+why)
+		d.asked = nil
+	}
+}

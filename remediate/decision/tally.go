@@ -1,0 +1,37 @@
+package decision
+
+import "time"
+
+// Tally is what Prometheus has counted of the canary's requests since the last
+// change of weights. Requests are rather too few than too many, Failed rather too
+// many than too few.
+type Tally struct {
+	Requests int64
+	Failed   int64
+	Latency  Latency
+}
+
+// Latency bounds a quantile of a canary's response times by an edge of its
+// histogram. The zero value: not known.
+type Latency struct {
+	Quantile float64 `json:"quantile"`        // such as 0.95
+	Millis   float64 `json:"ms"`              // the lowest edge that it is at or below
+	Above    bool    `json:"above,omitempty"` // it is above Millis, the highest edge that was looked at
+}
+
+// Counted is the time that requests were counted over: since the weights changed,
+// or less.
+type Counted struct {
+	Since time.Time `json:"since"`
+	At    time.Time `json:"at"`
+}
+
+// tally is what a status holds of one.
+func (s *Status) tally() (Tally, Counted) {
+	return Tally{s.Requests, s.Failed, s.Latency}, s.Counted
+}
+
+// setTally takes down what was counted.
+func (s *Status) setTally(t Tally, over Counted) {
+	s.Requests, s.Failed, s.Latency, s.Counted = t.Requests, t.Failed, t.Latency, over
+}

@@ -1,0 +1,62 @@
+package decision
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// lockMind begins what a lock's message says of subsets that cannot be told apart.
+const lockMind = " Mind that "
+
+// lockMessage is what a CI reads whose change is refused. Its last part says how
+// to go on.
+func lockMessage(in Input, l Lock, what string) string {
+	g := in.Guard
+	toGoOn := fmt.Sprintf("%sdeploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or",
+		lockToGoOn, g.Canary, g.Name, g.Namespace)
+	if l.Kind == LockManual {
+		toGoOn = lockToGoOn + "lift the lock by hand"
+	} else if c := in.Canary; c.Build == "" && len(c.Untold) > 0 {
+		toGoOn = lockToGoOn + c.untold() + ", so no new build can be seen: lift the lock by hand"
+	}
+	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
+	build := "." + l.refusal()
+	if in.Stable.Overlap != "" {
+		build += lockMind + in.Stable.Overlap + "."
+	}
+	room := maxLockMessage - len(what+": "+build+toGoOn)
+	return what + ": " + shortenTo(oneLine(l.Reason), max(room, maxLockMessage/8)) + build + toGoOn
+}
+
+func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// maxShort is the most of a text in a record or on a VirtualService, in bytes.
+const maxShort = 512
+
+// Shorten cuts a text to what a record or an annotation has room for.
+func Shorten(s string) string { return shortenTo(s, maxShort) }
+
+// shortenTo cuts a text to at most n bytes and a mark; a negative n counts as 0.
+func shortenTo(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:max(n, 0)], "") + "…"
+}
+
+// oneLine makes a text valid in an annotation's value: what breaks lines becomes
+// a space.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != ' ' && (unicode.IsControl(r) || unicode.Is(unicode.Zl, r) || unicode.Is(unicode.Zp, r)) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
+
+// Signals are the values of the label signal of guardian_rollbacks_total;
+// anything else counts as "other".
+var Signals = [...]string{"error_rate", "latency", "restarts", "traffic", "person", "refused_build", "other"}
