@@ -66,6 +66,14 @@ test-chart: tools ## Test the chart with real controllers and operator, each of 
 # The oldest versions that guardian is to work with, by the same tests: testdata/tools/*-oldest pin them.
 OLDEST_PROGRAMS = promtool-oldest prometheus-oldest alertmanager-oldest amtool-oldest helm-oldest kube-apiserver-oldest
 
+.PHONY: test-ci
+test-ci: tools ## Run the sample's Jenkinsfile by Groovy and its GitHub workflows by act (installs groovy when root; 10 minutes)
+	@command -v groovy >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq groovy default-jre-headless; } || \
+		{ echo "groovy is not on PATH (Debian: apt-get install groovy default-jre-headless)"; exit 1; }
+	@$(GO) run ./testdata/cluster -build act
+	$(GO) vet -tags=ci ./cmd/guardian
+	$(GO) test -tags=ci -count=1 -timeout=30m -v -run='ByGroovy|ByAct' ./cmd/guardian $(FLAGS)
+
 .PHONY: test-matrix
 test-matrix: tools ## Test with the oldest kube-apiserver, Helm, Prometheus and Alertmanager (builds them once, 15 minutes)
 	@$(GO) run ./testdata/cluster -build $(OLDEST_PROGRAMS)

@@ -836,7 +836,7 @@ func TestARequestThatNobodyTakesIsWithdrawn(t *testing.T) {
 		began := time.Now()
 		code, text := b.run("rollback", testGuard, "--reason", "r", "--timeout", "20s")
 		want(t, code, text, exitUnknown, "it has been withdrawn. Is guard orders-service still in guardian's configuration?")
-		if !strings.Contains(text, "guardian plan -f - --stable v1 --canary v2 | kubectl apply -f -") {
+		if !strings.Contains(text, "guardian plan -f - --stable v1 --canary v2 -o patch)\"") {
 			t.Errorf("does not say what to do by hand:\n%s", text)
 		}
 		if q := b.read().Request; q != nil {
@@ -1020,7 +1020,7 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 		"there is no lock to lift": {orphan(shifting(30, 1)), "unlock orders-service --reason gone", exitFailed, []string{"unlock refused: not locked"}},
 		"it cannot be rolled back, but by hand": {orphan(shifting(30, 1)), "rollback orders-service --reason r", exitUnknown, []string{
 			"nobody looks after it",
-			"kubectl get virtualservice -n shop orders-gateway -o yaml | guardian plan -f - --stable host:orders-v1 --canary host:orders-v2 | kubectl apply -f -",
+			"kubectl patch virtualservice -n shop orders-gateway --type=json -p \"$(kubectl get virtualservice -n shop orders-gateway -o yaml | guardian plan -f - --stable host:orders-v1 --canary host:orders-v2 -o patch)\"",
 			"kubectl get virtualservice -n shop orders-mesh -o yaml"}},
 		"its status is the last that was written": {orphan(shifting(30, 1)), "status orders-service", exitUnknown, []string{"shown is what was last written", "kubectl delete configmap -n shop guardian-orders-service"}},
 		"among others it is warned of":            {orphan(shifting(30, 1)), "status", exitOK, []string{"Warning: guard orders-service is not in guardian's configuration"}},
@@ -1274,7 +1274,7 @@ func TestAGuardThatObserves(t *testing.T) {
 		says        []string
 	}{
 		"a rollback is done by hand": {moves(observing(shifting(30, 1))), "rollback orders-service --reason r", refuse, nil, exitFailed, []string{
-			"rollback refused: mode observe", "kubectl get virtualservice -n shop orders-mesh -o yaml | guardian plan -f - --stable v1 --canary v2 | kubectl apply -f -"}},
+			"rollback refused: mode observe", "kubectl get virtualservice -n shop orders-mesh -o yaml | guardian plan -f - --stable v1 --canary v2 -o patch)"}},
 		"a lock is lifted": {moves(observing(locked())), "unlock orders-service --reason wrong", lift, marked, exitOK, []string{
 			"unlocked: wrong", "Taken off by this command: annotation canary-guardian.io/lock.orders-service of VirtualService orders-mesh"}},
 		"what is left of a lock is taken off": {moves(observing(shifting(0, 1))), "unlock orders-service --reason wrong", refuse, marked, exitOK, []string{"Taken off by this command"}},

@@ -173,3 +173,22 @@ func TestALogIsToldOfAGateInPlainLinesAndATerminalInOne(t *testing.T) {
 		}
 	})
 }
+
+// Some CIs give their steps a terminal, and keep all that is written to it.
+func TestALineThatChangesIsForPeopleAlone(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminal can be had: %v", err)
+	}
+	defer func() { _ = terminal.Close() }()
+	a := &app{errOut: terminal}
+	for _, c := range []struct {
+		ci, format string
+		live       bool
+	}{{"", "", true}, {"true", "", false}, {"", "github", false}} {
+		t.Setenv("CI", c.ci)
+		if p := a.newProgress(gateOptions{format: c.format}); p.live != c.live {
+			t.Errorf("%+v: live %v", c, p.live)
+		}
+	}
+}

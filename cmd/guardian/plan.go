@@ -30,7 +30,8 @@ nothing in it can be rewritten safely: the message says why.`,
 		Example: `  # what a rollback would write
   guardian plan -f vs-90-10.yaml --stable v1 --canary v2
   # roll back by hand while no guardian lives
-  kubectl get virtualservice orders-service -o yaml | guardian plan -f - --stable v1 --canary v2 | kubectl apply -f -`,
+  kubectl patch virtualservice orders-service --type=json \
+    -p "$(kubectl get virtualservice orders-service -o yaml | guardian plan -f - --stable v1 --canary v2 -o patch)"`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return a.plan(o) },
 	}

@@ -361,7 +361,9 @@ func (a *app) byHand(action decision.RequestAction, guard, namespace string, r d
 		text = "\nTo move the traffic yourself, with the guard's own stable, canary and VirtualService:"
 	}
 	for _, vs := range m.VirtualServices {
-		text += fmt.Sprintf("\n  kubectl get virtualservice -n %s %s -o yaml | %s plan -f - --stable %s --canary %s | kubectl apply -f -",
+		// Not apply, nor replace: what kubectl then remembers as applied has a resourceVersion and guardian's
+		// annotations, and the next apply of CI fails, or takes them off.
+		text += fmt.Sprintf("\n  kubectl patch virtualservice -n %[1]s %[2]s --type=json -p \"$(kubectl get virtualservice -n %[1]s %[2]s -o yaml | %[3]s plan -f - --stable %[4]s --canary %[5]s -o patch)\"",
 			namespace, vs, a.name, m.Stable, m.Canary)
 	}
 	return text

@@ -101,6 +101,10 @@ func tools() map[string]tool {
 			least: version{0, 80}, below: version{1, 0}, versionArgs: []string{"--version"}, about: 2 * time.Minute,
 			stamp: []string{"github.com/prometheus/common/version.Version=%s"},
 		},
+		"act": {
+			folder: "act", module: "github.com/nektos/act", pkg: "github.com/nektos/act",
+			least: version{0, 2}, below: version{1, 0}, versionArgs: []string{"--version"}, about: time.Minute,
+		},
 		// Its module has no releases, so a program that is there already cannot be told to be this one: least and below
 		// are left out, and no version fits.
 		"pilot-discovery": {
@@ -146,7 +150,7 @@ func wanted(name string) string {
 // Binary returns the path of a program: from $KUBEBUILDER_ASSETS or $PATH when its version fits, else from the user's
 // cache folder, where it is built first when it is missing. A build prints its progress to stderr and takes up to some
 // minutes; other processes that need a build at the same time wait. Known are kube-apiserver, kubectl, etcd,
-// kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator and pilot-discovery; it
+// kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator, act and pilot-discovery; it
 // must be called from within the repository.
 //
 // Programs that $GUARDIAN_OLDEST names, with spaces between, are of the oldest version that guardian is to work with.
