@@ -448,7 +448,8 @@ func (m *machine) checkSeen(before *world) {
 		}
 		return n
 	}
-	rollsBack := was.Lock == nil && is.Lock != nil ||
+	lifted := slices.ContainsFunc(newest(was.History, is.History), func(e decision.HistoryEntry) bool { return e.Event == "unlocked" })
+	rollsBack := (was.Lock == nil || lifted) && is.Lock != nil ||
 		m.guard.Rollback.Lock == decision.LockNone && (toZero(was) || toZero(is) || told(is) > told(was))
 	if m.meddled || m.fault != nil || was.Status.State == decision.StateUnknown || rollsBack {
 		return
