@@ -177,6 +177,7 @@ func (s *service) connectOracle() error {
 
 func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) error {
 	rc = rest.CopyConfig(rc)
+	rc.Wrap(newAPIRequests(reg).wrap)
 	rc.Wrap(func(next http.RoundTripper) http.RoundTripper { return persistentWatch{next} })
 	kube, err := kubernetes.NewForConfig(rc)
 	if err != nil {
