@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -85,7 +84,7 @@ func (b *builder) alert(a alert) {
 		"runbook_url": b.RunbookBase + strings.TrimSuffix(a.name, hold) + ".md",
 	}
 	if a.signal != "" {
-		b.links(annotations)
+		b.Links.annotate(annotations, a.signal)
 	}
 	r := monitoringv1.Rule{Alert: a.name, Expr: b.pretty(a.name, a.expr), Labels: labels, Annotations: annotations}
 	if a.wait > 0 {
@@ -102,29 +101,6 @@ const (
 	guardLabel     = "{{ $labels.guardian_guard }}"
 	namespaceLabel = "{{ $labels.namespace }}"
 )
-
-// links adds an annotation for each web interface that is configured.
-func (b *builder) links(annotations map[string]string) {
-	base := func(u string) string { return strings.TrimSuffix(u, "/") }
-	if b.Links.Grafana != "" {
-		sep := "?"
-		if strings.Contains(b.Links.Grafana, "?") {
-			sep = "&"
-		}
-		annotations["dashboard"] = base(b.Links.Grafana) + sep + "var-namespace=" + namespaceLabel + "&var-guard=" + guardLabel
-	}
-	if b.Links.Prometheus != "" {
-		query := url.QueryEscape(`{__name__=~"guardian.+",guardian_guard="`) + guardLabel + url.QueryEscape(`"}`)
-		annotations["prometheus"] = base(b.Links.Prometheus) + "/graph?g0.tab=0&g0.expr=" + query
-	}
-	if b.Links.Kiali != "" {
-		annotations["kiali"] = base(b.Links.Kiali) + "/console/graph/namespaces?graphType=versionedApp&duration=300&namespaces=" + namespaceLabel
-	}
-	if b.Links.Jaeger != "" {
-		service := lookup(serviceInfo, `label "destination_service_name"`)
-		annotations["jaeger"] = base(b.Links.Jaeger) + "/search?lookback=1h&service=" + service + "." + namespaceLabel
-	}
-}
 
 // lookup is a template that asks for a recorded series of the alert's guard and
 // shows it through a pipeline such as "value | humanizePercentage". It shows

@@ -122,14 +122,6 @@ type Traffic struct {
 	ShareTolerance float64
 }
 
-// Links has base URLs that alert texts link to; empty means no such link.
-type Links struct {
-	Grafana    string // a dashboard; gets var-guard and var-namespace
-	Prometheus string // the web interface's root
-	Kiali      string // the web interface's root
-	Jaeger     string // the web interface's root
-}
-
 // Options is what Generate works from. The zero value of each field but Guards
 // and Namespace is replaced by its default.
 type Options struct {
