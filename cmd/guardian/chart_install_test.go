@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,6 +43,11 @@ func newInstalledOn(t *testing.T, plane *controlplane.Plane) *installed {
 	var err error
 	i.helm.kubeconfig, err = i.plane.Kubeconfig(controlplane.Admin, i.ns)
 	i.must(err)
+	// A controller that may not run here, or not be that far, makes it in every namespace.
+	_, err = i.kube.CoreV1().ConfigMaps(i.ns).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kube-root-ca.crt"}}, metav1.CreateOptions{})
+	if !apierrors.IsAlreadyExists(err) {
+		i.must(err)
+	}
 	return i
 }
 

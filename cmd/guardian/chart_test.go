@@ -174,6 +174,28 @@ func TestTheChartRefusesWhatCannotWork(t *testing.T) {
 	}
 }
 
+// Argo CD renders the chart for a cluster that the templates do not see. A token of each rendering would be another one.
+func TestTheChartMakesNoTokenForAClusterThatItDoesNotSee(t *testing.T) {
+	h := newHelm(t)
+	render := func(more ...string) (string, error) {
+		return h.run(t.Context(), append([]string{"template", "guardian", chartDir, "-n", "microservices", "--set", oneGuard}, more...)...)
+	}
+	for _, version := range []string{"v1", "v1beta1"} {
+		cluster := "--api-versions=networking.istio.io/" + version
+		if _, err := render(cluster); err == nil || !strings.Contains(err.Error(), "webhook.existingSecret: not set") {
+			t.Errorf("%s: want the Secret asked for, got %v", version, err)
+		}
+		for _, set := range []string{"webhook.existingSecret=mine", "webhook.token=mine", "config.webhook.tokenFile=,config.webhook.allowAnonymous=true"} {
+			if _, err := render(cluster, "--set", set); err != nil {
+				t.Errorf("%s with %s: %v", version, set, err)
+			}
+		}
+	}
+	if text, err := render(); err != nil || rendered(t, text)["Secret/guardian-token"] == nil {
+		t.Errorf("rendered for no cluster: %v", err)
+	}
+}
+
 // The pods are replaced when a key changes that a running guardian cannot take
 // over, and only then: what it can take over is not worth a restart.
 func TestTheChartRestartsGuardianWhereAReloadIsNotEnough(t *testing.T) {

@@ -32,6 +32,9 @@ func newDocRunner(t *testing.T) *docRunner {
 	d.must(err)
 	other := planeServing(t, "v1")
 	d.must(other.CreateNamespace(t.Context(), sampleNamespace))
+	if said, err := other.Kubectl(t.Context(), controlplane.Admin, sampleNamespace, "create", "configmap", "kube-root-ca.crt"); err != nil { // as a controller would
+		t.Fatal(said)
+	}
 	d.empty, err = other.Kubeconfig(controlplane.Admin, sampleNamespace)
 	d.must(err)
 	d.must(os.Symlink(newHelm(t).path, filepath.Join(d.bin, "helm")))
