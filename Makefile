@@ -88,6 +88,19 @@ test-istio: tools ## Have the real istiod judge what guardian writes (builds it 
 	$(GO) vet -tags=istiod ./remediate ./cmd/guardian
 	$(GO) test -tags=istiod -count=1 -v -timeout=30m -run=Istiod ./remediate ./cmd/guardian
 
+.PHONY: test-argocd
+test-argocd: tools ## Have the real Argo CD sync the sample and the chart (builds it once; 15 minutes; needs redis-server)
+	@command -v redis-server >/dev/null || { echo "redis-server is not on PATH, and Argo CD keeps its cache there (Debian: apt-get install redis-server)"; exit 1; }
+	@$(GO) run ./testdata/cluster -build argocd kube-controller-manager
+	$(GO) vet -tags=argocd ./cmd/guardian
+	$(GO) test -tags=argocd -count=1 -timeout=1h -v -run="ArgoCD|TheHealthCheck" ./cmd/guardian
+
+.PHONY: test-flux
+test-flux: tools ## Have Flux's real kustomize-controller apply the sample (builds it once; 5 minutes)
+	@$(GO) run ./testdata/cluster -build kustomize-controller
+	$(GO) vet -tags=flux ./cmd/guardian
+	$(GO) test -tags=flux -count=1 -timeout=30m -v -run=UnderFlux ./cmd/guardian
+
 .PHONY: property
 property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
 	$(GO) test -count=1 -timeout=2h -run=PropertyInvariants ./remediate -rapid.checks=$(SEQUENCES)
@@ -201,7 +214,7 @@ fmt: ## Format the code
 .PHONY: tidy
 tidy: ## Tidy go.mod and those of the tools
 	$(GO) mod tidy
-	@for module in testdata/tools/*/; do (cd "$$module" && GOFLAGS=-tags=remove_all_sd $(GO) mod tidy) || exit 1; done
+	@for module in testdata/tools/*/; do (cd "$$module" && GOTOOLCHAIN=auto GOFLAGS=-tags=remove_all_sd $(GO) mod tidy) || exit 1; done
 
 .PHONY: verify
 verify: fmt tidy golden crds lint ## Format, tidy, regenerate, lint; fail when anything changed

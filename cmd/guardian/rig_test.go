@@ -106,7 +106,13 @@ func (r *rig) must(err error) {
 // wait returns when ok does not complain any more.
 func (r *rig) wait(what string, ok func(context.Context) error) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	r.waitFor(patience, what, ok)
+}
+
+// waitFor is for what takes its time.
+func (r *rig) waitFor(long time.Duration, what string, ok func(context.Context) error) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), long)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -405,11 +411,15 @@ func post(ctx context.Context, url, token string, body []byte) (int, error) {
 
 // insist sends a webhook until it is taken, as Alertmanager does.
 func insist(ctx context.Context, url string, body []byte) error {
+	return insistWith(ctx, url, bearer, body)
+}
+
+func insistWith(ctx context.Context, url, token string, body []byte) error {
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		one, cancel := context.WithTimeout(ctx, 5*time.Second)
-		status, err := post(one, url+"/webhook", bearer, body)
+		status, err := post(one, url+"/webhook", token, body)
 		cancel()
 		if err == nil && status == http.StatusOK {
 			return nil

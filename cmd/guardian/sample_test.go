@@ -158,14 +158,26 @@ func newSample(t *testing.T) *sample {
 	s.asAdmin("", "apply", "--validate=strict", "--dry-run=server", "-f", filepath.Join(s.folder, "k8s", "orders"))
 	s.asAdmin("", "apply", "-f", filepath.Join(s.folder, "k8s", "orders"))
 	s.policies()
+	s.runPods()
+	s.startGuardian()
+	s.shares = s.follow()
+	return s
+}
+
+// runPods makes the Pods of the namespace's Deployments ready, as long as they are to be.
+func (s *sample) runPods() {
 	s.rolling.Store(true)
 	s.background(200*time.Millisecond, func(ctx context.Context) error {
 		if !s.rolling.Load() {
 			return nil
 		}
-		return plane.Settle(ctx, s.ns)
+		return s.plane.Settle(ctx, s.ns)
 	})
-	prometheus := standInPrometheus(t)
+}
+
+// startGuardian starts one that the stand-ins tell that all is well.
+func (s *sample) startGuardian() {
+	prometheus := standInPrometheus(s.t)
 	s.g = s.serve("guardian-0", s.config("127.0.0.1:0", fmt.Sprintf("prometheus: {url: %q}", prometheus), &controlplane.App{Name: sampleGuard}))
 	beat := webhookOf(map[string]any{"status": "firing", "startsAt": time.Now().UTC().Format(time.RFC3339), "endsAt": "0001-01-01T00:00:00Z",
 		"fingerprint": "00000000000000aa", "labels": map[string]string{"alertname": rules.AlertHeartbeat, rules.LabelGuardian: "true",
@@ -177,8 +189,6 @@ func newSample(t *testing.T) *sample {
 		}
 		return err
 	})
-	s.shares = s.follow()
-	return s
 }
 
 // commandLine is where the pipelines run: with the real kubectl, guardian, and the

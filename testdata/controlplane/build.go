@@ -123,7 +123,7 @@ func build(ctx context.Context, module, target, pinned, name string, t tool) err
 	if t.tags != "" {
 		args = append(args, "-tags="+t.tags)
 	}
-	if t.embeds != "" || t.drops != "" {
+	if t.embeds != "" || t.drops != "" || len(t.edits) > 0 {
 		modfile, err := completed(ctx, module, scratch, t)
 		if err != nil {
 			return err
@@ -226,8 +226,13 @@ func completed(ctx context.Context, module, scratch string, t tool) (string, err
 	return modfile, os.WriteFile(filepath.Join(scratch, "build.sum"), sum, 0o644)
 }
 
-// change adds to a copy of the module what is missing, and removes what is not wanted.
+// change adds to a copy of the module what is missing, removes what is not wanted, and edits what is to be otherwise.
 func (t tool) change(source string) error {
+	for _, e := range t.edits {
+		if err := e.in(source); err != nil {
+			return err
+		}
+	}
 	if t.drops != "" {
 		if err := os.Remove(filepath.Join(source, filepath.FromSlash(t.drops))); err != nil {
 			return err
@@ -241,6 +246,19 @@ func (t tool) change(source string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(embedded, "index.html"), []byte(placeholder), 0o644)
+}
+
+// in makes the edit in a copy of the module.
+func (e edit) in(source string) error {
+	file := filepath.Join(source, filepath.FromSlash(e.file))
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if n := strings.Count(string(text), e.old); n != 1 {
+		return fmt.Errorf("edit %s: it has %q %d times, want once", e.file, e.old, n)
+	}
+	return os.WriteFile(file, []byte(strings.Replace(string(text), e.old, e.new, 1)), 0o644)
 }
 
 // moduleDir returns the folder of a module in the module cache, downloading it when it is not there.
@@ -276,7 +294,8 @@ func runGo(ctx context.Context, folder string, args ...string) error {
 func goOutput(ctx context.Context, folder string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = folder
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	// Some of the modules are of a newer Go than this one, which the go command gets where the machine has it not.
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOTOOLCHAIN=auto")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

@@ -128,6 +128,27 @@ func (p *Plane) install(ctx context.Context, definitions []definition) error {
 	return awaitServed(ctx, config, definitions)
 }
 
+// installFiles creates the CRDs of files, and returns when they are served.
+func (p *Plane) installFiles(ctx context.Context, pattern string) error {
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		return fmt.Errorf("find CRDs: no file %s (%v)", pattern, err)
+	}
+	var all []definition
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		definitions, err := parseDefinitions(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		all = append(all, definitions...)
+	}
+	return p.install(ctx, all)
+}
+
 // ServeIstio has the API server serve Istio's networking resources in these versions alone, as that of an older Istio
 // does, and returns when it does. What is stored stays.
 func (p *Plane) ServeIstio(ctx context.Context, versions ...string) error {

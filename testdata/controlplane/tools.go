@@ -37,9 +37,14 @@ type tool struct {
 	embeds string
 	// drops is a file of the module to build without: one that only links more.
 	drops string
+	// edits are made in the module's code before it is built.
+	edits []edit
 	// about how long a cold build takes on two cores, for people who wait.
 	about time.Duration
 }
+
+// edit replaces the one occurrence of a text in a file of a module.
+type edit struct{ file, old, new string }
 
 const kubernetesVersion = "k8s.io/component-base/version."
 
@@ -111,6 +116,18 @@ func tools() map[string]tool {
 			folder: "istio", module: "istio.io/istio", pkg: "istio.io/istio/pilot/cmd/pilot-discovery",
 			versionArgs: []string{"version"}, about: 9 * time.Minute,
 		},
+		// One program that is each of Argo CD's parts by the name that it is called by. Only the one built here listens on
+		// this machine alone, so no other will do.
+		"argocd": {
+			folder: "argocd", module: "github.com/argoproj/argo-cd/v3", pkg: "github.com/argoproj/argo-cd/v3/cmd",
+			versionArgs: []string{"version", "--client", "--short"}, about: 4 * time.Minute,
+			stamp: []string{"github.com/argoproj/argo-cd/v3/common.version=%s"},
+			edits: []edit{{file: "controller/appcontroller.go", old: `"0.0.0.0:%d"`, new: `"127.0.0.1:%d"`}},
+		},
+		"kustomize-controller": {
+			folder: "flux", module: "github.com/fluxcd/kustomize-controller", pkg: "github.com/fluxcd/kustomize-controller",
+			about: 2 * time.Minute,
+		},
 	}
 	for name, folder := range oldest {
 		t := all[name]
@@ -150,8 +167,8 @@ func wanted(name string) string {
 // Binary returns the path of a program: from $KUBEBUILDER_ASSETS or $PATH when its version fits, else from the user's
 // cache folder, where it is built first when it is missing. A build prints its progress to stderr and takes up to some
 // minutes; other processes that need a build at the same time wait. Known are kube-apiserver, kubectl, etcd,
-// kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator, act and pilot-discovery; it
-// must be called from within the repository.
+// kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator, act, pilot-discovery, argocd
+// and kustomize-controller; it must be called from within the repository.
 //
 // Programs that $GUARDIAN_OLDEST names, with spaces between, are of the oldest version that guardian is to work with.
 func Binary(ctx context.Context, name string) (string, error) {
