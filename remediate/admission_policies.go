@@ -206,8 +206,8 @@ resourceRules:
 				"(size(variables.was) == size(variables.is) && variables.was.all(k, k in variables.new && variables.new[k] == variables.old[k]))")},
 		},
 		rules: []celRule{
-			{"A record is made by its owner.", celOr("request.operation != 'CREATE'", "(variables.takes && request.name == '"+recordPrefix+"' + variables.guard)"),
-				"'a record of guardian is made by guardian alone: a ServiceAccount of this namespace, or one with the RBAC verb lock, that names itself in annotation " + AnnotationOwner + ", as ConfigMap " + recordPrefix + "' + variables.guard"},
+			{"A record is made by its owner.", celOr("request.operation != 'CREATE'", "(variables.takes && request.name == '"+RecordPrefix+"' + variables.guard)"),
+				"'a record of guardian is made by guardian alone: a ServiceAccount of this namespace, or one with the RBAC verb lock, that names itself in annotation " + AnnotationOwner + ", as ConfigMap " + RecordPrefix + "' + variables.guard"},
 			{"It is all that guardian remembers.", celOr("request.operation != 'DELETE'", "variables.mine", celGoes, "variables.mayUnlock"),
 				"'guardian\\'s record of ' + variables.guard + ' is all that it remembers: deleting it needs the RBAC verb unlock on virtualservices'"},
 			{"Owner and guard never change.", celOr("request.operation != 'UPDATE'", "!variables.mine",

@@ -205,7 +205,7 @@ func (c *cacheReader) record(_ context.Context, guard string) (*corev1.ConfigMap
 		return nil, err
 	}
 	cm, _ = c.ownRecords.newest(RecordName(guard), cm, cm != nil)
-	return recordOnly(guard, cm), nil
+	return OwnRecord(guard, cm), nil
 }
 
 func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
@@ -315,7 +315,7 @@ type liveReader struct {
 
 func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
 	cm, err := absent(l.kube.CoreV1().ConfigMaps(l.namespace).Get(ctx, RecordName(guard), metav1.GetOptions{}))
-	return recordOnly(guard, cm), err
+	return OwnRecord(guard, cm), err
 }
 
 func (l *liveReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
@@ -534,7 +534,7 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 	}
 	if old == nil {
 		cm, err := cms.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set, Annotations: ownerOf(nil, w.user())},
+			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set, Annotations: OwnerOf(nil, w.user())},
 			Data:       r.Data(),
 		}, metav1.CreateOptions{FieldManager: FieldManager})
 		if apierrors.IsAlreadyExists(err) {
@@ -542,7 +542,7 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 		}
 		return cm, conflictOr(err, "create record %s/%s", w.namespace, RecordName(guard))
 	}
-	patch, err := recordPatch(old, set, r, w.user())
+	patch, err := RecordPatch(old, set, r, w.user())
 	if err != nil {
 		return nil, err
 	}
@@ -554,15 +554,6 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 	return cm, conflictOr(err, "write record %s/%s", w.namespace, old.Name)
 }
 
-// ownerOf is the annotation that a record without an owner gets: the policy that
-// guards records lets its owner alone change what guardian writes.
-func ownerOf(old *corev1.ConfigMap, user string) map[string]string {
-	if user == "" || old != nil && old.Annotations[AnnotationOwner] != "" {
-		return nil
-	}
-	return map[string]string{AnnotationOwner: user}
-}
-
 // orForeign is err, which says that a record exists already, or that what exists
 // is none.
 func (w *writer) orForeign(ctx context.Context, guard string, err error) error {
@@ -570,70 +561,14 @@ func (w *writer) orForeign(ctx context.Context, guard string, err error) error {
 	if readErr != nil {
 		return err
 	}
-	return cmp.Or(checkForeign(guard, cm), err)
-}
-
-// recordPatch is a merge patch with a test of the resource version.
-func recordPatch(old *corev1.ConfigMap, set map[string]string, r decision.Record, user string) ([]byte, error) {
-	data, labelSet := map[string]any{}, map[string]any{}
-	now := r.Data()
-	for k := range old.Data {
-		if _, ok := now[k]; !ok && ownKey(k) {
-			data[k] = nil
-		}
-	}
-	for k, v := range now {
-		if old.Data[k] != v {
-			data[k] = v
-		}
-	}
-	for k, v := range set {
-		if old.Labels[k] != v {
-			labelSet[k] = v
-		}
-	}
-	if _, locked := set[LabelLocked]; !locked && old.Labels[LabelLocked] != "" {
-		labelSet[LabelLocked] = nil
-	}
-	meta := map[string]any{"resourceVersion": old.ResourceVersion}
-	if len(labelSet) > 0 {
-		meta["labels"] = labelSet
-	}
-	if owner := ownerOf(old, user); owner != nil {
-		meta["annotations"] = owner
-	}
-	return json.Marshal(map[string]any{"metadata": meta, "data": data})
-}
-
-func ownKey(k string) bool {
-	return slices.Contains([]string{decision.KeyLock, decision.KeyRefused, decision.KeyDeny, decision.KeyDenyMatchRoutes, decision.KeyDenyMirrors, decision.KeyStable, decision.KeyVirtualServices, decision.KeyMessage, decision.KeyStatus, decision.KeyHistory, decision.KeyRequestOnce, decision.KeyChanged}, k) ||
-		slices.Contains(decision.RequestKeys, k)
+	return cmp.Or(CheckForeign(guard, cm), err)
 }
 
 // holds says whether the record that was read is this one. Nearly always nothing
 // has changed at all, and to compare is cheaper than to write it down.
 func (s snapshot) holds(r decision.Record) bool {
 	same := s.record != nil && (s.record.Labels[LabelLocked] == "true") == (r.Lock != nil) && reflect.DeepEqual(s.stored, r)
-	return same || sameRecord(s.record, r)
-}
-
-// sameRecord says whether the ConfigMap already holds the record.
-func sameRecord(old *corev1.ConfigMap, r decision.Record) bool {
-	if old == nil || (old.Labels[LabelLocked] == "true") != (r.Lock != nil) {
-		return false
-	}
-	now := r.Data()
-	for k := range old.Data {
-		if _, ok := now[k]; !ok && ownKey(k) {
-			return false
-		}
-	}
-	for k, v := range now {
-		if old.Data[k] != v {
-			return false
-		}
-	}
-	return true
+	return same || SameRecord(s.record, r)
 }
 
 // patchVirtualService applies ops with a test of the resource version.

@@ -166,7 +166,7 @@ func New(o Options) (*Controller, error) {
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
-		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: newHistories(),
+		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: NewHistories(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
 		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, unguarded: c.info.unguardedOf, turn: c.turn, patient: c.patient,
 	}
@@ -199,7 +199,7 @@ func (c *Controller) SetGuards(guards []decision.Guard) {
 			}
 			delete(c.guards, name)
 			c.r.watch.forget(name)
-			c.r.past.forget(name)
+			c.r.past.Forget(name)
 			c.r.done.forget(name)
 			c.r.unrecorded.forget(name)
 			c.r.later.forget(name)

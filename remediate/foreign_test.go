@@ -56,7 +56,7 @@ func TestAConfigMapOfARecordsNameIsNotTakenForOne(t *testing.T) {
 			}
 		})
 	}
-	if err := checkForeign("config", nil); err != nil {
+	if err := CheckForeign("config", nil); err != nil {
 		t.Error(err)
 	}
 }

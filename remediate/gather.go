@@ -54,14 +54,14 @@ type Side struct {
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g decision.Guard, domain, user string, known *inspections, past *histories) (snapshot, error) {
+func gather(ctx context.Context, r reader, g decision.Guard, domain, user string, known *inspections, past *Histories) (snapshot, error) {
 	s := snapshot{input: decision.Input{Guard: g}, known: known, user: user}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
 	}
 	s.record = cm
-	s.stored, s.input.Unreadable = past.parse(g.Name, cm)
+	s.stored, s.input.Unreadable = past.Parse(g.Name, cm)
 	s.input.Record = s.stored
 	status := &s.input.Record.Status
 	status.Orphaned = time.Time{} // who looks at it now looks after it

@@ -92,7 +92,7 @@ func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
 	}
 	// A pass leaves the history as text, and adds to it.
 	var bad []string
-	if s.stored, bad = newHistories().parse("orders-service", cm); len(bad) > 0 || s.stored.PastText() == "" {
+	if s.stored, bad = NewHistories().Parse("orders-service", cm); len(bad) > 0 || s.stored.PastText() == "" {
 		t.Fatalf("the history was not left as text: %v", bad)
 	}
 	if !s.holds(s.stored.Clone()) {

@@ -53,12 +53,12 @@ func (c *Controller) lookForOrphans() {
 }
 
 func (c *Controller) markOrphans(ctx context.Context) error {
-	records, err := c.info.reader.records.ConfigMaps(c.o.Namespace).List(labels.Everything())
+	all, err := c.info.reader.records.ConfigMaps(c.o.Namespace).List(labels.Everything())
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, cm := range records {
+	for _, cm := range all {
 		guard := cm.Labels[LabelGuard]
 		c.mu.Lock()
 		_, configured := c.guards[guard]
@@ -110,7 +110,7 @@ func (c *Controller) handOver(ctx context.Context, orphan, heir string) error {
 	if r.Lock == nil {
 		return nil
 	}
-	r = handedOver(r, heir, c.o.Now().UTC())
+	r = HandedOver(r, heir, c.o.Now().UTC())
 	for _, name := range strings.Fields(cm.Data[decision.KeyVirtualServices]) {
 		vs, err := c.r.live.virtualService(ctx, name)
 		if err != nil {
@@ -132,23 +132,6 @@ func (c *Controller) handOver(ctx context.Context, orphan, heir string) error {
 	return nil
 }
 
-// handedOver is an orphan's record whose lock is another guard's now.
-func handedOver(r decision.Record, heir string, now time.Time) decision.Record {
-	r = r.Clone()
-	s := &r.Status
-	s.State, s.Since, s.LiftedAt, s.Reason = decision.StateIdle, now, now, "its lock stands on as that of guard "+heir
-	if r.Lock.Since.After(now) {
-		s.LiftedAt = r.Lock.Since
-	}
-	if s.Weight > 0 {
-		s.State = decision.StateShifting
-	}
-	r.Lock, r.VirtualServices, r.Message = nil, nil, ""
-	r.Denies(nil, nil, decision.Rollback{})
-	r.History = append(r.History, decision.HistoryEntry{At: now, State: s.State, Event: "unlocked", From: s.Weight, To: s.Weight, Build: s.Build, Reason: s.Reason})
-	return r
-}
-
 func (c *Controller) markOrphan(ctx context.Context, guard string) error {
 	cm, err := c.r.live.record(ctx, guard)
 	if err != nil || cm == nil {
@@ -158,34 +141,11 @@ func (c *Controller) markOrphan(ctx context.Context, guard string) error {
 	if !r.Status.Orphaned.IsZero() {
 		return nil
 	}
-	if _, err := c.r.store.writeRecord(ctx, guard, cm, orphaned(r, guard, c.o.Now().UTC())); err != nil {
+	if _, err := c.r.store.writeRecord(ctx, guard, cm, Orphaned(r, guard, c.o.Now().UTC())); err != nil {
 		return err
 	}
 	c.o.Logger.Warn("a guard that has a record is not in the configuration: nobody looks after it", "guard", guard, "locked", r.Lock != nil)
 	return nil
-}
-
-// orphaned is the record of a guard that nobody looks after from now on.
-func orphaned(r decision.Record, guard string, now time.Time) decision.Record {
-	r = r.Clone()
-	s := &r.Status
-	entry := func(event, by, why string) {
-		r.History = append(r.History, decision.HistoryEntry{At: now, State: s.State, Event: event, By: by, From: s.Weight, To: s.Weight, Build: s.Build, Reason: why})
-	}
-	s.Orphaned = now
-	s.ClearSteps()
-	s.Mode, s.Ladder = "", nil
-	entry("orphaned", "", OrphanText(guard, now))
-	if q := r.Request; q != nil {
-		entry("refused", decision.Shorten(q.By), decision.Shorten(string(q.Action))+" refused: "+OrphanText(guard, now))
-		r.Request = nil
-	}
-	return r
-}
-
-// OrphanText says of a guard that nobody looks after it.
-func OrphanText(guard string, since time.Time) string {
-	return fmt.Sprintf("guard %s is not in guardian's configuration (seen at %s): nobody looks after it", guard, decision.Stamp(since))
 }
 
 // TakeOffLock removes the lock's annotation of a guard from VirtualServices and

@@ -90,7 +90,7 @@ func (s *sim) seen(vs *unstructured.Unstructured) seenTraffic {
 // record is the record but for its history.
 func (s *sim) record() decision.Record {
 	if cm := s.w.cm; cm != s.truth.parsed {
-		r, bad := readRecord(cm)
+		r, bad := Skim(cm)
 		if len(bad) > 0 {
 			s.fail("read record: %v", bad)
 		}
@@ -175,7 +175,7 @@ var obstacles = [...]struct {
 	{"while an alert fires", func(s *sim) bool { return len(s.firing) > 0 }},
 	{"without stable", (*sim).noStable},
 	{"in the middle of a rollout", (*sim).rollingOut},
-	{"without a heartbeat", func(s *sim) bool { return s.now().Sub(s.beat) > s.guard.HeartbeatMaxAge+maxSkew }},
+	{"without a heartbeat", func(s *sim) bool { return s.now().Sub(s.beat) > s.guard.HeartbeatMaxAge+MaxSkew }},
 	{"without Prometheus", func(s *sim) bool { return s.broken("prometheus") }},
 	{"with a closed gate", func(s *sim) bool { return s.broken("gate") }},
 	{"while nothing proves that the rules watch", func(s *sim) bool { return s.broken("rules") }},

@@ -171,7 +171,7 @@ func (m *machine) wire(r *replica) {
 	}
 	r.store.answer, r.store.moved = m.answer, m.remember
 	r.rec = &reconciler{
-		cached: worldReader{world: r.view, saw: &r.saw, unlisted: &m.unlisted}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down, unlisted: &m.unlisted}, store: r.store, now: m.clock, past: newHistories(), domain: "cluster.local",
+		cached: worldReader{world: r.view, saw: &r.saw, unlisted: &m.unlisted}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down, unlisted: &m.unlisted}, store: r.store, now: m.clock, past: NewHistories(), domain: "cluster.local",
 		user:      func() string { return guardianUser },
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },

@@ -57,7 +57,7 @@ type reconciler struct {
 	now          func() time.Time
 	watch        *stopwatch
 	known        *inspections // nil: each look is made anew
-	past         *histories
+	past         *Histories
 	done         confirmed
 	unrecorded   unrecorded
 	later        perGuard[time.Time] // when what could not be given back is tried again
@@ -485,7 +485,7 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d decision.Deci
 		again = r.leave(ctx, s, &d, &want)
 	}
 	if d.Move == decision.MoveRestore || d.Move == decision.MoveForward || d.Reason == decision.ReasonPerson || d.Leave || len(d.Then) > 0 {
-		if !sameRecord(cm, want) {
+		if !SameRecord(cm, want) {
 			if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, want); err != nil {
 				return err
 			}

@@ -27,15 +27,15 @@ func ParseRecord(cm *corev1.ConfigMap) (decision.Record, error) {
 // what cannot be read is left out, and bad says what and why. A lock that cannot
 // be read stays, for a person to lift.
 func ReadRecord(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
-	r, bad = readRecord(cm)
+	r, bad = Skim(cm)
 	if err := r.ReadHistory(); err != nil {
 		bad = append(bad, err.Error())
 	}
 	return r, bad
 }
 
-// readRecord is ReadRecord but for the history, which stays the text that it is.
-func readRecord(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
+// Skim is ReadRecord but for the history, which stays the text that it is.
+func Skim(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	if cm == nil {
 		return r, nil
 	}
@@ -44,26 +44,26 @@ func readRecord(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	return r, bad
 }
 
-// histories knows which guards' histories can be read, so that not every pass
+// Histories knows which guards' histories can be read, so that not every pass
 // over a guard has to find out. It keeps a hash of each text.
-type histories struct {
+type Histories struct {
 	seed maphash.Seed
 
 	mu   sync.Mutex
 	read map[string]uint64 // by guard
 }
 
-func newHistories() *histories {
-	return &histories{seed: maphash.MakeSeed(), read: map[string]uint64{}}
+func NewHistories() *Histories {
+	return &Histories{seed: maphash.MakeSeed(), read: map[string]uint64{}}
 }
 
-// parse is ReadRecord, but that the history stays the text that it is. A nil
+// Parse is ReadRecord, but that the history stays the text that it is. A nil
 // histories takes it apart.
-func (h *histories) parse(guard string, cm *corev1.ConfigMap) (r decision.Record, bad []string) {
+func (h *Histories) Parse(guard string, cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	if h == nil {
 		return ReadRecord(cm)
 	}
-	if r, bad = readRecord(cm); r.PastText() == "" {
+	if r, bad = Skim(cm); r.PastText() == "" {
 		return r, bad
 	}
 	sum := maphash.String(h.seed, r.PastText())
@@ -82,8 +82,8 @@ func (h *histories) parse(guard string, cm *corev1.ConfigMap) (r decision.Record
 	return r, bad
 }
 
-// forget drops a guard that is no longer configured.
-func (h *histories) forget(guard string) {
+// Forget drops a guard that is no longer configured.
+func (h *Histories) Forget(guard string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.read, guard)
@@ -92,11 +92,11 @@ func (h *histories) forget(guard string) {
 // ErrForeignRecord says that a ConfigMap of a record's name is not guardian's.
 var ErrForeignRecord = errors.New("it is not guardian's")
 
-// checkForeign returns an ErrForeignRecord for a ConfigMap that has the name of
+// CheckForeign returns an ErrForeignRecord for a ConfigMap that has the name of
 // a guard's record and is none: it bears no label of guardian's, or another
 // guard's, and holds no status. A record that somebody has taken the label off
 // is one still.
-func checkForeign(guard string, cm *corev1.ConfigMap) error {
+func CheckForeign(guard string, cm *corev1.ConfigMap) error {
 	if cm == nil || cm.Labels[LabelGuard] == guard {
 		return nil
 	}
@@ -108,10 +108,10 @@ func checkForeign(guard string, cm *corev1.ConfigMap) error {
 		cm.Namespace, cm.Name, guard, LabelGuard, guard, ErrForeignRecord)
 }
 
-// recordOnly is cm if it is the guard's record. What is not is as absent: to read
+// OwnRecord is cm if it is the guard's record. What is not is as absent: to read
 // it as one would be to write it as one.
-func recordOnly(guard string, cm *corev1.ConfigMap) *corev1.ConfigMap {
-	if checkForeign(guard, cm) != nil {
+func OwnRecord(guard string, cm *corev1.ConfigMap) *corev1.ConfigMap {
+	if CheckForeign(guard, cm) != nil {
 		return nil
 	}
 	return cm
@@ -119,7 +119,7 @@ func recordOnly(guard string, cm *corev1.ConfigMap) *corev1.ConfigMap {
 
 // ParseRecordOf is ParseRecord of a ConfigMap that was read by a record's name.
 func ParseRecordOf(guard string, cm *corev1.ConfigMap) (decision.Record, error) {
-	if err := checkForeign(guard, cm); err != nil {
+	if err := CheckForeign(guard, cm); err != nil {
 		return decision.Record{}, err
 	}
 	return ParseRecord(cm)
@@ -127,7 +127,7 @@ func ParseRecordOf(guard string, cm *corev1.ConfigMap) (decision.Record, error) 
 
 // ReadRecordOf is ReadRecord of a ConfigMap that was read by a record's name.
 func ReadRecordOf(guard string, cm *corev1.ConfigMap) (decision.Record, error) {
-	if err := checkForeign(guard, cm); err != nil {
+	if err := CheckForeign(guard, cm); err != nil {
 		return decision.Record{}, err
 	}
 	r, bad := ReadRecord(cm)

@@ -241,7 +241,7 @@ func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, bad := newHistories().parse("orders-service", stored)
+		r, bad := NewHistories().Parse("orders-service", stored)
 		if len(bad) > 0 {
 			t.Fatal(bad)
 		}
@@ -256,11 +256,11 @@ func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
 }
 
 func TestAHistoryThatSomebodyHasEditedIsReadOrRefused(t *testing.T) {
-	known := newHistories()
+	known := NewHistories()
 	for text, entries := range map[string]int{"null": 0, "[]": 0, " [ ] ": 0, "[ {\"event\":\"step\"} ]\n": 1, `[{"event":"step"}] `: 1, `[{"event":"step"},{"event":"completed"}]`: 2} {
 		cm := recordMap(decision.Record{})
 		cm.Data[decision.KeyHistory] = text
-		r, bad := known.parse("orders-service", cm)
+		r, bad := known.Parse("orders-service", cm)
 		if len(bad) > 0 {
 			t.Fatalf("%q: %v", text, bad)
 		}
@@ -273,7 +273,7 @@ func TestAHistoryThatSomebodyHasEditedIsReadOrRefused(t *testing.T) {
 		cm := recordMap(decision.Record{})
 		for range 2 {
 			cm.Data[decision.KeyHistory] = text
-			if r, bad := known.parse("orders-service", cm); len(bad) != 1 || !strings.Contains(bad[0], "key history") || r.PastText() != "" {
+			if r, bad := known.Parse("orders-service", cm); len(bad) != 1 || !strings.Contains(bad[0], "key history") || r.PastText() != "" {
 				t.Errorf("%q: %v, want what names the key, and nothing of it kept: %q", text, bad, r.PastText())
 			}
 		}

@@ -142,7 +142,7 @@ func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (o
 			r.markLock(ctx, &out, d.Record)
 		}
 	}()
-	if sameRecord(out.record, d.Record) {
+	if SameRecord(out.record, d.Record) {
 		return out, err
 	}
 	g := out.snapshot.input.Guard

@@ -12,7 +12,7 @@ import (
 
 func mustPatch(t *testing.T, old *corev1.ConfigMap, r decision.Record) []byte {
 	t.Helper()
-	patch, err := recordPatch(old, nil, r, "")
+	patch, err := RecordPatch(old, nil, r, "")
 	if err != nil {
 		t.Fatal(err)
 	}

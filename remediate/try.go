@@ -71,18 +71,18 @@ func (l Looker) TryRollback(ctx context.Context, g decision.Guard, user string) 
 
 // tryRecord writes the record as it becomes.
 func (l Looker) tryRecord(ctx context.Context, g decision.Guard, old *corev1.ConfigMap, want decision.Record, user string) Tried {
-	records, set := l.Client.CoreV1().ConfigMaps(g.Namespace), map[string]string{LabelGuard: g.Name, "app.kubernetes.io/managed-by": "guardian", LabelLocked: "true"}
+	api, set := l.Client.CoreV1().ConfigMaps(g.Namespace), map[string]string{LabelGuard: g.Name, "app.kubernetes.io/managed-by": "guardian", LabelLocked: "true"}
 	t := Tried{Kind: "ConfigMap", Name: RecordName(g.Name), Verb: "create"}
 	if old == nil {
-		_, t.Err = records.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: t.Name, Namespace: g.Namespace, Labels: set, Annotations: ownerOf(nil, user)}, Data: want.Data(),
+		_, t.Err = api.Create(ctx, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: t.Name, Namespace: g.Namespace, Labels: set, Annotations: OwnerOf(nil, user)}, Data: want.Data(),
 		}, metav1.CreateOptions{FieldManager: FieldManager, DryRun: dryRun})
 		return t
 	}
 	t.Verb = "patch"
-	patch, err := recordPatch(old, set, want, user)
+	patch, err := RecordPatch(old, set, want, user)
 	if t.Err = err; err == nil {
-		_, t.Err = records.Patch(ctx, t.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager, DryRun: dryRun})
+		_, t.Err = api.Patch(ctx, t.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager, DryRun: dryRun})
 	}
 	return t
 }

@@ -82,14 +82,14 @@ func (o rbacOptions) rules() []rbacv1.PolicyRule {
 	rule := func(group, resource string, verbs ...string) rbacv1.PolicyRule {
 		return rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}
 	}
-	records := rule("", "configmaps", "get", "list", "watch")
+	ofRecords := rule("", "configmaps", "get", "list", "watch")
 	if len(o.guards) > 0 {
-		records = rule("", "configmaps", "get", "watch")
+		ofRecords = rule("", "configmaps", "get", "watch")
 		for _, guard := range o.guards {
-			records.ResourceNames = append(records.ResourceNames, remediate.RecordName(guard))
+			ofRecords.ResourceNames = append(ofRecords.ResourceNames, remediate.RecordName(guard))
 		}
 	}
-	out := []rbacv1.PolicyRule{records, rule("coordination.k8s.io", "leases", "list")}
+	out := []rbacv1.PolicyRule{ofRecords, rule("coordination.k8s.io", "leases", "list")}
 	if o.account == "operator" {
 		out[0].Verbs = append(out[0].Verbs, "patch")
 		// They stand for no request of the API: the admission policies ask for them.

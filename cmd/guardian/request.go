@@ -164,10 +164,10 @@ const requestsAtOnce = 32
 func (a *app) request(ctx context.Context, c *cluster, guards []string, q decision.Request, f requestFlags) (err error) {
 	waiting, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	var records []namedRecord
+	var named []namedRecord
 	if f.all {
-		records, err = c.records(ctx, c.namespace)
-		if err == nil && len(records) == 0 {
+		named, err = c.records(ctx, c.namespace)
+		if err == nil && len(named) == 0 {
 			err = fmt.Errorf("no guard has a record in namespace %s: does guardian run for this namespace?", c.namespace)
 		}
 	} else {
@@ -176,11 +176,11 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 			err = c.unknownGuard(ctx, guards[0])
 		}
 		if err == nil {
-			records = []namedRecord{{c.namespace, guards[0], *r}}
+			named = []namedRecord{{c.namespace, guards[0], *r}}
 			err = remediate.UnreadableError(*r, c.namespace, guards[0])
 		}
 	}
-	if err != nil && len(records) == 0 {
+	if err != nil && len(named) == 0 {
 		return err
 	}
 	if err != nil { // guardian begins anew what cannot be read
@@ -189,25 +189,25 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 	if q.By, err = c.whoAmI(ctx); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(records, func(r namedRecord) bool { return r.Status.Orphaned.IsZero() }) {
-		return a.requestEach(ctx, waiting, c, records, q, f)
+	if !slices.ContainsFunc(named, func(r namedRecord) bool { return r.Status.Orphaned.IsZero() }) {
+		return a.requestEach(ctx, waiting, c, named, q, f)
 	}
 	if err := c.wantAlive(ctx, &pulse{}); err != nil {
-		return &exitError{exitCode(err), fmt.Errorf("%w%s", err, a.byHand(q.Action, records[0].guard, c.namespace, records[0].Record))}
+		return &exitError{exitCode(err), fmt.Errorf("%w%s", err, a.byHand(q.Action, named[0].guard, c.namespace, named[0].Record))}
 	}
-	return a.requestEach(ctx, waiting, c, records, q, f)
+	return a.requestEach(ctx, waiting, c, named, q, f)
 }
 
 // requestEach asks for q of each guard, and prints an answer each.
-func (a *app) requestEach(ctx, waiting context.Context, c *cluster, records []namedRecord, q decision.Request, f requestFlags) error {
+func (a *app) requestEach(ctx, waiting context.Context, c *cluster, named []namedRecord, q decision.Request, f requestFlags) error {
 	if !f.all && f.output == "" {
-		_, err := a.requestOne(ctx, waiting, c, records[0], q, f.timeout)
+		_, err := a.requestOne(ctx, waiting, c, named[0], q, f.timeout)
 		return err
 	}
-	answers, failed := make([]requestAnswer, len(records)), make([]error, len(records))
+	answers, failed := make([]requestAnswer, len(named)), make([]error, len(named))
 	slots := make(chan struct{}, requestsAtOnce)
 	var wg sync.WaitGroup
-	for i, r := range records {
+	for i, r := range named {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()

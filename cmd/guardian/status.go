@@ -84,8 +84,8 @@ func (c *cluster) readStatus(ctx context.Context, guard string, all bool) ([]nam
 }
 
 func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOptions) error {
-	records, err := c.readStatus(ctx, guard, o.all)
-	if err != nil && len(records) == 0 {
+	named, err := c.readStatus(ctx, guard, o.all)
+	if err != nil && len(named) == 0 {
 		return err
 	}
 	var p pulse
@@ -95,26 +95,26 @@ func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOpti
 			beat = p.heartbeat()
 		}
 	}
-	if printErr := a.printStatus(records, guard, beat, o, time.Now()); printErr != nil {
+	if printErr := a.printStatus(named, guard, beat, o, time.Now()); printErr != nil {
 		return printErr
 	}
 	if err != nil {
 		return err
 	}
-	warnings, err := c.statusPulse(ctx, records, o.all)
+	warnings, err := c.statusPulse(ctx, named, o.all)
 	for _, text := range warnings {
 		fmt.Fprintln(a.errOut, "Warning: "+text)
 	}
 	if err != nil {
 		return err
 	}
-	return a.statusOrphans(records, guard)
+	return a.statusOrphans(named, guard)
 }
 
 // statusOrphans says which guards nobody looks after. Asked for one of them, the
 // answer is not what it is but what it was.
-func (a *app) statusOrphans(records []namedRecord, guard string) error {
-	for _, r := range records {
+func (a *app) statusOrphans(named []namedRecord, guard string) error {
+	for _, r := range named {
 		if r.Status.Orphaned.IsZero() {
 			continue
 		}
@@ -138,11 +138,11 @@ func (p *pulse) heartbeat() string {
 
 // statusPulse asks for a sign of life in each namespace that has guards, and
 // warns where alerts may not reach who lives there.
-func (c *cluster) statusPulse(ctx context.Context, records []namedRecord, all bool) (warnings []string, err error) {
+func (c *cluster) statusPulse(ctx context.Context, named []namedRecord, all bool) (warnings []string, err error) {
 	namespaces := []string{c.namespace}
 	if all {
 		namespaces = nil
-		for _, r := range records {
+		for _, r := range named {
 			if n := len(namespaces); n == 0 || namespaces[n-1] != r.namespace {
 				namespaces = append(namespaces, r.namespace)
 			}
@@ -182,24 +182,24 @@ type statusJSON struct {
 	Unreadable []string `json:"unreadable,omitempty"`
 }
 
-func (a *app) printStatus(records []namedRecord, guard, beat string, o statusOptions, now time.Time) error {
+func (a *app) printStatus(named []namedRecord, guard, beat string, o statusOptions, now time.Time) error {
 	if o.output == "json" {
-		return a.printJSON(records, guard)
+		return a.printJSON(named, guard)
 	}
 	if guard != "" {
-		return printGuard(a.out, records[0], beat, now)
+		return printGuard(a.out, named[0], beat, now)
 	}
-	if len(records) == 0 {
+	if len(named) == 0 {
 		fmt.Fprintln(a.errOut, "No guards found.")
 		return nil
 	}
-	return printTable(a.out, records, o.all, true, now)
+	return printTable(a.out, named, o.all, true, now)
 }
 
 // printJSON is a list of guards, or one guard with its history.
-func (a *app) printJSON(records []namedRecord, guard string) error {
-	out := make([]statusJSON, 0, len(records))
-	for _, r := range records {
+func (a *app) printJSON(named []namedRecord, guard string) error {
+	out := make([]statusJSON, 0, len(named))
+	for _, r := range named {
 		s := statusJSON{shapeOf("GuardStatus"), r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable}
 		if guard != "" {
 			s.History = r.History
@@ -214,7 +214,7 @@ func (a *app) printJSON(records []namedRecord, guard string) error {
 	return enc.Encode(out)
 }
 
-func printTable(w io.Writer, records []namedRecord, all, header bool, now time.Time) error {
+func printTable(w io.Writer, named []namedRecord, all, header bool, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(namespace string, cells ...string) {
 		if all {
@@ -225,7 +225,7 @@ func printTable(w io.Writer, records []namedRecord, all, header bool, now time.T
 	if header {
 		row("NAMESPACE", "NAME", "STATE", "CANARY", "FOR", "BUILD", "LOCK", "ALERTS", "NEXT")
 	}
-	for _, r := range records {
+	for _, r := range named {
 		s := r.Status
 		row(r.namespace, r.guard, stateCell(s), fmt.Sprintf("%d%%", s.Weight), age(s.Since, now),
 			short(s.Build), lockCell(r.Lock), cmp.Or(strings.Join(s.Alerts, ","), "-"), nextCell(s, now))
@@ -414,15 +414,15 @@ func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statu
 	var looked time.Time
 	var alive error
 	for first := true; ; first = false {
-		records, err := c.readStatus(ctx, guard, o.all)
+		named, err := c.readStatus(ctx, guard, o.all)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && first && len(records) == 0 {
+		if err != nil && first && len(named) == 0 {
 			return err
 		}
 		var changed []namedRecord
-		for _, r := range records {
+		for _, r := range named {
 			key := r.namespace + "/" + r.guard
 			if seen[key] != r.ResourceVersion {
 				seen[key] = r.ResourceVersion
@@ -432,9 +432,9 @@ func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statu
 		if printErr := a.printChanged(changed, guard, o, first); printErr != nil {
 			return printErr
 		}
-		if now := time.Now(); (err == nil || len(records) > 0) && now.Sub(looked) >= statusLook {
+		if now := time.Now(); (err == nil || len(named) > 0) && now.Sub(looked) >= statusLook {
 			var warnings []string
-			warnings, alive = c.statusPulse(ctx, records, o.all)
+			warnings, alive = c.statusPulse(ctx, named, o.all)
 			if ctx.Err() != nil {
 				return nil
 			}

@@ -1,0 +1,48 @@
+package remediate
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/canary-guardian/guardian/remediate/decision"
+)
+
+// HandedOver is an orphan's record whose lock is another guard's now.
+func HandedOver(r decision.Record, heir string, now time.Time) decision.Record {
+	r = r.Clone()
+	s := &r.Status
+	s.State, s.Since, s.LiftedAt, s.Reason = decision.StateIdle, now, now, "its lock stands on as that of guard "+heir
+	if r.Lock.Since.After(now) {
+		s.LiftedAt = r.Lock.Since
+	}
+	if s.Weight > 0 {
+		s.State = decision.StateShifting
+	}
+	r.Lock, r.VirtualServices, r.Message = nil, nil, ""
+	r.Denies(nil, nil, decision.Rollback{})
+	r.History = append(r.History, decision.HistoryEntry{At: now, State: s.State, Event: "unlocked", From: s.Weight, To: s.Weight, Build: s.Build, Reason: s.Reason})
+	return r
+}
+
+// Orphaned is the record of a guard that nobody looks after from now on.
+func Orphaned(r decision.Record, guard string, now time.Time) decision.Record {
+	r = r.Clone()
+	s := &r.Status
+	entry := func(event, by, why string) {
+		r.History = append(r.History, decision.HistoryEntry{At: now, State: s.State, Event: event, By: by, From: s.Weight, To: s.Weight, Build: s.Build, Reason: why})
+	}
+	s.Orphaned = now
+	s.ClearSteps()
+	s.Mode, s.Ladder = "", nil
+	entry("orphaned", "", OrphanText(guard, now))
+	if q := r.Request; q != nil {
+		entry("refused", decision.Shorten(q.By), decision.Shorten(string(q.Action))+" refused: "+OrphanText(guard, now))
+		r.Request = nil
+	}
+	return r
+}
+
+// OrphanText says of a guard that nobody looks after it.
+func OrphanText(guard string, since time.Time) string {
+	return fmt.Sprintf("guard %s is not in guardian's configuration (seen at %s): nobody looks after it", guard, decision.Stamp(since))
+}
