@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -393,7 +394,7 @@ func (p *policed) tryRecord(row recordRow, ns string, by who, want answer) {
 	if is != want {
 		p.t.Errorf("%s, by %s: %s (%v), want %s", row.name, by.name, is, err, want)
 	}
-	for _, name := range []string{RecordName("orders-service"), "guardian-x"} {
+	for _, name := range []string{records.Name("orders-service"), "guardian-x"} {
 		admin := p.kube.CoreV1().ConfigMaps(ns)
 		if err := admin.Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			p.t.Fatal(err)
@@ -406,7 +407,7 @@ func (p *policed) tryRecord(row recordRow, ns string, by who, want answer) {
 // the label.
 func (p *policed) storeRecord(guardian *kubernetes.Clientset, cm *corev1.ConfigMap, ns string) error {
 	bare := cm.DeepCopy()
-	if bare.Annotations[AnnotationOwner] == "" {
+	if bare.Annotations[records.AnnotationOwner] == "" {
 		bare.Labels = nil
 	}
 	_, err := guardian.CoreV1().ConfigMaps(ns).Create(p.t.Context(), bare, metav1.CreateOptions{})

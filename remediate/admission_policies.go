@@ -1,6 +1,9 @@
 package remediate
 
-import "github.com/canary-guardian/guardian/remediate/decision"
+import (
+	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
+)
 
 // celLocked says that an object bears a lock's annotation, or has borne one.
 var celLocked = celPart{"locked", "Nothing but VirtualServices that bear a lock, or are to bear one.",
@@ -169,7 +172,7 @@ func recordPolicy() policy {
 annotation of it names, writes it; others write a request into it, in their own name.`,
 		match: `objectSelector:
   matchExpressions:
-  - {key: ` + LabelGuard + `, operator: Exists}
+  - {key: ` + records.LabelGuard + `, operator: Exists}
 resourceRules:
 - apiGroups: [""]
   apiVersions: [v1]
@@ -183,9 +186,9 @@ resourceRules:
 			{"newAnnotations", "", celMap("object", "metadata.annotations")},
 			{"oldLabels", "", celMap("oldObject", "metadata.labels")},
 			{"newLabels", "", celMap("object", "metadata.labels")},
-			{"guard", "", "string('" + LabelGuard + "' in variables.oldLabels ? variables.oldLabels['" + LabelGuard + "'] : variables.newLabels['" + LabelGuard + "'])"},
-			{"owner", "", "'" + AnnotationOwner + "' in variables.oldAnnotations ? string(variables.oldAnnotations['" + AnnotationOwner + "']) : ''"},
-			{"newOwner", "", "'" + AnnotationOwner + "' in variables.newAnnotations ? string(variables.newAnnotations['" + AnnotationOwner + "']) : ''"},
+			{"guard", "", "string('" + records.LabelGuard + "' in variables.oldLabels ? variables.oldLabels['" + records.LabelGuard + "'] : variables.newLabels['" + records.LabelGuard + "'])"},
+			{"owner", "", "'" + records.AnnotationOwner + "' in variables.oldAnnotations ? string(variables.oldAnnotations['" + records.AnnotationOwner + "']) : ''"},
+			{"newOwner", "", "'" + records.AnnotationOwner + "' in variables.newAnnotations ? string(variables.newAnnotations['" + records.AnnotationOwner + "']) : ''"},
 			{"mayLock", "", celMay("lock", "variables.guard")},
 			{"mayUnlock", "", celMay("unlock", "variables.guard")},
 			{"takes", "A ServiceAccount names itself as owner, where nobody is.", celAnd(
@@ -206,12 +209,12 @@ resourceRules:
 				"(size(variables.was) == size(variables.is) && variables.was.all(k, k in variables.new && variables.new[k] == variables.old[k]))")},
 		},
 		rules: []celRule{
-			{"A record is made by its owner.", celOr("request.operation != 'CREATE'", "(variables.takes && request.name == '"+RecordPrefix+"' + variables.guard)"),
-				"'a record of guardian is made by guardian alone: a ServiceAccount of this namespace, or one with the RBAC verb lock, that names itself in annotation " + AnnotationOwner + ", as ConfigMap " + RecordPrefix + "' + variables.guard"},
+			{"A record is made by its owner.", celOr("request.operation != 'CREATE'", "(variables.takes && request.name == '"+records.NamePrefix+"' + variables.guard)"),
+				"'a record of guardian is made by guardian alone: a ServiceAccount of this namespace, or one with the RBAC verb lock, that names itself in annotation " + records.AnnotationOwner + ", as ConfigMap " + records.NamePrefix + "' + variables.guard"},
 			{"It is all that guardian remembers.", celOr("request.operation != 'DELETE'", "variables.mine", celGoes, "variables.mayUnlock"),
 				"'guardian\\'s record of ' + variables.guard + ' is all that it remembers: deleting it needs the RBAC verb unlock on virtualservices'"},
 			{"Owner and guard never change.", celOr("request.operation != 'UPDATE'", "!variables.mine",
-				"(variables.newOwner == variables.user && '"+LabelGuard+"' in variables.newLabels && variables.newLabels['"+LabelGuard+"'] == variables.guard)"),
+				"(variables.newOwner == variables.user && '"+records.LabelGuard+"' in variables.newLabels && variables.newLabels['"+records.LabelGuard+"'] == variables.guard)"),
 				"'owner and guard of a record do not change'"},
 			{"Others write the request alone.", celOr("request.operation != 'UPDATE'", "variables.mine", "variables.rest"),
 				"'this record is guardian\\'s own (' + variables.owner + '): others write request.action, request.by, request.reason and request.at alone, as the guardian command does'"},

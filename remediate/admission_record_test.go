@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -40,8 +41,8 @@ func requestWaits(user, action string) func(string, *corev1.ConfigMap) {
 func theRecord(ns string) *corev1.ConfigMap {
 	return &corev1.ConfigMap{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
-		ObjectMeta: metav1.ObjectMeta{Name: RecordName("orders-service"), Namespace: ns, Labels: map[string]string{LabelGuard: "orders-service", LabelLocked: "true"},
-			Annotations: map[string]string{AnnotationOwner: theGuardian.in(ns)}},
+		ObjectMeta: metav1.ObjectMeta{Name: records.Name("orders-service"), Namespace: ns, Labels: map[string]string{records.LabelGuard: "orders-service", records.LabelLocked: "true"},
+			Annotations: map[string]string{records.AnnotationOwner: theGuardian.in(ns)}},
 		Data: map[string]string{decision.KeyLock: `{"kind":"build"}`, decision.KeyRefused: "b1", decision.KeyStatus: `{"state":"rolled-back"}`},
 	}
 }
@@ -56,10 +57,10 @@ func theRecordTable() []recordRow {
 	}
 	return []recordRow{
 		{name: "made, naming guardian", create: true, want: nobodyElse},
-		{name: "made, naming oneself", create: true, change: func(ns string, by who, r *corev1.ConfigMap) { r.Annotations[AnnotationOwner] = by.in(ns) },
+		{name: "made, naming oneself", create: true, change: func(ns string, by who, r *corev1.ConfigMap) { r.Annotations[records.AnnotationOwner] = by.in(ns) },
 			want: map[answer][]who{refused: {ci, clusterAdmin, unlocker, stranger}, passes: {theGuardian, opsGuardian}}},
 		{name: "made under another name", create: true, change: set(func(r *corev1.ConfigMap) { r.Name = "guardian-x" }), want: map[answer][]who{refused: {theGuardian}}},
-		{name: "the lock taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, decision.KeyLock); delete(r.Labels, LabelLocked) }), want: nobodyElse},
+		{name: "the lock taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, decision.KeyLock); delete(r.Labels, records.LabelLocked) }), want: nobodyElse},
 		{name: "a refused build taken out", change: set(func(r *corev1.ConfigMap) { delete(r.Data, decision.KeyRefused) }), want: nobodyElse},
 		{name: "a further key", change: set(func(r *corev1.ConfigMap) { r.Data["x"] = "y" }), want: nobodyElse},
 		{name: "a label", change: set(func(r *corev1.ConfigMap) { r.Labels["a"] = "b" }), want: nobodyElse},
@@ -69,11 +70,11 @@ func theRecordTable() []recordRow {
 		}), want: nobodyElse},
 		{name: "binary data", change: set(func(r *corev1.ConfigMap) { r.BinaryData = map[string][]byte{"b": []byte("x")} }), want: nobodyElse},
 		{name: "immutable", change: set(func(r *corev1.ConfigMap) { r.Immutable = new(true) }), want: nobodyElse},
-		{name: "the guard's label", change: set(func(r *corev1.ConfigMap) { delete(r.Labels, LabelGuard) }), want: map[answer][]who{refused: everybody[:5]}},
-		{name: "another owner", change: func(ns string, by who, r *corev1.ConfigMap) { r.Annotations[AnnotationOwner] = deployer.in(ns) }, want: map[answer][]who{refused: everybody[:5]}},
-		{name: "a record without an owner, taken by a ServiceAccount", before: func(_ string, r *corev1.ConfigMap) { delete(r.Annotations, AnnotationOwner) },
+		{name: "the guard's label", change: set(func(r *corev1.ConfigMap) { delete(r.Labels, records.LabelGuard) }), want: map[answer][]who{refused: everybody[:5]}},
+		{name: "another owner", change: func(ns string, by who, r *corev1.ConfigMap) { r.Annotations[records.AnnotationOwner] = deployer.in(ns) }, want: map[answer][]who{refused: everybody[:5]}},
+		{name: "a record without an owner, taken by a ServiceAccount", before: func(_ string, r *corev1.ConfigMap) { delete(r.Annotations, records.AnnotationOwner) },
 			change: func(ns string, by who, r *corev1.ConfigMap) {
-				r.Annotations[AnnotationOwner] = by.in(ns)
+				r.Annotations[records.AnnotationOwner] = by.in(ns)
 				delete(r.Data, decision.KeyLock)
 			},
 			want: map[answer][]who{refused: {ci, clusterAdmin, stranger}, passes: {theGuardian}}},

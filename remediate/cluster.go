@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -128,7 +129,7 @@ func revisionIndexers() cache.Indexers {
 // recordIndexers find the locked records that deny a destination.
 func recordIndexers() cache.Indexers {
 	return index(indexDeny, func(cm *corev1.ConfigMap) []string {
-		if cm.Labels[LabelLocked] != "true" {
+		if cm.Labels[records.LabelLocked] != "true" {
 			return nil
 		}
 		return strings.Fields(cm.Data[decision.KeyDeny])
@@ -200,12 +201,12 @@ func absent[T any](obj *T, err error) (*T, error) {
 }
 
 func (c *cacheReader) record(_ context.Context, guard string) (*corev1.ConfigMap, error) {
-	cm, err := absent(c.records.ConfigMaps(c.namespace).Get(RecordName(guard)))
+	cm, err := absent(c.records.ConfigMaps(c.namespace).Get(records.Name(guard)))
 	if err != nil {
 		return nil, err
 	}
-	cm, _ = c.ownRecords.newest(RecordName(guard), cm, cm != nil)
-	return OwnRecord(guard, cm), nil
+	cm, _ = c.ownRecords.newest(records.Name(guard), cm, cm != nil)
+	return records.Own(guard, cm), nil
 }
 
 func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructured.Unstructured, error) {
@@ -263,7 +264,7 @@ func (c *cacheReader) slices(_ context.Context, service string) ([]*keptSlice, e
 }
 
 func (c *cacheReader) locked(context.Context) ([]*corev1.ConfigMap, error) {
-	return c.records.ConfigMaps(c.namespace).List(labels.Set{LabelLocked: "true"}.AsSelector())
+	return c.records.ConfigMaps(c.namespace).List(labels.Set{records.LabelLocked: "true"}.AsSelector())
 }
 
 func (c *cacheReader) denying(_ context.Context, destination string) ([]*corev1.ConfigMap, error) {
@@ -314,8 +315,8 @@ type liveReader struct {
 }
 
 func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
-	cm, err := absent(l.kube.CoreV1().ConfigMaps(l.namespace).Get(ctx, RecordName(guard), metav1.GetOptions{}))
-	return OwnRecord(guard, cm), err
+	cm, err := absent(l.kube.CoreV1().ConfigMaps(l.namespace).Get(ctx, records.Name(guard), metav1.GetOptions{}))
+	return records.Own(guard, cm), err
 }
 
 func (l *liveReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
@@ -452,7 +453,7 @@ func (l *liveReader) slices(ctx context.Context, service string) ([]*keptSlice, 
 }
 
 func (l *liveReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
-	list, err := l.kube.CoreV1().ConfigMaps(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: LabelLocked + "=true"})
+	list, err := l.kube.CoreV1().ConfigMaps(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: records.LabelLocked + "=true"})
 	if err != nil {
 		return nil, err
 	}
@@ -528,21 +529,21 @@ func hasCauses(err error) bool {
 // version.
 func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error) {
 	cms := w.kube.CoreV1().ConfigMaps(w.namespace)
-	set := map[string]string{LabelGuard: guard, "app.kubernetes.io/managed-by": "guardian"}
+	set := map[string]string{records.LabelGuard: guard, "app.kubernetes.io/managed-by": "guardian"}
 	if r.Lock != nil {
-		set[LabelLocked] = "true"
+		set[records.LabelLocked] = "true"
 	}
 	if old == nil {
 		cm, err := cms.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: w.namespace, Labels: set, Annotations: OwnerOf(nil, w.user())},
+			ObjectMeta: metav1.ObjectMeta{Name: records.Name(guard), Namespace: w.namespace, Labels: set, Annotations: records.OwnerOf(nil, w.user())},
 			Data:       r.Data(),
 		}, metav1.CreateOptions{FieldManager: FieldManager})
 		if apierrors.IsAlreadyExists(err) {
 			err = w.orForeign(ctx, guard, err)
 		}
-		return cm, conflictOr(err, "create record %s/%s", w.namespace, RecordName(guard))
+		return cm, conflictOr(err, "create record %s/%s", w.namespace, records.Name(guard))
 	}
-	patch, err := RecordPatch(old, set, r, w.user())
+	patch, err := records.Patch(old, set, r, w.user())
 	if err != nil {
 		return nil, err
 	}
@@ -557,18 +558,18 @@ func (w *writer) writeRecord(ctx context.Context, guard string, old *corev1.Conf
 // orForeign is err, which says that a record exists already, or that what exists
 // is none.
 func (w *writer) orForeign(ctx context.Context, guard string, err error) error {
-	cm, readErr := absent(w.kube.CoreV1().ConfigMaps(w.namespace).Get(ctx, RecordName(guard), metav1.GetOptions{}))
+	cm, readErr := absent(w.kube.CoreV1().ConfigMaps(w.namespace).Get(ctx, records.Name(guard), metav1.GetOptions{}))
 	if readErr != nil {
 		return err
 	}
-	return cmp.Or(CheckForeign(guard, cm), err)
+	return cmp.Or(records.CheckForeign(guard, cm), err)
 }
 
 // holds says whether the record that was read is this one. Nearly always nothing
 // has changed at all, and to compare is cheaper than to write it down.
 func (s snapshot) holds(r decision.Record) bool {
-	same := s.record != nil && (s.record.Labels[LabelLocked] == "true") == (r.Lock != nil) && reflect.DeepEqual(s.stored, r)
-	return same || SameRecord(s.record, r)
+	same := s.record != nil && (s.record.Labels[records.LabelLocked] == "true") == (r.Lock != nil) && reflect.DeepEqual(s.stored, r)
+	return same || records.Holds(s.record, r)
 }
 
 // patchVirtualService applies ops with a test of the resource version.

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -13,7 +14,7 @@ func TestARollbackIsDoneThoughAForeignConfigMapHasTheRecordsName(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
 	r.must(app.SetWeights(t.Context(), 50, 50))
-	foreign := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName(app.Name), Namespace: r.ns}, Data: map[string]string{"guardian.yaml": "x"}}
+	foreign := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: records.Name(app.Name), Namespace: r.ns}, Data: map[string]string{"guardian.yaml": "x"}}
 	_, err := r.kube.CoreV1().ConfigMaps(r.ns).Create(t.Context(), foreign, metav1.CreateOptions{})
 	r.must(err)
 	p := r.newReplica(nil, r.guard(app.Name))

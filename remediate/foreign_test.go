@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
@@ -18,19 +19,19 @@ func TestAConfigMapOfARecordsNameIsNotTakenForOne(t *testing.T) {
 		data    map[string]string
 		foreign bool
 	}{
-		"a record":                          {map[string]string{LabelGuard: "config"}, status, false},
-		"an empty one with the label":       {map[string]string{LabelGuard: "config"}, nil, false},
+		"a record":                          {map[string]string{records.LabelGuard: "config"}, status, false},
+		"an empty one with the label":       {map[string]string{records.LabelGuard: "config"}, nil, false},
 		"a record that has lost its label":  {nil, status, false},
 		"somebody's configuration":          {map[string]string{"app": "x"}, map[string]string{"guardian.yaml": "namespace: a"}, true},
 		"somebody's with a status":          {nil, map[string]string{"status": "ok"}, true},
 		"somebody's with a status in JSON":  {nil, map[string]string{"status": `{"state":"up"}`}, true},
-		"another guard's, without a status": {map[string]string{LabelGuard: "orders"}, nil, true},
+		"another guard's, without a status": {map[string]string{records.LabelGuard: "orders"}, nil, true},
 		"one that nobody has written yet":   {nil, nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "guardian-config", Namespace: testNamespace, Labels: tc.labels}, Data: tc.data}
-			_, err := ParseRecordOf("config", cm)
-			if errors.Is(err, ErrForeignRecord) != tc.foreign {
+			_, err := records.ParseOf("config", cm)
+			if errors.Is(err, records.ErrForeign) != tc.foreign {
 				t.Errorf("error %v, want foreign %v", err, tc.foreign)
 			}
 			kube := fake.NewClientset(cm.DeepCopy())
@@ -46,7 +47,7 @@ func TestAConfigMapOfARecordsNameIsNotTakenForOne(t *testing.T) {
 				}
 				return
 			}
-			if errors.Is(err, errConflict) || !errors.Is(err, ErrForeignRecord) ||
+			if errors.Is(err, errConflict) || !errors.Is(err, records.ErrForeign) ||
 				!strings.Contains(err.Error(), "ConfigMap microservices/guardian-config has the name of guard config's record and is without its label canary-guardian.io/guard=config") {
 				t.Errorf("error %v, want one that names it and is not tried again at once", err)
 			}
@@ -56,7 +57,7 @@ func TestAConfigMapOfARecordsNameIsNotTakenForOne(t *testing.T) {
 			}
 		})
 	}
-	if err := CheckForeign("config", nil); err != nil {
+	if err := records.CheckForeign("config", nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -54,11 +55,11 @@ type Side struct {
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g decision.Guard, domain, user string, known *inspections, past *Histories) (snapshot, error) {
+func gather(ctx context.Context, r reader, g decision.Guard, domain, user string, known *inspections, past *records.Histories) (snapshot, error) {
 	s := snapshot{input: decision.Input{Guard: g}, known: known, user: user}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
-		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, RecordName(g.Name), err)
+		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, records.Name(g.Name), err)
 	}
 	s.record = cm
 	s.stored, s.input.Unreadable = past.Parse(g.Name, cm)
@@ -340,7 +341,7 @@ func (s *snapshot) gatherHeld(ctx context.Context, r reader) {
 		s.held[vs.GetName()] = err != nil
 	}
 	for _, cm := range locked {
-		if cm.Labels[LabelGuard] != s.input.Guard.Name {
+		if cm.Labels[records.LabelGuard] != s.input.Guard.Name {
 			for _, name := range strings.Fields(cm.Data[decision.KeyVirtualServices]) {
 				s.held[name] = true
 			}
@@ -364,7 +365,7 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 		return
 	}
 	for _, cm := range locked {
-		guard := cm.Labels[LabelGuard]
+		guard := cm.Labels[records.LabelGuard]
 		if guard == s.input.Guard.Name {
 			continue
 		}

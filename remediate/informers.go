@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -73,7 +74,7 @@ func newInformers(o Options, touched func([]string), hurry func(string), restart
 	}
 
 	core, apps := o.Client.CoreV1(), o.Client.AppsV1()
-	records := own(resourceRecords, &corev1.ConfigMap{}, listWatch(core.ConfigMaps(o.Namespace), LabelGuard))
+	records := own(resourceRecords, &corev1.ConfigMap{}, listWatch(core.ConfigMaps(o.Namespace), records.LabelGuard))
 	services := own(resourceServices, &corev1.Service{}, listWatch(core.Services(o.Namespace), ""))
 	pods := own(resourcePods, &corev1.Pod{}, listWatch(core.Pods(o.Namespace), ""))
 	deployments := own(resourceDeployments, &appsv1.Deployment{}, listWatch(apps.Deployments(o.Namespace), ""))
@@ -306,10 +307,10 @@ func (i *informers) ofVirtualService(vs *unstructured.Unstructured) []string {
 }
 
 func (i *informers) ofRecord(cm *corev1.ConfigMap) []string {
-	name := cm.Labels[LabelGuard]
+	name := cm.Labels[records.LabelGuard]
 	i.mu.RLock()
 	defer i.mu.RUnlock()
-	if _, ok := i.guards[name]; ok && cm.Name == RecordName(name) {
+	if _, ok := i.guards[name]; ok && cm.Name == records.Name(name) {
 		return []string{name}
 	}
 	return nil

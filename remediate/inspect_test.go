@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -59,8 +60,8 @@ func TestAnObjectIsInspectedOnceForAGuard(t *testing.T) {
 func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
 	full := fullRecord()
 	cm := recordMap(full)
-	cm.Labels = map[string]string{LabelLocked: "true"}
-	stored, err := ParseRecord(cm)
+	cm.Labels = map[string]string{records.LabelLocked: "true"}
+	stored, err := records.Parse(cm)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +93,7 @@ func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
 	}
 	// A pass leaves the history as text, and adds to it.
 	var bad []string
-	if s.stored, bad = NewHistories().Parse("orders-service", cm); len(bad) > 0 || s.stored.PastText() == "" {
+	if s.stored, bad = records.NewHistories().Parse("orders-service", cm); len(bad) > 0 || s.stored.PastText() == "" {
 		t.Fatalf("the history was not left as text: %v", bad)
 	}
 	if !s.holds(s.stored.Clone()) {

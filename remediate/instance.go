@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -62,7 +63,7 @@ func (r *rivals) living(leases []coordinationv1.Lease, instance string, now time
 		at := l.Spec.RenewTime.Time
 		last, known := r.seen[l.Name]
 		r.seen[l.Name] = at
-		lives := now.Sub(at).Abs() <= LifeTimeout || known && !last.Equal(at)
+		lives := now.Sub(at).Abs() <= records.LifeTimeout || known && !last.Equal(at)
 		if lives && (found == nil || older(l, found)) {
 			found = l
 		}
@@ -116,7 +117,7 @@ func (l *leases) contest(ctx context.Context) error {
 // for them to stop.
 func (l *leases) contested(ctx context.Context, own *coordinationv1.Lease) error {
 	api := l.kube.CoordinationV1().Leases(l.namespace)
-	list, err := api.List(ctx, metav1.ListOptions{LabelSelector: LabelReplica})
+	list, err := api.List(ctx, metav1.ListOptions{LabelSelector: records.LabelReplica})
 	if err != nil {
 		return fmt.Errorf("list Leases in %s: %w", l.namespace, err)
 	}

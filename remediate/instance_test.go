@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,7 +54,7 @@ func (n *neighbours) must(err error) {
 }
 
 func (n *neighbours) has(identity string) bool {
-	_, err := n.kube.CoordinationV1().Leases(testNamespace).Get(n.t.Context(), ReplicaLease(identity), metav1.GetOptions{})
+	_, err := n.kube.CoordinationV1().Leases(testNamespace).Get(n.t.Context(), records.ReplicaLease(identity), metav1.GetOptions{})
 	return err == nil
 }
 
@@ -94,7 +95,7 @@ func TestOneGuardianLooksAfterOneNamespace(t *testing.T) {
 	t.Run("nor is one that comes after another is dead", func(t *testing.T) {
 		n := newNeighbours(t)
 		n.must(n.replica("a-1", "a", 0).claim(ctx))
-		n.now = n.now.Add(LifeTimeout + time.Second)
+		n.now = n.now.Add(records.LifeTimeout + time.Second)
 		n.must(n.replica("b-1", "b", 0).claim(ctx))
 	})
 	t.Run("one whose Lease has no name yet is none", func(t *testing.T) {
@@ -119,7 +120,7 @@ func TestOneGuardianLooksAfterOneNamespace(t *testing.T) {
 		n.now = n.now.Add(time.Hour)
 		n.must(a.renew(ctx))
 		n.must(b.claim(ctx))
-		n.now = n.now.Add(LifePeriod)
+		n.now = n.now.Add(records.LifePeriod)
 		n.must(a.renew(ctx))
 		n.must(b.renew(ctx))
 		n.must(a.contest(ctx))
@@ -137,7 +138,7 @@ func TestOneGuardianLooksAfterOneNamespace(t *testing.T) {
 		n.now = n.now.Add(leftRecently)
 		n.refusedBy(n.replica("b-1", "b", 0).claim(ctx), "a")
 		n.must(n.replica("a-2", "a", 0).claim(ctx))
-		n.must(n.kube.CoordinationV1().Leases(testNamespace).Delete(ctx, ReplicaLease("a-2"), metav1.DeleteOptions{}))
+		n.must(n.kube.CoordinationV1().Leases(testNamespace).Delete(ctx, records.ReplicaLease("a-2"), metav1.DeleteOptions{}))
 		n.now = n.now.Add(time.Nanosecond)
 		n.must(n.replica("b-1", "b", 0).claim(ctx))
 	})

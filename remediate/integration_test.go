@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -135,7 +136,7 @@ func TestTheRoleIsTheLeast(t *testing.T) {
 	app := r.app("orders-service")
 	g := r.guard(app.Name)
 	g.Promotion.Mode = decision.PromotionManual
-	old := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: ReplicaLease("long-gone"), Labels: map[string]string{LabelReplica: "true"}}}
+	old := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: records.ReplicaLease("long-gone"), Labels: map[string]string{records.LabelReplica: "true"}}}
 	old.Spec.RenewTime = new(metav1.NewMicroTime(time.Now().Add(-2 * forgetReplica)))
 	_, err := r.kube.CoordinationV1().Leases(r.ns).Create(t.Context(), old, metav1.CreateOptions{})
 	r.must(err)
@@ -178,16 +179,16 @@ func TestTheRoleIsTheLeast(t *testing.T) {
 		return nil
 	})
 	p.lease.sweep(t.Context())
-	leases, err := r.kube.CoordinationV1().Leases(r.ns).List(t.Context(), metav1.ListOptions{LabelSelector: LabelReplica})
+	leases, err := r.kube.CoordinationV1().Leases(r.ns).List(t.Context(), metav1.ListOptions{LabelSelector: records.LabelReplica})
 	r.must(err)
-	if beat := ReadHeartbeat(leases.Items); !beat.Heard || beat.MaxAge != time.Hour {
+	if beat := records.ReadHeartbeat(leases.Items); !beat.Heard || beat.MaxAge != time.Hour {
 		t.Errorf("the Lease tells of the heartbeat: %+v", beat)
 	}
-	if len(leases.Items) != 1 || leases.Items[0].Name != ReplicaLease(p.o.Identity) {
+	if len(leases.Items) != 1 || leases.Items[0].Name != records.ReplicaLease(p.o.Identity) {
 		t.Errorf("leases %+v, want that of %s alone", leases.Items, p.o.Identity)
 	}
 	p.stop()
-	leases, err = r.kube.CoordinationV1().Leases(r.ns).List(t.Context(), metav1.ListOptions{LabelSelector: LabelReplica})
+	leases, err = r.kube.CoordinationV1().Leases(r.ns).List(t.Context(), metav1.ListOptions{LabelSelector: records.LabelReplica})
 	r.must(err)
 	if len(leases.Items) != 0 {
 		t.Errorf("leases %+v after the end, want none", leases.Items)
@@ -321,7 +322,7 @@ func TestTwoReplicasAndARivalAgreeOnOneRollback(t *testing.T) {
 		return err
 	})
 	storm(func(n int) error { // and of the record
-		_, err := r.kube.CoreV1().ConfigMaps(r.ns).Patch(ctx, RecordName(app.Name), "application/merge-patch+json",
+		_, err := r.kube.CoreV1().ConfigMaps(r.ns).Patch(ctx, records.Name(app.Name), "application/merge-patch+json",
 			fmt.Appendf(nil, `{"metadata":{"annotations":{"rival":"%d"}}}`, n), metav1.PatchOptions{})
 		return err
 	})

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apinet "istio.io/api/networking/v1"
 	istionet "istio.io/client-go/pkg/apis/networking/v1"
@@ -199,8 +200,8 @@ func TestAChangeConcernsTheGuardsWhoseServiceSelectsIt(t *testing.T) {
 		"a Service":                                 {service("stable", nil), []string{"pay"}},
 		"a Service of nobody":                       {service("headless", nil), nil},
 		"a DestinationRule":                         {rule("orders", "elsewhere"), []string{"orders", "orders-too"}},
-		"a record":                                  {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("pay"), Labels: map[string]string{LabelGuard: "pay"}}}, []string{"pay"}},
-		"a ConfigMap that only says it is a record": {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x", Labels: map[string]string{LabelGuard: "pay"}}}, nil},
+		"a record":                                  {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: records.Name("pay"), Labels: map[string]string{records.LabelGuard: "pay"}}}, []string{"pay"}},
+		"a ConfigMap that only says it is a record": {&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x", Labels: map[string]string{records.LabelGuard: "pay"}}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k, err := BuildParts{}.trim(asWatched(t, c.object))

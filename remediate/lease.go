@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -180,7 +181,7 @@ func (l *leases) live(ctx context.Context, lost func(error)) {
 			return
 		case <-next.C:
 		}
-		next.Reset(LifePeriod)
+		next.Reset(records.LifePeriod)
 		if err := l.renew(ctx); err != nil && ctx.Err() == nil {
 			l.log.Warn("renew this replica's lease", "err", err)
 			next.Reset(lifeRetry)
@@ -197,7 +198,7 @@ func (l *leases) live(ctx context.Context, lost func(error)) {
 func (l *leases) leave(ctx context.Context) {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	if err := l.kube.CoordinationV1().Leases(l.namespace).Delete(end, ReplicaLease(l.identity), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+	if err := l.kube.CoordinationV1().Leases(l.namespace).Delete(end, records.ReplicaLease(l.identity), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 		l.log.Warn("remove this replica's lease", "err", err)
 	}
 }
@@ -225,7 +226,7 @@ func (l *leases) renew(ctx context.Context) error {
 }
 
 func (l *leases) renewOnce(ctx context.Context) error {
-	api, name := l.kube.CoordinationV1().Leases(l.namespace), ReplicaLease(l.identity)
+	api, name := l.kube.CoordinationV1().Leases(l.namespace), records.ReplicaLease(l.identity)
 	if l.own == nil {
 		own, err := absent(api.Get(ctx, name, metav1.GetOptions{}))
 		if err != nil {
@@ -250,12 +251,12 @@ func (l *leases) renewOnce(ctx context.Context) error {
 // heard.
 func (l *leases) alive(lease *coordinationv1.Lease) *coordinationv1.Lease {
 	lease = lease.DeepCopy()
-	now, seconds := metav1.NewMicroTime(l.now()), int32(LifeTimeout/time.Second)
+	now, seconds := metav1.NewMicroTime(l.now()), int32(records.LifeTimeout/time.Second)
 	if lease.Labels == nil {
 		lease.Labels = map[string]string{}
 	}
 	lease.Labels["app.kubernetes.io/name"] = "guardian"
-	lease.Labels[LabelReplica] = "true"
+	lease.Labels[records.LabelReplica] = "true"
 	lease.Labels[LabelInstance] = l.instance
 	if l.podUID != "" { // a replica that was killed, or lost its rights before it ended, cannot remove it
 		lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: l.identity, UID: l.podUID}}
@@ -264,13 +265,13 @@ func (l *leases) alive(lease *coordinationv1.Lease) *coordinationv1.Lease {
 		lease.Annotations = map[string]string{}
 	}
 	if beat := l.heartbeat(); !beat.IsZero() {
-		lease.Annotations[AnnotationHeartbeat] = decision.Stamp(beat)
+		lease.Annotations[records.AnnotationHeartbeat] = decision.Stamp(beat)
 	}
 	if l.alertmanager != nil && !l.alertmanager().IsZero() {
-		lease.Annotations[AnnotationHeartbeatAlertmanager] = decision.Stamp(l.alertmanager())
+		lease.Annotations[records.AnnotationHeartbeatAlertmanager] = decision.Stamp(l.alertmanager())
 	}
 	if age := time.Duration(l.maxAge.Load()); age > 0 {
-		lease.Annotations[AnnotationHeartbeatMaxAge] = age.String()
+		lease.Annotations[records.AnnotationHeartbeatMaxAge] = age.String()
 	}
 	lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &l.identity, RenewTime: &now, LeaseDurationSeconds: &seconds}
 	return lease
@@ -279,16 +280,16 @@ func (l *leases) alive(lease *coordinationv1.Lease) *coordinationv1.Lease {
 // newestHeartbeat asks the API server for the newest heartbeat that any
 // replica has heard.
 func (l *leases) newestHeartbeat(ctx context.Context) (time.Time, error) {
-	list, err := l.kube.CoordinationV1().Leases(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: LabelReplica})
+	list, err := l.kube.CoordinationV1().Leases(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: records.LabelReplica})
 	if err != nil {
 		return time.Time{}, err
 	}
-	return NewestHeartbeat(list.Items, l.heartbeat(), l.now()), nil
+	return records.NewestHeartbeat(list.Items, l.heartbeat(), l.now()), nil
 }
 
 // sweep removes the Leases of replicas that have been dead for long.
 func (l *leases) sweep(ctx context.Context) {
-	list, err := l.kube.CoordinationV1().Leases(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: LabelReplica})
+	list, err := l.kube.CoordinationV1().Leases(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: records.LabelReplica})
 	if err != nil {
 		return
 	}

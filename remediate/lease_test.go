@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/prometheus/client_golang/prometheus"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -80,12 +81,12 @@ func TestEachReplicasLeaseIsFreshAtEveryMoment(t *testing.T) {
 		time.Sleep(time.Second)
 		failing.Store(1) // of one renewal
 		for range 300 {
-			lease, err := n.kube.CoordinationV1().Leases(testNamespace).Get(t.Context(), ReplicaLease("a"), metav1.GetOptions{})
+			lease, err := n.kube.CoordinationV1().Leases(testNamespace).Get(t.Context(), records.ReplicaLease("a"), metav1.GetOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if age := time.Since(lease.Spec.RenewTime.Time); age > LifeTimeout {
-				t.Fatalf("last renewed %s ago, within which a CLI takes it for dead (%s)", age, LifeTimeout)
+			if age := time.Since(lease.Spec.RenewTime.Time); age > records.LifeTimeout {
+				t.Fatalf("last renewed %s ago, within which a CLI takes it for dead (%s)", age, records.LifeTimeout)
 			}
 			time.Sleep(time.Second)
 		}
@@ -100,12 +101,12 @@ func TestALeaseThatSomebodyElseWroteOrRemovedIsRenewed(t *testing.T) {
 	l, api := n.replica("a", "guardian", 0), n.kube.CoordinationV1().Leases(testNamespace)
 	n.must(l.renew(t.Context()))
 	fakeConflicts(n.kube, 1)
-	n.now = n.now.Add(LifePeriod)
+	n.now = n.now.Add(records.LifePeriod)
 	n.must(l.renew(t.Context()))
-	n.must(api.Delete(t.Context(), ReplicaLease("a"), metav1.DeleteOptions{}))
-	n.now = n.now.Add(LifePeriod)
+	n.must(api.Delete(t.Context(), records.ReplicaLease("a"), metav1.DeleteOptions{}))
+	n.now = n.now.Add(records.LifePeriod)
 	n.must(l.renew(t.Context()))
-	got, err := api.Get(t.Context(), ReplicaLease("a"), metav1.GetOptions{})
+	got, err := api.Get(t.Context(), records.ReplicaLease("a"), metav1.GetOptions{})
 	n.must(err)
 	if !got.Spec.RenewTime.Time.Equal(n.now) {
 		t.Errorf("renewed at %s, want %s", got.Spec.RenewTime, n.now)
@@ -118,7 +119,7 @@ func TestALeaseGoesWithItsPod(t *testing.T) {
 		l := n.replica("a", "guardian", 0)
 		l.podUID = uid
 		n.must(l.renew(t.Context()))
-		got, err := n.kube.CoordinationV1().Leases(testNamespace).Get(t.Context(), ReplicaLease("a"), metav1.GetOptions{})
+		got, err := n.kube.CoordinationV1().Leases(testNamespace).Get(t.Context(), records.ReplicaLease("a"), metav1.GetOptions{})
 		n.must(err)
 		switch owners := got.OwnerReferences; {
 		case uid == "" && len(owners) != 0:

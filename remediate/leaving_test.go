@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	corev1 "k8s.io/api/core/v1"
@@ -275,7 +276,7 @@ func TestMarksThatAnotherGuardsLockNeedsStay(t *testing.T) {
 	o.passes(2, errorsAlert)
 	o.losesMesh()
 	o.passes(1)
-	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("pay"), Labels: map[string]string{LabelGuard: "pay", LabelLocked: "true"}},
+	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: records.Name("pay"), Labels: map[string]string{records.LabelGuard: "pay", records.LabelLocked: "true"}},
 		Data: map[string]string{decision.KeyVirtualServices: meshName}}
 	o.unlockNow()
 	o.passes(2)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -49,7 +50,7 @@ func lifting(t *testing.T) (*world, *reconciler, decision.Guard) {
 	}
 	var saw *world
 	r := &reconciler{cached: worldReader{world: w, saw: &saw}, live: worldReader{world: w, saw: &saw}, store: store, now: func() time.Time { return at.Add(time.Hour) },
-		past: NewHistories(), domain: virtualservice.DefaultDomain, leads: func() bool { return true }, changed: func(decision.Guard, snapshot, decision.Decision) {},
+		past: records.NewHistories(), domain: virtualservice.DefaultDomain, leads: func() bool { return true }, changed: func(decision.Guard, snapshot, decision.Decision) {},
 		count: func(context.Context, snapshot) decision.Count { return decision.Count{} }}
 	return w, r, g
 }

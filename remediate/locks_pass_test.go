@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -57,14 +58,14 @@ type renamedStore struct {
 }
 
 func (s renamedStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error) {
-	*s.own = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: testNamespace, ResourceVersion: "own"}, Data: r.Data()}
+	*s.own = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: records.Name(guard), Namespace: testNamespace, ResourceVersion: "own"}, Data: r.Data()}
 	return *s.own, nil
 }
 
 func TestALockThatAnotherGuardHasTakenIsHandedOver(t *testing.T) {
 	r := given(locked(decision.LockBuild)).Record
 	r.Deny, r.VirtualServices, r.Message, r.Lock.Since = []string{"orders-service/v2"}, []string{"orders-service"}, "locked", at.Add(time.Minute)
-	got := HandedOver(r, "orders", at)
+	got := records.HandedOver(r, "orders", at)
 	if got.Lock != nil || len(got.Deny)+len(got.VirtualServices)+len(got.Message) > 0 || got.Status.LiftedAt.Before(r.Lock.Since) || !slices.Equal(got.Refused, r.Refused) {
 		t.Errorf("handed over: %+v", got)
 	}
@@ -119,8 +120,8 @@ func TestALockThatEndsIsFollowedByNoStepWhileAnotherStands(t *testing.T) {
 	other := decision.Record{Status: decision.Status{State: decision.StateIdle}, VirtualServices: []string{"orders-service"},
 		Lock: &decision.Lock{Kind: decision.LockBuild, Build: build, Refused: []string{build}, Since: o.now, By: decision.ByAlert, Reason: "Errors: 7% of requests fail"}}
 	other.Denies(virtualservice.Denied(p), virtualservice.Spellings(p, p.Stable), o.guard.Rollback)
-	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("old-name"), Namespace: testNamespace, ResourceVersion: o.w.next(),
-		Labels: map[string]string{LabelGuard: "old-name", LabelLocked: "true"}}, Data: other.Data()}
+	o.w.foreign = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: records.Name("old-name"), Namespace: testNamespace, ResourceVersion: o.w.next(),
+		Labels: map[string]string{records.LabelGuard: "old-name", records.LabelLocked: "true"}}, Data: other.Data()}
 	passes := func() {
 		t.Helper()
 		for range 3 {

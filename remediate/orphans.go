@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -59,14 +60,14 @@ func (c *Controller) markOrphans(ctx context.Context) error {
 	}
 	var errs []error
 	for _, cm := range all {
-		guard := cm.Labels[LabelGuard]
+		guard := cm.Labels[records.LabelGuard]
 		c.mu.Lock()
 		_, configured := c.guards[guard]
 		c.mu.Unlock()
-		if configured || cm.Name != RecordName(guard) {
+		if configured || cm.Name != records.Name(guard) {
 			continue
 		}
-		r, _ := ReadRecord(cm)
+		r, _ := records.Read(cm)
 		if r.Lock != nil {
 			if heir := c.heirOf(ctx, guard, r.Lock.Since); heir != "" {
 				errs = append(errs, c.handOver(ctx, guard, heir))
@@ -92,7 +93,7 @@ func (c *Controller) heirOf(ctx context.Context, orphan string, since time.Time)
 		if err != nil || cm == nil || !strings.Contains(cm.Data[decision.KeyStatus], orphan) {
 			continue
 		}
-		if r, _ := ReadRecord(cm); r.Status.Taken != nil && r.Status.Taken.Guard == orphan && r.Status.Taken.Since.Equal(since) {
+		if r, _ := records.Read(cm); r.Status.Taken != nil && r.Status.Taken.Guard == orphan && r.Status.Taken.Since.Equal(since) {
 			return name
 		}
 	}
@@ -106,11 +107,11 @@ func (c *Controller) handOver(ctx context.Context, orphan, heir string) error {
 	if err != nil || cm == nil {
 		return err
 	}
-	r, _ := ReadRecord(cm)
+	r, _ := records.Read(cm)
 	if r.Lock == nil {
 		return nil
 	}
-	r = HandedOver(r, heir, c.o.Now().UTC())
+	r = records.HandedOver(r, heir, c.o.Now().UTC())
 	for _, name := range strings.Fields(cm.Data[decision.KeyVirtualServices]) {
 		vs, err := c.r.live.virtualService(ctx, name)
 		if err != nil {
@@ -137,11 +138,11 @@ func (c *Controller) markOrphan(ctx context.Context, guard string) error {
 	if err != nil || cm == nil {
 		return err
 	}
-	r, _ := ReadRecord(cm)
+	r, _ := records.Read(cm)
 	if !r.Status.Orphaned.IsZero() {
 		return nil
 	}
-	if _, err := c.r.store.writeRecord(ctx, guard, cm, Orphaned(r, guard, c.o.Now().UTC())); err != nil {
+	if _, err := c.r.store.writeRecord(ctx, guard, cm, records.Orphaned(r, guard, c.o.Now().UTC())); err != nil {
 		return err
 	}
 	c.o.Logger.Warn("a guard that has a record is not in the configuration: nobody looks after it", "guard", guard, "locked", r.Lock != nil)

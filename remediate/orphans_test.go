@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 func TestAnOrphanedRecordKeepsItsLockAndRefusesWhatIsAsked(t *testing.T) {
 	r := decision.Record{Lock: &decision.Lock{Build: "b1"}, Refused: []string{"b1"}, Request: &decision.Request{Action: decision.RequestPause, By: "ann"},
 		Status: decision.Status{State: decision.StateRolledBack, Mode: decision.PromotionAuto, Ladder: []int{100}, NextStep: 10}}
-	got := Orphaned(r, "orders-service", at)
+	got := records.Orphaned(r, "orders-service", at)
 	if got.Lock == nil || got.Status.State != decision.StateRolledBack || !got.Status.Orphaned.Equal(at) || got.Request != nil || got.Status.NextStep != 0 || got.Status.Ladder != nil {
 		t.Errorf("record %+v", got)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -90,7 +91,7 @@ func (s *sim) seen(vs *unstructured.Unstructured) seenTraffic {
 // record is the record but for its history.
 func (s *sim) record() decision.Record {
 	if cm := s.w.cm; cm != s.truth.parsed {
-		r, bad := Skim(cm)
+		r, bad := records.Skim(cm)
 		if len(bad) > 0 {
 			s.fail("read record: %v", bad)
 		}
@@ -175,7 +176,7 @@ var obstacles = [...]struct {
 	{"while an alert fires", func(s *sim) bool { return len(s.firing) > 0 }},
 	{"without stable", (*sim).noStable},
 	{"in the middle of a rollout", (*sim).rollingOut},
-	{"without a heartbeat", func(s *sim) bool { return s.now().Sub(s.beat) > s.guard.HeartbeatMaxAge+MaxSkew }},
+	{"without a heartbeat", func(s *sim) bool { return s.now().Sub(s.beat) > s.guard.HeartbeatMaxAge+records.MaxSkew }},
 	{"without Prometheus", func(s *sim) bool { return s.broken("prometheus") }},
 	{"with a closed gate", func(s *sim) bool { return s.broken("gate") }},
 	{"while nothing proves that the rules watch", func(s *sim) bool { return s.broken("rules") }},

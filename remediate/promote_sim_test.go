@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -316,14 +317,14 @@ func (s *sim) start(r *simReplica) {
 		check: func(before, after *unstructured.Unstructured, _ string) { s.checkWrite(r, before, after) }}
 	live := simReader{worldReader{world: s.w, saw: &r.saw}, func() error { r.read = s.now(); return down() }}
 	told := simStore{store, func(record decision.Record) { r.writes = record }}
-	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, user: func() string { return guardianUser }, now: clock, watch: newStopwatch(), past: NewHistories(), domain: virtualservice.DefaultDomain,
+	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, user: func() string { return guardianUser }, now: clock, watch: newStopwatch(), past: records.NewHistories(), domain: virtualservice.DefaultDomain,
 		leads: func() bool { r.led, r.ledAt = s.lead >= 0 && s.r[s.lead] == r, s.now(); return r.led },
 		heartbeat: func(context.Context) (time.Time, error) {
 			var others []coordinationv1.Lease
 			for _, x := range s.r {
-				others = append(others, coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationHeartbeat: decision.Stamp(x.beat)}}})
+				others = append(others, coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{records.AnnotationHeartbeat: decision.Stamp(x.beat)}}})
 			}
-			return NewestHeartbeat(others, r.beat, clock()), nil
+			return records.NewestHeartbeat(others, r.beat, clock()), nil
 		},
 		forward: func(_ context.Context, x snapshot) (decision.Forward, []decision.Alert) {
 			if !s.answers(100*time.Millisecond, r.hurry) || s.broken("prometheus") {

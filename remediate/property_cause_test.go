@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -178,7 +179,7 @@ func (m *machine) checkCause(r *replica) {
 	}
 	asked := record.Request != nil && record.Request.Action == decision.RequestRollback
 	back := slices.ContainsFunc(slices.Collect(maps.Keys(m.blamed)), r.saw.isReady) && m.guard.Rollback.Lock != decision.LockNone
-	others := r.saw.foreign != nil && r.saw.foreign.Labels[LabelLocked] == "true" // which is taken over, and cannot be recorded
+	others := r.saw.foreign != nil && r.saw.foreign.Labels[records.LabelLocked] == "true" // which is taken over, and cannot be recorded
 	switch {
 	case m.guard.Rollback.Lock != decision.LockNone && !m.unwritten && !m.meddled:
 		m.t.Fatalf("a rollback without a lock, though the record can be written; status %+v", record.Status)
@@ -270,7 +271,7 @@ func (m *machine) takenAndLifted(was, is decision.Record) {
 		switch annotation, other := m.lockOf(m.w.vs), m.w.foreign; {
 		case e.Event != "locked":
 		case taken && other != nil: // which another guard may itself have taken up from an annotation
-			if r, _ := ReadRecord(other); r.Lock != nil {
+			if r, _ := records.Read(other); r.Lock != nil {
 				refused = append(refused, m.refusedBy(*r.Lock)...)
 			}
 		case e.By == decision.ByAnnotation && annotation != nil:
@@ -508,13 +509,13 @@ func (m *machine) checkLiftable(rec decision.Record) {
 // is in no configuration any more. Nil: there is none.
 func (m *machine) otherGuard(locked bool, template int) *corev1.ConfigMap {
 	rec := decision.Record{Status: decision.Status{State: decision.StateIdle}}
-	set := map[string]string{LabelGuard: "orders-before"}
+	set := map[string]string{records.LabelGuard: "orders-before"}
 	if locked {
-		set[LabelLocked] = "true"
+		set[records.LabelLocked] = "true"
 		build := m.w.hashOfTemplate(template)
 		rec.Lock = &decision.Lock{Kind: decision.LockBuild, Build: build, Refused: []string{build}, Since: m.now, By: decision.ByAlert, Reason: "Errors: 7% of requests fail"}
 		rec.Denies(virtualservice.Denied(m.pair()), virtualservice.Spellings(m.pair(), m.guard.Stable), m.guard.Rollback)
 		rec.VirtualServices = []string{"orders-service"}
 	}
-	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName("orders-before"), Namespace: testNamespace, Labels: set, ResourceVersion: m.w.next()}, Data: rec.Data()}
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: records.Name("orders-before"), Namespace: testNamespace, Labels: set, ResourceVersion: m.w.next()}, Data: rec.Data()}
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -171,7 +172,7 @@ func (m *machine) wire(r *replica) {
 	}
 	r.store.answer, r.store.moved = m.answer, m.remember
 	r.rec = &reconciler{
-		cached: worldReader{world: r.view, saw: &r.saw, unlisted: &m.unlisted}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down, unlisted: &m.unlisted}, store: r.store, now: m.clock, past: NewHistories(), domain: "cluster.local",
+		cached: worldReader{world: r.view, saw: &r.saw, unlisted: &m.unlisted}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down, unlisted: &m.unlisted}, store: r.store, now: m.clock, past: records.NewHistories(), domain: "cluster.local",
 		user:      func() string { return guardianUser },
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
@@ -205,7 +206,7 @@ func (m *machine) parse(cm *corev1.ConfigMap) decision.Record {
 	if r, ok := m.records[cm]; ok {
 		return r
 	}
-	r, _ := ReadRecord(cm) // somebody may have edited it
+	r, _ := records.Read(cm) // somebody may have edited it
 	m.records[cm] = r
 	return r
 }
@@ -283,7 +284,7 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 		m.t.Fatalf("invariant 2: raised without metrics")
 	case m.unlisted:
 		m.t.Fatalf("invariant 2: raised from %d to %d, and nobody knows whether the lock of another guard denies this canary", was.Weight, is.Weight)
-	case !m.meddled && m.w.foreign != nil && m.w.foreign.Labels[LabelLocked] == "true":
+	case !m.meddled && m.w.foreign != nil && m.w.foreign.Labels[records.LabelLocked] == "true":
 		m.t.Fatalf("invariant 2: raised from %d to %d while the lock of another guard denies this canary", was.Weight, is.Weight)
 	case m.guard.Promotion.Mode == decision.PromotionOff && (!isStepping(record) || record.Status.Moving.By != "someone"):
 		m.t.Fatalf("raised in mode off without a person's wish")
@@ -501,8 +502,8 @@ func (m *machine) checkCalm() {
 	if x := rec.Status.Disarmed; x != nil && !m.now.Before(x.Until) {
 		m.t.Fatalf("disarmed until %s, and it is %s", x.Until, m.now)
 	}
-	if (m.w.cm.Labels[LabelLocked] == "true") != (rec.Lock != nil) {
-		m.t.Fatalf("label %s is %q, lock %v", LabelLocked, m.w.cm.Labels[LabelLocked], rec.Lock)
+	if (m.w.cm.Labels[records.LabelLocked] == "true") != (rec.Lock != nil) {
+		m.t.Fatalf("label %s is %q, lock %v", records.LabelLocked, m.w.cm.Labels[records.LabelLocked], rec.Lock)
 	}
 	m.checkLockAnnotation(rec)
 	if !m.brakeOff() && safe {
@@ -522,7 +523,7 @@ func (m *machine) checkCalm() {
 			m.t.Fatalf("invariant 5: %s was accepted and left no trace; history: %s", h.alert.Name, m.w.cm.Data[decision.KeyHistory])
 		}
 	}
-	held := m.w.foreign != nil && m.w.foreign.Labels[LabelLocked] == "true"
+	held := m.w.foreign != nil && m.w.foreign.Labels[records.LabelLocked] == "true"
 	if rec.Lock == nil && m.w.vs != nil && owned(m.w.vs) && !held && !m.paused() && !m.brakeOff() && rec.Status.State != decision.StateBlocked && len(rec.Status.Firing) == 0 {
 		m.t.Fatalf("not locked, and the VirtualService still carries the marks of a rollback: %v", m.w.vs.GetAnnotations())
 	}
@@ -686,7 +687,7 @@ func (m *machine) anotherGuard(label string) {
 			return
 		}
 		m.w.foreign = m.w.cm.DeepCopy()
-		m.w.foreign.Name, m.w.foreign.Labels[LabelGuard] = RecordName("orders-before"), "orders-before"
+		m.w.foreign.Name, m.w.foreign.Labels[records.LabelGuard] = records.Name("orders-before"), "orders-before"
 		if a := m.w.vs; a != nil && a.GetAnnotations()[decision.LockKey(m.guard.Name)] != "" {
 			u := a.DeepCopy()
 			set := u.GetAnnotations()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -57,7 +58,7 @@ type reconciler struct {
 	now          func() time.Time
 	watch        *stopwatch
 	known        *inspections // nil: each look is made anew
-	past         *Histories
+	past         *records.Histories
 	done         confirmed
 	unrecorded   unrecorded
 	later        perGuard[time.Time] // when what could not be given back is tried again
@@ -485,7 +486,7 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d decision.Deci
 		again = r.leave(ctx, s, &d, &want)
 	}
 	if d.Move == decision.MoveRestore || d.Move == decision.MoveForward || d.Reason == decision.ReasonPerson || d.Leave || len(d.Then) > 0 {
-		if !SameRecord(cm, want) {
+		if !records.Holds(cm, want) {
 			if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, want); err != nil {
 				return err
 			}

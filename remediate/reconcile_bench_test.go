@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apinet "istio.io/api/networking/v1"
 	istionet "istio.io/client-go/pkg/apis/networking/v1"
@@ -28,7 +29,7 @@ type memoryStore struct {
 
 func (m *memoryStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error) {
 	m.writes++
-	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: RecordName(guard), Labels: map[string]string{LabelGuard: guard}}, Data: r.Data()}
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: records.Name(guard), Labels: map[string]string{records.LabelGuard: guard}}, Data: r.Data()}
 	return cm, m.records.Add(cm)
 }
 

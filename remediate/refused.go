@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -142,7 +143,7 @@ func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (o
 			r.markLock(ctx, &out, d.Record)
 		}
 	}()
-	if SameRecord(out.record, d.Record) {
+	if records.Holds(out.record, d.Record) {
 		return out, err
 	}
 	g := out.snapshot.input.Guard

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -72,7 +73,7 @@ func (o *lonely) pass(alerts ...decision.Alert) (outcome, error) {
 
 func (o *lonely) record() decision.Record {
 	o.t.Helper()
-	r, err := ParseRecord(o.w.cm)
+	r, err := records.Parse(o.w.cm)
 	if err != nil {
 		o.t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -166,14 +167,14 @@ func (r *rig) guard(name string) decision.Guard {
 
 // record is what the API server has.
 func (r *rig) record(guard string) (decision.Record, error) {
-	cm, err := r.kube.CoreV1().ConfigMaps(r.ns).Get(r.t.Context(), RecordName(guard), metav1.GetOptions{})
+	cm, err := r.kube.CoreV1().ConfigMaps(r.ns).Get(r.t.Context(), records.Name(guard), metav1.GetOptions{})
 	if err != nil {
 		return decision.Record{}, err
 	}
-	if locked := cm.Labels[LabelLocked] == "true"; locked != (cm.Data["lock"] != "") {
+	if locked := cm.Labels[records.LabelLocked] == "true"; locked != (cm.Data["lock"] != "") {
 		return decision.Record{}, fmt.Errorf("label locked is %v, lock is %q", locked, cm.Data["lock"])
 	}
-	return ParseRecord(cm)
+	return records.Parse(cm)
 }
 
 func (r *rig) virtualService(name string) *unstructured.Unstructured {
@@ -240,7 +241,7 @@ func (r *rig) request(guard string, action decision.RequestAction) {
 	r.must(err)
 	ann, err := kubernetes.NewForConfig(r.plane.RESTConfig("ann", "system:masters"))
 	r.must(err)
-	_, err = ann.CoreV1().ConfigMaps(r.ns).Patch(r.t.Context(), RecordName(guard), "application/merge-patch+json", patch, metav1.PatchOptions{})
+	_, err = ann.CoreV1().ConfigMaps(r.ns).Patch(r.t.Context(), records.Name(guard), "application/merge-patch+json", patch, metav1.PatchOptions{})
 	r.must(err)
 }
 

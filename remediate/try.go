@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -30,9 +31,9 @@ var dryRun = []string{metav1.DryRunAll}
 
 // TryInstance tries what guardian writes whatever its guards do: Leases and Events.
 func (l Looker) TryInstance(ctx context.Context, namespace string) []Tried {
-	name, seconds, now := ReplicaLease("dry-run"), int32(LifeTimeout/time.Second), metav1.NewMicroTime(time.Now())
+	name, seconds, now := records.ReplicaLease("dry-run"), int32(records.LifeTimeout/time.Second), metav1.NewMicroTime(time.Now())
 	_, leaseErr := l.Client.CoordinationV1().Leases(namespace).Create(ctx, &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/name": "guardian", LabelReplica: "true"}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/name": "guardian", records.LabelReplica: "true"}},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &name, RenewTime: &now, LeaseDurationSeconds: &seconds},
 	}, metav1.CreateOptions{DryRun: dryRun})
 	at := metav1.NewTime(now.Time)
@@ -71,16 +72,16 @@ func (l Looker) TryRollback(ctx context.Context, g decision.Guard, user string) 
 
 // tryRecord writes the record as it becomes.
 func (l Looker) tryRecord(ctx context.Context, g decision.Guard, old *corev1.ConfigMap, want decision.Record, user string) Tried {
-	api, set := l.Client.CoreV1().ConfigMaps(g.Namespace), map[string]string{LabelGuard: g.Name, "app.kubernetes.io/managed-by": "guardian", LabelLocked: "true"}
-	t := Tried{Kind: "ConfigMap", Name: RecordName(g.Name), Verb: "create"}
+	api, set := l.Client.CoreV1().ConfigMaps(g.Namespace), map[string]string{records.LabelGuard: g.Name, "app.kubernetes.io/managed-by": "guardian", records.LabelLocked: "true"}
+	t := Tried{Kind: "ConfigMap", Name: records.Name(g.Name), Verb: "create"}
 	if old == nil {
 		_, t.Err = api.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: t.Name, Namespace: g.Namespace, Labels: set, Annotations: OwnerOf(nil, user)}, Data: want.Data(),
+			ObjectMeta: metav1.ObjectMeta{Name: t.Name, Namespace: g.Namespace, Labels: set, Annotations: records.OwnerOf(nil, user)}, Data: want.Data(),
 		}, metav1.CreateOptions{FieldManager: FieldManager, DryRun: dryRun})
 		return t
 	}
 	t.Verb = "patch"
-	patch, err := RecordPatch(old, set, want, user)
+	patch, err := records.Patch(old, set, want, user)
 	if t.Err = err; err == nil {
 		_, t.Err = api.Patch(ctx, t.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager, DryRun: dryRun})
 	}

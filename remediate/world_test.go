@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	appsv1 "k8s.io/api/apps/v1"
@@ -299,7 +300,7 @@ func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*keptPod
 
 func (w *world) locked(context.Context) (out []*corev1.ConfigMap, err error) {
 	for _, cm := range []*corev1.ConfigMap{w.cm, w.foreign} {
-		if cm != nil && cm.Labels[LabelLocked] == "true" {
+		if cm != nil && cm.Labels[records.LabelLocked] == "true" {
 			out = append(out, cm)
 		}
 	}
@@ -424,12 +425,12 @@ func (s *worldStore) writeRecord(_ context.Context, guard string, old *corev1.Co
 		if (old == nil) != (s.w.cm == nil) || old != nil && old.ResourceVersion != s.w.cm.ResourceVersion {
 			return fmt.Errorf("record: %w", errConflict)
 		}
-		set := map[string]string{LabelGuard: guard}
+		set := map[string]string{records.LabelGuard: guard}
 		if r.Lock != nil {
-			set[LabelLocked] = "true"
+			set[records.LabelLocked] = "true"
 		}
 		before := s.w.cm
-		s.w.cm = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: RecordName(guard), Namespace: testNamespace, Labels: set, ResourceVersion: s.w.next()}, Data: r.Data()}
+		s.w.cm = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: records.Name(guard), Namespace: testNamespace, Labels: set, ResourceVersion: s.w.next()}, Data: r.Data()}
 		out = s.w.cm
 		if s.stored != nil {
 			s.stored(before, s.w.cm)

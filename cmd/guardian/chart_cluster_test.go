@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 	"github.com/canary-guardian/guardian/testdata/kubelet"
 )
@@ -295,7 +296,7 @@ func (l *live) leftOver(before map[string]bool) error {
 	var left []string
 	for name := range l.objectsBut(func(metav1.OwnerReference) bool { return false }) {
 		kind, object, _ := strings.Cut(name, "/")
-		if before[name] || kind == "events" || name == "leases/"+remediate.LeaderLease || kind == "configmaps" && strings.HasPrefix(object, remediate.RecordName("")) {
+		if before[name] || kind == "events" || name == "leases/"+remediate.LeaderLease || kind == "configmaps" && strings.HasPrefix(object, records.Name("")) {
 			continue
 		}
 		left = append(left, name)

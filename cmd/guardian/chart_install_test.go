@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/dynamic"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules/publish"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -262,7 +263,7 @@ func TestTheChartFromInstallToUninstall(t *testing.T) {
 		delete(left, name)
 	}
 	for name := range left {
-		if kind, object, _ := strings.Cut(name, "/"); kind == "events" || name == "leases/"+remediate.LeaderLease || kind == "configmaps" && strings.HasPrefix(object, remediate.RecordName("")) {
+		if kind, object, _ := strings.Cut(name, "/"); kind == "events" || name == "leases/"+remediate.LeaderLease || kind == "configmaps" && strings.HasPrefix(object, records.Name("")) {
 			delete(left, name)
 		}
 	}

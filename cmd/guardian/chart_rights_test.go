@@ -19,7 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules/publish"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -156,7 +156,7 @@ func (i *installed) everything(without *string) (failed, forbidden []string) {
 	})
 	p.Stop()
 	step("Lease removed at the end", func(ctx context.Context) error {
-		_, err := i.kube.CoordinationV1().Leases(i.ns).Get(ctx, remediate.ReplicaLease("guardian-0"), metav1.GetOptions{})
+		_, err := i.kube.CoordinationV1().Leases(i.ns).Get(ctx, records.ReplicaLease("guardian-0"), metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}

@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -378,7 +379,7 @@ func TestNoGuardsRecordHasTheNameOfAnObjectOfTheChart(t *testing.T) {
 			t.Fatal(err)
 		}
 		for key, object := range rendered(t, text) {
-			guard, isRecord := strings.CutPrefix(object.GetName(), remediate.RecordName(""))
+			guard, isRecord := strings.CutPrefix(object.GetName(), records.Name(""))
 			if _, err := ParseConfig([]byte("namespace: a\nguards: [{name: " + guard + "}]\n")); object.GetKind() == "ConfigMap" && isRecord && err == nil {
 				t.Errorf("release %s: %s would be the record of a guard named %s", release, key, guard)
 			}

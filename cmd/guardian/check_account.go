@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules/publish"
 )
 
@@ -69,7 +70,7 @@ func (r right) objects(c Config, verb string) []string {
 		names = append(names, c.Rules.fastLaneName())
 	case r.resource == "configmaps" && (verb == "get" || verb == "patch"):
 		for _, g := range c.Guards {
-			names = append(names, remediate.RecordName(g.Name))
+			names = append(names, records.Name(g.Name))
 		}
 	case r.resource == "virtualservices" && verb == "patch":
 		for _, g := range c.Guards {

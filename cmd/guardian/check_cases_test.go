@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -57,7 +58,7 @@ spec:
 		s.policy("demands-team."+s.namespace, "configmaps", "", "has(object.metadata.labels) && 'team' in object.metadata.labels", "every object needs a label team", "Deny")
 	}},
 	{"the record is refused by a quota", exitFailed, func(s *setup) {
-		s.must(s.kube.CoreV1().ConfigMaps(s.namespace).Delete(s.t.Context(), remediate.RecordName(testGuard), metav1.DeleteOptions{}))
+		s.must(s.kube.CoreV1().ConfigMaps(s.namespace).Delete(s.t.Context(), records.Name(testGuard), metav1.DeleteOptions{}))
 		s.create(quotasResource, s.namespace, `{apiVersion: v1, kind: ResourceQuota, metadata: {name: few}, spec: {hard: {"count/configmaps": "0"}}}`)
 		_, err := s.client.Resource(quotasResource).Namespace(s.namespace).Patch(s.t.Context(), "few", "application/merge-patch+json",
 			[]byte(`{"status":{"hard":{"count/configmaps":"0"},"used":{"count/configmaps":"0"}}}`), metav1.PatchOptions{}, "status")
@@ -195,7 +196,7 @@ spec:
 	}},
 	{"no guardian lives", exitFailed, func(s *setup) {
 		s.dead = true
-		s.must(s.kube.CoordinationV1().Leases(s.namespace).Delete(s.t.Context(), remediate.ReplicaLease("a"), metav1.DeleteOptions{}))
+		s.must(s.kube.CoordinationV1().Leases(s.namespace).Delete(s.t.Context(), records.ReplicaLease("a"), metav1.DeleteOptions{}))
 	}},
 }
 
@@ -253,7 +254,7 @@ func (s *setup) policy(name, resource, group, expression, message, action string
 	s.create(bindingsResource, "", fmt.Sprintf(`{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: %q}, spec: {
   policyName: %[1]q, validationActions: [%s], matchResources: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %q}}}}}`, name, action, s.namespace))
 	s.waitFor("the policy in force", func() bool {
-		_, err := s.kube.CoreV1().ConfigMaps(s.namespace).Patch(s.t.Context(), remediate.RecordName(testGuard), "application/merge-patch+json",
+		_, err := s.kube.CoreV1().ConfigMaps(s.namespace).Patch(s.t.Context(), records.Name(testGuard), "application/merge-patch+json",
 			[]byte(`{"metadata":{"annotations":{"a":"b"}}}`), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
 		return err != nil && strings.Contains(err.Error(), name)
 	})

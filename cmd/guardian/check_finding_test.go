@@ -12,7 +12,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 func TestFindingsAreTextJSONAndAnExitCode(t *testing.T) {
@@ -89,8 +89,8 @@ func TestCheckWaitsForAHeartbeatThroughAlertmanager(t *testing.T) {
 				began := time.Now()
 				renewed := func() *coordinationv1.Lease {
 					l := lease("a", time.Now())
-					l.Labels[remediate.LabelReplica] = "true"
-					for annotation, after := range map[string]time.Duration{remediate.AnnotationHeartbeat: min(tc.pushed, tc.whole), remediate.AnnotationHeartbeatAlertmanager: tc.whole} {
+					l.Labels[records.LabelReplica] = "true"
+					for annotation, after := range map[string]time.Duration{records.AnnotationHeartbeat: min(tc.pushed, tc.whole), records.AnnotationHeartbeatAlertmanager: tc.whole} {
 						delete(l.Annotations, annotation)
 						if time.Since(began) >= after {
 							l.Annotations[annotation] = time.Now().UTC().Format(time.RFC3339)
@@ -101,7 +101,7 @@ func TestCheckWaitsForAHeartbeatThroughAlertmanager(t *testing.T) {
 				b := newBench(t, renewed())
 				ctx := t.Context()
 				go func() {
-					for sleep(ctx, remediate.LifePeriod) == nil {
+					for sleep(ctx, records.LifePeriod) == nil {
 						if _, err := b.kube.CoordinationV1().Leases("shop").Update(ctx, renewed(), metav1.UpdateOptions{}); err != nil && ctx.Err() == nil {
 							t.Errorf("renew: %v", err)
 						}

@@ -9,7 +9,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -36,11 +36,11 @@ func checkBench(t *testing.T) (*realBench, *controlplane.App, string) {
 func (b *realBench) heartbeat(at, byAlertmanager string) {
 	b.t.Helper()
 	leases := b.kube.CoordinationV1().Leases(b.namespace)
-	l, err := leases.Get(b.t.Context(), remediate.ReplicaLease("a"), metav1.GetOptions{})
+	l, err := leases.Get(b.t.Context(), records.ReplicaLease("a"), metav1.GetOptions{})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	l.Annotations = map[string]string{remediate.AnnotationHeartbeat: at, remediate.AnnotationHeartbeatAlertmanager: byAlertmanager}
+	l.Annotations = map[string]string{records.AnnotationHeartbeat: at, records.AnnotationHeartbeatAlertmanager: byAlertmanager}
 	if _, err := leases.Update(b.t.Context(), l, metav1.UpdateOptions{}); err != nil {
 		b.t.Fatal(err)
 	}

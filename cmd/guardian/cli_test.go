@@ -26,8 +26,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
@@ -73,7 +73,7 @@ func (b *bench) run(args ...string) (int, string) {
 
 func record(r decision.Record) *corev1.ConfigMap {
 	return &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: remediate.RecordName(testGuard), Namespace: "shop", Labels: map[string]string{remediate.LabelGuard: testGuard}},
+		ObjectMeta: metav1.ObjectMeta{Name: records.Name(testGuard), Namespace: "shop", Labels: map[string]string{records.LabelGuard: testGuard}},
 		Data:       r.Data(),
 	}
 }
@@ -82,7 +82,7 @@ func lease(pod string, renewed time.Time) *coordinationv1.Lease {
 	at := metav1.NewMicroTime(renewed)
 	return &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: "guardian-" + pod, Namespace: "shop", Labels: map[string]string{"app.kubernetes.io/name": "guardian"},
-			Annotations: map[string]string{remediate.AnnotationHeartbeat: renewed.UTC().Format(time.RFC3339), remediate.AnnotationHeartbeatMaxAge: "3m0s"}},
+			Annotations: map[string]string{records.AnnotationHeartbeat: renewed.UTC().Format(time.RFC3339), records.AnnotationHeartbeatMaxAge: "3m0s"}},
 		Spec: coordinationv1.LeaseSpec{RenewTime: &at},
 	}
 }
@@ -96,7 +96,7 @@ func (b *bench) beat(skew time.Duration) {
 		if sleep(ctx, time.Second/2) != nil { // never in the instant of a look
 			return
 		}
-		tick := time.NewTicker(remediate.LifePeriod)
+		tick := time.NewTicker(records.LifePeriod)
 		defer tick.Stop()
 		for {
 			select {
@@ -128,10 +128,10 @@ func (b *bench) lease(renewed time.Time) *coordinationv1.Lease {
 	l := lease("a", renewed)
 	l.Annotations = map[string]string{}
 	if b.beatAge >= 0 {
-		l.Annotations[remediate.AnnotationHeartbeat] = renewed.Add(-b.beatAge).UTC().Format(time.RFC3339)
+		l.Annotations[records.AnnotationHeartbeat] = renewed.Add(-b.beatAge).UTC().Format(time.RFC3339)
 	}
 	if b.beatMaxAge != "" {
-		l.Annotations[remediate.AnnotationHeartbeatMaxAge] = b.beatMaxAge
+		l.Annotations[records.AnnotationHeartbeatMaxAge] = b.beatMaxAge
 	}
 	return l
 }
@@ -152,12 +152,12 @@ func (b *bench) edit(ctx context.Context, edit func(*decision.Record)) {
 }
 
 func (b *bench) editOf(ctx context.Context, guard string, edit func(*decision.Record)) {
-	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
+	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, records.Name(guard), metav1.GetOptions{})
 	if err != nil {
 		b.t.Error(err)
 		return
 	}
-	r, err := remediate.ParseRecord(cm)
+	r, err := records.Parse(cm)
 	if err != nil {
 		b.t.Error(err)
 		return
@@ -176,7 +176,7 @@ func (b *bench) answerFor(guard string, take func(*decision.Record, decision.Req
 	ctx := b.t.Context()
 	go func() {
 		for sleep(ctx, time.Second) == nil {
-			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
+			cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(ctx, records.Name(guard), metav1.GetOptions{})
 			if err != nil || cm.Data[decision.KeyRequestAction] == "" {
 				continue
 			}
@@ -191,11 +191,11 @@ func (b *bench) answerFor(guard string, take func(*decision.Record, decision.Req
 
 func (b *bench) read() decision.Record {
 	b.t.Helper()
-	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(b.t.Context(), remediate.RecordName(testGuard), metav1.GetOptions{})
+	cm, err := b.kube.CoreV1().ConfigMaps("shop").Get(b.t.Context(), records.Name(testGuard), metav1.GetOptions{})
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	r, err := remediate.ParseRecord(cm)
+	r, err := records.Parse(cm)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -475,7 +475,7 @@ func TestGate(t *testing.T) {
 			record: shifting(10, 1), setUp: func(b *bench) {
 				go func() {
 					if sleep(b.t.Context(), 5*time.Second) == nil {
-						_ = b.kube.CoreV1().ConfigMaps("shop").Delete(b.t.Context(), remediate.RecordName(testGuard), metav1.DeleteOptions{})
+						_ = b.kube.CoreV1().ConfigMaps("shop").Delete(b.t.Context(), records.Name(testGuard), metav1.DeleteOptions{})
 					}
 				}()
 			}, code: exitUnknown, says: "record has gone", took: 5 * time.Second},
@@ -919,7 +919,7 @@ func TestARequestWhoseAnswerIsLostIsWithdrawn(t *testing.T) {
 					}
 					once = false
 					if written {
-						o, err := b.kube.Tracker().Get(configMaps, "shop", remediate.RecordName(testGuard))
+						o, err := b.kube.Tracker().Get(configMaps, "shop", records.Name(testGuard))
 						if err != nil {
 							return true, nil, err
 						}
@@ -967,9 +967,9 @@ func TestAllGuardsOfANamespaceAreAskedAtOnce(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				payments, gone := record(shifting(30, 1)), shifting(30, 1)
 				gone.Status.Orphaned = time.Now()
-				payments.Name, payments.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
+				payments.Name, payments.Labels = records.Name("payments"), map[string]string{records.LabelGuard: "payments"}
 				orphan := record(gone)
-				orphan.Name, orphan.Labels = remediate.RecordName("gone"), map[string]string{remediate.LabelGuard: "gone"}
+				orphan.Name, orphan.Labels = records.Name("gone"), map[string]string{records.LabelGuard: "gone"}
 				b := newBench(t, record(shifting(30, 1)), payments, orphan, lease("a", time.Now()))
 				b.beat(0)
 				for _, guard := range []string{testGuard, "payments"} {
@@ -1028,7 +1028,7 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cm := record(tc.record)
-				cm.Labels[remediate.LabelLocked] = "true"
+				cm.Labels[records.LabelLocked] = "true"
 				b := newBench(t, cm, lease("a", time.Now()))
 				b.istio = dynamicfake.NewSimpleDynamicClient(runtime.NewScheme(), &unstructured.Unstructured{Object: map[string]any{
 					"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": map[string]any{"name": "orders-mesh", "namespace": "shop",
@@ -1100,7 +1100,7 @@ func TestStatus(t *testing.T) {
 		climbing := record(decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Since: now.Add(-time.Hour), Build: "0123456789abcdef",
 			Mode: decision.PromotionAuto, Ladder: []int{10, 30, 50, 100}, Requests: 37,
 			NextStep: 30, NextAt: now.Add(4 * time.Minute), Waiting: "waiting: until 2000-01-01T00:04:00Z", WaitingFor: decision.WaitInterval, Alerts: []string{"A", "B"}}})
-		climbing.Name, climbing.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
+		climbing.Name, climbing.Labels = records.Name("payments"), map[string]string{records.LabelGuard: "payments"}
 		other := record(decision.Record{})
 		other.Name, other.Labels, other.Data = "guardian-config", nil, map[string]string{"status": "no record"}
 		b := newBench(t, record(r), climbing, other, lease("a", now))
@@ -1181,7 +1181,7 @@ func TestStatusWarnsOfAMissingHeartbeat(t *testing.T) {
 func TestStatusWatchSaysWhatStandsInTheWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bad := record(decision.Record{})
-		bad.Name, bad.Labels = remediate.RecordName("payments"), map[string]string{remediate.LabelGuard: "payments"}
+		bad.Name, bad.Labels = records.Name("payments"), map[string]string{records.LabelGuard: "payments"}
 		bad.Data["lock"] = "{"
 		good := record(shifting(10, 1))
 		good.ResourceVersion = "1"

@@ -22,19 +22,19 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 // How guardian's replicas show that they live: each renews a Lease
 // guardian-<pod> in the guards' namespace.
 const (
 	leaseSelector = "app.kubernetes.io/name=guardian"
-	leaseFresh    = remediate.LifeTimeout
+	leaseFresh    = records.LifeTimeout
 	// leaseSkew is the most by which this machine's clock is thought to be off.
 	// Up to it a renewal that is seen to happen counts, whatever its time.
 	leaseSkew  = 10 * time.Minute
-	leaseGrace = remediate.LifePeriod + 2*time.Second // one renewal must show within it
+	leaseGrace = records.LifePeriod + 2*time.Second // one renewal must show within it
 	// beatMaxAge is heartbeat.maxAge where no Lease tells it.
 	beatMaxAge = 3 * time.Minute
 )
@@ -131,14 +131,14 @@ func (c *cluster) explain(doing string, err error) error {
 // record reads a guard's record live, as far as it can be read; nil without an
 // error when there is none.
 func (c *cluster) record(ctx context.Context, guard string) (*decision.Record, error) {
-	cm, err := c.kube.CoreV1().ConfigMaps(c.namespace).Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
+	cm, err := c.kube.CoreV1().ConfigMaps(c.namespace).Get(ctx, records.Name(guard), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, c.explain("read the record of guard "+guard, err)
 	}
-	r, err := remediate.ReadRecordOf(guard, cm)
+	r, err := records.ReadOf(guard, cm)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +155,7 @@ type namedRecord struct {
 // that cannot be read as a whole is in the error, and the rest of it is still
 // returned.
 func (c *cluster) records(ctx context.Context, namespace string) ([]namedRecord, error) {
-	list, err := c.kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: remediate.LabelGuard})
+	list, err := c.kube.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{LabelSelector: records.LabelGuard})
 	if err != nil {
 		return nil, c.explain("list the guards' records", err)
 	}
@@ -163,12 +163,12 @@ func (c *cluster) records(ctx context.Context, namespace string) ([]namedRecord,
 	var bad error
 	for i := range list.Items {
 		cm := &list.Items[i]
-		r, err := remediate.ReadRecordOf(guardName(cm), cm)
+		r, err := records.ReadOf(guardName(cm), cm)
 		if err != nil {
 			bad = errors.Join(bad, err)
 			continue
 		}
-		bad = errors.Join(bad, remediate.UnreadableError(r, cm.Namespace, guardName(cm)))
+		bad = errors.Join(bad, records.UnreadableError(r, cm.Namespace, guardName(cm)))
 		out = append(out, namedRecord{cm.Namespace, guardName(cm), r})
 	}
 	slices.SortFunc(out, func(a, b namedRecord) int {
@@ -178,10 +178,10 @@ func (c *cluster) records(ctx context.Context, namespace string) ([]namedRecord,
 }
 
 func guardName(cm *corev1.ConfigMap) string {
-	if name := cm.Labels[remediate.LabelGuard]; name != "" {
+	if name := cm.Labels[records.LabelGuard]; name != "" {
 		return name
 	}
-	return strings.TrimPrefix(cm.Name, remediate.RecordName(""))
+	return strings.TrimPrefix(cm.Name, records.Name(""))
 }
 
 // unknownGuard says that a guard has no record, and which ones have.
@@ -194,7 +194,7 @@ func (c *cluster) unknownGuard(ctx context.Context, guard string) error {
 		}
 		hint = "guards there: " + strings.Join(names, ", ")
 	}
-	return fmt.Errorf("no guard %s in namespace %s (no ConfigMap %s); %s", guard, c.namespace, remediate.RecordName(guard), hint)
+	return fmt.Errorf("no guard %s in namespace %s (no ConfigMap %s); %s", guard, c.namespace, records.Name(guard), hint)
 }
 
 // whoAmI is the user as the API server knows it: the record names whom the
@@ -220,7 +220,7 @@ type pulse struct {
 	moved   time.Time            // when a renewal was last seen to have happened
 	renewed time.Time            // the earliest that it can have happened
 	heard   time.Time            // the earliest that some replica can have heard the newest heartbeat that was seen to come
-	beat    remediate.Heartbeat  // as last looked at
+	beat    records.Heartbeat    // as last looked at
 }
 
 // blind is why alerts may not reach the guardians that live, or "".
@@ -238,13 +238,13 @@ func (p *pulse) blind() string {
 // near says that the answer might change with another look.
 func (p *pulse) alive(leases []coordinationv1.Lease, now time.Time) (ok bool, why string, near bool) {
 	var newest *coordinationv1.Lease
-	p.beat = remediate.ReadHeartbeat(leases)
+	p.beat = records.ReadHeartbeat(leases)
 	if p.seen == nil {
 		p.seen = map[string]time.Time{}
 	}
 	for i := range leases {
 		l := &leases[i]
-		if !strings.HasPrefix(l.Name, remediate.ReplicaLease("")) || l.Spec.RenewTime == nil {
+		if !strings.HasPrefix(l.Name, records.ReplicaLease("")) || l.Spec.RenewTime == nil {
 			continue
 		}
 		at := l.Spec.RenewTime.Time
@@ -274,7 +274,7 @@ func (p *pulse) alive(leases []coordinationv1.Lease, now time.Time) (ok bool, wh
 // heartbeat that it tells of: both times are by the replica's clock.
 func (p *pulse) sawRenewal(l *coordinationv1.Lease, at, now time.Time) {
 	p.moved, p.renewed = now, p.looked
-	beat, err := time.Parse(time.RFC3339, l.Annotations[remediate.AnnotationHeartbeat])
+	beat, err := time.Parse(time.RFC3339, l.Annotations[records.AnnotationHeartbeat])
 	if err != nil || beat.After(at) {
 		return
 	}
@@ -348,7 +348,7 @@ func (c *cluster) follow(ctx context.Context, guard string, see func(*decision.R
 	for {
 		// The watch begins before the first look, so that nothing falls
 		// between the two.
-		w, watchErr := c.kube.CoreV1().ConfigMaps(c.namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + remediate.RecordName(guard)})
+		w, watchErr := c.kube.CoreV1().ConfigMaps(c.namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + records.Name(guard)})
 		var events <-chan watch.Event
 		if watchErr == nil {
 			events = w.ResultChan()
@@ -383,11 +383,11 @@ func (c *cluster) followOne(ctx context.Context, guard string, events <-chan wat
 			switch {
 			case !open || !isRecord:
 				return false, nil
-			case cm.Name != remediate.RecordName(guard):
+			case cm.Name != records.Name(guard):
 			case e.Type == watch.Deleted:
 				next = see(nil, nil)
 			default:
-				r, parseErr := remediate.ReadRecordOf(guard, cm)
+				r, parseErr := records.ReadOf(guard, cm)
 				if parseErr != nil {
 					next = see(nil, parseErr)
 					break

@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
 
@@ -53,7 +53,7 @@ func newRealBench(t *testing.T, r decision.Record) *realBench {
 	}
 	l := lease("a", time.Now())
 	l.Namespace = b.namespace
-	l.Labels[remediate.LabelReplica] = "true"
+	l.Labels[records.LabelReplica] = "true"
 	if _, err := b.kube.CoordinationV1().Leases(b.namespace).Create(t.Context(), l, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func (b *realBench) beat() {
 		for sleep(ctx, time.Second/4) == nil {
 			l := lease("a", time.Now())
 			l.Namespace = b.namespace
-			l.Labels[remediate.LabelReplica] = "true"
+			l.Labels[records.LabelReplica] = "true"
 			patch, err := json.Marshal(l)
 			if err == nil {
 				_, err = leases.Patch(ctx, l.Name, types.MergePatchType, patch, metav1.PatchOptions{})
@@ -99,7 +99,7 @@ func (b *realBench) beat() {
 // the first write.
 func (b *realBench) guardian(ctx context.Context, take func(*decision.Record, decision.Request)) {
 	api := b.kube.CoreV1().ConfigMaps(b.namespace)
-	name := remediate.RecordName(testGuard)
+	name := records.Name(testGuard)
 	w, err := api.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
 		b.t.Error(err)
@@ -115,7 +115,7 @@ func (b *realBench) guardian(ctx context.Context, take func(*decision.Record, de
 			if err != nil {
 				return
 			}
-			r, err := remediate.ParseRecord(cm)
+			r, err := records.Parse(cm)
 			if err != nil || r.Request == nil {
 				continue
 			}
@@ -143,7 +143,7 @@ func TestARequestOnTheRealAPIServer(t *testing.T) {
 	})
 	code, text := b.run(controlplane.Dev, "rollback", testGuard, "--reason", "looks odd")
 	want(t, code, text, exitOK, "rolled-back: looks odd")
-	cm, err := b.kube.CoreV1().ConfigMaps(b.namespace).Get(t.Context(), remediate.RecordName(testGuard), metav1.GetOptions{})
+	cm, err := b.kube.CoreV1().ConfigMaps(b.namespace).Get(t.Context(), records.Name(testGuard), metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestAnUntakenRequestIsWithdrawnOnTheRealAPIServer(t *testing.T) {
 	b := newRealBench(t, shifting(30, 5))
 	code, text := b.run(controlplane.Dev, "pause", testGuard, "--reason", "r", "--timeout", "300ms")
 	want(t, code, text, exitUnknown, "it has been withdrawn")
-	cm, err := b.kube.CoreV1().ConfigMaps(b.namespace).Get(t.Context(), remediate.RecordName(testGuard), metav1.GetOptions{})
+	cm, err := b.kube.CoreV1().ConfigMaps(b.namespace).Get(t.Context(), records.Name(testGuard), metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

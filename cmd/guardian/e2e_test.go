@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -308,7 +309,7 @@ func (r *rig) countWrites(ctx context.Context) <-chan struct{} {
 	r.must(err)
 	w, err := client.Resource(controlplane.VirtualServices).Namespace(r.ns).Watch(ctx, metav1.ListOptions{})
 	r.must(err)
-	records, err := r.kube.CoreV1().ConfigMaps(r.ns).Watch(ctx, metav1.ListOptions{LabelSelector: remediate.LabelLocked})
+	records, err := r.kube.CoreV1().ConfigMaps(r.ns).Watch(ctx, metav1.ListOptions{LabelSelector: records.LabelLocked})
 	r.must(err)
 	out := make(chan struct{}, 10000)
 	var both sync.WaitGroup

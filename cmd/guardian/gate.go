@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 // gateOptions is what `guardian gate` waits for.
@@ -212,7 +212,7 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 	case now.Sub(w.livedAt) > gateBlind:
 		return unknown("%s", cmp.Or(w.dead, "no guardian has been seen to live for "+gateBlind.String()))
 	case !r.Status.Orphaned.IsZero():
-		return unknown("%s", remediate.OrphanText(w.guard, r.Status.Orphaned))
+		return unknown("%s", records.OrphanText(w.guard, r.Status.Orphaned))
 	case r.Status.Disarmed != nil:
 		return unknown("%s: nothing would be rolled back%s", r.Status.Disarmed.Text(), alsoLocked(*r))
 	}

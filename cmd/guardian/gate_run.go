@@ -8,8 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 // gate follows the guards' records until there is an answer for each, or one that
@@ -28,7 +28,7 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 			err = c.unknownGuard(ctx, guard)
 		}
 		if err == nil {
-			err = remediate.UnreadableError(*r, c.namespace, guard)
+			err = records.UnreadableError(*r, c.namespace, guard)
 		}
 		if err != nil {
 			return orUnknown(fmt.Errorf("could not tell: %w", err))
@@ -104,7 +104,7 @@ func (c *cluster) gateOne(ctx context.Context, guard string, signs *lifeSigns, p
 			signs.look(ctx, &w, every)
 		}
 		if r != nil && readErr == nil {
-			readErr = remediate.UnreadableError(*r, c.namespace, guard)
+			readErr = records.UnreadableError(*r, c.namespace, guard)
 		}
 		if r != nil && readErr == nil {
 			w.last = *r

@@ -13,14 +13,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 // recordOf is record of a guard of another name.
 func recordOf(guard string, r decision.Record) *corev1.ConfigMap {
 	cm := record(r)
-	cm.Name, cm.Labels = remediate.RecordName(guard), map[string]string{remediate.LabelGuard: guard}
+	cm.Name, cm.Labels = records.Name(guard), map[string]string{records.LabelGuard: guard}
 	return cm
 }
 

@@ -11,8 +11,8 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 // gateCase is one combination of all that a gate looks at, in the words of the
@@ -71,11 +71,11 @@ func (c gateCase) leases(begin time.Time, after time.Duration) []coordinationv1.
 	l := lease("a", renewed)
 	switch heard := begin.Add(70 * time.Second); {
 	case c.heartbeat == "stale or none":
-		delete(l.Annotations, remediate.AnnotationHeartbeat)
+		delete(l.Annotations, records.AnnotationHeartbeat)
 	case c.heartbeat == "before it" || renewed.Before(heard):
-		l.Annotations[remediate.AnnotationHeartbeat] = begin.Add(-5 * time.Second).UTC().Format(time.RFC3339)
+		l.Annotations[records.AnnotationHeartbeat] = begin.Add(-5 * time.Second).UTC().Format(time.RFC3339)
 	default:
-		l.Annotations[remediate.AnnotationHeartbeat] = heard.UTC().Format(time.RFC3339)
+		l.Annotations[records.AnnotationHeartbeat] = heard.UTC().Format(time.RFC3339)
 	}
 	return []coordinationv1.Lease{*l}
 }

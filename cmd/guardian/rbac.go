@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 // rbacOptions is whose rights `guardian rbac` prints.
@@ -86,7 +86,7 @@ func (o rbacOptions) rules() []rbacv1.PolicyRule {
 	if len(o.guards) > 0 {
 		ofRecords = rule("", "configmaps", "get", "watch")
 		for _, guard := range o.guards {
-			ofRecords.ResourceNames = append(ofRecords.ResourceNames, remediate.RecordName(guard))
+			ofRecords.ResourceNames = append(ofRecords.ResourceNames, records.Name(guard))
 		}
 	}
 	out := []rbacv1.PolicyRule{ofRecords, rule("coordination.k8s.io", "leases", "list")}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 const (
@@ -177,7 +178,7 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 		}
 		if err == nil {
 			named = []namedRecord{{c.namespace, guards[0], *r}}
-			err = remediate.UnreadableError(*r, c.namespace, guards[0])
+			err = records.UnreadableError(*r, c.namespace, guards[0])
 		}
 	}
 	if err != nil && len(named) == 0 {
@@ -373,7 +374,7 @@ func (a *app) byHand(action decision.RequestAction, guard, namespace string, r d
 // asks for cannot be done, but for an unlock: that waits for guardian in the
 // record, and the VirtualServices are let go at once, with the person's own rights.
 func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q decision.Request, r decision.Record) error {
-	text := remediate.OrphanText(guard, r.Status.Orphaned)
+	text := records.OrphanText(guard, r.Status.Orphaned)
 	switch {
 	case q.Action != decision.RequestUnlock:
 		return couldNotTell("%s%s", text, a.byHand(q.Action, guard, c.namespace, r))
@@ -447,7 +448,7 @@ func (c *cluster) writeRequest(ctx context.Context, guard string, q decision.Req
 
 func (c *cluster) anotherWaits(guard string, q decision.Request) error {
 	return fmt.Errorf(`another request has been waiting since %s: %s by %s: %s; guardian takes it off the record when it is done. If it stays, take it off: kubectl patch configmap -n %s %s --type merge -p '%s'`,
-		q.At.UTC().Format(time.RFC3339), q.Action, q.By, q.Reason, c.namespace, remediate.RecordName(guard), noRequest())
+		q.At.UTC().Format(time.RFC3339), q.Action, q.By, q.Reason, c.namespace, records.Name(guard), noRequest())
 }
 
 // noRequest is the merge patch that takes a request off a record.
@@ -475,7 +476,7 @@ func (c *cluster) patchRequest(ctx context.Context, guard, resourceVersion strin
 	if err != nil {
 		return err
 	}
-	_, err = c.kube.CoreV1().ConfigMaps(c.namespace).Patch(ctx, remediate.RecordName(guard), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cliManager})
+	_, err = c.kube.CoreV1().ConfigMaps(c.namespace).Patch(ctx, records.Name(guard), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cliManager})
 	return err
 }
 

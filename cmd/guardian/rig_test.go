@@ -27,6 +27,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/testdata/controlplane"
 )
@@ -172,14 +173,14 @@ func isAt(ctx context.Context, app *controlplane.App, want int64) error {
 }
 
 func (r *rig) record(ctx context.Context, guard string) (decision.Record, error) {
-	cm, err := r.kube.CoreV1().ConfigMaps(r.ns).Get(ctx, remediate.RecordName(guard), metav1.GetOptions{})
+	cm, err := r.kube.CoreV1().ConfigMaps(r.ns).Get(ctx, records.Name(guard), metav1.GetOptions{})
 	if err != nil {
 		return decision.Record{}, err
 	}
-	if locked := cm.Labels[remediate.LabelLocked] == "true"; locked != (cm.Data["lock"] != "") {
+	if locked := cm.Labels[records.LabelLocked] == "true"; locked != (cm.Data["lock"] != "") {
 		return decision.Record{}, fmt.Errorf("label locked is %v, lock is %q", locked, cm.Data["lock"])
 	}
-	return remediate.ParseRecord(cm)
+	return records.Parse(cm)
 }
 
 // rolledBack waits until a guard is locked and its canary has no traffic.

@@ -31,6 +31,7 @@ var rooms = []room{
 	{folder: "rules", never: []string{module + "alerting", module + "remediate", "github.com/labstack/echo"}},
 	{folder: "remediate", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus"}},
 	{folder: "remediate/decision", only: []string{module + "remediate/virtualservice"}, never: []string{"context", "log", "net", "os", "sync", "math/rand"}},
+	{folder: "remediate/records", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus"}},
 	{folder: "remediate/virtualservice", only: []string{"go.yaml.in/yaml/v3"}, never: []string{"context", "log", "net", "os", "sync", "time", "math/rand"}},
 	{folder: "remediate/virtualservice/vstest"},
 }

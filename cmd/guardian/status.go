@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 // statusOptions is how `guardian status` shows guards.
@@ -74,7 +74,7 @@ func (c *cluster) readStatus(ctx context.Context, guard string, all bool) ([]nam
 		if r == nil {
 			return nil, c.unknownGuard(ctx, guard)
 		}
-		return []namedRecord{{c.namespace, guard, *r}}, remediate.UnreadableError(*r, c.namespace, guard)
+		return []namedRecord{{c.namespace, guard, *r}}, records.UnreadableError(*r, c.namespace, guard)
 	}
 	namespace := c.namespace
 	if all {
@@ -119,7 +119,7 @@ func (a *app) statusOrphans(named []namedRecord, guard string) error {
 			continue
 		}
 		text := fmt.Sprintf("%s; shown is what was last written. When the record is no longer needed: kubectl delete configmap -n %s %s",
-			remediate.OrphanText(r.guard, r.Status.Orphaned), r.namespace, remediate.RecordName(r.guard))
+			records.OrphanText(r.guard, r.Status.Orphaned), r.namespace, records.Name(r.guard))
 		if guard != "" {
 			return couldNotTell("%s", text)
 		}

@@ -8,8 +8,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 // Commands work on what of a record can be read, and name what cannot: a lock
@@ -23,7 +23,7 @@ func TestARecordThatCannotBeReadAsAWholeIsWorkedOn(t *testing.T) {
 			}
 		}
 		broken := record(shifting(10, 1))
-		broken.Labels[remediate.LabelLocked] = "true"
+		broken.Labels[records.LabelLocked] = "true"
 		broken.Data["lock"], broken.Data["history"] = "{", "["
 		b := newBench(t, broken, lease("a", time.Now()))
 		b.beat(0)
@@ -39,11 +39,11 @@ func TestARecordThatCannotBeReadAsAWholeIsWorkedOn(t *testing.T) {
 		go func() { // as guardian does it
 			ctx, maps := b.t.Context(), b.kube.CoreV1().ConfigMaps("shop")
 			for sleep(ctx, time.Second) == nil {
-				cm, err := maps.Get(ctx, remediate.RecordName(testGuard), metav1.GetOptions{})
+				cm, err := maps.Get(ctx, records.Name(testGuard), metav1.GetOptions{})
 				if err != nil || cm.Data[decision.KeyRequestAction] == "" {
 					continue
 				}
-				r, _ := remediate.ReadRecord(cm)
+				r, _ := records.Read(cm)
 				r.Lock, r.Request = nil, nil
 				r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "unlocked", By: "ann@example.com", Reason: "because"})
 				cm.Data = r.Data()

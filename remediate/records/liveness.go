@@ -1,4 +1,4 @@
-package remediate
+package records
 
 import (
 	"time"
@@ -30,7 +30,7 @@ const (
 )
 
 // ReplicaLease is the name of the Lease that shows a replica's life.
-func ReplicaLease(identity string) string { return RecordPrefix + identity }
+func ReplicaLease(identity string) string { return NamePrefix + identity }
 
 // NewestHeartbeat is the newest heartbeat of all replicas, own included. One that lies
 // in the future is by a clock that was set, and hides no other.

@@ -1,4 +1,4 @@
-package remediate
+package records
 
 import (
 	"maps"
@@ -12,7 +12,7 @@ import (
 
 func mustPatch(t *testing.T, old *corev1.ConfigMap, r decision.Record) []byte {
 	t.Helper()
-	patch, err := RecordPatch(old, nil, r, "")
+	patch, err := Patch(old, nil, r, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestARequestThatCannotBeUnderstoodIsRefusedAndStandsInNobodysWay(t *testing
 			keys := maps.Clone(whole)
 			tc.edit(keys)
 			maps.Copy(cm.Data, keys)
-			r, err := ParseRecord(cm)
+			r, err := Parse(cm)
 			if err != nil || r.Request == nil {
 				t.Fatalf("request %v, error %v; want one that says what is wrong", r.Request, err)
 			}

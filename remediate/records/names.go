@@ -1,4 +1,4 @@
-package remediate
+package records
 
 import "github.com/canary-guardian/guardian/remediate/decision"
 
@@ -7,9 +7,9 @@ const (
 	LabelLocked     = decision.Prefix + "locked" // "true" on a record whose guard is locked
 	LabelGuard      = decision.Prefix + "guard"  // the guard's name, on its record
 	AnnotationOwner = decision.Prefix + "owner"  // guardian's user, on its records
-	// RecordPrefix begins the names of records and of the replicas' Leases.
-	RecordPrefix = "guardian-"
+	// NamePrefix begins the names of records and of the replicas' Leases.
+	NamePrefix = "guardian-"
 )
 
-// RecordName is the name of the ConfigMap that holds a guard's record.
-func RecordName(guard string) string { return RecordPrefix + guard }
+// Name is the name of the ConfigMap that holds a guard's record.
+func Name(guard string) string { return NamePrefix + guard }

@@ -1,4 +1,4 @@
-package remediate
+package records
 
 import (
 	"encoding/json"
@@ -17,8 +17,8 @@ func OwnerOf(old *corev1.ConfigMap, user string) map[string]string {
 	return map[string]string{AnnotationOwner: user}
 }
 
-// RecordPatch is a merge patch with a test of the resource version.
-func RecordPatch(old *corev1.ConfigMap, set map[string]string, r decision.Record, user string) ([]byte, error) {
+// Patch is a merge patch with a test of the resource version.
+func Patch(old *corev1.ConfigMap, set map[string]string, r decision.Record, user string) ([]byte, error) {
 	data, labelSet := map[string]any{}, map[string]any{}
 	now := r.Data()
 	for k := range old.Data {
@@ -54,8 +54,8 @@ func ownKey(k string) bool {
 		slices.Contains(decision.RequestKeys, k)
 }
 
-// SameRecord says whether the ConfigMap already holds the record.
-func SameRecord(old *corev1.ConfigMap, r decision.Record) bool {
+// Holds says whether the ConfigMap already holds the record.
+func Holds(old *corev1.ConfigMap, r decision.Record) bool {
 	if old == nil || (old.Labels[LabelLocked] == "true") != (r.Lock != nil) {
 		return false
 	}

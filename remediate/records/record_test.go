@@ -1,4 +1,4 @@
-package remediate
+package records
 
 import (
 	"encoding/json"
@@ -18,6 +18,38 @@ import (
 )
 
 // recordMap is the ConfigMap that holds a record.
+const testNamespace = "microservices"
+
+// at is the moment of what the tables tell.
+var at = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+
+// given is a guard at 50% that has seen its build b1 an hour ago, with both sides
+// healthy.
+func given(edits ...func(*decision.Input)) decision.Input {
+	in := decision.Input{
+		Guard: decision.Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
+			Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
+			Rollback:  decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+			Promotion: decision.Promotion{Mode: decision.PromotionOff}, AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute},
+		Record: decision.Record{Status: decision.Status{State: decision.StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour),
+			MovedAt: at.Add(-10 * time.Minute), Served: []decision.Served{{Build: "b1", From: at.Add(-10 * time.Minute)}}}},
+		Traffic: virtualservice.Traffic{Weight: 50, Lowest: 50, Split: 1},
+		Canary: decision.Workload{Build: "b1", Since: at.Add(-time.Hour), Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true,
+			Ages: map[string]decision.PodAge{"b1": {Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour)}}},
+		Stable: decision.Endpoints{Ready: 2},
+		Deny:   []string{"orders-service/v2"},
+	}
+	for _, edit := range edits {
+		edit(&in)
+	}
+	return in
+}
+
+// gets sets what the VirtualService gives to the canary.
+func gets(weight int) func(*decision.Input) {
+	return func(in *decision.Input) { in.Traffic.Weight, in.Traffic.Lowest = weight, weight }
+}
+
 func recordMap(r decision.Record) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "guardian-orders-service", Namespace: testNamespace, ResourceVersion: r.ResourceVersion}, Data: r.Data()}
 }
@@ -55,7 +87,7 @@ func fullRecord() decision.Record {
 func TestARecordSurvivesItsConfigMap(t *testing.T) {
 	for name, r := range map[string]decision.Record{"empty": {}, "full": fullRecord()} {
 		t.Run(name, func(t *testing.T) {
-			got, err := ParseRecord(recordMap(r))
+			got, err := Parse(recordMap(r))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,7 +99,7 @@ func TestARecordSurvivesItsConfigMap(t *testing.T) {
 			}
 		})
 	}
-	if got, err := ParseRecord(nil); err != nil || !reflect.DeepEqual(got, decision.Record{}) {
+	if got, err := Parse(nil); err != nil || !reflect.DeepEqual(got, decision.Record{}) {
 		t.Errorf("no ConfigMap: %+v, %v; want an empty record", got, err)
 	}
 	v := reflect.ValueOf(fullRecord())
@@ -113,18 +145,18 @@ func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
 	for _, key := range []string{decision.KeyLock, decision.KeyStatus, decision.KeyHistory, decision.KeyChanged} {
 		cm := recordMap(fullRecord())
 		cm.Data[key] = `{"since": 3`
-		_, err := ParseRecord(cm)
+		_, err := Parse(cm)
 		if want := "read record microservices/guardian-orders-service: key " + key + ": "; err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("error %v, want it to begin with %q", err, want)
 		}
 	}
 	cm := recordMap(fullRecord())
 	cm.Data[decision.KeyStatus] = `{"weight":"much"}`
-	if _, err := ParseRecord(cm); err == nil || !strings.Contains(err.Error(), "key status") || !strings.Contains(err.Error(), "weight") {
+	if _, err := Parse(cm); err == nil || !strings.Contains(err.Error(), "key status") || !strings.Contains(err.Error(), "weight") {
 		t.Errorf("error %v, want it to name the key and the field", err)
 	}
 	cm.Data[decision.KeyStatus] = `{"state":"idle","since":"2026-03-02T09:00:00Z","weight":0,"ofTheFuture":{"a":1}}`
-	if r, err := ParseRecord(cm); err != nil || r.Status.State != decision.StateIdle {
+	if r, err := Parse(cm); err != nil || r.Status.State != decision.StateIdle {
 		t.Errorf("a field of a newer guardian: %+v, %v; want it passed over", r.Status, err)
 	}
 }
@@ -157,7 +189,7 @@ func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
 			h[0] = entry(0, 511-c.shorter)
 			r := decision.Record{History: h}
 			text := r.Data()[decision.KeyHistory]
-			got, err := ParseRecord(recordMap(r))
+			got, err := Parse(recordMap(r))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -179,7 +211,7 @@ func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 		d := decision.Decide(in, at.Add(time.Duration(i)*time.Second))
 		var err error
 		cm := recordMap(d.Record)
-		if r, err = ParseRecord(cm); err != nil {
+		if r, err = Parse(cm); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(cm.Data[decision.KeyHistory]); n > decision.MaxHistoryBytes {
@@ -211,14 +243,14 @@ func FuzzParseRecord(f *testing.F) {
 	f.Add("", `{"weight":1e99}`, "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, lock, status, history, request, changed, refused, message string) {
 		cm := &corev1.ConfigMap{Data: map[string]string{decision.KeyLock: lock, decision.KeyStatus: status, decision.KeyHistory: history, decision.KeyRequestAction: request, decision.KeyRequestAt: request, decision.KeyRequestUntil: status, decision.KeyChanged: changed, decision.KeyRefused: refused, decision.KeyMessage: message}}
-		r, err := ParseRecord(cm)
+		r, err := Parse(cm)
 		if err != nil {
 			if !strings.Contains(err.Error(), ": key ") {
 				t.Fatalf("error names no key: %v", err)
 			}
 			return
 		}
-		back, err := ParseRecord(recordMap(r))
+		back, err := Parse(recordMap(r))
 		if err != nil {
 			t.Fatalf("what was read cannot be read again: %v", err)
 		}
@@ -237,7 +269,7 @@ func TestAHistoryThatIsNotTakenApartReadsTheSame(t *testing.T) {
 		}
 		n := rapid.IntRange(0, len(all)).Draw(t, "of them read")
 		stored := recordMap(decision.Record{History: all[:n]})
-		whole, err := ParseRecord(stored)
+		whole, err := Parse(stored)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +297,7 @@ func TestAHistoryThatSomebodyHasEditedIsReadOrRefused(t *testing.T) {
 			t.Fatalf("%q: %v", text, bad)
 		}
 		r.History = append(r.History, decision.HistoryEntry{At: at, Event: "paused"})
-		if back, err := ParseRecord(recordMap(r)); err != nil || len(back.History) != entries+1 || back.History[entries].Event != "paused" {
+		if back, err := Parse(recordMap(r)); err != nil || len(back.History) != entries+1 || back.History[entries].Event != "paused" {
 			t.Errorf("%q: with one entry more it is %q, %v", text, r.Data()[decision.KeyHistory], err)
 		}
 	}

@@ -1,4 +1,4 @@
-package remediate
+package records
 
 import (
 	"encoding/json"
@@ -13,20 +13,20 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// ParseRecord reads a record's ConfigMap; a nil ConfigMap is an empty record.
+// Parse reads a record's ConfigMap; a nil ConfigMap is an empty record.
 // The error names the keys that cannot be read.
-func ParseRecord(cm *corev1.ConfigMap) (decision.Record, error) {
-	r, bad := ReadRecord(cm)
+func Parse(cm *corev1.ConfigMap) (decision.Record, error) {
+	r, bad := Read(cm)
 	if len(bad) > 0 {
 		return decision.Record{}, fmt.Errorf("read record %s/%s: %s", cm.Namespace, cm.Name, strings.Join(bad, "; "))
 	}
 	return r, nil
 }
 
-// ReadRecord is ParseRecord of a record that somebody else may have written:
+// Read is Parse of a record that somebody else may have written:
 // what cannot be read is left out, and bad says what and why. A lock that cannot
 // be read stays, for a person to lift.
-func ReadRecord(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
+func Read(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	r, bad = Skim(cm)
 	if err := r.ReadHistory(); err != nil {
 		bad = append(bad, err.Error())
@@ -34,7 +34,7 @@ func ReadRecord(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	return r, bad
 }
 
-// Skim is ReadRecord but for the history, which stays the text that it is.
+// Skim is Read but for the history, which stays the text that it is.
 func Skim(cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	if cm == nil {
 		return r, nil
@@ -57,11 +57,11 @@ func NewHistories() *Histories {
 	return &Histories{seed: maphash.MakeSeed(), read: map[string]uint64{}}
 }
 
-// Parse is ReadRecord, but that the history stays the text that it is. A nil
+// Parse is Read, but that the history stays the text that it is. A nil
 // histories takes it apart.
 func (h *Histories) Parse(guard string, cm *corev1.ConfigMap) (r decision.Record, bad []string) {
 	if h == nil {
-		return ReadRecord(cm)
+		return Read(cm)
 	}
 	if r, bad = Skim(cm); r.PastText() == "" {
 		return r, bad
@@ -89,8 +89,8 @@ func (h *Histories) Forget(guard string) {
 	delete(h.read, guard)
 }
 
-// ErrForeignRecord says that a ConfigMap of a record's name is not guardian's.
-var ErrForeignRecord = errors.New("it is not guardian's")
+// ErrForeign says that a ConfigMap of a record's name is not guardian's.
+var ErrForeign = errors.New("it is not guardian's")
 
 // CheckForeign returns an ErrForeignRecord for a ConfigMap that has the name of
 // a guard's record and is none: it bears no label of guardian's, or another
@@ -105,41 +105,41 @@ func CheckForeign(guard string, cm *corev1.ConfigMap) error {
 		return nil
 	}
 	return fmt.Errorf("ConfigMap %s/%s has the name of guard %s's record and is without its label %s=%s: %w; rename or delete it, or rename the guard",
-		cm.Namespace, cm.Name, guard, LabelGuard, guard, ErrForeignRecord)
+		cm.Namespace, cm.Name, guard, LabelGuard, guard, ErrForeign)
 }
 
-// OwnRecord is cm if it is the guard's record. What is not is as absent: to read
+// Own is cm if it is the guard's record. What is not is as absent: to read
 // it as one would be to write it as one.
-func OwnRecord(guard string, cm *corev1.ConfigMap) *corev1.ConfigMap {
+func Own(guard string, cm *corev1.ConfigMap) *corev1.ConfigMap {
 	if CheckForeign(guard, cm) != nil {
 		return nil
 	}
 	return cm
 }
 
-// ParseRecordOf is ParseRecord of a ConfigMap that was read by a record's name.
-func ParseRecordOf(guard string, cm *corev1.ConfigMap) (decision.Record, error) {
+// ParseOf is Parse of a ConfigMap that was read by a record's name.
+func ParseOf(guard string, cm *corev1.ConfigMap) (decision.Record, error) {
 	if err := CheckForeign(guard, cm); err != nil {
 		return decision.Record{}, err
 	}
-	return ParseRecord(cm)
+	return Parse(cm)
 }
 
-// ReadRecordOf is ReadRecord of a ConfigMap that was read by a record's name.
-func ReadRecordOf(guard string, cm *corev1.ConfigMap) (decision.Record, error) {
+// ReadOf is Read of a ConfigMap that was read by a record's name.
+func ReadOf(guard string, cm *corev1.ConfigMap) (decision.Record, error) {
 	if err := CheckForeign(guard, cm); err != nil {
 		return decision.Record{}, err
 	}
-	r, bad := ReadRecord(cm)
+	r, bad := Read(cm)
 	r.Unreadable = bad
 	return r, nil
 }
 
-// UnreadableError names the keys of a record that ReadRecordOf could not read;
+// UnreadableError names the keys of a record that ReadOf could not read;
 // nil: it could read all.
 func UnreadableError(r decision.Record, namespace, guard string) error {
 	if len(r.Unreadable) == 0 {
 		return nil
 	}
-	return fmt.Errorf("read record %s/%s: %s", namespace, RecordName(guard), strings.Join(r.Unreadable, "; "))
+	return fmt.Errorf("read record %s/%s: %s", namespace, Name(guard), strings.Join(r.Unreadable, "; "))
 }
