@@ -126,8 +126,11 @@ func (m *machine) counts(a decision.Alert, since time.Time) bool {
 // unseen was there all the time, and so was one before the first sight, or one that
 // was made since the record last told of another.
 func (m *machine) since(r *replica) time.Time {
-	if r.saw.noBuild() && m.recorded.template != 0 {
+	switch {
+	case r.saw.noBuild() && m.recorded.template != 0:
 		return m.recorded.since // no build is seen, so the last one that was counts
+	case r.saw.noBuild():
+		return time.Time{} // none is known, so everything counts
 	}
 	unseen := func(made time.Time) bool { return m.recorded.template == 0 || made.After(m.recorded.since) }
 	if made := r.saw.made[r.saw.present]; unseen(made) && made.Before(r.saw.since) {
