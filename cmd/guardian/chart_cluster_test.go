@@ -1,4 +1,4 @@
-//go:build chart
+//go:build chart || argocd
 
 package main
 
@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"runtime"
@@ -32,8 +33,32 @@ var versions = [2]string{"9.8.7", "9.8.8"}
 
 // images are built once: the layouts by reference.
 var images struct {
-	once sync.Once
-	by   map[string]string
+	sync.Mutex
+	keeper *controlplane.Plane // of a folder that outlives the test and goes with the process
+	by     map[string]string
+}
+
+// buildImages builds those that are missing.
+func buildImages(t *testing.T, versions ...string) {
+	t.Helper()
+	images.Lock()
+	defer images.Unlock()
+	if images.by == nil {
+		var err error
+		if images.keeper, err = controlplane.Start(context.Background(), controlplane.Options{WithoutKubernetes: true}); err != nil {
+			t.Fatal(err)
+		}
+		images.by = map[string]string{}
+	}
+	r := newReleaser(t)
+	for _, version := range versions {
+		if images.by[repository+":"+version] != "" {
+			continue
+		}
+		out := filepath.Join(images.keeper.Dir(), version)
+		t.Log(strings.TrimSpace(r.run("image", "-root", filepath.Join("..", ".."), "-out", out, "-platforms", "linux/"+runtime.GOARCH, "-version", version)))
+		images.by[repository+":"+version] = filepath.Join(out, "image")
+	}
 }
 
 // live is a namespace of a control plane with real controllers, in which a stand-in for the kubelet runs what the
@@ -45,20 +70,13 @@ type live struct {
 
 func newLive(t *testing.T) *live {
 	t.Helper()
-	images.once.Do(func() {
-		images.by = map[string]string{}
-		r := newReleaser(t)
-		// A folder that outlives the test and goes with the process.
-		keeper, err := controlplane.Start(context.Background(), controlplane.Options{WithoutKubernetes: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, version := range versions {
-			out := filepath.Join(keeper.Dir(), version)
-			t.Log(strings.TrimSpace(r.run("image", "-root", filepath.Join("..", ".."), "-out", out, "-platforms", "linux/"+runtime.GOARCH, "-version", version)))
-			images.by[repository+":"+version] = filepath.Join(out, "image")
-		}
-	})
+	return newLiveOf(t, versions[:]...)
+}
+
+// newLiveOf has the images of some versions alone.
+func newLiveOf(t *testing.T, versions ...string) *live {
+	t.Helper()
+	buildImages(t, versions...)
 	plane, err := controlplane.Start(context.Background(), controlplane.Options{Controllers: true})
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +84,7 @@ func newLive(t *testing.T) *live {
 	t.Cleanup(plane.Stop)
 	l := &live{installed: newInstalledOn(t, plane)}
 	l.kubelet, err = kubelet.Start(t.Context(), plane, kubelet.Options{
-		Images: images.by,
+		Images: maps.Clone(images.by),
 		Idle:   func(image string) bool { return !strings.HasPrefix(image, repository+":") },
 		// Pods share this machine's network, so each listens at its own address alone.
 		Env: func(_ *corev1.Pod, address string) []string {
