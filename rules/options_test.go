@@ -33,8 +33,12 @@ func TestGenerateNamesAllProblems(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := Options{Guards: []Guard{orders()}}
 			test.change(&o)
-			if _, err := Generate(o); err == nil || !strings.Contains(err.Error(), test.want) {
+			_, err := Generate(o)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %s", err, test.want)
+			}
+			if checked := Check(o); checked == nil || checked.Error() != err.Error() {
+				t.Errorf("Check: %v, Generate: %v", checked, err)
 			}
 		})
 	}

@@ -138,6 +138,18 @@ func TestAGuardThatIsTooLargeIsNamed(t *testing.T) {
 	}
 }
 
+func TestOptionsThatMakeRulesAreCheckedWithoutMakingThem(t *testing.T) {
+	for name, o := range map[string]Options{
+		"no guard":       {Namespace: "microservices"},
+		"two objects":    {Guards: shops(200)},
+		"on a fast lane": {Guards: shops(2), FastLane: time.Second},
+	} {
+		if err := Check(o); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestWhatIsAboutGuardianItselfNeedsNoRulesOfGuards(t *testing.T) {
 	objects := generated(t, Options{Guards: shops(200)}).PrometheusRules("guardian", "microservices")
 	text, err := json.Marshal(objects[0].Spec)

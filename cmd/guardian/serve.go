@@ -269,7 +269,7 @@ func (s *service) ready(context.Context) error {
 func (s *service) setGuards(c Config) error {
 	// Guards that rules cannot be made for yet are no reason to guard none.
 	o, _ := c.rulesOptions(nil)
-	if _, err := rules.Generate(o); err != nil {
+	if err := rules.Check(o); err != nil {
 		return err
 	}
 	window := alertWindow(c)
