@@ -77,13 +77,35 @@ type Book struct {
 type entry struct {
 	keys    []string
 	bytes   int
-	reports map[Lane]report
+	reports []report // one of each source; a map takes a kilobyte for one
+}
+
+// of is what a source said last; zero: nothing.
+func (e *entry) of(source Lane) report {
+	if i := e.index(source); i >= 0 {
+		return e.reports[i]
+	}
+	return report{}
+}
+
+func (e *entry) index(source Lane) int {
+	return slices.IndexFunc(e.reports, func(r report) bool { return r.source == source })
+}
+
+// take keeps what a source says.
+func (e *entry) take(r report) {
+	if i := e.index(r.source); i >= 0 {
+		e.reports[i] = r
+		return
+	}
+	e.reports = append(e.reports, r)
 }
 
 // report is what one lane said last.
 type report struct {
-	alert Alert
-	seen  time.Time // by guardian's clock
+	source Lane
+	alert  Alert
+	seen   time.Time // by guardian's clock
 }
 
 // Changes is what a call changed about which alerts fire.
@@ -150,18 +172,18 @@ func (b *Book) Replace(lane Lane, alerts []Alert, asked time.Time) (Changes, err
 	b.sweep(asked, time.Minute)
 	for _, a := range alerts {
 		present[a.Fingerprint] = true
-		if e := b.alerts[a.Fingerprint]; e == nil || !e.reports[lane.source()].seen.After(asked) {
+		if e := b.alerts[a.Fingerprint]; e == nil || !e.of(lane.source()).seen.After(asked) {
 			fresh = append(fresh, a)
 		}
 	}
 	var changes Changes
 	for fingerprint, e := range b.alerts {
-		r, ok := e.reports[lane.source()]
-		if !ok || present[fingerprint] || r.seen.After(asked) || !b.fires(r, asked) {
+		r := e.of(lane.source())
+		if present[fingerprint] || r.seen.After(asked) || !b.fires(r, asked) {
 			continue
 		}
 		r.alert.Resolved, r.alert.EndsAt, r.seen = true, asked, asked
-		e.reports[lane.source()] = r
+		e.take(r)
 		if _, ok := b.firing(e, asked); !ok {
 			changes.Ended = append(changes.Ended, r.alert)
 		}
@@ -245,12 +267,12 @@ func (b *Book) apply(lane Lane, a Alert, now time.Time, changes *Changes) bool {
 		}
 	}
 	before, fired := b.firing(e, now)
-	next, ok := b.next(e.reports[source], a, now)
+	next, ok := b.next(e.of(source), a, now)
 	if !ok {
 		return true
 	}
 	known := e.knows(a)
-	e.reports[source] = report{alert: next, seen: now}
+	e.take(report{source, next, now})
 	grown := max(0, next.size()-e.bytes)
 	e.bytes, b.bytes = e.bytes+grown, b.bytes+grown
 	after, fires := b.firing(e, now)
@@ -326,7 +348,7 @@ func (b *Book) firing(e *entry, now time.Time) (merged Alert, ok bool) {
 
 // add makes room for an alert, or returns nil.
 func (b *Book) add(a Alert, now time.Time) *entry {
-	e := &entry{bytes: a.size(), reports: map[Lane]report{}}
+	e := &entry{bytes: a.size()}
 	full := func() bool {
 		return len(b.alerts) >= b.opts.MaxAlerts || b.bytes+e.bytes > b.opts.MaxBytes
 	}
