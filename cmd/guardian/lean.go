@@ -12,11 +12,11 @@ const tidyEvery = time.Minute
 
 // lean trades a little processor time for memory: guardian's garbage is that of
 // lists and watches, in bursts, and it sits in every namespace. The limit is a
-// soft one, well above what so many guards need: where it is near, collecting
-// garbage takes more processor time than a burst of rollbacks.
+// soft one, above what so many guards need right after a burst of rollbacks: where
+// it is near, collecting garbage takes more processor time than the burst.
 // GOGC and GOMEMLIMIT in the environment go before.
 func lean(guards int) {
-	const some, each = 64 << 20, 20 << 10 // bytes
+	const some, each = 44 << 20, 20 << 10 // bytes
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(40)
 	}
