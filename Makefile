@@ -152,7 +152,7 @@ bench-writes: tools ## Measure guardian against the bare writes, on the real kub
 	$(GO) run ./testdata/bench
 
 .PHONY: bench-idle
-bench-idle: tools ## Count what idle releases ask of the real kube-apiserver (5 minutes)
+bench-idle: tools ## Count what idle releases ask of the real kube-apiserver (7 minutes)
 	$(GO) run ./testdata/bench -idle 4
 
 .PHONY: bench-chain

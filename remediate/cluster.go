@@ -128,12 +128,14 @@ func revisionIndexers() cache.Indexers {
 
 // recordIndexers find the locked records that deny a destination.
 func recordIndexers() cache.Indexers {
-	return index(indexDeny, func(cm *corev1.ConfigMap) []string {
+	all := index(indexDeny, func(cm *corev1.ConfigMap) []string {
 		if cm.Labels[records.LabelLocked] != "true" {
 			return nil
 		}
 		return strings.Fields(cm.Data[decision.KeyDeny])
 	})
+	all[cache.NamespaceIndex] = cache.MetaNamespaceIndexFunc // for the lister
+	return all
 }
 
 func sliceIndexers() cache.Indexers {

@@ -65,7 +65,11 @@ type Options struct {
 	// WatchGrace is how long a watch may be away before what it has told is not
 	// believed any more. 0: Resync.
 	WatchGrace time.Duration
-	Now        func() time.Time // nil: time.Now
+	// IdleAfter is how long nothing must have gone on with any guard until what only
+	// matters while something does is watched no more; at least one and a half Resyncs.
+	// 0: 90 seconds; negative: it is watched for ever.
+	IdleAfter time.Duration
+	Now       func() time.Time // nil: time.Now
 	// PassTimeout bounds one reconcile, so that an API server that takes
 	// connections and does not answer holds nobody for long. 0: 15 seconds.
 	PassTimeout time.Duration
@@ -152,6 +156,12 @@ func New(o Options) (*Controller, error) {
 	if o.WatchGrace == 0 {
 		o.WatchGrace = o.Resync
 	}
+	if o.IdleAfter == 0 {
+		o.IdleAfter = defaultIdleAfter
+	}
+	if o.IdleAfter > 0 {
+		o.IdleAfter = max(o.IdleAfter, o.Resync+o.Resync/2)
+	}
 	if o.PassTimeout == 0 {
 		o.PassTimeout = 15 * time.Second
 	}
@@ -170,6 +180,7 @@ func New(o Options) (*Controller, error) {
 		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: records.NewHistories(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
 		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, unguarded: c.info.unguardedOf, turn: c.turn, patient: c.patient,
+		idle: c.info.idle, stir: c.info.stir,
 	}
 	return c, nil
 }
@@ -210,6 +221,7 @@ func (c *Controller) SetGuards(guards []decision.Guard) {
 	}
 	c.mu.Unlock()
 	c.info.setGuards(guards)
+	c.info.stir()
 	c.r.known.keepOnly(guards)
 	for _, name := range look {
 		c.queue.Add(name)
@@ -277,6 +289,9 @@ func (c *Controller) Ready() bool { return c.info.synced.Load() && !c.info.dead.
 // Missing names the resources whose caches are not, and why. Guards are looked
 // after meanwhile, as far as that goes without.
 func (c *Controller) Missing() []string { return c.info.troubles() }
+
+// Idle says that nothing goes on with any guard, and has not for a while.
+func (c *Controller) Idle() bool { return c.info.idle() }
 
 // Leads says whether this replica holds the lease for going forward.
 func (c *Controller) Leads() bool { return c.lease.leads() }
@@ -367,6 +382,7 @@ func (c *Controller) accept(guard string, alerts []decision.Alert, received time
 	if !ok {
 		return nil, fmt.Errorf("guard %q: %w", guard, ErrUnknownGuard)
 	}
+	c.info.stir()
 	c.queue.Add(guard)
 	return done, nil
 }

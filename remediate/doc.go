@@ -157,6 +157,17 @@
 // a watch is open again. Where none is, the API server cannot be reached, and
 // the caches are as good as anything: what follows from them cannot be written.
 //
+// # What is watched
+//
+// Records, VirtualServices and pods are watched all the time: by one of them begins
+// whatever matters to a guard. DestinationRules, Services, EndpointSlices and what
+// pods are made from are watched from then on, and until nothing has gone on with
+// any guard for Options.IdleAfter: each is idle or completed, with nothing firing,
+// asked for, locked, owed or missing. Meanwhile their caches are brought up to date
+// now and then, and believed for such a guard alone. A pass that finds anything else
+// by them has all watched again, and is made anew; what is not filled by then is
+// read from the API server.
+//
 // Istio's objects are read and written in the version of networking.istio.io
 // that the API server serves, v1 before v1beta1 before v1alpha3.
 //

@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/tools/cache"
 )
 
 // Resources that are watched, besides Istio's.
@@ -33,21 +32,17 @@ const fillTimeout = 30 * time.Second
 
 // cachePart is one of the caches: whether it is filled, and kept up to date.
 type cachePart struct {
-	hasSynced cache.InformerSynced
-	filled    atomic.Bool
-	health    *watchHealth
-	dead      atomic.Bool // as it was last looked at
+	resource string
+	health   *watchHealth
+	full     atomic.Bool // it has been filled
+	dead     atomic.Bool // as it was last looked at
+	outdated atomic.Bool // it was not watched for a while, and has not been filled again
 
 	mu  sync.Mutex
 	err error // the last one that kept it from that
 }
 
-func (p *cachePart) isFilled() bool {
-	if !p.filled.Load() && p.hasSynced() {
-		p.filled.Store(true)
-	}
-	return p.filled.Load()
-}
+func (p *cachePart) isFilled() bool { return p.full.Load() }
 
 func (p *cachePart) failed(err error) {
 	p.mu.Lock()
@@ -71,14 +66,11 @@ func unreadable(err error) string {
 	return ""
 }
 
-// lacks says whether a cache is not filled, or is not kept up to date: what it
-// would hold is to be read from the API server.
+// lacks says whether a cache is not filled, or is not up to date: what it would
+// hold is to be read from the API server.
 func (i *informers) lacks(resource string) bool {
-	if i.synced.Load() && !i.stale.Load() {
-		return false
-	}
 	p, ok := i.parts[resource]
-	return ok && (!p.isFilled() || p.dead.Load() && i.stale.Load())
+	return ok && (!p.isFilled() || p.outdated.Load() || p.dead.Load() && i.stale.Load())
 }
 
 // missing are the resources whose caches are not filled, sorted.
@@ -111,10 +103,10 @@ func (i *informers) settled(waited time.Duration) bool {
 // start fills the caches; false: ctx has ended before. One that cannot be filled
 // keeps no guard from its brake: what it would hold is read live.
 func (i *informers) start(ctx context.Context) bool {
-	i.kube.Start(ctx.Done())
-	for _, inf := range i.mesh {
-		i.running.Go(func() { inf.RunWithContext(ctx) })
+	for _, f := range i.always {
+		i.running.Go(func() { f.run(ctx, func() {}) })
 	}
+	i.running.Go(func() { i.watchOnDemand(ctx) })
 	i.running.Go(func() { i.watchOver(ctx, min(watchLook, max(i.grace/4, time.Millisecond))) })
 	if !i.waitUntil(ctx, i.settled) {
 		return false

@@ -1,9 +1,6 @@
 package remediate
 
 import (
-	"context"
-	"errors"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -20,8 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
-	kubeinformers "k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 )
@@ -36,17 +31,18 @@ type informers struct {
 	refilled  func() // which caches are believed has changed
 	log       *slog.Logger
 
-	kube    kubeinformers.SharedInformerFactory
-	istio   *istioAPI
-	mesh    []cache.SharedIndexInformer // of Istio's objects
-	running sync.WaitGroup              // those of mesh, and who waits for caches
-	reader  *cacheReader
-	synced  atomic.Bool // every cache is filled
-	dead    atomic.Bool // one is not kept up to date
-	stale   atomic.Bool // the same, while others are
-	parts   map[string]*cachePart
-	metrics *Metrics
-	grace   time.Duration // how long a watch may be away
+	istio    *istioAPI
+	always   []*feed // what is watched all the time
+	onDemand []*feed // and what only while something is going on
+	demand   demand
+	running  sync.WaitGroup
+	reader   *cacheReader
+	synced   atomic.Bool // every cache is filled
+	dead     atomic.Bool // one is not kept up to date
+	stale    atomic.Bool // the same, while others are
+	parts    map[string]*cachePart
+	metrics  *Metrics
+	grace    time.Duration // how long a watch may be away
 
 	mu     sync.RWMutex
 	byVS   map[string][]string // VirtualService → guards
@@ -56,70 +52,39 @@ type informers struct {
 }
 
 func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, virtualservice.Ref, map[string]int64)) *informers {
-	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, refilled: func() {}, log: o.Logger, parts: map[string]*cachePart{}, metrics: o.Metrics, grace: o.WatchGrace}
-	i.kube = kubeinformers.NewSharedInformerFactoryWithOptions(o.Client, 0, kubeinformers.WithTransform(o.Builds.trim))
+	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, refilled: func() {}, log: o.Logger,
+		parts: map[string]*cachePart{}, metrics: o.Metrics, grace: o.WatchGrace, demand: newDemand(o.IdleAfter)}
 	i.istio = newIstioAPI(o.Dynamic, o.Namespace)
-	health := func(resource string) *watchHealth {
-		h := newWatchHealth(o.WatchGrace)
-		i.parts[resource] = &cachePart{health: h}
+	add := func(resource string, kind runtime.Object, client any, lw *cache.ListWatch, indexers cache.Indexers) *feed {
+		part := &cachePart{resource: resource, health: newWatchHealth(o.WatchGrace)}
+		i.parts[resource] = part
 		i.metrics.cacheFilled(resource, false)
 		i.metrics.watchAlive(resource, true)
-		return h
+		return &feed{cachePart: part, kind: kind, trim: o.Builds.trim, changed: i.tell, index: cache.NewIndexer(cache.MetaNamespaceKeyFunc, indexers),
+			lw: cache.ToListWatcherWithWatchListSemantics(part.health.follow(lw), client),
+			failing: func(err error) {
+				i.log.Warn("watch "+resource+": what changes is not seen, trying again", "namespace", o.Namespace, "err", err)
+			}}
 	}
-	own := func(resource string, kind runtime.Object, lw *cache.ListWatch) cache.SharedIndexInformer {
-		return i.kube.InformerFor(kind, func(client kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
-			return cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(health(resource).follow(lw), client), kind, resync,
-				cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
-		})
-	}
+	core, apps, mesh := o.Client.CoreV1(), o.Client.AppsV1(), &unstructured.Unstructured{}
+	maps := add(resourceRecords, &corev1.ConfigMap{}, o.Client, listWatch(core.ConfigMaps(o.Namespace), records.LabelGuard), recordIndexers())
+	vs := add(resourceVirtualServices, mesh, o.Dynamic, i.istio.listWatch(resourceVirtualServices), destinationIndexers(o.Namespace, o.Domain))
+	pods := add(resourcePods, &corev1.Pod{}, o.Client, listWatch(core.Pods(o.Namespace), ""), podIndexers())
+	pods.changed = i.tellPod
+	i.always = []*feed{maps, vs, pods}
 
-	core, apps := o.Client.CoreV1(), o.Client.AppsV1()
-	records := own(resourceRecords, &corev1.ConfigMap{}, listWatch(core.ConfigMaps(o.Namespace), records.LabelGuard))
-	services := own(resourceServices, &corev1.Service{}, listWatch(core.Services(o.Namespace), ""))
-	pods := own(resourcePods, &corev1.Pod{}, listWatch(core.Pods(o.Namespace), ""))
-	deployments := own(resourceDeployments, &appsv1.Deployment{}, listWatch(apps.Deployments(o.Namespace), ""))
-	replicas := own(resourceReplicaSets, &appsv1.ReplicaSet{}, listWatch(apps.ReplicaSets(o.Namespace), ""))
-	revisions := own(resourceRevisions, &appsv1.ControllerRevision{}, listWatch(apps.ControllerRevisions(o.Namespace), ""))
-	endpoints := own(resourceSlices, &discoveryv1.EndpointSlice{}, listWatch(o.Client.DiscoveryV1().EndpointSlices(o.Namespace), ""))
-	rules := i.istio.informer(resourceDestinationRules, health(resourceDestinationRules), hostIndexers(o.Namespace, o.Domain))
-	vs := i.istio.informer(resourceVirtualServices, health(resourceVirtualServices), destinationIndexers(o.Namespace, o.Domain))
-	i.mesh = []cache.SharedIndexInformer{rules, vs}
+	rules := add(resourceDestinationRules, mesh, o.Dynamic, i.istio.listWatch(resourceDestinationRules), hostIndexers(o.Namespace, o.Domain))
+	services := add(resourceServices, &corev1.Service{}, o.Client, listWatch(core.Services(o.Namespace), ""), selectorIndexers())
+	endpoints := add(resourceSlices, &discoveryv1.EndpointSlice{}, o.Client, listWatch(o.Client.DiscoveryV1().EndpointSlices(o.Namespace), ""), sliceIndexers())
+	deployments := add(resourceDeployments, &appsv1.Deployment{}, o.Client, listWatch(apps.Deployments(o.Namespace), ""), deploymentIndexers())
+	replicas := add(resourceReplicaSets, &appsv1.ReplicaSet{}, o.Client, listWatch(apps.ReplicaSets(o.Namespace), ""), revisionIndexers())
+	revisions := add(resourceRevisions, &appsv1.ControllerRevision{}, o.Client, listWatch(apps.ControllerRevisions(o.Namespace), ""), revisionIndexers())
+	i.onDemand = []*feed{rules, services, endpoints, deployments, replicas, revisions}
 
-	must := func(err error) {
-		if err != nil { // only an informer that already runs refuses these
-			panic(err)
-		}
-	}
-	must(records.AddIndexers(recordIndexers()))
-	must(pods.AddIndexers(podIndexers()))
-	must(deployments.AddIndexers(deploymentIndexers()))
-	must(replicas.AddIndexers(revisionIndexers()))
-	must(revisions.AddIndexers(revisionIndexers()))
-	must(endpoints.AddIndexers(sliceIndexers()))
-	must(services.AddIndexers(selectorIndexers()))
-	must(rules.SetTransform(o.Builds.trim))
-	must(vs.SetTransform(o.Builds.trim))
 	i.reader = &cacheReader{
-		lacks: i.lacks, namespace: o.Namespace, records: corelisters.NewConfigMapLister(records.GetIndexer()), recordIx: records.GetIndexer(), vs: vs.GetIndexer(),
-		services: services.GetIndexer(), replicas: replicas.GetIndexer(), revisionIx: revisions.GetIndexer(), rules: rules.GetIndexer(),
-		podIndex: pods.GetIndexer(), deployIdx: deployments.GetIndexer(), sliceIndex: endpoints.GetIndexer(),
-	}
-	for what, inf := range map[string]cache.SharedIndexInformer{
-		resourceRecords: records, resourceServices: services, resourcePods: pods, resourceDeployments: deployments, resourceReplicaSets: replicas,
-		resourceRevisions: revisions, resourceSlices: endpoints, resourceDestinationRules: rules, resourceVirtualServices: vs,
-	} {
-		part := i.parts[what]
-		must(inf.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
-			if ctx.Err() == nil && !errors.Is(err, io.EOF) { // a watch that ends is begun anew
-				part.failed(err)
-				i.log.Warn("watch "+what+": what changes is not seen, trying again", "namespace", i.namespace, "err", err)
-			}
-		}))
-		if what == resourcePods {
-			part.hasSynced = i.handlePods(inf)
-		} else {
-			part.hasSynced = i.handle(inf)
-		}
+		lacks: i.lacks, namespace: o.Namespace, records: corelisters.NewConfigMapLister(maps.index), recordIx: maps.index, vs: vs.index,
+		services: services.index, replicas: replicas.index, revisionIx: revisions.index, rules: rules.index,
+		podIndex: pods.index, deployIdx: deployments.index, sliceIndex: endpoints.index,
 	}
 	return i
 }
@@ -128,36 +93,25 @@ func (i *informers) liveReader(o Options) *liveReader {
 	return &liveReader{cache: i.reader, namespace: i.namespace, kube: o.Client, istio: i.istio, parts: o.Builds}
 }
 
-func (i *informers) handle(inf cache.SharedIndexInformer) cache.InformerSynced {
-	tell := func(obj any) {
-		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-			obj = gone.Obj
-		}
-		guards := i.of(obj)
-		if cm, ok := obj.(*corev1.ConfigMap); ok && len(guards) > 0 && asksRollback(cm) {
-			i.hurry(guards[0])
-		}
-		if len(guards) > 0 {
-			i.touched(guards)
-		}
+// tell has the guards looked at that a change may matter to.
+func (i *informers) tell(was, is any, first bool) {
+	if is == nil {
+		is, was = was, nil
 	}
-	reg, err := inf.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: tell,
-		UpdateFunc: func(old, now any) {
-			if sameVersion(old, now) {
-				return
-			}
-			tell(now)
-			if vs, ok := old.(*unstructured.Unstructured); ok {
-				tell(vs) // its lock, or the way to a canary, may have been lost with this very change
-			}
-		},
-		DeleteFunc: tell,
-	})
-	if err != nil {
-		panic(err) // only a stopped informer refuses a handler
+	guards := i.of(is)
+	if cm, ok := is.(*corev1.ConfigMap); ok && len(guards) > 0 && asksRollback(cm) {
+		i.hurry(guards[0])
 	}
-	return reg.HasSynced
+	if vs, ok := was.(*unstructured.Unstructured); ok {
+		guards = append(guards, i.of(vs)...) // its lock, or the way to a canary, may have been lost with this very change
+	}
+	if len(guards) == 0 {
+		return
+	}
+	if !first {
+		i.stirredBy(is)
+	}
+	i.touched(guards)
 }
 
 // asksRollback says whether a person's rollback stands on a record.
@@ -171,40 +125,22 @@ func sameVersion(a, b any) bool {
 	return err == nil && err2 == nil && x.GetResourceVersion() == y.GetResourceVersion()
 }
 
-// handlePods also counts restarts. Those that a pod had before this replica
-// saw it for the first time are history, unless the pod itself is new.
-func (i *informers) handlePods(pods cache.SharedIndexInformer) cache.InformerSynced {
-	reg, err := pods.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
-		AddFunc: func(obj any, initial bool) {
-			if p, ok := obj.(*keptPod); ok {
-				if !initial {
-					i.countRestarts(p, p.restartsSince(nil))
-				}
-				i.touched(i.of(p))
-			}
-		},
-		UpdateFunc: func(old, now any) {
-			was, ok := old.(*keptPod)
-			p, ok2 := now.(*keptPod)
-			if !ok || !ok2 || was.version == p.version {
-				return
-			}
-			if was.uid == p.uid {
-				i.countRestarts(p, p.restartsSince(was))
-			}
-			i.touched(i.of(p))
-		},
-		DeleteFunc: func(obj any) {
-			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = gone.Obj
-			}
-			i.touched(i.of(obj))
-		},
-	})
-	if err != nil {
-		panic(err) // only a stopped informer refuses a handler
+// tellPod also counts restarts. Those that a pod had before this replica saw it
+// for the first time are history, unless the pod itself is new.
+func (i *informers) tellPod(was, is any, first bool) {
+	before, _ := was.(*keptPod)
+	p, _ := is.(*keptPod)
+	switch {
+	case p == nil:
+		p, before = before, nil
+	case before != nil && before.uid != p.uid || first:
+	default:
+		i.countRestarts(p, p.restartsSince(before))
 	}
-	return reg.HasSynced
+	if !first && (before == nil || !before.runsAs(p)) {
+		i.stirredByPod(p)
+	}
+	i.touched(i.of(p))
 }
 
 func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
@@ -390,9 +326,8 @@ func (i *informers) selectorOf(g decision.Guard, ref virtualservice.Ref) (worklo
 	return newWorkloadSelector(svc.selector, subset), true
 }
 
-// stop waits for the informers, whose context has ended.
+// stop waits for the watches, whose context has ended.
 func (i *informers) stop() {
 	i.synced.Store(false)
-	i.kube.Shutdown()
 	i.running.Wait()
 }

@@ -138,22 +138,19 @@ func (a *istioAPI) get(ctx context.Context, resource, name string) (*unstructure
 	})
 }
 
-// informer watches one resource. It goes on with the same cache when the API
-// server begins to serve another version: objects keep their resource versions.
-func (a *istioAPI) informer(resource string, health *watchHealth, indexers cache.Indexers) cache.SharedIndexInformer {
-	list := func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-		list, err := inServed(a, resource, func(r dynamic.ResourceInterface) (*unstructured.UnstructuredList, error) { return r.List(ctx, o) })
-		if err != nil {
-			return nil, err // and no list that is nil
-		}
-		return list, nil
+// listWatch lists and watches one resource. It goes on when the API server begins
+// to serve another version: objects keep their resource versions.
+func (a *istioAPI) listWatch(resource string) *cache.ListWatch {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			list, err := inServed(a, resource, func(r dynamic.ResourceInterface) (*unstructured.UnstructuredList, error) { return r.List(ctx, o) })
+			if err != nil {
+				return nil, err // and no list that is nil
+			}
+			return list, nil
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return inServed(a, resource, func(r dynamic.ResourceInterface) (watch.Interface, error) { return r.Watch(ctx, o) })
+		},
 	}
-	follow := func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-		return inServed(a, resource, func(r dynamic.ResourceInterface) (watch.Interface, error) { return r.Watch(ctx, o) })
-	}
-	return cache.NewSharedIndexInformerWithOptions(
-		cache.ToListWatcherWithWatchListSemantics(health.follow(&cache.ListWatch{ListWithContextFunc: list, WatchFuncWithContext: follow}), a.client),
-		&unstructured.Unstructured{},
-		cache.SharedIndexInformerOptions{Indexers: indexers, ObjectDescription: resource + "." + IstioGroup},
-	)
 }

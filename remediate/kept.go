@@ -245,6 +245,11 @@ func keepPod(p *corev1.Pod) *keptPod {
 	return k
 }
 
+// runsAs says that a pod is still what it was, but for restarts and words.
+func (k *keptPod) runsAs(now *keptPod) bool {
+	return k.uid == now.uid && k.owner == now.owner && k.ready == now.ready && k.deleted == now.deleted && slices.Equal(k.labels, now.labels)
+}
+
 func (k *keptPod) made() time.Time { return seconds(k.born) }
 
 func (k *keptPod) readySince() time.Time { return seconds(k.readyFrom) }

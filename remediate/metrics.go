@@ -124,7 +124,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		filled: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "guardian_cache_filled",
 			Help: "1 when all objects of the resource are known, 0 while they cannot be listed and are read one by one."}, []string{"resource"}),
 		watched: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "guardian_watch_alive",
-			Help: "1 while changes of the resource are seen, 0 once its watch has been away for longer than a resync."}, []string{"resource"}),
+			Help: "1 while changes of the resource are seen, or need not be, 0 once its watch has been away for longer than a resync."}, []string{"resource"}),
 	}
 	reg.MustRegister(m, m.seconds, m.leader)
 	return m

@@ -35,6 +35,7 @@ type replica struct {
 	saw     *world                    // what its pass has looked at last
 	given   map[string]decision.Alert // those that its pass was given
 	dead    map[string]bool           // parts of its cache whose watch is dead
+	idle    bool                      // it watches only what tells that something begins
 	wroteRV string                    // the record as this replica last wrote it, in this pass
 	began   int                       // version of the world when its pass began
 }
@@ -187,6 +188,23 @@ func (m *machine) wire(r *replica) {
 			return decision.Count{Known: m.prom, Requests: m.requests()}
 		},
 		changed: func(_ decision.Guard, _ snapshot, d decision.Decision) { m.checkEvents(d) },
+		idle:    func() bool { return r.idle },
+		stir:    func() { m.stir(r) },
+	}
+}
+
+// stir has a replica watch everything again, and read until then what it has not
+// watched.
+func (m *machine) stir(r *replica) {
+	if !r.idle {
+		return
+	}
+	r.idle = false
+	if !m.down { // else a pass fails at once
+		dead := r.dead
+		r.dead = nil
+		m.sync(r, "workloads", "stable")
+		r.dead = dead
 	}
 }
 
@@ -255,6 +273,9 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 	}
 	if was != is && !m.meddled && m.disarmed() {
 		m.t.Fatalf("traffic moved from %+v to %+v while disarmed", was, is)
+	}
+	if was != is && r.idle {
+		m.t.Fatalf("traffic moved from %+v to %+v by caches that nobody keeps up to date", was, is)
 	}
 	if is.Weight < was.Weight || (was.CanaryOnly > is.CanaryOnly) {
 		if manager != FieldManager {
@@ -417,7 +438,7 @@ func (m *machine) pass(r *replica) {
 				r.hears(a)
 			}
 		}
-		r.dead = nil
+		r.dead, r.idle = nil, false
 		m.sync(r)
 		m.wire(r)
 		delete(m.owed, r.name)
@@ -471,7 +492,7 @@ func (m *machine) checkSeen(before *world) {
 func (m *machine) settle() {
 	m.fault, m.meddle, m.down, m.unlisted, m.refusals = nil, nil, false, false, nil
 	for _, r := range m.replicas {
-		r.dead = nil
+		r.dead, r.idle = nil, false
 	}
 	for range 4 {
 		for _, r := range m.replicas {
@@ -700,7 +721,7 @@ func (m *machine) anotherGuard(label string) {
 		m.w.cm = nil
 		m.w.next()
 		for _, r := range m.replicas { // it starts anew, with another configuration
-			r.dead, r.pending = nil, map[string]decision.Alert{}
+			r.dead, r.idle, r.pending = nil, false, map[string]decision.Alert{}
 			m.sync(r)
 			m.wire(r)
 		}
@@ -744,8 +765,15 @@ func (m *machine) sync(r *replica, only ...string) {
 		case "VirtualService":
 			v.vs = now.vs
 		case "workloads":
+			if r.idle && slices.Equal(v.pods, now.pods) && slices.Equal(v.lives, now.lives) {
+				continue
+			}
+			r.idle = false // pods tell that something goes on
 			v.template, v.pods, v.lives, v.made, v.noise, v.present, v.since = now.template, now.pods, now.lives, now.made, now.noise, now.present, now.since
 		case "stable":
+			if r.idle {
+				continue
+			}
 			v.stable, v.noSubset = now.stable, now.noSubset
 		}
 	}
@@ -880,7 +908,8 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			}
 			r.dead[rapid.SampledFrom(parts).Draw(t, "part")] = true
 		},
-		"relist": func(t *rapid.T) { m.t = t; r := m.pick("watches of"); r.dead = nil; m.sync(r) },
+		"rest":   func(t *rapid.T) { m.t = t; m.pick("rest of").idle = true },
+		"relist": func(t *rapid.T) { m.t = t; r := m.pick("watches of"); r.dead, r.idle = nil, false; m.sync(r) },
 		"beat":   func(t *rapid.T) { m.t = t; m.beat = m.now },
 		"lease": func(t *rapid.T) {
 			m.t = t

@@ -73,6 +73,9 @@ type reconciler struct {
 	unguarded func(g decision.Guard, p virtualservice.Pair) (found []string, known bool) // nil: it is not looked for
 	changed   func(g decision.Guard, s snapshot, d decision.Decision)                    // told of each decision that was written
 	burst     func() bool                                                                // many rollbacks at once; nil: never
+
+	idle func() bool // what cached holds may be of a while ago; nil: never
+	stir func()      // something goes on: it must not be
 }
 
 // outcome is what one reconcile came to.
@@ -265,7 +268,13 @@ func (r *reconciler) gather(ctx context.Context, g decision.Guard, alerts []deci
 }
 
 func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Guard, alerts []decision.Alert, ask questions) (decision.Input, snapshot, error) {
+	idle := r.idle != nil && r.idle()
 	s, err := gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
+	if r.stir != nil && (err != nil || ask.live || len(alerts) > 0 || !s.quiet()) {
+		if r.stir(); idle && err == nil { // now it reads what a cache lacks from the API server
+			s, err = gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
+		}
+	}
 	if err != nil {
 		return decision.Input{}, s, err
 	}

@@ -46,6 +46,8 @@ type watchHealth struct {
 	events    bool      // it has sent any
 	err       error     // why none is open; nil: no answer yet
 	stop      func()    // ends what is under way
+	last      int       // number of the last watch that was begun
+	rests     bool      // nobody needs one
 }
 
 func newWatchHealth(grace time.Duration) *watchHealth {
@@ -58,6 +60,7 @@ func (h *watchHealth) dead(now time.Time) (away time.Duration, why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch away = now.Sub(h.since); {
+	case h.rests:
 	case h.open && h.bookmarks && now.Sub(h.heard) >= h.silence:
 		return now.Sub(h.heard), errSilent
 	case h.open:
@@ -67,6 +70,36 @@ func (h *watchHealth) dead(now time.Time) (away time.Duration, why error) {
 		return away, errSilent
 	}
 	return 0, nil
+}
+
+// begins notes that a watch is needed from now on.
+func (h *watchHealth) begins(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.open, h.since, h.err, h.rests = false, now, nil, false
+	h.last++
+}
+
+// number is that of a watch that is being opened. One of before has nothing to say
+// any more.
+func (h *watchHealth) number() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last++
+	return h.last
+}
+
+// rest notes that none is needed.
+func (h *watchHealth) rest() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.rests = true
+}
+
+func (h *watchHealth) resting() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.rests
 }
 
 // again ends a request that is not answered, so that another is made.
@@ -94,17 +127,23 @@ func (h *watchHealth) failed(err error) {
 	h.err = err
 }
 
-func (h *watchHealth) opened(now time.Time) {
+func (h *watchHealth) opened(watch int, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if watch != h.last {
+		return
+	}
 	h.away = h.since
 	h.open, h.since, h.heard, h.bookmarks, h.events, h.err = true, now, now, false, false, nil
 }
 
 // event notes a sign of life. An event that is an error ends the watch.
-func (h *watchHealth) event(e watch.Event, now time.Time) {
+func (h *watchHealth) event(number int, e watch.Event, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if number != h.last {
+		return
+	}
 	h.heard, h.events = now, true
 	if e.Type == watch.Bookmark {
 		h.bookmarks = true
@@ -115,10 +154,12 @@ func (h *watchHealth) event(e watch.Event, now time.Time) {
 	}
 }
 
-func (h *watchHealth) ended(now time.Time) {
+func (h *watchHealth) ended(watch int, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.close(now)
+	if watch == h.last {
+		h.close(now)
+	}
 }
 
 func (h *watchHealth) close(now time.Time) {
@@ -147,6 +188,7 @@ func (h *watchHealth) follow(lw *cache.ListWatch) *cache.ListWatch {
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			ctx, cancel := h.begin(ctx)
+			number := h.number()
 			w, err := lw.WatchWithContext(ctx, o)
 			if err != nil {
 				cancel()
@@ -155,9 +197,9 @@ func (h *watchHealth) follow(lw *cache.ListWatch) *cache.ListWatch {
 			}
 			filling := o.SendInitialEvents != nil && *o.SendInitialEvents
 			if !filling {
-				h.opened(time.Now())
+				h.opened(number, time.Now())
 			}
-			f := &followedWatch{inner: w, health: h, cancel: cancel, filling: filling, out: make(chan watch.Event), done: make(chan struct{})}
+			f := &followedWatch{inner: w, health: h, number: number, cancel: cancel, filling: filling, out: make(chan watch.Event), done: make(chan struct{})}
 			go f.run()
 			return f, nil
 		},
@@ -168,6 +210,7 @@ func (h *watchHealth) follow(lw *cache.ListWatch) *cache.ListWatch {
 type followedWatch struct {
 	inner   watch.Interface
 	health  *watchHealth
+	number  int
 	cancel  func()
 	filling bool // it sends what there is before what changes
 	out     chan watch.Event
@@ -190,14 +233,14 @@ func (f *followedWatch) run() {
 	defer close(f.out)
 	defer f.cancel()
 	defer f.inner.Stop()
-	defer func() { f.health.ended(time.Now()) }()
+	defer func() { f.health.ended(f.number, time.Now()) }()
 	for e := range f.inner.ResultChan() {
 		switch {
 		case f.filling && lastInitial(e):
 			f.filling = false
-			f.health.opened(time.Now())
+			f.health.opened(f.number, time.Now())
 		case e.Type == watch.Error, !f.filling:
-			f.health.event(e, time.Now())
+			f.health.event(f.number, e, time.Now())
 		}
 		select {
 		case f.out <- e:
@@ -265,10 +308,13 @@ func (i *informers) watchOver(ctx context.Context, every time.Duration) {
 }
 
 func (i *informers) lookAtWatches(now time.Time) {
-	dead, changed := 0, false
+	dead, needed, changed := 0, 0, false
 	for _, name := range slices.Sorted(maps.Keys(i.parts)) {
 		p := i.parts[name]
 		away, why := p.health.dead(now)
+		if !p.health.resting() {
+			needed++
+		}
 		is, was := why != nil && p.isFilled(), p.dead.Load()
 		if is {
 			dead++
@@ -291,7 +337,7 @@ func (i *informers) lookAtWatches(now time.Time) {
 	}
 	i.dead.Store(dead > 0)
 	// Where nothing can be watched, nothing can be read either.
-	i.stale.Store(dead > 0 && dead < len(i.parts))
+	i.stale.Store(dead > 0 && dead < needed)
 	if changed {
 		i.refilled()
 	}

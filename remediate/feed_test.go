@@ -1,0 +1,134 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+)
+
+// podsAt are what a list answers: names and resource versions.
+func podsAt(versions ...string) *corev1.PodList {
+	l := &corev1.PodList{ListMeta: metav1.ListMeta{ResourceVersion: "9"}}
+	for i := 0; i < len(versions); i += 2 {
+		l.Items = append(l.Items, *podAt(versions[i], versions[i+1]))
+	}
+	return l
+}
+
+func podAt(name, version string) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, ResourceVersion: version}}
+}
+
+// fedBy is a feed of pods, and what it tells.
+func fedBy(list func() (*corev1.PodList, error), opened *[]*watch.FakeWatcher) (*feed, *[]string) {
+	var told []string
+	lw := &cache.ListWatch{
+		ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
+			l, err := list()
+			if err != nil {
+				return nil, err
+			}
+			return l, nil
+		},
+		WatchFuncWithContext: func(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			if o.SendInitialEvents != nil {
+				return nil, errors.New("it does not stream lists")
+			}
+			w := watch.NewFakeWithChanSize(1, false)
+			*opened = append(*opened, w)
+			return w, nil
+		},
+	}
+	version := func(o any) string {
+		if p, ok := o.(*keptPod); ok {
+			return p.version
+		}
+		return "-"
+	}
+	f := &feed{cachePart: &cachePart{resource: resourcePods, health: newWatchHealth(time.Minute)}, kind: &corev1.Pod{}, trim: BuildParts{}.trim,
+		index: cache.NewIndexer(cache.MetaNamespaceKeyFunc, podIndexers()), failing: func(err error) { told = append(told, "failed: "+err.Error()) }}
+	f.lw = f.health.follow(lw)
+	f.changed = func(was, is any, first bool) {
+		told = append(told, fmt.Sprintf("%s>%s %v", version(was), version(is), first))
+	}
+	return f, &told
+}
+
+// A feed tells what has changed, across its runs as well, and of nothing else.
+func TestAFeedTellsWhatHasChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		list := podsAt("a", "1", "b", "2", "c", "3")
+		var opened []*watch.FakeWatcher
+		f, told := fedBy(func() (*corev1.PodList, error) { return list, nil }, &opened)
+		begin := func() (stop func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() { defer close(done); f.run(ctx, func() { *told = append(*told, "filled") }) }()
+			synctest.Wait()
+			return func() { cancel(); <-done }
+		}
+		want := func(what string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(*told, want) {
+				t.Errorf("%s: told %q, want %q", what, *told, want)
+			}
+			*told = nil
+		}
+		stop := begin()
+		want("the first time", "->1 true", "->2 true", "->3 true", "filled")
+		opened[0].Add(podAt("d", "4"))
+		opened[0].Modify(podAt("a", "5"))
+		opened[0].Modify(podAt("a", "5"))
+		opened[0].Delete(podAt("d", "6"))
+		want("events", "->4 false", "1>5 false", "4>- false")
+		stop()
+
+		kept, _, _ := f.index.GetByKey("shop/a")
+		list = podsAt("a", "5", "b", "7", "e", "8")
+		stop = begin()
+		want("after a while", "2>7 false", "->8 false", "3>- false", "filled")
+		if now, _, _ := f.index.GetByKey("shop/a"); now != kept {
+			t.Error("what has not changed was replaced")
+		}
+		if n := len(f.index.ListKeys()); n != 3 {
+			t.Errorf("%d pods, want 3", n)
+		}
+		stop()
+	})
+}
+
+func TestAFeedTellsThatItFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refused := errors.New("refused")
+		var opened []*watch.FakeWatcher
+		f, told := fedBy(func() (*corev1.PodList, error) { return podsAt("a", "1"), refused }, &opened)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); f.run(ctx, func() {}) }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		tries := len(*told)
+		if tries < 4 || tries > 10 || !errors.Is(f.lastError(), refused) || f.isFilled() {
+			t.Errorf("told %q, last %v", *told, f.lastError())
+		}
+		refused = nil
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if (*told)[tries:][0] != "->1 true" || !f.isFilled() {
+			t.Errorf("told %q", (*told)[tries:])
+		}
+		cancel()
+		<-done
+	})
+}
