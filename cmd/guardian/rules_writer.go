@@ -37,6 +37,7 @@ type rulesWriter struct {
 	kube       kubernetes.Interface
 	controller interface {
 		Leads() bool
+		Idle() bool
 		SidesOf() map[string]remediate.Sides
 	}
 	log     *slog.Logger
@@ -58,6 +59,7 @@ type madeRules struct {
 
 func newRulesWriter(d dynamic.Interface, k kubernetes.Interface, c interface {
 	Leads() bool
+	Idle() bool
 	SidesOf() map[string]remediate.Sides
 }, reg prometheus.Registerer, log *slog.Logger) *rulesWriter {
 	w := &rulesWriter{dynamic: d, kube: k, controller: c, log: log, leftOut: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -95,6 +97,7 @@ func (w *rulesWriter) run(ctx context.Context) error {
 		}
 		if w.publishing() {
 			w.look(c, w.term)
+			w.term.watch(!w.controller.Idle())
 		}
 		select {
 		case <-ctx.Done():
@@ -242,6 +245,13 @@ func generateFitting(o rules.Options, left leftOut) (*rules.Rules, error) {
 		left[large.Guard] = err
 		o.Guards = slices.DeleteFunc(slices.Clone(o.Guards), func(g rules.Guard) bool { return g.Name == large.Guard })
 	}
+}
+
+// watch says whether somebody may need the rules: while no canary gets anything, it
+// does to look now and then whether others have touched them.
+func (p *publishing) watch(on bool) {
+	p.rules.Watch(on)
+	p.monitor.Watch(on)
 }
 
 // want publishes the rules, and the fast lane that they read or none; nil has all

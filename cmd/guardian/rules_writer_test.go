@@ -35,6 +35,8 @@ type leader struct {
 
 func (l *leader) Leads() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.leads }
 
+func (l *leader) Idle() bool { return false }
+
 func (l *leader) SidesOf() map[string]remediate.Sides {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -24,9 +24,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 
 	"github.com/canary-guardian/guardian/rules"
 )
@@ -70,6 +71,7 @@ type Options struct {
 type Publisher struct {
 	Options
 	want    atomic.Pointer[[]wanted]
+	watch   atomic.Bool
 	changed chan struct{} // holds one token while something may have changed
 }
 
@@ -95,7 +97,9 @@ func New(o Options) (*Publisher, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("new publisher: %w", err)
 	}
-	return &Publisher{Options: o, changed: make(chan struct{}, 1)}, nil
+	p := &Publisher{Options: o, changed: make(chan struct{}, 1)}
+	p.watch.Store(true)
+	return p, nil
 }
 
 // Want replaces what is to be published, in the Publisher's own namespace. What
@@ -132,30 +136,50 @@ func (p *Publisher) poke() {
 	}
 }
 
+// look is how often Run looks at what it has published where it does not watch it.
+const look = 2 * time.Minute
+
+// Watch says whether Run is to learn at once of what others do to what it has
+// published, as while something depends on it, which is so at first; it looks now and
+// then besides. It does not block, and may be called before and during Run.
+func (p *Publisher) Watch(on bool) {
+	if p.watch.Swap(on) != on {
+		p.poke()
+	}
+}
+
 // Run publishes until ctx ends, and returns nil then. What cannot be written is
 // logged and tried again, after 1 s at first and 1 min at most.
 func (p *Publisher) Run(ctx context.Context) error {
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	var informer cache.SharedIndexInformer
+	end := func() {}
+	defer func() { end() }()
+	watches := false
 	backoff := p.backoff()
 	var retry <-chan time.Time
+	tick := time.NewTicker(look)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-p.changed:
+		case <-tick.C:
 		case <-retry:
 		}
 		retry = nil
 		// Objects that nobody has ever wanted may be of a kind that the cluster does
 		// not know, and are not watched.
-		if w := p.want.Load(); informer == nil && w != nil && len(*w) > 0 {
-			var err error
-			if informer, err = p.informer(); err != nil {
-				return err
+		w := p.want.Load()
+		if on := p.watch.Load() && w != nil && len(*w) > 0; on != watches {
+			end()
+			end = func() {}
+			if on {
+				var err error
+				if end, err = p.begin(ctx); err != nil {
+					return err
+				}
 			}
-			watch.Go(func() { informer.RunWithContext(ctx) })
+			watches = on
 		}
 		if err := p.RunOnce(ctx); err != nil && ctx.Err() == nil {
 			p.Log.Error("cannot publish", "kind", p.Kind.Name, "namespace", p.Namespace, "set", p.Set, "err", err)
@@ -166,6 +190,18 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 }
 
+// begin watches until end is called, which returns when that has ended.
+func (p *Publisher) begin(ctx context.Context) (end func(), err error) {
+	informer, err := p.informer()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(klog.NewContext(ctx, klog.New(nil))) // RunOnce tells of what fails
+	var running sync.WaitGroup
+	running.Go(func() { informer.RunWithContext(ctx) })
+	return func() { cancel(); running.Wait() }, nil
+}
+
 // selector finds the set.
 func (p *Publisher) selector() string {
 	return labels.Set{rules.LabelRules: p.Set}.AsSelector().String()
@@ -173,8 +209,23 @@ func (p *Publisher) selector() string {
 
 // informer wakes Run when an object of the set changes.
 func (p *Publisher) informer() (cache.SharedIndexInformer, error) {
-	informer := dynamicinformer.NewFilteredDynamicInformer(p.Client, p.Kind.Resource, p.Namespace, 10*time.Minute, nil,
-		func(o *metav1.ListOptions) { o.LabelSelector = p.selector() }).Informer()
+	client := p.Client.Resource(p.Kind.Resource).Namespace(p.Namespace)
+	lw := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.LabelSelector = p.selector()
+			list, err := client.List(ctx, o)
+			if err != nil {
+				return nil, err // and no list that is nil
+			}
+			return list, nil
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.LabelSelector = p.selector()
+			return client.Watch(ctx, o)
+		},
+	}
+	informer := cache.NewSharedIndexInformerWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, p.Client), &unstructured.Unstructured{},
+		cache.SharedIndexInformerOptions{ResyncPeriod: 10 * time.Minute, ObjectDescription: p.String()})
 	// Rules are long, and nobody reads them from this cache.
 	bare := func(o any) (any, error) {
 		if u, ok := o.(*unstructured.Unstructured); ok {

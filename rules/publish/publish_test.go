@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -177,6 +178,55 @@ func TestRunOnceNamesWhatItCouldNotDo(t *testing.T) {
 	if err := p.RunOnce(t.Context()); !errors.Is(err, refused) || err.Error() != "list PrometheusRules of microservices/guardian: refused" {
 		t.Errorf("got %v", err)
 	}
+}
+
+// What nobody needs at once is not watched, and looked at now and then.
+func TestAPublisherWatchesWhileItIsToldTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fakeClient()
+		client.PrependReactor("patch", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, &unstructured.Unstructured{}, nil
+		})
+		p, err := New(Options{Client: client, Kind: PrometheusRule, Set: "guardian", Namespace: "microservices", Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		asked := func(verb string) (n int) {
+			synctest.Wait()
+			for _, a := range client.Actions() {
+				if a.GetVerb() == verb {
+					n++
+				}
+			}
+			client.ClearActions()
+			return n
+		}
+		p.Watch(false)
+		want(t, p, 0.01)
+		if watches := asked("watch"); watches != 0 {
+			t.Errorf("%d watches", watches)
+		}
+		time.Sleep(look + time.Second)
+		if lists := asked("list"); lists != 1 {
+			t.Errorf("looked %d times in %s", lists, look)
+		}
+		p.Watch(true)
+		if watches := asked("watch"); watches != 1 {
+			t.Errorf("%d watches", watches)
+		}
+		p.Watch(false)
+		time.Sleep(time.Hour)
+		if watches := asked("watch"); watches != 0 {
+			t.Errorf("%d watches, and it is not to", watches)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestNewNamesAllProblems(t *testing.T) {
