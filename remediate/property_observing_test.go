@@ -22,7 +22,7 @@ func (m *machine) brakeOff() bool { return m.disarmed() || m.observing() }
 // forbidWrites fails for each write of a VirtualService by a replica whose
 // configuration observes, and for each rollback by an alert of the past.
 func (m *machine) forbidWrites() {
-	for _, r := range m.replicas {
+	m.wired = func(r *replica) {
 		before, check, stored := r.store.before, r.store.check, r.store.stored
 		r.store.stored = func(old, cm *corev1.ConfigMap) {
 			m.switched(m.parse(old), m.parse(cm))
@@ -40,6 +40,9 @@ func (m *machine) forbidWrites() {
 				m.checkPast()
 			}
 		}
+	}
+	for _, r := range m.replicas {
+		m.wired(r)
 	}
 }
 

@@ -72,12 +72,13 @@ type machine struct {
 	meddled   bool
 	records   map[*corev1.ConfigMap]decision.Record // as parsed
 	refusals  []*refusal
-	truths    []traffics // what the canary has had, oldest first
-	lockedAt  int        // version of the world when the last rollback was decided on
-	steppedAt int        // and the last step
-	unwritten bool       // a write of the record was refused within this pass
-	noises    int        // changes of the template that are no build
-	edited    bool       // the record was edited by hand, and caches may not know it yet
+	truths    []traffics     // what the canary has had, oldest first
+	lockedAt  int            // version of the world when the last rollback was decided on
+	steppedAt int            // and the last step
+	unwritten bool           // a write of the record was refused within this pass
+	noises    int            // changes of the template that are no build
+	wired     func(*replica) // what a test holds each replica's writes against besides; nil: nothing
+	edited    bool           // the record was edited by hand, and caches may not know it yet
 }
 
 // hears of an alert, with the numbers of that moment in its summary.
@@ -190,6 +191,9 @@ func (m *machine) wire(r *replica) {
 		changed: func(_ decision.Guard, _ snapshot, d decision.Decision) { m.checkEvents(d) },
 		idle:    func() bool { return r.idle },
 		stir:    func() { m.stir(r) },
+	}
+	if m.wired != nil {
+		m.wired(r)
 	}
 }
 
