@@ -145,7 +145,8 @@ func (m *machine) checkUnrecorded(trafficRefused bool) {
 			continue
 		}
 		for _, a := range r.known {
-			if a.Action == decision.ActionRollback && !a.StartsAt.Before(s.BuildSince) && !a.StartsAt.Before(s.UnlockedAt) {
+			past := a.StartsAt.Before(s.EnforcedAt) && !s.BuildSince.After(s.EnforcedAt)
+			if a.Action == decision.ActionRollback && !past && !a.StartsAt.Before(s.BuildSince) && !a.StartsAt.Before(s.UnlockedAt) {
 				m.t.Fatalf("invariant 1: %s fires and counts, the record cannot be written, and the canary has %+v", a.Name, t)
 			}
 		}
