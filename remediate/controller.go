@@ -542,17 +542,17 @@ func (c *Controller) wrote(g decision.Guard, s snapshot, d decision.Decision) {
 		c.o.Logger.Info("recorded", "guard", g.Name, "event", h.Event, "state", string(h.State), "from", h.From, "to", h.To,
 			"build", h.Build, "alert", h.Alert, "by", h.By, "reason", h.Reason)
 		c.event.tell(s, h)
-		if h.Event == "rolled-back" {
+		if h.Event == decision.EventRolledBack {
 			c.o.Metrics.rolledBack(g.Name, d.Signal)
 		}
 		if h.Event == decision.EventWould {
 			c.o.Metrics.wouldRollBack(g.Name, d.Signal)
 		}
-		if h.Event == "unverified" {
+		if h.Event == decision.EventUnverified {
 			c.o.Metrics.unverified(g.Name)
 		}
-		if slices.Contains(progress[:], h.Event) {
-			c.o.Metrics.progressed(g.Name, h.Event)
+		if event := string(h.Event); slices.Contains(progress[:], event) {
+			c.o.Metrics.progressed(g.Name, event)
 		}
 	}
 }

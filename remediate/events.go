@@ -45,11 +45,13 @@ func (e *events) run(ctx context.Context) {
 func (e *events) tell(s snapshot, h decision.HistoryEntry) {
 	kind := corev1.EventTypeNormal
 	switch h.Event {
-	case "rolled-back", "blocked", "locked", "reasserted", "unverified", "noted", "refused", "unreadable", "disarmed", "unguarded", "foreign-lock", decision.EventWould, decision.EventWouldBlocked:
+	case decision.EventRolledBack, decision.EventBlocked, decision.EventLocked, decision.EventReasserted, decision.EventUnverified, decision.EventNoted,
+		decision.EventRefused, decision.EventUnreadable, decision.EventDisarmed, decision.EventUnguarded, decision.EventForeignLock,
+		decision.EventWould, decision.EventWouldBlocked:
 		kind = corev1.EventTypeWarning
 	}
 	reason := "Guardian"
-	for part := range strings.SplitSeq(h.Event, "-") {
+	for part := range strings.SplitSeq(string(h.Event), "-") {
 		reason += strings.ToUpper(part[:1]) + part[1:]
 	}
 	for _, vs := range s.services {

@@ -82,7 +82,7 @@ func (r *reconciler) leave(ctx context.Context, s snapshot, d *decision.Decision
 	var left []decision.Leaving
 	var again error
 	failed := false
-	tell := func(event, text string) {
+	tell := func(event decision.Event, text string) {
 		e := decision.HistoryEntry{At: r.now().UTC(), State: want.Status.State, Event: event, From: want.Status.Weight, To: want.Status.Weight, Build: want.Status.Build, Reason: decision.Shorten(text)}
 		want.History = append(slices.Clone(want.History), e)
 		d.Then = append(slices.Clone(d.Then), e)
@@ -109,12 +109,12 @@ func (r *reconciler) leave(ctx context.Context, s snapshot, d *decision.Decision
 		case err != nil:
 			why := decision.Shorten(err.Error())
 			if l.Why == "" {
-				tell("leaving", name+" is not in the configuration any more and cannot be given back: "+why)
+				tell(decision.EventLeaving, name+" is not in the configuration any more and cannot be given back: "+why)
 			}
 			left, failed = append(left, decision.Leaving{VirtualService: l.VirtualService, Why: why}), true
 			continue
 		case len(did) > 0:
-			tell("left", name+" is not in the configuration any more: "+strings.Join(did, ", "))
+			tell(decision.EventLeft, name+" is not in the configuration any more: "+strings.Join(did, ", "))
 		}
 		want.Changed = slices.DeleteFunc(slices.Clone(want.Changed), func(c virtualservice.Change) bool { return c.VirtualService == l.VirtualService })
 	}

@@ -523,7 +523,7 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d decision.Deci
 // that move traffic.
 func (r *reconciler) canWait(s snapshot, d decision.Decision, want decision.Record) bool {
 	was, lock := s.input.Record, want.Lock
-	told := slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool { return e.Event != "rolled-back" })
+	told := slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool { return e.Event != decision.EventRolledBack })
 	if lock == nil || was.Lock == nil || !lock.Equal(*was.Lock) || lock.By != decision.ByAlert || d.Move != decision.MoveNone || told || was.Request != nil {
 		return false
 	}

@@ -125,7 +125,7 @@ func confirms(was decision.Record, d decision.Decision) bool {
 	now := d.Record.Status
 	return now.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack && d.Move == decision.MoveNone ||
 		was.Status.Moving != nil && slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool {
-			return e.Event == "rolled-back" || e.Event == "reasserted" || e.Event == "step"
+			return e.Event == decision.EventRolledBack || e.Event == decision.EventReasserted || e.Event == decision.EventStep
 		})
 }
 

@@ -657,7 +657,7 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 
 func TestRequests(t *testing.T) {
 	add := func(r *decision.Record, q decision.Request, event, reason string) {
-		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: event, By: q.By, Reason: reason})
+		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: decision.Event(event), By: q.By, Reason: reason})
 	}
 	toStable := func(r *decision.Record) {
 		r.Status.Weight, r.Status.State, r.Status.Moving = 0, decision.StateRolledBack, nil
@@ -977,7 +977,7 @@ func TestAllGuardsOfANamespaceAreAskedAtOnce(t *testing.T) {
 						continue
 					}
 					b.answerFor(guard, func(r *decision.Record, q decision.Request) {
-						e := decision.HistoryEntry{At: time.Now(), By: q.By, Reason: q.Reason, Event: map[decision.RequestAction]string{
+						e := decision.HistoryEntry{At: time.Now(), By: q.By, Reason: q.Reason, Event: map[decision.RequestAction]decision.Event{
 							decision.RequestPause: "paused", decision.RequestResume: "resumed", decision.RequestDisarm: "disarmed", decision.RequestArm: "armed"}[q.Action]}
 						if guard == tc.fails {
 							e.Event, e.Reason = "refused", string(q.Action)+" refused: no"
@@ -1073,7 +1073,7 @@ func TestARequestWaitsForAnotherAndForConflicts(t *testing.T) {
 		var taken []string
 		b.answer(func(r *decision.Record, q decision.Request) {
 			taken = append(taken, q.By)
-			r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: string(q.Action) + "d", By: q.By})
+			r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: decision.Event(q.Action) + "d", By: q.By})
 		})
 		conflicts := 2
 		b.kube.PrependReactor("patch", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {

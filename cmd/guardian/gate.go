@@ -229,7 +229,7 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 		return unhealthy(text)
 	}
 	for _, e := range newEntries(w.base.History, r.History) {
-		if e.Event == "rolled-back" { // without a lock nothing else may tell of it any more
+		if e.Event == decision.EventRolledBack { // without a lock nothing else may tell of it any more
 			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason))
 		}
 		if e.Event == decision.EventWould || e.Event == decision.EventWouldBlocked { // the alert may be over already

@@ -35,7 +35,7 @@ func TestHistoryTellsWhenWhatWhoAndWhy(t *testing.T) {
 			}
 			var names []string
 			for _, e := range got.Entries {
-				names = append(names, e.Event)
+				names = append(names, string(e.Event))
 			}
 			if strings.Join(names, " ") != events {
 				t.Errorf("%s: %v, want %s", args, names, events)

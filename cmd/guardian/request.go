@@ -572,7 +572,7 @@ func newEntries(before, after []decision.HistoryEntry) []decision.HistoryEntry {
 func refusal(q decision.Request, before, after decision.Record) string {
 	why := ""
 	for _, e := range newEntries(before.History, after.History) {
-		if e.Event == "refused" && e.By == q.By {
+		if e.Event == decision.EventRefused && e.By == q.By {
 			why = e.Reason
 		}
 	}
@@ -581,8 +581,9 @@ func refusal(q decision.Request, before, after decision.Record) string {
 
 // did says that the record shows q to be carried out.
 func did(q decision.Request, before, after decision.Record) bool {
-	event := map[decision.RequestAction]string{decision.RequestUnlock: "unlocked", decision.RequestPause: "paused",
-		decision.RequestResume: "resumed", decision.RequestPromote: "step", decision.RequestDisarm: "disarmed", decision.RequestArm: "armed"}[q.Action]
+	event := map[decision.RequestAction]decision.Event{decision.RequestUnlock: decision.EventUnlocked, decision.RequestPause: decision.EventPaused,
+		decision.RequestResume: decision.EventResumed, decision.RequestPromote: decision.EventStep, decision.RequestDisarm: decision.EventDisarmed,
+		decision.RequestArm: decision.EventArmed}[q.Action]
 	for _, e := range newEntries(before.History, after.History) {
 		if e.Event == event {
 			return true
@@ -600,7 +601,7 @@ func did(q decision.Request, before, after decision.Record) bool {
 // outcome prints what guardian recorded since, and fails when it refused.
 func (a *app) outcome(guard, namespace string, q decision.Request, before, after decision.Record) error {
 	for _, e := range newEntries(before.History, after.History) {
-		if e.Event != "refused" || e.By != q.By {
+		if e.Event != decision.EventRefused || e.By != q.By {
 			fmt.Fprintf(a.out, "%s: %s\n", e.Event, e.Reason)
 		}
 	}

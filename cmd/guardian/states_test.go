@@ -141,7 +141,7 @@ func stateRows() []func() *someGuard {
 // became says what has come of a guard that stood somewhere.
 func (g *someGuard) became(was *someGuard) string {
 	entries := g.in.Record.History[len(was.in.Record.History):]
-	has := func(event string) bool {
+	has := func(event decision.Event) bool {
 		return slices.ContainsFunc(entries, func(e decision.HistoryEntry) bool { return e.Event == event })
 	}
 	switch now := g.where(); {

@@ -103,7 +103,7 @@ func (d *decider) noteAlert(a Alert, why string) {
 		return // to forget one that still fires would be to tell of it again
 	}
 	s.Noted = append(s.Noted, a.Episode())
-	e := d.entry("noted", ByAlert, why)
+	e := d.entry(EventNoted, ByAlert, why)
 	e.Alert = a.Name
 	d.rec.History = append(d.rec.History, e)
 }

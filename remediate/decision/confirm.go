@@ -123,9 +123,9 @@ func (d *decider) confirm() {
 	if !m.RollsBack() {
 		return
 	}
-	event := "rolled-back"
+	event := EventRolledBack
 	if m.Again {
-		event = "reasserted"
+		event = EventReasserted
 	}
 	e := d.entry(event, m.By, m.Reason)
 	e.Alert, e.From, e.To = m.Alert, m.From, 0
@@ -140,7 +140,7 @@ func (d *decider) confirmStep() {
 	if m == nil || m.Step == 0 {
 		return
 	}
-	e := d.entry("step", m.By, fmt.Sprintf("step to %d%%", m.Step))
+	e := d.entry(EventStep, m.By, fmt.Sprintf("step to %d%%", m.Step))
 	e.From, e.To = m.From, m.Step
 	d.rec.History = append(d.rec.History, e)
 	d.rec.Status.Moving = nil
@@ -157,7 +157,7 @@ func (d *decider) gone() {
 	d.state, d.reason = StateBlocked, ReasonBlocked
 	d.text = d.in.Gone + ": until it is back, locked again at once, requests reach all pods of its hosts, the canary's too"
 	if d.was.Status.State != StateBlocked {
-		d.note("blocked", "", "locked, and "+d.text)
+		d.note(EventBlocked, "", "locked, and "+d.text)
 	}
 }
 
@@ -166,7 +166,7 @@ func (d *decider) gone() {
 func (d *decider) giveUp() {
 	if d.rec.Status.Moving.RollsBack() {
 		d.rec.Status.Moving = nil
-		d.note("missed", "", "the rollback was not done: nothing asks for it any more")
+		d.note(EventMissed, "", "the rollback was not done: nothing asks for it any more")
 	}
 }
 
@@ -192,7 +192,7 @@ func (d Decision) WhenRefused(in Input, why string, now time.Time) Decision {
 		s.State, s.Reason = StateBlocked, notDone(why)
 		s.Weight, s.Spread = in.Traffic.Weight, max(0, in.Traffic.Weight-in.Traffic.Lowest)
 		if was.Status.State != StateBlocked || was.Status.Moving == nil || was.Status.Moving.Refused == "" {
-			d.Record.History = append(d.Record.History, HistoryEntry{At: now, State: StateBlocked, Event: "blocked", From: s.Weight, To: s.Weight,
+			d.Record.History = append(d.Record.History, HistoryEntry{At: now, State: StateBlocked, Event: EventBlocked, From: s.Weight, To: s.Weight,
 				Build: s.Build, Alert: s.Moving.Alert, Reason: "rollback " + s.Reason})
 		}
 		if l := d.Record.Lock; l != nil {

@@ -53,7 +53,7 @@ func (d *decider) decide() {
 		if o := d.rec.Status.Observing; o != nil && o.Would != nil {
 			o.Would.Episode = ""
 		}
-		d.note("unreadable", "", "the record was not readable as a whole, what was not is begun anew: "+Shorten(why))
+		d.note(EventUnreadable, "", "the record was not readable as a whole, what was not is begun anew: "+Shorten(why))
 	}
 	d.observe()
 	d.endDisarm()
@@ -129,10 +129,10 @@ func (d *decider) observe() {
 			if d.in.Guard.Promotion.Mode == PromotionAuto {
 				s.Promoting = s.Build
 			}
-			d.note("new-build", "", "new build "+s.Build+" of the canary")
+			d.note(EventNewBuild, "", "new build "+s.Build+" of the canary")
 			if in.Traffic.Full() && s.Full {
 				s.PromotedAt, s.CompletedAt, s.Unverified = d.now, time.Time{}, true
-				d.note("unverified", "", "build "+s.Build+" went out without a canary: the canary already had all traffic")
+				d.note(EventUnverified, "", "build "+s.Build+" went out without a canary: the canary already had all traffic")
 			}
 		}
 	}
@@ -211,7 +211,7 @@ func (d *decider) observeWeight(first bool) {
 	if w != s.Weight || spread != s.Spread {
 		own, done := d.expected()
 		if !own {
-			d.note("shifted", "", d.shifted(w, spread))
+			d.note(EventShifted, "", d.shifted(w, spread))
 		}
 		begins := !own && (w > s.Weight || d.in.Traffic.Lowest > s.Weight-s.Spread)
 		if begins && d.rec.Lock == nil && d.in.Guard.Promotion.Mode == PromotionAuto {
@@ -235,7 +235,7 @@ func (d *decider) observeWeight(first bool) {
 			s.PromotedAt = d.now
 		}
 		if full && d.rec.Lock == nil {
-			d.note("promoted", "", "canary has all traffic; an alert "+d.would("rolls it back", "would roll it back")+" until "+Stamp(d.now.Add(d.in.Guard.Rollback.Window)))
+			d.note(EventPromoted, "", "canary has all traffic; an alert "+d.would("rolls it back", "would roll it back")+" until "+Stamp(d.now.Add(d.in.Guard.Rollback.Window)))
 		}
 	}
 }
@@ -303,7 +303,7 @@ func (d *decider) forgive(builds ...string) {
 }
 
 // lift takes the lock away.
-func (d *decider) lift(event, by, why string) {
+func (d *decider) lift(event Event, by, why string) {
 	d.rec.Status.LiftedAt = d.now
 	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
 		d.rec.Status.LiftedAt = d.rec.Lock.Since
@@ -332,7 +332,7 @@ func (d *decider) since() time.Time {
 func (d *decider) locked() {
 	if d.liftable() {
 		if d.in.Live {
-			d.lift("unlocked", "new build", "build "+d.rec.Status.Build+" is ready and not among the refused")
+			d.lift(EventUnlocked, "new build", "build "+d.rec.Status.Build+" is ready and not among the refused")
 			d.reason = ReasonNewBuild
 			d.open()
 			return
@@ -342,7 +342,7 @@ func (d *decider) locked() {
 	if d.neverDone() {
 		if d.in.Live {
 			d.forgive(d.rec.Lock.Refused...)
-			d.lift("unlocked", "window", "the rollback could not be done within the window and its alert is over")
+			d.lift(EventUnlocked, "window", "the rollback could not be done within the window and its alert is over")
 			d.reason = ReasonWindowOver
 			d.open()
 			return
@@ -480,7 +480,7 @@ func (d *decider) block(why string) {
 		d.rec.Status.Moving.Refused = ""
 	}
 	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
-		d.note("blocked", "", "rollback is wanted but "+why)
+		d.note(EventBlocked, "", "rollback is wanted but "+why)
 	}
 }
 
@@ -556,7 +556,7 @@ func (d *decider) bake() {
 	s.CompletedAt = d.now
 	d.prove()
 	if was := d.was.Status.State; was != StateUnknown && was != StateCompleted {
-		d.note("completed", "", d.text+": an alert is recorded and rolls nothing back any more")
+		d.note(EventCompleted, "", d.text+": an alert is recorded and rolls nothing back any more")
 	}
 }
 

@@ -232,7 +232,7 @@ func verdictOf(d Decision) verdict {
 	}
 	var added []string
 	for _, e := range d.Added {
-		text := e.Event
+		text := string(e.Event)
 		if text == "waiting" {
 			continue // TestEachReasonToWaitIsToldOnce looks at those
 		}

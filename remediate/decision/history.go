@@ -2,37 +2,71 @@ package decision
 
 import "time"
 
-func (d *decider) entry(event, by, why string) HistoryEntry {
+func (d *decider) entry(event Event, by, why string) HistoryEntry {
 	return HistoryEntry{At: d.now, Event: event, By: by, From: d.was.Status.Weight, To: d.in.Traffic.Weight,
 		Build: d.rec.Status.Build, Reason: why}
 }
 
 // note adds to the history. The state is filled in when it is known.
-func (d *decider) note(event, by, why string) {
+func (d *decider) note(event Event, by, why string) {
 	d.rec.History = append(d.rec.History, d.entry(event, by, why))
 }
 
 // noteReassert records a storm of re-assertions once a minute.
 func (d *decider) noteReassert() {
 	for e := range d.rec.NewestFirst() {
-		if e.Event == "reasserted" {
+		if e.Event == EventReasserted {
 			if d.now.Sub(e.At).Abs() < ReassertCoalesce {
 				return
 			}
 			break
 		}
 	}
-	e := d.entry("reasserted", "", string(ReasonReassert))
+	e := d.entry(EventReasserted, "", string(ReasonReassert))
 	e.State, e.From, e.To = StateRolledBack, d.in.Traffic.Weight, 0
 	d.then = append(d.then, e)
 }
+
+// Event names what an entry of the history tells of.
+type Event string
+
+// The events, but for those of a guard that observes (EventWould).
+const (
+	EventRolledBack  Event = "rolled-back"  // the canary is at 0, and locked unless the guard has no locks
+	EventBlocked     Event = "blocked"      // a rollback is wanted and cannot be done
+	EventLocked      Event = "locked"       // a lock without a move of traffic
+	EventUnlocked    Event = "unlocked"     // the lock was lifted
+	EventReasserted  Event = "reasserted"   // the canary had traffic again while locked, and was put back
+	EventStep        Event = "step"         // a step of promotion was seen
+	EventMissed      Event = "missed"       // a step that was recorded was not made
+	EventWaiting     Event = "waiting"      // what a step waits for
+	EventShifted     Event = "shifted"      // others moved traffic
+	EventPromoted    Event = "promoted"     // the canary has all traffic
+	EventUnverified  Event = "unverified"   // a new build came while the canary had all traffic
+	EventCompleted   Event = "completed"    // the rollback window is over
+	EventNoted       Event = "noted"        // an alert that moved nothing
+	EventNewBuild    Event = "new-build"    // of the canary
+	EventPaused      Event = "paused"       // no step forward
+	EventResumed     Event = "resumed"      // the end of a pause
+	EventDisarmed    Event = "disarmed"     // the brake is off
+	EventArmed       Event = "armed"        // the end of a disarm
+	EventRefused     Event = "refused"      // a request, or a build
+	EventUnreadable  Event = "unreadable"   // keys of the record
+	EventObserving   Event = "observing"    // the mode became observe
+	EventEnforcing   Event = "enforcing"    // the mode became enforce
+	EventOrphaned    Event = "orphaned"     // the configuration has the guard no more
+	EventLeaving     Event = "leaving"      // a VirtualService cannot be given back
+	EventLeft        Event = "left"         // a VirtualService was given back
+	EventUnguarded   Event = "unguarded"    // another VirtualService leads to the canary
+	EventForeignLock Event = "foreign-lock" // another user's lock holds a canary
+)
 
 // HistoryEntry is one decision that changed something, or an alert that was
 // recorded without a change.
 type HistoryEntry struct {
 	At     time.Time `json:"at"`
 	State  State     `json:"state"`
-	Event  string    `json:"event"` // rolled-back, blocked, unlocked, reasserted, step, waiting, promoted, completed, noted, …
+	Event  Event     `json:"event"`
 	By     string    `json:"by,omitempty"`
 	From   int       `json:"from"` // canary's weight before, percent
 	To     int       `json:"to"`   // and after

@@ -146,7 +146,7 @@ func (d *decider) takeUpLock() {
 	d.rec.Lock = &l
 	d.refuse(l.Build)
 	d.rec.Denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
-	d.note("locked", ByAnnotation, "the record did not know of the lock that annotation "+LockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
+	d.note(EventLocked, ByAnnotation, "the record did not know of the lock that annotation "+LockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
 }
 
 // unrecorded is the lock that the record lacks, if it is of this build: one of

@@ -204,7 +204,7 @@ func (d *decider) takeOver() {
 		}
 		d.rec.Lock, d.rec.Status.Taken = &l, &Taken{Guard: f.Guard, Since: l.Since}
 		d.refuse(l.Refused...)
-		d.note("locked", l.By, "the lock of guard "+f.Guard+" denies this canary and counts here as well: "+l.Reason)
+		d.note(EventLocked, l.By, "the lock of guard "+f.Guard+" denies this canary and counts here as well: "+l.Reason)
 		return
 	}
 }

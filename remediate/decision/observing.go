@@ -66,8 +66,8 @@ func (w Would) Text() string {
 
 // The events of ModeObserve in a history.
 const (
-	EventWould        = "would-have-rolled-back"
-	EventWouldBlocked = "would-be-blocked"
+	EventWould        Event = "would-have-rolled-back"
+	EventWouldBlocked Event = "would-be-blocked"
 )
 
 // observing says that nothing may be written to a VirtualService: this replica's
@@ -91,7 +91,7 @@ func (d *decider) readMode() {
 		s.Observing = &Observing{Since: d.now}
 		s.Moving, s.Promoting = nil, ""
 		if !first {
-			d.note("observing", "", "mode observe: what is decided is told, and no VirtualService is written"+d.standing())
+			d.note(EventObserving, "", "mode observe: what is decided is told, and no VirtualService is written"+d.standing())
 		}
 	case !observe && s.Observing != nil && d.in.Leads && !d.in.Live:
 		d.wantLive = true // which builds run now must not be an old cache's word
@@ -128,7 +128,7 @@ func (d *decider) enforce() {
 			text += "; build " + few(back) + ", which was rolled back before, runs and is refused no more"
 		}
 	}
-	d.note("enforcing", "", text)
+	d.note(EventEnforcing, "", text)
 }
 
 // past says of an alert that it began while the guard observed, against a build

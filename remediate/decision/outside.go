@@ -33,13 +33,13 @@ func (d *decider) tellOutside() {
 	}
 	if o.Known {
 		for _, text := range news(s.Unguarded, o.Unguarded) {
-			d.note("unguarded", "", text+" leads to the canary as well, and is none of the guard's: a rollback leaves it alone")
+			d.note(EventUnguarded, "", text+" leads to the canary as well, and is none of the guard's: a rollback leaves it alone")
 		}
 		s.Unguarded = firstFew(o.Unguarded)
 	}
 	if o.UserKnown {
 		for _, text := range news(s.ForeignLocks, o.Locks) {
-			d.note("foreign-lock", "", text+": this guardian did not write it, and cannot take it off")
+			d.note(EventForeignLock, "", text+": this guardian did not write it, and cannot take it off")
 		}
 		s.ForeignLocks = firstFew(o.Locks)
 	}

@@ -67,22 +67,22 @@ func (d *decider) endDisarm() {
 
 func (d *decider) arm(by, why string) {
 	d.rec.Status.Disarmed = nil
-	d.note("armed", by, why)
+	d.note(EventArmed, by, why)
 }
 
 // pauseOn, pauseOff, disarmOn and disarmOff are what a person asked for.
 func (d *decider) pauseOn(q *Request) {
 	d.rec.Status.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
-	d.note("paused", q.By, q.Reason)
+	d.note(EventPaused, q.By, q.Reason)
 }
 
 func (d *decider) pauseOff(q *Request) {
 	if d.in.Paused {
-		d.note("refused", q.By, "resume refused: annotation "+AnnotationPaused+" stands on the VirtualService; remove it first")
+		d.note(EventRefused, q.By, "resume refused: annotation "+AnnotationPaused+" stands on the VirtualService; remove it first")
 		return
 	}
 	d.rec.Status.Paused = nil
-	d.note("resumed", q.By, q.Reason)
+	d.note(EventResumed, q.By, q.Reason)
 }
 
 func (d *decider) disarmOn(q *Request) {
@@ -105,11 +105,11 @@ func (d *decider) disarmOn(q *Request) {
 		why = "its end " + Stamp(q.Until) + " has passed"
 	}
 	if why != "" {
-		d.note("refused", q.By, "disarm refused: "+why)
+		d.note(EventRefused, q.By, "disarm refused: "+why)
 		return
 	}
 	d.rec.Status.Disarmed = &Disarm{By: q.By, Reason: q.Reason, At: d.now, Until: end}
-	d.note("disarmed", q.By, "no rollback until "+Stamp(end)+": "+q.Reason)
+	d.note(EventDisarmed, q.By, "no rollback until "+Stamp(end)+": "+q.Reason)
 }
 
 func (d *decider) disarmOff(q *Request) { d.arm(q.By, q.Reason) }

@@ -149,7 +149,7 @@ func (d *decider) noteWaiting() {
 		return
 	}
 	s.Waited = append(s.Waited, s.WaitingFor)
-	d.note("waiting", "", strings.TrimPrefix(s.Waiting, "waiting: "))
+	d.note(EventWaiting, "", strings.TrimPrefix(s.Waiting, "waiting: "))
 }
 
 // resumeStep takes up a person's step that was recorded, and that nobody has
@@ -179,7 +179,7 @@ func (d *decider) missed() {
 			text += " in every route"
 			s.MovedAt = d.now
 		}
-		d.note("missed", "", text)
+		d.note(EventMissed, "", text)
 		s.Moving = nil
 	}
 }

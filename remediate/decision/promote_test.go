@@ -558,7 +558,7 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 	events := func(d Decision) string {
 		var out []string
 		for _, e := range d.Added {
-			out = append(out, e.Event)
+			out = append(out, string(e.Event))
 		}
 		return strings.Join(out, " ")
 	}

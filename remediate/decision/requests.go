@@ -12,12 +12,12 @@ func (d *decider) readRequest() {
 	q := new(*d.rec.Request)
 	q.Action, q.By, q.Reason = RequestAction(Shorten(string(q.Action))), Shorten(q.By), Shorten(q.Reason)
 	if q.Bad != "" {
-		d.note("refused", q.By, "request refused: "+q.Bad)
+		d.note(EventRefused, q.By, "request refused: "+q.Bad)
 		d.rec.Request = nil
 		return
 	}
 	if d.observing() && (q.Action == RequestRollback || q.Action == RequestPromote) {
-		d.note("refused", q.By, string(q.Action)+" refused: mode observe writes no VirtualService; set mode: enforce, or move the traffic yourself")
+		d.note(EventRefused, q.By, string(q.Action)+" refused: mode observe writes no VirtualService; set mode: enforce, or move the traffic yourself")
 		d.rec.Request = nil
 		return
 	}
@@ -56,18 +56,18 @@ func (d *decider) readRequest() {
 		}
 		d.asked = q
 	default:
-		d.note("refused", q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm or arm", q.Action))
+		d.note(EventRefused, q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm or arm", q.Action))
 	}
 	d.rec.Request = nil
 }
 
 func (d *decider) unlockByPerson(q *Request) {
 	if d.rec.Lock == nil {
-		d.note("refused", q.By, "unlock refused: "+d.in.Guard.Name+" is not locked")
+		d.note(EventRefused, q.By, "unlock refused: "+d.in.Guard.Name+" is not locked")
 		return
 	}
 	d.forgive(d.rec.Lock.Refused...)
-	d.lift("unlocked", q.By, q.Reason)
+	d.lift(EventUnlocked, q.By, q.Reason)
 	// What fires now is what the person knows of: it counts no more than an
 	// alert of an earlier build. A lock that a new build lifts needs no such
 	// pardon, for the build has its own beginning.
@@ -77,7 +77,7 @@ func (d *decider) unlockByPerson(q *Request) {
 // dropAsked records that a person's wish is not carried out.
 func (d *decider) dropAsked(why string) {
 	if d.asked != nil {
-		d.note("refused", d.asked.By, string(d.asked.Action)+" refused: "+why)
+		d.note(EventRefused, d.asked.By, string(d.asked.Action)+" refused: "+why)
 		d.asked = nil
 	}
 }

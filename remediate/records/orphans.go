@@ -20,7 +20,7 @@ func HandedOver(r decision.Record, heir string, now time.Time) decision.Record {
 	}
 	r.Lock, r.VirtualServices, r.Message = nil, nil, ""
 	r.Denies(nil, nil, decision.Rollback{})
-	r.History = append(r.History, decision.HistoryEntry{At: now, State: s.State, Event: "unlocked", From: s.Weight, To: s.Weight, Build: s.Build, Reason: s.Reason})
+	r.History = append(r.History, decision.HistoryEntry{At: now, State: s.State, Event: decision.EventUnlocked, From: s.Weight, To: s.Weight, Build: s.Build, Reason: s.Reason})
 	return r
 }
 
@@ -28,15 +28,15 @@ func HandedOver(r decision.Record, heir string, now time.Time) decision.Record {
 func Orphaned(r decision.Record, guard string, now time.Time) decision.Record {
 	r = r.Clone()
 	s := &r.Status
-	entry := func(event, by, why string) {
+	entry := func(event decision.Event, by, why string) {
 		r.History = append(r.History, decision.HistoryEntry{At: now, State: s.State, Event: event, By: by, From: s.Weight, To: s.Weight, Build: s.Build, Reason: why})
 	}
 	s.Orphaned = now
 	s.ClearSteps()
 	s.Mode, s.Ladder = "", nil
-	entry("orphaned", "", OrphanText(guard, now))
+	entry(decision.EventOrphaned, "", OrphanText(guard, now))
 	if q := r.Request; q != nil {
-		entry("refused", decision.Shorten(q.By), decision.Shorten(string(q.Action))+" refused: "+OrphanText(guard, now))
+		entry(decision.EventRefused, decision.Shorten(q.By), decision.Shorten(string(q.Action))+" refused: "+OrphanText(guard, now))
 		r.Request = nil
 	}
 	return r

@@ -163,7 +163,7 @@ func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
 
 func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
 	entry := func(i, size int) decision.HistoryEntry {
-		e := decision.HistoryEntry{At: at, State: decision.StateIdle, Event: fmt.Sprintf("%04d", i)}
+		e := decision.HistoryEntry{At: at, State: decision.StateIdle, Event: decision.Event(fmt.Sprintf("%04d", i))}
 		b, err := json.Marshal(e)
 		if err != nil {
 			t.Fatal(err)
@@ -179,7 +179,7 @@ func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		shorter int // bytes by which the oldest entry is shorter
-		first   string
+		first   decision.Event
 		size    int
 	}{
 		"one byte too many: the oldest is dropped": {0, "0001", 32769 - 512},

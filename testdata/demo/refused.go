@@ -182,7 +182,7 @@ func (st *stage) history(ctx context.Context, a *app) (string, error) {
 	}
 	var events []string
 	for _, e := range entries {
-		events = append(events, e.Event)
+		events = append(events, string(e.Event))
 	}
 	return strings.Join(events, " "), nil
 }
