@@ -203,7 +203,7 @@ var chartOwn = []string{"namespace", "listen", "guards", "mode"}
 
 // freeValues are the values of the chart whose keys are Kubernetes's or other
 // people's.
-var freeValues = []string{"resources", "podSecurityContext", "securityContext", "strategy", "startupProbe", "livenessProbe", "readinessProbe"}
+var freeValues = []string{"dashboards.labels", "resources", "podSecurityContext", "securityContext", "strategy", "startupProbe", "livenessProbe", "readinessProbe"}
 
 // valuesSchema is the schema of one value of values.yaml, by its default.
 func valuesSchema(path string, n *yaml.Node) jsonSchema {

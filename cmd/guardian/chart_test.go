@@ -374,7 +374,7 @@ func TestTheChartsRoleIsWhatTheCodeNeeds(t *testing.T) {
 func TestNoGuardsRecordHasTheNameOfAnObjectOfTheChart(t *testing.T) {
 	h := newHelm(t)
 	for _, release := range []string{"guardian", "guardian-config", "brake"} {
-		text, err := h.run(t.Context(), "template", release, chartDir, "-n", "microservices", "--set", oneGuard)
+		text, err := h.run(t.Context(), "template", release, chartDir, "-n", "microservices", "--set", oneGuard, "--set", "dashboards.enabled=true")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -397,11 +397,11 @@ func jsonOf(t *testing.T, v any) string {
 	return string(b)
 }
 
-// What docs/install.md says is YAML that is taken: values by the chart, the rest
+// What docs/install.md and docs/grafana.md say is YAML that is taken: values by the chart, the rest
 // at least by a parser.
 func TestTheInstallPagesValuesAreTaken(t *testing.T) {
 	h := newHelm(t)
-	page := readDoc(t, "docs", "install.md")
+	page := readDoc(t, "docs", "install.md") + readDoc(t, "docs", "grafana.md")
 	tried := 0
 	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1) {
 		var content map[string]any

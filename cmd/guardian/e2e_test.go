@@ -131,18 +131,23 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	am := r.alertmanager(port)
 	extra := fmt.Sprintf("alertmanager: {url: %q}\nrules: {enabled: false, interval: 1s, scrapeInterval: 1s}", am.URL)
 	config := r.config(fmt.Sprintf("127.0.0.1:%d", port), extra, app)
+	began := time.Now()
 	g := r.serve("guardian-0", config)
+	self, tell := r.selfScraping()
 	prom, err := r.plane.StartPrometheus(t.Context(), controlplane.PrometheusOptions{
 		ScrapeInterval: time.Second, EvaluationInterval: time.Second, RuleFiles: []string{r.ruleFile(config)},
 		Targets: []controlplane.Target{
 			{Job: "mesh", Address: strings.TrimPrefix(mesh.URL, "http://")},
 			{Job: "guardian", Address: g.server.MetricsAddr().String()},
+			{Job: "alertmanager", Address: strings.TrimPrefix(am.URL, "http://")},
 		},
+		Jobs:          []map[string]any{self},
 		Alertmanagers: []controlplane.Receiver{{URL: am.URL}},
 		Args:          []string{"--rules.alert.resend-delay=5s"}, // it may drop what its first evaluation finds
 	})
 	r.must(err)
 	defer prom.Stop()
+	tell(prom)
 	r.wait("heartbeat", func(context.Context) error {
 		if g.server.Heartbeat().IsZero() {
 			return errors.New("none yet")
@@ -172,6 +177,10 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	if rec.Lock.Signal != string(rules.SignalErrorRate) || rec.Lock.By != "alert" {
 		t.Errorf("lock %+v", rec.Lock)
 	}
+	r.must(app.Restart(t.Context(), "v2", 1))
+	r.must(app.SetWeights(t.Context(), 50, 50)) // CI knows nothing of it
+	r.wait("put back", func(ctx context.Context) error { return isAt(ctx, app, 0) })
+	r.dashboardsShow(prom, began, app.Name)
 }
 
 // tell posts alerts to an Alertmanager as Prometheus does.
