@@ -197,7 +197,7 @@ var weightText = lookup(weightRatio, "value | humanizePercentage")
 
 func (b *builder) trafficAlerts(window time.Duration) {
 	few := b.tooFew()
-	seen := b.seen(window)
+	seen := b.seen()
 	b.alert(alert{
 		name: AlertTraffic, signal: SignalTraffic, action: ActionRollback, severity: "critical", keep: keepFiring,
 		expr:    expand(`($few) and on (namespace, guardian_guard) $seen`, "few", few, "seen", seen),
@@ -217,12 +217,10 @@ func (b *builder) trafficAlerts(window time.Duration) {
 	b.alert(alert{
 		name: AlertServiceTraffic, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,
 		expr: expand(`min by (namespace, guardian_guard) (
-			($now / $before < 0.5) and ($before * ($now / $before * ln(clamp_min($now / $before, 1e-9)) - $now / $before + 1) > $enough)
-			unless on ($guard, reporter) $gaps unless on ($guard, reporter) ($gaps offset 5m)
-			and on ($guard) $ratio and on ($guard) $tolerance)`,
-			"gaps", b.own(countGaps), "now", "(sum by ("+keyLabels+", reporter) ("+b.own(failed.all, `window="`+dur(window)+`"`)+"))",
-			"before", "(sum by ("+keyLabels+", reporter) ("+b.own(failed.all, `window="`+dur(window)+`"`)+" offset 5m))",
-			"enough", num(enoughProof), "guard", keyLabels, "ratio", b.own(weightRatio), "tolerance", b.own(trafficTolerance)),
+			($kept < 0.5) and $before * ($kept * ln(clamp_min($kept, 1e-9)) - $kept + 1) > $enough
+			unless on ($guard, reporter) $gaps unless on ($guard, reporter) ($gaps offset 5m) and on ($guard) $tolerance)`,
+			"kept", b.own(trafficKept), "before", b.trafficBefore(), "gaps", b.own(countGaps),
+			"enough", num(enoughProof), "guard", keyLabels, "tolerance", b.own(trafficTolerance)),
 		summary: guardLabel + ": the whole service gets " + percent + " of the requests of five minutes ago",
 		description: "Canary and stable of " + guardLabel + " in " + namespaceLabel + " together get " + percent +
 			" of the requests they got five minutes ago. The canary's share has not shown to be the cause." + doHold,

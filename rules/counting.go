@@ -3,18 +3,20 @@ package rules
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Requests are counted in three stages, because the proxies' own series are many
-// and costly to read: they are read once per evaluation, and everything after
-// that reads what the stage before has recorded.
+// Requests are counted in two stages, because the proxies' own series are many
+// and costly to read: they are read once per evaluation.
 //
 //	sum       what proxies have counted up to now, per target, version and reporter
-//	idelta    by how much that has grown since the last evaluation, per target, and then per guard and side
-//	increase  the sum of those within a window
+//	idelta    by how much that has grown since the last evaluation, per guard, side and reporter
+//
+// A window is sum_over_time of the second, written where it is needed: a series
+// costs more to record and to read again than to add up.
 
 // sumsCovered is recorded while the same sums are.
 const sumsCovered = "guardian:sums:covered"
@@ -111,8 +113,8 @@ func (b *builder) ownedMatchers() string {
 	return fmt.Sprintf(`%s=%q,%s=%q,%s=%q`, LabelInstance, b.Name, LabelOwner, b.Namespace, LabelShard, b.shard)
 }
 
-// sumName and ideltaName are what a counter's sums per target, and what they
-// have grown, are recorded as.
+// sumName and ideltaName are what a counter's sums per target, and what those of
+// native histograms have grown over all targets, are recorded as.
 func (c counter) sumName(s series) string { return s.level + "_target:" + s.prefix + c.what + ":sum" }
 func (c counter) ideltaName(s series) string {
 	return s.level + "_target:" + s.prefix + c.what + ":idelta"
@@ -122,8 +124,15 @@ func (b *builder) selected(name string, c counter) string {
 	return name + "{" + b.ownedMatchers() + c.more + "}"
 }
 
-func (b *builder) sum(c counter, s series) string    { return b.selected(c.sumName(s), c) }
+// sums selects what was recorded, also before; sum is what this evaluation has.
+func (b *builder) sums(c counter, s series) string   { return b.selected(c.sumName(s), c) }
+func (b *builder) sum(c counter, s series) string    { return now(b.sums(c, s)) }
 func (b *builder) idelta(c counter, s series) string { return b.selected(c.ideltaName(s), c) }
+
+// now reads what rules before it in the group have recorded in the present
+// evaluation. A plain selector means the same and costs several times as much:
+// Prometheus goes through all samples of its five minutes' lookback.
+func now(selector string) string { return "last_over_time(" + selector + "[1ms])" }
 
 // recordSums records what proxies have counted up to now.
 func (b *builder) recordSums(c counter, selector func(series) string) {
@@ -135,9 +144,9 @@ func (b *builder) recordSums(c counter, selector func(series) string) {
 
 // covers ends the sums of a group. It records a series for as long as the same
 // sums are recorded: when guards come or limits change, sums appear that are no
-// new requests. And it records which of their targets had been scraped by the last
-// evaluation: Prometheus has many targets, which are looked through once for all
-// sums of a group.
+// new requests. And it records, unless that is so, which of their targets had been
+// scraped by the last evaluation: Prometheus has many targets, which are looked
+// through once for all sums of a group.
 func (b *builder) covers(counters ...counter) {
 	h := fnv.New32a()
 	g := b.groups[len(b.groups)-1]
@@ -147,7 +156,8 @@ func (b *builder) covers(counters ...counter) {
 	labels := b.owned()
 	labels["group"], labels["sums"] = g.Name, fmt.Sprintf("%08x", h.Sum32())
 	b.record(sumsCovered, labels, "vector(1)")
-	b.covered = fmt.Sprintf(`%s{%s,group=%q,sums=%q}`, sumsCovered, b.ownedMatchers(), g.Name, labels["sums"])
+	// At that evaluation itself: were it missed, all sums would be new.
+	covered := fmt.Sprintf(`last_over_time(%s{%s,group=%q,sums=%q}[1ms] offset %s)`, sumsCovered, b.ownedMatchers(), g.Name, labels["sums"], dur(b.step))
 	lanes := []lane{b.ordinary()}
 	if b.FastLane > 0 {
 		lanes = append(lanes, b.fast())
@@ -163,28 +173,29 @@ func (b *builder) covers(counters ...counter) {
 		}
 		labels := b.owned()
 		labels["group"] = g.Name
-		b.record(l.upBefore(), labels, expand(`group by ($target) ($sums) and on ($target) ($up offset $i == 1)`,
-			"target", b.target(), "up", b.up(l), "i", dur(b.step), "sums", strings.Join(sums, " or ")))
+		b.record(l.upBefore(), labels, expand(`group by ($target) ($sums) and on ($target) ($up offset $i == 1) and on () $covered`,
+			"target", b.target(), "up", b.up(l), "i", dur(b.step), "covered", covered, "sums", strings.Join(sums, " or ")))
 	}
 }
 
 // upBefore is what the targets that a lane had scraped by the last evaluation are
-// recorded as, of those that show a sum now.
+// recorded as, of those that show a sum now. One of theirs that appears is new.
 func (l lane) upBefore() string { return "guardian_target:" + l.prefix + "up:before" }
 
-// grown is by how much a recorded sum has grown since the last evaluation. One
+// grown is by how much recorded sums have grown since the last evaluation. One
 // that was not there counts in full, if its target had been scraped by then and
 // the sum would have been recorded. One that has become less counts nothing: a
 // proxy has started anew, or has given up series of which it saw no more requests.
-func (b *builder) grown(sum string, l lane) string {
-	return expand(`($x - ($x offset $i or $new * 0) >= 0)`, "x", sum, "i", dur(b.step), "new", b.ifNew(sum, l))
+// So does one whose last evaluation was missed, because Prometheus had too much to
+// do: the range has room for two samples, and for no older one.
+func (b *builder) grown(c counter, s series) string {
+	return expand(`((idelta($sums[$two]) or $new) >= 0)`, "sums", b.sums(c, s), "two", b.two(), "new", b.ifNew(c, s))
 }
 
 // ifNew selects the sums that are new if they were not there at the last evaluation.
-func (b *builder) ifNew(sum string, l lane) string {
-	return expand(`($x and on ($target) $before and on () ($covered offset $i))`,
-		"x", sum, "target", b.target(), "before", fmt.Sprintf("%s{%s,group=%q}", l.upBefore(), b.ownedMatchers(), b.groups[len(b.groups)-1].Name),
-		"i", dur(b.step), "covered", b.covered)
+func (b *builder) ifNew(c counter, s series) string {
+	return expand(`($x and on ($target) $before)`, "x", b.sum(c, s), "target", b.target(),
+		"before", now(fmt.Sprintf("%s{%s,group=%q}", s.upBefore(), b.ownedMatchers(), b.groups[len(b.groups)-1].Name)))
 }
 
 // up selects the targets of a lane.
@@ -198,44 +209,54 @@ func (b *builder) up(l lane) string {
 	return "up{job!=" + strconv.Quote(b.fastJob()) + "}"
 }
 
-// recordGrowth records by how much the sums have grown, per target.
-func (b *builder) recordGrowth(c counter) {
-	for _, s := range c.series() {
-		b.record(c.ideltaName(s), b.owned(), b.grown(b.sum(c, s), s.lane))
-	}
-}
-
 // recordNativeGrowth is recordGrowth for native histograms, over all targets.
 func (b *builder) recordNativeGrowth(c counter) {
 	for _, s := range c.series() {
 		b.record(c.ideltaName(s), b.owned(), expand(`sum by ($key, reporter) (
 			(($x - $x offset $i) and histogram_count($x) >= histogram_count($x offset $i)) or ($new unless $x offset $i))`,
-			"key", s.key, "x", b.sum(c, s), "i", dur(b.step), "new", b.ifNew(b.sum(c, s), s.lane)))
+			"key", s.key, "x", b.sums(c, s), "i", dur(b.step), "new", b.ifNew(c, s)))
 	}
 }
 
-// grownOf is by how much one kind of requests has grown, at the targets where all
-// of them have; which is a comparison, or empty.
+// grownOf is by how much one kind of requests has grown, but for the targets where
+// all of them have become less; which is a comparison, or empty.
 func (b *builder) grownOf(c, all counter, which string) func(series) string {
 	return func(s series) string {
-		return expand(`($grown and on ($key, reporter, $target) $all)`,
-			"grown", b.grown(b.sum(c, s), s.lane)+which, "key", s.key, "target", b.target(), "all", b.idelta(all, s))
+		return expand(`($grown unless ignoring ($edge) (idelta($all[$two]) < 0))`,
+			"grown", b.grown(c, s)+which, "edge", labelEdge, "all", b.sums(all, s), "two", b.two())
 	}
 }
 
+// two is a range that has room for the samples of two evaluations, and no more.
+func (b *builder) two() string { return dur(b.step * 3 / 2) }
+
 // provenName is what the targets of a counter's sums are recorded as while there is
-// proof against their canary.
+// proof against their canary, and provenInfo the guards that it is about.
 func (c counter) provenName(s series) string {
 	return s.level + "_target:" + s.prefix + c.what + ":proven"
 }
+func (c counter) provenInfo(j join) string { return j.level + "_reporter:" + c.what + ":proven" }
 
-// recordProven records the targets that show a sum, of the guards that which selects
-// by guard and reporter: nearly always there are none. sum selects the sums.
+// recordProven records the guards that which selects by guard and reporter, and the
+// targets that show a sum of theirs: nearly always there are none. sum selects the
+// sums.
 func (b *builder) recordProven(c counter, which string, sum func(series) string) {
-	for _, s := range c.series() {
-		b.record(c.provenName(s), b.owned(), expand(`group by ($key, reporter, $target) (($sum) and on ($key, reporter) ($info and on ($guard, reporter) $which))`,
-			"key", s.key, "target", b.target(), "sum", sum(s), "info", b.own(s.info), "guard", keyLabels, "which", which))
+	for _, j := range c.joins {
+		b.record(c.provenInfo(j), nil, expand(`$info and on ($guard, reporter) $which`, "info", b.own(j.info), "guard", keyLabels, "which", which))
 	}
+	for _, s := range c.series() {
+		b.record(c.provenName(s), b.owned(), expand(`group by ($key, reporter, $target) (($sum) and on ($key, reporter) $info)`,
+			"key", s.key, "target", b.target(), "sum", sum(s), "info", b.own(c.provenInfo(s.join))))
+	}
+}
+
+// onlyProven is the counter for the guards that recordProven has recorded.
+func (c counter) onlyProven() counter {
+	c.joins = slices.Clone(c.joins)
+	for i, j := range c.joins {
+		c.joins[i].info = c.provenInfo(j)
+	}
+	return c
 }
 
 // scraped is when those were scraped last. Prometheus has many targets, so that the
@@ -270,10 +291,7 @@ func (b *builder) bySideOf(l lane, c counter, aggregation string, term func(seri
 	return strings.Join(terms, " or ")
 }
 
-// sums records the steps of a count within windows; which is a comparison, or
-// empty.
-func (b *builder) sums(step, name, which string, windows []time.Duration) {
-	for _, w := range windows {
-		b.record(name, map[string]string{"window": dur(w)}, "sum_over_time("+b.own(step)+"["+dur(w)+"])"+which)
-	}
+// during is how many requests a side's steps add up to within a window.
+func (b *builder) during(step string, window time.Duration, matchers ...string) string {
+	return "sum_over_time(" + b.own(step, matchers...) + "[" + dur(window) + "])"
 }

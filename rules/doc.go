@@ -23,10 +23,10 @@
 //
 // An evaluation reads the proxies' series once, and records what each target has
 // counted up to now, per version and reporter (…_target:…:sum). By how much that
-// has grown since the last evaluation, X - X offset interval, is one step
-// (…:idelta), and a window is the sum of its steps (…:increase): no extrapolation,
-// so the counts are exact whatever the scrape interval is, and a long window costs
-// no more than a short one.
+// has grown since the last evaluation is one step (…:idelta, per guard, side and
+// reporter), and a window is the sum of its steps: no extrapolation, so the counts
+// are exact whatever the scrape interval is. An evaluation that Prometheus misses
+// loses the steps of the scrapes before it, at both sides alike.
 //
 // A sum that was not there before counts in full, if its target had been scraped
 // successfully by then (`up offset interval == 1`) and the rules were adding up
@@ -62,7 +62,10 @@
 // (guardian:…:info, guardian:…:limit) in a slow group of their own, and joined.
 // Most of what an evaluation costs is reading series, those of targets (`up`) among
 // them: so there is one series of constants for each guard, and as many guards as
-// an object holds share one reading.
+// an object holds share one reading. A plain selector reads five minutes of samples
+// to find the last one, a hundred where they are recorded every 3 s: so what is
+// recorded in an evaluation is read back as last_over_time(…[1ms]), windows are
+// added up where they are judged, and only what is beyond a limit is recorded.
 // So the costly expressions exist once for many guards, and nothing but the
 // traffic signal and the restarts needs guardian itself to be scraped. A rule
 // reads only what its own group recorded before it; the constants, the canary's

@@ -185,7 +185,6 @@ type builder struct {
 	groups  []monitoringv1.RuleGroup
 	lane    string        // recorded by the present group: the sides that the fast lane scrapes
 	step    time.Duration // the interval of the present group
-	covered string        // selects what covers has recorded in the present group
 	notes   []string
 	err     error
 }
@@ -221,7 +220,7 @@ func (b *builder) record(name string, labels map[string]string, expr string) {
 	if labels == nil {
 		labels = map[string]string{}
 	}
-	labels[LabelShard] = b.shard
+	labels[LabelInstance], labels[LabelShard] = b.Name, b.shard
 	b.add(monitoringv1.Rule{Record: name, Labels: labels, Expr: b.pretty(name, expr)})
 }
 

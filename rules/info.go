@@ -30,8 +30,9 @@ const (
 	latencyMax   = "guardian:latency:limit" // seconds
 )
 
-// keyLabels name a guard on every recorded series.
-const keyLabels = LabelInstance + ", " + LabelShard + ", " + LabelNamespace + ", " + LabelGuard
+// keyLabels name a guard among those of a part. Every recorded series has LabelInstance
+// and LabelShard as well, by which own selects.
+const keyLabels = LabelNamespace + ", " + LabelGuard
 
 // Join keys of the two ways to name a version.
 const (

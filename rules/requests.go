@@ -9,13 +9,12 @@ import (
 )
 
 // proportion is a share of bad requests that one test judges. The names are of
-// recorded series; all of them carry keyLabels, and from all to proof, limit
+// recorded series; all of them carry keyLabels, and from bad to proof, limit
 // excepted, a window.
 type proportion struct {
 	step    string        // requests counted since the last evaluation, by guardian_side and reporter
-	badStep string        // the bad ones among them, likewise
-	all     string        // requests counted, by guardian_side and reporter
-	bad     string        // the bad ones among them, likewise
+	badStep string        // the bad ones among them, likewise; failed ones where there are any
+	bad     string        // the canary's bad ones within a window, where they are enough to conclude anything, by reporter
 	limit   string        // share of bad ones that is allowed
 	stable  string        // share at stable, while it has any bad ones
 	ratio   string        // share of each side over about a minute, for people
@@ -32,8 +31,7 @@ var (
 	failed = proportion{
 		step:    "guardian_side:requests:idelta",
 		badStep: "guardian_side:requests_failed:idelta",
-		all:     "guardian_side:requests:increase",
-		bad:     "guardian_side:requests_failed:increase",
+		bad:     "guardian_canary:requests_failed:increase",
 		limit:   "guardian:requests_failed:limit",
 		stable:  "guardian_stable:requests_failed:ratio",
 		ratio:   "guardian_side:requests_failed:ratio",
@@ -47,8 +45,7 @@ var (
 	slow = proportion{
 		step:    "guardian_side:requests_timed:idelta",
 		badStep: "guardian_side:requests_slow:idelta",
-		all:     "guardian_side:requests_timed:increase",
-		bad:     "guardian_side:requests_slow:increase",
+		bad:     "guardian_canary:requests_slow:increase",
 		limit:   "guardian:requests_slow:limit",
 		stable:  "guardian_stable:requests_slow:ratio",
 		ratio:   "guardian_side:requests_slow:ratio",
@@ -103,16 +100,11 @@ func (b *builder) requestsGroup() {
 	unreached := b.unreached()
 	b.recordSums(unreached, func(s series) string { return s.of(requestsTotal, "") })
 	b.covers(all, unreached)
-	b.recordGrowth(all)
 	b.laneOf(failed, all)
-	b.record(failed.step, nil, b.bySide(all, "sum", func(s series) string { return b.idelta(all, s) }))
-	b.sums(failed.step, failed.all, "", b.windows.all())
+	b.record(failed.step, nil, b.bySide(all, "sum", func(s series) string { return b.grown(all, s) }))
 	if errors {
-		// 0 where requests were counted, but none that failed.
-		b.record(failed.badStep, nil, expand(`($bad) or $all * 0`,
-			"bad", b.bySide(bad, "sum", b.grownOf(bad, all, " > 0")), "all", b.own(failed.step)))
-		b.sums(failed.badStep, failed.bad, " > 0", b.windows.all())
-		b.judge(failed, all, func(s series) string { return b.sum(all, s) })
+		b.record(failed.badStep, nil, b.bySide(bad, "sum", b.grownOf(bad, all, " > 0")))
+		b.judge(failed, b.windows.all(), all, func(s series) string { return b.sum(all, s) })
 		b.errorAlerts()
 	}
 	if b.any(func(s Signals) bool { return s.Traffic != nil }) {
@@ -139,11 +131,10 @@ func (b *builder) latencyGroup() {
 	}
 	b.recordSums(native, func(s series) string { return s.of(durations, "") })
 	b.covers(all, native)
-	b.recordGrowth(all)
 	b.recordNativeGrowth(native)
 	b.laneOf(slow, all, native)
 	b.record(slow.step, nil, classicOrNative(
-		b.bySide(all, "sum", func(s series) string { return b.idelta(all, s) }),
+		b.bySide(all, "sum", func(s series) string { return b.grown(all, s) }),
 		b.bySide(native, "sum", func(s series) string { return "histogram_count(" + b.idelta(native, s) + ")" })))
 	var classic, exact []string
 	for _, e := range edges {
@@ -158,9 +149,7 @@ func (b *builder) latencyGroup() {
 		exact = append(exact, b.slowExactly(native, limit))
 	}
 	b.record(slow.badStep, nil, classicOrNative(strings.Join(classic, " or "), strings.Join(exact, " or ")))
-	b.sums(slow.step, slow.all, "", b.latencyWindows().all())
-	b.sums(slow.badStep, slow.bad, " > 0", b.latencyWindows().all())
-	b.judge(slow, all, func(s series) string { return b.sum(all, s) + " or " + b.sum(native, s) })
+	b.judge(slow, b.latencyWindows().all(), all, func(s series) string { return b.sum(all, s) + " or " + b.sum(native, s) })
 	b.latencyAlerts()
 	b.evaluated("latency")
 	b.endGroup()
@@ -275,33 +264,50 @@ func (b *builder) guards(on func(Signals) bool) []Guard {
 // judge tests the canary's share of bad requests in all windows at once, also
 // while its proxies are gone: were the alert to end with a build's last pod, it
 // would begin anew with the next build's first request, and be held against that.
-// all counts all requests, and sums selects what has been counted up to now.
-func (b *builder) judge(p proportion, all counter, sums func(series) string) {
+// all counts all requests, and sums is what has been counted up to now.
+func (b *builder) judge(p proportion, windows []time.Duration, all counter, sums func(series) string) {
 	vars := []string{
-		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "all_canary", b.own(p.all, labelSide+`="canary"`),
-		"bad_stable", b.own(p.bad, labelSide+`="stable"`), "all_stable", b.own(p.all, labelSide+`="stable"`),
-		"limit", b.own(p.limit), "factor", b.own(stableFactor), "guard", keyLabels, "side", labelSide,
+		"bad_canary", b.own(p.bad), "limit", b.own(p.limit), "factor", b.own(stableFactor), "guard", keyLabels, "side", labelSide,
 		"stable", b.own(p.stable), "excess", b.own(p.excess), "worse", b.own(p.worse), "proof", b.own(p.proof),
 		"since", b.own(p.since), "newest_canary", b.own(p.newest, labelSide+`="canary"`),
-		"memory", dur(max(15*time.Second, 3*b.ScrapeInterval)), "shrink", num(shrink), "least", num(leastBad), "enough", num(enoughProof),
+		"memory", dur(max(15*time.Second, 3*b.ScrapeInterval)), "enough", num(enoughProof),
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
 
-	rule(p.stable, `sum without ($side) ($bad_stable / ($all_stable + $shrink)) > on ($guard) group_left () $limit`)
-	rule(p.excess, `sum without ($side) (($bad_canary >= $least) / $all_canary) / on ($guard) group_left () $limit > 1`)
+	for _, w := range windows {
+		b.shares(p, w)
+	}
 	rule(p.worse, `($excess / (
 		(max_over_time($stable[$memory]) / on ($guard) group_left () $limit) * on ($guard) group_left () $factor)) or $excess`)
 	rule(p.proof, evidence("$bad_canary", "$worse")+` > $enough`)
 	b.recordProven(all, b.own(p.proof), sums)
-	b.record(p.newest, nil, b.bySide(all, "max", b.scraped(all)))
+	b.record(p.newest, nil, b.bySide(all.onlyProven(), "max", b.scraped(all)))
 	rule(p.since, `($since and on ($guard, reporter) $proof) or sum without ($side) ($newest_canary)`)
+}
+
+// shares records each side's share of bad requests within a window, where it is
+// beyond the limit.
+func (b *builder) shares(p proportion, w time.Duration) {
+	stable, canary := labelSide+`="stable"`, labelSide+`="canary"`
+	window := map[string]string{"window": dur(w)}
+	vars := []string{
+		"bad_stable", b.during(p.badStep, w, stable), "all_stable", b.during(p.step, w, stable),
+		"bad_canary", b.during(p.badStep, w, canary), "all_canary", b.during(p.step, w, canary),
+		"enough_bad", b.own(p.bad, "window="+strconv.Quote(dur(w))),
+		"limit", b.own(p.limit), "guard", keyLabels, "side", labelSide, "shrink", num(shrink), "least", num(leastBad),
+	}
+	rule := func(name, text string) { b.record(name, window, expand(text, vars...)) }
+
+	rule(p.stable, `sum without ($side) ($bad_stable / ($all_stable + $shrink)) > on ($guard) group_left () $limit`)
+	rule(p.bad, `sum without ($side) ($bad_canary) >= $least`)
+	rule(p.excess, `sum without (window) ($enough_bad) / sum without ($side) ($all_canary) / on ($guard) group_left () $limit > 1`)
 }
 
 // evidence is D of the package comment for bad requests that are times their
 // limit, written so that the number of all requests is not needed again.
 func evidence(bad, times string) string {
 	return strings.NewReplacer("BAD", bad, "TIMES", times).Replace(
-		`sum without ($side) (BAD) * (ln(TIMES > 1) - 1 + 1 / TIMES)`)
+		`BAD * (ln(TIMES > 1) - 1 + 1 / TIMES)`)
 }
 
 // convicted is the canary's share of bad requests, per guard, where the
@@ -331,6 +337,6 @@ func (b *builder) judgeVars(p proportion) []string {
 	return []string{
 		"excess", b.own(p.excess), "limit", b.own(p.limit), "proof", b.own(p.proof), "since", b.own(p.since),
 		"newest", b.own(p.newest, labelSide+`="stable"`), "factor", b.own(stableFactor), "guard", keyLabels,
-		"bad_canary", b.own(p.bad, labelSide+`="canary"`), "side", labelSide, "enough", num(enoughProof),
+		"bad_canary", b.own(p.bad), "enough", num(enoughProof),
 	}
 }

@@ -8,8 +8,8 @@ import (
 
 const (
 	restartsMax   = "guardian:restarts:limit"
-	restartsShort = "guardian_workload:restarts:increase15s" // within one step of the windows below, before guards are joined
-	restartsIn    = "guardian_side:restarts:increase"        // within window
+	restartsShort = "guardian_workload:restarts:increase15s" // within one step of the windows below, before guards are joined; where there are any
+	restartsIn    = "guardian_side:restarts:increase"        // within window; where there are any
 
 	restartsStep = 15 * time.Second
 )
@@ -29,7 +29,7 @@ func (b *builder) restartsGroup() {
 	}
 	key, info := b.restartsKey()
 	of := map[string]string{LabelInstance: b.Name, LabelOwner: b.Namespace}
-	b.record(restartsShort, of, counted)
+	b.record(restartsShort, of, "("+counted+") > 0")
 	for _, w := range b.restartWindows() {
 		// While Prometheus was away, steps find the last sample before: that is no
 		// count of theirs.
@@ -81,8 +81,10 @@ func (b *builder) restartWindows() []time.Duration {
 // all pods. The one that saw most is believed only once its steps are added up:
 // two that are scraped at different times see one restart in different steps.
 func (b *builder) restartsFromGuardian() string {
-	return expand(`sum by (guard, subset, $target) (($x - $x offset $w >= 0) or ($x and on ($target) (up offset $w == 1)))`,
-		"target", b.target(), "x", "guardian_workload_restarts_total{"+b.selfOfGuards()+"}", "w", dur(restartsStep))
+	return expand(`sum by (guard, subset, $target) (($x - $x offset $w >= 0) or ($x and on ($target) ($scraped offset $w)))`,
+		"target", b.target(), "x", "guardian_workload_restarts_total{"+b.selfOfGuards()+"}", "w", dur(restartsStep),
+		// Not up, of which Prometheus has one for everything that it scrapes.
+		"scraped", "guardian_heartbeat_timestamp_seconds{"+b.self()+"}")
 }
 
 // restartsFromKubeStateMetrics finds the Deployment in the pod's name. It serves

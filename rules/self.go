@@ -9,24 +9,31 @@ func (b *builder) overviewGroup() {
 		return
 	}
 	b.group("overview", max(infoInterval, b.Interval))
-	window := func(w windows) string { return `window="` + dur(w.short()) + `"` }
-	drop := func(expr string) string { return "sum without (window) (" + expr + ")" }
-	requests := b.own(failed.all, window(b.windows))
-	b.record("guardian_side:requests:rate", nil, drop(requests+" / "+num(b.windows.short().Seconds())))
-	for _, of := range []struct {
-		p proportion
-		w windows
-	}{{failed, b.windows}, {slow, b.latencyWindows()}} {
-		if b.recorded(of.p.bad) {
-			b.record(of.p.ratio, nil, drop(expand(`($bad or ($all * 0 and ignoring (window) $step)) / ($all > 0)`,
-				"bad", b.own(of.p.bad, window(of.w)), "all", b.own(of.p.all, window(of.w)), "step", b.own(of.p.badStep))))
+	requests := b.during(failed.step, b.windows.short())
+	b.record("guardian_side:requests:rate", nil, requests+" / "+num(b.windows.short().Seconds()))
+	for _, p := range []proportion{failed, slow} {
+		if b.recorded(p.bad) {
+			b.ratio(p)
 		}
 	}
 	b.record("guardian_canary:traffic_share:ratio", nil, expand(
 		`sum by ($guard, reporter) ($canary) / (sum by ($guard, reporter) ($all) > 0)`,
-		"guard", keyLabels, "canary", b.own(failed.all, window(b.windows), labelSide+`="canary"`), "all", requests))
+		"guard", keyLabels, "canary", b.during(failed.step, b.windows.short(), labelSide+`="canary"`), "all", requests))
 	b.ineffectiveAlert()
 	b.endGroup()
+}
+
+// ratio records each side's share of bad requests.
+func (b *builder) ratio(p proportion) {
+	w := b.windows.short()
+	if p == slow {
+		w = b.latencyWindows().short()
+	}
+	bad, all := b.during(p.badStep, w), b.during(p.step, w)
+	if p == failed { // no failed requests are none; slow ones are known to be none, or not
+		bad = expand(`($bad or $all * 0 and on ($guard) $limit)`, "bad", bad, "all", all, "guard", keyLabels, "limit", b.own(p.limit))
+	}
+	b.record(p.ratio, nil, bad+" / ("+all+" > 0)")
 }
 
 // selfGroup watches guardian itself and the way its alerts take.
@@ -156,17 +163,17 @@ func (b *builder) byGuard(expr string) string {
 // ineffectiveAlert tells of requests that reach a canary after its rollback.
 func (b *builder) ineffectiveAlert() {
 	info := b.own(subsetInfo, labelSide+`="canary"`)
-	short := `window="` + dur(b.windows.short()) + `"`
+	short := b.windows.short()
 	// Streams that were open before report when they end, and probes call by
 	// name: a few requests are no sign that traffic has not moved.
-	quiet := b.windows.short() + 2*b.ScrapeInterval
+	quiet := short + 2*b.ScrapeInterval
 	b.alert(alert{
 		name: AlertRollbackIneffective, action: ActionNone, severity: "critical", wait: 30 * time.Second,
 		expr: expand(`max by (namespace, guardian_guard) (
 			(sum without ($side) ($canary) >= 5) / on ($guard, reporter) sum by ($guard, reporter) ($all) > 0.01
 			and on ($guard) ((max by (guard, subset) (max_over_time($weights[$quiet])) == 0) * on (guard, subset) group_right () $info)
 			and on ($guard) ((max by (guard) ($state) == 1) * on (guard) group_right () $info))`,
-			"side", labelSide, "canary", b.own(failed.all, short, labelSide+`="canary"`), "all", b.own(failed.all, short), "guard", keyLabels,
+			"side", labelSide, "canary", b.during(failed.step, short, labelSide+`="canary"`), "all", b.during(failed.step, short), "guard", keyLabels,
 			"weights", b.weights(), "quiet", dur(quiet), "info", info,
 			"state", `guardian_state{state="rolled-back",`+b.selfOfGuards()+"}"),
 		summary:     guardLabel + ": the canary still gets requests after the rollback",

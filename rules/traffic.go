@@ -2,7 +2,6 @@ package rules
 
 import (
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -10,6 +9,8 @@ const (
 	trafficTolerance = "guardian:traffic_share:tolerance"
 	weightRatio      = "guardian_canary:weight:ratio"        // what the VirtualService says, while it is above 0
 	weightSteady     = "guardian_canary:weight:steady"       // the same, once it has not changed for a window
+	trafficAll       = "guardian_side:requests:increase"     // within the short window
+	trafficKept      = "guardian:requests:per_before"        // of both sides, relative to five minutes before, while the canary has weight
 	trafficExpected  = "guardian_canary:requests:expected"   // by weight, within the short window, by reporter
 	trafficTimes     = "guardian_canary:requests:per_weight" // requests relative to expected, likewise
 	countGaps        = "guardian_side:requests:gaps"         // there while a side was not counted all along
@@ -50,8 +51,7 @@ func (b *builder) trafficGroup() {
 		"weights", b.weights(), "pause", dur(pause), "guard", keyLabels, "side", labelSide,
 		"info", b.own(subsetInfo, labelSide+`="canary"`), "tolerance", b.own(trafficTolerance),
 		"ratio", b.own(weightRatio), "steady", b.own(weightSteady), "expected", b.own(trafficExpected), "gaps", b.own(countGaps),
-		"all", b.own(failed.all, `window="`+dur(window)+`"`),
-		"canary", b.own(failed.all, `window="`+dur(window)+`"`, labelSide+`="canary"`),
+		"all", b.own(trafficAll), "canary", b.own(trafficAll, labelSide+`="canary"`),
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
 	// Replicas of guardian learn of a change at different times: none may have
@@ -61,11 +61,18 @@ func (b *builder) trafficGroup() {
 			and on (guard, subset) ($weights offset $pause))
 		* on (guard, subset) group_right () $info)`)
 	b.gaps()
+	b.record(trafficAll, map[string]string{"window": dur(window)}, b.during(failed.step, window))
 	rule(trafficExpected, `sum by ($guard, reporter) ($all) * on ($guard) group_left () ($steady < 1) unless on ($guard) $gaps`)
+	rule(trafficKept, `(sum without ($side, window) ($all) and on ($guard) $ratio) / `+b.trafficBefore())
 	rule(trafficTimes, `(sum without ($side, window) ($canary) or $expected * 0) / ($expected > 0)`)
 	b.trafficAlerts(window)
 	b.evaluated("traffic")
 	b.endGroup()
+}
+
+// trafficBefore is how many requests both sides had five minutes before.
+func (b *builder) trafficBefore() string {
+	return "sum without (" + labelSide + ", window) (" + b.own(trafficAll) + " offset 5m)"
 }
 
 // weights are the canaries' as guardian sees them, in percent.
@@ -85,7 +92,7 @@ func (b *builder) selfOfGuards() string {
 
 // weight records the canaries' weights that are above 0.
 func (b *builder) weight() {
-	b.record(weightRatio, nil, expand(`max by ($guard) ((max by (guard, subset) ($weights)) * on (guard, subset) group_right () $info) / 100 > 0`,
+	b.record(weightRatio, nil, expand(`max by ($guard) ((max by (guard, subset) ($weights) > 0) * on (guard, subset) group_right () $info) / 100`,
 		"guard", keyLabels, "weights", b.weights(), "info", b.own(subsetInfo, labelSide+`="canary"`)))
 }
 
@@ -132,24 +139,16 @@ func (b *builder) refused(c counter) {
 	s := series{b.ordinary(), c.joins[0]}
 	b.record(refusedStep, nil, expand(`sum by ($guard, reporter) (
 		(sum by ($key, reporter) ($grown)) * on ($key, reporter) group_right () $info)`,
-		"guard", keyLabels, "key", s.key, "grown", b.grown(b.sum(c, s), s.lane), "info", b.own(s.info)))
-	b.sums(refusedStep, refusedRequests, "", b.windows.quick())
-	var quick []string
+		"guard", keyLabels, "key", s.key, "grown", b.grown(c, s), "info", b.own(s.info)))
 	for _, w := range b.windows.quick() {
-		quick = append(quick, dur(w))
+		b.due(w)
 	}
-	quickWindows := `window=~"` + strings.Join(quick, "|") + `"`
-	// Nearly always there are none, so what is needed for the test is looked up for
-	// them alone.
 	vars := []string{
-		"unreached", "(" + b.own(refusedRequests) + " >= " + num(leastBad) + ")", "side", labelSide, "guard", keyLabels,
-		"all", b.own(failed.all, quickWindows), "canary", b.own(failed.all, quickWindows, labelSide+`="canary"`),
-		"ratio", b.own(weightRatio), "got", b.own(refusedReached), "due", b.own(refusedDue), "tolerance", b.own(trafficTolerance),
+		"unreached", "(" + b.own(refusedRequests) + " >= " + num(leastBad) + ")", "guard", keyLabels,
+		"got", b.own(refusedReached), "due", b.own(refusedDue), "tolerance", b.own(trafficTolerance),
 		"limit", num(refusedLimit), "enough", num(enoughProof), "blame", num(enoughBlame),
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
-	rule(refusedReached, `(sum without ($side) ($canary) and $unreached) or $unreached * 0`)
-	rule(refusedDue, `(((sum without ($side) ($all) and $unreached) or $unreached * 0) + $unreached) * on ($guard) group_left () $ratio`)
 	// With share r of the canary's requests lost: D = lost*(ln(r/limit) - 1 + limit/r).
 	// The second line is the logarithm of the ratio of two Poisson likelihoods of
 	// what reached the canary: a mean of due - lost to one of due.
@@ -163,6 +162,20 @@ func (b *builder) refused(c counter) {
 		description: "Callers of " + guardLabel + " in " + namespaceLabel + " get 5xx from nobody (connection refused, or no endpoint), " +
 			"about as often as the canary's weight of " + weightText + " would explain." + b.doRollback(),
 	})
+}
+
+// due records, where enough requests found nobody within a window, how many the
+// canary got then, and how many it should have got.
+func (b *builder) due(w time.Duration) {
+	window, callers := map[string]string{"window": dur(w)}, `reporter!="destination"`
+	vars := []string{
+		"unreached", "(sum without (window) (" + b.own(refusedRequests, "window="+strconv.Quote(dur(w))) + ") >= " + num(leastBad) + ")",
+		"all", b.during(failed.step, w, callers), "canary", b.during(failed.step, w, callers, labelSide+`="canary"`),
+		"ratio", b.own(weightRatio), "side", labelSide, "guard", keyLabels,
+	}
+	b.record(refusedRequests, window, b.during(refusedStep, w))
+	b.record(refusedReached, window, expand(`(sum without ($side) ($canary) and $unreached) or $unreached * 0`, vars...))
+	b.record(refusedDue, window, expand(`(((sum without ($side) ($all) and $unreached) or $unreached * 0) + $unreached) * on ($guard) group_left () $ratio`, vars...))
 }
 
 // share judges the canary's requests against its weight per reporter; sign is
@@ -188,8 +201,7 @@ func (b *builder) tooFew() string {
 
 // seen selects the guards whose missing requests are no failure to scrape the
 // canary: a caller's proxy reports, or the canary's own does.
-func (b *builder) seen(window time.Duration) string {
+func (b *builder) seen() string {
 	return expand(`(sum by (namespace, guardian_guard) ($callers) or sum by (namespace, guardian_guard) ($canary))`,
-		"callers", b.own(failed.all, `window="`+dur(window)+`"`, `reporter!="destination"`),
-		"canary", b.own(failed.all, `window="`+dur(window)+`"`, labelSide+`="canary"`))
+		"callers", b.own(trafficAll, `reporter!="destination"`), "canary", b.own(trafficAll, labelSide+`="canary"`))
 }

@@ -59,7 +59,7 @@ func (s *script) ready(ctx context.Context, a *app) error {
 	if _, err := a.awaitWeights(ctx, 10, 5*time.Second); err != nil {
 		return err
 	}
-	counted := fmt.Sprintf(`min(guardian_side:requests:increase{guardian_guard=%q,guardian_side="canary",window="15s"}) > 50`, a.service())
+	counted := fmt.Sprintf(`min(sum_over_time(guardian_side:requests:idelta{guardian_guard=%q,guardian_side="canary"}[15s])) > 50`, a.service())
 	err := until(ctx, time.Minute, "the rules see the users' requests of "+a.service(), func(ctx context.Context) (bool, error) {
 		_, ok, err := s.stage.query(ctx, counted)
 		return ok, err
@@ -86,9 +86,9 @@ func (s *script) explain(ctx context.Context, a *app) {
 	s.say("guardian", "%s: %s (%+v, %v)", r.Status.State, r.Status.Reason, r.Lock, err)
 	alert, at, err := s.stage.firing(ctx, a)
 	s.say("Prometheus", "fires: %q since %v (%v)", alert, at, err)
-	for _, metric := range []string{"requests:increase", "requests_failed:increase"} {
+	for _, metric := range []string{"requests:idelta", "requests_failed:idelta"} {
 		for _, side := range []string{"canary", "stable"} {
-			promql := fmt.Sprintf(`max(guardian_side:%s{guardian_guard=%q,guardian_side=%q,window="15s"})`, metric, a.service(), side)
+			promql := fmt.Sprintf(`max(sum_over_time(guardian_side:%s{guardian_guard=%q,guardian_side=%q}[15s]))`, metric, a.service(), side)
 			v, ok, err := s.stage.query(ctx, promql)
 			s.say("Prometheus", "%s: %v (%v, %v)", promql, v, ok, err)
 		}

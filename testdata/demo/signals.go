@@ -79,7 +79,7 @@ func (s *script) endure(ctx context.Context, a *app, t trouble) error {
 	if err := s.shift(ctx, a, "vs-90-10.yaml", 10); err != nil {
 		return err
 	}
-	counted := fmt.Sprintf(`min(guardian_side:requests:increase{guardian_guard=%q,guardian_side="canary",window="15s"}) > 50`, a.service())
+	counted := fmt.Sprintf(`min(sum_over_time(guardian_side:requests:idelta{guardian_guard=%q,guardian_side="canary"}[15s])) > 50`, a.service())
 	err := until(ctx, time.Minute, "the rules see the users' requests", func(ctx context.Context) (bool, error) {
 		_, ok, err := s.stage.query(ctx, counted)
 		return ok, err

@@ -79,7 +79,7 @@ func (st *stage) awake(ctx context.Context) error {
 	// evaluated before it knew its Alertmanager.
 	return until(ctx, 2*time.Minute, "the rules see the users' requests", func(ctx context.Context) (bool, error) {
 		// Two windows of 15 s are counted only once the second one is over: by then everything counts.
-		n, _, err := st.query(ctx, `count(count by (guardian_guard) (guardian_side:requests:increase{window="15s"}))`)
+		n, _, err := st.query(ctx, `count(count by (guardian_guard) (guardian_side:requests:idelta))`)
 		if err != nil || int(n) < busy {
 			return false, err
 		}

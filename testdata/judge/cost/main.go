@@ -1,7 +1,7 @@
 // Command cost tells what the rules cost a real Prometheus: it scrapes the
 // series of guards under load, and compares its CPU time with rules and without.
 //
-//	go run ./testdata/judge/cost [-guards 1,100] [-busy 50] [-for 1m] [-interval 3s] [-scrape 15s] [-fast 1s] [-idle 500]
+//	go run ./testdata/judge/cost [-guards 1,100] [-busy 50] [-for 1m] [-warm 5m30s] [-interval 3s] [-scrape 15s] [-fast 1s] [-idle 500]
 //
 // With -busy only the first guards have a canary that gets requests; the others'
 // pods are there, and nobody has called them.
@@ -38,6 +38,7 @@ import (
 var (
 	sizes  = flag.String("guards", "1,100", "numbers of guards, comma-separated")
 	length = flag.Duration("for", time.Minute, "how long each is measured")
+	warm   = flag.Duration("warm", 40*time.Second, "how long the rules run before: their longest window is full after five minutes")
 	every  = flag.Duration("interval", 3*time.Second, "evaluation interval of the rules")
 	scrape = flag.Duration("scrape", 15*time.Second, "scrape interval")
 	idle   = flag.Int("idle", 500, "other targets that Prometheus scrapes: rules that ask for up may meet them all")
@@ -120,8 +121,12 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 		if err != nil {
 			return err
 		}
-		// Until the longest window that is read from the proxies' own series.
-		if err := watched(ctx, p.URL, 40*time.Second); err != nil {
+		// Without rules, until all targets are scraped and once more.
+		settle := 40 * time.Second
+		if files != nil {
+			settle = *warm
+		}
+		if err := watched(ctx, p.URL, settle); err != nil {
 			return fmt.Errorf("%d guards: %w; the end of Prometheus's log:\n%s", n, err, p.Process().Tail(20))
 		}
 		if runs[i], err = during(ctx, p.URL, files != nil); err != nil {
