@@ -52,6 +52,25 @@ func newInstalledOn(t *testing.T, plane *controlplane.Plane) *installed {
 	return i
 }
 
+func TestTheChartIsInstalledIntoANamespaceThatHelmCreates(t *testing.T) {
+	i := newInstalled(t)
+	i.ns += "-made"
+	t.Cleanup(func() { i.kube.CoreV1().Namespaces().Delete(context.Background(), i.ns, metav1.DeleteOptions{}) })
+	i.run("install", "guardian", chartDir, "--create-namespace", "--set", oneGuard)
+	secret, err := i.kube.CoreV1().Secrets(i.ns).Get(t.Context(), "guardian-token", metav1.GetOptions{})
+	i.must(err)
+	if len(secret.Data["token"]) < 32 {
+		t.Errorf("a token of %d bytes", len(secret.Data["token"]))
+	}
+	i.run("upgrade", "guardian", chartDir, "--set", oneGuard)
+	after, err := i.kube.CoreV1().Secrets(i.ns).Get(t.Context(), "guardian-token", metav1.GetOptions{})
+	i.must(err)
+	if string(after.Data["token"]) != string(secret.Data["token"]) {
+		t.Error("the upgrade has made another token")
+	}
+	i.run("uninstall", "guardian")
+}
+
 func (i *installed) run(args ...string) string {
 	i.t.Helper()
 	out, err := i.helm.run(i.t.Context(), append(args, "-n", i.ns)...)
