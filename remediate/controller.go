@@ -486,7 +486,7 @@ func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map
 	m := c.o.Metrics
 	if err != nil {
 		m.failed(g.Name)
-		c.o.Logger.Error("guard is not where it should be; trying again", "guard", g.Name, "err", err)
+		c.o.Logger.Error("reconcile failed, retrying", "guard", g.Name, "err", err)
 	}
 	d := out.decision
 	if out.done && d.Move == decision.MoveStable {

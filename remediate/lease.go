@@ -155,7 +155,7 @@ func (l *leases) begin(term context.Context) bool {
 	}
 	l.leading.Store(true)
 	l.metrics.leader.Set(1)
-	l.log.Info("lease for going forward", "held", true, "identity", l.identity)
+	l.log.Info("became promotion leader", "identity", l.identity)
 	return true
 }
 
@@ -167,7 +167,7 @@ func (l *leases) end() {
 		return
 	}
 	l.metrics.leader.Set(0)
-	l.log.Info("lease for going forward", "held", false, "identity", l.identity)
+	l.log.Info("no longer promotion leader", "identity", l.identity)
 }
 
 // live shows that this replica lives, until ctx ends.

@@ -445,7 +445,7 @@ func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statu
 		}
 		if problem := errors.Join(err, alive); problem == nil && said != "" {
 			said = ""
-			fmt.Fprintln(a.errOut, "All can be seen again.")
+			fmt.Fprintln(a.errOut, "Connection restored.")
 		} else if problem != nil && kind(problem) != said {
 			said = kind(problem)
 			fmt.Fprintln(a.errOut, "Warning: "+problem.Error())
