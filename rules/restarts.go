@@ -9,7 +9,7 @@ import (
 const (
 	restartsMax   = "guardian:restarts:limit"
 	restartsShort = "guardian_workload:restarts:increase15s" // within one step of the windows below, before guards are joined; where there are any
-	restartsIn    = "guardian_side:restarts:increase"        // within window; where there are any
+	restartsIn    = "guardian_side:restarts:increase"        // within window
 
 	restartsStep = 15 * time.Second
 )
@@ -23,22 +23,22 @@ func (b *builder) restartsGroup() {
 	// A step of a subquery finds the newest sample at or before it, so steps tile
 	// the window if each has an evaluation at the same distance.
 	b.group("restarts", b.restartsInterval())
-	counted := b.restartsFromGuardian()
-	if b.RestartsFrom == FromKubeStateMetrics {
-		counted = b.restartsFromKubeStateMetrics()
-	}
 	key, info := b.restartsKey()
+	counted, none := b.restartsFromGuardian()
+	if b.RestartsFrom == FromKubeStateMetrics {
+		counted, none = b.restartsFromKubeStateMetrics()
+	}
 	of := map[string]string{LabelInstance: b.Name, LabelOwner: b.Namespace}
 	b.record(restartsShort, of, "("+counted+") > 0")
 	for _, w := range b.restartWindows() {
 		// While Prometheus was away, steps find the last sample before: that is no
 		// count of theirs.
 		b.record(restartsIn, map[string]string{"window": dur(w)}, expand(
-			`max by ($guard, $side) ((max by ($key) (sum_over_time(($short and time() - timestamp($short) < $seconds)[$w:$step])))
+			`max by ($guard, $side) ((max by ($key) (sum_over_time(($short and time() - timestamp($short) < $seconds)[$w:$step])) or $none)
 				* on ($key) group_right () $info) and on ($guard) $max`,
 			"short", restartsShort+"{"+b.ownedMatchers()+"}",
 			"w", dur(w), "step", dur(restartsStep), "seconds", num(restartsStep.Seconds()), "guard", keyLabels, "side", labelSide,
-			"key", key, "info", b.own(info), "max", b.own(restartsMax, `window="`+dur(w)+`"`)))
+			"key", key, "info", b.own(info), "max", b.own(restartsMax, `window="`+dur(w)+`"`), "none", none))
 	}
 	b.restartsAlerts()
 	b.waitingAlert()
@@ -79,20 +79,26 @@ func (b *builder) restartWindows() []time.Duration {
 
 // restartsFromGuardian asks every replica of guardian, each of which watches
 // all pods. The one that saw most is believed only once its steps are added up:
-// two that are scraped at different times see one restart in different steps.
-func (b *builder) restartsFromGuardian() string {
-	return expand(`sum by (guard, subset, $target) (($x - $x offset $w >= 0) or ($x and on ($target) ($scraped offset $w)))`,
-		"target", b.target(), "x", "guardian_workload_restarts_total{"+b.selfOfGuards()+"}", "w", dur(restartsStep),
+// two that are scraped at different times see one restart in different steps. none
+// is 0 where restarts are known, be it that there were none.
+func (b *builder) restartsFromGuardian() (counted, none string) {
+	key, info := b.restartsKey()
+	vars := []string{
+		"target", b.target(), "x", "guardian_workload_restarts_total{" + b.selfOfGuards() + "}", "w", dur(restartsStep), "key", key, "info", b.own(info),
 		// Not up, of which Prometheus has one for everything that it scrapes.
-		"scraped", "guardian_heartbeat_timestamp_seconds{"+b.self()+"}")
+		"scraped", "guardian_heartbeat_timestamp_seconds{" + b.self() + "}",
+	}
+	return expand(`sum by (guard, subset, $target) (($x - $x offset $w >= 0) or ($x and on ($target) ($scraped offset $w)))`, vars...),
+		expand(`(max by ($key) ($info) * 0 and on () $scraped)`, vars...)
 }
 
 // restartsFromKubeStateMetrics finds the Deployment in the pod's name. It serves
 // the restarts of a pod's whole life, so a series that is new to Prometheus has
 // counted nothing new; and all replicas serve the same.
-func (b *builder) restartsFromKubeStateMetrics() string {
+func (b *builder) restartsFromKubeStateMetrics() (counted, none string) {
+	x := b.containers("kube_pod_container_status_restarts_total")
 	return b.byWorkload(expand(`max by ($container) ($x) - max by ($container) ($x offset $w) >= 0`,
-		"container", containerKey, "x", b.containers("kube_pod_container_status_restarts_total"), "w", dur(restartsStep)))
+		"container", containerKey, "x", x, "w", dur(restartsStep))), b.byWorkload(x + " * 0")
 }
 
 const containerKey = "namespace, pod, container"
