@@ -1122,6 +1122,34 @@ func TestStatus(t *testing.T) {
 	})
 }
 
+func TestTheTableOfGuardsFitsA80ColumnTerminal(t *testing.T) {
+	now := time.Now()
+	row := func(s decision.Status, l *decision.Lock) namedRecord {
+		s.Since = now.Add(-26 * time.Hour)
+		return namedRecord{"microservices", "orders-service", decision.Record{Status: s, Lock: l}}
+	}
+	ladder := func(s decision.Status, step int, wait decision.Wait) decision.Status {
+		s.Mode, s.NextStep, s.WaitingFor, s.Waiting = decision.PromotionAuto, step, wait, "waiting: "+strings.Repeat("for a long reason ", 10)
+		return s
+	}
+	fires := []string{"GuardianCanaryErrorRate"}
+	for _, r := range []namedRecord{
+		row(ladder(decision.Status{State: decision.StateRolledBack, Alerts: fires}, 10, decision.WaitLock), &decision.Lock{Kind: decision.LockManual, Alert: fires[0], By: "alert"}),
+		row(ladder(decision.Status{State: decision.StateHeld, Weight: 50, Alerts: append(fires, "A", "B")}, 100, decision.WaitAlert), nil),
+		row(ladder(decision.Status{State: decision.StateShifting, Weight: 30}, 50, decision.WaitFirstSight), nil),
+	} {
+		var out bytes.Buffer
+		if err := printTable(&out, []namedRecord{r}, false, true, now); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			if n := len(strings.TrimRight(line, "\n")); n > 80 {
+				t.Errorf("%d columns: %s", n, line)
+			}
+		}
+	}
+}
+
 func TestStatusShowsTheLadder(t *testing.T) {
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 	climbing := func(weight int, next int, at time.Time, reason decision.Wait, why string) decision.Status {
@@ -1133,10 +1161,10 @@ func TestStatusShowsTheLadder(t *testing.T) {
 		ladder, line, cell string
 	}{
 		"mode off":               {decision.Status{Weight: 50}, "", "", "-"},
-		"before the first step":  {climbing(0, 10, time.Time{}, decision.WaitBuild, "waiting: for a new build"), "auto, [0%] → 10% → 30% → 50% → 100%", "10%; waiting: for a new build", "10% (for a new build)"},
+		"before the first step":  {climbing(0, 10, time.Time{}, decision.WaitBuild, "waiting: for a new build"), "auto, [0%] → 10% → 30% → 50% → 100%", "10%; waiting: for a new build", "10% (build)"},
 		"on a rung, before time": {climbing(30, 50, due, decision.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s)", "50% in 3m20s"},
-		"an alert, before time":  {climbing(30, 50, due, decision.WaitAlert, "waiting: alert A fires"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s); waiting: alert A fires", "50% (alert A fires)"},
-		"on a rung, and due":     {climbing(30, 50, since, decision.WaitRequests, "waiting: 37 of 100 requests"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T08:59:00Z; waiting: 37 of 100 requests", "50% (37 of 100 requests)"},
+		"an alert, before time":  {climbing(30, 50, due, decision.WaitAlert, "waiting: alert A fires"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s); waiting: alert A fires", "50% (alert)"},
+		"on a rung, and due":     {climbing(30, 50, since, decision.WaitRequests, "waiting: 37 of 100 requests"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T08:59:00Z; waiting: 37 of 100 requests", "50% (requests)"},
 		"just due":               {climbing(30, 50, now, decision.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T09:00:00Z", "50%"},
 		"a weight of CI's":       {climbing(20, 30, since, "", ""), "auto, 10% → [20%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
 		"at the end":             {climbing(100, 0, time.Time{}, "", ""), "auto, 10% → 30% → 50% → [100%]", "", "-"},
@@ -1153,7 +1181,7 @@ func TestStatusWithoutALiveGuardianShowsAndCannotTell(t *testing.T) {
 		b := newBench(t, record(locked()))
 		code, text := b.run("status")
 		want(t, code, text, exitUnknown, "shown is what was last written")
-		want(t, code, text, exitUnknown, "build by error_rate")
+		want(t, code, text, exitUnknown, "rolled-back  0%")
 	})
 }
 

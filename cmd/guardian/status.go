@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
@@ -223,12 +224,11 @@ func printTable(w io.Writer, named []namedRecord, all, header bool, now time.Tim
 		fmt.Fprintln(t, strings.Join(cells, "\t"))
 	}
 	if header {
-		row("NAMESPACE", "NAME", "STATE", "CANARY", "FOR", "BUILD", "LOCK", "ALERTS", "NEXT")
+		row("NAMESPACE", "NAME", "STATE", "CANARY", "FOR", "LOCK", "ALERTS", "NEXT")
 	}
 	for _, r := range named {
 		s := r.Status
-		row(r.namespace, r.guard, stateCell(s), fmt.Sprintf("%d%%", s.Weight), age(s.Since, now),
-			short(s.Build), lockCell(r.Lock), cmp.Or(strings.Join(s.Alerts, ","), "-"), nextCell(s, now))
+		row(r.namespace, r.guard, stateCell(s), fmt.Sprintf("%d%%", s.Weight), ageCell(s.Since, now), lockCell(r.Lock), alertsCell(s.Alerts), nextCell(s, now))
 	}
 	return t.Flush()
 }
@@ -242,23 +242,49 @@ func stateCell(s decision.Status) string {
 	return text
 }
 
+// lockCell is the kind of a lock, and who set it where no alert did.
 func lockCell(l *decision.Lock) string {
-	if l == nil {
+	switch {
+	case l == nil:
 		return "-"
+	case cmp.Or(l.Alert, l.Signal) != "":
+		return string(l.Kind)
 	}
-	return string(l.Kind) + " by " + cmp.Or(l.Signal, l.Alert, l.By)
+	return string(l.Kind) + " by " + l.By
 }
 
+// alertsCell is the first alert that fires, without what the names of guardian's
+// own begin with, and how many more there are.
+func alertsCell(names []string) string {
+	if len(names) == 0 {
+		return "-"
+	}
+	text := strings.TrimPrefix(names[0], "Guardian")
+	if more := len(names) - 1; more > 0 {
+		text += fmt.Sprintf(" +%d", more)
+	}
+	return text
+}
+
+// nextCell is the next step, and when it is due or, in one word, what it waits for.
 func nextCell(s decision.Status, now time.Time) string {
 	switch {
 	case s.NextStep == 0:
 		return "-"
 	case s.NextAt.After(now) && (s.Waiting == "" || s.WaitingFor == decision.WaitInterval):
-		return fmt.Sprintf("%d%% in %s", s.NextStep, s.NextAt.Sub(now).Round(time.Second))
+		return fmt.Sprintf("%d%% in %s", s.NextStep, duration.HumanDuration(s.NextAt.Sub(now)))
 	case s.Waiting != "" && s.WaitingFor != decision.WaitInterval:
-		return fmt.Sprintf("%d%% (%s)", s.NextStep, waitsFor(s))
+		return fmt.Sprintf("%d%% (%s)", s.NextStep, cmp.Or(strings.ReplaceAll(string(s.WaitingFor), "_", " "), waitsFor(s)))
 	}
 	return fmt.Sprintf("%d%%", s.NextStep)
+}
+
+// ageCell is age in few characters, as kubectl shows it.
+func ageCell(since, now time.Time) string {
+	if since.IsZero() {
+		return "-"
+	}
+	return duration.HumanDuration(now.Sub(since))
 }
 
 func waitsFor(s decision.Status) string { return strings.TrimPrefix(s.Waiting, "waiting: ") }
