@@ -54,7 +54,7 @@ unit: ## Run the tests that need no control plane
 .PHONY: test
 test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertmanager
 	RAPID_SEED=$(RAPID_SEED) $(GO) test -timeout=30m -run='PropertyInvariants|SimulatedWeek|EqualToTheEngine' ./remediate ./testdata/judge
-	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=30m $(PACKAGES)
+	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=50m $(PACKAGES)
 
 .PHONY: test-chart
 test-chart: tools ## Test the chart with real controllers and operator, each of its rights missing, image and release (20 minutes)
