@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,9 +31,29 @@ func podAt(name, version string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, ResourceVersion: version}}
 }
 
+// tellings are what a feed has told since they were last taken.
+type tellings struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (s *tellings) add(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = append(s.all, text)
+}
+
+func (s *tellings) take() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := s.all
+	s.all = nil
+	return out
+}
+
 // fedBy is a feed of pods, and what it tells.
-func fedBy(list func() (*corev1.PodList, error), opened *[]*watch.FakeWatcher) (*feed, *[]string) {
-	var told []string
+func fedBy(list func() (*corev1.PodList, error), opened *[]*watch.FakeWatcher) (*feed, *tellings) {
+	told := &tellings{}
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
 			l, err := list()
@@ -56,12 +78,12 @@ func fedBy(list func() (*corev1.PodList, error), opened *[]*watch.FakeWatcher) (
 		return "-"
 	}
 	f := &feed{cachePart: &cachePart{resource: resourcePods, health: newWatchHealth(time.Minute)}, kind: &corev1.Pod{}, trim: BuildParts{}.trim,
-		index: cache.NewIndexer(cache.MetaNamespaceKeyFunc, podIndexers()), failing: func(err error) { told = append(told, "failed: "+err.Error()) }}
+		index: cache.NewIndexer(cache.MetaNamespaceKeyFunc, podIndexers()), failing: func(err error) { told.add("failed: " + err.Error()) }}
 	f.lw = f.health.follow(lw)
 	f.changed = func(was, is any, first bool) {
-		told = append(told, fmt.Sprintf("%s>%s %v", version(was), version(is), first))
+		told.add(fmt.Sprintf("%s>%s %v", version(was), version(is), first))
 	}
-	return f, &told
+	return f, told
 }
 
 // A feed tells what has changed, across its runs as well, and of nothing else.
@@ -73,17 +95,16 @@ func TestAFeedTellsWhatHasChanged(t *testing.T) {
 		begin := func() (stop func()) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan struct{})
-			go func() { defer close(done); f.run(ctx, func() { *told = append(*told, "filled") }) }()
+			go func() { defer close(done); f.run(ctx, func() { told.add("filled") }) }()
 			synctest.Wait()
 			return func() { cancel(); <-done }
 		}
 		want := func(what string, want ...string) {
 			t.Helper()
 			synctest.Wait()
-			if !slices.Equal(*told, want) {
-				t.Errorf("%s: told %q, want %q", what, *told, want)
+			if got := told.take(); !slices.Equal(got, want) {
+				t.Errorf("%s: told %q, want %q", what, got, want)
 			}
-			*told = nil
 		}
 		stop := begin()
 		want("the first time", "->1 true", "->2 true", "->3 true", "filled")
@@ -111,22 +132,27 @@ func TestAFeedTellsWhatHasChanged(t *testing.T) {
 func TestAFeedTellsThatItFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused := errors.New("refused")
+		var granted atomic.Bool
 		var opened []*watch.FakeWatcher
-		f, told := fedBy(func() (*corev1.PodList, error) { return podsAt("a", "1"), refused }, &opened)
+		f, told := fedBy(func() (*corev1.PodList, error) {
+			if !granted.Load() {
+				return nil, refused
+			}
+			return podsAt("a", "1"), nil
+		}, &opened)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); f.run(ctx, func() {}) }()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		tries := len(*told)
-		if tries < 4 || tries > 10 || !errors.Is(f.lastError(), refused) || f.isFilled() {
-			t.Errorf("told %q, last %v", *told, f.lastError())
+		if tries := told.take(); len(tries) < 4 || len(tries) > 10 || !errors.Is(f.lastError(), refused) || f.isFilled() {
+			t.Errorf("told %q, last %v", tries, f.lastError())
 		}
-		refused = nil
+		granted.Store(true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if (*told)[tries:][0] != "->1 true" || !f.isFilled() {
-			t.Errorf("told %q", (*told)[tries:])
+		if got := told.take(); !slices.Equal(got, []string{"->1 true"}) || !f.isFilled() {
+			t.Errorf("told %q", got)
 		}
 		cancel()
 		<-done
