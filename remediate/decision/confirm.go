@@ -159,6 +159,7 @@ func (d *decider) gone() {
 	if d.was.Status.State != StateBlocked {
 		d.note(EventBlocked, "", "locked, and "+d.text)
 	}
+	d.doubt = d.doubt || d.was.Status.Reason != d.text // a cache that lags may not know yet that it is back
 }
 
 // giveUp forgets a rollback that nothing asks for any more before it was done:

@@ -1071,3 +1071,19 @@ func TestOnlyAPersonsUnlockPardonsWhatFires(t *testing.T) {
 		t.Errorf("an alert that the person knew of: move %v, state %s; want it held", d.Move, d.Record.Status.State)
 	}
 }
+
+func TestAVirtualServiceThatSeemsToBeGoneIsLookedAtBeforeItIsTold(t *testing.T) {
+	in := given(stood(StateRolledBack, 0), func(in *Input) {
+		in.Record.Lock = &Lock{Kind: LockBuild, Build: "b1", Refused: []string{"b1"}, Since: at.Add(-time.Minute), By: ByAlert, Reason: "Errors"}
+		in.Record.Refused = []string{"b1"}
+		in.Gone = "VirtualService microservices/orders-service does not exist"
+	})
+	d := Decide(in, at)
+	if d.Record.Status.State != StateBlocked || !d.Doubt {
+		t.Errorf("state %s, doubt %t: want blocked, and a look at the API server first", d.Record.Status.State, d.Doubt)
+	}
+	in.Record = d.Record
+	if Decide(in, at.Add(time.Second)).Doubt {
+		t.Error("looked at again, though it is told")
+	}
+}
