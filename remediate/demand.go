@@ -84,13 +84,7 @@ func (i *informers) stirredByPod(p *keptPod) {
 		i.stir()
 		return
 	}
-	for _, name := range i.ofWorkload(p.labels) {
-		i.mu.RLock()
-		g, ok := i.guards[name]
-		i.mu.RUnlock()
-		if !ok {
-			continue
-		}
+	for _, g := range i.guardsOf(p) {
 		if want, ok := i.selectorOf(g, g.Canary); !ok || want.matches(p.labels) {
 			i.stir()
 			return

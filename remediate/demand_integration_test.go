@@ -81,7 +81,7 @@ func TestAReplicaWatchesWhatItNeeds(t *testing.T) {
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
 	r.must(isAt(t.Context(), app, 0))
 	r.inState(app.Name, decision.StateRolledBack)
-	time.Sleep(3 * p.o.IdleAfter)
+	time.Sleep(3 * p.o.IdleAfter) // what must not happen has no event to wait for, and the API server no simulated clock
 	if p.Idle() {
 		t.Error("idle while a lock stands")
 	}

@@ -147,16 +147,10 @@ func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
 	if len(byReason) == 0 {
 		return
 	}
-	for _, name := range i.ofWorkload(p.labels) {
-		i.mu.RLock()
-		g, ok := i.guards[name]
-		i.mu.RUnlock()
-		if !ok {
-			continue
-		}
+	for _, g := range i.guardsOf(p) {
 		for _, ref := range []virtualservice.Ref{g.Stable, g.Canary} {
 			if want, ok := i.selectorOf(g, ref); ok && want.matches(p.labels) {
-				i.restarted(name, ref, byReason)
+				i.restarted(g.Name, ref, byReason)
 			}
 		}
 	}
@@ -287,6 +281,20 @@ func (i *informers) ofWorkload(set keptLabels) []string {
 			if s, ok := s.(*keptService); ok && s.selects(set) {
 				out = append(out, i.ofService(s.name)...)
 			}
+		}
+	}
+	return out
+}
+
+// guardsOf are the guards that a pod may belong to.
+func (i *informers) guardsOf(p *keptPod) []decision.Guard {
+	names := i.ofWorkload(p.labels)
+	i.mu.RLock()
+	defer i.mu.RUnlock()
+	var out []decision.Guard
+	for _, name := range names {
+		if g, ok := i.guards[name]; ok {
+			out = append(out, g)
 		}
 	}
 	return out

@@ -5,8 +5,11 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
@@ -58,9 +61,8 @@ func TestAnObjectIsInspectedOnceForAGuard(t *testing.T) {
 
 // What holds takes for the record that was read is what nobody need write.
 func TestARecordIsHeldUntilSomethingOfItChanges(t *testing.T) {
-	full := fullRecord()
-	cm := recordMap(full)
-	cm.Labels = map[string]string{records.LabelLocked: "true"}
+	full := decisiontest.FullRecord()
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{ResourceVersion: full.ResourceVersion, Labels: map[string]string{records.LabelLocked: "true"}}, Data: full.Data()}
 	stored, err := records.Parse(cm)
 	if err != nil {
 		t.Fatal(err)

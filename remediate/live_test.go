@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
@@ -38,10 +39,10 @@ func (s slowReader) record(ctx context.Context, _ string) (*corev1.ConfigMap, er
 // the lease holder would read it live.
 func lifting(t *testing.T) (*world, *reconciler, decision.Guard) {
 	t.Helper()
-	g := given().Guard
+	g := decisiontest.Given().Guard
 	w := &world{template: 2, made: map[int]time.Time{1: at.Add(-time.Hour), 2: at.Add(time.Minute)}, pods: []int{2, 2}, stable: 2}
 	w.vs = applied(w, 0)
-	rec := given(locked(decision.LockBuild)).Record
+	rec := decisiontest.Given(locked(decision.LockBuild)).Record
 	rec.Deny = []string{"orders-service.microservices.svc.cluster.local/v2"}
 	rec.Refused, rec.Lock.Build, rec.Lock.Refused, rec.Status.Build = []string{w.hashOfTemplate(1)}, w.hashOfTemplate(1), []string{w.hashOfTemplate(1)}, w.hashOfTemplate(2)
 	store := &worldStore{w: w, before: func(string) error { return nil }, after: func(string) error { return nil }}

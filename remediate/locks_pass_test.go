@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
@@ -63,7 +64,7 @@ func (s renamedStore) writeRecord(_ context.Context, guard string, _ *corev1.Con
 }
 
 func TestALockThatAnotherGuardHasTakenIsHandedOver(t *testing.T) {
-	r := given(locked(decision.LockBuild)).Record
+	r := decisiontest.Given(locked(decision.LockBuild)).Record
 	r.Deny, r.VirtualServices, r.Message, r.Lock.Since = []string{"orders-service/v2"}, []string{"orders-service"}, "locked", at.Add(time.Minute)
 	got := records.HandedOver(r, "orders", at)
 	if got.Lock != nil || len(got.Deny)+len(got.VirtualServices)+len(got.Message) > 0 || got.Status.LiftedAt.Before(r.Lock.Since) || !slices.Equal(got.Refused, r.Refused) {

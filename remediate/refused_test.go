@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,7 +35,7 @@ type lonely struct {
 
 func newLonely(t *testing.T, weight int) *lonely {
 	t.Helper()
-	o := &lonely{t: t, now: at, guard: given().Guard, refuse: func(string, []virtualservice.Op) (error, bool) { return nil, false }}
+	o := &lonely{t: t, now: at, guard: decisiontest.Given().Guard, refuse: func(string, []virtualservice.Op) (error, bool) { return nil, false }}
 	o.w = &world{template: 1, made: map[int]time.Time{1: at.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2}
 	o.ci(weight)
 	store := &worldStore{w: o.w, before: func(string) error { return nil }, after: func(write string) error { o.writes = append(o.writes, write); return nil },

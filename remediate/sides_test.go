@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -72,7 +73,7 @@ func withLabels(pairs ...string) podOption {
 
 func (s shop) look(t *testing.T) decision.Input {
 	t.Helper()
-	snap := snapshot{input: given()}
+	snap := snapshot{input: decisiontest.Given()}
 	snap.input.Canary, snap.input.Stable = decision.Workload{}, decision.Endpoints{}
 	if err := snap.gatherPair(t.Context(), s, virtualservice.DefaultDomain); err != nil {
 		t.Fatal(err)
@@ -170,7 +171,7 @@ func TestWhatElseLeadsToTheCanaryIsNamed(t *testing.T) {
 		return keepRule(&unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": name}, "spec": map[string]any{"host": host, "subsets": list}}})
 	}
 	v1, v2 := map[string]any{"version": "v1"}, map[string]any{"version": "v2"}
-	w := ways{g: given().Guard, services: map[string]*keptService{}}
+	w := ways{g: decisiontest.Given().Guard, services: map[string]*keptService{}}
 	for _, s := range []*keptService{service("orders-service", map[string]string{"app": "orders"}), service("orders-canary", map[string]string{"app": "orders", "version": "v2"}),
 		service("orders-stable", map[string]string{"app": "orders", "version": "v1"}), service("headless", nil)} {
 		w.services[s.name] = s

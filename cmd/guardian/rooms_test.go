@@ -33,6 +33,7 @@ var rooms = []room{
 	{folder: "remediate/decision", only: []string{module + "remediate/virtualservice"}, never: []string{"context", "log", "net", "os", "sync", "math/rand"}},
 	{folder: "remediate/records", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus"}},
 	{folder: "remediate/virtualservice", only: []string{"go.yaml.in/yaml/v3"}, never: []string{"context", "log", "net", "os", "sync", "time", "math/rand"}},
+	{folder: "remediate/decision/decisiontest"},
 	{folder: "remediate/virtualservice/vstest"},
 }
 
@@ -129,7 +130,7 @@ func TestNoRoomImportsWhatItMustNot(t *testing.T) {
 				t.Fatal(err)
 			}
 			imports[folder] = append(imports[folder], p)
-			if strings.HasPrefix(p, module+"remediate/virtualservice/vstest") {
+			if p == module+"remediate/virtualservice/vstest" || p == module+"remediate/decision/decisiontest" {
 				t.Errorf("%s imports %s, which is for tests", folder, p)
 			}
 		}

@@ -11,81 +11,23 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
-	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 )
 
+const testNamespace = decisiontest.Namespace
+
+var at = decisiontest.At
+
 // recordMap is the ConfigMap that holds a record.
-const testNamespace = "microservices"
-
-// at is the moment of what the tables tell.
-var at = time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-
-// given is a guard at 50% that has seen its build b1 an hour ago, with both sides
-// healthy.
-func given(edits ...func(*decision.Input)) decision.Input {
-	in := decision.Input{
-		Guard: decision.Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
-			Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
-			Rollback:  decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
-			Promotion: decision.Promotion{Mode: decision.PromotionOff}, AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute},
-		Record: decision.Record{Status: decision.Status{State: decision.StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour),
-			MovedAt: at.Add(-10 * time.Minute), Served: []decision.Served{{Build: "b1", From: at.Add(-10 * time.Minute)}}}},
-		Traffic: virtualservice.Traffic{Weight: 50, Lowest: 50, Split: 1},
-		Canary: decision.Workload{Build: "b1", Since: at.Add(-time.Hour), Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true,
-			Ages: map[string]decision.PodAge{"b1": {Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour)}}},
-		Stable: decision.Endpoints{Ready: 2},
-		Deny:   []string{"orders-service/v2"},
-	}
-	for _, edit := range edits {
-		edit(&in)
-	}
-	return in
-}
-
-// gets sets what the VirtualService gives to the canary.
-func gets(weight int) func(*decision.Input) {
-	return func(in *decision.Input) { in.Traffic.Weight, in.Traffic.Lowest = weight, weight }
-}
-
 func recordMap(r decision.Record) *corev1.ConfigMap {
 	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "guardian-orders-service", Namespace: testNamespace, ResourceVersion: r.ResourceVersion}, Data: r.Data()}
 }
 
-// fullRecord has every field of a record set.
-func fullRecord() decision.Record {
-	return decision.Record{
-		ResourceVersion: "7",
-		Lock: &decision.Lock{Kind: decision.LockBuild, Build: "b1", Signal: "latency", Alert: "CanarySlow", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Since: at,
-			By: "alert", From: "orders-old", Refused: []string{"b0", "b1"}, Coming: []string{"b2"}, Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
-		Refused: []string{"b0", "b1"},
-		Changed: []virtualservice.Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
-		Status: decision.Status{State: decision.StateRolledBack, Since: at, Weight: 9, Reason: "slow", Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at, PromotedAt: at.Add(-time.Minute),
-			Paused: &decision.Pause{By: "ann", Reason: "x", At: at}, PausedOnVS: true, Disarmed: &decision.Disarm{By: "ann", Reason: "x", At: at, Until: at.Add(time.Hour)}, Alerts: []string{"CanarySlow"}, Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: at.Add(time.Hour), Requests: 37,
-			Failed: 2, Latency: decision.Latency{Quantile: 0.95, Millis: 250, Above: true}, Counted: decision.Counted{Since: at.Add(-time.Minute), At: at},
-			Firing: []decision.Firing{{Name: "CanarySlow", Episode: "f1@x", Action: decision.ActionRollback, Began: at, Seen: at, Summary: "slow"}},
-			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: decision.ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4, Splits: []string{"0123456789abcdef"}, Leaving: []decision.Leaving{{VirtualService: "orders-mesh", Why: "forbidden"}}, CompletedAt: at,
-			Mode: decision.PromotionAuto, Ladder: []int{30, 100}, WaitingFor: decision.WaitRequests, Waited: []decision.Wait{decision.WaitRollout}, ToldAt: at, Fresh: true, Rolling: true, Moving: &decision.Moving{To: 9, From: 5, Step: 9, At: at, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Refused: "no"}, UnlockedAt: at.Add(-2 * time.Hour),
-			FirstSeen: at.Add(-time.Hour), LiftedAt: at.Add(-2 * time.Hour), Taken: &decision.Taken{Guard: "orders-old", Since: at}, Proven: []string{"b0"},
-			Served: []decision.Served{{Build: "b1", From: at, Until: at.Add(time.Minute)}}, Revisions: []decision.Revision{{Name: "orders-v2-5d4", Build: "b1"}},
-			Observing: &decision.Observing{Since: at, Would: &decision.Would{At: at, From: 9, Build: "b1", Refused: []string{"b1"}, Signal: "latency", Alert: "CanarySlow", Episode: "f1@x", Reason: "slow", Blocked: "no stable"}}, EnforcedAt: at,
-			Unguarded: []string{"VirtualService shop/mesh (30%)"}, ForeignLocks: []string{"VirtualService orders: annotation x (it cannot be read)"},
-			Orphaned: at.Add(time.Minute), Moves: &decision.Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
-		History:         []decision.HistoryEntry{{At: at, State: decision.StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
-		Request:         &decision.Request{Action: decision.RequestDisarm, By: "ann", Reason: "it's fine", At: at, Until: at.Add(time.Hour)},
-		Deny:            []string{"orders-service/v2", "orders-service.microservices/v2"},
-		DenyMatchRoutes: true,
-		DenyMirrors:     true,
-		Stable:          []string{"orders-service/v1"},
-		VirtualServices: []string{"orders-service", "orders-mesh"},
-		Message:         "guardian rolled orders-service back",
-	}
-}
-
 func TestARecordSurvivesItsConfigMap(t *testing.T) {
-	for name, r := range map[string]decision.Record{"empty": {}, "full": fullRecord()} {
+	for name, r := range map[string]decision.Record{"empty": {}, "full": decisiontest.FullRecord()} {
 		t.Run(name, func(t *testing.T) {
 			got, err := Parse(recordMap(r))
 			if err != nil {
@@ -102,7 +44,7 @@ func TestARecordSurvivesItsConfigMap(t *testing.T) {
 	if got, err := Parse(nil); err != nil || !reflect.DeepEqual(got, decision.Record{}) {
 		t.Errorf("no ConfigMap: %+v, %v; want an empty record", got, err)
 	}
-	v := reflect.ValueOf(fullRecord())
+	v := reflect.ValueOf(decisiontest.FullRecord())
 	checkSet(t, "Record", v)
 }
 
@@ -133,7 +75,7 @@ func TestARecordOmitsWhatItDoesNotHave(t *testing.T) {
 	if len(data) != 1 || data[decision.KeyStatus] == "" {
 		t.Errorf("an idle guard's record has %v, want the status alone", data)
 	}
-	flat := fullRecord().Data()
+	flat := decisiontest.FullRecord().Data()
 	for key, want := range map[string]string{decision.KeyRefused: "b0 b1", decision.KeyDeny: "orders-service/v2 orders-service.microservices/v2", decision.KeyVirtualServices: "orders-service orders-mesh", decision.KeyMessage: "guardian rolled orders-service back"} {
 		if flat[key] != want {
 			t.Errorf("key %s is %q, want %q: a policy cannot parse JSON", key, flat[key], want)
@@ -143,14 +85,14 @@ func TestARecordOmitsWhatItDoesNotHave(t *testing.T) {
 
 func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
 	for _, key := range []string{decision.KeyLock, decision.KeyStatus, decision.KeyHistory, decision.KeyChanged} {
-		cm := recordMap(fullRecord())
+		cm := recordMap(decisiontest.FullRecord())
 		cm.Data[key] = `{"since": 3`
 		_, err := Parse(cm)
 		if want := "read record microservices/guardian-orders-service: key " + key + ": "; err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("error %v, want it to begin with %q", err, want)
 		}
 	}
-	cm := recordMap(fullRecord())
+	cm := recordMap(decisiontest.FullRecord())
 	cm.Data[decision.KeyStatus] = `{"weight":"much"}`
 	if _, err := Parse(cm); err == nil || !strings.Contains(err.Error(), "key status") || !strings.Contains(err.Error(), "weight") {
 		t.Errorf("error %v, want it to name the key and the field", err)
@@ -204,9 +146,9 @@ func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
 }
 
 func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
-	r := given().Record
+	r := decisiontest.Given().Record
 	for i := range 1000 {
-		in := given(gets(10 + i%2*10))
+		in := decisiontest.Given(decisiontest.Gets(10 + i%2*10))
 		in.Record = r
 		d := decision.Decide(in, at.Add(time.Duration(i)*time.Second))
 		var err error
@@ -224,19 +166,19 @@ func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 }
 
 func TestACloneSharesNothingThatIsEdited(t *testing.T) {
-	r := fullRecord()
+	r := decisiontest.FullRecord()
 	c := r.Clone()
 	c.Lock.Build, c.Request.By, c.Status.Paused.By, c.Status.Disarmed.By, c.Status.Moving.By = "x", "x", "x", "x", "x"
 	c.Refused[0], c.Deny[0], c.Stable[0], c.VirtualServices[0] = "x", "x", "x", "x"
 	c.Status.Alerts[0], c.Status.Noted[0], c.Status.Firing[0].Name = "x", "x", "x"
 	c.History[0].Event, c.Changed[0].Path = "x", "x"
-	if !reflect.DeepEqual(r, fullRecord()) {
+	if !reflect.DeepEqual(r, decisiontest.FullRecord()) {
 		t.Errorf("editing a clone changed the record: %+v", r)
 	}
 }
 
 func FuzzParseRecord(f *testing.F) {
-	full := fullRecord().Data()
+	full := decisiontest.FullRecord().Data()
 	f.Add(full[decision.KeyLock], full[decision.KeyStatus], full[decision.KeyHistory], full[decision.KeyRequestAction], full[decision.KeyChanged], full[decision.KeyRefused], full[decision.KeyMessage])
 	f.Add("null", "null", "null", "null", "null", " ", "\x00")
 	f.Add("{}", "[]", "[{}]", "1", `[{"was":1}]`, "a  b\nc", "")
@@ -257,7 +199,7 @@ func FuzzParseRecord(f *testing.F) {
 		if !reflect.DeepEqual(back.Data(), r.Data()) {
 			t.Fatalf("read %v\nread again %v", r.Data(), back.Data())
 		}
-		decision.Decide(decision.Input{Guard: given().Guard, Record: r}, at) // must not panic on whatever a person wrote
+		decision.Decide(decision.Input{Guard: decisiontest.Given().Guard, Record: r}, at) // must not panic on whatever a person wrote
 	})
 }
 

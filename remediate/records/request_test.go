@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -49,7 +50,7 @@ func TestARequestThatCannotBeUnderstoodIsRefusedAndStandsInNobodysWay(t *testing
 		"an action of nobody's": {func(d map[string]string) { d[decision.KeyRequestAction] = "freeze" }, `request "freeze" refused: want rollback, unlock, pause, resume, promote, disarm or arm`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			in := given(gets(50))
+			in := decisiontest.Given(decisiontest.Gets(50))
 			cm := recordMap(in.Record)
 			keys := maps.Clone(whole)
 			tc.edit(keys)
