@@ -152,3 +152,42 @@ func TestALiveLookReadsWhatPodsWereMadeFromOnce(t *testing.T) {
 		t.Errorf("asked for %v, want %v", asked, want)
 	}
 }
+
+func TestWithoutALockACacheThatLagsHasNoRollbackTold(t *testing.T) {
+	w, r, g := lifting(t)
+	g.Rollback.Lock = decision.LockNone
+	rec := decisiontest.Given().Record
+	rec.Status.Build = w.hashOfTemplate(2)
+	w.vs = applied(w, 50)
+	if _, err := r.store.writeRecord(t.Context(), g.Name, w.cm, rec); err != nil {
+		t.Fatal(err)
+	}
+	past := *w
+	alert := decision.Alert{Name: "Errors", Action: decision.ActionRollback, Fingerprint: "f", StartsAt: at.Add(30 * time.Minute)}
+	told := func() (out []decision.Event) {
+		t.Helper()
+		for range 3 {
+			if _, err := r.reconcile(t.Context(), g, []decision.Alert{alert}); err != nil {
+				t.Fatal(err)
+			}
+			past.cm = w.cm // which comes by a watch of its own
+		}
+		stored, err := records.Parse(w.cm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range stored.History {
+			out = append(out, e.Event)
+		}
+		return out
+	}
+	done := told()
+	if !slices.Contains(done, decision.EventRolledBack) {
+		t.Fatalf("told %v: want a rollback", done)
+	}
+	var saw *world
+	r.cached = worldReader{world: &past, saw: &saw}
+	if got := told(); !slices.Equal(got, done) {
+		t.Errorf("told %v after %v, and nothing has happened", got, done)
+	}
+}

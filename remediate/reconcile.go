@@ -212,8 +212,14 @@ func (r *reconciler) needsMore(d decision.Decision, s snapshot, ask *questions) 
 		ask.live = true // another's lock may have been lifted since the cache was told of it
 		return true
 	}
-	if build, weight := contradicts(s.input.Record, d.Record); !rollsBack(s, d) && (build || weight && !ask.fresh) {
+	switch build, weight := contradicts(s.input.Record, d.Record); {
+	case !rollsBack(s, d) && (build || weight && !ask.fresh):
 		ask.live, ask.fresh = build, true
+		return true
+	case s.input.Guard.Rollback.Lock == decision.LockNone && weight && !ask.fresh:
+		// Without a lock the rollback of a canary that has no traffic any more would
+		// be told, and begun anew by each pass as long as the cache lags.
+		ask.fresh = true
 		return true
 	}
 	switch {
