@@ -347,6 +347,7 @@ func (r worldReader) denying(ctx context.Context, destination string) ([]*corev1
 }
 
 func (r worldReader) pods(ctx context.Context, want workloadSelector) ([]*keptPod, error) {
+	*r.saw = r.copy() // what comes after it is from the same reader, and stable may not be looked for
 	return r.podsOf(ctx, want)
 }
 
