@@ -294,11 +294,13 @@ var built struct {
 	err  error
 }
 
-// binary builds guardian into the control plane's folder.
+// binary builds guardian into the folder of the control plane that tests
+// share: it is there until the last test has ended, other than that of a
+// control plane which one test started for itself.
 func (r *rig) binary() string {
 	r.t.Helper()
 	built.once.Do(func() {
-		built.path = filepath.Join(r.plane.Dir(), "guardian")
+		built.path = filepath.Join(controlplane.Shared(r.t).Dir(), "guardian")
 		out, err := exec.Command("go", "build", "-o", built.path, ".").CombinedOutput()
 		if err != nil {
 			built.err = fmt.Errorf("build guardian: %w\n%s", err, out)
