@@ -25,9 +25,10 @@ type tool struct {
 	module string
 	// pkg is the main package.
 	pkg string
-	// least and below bound the versions of a program found on the machine: least <= version < below.
+	// least and below bound the versions of a program found on the machine: least <= version < below. Without below no
+	// version fits, and none is asked for its own.
 	least, below version
-	// versionArgs make the program print its version.
+	// versionArgs make the program print its version; needed with below alone.
 	versionArgs []string
 	// tags for the Go build.
 	tags string
@@ -114,13 +115,13 @@ func tools() map[string]tool {
 		// are left out, and no version fits.
 		"pilot-discovery": {
 			folder: "istio", module: "istio.io/istio", pkg: "istio.io/istio/pilot/cmd/pilot-discovery",
-			versionArgs: []string{"version"}, about: 9 * time.Minute,
+			about: 9 * time.Minute,
 		},
 		// One program that is each of Argo CD's parts by the name that it is called by. Only the one built here listens on
 		// this machine alone, so no other will do.
 		"argocd": {
 			folder: "argocd", module: "github.com/argoproj/argo-cd/v3", pkg: "github.com/argoproj/argo-cd/v3/cmd",
-			versionArgs: []string{"version", "--client", "--short"}, about: 4 * time.Minute,
+			about: 4 * time.Minute,
 			stamp: []string{"github.com/argoproj/argo-cd/v3/common.version=%s"},
 			edits: []edit{{file: "controller/appcontroller.go", old: `"0.0.0.0:%d"`, new: `"127.0.0.1:%d"`}},
 		},
@@ -185,6 +186,9 @@ func Binary(ctx context.Context, name string) (string, error) {
 
 // installed looks for a program of a fitting version in $KUBEBUILDER_ASSETS and on PATH.
 func installed(ctx context.Context, name string, t tool) (string, bool) {
+	if t.below == (version{}) {
+		return "", false
+	}
 	var found []string
 	if assets := os.Getenv("KUBEBUILDER_ASSETS"); assets != "" {
 		found = append(found, filepath.Join(assets, name))

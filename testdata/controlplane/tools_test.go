@@ -61,6 +61,29 @@ func TestAFittingProgramOfTheMachineIsTakenAndAnotherIsNot(t *testing.T) {
 	}
 }
 
+func TestAProgramOfWhichNoVersionFitsIsNotRun(t *testing.T) {
+	for name, tool := range tools() {
+		if tool.below != (version{}) {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			ran := filepath.Join(dir, "ran")
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n>"+ran+"\necho v1.0.0\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("KUBEBUILDER_ASSETS", dir)
+			t.Setenv("PATH", dir)
+			if path, taken := installed(t.Context(), name, tool); taken {
+				t.Errorf("got %q, want none", path)
+			}
+			if _, err := os.Stat(ran); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("it was run: %v", err)
+			}
+		})
+	}
+}
+
 func TestEveryToolIsPinned(t *testing.T) {
 	root, err := Root()
 	if err != nil {
