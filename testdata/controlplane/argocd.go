@@ -35,8 +35,6 @@ const argoAccount = "argocd-application-controller"
 // ArgoCD is the real Argo CD without its user interface and API: application controller and repository server, with
 // redis and a git daemon, all on 127.0.0.1.
 type ArgoCD struct {
-	// Program is the argocd command, for what it does without a server.
-	Program string
 	// GitURL is where the repositories of [ArgoCDOptions].Repositories are read from, without a slash at the end.
 	GitURL string
 
@@ -73,7 +71,7 @@ func (p *Plane) StartArgoCD(ctx context.Context, options ArgoCDOptions) (*ArgoCD
 	if err := argoPrograms(ctx, bin, program, helm); err != nil {
 		return nil, fmt.Errorf("start Argo CD: %w", err)
 	}
-	a := &ArgoCD{plane: p, Program: filepath.Join(bin, "argocd")}
+	a := &ArgoCD{plane: p}
 	kubeconfig, err := a.install(ctx, options.Settings)
 	if err != nil {
 		return nil, fmt.Errorf("install Argo CD: %w", err)
@@ -113,16 +111,6 @@ func argoPrograms(ctx context.Context, bin, program, helm string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(bin, "git-verify-wrapper.sh"), script, 0o755)
-}
-
-// toolModule is the folder of the module that a tool is built from.
-func toolModule(ctx context.Context, name string) (string, error) {
-	root, err := Root()
-	if err != nil {
-		return "", err
-	}
-	t := tools()[name]
-	return moduleDir(ctx, filepath.Join(root, "testdata", "tools", t.folder), t.module)
 }
 
 // install makes what Argo CD's own manifests would: CRDs, namespace, account and settings. It returns the account's

@@ -285,6 +285,16 @@ func moduleDir(ctx context.Context, folder, module string) (string, error) {
 	return dir, nil
 }
 
+// toolModule is the folder of the module that a tool is built from.
+func toolModule(ctx context.Context, name string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	t := tools()[name]
+	return moduleDir(ctx, filepath.Join(root, "testdata", "tools", t.folder), t.module)
+}
+
 // runGo runs the go command in a folder and returns what it printed if it fails.
 func runGo(ctx context.Context, folder string, args ...string) error {
 	_, err := goOutput(ctx, folder, args...)

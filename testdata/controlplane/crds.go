@@ -131,8 +131,11 @@ func (p *Plane) install(ctx context.Context, definitions []definition) error {
 // installFiles creates the CRDs of files, and returns when they are served.
 func (p *Plane) installFiles(ctx context.Context, pattern string) error {
 	files, err := filepath.Glob(pattern)
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("find CRDs: no file %s (%v)", pattern, err)
+	if err != nil {
+		return fmt.Errorf("find CRDs %s: %w", pattern, err)
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("find CRDs: no file %s", pattern)
 	}
 	var all []definition
 	for _, file := range files {

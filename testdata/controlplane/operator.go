@@ -55,11 +55,7 @@ func (p *Plane) StartOperator(ctx context.Context) (*Process, error) {
 // CompleteOperatorDefinitions applies the operator's CRDs that the plane was started without, such as that of Prometheus
 // itself.
 func (p *Plane) CompleteOperatorDefinitions(ctx context.Context) error {
-	root, err := Root()
-	if err != nil {
-		return err
-	}
-	dir, err := moduleDir(ctx, filepath.Join(root, "testdata", "tools", "prometheus-operator"), tools()["prometheus-operator"].module)
+	dir, err := toolModule(ctx, "prometheus-operator")
 	if err != nil {
 		return fmt.Errorf("find prometheus-operator's CRDs: %w", err)
 	}
