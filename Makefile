@@ -89,8 +89,9 @@ test-istio: tools ## Have the real istiod judge what guardian writes (builds it 
 	$(GO) test -tags=istiod -count=1 -v -timeout=30m -run=Istiod ./remediate ./cmd/guardian
 
 .PHONY: test-argocd
-test-argocd: tools ## Have the real Argo CD sync the sample and the chart (builds it once; 15 minutes; needs redis-server)
-	@command -v redis-server >/dev/null || { echo "redis-server is not on PATH, and Argo CD keeps its cache there (Debian: apt-get install redis-server)"; exit 1; }
+test-argocd: tools ## Have the real Argo CD sync the sample and the chart (builds it once, installs redis-server when root; 15 minutes)
+	@command -v redis-server >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq redis-server; } || \
+		{ echo "redis-server is not on PATH, and Argo CD keeps its cache there (Debian: apt-get install redis-server)"; exit 1; }
 	@$(GO) run ./testdata/cluster -build argocd kube-controller-manager
 	$(GO) vet -tags=argocd ./cmd/guardian
 	$(GO) test -tags=argocd -count=1 -timeout=1h -v -run="ArgoCD|TheHealthCheck" ./cmd/guardian
