@@ -401,12 +401,15 @@ func jsonOf(t *testing.T, v any) string {
 // at least by a parser.
 func TestTheInstallPagesValuesAreTaken(t *testing.T) {
 	h := newHelm(t)
-	page := readDoc(t, "docs", "install.md") + readDoc(t, "docs", "grafana.md")
+	install, grafana := readDoc(t, "docs", "install.md"), readDoc(t, "docs", "grafana.md")
 	tried := 0
-	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(page, -1) {
+	for _, b := range append(blocksOf("docs/install.md", install), blocksOf("docs/grafana.md", grafana)...) {
+		if b.language != "yaml" {
+			continue
+		}
 		var content map[string]any
-		if err := yaml.UnmarshalStrict([]byte(block[1]), &content); err != nil {
-			t.Errorf("%v in\n%s", err, block[1])
+		if err := yaml.UnmarshalStrict([]byte(b.text), &content); err != nil {
+			t.Errorf("%v: %v", b, err)
 			continue
 		}
 		values := content
@@ -414,7 +417,7 @@ func TestTheInstallPagesValuesAreTaken(t *testing.T) {
 			if values, ok = spec["values"].(map[string]any); !ok {
 				continue
 			}
-		} else if !strings.HasPrefix(block[1], "# values.yaml") {
+		} else if !strings.HasPrefix(b.text, "# values.yaml") {
 			continue
 		}
 		tried++
@@ -423,10 +426,10 @@ func TestTheInstallPagesValuesAreTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := h.run(t.Context(), "template", "guardian", chartDir, "-n", "microservices", "-f", file); err != nil {
-			t.Errorf("%v of\n%s", err, block[1])
+			t.Errorf("%v: %v", b, err)
 		}
 	}
-	for _, command := range regexp.MustCompile(`(?m)^helm (install|test) .*`).FindAllString(page, -1) {
+	for _, command := range regexp.MustCompile(`(?m)^helm (install|test) .*`).FindAllString(install+grafana, -1) {
 		if strings.Contains(command, "-f values.yaml") || strings.HasPrefix(command, "helm test") {
 			continue
 		}
