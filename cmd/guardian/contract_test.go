@@ -1,11 +1,11 @@
 package main
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
 
@@ -25,14 +25,15 @@ type ruleFile struct {
 	}
 }
 
-func generated(t *testing.T) ruleFile {
+// generated are the rules of a guard with the defaults; sides are what runs behind
+// its destinations, nil: the configuration alone tells.
+func generated(t *testing.T, sides map[string]remediate.Sides) ruleFile {
 	t.Helper()
 	c := DefaultConfig()
 	c.Namespace = "microservices"
 	c.Guards = []GuardConfig{DefaultGuard("orders-service")}
-	o, left := c.rulesOptions(nil)
-	err := left.err()
-	if err != nil {
+	o, left := c.rulesOptions(sides)
+	if err := left.err(); err != nil {
 		t.Fatal(err)
 	}
 	made, err := rules.Generate(o)
@@ -52,32 +53,15 @@ func generated(t *testing.T) ruleFile {
 
 // What rules ask of guardian's own metrics, guardian exports.
 func TestEveryMetricThatTheRulesReadIsExported(t *testing.T) {
-	registry := prometheus.NewRegistry()
-	alerting.NewMetrics(registry)
-	metrics := remediate.NewMetrics(registry)
-	newRulesWriter(nil, nil, nil, registry, nil)
-	described := make(chan *prometheus.Desc, 200)
-	metrics.Describe(described)
-	close(described)
-	var exported []string
-	for d := range described {
-		exported = append(exported, regexp.MustCompile(`fqName: "([^"]+)"`).FindStringSubmatch(d.String())[1])
-	}
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		exported = append(exported, f.GetName())
-	}
+	exported := exportedMetrics()
 	asked := regexp.MustCompile(`\b(guardian_[a-z_]+)(?:\{|\[|$)`)
 	found := 0
-	for _, g := range generated(t).Groups {
+	for _, g := range generated(t, nil).Groups {
 		for _, r := range g.Rules {
 			for _, m := range asked.FindAllStringSubmatch(r.Expr, -1) {
 				found++
-				if !slices.Contains(exported, m[1]) {
-					t.Errorf("%s%s reads %s, which guardian does not export; it exports %v", r.Record, r.Alert, m[1], exported)
+				if !exported[m[1]] {
+					t.Errorf("%s%s reads %s, which guardian does not export; it exports %v", r.Record, r.Alert, m[1], slices.Sorted(maps.Keys(exported)))
 				}
 			}
 		}
@@ -92,7 +76,7 @@ func TestEveryMetricThatTheRulesReadIsExported(t *testing.T) {
 func TestEveryGeneratedAlertMapsToARequest(t *testing.T) {
 	b, _ := testBridge(t)
 	acts := 0
-	for _, g := range generated(t).Groups {
+	for _, g := range generated(t, nil).Groups {
 		for _, r := range g.Rules {
 			if r.Alert == "" {
 				continue

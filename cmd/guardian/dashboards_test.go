@@ -49,7 +49,6 @@ type grafanaVariable struct {
 
 type grafanaMark struct {
 	Name, Expr, TitleFormat, TextFormat string
-	UseValueForTime                     bool
 }
 
 type grafanaPanel struct {
@@ -317,28 +316,14 @@ func exportedMetrics() map[string]bool {
 // recordedMetrics are the names of what guardian's rules record, with all signals on.
 func recordedMetrics(t *testing.T) map[string]bool {
 	t.Helper()
-	c, err := ParseConfig([]byte("namespace: microservices\nguards: [{name: orders-service}]\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	side := func(version string) remediate.Side {
 		return remediate.Side{Service: "orders-service", Labels: map[string]string{"version": version}, Workloads: []string{"orders-" + version}}
 	}
-	o, left := c.rulesOptions(map[string]remediate.Sides{"orders-service": {Stable: side("v1"), Canary: side("v2")}})
-	if err := left.err(); err != nil {
-		t.Fatal(err)
-	}
-	generated, err := rules.Generate(o)
-	if err != nil {
-		t.Fatal(err)
-	}
 	out := map[string]bool{}
-	for _, object := range generated.PrometheusRules("guardian", "microservices") {
-		for _, g := range object.Spec.Groups {
-			for _, r := range g.Rules {
-				if r.Record != "" {
-					out[r.Record] = true
-				}
+	for _, g := range generated(t, map[string]remediate.Sides{"orders-service": {Stable: side("v1"), Canary: side("v2")}}).Groups {
+		for _, r := range g.Rules {
+			if r.Record != "" {
+				out[r.Record] = true
 			}
 		}
 	}
