@@ -31,7 +31,6 @@ const watched = 20 * time.Second
 // argo is the sample repository in git, and a namespace that the real Argo CD syncs from it.
 type argo struct {
 	*synced
-	argocd      *controlplane.ArgoCD
 	application string
 	windows     []any // sync windows of its AppProject
 }
@@ -39,7 +38,7 @@ type argo struct {
 // newArgo makes the namespace and the repository, and has Argo CD sync it by one of the sample's Applications.
 func newArgo(t *testing.T, plane *controlplane.Plane, argocd *controlplane.ArgoCD, repositories, application string, windows bool) *argo {
 	t.Helper()
-	a := &argo{synced: newSynced(t, plane), argocd: argocd}
+	a := &argo{synced: newSynced(t, plane)}
 	a.application = a.ns
 	a.env = append(a.env, "SYNC_TIMEOUT=7m")
 	a.intoGit(filepath.Join(repositories, a.ns+".git"))
@@ -73,12 +72,7 @@ func newArgo(t *testing.T, plane *controlplane.Plane, argocd *controlplane.ArgoC
 // intoGit makes the sample a repository. Argo CD is told of each push, as by a webhook of the git server.
 func (a *argo) intoGit(bare string) {
 	a.t.Helper()
-	for _, command := range []string{"git init --quiet --bare -b main " + bare, "git init --quiet -b main", "git add .",
-		"git commit --quiet -m orders", "git remote add origin " + bare, "git push --quiet -u origin main"} {
-		if code, said := a.sh(command, ""); code != 0 {
-			a.t.Fatalf("%s: exit status %d\n%s", command, code, said)
-		}
-	}
+	a.synced.intoGit(bare)
 	kubeconfig, err := a.plane.Kubeconfig(controlplane.Admin, a.ns)
 	a.must(err)
 	hook := fmt.Sprintf("#!/bin/sh\nkubectl --kubeconfig=%s annotate application %s -n %s argocd.argoproj.io/refresh=hard --overwrite >/dev/null\n",

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/canary-guardian/guardian/testdata/controlplane"
@@ -80,23 +79,16 @@ func (r *ciRun) said(t *testing.T, texts ...string) {
 // the weights.
 func (s *sample) run(cmd *exec.Cmd) *ciRun {
 	s.t.Helper()
-	w, err := s.dynamic.Resource(controlplane.VirtualServices).Namespace(s.ns).Watch(s.t.Context(), metav1.ListOptions{})
-	s.must(err)
-	r, done := &ciRun{start: time.Now()}, make(chan struct{})
-	go func() {
-		defer close(done)
-		last := int64(-1)
-		for e := range w.ResultChan() {
-			if vs, ok := e.Object.(*unstructured.Unstructured); ok && canaryWeight(vs) != last {
-				last = canaryWeight(vs)
-				r.weight(last)
-			}
+	r, last := &ciRun{start: time.Now()}, int64(-1)
+	stop := s.eachVirtualService(func(vs *unstructured.Unstructured) {
+		if share := canaryWeight(vs); share != last {
+			last = share
+			r.weight(share)
 		}
-	}()
+	})
 	cmd.Dir, cmd.Stdout, cmd.Stderr = s.folder, r, r
-	err = cmd.Run()
-	w.Stop()
-	<-done
+	err := cmd.Run()
+	stop()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		s.t.Fatalf("%v\n%s", err, r)
 	}
@@ -119,21 +111,6 @@ func (s *sample) shorter(path ...string) {
 		s.t.Errorf("%s has no gate of 60s", file)
 	}
 	s.must(os.WriteFile(file, []byte(short), 0o644))
-}
-
-// manifests writes the weights as files, as the article's pipelines have them.
-func (s *sample) manifests() {
-	s.t.Helper()
-	for name, weight := range map[string]string{"vs-100-0.yaml": "0", "vs-90-10.yaml": "10", "vs-50-50.yaml": "50"} {
-		out, err := exec.CommandContext(s.t.Context(), s.binary(), "plan", "-f", filepath.Join(s.folder, "k8s", "orders", "virtual-service.yaml"), "--weight", weight).Output()
-		s.must(err)
-		s.must(os.WriteFile(filepath.Join(s.folder, name), out, 0o644))
-	}
-}
-
-// failAt has the alert of 7% errors fire as soon as the canary has a share.
-func (s *sample) failAt(share int64) (stop func()) {
-	return s.onShare(share, func() error { return insist(s.t.Context(), s.g.url, webhookOf(s.alertOf(sampleGuard))) })
 }
 
 var (
@@ -201,7 +178,7 @@ const jenkinsPage = "docs/pairings/jenkins.md"
 // Jenkinsfile and one that knows nothing of guardian do. Jenkins itself is a stub.
 func TestTheJenkinsfileByGroovy(t *testing.T) {
 	s := newSample(t)
-	s.manifests()
+	s.weightFiles(s.folder)
 	s.shorter("ci", "Jenkinsfile")
 	plain, err := filepath.Abs(filepath.Join("..", "..", "testdata", "jenkins", "Jenkinsfile.plain"))
 	s.must(err)
@@ -281,30 +258,20 @@ func (s *sample) act(workflow string, run int) *exec.Cmd {
 	return cmd
 }
 
-// commit makes the sample a repository, as act wants it.
-func (s *sample) commit() {
-	s.t.Helper()
-	for _, command := range []string{"git init --quiet -b main", "git add .", "git commit --quiet -m orders"} {
-		if code, said := s.sh(command, ""); code != 0 {
-			s.t.Fatalf("%s: exit status %d\n%s", command, code, said)
-		}
-	}
-}
-
 const actionsPage = "docs/pairings/github-actions.md"
 
 // TestTheWorkflowsByAct runs the sample's workflow and the composite action, healthy
 // and failing.
 func TestTheWorkflowsByAct(t *testing.T) {
 	s := newSample(t)
-	s.manifests()
+	s.weightFiles(s.folder)
 	action := filepath.Join(".github", "workflows", "gate-action.yaml")
 	text := readDoc(t, "docs", "samples", "gate-action.yaml")
 	text = strings.Replace(text, "on: workflow_dispatch", "on: push", 1)
 	s.must(os.WriteFile(filepath.Join(s.folder, action), []byte(text), 0o644))
 	s.shorter(".github", "workflows", "gate-action.yaml")
 	s.shorter(".github", "workflows", "canary.yaml")
-	s.commit()
+	s.initGit() // act wants a repository
 
 	// The action: healthy, then rolled back while it watches.
 	if r := s.run(s.act(action, 1)); r.code != 0 {
@@ -313,9 +280,7 @@ func TestTheWorkflowsByAct(t *testing.T) {
 		r.said(t, "::notice", "healthy for 5s at 10%")
 	}
 	s.wantShares(0, 10, 50)
-	if code, said := s.sh("ci/shift.sh 0", ""); code != 0 {
-		t.Fatal(said)
-	}
+	s.mustSh("ci/shift.sh 0")
 	s.shares.take()
 	stop := s.failAt(10)
 	failed := s.run(s.act(action, 2))

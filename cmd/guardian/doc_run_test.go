@@ -53,12 +53,7 @@ func (d *docRunner) manifests() {
 	deployment, err := os.ReadFile(filepath.Join(folder, "deployment-v2.yaml"))
 	d.must(err)
 	d.must(os.WriteFile(filepath.Join(folder, "deployment.yaml"), bytes.ReplaceAll(deployment, []byte("orders-service:1"), []byte("orders-service:2")), 0o644))
-	for name, weight := range map[string]string{"vs-100-0.yaml": "0", "vs-90-10.yaml": "10", "vs-50-50.yaml": "50"} {
-		out, err := exec.CommandContext(d.t.Context(), d.binary(), "plan", "-f", filepath.Join(folder, "virtual-service.yaml"), "--weight", weight).Output()
-		d.must(err)
-		d.must(os.WriteFile(filepath.Join(folder, name), out, 0o644))
-		d.must(os.WriteFile(filepath.Join(d.scratch, name), out, 0o644))
-	}
+	d.weightFiles(folder, d.scratch)
 }
 
 // files writes the files that a page shows: blocks that begin with their name.

@@ -70,24 +70,13 @@ type sightings struct {
 // sight takes down each state of the VirtualService.
 func (s *synced) sight() *sightings {
 	s.t.Helper()
-	w, err := s.dynamic.Resource(controlplane.VirtualServices).Namespace(s.ns).Watch(s.t.Context(), metav1.ListOptions{})
-	s.must(err)
-	out, done := &sightings{}, make(chan struct{})
-	s.t.Cleanup(func() {
-		w.Stop()
-		<-done
-	})
-	go func() {
-		defer close(done)
-		for e := range w.ResultChan() {
-			if vs, ok := e.Object.(*unstructured.Unstructured); ok {
-				_, locked := vs.GetAnnotations()[decision.AnnotationLock+sampleGuard]
-				out.mu.Lock()
-				out.list = append(out.list, sighting{time.Now(), canaryWeight(vs), locked})
-				out.mu.Unlock()
-			}
-		}
-	}()
+	out := &sightings{}
+	s.t.Cleanup(s.eachVirtualService(func(vs *unstructured.Unstructured) {
+		_, locked := vs.GetAnnotations()[decision.AnnotationLock+sampleGuard]
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		out.list = append(out.list, sighting{time.Now(), canaryWeight(vs), locked})
+	}))
 	return out
 }
 
@@ -142,12 +131,4 @@ func (s *synced) canaryAt(ctx context.Context, share int64) error {
 		err = fmt.Errorf("the canary has %d%%, want %d%%", canaryWeight(vs), share)
 	}
 	return err
-}
-
-// mustSh runs a command of the sample that is to succeed.
-func (s *synced) mustSh(command string) {
-	s.t.Helper()
-	if code, said := s.sh(command, ""); code != 0 {
-		s.t.Fatalf("%s: exit status %d\n%s", command, code, said)
-	}
 }

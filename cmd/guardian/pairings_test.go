@@ -76,7 +76,7 @@ func TestAReleaseThatEndsEarlyLeavesNothingOnTheCanary(t *testing.T) {
 	const image = "registry.example/orders-service:2"
 	script, env := tektonScript(t, image)
 	s.env = append(s.env, env...)
-	stop := s.onShare(10, func() error { return insist(t.Context(), s.g.url, webhookOf(s.alertOf(sampleGuard))) })
+	stop := s.failAt(10)
 	code, said := s.sh(script, image)
 	stop()
 	if code != exitFailed || !strings.Contains(said, "7% of requests fail") {
@@ -131,6 +131,11 @@ func (s *sample) onShare(share int64, do func() error) (stop func()) {
 		close(stopped)
 		<-done
 	}
+}
+
+// failAt has the alert of 7% errors fire as soon as the canary has a share.
+func (s *sample) failAt(share int64) (stop func()) {
+	return s.onShare(share, func() error { return insist(s.t.Context(), s.g.url, webhookOf(s.alertOf(sampleGuard))) })
 }
 
 // now is the canary's present share; -1: none has been seen.

@@ -312,28 +312,37 @@ func (s *shares) take() []int64 {
 
 // follow takes down each weight of the canary.
 func (s *sample) follow() *shares {
+	s.t.Helper()
+	out := &shares{}
+	s.t.Cleanup(s.eachVirtualService(func(vs *unstructured.Unstructured) {
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		if share := canaryWeight(vs); len(out.list) == 0 || out.list[len(out.list)-1] != share {
+			out.list = append(out.list, share)
+		}
+	}))
+	return out
+}
+
+// eachVirtualService does something with each state of the namespace's
+// VirtualServices, one after the other; after stop nothing is done any more.
+func (s *sample) eachVirtualService(do func(*unstructured.Unstructured)) (stop func()) {
+	s.t.Helper()
 	w, err := s.dynamic.Resource(controlplane.VirtualServices).Namespace(s.ns).Watch(s.t.Context(), metav1.ListOptions{})
 	s.must(err)
-	out, done := &shares{}, make(chan struct{})
-	s.t.Cleanup(func() {
-		w.Stop()
-		<-done
-	})
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for e := range w.ResultChan() {
-			vs, ok := e.Object.(*unstructured.Unstructured)
-			if !ok {
-				continue
+			if vs, ok := e.Object.(*unstructured.Unstructured); ok {
+				do(vs)
 			}
-			out.mu.Lock()
-			if share := canaryWeight(vs); len(out.list) == 0 || out.list[len(out.list)-1] != share {
-				out.list = append(out.list, share)
-			}
-			out.mu.Unlock()
 		}
 	}()
-	return out
+	return func() {
+		w.Stop()
+		<-done
+	}
 }
 
 func (s *sample) isAt(share int64) {
@@ -365,6 +374,42 @@ func (s *sample) sh(command, image string) (int, string) {
 		s.t.Fatal(err)
 	}
 	return cmd.ProcessState.ExitCode(), log.String()
+}
+
+// mustSh runs commands that are to succeed.
+func (s *sample) mustSh(commands ...string) {
+	s.t.Helper()
+	for _, command := range commands {
+		if code, said := s.sh(command, ""); code != 0 {
+			s.t.Fatalf("%s: exit status %d\n%s", command, code, said)
+		}
+	}
+}
+
+// initGit makes the sample a repository of one commit.
+func (s *sample) initGit() {
+	s.t.Helper()
+	s.mustSh("git init --quiet -b main", "git add .", "git commit --quiet -m orders")
+}
+
+// intoGit makes the sample a repository, and pushes it to a new bare one.
+func (s *sample) intoGit(bare string) {
+	s.t.Helper()
+	s.initGit()
+	s.mustSh("git init --quiet --bare -b main "+bare, "git remote add origin "+bare, "git push --quiet -u origin main")
+}
+
+// weightFiles writes the VirtualService into each folder with the weights of the
+// article's pipelines, one file each.
+func (s *sample) weightFiles(folders ...string) {
+	s.t.Helper()
+	for name, weight := range map[string]string{"vs-100-0.yaml": "0", "vs-90-10.yaml": "10", "vs-50-50.yaml": "50"} {
+		out, err := exec.CommandContext(s.t.Context(), s.binary(), "plan", "-f", filepath.Join(s.folder, "k8s", "orders", "virtual-service.yaml"), "--weight", weight).Output()
+		s.must(err)
+		for _, folder := range folders {
+			s.must(os.WriteFile(filepath.Join(folder, name), out, 0o644))
+		}
+	}
 }
 
 // pipeline runs its steps, and those for a failure when one fails.
@@ -440,9 +485,7 @@ func TestThePipelinesOfTheSample(t *testing.T) {
 	// The one after it, by a pipeline that does not wait for its Pods.
 	s.alert("resolved")
 	s.rolling.Store(false)
-	if code, said := s.sh("ci/deploy.sh orders:3", ""); code != 0 {
-		t.Fatal(said)
-	}
+	s.mustSh("ci/deploy.sh orders:3")
 	code, said := s.sh("ci/shift.sh 10", "")
 	advice := "deploy a new build of v2 and wait until it is rolled out (kubectl rollout status, or: guardian gate orders-service -n microservices --wait-unlocked)"
 	if code == 0 || !strings.Contains(said, advice) || !strings.Contains(said, "7% of requests fail") {
@@ -463,12 +506,8 @@ func TestThePipelinesOfTheSample(t *testing.T) {
 // already, or never gets them.
 func (s *sample) byGit() {
 	s.t.Helper()
-	for _, command := range []string{"git init --quiet --bare -b main ../orders.git", "git init --quiet -b main", "git add .", "git commit --quiet -m orders",
-		"git remote add origin ../orders.git", "git push --quiet -u origin main", "ci/commit.sh 100", "ci/commit.sh 100"} {
-		if code, said := s.sh(command, ""); code != 0 {
-			s.t.Fatalf("%s: exit status %d\n%s", command, code, said)
-		}
-	}
+	s.intoGit("../orders.git")
+	s.mustSh("ci/commit.sh 100", "ci/commit.sh 100")
 	_, log := s.sh("git --git-dir=../orders.git log -p --format=%s main~1..", "")
 	for _, want := range []string{"orders-service: v2 gets 100%\n", "\n-      weight: 100\n+      weight: 0\n", "\n-      weight: 0\n+      weight: 100\n"} {
 		if !strings.Contains(log, want) {
