@@ -318,7 +318,7 @@ func (r *rig) countWrites(ctx context.Context) <-chan struct{} {
 	r.must(err)
 	w, err := client.Resource(controlplane.VirtualServices).Namespace(r.ns).Watch(ctx, metav1.ListOptions{})
 	r.must(err)
-	records, err := r.kube.CoreV1().ConfigMaps(r.ns).Watch(ctx, metav1.ListOptions{LabelSelector: records.LabelLocked})
+	locks, err := r.kube.CoreV1().ConfigMaps(r.ns).Watch(ctx, metav1.ListOptions{LabelSelector: records.LabelLocked})
 	r.must(err)
 	out := make(chan struct{}, 10000)
 	var both sync.WaitGroup
@@ -330,10 +330,10 @@ func (r *rig) countWrites(ctx context.Context) <-chan struct{} {
 		}
 	})
 	both.Go(func() {
-		for range records.ResultChan() {
+		for range locks.ResultChan() {
 			out <- struct{}{}
 		}
 	})
-	r.t.Cleanup(func() { w.Stop(); records.Stop(); both.Wait() })
+	r.t.Cleanup(func() { w.Stop(); locks.Stop(); both.Wait() })
 	return out
 }

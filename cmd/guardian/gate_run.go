@@ -46,12 +46,12 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 // underWay names the guards of the namespace but for those that nobody looks after,
 // and, where traffic is asked about, those that no release is under way of.
 func (c *cluster) underWay(ctx context.Context, progress *gateProgress, o gateOptions) ([]string, error) {
-	records, err := c.records(ctx, c.namespace)
+	named, err := c.records(ctx, c.namespace)
 	if err != nil {
 		return nil, err
 	}
 	var out []string
-	for _, r := range records {
+	for _, r := range named {
 		rests := r.Status.State == decision.StateIdle || r.Status.State == decision.StateCompleted
 		switch {
 		case !r.Status.Orphaned.IsZero():

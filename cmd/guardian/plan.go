@@ -6,8 +6,9 @@ import (
 	"io"
 	"os"
 
-	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/spf13/cobra"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // planOptions is what `guardian plan` is asked to do.

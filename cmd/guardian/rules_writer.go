@@ -29,19 +29,23 @@ const rulesLook = 5 * time.Second
 // waited for. Then its rules go by what the configuration alone tells.
 const rulesPatience = 12
 
+// rulesController is what the rulesWriter needs of remediate.Controller. Guards not
+// looked at yet are missing from SidesOf.
+type rulesController interface {
+	Leads() bool
+	Idle() bool
+	SidesOf() map[string]remediate.Sides
+}
+
 // rulesWriter keeps the PrometheusRules, and the PodMonitor of the fast lane, what
 // the configuration and the cluster say, on the replica that holds the lease. With
 // rules.enabled false there are to be none of guardian's.
 type rulesWriter struct {
 	dynamic    dynamic.Interface
 	kube       kubernetes.Interface
-	controller interface {
-		Leads() bool
-		Idle() bool
-		SidesOf() map[string]remediate.Sides
-	}
-	log     *slog.Logger
-	leftOut prometheus.Gauge
+	controller rulesController
+	log        *slog.Logger
+	leftOut    prometheus.Gauge
 
 	mu     sync.Mutex
 	config Config
@@ -57,11 +61,7 @@ type madeRules struct {
 	left   string
 }
 
-func newRulesWriter(d dynamic.Interface, k kubernetes.Interface, c interface {
-	Leads() bool
-	Idle() bool
-	SidesOf() map[string]remediate.Sides
-}, reg prometheus.Registerer, log *slog.Logger) *rulesWriter {
+func newRulesWriter(d dynamic.Interface, k kubernetes.Interface, c rulesController, reg prometheus.Registerer, log *slog.Logger) *rulesWriter {
 	w := &rulesWriter{dynamic: d, kube: k, controller: c, log: log, leftOut: prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "guardian_rules_guards_left_out", Help: "Guards whose rules cannot be made, on the replica that writes the rules."})}
 	reg.MustRegister(w.leftOut)
