@@ -2,9 +2,6 @@
 
 GO ?= go
 
-# The go command leaves folders named testdata out of ./..., also when they are named as ./testdata/...: one by one.
-PACKAGES = ./... $(shell find testdata -path testdata/tools -prune -o -name '*.go' -printf './%h\n' | sort -u)
-
 # How long each fuzz target runs.
 FUZZTIME ?= 3s
 
@@ -27,7 +24,7 @@ RELEASE = $(GO) build -C testdata/tools/release -o "$(CURDIR)/bin/release" . && 
 RELEASE_FLAGS = $(if $(VERSION),-version $(VERSION)) $(if $(PUSH),-push $(PUSH))
 
 PROMETHEUS_OPERATOR = github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring
-CRDS = testdata/controlplane/crds
+CRDS = test/controlplane/crds
 
 .DEFAULT_GOAL := help
 
@@ -49,18 +46,18 @@ release: ## Build all that a release is into dist: image, charts, archives, SBOM
 
 .PHONY: unit
 unit: ## Run the tests that need no control plane
-	$(GO) test -short -shuffle=on $(PACKAGES)
+	$(GO) test -short -shuffle=on ./...
 
 .PHONY: test
 test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertmanager
-	RAPID_SEED=$(RAPID_SEED) $(GO) test -timeout=30m -run='PropertyInvariants|SimulatedWeek|EqualToTheEngine' ./remediate ./testdata/judge
-	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=50m $(PACKAGES)
+	RAPID_SEED=$(RAPID_SEED) $(GO) test -timeout=30m -run='PropertyInvariants|SimulatedWeek|EqualToTheEngine' ./remediate ./test/judge
+	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=50m ./...
 
 .PHONY: test-chart
 test-chart: tools ## Test the chart with real controllers and operator, each of its rights missing, image and release (20 minutes)
-	@$(GO) run ./testdata/cluster -build kube-controller-manager prometheus-operator
-	$(GO) vet -tags=chart ./cmd/guardian ./testdata/controlplane
-	$(GO) test -tags=chart -count=1 -run=RootAndAUser ./testdata/controlplane
+	@$(GO) run ./test/cluster -build kube-controller-manager prometheus-operator
+	$(GO) vet -tags=chart ./cmd/guardian ./test/controlplane
+	$(GO) test -tags=chart -count=1 -run=RootAndAUser ./test/controlplane
 	GUARDIAN_CHART=full $(GO) test -tags=chart -count=1 -timeout=1h -v -run='EachRight|FromTheRelease|TheImage|InACluster|RealOperatorsConfiguration' ./cmd/guardian
 
 # The oldest versions that guardian is to work with, by the same tests: testdata/tools/*-oldest pin them.
@@ -70,13 +67,13 @@ OLDEST_PROGRAMS = promtool-oldest prometheus-oldest alertmanager-oldest amtool-o
 test-ci: tools ## Run the sample's Jenkinsfile by Groovy and its GitHub workflows by act (installs groovy when root; 10 minutes)
 	@command -v groovy >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq groovy default-jre-headless; } || \
 		{ echo "groovy is not on PATH (Debian: apt-get install groovy default-jre-headless)"; exit 1; }
-	@$(GO) run ./testdata/cluster -build act
+	@$(GO) run ./test/cluster -build act
 	$(GO) vet -tags=ci ./cmd/guardian
 	$(GO) test -tags=ci -count=1 -timeout=30m -v -run='ByGroovy|ByAct' ./cmd/guardian $(FLAGS)
 
 .PHONY: test-matrix
 test-matrix: tools ## Test with the oldest kube-apiserver, Helm, Prometheus and Alertmanager (builds them once, 15 minutes)
-	@$(GO) run ./testdata/cluster -build $(OLDEST_PROGRAMS)
+	@$(GO) run ./test/cluster -build $(OLDEST_PROGRAMS)
 	@: promtool 2.42 has no notation for native histograms in its tests
 	GUARDIAN_OLDEST="promtool amtool" $(GO) test -count=1 -timeout=30m -skip='/.*native_histogram' ./rules
 	GUARDIAN_OLDEST="prometheus alertmanager" $(GO) test -count=1 -timeout=30m -v -run='ByRealPrometheusAndAlertmanager|ThroughAnOutage|OneAlertmanagerServes' ./cmd/guardian
@@ -84,7 +81,7 @@ test-matrix: tools ## Test with the oldest kube-apiserver, Helm, Prometheus and 
 
 .PHONY: test-istio
 test-istio: tools ## Have the real istiod judge what guardian writes (builds it once, 10 minutes)
-	@$(GO) run ./testdata/cluster -build pilot-discovery
+	@$(GO) run ./test/cluster -build pilot-discovery
 	$(GO) vet -tags=istiod ./remediate ./cmd/guardian
 	$(GO) test -tags=istiod -count=1 -v -timeout=30m -run=Istiod ./remediate ./cmd/guardian
 
@@ -92,13 +89,13 @@ test-istio: tools ## Have the real istiod judge what guardian writes (builds it 
 test-argocd: tools ## Have the real Argo CD sync the sample and the chart (builds it once, installs redis-server when root; 15 minutes)
 	@command -v redis-server >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq redis-server; } || \
 		{ echo "redis-server is not on PATH, and Argo CD keeps its cache there (Debian: apt-get install redis-server)"; exit 1; }
-	@$(GO) run ./testdata/cluster -build argocd kube-controller-manager
+	@$(GO) run ./test/cluster -build argocd kube-controller-manager
 	$(GO) vet -tags=argocd ./cmd/guardian
 	$(GO) test -tags=argocd -count=1 -timeout=1h -v -run="ArgoCD|TheHealthCheck" ./cmd/guardian
 
 .PHONY: test-flux
 test-flux: tools ## Have Flux's real kustomize-controller apply the sample (builds it once; 5 minutes)
-	@$(GO) run ./testdata/cluster -build kustomize-controller
+	@$(GO) run ./test/cluster -build kustomize-controller
 	$(GO) vet -tags=flux ./cmd/guardian
 	$(GO) test -tags=flux -count=1 -timeout=30m -v -run=UnderFlux ./cmd/guardian
 
@@ -131,7 +128,7 @@ fuzz-secrets: ## Search for a configuration whose error shows a secret, for FUZZ
 
 .PHONY: tools
 tools: ## Build the programs that tests start, once (5 to 10 minutes the first time)
-	@$(GO) run ./testdata/cluster -build
+	@$(GO) run ./test/cluster -build
 
 .PHONY: test-operator
 test-operator: tools ## The rules of 1,000 guards through the real prometheus-operator (builds it: 3 minutes more the first time)
@@ -139,51 +136,51 @@ test-operator: tools ## The rules of 1,000 guards through the real prometheus-op
 
 .PHONY: demo
 demo: ## Show a canary that fails and is rolled back (HOLD=1 keeps it up, ACT= chooses another act)
-	HOLD='$(HOLD)' ACT='$(ACT)' RUNS='$(RUNS)' FAST='$(FAST)' $(GO) run ./testdata/demo
+	HOLD='$(HOLD)' ACT='$(ACT)' RUNS='$(RUNS)' FAST='$(FAST)' $(GO) run ./test/demo
 
 .PHONY: cluster
 cluster: ## Run a control plane until ctrl-C, and print its KUBECONFIG and URLs
-	@$(GO) run ./testdata/cluster
+	@$(GO) run ./test/cluster
 
 .PHONY: bench
 bench: bench-writes bench-idle bench-chain bench-fast bench-judge bench-cost ## Measure all of the following, one after the other
 
 .PHONY: bench-writes
 bench-writes: tools ## Measure guardian against the bare writes, on the real kube-apiserver (6 minutes)
-	$(GO) run ./testdata/bench
+	$(GO) run ./test/bench
 
 .PHONY: bench-idle
 bench-idle: tools ## Count what idle releases ask of the real kube-apiserver (7 minutes)
-	$(GO) run ./testdata/bench -idle 4
+	$(GO) run ./test/bench -idle 4
 
 .PHONY: bench-chain
 bench-chain: tools ## Measure fault to weight 0 ten times, on real Prometheus and Alertmanager (4 minutes)
-	RUNS=10 $(GO) run ./testdata/demo
+	RUNS=10 $(GO) run ./test/demo
 
 .PHONY: bench-fast
 bench-fast: tools ## The same on the fast lane (4 minutes)
-	RUNS=10 FAST=1s $(GO) run ./testdata/demo
+	RUNS=10 FAST=1s $(GO) run ./test/demo
 
 .PHONY: bench-judge
 bench-judge: ## Simulate healthy and failing canaries, beside two naive rules (HOURS of each healthy one)
-	$(GO) run ./testdata/judge -hours $(HOURS) -seed $(SEED)
+	$(GO) run ./test/judge -hours $(HOURS) -seed $(SEED)
 
 .PHONY: bench-cost
 bench-cost: tools ## Measure what the rules of 1, 100 and 1,000 guards cost a real Prometheus (18 minutes)
-	$(GO) run ./testdata/judge/cost
-	$(GO) run ./testdata/judge/cost -guards 1000 -busy 50
-	$(GO) run ./testdata/judge/cost -scrape 5s
-	$(GO) run ./testdata/judge/cost -fast 1s
+	$(GO) run ./test/judge/cost
+	$(GO) run ./test/judge/cost -guards 1000 -busy 50
+	$(GO) run ./test/judge/cost -scrape 5s
+	$(GO) run ./test/judge/cost -fast 1s
 
 .PHONY: lint
 lint: ## Check with gofmt, go vet and staticcheck
 	@unformatted="$$(git ls-files -z '*.go' | xargs -0 gofmt -l)"; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w is due for:"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet $(PACKAGES)
+	$(GO) vet ./...
 	$(GO) vet -C testdata/tools/release ./...
 	$(GO) vet -C testdata/tools/dashboards ./...
 	$(GO) vet -C internal/conntrack ./...
-	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck $(PACKAGES)
+	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck ./...
 	@$(MAKE) --no-print-directory lint-actions
 
 # The sample's workflow is one of a repository of its own, and the action is taken from this one.

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // receiverConfig is an alertmanager.yml with the route that guardian ships:

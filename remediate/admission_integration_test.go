@@ -26,7 +26,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // scoped are the printed policies with names of their own, and for some

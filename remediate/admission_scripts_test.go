@@ -17,7 +17,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // kubectl runs as a user.

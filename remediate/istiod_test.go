@@ -22,7 +22,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // fixtureNamespace is the namespace that the fixtures are written for.

@@ -3,7 +3,7 @@ package remediate
 import (
 	"testing"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 func TestMain(m *testing.M) { controlplane.Main(m) }

@@ -29,7 +29,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // patience is how long a test waits for what must happen.

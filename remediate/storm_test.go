@@ -18,7 +18,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // storm says how hard the weather is: a breeze in every run of the tests, and

@@ -12,7 +12,7 @@
 //
 // which is Chernoff's bound: while the true share is at most p, chance alone
 // brings one window there with probability below exp(-9). Windows are many, so
-// the 9 is measured rather than derived: testdata/judge counts the healthy hours
+// the 9 is measured rather than derived: test/judge counts the healthy hours
 // that end in a rollback (none of 4,800 at half the limit and below, 4 of 2,400
 // at 90% of it). The test is asked in several
 // windows at once, from one scrape (a total failure) to minutes (a small

@@ -27,7 +27,7 @@ const refusedLimit = 0.01
 
 // enoughBlame is how much likelier the requests that the canary got have to be,
 // as a logarithm, if it lost the unreached ones than if stable did. Eight lost
-// by a canary that gets nothing at all suffice; testdata/judge has the rates.
+// by a canary that gets nothing at all suffice; test/judge has the rates.
 const enoughBlame = 7
 
 // trafficInterval is how often the canary's share is judged: it is one of a

@@ -20,8 +20,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
-	"github.com/canary-guardian/guardian/testdata/kubelet"
+	"github.com/canary-guardian/guardian/test/controlplane"
+	"github.com/canary-guardian/guardian/test/kubelet"
 )
 
 // platform is guardian's chart and its values in git, as docs/samples/platform has them, in a cluster with real

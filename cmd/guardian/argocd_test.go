@@ -22,7 +22,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // watched is how long the canary's traffic is looked at after a rollback.

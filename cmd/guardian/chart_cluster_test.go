@@ -21,8 +21,8 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/records"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
-	"github.com/canary-guardian/guardian/testdata/kubelet"
+	"github.com/canary-guardian/guardian/test/controlplane"
+	"github.com/canary-guardian/guardian/test/kubelet"
 )
 
 // repository is where the chart gets its images from; the stand-in for the kubelet has them in folders.

@@ -23,7 +23,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules/publish"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // installed is a namespace into which the chart is installed.

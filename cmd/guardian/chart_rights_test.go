@@ -21,7 +21,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules/publish"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // Why a right that everything does not come to need is needed all the same.

@@ -27,7 +27,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // helmCommand runs the real helm, with nothing of this machine's own settings.

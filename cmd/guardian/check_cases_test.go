@@ -13,7 +13,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/records"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 var (

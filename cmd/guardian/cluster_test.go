@@ -15,7 +15,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // realBench is a namespace of the real API server with a record and a Lease, a

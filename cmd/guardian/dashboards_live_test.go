@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // chanceQueries are those of which one run has data and another has none, and why.

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // docRunner runs what the pages say with the real kubectl, helm and guardian, as an

@@ -24,7 +24,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // exporter shows the series that Istio's proxies would have of a service with

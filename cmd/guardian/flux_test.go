@@ -24,7 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // flux is the sample as kustomize-controller applies it. The source is a stand-in's: it serves the folder as

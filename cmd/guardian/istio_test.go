@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // planeServing is a control plane of its own, whose API server serves Istio's

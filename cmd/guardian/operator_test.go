@@ -24,7 +24,7 @@ import (
 
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/rules/publish"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 const operatorGuards = 1000

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 func TestTheRoleThatIsPrinted(t *testing.T) {

@@ -23,7 +23,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 const testVersion = "9.8.7"

@@ -19,7 +19,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/rules"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // usualInhibitions are those that kube-prometheus-stack comes with.

@@ -23,7 +23,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/rules/publish"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // leader is a controller that leads and knows names as a test says.

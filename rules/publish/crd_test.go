@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/rules"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // TestTheAPIServerTakesThePrintedManifests lets the operator's own schemas judge.

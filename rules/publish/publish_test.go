@@ -26,7 +26,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/canary-guardian/guardian/rules"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 func TestMain(m *testing.M) { controlplane.Main(m) }

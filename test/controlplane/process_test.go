@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // endings are the ways in which a process that owns a control plane can end without stopping it: by itself, or, where

@@ -16,8 +16,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
-	"github.com/canary-guardian/guardian/testdata/mesh"
+	"github.com/canary-guardian/guardian/test/controlplane"
+	"github.com/canary-guardian/guardian/test/mesh"
 )
 
 const (
@@ -140,7 +140,7 @@ func (st *stage) startPlane(ctx context.Context) error {
 
 // manifest reads one of the demo's manifests as that of an app; the files are about orders.
 func (st *stage) manifest(file, name string) (string, error) {
-	content, err := os.ReadFile(filepath.Join(st.root, "testdata/demo/k8s", file))
+	content, err := os.ReadFile(filepath.Join(st.root, "test/demo/k8s", file))
 	if err != nil {
 		return "", err
 	}

@@ -4,7 +4,7 @@
 // It runs a port of the test to Go; engine_test.go shows that the port and
 // Prometheus's engine with the generated rules come to the same numbers.
 //
-//	go run ./testdata/judge [-hours 1000] [-runs 200] [-seed 0]
+//	go run ./test/judge [-hours 1000] [-runs 200] [-seed 0]
 package main
 
 import (

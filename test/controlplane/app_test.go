@@ -7,7 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 // observed is what somebody sees who watches the Pods of a version.

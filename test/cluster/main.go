@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 const namespace = "microservices"

@@ -1,7 +1,7 @@
 // Command cost tells what the rules cost a real Prometheus: it scrapes the
 // series of guards under load, and compares its CPU time with rules and without.
 //
-//	go run ./testdata/judge/cost [-guards 1,100] [-busy 50] [-for 1m] [-warm 5m30s] [-interval 3s] [-scrape 15s] [-fast 1s] [-idle 500]
+//	go run ./test/judge/cost [-guards 1,100] [-busy 50] [-for 1m] [-warm 5m30s] [-interval 3s] [-scrape 15s] [-fast 1s] [-idle 500]
 //
 // With -busy only the first guards have a canary that gets requests; the others'
 // pods are there, and nobody has called them.
@@ -32,7 +32,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-guardian/guardian/rules"
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 var (

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
-	"github.com/canary-guardian/guardian/testdata/mesh"
+	"github.com/canary-guardian/guardian/test/controlplane"
+	"github.com/canary-guardian/guardian/test/mesh"
 )
 
 // ladder are the steps of the act.

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
-	"github.com/canary-guardian/guardian/testdata/mesh"
+	"github.com/canary-guardian/guardian/test/controlplane"
+	"github.com/canary-guardian/guardian/test/mesh"
 )
 
 // trouble is one way in which a canary is broken, and the signal that has to notice it.

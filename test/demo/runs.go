@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
-	"github.com/canary-guardian/guardian/testdata/mesh"
+	"github.com/canary-guardian/guardian/test/controlplane"
+	"github.com/canary-guardian/guardian/test/mesh"
 )
 
 // actRuns repeats fault and rollback: canary at 10% of 100 requests/s, all of its requests fail from a random moment of

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 const quietAlertmanager = `route: {receiver: nobody}

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/canary-guardian/guardian/testdata/controlplane"
+	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
 const (
