@@ -149,28 +149,27 @@ func (p *Publisher) Watch(on bool) {
 }
 
 // Run publishes until ctx ends, and returns nil then. What cannot be written is
-// logged and tried again, after 1 s at first and 1 min at most.
+// logged and tried again, after 1 s at first and 1 min at most. Where nothing is
+// wanted it removes what there is, and looks no more.
 func (p *Publisher) Run(ctx context.Context) error {
 	end := func() {}
 	defer func() { end() }()
 	watches := false
 	backoff := p.backoff()
-	var retry <-chan time.Time
-	tick := time.NewTicker(look)
-	defer tick.Stop()
+	var next <-chan time.Time // when to look again; nil: only when something changes
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-p.changed:
-		case <-tick.C:
-		case <-retry:
+		case <-next:
 		}
-		retry = nil
+		next = nil
 		// Objects that nobody has ever wanted may be of a kind that the cluster does
 		// not know, and are not watched.
 		w := p.want.Load()
-		if on := p.watch.Load() && w != nil && len(*w) > 0; on != watches {
+		some := w != nil && len(*w) > 0
+		if on := p.watch.Load() && some; on != watches {
 			end()
 			end = func() {}
 			if on {
@@ -183,10 +182,13 @@ func (p *Publisher) Run(ctx context.Context) error {
 		}
 		if err := p.RunOnce(ctx); err != nil && ctx.Err() == nil {
 			p.Log.Error("cannot publish", "kind", p.Kind.Name, "namespace", p.Namespace, "set", p.Set, "err", err)
-			retry = time.After(backoff.Step())
+			next = time.After(backoff.Step())
 			continue
 		}
 		backoff = p.backoff()
+		if some {
+			next = time.After(look)
+		}
 	}
 }
 
@@ -225,7 +227,7 @@ func (p *Publisher) informer() (cache.SharedIndexInformer, error) {
 		},
 	}
 	informer := cache.NewSharedIndexInformerWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, p.Client), &unstructured.Unstructured{},
-		cache.SharedIndexInformerOptions{ResyncPeriod: 10 * time.Minute, ObjectDescription: p.String()})
+		cache.SharedIndexInformerOptions{ObjectDescription: p.String()})
 	// Rules are long, and nobody reads them from this cache.
 	bare := func(o any) (any, error) {
 		if u, ok := o.(*unstructured.Unstructured); ok {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/fake"
 	clienttesting "k8s.io/client-go/testing"
@@ -183,10 +185,11 @@ func TestRunOnceNamesWhatItCouldNotDo(t *testing.T) {
 // What nobody needs at once is not watched, and looked at now and then.
 func TestAPublisherWatchesWhileItIsToldTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client := fakeClient()
+		client, watched := fakeClient(), watch.NewFake()
 		client.PrependReactor("patch", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
 			return true, &unstructured.Unstructured{}, nil
 		})
+		client.PrependWatchReactor("*", clienttesting.DefaultWatchReactor(watched, nil))
 		p, err := New(Options{Client: client, Kind: PrometheusRule, Set: "guardian", Namespace: "microservices", Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
@@ -194,33 +197,74 @@ func TestAPublisherWatchesWhileItIsToldTo(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- p.Run(ctx) }()
-		asked := func(verb string) (n int) {
-			synctest.Wait()
-			for _, a := range client.Actions() {
-				if a.GetVerb() == verb {
-					n++
-				}
-			}
-			client.ClearActions()
-			return n
-		}
 		p.Watch(false)
 		want(t, p, 0.01)
-		if watches := asked("watch"); watches != 0 {
+		if watches := asked(client, "watch"); watches != 0 {
 			t.Errorf("%d watches", watches)
 		}
 		time.Sleep(look + time.Second)
-		if lists := asked("list"); lists != 1 {
+		if lists := asked(client, "list"); lists != 1 {
 			t.Errorf("looked %d times in %s", lists, look)
 		}
 		p.Watch(true)
-		if watches := asked("watch"); watches != 1 {
-			t.Errorf("%d watches", watches)
+		if watches := asked(client, "watch"); watches != 1 || watched.IsStopped() {
+			t.Errorf("%d watches, stopped: %v", watches, watched.IsStopped())
 		}
 		p.Watch(false)
+		if synctest.Wait(); !watched.IsStopped() {
+			t.Error("it goes on watching")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// asked is how often, since that was asked last.
+func asked(client *fake.FakeDynamicClient, verb string) (n int) {
+	synctest.Wait()
+	for _, a := range client.Actions() {
+		if a.GetVerb() == verb {
+			n++
+		}
+	}
+	client.ClearActions()
+	return n
+}
+
+// Where nothing is wanted, what there was is removed, however long that takes, and
+// then nobody looks: the cluster need not even know the kind.
+func TestWhereNothingIsWantedNobodyLooks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fakeClient()
+		var refuses atomic.Bool
+		refuses.Store(true)
+		client.PrependReactor("list", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return refuses.Load(), nil, errors.New("refused")
+		})
+		p, err := New(Options{Client: client, Kind: PodMonitor, Set: "guardian", Namespace: "microservices", Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Want(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
 		time.Sleep(time.Hour)
-		if watches := asked("watch"); watches != 0 {
-			t.Errorf("%d watches, and it is not to", watches)
+		if lists := asked(client, "list"); lists < 50 {
+			t.Errorf("tried %d times in an hour", lists)
+		}
+		refuses.Store(false)
+		time.Sleep(2 * time.Minute)
+		if lists := asked(client, "list"); lists == 0 {
+			t.Error("given up")
+		}
+		time.Sleep(time.Hour)
+		if lists := asked(client, "list"); lists != 0 {
+			t.Errorf("looked %d times for nothing", lists)
 		}
 		cancel()
 		if err := <-ended; err != nil {
