@@ -106,8 +106,14 @@ const (
 // shows it through a pipeline such as "value | humanizePercentage". It shows
 // nothing when there is none.
 func lookup(metric, pipeline string, matchers ...string) string {
+	return withSeries(metric, matchers...) + "{{ . | first | " + pipeline + " }}{{ end }}"
+}
+
+// withSeries opens a template's block about the series of a recorded metric that the
+// alert's guard has; it is left out where there are none.
+func withSeries(metric string, matchers ...string) string {
 	selector := metric + `{namespace=%q,guardian_guard=%q` + strings.Join(append([]string{""}, matchers...), ",") + `}`
-	return "{{ with printf `" + selector + "` $labels.namespace $labels.guardian_guard | query }}{{ . | first | " + pipeline + " }}{{ end }}"
+	return "{{ with printf `" + selector + "` $labels.namespace $labels.guardian_guard | query }}"
 }
 
 const (

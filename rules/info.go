@@ -93,7 +93,7 @@ func (b *builder) infoGroup() {
 // pairInfo records who both sides are.
 func (b *builder) pairInfo(g Guard, service string) {
 	labels := map[string]string{
-		LabelInstance: b.Name, LabelNamespace: g.Namespace, LabelGuard: g.Name,
+		LabelNamespace: g.Namespace, LabelGuard: g.Name,
 		"canary": g.Canary.Workloads[0], "canary_subset": g.Canary.Name, "stable": g.Stable.Workloads[0], "stable_subset": g.Stable.Name,
 	}
 	if service != "" {
@@ -127,7 +127,7 @@ func (b *builder) sidesOfPairs() {
 // workloads; one that is known by its version has a service anyway.
 func (b *builder) sideInfo(g Guard, side string, s Side, service string) {
 	labels := map[string]string{
-		LabelInstance: b.Name, LabelNamespace: g.Namespace, LabelGuard: g.Name, labelSide: side, "guard": g.Name, "subset": s.Name,
+		LabelNamespace: g.Namespace, LabelGuard: g.Name, labelSide: side, "guard": g.Name, "subset": s.Name,
 	}
 	if len(s.Workloads) == 0 {
 		labels["destination_version"], service = s.Version, s.Service

@@ -63,7 +63,7 @@ func (l Links) prometheus(guard string) string {
 // kiali is the graph of the alert's service by version, or of its namespace where
 // the rules know no service. Its paths: frontend/src/routes.tsx of Kiali 2.31.
 func (l Links) kiali(namespace string) string {
-	service := "{{ with printf `" + serviceInfo + `{namespace=%q,guardian_guard=%q}` + "` $labels.namespace $labels.guardian_guard | query }}" +
+	service := withSeries(serviceInfo) +
 		"node/namespaces/" + namespace + `/services/{{ . | first | label "destination_service_name" }}{{ else }}namespaces{{ end }}`
 	return strings.TrimSuffix(l.Kiali, "/") + "/console/graph/" + service + "?graphType=versionedApp&duration=300&namespaces=" + namespace
 }
@@ -78,7 +78,7 @@ func (l Links) jaeger(namespace string, signal Signal) string {
 	if signal == SignalErrorRate {
 		failed = `"error":"true",`
 	}
-	workload := "{{ with printf `" + workloadInfo + `{namespace=%q,guardian_guard=%q,` + labelSide + `="canary"}` + "` $labels.namespace $labels.guardian_guard | query }}"
+	workload := withSeries(workloadInfo, labelSide+`="canary"`)
 	labels := "{{ with printf `count by (destination_app, destination_canonical_revision) (" + requestsTotal +
 		`{destination_workload=%q,destination_workload_namespace=%q,destination_app!~"|unknown"})` + "`" + ` (. | first | label "destination_workload") $labels.namespace | query }}`
 	tags := url.QueryEscape(`{`+failed+`"istio.canonical_revision":"`) + `{{ . | first | label "destination_canonical_revision" }}` + url.QueryEscape(`"}`)

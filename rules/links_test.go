@@ -14,15 +14,13 @@ import (
 	"github.com/prometheus/prometheus/template"
 )
 
-// shown is an annotation as Prometheus makes it of the series in known, each of
-// which answers the queries that have its key in them.
+// shown is an annotation as Prometheus makes it of the series in known, by the
+// queries that each of them answers.
 func shown(t *testing.T, text string, known map[string]labels.Labels) string {
 	t.Helper()
 	query := func(_ context.Context, q string, _ time.Time) (promql.Vector, error) {
-		for key, l := range known {
-			if strings.HasPrefix(q, key) {
-				return promql.Vector{{Metric: l, F: 1}}, nil
-			}
+		if l, ok := known[q]; ok {
+			return promql.Vector{{Metric: l, F: 1}}, nil
 		}
 		return nil, nil
 	}
@@ -51,9 +49,9 @@ const ordersFailed = `https://jaeger.example/search?lookback=1h&limit=20&service
 
 func TestLinksOfAlerts(t *testing.T) {
 	traced := map[string]labels.Labels{
-		workloadInfo: labels.FromStrings("destination_workload", "orders-v2"),
-		serviceInfo:  labels.FromStrings("destination_service_name", "orders-service"),
-		`count by (destination_app, destination_canonical_revision) (istio_requests_total{destination_workload="orders-v2",destination_workload_namespace="microservices"`: labels.FromStrings(
+		workloadInfo + `{namespace="microservices",guardian_guard="orders-service",guardian_side="canary"}`: labels.FromStrings("destination_workload", "orders-v2"),
+		serviceInfo + `{namespace="microservices",guardian_guard="orders-service"}`:                         labels.FromStrings("destination_service_name", "orders-service"),
+		`count by (destination_app, destination_canonical_revision) (istio_requests_total{destination_workload="orders-v2",destination_workload_namespace="microservices",destination_app!~"|unknown"})`: labels.FromStrings(
 			"destination_app", "orders", "destination_canonical_revision", "v2"),
 	}
 	all := Links{Grafana: "https://grafana.example/", Prometheus: "https://prom.example/", Kiali: "https://kiali.example/kiali/", Jaeger: "https://jaeger.example/"}

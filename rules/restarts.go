@@ -28,8 +28,7 @@ func (b *builder) restartsGroup() {
 	if b.RestartsFrom == FromKubeStateMetrics {
 		counted, none = b.restartsFromKubeStateMetrics()
 	}
-	of := map[string]string{LabelInstance: b.Name, LabelOwner: b.Namespace}
-	b.record(restartsShort, of, "("+counted+") > 0")
+	b.record(restartsShort, b.owned(), "("+counted+") > 0")
 	for _, w := range b.restartWindows() {
 		// While Prometheus was away, steps find the last sample before: that is no
 		// count of theirs.

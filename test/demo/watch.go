@@ -78,7 +78,7 @@ func (st *stage) awake(ctx context.Context) error {
 	// Prometheus sends an alert again after a minute (--rules.alert.resend-delay), and has dropped the first heartbeat if it
 	// evaluated before it knew its Alertmanager.
 	return until(ctx, 2*time.Minute, "the rules see the users' requests", func(ctx context.Context) (bool, error) {
-		// Two windows of 15 s are counted only once the second one is over: by then everything counts.
+		// A side is counted from the second evaluation on that sees its requests.
 		n, _, err := st.query(ctx, `count(count by (guardian_guard) (guardian_side:requests:idelta))`)
 		if err != nil || int(n) < busy {
 			return false, err
