@@ -105,7 +105,7 @@ func (b *builder) target() string { return strings.Join(b.TargetLabels, ", ") }
 
 // owned are the labels of what is recorded before guards are joined.
 func (b *builder) owned() map[string]string {
-	return map[string]string{LabelInstance: b.Name, LabelOwner: b.Namespace}
+	return map[string]string{LabelOwner: b.Namespace}
 }
 
 // ownedMatchers selects what has the labels of owned, of this part of the rules.
@@ -186,8 +186,9 @@ func (l lane) upBefore() string { return "guardian_target:" + l.prefix + "up:bef
 // that was not there counts in full, if its target had been scraped by then and
 // the sum would have been recorded. One that has become less counts nothing: a
 // proxy has started anew, or has given up series of which it saw no more requests.
-// So does one whose last evaluation was missed, because Prometheus had too much to
-// do: the range has room for two samples, and for no older one.
+// After an evaluation that was missed, because Prometheus had too much to do, nothing
+// has grown: the range has room for two samples, and for none that is older than the
+// missed one.
 func (b *builder) grown(c counter, s series) string {
 	return expand(`((idelta($sums[$two]) or $new) >= 0)`, "sums", b.sums(c, s), "two", b.two(), "new", b.ifNew(c, s))
 }
@@ -209,7 +210,7 @@ func (b *builder) up(l lane) string {
 	return "up{job!=" + strconv.Quote(b.fastJob()) + "}"
 }
 
-// recordNativeGrowth is recordGrowth for native histograms, over all targets.
+// recordNativeGrowth records how native histograms have grown, over all targets.
 func (b *builder) recordNativeGrowth(c counter) {
 	for _, s := range c.series() {
 		b.record(c.ideltaName(s), b.owned(), expand(`sum by ($key, reporter) (

@@ -26,7 +26,8 @@
 // has grown since the last evaluation is one step (…:idelta, per guard, side and
 // reporter), and a window is the sum of its steps: no extrapolation, so the counts
 // are exact whatever the scrape interval is. An evaluation that Prometheus misses
-// loses the steps of the scrapes before it, at both sides alike.
+// costs its own step and the next one, at both sides alike: what was scraped between
+// the evaluation before and the one after it is not counted.
 //
 // A sum that was not there before counts in full, if its target had been scraped
 // successfully by then (`up offset interval == 1`) and the rules were adding up

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 )
@@ -51,7 +52,7 @@ func (b *builder) trafficGroup() {
 		"weights", b.weights(), "pause", dur(pause), "guard", keyLabels, "side", labelSide,
 		"info", b.own(subsetInfo, labelSide+`="canary"`), "tolerance", b.own(trafficTolerance),
 		"ratio", b.own(weightRatio), "steady", b.own(weightSteady), "expected", b.own(trafficExpected), "gaps", b.own(countGaps),
-		"all", b.own(trafficAll), "canary", b.own(trafficAll, labelSide+`="canary"`),
+		"all", b.traffic(), "canary", b.traffic(labelSide + `="canary"`),
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
 	// Replicas of guardian learn of a change at different times: none may have
@@ -70,9 +71,15 @@ func (b *builder) trafficGroup() {
 	b.endGroup()
 }
 
+// traffic selects what each side got within the short window. Other rules than
+// these may have recorded another window five minutes ago.
+func (b *builder) traffic(matchers ...string) string {
+	return b.own(trafficAll, append(matchers, "window="+strconv.Quote(dur(b.windows.short())))...)
+}
+
 // trafficBefore is how many requests both sides had five minutes before.
 func (b *builder) trafficBefore() string {
-	return "sum without (" + labelSide + ", window) (" + b.own(trafficAll) + " offset 5m)"
+	return "sum without (" + labelSide + ", window) (" + b.traffic() + " offset 5m)"
 }
 
 // weights are the canaries' as guardian sees them, in percent.
@@ -100,15 +107,17 @@ func (b *builder) weight() {
 // Prometheus's own restart, leaves holes that the longer windows count as no
 // requests, which only a share mistakes for something. While there is one, no
 // reporter judges: the one with the gap may be the one that clears the canary. A
-// side that has not been counted at all has no gap.
+// side that has not been counted at all has no gap, and neither has one that just
+// now is not counted like the other: then an evaluation was missed.
 func (b *builder) gaps() {
 	// What comes after a hole may be of a time before it.
 	span := b.windows.short() + b.windows.base
-	// One failed scrape of a side's only proxy is missed by as many evaluations as
-	// there are in a scrape interval; one missed evaluation is no hole.
-	least := float64(span)/float64(b.Interval) - max(1.5, float64(b.windows.scrape)/float64(b.Interval)-0.5)
-	b.record(countGaps, nil, expand(`count_over_time($step[$span]) < $least or (count_over_time($step[$span]) unless $step)`,
-		"step", b.own(failed.step), "span", dur(span), "least", num(least)))
+	// One failed scrape of a side's only proxy costs the steps of a scrape interval and
+	// one more, a missed evaluation two: that is no hole where two are not as many.
+	lost := max(1, cmp.Or(b.FastLane, b.ScrapeInterval)/b.Interval) + 1
+	least := float64(span)/float64(b.Interval) - float64(lost) + 0.5
+	b.record(countGaps, nil, expand(`count_over_time($step[$span]) < $least or (count_over_time($step[$span]) unless $step and on ($guard) $step)`,
+		"step", b.own(failed.step), "span", dur(span), "least", num(least), "guard", keyLabels))
 }
 
 // unreached counts the requests that no workload answered, by service.
@@ -203,5 +212,5 @@ func (b *builder) tooFew() string {
 // canary: a caller's proxy reports, or the canary's own does.
 func (b *builder) seen() string {
 	return expand(`(sum by (namespace, guardian_guard) ($callers) or sum by (namespace, guardian_guard) ($canary))`,
-		"callers", b.own(trafficAll, `reporter!="destination"`), "canary", b.own(trafficAll, labelSide+`="canary"`))
+		"callers", b.traffic(`reporter!="destination"`), "canary", b.traffic(labelSide+`="canary"`))
 }

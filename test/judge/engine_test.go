@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"sort"
 	"strconv"
 	"testing"
@@ -134,34 +136,64 @@ func newPrometheus(t *testing.T, signals rules.Signals) *prometheus {
 
 func newPrometheusEvery(t *testing.T, interval time.Duration, signals rules.Signals) *prometheus {
 	t.Helper()
-	return newPrometheusOf(t, interval, rules.Guard{
+	return newPrometheusOf(t, interval, orders(signals))
+}
+
+func orders(signals rules.Signals) rules.Guard {
+	return rules.Guard{
 		Name: "orders-service", Namespace: "microservices",
 		Stable:  rules.Side{Name: "v1", Service: "orders-service", Workloads: []string{"orders-v1"}},
 		Canary:  rules.Side{Name: "v2", Service: "orders-service", Workloads: []string{"orders-v2"}},
 		Signals: signals,
-	})
+	}
 }
 
 func newPrometheusOf(t *testing.T, interval time.Duration, guards ...rules.Guard) *prometheus {
 	t.Helper()
-	r, err := rules.Generate(rules.Options{Interval: interval, ScrapeInterval: scrapeInterval * time.Millisecond, Guards: guards})
+	return newPrometheusBy(t, rules.Options{Interval: interval, ScrapeInterval: scrapeInterval * time.Millisecond, Guards: guards})
+}
+
+func newPrometheusBy(t *testing.T, o rules.Options) *prometheus {
+	t.Helper()
+	return &prometheus{t: t, store: newStore(), rules: rulesBy(t, o), engine: promql.NewEngine(promql.EngineOpts{
+		MaxSamples: 1e6, Timeout: time.Minute, LookbackDelta: 5 * time.Minute, EnableAtModifier: true,
+	})}
+}
+
+// rulesBy are those about guards.
+func rulesBy(t *testing.T, o rules.Options) []rule {
+	t.Helper()
+	r, err := rules.Generate(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &prometheus{t: t, store: newStore(), engine: promql.NewEngine(promql.EngineOpts{
-		MaxSamples: 1e6, Timeout: time.Minute, LookbackDelta: 5 * time.Minute, EnableAtModifier: true,
-	})}
+	var out []rule
 	for _, object := range r.PrometheusRules("x", "x")[1:] { // the first is about guardian itself
 		for _, g := range object.Spec.Groups {
 			if g.Name == "guardian.overview" {
 				continue
 			}
 			for _, one := range g.Rules {
-				p.rules = append(p.rules, rule{record: one.Record, alert: one.Alert, expr: one.Expr.StrVal, labels: one.Labels})
+				out = append(out, rule{record: one.Record, alert: one.Alert, expr: one.Expr.StrVal, labels: one.Labels})
 			}
 		}
 	}
-	return p
+	return out
+}
+
+// reload gives Prometheus other rules before an evaluation. As there, what a rule
+// recorded that is no more is marked stale.
+func (p *prometheus) reload(now int64, all []rule) {
+	for _, old := range p.rules {
+		if i := slices.IndexFunc(all, func(r rule) bool { return r.record == old.record && maps.Equal(r.labels, old.labels) }); i >= 0 {
+			all[i].last = old.last
+			continue
+		}
+		for _, l := range old.last {
+			p.store.add(l, now, math.Float64frombits(value.StaleNaN))
+		}
+	}
+	p.rules = all
 }
 
 // scraped stores what a scrape found, and stale markers for what it did not.
@@ -275,10 +307,10 @@ func TestAGuardThatIsNewIsNotJudgedByItsPast(t *testing.T) {
 	for now := int64(second); now <= 90*second; now += second {
 		switch now {
 		case 30 * second:
-			p.rules = newPrometheusOf(t, time.Second, orders, stock).rules
+			p.reload(now, newPrometheusOf(t, time.Second, orders, stock).rules)
 		case 60 * second:
 			stock.Signals.Latency.Max = 500 * time.Millisecond
-			p.rules = newPrometheusOf(t, time.Second, orders, stock).rules
+			p.reload(now, newPrometheusOf(t, time.Second, orders, stock).rules)
 		}
 		if evaluate(now) || len(p.firing) > 0 {
 			t.Fatalf("second %d: %v", now/second, p.firing)
@@ -314,8 +346,78 @@ func TestAMissedEvaluationIsNoBurst(t *testing.T) {
 			t.Fatalf("second %d: %v", s, p.firing)
 		}
 	}
-	// Of 17 scrapes, those at seconds 40 and 65 went unseen, and the first has none before it.
+	// Of 18 scrapes, those at seconds 40 and 65 went unseen, and the first has none before it.
 	same(t, p, 90*second, `sum_over_time(guardian_side:requests:idelta{guardian_side="canary"}[2m])`, 15*50, true)
+}
+
+// TestAShorterWindowIsNotComparedWithALongerOne changes the scrape interval while
+// Prometheus runs, under an even load: what was counted five minutes before was
+// counted in windows four times as long.
+func TestAShorterWindowIsNotComparedWithALongerOne(t *testing.T) {
+	const every = 5 * second
+	by := func(scrape time.Duration) rules.Options {
+		return rules.Options{Interval: every * time.Millisecond, ScrapeInterval: scrape,
+			Guards: []rules.Guard{orders(rules.Signals{Traffic: &rules.Traffic{ShareTolerance: 0.5}})}}
+	}
+	p := newPrometheusBy(t, by(time.Minute))
+	for now := int64(every); now <= 1100*second; now += every {
+		p.proxies(now, map[string]float64{"orders-v1": 90, "orders-v2": 10})
+		p.weight(now, 10)
+		if now == 700*second {
+			p.reload(now, rulesBy(t, by(15*time.Second)))
+		}
+		if p.evaluate(now); len(p.firing) > 0 {
+			t.Fatalf("second %d: %v", now/second, p.firing)
+		}
+		// The gap of the start is five minutes old at second 605.
+		if known := now > 610*second && now < 700*second || now >= 1000*second; known && len(p.query("guardian:requests:per_before", now)) != 1 {
+			t.Fatalf("second %d: nothing is compared", now/second)
+		}
+	}
+}
+
+// TestOnlyAHoleSilencesTheShare has Prometheus miss one evaluation, and one scrape
+// of the canary.
+func TestOnlyAHoleSilencesTheShare(t *testing.T) {
+	for name, c := range map[string]struct {
+		interval, scrape time.Duration
+		missed, failed   int64 // milliseconds; 0: none
+	}{
+		"an evaluation, five to a scrape":                  {interval: time.Second, scrape: 5 * time.Second, missed: 300 * second},
+		"an evaluation, two to a scrape":                   {interval: 5 * time.Second, scrape: 10 * time.Second, missed: 300 * second},
+		"a scrape, five evaluations to one":                {interval: time.Second, scrape: 5 * time.Second, failed: 300 * second},
+		"a scrape, two evaluations to one":                 {interval: 5 * time.Second, scrape: 10 * time.Second, failed: 300 * second},
+		"a scrape, one evaluation to one":                  {interval: 15 * time.Second, scrape: 15 * time.Second, failed: 300 * second},
+		"a scrape, one evaluation and a half to one":       {interval: 10 * time.Second, scrape: 15 * time.Second, failed: 300 * second},
+		"a scrape, one evaluation and a half, the second":  {interval: 10 * time.Second, scrape: 15 * time.Second, failed: 315 * second},
+		"a scrape, a third of an evaluation, that sees it": {interval: 15 * time.Second, scrape: 5 * time.Second, failed: 300 * second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPrometheusBy(t, rules.Options{Interval: c.interval, ScrapeInterval: c.scrape,
+				Guards: []rules.Guard{orders(rules.Signals{Traffic: &rules.Traffic{ShareTolerance: 0.5}})}})
+			interval, scrape := c.interval.Milliseconds(), c.scrape.Milliseconds()
+			for now := int64(second); now <= 345*second; now += second {
+				if now%scrape == 0 {
+					p.weight(now, 10)
+					p.proxies(now, map[string]float64{"orders-v1": 90})
+					if now != c.failed {
+						p.proxies(now, map[string]float64{"orders-v2": 10})
+					} else {
+						p.unscraped(now, "orders-v2")
+					}
+				}
+				if now%interval == 0 && now != c.missed {
+					p.evaluate(now)
+				}
+				if now%interval == 0 && now > 280*second {
+					judged := len(p.query("guardian_canary:requests:per_weight", now)) == 1
+					if judged == (c.failed != 0 && now >= c.failed) {
+						t.Errorf("second %d: is the share judged? %v", now/second, judged)
+					}
+				}
+			}
+		})
+	}
 }
 
 // TestThePortIsEqualToTheEngine runs both on the same scrapes of services that
@@ -418,44 +520,65 @@ func TestARestartOfPrometheusIsNoFault(t *testing.T) {
 	p := newPrometheusEvery(t, every*time.Millisecond, rules.Signals{
 		ErrorRate: &rules.ErrorRate{Max: 0.01}, Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute}, Traffic: &rules.Traffic{ShareTolerance: 0.5},
 	})
-	add := func(at int64, f float64, job, name string, pairs ...string) {
-		pairs = append(pairs, model.MetricNameLabel, name, "job", job, "instance", job)
-		p.store.add(labels.FromStrings(pairs...), at, f)
-	}
 	guardian := func(at int64) {
-		add(at, 1, "guardian", "up")
+		p.add(at, 1, "guardian", "up")
+		p.add(at, float64(at/second), "guardian", "guardian_heartbeat_timestamp_seconds", rules.LabelOwner, "microservices")
+		p.weight(at, 10)
 		for _, subset := range []string{"v1", "v2"} {
-			own := []string{rules.LabelOwner, "microservices", "guard", "orders-service", "subset", subset}
-			add(at, map[string]float64{"v1": 90, "v2": 10}[subset], "guardian", "guardian_weight_percent", own...)
 			restarts := 0.0
 			if subset == "v2" && at > 190*second {
 				restarts = 1
 			}
-			add(at, restarts, "guardian", "guardian_workload_restarts_total", own...)
+			p.add(at, restarts, "guardian", "guardian_workload_restarts_total", rules.LabelOwner, "microservices", "guard", "orders-service", "subset", subset)
 		}
-	}
-	proxy := func(at int64, workload string, perSecond float64) {
-		add(at, 1, workload, "up")
-		add(at, perSecond*float64(at/second), workload, "istio_requests_total", "reporter", "destination",
-			"destination_workload", workload, "destination_workload_namespace", "microservices", "response_code", "200")
 	}
 	for now := int64(every); now <= 800*second; now += every {
 		if now > 200*second && now < 380*second {
 			continue
 		}
-		proxy(now-4*second, "orders-v1", 90)
+		p.proxies(now-4*second, map[string]float64{"orders-v1": 90})
 		guardian(now - 3*second)
 		if now != 380*second { // its first scrape comes after the first evaluation
-			proxy(now-second, "orders-v2", 10)
+			p.proxies(now-second, map[string]float64{"orders-v2": 10})
 		}
 		p.evaluate(now)
 		if len(p.firing) > 0 {
 			t.Errorf("second %d: %v", now/second, p.firing)
 		}
 	}
-	if len(p.query("guardian_canary:requests:per_weight", 800*second)) == 0 || len(p.query("max_over_time(guardian_side:restarts:increase[15m])", 800*second)) == 0 {
+	if len(p.query("guardian_canary:requests:per_weight", 800*second)) == 0 || len(p.query("guardian_side:restarts:increase", 800*second)) == 0 {
 		t.Error("nothing was judged")
 	}
+}
+
+// proxies has scrapes of workloads' own proxies, by how many requests each gets in
+// a second.
+func (p *prometheus) proxies(at int64, perSecond map[string]float64) {
+	for workload, n := range perSecond {
+		p.add(at, 1, workload, "up")
+		p.add(at, n*float64(at/second), workload, "istio_requests_total", requestsOf(workload)...)
+	}
+}
+
+// unscraped has a scrape of a workload's proxy that fails.
+func (p *prometheus) unscraped(at int64, workload string) {
+	p.add(at, 0, workload, "up")
+	p.add(at, math.Float64frombits(value.StaleNaN), workload, "istio_requests_total", requestsOf(workload)...)
+}
+
+func requestsOf(workload string) []string {
+	return []string{"reporter", "destination", "destination_workload", workload, "destination_workload_namespace", "microservices", "response_code", "200"}
+}
+
+// weight has a scrape of guardian, by the canary's weight in percent.
+func (p *prometheus) weight(at int64, canary float64) {
+	for subset, percent := range map[string]float64{"v1": 100 - canary, "v2": canary} {
+		p.add(at, percent, "guardian", "guardian_weight_percent", rules.LabelOwner, "microservices", "guard", "orders-service", "subset", subset)
+	}
+}
+
+func (p *prometheus) add(at int64, f float64, job, name string, pairs ...string) {
+	p.store.add(labels.FromStrings(append(slices.Clone(pairs), model.MetricNameLabel, name, "job", job, "instance", job)...), at, f)
 }
 
 func same(t *testing.T, p *prometheus, now int64, selector string, want float64, exists bool) {
