@@ -124,7 +124,7 @@ fuzz: ## Run each fuzz target for FUZZTIME (3s)
 # Seconds of it show nothing, so it is no part of fuzz.
 .PHONY: fuzz-secrets
 fuzz-secrets: ## Search for a configuration whose error shows a secret, for FUZZTIME (FUZZTIME=10m)
-	$(GO) test -run='^$$' -fuzz=ShowsASecret -fuzztime=$(FUZZTIME) ./cmd/guardian
+	$(GO) test -run='^$$' -fuzz=ShowsASecret -fuzztime=$(FUZZTIME) ./cmd/guardian/config
 
 .PHONY: tools
 tools: ## Build the programs that tests start, once (5 to 10 minutes the first time)

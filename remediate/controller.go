@@ -47,10 +47,10 @@ type Options struct {
 	// AskForward asks live what matters only before traffic goes forward: the
 	// alerts that fire anywhere, the canary's requests since a time, the gates, and
 	// the gaps in its rules. Nil: promotion waits for ever.
-	AskForward func(ctx context.Context, g decision.Guard, s Sides, since time.Time) (decision.Forward, []decision.Alert)
+	AskForward func(ctx context.Context, g decision.Guard, s decision.Sides, since time.Time) (decision.Forward, []decision.Alert)
 	// Count returns the canary's requests since a time, and the gaps in the rules
 	// that watch it. Nil: they are not counted.
-	Count func(ctx context.Context, g decision.Guard, s Sides, since time.Time) (decision.Tally, decision.Gaps, error)
+	Count func(ctx context.Context, g decision.Guard, s decision.Sides, since time.Time) (decision.Tally, decision.Gaps, error)
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
@@ -103,7 +103,7 @@ type entry struct {
 	guard   decision.Guard
 	pending map[string]submitted // accepted alerts by episode, not recorded yet
 	waiters []chan error
-	sides   Sides
+	sides   decision.Sides
 	record  decision.Record // lock and status alone
 	seen    bool
 	removed bool
@@ -145,7 +145,7 @@ func New(o Options) (*Controller, error) {
 		o.Domain = virtualservice.DefaultDomain
 	}
 	if o.Instance == "" {
-		o.Instance = DefaultInstance
+		o.Instance = decision.DefaultInstance
 	}
 	if o.Workers == 0 {
 		o.Workers = 16
@@ -636,10 +636,10 @@ func (c *Controller) Views() []View {
 
 // SidesOf returns what runs behind each guard's destinations, as last seen;
 // guards not looked at yet are missing.
-func (c *Controller) SidesOf() map[string]Sides {
+func (c *Controller) SidesOf() map[string]decision.Sides {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make(map[string]Sides, len(c.guards))
+	out := make(map[string]decision.Sides, len(c.guards))
 	for name, e := range c.guards {
 		if e.seen {
 			out[name] = e.sides

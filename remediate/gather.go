@@ -29,28 +29,12 @@ type snapshot struct {
 	leaving  map[string]*unstructured.Unstructured // to be given back, for the same reason; nil: does not exist
 	beside   map[string]bool                       // those that have testers' routes alone, where another leads everybody somewhere
 	// who serves the two sides, for rules that need names
-	sides  Sides
+	sides  decision.Sides
 	known  *inspections
 	noRule string // why the DestinationRule cannot be read
 	unread error  // the first of what is not readable
 	user   string // guardian's own
 	again  bool   // read from the API server, since it has left a write without an answer or has refused the record
-}
-
-// Sides names what runs behind a guard's two destinations, for those who look
-// at its metrics.
-type Sides struct {
-	Stable, Canary Side
-}
-
-// Side is one destination as metrics know it.
-type Side struct {
-	Host      string            // fully qualified
-	Service   string            // name of the Service
-	Labels    map[string]string // the subset's labels; nil for a host of its own
-	Workloads []string          // names of Deployments, Rollouts, StatefulSets, …, sorted
-	Waiting   map[string]int64  // reason → containers that it keeps from starting
-	Absent    string            // why there is no such destination; empty: there is, or stable's tells
 }
 
 // gather reads all that one guard's decision needs. A record that cannot be
@@ -178,7 +162,7 @@ func (stable *resolvedSide) part(canary *resolvedSide) (overlap string) {
 
 // resolvedSide is a destination with the selector of its workloads.
 type resolvedSide struct {
-	Side
+	decision.Side
 	want        workloadSelector
 	subset      keptLabels
 	deployments []*keptDeployment

@@ -13,9 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// DefaultInstance is a guardian's name where nothing tells it.
-const DefaultInstance = "guardian"
-
 // LabelInstance on guardian's Leases names the guardian whose replicas hold
 // them.
 const LabelInstance = decision.Prefix + "instance"

@@ -26,7 +26,7 @@ type Looker struct {
 
 // Look gathers what a decision about g would be made from, alerts aside, and
 // who serves its two sides.
-func (l Looker) Look(ctx context.Context, g decision.Guard) (decision.Input, Sides, error) {
+func (l Looker) Look(ctx context.Context, g decision.Guard) (decision.Input, decision.Sides, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
 	s, err := gather(ctx, live, g, l.Domain, "", nil, nil)
 	return s.input, s.sides, cmp.Or(err, s.unread)

@@ -238,7 +238,7 @@ func (m *Metrics) saw(g decision.Guard, o outcome) {
 			s.weight = o.decision.Weight
 		}
 		sides := o.snapshot.sides
-		for i, side := range []Side{sides.Stable, sides.Canary} {
+		for i, side := range []decision.Side{sides.Stable, sides.Canary} {
 			s.waiting[i] = [len(waitingReasons)]int64{}
 			addByReason(s.waiting[i][:], waitingReasons[:], side.Waiting)
 		}

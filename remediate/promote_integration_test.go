@@ -244,7 +244,7 @@ func TestWithoutPrometheusItWaitsAndThenGoesOnToTheEnd(t *testing.T) {
 	var stopped atomic.Bool
 	var asked atomic.Int32
 	change := func(o *Options) {
-		o.AskForward = func(context.Context, decision.Guard, Sides, time.Time) (decision.Forward, []decision.Alert) {
+		o.AskForward = func(context.Context, decision.Guard, decision.Sides, time.Time) (decision.Forward, []decision.Alert) {
 			if stopped.Load() {
 				return decision.Forward{Err: fmt.Sprintf("Prometheus does not answer: connection %d refused", asked.Add(1))}, nil
 			}

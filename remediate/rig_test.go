@@ -268,7 +268,7 @@ func (r *rig) newReplica(change func(*Options), guards ...decision.Guard) *runni
 	o := Options{
 		Namespace: r.ns, Identity: fmt.Sprintf("guardian-%d", replicas.next()),
 		Firing: p.firingOf, Heartbeat: time.Now,
-		AskForward: func(context.Context, decision.Guard, Sides, time.Time) (decision.Forward, []decision.Alert) {
+		AskForward: func(context.Context, decision.Guard, decision.Sides, time.Time) (decision.Forward, []decision.Alert) {
 			return decision.Forward{Requests: 1000}, nil
 		},
 		Metrics: NewMetrics(p.reg), Logger: slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -117,7 +117,7 @@ type slow struct {
 	but   string
 }
 
-func (s *slow) count(ctx context.Context, g decision.Guard, _ Sides, _ time.Time) (decision.Tally, decision.Gaps, error) {
+func (s *slow) count(ctx context.Context, g decision.Guard, _ decision.Sides, _ time.Time) (decision.Tally, decision.Gaps, error) {
 	if !s.from.Load() || g.Name == s.but {
 		return decision.Tally{Requests: 1}, decision.Gaps{}, nil
 	}
@@ -178,7 +178,7 @@ func TestAPersonsRollbackWaitsForNoAnswer(t *testing.T) {
 type gated struct{ shut atomic.Bool }
 
 func (g *gated) options(o *Options) {
-	o.AskForward = func(context.Context, decision.Guard, Sides, time.Time) (decision.Forward, []decision.Alert) {
+	o.AskForward = func(context.Context, decision.Guard, decision.Sides, time.Time) (decision.Forward, []decision.Alert) {
 		return decision.Forward{Requests: 1000, Gates: []decision.Gate{{Name: "slo", Open: !g.shut.Load(), Why: "0"}}}, nil
 	}
 }

@@ -179,7 +179,7 @@ func TestWhatElseLeadsToTheCanaryIsNamed(t *testing.T) {
 	w.rules = []*keptRule{rule("orders-service", "orders-service", map[string]any{"v1": v1, "v2": v2, "all": map[string]any{}}),
 		rule("again", "orders-service.microservices.svc.cluster.local", map[string]any{"old": v1, "new": v2}), rule("stable", "orders-stable", map[string]any{"any": map[string]any{}}), rule("abroad", "example.com", map[string]any{"x": v2})}
 	set := keepLabels(map[string]string{"version": "v2"})
-	w.canary = resolvedSide{Side: Side{Service: "orders-service"}, subset: set, want: newWorkloadSelector(w.services["orders-service"].selector, set),
+	w.canary = resolvedSide{Side: decision.Side{Service: "orders-service"}, subset: set, want: newWorkloadSelector(w.services["orders-service"].selector, set),
 		pods: []*keptPod{readyPod("two", "orders:2", withLabels("version=v2"))}}
 	denied, open := w.find()
 	if want := []string{"subset all"}; !slices.Equal(denied, want) {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -71,7 +72,7 @@ flags, as files or Secrets that it sees.`,
 
 // reachGuardian fills in the URL, and refuses a route that guardian would answer
 // with 401.
-func reachGuardian(c Config, o *rules.AlertmanagerOptions, format string) error {
+func reachGuardian(c config.Config, o *rules.AlertmanagerOptions, format string) error {
 	needs, err := webNeeds(c, o.URL != "")
 	if err != nil {
 		return err
@@ -110,7 +111,7 @@ func reachGuardian(c Config, o *rules.AlertmanagerOptions, format string) error 
 
 // webNeeds reads web.configFile, which is where guardian runs: here it may be
 // missing, and then the user has to tell.
-func webNeeds(c Config, told bool) (alerting.WebNeeds, error) {
+func webNeeds(c config.Config, told bool) (alerting.WebNeeds, error) {
 	if c.Web.ConfigFile == "" {
 		return alerting.WebNeeds{}, nil
 	}

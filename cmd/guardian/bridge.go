@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
@@ -34,13 +35,13 @@ type bridge struct {
 // guardIndex is a configuration whose guards are found without a search: with
 // a thousand of them each alert would otherwise be held against all.
 type guardIndex struct {
-	Config
-	byName   map[string]*GuardConfig
-	matching []*GuardConfig // those with matchers, which any alert may satisfy; in the configuration's order
+	config.Config
+	byName   map[string]*config.Guard
+	matching []*config.Guard // those with matchers, which any alert may satisfy; in the configuration's order
 }
 
-func newGuardIndex(c Config) *guardIndex {
-	i := &guardIndex{Config: c, byName: make(map[string]*GuardConfig, len(c.Guards))}
+func newGuardIndex(c config.Config) *guardIndex {
+	i := &guardIndex{Config: c, byName: make(map[string]*config.Guard, len(c.Guards))}
 	for n := range c.Guards {
 		g := &c.Guards[n]
 		i.byName[g.Name] = g
@@ -52,11 +53,11 @@ func newGuardIndex(c Config) *guardIndex {
 }
 
 // Guard returns the guard of that name.
-func (i *guardIndex) Guard(name string) (GuardConfig, bool) {
+func (i *guardIndex) Guard(name string) (config.Guard, bool) {
 	if g, ok := i.byName[name]; ok {
 		return *g, true
 	}
-	return GuardConfig{}, false
+	return config.Guard{}, false
 }
 
 // controller is what the bridge needs of remediate.Controller.
@@ -67,7 +68,7 @@ type controller interface {
 	Unknown(ctx context.Context, alertOf map[string]string) error
 }
 
-func newBridge(c Config, metrics *alerting.Metrics, log *slog.Logger, now func() time.Time) *bridge {
+func newBridge(c config.Config, metrics *alerting.Metrics, log *slog.Logger, now func() time.Time) *bridge {
 	b := &bridge{metrics: metrics, log: log, now: now, unknown: map[string]time.Time{}}
 	b.config.Store(newGuardIndex(c))
 	b.book = alerting.NewBook(alerting.BookOptions{Keys: b.guardsOf, Metrics: metrics})
@@ -75,7 +76,7 @@ func newBridge(c Config, metrics *alerting.Metrics, log *slog.Logger, now func()
 }
 
 // setConfig takes a new configuration into use: alerts are matched anew.
-func (b *bridge) setConfig(c Config) {
+func (b *bridge) setConfig(c config.Config) {
 	b.config.Store(newGuardIndex(c))
 	b.book.Reindex(b.guardsOf)
 }
@@ -98,7 +99,7 @@ func (b *bridge) guardsOf(a alerting.Alert) []string {
 }
 
 // actionFor is what an alert asks of a guard; empty: it is not about it.
-func (i *guardIndex) actionFor(g *GuardConfig, a alerting.Alert) decision.Action {
+func (i *guardIndex) actionFor(g *config.Guard, a alerting.Alert) decision.Action {
 	if action := a.Labels[rules.LabelAction]; a.Labels[rules.LabelGuard] == g.Name && isAction(action) && i.placed(a.Labels) {
 		return decision.Action(action)
 	}
@@ -123,7 +124,7 @@ func isAction(action string) bool {
 const actionNone = "none"
 
 // translate is an alert as remediate knows it.
-func (b *bridge) translate(g GuardConfig, a alerting.Alert) decision.Alert {
+func (b *bridge) translate(g config.Guard, a alerting.Alert) decision.Alert {
 	summary := a.Annotations["summary"]
 	if summary == "" {
 		summary = a.Annotations["description"]
@@ -321,13 +322,13 @@ func (b *bridge) filter() (alerting.Filter, error) {
 }
 
 // filterFor selects every alert that may be about one guard.
-func (i *guardIndex) filterFor(g GuardConfig) (alerting.Filter, error) {
-	return i.filterOf(rules.LabelGuard+`="`+g.Name+`"`, []GuardConfig{g})
+func (i *guardIndex) filterFor(g config.Guard) (alerting.Filter, error) {
+	return i.filterOf(rules.LabelGuard+`="`+g.Name+`"`, []config.Guard{g})
 }
 
 // filterOf is what names a guard of this namespace, or no namespace, and the
 // guards' matchers, silenced alerts included.
-func (i *guardIndex) filterOf(named string, guards []GuardConfig) (alerting.Filter, error) {
+func (i *guardIndex) filterOf(named string, guards []config.Guard) (alerting.Filter, error) {
 	own, err := alerting.ParseMatchers(named, rules.LabelNamespace+`=~"|`+i.Namespace+`"`)
 	if err != nil {
 		return alerting.Filter{}, err

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
@@ -73,7 +74,7 @@ func testBridge(t *testing.T) (*bridge, *fakeController) { return testBridgeOf(t
 // testBridgeOf has further keys of the configuration.
 func testBridgeOf(t *testing.T, more string) (*bridge, *fakeController) {
 	t.Helper()
-	c, err := ParseConfig([]byte(more + `
+	c, err := config.Parse([]byte(more + `
 namespace: microservices
 guards:
 - name: orders-service
@@ -291,7 +292,7 @@ func TestANewConfigurationMatchesTheOldAlertsAnew(t *testing.T) {
 	if err := b.Accept(t.Context(), alerting.LanePush, []alerting.Alert{a}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := ParseConfig([]byte("namespace: microservices\nguards:\n- name: orders-service\n  alerts: {matchers: [{match: '{alertname=\"OrdersDown\"}'}]}\n"))
+	c, err := config.Parse([]byte("namespace: microservices\nguards:\n- name: orders-service\n  alerts: {matchers: [{match: '{alertname=\"OrdersDown\"}'}]}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,7 +419,7 @@ func TestPrometheusIsAskedWhereAlertmanagerDoesNotAnswer(t *testing.T) {
 
 func TestGoingForwardAsksEverything(t *testing.T) {
 	guard := decision.Guard{Name: "orders-service"}
-	sides := remediate.Sides{Canary: remediate.Side{Workloads: []string{"orders-v2"}}, Stable: remediate.Side{Workloads: []string{"orders-v1"}}}
+	sides := decision.Sides{Canary: decision.Side{Workloads: []string{"orders-v2"}}, Stable: decision.Side{Workloads: []string{"orders-v1"}}}
 	since := bridgeNow.Add(-5 * time.Minute)
 	t.Run("an alert that only Alertmanager knows comes back", func(t *testing.T) {
 		o, _, am, _, q := testOracle(t)
@@ -483,12 +484,12 @@ func TestWhatPrometheusLacksOfAGuardsRulesIsNamed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o, _, _, _, q := testOracle(t)
 			q.samples = c.samples
-			config := o.bridge.config.Load().Config
-			guard, err := config.rulesGuard(config.Guards[0], remediate.Sides{})
+			settings := o.bridge.config.Load().Config
+			guard, err := settings.RulesGuard(settings.Guards[0], decision.Sides{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, err := o.gaps(t.Context(), config, guard); err != nil || got != c.want {
+			if got, err := o.gaps(t.Context(), settings, guard); err != nil || got != c.want {
 				t.Errorf("%+v, %v; want %+v", got, err, c.want)
 			}
 		})
@@ -531,12 +532,12 @@ func TestATallyIsReadOffOneAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o, _, _, _, q := testOracle(t)
 			q.samples = c.samples
-			config := o.bridge.config.Load().Config
-			guard, err := config.rulesGuard(config.Guards[0], remediate.Sides{})
+			settings := o.bridge.config.Load().Config
+			guard, err := settings.RulesGuard(settings.Guards[0], decision.Sides{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, err := o.tally(t.Context(), config, guard, bridgeNow.Add(-time.Minute)); err != nil || got != c.want || len(q.asked) != 1 {
+			if got, err := o.tally(t.Context(), settings, guard, bridgeNow.Add(-time.Minute)); err != nil || got != c.want || len(q.asked) != 1 {
 				t.Errorf("%+v, %v, by %d queries; want %+v by one", got, err, len(q.asked), c.want)
 			}
 		})
@@ -558,7 +559,7 @@ func TestAGateIsOpenOnlyWhenEverySampleIsTrue(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			o, _, _, _, q := testOracle(t)
 			q.samples = c.samples
-			g, err := o.gate(t.Context(), GateConfig{Name: "checkout", Query: "checkout_ok > bool 0.9"})
+			g, err := o.gate(t.Context(), config.Gate{Name: "checkout", Query: "checkout_ok > bool 0.9"})
 			if err != nil || g.Open != c.open || !c.open && !strings.Contains(g.Why, c.why) {
 				t.Errorf("gate %+v, %v; want open %v, %q", g, err, c.open, c.why)
 			}

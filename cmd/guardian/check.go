@@ -7,7 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // checkOptions is what `guardian check` looks at besides the configuration.
@@ -77,7 +78,7 @@ Exit codes: 0 all good; 1 something is wrong; 2 something could not be looked at
 
 // check looks at everything. Where a heartbeat is waited for, that comes first:
 // with it the rules are loaded too.
-func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) error {
+func (a *app) check(ctx context.Context, cl *cluster, c config.Config, o checkOptions) error {
 	p := &preflight{app: a, config: c, weights: map[string]int{}}
 	if o.output == "" {
 		p.show = func(f finding) { fmt.Fprintln(a.out, f) }
@@ -87,7 +88,7 @@ func (a *app) check(ctx context.Context, cl *cluster, c Config, o checkOptions) 
 	served := cl.checkIstio(p)
 	acc := cl.accountOf(ctx, p, o.serviceAccount)
 	acc.checkRights(ctx, p)
-	sides := map[string]remediate.Sides{}
+	sides := map[string]decision.Sides{}
 	for _, g := range c.Guards {
 		if !served {
 			break

@@ -11,7 +11,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules/publish"
 )
@@ -61,20 +63,20 @@ type right struct {
 
 // objects are those of the resource that the verb is needed on: a Role may be
 // limited to them. Empty: all.
-func (r right) objects(c Config, verb string) []string {
+func (r right) objects(c config.Config, verb string) []string {
 	var names []string
 	switch {
 	case r.resource == "prometheusrules":
 		names = append(names, c.Rules.Name)
 	case r.resource == "podmonitors":
-		names = append(names, c.Rules.fastLaneName())
+		names = append(names, c.Rules.FastLaneName())
 	case r.resource == "configmaps" && (verb == "get" || verb == "patch"):
 		for _, g := range c.Guards {
 			names = append(names, records.Name(g.Name))
 		}
 	case r.resource == "virtualservices" && verb == "patch":
 		for _, g := range c.Guards {
-			if !g.observes() {
+			if !g.Observes() {
 				names = append(names, g.VirtualServices...)
 			}
 		}
@@ -84,8 +86,8 @@ func (r right) objects(c Config, verb string) []string {
 }
 
 // needless says of a verb that a guardian all of whose guards observe does without it.
-func (r right) needless(c Config, verb string) bool {
-	return r.resource == "virtualservices" && verb == "patch" && len(c.Guards) > 0 && !c.enforces()
+func (r right) needless(c config.Config, verb string) bool {
+	return r.resource == "virtualservices" && verb == "patch" && len(c.Guards) > 0 && !c.Enforces()
 }
 
 // rights is everything that the service does in its namespace.
@@ -102,7 +104,7 @@ func rights() []right {
 }
 
 // allRights has those that the rules need as well.
-func allRights(c Config) []right {
+func allRights(c config.Config) []right {
 	all := rights()
 	verbs := []string{"list", "watch", "create", "patch", "delete"}
 	if c.Rules.Enabled {
@@ -158,7 +160,7 @@ func qualifiedName(r right, name string) string {
 }
 
 // lacking are the objects on which the account lacks a right; "" is all.
-func (a *account) lacking(ctx context.Context, c Config, r right, verb string) ([]string, error) {
+func (a *account) lacking(ctx context.Context, c config.Config, r right, verb string) ([]string, error) {
 	may := func(name string) (bool, error) {
 		what := &authorizationv1.ResourceAttributes{Namespace: r.namespace, Verb: verb, Group: r.group, Resource: r.resource, Name: name}
 		if a.as != nil {
@@ -205,11 +207,11 @@ func (c *cluster) mayI(ctx context.Context, what *authorizationv1.ResourceAttrib
 }
 
 // tryRollback tries what a rollback of one guard writes.
-func (a *account) tryRollback(ctx context.Context, p *preflight, g GuardConfig) {
+func (a *account) tryRollback(ctx context.Context, p *preflight, g config.Guard) {
 	if a.as == nil {
 		return
 	}
-	tried, err := a.as.looker(p.config).TryRollback(ctx, p.config.remediateGuard(g, 0), a.user)
+	tried, err := a.as.looker(p.config).TryRollback(ctx, p.config.DecisionGuard(g, 0), a.user)
 	if err != nil {
 		p.unknown("writes", "", "", "a rollback could not be tried as %s: %v", a.user, err)
 		return
@@ -218,7 +220,7 @@ func (a *account) tryRollback(ctx context.Context, p *preflight, g GuardConfig) 
 }
 
 // tryRest tries what is written whatever the guards do: Leases, Events, rules.
-func (a *account) tryRest(ctx context.Context, p *preflight, sides map[string]remediate.Sides) {
+func (a *account) tryRest(ctx context.Context, p *preflight, sides map[string]decision.Sides) {
 	if a.as == nil {
 		return
 	}
@@ -226,7 +228,7 @@ func (a *account) tryRest(ctx context.Context, p *preflight, sides map[string]re
 	if !p.config.Rules.Enabled || len(sides) == 0 {
 		return
 	}
-	o, left := p.config.rulesOptions(sides)
+	o, left := p.config.RulesOptions(sides)
 	made, err := generateFitting(o, left)
 	if err != nil {
 		p.fail("rules", "", "", "rules cannot be made: %v", err)

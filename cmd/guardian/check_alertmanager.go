@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/canary-guardian/guardian/alerting"
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -44,7 +44,7 @@ type alertmanagerCheck struct {
 
 // checkAlertmanager asks for the configuration that Alertmanager has loaded, and
 // follows the heartbeat and each guard's rollback alerts through it.
-func checkAlertmanager(ctx context.Context, p *preflight, sides map[string]remediate.Sides, heard bool) {
+func checkAlertmanager(ctx context.Context, p *preflight, sides map[string]decision.Sides, heard bool) {
 	e := p.config.Alertmanager
 	if e.URL == "" {
 		p.ok("alertmanager", "", "Alertmanager: none (alertmanager.url is empty): alerts come straight from Prometheus")
@@ -60,7 +60,7 @@ func checkAlertmanager(ctx context.Context, p *preflight, sides map[string]remed
 	if !c.ask(ctx, am) {
 		return
 	}
-	o, _ := p.config.rulesOptions(sides)
+	o, _ := p.config.RulesOptions(sides)
 	c.findOwn(o.HeartbeatAlert())
 	c.checkVersion()
 	c.checkHeartbeat(o.HeartbeatAlert())
@@ -299,10 +299,10 @@ func (c *alertmanagerCheck) checkGuard(alerts []map[string]string) {
 func (c *alertmanagerCheck) checkMatchers(guard string) {
 	g, _ := c.config.Guard(guard)
 	for _, m := range g.Alerts.Matchers {
-		if m.matchers == nil || m.Action == actionNone {
+		if m.Parsed == nil || m.Action == actionNone {
 			continue
 		}
-		example, ok := m.matchers.Example()
+		example, ok := m.Parsed.Example()
 		if !ok {
 			c.note("route", "alerts "+m.Match, "", "Alertmanager: whether they reach guardian is not looked at: no example can be told from the matchers")
 			continue

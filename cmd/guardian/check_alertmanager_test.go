@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -18,7 +19,7 @@ func followed(t *testing.T, heard bool, routes string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &preflight{app: &app{name: "guardian"}, config: Config{Namespace: "shop", Heartbeat: DefaultConfig().Heartbeat, Webhook: WebhookConfig{TokenFile: "/token"}}}
+	p := &preflight{app: &app{name: "guardian"}, config: config.Config{Namespace: "shop", Heartbeat: config.Default().Heartbeat, Webhook: config.Webhook{TokenFile: "/token"}}}
 	c := &alertmanagerCheck{preflight: p, routing: routing, version: "0.34.2", heard: heard, ways: map[string]bool{}, well: map[string][]string{}}
 	o := rules.Options{Namespace: "shop"}
 	c.checkVersion()

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
@@ -87,7 +88,7 @@ func newSetup(t *testing.T, am *controlplane.Server) *setup {
 	s.must(err)
 	s.must(app.SetWeights(t.Context(), 90, 10))
 	granted := []rbacv1.PolicyRule{}
-	for _, r := range allRights(Config{Namespace: b.namespace, Rules: RulesConfig{Enabled: true, Namespace: b.namespace}}) {
+	for _, r := range allRights(config.Config{Namespace: b.namespace, Rules: config.Rules{Enabled: true, Namespace: b.namespace}}) {
 		granted = append(granted, rbacv1.PolicyRule{APIGroups: []string{r.group}, Resources: []string{r.resource}, Verbs: r.verbs})
 	}
 	s.must(b.plane.Grant(t.Context(), b.namespace, "system:serviceaccount:"+b.namespace+":guardian", granted...))
@@ -238,10 +239,10 @@ func (s *setup) check() (int, string) {
 		s.heartbeat(stampOr(s.beat), stampOr(s.beat))
 	}
 	prometheus := newEnginePrometheus(s.t, s.series)
-	config, err := yaml.Marshal(s.config)
+	settings, err := yaml.Marshal(s.config)
 	s.must(err)
 	file := filepath.Join(s.t.TempDir(), "guardian.yaml")
-	s.must(os.WriteFile(file, config, 0o600))
+	s.must(os.WriteFile(file, settings, 0o600))
 	code, said := s.run(s.user, append([]string{"check", "-f", file, "--prometheus", prometheus.server.URL, "--alertmanager", s.amURL}, s.args...)...)
 	said = strings.NewReplacer(s.namespace, "shop", prometheus.server.URL, "http://prometheus", s.amURL, "http://alertmanager").Replace(said)
 	for _, volatile := range []struct{ pattern, text string }{

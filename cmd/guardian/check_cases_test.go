@@ -350,7 +350,7 @@ func TestEachBrokenSetupIsNamedAndMended(t *testing.T) {
 		})
 	}
 	const file = "../../testdata/check/findings.golden"
-	if *golden {
+	if *rewrite {
 		if err := os.WriteFile(file, []byte(told.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -20,12 +21,12 @@ type chain struct {
 }
 
 // throughAlertmanager says that a heartbeat has come that way lately.
-func (l *chain) throughAlertmanager(c Config) bool {
+func (l *chain) throughAlertmanager(c config.Config) bool {
 	return l.beat.ByAlertmanager && l.beat.AgeByAlertmanager <= c.Heartbeat.MaxAge
 }
 
 // complete says that all has come that is waited for.
-func (l *chain) complete(c Config) bool {
+func (l *chain) complete(c config.Config) bool {
 	if l.why != "" || !l.beat.Heard || l.beat.Age > c.Heartbeat.MaxAge {
 		return false
 	}
@@ -34,7 +35,7 @@ func (l *chain) complete(c Config) bool {
 
 // awaitHeartbeat looks at the replicas' Leases, and again until a heartbeat has
 // come all the way or wait is over.
-func (c *cluster) awaitHeartbeat(ctx context.Context, config Config, wait time.Duration) (*chain, error) {
+func (c *cluster) awaitHeartbeat(ctx context.Context, settings config.Config, wait time.Duration) (*chain, error) {
 	l := &chain{waited: wait}
 	give := time.Now().Add(wait)
 	for {
@@ -42,7 +43,7 @@ func (c *cluster) awaitHeartbeat(ctx context.Context, config Config, wait time.D
 		if l.why, err = c.findAlive(ctx, &l.pulse); err != nil {
 			return l, err
 		}
-		if l.complete(config) || !time.Now().Before(give) {
+		if l.complete(settings) || !time.Now().Before(give) {
 			return l, nil
 		}
 		if err := sleep(ctx, heartbeatTick); err != nil {
@@ -54,7 +55,7 @@ func (c *cluster) awaitHeartbeat(ctx context.Context, config Config, wait time.D
 // checkChain says whether guardian lives and hears its heartbeat, and by which
 // way. The answer is whether one came through Alertmanager.
 func (c *cluster) checkChain(p *preflight, l *chain, err error) bool {
-	config := p.config
+	settings := p.config
 	within := ""
 	if l.waited > 0 {
 		within = " within " + l.waited.String()
@@ -73,12 +74,12 @@ func (c *cluster) checkChain(p *preflight, l *chain, err error) bool {
 	switch beat := l.beat; {
 	case !beat.Heard:
 		p.fail("heartbeat", "", route, "heartbeat: none has reached guardian%s: %s fires always, and its way is every alert's", within, rules.AlertHeartbeat)
-	case beat.Age > config.Heartbeat.MaxAge:
-		p.fail("heartbeat", "", route, "heartbeat: the newest is %s old, heartbeat.maxAge is %s", beat.Age.Round(time.Second), config.Heartbeat.MaxAge)
-	case l.throughAlertmanager(config):
+	case beat.Age > settings.Heartbeat.MaxAge:
+		p.fail("heartbeat", "", route, "heartbeat: the newest is %s old, heartbeat.maxAge is %s", beat.Age.Round(time.Second), settings.Heartbeat.MaxAge)
+	case l.throughAlertmanager(settings):
 		p.ok("heartbeat", "", "heartbeat: %s ago, through Prometheus and Alertmanager", beat.AgeByAlertmanager.Round(time.Second))
 		return true
-	case config.Alertmanager.URL != "":
+	case settings.Alertmanager.URL != "":
 		p.fail("heartbeat", "", route+`; where alerts are pushed alone, alertmanager.url: ""`,
 			"heartbeat: %s ago straight from Prometheus, but none through Alertmanager%s", beat.Age.Round(time.Second), within)
 	default:

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 )
 
 // level says what a finding is.
@@ -61,7 +63,7 @@ func (f finding) String() string {
 // preflight collects findings.
 type preflight struct {
 	app      *app
-	config   Config
+	config   config.Config
 	guard    string // whom the next findings are about; empty: all
 	findings []finding
 	show     func(finding) // as each is found; nil: not before the end

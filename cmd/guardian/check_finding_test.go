@@ -12,11 +12,12 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 func TestFindingsAreTextJSONAndAnExitCode(t *testing.T) {
-	p := &preflight{app: &app{name: "guardian"}, config: Config{Namespace: "shop"}}
+	p := &preflight{app: &app{name: "guardian"}, config: config.Config{Namespace: "shop"}}
 	answer := func(result level, code int) {
 		t.Helper()
 		if got := exitCode(p.verdict()); got != code {
@@ -108,13 +109,13 @@ func TestCheckWaitsForAHeartbeatThroughAlertmanager(t *testing.T) {
 					}
 				}()
 				c := &cluster{kube: b.kube, namespace: "shop"}
-				config := Config{Namespace: "shop", Heartbeat: HeartbeatConfig{MaxAge: 3 * time.Minute}, Alertmanager: EndpointConfig{URL: tc.alertmanager}}
-				life, err := c.awaitHeartbeat(ctx, config, tc.wait)
+				settings := config.Config{Namespace: "shop", Heartbeat: config.Heartbeat{MaxAge: 3 * time.Minute}, Alertmanager: config.Endpoint{URL: tc.alertmanager}}
+				life, err := c.awaitHeartbeat(ctx, settings, tc.wait)
 				took := time.Since(began)
-				if err != nil || life.complete(config) != tc.complete || took < tc.least || took > tc.most {
-					t.Errorf("after %v: complete %v, %v; want %v after %v to %v", took, life.complete(config), err, tc.complete, tc.least, tc.most)
+				if err != nil || life.complete(settings) != tc.complete || took < tc.least || took > tc.most {
+					t.Errorf("after %v: complete %v, %v; want %v after %v to %v", took, life.complete(settings), err, tc.complete, tc.least, tc.most)
 				}
-				p := &preflight{app: &app{name: "guardian"}, config: config}
+				p := &preflight{app: &app{name: "guardian"}, config: settings}
 				c.checkChain(p, life, err)
 				if bad := p.count(levelFail) > 0; bad == tc.complete {
 					t.Errorf("says %v", p.findings)

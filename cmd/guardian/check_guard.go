@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
@@ -31,8 +32,8 @@ func (c *cluster) checkIstio(p *preflight) (served bool) {
 }
 
 // checkGuard looks at what a rollback of g would move, and to where.
-func (c *cluster) checkGuard(ctx context.Context, p *preflight, g GuardConfig) (remediate.Sides, bool) {
-	in, sides, err := c.looker(p.config).Look(ctx, p.config.remediateGuard(g, 0))
+func (c *cluster) checkGuard(ctx context.Context, p *preflight, g config.Guard) (decision.Sides, bool) {
+	in, sides, err := c.looker(p.config).Look(ctx, p.config.DecisionGuard(g, 0))
 	if err != nil {
 		p.unknown("virtualservice", "", "", "%v", err)
 		return sides, false
@@ -47,7 +48,7 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, g GuardConfig) (
 	return sides, true
 }
 
-func checkTraffic(p *preflight, g GuardConfig, in decision.Input) {
+func checkTraffic(p *preflight, g config.Guard, in decision.Input) {
 	services := "VirtualService " + strings.Join(g.VirtualServices, ", ")
 	destinations := fmt.Sprintf("stable %s and canary %s of DestinationRule %s", g.Stable.Ref, g.Canary.Ref, g.DestinationRule)
 	switch {
@@ -62,12 +63,12 @@ func checkTraffic(p *preflight, g GuardConfig, in decision.Input) {
 	default:
 		p.ok("virtualservice", services, "canary at %d%%", in.Traffic.Weight)
 	}
-	if g.observes() {
+	if g.Observes() {
 		p.note("mode", "", "set mode: enforce when what it tells is what you want", "mode observe: a rollback is told, and not done")
 	}
 }
 
-func (c *cluster) checkStable(p *preflight, g GuardConfig, in decision.Input) {
+func (c *cluster) checkStable(p *preflight, g config.Guard, in decision.Input) {
 	stable := "stable " + g.Stable.Ref.String()
 	switch floor := g.Rollback.MinReadyStable; {
 	case in.Stable.Missing != "":
@@ -84,14 +85,14 @@ func (c *cluster) checkStable(p *preflight, g GuardConfig, in decision.Input) {
 }
 
 // mendDestination is what gives a guard a side that is missing.
-func mendDestination(g GuardConfig, ref virtualservice.Ref, side string) string {
+func mendDestination(g config.Guard, ref virtualservice.Ref, side string) string {
 	if ref.Host != "" {
 		return "create the Service, or name another host in " + side
 	}
 	return fmt.Sprintf("have spec.subsets of DestinationRule %s name %s (- {name: %s, labels: {version: %s}}), or set %s to the subset that it has", g.DestinationRule, ref, ref.Subset, ref.Subset, side)
 }
 
-func checkCanary(p *preflight, g GuardConfig, in decision.Input, sides remediate.Sides) {
+func checkCanary(p *preflight, g config.Guard, in decision.Input, sides decision.Sides) {
 	canary := "canary " + g.Canary.Ref.String()
 	if sides.Canary.Absent != "" {
 		p.fail("canary", canary, mendDestination(g, g.Canary.Ref, "canary"), "%s", sides.Canary.Absent)
@@ -112,8 +113,8 @@ func checkCanary(p *preflight, g GuardConfig, in decision.Input, sides remediate
 }
 
 // checkUnguarded looks for other ways to the canary: a rollback leaves them open.
-func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, g GuardConfig) {
-	switch found, err := c.looker(p.config).Unguarded(ctx, p.config.remediateGuard(g, 0)); {
+func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, g config.Guard) {
+	switch found, err := c.looker(p.config).Unguarded(ctx, p.config.DecisionGuard(g, 0)); {
 	case err != nil:
 		p.unknown("unguarded", "", "", "%v", err)
 	case len(found) > 0:
@@ -123,9 +124,9 @@ func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, g GuardConfi
 }
 
 // checkWays names what leads to the canary's pods besides its own destination.
-func (c *cluster) checkWays(ctx context.Context, p *preflight, g GuardConfig) {
+func (c *cluster) checkWays(ctx context.Context, p *preflight, g config.Guard) {
 	canary := "canary " + g.Canary.Ref.String()
-	denied, open, err := c.looker(p.config).Ways(ctx, p.config.remediateGuard(g, 0))
+	denied, open, err := c.looker(p.config).Ways(ctx, p.config.DecisionGuard(g, 0))
 	if err != nil {
 		p.unknown("ways", canary, "", "what leads to its pods: %v", err)
 		return

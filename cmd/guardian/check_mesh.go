@@ -15,7 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // httpRoutes is what the Gateway API routes by, past every VirtualService.
@@ -32,7 +33,7 @@ const (
 
 // checkMesh looks at what the mesh makes of a guard's Services: whether anything
 // but VirtualServices routes to them, and by what it can tell the versions apart.
-func (c *cluster) checkMesh(ctx context.Context, p *preflight, g GuardConfig, sides remediate.Sides) {
+func (c *cluster) checkMesh(ctx context.Context, p *preflight, g config.Guard, sides decision.Sides) {
 	services := slices.Compact(slices.DeleteFunc([]string{sides.Stable.Service, sides.Canary.Service}, func(s string) bool { return s == "" }))
 	if len(services) == 0 {
 		return
@@ -126,11 +127,11 @@ func hasSidecar(pod *corev1.Pod) bool {
 // checkRevisions compares what Istio calls the two versions by in
 // destination_canonical_revision. guardian's rules go by workload, but others do
 // not.
-func checkRevisions(p *preflight, g GuardConfig, sides remediate.Sides, pods []corev1.Pod) {
-	in := func(side remediate.Side, pod corev1.Pod) bool {
+func checkRevisions(p *preflight, g config.Guard, sides decision.Sides, pods []corev1.Pod) {
+	in := func(side decision.Side, pod corev1.Pod) bool {
 		return len(side.Labels) > 0 && labels.SelectorFromSet(side.Labels).Matches(labels.Set(pod.Labels))
 	}
-	of := func(side, other remediate.Side) map[string]bool {
+	of := func(side, other decision.Side) map[string]bool {
 		out := map[string]bool{}
 		for _, pod := range pods {
 			if in(side, pod) && !in(other, pod) { // what is of both is another finding

@@ -17,7 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -160,7 +161,7 @@ func (c *cluster) namespaceOf(ctx context.Context, name string) *corev1.Namespac
 
 // checkOperator asks whether what guardian and its chart give prometheus-operator
 // is selected.
-func (c *cluster) checkOperator(ctx context.Context, p *preflight, sides map[string]remediate.Sides) {
+func (c *cluster) checkOperator(ctx context.Context, p *preflight, sides map[string]decision.Sides) {
 	readers, seen := c.listOperated(ctx, p, prometheuses)
 	if seen {
 		rulers, _ := c.listOperated(ctx, p, thanosRulers)
@@ -179,13 +180,13 @@ func (c *cluster) checkOperator(ctx context.Context, p *preflight, sides map[str
 }
 
 // rulesObjects are guardian's PrometheusRules as they are, or as they will be.
-func (c *cluster) rulesObjects(ctx context.Context, p *preflight, sides map[string]remediate.Sides) []selected {
+func (c *cluster) rulesObjects(ctx context.Context, p *preflight, sides map[string]decision.Sides) []selected {
 	r := p.config.Rules
 	found := c.objectsOf(ctx, prometheusRules, "PrometheusRule", r.Namespace, rules.LabelRules+"="+r.Name, "rules.labels")
 	if len(found) > 0 || !r.Enabled {
 		return found
 	}
-	o, left := p.config.rulesOptions(sides)
+	o, left := p.config.RulesOptions(sides)
 	made, err := generateFitting(o, left)
 	if err != nil {
 		return nil // who tries to write them tells of it
@@ -266,12 +267,12 @@ func mendLabels(object selected, lacks labels.Set) string {
 }
 
 // guardianConfigs are the AlertmanagerConfigs that call guardian's webhook.
-func (c *cluster) guardianConfigs(ctx context.Context, config Config) []selected {
+func (c *cluster) guardianConfigs(ctx context.Context, settings config.Config) []selected {
 	list, err := c.dynamic.Resource(alertmanagerConfigs).Namespace(c.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil // none, or not the user's to see
 	}
-	receiver := rules.AlertmanagerOptions{Namespace: config.Namespace, Own: config.Own}.Receiver()
+	receiver := rules.AlertmanagerOptions{Namespace: settings.Namespace, Own: settings.Own}.Receiver()
 	ns := c.namespaceOf(ctx, c.namespace)
 	var out []selected
 	for i := range list.Items {
@@ -323,7 +324,7 @@ func (c *cluster) checkNarrow(p *preflight, am operated, strategy string) {
 	var texts []string
 	for _, g := range p.config.Guards {
 		for _, m := range g.Alerts.Matchers {
-			if m.matchers != nil && !m.matchers.Allows(rules.LabelNamespace, c.namespace) && !slices.Contains(texts, m.Match) {
+			if m.Parsed != nil && !m.Parsed.Allows(rules.LabelNamespace, c.namespace) && !slices.Contains(texts, m.Match) {
 				texts = append(texts, m.Match)
 			}
 		}

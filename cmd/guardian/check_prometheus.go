@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/alerting"
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
@@ -29,7 +29,7 @@ type unauthorized struct {
 
 // checkPrometheus asks for each guard's own series and rules, and returns what
 // guardian's own metrics say of its callers.
-func checkPrometheus(ctx context.Context, p *preflight, sides map[string]remediate.Sides) unauthorized {
+func checkPrometheus(ctx context.Context, p *preflight, sides map[string]decision.Sides) unauthorized {
 	e := p.config.Prometheus
 	if e.URL == "" {
 		p.unknown("prometheus", "", "set prometheus.url", "Prometheus: prometheus.url is empty")
@@ -41,7 +41,7 @@ func checkPrometheus(ctx context.Context, p *preflight, sides map[string]remedia
 		return unauthorized{}
 	}
 	defer prom.Close()
-	o, left := p.config.rulesOptions(sides)
+	o, left := p.config.RulesOptions(sides)
 	c := &prometheusCheck{preflight: p, client: prom, options: o}
 	if !c.checkMesh(ctx) {
 		return unauthorized{}
@@ -127,7 +127,7 @@ func (c *prometheusCheck) checkSelf(ctx context.Context) {
 }
 
 // checkGuard asks for what one guard is judged by.
-func (c *prometheusCheck) checkGuard(ctx context.Context, g GuardConfig, guard rules.Guard, sides remediate.Sides) {
+func (c *prometheusCheck) checkGuard(ctx context.Context, g config.Guard, guard rules.Guard, sides decision.Sides) {
 	gaps, ok := c.checkRules(ctx, guard)
 	if !ok {
 		return
@@ -225,7 +225,7 @@ func (c *prometheusCheck) checkFastLane(ctx context.Context, guard rules.Guard, 
 	switch {
 	case !ok:
 	case len(samples) == 0:
-		c.fail("fast-lane", object, "have prometheus-operator select PodMonitor "+c.config.Rules.fastLaneName()+" (rules.labels), and the pods have a port http-envoy-prom",
+		c.fail("fast-lane", object, "have prometheus-operator select PodMonitor "+c.config.Rules.FastLaneName()+" (rules.labels), and the pods have a port http-envoy-prom",
 			"series: none of the fast lane; the ordinary scrapes are judged instead")
 	default:
 		c.ok("fast-lane", object, "series: the fast lane's")
@@ -260,7 +260,7 @@ func (c *prometheusCheck) checkLatency(ctx context.Context, guard rules.Guard, o
 
 // checkRestarts asks for the series that restarts are counted by.
 func (c *prometheusCheck) checkRestarts(ctx context.Context, guard rules.Guard) {
-	fromState := c.config.Rules.RestartsFrom == restartsFromKubeStateMetrics
+	fromState := c.config.Rules.RestartsFrom == config.RestartsFromKubeStateMetrics
 	if fromState && len(guard.Canary.Workloads)+len(guard.Stable.Workloads) == 0 {
 		c.unknown("restarts", "", "name its Deployments in workloads", "restarts: which pods are its is not known")
 		return

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/canary-guardian/guardian/test/controlplane"
+	"github.com/canary-guardian/guardian/test/golden"
 )
 
 // ciRun is a pipeline's run: its lines and the canary's weights, each with the
@@ -137,7 +138,7 @@ func (r *ciRun) captured(t *testing.T, page, name string) {
 		if b.mark != "captured: "+name {
 			continue
 		}
-		if *golden {
+		if *rewrite {
 			mark := "<!-- " + b.mark + " -->\n```text\n"
 			text = strings.Replace(text, mark+b.text+"```", mark+r.String()+"```", 1)
 			if err := os.WriteFile(filepath.Join("..", "..", page), []byte(text), 0o644); err != nil {
@@ -146,7 +147,7 @@ func (r *ciRun) captured(t *testing.T, page, name string) {
 			return
 		}
 		if got, want := outline(r.String()), outline(b.text); !slices.Equal(got, want) {
-			t.Errorf("%v shows another run than\n%s\n%s", b, r, firstDifference(strings.Join(got, "\n"), strings.Join(want, "\n")))
+			t.Errorf("%v shows another run than\n%s\n%s", b, r, golden.FirstDifference(strings.Join(got, "\n"), strings.Join(want, "\n")))
 		}
 		return
 	}

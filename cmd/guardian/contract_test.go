@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/canary-guardian/guardian/alerting"
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
@@ -27,13 +27,13 @@ type ruleFile struct {
 
 // generated are the rules of a guard with the defaults; sides are what runs behind
 // its destinations, nil: the configuration alone tells.
-func generated(t *testing.T, sides map[string]remediate.Sides) ruleFile {
+func generated(t *testing.T, sides map[string]decision.Sides) ruleFile {
 	t.Helper()
-	c := DefaultConfig()
+	c := config.Default()
 	c.Namespace = "microservices"
-	c.Guards = []GuardConfig{DefaultGuard("orders-service")}
-	o, left := c.rulesOptions(sides)
-	if err := left.err(); err != nil {
+	c.Guards = []config.Guard{config.DefaultGuard("orders-service")}
+	o, left := c.RulesOptions(sides)
+	if err := left.Err(); err != nil {
 		t.Fatal(err)
 	}
 	made, err := rules.Generate(o)

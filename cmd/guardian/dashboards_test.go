@@ -22,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
@@ -110,7 +111,7 @@ func (d grafanaDashboard) queries() []promQuery {
 }
 
 func TestTheDashboardsAreWhatTheirGeneratorMakes(t *testing.T) {
-	if testing.Short() && !*golden {
+	if testing.Short() && !*rewrite {
 		t.Skip("builds the generator; not under -short")
 	}
 	out := t.TempDir()
@@ -316,11 +317,11 @@ func exportedMetrics() map[string]bool {
 // recordedMetrics are the names of what guardian's rules record, with all signals on.
 func recordedMetrics(t *testing.T) map[string]bool {
 	t.Helper()
-	side := func(version string) remediate.Side {
-		return remediate.Side{Service: "orders-service", Labels: map[string]string{"version": version}, Workloads: []string{"orders-" + version}}
+	side := func(version string) decision.Side {
+		return decision.Side{Service: "orders-service", Labels: map[string]string{"version": version}, Workloads: []string{"orders-" + version}}
 	}
 	out := map[string]bool{}
-	for _, g := range generated(t, map[string]remediate.Sides{"orders-service": {Stable: side("v1"), Canary: side("v2")}}).Groups {
+	for _, g := range generated(t, map[string]decision.Sides{"orders-service": {Stable: side("v1"), Canary: side("v2")}}).Groups {
 		for _, r := range g.Rules {
 			if r.Record != "" {
 				out[r.Record] = true
@@ -486,7 +487,7 @@ func TestTheKialiPagesAnnotationIsTheDefaultLimit(t *testing.T) {
 	if m == nil {
 		t.Fatal("docs/kiali.md shows no annotation")
 	}
-	limit := DefaultGuard("orders-service").Signals.ErrorRate.Max * 100
+	limit := config.DefaultGuard("orders-service").Signals.ErrorRate.Max * 100
 	protocols := map[string]string{}
 	for _, part := range strings.Split(m[1], ";") {
 		fields := strings.Split(part, ",")

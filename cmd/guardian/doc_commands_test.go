@@ -12,6 +12,8 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+
+	"github.com/canary-guardian/guardian/test/golden"
 )
 
 // block is a fenced part of a page of the documentation.
@@ -241,7 +243,7 @@ func TestFilesThatTheDocsShowAreTheFiles(t *testing.T) {
 	for _, page := range docPages(t) {
 		for _, b := range blocksOf(page, readDoc(t, page)) {
 			if path, ok := strings.CutPrefix(b.mark, "file: "); ok && readDoc(t, path) != b.text {
-				t.Errorf("%v does not show %s as it is: %s", b, path, firstDifference(b.text, readDoc(t, path)))
+				t.Errorf("%v does not show %s as it is: %s", b, path, golden.FirstDifference(b.text, readDoc(t, path)))
 			}
 		}
 	}

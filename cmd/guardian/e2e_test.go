@@ -21,7 +21,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/test/controlplane"
@@ -87,11 +88,11 @@ func (r *rig) alertmanager(port int, matchers ...string) *controlplane.Server {
 	r.t.Helper()
 	route, err := rules.AlertmanagerRoute(rules.AlertmanagerOptions{URL: fmt.Sprintf("http://127.0.0.1:%d/webhook", port), Namespace: r.ns, TokenFile: r.token, Matchers: matchers})
 	r.must(err)
-	var config map[string]any
-	r.must(yaml.Unmarshal(route, &config))
-	config["route"].(map[string]any)["receiver"] = "nobody"
-	config["receivers"] = append(config["receivers"].([]any), map[string]any{"name": "nobody"})
-	text, err := yaml.Marshal(config)
+	var settings map[string]any
+	r.must(yaml.Unmarshal(route, &settings))
+	settings["route"].(map[string]any)["receiver"] = "nobody"
+	settings["receivers"] = append(settings["receivers"].([]any), map[string]any{"name": "nobody"})
+	text, err := yaml.Marshal(settings)
 	r.must(err)
 	am, err := r.plane.StartAlertmanager(r.t.Context(), controlplane.AlertmanagerOptions{Config: string(text)})
 	r.must(err)
@@ -100,19 +101,19 @@ func (r *rig) alertmanager(port int, matchers ...string) *controlplane.Server {
 }
 
 // ruleFile writes the rules that guardian generates.
-func (r *rig) ruleFile(config string) string {
+func (r *rig) ruleFile(settings string) string {
 	r.t.Helper()
-	c, err := ParseConfig([]byte(config))
+	c, err := config.Parse([]byte(settings))
 	r.must(err)
-	sides := map[string]remediate.Sides{}
+	sides := map[string]decision.Sides{}
 	for _, g := range c.Guards {
-		side := func(version string) remediate.Side {
-			return remediate.Side{Service: g.Name, Labels: map[string]string{"version": version}, Workloads: []string{g.Name + "-" + version}}
+		side := func(version string) decision.Side {
+			return decision.Side{Service: g.Name, Labels: map[string]string{"version": version}, Workloads: []string{g.Name + "-" + version}}
 		}
-		sides[g.Name] = remediate.Sides{Stable: side("v1"), Canary: side("v2")}
+		sides[g.Name] = decision.Sides{Stable: side("v1"), Canary: side("v2")}
 	}
-	o, left := c.rulesOptions(sides)
-	r.must(left.err())
+	o, left := c.RulesOptions(sides)
+	r.must(left.Err())
 	generated, err := rules.Generate(o)
 	r.must(err)
 	text, err := generated.Prometheus()
@@ -130,12 +131,12 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	r.must(err)
 	am := r.alertmanager(port)
 	extra := fmt.Sprintf("alertmanager: {url: %q}\nrules: {enabled: false, interval: 1s, scrapeInterval: 1s}", am.URL)
-	config := r.config(fmt.Sprintf("127.0.0.1:%d", port), extra, app)
+	settings := r.config(fmt.Sprintf("127.0.0.1:%d", port), extra, app)
 	began := time.Now()
-	g := r.serve("guardian-0", config)
+	g := r.serve("guardian-0", settings)
 	self, tell := r.selfScraping()
 	prom, err := r.plane.StartPrometheus(t.Context(), controlplane.PrometheusOptions{
-		ScrapeInterval: time.Second, EvaluationInterval: time.Second, RuleFiles: []string{r.ruleFile(config)},
+		ScrapeInterval: time.Second, EvaluationInterval: time.Second, RuleFiles: []string{r.ruleFile(settings)},
 		Targets: []controlplane.Target{
 			{Job: "mesh", Address: strings.TrimPrefix(mesh.URL, "http://")},
 			{Job: "guardian", Address: g.server.MetricsAddr().String()},
@@ -156,7 +157,7 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	})
 	r.must(isAt(t.Context(), app, 50)) // nothing is wrong so far
 	r.wait("guardian check says that all is well", func(context.Context) error {
-		said, err := r.checked(config, "--prometheus", prom.URL)
+		said, err := r.checked(settings, "--prometheus", prom.URL)
 		if err == nil && strings.Contains(said, "\nnote  ") {
 			err = errors.New("a note")
 		}
@@ -205,9 +206,9 @@ func TestTheRealAlertmanagerThroughAnOutageAndARestart(t *testing.T) {
 	r.must(err)
 	am := r.alertmanager(port, `{team="payments"}`)
 	address := fmt.Sprintf("127.0.0.1:%d", port)
-	config := strings.Replace(r.config(address, fmt.Sprintf("alertmanager: {url: %q}", am.URL), apps...),
+	settings := strings.Replace(r.config(address, fmt.Sprintf("alertmanager: {url: %q}", am.URL), apps...),
 		"- name: orders-3\n", "- {name: orders-3, alerts: {matchers: [{match: '{team=\"payments\"}'}]}}\n", 1)
-	first := r.serve("guardian-0", config)
+	first := r.serve("guardian-0", settings)
 	hour := time.Now().Add(time.Hour)
 
 	two := []map[string]any{r.alertOf(apps[0].Name), r.alertOf(apps[1].Name)}
@@ -229,7 +230,7 @@ func TestTheRealAlertmanagerThroughAnOutageAndARestart(t *testing.T) {
 	if d, err := time.ParseDuration(os.Getenv("GUARDIAN_OUTAGE")); err == nil {
 		<-time.After(d)
 	}
-	second := r.serve("guardian-1", config)
+	second := r.serve("guardian-1", settings)
 	back := time.Now()
 	r.rolledBack(apps[2])
 	t.Logf("after guardian's outage rolled back within %v", time.Since(back).Round(time.Millisecond))

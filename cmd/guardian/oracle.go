@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/alerting"
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
@@ -143,7 +143,7 @@ func (o *oracle) run(ctx context.Context) error {
 }
 
 // askForward answers what only matters before traffic goes forward.
-func (o *oracle) askForward(ctx context.Context, g decision.Guard, sides remediate.Sides, since time.Time) (decision.Forward, []decision.Alert) {
+func (o *oracle) askForward(ctx context.Context, g decision.Guard, sides decision.Sides, since time.Time) (decision.Forward, []decision.Alert) {
 	c := o.bridge.config.Load()
 	guard, ok := c.Guard(g.Name)
 	if !ok {
@@ -156,7 +156,7 @@ func (o *oracle) askForward(ctx context.Context, g decision.Guard, sides remedia
 		return decision.Forward{Err: "nobody answers what fires: " + err.Error()}, nil
 	}
 	f := decision.Forward{}
-	if signals := guard.Signals.limits(); o.query == nil && signals == (rules.Signals{}) && guard.Promotion.MinRequests == 0 && len(guard.Promotion.Gates) == 0 {
+	if signals := guard.Signals.Limits(); o.query == nil && signals == (rules.Signals{}) && guard.Promotion.MinRequests == 0 && len(guard.Promotion.Gates) == 0 {
 		return f, firing // nothing to ask Prometheus for, and no Prometheus
 	}
 	tally, gaps, err := o.counted(ctx, c.Config, guard, sides, since)
@@ -178,7 +178,7 @@ func (o *oracle) askForward(ctx context.Context, g decision.Guard, sides remedia
 
 // firingAnywhere asks for alerts of one guard, silenced ones included: that
 // somebody does not want to hear of them is no reason to go forward.
-func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]decision.Alert, error) {
+func (o *oracle) firingAnywhere(ctx context.Context, g config.Guard) ([]decision.Alert, error) {
 	filter, err := o.bridge.config.Load().filterFor(g)
 	if err != nil {
 		return nil, err
@@ -204,7 +204,7 @@ func (o *oracle) firingAnywhere(ctx context.Context, g GuardConfig) ([]decision.
 }
 
 // count is counted for a guard known by name.
-func (o *oracle) count(ctx context.Context, g decision.Guard, sides remediate.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
+func (o *oracle) count(ctx context.Context, g decision.Guard, sides decision.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
 	c := o.bridge.config.Load()
 	guard, ok := c.Guard(g.Name)
 	if !ok {
@@ -217,11 +217,11 @@ func (o *oracle) count(ctx context.Context, g decision.Guard, sides remediate.Si
 
 // counted is what the canary's requests came to since a time, and what is missing of
 // the rules that watch it.
-func (o *oracle) counted(ctx context.Context, c Config, g GuardConfig, sides remediate.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
+func (o *oracle) counted(ctx context.Context, c config.Config, g config.Guard, sides decision.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
 	if o.query == nil {
 		return decision.Tally{}, decision.Gaps{}, errors.New("prometheus.url is empty")
 	}
-	guard, err := c.rulesGuard(g, sides)
+	guard, err := c.RulesGuard(g, sides)
 	if err != nil {
 		return decision.Tally{}, decision.Gaps{}, err
 	}
@@ -234,8 +234,8 @@ func (o *oracle) counted(ctx context.Context, c Config, g GuardConfig, sides rem
 }
 
 // tally counts the canary's requests since a time: one query, whatever is counted.
-func (o *oracle) tally(ctx context.Context, c Config, g rules.Guard, since time.Time) (decision.Tally, error) {
-	samples, err := o.query.Query(ctx, c.rulesBase().Tally(g, max(o.now().Sub(since), 15*time.Second)))
+func (o *oracle) tally(ctx context.Context, c config.Config, g rules.Guard, since time.Time) (decision.Tally, error) {
+	samples, err := o.query.Query(ctx, c.RulesBase().Tally(g, max(o.now().Sub(since), 15*time.Second)))
 	if err != nil {
 		return decision.Tally{}, err
 	}
@@ -302,8 +302,8 @@ func slower(a, b decision.Latency) decision.Latency {
 
 // gaps asks for what proves that the guard's rules watch: the heartbeat says only
 // that Prometheus evaluates those about guardian itself.
-func (o *oracle) gaps(ctx context.Context, c Config, g rules.Guard) (decision.Gaps, error) {
-	options := c.rulesBase()
+func (o *oracle) gaps(ctx context.Context, c config.Config, g rules.Guard) (decision.Gaps, error) {
+	options := c.RulesBase()
 	need := options.Groups(g)
 	if need == nil {
 		return decision.Gaps{}, nil
@@ -338,7 +338,7 @@ func (o *oracle) gaps(ctx context.Context, c Config, g rules.Guard) (decision.Ga
 
 // gate is open when the query has at least one sample and none of them is
 // zero or not a number.
-func (o *oracle) gate(ctx context.Context, g GateConfig) (decision.Gate, error) {
+func (o *oracle) gate(ctx context.Context, g config.Gate) (decision.Gate, error) {
 	if o.query == nil {
 		return decision.Gate{}, errors.New("prometheus.url is empty")
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -58,13 +59,13 @@ func ofOwnRules(labels map[string]string) bool { return labels[rules.LabelGuardi
 // configuration's order. An alert of guardian's own rules takes part by its labels
 // alone: a matcher as broad as {namespace="shop"} would else take the heartbeat,
 // which always fires.
-func (i *guardIndex) matchedBy(labels map[string]string) []*GuardConfig {
+func (i *guardIndex) matchedBy(labels map[string]string) []*config.Guard {
 	if ofOwnRules(labels) {
 		return nil
 	}
-	var out []*GuardConfig
+	var out []*config.Guard
 	for _, g := range i.matching {
-		if slices.ContainsFunc(g.Alerts.Matchers, func(m MatcherConfig) bool { return m.Matches(labels) }) {
+		if slices.ContainsFunc(g.Alerts.Matchers, func(m config.Matcher) bool { return m.Matches(labels) }) {
 			out = append(out, g)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/alerting"
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
@@ -133,8 +133,8 @@ func TestGoingForwardDoesNotWaitForAnotherClustersAlert(t *testing.T) {
 	o, _, am, _, _ := testOracle(t)
 	o.bridge, _ = testBridgeOf(t, ownCluster)
 	am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "hold", "cluster", "us-east"))}
-	if _, firing := o.askForward(t.Context(), decision.Guard{Name: "orders-service"}, remediate.Sides{
-		Canary: remediate.Side{Workloads: []string{"orders-v2"}}, Stable: remediate.Side{Workloads: []string{"orders-v1"}},
+	if _, firing := o.askForward(t.Context(), decision.Guard{Name: "orders-service"}, decision.Sides{
+		Canary: decision.Side{Workloads: []string{"orders-v2"}}, Stable: decision.Side{Workloads: []string{"orders-v1"}},
 	}, bridgeNow); len(firing) != 0 {
 		t.Errorf("%v fire", firing)
 	}
@@ -195,7 +195,7 @@ func TestNoMatcherGivesAnActionToGuardiansOwnAlerts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.byName["payments"].Alerts.Matchers = []MatcherConfig{{Match: broad.String(), Action: "rollback", matchers: &broad}} // which no configuration may have
+	c.byName["payments"].Alerts.Matchers = []config.Matcher{{Match: broad.String(), Action: "rollback", Parsed: &broad}} // which no configuration may have
 	for _, labels := range []map[string]string{
 		{"alertname": "GuardianHeartbeat", "guardian": "true", "namespace": "microservices", "guardian_action": "none", "guardian_instance": "guardian"},
 		guardLabels("payments", "none"), guardLabels("payments", ""), guardLabels("orders-service", "rollback"),
@@ -229,7 +229,7 @@ func TestAMatcherThatSelectsMoreThanAnybodyMeansIsRefused(t *testing.T) {
 		`{team=~".*"}`:                                  "every alert that lacks these labels",
 		`{alertname=~"Orders.*|GuardianDown", namespace="microservices"}`: "GuardianDown",
 	} {
-		_, err := ParseConfig([]byte(ownCluster + "\nnamespace: microservices\nguards:\n- name: orders-service\n  alerts: {matchers: [{match: '" + match + "'}]}\n"))
+		_, err := config.Parse([]byte(ownCluster + "\nnamespace: microservices\nguards:\n- name: orders-service\n  alerts: {matchers: [{match: '" + match + "'}]}\n"))
 		switch {
 		case want == "" && err != nil:
 			t.Errorf("%s: %v", match, err)
@@ -297,7 +297,7 @@ func TestOwnIsWhatPrometheusAddsToAll(t *testing.T) {
 		"[cluster]":                       "want a mapping",
 		"{cluster: eu-west, cluster: us}": "already defined",
 	} {
-		_, err := ParseConfig([]byte("namespace: microservices\nown: " + own + "\n"))
+		_, err := config.Parse([]byte("namespace: microservices\nown: " + own + "\n"))
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("own: %s: %v; want %q", own, err, want)
 		}

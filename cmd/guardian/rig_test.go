@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
@@ -248,11 +249,11 @@ func (s *syncBuffer) String() string {
 }
 
 // serve runs guardian with a configuration until the test ends.
-func (r *rig) serve(pod, config string) *guardian {
+func (r *rig) serve(pod, settings string) *guardian {
 	r.t.Helper()
 	file := filepath.Join(r.t.TempDir(), "guardian.yaml")
-	r.must(os.WriteFile(file, []byte(config), 0o600))
-	c, err := LoadConfig(file)
+	r.must(os.WriteFile(file, []byte(settings), 0o600))
+	c, err := config.Load(file)
 	r.must(err)
 	r.t.Setenv("POD_NAME", pod)
 	g := &guardian{log: &syncBuffer{}}
@@ -262,7 +263,7 @@ func (r *rig) serve(pod, config string) *guardian {
 	g.url = "http://" + g.server.AlertsAddr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- g.run(ctx, file, []byte(config)) }()
+	go func() { done <- g.run(ctx, file, []byte(settings)) }()
 	var once sync.Once
 	g.stop = func() {
 		once.Do(func() {
@@ -328,9 +329,9 @@ func (r *rig) exec(port int, host, pod, extra string, apps ...*controlplane.App)
 	r.must(err)
 	metrics, err := controlplane.FreePort()
 	r.must(err)
-	config := strings.Replace(r.config(fmt.Sprintf("127.0.0.1:%d", port), extra, apps...), "127.0.0.1:0", fmt.Sprintf("127.0.0.1:%d", metrics), 1)
+	settings := strings.Replace(r.config(fmt.Sprintf("127.0.0.1:%d", port), extra, apps...), "127.0.0.1:0", fmt.Sprintf("127.0.0.1:%d", metrics), 1)
 	file := filepath.Join(r.t.TempDir(), "guardian.yaml")
-	r.must(os.WriteFile(file, []byte(config), 0o600))
+	r.must(os.WriteFile(file, []byte(settings), 0o600))
 	p, err := r.plane.Run(r.t.Context(), controlplane.Program{
 		Name: "guardian", Path: r.binary(), Args: []string{"serve", "-f", file, "--kubeconfig", kubeconfig}, Env: []string{"POD_NAME=" + pod},
 		Ready: func(ctx context.Context) error { return get(ctx, fmt.Sprintf("http://127.0.0.1:%d/readyz", metrics)) },

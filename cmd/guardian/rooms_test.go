@@ -27,6 +27,10 @@ type room struct {
 // rooms are the walls between the packages. What a room may not import, it may not
 // import by way of another package of the module either.
 var rooms = []room{
+	{folder: "cmd/guardian/config", only: []string{module + "alerting", module + "rules", module + "remediate/decision", module + "remediate/virtualservice",
+		"github.com/spf13/viper", "github.com/fsnotify/fsnotify", "go.yaml.in/yaml/v3", "k8s.io/apimachinery/pkg/util/validation",
+		"github.com/prometheus/common", "github.com/prometheus/alertmanager/timeinterval", "github.com/prometheus/prometheus/promql/parser"},
+		never: []string{module + "rules/publish", "log", "net/http", "os/exec"}},
 	{folder: "alerting", never: []string{module + "rules", module + "remediate", "k8s.io", "sigs.k8s.io", "istio.io"}},
 	{folder: "rules", never: []string{module + "alerting", module + "remediate", "github.com/labstack/echo"}},
 	{folder: "remediate", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus"}},
@@ -158,6 +162,9 @@ func TestAWallThatIsBrokenIsFound(t *testing.T) {
 		"a folder of a leaf does":           {map[string][]string{"rules/publish": {module + "alerting"}}, "rules/publish imports " + module + "alerting"},
 		"a leaf does by way of another":     {map[string][]string{"alerting": {module + "internal/x"}, "internal/x": {module + "rules"}}, "alerting imports " + module + "rules"},
 		"alerting imports Kubernetes":       {map[string][]string{"alerting": {"k8s.io/api/core/v1"}}, "alerting imports k8s.io/api/core/v1"},
+		"the configuration has a client":    {map[string][]string{"cmd/guardian/config": {"k8s.io/client-go/rest"}}, "k8s.io/client-go/rest, and may import nothing but"},
+		"the configuration has a server":    {map[string][]string{"cmd/guardian/config": {"github.com/labstack/echo/v4"}}, "github.com/labstack/echo/v4, and may import nothing but"},
+		"the configuration writes rules":    {map[string][]string{"cmd/guardian/config": {module + "rules/publish"}}, "cmd/guardian/config imports " + module + "rules/publish"},
 		"remediate imports a server":        {map[string][]string{"remediate": {"github.com/labstack/echo/v4"}}, "remediate imports github.com/labstack/echo/v4"},
 		"decision imports a client":         {map[string][]string{"remediate/decision": {"k8s.io/client-go/kubernetes"}}, "k8s.io/client-go/kubernetes, and may import nothing but"},
 		"decision imports a logger":         {map[string][]string{"remediate/decision": {"log/slog"}}, "remediate/decision imports log/slog"},

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
@@ -60,7 +61,7 @@ func startReceiver(t *testing.T, cluster, namespace string) *receiver {
 			t.Fatal(err)
 		}
 	}
-	c, err := LoadConfig(r.config)
+	c, err := config.Load(r.config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 )
@@ -32,42 +34,42 @@ func (f *configFlags) add(cmd *cobra.Command) {
 }
 
 // load reads the file or makes the guards. needGuards refuses neither.
-func (f configFlags) load(needGuards bool) (Config, error) {
+func (f configFlags) load(needGuards bool) (config.Config, error) {
 	if f.file != "" && len(f.guards) > 0 {
-		return Config{}, errors.New("--config and --guard: want one of the two")
+		return config.Config{}, errors.New("--config and --guard: want one of the two")
 	}
 	if needGuards && f.file == "" && len(f.guards) == 0 {
-		return Config{}, errors.New("no guards: want --config FILE, or --guard NAME where there is one")
+		return config.Config{}, errors.New("no guards: want --config FILE, or --guard NAME where there is one")
 	}
-	c, err := loadConfig(f.file, func(c *Config) {
+	c, err := config.LoadWith(f.file, func(c *config.Config) {
 		if f.namespace != "" {
 			c.Namespace = f.namespace
 		}
 	})
 	if err != nil {
-		return Config{}, err
+		return config.Config{}, err
 	}
 	if needGuards && f.file != "" {
 		b, err := os.ReadFile(f.file)
 		if err == nil {
-			err = namesGuards(b)
+			err = config.RequireGuards(b)
 		}
 		if err != nil {
-			return Config{}, fmt.Errorf("configuration %s:\n%w", f.file, err)
+			return config.Config{}, fmt.Errorf("configuration %s:\n%w", f.file, err)
 		}
 	}
 	for _, name := range f.guards {
-		g := DefaultGuard(name)
+		g := config.DefaultGuard(name)
 		if g.Stable.Ref, err = virtualservice.ParseRef(f.stable); err != nil {
-			return Config{}, fmt.Errorf("--stable: %w", err)
+			return config.Config{}, fmt.Errorf("--stable: %w", err)
 		}
 		if g.Canary.Ref, err = virtualservice.ParseRef(f.canary); err != nil {
-			return Config{}, fmt.Errorf("--canary: %w", err)
+			return config.Config{}, fmt.Errorf("--canary: %w", err)
 		}
 		c.Guards = append(c.Guards, g)
 	}
 	if problems := c.Validate(); len(problems) > 0 {
-		return Config{}, problems
+		return config.Config{}, problems
 	}
 	return c, nil
 }
@@ -98,7 +100,7 @@ to be the pods' version label, and the DestinationRule's name that of the Servic
 			if err != nil {
 				return err
 			}
-			var sides map[string]remediate.Sides
+			var sides map[string]decision.Sides
 			if fromCluster {
 				flags.namespace = c.Namespace
 				if sides, err = a.findSides(cmd.Context(), c, flags); err != nil {
@@ -117,21 +119,21 @@ to be the pods' version label, and the DestinationRule's name that of the Servic
 }
 
 // findSides looks up who serves each guard's two sides.
-func (a *app) findSides(ctx context.Context, c Config, flags clusterFlags) (map[string]remediate.Sides, error) {
+func (a *app) findSides(ctx context.Context, c config.Config, flags clusterFlags) (map[string]decision.Sides, error) {
 	cl, err := a.connect(flags)
 	if err != nil {
 		return nil, err
 	}
-	sides := map[string]remediate.Sides{}
+	sides := map[string]decision.Sides{}
 	for _, g := range c.Guards {
-		_, found, err := cl.looker(c).Look(ctx, c.remediateGuard(g, 0))
+		_, found, err := cl.looker(c).Look(ctx, c.DecisionGuard(g, 0))
 		if err != nil {
 			return nil, cl.explain("look up guard "+g.Name, err)
 		}
 		for _, side := range []struct {
 			name       string
 			configured []string
-			found      remediate.Side
+			found      decision.Side
 		}{{"stable " + g.Stable.String(), g.Workloads.Stable, found.Stable}, {"canary " + g.Canary.String(), g.Workloads.Canary, found.Canary}} {
 			if len(side.configured) == 0 && len(side.found.Workloads) == 0 {
 				fmt.Fprintf(a.errOut, "Warning: guard %s: no Deployment found behind %s\n", g.Name, side.name)
@@ -143,13 +145,13 @@ func (a *app) findSides(ctx context.Context, c Config, flags clusterFlags) (map[
 }
 
 // looker looks at guards with the user's own rights.
-func (c *cluster) looker(config Config) remediate.Looker {
-	return remediate.Looker{Client: c.kube, Dynamic: c.dynamic, Domain: config.ClusterDomain, Builds: config.Builds.parts()}
+func (c *cluster) looker(settings config.Config) remediate.Looker {
+	return remediate.Looker{Client: c.kube, Dynamic: c.dynamic, Domain: settings.ClusterDomain, Builds: remediate.BuildParts(settings.Builds)}
 }
 
-func (a *app) printRules(c Config, sides map[string]remediate.Sides, format string) error {
-	o, left := c.rulesOptions(sides)
-	if err := left.err(); err != nil {
+func (a *app) printRules(c config.Config, sides map[string]decision.Sides, format string) error {
+	o, left := c.RulesOptions(sides)
+	if err := left.Err(); err != nil {
 		return err
 	}
 	r, err := rules.Generate(o)
@@ -166,14 +168,14 @@ func (a *app) printRules(c Config, sides map[string]remediate.Sides, format stri
 	case "prometheus":
 		out, err = r.Prometheus()
 	case "podmonitor":
-		out, err = r.PodMonitorYAML(c.Rules.fastLaneName(), c.Rules.Namespace)
+		out, err = r.PodMonitorYAML(c.Rules.FastLaneName(), c.Rules.Namespace)
 	case "scrapeconfig":
 		out, err = r.ScrapeConfig()
 	default:
 		err = fmt.Errorf("--format %q: want prometheusrule, prometheus, podmonitor or scrapeconfig", format)
 	}
 	if err == nil && out == nil {
-		err = fmt.Errorf("--format %s: no fast lane: want rules.fastLane.enabled: true, or %s=true", format, envName("rules.fastLane.enabled"))
+		err = fmt.Errorf("--format %s: no fast lane: want rules.fastLane.enabled: true, or %s=true", format, config.EnvName("rules.fastLane.enabled"))
 	}
 	if err != nil {
 		return err

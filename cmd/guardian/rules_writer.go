@@ -16,7 +16,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/rules/publish"
 )
@@ -34,7 +35,7 @@ const rulesPatience = 12
 type rulesController interface {
 	Leads() bool
 	Idle() bool
-	SidesOf() map[string]remediate.Sides
+	SidesOf() map[string]decision.Sides
 }
 
 // rulesWriter keeps the PrometheusRules, and the PodMonitor of the fast lane, what
@@ -48,7 +49,7 @@ type rulesWriter struct {
 	leftOut    prometheus.Gauge
 
 	mu     sync.Mutex
-	config Config
+	config config.Config
 	term   *publishing // nil: another replica's turn
 	made   *madeRules
 	waited int // looks in this term at which some guard had not been seen
@@ -56,7 +57,7 @@ type rulesWriter struct {
 
 // madeRules remembers what rules were last made of.
 type madeRules struct {
-	config Config
+	config config.Config
 	guards []rules.Guard
 	left   string
 }
@@ -68,13 +69,13 @@ func newRulesWriter(d dynamic.Interface, k kubernetes.Interface, c rulesControll
 	return w
 }
 
-func (w *rulesWriter) setConfig(c Config) {
+func (w *rulesWriter) setConfig(c config.Config) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.config = c
 }
 
-func (w *rulesWriter) present() Config {
+func (w *rulesWriter) present() config.Config {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.config
@@ -109,7 +110,7 @@ func (w *rulesWriter) run(ctx context.Context) error {
 
 // publishing is one term of leadership.
 type publishing struct {
-	config         RulesConfig // of the term's begin: names change with a restart alone
+	config         config.Rules // of the term's begin: names change with a restart alone
 	rules, monitor *publish.Publisher
 	cancel         context.CancelFunc
 	done           sync.WaitGroup
@@ -135,7 +136,7 @@ func (w *rulesWriter) end() {
 	}
 }
 
-func (w *rulesWriter) begin(ctx context.Context, c Config) error {
+func (w *rulesWriter) begin(ctx context.Context, c config.Config) error {
 	owner, err := w.owner(ctx, c)
 	if err != nil {
 		return err
@@ -169,8 +170,8 @@ func (w *rulesWriter) begin(ctx context.Context, c Config) error {
 // owner is guardian's own Deployment, with which the rules are to go; nil when
 // guardian runs outside a cluster, or its rules in another namespace, where an
 // owner would have them removed at once.
-func (w *rulesWriter) owner(ctx context.Context, c Config) (*metav1.OwnerReference, error) {
-	name, namespace := os.Getenv("DEPLOYMENT_NAME"), podNamespace()
+func (w *rulesWriter) owner(ctx context.Context, c config.Config) (*metav1.OwnerReference, error) {
+	name, namespace := os.Getenv("DEPLOYMENT_NAME"), config.PodNamespace()
 	if name == "" || namespace != c.Rules.Namespace {
 		return nil, nil
 	}
@@ -184,19 +185,19 @@ func (w *rulesWriter) owner(ctx context.Context, c Config) (*metav1.OwnerReferen
 // look makes the rules anew when what they are made of has changed. It waits a
 // while for every guard to have been looked at: rules that know no workloads
 // would replace those that do. A guard that rules cannot be made for is left out.
-func (w *rulesWriter) look(c Config, term interface{ want(*rules.Rules) error }) {
+func (w *rulesWriter) look(c config.Config, term interface{ want(*rules.Rules) error }) {
 	if !c.Rules.Enabled {
 		w.lookAway(c, term)
 		return
 	}
 	sides := w.controller.SidesOf()
-	if slices.ContainsFunc(c.Guards, func(g GuardConfig) bool { _, seen := sides[g.Name]; return !seen }) {
+	if slices.ContainsFunc(c.Guards, func(g config.Guard) bool { _, seen := sides[g.Name]; return !seen }) {
 		if w.waited++; w.waited < rulesPatience {
 			return
 		}
 	}
-	o, left := c.rulesOptions(sides)
-	why := fmt.Sprint(left.err())
+	o, left := c.RulesOptions(sides)
+	why := fmt.Sprint(left.Err())
 	if w.made != nil && w.made.left == why && reflect.DeepEqual(w.made.guards, o.Guards) && reflect.DeepEqual(w.made.config, c) {
 		return
 	}
@@ -221,7 +222,7 @@ func (w *rulesWriter) look(c Config, term interface{ want(*rules.Rules) error })
 }
 
 // lookAway has what guardian wrote removed: somebody else keeps the rules.
-func (w *rulesWriter) lookAway(c Config, term interface{ want(*rules.Rules) error }) {
+func (w *rulesWriter) lookAway(c config.Config, term interface{ want(*rules.Rules) error }) {
 	if w.made != nil && !w.made.config.Rules.Enabled {
 		return
 	}
@@ -235,7 +236,7 @@ func (w *rulesWriter) lookAway(c Config, term interface{ want(*rules.Rules) erro
 
 // generateFitting makes the rules of all guards but those whose own are too large
 // for an object; these go to left.
-func generateFitting(o rules.Options, left leftOut) (*rules.Rules, error) {
+func generateFitting(o rules.Options, left config.LeftOut) (*rules.Rules, error) {
 	for {
 		made, err := rules.Generate(o)
 		large, ok := errors.AsType[rules.TooLargeError](err)
@@ -262,7 +263,7 @@ func (p *publishing) want(made *rules.Rules) error {
 		for _, rule := range made.PrometheusRules(p.config.Name, p.config.Namespace) {
 			objects = append(objects, rule)
 		}
-		if m := made.PodMonitor(p.config.fastLaneName(), p.config.Namespace); m != nil {
+		if m := made.PodMonitor(p.config.FastLaneName(), p.config.Namespace); m != nil {
 			monitors = append(monitors, m)
 		}
 	}

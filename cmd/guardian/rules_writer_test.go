@@ -19,7 +19,8 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/rules/publish"
@@ -30,14 +31,14 @@ import (
 type leader struct {
 	mu    sync.Mutex
 	leads bool
-	sides map[string]remediate.Sides
+	sides map[string]decision.Sides
 }
 
 func (l *leader) Leads() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.leads }
 
 func (l *leader) Idle() bool { return false }
 
-func (l *leader) SidesOf() map[string]remediate.Sides {
+func (l *leader) SidesOf() map[string]decision.Sides {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.sides
@@ -47,27 +48,27 @@ func (l *leader) set(leads bool, canary ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.leads = leads
-	l.sides = map[string]remediate.Sides{"orders-service": {
-		Stable: remediate.Side{Service: "orders-service", Workloads: []string{"orders-v1"}},
-		Canary: remediate.Side{Service: "orders-service", Workloads: canary},
+	l.sides = map[string]decision.Sides{"orders-service": {
+		Stable: decision.Side{Service: "orders-service", Workloads: []string{"orders-v1"}},
+		Canary: decision.Side{Service: "orders-service", Workloads: canary},
 	}}
 }
 
 func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 	plane := controlplane.Shared(t)
 	ns := plane.Namespace(t)
-	config := plane.RESTConfig(controlplane.Admin)
-	client, err := dynamic.NewForConfig(config)
+	rest := plane.RESTConfig(controlplane.Admin)
+	client, err := dynamic.NewForConfig(rest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	kube, err := kubernetes.NewForConfig(config)
+	kube, err := kubernetes.NewForConfig(rest)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := DefaultConfig()
+	c := config.Default()
 	c.Namespace, c.Rules.Namespace = ns, ns
-	c.Guards = []GuardConfig{DefaultGuard("orders-service")}
+	c.Guards = []config.Guard{config.DefaultGuard("orders-service")}
 	l := &leader{}
 	l.set(false, "orders-v2")
 	w := newRulesWriter(client, kube, l, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
@@ -146,15 +147,15 @@ type wish struct{ rules *rules.Rules }
 func (w *wish) want(r *rules.Rules) error { w.rules = r; return nil }
 
 func TestAGuardWhoseRulesAreTooLargeDoesNotLeaveTheOthersUnwatched(t *testing.T) {
-	c := DefaultConfig()
+	c := config.Default()
 	c.Namespace, c.Rules.Namespace = "shop", "shop"
-	large := DefaultGuard("large")
+	large := config.DefaultGuard("large")
 	for i := range 4000 {
 		large.Workloads.Canary = append(large.Workloads.Canary, fmt.Sprintf("large-canary-%d", i))
 	}
 	large.Workloads.Stable = []string{"large-stable"}
-	c.Guards = []GuardConfig{large, DefaultGuard("fine")}
-	l := &leader{sides: map[string]remediate.Sides{"large": {}, "fine": {}}}
+	c.Guards = []config.Guard{large, config.DefaultGuard("fine")}
+	l := &leader{sides: map[string]decision.Sides{"large": {}, "fine": {}}}
 	w := newRulesWriter(nil, nil, l, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	got := &wish{}
 	w.look(c, got)
@@ -172,36 +173,36 @@ func TestAGuardWhoseRulesAreTooLargeDoesNotLeaveTheOthersUnwatched(t *testing.T)
 }
 
 func TestOneBadGuardDoesNotLeaveTheOthersUnwatched(t *testing.T) {
-	side := func(workloads ...string) remediate.Side {
-		return remediate.Side{Service: "orders", Workloads: workloads}
+	side := func(workloads ...string) decision.Side {
+		return decision.Side{Service: "orders", Workloads: workloads}
 	}
-	byHost := DefaultGuard("bad")
-	byHost.Stable, byHost.Canary = RefConfig{virtualservice.Ref{Host: "orders-v1"}}, RefConfig{virtualservice.Ref{Host: "orders-v2"}}
+	byHost := config.DefaultGuard("bad")
+	byHost.Stable, byHost.Canary = config.Ref{Ref: virtualservice.Ref{Host: "orders-v1"}}, config.Ref{Ref: virtualservice.Ref{Host: "orders-v2"}}
 	byHost.Workloads.Stable = []string{"orders-v1"}
-	fine := remediate.Sides{Stable: side("fine-v1"), Canary: side("fine-v2")}
+	fine := decision.Sides{Stable: side("fine-v1"), Canary: side("fine-v2")}
 	for name, test := range map[string]struct {
-		bad     GuardConfig
-		sides   map[string]remediate.Sides // of bad; nil: not seen
+		bad     config.Guard
+		sides   map[string]decision.Sides // of bad; nil: not seen
 		looks   int
 		want    []string // in the rules
 		not     string   // not in the rules
 		leftOut float64
 		nothing bool // is published
 	}{
-		"a subset that matches both versions": {bad: DefaultGuard("bad"), looks: 1, leftOut: 1, want: []string{"fine-v2"}, not: "guardian_guard: bad",
-			sides: map[string]remediate.Sides{"bad": {Stable: side("orders-v1", "orders-v2"), Canary: side("orders-v2")}}},
+		"a subset that matches both versions": {bad: config.DefaultGuard("bad"), looks: 1, leftOut: 1, want: []string{"fine-v2"}, not: "guardian_guard: bad",
+			sides: map[string]decision.Sides{"bad": {Stable: side("orders-v1", "orders-v2"), Canary: side("orders-v2")}}},
 		"a host without a Deployment": {bad: byHost, looks: 1, leftOut: 1, want: []string{"fine-v2"}, not: "guardian_guard: bad",
-			sides: map[string]remediate.Sides{"bad": {}}},
+			sides: map[string]decision.Sides{"bad": {}}},
 		"the same once it is there": {bad: byHost, looks: 1, want: []string{"fine-v2", "orders-v2", "guardian_guard: bad"},
-			sides: map[string]remediate.Sides{"bad": {Canary: side("orders-v2")}}},
-		"one that has not been seen yet is waited for": {bad: DefaultGuard("bad"), looks: rulesPatience - 1, nothing: true},
-		"but not for ever": {bad: DefaultGuard("bad"), looks: rulesPatience, want: []string{"fine-v2", "guardian_guard: bad"}},
+			sides: map[string]decision.Sides{"bad": {Canary: side("orders-v2")}}},
+		"one that has not been seen yet is waited for": {bad: config.DefaultGuard("bad"), looks: rulesPatience - 1, nothing: true},
+		"but not for ever": {bad: config.DefaultGuard("bad"), looks: rulesPatience, want: []string{"fine-v2", "guardian_guard: bad"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := DefaultConfig()
+			c := config.Default()
 			c.Namespace, c.Rules.Namespace = "shop", "shop"
-			c.Guards = []GuardConfig{test.bad, DefaultGuard("fine")}
-			l := &leader{sides: map[string]remediate.Sides{"fine": fine}}
+			c.Guards = []config.Guard{test.bad, config.DefaultGuard("fine")}
+			l := &leader{sides: map[string]decision.Sides{"fine": fine}}
 			maps.Copy(l.sides, test.sides)
 			w := newRulesWriter(nil, nil, l, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 			got := &wish{}

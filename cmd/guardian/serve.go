@@ -25,13 +25,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/canary-guardian/guardian/alerting"
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
-
-// defaultAlertWindow matters only while there are no guards.
-const defaultAlertWindow = 6 * time.Minute
 
 // eventQPS keeps Kubernetes Events out of the way of a burst of rollbacks.
 const eventQPS = 20
@@ -61,23 +59,23 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
-	config, err := LoadConfig(file)
+	settings, err := config.Load(file)
 	if err != nil {
 		return err
 	}
-	if err := namesGuards(content); err != nil {
+	if err := config.RequireGuards(content); err != nil {
 		return fmt.Errorf("configuration %s:\n%w", file, err)
 	}
 	rest, err := restConfig(kubeconfig)
 	if err != nil {
 		return err
 	}
-	log := newLogger(config.Log, errOut)
-	if names := unknownEnv(); len(names) > 0 {
+	log := newLogger(settings.Log, errOut)
+	if names := config.UnknownEnv(); len(names) > 0 {
 		log.Warn("environment variables that no key has, and that set nothing: misspelt?", "variables", names)
 	}
 	klog.SetSlogLogger(log.With("component", "client-go")) // which would write lines of its own among these
-	s, err := newService(config, rest, log)
+	s, err := newService(settings, rest, log)
 	if err != nil {
 		return err
 	}
@@ -85,7 +83,7 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 	return s.run(ctx, file, content)
 }
 
-func newLogger(c LogConfig, w io.Writer) *slog.Logger {
+func newLogger(c config.Log, w io.Writer) *slog.Logger {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
 		level = slog.LevelInfo // Validate has refused it
@@ -117,7 +115,7 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 
 // service is guardian, wired.
 type service struct {
-	config     Config
+	config     config.Config
 	log        *slog.Logger
 	bridge     *bridge
 	oracle     *oracle
@@ -128,7 +126,7 @@ type service struct {
 	lean       func(guards int) // sets this process's memory targets; nil: not its own process
 }
 
-func newService(c Config, rc *rest.Config, log *slog.Logger) (*service, error) {
+func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 	s := &service{config: c, log: log}
 	registry := prometheus.NewRegistry()
 	reg := prometheus.WrapRegistererWith(prometheus.Labels{rules.LabelOwner: c.Namespace}, registry)
@@ -195,7 +193,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	}
 	s.controller, err = remediate.New(remediate.Options{
 		Client: kube, Dynamic: dyn, EventClient: events,
-		Namespace: s.config.Namespace, Identity: identity(), PodUID: podUID(s.config.Namespace), Instance: s.config.Instance, Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: s.config.Builds.parts(),
+		Namespace: s.config.Namespace, Identity: identity(), PodUID: podUID(s.config.Namespace), Instance: s.config.Instance, Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: remediate.BuildParts(s.config.Builds),
 		Firing: s.bridge.firing, AskForward: s.oracle.askForward, Count: s.oracle.count,
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
@@ -249,7 +247,7 @@ func identity() string {
 // podUID is that of the pod, where it is in the namespace: the owner of an object
 // in another one counts as gone, and the object with it.
 func podUID(namespace string) types.UID {
-	if os.Getenv("POD_NAME") == "" || podNamespace() != namespace {
+	if os.Getenv("POD_NAME") == "" || config.PodNamespace() != namespace {
 		return ""
 	}
 	return types.UID(os.Getenv("POD_UID"))
@@ -266,16 +264,16 @@ func (s *service) ready(context.Context) error {
 }
 
 // setGuards hands the guards to those who work with them.
-func (s *service) setGuards(c Config) error {
+func (s *service) setGuards(c config.Config) error {
 	// Guards that rules cannot be made for yet are no reason to guard none.
-	o, _ := c.rulesOptions(nil)
+	o, _ := c.RulesOptions(nil)
 	if err := rules.Check(o); err != nil {
 		return err
 	}
-	window := alertWindow(c)
+	window := c.AlertWindow()
 	guards := make([]decision.Guard, len(c.Guards))
 	for i, g := range c.Guards {
-		guards[i] = c.remediateGuard(g, window)
+		guards[i] = c.DecisionGuard(g, window)
 	}
 	s.bridge.setConfig(c)
 	s.controller.SetGuards(guards)
@@ -284,21 +282,6 @@ func (s *service) setGuards(c Config) error {
 		s.lean(len(c.Guards))
 	}
 	return nil
-}
-
-// alertWindow is for how long an alert can go on firing because of an earlier
-// build. It depends on no name: a guard whose Deployments are not known yet must
-// not keep the others without a brake.
-func alertWindow(c Config) time.Duration {
-	if len(c.Guards) == 0 {
-		return defaultAlertWindow
-	}
-	o, _ := c.rulesOptions(nil)
-	o.Guards = nil
-	for _, g := range c.Guards {
-		o.Guards = append(o.Guards, rules.Guard{Signals: g.Signals.limits()})
-	}
-	return o.AlertWindow()
 }
 
 // run serves until ctx ends or a part fails; the first failure ends the rest.
@@ -317,7 +300,7 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 	version, revision := buildVersion()
 	s.log.Info("guardian starts", "version", version, "revision", revision, "namespace", s.config.Namespace,
 		"guards", len(s.config.Guards), "alerts", s.server.AlertsAddr().String(), "metrics", s.server.MetricsAddr().String())
-	watcher := &ConfigWatcher{Path: file, Seen: content, Apply: s.reload, Report: func(err error) {
+	watcher := &config.Watcher{Path: file, Seen: content, Apply: s.reload, Report: func(err error) {
 		s.log.Error("configuration not taken over, the one before stays in force", "err", err)
 	}}
 	var g run.Group
@@ -339,8 +322,8 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 
 // reload takes a new configuration over, as far as that goes without a
 // restart.
-func (s *service) reload(c Config) {
-	if keys := restartOnly(s.config, c); len(keys) > 0 {
+func (s *service) reload(c config.Config) {
+	if keys := config.RestartOnly(s.config, c); len(keys) > 0 {
 		s.log.Warn("changed keys need a restart", "keys", keys)
 	}
 	if c.Namespace != s.config.Namespace {
@@ -358,22 +341,11 @@ func (s *service) reload(c Config) {
 		s.log.Error("configuration not taken over, the one before stays in force", "err", err)
 		return
 	}
-	if gone := removed(s.config, c); len(gone) > 0 {
+	if gone := config.RemovedGuards(s.config, c); len(gone) > 0 {
 		s.log.Warn("guards were removed: nothing rolls them back any more, and a lock that stands is lifted by guardian unlock alone", "guards", gone)
 	}
 	s.config.Guards, s.config.Rules, s.config.Heartbeat, s.config.Disarm, s.config.Mode = c.Guards, c.Rules, c.Heartbeat, c.Disarm, c.Mode
 	s.log.Info("configuration taken over", "guards", len(c.Guards))
-}
-
-// removed names the guards that a new configuration does not have any more.
-func removed(was, is Config) []string {
-	var names []string
-	for _, g := range was.Guards {
-		if _, ok := is.Guard(g.Name); !ok {
-			names = append(names, g.Name)
-		}
-	}
-	return names
 }
 
 // guardLister answers the read-only API.

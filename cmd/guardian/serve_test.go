@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/test/controlplane"
@@ -181,7 +182,7 @@ func TestALockOfARemovedGuardIsLiftedByThePersonsOwnCommand(t *testing.T) {
 	code, text = call("rollback", orders.Name, "--reason", "once more")
 	want(t, code, text, exitOK, "already rolled back since ")
 
-	without, err := ParseConfig([]byte(r.config("127.0.0.1:0", "")))
+	without, err := config.Parse([]byte(r.config("127.0.0.1:0", "")))
 	r.must(err)
 	g.reload(without)
 	r.wait("mark", func(ctx context.Context) error {
@@ -203,7 +204,7 @@ func TestALockOfARemovedGuardIsLiftedByThePersonsOwnCommand(t *testing.T) {
 	if rec.Lock == nil || rec.Request == nil || rec.Request.Action != decision.RequestUnlock {
 		t.Errorf("lock %+v, request %+v: want the lock, and an unlock that waits", rec.Lock, rec.Request)
 	}
-	with, err := ParseConfig([]byte(r.config("127.0.0.1:0", "", orders)))
+	with, err := config.Parse([]byte(r.config("127.0.0.1:0", "", orders)))
 	r.must(err)
 	g.reload(with)
 	r.wait("unlock", func(ctx context.Context) error {

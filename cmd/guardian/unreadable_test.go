@@ -8,6 +8,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 )
@@ -63,11 +64,11 @@ func TestAnAlertMatcherThatAsksForAnOldNameIsToldTheNewOne(t *testing.T) {
 		`{alertname="GuardianServiceTrafficFell",severity="warning"}`: "GuardianServiceTrafficDropped",
 		`{alertname="OrdersDown"}`:                                    "",
 	} {
-		c := DefaultConfig()
+		c := config.Default()
 		c.Namespace = "shop"
-		g := DefaultGuard(testGuard)
-		g.Alerts.Matchers = []MatcherConfig{{Match: match, Action: "rollback"}}
-		c.Guards = []GuardConfig{g}
+		g := config.DefaultGuard(testGuard)
+		g.Alerts.Matchers = []config.Matcher{{Match: match, Action: "rollback"}}
+		c.Guards = []config.Guard{g}
 		err := c.Validate()
 		told := err != nil && strings.Contains(err.Error(), "by its old name: it is "+want+" now")
 		if told != (want != "") {

@@ -3,6 +3,9 @@ package decision
 // Prefix begins all names that guardian writes into a cluster.
 const Prefix = "canary-guardian.io/"
 
+// DefaultInstance is a guardian's name where nothing tells it.
+const DefaultInstance = "guardian"
+
 // Annotations of guardian on VirtualServices.
 const (
 	AnnotationState  = Prefix + "state"

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"context"
@@ -12,34 +12,25 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"github.com/canary-guardian/guardian/test/golden"
 )
 
-var golden = flag.Bool("golden", false, "rewrite the golden files")
+var rewrite = flag.Bool("golden", false, "rewrite the golden files")
 
 // testdataFile is a path under the repository's testdata/config.
-func testdataFile(name string) string { return filepath.Join("..", "..", "testdata", "config", name) }
+func testdataFile(name string) string {
+	return filepath.Join("..", "..", "..", "testdata", "config", name)
+}
 
 // checkGolden compares with a file of testdata/config, or writes it.
 func checkGolden(t *testing.T, name, got string) {
 	t.Helper()
-	path := testdataFile(name)
-	if *golden {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s differs (make golden rewrites it). got:\n%s\nwant:\n%s", name, got, want)
-	}
+	golden.Check(t, testdataFile(name), got, *rewrite)
 }
 
 func TestAGuardOfOneLineHasEveryDefault(t *testing.T) {
-	c, err := ParseConfig([]byte("namespace: microservices\nguards:\n- name: orders-service\n"))
+	c, err := Parse([]byte("namespace: microservices\nguards:\n- name: orders-service\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,13 +38,13 @@ func TestAGuardOfOneLineHasEveryDefault(t *testing.T) {
 }
 
 func TestEveryKeyCanBeSetAndIsReadBackTheSame(t *testing.T) {
-	c, err := LoadConfig(testdataFile("full.yaml"))
+	c, err := Load(testdataFile("full.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	checkGolden(t, "full.golden.yaml", c.String())
 	// What is shown can be read again, but for the secrets.
-	if _, err := ParseConfig([]byte(c.String())); err != nil {
+	if _, err := Parse([]byte(c.String())); err != nil {
 		t.Errorf("the shown configuration cannot be read again: %v", err)
 	}
 }
@@ -61,7 +52,7 @@ func TestEveryKeyCanBeSetAndIsReadBackTheSame(t *testing.T) {
 func TestAllProblemsAreReportedAtOnce(t *testing.T) {
 	for _, name := range []string{"values", "keys", "types"} {
 		t.Run(name, func(t *testing.T) {
-			_, err := LoadConfig(testdataFile("bad-" + name + ".yaml"))
+			_, err := Load(testdataFile("bad-" + name + ".yaml"))
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -81,7 +72,7 @@ func TestWhatIsNoConfigurationIsRefused(t *testing.T) {
 		"a key that is number": "namespace: a\n1: b\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if c, err := ParseConfig([]byte(text)); err == nil {
+			if c, err := Parse([]byte(text)); err == nil {
 				t.Errorf("accepted as %s", c)
 			}
 		})
@@ -96,7 +87,7 @@ func TestTheEnvironmentWinsOverTheFile(t *testing.T) {
 	t.Setenv("GUARDIAN_RULES_LINKS_GRAFANA", "https://grafana.example")
 	t.Setenv("GUARDIAN_SERVICE_HOST", "10.0.0.1") // Kubernetes sets this for a Service named guardian
 	t.Setenv("GUARDIAN_PORT", "tcp://10.0.0.1:8080")
-	c, err := ParseConfig([]byte("namespace: microservices\nheartbeat: {maxAge: 1m}\nalertmanager: {url: http://am}\n"))
+	c, err := Parse([]byte("namespace: microservices\nheartbeat: {maxAge: 1m}\nalertmanager: {url: http://am}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +100,7 @@ func TestTheEnvironmentWinsOverTheFile(t *testing.T) {
 func TestAProblemFromTheEnvironmentNamesItsVariable(t *testing.T) {
 	t.Setenv("GUARDIAN_NAMESPACE", "shop")
 	t.Setenv("GUARDIAN_RULES_ENABLED", "perhaps")
-	_, err := ParseConfig(nil)
+	_, err := Parse(nil)
 	if want := `rules.enabled (GUARDIAN_RULES_ENABLED): "perhaps": want true or false`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -122,14 +113,14 @@ func TestAnonymousCallersNeedTwoKeys(t *testing.T) {
 		`webhook: {tokenFile: ""}`:                                    true,
 		"webhook: {tokenFile: \"\"}\nweb: {configFile: /etc/web.yml}": false,
 	} {
-		if _, err := ParseConfig([]byte("namespace: a\n" + text + "\n")); (err != nil) != wrong {
+		if _, err := Parse([]byte("namespace: a\n" + text + "\n")); (err != nil) != wrong {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
 }
 
 func TestLabelsKeepTheirCase(t *testing.T) {
-	c, err := ParseConfig([]byte("namespace: a\nrules: {labels: {Release: Kube-Prom, app.kubernetes.io/partOf: X}}\n"))
+	c, err := Parse([]byte("namespace: a\nrules: {labels: {Release: Kube-Prom, app.kubernetes.io/partOf: X}}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +143,7 @@ func TestSecretsAreNeverShown(t *testing.T) {
 		"two at once":       "prometheus: {http: {bearer_token: hunter2, basic_auth: {username: hunter2, password: hunter2}}}",
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, err := ParseConfig([]byte("namespace: a\n" + text + "\n"))
+			c, err := Parse([]byte("namespace: a\n" + text + "\n"))
 			if err != nil && strings.Contains(err.Error(), secret) {
 				t.Errorf("in the error: %v", err)
 			}
@@ -164,7 +155,7 @@ func TestSecretsAreNeverShown(t *testing.T) {
 }
 
 func TestMatchersSelectAlertsAsAlertmanagerDoes(t *testing.T) {
-	c, err := LoadConfig(testdataFile("full.yaml"))
+	c, err := Load(testdataFile("full.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,13 +174,13 @@ func TestMatchersSelectAlertsAsAlertmanagerDoes(t *testing.T) {
 			t.Errorf("%v: got %t, want %t", tc.labels, got, tc.want)
 		}
 	}
-	if (MatcherConfig{}).Matches(map[string]string{"a": "b"}) {
+	if (Matcher{}).Matches(map[string]string{"a": "b"}) {
 		t.Error("a matcher without a condition takes an alert")
 	}
 }
 
 func TestWindowsOpenAndCloseInTheirTimeZone(t *testing.T) {
-	c, err := LoadConfig(testdataFile("full.yaml"))
+	c, err := Load(testdataFile("full.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +204,7 @@ func TestWindowsOpenAndCloseInTheirTimeZone(t *testing.T) {
 			t.Errorf("%s: open is %t, want %t", at, got, want)
 		}
 	}
-	if !(WindowsConfig{}).Open(time.Time{}) {
+	if !(Windows{}).Open(time.Time{}) {
 		t.Error("without windows it is always open")
 	}
 }
@@ -234,22 +225,22 @@ func TestReplicasOfOneDeploymentAreOneInstance(t *testing.T) {
 	t.Setenv("POD_NAME", "guardian-blue-5f6d8c7b9-x2x4z")
 	t.Setenv("DEPLOYMENT_NAME", "")
 	for text, want := range map[string]string{"namespace: a\n": "guardian-blue", "namespace: a\ninstance: green\n": "green"} {
-		if c, err := ParseConfig([]byte(text)); err != nil || c.Instance != want {
+		if c, err := Parse([]byte(text)); err != nil || c.Instance != want {
 			t.Errorf("%q: instance %q, error %v; want %q", text, c.Instance, err, want)
 		}
 	}
 }
 
 func TestOnlyWhatIsConnectedNeedsARestart(t *testing.T) {
-	was := DefaultConfig()
+	was := Default()
 	is := was
-	is.Guards = []GuardConfig{DefaultGuard("a")}
+	is.Guards = []Guard{DefaultGuard("a")}
 	is.Heartbeat.MaxAge = time.Hour
-	if got := restartOnly(was, is); got != nil {
+	if got := RestartOnly(was, is); got != nil {
 		t.Errorf("guards and heartbeat: %v", got)
 	}
 	is.Listen.Alerts, is.Prometheus.URL, is.Rules.Name, is.Rules.Interval = ":1", "http://x", "y", time.Minute
-	if got := strings.Join(restartOnly(was, is), " "); got != "listen prometheus rules.name" {
+	if got := strings.Join(RestartOnly(was, is), " "); got != "listen prometheus rules.name" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -258,7 +249,7 @@ func TestOnlyWhatIsConnectedNeedsARestart(t *testing.T) {
 func watchEvents(t *testing.T, path string, seen []byte) (<-chan Config, <-chan error) {
 	t.Helper()
 	configs, failures := make(chan Config, 10), make(chan error, 10)
-	w := ConfigWatcher{Path: path, Seen: seen, Apply: func(c Config) { configs <- c }, Report: func(err error) { failures <- err }}
+	w := Watcher{Path: path, Seen: seen, Apply: func(c Config) { configs <- c }, Report: func(err error) { failures <- err }}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -328,7 +319,7 @@ func TestWithoutAWatchTheFileIsPolled(t *testing.T) {
 		t.Fatal(err)
 	}
 	configs, failures := make(chan Config, 10), make(chan error, 10)
-	w := ConfigWatcher{Path: path, Seen: []byte("of before"), Apply: func(c Config) { configs <- c }, Report: func(err error) { failures <- err }, Poll: time.Millisecond,
+	w := Watcher{Path: path, Seen: []byte("of before"), Apply: func(c Config) { configs <- c }, Report: func(err error) { failures <- err }, Poll: time.Millisecond,
 		notify: func() (*fsnotify.Watcher, error) { return nil, syscall.EMFILE }}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -352,10 +343,10 @@ func TestWithoutAWatchTheFileIsPolled(t *testing.T) {
 }
 
 func TestRemovedGuardsAreNamed(t *testing.T) {
-	was, is := DefaultConfig(), DefaultConfig()
-	was.Guards = []GuardConfig{DefaultGuard("a"), DefaultGuard("b"), DefaultGuard("c")}
-	is.Guards = []GuardConfig{DefaultGuard("b"), DefaultGuard("d")}
-	if got := strings.Join(removed(was, is), " "); got != "a c" {
+	was, is := Default(), Default()
+	was.Guards = []Guard{DefaultGuard("a"), DefaultGuard("b"), DefaultGuard("c")}
+	is.Guards = []Guard{DefaultGuard("b"), DefaultGuard("d")}
+	if got := strings.Join(RemovedGuards(was, is), " "); got != "a c" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -394,7 +385,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte("a: &a [*a]\nnamespace: x"))
 	f.Add([]byte("guards: [{name: a, promotion: {windows: {mute: [{times: [{start_time: '00:00', end_time: '24:00'}]}]}}}]"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		c, err := ParseConfig(b)
+		c, err := Parse(b)
 		if err != nil {
 			_ = err.Error()
 			return
@@ -418,7 +409,7 @@ func TestPromotionNeedsAPrometheusThatProvesTheRules(t *testing.T) {
 		"promotion: {mode: auto, minRequests: 100}, " + signals: false,
 		"promotion: {mode: \"off\"}":                            true,
 	} {
-		_, err := ParseConfig([]byte("namespace: shop\nprometheus: {url: \"\"}\nalertmanager: {url: http://am}\nguards:\n- {name: orders, " + text + "}\n"))
+		_, err := Parse([]byte("namespace: shop\nprometheus: {url: \"\"}\nalertmanager: {url: http://am}\nguards:\n- {name: orders, " + text + "}\n"))
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", text, err)
 		}
@@ -440,20 +431,20 @@ func TestTheModeOfAGuardIsItsOwnOrTheConfigurations(t *testing.T) {
 		"of none by null": {text("mode: observe\n", ", mode: null"), "observe", "observe"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := ParseConfig([]byte(c.text))
+			got, err := Parse([]byte(c.text))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if o, k := got.Guards[0].Mode, got.Guards[1].Mode; o != c.orders || k != c.cart {
 				t.Errorf("orders is %q, cart is %q; want %q, %q", o, k, c.orders, c.cart)
 			}
-			if g := got.remediateGuard(got.Guards[1], 0); string(g.Mode) != c.cart {
+			if g := got.DecisionGuard(got.Guards[1], 0); string(g.Mode) != c.cart {
 				t.Errorf("cart is decided by mode %q", g.Mode)
 			}
 		})
 	}
 	t.Setenv("GUARDIAN_MODE", "observe")
-	if c, err := ParseConfig([]byte(text("", ""))); err != nil || c.enforces() {
+	if c, err := Parse([]byte(text("", ""))); err != nil || c.Enforces() {
 		t.Errorf("GUARDIAN_MODE=observe: %v, %v", c.Guards, err)
 	}
 }
@@ -465,11 +456,11 @@ func TestWhatAModeForbidsIsRefusedByItsKey(t *testing.T) {
 		"mode: observe\nguards: [{name: orders, promotion: {mode: auto}}]":                 `guards[0].promotion.mode: "auto": no step is written in mode observe: want off, or mode: enforce`,
 		"guards: [{name: cart}, {name: orders, mode: observe, promotion: {mode: manual}}]": `guards[1].promotion.mode: "manual": no step is written in mode observe: want off, or mode: enforce`,
 	} {
-		if _, err := ParseConfig([]byte("namespace: a\n" + text)); err == nil || err.Error() != want {
+		if _, err := Parse([]byte("namespace: a\n" + text)); err == nil || err.Error() != want {
 			t.Errorf("%s\n%v\nwant %s", text, err, want)
 		}
 	}
-	if _, err := ParseConfig([]byte("namespace: a\nmode: observe\nguards: [{name: orders, mode: enforce, promotion: {mode: auto}}]")); err != nil {
+	if _, err := Parse([]byte("namespace: a\nmode: observe\nguards: [{name: orders, mode: enforce, promotion: {mode: auto}}]")); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"errors"
@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/alertmanager/timeinterval"
 	httpconfig "github.com/prometheus/common/config"
+
+	"github.com/canary-guardian/guardian/test/golden"
 )
 
 // reference is the table of every key, made of the types that the decoder fills,
@@ -40,7 +42,7 @@ func (r *reference) walk(path string, of reflect.Type, value reflect.Value) {
 		if value.IsValid() {
 			is = value.Field(i)
 		}
-		if f.Type.Kind() == reflect.Struct && !foreignType(f.Type) && f.Type != reflect.TypeFor[RefConfig]() {
+		if f.Type.Kind() == reflect.Struct && !foreignType(f.Type) && f.Type != reflect.TypeFor[Ref]() {
 			r.walk(at, f.Type, is)
 			continue
 		}
@@ -61,7 +63,7 @@ func (r *reference) add(at string, f reflect.StructField, value reflect.Value, c
 	}
 	row := referenceRow{key: at, kind: r.kind(at, f.Type), fallback: r.fallback(at, f.Type, value), change: "at once"}
 	if _, ok := r.env[at]; ok {
-		row.env = "`" + envName(at) + "`"
+		row.env = "`" + EnvName(at) + "`"
 	}
 	if r.restart[at] {
 		row.change = "restart"
@@ -74,9 +76,9 @@ func (r *reference) kind(at string, of reflect.Type) string {
 	switch of {
 	case reflect.TypeFor[time.Duration]():
 		return "duration"
-	case reflect.TypeFor[RefConfig]():
+	case reflect.TypeFor[Ref]():
 		return "subset, or `{host: NAME}`"
-	case reflect.TypeFor[[]StepConfig]():
+	case reflect.TypeFor[[]Step]():
 		return "list of percents, or of the keys below"
 	case reflect.TypeFor[httpconfig.HTTPClientConfig]():
 		return "[http_config](https://prometheus.io/docs/prometheus/latest/configuration/configuration/#http_config)"
@@ -116,9 +118,9 @@ func (r *reference) fallback(at string, of reflect.Type, value reflect.Value) st
 	switch v := value.Interface().(type) {
 	case time.Duration:
 		text = shortDuration(v)
-	case RefConfig:
+	case Ref:
 		text = v.Subset
-	case []StepConfig:
+	case []Step:
 		weights := make([]string, len(v))
 		for i, step := range v {
 			weights[i] = fmt.Sprint(step.Weight)
@@ -182,7 +184,7 @@ func changesByRestart(t *testing.T) map[string]bool {
 				try(at, f.Type, below)
 				continue
 			}
-			c := DefaultConfig()
+			c := Default()
 			v := reflect.ValueOf(&c).Elem().FieldByIndex(below)
 			switch f.Type.Kind() {
 			case reflect.String:
@@ -203,7 +205,7 @@ func changesByRestart(t *testing.T) map[string]bool {
 				t.Fatalf("%s: no other value of a %s", at, f.Type)
 			}
 			tried++
-			out[at] = len(restartOnly(DefaultConfig(), c)) > 0
+			out[at] = len(RestartOnly(Default(), c)) > 0
 		}
 	}
 	try("", reflect.TypeFor[Config](), nil)
@@ -222,7 +224,7 @@ func requiredKeys(t *testing.T) map[string]bool {
 		"guards: [{name: a, promotion: {steps: [{}], gates: [{}]}}]",
 	} {
 		var problems Problems
-		if _, err := ParseConfig([]byte("namespace: a\n" + text)); !errors.As(err, &problems) {
+		if _, err := Parse([]byte("namespace: a\n" + text)); !errors.As(err, &problems) {
 			t.Errorf("%s: %v", text, err)
 		}
 		for _, p := range problems {
@@ -261,8 +263,8 @@ Each element of ` + "`guards`" + `. A change is taken over at once; no variable 
 
 func TestTheConfigurationReferenceIsWhatTheCodeSays(t *testing.T) {
 	r := &reference{t: t, schema: schemaOfConfig{comments: fieldComments(t), choices: fieldChoices(t)},
-		env: leaves("", reflect.ValueOf(DefaultConfig())), restart: changesByRestart(t), required: requiredKeys(t)}
-	r.walk("", reflect.TypeFor[Config](), reflect.ValueOf(DefaultConfig()))
+		env: leaves("", reflect.ValueOf(Default())), restart: changesByRestart(t), required: requiredKeys(t)}
+	r.walk("", reflect.TypeFor[Config](), reflect.ValueOf(Default()))
 	sections := map[string]string{}
 	for _, row := range r.rows {
 		row.meaning = strings.ReplaceAll(row.meaning, "|", `\|`)
@@ -280,5 +282,5 @@ func TestTheConfigurationReferenceIsWhatTheCodeSays(t *testing.T) {
 	if len(r.rows) < 70 {
 		t.Errorf("only %d keys: the walk is broken", len(r.rows))
 	}
-	checkFile(t, filepath.Join("..", "..", "docs", "configuration-reference.md"), text)
+	golden.Check(t, filepath.Join("..", "..", "..", "docs", "configuration-reference.md"), text, *rewrite)
 }

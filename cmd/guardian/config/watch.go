@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -12,10 +12,10 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// ConfigWatcher re-reads a configuration file when it changes. fsnotify is used
+// Watcher re-reads a configuration file when it changes. fsnotify is used
 // directly: viper.WatchConfig cannot be stopped, and swaps its values before
 // anybody has checked them.
-type ConfigWatcher struct {
+type Watcher struct {
 	Path string
 	// Seen is the content that the present configuration was read from; nil
 	// makes the first look report the file as changed.
@@ -38,7 +38,7 @@ const settle = 100 * time.Millisecond
 
 // Run blocks until ctx is done, and returns nil then. Where the kernel has no
 // watch to give (its limits are shared by all of a node) the file is polled.
-func (w *ConfigWatcher) Run(ctx context.Context) error {
+func (w *Watcher) Run(ctx context.Context) error {
 	if w.Poll == 0 {
 		w.Poll = time.Minute
 	}
@@ -72,7 +72,7 @@ func (w *ConfigWatcher) Run(ctx context.Context) error {
 // watch asks for events of the file's folder. Not of the file: Kubernetes
 // replaces a ConfigMap's content by renaming the symlink ..data beside it,
 // editors by renaming the file.
-func (w *ConfigWatcher) watch() (*fsnotify.Watcher, error) {
+func (w *Watcher) watch() (*fsnotify.Watcher, error) {
 	start := w.notify
 	if start == nil {
 		start = fsnotify.NewWatcher
@@ -88,7 +88,7 @@ func (w *ConfigWatcher) watch() (*fsnotify.Watcher, error) {
 }
 
 // once reads the file and hands on what is new.
-func (w *ConfigWatcher) once() {
+func (w *Watcher) once() {
 	b, err := os.ReadFile(w.Path)
 	if err != nil {
 		if w.Seen != nil {
@@ -101,8 +101,8 @@ func (w *ConfigWatcher) once() {
 		return
 	}
 	w.Seen = b
-	c, err := ParseConfig(b)
-	if none := namesGuards(b); errors.Is(none, errNoGuards) {
+	c, err := Parse(b)
+	if none := RequireGuards(b); errors.Is(none, errNoGuards) {
 		err = errors.Join(none, err)
 	}
 	if err != nil {
@@ -112,13 +112,13 @@ func (w *ConfigWatcher) once() {
 	w.Apply(c)
 }
 
-// errNoGuards is returned by namesGuards.
+// errNoGuards is RequireGuards' answer to a file without a list of guards.
 var errNoGuards = errors.New("guards: no list: want the guards, or guards: [] to have none")
 
-// namesGuards keeps the guards when a file has no list of them: one that was cut
+// RequireGuards is an error for a file that has no list of guards: one that was cut
 // to nothing, or whose entries were commented out, is an accident, and no brake
 // must go by one. Not to have any has to be said.
-func namesGuards(b []byte) error {
+func RequireGuards(b []byte) error {
 	tree, err := parseTree(b)
 	if err != nil {
 		return err

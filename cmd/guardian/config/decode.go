@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -95,11 +95,11 @@ func (d *decoder) decode(path string, v any, to reflect.Value) {
 	case time.Duration:
 		d.duration(path, v, to)
 		return
-	case RefConfig:
+	case Ref:
 		d.ref(path, v, to)
 		return
-	case StepConfig:
-		step := StepConfig{Interval: unset}
+	case Step:
+		step := Step{Interval: unset}
 		if weight, ok := v.(int); ok {
 			step.Weight = weight
 			to.Set(reflect.ValueOf(step))
@@ -109,7 +109,7 @@ func (d *decoder) decode(path string, v any, to reflect.Value) {
 	case httpconfig.HTTPClientConfig, timeinterval.TimeInterval:
 		d.foreign(path, v, to)
 		return
-	case GuardConfig:
+	case Guard:
 		to.Set(reflect.ValueOf(DefaultGuard("")))
 	}
 	switch to.Kind() {
@@ -236,7 +236,7 @@ func (d *decoder) duration(path string, v any, to reflect.Value) {
 }
 
 func (d *decoder) ref(path string, v any, to reflect.Value) {
-	var r RefConfig
+	var r Ref
 	switch t := v.(type) {
 	case string:
 		r.Subset = t

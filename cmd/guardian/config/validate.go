@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -152,7 +152,7 @@ func (c Config) validateOwn(k *check) {
 func (c Config) validateEndpoints(k *check) {
 	for _, e := range []struct {
 		path string
-		EndpointConfig
+		Endpoint
 	}{{"prometheus", c.Prometheus}, {"alertmanager", c.Alertmanager}} {
 		if e.URL != "" {
 			k.url(e.path+".url", e.URL)
@@ -172,7 +172,7 @@ func (c *check) selector(path, value string) {
 	c.want(err == nil, path, value, `want PromQL matchers without braces, such as job="istio-proxies"`)
 }
 
-func (r RulesConfig) validate(k *check) {
+func (r Rules) validate(k *check) {
 	k.label("rules.name", r.Name)
 	k.want(wholeSeconds(r.Interval) && r.Interval <= 5*time.Minute, "rules.interval", r.Interval, "want whole seconds, 1s to 5m")
 	k.want(wholeSeconds(r.ScrapeInterval) && r.ScrapeInterval <= 5*time.Minute, "rules.scrapeInterval", r.ScrapeInterval, "want whole seconds, 1s to 5m")
@@ -181,7 +181,7 @@ func (r RulesConfig) validate(k *check) {
 	k.want(r.StableFactor >= 1, "rules.stableFactor", r.StableFactor, "want at least 1")
 	k.selector("rules.proxies", r.Proxies)
 	k.selector("rules.self", r.Self)
-	k.oneOf("rules.restartsFrom", r.RestartsFrom, restartsFromGuardian, restartsFromKubeStateMetrics)
+	k.oneOf("rules.restartsFrom", r.RestartsFrom, RestartsFromGuardian, RestartsFromKubeStateMetrics)
 	for _, key := range sortedStrings(r.Labels) {
 		at := join("rules.labels", key)
 		k.want(len(validation.IsQualifiedName(key)) == 0, at, key, "want a Kubernetes label's name")
@@ -197,7 +197,7 @@ func (r RulesConfig) validate(k *check) {
 	}
 }
 
-func (b BuildsConfig) validate(k *check) {
+func (b Builds) validate(k *check) {
 	for _, names := range []struct {
 		path string
 		keys []string
@@ -236,13 +236,13 @@ func (c Config) validateGuards(k *check) {
 			canaries[canary] = i
 		}
 		if g.Promotion.Mode != string(decision.PromotionOff) && c.Prometheus.URL == "" {
-			k.want(g.Promotion.MinRequests == 0 && len(g.Promotion.Gates) == 0 && g.Signals.limits() == (rules.Signals{}), at+".promotion.mode", g.Promotion.Mode,
+			k.want(g.Promotion.MinRequests == 0 && len(g.Promotion.Gates) == 0 && g.Signals.Limits() == (rules.Signals{}), at+".promotion.mode", g.Promotion.Mode,
 				"minRequests, gates, and the proof that the rules of the signals watch need prometheus.url")
 		}
 	}
 }
 
-func (g GuardConfig) validate(k *check, at string) {
+func (g Guard) validate(k *check, at string) {
 	if g.Name == "" {
 		k.want(false, at+".name", nil, "want a name, such as that of the VirtualService")
 	} else {
@@ -273,10 +273,10 @@ func (g GuardConfig) validate(k *check, at string) {
 	k.bounded(at+".rollback.window", g.Rollback.Window, 0, year)
 	k.want(g.Rollback.MinReadyStable >= 1, at+".rollback.minReadyStable", g.Rollback.MinReadyStable, "want at least 1: traffic to a stable version without endpoints is an outage")
 	g.Promotion.validate(k, at+".promotion")
-	k.want(!g.observes() || g.Promotion.Mode == string(decision.PromotionOff), at+".promotion.mode", g.Promotion.Mode, "no step is written in mode observe: want off, or mode: enforce")
+	k.want(!g.Observes() || g.Promotion.Mode == string(decision.PromotionOff), at+".promotion.mode", g.Promotion.Mode, "no step is written in mode observe: want off, or mode: enforce")
 }
 
-func (k *check) ref(at string, r RefConfig) {
+func (k *check) ref(at string, r Ref) {
 	if r.Host != "" {
 		k.want(len(validation.IsDNS1123Subdomain(r.Host)) == 0, at+".host", r.Host, "want a host such as orders-v1 or orders-v1.shop.svc.cluster.local")
 		return
@@ -284,7 +284,7 @@ func (k *check) ref(at string, r RefConfig) {
 	k.want(len(validation.IsValidLabelValue(r.Subset)) == 0 && r.Subset != "", at, r.Subset, "want a subset of the DestinationRule or {host: name}")
 }
 
-func (s SignalsConfig) validate(k *check, at string) {
+func (s Signals) validate(k *check, at string) {
 	if s.ErrorRate.Enabled {
 		k.want(s.ErrorRate.Max > 0 && s.ErrorRate.Max < 1, at+".errorRate.max", s.ErrorRate.Max, "want a ratio between 0 and 1, such as 0.01 for 1%")
 	}
@@ -318,7 +318,7 @@ func (c Config) generatedLabels(guard string) map[string][]string {
 // validate refuses what selects more than anybody means. Guardian's own alerts
 // take part by their labels alone, so a matcher never gives them an action; but
 // one that would select them says something that does not hold.
-func (m MatcherConfig) validate(k *check, at string, generated map[string][]string) {
+func (m Matcher) validate(k *check, at string, generated map[string][]string) {
 	k.oneOf(at+".action", m.Action, "rollback", "hold", "none")
 	at += ".match"
 	parsed, err := alerting.ParseMatchers(m.Match)
@@ -364,7 +364,7 @@ func firstSelected(m alerting.Matchers, values map[string][]string) string {
 	return ""
 }
 
-func (p PromotionConfig) validate(k *check, at string) {
+func (p Promotion) validate(k *check, at string) {
 	k.oneOf(at+".mode", p.Mode, string(decision.PromotionOff), string(decision.PromotionManual), string(decision.PromotionAuto))
 	k.bounded(at+".interval", p.Interval, time.Millisecond, year)
 	k.want(p.MinRequests >= 0, at+".minRequests", p.MinRequests, "want 0 or more")

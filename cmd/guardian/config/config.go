@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -12,7 +12,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/canary-guardian/guardian/alerting"
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
@@ -39,42 +38,42 @@ type Config struct {
 	// written.
 	Mode string `yaml:"mode"`
 
-	Log          LogConfig       `yaml:"log"`
-	Listen       ListenConfig    `yaml:"listen"`
-	Web          WebConfig       `yaml:"web"`
-	Webhook      WebhookConfig   `yaml:"webhook"`
-	Prometheus   EndpointConfig  `yaml:"prometheus"`
-	Alertmanager EndpointConfig  `yaml:"alertmanager"`
-	Heartbeat    HeartbeatConfig `yaml:"heartbeat"`
-	Disarm       DisarmConfig    `yaml:"disarm"`
-	Rules        RulesConfig     `yaml:"rules"`
-	Builds       BuildsConfig    `yaml:"builds"`
+	Log          Log       `yaml:"log"`
+	Listen       Listen    `yaml:"listen"`
+	Web          Web       `yaml:"web"`
+	Webhook      Webhook   `yaml:"webhook"`
+	Prometheus   Endpoint  `yaml:"prometheus"`
+	Alertmanager Endpoint  `yaml:"alertmanager"`
+	Heartbeat    Heartbeat `yaml:"heartbeat"`
+	Disarm       Disarm    `yaml:"disarm"`
+	Rules        Rules     `yaml:"rules"`
+	Builds       Builds    `yaml:"builds"`
 	// Guards is what guardian looks after. A file without this key is refused; to
 	// have none, say guards: [].
-	Guards []GuardConfig `yaml:"guards"`
+	Guards []Guard `yaml:"guards"`
 }
 
-// LogConfig is how guardian logs to standard error.
-type LogConfig struct {
+// Log is how guardian logs to standard error.
+type Log struct {
 	Level  string `yaml:"level"`  // least level of what is logged: debug, info (default), warn or error
 	Format string `yaml:"format"` // what a line is: json (default) or text
 }
 
-// ListenConfig has the addresses that guardian listens on, as host:port.
-type ListenConfig struct {
+// Listen has the addresses that guardian listens on, as host:port.
+type Listen struct {
 	Alerts  string `yaml:"alerts"`  // address of the webhook and the push lane; default :8080
 	Metrics string `yaml:"metrics"` // address of metrics, health and the read-only API; default :8081
 }
 
-// WebConfig is how the alerts port is served.
-type WebConfig struct {
+// Web is how the alerts port is served.
+type Web struct {
 	// ConfigFile is an exporter-toolkit web configuration: TLS, client
 	// certificates and basic auth of the alerts port. Empty: plain HTTP.
 	ConfigFile string `yaml:"configFile"`
 }
 
-// WebhookConfig is who may call the alerts port.
-type WebhookConfig struct {
+// Webhook is who may call the alerts port.
+type Webhook struct {
 	// TokenFile is the file with the bearer token, re-read when it changes.
 	// Default /etc/guardian/token.
 	TokenFile string `yaml:"tokenFile"`
@@ -84,40 +83,36 @@ type WebhookConfig struct {
 	AllowAnonymous bool `yaml:"allowAnonymous"`
 }
 
-// EndpointConfig is a Prometheus or an Alertmanager. Credentials belong into
+// Endpoint is a Prometheus or an Alertmanager. Credentials belong into
 // HTTP, which takes every field of Prometheus's own http_config.
-type EndpointConfig struct {
+type Endpoint struct {
 	URL     string                      `yaml:"url"`     // where it answers, by http or https; empty: there is none
 	Timeout time.Duration               `yaml:"timeout"` // longest time for one request; default 5s
 	HTTP    httpconfig.HTTPClientConfig `yaml:"http"`    // credentials, TLS, proxy and headers of the client
 }
 
-// HeartbeatConfig is the proof that alerts reach guardian.
-type HeartbeatConfig struct {
+// Heartbeat is the proof that alerts reach guardian.
+type Heartbeat struct {
 	// MaxAge is the age at which the newest heartbeat is stale. Default 3m.
 	MaxAge time.Duration `yaml:"maxAge"`
 }
 
-// DisarmConfig is what a person may ask for who takes the brake off.
-type DisarmConfig struct {
+// Disarm is what a person may ask for who takes the brake off.
+type Disarm struct {
 	// Max is for how long guardian disarm may take the brake off at most.
 	// Default 24h.
 	Max time.Duration `yaml:"max"`
 }
 
-// BuildsConfig names what of a pod template is part of a build besides the pod's
+// Builds names what of a pod template is part of a build besides the pod's
 // spec.
-type BuildsConfig struct {
+type Builds struct {
 	Labels      []string `yaml:"labels"`      // names of pod template labels that are part of a build; empty: none
 	Annotations []string `yaml:"annotations"` // names of pod template annotations that are; empty: none
 }
 
-func (b BuildsConfig) parts() remediate.BuildParts {
-	return remediate.BuildParts{Labels: b.Labels, Annotations: b.Annotations}
-}
-
-// RulesConfig is the alert rules that guardian writes as a PrometheusRule.
-type RulesConfig struct {
+// Rules is the alert rules that guardian writes as a PrometheusRule.
+type Rules struct {
 	Enabled   bool              `yaml:"enabled"`   // guardian writes the PrometheusRules itself; default true
 	Name      string            `yaml:"name"`      // name of the PrometheusRules; unlike for each guardian of one Prometheus; default guardian
 	Namespace string            `yaml:"namespace"` // namespace of the PrometheusRules. Empty: that of the guards
@@ -125,16 +120,16 @@ type RulesConfig struct {
 	Labels    map[string]string `yaml:"labels"`    // labels of the PrometheusRules, such as release: kube-prometheus-stack
 	// ScrapeInterval is how often Prometheus scrapes the workloads' proxies, whole
 	// seconds. Default 15s.
-	ScrapeInterval time.Duration  `yaml:"scrapeInterval"`
-	FastLane       FastLaneConfig `yaml:"fastLane"`
+	ScrapeInterval time.Duration `yaml:"scrapeInterval"`
+	FastLane       FastLane      `yaml:"fastLane"`
 	// StableFactor is how many times stable's share of bad requests the
 	// canary's must exceed while stable is beyond the limit too. Default 2.
 	StableFactor float64 `yaml:"stableFactor"`
 	// RunbookBase is put before the alert's runbook page in runbook_url.
 	// Empty: the project's own.
-	RunbookBase  string      `yaml:"runbookBase"`
-	Links        LinksConfig `yaml:"links"`
-	RestartsFrom string      `yaml:"restartsFrom"` // whose count of restarts the signal reads: guardian (default) or kube-state-metrics
+	RunbookBase  string `yaml:"runbookBase"`
+	Links        Links  `yaml:"links"`
+	RestartsFrom string `yaml:"restartsFrom"` // whose count of restarts the signal reads: guardian (default) or kube-state-metrics
 	// Proxies selects Istio's series, as matchers without braces. Empty: all.
 	Proxies string `yaml:"proxies"`
 	// Self selects guardian's own series further than by its namespace, as
@@ -142,113 +137,114 @@ type RulesConfig struct {
 	Self string `yaml:"self"`
 }
 
-// FastLaneConfig is a scrape of the guarded workloads' own sidecars alone, for
+// FastLane is a scrape of the guarded workloads' own sidecars alone, for
 // what the rules read. guardian writes it as a PodMonitor if rules.enabled.
-type FastLaneConfig struct {
+type FastLane struct {
 	Enabled bool `yaml:"enabled"` // scrape the guarded workloads' sidecars by a job of their own too; default false
 	// Interval is how often these scrapes are, whole seconds, 1s to 5s; the rules
 	// are evaluated twice as often, where rules.interval is longer. Default 1s.
 	Interval time.Duration `yaml:"interval"`
 }
 
-// fastLaneName is the PodMonitor's. It is not rules.name: that is what the
+// FastLaneName is the PodMonitor's. It is not rules.name: that is what the
 // PodMonitor of guardian's own metrics is called.
-func (r RulesConfig) fastLaneName() string { return r.Name + "-fast-lane" }
+func (r Rules) FastLaneName() string { return r.Name + "-fast-lane" }
 
-// LinksConfig has base URLs that alert texts link to; empty: no such link.
-type LinksConfig struct {
+// Links has base URLs that alert texts link to; empty: no such link.
+type Links struct {
 	Grafana    string `yaml:"grafana"`    // base URL of Grafana, which alert texts link to
 	Prometheus string `yaml:"prometheus"` // base URL of Prometheus
 	Kiali      string `yaml:"kiali"`      // base URL of Kiali
 	Jaeger     string `yaml:"jaeger"`     // base URL of Jaeger
 }
 
-// GuardConfig is one guard. Only Name is required.
-type GuardConfig struct {
-	Name            string          `yaml:"name"`            // name of the guard: a DNS label of at most 58 characters, unique
-	VirtualServices []string        `yaml:"virtualServices"` // the VirtualServices whose weights it moves; default [NAME]
-	DestinationRule string          `yaml:"destinationRule"` // the DestinationRule that has the subsets; default NAME
-	Mode            string          `yaml:"mode"`            // enforce or observe. Empty: the configuration's mode
-	Stable          RefConfig       `yaml:"stable"`          // the version that a rollback goes to; default v1
-	Canary          RefConfig       `yaml:"canary"`          // the version that is guarded; default v2
-	Workloads       WorkloadsConfig `yaml:"workloads"`
-	Signals         SignalsConfig   `yaml:"signals"`
-	Alerts          AlertsConfig    `yaml:"alerts"`
-	Rollback        RollbackConfig  `yaml:"rollback"`
-	Promotion       PromotionConfig `yaml:"promotion"`
+// Guard is one guard. Only Name is required.
+type Guard struct {
+	Name            string    `yaml:"name"`            // name of the guard: a DNS label of at most 58 characters, unique
+	VirtualServices []string  `yaml:"virtualServices"` // the VirtualServices whose weights it moves; default [NAME]
+	DestinationRule string    `yaml:"destinationRule"` // the DestinationRule that has the subsets; default NAME
+	Mode            string    `yaml:"mode"`            // enforce or observe. Empty: the configuration's mode
+	Stable          Ref       `yaml:"stable"`          // the version that a rollback goes to; default v1
+	Canary          Ref       `yaml:"canary"`          // the version that is guarded; default v2
+	Workloads       Workloads `yaml:"workloads"`
+	Signals         Signals   `yaml:"signals"`
+	Alerts          Alerts    `yaml:"alerts"`
+	Rollback        Rollback  `yaml:"rollback"`
+	Promotion       Promotion `yaml:"promotion"`
 }
 
-// RefConfig is a subset, written as its name, or a host, written {host: name}.
-type RefConfig struct{ virtualservice.Ref }
+// Ref is a subset, written as its name, or a host, written {host: name}.
+type Ref struct{ virtualservice.Ref }
 
 // MarshalYAML writes what the configuration file has.
-func (r RefConfig) MarshalYAML() (any, error) {
+func (r Ref) MarshalYAML() (any, error) {
 	if r.Host != "" {
 		return map[string]string{"host": r.Host}, nil
 	}
 	return r.Subset, nil
 }
 
-// WorkloadsConfig names the Deployments, Rollouts, StatefulSets, … of each side.
-type WorkloadsConfig struct {
+// Workloads names the Deployments, Rollouts, StatefulSets, … of each side.
+type Workloads struct {
 	Stable []string `yaml:"stable"` // names of stable's Deployments or other workloads. Empty: found by the subset's labels
 	Canary []string `yaml:"canary"` // names of the canary's. Empty: found by the subset's labels
 }
 
-// SignalsConfig has the limits of the four signals. Each is on by default.
-type SignalsConfig struct {
-	ErrorRate ErrorRateConfig `yaml:"errorRate"`
-	Latency   LatencyConfig   `yaml:"latency"`
-	Restarts  RestartsConfig  `yaml:"restarts"`
-	Traffic   TrafficConfig   `yaml:"traffic"`
+// Signals has the limits of the four signals. Each is on by default.
+type Signals struct {
+	ErrorRate ErrorRate `yaml:"errorRate"`
+	Latency   Latency   `yaml:"latency"`
+	Restarts  Restarts  `yaml:"restarts"`
+	Traffic   Traffic   `yaml:"traffic"`
 }
 
-// ErrorRateConfig limits the share of failed requests.
-type ErrorRateConfig struct {
+// ErrorRate limits the share of failed requests.
+type ErrorRate struct {
 	Enabled bool    `yaml:"enabled"` // this signal is watched; default true
 	Max     float64 `yaml:"max"`     // share of requests that may fail, 0–1; default 0.01
 }
 
-// LatencyConfig limits the time that Quantile of the requests may take.
-type LatencyConfig struct {
+// Latency limits the time that Quantile of the requests may take.
+type Latency struct {
 	Enabled  bool          `yaml:"enabled"`  // this signal is watched; default true
 	Quantile float64       `yaml:"quantile"` // share of requests that must be faster than max, 0–1; default 0.95
 	Max      time.Duration `yaml:"max"`      // time that they may take; default 500ms
 }
 
-// RestartsConfig limits container restarts within a window.
-type RestartsConfig struct {
+// Restarts limits container restarts within a window.
+type Restarts struct {
 	Enabled bool          `yaml:"enabled"` // this signal is watched; default true
 	Max     int           `yaml:"max"`     // container restarts that may be in a window; default 2
 	Window  time.Duration `yaml:"window"`  // time in which they are counted, whole seconds, at least 1m; default 5m
 }
 
-// TrafficConfig limits how far the canary's share may lie from its weight.
-type TrafficConfig struct {
+// Traffic limits how far the canary's share may lie from its weight.
+type Traffic struct {
 	Enabled        bool    `yaml:"enabled"`        // this signal is watched; default true
 	ShareTolerance float64 `yaml:"shareTolerance"` // how far the canary's share may lie from its weight, relative to the weight; default 0.5
 }
 
-// AlertsConfig lets alerts take part that carry none of guardian's labels.
-type AlertsConfig struct {
-	Matchers []MatcherConfig `yaml:"matchers"` // selections of alerts without guardian's labels that take part
+// Alerts lets alerts take part that carry none of guardian's labels.
+type Alerts struct {
+	Matchers []Matcher `yaml:"matchers"` // selections of alerts without guardian's labels that take part
 }
 
-// MatcherConfig gives an action to every alert that Match selects.
-type MatcherConfig struct {
+// Matcher gives an action to every alert that Match selects.
+type Matcher struct {
 	Match  string `yaml:"match"`  // matchers in Alertmanager's syntax: '{alertname="OrdersDown", severity=~"page|critical"}'
 	Action string `yaml:"action"` // what such an alert does: rollback, hold or none. Empty: rollback
 
-	matchers *alerting.Matchers // nil: Match could not be parsed
+	// Parsed is Match as Alertmanager's own parser has read it; nil: it could not.
+	Parsed *alerting.Matchers `yaml:"-"`
 }
 
 // Matches reports whether an alert with these labels is meant.
-func (m MatcherConfig) Matches(labels map[string]string) bool {
-	return m.matchers != nil && m.matchers.Matches(labels)
+func (m Matcher) Matches(labels map[string]string) bool {
+	return m.Parsed != nil && m.Parsed.Matches(labels)
 }
 
-// RollbackConfig is how a guard rolls back.
-type RollbackConfig struct {
+// Rollback is how a guard rolls back.
+type Rollback struct {
 	Lock              string        `yaml:"lock"`              // what lifts the lock of a rollback: build (a new one, or a person), manual (a person) or none (there is no lock)
 	Window            time.Duration `yaml:"window"`            // for how long after 100% canary a rollback is still right; default 30m
 	MinReadyStable    int           `yaml:"minReadyStable"`    // ready endpoints that stable must have for a rollback; default 1
@@ -257,18 +253,18 @@ type RollbackConfig struct {
 	EvenIfStableFails bool          `yaml:"evenIfStableFails"` // roll back although stable is as bad, instead of holding; default false
 }
 
-// PromotionConfig is how a guard goes forward.
-type PromotionConfig struct {
+// Promotion is how a guard goes forward.
+type Promotion struct {
 	Mode        string        `yaml:"mode"`        // who moves traffic to the canary: off (CI alone), manual (a step for each guardian promote) or auto
-	Steps       []StepConfig  `yaml:"steps"`       // weights of the canary, ascending to 100; default [10, 30, 50, 100]
+	Steps       []Step        `yaml:"steps"`       // weights of the canary, ascending to 100; default [10, 30, 50, 100]
 	Interval    time.Duration `yaml:"interval"`    // least time before each step that has none of its own; default 5m
 	MinRequests int           `yaml:"minRequests"` // requests that the canary must have had at the present weight; default 100
-	Windows     WindowsConfig `yaml:"windows"`
-	Gates       []GateConfig  `yaml:"gates"` // queries that must be true before a step
+	Windows     Windows       `yaml:"windows"`
+	Gates       []Gate        `yaml:"gates"` // queries that must be true before a step
 }
 
-// StepConfig is one rung of the ladder: a number, or the long form.
-type StepConfig struct {
+// Step is one rung of the ladder: a number, or the long form.
+type Step struct {
 	Weight   int           `yaml:"weight"`   // percent, 1–100; required
 	Interval time.Duration `yaml:"interval"` // least time at the weight before. Empty: promotion.interval
 	Bake     time.Duration `yaml:"bake"`     // further time at this weight before the next step. Empty: 0s
@@ -277,15 +273,15 @@ type StepConfig struct {
 // unset is the interval of a step that has none of its own: 0s is one.
 const unset time.Duration = math.MinInt64
 
-// WindowsConfig says when steps may be taken, in Alertmanager's time intervals.
-type WindowsConfig struct {
+// Windows says when steps may be taken, in Alertmanager's time intervals.
+type Windows struct {
 	Active []timeinterval.TimeInterval `yaml:"active"` // when steps may be taken, in UTC where no location is given. Empty: always
 	Mute   []timeinterval.TimeInterval `yaml:"mute"`   // when none may; wins over active
 }
 
 // Open reports whether a step may be taken at now. Intervals without a location
 // are in UTC.
-func (w WindowsConfig) Open(now time.Time) bool {
+func (w Windows) Open(now time.Time) bool {
 	in := func(intervals []timeinterval.TimeInterval) bool {
 		for _, t := range intervals {
 			if t.ContainsTime(now.UTC()) {
@@ -298,7 +294,7 @@ func (w WindowsConfig) Open(now time.Time) bool {
 }
 
 // closed is Open in words, for remediate; nil if it is always open.
-func (w WindowsConfig) closed() func(time.Time) string {
+func (w Windows) closed() func(time.Time) string {
 	if len(w.Active) == 0 && len(w.Mute) == 0 {
 		return nil
 	}
@@ -310,53 +306,53 @@ func (w WindowsConfig) closed() func(time.Time) string {
 	}
 }
 
-// GateConfig is a PromQL expression that must be true before a step: at least
+// Gate is a PromQL expression that must be true before a step: at least
 // one sample, and none of them zero.
-type GateConfig struct {
+type Gate struct {
 	Name  string `yaml:"name"`  // by which status and history call the gate
 	Query string `yaml:"query"` // PromQL: open with at least one sample, none of them 0 or NaN
 }
 
-// DefaultConfig is what guardian does when the file is silent.
-func DefaultConfig() Config {
-	endpoint := func(u string) EndpointConfig {
-		return EndpointConfig{URL: u, Timeout: 5 * time.Second, HTTP: httpconfig.DefaultHTTPClientConfig}
+// Default is what guardian does when the file is silent.
+func Default() Config {
+	endpoint := func(u string) Endpoint {
+		return Endpoint{URL: u, Timeout: 5 * time.Second, HTTP: httpconfig.DefaultHTTPClientConfig}
 	}
 	return Config{
 		ClusterDomain: "cluster.local",
 		Mode:          string(decision.ModeEnforce),
-		Log:           LogConfig{Level: "info", Format: "json"},
-		Listen:        ListenConfig{Alerts: ":8080", Metrics: ":8081"},
-		Webhook:       WebhookConfig{TokenFile: "/etc/guardian/token"},
+		Log:           Log{Level: "info", Format: "json"},
+		Listen:        Listen{Alerts: ":8080", Metrics: ":8081"},
+		Webhook:       Webhook{TokenFile: "/etc/guardian/token"},
 		Prometheus:    endpoint("http://prometheus:9090"),
 		Alertmanager:  endpoint("http://alertmanager:9093"),
-		Heartbeat:     HeartbeatConfig{MaxAge: 3 * time.Minute},
-		Disarm:        DisarmConfig{Max: decision.DefaultDisarmMax},
-		Rules:         RulesConfig{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, FastLane: FastLaneConfig{Interval: time.Second}, StableFactor: 2, RestartsFrom: restartsFromGuardian},
+		Heartbeat:     Heartbeat{MaxAge: 3 * time.Minute},
+		Disarm:        Disarm{Max: decision.DefaultDisarmMax},
+		Rules:         Rules{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, FastLane: FastLane{Interval: time.Second}, StableFactor: 2, RestartsFrom: RestartsFromGuardian},
 	}
 }
 
 // Where the restarts signal comes from.
 const (
-	restartsFromGuardian         = "guardian"
-	restartsFromKubeStateMetrics = "kube-state-metrics"
+	RestartsFromGuardian         = "guardian"
+	RestartsFromKubeStateMetrics = "kube-state-metrics"
 )
 
 // DefaultGuard is a guard of one line.
-func DefaultGuard(name string) GuardConfig {
-	g := GuardConfig{
+func DefaultGuard(name string) Guard {
+	g := Guard{
 		Name:   name,
-		Stable: RefConfig{virtualservice.Ref{Subset: "v1"}},
-		Canary: RefConfig{virtualservice.Ref{Subset: "v2"}},
-		Signals: SignalsConfig{
-			ErrorRate: ErrorRateConfig{Enabled: true, Max: 0.01},
-			Latency:   LatencyConfig{Enabled: true, Quantile: 0.95, Max: 500 * time.Millisecond},
-			Restarts:  RestartsConfig{Enabled: true, Max: 2, Window: 5 * time.Minute},
-			Traffic:   TrafficConfig{Enabled: true, ShareTolerance: 0.5},
+		Stable: Ref{virtualservice.Ref{Subset: "v1"}},
+		Canary: Ref{virtualservice.Ref{Subset: "v2"}},
+		Signals: Signals{
+			ErrorRate: ErrorRate{Enabled: true, Max: 0.01},
+			Latency:   Latency{Enabled: true, Quantile: 0.95, Max: 500 * time.Millisecond},
+			Restarts:  Restarts{Enabled: true, Max: 2, Window: 5 * time.Minute},
+			Traffic:   Traffic{Enabled: true, ShareTolerance: 0.5},
 		},
-		Rollback: RollbackConfig{Lock: string(decision.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
-		Promotion: PromotionConfig{Mode: string(decision.PromotionOff), Interval: 5 * time.Minute, MinRequests: 100,
-			Steps: []StepConfig{{10, unset, 0}, {30, unset, 0}, {50, unset, 0}, {100, unset, 0}}},
+		Rollback: Rollback{Lock: string(decision.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+		Promotion: Promotion{Mode: string(decision.PromotionOff), Interval: 5 * time.Minute, MinRequests: 100,
+			Steps: []Step{{10, unset, 0}, {30, unset, 0}, {50, unset, 0}, {100, unset, 0}}},
 	}
 	if name != "" {
 		g.complete()
@@ -365,7 +361,7 @@ func DefaultGuard(name string) GuardConfig {
 }
 
 // complete fills in the defaults that follow from other keys.
-func (g *GuardConfig) complete() {
+func (g *Guard) complete() {
 	if len(g.VirtualServices) == 0 {
 		g.VirtualServices = []string{g.Name}
 	}
@@ -383,31 +379,31 @@ func (g *GuardConfig) complete() {
 			m.Action = "rollback"
 		}
 		if parsed, err := alerting.ParseMatchers(m.Match); err == nil { // Validate reports the error
-			m.matchers = &parsed
+			m.Parsed = &parsed
 		}
 	}
 }
 
-// enforces says whether any guard's VirtualServices are written.
-func (c Config) enforces() bool {
-	return slices.ContainsFunc(c.Guards, func(g GuardConfig) bool { return !g.observes() })
+// Enforces says whether any guard's VirtualServices are written.
+func (c Config) Enforces() bool {
+	return slices.ContainsFunc(c.Guards, func(g Guard) bool { return !g.Observes() })
 }
 
-func (g GuardConfig) observes() bool { return g.Mode == string(decision.ModeObserve) }
+func (g Guard) Observes() bool { return g.Mode == string(decision.ModeObserve) }
 
 // Guard finds a guard by name.
-func (c Config) Guard(name string) (GuardConfig, bool) {
+func (c Config) Guard(name string) (Guard, bool) {
 	for _, g := range c.Guards {
 		if g.Name == name {
 			return g, true
 		}
 	}
-	return GuardConfig{}, false
+	return Guard{}, false
 }
 
 // String is the configuration as YAML with every secret left out, fit for a log.
 func (c Config) String() string {
-	for _, e := range []*EndpointConfig{&c.Prometheus, &c.Alertmanager} {
+	for _, e := range []*Endpoint{&c.Prometheus, &c.Alertmanager} {
 		e.URL = redactURL(e.URL)
 	}
 	l := &c.Rules.Links

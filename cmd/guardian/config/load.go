@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"cmp"
@@ -16,21 +16,22 @@ import (
 	httpconfig "github.com/prometheus/common/config"
 	"github.com/spf13/viper"
 
-	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // serviceAccountNamespace is where Kubernetes tells a pod its namespace.
 const serviceAccountNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
-// LoadConfig reads, completes and checks the configuration file. An empty path
+// Load reads, completes and checks the configuration file. An empty path
 // means defaults and environment alone. The error has every problem, one on
 // each line.
-func LoadConfig(path string) (Config, error) {
-	return loadConfig(path, func(*Config) {})
+func Load(path string) (Config, error) {
+	return LoadWith(path, func(*Config) {})
 }
 
-// loadConfig is LoadConfig with flags that win over the file.
-func loadConfig(path string, flags func(*Config)) (Config, error) {
+// LoadWith is Load with flags that win over the file and the environment: flags gets
+// the configuration before namespaces are completed and values are checked.
+func LoadWith(path string, flags func(*Config)) (Config, error) {
 	var b []byte
 	if path != "" {
 		var err error
@@ -38,25 +39,25 @@ func loadConfig(path string, flags func(*Config)) (Config, error) {
 			return Config{}, fmt.Errorf("read configuration: %w", err)
 		}
 	}
-	c, err := parseConfig(b, flags)
+	c, err := parse(b, flags)
 	if err != nil {
 		return Config{}, fmt.Errorf("configuration %s:\n%w", cmp.Or(path, "of the environment"), err)
 	}
 	return c, nil
 }
 
-// ParseConfig is LoadConfig of bytes. What is wrong with keys and values comes
+// Parse is Load of bytes. What is wrong with keys and values comes
 // back as Problems.
-func ParseConfig(b []byte) (Config, error) {
-	return parseConfig(b, func(*Config) {})
+func Parse(b []byte) (Config, error) {
+	return parse(b, func(*Config) {})
 }
 
-func parseConfig(b []byte, flags func(*Config)) (Config, error) {
+func parse(b []byte, flags func(*Config)) (Config, error) {
 	tree, err := parseTree(b)
 	if err != nil {
 		return Config{}, err
 	}
-	c := DefaultConfig()
+	c := Default()
 	d := decoder{fromEnv: map[string]string{}}
 	d.decode("", layer(tree, c, d.fromEnv), reflect.ValueOf(&c).Elem())
 	for i := range c.Guards {
@@ -65,7 +66,7 @@ func parseConfig(b []byte, flags func(*Config)) (Config, error) {
 	}
 	flags(&c)
 	if c.Namespace == "" {
-		c.Namespace = podNamespace()
+		c.Namespace = PodNamespace()
 	}
 	if c.Instance == "" {
 		c.Instance = podInstance(os.Getenv("DEPLOYMENT_NAME"), os.Getenv("POD_NAME"))
@@ -105,7 +106,7 @@ func layer(tree map[string]any, defaults Config, fromEnv map[string]string) map[
 	}
 	for path, value := range leaves("", reflect.ValueOf(defaults)) {
 		v.SetDefault(path, value)
-		env := envName(path)
+		env := EnvName(path)
 		if _, set := os.LookupEnv(env); v.BindEnv(path, env) != nil || !set {
 			continue
 		}
@@ -116,8 +117,9 @@ func layer(tree map[string]any, defaults Config, fromEnv map[string]string) map[
 	return out
 }
 
-// envName is GUARDIAN_HEARTBEAT_MAX_AGE for heartbeat.maxAge.
-func envName(path string) string {
+// EnvName is the variable that sets a key, by the key's path:
+// GUARDIAN_HEARTBEAT_MAX_AGE for heartbeat.maxAge. Keys in lists and maps have none.
+func EnvName(path string) string {
 	var b strings.Builder
 	b.WriteString("GUARDIAN_")
 	for _, r := range path {
@@ -134,12 +136,13 @@ func envName(path string) string {
 	return b.String()
 }
 
-// unknownEnv names variables that look like those of keys and are none: what they
-// were to set is not set. Kubernetes itself sets some for a Service named guardian.
-func unknownEnv() []string {
+// UnknownEnv names the environment's variables, sorted, that look like those of keys
+// and are none: what they were to set is not set. Kubernetes itself sets some for a
+// Service named guardian, which are left out.
+func UnknownEnv() []string {
 	known := map[string]bool{}
-	for path := range leaves("", reflect.ValueOf(DefaultConfig())) {
-		known[envName(path)] = true
+	for path := range leaves("", reflect.ValueOf(Default())) {
+		known[EnvName(path)] = true
 	}
 	var out []string
 	for _, entry := range os.Environ() {
@@ -209,8 +212,9 @@ func deepCopy(v any) any {
 	return v
 }
 
-// podNamespace is empty outside of a pod.
-func podNamespace() string {
+// PodNamespace is the namespace of the pod that this process runs in, by POD_NAMESPACE
+// or the ServiceAccount's files; empty outside of a pod.
+func PodNamespace() string {
 	if namespace := os.Getenv("POD_NAMESPACE"); namespace != "" {
 		return namespace
 	}
@@ -235,13 +239,13 @@ func podInstance(deployment, pod string) string {
 	if m := podOfDeployment.FindStringSubmatch(pod); m != nil {
 		return m[1]
 	}
-	return remediate.DefaultInstance
+	return decision.DefaultInstance
 }
 
-// restartOnly is the keys that differ between two configurations and that a
+// RestartOnly is the keys that differ between two configurations and that a
 // running guardian cannot change: what it listens on,
 // connects with, and calls the objects that it writes.
-func restartOnly(was, is Config) []string {
+func RestartOnly(was, is Config) []string {
 	var keys []string
 	for _, k := range []struct {
 		key     string
@@ -266,4 +270,16 @@ func restartOnly(was, is Config) []string {
 		}
 	}
 	return keys
+}
+
+// RemovedGuards names the guards of was that is does not have any more, in the order
+// of was.
+func RemovedGuards(was, is Config) []string {
+	var names []string
+	for _, g := range was.Guards {
+		if _, ok := is.Guard(g.Name); !ok {
+			names = append(names, g.Name)
+		}
+	}
+	return names
 }

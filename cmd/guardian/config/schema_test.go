@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"encoding/json"
@@ -21,38 +21,11 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/test/golden"
 )
 
 // chartDir is where the chart is.
-var chartDir = filepath.Join("..", "..", "charts", "guardian")
-
-// checkFile compares a generated file with what is there, or writes it.
-func checkFile(t *testing.T, path, got string) {
-	t.Helper()
-	if *golden {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s is not what the code says (make golden rewrites it): %s", path, firstDifference(got, string(want)))
-	}
-}
-
-func firstDifference(got, want string) string {
-	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
-	for i := range min(len(g), len(w)) {
-		if g[i] != w[i] {
-			return fmt.Sprintf("line %d: got %q, want %q", i+1, g[i], w[i])
-		}
-	}
-	return fmt.Sprintf("got %d lines, want %d", len(g), len(w))
-}
+var chartDir = filepath.Join("..", "..", "..", "charts", "guardian")
 
 // jsonSchema is a part of a JSON schema.
 type jsonSchema map[string]any
@@ -68,12 +41,12 @@ func (s schemaOfConfig) of(path string, t reflect.Type) jsonSchema {
 	switch t {
 	case reflect.TypeFor[time.Duration]():
 		return jsonSchema{"type": "string", "pattern": `^([0-9.]+(ns|us|µs|ms|s|m|h|d|w|y))+$|^0$`}
-	case reflect.TypeFor[RefConfig]():
+	case reflect.TypeFor[Ref]():
 		return jsonSchema{"oneOf": []any{
 			jsonSchema{"type": "string"},
 			jsonSchema{"type": "object", "properties": jsonSchema{"host": jsonSchema{"type": "string"}}, "required": []string{"host"}, "additionalProperties": false},
 		}}
-	case reflect.TypeFor[StepConfig]():
+	case reflect.TypeFor[Step]():
 		return jsonSchema{"oneOf": []any{jsonSchema{"type": "integer"}, s.structure(path, t)}}
 	}
 	switch t.Kind() {
@@ -102,7 +75,7 @@ func (s schemaOfConfig) structure(path string, t reflect.Type) jsonSchema {
 	properties := jsonSchema{}
 	for _, f := range flatFields(t) {
 		var p jsonSchema
-		if own := strings.HasSuffix(t.PkgPath(), "cmd/guardian") || t.PkgPath() == "main"; own && !foreignType(f.Type) {
+		if ownType(t) && !foreignType(f.Type) {
 			p = s.of(join(path, yamlKey(f)), f.Type)
 		} else {
 			p = foreignSchema(f.Type)
@@ -116,8 +89,11 @@ func (s schemaOfConfig) structure(path string, t reflect.Type) jsonSchema {
 }
 
 func foreignType(t reflect.Type) bool {
-	return t.Kind() == reflect.Struct && t.PkgPath() != "main" && !strings.HasSuffix(t.PkgPath(), "cmd/guardian")
+	return t.Kind() == reflect.Struct && !ownType(t)
 }
+
+// ownType says whether a type is one of this package.
+func ownType(t reflect.Type) bool { return t.PkgPath() == reflect.TypeFor[Config]().PkgPath() }
 
 // foreignSchema has the keys of Prometheus's and Alertmanager's types alone:
 // what their values look like is for their own code.
@@ -174,7 +150,7 @@ func fieldChoices(t *testing.T) map[string][]string {
 	out := map[string][]string{}
 	try := func(path, text string) {
 		var problems Problems
-		if _, err := ParseConfig([]byte(text)); !errors.As(err, &problems) {
+		if _, err := Parse([]byte(text)); !errors.As(err, &problems) {
 			return
 		}
 		for _, p := range problems {
@@ -187,7 +163,7 @@ func fieldChoices(t *testing.T) map[string][]string {
 		open := strings.Split(path, ".")
 		return "{" + strings.Join(open, ": {") + ": " + odd + strings.Repeat("}", len(open))
 	}
-	for path := range leaves("", reflect.ValueOf(DefaultConfig())) {
+	for path := range leaves("", reflect.ValueOf(Default())) {
 		try(path, nested(path))
 	}
 	for path := range leaves("", reflect.ValueOf(DefaultGuard("orders"))) {
@@ -296,7 +272,7 @@ func TestTheChartsSchemaHasEveryKeyOfTheConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	checkFile(t, filepath.Join(chartDir, "values.schema.json"), string(text)+"\n")
+	golden.Check(t, filepath.Join(chartDir, "values.schema.json"), string(text)+"\n", *rewrite)
 }
 
 // A value without a description, of a kind that everybody knows, is left out.
@@ -325,7 +301,7 @@ func TestTheChartsReadmeHasEveryValue(t *testing.T) {
 	if !found {
 		t.Fatalf("%s has no table of values", path)
 	}
-	checkFile(t, path, head+mark+rows.String())
+	golden.Check(t, path, head+mark+rows.String(), *rewrite)
 }
 
 // flow is a value on one line.

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"bytes"
@@ -70,7 +70,7 @@ func TestNoErrorOfAConfigurationShowsASecret(t *testing.T) {
 				t.Fatal(err)
 			}
 			tried++
-			_, err = ParseConfig(changed)
+			_, err = Parse(changed)
 			if err != nil {
 				refused++
 				if strings.Contains(err.Error(), planted) {
@@ -102,9 +102,9 @@ func TestASlipOfYAMLShowsNoSecret(t *testing.T) {
 		"webhook: {tokenFile: hunter2: x}", "webhook:\n  tokenFile: hunter2\n hunter2", "webhook: &hunter2 *hunter2", "webhook: {<<: hunter2}", "hunter2", "- hunter2",
 		"webhook: {\"tokenFile\": \"hunter2\\q\"}", "webhook: |\n  hunter2", "webhook: @hunter2", "log: {level: 'http://u:hunter2@x'}", "own: hunter2", "guards: hunter2", "guards: [hunter2]",
 	} {
-		_, err := ParseConfig([]byte("namespace: a\n" + text + "\n"))
+		_, err := Parse([]byte("namespace: a\n" + text + "\n"))
 		if err == nil {
-			_, err = ParseConfig([]byte(text + "\n"))
+			_, err = Parse([]byte(text + "\n"))
 		}
 		if err != nil && strings.Contains(err.Error(), planted) {
 			t.Errorf("%s: shown in %v", text, err)
@@ -113,7 +113,7 @@ func TestASlipOfYAMLShowsNoSecret(t *testing.T) {
 	for key, value := range map[string]string{"GUARDIAN_WEBHOOK_TOKEN_FILE": planted, "GUARDIAN_ALERTMANAGER_URL": "http://u:" + planted + "@am", "GUARDIAN_ALERTMANAGER_TIMEOUT": planted} {
 		t.Run(key, func(t *testing.T) {
 			t.Setenv(key, value)
-			if _, err := ParseConfig([]byte("namespace: a\n")); err == nil || strings.Contains(err.Error(), planted) || !strings.Contains(err.Error(), "want") {
+			if _, err := Parse([]byte("namespace: a\n")); err == nil || strings.Contains(err.Error(), planted) || !strings.Contains(err.Error(), "want") {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -123,7 +123,7 @@ func TestASlipOfYAMLShowsNoSecret(t *testing.T) {
 func TestAReloadLogsNoSecret(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "guardian.yaml")
 	var reports bytes.Buffer
-	w := ConfigWatcher{Path: file, Report: func(err error) { fmt.Fprintln(&reports, err) }, Apply: func(Config) { t.Error("taken over") }}
+	w := Watcher{Path: file, Report: func(err error) { fmt.Fprintln(&reports, err) }, Apply: func(Config) { t.Error("taken over") }}
 	for _, text := range []string{"prometheus: http://u:hunter2@p\nguards: []\n", "guards: []\nwebhook: {tokenFile: !!int hunter2}\n", "guards: []\nwebhook: {tokenFile: hunter2}\n"} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -148,7 +148,7 @@ func FuzzNoErrorOfAConfigurationShowsASecret(f *testing.F) {
 			if strings.ContainsAny(at, "\n\r") {
 				return
 			}
-			_, err := ParseConfig([]byte(section + strings.ReplaceAll(at, "%s", planted) + strings.Repeat("}", strings.Count(section, "{"))))
+			_, err := Parse([]byte(section + strings.ReplaceAll(at, "%s", planted) + strings.Repeat("}", strings.Count(section, "{"))))
 			if err != nil && strings.Contains(err.Error(), planted) && !strings.Contains(at, ": ") {
 				t.Errorf("%s%s: shown in %v", section, at, err)
 			}
@@ -162,14 +162,14 @@ func TestDurationsAreBounded(t *testing.T) {
 		"guards: [{name: a, promotion: {steps: [{weight: 100, interval: 2000000h}]}}]", "guards: [{name: a, rollback: {window: 2000000h}}]",
 		"heartbeat: {maxAge: 2000000h}", "heartbeat: {maxAge: 1ms}", "prometheus: {timeout: 2h}",
 	} {
-		if _, err := ParseConfig([]byte("namespace: a\n" + text + "\n")); err == nil || !strings.Contains(err.Error(), " to ") {
+		if _, err := Parse([]byte("namespace: a\n" + text + "\n")); err == nil || !strings.Contains(err.Error(), " to ") {
 			t.Errorf("%s: %v; want its bounds", text, err)
 		}
 	}
 }
 
 func TestAStepsOwnIntervalOfNothingIsKept(t *testing.T) {
-	c, err := ParseConfig([]byte("namespace: a\nguards: [{name: a, promotion: {interval: 7m, steps: [{weight: 10, interval: 0s}, {weight: 50}, 100]}}, {name: b}]\n"))
+	c, err := Parse([]byte("namespace: a\nguards: [{name: a, promotion: {interval: 7m, steps: [{weight: 10, interval: 0s}, {weight: 50}, 100]}}, {name: b}]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,12 +186,12 @@ func TestAStepsOwnIntervalOfNothingIsKept(t *testing.T) {
 
 func TestAnEmptyVariableWinsToo(t *testing.T) {
 	t.Setenv("GUARDIAN_ALERTMANAGER_URL", "")
-	c, err := ParseConfig([]byte("namespace: a\nalertmanager: {url: http://am}\n"))
+	c, err := Parse([]byte("namespace: a\nalertmanager: {url: http://am}\n"))
 	if err != nil || c.Alertmanager.URL != "" {
 		t.Errorf("got %q, %v; want it empty", c.Alertmanager.URL, err)
 	}
 	t.Setenv("GUARDIAN_HEARTBEAT_MAX_AGE", "")
-	if _, err := ParseConfig([]byte("namespace: a\n")); err == nil || !strings.Contains(err.Error(), "heartbeat.maxAge (GUARDIAN_HEARTBEAT_MAX_AGE)") {
+	if _, err := Parse([]byte("namespace: a\n")); err == nil || !strings.Contains(err.Error(), "heartbeat.maxAge (GUARDIAN_HEARTBEAT_MAX_AGE)") {
 		t.Errorf("an empty duration: %v", err)
 	}
 }
@@ -200,7 +200,7 @@ func TestAMisspeltVariableIsNamed(t *testing.T) {
 	for _, name := range []string{"GUARDIAN_PROMETHEUS_URI", "GUARDIAN_LOGLEVEL", "GUARDIAN_PROMETHEUS_URL", "GUARDIAN_SERVICE_HOST", "GUARDIAN_PORT", "GUARDIAN_PORT_8080_TCP_ADDR", "GUARDIAN_METRICS_SERVICE_PORT_HTTP"} {
 		t.Setenv(name, "tcp://10.0.0.1:80")
 	}
-	got := unknownEnv()
+	got := UnknownEnv()
 	for name, want := range map[string]bool{"GUARDIAN_PROMETHEUS_URI": true, "GUARDIAN_LOGLEVEL": true, "GUARDIAN_PROMETHEUS_URL": false,
 		"GUARDIAN_SERVICE_HOST": false, "GUARDIAN_PORT": false, "GUARDIAN_PORT_8080_TCP_ADDR": false, "GUARDIAN_METRICS_SERVICE_PORT_HTTP": false} {
 		if slices.Contains(got, name) != want {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"cmp"
@@ -8,15 +8,14 @@ import (
 	"slices"
 	"time"
 
-	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/canary-guardian/guardian/rules"
 )
 
-// remediateGuard is the part of a guard that decides about traffic. alertWindow
+// DecisionGuard is the part of a guard that decides about traffic. alertWindow
 // is for how long an alert can go on firing because of an earlier build.
-func (c Config) remediateGuard(g GuardConfig, alertWindow time.Duration) decision.Guard {
+func (c Config) DecisionGuard(g Guard, alertWindow time.Duration) decision.Guard {
 	steps := make([]decision.Step, len(g.Promotion.Steps))
 	for i, s := range g.Promotion.Steps {
 		steps[i] = decision.Step{Weight: s.Weight, Interval: s.Interval, Bake: s.Bake}
@@ -40,11 +39,11 @@ func (c Config) remediateGuard(g GuardConfig, alertWindow time.Duration) decisio
 	}
 }
 
-// rulesGuard is the part of a guard that its rules are made from. Deployments
+// RulesGuard is the part of a guard that its rules are made from. Deployments
 // named in the configuration win over those found in the cluster. Where neither
 // is known (sides is zero), the subset's name has to be the pods' version label
 // and the DestinationRule's name the Service's.
-func (c Config) rulesGuard(g GuardConfig, sides remediate.Sides) (rules.Guard, error) {
+func (c Config) RulesGuard(g Guard, sides decision.Sides) (rules.Guard, error) {
 	stable, err := rulesSide(g, g.Stable.Ref, g.Workloads.Stable, sides.Stable)
 	if err != nil {
 		return rules.Guard{}, fmt.Errorf("guard %s: stable %w", g.Name, err)
@@ -55,12 +54,12 @@ func (c Config) rulesGuard(g GuardConfig, sides remediate.Sides) (rules.Guard, e
 	}
 	return rules.Guard{
 		Name: g.Name, Namespace: c.Namespace, Stable: stable, Canary: canary,
-		Signals: g.Signals.limits(), EvenIfStableFails: g.Rollback.EvenIfStableFails,
+		Signals: g.Signals.Limits(), EvenIfStableFails: g.Rollback.EvenIfStableFails,
 	}, nil
 }
 
 // rulesSide names a side as guardian's metrics do.
-func rulesSide(g GuardConfig, ref virtualservice.Ref, configured []string, found remediate.Side) (rules.Side, error) {
+func rulesSide(g Guard, ref virtualservice.Ref, configured []string, found decision.Side) (rules.Side, error) {
 	s := rules.Side{Name: ref.String(), Workloads: configured, Service: found.Service, Version: found.Labels["version"]}
 	if len(s.Workloads) == 0 {
 		s.Workloads = found.Workloads
@@ -74,8 +73,8 @@ func rulesSide(g GuardConfig, ref virtualservice.Ref, configured []string, found
 	return s, nil
 }
 
-// limits has nil for each signal that is off.
-func (s SignalsConfig) limits() rules.Signals {
+// Limits has nil for each signal that is off.
+func (s Signals) Limits() rules.Signals {
 	var out rules.Signals
 	if s.ErrorRate.Enabled {
 		out.ErrorRate = &rules.ErrorRate{Max: s.ErrorRate.Max}
@@ -92,11 +91,12 @@ func (s SignalsConfig) limits() rules.Signals {
 	return out
 }
 
-// leftOut is why rules cannot be made for some guards, by their names.
-type leftOut map[string]error
+// LeftOut is why rules cannot be made for some guards, by their names; empty: they can
+// be made for all.
+type LeftOut map[string]error
 
-// err is all reasons as one, in the order of names; nil when there are none.
-func (l leftOut) err() error {
+// Err is all reasons as one, in the order of names; nil when there are none.
+func (l LeftOut) Err() error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(l)) {
 		errs = append(errs, l[name])
@@ -104,14 +104,14 @@ func (l leftOut) err() error {
 	return errors.Join(errs...)
 }
 
-// rulesOptions is what the rules of all guards are made from, but for those that
+// RulesOptions is what the rules of all guards are made from, but for those that
 // rules cannot be made for: one bad guard must not leave the others unwatched.
 // sides may lack guards, or be nil.
-func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, leftOut) {
-	o := c.rulesBase()
-	left := leftOut{}
+func (c Config) RulesOptions(sides map[string]decision.Sides) (rules.Options, LeftOut) {
+	o := c.RulesBase()
+	left := LeftOut{}
 	for _, g := range c.Guards {
-		guard, err := c.rulesGuard(g, sides[g.Name])
+		guard, err := c.RulesGuard(g, sides[g.Name])
 		if err == nil {
 			err = o.CheckGuard(guard)
 		}
@@ -124,8 +124,8 @@ func (c Config) rulesOptions(sides map[string]remediate.Sides) (rules.Options, l
 	return o, left
 }
 
-// rulesBase is rulesOptions without the guards.
-func (c Config) rulesBase() rules.Options {
+// RulesBase is RulesOptions without the guards.
+func (c Config) RulesBase() rules.Options {
 	r := c.Rules
 	o := rules.Options{
 		Name: r.Name, Namespace: c.Namespace,
@@ -140,3 +140,21 @@ func (c Config) rulesBase() rules.Options {
 	}
 	return o
 }
+
+// AlertWindow is for how long an alert can go on firing because of an earlier
+// build. It depends on no name: a guard whose Deployments are not known yet must
+// not keep the others without a brake.
+func (c Config) AlertWindow() time.Duration {
+	if len(c.Guards) == 0 {
+		return defaultAlertWindow
+	}
+	o, _ := c.RulesOptions(nil)
+	o.Guards = nil
+	for _, g := range c.Guards {
+		o.Guards = append(o.Guards, rules.Guard{Signals: g.Signals.Limits()})
+	}
+	return o.AlertWindow()
+}
+
+// defaultAlertWindow matters only while there are no guards.
+const defaultAlertWindow = 6 * time.Minute
