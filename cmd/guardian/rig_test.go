@@ -290,20 +290,21 @@ func (r *rig) serve(pod, settings string) *guardian {
 
 // built is guardian's binary, built once for all tests.
 var built struct {
-	once sync.Once
-	path string
-	err  error
+	once         sync.Once
+	folder, path string
+	err          error
 }
 
-// binary builds guardian into the folder of the control plane that tests
-// share: it is there until the last test has ended, other than that of a
-// control plane which one test started for itself.
+// binary builds guardian into a folder that outlives the test and its control
+// plane.
 func (r *rig) binary() string {
 	r.t.Helper()
 	built.once.Do(func() {
-		built.path = filepath.Join(controlplane.Shared(r.t).Dir(), "guardian")
-		out, err := exec.Command("go", "build", "-o", built.path, ".").CombinedOutput()
-		if err != nil {
+		if built.folder, built.err = os.MkdirTemp("", "guardian-built-"); built.err != nil {
+			return
+		}
+		built.path = filepath.Join(built.folder, "guardian")
+		if out, err := exec.Command("go", "build", "-o", built.path, ".").CombinedOutput(); err != nil {
 			built.err = fmt.Errorf("build guardian: %w\n%s", err, out)
 		}
 	})

@@ -23,7 +23,7 @@ var shared struct {
 
 // Main runs a package's tests, stops the control plane that they shared, and exits. It is all that a TestMain needs
 // to call; the control plane starts when the first test asks for it.
-func Main(m *testing.M, options ...Options) {
+func Main(m interface{ Run() int }, options ...Options) {
 	if len(options) > 0 {
 		shared.options = options[0]
 	}
