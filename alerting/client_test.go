@@ -402,3 +402,41 @@ func TestAlertsOfPrometheusComeWithTheirBeginning(t *testing.T) {
 		t.Errorf("asked %q\nwant  %q", queries, query)
 	}
 }
+
+// lister answers as told.
+type lister struct {
+	alerts []Alert
+	err    error
+}
+
+func (l lister) Firing(context.Context, Filter) ([]Alert, error) { return l.alerts, l.err }
+
+func TestWhatFiresNowIsTheFirstAnswer(t *testing.T) {
+	a, b := []Alert{named("A", 0)}, []Alert{named("B", 0)}
+	down, silent := errors.New("Alertmanager is down"), errors.New("Prometheus is down")
+	for name, test := range map[string]struct {
+		listers []Lister
+		want    []Alert
+		errs    []error
+	}{
+		"both answer":          {[]Lister{lister{alerts: a}, lister{alerts: b}}, a, nil},
+		"nothing fires":        {[]Lister{lister{}, lister{alerts: b}}, nil, nil},
+		"only Prometheus does": {[]Lister{lister{err: down}, lister{alerts: b}}, b, nil},
+		"neither does":         {[]Lister{lister{err: down}, lister{err: silent}}, nil, []error{down, silent}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := FiringNow(t.Context(), Filter{}, test.listers...)
+			if !reflect.DeepEqual(got, test.want) || (err == nil) != (test.errs == nil) {
+				t.Errorf("got %v, %v, want %v, %v", got, err, test.want, test.errs)
+			}
+			for _, want := range test.errs {
+				if !errors.Is(err, want) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("%v is not in %v, or not on one line", want, err)
+				}
+			}
+		})
+	}
+	if _, err := FiringNow(t.Context(), Filter{}); err == nil {
+		t.Error("nobody to ask, and no error")
+	}
+}
