@@ -158,6 +158,10 @@ type Options struct {
 	RunbookBase string
 	Links       Links
 
+	// Posts says that guardian tells people of Notices itself: the rules of the same
+	// meaning fire only where that does not get through.
+	Posts bool
+
 	RestartsFrom Source // default FromGuardian
 	// Proxies selects the Istio series to count, as matchers without braces:
 	// needed when two jobs scrape the same proxies. Default: all.

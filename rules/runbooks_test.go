@@ -10,7 +10,7 @@ import (
 func TestEveryAlertHasARunbook(t *testing.T) {
 	folder := filepath.Join("..", "docs", "runbooks")
 	wanted := map[string]bool{}
-	for _, name := range Alerts() {
+	for _, name := range append(Alerts(), Notices()...) {
 		title := strings.TrimSuffix(name, hold)
 		wanted[title] = true
 		page, err := os.ReadFile(filepath.Join(folder, title+".md"))

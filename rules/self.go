@@ -111,8 +111,8 @@ func (b *builder) stateAlerts() {
 		return `guardian_state{state="` + s + `",` + b.self() + `}`
 	}
 	b.alert(alert{
-		name: AlertRolledBack, action: ActionNone, severity: "warning",
-		expr:        b.byGuard(state("rolled-back")) + " == 1",
+		name: AlertRolledBack, action: ActionNone, severity: "warning", wait: b.untilPosted(),
+		expr:        b.byGuard(state("rolled-back")) + " == 1" + b.unlessPosted(NoticeRolledBack),
 		summary:     guardLabel + ": the canary was rolled back",
 		description: "guardian sent all traffic of " + guardLabel + " in " + namespaceLabel + " back to stable and keeps it there until a new build is ready or a person unlocks it. Why: guardian status " + guardLabel + ".",
 	})
@@ -129,8 +129,8 @@ func (b *builder) stateAlerts() {
 		description: "guardian has failed {{ $value | printf \"%.0f\" }} times within 5 minutes to read or write what guard " + guardLabel + " in " + namespaceLabel + " needs: its record, its VirtualService, or the objects behind them. A rollback may not be done or not be recorded. guardian's log says why.",
 	})
 	b.alert(alert{
-		name: AlertRollbackBlocked, action: ActionNone, severity: "critical",
-		expr:        b.byGuard(state("blocked")) + " == 1",
+		name: AlertRollbackBlocked, action: ActionNone, severity: "critical", wait: b.untilPosted(),
+		expr:        b.byGuard(state("blocked")) + " == 1" + b.unlessPosted(NoticeBlocked, NoticeNotDone),
 		summary:     guardLabel + ": a rollback is wanted and cannot be done safely",
 		description: "The canary of " + guardLabel + " in " + namespaceLabel + " is bad, but guardian cannot send its traffic to stable (too few ready endpoints, a missing subset, or a refused write). The canary still gets traffic. Why: guardian status " + guardLabel + ".",
 	})
