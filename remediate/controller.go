@@ -58,6 +58,10 @@ type Options struct {
 	// Alertmanager, for people to see. May be nil.
 	HeartbeatByAlertmanager func() time.Time
 
+	// Confirmed is told where a guard stands when a pass has found out or changed it,
+	// as the API server has confirmed it. It must not block. May be nil.
+	Confirmed func(View)
+
 	Metrics *Metrics
 	Logger  *slog.Logger
 	Workers int           // reconciles at once; 0: 16
@@ -523,6 +527,9 @@ func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map
 	if out.recorded || out.done {
 		e.sides, e.record, e.seen = out.snapshot.sides, decision.Record{Lock: d.Record.Lock, Status: out.status()}, true
 		m.saw(g, out)
+		if c.o.Confirmed != nil {
+			c.o.Confirmed(e.view(g.Name))
+		}
 	}
 }
 
@@ -627,11 +634,14 @@ func (c *Controller) Views() []View {
 	defer c.mu.Unlock()
 	out := make([]View, 0, len(c.guards))
 	for _, name := range slices.Sorted(maps.Keys(c.guards)) {
-		e := c.guards[name]
-		r := e.record.Clone()
-		out = append(out, View{Name: name, Lock: r.Lock, Status: r.Status, Seen: e.seen})
+		out = append(out, c.guards[name].view(name))
 	}
 	return out
+}
+
+func (e *entry) view(name string) View {
+	r := e.record.Clone()
+	return View{Name: name, Lock: r.Lock, Status: r.Status, Seen: e.seen}
 }
 
 // SidesOf returns what runs behind each guard's destinations, as last seen;

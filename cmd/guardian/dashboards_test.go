@@ -298,6 +298,7 @@ func exportedMetrics() map[string]bool {
 	alerting.NewMetrics(reg)
 	remediate.NewMetrics(reg)
 	newAPIRequests(reg)
+	newNotifier(reg, slog.New(slog.DiscardHandler), nil)
 	newRulesWriter(nil, nil, nil, reg, slog.New(slog.DiscardHandler))
 	all := make(chan *prometheus.Desc)
 	go func() {

@@ -122,6 +122,7 @@ type service struct {
 	controller *remediate.Controller
 	server     *alerting.Server
 	rules      *rulesWriter
+	notifier   *notifier // nil: nobody is posted to
 	close      []func()
 	lean       func(guards int) // sets this process's memory targets; nil: not its own process
 }
@@ -134,6 +135,9 @@ func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, e
 	metrics := alerting.NewMetrics(reg)
 	s.bridge = newBridge(c, metrics, log.With("component", "alerting"), time.Now)
 	if err := s.connectOracle(); err != nil {
+		return nil, err
+	}
+	if err := s.connectNotifier(reg); err != nil {
 		return nil, err
 	}
 	if err := s.connectController(rc, reg); err != nil {
@@ -173,6 +177,34 @@ func (s *service) connectOracle() error {
 	return nil
 }
 
+// connectNotifier is for what guardian has Alertmanager tell people.
+func (s *service) connectNotifier(reg prometheus.Registerer) error {
+	urls := s.config.Posts()
+	if len(urls) == 0 {
+		return nil
+	}
+	e := s.config.Alertmanager
+	peers, err := alerting.NewPeers(urls, alerting.ClientOptions{HTTP: &e.HTTP, Timeout: e.Timeout})
+	if err != nil {
+		return fmt.Errorf("notifications: %w", err)
+	}
+	s.close = append(s.close, peers.Close)
+	s.notifier = newNotifier(reg, s.log.With("component", "notifications"), time.Now)
+	s.notifier.post = peers.Post
+	s.notifier.labels = func(name, guard string) map[string]string {
+		c := s.bridge.config.Load()
+		return c.RulesBase().NoticeLabels(name, guard, c.Own)
+	}
+	return nil
+}
+
+// confirmed has people told where a guard stands.
+func (s *service) confirmed(v remediate.View) {
+	if s.notifier != nil {
+		s.notifier.tell(v.Name, noticeOf(s.bridge.config.Load().Config, v))
+	}
+}
+
 func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) error {
 	rc = rest.CopyConfig(rc)
 	rc.Wrap(newAPIRequests(reg).wrap)
@@ -197,6 +229,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		Firing: s.bridge.firing, AskForward: s.oracle.askForward, Count: s.oracle.count,
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
+		Confirmed:               s.confirmed,
 		Metrics:                 remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
 	})
 	if err != nil {
@@ -278,6 +311,9 @@ func (s *service) setGuards(c config.Config) error {
 	s.bridge.setConfig(c)
 	s.controller.SetGuards(guards)
 	s.rules.setConfig(c)
+	if s.notifier != nil {
+		s.notifier.keepOnly(guardNames(c))
+	}
 	if s.lean != nil {
 		s.lean(len(c.Guards))
 	}
@@ -313,6 +349,9 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 	add(s.controller.Run)
 	add(s.oracle.run)
 	add(s.rules.run)
+	if s.notifier != nil {
+		add(s.notifier.run)
+	}
 	add(s.tidy)
 	add(watcher.Run)
 	err := g.Run()
@@ -346,6 +385,14 @@ func (s *service) reload(c config.Config) {
 	}
 	s.config.Guards, s.config.Rules, s.config.Heartbeat, s.config.Disarm, s.config.Mode = c.Guards, c.Rules, c.Heartbeat, c.Disarm, c.Mode
 	s.log.Info("configuration taken over", "guards", len(c.Guards))
+}
+
+func guardNames(c config.Config) []string {
+	names := make([]string, len(c.Guards))
+	for i, g := range c.Guards {
+		names[i] = g.Name
+	}
+	return names
 }
 
 // guardLister answers the read-only API.

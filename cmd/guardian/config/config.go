@@ -38,16 +38,18 @@ type Config struct {
 	// written.
 	Mode string `yaml:"mode"`
 
-	Log          Log       `yaml:"log"`
-	Listen       Listen    `yaml:"listen"`
-	Web          Web       `yaml:"web"`
-	Webhook      Webhook   `yaml:"webhook"`
-	Prometheus   Endpoint  `yaml:"prometheus"`
-	Alertmanager Endpoint  `yaml:"alertmanager"`
-	Heartbeat    Heartbeat `yaml:"heartbeat"`
-	Disarm       Disarm    `yaml:"disarm"`
-	Rules        Rules     `yaml:"rules"`
-	Builds       Builds    `yaml:"builds"`
+	Log          Log      `yaml:"log"`
+	Listen       Listen   `yaml:"listen"`
+	Web          Web      `yaml:"web"`
+	Webhook      Webhook  `yaml:"webhook"`
+	Prometheus   Endpoint `yaml:"prometheus"`
+	Alertmanager Endpoint `yaml:"alertmanager"`
+	// Notifications is what guardian tells people by way of Alertmanager.
+	Notifications Notifications `yaml:"notifications"`
+	Heartbeat     Heartbeat     `yaml:"heartbeat"`
+	Disarm        Disarm        `yaml:"disarm"`
+	Rules         Rules         `yaml:"rules"`
+	Builds        Builds        `yaml:"builds"`
 	// Guards is what guardian looks after. A file without this key is refused; to
 	// have none, say guards: [].
 	Guards []Guard `yaml:"guards"`
@@ -89,6 +91,29 @@ type Endpoint struct {
 	URL     string                      `yaml:"url"`     // where it answers, by http or https; empty: there is none
 	Timeout time.Duration               `yaml:"timeout"` // longest time for one request; default 5s
 	HTTP    httpconfig.HTTPClientConfig `yaml:"http"`    // credentials, TLS, proxy and headers of the client
+}
+
+// Notifications is what guardian tells people by way of Alertmanager:
+// alerts that it posts itself, with what it has done and why.
+type Notifications struct {
+	Enabled bool `yaml:"enabled"` // post to Alertmanager what guardian has done; default true
+	// URLs is every Alertmanager that is posted to, by its base URL, with the
+	// credentials of alertmanager.http; where a name has several addresses, each of
+	// them is. Empty: alertmanager.url.
+	URLs []string `yaml:"urls"`
+}
+
+// Posts says where notifications go to; nil: nowhere.
+func (c Config) Posts() []string {
+	switch {
+	case !c.Notifications.Enabled:
+		return nil
+	case len(c.Notifications.URLs) > 0:
+		return c.Notifications.URLs
+	case c.Alertmanager.URL != "":
+		return []string{c.Alertmanager.URL}
+	}
+	return nil
 }
 
 // Heartbeat is the proof that alerts reach guardian.
@@ -326,6 +351,7 @@ func Default() Config {
 		Webhook:       Webhook{TokenFile: "/etc/guardian/token"},
 		Prometheus:    endpoint("http://prometheus:9090"),
 		Alertmanager:  endpoint("http://alertmanager:9093"),
+		Notifications: Notifications{Enabled: true},
 		Heartbeat:     Heartbeat{MaxAge: 3 * time.Minute},
 		Disarm:        Disarm{Max: decision.DefaultDisarmMax},
 		Rules:         Rules{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, FastLane: FastLane{Interval: time.Second}, StableFactor: 2, RestartsFrom: RestartsFromGuardian},
@@ -405,6 +431,10 @@ func (c Config) Guard(name string) (Guard, bool) {
 func (c Config) String() string {
 	for _, e := range []*Endpoint{&c.Prometheus, &c.Alertmanager} {
 		e.URL = redactURL(e.URL)
+	}
+	c.Notifications.URLs = slices.Clone(c.Notifications.URLs)
+	for i, u := range c.Notifications.URLs {
+		c.Notifications.URLs[i] = redactURL(u)
 	}
 	l := &c.Rules.Links
 	for _, u := range []*string{&c.Rules.RunbookBase, &l.Grafana, &l.Prometheus, &l.Kiali, &l.Jaeger} {

@@ -131,7 +131,7 @@ func (c Config) RulesBase() rules.Options {
 		Name: r.Name, Namespace: c.Namespace,
 		Interval: r.Interval, ScrapeInterval: r.ScrapeInterval, HeartbeatMaxAge: c.Heartbeat.MaxAge, StableFactor: r.StableFactor,
 		Labels: r.Labels, RunbookBase: r.RunbookBase, Links: rules.Links(r.Links),
-		RestartsFrom: rules.Source(r.RestartsFrom), Proxies: r.Proxies, Self: r.Self,
+		Posts: len(c.Posts()) > 0, RestartsFrom: rules.Source(r.RestartsFrom), Proxies: r.Proxies, Self: r.Self,
 	}
 	if r.FastLane.Enabled {
 		// Twice per scrape: a canary's failures are held against stable's next scrape, which comes some time between two

@@ -496,7 +496,7 @@ var keyName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,40}$`)
 // belong, or are put by mistake.
 func secretive(path string) bool {
 	root, _, _ := strings.Cut(path, ".")
-	return slices.Contains([]string{"web", "webhook", "prometheus", "alertmanager"}, root)
+	return slices.Contains([]string{"web", "webhook", "prometheus", "alertmanager", "notifications"}, root)
 }
 
 // kindWord and harmless are shown as they are, wherever they stand.

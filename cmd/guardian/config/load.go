@@ -261,6 +261,7 @@ func RestartOnly(was, is Config) []string {
 		{"webhook", was.Webhook, is.Webhook},
 		{"prometheus", was.Prometheus, is.Prometheus},
 		{"alertmanager", was.Alertmanager, is.Alertmanager},
+		{"notifications", was.Notifications, is.Notifications},
 		{"builds", was.Builds, is.Builds},
 		{"rules.name", was.Rules.Name, is.Rules.Name},
 		{"rules.namespace", was.Rules.Namespace, is.Rules.Namespace},

@@ -97,6 +97,7 @@ func TestASlipOfYAMLShowsNoSecret(t *testing.T) {
 		"alertmanager: {http: {tls_config: {min_version: hunter2}}}", "alertmanager: {http: {http_headers: {X: hunter2}}}", "alertmanager: {http: {http_headers: hunter2}}",
 		"alertmanager: {http: {http_headers: {Authorization: {secrets: [hunter2]}}}}", "alertmanager: {http: {oauth2: {client_secret: hunter2}}}",
 		"alertmanager: {url: 'http://u:hunter2@am'}", "alertmanager: {url: hunter2}", "alertmanager: {url: [hunter2]}", "alertmanager: {timeout: hunter2}",
+		"notifications: hunter2", "notifications: {urls: ['http://u:hunter2@am']}", "notifications: {urls: hunter2}", "notifications: {enabled: hunter2}",
 		"rules: {links: {grafana: 'https://u:hunter2@g'}}", "rules: {runbookBase: 'https://g?k=hunter2', links: {kiali: 'ftp://hunter2@x'}}",
 		"webhook: {tokenFile: *hunter2}", "webhook: {tokenFile: !!int hunter2}", "webhook: {tokenFile: !!float hunter2}", "webhook: {tokenFile: !hunter2 [}", "webhook: {tokenFile: 'hunter2}",
 		"webhook: {tokenFile: hunter2: x}", "webhook:\n  tokenFile: hunter2\n hunter2", "webhook: &hunter2 *hunter2", "webhook: {<<: hunter2}", "hunter2", "- hunter2",

@@ -162,6 +162,11 @@ func (c Config) validateEndpoints(k *check) {
 	}
 	k.want(c.Prometheus.URL != "" || c.Alertmanager.URL != "", "alertmanager.url", c.Alertmanager.URL,
 		"want this or prometheus.url: one of them must say which alerts fire")
+	for i, u := range c.Notifications.URLs {
+		at := fmt.Sprintf("notifications.urls[%d]", i)
+		k.url(at, u)
+		k.want(!slices.Contains(c.Notifications.URLs[:i], u), at, harmless(redactURL(u)), "there already: want each Alertmanager once")
+	}
 }
 
 func wholeSeconds(d time.Duration) bool { return d >= time.Second && d%time.Second == 0 }
