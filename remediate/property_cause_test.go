@@ -328,6 +328,7 @@ func (m *machine) refusedBy(l decision.Lock) []int {
 // checkLocked holds a lock that is set against what can have caused it.
 func (m *machine) checkLocked(r *replica, was decision.Record, l decision.Lock) {
 	refused := m.refusedBy(l)
+	owed := slices.ContainsFunc(refused, func(t int) bool { return m.owed[r.name][t] }) // it was set before, and could not be recorded
 	from := m.now
 	switch {
 	case l.From != "":
@@ -353,9 +354,9 @@ func (m *machine) checkLocked(r *replica, was decision.Record, l decision.Lock) 
 		}
 		return
 	case l.By == decision.ByAlert:
-		from = m.checkAlertLock(r, l, refused)
+		from = m.checkAlertLock(r, l, owed)
 	default:
-		if q := was.Request; q == nil || q.Action != decision.RequestRollback {
+		if q := was.Request; !owed && (q == nil || q.Action != decision.RequestRollback) {
 			m.t.Fatalf("invariant 7: locked by %s, who has not asked for it", l.By)
 		}
 	}
@@ -371,10 +372,9 @@ func (m *machine) checkLocked(r *replica, was decision.Record, l decision.Lock) 
 
 // checkAlertLock holds a lock that an alert has set against that alert, and
 // returns from when on a build that has served can be to blame.
-func (m *machine) checkAlertLock(r *replica, l decision.Lock, refused []int) time.Time {
+func (m *machine) checkAlertLock(r *replica, l decision.Lock, owed bool) time.Time {
 	a, known := m.rollbacks[l.Fingerprint]
 	_, given := r.given[a.Episode()]
-	owed := slices.ContainsFunc(refused, func(t int) bool { return m.owed[r.name][t] })
 	switch {
 	case !known || a.Name != l.Alert:
 		m.t.Fatalf("invariant 7: there was no rollback alert %s: %+v", l.Alert, l)
