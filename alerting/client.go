@@ -1,7 +1,6 @@
 package alerting
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -76,34 +75,6 @@ type youngError struct{ text string }
 
 func (e *youngError) Error() string        { return e.text }
 func (e *youngError) Is(target error) bool { return target == ErrYoung }
-
-// Lister lists which alerts fire now. A nil error means that the list is
-// complete, also when it is empty.
-type Lister interface {
-	Firing(ctx context.Context, filter Filter) ([]Alert, error)
-}
-
-// FiringNow asks the listers in turn, Alertmanager first, and returns the first
-// complete answer. When none answers the error names every reason, and the
-// caller must wait: nothing is known.
-func FiringNow(ctx context.Context, filter Filter, listers ...Lister) ([]Alert, error) {
-	if len(listers) == 0 {
-		return nil, errors.New("list firing alerts: neither Alertmanager nor Prometheus is configured")
-	}
-	var all error
-	for _, lister := range listers {
-		alerts, err := lister.Firing(ctx, filter)
-		switch {
-		case err == nil:
-			return alerts, nil
-		case all == nil:
-			all = err
-		default: // on one line: people read it in a status
-			all = fmt.Errorf("%w; %w", all, err)
-		}
-	}
-	return nil, all
-}
 
 // connection is an HTTP client for one base URL.
 type connection struct {

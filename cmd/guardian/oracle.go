@@ -22,10 +22,6 @@ const (
 	// listWait bounds one listing; a hanging Alertmanager must not delay a
 	// rollback, which waits for none.
 	listWait = 20 * time.Second
-	// minUptime of an Alertmanager before its silence counts: until Prometheus
-	// has sent everything again (--rules.alert.resend-delay, 1m) it knows
-	// nothing.
-	minUptime = 75 * time.Second
 )
 
 // oracle asks Alertmanager and Prometheus.
@@ -58,70 +54,24 @@ func (o *oracle) refresh(ctx context.Context) error {
 	return o.listAll(ctx, func(firing, _ []alerting.Alert) error { return o.bridge.submit(ctx, o.bridge.byGuard(firing), o.now()) })
 }
 
-// listAll lists from Alertmanager, and from Prometheus where that gives no
-// complete answer. hand gets what fires, and what of it is new.
+// listAll puts what fires into the book. hand gets what fires, and what of it is new.
 func (o *oracle) listAll(ctx context.Context, hand func(firing, started []alerting.Alert) error) error {
 	filter, err := o.bridge.filter()
 	if err != nil {
 		return err
 	}
-	var failed []error
-	for _, source := range o.listers() {
-		asked := o.now()
-		alerts, complete, err := o.askComplete(ctx, source, filter)
-		if err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		// What one that has just started does not list may fire all the same:
-		// it adds to the book, and takes nothing away.
-		put := o.bridge.book.Apply
-		if complete {
-			put = o.bridge.book.Replace
-		}
-		changes, err := put(source.lane, alerts, asked)
-		failed = append(failed, err, hand(alerts, changes.Started))
+	return o.sources().Fill(ctx, filter, o.bridge.book, o.now, func(firing []alerting.Alert, changes alerting.Changes) error {
+		err := hand(firing, changes.Started)
 		for guard := range o.bridge.byGuard(changes.Ended) {
 			o.bridge.guards.Enqueue(guard)
 		}
-		if source.lane == alerting.LaneAlertmanager && complete {
-			// Prometheus is asked only where Alertmanager does not answer; what
-			// it said then is over.
-			_, err := o.bridge.book.Replace(alerting.LanePrometheus, nil, asked)
-			failed = append(failed, err)
-			break
-		}
-	}
-	return errors.Join(failed...)
+		return err
+	})
 }
 
-// listers are those that there are, in the order in which they are asked.
-func (o *oracle) listers() []ownLister {
-	var out []ownLister
-	for _, l := range []ownLister{{alerting.LaneAlertmanager, o.alertmanager, o.bridge}, {alerting.LanePrometheus, o.prometheus, o.bridge}} {
-		if l.next != nil {
-			out = append(out, l)
-		}
-	}
-	return out
-}
-
-// askComplete lists what fires, and says whether that is all: one that does not
-// tell how long it is up may know little.
-func (o *oracle) askComplete(ctx context.Context, l alerting.Lister, filter alerting.Filter) (alerts []alerting.Alert, complete bool, err error) {
-	filter.MinUptime = minUptime
-	alerts, why := l.Firing(ctx, filter)
-	if why == nil {
-		return alerts, true, nil
-	}
-	filter.MinUptime = 0
-	if alerts, err = l.Firing(ctx, filter); err != nil {
-		return nil, false, why
-	}
-	if !errors.Is(why, alerting.ErrYoung) {
-		o.log.Warn("what is listed is not taken for all that fires", "err", why)
-	}
-	return alerts, false, nil
+// sources list only what is this guardian's.
+func (o *oracle) sources() alerting.Sources {
+	return alerting.Sources{Alertmanager: o.bridge.ownOf(alerting.LaneAlertmanager, o.alertmanager), Prometheus: o.bridge.ownOf(alerting.LanePrometheus, o.prometheus), Log: o.log}
 }
 
 // run lists at start and every minute until ctx ends.
@@ -183,12 +133,7 @@ func (o *oracle) firingAnywhere(ctx context.Context, g config.Guard) ([]decision
 	if err != nil {
 		return nil, err
 	}
-	filter.MinUptime = minUptime
-	var listers []alerting.Lister
-	for _, l := range o.listers() {
-		listers = append(listers, l)
-	}
-	alerts, err := alerting.FiringNow(ctx, filter, listers...)
+	alerts, err := o.sources().Firing(ctx, filter)
 	if err != nil {
 		return nil, err
 	}

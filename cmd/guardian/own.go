@@ -138,6 +138,14 @@ type ownLister struct {
 	bridge *bridge
 }
 
+// ownOf is a lister of what is this guardian's; nil where there is none.
+func (b *bridge) ownOf(lane alerting.Lane, next alerting.Lister) alerting.Lister {
+	if next == nil {
+		return nil
+	}
+	return ownLister{lane, next, b}
+}
+
 // Firing implements alerting.Lister.
 func (l ownLister) Firing(ctx context.Context, f alerting.Filter) ([]alerting.Alert, error) {
 	if own := l.bridge.config.Load().Own; l.lane == alerting.LaneAlertmanager && len(own) > 0 {
