@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -15,19 +16,19 @@ const heartbeatTick = 2 * time.Second
 
 // chain is what the replicas' Leases tell of the way that alerts take.
 type chain struct {
-	pulse
+	records.Liveness
 	why    string // why no guardian seems to live
 	waited time.Duration
 }
 
 // throughAlertmanager says that a heartbeat has come that way lately.
 func (l *chain) throughAlertmanager(c config.Config) bool {
-	return l.beat.ByAlertmanager && l.beat.AgeByAlertmanager <= c.Heartbeat.MaxAge
+	return l.Heartbeat.ByAlertmanager && l.Heartbeat.AgeByAlertmanager <= c.Heartbeat.MaxAge
 }
 
 // complete says that all has come that is waited for.
 func (l *chain) complete(c config.Config) bool {
-	if l.why != "" || !l.beat.Heard || l.beat.Age > c.Heartbeat.MaxAge {
+	if l.why != "" || !l.Heartbeat.Heard || l.Heartbeat.Age > c.Heartbeat.MaxAge {
 		return false
 	}
 	return c.Alertmanager.URL == "" || l.throughAlertmanager(c)
@@ -40,7 +41,7 @@ func (c *cluster) awaitHeartbeat(ctx context.Context, settings config.Config, wa
 	give := time.Now().Add(wait)
 	for {
 		var err error
-		if l.why, err = c.findAlive(ctx, &l.pulse); err != nil {
+		if l.why, err = c.records().FindReplica(ctx, &l.Liveness); err != nil {
 			return l, err
 		}
 		if l.complete(settings) || !time.Now().Before(give) {
@@ -71,7 +72,7 @@ func (c *cluster) checkChain(p *preflight, l *chain, err error) bool {
 	}
 	p.ok("guardian", "", "guardian: alive")
 	route := "put the route in place that `" + p.app.name + " alertmanager -f …` prints, or have Alertmanager select the chart's AlertmanagerConfigs; right after a start, --wait 3m"
-	switch beat := l.beat; {
+	switch beat := l.Heartbeat; {
 	case !beat.Heard:
 		p.fail("heartbeat", "", route, "heartbeat: none has reached guardian%s: %s fires always, and its way is every alert's", within, rules.AlertHeartbeat)
 	case beat.Age > settings.Heartbeat.MaxAge:

@@ -1124,22 +1124,22 @@ func TestStatus(t *testing.T) {
 
 func TestTheTableOfGuardsFitsA80ColumnTerminal(t *testing.T) {
 	now := time.Now()
-	row := func(s decision.Status, l *decision.Lock) namedRecord {
+	row := func(s decision.Status, l *decision.Lock) records.Named {
 		s.Since = now.Add(-26 * time.Hour)
-		return namedRecord{"microservices", "orders-service", decision.Record{Status: s, Lock: l}}
+		return records.Named{Namespace: "microservices", Guard: "orders-service", Record: decision.Record{Status: s, Lock: l}}
 	}
 	ladder := func(s decision.Status, step int, wait decision.Wait) decision.Status {
 		s.Mode, s.NextStep, s.WaitingFor, s.Waiting = decision.PromotionAuto, step, wait, "waiting: "+strings.Repeat("for a long reason ", 10)
 		return s
 	}
 	fires := []string{"GuardianCanaryErrorRate"}
-	for _, r := range []namedRecord{
+	for _, r := range []records.Named{
 		row(ladder(decision.Status{State: decision.StateRolledBack, Alerts: fires}, 10, decision.WaitLock), &decision.Lock{Kind: decision.LockManual, Alert: fires[0], By: "alert"}),
 		row(ladder(decision.Status{State: decision.StateHeld, Weight: 50, Alerts: append(fires, "A", "B")}, 100, decision.WaitAlert), nil),
 		row(ladder(decision.Status{State: decision.StateShifting, Weight: 30}, 50, decision.WaitFirstSight), nil),
 	} {
 		var out bytes.Buffer
-		if err := printTable(&out, []namedRecord{r}, false, true, now); err != nil {
+		if err := printTable(&out, []records.Named{r}, false, true, now); err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(out.String()) {

@@ -171,14 +171,14 @@ func TestAStaleWriteIsRefusedByTheRealAPIServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, err := c.record(t.Context(), testGuard)
+	before, err := c.records().Get(t.Context(), testGuard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, &decision.Request{Action: decision.RequestPause, By: "ann", Reason: "r", At: time.Now()}); err != nil {
+	if err := c.records().SetRequest(t.Context(), testGuard, before.ResourceVersion, &decision.Request{Action: decision.RequestPause, By: "ann", Reason: "r", At: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.patchRequest(t.Context(), testGuard, before.ResourceVersion, nil); err == nil {
+	if err := c.records().SetRequest(t.Context(), testGuard, before.ResourceVersion, nil); err == nil {
 		t.Error("a write with an old resourceVersion went through")
 	}
 }

@@ -28,11 +28,11 @@ func (a *app) completeGuards(flags *clusterFlags, most int) cobra.CompletionFunc
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), completeWait)
 		defer cancel()
-		records, _ := c.records(ctx, c.namespace) // those that can be read
+		found, _ := c.records().List(ctx, c.namespace) // those that can be read
 		var names []string
-		for _, r := range records {
-			if strings.HasPrefix(r.guard, begun) && !slices.Contains(args, r.guard) {
-				names = append(names, r.guard+"\t"+hint(r.Record))
+		for _, r := range found {
+			if strings.HasPrefix(r.Guard, begun) && !slices.Contains(args, r.Guard) {
+				names = append(names, r.Guard+"\t"+hint(r.Record))
 			}
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp

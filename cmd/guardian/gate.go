@@ -165,7 +165,7 @@ const gateBlind = 30 * time.Second
 const gateDeaf = 105 * time.Second
 
 // gateSure is how old the last sign of life may be when the answer is 0.
-const gateSure = 2 * followTick
+const gateSure = 2 * records.FollowEvery
 
 // lookEvery is how often the Leases are looked at: more often when an answer
 // waits for them alone.
@@ -173,18 +173,18 @@ func (w *gateWatch) lookEvery(now time.Time) time.Duration {
 	if waited := !w.traffic.IsZero() && now.Sub(w.traffic) >= w.options.length; waited || w.dead != "" {
 		return time.Second
 	}
-	return followTick
+	return records.FollowEvery
 }
 
 // look takes a look at the Leases. One that fails is no sign of life.
-func (w *gateWatch) look(p *pulse, ok bool, why string, err error, now time.Time) {
+func (w *gateWatch) look(p *records.Liveness, why string, err error, now time.Time) {
 	w.lookedAt = now
 	if err != nil {
 		w.dead = err.Error()
 		return
 	}
-	w.dead, w.blind, w.renewed, w.heard = why, p.blind(), p.renewed, p.heard
-	if ok {
+	w.dead, w.blind, w.renewed, w.heard = why, p.Unverified(), p.Renewed, p.Received
+	if why == "" {
 		w.livedAt = now
 	}
 	if w.blind == "" {
@@ -228,7 +228,7 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 	if text := trouble(*r); text != "" {
 		return unhealthy(text)
 	}
-	for _, e := range newEntries(w.base.History, r.History) {
+	for _, e := range records.NewEntries(w.base.History, r.History) {
 		if e.Event == decision.EventRolledBack { // without a lock nothing else may tell of it any more
 			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason))
 		}

@@ -23,9 +23,9 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 		}
 	}
 	for _, guard := range guards {
-		r, err := c.record(ctx, guard)
+		r, err := c.records().Get(ctx, guard)
 		if err == nil && r == nil {
-			err = c.unknownGuard(ctx, guard)
+			err = c.records().Unknown(ctx, guard)
 		}
 		if err == nil {
 			err = records.UnreadableError(*r, c.namespace, guard)
@@ -35,7 +35,7 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 		}
 	}
 	signs := &lifeSigns{c: c}
-	if err := c.wantAlive(ctx, &signs.pulse); err != nil {
+	if err := c.wantAlive(ctx, &signs.alive); err != nil {
 		return err
 	}
 	results := c.gateAll(ctx, guards, signs, progress, o)
@@ -46,7 +46,7 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 // underWay names the guards of the namespace but for those that nobody looks after,
 // and, where traffic is asked about, those that no release is under way of.
 func (c *cluster) underWay(ctx context.Context, progress *gateProgress, o gateOptions) ([]string, error) {
-	named, err := c.records(ctx, c.namespace)
+	named, err := c.records().List(ctx, c.namespace)
 	if err != nil {
 		return nil, err
 	}
@@ -55,11 +55,11 @@ func (c *cluster) underWay(ctx context.Context, progress *gateProgress, o gateOp
 		rests := r.Status.State == decision.StateIdle || r.Status.State == decision.StateCompleted
 		switch {
 		case !r.Status.Orphaned.IsZero():
-			progress.say("guard %s: left out: it is not in guardian's configuration", r.guard)
+			progress.say("guard %s: left out: it is not in guardian's configuration", r.Guard)
 		case o.length > 0 && rests && trouble(r.Record) == "":
-			progress.say("guard %s: left out: %s, no release is under way", r.guard, r.Status.State)
+			progress.say("guard %s: left out: %s, no release is under way", r.Guard, r.Status.State)
 		default:
-			out = append(out, r.guard)
+			out = append(out, r.Guard)
 		}
 	}
 	if len(out) == 0 {
@@ -99,7 +99,7 @@ func (c *cluster) gateOne(ctx context.Context, guard string, signs *lifeSigns, p
 	now := time.Now()
 	w := gateWatch{options: o, guard: guard, began: now, readAt: now, livedAt: now, freshAt: now, blind: signs.blind()}
 	var answer *gateAnswer
-	err := c.follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
+	err := c.records().Follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
 		if now, every := time.Now(), w.lookEvery(time.Now()); now.Sub(w.lookedAt) >= every {
 			signs.look(ctx, &w, every)
 		}
@@ -126,9 +126,8 @@ type lifeSigns struct {
 	c *cluster
 
 	mu    sync.Mutex
-	pulse pulse
+	alive records.Liveness
 	at    time.Time // of the last look
-	ok    bool
 	why   string
 	err   error
 }
@@ -136,7 +135,7 @@ type lifeSigns struct {
 func (l *lifeSigns) blind() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.pulse.blind()
+	return l.alive.Unverified()
 }
 
 // look has a gate look at the Leases, or at what another has just found there.
@@ -144,10 +143,10 @@ func (l *lifeSigns) look(ctx context.Context, w *gateWatch, every time.Duration)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := time.Now(); l.at.IsZero() || now.Sub(l.at) >= every {
-		l.ok, l.why, _, l.err = l.c.look(ctx, &l.pulse)
+		l.why, _, l.err = l.c.records().Observe(ctx, &l.alive)
 		l.at = now
 	}
-	w.look(&l.pulse, l.ok, l.why, l.err, l.at)
+	w.look(&l.alive, l.why, l.err, l.at)
 }
 
 // progress is what a gate waits for.

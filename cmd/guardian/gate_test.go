@@ -86,21 +86,21 @@ func (c gateCase) run(t *testing.T) gateAnswer { return c.over(t, c.record()) }
 // over is the same over another record.
 func (c gateCase) over(t *testing.T, r decision.Record) gateAnswer {
 	begin := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	var p pulse
-	ok, why, _ := p.alive(c.leases(begin, 0), begin)
-	if !ok {
+	var p records.Liveness
+	why, _ := p.Observe(c.leases(begin, 0), begin)
+	if why != "" {
 		t.Fatalf("%+v: not alive at the begin: %s", c, why)
 	}
 	w := gateWatch{options: gateOptions{length: 2 * time.Minute, minRequests: 10}, guard: testGuard,
-		began: begin, readAt: begin, livedAt: begin, freshAt: begin, blind: p.blind()}
+		began: begin, readAt: begin, livedAt: begin, freshAt: begin, blind: p.Unverified()}
 	for after := time.Duration(0); after < 10*time.Minute; after += time.Second {
 		now := begin.Add(after)
 		if now.Sub(w.lookedAt) >= w.lookEvery(now) {
 			if c.liveness == "cannot be listed" && after > 10*time.Second {
-				w.look(&p, false, "", errors.New("list guardian's Leases: connection refused"), now)
+				w.look(&p, "", errors.New("list guardian's Leases: connection refused"), now)
 			} else {
-				ok, why, _ := p.alive(c.leases(begin, after), now)
-				w.look(&p, ok, why, nil, now)
+				why, _ := p.Observe(c.leases(begin, after), now)
+				w.look(&p, why, nil, now)
 			}
 		}
 		if answer, _ := w.see(&r, nil, now); answer != nil {

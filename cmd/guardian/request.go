@@ -13,9 +13,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -165,19 +162,19 @@ const requestsAtOnce = 32
 func (a *app) request(ctx context.Context, c *cluster, guards []string, q decision.Request, f requestFlags) (err error) {
 	waiting, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	var named []namedRecord
+	var named []records.Named
 	if f.all {
-		named, err = c.records(ctx, c.namespace)
+		named, err = c.records().List(ctx, c.namespace)
 		if err == nil && len(named) == 0 {
 			err = fmt.Errorf("no guard has a record in namespace %s: does guardian run for this namespace?", c.namespace)
 		}
 	} else {
 		var r *decision.Record
-		if r, err = c.record(ctx, guards[0]); err == nil && r == nil {
-			err = c.unknownGuard(ctx, guards[0])
+		if r, err = c.records().Get(ctx, guards[0]); err == nil && r == nil {
+			err = c.records().Unknown(ctx, guards[0])
 		}
 		if err == nil {
-			named = []namedRecord{{c.namespace, guards[0], *r}}
+			named = []records.Named{{Namespace: c.namespace, Guard: guards[0], Record: *r}}
 			err = records.UnreadableError(*r, c.namespace, guards[0])
 		}
 	}
@@ -190,17 +187,17 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 	if q.By, err = c.whoAmI(ctx); err != nil {
 		return err
 	}
-	if !slices.ContainsFunc(named, func(r namedRecord) bool { return r.Status.Orphaned.IsZero() }) {
+	if !slices.ContainsFunc(named, func(r records.Named) bool { return r.Status.Orphaned.IsZero() }) {
 		return a.requestEach(ctx, waiting, c, named, q, f)
 	}
-	if err := c.wantAlive(ctx, &pulse{}); err != nil {
-		return &exitError{exitCode(err), fmt.Errorf("%w%s", err, a.byHand(q.Action, named[0].guard, c.namespace, named[0].Record))}
+	if err := c.wantAlive(ctx, &records.Liveness{}); err != nil {
+		return &exitError{exitCode(err), fmt.Errorf("%w%s", err, a.byHand(q.Action, named[0].Guard, c.namespace, named[0].Record))}
 	}
 	return a.requestEach(ctx, waiting, c, named, q, f)
 }
 
 // requestEach asks for q of each guard, and prints an answer each.
-func (a *app) requestEach(ctx, waiting context.Context, c *cluster, named []namedRecord, q decision.Request, f requestFlags) error {
+func (a *app) requestEach(ctx, waiting context.Context, c *cluster, named []records.Named, q decision.Request, f requestFlags) error {
 	if !f.all && f.output == "" {
 		_, err := a.requestOne(ctx, waiting, c, named[0], q, f.timeout)
 		return err
@@ -250,8 +247,8 @@ func (a *app) requestEach(ctx, waiting context.Context, c *cluster, named []name
 }
 
 // answerOf asks for q of one guard and puts what came of it into one line.
-func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r namedRecord, q decision.Request, f requestFlags) (requestAnswer, error) {
-	answer := requestAnswer{shape: shapeOf("RequestAnswer"), Guard: r.guard, Namespace: r.namespace, Action: q.Action, State: r.Status.State, Weight: r.Status.Weight}
+func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r records.Named, q decision.Request, f requestFlags) (requestAnswer, error) {
+	answer := requestAnswer{shape: shapeOf("RequestAnswer"), Guard: r.Guard, Namespace: r.Namespace, Action: q.Action, State: r.Status.State, Weight: r.Status.Weight}
 	if f.all && !r.Status.Orphaned.IsZero() {
 		answer.Text = "left out: it is not in guardian's configuration"
 		return answer, nil
@@ -272,8 +269,8 @@ func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r namedRecord, 
 
 // requestOne writes a request into a guard's record, waits until what follows
 // from it shows there, and says what came of it.
-func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r namedRecord, q decision.Request, timeout time.Duration) (after *decision.Record, err error) {
-	guard, before := r.guard, &r.Record
+func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r records.Named, q decision.Request, timeout time.Duration) (after *decision.Record, err error) {
+	guard, before := r.Guard, &r.Record
 	if !before.Status.Orphaned.IsZero() {
 		return nil, a.requestOfOrphan(ctx, c, guard, q, *before)
 	}
@@ -290,8 +287,8 @@ func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r namedRecord
 		fmt.Fprintf(a.out, "already %s since %s by %s: %s\n", what, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason)
 	} else {
 		var attempted bool
-		before, attempted, err = c.writeRequest(waiting, guard, q)
-		if err != nil && attempted && lost(err) {
+		before, attempted, err = c.records().Request(waiting, guard, q)
+		if err != nil && attempted && records.Lost(err) {
 			return nil, a.withdrawn(ctx, c, guard, q, before, "could not tell whether the request was written", err)
 		}
 		if err != nil {
@@ -301,7 +298,7 @@ func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r namedRecord
 			fmt.Fprintf(a.out, "replaced the waiting %s by %s: %s\n", was.Action, was.By, was.Reason)
 		}
 	}
-	after, err = c.awaitDone(waiting, guard, q, *before)
+	after, err = c.records().Await(waiting, guard, q, *before)
 	switch {
 	case err == nil:
 		if err := a.outcome(guard, c.namespace, q, *before, *after); err != nil || q.Action != decision.RequestUnlock || after.Status.Observing == nil {
@@ -331,7 +328,7 @@ func rollsBack(q decision.Request, r decision.Record) bool {
 func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q decision.Request, before *decision.Record, what string, why error) error {
 	cleanup, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
-	found, err := c.withdraw(cleanup, guard, q)
+	found, err := c.records().Withdraw(cleanup, guard, q)
 	switch {
 	case err != nil:
 		return couldNotTell("%s (%w), and it could not be withdrawn: %w", what, why, err)
@@ -340,14 +337,6 @@ func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q decisio
 	}
 	return couldNotTell("%s (%w); it has been withdrawn. Is guard %s still in guardian's configuration?%s",
 		what, why, guard, a.byHand(q.Action, guard, c.namespace, *before))
-}
-
-// lost says of an error of writing that the write may have been done all the
-// same: the API server has not clearly refused it.
-func lost(err error) bool {
-	var status apierrors.APIStatus
-	return !errors.As(err, &status) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err) ||
-		apierrors.IsInternalError(err) || apierrors.IsServiceUnavailable(err)
 }
 
 // byHand is what a person can do about a canary when no guardian can.
@@ -382,7 +371,7 @@ func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q d
 		return fmt.Errorf("unlock refused: not locked (%s)", text)
 	}
 	if r.Request == nil || r.Request.Action != q.Action {
-		if _, _, err := c.writeRequest(ctx, guard, q); err != nil {
+		if _, _, err := c.records().Request(ctx, guard, q); err != nil {
 			return err
 		}
 	}
@@ -410,117 +399,9 @@ func (a *app) leftOfLock(ctx context.Context, c *cluster, guard string, r decisi
 		fmt.Fprintf(a.out, "Taken off by this command: annotation %s%s of VirtualService %s; the API server refuses nothing there any more. No traffic has moved.\n", decision.AnnotationLock, guard, name)
 	}
 	if err != nil {
-		err = c.explain("unlock guard "+guard, err)
+		err = c.records().Explain("unlock guard "+guard, err)
 	}
 	return len(off) > 0, err
-}
-
-// writeRequest puts q into the record, after any request that stands there, and
-// returns the record as it was just before. A rollback waits for no other
-// request: it takes its place. attempted says that a write may have been done.
-func (c *cluster) writeRequest(ctx context.Context, guard string, q decision.Request) (before *decision.Record, attempted bool, err error) {
-	var failed error
-	err = c.follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
-		switch {
-		case readErr != nil:
-			failed = readErr
-			return 0
-		case r == nil:
-			failed = c.unknownGuard(ctx, guard)
-			return 0
-		case r.Request != nil && q.Action != decision.RequestRollback:
-			failed = c.anotherWaits(guard, *r.Request)
-			return requestPoll
-		}
-		before = r
-		failed = c.patchRequest(ctx, guard, r.ResourceVersion, &q)
-		if apierrors.IsConflict(failed) { // guardian wrote meanwhile; the next look is newer
-			return 20 * time.Millisecond
-		}
-		attempted = true
-		return 0
-	})
-	if failed != nil {
-		return before, attempted, c.explain("write the request of guard "+guard, failed)
-	}
-	return before, attempted, err
-}
-
-func (c *cluster) anotherWaits(guard string, q decision.Request) error {
-	return fmt.Errorf(`another request has been waiting since %s: %s by %s: %s; guardian takes it off the record when it is done. If it stays, take it off: kubectl patch configmap -n %s %s --type merge -p '%s'`,
-		q.At.UTC().Format(time.RFC3339), q.Action, q.By, q.Reason, c.namespace, records.Name(guard), noRequest())
-}
-
-// noRequest is the merge patch that takes a request off a record.
-func noRequest() string {
-	keys := make([]string, len(decision.RequestKeys))
-	for i, key := range decision.RequestKeys {
-		keys[i] = fmt.Sprintf("%q:null", key)
-	}
-	return `{"data":{` + strings.Join(keys, ",") + `}}`
-}
-
-// patchRequest sets the record's request, or removes it for nil, unless the
-// record has changed since resourceVersion.
-func (c *cluster) patchRequest(ctx context.Context, guard, resourceVersion string, q *decision.Request) error {
-	data := make(map[string]any, len(decision.RequestKeys))
-	for _, key := range decision.RequestKeys {
-		data[key] = nil
-	}
-	if q != nil {
-		for key, value := range q.Data() {
-			data[key] = value
-		}
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": resourceVersion}, "data": data})
-	if err != nil {
-		return err
-	}
-	_, err = c.kube.CoreV1().ConfigMaps(c.namespace).Patch(ctx, records.Name(guard), types.MergePatchType, patch, metav1.PatchOptions{FieldManager: cliManager})
-	return err
-}
-
-// awaitDone waits until the record no longer holds q and what follows from it
-// shows. With an error, a record says that q was taken and the rest has not come.
-func (c *cluster) awaitDone(ctx context.Context, guard string, q decision.Request, before decision.Record) (*decision.Record, error) {
-	var after *decision.Record
-	var last error
-	err := c.follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
-		last = readErr
-		if readErr != nil || r == nil || same(r.Request, q) && !refusedRollback(q, *r) {
-			return requestPoll
-		}
-		after = r
-		if !settled(q, before, *r) {
-			return requestPoll
-		}
-		return 0
-	})
-	if err != nil {
-		return after, errors.Join(err, last)
-	}
-	return after, nil
-}
-
-// refusedRollback says of a rollback that guardian keeps among the requests until
-// it is done, since no lock tells of it, that the API server does not take it.
-func refusedRollback(q decision.Request, r decision.Record) bool {
-	m := r.Status.Moving
-	return q.Action == decision.RequestRollback && m != nil && m.Step == 0 && m.Refused != ""
-}
-
-// settled says that a wish which was taken is carried out as well, or will not
-// be now: guardian writes what it is about to do before it moves traffic.
-func settled(q decision.Request, before, r decision.Record) bool {
-	s := r.Status
-	switch q.Action {
-	case decision.RequestRollback:
-		return s.Weight == 0 && s.Moving == nil || s.State == decision.StateBlocked ||
-			r.Lock == nil && s.Moving == nil && refusal(q, before, r) != ""
-	case decision.RequestPromote:
-		return s.Moving == nil || s.Moving.Refused != "" || r.Lock != nil
-	}
-	return true
 }
 
 // notYet is the answer when guardian has taken a wish and time is up.
@@ -535,81 +416,18 @@ func notYet(guard string, q decision.Request, r decision.Record, timeout time.Du
 	return couldNotTell("guard %s: guardian has taken the %s, but after %s the canary is at %d%%%s", guard, q.Action, timeout, s.Weight, orNothing(": ", s.Reason))
 }
 
-func same(r *decision.Request, q decision.Request) bool {
-	return r != nil && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At) && r.Until.Equal(q.Until)
-}
-
-// withdraw removes q from the record; found says that it stood there.
-func (c *cluster) withdraw(ctx context.Context, guard string, q decision.Request) (found bool, err error) {
-	for {
-		r, err := c.record(ctx, guard)
-		if err != nil || r == nil || !same(r.Request, q) {
-			return false, err
-		}
-		err = c.patchRequest(ctx, guard, r.ResourceVersion, nil)
-		if !apierrors.IsConflict(err) || ctx.Err() != nil {
-			return true, err
-		}
-	}
-}
-
-// newEntries is what a history has gained since an earlier look, by position:
-// the clocks of the replicas that write it may differ.
-func newEntries(before, after []decision.HistoryEntry) []decision.HistoryEntry {
-	if len(before) == 0 {
-		return after
-	}
-	last := before[len(before)-1]
-	for i, e := range slices.Backward(after) {
-		if e.At.Equal(last.At) && e.Event == last.Event && e.By == last.By && e.Reason == last.Reason {
-			return after[i+1:]
-		}
-	}
-	return after // all that was there has been pushed out
-}
-
-// refusal is why guardian refused q, or "".
-func refusal(q decision.Request, before, after decision.Record) string {
-	why := ""
-	for _, e := range newEntries(before.History, after.History) {
-		if e.Event == decision.EventRefused && e.By == q.By {
-			why = e.Reason
-		}
-	}
-	return why
-}
-
-// did says that the record shows q to be carried out.
-func did(q decision.Request, before, after decision.Record) bool {
-	event := map[decision.RequestAction]decision.Event{decision.RequestUnlock: decision.EventUnlocked, decision.RequestPause: decision.EventPaused,
-		decision.RequestResume: decision.EventResumed, decision.RequestPromote: decision.EventStep, decision.RequestDisarm: decision.EventDisarmed,
-		decision.RequestArm: decision.EventArmed}[q.Action]
-	for _, e := range newEntries(before.History, after.History) {
-		if e.Event == event {
-			return true
-		}
-	}
-	switch q.Action {
-	case decision.RequestRollback:
-		return after.Status.Weight == 0 && after.Status.Moving == nil
-	case decision.RequestPromote: // the step was recorded before
-		return after.Status.Weight > before.Status.Weight
-	}
-	return false
-}
-
 // outcome prints what guardian recorded since, and fails when it refused.
 func (a *app) outcome(guard, namespace string, q decision.Request, before, after decision.Record) error {
-	for _, e := range newEntries(before.History, after.History) {
+	for _, e := range records.NewEntries(before.History, after.History) {
 		if e.Event != decision.EventRefused || e.By != q.By {
 			fmt.Fprintf(a.out, "%s: %s\n", e.Event, e.Reason)
 		}
 	}
 	s := after.Status
 	fmt.Fprintf(a.out, "guard %s: %s\n", guard, stateLine(after))
-	refused := refusal(q, before, after)
+	refused := records.Refusal(q, before, after)
 	switch {
-	case s.Moving != nil && s.Moving.Refused != "" && (refusedRollback(q, after) || q.Action == decision.RequestPromote):
+	case s.Moving != nil && s.Moving.Refused != "" && (records.RefusedRollback(q, after) || q.Action == decision.RequestPromote):
 		return fmt.Errorf("the %s is recorded and is tried again; the API server has refused it: %s", q.Action, s.Moving.Refused)
 	case rollsBack(q, after) && s.State == decision.StateBlocked:
 		return fmt.Errorf("the rollback is recorded and will be done when it is safe: %s", s.Reason)
@@ -621,7 +439,7 @@ func (a *app) outcome(guard, namespace string, q decision.Request, before, after
 		return errors.New(refused)
 	case q.Action == decision.RequestRollback && s.State == decision.StateBlocked:
 		return fmt.Errorf("the rollback cannot be done now: %s", s.Reason)
-	case !did(q, before, after):
+	case !records.Done(q, before, after):
 		return couldNotTell("the %s is no longer asked for, and the record does not show that it was done: another request may have taken its place (see %s status %s)", q.Action, a.name, guard)
 	}
 	if q.Action == decision.RequestPause {

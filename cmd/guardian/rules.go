@@ -128,7 +128,7 @@ func (a *app) findSides(ctx context.Context, c config.Config, flags clusterFlags
 	for _, g := range c.Guards {
 		_, found, err := cl.looker(c).Look(ctx, c.DecisionGuard(g, 0))
 		if err != nil {
-			return nil, cl.explain("look up guard "+g.Name, err)
+			return nil, cl.records().Explain("look up guard "+g.Name, err)
 		}
 		for _, side := range []struct {
 			name       string

@@ -66,22 +66,22 @@ what was last written.`,
 }
 
 // readStatus is the records to show; empty guard means all.
-func (c *cluster) readStatus(ctx context.Context, guard string, all bool) ([]namedRecord, error) {
+func (c *cluster) readStatus(ctx context.Context, guard string, all bool) ([]records.Named, error) {
 	if guard != "" {
-		r, err := c.record(ctx, guard)
+		r, err := c.records().Get(ctx, guard)
 		if err != nil {
 			return nil, err
 		}
 		if r == nil {
-			return nil, c.unknownGuard(ctx, guard)
+			return nil, c.records().Unknown(ctx, guard)
 		}
-		return []namedRecord{{c.namespace, guard, *r}}, records.UnreadableError(*r, c.namespace, guard)
+		return []records.Named{{Namespace: c.namespace, Guard: guard, Record: *r}}, records.UnreadableError(*r, c.namespace, guard)
 	}
 	namespace := c.namespace
 	if all {
 		namespace = metav1.NamespaceAll
 	}
-	return c.records(ctx, namespace)
+	return c.records().List(ctx, namespace)
 }
 
 func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOptions) error {
@@ -89,11 +89,11 @@ func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOpti
 	if err != nil && len(named) == 0 {
 		return err
 	}
-	var p pulse
+	var p records.Liveness
 	beat := ""
 	if guard != "" {
-		if _, _, _, err := c.look(ctx, &p); err == nil { // why not is said below
-			beat = p.heartbeat()
+		if _, _, err := c.records().Observe(ctx, &p); err == nil { // why not is said below
+			beat = heartbeatText(&p)
 		}
 	}
 	if printErr := a.printStatus(named, guard, beat, o, time.Now()); printErr != nil {
@@ -114,13 +114,13 @@ func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOpti
 
 // statusOrphans says which guards nobody looks after. Asked for one of them, the
 // answer is not what it is but what it was.
-func (a *app) statusOrphans(named []namedRecord, guard string) error {
+func (a *app) statusOrphans(named []records.Named, guard string) error {
 	for _, r := range named {
 		if r.Status.Orphaned.IsZero() {
 			continue
 		}
 		text := fmt.Sprintf("%s; shown is what was last written. When the record is no longer needed: kubectl delete configmap -n %s %s",
-			records.OrphanText(r.guard, r.Status.Orphaned), r.namespace, records.Name(r.guard))
+			records.OrphanText(r.Guard, r.Status.Orphaned), r.Namespace, records.Name(r.Guard))
 		if guard != "" {
 			return couldNotTell("%s", text)
 		}
@@ -129,38 +129,38 @@ func (a *app) statusOrphans(named []namedRecord, guard string) error {
 	return nil
 }
 
-// heartbeat is the heartbeat in words.
-func (p *pulse) heartbeat() string {
-	if text := p.blind(); text != "" {
+// heartbeatText is the heartbeat in words.
+func heartbeatText(p *records.Liveness) string {
+	if text := p.Unverified(); text != "" {
 		return text
 	}
-	return fmt.Sprintf("%s ago, through Prometheus and Alertmanager", p.beat.Age.Round(time.Second))
+	return fmt.Sprintf("%s ago, through Prometheus and Alertmanager", p.Heartbeat.Age.Round(time.Second))
 }
 
 // statusPulse asks for a sign of life in each namespace that has guards, and
 // warns where alerts may not reach who lives there.
-func (c *cluster) statusPulse(ctx context.Context, named []namedRecord, all bool) (warnings []string, err error) {
+func (c *cluster) statusPulse(ctx context.Context, named []records.Named, all bool) (warnings []string, err error) {
 	namespaces := []string{c.namespace}
 	if all {
 		namespaces = nil
 		for _, r := range named {
-			if n := len(namespaces); n == 0 || namespaces[n-1] != r.namespace {
-				namespaces = append(namespaces, r.namespace)
+			if n := len(namespaces); n == 0 || namespaces[n-1] != r.Namespace {
+				namespaces = append(namespaces, r.Namespace)
 			}
 		}
 	}
 	for _, namespace := range namespaces {
 		in := *c
 		in.namespace = namespace
-		var p pulse
-		why, err := in.findAlive(ctx, &p)
+		var p records.Liveness
+		why, err := in.records().FindReplica(ctx, &p)
 		if err != nil {
 			return warnings, &exitError{exitUnknown, fmt.Errorf("could not tell whether a guardian lives: %w", err)}
 		}
 		if why != "" {
 			return warnings, couldNotTell("no live guardian in namespace %s: %s; shown is what was last written", namespace, why)
 		}
-		if text := p.blind(); text != "" {
+		if text := p.Unverified(); text != "" {
 			warnings = append(warnings, "namespace "+namespace+": "+text)
 		}
 	}
@@ -183,7 +183,7 @@ type statusJSON struct {
 	Unreadable []string `json:"unreadable,omitempty"`
 }
 
-func (a *app) printStatus(named []namedRecord, guard, beat string, o statusOptions, now time.Time) error {
+func (a *app) printStatus(named []records.Named, guard, beat string, o statusOptions, now time.Time) error {
 	if o.output == "json" {
 		return a.printJSON(named, guard)
 	}
@@ -198,10 +198,10 @@ func (a *app) printStatus(named []namedRecord, guard, beat string, o statusOptio
 }
 
 // printJSON is a list of guards, or one guard with its history.
-func (a *app) printJSON(named []namedRecord, guard string) error {
+func (a *app) printJSON(named []records.Named, guard string) error {
 	out := make([]statusJSON, 0, len(named))
 	for _, r := range named {
-		s := statusJSON{shapeOf("GuardStatus"), r.guard, r.namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable}
+		s := statusJSON{shapeOf("GuardStatus"), r.Guard, r.Namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable}
 		if guard != "" {
 			s.History = r.History
 		}
@@ -215,7 +215,7 @@ func (a *app) printJSON(named []namedRecord, guard string) error {
 	return enc.Encode(out)
 }
 
-func printTable(w io.Writer, named []namedRecord, all, header bool, now time.Time) error {
+func printTable(w io.Writer, named []records.Named, all, header bool, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(namespace string, cells ...string) {
 		if all {
@@ -228,7 +228,7 @@ func printTable(w io.Writer, named []namedRecord, all, header bool, now time.Tim
 	}
 	for _, r := range named {
 		s := r.Status
-		row(r.namespace, r.guard, stateCell(s), fmt.Sprintf("%d%%", s.Weight), ageCell(s.Since, now), lockCell(r.Lock), alertsCell(s.Alerts), nextCell(s, now))
+		row(r.Namespace, r.Guard, stateCell(s), fmt.Sprintf("%d%%", s.Weight), ageCell(s.Since, now), lockCell(r.Lock), alertsCell(s.Alerts), nextCell(s, now))
 	}
 	return t.Flush()
 }
@@ -349,7 +349,7 @@ func age(since, now time.Time) string {
 // recentHistory is how many entries `status NAME` shows; -o json has all.
 const recentHistory = 10
 
-func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
+func printGuard(w io.Writer, r records.Named, beat string, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
@@ -357,7 +357,7 @@ func printGuard(w io.Writer, r namedRecord, beat string, now time.Time) error {
 		}
 	}
 	s := r.Status
-	line("Guard", r.namespace+"/"+r.guard)
+	line("Guard", r.Namespace+"/"+r.Guard)
 	line("State", fmt.Sprintf("%s for %s%s", cmp.Or(string(s.State), "unknown"), age(s.Since, now), orNothing(": ", s.Reason)))
 	if o := s.Observing; o != nil {
 		line("Mode", "observe since "+o.Since.UTC().Format(time.RFC3339)+": what is decided is told, and no VirtualService is written")
@@ -447,9 +447,9 @@ func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statu
 		if err != nil && first && len(named) == 0 {
 			return err
 		}
-		var changed []namedRecord
+		var changed []records.Named
 		for _, r := range named {
-			key := r.namespace + "/" + r.guard
+			key := r.Namespace + "/" + r.Guard
 			if seen[key] != r.ResourceVersion {
 				seen[key] = r.ResourceVersion
 				changed = append(changed, r)
@@ -489,7 +489,7 @@ func kind(err error) string { return numbers.ReplaceAllString(err.Error(), "") }
 var numbers = regexp.MustCompile(`[0-9][0-9hms.]*`)
 
 // printChanged prints the records that are new to who watches.
-func (a *app) printChanged(changed []namedRecord, guard string, o statusOptions, header bool) error {
+func (a *app) printChanged(changed []records.Named, guard string, o statusOptions, header bool) error {
 	if len(changed) == 0 {
 		return nil
 	}
