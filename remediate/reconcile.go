@@ -117,7 +117,7 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 	for range maxAttempts {
 		in, s, err := r.gather(ctx, g, alerts, ask)
 		if errors.Is(err, errAbandoned) {
-			ask = questions{cached: true, fresh: ask.fresh, again: ask.again, count: ask.count, turn: ask.turn, busy: ask.busy}
+			ask.depth, ask.pinned = ask.floor, true
 			continue
 		}
 		if err != nil {
@@ -139,10 +139,10 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 			now = r.now()
 			d = decision.Decide(in, now)
 		}
-		if r.needsMore(d, s, &ask) {
+		if r.goesDeeper(d, s, &ask) {
 			continue
 		}
-		if ask.cached && unsure(s, d) {
+		if ask.pinned && unsure(s, d) {
 			return out, fmt.Errorf("guard %s: %w", g.Name, errAbandoned)
 		}
 		did, err := r.apply(ctx, s, d)
@@ -155,23 +155,36 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 			return r.tellRefused(ctx, out, err)
 		}
 		lost := !errors.Is(err, errConflict)
-		ask, conflict = questions{fresh: true, again: ask.again || lost, count: ask.count, turn: ask.turn, busy: ask.busy}, err
+		ask.depth, ask.floor, ask.pinned, ask.again, conflict = depthWritten, depthWritten, false, ask.again || lost, err
 	}
 	return out, fmt.Errorf("guard %s: %d attempts: %w", g.Name, maxAttempts, conflict)
 }
 
+// depth is how much of what a decision is made on is read anew. Each has what the ones
+// before it have; any doubt goes deeper.
+type depth int
+
+const (
+	depthCached  depth = iota // nothing: the caches have it
+	depthRecord               // the record, from the API server
+	depthWritten              // all objects that are written
+	depthLive                 // everything that the API server has
+	depthAsked                // and what only matters for going forward
+)
+
 // questions are what a pass has found that it must ask.
 type questions struct {
-	lock    bool // the API server itself, for the record
-	fresh   bool // the same, for all objects that are written
-	live    bool // the API server itself, for everything
-	cached  bool // nothing live: an alert waits for this pass to end
-	again   bool // it has left a write without an answer
-	forward bool // what only matters for going forward
-	count   decision.Count
-	turn    bool // it is this pass's turn to ask others than the API server
-	busy    bool // it is not, they are being asked about other guards
+	depth  depth
+	floor  depth // to which a pass goes back whose live reads were abandoned
+	pinned bool  // no deeper: an alert waits for this pass to end
+	again  bool  // it has left a write without an answer
+	count  decision.Count
+	turn   bool // it is this pass's turn to ask others than the API server
+	busy   bool // it is not, they are being asked about other guards
 }
+
+// written is the depth of all objects that are written, for whatever comes after too.
+func (q *questions) written() { q.depth, q.floor = depthWritten, depthWritten }
 
 func (r *reconciler) takeTurn() (done func(), ok bool) {
 	if r.turn == nil {
@@ -194,49 +207,48 @@ func contradicts(was, now decision.Record) (build, weight bool) {
 	return a.Build != b.Build, was.Lock == nil && now.Lock == nil && !own && (a.Weight != b.Weight || a.Spread != b.Spread)
 }
 
-// needsMore says that the decision has to be made again on fresher input.
-func (r *reconciler) needsMore(d decision.Decision, s snapshot, ask *questions) bool {
+// goesDeeper says that the decision has to be made again, on input of a greater depth.
+func (r *reconciler) goesDeeper(d decision.Decision, s snapshot, ask *questions) bool {
+	was := ask.depth
 	switch {
-	case ask.live:
-		if d.WantForward && !ask.forward && s.input.Live {
-			ask.forward = true
-			return true
+	case ask.depth >= depthLive:
+		if d.WantForward && s.input.Live {
+			ask.depth = depthAsked
 		}
-		return false
-	case ask.cached: // the next pass will ask
-		return false
-	case d.WantLive && r.leads():
-		ask.live, ask.forward = true, d.WantForward
-		return true
-	case s.input.Record.Lock == nil && d.Record.Lock != nil && d.Record.Lock.From != "":
-		ask.live = true // another's lock may have been lifted since the cache was told of it
-		return true
+	case ask.pinned: // the next pass will ask
+	case d.WantLive && r.leads() && d.WantForward:
+		ask.depth = depthAsked
+	case d.WantLive && r.leads(), s.adopts(d): // another's lock may have been lifted since the cache was told of it
+		ask.depth = depthLive
+	default:
+		r.doubts(d, s, ask)
 	}
-	switch build, weight := contradicts(s.input.Record, d.Record); {
-	case !rollsBack(s, d) && (build || weight && !ask.fresh):
-		ask.live, ask.fresh = build, true
-		return true
-	case s.input.Guard.Rollback.Lock == decision.LockNone && weight && !ask.fresh:
+	return ask.depth > was
+}
+
+// adopts says that a decision takes a lock up again that a VirtualService tells of.
+func (s snapshot) adopts(d decision.Decision) bool {
+	return s.input.Record.Lock == nil && d.Record.Lock != nil && d.Record.Lock.From != ""
+}
+
+// doubts goes deeper where what the caches have may not be so.
+func (r *reconciler) doubts(d decision.Decision, s snapshot, ask *questions) {
+	build, weight := contradicts(s.input.Record, d.Record)
+	switch {
+	case build && !rollsBack(s, d):
+		ask.depth, ask.floor = depthLive, depthWritten
+	case ask.depth >= depthWritten:
+	case weight && (!rollsBack(s, d) || s.input.Guard.Rollback.Lock == decision.LockNone):
 		// Without a lock the rollback of a canary that has no traffic any more would
 		// be told, and begun anew by each pass as long as the cache lags.
-		ask.fresh = true
-		return true
-	}
-	switch {
-	case ask.fresh:
-		return false
+		ask.written()
 	case (d.Doubt || confirms(s.input.Record, d)) && !r.done.is(s):
-		ask.fresh = true
-		return true
-	case ask.lock:
-		return false
-	case d.Move == decision.MoveStable && s.holds(d.Record):
+		ask.written()
+	case ask.depth == depthCached && d.Move == decision.MoveStable && s.holds(d.Record):
 		// Nothing but the cached record says that it is locked, and no write
 		// of it would notice that somebody has lifted the lock meanwhile.
-		ask.lock = true
-		return true
+		ask.depth = depthRecord
 	}
-	return false
 }
 
 // rollsBack says that a decision begins a rollback, which waits for nothing.
@@ -256,7 +268,7 @@ var errAbandoned = errors.New("an alert has come before the API server had answe
 func (r *reconciler) gather(ctx context.Context, g decision.Guard, alerts []decision.Alert, ask questions) (decision.Input, snapshot, error) {
 	from := r.cached
 	switch {
-	case ask.live && r.patient != nil:
+	case ask.depth >= depthLive && r.patient != nil:
 		from = r.live
 		live, done := r.patient(ctx, g.Name)
 		defer done()
@@ -265,10 +277,10 @@ func (r *reconciler) gather(ctx context.Context, g decision.Guard, alerts []deci
 			err = errAbandoned
 		}
 		return in, s, err
-	case ask.live:
+	case ask.depth >= depthLive:
 		from = r.live
-	case ask.fresh, ask.lock:
-		from = freshReader{reader: r.cached, live: r.live, recordOnly: !ask.fresh}
+	case ask.depth > depthCached:
+		from = freshReader{reader: r.cached, live: r.live, recordOnly: ask.depth == depthRecord}
 	}
 	return r.gatherFrom(ctx, from, g, alerts, ask)
 }
@@ -276,7 +288,8 @@ func (r *reconciler) gather(ctx context.Context, g decision.Guard, alerts []deci
 func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Guard, alerts []decision.Alert, ask questions) (decision.Input, snapshot, error) {
 	idle := r.idle != nil && r.idle()
 	s, err := gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
-	if r.stir != nil && (err != nil || ask.live || len(alerts) > 0 || !s.quiet()) {
+	live := ask.depth >= depthLive
+	if r.stir != nil && (err != nil || live || len(alerts) > 0 || !s.quiet()) {
 		if r.stir(); idle && err == nil { // now it reads what a cache lacks from the API server
 			s, err = gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
 		}
@@ -284,10 +297,10 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 	if err != nil {
 		return decision.Input{}, s, err
 	}
-	if (s.input.Owned || len(s.leaving) > 0) && (s.input.Record.Lock == nil || ask.live) { // a rollback pays nothing for it
+	if (s.input.Owned || len(s.leaving) > 0) && (s.input.Record.Lock == nil || live) { // a rollback pays nothing for it
 		s.gatherHeld(ctx, from)
 	}
-	if s.input.Record.Lock == nil || ask.live { // a lock may end in a live look, and a step follow
+	if s.input.Record.Lock == nil || live { // a lock may end in a live look, and a step follow
 		s.gatherForeign(ctx, from)
 	}
 	if r.unguarded != nil {
@@ -299,8 +312,8 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 	s.input.Unrecorded = r.unrecorded.of(g.Name, s.stored)
 	s.input.LeaveAt, _ = r.later.of(g.Name)
 	s.input.Leads = r.leads()
-	s.input.Live = ask.live && s.input.Leads
-	if s.input.Live && ask.forward {
+	s.input.Live = live && s.input.Leads
+	if s.input.Live && ask.depth == depthAsked {
 		beat, err := r.heartbeat(ctx)
 		if err != nil {
 			return decision.Input{}, s, fmt.Errorf("read the heartbeats of all replicas: %w", err)
