@@ -90,7 +90,10 @@ func (m *machine) tell(r *replica, is decision.Record) {
 
 // forget is what the end of a record, or of its status, has guardian forget.
 func (m *machine) forget() {
-	m.must, m.proven, m.listed, m.told = map[int]bool{}, map[int]bool{}, map[string]time.Time{}, map[int]span{}
+	m.must, m.proven, m.listed = map[int]bool{}, map[int]bool{}, map[string]time.Time{}
+	if !slices.ContainsFunc(slices.Collect(maps.Values(m.owed)), func(owed map[int]bool) bool { return len(owed) > 0 }) {
+		m.told = map[int]span{} // a lock that could not be recorded was decided by what the record told
+	}
 	m.recorded.template = 0
 	m.unlocked, m.lifted, m.seen, m.enforced, m.ended = time.Time{}, time.Time{}, time.Time{}, time.Time{}, false
 	for _, w := range []*world{m.w, m.replicas[0].view, m.replicas[1].view} {
@@ -338,7 +341,8 @@ func (m *machine) checkLocked(r *replica, was decision.Record, l decision.Lock) 
 		m.blame(refused...)
 		return
 	case l.By == decision.ByAnnotation:
-		if m.lockOf(m.w.vs) == nil && m.lockOf(r.saw.vs) == nil && !m.meddled && !m.over.Before(l.Since) || m.lifted.After(l.Since) {
+		unwritten := slices.ContainsFunc(refused, func(t int) bool { return m.owed[r.name][t] }) // it was taken up before, and could not be recorded
+		if m.lockOf(m.w.vs) == nil && m.lockOf(r.saw.vs) == nil && !unwritten && !m.meddled && !m.over.Before(l.Since) || m.lifted.After(l.Since) {
 			m.t.Fatalf("invariant 7: the lock of %s was taken up again, and the VirtualService tells of none; lifted last at %s", l.Since, m.over)
 		}
 		m.blame(refused...)
@@ -456,7 +460,7 @@ func (m *machine) checkCompleted(r *replica) {
 	if !m.meddled && (began.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
 		m.t.Fatalf("invariant 1: recorded as completed, and the canary has had all traffic since %s, the build since %s", m.full, m.builtAt())
 	}
-	m.ended = r.saw.present == m.w.present // else it is of the build before
+	m.ended = r.saw.present == m.w.present && r.saw.vs == m.w.vs // else it is of the build, or of the weights, before
 	if t := r.saw.template; r.saw.isReady(t) && !m.blamed[t] {
 		m.proven[t] = true
 	}

@@ -169,6 +169,7 @@ func (m *machine) wire(r *replica) {
 		m.checkMarks(before, after)
 	}
 	r.store.stored = func(old, cm *corev1.ConfigMap) {
+		m.traceRecord(r, m.parse(old), m.parse(cm))
 		m.checkTold(r, old, cm)
 		m.checkLocks(r, m.parse(old), m.parse(cm))
 	}
@@ -267,6 +268,7 @@ func (m *machine) disarmed() bool {
 func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructured, manager string) {
 	was, is := m.trafficOf(before), m.trafficOf(after)
 	moved := was.Weight != is.Weight || was.Lowest != is.Lowest
+	m.traceWrite(r, was, is, after)
 	defer func() {
 		if moved {
 			m.movedAt = m.now
@@ -431,6 +433,7 @@ func (m *machine) pass(r *replica) {
 	sent := maps.Clone(r.pending)
 	was := m.parsed().Lock != nil
 	out, err := r.rec.reconcile(context.Background(), r.guard, slices.Collect(maps.Values(now)))
+	m.tracePass(r, err)
 	if m.parsed().Status.Moving == nil {
 		m.raisedTo = 0
 	}
