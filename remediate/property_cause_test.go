@@ -88,12 +88,11 @@ func (m *machine) tell(r *replica, is decision.Record) {
 	}
 }
 
-// forget is what the end of a record, or of its status, has guardian forget.
+// forget is what the end of a record, or of its status, has guardian forget. What
+// it told of builds that served is not: a cache that lags, and a lock that could not
+// be recorded, know it still.
 func (m *machine) forget() {
 	m.must, m.proven, m.listed = map[int]bool{}, map[int]bool{}, map[string]time.Time{}
-	if !slices.ContainsFunc(slices.Collect(maps.Values(m.owed)), func(owed map[int]bool) bool { return len(owed) > 0 }) {
-		m.told = map[int]span{} // a lock that could not be recorded was decided by what the record told
-	}
 	m.recorded.template = 0
 	m.unlocked, m.lifted, m.seen, m.enforced, m.ended = time.Time{}, time.Time{}, time.Time{}, time.Time{}, false
 	for _, w := range []*world{m.w, m.replicas[0].view, m.replicas[1].view} {
@@ -341,8 +340,7 @@ func (m *machine) checkLocked(r *replica, was decision.Record, l decision.Lock) 
 		m.blame(refused...)
 		return
 	case l.By == decision.ByAnnotation:
-		unwritten := slices.ContainsFunc(refused, func(t int) bool { return m.owed[r.name][t] }) // it was taken up before, and could not be recorded
-		if m.lockOf(m.w.vs) == nil && m.lockOf(r.saw.vs) == nil && !unwritten && !m.meddled && !m.over.Before(l.Since) || m.lifted.After(l.Since) {
+		if m.lockOf(m.w.vs) == nil && m.lockOf(r.saw.vs) == nil && !owed && !m.meddled && !m.over.Before(l.Since) || m.lifted.After(l.Since) {
 			m.t.Fatalf("invariant 7: the lock of %s was taken up again, and the VirtualService tells of none; lifted last at %s", l.Since, m.over)
 		}
 		m.blame(refused...)
