@@ -509,7 +509,7 @@ func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map
 			"from", out.snapshot.input.Traffic.Weight, "build", d.Record.Status.Build)
 	}
 	if out.unmarked != nil {
-		c.o.Logger.Error("a VirtualService does not tell of the lock: the admission policies let canary weights pass, and guardian puts them back", "guard", g.Name, "err", out.unmarked)
+		c.o.Logger.Error("a VirtualService does not show the lock: the admission policies let canary weights pass, and guardian puts them back", "guard", g.Name, "err", out.unmarked)
 	}
 	if out.done && d.Move == decision.MoveForward {
 		c.o.Logger.Info("traffic moved forward", "guard", g.Name, "weight", d.Weight, "build", d.Record.Status.Build)

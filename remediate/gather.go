@@ -188,7 +188,7 @@ func (s *snapshot) side(ctx context.Context, r reader, ref virtualservice.Ref, r
 	case !ok:
 		return side, fmt.Sprintf("host %s is no Service of this cluster: its ready endpoints cannot be counted", side.Host), nil
 	case namespace != g.Namespace:
-		return side, fmt.Sprintf("host %s is in namespace %s: a guard looks after destinations in its own namespace %s only", side.Host, namespace, g.Namespace), nil
+		return side, fmt.Sprintf("host %s is in namespace %s: a guard manages destinations in its own namespace %s only", side.Host, namespace, g.Namespace), nil
 	}
 	side.Service = name
 	svc, err := r.service(ctx, name)

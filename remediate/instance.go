@@ -34,7 +34,7 @@ type OtherGuardianError struct {
 }
 
 func (e *OtherGuardianError) Error() string {
-	return fmt.Sprintf("namespace %s has a guardian already: instance %q (Lease %s), and this one is %q. One guardian looks after one namespace: "+
+	return fmt.Sprintf("namespace %s has a guardian already: instance %q (Lease %s), and this one is %q. One guardian manages one namespace: "+
 		"put all guards into the configuration of one of them, and remove the other; replicas of one guardian need the same instance",
 		e.Namespace, e.Other, e.Lease, e.Instance)
 }

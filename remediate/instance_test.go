@@ -78,7 +78,7 @@ func TestOneGuardianLooksAfterOneNamespace(t *testing.T) {
 		if b.refused.Load() == nil || n.has("b-1") {
 			t.Errorf("refused: %v, its Lease is there: %v", b.refused.Load(), n.has("b-1"))
 		}
-		for _, part := range []string{`namespace microservices has a guardian already: instance "a" (Lease guardian-a-1), and this one is "b"`, "One guardian looks after one namespace"} {
+		for _, part := range []string{`namespace microservices has a guardian already: instance "a" (Lease guardian-a-1), and this one is "b"`, "One guardian manages one namespace"} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%v does not say: %s", err, part)
 			}

@@ -145,7 +145,7 @@ func (c *Controller) markOrphan(ctx context.Context, guard string) error {
 	if _, err := c.r.store.writeRecord(ctx, guard, cm, records.Orphaned(r, guard, c.o.Now().UTC())); err != nil {
 		return err
 	}
-	c.o.Logger.Warn("a guard that has a record is not in the configuration: nobody looks after it", "guard", guard, "locked", r.Lock != nil)
+	c.o.Logger.Warn("a guard that has a record is not in the configuration: it is no longer managed", "guard", guard, "locked", r.Lock != nil)
 	return nil
 }
 

@@ -43,7 +43,7 @@ type setup struct {
 	series []string
 	beat   time.Time // newest heartbeat through Alertmanager; zero: none
 	args   []string
-	dead   bool   // no guardian lives
+	dead   bool   // no replica is running
 	user   string // who runs check
 }
 

@@ -194,7 +194,7 @@ spec:
 		s.configs()
 		s.create(alertmanagers, "default", `{apiVersion: monitoring.coreos.com/v1, kind: Alertmanager, metadata: {name: main}, spec: {alertmanagerConfigSelector: {}, alertmanagerConfigNamespaceSelector: {}, alertmanagerConfigMatcherStrategy: {type: None}}}`)
 	}},
-	{"no guardian lives", exitFailed, func(s *setup) {
+	{"no replica is running", exitFailed, func(s *setup) {
 		s.dead = true
 		s.must(s.kube.CoordinationV1().Leases(s.namespace).Delete(s.t.Context(), records.ReplicaLease("a"), metav1.DeleteOptions{}))
 	}},

@@ -443,14 +443,14 @@ func TestGate(t *testing.T) {
 			}, code: exitFailed, says: "had traffic and was taken back to 0%: canary gets no traffic", took: 20 * time.Second},
 		"a guard that is not configured any more cannot be told": {
 			record: decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Requests: 50, Orphaned: time.Unix(0, 0)}},
-			code:   exitUnknown, says: "guard orders-service is not in guardian's configuration (seen at 1970-01-01T00:00:00Z): nobody looks after it"},
-		"a guardian that has heard no heartbeat cannot tell": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has heard no heartbeat since it started", took: gateDeaf},
+			code:   exitUnknown, says: "guard orders-service is not in guardian's configuration (seen at 1970-01-01T00:00:00Z): it is no longer managed"},
+		"a guardian that has received no heartbeat cannot tell": {
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has received no heartbeat since it started", took: gateDeaf},
 		"a guardian whose last heartbeat is old cannot tell": {
 			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "3m0s") }, code: exitUnknown, says: "old, heartbeat.maxAge is 3m0s", took: gateDeaf},
 		"a heartbeat of before the traffic proves nothing of it": {
 			record: shifting(10, 50), setUp: func(b *bench) { b.hears(170*time.Second, "3m0s") }, code: exitUnknown,
-			says: "it has heard no heartbeat since the traffic began", took: gateDeaf},
+			says: "it has received no heartbeat since the traffic began", took: gateDeaf},
 		"how old it may be is what guardian says": {
 			record: decision.Record{Status: decision.Status{State: decision.StateIdle}}, args: []string{"--for", "2m"}, setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") },
 			code: exitUnknown, says: "no traffic for 2m0s", took: 2 * time.Minute},
@@ -504,9 +504,9 @@ func TestGateCannotTellWithoutALiveGuardian(t *testing.T) {
 		code   int
 		says   string
 	}{
-		"no Lease at all":           {nil, exitUnknown, "no guardian has a Lease there"},
-		"a Lease of long ago":       {[]runtime.Object{lease("a", time.Unix(0, 0))}, exitUnknown, "no guardian has renewed its Lease for"},
-		"a Lease of another kind":   {[]runtime.Object{func() runtime.Object { l := lease("a", time.Now()); l.Labels = nil; return l }()}, exitUnknown, "no guardian has a Lease there"},
+		"no Lease at all":           {nil, exitUnknown, "no replica has a Lease there"},
+		"a Lease of long ago":       {[]runtime.Object{lease("a", time.Unix(0, 0))}, exitUnknown, "no replica has renewed its Lease for"},
+		"a Lease of another kind":   {[]runtime.Object{func() runtime.Object { l := lease("a", time.Now()); l.Labels = nil; return l }()}, exitUnknown, "no replica has a Lease there"},
 		"one of two that is living": {[]runtime.Object{lease("b", time.Unix(0, 0))}, exitOK, "healthy"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -532,7 +532,7 @@ func TestAGuardianThatDiesDuringAGateIsNoticed(t *testing.T) {
 				b := newBench(t, record(shifting(10, 5)), lease("a", time.Now())) // which nobody renews
 				began := time.Now()
 				code, text := b.run("gate", testGuard, "--for", length)
-				want(t, code, text, exitUnknown, "no guardian has renewed its Lease for")
+				want(t, code, text, exitUnknown, "no replica has renewed its Lease for")
 				if took := time.Since(began); took > 65*time.Second {
 					t.Errorf("took %s, want it told within a minute", took)
 				}
@@ -1019,7 +1019,7 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 			"guard orders-service is not in guardian's configuration", "waits in its record", "annotation canary-guardian.io/lock.orders-service of VirtualService orders-mesh", "No traffic has moved", "Left as the rollback re-pointed it: VirtualService orders-mesh, /spec/http/0/mirror"}},
 		"there is no lock to lift": {orphan(shifting(30, 1)), "unlock orders-service --reason gone", exitFailed, []string{"unlock refused: not locked"}},
 		"it cannot be rolled back, but by hand": {orphan(shifting(30, 1)), "rollback orders-service --reason r", exitUnknown, []string{
-			"nobody looks after it",
+			"it is no longer managed",
 			"kubectl patch virtualservice -n shop orders-gateway --type=json -p \"$(kubectl get virtualservice -n shop orders-gateway -o yaml | guardian plan -f - --stable host:orders-v1 --canary host:orders-v2 -o patch)\"",
 			"kubectl get virtualservice -n shop orders-mesh -o yaml"}},
 		"its status is the last that was written": {orphan(shifting(30, 1)), "status orders-service", exitUnknown, []string{"shown is what was last written", "kubectl delete configmap -n shop guardian-orders-service"}},
@@ -1056,7 +1056,7 @@ func TestARequestIsNotWrittenWithoutALiveGuardian(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, record(shifting(30, 1)))
 		code, text := b.run("unlock", testGuard, "--reason", "r")
-		want(t, code, text, exitUnknown, "no live guardian in namespace shop")
+		want(t, code, text, exitUnknown, "no replica of guardian is running in namespace shop")
 		for _, a := range b.kube.Actions() {
 			if a.GetVerb() == "patch" {
 				t.Errorf("wrote %v", a)
@@ -1225,7 +1225,7 @@ func TestStatusWatchSaysWhatStandsInTheWay(t *testing.T) {
 			t.Errorf("one record that cannot be read hides the others: %s", b.out.String())
 		}
 		warned := b.err.String()
-		if strings.Count(warned, "key lock") != 2 || strings.Count(warned, "no live guardian in namespace shop") != 1 {
+		if strings.Count(warned, "key lock") != 2 || strings.Count(warned, "no replica of guardian is running in namespace shop") != 1 {
 			t.Errorf("warned of:\n%s", warned)
 		}
 	})

@@ -119,7 +119,7 @@ func (c *cluster) wantAlive(ctx context.Context, p *records.Liveness) error {
 	case err != nil:
 		return &exitError{exitUnknown, fmt.Errorf("could not tell: %w", err)}
 	case why != "":
-		return couldNotTell("no live guardian in namespace %s: %s", c.namespace, why)
+		return couldNotTell("no replica of guardian is running in namespace %s: %s", c.namespace, why)
 	}
 	return nil
 }

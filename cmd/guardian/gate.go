@@ -210,7 +210,7 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 	case r == nil:
 		return unknown("its record has gone")
 	case now.Sub(w.livedAt) > gateBlind:
-		return unknown("%s", cmp.Or(w.dead, "no guardian has been seen to live for "+gateBlind.String()))
+		return unknown("%s", cmp.Or(w.dead, "no replica has been seen to run for "+gateBlind.String()))
 	case !r.Status.Orphaned.IsZero():
 		return unknown("%s", records.OrphanText(w.guard, r.Status.Orphaned))
 	case r.Status.Disarmed != nil:
@@ -321,13 +321,13 @@ func (w *gateWatch) prove(s decision.Status, now time.Time) (*gateAnswer, time.D
 func (w *gateWatch) unproven(s decision.Status, now time.Time) string {
 	switch {
 	case now.Sub(w.livedAt) > gateSure:
-		return cmp.Or(w.dead, "no guardian has been seen to live for "+now.Sub(w.livedAt).Round(time.Second).String())
+		return cmp.Or(w.dead, "no replica has been seen to run for "+now.Sub(w.livedAt).Round(time.Second).String())
 	case w.renewed.Before(w.traffic):
-		return "no guardian has renewed its Lease since the traffic began"
+		return "no replica has renewed its Lease since the traffic began"
 	case w.blind != "":
 		return w.blind
 	case w.heard.Before(w.traffic):
-		return "alerts may not reach guardian: it has heard no heartbeat since the traffic began"
+		return "alerts may not reach guardian: it has received no heartbeat since the traffic began"
 	case w.options.minRequests == 0 && s.Unwatched == decision.NoRequestsYet:
 		return "" // nobody has asked for any
 	}

@@ -43,7 +43,7 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 	return a.tellGates(results, o)
 }
 
-// underWay names the guards of the namespace but for those that nobody looks after,
+// underWay names the guards of the namespace but for those that are no longer managed,
 // and, where traffic is asked about, those that no release is under way of.
 func (c *cluster) underWay(ctx context.Context, progress *gateProgress, o gateOptions) ([]string, error) {
 	named, err := c.records().List(ctx, c.namespace)

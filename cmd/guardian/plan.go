@@ -30,7 +30,7 @@ Exit codes: 0 printed, unchanged when it is so already; 1 the file is invalid, o
 nothing in it can be rewritten safely: the message says why.`,
 		Example: `  # what a rollback would write
   guardian plan -f vs-90-10.yaml --stable v1 --canary v2
-  # roll back by hand while no guardian lives
+  # roll back by hand while no replica is running
   kubectl patch virtualservice orders-service --type=json \
     -p "$(kubectl get virtualservice orders-service -o yaml | guardian plan -f - --stable v1 --canary v2 -o patch)"`,
 		Args: cobra.NoArgs,

@@ -337,7 +337,7 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 	s.log.Info("guardian starts", "version", version, "revision", revision, "namespace", s.config.Namespace,
 		"guards", len(s.config.Guards), "alerts", s.server.AlertsAddr().String(), "metrics", s.server.MetricsAddr().String())
 	watcher := &config.Watcher{Path: file, Seen: content, Apply: s.reload, Report: func(err error) {
-		s.log.Error("configuration not taken over, the one before stays in force", "err", err)
+		s.log.Error("invalid configuration ignored, keeping the previous one", "err", err)
 	}}
 	var g run.Group
 	add := func(f func(context.Context) error) {
@@ -366,7 +366,7 @@ func (s *service) reload(c config.Config) {
 		s.log.Warn("changed keys need a restart", "keys", keys)
 	}
 	if c.Namespace != s.config.Namespace {
-		s.log.Error("configuration not taken over: namespace cannot change while guardian runs", "was", s.config.Namespace, "is", c.Namespace)
+		s.log.Error("configuration ignored: namespace cannot change while guardian runs", "was", s.config.Namespace, "is", c.Namespace)
 		return
 	}
 	// What is known to fire was sorted out by the labels as they were.
@@ -377,7 +377,7 @@ func (s *service) reload(c config.Config) {
 		return
 	}
 	if err := s.setGuards(c); err != nil {
-		s.log.Error("configuration not taken over, the one before stays in force", "err", err)
+		s.log.Error("invalid configuration ignored, keeping the previous one", "err", err)
 		return
 	}
 	if gone := config.RemovedGuards(s.config, c); len(gone) > 0 {

@@ -196,7 +196,7 @@ func TestALockOfARemovedGuardIsLiftedByThePersonsOwnCommand(t *testing.T) {
 		t.Error("the log does not name the guard that was removed")
 	}
 	code, text = call("gate", orders.Name, "--wait-unlocked")
-	want(t, code, text, exitUnknown, "nobody looks after it")
+	want(t, code, text, exitUnknown, "it is no longer managed")
 	code, text = call("unlock", orders.Name, "--reason", "the service is gone")
 	want(t, code, text, exitOK, "Taken off by this command: annotation "+decision.AnnotationLock+orders.Name)
 	rec, err := r.record(t.Context(), orders.Name)

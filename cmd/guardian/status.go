@@ -36,8 +36,8 @@ func newStatusCommand(a *app) *cobra.Command {
 		Short: "Show guards: weights, state, build, lock, alerts, next step",
 		Long: `Show every guard of the namespace, or one with its recent history.
 
-Exit codes: 0 shown; 1 an error, or no such guard; 2 could not tell: no guardian
-lives, or (with NAME) the guard is not in its configuration, and what is shown is
+Exit codes: 0 shown; 1 an error, or no such guard; 2 could not tell: no replica
+is running, or (with NAME) the guard is not in its configuration, and what is shown is
 what was last written.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
@@ -112,7 +112,7 @@ func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOpti
 	return a.statusOrphans(named, guard)
 }
 
-// statusOrphans says which guards nobody looks after. Asked for one of them, the
+// statusOrphans says which guards are no longer managed. Asked for one of them, the
 // answer is not what it is but what it was.
 func (a *app) statusOrphans(named []records.Named, guard string) error {
 	for _, r := range named {
@@ -155,10 +155,10 @@ func (c *cluster) statusPulse(ctx context.Context, named []records.Named, all bo
 		var p records.Liveness
 		why, err := in.records().FindReplica(ctx, &p)
 		if err != nil {
-			return warnings, &exitError{exitUnknown, fmt.Errorf("could not tell whether a guardian lives: %w", err)}
+			return warnings, &exitError{exitUnknown, fmt.Errorf("could not tell whether guardian is running: %w", err)}
 		}
 		if why != "" {
-			return warnings, couldNotTell("no live guardian in namespace %s: %s; shown is what was last written", namespace, why)
+			return warnings, couldNotTell("no replica of guardian is running in namespace %s: %s; shown is what was last written", namespace, why)
 		}
 		if text := p.Unverified(); text != "" {
 			warnings = append(warnings, "namespace "+namespace+": "+text)

@@ -24,7 +24,7 @@ func HandedOver(r decision.Record, heir string, now time.Time) decision.Record {
 	return r
 }
 
-// Orphaned is the record of a guard that nobody looks after from now on.
+// Orphaned is the record of a guard that is not managed from now on.
 func Orphaned(r decision.Record, guard string, now time.Time) decision.Record {
 	r = r.Clone()
 	s := &r.Status
@@ -42,7 +42,7 @@ func Orphaned(r decision.Record, guard string, now time.Time) decision.Record {
 	return r
 }
 
-// OrphanText says of a guard that nobody looks after it.
+// OrphanText says of a guard that it is no longer managed.
 func OrphanText(guard string, since time.Time) string {
-	return fmt.Sprintf("guard %s is not in guardian's configuration (seen at %s): nobody looks after it", guard, decision.Stamp(since))
+	return fmt.Sprintf("guard %s is not in guardian's configuration (seen at %s): it is no longer managed", guard, decision.Stamp(since))
 }

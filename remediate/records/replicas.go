@@ -44,7 +44,7 @@ type Liveness struct {
 func (p *Liveness) Unverified() string {
 	switch most := cmp.Or(p.Heartbeat.MaxAge, beatMaxAge); {
 	case !p.Heartbeat.Heard:
-		return "alerts may not reach guardian: it has heard no heartbeat since it started"
+		return "alerts may not reach guardian: it has received no heartbeat since it started"
 	case p.Heartbeat.Age > most:
 		return fmt.Sprintf("alerts may not reach guardian: the newest heartbeat is %s old, heartbeat.maxAge is %s", p.Heartbeat.Age.Round(time.Second), most)
 	}
@@ -75,7 +75,7 @@ func (p *Liveness) Observe(leases []coordinationv1.Lease, now time.Time) (why st
 	}
 	p.observed = now
 	if newest == nil {
-		return "no guardian has a Lease there", false
+		return "no replica has a Lease there", false
 	}
 	age := now.Sub(newest.Spec.RenewTime.Time)
 	if age.Abs() <= leaseFresh || (!p.moved.IsZero() && now.Sub(p.moved) <= leaseFresh) {
@@ -84,7 +84,7 @@ func (p *Liveness) Observe(leases []coordinationv1.Lease, now time.Time) (why st
 	if age < 0 {
 		return fmt.Sprintf("the newest Lease, %s, is %s ahead of this machine's clock", newest.Name, (-age).Round(time.Second)), -age < leaseSkew
 	}
-	return fmt.Sprintf("no guardian has renewed its Lease for %s (newest: %s)", age.Round(time.Second), newest.Name), age < leaseSkew
+	return fmt.Sprintf("no replica has renewed its Lease for %s (newest: %s)", age.Round(time.Second), newest.Name), age < leaseSkew
 }
 
 // renewal takes down a renewal that has happened since the last observation, and the

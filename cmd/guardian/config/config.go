@@ -34,7 +34,7 @@ type Config struct {
 	// nothing else sends to the same Alertmanager.
 	Own map[string]string `yaml:"own"`
 	// Mode is that of guards which have none of their own: enforce (default), or
-	// observe, by which all is decided, recorded and told, and no VirtualService is
+	// observe, by which all is decided, recorded and reported, and no VirtualService is
 	// written.
 	Mode string `yaml:"mode"`
 
@@ -50,7 +50,7 @@ type Config struct {
 	Disarm        Disarm        `yaml:"disarm"`
 	Rules         Rules         `yaml:"rules"`
 	Builds        Builds        `yaml:"builds"`
-	// Guards is what guardian looks after. A file without this key is refused; to
+	// Guards is what guardian manages. A file without this key is refused; to
 	// have none, say guards: [].
 	Guards []Guard `yaml:"guards"`
 }

@@ -12,7 +12,7 @@ const (
 	byRules = `namespace="$namespace",guardian_guard="$guard"`
 )
 
-// guardDashboard is what somebody opens who is paged for one guard.
+// guardDashboard is for whoever is paged for one guard.
 func guardDashboard() (dashboard.Dashboard, error) {
 	p := page{
 		uid: "guardian-guard", title: "guardian / guard",
@@ -32,13 +32,13 @@ func guardDashboard() (dashboard.Dashboard, error) {
 	l.row("Traffic and decisions")
 	l.line(8, weightsTile(), tile{
 		title: "State", width: 12, builder: timeline("in it"),
-		description: "The states the guard was in. rolled-back and blocked are the two that need somebody: the first to find the fault, the second to act, " +
+		description: "The states the guard was in. rolled-back and blocked are the two that need attention: the first to find the fault, the second to act, " +
 			"because guardian could not. guardian status says why.",
 		queries: []query{{expr: `max by (state) (guardian_state{` + ofGuard + `} == 1)`, legend: "{{state}}"}},
 	})
 	l.line(5, tile{
 		title: "Alerts", width: gridWidth, builder: timeline("fires"),
-		description: "Alerts of this guard while they fire. With action rollback the canary goes to 0, with hold it stays where it is, with none somebody is told.",
+		description: "Alerts of this guard while they fire. With action rollback the canary goes to 0, with hold it stays where it is, with none it only notifies.",
 		queries: []query{{
 			expr:   `max by (alertname, guardian_action) (ALERTS{alertstate="firing",` + byRules + `})`,
 			legend: "{{alertname}} ({{guardian_action}})",
@@ -73,10 +73,10 @@ func guardMarks() []mark {
 		{name: "Would have rolled back", color: orange, expr: counted("guardian_would_rollbacks_total", ofGuard, "guard, signal"),
 			title: "Would have rolled back", text: "signal {{signal}}, mode observe", tags: "signal"},
 		{name: "Put back", color: "dark-red", expr: counted("guardian_reasserts_total", ofGuard, "guard"), title: "Traffic put back to stable",
-			text: "somebody gave the locked canary traffic again"},
+			text: "CI or a person gave the locked canary traffic again"},
 		{name: "Step", color: green, expr: counted("guardian_promotion_events_total", ofGuard, "guard, kind"), title: "Promotion", text: "{{kind}}", tags: "kind"},
 		{name: "Weights changed", color: blue, expr: "max by (guard) (guardian_weight_changed_timestamp_seconds{" + ofGuard + "}) * 1000",
-			title: "Weights changed", text: "by anybody: CI, a person or guardian", byValue: true},
+			title: "Weights changed", text: "by CI, a person or guardian", byValue: true},
 		{name: "State", color: purple, title: "{{state}}", text: "the guard came into this state", tags: "state",
 			expr: `max by (guard, state) (guardian_state{state=~"` + worth + `",` + ofGuard + `}) == 1 unless max by (guard, state) (guardian_state{` + ofGuard + `} offset 2m) == 1`},
 		{name: "Alert", color: yellow, off: true, title: "{{alertname}}", text: "{{guardian_action}}", tags: "guardian_signal",
@@ -97,7 +97,7 @@ func guardNumbers() []tile {
 			description: "Alerts of this guard that roll back or hold, now.",
 			queries:     []query{{expr: `count(ALERTS{alertstate="firing",guardian_action=~"rollback|hold",` + byRules + `}) or vector(0)`, legend: "alerts", instant: true}}},
 		{title: "Weights last changed", width: 4, builder: number("dateTimeFromNow"),
-			description: "When anybody last changed the weights: CI, a person or guardian.",
+			description: "When the weights last changed, by CI, a person or guardian.",
 			queries:     []query{{expr: `max(guardian_weight_changed_timestamp_seconds{` + ofGuard + `}) * 1000`, legend: "changed", instant: true}}},
 		{title: "Alert to rollback", width: 6, builder: number("s").TextMode(common.BigValueTextModeValueAndName).Decimals(2),
 			description: "Time from an alert's arrival at guardian to the confirmed write of the VirtualService, over all rollbacks since guardian started: " +
@@ -153,7 +153,7 @@ func quantileTile() tile {
 	return tile{
 		title: "Latency at the guard's quantile (p95 by default)", width: 12, builder: lines("s"),
 		description: "How long the guard's quantile of requests takes, from Istio's histogram, by who reports. Between two buckets it is an estimate. Empty where the guard has no latency signal, " +
-			"or its versions are told apart by host instead of by Deployment.",
+			"or its versions are distinguished by host instead of by Deployment.",
 		queries: []query{
 			{expr: `histogram_quantile(scalar(1 - max(guardian:requests_slow:limit{` + byRules + `})), sum by (guardian_side, reporter, le) (` +
 				`sum by (destination_workload, destination_workload_namespace, reporter, le) (rate(` + buckets + `[$__rate_interval]))` +
@@ -200,7 +200,7 @@ func doneTile() tile {
 	}
 	return tile{
 		title: "Rollbacks, put back, failures", width: 12, builder: bars(),
-		description: "What guardian wrote: rollbacks by the signal that asked for them, traffic taken from a locked canary again after somebody gave it some, and reconciles that could not do what was " +
+		description: "What guardian wrote: rollbacks by the signal that asked for them, traffic taken from a locked canary again, and reconciles that could not do what was " +
 			"decided. Failures that go on fire GuardianReconcileFailing.",
 		queries: []query{
 			{expr: grew("guardian_rollbacks_total", "signal"), legend: "rollback: {{signal}}"},

@@ -21,7 +21,7 @@ func byGuard(expr string) string {
 func namespaceDashboard() (dashboard.Dashboard, error) {
 	p := page{
 		uid: "guardian-namespace", title: "guardian / namespace",
-		description: "All guards of a namespace: where each stands, and what needs somebody.",
+		description: "All guards of a namespace: where each stands, and what needs attention.",
 		variables:   []cog.Builder[dashboard.VariableModel]{namespaceVariable(), filterVariable()},
 		marks: []mark{{name: "Rollback", color: red, title: "Rolled back", text: "{{guard}}, signal {{signal}}", tags: "guard,signal",
 			expr: counted("guardian_rollbacks_total", ofAll, "guard, signal")}},
@@ -90,7 +90,7 @@ func namespaceNumbers() []tile {
 		{title: "Rolled back", width: 4, builder: number("none").Thresholds(bad), description: "Guards whose canary is locked at 0 until a new build is ready or a person unlocks it.",
 			queries: []query{{expr: in("rolled-back"), legend: "rolled back", instant: true}}},
 		{title: "Blocked", width: 4, builder: number("none").Thresholds(bad),
-			description: "Guards whose rollback is wanted and cannot be done safely: the bad canary still has traffic. Somebody has to act.",
+			description: "Guards whose rollback is wanted and cannot be done safely: the bad canary still has traffic. An operator has to act.",
 			queries:     []query{{expr: in("blocked"), legend: "blocked", instant: true}}},
 		{title: "Brake off", width: 4, builder: number("none").Thresholds(bad), description: "Guards that a person has disarmed.",
 			queries: []query{{expr: in("disarmed"), legend: "disarmed", instant: true}}},

@@ -71,7 +71,7 @@ func selfNumbers() []tile {
 		{title: "Replicas", width: 4, builder: number("none").Thresholds(few), description: "Replicas that Prometheus scrapes. Each rolls back on its own.",
 			queries: []query{{expr: `count(guardian_leader{` + ofAll + `})`, legend: "replicas", instant: true}}},
 		{title: "Promotion leader", width: 4, builder: number("none").Thresholds(few),
-			description: "Replicas that hold the Lease for going forward: 1. Without one nothing is promoted and no lock is lifted; rollbacks go on.",
+			description: "Replicas that hold the promotion Lease: 1. Without one nothing is promoted and no lock is lifted; rollbacks go on.",
 			queries:     []query{{expr: `sum(guardian_leader{` + ofAll + `})`, legend: "leaders", instant: true}}},
 		{title: "Oldest heartbeat", width: 4, builder: number("s").Thresholds(steps(step{color: green}, step{yellow, 120}, step{red, 180})),
 			description: "Age of the newest heartbeat, of the path that has the oldest one. Beyond heartbeat.maxAge (3 minutes by default) guardian moves nothing forward, and rollback alerts are probably lost too.",

@@ -12,7 +12,7 @@ guardian gate orders-service $in --wait-unlocked --timeout 10m
 
 trap 'code=$?; [ $code -eq 0 ] || ci/shift.sh 0; exit $code' EXIT
 trap 'exit 130' INT
-trap 'exit 143' TERM # somebody has aborted the job
+trap 'exit 143' TERM # the job was aborted
 for share in 10 30 50 100; do
 	ci/shift.sh $share
 	guardian gate orders-service $in --for "${GATE_FOR:-60s}"
