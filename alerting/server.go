@@ -64,7 +64,7 @@ const (
 // ServerOptions says where a [Server] listens and whom it talks to. Sink,
 // Guards, Gatherer, MetricSet and Logger are needed, and one way to
 // authenticate: TokenFile, a web configuration with basic_auth_users or required
-// client certificates, or the wish to have none.
+// client certificates, or the request to have none.
 type ServerOptions struct {
 	AlertsAddress, MetricsAddress string // host:port; port 0 takes a free one
 

@@ -198,7 +198,7 @@ func TestAnAlertThatOnlyTheOtherReplicaHasHeardStopsSteps(t *testing.T) {
 	r.must(b.fire(app.Name, hold))
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
 	rec := r.waitsFor(app.Name, decision.WaitAlert)
-	if rec.Status.Waiting != "waiting: alert StableErrors fires" || rec.Status.NextStep != 10 || !slices.Equal(rec.Status.Ladder, []int{10, 50, 100}) {
+	if rec.Status.Waiting != "waiting: alert StableErrors fires" || rec.Status.NextStep != 10 || !slices.Equal(rec.Status.Steps, []int{10, 50, 100}) {
 		t.Errorf("status %+v", rec.Status)
 	}
 	r.request(app.Name, decision.RequestPromote)

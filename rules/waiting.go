@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// waitingFor forgives an image registry that fails for seconds, and a Secret
+// waitingFor tolerates an image registry that fails for seconds, and a Secret
 // that is made after the Deployment that needs it.
 const waitingFor = 30 * time.Second
 

@@ -1098,7 +1098,7 @@ func TestStatus(t *testing.T) {
 			{At: now.Add(-90 * time.Second), Event: "rolled-back", By: "alert", From: 30, To: 0, Reason: "5% of requests failed"},
 		}
 		climbing := record(decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Since: now.Add(-time.Hour), Build: "0123456789abcdef",
-			Mode: decision.PromotionAuto, Ladder: []int{10, 30, 50, 100}, Requests: 37,
+			Mode: decision.PromotionAuto, Steps: []int{10, 30, 50, 100}, Requests: 37,
 			NextStep: 30, NextAt: now.Add(4 * time.Minute), Waiting: "waiting: until 2000-01-01T00:04:00Z", WaitingFor: decision.WaitInterval, Alerts: []string{"A", "B"}}})
 		climbing.Name, climbing.Labels = records.Name("payments"), map[string]string{records.LabelGuard: "payments"}
 		other := record(decision.Record{})
@@ -1153,7 +1153,7 @@ func TestTheTableOfGuardsFitsA80ColumnTerminal(t *testing.T) {
 func TestStatusShowsTheLadder(t *testing.T) {
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 	climbing := func(weight int, next int, at time.Time, reason decision.Wait, why string) decision.Status {
-		return decision.Status{Mode: decision.PromotionAuto, Ladder: []int{10, 30, 50, 100}, Weight: weight, NextStep: next, NextAt: at, WaitingFor: reason, Waiting: why}
+		return decision.Status{Mode: decision.PromotionAuto, Steps: []int{10, 30, 50, 100}, Weight: weight, NextStep: next, NextAt: at, WaitingFor: reason, Waiting: why}
 	}
 	due, since := now.Add(200*time.Second), now.Add(-time.Minute)
 	for name, c := range map[string]struct {

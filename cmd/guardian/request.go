@@ -323,7 +323,7 @@ func rollsBack(q decision.Request, r decision.Record) bool {
 		(r.Status.State == decision.StateRolledBack || r.Status.State == decision.StateBlocked)
 }
 
-// withdrawn takes a wish back that must not be carried out when nobody expects
+// withdrawn takes a request back that must not be carried out when nobody expects
 // it any more, and says so. ctx may be over already, by ctrl-C.
 func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q decision.Request, before *decision.Record, what string, why error) error {
 	cleanup, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -404,7 +404,7 @@ func (a *app) leftOfLock(ctx context.Context, c *cluster, guard string, r decisi
 	return len(off) > 0, err
 }
 
-// notYet is the answer when guardian has taken a wish and time is up.
+// notYet is the answer when guardian has taken a request and time is up.
 func notYet(guard string, q decision.Request, r decision.Record, timeout time.Duration) error {
 	s := r.Status
 	switch {

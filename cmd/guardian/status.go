@@ -292,16 +292,16 @@ func waitsFor(s decision.Status) string { return strings.TrimPrefix(s.Waiting, "
 // ladder is all steps with the place where the canary stands in brackets: the
 // lowest of its routes, which is the one that the next step is looked for from.
 func ladder(s decision.Status) string {
-	if len(s.Ladder) == 0 {
+	if len(s.Steps) == 0 {
 		return ""
 	}
 	at := s.Weight - s.Spread
-	rungs := slices.Clone(s.Ladder)
-	if i, found := slices.BinarySearch(rungs, at); !found {
-		rungs = slices.Insert(rungs, i, at)
+	steps := slices.Clone(s.Steps)
+	if i, found := slices.BinarySearch(steps, at); !found {
+		steps = slices.Insert(steps, i, at)
 	}
 	var out []string
-	for _, r := range rungs {
+	for _, r := range steps {
 		text := fmt.Sprintf("%d%%", r)
 		if r == at {
 			text = "[" + text + "]"

@@ -10,7 +10,7 @@ import (
 // build and those that hold.
 func (d *decider) sortAlerts() {
 	s, since := &d.rec.Status, d.since()
-	ripe := since.Add(d.in.Guard.AlertWindow)
+	graceEnd := since.Add(d.in.Guard.AlertWindow)
 	alerts := slices.Clone(d.in.Alerts)
 	for i := range alerts { // a record has to stay small enough to be written
 		a := &alerts[i]
@@ -24,12 +24,12 @@ func (d *decider) sortAlerts() {
 		case a.Action == ActionRollback && d.past(a):
 			d.holds = append(d.holds, a)
 			d.noteAlert(a, "it began before "+Stamp(s.EnforcedAt)+", when the guard came to enforce: it holds, and rolls back no build of that time")
-		case a.Action == ActionRollback && (!d.began(a).Before(since) || !d.now.Before(ripe)):
+		case a.Action == ActionRollback && (!d.began(a).Before(since) || !d.now.Before(graceEnd)):
 			d.rollback = append(d.rollback, a)
 		case a.Action == ActionRollback:
 			d.holds = append(d.holds, a)
-			d.ripe = ripe
-			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and "+d.would("rolls back", "would roll back")+" if it still fires at "+Stamp(ripe))
+			d.graceEnd = graceEnd
+			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and "+d.would("rolls back", "would roll back")+" if it still fires at "+Stamp(graceEnd))
 		case a.Action == ActionHold:
 			d.holds = append(d.holds, a)
 			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
@@ -76,7 +76,7 @@ func (d *decider) share(alerts []Alert) {
 		if !knows(f.Episode) { // without a fingerprint: heard by another
 			d.holds = append(d.holds, Alert{Name: f.Name, Action: f.Action, StartsAt: f.Began, Summary: f.Summary})
 			if d.in.Leads {
-				d.wake(f.Seen.Add(ListingKnows))
+				d.requeueAt(f.Seen.Add(ListingKnows))
 			}
 		}
 		if !slices.Contains(s.Alerts, f.Name) {

@@ -91,7 +91,7 @@ func (d *decider) tellLock() {
 	switch {
 	case d.state == StateBlocked:
 		what = lockBlocked(g, l, d.text)
-	case !d.exposed(), d.reason == ReasonReassert:
+	case !d.hasCanaryTraffic(), d.reason == ReasonReassert:
 		what = done
 	case d.move == MoveStable:
 		what = fmt.Sprintf("guardian is rolling %s back to %s since %s", g.Name, g.Stable, Stamp(l.Since))

@@ -33,7 +33,7 @@ const (
 func Decide(in Input, now time.Time) Decision {
 	d := decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.Clone(), reason: ReasonNothing}
 	d.in.Canary = in.Canary.as(in.Record.Status.Revisions, in.Record.Status.Build)
-	d.setRight()
+	d.clampFutureTimes()
 	if d.readMode(); d.behind() {
 		d.hearOnly()
 	} else {
@@ -80,7 +80,7 @@ type decider struct {
 
 	rollback []Alert // count against the present build
 	holds    []Alert // hold, and rollback alerts of an earlier build
-	ripe     time.Time
+	graceEnd time.Time
 
 	state       State
 	text        string // reason in words, for status and annotations
@@ -94,16 +94,16 @@ type decider struct {
 	leave       bool
 	requeue     time.Duration
 	asked       *Request // rollback or promote, still to be done
-	climbed     bool     // the ladder has been looked at
+	advanced    bool     // the steps have been considered
 	then        []HistoryEntry
 	marks       Marks
 	signal      string
 	doubt       bool
 }
 
-// exposed says whether the canary gets, or for all that can be read might
+// hasCanaryTraffic says whether the canary gets, or for all that can be read might
 // get, traffic that a rollback would take away.
-func (d *decider) exposed() bool { return !d.in.Traffic.Clean() || d.in.Unsafe != "" }
+func (d *decider) hasCanaryTraffic() bool { return !d.in.Traffic.Clean() || d.in.Unsafe != "" }
 
 // observe brings the record's view of build and weights up to date.
 func (d *decider) observe() {
@@ -164,10 +164,10 @@ func (d *decider) isFirst() bool {
 	return !seen.IsZero() && (after(c.First) || after(c.Since))
 }
 
-// setRight has what lies in the future, by the clock of a replica that was
+// clampFutureTimes has what lies in the future, by the clock of a replica that was
 // ahead, be now: all alerts would have begun before such a build or unlock, and
 // none be over.
-func (d *decider) setRight() {
+func (d *decider) clampFutureTimes() {
 	s := &d.rec.Status
 	times := []*time.Time{&s.BuildSince, &s.UnlockedAt, &s.EnforcedAt}
 	for i := range s.Firing {
@@ -297,8 +297,8 @@ func (d *decider) refuse(builds ...string) {
 	}
 }
 
-// forgive takes builds off the refused list.
-func (d *decider) forgive(builds ...string) {
+// allowBuild takes builds off the refused list.
+func (d *decider) allowBuild(builds ...string) {
 	d.rec.Refused = slices.DeleteFunc(d.rec.Refused, func(b string) bool { return slices.Contains(builds, b) })
 }
 
@@ -330,7 +330,7 @@ func (d *decider) since() time.Time {
 
 // locked lifts the lock, or sees to it that the canary gets nothing.
 func (d *decider) locked() {
-	if d.liftable() {
+	if d.canUnlock() {
 		if d.in.Live {
 			d.lift(EventUnlocked, "new build", "build "+d.rec.Status.Build+" is ready and not among the refused")
 			d.reason = ReasonNewBuild
@@ -339,9 +339,9 @@ func (d *decider) locked() {
 		}
 		d.wantLive = true
 	}
-	if d.neverDone() {
+	if d.rollbackExpired() {
 		if d.in.Live {
-			d.forgive(d.rec.Lock.Refused...)
+			d.allowBuild(d.rec.Lock.Refused...)
 			d.lift(EventUnlocked, "window", "the rollback could not be done within the window and its alert is over")
 			d.reason = ReasonWindowOver
 			d.open()
@@ -350,7 +350,7 @@ func (d *decider) locked() {
 		d.wantLive = true
 	}
 	d.dropAsked("locked: " + d.rec.Lock.Reason)
-	if !d.exposed() {
+	if !d.hasCanaryTraffic() {
 		if d.in.Gone != "" {
 			d.gone()
 			return
@@ -397,9 +397,9 @@ func (d *decider) reassert() {
 	}
 }
 
-// liftable says whether every ready pod of the canary belongs to a present
+// canUnlock says whether every ready pod of the canary belongs to a present
 // build, and none to one that has been refused.
-func (d *decider) liftable() bool {
+func (d *decider) canUnlock() bool {
 	c := d.in.Canary
 	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.Ready > 0 && c.Current == c.Ready && d.refusedRuns() == ""
 }
@@ -422,10 +422,10 @@ func (d *decider) refusedRuns() string {
 	return ""
 }
 
-// neverDone says whether a blocked rollback of a promoted canary has outlived
+// rollbackExpired says whether a blocked rollback of a promoted canary has outlived
 // the window in which it was right, and what caused it. What a person asked
 // for has no window, and a lock by hand is lifted by hand.
-func (d *decider) neverDone() bool {
+func (d *decider) rollbackExpired() bool {
 	s, l := d.rec.Status, d.rec.Lock
 	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback })
 	return d.was.Status.State == StateBlocked && d.in.Traffic.Full() && d.windowOver() && s.Weight > 0 &&
@@ -502,7 +502,7 @@ func (d *decider) open() {
 	case d.refusedRuns() != "" && d.in.Guard.Rollback.Lock != LockNone:
 		d.rollBack(Lock{By: ByRefused, Reason: "build " + d.refusedRuns() + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild)
 		return
-	case !d.exposed():
+	case !d.hasCanaryTraffic():
 		d.state, d.text = StateIdle, cmp.Or(d.in.Absent, "canary gets no traffic")
 		if m := s.Moving; m.RollsBack() {
 			d.text = notLocked(m.Reason)
@@ -538,7 +538,7 @@ func (d *decider) open() {
 			d.state, d.text = StateUnverified, "a new build went out without a canary; "+d.would("rolled back on an alert", "an alert would roll it back")+" until "+Stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
 		}
 		if end := d.windowEnd(); end.After(d.now) {
-			d.wake(end)
+			d.requeueAt(end)
 		}
 	default:
 		d.state, d.text = StateShifting, cmp.Or(d.in.Unsafe, d.in.Traffic.Text())
@@ -573,7 +573,7 @@ func (d *decider) blockedElsewhere() bool {
 func (d *decider) giveBack() {
 	none := d.in.Guard.Rollback.Lock == LockNone
 	switch {
-	case !d.in.Owned && (none || !d.in.Owed), !none && d.troubled(), d.paused(), d.observing():
+	case !d.in.Owned && (none || !d.in.Owed), !none && d.alertFiring(), d.paused(), d.observing():
 		return
 	case !d.in.Live:
 		d.wantLive = true
@@ -590,9 +590,9 @@ func (d *decider) giveBack() {
 	}
 }
 
-// troubled says that an alert fires, or that another replica has heard one about
+// alertFiring says that an alert fires, or that another replica has heard one about
 // this build: one about an earlier build may be over, for all that it tells.
-func (d *decider) troubled() bool {
+func (d *decider) alertFiring() bool {
 	return len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool {
 		return a.Fingerprint != "" || !a.StartsAt.Before(d.since())
 	})
@@ -615,7 +615,7 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 	d.reason, d.text = reason, l.Reason
 	d.release, d.leave = false, false
 	why := d.unsafe()
-	if !d.exposed() {
+	if !d.hasCanaryTraffic() {
 		why = "" // nothing has to move
 	}
 	if g.Rollback.Lock != LockNone {
@@ -639,7 +639,7 @@ func (d *decider) rollBack(l Lock, reason Reason) {
 		d.reason = ReasonBlocked
 		return
 	}
-	if d.exposed() {
+	if d.hasCanaryTraffic() {
 		d.returnTraffic(l)
 		return
 	}
@@ -667,7 +667,7 @@ func (d *decider) finish() {
 		d.marks = Marks{State: s.State, Reason: s.Reason, Since: s.Since, Build: s.Build}
 	}
 	d.tellOutside()
-	d.tellLadder(changed)
+	d.reportSteps(changed)
 	for i := range d.rec.History {
 		if e := &d.rec.History[i]; e.State == StateUnknown {
 			e.State = d.state
@@ -684,14 +684,14 @@ func (d *decider) finish() {
 		}
 		d.tellLock()
 	}
-	d.keepPace()
-	if !d.ripe.IsZero() {
-		d.wake(d.ripe)
+	d.throttle()
+	if !d.graceEnd.IsZero() {
+		d.requeueAt(d.graceEnd)
 	}
 }
 
-// wake asks for another look at t.
-func (d *decider) wake(t time.Time) {
+// requeueAt asks for another look at t.
+func (d *decider) requeueAt(t time.Time) {
 	if wait := max(t.Sub(d.now), time.Millisecond); d.requeue == 0 || wait < d.requeue {
 		d.requeue = wait
 	}

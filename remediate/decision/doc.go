@@ -14,7 +14,7 @@
 //	                                               back if an alert still fires
 //	shifting     some             → rolled-back    → idle, promoted               watched from now on         next step (mode auto)
 //	held         some             → rolled-back    held at the new weight         watched from now on         → shifting when nothing holds;
-//	                                                                                                          → rolled-back when an old alert is ripe
+//	                                                                                                          → rolled-back when an old alert's grace is over
 //	promoted     all              → rolled-back    → idle, shifting               → unverified                → completed after rollback.window
 //	unverified   all              → rolled-back    → idle, shifting               → unverified, anew          → completed after rollback.window
 //	completed        all              noted            → idle, shifting               → unverified
@@ -28,7 +28,7 @@
 //	a person asks   does                                   refused when
 //	rollback        as an alert would, completed or not;   locked already
 //	                ends a disarm
-//	unlock          → unlocked; forgives what it refuses   nothing is locked
+//	unlock          → unlocked; allows what it refuses     nothing is locked
 //	pause           no step forward; the brake is on       never
 //	resume          → whatever the table says              the pause is by annotation
 //	promote         one step, whatever the mode;           locked, paused, disarmed, an alert fires, the first sight of a
@@ -48,7 +48,7 @@
 // cannot be rewritten), the state is blocked instead of rolled-back: the lock
 // is written, nothing moves, and the reason is told. It is done as soon as it is
 // safe. If the canary has all traffic and the rollback window ends before that,
-// and the alert fires no more, the lease holder forgives the build and lifts
+// and the alert fires no more, the lease holder allows the build and lifts
 // the lock: by then the canary has become what stable was. That is for locks of
 // kind build which an alert or a refused build has set; what a person asked for,
 // and a lock by hand, stay until a person unlocks.
@@ -94,7 +94,7 @@
 // that has stood its rollback window out (Status.Proven) is not refused beside
 // another, and a template that has had no ready pod never is. A person's rollback
 // refuses what serves, proven or not. The lock lists them (Lock.Refused), its
-// message names them, and a person's unlock, or forgiving as above, takes exactly
+// message names them, and a person's unlock, or allowing as above, takes exactly
 // those off the record's list.
 //
 // A lock of kind build is lifted when every ready pod of the canary, and at least

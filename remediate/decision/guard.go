@@ -69,7 +69,7 @@ type Promotion struct {
 	Closed func(time.Time) string
 }
 
-// Step is one rung of the promotion ladder.
+// Step is one step of promotion.
 type Step struct {
 	Weight   int           // percent of the pair's traffic for the canary, 1–100
 	Interval time.Duration // least time at the weight before, since the last change by anybody

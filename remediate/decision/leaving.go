@@ -77,10 +77,10 @@ func (d *decider) former() []string {
 // with the rest: not while an alert fires, or another's lock denies this canary.
 func (d *decider) letGo() {
 	switch {
-	case len(d.rec.Status.Leaving) == 0 || d.troubled() || d.paused() || d.observing() || len(d.in.Foreign) > 0 || d.in.Unlisted != "":
+	case len(d.rec.Status.Leaving) == 0 || d.alertFiring() || d.paused() || d.observing() || len(d.in.Foreign) > 0 || d.in.Unlisted != "":
 	case d.now.Before(d.in.LeaveAt):
 		if d.in.Leads {
-			d.wake(d.in.LeaveAt)
+			d.requeueAt(d.in.LeaveAt)
 		}
 	case !d.in.Live:
 		d.wantLive = true

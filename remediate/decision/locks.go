@@ -58,7 +58,7 @@ func (d *decider) observeBuilds() {
 		}
 		s.Revisions = slices.Delete(s.Revisions, i, i+1)
 	}
-	ready, traffic := c.readyBuilds(), d.exposed() && d.rec.Lock == nil
+	ready, traffic := c.readyBuilds(), d.hasCanaryTraffic() && d.rec.Lock == nil
 	for _, b := range ready {
 		i := slices.IndexFunc(s.Served, func(have Served) bool { return have.Build == b })
 		if i < 0 {

@@ -124,7 +124,7 @@ func (d *decider) enforce() {
 				back = append(back, b)
 			}
 		}
-		if d.forgive(back...); len(back) > 0 {
+		if d.allowBuild(back...); len(back) > 0 {
 			text += "; build " + few(back) + ", which was rolled back before, runs and is refused no more"
 		}
 	}
@@ -179,7 +179,7 @@ func (d *decider) onlyObserve() {
 	for _, a := range d.rollback {
 		d.noteAlert(a, "locked already, and mode observe puts nothing back")
 	}
-	if d.exposed() {
+	if d.hasCanaryTraffic() {
 		d.block("mode observe puts nothing back: unlock, or set mode: enforce")
 		d.rec.Status.Moving = nil // nothing is under way
 		return
@@ -213,7 +213,7 @@ func (d *decider) wouldRollBack(l Lock, reason Reason) {
 	o, why := d.rec.Status.Observing, d.unsafe()
 	d.reason = ReasonWould
 	d.state, d.text = d.observed(), fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight)
-	if !d.exposed() {
+	if !d.hasCanaryTraffic() {
 		d.state, d.text, why = StateIdle, "canary gets no traffic", ""
 	}
 	switch {
@@ -221,7 +221,7 @@ func (d *decider) wouldRollBack(l Lock, reason Reason) {
 		o.Would = d.newWould(l, reason, why)
 		d.doubt = true
 		d.tellWould()
-	case o.Would.Blocked != "" && why == "" && d.exposed():
+	case o.Would.Blocked != "" && why == "" && d.hasCanaryTraffic():
 		o.Would.From, o.Would.Blocked = d.in.Traffic.Weight, ""
 		d.tellWould()
 	}

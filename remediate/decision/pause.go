@@ -124,7 +124,7 @@ func (d *decider) watchOnly() {
 	for _, a := range d.rollback {
 		d.noteAlert(a, "not rolled back: "+d.text)
 	}
-	d.wake(x.Until)
+	d.requeueAt(x.Until)
 }
 
 // showPause has a guard that could go forward say that it does not.

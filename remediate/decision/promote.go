@@ -64,7 +64,7 @@ type Watched struct {
 // for what.
 func (d *decider) holdOrPromote() {
 	s := &d.rec.Status
-	if holds := d.holding(); len(holds) > 0 && d.exposed() && d.state == StateShifting {
+	if holds := d.holding(); len(holds) > 0 && d.hasCanaryTraffic() && d.state == StateShifting {
 		d.state, d.reason = StateHeld, ReasonHeld
 		a := holds[0]
 		d.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
@@ -80,12 +80,12 @@ func (d *decider) holdOrPromote() {
 	if !d.in.Leads {
 		return // what the next step waits for is told by the replica that would take it
 	}
-	d.climbed = true
+	d.advanced = true
 	counted, over := s.tally()
 	s.ClearSteps()
-	if d.exposed() && d.state != StateCompleted {
+	if d.hasCanaryTraffic() && d.state != StateCompleted {
 		d.wantCount = true
-		d.wake(d.now.Add(PollCount))
+		d.requeueAt(d.now.Add(PollCount))
 		switch c := d.in.Count; {
 		case d.in.Busy || c.Asked && !c.Known:
 			s.setTally(counted, over)
@@ -93,12 +93,12 @@ func (d *decider) holdOrPromote() {
 			d.count(Tally{c.Requests, c.Failed, c.Latency})
 		}
 		if d.in.Busy {
-			d.wake(d.now.Add(pollBusy))
+			d.requeueAt(d.now.Add(pollBusy))
 		}
 	}
 	d.tellUnwatched()
 	if step, prior, more := d.nextStep(); more {
-		d.climb(step, prior)
+		d.advance(step, prior)
 		return
 	}
 	d.missed()
@@ -107,8 +107,8 @@ func (d *decider) holdOrPromote() {
 	}
 }
 
-// climb takes a step, or says what it waits for.
-func (d *decider) climb(step, prior Step) {
+// advance takes a step, or says what it waits for.
+func (d *decider) advance(step, prior Step) {
 	s := &d.rec.Status
 	if d.pauses(step) {
 		return
@@ -184,7 +184,7 @@ func (d *decider) missed() {
 	}
 }
 
-// nextStep is the first rung above the present weight, and the rung that the
+// nextStep is the first step above the present weight, and the step that the
 // canary stands on (zero below the first).
 func (d *decider) nextStep() (next, at Step, more bool) {
 	for _, s := range d.in.Guard.Promotion.Steps {
@@ -196,7 +196,7 @@ func (d *decider) nextStep() (next, at Step, more bool) {
 	return Step{}, at, false
 }
 
-// due is when a step's interval and the bake time of the rung before have
+// due is when a step's interval and the bake time of the step before have
 // passed. A new build's first step from 0 waits for no interval: there is
 // nothing to watch yet. One that somebody has taken back to 0 does wait.
 func (d *decider) due(step, at Step) time.Time {
@@ -277,7 +277,7 @@ func (d *decider) wait() (Wait, string) {
 	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:
 		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)%s", s.Build, in.Canary.Current, in.Canary.Ready, in.Canary.strangers())
 	case !byHand && d.now.Before(s.NextAt):
-		d.wake(s.NextAt)
+		d.requeueAt(s.NextAt)
 		return WaitInterval, "until " + Stamp(s.NextAt)
 	}
 	if closed := in.Guard.Promotion.Closed; closed != nil {
@@ -292,7 +292,7 @@ func (d *decider) wait() (Wait, string) {
 func (d *decider) waitLive(byHand bool) (Wait, string) {
 	in, s := d.in, &d.rec.Status
 	if in.Busy && in.Forward == nil {
-		d.wake(d.now.Add(pollBusy))
+		d.requeueAt(d.now.Add(pollBusy))
 		if was := d.was.Status; was.WaitingFor != "" && was.NextStep == s.NextStep {
 			return was.WaitingFor, strings.TrimPrefix(was.Waiting, "waiting: ")
 		}
@@ -302,7 +302,7 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 		d.wantLive, d.wantForward = true, true
 		return WaitLease, "for the replica that holds the lease"
 	}
-	d.wake(d.now.Add(PollForward))
+	d.requeueAt(d.now.Add(PollForward))
 	f := in.Forward
 	d.count(Tally{f.Requests, f.Failed, f.Latency})
 	least := int64(in.Guard.Promotion.MinRequests)
@@ -351,7 +351,7 @@ func (d *decider) cannot(step Step) string {
 // BySchedule is who takes a step that nobody asked for.
 const BySchedule = "schedule"
 
-// step goes one rung up. That it has is told when it is seen. One that was
+// step goes one step up. That it has is told when it is seen. One that was
 // recorded already, and not made because guardian was killed or somebody else
 // wrote first, is not recorded again.
 func (d *decider) step(step Step) {
@@ -395,27 +395,27 @@ func (d *decider) count(t Tally) {
 	s.setTally(t, over)
 }
 
-// tellLadder says how the ladder stands in states in which no step is looked
+// reportSteps says how the steps stand in states in which no step is looked
 // for. It is the lease holder's to tell; others only take back what is no
 // longer true.
-func (d *decider) tellLadder(changed bool) {
+func (d *decider) reportSteps(changed bool) {
 	s, p := &d.rec.Status, d.in.Guard.Promotion
-	if !d.climbed && (d.in.Leads || changed) {
+	if !d.advanced && (d.in.Leads || changed) {
 		s.ClearSteps()
 	}
 	if !d.in.Leads {
 		return
 	}
-	s.Mode, s.Ladder = "", nil
+	s.Mode, s.Steps = "", nil
 	if p.Mode != PromotionManual && p.Mode != PromotionAuto {
 		return
 	}
 	s.Mode = p.Mode
 	for _, step := range p.Steps {
-		s.Ladder = append(s.Ladder, step.Weight)
+		s.Steps = append(s.Steps, step.Weight)
 	}
 	step, _, more := d.nextStep()
-	if d.climbed || !more {
+	if d.advanced || !more {
 		return
 	}
 	switch {
@@ -426,19 +426,19 @@ func (d *decider) tellLadder(changed bool) {
 	}
 }
 
-// keepPace leaves words and numbers of a moment ago in the record when they
+// throttle leaves words and numbers of a moment ago in the record when they
 // alone are new. Each write has the guard looked at again, by every replica:
 // what is different each time that somebody is asked, or in the eyes of two
 // replicas with different configurations, would never come to rest. While
 // nothing else changes, words are the lease holder's to choose.
-func (d *decider) keepPace() {
+func (d *decider) throttle() {
 	s, was := &d.rec.Status, d.was.Status
 	counted, _ := s.tally()
 	before, _ := was.tally()
 	if s.Reason == was.Reason && s.Waiting == was.Waiting && counted == before && s.Ready == was.Ready && d.rec.Message == d.was.Message {
 		return
 	}
-	if !sameButWords(d.was, d.rec) {
+	if !sameButVolatileText(d.was, d.rec) {
 		if s.Waiting != was.Waiting || counted != before {
 			s.ToldAt = d.now
 		}
@@ -448,9 +448,9 @@ func (d *decider) keepPace() {
 		s.Reason, d.rec.Message = was.Reason, d.was.Message
 	}
 	if ago := d.now.Sub(was.ToldAt); ago > -clocksDiffer && ago < PollForward {
-		s.takeWords(was)
+		s.takeVolatileText(was)
 		d.rec.Message = d.was.Message
-		d.wake(was.ToldAt.Add(PollForward))
+		d.requeueAt(was.ToldAt.Add(PollForward))
 		return
 	}
 	if !d.in.Leads && s.Ready == was.Ready {
@@ -459,16 +459,16 @@ func (d *decider) keepPace() {
 	s.ToldAt = d.now
 }
 
-// takeWords takes over what another status says in words and numbers.
-func (s *Status) takeWords(o Status) {
+// takeVolatileText takes over what another status says in words and numbers.
+func (s *Status) takeVolatileText(o Status) {
 	s.Reason, s.Waiting, s.Ready, s.ToldAt = o.Reason, o.Waiting, o.Ready, o.ToldAt
 	s.setTally(o.tally())
 }
 
-// sameButWords says that two records differ at most in words and numbers that
+// sameButVolatileText says that two records differ at most in words and numbers that
 // nothing is decided by.
-func sameButWords(a, b Record) bool {
+func sameButVolatileText(a, b Record) bool {
 	b.Message = a.Message
-	b.Status.takeWords(a.Status)
+	b.Status.takeVolatileText(a.Status)
 	return maps.Equal(a.Data(), b.Data())
 }

@@ -355,8 +355,8 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 			if s.WaitingFor != c.reason || told != c.told || !strings.HasPrefix(s.Waiting, "waiting: ") || s.NextStep == 0 {
 				t.Errorf("waits for %q (%s) before %d%%, history %q; want %q, history %q", s.WaitingFor, s.Waiting, s.NextStep, told, c.reason, c.told)
 			}
-			if s.Mode == "" || !slices.Equal(s.Ladder, []int{10, 30, 50, 100}) {
-				t.Errorf("mode %q, ladder %v", s.Mode, s.Ladder)
+			if s.Mode == "" || !slices.Equal(s.Steps, []int{10, 30, 50, 100}) {
+				t.Errorf("mode %q, ladder %v", s.Mode, s.Steps)
 			}
 			in.Record = d.Record
 			if again := Decide(in, at.Add(time.Second)); slices.ContainsFunc(again.Added, func(e HistoryEntry) bool { return e.Event == "waiting" }) && again.Record.Status.WaitingFor == c.reason {

@@ -63,7 +63,7 @@ type Record struct {
 type Lock struct {
 	Kind        LockKind  `json:"kind"`
 	Build       string    `json:"build"`             // the present one, if it is refused, else the first that is
-	Refused     []string  `json:"refused,omitempty"` // builds that it refuses: those that an unlock forgives
+	Refused     []string  `json:"refused,omitempty"` // builds that it refuses: those that an unlock allows
 	Coming      []string  `json:"coming,omitempty"`  // present builds that had had no ready pod when it was set
 	From        string    `json:"from,omitempty"`    // the guard whose lock it was at first
 	Signal      string    `json:"signal,omitempty"`
@@ -94,7 +94,7 @@ type Status struct {
 	Alerts      []string      `json:"alerts,omitempty"`     // names of the alerts that fire, sorted
 	Firing      []Firing      `json:"firing,omitempty"`     // the same with what they ask for, by when they were first seen
 	Mode        PromotionMode `json:"mode,omitempty"`       // of promotion, as the lease holder has it; empty: off
-	Ladder      []int         `json:"ladder,omitempty"`     // weights of all steps, unless the mode is off
+	Steps       []int         `json:"ladder,omitempty"`     // weights of all steps, unless the mode is off
 	Waiting     string        `json:"waiting,omitempty"`    // what the next step waits for, in plain words
 	WaitingFor  Wait          `json:"waitingFor,omitempty"` // the same, of a closed set
 	Waited      []Wait        `json:"waited,omitempty"`     // what the history has told of since weight or build changed
@@ -203,7 +203,7 @@ func (r Record) Clone() Record {
 	c.Status.Alerts = slices.Clone(r.Status.Alerts)
 	c.Status.Firing = slices.Clone(r.Status.Firing)
 	c.Status.Noted = slices.Clone(r.Status.Noted)
-	c.Status.Ladder = slices.Clone(r.Status.Ladder)
+	c.Status.Steps = slices.Clone(r.Status.Steps)
 	c.Status.Waited = slices.Clone(r.Status.Waited)
 	c.Status.Splits = slices.Clone(r.Status.Splits)
 	c.Status.Leaving = slices.Clone(r.Status.Leaving)

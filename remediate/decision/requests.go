@@ -4,7 +4,7 @@ import (
 	"fmt"
 )
 
-// readRequest takes a person's wish off the record.
+// readRequest takes a person's request off the record.
 func (d *decider) readRequest() {
 	if d.rec.Request == nil {
 		return
@@ -48,7 +48,7 @@ func (d *decider) readRequest() {
 	case RequestPromote:
 		switch {
 		case d.in.Busy: // it stays on the record
-			d.wake(d.now.Add(pollBusy))
+			d.requeueAt(d.now.Add(pollBusy))
 			return
 		case !d.in.Live:
 			d.wantLive = true
@@ -66,7 +66,7 @@ func (d *decider) unlockByPerson(q *Request) {
 		d.note(EventRefused, q.By, "unlock refused: "+d.in.Guard.Name+" is not locked")
 		return
 	}
-	d.forgive(d.rec.Lock.Refused...)
+	d.allowBuild(d.rec.Lock.Refused...)
 	d.lift(EventUnlocked, q.By, q.Reason)
 	// What fires now is what the person knows of: it counts no more than an
 	// alert of an earlier build. A lock that a new build lifts needs no such
@@ -74,7 +74,7 @@ func (d *decider) unlockByPerson(q *Request) {
 	d.rec.Status.UnlockedAt = d.now
 }
 
-// dropAsked records that a person's wish is not carried out.
+// dropAsked records that a person's request is not carried out.
 func (d *decider) dropAsked(why string) {
 	if d.asked != nil {
 		d.note(EventRefused, d.asked.By, string(d.asked.Action)+" refused: "+why)

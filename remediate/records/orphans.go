@@ -33,7 +33,7 @@ func Orphaned(r decision.Record, guard string, now time.Time) decision.Record {
 	}
 	s.Orphaned = now
 	s.ClearSteps()
-	s.Mode, s.Ladder = "", nil
+	s.Mode, s.Steps = "", nil
 	entry(decision.EventOrphaned, "", OrphanText(guard, now))
 	if q := r.Request; q != nil {
 		entry(decision.EventRefused, decision.Shorten(q.By), decision.Shorten(string(q.Action))+" refused: "+OrphanText(guard, now))

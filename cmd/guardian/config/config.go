@@ -288,7 +288,7 @@ type Promotion struct {
 	Gates       []Gate        `yaml:"gates"` // queries that must be true before a step
 }
 
-// Step is one rung of the ladder: a number, or the long form.
+// Step is one step of promotion: a number, or the long form.
 type Step struct {
 	Weight   int           `yaml:"weight"`   // percent, 1–100; required
 	Interval time.Duration `yaml:"interval"` // least time at the weight before. Empty: promotion.interval
