@@ -36,14 +36,14 @@ var errConflict = errors.New("object has changed meanwhile")
 type reader interface {
 	record(ctx context.Context, guard string) (*corev1.ConfigMap, error)
 	virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error)
-	destinationRule(ctx context.Context, name string) (*keptRule, error)
-	service(ctx context.Context, name string) (*keptService, error)
-	deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error)
-	pods(ctx context.Context, want workloadSelector) ([]*keptPod, error)
+	destinationRule(ctx context.Context, name string) (*slimRule, error)
+	service(ctx context.Context, name string) (*slimService, error)
+	deployments(ctx context.Context, want workloadSelector) ([]*slimDeployment, error)
+	pods(ctx context.Context, want workloadSelector) ([]*slimPod, error)
 	// revisions are what the pods were made from, as far as it is there, and of
 	// owners that are no Deployments at least the newest besides.
-	revisions(ctx context.Context, want workloadSelector, pods []*keptPod) ([]*keptRevision, error)
-	slices(ctx context.Context, service string) ([]*keptSlice, error)
+	revisions(ctx context.Context, want workloadSelector, pods []*slimPod) ([]*slimRevision, error)
+	slices(ctx context.Context, service string) ([]*slimSlice, error)
 	locked(ctx context.Context) ([]*corev1.ConfigMap, error) // records of all guards that are
 	// denying are those of them that deny a destination, as Spellings writes it
 	// in full.
@@ -53,11 +53,11 @@ type reader interface {
 // workloadSelector is the conjunction of a Service's selector and a subset's
 // labels. The zero value selects nothing.
 type workloadSelector struct {
-	want keptLabels
+	want slimLabels
 	pair string // of the Service's selector, for the index
 }
 
-func newWorkloadSelector(service, subset keptLabels) workloadSelector {
+func newWorkloadSelector(service, subset slimLabels) workloadSelector {
 	if len(service) == 0 { // it has no pods of its own
 		return workloadSelector{}
 	}
@@ -66,7 +66,7 @@ func newWorkloadSelector(service, subset keptLabels) workloadSelector {
 		if slices.Contains(service, l) {
 			continue
 		}
-		if slices.ContainsFunc(service, func(have keptLabel) bool { return have.key == l.key }) { // of another value: no pod has both
+		if slices.ContainsFunc(service, func(have slimLabel) bool { return have.key == l.key }) { // of another value: no pod has both
 			return workloadSelector{}
 		}
 		all = append(all, l)
@@ -74,7 +74,7 @@ func newWorkloadSelector(service, subset keptLabels) workloadSelector {
 	return workloadSelector{want: all, pair: selectorPair(service)}
 }
 
-func (w workloadSelector) matches(set keptLabels) bool { return w.pair != "" && set.include(w.want) }
+func (w workloadSelector) matches(set slimLabels) bool { return w.pair != "" && set.include(w.want) }
 
 // includedIn says that whatever o matches, w matches as well.
 func (w workloadSelector) includedIn(o workloadSelector) bool {
@@ -108,17 +108,17 @@ func one(value string) []string {
 }
 
 func podIndexers() cache.Indexers {
-	return index(indexPair, func(p *keptPod) []string { return p.labels.pairs() })
+	return index(indexPair, func(p *slimPod) []string { return p.labels.pairs() })
 }
 
 func deploymentIndexers() cache.Indexers {
-	return index(indexPair, func(d *keptDeployment) []string { return d.template.pairs() })
+	return index(indexPair, func(d *slimDeployment) []string { return d.template.pairs() })
 }
 
 // revisionIndexers find the revisions of an owner. Those of a Deployment are
 // found by its pods alone.
 func revisionIndexers() cache.Indexers {
-	return index(indexOwner, func(r *keptRevision) []string {
+	return index(indexOwner, func(r *slimRevision) []string {
 		if r.ofDeployment() {
 			return nil
 		}
@@ -139,18 +139,18 @@ func recordIndexers() cache.Indexers {
 }
 
 func sliceIndexers() cache.Indexers {
-	return index(indexService, func(s *keptSlice) []string { return one(s.service) })
+	return index(indexService, func(s *slimSlice) []string { return one(s.service) })
 }
 
 // selectorIndexers find the Services that may select a workload by each of its
 // label pairs.
 func selectorIndexers() cache.Indexers {
-	return index(indexPair, func(s *keptService) []string { return one(selectorPair(s.selector)) })
+	return index(indexPair, func(s *slimService) []string { return one(selectorPair(s.selector)) })
 }
 
 // hostIndexers find the DestinationRules of a Service.
 func hostIndexers(namespace, domain string) cache.Indexers {
-	return index(indexService, func(r *keptRule) []string {
+	return index(indexService, func(r *slimRule) []string {
 		name, ok := serviceIn(r.host, namespace, domain)
 		if !ok {
 			return nil
@@ -175,8 +175,8 @@ type cacheReader struct {
 
 	lacks func(resource string) bool // says that a cache is not filled; nil: all are
 
-	ownRecords  ownWrites[*corev1.ConfigMap]
-	ownServices ownWrites[*unstructured.Unstructured]
+	ownRecords  mutationCache[*corev1.ConfigMap]
+	ownServices mutationCache[*unstructured.Unstructured]
 }
 
 // get finds an object of the namespace by name.
@@ -189,7 +189,7 @@ func get[T any](c *cacheReader, in cache.Indexer, name string) (*T, bool) {
 	return o, ok
 }
 
-func (c *cacheReader) rule(name string) (*keptRule, bool) { return get[keptRule](c, c.rules, name) }
+func (c *cacheReader) rule(name string) (*slimRule, bool) { return get[slimRule](c, c.rules, name) }
 
 // absent turns "not found" into nil.
 func absent[T any](obj *T, err error) (*T, error) {
@@ -217,33 +217,33 @@ func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructu
 	return u, nil
 }
 
-func (c *cacheReader) destinationRule(_ context.Context, name string) (*keptRule, error) {
+func (c *cacheReader) destinationRule(_ context.Context, name string) (*slimRule, error) {
 	r, _ := c.rule(name)
 	return r, nil
 }
 
-func (c *cacheReader) service(_ context.Context, name string) (*keptService, error) {
-	s, _ := get[keptService](c, c.services, name)
+func (c *cacheReader) service(_ context.Context, name string) (*slimService, error) {
+	s, _ := get[slimService](c, c.services, name)
 	return s, nil
 }
 
-func (c *cacheReader) deployments(_ context.Context, want workloadSelector) ([]*keptDeployment, error) {
-	return indexed(c.deployIdx, indexPair, want.pair, func(d *keptDeployment) bool { return want.matches(d.template) })
+func (c *cacheReader) deployments(_ context.Context, want workloadSelector) ([]*slimDeployment, error) {
+	return indexed(c.deployIdx, indexPair, want.pair, func(d *slimDeployment) bool { return want.matches(d.template) })
 }
 
-func (c *cacheReader) pods(_ context.Context, want workloadSelector) ([]*keptPod, error) {
-	return indexed(c.podIndex, indexPair, want.pair, func(p *keptPod) bool { return want.matches(p.labels) })
+func (c *cacheReader) pods(_ context.Context, want workloadSelector) ([]*slimPod, error) {
+	return indexed(c.podIndex, indexPair, want.pair, func(p *slimPod) bool { return want.matches(p.labels) })
 }
 
-func (c *cacheReader) revisions(_ context.Context, _ workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
-	var out []*keptRevision
+func (c *cacheReader) revisions(_ context.Context, _ workloadSelector, pods []*slimPod) ([]*slimRevision, error) {
+	var out []*slimRevision
 	owners := map[string]bool{}
 	for ref := range revisionsOf(pods) {
 		in := c.replicas
 		if ref.kind == kindControllerRevision {
 			in = c.revisionIx
 		}
-		r, ok := get[keptRevision](c, in, ref.name)
+		r, ok := get[slimRevision](c, in, ref.name)
 		switch {
 		case !ok || owners[r.owner]:
 			continue
@@ -252,7 +252,7 @@ func (c *cacheReader) revisions(_ context.Context, _ workloadSelector, pods []*k
 			continue
 		}
 		owners[r.owner] = true
-		all, err := indexed(in, indexOwner, r.owner, func(*keptRevision) bool { return true })
+		all, err := indexed(in, indexOwner, r.owner, func(*slimRevision) bool { return true })
 		if err != nil {
 			return nil, err
 		}
@@ -261,8 +261,8 @@ func (c *cacheReader) revisions(_ context.Context, _ workloadSelector, pods []*k
 	return out, nil
 }
 
-func (c *cacheReader) slices(_ context.Context, service string) ([]*keptSlice, error) {
-	return indexed(c.sliceIndex, indexService, service, func(*keptSlice) bool { return true })
+func (c *cacheReader) slices(_ context.Context, service string) ([]*slimSlice, error) {
+	return indexed(c.sliceIndex, indexService, service, func(*slimSlice) bool { return true })
 }
 
 func (c *cacheReader) locked(context.Context) ([]*corev1.ConfigMap, error) {
@@ -290,14 +290,14 @@ func indexed[T any](idx cache.Indexer, index, value string, want func(*T) bool) 
 
 // allDeployments needs no cache to know which Deployments there are: it lists
 // them all.
-func (l *liveReader) allDeployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+func (l *liveReader) allDeployments(ctx context.Context, want workloadSelector) ([]*slimDeployment, error) {
 	list, err := l.kube.AppsV1().Deployments(l.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("list Deployments in %s: %w", l.namespace, err)
 	}
-	var out []*keptDeployment
+	var out []*slimDeployment
 	for i := range list.Items {
-		if k := keepDeployment(&list.Items[i], l.parts); want.matches(k.template) {
+		if k := slimDeploymentOf(&list.Items[i], l.parts); want.matches(k.template) {
 			out = append(out, k)
 		}
 	}
@@ -329,23 +329,23 @@ func (l *liveReader) virtualService(ctx context.Context, name string) (*unstruct
 	return u, err
 }
 
-func (l *liveReader) destinationRule(ctx context.Context, name string) (*keptRule, error) {
+func (l *liveReader) destinationRule(ctx context.Context, name string) (*slimRule, error) {
 	r, err := absent(l.istio.get(ctx, resourceDestinationRules, name))
 	if err != nil || r == nil {
 		return nil, err
 	}
-	return keepRule(r), nil
+	return slimRuleOf(r), nil
 }
 
-func (l *liveReader) service(ctx context.Context, name string) (*keptService, error) {
+func (l *liveReader) service(ctx context.Context, name string) (*slimService, error) {
 	s, err := absent(l.kube.CoreV1().Services(l.namespace).Get(ctx, name, metav1.GetOptions{}))
 	if err != nil || s == nil {
 		return nil, err
 	}
-	return keepService(s), nil
+	return slimServiceOf(s), nil
 }
 
-func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]*slimDeployment, error) {
 	if l.cache == nil || l.cache.lacks != nil && l.cache.lacks(resourceDeployments) {
 		return l.allDeployments(ctx, want)
 	}
@@ -353,7 +353,7 @@ func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]
 	if err != nil {
 		return nil, err
 	}
-	var out []*keptDeployment
+	var out []*slimDeployment
 	for _, k := range known {
 		d, err := absent(l.kube.AppsV1().Deployments(l.namespace).Get(ctx, k.name, metav1.GetOptions{}))
 		if err != nil {
@@ -362,14 +362,14 @@ func (l *liveReader) deployments(ctx context.Context, want workloadSelector) ([]
 		if d == nil {
 			continue
 		}
-		if k := keepDeployment(d, l.parts); want.matches(k.template) {
+		if k := slimDeploymentOf(d, l.parts); want.matches(k.template) {
 			out = append(out, k)
 		}
 	}
 	return out, nil
 }
 
-func (l *liveReader) pods(ctx context.Context, want workloadSelector) ([]*keptPod, error) {
+func (l *liveReader) pods(ctx context.Context, want workloadSelector) ([]*slimPod, error) {
 	if want.pair == "" {
 		return nil, nil
 	}
@@ -377,22 +377,22 @@ func (l *liveReader) pods(ctx context.Context, want workloadSelector) ([]*keptPo
 	if err != nil {
 		return nil, err
 	}
-	out := make([]*keptPod, 0, len(list.Items))
+	out := make([]*slimPod, 0, len(list.Items))
 	for i := range list.Items {
-		out = append(out, keepPod(&list.Items[i]))
+		out = append(out, slimPodOf(&list.Items[i]))
 	}
 	return out, nil
 }
 
 // revisions lists them by the labels that they have from their template, and
 // reads one by one only those whose labels somebody has edited.
-func (l *liveReader) revisions(ctx context.Context, want workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+func (l *liveReader) revisions(ctx context.Context, want workloadSelector, pods []*slimPod) ([]*slimRevision, error) {
 	refs := revisionsOf(pods)
 	kinds := map[string]bool{}
 	for ref := range refs {
 		kinds[ref.kind] = true
 	}
-	var out []*keptRevision
+	var out []*slimRevision
 	apps, by := l.kube.AppsV1(), metav1.ListOptions{LabelSelector: want.String()}
 	if kinds[kindReplicaSet] {
 		list, err := apps.ReplicaSets(l.namespace).List(ctx, by)
@@ -400,7 +400,7 @@ func (l *liveReader) revisions(ctx context.Context, want workloadSelector, pods 
 			return nil, fmt.Errorf("list ReplicaSets: %w", err)
 		}
 		for i := range list.Items {
-			out = append(out, keepReplicaSet(&list.Items[i], l.parts))
+			out = append(out, slimReplicaSetOf(&list.Items[i], l.parts))
 		}
 	}
 	if kinds[kindControllerRevision] {
@@ -409,7 +409,7 @@ func (l *liveReader) revisions(ctx context.Context, want workloadSelector, pods 
 			return nil, fmt.Errorf("list ControllerRevisions: %w", err)
 		}
 		for i := range list.Items {
-			out = append(out, keepControllerRevision(&list.Items[i], l.parts))
+			out = append(out, slimControllerRevisionOf(&list.Items[i], l.parts))
 		}
 	}
 	for _, r := range out {
@@ -427,29 +427,29 @@ func (l *liveReader) revisions(ctx context.Context, want workloadSelector, pods 
 	return out, nil
 }
 
-func (l *liveReader) revision(ctx context.Context, ref revisionRef) (*keptRevision, error) {
+func (l *liveReader) revision(ctx context.Context, ref revisionRef) (*slimRevision, error) {
 	if ref.kind == kindControllerRevision {
 		r, err := absent(l.kube.AppsV1().ControllerRevisions(l.namespace).Get(ctx, ref.name, metav1.GetOptions{}))
 		if err != nil || r == nil {
 			return nil, err
 		}
-		return keepControllerRevision(r, l.parts), nil
+		return slimControllerRevisionOf(r, l.parts), nil
 	}
 	r, err := absent(l.kube.AppsV1().ReplicaSets(l.namespace).Get(ctx, ref.name, metav1.GetOptions{}))
 	if err != nil || r == nil {
 		return nil, err
 	}
-	return keepReplicaSet(r, l.parts), nil
+	return slimReplicaSetOf(r, l.parts), nil
 }
 
-func (l *liveReader) slices(ctx context.Context, service string) ([]*keptSlice, error) {
+func (l *liveReader) slices(ctx context.Context, service string) ([]*slimSlice, error) {
 	list, err := l.kube.DiscoveryV1().EndpointSlices(l.namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service})
 	if err != nil {
 		return nil, err
 	}
-	out := make([]*keptSlice, 0, len(list.Items))
+	out := make([]*slimSlice, 0, len(list.Items))
 	for i := range list.Items {
-		out = append(out, keepSlice(&list.Items[i]))
+		out = append(out, slimSliceOf(&list.Items[i]))
 	}
 	return out, nil
 }

@@ -92,9 +92,9 @@ type Controller struct {
 	event *events
 	self  identity
 
-	rush   rush          // of rollbacks by this replica
-	asking chan struct{} // holds one token for each pass that asks others than the API server
-	strays chan struct{} // asks for a look for records that no guard has
+	rollbacks   rollbackRate  // of rollbacks by this replica
+	querySlots  chan struct{} // holds one token for each pass that asks others than the API server
+	orphanScans chan struct{} // asks for a look for records that no guard has
 
 	mu      sync.Mutex
 	guards  map[string]*entry
@@ -111,11 +111,11 @@ type entry struct {
 	record  decision.Record // lock and status alone
 	seen    bool
 	removed bool
-	// hurry ends a question to Prometheus or Alertmanager that a pass waits
+	// preempt ends a question to Prometheus or Alertmanager that a pass waits
 	// for: an alert has come or a person asks for a rollback, which waits for
 	// nobody's answer.
-	hurry   context.CancelFunc
-	hurried bool // nor for one that is yet to be asked in this pass
+	preempt   context.CancelFunc
+	preempted bool // nor for one that is yet to be asked in this pass
 }
 
 type submitted struct {
@@ -172,18 +172,18 @@ func New(o Options) (*Controller, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	c := &Controller{o: o, guards: map[string]*entry{}, asking: make(chan struct{}, max(1, o.Workers/2)), strays: make(chan struct{}, 1)}
+	c := &Controller{o: o, guards: map[string]*entry{}, querySlots: make(chan struct{}, max(1, o.Workers/2)), orphanScans: make(chan struct{}, 1)}
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
 	c.slow = workqueue.NewTypedItemExponentialFailureRateLimiter[string](250*time.Millisecond, 15*time.Second)
-	c.info = newInformers(o, c.touched, c.hurry, c.restarted)
+	c.info = newInformers(o, c.touched, c.preempt, c.restarted)
 	c.self.set(o.User)
 	c.info.refilled = c.enqueueAll
 	c.lease = newLeases(o)
 	c.event = newEvents(o)
 	c.r = &reconciler{
-		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newStopwatch(), known: newInspections(), past: records.NewHistories(),
+		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newDwellTimes(), known: newTrafficCache(), past: records.NewHistories(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
-		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, burst: c.burst, unguarded: c.info.unguardedOf, turn: c.turn, patient: c.patient,
+		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, manyRollbacks: c.manyRollbacks, unguarded: c.info.unguardedOf, querySlot: c.querySlot, preemptible: c.preemptible,
 		idle: c.info.idle, stir: c.info.stir,
 	}
 	return c, nil
@@ -230,7 +230,7 @@ func (c *Controller) SetGuards(guards []decision.Guard) {
 	for _, name := range look {
 		c.queue.Add(name)
 	}
-	c.lookForOrphans()
+	c.scanForOrphans()
 }
 
 // Run watches and reconciles until ctx ends, and returns when all that it has
@@ -253,7 +253,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	if !c.info.start(ctx) {
 		return nil
 	}
-	wg.Go(func() { c.lease.run(ctx, func() { c.enqueueAll(); c.lookForOrphans() }, stop) })
+	wg.Go(func() { c.lease.run(ctx, func() { c.enqueueAll(); c.scanForOrphans() }, stop) })
 	wg.Go(func() { c.tellOrphans(ctx) })
 	for range c.o.Workers {
 		wg.Go(func() { c.work(ctx) })
@@ -319,18 +319,18 @@ func (c *Controller) touched(guards []string) {
 	}
 }
 
-// hurry has a pass over a guard wait for no answer any more: a person asks for
+// preempt has a pass over a guard wait for no answer any more: a person asks for
 // a rollback.
-func (c *Controller) hurry(guard string) {
+func (c *Controller) preempt(guard string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.guards[guard]
 	if !ok {
 		return
 	}
-	e.hurried = true
-	if e.hurry != nil {
-		e.hurry()
+	e.preempted = true
+	if e.preempt != nil {
+		e.preempt()
 	}
 }
 
@@ -378,8 +378,8 @@ func (c *Controller) accept(guard string, alerts []decision.Alert, received time
 			}
 		}
 		e.waiters = append(e.waiters, done)
-		if e.hurry != nil && len(alerts) > 0 {
-			e.hurry()
+		if e.preempt != nil && len(alerts) > 0 {
+			e.preempt()
 		}
 	}
 	c.mu.Unlock()
@@ -427,7 +427,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 		return 0, nil
 	}
 	g, pending, waiters := e.guard, maps.Clone(e.pending), e.waiters
-	e.waiters, e.hurried = nil, false // what the caches know now, this pass will see
+	e.waiters, e.preempted = nil, false // what the caches know now, this pass will see
 	c.mu.Unlock()
 
 	alerts := c.o.Firing(name)
@@ -453,36 +453,36 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 		wait = min(wait, r)
 	}
 	if out.later {
-		wait = min(wait, settle+rand.N(settle)) //nolint:gosec // spreads load
+		wait = min(wait, coalesceDelay+rand.N(coalesceDelay)) //nolint:gosec // spreads load
 	}
 	return wait, nil
 }
 
-// burst says whether rollbacks follow each other closely.
-func (c *Controller) burst() bool { return c.rush.on(c.o.Now()) }
+// manyRollbacks says whether rollbacks follow each other closely.
+func (c *Controller) manyRollbacks() bool { return c.rollbacks.high(c.o.Now()) }
 
-// fewRollbacks within the time of settle are no burst.
+// fewRollbacks within coalesceDelay are no burst.
 const fewRollbacks = 8
 
-// rush tells many rollbacks at once from a few.
-type rush struct {
+// rollbackRate tells many rollbacks at once from a few.
+type rollbackRate struct {
 	mu   sync.Mutex
 	last [fewRollbacks]time.Time // a ring
 	next int                     // its oldest
 }
 
-func (r *rush) add(now time.Time) {
+func (r *rollbackRate) add(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last[r.next] = now
 	r.next = (r.next + 1) % fewRollbacks
 }
 
-func (r *rush) on(now time.Time) bool {
+func (r *rollbackRate) high(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	oldest := r.last[r.next]
-	return !oldest.IsZero() && now.Sub(oldest).Abs() < settle
+	return !oldest.IsZero() && now.Sub(oldest).Abs() < coalesceDelay
 }
 
 // finish notes what came of a reconcile.
@@ -497,7 +497,7 @@ func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map
 		if d.Reason == decision.ReasonReassert {
 			m.reasserted(g.Name)
 		} else {
-			c.rush.add(c.o.Now())
+			c.rollbacks.add(c.o.Now())
 		}
 		for _, s := range pending {
 			if l := d.Record.Lock; l == nil || l.Fingerprint == s.alert.Fingerprint {
@@ -526,7 +526,7 @@ func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map
 	}
 	if out.recorded || out.done {
 		e.sides, e.record, e.seen = out.snapshot.sides, decision.Record{Lock: d.Record.Lock, Status: out.status()}, true
-		m.saw(g, out)
+		m.observe(g, out)
 		if c.o.Confirmed != nil {
 			c.o.Confirmed(e.view(g.Name))
 		}
@@ -564,20 +564,20 @@ func (c *Controller) wrote(g decision.Guard, s snapshot, d decision.Decision) {
 	}
 }
 
-// turn lets at most half of the workers ask Prometheus and Alertmanager at a
+// querySlot lets at most half of the workers ask Prometheus and Alertmanager at a
 // time: when these are slow, the others still roll back at once.
-func (c *Controller) turn() (done func(), ok bool) {
+func (c *Controller) querySlot() (done func(), ok bool) {
 	select {
-	case c.asking <- struct{}{}:
-		return func() { <-c.asking }, true
+	case c.querySlots <- struct{}{}:
+		return func() { <-c.querySlots }, true
 	default:
 		return nil, false
 	}
 }
 
-// patient is a context for questions about a guard that end as soon as an
+// preemptible is a context for questions about a guard that end as soon as an
 // alert for it comes.
-func (c *Controller) patient(ctx context.Context, guard string) (context.Context, context.CancelFunc) {
+func (c *Controller) preemptible(ctx context.Context, guard string) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -585,13 +585,13 @@ func (c *Controller) patient(ctx context.Context, guard string) (context.Context
 	if !ok {
 		return ctx, cancel
 	}
-	if len(e.waiters) > 0 || e.hurried {
+	if len(e.waiters) > 0 || e.preempted {
 		cancel() // it has come already
 	}
-	e.hurry = cancel
+	e.preempt = cancel
 	return ctx, func() {
 		c.mu.Lock()
-		e.hurry = nil
+		e.preempt = nil
 		c.mu.Unlock()
 		cancel()
 	}
@@ -601,7 +601,7 @@ func (c *Controller) askForward(ctx context.Context, s snapshot) (decision.Forwa
 	if c.o.AskForward == nil {
 		return decision.Forward{Err: "nobody can be asked what fires now"}, nil
 	}
-	ctx, done := c.patient(ctx, s.input.Guard.Name)
+	ctx, done := c.preemptible(ctx, s.input.Guard.Name)
 	defer done()
 	return c.o.AskForward(ctx, s.input.Guard, s.sides, s.input.CountSince(c.o.Now()))
 }
@@ -610,7 +610,7 @@ func (c *Controller) count(ctx context.Context, s snapshot) decision.Count {
 	if c.o.Count == nil {
 		return decision.Count{}
 	}
-	ctx, done := c.patient(ctx, s.input.Guard.Name)
+	ctx, done := c.preemptible(ctx, s.input.Guard.Name)
 	defer done()
 	n, gaps, err := c.o.Count(ctx, s.input.Guard, s.sides, s.input.CountSince(c.o.Now()))
 	if err != nil {

@@ -64,7 +64,7 @@ func (i *informers) stir() {
 // the time.
 func (i *informers) stirredBy(obj any) {
 	switch obj.(type) {
-	case *keptPod, *keptDeployment, *keptRevision, *keptSlice, *keptService, *keptRule:
+	case *slimPod, *slimDeployment, *slimRevision, *slimSlice, *slimService, *slimRule:
 		return
 	}
 	i.stir()
@@ -72,7 +72,7 @@ func (i *informers) stirredBy(obj any) {
 
 // stirredByPod stirs if a pod that has come, changed or gone may be of another
 // build, or is the canary's. Stable's come and go with its load.
-func (i *informers) stirredByPod(p *keptPod) {
+func (i *informers) stirredByPod(p *slimPod) {
 	if p.unmanaged() {
 		return
 	}
@@ -80,7 +80,7 @@ func (i *informers) stirredByPod(p *keptPod) {
 	if ref.kind == kindControllerRevision {
 		in = i.reader.revisionIx
 	}
-	if _, known := get[keptRevision](i.reader, in, ref.name); !known {
+	if _, known := get[slimRevision](i.reader, in, ref.name); !known {
 		i.stir()
 		return
 	}
@@ -126,7 +126,7 @@ func (i *informers) watchWhileNeeded(ctx context.Context) {
 			})
 		})
 	}
-	tick := time.NewTicker(min(watchLook, max(i.demand.after.Abs()/4, time.Millisecond)))
+	tick := time.NewTicker(min(watchCheckEvery, max(i.demand.after.Abs()/4, time.Millisecond)))
 	defer tick.Stop()
 	for !i.needless(time.Now()) {
 		select {

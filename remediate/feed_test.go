@@ -72,7 +72,7 @@ func fedBy(list func() (*corev1.PodList, error), opened *[]*watch.FakeWatcher) (
 		},
 	}
 	version := func(o any) string {
-		if p, ok := o.(*keptPod); ok {
+		if p, ok := o.(*slimPod); ok {
 			return p.version
 		}
 		return "-"

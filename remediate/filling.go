@@ -107,7 +107,7 @@ func (i *informers) start(ctx context.Context) bool {
 		i.running.Go(func() { f.run(ctx, func() {}) })
 	}
 	i.running.Go(func() { i.watchOnDemand(ctx) })
-	i.running.Go(func() { i.watchOver(ctx, min(watchLook, max(i.grace/4, time.Millisecond))) })
+	i.running.Go(func() { i.watchOver(ctx, min(watchCheckEvery, max(i.grace/4, time.Millisecond))) })
 	if !i.waitUntil(ctx, i.settled) {
 		return false
 	}
@@ -171,27 +171,27 @@ func (f fillingReader) virtualService(ctx context.Context, name string) (*unstru
 	return f.from(resourceVirtualServices).virtualService(ctx, name)
 }
 
-func (f fillingReader) destinationRule(ctx context.Context, name string) (*keptRule, error) {
+func (f fillingReader) destinationRule(ctx context.Context, name string) (*slimRule, error) {
 	return f.from(resourceDestinationRules).destinationRule(ctx, name)
 }
 
-func (f fillingReader) service(ctx context.Context, name string) (*keptService, error) {
+func (f fillingReader) service(ctx context.Context, name string) (*slimService, error) {
 	return f.from(resourceServices).service(ctx, name)
 }
 
-func (f fillingReader) deployments(ctx context.Context, want workloadSelector) ([]*keptDeployment, error) {
+func (f fillingReader) deployments(ctx context.Context, want workloadSelector) ([]*slimDeployment, error) {
 	return f.from(resourceDeployments).deployments(ctx, want)
 }
 
-func (f fillingReader) pods(ctx context.Context, want workloadSelector) ([]*keptPod, error) {
+func (f fillingReader) pods(ctx context.Context, want workloadSelector) ([]*slimPod, error) {
 	return f.from(resourcePods).pods(ctx, want)
 }
 
-func (f fillingReader) revisions(ctx context.Context, want workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+func (f fillingReader) revisions(ctx context.Context, want workloadSelector, pods []*slimPod) ([]*slimRevision, error) {
 	return f.from(resourceReplicaSets, resourceRevisions).revisions(ctx, want, pods)
 }
 
-func (f fillingReader) slices(ctx context.Context, service string) ([]*keptSlice, error) {
+func (f fillingReader) slices(ctx context.Context, service string) ([]*slimSlice, error) {
 	return f.from(resourceSlices).slices(ctx, service)
 }
 

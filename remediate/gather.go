@@ -30,7 +30,7 @@ type snapshot struct {
 	beside   map[string]bool                       // those that have testers' routes alone, where another leads everybody somewhere
 	// who serves the two sides, for rules that need names
 	sides  decision.Sides
-	known  *inspections
+	known  *trafficCache
 	noRule string // why the DestinationRule cannot be read
 	unread error  // the first of what is not readable
 	user   string // guardian's own
@@ -39,7 +39,7 @@ type snapshot struct {
 
 // gather reads all that one guard's decision needs. A record that cannot be
 // parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g decision.Guard, domain, user string, known *inspections, past *records.Histories) (snapshot, error) {
+func gather(ctx context.Context, r reader, g decision.Guard, domain, user string, known *trafficCache, past *records.Histories) (snapshot, error) {
 	s := snapshot{input: decision.Input{Guard: g}, known: known, user: user}
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
@@ -76,7 +76,7 @@ func (s *snapshot) cannotRead(err error) string {
 func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) error {
 	g := s.input.Guard
 	s.pair = virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: domain}
-	var rule *keptRule
+	var rule *slimRule
 	if g.Stable.Host == "" || g.Canary.Host == "" {
 		dr, err := r.destinationRule(ctx, g.DestinationRule)
 		if why := s.cannotRead(err); why != "" {
@@ -136,20 +136,20 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 // says so. It is the side's that asks for more, and the canary's where neither
 // does: what may be the canary's must not be counted on as stable's.
 func (stable *resolvedSide) part(canary *resolvedSide) (overlap string) {
-	both := func(set keptLabels) bool { return stable.want.matches(set) && canary.want.matches(set) }
+	both := func(set slimLabels) bool { return stable.want.matches(set) && canary.want.matches(set) }
 	from, shared := stable, 0
 	wide, narrow := stable.want.includedIn(canary.want), canary.want.includedIn(stable.want)
 	if narrow && !wide {
 		from = canary
 	}
-	from.pods = slices.DeleteFunc(slices.Clone(from.pods), func(p *keptPod) bool {
+	from.pods = slices.DeleteFunc(slices.Clone(from.pods), func(p *slimPod) bool {
 		if !both(p.labels) {
 			return false
 		}
 		shared++
 		return true
 	})
-	from.deployments = slices.DeleteFunc(slices.Clone(from.deployments), func(d *keptDeployment) bool { return both(d.template) })
+	from.deployments = slices.DeleteFunc(slices.Clone(from.deployments), func(d *slimDeployment) bool { return both(d.template) })
 	from.name()
 	switch {
 	case narrow && !wide:
@@ -164,15 +164,15 @@ func (stable *resolvedSide) part(canary *resolvedSide) (overlap string) {
 type resolvedSide struct {
 	decision.Side
 	want        workloadSelector
-	subset      keptLabels
-	deployments []*keptDeployment
+	subset      slimLabels
+	deployments []*slimDeployment
 	unread      bool // guardian may not read Deployments
-	pods        []*keptPod
+	pods        []*slimPod
 }
 
 // side finds what runs behind ref; why says that there is no such destination.
 // rule may be nil for a ref to a host.
-func (s *snapshot) side(ctx context.Context, r reader, ref virtualservice.Ref, rule *keptRule) (side resolvedSide, why string, err error) {
+func (s *snapshot) side(ctx context.Context, r reader, ref virtualservice.Ref, rule *slimRule) (side resolvedSide, why string, err error) {
 	g, host := s.input.Guard, ref.Host
 	if host == "" {
 		host = s.pair.Host
@@ -238,11 +238,11 @@ func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (in
 	if err != nil {
 		return 0, fmt.Errorf("list EndpointSlices of Service %s: %w", side.Service, err)
 	}
-	byName := make(map[string]*keptPod, len(side.pods))
+	byName := make(map[string]*slimPod, len(side.pods))
 	for _, p := range side.pods {
 		byName[p.name] = p
 	}
-	return readyEndpoints(eps, side.subset, func(name string) *keptPod { return byName[name] }), nil
+	return readyEndpoints(eps, side.subset, func(name string) *slimPod { return byName[name] }), nil
 }
 
 func readWorkload(ctx context.Context, r reader, side resolvedSide) (decision.Workload, error) {
@@ -257,7 +257,7 @@ func readWorkload(ctx context.Context, r reader, side resolvedSide) (decision.Wo
 func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 	g, in := s.input.Guard, &s.input
 	var missing, unnamed []string
-	var all []inspection
+	var all []canaryTraffic
 	for _, name := range g.VirtualServices {
 		vs, err := r.virtualService(ctx, name)
 		if err != nil {
@@ -273,7 +273,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 		if value, ok := marks[decision.LockKey(g.Name)]; ok {
 			in.Marked = decision.NewestMark(in.Marked, value, s.user)
 		}
-		found := s.known.inspect(g.Name, vs, s.pair, s.options(in.Record, name))
+		found := s.known.of(g.Name, vs, s.pair, s.options(in.Record, name))
 		if found.unnamed != "" && s.noRule != "" {
 			return fmt.Errorf("VirtualService %s/%s: which destinations are the guard's is not known: %s", g.Namespace, name, s.noRule)
 		}
@@ -297,7 +297,7 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 	s.putBeside(all)
 	for i, vs := range s.services {
 		if s.beside[vs.GetName()] {
-			all[i] = s.known.inspect(g.Name, vs, s.pair, s.options(in.Record, vs.GetName()))
+			all[i] = s.known.of(g.Name, vs, s.pair, s.options(in.Record, vs.GetName()))
 		}
 		in.Owed = in.Owed || owes(vs, s.pair, s.options(in.Record, vs.GetName()), in.Record.Changed)
 		in.Traffic = in.Traffic.Merge(all[i].traffic)
@@ -388,9 +388,9 @@ func (s *snapshot) options(r decision.Record, virtualService string) virtualserv
 
 // putBeside finds the VirtualServices in which testers' routes are all there is,
 // and that stand beside another which leads everybody somewhere.
-func (s *snapshot) putBeside(all []inspection) {
+func (s *snapshot) putBeside(all []canaryTraffic) {
 	for i, vs := range s.services {
-		others := slices.ContainsFunc(all, func(f inspection) bool { return f.beside })
+		others := slices.ContainsFunc(all, func(f canaryTraffic) bool { return f.beside })
 		if others && !all[i].beside && len(all[i].testers.Whole) > 0 {
 			if s.beside == nil {
 				s.beside = map[string]bool{}

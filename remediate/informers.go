@@ -26,7 +26,7 @@ type informers struct {
 	namespace string
 	domain    string
 	touched   func(guards []string)
-	hurry     func(guard string) // a person asks for its rollback
+	preempt   func(guard string) // a person asks for its rollback
 	restarted func(guard string, ref virtualservice.Ref, byReason map[string]int64)
 	refilled  func() // which caches are believed has changed
 	log       *slog.Logger
@@ -51,8 +51,8 @@ type informers struct {
 	guards map[string]decision.Guard
 }
 
-func newInformers(o Options, touched func([]string), hurry func(string), restarted func(string, virtualservice.Ref, map[string]int64)) *informers {
-	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, hurry: hurry, restarted: restarted, refilled: func() {}, log: o.Logger,
+func newInformers(o Options, touched func([]string), preempt func(string), restarted func(string, virtualservice.Ref, map[string]int64)) *informers {
+	i := &informers{namespace: o.Namespace, domain: o.Domain, touched: touched, preempt: preempt, restarted: restarted, refilled: func() {}, log: o.Logger,
 		parts: map[string]*cachePart{}, metrics: o.Metrics, grace: o.WatchGrace, demand: newDemand(o.IdleAfter)}
 	i.istio = newIstioAPI(o.Dynamic, o.Namespace)
 	add := func(resource string, kind runtime.Object, client any, lw *cache.ListWatch, indexers cache.Indexers) *feed {
@@ -100,7 +100,7 @@ func (i *informers) tell(was, is any, first bool) {
 	}
 	guards := i.of(is)
 	if cm, ok := is.(*corev1.ConfigMap); ok && len(guards) > 0 && asksRollback(cm) {
-		i.hurry(guards[0])
+		i.preempt(guards[0])
 	}
 	if vs, ok := was.(*unstructured.Unstructured); ok {
 		guards = append(guards, i.of(vs)...) // its lock, or the way to a canary, may have been lost with this very change
@@ -128,8 +128,8 @@ func sameVersion(a, b any) bool {
 // tellPod also counts restarts. Those that a pod had before this replica saw it
 // for the first time are history, unless the pod itself is new.
 func (i *informers) tellPod(was, is any, first bool) {
-	before, _ := was.(*keptPod)
-	p, _ := is.(*keptPod)
+	before, _ := was.(*slimPod)
+	p, _ := is.(*slimPod)
 	switch {
 	case p == nil:
 		p, before = before, nil
@@ -143,7 +143,7 @@ func (i *informers) tellPod(was, is any, first bool) {
 	i.touched(i.of(p))
 }
 
-func (i *informers) countRestarts(p *keptPod, byReason map[string]int64) {
+func (i *informers) countRestarts(p *slimPod, byReason map[string]int64) {
 	if len(byReason) == 0 {
 		return
 	}
@@ -194,17 +194,17 @@ func serviceIn(host, namespace, domain string) (string, bool) {
 // any.
 func (i *informers) of(obj any) []string {
 	switch o := obj.(type) {
-	case *keptPod:
+	case *slimPod:
 		return i.ofWorkload(o.labels)
-	case *keptDeployment:
+	case *slimDeployment:
 		return i.ofWorkload(o.template)
-	case *keptRevision:
+	case *slimRevision:
 		return i.ofWorkload(o.labels)
-	case *keptSlice:
+	case *slimSlice:
 		return i.ofService(o.service)
-	case *keptService:
+	case *slimService:
 		return i.ofService(o.name)
-	case *keptRule:
+	case *slimRule:
 		i.mu.RLock()
 		defer i.mu.RUnlock()
 		return i.byDR[o.name]
@@ -260,7 +260,7 @@ func (i *informers) ofService(service string) []string {
 	defer i.mu.RUnlock()
 	out := slices.Clone(i.byHost[service])
 	for _, r := range rules {
-		if r, ok := r.(*keptRule); ok {
+		if r, ok := r.(*slimRule); ok {
 			out = append(out, i.byDR[r.name]...)
 		}
 	}
@@ -270,7 +270,7 @@ func (i *informers) ofService(service string) []string {
 
 // ofWorkload finds the guards that a pod, Deployment or revision may belong
 // to: those whose Service selects its labels.
-func (i *informers) ofWorkload(set keptLabels) []string {
+func (i *informers) ofWorkload(set slimLabels) []string {
 	var out []string
 	for _, pair := range set.pairs() {
 		services, err := i.reader.services.ByIndex(indexPair, pair)
@@ -278,7 +278,7 @@ func (i *informers) ofWorkload(set keptLabels) []string {
 			return nil
 		}
 		for _, s := range services {
-			if s, ok := s.(*keptService); ok && s.selects(set) {
+			if s, ok := s.(*slimService); ok && s.selects(set) {
 				out = append(out, i.ofService(s.name)...)
 			}
 		}
@@ -287,7 +287,7 @@ func (i *informers) ofWorkload(set keptLabels) []string {
 }
 
 // guardsOf are the guards that a pod may belong to.
-func (i *informers) guardsOf(p *keptPod) []decision.Guard {
+func (i *informers) guardsOf(p *slimPod) []decision.Guard {
 	names := i.ofWorkload(p.labels)
 	i.mu.RLock()
 	defer i.mu.RUnlock()
@@ -317,11 +317,11 @@ func (i *informers) selectorOf(g decision.Guard, ref virtualservice.Ref) (worklo
 	if !ok {
 		return none, false
 	}
-	svc, ok := get[keptService](i.reader, i.reader.services, name)
+	svc, ok := get[slimService](i.reader, i.reader.services, name)
 	if !ok {
 		return none, false
 	}
-	var subset keptLabels
+	var subset slimLabels
 	if ref.Host == "" {
 		dr, ok := i.reader.rule(g.DestinationRule)
 		if !ok {

@@ -125,7 +125,7 @@ func TestOneGuardianLooksAfterOneNamespace(t *testing.T) {
 		n.must(b.renew(ctx))
 		n.must(a.contest(ctx))
 		stopped := error(nil)
-		b.lookForRivals(ctx, func(err error) { stopped = err })
+		b.findRivals(ctx, func(err error) { stopped = err })
 		n.refusedBy(stopped, "a")
 		if b.refused.Load() == nil {
 			t.Error("readiness does not know of it")

@@ -574,16 +574,16 @@ func TestWithoutALockWhatAPersonAskedForIsForgottenOnlyAfterTrafficHasMoved(t *t
 
 func TestTheRecordTellsOfTheWeightAtOnceUnlessManyRollBack(t *testing.T) {
 	now := time.Now()
-	var few rush
+	var few rollbackRate
 	for range fewRollbacks - 1 {
 		few.add(now)
 	}
-	if few.on(now) {
+	if few.high(now) {
 		t.Errorf("%d rollbacks are a burst", fewRollbacks-1)
 	}
 	few.add(now.Add(time.Second))
-	if !few.on(now.Add(settle-1)) || few.on(now.Add(settle)) {
-		t.Errorf("%d rollbacks within %v are no burst, or are one after it", fewRollbacks, settle)
+	if !few.high(now.Add(coalesceDelay-1)) || few.high(now.Add(coalesceDelay)) {
+		t.Errorf("%d rollbacks within %v are no burst, or are one after it", fewRollbacks, coalesceDelay)
 	}
 
 	s := snapshot{record: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "7"}},
@@ -591,14 +591,14 @@ func TestTheRecordTellsOfTheWeightAtOnceUnlessManyRollBack(t *testing.T) {
 	want := s.input.Record.Clone()
 	want.Status.State, want.Status.Weight, want.Status.Moving = decision.StateRolledBack, 0, nil
 	told := decision.Decision{Added: []decision.HistoryEntry{{Event: "rolled-back"}}}
-	for age, wants := range map[time.Duration][2]bool{0: {false, true}, maxSettle - 1: {false, true}, maxSettle: {false, false}} {
+	for age, wants := range map[time.Duration][2]bool{0: {false, true}, maxCoalesceDelay - 1: {false, true}, maxCoalesceDelay: {false, false}} {
 		for i, burst := range []bool{false, true} {
-			r := &reconciler{now: func() time.Time { return now.Add(age) }, burst: func() bool { return burst }}
-			if r.canWait(s, told, want) {
+			r := &reconciler{now: func() time.Time { return now.Add(age) }, manyRollbacks: func() bool { return burst }}
+			if r.canCoalesce(s, told, want) {
 				t.Errorf("%v after the lock, burst %v: waits to tell of what it has not done itself", age, burst)
 			}
 			r.done.note("", s.record)
-			if got := r.canWait(s, told, want); got != wants[i] {
+			if got := r.canCoalesce(s, told, want); got != wants[i] {
 				t.Errorf("%v after the lock, burst %v: can wait: %v", age, burst, got)
 			}
 		}

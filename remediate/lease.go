@@ -186,7 +186,7 @@ func (l *leases) live(ctx context.Context, lost func(error)) {
 			l.log.Warn("renew this replica's lease", "err", err)
 			next.Reset(lifeRetry)
 		}
-		l.lookForRivals(ctx, lost)
+		l.findRivals(ctx, lost)
 		if l.leads() && l.now().Sub(l.swept).Abs() >= sweepEvery {
 			l.swept = l.now()
 			l.sweep(ctx)
@@ -203,8 +203,8 @@ func (l *leases) leave(ctx context.Context) {
 	}
 }
 
-// lookForRivals ends this guardian if another one has the namespace.
-func (l *leases) lookForRivals(ctx context.Context, lost func(error)) {
+// findRivals ends this guardian if another one has the namespace.
+func (l *leases) findRivals(ctx context.Context, lost func(error)) {
 	err := l.contest(ctx)
 	if other := (*OtherGuardianError)(nil); errors.As(err, &other) {
 		l.refused.Store(other)

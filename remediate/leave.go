@@ -19,7 +19,7 @@ const retryLeaving = time.Minute
 
 // gatherFormer reads what a lock covers besides the guard's own. What guardian may
 // not read any more is told, and keeps nothing from being rolled back.
-func (s *snapshot) gatherFormer(ctx context.Context, r reader) (all []inspection, err error) {
+func (s *snapshot) gatherFormer(ctx context.Context, r reader) (all []canaryTraffic, err error) {
 	in := &s.input
 	for _, name := range in.Record.Former(in.Guard) {
 		vs, err := r.virtualService(ctx, name)
@@ -34,7 +34,7 @@ func (s *snapshot) gatherFormer(ctx context.Context, r reader) (all []inspection
 			in.FormerGone = append(in.FormerGone, name)
 			continue
 		}
-		found := s.known.inspect(in.Guard.Name, vs, s.pair, s.options(in.Record, name))
+		found := s.known.of(in.Guard.Name, vs, s.pair, s.options(in.Record, name))
 		if found.unnamed != "" {
 			continue // nothing in it is the pair's any more
 		}

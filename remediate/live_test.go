@@ -62,7 +62,7 @@ func TestLiveReadsEndWhenAnAlertComes(t *testing.T) {
 	var saw *world
 	r.live = slowReader{worldReader{world: w, saw: &saw}, asked}
 	alert := make(chan context.CancelFunc, 1)
-	r.patient = func(ctx context.Context, _ string) (context.Context, context.CancelFunc) {
+	r.preemptible = func(ctx context.Context, _ string) (context.Context, context.CancelFunc) {
 		ctx, cancel := context.WithCancel(ctx)
 		alert <- cancel
 		return ctx, cancel
@@ -86,7 +86,7 @@ func TestLiveReadsEndWhenAnAlertComes(t *testing.T) {
 		t.Errorf("%v, %d writes: want none, and another pass", err, w.version-before)
 	}
 	// Nobody hurries: it is read to the end.
-	r.live, r.patient = worldReader{world: w, saw: &saw}, func(ctx context.Context, _ string) (context.Context, context.CancelFunc) {
+	r.live, r.preemptible = worldReader{world: w, saw: &saw}, func(ctx context.Context, _ string) (context.Context, context.CancelFunc) {
 		return context.WithCancel(ctx)
 	}
 	if out, err := r.reconcile(t.Context(), g, nil); err != nil || out.decision.Record.Lock != nil {
@@ -130,11 +130,11 @@ func TestALiveLookReadsWhatPodsWereMadeFromOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pods := []*keptPod{readyPod("s-0", "", ownedBy("StatefulSet", "s"), hashed("s-aaa")), readyPod("x", "gone")}
+	pods := []*slimPod{readyPod("s-0", "", ownedBy("StatefulSet", "s"), hashed("s-aaa")), readyPod("x", "gone")}
 	for range 100 {
 		pods = append(pods, readyPod("a", "one"), readyPod("b", "two"))
 	}
-	want := newWorkloadSelector(keepLabels(map[string]string{"app": "orders"}), nil)
+	want := newWorkloadSelector(slimLabelsOf(map[string]string{"app": "orders"}), nil)
 	found, err := (&liveReader{namespace: "shop", kube: kube}).revisions(t.Context(), want, pods)
 	if err != nil {
 		t.Fatal(err)

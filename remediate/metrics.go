@@ -222,8 +222,8 @@ func addByReason(to []int64, reasons []string, byReason map[string]int64) {
 	}
 }
 
-// saw exports what a reconcile found.
-func (m *Metrics) saw(g decision.Guard, o outcome) {
+// observe exports what a reconcile found.
+func (m *Metrics) observe(g decision.Guard, o outcome) {
 	m.edit(g.Name, func(s *series) {
 		st := o.status()
 		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight

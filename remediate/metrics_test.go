@@ -18,7 +18,7 @@ func TestContainersAreExportedByReason(t *testing.T) {
 	m.start(g)
 	var o outcome
 	o.snapshot.sides.Canary.Waiting = map[string]int64{"ImagePullBackOff": 2, "ErrImagePull": 1, "SignatureValidationFailed": 1, "PreStartHookError": 1}
-	m.saw(g, o)
+	m.observe(g, o)
 	m.restarted("orders", g.Canary, map[string]int64{"OOMKilled": 2, "": 1})
 	m.restarted("orders", g.Canary, map[string]int64{"OOMKilled": 1, "ContainerCannotRun": 4})
 	want := `
@@ -47,7 +47,7 @@ func TestAnUnwatchedCanaryIsAMetric(t *testing.T) {
 	g := decision.Guard{Name: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
 	m.start(g)
 	for text, want := range map[string]string{"": "0", decision.NoRequestsYet: "0", "not loaded": "1", decision.NoAnswer: "1"} {
-		m.saw(g, outcome{decision: decision.Decision{Record: decision.Record{Status: decision.Status{Unwatched: text}}}})
+		m.observe(g, outcome{decision: decision.Decision{Record: decision.Record{Status: decision.Status{Unwatched: text}}}})
 		err := testutil.CollectAndCompare(m, strings.NewReader("# HELP guardian_guard_unwatched 1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.\n"+
 			"# TYPE guardian_guard_unwatched gauge\nguardian_guard_unwatched{guard=\"orders-service\"} "+want+"\n"), "guardian_guard_unwatched")
 		if err != nil {

@@ -19,16 +19,16 @@ import (
 	"k8s.io/client-go/dynamic"
 )
 
-// orphansLook is how often the records are held against the configuration
+// orphanScanEvery is how often the records are held against the configuration
 // without an occasion.
-const orphansLook = time.Minute
+const orphanScanEvery = time.Minute
 
 // tellOrphans marks, while this replica leads, the records of guards that the
 // configuration does not have (any more), until ctx ends. What is in them stays,
 // a lock above all: but a pipeline or a person must not take for the present
 // what nobody keeps up to date.
 func (c *Controller) tellOrphans(ctx context.Context) {
-	tick := time.NewTicker(orphansLook)
+	tick := time.NewTicker(orphanScanEvery)
 	defer tick.Stop()
 	for {
 		if c.Leads() {
@@ -40,15 +40,15 @@ func (c *Controller) tellOrphans(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		case <-c.strays:
+		case <-c.orphanScans:
 		}
 	}
 }
 
-// lookForOrphans asks tellOrphans for a look now.
-func (c *Controller) lookForOrphans() {
+// scanForOrphans asks tellOrphans for a look now.
+func (c *Controller) scanForOrphans() {
 	select {
-	case c.strays <- struct{}{}:
+	case c.orphanScans <- struct{}{}:
 	default: // one is asked for already
 	}
 }

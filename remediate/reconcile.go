@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	maxAttempts    = 10              // conflicts in a row before the queue's backoff takes over
-	settle         = 5 * time.Second // how long, in a burst of rollbacks, what follows from one may wait to be written down
-	maxSettle      = time.Minute     // and how long at most while the burst goes on
-	annotationPath = "/metadata/annotations"
+	maxAttempts      = 10              // conflicts in a row before the queue's backoff takes over
+	coalesceDelay    = 5 * time.Second // how long, in a burst of rollbacks, what follows from one may wait to be written down
+	maxCoalesceDelay = time.Minute     // and how long at most while the burst goes on
+	annotationPath   = "/metadata/annotations"
 )
 
 // freshReader reads from the API server what a rollback writes, and the rest
@@ -56,23 +56,23 @@ type reconciler struct {
 	store        store
 	domain       string
 	now          func() time.Time
-	watch        *stopwatch
-	known        *inspections // nil: each look is made anew
+	watch        *dwellTimes
+	known        *trafficCache // nil: each look is made anew
 	past         *records.Histories
 	done         confirmed
 	unrecorded   unrecorded
 	later        perGuard[time.Time] // when what could not be given back is tried again
 
-	user      func() string // guardian's own, as the API server knows it; empty: not known yet
-	leads     func() bool
-	heartbeat func(ctx context.Context) (time.Time, error)                                  // newest of any replica, read live
-	patient   func(ctx context.Context, guard string) (context.Context, context.CancelFunc) // for live reads: it ends when an alert comes; nil: never
-	turn      func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
-	count     func(ctx context.Context, s snapshot) decision.Count
-	forward   func(ctx context.Context, s snapshot) (decision.Forward, []decision.Alert) // asks what only matters for going forward
-	unguarded func(g decision.Guard, p virtualservice.Pair) (found []string, known bool) // nil: it is not looked for
-	changed   func(g decision.Guard, s snapshot, d decision.Decision)                    // told of each decision that was written
-	burst     func() bool                                                                // many rollbacks at once; nil: never
+	user          func() string // guardian's own, as the API server knows it; empty: not known yet
+	leads         func() bool
+	heartbeat     func(ctx context.Context) (time.Time, error)                                  // newest of any replica, read live
+	preemptible   func(ctx context.Context, guard string) (context.Context, context.CancelFunc) // for live reads: it ends when an alert comes; nil: never
+	querySlot     func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
+	count         func(ctx context.Context, s snapshot) decision.Count
+	forward       func(ctx context.Context, s snapshot) (decision.Forward, []decision.Alert) // asks what only matters for going forward
+	unguarded     func(g decision.Guard, p virtualservice.Pair) (found []string, known bool) // nil: it is not looked for
+	changed       func(g decision.Guard, s snapshot, d decision.Decision)                    // told of each decision that was written
+	manyRollbacks func() bool                                                                // many rollbacks at once; nil: never
 
 	idle func() bool // what cached holds may be of a while ago; nil: never
 	stir func()      // something goes on: it must not be
@@ -108,7 +108,7 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 	var out outcome
 	var ask questions
 	var conflict error
-	var done func() // of this pass's turn to ask
+	var done func() // with this pass's slot for queries
 	defer func() {
 		if done != nil {
 			done()
@@ -126,8 +126,8 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 		s.again = ask.again
 		now := r.now()
 		d := decision.Decide(in, now)
-		if (d.WantCount || d.WantForward) && !ask.turn && !ask.busy {
-			if done, ask.turn = r.takeTurn(); !ask.turn {
+		if (d.WantCount || d.WantForward) && !ask.slot && !ask.busy {
+			if done, ask.slot = r.takeQuerySlot(); !ask.slot {
 				ask.busy, in.Busy = true, true
 				d = decision.Decide(in, now)
 			}
@@ -148,7 +148,7 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 		did, err := r.apply(ctx, s, d)
 		did.snapshot, did.recorded = s, out.recorded || did.recorded
 		if out = did; err == nil {
-			r.watch.saw(g.Name, moveOf(d.Record.Status), now)
+			r.watch.observed(g.Name, moveOf(d.Record.Status), now)
 			return out, nil
 		}
 		if !errors.Is(err, errConflict) && !doubtful(err, out) {
@@ -179,18 +179,18 @@ type questions struct {
 	pinned bool  // no deeper: an alert waits for this pass to end
 	again  bool  // it has left a write without an answer
 	count  decision.Count
-	turn   bool // it is this pass's turn to ask others than the API server
+	slot   bool // this pass has a slot for queries to others than the API server
 	busy   bool // it is not, they are being asked about other guards
 }
 
 // written is the depth of all objects that are written, for whatever comes after too.
 func (q *questions) written() { q.depth, q.floor = depthWritten, depthWritten }
 
-func (r *reconciler) takeTurn() (done func(), ok bool) {
-	if r.turn == nil {
+func (r *reconciler) takeQuerySlot() (done func(), ok bool) {
+	if r.querySlot == nil {
 		return func() {}, true
 	}
-	return r.turn()
+	return r.querySlot()
 }
 
 // contradicts says that a decision sees another build, or other weights than
@@ -268,9 +268,9 @@ var errAbandoned = errors.New("an alert has come before the API server had answe
 func (r *reconciler) gather(ctx context.Context, g decision.Guard, alerts []decision.Alert, ask questions) (decision.Input, snapshot, error) {
 	from := r.cached
 	switch {
-	case ask.depth >= depthLive && r.patient != nil:
+	case ask.depth >= depthLive && r.preemptible != nil:
 		from = r.live
-		live, done := r.patient(ctx, g.Name)
+		live, done := r.preemptible(ctx, g.Name)
 		defer done()
 		in, s, err := r.gatherFrom(live, from, g, alerts, ask)
 		if err != nil && live.Err() != nil && ctx.Err() == nil {
@@ -377,7 +377,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d decision.Decision)
 	did.record = s.record
 	switch {
 	case s.holds(want):
-	case r.canWait(s, d, want):
+	case r.canCoalesce(s, d, want):
 		did.later = true
 	default:
 		did.record, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want)
@@ -536,11 +536,11 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d decision.Deci
 	return again
 }
 
-// canWait says that all there is to write is how a rollback of a moment ago
+// canCoalesce says that all there is to write is how a rollback of a moment ago
 // has turned out, or that further alerts fire for a guard whose lock stands
 // already. In a burst of rollbacks such writes would stand in the way of those
 // that move traffic.
-func (r *reconciler) canWait(s snapshot, d decision.Decision, want decision.Record) bool {
+func (r *reconciler) canCoalesce(s snapshot, d decision.Decision, want decision.Record) bool {
 	was, lock := s.input.Record, want.Lock
 	told := slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool { return e.Event != decision.EventRolledBack })
 	if lock == nil || was.Lock == nil || !lock.Equal(*was.Lock) || lock.By != decision.ByAlert || d.Move != decision.MoveNone || told || was.Request != nil {
@@ -553,7 +553,7 @@ func (r *reconciler) canWait(s snapshot, d decision.Decision, want decision.Reco
 		was.DenyMirrors != want.DenyMirrors || !slices.Equal(was.VirtualServices, want.VirtualServices) {
 		return false
 	}
-	return r.burst != nil && r.burst() && r.now().Sub(lock.Since).Abs() < maxSettle
+	return r.manyRollbacks != nil && r.manyRollbacks() && r.now().Sub(lock.Since).Abs() < maxCoalesceDelay
 }
 
 func manager(d decision.Decision) string {

@@ -81,7 +81,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 
 	m := &memoryStore{records: records}
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: virtualservice.DefaultDomain, now: func() time.Time { return now }, watch: newStopwatch(), known: newInspections(),
+	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: virtualservice.DefaultDomain, now: func() time.Time { return now }, watch: newDwellTimes(), known: newTrafficCache(),
 		leads: func() bool { return true }, heartbeat: func(context.Context) (time.Time, error) { return now, nil },
 		count: func(context.Context, snapshot) decision.Count { return decision.Count{} }, changed: func(decision.Guard, snapshot, decision.Decision) {}}
 	g := decision.Guard{Name: "orders-service", Namespace: "shop", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",

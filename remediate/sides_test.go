@@ -21,43 +21,43 @@ import (
 type shop struct {
 	reader
 	subsets map[string]map[string]string
-	running []*keptPod
+	running []*slimPod
 }
 
-func (s shop) destinationRule(context.Context, string) (*keptRule, error) {
-	dr := &keptRule{host: "orders-service"}
+func (s shop) destinationRule(context.Context, string) (*slimRule, error) {
+	dr := &slimRule{host: "orders-service"}
 	for name, set := range s.subsets {
-		dr.subsets = append(dr.subsets, keptSubset{name, keepLabels(set)})
+		dr.subsets = append(dr.subsets, slimSubset{name, slimLabelsOf(set)})
 	}
 	return dr, nil
 }
 
-func (s shop) service(context.Context, string) (*keptService, error) {
-	return keepService(&corev1.Service{Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}), nil
+func (s shop) service(context.Context, string) (*slimService, error) {
+	return slimServiceOf(&corev1.Service{Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}), nil
 }
 
-func (s shop) deployments(context.Context, workloadSelector) ([]*keptDeployment, error) {
+func (s shop) deployments(context.Context, workloadSelector) ([]*slimDeployment, error) {
 	return nil, nil
 }
 
-func (s shop) pods(_ context.Context, want workloadSelector) ([]*keptPod, error) {
-	return slices.DeleteFunc(slices.Clone(s.running), func(p *keptPod) bool { return !want.matches(p.labels) }), nil
+func (s shop) pods(_ context.Context, want workloadSelector) ([]*slimPod, error) {
+	return slices.DeleteFunc(slices.Clone(s.running), func(p *slimPod) bool { return !want.matches(p.labels) }), nil
 }
 
-func (s shop) revisions(_ context.Context, _ workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
-	var out []*keptRevision
+func (s shop) revisions(_ context.Context, _ workloadSelector, pods []*slimPod) ([]*slimRevision, error) {
+	var out []*slimRevision
 	for ref := range revisionsOf(pods) {
 		out = append(out, replicaSet(ref.name, "Rollout/"+ref.name, at))
 	}
 	return out, nil
 }
 
-func (s shop) slices(context.Context, string) ([]*keptSlice, error) {
+func (s shop) slices(context.Context, string) ([]*slimSlice, error) {
 	var all discoveryv1.EndpointSlice
 	for _, p := range s.running {
 		all.Endpoints = append(all.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.name}})
 	}
-	return []*keptSlice{keepSlice(&all)}, nil
+	return []*slimSlice{slimSliceOf(&all)}, nil
 }
 
 // withLabels is a pod's, as key=value.
@@ -85,20 +85,20 @@ func TestAPodOfBothSidesIsCountedOnce(t *testing.T) {
 	v1, v2 := readyPod("one", "orders:1", withLabels("version=v1")), readyPod("two", "orders:2", withLabels("version=v2"))
 	for name, c := range map[string]struct {
 		subsets map[string]map[string]string
-		pods    []*keptPod
+		pods    []*slimPod
 		stable  int
 		canary  string // its build's image
 		overlap string
 	}{
-		"told apart":                                        {map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"version": "v2"}}, []*keptPod{v1, v2}, 1, "orders:2", ""},
-		"stable has no labels of its own":                   {map[string]map[string]string{"v1": nil, "v2": {"version": "v2"}}, []*keptPod{v1, v2}, 1, "orders:2", "stable select the canary's pods too (1)"},
-		"stable has but the Service's":                      {map[string]map[string]string{"v1": {"app": "orders"}, "v2": {"version": "v2"}}, []*keptPod{v1, v2}, 1, "orders:2", "requests to stable still reach them"},
-		"before the canary's first pod":                     {map[string]map[string]string{"v1": {"app": "orders"}, "v2": {"version": "v2"}}, []*keptPod{v1}, 1, "", "stable select the canary's pods too (0)"},
-		"all that stable has are the canary's":              {map[string]map[string]string{"v1": {"app": "orders"}, "v2": {"version": "v2"}}, []*keptPod{v2}, 0, "orders:2", "(1)"},
-		"the canary has no labels of its own":               {map[string]map[string]string{"v1": {"version": "v1"}, "v2": nil}, []*keptPod{v1, v2}, 1, "orders:2", "canary select stable's pods too (1)"},
-		"both have the same labels":                         {map[string]map[string]string{"v1": {"version": "v2"}, "v2": {"version": "v2"}}, []*keptPod{v2}, 0, "orders:2", "(1)"},
-		"labels that are not the same, and a pod with both": {map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"track": "new"}}, []*keptPod{v1, readyPod("both", "orders:3", withLabels("version=v1", "track=new"))}, 1, "orders:3", "(1)"},
-		"labels that are not the same, and none with both":  {map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"track": "new"}}, []*keptPod{v1, readyPod("new", "orders:3", withLabels("track=new"))}, 1, "orders:3", ""},
+		"told apart":                                        {map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"version": "v2"}}, []*slimPod{v1, v2}, 1, "orders:2", ""},
+		"stable has no labels of its own":                   {map[string]map[string]string{"v1": nil, "v2": {"version": "v2"}}, []*slimPod{v1, v2}, 1, "orders:2", "stable select the canary's pods too (1)"},
+		"stable has but the Service's":                      {map[string]map[string]string{"v1": {"app": "orders"}, "v2": {"version": "v2"}}, []*slimPod{v1, v2}, 1, "orders:2", "requests to stable still reach them"},
+		"before the canary's first pod":                     {map[string]map[string]string{"v1": {"app": "orders"}, "v2": {"version": "v2"}}, []*slimPod{v1}, 1, "", "stable select the canary's pods too (0)"},
+		"all that stable has are the canary's":              {map[string]map[string]string{"v1": {"app": "orders"}, "v2": {"version": "v2"}}, []*slimPod{v2}, 0, "orders:2", "(1)"},
+		"the canary has no labels of its own":               {map[string]map[string]string{"v1": {"version": "v1"}, "v2": nil}, []*slimPod{v1, v2}, 1, "orders:2", "canary select stable's pods too (1)"},
+		"both have the same labels":                         {map[string]map[string]string{"v1": {"version": "v2"}, "v2": {"version": "v2"}}, []*slimPod{v2}, 0, "orders:2", "(1)"},
+		"labels that are not the same, and a pod with both": {map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"track": "new"}}, []*slimPod{v1, readyPod("both", "orders:3", withLabels("version=v1", "track=new"))}, 1, "orders:3", "(1)"},
+		"labels that are not the same, and none with both":  {map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"track": "new"}}, []*slimPod{v1, readyPod("new", "orders:3", withLabels("track=new"))}, 1, "orders:3", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := shop{subsets: c.subsets, running: c.pods}.look(t)
@@ -116,7 +116,7 @@ func TestAPodOfBothSidesIsCountedOnce(t *testing.T) {
 
 func TestEverySubsetThatLeadsToTheCanaryIsDenied(t *testing.T) {
 	s := shop{subsets: map[string]map[string]string{"v1": {"version": "v1"}, "v2": {"version": "v2"}, "all": nil, "app": {"app": "orders"}, "fast": {"tier": "fast"}, "v3": {"version": "v3"}},
-		running: []*keptPod{readyPod("two", "orders:2", withLabels("version=v2", "tier=fast"))}}
+		running: []*slimPod{readyPod("two", "orders:2", withLabels("version=v2", "tier=fast"))}}
 	denied := s.look(t).Deny
 	for subset, want := range map[string]bool{"v2": true, "all": true, "app": true, "fast": true, "v1": false, "v3": false} {
 		for _, host := range []string{"orders-service", "orders-service.microservices", "orders-service.microservices.svc", "orders-service.microservices.svc.cluster.local"} {
@@ -132,18 +132,18 @@ func TestEverySubsetThatLeadsToTheCanaryIsDenied(t *testing.T) {
 }
 
 func TestACacheFindsWhatPodsWereMadeFrom(t *testing.T) {
-	sets := []*keptRevision{replicaSet("orders:1", "Deployment/v2", at), replicaSet("orders:2", "Deployment/v2", at), replicaSet("orders:3", "Rollout/v2", at), replicaSet("orders:4", "Rollout/v2", at)}
-	stateful := []*keptRevision{controllerRevision(t, "s-aaa", "StatefulSet/s", "orders:1", 1, at), controllerRevision(t, "s-bbb", "StatefulSet/s", "orders:2", 2, at)}
+	sets := []*slimRevision{replicaSet("orders:1", "Deployment/v2", at), replicaSet("orders:2", "Deployment/v2", at), replicaSet("orders:3", "Rollout/v2", at), replicaSet("orders:4", "Rollout/v2", at)}
+	stateful := []*slimRevision{controllerRevision(t, "s-aaa", "StatefulSet/s", "orders:1", 1, at), controllerRevision(t, "s-bbb", "StatefulSet/s", "orders:2", 2, at)}
 	r := cachesOf(t).reader
-	for in, all := range map[interface{ Add(any) error }][]*keptRevision{r.replicas: sets, r.revisionIx: stateful} {
+	for in, all := range map[interface{ Add(any) error }][]*slimRevision{r.replicas: sets, r.revisionIx: stateful} {
 		for _, rev := range all {
-			rev.kept = keep(&metav1.ObjectMeta{Namespace: "shop", Name: rev.name})
+			rev.slim = keep(&metav1.ObjectMeta{Namespace: "shop", Name: rev.name})
 			if err := in.Add(rev); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	pods := []*keptPod{readyPod("a", "orders:1"), readyPod("b", "orders:1"), readyPod("c", "orders:3"), readyPod("s-0", "", ownedBy("StatefulSet", "s"), hashed("s-aaa")), readyPod("d", "gone"), readyPod("e", "", orphan)}
+	pods := []*slimPod{readyPod("a", "orders:1"), readyPod("b", "orders:1"), readyPod("c", "orders:3"), readyPod("s-0", "", ownedBy("StatefulSet", "s"), hashed("s-aaa")), readyPod("d", "gone"), readyPod("e", "", orphan)}
 	found, err := r.revisions(t.Context(), workloadSelector{}, pods)
 	if err != nil {
 		t.Fatal(err)
@@ -160,27 +160,27 @@ func TestACacheFindsWhatPodsWereMadeFrom(t *testing.T) {
 }
 
 func TestWhatElseLeadsToTheCanaryIsNamed(t *testing.T) {
-	service := func(name string, selector map[string]string) *keptService {
-		return keepService(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: selector}})
+	service := func(name string, selector map[string]string) *slimService {
+		return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: selector}})
 	}
-	rule := func(name, host string, subsets map[string]any) *keptRule {
+	rule := func(name, host string, subsets map[string]any) *slimRule {
 		var list []any
 		for _, s := range slices.Sorted(maps.Keys(subsets)) {
 			list = append(list, map[string]any{"name": s, "labels": subsets[s]})
 		}
-		return keepRule(&unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": name}, "spec": map[string]any{"host": host, "subsets": list}}})
+		return slimRuleOf(&unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": name}, "spec": map[string]any{"host": host, "subsets": list}}})
 	}
 	v1, v2 := map[string]any{"version": "v1"}, map[string]any{"version": "v2"}
-	w := ways{g: decisiontest.Given().Guard, services: map[string]*keptService{}}
-	for _, s := range []*keptService{service("orders-service", map[string]string{"app": "orders"}), service("orders-canary", map[string]string{"app": "orders", "version": "v2"}),
+	w := ways{g: decisiontest.Given().Guard, services: map[string]*slimService{}}
+	for _, s := range []*slimService{service("orders-service", map[string]string{"app": "orders"}), service("orders-canary", map[string]string{"app": "orders", "version": "v2"}),
 		service("orders-stable", map[string]string{"app": "orders", "version": "v1"}), service("headless", nil)} {
 		w.services[s.name] = s
 	}
-	w.rules = []*keptRule{rule("orders-service", "orders-service", map[string]any{"v1": v1, "v2": v2, "all": map[string]any{}}),
+	w.rules = []*slimRule{rule("orders-service", "orders-service", map[string]any{"v1": v1, "v2": v2, "all": map[string]any{}}),
 		rule("again", "orders-service.microservices.svc.cluster.local", map[string]any{"old": v1, "new": v2}), rule("stable", "orders-stable", map[string]any{"any": map[string]any{}}), rule("abroad", "example.com", map[string]any{"x": v2})}
-	set := keepLabels(map[string]string{"version": "v2"})
+	set := slimLabelsOf(map[string]string{"version": "v2"})
 	w.canary = resolvedSide{Side: decision.Side{Service: "orders-service"}, subset: set, want: newWorkloadSelector(w.services["orders-service"].selector, set),
-		pods: []*keptPod{readyPod("two", "orders:2", withLabels("version=v2"))}}
+		pods: []*slimPod{readyPod("two", "orders:2", withLabels("version=v2"))}}
 	denied, open := w.find()
 	if want := []string{"subset all"}; !slices.Equal(denied, want) {
 		t.Errorf("denied %v, want %v", denied, want)

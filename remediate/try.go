@@ -30,7 +30,7 @@ const tryReason = "a dry run of guardian check"
 var dryRun = []string{metav1.DryRunAll}
 
 // TryInstance tries what guardian writes whatever its guards do: Leases and Events.
-func (l Looker) TryInstance(ctx context.Context, namespace string) []Tried {
+func (l Previewer) TryInstance(ctx context.Context, namespace string) []Tried {
 	name, seconds, now := records.ReplicaLease("dry-run"), int32(records.LifeTimeout/time.Second), metav1.NewMicroTime(time.Now())
 	_, leaseErr := l.Client.CoordinationV1().Leases(namespace).Create(ctx, &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app.kubernetes.io/name": "guardian", records.LabelReplica: "true"}},
@@ -48,7 +48,7 @@ func (l Looker) TryInstance(ctx context.Context, namespace string) []Tried {
 
 // TryRollback tries what a rollback of g writes, with l's own rights: the record,
 // and each VirtualService with the lock of user. What cannot be read is an error.
-func (l Looker) TryRollback(ctx context.Context, g decision.Guard, user string) ([]Tried, error) {
+func (l Previewer) TryRollback(ctx context.Context, g decision.Guard, user string) ([]Tried, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
 	s, err := gather(ctx, live, g, l.Domain, user, nil, nil)
 	if err := cmp.Or(err, s.unread); err != nil {
@@ -71,7 +71,7 @@ func (l Looker) TryRollback(ctx context.Context, g decision.Guard, user string) 
 }
 
 // tryRecord writes the record as it becomes.
-func (l Looker) tryRecord(ctx context.Context, g decision.Guard, old *corev1.ConfigMap, want decision.Record, user string) Tried {
+func (l Previewer) tryRecord(ctx context.Context, g decision.Guard, old *corev1.ConfigMap, want decision.Record, user string) Tried {
 	api, set := l.Client.CoreV1().ConfigMaps(g.Namespace), map[string]string{records.LabelGuard: g.Name, "app.kubernetes.io/managed-by": "guardian", records.LabelLocked: "true"}
 	t := Tried{Kind: "ConfigMap", Name: records.Name(g.Name), Verb: "create"}
 	if old == nil {

@@ -24,8 +24,8 @@ const (
 	// shortWatch is a watch that nothing came of: client-go makes one of a
 	// connection that broke while it was being opened.
 	shortWatch = time.Second
-	// watchLook is how often the watches are looked at.
-	watchLook = 5 * time.Second
+	// watchCheckEvery is how often the watches are looked at.
+	watchCheckEvery = 5 * time.Second
 )
 
 // errSilent is why a watch is away that the API server does not answer.
@@ -302,12 +302,12 @@ func (i *informers) watchOver(ctx context.Context, every time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			i.lookAtWatches(time.Now())
+			i.checkWatches(time.Now())
 		}
 	}
 }
 
-func (i *informers) lookAtWatches(now time.Time) {
+func (i *informers) checkWatches(now time.Time) {
 	dead, needed, changed := 0, 0, false
 	for _, name := range slices.Sorted(maps.Keys(i.parts)) {
 		p := i.parts[name]

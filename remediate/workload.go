@@ -82,7 +82,7 @@ const (
 )
 
 // revisionsOf are what pods were made from, each once.
-func revisionsOf(pods []*keptPod) map[revisionRef]bool {
+func revisionsOf(pods []*slimPod) map[revisionRef]bool {
 	out := map[revisionRef]bool{}
 	for _, p := range pods {
 		if ref := p.revision(); ref.name != "" {
@@ -95,8 +95,8 @@ func revisionsOf(pods []*keptPod) map[revisionRef]bool {
 // canaryWorkload reads builds off the pods behind one destination and what they
 // were made from. The present template of a Deployment is its own; that of any
 // other owner, an Argo Rollout or a StatefulSet, is its newest revision.
-func canaryWorkload(deployments []*keptDeployment, pods []*keptPod, revisions []*keptRevision) decision.Workload {
-	r := counting{by: map[revisionRef]*keptRevision{}, newest: map[string]*keptRevision{}, present: map[string]bool{}}
+func canaryWorkload(deployments []*slimDeployment, pods []*slimPod, revisions []*slimRevision) decision.Workload {
+	r := counting{by: map[revisionRef]*slimRevision{}, newest: map[string]*slimRevision{}, present: map[string]bool{}}
 	r.index(revisions)
 	r.w.Complete = true
 	for _, d := range deployments {
@@ -116,12 +116,12 @@ func canaryWorkload(deployments []*keptDeployment, pods []*keptPod, revisions []
 // counting is a Workload while it is made.
 type counting struct {
 	w       decision.Workload
-	by      map[revisionRef]*keptRevision
-	newest  map[string]*keptRevision // by owner
+	by      map[revisionRef]*slimRevision
+	newest  map[string]*slimRevision // by owner
 	present map[string]bool          // builds of the present templates
 }
 
-func (r *counting) index(revisions []*keptRevision) {
+func (r *counting) index(revisions []*slimRevision) {
 	for _, rev := range revisions {
 		r.by[rev.ref()] = rev
 		if have := r.newest[rev.owner]; have == nil || rev.newer(have) {
@@ -133,7 +133,7 @@ func (r *counting) index(revisions []*keptRevision) {
 // others finds the present templates of owners that are no Deployments, by their
 // pods: those of one whose rollout is complete are all ready and of its newest
 // revision.
-func (r *counting) others(pods []*keptPod) {
+func (r *counting) others(pods []*slimPod) {
 	for _, p := range pods {
 		rev := r.by[p.revision()]
 		if p.deleted || rev == nil || rev.ofDeployment() {
@@ -152,7 +152,7 @@ func (r *counting) others(pods []*keptPod) {
 
 // count counts the ready pods by their builds. One that nobody manages is no
 // part of a build, whatever its labels say.
-func (r *counting) count(pods []*keptPod) {
+func (r *counting) count(pods []*slimPod) {
 	running, serving := map[string]bool{}, map[string]bool{}
 	for _, p := range pods {
 		if !p.ready {
@@ -187,9 +187,9 @@ func (r *counting) count(pods []*keptPod) {
 
 // date finds when the newest of the present templates was made. One that is
 // there twice, as after a restart, was made the first time.
-func (r *counting) date(pods []*keptPod) {
+func (r *counting) date(pods []*slimPod) {
 	first, seen := map[string]time.Time{}, map[string]string{}
-	look := func(rev *keptRevision) {
+	look := func(rev *slimRevision) {
 		if rev == nil {
 			return
 		}
@@ -218,7 +218,7 @@ func (r *counting) date(pods []*keptPod) {
 }
 
 // rolledOut is what `kubectl rollout status` waits for.
-func (d *keptDeployment) rolledOut() bool {
+func (d *slimDeployment) rolledOut() bool {
 	want := int32(1)
 	if d.replicas >= 0 {
 		want = d.replicas
@@ -228,7 +228,7 @@ func (d *keptDeployment) rolledOut() bool {
 
 // readyEndpoints counts the pods in slices whose endpoint is ready and that
 // carry the labels.
-func readyEndpoints(slices []*keptSlice, want keptLabels, pod func(string) *keptPod) int {
+func readyEndpoints(slices []*slimSlice, want slimLabels, pod func(string) *slimPod) int {
 	seen := map[string]bool{} // dual-stack services list a pod once for each address family
 	for _, s := range slices {
 		for _, name := range s.ready {
@@ -243,7 +243,7 @@ func readyEndpoints(slices []*keptSlice, want keptLabels, pod func(string) *kept
 // waitingOf counts, by reason (CrashLoopBackOff, ImagePullBackOff, …), the
 // containers that something keeps from starting; nil: none. Every container
 // waits for its turn and for what it needs at first, which is no such thing.
-func waitingOf(pods []*keptPod) map[string]int64 {
+func waitingOf(pods []*slimPod) map[string]int64 {
 	var out map[string]int64
 	for _, p := range pods {
 		for _, c := range p.containers {

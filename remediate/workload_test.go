@@ -93,27 +93,27 @@ func TestABuildIsWhatThePodsWouldRun(t *testing.T) {
 }
 
 // deployment is rolled out unless edited.
-func deployment(name, image string, edits ...func(*appsv1.Deployment)) *keptDeployment {
+func deployment(name, image string, edits ...func(*appsv1.Deployment)) *slimDeployment {
 	two := int32(2)
 	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name, Generation: 3}, Spec: appsv1.DeploymentSpec{Replicas: &two, Template: template(image)},
 		Status: appsv1.DeploymentStatus{ObservedGeneration: 3, Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2}}
 	for _, edit := range edits {
 		edit(d)
 	}
-	return keepDeployment(d, BuildParts{})
+	return slimDeploymentOf(d, BuildParts{})
 }
 
 type podOption = func(*corev1.Pod)
 
 // readyPod belongs to the ReplicaSet of an image.
-func readyPod(name, image string, edits ...podOption) *keptPod {
+func readyPod(name, image string, edits ...podOption) *slimPod {
 	yes := true
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: podLabels("v2"), OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: image, Controller: &yes}}},
 		Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, {Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
 	for _, edit := range edits {
 		edit(p)
 	}
-	return keepPod(p)
+	return slimPodOf(p)
 }
 
 func notReady(p *corev1.Pod) { p.Status.Conditions[1].Status = corev1.ConditionFalse }
@@ -140,7 +140,7 @@ func aged(made, ready time.Duration) podOption {
 }
 
 // replicaSet of an owner runs an image, after which it is called.
-func replicaSet(image, owner string, made time.Time, edits ...func(*appsv1.ReplicaSet)) *keptRevision {
+func replicaSet(image, owner string, made time.Time, edits ...func(*appsv1.ReplicaSet)) *slimRevision {
 	yes, kind, name := true, "", ""
 	r := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: image, CreationTimestamp: metav1.NewTime(made), Annotations: map[string]string{}, Labels: map[string]string{}},
 		Spec: appsv1.ReplicaSetSpec{Template: template(image, labelled("pod-template-hash", image), annotated("kubectl.kubernetes.io/restartedAt", "x"))}}
@@ -150,7 +150,7 @@ func replicaSet(image, owner string, made time.Time, edits ...func(*appsv1.Repli
 	for _, edit := range edits {
 		edit(r)
 	}
-	return keepReplicaSet(r, BuildParts{})
+	return slimReplicaSetOf(r, BuildParts{})
 }
 
 func numbered(annotation, n string) func(*appsv1.ReplicaSet) {
@@ -158,7 +158,7 @@ func numbered(annotation, n string) func(*appsv1.ReplicaSet) {
 }
 
 // controllerRevision is what a StatefulSet or DaemonSet keeps of a template.
-func controllerRevision(t *testing.T, name, owner, image string, n int64, made time.Time) *keptRevision {
+func controllerRevision(t *testing.T, name, owner, image string, n int64, made time.Time) *slimRevision {
 	t.Helper()
 	raw, err := json.Marshal(map[string]any{"spec": map[string]any{"template": template(image)}})
 	if err != nil {
@@ -167,7 +167,7 @@ func controllerRevision(t *testing.T, name, owner, image string, n int64, made t
 	raw = bytes.Replace(raw, []byte(`"template":{`), []byte(`"template":{"$patch":"replace",`), 1)
 	yes := true
 	kind, of, _ := strings.Cut(owner, "/")
-	return keepControllerRevision(&appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(made),
+	return slimControllerRevisionOf(&appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(made),
 		OwnerReferences: []metav1.OwnerReference{{Kind: kind, Name: of, Controller: &yes}}}, Data: runtime.RawExtension{Raw: raw}, Revision: n}, BuildParts{})
 }
 
@@ -176,9 +176,9 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 	singles := []string{min(one, two), max(one, two)}
 	both := decision.CombineBuilds(singles)
 	early, late := at.Add(-time.Hour), at.Add(-time.Minute)
-	type pods = []*keptPod
-	type deps = []*keptDeployment
-	type revs = []*keptRevision
+	type pods = []*slimPod
+	type deps = []*slimDeployment
+	type revs = []*slimRevision
 	sets := revs{replicaSet("orders:1", "Deployment/v2", early), replicaSet("orders:2", "Deployment/v2", late)}
 	rollout := func(first, second string) revs {
 		return revs{replicaSet("orders:1", "Rollout/v2", early, numbered("rollout.argoproj.io/revision", first)),
@@ -186,7 +186,7 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 	}
 	stateful := revs{controllerRevision(t, "v2-aaa", "StatefulSet/v2", "orders:1", 1, early), controllerRevision(t, "v2-bbb", "StatefulSet/v2", "orders:2", 2, late)}
 	daemon := revs{controllerRevision(t, "v2-aaa", "DaemonSet/v2", "orders:1", 3, early), controllerRevision(t, "v2-bbb", "DaemonSet/v2", "orders:2", 2, late)}
-	ofStateful := func(name, revision string, edits ...podOption) *keptPod {
+	ofStateful := func(name, revision string, edits ...podOption) *slimPod {
 		return readyPod(name, "", append([]podOption{ownedBy("StatefulSet", "v2"), hashed(revision)}, edits...)...)
 	}
 	for name, c := range map[string]struct {
@@ -265,8 +265,8 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 
 func TestABuildIsAsOldAsItsOldestReadyPod(t *testing.T) {
 	one, two := hashOf(template("orders:1")), hashOf(template("orders:2"))
-	sets := []*keptRevision{replicaSet("orders:1", "Deployment/v2", at.Add(-time.Hour)), replicaSet("orders:2", "Deployment/v2", at.Add(-time.Minute))}
-	w := canaryWorkload([]*keptDeployment{deployment("v2", "orders:2")}, []*keptPod{
+	sets := []*slimRevision{replicaSet("orders:1", "Deployment/v2", at.Add(-time.Hour)), replicaSet("orders:2", "Deployment/v2", at.Add(-time.Minute))}
+	w := canaryWorkload([]*slimDeployment{deployment("v2", "orders:2")}, []*slimPod{
 		readyPod("a", "orders:1", aged(time.Hour, 50*time.Minute)), readyPod("b", "orders:1", aged(2*time.Hour, time.Minute)),
 		readyPod("c", "orders:1", aged(9*time.Hour, 9*time.Hour), notReady), readyPod("d", "orders:2", aged(30*time.Second, 10*time.Second))}, sets)
 	want := map[string]decision.PodAge{one: {Made: at.Add(-2 * time.Hour), Ready: at.Add(-50 * time.Minute)}, two: {Made: at.Add(-30 * time.Second), Ready: at.Add(-10 * time.Second)}}
@@ -277,7 +277,7 @@ func TestABuildIsAsOldAsItsOldestReadyPod(t *testing.T) {
 
 func TestMetricsKnowWorkloadsByTheirNames(t *testing.T) {
 	for name, c := range map[string]struct {
-		pod  *keptPod
+		pod  *slimPod
 		want string
 	}{
 		"a Deployment's are found by itself": {readyPod("a", "orders-v2-abc"), ""},
@@ -297,7 +297,7 @@ func TestMetricsKnowWorkloadsByTheirNames(t *testing.T) {
 func TestAnotherServicesV2IsNotTheCanary(t *testing.T) {
 	type set = map[string]string
 	selects := func(service, subset set) workloadSelector {
-		return newWorkloadSelector(keepLabels(service), keepLabels(subset))
+		return newWorkloadSelector(slimLabelsOf(service), slimLabelsOf(subset))
 	}
 	want := selects(set{"app": "orders"}, set{"version": "v2"})
 	for name, c := range map[string]struct {
@@ -310,17 +310,17 @@ func TestAnotherServicesV2IsNotTheCanary(t *testing.T) {
 		"its own v1":           {set{"app": "orders", "version": "v1"}, false},
 		"v2 of nobody":         {set{"version": "v2"}, false},
 	} {
-		if got := want.matches(keepLabels(c.have)); got != c.want {
+		if got := want.matches(slimLabelsOf(c.have)); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
-	if s := selects(nil, set{"version": "v2"}); s.matches(keepLabels(set{"version": "v2"})) {
+	if s := selects(nil, set{"version": "v2"}); s.matches(slimLabelsOf(set{"version": "v2"})) {
 		t.Error("a Service without a selector has every v2 of the namespace")
 	}
-	if s := selects(set{"version": "v1"}, set{"version": "v2"}); s.matches(keepLabels(set{"version": "v2"})) {
+	if s := selects(set{"version": "v1"}, set{"version": "v2"}); s.matches(slimLabelsOf(set{"version": "v2"})) {
 		t.Error("a subset that contradicts the Service's selector has pods")
 	}
-	if s := selects(set{"app": "orders"}, nil); !s.matches(keepLabels(set{"app": "orders", "version": "v9"})) {
+	if s := selects(set{"app": "orders"}, nil); !s.matches(slimLabelsOf(set{"app": "orders", "version": "v9"})) {
 		t.Error("a host of its own does not have all its pods")
 	}
 }
@@ -357,14 +357,14 @@ func TestReadyEndpointsAreCountedByPod(t *testing.T) {
 	endpoint := func(pod string, ready *bool) discoveryv1.Endpoint {
 		return discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: pod}, Conditions: discoveryv1.EndpointConditions{Ready: ready}}
 	}
-	slice := func(e ...discoveryv1.Endpoint) *keptSlice {
-		return keepSlice(&discoveryv1.EndpointSlice{Endpoints: e})
+	slice := func(e ...discoveryv1.Endpoint) *slimSlice {
+		return slimSliceOf(&discoveryv1.EndpointSlice{Endpoints: e})
 	}
-	pods := map[string]*keptPod{"gone": readyPod("gone", "x", deleted), "v1": readyPod("v1", "x", func(p *corev1.Pod) { p.Labels = podLabels("v1") })}
+	pods := map[string]*slimPod{"gone": readyPod("gone", "x", deleted), "v1": readyPod("v1", "x", func(p *corev1.Pod) { p.Labels = podLabels("v1") })}
 	for _, name := range []string{"a", "b"} {
 		pods[name] = readyPod(name, "x")
 	}
-	type slices = []*keptSlice
+	type slices = []*slimSlice
 	for name, c := range map[string]struct {
 		slices slices
 		want   int
@@ -383,7 +383,7 @@ func TestReadyEndpointsAreCountedByPod(t *testing.T) {
 		"a Node by the name of a pod is no pod": {slices{slice(discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Node", Name: "a"}})}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := readyEndpoints(c.slices, keepLabels(map[string]string{"version": "v2"}), func(n string) *keptPod { return pods[n] })
+			got := readyEndpoints(c.slices, slimLabelsOf(map[string]string{"version": "v2"}), func(n string) *slimPod { return pods[n] })
 			if got != c.want {
 				t.Errorf("%d ready endpoints, want %d", got, c.want)
 			}
@@ -397,26 +397,26 @@ func waits(name, reason string) corev1.ContainerStatus {
 
 func TestContainersThatCannotStartAreCounted(t *testing.T) {
 	type all = []corev1.ContainerStatus
-	pod := func(containers, init all) *keptPod {
+	pod := func(containers, init all) *slimPod {
 		return readyPod("a", "x", func(p *corev1.Pod) {
 			p.Status.ContainerStatuses, p.Status.InitContainerStatuses = containers, init
 		})
 	}
 	for name, c := range map[string]struct {
-		pods []*keptPod
+		pods []*slimPod
 		want map[string]int64
 	}{
 		"none": {nil, nil},
-		"by what keeps them": {[]*keptPod{pod(all{waits("orders", "CrashLoopBackOff"), waits("b", "ErrImagePull"), waits("c", "CreateContainerConfigError")}, nil)},
+		"by what keeps them": {[]*slimPod{pod(all{waits("orders", "CrashLoopBackOff"), waits("b", "ErrImagePull"), waits("c", "CreateContainerConfigError")}, nil)},
 			map[string]int64{"CrashLoopBackOff": 1, "ErrImagePull": 1, "CreateContainerConfigError": 1}},
-		"of several pods together": {[]*keptPod{pod(all{waits("orders", "ImagePullBackOff")}, nil), pod(all{waits("orders", "ImagePullBackOff")}, nil)},
+		"of several pods together": {[]*slimPod{pod(all{waits("orders", "ImagePullBackOff")}, nil), pod(all{waits("orders", "ImagePullBackOff")}, nil)},
 			map[string]int64{"ImagePullBackOff": 2}},
-		"an init container, for which the others wait": {[]*keptPod{pod(all{waits("orders", "PodInitializing")}, all{waits("migrate", "CrashLoopBackOff"), waits("seed", "PodInitializing")})},
+		"an init container, for which the others wait": {[]*slimPod{pod(all{waits("orders", "PodInitializing")}, all{waits("migrate", "CrashLoopBackOff"), waits("seed", "PodInitializing")})},
 			map[string]int64{"CrashLoopBackOff": 1}},
-		"not those that only start":         {[]*keptPod{pod(all{waits("orders", "ContainerCreating"), waits("b", "")}, nil)}, nil},
-		"not those that run":                {[]*keptPod{pod(all{{Name: "orders", RestartCount: 3}}, nil)}, nil},
-		"not the sidecar":                   {[]*keptPod{pod(all{waits("istio-proxy", "ImagePullBackOff")}, nil)}, nil},
-		"nor the sidecar as init container": {[]*keptPod{pod(nil, all{waits("istio-proxy", "CrashLoopBackOff")})}, nil},
+		"not those that only start":         {[]*slimPod{pod(all{waits("orders", "ContainerCreating"), waits("b", "")}, nil)}, nil},
+		"not those that run":                {[]*slimPod{pod(all{{Name: "orders", RestartCount: 3}}, nil)}, nil},
+		"not the sidecar":                   {[]*slimPod{pod(all{waits("istio-proxy", "ImagePullBackOff")}, nil)}, nil},
+		"nor the sidecar as init container": {[]*slimPod{pod(nil, all{waits("istio-proxy", "CrashLoopBackOff")})}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := waitingOf(c.pods); !maps.Equal(got, c.want) {
@@ -431,14 +431,14 @@ func TestRestartsAreCountedByTheEndBefore(t *testing.T) {
 	ended := func(name string, n int32, reason string) corev1.ContainerStatus {
 		return corev1.ContainerStatus{Name: name, RestartCount: n, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason}}}
 	}
-	pod := func(containers, init all) *keptPod {
+	pod := func(containers, init all) *slimPod {
 		return readyPod("a", "x", func(p *corev1.Pod) {
 			p.Status.ContainerStatuses, p.Status.InitContainerStatuses = containers, init
 		})
 	}
 	type counts = map[string]int64
 	for name, c := range map[string]struct {
-		was, is *keptPod
+		was, is *slimPod
 		want    counts
 	}{
 		"of a new pod, all":                {nil, pod(all{ended("orders", 3, "OOMKilled")}, nil), counts{"OOMKilled": 3}},

@@ -100,16 +100,16 @@ func (w *world) put(vs *unstructured.Unstructured) {
 	w.others[vs.GetName()] = vs
 }
 
-func (w *world) destinationRule(context.Context, string) (*keptRule, error) {
-	dr := &keptRule{host: "orders-service", subsets: []keptSubset{{"v2", keepLabels(map[string]string{"version": "v2"})}}}
+func (w *world) destinationRule(context.Context, string) (*slimRule, error) {
+	dr := &slimRule{host: "orders-service", subsets: []slimSubset{{"v2", slimLabelsOf(map[string]string{"version": "v2"})}}}
 	if !w.noSubset {
-		dr.subsets = append(dr.subsets, keptSubset{"v1", keepLabels(map[string]string{"version": "v1"})})
+		dr.subsets = append(dr.subsets, slimSubset{"v1", slimLabelsOf(map[string]string{"version": "v1"})})
 	}
 	return dr, nil
 }
 
-func (w *world) service(context.Context, string) (*keptService, error) {
-	return keepService(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "orders-service"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}), nil
+func (w *world) service(context.Context, string) (*slimService, error) {
+	return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "orders-service"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}), nil
 }
 
 func podLabels(version string) map[string]string {
@@ -175,11 +175,11 @@ func (w *world) isReady(template int) bool {
 	return false
 }
 
-func (w *world) deployments(_ context.Context, want workloadSelector) ([]*keptDeployment, error) {
-	if w.template == 0 || w.kind != "" || !want.matches(keepLabels(podLabels("v2"))) {
+func (w *world) deployments(_ context.Context, want workloadSelector) ([]*slimDeployment, error) {
+	if w.template == 0 || w.kind != "" || !want.matches(slimLabelsOf(podLabels("v2"))) {
 		return nil, nil
 	}
-	d := &keptDeployment{kept: keep(&metav1.ObjectMeta{Name: "orders-v2"}), template: keepLabels(podLabels("v2")),
+	d := &slimDeployment{slim: keep(&metav1.ObjectMeta{Name: "orders-v2"}), template: slimLabelsOf(podLabels("v2")),
 		build: w.hashOf(w.template, w.noise), replicas: int32(len(w.pods))}
 	for i, p := range w.pods {
 		d.have++
@@ -190,11 +190,11 @@ func (w *world) deployments(_ context.Context, want workloadSelector) ([]*keptDe
 			}
 		}
 	}
-	return []*keptDeployment{d}, nil
+	return []*slimDeployment{d}, nil
 }
 
-func (w *world) pods_(version string) []*keptPod {
-	var out []*keptPod
+func (w *world) pods_(version string) []*slimPod {
+	var out []*slimPod
 	if version == "v1" {
 		for i := range w.stable {
 			out = append(out, testPod(version, i, 1))
@@ -226,13 +226,13 @@ func revisionName(template, noise int) string {
 }
 
 // statefulLabels are those of a StatefulSet's pod, made once for each revision.
-func statefulLabels(revision string) keptLabels {
+func statefulLabels(revision string) slimLabels {
 	if set, ok := statefulSets.Load(revision); ok {
-		return set.(keptLabels)
+		return set.(slimLabels)
 	}
 	set := podLabels("v2")
 	set[appsv1.ControllerRevisionHashLabelKey] = revision
-	kept := keepLabels(set)
+	kept := slimLabelsOf(set)
 	statefulSets.Store(revision, kept)
 	return kept
 }
@@ -240,26 +240,26 @@ func statefulLabels(revision string) keptLabels {
 var statefulSets sync.Map
 
 // testPod is a ready pod. Nobody edits it, so all worlds have the same.
-func testPod(version string, i, template int) *keptPod {
+func testPod(version string, i, template int) *slimPod {
 	name := fmt.Sprintf("orders-%s-%d", version, i)
 	owner := fmt.Sprintf("orders-%s-%d", version, template)
 	if p, ok := testPods.Load(name + " of " + owner); ok {
-		return p.(*keptPod)
+		return p.(*slimPod)
 	}
 	yes := true
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: podLabels(version), OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: owner, Controller: &yes}}}}
 	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-	kept := keepPod(p)
+	kept := slimPodOf(p)
 	testPods.Store(name+" of "+owner, kept)
 	return kept
 }
 
 var testPods sync.Map
 
-func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*keptPod, error) {
-	var out []*keptPod
+func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*slimPod, error) {
+	var out []*slimPod
 	for _, v := range []string{"v1", "v2"} {
-		if want.matches(keepLabels(podLabels(v))) {
+		if want.matches(slimLabelsOf(podLabels(v))) {
 			out = append(out, w.pods_(v)...)
 		}
 	}
@@ -268,7 +268,7 @@ func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*keptPod, er
 
 // revisions are what the pods were made from; of another owner than a Deployment
 // that is all of its revisions.
-func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*keptPod) ([]*keptRevision, error) {
+func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*slimPod) ([]*slimRevision, error) {
 	kind, owner := kindReplicaSet, "Deployment/orders-v2"
 	switch w.kind {
 	case ownedByStatefulSet:
@@ -276,9 +276,9 @@ func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*keptPod
 	case ownedByRollout:
 		owner = "Rollout/orders-v2"
 	}
-	var out []*keptRevision
+	var out []*slimRevision
 	add := func(n, noise int) {
-		out = append(out, &keptRevision{kept: keep(&metav1.ObjectMeta{Name: revisionName(n, noise)}), kind: kind, owner: owner,
+		out = append(out, &slimRevision{slim: keep(&metav1.ObjectMeta{Name: revisionName(n, noise)}), kind: kind, owner: owner,
 			build: w.hashOf(n, noise), made: w.made[n], lasting: true})
 	}
 	for ref := range revisionsOf(pods) {
@@ -314,14 +314,14 @@ func (w *world) denying(ctx context.Context, destination string) ([]*corev1.Conf
 	}), err
 }
 
-func (w *world) endpointSlices(context.Context, string) ([]*keptSlice, error) {
+func (w *world) endpointSlices(context.Context, string) ([]*slimSlice, error) {
 	s := &discoveryv1.EndpointSlice{}
 	for _, v := range []string{"v1", "v2"} {
 		for _, p := range w.pods_(v) {
 			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.name}})
 		}
 	}
-	return []*keptSlice{keepSlice(s)}, nil
+	return []*slimSlice{slimSliceOf(s)}, nil
 }
 
 // worldReader makes a world a reader.
@@ -346,12 +346,12 @@ func (r worldReader) denying(ctx context.Context, destination string) ([]*corev1
 	return r.world.denying(ctx, destination)
 }
 
-func (r worldReader) pods(ctx context.Context, want workloadSelector) ([]*keptPod, error) {
+func (r worldReader) pods(ctx context.Context, want workloadSelector) ([]*slimPod, error) {
 	*r.saw = r.copy() // what comes after it is from the same reader, and stable may not be looked for
 	return r.podsOf(ctx, want)
 }
 
-func (r worldReader) slices(ctx context.Context, s string) ([]*keptSlice, error) {
+func (r worldReader) slices(ctx context.Context, s string) ([]*slimSlice, error) {
 	*r.saw = r.copy() // of all readers of a pass, the one that tells of stable
 	return r.endpointSlices(ctx, s)
 }

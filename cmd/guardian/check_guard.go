@@ -33,7 +33,7 @@ func (c *cluster) checkIstio(p *preflight) (served bool) {
 
 // checkGuard looks at what a rollback of g would move, and to where.
 func (c *cluster) checkGuard(ctx context.Context, p *preflight, g config.Guard) (decision.Sides, bool) {
-	in, sides, err := c.looker(p.config).Look(ctx, p.config.DecisionGuard(g, 0))
+	in, sides, err := c.looker(p.config).Preview(ctx, p.config.DecisionGuard(g, 0))
 	if err != nil {
 		p.unknown("virtualservice", "", "", "%v", err)
 		return sides, false

@@ -9,8 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// inspection is what one VirtualService has been found to be for one guard.
-type inspection struct {
+// canaryTraffic is what one VirtualService has been found to be for one guard.
+type canaryTraffic struct {
 	traffic virtualservice.Traffic
 	testers virtualservice.Testers
 	beside  bool   // it leads everybody somewhere, or splits
@@ -18,17 +18,17 @@ type inspection struct {
 	unsafe  string // it cannot be read, or a rollback could not rewrite it: why
 }
 
-func inspect(vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice.Options) inspection {
+func trafficIn(vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice.Options) canaryTraffic {
 	v, err := virtualservice.Read(vs.Object, p)
 	if err == nil {
 		err = v.Named()
 	}
 	if _, unnamed := errors.AsType[*virtualservice.UnsafeError](err); unnamed {
-		return inspection{unnamed: err.Error()}
+		return canaryTraffic{unnamed: err.Error()}
 	}
-	var i inspection
+	var i canaryTraffic
 	if err == nil {
-		i = inspection{traffic: v.Traffic(o), testers: v.Testers(), beside: v.Beside(o)}
+		i = canaryTraffic{traffic: v.Traffic(o), testers: v.Testers(), beside: v.Beside(o)}
 		if !i.traffic.Clean() {
 			_, _, err = virtualservice.Edit(vs.Object, p, 0, o, nil)
 		}
@@ -39,51 +39,51 @@ func inspect(vs *unstructured.Unstructured, p virtualservice.Pair, o virtualserv
 	return i
 }
 
-// inspections remembers each guard's last inspection of each VirtualService:
-// most looks at a guard find the one that the look before has found. It cannot
+// trafficCache remembers what each VirtualService last gave each guard's canary:
+// most passes find the object that the pass before has found. It cannot
 // go stale: what a reader has returned is replaced and never edited, so the same
 // object for the same pair is what it was. Nil remembers nothing.
-type inspections struct {
+type trafficCache struct {
 	mu   sync.Mutex
-	last map[inspected]inspectedAs
+	last map[trafficKey]cachedTraffic
 }
 
-type inspected struct{ guard, virtualService string }
+type trafficKey struct{ guard, virtualService string }
 
-type inspectedAs struct {
+type cachedTraffic struct {
 	object  *unstructured.Unstructured
 	pair    virtualservice.Pair
 	options virtualservice.Options
-	inspection
+	canaryTraffic
 }
 
-func newInspections() *inspections { return &inspections{last: map[inspected]inspectedAs{}} }
+func newTrafficCache() *trafficCache { return &trafficCache{last: map[trafficKey]cachedTraffic{}} }
 
-func (all *inspections) inspect(guard string, vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice.Options) inspection {
+func (all *trafficCache) of(guard string, vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice.Options) canaryTraffic {
 	if all == nil {
-		return inspect(vs, p, o)
+		return trafficIn(vs, p, o)
 	}
-	key := inspected{guard, vs.GetName()}
+	key := trafficKey{guard, vs.GetName()}
 	all.mu.Lock()
 	have := all.last[key]
 	all.mu.Unlock()
 	if have.object == vs && have.pair == p && have.options == o {
-		return have.inspection
+		return have.canaryTraffic
 	}
-	have = inspectedAs{vs, p, o, inspect(vs, p, o)}
+	have = cachedTraffic{vs, p, o, trafficIn(vs, p, o)}
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	all.last[key] = have
-	return have.inspection
+	return have.canaryTraffic
 }
 
-// keepOnly forgets the inspections of all other guards, and of VirtualServices
+// keepOnly forgets those of all other guards, and of VirtualServices
 // that a guard does not have any more.
-func (all *inspections) keepOnly(guards []decision.Guard) {
-	keep := map[inspected]bool{}
+func (all *trafficCache) keepOnly(guards []decision.Guard) {
+	keep := map[trafficKey]bool{}
 	for _, g := range guards {
 		for _, vs := range g.VirtualServices {
-			keep[inspected{g.Name, vs}] = true
+			keep[trafficKey{g.Name, vs}] = true
 		}
 	}
 	all.mu.Lock()

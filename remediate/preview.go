@@ -15,18 +15,18 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// Looker looks at guards once, without a Controller's caches: for commands that
-// people run. It only reads.
-type Looker struct {
+// Previewer reads guards once, without a Controller's caches: for commands that
+// people run. It writes nothing.
+type Previewer struct {
 	Client  kubernetes.Interface
 	Dynamic dynamic.Interface
 	Domain  string // of the cluster; empty: cluster.local
 	Builds  BuildParts
 }
 
-// Look gathers what a decision about g would be made from, alerts aside, and
+// Preview gathers what a decision about g would be made from, alerts aside, and
 // who serves its two sides.
-func (l Looker) Look(ctx context.Context, g decision.Guard) (decision.Input, decision.Sides, error) {
+func (l Previewer) Preview(ctx context.Context, g decision.Guard) (decision.Input, decision.Sides, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
 	s, err := gather(ctx, live, g, l.Domain, "", nil, nil)
 	return s.input, s.sides, cmp.Or(err, s.unread)
@@ -34,7 +34,7 @@ func (l Looker) Look(ctx context.Context, g decision.Guard) (decision.Input, dec
 
 // Unguarded names the VirtualServices of g's namespace that lead to its canary
 // and are not among g's, each with what it gives: a rollback leaves them alone.
-func (l Looker) Unguarded(ctx context.Context, g decision.Guard) ([]string, error) {
+func (l Previewer) Unguarded(ctx context.Context, g decision.Guard) ([]string, error) {
 	api := newIstioAPI(l.Dynamic, g.Namespace)
 	p := virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}
 	if g.Stable.Host == "" || g.Canary.Host == "" {
@@ -67,14 +67,14 @@ func (l Looker) Unguarded(ctx context.Context, g decision.Guard) ([]string, erro
 // Ways names what leads to the pods of g's canary besides its own destination:
 // other subsets of its DestinationRule, which a lock denies too, and the Services
 // and the subsets of other DestinationRules that no lock can hold.
-func (l Looker) Ways(ctx context.Context, g decision.Guard) (denied, open []string, err error) {
-	w := ways{g: g, api: newIstioAPI(l.Dynamic, g.Namespace), domain: l.Domain, services: map[string]*keptService{}}
+func (l Previewer) Ways(ctx context.Context, g decision.Guard) (denied, open []string, err error) {
+	w := ways{g: g, api: newIstioAPI(l.Dynamic, g.Namespace), domain: l.Domain, services: map[string]*slimService{}}
 	list, err := l.Client.CoreV1().Services(g.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, nil, fmt.Errorf("list Services in %s: %w", g.Namespace, err)
 	}
 	for i := range list.Items {
-		w.services[list.Items[i].Name] = keepService(&list.Items[i])
+		w.services[list.Items[i].Name] = slimServiceOf(&list.Items[i])
 	}
 	rules, err := inServed(w.api, resourceDestinationRules, func(r dynamic.ResourceInterface) (*unstructured.UnstructuredList, error) {
 		return r.List(ctx, metav1.ListOptions{})
@@ -83,7 +83,7 @@ func (l Looker) Ways(ctx context.Context, g decision.Guard) (denied, open []stri
 		return nil, nil, fmt.Errorf("list DestinationRules in %s: %w", g.Namespace, err)
 	}
 	for i := range rules.Items {
-		w.rules = append(w.rules, keepRule(&rules.Items[i]))
+		w.rules = append(w.rules, slimRuleOf(&rules.Items[i]))
 	}
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: w.api, parts: l.Builds}
 	s := snapshot{input: decision.Input{Guard: g}, pair: virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}}
@@ -102,18 +102,18 @@ func (l Looker) Ways(ctx context.Context, g decision.Guard) (denied, open []stri
 	return denied, open, nil
 }
 
-// ways is what Looker.Ways looks through.
+// ways is what Previewer.Ways looks through.
 type ways struct {
 	g        decision.Guard
 	api      *istioAPI
 	domain   string
-	services map[string]*keptService
-	rules    []*keptRule
+	services map[string]*slimService
+	rules    []*slimRule
 	canary   resolvedSide
 }
 
-func (w ways) own() *keptRule {
-	i := slices.IndexFunc(w.rules, func(r *keptRule) bool { return r.name == w.g.DestinationRule })
+func (w ways) own() *slimRule {
+	i := slices.IndexFunc(w.rules, func(r *slimRule) bool { return r.name == w.g.DestinationRule })
 	if i < 0 {
 		return nil
 	}
@@ -121,8 +121,8 @@ func (w ways) own() *keptRule {
 }
 
 func (w ways) find() (denied, open []string) {
-	leads := func(set keptLabels) bool {
-		return slices.ContainsFunc(w.canary.pods, func(p *keptPod) bool { return p.labels.include(set) })
+	leads := func(set slimLabels) bool {
+		return slices.ContainsFunc(w.canary.pods, func(p *slimPod) bool { return p.labels.include(set) })
 	}
 	selects := func(name string) bool {
 		svc := w.services[name]

@@ -38,7 +38,7 @@ func TestEachWayToTheCanaryThatIsNotGuardedIsNamed(t *testing.T) {
 		object("VirtualService", "else", `{http: [{route: [{destination: {host: payments}}]}]}`),
 	)
 	g := decision.Guard{Name: "orders", Namespace: "shop", VirtualServices: []string{"orders"}, DestinationRule: "orders", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
-	got, err := Looker{Dynamic: client}.Unguarded(t.Context(), g)
+	got, err := Previewer{Dynamic: client}.Unguarded(t.Context(), g)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestEachWayToTheCanaryThatIsNotGuardedIsNamed(t *testing.T) {
 		t.Errorf("found %q, want %q", got, want)
 	}
 	g.VirtualServices = []string{"orders", "mesh", "testers"}
-	if got, err := (Looker{Dynamic: client}).Unguarded(t.Context(), g); err != nil || len(got) > 0 {
+	if got, err := (Previewer{Dynamic: client}).Unguarded(t.Context(), g); err != nil || len(got) > 0 {
 		t.Errorf("found %q, %v, want nothing", got, err)
 	}
 }

@@ -7,18 +7,18 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
 
-// ownWrites are objects as this replica's own writes have left them, until the
+// mutationCache has objects as this replica's own writes have left them, until the
 // watch has brought the same or something newer. Alerts of one guard come
 // together, and the pass for the second begins before the watch has told of what
 // the first has written: from the cache alone it would decide to write it again,
 // meet a conflict, and read everything anew.
-type ownWrites[T metav1.Object] struct {
+type mutationCache[T metav1.Object] struct {
 	mu     sync.Mutex
 	byName map[string]T
 }
 
 // wrote keeps what the API server has answered to a write.
-func (o *ownWrites[T]) wrote(obj T) {
+func (o *mutationCache[T]) wrote(obj T) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.byName == nil {
@@ -29,7 +29,7 @@ func (o *ownWrites[T]) wrote(obj T) {
 
 // newest is the newer of what the cache has and what was written. An object
 // that is not in the cache has been deleted, or is not to be known yet.
-func (o *ownWrites[T]) newest(name string, cached T, found bool) (T, bool) {
+func (o *mutationCache[T]) newest(name string, cached T, found bool) (T, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	own, ok := o.byName[name]

@@ -27,32 +27,32 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 	template := corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: orders},
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Image: "orders:2"}}}}
 	meta := metav1.ObjectMeta{Namespace: "shop", Name: "orders", ResourceVersion: "17", UID: "u", Labels: map[string]string{"app": "orders", "pod-template-hash": "x"}}
-	head, set := keep(&meta), keepLabels(meta.Labels)
+	head, set := keep(&meta), slimLabelsOf(meta.Labels)
 
 	t.Run("pods", func(t *testing.T) {
 		for name, c := range map[string]struct {
 			edit func(*corev1.Pod)
-			want keptPod
+			want slimPod
 		}{
-			"ready":     {func(p *corev1.Pod) {}, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}, ready: true}},
-			"not ready": {func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}}},
-			"unknown":   {func(p *corev1.Pod) { p.Status.Conditions = nil }, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}}},
-			"deleted":   {func(p *corev1.Pod) { p.DeletionTimestamp = &now }, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}, deleted: true}},
-			"orphan":    {func(p *corev1.Pod) { p.OwnerReferences = nil }, keptPod{ready: true}},
-			"of others": {func(p *corev1.Pod) { p.OwnerReferences[1].Kind = "StatefulSet" }, keptPod{owner: podOwner{"StatefulSet", "orders-x"}, ready: true}},
+			"ready":     {func(p *corev1.Pod) {}, slimPod{owner: podOwner{"ReplicaSet", "orders-x"}, ready: true}},
+			"not ready": {func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }, slimPod{owner: podOwner{"ReplicaSet", "orders-x"}}},
+			"unknown":   {func(p *corev1.Pod) { p.Status.Conditions = nil }, slimPod{owner: podOwner{"ReplicaSet", "orders-x"}}},
+			"deleted":   {func(p *corev1.Pod) { p.DeletionTimestamp = &now }, slimPod{owner: podOwner{"ReplicaSet", "orders-x"}, deleted: true}},
+			"orphan":    {func(p *corev1.Pod) { p.OwnerReferences = nil }, slimPod{ready: true}},
+			"of others": {func(p *corev1.Pod) { p.OwnerReferences[1].Kind = "StatefulSet" }, slimPod{owner: podOwner{"StatefulSet", "orders-x"}, ready: true}},
 			"restarted": {func(p *corev1.Pod) {
 				p.Status.ContainerStatuses = []corev1.ContainerStatus{
 					{Name: "app", RestartCount: 3, LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled"}}},
 					{Name: "other", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}}},
 					{Name: sidecar, RestartCount: 9}, {Name: "fine"}}
-			}, keptPod{owner: podOwner{"ReplicaSet", "orders-x"}, ready: true, containers: []keptContainer{{name: "app", restarts: 3, ended: "OOMKilled"}, {name: "other", waits: "ImagePullBackOff"}}}},
+			}, slimPod{owner: podOwner{"ReplicaSet", "orders-x"}, ready: true, containers: []slimContainer{{name: "app", restarts: 3, ended: "OOMKilled"}, {name: "other", waits: "ImagePullBackOff"}}}},
 		} {
 			t.Run(name, func(t *testing.T) {
 				p := &corev1.Pod{ObjectMeta: meta, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
 				p.OwnerReferences = []metav1.OwnerReference{{Kind: "Foo", Name: "foo"}, {Kind: "ReplicaSet", Name: "orders-x", Controller: &yes}}
 				c.edit(p)
-				c.want.kept, c.want.uid, c.want.labels = head, "u", set
-				if got := keepPod(p); !reflect.DeepEqual(*got, c.want) {
+				c.want.slim, c.want.uid, c.want.labels = head, "u", set
+				if got := slimPodOf(p); !reflect.DeepEqual(*got, c.want) {
 					t.Errorf("kept %+v\nwant %+v", *got, c.want)
 				}
 			})
@@ -63,8 +63,8 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 			d := &appsv1.Deployment{ObjectMeta: meta, Spec: appsv1.DeploymentSpec{Replicas: replicas, Template: template},
 				Status: appsv1.DeploymentStatus{ObservedGeneration: 4, Replicas: 3, UpdatedReplicas: 2, AvailableReplicas: 1}}
 			d.Generation = 5
-			want := keptDeployment{kept: head, template: keepLabels(orders), build: hashOf(template), replicas: want, generation: 5, observed: 4, have: 3, updated: 2, avail: 1}
-			if got := keepDeployment(d, BuildParts{}); !reflect.DeepEqual(*got, want) {
+			want := slimDeployment{slim: head, template: slimLabelsOf(orders), build: hashOf(template), replicas: want, generation: 5, observed: 4, have: 3, updated: 2, avail: 1}
+			if got := slimDeploymentOf(d, BuildParts{}); !reflect.DeepEqual(*got, want) {
 				t.Errorf("kept %+v\nwant %+v", *got, want)
 			}
 		}
@@ -72,7 +72,7 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 	t.Run("ReplicaSets", func(t *testing.T) {
 		r := &appsv1.ReplicaSet{ObjectMeta: meta, Spec: appsv1.ReplicaSetSpec{Template: template}}
 		r.CreationTimestamp = now
-		if got, want := *keepReplicaSet(r, BuildParts{}), (keptRevision{kept: head, kind: "ReplicaSet", owner: "ReplicaSet/orders", labels: set, build: hashOf(template), made: now.Time}); !reflect.DeepEqual(got, want) {
+		if got, want := *slimReplicaSetOf(r, BuildParts{}), (slimRevision{slim: head, kind: "ReplicaSet", owner: "ReplicaSet/orders", labels: set, build: hashOf(template), made: now.Time}); !reflect.DeepEqual(got, want) {
 			t.Errorf("kept %+v\nwant %+v", got, want)
 		}
 	})
@@ -81,18 +81,18 @@ func TestOfAnObjectIsKeptWhatADecisionIsMadeFrom(t *testing.T) {
 			return discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: kind, Name: name}, Conditions: discoveryv1.EndpointConditions{Ready: ready}}
 		}
 		s := &discoveryv1.EndpointSlice{ObjectMeta: meta, Endpoints: []discoveryv1.Endpoint{end("a", "Pod", &yes), end("b", "Pod", nil), end("c", "Pod", &no), end("d", "Node", &yes), {}}}
-		if got := keepSlice(s).ready; !slices.Equal(got, []string{"a", "b"}) {
+		if got := slimSliceOf(s).ready; !slices.Equal(got, []string{"a", "b"}) {
 			t.Errorf("ready %v", got)
 		}
 	})
 	t.Run("Services and DestinationRules", func(t *testing.T) {
 		s := &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders", "tier": "web"}}}
-		if got := keepService(s); !maps.Equal(got.selector.set(), s.Spec.Selector) || got.name != s.Name {
+		if got := slimServiceOf(s); !maps.Equal(got.selector.set(), s.Spec.Selector) || got.name != s.Name {
 			t.Errorf("kept %+v", got)
 		}
 		r := &istionet.DestinationRule{ObjectMeta: meta, Spec: apinet.DestinationRule{Host: "orders", Subsets: []*apinet.Subset{
 			{Name: "v1", Labels: map[string]string{"version": "v1"}}, {Name: "all"}}}}
-		got := keepRule(manifestOf(t, r))
+		got := slimRuleOf(manifestOf(t, r))
 		v1, ok := got.subset("v1")
 		if got.host != "orders" || !ok || !maps.Equal(v1.set(), r.Spec.Subsets[0].Labels) {
 			t.Errorf("kept %+v", got)
@@ -147,9 +147,9 @@ func cachesOf(t *testing.T, objects ...any) *informers {
 		}
 		into := i.reader.podIndex
 		switch k.(type) {
-		case *keptService:
+		case *slimService:
 			into = i.reader.services
-		case *keptRule:
+		case *slimRule:
 			into = i.reader.rules
 		}
 		if err := into.Add(k); err != nil {
@@ -227,7 +227,7 @@ func TestARestartCountsForTheSubsetItHappensIn(t *testing.T) {
 			got[guard+" "+ref.String()+" "+reason] += n
 		}
 	}
-	p := keepPod(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "orders", "version": "v2"}}})
+	p := slimPodOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "orders", "version": "v2"}}})
 	i.countRestarts(p, map[string]int64{"OOMKilled": 2})
 	i.countRestarts(p, map[string]int64{})
 	if want := map[string]int64{"orders v2 OOMKilled": 2}; !maps.Equal(got, want) {

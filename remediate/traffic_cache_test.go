@@ -17,11 +17,11 @@ func TestAnObjectIsInspectedOnceForAGuard(t *testing.T) {
 	vs := func(weight int) *unstructured.Unstructured {
 		return &unstructured.Unstructured{Object: manifest(weight)}
 	}
-	known, object := newInspections(), vs(10)
+	known, object := newTrafficCache(), vs(10)
 	found := func(guard string, vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice.Options) int {
 		t.Helper()
-		got := known.inspect(guard, vs, p, o)
-		if again := known.inspect(guard, vs, p, o); !reflect.DeepEqual(got, again) {
+		got := known.of(guard, vs, p, o)
+		if again := known.of(guard, vs, p, o); !reflect.DeepEqual(got, again) {
 			t.Errorf("found %+v, then %+v", got, again)
 		}
 		return got.traffic.Weight

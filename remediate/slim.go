@@ -22,41 +22,41 @@ import (
 // in them, so they are kept as the types below. What is read live is made into
 // them too: a decision looks the same, whatever it is made from.
 
-// kept is what every object in a cache has. It is all that client-go asks for.
-type kept struct {
+// slim is what every object in a cache has. It is all that client-go asks for.
+type slim struct {
 	namespace unique.Handle[string]
 	name      string
 	version   string // resourceVersion
 }
 
-func keep(m *metav1.ObjectMeta) kept {
-	return kept{namespace: unique.Make(m.Namespace), name: m.Name, version: m.ResourceVersion}
+func keep(m *metav1.ObjectMeta) slim {
+	return slim{namespace: unique.Make(m.Namespace), name: m.Name, version: m.ResourceVersion}
 }
 
 // GetObjectMeta is for client-go: key and resource version.
-func (k *kept) GetObjectMeta() metav1.Object {
+func (k *slim) GetObjectMeta() metav1.Object {
 	return &metav1.ObjectMeta{Namespace: k.namespace.Value(), Name: k.name, ResourceVersion: k.version}
 }
 
-// keptLabels is a set of labels, sorted by key. Objects share what is equal.
-type keptLabels []keptLabel
+// slimLabels is a set of labels, sorted by key. Objects share what is equal.
+type slimLabels []slimLabel
 
-type keptLabel struct{ key, value unique.Handle[string] }
+type slimLabel struct{ key, value unique.Handle[string] }
 
-func keepLabels(set map[string]string) keptLabels {
+func slimLabelsOf(set map[string]string) slimLabels {
 	if len(set) == 0 {
 		return nil
 	}
-	out := make(keptLabels, 0, len(set))
+	out := make(slimLabels, 0, len(set))
 	for k, v := range set {
-		out = append(out, keptLabel{unique.Make(k), unique.Make(v)})
+		out = append(out, slimLabel{unique.Make(k), unique.Make(v)})
 	}
-	slices.SortFunc(out, func(a, b keptLabel) int { return strings.Compare(a.key.Value(), b.key.Value()) })
+	slices.SortFunc(out, func(a, b slimLabel) int { return strings.Compare(a.key.Value(), b.key.Value()) })
 	return out
 }
 
 // include says whether all of want are among the labels.
-func (l keptLabels) include(want keptLabels) bool {
+func (l slimLabels) include(want slimLabels) bool {
 	for _, w := range want {
 		if !slices.Contains(l, w) {
 			return false
@@ -66,7 +66,7 @@ func (l keptLabels) include(want keptLabels) bool {
 }
 
 // get is the value of a label; empty: there is none.
-func (l keptLabels) get(key string) string {
+func (l slimLabels) get(key string) string {
 	for _, have := range l {
 		if have.key.Value() == key {
 			return have.value.Value()
@@ -75,7 +75,7 @@ func (l keptLabels) get(key string) string {
 	return ""
 }
 
-func (l keptLabels) set() map[string]string {
+func (l slimLabels) set() map[string]string {
 	out := make(map[string]string, len(l))
 	for _, have := range l {
 		out[have.key.Value()] = have.value.Value()
@@ -85,7 +85,7 @@ func (l keptLabels) set() map[string]string {
 
 // pairs are the index values of labels; a pod template's hash is nobody's
 // selector.
-func (l keptLabels) pairs() []string {
+func (l slimLabels) pairs() []string {
 	out := make([]string, 0, len(l))
 	for _, have := range l {
 		switch key := have.key.Value(); key {
@@ -101,16 +101,16 @@ func labelPair(key, value string) string { return key + "=" + value }
 
 // selectorPair is the label pair by which workloads of a selector are looked
 // up: its first, and so one that each of them has. Empty: it selects nothing.
-func selectorPair(selector keptLabels) string {
+func selectorPair(selector slimLabels) string {
 	if len(selector) == 0 {
 		return ""
 	}
 	return labelPair(selector[0].key.Value(), selector[0].value.Value())
 }
 
-type keptDeployment struct {
-	kept
-	template             keptLabels
+type slimDeployment struct {
+	slim
+	template             slimLabels
 	build                string
 	made                 time.Time
 	replicas             int32 // wanted; negative: not said
@@ -119,8 +119,8 @@ type keptDeployment struct {
 	have, updated, avail int32
 }
 
-func keepDeployment(d *appsv1.Deployment, parts BuildParts) *keptDeployment {
-	k := &keptDeployment{kept: keep(&d.ObjectMeta), template: keepLabels(d.Spec.Template.Labels), build: parts.hash(&d.Spec.Template), replicas: -1,
+func slimDeploymentOf(d *appsv1.Deployment, parts BuildParts) *slimDeployment {
+	k := &slimDeployment{slim: keep(&d.ObjectMeta), template: slimLabelsOf(d.Spec.Template.Labels), build: parts.hash(&d.Spec.Template), replicas: -1,
 		made: d.CreationTimestamp.Time, generation: d.Generation, observed: d.Status.ObservedGeneration,
 		have: d.Status.Replicas, updated: d.Status.UpdatedReplicas, avail: d.Status.AvailableReplicas}
 	if d.Spec.Replicas != nil {
@@ -129,12 +129,12 @@ func keepDeployment(d *appsv1.Deployment, parts BuildParts) *keptDeployment {
 	return k
 }
 
-// keptRevision is a ReplicaSet or a ControllerRevision: a pod template that has
+// slimRevision is a ReplicaSet or a ControllerRevision: a pod template that has
 // been rolled out, or is about to be.
-type keptRevision struct {
-	kept
+type slimRevision struct {
+	slim
 	kind    string
-	labels  keptLabels // those of the template, and its hash
+	labels  slimLabels // those of the template, and its hash
 	owner   string     // kind/name of its controller; of itself if it has none
 	build   string
 	made    time.Time
@@ -142,14 +142,14 @@ type keptRevision struct {
 	lasting bool  // the name stands for this template and no other
 }
 
-func (k *keptRevision) ref() revisionRef { return revisionRef{k.kind, k.name} }
+func (k *slimRevision) ref() revisionRef { return revisionRef{k.kind, k.name} }
 
 const kindDeployment = "Deployment/"
 
-func (k *keptRevision) ofDeployment() bool { return strings.HasPrefix(k.owner, kindDeployment) }
+func (k *slimRevision) ofDeployment() bool { return strings.HasPrefix(k.owner, kindDeployment) }
 
 // newer says whether a revision of the same owner came later.
-func (k *keptRevision) newer(than *keptRevision) bool {
+func (k *slimRevision) newer(than *slimRevision) bool {
 	if k.number != than.number {
 		return k.number > than.number
 	}
@@ -163,8 +163,8 @@ const (
 	annotationRevision        = "deployment.kubernetes.io/revision"
 )
 
-func keepReplicaSet(r *appsv1.ReplicaSet, parts BuildParts) *keptRevision {
-	k := keepRevision(kindReplicaSet, &r.ObjectMeta)
+func slimReplicaSetOf(r *appsv1.ReplicaSet, parts BuildParts) *slimRevision {
+	k := slimRevisionOf(kindReplicaSet, &r.ObjectMeta)
 	k.build = parts.hash(&r.Spec.Template)
 	for _, key := range []string{annotationRevision, annotationRolloutRevision} {
 		if n, err := strconv.ParseInt(r.Annotations[key], 10, 64); err == nil {
@@ -178,10 +178,10 @@ func keepReplicaSet(r *appsv1.ReplicaSet, parts BuildParts) *keptRevision {
 	return k
 }
 
-// keepControllerRevision reads the template that a StatefulSet, a DaemonSet and
+// slimControllerRevisionOf reads the template that a StatefulSet, a DaemonSet and
 // others after their example keep. What else it may be is a build as it stands.
-func keepControllerRevision(r *appsv1.ControllerRevision, parts BuildParts) *keptRevision {
-	k := keepRevision(kindControllerRevision, &r.ObjectMeta)
+func slimControllerRevisionOf(r *appsv1.ControllerRevision, parts BuildParts) *slimRevision {
+	k := slimRevisionOf(kindControllerRevision, &r.ObjectMeta)
 	k.number, k.lasting = r.Revision, true
 	var data struct {
 		Spec struct {
@@ -196,31 +196,31 @@ func keepControllerRevision(r *appsv1.ControllerRevision, parts BuildParts) *kep
 	return k
 }
 
-func keepRevision(kind string, m *metav1.ObjectMeta) *keptRevision {
-	k := &keptRevision{kept: keep(m), kind: kind, labels: keepLabels(m.Labels), owner: kind + "/" + m.Name, made: m.CreationTimestamp.Time}
+func slimRevisionOf(kind string, m *metav1.ObjectMeta) *slimRevision {
+	k := &slimRevision{slim: keep(m), kind: kind, labels: slimLabelsOf(m.Labels), owner: kind + "/" + m.Name, made: m.CreationTimestamp.Time}
 	if o := metav1.GetControllerOfNoCopy(m); o != nil {
 		k.owner = unique.Make(o.Kind + "/" + o.Name).Value()
 	}
 	return k
 }
 
-type keptPod struct {
-	kept
+type slimPod struct {
+	slim
 	uid        string
-	labels     keptLabels
+	labels     slimLabels
 	owner      podOwner
 	born       int64 // when it was made, in seconds
 	readyFrom  int64 // when it last became ready
 	deleted    bool  // or is being deleted
 	ready      bool  // and not being deleted
-	containers []keptContainer
+	containers []slimContainer
 }
 
 // podOwner controls a pod; empty: nothing does.
 type podOwner struct{ kind, name string }
 
-func keepPod(p *corev1.Pod) *keptPod {
-	k := &keptPod{kept: keep(&p.ObjectMeta), uid: string(p.UID), labels: keepLabels(p.Labels), deleted: p.DeletionTimestamp != nil}
+func slimPodOf(p *corev1.Pod) *slimPod {
+	k := &slimPod{slim: keep(&p.ObjectMeta), uid: string(p.UID), labels: slimLabelsOf(p.Labels), deleted: p.DeletionTimestamp != nil}
 	if o := metav1.GetControllerOfNoCopy(p); o != nil {
 		k.owner = podOwner{unique.Make(o.Kind).Value(), unique.Make(o.Name).Value()}
 	}
@@ -237,7 +237,7 @@ func keepPod(p *corev1.Pod) *keptPod {
 	}
 	for _, group := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
 		for i := range group {
-			if c := keepContainer(&group[i]); c.name != sidecar && (c.restarts > 0 || c.waits != "") {
+			if c := slimContainerOf(&group[i]); c.name != sidecar && (c.restarts > 0 || c.waits != "") {
 				k.containers = append(k.containers, c)
 			}
 		}
@@ -246,13 +246,13 @@ func keepPod(p *corev1.Pod) *keptPod {
 }
 
 // runsAs says that a pod is still what it was, but for restarts and words.
-func (k *keptPod) runsAs(now *keptPod) bool {
+func (k *slimPod) runsAs(now *slimPod) bool {
 	return k.uid == now.uid && k.owner == now.owner && k.ready == now.ready && k.deleted == now.deleted && slices.Equal(k.labels, now.labels)
 }
 
-func (k *keptPod) made() time.Time { return seconds(k.born) }
+func (k *slimPod) made() time.Time { return seconds(k.born) }
 
-func (k *keptPod) readySince() time.Time { return seconds(k.readyFrom) }
+func (k *slimPod) readySince() time.Time { return seconds(k.readyFrom) }
 
 func seconds(s int64) time.Time {
 	if s == 0 {
@@ -263,12 +263,12 @@ func seconds(s int64) time.Time {
 
 // unmanaged says that nothing would replace the pod by another of its kind: it
 // was run by hand, or is a Job's.
-func (k *keptPod) unmanaged() bool { return k.owner.kind == "" || k.owner.kind == "Job" }
+func (k *slimPod) unmanaged() bool { return k.owner.kind == "" || k.owner.kind == "Job" }
 
 // revision is what the pod was made from; empty: that cannot be told. A
 // StatefulSet writes the revision's name on its pods, a DaemonSet what follows
 // its own name.
-func (k *keptPod) revision() revisionRef {
+func (k *slimPod) revision() revisionRef {
 	if k.owner.kind == kindReplicaSet {
 		return revisionRef{kindReplicaSet, k.owner.name}
 	}
@@ -284,7 +284,7 @@ func (k *keptPod) revision() revisionRef {
 
 // workload is the name of what runs the pod, where that is no Deployment; empty:
 // it is one, or nothing is known.
-func (k *keptPod) workload() string {
+func (k *slimPod) workload() string {
 	switch hash := k.labels.get(labelRolloutHash); {
 	case k.unmanaged():
 		return ""
@@ -296,16 +296,16 @@ func (k *keptPod) workload() string {
 	return ""
 }
 
-// keptContainer is a container that has restarted or waits.
-type keptContainer struct {
+// slimContainer is a container that has restarted or waits.
+type slimContainer struct {
 	name     string
 	restarts int32
 	ended    string // reason of the last end; empty: none, or not said
 	waits    string // reason of the present wait; empty: it does not wait
 }
 
-func keepContainer(c *corev1.ContainerStatus) keptContainer {
-	k := keptContainer{name: unique.Make(c.Name).Value(), restarts: c.RestartCount}
+func slimContainerOf(c *corev1.ContainerStatus) slimContainer {
+	k := slimContainer{name: unique.Make(c.Name).Value(), restarts: c.RestartCount}
 	if w := c.State.Waiting; w != nil {
 		k.waits = unique.Make(w.Reason).Value()
 	}
@@ -318,7 +318,7 @@ func keepContainer(c *corev1.ContainerStatus) keptContainer {
 // restartsSince counts, by the reason of the end before (OOMKilled, Error, …),
 // how often the pod's containers have restarted since it was; nil: since it was
 // made.
-func (k *keptPod) restartsSince(was *keptPod) map[string]int64 {
+func (k *slimPod) restartsSince(was *slimPod) map[string]int64 {
 	out := map[string]int64{}
 	for _, c := range k.containers {
 		n := int64(c.restarts)
@@ -332,7 +332,7 @@ func (k *keptPod) restartsSince(was *keptPod) map[string]int64 {
 	return out
 }
 
-func (k *keptPod) restartsOf(container string) int64 {
+func (k *slimPod) restartsOf(container string) int64 {
 	for _, c := range k.containers {
 		if c.name == container {
 			return int64(c.restarts)
@@ -341,16 +341,16 @@ func (k *keptPod) restartsOf(container string) int64 {
 	return 0
 }
 
-type keptSlice struct {
-	kept
+type slimSlice struct {
+	slim
 	service string
 	ready   []string // pods
 }
 
-// keepSlice takes an endpoint without a readiness for ready, as the API defines
+// slimSliceOf takes an endpoint without a readiness for ready, as the API defines
 // it.
-func keepSlice(s *discoveryv1.EndpointSlice) *keptSlice {
-	k := &keptSlice{kept: keep(&s.ObjectMeta), service: s.Labels[discoveryv1.LabelServiceName]}
+func slimSliceOf(s *discoveryv1.EndpointSlice) *slimSlice {
+	k := &slimSlice{slim: keep(&s.ObjectMeta), service: s.Labels[discoveryv1.LabelServiceName]}
 	for _, e := range s.Endpoints {
 		if e.TargetRef != nil && e.TargetRef.Kind == "Pod" && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
 			k.ready = append(k.ready, e.TargetRef.Name)
@@ -359,36 +359,36 @@ func keepSlice(s *discoveryv1.EndpointSlice) *keptSlice {
 	return k
 }
 
-type keptService struct {
-	kept
-	selector keptLabels
+type slimService struct {
+	slim
+	selector slimLabels
 }
 
-func keepService(s *corev1.Service) *keptService {
-	return &keptService{kept: keep(&s.ObjectMeta), selector: keepLabels(s.Spec.Selector)}
+func slimServiceOf(s *corev1.Service) *slimService {
+	return &slimService{slim: keep(&s.ObjectMeta), selector: slimLabelsOf(s.Spec.Selector)}
 }
 
 // selects says whether the Service has pods with these labels. One without a
 // selector has none of its own.
-func (k *keptService) selects(set keptLabels) bool {
+func (k *slimService) selects(set slimLabels) bool {
 	return len(k.selector) > 0 && set.include(k.selector)
 }
 
-type keptRule struct {
-	kept
+type slimRule struct {
+	slim
 	host    string
-	subsets []keptSubset
+	subsets []slimSubset
 }
 
-type keptSubset struct {
+type slimSubset struct {
 	name   string
-	labels keptLabels
+	labels slimLabels
 }
 
-// keepRule takes what it cannot read for absent: the API server lets nothing
+// slimRuleOf takes what it cannot read for absent: the API server lets nothing
 // else through than what the CustomResourceDefinition describes.
-func keepRule(r *unstructured.Unstructured) *keptRule {
-	k := &keptRule{kept: kept{namespace: unique.Make(r.GetNamespace()), name: r.GetName(), version: r.GetResourceVersion()}}
+func slimRuleOf(r *unstructured.Unstructured) *slimRule {
+	k := &slimRule{slim: slim{namespace: unique.Make(r.GetNamespace()), name: r.GetName(), version: r.GetResourceVersion()}}
 	k.host, _, _ = unstructured.NestedString(r.Object, "spec", "host")
 	all, _, _ := unstructured.NestedFieldNoCopy(r.Object, "spec", "subsets")
 	subsets, _ := all.([]any)
@@ -399,14 +399,14 @@ func keepRule(r *unstructured.Unstructured) *keptRule {
 		}
 		name, _ := subset["name"].(string)
 		set, _, _ := unstructured.NestedStringMap(subset, "labels")
-		k.subsets = append(k.subsets, keptSubset{unique.Make(name).Value(), keepLabels(set)})
+		k.subsets = append(k.subsets, slimSubset{unique.Make(name).Value(), slimLabelsOf(set)})
 	}
 	return k
 }
 
 // subset returns the labels of a subset, and whether there is one of that name.
-func (k *keptRule) subset(name string) (keptLabels, bool) {
-	i := slices.IndexFunc(k.subsets, func(s keptSubset) bool { return s.name == name })
+func (k *slimRule) subset(name string) (slimLabels, bool) {
+	i := slices.IndexFunc(k.subsets, func(s slimSubset) bool { return s.name == name })
 	if i < 0 {
 		return nil, false
 	}
@@ -415,10 +415,10 @@ func (k *keptRule) subset(name string) (keptLabels, bool) {
 
 // leadingTo names the subsets besides the pair's own that lead to pods of the
 // canary: to all of them by their labels, or to some that are there.
-func (k *keptRule) leadingTo(canary resolvedSide, pair ...virtualservice.Ref) []string {
+func (k *slimRule) leadingTo(canary resolvedSide, pair ...virtualservice.Ref) []string {
 	var out []string
 	for _, s := range k.subsets {
-		leads := canary.want.want.include(s.labels) || slices.ContainsFunc(canary.pods, func(p *keptPod) bool { return p.labels.include(s.labels) })
+		leads := canary.want.want.include(s.labels) || slices.ContainsFunc(canary.pods, func(p *slimPod) bool { return p.labels.include(s.labels) })
 		if leads && !slices.Contains(pair, virtualservice.Ref{Subset: s.name}) {
 			out = append(out, s.name)
 		}
@@ -431,20 +431,20 @@ func (k *keptRule) leadingTo(canary resolvedSide, pair ...virtualservice.Ref) []
 func (p BuildParts) trim(obj any) (any, error) {
 	switch o := obj.(type) {
 	case *appsv1.Deployment:
-		return keepDeployment(o, p), nil
+		return slimDeploymentOf(o, p), nil
 	case *appsv1.ReplicaSet:
-		return keepReplicaSet(o, p), nil
+		return slimReplicaSetOf(o, p), nil
 	case *appsv1.ControllerRevision:
-		return keepControllerRevision(o, p), nil
+		return slimControllerRevisionOf(o, p), nil
 	case *corev1.Pod:
-		return keepPod(o), nil
+		return slimPodOf(o), nil
 	case *discoveryv1.EndpointSlice:
-		return keepSlice(o), nil
+		return slimSliceOf(o), nil
 	case *corev1.Service:
-		return keepService(o), nil
+		return slimServiceOf(o), nil
 	case *unstructured.Unstructured:
 		if o.GetKind() == "DestinationRule" {
-			return keepRule(o), nil
+			return slimRuleOf(o), nil
 		}
 		trimVirtualService(o)
 	case metav1.Object:

@@ -7,21 +7,20 @@ import (
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
-// stopwatch measures for how long this replica has seen each guard's weights
-// stand as they do. It runs by the monotonic clock: when somebody sets the
-// machine's clock, an interval of promotion becomes neither shorter nor longer.
+// dwellTimes measures for how long this replica has observed each guard's weights
+// unchanged. It runs by the monotonic clock: when the machine's clock is set, an interval of promotion becomes neither shorter nor longer.
 // It is memory alone; after a restart the record's times have to do. A nil
-// stopwatch has seen nothing.
-type stopwatch struct {
+// value has observed nothing.
+type dwellTimes struct {
 	elapsed func() time.Duration // since any moment in the past
 
 	mu     sync.Mutex
-	guards map[string]sighting
+	guards map[string]dwell
 }
 
-// sighting is one change of weights: the record's time of it, and this
+// dwell is one change of weights: the record's time of it, and this
 // replica's own.
-type sighting struct {
+type dwell struct {
 	move
 	at    time.Duration
 	known bool // it was seen to happen, and not found
@@ -39,15 +38,15 @@ func (m move) equal(o move) bool {
 	return m.movedAt.Equal(o.movedAt) && m.weight == o.weight && m.low == o.low
 }
 
-func newStopwatch() *stopwatch {
+func newDwellTimes() *dwellTimes {
 	start := time.Now()
-	return &stopwatch{elapsed: func() time.Duration { return time.Since(start) }, guards: map[string]sighting{}}
+	return &dwellTimes{elapsed: func() time.Duration { return time.Since(start) }, guards: map[string]dwell{}}
 }
 
 // read is for how long, at now, the weights stand that the record says have
 // changed last. What another replica has written since this one looked
 // last has changed just now.
-func (w *stopwatch) read(guard string, m move, now time.Time) decision.Watched {
+func (w *dwellTimes) read(guard string, m move, now time.Time) decision.Watched {
 	if w == nil {
 		return decision.Watched{}
 	}
@@ -58,12 +57,12 @@ func (w *stopwatch) read(guard string, m move, now time.Time) decision.Watched {
 	if !ok || !s.known && s.equal(m) {
 		return decision.Watched{}
 	}
-	stood, _ := s.stood(m, now, elapsed)
-	return decision.Watched{Known: true, For: stood}
+	dwelt, _ := s.since(m, now, elapsed)
+	return decision.Watched{Known: true, For: dwelt}
 }
 
-// saw notes what a pass at now has left in the record.
-func (w *stopwatch) saw(guard string, m move, now time.Time) {
+// observed notes what a pass at now has left in the record.
+func (w *dwellTimes) observed(guard string, m move, now time.Time) {
 	if w == nil {
 		return
 	}
@@ -71,14 +70,14 @@ func (w *stopwatch) saw(guard string, m move, now time.Time) {
 	defer w.mu.Unlock()
 	s, ok := w.guards[guard]
 	elapsed := w.elapsed()
-	stood, same := s.stood(m, now, elapsed)
+	dwelt, same := s.since(m, now, elapsed)
 	switch {
 	case ok && s.equal(m):
 		return
 	case ok && same:
-		s.move, s.at = m, elapsed-stood
+		s.move, s.at = m, elapsed-dwelt
 	default:
-		s = sighting{move: m, at: elapsed, known: ok || m.movedAt.Equal(now)}
+		s = dwell{move: m, at: elapsed, known: ok || m.movedAt.Equal(now)}
 	}
 	w.guards[guard] = s
 }
@@ -88,10 +87,10 @@ func (w *stopwatch) saw(guard string, m move, now time.Time) {
 // record has another replica's time of it, the later of the two counts.
 const sameMove = 10 * time.Second
 
-// stood is for how long the weights have stood since a move, if that is the one
-// of this sighting: its time may only have been put right since. Other weights
+// since is for how long the weights have stood since a move, if that is the one
+// of this observation: its time may only have been put right since. Other weights
 // are another move, whatever time the clock of who saw it gave it.
-func (s sighting) stood(m move, now time.Time, elapsed time.Duration) (time.Duration, bool) {
+func (s dwell) since(m move, now time.Time, elapsed time.Duration) (time.Duration, bool) {
 	own, age := elapsed-s.at, now.Sub(m.movedAt)
 	switch {
 	case !s.known, s.weight != m.weight, s.low != m.low:
@@ -105,7 +104,7 @@ func (s sighting) stood(m move, now time.Time, elapsed time.Duration) (time.Dura
 }
 
 // forget drops a guard that is no longer configured.
-func (w *stopwatch) forget(guard string) {
+func (w *dwellTimes) forget(guard string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.guards, guard)

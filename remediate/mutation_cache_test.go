@@ -26,7 +26,7 @@ func TestWhatWasWrittenIsReadUntilTheCacheHasCaughtUp(t *testing.T) {
 		"a version that cannot be compared":             {object("a", "x"), "x", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var own ownWrites[*corev1.ConfigMap]
+			var own mutationCache[*corev1.ConfigMap]
 			own.wrote(object("a", "100"))
 			got, ok := own.newest("guardian-orders", c.cached, c.cached != nil)
 			switch {
@@ -37,7 +37,7 @@ func TestWhatWasWrittenIsReadUntilTheCacheHasCaughtUp(t *testing.T) {
 			}
 		})
 	}
-	var none ownWrites[*corev1.ConfigMap]
+	var none mutationCache[*corev1.ConfigMap]
 	if got, ok := none.newest("guardian-orders", object("a", "1"), true); !ok || got.ResourceVersion != "1" {
 		t.Errorf("nothing written: read %v", got)
 	}
