@@ -10,7 +10,7 @@
 //	                                     ├─ parse ─ Sink.Accept ─ 2xx, or 5xx
 //	Prometheus ──── POST /api/v2/alerts ─┘             │
 //	                                                   ▼
-//	Alertmanager ◄─ GET /api/v2/alerts ── once a ──► Book ──► Firing(now)
+//	Alertmanager ◄─ GET /api/v2/alerts ── once a ──► Store ──► Firing(now)
 //	                                      minute
 //
 // # Status codes

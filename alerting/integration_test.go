@@ -43,10 +43,10 @@ receivers:
     http_config: {authorization: {credentials_file: %q}}
 `
 
-// bookkeeper is the sink of these tests: what is in the book is kept.
-func bookkeeper(book *Book) *sink {
+// storekeeper is the sink of these tests: what is in the store is kept.
+func storekeeper(store *Store) *sink {
 	return &sink{accept: func(_ context.Context, lane Lane, alerts []Alert) error {
-		_, err := book.Apply(lane, alerts, time.Now())
+		_, err := store.Apply(lane, alerts, time.Now())
 		return err
 	}}
 }
@@ -133,8 +133,8 @@ func reserved(t *testing.T) string {
 
 func TestARealAlertmanagerDeliversThroughAnOutageOfGuardian(t *testing.T) {
 	plane, address := plane(t), reserved(t)
-	book := NewBook(BookOptions{})
-	kept := bookkeeper(book)
+	store := NewStore(StoreOptions{})
+	kept := storekeeper(store)
 	var refusals atomic.Int32 // still to come
 	take := kept.accept
 	kept.accept = func(ctx context.Context, lane Lane, alerts []Alert) error {
@@ -165,7 +165,7 @@ func TestARealAlertmanagerDeliversThroughAnOutageOfGuardian(t *testing.T) {
 		return value != "" && value != "0"
 	})
 	server := run(t, opts)
-	firing := func() string { return names(book.Firing(time.Now())) }
+	firing := func() string { return names(store.Firing(time.Now())) }
 	eventually(t, "both are delivered after the outage", func() bool { return firing() == "A B" })
 	for _, call := range kept.accepted() {
 		for _, a := range call.alerts {
@@ -273,8 +273,8 @@ groups:
 
 func TestARealPrometheusPushesAndAnswers(t *testing.T) {
 	plane := plane(t)
-	book := NewBook(BookOptions{})
-	opts, _ := options(t, bookkeeper(book))
+	store := NewStore(StoreOptions{})
+	opts, _ := options(t, storekeeper(store))
 	server := run(t, opts)
 	rules := filepath.Join(t.TempDir(), "rules.yml")
 	if err := os.WriteFile(rules, []byte(heartbeatRules), 0o600); err != nil {
@@ -293,7 +293,7 @@ func TestARealPrometheusPushesAndAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the heartbeat is pushed", func() bool { return !server.Heartbeat().IsZero() })
-	pushed := book.Firing(time.Now())
+	pushed := store.Firing(time.Now())
 	if names(pushed) != "GuardianHeartbeat" || !pushed[0].EndsAt.After(time.Now()) {
 		t.Errorf("pushed %+v, want the heartbeat, for a while", pushed)
 	}
@@ -327,7 +327,7 @@ func TestARealPrometheusPushesAndAnswers(t *testing.T) {
 	}
 	// Prometheus goes away: the alert expires by itself.
 	prom.Stop()
-	if got := book.Firing(pushed[0].EndsAt.Add(time.Minute)); len(got) != 0 {
+	if got := store.Firing(pushed[0].EndsAt.Add(time.Minute)); len(got) != 0 {
 		t.Errorf("still fires: %+v", got)
 	}
 	if _, err := client.Firing(t.Context(), Filter{}); err == nil {

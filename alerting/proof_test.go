@@ -125,8 +125,8 @@ func TestAHeartbeatCountsForTheLaneThatItCameBy(t *testing.T) {
 }
 
 func TestABeginningInTheFutureIsReportedAndHidesNoOther(t *testing.T) {
-	book := NewBook(BookOptions{})
-	opts, _ := options(t, bookkeeper(book))
+	store := NewStore(StoreOptions{})
+	opts, _ := options(t, storekeeper(store))
 	var log logged
 	opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	opts.Now = func() time.Time { return start }
@@ -142,15 +142,15 @@ func TestABeginningInTheFutureIsReportedAndHidesNoOther(t *testing.T) {
 	}
 	labels := map[string]string{"alertname": "A"}
 	a := Alert{Labels: labels, Fingerprint: Fingerprint(labels), StartsAt: start.AddDate(5, 0, 0)}
-	if _, err := book.Apply(LaneWebhook, []Alert{a}, start); err != nil {
+	if _, err := store.Apply(LaneWebhook, []Alert{a}, start); err != nil {
 		t.Fatal(err)
 	}
 	a.StartsAt = start.Add(-time.Second)
-	changes, err := book.Apply(LaneWebhook, []Alert{a}, start)
+	changes, err := store.Apply(LaneWebhook, []Alert{a}, start)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, now := range book.Firing(start) {
+	for _, now := range store.Firing(start) {
 		if now.Fingerprint == a.Fingerprint && !now.StartsAt.Equal(a.StartsAt) {
 			t.Errorf("fires since %s, want %s: what it said before was of a clock that was wrong (%+v)", now.StartsAt, a.StartsAt, changes)
 		}

@@ -84,11 +84,11 @@ func (s Sources) Firing(ctx context.Context, filter Filter) ([]Alert, error) {
 	return nil, failed
 }
 
-// Fill puts what fires into book, from one source after the other until one has
+// Fill puts what fires into store, from one source after the other until one has
 // given a complete answer: that one replaces what its lane had, one that may not be
 // all adds to it. hand gets what each has listed, and what that has changed. The
-// error joins those of sources, book and hand; what could be listed is in the book.
-func (s Sources) Fill(ctx context.Context, filter Filter, book *Book, now func() time.Time, hand func(firing []Alert, changes Changes) error) error {
+// error joins those of sources, store and hand; what could be listed is in the store.
+func (s Sources) Fill(ctx context.Context, filter Filter, store *Store, now func() time.Time, hand func(firing []Alert, changes Changes) error) error {
 	var failed []error
 	for _, one := range s.inOrder() {
 		asked := now()
@@ -97,14 +97,14 @@ func (s Sources) Fill(ctx context.Context, filter Filter, book *Book, now func()
 			failed = append(failed, err)
 			continue
 		}
-		put := book.Replace
+		put := store.Replace
 		if incomplete != nil {
-			put = book.Apply
+			put = store.Apply
 		}
 		changes, err := put(one.lane, alerts, asked)
 		failed = append(failed, err, hand(alerts, changes))
 		if incomplete == nil {
-			return errors.Join(append(failed, s.forget(one.lane, book, asked))...)
+			return errors.Join(append(failed, s.forget(one.lane, store, asked))...)
 		}
 		if !errors.Is(incomplete, ErrYoung) {
 			s.Log.Warn("what is listed is not taken for all that fires", "err", incomplete)
@@ -115,10 +115,10 @@ func (s Sources) Fill(ctx context.Context, filter Filter, book *Book, now func()
 
 // forget drops what Prometheus has listed while Alertmanager gave no complete
 // answer, now that it does.
-func (s Sources) forget(answered Lane, book *Book, asked time.Time) error {
+func (s Sources) forget(answered Lane, store *Store, asked time.Time) error {
 	if answered != LaneAlertmanager {
 		return nil
 	}
-	_, err := book.Replace(LanePrometheus, nil, asked)
+	_, err := store.Replace(LanePrometheus, nil, asked)
 	return err
 }

@@ -72,20 +72,20 @@ func TestASourceThatMayNotKnowAllTakesNothingAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Date(2026, 7, 6, 12, 0, 0, 0, time.UTC)
-			book := NewBook(BookOptions{})
+			store := NewStore(StoreOptions{})
 			for _, lane := range []Lane{LaneAlertmanager, LanePrometheus} {
-				if _, err := book.Replace(lane, []Alert{old}, now); err != nil {
+				if _, err := store.Replace(lane, []Alert{old}, now); err != nil {
 					t.Fatal(err)
 				}
 			}
 			now = now.Add(time.Minute)
 			test.sources.Log = slog.New(slog.DiscardHandler)
-			err := test.sources.Fill(t.Context(), Filter{}, book, func() time.Time { return now }, func([]Alert, Changes) error { return nil })
+			err := test.sources.Fill(t.Context(), Filter{}, store, func() time.Time { return now }, func([]Alert, Changes) error { return nil })
 			if (err != nil) != test.failed {
 				t.Errorf("error %v", err)
 			}
 			var names []string
-			for _, found := range book.Firing(now) {
+			for _, found := range store.Firing(now) {
 				names = append(names, found.Name())
 			}
 			slices.Sort(names)

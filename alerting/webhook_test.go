@@ -309,7 +309,7 @@ func FuzzWebhook(f *testing.F) {
 				t.Errorf("a firing alert ends at %s", a.EndsAt)
 			}
 		}
-		_, _ = NewBook(BookOptions{}).Apply(LaneWebhook, hook.Alerts, start)
+		_, _ = NewStore(StoreOptions{}).Apply(LaneWebhook, hook.Alerts, start)
 	})
 }
 
@@ -330,7 +330,7 @@ func FuzzPush(f *testing.F) {
 				t.Errorf("resolved is %v, and it ends at %s", a.Resolved, a.EndsAt)
 			}
 		}
-		_, _ = NewBook(BookOptions{}).Apply(LanePush, alerts, start)
+		_, _ = NewStore(StoreOptions{}).Apply(LanePush, alerts, start)
 	})
 }
 

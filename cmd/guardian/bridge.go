@@ -22,7 +22,7 @@ import (
 // about, and what it asks for.
 type bridge struct {
 	config  atomic.Pointer[guardIndex]
-	book    *alerting.Book
+	store   *alerting.Store
 	metrics *alerting.Metrics
 	guards  controller
 	log     *slog.Logger
@@ -71,14 +71,14 @@ type controller interface {
 func newBridge(c config.Config, metrics *alerting.Metrics, log *slog.Logger, now func() time.Time) *bridge {
 	b := &bridge{metrics: metrics, log: log, now: now, unknown: map[string]time.Time{}}
 	b.config.Store(newGuardIndex(c))
-	b.book = alerting.NewBook(alerting.BookOptions{Keys: b.guardsOf, Metrics: metrics})
+	b.store = alerting.NewStore(alerting.StoreOptions{Keys: b.guardsOf, Metrics: metrics})
 	return b
 }
 
 // setConfig takes a new configuration into use: alerts are matched anew.
 func (b *bridge) setConfig(c config.Config) {
 	b.config.Store(newGuardIndex(c))
-	b.book.Reindex(b.guardsOf)
+	b.store.Reindex(b.guardsOf)
 }
 
 // guardsOf names the guards that an alert of this guardian is about: the one in
@@ -152,7 +152,7 @@ func (b *bridge) firing(guard string) []decision.Alert {
 		return nil
 	}
 	var out []decision.Alert
-	for _, a := range b.book.FiringOf(guard, b.now()) {
+	for _, a := range b.store.FiringOf(guard, b.now()) {
 		out = append(out, b.translate(g, a))
 	}
 	return out
@@ -163,7 +163,7 @@ func (b *bridge) firing(guard string) []decision.Alert {
 func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerting.Alert) error {
 	received := b.now()
 	alerts = b.onlyOwn(lane, alerts)
-	changes, bookErr := b.book.Apply(lane, alerts, received) // a full book delays, and loses nothing: it is said at the end
+	changes, storeErr := b.store.Apply(lane, alerts, received) // a full store delays, and loses nothing: it is said at the end
 	b.tellUnheard(lane, changes.Unheard, received)
 	began := b.byGuard(alerts)
 	var errs []error
@@ -174,7 +174,7 @@ func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerti
 			errs = append(errs, ignoreUnknown(b.guards.Accept(guard, began[guard], received)))
 		}
 	}
-	return errors.Join(append(errs, bookErr, b.tellUnknown(ctx, lane, alerts))...)
+	return errors.Join(append(errs, storeErr, b.tellUnknown(ctx, lane, alerts))...)
 }
 
 // tellUnheard counts and reports alerts of the push lane that had ended before

@@ -243,7 +243,7 @@ func TestASilencedRollbackHolds(t *testing.T) {
 	b, _ := testBridge(t)
 	a := firingAlert(guardLabels("orders-service", "rollback"))
 	a.Suppressed = true
-	if _, err := b.book.Replace(alerting.LaneAlertmanager, []alerting.Alert{a}, bridgeNow); err != nil {
+	if _, err := b.store.Replace(alerting.LaneAlertmanager, []alerting.Alert{a}, bridgeNow); err != nil {
 		t.Fatal(err)
 	}
 	if got := b.firing("orders-service"); len(got) != 1 || got[0].Action != decision.ActionHold {
@@ -332,15 +332,15 @@ func (q *querier) Query(_ context.Context, promql string) ([]alerting.Sample, er
 	return q.samples, q.err
 }
 
-func testOracle(t *testing.T) (*oracle, *fakeController, *lister, *lister, *querier) {
+func testForwardChecks(t *testing.T) (*forwardChecks, *fakeController, *lister, *lister, *querier) {
 	t.Helper()
 	b, f := testBridge(t)
 	am, prom, q := &lister{}, &lister{}, &querier{}
-	return &oracle{alertmanager: am, prometheus: prom, query: q, bridge: b, log: slog.New(slog.DiscardHandler), now: func() time.Time { return bridgeNow }}, f, am, prom, q
+	return &forwardChecks{alertmanager: am, prometheus: prom, query: q, bridge: b, log: slog.New(slog.DiscardHandler), now: func() time.Time { return bridgeNow }}, f, am, prom, q
 }
 
 func TestListingHealsWhatAWebhookLost(t *testing.T) {
-	o, f, am, _, _ := testOracle(t)
+	o, f, am, _, _ := testForwardChecks(t)
 	am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
 	if err := o.list(t.Context()); err != nil {
 		t.Fatal(err)
@@ -358,7 +358,7 @@ func TestListingHealsWhatAWebhookLost(t *testing.T) {
 }
 
 func TestAnAlertmanagerThatHasJustStartedTakesNothingAway(t *testing.T) {
-	o, f, am, prom, _ := testOracle(t)
+	o, f, am, prom, _ := testForwardChecks(t)
 	known := []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
 	am.alerts = known
 	if err := o.list(t.Context()); err != nil {
@@ -385,10 +385,10 @@ func TestAnAlertmanagerThatHasJustStartedTakesNothingAway(t *testing.T) {
 }
 
 func TestTruncatedAlertsAreRecordedBeforeTheCallIsAnswered(t *testing.T) {
-	o, f, am, _, _ := testOracle(t)
+	o, f, am, _, _ := testForwardChecks(t)
 	am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
 	f.fail["orders-service"] = errors.New("the record could not be written")
-	for range 2 { // the second time the alert is in the book, and still not recorded
+	for range 2 { // the second time the alert is in the store, and still not recorded
 		if err := o.refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "could not be written") {
 			t.Errorf("%v, want the error, so that Alertmanager tries again", err)
 		}
@@ -399,7 +399,7 @@ func TestTruncatedAlertsAreRecordedBeforeTheCallIsAnswered(t *testing.T) {
 }
 
 func TestPrometheusIsAskedWhereAlertmanagerDoesNotAnswer(t *testing.T) {
-	o, f, am, prom, _ := testOracle(t)
+	o, f, am, prom, _ := testForwardChecks(t)
 	am.err = errors.New("connection refused")
 	prom.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
 	if err := o.list(t.Context()); err == nil {
@@ -422,7 +422,7 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 	sides := decision.Sides{Canary: decision.Side{Workloads: []string{"orders-v2"}}, Stable: decision.Side{Workloads: []string{"orders-v1"}}}
 	since := bridgeNow.Add(-5 * time.Minute)
 	t.Run("an alert that only Alertmanager knows comes back", func(t *testing.T) {
-		o, _, am, _, q := testOracle(t)
+		o, _, am, _, q := testForwardChecks(t)
 		am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "hold")), firingAlert(guardLabels("payments", "rollback"))}
 		q.samples = []alerting.Sample{{Labels: map[string]string{rules.LabelTally: rules.TallyRequests}, Value: 37.9}}
 		f, alerts := o.askForward(t.Context(), guard, sides, since)
@@ -437,21 +437,21 @@ func TestGoingForwardAsksEverything(t *testing.T) {
 		}
 	})
 	t.Run("nobody knows what fires", func(t *testing.T) {
-		o, _, am, prom, _ := testOracle(t)
+		o, _, am, prom, _ := testForwardChecks(t)
 		am.err, prom.err = errors.New("down"), errors.New("down too")
 		if f, _ := o.askForward(t.Context(), guard, sides, since); !strings.Contains(f.Err, "nobody answers what fires") {
 			t.Errorf("forward %+v", f)
 		}
 	})
 	t.Run("Prometheus does not count", func(t *testing.T) {
-		o, _, _, _, q := testOracle(t)
+		o, _, _, _, q := testForwardChecks(t)
 		q.err = errors.New("down")
 		if f, _ := o.askForward(t.Context(), guard, sides, since); !strings.Contains(f.Err, "Prometheus does not answer") {
 			t.Errorf("forward %+v", f)
 		}
 	})
 	t.Run("no data is no request", func(t *testing.T) {
-		o, _, _, _, _ := testOracle(t)
+		o, _, _, _, _ := testForwardChecks(t)
 		if f, _ := o.askForward(t.Context(), guard, sides, since); f.Err != "" || f.Requests != 0 {
 			t.Errorf("forward %+v", f)
 		}
@@ -482,7 +482,7 @@ func TestWhatPrometheusLacksOfAGuardsRulesIsNamed(t *testing.T) {
 			Rules: "Prometheus evaluates the guard's rules no more (group restarts)"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o, _, _, _, q := testOracle(t)
+			o, _, _, _, q := testForwardChecks(t)
 			q.samples = c.samples
 			settings := o.bridge.config.Load().Config
 			guard, err := settings.RulesGuard(settings.Guards[0], decision.Sides{})
@@ -495,7 +495,7 @@ func TestWhatPrometheusLacksOfAGuardsRulesIsNamed(t *testing.T) {
 		})
 	}
 	t.Run("of a guard without signals it is not asked", func(t *testing.T) {
-		o, _, _, _, q := testOracle(t)
+		o, _, _, _, q := testForwardChecks(t)
 		if got, err := o.gaps(t.Context(), o.bridge.config.Load().Config, rules.Guard{Name: "x"}); err != nil || got != (decision.Gaps{}) || len(q.asked) != 0 {
 			t.Errorf("%+v, %v, asked %q", got, err, q.asked)
 		}
@@ -530,7 +530,7 @@ func TestATallyIsReadOffOneAnswer(t *testing.T) {
 		"a histogram without edges": {[]alerting.Sample{le("source", "+Inf", 50)}, decision.Tally{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o, _, _, _, q := testOracle(t)
+			o, _, _, _, q := testForwardChecks(t)
 			q.samples = c.samples
 			settings := o.bridge.config.Load().Config
 			guard, err := settings.RulesGuard(settings.Guards[0], decision.Sides{})
@@ -557,7 +557,7 @@ func TestAGateIsOpenOnlyWhenEverySampleIsTrue(t *testing.T) {
 		{"not a number", []alerting.Sample{{Value: math.NaN()}}, false, "is NaN"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			o, _, _, _, q := testOracle(t)
+			o, _, _, _, q := testForwardChecks(t)
 			q.samples = c.samples
 			g, err := o.gate(t.Context(), config.Gate{Name: "checkout", Query: "checkout_ok > bool 0.9"})
 			if err != nil || g.Open != c.open || !c.open && !strings.Contains(g.Why, c.why) {

@@ -211,7 +211,7 @@ func (a *account) tryRollback(ctx context.Context, p *preflight, g config.Guard)
 	if a.as == nil {
 		return
 	}
-	tried, err := a.as.looker(p.config).TryRollback(ctx, p.config.DecisionGuard(g, 0), a.user)
+	tried, err := a.as.previewer(p.config).TryRollback(ctx, p.config.DecisionGuard(g, 0), a.user)
 	if err != nil {
 		p.unknown("writes", "", "", "a rollback could not be tried as %s: %v", a.user, err)
 		return
@@ -224,7 +224,7 @@ func (a *account) tryRest(ctx context.Context, p *preflight, sides map[string]de
 	if a.as == nil {
 		return
 	}
-	a.tell(p, a.as.looker(p.config).TryInstance(ctx, p.config.Namespace), "guardian's own writes are taken, by dry runs: ")
+	a.tell(p, a.as.previewer(p.config).TryInstance(ctx, p.config.Namespace), "guardian's own writes are taken, by dry runs: ")
 	if !p.config.Rules.Enabled || len(sides) == 0 {
 		return
 	}

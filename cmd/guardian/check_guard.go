@@ -33,7 +33,7 @@ func (c *cluster) checkIstio(p *preflight) (served bool) {
 
 // checkGuard looks at what a rollback of g would move, and to where.
 func (c *cluster) checkGuard(ctx context.Context, p *preflight, g config.Guard) (decision.Sides, bool) {
-	in, sides, err := c.looker(p.config).Preview(ctx, p.config.DecisionGuard(g, 0))
+	in, sides, err := c.previewer(p.config).Preview(ctx, p.config.DecisionGuard(g, 0))
 	if err != nil {
 		p.unknown("virtualservice", "", "", "%v", err)
 		return sides, false
@@ -114,7 +114,7 @@ func checkCanary(p *preflight, g config.Guard, in decision.Input, sides decision
 
 // checkUnguarded looks for other ways to the canary: a rollback leaves them open.
 func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, g config.Guard) {
-	switch found, err := c.looker(p.config).Unguarded(ctx, p.config.DecisionGuard(g, 0)); {
+	switch found, err := c.previewer(p.config).Unguarded(ctx, p.config.DecisionGuard(g, 0)); {
 	case err != nil:
 		p.unknown("unguarded", "", "", "%v", err)
 	case len(found) > 0:
@@ -126,7 +126,7 @@ func (c *cluster) checkUnguarded(ctx context.Context, p *preflight, g config.Gua
 // checkWays names what leads to the canary's pods besides its own destination.
 func (c *cluster) checkWays(ctx context.Context, p *preflight, g config.Guard) {
 	canary := "canary " + g.Canary.Ref.String()
-	denied, open, err := c.looker(p.config).Ways(ctx, p.config.DecisionGuard(g, 0))
+	denied, open, err := c.previewer(p.config).Ways(ctx, p.config.DecisionGuard(g, 0))
 	if err != nil {
 		p.unknown("ways", canary, "", "what leads to its pods: %v", err)
 		return

@@ -120,7 +120,7 @@ func (c *prometheusCheck) checkSelf(ctx context.Context) {
 	case !ok:
 	case len(samples) == 0:
 		c.fail("self", "", "have Prometheus scrape guardian's metrics port: the chart's ServiceMonitor (serviceMonitor.labels as prometheus-operator selects them), or the job in docs/install.md",
-			"series: Prometheus has none of guardian's own metrics with guardian_namespace=%q: restarts, traffic and its own alerts are blind", c.config.Namespace)
+			"series: Prometheus has none of guardian's own metrics with guardian_namespace=%q: restarts, traffic and its own alerts have no data", c.config.Namespace)
 	default:
 		c.ok("self", "", "series: guardian's own metrics")
 	}
@@ -146,7 +146,7 @@ func (c *prometheusCheck) checkGuard(ctx context.Context, g config.Guard, guard 
 		samples, ok := c.query(ctx, c.options.Weights(guard))
 		if ok && len(samples) == 0 {
 			c.fail("weights", "", "have Prometheus scrape guardian, and keep the labels guard and subset of guardian_weight_percent",
-				"series: no guardian_weight_percent of it: the traffic signal is blind")
+				"series: no guardian_weight_percent of it: the traffic signal has no data")
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (c *prometheusCheck) checkRules(ctx context.Context, guard rules.Guard) (de
 	if c.silent {
 		return decision.Gaps{}, false
 	}
-	gaps, err := (&oracle{query: c.client, now: time.Now}).gaps(ctx, c.config, guard)
+	gaps, err := (&forwardChecks{query: c.client, now: time.Now}).gaps(ctx, c.config, guard)
 	switch {
 	case err != nil:
 		c.silent = true
@@ -251,10 +251,10 @@ func (c *prometheusCheck) checkLatency(ctx context.Context, guard rules.Guard, o
 		c.ok("latency", object, "istio_request_duration_milliseconds is a native histogram, judged at %s", guard.Signals.Latency.Max)
 	case slices.Contains(kinds, rules.HistogramOther):
 		c.fail("latency", object, fmt.Sprintf("have Istio keep the bucket (proxy annotation sidecar.istio.io/statsHistogramBuckets), stop dropping le=%q, or choose signals.latency.max so that a bucket is at it", fmt.Sprintf("%g", limit)),
-			"istio_request_duration_milliseconds_bucket has no bucket at %g ms, where signals.latency.max %s is judged: latency is blind", limit, guard.Signals.Latency.Max)
+			"istio_request_duration_milliseconds_bucket has no bucket at %g ms, where signals.latency.max %s is judged: latency has no data", limit, guard.Signals.Latency.Max)
 	default:
 		c.fail("latency", object, "keep istio_request_duration_milliseconds on the way to Prometheus, or set signals.latency.enabled: false",
-			"no istio_request_duration_milliseconds: latency is blind")
+			"no istio_request_duration_milliseconds: latency has no data")
 	}
 }
 
@@ -272,7 +272,7 @@ func (c *prometheusCheck) checkRestarts(ctx context.Context, guard rules.Guard) 
 		c.fail("restarts", "", "install and scrape kube-state-metrics, or set rules.restartsFrom: guardian, which needs none",
 			"restarts: no kube_pod_container_status_restarts_total of its pods: kube-state-metrics is absent, or not scraped for namespace %s", c.config.Namespace)
 	default:
-		c.fail("restarts", "", "have Prometheus scrape guardian, and keep the labels guard and subset", "restarts: no guardian_workload_restarts_total of it: restarts are blind")
+		c.fail("restarts", "", "have Prometheus scrape guardian, and keep the labels guard and subset", "restarts: no guardian_workload_restarts_total of it: restarts have no data")
 	}
 }
 

@@ -343,7 +343,7 @@ func TestGate(t *testing.T) {
 				r := shifting(30, 50)
 				r.Status.Unwatched = "the group of its rules is not loaded"
 				return r
-			}(), code: exitUnknown, says: "the group of its rules is not loaded", took: gateDeaf},
+			}(), code: exitUnknown, says: "the group of its rules is not loaded", took: gateHeartbeatWait},
 		"without a request nothing is proven, unless none is asked for": {
 			record: func() decision.Record {
 				r := shifting(30, 0)
@@ -445,12 +445,12 @@ func TestGate(t *testing.T) {
 			record: decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Requests: 50, Orphaned: time.Unix(0, 0)}},
 			code:   exitUnknown, says: "guard orders-service is not in guardian's configuration (seen at 1970-01-01T00:00:00Z): it is no longer managed"},
 		"a guardian that has received no heartbeat cannot tell": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has received no heartbeat since it started", took: gateDeaf},
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has received no heartbeat since it started", took: gateHeartbeatWait},
 		"a guardian whose last heartbeat is old cannot tell": {
-			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "3m0s") }, code: exitUnknown, says: "old, heartbeat.maxAge is 3m0s", took: gateDeaf},
+			record: shifting(10, 50), setUp: func(b *bench) { b.hears(181*time.Second, "3m0s") }, code: exitUnknown, says: "old, heartbeat.maxAge is 3m0s", took: gateHeartbeatWait},
 		"a heartbeat of before the traffic proves nothing of it": {
 			record: shifting(10, 50), setUp: func(b *bench) { b.hears(170*time.Second, "3m0s") }, code: exitUnknown,
-			says: "it has received no heartbeat since the traffic began", took: gateDeaf},
+			says: "it has received no heartbeat since the traffic began", took: gateHeartbeatWait},
 		"how old it may be is what guardian says": {
 			record: decision.Record{Status: decision.Status{State: decision.StateIdle}}, args: []string{"--for", "2m"}, setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") },
 			code: exitUnknown, says: "no traffic for 2m0s", took: 2 * time.Minute},
@@ -459,7 +459,7 @@ func TestGate(t *testing.T) {
 			says: "not locked: traffic may be shifted; guardian takes no step of its own, paused by annotation canary-guardian.io/paused"},
 		"no traffic may be shifted without a heartbeat": {
 			record: decision.Record{Status: decision.Status{State: decision.StateIdle}}, args: []string{"--wait-unlocked"}, setUp: func(b *bench) { b.hears(-1, "3m0s") },
-			code: exitUnknown, says: "not locked, but alerts may not reach guardian", took: gateDeaf},
+			code: exitUnknown, says: "not locked, but alerts may not reach guardian", took: gateHeartbeatWait},
 		"a rollback is told without a heartbeat": {
 			record: locked(), setUp: func(b *bench) { b.hears(-1, "") }, code: exitFailed, says: "deploy a new build of v2"},
 		"the first heartbeat after a start is waited for": {
@@ -1170,7 +1170,7 @@ func TestStatusShowsTheLadder(t *testing.T) {
 		"at the end":             {climbing(100, 0, time.Time{}, "", ""), "auto, 10% → 30% → 50% → [100%]", "", "-"},
 		"routes that differ":     {func() decision.Status { s := climbing(50, 30, since, "", ""); s.Spread = 40; return s }(), "auto, [10%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
 	} {
-		if got := []string{ladder(c.s), nextLine(c.s, now), nextCell(c.s, now)}; !slices.Equal(got, []string{c.ladder, c.line, c.cell}) {
+		if got := []string{stepsText(c.s), nextLine(c.s, now), nextCell(c.s, now)}; !slices.Equal(got, []string{c.ladder, c.line, c.cell}) {
 			t.Errorf("%s:\n got %q\nwant %q", name, got, []string{c.ladder, c.line, c.cell})
 		}
 	}

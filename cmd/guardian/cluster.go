@@ -111,9 +111,9 @@ func (c *cluster) whoAmI(ctx context.Context) (string, error) {
 	return cmp.Or(c.user, "unknown user") + " (by kubeconfig)", nil
 }
 
-// wantAlive returns nil when a guardian lives, and 'could not tell' when none
+// wantReplica returns nil when a guardian lives, and 'could not tell' when none
 // does.
-func (c *cluster) wantAlive(ctx context.Context, p *records.Liveness) error {
+func (c *cluster) wantReplica(ctx context.Context, p *records.Liveness) error {
 	why, err := c.records().FindReplica(ctx, p)
 	switch {
 	case err != nil:

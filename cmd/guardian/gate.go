@@ -142,57 +142,57 @@ type gateWatch struct {
 	guard    string
 	base     *decision.Record // as it was when began
 	last     decision.Record  // as last read
-	began    time.Time        // of the gate, or of its watching once unlocked
+	began    time.Time        // of the gate, or of its watch once unlocked
 	unlocked bool
 	traffic  time.Time // since when the canary has had traffic; zero: it has none
 	readAt   time.Time // when the record was last read
 
-	lookedAt time.Time // when the Leases were last looked at
-	livedAt  time.Time // when they last showed a guardian that lives
-	dead     string    // why the last look did not
-	renewed  time.Time // the latest time since which one has been renewed
-	freshAt  time.Time // when the newest heartbeat was last fresh enough
-	blind    string    // why it is not now
-	heard    time.Time // the latest time since which a heartbeat has come
+	observedAt time.Time // when the Leases were last observed
+	livedAt    time.Time // when they last showed a replica that runs
+	dead       string    // why the last observation did not
+	renewed    time.Time // the latest time since which one has been renewed
+	freshAt    time.Time // when the newest heartbeat was last fresh enough
+	unverified string    // why it is not now
+	received   time.Time // the latest time since which a heartbeat has come
 }
 
-// gateBlind is how long a gate goes on without an answer from the API server
+// gateTolerance is how long a gate goes on without an answer from the API server
 // or a sign of life: one missed look is no reason to fail a release.
-const gateBlind = 30 * time.Second
+const gateTolerance = 30 * time.Second
 
-// gateDeaf is how long it goes on without a heartbeat: one comes every 60 to
+// gateHeartbeatWait is how long it goes on without a heartbeat: one comes every 60 to
 // 70 s, and it takes a renewal and a look until it shows.
-const gateDeaf = 105 * time.Second
+const gateHeartbeatWait = 105 * time.Second
 
 // gateSure is how old the last sign of life may be when the answer is 0.
 const gateSure = 2 * records.FollowEvery
 
-// lookEvery is how often the Leases are looked at: more often when an answer
+// observeEvery is how often the Leases are looked at: more often when an answer
 // waits for them alone.
-func (w *gateWatch) lookEvery(now time.Time) time.Duration {
+func (w *gateWatch) observeEvery(now time.Time) time.Duration {
 	if waited := !w.traffic.IsZero() && now.Sub(w.traffic) >= w.options.length; waited || w.dead != "" {
 		return time.Second
 	}
 	return records.FollowEvery
 }
 
-// look takes a look at the Leases. One that fails is no sign of life.
-func (w *gateWatch) look(p *records.Liveness, why string, err error, now time.Time) {
-	w.lookedAt = now
+// observe takes a look at the Leases. One that fails is no sign of life.
+func (w *gateWatch) observe(p *records.Liveness, why string, err error, now time.Time) {
+	w.observedAt = now
 	if err != nil {
 		w.dead = err.Error()
 		return
 	}
-	w.dead, w.blind, w.renewed, w.heard = why, p.Unverified(), p.Renewed, p.Received
+	w.dead, w.unverified, w.renewed, w.received = why, p.Unverified(), p.Renewed, p.Received
 	if why == "" {
 		w.livedAt = now
 	}
-	if w.blind == "" {
+	if w.unverified == "" {
 		w.freshAt = now
 	}
 }
 
-// unknown, unhealthy and wait are what see comes to.
+// unknown and unhealthy are answers of see.
 func unknown(format string, args ...any) (*gateAnswer, time.Duration) {
 	return &gateAnswer{exitUnknown, fmt.Sprintf(format, args...)}, 0
 }
@@ -203,14 +203,14 @@ func unhealthy(text string) (*gateAnswer, time.Duration) { return &gateAnswer{ex
 func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnswer, time.Duration) {
 	switch {
 	case err != nil:
-		if now.Sub(w.readAt) > gateBlind {
+		if now.Sub(w.readAt) > gateTolerance {
 			return unknown("its record has not been readable for %s: %v", now.Sub(w.readAt).Round(time.Second), err)
 		}
 		return nil, time.Second
 	case r == nil:
 		return unknown("its record has gone")
-	case now.Sub(w.livedAt) > gateBlind:
-		return unknown("%s", cmp.Or(w.dead, "no replica has been seen to run for "+gateBlind.String()))
+	case now.Sub(w.livedAt) > gateTolerance:
+		return unknown("%s", cmp.Or(w.dead, "no replica has been seen to run for "+gateTolerance.String()))
 	case !r.Status.Orphaned.IsZero():
 		return unknown("%s", records.OrphanText(w.guard, r.Status.Orphaned))
 	case r.Status.Disarmed != nil:
@@ -253,9 +253,9 @@ func (w *gateWatch) waitUnlocked(r *decision.Record, now time.Time) (*gateAnswer
 	case w.options.length > 0:
 		w.unlocked, w.began = true, now
 		return nil, 0
-	case w.blind != "" && now.Sub(w.freshAt) >= gateDeaf:
-		return unknown("not locked, but %s", w.blind)
-	case w.blind != "" || now.Sub(w.livedAt) > gateSure:
+	case w.unverified != "" && now.Sub(w.freshAt) >= gateHeartbeatWait:
+		return unknown("not locked, but %s", w.unverified)
+	case w.unverified != "" || now.Sub(w.livedAt) > gateSure:
 		return nil, time.Second
 	}
 	return &gateAnswer{exitOK, "not locked: traffic may be shifted" + andPaused(r.Status)}, 0
@@ -267,8 +267,8 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 	switch {
 	case s.Weight == 0 && !w.traffic.IsZero():
 		return unhealthy("the canary had traffic and was taken back to 0%" + orNothing(": ", s.Reason))
-	case w.blind != "" && now.Sub(w.freshAt) >= gateDeaf:
-		return unknown("%s", w.blind)
+	case w.unverified != "" && now.Sub(w.freshAt) >= gateHeartbeatWait:
+		return unknown("%s", w.unverified)
 	case s.Weight == 0:
 		if left := w.began.Add(length).Sub(now); left > 0 {
 			return nil, left
@@ -285,7 +285,7 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 		return unknown("too few requests: the canary had %d of %d at %d%%", s.Requests, w.options.minRequests, s.Weight)
 	}
 	if why := w.unproven(s, now); why != "" {
-		if now.Sub(w.traffic) >= max(length, gateDeaf) {
+		if now.Sub(w.traffic) >= max(length, gateHeartbeatWait) {
 			return unknown("%s", why)
 		}
 		return nil, time.Second
@@ -324,9 +324,9 @@ func (w *gateWatch) unproven(s decision.Status, now time.Time) string {
 		return cmp.Or(w.dead, "no replica has been seen to run for "+now.Sub(w.livedAt).Round(time.Second).String())
 	case w.renewed.Before(w.traffic):
 		return "no replica has renewed its Lease since the traffic began"
-	case w.blind != "":
-		return w.blind
-	case w.heard.Before(w.traffic):
+	case w.unverified != "":
+		return w.unverified
+	case w.received.Before(w.traffic):
 		return "alerts may not reach guardian: it has received no heartbeat since the traffic began"
 	case w.options.minRequests == 0 && s.Unwatched == decision.NoRequestsYet:
 		return "" // nobody has asked for any

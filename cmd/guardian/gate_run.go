@@ -34,8 +34,8 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 			return orUnknown(fmt.Errorf("could not tell: %w", err))
 		}
 	}
-	signs := &lifeSigns{c: c}
-	if err := c.wantAlive(ctx, &signs.alive); err != nil {
+	signs := &liveness{c: c}
+	if err := c.wantReplica(ctx, &signs.alive); err != nil {
 		return err
 	}
 	results := c.gateAll(ctx, guards, signs, progress, o)
@@ -77,7 +77,7 @@ type gateResult struct {
 
 // gateAll watches all guards at once. One that is known to be bad decides: the
 // others are not waited for.
-func (c *cluster) gateAll(ctx context.Context, guards []string, signs *lifeSigns, progress *gateProgress, o gateOptions) []gateResult {
+func (c *cluster) gateAll(ctx context.Context, guards []string, signs *liveness, progress *gateProgress, o gateOptions) []gateResult {
 	ctx, decided := context.WithCancel(ctx)
 	defer decided()
 	results := make([]gateResult, len(guards))
@@ -95,13 +95,13 @@ func (c *cluster) gateAll(ctx context.Context, guards []string, signs *lifeSigns
 }
 
 // gateOne follows a guard's record until its watcher has an answer.
-func (c *cluster) gateOne(ctx context.Context, guard string, signs *lifeSigns, progress *gateProgress, o gateOptions) gateResult {
+func (c *cluster) gateOne(ctx context.Context, guard string, signs *liveness, progress *gateProgress, o gateOptions) gateResult {
 	now := time.Now()
-	w := gateWatch{options: o, guard: guard, began: now, readAt: now, livedAt: now, freshAt: now, blind: signs.blind()}
+	w := gateWatch{options: o, guard: guard, began: now, readAt: now, livedAt: now, freshAt: now, unverified: signs.unverified()}
 	var answer *gateAnswer
 	err := c.records().Follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
-		if now, every := time.Now(), w.lookEvery(time.Now()); now.Sub(w.lookedAt) >= every {
-			signs.look(ctx, &w, every)
+		if now, every := time.Now(), w.observeEvery(time.Now()); now.Sub(w.observedAt) >= every {
+			signs.observe(ctx, &w, every)
 		}
 		if r != nil && readErr == nil {
 			readErr = records.UnreadableError(*r, c.namespace, guard)
@@ -121,8 +121,8 @@ func (c *cluster) gateOne(ctx context.Context, guard string, signs *lifeSigns, p
 	return gateResult{guard, c.namespace, *answer, w.last}
 }
 
-// lifeSigns are the Leases as the gates of one call look at them: together.
-type lifeSigns struct {
+// liveness are the Leases as the gates of one call look at them: together.
+type liveness struct {
 	c *cluster
 
 	mu    sync.Mutex
@@ -132,21 +132,21 @@ type lifeSigns struct {
 	err   error
 }
 
-func (l *lifeSigns) blind() string {
+func (l *liveness) unverified() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.alive.Unverified()
 }
 
-// look has a gate look at the Leases, or at what another has just found there.
-func (l *lifeSigns) look(ctx context.Context, w *gateWatch, every time.Duration) {
+// observe has a gate look at the Leases, or at what another has just found there.
+func (l *liveness) observe(ctx context.Context, w *gateWatch, every time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := time.Now(); l.at.IsZero() || now.Sub(l.at) >= every {
 		l.why, _, l.err = l.c.records().Observe(ctx, &l.alive)
 		l.at = now
 	}
-	w.look(&l.alive, l.why, l.err, l.at)
+	w.observe(&l.alive, l.why, l.err, l.at)
 }
 
 // progress is what a gate waits for.

@@ -92,15 +92,15 @@ func (c gateCase) over(t *testing.T, r decision.Record) gateAnswer {
 		t.Fatalf("%+v: not alive at the begin: %s", c, why)
 	}
 	w := gateWatch{options: gateOptions{length: 2 * time.Minute, minRequests: 10}, guard: testGuard,
-		began: begin, readAt: begin, livedAt: begin, freshAt: begin, blind: p.Unverified()}
+		began: begin, readAt: begin, livedAt: begin, freshAt: begin, unverified: p.Unverified()}
 	for after := time.Duration(0); after < 10*time.Minute; after += time.Second {
 		now := begin.Add(after)
-		if now.Sub(w.lookedAt) >= w.lookEvery(now) {
+		if now.Sub(w.observedAt) >= w.observeEvery(now) {
 			if c.liveness == "cannot be listed" && after > 10*time.Second {
-				w.look(&p, "", errors.New("list guardian's Leases: connection refused"), now)
+				w.observe(&p, "", errors.New("list guardian's Leases: connection refused"), now)
 			} else {
 				why, _ := p.Observe(c.leases(begin, after), now)
-				w.look(&p, why, nil, now)
+				w.observe(&p, why, nil, now)
 			}
 		}
 		if answer, _ := w.see(&r, nil, now); answer != nil {

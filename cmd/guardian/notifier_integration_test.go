@@ -64,7 +64,7 @@ func TestPeopleAreToldOfARollbackByARealAlertmanager(t *testing.T) {
 		!strings.Contains(told.Annotations["description"], "7% of requests fail") || !strings.HasSuffix(told.Annotations["runbook_url"], "GuardianRolledBack.md") {
 		t.Errorf("told %+v", told)
 	}
-	r.must(g.oracle.list(t.Context())) // it lists its own post, and takes it for no reason to do anything
+	r.must(g.checks.list(t.Context())) // it lists its own post, and takes it for no reason to do anything
 	for _, a := range g.bridge.firing(app.Name) {
 		if a.Name == rules.NoticeRolledBack && a.Action != "none" {
 			t.Errorf("its own post asks guardian for %s", a.Action)

@@ -69,7 +69,7 @@ func TestAnAlertActsOnlyWhereItsLabelsSayThatItBelongs(t *testing.T) {
 	} {
 		for _, lane := range c.lanes {
 			t.Run(name+" by "+string(lane), func(t *testing.T) {
-				o, _, am, prom, _ := testOracle(t)
+				o, _, am, prom, _ := testForwardChecks(t)
 				b, f := testBridgeOf(t, c.config)
 				o.bridge = b
 				a := firingAlert(c.labels)
@@ -130,7 +130,7 @@ func (f *fakeController) ignored(t *testing.T, lane alerting.Lane) map[string]fl
 }
 
 func TestGoingForwardDoesNotWaitForAnotherClustersAlert(t *testing.T) {
-	o, _, am, _, _ := testOracle(t)
+	o, _, am, _, _ := testForwardChecks(t)
 	o.bridge, _ = testBridgeOf(t, ownCluster)
 	am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "hold", "cluster", "us-east"))}
 	if _, firing := o.askForward(t.Context(), decision.Guard{Name: "orders-service"}, decision.Sides{

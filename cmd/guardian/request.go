@@ -190,7 +190,7 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 	if !slices.ContainsFunc(named, func(r records.Named) bool { return r.Status.Orphaned.IsZero() }) {
 		return a.requestEach(ctx, waiting, c, named, q, f)
 	}
-	if err := c.wantAlive(ctx, &records.Liveness{}); err != nil {
+	if err := c.wantReplica(ctx, &records.Liveness{}); err != nil {
 		return &exitError{exitCode(err), fmt.Errorf("%w%s", err, a.byHand(q.Action, named[0].Guard, c.namespace, named[0].Record))}
 	}
 	return a.requestEach(ctx, waiting, c, named, q, f)

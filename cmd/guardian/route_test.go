@@ -257,7 +257,7 @@ func TestOneAlertmanagerServesSeveralNamespacesAndClusters(t *testing.T) {
 	}
 	defer lister.Close()
 	for _, r := range receivers {
-		o := &oracle{alertmanager: lister, bridge: r.bridge, log: slog.New(slog.DiscardHandler), now: time.Now}
+		o := &forwardChecks{alertmanager: lister, bridge: r.bridge, log: slog.New(slog.DiscardHandler), now: time.Now}
 		if err := o.list(t.Context()); err != nil {
 			t.Fatal(err)
 		}

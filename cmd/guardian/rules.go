@@ -126,7 +126,7 @@ func (a *app) findSides(ctx context.Context, c config.Config, flags clusterFlags
 	}
 	sides := map[string]decision.Sides{}
 	for _, g := range c.Guards {
-		_, found, err := cl.looker(c).Preview(ctx, c.DecisionGuard(g, 0))
+		_, found, err := cl.previewer(c).Preview(ctx, c.DecisionGuard(g, 0))
 		if err != nil {
 			return nil, cl.records().Explain("look up guard "+g.Name, err)
 		}
@@ -144,8 +144,8 @@ func (a *app) findSides(ctx context.Context, c config.Config, flags clusterFlags
 	return sides, nil
 }
 
-// looker looks at guards with the user's own rights.
-func (c *cluster) looker(settings config.Config) remediate.Previewer {
+// previewer looks at guards with the user's own rights.
+func (c *cluster) previewer(settings config.Config) remediate.Previewer {
 	return remediate.Previewer{Client: c.kube, Dynamic: c.dynamic, Domain: settings.ClusterDomain, Builds: remediate.BuildParts(settings.Builds)}
 }
 

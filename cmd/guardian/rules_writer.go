@@ -22,9 +22,9 @@ import (
 	"github.com/canary-guardian/guardian/rules/publish"
 )
 
-// rulesLook is how often the names of the guards' Deployments are looked at:
+// rulesCheckEvery is how often the names of the guards' Deployments are looked at:
 // the rules know workloads by name, and a release can bring new ones.
-const rulesLook = 5 * time.Second
+const rulesCheckEvery = 5 * time.Second
 
 // rulesPatience is how many looks a guard that remediate has not seen yet is
 // waited for. Then its rules go by what the configuration alone tells.
@@ -83,7 +83,7 @@ func (w *rulesWriter) present() config.Config {
 
 // run publishes while this replica leads, until ctx ends.
 func (w *rulesWriter) run(ctx context.Context) error {
-	tick := time.NewTicker(rulesLook)
+	tick := time.NewTicker(rulesCheckEvery)
 	defer tick.Stop()
 	defer w.end()
 	for {

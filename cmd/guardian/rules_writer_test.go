@@ -141,10 +141,10 @@ func TestTheLeaseHolderPublishesRulesForTheWorkloadsItSees(t *testing.T) {
 	}
 }
 
-// wish is where rules are wanted.
-type wish struct{ rules *rules.Rules }
+// expectation is where rules are wanted.
+type expectation struct{ rules *rules.Rules }
 
-func (w *wish) want(r *rules.Rules) error { w.rules = r; return nil }
+func (w *expectation) want(r *rules.Rules) error { w.rules = r; return nil }
 
 func TestAGuardWhoseRulesAreTooLargeDoesNotLeaveTheOthersUnwatched(t *testing.T) {
 	c := config.Default()
@@ -157,7 +157,7 @@ func TestAGuardWhoseRulesAreTooLargeDoesNotLeaveTheOthersUnwatched(t *testing.T)
 	c.Guards = []config.Guard{large, config.DefaultGuard("fine")}
 	l := &leader{sides: map[string]decision.Sides{"large": {}, "fine": {}}}
 	w := newRulesWriter(nil, nil, l, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-	got := &wish{}
+	got := &expectation{}
 	w.look(c, got)
 	if n := testutil.ToFloat64(w.leftOut); n != 1 || got.rules == nil {
 		t.Fatalf("%v guards are left out, rules: %v", n, got.rules != nil)
@@ -166,7 +166,7 @@ func TestAGuardWhoseRulesAreTooLargeDoesNotLeaveTheOthersUnwatched(t *testing.T)
 	if err != nil || !strings.Contains(string(text), "guardian_guard: fine") || strings.Contains(string(text), "guardian_guard: large") {
 		t.Errorf("%v; the rules are not those of the other guard", err)
 	}
-	again := &wish{}
+	again := &expectation{}
 	if w.look(c, again); again.rules != nil {
 		t.Error("the same rules are published again")
 	}
@@ -205,7 +205,7 @@ func TestOneBadGuardDoesNotLeaveTheOthersUnwatched(t *testing.T) {
 			l := &leader{sides: map[string]decision.Sides{"fine": fine}}
 			maps.Copy(l.sides, test.sides)
 			w := newRulesWriter(nil, nil, l, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
-			got := &wish{}
+			got := &expectation{}
 			for range test.looks {
 				w.look(c, got)
 			}
@@ -230,7 +230,7 @@ func TestOneBadGuardDoesNotLeaveTheOthersUnwatched(t *testing.T) {
 			if test.not != "" && strings.Contains(string(text), test.not) {
 				t.Errorf("the rules have %s", test.not)
 			}
-			again := &wish{}
+			again := &expectation{}
 			if w.look(c, again); again.rules != nil {
 				t.Error("the same rules are published again")
 			}

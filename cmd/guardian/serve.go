@@ -79,7 +79,7 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 	if err != nil {
 		return err
 	}
-	s.lean = lean
+	s.tuneMemory = tuneMemory
 	return s.run(ctx, file, content)
 }
 
@@ -118,13 +118,13 @@ type service struct {
 	config     config.Config
 	log        *slog.Logger
 	bridge     *bridge
-	oracle     *oracle
+	checks     *forwardChecks
 	controller *remediate.Controller
 	server     *alerting.Server
 	rules      *rulesWriter
 	notifier   *notifier // nil: nobody is posted to
 	close      []func()
-	lean       func(guards int) // sets this process's memory targets; nil: not its own process
+	tuneMemory func(guards int) // sets this process's memory targets; nil: not its own process
 }
 
 func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, error) {
@@ -134,7 +134,7 @@ func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, e
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := alerting.NewMetrics(reg)
 	s.bridge = newBridge(c, metrics, log.With("component", "alerting"), time.Now)
-	if err := s.connectOracle(); err != nil {
+	if err := s.connectChecks(); err != nil {
 		return nil, err
 	}
 	if err := s.connectNotifier(reg); err != nil {
@@ -147,7 +147,7 @@ func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, e
 	s.server, err = alerting.NewServer(alerting.ServerOptions{
 		AlertsAddress: c.Listen.Alerts, MetricsAddress: c.Listen.Metrics,
 		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile, AllowAnonymous: c.Webhook.AllowAnonymous,
-		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.oracle.refresh, OwnHeartbeat: s.bridge.ownHeartbeat,
+		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.checks.refresh, OwnHeartbeat: s.bridge.ownHeartbeat,
 		Gatherer: registry, MetricSet: metrics, Logger: log.With("component", "http"),
 	})
 	if err != nil {
@@ -156,14 +156,14 @@ func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, e
 	return s, nil
 }
 
-func (s *service) connectOracle() error {
-	s.oracle = &oracle{bridge: s.bridge, log: s.log.With("component", "oracle"), now: time.Now}
+func (s *service) connectChecks() error {
+	s.checks = &forwardChecks{bridge: s.bridge, log: s.log.With("component", "forward-checks"), now: time.Now}
 	if e := s.config.Alertmanager; e.URL != "" {
 		am, err := alerting.NewAlertmanager(alerting.ClientOptions{URL: e.URL, HTTP: &e.HTTP, Timeout: e.Timeout})
 		if err != nil {
 			return fmt.Errorf("alertmanager: %w", err)
 		}
-		s.oracle.alertmanager = am
+		s.checks.alertmanager = am
 		s.close = append(s.close, am.Close)
 	}
 	if e := s.config.Prometheus; e.URL != "" {
@@ -171,7 +171,7 @@ func (s *service) connectOracle() error {
 		if err != nil {
 			return fmt.Errorf("prometheus: %w", err)
 		}
-		s.oracle.prometheus, s.oracle.query = prom, prom
+		s.checks.prometheus, s.checks.query = prom, prom
 		s.close = append(s.close, prom.Close)
 	}
 	return nil
@@ -226,7 +226,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	s.controller, err = remediate.New(remediate.Options{
 		Client: kube, Dynamic: dyn, EventClient: events,
 		Namespace: s.config.Namespace, Identity: identity(), PodUID: podUID(s.config.Namespace), Instance: s.config.Instance, Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: remediate.BuildParts(s.config.Builds),
-		Firing: s.bridge.firing, AskForward: s.oracle.askForward, Count: s.oracle.count,
+		Firing: s.bridge.firing, AskForward: s.checks.askForward, Count: s.checks.count,
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
 		Confirmed:               s.confirmed,
@@ -314,8 +314,8 @@ func (s *service) setGuards(c config.Config) error {
 	if s.notifier != nil {
 		s.notifier.keepOnly(guardNames(c))
 	}
-	if s.lean != nil {
-		s.lean(len(c.Guards))
+	if s.tuneMemory != nil {
+		s.tuneMemory(len(c.Guards))
 	}
 	return nil
 }
@@ -347,7 +347,7 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 	add(func(ctx context.Context) error { <-ctx.Done(); return nil })
 	add(s.server.Run)
 	add(s.controller.Run)
-	add(s.oracle.run)
+	add(s.checks.run)
 	add(s.rules.run)
 	if s.notifier != nil {
 		add(s.notifier.run)

@@ -102,7 +102,7 @@ func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOpti
 	if err != nil {
 		return err
 	}
-	warnings, err := c.statusPulse(ctx, named, o.all)
+	warnings, err := c.statusLiveness(ctx, named, o.all)
 	for _, text := range warnings {
 		fmt.Fprintln(a.errOut, "Warning: "+text)
 	}
@@ -137,9 +137,9 @@ func heartbeatText(p *records.Liveness) string {
 	return fmt.Sprintf("%s ago, through Prometheus and Alertmanager", p.Heartbeat.Age.Round(time.Second))
 }
 
-// statusPulse asks for a sign of life in each namespace that has guards, and
+// statusLiveness asks for a sign of life in each namespace that has guards, and
 // warns where alerts may not reach who lives there.
-func (c *cluster) statusPulse(ctx context.Context, named []records.Named, all bool) (warnings []string, err error) {
+func (c *cluster) statusLiveness(ctx context.Context, named []records.Named, all bool) (warnings []string, err error) {
 	namespaces := []string{c.namespace}
 	if all {
 		namespaces = nil
@@ -289,9 +289,9 @@ func ageCell(since, now time.Time) string {
 
 func waitsFor(s decision.Status) string { return strings.TrimPrefix(s.Waiting, "waiting: ") }
 
-// ladder is all steps with the place where the canary stands in brackets: the
+// stepsText is all steps with the place where the canary stands in brackets: the
 // lowest of its routes, which is the one that the next step is looked for from.
-func ladder(s decision.Status) string {
+func stepsText(s decision.Status) string {
 	if len(s.Steps) == 0 {
 		return ""
 	}
@@ -395,7 +395,7 @@ func printGuard(w io.Writer, r records.Named, beat string, now time.Time) error 
 	for _, l := range s.Leaving {
 		line("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))
 	}
-	line("Promotion", ladder(s))
+	line("Promotion", stepsText(s))
 	line("Next step", nextLine(s, now))
 	if s.Requests > 0 {
 		failed := ""
@@ -429,8 +429,8 @@ func printHistory(w io.Writer, history []decision.HistoryEntry) error {
 // statusPoll is how often a watched table is read again.
 const statusPoll = 2 * time.Second
 
-// statusLook is how often a watched table asks for a sign of life.
-const statusLook = 10 * time.Second
+// statusCheckEvery is how often a watched table asks for a sign of life.
+const statusCheckEvery = 10 * time.Second
 
 // watchStatus shows the guards, then each one again when its record changes,
 // and says when something stands in the way of seeing that.
@@ -458,9 +458,9 @@ func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statu
 		if printErr := a.printChanged(changed, guard, o, first); printErr != nil {
 			return printErr
 		}
-		if now := time.Now(); (err == nil || len(named) > 0) && now.Sub(looked) >= statusLook {
+		if now := time.Now(); (err == nil || len(named) > 0) && now.Sub(looked) >= statusCheckEvery {
 			var warnings []string
-			warnings, alive = c.statusPulse(ctx, named, o.all)
+			warnings, alive = c.statusLiveness(ctx, named, o.all)
 			if ctx.Err() != nil {
 				return nil
 			}

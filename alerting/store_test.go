@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// minute is a moment of the book's tests.
+// minute is a moment of the store's tests.
 func minute(m float64) time.Time { return start.Add(time.Duration(m * float64(time.Minute))) }
 
 // named is an alert that fires from the given minute on.
@@ -37,7 +37,7 @@ func suppressed(a Alert) Alert {
 	return a
 }
 
-// step is one thing that happens to a book.
+// step is one thing that happens to a store.
 type step struct {
 	at     float64
 	lane   Lane
@@ -58,7 +58,7 @@ func brief(alerts []Alert) string {
 	return strings.Join(words, " ")
 }
 
-func TestBookKnowsWhatFires(t *testing.T) {
+func TestTheStoreKnowsWhatFires(t *testing.T) {
 	hook := func(at float64, alerts ...Alert) step { return step{at: at, lane: LaneWebhook, alerts: alerts} }
 	push := func(at float64, alerts ...Alert) step { return step{at: at, lane: LanePush, alerts: alerts} }
 	list := func(at float64, alerts ...Alert) step {
@@ -123,25 +123,25 @@ func TestBookKnowsWhatFires(t *testing.T) {
 		"pushed, and then silenced":                {[]step{push(1, until(a, 5)), list(1, suppressed(a))}, 2, "A@0"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			book := NewBook(BookOptions{})
+			store := NewStore(StoreOptions{})
 			for _, s := range test.steps {
-				do := book.Apply
+				do := store.Apply
 				if s.list {
-					do = book.Replace
+					do = store.Replace
 				}
 				if _, err := do(s.lane, s.alerts, minute(s.at)); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if got := brief(book.Firing(minute(test.at))); got != test.want {
+			if got := brief(store.Firing(minute(test.at))); got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
 	}
 }
 
-func TestBookTellsWhatHasChanged(t *testing.T) {
-	book := NewBook(BookOptions{})
+func TestTheStoreReportsWhatHasChanged(t *testing.T) {
+	store := NewStore(StoreOptions{})
 	a, b := named("A", 0), named("B", 1)
 	for _, test := range []struct {
 		name           string
@@ -160,9 +160,9 @@ func TestBookTellsWhatHasChanged(t *testing.T) {
 		{"another episode", LaneWebhook, false, 9, []Alert{named("C", 9)}, "C@9", ""},
 		{"one ends that nobody knows", LaneWebhook, false, 9, []Alert{ended(named("D", 1), 2)}, "", ""},
 	} {
-		do := book.Apply
+		do := store.Apply
 		if test.list {
-			do = book.Replace
+			do = store.Replace
 		}
 		changes, err := do(test.lane, test.alerts, minute(test.at))
 		if err != nil {
@@ -172,47 +172,47 @@ func TestBookTellsWhatHasChanged(t *testing.T) {
 			t.Errorf("%s: started %q, ended %q, want %q, %q", test.name, started, ended, test.started, test.ended)
 		}
 	}
-	if at := book.Listed(LaneAlertmanager); !at.Equal(minute(4)) {
+	if at := store.Listed(LaneAlertmanager); !at.Equal(minute(4)) {
 		t.Errorf("listed at %s, want %s", at, minute(4))
 	}
-	if at := book.Listed(LanePrometheus); !at.IsZero() {
+	if at := store.Listed(LanePrometheus); !at.IsZero() {
 		t.Errorf("never listed, but at %s", at)
 	}
 }
 
-func TestBookHoldsNoMoreThanItsLimits(t *testing.T) {
+func TestTheStoreHoldsNoMoreThanItsLimits(t *testing.T) {
 	a, b, c := named("A", 0), named("B", 1), named("C", 2)
-	for name, opts := range map[string]BookOptions{
+	for name, opts := range map[string]StoreOptions{
 		"alerts": {MaxAlerts: 2},
 		"bytes":  {MaxBytes: 2*a.size() + a.size()/2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			book := NewBook(opts)
-			if _, err := book.Apply(LaneWebhook, []Alert{a, b}, minute(2)); err != nil {
+			store := NewStore(opts)
+			if _, err := store.Apply(LaneWebhook, []Alert{a, b}, minute(2)); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := book.Apply(LaneWebhook, []Alert{c, ended(b, 2)}, minute(2)); !errors.Is(err, ErrBookFull) {
-				t.Errorf("got %v, want ErrBookFull", err)
+			if _, err := store.Apply(LaneWebhook, []Alert{c, ended(b, 2)}, minute(2)); !errors.Is(err, ErrStoreFull) {
+				t.Errorf("got %v, want ErrStoreFull", err)
 			}
-			if _, err := book.Replace(LaneAlertmanager, []Alert{a, c}, minute(2)); !errors.Is(err, ErrBookFull) {
-				t.Errorf("listing: got %v, want ErrBookFull", err)
+			if _, err := store.Replace(LaneAlertmanager, []Alert{a, c}, minute(2)); !errors.Is(err, ErrStoreFull) {
+				t.Errorf("listing: got %v, want ErrStoreFull", err)
 			}
-			if got := brief(book.Firing(minute(2))); got != "A@0" {
+			if got := brief(store.Firing(minute(2))); got != "A@0" {
 				t.Errorf("got %q, want that what is known was still taken", got)
 			}
 			// b has ended long enough ago to be forgotten.
-			if _, err := book.Apply(LaneWebhook, []Alert{c}, minute(8)); err != nil {
+			if _, err := store.Apply(LaneWebhook, []Alert{c}, minute(8)); err != nil {
 				t.Errorf("after one has ended: %v", err)
 			}
-			if got := brief(book.Firing(minute(8))); got != "A@0 C@2" {
+			if got := brief(store.Firing(minute(8))); got != "A@0 C@2" {
 				t.Errorf("got %q, want A and C", got)
 			}
 		})
 	}
 }
 
-func TestBookForgetsEverythingAboutWhatHasEnded(t *testing.T) {
-	book := NewBook(BookOptions{Keys: func(a Alert) []string { return []string{a.Labels["guardian_guard"]} }})
+func TestTheStoreForgetsEverythingAboutWhatHasEnded(t *testing.T) {
+	store := NewStore(StoreOptions{Keys: func(a Alert) []string { return []string{a.Labels["guardian_guard"]} }})
 	a, b := named("A", 0), named("B", 1)
 	for _, s := range []step{
 		{at: 1, lane: LaneWebhook, alerts: []Alert{a}},
@@ -220,24 +220,24 @@ func TestBookForgetsEverythingAboutWhatHasEnded(t *testing.T) {
 		{at: 2, lane: LaneWebhook, alerts: []Alert{ended(a, 2)}},
 		{at: 20, lane: LanePush},
 	} {
-		if _, err := book.Apply(s.lane, s.alerts, minute(s.at)); err != nil {
+		if _, err := store.Apply(s.lane, s.alerts, minute(s.at)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(book.alerts) != 0 || len(book.byKey) != 0 || book.bytes != 0 {
-		t.Errorf("holds %v, %v, %d bytes", book.alerts, book.byKey, book.bytes)
+	if len(store.alerts) != 0 || len(store.byKey) != 0 || store.bytes != 0 {
+		t.Errorf("holds %v, %v, %d bytes", store.alerts, store.byKey, store.bytes)
 	}
 }
 
-func TestBookFindsAlertsByKey(t *testing.T) {
+func TestTheStoreFindsAlertsByKey(t *testing.T) {
 	byGuard := func(a Alert) []string { return []string{a.Labels["guardian_guard"], "all"} }
-	book := NewBook(BookOptions{Keys: byGuard})
-	if _, err := book.Apply(LaneWebhook, []Alert{named("B", 1), named("A", 0)}, minute(1)); err != nil {
+	store := NewStore(StoreOptions{Keys: byGuard})
+	if _, err := store.Apply(LaneWebhook, []Alert{named("B", 1), named("A", 0)}, minute(1)); err != nil {
 		t.Fatal(err)
 	}
 	expect := func(key, want string) {
 		t.Helper()
-		if got := brief(book.FiringOf(key, minute(1))); got != want {
+		if got := brief(store.FiringOf(key, minute(1))); got != want {
 			t.Errorf("%s: got %q, want %q", key, got, want)
 		}
 	}
@@ -245,10 +245,10 @@ func TestBookFindsAlertsByKey(t *testing.T) {
 	expect("guard-b", "B@1")
 	expect("all", "A@0 B@1")
 	expect("nobody", "")
-	book.Reindex(func(a Alert) []string { return []string{a.Name()} })
+	store.Reindex(func(a Alert) []string { return []string{a.Name()} })
 	expect("guard-a", "")
 	expect("A", "A@0")
-	if _, err := book.Apply(LaneWebhook, []Alert{named("C", 1)}, minute(1)); err != nil {
+	if _, err := store.Apply(LaneWebhook, []Alert{named("C", 1)}, minute(1)); err != nil {
 		t.Fatal(err)
 	}
 	expect("C", "C@1")
@@ -256,7 +256,7 @@ func TestBookFindsAlertsByKey(t *testing.T) {
 
 func TestTheAgeOfAnEpisodeIsNotedOnce(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	book := NewBook(BookOptions{Metrics: NewMetrics(registry)})
+	store := NewStore(StoreOptions{Metrics: NewMetrics(registry)})
 	a := named("A", 0)
 	for _, s := range []step{
 		{at: 0.05, lane: LanePush, alerts: []Alert{until(a, 4)}},             // 3 s
@@ -266,7 +266,7 @@ func TestTheAgeOfAnEpisodeIsNotedOnce(t *testing.T) {
 		{at: 3, lane: LaneWebhook, alerts: []Alert{named("Skewed", 3.01)}},   // from the future: 0 s
 		{at: 5, lane: LaneWebhook, alerts: []Alert{named("A", 4.9)}},         // another episode: 6 s
 	} {
-		if _, err := book.Apply(s.lane, s.alerts, minute(s.at)); err != nil {
+		if _, err := store.Apply(s.lane, s.alerts, minute(s.at)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -295,26 +295,26 @@ guardian_alert_age_seconds_count 3
 	}
 }
 
-func TestBookMayBeUsedByManyAtOnce(t *testing.T) {
-	book := NewBook(BookOptions{Keys: func(a Alert) []string { return []string{a.Name()} }})
+func TestTheStoreMayBeUsedByManyAtOnce(t *testing.T) {
+	store := NewStore(StoreOptions{Keys: func(a Alert) []string { return []string{a.Name()} }})
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {
 			for j := range 50 {
 				a := named(fmt.Sprint("A", j), 0)
-				_, _ = book.Apply(LaneWebhook, []Alert{a}, minute(1))
-				_, _ = book.Apply(LanePush, []Alert{until(a, 4)}, minute(1))
-				book.Firing(minute(1))
-				book.FiringOf(a.Name(), minute(1))
+				_, _ = store.Apply(LaneWebhook, []Alert{a}, minute(1))
+				_, _ = store.Apply(LanePush, []Alert{until(a, 4)}, minute(1))
+				store.Firing(minute(1))
+				store.FiringOf(a.Name(), minute(1))
 				if i == 0 {
-					_, _ = book.Replace(LaneAlertmanager, []Alert{a}, minute(0))
-					book.Reindex(func(a Alert) []string { return []string{a.Name()} })
+					_, _ = store.Replace(LaneAlertmanager, []Alert{a}, minute(0))
+					store.Reindex(func(a Alert) []string { return []string{a.Name()} })
 				}
 			}
 		})
 	}
 	all.Wait()
-	if n := len(book.Firing(minute(1))); n != 50 {
+	if n := len(store.Firing(minute(1))); n != 50 {
 		t.Errorf("%d alerts fire, want 50", n)
 	}
 }

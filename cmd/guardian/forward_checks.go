@@ -24,8 +24,9 @@ const (
 	listWait = 20 * time.Second
 )
 
-// oracle asks Alertmanager and Prometheus.
-type oracle struct {
+// forwardChecks asks Alertmanager and Prometheus: what fires, and all that only
+// matters before a step forward.
+type forwardChecks struct {
 	alertmanager, prometheus alerting.Lister
 	query                    interface {
 		Query(ctx context.Context, promql string) ([]alerting.Sample, error)
@@ -35,9 +36,9 @@ type oracle struct {
 	now    func() time.Time
 }
 
-// list asks for all that fires, puts it into the book, and has guards with
+// list asks for all that fires, puts it into the store, and has guards with
 // something new looked at: a lost webhook or a restart loses nothing.
-func (o *oracle) list(ctx context.Context) error {
+func (o *forwardChecks) list(ctx context.Context) error {
 	return o.listAll(ctx, func(_, started []alerting.Alert) error {
 		var failed []error
 		for guard, began := range o.bridge.byGuard(started) {
@@ -48,19 +49,19 @@ func (o *oracle) list(ctx context.Context) error {
 }
 
 // refresh is list for somebody whose call is answered by it: it returns when
-// what follows from all that fires is recorded, also from what was in the book
+// what follows from all that fires is recorded, also from what was in the store
 // already because an earlier call failed.
-func (o *oracle) refresh(ctx context.Context) error {
+func (o *forwardChecks) refresh(ctx context.Context) error {
 	return o.listAll(ctx, func(firing, _ []alerting.Alert) error { return o.bridge.submit(ctx, o.bridge.byGuard(firing), o.now()) })
 }
 
-// listAll puts what fires into the book. hand gets what fires, and what of it is new.
-func (o *oracle) listAll(ctx context.Context, hand func(firing, started []alerting.Alert) error) error {
+// listAll puts what fires into the store. hand gets what fires, and what of it is new.
+func (o *forwardChecks) listAll(ctx context.Context, hand func(firing, started []alerting.Alert) error) error {
 	filter, err := o.bridge.filter()
 	if err != nil {
 		return err
 	}
-	return o.sources().Fill(ctx, filter, o.bridge.book, o.now, func(firing []alerting.Alert, changes alerting.Changes) error {
+	return o.sources().Fill(ctx, filter, o.bridge.store, o.now, func(firing []alerting.Alert, changes alerting.Changes) error {
 		err := hand(firing, changes.Started)
 		for guard := range o.bridge.byGuard(changes.Ended) {
 			o.bridge.guards.Enqueue(guard)
@@ -70,12 +71,12 @@ func (o *oracle) listAll(ctx context.Context, hand func(firing, started []alerti
 }
 
 // sources list only what is this guardian's.
-func (o *oracle) sources() alerting.Sources {
+func (o *forwardChecks) sources() alerting.Sources {
 	return alerting.Sources{Alertmanager: o.bridge.ownOf(alerting.LaneAlertmanager, o.alertmanager), Prometheus: o.bridge.ownOf(alerting.LanePrometheus, o.prometheus), Log: o.log}
 }
 
 // run lists at start and every minute until ctx ends.
-func (o *oracle) run(ctx context.Context) error {
+func (o *forwardChecks) run(ctx context.Context) error {
 	tick := time.NewTicker(listEvery)
 	defer tick.Stop()
 	for {
@@ -93,7 +94,7 @@ func (o *oracle) run(ctx context.Context) error {
 }
 
 // askForward answers what only matters before traffic goes forward.
-func (o *oracle) askForward(ctx context.Context, g decision.Guard, sides decision.Sides, since time.Time) (decision.Forward, []decision.Alert) {
+func (o *forwardChecks) askForward(ctx context.Context, g decision.Guard, sides decision.Sides, since time.Time) (decision.Forward, []decision.Alert) {
 	c := o.bridge.config.Load()
 	guard, ok := c.Guard(g.Name)
 	if !ok {
@@ -128,7 +129,7 @@ func (o *oracle) askForward(ctx context.Context, g decision.Guard, sides decisio
 
 // firingAnywhere asks for alerts of one guard, silenced ones included: that
 // somebody does not want to hear of them is no reason to go forward.
-func (o *oracle) firingAnywhere(ctx context.Context, g config.Guard) ([]decision.Alert, error) {
+func (o *forwardChecks) firingAnywhere(ctx context.Context, g config.Guard) ([]decision.Alert, error) {
 	filter, err := o.bridge.config.Load().filterFor(g)
 	if err != nil {
 		return nil, err
@@ -149,7 +150,7 @@ func (o *oracle) firingAnywhere(ctx context.Context, g config.Guard) ([]decision
 }
 
 // count is counted for a guard known by name.
-func (o *oracle) count(ctx context.Context, g decision.Guard, sides decision.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
+func (o *forwardChecks) count(ctx context.Context, g decision.Guard, sides decision.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
 	c := o.bridge.config.Load()
 	guard, ok := c.Guard(g.Name)
 	if !ok {
@@ -162,7 +163,7 @@ func (o *oracle) count(ctx context.Context, g decision.Guard, sides decision.Sid
 
 // counted is what the canary's requests came to since a time, and what is missing of
 // the rules that watch it.
-func (o *oracle) counted(ctx context.Context, c config.Config, g config.Guard, sides decision.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
+func (o *forwardChecks) counted(ctx context.Context, c config.Config, g config.Guard, sides decision.Sides, since time.Time) (decision.Tally, decision.Gaps, error) {
 	if o.query == nil {
 		return decision.Tally{}, decision.Gaps{}, errors.New("prometheus.url is empty")
 	}
@@ -179,7 +180,7 @@ func (o *oracle) counted(ctx context.Context, c config.Config, g config.Guard, s
 }
 
 // tally counts the canary's requests since a time: one query, whatever is counted.
-func (o *oracle) tally(ctx context.Context, c config.Config, g rules.Guard, since time.Time) (decision.Tally, error) {
+func (o *forwardChecks) tally(ctx context.Context, c config.Config, g rules.Guard, since time.Time) (decision.Tally, error) {
 	samples, err := o.query.Query(ctx, c.RulesBase().Tally(g, max(o.now().Sub(since), 15*time.Second)))
 	if err != nil {
 		return decision.Tally{}, err
@@ -247,7 +248,7 @@ func slower(a, b decision.Latency) decision.Latency {
 
 // gaps asks for what proves that the guard's rules watch: the heartbeat says only
 // that Prometheus evaluates those about guardian itself.
-func (o *oracle) gaps(ctx context.Context, c config.Config, g rules.Guard) (decision.Gaps, error) {
+func (o *forwardChecks) gaps(ctx context.Context, c config.Config, g rules.Guard) (decision.Gaps, error) {
 	options := c.RulesBase()
 	need := options.Groups(g)
 	if need == nil {
@@ -283,7 +284,7 @@ func (o *oracle) gaps(ctx context.Context, c config.Config, g rules.Guard) (deci
 
 // gate is open when the query has at least one sample and none of them is
 // zero or not a number.
-func (o *oracle) gate(ctx context.Context, g config.Gate) (decision.Gate, error) {
+func (o *forwardChecks) gate(ctx context.Context, g config.Gate) (decision.Gate, error) {
 	if o.query == nil {
 		return decision.Gate{}, errors.New("prometheus.url is empty")
 	}

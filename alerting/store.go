@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// ErrBookFull is returned when a book has no room for another alert.
-var ErrBookFull = errors.New("book of alerts is full")
+// ErrStoreFull is returned when a store has no room for another alert.
+var ErrStoreFull = errors.New("alert store is full")
 
 // Defaults of [BookOptions].
 const (
@@ -24,10 +24,10 @@ const (
 // to either API may take.
 const endedFor = 5 * time.Minute
 
-// BookOptions says how much a [Book] holds and for how long.
-type BookOptions struct {
+// StoreOptions says how much a [Store] holds and for how long.
+type StoreOptions struct {
 	// MaxAlerts and MaxBytes bound what is held (the bytes of labels and
-	// annotations). Further alerts are refused with ErrBookFull; news of those
+	// annotations). Further alerts are refused with ErrStoreFull; news of those
 	// held are always taken. Defaults: 10,000 and 32 MiB.
 	MaxAlerts, MaxBytes int
 
@@ -46,7 +46,7 @@ type BookOptions struct {
 	Metrics *Metrics
 }
 
-// Book holds which alerts fire now, from all lanes. An alert fires if any lane
+// Store holds which alerts fire now, from all lanes. An alert fires if any lane
 // says so; Alertmanager's listing corrects what its webhook said, and the other
 // lanes speak for themselves. It is safe for concurrent use.
 //
@@ -62,8 +62,8 @@ type BookOptions struct {
 // for an episode that has ended opens it again: Alertmanager sends that after
 // it has not heard from Prometheus for a while, and a call that was merely late
 // is healed by the next listing.
-type Book struct {
-	opts BookOptions
+type Store struct {
+	opts StoreOptions
 
 	mu     sync.RWMutex
 	alerts map[string]*entry              // by fingerprint
@@ -115,15 +115,15 @@ type Changes struct {
 	Ended   []Alert // no longer firing on any lane
 }
 
-// NewBook makes an empty book; zero options take their defaults.
-func NewBook(opts BookOptions) *Book {
+// NewStore makes an empty store; zero options take their defaults.
+func NewStore(opts StoreOptions) *Store {
 	opts.MaxAlerts = cmp.Or(opts.MaxAlerts, DefaultMaxAlerts)
 	opts.MaxBytes = cmp.Or(opts.MaxBytes, DefaultMaxBytes)
 	opts.MaxAge = cmp.Or(opts.MaxAge, DefaultMaxAge)
 	if opts.Keys == nil {
 		opts.Keys = func(Alert) []string { return nil }
 	}
-	return &Book{
+	return &Store{
 		opts:   opts,
 		alerts: map[string]*entry{},
 		byKey:  map[string]map[string]struct{}{},
@@ -141,8 +141,8 @@ func (l Lane) source() Lane {
 }
 
 // Apply takes what a lane reported at now. When there is no room for some of
-// the alerts the others are applied all the same, and the error is ErrBookFull.
-func (b *Book) Apply(lane Lane, alerts []Alert, now time.Time) (Changes, error) {
+// the alerts the others are applied all the same, and the error is ErrStoreFull.
+func (b *Store) Apply(lane Lane, alerts []Alert, now time.Time) (Changes, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sweep(now, time.Minute)
@@ -155,7 +155,7 @@ func (b *Book) Apply(lane Lane, alerts []Alert, now time.Time) (Changes, error) 
 	}
 	if refused > 0 {
 		return changes, fmt.Errorf("%w: %d alerts refused beside %d held (limit %d) in %d bytes (limit %d)",
-			ErrBookFull, refused, len(b.alerts), b.opts.MaxAlerts, b.bytes, b.opts.MaxBytes)
+			ErrStoreFull, refused, len(b.alerts), b.opts.MaxAlerts, b.bytes, b.opts.MaxBytes)
 	}
 	return changes, nil
 }
@@ -164,7 +164,7 @@ func (b *Book) Apply(lane Lane, alerts []Alert, now time.Time) (Changes, error) 
 // lane that the listing does not have have ended. asked is the time just
 // before the listing was asked for: what was reported after it stands.
 // A partial or failed listing must not be handed in.
-func (b *Book) Replace(lane Lane, alerts []Alert, asked time.Time) (Changes, error) {
+func (b *Store) Replace(lane Lane, alerts []Alert, asked time.Time) (Changes, error) {
 	present := make(map[string]bool, len(alerts))
 	fresh := make([]Alert, 0, len(alerts))
 	b.mu.Lock()
@@ -196,14 +196,14 @@ func (b *Book) Replace(lane Lane, alerts []Alert, asked time.Time) (Changes, err
 	}
 	b.listed[lane] = asked
 	if refused > 0 {
-		return changes, fmt.Errorf("%w: %d of %d listed alerts refused", ErrBookFull, refused, len(alerts))
+		return changes, fmt.Errorf("%w: %d of %d listed alerts refused", ErrStoreFull, refused, len(alerts))
 	}
 	return changes, nil
 }
 
 // Listed is when the last complete listing of a lane was asked for; zero if
 // never.
-func (b *Book) Listed(lane Lane) time.Time {
+func (b *Store) Listed(lane Lane) time.Time {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	return b.listed[lane]
@@ -212,7 +212,7 @@ func (b *Book) Listed(lane Lane) time.Time {
 // Firing is every alert that fires at now, one for each fingerprint, by
 // startsAt and then fingerprint. When lanes disagree about startsAt it is the
 // latest; an alert is Suppressed if every lane on which it fires says so.
-func (b *Book) Firing(now time.Time) []Alert {
+func (b *Store) Firing(now time.Time) []Alert {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	var list []Alert
@@ -226,7 +226,7 @@ func (b *Book) Firing(now time.Time) []Alert {
 
 // FiringOf is like Firing, for the alerts with one of the keys that
 // BookOptions.Keys gave them.
-func (b *Book) FiringOf(key string, now time.Time) []Alert {
+func (b *Store) FiringOf(key string, now time.Time) []Alert {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	var list []Alert
@@ -240,7 +240,7 @@ func (b *Book) FiringOf(key string, now time.Time) []Alert {
 
 // Reindex gives every alert its keys anew, after what decides about keys has
 // changed.
-func (b *Book) Reindex(keys func(Alert) []string) {
+func (b *Store) Reindex(keys func(Alert) []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.opts.Keys = keys
@@ -254,7 +254,7 @@ func (b *Book) Reindex(keys func(Alert) []string) {
 }
 
 // apply reports false when there is no room for the alert.
-func (b *Book) apply(lane Lane, a Alert, now time.Time, changes *Changes) bool {
+func (b *Store) apply(lane Lane, a Alert, now time.Time, changes *Changes) bool {
 	source := lane.source()
 	e := b.alerts[a.Fingerprint]
 	if e == nil {
@@ -299,8 +299,8 @@ func (e *entry) knows(a Alert) bool {
 }
 
 // next is what a lane says after a, given what it said before: the table of
-// Book. ok is false when nothing changes.
-func (b *Book) next(before report, a Alert, now time.Time) (_ Alert, ok bool) {
+// Store. ok is false when nothing changes.
+func (b *Store) next(before report, a Alert, now time.Time) (_ Alert, ok bool) {
 	t := before.alert.StartsAt
 	firing := b.fires(before, now)
 	switch {
@@ -320,7 +320,7 @@ func (b *Book) next(before report, a Alert, now time.Time) (_ Alert, ok bool) {
 }
 
 // fires says whether the lane's report means that the alert fires at now.
-func (b *Book) fires(r report, now time.Time) bool {
+func (b *Store) fires(r report, now time.Time) bool {
 	switch {
 	case r.alert.Labels == nil || r.alert.Resolved:
 		return false
@@ -332,7 +332,7 @@ func (b *Book) fires(r report, now time.Time) bool {
 }
 
 // firing merges what the lanes say.
-func (b *Book) firing(e *entry, now time.Time) (merged Alert, ok bool) {
+func (b *Store) firing(e *entry, now time.Time) (merged Alert, ok bool) {
 	for _, r := range e.reports {
 		if !b.fires(r, now) {
 			continue
@@ -347,7 +347,7 @@ func (b *Book) firing(e *entry, now time.Time) (merged Alert, ok bool) {
 }
 
 // add makes room for an alert, or returns nil.
-func (b *Book) add(a Alert, now time.Time) *entry {
+func (b *Store) add(a Alert, now time.Time) *entry {
 	e := &entry{bytes: a.size()}
 	full := func() bool {
 		return len(b.alerts) >= b.opts.MaxAlerts || b.bytes+e.bytes > b.opts.MaxBytes
@@ -364,7 +364,7 @@ func (b *Book) add(a Alert, now time.Time) *entry {
 	return e
 }
 
-func (b *Book) index(fingerprint string, e *entry, keys []string) {
+func (b *Store) index(fingerprint string, e *entry, keys []string) {
 	e.keys = keys
 	for _, key := range keys {
 		if b.byKey[key] == nil {
@@ -375,7 +375,7 @@ func (b *Book) index(fingerprint string, e *entry, keys []string) {
 }
 
 // sweep forgets what has ended long ago, at most once in every.
-func (b *Book) sweep(now time.Time, every time.Duration) {
+func (b *Store) sweep(now time.Time, every time.Duration) {
 	if now.Sub(b.swept) < every {
 		return
 	}
@@ -387,7 +387,7 @@ func (b *Book) sweep(now time.Time, every time.Duration) {
 	}
 }
 
-func (b *Book) forgettable(e *entry, now time.Time) bool {
+func (b *Store) forgettable(e *entry, now time.Time) bool {
 	for _, r := range e.reports {
 		if b.fires(r, now) || now.Sub(r.seen) < endedFor {
 			return false
@@ -396,7 +396,7 @@ func (b *Book) forgettable(e *entry, now time.Time) bool {
 	return true
 }
 
-func (b *Book) remove(fingerprint string, e *entry) {
+func (b *Store) remove(fingerprint string, e *entry) {
 	delete(b.alerts, fingerprint)
 	b.bytes -= e.bytes
 	for _, key := range e.keys {

@@ -10,12 +10,12 @@ import (
 // tidyEvery is how often memory that is not needed any more is given back.
 const tidyEvery = time.Minute
 
-// lean trades a little processor time for memory: guardian's garbage is that of
+// tuneMemory trades a little processor time for memory: guardian's garbage is that of
 // lists and watches, in bursts, and it sits in every namespace. The limit is a
 // soft one, above what so many guards need right after a burst of rollbacks: where
 // it is near, collecting garbage takes more processor time than the burst.
 // GOGC and GOMEMLIMIT in the environment go before.
-func lean(guards int) {
+func tuneMemory(guards int) {
 	const some, each = 44 << 20, 20 << 10 // bytes
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(40)
