@@ -99,6 +99,15 @@ test-flux: tools ## Have Flux's real kustomize-controller apply the sample (buil
 	$(GO) vet -tags=flux ./cmd/guardian
 	$(GO) test -tags=flux -count=1 -timeout=30m -v -run=UnderFlux ./cmd/guardian
 
+.PHONY: test-page
+test-page: tools ## Open the page in a real Chromium while a canary is rolled back (installs chromium when root, needs npm; 2 minutes)
+	@command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } || \
+		{ echo "chromedriver is not on PATH (Debian: apt-get install chromium chromium-driver)"; exit 1; }
+	@command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq npm; } || \
+		{ echo "npm is not on PATH, and axe-core comes from its registry (Debian: apt-get install npm)"; exit 1; }
+	$(GO) vet -tags=page ./cmd/guardian
+	$(GO) test -tags=page -count=1 -timeout=10m -v -run=InABrowser ./cmd/guardian $(FLAGS)
+
 .PHONY: property
 property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
 	$(GO) test -count=1 -timeout=2h -run=PropertyInvariants ./remediate -rapid.checks=$(SEQUENCES)

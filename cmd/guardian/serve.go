@@ -122,7 +122,8 @@ type service struct {
 	controller *remediate.Controller
 	server     *alerting.Server
 	rules      *rulesWriter
-	notifier   *notifier // nil: nobody is posted to
+	notifier   *notifier   // nil: nobody is posted to
+	page       *pageServer // nil: there is none
 	close      []func()
 	tuneMemory func(guards int) // sets this process's memory targets; nil: not its own process
 }
@@ -229,13 +230,14 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		Firing: s.bridge.firing, AskForward: s.checks.askForward, Count: s.checks.count,
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
-		Confirmed:               s.confirmed,
+		Confirmed:               s.changed,
 		Metrics:                 remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
 	})
 	if err != nil {
 		return err
 	}
 	s.bridge.guards = s.controller
+	s.connectPage(kube)
 	s.rules = newRulesWriter(dyn, kube, s.controller, reg, s.log.With("component", "rules"))
 	return nil
 }
@@ -333,6 +335,12 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 	if err := s.server.Listen(ctx); err != nil {
 		return err
 	}
+	if s.page != nil {
+		if err := s.page.listen(ctx); err != nil {
+			return err
+		}
+		s.log.Info("page served", "address", s.page.listener.Addr().String())
+	}
 	version, revision := buildVersion()
 	s.log.Info("guardian starts", "version", version, "revision", revision, "namespace", s.config.Namespace,
 		"guards", len(s.config.Guards), "alerts", s.server.AlertsAddr().String(), "metrics", s.server.MetricsAddr().String())
@@ -351,6 +359,9 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 	add(s.rules.run)
 	if s.notifier != nil {
 		add(s.notifier.run)
+	}
+	if s.page != nil {
+		add(s.page.run)
 	}
 	add(s.tidy)
 	add(watcher.Run)

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/page"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 )
@@ -351,9 +352,20 @@ const recentHistory = 10
 
 func printGuard(w io.Writer, r records.Named, beat string, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, f := range factsOf(r, beat, now) {
+		fmt.Fprintf(t, "%s:\t%s\n", f.Name, f.Value)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return printHistory(w, r.History)
+}
+
+// factsOf are the lines about a guard; beat is the one about its heartbeat.
+func factsOf(r records.Named, beat string, now time.Time) (facts []page.Fact) {
 	line := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(t, "%s:\t%s\n", name, value)
+			facts = append(facts, page.Fact{Name: name, Value: value})
 		}
 	}
 	s := r.Status
@@ -407,10 +419,7 @@ func printGuard(w io.Writer, r records.Named, beat string, now time.Time) error 
 	if q := r.Request; q != nil {
 		line("Asked for", fmt.Sprintf("%s by %s at %s: %s", q.Action, q.By, q.At.UTC().Format(time.RFC3339), q.Reason))
 	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	return printHistory(w, r.History)
+	return facts
 }
 
 func printHistory(w io.Writer, history []decision.HistoryEntry) error {

@@ -90,7 +90,11 @@ annotations:
 {{- $config := mergeOverwrite $known (deepCopy .Values.config) -}}
 {{- $_ := set $config "namespace" .Release.Namespace -}}
 {{- $_ := set $config "mode" (default "enforce" .Values.mode) -}}
-{{- $_ := set $config "listen" (dict "alerts" ":8080" "metrics" ":8081") -}}
+{{- $listen := dict "alerts" ":8080" "metrics" ":8081" -}}
+{{- if .Values.page.enabled -}}
+{{- $_ := set $listen "page" ":8082" -}}
+{{- end -}}
+{{- $_ := set $config "listen" $listen -}}
 {{- $_ := set $config "guards" .Values.guards -}}
 {{- toYaml $config -}}
 {{- end -}}

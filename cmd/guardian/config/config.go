@@ -65,12 +65,16 @@ type Log struct {
 type Listen struct {
 	Alerts  string `yaml:"alerts"`  // address of the webhook and the push lane; default :8080
 	Metrics string `yaml:"metrics"` // address of metrics, health and the read-only API; default :8081
+	// Page is the address of a read-only page for people without kubectl, served by
+	// web.configFile like the alerts port. Empty, the default: there is none.
+	Page string `yaml:"page"`
 }
 
 // Web is how the alerts port is served.
 type Web struct {
 	// ConfigFile is an exporter-toolkit web configuration: TLS, client
-	// certificates and basic auth of the alerts port. Empty: plain HTTP.
+	// certificates and basic auth of the alerts port and of the page. Empty: plain
+	// HTTP.
 	ConfigFile string `yaml:"configFile"`
 }
 

@@ -122,6 +122,11 @@ func (c Config) Validate() Problems {
 	k.address("listen.alerts", c.Listen.Alerts)
 	k.address("listen.metrics", c.Listen.Metrics)
 	k.want(c.Listen.Alerts != c.Listen.Metrics || strings.HasSuffix(c.Listen.Alerts, ":0"), "listen.metrics", c.Listen.Metrics, "want another address than listen.alerts")
+	if c.Listen.Page != "" {
+		k.address("listen.page", c.Listen.Page)
+		taken := c.Listen.Page == c.Listen.Alerts || c.Listen.Page == c.Listen.Metrics
+		k.want(!taken || strings.HasSuffix(c.Listen.Page, ":0"), "listen.page", c.Listen.Page, "want another address than listen.alerts and listen.metrics, or none")
+	}
 	k.want(c.Webhook.TokenFile != "" || c.Web.ConfigFile != "" || c.Webhook.AllowAnonymous, "webhook.tokenFile", c.Webhook.TokenFile,
 		"want a file with the bearer token, web.configFile, or webhook.allowAnonymous: true")
 	k.want(c.Webhook.TokenFile == "" || !c.Webhook.AllowAnonymous, "webhook.allowAnonymous", c.Webhook.AllowAnonymous,

@@ -1,0 +1,218 @@
+package page
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/canary-guardian/guardian/remediate/decision"
+)
+
+var now = time.Date(2026, 3, 2, 10, 0, 0, 0, time.UTC)
+
+// shown is a page of two guards, one of which was rolled back for a reason that
+// somebody else has worded.
+func shown() Options {
+	at := func(minutes int) time.Time { return now.Add(time.Duration(-minutes) * time.Minute) }
+	bad := decision.Record{
+		Lock:   &decision.Lock{Kind: decision.LockBuild, Since: at(10), By: "alert", Reason: `7% of requests fail <script>alert(1)</script> & "more"`},
+		Status: decision.Status{State: decision.StateRolledBack, Since: at(10), Build: "b1-0123456789ab"},
+		History: []decision.HistoryEntry{
+			{At: at(30), Event: decision.EventShifted, From: 0, To: 10, Reason: "canary went from 0% to 10%"},
+			{At: at(20), Event: decision.EventShifted, From: 10, To: 30, By: "ci", Reason: "canary went from 10% to 30%"},
+			{At: at(10), Event: decision.EventRolledBack, From: 30, To: 0, Reason: `7% of requests fail <script>alert(1)</script>`},
+		},
+	}
+	good := decision.Record{Status: decision.Status{State: decision.StateShifting, Since: at(5), Weight: 30, Reason: "canary has 30%"}}
+	records := map[string]*decision.Record{"orders": &bad, "payments": &good}
+	return Options{
+		Namespace: "shop", Version: "v1.2.3", Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
+		Guards: func() []Guard {
+			return []Guard{{Name: "new"}, {Name: "payments", Status: good.Status, Seen: true}, {Name: "orders", Status: bad.Status, Lock: bad.Lock, Seen: true}}
+		},
+		Record: func(_ context.Context, guard string) (*decision.Record, error) { return records[guard], nil },
+		Facts: func(guard string, r decision.Record, _ time.Time) []Fact {
+			return []Fact{{"State", string(r.Status.State)}, {"Lock", "on " + guard}}
+		},
+		Next: func(s decision.Status, _ time.Time) string {
+			if s.State == decision.StateShifting {
+				return "50%, due in 2 minutes"
+			}
+			return ""
+		},
+	}
+}
+
+func get(t *testing.T, p *Page, path string) (int, string) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	if policy := w.Header().Get("Content-Security-Policy"); !strings.Contains(policy, "default-src 'none'") || strings.Contains(policy, "unsafe") {
+		t.Errorf("%s: policy %q", path, policy)
+	}
+	return w.Code, w.Body.String()
+}
+
+// inOrder fails unless a text has all of these, one after the other.
+func inOrder(t *testing.T, text string, wanted ...string) {
+	t.Helper()
+	rest := text
+	for _, w := range wanted {
+		_, after, found := strings.Cut(rest, w)
+		if !found {
+			t.Fatalf("no %q after the others in\n%s", w, text)
+		}
+		rest = after
+	}
+}
+
+func TestAllGuardsAreShownThoseInTroubleFirst(t *testing.T) {
+	code, body := get(t, New(shown()), "/")
+	if code != http.StatusOK {
+		t.Fatal(code)
+	}
+	inOrder(t, body, "Guards in shop", `href="/guards/orders"`, "rolled-back", "0%", "10 min", "7% of requests fail",
+		`href="/guards/payments"`, "shifting", "30%", "5 min", "canary has 30%", "Next: 50%, due in 2 minutes", `href="/guards/new"`, "not looked at yet", "v1.2.3")
+}
+
+func TestOneGuardIsShownWithItsWeightsItsHistoryAndWhatToType(t *testing.T) {
+	p := New(shown())
+	code, body := get(t, p, "/guards/orders")
+	if code != http.StatusOK {
+		t.Fatal(code)
+	}
+	inOrder(t, body, "orders", "rolled-back", "<dt>Lock</dt><dd>on orders</dd>",
+		`aria-label="The canary has 0% of the traffic. Before: 09:30:00 10%, 09:40:00 30%, 09:50:00 0%."`,
+		`points="0,136 0,136 0,123 240,123 240,97 480,97 480,136 720,136"`, `<circle cx="480" cy="136"`,
+		"kubectl guardian unlock orders -n shop --reason &#39;…&#39;", "kubectl guardian pause orders -n shop",
+		"2026-03-02T09:50:00Z", "rolled-back", "30% → 0%", "2026-03-02T09:40:00Z", "ci", "2026-03-02T09:30:00Z")
+	if strings.Contains(body, "guardian rollback orders") {
+		t.Error("a rollback is offered for a canary that has nothing")
+	}
+	_, body = get(t, p, "/guards/payments")
+	inOrder(t, body, "kubectl guardian rollback payments -n shop", "Nothing has happened yet")
+}
+
+// What an alert says is whatever somebody wrote into a rule.
+func TestNothingThatIsShownIsTakenForMarkup(t *testing.T) {
+	p := New(shown())
+	for _, path := range []string{"/", "/guards/orders", "/guards/%3Cscript%3Ealert(1)%3C%2Fscript%3E"} {
+		if _, body := get(t, p, path); strings.Contains(body, "<script>alert") {
+			t.Errorf("%s:\n%s", path, body)
+		}
+	}
+}
+
+func TestWhatCannotBeShownIsSaid(t *testing.T) {
+	o := shown()
+	code, body := get(t, New(o), "/guards/nobody")
+	if code != http.StatusNotFound || !strings.Contains(body, "no guard of this name in shop") {
+		t.Errorf("%d %s", code, body)
+	}
+	code, body = get(t, New(o), "/guards/new")
+	if code != http.StatusServiceUnavailable || !strings.Contains(body, "nothing has been recorded") {
+		t.Errorf("%d %s", code, body)
+	}
+	o.Record = func(context.Context, string) (*decision.Record, error) {
+		return nil, errors.New("dial tcp 10.0.0.1: token abc")
+	}
+	code, body = get(t, New(o), "/guards/orders")
+	if code != http.StatusServiceUnavailable || !strings.Contains(body, "guardian&#39;s log says why") || strings.Contains(body, "10.0.0.1") {
+		t.Errorf("%d %s", code, body)
+	}
+	w := httptest.NewRecorder()
+	New(o).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/guards/orders", nil))
+	if w.Code != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %d", w.Code)
+	}
+}
+
+func TestAStreamTellsOfChangesAndEndsWithThePage(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	p := New(shown())
+	server := httptest.NewServer(p)
+	defer server.Close()
+	answer, err := server.Client().Get(server.URL + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	lines := bufio.NewScanner(answer.Body)
+	until := func(want string) {
+		t.Helper()
+		for lines.Scan() {
+			if lines.Text() == want {
+				return
+			}
+		}
+		t.Fatalf("no %q: %v", want, lines.Err())
+	}
+	until("retry: 2000")
+	p.Changed()
+	until("event: changed")
+	p.Changed() // within a second: it comes after it
+	until("event: changed")
+	p.Close()
+	p.Close()
+	for lines.Scan() {
+		if text := lines.Text(); text != "" && text != "data:" {
+			t.Errorf("%q after the end", text)
+		}
+	}
+	if lines.Err() != nil {
+		t.Error(lines.Err())
+	}
+}
+
+func TestMoreStreamsThanThereArePlacesForAreToldSo(t *testing.T) {
+	p := New(shown())
+	for range maxStreams {
+		p.changes.places <- struct{}{}
+	}
+	if code, body := get(t, p, "/events"); code != http.StatusServiceUnavailable || !strings.Contains(body, "too many") {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
+func TestWhatThePageNeedsIsServedByItself(t *testing.T) {
+	server := httptest.NewServer(New(shown()))
+	defer server.Close()
+	for path, kind := range map[string]string{"/page.css": "text/css", "/page.js": "text/javascript"} {
+		answer, err := server.Client().Get(server.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
+		if err != nil || answer.StatusCode != http.StatusOK || !strings.HasPrefix(answer.Header.Get("Content-Type"), kind) || len(body) == 0 {
+			t.Errorf("%s: %d %s, %d bytes, %v", path, answer.StatusCode, answer.Header.Get("Content-Type"), len(body), err)
+		}
+		if strings.Contains(string(body), "://") {
+			t.Errorf("%s names another address", path)
+		}
+	}
+}
+
+func TestAChartBeginsWithTheDayOrTheHistory(t *testing.T) {
+	old := decision.Record{Status: decision.Status{Weight: 50}, History: []decision.HistoryEntry{
+		{At: now.Add(-48 * time.Hour), From: 0, To: 10}, {At: now.Add(-12 * time.Hour), From: 10, To: 50}, {At: now.Add(time.Hour), From: 50, To: 0},
+	}}
+	if c := newChart(old, now); c.Points != "0,123 360,123 360,72 720,72" || !c.From.Equal(now.Add(-chartSpan)) || len(c.Marks) > 0 {
+		t.Errorf("%+v", c)
+	}
+	if c := newChart(decision.Record{Status: decision.Status{Weight: 100}}, now); c.Points != "0,8 720,8" || c.Says != "The canary has 100% of the traffic." {
+		t.Errorf("%+v", c)
+	}
+	if c := newChart(decision.Record{History: []decision.HistoryEntry{{At: now}}}, now); c.Known() {
+		t.Errorf("%+v", c)
+	}
+}
