@@ -1,7 +1,7 @@
 // Package alerting knows which alerts fire now. It receives them over HTTP,
 // from Alertmanager's webhook and straight from Prometheus, lists them from
-// either API, and answers questions about guards as plain values. It knows
-// nothing of Kubernetes, Istio, rules or rollbacks: whoever wires it hands it
+// either API, and answers questions about guards as plain values. It never decides what
+// follows from an alert, and knows nothing of Kubernetes, Istio or rules: whoever wires it hands it
 // a [Sink] for what arrives and a [GuardLister] for what is asked.
 //
 // The way of an alert:

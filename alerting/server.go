@@ -18,7 +18,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Sink takes what arrives.
+// Sink takes the alerts that arrive by HTTP, and answers for what becomes of them.
 type Sink interface {
 	// Accept returns nil only when what follows from the alerts is durably
 	// recorded (LaneWebhook), or when they are kept and will be tried until it
@@ -46,11 +46,11 @@ type GuardLister interface {
 
 // Defaults of [ServerOptions].
 const (
-	DefaultMaxBody         = 4 << 20
-	DefaultSinkTimeout     = 4 * time.Second
-	DefaultReadTimeout     = 5 * time.Second
-	DefaultShutdownTimeout = 10 * time.Second
-	DefaultHeartbeatName   = "GuardianHeartbeat"
+	DefaultMaxBody         = 4 << 20             // bytes of a request's body
+	DefaultSinkTimeout     = 4 * time.Second     // for Sink.Accept, before a call is answered 503
+	DefaultReadTimeout     = 5 * time.Second     // for a request to arrive in whole
+	DefaultShutdownTimeout = 10 * time.Second    // for the calls that are under way when the server ends
+	DefaultHeartbeatName   = "GuardianHeartbeat" // alertname of the alert that always fires
 )
 
 const (

@@ -12,11 +12,11 @@ import (
 // ErrStoreFull is returned when a store has no room for another alert.
 var ErrStoreFull = errors.New("alert store is full")
 
-// Defaults of [BookOptions].
+// Defaults of [StoreOptions].
 const (
-	DefaultMaxAlerts = 10_000
-	DefaultMaxBytes  = 32 << 20
-	DefaultMaxAge    = 24 * time.Hour
+	DefaultMaxAlerts = 10_000         // alerts held at a time, those that have ended of late included
+	DefaultMaxBytes  = 32 << 20       // bytes of their labels and annotations
+	DefaultMaxAge    = 24 * time.Hour // after which an alert without news of it counts as ended
 )
 
 // endedFor is how long the end of an alert is remembered, so that an older
@@ -225,7 +225,7 @@ func (b *Store) Firing(now time.Time) []Alert {
 }
 
 // FiringOf is like Firing, for the alerts with one of the keys that
-// BookOptions.Keys gave them.
+// StoreOptions.Keys gave them.
 func (b *Store) FiringOf(key string, now time.Time) []Alert {
 	b.mu.RLock()
 	defer b.mu.RUnlock()

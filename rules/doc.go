@@ -1,6 +1,6 @@
 // Package rules writes the Prometheus rules by which guardian notices a broken
-// canary, and the Alertmanager route that carries their alerts. It is pure: no
-// clock, no client.
+// canary, and the Alertmanager route that carries their alerts. It never reads a
+// cluster or a clock: the same options make the same rules.
 //
 // # How a signal decides
 //

@@ -1,6 +1,15 @@
-// guardian is the brake for Istio canaries: it watches through Prometheus and
+// Command guardian is the brake for Istio canaries: it watches through Prometheus and
 // Alertmanager, and moves traffic back to the stable version when the canary
-// misbehaves.
+// misbehaves. This package has the commands, a file each, and wires the others together
+// for serve; it never decides about traffic, and makes no rule.
+//
+//	serve.go            the service, wired; reload
+//	bridge.go, own.go   alerts on their way from alerting to remediate
+//	forward_checks.go   what Alertmanager and Prometheus are asked before a step
+//	rules_writer.go     the rules, published by the leader
+//	check*.go           guardian check, a file for each thing that it looks at
+//	gate*.go            guardian gate
+//	request.go          rollback, unlock, pause, resume, promote, disarm, arm
 package main
 
 import (

@@ -14,6 +14,8 @@ import (
 // the scheme before is no other build for that reason alone (see Workload.as).
 const buildScheme = "b1-"
 
+// BuildOf is the build of workloads whose pod templates, in a form that is the same for
+// the same pods, are b: the scheme and six bytes of a SHA-256 in hexadecimal.
 func BuildOf(b []byte) string {
 	sum := sha256.Sum256(b)
 	return buildScheme + hex.EncodeToString(sum[:6])

@@ -23,10 +23,12 @@ type Moving struct {
 	Refused string    `json:"refused,omitempty"` // what the API server has answered to the last try
 }
 
-// RollsBack and stepsTo say what a change of weights that is under way, if any,
-// leads to.
+// RollsBack says that the change of weights that is under way, if there is one, is a
+// rollback.
 func (m *Moving) RollsBack() bool { return m != nil && m.Step == 0 }
 
+// StepsTo says that the change of weights that is under way, if there is one, is a step
+// to weight percent.
 func (m *Moving) StepsTo(weight int) bool { return m != nil && m.Step > 0 && m.To == weight }
 
 // signalOf is the value of the label signal that a rollback counts with.

@@ -12,11 +12,11 @@ type Move int
 
 // The moves.
 const (
-	MoveNone    Move = iota
-	MoveStable       // canary to weight 0
-	MoveForward      // canary to Decision.Weight
-	MoveRestore      // weights stay, what a rollback re-pointed is given back
-	MoveMark         // annotations alone
+	MoveNone    Move = iota // nothing is written to a VirtualService
+	MoveStable              // a rollback: the canary's weight becomes 0
+	MoveForward             // a step: the canary's weight becomes Decision.Weight
+	MoveRestore             // weights stay, what a rollback re-pointed is given back
+	MoveMark                // weights stay, guardian's annotations are written
 )
 
 // Decision is what should be true. Record is the record wanted; it is written
@@ -57,7 +57,7 @@ type Decision struct {
 	Observes bool
 }
 
-// The reasons of a decision.
+// The reasons of a decision. Logs and metrics have them as they are here.
 const (
 	ReasonNothing      Reason = "nothing to do"
 	ReasonAlert        Reason = "rollback alert"

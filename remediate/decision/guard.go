@@ -72,10 +72,11 @@ type Promotion struct {
 // Step is one step of promotion.
 type Step struct {
 	Weight   int           // percent of the pair's traffic for the canary, 1–100
-	Interval time.Duration // least time at the weight before, since the last change by anybody
+	Interval time.Duration // least time at the weight before, since the weights last changed
 	Bake     time.Duration // further time at this weight before the next step
 }
 
+// Options is what a rollback may rewrite of a VirtualService besides weights.
 func (r Rollback) Options() virtualservice.Options {
 	return virtualservice.Options{MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors}
 }

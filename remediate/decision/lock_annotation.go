@@ -20,6 +20,7 @@ const MaxGuardName = 63 - len("lock.")
 // instead.
 const maxLockMessage = 500
 
+// LockKey is the key of the annotation that has a guard's lock.
 func LockKey(guard string) string { return AnnotationLock + guard }
 
 // LockAnnotation is the value of a lock's annotation: eight fields in this

@@ -24,6 +24,7 @@ type Served struct {
 	Until time.Time `json:"until,omitzero"` // when it last had both; zero: it still does
 }
 
+// Still says that the build has ready pods and traffic now.
 func (b Served) Still() bool { return !b.From.IsZero() && b.Until.IsZero() }
 
 // Foreign is the lock of another guard's record that denies this guard's canary.

@@ -8,10 +8,10 @@ const DefaultInstance = "guardian"
 
 // Annotations of guardian on VirtualServices.
 const (
-	AnnotationState  = Prefix + "state"
-	AnnotationReason = Prefix + "reason"
-	AnnotationSince  = Prefix + "since"
-	AnnotationBuild  = Prefix + "build"
+	AnnotationState  = Prefix + "state"  // the guard's State
+	AnnotationReason = Prefix + "reason" // why it is in that state, in words
+	AnnotationSince  = Prefix + "since"  // since when, RFC 3339
+	AnnotationBuild  = Prefix + "build"  // the canary's build
 	AnnotationPaused = Prefix + "paused" // "true", set by a person on the VirtualService: no step forward
 )
 

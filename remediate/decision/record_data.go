@@ -12,19 +12,20 @@ import (
 
 // Keys of a record's data.
 const (
-	KeyLock            = "lock"
-	KeyRefused         = "refused"
-	KeyDeny            = "deny"
-	KeyDenyMatchRoutes = "denyMatchRoutes"
-	KeyDenyMirrors     = "denyMirrors"
-	KeyStable          = "stable"
-	KeyVirtualServices = "virtualServices"
-	KeyMessage         = "message"
-	KeyStatus          = "status"
-	KeyHistory         = "history"
-	KeyChanged         = "changed"
+	KeyLock            = "lock"            // JSON of a Lock; absent: not locked
+	KeyRefused         = "refused"         // builds that are refused, by spaces
+	KeyDeny            = "deny"            // destinations that a lock denies traffic, host/subset, by spaces
+	KeyDenyMatchRoutes = "denyMatchRoutes" // "true": on routes with conditions too
+	KeyDenyMirrors     = "denyMirrors"     // "true": as mirrors too
+	KeyStable          = "stable"          // stable's destinations while locked, host/subset, by spaces
+	KeyVirtualServices = "virtualServices" // names of those that the lock is about, by spaces
+	KeyMessage         = "message"         // what a user reads whose write the lock refuses
+	KeyStatus          = "status"          // JSON of a Status
+	KeyHistory         = "history"         // JSON of HistoryEntries, oldest first, at most MaxHistoryBytes
+	KeyChanged         = "changed"         // JSON of the Changes that a rollback has to give back
 )
 
+// MaxHistoryBytes is the most of a record's history; the oldest entries go first.
 const MaxHistoryBytes = 32 << 10
 
 // ReadData is the record that a ConfigMap's data holds, but for the history, whose

@@ -12,13 +12,13 @@ type RequestAction string
 
 // The actions of a request.
 const (
-	RequestRollback RequestAction = "rollback"
-	RequestUnlock   RequestAction = "unlock"
-	RequestPause    RequestAction = "pause"
-	RequestResume   RequestAction = "resume"
-	RequestPromote  RequestAction = "promote"
-	RequestDisarm   RequestAction = "disarm"
-	RequestArm      RequestAction = "arm"
+	RequestRollback RequestAction = "rollback" // all traffic to stable, and lock
+	RequestUnlock   RequestAction = "unlock"   // lift the lock, and allow the builds that it refuses
+	RequestPause    RequestAction = "pause"    // no step forward; rollbacks go on
+	RequestResume   RequestAction = "resume"   // end a pause
+	RequestPromote  RequestAction = "promote"  // the next step without waiting for its interval
+	RequestDisarm   RequestAction = "disarm"   // no rollback either, until Request.Until
+	RequestArm      RequestAction = "arm"      // end a disarm
 )
 
 // RequestActions lists every action that a request may have.

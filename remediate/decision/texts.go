@@ -30,6 +30,7 @@ func lockMessage(in Input, l Lock, what string) string {
 	return what + ": " + shortenTo(oneLine(l.Reason), max(room, maxLockMessage/8)) + build + toGoOn
 }
 
+// Stamp is a time as records, annotations and texts have it: RFC 3339, UTC, whole seconds.
 func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // maxShort is the most of a text in a record or on a VirtualService, in bytes.

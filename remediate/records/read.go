@@ -53,6 +53,7 @@ type Histories struct {
 	read map[string]uint64 // by guard
 }
 
+// NewHistories has read no history yet.
 func NewHistories() *Histories {
 	return &Histories{seed: maphash.MakeSeed(), read: map[string]uint64{}}
 }

@@ -2,6 +2,7 @@ package virtualservice
 
 import "strings"
 
+// DefaultDomain is the cluster domain where none is configured.
 const DefaultDomain = "cluster.local"
 
 // NormalizeHost is the service that Istio takes a destination's host for: a

@@ -164,6 +164,8 @@ type Testers struct {
 	All       []string
 }
 
+// Testers finds the routes of testers: those for some requests alone that name both
+// destinations.
 func (v *View) Testers() Testers {
 	var t Testers
 	for _, r := range v.routes {

@@ -1,6 +1,7 @@
 // Package publish keeps what the rules package generated in the cluster: applied
-// by server-side apply, owned by guardian, written again when somebody edits or
-// deletes it, and removed when it is no longer wanted.
+// by server-side apply, owned by guardian, written again when another client edits or
+// deletes it, and removed when it is no longer wanted. It never decides what a rule says,
+// and never removes an object that others have applied as well.
 package publish
 
 import (

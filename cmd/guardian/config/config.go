@@ -419,6 +419,7 @@ func (c Config) Enforces() bool {
 	return slices.ContainsFunc(c.Guards, func(g Guard) bool { return !g.Observes() })
 }
 
+// Observes says that the guard's VirtualServices are not written.
 func (g Guard) Observes() bool { return g.Mode == string(decision.ModeObserve) }
 
 // Guard finds a guard by name.
