@@ -175,7 +175,7 @@ func (b *builder) latencyAlerts() {
 
 func (b *builder) restartsAlerts() {
 	vars := []string{
-		"canary", b.own(restartsIn, labelSide+`="canary"`), "stable", b.own(restartsIn, labelSide+`="stable"`),
+		"canary", now(b.own(restartsIn, labelSide+`="canary"`)), "stable", now(b.own(restartsIn, labelSide+`="stable"`)),
 		"max", b.own(restartsMax), "factor", b.own(stableFactor), "guard", keyLabels, "side", labelSide,
 	}
 	beyond := expand(`sum without ($side, window) ($canary) > on ($guard) sum without (window) ($max)`, vars...)

@@ -181,7 +181,7 @@ func (r *Rules) PrometheusRulesYAML(name, namespace string) ([]byte, error) {
 type builder struct {
 	Options
 	windows windows
-	shard   string // of the guards, as LabelShard has it; empty: about guardian itself
+	shard   string // of the guards, as the end of LabelShard has it; empty: about guardian itself
 	groups  []monitoringv1.RuleGroup
 	lane    string        // recorded by the present group: the sides that the fast lane scrapes
 	step    time.Duration // the interval of the present group
@@ -220,7 +220,7 @@ func (b *builder) record(name string, labels map[string]string, expr string) {
 	if labels == nil {
 		labels = map[string]string{}
 	}
-	labels[LabelInstance], labels[LabelShard] = b.Name, b.shard
+	labels[LabelInstance], labels[LabelShard] = b.Name, b.shardLabel()
 	b.add(monitoringv1.Rule{Record: name, Labels: labels, Expr: b.pretty(name, expr)})
 }
 

@@ -192,19 +192,17 @@ func (b *builder) limit(name, window string, of func(Guard) (float64, bool)) {
 	}
 }
 
-// own selects a recorded metric of this part of this guardian's rules alone: those
-// of two namespaces may have the same name.
+// own selects a recorded metric of this part of this guardian's rules alone; those
+// about guardian itself read what all its parts record.
 func (b *builder) own(metric string, matchers ...string) string {
+	if b.shard != "" {
+		return metric + "{" + list(b.ownedMatchers(), matchers...) + "}"
+	}
 	op := "=~"
 	if len(b.namespaces()) == 1 {
 		op = "="
 	}
-	all := []string{LabelInstance + `="` + b.Name + `"`, LabelNamespace + op + strconv.Quote(alternatives(b.namespaces()))}
-	if b.shard != "" {
-		all = append(all, LabelShard+`="`+b.shard+`"`)
-	}
-	all = append(all, matchers...)
-	return metric + "{" + strings.Join(all, ",") + "}"
+	return metric + "{" + list(LabelInstance+"="+strconv.Quote(b.Name), append([]string{LabelNamespace + op + strconv.Quote(alternatives(b.namespaces()))}, matchers...)...) + "}"
 }
 
 // recorded reports whether a rule for the metric has been written.

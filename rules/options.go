@@ -23,7 +23,7 @@ const (
 	LabelNamespace = "namespace"         // where the guard's workloads live
 	LabelSeverity  = "severity"          // critical, warning or none
 	LabelInstance  = "guardian_instance" // Options.Name; on recorded series and alerts
-	LabelShard     = "guardian_shard"    // the part of the rules that a guard's are in; on recorded series
+	LabelShard     = "guardian_shard"    // the part of the rules that a guard's are in, as namespace/name/bits; on recorded series
 	labelSide      = "guardian_side"     // canary or stable, on recorded series
 
 	// LabelRules is on all objects with rules, and has Options.Name.

@@ -22,13 +22,13 @@ const (
 	// maxGuards keeps an evaluation of a part's groups well below their interval.
 	maxGuards = 300
 
-	// wholeShard is the LabelShard of guards that all stand in one part.
+	// wholeShard is the shard of guards that all stand in one part.
 	wholeShard = "all"
 )
 
 // part is the rules of one object.
 type part struct {
-	shard  string // as LabelShard has it; empty: about guardian itself
+	shard  string // as the end of LabelShard has it; empty: about guardian itself
 	groups []monitoringv1.RuleGroup
 	notes  []string
 }
