@@ -21,6 +21,7 @@ type Moving struct {
 	Signal  string    `json:"signal,omitempty"`  // what guardian_rollbacks_total counts it as
 	Again   bool      `json:"again,omitempty"`   // of a canary that was locked and at 0 before
 	Refused string    `json:"refused,omitempty"` // what the API server has answered to the last try
+	Receipt *Receipt  `json:"receipt,omitempty"` // of a rollback, as far as it is known when it is decided
 }
 
 // RollsBack says that the change of weights that is under way, if there is one, is a
@@ -111,7 +112,7 @@ func lockBlocked(g Guard, l Lock, why string) string {
 // expectStable records that traffic is to go to stable.
 func (d *decider) expectStable(l Lock) {
 	if s := &d.rec.Status; !s.Moving.RollsBack() {
-		s.Moving = &Moving{From: d.in.Traffic.Weight, At: d.now, By: l.By, Build: s.Build, Reason: l.Reason, Alert: l.Alert, Signal: signalOf(l)}
+		s.Moving = &Moving{From: d.in.Traffic.Weight, At: d.now, By: l.By, Build: s.Build, Reason: l.Reason, Alert: l.Alert, Signal: signalOf(l), Receipt: d.newReceipt(l)}
 	}
 }
 
@@ -132,6 +133,9 @@ func (d *decider) confirm() {
 	e := d.entry(event, m.By, m.Reason)
 	e.Alert, e.From, e.To = m.Alert, m.From, 0
 	d.rec.History = append(d.rec.History, e)
+	if !m.Again {
+		d.keepReceipt(m)
+	}
 	d.rec.Status.Moving = nil
 	d.signal = m.Signal
 }

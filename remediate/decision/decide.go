@@ -41,7 +41,7 @@ func Decide(in Input, now time.Time) Decision {
 	}
 	d.finish()
 	return Decision{Record: d.rec, Move: d.move, Weight: d.weight, Reason: d.reason,
-		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, Release: d.release, Leave: d.leave, Requeue: d.requeue,
+		WantLive: d.wantLive && !in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !in.Count.Asked && !in.Busy, WantAfter: d.wantAfter, Release: d.release, Leave: d.leave, Requeue: d.requeue,
 		Added: d.rec.History[len(in.Record.History):], Then: d.then, Marks: d.marks, Signal: d.signal, Doubt: d.doubt, Observes: d.observing()}
 }
 
@@ -90,6 +90,7 @@ type decider struct {
 	wantLive    bool
 	wantForward bool
 	wantCount   bool
+	wantAfter   bool
 	release     bool
 	leave       bool
 	requeue     time.Duration
@@ -684,6 +685,7 @@ func (d *decider) finish() {
 		}
 		d.tellLock()
 	}
+	d.closeReceipt()
 	d.throttle()
 	if !d.graceEnd.IsZero() {
 		d.requeueAt(d.graceEnd)

@@ -35,6 +35,9 @@ type Decision struct {
 	WantForward bool
 	// WantCount says that the lease holder should count the canary's requests.
 	WantCount bool
+	// WantAfter says that the lease holder should ask what shows only after a
+	// rollback.
+	WantAfter bool
 	// Release says that field ownership of a past rollback is to be given up.
 	Release bool
 	// Leave says that VirtualServices which the configuration does not have any

@@ -24,6 +24,8 @@ type Alert struct {
 	Fingerprint string
 	StartsAt    time.Time
 	Summary     string
+	Limit       string    // that it says was exceeded, in words; empty: not known
+	Received    time.Time // by guardian's clock; zero: not known, or it was listed
 }
 
 // Episode identifies one firing of one alert.
@@ -127,6 +129,17 @@ type Input struct {
 	Live    bool
 	Forward *Forward // nil: not asked
 	Count   Count
+	// Shifted is who wrote the VirtualServices' routes last; nil: not known, or
+	// guardian to take the canary's traffic.
+	Shifted *Shift
+	// Wrote is when the API server has taken this replica's last write that took
+	// traffic from the canary; zero: it has made none.
+	Wrote time.Time
+	// Links are those that a receipt has. It is a pure function. Nil: none.
+	Links func(from, to time.Time) []Link
+	// AskAfter is from when on After may be asked for (again); zero: it cannot be.
+	AskAfter time.Time
+	After    *After // nil: not asked
 	// Busy says that nobody can be asked just now, since others are: looked at
 	// again after pollBusy.
 	Busy bool

@@ -39,6 +39,7 @@ type Record struct {
 	Changed []virtualservice.Change // routes and mirrors that guardian re-pointed and will give back
 	Status  Status
 	History []HistoryEntry // oldest first
+	Receipt *Receipt       // of the last rollback; nil: none is known
 	Request *Request
 
 	// Unreadable is what of the ConfigMap could not be read, and why. It is not
@@ -168,6 +169,9 @@ func (r Record) Clone() Record {
 		l.Refused, l.Coming = slices.Clone(l.Refused), slices.Clone(l.Coming)
 		c.Lock = &l
 	}
+	if r.Receipt != nil {
+		c.Receipt = r.Receipt.clone()
+	}
 	if r.Request != nil {
 		q := *r.Request
 		c.Request = &q
@@ -182,6 +186,9 @@ func (r Record) Clone() Record {
 	}
 	if r.Status.Moving != nil {
 		m := *r.Status.Moving
+		if m.Receipt != nil {
+			m.Receipt = m.Receipt.clone()
+		}
 		c.Status.Moving = &m
 	}
 	if r.Status.Taken != nil {

@@ -23,6 +23,7 @@ const (
 	KeyStatus          = "status"          // JSON of a Status
 	KeyHistory         = "history"         // JSON of HistoryEntries, oldest first, at most MaxHistoryBytes
 	KeyChanged         = "changed"         // JSON of the Changes that a rollback has to give back
+	KeyReceipt         = "receipt"         // JSON of a Receipt, of the last rollback
 )
 
 // MaxHistoryBytes is the most of a record's history; the oldest entries go first.
@@ -44,6 +45,9 @@ func ReadData(data map[string]string, locked bool) (r Record, bad []string) {
 	}
 	if err := ReadKey(data, KeyChanged, &r.Changed); err != nil {
 		r.Changed, bad = nil, append(bad, err.Error())
+	}
+	if err := ReadKey(data, KeyReceipt, &r.Receipt); err != nil {
+		r.Receipt, bad = nil, append(bad, err.Error())
 	}
 	r.Request = requestIn(data)
 	r.past = data[KeyHistory]
@@ -143,6 +147,9 @@ func (r Record) Data() map[string]string {
 	}
 	if len(r.Changed) > 0 {
 		put(KeyChanged, r.Changed)
+	}
+	if r.Receipt != nil {
+		put(KeyReceipt, r.Receipt)
 	}
 	put(KeyStatus, r.Status)
 	if text := r.historyText(); text != "" {

@@ -60,13 +60,14 @@ func FullRecord() decision.Record {
 			Failed: 2, Latency: decision.Latency{Quantile: 0.95, Millis: 250, Above: true}, Counted: decision.Counted{Since: At.Add(-time.Minute), At: At},
 			Firing: []decision.Firing{{Name: "CanarySlow", Episode: "f1@x", Action: decision.ActionRollback, Began: At, Seen: At, Summary: "slow"}},
 			Noted:  []string{"f1@x"}, Promoting: "b1", Ready: decision.ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4, Splits: []string{"0123456789abcdef"}, Leaving: []decision.Leaving{{VirtualService: "orders-mesh", Why: "forbidden"}}, CompletedAt: At,
-			Mode: decision.PromotionAuto, Steps: []int{30, 100}, WaitingFor: decision.WaitRequests, Waited: []decision.Wait{decision.WaitRollout}, ToldAt: At, Fresh: true, Rolling: true, Moving: &decision.Moving{To: 9, From: 5, Step: 9, At: At, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Refused: "no"}, UnlockedAt: At.Add(-2 * time.Hour),
+			Mode: decision.PromotionAuto, Steps: []int{30, 100}, WaitingFor: decision.WaitRequests, Waited: []decision.Wait{decision.WaitRollout}, ToldAt: At, Fresh: true, Rolling: true, Moving: &decision.Moving{To: 9, From: 5, Step: 9, At: At, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Refused: "no", Receipt: FullReceipt()}, UnlockedAt: At.Add(-2 * time.Hour),
 			FirstSeen: At.Add(-time.Hour), LiftedAt: At.Add(-2 * time.Hour), Taken: &decision.Taken{Guard: "orders-old", Since: At}, Proven: []string{"b0"},
 			Served: []decision.Served{{Build: "b1", From: At, Until: At.Add(time.Minute)}}, Revisions: []decision.Revision{{Name: "orders-v2-5d4", Build: "b1"}},
 			Observing: &decision.Observing{Since: At, Would: &decision.Would{At: At, From: 9, Build: "b1", Refused: []string{"b1"}, Signal: "latency", Alert: "CanarySlow", Episode: "f1@x", Reason: "slow", Blocked: "no stable"}}, EnforcedAt: At,
 			Unguarded: []string{"VirtualService shop/mesh (30%)"}, ForeignLocks: []string{"VirtualService orders: annotation x (it cannot be read)"},
 			Orphaned: At.Add(time.Minute), Moves: &decision.Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
 		History:         []decision.HistoryEntry{{At: At, State: decision.StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow"}},
+		Receipt:         FullReceipt(),
 		Request:         &decision.Request{Action: decision.RequestDisarm, By: "ann", Reason: "it's fine", At: At, Until: At.Add(time.Hour)},
 		Deny:            []string{"orders-service/v2", "orders-service.microservices/v2"},
 		DenyMatchRoutes: true,
@@ -75,4 +76,12 @@ func FullRecord() decision.Record {
 		VirtualServices: []string{"orders-service", "orders-mesh"},
 		Message:         "guardian rolled orders-service back",
 	}
+}
+
+// FullReceipt has every field of a receipt set.
+func FullReceipt() *decision.Receipt {
+	return &decision.Receipt{Build: "b1", Refused: []string{"b0", "b1"}, Lock: decision.LockBuild, By: "alert", Reason: "CanarySlow: slow", Alert: "CanarySlow", Signal: "latency", Limit: "95% within 500ms", From: 50,
+		Began: At.Add(-9 * time.Second), Fired: At.Add(-6 * time.Second), Seen: At.Add(-5 * time.Second), Written: At, Felt: At.Add(7 * time.Second), NotFelt: "x", Requests: 310, Failed: 22, Counted: decision.Counted{Since: At.Add(-time.Hour), At: At},
+		Shifted: &decision.Shift{Manager: "kubectl-client-side-apply", At: At.Add(-time.Hour), Cause: "release 7"}, Images: []string{"orders: registry/orders:2"}, Differs: []string{"containers[orders].image: 1 → 2"}, Since: []string{"containers[orders].env[A]: added"}, Good: "b0", Unread: "x",
+		Links: []decision.Link{{Name: "Grafana", URL: "https://grafana.example/d/guardian-guard"}}, Open: true}
 }
