@@ -477,17 +477,12 @@ func (l *liveReader) denying(ctx context.Context, destination string) ([]*corev1
 const annotationApplied = "kubectl.kubernetes.io/last-applied-configuration"
 
 // trimVirtualService drops what is large and not looked at: of managedFields
-// all but the name of guardian's own rollbacks, and the text of kubectl's copy.
+// all but the name of guardian's own rollbacks and of who wrote the routes last, and
+// the text of kubectl's copy.
 // That the annotation is there stays: a patch tells an object without
 // annotations from one with some.
 func trimVirtualService(u *unstructured.Unstructured) {
-	var own []metav1.ManagedFieldsEntry
-	for _, f := range u.GetManagedFields() {
-		if f.Manager == FieldManager {
-			own = []metav1.ManagedFieldsEntry{{Manager: f.Manager}}
-		}
-	}
-	u.SetManagedFields(own)
+	u.SetManagedFields(lastWriters(u))
 	if set := u.GetAnnotations(); set[annotationApplied] != "" {
 		set[annotationApplied] = ""
 		u.SetAnnotations(set)

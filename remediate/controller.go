@@ -51,6 +51,13 @@ type Options struct {
 	// Count returns the canary's requests since a time, and the gaps in the rules
 	// that watch it. Nil: they are not counted.
 	Count func(ctx context.Context, g decision.Guard, s decision.Sides, since time.Time) (decision.Tally, decision.Gaps, error)
+	// After asks what shows only after a rollback: how many requests the canary had
+	// since a time and how many of them failed, when the fault began, and when the last
+	// request was counted after the write. Nil: nobody is asked.
+	After func(ctx context.Context, g decision.Guard, s decision.Sides, r decision.Receipt) decision.After
+	// Links are where people see more of a guard between two times. It must not block.
+	// Nil: nowhere.
+	Links func(guard string, s decision.Sides, from, to time.Time) []decision.Link
 	// Heartbeat returns when this replica last heard the heartbeat; zero:
 	// never.
 	Heartbeat func() time.Time
@@ -108,7 +115,7 @@ type entry struct {
 	pending map[string]submitted // accepted alerts by episode, not recorded yet
 	waiters []chan error
 	sides   decision.Sides
-	record  decision.Record // lock and status alone
+	record  decision.Record // lock, status and receipt alone
 	seen    bool
 	removed bool
 	// preempt ends a question to Prometheus or Alertmanager that a pass waits
@@ -184,7 +191,10 @@ func New(o Options) (*Controller, error) {
 		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newDwellTimes(), known: newTrafficCache(), past: records.NewHistories(),
 		store: &writer{namespace: o.Namespace, kube: o.Client, istio: c.info.istio, cache: c.info.reader, user: c.self.get},
 		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, manyRollbacks: c.manyRollbacks, unguarded: c.info.unguardedOf, querySlot: c.querySlot, preemptible: c.preemptible,
-		idle: c.info.idle, stir: c.info.stir,
+		idle: c.info.idle, stir: c.info.stir, links: o.Links,
+	}
+	if o.After != nil {
+		c.r.after = c.after
 	}
 	return c, nil
 }
@@ -217,6 +227,7 @@ func (c *Controller) SetGuards(guards []decision.Guard) {
 			c.r.watch.forget(name)
 			c.r.past.Forget(name)
 			c.r.done.forget(name)
+			c.r.asked.forget(name)
 			c.r.unrecorded.forget(name)
 			c.r.later.forget(name)
 			c.slow.Forget(name)
@@ -432,7 +443,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 
 	alerts := c.o.Firing(name)
 	for _, s := range pending {
-		alerts = mergeAlerts(alerts, []decision.Alert{s.alert})
+		alerts = received(mergeAlerts(alerts, []decision.Alert{s.alert}), s)
 	}
 	pass, cancel := context.WithTimeout(ctx, c.o.PassTimeout)
 	defer cancel()
@@ -525,7 +536,7 @@ func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map
 		}
 	}
 	if out.recorded || out.done {
-		e.sides, e.record, e.seen = out.snapshot.sides, decision.Record{Lock: d.Record.Lock, Status: out.status()}, true
+		e.sides, e.record, e.seen = out.snapshot.sides, decision.Record{Lock: d.Record.Lock, Status: out.status(), Receipt: d.Record.Receipt}, true
 		m.observe(g, out)
 		if c.o.Confirmed != nil {
 			c.o.Confirmed(e.view(g.Name))
@@ -620,12 +631,34 @@ func (c *Controller) count(ctx context.Context, s snapshot) decision.Count {
 	return decision.Count{Known: true, Requests: n.Requests, Failed: n.Failed, Latency: n.Latency, Gaps: gaps}
 }
 
+// after asks what shows only after a rollback, and reads the pod templates.
+func (c *Controller) after(ctx context.Context, s snapshot) decision.After {
+	ctx, done := c.preemptible(ctx, s.input.Guard.Name)
+	defer done()
+	r := *s.input.Record.Receipt
+	a := c.o.After(ctx, s.input.Guard, s.sides, r)
+	readTemplates(ctx, c.o.Client, s, r, &a)
+	return a
+}
+
+// received notes on an alert when it came in.
+func received(alerts []decision.Alert, s submitted) []decision.Alert {
+	for i := range alerts {
+		if alerts[i].Episode() == s.alert.Episode() {
+			alerts[i].Received = s.received
+		}
+	}
+	return alerts
+}
+
 // View is one guard as a Controller last saw it.
 type View struct {
 	Name   string          `json:"name"`
 	Lock   *decision.Lock  `json:"lock,omitempty"`
 	Status decision.Status `json:"status"`
-	Seen   bool            `json:"seen"` // false: not looked at since this replica started
+	// Receipt is of its last rollback; nil: none is known.
+	Receipt *decision.Receipt `json:"receipt,omitempty"`
+	Seen    bool              `json:"seen"` // false: not looked at since this replica started
 }
 
 // Views returns every guard, sorted by name.
@@ -641,7 +674,7 @@ func (c *Controller) Views() []View {
 
 func (e *entry) view(name string) View {
 	r := e.record.Clone()
-	return View{Name: name, Lock: r.Lock, Status: r.Status, Seen: e.seen}
+	return View{Name: name, Lock: r.Lock, Status: r.Status, Receipt: r.Receipt, Seen: e.seen}
 }
 
 // SidesOf returns what runs behind each guard's destinations, as last seen;

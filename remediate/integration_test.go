@@ -597,7 +597,7 @@ func TestTheRecordTellsOfTheWeightAtOnceUnlessManyRollBack(t *testing.T) {
 			if r.canCoalesce(s, told, want) {
 				t.Errorf("%v after the lock, burst %v: waits to tell of what it has not done itself", age, burst)
 			}
-			r.done.note("", s.record)
+			r.done.note("", s.record, now)
 			if got := r.canCoalesce(s, told, want); got != wants[i] {
 				t.Errorf("%v after the lock, burst %v: can wait: %v", age, burst, got)
 			}

@@ -60,6 +60,7 @@ type reconciler struct {
 	known        *trafficCache // nil: each look is made anew
 	past         *records.Histories
 	done         confirmed
+	asked        perGuard[time.Time] // when what shows only after a rollback was last asked for
 	unrecorded   unrecorded
 	later        perGuard[time.Time] // when what could not be given back is tried again
 
@@ -69,10 +70,12 @@ type reconciler struct {
 	preemptible   func(ctx context.Context, guard string) (context.Context, context.CancelFunc) // for live reads: it ends when an alert comes; nil: never
 	querySlot     func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
 	count         func(ctx context.Context, s snapshot) decision.Count
-	forward       func(ctx context.Context, s snapshot) (decision.Forward, []decision.Alert) // asks what only matters for going forward
-	unguarded     func(g decision.Guard, p virtualservice.Pair) (found []string, known bool) // nil: it is not looked for
-	changed       func(g decision.Guard, s snapshot, d decision.Decision)                    // told of each decision that was written
-	manyRollbacks func() bool                                                                // many rollbacks at once; nil: never
+	forward       func(ctx context.Context, s snapshot) (decision.Forward, []decision.Alert)   // asks what only matters for going forward
+	after         func(ctx context.Context, s snapshot) decision.After                         // what shows only after a rollback; nil: nobody is asked
+	links         func(guard string, sides decision.Sides, from, to time.Time) []decision.Link // nil: there are none
+	unguarded     func(g decision.Guard, p virtualservice.Pair) (found []string, known bool)   // nil: it is not looked for
+	changed       func(g decision.Guard, s snapshot, d decision.Decision)                      // told of each decision that was written
+	manyRollbacks func() bool                                                                  // many rollbacks at once; nil: never
 
 	idle func() bool // what cached holds may be of a while ago; nil: never
 	stir func()      // something goes on: it must not be
@@ -126,7 +129,7 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 		s.again = ask.again
 		now := r.now()
 		d := decision.Decide(in, now)
-		if (d.WantCount || d.WantForward) && !ask.slot && !ask.busy {
+		if (d.WantCount || d.WantForward || d.WantAfter) && !ask.slot && !ask.busy {
 			if done, ask.slot = r.takeQuerySlot(); !ask.slot {
 				ask.busy, in.Busy = true, true
 				d = decision.Decide(in, now)
@@ -138,6 +141,9 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 			in.Count = ask.count
 			now = r.now()
 			d = decision.Decide(in, now)
+		}
+		if d.WantAfter && ask.after == nil && r.after != nil {
+			d, now = r.askAfter(ctx, &in, s, &ask)
 		}
 		if r.goesDeeper(d, s, &ask) {
 			continue
@@ -179,6 +185,7 @@ type questions struct {
 	pinned bool  // no deeper: an alert waits for this pass to end
 	again  bool  // it has left a write without an answer
 	count  decision.Count
+	after  *decision.After
 	slot   bool // this pass has a slot for queries to others than the API server
 	busy   bool // it is not, they are being asked about other guards
 }
@@ -307,6 +314,10 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 		s.input.Outside.Unguarded, s.input.Outside.Known = r.unguarded(g, s.pair)
 	}
 	s.input.Alerts = alerts
+	if takesTraffic(alerts, s.input) {
+		s.input.Shifted = shifted(s.services)
+	}
+	r.gatherReceipt(&s, ask)
 	s.input.Watched = r.watch.read(g.Name, moveOf(s.input.Record.Status), r.now())
 	s.input.Count, s.input.Busy = ask.count, ask.busy
 	s.input.Unrecorded = r.unrecorded.of(g.Name, s.stored)
@@ -324,6 +335,35 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 		s.input.Alerts = mergeAlerts(alerts, firing)
 	}
 	return s.input, s, nil
+}
+
+// askAfter asks what shows only after a rollback, and decides anew.
+func (r *reconciler) askAfter(ctx context.Context, in *decision.Input, s snapshot, ask *questions) (decision.Decision, time.Time) {
+	a := r.after(ctx, s)
+	ask.after, in.After = &a, &a
+	now := r.now()
+	r.asked.note(s.input.Guard.Name, now)
+	return decision.Decide(*in, now), now
+}
+
+// askAgain is how soon what shows only after a rollback is asked for again.
+const askAgain = 9 * time.Second
+
+// gatherReceipt is what a receipt needs besides what is decided on.
+func (r *reconciler) gatherReceipt(s *snapshot, ask questions) {
+	g := s.input.Guard.Name
+	s.input.Wrote = r.done.when(g)
+	if r.links != nil {
+		sides := s.sides
+		s.input.Links = func(from, to time.Time) []decision.Link { return r.links(g, sides, from, to) }
+	}
+	if r.after == nil {
+		return
+	}
+	s.input.After, s.input.AskAfter = ask.after, time.Unix(0, 0) // the first time is now
+	if at, ok := r.asked.of(g); ok {
+		s.input.AskAfter = at.Add(askAgain)
+	}
 }
 
 func mergeAlerts(a, b []decision.Alert) []decision.Alert {
@@ -404,7 +444,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d decision.Decision)
 		return did, &trafficError{err}
 	}
 	if did.done = true; d.Move == decision.MoveStable || d.Move == decision.MoveForward {
-		r.done.note(s.input.Guard.Name, did.record)
+		r.done.note(s.input.Guard.Name, did.record, r.now())
 	}
 	return did, r.afterwards(ctx, s, d, want, did.record, todo)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
@@ -106,17 +107,28 @@ func (u *unrecorded) of(guard string, stored decision.Record) *decision.Lock {
 // confirmed knows for which record of each guard, by its resource version, this
 // replica has itself made what it says is under way, with the API server's answer:
 // then nobody has to be asked whether it has been.
-type confirmed struct{ perGuard[string] }
+type confirmed struct{ perGuard[confirmation] }
 
-func (c *confirmed) note(guard string, record *corev1.ConfigMap) {
+type confirmation struct {
+	version string
+	at      time.Time // when the API server had answered
+}
+
+func (c *confirmed) note(guard string, record *corev1.ConfigMap, now time.Time) {
 	if record != nil {
-		c.perGuard.note(guard, record.ResourceVersion)
+		c.perGuard.note(guard, confirmation{record.ResourceVersion, now})
 	}
 }
 
 func (c *confirmed) is(s snapshot) bool {
-	version, ok := c.of(s.input.Guard.Name)
-	return ok && s.record != nil && version == s.record.ResourceVersion
+	have, ok := c.of(s.input.Guard.Name)
+	return ok && s.record != nil && have.version == s.record.ResourceVersion
+}
+
+// when is when the API server has last taken what this replica wrote; zero: never.
+func (c *confirmed) when(guard string) time.Time {
+	have, _ := c.of(guard)
+	return have.at
 }
 
 // confirms says that a decision tells of something as done that was not before:
