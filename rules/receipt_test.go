@@ -1,0 +1,59 @@
+package rules
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// What was counted last is the scrape that counted it, whichever proxy that was.
+func TestTheLastRequestIsThatOfTheLastScrapeThatCountedOne(t *testing.T) {
+	one := with(shops(1)[0], func(g *Guard) { g.Canary.Workloads, g.Stable.Workloads = []string{"orders-v2"}, []string{"orders-v1"} })
+	o := Options{Guards: []Guard{one}, ScrapeInterval: scrape * time.Second}
+	query := o.LastRequest(one, 3*time.Minute)
+	last, all := `{receipt="last"}`, `{receipt="oldest"}`
+	at := func(sample string, seconds float64) string {
+		return fmt.Sprintf(`((%s) == %v and on (receipt) label_replace(vector(1),"receipt",%q,"","")) > bool 0`, query, seconds, map[string]string{last: "last", all: "oldest"}[sample])
+	}
+	// Scraped at 3, 8, 13 …; the last request is at 100, so that the scrape of 103 counts it, and later ones none.
+	ends := func(row func(int) any) func(int) any { return func(s int) any { return row(min(s, 100)) } }
+	runAll(t, nil, map[string]scenario{
+		"two proxies, one of which is behind": {guards: []Guard{one},
+			targets: []target{stable(),
+				{name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): ends(rate(10, 0)), requests("orders-v2", "503"): ends(born(2, 95))}},
+				{name: "caller", phase: 1, rows: rows{requests("orders-v2", "200", `reporter="source"`): ends(rate(10, 0))}},
+			},
+			queries: map[int]map[string][]string{
+				60:  {at(last, 58): {last}, at(all, 56): {all}},
+				105: {at(last, 103): {last}, at(all, 101): {all}}, // the caller's has still to tell
+				107: {at(last, 103): {last}, at(all, 103): {all}},
+				110: {at(last, 103): {last}, at(all, 106): {all}},
+				250: {at(last, 103): {last}, at(all, 246): {all}},
+				300: {at(last, 103): nil, at(all, 296): {all}}, // out of the window
+			},
+		},
+		"nobody reports on it": {guards: []Guard{one}, targets: []target{stable()},
+			queries: map[int]map[string][]string{60: {"(" + query + ") > bool 0": nil}},
+		},
+		"one that never had any": {guards: []Guard{one},
+			targets: []target{stable(), {name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): always(0.0)}}},
+			queries: map[int]map[string][]string{60: {"(" + query + ") > bool 0": {all}}},
+		},
+	})
+}
+
+func TestWhatProvedAFaultIsAskedAsOfTheRollback(t *testing.T) {
+	one := with(shops(1)[0], func(g *Guard) { g.Canary.Workloads, g.Stable.Workloads = []string{"orders-v2"}, []string{"orders-v1"} })
+	o := Options{Guards: []Guard{one}, ScrapeInterval: scrape * time.Second}
+	query := o.Proven(one, SignalErrorRate, time.Unix(140, 0))
+	if o.Proven(one, SignalRestarts, time.Unix(140, 0)) != "" {
+		t.Error("restarts have no samples that prove them")
+	}
+	within := fmt.Sprintf("((%s) > 120 < 140) > bool 0", query)
+	runAll(t, nil, map[string]scenario{
+		"failures from 120 on": {guards: []Guard{one}, options: func(own *Options) { own.Namespace = one.Namespace },
+			targets: []target{stable(), {name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): until(120, rate(10, 0), always(1200.0)), requests("orders-v2", "503"): born(10, 120)}}},
+			queries: map[int]map[string][]string{150: {within: {`{receipt="proven"}`}}, 390: {within: {`{receipt="proven"}`}}},
+		},
+	})
+}
