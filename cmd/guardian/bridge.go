@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -135,8 +137,32 @@ func (b *bridge) translate(g config.Guard, a alerting.Alert) decision.Alert {
 	}
 	return decision.Alert{
 		Name: a.Name(), Signal: a.Labels[rules.LabelSignal], Action: action,
-		Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, Summary: summary,
+		Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, Summary: summary, Limit: limitOf(g, a),
 	}
+}
+
+// limitOf is what an alert of guardian's own rules says was exceeded, as the
+// configuration has it now; empty: only whoever wrote the rule knows.
+func limitOf(g config.Guard, a alerting.Alert) string {
+	if !ofOwnRules(a.Labels) {
+		return ""
+	}
+	switch s := g.Signals; rules.Signal(a.Labels[rules.LabelSignal]) {
+	case rules.SignalErrorRate:
+		return fmt.Sprintf("%s of the requests may fail", percentText(s.ErrorRate.Max))
+	case rules.SignalLatency:
+		return fmt.Sprintf("%s of the requests within %s", percentText(s.Latency.Quantile), s.Latency.Max)
+	case rules.SignalRestarts:
+		return fmt.Sprintf("%d restarts within %s", s.Restarts.Max, s.Restarts.Window)
+	case rules.SignalTraffic:
+		return fmt.Sprintf("requests within %s of what the weight would bring", percentText(s.Traffic.ShareTolerance))
+	}
+	return ""
+}
+
+// percentText is a ratio as percent.
+func percentText(ratio float64) string {
+	return strconv.FormatFloat(math.Round(ratio*1e6)/1e4, 'f', -1, 64) + "%"
 }
 
 // saysNothing is true of what Grafana sends in place of an alert, with its labels,

@@ -34,6 +34,7 @@ type exporter struct {
 	*httptest.Server
 	ns, service string
 	failing     atomic.Bool
+	drained     atomic.Bool // v2 gets no requests
 
 	mu     sync.Mutex
 	last   time.Time
@@ -57,6 +58,9 @@ func (e *exporter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	n := now.Sub(e.last).Seconds() * requestsPerSecond
 	e.last = now
 	e.counts["v1 200"] += n
+	if e.drained.Load() {
+		n = 0
+	}
 	if e.failing.Load() {
 		e.counts["v2 503"] += n
 		if e.broken.IsZero() {
@@ -129,17 +133,17 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	mesh := newExporter(t, r.ns, app.Name)
 	port, err := controlplane.FreePort()
 	r.must(err)
+	metrics, err := controlplane.FreePort()
+	r.must(err)
 	am := r.alertmanager(port)
-	extra := fmt.Sprintf("alertmanager: {url: %q}\nrules: {enabled: false, interval: 1s, scrapeInterval: 1s}", am.URL)
-	settings := r.config(fmt.Sprintf("127.0.0.1:%d", port), extra, app)
 	began := time.Now()
-	g := r.serve("guardian-0", settings)
+	extra := fmt.Sprintf("alertmanager: {url: %q}\nrules: {enabled: false, interval: 1s, scrapeInterval: 1s}", am.URL)
 	self, tell := r.selfScraping()
 	prom, err := r.plane.StartPrometheus(t.Context(), controlplane.PrometheusOptions{
-		ScrapeInterval: time.Second, EvaluationInterval: time.Second, RuleFiles: []string{r.ruleFile(settings)},
+		ScrapeInterval: time.Second, EvaluationInterval: time.Second, RuleFiles: []string{r.ruleFile(r.config("127.0.0.1:0", extra, app))},
 		Targets: []controlplane.Target{
 			{Job: "mesh", Address: strings.TrimPrefix(mesh.URL, "http://")},
-			{Job: "guardian", Address: g.server.MetricsAddr().String()},
+			{Job: "guardian", Address: fmt.Sprintf("127.0.0.1:%d", metrics)},
 			{Job: "alertmanager", Address: strings.TrimPrefix(am.URL, "http://")},
 		},
 		Jobs:          []map[string]any{self},
@@ -149,6 +153,9 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	r.must(err)
 	defer prom.Stop()
 	tell(prom)
+	settings := r.config(fmt.Sprintf("127.0.0.1:%d", port), fmt.Sprintf("prometheus: {url: %q}\n%s", prom.URL, extra), app)
+	settings = strings.Replace(settings, "127.0.0.1:0", fmt.Sprintf("127.0.0.1:%d", metrics), 1)
+	g := r.serve("guardian-0", settings)
 	r.wait("heartbeat", func(context.Context) error {
 		if g.server.Heartbeat().IsZero() {
 			return errors.New("none yet")
@@ -178,10 +185,44 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	if rec.Lock.Signal != string(rules.SignalErrorRate) || rec.Lock.By != "alert" {
 		t.Errorf("lock %+v", rec.Lock)
 	}
+	mesh.drained.Store(true)
+	r.receipt(app, fault)
+	mesh.drained.Store(false)
 	r.must(app.Restart(t.Context(), "v2", 1))
 	r.must(app.SetWeights(t.Context(), 50, 50)) // CI knows nothing of it
 	r.wait("put back", func(ctx context.Context) error { return isAt(ctx, app, 0) })
 	r.dashboardsShow(prom, began, app.Name)
+}
+
+// receipt waits until all is known of a rollback, and checks that its times are those
+// of the fault.
+func (r *rig) receipt(app *controlplane.App, fault time.Time) {
+	r.t.Helper()
+	var c decision.Receipt
+	r.wait("a receipt that is complete", func(ctx context.Context) error {
+		rec, err := r.record(ctx, app.Name)
+		if err == nil && (rec.Receipt == nil || rec.Receipt.Open) {
+			err = fmt.Errorf("%+v", rec.Receipt)
+		}
+		if err == nil {
+			c = *rec.Receipt
+		}
+		return err
+	})
+	before := fault
+	for name, at := range map[int]time.Time{0: c.Began, 1: c.Fired, 2: c.Seen, 3: c.Written, 4: c.Felt} {
+		if at.Before(before.Add(-time.Second)) || at.After(time.Now()) {
+			r.t.Errorf("time %d is %s, the fault began at %s", name, at, fault)
+		}
+	}
+	if c.Began.After(c.Seen) || c.Seen.After(c.Written) || c.Felt.Before(c.Written) || c.NotFelt != "" {
+		r.t.Errorf("began %s, seen %s, written %s, felt %s %s", c.Began, c.Seen, c.Written, c.Felt, c.NotFelt)
+	}
+	if c.Failed < 5 || c.Failed > c.Requests || c.Limit != "1% of the requests may fail" || c.Shifted == nil || len(c.Images) == 0 || len(c.Differs) == 0 {
+		r.t.Errorf("%d of %d failed, limit %q, shifted %v, images %v, differs %v, unread %q", c.Failed, c.Requests, c.Limit, c.Shifted, c.Images, c.Differs, c.Unread)
+	}
+	_, text := r.as(controlplane.Admin)("receipt", app.Name)
+	r.t.Log("the receipt:\n" + text)
 }
 
 // tell posts alerts to an Alertmanager as Prometheus does.

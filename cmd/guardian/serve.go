@@ -227,7 +227,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	s.controller, err = remediate.New(remediate.Options{
 		Client: kube, Dynamic: dyn, EventClient: events,
 		Namespace: s.config.Namespace, Identity: identity(), PodUID: podUID(s.config.Namespace), Instance: s.config.Instance, Domain: s.config.ClusterDomain, User: tokenUser(rc), Builds: remediate.BuildParts(s.config.Builds),
-		Firing: s.bridge.firing, AskForward: s.checks.askForward, Count: s.checks.count,
+		Firing: s.bridge.firing, AskForward: s.checks.askForward, Count: s.checks.count, After: s.checks.after, Links: s.bridge.links,
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
 		Confirmed:               s.changed,

@@ -41,7 +41,7 @@ func (s *service) connectPage(kube kubernetes.Interface) {
 			views := s.controller.Views()
 			out := make([]page.Guard, len(views))
 			for i, v := range views {
-				out[i] = page.Guard(v)
+				out[i] = page.Guard{Name: v.Name, Lock: v.Lock, Status: v.Status, Seen: v.Seen}
 			}
 			return out
 		},

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"cmp"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/canary-guardian/guardian/remediate/decision"
+)
+
+func newReceiptCommand(a *app) *cobra.Command {
+	var flags clusterFlags
+	var output string
+	cmd := &cobra.Command{
+		Use:   "receipt NAME",
+		Short: "Show one document about a guard's last rollback",
+		Long: `Show what failed against which limit, when it began, was seen, was written and was
+felt, how many requests failed, the build and what differs, who shifted traffic
+last, links, what happens next and the command to go on. What guardian does not
+know is shown as not known.
+
+Exit codes: 0 shown; 1 an error, no such guard, or no rollback is known; 2 wrong flags.`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeGuards(&flags, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			show, ok := receiptPrinters[output]
+			if !ok {
+				return orUnknown(fmt.Errorf("--output %q: want json, md, html, or nothing for plain text", output))
+			}
+			c, err := a.connect(flags)
+			if err != nil {
+				return err
+			}
+			r, err := c.records().Get(cmd.Context(), args[0])
+			if err == nil && r == nil {
+				err = c.records().Unknown(cmd.Context(), args[0])
+			}
+			if err != nil {
+				return err
+			}
+			if r.Receipt == nil {
+				return fmt.Errorf("no rollback of %s is known; what happened: guardian history %s -n %s", args[0], args[0], c.namespace)
+			}
+			return show(newReceiptView(c.namespace, args[0], *r), a.out)
+		},
+	}
+	flags.add(cmd.Flags())
+	cmd.Flags().StringVarP(&output, "output", "o", "", "json, md or html instead of plain text")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"json", "md", "html"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+var receiptPrinters = map[string]func(receiptView, io.Writer) error{"": receiptView.text, "json": receiptView.json, "md": receiptView.markdown, "html": receiptView.html}
+
+// receiptView is a receipt as people read it: its parts in their order, with the
+// record's present word on what happens next.
+type receiptView struct {
+	Title    string
+	Sections []receiptSection
+	Links    []decision.Link
+	Next     string
+	Command  string
+
+	doc receiptJSON
+}
+
+type receiptSection struct {
+	Name string
+	Rows []receiptRow
+}
+
+type receiptRow struct{ Name, Value string }
+
+// receiptJSON is a receipt for programs.
+type receiptJSON struct {
+	shape
+	Guard     string           `json:"guard"`
+	Namespace string           `json:"namespace"`
+	Receipt   decision.Receipt `json:"receipt"`
+	Locked    bool             `json:"locked"`  // the lock stands still
+	Next      string           `json:"next"`    // what happens next, in words
+	Command   string           `json:"command"` // to go on
+}
+
+const notKnown = "not known"
+
+func newReceiptView(namespace, guard string, rec decision.Record) receiptView {
+	r := *rec.Receipt
+	v := receiptView{Title: fmt.Sprintf("Rollback of %s/%s at %s", namespace, guard, orNotKnown(stampOf(r.Written))), Links: r.Links}
+	v.Next, v.Command = nextOf(namespace, guard, rec)
+	v.Sections = []receiptSection{
+		{"What failed", whatFailed(r)}, {"When", whenOf(r)}, {"How many", howMany(r)}, {"What ran", whatRan(r)},
+	}
+	v.doc = receiptJSON{shapeOf("GuardReceipt"), guard, namespace, r, rec.Lock != nil, v.Next, v.Command}
+	return v
+}
+
+func orNotKnown(text string) string { return cmp.Or(text, notKnown) }
+
+func stampOf(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05.000Z")
+}
+
+func whatFailed(r decision.Receipt) []receiptRow {
+	limit := orNotKnown(r.Limit)
+	if r.Limit == "" && r.Alert != "" {
+		limit += ": the alert is none of guardian's own rules"
+	}
+	rows := []receiptRow{{"Why", r.Reason}, {"By", r.By}}
+	if r.Alert != "" {
+		rows = append(rows, receiptRow{"Alert", r.Alert}, receiptRow{"Limit", limit})
+	}
+	return append(rows, receiptRow{"Weight", fmt.Sprintf("%d%% → 0%%", r.From)})
+}
+
+// whenOf is each time with the seconds since the one before that is known.
+func whenOf(r decision.Receipt) []receiptRow {
+	var rows []receiptRow
+	var before time.Time
+	add := func(name string, t time.Time, otherwise, says string) {
+		if t.IsZero() {
+			rows = append(rows, receiptRow{name, otherwise})
+			return
+		}
+		text := fmt.Sprintf(says, stampOf(t))
+		if !before.IsZero() {
+			text += fmt.Sprintf(" (%+.3f s)", t.Sub(before).Seconds())
+		}
+		rows, before = append(rows, receiptRow{name, text}), t
+	}
+	if r.Alert != "" {
+		began := notKnown
+		if r.Open {
+			began += " yet"
+		}
+		add("Began", r.Began, began, "by %s, whose samples proved it")
+		add("Fired", r.Fired, notKnown, "%s")
+	}
+	add("Seen", r.Seen, notKnown, "%s")
+	add("Written", r.Written, notKnown, "%s")
+	felt := notKnown
+	switch {
+	case r.NotFelt != "":
+		felt += ": " + r.NotFelt
+	case r.Open:
+		felt += " yet: guardian asks Prometheus for some minutes"
+	}
+	add("Felt", r.Felt, felt, "%s, after which no scrape has counted a request to the canary")
+	return rows
+}
+
+func howMany(r decision.Receipt) []receiptRow {
+	if r.Counted.At.IsZero() {
+		why := notKnown
+		if r.Open {
+			why += " yet"
+		}
+		return []receiptRow{{"Requests", why}, {"Failed", why}}
+	}
+	over := fmt.Sprintf("between %s and %s", stampOf(r.Counted.Since), stampOf(r.Counted.At))
+	return []receiptRow{{"Requests", fmt.Sprintf("%d of the canary %s", r.Requests, over)}, {"Failed", fmt.Sprint(r.Failed)}}
+}
+
+func whatRan(r decision.Receipt) []receiptRow {
+	unread := notKnown
+	switch {
+	case r.Unread != "":
+		unread += ": " + r.Unread
+	case r.Open:
+		unread += " yet"
+	}
+	rows := []receiptRow{{"Build", orNotKnown(r.Build)}}
+	list := func(name string, lines []string, none string) {
+		if len(lines) == 0 {
+			lines = []string{none}
+		}
+		for i, line := range lines {
+			if i > 0 {
+				name = ""
+			}
+			rows = append(rows, receiptRow{name, line})
+		}
+	}
+	list("Image", r.Images, unread)
+	nothing := unread
+	if len(r.Images) > 0 && r.Unread == "" {
+		nothing = "nothing"
+	}
+	list("Differs from stable", r.Differs, nothing)
+	if r.Good != "" {
+		list("Differs from the last good build "+r.Good, r.Since, "nothing")
+	} else {
+		list("Differs from the last good build", nil, notKnown+": none has stood its rollback window out here, or the cluster keeps its template no more")
+	}
+	shifted := notKnown
+	if s := r.Shifted; s != nil {
+		shifted = fmt.Sprintf("%s at %s%s", s.Manager, s.At.UTC().Format(time.RFC3339), orNothing(": ", s.Cause))
+	}
+	return append(rows, receiptRow{"Shifted last by", shifted})
+}
+
+// nextOf is what happens next by what the record says now, and the command to go on.
+func nextOf(namespace, guard string, rec decision.Record) (next, command string) {
+	if l := rec.Lock; l != nil {
+		command = fmt.Sprintf("kubectl guardian unlock %s -n %s --reason '…'", guard, namespace)
+		if l.Kind == decision.LockBuild {
+			return "The canary stays at 0% until a new build of it is ready, or a person lifts the lock. Deploy a fixed build and wait for it before shifting traffic.",
+				fmt.Sprintf("guardian gate %s -n %s --wait-unlocked", guard, namespace)
+		}
+		return "The canary stays at 0% until a person lifts the lock.", command
+	}
+	command = fmt.Sprintf("guardian status %s -n %s", guard, namespace)
+	if rec.Receipt.Lock == decision.LockNone {
+		return "There is no lock: traffic may be shifted again, and another alert rolls back again.", command
+	}
+	for e := range rec.NewestFirst() {
+		if e.Event == decision.EventUnlocked && e.At.After(rec.Receipt.Written) {
+			return fmt.Sprintf("The lock was lifted at %s by %s: %s. Traffic may be shifted.", e.At.UTC().Format(time.RFC3339), cmp.Or(e.By, notKnown), e.Reason), command
+		}
+	}
+	return "The lock was lifted. Traffic may be shifted.", command
+}
+
+func (v receiptView) text(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, v.Title)
+	for _, s := range v.Sections {
+		fmt.Fprintf(t, "\n%s\n", s.Name)
+		for _, r := range s.Rows {
+			name := r.Name
+			if name != "" {
+				name += ":"
+			}
+			fmt.Fprintf(t, "  %s\t%s\n", plainLine(name), plainLine(r.Value))
+		}
+	}
+	fmt.Fprint(t, "\nLinks\n")
+	for _, l := range v.Links {
+		fmt.Fprintf(t, "  %s:\t%s\n", plainLine(l.Name), plainLine(l.URL))
+	}
+	if len(v.Links) == 0 {
+		fmt.Fprintln(t, "  none are configured (rules.links)")
+	}
+	fmt.Fprintf(t, "\nNext\n  %s\n  %s\n", plainLine(v.Next), v.Command)
+	return t.Flush()
+}
+
+// plainLine keeps what others wrote from breaking lines, or a terminal.
+func plainLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+func (v receiptView) json(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v.doc)
+}
+
+// markdownSpecial is what would be more than text in a table's cell.
+var markdownSpecial = strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`, "<", "&lt;", ">", "&gt;", "&", "&amp;", "#", `\#`, "~", `\~`)
+
+func (v receiptView) markdown(w io.Writer) error {
+	var b strings.Builder
+	cell := func(s string) string { return markdownSpecial.Replace(plainLine(s)) }
+	fmt.Fprintf(&b, "# %s\n", cell(v.Title))
+	for _, s := range v.Sections {
+		fmt.Fprintf(&b, "\n## %s\n\n| | |\n|---|---|\n", s.Name)
+		for _, r := range s.Rows {
+			fmt.Fprintf(&b, "| %s | %s |\n", cell(r.Name), cell(r.Value))
+		}
+	}
+	if len(v.Links) > 0 {
+		b.WriteString("\n## Links\n\n")
+		for _, l := range v.Links {
+			fmt.Fprintf(&b, "- [%s](<%s>)\n", cell(l.Name), strings.NewReplacer("<", "%3C", ">", "%3E").Replace(plainLine(l.URL)))
+		}
+	}
+	fmt.Fprintf(&b, "\n## Next\n\n%s\n\n```sh\n%s\n```\n", cell(v.Next), v.Command)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+//go:embed receipt.gohtml
+var receiptPage string
+
+var receiptTemplate = template.Must(template.New("receipt").Parse(receiptPage))
+
+func (v receiptView) html(w io.Writer) error { return receiptTemplate.Execute(w, v) }
