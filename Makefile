@@ -206,7 +206,7 @@ lint-actions: ## Check the GitHub workflows and the composite action with action
 golden: ## Rewrite the golden files
 	@grep -rHoE --include='*_test.go' 'flag\.Bool\("(update|golden)"' . \
 		| sed -E 's,/[^/:]+:flag\.Bool\("([a-z]+)", \1,' | sort -u \
-		| while read -r dir flag; do $(GO) test -short "$$dir" "-$$flag" || exit 1; done
+		| { failed=0; while read -r dir flag; do $(GO) test -short "$$dir" "-$$flag" || failed=1; done; exit $$failed; }
 
 .PHONY: crds
 crds: ## Generate prometheus-operator's CRDs for the control plane
