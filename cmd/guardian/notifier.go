@@ -34,11 +34,12 @@ const (
 type notice struct {
 	name        string // of rules.Notices
 	since       time.Time
+	until       time.Time // when it ends by itself; zero: it does not
 	annotations map[string]string
 }
 
 func (n notice) equal(o notice) bool {
-	return n.name == o.name && n.since.Equal(o.since) && maps.Equal(n.annotations, o.annotations)
+	return n.name == o.name && n.since.Equal(o.since) && n.until.Equal(o.until) && maps.Equal(n.annotations, o.annotations)
 }
 
 // sent is a notice on its way, or there.
@@ -51,8 +52,13 @@ type sent struct {
 }
 
 func (s *sent) due(now time.Time) bool {
+	if s.ended.IsZero() && s.over(now) {
+		return false
+	}
 	return s.changed || s.ended.IsZero() && now.Sub(s.posted) >= repost
 }
+
+func (n notice) over(now time.Time) bool { return !n.until.IsZero() && !now.Before(n.until) }
 
 // notifier has Alertmanager tell people what guardian has done. It keeps the newest
 // of each guard alone, posts from a goroutine of its own, and never holds up whoever
@@ -159,7 +165,7 @@ func (n *notifier) untilDue() time.Duration {
 	wait, now := repost, n.now()
 	for _, all := range n.guards {
 		for _, s := range all {
-			if s.ended.IsZero() {
+			if s.ended.IsZero() && !s.over(now) {
 				wait = min(wait, s.posted.Add(repost).Sub(now))
 			}
 		}
@@ -214,8 +220,11 @@ func (n *notifier) collect(now time.Time) []outgoing {
 				continue
 			}
 			ends := now.Add(postFor)
-			if !s.ended.IsZero() {
+			switch {
+			case !s.ended.IsZero():
 				ends = s.ended
+			case !s.until.IsZero() && s.until.Before(ends):
+				ends = s.until
 			}
 			out = append(out, outgoing{guard: guard, sent: s, was: s.notice, ended: s.ended, alert: alerting.Posted{
 				Labels: n.labels(s.name, guard), Annotations: s.annotations, StartsAt: s.since, EndsAt: ends, GeneratorURL: s.annotations[rules.AnnotationPrometheus],
@@ -264,7 +273,7 @@ func (n *notifier) Collect(out chan<- prometheus.Metric) {
 			if s.delivered && now.Sub(s.posted) < postFor {
 				value = 1
 			}
-			if s.ended.IsZero() {
+			if s.ended.IsZero() && !s.over(now) {
 				out <- prometheus.MustNewConstMetric(descDelivered, prometheus.GaugeValue, value, guard, s.name)
 			}
 		}
