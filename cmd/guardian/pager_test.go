@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/alertmanager/alert"
 	amtemplate "github.com/prometheus/alertmanager/template"
-	"github.com/prometheus/alertmanager/types"
 	"github.com/prometheus/common/model"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
@@ -90,7 +90,7 @@ func TestThePagersTemplatesAreWhatTheDocsShow(t *testing.T) {
 	for name, v := range somePosts() {
 		n := noticeOf(c, v)
 		for _, over := range []bool{false, true} {
-			a := &types.Alert{Alert: model.Alert{Labels: model.LabelSet{}, Annotations: model.LabelSet{}, StartsAt: n.since, EndsAt: time.Now().Add(time.Hour)}}
+			a := &alert.Alert{Alert: model.Alert{Labels: model.LabelSet{}, Annotations: model.LabelSet{}, StartsAt: n.since, EndsAt: time.Now().Add(time.Hour)}}
 			if over {
 				a.EndsAt = n.since.Add(time.Minute)
 			}

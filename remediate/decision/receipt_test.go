@@ -141,11 +141,11 @@ func TestAReceiptIsClosedInOneWrite(t *testing.T) {
 
 // Without a lock the rollback is told as well, and a person's has no alert.
 func TestEveryKindOfRollbackHasAReceipt(t *testing.T) {
-	in, d := rolledBack(t, func(in *Input) { in.Guard.Rollback.Lock = LockNone })
+	_, d := rolledBack(t, func(in *Input) { in.Guard.Rollback.Lock = LockNone })
 	if r := d.Record.Receipt; r == nil || r.Lock != LockNone || len(r.Refused) > 0 || r.From != 50 {
 		t.Errorf("without a lock: %+v", r)
 	}
-	in = given(asks(RequestRollback))
+	in := given(asks(RequestRollback))
 	d = Decide(in, at)
 	in.Record, in.Traffic = d.Record, virtualservice.Traffic{Split: 1}
 	if r := Decide(in, at.Add(time.Second)).Record.Receipt; r == nil || r.By != "ann" || r.Alert != "" || !r.Fired.IsZero() || !r.Seen.Equal(at) {
