@@ -245,17 +245,26 @@ func (r *reconciler) doubts(d decision.Decision, s snapshot, ask *questions) {
 	case build && !rollsBack(s, d):
 		ask.depth, ask.floor = depthLive, depthWritten
 	case ask.depth >= depthWritten:
-	case weight && (!rollsBack(s, d) || s.input.Guard.Rollback.Lock == decision.LockNone):
-		// Without a lock the rollback of a canary that has no traffic any more would
-		// be told, and begun anew by each pass as long as the cache lags.
-		ask.written()
-	case (d.Doubt || confirms(s.input.Record, d)) && !r.done.is(s):
+	case weight && weightCounts(s, d), r.firstReport(s, d):
 		ask.written()
 	case ask.depth == depthCached && d.Move == decision.MoveStable && s.holds(d.Record):
 		// Nothing but the cached record says that it is locked, and no write
 		// of it would notice that somebody has lifted the lock meanwhile.
 		ask.depth = depthRecord
 	}
+}
+
+// weightCounts says that another weight than the record's is to be read anew. Without a
+// lock the rollback of a canary that has no traffic any more would else be told, and
+// begun anew by each pass as long as the cache lags.
+func weightCounts(s snapshot, d decision.Decision) bool {
+	return !rollsBack(s, d) || s.input.Guard.Rollback.Lock == decision.LockNone
+}
+
+// firstReport says that a decision would report what this replica has not done, or that
+// nothing has to be done.
+func (r *reconciler) firstReport(s snapshot, d decision.Decision) bool {
+	return (d.Doubt || confirms(s.input.Record, d)) && !r.done.is(s)
 }
 
 // rollsBack says that a decision begins a rollback, which waits for nothing.
@@ -581,19 +590,34 @@ func (r *reconciler) afterwards(ctx context.Context, s snapshot, d decision.Deci
 // already. In a burst of rollbacks such writes would stand in the way of those
 // that move traffic.
 func (r *reconciler) canCoalesce(s snapshot, d decision.Decision, want decision.Record) bool {
-	was, lock := s.input.Record, want.Lock
-	told := slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool { return e.Event != decision.EventRolledBack })
-	if lock == nil || was.Lock == nil || !lock.Equal(*was.Lock) || lock.By != decision.ByAlert || d.Move != decision.MoveNone || told || was.Request != nil {
+	was := s.input.Record
+	switch {
+	case !sameAlertLock(was, want) || !sameDenials(was, want):
+		return false
+	case d.Move != decision.MoveNone || was.Request != nil || !rollbacksAlone(d.Added):
+		return false
+	case want.Status.State != decision.StateRolledBack:
+		return false
+	case was.Status.State != decision.StateRolledBack && !r.done.is(s):
 		return false
 	}
-	if now := want.Status.State; now != decision.StateRolledBack || was.Status.State != now && !r.done.is(s) {
-		return false
-	}
-	if !slices.Equal(was.Refused, want.Refused) || !slices.Equal(was.Deny, want.Deny) || was.DenyMatchRoutes != want.DenyMatchRoutes ||
-		was.DenyMirrors != want.DenyMirrors || !slices.Equal(was.VirtualServices, want.VirtualServices) {
-		return false
-	}
-	return r.manyRollbacks != nil && r.manyRollbacks() && r.now().Sub(lock.Since).Abs() < maxCoalesceDelay
+	return r.manyRollbacks != nil && r.manyRollbacks() && r.now().Sub(want.Lock.Since).Abs() < maxCoalesceDelay
+}
+
+// sameAlertLock says that both records have one lock, which an alert has set.
+func sameAlertLock(a, b decision.Record) bool {
+	return a.Lock != nil && b.Lock != nil && b.Lock.Equal(*a.Lock) && b.Lock.By == decision.ByAlert
+}
+
+// sameDenials says that the locks of both records refuse the same.
+func sameDenials(a, b decision.Record) bool {
+	return slices.Equal(a.Refused, b.Refused) && slices.Equal(a.Deny, b.Deny) && slices.Equal(a.VirtualServices, b.VirtualServices) &&
+		a.DenyMatchRoutes == b.DenyMatchRoutes && a.DenyMirrors == b.DenyMirrors
+}
+
+// rollbacksAlone says that the entries report rollbacks and nothing else.
+func rollbacksAlone(added []decision.HistoryEntry) bool {
+	return !slices.ContainsFunc(added, func(e decision.HistoryEntry) bool { return e.Event != decision.EventRolledBack })
 }
 
 func manager(d decision.Decision) string {
