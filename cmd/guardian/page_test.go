@@ -6,9 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/canary-guardian/guardian/cmd/guardian/page"
+	"github.com/canary-guardian/guardian/remediate"
+	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
 // withPage adds a page to a configuration.
@@ -35,6 +42,75 @@ func pageOf(ctx context.Context, url string) (string, error) {
 		err = fmt.Errorf("%s: %s", answer.Status, body)
 	}
 	return string(body), err
+}
+
+// TestEveryCommandOfThePageIsTaken has the page offer what it can, and types it.
+func TestEveryCommandOfThePageIsTaken(t *testing.T) {
+	tried := map[string]bool{}
+	for _, r := range []decision.Record{
+		{Lock: &decision.Lock{}}, {Status: decision.Status{Weight: 10, Disarmed: &decision.Disarm{}}}, {Status: decision.Status{Paused: &decision.Pause{}}},
+	} {
+		for _, c := range page.Commands("orders-service", "microservices", r) {
+			words := shellCalls(c.Line)[0]
+			if words[0] != "kubectl" || words[1] != "guardian" {
+				t.Fatalf("%q", words)
+			}
+			cmd, err := taken(words[2:])
+			if err != nil {
+				t.Fatalf("%s: %v", c.Line, err)
+			}
+			if reason := cmd.Flags().Lookup("reason"); reason != nil && !reason.Changed {
+				t.Errorf("%s: it is refused without --reason", c.Line)
+			}
+			tried[cmd.Name()] = true
+		}
+	}
+	if len(tried) != 6 {
+		t.Errorf("tried %v", tried)
+	}
+}
+
+// TestAPageThatCannotBeServedStopsNoBrake has somebody else at its port.
+func TestAPageThatCannotBeServedStopsNoBrake(t *testing.T) {
+	r := newRig(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	r.must(err)
+	defer func() { _ = taken.Close() }()
+	app := r.app("orders-service", 50)
+	g := r.serve("guardian-0", strings.Replace(r.config("127.0.0.1:0", "", app), `metrics: "127.0.0.1:0"`, fmt.Sprintf(`metrics: "127.0.0.1:0", page: %q`, taken.Addr()), 1))
+	r.must(insist(t.Context(), g.url, webhookOf(r.alertOf(app.Name))))
+	r.rolledBack(app)
+	if !strings.Contains(g.log.String(), "there is no page") {
+		t.Error("the log does not say so")
+	}
+}
+
+// A pass that finds everything as it was is no news.
+func TestThePageIsToldOfChangesAlone(t *testing.T) {
+	p := page.New(page.Options{Now: time.Now})
+	s := pageServer{page: p, last: map[string]remediate.View{}}
+	defer p.Close()
+	w := httptest.NewServer(p)
+	defer w.Close()
+	stream, err := http.Get(w.URL + "/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stream.Body.Close() }()
+	lines := bufio.NewScanner(stream.Body)
+	lines.Scan() // it is open
+	view := remediate.View{Name: "orders", Seen: true, Status: decision.Status{Weight: 10}}
+	s.passed(view)
+	for lines.Scan() && lines.Text() != "event: changed" {
+	}
+	s.passed(view)
+	s.passed(view)
+	time.AfterFunc(1500*time.Millisecond, p.Close) // longer than a stream's pace
+	for lines.Scan() {
+		if lines.Text() == "event: changed" {
+			t.Error("told again")
+		}
+	}
 }
 
 // TestThePageShowsARollbackAsTheRecordHasIt looks at it as a browser does that has

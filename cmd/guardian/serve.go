@@ -230,7 +230,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		Firing: s.bridge.firing, AskForward: s.checks.askForward, Count: s.checks.count, After: s.checks.after, Links: s.bridge.links,
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
-		Confirmed:               s.changed,
+		Confirmed:               s.passed,
 		Metrics:                 remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
 	})
 	if err != nil {
@@ -337,9 +337,10 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 	}
 	if s.page != nil {
 		if err := s.page.listen(ctx); err != nil {
-			return err
+			s.log.Error("the page's port cannot be opened now", "err", err) // it is tried again
+		} else {
+			s.log.Info("page served", "address", s.page.listener.Addr().String())
 		}
-		s.log.Info("page served", "address", s.page.listener.Addr().String())
 	}
 	version, revision := buildVersion()
 	s.log.Info("guardian starts", "version", version, "revision", revision, "namespace", s.config.Namespace,

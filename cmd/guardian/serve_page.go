@@ -7,9 +7,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"reflect"
+	"sync"
 	"time"
 
 	"github.com/prometheus/exporter-toolkit/web"
+	"golang.org/x/net/netutil"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/page"
@@ -26,6 +31,9 @@ type pageServer struct {
 	webConfig string
 	log       *slog.Logger
 	listener  net.Listener // nil until listen
+
+	mu   sync.Mutex
+	last map[string]remediate.View // by guard, as those who look were told
 }
 
 // connectPage is for people without kubectl.
@@ -34,7 +42,6 @@ func (s *service) connectPage(kube kubernetes.Interface) {
 		return
 	}
 	version, _ := buildVersion()
-	client := records.Client{Kube: kube, Namespace: s.config.Namespace}
 	p := page.New(page.Options{
 		Namespace: s.config.Namespace, Version: version,
 		Guards: func() []page.Guard {
@@ -46,19 +53,32 @@ func (s *service) connectPage(kube kubernetes.Interface) {
 			return out
 		},
 		Record: func(ctx context.Context, guard string) (*decision.Record, error) {
-			return client.Get(ctx, guard)
+			return readRecord(ctx, kube, s.config.Namespace, guard)
 		},
 		Facts: func(guard string, r decision.Record, now time.Time) []page.Fact {
 			return factsOf(records.Named{Namespace: s.config.Namespace, Guard: guard, Record: r}, s.beat(now), now)
 		},
 		Next: nextLine, Logger: s.log.With("component", "page"),
 	})
-	s.page = &pageServer{page: p, address: s.config.Listen.Page, webConfig: s.config.Web.ConfigFile, log: s.log.With("component", "page"),
+	s.page = &pageServer{page: p, last: map[string]remediate.View{}, address: s.config.Listen.Page, webConfig: s.config.Web.ConfigFile, log: s.log.With("component", "page"),
 		server: &http.Server{
 			Handler: p, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		}}
 	s.page.server.RegisterOnShutdown(p.Close)
+}
+
+// readRecord reads a guard's record; nil without an error: there is none.
+func readRecord(ctx context.Context, kube kubernetes.Interface, namespace, guard string) (*decision.Record, error) {
+	cm, err := kube.CoreV1().ConfigMaps(namespace).Get(ctx, records.Name(guard), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("read the record of guard %s: %w", guard, err)
+	}
+	r, err := records.ReadOf(guard, cm)
+	return &r, err
 }
 
 // beat is when this replica last received the heartbeat.
@@ -70,23 +90,54 @@ func (s *service) beat(now time.Time) string {
 	return fmt.Sprintf("this replica received the last one %s ago", age(at, now))
 }
 
-// changed has those who look at the page look again.
-func (s *service) changed(v remediate.View) {
+// passed is told of each guard that a pass has looked at.
+func (s *service) passed(v remediate.View) {
 	s.confirmed(v)
 	if s.page != nil {
-		s.page.page.Changed()
+		s.page.passed(v)
 	}
 }
 
-func (p *pageServer) listen(ctx context.Context) (err error) {
-	if p.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", p.address); err != nil {
+// passed has those who look at the page look again, if a guard is not as it was.
+func (p *pageServer) passed(v remediate.View) {
+	p.mu.Lock()
+	was, known := p.last[v.Name]
+	p.last[v.Name] = v
+	p.mu.Unlock()
+	if !known || !reflect.DeepEqual(was, v) {
+		p.page.Changed()
+	}
+}
+
+// pageConnections is how many may be open at once: an answer of a thousand guards
+// has 300 KB, and the brake needs its memory.
+const pageConnections = 100
+
+func (p *pageServer) listen(ctx context.Context) error {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", p.address)
+	if err != nil {
 		return fmt.Errorf("open the page's port: %w", err)
 	}
+	p.listener = netutil.LimitListener(listener, pageConnections)
 	return nil
 }
 
-// run serves until ctx ends, then lets answers in flight finish.
+// run serves until ctx ends, then lets answers in flight finish. A page that cannot
+// be served is told, and ends nothing else: it is not the brake.
 func (p *pageServer) run(ctx context.Context) error {
+	if err := p.serve(ctx); err != nil {
+		p.log.Error("there is no page", "err", err)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func (p *pageServer) serve(ctx context.Context) error {
+	if p.listener == nil {
+		if err := p.listen(ctx); err != nil {
+			return err
+		}
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- web.Serve(p.listener, p.server, &web.FlagConfig{WebConfigFile: &p.webConfig}, p.log) }()
 	select {

@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	maxStreams = 64               // open at once; a browser that gets none tries again
+	maxStreams = 64               // open at once; a page without one asks every 30 seconds
+	patience   = 30 * time.Second // with a reader that does not read
 	pace       = time.Second      // least time between two events of a stream
 	keepAlive  = 15 * time.Second // proxies cut what is silent for longer
 )
@@ -55,9 +56,9 @@ func (p *Page) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	stream := http.NewResponseController(w)
-	_ = stream.SetWriteDeadline(time.Time{}) // the server's own is for short answers
 	w.Header().Set("Content-Type", "text/event-stream")
 	say := func(text string) bool {
+		_ = stream.SetWriteDeadline(time.Now().Add(patience)) // the server's own is for short answers
 		_, err := fmt.Fprint(w, text)
 		return err == nil && stream.Flush() == nil
 	}

@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
@@ -36,7 +39,8 @@ type Options struct {
 	// Guards are all as this replica last saw them, sorted by name.
 	Guards func() []Guard
 	// Record reads a guard's record from the API server; nil without an error:
-	// there is none. It is called once for each look at one guard.
+	// there is none. It is called once a second for a guard at most, however many
+	// look at it.
 	Record func(ctx context.Context, guard string) (*decision.Record, error)
 	// Facts are the lines about a guard, as `guardian status NAME` has them.
 	Facts func(guard string, r decision.Record, now time.Time) []Fact
@@ -52,6 +56,41 @@ type Page struct {
 	o       Options
 	mux     *http.ServeMux
 	changes changes
+	warn    rate.Sometimes
+
+	mu    sync.Mutex
+	reads map[string]*read // by guard
+}
+
+const (
+	readFor = 5 * time.Second // how long a record is waited for
+	reuse   = time.Second     // how old one may be that is shown
+)
+
+// read is a record for all who look at it at once.
+type read struct {
+	at     time.Time
+	once   sync.Once
+	record *decision.Record
+	err    error
+}
+
+// record reads a guard's, or takes what somebody has just read.
+func (p *Page) record(guard string) (*decision.Record, error) {
+	p.mu.Lock()
+	r, now := p.reads[guard], p.o.Now()
+	if r == nil || now.Sub(r.at).Abs() >= reuse {
+		r = &read{at: now}
+		p.reads[guard] = r
+	}
+	p.mu.Unlock()
+	r.once.Do(func() {
+		// Not the context of who came first: others wait for it too.
+		ctx, cancel := context.WithTimeout(context.Background(), readFor)
+		defer cancel()
+		r.record, r.err = p.o.Record(ctx, guard)
+	})
+	return r.record, r.err
 }
 
 //go:embed assets
@@ -63,7 +102,8 @@ func New(o Options) *Page {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	p := &Page{o: o, mux: http.NewServeMux(), changes: newChanges()}
+	p := &Page{o: o, mux: http.NewServeMux(), changes: newChanges(), reads: map[string]*read{},
+		warn: rate.Sometimes{First: 1, Interval: time.Minute}}
 	static, err := fs.Sub(assets, "assets")
 	if err != nil {
 		panic(err) // the folder is part of the program
@@ -136,12 +176,10 @@ func (p *Page) one(w http.ResponseWriter, r *http.Request) {
 		p.fail(w, http.StatusNotFound, fmt.Errorf("guardian has no guard of this name in %s", p.o.Namespace))
 		return
 	}
-	record, err := p.o.Record(r.Context(), name)
+	record, err := p.record(name)
 	switch {
-	case r.Context().Err() != nil:
-		return
 	case err != nil:
-		p.o.Logger.Warn("page: read the record", "guard", name, "err", err)
+		p.warn.Do(func() { p.o.Logger.Warn("the page cannot show a guard", "guard", name, "err", err) })
 		p.fail(w, http.StatusServiceUnavailable, errors.New("the API server does not give guardian the record of this guard; guardian's log says why"))
 		return
 	case record == nil:
@@ -157,13 +195,13 @@ func (p *Page) one(w http.ResponseWriter, r *http.Request) {
 	d.putf("</h1>\n")
 	d.facts(p.o.Facts(name, *record, now))
 	d.chart(newChart(*record, now))
-	d.commands(commands(name, p.o.Namespace, *record))
+	d.commands(Commands(name, p.o.Namespace, *record))
 	d.history(entries[:min(len(entries), 100)])
 	p.answer(w, http.StatusOK, d)
 }
 
-// commands are those that make sense where a guard stands.
-func commands(name, namespace string, r decision.Record) []Command {
+// Commands are those that make sense where a guard stands.
+func Commands(name, namespace string, r decision.Record) []Command {
 	line := func(verb, flags string) string {
 		return "kubectl guardian " + verb + " " + name + " -n " + namespace + flags
 	}
@@ -176,13 +214,18 @@ func commands(name, namespace string, r decision.Record) []Command {
 	if r.Lock == nil && s.Weight > 0 {
 		add("Take the canary's traffic away now", "rollback", " --reason '…'")
 	}
-	if s.Paused != nil {
-		add("Go on with steps forward", "resume", "")
-	} else {
+	switch {
+	case s.PausedOnVS && s.Moves != nil:
+		for _, vs := range s.Moves.VirtualServices {
+			out = append(out, Command{"Go on with steps forward", "kubectl annotate virtualservice " + vs + " -n " + namespace + " " + decision.AnnotationPaused + "-"})
+		}
+	case s.Paused != nil:
+		add("Go on with steps forward", "resume", " --reason '…'")
+	case !s.PausedOnVS:
 		add("Take no step forward; the brake stays on", "pause", " --reason '…'")
 	}
 	if s.Disarmed != nil {
-		add("Put the brake on again", "arm", "")
+		add("Put the brake on again", "arm", " --reason '…'")
 	}
 	add("Follow it in a terminal", "status", " --watch")
 	return out

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -81,7 +83,7 @@ func TestAllGuardsAreShownThoseInTroubleFirst(t *testing.T) {
 		t.Fatal(code)
 	}
 	inOrder(t, body, "Guards in shop", `href="/guards/orders"`, "rolled-back", "0%", "10 min", "7% of requests fail",
-		`href="/guards/payments"`, "shifting", "30%", "5 min", "canary has 30%", "Next: 50%, due in 2 minutes", `href="/guards/new"`, "not looked at yet", "v1.2.3")
+		`href="/guards/payments"`, "shifting", "30%", "5 min", "canary has 30%", "Next: 50%, due in 2 minutes", `href="/guards/new"`, "not looked at yet", "–", "v1.2.3")
 }
 
 func TestOneGuardIsShownWithItsWeightsItsHistoryAndWhatToType(t *testing.T) {
@@ -133,6 +135,53 @@ func TestWhatCannotBeShownIsSaid(t *testing.T) {
 	New(o).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/guards/orders", nil))
 	if w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %d", w.Code)
+	}
+}
+
+// However many look at a guard, the API server is asked as rarely as for one.
+func TestWhoLooksAtOneGuardAtOnceSharesItsRecord(t *testing.T) {
+	o, reads := shown(), atomic.Int32{}
+	record := o.Record
+	o.Record = func(ctx context.Context, guard string) (*decision.Record, error) {
+		reads.Add(1)
+		return record(ctx, guard)
+	}
+	passed := time.Duration(0)
+	o.Now = func() time.Time { return now.Add(passed) }
+	p := New(o)
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if code, _ := get(t, p, "/guards/orders"); code != http.StatusOK {
+				t.Error(code)
+			}
+		})
+	}
+	all.Wait()
+	if n := reads.Load(); n != 1 {
+		t.Errorf("read %d times", n)
+	}
+	passed = reuse
+	if get(t, p, "/guards/orders"); reads.Load() != 2 {
+		t.Errorf("read %d times", reads.Load())
+	}
+}
+
+func TestAPausedGuardIsOfferedWhatEndsThePause(t *testing.T) {
+	paused := func(s decision.Status) string {
+		var all []string
+		for _, c := range Commands("orders", "shop", decision.Record{Status: s}) {
+			all = append(all, c.Line)
+		}
+		return strings.Join(all, "\n")
+	}
+	by := paused(decision.Status{Paused: &decision.Pause{By: "ann"}})
+	if !strings.Contains(by, "resume orders -n shop --reason") || strings.Contains(by, " pause ") {
+		t.Error(by)
+	}
+	on := paused(decision.Status{PausedOnVS: true, Moves: &decision.Moves{VirtualServices: []string{"routes"}}})
+	if !strings.Contains(on, "kubectl annotate virtualservice routes -n shop "+decision.AnnotationPaused+"-") || strings.Contains(on, "pause orders") {
+		t.Error(on)
 	}
 }
 

@@ -40,7 +40,7 @@ func (p *Page) begin(title string) *document {
 <script src="/page.js" defer></script>
 </head>
 <body>
-<header><a href="/">guardian</a> · namespace %s · <span id="live" role="status">as of %s</span></header>
+<header><a href="/">guardian</a> · namespace %s · <span id="as-of">as of %s</span> · <span id="live" role="status">not live</span></header>
 <main>
 `, title, p.o.Namespace, stamp(p.o.Now()))
 	return d
@@ -85,7 +85,11 @@ func (d *document) row(g Guard, next string, now time.Time) {
 	}
 	d.putf(`<tr><td><a id="guard-%s" href="/guards/%s">%s</a></td>`, g.Name, url.PathEscape(g.Name), g.Name)
 	d.state("td", g.Status.State, g.Seen)
-	d.putf(`<td class="number">%s%%</td><td class="time">%s</td><td>%s</td></tr>`+"\n", g.Status.Weight, ago(g.Status.Since, now), why)
+	weight := "–"
+	if g.Seen {
+		weight = fmt.Sprintf("%d%%", g.Status.Weight)
+	}
+	d.putf(`<td class="number">%s</td><td class="time">%s</td><td>%s</td></tr>`+"\n", weight, ago(g.Status.Since, now), why)
 }
 
 func (d *document) facts(facts []Fact) {
