@@ -28,6 +28,7 @@ import (
 const (
 	streamed = "API servers before 1.34, and those without the feature, do not stream lists"
 	stepping = "a step forward asks for every replica's heartbeat"
+	denying  = "a step forward asks for the locks of other records"
 	repeated = "an Event that comes again is counted up"
 	ancestry = "a live read climbs from a pod to what made it where the caches do not have that yet"
 )
@@ -41,6 +42,7 @@ var unmissed = map[string]string{
 	"list deployments.apps":                        streamed,
 	"list controllerrevisions.apps":                streamed,
 	"list leases.coordination.k8s.io":              stepping,
+	"list configmaps":                              denying,
 	"patch events":                                 repeated,
 	"get replicasets.apps":                         ancestry,
 	"get controllerrevisions.apps":                 ancestry,

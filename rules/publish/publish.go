@@ -199,7 +199,7 @@ func (p *Publisher) begin(ctx context.Context) (end func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(klog.NewContext(ctx, klog.New(nil))) // RunOnce tells of what fails
+	ctx, cancel := context.WithCancel(klog.NewContext(ctx, klog.New(nil))) // what fails is told below, and by RunOnce
 	var running sync.WaitGroup
 	running.Go(func() { informer.RunWithContext(ctx) })
 	return func() { cancel(); running.Wait() }, nil
@@ -237,6 +237,16 @@ func (p *Publisher) informer() (cache.SharedIndexInformer, error) {
 			}}
 		}
 		return o, nil
+	}
+	var once sync.Once
+	if err := informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
+		if apierrors.IsForbidden(err) {
+			once.Do(func() {
+				p.Log.Warn("cannot watch what is published: what others do to it is found by the next look", "kind", p.Kind.Name, "namespace", p.Namespace, "every", look, "err", err)
+			})
+		}
+	}); err != nil {
+		return nil, fmt.Errorf("watch %s: %w", p, err)
 	}
 	if err := informer.SetTransform(bare); err != nil {
 		return nil, fmt.Errorf("watch %s: %w", p, err)

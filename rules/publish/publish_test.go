@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -515,4 +516,37 @@ func TestRulesThatAPersonHasTakenOverStay(t *testing.T) {
 	if text, err := b.objects()["guardian-guards"].MarshalJSON(); err != nil || !strings.Contains(string(text), `  0.02"`) {
 		t.Errorf("guardian does not take them back: %v", err)
 	}
+}
+
+// A right that is missing is no reason not to publish, and somebody has to know.
+func TestAWatchThatIsForbiddenIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := fakeClient()
+		client.PrependReactor("patch", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return true, &unstructured.Unstructured{}, nil
+		})
+		client.PrependWatchReactor("*", func(clienttesting.Action) (bool, watch.Interface, error) {
+			return true, nil, apierrors.NewForbidden(PrometheusRule.Resource.GroupResource(), "", errors.New("no right"))
+		})
+		var log bytes.Buffer
+		p, err := New(Options{Client: client, Kind: PrometheusRule, Set: "guardian", Namespace: "microservices", Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- p.Run(ctx) }()
+		want(t, p, 0.01)
+		time.Sleep(look)
+		if patches := asked(client, "patch"); patches == 0 {
+			t.Error("nothing is published")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if n := strings.Count(log.String(), "cannot watch what is published"); n != 1 || !strings.Contains(log.String(), "no right") {
+			t.Errorf("told %d times:\n%s", n, log.String())
+		}
+	})
 }
