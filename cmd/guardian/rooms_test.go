@@ -33,7 +33,7 @@ var rooms = []room{
 		never: []string{module + "rules/publish", "log", "net/http", "os/exec"}},
 	{folder: "alerting", never: []string{module + "rules", module + "remediate", "k8s.io", "sigs.k8s.io", "istio.io"}},
 	{folder: "rules", never: []string{module + "alerting", module + "remediate", "github.com/labstack/echo"}},
-	{folder: "cmd/guardian/page", only: []string{module + "remediate/decision"}},
+	{folder: "cmd/guardian/page", only: []string{module + "remediate/decision", "golang.org/x/time/rate"}},
 	{folder: "remediate", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus"}},
 	{folder: "remediate/decision", only: []string{module + "remediate/virtualservice"}, never: []string{"context", "log", "net", "os", "sync", "math/rand"}},
 	{folder: "remediate/records", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus"}},
