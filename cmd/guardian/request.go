@@ -19,11 +19,6 @@ import (
 	"github.com/canary-guardian/guardian/remediate/records"
 )
 
-const (
-	cliManager  = "guardian-cli"  // field manager of requests
-	requestPoll = 2 * time.Second // how often a request that waits is looked at without an event
-)
-
 // operation is one thing that a person may ask for.
 type operation struct {
 	action      decision.RequestAction
