@@ -118,6 +118,8 @@ type entry struct {
 	record  decision.Record // lock, status and receipt alone
 	seen    bool
 	removed bool
+	// unrecorded is why record's lock is not in the API server's; empty: it is.
+	unrecorded string
 	// preempt ends a question to Prometheus or Alertmanager that a pass waits
 	// for: an alert has come or a person asks for a rollback, which waits for
 	// nobody's answer.
@@ -537,6 +539,7 @@ func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map
 	}
 	if out.recorded || out.done {
 		e.sides, e.record, e.seen = out.snapshot.sides, decision.Record{Lock: d.Record.Lock, Status: out.status(), Receipt: d.Record.Receipt}, true
+		e.unrecorded = out.whyUnrecorded()
 		m.observe(g, out)
 		if c.o.Confirmed != nil {
 			c.o.Confirmed(e.view(g.Name))
@@ -658,7 +661,9 @@ type View struct {
 	Status decision.Status `json:"status"`
 	// Receipt is of its last rollback; nil: none is known.
 	Receipt *decision.Receipt `json:"receipt,omitempty"`
-	Seen    bool              `json:"seen"` // false: not looked at since this replica started
+	// Unrecorded is why the record lacks Lock, whose rollback was done; empty: it has it.
+	Unrecorded string `json:"unrecorded,omitempty"`
+	Seen       bool   `json:"seen"` // false: not looked at since this replica started
 }
 
 // Views returns every guard, sorted by name.
@@ -674,7 +679,7 @@ func (c *Controller) Views() []View {
 
 func (e *entry) view(name string) View {
 	r := e.record.Clone()
-	return View{Name: name, Lock: r.Lock, Status: r.Status, Receipt: r.Receipt, Seen: e.seen}
+	return View{Name: name, Lock: r.Lock, Status: r.Status, Receipt: r.Receipt, Unrecorded: e.unrecorded, Seen: e.seen}
 }
 
 // SidesOf returns what runs behind each guard's destinations, as last seen;

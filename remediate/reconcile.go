@@ -87,10 +87,11 @@ type outcome struct {
 	snapshot snapshot
 	// recorded says that all that follows from the alerts is in the record,
 	// even where the traffic could not be moved yet.
-	recorded bool
-	done     bool  // Move was made in full: the API server has taken each write
-	later    bool  // a write of the record was put off
-	unmarked error // why a VirtualService does not tell of the lock; nil: all do
+	recorded  bool
+	done      bool  // Move was made in full: the API server has taken each write
+	later     bool  // a write of the record was put off
+	unmarked  error // why a VirtualService does not tell of the lock; nil: all do
+	unwritten error // why the record does not tell of a rollback that was done; nil: it does
 
 	record *corev1.ConfigMap // as it is after the writes; nil: not known
 }
@@ -102,6 +103,14 @@ func (o outcome) status() decision.Status {
 		s.State, s.Reason = m.State, m.Reason
 	}
 	return s
+}
+
+// whyUnrecorded is why the record lacks the lock; empty: it has one, or there is none.
+func (o outcome) whyUnrecorded() string {
+	if o.unwritten == nil || o.decision.Record.Lock == nil || o.snapshot.stored.Lock != nil {
+		return ""
+	}
+	return decision.Shorten(strings.ReplaceAll(o.unwritten.Error(), "\n", "; "))
 }
 
 // reconcile gathers, decides and applies until it fits, first from the caches,

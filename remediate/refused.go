@@ -76,7 +76,7 @@ func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcom
 	if err != nil {
 		return did, errors.Join(&trafficError{err}, &recordError{why})
 	}
-	did.done = true
+	did.done, did.unwritten = true, why
 	r.unrecorded.note(s.input.Guard.Name, d.Record.Lock)
 	return did, &recordError{fmt.Errorf("%w: %w", errUnrecorded, why)}
 }

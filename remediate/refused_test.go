@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -389,6 +391,30 @@ func TestARollbackThatCannotBeRecordedIsDoneAllTheSame(t *testing.T) {
 				t.Errorf("CI shifts again: %v, the canary has %+v", err, o.traffic())
 			}
 		})
+	}
+}
+
+func TestAViewTellsOfALockThatIsNotRecorded(t *testing.T) {
+	o := newLonely(t, 10)
+	o.refuse = func(write string, _ []virtualservice.Op) (error, bool) {
+		if write == "record" {
+			return apierrors.NewForbidden(virtualServiceResource.GroupResource(), "guardian-orders-service", errors.New("exceeded\nquota")), false
+		}
+		return nil, false
+	}
+	var told View
+	c := &Controller{o: Options{Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return o.now }, Confirmed: func(v View) { told = v }}}
+	e := &entry{}
+	out, err := o.pass(errorsAlert)
+	c.finish(o.guard, e, out, nil, err)
+	if told.Lock == nil || !strings.Contains(told.Unrecorded, "exceeded; quota") {
+		t.Errorf("lock %+v, unrecorded %q", told.Lock, told.Unrecorded)
+	}
+	o.refuse = func(string, []virtualservice.Op) (error, bool) { return nil, false }
+	out, err = o.pass()
+	c.finish(o.guard, e, out, nil, err)
+	if told.Lock == nil || told.Unrecorded != "" {
+		t.Errorf("recorded: lock %+v, unrecorded %q", told.Lock, told.Unrecorded)
 	}
 }
 
