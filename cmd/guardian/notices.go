@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ func noticeOf(c config.Config, v remediate.View) *notice {
 	switch {
 	case s.State == decision.StateRolledBack && v.Lock != nil:
 		return newNotice(c, v, rules.NoticeRolledBack, "the canary was rolled back",
-			fmt.Sprintf("guardian sent all traffic of %s in %s back to stable: %s. It stays there until %s.", v.Name, c.Namespace, v.Lock.Reason, untilLifted(*v.Lock, v.Name)))
+			fmt.Sprintf("guardian sent all traffic of %s in %s back to stable: %s. %s.", v.Name, c.Namespace, v.Lock.Reason, whatKeeps(v)))
 	case v.Lock == nil && v.Receipt != nil && v.Receipt.Lock == decision.LockNone && s.State == decision.StateIdle:
 		n := newNotice(c, v, rules.NoticeRolledBack, "the canary was rolled back",
 			fmt.Sprintf("guardian sent all traffic of %s in %s back to stable: %s. There is no lock: whoever shifts traffic again does.", v.Name, c.Namespace, v.Receipt.Reason))
@@ -31,6 +32,9 @@ func noticeOf(c config.Config, v remediate.View) *notice {
 		return newNotice(c, v, rules.NoticeNotDone, "the API server refuses the rollback: the canary still gets traffic",
 			fmt.Sprintf("A rollback of %s in %s is wanted (%s) and not done: %s. The canary has %d%% of the traffic. guardian goes on trying.",
 				v.Name, c.Namespace, cmp.Or(s.Moving.Reason, "no reason recorded"), s.Moving.Refused, s.Weight))
+	case s.State == decision.StateBlocked && s.Observing != nil:
+		return newNotice(c, v, rules.NoticeBlocked, "the canary gets traffic, and mode observe moves none",
+			fmt.Sprintf("The canary of %s in %s has %d%% of the traffic: %s.", v.Name, c.Namespace, s.Weight, s.Reason))
 	case s.State == decision.StateBlocked:
 		return newNotice(c, v, rules.NoticeBlocked, "a rollback is wanted and cannot be done safely",
 			fmt.Sprintf("The canary of %s in %s is bad and has %d%% of the traffic, and guardian cannot send that to stable: %s. It does so as soon as it is safe.",
@@ -40,6 +44,29 @@ func noticeOf(c config.Config, v remediate.View) *notice {
 			fmt.Sprintf("guardian takes no step forward with %s in %s while an alert fires: %s.", v.Name, c.Namespace, s.Reason))
 	}
 	return nil
+}
+
+// whatKeeps says what keeps traffic on stable, and until when. Under mode observe
+// nothing does, and a lock that has not been recorded is this replica's alone.
+func whatKeeps(v remediate.View) string {
+	switch {
+	case v.Unrecorded != "":
+		return "The lock could not be recorded: " + v.Unrecorded + "; this replica keeps the traffic there and goes on trying"
+	case v.Status.Observing != nil:
+		return "The lock stands until a person lifts it (guardian unlock " + v.Name + "). In mode observe a new build lifts nothing, and guardian does not send back what others shift"
+	}
+	return "It stays there until " + untilLifted(*v.Lock, v.Name)
+}
+
+// unmanaged is the end of a notice about a guard that was taken out of the
+// configuration: whatever it tells of may still be so.
+func (n notice) unmanaged(guard string) notice {
+	n.annotations = maps.Clone(n.annotations)
+	delete(n.annotations, "next")
+	delete(n.annotations, "command")
+	n.annotations["summary"] = guard + ": guardian no longer manages it"
+	n.annotations["description"] = fmt.Sprintf("The guard %s was taken out of guardian's configuration, which changes no traffic. A lock that stands is lifted by guardian unlock %s alone.", guard, guard)
+	return n
 }
 
 // untilLifted says what lifts a lock.
@@ -66,12 +93,25 @@ func newNotice(c config.Config, v remediate.View, name, summary, description str
 	}
 	if name == rules.NoticeRolledBack && v.Lock != nil {
 		n.since = v.Lock.Since.UTC()
-		n.annotations["next"], n.annotations["command"] = nextOf(c.Namespace, v.Name, decision.Record{Lock: v.Lock})
+		n.tellNext(c, v)
 		if r := v.Receipt; r != nil && r.Written.Sub(v.Lock.Since) > -decision.ClockTolerance { // else it is of a rollback before
 			n.tellReceipt(*r)
 		}
 	}
 	return n
+}
+
+// tellNext adds what lifts the lock, and the command for it. While it is not
+// recorded there is none.
+func (n *notice) tellNext(c config.Config, v remediate.View) {
+	switch {
+	case v.Unrecorded != "":
+	case v.Status.Observing != nil:
+		n.annotations["next"] = "The lock stands until a person lifts it."
+		n.annotations["command"] = fmt.Sprintf("kubectl guardian unlock %s -n %s --reason '…'", v.Name, c.Namespace)
+	default:
+		n.annotations["next"], n.annotations["command"] = nextOf(c.Namespace, v.Name, decision.Record{Lock: v.Lock})
+	}
 }
 
 // unlockedFor is how long a rollback that leaves no lock is told of.

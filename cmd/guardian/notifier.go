@@ -27,6 +27,10 @@ const (
 	postRetryMost = 15 * time.Second
 	// postMost is how many alerts are posted in one call.
 	postMost = 200
+	// endEarly is how long before it was seen an end is posted to have been:
+	// Alertmanager takes one that is not over by its own clock for none. Its clock
+	// may be behind by more, so an end is posted again for postFor.
+	endEarly = 5 * time.Second
 )
 
 // notice is an alert about a guard that people are to have: its identity, what it
@@ -55,7 +59,32 @@ func (s *sent) due(now time.Time) bool {
 	if s.ended.IsZero() && s.over(now) {
 		return false
 	}
-	return s.changed || s.ended.IsZero() && now.Sub(s.posted) >= repost
+	return s.changed || now.Sub(s.posted) >= repost
+}
+
+// endsAt is when Alertmanager is to take it to end: never before it began, which
+// it refuses together with all else in the call.
+func (s *sent) endsAt(now time.Time) time.Time {
+	ends := now.Add(postFor)
+	if !s.ended.IsZero() {
+		ends = s.ended.Add(-endEarly)
+	}
+	if !s.until.IsZero() && s.until.Before(ends) {
+		ends = s.until
+	}
+	if ends.Before(s.since) {
+		return s.since
+	}
+	return ends
+}
+
+// take replaces what is told by what is to be told from now on. Of another
+// episode nobody has been told yet.
+func (s *sent) take(want notice) {
+	if !s.ended.IsZero() || !s.since.Equal(want.since) {
+		s.posted, s.delivered = time.Time{}, false
+	}
+	s.notice, s.ended, s.changed = want, time.Time{}, true
 }
 
 func (n notice) over(now time.Time) bool { return !n.until.IsZero() && !now.Before(n.until) }
@@ -70,6 +99,7 @@ type notifier struct {
 	log    *slog.Logger
 	now    func() time.Time
 	posts  *prometheus.CounterVec // by result
+	said   map[string]time.Time   // when the log last said so of a result; run's alone
 
 	wake chan struct{} // holds one token when there may be something to post
 
@@ -79,9 +109,9 @@ type notifier struct {
 
 func newNotifier(reg prometheus.Registerer, log *slog.Logger, now func() time.Time) *notifier {
 	n := &notifier{log: log, now: now, wake: make(chan struct{}, 1), guards: map[string][]*sent{},
-		posts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "guardian_notification_posts_total",
+		said: map[string]time.Time{}, posts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "guardian_notification_posts_total",
 			Help: "Calls by which guardian has posted alerts to all Alertmanagers, by result: taken by all, partly, or failed."}, []string{"result"})}
-	for _, result := range []string{"taken", "partly", "failed"} {
+	for _, result := range []string{postTaken, postPartly, postFailed} {
 		n.posts.WithLabelValues(result)
 	}
 	reg.MustRegister(n.posts, n)
@@ -108,7 +138,8 @@ func (n *notifier) put(guard string, want *notice) (news bool) {
 		case same && s.ended.IsZero() && s.equal(*want):
 			had = true
 		case same:
-			s.notice, s.ended, s.changed, had, news = *want, time.Time{}, true, true, true
+			s.take(*want)
+			had, news = true, true
 		case s.ended.IsZero():
 			s.ended, s.changed, news = n.now(), true, true
 		}
@@ -120,10 +151,18 @@ func (n *notifier) put(guard string, want *notice) (news bool) {
 	return news
 }
 
-// keepOnly ends what was told of guards that there are no more.
+// keepOnly ends what was told of guards that there are no more, and has the end say
+// that it is not one of the lock.
 func (n *notifier) keepOnly(names []string) {
 	n.mu.Lock()
 	gone := slices.DeleteFunc(slices.Collect(maps.Keys(n.guards)), func(g string) bool { return slices.Contains(names, g) })
+	for _, guard := range gone {
+		for _, s := range n.guards[guard] {
+			if s.ended.IsZero() {
+				s.notice = s.unmanaged(guard)
+			}
+		}
+	}
 	n.mu.Unlock()
 	for _, guard := range gone {
 		n.tell(guard, nil)
@@ -142,11 +181,8 @@ func (n *notifier) run(ctx context.Context) error {
 			return nil
 		case err == nil:
 			retry = 0
-		case retry == 0:
-			n.log.Warn("people are not told what guardian has done: an Alertmanager does not take it, trying again", "err", err)
-			retry = postRetry
 		default:
-			retry = min(2*retry, postRetryMost)
+			retry = min(max(2*retry, postRetry), postRetryMost)
 		}
 		timer.Reset(cmp.Or(retry, n.untilDue()))
 		select {
@@ -165,7 +201,7 @@ func (n *notifier) untilDue() time.Duration {
 	wait, now := repost, n.now()
 	for _, all := range n.guards {
 		for _, s := range all {
-			if s.ended.IsZero() && !s.over(now) {
+			if !s.ended.IsZero() || !s.over(now) {
 				wait = min(wait, s.posted.Add(repost).Sub(now))
 			}
 		}
@@ -185,7 +221,7 @@ type outgoing struct {
 // postDue posts what is new, or has to be posted again.
 func (n *notifier) postDue(ctx context.Context) error {
 	now := n.now()
-	var failed error
+	worst, failed := "", error(nil)
 	for batch := range slices.Chunk(n.collect(now), postMost) {
 		alerts := make([]alerting.Posted, len(batch))
 		for i, o := range batch {
@@ -195,18 +231,54 @@ func (n *notifier) postDue(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		result := "taken"
-		switch {
-		case taken == 0:
-			result = "failed"
-		case err != nil:
-			result = "partly"
+		result := resultOf(taken, err)
+		if worst == "" || result == postFailed || worst == postTaken {
+			worst = result
 		}
 		n.posts.WithLabelValues(result).Inc()
 		n.done(batch, now, taken > 0, err == nil)
 		failed = cmp.Or(failed, err)
 	}
+	n.say(worst, failed, now)
 	return failed
+}
+
+// The results of a call.
+const (
+	postTaken  = "taken"  // by every Alertmanager
+	postPartly = "partly" // by one at least
+	postFailed = "failed" // by none
+)
+
+func resultOf(taken int, err error) string {
+	switch {
+	case taken == 0:
+		return postFailed
+	case err != nil:
+		return postPartly
+	}
+	return postTaken
+}
+
+// say has the log tell of posts that fail, now and then while they do, and of the
+// first that does not. Where nothing was posted nothing is known.
+func (n *notifier) say(result string, err error, now time.Time) {
+	if result == "" || result == postTaken {
+		if result == postTaken && len(n.said) > 0 {
+			n.log.Info("every Alertmanager takes again what guardian has to tell people")
+			clear(n.said)
+		}
+		return
+	}
+	if at, ok := n.said[result]; ok && now.Sub(at) < sayAgain {
+		return
+	}
+	n.said[result] = now
+	if result == postPartly {
+		n.log.Warn("an Alertmanager does not take what guardian has to tell people, another has taken it; trying again", "err", err)
+		return
+	}
+	n.log.Warn("people are not told what guardian has done: no Alertmanager takes it, trying again", "err", err)
 }
 
 // collect makes the alerts that are due, in the order of the guards' names.
@@ -219,15 +291,8 @@ func (n *notifier) collect(now time.Time) []outgoing {
 			if !s.due(now) {
 				continue
 			}
-			ends := now.Add(postFor)
-			switch {
-			case !s.ended.IsZero():
-				ends = s.ended
-			case !s.until.IsZero() && s.until.Before(ends):
-				ends = s.until
-			}
 			out = append(out, outgoing{guard: guard, sent: s, was: s.notice, ended: s.ended, alert: alerting.Posted{
-				Labels: n.labels(s.name, guard), Annotations: s.annotations, StartsAt: s.since, EndsAt: ends, GeneratorURL: s.annotations[rules.AnnotationPrometheus],
+				Labels: n.labels(s.name, guard), Annotations: s.annotations, StartsAt: s.since, EndsAt: s.endsAt(now), GeneratorURL: s.annotations[rules.AnnotationPrometheus],
 			}})
 		}
 	}
@@ -239,14 +304,13 @@ func (n *notifier) done(batch []outgoing, at time.Time, any, all bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, o := range batch {
-		if any {
+		if any && o.sent.ended.Equal(o.ended) && o.since.Equal(o.was.since) { // else it is of another episode
 			o.delivered, o.posted = true, at
 		}
 		if all && o.sent.ended.Equal(o.ended) && o.sent.equal(o.was) {
 			o.changed = false
 		}
-		over := !o.sent.ended.IsZero() && (!o.changed || at.Sub(o.sent.ended) > postFor) // it has run out by itself
-		if !over {
+		if o.sent.ended.IsZero() || at.Sub(o.sent.ended) < postFor { // else it has run out by itself, by most clocks
 			continue
 		}
 		n.guards[o.guard] = slices.DeleteFunc(n.guards[o.guard], func(s *sent) bool { return s == o.sent })

@@ -24,7 +24,8 @@ type fakeAlertmanager struct {
 	mu     sync.Mutex
 	calls  int
 	down   bool
-	one    bool // of two, one is down
+	one    bool          // of two, one is down
+	behind time.Duration // its clock
 	firing map[string]alerting.Posted
 	hang   chan struct{} // a call ends when it is closed; nil: at once
 }
@@ -48,6 +49,13 @@ func (a *fakeAlertmanager) post(ctx context.Context, alerts []alerting.Posted) (
 	}
 	for _, p := range alerts {
 		key := p.Labels["guard"] + " " + p.Labels["alertname"]
+		if p.EndsAt.Before(p.StartsAt) {
+			return 0, errors.New("400: end before start")
+		}
+		old := a.firing[key]
+		if now := a.now(); old.EndsAt.After(p.EndsAt) && p.EndsAt.After(old.StartsAt) && p.EndsAt.After(now) {
+			p.EndsAt = old.EndsAt // the latest rules, of ends to come
+		}
 		a.firing[key] = p
 	}
 	if a.one {
@@ -56,13 +64,15 @@ func (a *fakeAlertmanager) post(ctx context.Context, alerts []alerting.Posted) (
 	return 2, nil
 }
 
+func (a *fakeAlertmanager) now() time.Time { return time.Now().Add(-a.behind) }
+
 // fires are the alerts that Alertmanager takes to fire now.
 func (a *fakeAlertmanager) fires() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var out []string
 	for key, p := range a.firing {
-		if p.EndsAt.After(time.Now()) {
+		if p.EndsAt.After(a.now()) {
 			out = append(out, key)
 		}
 	}
@@ -88,9 +98,13 @@ func (a *fakeAlertmanager) set(edit func()) {
 
 // notifying runs a notifier in a bubble.
 func notifying(t *testing.T, f func(n *notifier, am *fakeAlertmanager, reg *prometheus.Registry)) {
+	notifyingLogged(t, slog.New(slog.DiscardHandler), f)
+}
+
+func notifyingLogged(t *testing.T, log *slog.Logger, f func(n *notifier, am *fakeAlertmanager, reg *prometheus.Registry)) {
 	synctest.Test(t, func(t *testing.T) {
 		am, reg := &fakeAlertmanager{firing: map[string]alerting.Posted{}}, prometheus.NewRegistry()
-		n := newNotifier(reg, slog.New(slog.DiscardHandler), time.Now)
+		n := newNotifier(reg, log, time.Now)
 		n.post = am.post
 		n.labels = func(name, guard string) map[string]string {
 			return map[string]string{"alertname": name, "guard": guard}
@@ -176,6 +190,12 @@ func TestWhatGuardianDidFiresUntilItIsOver(t *testing.T) {
 		check(0, "orders GuardianRolledBack", "orders GuardianRolledBack=1")
 		n.keepOnly(nil)
 		check(0, "", "")
+		for key, p := range am.firing {
+			if strings.HasPrefix(key, "orders GuardianRolledBack") && (!strings.Contains(p.Annotations["description"], "guardian unlock orders alone") || p.Annotations["next"] != "") {
+				t.Errorf("a lock may still stand, and the end says %v", p.Annotations)
+			}
+		}
+		check(postFor+repost, "", "")
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if len(n.guards) != 0 {
@@ -255,5 +275,139 @@ func TestWhoeverTellsWaitsForNoAlertmanager(t *testing.T) {
 		if calls := am.called(); calls > 3+1000/postMost {
 			t.Errorf("%d calls", calls)
 		}
+	})
+}
+
+func TestAnEndIsTakenThoughAlertmanagersClockIsBehind(t *testing.T) {
+	for behind, within := range map[time.Duration]time.Duration{0: 0, endEarly - time.Second: 0, 50 * time.Second: repost, 4 * time.Minute: 4 * time.Minute} {
+		notifying(t, func(n *notifier, am *fakeAlertmanager, _ *prometheus.Registry) {
+			am.set(func() { am.behind = behind })
+			n.tell("orders", someNotice(rules.NoticeRolledBack, "bad"))
+			time.Sleep(10*time.Minute + time.Second)
+			n.tell("orders", nil)
+			synctest.Wait()
+			time.Sleep(within)
+			synctest.Wait()
+			if got := am.fires(); got != "" {
+				t.Errorf("%v behind: %s fires %v after its end", behind, got, within)
+			}
+			time.Sleep(postFor + repost)
+			synctest.Wait()
+			calls := am.called()
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if more := am.called() - calls; more != 0 {
+				t.Errorf("an end is posted for ever: %d calls", more)
+			}
+		})
+	}
+}
+
+func TestNothingEndsBeforeItBegan(t *testing.T) {
+	notifying(t, func(n *notifier, am *fakeAlertmanager, reg *prometheus.Registry) {
+		ahead := someNotice(rules.NoticeRolledBack, "by a clock that was ahead")
+		ahead.since = time.Now().Add(time.Hour)
+		n.tell("orders", ahead)
+		n.tell("pay", someNotice(rules.NoticeRolledBack, "in the same call"))
+		synctest.Wait()
+		if got := am.fires(); got != "orders GuardianRolledBack, pay GuardianRolledBack" {
+			t.Errorf("fires: %s", got)
+		}
+		n.tell("orders", nil)
+		brief := someNotice(rules.NoticeHeld, "ends as it began")
+		brief.since = time.Now()
+		n.tell("brief", brief)
+		synctest.Wait()
+		n.tell("brief", nil)
+		n.tell("pay", nil)
+		synctest.Wait()
+		if got := am.fires(); strings.Contains(got, "brief") || strings.Contains(got, "pay") {
+			t.Errorf("fires: %s", got)
+		}
+	})
+}
+
+func TestOfAnotherEpisodeNobodyHasBeenTold(t *testing.T) {
+	later := someNotice(rules.NoticeRolledBack, "second")
+	later.since = later.since.Add(time.Hour)
+	for name, next := range map[string][]*notice{
+		"another since":    {later},
+		"over and back":    {nil, someNotice(rules.NoticeRolledBack, "bad")},
+		"over and another": {nil, later},
+		"only other words": {someNotice(rules.NoticeRolledBack, "worse")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			notifying(t, func(n *notifier, am *fakeAlertmanager, reg *prometheus.Registry) {
+				n.tell("orders", someNotice(rules.NoticeRolledBack, "bad"))
+				synctest.Wait()
+				am.set(func() { am.down = true })
+				for _, w := range next {
+					n.tell("orders", w)
+					synctest.Wait()
+				}
+				want := "orders GuardianRolledBack=0"
+				if name == "only other words" {
+					want = "orders GuardianRolledBack=1"
+				}
+				if got := delivered(t, reg); got != want {
+					t.Errorf("delivered: %s; want %s", got, want)
+				}
+			})
+		})
+	}
+}
+
+func TestACallUnderWayTellsNothingOfTheNextEpisode(t *testing.T) {
+	notifying(t, func(n *notifier, am *fakeAlertmanager, reg *prometheus.Registry) {
+		hang := make(chan struct{})
+		am.set(func() { am.hang = hang })
+		n.tell("orders", someNotice(rules.NoticeRolledBack, "bad"))
+		synctest.Wait()
+		later := someNotice(rules.NoticeRolledBack, "second")
+		later.since = later.since.Add(time.Hour)
+		n.tell("orders", later)
+		next := make(chan struct{})
+		am.set(func() { am.hang = next })
+		close(hang)
+		synctest.Wait() // the call of the first is over, that of the second hangs
+		if got := delivered(t, reg); got != "orders GuardianRolledBack=0" {
+			t.Errorf("delivered: %s", got)
+		}
+		close(next)
+		synctest.Wait()
+		if got := delivered(t, reg); got != "orders GuardianRolledBack=1" {
+			t.Errorf("delivered: %s", got)
+		}
+	})
+}
+
+func TestTheLogSaysForHowLongPeopleAreNotTold(t *testing.T) {
+	var log syncBuffer
+	notifyingLogged(t, slog.New(slog.NewTextHandler(&log, nil)), func(n *notifier, am *fakeAlertmanager, _ *prometheus.Registry) {
+		check := func(after time.Duration, failed, partly, again int) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			text := log.String()
+			for said, want := range map[string]int{"people are not told": failed, "another has taken it": partly, "takes again": again} {
+				if got := strings.Count(text, said); got != want {
+					t.Errorf("%q %d times, want %d:\n%s", said, got, want, text)
+				}
+			}
+		}
+		n.tell("orders", someNotice(rules.NoticeRolledBack, "bad"))
+		check(30*time.Minute, 0, 0, 0)
+		am.set(func() { am.one = true })
+		check(9*time.Minute, 0, 1, 0)
+		check(20*time.Minute, 0, 3, 0)
+		am.set(func() { am.down = true })
+		check(9*time.Minute, 1, 3, 0)
+		check(20*time.Minute, 3, 3, 0)
+		am.set(func() { am.down, am.one = false, false })
+		check(time.Hour, 3, 3, 1)
+		am.set(func() { am.down = true })
+		check(2*time.Minute, 4, 3, 1)
+		am.set(func() { am.down = false })
+		check(time.Minute, 4, 3, 2)
 	})
 }

@@ -79,6 +79,33 @@ func TestWhatPeopleAreToldFollowsFromTheRecord(t *testing.T) {
 	}
 }
 
+func TestALockThatNothingButAPersonLiftsIsToldAsSuch(t *testing.T) {
+	c, v := pagerConfig(t), somePosts()[rules.NoticeRolledBack]
+	v.Status.Observing = &decision.Observing{}
+	n := noticeOf(c, v)
+	if all := n.annotations["description"] + n.annotations["next"]; strings.Contains(all, "until a new build") || strings.Contains(all, "stays there") || !strings.Contains(all, "a new build lifts nothing") ||
+		!strings.Contains(n.annotations["command"], "unlock "+testGuard) {
+		t.Errorf("mode observe: %v", n.annotations)
+	}
+	v = somePosts()[rules.NoticeBlocked]
+	v.Status.Observing = &decision.Observing{}
+	if n := noticeOf(c, v); n.name != rules.NoticeBlocked || strings.Contains(n.annotations["description"], "as soon as it is safe") {
+		t.Errorf("mode observe: %v", n.annotations)
+	}
+}
+
+func TestALockThatIsNotRecordedIsToldAsSuch(t *testing.T) {
+	c, v := pagerConfig(t), somePosts()[rules.NoticeRolledBack]
+	v.Unrecorded = "write record: exceeded quota"
+	n := noticeOf(c, v)
+	if said := n.annotations["description"]; !strings.Contains(said, "back to stable") || !strings.Contains(said, "could not be recorded: write record: exceeded quota; this replica keeps") || strings.Contains(said, "It stays there") {
+		t.Errorf("said: %s", said)
+	}
+	if n.annotations["next"] != "" || strings.Contains(n.annotations["command"], "wait-unlocked") {
+		t.Errorf("no lock is recorded that could be waited for: %v", n.annotations)
+	}
+}
+
 // The templates of the documentation, by Alertmanager's own engine.
 func TestThePagersTemplatesAreWhatTheDocsShow(t *testing.T) {
 	tmpl, err := amtemplate.FromGlobs([]string{filepath.Join("..", "..", "docs", "samples", "pager", "*.tmpl")})
