@@ -383,6 +383,8 @@ func (s *service) reload(c config.Config) {
 	}
 	// What is known to fire was sorted out by the labels as they were.
 	c.Own = s.config.Own
+	// The notifier posts as it began to, and the rules have to fit that.
+	c.Notifications, c.Alertmanager = s.config.Notifications, s.config.Alertmanager
 	// The objects that bear the old name would stay, and their alerts with them.
 	c.Rules.Name, c.Rules.Namespace = s.config.Rules.Name, s.config.Rules.Namespace
 	if reflect.DeepEqual(s.config, c) {

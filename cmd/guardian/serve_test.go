@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -214,6 +216,30 @@ func TestALockOfARemovedGuardIsLiftedByThePersonsOwnCommand(t *testing.T) {
 		}
 		return err
 	})
+}
+
+func TestWhoIsPostedToNeedsARestart(t *testing.T) {
+	parse := func(more string) config.Config {
+		c, err := config.Parse([]byte("namespace: shop\nlisten: {alerts: '127.0.0.1:0', metrics: '127.0.0.1:0'}\nwebhook: {tokenFile: '', allowAnonymous: true}\nguards: [{name: orders}]\n" + more))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	s, err := newService(parse("alertmanager: {url: 'http://127.0.0.1:1'}\n"), &rest.Config{Host: "http://127.0.0.1:1"}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range s.close {
+		defer f()
+	}
+	for _, more := range []string{"", "alertmanager: {url: 'http://127.0.0.1:2'}\n", "alertmanager: {url: 'http://127.0.0.1:1'}\nnotifications: {enabled: false}\n"} {
+		s.reload(parse(more + "heartbeat: {maxAge: 4m}\n"))
+		if got := s.bridge.config.Load().Posts(); !slices.Equal(got, []string{"http://127.0.0.1:1"}) || !slices.Equal(s.rules.present().Posts(), got) {
+			t.Errorf("%q: posts to %v, rules for %v", more, got, s.rules.present().Posts())
+		}
+		s.reload(parse(more + "heartbeat: {maxAge: 5m}\n"))
+	}
 }
 
 // between stands between guardian and the API server.
