@@ -452,7 +452,11 @@ func (m *machine) checkCompleted(r *replica) {
 	if began.IsZero() { // the cache lags
 		began = m.unseen
 	}
-	if built := m.builtAt(); built.After(began) {
+	built := m.builtAt()
+	if r.saw.present != m.w.present { // its cache lags: what it records is of the build before
+		built = m.since(r)
+	}
+	if built.After(began) {
 		began = built
 	}
 	if !m.meddled && (began.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
