@@ -443,7 +443,8 @@ func TestTraffic(t *testing.T) {
 		"half of the canary's requests refused are a rollback at the first full scrape": {
 			// 25*ln(1 - 25/50) + 25 = 7.7.
 			targets: []target{guardian(ten), gateway(rate(90, 0), func(s int) any { return 10*float64(min(s, 99)) + 5*float64(max(0, s-99)) }, born(5, 99))},
-			want:    map[int][]string{103: nil, 104: {refusedRollback}},
+			// At 104; with Prometheus 2, whose ranges have both their ends, an evaluation later.
+			want: map[int][]string{103: nil, 105: {refusedRollback}},
 		},
 		"four refused connections are too few": {
 			targets: []target{guardian(ten), gateway(rate(90, 0), slump(10), step(100, 4))},
