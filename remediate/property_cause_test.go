@@ -386,8 +386,8 @@ func (m *machine) checkAlertLock(r *replica, l decision.Lock, owed bool) time.Ti
 		m.t.Fatalf("locked by %s after the rollback window of build %d", a.Name, r.saw.present)
 	}
 	from := a.StartsAt
-	if from.After(m.now) {
-		from = m.now
+	if from.After(l.Since) { // it was set then, and may be recorded only now
+		from = l.Since
 	}
 	return from.Add(-m.guard.AlertWindow)
 }
