@@ -55,7 +55,7 @@ func newBrowser(t *testing.T, scheme string) *browser {
 	capabilities := map[string]any{"capabilities": map[string]any{"alwaysMatch": map[string]any{
 		"browserName": "chrome", "goog:chromeOptions": map[string]any{"args": args}, "goog:loggingPrefs": map[string]string{"browser": "ALL", "performance": "ALL"},
 	}}}
-	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) { // chromedriver tells nobody that it is ready
 		if err = b.try(http.MethodPost, "", capabilities, &begun); err == nil {
 			break
 		}

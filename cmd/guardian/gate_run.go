@@ -23,12 +23,9 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 		}
 	}
 	for _, guard := range guards {
-		r, err := c.records().Get(ctx, guard)
-		if err == nil && r == nil {
-			err = c.records().Unknown(ctx, guard)
-		}
+		r, err := c.records().Known(ctx, guard)
 		if err == nil {
-			err = records.UnreadableError(*r, c.namespace, guard)
+			err = records.UnreadableError(r, c.namespace, guard)
 		}
 		if err != nil {
 			return orUnknown(fmt.Errorf("could not tell: %w", err))

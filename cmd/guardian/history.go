@@ -43,10 +43,7 @@ Exit codes: 0 shown; 1 an error, or no such guard; 2 wrong flags.`,
 			if err != nil {
 				return err
 			}
-			r, err := c.records().Get(cmd.Context(), args[0])
-			if err == nil && r == nil {
-				err = c.records().Unknown(cmd.Context(), args[0])
-			}
+			r, err := c.records().Known(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/page"
@@ -87,30 +88,31 @@ func TestAPageThatCannotBeServedStopsNoBrake(t *testing.T) {
 
 // A pass that finds everything as it was is no news.
 func TestThePageIsToldOfChangesAlone(t *testing.T) {
-	p := page.New(page.Options{Now: time.Now})
-	s := pageServer{page: p, last: map[string]remediate.View{}}
-	defer p.Close()
-	w := httptest.NewServer(p)
-	defer w.Close()
-	stream, err := http.Get(w.URL + "/events")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = stream.Body.Close() }()
-	lines := bufio.NewScanner(stream.Body)
-	lines.Scan() // it is open
-	view := remediate.View{Name: "orders", Seen: true, Status: decision.Status{Weight: 10}}
-	s.passed(view)
-	for lines.Scan() && lines.Text() != "event: changed" {
-	}
-	s.passed(view)
-	s.passed(view)
-	time.AfterFunc(1500*time.Millisecond, p.Close) // longer than a stream's pace
-	for lines.Scan() {
-		if lines.Text() == "event: changed" {
-			t.Error("told again")
+	synctest.Test(t, func(t *testing.T) {
+		p := page.New(page.Options{Now: time.Now})
+		s := pageServer{page: p, last: map[string]remediate.View{}}
+		w, ended := httptest.NewRecorder(), make(chan struct{})
+		go func() {
+			defer close(ended)
+			p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/events", nil))
+		}()
+		view := remediate.View{Name: "orders", Seen: true, Status: decision.Status{Weight: 10}}
+		pass := func() {
+			synctest.Wait()
+			s.passed(view)
+			time.Sleep(2 * time.Second) // longer than a stream's pace
 		}
-	}
+		pass()
+		pass()
+		pass()
+		view.Status.Weight = 30
+		pass()
+		p.Close()
+		<-ended
+		if n := strings.Count(w.Body.String(), "event: changed"); n != 2 {
+			t.Errorf("told %d times", n)
+		}
+	})
 }
 
 // TestThePageShowsARollbackAsTheRecordHasIt looks at it as a browser does that has

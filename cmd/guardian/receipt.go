@@ -40,17 +40,14 @@ Exit codes: 0 shown; 1 an error, no such guard, or no rollback is known; 2 wrong
 			if err != nil {
 				return err
 			}
-			r, err := c.records().Get(cmd.Context(), args[0])
-			if err == nil && r == nil {
-				err = c.records().Unknown(cmd.Context(), args[0])
-			}
+			r, err := c.records().Known(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
 			if r.Receipt == nil {
 				return fmt.Errorf("no rollback of %s is known; what happened: guardian history %s -n %s", args[0], args[0], c.namespace)
 			}
-			return show(newReceiptView(c.namespace, args[0], *r), a.out)
+			return show(newReceiptView(c.namespace, args[0], r), a.out)
 		},
 	}
 	flags.add(cmd.Flags())

@@ -164,13 +164,10 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 			err = fmt.Errorf("no guard has a record in namespace %s: does guardian run for this namespace?", c.namespace)
 		}
 	} else {
-		var r *decision.Record
-		if r, err = c.records().Get(ctx, guards[0]); err == nil && r == nil {
-			err = c.records().Unknown(ctx, guards[0])
-		}
-		if err == nil {
-			named = []records.Named{{Namespace: c.namespace, Guard: guards[0], Record: *r}}
-			err = records.UnreadableError(*r, c.namespace, guards[0])
+		var r decision.Record
+		if r, err = c.records().Known(ctx, guards[0]); err == nil {
+			named = []records.Named{{Namespace: c.namespace, Guard: guards[0], Record: r}}
+			err = records.UnreadableError(r, c.namespace, guards[0])
 		}
 	}
 	if err != nil && len(named) == 0 {

@@ -69,14 +69,11 @@ what was last written.`,
 // readStatus is the records to show; empty guard means all.
 func (c *cluster) readStatus(ctx context.Context, guard string, all bool) ([]records.Named, error) {
 	if guard != "" {
-		r, err := c.records().Get(ctx, guard)
+		r, err := c.records().Known(ctx, guard)
 		if err != nil {
 			return nil, err
 		}
-		if r == nil {
-			return nil, c.records().Unknown(ctx, guard)
-		}
-		return []records.Named{{Namespace: c.namespace, Guard: guard, Record: *r}}, records.UnreadableError(*r, c.namespace, guard)
+		return []records.Named{{Namespace: c.namespace, Guard: guard, Record: r}}, records.UnreadableError(r, c.namespace, guard)
 	}
 	namespace := c.namespace
 	if all {

@@ -60,6 +60,19 @@ func (c Client) Get(ctx context.Context, guard string) (*decision.Record, error)
 	return &r, nil
 }
 
+// Known is Get for a guard that has to have a record: that there is none is an
+// error which says which guards have one.
+func (c Client) Known(ctx context.Context, guard string) (decision.Record, error) {
+	r, err := c.Get(ctx, guard)
+	if err == nil && r == nil {
+		err = c.Unknown(ctx, guard)
+	}
+	if err != nil {
+		return decision.Record{}, err
+	}
+	return *r, nil
+}
+
 // Named is a record with its guard's namespace and name.
 type Named struct {
 	Namespace, Guard string

@@ -63,19 +63,12 @@ func wouldRollBack(ctx context.Context, s *script, a *app) error {
 	if err := s.fail(a); err != nil {
 		return err
 	}
-	err = until(ctx, 30*time.Second, "guardian tells of a would-be rollback", func(ctx context.Context) (bool, error) {
-		r, err := s.stage.record(ctx, a)
-		return r.Status.Observing != nil && r.Status.Observing.Would != nil, err
+	r, err := s.recorded(ctx, a, 30*time.Second, "guardian tells of a would-be rollback", func(r record) bool {
+		return r.Status.Observing != nil && r.Status.Observing.Would != nil
 	})
 	if err != nil {
-		s.explain(ctx, a)
 		return err
 	}
-	r, err := s.stage.record(ctx, a)
-	if err != nil {
-		return err
-	}
-	s.say("guardian", "%s: %s", r.Status.State, r.Status.Reason)
 	s.want(r.Lock == nil, "guardian has written a lock: %+v", r.Lock)
 	err = until(ctx, time.Minute, "GuardianWouldHaveRolledBack fires", func(ctx context.Context) (bool, error) {
 		_, fires, err := s.stage.query(ctx, `ALERTS{alertname="GuardianWouldHaveRolledBack",alertstate="firing"}`)

@@ -86,19 +86,12 @@ func notDone(ctx context.Context, s *script, a *app) error {
 		return err
 	}
 	s.failed(time.Now())
-	err := until(ctx, time.Minute, "guardian says that the rollback is not done", func(ctx context.Context) (bool, error) {
-		r, err := s.stage.record(ctx, a)
-		return r.Lock != nil && r.Status.State == "blocked" && strings.Contains(r.Status.Reason, verdict), err
+	_, err := s.recorded(ctx, a, time.Minute, "guardian says that the rollback is not done", func(r record) bool {
+		return r.Lock != nil && r.Status.State == "blocked" && strings.Contains(r.Status.Reason, verdict)
 	})
 	if err != nil {
-		s.explain(ctx, a)
 		return err
 	}
-	r, err := s.stage.record(ctx, a)
-	if err != nil {
-		return err
-	}
-	s.say("guardian", "%s: %s", r.Status.State, r.Status.Reason)
 	told, err := s.stage.history(ctx, a)
 	if err != nil {
 		return err

@@ -111,6 +111,22 @@ func until(ctx context.Context, most time.Duration, what string, check func(cont
 	}
 }
 
+// recorded waits until a guard's record is as it should be, and says where the
+// guard stands then; what explains what is there instead.
+func (s *script) recorded(ctx context.Context, a *app, most time.Duration, what string, ok func(record) bool) (record, error) {
+	var r record
+	err := until(ctx, most, what, func(ctx context.Context) (_ bool, err error) {
+		r, err = s.stage.record(ctx, a)
+		return ok(r), err
+	})
+	if err != nil {
+		s.explain(ctx, a)
+		return r, err
+	}
+	s.say("guardian", "%s: %s", r.Status.State, r.Status.Reason)
+	return r, nil
+}
+
 // pause waits, or ends early with ctx.
 func pause(ctx context.Context, d time.Duration) error {
 	select {
