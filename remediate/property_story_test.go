@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -13,7 +14,7 @@ import (
 // the order in which they make sense: single ones get there too rarely.
 func (m *machine) story() {
 	weight := func() int { return rapid.SampledFrom([]int{10, 50, 100}).Draw(m.t, "CI applies") }
-	switch rapid.SampledFrom([]string{"proven", "forgiven", "back", "replaced", "inherited"}).Draw(m.t, "story") {
+	switch rapid.SampledFrom([]string{"proven", "forgiven", "back", "replaced", "inherited", "due", "due"}).Draw(m.t, "story") {
 	case "proven": // one build has stood its window out, and the next fails in the middle of its rollout
 		m.roll(2)
 		m.ciApply(100)
@@ -64,7 +65,96 @@ func (m *machine) story() {
 		m.look()
 		m.ciApply(weight())
 		m.look()
+	case "due":
+		m.due()
 	}
+}
+
+// due is a release of which a step is due, by the schedule or because a person asks
+// for it, and one thing alone is against it.
+func (m *machine) due() {
+	m.prom, m.closed, m.gateShut, m.few, m.down, m.unlisted, m.refusals = true, false, false, false, false, false, nil
+	m.w.stable, m.w.noSubset, m.w.foreign = 2, false, nil
+	for _, r := range m.replicas {
+		r.dead, r.idle = nil, false
+	}
+	m.ends()
+	m.annotatePause(false)
+	for _, action := range []decision.RequestAction{decision.RequestResume, decision.RequestArm, decision.RequestUnlock} {
+		m.asks(decision.Request{Action: action, By: "someone", Reason: "because", At: m.now})
+		m.look()
+	}
+	m.release(2)
+	m.ciApply(rapid.SampledFrom([]int{0, 0, 10}).Draw(m.t, "CI applies"))
+	m.beat = m.now
+	m.look()
+	against := rapid.SampledFrom([]string{"nothing", "pause", "annotation", "both pauses", "heartbeat", "metrics", "requests", "gate", "calendar", "locks",
+		"a foreign lock", "stable", "subset", "an alert", "rollout", "disarm"}).Draw(m.t, "against the step")
+	m.against(against)
+	m.look()
+	m.later(3 * time.Minute)
+	if against != "heartbeat" {
+		m.beat = m.now
+	} else {
+		m.later(time.Minute)
+	}
+	if rapid.Bool().Draw(m.t, "a person asks for it") {
+		m.asks(decision.Request{Action: decision.RequestPromote, By: "someone", Reason: "because", At: m.now})
+	}
+	m.look()
+}
+
+// against has one thing be against a step. Replicas do not know it yet.
+func (m *machine) against(what string) {
+	switch what {
+	case "pause", "both pauses":
+		m.asks(decision.Request{Action: decision.RequestPause, By: "someone", Reason: "because", At: m.now})
+		m.annotatePause(what == "both pauses")
+	case "annotation":
+		m.annotatePause(true)
+	case "metrics":
+		m.prom = false
+	case "requests":
+		m.few = true
+	case "gate":
+		m.gateShut = true
+	case "calendar":
+		m.closed = true
+	case "locks":
+		m.unlisted = true
+	case "a foreign lock":
+		m.w.foreign = m.otherGuard(true, m.w.template)
+	case "stable":
+		m.w.stable = 0
+	case "subset":
+		m.w.noSubset = true
+	case "an alert": // it is known to Prometheus alone
+		m.alerts++
+		a := decision.Alert{Name: fmt.Sprint("Alert", m.alerts), Signal: "latency", Fingerprint: fmt.Sprint("f", m.alerts), StartsAt: m.now.Add(m.skew), Action: decision.ActionHold}
+		m.firing[a.Episode()] = a
+	case "rollout":
+		m.release(rapid.IntRange(0, 1).Draw(m.t, "ready pods"))
+	case "disarm":
+		m.asks(decision.Request{Action: decision.RequestDisarm, By: "someone", Reason: "because", At: m.now, Until: m.now.Add(time.Hour)})
+	}
+}
+
+// annotatePause sets the annotation that forbids steps, or takes it off.
+func (m *machine) annotatePause(on bool) {
+	if m.w.vs == nil || on == (m.w.vs.GetAnnotations()[decision.AnnotationPaused] == "true") {
+		return
+	}
+	u := m.w.vs.DeepCopy()
+	a := u.GetAnnotations()
+	if a == nil {
+		a = map[string]string{}
+	}
+	if delete(a, decision.AnnotationPaused); on {
+		a[decision.AnnotationPaused] = "true"
+	}
+	u.SetAnnotations(a)
+	u.SetResourceVersion(m.w.next())
+	m.w.vs = u
 }
 
 // look has the replicas look at the guard as it is.

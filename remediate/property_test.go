@@ -338,6 +338,8 @@ func (m *machine) checkStep(record decision.Record, was, is virtualservice.Traff
 		m.t.Fatalf("raised to %d when the calendar is closed", is.Weight)
 	case !m.meddled && slices.ContainsFunc(m.w.pods, func(p int) bool { return p != m.w.template }):
 		m.t.Fatalf("raised to %d in the middle of a rollout", is.Weight)
+	case !m.meddled && (m.w.stable < m.guard.Rollback.MinReadyStable || m.w.noSubset):
+		m.t.Fatalf("raised to %d with %d ready endpoints of stable to go back to (subset missing: %v)", is.Weight, m.w.stable, m.w.noSubset)
 	case byHand:
 	case m.guard.Promotion.Mode != decision.PromotionAuto:
 		m.t.Fatalf("raised to %d by the schedule in mode %s", is.Weight, m.guard.Promotion.Mode)
@@ -631,18 +633,7 @@ func (m *machine) outside(label string) {
 	case "subset":
 		m.w.noSubset = rapid.Bool().Draw(t, label+" gone")
 	case "annotate":
-		if m.w.vs != nil {
-			u := m.w.vs.DeepCopy()
-			a := u.GetAnnotations()
-			if rapid.Bool().Draw(t, label+" pause") {
-				a[decision.AnnotationPaused] = "true"
-			} else {
-				delete(a, decision.AnnotationPaused)
-			}
-			u.SetAnnotations(a)
-			u.SetResourceVersion(m.w.next())
-			m.w.vs = u
-		}
+		m.annotatePause(rapid.Bool().Draw(t, label+" pause"))
 	case "request":
 		if m.w.cm != nil {
 			q := decision.Request{Action: rapid.SampledFrom([]decision.RequestAction{decision.RequestRollback, decision.RequestUnlock, decision.RequestUnlock, decision.RequestPause, decision.RequestResume, decision.RequestPromote, decision.RequestPromote, decision.RequestDisarm, decision.RequestArm, "dance"}).Draw(t, label+" action"),

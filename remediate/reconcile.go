@@ -19,7 +19,6 @@ const (
 	maxAttempts      = 10              // conflicts in a row before the queue's backoff takes over
 	coalesceDelay    = 5 * time.Second // how long, in a burst of rollbacks, what follows from one may wait to be written down
 	maxCoalesceDelay = time.Minute     // and how long at most while the burst goes on
-	annotationPath   = "/metadata/annotations"
 )
 
 // freshReader reads from the API server what a rollback writes, and the rest
@@ -394,51 +393,26 @@ func mergeAlerts(a, b []decision.Alert) []decision.Alert {
 	return out
 }
 
-// change is one VirtualService's patch.
-type change struct {
-	vs      *unstructured.Unstructured
-	ops     []virtualservice.Op
-	lock    []virtualservice.Op // for the lock's annotation; in the same patch
-	changes []virtualservice.Change
-	moved   []string // marks of testers' routes that a step sets
-}
-
-// apply makes a decision true. The record is written before traffic moves, so
-// that a crash between the two is finished by the next reconcile; what a
-// rollback re-pointed is forgotten only after it was given back.
+// apply makes a decision true: it writes what is planned. The record is written
+// before traffic moves, so that a crash between the two is finished by the next
+// reconcile.
 func (r *reconciler) apply(ctx context.Context, s snapshot, d decision.Decision) (did outcome, err error) {
 	did.decision = d
-	todo, err := plan(s, d)
+	p, err := plan(s, d, r.self())
 	if err != nil {
 		return did, err
 	}
-	want := d.Record
-	if d.Move == decision.MoveStable {
-		want.Changed = nil
-		for _, c := range todo {
-			want.Changed = append(want.Changed, c.changes...)
-		}
-		want.Changed = append(want.Changed, changesOfOthers(d.Record.Changed, todo)...)
-	}
-	if d.Move == decision.MoveForward {
-		for _, c := range todo {
-			want.Status.Splits = virtualservice.RememberSplits(want.Status.Splits, c.moved, s.input.Testers.All)
-		}
-	}
-	if d.Reason == decision.ReasonPerson && d.Move == decision.MoveStable && want.Lock == nil {
-		want.Request = s.input.Record.Request // until traffic has moved, nothing else tells of it
-	}
-	did.decision.Record = want
+	did.decision.Record = p.before
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
 	did.record = s.record
 	switch {
-	case s.holds(want):
-	case r.canCoalesce(s, d, want):
+	case s.holds(p.before):
+	case r.canCoalesce(s, d, p.before):
 		did.later = true
 	default:
-		did.record, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, want)
+		did.record, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, p.before)
 		switch {
 		case err == nil:
 			r.changed(s.input.Guard, s, d)
@@ -455,16 +429,16 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d decision.Decision)
 	if err := r.stillLeads(s, d); err != nil {
 		return did, err
 	}
-	did.unmarked, err = r.patch(ctx, lockChanges(todo, s, decision.Landed(want, d), r.self()), d)
+	did.unmarked, err = r.patch(ctx, p.patches, d)
 	// Without a lock the record does not see to it that traffic moves.
-	did.recorded = err == nil || want.Lock != nil || d.Move != decision.MoveStable
+	did.recorded = err == nil || p.before.Lock != nil || d.Move != decision.MoveStable
 	if err != nil {
 		return did, &trafficError{err}
 	}
 	if did.done = true; d.Move == decision.MoveStable || d.Move == decision.MoveForward {
 		r.done.note(s.input.Guard.Name, did.record, r.now())
 	}
-	return did, r.afterwards(ctx, s, d, want, did.record, todo)
+	return did, r.conclude(ctx, s, d, p, did.record)
 }
 
 // stillLeads looks at the lease once more, right before something goes forward
@@ -528,67 +502,29 @@ func (r *reconciler) self() string {
 	return r.user()
 }
 
-// lockChanges adds to the patches what the lock's annotations of all the guard's
-// VirtualServices need to say what the record says. An annotation of another
-// user's is written over only where there is something else to write.
-func lockChanges(todo []change, s snapshot, want decision.Record, user string) []change {
-	guard := s.input.Guard.Name
-	todo = slices.Clone(todo)
-	for _, vs := range s.services {
-		if s.former[vs.GetName()] && !slices.Contains(want.VirtualServices, vs.GetName()) {
-			continue // see leave
-		}
-		i := slices.IndexFunc(todo, func(c change) bool { return c.vs == vs })
-		if i < 0 || len(todo[i].ops) == 0 {
-			if foreignLock(vs, guard, user) {
-				continue
-			}
-		}
-		if i < 0 {
-			if ops := lockOps(vs, guard, want, user, nil); len(ops) > 0 {
-				todo = append(todo, change{vs: vs, lock: ops})
-			}
-			continue
-		}
-		todo[i].lock = lockOps(vs, guard, want, user, todo[i].ops)
-	}
-	return todo
-}
-
-// afterwards forgets what has been given back or done, and gives up ownership.
-func (r *reconciler) afterwards(ctx context.Context, s snapshot, d decision.Decision, want decision.Record, cm *corev1.ConfigMap, todo []change) error {
-	if d.Move == decision.MoveRestore || d.Move == decision.MoveForward {
-		want.Changed = changesOfOthers(want.Changed, todo)
-		for _, c := range todo {
-			want.Changed = append(want.Changed, c.changes...)
-		}
-	}
-	if d.Reason == decision.ReasonPerson {
-		want.Request = nil
-	}
-	want.History = append(slices.Clone(want.History), d.Then...)
+// conclude writes down what has been given back or done, and gives up ownership.
+func (r *reconciler) conclude(ctx context.Context, s snapshot, d decision.Decision, p planned, cm *corev1.ConfigMap) error {
 	var again error
 	if d.Leave {
-		again = r.leave(ctx, s, &d, &want)
+		again = r.leave(ctx, s, &d, &p.after)
 	}
-	if d.Move == decision.MoveRestore || d.Move == decision.MoveForward || d.Reason == decision.ReasonPerson || d.Leave || len(d.Then) > 0 {
-		if !records.Holds(cm, want) {
-			if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, want); err != nil {
-				return err
-			}
-			if d.Added = d.Then; len(d.Added) > 0 {
-				r.changed(s.input.Guard, s, d)
-			}
+	if p.conclude && !records.Holds(cm, p.after) {
+		if _, err := r.store.writeRecord(ctx, s.input.Guard.Name, cm, p.after); err != nil {
+			return err
+		}
+		if d.Added = d.Then; len(d.Added) > 0 {
+			r.changed(s.input.Guard, s, d)
 		}
 	}
-	if d.Release {
-		for _, vs := range s.services {
-			if s.held[vs.GetName()] || s.former[vs.GetName()] {
-				continue
-			}
-			if err := r.store.release(ctx, vs.GetName()); err != nil {
-				return err
-			}
+	if !d.Release {
+		return again
+	}
+	for _, vs := range s.services {
+		if s.held[vs.GetName()] || s.former[vs.GetName()] {
+			continue
+		}
+		if err := r.store.release(ctx, vs.GetName()); err != nil {
+			return err
 		}
 	}
 	return again
@@ -627,101 +563,4 @@ func sameDenials(a, b decision.Record) bool {
 // rollbacksAlone says that the entries report rollbacks and nothing else.
 func rollbacksAlone(added []decision.HistoryEntry) bool {
 	return !slices.ContainsFunc(added, func(e decision.HistoryEntry) bool { return e.Event != decision.EventRolledBack })
-}
-
-func manager(d decision.Decision) string {
-	if d.Move == decision.MoveStable || d.Move == decision.MoveNone && d.Record.Lock != nil {
-		return FieldManager
-	}
-	return FieldManagerPromotion
-}
-
-// changesOfOthers are those that belong to VirtualServices not in todo.
-func changesOfOthers(all []virtualservice.Change, todo []change) []virtualservice.Change {
-	var out []virtualservice.Change
-	for _, c := range all {
-		if !slices.ContainsFunc(todo, func(t change) bool { return t.vs.GetName() == c.VirtualService }) {
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
-// plan works out the patches of a decision.
-func plan(s snapshot, d decision.Decision) ([]change, error) {
-	weight := 0
-	switch d.Move {
-	case decision.MoveNone:
-		return nil, nil
-	case decision.MoveStable:
-	case decision.MoveForward:
-		weight = d.Weight
-	case decision.MoveRestore:
-		weight = virtualservice.KeepWeights
-	case decision.MoveMark:
-		return marks(s, d), nil
-	}
-	var todo []change
-	var passed error
-	for _, vs := range s.services {
-		if d.Move != decision.MoveStable && s.former[vs.GetName()] {
-			continue // it was guarded until the lock was lifted: see leave
-		}
-		w, _, err := virtualservice.Edit(vs.Object, s.pair, weight, s.options(d.Record, vs.GetName()), d.Record.Changed)
-		var unsafe *virtualservice.UnsafeError
-		if errors.As(err, &unsafe) && d.Move != decision.MoveStable {
-			passed = err // going forward, one VirtualService without a split is passed over
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("rewrite: %w", err)
-		}
-		ops := w.Ops
-		if (len(ops) > 0 || d.Move == decision.MoveRestore) && !s.spoken(vs, d.Move) {
-			ops = append(slices.Clone(ops), annotate(vs, d)...)
-		}
-		todo = append(todo, change{vs: vs, ops: ops, changes: w.Changes, moved: w.Moved})
-	}
-	if len(todo) == 0 && d.Move == decision.MoveForward {
-		return nil, passed
-	}
-	return todo, nil
-}
-
-// spoken says that the marks on a VirtualService tell of another guard's
-// rollback, which counts for more than where this one stands.
-func (s snapshot) spoken(vs *unstructured.Unstructured, m decision.Move) bool {
-	return m != decision.MoveStable && s.held[vs.GetName()]
-}
-
-// marks are the patches that bring guardian's annotations up to date.
-func marks(s snapshot, d decision.Decision) []change {
-	var todo []change
-	for _, vs := range s.services {
-		if ops := annotate(vs, d); len(ops) > 0 && !s.spoken(vs, d.Move) && !s.former[vs.GetName()] {
-			todo = append(todo, change{vs: vs, ops: ops})
-		}
-	}
-	return todo
-}
-
-// annotate sets guardian's annotations to what a decision says, for people,
-// kubectl and the health check of a GitOps tool.
-func annotate(vs *unstructured.Unstructured, d decision.Decision) []virtualservice.Op {
-	m := d.Marks
-	set := map[string]string{decision.AnnotationState: string(m.State), decision.AnnotationReason: decision.Shorten(m.Reason), decision.AnnotationSince: decision.Stamp(m.Since), decision.AnnotationBuild: m.Build}
-	have := vs.GetAnnotations()
-	if _, marked := have[decision.AnnotationState]; !marked && (d.Move == decision.MoveRestore || d.Move == decision.MoveMark) {
-		return nil
-	}
-	var ops []virtualservice.Op
-	if have == nil {
-		ops = append(ops, virtualservice.Op{Op: "add", Path: annotationPath, Value: map[string]string{}})
-	}
-	for _, k := range []string{decision.AnnotationState, decision.AnnotationReason, decision.AnnotationSince, decision.AnnotationBuild} {
-		if v, ok := have[k]; set[k] != "" && (!ok || v != set[k]) {
-			ops = append(ops, virtualservice.Op{Op: "add", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1"), Value: set[k]})
-		}
-	}
-	return ops
 }

@@ -69,9 +69,9 @@ func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcom
 	d := did.decision
 	d.Marks.Reason = errUnrecorded.Error() + ": " + d.Marks.Reason
 	did.decision, did.record = d, nil
-	todo, err := plan(s, d)
+	p, err := plan(s, d, r.self())
 	if err == nil {
-		did.unmarked, err = r.patch(ctx, lockChanges(todo, s, decision.Landed(d.Record, d), r.self()), d)
+		did.unmarked, err = r.patch(ctx, p.patches, d)
 	}
 	if err != nil {
 		return did, errors.Join(&trafficError{err}, &recordError{why})

@@ -203,15 +203,11 @@ func TestTestersMayHaveAVirtualServiceOfTheirOwn(t *testing.T) {
 				t.Errorf("got %+v\nwant %+v", got, c.want)
 			}
 			d := decision.Decision{Move: decision.MoveStable}
-			todo, err := plan(*s, d)
+			p, err := plan(*s, d, guardianUser)
 			if err != nil {
 				t.Fatal(err)
 			}
-			var remembered int
-			for _, c := range todo {
-				remembered += len(c.changes)
-			}
-			if remembered != c.want.CanaryOnly {
+			if remembered := len(p.before.Changed); remembered != c.want.CanaryOnly {
 				t.Errorf("a rollback remembers %d routes of %d", remembered, c.want.CanaryOnly)
 			}
 		})

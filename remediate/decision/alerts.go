@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// sortAlerts splits the alerts into those that count against the present
-// build and those that hold.
-func (d *decider) sortAlerts() {
+// attribute is the second stage: it splits the alerts into those that count against
+// the present build and those that hold.
+func (d *decider) attribute() attribution {
+	var out attribution
 	s, since := &d.rec.Status, d.since()
 	graceEnd := since.Add(d.in.Guard.AlertWindow)
 	alerts := slices.Clone(d.in.Alerts)
@@ -22,20 +23,24 @@ func (d *decider) sortAlerts() {
 	for _, a := range alerts {
 		switch {
 		case a.Action == ActionRollback && d.past(a):
-			d.holds = append(d.holds, a)
+			out.holds = append(out.holds, a)
 			d.noteAlert(a, "it began before "+Stamp(s.EnforcedAt)+", when the guard came to enforce: it holds, and rolls back no build of that time")
 		case a.Action == ActionRollback && (!d.began(a).Before(since) || !d.now.Before(graceEnd)):
-			d.rollback = append(d.rollback, a)
+			out.rollback = append(out.rollback, a)
 		case a.Action == ActionRollback:
-			d.holds = append(d.holds, a)
-			d.graceEnd = graceEnd
+			out.holds = append(out.holds, a)
+			out.graceEnd = graceEnd
 			d.noteAlert(a, "it began before build "+s.Build+" appeared or was unlocked: it holds, and "+d.would("rolls back", "would roll back")+" if it still fires at "+Stamp(graceEnd))
 		case a.Action == ActionHold:
-			d.holds = append(d.holds, a)
+			out.holds = append(out.holds, a)
 			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
 		}
 	}
-	d.share(alerts)
+	out.holds = append(out.holds, d.share(alerts)...)
+	slices.SortStableFunc(out.holds, func(a, b Alert) int {
+		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name))
+	})
+	return out
 }
 
 // began is when an alert began: by Prometheus's clock, but no later than it was
@@ -54,10 +59,10 @@ func (d *decider) began(a Alert) time.Time {
 	return a.StartsAt
 }
 
-// share brings the record's list of firing alerts up to date, and takes from
-// it what only another replica has heard: that holds as well. It rolls back on
-// the replica that heard it.
-func (d *decider) share(alerts []Alert) {
+// share brings the record's list of firing alerts up to date, and returns what only
+// another replica has heard: that holds as well. It rolls back on the replica that
+// heard it.
+func (d *decider) share(alerts []Alert) (others []Alert) {
 	s := &d.rec.Status
 	knows := func(episode string) bool {
 		return slices.ContainsFunc(alerts, func(a Alert) bool { return a.Episode() == episode })
@@ -74,7 +79,7 @@ func (d *decider) share(alerts []Alert) {
 	s.Alerts = nil
 	for _, f := range s.Firing {
 		if !knows(f.Episode) { // without a fingerprint: heard by another
-			d.holds = append(d.holds, Alert{Name: f.Name, Action: f.Action, StartsAt: f.Began, Summary: f.Summary})
+			others = append(others, Alert{Name: f.Name, Action: f.Action, StartsAt: f.Began, Summary: f.Summary})
 			if d.in.Leads {
 				d.requeueAt(f.Seen.Add(ListingKnows))
 			}
@@ -84,9 +89,7 @@ func (d *decider) share(alerts []Alert) {
 		}
 	}
 	slices.Sort(s.Alerts)
-	slices.SortStableFunc(d.holds, func(a, b Alert) int {
-		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name))
-	})
+	return others
 }
 
 // noteAlert records once per episode that an alert was heard and why nothing

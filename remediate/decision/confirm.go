@@ -72,37 +72,39 @@ func (d *decider) observed() State {
 
 // returnTraffic has everything go to stable. That it has is told when it is
 // seen: see confirm.
-func (d *decider) returnTraffic(l Lock) {
-	d.move = MoveStable
+func (d *decider) returnTraffic(l Lock, reason Reason) choice {
 	d.expectStable(l)
-	d.state, d.text = d.observed(), "rolling back: "+l.Reason
-	if m := d.rec.Status.Moving; m.Refused != "" {
-		d.state, d.text = StateBlocked, notDone(m.Refused)
+	c := choice{move: MoveStable, reason: reason, state: d.observed(), text: "rolling back: " + l.Reason}
+	m := d.rec.Status.Moving
+	if m.Refused != "" {
+		c.state, c.text = StateBlocked, notDone(m.Refused)
 	}
-	d.marks = Marks{State: StateIdle, Reason: notLocked(l.Reason), Since: d.rec.Status.Moving.At, Build: d.rec.Status.Build}
+	c.marks = Marks{State: StateIdle, Reason: notLocked(l.Reason), Since: m.At, Build: d.rec.Status.Build}
 	if d.rec.Lock != nil {
-		d.marks.State, d.marks.Reason = StateRolledBack, d.lockText()
+		c.marks.State, c.marks.Reason = StateRolledBack, d.lockText()
 	}
+	return c
 }
 
-// tellLock says in the record, and in what is written together with the weights,
-// what whoever is refused for the lock should know.
-func (d *decider) tellLock() {
+// tellLock says in the record what whoever is refused for the lock should know, and
+// returns what is written of it together with the weights; empty: the same.
+func (d *decider) tellLock(c choice) string {
 	g, l := d.in.Guard, *d.rec.Lock
 	done := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, Stamp(l.Since))
 	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, Stamp(l.Since))
 	switch {
-	case d.state == StateBlocked:
-		what = lockBlocked(g, l, d.text)
-	case !d.hasCanaryTraffic(), d.reason == ReasonReassert:
+	case c.state == StateBlocked:
+		what = lockBlocked(g, l, c.text)
+	case !d.hasCanaryTraffic(), c.reason == ReasonReassert:
 		what = done
-	case d.move == MoveStable:
+	case c.move == MoveStable:
 		what = fmt.Sprintf("guardian is rolling %s back to %s since %s", g.Name, g.Stable, Stamp(l.Since))
 	}
 	d.rec.Message = lockMessage(d.in, l, what)
-	if d.move == MoveStable {
-		d.marks.Message = lockMessage(d.in, l, done)
+	if c.move == MoveStable {
+		return lockMessage(d.in, l, done)
 	}
+	return ""
 }
 
 func lockBlocked(g Guard, l Lock, why string) string {
@@ -159,13 +161,13 @@ func (d *decider) isNew(a Alert) bool {
 
 // gone tells of a locked guard one of whose VirtualServices does not exist: where
 // there is none, Istio sends requests to all pods of the host, the canary's too.
-func (d *decider) gone() {
-	d.state, d.reason = StateBlocked, ReasonBlocked
-	d.text = d.in.Gone + ": until it is back, locked again at once, requests reach all pods of its hosts, the canary's too"
+func (d *decider) gone() choice {
+	text := d.in.Gone + ": until it is back, locked again at once, requests reach all pods of its hosts, the canary's too"
 	if d.was.Status.State != StateBlocked {
-		d.note(EventBlocked, "", "locked, and "+d.text)
+		d.note(EventBlocked, "", "locked, and "+text)
 	}
-	d.doubt = d.doubt || d.was.Status.Reason != d.text // a cache that lags may not know yet that it is back
+	d.doubt = d.doubt || d.was.Status.Reason != text // a cache that lags may not know yet that it is back
+	return choice{state: StateBlocked, reason: ReasonBlocked, text: text}
 }
 
 // giveUp forgets a rollback that nothing asks for any more before it was done:

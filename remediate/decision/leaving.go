@@ -73,9 +73,9 @@ func (d *decider) former() []string {
 	return names
 }
 
-// letGo gives back what the configuration does not have any more, as giveBack does
-// with the rest: not while an alert fires, or another's lock denies this canary.
-func (d *decider) letGo() {
+// letGo says that what the configuration does not have any more is given back, as
+// giveBack does with the rest: not while an alert fires, or another's lock denies this canary.
+func (d *decider) letGo() bool {
 	switch {
 	case len(d.rec.Status.Leaving) == 0 || d.alertFiring() || d.paused() || d.observing() || len(d.in.Foreign) > 0 || d.in.Unlisted != "":
 	case d.now.Before(d.in.LeaveAt):
@@ -85,6 +85,7 @@ func (d *decider) letGo() {
 	case !d.in.Live:
 		d.wantLive = true
 	default:
-		d.leave = true
+		return true
 	}
+	return false
 }

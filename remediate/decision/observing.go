@@ -158,21 +158,19 @@ func (d *decider) would(enforcing, observing string) string {
 
 // hearOnly is a pass by a replica that is behind: what fires is recorded, and all
 // else is the lease holder's to find.
-func (d *decider) hearOnly() {
-	d.state, d.text = d.was.Status.State, d.was.Status.Reason
-	d.sortAlerts()
+func (d *decider) hearOnly() choice {
 	for _, a := range d.rollback {
 		d.noteAlert(a, "heard by a replica whose configuration observes; the record enforces, so the others roll back")
 	}
+	return choice{state: d.was.Status.State, text: d.was.Status.Reason, reason: ReasonNothing}
 }
 
 // onlyObserve is a pass over a guard that observes: the state is what is seen,
 // and a lock from before stands as it stood.
-func (d *decider) onlyObserve() {
+func (d *decider) onlyObserve() choice {
 	d.endWould()
 	if d.rec.Lock == nil {
-		d.open()
-		return
+		return d.open(ReasonNothing)
 	}
 	d.takeWeight()
 	d.rec.Status.Observing.Would = nil // the lock itself stands
@@ -180,11 +178,11 @@ func (d *decider) onlyObserve() {
 		d.noteAlert(a, "locked already, and mode observe puts nothing back")
 	}
 	if d.hasCanaryTraffic() {
-		d.block("mode observe puts nothing back: unlock, or set mode: enforce")
+		c := d.block("mode observe puts nothing back: unlock, or set mode: enforce")
 		d.rec.Status.Moving = nil // nothing is under way
-		return
+		return c
 	}
-	d.state, d.text = StateRolledBack, d.lockText()+"; mode observe: a new build lifts nothing, a person's unlock does"
+	return choice{state: StateRolledBack, reason: ReasonNothing, text: d.lockText() + "; mode observe: a new build lifts nothing, a person's unlock does"}
 }
 
 // endWould forgets a would-be rollback when its lock would be lifted, or when
@@ -209,12 +207,11 @@ func (d *decider) endWould() {
 
 // wouldRollBack tells of a rollback in place of doing it: once for as long as it
 // would stand.
-func (d *decider) wouldRollBack(l Lock, reason Reason) {
+func (d *decider) wouldRollBack(l Lock, reason Reason) choice {
 	o, why := d.rec.Status.Observing, d.unsafe()
-	d.reason = ReasonWould
-	d.state, d.text = d.observed(), fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight)
+	c := choice{reason: ReasonWould, state: d.observed(), text: fmt.Sprintf("canary has %d%%", d.in.Traffic.Weight)}
 	if !d.hasCanaryTraffic() {
-		d.state, d.text, why = StateIdle, "canary gets no traffic", ""
+		c.state, c.text, why = StateIdle, "canary gets no traffic", ""
 	}
 	switch {
 	case o.Would == nil:
@@ -230,7 +227,7 @@ func (d *decider) wouldRollBack(l Lock, reason Reason) {
 			d.noteAlert(a, "it would have been rolled back already: "+o.Would.Reason)
 		}
 	}
-	d.holdOrPromote()
+	return d.holdOrPromote(c)
 }
 
 func (d *decider) newWould(l Lock, reason Reason, why string) *Would {
@@ -275,15 +272,18 @@ func (d *decider) holding() []Alert {
 	return slices.DeleteFunc(slices.Clone(d.holds), func(a Alert) bool { return a.Action == ActionRollback })
 }
 
-// tellObserving adds to the reason what would be so if the guard enforced.
-func (d *decider) tellObserving() {
+// observingText is what follows after the reason of a guard that observes: what would
+// be so if it enforced.
+func (d *decider) observingText(c choice) string {
 	if !d.observing() {
-		return
+		return ""
 	}
-	if o := d.rec.Status.Observing; o != nil && o.Would != nil && d.state != StateDisarmed {
-		d.text += "; " + o.Would.Text()
+	var text string
+	if o := d.rec.Status.Observing; o != nil && o.Would != nil && c.state != StateDisarmed {
+		text = "; " + o.Would.Text()
 	}
 	if d.rec.Lock == nil && d.in.Marked != nil {
-		d.text += "; annotation " + LockKey(d.in.Guard.Name) + " of a lock that was lifted still stands on a VirtualService: guardian unlock takes it off"
+		text += "; annotation " + LockKey(d.in.Guard.Name) + " of a lock that was lifted still stands on a VirtualService: guardian unlock takes it off"
 	}
+	return text
 }

@@ -116,23 +116,24 @@ func (d *decider) disarmOff(q *Request) { d.arm(q.By, q.Reason) }
 
 // watchOnly is a pass over a disarmed guard: what is seen is recorded, and
 // nothing moves. A lock stands as it stood.
-func (d *decider) watchOnly() {
+func (d *decider) watchOnly() choice {
 	x := *d.rec.Status.Disarmed
-	d.state, d.reason, d.text = StateDisarmed, ReasonDisarmed, x.Text()
 	d.takeWeight() // also under a lock, where others pass over it
 	d.dropAsked("disarmed")
 	for _, a := range d.rollback {
-		d.noteAlert(a, "not rolled back: "+d.text)
+		d.noteAlert(a, "not rolled back: "+x.Text())
 	}
 	d.requeueAt(x.Until)
+	return choice{state: StateDisarmed, reason: ReasonDisarmed, text: x.Text()}
 }
 
 // showPause has a guard that could go forward say that it does not.
-func (d *decider) showPause() {
-	if d.paused() && (d.state == StateIdle || d.state == StateShifting) {
-		d.state, d.reason = StatePaused, ReasonPaused
-		d.text = d.rec.Status.PausedText() + "; " + d.text
+func (d *decider) showPause(c choice) choice {
+	if d.paused() && (c.state == StateIdle || c.state == StateShifting) {
+		c.state, c.reason = StatePaused, ReasonPaused
+		c.text = d.rec.Status.PausedText() + "; " + c.text
 	}
+	return c
 }
 
 // pauses says of a step that it is not taken, if that is so because of a pause.

@@ -62,62 +62,71 @@ type Watched struct {
 // holdOrPromote is the end of every decision that leaves traffic where it is:
 // an alert holds, or the next step of promotion is due, or it waits and says
 // for what.
-func (d *decider) holdOrPromote() {
+func (d *decider) holdOrPromote(c choice) choice {
 	s := &d.rec.Status
-	if holds := d.holding(); len(holds) > 0 && d.hasCanaryTraffic() && d.state == StateShifting {
-		d.state, d.reason = StateHeld, ReasonHeld
-		a := holds[0]
-		d.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
-		if a.Action == ActionRollback {
-			d.reason = ReasonEarlierBuild
-			d.text += d.whyPast(a)
-		}
+	if holds := d.holding(); len(holds) > 0 && d.hasCanaryTraffic() && c.state == StateShifting {
+		c = d.hold(c, holds[0])
 	}
-	d.showPause()
+	c = d.showPause(c)
 	if !s.MovedAt.Equal(d.was.Status.MovedAt) {
 		s.setTally(Tally{}, Counted{}) // those at other weights prove nothing
 	}
 	if !d.in.Leads {
-		return // what the next step waits for is told by the replica that would take it
+		return c // what the next step waits for is told by the replica that would take it
 	}
-	d.advanced = true
+	c.advanced = true
 	counted, over := s.tally()
 	s.ClearSteps()
-	if d.hasCanaryTraffic() && d.state != StateCompleted {
-		d.wantCount = true
-		d.requeueAt(d.now.Add(PollCount))
-		switch c := d.in.Count; {
-		case d.in.Busy || c.Asked && !c.Known:
-			s.setTally(counted, over)
-		case c.Asked:
-			d.count(Tally{c.Requests, c.Failed, c.Latency})
-		}
-		if d.in.Busy {
-			d.requeueAt(d.now.Add(pollBusy))
-		}
+	if d.hasCanaryTraffic() && c.state != StateCompleted {
+		d.countRequests(counted, over)
 	}
 	d.tellUnwatched()
 	if step, prior, more := d.nextStep(); more {
-		d.advance(step, prior)
-		return
+		return d.advance(c, step, prior)
 	}
 	d.missed()
-	if d.asked != nil {
-		d.dropAsked("the canary already has all traffic")
+	d.dropAsked("the canary already has all traffic")
+	return c
+}
+
+// hold is a canary whose traffic an alert has stay as it is.
+func (d *decider) hold(c choice, a Alert) choice {
+	c.state, c.reason = StateHeld, ReasonHeld
+	c.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
+	if a.Action == ActionRollback {
+		c.reason = ReasonEarlierBuild
+		c.text += d.whyPast(a)
+	}
+	return c
+}
+
+// countRequests has the canary's requests counted. What was counted over a time is
+// kept while nobody answers.
+func (d *decider) countRequests(counted Tally, over Counted) {
+	d.wantCount = true
+	d.requeueAt(d.now.Add(PollCount))
+	switch c := d.in.Count; {
+	case d.in.Busy || c.Asked && !c.Known:
+		d.rec.Status.setTally(counted, over)
+	case c.Asked:
+		d.count(Tally{c.Requests, c.Failed, c.Latency})
+	}
+	if d.in.Busy {
+		d.requeueAt(d.now.Add(pollBusy))
 	}
 }
 
 // advance takes a step, or says what it waits for.
-func (d *decider) advance(step, prior Step) {
+func (d *decider) advance(c choice, step, prior Step) choice {
 	s := &d.rec.Status
 	if d.pauses(step) {
-		return
+		return c
 	}
 	d.resumeStep(step)
 	mode := d.in.Guard.Promotion.Mode
 	if d.asked == nil && mode != PromotionManual && mode != PromotionAuto {
 		d.missed()
-		return
+		return c
 	}
 	s.NextStep = step.Weight
 	s.NextAt = d.due(step, prior)
@@ -126,8 +135,7 @@ func (d *decider) advance(step, prior Step) {
 		reason, s.Waiting, s.NextAt = WaitPerson, "guardian promote", time.Time{}
 	} else if reason, s.Waiting = d.wait(); reason == "" {
 		if s.Waiting = d.cannot(step); s.Waiting == "" {
-			d.step(step)
-			return
+			return d.step(c, step)
 		}
 		reason = WaitVirtualService
 	}
@@ -135,9 +143,10 @@ func (d *decider) advance(step, prior Step) {
 	d.missed()
 	if d.asked != nil {
 		d.dropAsked(s.Waiting)
-		return
+		return c
 	}
 	d.noteWaiting()
+	return c
 }
 
 // noteWaiting tells the history what a step waits for: once for each reason
@@ -354,7 +363,7 @@ const BySchedule = "schedule"
 // step goes one step up. That it has is told when it is seen. One that was
 // recorded already, and not made because guardian was killed or somebody else
 // wrote first, is not recorded again.
-func (d *decider) step(step Step) {
+func (d *decider) step(c choice, step Step) choice {
 	s := &d.rec.Status
 	by := BySchedule
 	if d.asked != nil {
@@ -362,11 +371,11 @@ func (d *decider) step(step Step) {
 	}
 	reached := d.reached(step)
 	again := s.Moving.StepsTo(reached) && s.Promoting == s.Build
-	d.move, d.weight, d.reason = MoveForward, step.Weight, ReasonStep
-	d.text = fmt.Sprintf("taking the step to %d%%", step.Weight)
-	d.marks = Marks{State: StateShifting, Reason: fmt.Sprintf("canary has %d%%", reached), Since: d.now, Build: s.Build}
+	c.move, c.weight, c.reason = MoveForward, step.Weight, ReasonStep
+	c.text = fmt.Sprintf("taking the step to %d%%", step.Weight)
+	c.marks = Marks{State: StateShifting, Reason: fmt.Sprintf("canary has %d%%", reached), Since: d.now, Build: s.Build}
 	if reached == 100 {
-		d.marks.State, d.marks.Reason = StatePromoted, "canary has all traffic"
+		c.marks.State, c.marks.Reason = StatePromoted, "canary has all traffic"
 	}
 	s.ClearSteps()
 	s.Promoting = s.Build
@@ -376,6 +385,7 @@ func (d *decider) step(step Step) {
 		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitVirtualService, refusedStep(s.Moving)
 	}
 	d.asked = nil
+	return c
 }
 
 // ClearSteps forgets what a next step waits for.
@@ -398,9 +408,9 @@ func (d *decider) count(t Tally) {
 // reportSteps says how the steps stand in states in which no step is looked
 // for. It is the lease holder's to tell; others only take back what is no
 // longer true.
-func (d *decider) reportSteps(changed bool) {
+func (d *decider) reportSteps(c choice, changed bool) {
 	s, p := &d.rec.Status, d.in.Guard.Promotion
-	if !d.advanced && (d.in.Leads || changed) {
+	if !c.advanced && (d.in.Leads || changed) {
 		s.ClearSteps()
 	}
 	if !d.in.Leads {
@@ -415,13 +425,13 @@ func (d *decider) reportSteps(changed bool) {
 		s.Steps = append(s.Steps, step.Weight)
 	}
 	step, _, more := d.nextStep()
-	if d.advanced || !more {
+	if c.advanced || !more {
 		return
 	}
 	switch {
-	case d.state == StateDisarmed:
-		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitDisarm, "waiting: "+d.text
-	case d.rec.Lock != nil || d.state == StateBlocked:
+	case c.state == StateDisarmed:
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitDisarm, "waiting: "+c.text
+	case d.rec.Lock != nil || c.state == StateBlocked:
 		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitLock, "waiting: locked"
 	}
 }

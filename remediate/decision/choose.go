@@ -1,0 +1,419 @@
+package decision
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// choose is the third stage: what becomes of the traffic.
+func (d *decider) choose() choice {
+	switch {
+	case d.behind():
+		return d.hearOnly()
+	case d.disarmed():
+		return d.watchOnly()
+	case d.observing():
+		return d.onlyObserve()
+	case d.rec.Lock != nil:
+		return d.locked()
+	}
+	return d.open(ReasonNothing)
+}
+
+// locked lifts the lock, or sees to it that the canary gets nothing.
+func (d *decider) locked() choice {
+	if reason := d.endLock(); reason != "" {
+		return d.open(reason)
+	}
+	d.dropAsked("locked: " + d.rec.Lock.Reason)
+	if !d.hasCanaryTraffic() {
+		return d.rest()
+	}
+	if why := d.unsafe(); why != "" {
+		return d.block(why)
+	}
+	if d.again() {
+		return d.reassert()
+	}
+	c := d.returnTraffic(*d.rec.Lock, ReasonFinish)
+	d.rec.Status.Moving.Again = d.rec.Status.Moving.Again || d.was.Status.Observing != nil
+	return c
+}
+
+// endLock lifts a lock whose time has come, and says why; empty: it stands.
+func (d *decider) endLock() Reason {
+	lifts := d.canUnlock()
+	expired := d.rollbackExpired()
+	switch {
+	case !lifts && !expired:
+		return ""
+	case !d.in.Live:
+		d.wantLive = true
+		return ""
+	case lifts:
+		d.lift(EventUnlocked, "new build", "build "+d.rec.Status.Build+" is ready and not among the refused")
+		return ReasonNewBuild
+	}
+	d.allowBuild(d.rec.Lock.Refused...)
+	d.lift(EventUnlocked, "window", "the rollback could not be done within the window and its alert is over")
+	return ReasonWindowOver
+}
+
+// rest is a lock whose canary gets nothing.
+func (d *decider) rest() choice {
+	if d.in.Gone != "" {
+		return d.gone()
+	}
+	c := choice{state: StateRolledBack, text: d.lockText(), reason: ReasonNothing}
+	if d.confirm(); slices.ContainsFunc(d.rollback, d.isNew) {
+		d.doubt = true
+	}
+	return c
+}
+
+// again says that a canary which was locked and at 0 has traffic once more,
+// also where its VirtualService did not exist in between: a rollback is told and
+// counted once.
+func (d *decider) again() bool {
+	s := d.was.Status
+	was := s.State == StateRolledBack || s.State == StateBlocked && s.Moving == nil        // else a rollback is under way
+	return d.was.Lock != nil && was && (s.Weight == 0 || d.in.Owned) && s.Observing == nil // which has put nothing back
+}
+
+// reassert takes traffic from a locked canary again. The record goes on saying
+// that it has none, so that a storm of this costs no write each; when the API
+// server refuses it, the record says that.
+func (d *decider) reassert() choice {
+	s := &d.rec.Status
+	c := choice{state: StateRolledBack, text: d.lockText(), move: MoveStable, reason: ReasonReassert}
+	c.marks = Marks{State: StateRolledBack, Reason: c.text, Since: d.was.Status.Since, Build: s.Build}
+	d.noteReassert()
+	if s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
+		s.Weight, s.MovedAt, s.Moving = 0, d.now, nil
+		s.Full, s.Unverified, s.Spread, s.PromotedAt, s.CompletedAt = false, false, 0, time.Time{}, time.Time{}
+	}
+	return c
+}
+
+// canUnlock says whether every ready pod of the canary belongs to a present
+// build, and none to one that has been refused.
+func (d *decider) canUnlock() bool {
+	c := d.in.Canary
+	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.Ready > 0 && c.Current == c.Ready && d.refusedRuns() == ""
+}
+
+// refusedRuns is a refused build that has a ready pod, or "". Of several
+// workloads each has a build of its own: a new one of the first does not excuse a
+// refused one of the second. What has been replaced, a cache that lags still shows:
+// it counts when it was read live.
+func (d *decider) refusedRuns() string {
+	refused := func(b string) bool { return slices.Contains(d.rec.Refused, b) }
+	if i := slices.IndexFunc(d.in.Canary.Running, refused); i >= 0 {
+		return d.in.Canary.Running[i]
+	}
+	if i := slices.IndexFunc(d.in.Canary.Serving, refused); i >= 0 && d.in.Guard.Rollback.Lock != LockNone {
+		if d.in.Live {
+			return d.in.Canary.Serving[i]
+		}
+		d.wantLive = true
+	}
+	return ""
+}
+
+// rollbackExpired says whether a blocked rollback of a promoted canary has outlived
+// the window in which it was right, and what caused it. What a person asked
+// for has no window, and a lock by hand is lifted by hand.
+func (d *decider) rollbackExpired() bool {
+	s, l := d.rec.Status, d.rec.Lock
+	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback })
+	return d.was.Status.State == StateBlocked && d.in.Traffic.Full() && d.windowOver() && s.Weight > 0 &&
+		!fires && l.Kind == LockBuild && (l.By == ByAlert || l.By == ByRefused)
+}
+
+// windowOver says whether the rollback window has ended. After the first sight
+// that is for the lease holder to find: two replicas whose clocks differ would
+// never agree. Until it has, a rollback is right.
+func (d *decider) windowOver() bool {
+	switch s := d.rec.Status; {
+	case !s.CompletedAt.IsZero():
+		return true
+	case s.Rolling: // it begins when the build is out
+		return false
+	case !d.in.Leads && d.was.Status.State != StateUnknown:
+		return false
+	}
+	return !d.now.Before(d.windowEnd())
+}
+
+// windowEnd is when the rollback window ends. If the clock was set since the
+// last step, what this replica has watched counts.
+func (d *decider) windowEnd() time.Time {
+	s, was := d.rec.Status, d.was.Status
+	began := s.PromotedAt
+	if began.Equal(was.PromotedAt) && began.Equal(was.MovedAt) {
+		began = d.in.movedAt(d.now)
+	}
+	return began.Add(d.in.Guard.Rollback.Window)
+}
+
+// unsafe says why traffic must not be sent to stable now, or "".
+func (d *decider) unsafe() string {
+	floor := d.in.Guard.Rollback.MinReadyStable
+	switch {
+	case d.in.Unsafe != "":
+		return d.in.Unsafe
+	case d.in.Stable.Missing != "":
+		return d.in.Stable.Missing
+	case d.in.Stable.Ready < floor:
+		return fmt.Sprintf("stable %s has %d ready endpoints, rollback.minReadyStable is %d", d.in.Guard.Stable, d.in.Stable.Ready, floor)
+	}
+	return ""
+}
+
+// block is a rollback that is wanted and would not be safe.
+func (d *decider) block(why string) choice {
+	d.takeWeight()
+	if l := d.rec.Lock; l != nil {
+		d.expectStable(*l)
+		d.rec.Status.Moving.Refused = ""
+	}
+	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
+		d.note(EventBlocked, "", "rollback is wanted but "+why)
+	}
+	return choice{state: StateBlocked, reason: ReasonBlocked, text: why}
+}
+
+// open decides for a guard that is not locked. reason is why it is not any more.
+func (d *decider) open(reason Reason) choice {
+	c := d.giveBack(reason)
+	if l, why := d.wantsRollback(); why != "" {
+		return d.rollBack(l, why)
+	}
+	switch {
+	case !d.hasCanaryTraffic():
+		c.state, c.text = StateIdle, d.idle()
+	case d.completed():
+		c = d.complete(c)
+	case d.blockedElsewhere():
+		c.state, c.text = d.observed(), d.was.Status.Reason
+		if d.was.Status.State == StateBlocked {
+			c.state = StateBlocked
+		}
+		d.dropAsked(c.text)
+		return c
+	case d.in.Traffic.Full():
+		c.state, c.text = d.promoted()
+	default:
+		c.state, c.text = StateShifting, cmp.Or(d.in.Unsafe, d.in.Traffic.Text())
+	}
+	d.giveUp()
+	return d.holdOrPromote(c)
+}
+
+// wantsRollback is the lock of a rollback, and why there has to be one; an empty
+// reason: there has not.
+func (d *decider) wantsRollback() (Lock, Reason) {
+	if q := d.asked; q != nil && q.Action == RequestRollback {
+		d.asked = nil
+		return Lock{By: q.By, Reason: cmp.Or(q.Reason, "asked for by "+q.By)}, ReasonPerson
+	}
+	if l := d.unrecorded(d.rec.Status.Build); l != nil {
+		return *l, ReasonFinish
+	}
+	if refused := d.refusedRuns(); refused != "" && d.in.Guard.Rollback.Lock != LockNone {
+		return Lock{By: ByRefused, Reason: "build " + refused + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild
+	}
+	if len(d.rollback) == 0 || !d.hasCanaryTraffic() || d.completed() {
+		return Lock{}, ""
+	}
+	a := d.rollback[0]
+	return Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: ByAlert, Reason: a.Name + ": " + a.Summary}, ReasonAlert
+}
+
+// idle is why a canary without traffic has none, and what alerts would do if it had.
+func (d *decider) idle() string {
+	text := cmp.Or(d.in.Absent, "canary gets no traffic")
+	if m := d.rec.Status.Moving; m.RollsBack() {
+		text = notLocked(m.Reason)
+		d.confirm()
+	}
+	for _, a := range d.rollback {
+		d.doubt = d.doubt || d.isNew(a)
+		d.noteAlert(a, "canary has no traffic; "+d.would("it will be rolled back at once if it gets some", "it would be rolled back at once if it got some"))
+	}
+	return text
+}
+
+// completed says that the canary has all traffic and has outlived its rollback window.
+func (d *decider) completed() bool { return d.in.Traffic.Full() && d.windowOver() }
+
+// complete is a canary that an alert does not roll back any more.
+func (d *decider) complete(c choice) choice {
+	c.state, c.text = StateCompleted, "canary has had all traffic for longer than rollback.window"
+	d.rec.Status.Unverified = false
+	d.bake(c.text)
+	for _, a := range d.rollback {
+		c.reason = ReasonCompleted
+		d.doubt = d.doubt || d.isNew(a)
+		d.noteAlert(a, "not rolled back: "+c.text)
+	}
+	return c
+}
+
+// promoted is a canary that has all traffic, and until when an alert rolls it back.
+func (d *decider) promoted() (State, string) {
+	if end := d.windowEnd(); end.After(d.now) {
+		d.requeueAt(end)
+	}
+	s := d.rec.Status
+	until := "; " + d.would("rolled back on an alert", "an alert would roll it back") + " until " + Stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+	if s.Unverified {
+		return StateUnverified, "a new build went out without a canary" + until
+	}
+	return StatePromoted, "canary has all traffic" + until
+}
+
+// bake notes, once for each rollback window, that it is over.
+func (d *decider) bake(text string) {
+	s := &d.rec.Status
+	if !s.CompletedAt.IsZero() {
+		return
+	}
+	s.CompletedAt = d.now
+	d.prove()
+	if was := d.was.Status.State; was != StateUnknown && was != StateCompleted {
+		d.note(EventCompleted, "", text+": an alert is recorded and rolls nothing back any more")
+	}
+}
+
+// blockedElsewhere says that another replica has heard a rollback alert that
+// it cannot act upon and, without a lock, leaves no other trace of.
+func (d *decider) blockedElsewhere() bool {
+	return (d.was.Status.State == StateBlocked && d.unsafe() != "" || d.rec.Status.Moving.RollsBack()) &&
+		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
+}
+
+// giveBack begins a choice with what a rollback has left behind and can be restored:
+// what it re-pointed, and its field ownership. While an alert fires, or the guard is
+// paused, testers and mirrors are not sent to the canary again.
+func (d *decider) giveBack(reason Reason) choice {
+	c := choice{reason: reason, leave: d.letGo()}
+	none := d.in.Guard.Rollback.Lock == LockNone
+	switch {
+	case !d.in.Owned && (none || !d.in.Owed), !none && d.alertFiring(), d.paused(), d.observing():
+		return c
+	case !d.in.Live:
+		d.wantLive = true
+		return c
+	}
+	c.release, c.move = d.in.Owned, MoveRestore
+	if none {
+		// Nothing says that the canary is good again: only a step forward, or
+		// CI, gives it its routes back.
+		c.move = MoveMark
+	}
+	if reason == ReasonNothing {
+		c.reason = ReasonRestore
+	}
+	return c
+}
+
+// alertFiring says that an alert fires, or that another replica has heard one about
+// this build: one about an earlier build may be over, for all that it tells.
+func (d *decider) alertFiring() bool {
+	return len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool {
+		return a.Fingerprint != "" || !a.StartsAt.Before(d.since())
+	})
+}
+
+// rollBack locks and moves everything to stable, or says why not.
+func (d *decider) rollBack(l Lock, reason Reason) choice {
+	if d.observing() {
+		return d.wouldRollBack(l, reason)
+	}
+	c := d.lockAndReturn(l, reason)
+	if d.rec.Lock == nil { // no lock will tell of them
+		for _, a := range d.rollback {
+			d.noteAlert(a, c.text)
+		}
+	}
+	return c
+}
+
+func (d *decider) lockAndReturn(l Lock, reason Reason) choice {
+	why := d.unsafe()
+	if !d.hasCanaryTraffic() {
+		why = "" // nothing has to move
+	}
+	if d.in.Guard.Rollback.Lock != LockNone {
+		l = d.setLock(l, reason)
+	}
+	d.dropAsked("an alert rolls back")
+	if s := &d.rec.Status; !slices.Contains(l.Coming, s.Promoting) {
+		s.Promoting = ""
+	}
+	switch {
+	case why != "":
+		if d.rec.Lock == nil && reason == ReasonPerson {
+			d.rec.Request = d.was.Request // nothing else would tell of it when it has become safe
+		}
+		return d.block(why)
+	case d.hasCanaryTraffic():
+		return d.returnTraffic(l, reason)
+	}
+	c := choice{state: StateIdle, text: notLocked(l.Reason), reason: reason}
+	if d.rec.Lock != nil {
+		c.state, c.text = StateRolledBack, d.lockText()
+	}
+	d.expectStable(l)
+	d.confirm()
+	return c
+}
+
+// setLock has the record lock the guard.
+func (d *decider) setLock(l Lock, reason Reason) Lock {
+	if l.Kind = d.in.Guard.Rollback.Lock; reason != ReasonFinish || l.Since.IsZero() {
+		l.Since = d.now // else it is set again: what came since is no part of it
+	}
+	d.lockBuilds(&l, reason)
+	d.rec.Lock = &l
+	return l
+}
+
+// refuse puts builds on the refused list. What has been proven of them before is
+// refuted.
+func (d *decider) refuse(builds ...string) {
+	for _, b := range builds {
+		if b != "" && !slices.Contains(d.rec.Refused, b) {
+			d.rec.Refused = append(d.rec.Refused, b)
+		}
+	}
+	d.rec.Status.Proven = slices.DeleteFunc(d.rec.Status.Proven, func(b string) bool { return slices.Contains(builds, b) })
+	if over := len(d.rec.Refused) - maxRefused; over > 0 {
+		d.rec.Refused = slices.Delete(d.rec.Refused, 0, over)
+	}
+}
+
+// allowBuild takes builds off the refused list.
+func (d *decider) allowBuild(builds ...string) {
+	d.rec.Refused = slices.DeleteFunc(d.rec.Refused, func(b string) bool { return slices.Contains(builds, b) })
+}
+
+// lift takes the lock away.
+func (d *decider) lift(event Event, by, why string) {
+	d.rec.Status.LiftedAt = d.now
+	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
+		d.rec.Status.LiftedAt = d.rec.Lock.Since
+	}
+	for _, name := range d.rec.Former(d.in.Guard) {
+		d.rec.Status.leave(name)
+	}
+	d.rec.Lock = nil
+	d.rec.Denies(nil, nil, Rollback{})
+	d.rec.VirtualServices, d.rec.Message = nil, ""
+	d.rec.Status.Moving = nil
+	d.note(event, by, why)
+	d.observeWeight(false) // what the lock would have reverted counts from now on
+}

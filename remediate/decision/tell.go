@@ -1,0 +1,58 @@
+package decision
+
+import (
+	"slices"
+)
+
+// tell is the last stage: what the record and the VirtualServices say of a choice.
+func (d *decider) tell(c choice) Decision {
+	s := &d.rec.Status
+	c.text += d.observingText(c)
+	if d.observing() {
+		c.move, c.release, c.leave = MoveNone, false, false // whatever has been chosen
+	}
+	changed := s.State != c.state
+	if changed {
+		s.Since = d.now
+	}
+	s.State, s.Reason = c.state, c.text
+	if c.marks.State == StateUnknown {
+		c.marks = Marks{State: s.State, Reason: s.Reason, Since: s.Since, Build: s.Build}
+	}
+	d.tellOutside()
+	d.reportSteps(c, changed)
+	for i := range d.rec.History {
+		if e := &d.rec.History[i]; e.State == StateUnknown {
+			e.State = c.state
+		}
+	}
+	if d.rec.Lock != nil {
+		d.tellDenials()
+		c.marks.Message = d.tellLock(c)
+	}
+	d.closeReceipt()
+	d.throttle()
+	if !d.graceEnd.IsZero() {
+		d.requeueAt(d.graceEnd)
+	}
+	return d.decision(c)
+}
+
+// decision puts together what the stages have found.
+func (d *decider) decision(c choice) Decision {
+	return Decision{Record: d.rec, Move: c.move, Weight: c.weight, Reason: c.reason, Marks: c.marks, Release: c.release, Leave: c.leave, Observes: d.observing(),
+		WantLive: d.wantLive && !d.in.Live, WantForward: d.wantForward, WantCount: d.wantCount && !d.in.Count.Asked && !d.in.Busy, WantAfter: d.wantAfter, Requeue: d.requeue,
+		Added: d.rec.History[len(d.was.History):], Then: d.then, Signal: d.signal, Doubt: d.doubt}
+}
+
+// tellDenials has the record say what the lock denies. Replicas may have different
+// configurations for a while: once it is said, it is the lease holder's.
+func (d *decider) tellDenials() {
+	if !d.in.Leads && d.was.Lock != nil && len(d.was.VirtualServices) > 0 && len(d.was.Deny) > 0 {
+		return
+	}
+	d.rec.VirtualServices = slices.Concat(d.in.Guard.VirtualServices, d.former())
+	if len(d.in.Deny) > 0 {
+		d.rec.Denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
+	}
+}
