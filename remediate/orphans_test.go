@@ -12,7 +12,7 @@ import (
 
 func TestAnOrphanedRecordKeepsItsLockAndRefusesWhatIsAsked(t *testing.T) {
 	r := decision.Record{Lock: &decision.Lock{Build: "b1"}, Refused: []string{"b1"}, Request: &decision.Request{Action: decision.RequestPause, By: "ann"},
-		Status: decision.Status{State: decision.StateRolledBack, Mode: decision.PromotionAuto, Steps: []int{100}, NextStep: 10}}
+		Status: decision.Status{State: decision.StateRolledBack, StepStatus: decision.StepStatus{Mode: decision.PromotionAuto, Steps: []int{100}, NextStep: 10}}}
 	got := records.Orphaned(r, "orders-service", at)
 	if got.Lock == nil || got.Status.State != decision.StateRolledBack || !got.Status.Orphaned.Equal(at) || got.Request != nil || got.Status.NextStep != 0 || got.Status.Steps != nil {
 		t.Errorf("record %+v", got)

@@ -203,7 +203,7 @@ func (b *bench) read() decision.Record {
 }
 
 func shifting(weight int, requests int64) decision.Record {
-	return decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: weight, Requests: requests, Build: "b1"}}
+	return decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: weight, Counts: decision.Counts{Requests: requests}, Build: "b1"}}
 }
 
 // tallied is shifting, with requests that were counted over a minute.
@@ -258,8 +258,8 @@ func wouldBe(r decision.Record) decision.Record {
 }
 
 func firing(state decision.State, weight int, action decision.Action) decision.Record {
-	return decision.Record{Status: decision.Status{State: state, Weight: weight, Requests: 50,
-		Firing: []decision.Firing{{Name: "StableErrors", Episode: "f@x", Action: action, Summary: "7% of requests fail"}}}}
+	return decision.Record{Status: decision.Status{State: state, Weight: weight, Counts: decision.Counts{Requests: 50},
+		FiringStatus: decision.FiringStatus{Firing: []decision.Firing{{Name: "StableErrors", Episode: "f@x", Action: action, Summary: "7% of requests fail"}}}}}
 }
 
 func TestGate(t *testing.T) {
@@ -442,7 +442,7 @@ func TestGate(t *testing.T) {
 				})
 			}, code: exitFailed, says: "had traffic and was taken back to 0%: canary gets no traffic", took: 20 * time.Second},
 		"a guard that is not configured any more cannot be told": {
-			record: decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Requests: 50, Orphaned: time.Unix(0, 0)}},
+			record: decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Counts: decision.Counts{Requests: 50}, Orphaned: time.Unix(0, 0)}},
 			code:   exitUnknown, says: "guard orders-service is not in guardian's configuration (seen at 1970-01-01T00:00:00Z): it is no longer managed"},
 		"a guardian that has received no heartbeat cannot tell": {
 			record: shifting(10, 50), setUp: func(b *bench) { b.hears(-1, "3m0s") }, code: exitUnknown, says: "it has received no heartbeat since it started", took: gateHeartbeatWait},
@@ -455,7 +455,7 @@ func TestGate(t *testing.T) {
 			record: decision.Record{Status: decision.Status{State: decision.StateIdle}}, args: []string{"--for", "2m"}, setUp: func(b *bench) { b.hears(181*time.Second, "10m0s") },
 			code: exitUnknown, says: "no traffic for 2m0s", took: 2 * time.Minute},
 		"traffic may be shifted while paused, which is said": {
-			record: decision.Record{Status: decision.Status{State: decision.StatePaused, PausedOnVS: true}}, args: []string{"--wait-unlocked"}, code: exitOK,
+			record: decision.Record{Status: decision.Status{State: decision.StatePaused, ByPersons: decision.ByPersons{PausedOnVS: true}}}, args: []string{"--wait-unlocked"}, code: exitOK,
 			says: "not locked: traffic may be shifted; guardian takes no step of its own, paused by annotation canary-guardian.io/paused"},
 		"no traffic may be shifted without a heartbeat": {
 			record: decision.Record{Status: decision.Status{State: decision.StateIdle}}, args: []string{"--wait-unlocked"}, setUp: func(b *bench) { b.hears(-1, "3m0s") },
@@ -1098,8 +1098,8 @@ func TestStatus(t *testing.T) {
 			{At: now.Add(-90 * time.Second), Event: "rolled-back", By: "alert", From: 30, To: 0, Reason: "5% of requests failed"},
 		}
 		climbing := record(decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Since: now.Add(-time.Hour), Build: "0123456789abcdef",
-			Mode: decision.PromotionAuto, Steps: []int{10, 30, 50, 100}, Requests: 37,
-			NextStep: 30, NextAt: now.Add(4 * time.Minute), Waiting: "waiting: until 2000-01-01T00:04:00Z", WaitingFor: decision.WaitInterval, Alerts: []string{"A", "B"}}})
+			StepStatus: decision.StepStatus{Mode: decision.PromotionAuto, Steps: []int{10, 30, 50, 100}, NextStep: 30, NextAt: now.Add(4 * time.Minute), Waiting: "waiting: until 2000-01-01T00:04:00Z", WaitingFor: decision.WaitInterval},
+			Counts:     decision.Counts{Requests: 37}, FiringStatus: decision.FiringStatus{Alerts: []string{"A", "B"}}}})
 		climbing.Name, climbing.Labels = records.Name("payments"), map[string]string{records.LabelGuard: "payments"}
 		other := record(decision.Record{})
 		other.Name, other.Labels, other.Data = "guardian-config", nil, map[string]string{"status": "no record"}
@@ -1134,8 +1134,8 @@ func TestTheTableOfGuardsFitsA80ColumnTerminal(t *testing.T) {
 	}
 	fires := []string{"GuardianCanaryErrorRate"}
 	for _, r := range []records.Named{
-		row(ladder(decision.Status{State: decision.StateRolledBack, Alerts: fires}, 10, decision.WaitLock), &decision.Lock{Kind: decision.LockManual, Alert: fires[0], By: "alert"}),
-		row(ladder(decision.Status{State: decision.StateHeld, Weight: 50, Alerts: append(fires, "A", "B")}, 100, decision.WaitAlert), nil),
+		row(ladder(decision.Status{State: decision.StateRolledBack, FiringStatus: decision.FiringStatus{Alerts: fires}}, 10, decision.WaitLock), &decision.Lock{Kind: decision.LockManual, Alert: fires[0], By: "alert"}),
+		row(ladder(decision.Status{State: decision.StateHeld, Weight: 50, FiringStatus: decision.FiringStatus{Alerts: append(fires, "A", "B")}}, 100, decision.WaitAlert), nil),
 		row(ladder(decision.Status{State: decision.StateShifting, Weight: 30}, 50, decision.WaitFirstSight), nil),
 	} {
 		var out bytes.Buffer
@@ -1153,7 +1153,7 @@ func TestTheTableOfGuardsFitsA80ColumnTerminal(t *testing.T) {
 func TestStatusShowsTheLadder(t *testing.T) {
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 	climbing := func(weight int, next int, at time.Time, reason decision.Wait, why string) decision.Status {
-		return decision.Status{Mode: decision.PromotionAuto, Steps: []int{10, 30, 50, 100}, Weight: weight, NextStep: next, NextAt: at, WaitingFor: reason, Waiting: why}
+		return decision.Status{StepStatus: decision.StepStatus{Mode: decision.PromotionAuto, Steps: []int{10, 30, 50, 100}, NextStep: next, NextAt: at, WaitingFor: reason, Waiting: why}, Weight: weight}
 	}
 	due, since := now.Add(200*time.Second), now.Add(-time.Minute)
 	for name, c := range map[string]struct {

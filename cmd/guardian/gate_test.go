@@ -30,7 +30,7 @@ var gateWords = struct{ liveness, states, alerts, heartbeats, rules, requests []
 
 // record is a guard of that state, its canary at 10% where it has any.
 func (c gateCase) record() decision.Record {
-	r := decision.Record{Status: decision.Status{State: decision.State(c.state), Weight: 10, Requests: 50, Reason: "why"}}
+	r := decision.Record{Status: decision.Status{State: decision.State(c.state), Weight: 10, Counts: decision.Counts{Requests: 50}, Reason: "why"}}
 	s := &r.Status
 	s.Counted = decision.Counted{Since: time.Date(2026, 3, 2, 8, 59, 0, 0, time.UTC), At: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)}
 	lock := &decision.Lock{Kind: decision.LockBuild, Build: "b1", Reason: "5% of requests failed"}

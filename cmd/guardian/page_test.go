@@ -49,7 +49,7 @@ func pageOf(ctx context.Context, url string) (string, error) {
 func TestEveryCommandOfThePageIsTaken(t *testing.T) {
 	tried := map[string]bool{}
 	for _, r := range []decision.Record{
-		{Lock: &decision.Lock{}}, {Status: decision.Status{Weight: 10, Disarmed: &decision.Disarm{}}}, {Status: decision.Status{Paused: &decision.Pause{}}},
+		{Lock: &decision.Lock{}}, {Status: decision.Status{Weight: 10, ByPersons: decision.ByPersons{Disarmed: &decision.Disarm{}}}}, {Status: decision.Status{ByPersons: decision.ByPersons{Paused: &decision.Pause{}}}},
 	} {
 		for _, c := range page.Commands("orders-service", "microservices", r) {
 			words := shellCalls(c.Line)[0]

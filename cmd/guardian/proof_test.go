@@ -103,15 +103,15 @@ func TestWhatWasProvenInWords(t *testing.T) {
 		prove  float64
 		want   string
 	}{
-		{decision.Status{Requests: 1204, Failed: 1, Latency: p95, Counted: over}, 0,
+		{decision.Status{Counts: decision.Counts{Requests: 1204, Failed: 1, Latency: p95, Counted: over}}, 0,
 			"1,204 requests in 60 s, 1 failed (0.084%), p95 ≤ 250 ms; an error rate of 0.4% or more would have been seen (95%)"},
-		{decision.Status{Requests: 1204, Failed: 1, Latency: p95, Counted: over}, 0.02,
+		{decision.Status{Counts: decision.Counts{Requests: 1204, Failed: 1, Latency: p95, Counted: over}}, 0.02,
 			"1,204 requests in 60 s, 1 failed (0.084%), p95 ≤ 250 ms; an error rate of 2% or more would have been seen (95%)"},
-		{decision.Status{Requests: 1, Counted: over, Latency: decision.Latency{Quantile: 0.999, Millis: 500, Above: true}}, 0,
+		{decision.Status{Counts: decision.Counts{Requests: 1, Counted: over, Latency: decision.Latency{Quantile: 0.999, Millis: 500, Above: true}}}, 0,
 			"1 request in 60 s, 0 failed, p99.9 > 500 ms; an error rate of 95% or more would have been seen (95%)"},
-		{decision.Status{Requests: 3, Failed: 5, Counted: over}, 0,
+		{decision.Status{Counts: decision.Counts{Requests: 3, Failed: 5, Counted: over}}, 0,
 			"5 requests in 60 s, 5 failed (100%); an error rate of 100% or more would have been seen (95%)"},
-		{decision.Status{Requests: 50}, 0, "50 requests, of which guardian does not say how many failed"},
+		{decision.Status{Counts: decision.Counts{Requests: 50}}, 0, "50 requests, of which guardian does not say how many failed"},
 		{decision.Status{}, 0, "no request was counted, so nothing is proven of its error rate"},
 	} {
 		if got := proofText(c.status, c.prove); got != c.want {

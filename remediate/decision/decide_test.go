@@ -29,7 +29,7 @@ func given(edits ...func(*Input)) Input {
 			Promotion: Promotion{Mode: PromotionOff, MinRequests: 100, Steps: []Step{{Weight: 10, Interval: 5 * time.Minute},
 				{Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute, Bake: 2 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
 			AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute},
-		Record:  Record{Status: Status{State: StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at.Add(-10 * time.Minute), Served: []Served{{Build: "b1", From: at.Add(-10 * time.Minute)}}}},
+		Record:  Record{Status: Status{State: StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at.Add(-10 * time.Minute), BuildMemory: BuildMemory{Served: []Served{{Build: "b1", From: at.Add(-10 * time.Minute)}}}}},
 		Traffic: virtualservice.Traffic{Weight: 50, Lowest: 50, Split: 1},
 		Canary: Workload{Build: "b1", Since: at.Add(-time.Hour), Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true,
 			Ages: map[string]PodAge{"b1": {Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour)}}},
@@ -318,8 +318,8 @@ func TestFirstSightRecordsAndMovesNothing(t *testing.T) {
 		"the next look at the same build does not promote yet": {[]but{gets(0), stood(StateIdle, 0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "waiting: for a new build"},
 	})
 	d := Decide(given(unseen, appeared(10*time.Minute)), at)
-	want := Status{State: StateShifting, Since: at, Weight: 50, Reason: "canary has 50%", Build: "b1", BuildSince: at.Add(-10 * time.Minute), MovedAt: at, Ready: ReadyInfo{Stable: 2, Canary: 2},
-		FirstSeen: at, Served: []Served{{Build: "b1", From: at}}}
+	want := Status{State: StateShifting, Since: at, Weight: 50, Reason: "canary has 50%", Build: "b1", BuildSince: at.Add(-10 * time.Minute), MovedAt: at,
+		Ready: ReadyInfo{Stable: 2, Canary: 2}, FirstSeen: at, BuildMemory: BuildMemory{Served: []Served{{Build: "b1", From: at}}}}
 	if !reflect.DeepEqual(d.Record.Status, want) {
 		t.Errorf("recorded %+v\nwant %+v", d.Record.Status, want)
 	}

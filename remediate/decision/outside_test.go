@@ -34,7 +34,7 @@ func TestWhatIsOutsideIsTheLeaseHoldersToTell(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			in := in
 			in.Leads = c.leads
-			in.Record.Status = Status{State: StateIdle, Unguarded: c.before}
+			in.Record.Status = Status{State: StateIdle, Outsiders: Outsiders{Unguarded: c.before}}
 			d := Decide(in, at)
 			if got := d.Record.Status.Unguarded; len(d.Added) != c.notes || !slices.Equal(got, c.after) {
 				t.Errorf("status %q, added %v; want %q and %d", got, d.Added, c.after, c.notes)

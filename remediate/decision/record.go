@@ -78,61 +78,87 @@ type Lock struct {
 
 // Status is what guardian last saw and decided; times are by guardian's clock.
 type Status struct {
-	State       State         `json:"state"`
-	Since       time.Time     `json:"since"`  // when the state began
-	Weight      int           `json:"weight"` // canary's share in percent, 0–100: the highest of its routes
-	Reason      string        `json:"reason,omitempty"`
-	Build       string        `json:"build,omitempty"`      // of the canary; empty: unknown
-	BuildSince  time.Time     `json:"buildSince,omitzero"`  // when that build appeared
-	MovedAt     time.Time     `json:"movedAt,omitzero"`     // last change of Weight by anybody, or of what it leads to: since then the build is watched
-	Spread      int           `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
-	Splits      []string      `json:"splits,omitempty"`     // marks of testers' routes that have been seen to split
-	PromotedAt  time.Time     `json:"promotedAt,omitzero"`  // when the rollback window began
-	CompletedAt time.Time     `json:"completedAt,omitzero"` // when its end was seen
-	Paused      *Pause        `json:"paused,omitempty"`     // by `guardian pause`
-	PausedOnVS  bool          `json:"pausedOnVS,omitempty"` // AnnotationPaused stands on a VirtualService
-	Disarmed    *Disarm       `json:"disarmed,omitempty"`   // by `guardian disarm`
-	Alerts      []string      `json:"alerts,omitempty"`     // names of the alerts that fire, sorted
-	Firing      []Firing      `json:"firing,omitempty"`     // the same with what they ask for, by when they were first seen
-	Mode        PromotionMode `json:"mode,omitempty"`       // of promotion, as the lease holder has it; empty: off
-	Steps       []int         `json:"ladder,omitempty"`     // weights of all steps, unless the mode is off
-	Waiting     string        `json:"waiting,omitempty"`    // what the next step waits for, in plain words
-	WaitingFor  Wait          `json:"waitingFor,omitempty"` // the same, of a closed set
-	Waited      []Wait        `json:"waited,omitempty"`     // what the history has told of since weight or build changed
-	ToldAt      time.Time     `json:"toldAt,omitzero"`      // when words and numbers were last brought up to date
-	NextStep    int           `json:"nextStep,omitempty"`   // weight of the next step of promotion
-	NextAt      time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
-	Requests    int64         `json:"requests,omitempty"`   // canary requests in the present interval, as last asked
-	Failed      int64         `json:"failed,omitempty"`     // those of them that failed
-	Latency     Latency       `json:"latency,omitzero"`     // of them, where the guard has a limit for it
-	Counted     Counted       `json:"counted,omitzero"`     // when these three were; zero: they were not
-	Noted       []string      `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
-	Fresh       bool          `json:"fresh,omitempty"`      // no weight has changed since this build appeared
-	Rolling     bool          `json:"rolling,omitempty"`    // this build's rollout has not been seen complete yet
-	Promoting   string        `json:"promoting,omitempty"`  // build that the scheduler may move forward
-	Ready       ReadyInfo     `json:"ready,omitzero"`       // ready endpoints, as last seen
-	Unverified  bool          `json:"unverified,omitempty"` // a new build came while the canary had 100%
-	Full        bool          `json:"full,omitempty"`       // the canary has all traffic in every route
-	Moving      *Moving       `json:"moving,omitempty"`     // a change of the weight that is under way
-	UnlockedAt  time.Time     `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
-	LiftedAt    time.Time     `json:"liftedAt,omitzero"`    // when anything last did: what an annotation says of an older lock is over
-	Moves       *Moves        `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
-	FirstSeen   time.Time     `json:"firstSeen,omitzero"`   // when the guard was first looked at
-	Served      []Served      `json:"served,omitempty"`     // builds that have had ready pods, the present and those of the last minutes
-	Proven      []string      `json:"proven,omitempty"`     // builds that have stood their rollback window out, newest last
-	Revisions   []Revision    `json:"revisions,omitempty"`  // what ReplicaSets and ControllerRevisions are called as builds, newest last
-	Taken       *Taken        `json:"taken,omitempty"`      // the last lock of another record that became this guard's
-	Unwatched   string        `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
-	Observing   *Observing    `json:"observing,omitempty"`  // nothing is written to a VirtualService; nil: the guard enforces
-	EnforcedAt  time.Time     `json:"enforcedAt,omitzero"`  // when it last came from observing to that: what fired before is of the past
-	Leaving     []Leaving     `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
-	// Unguarded are VirtualServices that lead to the canary and are not the
-	// guard's, ForeignLocks annotations by which another user holds a canary in the
-	// guard's VirtualServices.
-	Unguarded    []string `json:"unguarded,omitempty"`
-	ForeignLocks []string `json:"foreignLocks,omitempty"`
-
+	State       State     `json:"state"`
+	Since       time.Time `json:"since"`  // when the state began
+	Weight      int       `json:"weight"` // canary's share in percent, 0–100: the highest of its routes
+	Reason      string    `json:"reason,omitempty"`
+	Build       string    `json:"build,omitempty"`      // of the canary; empty: unknown
+	BuildSince  time.Time `json:"buildSince,omitzero"`  // when that build appeared
+	MovedAt     time.Time `json:"movedAt,omitzero"`     // last change of Weight by anybody, or of what it leads to: since then the build is watched
+	Spread      int       `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
+	Splits      []string  `json:"splits,omitempty"`     // marks of testers' routes that have been seen to split
+	PromotedAt  time.Time `json:"promotedAt,omitzero"`  // when the rollback window began
+	CompletedAt time.Time `json:"completedAt,omitzero"` // when its end was seen
+	ByPersons
+	FiringStatus
+	StepStatus
+	Counts
+	Noted      []string  `json:"noted,omitempty"`      // the last episodes (fingerprint@startsAt) recorded without action
+	Fresh      bool      `json:"fresh,omitempty"`      // no weight has changed since this build appeared
+	Rolling    bool      `json:"rolling,omitempty"`    // this build's rollout has not been seen complete yet
+	Promoting  string    `json:"promoting,omitempty"`  // build that the scheduler may move forward
+	Ready      ReadyInfo `json:"ready,omitzero"`       // ready endpoints, as last seen
+	Unverified bool      `json:"unverified,omitempty"` // a new build came while the canary had 100%
+	Full       bool      `json:"full,omitempty"`       // the canary has all traffic in every route
+	Moving     *Moving   `json:"moving,omitempty"`     // a change of the weight that is under way
+	UnlockedAt time.Time `json:"unlockedAt,omitzero"`  // when a person last lifted a lock
+	LiftedAt   time.Time `json:"liftedAt,omitzero"`    // when anything last did: what an annotation says of an older lock is over
+	Moves      *Moves    `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
+	FirstSeen  time.Time `json:"firstSeen,omitzero"`   // when the guard was first looked at
+	BuildMemory
+	Unwatched  string     `json:"unwatched,omitempty"` // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
+	Observing  *Observing `json:"observing,omitempty"` // nothing is written to a VirtualService; nil: the guard enforces
+	EnforcedAt time.Time  `json:"enforcedAt,omitzero"` // when it last came from observing to that: what fired before is of the past
+	Leaving    []Leaving  `json:"leaving,omitempty"`   // what the configuration does not have any more, and is to be given back
+	Outsiders
 	Orphaned time.Time `json:"orphaned,omitzero"` // when the configuration was seen not to have this guard; zero: it has it
+}
+
+// ByPersons is what people have asked guardian not to do.
+type ByPersons struct {
+	Paused     *Pause  `json:"paused,omitempty"`     // by `guardian pause`
+	PausedOnVS bool    `json:"pausedOnVS,omitempty"` // AnnotationPaused stands on a VirtualService
+	Disarmed   *Disarm `json:"disarmed,omitempty"`   // by `guardian disarm`
+}
+
+// FiringStatus is what fires for a guard.
+type FiringStatus struct {
+	Alerts []string `json:"alerts,omitempty"` // names of the alerts that fire, sorted
+	Firing []Firing `json:"firing,omitempty"` // the same with what they ask for, by when they were first seen
+}
+
+// StepStatus is how the steps of promotion stand, as the lease holder has it.
+type StepStatus struct {
+	Mode       PromotionMode `json:"mode,omitempty"`       // empty: off
+	Steps      []int         `json:"ladder,omitempty"`     // weights of all steps, percent, unless the mode is off
+	Waiting    string        `json:"waiting,omitempty"`    // what the next step waits for, in plain words
+	WaitingFor Wait          `json:"waitingFor,omitempty"` // the same, of a closed set
+	Waited     []Wait        `json:"waited,omitempty"`     // what the history has told of since weight or build changed
+	ToldAt     time.Time     `json:"toldAt,omitzero"`      // when words and numbers were last brought up to date
+	NextStep   int           `json:"nextStep,omitempty"`   // weight of the next step of promotion, percent
+	NextAt     time.Time     `json:"nextAt,omitzero"`      // when it is due at the earliest
+}
+
+// Counts are the canary's requests since the last change of weights, as last counted.
+type Counts struct {
+	Requests int64   `json:"requests,omitempty"`
+	Failed   int64   `json:"failed,omitempty"` // those of them that failed
+	Latency  Latency `json:"latency,omitzero"` // of them, where the guard has a limit for it
+	Counted  Counted `json:"counted,omitzero"` // when these three were; zero: they were not
+}
+
+// BuildMemory is what guardian knows of the canary's builds besides the present one.
+type BuildMemory struct {
+	Served    []Served   `json:"served,omitempty"`    // builds that have had ready pods, the present and those of the last minutes
+	Proven    []string   `json:"proven,omitempty"`    // builds that have stood their rollback window out, newest last
+	Revisions []Revision `json:"revisions,omitempty"` // what ReplicaSets and ControllerRevisions are called as builds, newest last
+	Taken     *Taken     `json:"taken,omitempty"`     // the last lock of another record that became this guard's
+}
+
+// Outsiders is what guardian sees and cannot change.
+type Outsiders struct {
+	Unguarded    []string `json:"unguarded,omitempty"`    // VirtualServices that lead to the canary and are not the guard's
+	ForeignLocks []string `json:"foreignLocks,omitempty"` // annotations by which another user holds a canary in the guard's VirtualServices
 }
 
 // Moves names whose traffic a guard moves, and between what, as the command

@@ -175,11 +175,11 @@ func TestAPausedGuardIsOfferedWhatEndsThePause(t *testing.T) {
 		}
 		return strings.Join(all, "\n")
 	}
-	by := paused(decision.Status{Paused: &decision.Pause{By: "ann"}})
+	by := paused(decision.Status{ByPersons: decision.ByPersons{Paused: &decision.Pause{By: "ann"}}})
 	if !strings.Contains(by, "resume orders -n shop --reason") || strings.Contains(by, " pause ") {
 		t.Error(by)
 	}
-	on := paused(decision.Status{PausedOnVS: true, Moves: &decision.Moves{VirtualServices: []string{"routes"}}})
+	on := paused(decision.Status{ByPersons: decision.ByPersons{PausedOnVS: true}, Moves: &decision.Moves{VirtualServices: []string{"routes"}}})
 	if !strings.Contains(on, "kubectl annotate virtualservice routes -n shop "+decision.AnnotationPaused+"-") || strings.Contains(on, "pause orders") {
 		t.Error(on)
 	}
