@@ -96,6 +96,14 @@ func (s *Server) webhook(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, span := s.beginSpan(ctx, c, LaneWebhook, received)
+	err = s.takeWebhook(ctx, c, body, received)
+	endSpan(span, err)
+	return err
+}
+
+// takeWebhook is what follows from the body of a webhook call.
+func (s *Server) takeWebhook(ctx context.Context, c echo.Context, body []byte, received time.Time) error {
 	hook, err := ParseWebhook(body)
 	if errors.Is(err, errVersion) {
 		return s.refuse(LaneWebhook, resultVersion, 1, err)
@@ -103,7 +111,7 @@ func (s *Server) webhook(c echo.Context) error {
 	if err != nil {
 		return s.refuse(LaneWebhook, resultInvalid, 1, err)
 	}
-	s.log.Debug("webhook", "receiver", hook.Receiver, "group_key", hook.GroupKey,
+	s.log.DebugContext(ctx, "webhook", "receiver", hook.Receiver, "group_key", hook.GroupKey,
 		"alerts", len(hook.Alerts), "truncated", hook.Truncated)
 	if err := s.accept(ctx, LaneWebhook, hook.Alerts, received); err != nil {
 		return err
@@ -118,7 +126,7 @@ func (s *Server) webhook(c echo.Context) error {
 		// Still 200: the others are recorded, and these would be no better if they came again, which any other status asks
 		// Alertmanager to see to.
 		s.opts.MetricSet.count(LaneWebhook, resultInvalid, hook.Invalid)
-		s.log.Warn("left out alerts that make no sense", "receiver", hook.Receiver, "group_key", hook.GroupKey, "invalid", hook.Invalid, "err", hook.Problem)
+		s.log.WarnContext(ctx, "left out alerts that make no sense", "receiver", hook.Receiver, "group_key", hook.GroupKey, "invalid", hook.Invalid, "err", hook.Problem)
 		out.Invalid, out.Problem = hook.Invalid, advice(hook.Problem)
 	}
 	return c.JSON(http.StatusOK, out)
@@ -146,6 +154,14 @@ func (s *Server) push(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, span := s.beginSpan(ctx, c, LanePush, received)
+	err = s.takePush(ctx, c, body, received)
+	endSpan(span, err)
+	return err
+}
+
+// takePush is what follows from the body of a push.
+func (s *Server) takePush(ctx context.Context, c echo.Context, body []byte, received time.Time) error {
 	alerts, invalid := ParsePush(body, received)
 	if alerts == nil {
 		return s.refuse(LanePush, resultInvalid, 1, invalid)
@@ -165,6 +181,7 @@ func (s *Server) accept(ctx context.Context, lane Lane, alerts []Alert, received
 		return nil
 	}
 	n, beats := len(alerts), s.hasHeartbeat(lane, alerts)
+	countAlerts(ctx, n)
 	s.tellClocks(lane, alerts, received)
 	taken := false
 	defer func() { // also when the sink panics

@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/exporter-toolkit/web"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 )
 
@@ -102,6 +104,13 @@ type ServerOptions struct {
 	// answered 503, and comes again. Default: the call is taken without them,
 	// logged and counted.
 	Refresh func(context.Context) error
+
+	// Tracer begins a span for each call of the alerts port that has proved who it is.
+	// Default: there are none.
+	Tracer trace.Tracer
+	// Propagator takes the trace that a call is part of from its headers. Default: it
+	// begins its own.
+	Propagator propagation.TextMapPropagator
 
 	Gatherer  prometheus.Gatherer // behind /metrics
 	MetricSet *Metrics
@@ -306,6 +315,7 @@ func (s *Server) metricsHandler() http.Handler {
 	e.GET("/metrics", echo.WrapHandler(promhttp.HandlerFor(s.opts.Gatherer, promhttp.HandlerOpts{
 		ErrorLog:            slog.NewLogLogger(s.log.Handler(), slog.LevelError),
 		MaxRequestsInFlight: 10,
+		EnableOpenMetrics:   true, // the only format with exemplars
 	})))
 	e.GET("/healthz", func(c echo.Context) error { return c.JSON(http.StatusOK, answer{Status: "ok"}) })
 	e.GET("/readyz", s.ready)

@@ -14,6 +14,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"go.opentelemetry.io/otel/trace"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -64,6 +65,10 @@ type Options struct {
 	// HeartbeatByAlertmanager is the same of those that came through
 	// Alertmanager, for people to see. May be nil.
 	HeartbeatByAlertmanager func() time.Time
+
+	// Tracer begins the spans of what follows from an alert, and of each write. Nil:
+	// there are none.
+	Tracer trace.Tracer
 
 	// Confirmed is told where a guard stands when a pass has found out or changed it,
 	// as the API server has confirmed it. It must not block. May be nil.
@@ -130,6 +135,7 @@ type entry struct {
 type submitted struct {
 	alert    decision.Alert
 	received time.Time
+	from     trace.SpanContext // in which it came in; invalid: it is not traced
 }
 
 // ErrUnknownGuard is returned for a guard that the configuration does not have.
@@ -197,6 +203,9 @@ func New(o Options) (*Controller, error) {
 	}
 	if o.After != nil {
 		c.r.after = c.after
+	}
+	if o.Tracer != nil {
+		c.r.store = tracedStore{c.r.store}
 	}
 	return c, nil
 }
@@ -357,7 +366,7 @@ func (c *Controller) restarted(guard string, ref virtualservice.Ref, byReason ma
 // alerts are kept and tried again in any case, also when ctx ends first. Only
 // alerts that began are to be submitted; Firing is asked for all.
 func (c *Controller) Submit(ctx context.Context, guard string, alerts []decision.Alert, received time.Time) error {
-	done, err := c.accept(guard, alerts, received)
+	done, err := c.accept(ctx, guard, alerts, received)
 	if err != nil {
 		return err
 	}
@@ -370,13 +379,13 @@ func (c *Controller) Submit(ctx context.Context, guard string, alerts []decision
 }
 
 // Accept takes alerts for a guard and returns at once; they are kept in memory
-// until a reconcile has recorded what follows.
-func (c *Controller) Accept(guard string, alerts []decision.Alert, received time.Time) error {
-	_, err := c.accept(guard, alerts, received)
+// until a reconcile has recorded what follows. Of ctx only its span counts.
+func (c *Controller) Accept(ctx context.Context, guard string, alerts []decision.Alert, received time.Time) error {
+	_, err := c.accept(ctx, guard, alerts, received)
 	return err
 }
 
-func (c *Controller) accept(guard string, alerts []decision.Alert, received time.Time) (<-chan error, error) {
+func (c *Controller) accept(ctx context.Context, guard string, alerts []decision.Alert, received time.Time) (<-chan error, error) {
 	done := make(chan error, 1)
 	c.mu.Lock()
 	e, ok := c.guards[guard]
@@ -387,7 +396,7 @@ func (c *Controller) accept(guard string, alerts []decision.Alert, received time
 	default:
 		for _, a := range alerts {
 			if _, have := e.pending[a.Episode()]; !have {
-				e.pending[a.Episode()] = submitted{alert: a, received: received}
+				e.pending[a.Episode()] = submitted{alert: a, received: received, from: trace.SpanContextFromContext(ctx)}
 			}
 		}
 		e.waiters = append(e.waiters, done)
@@ -449,8 +458,10 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	}
 	pass, cancel := context.WithTimeout(ctx, c.o.PassTimeout)
 	defer cancel()
+	pass, span := tracePass(pass, c.o.Tracer, g, pending)
 	out, err := c.r.reconcile(pass, g, alerts)
-	c.finish(g, e, out, pending, err)
+	c.finish(pass, g, e, out, pending, err)
+	span.end(out, err)
 	answer := err
 	if out.recorded {
 		answer = nil
@@ -499,11 +510,11 @@ func (r *rollbackRate) high(now time.Time) bool {
 }
 
 // finish notes what came of a reconcile.
-func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map[string]submitted, err error) {
+func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out outcome, pending map[string]submitted, err error) {
 	m := c.o.Metrics
 	if err != nil {
 		m.failed(g.Name)
-		c.o.Logger.Error("reconcile failed, retrying", "guard", g.Name, "err", err)
+		c.o.Logger.ErrorContext(ctx, "reconcile failed, retrying", "guard", g.Name, "err", err)
 	}
 	d := out.decision
 	if out.done && d.Move == decision.MoveStable {
@@ -514,18 +525,18 @@ func (c *Controller) finish(g decision.Guard, e *entry, out outcome, pending map
 		}
 		for _, s := range pending {
 			if l := d.Record.Lock; l == nil || l.Fingerprint == s.alert.Fingerprint {
-				m.seconds.WithLabelValues(g.Name).Observe(c.o.Now().Sub(s.received).Seconds())
+				m.rollbackTook(ctx, g.Name, c.o.Now().Sub(s.received))
 				break
 			}
 		}
-		c.o.Logger.Info("traffic moved to stable", "guard", g.Name, "reason", string(d.Reason), "detail", whyStable(d.Record),
+		c.o.Logger.InfoContext(ctx, "traffic moved to stable", "guard", g.Name, "reason", string(d.Reason), "detail", whyStable(d.Record),
 			"from", out.snapshot.input.Traffic.Weight, "build", d.Record.Status.Build)
 	}
 	if out.unmarked != nil {
-		c.o.Logger.Error("a VirtualService does not show the lock: the admission policies let canary weights pass, and guardian puts them back", "guard", g.Name, "err", out.unmarked)
+		c.o.Logger.ErrorContext(ctx, "a VirtualService does not show the lock: the admission policies let canary weights pass, and guardian puts them back", "guard", g.Name, "err", out.unmarked)
 	}
 	if out.done && d.Move == decision.MoveForward {
-		c.o.Logger.Info("traffic moved forward", "guard", g.Name, "weight", d.Weight, "build", d.Record.Status.Build)
+		c.o.Logger.InfoContext(ctx, "traffic moved forward", "guard", g.Name, "weight", d.Weight, "build", d.Record.Status.Build)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -558,9 +569,9 @@ func whyStable(r decision.Record) string {
 
 // wrote is called for each record that this replica wrote: for Events and
 // counters, which must not be told by every replica.
-func (c *Controller) wrote(g decision.Guard, s snapshot, d decision.Decision) {
+func (c *Controller) wrote(ctx context.Context, g decision.Guard, s snapshot, d decision.Decision) {
 	for _, h := range d.Added {
-		c.o.Logger.Info("recorded", "guard", g.Name, "event", h.Event, "state", string(h.State), "from", h.From, "to", h.To,
+		c.o.Logger.InfoContext(ctx, "recorded", "guard", g.Name, "event", h.Event, "state", string(h.State), "from", h.From, "to", h.To,
 			"build", h.Build, "alert", h.Alert, "by", h.By, "reason", h.Reason)
 		c.event.tell(s, h)
 		if h.Event == decision.EventRolledBack {

@@ -833,7 +833,7 @@ func TestNoAlertIsLostWhileTheAPIServerIsAway(t *testing.T) {
 	for i, app := range apps {
 		p := []*running{a, b}[i%2]
 		if i < 2 { // the push lane: never sent again, and over before the API server is back
-			r.must(p.Accept(app.Name, []decision.Alert{badAlert("CanaryErrors")}, time.Now()))
+			r.must(p.Accept(t.Context(), app.Name, []decision.Alert{badAlert("CanaryErrors")}, time.Now()))
 			continue
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -51,7 +51,7 @@ func lifting(t *testing.T) (*world, *reconciler, decision.Guard) {
 	}
 	var saw *world
 	r := &reconciler{cached: worldReader{world: w, saw: &saw}, live: worldReader{world: w, saw: &saw}, store: store, now: func() time.Time { return at.Add(time.Hour) },
-		past: records.NewHistories(), domain: virtualservice.DefaultDomain, leads: func() bool { return true }, changed: func(decision.Guard, snapshot, decision.Decision) {},
+		past: records.NewHistories(), domain: virtualservice.DefaultDomain, leads: func() bool { return true }, changed: func(context.Context, decision.Guard, snapshot, decision.Decision) {},
 		count: func(context.Context, snapshot) decision.Count { return decision.Count{} }}
 	return w, r, g
 }

@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Metrics are what a Controller exports. The guard label takes its values
@@ -179,6 +181,17 @@ func (m *Metrics) edit(guard string, change func(*series)) {
 	if s, ok := m.guards[guard]; ok {
 		change(s)
 	}
+}
+
+// rollbackTook notes how long a rollback took. The trace that shows where the time
+// went goes with it, if there is one.
+func (m *Metrics) rollbackTook(ctx context.Context, guard string, took time.Duration) {
+	h := m.seconds.WithLabelValues(guard)
+	if c := trace.SpanContextFromContext(ctx); c.IsSampled() {
+		h.(prometheus.ExemplarObserver).ObserveWithExemplar(took.Seconds(), prometheus.Labels{"trace_id": c.TraceID().String()})
+		return
+	}
+	h.Observe(took.Seconds())
 }
 
 func (m *Metrics) failed(guard string)     { m.edit(guard, func(s *series) { s.failures++ }) }

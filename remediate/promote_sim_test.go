@@ -336,7 +336,7 @@ func (s *sim) start(r *simReplica) {
 			known := s.answers(50*time.Millisecond, r.hurry) && !s.broken("prometheus")
 			return decision.Count{Known: known, Requests: coarse(s.requests(clock().Sub(x.input.CountSince(clock())))), Gaps: s.gaps()}
 		},
-		changed: func(decision.Guard, snapshot, decision.Decision) {},
+		changed: func(context.Context, decision.Guard, snapshot, decision.Decision) {},
 	}
 }
 

@@ -189,7 +189,7 @@ func (m *machine) wire(r *replica) {
 		count: func(context.Context, snapshot) decision.Count {
 			return decision.Count{Known: m.prom, Requests: m.requests()}
 		},
-		changed: func(_ decision.Guard, _ snapshot, d decision.Decision) { m.checkEvents(d) },
+		changed: func(_ context.Context, _ decision.Guard, _ snapshot, d decision.Decision) { m.checkEvents(d) },
 		idle:    func() bool { return r.idle },
 		stir:    func() { m.stir(r) },
 	}

@@ -73,7 +73,7 @@ type reconciler struct {
 	after         func(ctx context.Context, s snapshot) decision.After                         // what shows only after a rollback; nil: nobody is asked
 	links         func(guard string, sides decision.Sides, from, to time.Time) []decision.Link // nil: there are none
 	unguarded     func(g decision.Guard, p virtualservice.Pair) (found []string, known bool)   // nil: it is not looked for
-	changed       func(g decision.Guard, s snapshot, d decision.Decision)                      // told of each decision that was written
+	changed       func(ctx context.Context, g decision.Guard, s snapshot, d decision.Decision) // told of each decision that was written
 	manyRollbacks func() bool                                                                  // many rollbacks at once; nil: never
 
 	idle func() bool // what cached holds may be of a while ago; nil: never
@@ -159,6 +159,7 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 		if ask.pinned && unsure(s, d) {
 			return out, fmt.Errorf("guard %s: %w", g.Name, errAbandoned)
 		}
+		traceDecision(ctx, s, d)
 		did, err := r.apply(ctx, s, d)
 		did.snapshot, did.recorded = s, out.recorded || did.recorded
 		if out = did; err == nil {
@@ -415,7 +416,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d decision.Decision)
 		did.record, err = r.store.writeRecord(ctx, s.input.Guard.Name, s.record, p.before)
 		switch {
 		case err == nil:
-			r.changed(s.input.Guard, s, d)
+			r.changed(ctx, s.input.Guard, s, d)
 		case d.Move == decision.MoveStable && s.again && !errors.Is(err, errConflict):
 			return r.applyUnrecorded(ctx, s, did, err)
 		default:
@@ -513,7 +514,7 @@ func (r *reconciler) conclude(ctx context.Context, s snapshot, d decision.Decisi
 			return err
 		}
 		if d.Added = d.Then; len(d.Added) > 0 {
-			r.changed(s.input.Guard, s, d)
+			r.changed(ctx, s.input.Guard, s, d)
 		}
 	}
 	if !d.Release {

@@ -83,7 +83,7 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: virtualservice.DefaultDomain, now: func() time.Time { return now }, watch: newDwellTimes(), known: newTrafficCache(),
 		leads: func() bool { return true }, heartbeat: func(context.Context) (time.Time, error) { return now, nil },
-		count: func(context.Context, snapshot) decision.Count { return decision.Count{} }, changed: func(decision.Guard, snapshot, decision.Decision) {}}
+		count: func(context.Context, snapshot) decision.Count { return decision.Count{} }, changed: func(context.Context, decision.Guard, snapshot, decision.Decision) {}}
 	g := decision.Guard{Name: "orders-service", Namespace: "shop", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
 		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Rollback: decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true}}
 	look := func() {

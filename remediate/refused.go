@@ -164,7 +164,7 @@ func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (o
 		return out, errors.Join(err, failed)
 	}
 	out.record = cm
-	r.changed(g, out.snapshot, d)
+	r.changed(ctx, g, out.snapshot, d)
 	return out, err
 }
 

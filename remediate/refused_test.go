@@ -52,7 +52,7 @@ func newLonely(t *testing.T, weight int) *lonely {
 			return decision.Forward{Requests: 1000}, nil
 		},
 		count: func(context.Context, snapshot) decision.Count { return decision.Count{} },
-		changed: func(_ decision.Guard, _ snapshot, d decision.Decision) {
+		changed: func(_ context.Context, _ decision.Guard, _ snapshot, d decision.Decision) {
 			for _, e := range d.Added {
 				o.told = append(o.told, fmt.Sprintf("%s: %d→%d", e.Event, e.From, e.To))
 			}
@@ -406,13 +406,13 @@ func TestAViewTellsOfALockThatIsNotRecorded(t *testing.T) {
 	c := &Controller{o: Options{Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return o.now }, Confirmed: func(v View) { told = v }}}
 	e := &entry{}
 	out, err := o.pass(errorsAlert)
-	c.finish(o.guard, e, out, nil, err)
+	c.finish(t.Context(), o.guard, e, out, nil, err)
 	if told.Lock == nil || !strings.Contains(told.Unrecorded, "exceeded; quota") {
 		t.Errorf("lock %+v, unrecorded %q", told.Lock, told.Unrecorded)
 	}
 	o.refuse = func(string, []virtualservice.Op) (error, bool) { return nil, false }
 	out, err = o.pass()
-	c.finish(o.guard, e, out, nil, err)
+	c.finish(t.Context(), o.guard, e, out, nil, err)
 	if told.Lock == nil || told.Unrecorded != "" {
 		t.Errorf("recorded: lock %+v, unrecorded %q", told.Lock, told.Unrecorded)
 	}

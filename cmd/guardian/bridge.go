@@ -65,7 +65,7 @@ func (i *guardIndex) Guard(name string) (config.Guard, bool) {
 // controller is what the bridge needs of remediate.Controller.
 type controller interface {
 	Submit(ctx context.Context, guard string, alerts []decision.Alert, received time.Time) error
-	Accept(guard string, alerts []decision.Alert, received time.Time) error
+	Accept(ctx context.Context, guard string, alerts []decision.Alert, received time.Time) error
 	Enqueue(guard string)
 	Unknown(ctx context.Context, alertOf map[string]string) error
 }
@@ -197,7 +197,7 @@ func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerti
 		errs = append(errs, b.submit(ctx, began, received))
 	} else {
 		for _, guard := range slices.Sorted(maps.Keys(began)) {
-			errs = append(errs, ignoreUnknown(b.guards.Accept(guard, began[guard], received)))
+			errs = append(errs, ignoreUnknown(b.guards.Accept(ctx, guard, began[guard], received)))
 		}
 	}
 	return errors.Join(append(errs, storeErr, b.tellUnknown(ctx, lane, alerts))...)

@@ -46,7 +46,7 @@ func (f *fakeController) Submit(_ context.Context, guard string, alerts []decisi
 	return f.fail[guard]
 }
 
-func (f *fakeController) Accept(guard string, alerts []decision.Alert, _ time.Time) error {
+func (f *fakeController) Accept(_ context.Context, guard string, alerts []decision.Alert, _ time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.accepted[guard] = append(f.accepted[guard], alerts...)

@@ -42,7 +42,7 @@ func (o *forwardChecks) list(ctx context.Context) error {
 	return o.listAll(ctx, func(_, started []alerting.Alert) error {
 		var failed []error
 		for guard, began := range o.bridge.byGuard(started) {
-			failed = append(failed, ignoreUnknown(o.bridge.guards.Accept(guard, began, o.now())))
+			failed = append(failed, ignoreUnknown(o.bridge.guards.Accept(ctx, guard, began, o.now())))
 		}
 		return errors.Join(failed...)
 	})

@@ -24,6 +24,12 @@ type room struct {
 	never  []string // import paths, with all below them
 }
 
+// What sends spans; who has something to tell needs the API alone.
+const (
+	otelSDK       = "go.opentelemetry.io/otel/sdk"
+	otelExporters = "go.opentelemetry.io/otel/exporters"
+)
+
 // rooms are the walls between the packages. What a room may not import, it may not
 // import by way of another package of the module either.
 var rooms = []room{
@@ -31,10 +37,11 @@ var rooms = []room{
 		"github.com/spf13/viper", "github.com/fsnotify/fsnotify", "go.yaml.in/yaml/v3", "k8s.io/apimachinery/pkg/util/validation",
 		"github.com/prometheus/common", "github.com/prometheus/alertmanager/timeinterval", "github.com/prometheus/prometheus/promql/parser"},
 		never: []string{module + "rules/publish", "log", "net/http", "os/exec"}},
-	{folder: "alerting", never: []string{module + "rules", module + "remediate", "k8s.io", "sigs.k8s.io", "istio.io"}},
-	{folder: "rules", never: []string{module + "alerting", module + "remediate", "github.com/labstack/echo"}},
+	{folder: "cmd/guardian/tracing", only: []string{"go.opentelemetry.io/otel", "go.opentelemetry.io/proto/otlp/trace/v1", "google.golang.org/protobuf", "golang.org/x/time/rate"}},
+	{folder: "alerting", never: []string{module + "rules", module + "remediate", "k8s.io", "sigs.k8s.io", "istio.io", otelSDK, otelExporters}},
+	{folder: "rules", never: []string{module + "alerting", module + "remediate", "github.com/labstack/echo", "go.opentelemetry.io"}},
 	{folder: "cmd/guardian/page", only: []string{module + "remediate/decision", "golang.org/x/time/rate"}},
-	{folder: "remediate", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus"}},
+	{folder: "remediate", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus", otelSDK, otelExporters}},
 	{folder: "remediate/decision", only: []string{module + "remediate/virtualservice"}, never: []string{"context", "log", "net", "os", "sync", "math/rand"}},
 	{folder: "remediate/records", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus"}},
 	{folder: "remediate/virtualservice", only: []string{"go.yaml.in/yaml/v3"}, never: []string{"context", "log", "net", "os", "sync", "time", "math/rand"}},
@@ -167,6 +174,7 @@ func TestAWallThatIsBrokenIsFound(t *testing.T) {
 		"the configuration has a server":    {map[string][]string{"cmd/guardian/config": {"github.com/labstack/echo/v4"}}, "github.com/labstack/echo/v4, and may import nothing but"},
 		"the configuration writes rules":    {map[string][]string{"cmd/guardian/config": {module + "rules/publish"}}, "cmd/guardian/config imports " + module + "rules/publish"},
 		"remediate imports a server":        {map[string][]string{"remediate": {"github.com/labstack/echo/v4"}}, "remediate imports github.com/labstack/echo/v4"},
+		"remediate sends spans":             {map[string][]string{"remediate": {otelSDK + "/trace"}}, "remediate imports " + otelSDK},
 		"decision imports a client":         {map[string][]string{"remediate/decision": {"k8s.io/client-go/kubernetes"}}, "k8s.io/client-go/kubernetes, and may import nothing but"},
 		"decision imports a logger":         {map[string][]string{"remediate/decision": {"log/slog"}}, "remediate/decision imports log/slog"},
 		"decision imports what reads":       {map[string][]string{"remediate/decision": {module + "remediate"}}, "and may import nothing but"},

@@ -26,6 +26,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/cmd/guardian/tracing"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
@@ -122,19 +123,21 @@ type service struct {
 	controller *remediate.Controller
 	server     *alerting.Server
 	rules      *rulesWriter
-	notifier   *notifier   // nil: nobody is posted to
-	page       *pageServer // nil: there is none
+	notifier   *notifier       // nil: nobody is posted to
+	page       *pageServer     // nil: there is none
+	traces     *tracing.Traces // nil: there are none
 	close      []func()
 	tuneMemory func(guards int) // sets this process's memory targets; nil: not its own process
 }
 
 func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 	s := &service{config: c, log: log}
+	s.connectTraces()
 	registry := prometheus.NewRegistry()
 	reg := prometheus.WrapRegistererWith(prometheus.Labels{rules.LabelOwner: c.Namespace}, registry)
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := alerting.NewMetrics(reg)
-	s.bridge = newBridge(c, metrics, log.With("component", "alerting"), time.Now)
+	s.bridge = newBridge(c, metrics, s.log.With("component", "alerting"), time.Now)
 	if err := s.connectChecks(); err != nil {
 		return nil, err
 	}
@@ -149,7 +152,8 @@ func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, e
 		AlertsAddress: c.Listen.Alerts, MetricsAddress: c.Listen.Metrics,
 		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile, AllowAnonymous: c.Webhook.AllowAnonymous,
 		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.checks.refresh, OwnHeartbeat: s.bridge.ownHeartbeat,
-		Gatherer: registry, MetricSet: metrics, Logger: log.With("component", "http"),
+		Gatherer: registry, MetricSet: metrics, Logger: s.log.With("component", "http"),
+		Tracer: s.traces.Tracer(), Propagator: s.traces.Propagator(),
 	})
 	if err != nil {
 		return nil, err
@@ -209,6 +213,7 @@ func (s *service) confirmed(v remediate.View) {
 func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) error {
 	rc = rest.CopyConfig(rc)
 	rc.Wrap(newAPIRequests(reg).wrap)
+	rc.Wrap(s.traces.Transport)
 	rc.Wrap(func(next http.RoundTripper) http.RoundTripper { return persistentWatch{next} })
 	kube, err := kubernetes.NewForConfig(rc)
 	if err != nil {
@@ -231,6 +236,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
 		Confirmed:               s.passed,
+		Tracer:                  s.traces.Tracer(),
 		Metrics:                 remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
 	})
 	if err != nil {
