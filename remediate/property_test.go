@@ -59,6 +59,7 @@ type machine struct {
 	closed   bool
 	few      bool
 	movedAt  time.Time // last change of weights by anybody
+	stoodAt  time.Time // and the one before, while nobody has recorded the last
 	built    time.Time // when the canary's pods last came to be of another build
 	raisedTo int       // a step of guardian's that its record has not seen yet
 	oldBuild int       // the build at first sight; 0: somebody has begun with it
@@ -271,7 +272,7 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 	m.traceWrite(r, was, is, after)
 	defer func() {
 		if moved {
-			m.movedAt = m.now
+			m.movedAt, m.stoodAt = m.now, time.Time{}
 		}
 	}()
 	if a, b := blank(m.t, before), blank(m.t, after); !reflect.DeepEqual(a, b) {
@@ -360,7 +361,7 @@ func (m *machine) checkStep(record decision.Record, was, is virtualservice.Traff
 func (m *machine) put(vs *unstructured.Unstructured) {
 	was, is := m.trafficOf(m.w.vs), m.trafficOf(vs)
 	if was.Weight != is.Weight || was.Lowest != is.Lowest {
-		m.movedAt = m.now
+		m.moved(was, is)
 	}
 	if is.Weight > was.Weight {
 		m.oldBuild = 0
@@ -368,6 +369,24 @@ func (m *machine) put(vs *unstructured.Unstructured) {
 	m.ended = m.ended && was == is
 	m.w.vs = vs
 	m.remember(vs)
+}
+
+// moved has somebody else's weights count from now on, unless they are back at what
+// the record says before any replica has recorded that they were gone: such as when a
+// VirtualService is deleted and made anew at once.
+func (m *machine) moved(was, is virtualservice.Traffic) {
+	recorded := func(t virtualservice.Traffic) bool {
+		s := m.parsed().Status
+		return t.Weight == s.Weight && t.Weight-t.Lowest == s.Spread
+	}
+	switch {
+	case recorded(is) && !m.stoodAt.IsZero():
+		m.movedAt, m.stoodAt = m.stoodAt, time.Time{}
+		return
+	case recorded(was):
+		m.stoodAt = m.movedAt
+	}
+	m.movedAt = m.now
 }
 
 // blank is a VirtualService without what guardian may touch.

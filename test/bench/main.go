@@ -181,6 +181,10 @@ func (b *bench) makeApp(ctx context.Context, namespace, name string) error {
 // shift gives every canary 30%, and waits until guardian has written down that it
 // has seen it. guardian itself is not asked: to answer would leave garbage.
 func (b *bench) shift(ctx context.Context, names []string) error {
+	wanted := map[string]bool{}
+	for _, name := range names {
+		wanted["guardian-"+name] = true
+	}
 	if err := b.parallel(names, 8, func(name string) error { return b.apps[name].SetWeights(ctx, 70, 30) }); err != nil {
 		return err
 	}
@@ -193,7 +197,7 @@ func (b *bench) shift(ctx context.Context, names []string) error {
 		}
 		seen := 0
 		for i := range records.Items {
-			if strings.Contains(records.Items[i].Data["status"], `"state":"shifting"`) {
+			if wanted[records.Items[i].Name] && strings.Contains(records.Items[i].Data["status"], `"state":"shifting"`) {
 				seen++
 			}
 		}
@@ -431,7 +435,45 @@ func (b *bench) burst(ctx context.Context, guards, bare []string) error {
 	row("idle processor time, of a core", "%.2f %%", "1", idle.share*100)
 	row("and scraped every 15 s", "%.2f %%", "", scraped.share*100)
 	b.proc.Stop()
+	for _, ns := range []string{namespace, apart} {
+		record, annotations, err := b.sizes(ctx, ns)
+		if err != nil {
+			return err
+		}
+		row("bytes of a record and of annotations, "+ns, "%d, %d", "", record, annotations)
+	}
 	return nil
+}
+
+// sizes are how many bytes the records and the annotations of the VirtualServices of a
+// namespace have, on average: the bare writes are to be no smaller than guardian's.
+func (b *bench) sizes(ctx context.Context, ns string) (record, annotations int, err error) {
+	records, err := b.kube.CoreV1().ConfigMaps(ns).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, 0, err
+	}
+	services, err := b.dyn.Resource(controlplane.VirtualServices).Namespace(ns).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, 0, err
+	}
+	length := func(set map[string]string) (n int) {
+		for k, v := range set {
+			n += len(k) + len(v)
+		}
+		return n
+	}
+	var of, written int
+	for i := range records.Items {
+		if strings.Contains(records.Items[i].Name, "-burst-") || strings.Contains(records.Items[i].Name, "-bare-") {
+			record, of = record+length(records.Items[i].Data), of+1
+		}
+	}
+	for i := range services.Items {
+		if n := length(services.Items[i].GetAnnotations()); n > 0 {
+			annotations, written = annotations+n, written+1
+		}
+	}
+	return record / max(of, 1), annotations / max(written, 1), nil
 }
 
 // alarm sends four alerts for every guard, and returns how long it took until
