@@ -266,7 +266,13 @@ func (l Lock) refusal() string {
 
 // Equal says whether two locks are the same.
 func (l Lock) Equal(o Lock) bool {
-	return slices.Equal(l.Refused, o.Refused) && slices.Equal(l.Coming, o.Coming) &&
-		l.Kind == o.Kind && l.Build == o.Build && l.Signal == o.Signal && l.Alert == o.Alert && l.Fingerprint == o.Fingerprint &&
-		l.StartsAt.Equal(o.StartsAt) && l.Since.Equal(o.Since) && l.By == o.By && l.Reason == o.Reason && l.From == o.From
+	return l.sameBuilds(o) && l.sameAlert(o) && l.Kind == o.Kind && l.Since.Equal(o.Since) && l.By == o.By && l.Reason == o.Reason && l.From == o.From
+}
+
+func (l Lock) sameBuilds(o Lock) bool {
+	return l.Build == o.Build && slices.Equal(l.Refused, o.Refused) && slices.Equal(l.Coming, o.Coming)
+}
+
+func (l Lock) sameAlert(o Lock) bool {
+	return l.Signal == o.Signal && l.Alert == o.Alert && l.Fingerprint == o.Fingerprint && l.StartsAt.Equal(o.StartsAt)
 }

@@ -194,16 +194,24 @@ func (d *decider) endWould() {
 	if o == nil || o.Would == nil || !d.in.Leads {
 		return
 	}
-	w, c := o.Would, d.in.Canary
-	over := c.Build != "" && c.Ready > 0 && c.Current == c.Ready &&
-		!slices.ContainsFunc(c.readyBuilds(), func(b string) bool { return slices.Contains(w.Refused, b) })
-	if d.in.Guard.Rollback.Lock == LockNone || len(w.Refused) == 0 {
-		over = len(d.rollback) == 0 && !slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback })
+	over := d.replaced(o.Would.Refused)
+	if d.in.Guard.Rollback.Lock == LockNone || len(o.Would.Refused) == 0 {
+		over = len(d.rollback) == 0 && !slices.ContainsFunc(d.holds, asksForRollback)
 	}
-	if over || d.in.Traffic.Full() && d.windowOver() {
+	if over || d.completed() {
 		o.Would = nil
 	}
 }
+
+// replaced says that every ready pod of the canary, and at least one, is of the present
+// build, and none of these.
+func (d *decider) replaced(builds []string) bool {
+	c := d.in.Canary
+	rolledOut := c.Build != "" && c.Ready > 0 && c.Current == c.Ready
+	return rolledOut && !slices.ContainsFunc(c.readyBuilds(), func(b string) bool { return slices.Contains(builds, b) })
+}
+
+func asksForRollback(a Alert) bool { return a.Action == ActionRollback }
 
 // wouldRollBack tells of a rollback in place of doing it: once for as long as it
 // would stand.
