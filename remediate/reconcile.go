@@ -119,12 +119,7 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 	var out outcome
 	var ask questions
 	var conflict error
-	var done func() // with this pass's slot for queries
-	defer func() {
-		if done != nil {
-			done()
-		}
-	}()
+	defer ask.giveSlotBack()
 	for range maxAttempts {
 		in, s, err := r.gather(ctx, g, alerts, ask)
 		if errors.Is(err, errAbandoned) {
@@ -135,24 +130,7 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 			return out, err
 		}
 		s.again = ask.again
-		now := r.now()
-		d := decision.Decide(in, now)
-		if (d.WantCount || d.WantForward || d.WantAfter) && !ask.slot && !ask.busy {
-			if done, ask.slot = r.takeQuerySlot(); !ask.slot {
-				ask.busy, in.Busy = true, true
-				d = decision.Decide(in, now)
-			}
-		}
-		if d.WantCount && !ask.count.Asked {
-			ask.count = r.count(ctx, s)
-			ask.count.Asked = true
-			in.Count = ask.count
-			now = r.now()
-			d = decision.Decide(in, now)
-		}
-		if d.WantAfter && ask.after == nil && r.after != nil {
-			d, now = r.askAfter(ctx, &in, s, &ask)
-		}
+		d, now := r.decide(ctx, &in, s, &ask)
 		if r.goesDeeper(d, s, &ask) {
 			continue
 		}
@@ -175,6 +153,30 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 	return out, fmt.Errorf("guard %s: %d attempts: %w", g.Name, maxAttempts, conflict)
 }
 
+// decide decides, and again when others than the API server have to be asked first.
+// The time is that of the decision.
+func (r *reconciler) decide(ctx context.Context, in *decision.Input, s snapshot, ask *questions) (decision.Decision, time.Time) {
+	now := r.now()
+	d := decision.Decide(*in, now)
+	if (d.WantCount || d.WantForward || d.WantAfter) && !ask.slot && !ask.busy {
+		if ask.done, ask.slot = r.takeQuerySlot(); !ask.slot {
+			ask.busy, in.Busy = true, true
+			d = decision.Decide(*in, now)
+		}
+	}
+	if d.WantCount && !ask.count.Asked {
+		ask.count = r.count(ctx, s)
+		ask.count.Asked = true
+		in.Count = ask.count
+		now = r.now()
+		d = decision.Decide(*in, now)
+	}
+	if d.WantAfter && ask.after == nil && r.after != nil {
+		return r.askAfter(ctx, in, s, ask)
+	}
+	return d, now
+}
+
 // depth is how much of what a decision is made on is read anew. Each has what the ones
 // before it have; any doubt goes deeper.
 type depth int
@@ -195,12 +197,19 @@ type questions struct {
 	again  bool  // it has left a write without an answer
 	count  decision.Count
 	after  *decision.After
-	slot   bool // this pass has a slot for queries to others than the API server
-	busy   bool // it is not, they are being asked about other guards
+	slot   bool   // this pass has a slot for queries to others than the API server
+	done   func() // gives it back
+	busy   bool   // it is not, they are being asked about other guards
 }
 
 // written is the depth of all objects that are written, for whatever comes after too.
 func (q *questions) written() { q.depth, q.floor = depthWritten, depthWritten }
+
+func (q *questions) giveSlotBack() {
+	if q.done != nil {
+		q.done()
+	}
+}
 
 func (r *reconciler) takeQuerySlot() (done func(), ok bool) {
 	if r.querySlot == nil {
