@@ -108,6 +108,12 @@ test-page: tools ## Open the page in a real Chromium while a canary is rolled ba
 	$(GO) vet -tags=page ./cmd/guardian
 	$(GO) test -tags=page -count=1 -timeout=10m -v -run=InABrowser ./cmd/guardian $(FLAGS)
 
+.PHONY: test-otel
+test-otel: tools ## Send a rollback's trace to a real OpenTelemetry collector (builds it once; 2 minutes)
+	@$(GO) run ./test/cluster -build collector
+	$(GO) vet -tags=otel ./cmd/guardian
+	$(GO) test -tags=otel -count=1 -timeout=10m -v -run=ARealCollector ./cmd/guardian
+
 .PHONY: property
 property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
 	$(GO) test -count=1 -timeout=2h -run=PropertyInvariants ./remediate -rapid.checks=$(SEQUENCES)
@@ -188,6 +194,7 @@ lint: ## Check with gofmt, go vet and staticcheck
 	$(GO) vet ./...
 	$(GO) vet -C testdata/tools/release ./...
 	$(GO) vet -C testdata/tools/dashboards ./...
+	$(GO) vet -C testdata/tools/collector ./...
 	$(GO) vet -C internal/conntrack ./...
 	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck ./...
 	@$(MAKE) --no-print-directory lint-actions

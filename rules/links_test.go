@@ -86,3 +86,28 @@ func TestLinksOfAlerts(t *testing.T) {
 		})
 	}
 }
+
+func TestTheTracesOfARollbackAreFoundInJaeger(t *testing.T) {
+	from, to := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), time.Date(2026, 11, 24, 12, 30, 0, 0, time.UTC)
+	jaeger := Links{Jaeger: "https://jaeger.example/jaeger/"}
+	const times = "end=1795523400000000&limit=20&lookback=custom&service=orders.microservices&start=1795521600000000&tags="
+	for name, c := range map[string]struct {
+		links  Links
+		signal Signal
+		want   string
+	}{
+		"of failed requests":   {jaeger, SignalErrorRate, "https://jaeger.example/jaeger/search?" + times + "%7B%22error%22%3A%22true%22%2C%22istio.canonical_revision%22%3A%22v2%22%7D"},
+		"of slow ones":         {jaeger, SignalLatency, "https://jaeger.example/jaeger/search?" + times + "%7B%22istio.canonical_revision%22%3A%22v2%22%7D"},
+		"without Jaeger, none": {Links{Kiali: "https://kiali.example"}, SignalErrorRate, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := ""
+			if l := c.links.Traces("microservices", "orders", "v2", c.signal, from, to); l != nil {
+				got = l.URL
+			}
+			if got != c.want {
+				t.Errorf("%s\nwant %s", got, c.want)
+			}
+		})
+	}
+}

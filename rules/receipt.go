@@ -1,8 +1,10 @@
 package rules
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -52,6 +54,21 @@ func (o Options) Proven(g Guard, s Signal, at time.Time) string {
 	return receipt(ProvenAt, fmt.Sprintf("min(last_over_time(%s%s[1m] @ %.3f))", p.since, own, float64(at.UnixMilli())/1000))
 }
 
+// Labels of the samples of Traced.
+const (
+	LabelApp      = "destination_app"
+	LabelRevision = "destination_canonical_revision"
+)
+
+// Traced is a query for what the canary's proxies call themselves in traces: the
+// labels LabelApp and LabelRevision of its samples. It looks ten minutes back, since
+// the canary may have no requests any more.
+func (o Options) Traced(g Guard) string {
+	o = o.withDefaults()
+	of := append(ofSide(g, g.Canary, o.Proxies), LabelApp+`!~"|unknown"`)
+	return fmt.Sprintf("count by (%s, %s) (last_over_time(%s{%s}[10m]))", LabelApp, LabelRevision, requestsTotal, strings.Join(of, ","))
+}
+
 func receipt(name, of string) string {
 	return fmt.Sprintf(`label_replace(%s,%q,%q,"","")`, of, LabelReceipt, name)
 }
@@ -63,8 +80,8 @@ func millis(d time.Duration) string { return fmt.Sprintf("%dms", max(1, d.Millis
 type Link struct{ Name, URL string }
 
 // Between are the links about a guard and the time between two times, those of the
-// interfaces that are configured. service may be empty: not known. Jaeger's is not
-// among them, for only Prometheus knows what the canary is called there.
+// interfaces that are configured. service may be empty: not known. Jaeger's is
+// [Links.Traces], for only Prometheus knows what the canary is called there.
 func (l Links) Between(namespace, guard, service string, from, to time.Time) []Link {
 	var out []Link
 	if l.Grafana != "" {
@@ -82,4 +99,24 @@ func (l Links) Between(namespace, guard, service string, from, to time.Time) []L
 		out = append(out, Link{"Kiali", strings.TrimSuffix(l.Kiali, "/") + "/console/graph/" + at + "?graphType=versionedApp&duration=1800&namespaces=" + namespace})
 	}
 	return out
+}
+
+// Traces finds the traces of a version's proxies in Jaeger between two times, those
+// of failed requests alone where the signal is about them. It is nil where Jaeger is
+// not configured.
+func (l Links) Traces(namespace, app, revision string, signal Signal, from, to time.Time) *Link {
+	if l.Jaeger == "" {
+		return nil
+	}
+	tags := map[string]string{"istio.canonical_revision": revision}
+	if signal == SignalErrorRate {
+		tags["error"] = "true"
+	}
+	text, err := json.Marshal(tags)
+	if err != nil {
+		return nil // texts alone: it cannot be
+	}
+	query := url.Values{"limit": {"20"}, "lookback": {"custom"}, "service": {app + "." + namespace}, "tags": {string(text)},
+		"start": {strconv.FormatInt(from.UnixMicro(), 10)}, "end": {strconv.FormatInt(to.UnixMicro(), 10)}}
+	return &Link{"Jaeger", strings.TrimSuffix(l.Jaeger, "/") + "/search?" + query.Encode()}
 }

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"math"
+	"slices"
 	"time"
 
+	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
@@ -60,8 +63,34 @@ func (o *forwardChecks) askAfter(ctx context.Context, c config.Config, g config.
 		return a, err
 	}
 	a.Felt = felt(found[rules.LastCounted], found[rules.AllScraped], r.Written)
-	return a, nil
+	a.Links, err = o.traces(ctx, c, guard, r, a.Began)
+	return a, err
 }
+
+// traces is a link to the canary's traces around a rollback, if Jaeger is configured
+// and Prometheus knows what the canary's proxies call themselves there.
+func (o *forwardChecks) traces(ctx context.Context, c config.Config, g rules.Guard, r decision.Receipt, began time.Time) ([]decision.Link, error) {
+	links := rules.Links(c.Rules.Links)
+	if links.Jaeger == "" {
+		return nil, nil
+	}
+	samples, err := o.query.Query(ctx, c.RulesBase().Traced(g))
+	if err != nil || len(samples) == 0 {
+		return nil, err
+	}
+	most := slices.MaxFunc(samples, func(a, b alerting.Sample) int { return cmp.Compare(a.Value, b.Value) })
+	first := r.Written
+	for _, t := range []time.Time{began, r.Fired, r.Seen} {
+		if !t.IsZero() && t.Before(first) {
+			first = t
+		}
+	}
+	l := links.Traces(g.Namespace, most.Labels[rules.LabelApp], most.Labels[rules.LabelRevision], rules.Signal(r.Signal), first.Add(-tracesMargin), r.Written.Add(tracesMargin))
+	return []decision.Link{{Name: l.Name, URL: l.URL}}, nil
+}
+
+// tracesMargin is how much time the link to Jaeger shows before and after.
+const tracesMargin = 15 * time.Minute
 
 // felt is from when on no scrape has counted a request, once all that reports on the
 // canary has been scraped since; zero: not yet.

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,7 +76,7 @@ func (e *exporter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 		version, code, _ := strings.Cut(key, " ")
 		for _, reporter := range []string{"source", "destination"} {
 			fmt.Fprintf(w, "istio_requests_total{reporter=%q,source_workload=\"web\",source_workload_namespace=%[2]q,destination_workload=\"%[3]s-%[4]s\",destination_workload_namespace=%[2]q,"+
-				"destination_service=\"%[3]s.%[2]s.svc.cluster.local\",destination_service_name=%[3]q,destination_service_namespace=%[2]q,destination_version=%[4]q,request_protocol=\"http\",response_code=%[5]q,grpc_response_status=\"\",response_flags=\"-\"} %.0f\n",
+				"destination_service=\"%[3]s.%[2]s.svc.cluster.local\",destination_service_name=%[3]q,destination_service_namespace=%[2]q,destination_version=%[4]q,destination_app=%[3]q,destination_canonical_revision=%[4]q,request_protocol=\"http\",response_code=%[5]q,grpc_response_status=\"\",response_flags=\"-\"} %.0f\n",
 				reporter, e.ns, e.service, version, code, count)
 		}
 	}
@@ -90,10 +92,17 @@ func (e *exporter) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 // alertmanager starts one with the route that guardian prints.
 func (r *rig) alertmanager(port int, matchers ...string) *controlplane.Server {
 	r.t.Helper()
+	return r.alertmanagerWith(nil, port, matchers...)
+}
+
+// alertmanagerWith is one with further settings.
+func (r *rig) alertmanagerWith(more map[string]any, port int, matchers ...string) *controlplane.Server {
+	r.t.Helper()
 	route, err := rules.AlertmanagerRoute(rules.AlertmanagerOptions{URL: fmt.Sprintf("http://127.0.0.1:%d/webhook", port), Namespace: r.ns, TokenFile: r.token, Matchers: matchers})
 	r.must(err)
 	var settings map[string]any
 	r.must(yaml.Unmarshal(route, &settings))
+	maps.Copy(settings, more)
 	settings["route"].(map[string]any)["receiver"] = "nobody"
 	settings["receivers"] = append(settings["receivers"].([]any), map[string]any{"name": "nobody"})
 	text, err := yaml.Marshal(settings)
@@ -137,7 +146,7 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	r.must(err)
 	am := r.alertmanager(port)
 	began := time.Now()
-	extra := fmt.Sprintf("alertmanager: {url: %q}\nrules: {enabled: false, interval: 1s, scrapeInterval: 1s}", am.URL)
+	extra := fmt.Sprintf("alertmanager: {url: %q}\nrules: {enabled: false, interval: 1s, scrapeInterval: 1s, links: {jaeger: 'https://jaeger.example'}}", am.URL)
 	self, tell := r.selfScraping()
 	prom, err := r.plane.StartPrometheus(t.Context(), controlplane.PrometheusOptions{
 		ScrapeInterval: time.Second, EvaluationInterval: time.Second, RuleFiles: []string{r.ruleFile(r.config("127.0.0.1:0", extra, app))},
@@ -220,6 +229,10 @@ func (r *rig) receipt(app *controlplane.App, fault time.Time) {
 	}
 	if c.Failed < 5 || c.Failed > c.Requests || c.Limit != "1% of the requests may fail" || c.Shifted == nil || len(c.Images) == 0 || len(c.Differs) == 0 {
 		r.t.Errorf("%d of %d failed, limit %q, shifted %v, images %v, differs %v, unread %q", c.Failed, c.Requests, c.Limit, c.Shifted, c.Images, c.Differs, c.Unread)
+	}
+	if n := len(c.Links); n != 1 || c.Links[0].Name != "Jaeger" || !strings.Contains(c.Links[0].URL, "&service="+app.Name+"."+r.ns+"&") ||
+		!strings.Contains(c.Links[0].URL, url.QueryEscape(`{"error":"true","istio.canonical_revision":"v2"}`)) {
+		r.t.Errorf("links %v", c.Links)
 	}
 	_, text := r.as(controlplane.Admin)("receipt", app.Name)
 	r.t.Log("the receipt:\n" + text)

@@ -125,6 +125,11 @@ func tools() map[string]tool {
 			stamp: []string{"github.com/argoproj/argo-cd/v3/common.version=%s"},
 			edits: []edit{{file: "controller/appcontroller.go", old: `"0.0.0.0:%d"`, new: `"127.0.0.1:%d"`}},
 		},
+		// A main package of ours: the collector is a library of parts to choose from.
+		"collector": {
+			folder: "collector", module: "go.opentelemetry.io/collector/otelcol", pkg: ".",
+			about: time.Minute,
+		},
 		"kustomize-controller": {
 			folder: "flux", module: "github.com/fluxcd/kustomize-controller", pkg: "github.com/fluxcd/kustomize-controller",
 			about: 2 * time.Minute,
@@ -168,8 +173,8 @@ func wanted(name string) string {
 // Binary returns the path of a program: from $KUBEBUILDER_ASSETS or $PATH when its version fits, else from the user's
 // cache folder, where it is built first when it is missing. A build prints its progress to stderr and takes up to some
 // minutes; other processes that need a build at the same time wait. Known are kube-apiserver, kubectl, etcd,
-// kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator, act, pilot-discovery, argocd
-// and kustomize-controller; it must be called from within the repository.
+// kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator, act, pilot-discovery, argocd,
+// kustomize-controller and collector (OpenTelemetry's); it must be called from within the repository.
 //
 // Programs that $GUARDIAN_OLDEST names, with spaces between, are of the oldest version that guardian is to work with.
 func Binary(ctx context.Context, name string) (string, error) {
