@@ -16,7 +16,7 @@ const tidyEvery = time.Minute
 // it is near, collecting garbage takes more processor time than the burst.
 // GOGC and GOMEMLIMIT in the environment go before.
 func tuneMemory(guards int) {
-	const some, each = 44 << 20, 20 << 10 // bytes
+	const some, each = 41 << 20, 20 << 10 // bytes
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(40)
 	}

@@ -227,7 +227,7 @@ func (b *bench) makeBare(ctx context.Context, name string) error {
 // weights with four annotations, both tested against their resource version.
 func (b *bench) writeBare(ctx context.Context, name string) error {
 	lock, err := json.Marshal(map[string]any{"data": map[string]string{"lock": strings.Repeat("l", 400), "message": strings.Repeat("m", 500),
-		"history": strings.Repeat("h", 400), "deny": strings.Repeat("d", 150), "status": strings.Repeat("t", 600)},
+		"history": strings.Repeat("h", 400), "deny": strings.Repeat("d", 150), "status": strings.Repeat("t", 1300)},
 		"metadata": map[string]any{"labels": map[string]string{"bench/locked": "true"}}})
 	if err != nil {
 		return err
