@@ -118,7 +118,9 @@ func (m *machine) stand() {
 		named := slices.ContainsFunc(lasting, func(r *refusal) bool { // what refuses annotations alone is not what is in the way
 			return r.what == "traffic" && r.only != "/metadata/annotations" && strings.Contains(rec.Status.Reason, r.err.Error())
 		})
-		if rec.Status.State != decision.StateBlocked || !named {
+		// One whose watch is dead takes something else for the reason, until the watch is known to be dead.
+		misled := slices.ContainsFunc(m.replicas, func(r *replica) bool { return len(r.dead) > 0 })
+		if rec.Status.State != decision.StateBlocked || !named && !misled {
 			m.t.Fatalf("invariant 6: the write of traffic is refused (%v), and the record says %s: %s", whole.err, rec.Status.State, rec.Status.Reason)
 		}
 	case whole != nil:
