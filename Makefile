@@ -153,6 +153,10 @@ test-operator: tools ## The rules of 1,000 guards through the real prometheus-op
 demo: ## Show a canary that fails and is rolled back (HOLD=1 keeps it up, ACT= chooses another act)
 	HOLD='$(HOLD)' ACT='$(ACT)' RUNS='$(RUNS)' FAST='$(FAST)' $(GO) run ./test/demo
 
+.PHONY: test-demo
+test-demo: ## Play all acts of the demo, one after the other (15 minutes)
+	@for act in rollback observe refused promotion signals; do $(MAKE) --no-print-directory demo ACT=$$act || exit 1; done
+
 .PHONY: cluster
 cluster: ## Run a control plane until ctrl-C, and print its KUBECONFIG and URLs
 	@$(GO) run ./test/cluster

@@ -98,14 +98,16 @@ func notDone(ctx context.Context, s *script, a *app) error {
 	}
 	s.want(!strings.Contains(told, "rolled-back"), "the history tells of a rollback that was not done: %s", told)
 	s.want(a.mesh.Weights()["v2"] == 10, "v2 has %d%%, and the API server has refused every change of its 10%%", a.mesh.Weights()["v2"])
-	err = until(ctx, 2*time.Minute, "GuardianRollbackBlocked fires", func(ctx context.Context) (bool, error) {
-		_, fires, err := s.stage.query(ctx, `ALERTS{alertname="GuardianRollbackBlocked",alertstate="firing"}`)
-		return fires, err
+	var page string
+	err = until(ctx, 2*time.Minute, "Alertmanager has guardian's own alert GuardianNotDone", func(ctx context.Context) (bool, error) {
+		page, err = s.stage.posted(ctx, "GuardianNotDone")
+		return page != "", err
 	})
 	if err != nil {
 		return err
 	}
-	s.say("Prometheus", "GuardianRollbackBlocked fires")
+	s.say("pager", "GuardianNotDone: %s", wrap(page, 100))
+	s.want(strings.Contains(page, verdict), "GuardianNotDone does not say why the rollback is not done")
 	done, _, err := s.stage.query(ctx, `sum(guardian_rollbacks_total)`)
 	s.want(done == 0, "guardian_rollbacks_total is %v, and none was done", done)
 	if err != nil {

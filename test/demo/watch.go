@@ -46,6 +46,23 @@ func (st *stage) record(ctx context.Context, a *app) (record, error) {
 	return r, err
 }
 
+// posted is what an alert that fires in Alertmanager says to people; empty: it does
+// not fire.
+func (st *stage) posted(ctx context.Context, name string) (string, error) {
+	body, err := get(ctx, st.alertmgr.URL+"/api/v2/alerts?active=true&filter="+url.QueryEscape("alertname="+name))
+	if err != nil {
+		return "", err
+	}
+	var alerts []struct{ Annotations map[string]string }
+	if err := json.Unmarshal(body, &alerts); err != nil {
+		return "", err
+	}
+	if len(alerts) == 0 {
+		return "", nil
+	}
+	return alerts[0].Annotations["summary"] + "\n" + alerts[0].Annotations["description"], nil
+}
+
 // query asks Prometheus and returns the first sample's value; false: there is none.
 func (st *stage) query(ctx context.Context, promql string) (float64, bool, error) {
 	body, err := get(ctx, st.prometheus.URL+"/api/v1/query?query="+url.QueryEscape(promql))
