@@ -120,3 +120,27 @@ func (l Links) Traces(namespace, app, revision string, signal Signal, from, to t
 		"start": {strconv.FormatInt(from.UnixMicro(), 10)}, "end": {strconv.FormatInt(to.UnixMicro(), 10)}}
 	return &Link{"Jaeger", strings.TrimSuffix(l.Jaeger, "/") + "/search?" + query.Encode()}
 }
+
+// tracesMost is how long a link to traces may be: it is kept in a record.
+const tracesMost = 1000
+
+// AlertTraces is what an alert about a canary has as AnnotationJaeger, for the time between
+// two times instead of the last hour. Empty: it has none, the link leads elsewhere, or
+// Prometheus did not know what the canary is called in Jaeger.
+func (l Links) AlertTraces(annotation string, from, to time.Time) string {
+	if l.Jaeger == "" || !strings.HasPrefix(annotation, strings.TrimSuffix(l.Jaeger, "/")+"/search?") {
+		return ""
+	}
+	u, err := url.Parse(annotation)
+	if err != nil || u.Query().Get("service") == "" {
+		return ""
+	}
+	query := u.Query()
+	query.Del("lookback")
+	query.Set("start", fmt.Sprint(from.UnixMicro()))
+	query.Set("end", fmt.Sprint(to.UnixMicro()))
+	if u.RawQuery = query.Encode(); len(u.String()) > tracesMost {
+		return ""
+	}
+	return u.String()
+}

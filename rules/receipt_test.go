@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -56,4 +57,28 @@ func TestWhatProvedAFaultIsAskedAsOfTheRollback(t *testing.T) {
 			queries: map[int]map[string][]string{150: {within: {`{receipt="proven"}`}}, 390: {within: {`{receipt="proven"}`}}},
 		},
 	})
+}
+
+func TestTracesAreOfTheTimeOfTheAlert(t *testing.T) {
+	from, to := time.Date(2026, 3, 2, 8, 45, 0, 0, time.UTC), time.Date(2026, 3, 2, 9, 15, 0, 0, time.UTC)
+	known := Links{Jaeger: "https://jaeger.example/"}
+	for name, c := range map[string]struct {
+		links      Links
+		annotation string
+		want       string
+	}{
+		"of failed requests": {known, ordersFailed,
+			"https://jaeger.example/search?end=1772442900000000&limit=20&service=orders.microservices&start=1772441100000000&tags=%7B%22error%22%3A%22true%22%2C%22istio.canonical_revision%22%3A%22v2%22%7D"},
+		"below a path":                 {Links{Jaeger: "https://a.example/jaeger"}, "https://a.example/jaeger/search?lookback=1h&service=o.m", "https://a.example/jaeger/search?end=1772442900000000&service=o.m&start=1772441100000000"},
+		"no link":                      {known, "", ""},
+		"no Jaeger":                    {Links{}, ordersFailed, ""},
+		"nothing is known of a canary": {known, "https://jaeger.example/search?lookback=1h&limit=20", ""},
+		"of another place":             {known, "https://jaeger.example.evil/search?service=o.m", ""},
+		"with credentials":             {known, "https://u:p@jaeger.example/search?service=o.m", ""},
+		"too long for a record":        {known, "https://jaeger.example/search?service=" + strings.Repeat("o", 1000), ""},
+	} {
+		if got := c.links.AlertTraces(c.annotation, from, to); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
 }

@@ -131,13 +131,15 @@ func (b *bridge) translate(g config.Guard, a alerting.Alert) decision.Alert {
 	if summary == "" {
 		summary = a.Annotations["description"]
 	}
-	action := b.config.Load().actionFor(&g, a)
+	c := b.config.Load()
+	action := c.actionFor(&g, a)
 	if action == decision.ActionRollback && (a.Suppressed || saysNothing(a)) {
 		action = decision.ActionHold // silenced: somebody knows, which is no reason to go forward
 	}
 	return decision.Alert{
 		Name: a.Name(), Signal: a.Labels[rules.LabelSignal], Action: action,
 		Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, Summary: summary, Limit: limitOf(g, a),
+		Traces: rules.Links(c.Rules.Links).AlertTraces(a.Annotations[rules.AnnotationJaeger], a.StartsAt.Add(-tracesMargin), a.StartsAt.Add(tracesMargin)),
 	}
 }
 

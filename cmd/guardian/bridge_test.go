@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -154,6 +155,23 @@ func TestAnAlertReachesTheGuardItIsAbout(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAnAlertBringsTheLinkToItsTraces(t *testing.T) {
+	for configured, want := range map[string]string{
+		"": "",
+		"rules: {links: {jaeger: 'https://jaeger.example'}}": "https://jaeger.example/search?end=1772442899000000&service=orders.m&start=1772441099000000",
+	} {
+		b, f := testBridgeOf(t, configured)
+		a := firingAlert(guardLabels("orders-service", "rollback"))
+		a.Annotations["jaeger_url"] = "https://jaeger.example/search?lookback=1h&service=orders.m"
+		if err := b.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{a}); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.submitted["orders-service"]; len(got) != 1 || got[0].Traces != want {
+			t.Errorf("%q: %+v, want %q", configured, got, want)
+		}
 	}
 }
 
@@ -500,6 +518,27 @@ func TestWhatPrometheusLacksOfAGuardsRulesIsNamed(t *testing.T) {
 			t.Errorf("%+v, %v, asked %q", got, err, q.asked)
 		}
 	})
+}
+
+// Seconds after a shift what came before it is most of what there is: a count of it would
+// let a gate pass, and prove an error rate, by an earlier build.
+func TestATallyHasNoRequestsOfEarlierWeights(t *testing.T) {
+	for since, want := range map[time.Duration]string{0: "[1s]", 3 * time.Second: "[3s]", time.Minute: "[60s]"} {
+		o, _, _, _, q := testForwardChecks(t)
+		settings := o.bridge.config.Load().Config
+		guard, err := settings.RulesGuard(settings.Guards[0], decision.Sides{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.tally(t.Context(), settings, guard, bridgeNow.Add(-since)); err != nil || len(q.asked) != 1 {
+			t.Fatalf("%v, asked %q", err, q.asked)
+		}
+		for _, window := range regexp.MustCompile(`\[\w+\]`).FindAllString(q.asked[0], -1) {
+			if window != want {
+				t.Errorf("%v after the shift it is counted over %s: %s", since, window, q.asked[0])
+			}
+		}
+	}
 }
 
 func TestATallyIsReadOffOneAnswer(t *testing.T) {

@@ -146,7 +146,7 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	r.must(err)
 	am := r.alertmanager(port)
 	began := time.Now()
-	extra := fmt.Sprintf("alertmanager: {url: %q}\nrules: {enabled: false, interval: 1s, scrapeInterval: 1s, links: {jaeger: 'https://jaeger.example'}}", am.URL)
+	extra := fmt.Sprintf("alertmanager: {url: %q}\nrules: {enabled: false, interval: 1s, scrapeInterval: 1s, links: {grafana: 'https://grafana.example', jaeger: 'https://jaeger.example'}}", am.URL)
 	self, tell := r.selfScraping()
 	prom, err := r.plane.StartPrometheus(t.Context(), controlplane.PrometheusOptions{
 		ScrapeInterval: time.Second, EvaluationInterval: time.Second, RuleFiles: []string{r.ruleFile(r.config("127.0.0.1:0", extra, app))},
@@ -230,11 +230,18 @@ func (r *rig) receipt(app *controlplane.App, fault time.Time) {
 	if c.Failed < 5 || c.Failed > c.Requests || c.Limit != "1% of the requests may fail" || c.Shifted == nil || len(c.Images) == 0 || len(c.Differs) == 0 {
 		r.t.Errorf("%d of %d failed, limit %q, shifted %v, images %v, differs %v, unread %q", c.Failed, c.Requests, c.Limit, c.Shifted, c.Images, c.Differs, c.Unread)
 	}
-	if n := len(c.Links); n != 1 || c.Links[0].Name != "Jaeger" || !strings.Contains(c.Links[0].URL, "&service="+app.Name+"."+r.ns+"&") ||
-		!strings.Contains(c.Links[0].URL, url.QueryEscape(`{"error":"true","istio.canonical_revision":"v2"}`)) {
+	if n := len(c.Links); n != 2 || c.Links[1].Name != "Jaeger" || !strings.Contains(c.Links[1].URL, "&service="+app.Name+"."+r.ns+"&") ||
+		!strings.Contains(c.Links[1].URL, url.QueryEscape(`{"error":"true","istio.canonical_revision":"v2"}`)) {
 		r.t.Errorf("links %v", c.Links)
 	}
-	_, text := r.as(controlplane.Admin)("receipt", app.Name)
+	code, text := r.as(controlplane.Admin)("gate", app.Name)
+	for _, link := range []string{"\n  Grafana:  https://grafana.example/d/guardian-guard?var-namespace=" + r.ns + "&var-guard=orders&from=",
+		"\n  Jaeger:   https://jaeger.example/search?end=", "&service=orders." + r.ns + "&start=", "canonical_revision%22%3A%22v2%22%7D\n"} {
+		if code != exitFailed || !strings.Contains(text, link) {
+			r.t.Errorf("gate is %d, without %q:\n%s", code, link, text)
+		}
+	}
+	_, text = r.as(controlplane.Admin)("receipt", app.Name)
 	r.t.Log("the receipt:\n" + text)
 }
 

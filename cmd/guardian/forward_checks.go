@@ -179,9 +179,11 @@ func (o *forwardChecks) counted(ctx context.Context, c config.Config, g config.G
 	return n, gaps, err
 }
 
-// tally counts the canary's requests since a time: one query, whatever is counted.
+// tally counts the canary's requests since a time, and none from before, which came at
+// other weights or to another build: one query, whatever is counted. Right after that
+// time no two scrapes are in between, and there are none yet.
 func (o *forwardChecks) tally(ctx context.Context, c config.Config, g rules.Guard, since time.Time) (decision.Tally, error) {
-	samples, err := o.query.Query(ctx, c.RulesBase().Tally(g, max(o.now().Sub(since), 15*time.Second)))
+	samples, err := o.query.Query(ctx, c.RulesBase().Tally(g, max(o.now().Sub(since), time.Second)))
 	if err != nil {
 		return decision.Tally{}, err
 	}

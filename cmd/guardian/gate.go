@@ -134,6 +134,7 @@ func (o gateOptions) check() error {
 type gateAnswer struct {
 	code int
 	text string
+	blame
 }
 
 // gateWatch is a gate's memory: all times are by this machine's clock.
@@ -192,12 +193,18 @@ func (w *gateWatch) observe(p *records.Liveness, why string, err error, now time
 	}
 }
 
-// unknown and unhealthy are answers of see.
+// unknown, unhealthy and healthy are answers of see.
 func unknown(format string, args ...any) (*gateAnswer, time.Duration) {
-	return &gateAnswer{exitUnknown, fmt.Sprintf(format, args...)}, 0
+	return &gateAnswer{code: exitUnknown, text: fmt.Sprintf(format, args...)}, 0
 }
 
-func unhealthy(text string) (*gateAnswer, time.Duration) { return &gateAnswer{exitFailed, text}, 0 }
+func unhealthy(text string, b blame) (*gateAnswer, time.Duration) {
+	return &gateAnswer{exitFailed, text, b}, 0
+}
+
+func healthy(text string) (*gateAnswer, time.Duration) {
+	return &gateAnswer{code: exitOK, text: text}, 0
+}
 
 // see takes one look at the record: an answer, or when to look again.
 func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnswer, time.Duration) {
@@ -226,14 +233,14 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 		w.base = r
 	}
 	if text := trouble(*r); text != "" {
-		return unhealthy(text)
+		return unhealthy(text, blameOf(*r))
 	}
 	for _, e := range records.NewEntries(w.base.History, r.History) {
 		if e.Event == decision.EventRolledBack { // without a lock nothing else may tell of it any more
-			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason))
+			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason), blameEntry(*r, e))
 		}
 		if e.Event == decision.EventWould || e.Event == decision.EventWouldBlocked { // the alert may be over already
-			return unhealthy(fmt.Sprintf("%s (at %s)%s", e.Reason, e.At.UTC().Format(time.RFC3339), observesText(r.Status)))
+			return unhealthy(fmt.Sprintf("%s (at %s)%s", e.Reason, e.At.UTC().Format(time.RFC3339), observesText(r.Status)), blameEntry(*r, e))
 		}
 	}
 	return w.count(r.Status, now)
@@ -247,9 +254,9 @@ func (w *gateWatch) waitUnlocked(r *decision.Record, now time.Time) (*gateAnswer
 	case text != "" && left > 0:
 		return nil, left
 	case text != "" && r.Lock != nil:
-		return unhealthy(fmt.Sprintf("still locked after %s: %s", w.options.timeout, text))
+		return unhealthy(fmt.Sprintf("still locked after %s: %s", w.options.timeout, text), blameOf(*r))
 	case text != "":
-		return unhealthy(fmt.Sprintf("not locked, but after %s: %s", w.options.timeout, text))
+		return unhealthy(fmt.Sprintf("not locked, but after %s: %s", w.options.timeout, text), blameOf(*r))
 	case w.options.length > 0:
 		w.unlocked, w.began = true, now
 		return nil, 0
@@ -258,7 +265,7 @@ func (w *gateWatch) waitUnlocked(r *decision.Record, now time.Time) (*gateAnswer
 	case w.unverified != "" || now.Sub(w.livedAt) > gateSure:
 		return nil, time.Second
 	}
-	return &gateAnswer{exitOK, "not locked: traffic may be shifted" + andPaused(r.Status)}, 0
+	return healthy("not locked: traffic may be shifted" + andPaused(r.Status))
 }
 
 // count looks at a guard that is not in trouble.
@@ -266,7 +273,7 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 	length := w.options.length
 	switch {
 	case s.Weight == 0 && !w.traffic.IsZero():
-		return unhealthy("the canary had traffic and was taken back to 0%" + orNothing(": ", s.Reason))
+		return unhealthy("the canary had traffic and was taken back to 0%"+orNothing(": ", s.Reason), blame{})
 	case w.unverified != "" && now.Sub(w.freshAt) >= gateHeartbeatWait:
 		return unknown("%s", w.unverified)
 	case s.Weight == 0:
@@ -293,7 +300,7 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 	if answer, next := w.prove(s, now); answer != nil || next > 0 {
 		return answer, next
 	}
-	return &gateAnswer{exitOK, fmt.Sprintf("healthy for %s at %d%%: %s%s", length, s.Weight, proofText(s, w.options.prove), andPaused(s))}, 0
+	return healthy(fmt.Sprintf("healthy for %s at %d%%: %s%s", length, s.Weight, proofText(s, w.options.prove), andPaused(s)))
 }
 
 // prove waits until the requests rule out what they must.

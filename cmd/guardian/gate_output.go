@@ -33,7 +33,7 @@ func (a *app) tellGates(results []gateResult, o gateOptions) error {
 		}
 	case failed == nil || len(results) > 1:
 		for _, r := range results {
-			fmt.Fprintln(a.out, r.sentence())
+			fmt.Fprintln(a.out, r.full())
 		}
 	}
 	return failed
@@ -48,6 +48,10 @@ func (r gateResult) sentence() string {
 	return text
 }
 
+// full is the sentence with who or what has stopped the canary, since when, and where to
+// see more.
+func (r gateResult) full() string { return r.sentence() + r.blame.lines("  ") }
+
 // gateJSON is a gate's answer for programs.
 type gateJSON struct {
 	shape
@@ -60,6 +64,7 @@ type gateJSON struct {
 	Requests  int64          `json:"requests"`
 	Failed    int64          `json:"failed"`
 	RuledOut  float64        `json:"ruledOut"` // error rates from here on are, at 95%; 1: none
+	blame
 }
 
 // gateJSON prints one answer, or a list of those about several guards.
@@ -75,7 +80,7 @@ func (a *app) gateJSON(results []gateResult, o gateOptions) error {
 		if o.prove > 0 && r.code == exitOK {
 			ruledOut = o.prove
 		}
-		out[i] = gateJSON{shapeOf("GateAnswer"), r.guard, r.namespace, r.code, r.text, s.State, s.Weight, all, bad, ruledOut}
+		out[i] = gateJSON{shapeOf("GateAnswer"), r.guard, r.namespace, r.code, r.text, s.State, s.Weight, all, bad, ruledOut, r.blame}
 	}
 	enc := json.NewEncoder(a.out)
 	enc.SetIndent("", "  ")
@@ -93,7 +98,7 @@ func (r gateResult) annotation() string {
 	}
 	data := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
 	property := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
-	return fmt.Sprintf("::%s title=%s::%s", kind, property.Replace("guardian gate "+r.guard), data.Replace(r.sentence()))
+	return fmt.Sprintf("::%s title=%s::%s", kind, property.Replace("guardian gate "+r.guard), data.Replace(r.full()))
 }
 
 // writeSummary adds a table to the job's summary, where there is one.
@@ -107,7 +112,7 @@ func writeSummary(file string, results []gateResult) error {
 	for _, r := range results {
 		answer := map[int]string{exitOK: "healthy", exitFailed: "**not healthy**", exitUnknown: "could not tell"}[r.code]
 		bad, all := counted(r.last.Status)
-		fmt.Fprintf(&b, "| %s | %s | %d%% | %s | %s | %s |\n", r.guard, answer, r.last.Status.Weight, thousands(all), thousands(bad), cell.Replace(r.text))
+		fmt.Fprintf(&b, "| %s | %s | %d%% | %s | %s | %s |\n", r.guard, answer, r.last.Status.Weight, thousands(all), thousands(bad), cell.Replace(r.text)+r.blame.markdown())
 	}
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {

@@ -192,7 +192,7 @@ func gateError(results []gateResult) error {
 		return nil
 	}
 	if len(results) == 1 {
-		return &exitError{code, errors.New(results[0].sentence())}
+		return &exitError{code, errors.New(results[0].full())}
 	}
 	var bad []string
 	for _, r := range results {

@@ -92,6 +92,7 @@ const notKnown = "not known"
 
 func newReceiptView(namespace, guard string, rec decision.Record) receiptView {
 	r := *rec.Receipt
+	r.Links = shownLinks(r.Links)
 	v := receiptView{Title: fmt.Sprintf("Rollback of %s/%s at %s", namespace, guard, orNotKnown(stampOf(r.Written))), Links: r.Links}
 	v.Next, v.Command = nextOf(namespace, guard, rec)
 	v.Sections = []receiptSection{
@@ -286,7 +287,7 @@ func (v receiptView) markdown(w io.Writer) error {
 	if len(v.Links) > 0 {
 		b.WriteString("\n## Links\n\n")
 		for _, l := range v.Links {
-			fmt.Fprintf(&b, "- [%s](<%s>)\n", cell(l.Name), strings.NewReplacer("<", "%3C", ">", "%3E").Replace(plainLine(l.URL)))
+			fmt.Fprintf(&b, "- %s\n", markdownLinks([]decision.Link{l}))
 		}
 	}
 	fmt.Fprintf(&b, "\n## Next\n\n%s\n\n```sh\n%s\n```\n", cell(v.Next), v.Command)

@@ -177,6 +177,7 @@ type statusJSON struct {
 	Message   string                  `json:"message,omitempty"`
 	Request   *decision.Request       `json:"request,omitempty"`
 	History   []decision.HistoryEntry `json:"history,omitempty"`
+	Links     []decision.Link         `json:"links,omitempty"` // about what is wrong
 	// Unreadable is what of the record cannot be read, and why.
 	Unreadable []string `json:"unreadable,omitempty"`
 }
@@ -199,7 +200,8 @@ func (a *app) printStatus(named []records.Named, guard, beat string, o statusOpt
 func (a *app) printJSON(named []records.Named, guard string) error {
 	out := make([]statusJSON, 0, len(named))
 	for _, r := range named {
-		s := statusJSON{shapeOf("GuardStatus"), r.Guard, r.Namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, r.Unreadable}
+		s := statusJSON{shapeOf("GuardStatus"), r.Guard, r.Namespace, r.Status.GuardMode(), r.Status, r.Lock, r.Refused, r.Message, r.Request, nil, linksOf(r.Record), r.Unreadable}
+		s.Status.Links = shownLinks(s.Status.Links)
 		if guard != "" {
 			s.History = r.History
 		}
@@ -353,6 +355,9 @@ func printGuard(w io.Writer, r records.Named, beat string, now time.Time) error 
 		fmt.Fprintf(t, "%s:\t%s\n", f.Name, f.Value)
 	}
 	if err := t.Flush(); err != nil {
+		return err
+	}
+	if err := printLinks(w, linksOf(r.Record)); err != nil {
 		return err
 	}
 	return printHistory(w, r.History)

@@ -26,6 +26,7 @@ type Alert struct {
 	Summary     string
 	Limit       string    // that it says was exceeded, in words; empty: not known
 	Received    time.Time // by guardian's clock; zero: not known, or it was listed
+	Traces      string    // URL of the canary's traces then; empty: not known
 }
 
 // Episode identifies one firing of one alert.
@@ -135,7 +136,7 @@ type Input struct {
 	// Wrote is when the API server has taken this replica's last write that took
 	// traffic from the canary; zero: it has made none.
 	Wrote time.Time
-	// Links are those that a receipt has. It is a pure function. Nil: none.
+	// Links are those that a receipt has, and a status in trouble. It is a pure function. Nil: none.
 	Links func(from, to time.Time) []Link
 	// AskAfter is from when on After may be asked for (again); zero: it cannot be.
 	AskAfter time.Time

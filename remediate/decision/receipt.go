@@ -97,7 +97,7 @@ func (d *decider) newReceipt(l Lock) *Receipt {
 	r := &Receipt{Lock: d.in.Guard.Rollback.Lock, Seen: d.now, Shifted: d.in.Shifted}
 	for _, a := range d.rollback {
 		if l.By == ByAlert && a.Fingerprint == l.Fingerprint && a.Name == l.Alert {
-			r.Fired, r.Limit, r.Seen = a.StartsAt, a.Limit, d.seen(a)
+			r.Fired, r.Limit, r.Seen, r.Links = a.StartsAt, a.Limit, d.seen(a), a.links()
 			break
 		}
 	}
@@ -137,10 +137,35 @@ func (d *decider) keepReceipt(m *Moving) {
 		r.Written = d.in.Wrote.UTC()
 	}
 	if d.in.Links != nil {
-		r.Links = d.in.Links(r.first().Add(-linkMargin), r.Written.Add(linkMargin))
+		r.Links = append(d.in.Links(r.first().Add(-linkMargin), r.Written.Add(linkMargin)), r.Links...)
 	}
 	r.Open = true
 	d.rec.Receipt = &r
+}
+
+// tellLinks has the status lead to what shows the trouble, from the write that begins
+// it: a rollback's receipt comes only once that is done.
+func (d *decider) tellLinks() {
+	switch s := &d.rec.Status; {
+	case !d.rec.Troubled():
+		s.Links = nil
+	case len(s.Links) == 0 && d.in.Links != nil:
+		s.Links = d.in.Links(d.now.Add(-linkMargin), d.now.Add(linkMargin))
+		for _, a := range slices.Concat(d.rollback, d.holds) {
+			if a.Traces != "" {
+				s.Links = append(s.Links, a.links()...)
+				return
+			}
+		}
+	}
+}
+
+// links are those that an alert itself has.
+func (a Alert) links() []Link {
+	if a.Traces == "" {
+		return nil
+	}
+	return []Link{{"Jaeger", a.Traces}}
 }
 
 // linkMargin is how much time links show before and after.
@@ -208,5 +233,7 @@ func (r *Receipt) close(a After, now time.Time, traffic bool) {
 		r.Requests, r.Failed, r.Counted.At = a.Requests, a.Failed, now
 	}
 	r.Images, r.Differs, r.Since, r.Good, r.Unread = a.Images, a.Differs, a.Since, a.Good, Shorten(a.Unread)
-	r.Links = append(r.Links, a.Links...)
+	for _, l := range a.Links { // what is asked for then knows the rollback's times
+		r.Links = append(slices.DeleteFunc(r.Links, func(old Link) bool { return old.Name == l.Name }), l)
+	}
 }

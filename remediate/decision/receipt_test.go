@@ -14,7 +14,7 @@ import (
 func rolledBack(t *testing.T, edits ...but) (Input, Decision) {
 	t.Helper()
 	alert := Alert{Name: "CanaryErrors", Signal: "error_rate", Action: ActionRollback, Fingerprint: "f", StartsAt: at.Add(-4 * time.Second), Summary: "7% fail",
-		Limit: "1% of requests", Received: at.Add(-50 * time.Millisecond)}
+		Limit: "1% of requests", Traces: "https://jaeger.example/search", Received: at.Add(-50 * time.Millisecond)}
 	in := given(edits...)
 	in.Alerts = append(in.Alerts, alert)
 	in.Shifted = &Shift{Manager: "kubectl", At: at.Add(-10 * time.Minute)}
@@ -40,7 +40,7 @@ func TestARollbackThatIsDoneHasAReceipt(t *testing.T) {
 	want := `{"build":"b1","refused":["b1"],"lock":"build","by":"alert","reason":"CanaryErrors: 7% fail","alert":"CanaryErrors","signal":"error_rate","limit":"1% of requests","from":50,` +
 		`"fired":"2026-03-02T08:59:56Z","seen":"2026-03-02T08:59:59.95Z","written":"2026-03-02T09:00:00.03Z","requests":300,"failed":21,` +
 		`"counted":{"since":"2026-03-02T08:50:00Z","at":"2026-03-02T08:59:55Z"},"shifted":{"manager":"kubectl","at":"2026-03-02T08:50:00Z"},` +
-		`"links":[{"name":"Grafana","url":"2026-03-02T08:44:56Z/2026-03-02T09:15:00Z"}],"open":true}`
+		`"links":[{"name":"Grafana","url":"2026-03-02T08:44:56Z/2026-03-02T09:15:00Z"},{"name":"Jaeger","url":"https://jaeger.example/search"}],"open":true}`
 	if string(got) != want || err != nil {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
@@ -58,6 +58,43 @@ func sameReceipt(a, b *Receipt) bool {
 	x, _ := json.Marshal(a)
 	y, _ := json.Marshal(b)
 	return string(x) == string(y)
+}
+
+// A pipeline that is stopped is led to what shows why at once: a rollback's receipt comes
+// after its last write, and what is blocked or held has none.
+func TestAStatusHasLinksWhileSomethingIsWrong(t *testing.T) {
+	links := func(in *Input) {
+		in.Links = func(from, to time.Time) []Link { return []Link{{"Grafana", Stamp(from) + "/" + Stamp(to)}} }
+	}
+	fires := func(action Action) but {
+		return func(in *Input) {
+			in.Alerts = append(in.Alerts, Alert{Name: "CanaryErrors", Signal: "error_rate", Action: action, Fingerprint: "f", StartsAt: at.Add(-4 * time.Second), Traces: "traces"})
+		}
+	}
+	const now = "2026-03-02T08:45:00Z/2026-03-02T09:15:00Z"
+	for name, c := range map[string]struct {
+		edits []but
+		state State
+		want  string
+	}{
+		"shifting":                         {nil, StateShifting, ""},
+		"what was wrong is over":           {[]but{func(in *Input) { in.Record.Status.Links = []Link{{"Grafana", "old"}} }}, StateShifting, ""},
+		"a rollback that is being written": {[]but{fires(ActionRollback)}, StateShifting, now + " traces"},
+		"blocked":                          {[]but{fires(ActionRollback), func(in *Input) { in.Stable.Ready = 0 }}, StateBlocked, now + " traces"},
+		"held":                             {[]but{fires(ActionHold)}, StateHeld, now + " traces"},
+		"locked":                           {[]but{locked(LockBuild)}, StateRolledBack, now},
+		"locked, and led there before":     {[]but{locked(LockBuild), func(in *Input) { in.Record.Status.Links = []Link{{"Grafana", "old"}} }}, StateRolledBack, "old"},
+		"no interface is configured":       {[]but{locked(LockBuild), func(in *Input) { in.Links = nil }}, StateRolledBack, ""},
+	} {
+		s := Decide(given(append([]but{links}, c.edits...)...), at).Record.Status
+		got := ""
+		for _, l := range s.Links {
+			got = strings.TrimSpace(got + " " + l.URL)
+		}
+		if s.State != c.state || got != c.want {
+			t.Errorf("%s: %s with %q, want %s with %q", name, s.State, got, c.state, c.want)
+		}
+	}
 }
 
 func TestAReceiptTellsWhenItWasSeenToBeDoneWhereThatIsAllThatIsKnown(t *testing.T) {
@@ -112,7 +149,7 @@ func TestAReceiptIsClosedInOneWrite(t *testing.T) {
 		"nobody will answer":              {func(in *Input) { in.After = &After{Err: "no Prometheus", Never: true} }, 10 * time.Second, false, `"notFelt":"no Prometheus"`},
 		"and what was counted before is":  {func(in *Input) { in.After = &After{Err: "no Prometheus", Never: true, Unread: "u"} }, 10 * time.Second, false, `"unread":"u"`},
 		"put to traffic again before":     {func(in *Input) { in.After = after(func(a *After) { a.Felt = time.Time{} }); gets(10)(in) }, 20 * time.Second, false, `"notFelt":"the canary got traffic again`},
-		"images and links are in as well": {func(in *Input) { in.After = after(nil) }, 20 * time.Second, false, `"images":["orders: x"],"links":[{"name":"Grafana",`},
+		"images and links are in as well": {func(in *Input) { in.After = after(nil) }, 20 * time.Second, false, `"images":["orders: x"],"links":[{"name":"Grafana","url":"2026-03-02T08:44:56Z/2026-03-02T09:15:00Z"},{"name":"Jaeger","url":"u"}]`},
 	} {
 		in := open
 		in.Record = open.Record.Clone()

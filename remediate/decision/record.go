@@ -112,6 +112,14 @@ type Status struct {
 	Leaving    []Leaving  `json:"leaving,omitempty"`   // what the configuration does not have any more, and is to be given back
 	Outsiders
 	Orphaned time.Time `json:"orphaned,omitzero"` // when the configuration was seen not to have this guard; zero: it has it
+	Links    []Link    `json:"links,omitempty"`   // about the time when what is wrong now began; nil while nothing is
+}
+
+// Troubled says that something keeps traffic from being shifted, or is known to be
+// wrong: a lock, a rollback that is under way, blocked or done, a hold, or an alert.
+func (r Record) Troubled() bool {
+	s := r.Status
+	return r.Lock != nil || s.State == StateBlocked || s.State == StateHeld || s.State == StateRolledBack || s.Moving.RollsBack() || len(s.Firing) > 0
 }
 
 // ByPersons is what people have asked guardian not to do.
@@ -240,6 +248,7 @@ func (r Record) Clone() Record {
 	c.Status.Waited = slices.Clone(r.Status.Waited)
 	c.Status.Splits = slices.Clone(r.Status.Splits)
 	c.Status.Leaving = slices.Clone(r.Status.Leaving)
+	c.Status.Links = slices.Clone(r.Status.Links)
 	return c
 }
 

@@ -31,6 +31,7 @@ func (d *decider) tell(c choice) Decision {
 		c.marks.Message = d.tellLock(c)
 	}
 	d.closeReceipt()
+	d.tellLinks()
 	d.throttle()
 	if !d.graceEnd.IsZero() {
 		d.requeueAt(d.graceEnd)

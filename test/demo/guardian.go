@@ -82,6 +82,7 @@ func (st *stage) writeConfig(file string, g *guardian) error {
 	if st.prometheus != nil {
 		config["prometheus"] = object{"url": st.prometheus.URL}
 		config["alertmanager"] = object{"url": st.alertmgr.URL}
+		rules["links"] = object{"prometheus": st.prometheus.URL}
 	}
 	content, err := yaml.Marshal(config)
 	if err != nil {
