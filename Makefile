@@ -94,8 +94,8 @@ test-argocd: tools ## Have the real Argo CD sync the sample and the chart (build
 	$(GO) test -tags=argocd -count=1 -timeout=1h -v -run="ArgoCD|TheHealthCheck" ./cmd/guardian
 
 .PHONY: test-flux
-test-flux: tools ## Have Flux's real kustomize-controller apply the sample (builds it once; 5 minutes)
-	@$(GO) run ./test/cluster -build kustomize-controller
+test-flux: tools ## Have Flux's real kustomize-controller apply the sample and helm-controller the chart (builds them once; 10 minutes)
+	@$(GO) run ./test/cluster -build kustomize-controller helm-controller kube-controller-manager
 	$(GO) vet -tags=flux ./cmd/guardian
 	$(GO) test -tags=flux -count=1 -timeout=30m -v -run=UnderFlux ./cmd/guardian
 

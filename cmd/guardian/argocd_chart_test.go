@@ -56,8 +56,8 @@ func newPlatform(t *testing.T) *platform {
 	delete(chart, "chart") // out of git instead of a registry
 	chart["path"], chart["targetRevision"], chart["repoURL"] = "charts/guardian", "main", argocd.GitURL+"/platform.git"
 	values["repoURL"] = chart["repoURL"]
-	p.commit("begin", p.values("orders-0"))
-	p.token()
+	p.commit("begin", p.gitValues("orders-0"))
+	p.makeToken()
 	_, err = p.applications().Create(t.Context(), &application, metav1.CreateOptions{})
 	p.must(err)
 	t.Cleanup(func() {
@@ -83,16 +83,6 @@ func (p *platform) git(args ...string) {
 	}
 }
 
-// values are the namespace's, with what differs on this machine.
-func (p *platform) values(guards ...string) map[string]any {
-	nobody := map[string]any{"url": "http://127.0.0.1:1"}
-	list := []any{}
-	for _, guard := range guards {
-		list = append(list, map[string]any{"name": guard})
-	}
-	return map[string]any{"guards": list, "image": map[string]any{"tag": versions[0]}, "config": map[string]any{"prometheus": nobody, "alertmanager": nobody}}
-}
-
 // commit changes the namespace's values.
 func (p *platform) commit(message string, values map[string]any) {
 	p.t.Helper()
@@ -102,15 +92,6 @@ func (p *platform) commit(message string, values map[string]any) {
 	p.git("add", ".")
 	p.git("commit", "--quiet", "-m", message)
 	p.git("push", "--quiet", "-u", "origin", "main")
-}
-
-// token makes the Secret that the values name, once.
-func (p *platform) token() {
-	p.t.Helper()
-	_, err := p.kube.CoreV1().Secrets(p.ns).Create(p.t.Context(), &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: "guardian-token"}, StringData: map[string]string{"token": strings.Repeat("token", 8)},
-	}, metav1.CreateOptions{})
-	p.must(err)
 }
 
 // refresh has Argo CD look at git and at the cluster anew, and returns when it has.
@@ -150,22 +131,6 @@ func (p *platform) synced(what string) (syncs int) {
 	return syncs
 }
 
-// written are the objects that guardian has made itself, by name, with their UIDs.
-func (p *platform) written() map[string]string {
-	p.t.Helper()
-	out := map[string]string{}
-	for _, resource := range []string{"prometheusrules.v1.monitoring.coreos.com", "leases.v1.coordination.k8s.io", "configmaps.v1."} {
-		said, err := p.plane.Kubectl(p.t.Context(), controlplane.Admin, p.ns, "get", resource, "-o", "jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.uid}\n{end}")
-		p.must(err)
-		for line := range strings.Lines(said) {
-			if name, uid, _ := strings.Cut(strings.TrimSpace(line), " "); uid != "" && name != "ConfigMap/kube-root-ca.crt" && name != "ConfigMap/guardian.config" {
-				out[name] = uid
-			}
-		}
-	}
-	return out
-}
-
 // TestTheChartStaysSyncedUnderArgoCD has Argo CD install guardian by the sample's Application, and guardian do its work.
 func TestTheChartStaysSyncedUnderArgoCD(t *testing.T) {
 	p := newPlatform(t)
@@ -174,7 +139,7 @@ func TestTheChartStaysSyncedUnderArgoCD(t *testing.T) {
 	pods := p.running(versions[0], 2)
 	address, err := p.kubelet.Proxy(t.Context(), p.ns, "guardian", "http-alerts")
 	p.must(err)
-	p.must(insistWith(t.Context(), "http://"+address, strings.Repeat("token", 8), webhookOf(p.alertOf(apps[0].Name))))
+	p.must(insistWith(t.Context(), "http://"+address, gitToken, webhookOf(p.alertOf(apps[0].Name))))
 	p.rolledBack(apps[0])
 	p.waitFor(slow, "rules", func(ctx context.Context) error { return p.hasRules(ctx, true) })
 	wrote := p.written()
@@ -195,7 +160,7 @@ func TestTheChartStaysSyncedUnderArgoCD(t *testing.T) {
 	}
 
 	// A commit with a guard more replaces no pod.
-	p.commit("a guard more", p.values("orders-0", "orders-1"))
+	p.commit("a guard more", p.gitValues("orders-0", "orders-1"))
 	p.refresh()
 	for _, pod := range pods {
 		p.waitFor(slow, pod.Name+" knows the new guard", func(ctx context.Context) error {
@@ -216,7 +181,7 @@ func (p *platform) refusesAToken(pods []corev1.Pod) {
 	p.must(err)
 	without := strings.Replace(string(text), "webhook:", "commonLabels:", 1)
 	p.must(os.WriteFile(file, []byte(without), 0o600))
-	p.commit("no Secret", p.values("orders-0", "orders-1"))
+	p.commit("no Secret", p.gitValues("orders-0", "orders-1"))
 	p.waitFor(slow, "the chart's refusal", func(context.Context) error {
 		conditions, _, _ := unstructured.NestedSlice(p.refresh().Object, "status", "conditions")
 		if said := fmt.Sprint(conditions); !strings.Contains(said, "ComparisonError") || !strings.Contains(said, "webhook.existingSecret: not set") {

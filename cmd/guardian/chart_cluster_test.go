@@ -1,4 +1,4 @@
-//go:build chart || argocd
+//go:build chart || argocd || flux
 
 package main
 

@@ -15,17 +15,29 @@ import (
 var (
 	Kustomizations  = schema.GroupVersionResource{Group: "kustomize.toolkit.fluxcd.io", Version: "v1", Resource: "kustomizations"}
 	GitRepositories = schema.GroupVersionResource{Group: "source.toolkit.fluxcd.io", Version: "v1", Resource: "gitrepositories"}
+	HelmReleases    = schema.GroupVersionResource{Group: "helm.toolkit.fluxcd.io", Version: "v2", Resource: "helmreleases"}
+	OCIRepositories = schema.GroupVersionResource{Group: "source.toolkit.fluxcd.io", Version: "v1", Resource: "ocirepositories"}
 )
 
 // StartKustomizeController starts Flux's real kustomize-controller on the control plane, as a cluster administrator. Its
 // sources have CRDs of their names that take everything, and no source-controller: whoever makes a GitRepository writes
 // its status.artifact as well, and serves that. It takes minutes to build where it is missing.
 func (p *Plane) StartKustomizeController(ctx context.Context) (*Process, error) {
-	program, err := Binary(ctx, "kustomize-controller")
+	return p.startFlux(ctx, "kustomize-controller")
+}
+
+// StartHelmController starts Flux's real helm-controller in the same way: whoever makes an OCIRepository or a HelmChart
+// writes its status.artifact, and serves the chart.
+func (p *Plane) StartHelmController(ctx context.Context) (*Process, error) {
+	return p.startFlux(ctx, "helm-controller")
+}
+
+func (p *Plane) startFlux(ctx context.Context, name string) (*Process, error) {
+	program, err := Binary(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	module, err := toolModule(ctx, "kustomize-controller")
+	module, err := toolModule(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +57,7 @@ func (p *Plane) StartKustomizeController(ctx context.Context) (*Process, error) 
 			return nil, err
 		}
 		return p.Run(ctx, Program{
-			Name: "kustomize-controller", Path: program, Env: []string{"KUBECONFIG=" + kubeconfig, "RUNTIME_NAMESPACE=default", "TMPDIR=" + p.Dir()},
+			Name: name, Path: program, Env: []string{"KUBECONFIG=" + kubeconfig, "RUNTIME_NAMESPACE=default", "TMPDIR=" + p.Dir()},
 			Args:  []string{"--health-addr=127.0.0.1:" + strconv.Itoa(port), "--metrics-addr=127.0.0.1:" + strconv.Itoa(metrics), "--http-retry=1"},
 			Ready: answers(http.DefaultClient, "http://"+address(port)+"/readyz", ""),
 		})
@@ -53,10 +65,10 @@ func (p *Plane) StartKustomizeController(ctx context.Context) (*Process, error) 
 	return process, err
 }
 
-// fluxSources are CustomResourceDefinitions for the kinds of source that kustomize-controller watches.
+// fluxSources are CustomResourceDefinitions for the kinds of source that Flux's controllers watch.
 func fluxSources() []definition {
 	var out []definition
-	for _, kind := range []string{"GitRepository", "OCIRepository", "Bucket", "ExternalArtifact"} {
+	for _, kind := range []string{"GitRepository", "OCIRepository", "HelmRepository", "HelmChart", "Bucket", "ExternalArtifact"} {
 		singular := strings.ToLower(kind)
 		plural := strings.Replace(singular+"s", "ys", "ies", 1)
 		out = append(out, definition{&unstructured.Unstructured{Object: map[string]any{

@@ -134,6 +134,10 @@ func tools() map[string]tool {
 			folder: "flux", module: "github.com/fluxcd/kustomize-controller", pkg: "github.com/fluxcd/kustomize-controller",
 			about: 2 * time.Minute,
 		},
+		"helm-controller": {
+			folder: "flux-helm", module: "github.com/fluxcd/helm-controller", pkg: "github.com/fluxcd/helm-controller",
+			about: 3 * time.Minute,
+		},
 	}
 	for name, folder := range oldest {
 		t := all[name]
@@ -174,7 +178,7 @@ func wanted(name string) string {
 // cache folder, where it is built first when it is missing. A build prints its progress to stderr and takes up to some
 // minutes; other processes that need a build at the same time wait. Known are kube-apiserver, kubectl, etcd,
 // kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator, act, pilot-discovery, argocd,
-// kustomize-controller and collector (OpenTelemetry's); it must be called from within the repository.
+// kustomize-controller, helm-controller and collector (OpenTelemetry's); it must be called from within the repository.
 //
 // Programs that $GUARDIAN_OLDEST names, with spaces between, are of the oldest version that guardian is to work with.
 func Binary(ctx context.Context, name string) (string, error) {
