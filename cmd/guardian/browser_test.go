@@ -247,6 +247,7 @@ func TestThePageInABrowser(t *testing.T) {
 	r.rolledBack(app)
 	r.wait("the rollback is shown without a reload", says(b, "30% → 0%"))
 	r.wait("with its state", says(b, "rolled-back"))
+	r.wait("with its receipt", says(b, "Last rollback"))
 	var kept any
 	if b.script("return window.reloaded", &kept); kept != false {
 		t.Error("the page was loaded again")

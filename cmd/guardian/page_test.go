@@ -89,7 +89,7 @@ func TestAPageThatCannotBeServedStopsNoBrake(t *testing.T) {
 // A pass that finds everything as it was is no news.
 func TestThePageIsToldOfChangesAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := page.New(page.Options{Now: time.Now})
+		p := page.New(page.Options{Now: time.Now, Hosts: []string{"example.com"}})
 		s := pageServer{page: p, last: map[string]remediate.View{}}
 		w, ended := httptest.NewRecorder(), make(chan struct{})
 		go func() {
@@ -151,7 +151,8 @@ func TestThePageShowsARollbackAsTheRecordHasIt(t *testing.T) {
 	})
 	body, err := pageOf(t.Context(), g.pageURL()+"/guards/"+app.Name)
 	r.must(err)
-	for _, want := range []string{"Refused builds", rec.Lock.Build, "kubectl guardian unlock orders-service -n " + r.ns, "50% → 0%", "Heartbeat", "received"} {
+	for _, want := range []string{"Refused builds", rec.Lock.Build, "kubectl guardian unlock orders-service -n " + r.ns, "50% → 0%", "Heartbeat", "received",
+		"Last rollback", "<dt>Alert</dt><dd>CanaryErrors</dd>", "guardian gate orders-service -n " + r.ns + " --wait-unlocked"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %q in\n%s", want, body)
 		}

@@ -43,7 +43,7 @@ func (s *service) connectPage(kube kubernetes.Interface) {
 	}
 	version, _ := buildVersion()
 	p := page.New(page.Options{
-		Namespace: s.config.Namespace, Version: version,
+		Namespace: s.config.Namespace, Version: version, Hosts: s.config.Page.Hosts, Domain: s.config.ClusterDomain,
 		Guards: func() []page.Guard {
 			views := s.controller.Views()
 			out := make([]page.Guard, len(views))
@@ -58,7 +58,8 @@ func (s *service) connectPage(kube kubernetes.Interface) {
 		Facts: func(guard string, r decision.Record, now time.Time) []page.Fact {
 			return factsOf(records.Named{Namespace: s.config.Namespace, Guard: guard, Record: r}, s.beat(now), now)
 		},
-		Next: nextLine, Logger: s.log.With("component", "page"),
+		Receipt: func(guard string, r decision.Record) *page.Receipt { return pageReceipt(s.config.Namespace, guard, r) },
+		Next:    nextLine, Logger: s.log.With("component", "page"),
 	})
 	s.page = &pageServer{page: p, last: map[string]remediate.View{}, address: s.config.Listen.Page, webConfig: s.config.Web.ConfigFile, log: s.log.With("component", "page"),
 		server: &http.Server{
@@ -66,6 +67,23 @@ func (s *service) connectPage(kube kubernetes.Interface) {
 			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		}}
 	s.page.server.RegisterOnShutdown(p.Close)
+}
+
+// pageReceipt is a guard's receipt as `guardian receipt` shows it; nil: there is none.
+func pageReceipt(namespace, guard string, r decision.Record) *page.Receipt {
+	if r.Receipt == nil {
+		return nil
+	}
+	v := newReceiptView(namespace, guard, r)
+	out := &page.Receipt{Title: v.Title, Links: v.Links, Next: v.Next, Command: v.Command}
+	for _, s := range v.Sections {
+		section := page.Section{Name: s.Name}
+		for _, row := range s.Rows {
+			section.Facts = append(section.Facts, page.Fact{Name: row.Name, Value: row.Value})
+		}
+		out.Sections = append(out.Sections, section)
+	}
+	return out
 }
 
 // readRecord reads a guard's record; nil without an error: there is none.

@@ -93,6 +93,9 @@ annotations:
 {{- $listen := dict "alerts" ":8080" "metrics" ":8081" -}}
 {{- if .Values.page.enabled -}}
 {{- $_ := set $listen "page" ":8082" -}}
+{{- $service := include "guardian.fullname" . -}}
+{{- $hosts := concat (list $service (printf "%s.%s" $service .Release.Namespace)) .Values.page.hosts (dig "page" "hosts" list $config) -}}
+{{- $_ := set $config "page" (dict "hosts" (uniq $hosts)) -}}
 {{- end -}}
 {{- $_ := set $config "listen" $listen -}}
 {{- $_ := set $config "guards" .Values.guards -}}

@@ -41,6 +41,7 @@ type Config struct {
 	Log          Log      `yaml:"log"`
 	Listen       Listen   `yaml:"listen"`
 	Web          Web      `yaml:"web"`
+	Page         Page     `yaml:"page"`
 	Webhook      Webhook  `yaml:"webhook"`
 	Prometheus   Endpoint `yaml:"prometheus"`
 	Alertmanager Endpoint `yaml:"alertmanager"`
@@ -76,6 +77,15 @@ type Web struct {
 	// certificates and basic auth of the alerts port and of the page. Empty: plain
 	// HTTP.
 	ConfigFile string `yaml:"configFile"`
+}
+
+// Page is how the page for people is served.
+type Page struct {
+	// Hosts is the host names by which browsers reach the page, besides IP
+	// addresses, localhost and names of the cluster, which end in .svc or .svc and
+	// clusterDomain; no other one is answered, so that no web site can read the page
+	// by a name of its own (DNS rebinding).
+	Hosts []string `yaml:"hosts"`
 }
 
 // Webhook is who may call the alerts port.

@@ -258,6 +258,7 @@ func RestartOnly(was, is Config) []string {
 		{"log", was.Log, is.Log},
 		{"listen", was.Listen, is.Listen},
 		{"web", was.Web, is.Web},
+		{"page", was.Page, is.Page},
 		{"webhook", was.Webhook, is.Webhook},
 		{"prometheus", was.Prometheus, is.Prometheus},
 		{"alertmanager", was.Alertmanager, is.Alertmanager},

@@ -127,6 +127,11 @@ func (c Config) Validate() Problems {
 		taken := c.Listen.Page == c.Listen.Alerts || c.Listen.Page == c.Listen.Metrics
 		k.want(!taken || strings.HasSuffix(c.Listen.Page, ":0"), "listen.page", c.Listen.Page, "want another address than listen.alerts and listen.metrics, or none")
 	}
+	for i, h := range c.Page.Hosts {
+		at := fmt.Sprintf("page.hosts[%d]", i)
+		k.want(len(validation.IsDNS1123Subdomain(strings.ToLower(h))) == 0, at, h, "want a host name without scheme and port, such as guardian.example.com")
+		k.want(!slices.Contains(c.Page.Hosts[:i], h), at, h, "named twice")
+	}
 	k.want(c.Webhook.TokenFile != "" || c.Web.ConfigFile != "" || c.Webhook.AllowAnonymous, "webhook.tokenFile", c.Webhook.TokenFile,
 		"want a file with the bearer token, web.configFile, or webhook.allowAnonymous: true")
 	k.want(c.Webhook.TokenFile == "" || !c.Webhook.AllowAnonymous, "webhook.allowAnonymous", c.Webhook.AllowAnonymous,

@@ -35,6 +35,10 @@ type Guard struct {
 type Options struct {
 	Namespace string // of the guards
 	Version   string // of guardian
+	// Hosts are the names by which browsers reach the page, besides IP addresses,
+	// localhost and those of the cluster, which end in .svc or .svc.<Domain>.
+	Hosts  []string
+	Domain string // of the cluster
 
 	// Guards are all as this replica last saw them, sorted by name.
 	Guards func() []Guard
@@ -44,6 +48,8 @@ type Options struct {
 	Record func(ctx context.Context, guard string) (*decision.Record, error)
 	// Facts are the lines about a guard, as `guardian status NAME` has them.
 	Facts func(guard string, r decision.Record, now time.Time) []Fact
+	// Receipt is what is known of the last rollback; nil: there was none.
+	Receipt func(guard string, r decision.Record) *Receipt
 	// Next is the next step of promotion and what it waits for; empty: none.
 	Next func(s decision.Status, now time.Time) string
 
@@ -55,6 +61,7 @@ type Options struct {
 type Page struct {
 	o       Options
 	mux     *http.ServeMux
+	hosts   hosts
 	changes changes
 	warn    rate.Sometimes
 
@@ -102,7 +109,7 @@ func New(o Options) *Page {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	p := &Page{o: o, mux: http.NewServeMux(), changes: newChanges(), reads: map[string]*read{},
+	p := &Page{o: o, mux: http.NewServeMux(), hosts: newHosts(o.Hosts, o.Domain), changes: newChanges(), reads: map[string]*read{},
 		warn: rate.Sometimes{First: 1, Interval: time.Minute}}
 	static, err := fs.Sub(assets, "assets")
 	if err != nil {
@@ -125,6 +132,10 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-store")
+	if !p.hosts.knows(r.Host) {
+		refuse(w, r)
+		return
+	}
 	p.mux.ServeHTTP(w, r)
 }
 
@@ -196,6 +207,7 @@ func (p *Page) one(w http.ResponseWriter, r *http.Request) {
 	d.facts(p.o.Facts(name, *record, now))
 	d.chart(newChart(*record, now))
 	d.commands(Commands(name, p.o.Namespace, *record))
+	d.receipt(p.o.Receipt(name, *record))
 	d.history(entries[:min(len(entries), 100)])
 	p.answer(w, http.StatusOK, d)
 }

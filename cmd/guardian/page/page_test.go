@@ -37,13 +37,21 @@ func shown() Options {
 	good := decision.Record{Status: decision.Status{State: decision.StateShifting, Since: at(5), Weight: 30, Reason: "canary has 30%"}}
 	records := map[string]*decision.Record{"orders": &bad, "payments": &good}
 	return Options{
-		Namespace: "shop", Version: "v1.2.3", Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
+		Namespace: "shop", Version: "v1.2.3", Hosts: []string{"example.com"}, Domain: "cluster.local", Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
 		Guards: func() []Guard {
 			return []Guard{{Name: "new"}, {Name: "payments", Status: good.Status, Seen: true}, {Name: "orders", Status: bad.Status, Lock: bad.Lock, Seen: true}}
 		},
 		Record: func(_ context.Context, guard string) (*decision.Record, error) { return records[guard], nil },
 		Facts: func(guard string, r decision.Record, _ time.Time) []Fact {
 			return []Fact{{"State", string(r.Status.State)}, {"Lock", "on " + guard}}
+		},
+		Receipt: func(guard string, r decision.Record) *Receipt {
+			if r.Lock == nil {
+				return nil
+			}
+			return &Receipt{Title: "Rollback of shop/" + guard, Next: "The canary stays at 0%.", Command: "guardian gate " + guard + " -n shop --wait-unlocked",
+				Sections: []Section{{"What failed", []Fact{{"Why", r.Lock.Reason}, {"Weight", "30% → 0%"}}}, {"What ran", []Fact{{"Differs from stable", "image: a → b"}, {"", "image: c → d"}}}},
+				Links:    []decision.Link{{Name: "Grafana", URL: "https://grafana.example/d/x?a=b&c=\"d"}, {Name: "Trap", URL: "javascript:alert(1)"}}}
 		},
 		Next: func(s decision.Status, _ time.Time) string {
 			if s.State == decision.StateShifting {
@@ -96,11 +104,19 @@ func TestOneGuardIsShownWithItsWeightsItsHistoryAndWhatToType(t *testing.T) {
 		`aria-label="The canary has 0% of the traffic. Before: 09:30:00 10%, 09:40:00 30%, 09:50:00 0%."`,
 		`points="0,136 0,136 0,123 240,123 240,97 480,97 480,136 720,136"`, `<circle cx="480" cy="136"`,
 		"kubectl guardian unlock orders -n shop --reason &#39;…&#39;", "kubectl guardian pause orders -n shop",
+		`<h2 id="receipt">Last rollback</h2>`, "Rollback of shop/orders", "<h3>What failed</h3>", "<dt>Why</dt><dd>7% of requests fail &lt;script&gt;", "<dt>Differs from stable</dt><dd>image: a → b</dd>\n<dd>image: c → d</dd>",
+		`<a href="https://grafana.example/d/x?a=b&amp;c=&#34;d" rel="noreferrer">Grafana</a>`, "The canary stays at 0%.", "guardian gate orders -n shop --wait-unlocked",
 		"2026-03-02T09:50:00Z", "rolled-back", "30% → 0%", "2026-03-02T09:40:00Z", "ci", "2026-03-02T09:30:00Z")
 	if strings.Contains(body, "guardian rollback orders") {
 		t.Error("a rollback is offered for a canary that has nothing")
 	}
+	if strings.Contains(body, "javascript:") || strings.Contains(body, "Trap") {
+		t.Error("a link leads to no web page")
+	}
 	_, body = get(t, p, "/guards/payments")
+	if strings.Contains(body, "Last rollback") {
+		t.Error("a receipt of no rollback")
+	}
 	inOrder(t, body, "kubectl guardian rollback payments -n shop", "Nothing has happened yet")
 }
 

@@ -95,7 +95,10 @@ func (d *document) row(g Guard, next string, now time.Time) {
 func (d *document) facts(facts []Fact) {
 	d.putf("<dl>")
 	for _, f := range facts {
-		d.putf("<dt>%s</dt><dd>%s</dd>\n", f.Name, f.Value)
+		if f.Name != "" {
+			d.putf("<dt>%s</dt>", f.Name)
+		}
+		d.putf("<dd>%s</dd>\n", f.Value)
 	}
 	d.putf("</dl>\n")
 }
@@ -122,8 +125,12 @@ func (d *document) chart(c chart) {
 func (d *document) commands(all []Command) {
 	d.putf("<h2>What you can do</h2>\n")
 	for _, c := range all {
-		d.putf(`<p class="command"><span>%s:</span> <code>%s</code><button type="button" data-copy="%s" aria-label="Copy: %s">Copy</button></p>`+"\n", c.For, c.Line, c.Line, c.For)
+		d.command(c)
 	}
+}
+
+func (d *document) command(c Command) {
+	d.putf(`<p class="command"><span>%s:</span> <code>%s</code><button type="button" data-copy="%s" aria-label="Copy: %s">Copy</button></p>`+"\n", c.For, c.Line, c.Line, c.For)
 }
 
 // history is a record's, newest first.
