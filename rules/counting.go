@@ -151,10 +151,12 @@ func (b *builder) recordSums(c counter, selector func(series) string) {
 
 // covers ends the sums of a group. It records a series for as long as the same
 // sums are recorded: when guards come or limits change, sums appear that are no
-// new requests. And it records, unless that is so, which of their targets had been
-// scraped by the last evaluation: Prometheus has many targets, which are looked
-// through once for all sums of a group.
+// new requests. Unless that is so it records those that count in full in this
+// evaluation: they were not there at the last one, and their target had been scraped
+// successfully by then. Prometheus has many targets, which are looked through once for
+// all sums of a group; of the sums there are nearly always none.
 func (b *builder) covers(counters ...counter) {
+	b.about("Sums that count in full: they were not there at the last evaluation, when their target had been scraped and the same sums were recorded.")
 	h := fnv.New32a()
 	g := b.groups[len(b.groups)-1]
 	for _, r := range g.Rules {
@@ -170,24 +172,33 @@ func (b *builder) covers(counters ...counter) {
 		lanes = append(lanes, b.fast())
 	}
 	for _, l := range lanes {
-		var sums []string
+		var appeared []string
 		for _, c := range counters {
 			for _, s := range c.series() {
 				if s.lane == l {
-					sums = append(sums, b.sum(c, s))
+					appeared = append(appeared, b.appeared(c, s))
 				}
 			}
 		}
 		labels := b.owned()
 		labels["group"] = g.Name
-		b.record(l.upBefore(), labels, expand(`group by ($target) ($up offset $i == 1 and on ($target) ($sums)) and on () $covered`,
-			"target", b.target(), "up", b.up(l), "i", dur(b.step), "covered", covered, "sums", strings.Join(sums, " or ")))
+		b.record(l.sumsNew(), labels, expand(`(($appeared) and on ($target) ($up offset $i == 1)) and on () $covered`,
+			"appeared", strings.Join(appeared, " or "), "target", b.target(), "up", b.up(l), "i", dur(b.step), "covered", covered))
 	}
 }
 
-// upBefore is what the targets that a lane had scraped by the last evaluation are
-// recorded as, of those that show a sum now. One of theirs that appears is new.
-func (l lane) upBefore() string { return "guardian_target:" + l.prefix + "up:before" }
+// appeared are the sums that were not there at the last evaluation, labelled by the
+// name that they are recorded as.
+func (b *builder) appeared(c counter, s series) string {
+	return expand(`label_replace($x unless last_over_time($sums[1ms] offset $i), "$sum", "$name", "", "")`,
+		"x", b.sum(c, s), "sums", b.sums(c, s), "i", dur(b.step), "sum", labelSum, "name", c.sumName(s))
+}
+
+// sumsNew is what the sums that count in full are recorded as.
+func (l lane) sumsNew() string { return "guardian_target:" + l.prefix + "sums:new" }
+
+// labelSum has the name that a sum was recorded as.
+const labelSum = "sum"
 
 // grown is by how much recorded sums have grown since the last evaluation. One
 // that was not there counts in full, if its target had been scraped by then and
@@ -200,10 +211,10 @@ func (b *builder) grown(c counter, s series) string {
 	return expand(`((idelta($sums[$two]) or $new) >= 0)`, "sums", b.sums(c, s), "two", b.two(), "new", b.ifNew(c, s))
 }
 
-// ifNew selects the sums that are new if they were not there at the last evaluation.
+// ifNew selects the sums that count in full, as they were recorded.
 func (b *builder) ifNew(c counter, s series) string {
-	return expand(`($x and on ($target) $before)`, "x", b.sum(c, s), "target", b.target(),
-		"before", now(fmt.Sprintf("%s{%s,group=%q}", s.upBefore(), b.ownedMatchers(), b.groups[len(b.groups)-1].Name)))
+	return expand(`sum without (group, $sum) ($new)`, "sum", labelSum, "new",
+		now(fmt.Sprintf("%s{%s,group=%q,%s=%q%s}", s.sumsNew(), b.ownedMatchers(), b.groups[len(b.groups)-1].Name, labelSum, c.sumName(s), c.more)))
 }
 
 // up selects the targets of a lane.

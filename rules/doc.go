@@ -29,9 +29,10 @@
 // costs its own step and the next one, at both sides alike: what was scraped between
 // the evaluation before and the one after it is not counted.
 //
-// A sum that was not there before counts in full, if its target had been scraped
-// successfully by then (`up offset interval == 1`) and the rules were adding up
-// the same series (guardian:sums:covered): then the requests are truly new.
+// A sum that was not there before counts in full (guardian_target:sums:new), if its
+// target had been scraped successfully by then (`up offset interval == 1`) and the
+// rules were adding up the same series (guardian:sums:covered): then the requests are
+// truly new. There are nearly never any, so that growth costs one reading of the sums.
 // Without that proof (Prometheus has just started, a scrape failed, a guard was
 // added) it counts from its second sample on. So does a sum that has become less:
 // a proxy has started anew, or has given up series of callers that are gone.

@@ -59,7 +59,7 @@ func Generate(o Options) (*Rules, error) {
 	}
 	r := &Rules{
 		AlertWindow: o.AlertWindow(),
-		parts:       append([]part{{groups: self.groups}}, guards...),
+		parts:       append([]part{{groups: self.groups, words: self.words}}, guards...),
 		name:        o.Name,
 		labels:      o.Labels,
 		lane:        o.scrapeJob(),
@@ -110,8 +110,19 @@ func (o Options) longestWindow() time.Duration {
 	return longest
 }
 
-// Prometheus returns the content of a rule file.
-func (r *Rules) Prometheus() ([]byte, error) { return ruleFile(r.groups()) }
+// Prometheus returns the content of a rule file, with comments that say what each
+// group and its rules are for.
+func (r *Rules) Prometheus() ([]byte, error) {
+	out, err := ruleFile(r.groups())
+	if err != nil {
+		return nil, err
+	}
+	var all []words
+	for _, p := range r.parts {
+		all = append(all, p.words...)
+	}
+	return commented(out, "", all), nil
+}
 
 // groups are those of all parts.
 func (r *Rules) groups() []monitoringv1.RuleGroup {
@@ -162,16 +173,17 @@ func (r *Rules) meta(name, namespace string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: name, Namespace: namespace, Labels: labels}
 }
 
-// PrometheusRulesYAML is PrometheusRules as manifests, one document each.
+// PrometheusRulesYAML is PrometheusRules as manifests, one document each, with the
+// comments that Prometheus has.
 func (r *Rules) PrometheusRulesYAML(name, namespace string) ([]byte, error) {
 	var docs [][]byte
-	for _, rule := range r.PrometheusRules(name, namespace) {
+	for i, rule := range r.PrometheusRules(name, namespace) {
 		out, err := yaml.Marshal(rule)
 		if err != nil {
 			return nil, fmt.Errorf("write PrometheusRule %s/%s: %w", namespace, rule.Name, err)
 		}
 		// The status is the operator's; an empty one is noise in git.
-		docs = append(docs, bytes.TrimSuffix(out, []byte("status: {}\n")))
+		docs = append(docs, commented(bytes.TrimSuffix(out, []byte("status: {}\n")), "  ", r.parts[i].words))
 	}
 	return bytes.Join(docs, []byte("---\n")), nil
 }
@@ -183,14 +195,16 @@ type builder struct {
 	windows windows
 	shard   string // of the guards, as the end of LabelShard has it; empty: about guardian itself
 	groups  []monitoringv1.RuleGroup
+	words   []words       // of each group
 	lane    string        // recorded by the present group: the sides that the fast lane scrapes
 	step    time.Duration // the interval of the present group
 	notes   []string
 	err     error
 }
 
-// group begins a group, into which record and alert then write.
-func (b *builder) group(name string, interval time.Duration) {
+// group begins a group, into which record and alert then write. What it is for is said
+// in a sentence.
+func (b *builder) group(name string, interval time.Duration, what string) {
 	b.step = interval
 	name = b.Name + "." + name
 	if b.shard != "" && b.shard != wholeShard {
@@ -200,12 +214,13 @@ func (b *builder) group(name string, interval time.Duration) {
 		Name:     name,
 		Interval: duration(interval),
 	})
+	b.words = append(b.words, words{group: what, rules: map[int]string{}})
 }
 
 // endGroup drops the group if nothing was written into it.
 func (b *builder) endGroup() {
 	if last := len(b.groups) - 1; len(b.groups[last].Rules) == 0 {
-		b.groups = b.groups[:last]
+		b.groups, b.words = b.groups[:last], b.words[:last]
 	}
 }
 

@@ -48,7 +48,8 @@ var reporters = []string{"destination", "source", "waypoint"}
 // several, which the others follow from: the fewer rules, the smaller the objects
 // and the more guards share one reading of what Prometheus has scraped.
 func (b *builder) infoGroup() {
-	b.group("guards", max(infoInterval, b.Interval))
+	b.group("guards", max(infoInterval, b.Interval), "The configuration as series, with which the groups below join what the proxies count: which workload is whose canary or stable version, and the limits.")
+	b.about("Who is guarded.")
 	for _, g := range b.Guards {
 		service := or(g.Canary.Service, g.Stable.Service)
 		if len(g.Canary.Workloads) == 1 && len(g.Stable.Workloads) == 1 {
@@ -73,7 +74,9 @@ func (b *builder) infoGroup() {
 		}
 	}
 	b.record(serviceInfo, nil, `max by (`+keyLabels+`, `+serviceKey+`) (`+strings.Join(services, " or ")+`)`)
+	b.about("The limits.")
 	b.limits()
+	b.about("Who is guarded, once more for each kind of proxy that reports: a workload may be in two guards, and PromQL joins many with many by such a label alone.")
 	for _, pair := range [][2]string{
 		{workloadInfo, workloadReporterInfo}, {versionInfo, versionReporterInfo}, {serviceInfo, serviceReporterInfo},
 	} {

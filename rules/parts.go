@@ -30,6 +30,7 @@ const (
 type part struct {
 	shard  string // as the end of LabelShard has it; empty: about guardian itself
 	groups []monitoringv1.RuleGroup
+	words  []words // of each group
 	notes  []string
 }
 
@@ -100,7 +101,7 @@ func (o Options) part(shard string, guards []Guard) (part, error) {
 	b.latencyGroup()
 	b.restartsGroup()
 	b.overviewGroup()
-	return part{shard: shard, groups: b.groups, notes: b.notes}, b.err
+	return part{shard: shard, groups: b.groups, words: b.words, notes: b.notes}, b.err
 }
 
 func (p part) size() (int, error) {

@@ -36,7 +36,7 @@ var (
 		stable:  "guardian_stable:requests_failed:ratio",
 		ratio:   "guardian_side:requests_failed:ratio",
 		excess:  "guardian_canary:requests_failed:per_limit",
-		worse:   "guardian_canary:requests_failed:per_bar",
+		worse:   "guardian_canary:requests_failed:per_threshold",
 		proof:   "guardian_canary:requests_failed:evidence",
 		since:   "guardian_canary:requests_failed:since",
 		newest:  "guardian_side:requests:newest",
@@ -50,7 +50,7 @@ var (
 		stable:  "guardian_stable:requests_slow:ratio",
 		ratio:   "guardian_side:requests_slow:ratio",
 		excess:  "guardian_canary:requests_slow:per_limit",
-		worse:   "guardian_canary:requests_slow:per_bar",
+		worse:   "guardian_canary:requests_slow:per_threshold",
 		proof:   "guardian_canary:requests_slow:evidence",
 		since:   "guardian_canary:requests_slow:since",
 		newest:  "guardian_side:requests_timed:newest",
@@ -88,7 +88,8 @@ func (b *builder) requestsGroup() {
 	if len(b.Guards) == 0 {
 		return
 	}
-	b.group("requests", b.Interval)
+	b.group("requests", b.Interval, "Error rate: whether the share of the canary's requests that fail is proven to be above the limit, and above stable's. Also counts what the traffic signal needs, and requests that nobody answered.")
+	b.about("What each proxy has counted up to now: all requests, failed ones, and those that no workload answered.")
 	errors := b.any(func(s Signals) bool { return s.ErrorRate != nil })
 	all, bad := b.counter("requests", b.Guards), b.counter("requests_failed", b.Guards)
 	b.recordSums(all, func(s series) string { return s.of(requestsTotal, "") })
@@ -99,15 +100,22 @@ func (b *builder) requestsGroup() {
 	}
 	unreached := b.unreached()
 	b.recordSums(unreached, func(s series) string { return s.of(requestsTotal, "") })
-	b.covers(all, unreached)
+	if errors {
+		b.covers(all, bad, unreached)
+	} else {
+		b.covers(all, unreached)
+	}
 	b.laneOf(failed, all)
+	b.about("Requests since the last evaluation, of each side and by who reports them. A window is the sum of these.")
 	b.record(failed.step, nil, b.bySide(all, "sum", func(s series) string { return b.grown(all, s) }))
 	if errors {
 		b.record(failed.badStep, nil, b.bySide(bad, "sum", b.grownOf(bad, all, " > 0")))
 		b.judge(failed, b.windows.all(), all, func(s series) string { return b.sum(all, s) })
+		b.about("Rolls back while stable is well, and holds while stable is as bad.")
 		b.errorAlerts()
 	}
 	if b.any(func(s Signals) bool { return s.Traffic != nil }) {
+		b.about("Requests that no workload answered: whether the canary's weight explains them.")
 		b.weight()
 		b.refused(unreached)
 	}
@@ -122,7 +130,8 @@ func (b *builder) latencyGroup() {
 	if len(edges) == 0 {
 		return
 	}
-	b.group("latency", b.latencyInterval())
+	b.group("latency", b.latencyInterval(), "Latency: the same proof as for errors, of the requests that took longer than the limit.")
+	b.about("What each proxy has counted up to now: all requests, slow ones, and native histograms where there are any.")
 	timed := b.guards(func(s Signals) bool { return s.Latency != nil })
 	all, bad, native := b.counter("requests_timed", timed), b.counter("requests_slow", timed), b.counter("request_durations", timed)
 	b.recordSums(all, func(s series) string { return s.of(durationBuckets, everyBucket) })
@@ -130,7 +139,8 @@ func (b *builder) latencyGroup() {
 		b.recordSlow(bad, all, e)
 	}
 	b.recordSums(native, func(s series) string { return s.of(durations, "") })
-	b.covers(all, native)
+	b.covers(all, bad, native)
+	b.about("Requests since the last evaluation, of each side and by who reports them.")
 	b.recordNativeGrowth(native)
 	b.laneOf(slow, all, native)
 	b.record(slow.step, nil, classicOrNative(
@@ -150,6 +160,7 @@ func (b *builder) latencyGroup() {
 	}
 	b.record(slow.badStep, nil, classicOrNative(strings.Join(classic, " or "), strings.Join(exact, " or ")))
 	b.judge(slow, b.latencyWindows().all(), all, func(s series) string { return b.sum(all, s) + " or " + b.sum(native, s) })
+	b.about("Rolls back while stable is well, and holds while stable is as bad.")
 	b.latencyAlerts()
 	b.evaluated("latency")
 	b.endGroup()
@@ -274,33 +285,64 @@ func (b *builder) judge(p proportion, windows []time.Duration, all counter, sums
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
 
-	for _, w := range windows {
-		b.shares(p, w)
-	}
+	b.shares(p, windows)
+	b.about("The proof, by Chernoff's bound: how unlikely so many bad requests are while the true share is at the limit, or at " + num(b.StableFactor) + " times stable's share where that is above it. " + num(enoughProof) + " is enough.")
 	rule(p.worse, `($excess / (
 		(max_over_time($stable[$memory]) / on ($guard) group_left () $limit) * on ($guard) group_left () $factor)) or $excess`)
 	rule(p.proof, evidence("$bad_canary", "$worse")+` > $enough`)
+	b.about("While there is proof: when each side was scraped last, and when the canary was as it came. Stable has to be scraped after that before the canary is rolled back.")
 	b.recordProven(all, b.own(p.proof), sums)
 	b.record(p.newest, nil, b.bySide(all.onlyProven(), "max", b.scraped(all)))
 	rule(p.since, `($since and on ($guard, reporter) $proof) or sum without ($side) ($newest_canary)`)
 }
 
-// shares records each side's share of bad requests within a window, where it is
+// shares records each side's share of bad requests within each window, where it is
 // beyond the limit.
-func (b *builder) shares(p proportion, w time.Duration) {
+func (b *builder) shares(p proportion, windows []time.Duration) {
 	stable, canary := labelSide+`="stable"`, labelSide+`="canary"`
-	window := map[string]string{"window": dur(w)}
 	vars := []string{
-		"bad_stable", b.during(p.badStep, w, stable), "all_stable", b.during(p.step, w, stable),
-		"bad_canary", b.during(p.badStep, w, canary), "all_canary", b.during(p.step, w, canary),
-		"enough_bad", b.own(p.bad, "window="+strconv.Quote(dur(w))),
-		"limit", b.own(p.limit), "guard", keyLabels, "side", labelSide, "shrink", num(shrink), "least", num(leastBad),
+		"limit", b.own(p.limit), "guard", keyLabels, "side", labelSide, "shrink", num(shrink), "least", num(leastBad), "lowest", num(b.lowestLimit(p)),
+		"bad_canary", b.own(p.bad),
 	}
-	rule := func(name, text string) { b.record(name, window, expand(text, vars...)) }
+	in := func(text string) string {
+		return "(" + eachWindow(windows, func(w time.Duration) string {
+			return expand(text, append([]string{
+				"stable_bad", b.during(p.badStep, w, stable), "stable_all", b.during(p.step, w, stable),
+				"canary_bad", b.during(p.badStep, w, canary), "canary_all", b.during(p.step, w, canary),
+				"enough", b.own(p.bad, "window="+strconv.Quote(dur(w))),
+			}, vars...)...)
+		}) + ")"
+	}
+	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
 
-	rule(p.stable, `sum without ($side) ($bad_stable / ($all_stable + $shrink)) > on ($guard) group_left () $limit`)
-	rule(p.bad, `sum without ($side) ($bad_canary) >= $least`)
-	rule(p.excess, `sum without (window) ($enough_bad) / sum without ($side) ($all_canary) / on ($guard) group_left () $limit > 1`)
+	b.about("Within each window: stable's share of bad requests where it is above the limit, the canary's bad requests where there are " + num(leastBad) + " or more, and how many times the limit its share is.")
+	// Nearly all are below the lowest limit, and need not be joined with their own.
+	rule(p.stable, in(`sum without ($side) ($stable_bad / ($stable_all + $shrink)) > $lowest`)+` > on ($guard) group_left () $limit`)
+	rule(p.bad, in(`sum without ($side) ($canary_bad) >= $least`))
+	rule(p.excess, `$bad_canary / `+in(`sum without ($side) ($canary_all) and on ($guard, reporter) $enough`)+` / on ($guard) group_left () $limit > 1`)
+}
+
+// eachWindow writes an expression for each window, and labels what it gives.
+func eachWindow(windows []time.Duration, expr func(time.Duration) string) string {
+	var terms []string
+	for _, w := range windows {
+		terms = append(terms, expand(`label_replace($expr, "window", "$w", "", "")`, "expr", expr(w), "w", dur(w)))
+	}
+	return strings.Join(terms, " or ")
+}
+
+// lowestLimit is that of the guards whose limit of a proportion is the lowest.
+func (b *builder) lowestLimit(p proportion) float64 {
+	lowest := 1.0
+	for _, g := range b.Guards {
+		switch {
+		case p == failed && g.Signals.ErrorRate != nil:
+			lowest = min(lowest, g.Signals.ErrorRate.Max)
+		case p == slow && g.Signals.Latency != nil:
+			lowest = min(lowest, 1-g.Signals.Latency.Quantile)
+		}
+	}
+	return lowest
 }
 
 // evidence is D of the package comment for bad requests that are times their

@@ -22,7 +22,7 @@ func (b *builder) restartsGroup() {
 	}
 	// A step of a subquery finds the newest sample at or before it, so steps tile
 	// the window if each has an evaluation at the same distance.
-	b.group("restarts", b.restartsInterval())
+	b.group("restarts", b.restartsInterval(), "Restarts of the canary's containers, and containers of it that cannot start.")
 	key, info := b.restartsKey()
 	counted, none := b.restartsFromGuardian()
 	if b.RestartsFrom == FromKubeStateMetrics {

@@ -8,7 +8,7 @@ func (b *builder) overviewGroup() {
 	if len(b.Guards) == 0 {
 		return
 	}
-	b.group("overview", max(infoInterval, b.Interval))
+	b.group("overview", max(infoInterval, b.Interval), "What dashboards and guardian gate read. Nothing here leads to a rollback.")
 	requests := b.during(failed.step, b.windows.short())
 	b.record("guardian_side:requests:rate", nil, requests+" / "+num(b.windows.short().Seconds()))
 	for _, p := range []proportion{failed, slow} {
@@ -19,6 +19,7 @@ func (b *builder) overviewGroup() {
 	b.record("guardian_canary:traffic_share:ratio", nil, expand(
 		`sum by ($guard, reporter) ($canary) / (sum by ($guard, reporter) ($all) > 0)`,
 		"guard", keyLabels, "canary", b.during(failed.step, b.windows.short(), labelSide+`="canary"`), "all", requests))
+	b.about("Traffic that a rollback has not moved.")
 	b.ineffectiveAlert()
 	b.endGroup()
 }
@@ -38,7 +39,7 @@ func (b *builder) ratio(p proportion) {
 
 // selfGroup watches guardian itself and the way its alerts take.
 func (b *builder) selfGroup() {
-	b.group("self", max(infoInterval, b.Interval))
+	b.group("self", max(infoInterval, b.Interval), "guardian itself: whether it is up and receives alerts, and what it has done. The heartbeat goes to guardian, the others to people.")
 	here := map[string]string{LabelNamespace: b.Namespace}
 	b.alert(alert{
 		name: AlertHeartbeat, action: ActionNone, severity: "none", static: here, expr: "vector(1)",

@@ -44,7 +44,7 @@ func (b *builder) trafficGroup() {
 	if !b.any(func(s Signals) bool { return s.Traffic != nil }) {
 		return
 	}
-	b.group("traffic", b.trafficInterval())
+	b.group("traffic", b.trafficInterval(), "Traffic: whether the canary gets the share of the requests that its weight says.")
 	window := b.windows.short()
 	// A change of weights is seen up to two scrapes late on either side.
 	pause := window + 2*b.ScrapeInterval
