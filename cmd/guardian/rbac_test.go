@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -145,5 +146,48 @@ func TestTheRolesThatArePrintedAreEnoughAndNoMore(t *testing.T) {
 	} {
 		code, text := c.as(strings.Fields(c.args)...)
 		want(t, code, c.args+": "+text, c.code, c.says)
+	}
+}
+
+// TestEachRightOfCIIsNeeded takes each right out of the Role for ci, on the real API server: some command then says
+// that it may not. Only the right to watch is for speed: without it a gate looks every few seconds.
+func TestEachRightOfCIIsNeeded(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders", 50)
+	g := r.serve("guardian-0", r.config("127.0.0.1:0", "", app))
+	r.must(insist(t.Context(), g.url, webhookOf(r.alertOf(app.Name))))
+	r.rolledBack(app)
+	for _, guards := range [][]string{nil, {app.Name}} {
+		commands := []string{"status " + app.Name, "gate " + app.Name}
+		if len(guards) == 0 {
+			commands = append(commands, "status", "gate --all")
+		}
+		all := rbacOptions{account: "ci", guards: guards}.rules()
+		tried := 0
+		for i, rule := range all {
+			for v, verb := range rule.Verbs {
+				less := rbacOptions{account: "ci", guards: guards}.rules()
+				less[i].Verbs = slices.Delete(slices.Clone(rule.Verbs), v, v+1)
+				if len(less[i].Verbs) == 0 {
+					less = slices.Delete(less, i, i+1)
+				}
+				user := fmt.Sprintf("without-%s-%s-%d", verb, rule.Resources[0], len(guards))
+				r.must(r.plane.Grant(t.Context(), r.ns, user, less...))
+				var failed []string
+				for _, command := range commands {
+					if _, text := r.as(user)(strings.Fields(command)...); strings.Contains(text, "your user may not") {
+						failed = append(failed, command)
+					} else if want := map[bool]string{true: "7% of requests fail", false: "rolled-back"}[strings.HasPrefix(command, "gate")]; !strings.Contains(text, want) {
+						t.Errorf("%s: %s says neither that it may not nor %q:\n%s", user, command, want, text)
+					}
+				}
+				if tried++; (len(failed) == 0) != (verb == "watch") {
+					t.Errorf("without %s of %s, guards %v: %q may not", verb, rule.Resources[0], guards, failed)
+				}
+			}
+		}
+		if want := map[int]int{0: 4, 1: 3}[len(guards)]; tried != want {
+			t.Errorf("%d rights tried, want %d", tried, want)
+		}
 	}
 }
