@@ -64,7 +64,11 @@ func main() {
 	err := a.execute(ctx, os.Args[1:])
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "Error: "+err.Error())
+		prefix := "Error:"
+		if colourful(os.Stderr) {
+			prefix = red.paint(prefix)
+		}
+		fmt.Fprintln(os.Stderr, prefix, err)
 	}
 	os.Exit(exitCode(err))
 }

@@ -215,8 +215,21 @@ func (a *app) printJSON(named []records.Named, guard string) error {
 	return enc.Encode(out)
 }
 
+// columnGap is how many spaces are between two columns.
+const columnGap = 2
+
 func printTable(w io.Writer, named []records.Named, all, header bool, now time.Time) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := tableText(named, all, header, now)
+	if colourful(w) {
+		table = paintTable(table, named, all, header)
+	}
+	_, err := io.WriteString(w, table)
+	return err
+}
+
+func tableText(named []records.Named, all, header bool, now time.Time) string {
+	var out strings.Builder
+	t := tabwriter.NewWriter(&out, 0, 0, columnGap, ' ', 0)
 	row := func(namespace string, cells ...string) {
 		if all {
 			cells = append([]string{namespace}, cells...)
@@ -230,7 +243,8 @@ func printTable(w io.Writer, named []records.Named, all, header bool, now time.T
 		s := r.Status
 		row(r.Namespace, r.Guard, stateCell(s), fmt.Sprintf("%d%%", s.Weight), ageCell(s.Since, now), lockCell(r.Lock), alertsCell(s.Alerts), nextCell(s, now))
 	}
-	return t.Flush()
+	_ = t.Flush() // a strings.Builder takes all
+	return out.String()
 }
 
 // stateCell is a guard's state, and that it is observed alone.
@@ -352,6 +366,10 @@ const recentHistory = 10
 func printGuard(w io.Writer, r records.Named, beat string, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range factsOf(r, beat, now) {
+		state := string(r.Status.State)
+		if c, ok := stateColours[r.Status.State]; ok && f.Name == "State" && colourful(w) { // the last column: no width follows from it
+			f.Value = strings.Replace(f.Value, state, c.paint(state), 1)
+		}
 		fmt.Fprintf(t, "%s:\t%s\n", f.Name, f.Value)
 	}
 	if err := t.Flush(); err != nil {
