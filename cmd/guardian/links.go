@@ -18,11 +18,8 @@ type blame struct {
 	Links []decision.Link `json:"links,omitempty"`
 }
 
-// blameOf is about what is wrong with a guard now; zero: nothing is.
+// blameOf is about what is wrong with a guard that has trouble.
 func blameOf(r decision.Record) blame {
-	if !r.Troubled() {
-		return blame{}
-	}
 	s := r.Status
 	b := blame{Since: s.Since, Links: linksOf(r)}
 	switch m := s.Moving; {
