@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
+	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
@@ -197,10 +198,27 @@ func TestAFaultIsRolledBackByRealPrometheusAndAlertmanager(t *testing.T) {
 	mesh.drained.Store(true)
 	r.receipt(app, fault)
 	mesh.drained.Store(false)
+	r.ineffective(prom)
 	r.must(app.Restart(t.Context(), "v2", 1))
 	r.must(app.SetWeights(t.Context(), 50, 50)) // CI knows nothing of it
 	r.wait("put back", func(ctx context.Context) error { return isAt(ctx, app, 0) })
 	r.dashboardsShow(prom, began, app.Name)
+}
+
+// ineffective waits until the alert for requests that still reach the canary, at whose
+// weight nothing leads there, is at least pending.
+func (r *rig) ineffective(prom *controlplane.Server) {
+	r.t.Helper()
+	client, err := alerting.NewPrometheus(alerting.ClientOptions{URL: prom.URL})
+	r.must(err)
+	defer client.Close()
+	r.waitFor(2*time.Minute, rules.AlertRollbackIneffective, func(ctx context.Context) error {
+		samples, err := client.Query(ctx, `ALERTS{alertname="`+rules.AlertRollbackIneffective+`"}`)
+		if err == nil && len(samples) == 0 {
+			err = errors.New("neither pending nor firing")
+		}
+		return err
+	})
 }
 
 // receipt waits until all is known of a rollback, and checks that its times are those
