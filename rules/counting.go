@@ -152,11 +152,11 @@ func (b *builder) recordSums(c counter, selector func(series) string) {
 // covers ends the sums of a group. It records a series for as long as the same
 // sums are recorded: when guards come or limits change, sums appear that are no
 // new requests. Unless that is so it records those that count in full in this
-// evaluation: they were not there at the last one, and their target had been scraped
-// successfully by then. Prometheus has many targets, which are looked through once for
-// all sums of a group; of the sums there are nearly always none.
+// evaluation: their target had been scraped successfully some evaluations ago, and
+// they have not been there since. Prometheus has many targets, which are looked through
+// once for all sums of a group; of the sums there are nearly always none.
 func (b *builder) covers(counters ...counter) {
-	b.about("Sums that count in full: they were not there at the last evaluation, when their target had been scraped and the same sums were recorded.")
+	b.about("Sums that count in full: their target had been scraped some evaluations ago, and they have not been there since, though the same sums were recorded.")
 	h := fnv.New32a()
 	g := b.groups[len(b.groups)-1]
 	for _, r := range g.Rules {
@@ -165,8 +165,10 @@ func (b *builder) covers(counters ...counter) {
 	labels := b.owned()
 	labels["group"], labels["sums"] = g.Name, fmt.Sprintf("%08x", h.Sum32())
 	b.record(sumsCovered, labels, "vector(1)")
-	// At that evaluation itself: were it missed, all sums would be new.
-	covered := fmt.Sprintf(`last_over_time(%s{%s,group=%q,sums=%q}[1ms] offset %s)`, sumsCovered, b.ownedMatchers(), g.Name, labels["sums"], dur(b.step))
+	// At those evaluations themselves: were one missed, all sums would be new.
+	covered := func(ago time.Duration) string {
+		return fmt.Sprintf(`last_over_time(%s{%s,group=%q,sums=%q}[1ms] offset %s)`, sumsCovered, b.ownedMatchers(), g.Name, labels["sums"], dur(ago))
+	}
 	lanes := []lane{b.ordinary()}
 	if b.FastLane > 0 {
 		lanes = append(lanes, b.fast())
@@ -180,18 +182,35 @@ func (b *builder) covers(counters ...counter) {
 				}
 			}
 		}
-		labels := b.owned()
+		labels, stored := b.owned(), b.stored(l)
 		labels["group"] = g.Name
-		b.record(l.sumsNew(), labels, expand(`(($appeared) and on ($target) ($up offset $i == 1)) and on () $covered`,
-			"appeared", strings.Join(appeared, " or "), "target", b.target(), "up", b.up(l), "i", dur(b.step), "covered", covered))
+		b.record(l.sumsNew(), labels, expand(`(($appeared) and on ($target) ($up offset $stored == 1)) and on () ($last and on () $then)`,
+			"appeared", strings.Join(appeared, " or "), "target", b.target(), "up", b.up(l), "stored", dur(stored), "last", covered(b.step), "then", covered(stored)))
 	}
 }
 
-// appeared are the sums that were not there at the last evaluation, labelled by the
-// name that they are recorded as.
+// stored is how many evaluations ago a scrape has to have been, as a duration, for its
+// samples to have been there at the last evaluation for certain. They bear the time at
+// which it began, and are stored when it ends, which may be after an evaluation that
+// comes between the two: then what had been counted for days would be new in the next
+// one. A scrape takes ten seconds at most (scrape_timeout's default). It is less than
+// from one scrape to the next: then a target's second scrape can count in full, as long
+// as the interval is what was said.
+func (b *builder) stored(l lane) time.Duration {
+	const scrapeTimeout = 10 * time.Second
+	every := b.ScrapeInterval
+	if l.prefix == fastPrefix {
+		every = b.FastLane
+	}
+	before := (every - 1) / b.step * b.step // the last evaluation that is nearer than a scrape
+	return max(b.step, min(before, b.step+scrapeTimeout/b.step*b.step))
+}
+
+// appeared are the sums that have not been there since stored, labelled by the name
+// that they are recorded as.
 func (b *builder) appeared(c counter, s series) string {
-	return expand(`label_replace($x unless last_over_time($sums[1ms] offset $i), "$sum", "$name", "", "")`,
-		"x", b.sum(c, s), "sums", b.sums(c, s), "i", dur(b.step), "sum", labelSum, "name", c.sumName(s))
+	return expand(`label_replace($x unless last_over_time($sums[$since] offset $i), "$sum", "$name", "", "")`,
+		"x", b.sum(c, s), "sums", b.sums(c, s), "since", dur(b.stored(s.lane)-b.step+time.Millisecond), "i", dur(b.step), "sum", labelSum, "name", c.sumName(s))
 }
 
 // sumsNew is what the sums that count in full are recorded as.
@@ -201,8 +220,7 @@ func (l lane) sumsNew() string { return "guardian_target:" + l.prefix + "sums:ne
 const labelSum = "sum"
 
 // grown is by how much recorded sums have grown since the last evaluation. One
-// that was not there counts in full, if its target had been scraped by then and
-// the sum would have been recorded. One that has become less counts nothing: a
+// that was not there counts in full, if it is certain that its requests are new. One that has become less counts nothing: a
 // proxy has started anew, or has given up series of which it saw no more requests.
 // After an evaluation that was missed, because Prometheus had too much to do, nothing
 // has grown: the range has room for two samples, and for none that is older than the

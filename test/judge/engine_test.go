@@ -350,6 +350,44 @@ func TestAMissedEvaluationIsNoBurst(t *testing.T) {
 	same(t, p, 90*second, `sum_over_time(guardian_side:requests:idelta{guardian_side="canary"}[2m])`, 15*50, true)
 }
 
+// TestAScrapeThatIsStoredLateIsNoBurst has Prometheus find a gateway that has counted
+// many failures long before, as after its own start. Samples bear the time at which
+// their scrape began, and are stored when it has ended: here after an evaluation that
+// comes between the two.
+func TestAScrapeThatIsStoredLateIsNoBurst(t *testing.T) {
+	for name, interval := range map[string]int64{"evaluated every second": second, "every three": 3 * second} {
+		t.Run(name, func(t *testing.T) {
+			p := newPrometheusBy(t, rules.Options{Interval: time.Duration(interval) * time.Millisecond, ScrapeInterval: 15 * time.Second,
+				Guards: []rules.Guard{orders(rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01}})}})
+			gateway := func(at int64) {
+				add := func(f float64, pairs ...string) {
+					p.store.add(labels.FromStrings(append(pairs, "job", "mesh", "instance", "gateway")...), at, f)
+				}
+				add(1, model.MetricNameLabel, "up")
+				for i, workload := range []string{"orders-v1", "orders-v2"} {
+					about := []string{model.MetricNameLabel, "istio_requests_total", "reporter", "source",
+						"destination_workload", workload, "destination_workload_namespace", "microservices", "response_code"}
+					add(float64(10000+at/second), append(about, "200")...)
+					add([]float64{5, 500}[i], append(about, "503")...)
+				}
+			}
+			for now := interval; now <= 150*second; now += interval {
+				if now%(15*second) == 0 {
+					p.proxies(now, map[string]float64{"orders-v1": 90})
+				}
+				if p.evaluate(now); len(p.firing) > 0 {
+					t.Fatalf("second %d: %v", now/second, p.firing)
+				}
+				if now >= 60*second && now%(15*second) == 0 {
+					gateway(now - 200) // it takes longer than 200 ms
+				}
+			}
+			// Six scrapes after the first one, of which the last is seen by the next evaluation.
+			same(t, p, 150*second, `sum_over_time(guardian_side:requests:idelta{guardian_side="canary"}[2m])`, 5*15, true)
+		})
+	}
+}
+
 // TestAShorterWindowIsNotComparedWithALongerOne changes the scrape interval while
 // Prometheus runs, under an even load: what was counted five minutes before was
 // counted in windows four times as long.
