@@ -1,6 +1,9 @@
 package rules
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +34,47 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 	}
 	if len(pages) != len(wanted) {
 		t.Errorf("%d runbooks, want %d", len(pages), len(wanted))
+	}
+}
+
+// The pages are asked for by the URLs that alerts have, from a server that has this
+// repository where the default has it.
+func TestEveryRunbookURLIsAnswered(t *testing.T) {
+	const path = "/canary-guardian/guardian/blob/main/"
+	if !strings.HasSuffix(DefaultRunbookBase, path+"docs/runbooks/") {
+		t.Fatalf("the default is %s", DefaultRunbookBase)
+	}
+	server := httptest.NewServer(http.StripPrefix(path, http.FileServer(http.Dir(".."))))
+	defer server.Close()
+	o := Options{Guards: []Guard{orders()}, RunbookBase: server.URL + path + "docs/runbooks/"}
+	generated, err := Generate(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	urls := map[string]bool{}
+	for _, g := range generated.groups() {
+		for _, rule := range g.Rules {
+			if rule.Alert != "" {
+				urls[rule.Annotations["runbook_url"]] = true
+			}
+		}
+	}
+	for _, notice := range Notices() {
+		urls[o.Runbook(notice)] = true
+	}
+	for url := range urls {
+		answer, err := server.Client().Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page, err := io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
+		if err != nil || answer.StatusCode != http.StatusOK || !strings.HasPrefix(string(page), "# Guardian") {
+			t.Errorf("%s: %s, %.40q, %v", url, answer.Status, page, err)
+		}
+	}
+	if len(urls) < 20 {
+		t.Errorf("only %d pages", len(urls))
 	}
 }
 
