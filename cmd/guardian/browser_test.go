@@ -253,6 +253,8 @@ func TestThePageInABrowser(t *testing.T) {
 		t.Error("the page was loaded again")
 	}
 	b.picture("page-guard.png")
+	b.script(`document.getElementById("receipt").scrollIntoView(); return 0`, nil)
+	b.picture("page-receipt.png")
 	b.accessible(rules, "a guard")
 	var copied string
 	b.script(`document.querySelector("button[data-copy]").click(); return document.querySelector("button[data-copy]").dataset.copy`, &copied)
