@@ -98,7 +98,7 @@ func (e *environment) endpoint() string {
 	u, err := url.Parse(v)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		shown := "a value that is no URL"
-		if err == nil {
+		if err == nil && !strings.Contains(u.Opaque, "@") { // user:password@host reads as the scheme user
 			shown = u.Redacted()
 		}
 		e.wrong(name, shown, "a URL such as http://collector:4318")

@@ -121,6 +121,11 @@ func (t *Traces) Propagator() propagation.TextMapPropagator {
 	return propagation.TraceContext{}
 }
 
+// longestState is how much of somebody else's tracestate is passed on, in bytes: as much
+// as W3C trace context asks for. A server that is in the way of the API server may refuse
+// longer headers, and the rollback with them.
+const longestState = 512
+
 // Transport adds the header traceparent to requests that are part of a sampled trace.
 func (t *Traces) Transport(next http.RoundTripper) http.RoundTripper {
 	if t.Propagator() == nil {
@@ -138,6 +143,9 @@ func (i injector) RoundTrip(r *http.Request) (*http.Response, error) {
 	if trace.SpanContextFromContext(r.Context()).IsSampled() {
 		r = r.Clone(r.Context())
 		i.propagator.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
+		if len(r.Header.Get("tracestate")) > longestState {
+			r.Header.Del("tracestate")
+		}
 	}
 	return i.next.RoundTrip(r)
 }

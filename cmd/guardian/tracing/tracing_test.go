@@ -8,11 +8,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/canary-guardian/guardian/test/otlp"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"go.uber.org/goleak"
@@ -85,6 +87,7 @@ func TestABadValueNamesItsVariableAndWhatWouldBeRight(t *testing.T) {
 		{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "grpc://collector:4317", "want a URL"},
 		{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:hunter2@/", "want a URL"},
 		{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:hunter2@%zz", "want a URL"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "u:hunter2@collector:4318", "want a URL"},
 		{"OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", `"grpc": want http/protobuf`},
 		{"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", `"http/json": want http/protobuf`},
 		{"OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", `"zstd": want gzip or none`},
@@ -326,3 +329,43 @@ func TestLogLinesOfATraceHaveItsID(t *testing.T) {
 		t.Errorf("%s\n%s", within, without)
 	}
 }
+
+// A server refuses requests whose headers are too long for it; those of somebody else's
+// trace must not have it refuse a rollback.
+func TestATracestateThatIsTooLongGoesNoFurther(t *testing.T) {
+	collector := receiver(t)
+	got, _ := traces(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": collector.URL})
+	defer func() { _ = got.Shutdown(context.Background()) }()
+	for name, c := range map[string]struct {
+		members int
+		want    bool
+	}{"as W3C has each pass it on": {2, true}, "the longest that can be read": {32, false}} {
+		var members []string
+		for i := range c.members {
+			members = append(members, "k"+strconv.Itoa(i)+"="+strings.Repeat("v", 240))
+		}
+		state := strings.Join(members, ",")
+		header := http.Header{"Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, "Tracestate": {state}}
+		ctx := got.Propagator().Extract(t.Context(), propagation.HeaderCarrier(header))
+		if trace.SpanContextFromContext(ctx).TraceState().String() != state {
+			t.Fatalf("%s: it is not read, so nothing is tried", name)
+		}
+		var sent http.Header
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "http://api.example", nil)
+		response, err := got.Transport(roundTrip(func(r *http.Request) (*http.Response, error) {
+			sent = r.Header
+			return httptest.NewRecorder().Result(), nil
+		})).RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if sent.Get("traceparent") == "" || (sent.Get("tracestate") == state) != c.want || !c.want && sent.Get("tracestate") != "" {
+			t.Errorf("%s: %v", name, sent)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
