@@ -35,6 +35,29 @@ func TestStatesHaveColoursInATableThatStaysAligned(t *testing.T) {
 	}
 }
 
+// An alert may be called anything, and a record is only as good as those who may write it.
+func TestWhatARecordSaysBreaksNoLineAndNoTerminal(t *testing.T) {
+	const odd = "a\nb\tc\x1b]0;x\a\n::stop-commands::x"
+	r := decision.Record{Status: decision.Status{State: decision.StateRolledBack, Reason: odd}, Lock: &decision.Lock{Kind: decision.LockManual, By: odd, Reason: odd}}
+	r.Status.Alerts = []string{odd}
+	r.History = []decision.HistoryEntry{{Event: decision.EventRolledBack, By: odd, Reason: odd}}
+	named := []records.Named{{Namespace: "shop", Guard: "rolled-back-service", Record: r}, {Namespace: "shop", Guard: "orders-service", Record: r}}
+	plain := tableText(named, true, true, time.Now())
+	painted := paintTable(plain, named, true, true)
+	if strings.Count(plain, "\n") != 3 || strings.Count(painted, "\x1b[31m") != 2 {
+		t.Errorf("%q\n%q", plain, painted)
+	}
+	var guard bytes.Buffer
+	if err := printGuard(&guard, named[0], "beats", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"the table": plain, "a guard": guard.String(), "the gate": gateResult{gateAnswer: gateAnswer{code: exitFailed, text: odd}}.full()} {
+		if strings.Contains(text, "\x1b") || strings.Contains(text, "\n::") || strings.Contains(text, "\nb") {
+			t.Errorf("%s: %q", name, text)
+		}
+	}
+}
+
 func TestColoursAreForATerminalAlone(t *testing.T) {
 	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {

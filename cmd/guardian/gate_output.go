@@ -41,7 +41,7 @@ func (a *app) tellGates(results []gateResult, o gateOptions) error {
 
 // sentence is the answer about one guard as people read it.
 func (r gateResult) sentence() string {
-	text := "guard " + r.guard + ": " + r.text
+	text := "guard " + r.guard + ": " + plainLine(r.text) // a line of its own could be a command to GitHub
 	if r.code == exitUnknown {
 		return "could not tell: " + text
 	}
@@ -108,11 +108,10 @@ func writeSummary(file string, results []gateResult) error {
 	}
 	var b strings.Builder
 	b.WriteString("### guardian gate\n\n| guard | answer | canary | requests | failed | |\n|---|---|---|---|---|---|\n")
-	cell := strings.NewReplacer("|", `\|`, "\r", " ", "\n", " ", "<", "&lt;")
 	for _, r := range results {
 		answer := map[int]string{exitOK: "healthy", exitFailed: "**not healthy**", exitUnknown: "could not tell"}[r.code]
 		bad, all := counted(r.last.Status)
-		fmt.Fprintf(&b, "| %s | %s | %d%% | %s | %s | %s |\n", r.guard, answer, r.last.Status.Weight, thousands(all), thousands(bad), cell.Replace(r.text)+r.blame.markdown())
+		fmt.Fprintf(&b, "| %s | %s | %d%% | %s | %s | %s |\n", r.guard, answer, r.last.Status.Weight, thousands(all), thousands(bad), markdownSpecial.Replace(plainLine(r.text))+r.blame.markdown())
 	}
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {

@@ -125,13 +125,13 @@ func TestGitHubIsToldByAnnotationsAndASummary(t *testing.T) {
 			r.Message = "rolled back | by <alert>,\ntwo: lines"
 		})
 		code, text = b.run("gate", testGuard, "--format", "github")
-		want(t, code, text, exitFailed, "::error title=guardian gate orders-service::guard orders-service: rolled back | by <alert>,%0Atwo: lines%0A  by:  alert GuardianErrorRate\n")
+		want(t, code, text, exitFailed, "::error title=guardian gate orders-service::guard orders-service: rolled back | by <alert>, two: lines%0A  by:  alert GuardianErrorRate\n")
 	})
 	summary, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| orders-service | healthy | 10% | 1,204 | 1 | healthy for 1m0s at 10%: 1,204 requests", `| orders-service | **not healthy** | 0% | 0 | 0 | rolled back \| by &lt;alert>, two: lines<br>by alert GuardianErrorRate |`} {
+	for _, want := range []string{"| orders-service | healthy | 10% | 1,204 | 1 | healthy for 1m0s at 10%: 1,204 requests", `| orders-service | **not healthy** | 0% | 0 | 0 | rolled back \| by &lt;alert&gt;, two: lines<br>by alert GuardianErrorRate |`} {
 		if !strings.Contains(string(summary), want) {
 			t.Errorf("want %q in the summary:\n%s", want, summary)
 		}

@@ -97,6 +97,6 @@ func printEntries(t io.Writer, indent string, entries []decision.HistoryEntry, b
 		if e.From != e.To {
 			weights = fmt.Sprintf("%d%% → %d%%", e.From, e.To)
 		}
-		fmt.Fprintf(t, "%s%s\t%s\t%s\t%s%s\t%s\n", indent, e.At.UTC().Format(time.RFC3339), e.Event, weights, build(e), cmp.Or(e.By, "-"), e.Reason)
+		fmt.Fprintf(t, "%s%s\t%s\t%s\t%s%s\t%s\n", indent, e.At.UTC().Format(time.RFC3339), e.Event, weights, build(e), plainLine(cmp.Or(e.By, "-")), plainLine(e.Reason))
 	}
 }

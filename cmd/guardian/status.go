@@ -234,6 +234,9 @@ func tableText(named []records.Named, all, header bool, now time.Time) string {
 		if all {
 			cells = append([]string{namespace}, cells...)
 		}
+		for i, c := range cells {
+			cells[i] = plainLine(c)
+		}
 		fmt.Fprintln(t, strings.Join(cells, "\t"))
 	}
 	if header {
@@ -366,6 +369,7 @@ const recentHistory = 10
 func printGuard(w io.Writer, r records.Named, beat string, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range factsOf(r, beat, now) {
+		f.Value = plainLine(f.Value)
 		state := string(r.Status.State)
 		if c, ok := stateColours[r.Status.State]; ok && f.Name == "State" && colourful(w) { // the last column: no width follows from it
 			f.Value = strings.Replace(f.Value, state, c.paint(state), 1)
