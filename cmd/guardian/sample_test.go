@@ -178,7 +178,7 @@ func (s *sample) runPods() {
 // startGuardian starts one that the stand-ins tell that all is well.
 func (s *sample) startGuardian() {
 	prometheus := standInPrometheus(s.t)
-	s.g = s.serve("guardian-0", s.config("127.0.0.1:0", fmt.Sprintf("prometheus: {url: %q}", prometheus), &controlplane.App{Name: sampleGuard}))
+	s.g = s.serve("guardian-0", s.config("127.0.0.1:0", fmt.Sprintf("prometheus: {url: %q}\nrules: {enabled: false, links: {grafana: 'https://grafana.example'}}", prometheus), &controlplane.App{Name: sampleGuard}))
 	beat := webhookOf(map[string]any{"status": "firing", "startsAt": time.Now().UTC().Format(time.RFC3339), "endsAt": "0001-01-01T00:00:00Z",
 		"fingerprint": "00000000000000aa", "labels": map[string]string{"alertname": rules.AlertHeartbeat, rules.LabelGuardian: "true",
 			rules.LabelInstance: "guardian", rules.LabelNamespace: s.ns, rules.LabelAction: "none"}})
