@@ -166,8 +166,7 @@ func (h *released) drifts() (times int32, said string) {
 func TestTheChartStaysReadyUnderFlux(t *testing.T) {
 	h := newReleased(t)
 	apps := h.apps("orders", 2, 50)
-	revision, drift := h.reconciled("installed")
-	if revision != 1 {
+	if revision, _ := h.reconciled("installed"); revision != 1 {
 		t.Errorf("revision %d", revision)
 	}
 	h.running(versions[0], 2)
@@ -186,7 +185,7 @@ func TestTheChartStaysReadyUnderFlux(t *testing.T) {
 
 	// Nothing of it is a difference, and nothing is taken away.
 	for range 5 {
-		if revision, drift = h.reconciled("ready while guardian works"); revision != 1 || drift != "" {
+		if revision, drift := h.reconciled("ready while guardian works"); revision != 1 || drift != "" {
 			t.Errorf("revision %d, drifted %s", revision, drift)
 		}
 		h.must(sleep(t.Context(), time.Second))
@@ -209,7 +208,7 @@ func TestTheChartStaysReadyUnderFlux(t *testing.T) {
 
 	// A guard more replaces no pod.
 	h.apply("orders-0", "orders-1")
-	if revision, drift = h.reconciled("with a guard more"); revision != 2 {
+	if revision, _ := h.reconciled("with a guard more"); revision != 2 {
 		t.Errorf("revision %d", revision)
 	}
 	for _, pod := range pods {
