@@ -239,7 +239,7 @@ func TestTheChartRestartsGuardianWhereAReloadIsNotEnough(t *testing.T) {
 	sum, was := render("allowNoGuards=false")
 	sets := []string{
 		"guards[1].name=payments", "mode=observe", "guards[0].mode=observe", "guards[0].rollback.lock=manual", "config.heartbeat.maxAge=5m", "config.rules.interval=1s", "config.rules.labels.a=b", "monitoring.release=prom",
-		"config.clusterDomain=example.internal", "config.log.level=debug", "config.web.configFile=/web.yaml", "config.webhook.tokenFile=/token",
+		"config.clusterDomain=example.internal", "config.log.level=debug", "config.web.configFile=/web.yaml", "config.page.hosts={guardian.example.com}", "config.webhook.tokenFile=/token",
 		"config.prometheus.url=http://prom", "config.own.cluster=eu", "config.builds.labels={version}", "config.alertmanager.timeout=3s", "config.rules.name=shop", "config.rules.namespace=rules", "config.disarm.max=1h", "config.notifications.enabled=false", "config.instance=brake",
 	}
 	for _, key := range chartConfigKeys(t) {
