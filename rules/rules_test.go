@@ -10,7 +10,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite goldens")
 
-// orders is the guard of DESIGN's running example with its defaults.
+// orders is the guard of the documentation's examples: every signal, at its default.
 func orders() Guard {
 	return Guard{
 		Name:      "orders-service",
