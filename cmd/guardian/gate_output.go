@@ -161,6 +161,7 @@ func (p *gateProgress) show(guard, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	line, _, _ := strings.Cut("guard "+guard+": "+text, "\n")
+	line = plainLine(line)
 	if p.live {
 		fmt.Fprint(p.out, "\r\x1b[K"+cut(line, width(p.out)-1))
 		p.shown = true
