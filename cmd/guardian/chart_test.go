@@ -180,6 +180,17 @@ func TestTheChartRefusesWhatCannotWork(t *testing.T) {
 	}
 }
 
+// A key without a value, as people leave it in a file, is no list.
+func TestTheChartTakesAPageWithoutHosts(t *testing.T) {
+	text, err := newHelm(t).run(t.Context(), "template", "guardian", chartDir, "-n", "microservices", "--set", oneGuard, "--set", "page.enabled=true,page.hosts=null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := configOf(t, rendered(t, text), "guardian"); !slices.Equal(c.Page.Hosts, []string{"guardian", "guardian.microservices"}) {
+		t.Errorf("hosts %q", c.Page.Hosts)
+	}
+}
+
 // Argo CD renders the chart for a cluster that the templates do not see. A token of each rendering would be another one.
 func TestTheChartMakesNoTokenForAClusterThatItDoesNotSee(t *testing.T) {
 	h := newHelm(t)
