@@ -475,9 +475,10 @@ func (m *machine) pass(r *replica) {
 	if out.recorded {
 		for k, a := range sent {
 			delete(r.pending, k)
-			if a.Action == decision.ActionRollback && !m.edited {
-				before := slices.ContainsFunc(m.heard, func(h heard) bool { return h.locked && h.alert.Episode() == a.Episode() })
-				m.heard = append(m.heard, heard{alert: a, locked: before || was || m.parsed().Lock != nil})
+			if a.Action == decision.ActionRollback {
+				excused := m.edited || // what somebody has edited meanwhile is no proof, of this firing of it now or later
+					slices.ContainsFunc(m.heard, func(h heard) bool { return h.locked && h.alert.Episode() == a.Episode() })
+				m.heard = append(m.heard, heard{alert: a, locked: excused || was || m.parsed().Lock != nil})
 			}
 		}
 	}
