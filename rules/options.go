@@ -45,6 +45,11 @@ const (
 	SignalTraffic   Signal = "traffic"
 )
 
+// SignalNames lists them.
+func SignalNames() []Signal {
+	return []Signal{SignalErrorRate, SignalLatency, SignalRestarts, SignalTraffic}
+}
+
 // Action is what an alert asks guardian to do.
 type Action string
 

@@ -605,3 +605,19 @@ func TestAGateIsOpenOnlyWhenEverySampleIsTrue(t *testing.T) {
 		})
 	}
 }
+
+func TestEachSignalHasALimitAndIsCounted(t *testing.T) {
+	g := config.DefaultGuard("orders-service")
+	for _, signal := range rules.SignalNames() {
+		a := alerting.Alert{Labels: map[string]string{rules.LabelGuardian: "true", rules.LabelGuard: g.Name, rules.LabelSignal: string(signal)}}
+		if !ofOwnRules(a.Labels) {
+			t.Fatalf("%v are not the labels of guardian's own rules", a.Labels)
+		}
+		if limitOf(g, a) == "" {
+			t.Errorf("a receipt does not say what limit an alert of signal %s has exceeded", signal)
+		}
+		if !slices.Contains(decision.Signals[:], string(signal)) {
+			t.Errorf("guardian_rollbacks_total counts signal %s as other", signal)
+		}
+	}
+}

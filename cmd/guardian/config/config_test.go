@@ -6,12 +6,14 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"go.yaml.in/yaml/v3"
 
 	"github.com/canary-guardian/guardian/test/golden"
 )
@@ -47,6 +49,58 @@ func TestEveryKeyCanBeSetAndIsReadBackTheSame(t *testing.T) {
 	if _, err := Parse([]byte(c.String())); err != nil {
 		t.Errorf("the shown configuration cannot be read again: %v", err)
 	}
+}
+
+func TestTheFullFileHasEveryKey(t *testing.T) {
+	text, err := os.ReadFile(testdataFile("full.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file map[string]any
+	if err := yaml.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range missingKeys("", reflect.TypeFor[Config](), []map[string]any{file}) {
+		t.Errorf("full.yaml lacks %s", key)
+	}
+}
+
+// missingKeys are those of a type that none of the values has, as paths.
+func missingKeys(path string, of reflect.Type, values []map[string]any) (missing []string) {
+	for _, f := range reflect.VisibleFields(of) {
+		key := yamlKey(f)
+		if key == "" {
+			continue
+		}
+		at, set := join(path, key), false
+		var below []map[string]any
+		for _, v := range values {
+			value, ok := v[key]
+			set = set || ok
+			switch value := value.(type) {
+			case map[string]any:
+				below = append(below, value)
+			case []any:
+				for _, element := range value {
+					if m, ok := element.(map[string]any); ok {
+						below = append(below, m)
+					}
+				}
+			}
+		}
+		element := f.Type
+		if element.Kind() == reflect.Slice {
+			element = element.Elem()
+		}
+		switch {
+		case !set && strings.HasPrefix(at, "guards.signals.") && key == "enabled": // one signal that is off shows it
+		case !set:
+			missing = append(missing, at)
+		case element.Kind() == reflect.Struct && !foreignType(element) && element != reflect.TypeFor[Ref]():
+			missing = append(missing, missingKeys(at, element, below)...)
+		}
+	}
+	return missing
 }
 
 func TestAllProblemsAreReportedAtOnce(t *testing.T) {

@@ -322,7 +322,10 @@ func (c Config) generatedLabels(guard string) map[string][]string {
 		model.AlertNameLabel: rules.Alerts(), rules.LabelGuardian: {"true"}, rules.LabelInstance: {c.Rules.Name}, rules.LabelNamespace: {c.Namespace},
 		rules.LabelGuard: {"", guard}, rules.LabelSeverity: {"critical", "warning", "none"},
 		rules.LabelAction: {string(rules.ActionRollback), string(rules.ActionHold), string(rules.ActionNone)},
-		rules.LabelSignal: {"", string(rules.SignalErrorRate), string(rules.SignalLatency), string(rules.SignalRestarts), string(rules.SignalTraffic)},
+		rules.LabelSignal: {""},
+	}
+	for _, signal := range rules.SignalNames() {
+		values[rules.LabelSignal] = append(values[rules.LabelSignal], string(signal))
 	}
 	for name, value := range c.Own {
 		values[name] = []string{value}
