@@ -2,6 +2,7 @@ package alerting
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -52,7 +53,7 @@ func endSpan(span trace.Span, err error) {
 	}
 	span.SetAttributes(semconv.HTTPResponseStatusCode(code))
 	if code >= http.StatusInternalServerError {
-		span.SetStatus(codes.Error, err.Error())
+		span.SetStatus(codes.Error, fmt.Sprintf("%.512s", err))
 	}
 	span.End()
 }

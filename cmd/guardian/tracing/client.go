@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -34,7 +35,8 @@ func newClient(s settings) *client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = s.tls
 	transport.MaxIdleConnsPerHost = 1
-	return &client{settings: s, http: &http.Client{Transport: transport}}
+	here := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // headers may have a key in them
+	return &client{settings: s, http: &http.Client{Transport: transport, CheckRedirect: here}}
 }
 
 // Start is for the exporter; a connection is made when there are spans.
@@ -103,6 +105,10 @@ func (c *client) post(ctx context.Context, body []byte) error {
 		r.Header.Set("Content-Encoding", "gzip")
 	}
 	response, err := c.http.Do(r)
+	var of *url.Error
+	if errors.As(err, &of) {
+		return of.Err // without the URL, which may have a token in it
+	}
 	if err != nil {
 		return err
 	}

@@ -87,12 +87,13 @@ func tellErrors(log *slog.Logger) {
 	}))
 }
 
-// redacted is a URL without its password.
+// redacted is a URL without its password, and without a query, which may be a token.
 func redacted(endpoint string) string {
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return ""
 	}
+	u.RawQuery = ""
 	return u.Redacted()
 }
 

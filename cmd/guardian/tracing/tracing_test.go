@@ -225,8 +225,11 @@ func TestACollectorThatRefusesIsToldOnce(t *testing.T) {
 		calls  int
 		log    string
 	}{
-		"refused":          {func(int) (int, http.Header, []byte) { return http.StatusBadRequest, nil, nil }, 2, "the collector answers 400"},
-		"some of them":     {func(int) (int, http.Header, []byte) { return http.StatusOK, kind, partial }, 2, `the collector rejected 3 spans: \"too old\"`},
+		"refused":      {func(int) (int, http.Header, []byte) { return http.StatusBadRequest, nil, nil }, 2, "the collector answers 400"},
+		"some of them": {func(int) (int, http.Header, []byte) { return http.StatusOK, kind, partial }, 2, `the collector rejected 3 spans: \"too old\"`},
+		"sent elsewhere": {func(int) (int, http.Header, []byte) { // where the headers are nobody's business
+			return http.StatusTemporaryRedirect, http.Header{"Location": {"/elsewhere"}}, nil
+		}, 2, "the collector answers 307"},
 		"garbage is no no": {func(int) (int, http.Header, []byte) { return http.StatusOK, kind, []byte{0xff} }, 2, ""},
 		"busy, then not": {func(calls int) (int, http.Header, []byte) {
 			if calls == 0 {
