@@ -101,6 +101,11 @@ func (b *bench) rollbacks(ctx context.Context, guards, single int) error {
 	if err := b.burst(ctx, burst, bare[:guards]); err != nil {
 		return err
 	}
+	// Else what is measured next is also a guardian that marks the burst's records as those of guards that are gone.
+	err := b.kube.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "canary-guardian.io/guard"})
+	if err != nil {
+		return err
+	}
 	return b.oneByOne(ctx, ones, bare[:single])
 }
 
@@ -464,7 +469,7 @@ func (b *bench) sizes(ctx context.Context, ns string) (record, annotations int, 
 	}
 	var of, written int
 	for i := range records.Items {
-		if strings.Contains(records.Items[i].Name, "-burst-") || strings.Contains(records.Items[i].Name, "-bare-") {
+		if set := records.Items[i].Labels; set["canary-guardian.io/locked"] == "true" || set["bench/locked"] == "true" {
 			record, of = record+length(records.Items[i].Data), of+1
 		}
 	}
