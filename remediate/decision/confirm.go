@@ -20,6 +20,7 @@ type Moving struct {
 	Alert   string    `json:"alert,omitempty"`
 	Signal  string    `json:"signal,omitempty"`  // what guardian_rollbacks_total counts it as
 	Again   bool      `json:"again,omitempty"`   // of a canary that was locked and at 0 before
+	Begins  bool      `json:"begins,omitempty"`  // a step of a build that the scheduler was not to move forward before
 	Refused string    `json:"refused,omitempty"` // what the API server has answered to the last try
 	Receipt *Receipt  `json:"receipt,omitempty"` // of a rollback, as far as it is known when it is decided
 }

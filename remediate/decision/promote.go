@@ -123,6 +123,9 @@ func (d *decider) advance(c choice, step, prior Step) choice {
 		return c
 	}
 	d.resumeStep(step)
+	if m := s.Moving; m != nil && m.Begins && d.asked == nil {
+		d.missed() // before the scheduler takes it for begun
+	}
 	mode := d.in.Guard.Promotion.Mode
 	if d.asked == nil && mode != PromotionManual && mode != PromotionAuto {
 		d.missed()
@@ -189,6 +192,9 @@ func (d *decider) missed() {
 			s.MovedAt = d.now
 		}
 		d.note(EventMissed, "", text)
+		if m.Begins && !s.partly() && s.Promoting == m.Build {
+			s.Promoting = "" // nobody has begun with the build after all
+		}
 		s.Moving = nil
 	}
 }
@@ -378,9 +384,10 @@ func (d *decider) step(c choice, step Step) choice {
 		c.marks.State, c.marks.Reason = StatePromoted, "canary has all traffic"
 	}
 	s.ClearSteps()
+	begins := s.Promoting != s.Build
 	s.Promoting = s.Build
 	if !again {
-		s.Moving = &Moving{To: reached, From: d.in.Traffic.Weight, Step: step.Weight, At: d.now, By: by, Build: s.Build}
+		s.Moving = &Moving{Begins: begins, To: reached, From: d.in.Traffic.Weight, Step: step.Weight, At: d.now, By: by, Build: s.Build}
 	} else if s.Moving.Refused != "" {
 		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitVirtualService, refusedStep(s.Moving)
 	}

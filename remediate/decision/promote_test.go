@@ -298,6 +298,29 @@ func stepping(by string, ago time.Duration) but {
 
 func fromCache(in *Input) { in.Live, in.Forward = false, nil }
 
+// TestAFirstStepThatWasNotMadeBeginsNothing: the build of the first sight waits for
+// somebody to begin with it, and a step that was not made is no beginning.
+func TestAFirstStepThatWasNotMadeBeginsNothing(t *testing.T) {
+	noBody := func(in *Input) { in.Record.Status.Promoting = "" }
+	asked := Decide(given(climbing(0), noBody, asks(RequestPromote)), at)
+	if m := asked.Record.Status.Moving; asked.Move != MoveForward || m == nil || !m.Begins || asked.Record.Status.Promoting != "b1" {
+		t.Fatalf("a person's step: move %v, %+v", asked.Move, asked.Record.Status)
+	}
+	later := at.Add(stillWanted + time.Minute)
+	for name, began := range map[string]bool{"nobody has begun before": false, "it was under way": true} {
+		in := given(climbing(0), beat(later))
+		in.Record = asked.Record.Clone()
+		in.Record.Status.Moving.Begins = !began
+		missed := Decide(in, later)
+		s := missed.Record.Status
+		if began != (s.Promoting == "b1") || !began && (missed.Move != MoveNone || s.WaitingFor != WaitBuild && s.Moving != nil) {
+			t.Errorf("%s: move %v, the scheduler may move %q; %+v", name, missed.Move, s.Promoting, s)
+		}
+	}
+}
+
+func beat(t time.Time) but { return func(in *Input) { in.Heartbeat = t } }
+
 func TestAStepThatWasRecordedAndNotMade(t *testing.T) {
 	shifting := StateShifting
 	made := func(v verdict) verdict { v.added = ""; return v }

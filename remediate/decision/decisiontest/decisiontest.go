@@ -63,7 +63,7 @@ func FullRecord() decision.Record {
 			Counts:       decision.Counts{Requests: 37, Failed: 2, Latency: decision.Latency{Quantile: 0.95, Millis: 250, Above: true}, Counted: decision.Counted{Since: At.Add(-time.Minute), At: At}},
 			Noted:        []string{"f1@x"}, Promoting: "b1", Ready: decision.ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4,
 			Splits: []string{"0123456789abcdef"}, Leaving: []decision.Leaving{{VirtualService: "orders-mesh", Why: "forbidden"}}, CompletedAt: At, Fresh: true, Rolling: true,
-			Moving:     &decision.Moving{To: 9, From: 5, Step: 9, At: At, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Refused: "no", Receipt: FullReceipt()},
+			Moving:     &decision.Moving{To: 9, From: 5, Step: 9, At: At, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Begins: true, Refused: "no", Receipt: FullReceipt()},
 			UnlockedAt: At.Add(-2 * time.Hour), FirstSeen: At.Add(-time.Hour), LiftedAt: At.Add(-2 * time.Hour),
 			BuildMemory: decision.BuildMemory{Taken: &decision.Taken{Guard: "orders-old", Since: At}, Proven: []string{"b0"}, Served: []decision.Served{{Build: "b1", From: At, Until: At.Add(time.Minute)}}, Revisions: []decision.Revision{{Name: "orders-v2-5d4", Build: "b1"}}},
 			Observing:   &decision.Observing{Since: At, Would: &decision.Would{At: At, From: 9, Build: "b1", Refused: []string{"b1"}, Signal: "latency", Alert: "CanarySlow", Episode: "f1@x", Reason: "slow", Blocked: "no stable"}},
