@@ -34,6 +34,7 @@ type truth struct {
 	alerts    map[string]decision.Alert // all that there have been, by name
 	refused   map[int]time.Time         // templates that were rolled back, and when
 	proven    map[int]bool              // templates that have stood their rollback window out
+	replaced  map[int]time.Time         // when a pod of a template was last replaced by one of another
 
 	clear  []time.Time             // when each of the obstacles was last absent
 	skewed time.Time               // when some clock was last wrong
@@ -52,7 +53,7 @@ type truth struct {
 }
 
 func newTruth(now time.Time) truth {
-	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]decision.Alert{}, refused: map[int]time.Time{}, proven: map[int]bool{},
+	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]decision.Alert{}, refused: map[int]time.Time{}, proven: map[int]bool{}, replaced: map[int]time.Time{},
 		clear: make([]time.Time, len(obstacles)), idle: now, seen: now, traffic: map[*unstructured.Unstructured]seenTraffic{}}
 }
 
@@ -376,17 +377,24 @@ func (s *sim) told(r decision.Record) {
 }
 
 // rolledBack notes which templates a rollback is about: those with ready pods,
-// and of them one that has stood its window out only if there is no other.
+// and of them one that has stood its window out only if there is no other, nor was
+// while the alert's requests were made.
 func (t *truth) rolledBack(s *sim) {
 	t.ended = s.now()
 	unproven := slices.ContainsFunc(s.w.pods, func(p int) bool { return !t.proven[p] })
+	if l := s.record().Lock; l != nil && l.By == decision.ByAlert {
+		from := l.StartsAt.Add(-s.guard.AlertWindow)
+		for p, at := range t.replaced {
+			unproven = unproven || !t.proven[p] && at.After(from)
+		}
+	}
 	for _, p := range s.w.pods {
+		t.begun = t.begun && p != s.w.template // a build that had ready pods by then is taken on by the scheduler only when somebody begins again
 		if t.proven[p] && unproven {
 			continue
 		}
 		t.refused[p] = s.now()
 		delete(t.proven, p)
-		t.begun = t.begun && p != s.w.template
 	}
 }
 

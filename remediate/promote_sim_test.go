@@ -508,6 +508,7 @@ func (s *sim) roll() {
 	for i, p := range s.w.pods {
 		if p != s.w.template {
 			s.w.pods = slices.Clone(s.w.pods)
+			s.truth.replaced[s.w.pods[i]] = s.now()
 			s.w.pods[i] = s.w.template
 			s.truth.rolled = s.now()
 			s.agenda["roll"] = s.now().Add(s.between(20*time.Second, 2*time.Minute))
