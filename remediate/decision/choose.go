@@ -127,7 +127,7 @@ func (d *decider) refusedRuns() string {
 // for has no window, and a lock by hand is lifted by hand.
 func (d *decider) rollbackExpired() bool {
 	s, l := d.rec.Status, d.rec.Lock
-	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback })
+	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, asksForRollback)
 	return d.was.Status.State == StateBlocked && d.in.Traffic.Full() && d.windowOver() && s.Weight > 0 &&
 		!fires && l.Kind == LockBuild && (l.By == ByAlert || l.By == ByRefused)
 }

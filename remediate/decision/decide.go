@@ -41,7 +41,7 @@ func newDecider(in Input, now time.Time) *decider {
 // decider holds one decision while it is made, in four stages: observe brings the
 // record up to date with what is there, attribute says which alerts count, choose
 // what becomes of the traffic, and tell what the record and the VirtualServices say
-// of it. What a stage has found, no later one changes.
+// of it. What becomes of the traffic is a value, which no later stage overwrites.
 type decider struct {
 	in    Input
 	now   time.Time

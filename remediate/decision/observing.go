@@ -277,7 +277,7 @@ func (d *decider) holding() []Alert {
 	if o := d.rec.Status.Observing; o == nil || o.Would == nil {
 		return d.holds
 	}
-	return slices.DeleteFunc(slices.Clone(d.holds), func(a Alert) bool { return a.Action == ActionRollback })
+	return slices.DeleteFunc(slices.Clone(d.holds), asksForRollback)
 }
 
 // observingText is what follows after the reason of a guard that observes: what would
