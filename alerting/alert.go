@@ -1,8 +1,8 @@
 package alerting
 
 import (
-	"maps"
 	"time"
+	"unique"
 
 	"github.com/prometheus/common/model"
 )
@@ -63,9 +63,15 @@ func Fingerprint(labels map[string]string) string {
 	return set.Fingerprint().String()
 }
 
-// withoutEmpty drops labels with an empty value, as Alertmanager's API does.
-// It may modify its argument.
+// withoutEmpty copies labels without those that have an empty value, as
+// Alertmanager's API does. Equal names and values of different alerts share their
+// memory: thousands of alerts have a few of them.
 func withoutEmpty(labels map[string]string) map[string]string {
-	maps.DeleteFunc(labels, func(_, value string) bool { return value == "" })
-	return labels
+	out := make(map[string]string, len(labels))
+	for name, value := range labels {
+		if value != "" {
+			out[unique.Make(name).Value()] = unique.Make(value).Value()
+		}
+	}
+	return out
 }

@@ -126,16 +126,35 @@ func revisionIndexers() cache.Indexers {
 	})
 }
 
-// recordIndexers find the locked records that deny a destination.
-func recordIndexers() cache.Indexers {
+// recordIndexers find the locked records that deny a destination, by its
+// longest spelling.
+func recordIndexers(domain string) cache.Indexers {
 	all := index(indexDeny, func(cm *corev1.ConfigMap) []string {
 		if cm.Labels[records.LabelLocked] != "true" {
 			return nil
 		}
-		return strings.Fields(cm.Data[decision.KeyDeny])
+		return longest(strings.Fields(cm.Data[decision.KeyDeny]), domain)
 	})
 	all[cache.NamespaceIndex] = cache.MetaNamespaceIndexFunc // for the lister
 	return all
+}
+
+// longest leaves out of a deny list what nobody looks a lock up by: hosts without
+// a subset, which the policy alone reads, and the shorter spellings of what is there
+// in full. An index entry costs more memory than the record that it finds.
+func longest(deny []string, domain string) []string {
+	shorter := map[string]bool{}
+	for _, destination := range deny {
+		host, subset, _ := strings.Cut(destination, "/")
+		if name, namespace, ok := virtualservice.ServiceOf(host, cmp.Or(domain, virtualservice.DefaultDomain)); ok {
+			for _, short := range []string{name, name + "." + namespace, name + "." + namespace + ".svc"} {
+				shorter[short+"/"+subset] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(deny), func(destination string) bool {
+		return shorter[destination] || !strings.Contains(destination, "/")
+	})
 }
 
 func sliceIndexers() cache.Indexers {

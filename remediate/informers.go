@@ -67,7 +67,7 @@ func newInformers(o Options, touched func([]string), preempt func(string), resta
 			}}
 	}
 	core, apps, mesh := o.Client.CoreV1(), o.Client.AppsV1(), &unstructured.Unstructured{}
-	maps := add(resourceRecords, &corev1.ConfigMap{}, o.Client, listWatch(core.ConfigMaps(o.Namespace), records.LabelGuard), recordIndexers())
+	maps := add(resourceRecords, &corev1.ConfigMap{}, o.Client, listWatch(core.ConfigMaps(o.Namespace), records.LabelGuard), recordIndexers(o.Domain))
 	vs := add(resourceVirtualServices, mesh, o.Dynamic, i.istio.listWatch(resourceVirtualServices), destinationIndexers(o.Namespace, o.Domain))
 	pods := add(resourcePods, &corev1.Pod{}, o.Client, listWatch(core.Pods(o.Namespace), ""), podIndexers())
 	pods.changed = i.tellPod
