@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -459,7 +460,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	pass, cancel := context.WithTimeout(ctx, c.o.PassTimeout)
 	defer cancel()
 	pass, span := tracePass(pass, c.o.Tracer, g, pending)
-	out, err := c.r.reconcile(pass, g, alerts)
+	out, err := c.survive(pass, g, alerts)
 	c.finish(pass, g, e, out, pending, err)
 	span.end(out, err)
 	answer := err
@@ -480,6 +481,19 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 		wait = min(wait, coalesceDelay+rand.N(coalesceDelay)) //nolint:gosec // spreads load
 	}
 	return wait, nil
+}
+
+// survive looks at one guard, and turns a panic into an error: a fault that one guard's
+// objects bring out must not take the brake off all others, over and over again after
+// each restart.
+func (c *Controller) survive(ctx context.Context, g decision.Guard, alerts []decision.Alert) (out outcome, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			out, err = outcome{}, fmt.Errorf("guard %s: a fault of guardian itself, please report it with the log: panic: %v", g.Name, cause)
+			c.o.Logger.ErrorContext(ctx, "reconcile panicked", "guard", g.Name, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
+		}
+	}()
+	return c.r.reconcile(ctx, g, alerts)
 }
 
 // manyRollbacks says whether rollbacks follow each other closely.
@@ -645,11 +659,10 @@ func (c *Controller) count(ctx context.Context, s snapshot) decision.Count {
 	return decision.Count{Known: true, Requests: n.Requests, Failed: n.Failed, Latency: n.Latency, Gaps: gaps}
 }
 
-// after asks what shows only after a rollback, and reads the pod templates.
-func (c *Controller) after(ctx context.Context, s snapshot) decision.After {
+// after asks what shows only after the rollback that r is of, and reads the pod templates.
+func (c *Controller) after(ctx context.Context, s snapshot, r decision.Receipt) decision.After {
 	ctx, done := c.preemptible(ctx, s.input.Guard.Name)
 	defer done()
-	r := *s.input.Record.Receipt
 	a := c.o.After(ctx, s.input.Guard, s.sides, r)
 	readTemplates(ctx, c.o.Client, s, r, &a)
 	return a

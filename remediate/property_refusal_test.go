@@ -220,6 +220,7 @@ func (m *machine) checkTold(r *replica, old, cm *corev1.ConfigMap) {
 	if was.Status.Moving != nil { // it was under way before
 		putBackSince = rolledBackSince
 	}
+	m.checkReceipt(was.Receipt, is.Receipt, rolledBackSince)
 	told := newest(was.History, is.History)
 	for _, e := range told {
 		switch {
@@ -233,6 +234,27 @@ func (m *machine) checkTold(r *replica, old, cm *corev1.ConfigMap) {
 	}
 	if is.Status.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack && !m.was(rolledBackSince, virtualservice.Traffic.Clean) {
 		m.t.Fatalf("invariant 6: state %s (%s), and the canary has had %+v ever since version %d", is.Status.State, is.Status.Reason, m.trafficOf(m.w.vs), rolledBackSince)
+	}
+}
+
+// after is what Prometheus says of a rollback when it is asked. That rollback is over.
+func (m *machine) after(_ context.Context, _ snapshot, r decision.Receipt) decision.After {
+	switch {
+	case !r.Open || r.Written.IsZero() || r.Written.After(m.now):
+		m.t.Fatalf("invariant 6: at %s it is asked what shows after a rollback that is not over: %+v", m.now, r)
+	case !m.prom:
+		return decision.After{Err: "Prometheus does not answer"}
+	}
+	return decision.After{Felt: m.now, Counted: true, Requests: m.requests()}
+}
+
+// checkReceipt holds a receipt that a record has gained against the traffic.
+func (m *machine) checkReceipt(was, is *decision.Receipt, since int) {
+	if is == nil || was != nil && was.Written.Equal(is.Written) {
+		return
+	}
+	if !m.was(since, virtualservice.Traffic.Clean) {
+		m.t.Fatalf("invariant 6: the receipt says that the canary's weight was taken at %s (%+v), and it has had %+v ever since version %d", is.Written, is, m.trafficOf(m.w.vs), since)
 	}
 }
 

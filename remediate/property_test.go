@@ -190,6 +190,7 @@ func (m *machine) wire(r *replica) {
 		count: func(context.Context, snapshot) decision.Count {
 			return decision.Count{Known: m.prom, Requests: m.requests()}
 		},
+		after:   m.after,
 		changed: func(_ context.Context, _ decision.Guard, _ snapshot, d decision.Decision) { m.checkEvents(d) },
 		idle:    func() bool { return r.idle },
 		stir:    func() { m.stir(r) },

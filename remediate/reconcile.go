@@ -70,7 +70,7 @@ type reconciler struct {
 	querySlot     func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
 	count         func(ctx context.Context, s snapshot) decision.Count
 	forward       func(ctx context.Context, s snapshot) (decision.Forward, []decision.Alert)   // asks what only matters for going forward
-	after         func(ctx context.Context, s snapshot) decision.After                         // what shows only after a rollback; nil: nobody is asked
+	after         func(ctx context.Context, s snapshot, r decision.Receipt) decision.After     // what shows only after a rollback; nil: nobody is asked
 	links         func(guard string, sides decision.Sides, from, to time.Time) []decision.Link // nil: there are none
 	unguarded     func(g decision.Guard, p virtualservice.Pair) (found []string, known bool)   // nil: it is not looked for
 	changed       func(ctx context.Context, g decision.Guard, s snapshot, d decision.Decision) // told of each decision that was written
@@ -172,7 +172,7 @@ func (r *reconciler) decide(ctx context.Context, in *decision.Input, s snapshot,
 		d = decision.Decide(*in, now)
 	}
 	if d.WantAfter && ask.after == nil && r.after != nil {
-		return r.askAfter(ctx, in, s, ask)
+		return r.askAfter(ctx, in, s, *d.Record.Receipt, ask)
 	}
 	return d, now
 }
@@ -364,9 +364,11 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 	return s.input, s, nil
 }
 
-// askAfter asks what shows only after a rollback, and decides anew.
-func (r *reconciler) askAfter(ctx context.Context, in *decision.Input, s snapshot, ask *questions) (decision.Decision, time.Time) {
-	a := r.after(ctx, s)
+// askAfter asks what shows only after a rollback, and decides anew. Its receipt is that
+// of the decision: the record has none yet, or an earlier rollback's, in a pass that
+// first sees that it is done, and sees it so late that it is time to ask.
+func (r *reconciler) askAfter(ctx context.Context, in *decision.Input, s snapshot, receipt decision.Receipt, ask *questions) (decision.Decision, time.Time) {
+	a := r.after(ctx, s, receipt)
 	ask.after, in.After = &a, &a
 	now := r.now()
 	r.asked.note(s.input.Guard.Name, now)

@@ -114,6 +114,58 @@ func (o *lonely) refusesTraffic(err error, part string) {
 	}
 }
 
+// A busy machine, or a replica that has just started, sees only late that a rollback is
+// done: in the pass that also asks what shows only after it.
+func TestWhatShowsAfterARollbackIsAskedOfThatRollback(t *testing.T) {
+	o := newLonely(t, 10)
+	var asked []decision.Receipt
+	o.rec.after = func(_ context.Context, _ snapshot, r decision.Receipt) decision.After {
+		asked = append(asked, r)
+		return decision.After{Never: true, Err: "no Prometheus"}
+	}
+	roll := func(a decision.Alert) (written time.Time) {
+		t.Helper()
+		before := len(asked)
+		for i := range 2 {
+			if _, err := o.pass(a); err != nil {
+				t.Fatal(err)
+			}
+			if i == 0 {
+				written = o.now
+				o.now = o.now.Add(time.Minute)
+			}
+		}
+		if len(asked) != before+1 {
+			t.Fatalf("asked %d times in the pass that sees late that it is done, want once", len(asked)-before)
+		}
+		if r := o.record().Receipt; r == nil || r.Open || r.Alert != a.Name || r.NotFelt != "no Prometheus" {
+			t.Errorf("the record's receipt is %+v, want that of %s with its answer", r, a.Name)
+		}
+		return written
+	}
+	first := roll(errorsAlert)
+	o.w.template, o.w.pods, o.w.made[2] = 2, []int{2, 2}, o.now
+	if _, err := o.pass(); err != nil { // the new build lifts the lock
+		t.Fatal(err)
+	}
+	o.ci(30)
+	if _, err := o.pass(); err != nil {
+		t.Fatal(err)
+	}
+	again := errorsAlert
+	again.Name, again.Fingerprint, again.StartsAt = "CanarySlow", "g", o.now
+	second := roll(again)
+	for i, want := range []struct {
+		alert   string
+		from    int
+		written time.Time
+	}{{"CanaryErrors", 10, first}, {"CanarySlow", 30, second}} {
+		if r := asked[i]; r.Alert != want.alert || r.From != want.from || !r.Written.Equal(want.written) {
+			t.Errorf("asked of %s, from %d%%, written %s; want %+v", r.Alert, r.From, r.Written, want)
+		}
+	}
+}
+
 func TestARollbackIsToldWhenTheAPIServerHasIt(t *testing.T) {
 	for name, lock := range map[string]decision.LockKind{"build": decision.LockBuild, "manual": decision.LockManual, "none": decision.LockNone} {
 		t.Run(name, func(t *testing.T) {

@@ -418,7 +418,7 @@ func (b *bench) burst(ctx context.Context, guards, bare []string) error {
 	}
 	took, err := b.alarm(ctx, guards)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w\n%s", err, b.proc.Tail(40))
 	}
 	after := b.resident()
 	rest, err := b.timeBare(ctx, bare[half:])
