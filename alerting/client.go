@@ -178,10 +178,12 @@ type boundedBody struct {
 	left int64
 }
 
+var errTooLong = fmt.Errorf("answer: over %d bytes", maxAnswer)
+
 func (b *boundedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if b.left -= int64(n); b.left < 0 {
-		return 0, fmt.Errorf("answer: over %d bytes", maxAnswer)
+		return 0, errTooLong
 	}
 	return n, err
 }

@@ -51,11 +51,8 @@ func (p *Prometheus) Query(ctx context.Context, promql string) ([]Sample, error)
 	if err != nil {
 		return nil, fmt.Errorf("query Prometheus %s: %w", p.base, plain(err))
 	}
-	// "PromQL warning:" is a remark about the expression, as infos are.
-	for _, warning := range warnings {
-		if !strings.HasPrefix(warning, "PromQL ") {
-			return nil, fmt.Errorf("query Prometheus %s: incomplete answer: %s", p.base, warning)
-		}
+	if err := complete(warnings); err != nil {
+		return nil, fmt.Errorf("query Prometheus %s: %w", p.base, err)
 	}
 	switch value := value.(type) {
 	case *model.Scalar:
@@ -71,6 +68,17 @@ func (p *Prometheus) Query(ctx context.Context, promql string) ([]Sample, error)
 		return samples, nil
 	}
 	return nil, fmt.Errorf("query Prometheus %s: result is a %s: want an instant vector or a scalar", p.base, value.Type())
+}
+
+// complete is an error for warnings that tell of an incomplete answer.
+func complete(warnings v1.Warnings) error {
+	for _, warning := range warnings {
+		// "PromQL warning:" is a remark about the expression, as infos are.
+		if !strings.HasPrefix(warning, "PromQL ") {
+			return fmt.Errorf("incomplete answer: %s", warning)
+		}
+	}
+	return nil
 }
 
 // Firing lists the alerts that fire by Prometheus's own ALERTS series. Labels

@@ -32,18 +32,30 @@ const (
 	exitUnknown = 2 // could not tell, or the command line is wrong
 )
 
-// exitError ends the program with a code of its own.
+// exitError ends the program with a code of its own. Without an error all has been
+// said already.
 type exitError struct {
 	code int
 	err  error
 }
 
-func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
 func (e *exitError) Unwrap() error { return e.err }
 
 // couldNotTell is an error that says so, with its exit code.
 func couldNotTell(format string, args ...any) error {
 	return &exitError{code: exitUnknown, err: fmt.Errorf("could not tell: "+format, args...)}
+}
+
+// silent reports whether somebody else has said what is wrong.
+func silent(err error) bool {
+	exit, ok := errors.AsType[*exitError](err)
+	return ok && exit.err == nil
 }
 
 // exitCode is the code that err asks for.
@@ -63,7 +75,7 @@ func main() {
 	a := &app{name: displayName(os.Args[0]), in: os.Stdin, out: os.Stdout, errOut: os.Stderr, connect: connect}
 	err := a.execute(ctx, os.Args[1:])
 	stop()
-	if err != nil {
+	if err != nil && !silent(err) {
 		prefix := "Error:"
 		if colourful(os.Stderr) {
 			prefix = red.paint(prefix)

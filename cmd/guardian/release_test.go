@@ -314,7 +314,7 @@ func TestARealHelmInstallsFromTheRelease(t *testing.T) {
 	out := t.TempDir()
 	what, files := "charts", []string{"guardian-9.8.7.tgz"}
 	if chartInFull() {
-		what, files = "all", append(files, "guardian_9.8.7_darwin_arm64.tar.gz", "guardian_9.8.7_linux_amd64.cdx.json")
+		what, files = "all", append(files, "guardian_9.8.7_darwin_arm64.tar.gz", "guardian_9.8.7_linux_amd64.cdx.json", "guardian-replay_9.8.7_linux_amd64.cdx.json")
 	}
 	r.run(what, "-root", filepath.Join("..", ".."), "-out", out, "-version", testVersion, "-push", registry+"/team", "-insecure")
 	sums, err := os.ReadFile(filepath.Join(out, "SHA256SUMS"))
@@ -330,6 +330,16 @@ func TestARealHelmInstallsFromTheRelease(t *testing.T) {
 	for _, name := range files {
 		if !strings.Contains(string(sums), name+"\n") {
 			t.Errorf("no %s among\n%s", name, sums)
+		}
+	}
+	if chartInFull() {
+		packed, err := os.ReadFile(filepath.Join(out, "guardian_9.8.7_linux_amd64.tar.gz"))
+		i.must(err)
+		contents := unpacked(t, packed)
+		for _, name := range []string{"guardian", "guardian-replay", "LICENSE", "README.md"} {
+			if len(contents["guardian_9.8.7_linux_amd64/"+name]) == 0 {
+				t.Errorf("the archive has no %s", name)
+			}
 		}
 	}
 	// From the folder, and from the registry, the chart names the image that was pushed.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 )
@@ -113,6 +114,7 @@ type worldOptions struct {
 	lost                 int                   // how many
 	flush                int64                 // how often proxies bring what a scrape shows up to date, milliseconds; 0: always
 	gateways             int                   // proxies that report as source; 0: nobody does
+	every                int64                 // how often each proxy is scraped, milliseconds; 0: scrapeInterval
 	rough                float64               // how often bursts, restarts, pods coming and going, failed scrapes; 1: as in a busy cluster
 	canaries, stables    int                   // pods
 }
@@ -131,6 +133,7 @@ type world struct {
 }
 
 func newWorld(o worldOptions, seed uint64) *world {
+	o.every = cmp.Or(o.every, scrapeInterval)
 	w := &world{worldOptions: o, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15))}
 	for range o.canaries {
 		w.addPod(canarySide)
@@ -149,7 +152,7 @@ func (w *world) addPod(side int) { w.add(&target{reporter: atDestination, side: 
 func (w *world) add(g *target) {
 	w.lastID++
 	g.id = w.lastID
-	g.next = w.now + 1 + w.rng.Int64N(scrapeInterval)
+	g.next = w.now + 1 + w.rng.Int64N(w.every)
 	if w.flush > 0 {
 		g.flushes = w.now + 1 + w.rng.Int64N(w.flush)
 	}
@@ -238,7 +241,7 @@ func (w *world) scrape(g *target) {
 	}
 	g.log[g.scrapes%logSize] = s
 	g.scrapes++
-	g.next += scrapeInterval
+	g.next += w.every
 	if s.up == gone {
 		// Ranges still find its samples for a while.
 		g.next = s.t + rateWindow + second

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,12 +25,17 @@ func (o *options) binary(ctx context.Context, p platform) (string, error) {
 	if o.program != "" {
 		return o.program, nil
 	}
-	path := filepath.Join(o.out, "bin", fmt.Sprintf("guardian-%s-%s", p.os, p.arch))
-	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w -buildid= -X main.version=v"+o.version, "-o", path, "./cmd/guardian")
+	return o.build(ctx, p, "guardian")
+}
+
+// build builds one of the programs in cmd.
+func (o *options) build(ctx context.Context, p platform, program string) (string, error) {
+	path := filepath.Join(o.out, "bin", fmt.Sprintf("%s-%s-%s", program, p.os, p.arch))
+	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w -buildid= -X main.version=v"+o.version, "-o", path, "./cmd/"+program)
 	cmd.Dir = o.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off", "GOOS="+p.os, "GOARCH="+p.arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build guardian for %s: %w\n%s", p, err, out)
+		return "", fmt.Errorf("build %s for %s: %w\n%s", program, p, err, out)
 	}
 	return path, nil
 }
@@ -82,18 +88,27 @@ func tarGz(entries []entry) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// archive packs the program for a platform, and writes its SBOM beside it.
+// archive packs the programs for a platform, and writes the SBOM of each beside it. What
+// guardian-replay is for needs no cluster, so it is not in the image.
 func (o *options) archive(ctx context.Context, p platform) ([]string, error) {
-	path, err := o.binary(ctx, p)
-	if err != nil {
-		return nil, err
-	}
 	base := fmt.Sprintf("guardian_%s_%s_%s", o.version, p.os, p.arch)
-	program, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
+	var entries []entry
+	made := map[string][]byte{}
+	for _, program := range []string{"guardian", "guardian-replay"} {
+		path, err := o.build(ctx, p, program)
+		if err != nil {
+			return nil, err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, entry{base + "/" + program, 0o755, content})
+		bom := fmt.Sprintf("%s_%s_%s_%s.cdx.json", program, o.version, p.os, p.arch)
+		if made[bom], err = sbom(path, o.version); err != nil {
+			return nil, err
+		}
 	}
-	entries := []entry{{base + "/guardian", 0o755, program}}
 	for _, name := range []string{"LICENSE", "README.md"} {
 		text, err := os.ReadFile(filepath.Join(o.root, name))
 		if err != nil {
@@ -101,21 +116,16 @@ func (o *options) archive(ctx context.Context, p platform) ([]string, error) {
 		}
 		entries = append(entries, entry{base + "/" + name, 0o644, text})
 	}
-	packed, err := tarGz(entries)
-	if err != nil {
+	var err error
+	if made[base+".tar.gz"], err = tarGz(entries); err != nil {
 		return nil, err
 	}
-	bom, err := sbom(path, o.version)
-	if err != nil {
-		return nil, err
-	}
-	files := []string{base + ".tar.gz", base + ".cdx.json"}
-	for i, content := range [][]byte{packed, bom} {
-		if err := os.WriteFile(filepath.Join(o.out, files[i]), content, 0o644); err != nil {
+	for name, content := range made {
+		if err := os.WriteFile(filepath.Join(o.out, name), content, 0o644); err != nil {
 			return nil, err
 		}
 	}
-	return files, nil
+	return slices.Sorted(maps.Keys(made)), nil
 }
 
 // checksums writes SHA256SUMS of files in the folder, in the form that sha256sum -c reads.

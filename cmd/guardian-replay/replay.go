@@ -1,0 +1,328 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/rules"
+	"github.com/canary-guardian/guardian/rules/virtualtime"
+)
+
+const (
+	// quiet is for how long a canary may have no requests within a release.
+	quiet = 5 * time.Minute
+	// leastRequests are those below which the rules conclude nothing.
+	leastRequests = 5
+	// judgedEvery is how often it is noted which signals can judge.
+	judgedEvery = 15 * time.Second
+)
+
+// replayer replays guards.
+type replayer struct {
+	source   source
+	config   config.Config
+	options  rules.Options // without guards
+	from, to time.Time
+	chunk    time.Duration
+	progress *progress
+}
+
+// guard replays one guard.
+func (r *replayer) guard(ctx context.Context, g config.Guard) (guardReport, error) {
+	made, err := r.config.RulesGuard(g, decision.Sides{})
+	if err != nil {
+		return guardReport{}, err
+	}
+	found, err := r.survey(ctx, made)
+	if err != nil {
+		return guardReport{}, err
+	}
+	out := guardReport{Guard: g.Name, Namespace: made.Namespace, Releases: []release{}}
+	out.deployments(&made, found)
+	run, err := r.prepare(made)
+	if err != nil {
+		return guardReport{}, fmt.Errorf("guard %s: %w", g.Name, err)
+	}
+	out.Notes = append(out.Notes, run.notes...)
+	episodes := episodesOf(found.steps, patienceOf(surveyStep, quiet, g.Rollback.Window, surveyWindow(r.options)))
+	for i, e := range episodes {
+		r.progress.say(g.Name, "release %d of %d, of %s", i+1, len(episodes), found.at(e.from).UTC().Format("2006-01-02 15:04"))
+		one, err := run.release(ctx, found, e)
+		if err != nil {
+			return guardReport{}, fmt.Errorf("guard %s: release of %s: %w", g.Name, stamp(found.at(e.from)), err)
+		}
+		if one.Requests < leastRequests {
+			out.TooSmall++
+			continue
+		}
+		out.Releases = append(out.Releases, one)
+	}
+	out.sum()
+	return out, nil
+}
+
+// run is what a guard's releases are replayed with.
+type run struct {
+	*replayer
+	options   rules.Options
+	guard     rules.Guard
+	wanted    rules.Signals // those of the configuration, also where guard lacks one that cannot be judged
+	groups    []monitoringv1.RuleGroup
+	selectors []string
+	back      time.Duration // how far back the rules look
+	notes     []string
+}
+
+// prepare generates a guard's rules as guardian would, but for the restarts: guardian's
+// own count of a past without guardian does not exist.
+func (r *replayer) prepare(g rules.Guard) (*run, error) {
+	o := r.options
+	o.Guards = []rules.Guard{g}
+	o.RestartsFrom = rules.FromKubeStateMetrics
+	wanted := g.Signals
+	if len(g.Canary.Workloads) == 0 {
+		g.Signals.Restarts = nil // whose pods?
+		o.Guards[0] = g
+	}
+	made, err := rules.Generate(o)
+	if err != nil {
+		return nil, err
+	}
+	out := &run{replayer: r, options: o, guard: g, wanted: wanted, notes: made.Notes}
+	for _, object := range made.PrometheusRules("replay", g.Namespace)[1:] { // the first is about guardian itself
+		for _, group := range object.Spec.Groups {
+			if group.Name != o.Name+".overview" { // for dashboards
+				out.groups = append(out.groups, group)
+			}
+		}
+	}
+	out.selectors, out.back, err = virtualtime.Reads(out.groups)
+	return out, err
+}
+
+// release replays one release.
+func (r *run) release(ctx context.Context, s survey, e episode) (release, error) {
+	began := s.at(e.from).Add(-surveyWindow(r.options))
+	from, to := began.Add(-r.back).Truncate(time.Minute), s.at(e.to).Add(surveyStep)
+	w, err := r.watch(began)
+	if err != nil {
+		return release{}, err
+	}
+	store := virtualtime.NewStore()
+	evaluator, err := virtualtime.New(store, r.groups)
+	if err != nil {
+		return release{}, err
+	}
+	w.evaluator = evaluator
+	f := newFeed(r.source, r.selectors, r.chunk, store, from)
+	f.seen = w.sample
+	step := evaluator.Step()
+	now := (from.UnixMilli()/step + 1) * step
+	for now <= to.UnixMilli() {
+		settled, err := f.advance(ctx, to)
+		if err != nil {
+			return release{}, err
+		}
+		for ; now <= min(settled, to.UnixMilli()); now += step {
+			if err := evaluator.Evaluate(ctx, now); err != nil {
+				return release{}, err
+			}
+			if err := w.look(ctx, now); err != nil {
+				return release{}, err
+			}
+			if now%time.Minute.Milliseconds() == 0 {
+				store.Trim(now - r.back.Milliseconds() - time.Minute.Milliseconds())
+			}
+		}
+	}
+	return w.report(e, s), nil
+}
+
+// watch notes what happens in a release.
+type watch struct {
+	*run
+	began          int64 // Unix milliseconds
+	evaluator      *virtualtime.Evaluator
+	canary, stable *counts
+	alerts         []alertReport
+	firing         map[string]int // index into alerts
+	looked         []int64        // each judgedEvery
+	judged         map[rules.Signal]map[int64]bool
+}
+
+func (r *run) watch(began time.Time) (*watch, error) {
+	w := &watch{run: r, began: began.UnixMilli(), firing: map[string]int{}, judged: map[rules.Signal]map[int64]bool{}}
+	var err error
+	if w.canary, err = newCounts(r.options, r.guard, r.guard.Canary, w.began); err != nil {
+		return nil, err
+	}
+	w.stable, err = newCounts(r.options, r.guard, r.guard.Stable, w.began)
+	return w, err
+}
+
+// sample is one that was scraped.
+func (w *watch) sample(l labels.Labels, t int64, f float64) {
+	w.canary.sample(l, t, f)
+	w.stable.sample(l, t, f)
+}
+
+// look notes what fires after an evaluation.
+func (w *watch) look(ctx context.Context, now int64) error {
+	if now < w.began {
+		return nil
+	}
+	still := map[string]bool{}
+	for _, a := range w.evaluator.Firing() {
+		key := a.Name + a.Labels.String()
+		still[key] = true
+		i, ok := w.firing[key]
+		if !ok {
+			made, err := w.alert(ctx, a, now)
+			if err != nil {
+				return err
+			}
+			i = len(w.alerts)
+			w.alerts, w.firing[key] = append(w.alerts, made), i
+		}
+		w.alerts[i].Until = timeOf(now)
+	}
+	maps.DeleteFunc(w.firing, func(key string, _ int) bool { return !still[key] })
+	if now%judgedEvery.Milliseconds() == 0 {
+		w.noteJudged(now)
+	}
+	return nil
+}
+
+func (w *watch) noteJudged(now int64) {
+	w.looked = append(w.looked, now)
+	for _, s := range rules.SignalNames() {
+		recorded, label, is := s.Recorded(), rules.LabelSide, canary
+		if !recorded.BySide {
+			label, is = rules.LabelGuard, w.guard.Name
+		}
+		if w.evaluator.Recorded(recorded.Judged, label, is) {
+			if w.judged[s] == nil {
+				w.judged[s] = map[int64]bool{}
+			}
+			w.judged[s][now] = true
+		}
+	}
+}
+
+// alert is one that has begun to fire, with the numbers of that moment.
+func (w *watch) alert(ctx context.Context, a virtualtime.Alert, now int64) (alertReport, error) {
+	out := alertReport{
+		Alert: a.Name, Signal: rules.Signal(a.Labels.Get(rules.LabelSignal)), Action: rules.Action(a.Labels.Get(rules.LabelAction)),
+		At: timeOf(a.FiringSince), Value: number(a.Value),
+	}
+	recorded := out.Signal.Recorded()
+	if recorded.Bad == "" {
+		return out, nil
+	}
+	// The window with the strongest evidence is the one that an alert tells of.
+	proof, err := w.evaluator.Query(ctx, "topk(1, "+recorded.Proof+") or topk(1, "+recorded.Bad+")", now)
+	if err != nil || len(proof) == 0 {
+		return out, err
+	}
+	out.Window, out.Reporter = proof[0].Metric.Get("window"), proof[0].Metric.Get(rules.LabelReporter)
+	at := fmt.Sprintf("{window=%q,reporter=%q}", out.Window, out.Reporter)
+	for metric, into := range map[string]*number{recorded.Bad: &out.Bad, recorded.Stable: &out.Stable} {
+		v, err := w.evaluator.Query(ctx, metric+at, now)
+		if err != nil {
+			return out, err
+		}
+		if len(v) == 1 {
+			*into = number(v[0].F)
+		}
+	}
+	return out, nil
+}
+
+func timeOf(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+
+// report is what the release came to.
+func (w *watch) report(e episode, s survey) release {
+	out := release{
+		Began: timeOf(cmp.Or(w.canary.first, s.at(e.from).UnixMilli())), Ended: timeOf(cmp.Or(w.canary.last, s.at(e.to).UnixMilli())),
+		Outcome: e.outcome, Before: e.before, PeakShare: number(math.Round(1000*e.peak) / 1000), Requests: number(w.canary.total()),
+		Alerts: slices.Clip(w.alerts), Signals: w.signals(),
+	}
+	if out.Alerts == nil {
+		out.Alerts = []alertReport{}
+	}
+	if e.outcome == takenBack || e.outcome == returned {
+		back := out.Ended
+		out.TakenBack = &back
+	}
+	for i := range out.Alerts {
+		if a := &out.Alerts[i]; a.Action == rules.ActionRollback && out.Braked == nil {
+			at := a.At
+			out.Braked = &at
+			out.BrakedBy = a.Signal
+		}
+	}
+	if out.Braked != nil && out.TakenBack != nil {
+		earlier := number(out.TakenBack.Sub(*out.Braked).Seconds())
+		out.Earlier = &earlier
+	}
+	return out
+}
+
+// signals tells for how much of the canary's traffic each signal could judge.
+func (w *watch) signals() []signalReport {
+	var out []signalReport
+	on := map[rules.Signal]bool{
+		rules.SignalErrorRate: w.guard.Signals.ErrorRate != nil, rules.SignalLatency: w.guard.Signals.Latency != nil,
+		rules.SignalRestarts: w.wanted.Restarts != nil, rules.SignalTraffic: w.guard.Signals.Traffic != nil,
+	}
+	for _, s := range rules.SignalNames() {
+		if !on[s] {
+			continue
+		}
+		all, judged := 0, 0
+		for _, at := range w.looked {
+			if at < w.canary.first || at > w.canary.last {
+				continue
+			}
+			all++
+			if w.judged[s][at] {
+				judged++
+			}
+		}
+		one := signalReport{Signal: s}
+		if all > 0 {
+			one.Judged = number(math.Round(1000*float64(judged)/float64(all)) / 1000)
+		}
+		if judged == 0 {
+			one.Why = w.why(s)
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// why is why a signal could not judge.
+func (w *watch) why(s rules.Signal) string {
+	switch s {
+	case rules.SignalLatency:
+		return fmt.Sprintf("no istio_request_duration_milliseconds_bucket of the canary at the edge that %v is judged at (native histograms are not replayed)", w.guard.Signals.Latency.Max)
+	case rules.SignalRestarts:
+		if len(w.guard.Canary.Workloads) == 0 {
+			return "the canary's Deployments are not known: want them in workloads.canary"
+		}
+		return "no kube_pod_container_status_restarts_total of " + w.guard.Namespace + " (kube-state-metrics)"
+	case rules.SignalTraffic:
+		return "no guardian_weight_percent: only guardian tells Prometheus the VirtualService's weights"
+	}
+	return "too few evaluations with requests of the canary"
+}

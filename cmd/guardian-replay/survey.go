@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/prometheus/common/model"
+
+	"github.com/canary-guardian/guardian/rules"
+)
+
+const (
+	// surveyStep is how finely releases are looked for.
+	surveyStep = time.Minute
+	// surveyAtOnce is the time of one query: 1,440 points of the 11,000 that Prometheus
+	// answers at most.
+	surveyAtOnce = 24 * time.Hour
+)
+
+// survey is a guard's traffic at each step from a time on, and who served it.
+type survey struct {
+	from      time.Time
+	steps     []traffic
+	workloads map[string][]string // by the side's name: canary, stable
+}
+
+func (s survey) at(i int) time.Time { return s.from.Add(time.Duration(i) * surveyStep) }
+
+// surveyWindow is what a rate is taken over: room for two scrapes at least.
+func surveyWindow(o rules.Options) time.Duration {
+	return max(2*time.Minute, 4*o.ScrapeInterval)
+}
+
+// survey asks for the traffic of both versions, a day at a time.
+func (r *replayer) survey(ctx context.Context, g rules.Guard) (survey, error) {
+	out := survey{from: r.from.Truncate(surveyStep).Add(surveyStep)}
+	out.steps = make([]traffic, max(0, int(r.to.Sub(out.from)/surveyStep)+1))
+	found := map[string]map[string]bool{canary: {}, stable: {}}
+	for from := out.from; !from.After(r.to); from = from.Add(surveyAtOnce) {
+		r.progress.say(g.Name, "looking for releases: %s", from.UTC().Format(time.DateOnly))
+		to := from.Add(surveyAtOnce - surveyStep)
+		if to.After(r.to) {
+			to = r.to
+		}
+		m, err := r.source.Range(ctx, surveyQuery(r.options, g), from, to, surveyStep)
+		if err != nil {
+			return survey{}, fmt.Errorf("guard %s: look for releases between %s and %s: %w", g.Name, stamp(from), stamp(to), err)
+		}
+		out.add(m, found)
+	}
+	out.workloads = map[string][]string{}
+	for side, names := range found {
+		out.workloads[side] = slices.Sorted(maps.Keys(names))
+	}
+	return out, nil
+}
+
+// The sides, as the rules call them.
+const (
+	canary = "canary"
+	stable = "stable"
+)
+
+// surveyQuery is the rate of requests of both sides, by reporter and workload.
+func surveyQuery(o rules.Options, g rules.Guard) string {
+	of := func(side string, s rules.Side) string {
+		return fmt.Sprintf(`label_replace(sum by (reporter, destination_workload) (rate(%s[%s])), %q, %q, "", "")`,
+			o.RequestsOf(g, s), model.Duration(surveyWindow(o)), rules.LabelSide, side)
+	}
+	return of(canary, g.Canary) + " or " + of(stable, g.Stable)
+}
+
+// add puts in what a query found: of each side what the reporter says that saw most.
+func (s *survey) add(m model.Matrix, found map[string]map[string]bool) {
+	type key struct {
+		side, reporter string
+		at             int
+	}
+	sums := map[key]float64{}
+	for _, stream := range m {
+		side := string(stream.Metric[rules.LabelSide])
+		if name := string(stream.Metric["destination_workload"]); name != "" && name != "unknown" && found[side] != nil {
+			found[side][name] = true
+		}
+		for _, v := range stream.Values {
+			i := int(v.Timestamp.Time().Sub(s.from) / surveyStep)
+			if i >= 0 && i < len(s.steps) {
+				sums[key{side, string(stream.Metric[rules.LabelReporter]), i}] += float64(v.Value)
+			}
+		}
+	}
+	for k, sum := range sums {
+		if k.side == canary {
+			s.steps[k.at].canary = max(s.steps[k.at].canary, sum)
+		} else {
+			s.steps[k.at].stable = max(s.steps[k.at].stable, sum)
+		}
+	}
+}
