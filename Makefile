@@ -215,9 +215,8 @@ lint-actions: ## Check the GitHub workflows and the composite action with action
 
 .PHONY: golden
 golden: ## Rewrite the golden files
-	@grep -rHoE --include='*_test.go' 'flag\.Bool\("(update|golden)"' . \
-		| sed -E 's,/[^/:]+:flag\.Bool\("([a-z]+)", \1,' | sort -u \
-		| { failed=0; while read -r dir flag; do $(GO) test -short "$$dir" "-$$flag" || failed=1; done; exit $$failed; }
+	@grep -rlE --include='*_test.go' 'flag\.Bool\("update"' . | sed -E 's,/[^/]+$$,,' | sort -u \
+		| { failed=0; while read -r dir; do $(GO) test -short "$$dir" -update || failed=1; done; exit $$failed; }
 
 .PHONY: crds
 crds: ## Generate prometheus-operator's CRDs for the control plane

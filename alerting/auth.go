@@ -163,7 +163,7 @@ func webChecks(file string) (webAuth, error) {
 		return webAuth{}, nil
 	}
 	if err := web.Validate(file); err != nil {
-		return webAuth{}, fmt.Errorf("web configuration %s: %w", file, err)
+		return webAuth{}, webError(file, err)
 	}
 	config, err := readWebConfig(file)
 	if err != nil {
@@ -183,7 +183,7 @@ func readWebConfig(file string) (web.Config, error) {
 		return config, fmt.Errorf("web configuration: %w", err)
 	}
 	if err := yaml.UnmarshalStrict(content, &config); err != nil {
-		return config, fmt.Errorf("web configuration %s: %w", file, err)
+		return config, webError(file, err)
 	}
 	return config, nil
 }

@@ -128,7 +128,7 @@ type (
 func ParseRouting(config string) (*Routing, error) {
 	var y routingYAML
 	if err := yaml.Unmarshal([]byte(config), &y); err != nil {
-		return nil, fmt.Errorf("read Alertmanager's configuration: %w", err)
+		return nil, errors.New("read Alertmanager's configuration: " + withoutValues(err.Error()))
 	}
 	if y.Route == nil {
 		return nil, errors.New("read Alertmanager's configuration: it has no route")

@@ -281,11 +281,11 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (p *port) serve(webConfigFile string, log *slog.Logger) error {
-	err := web.Serve(p.listener, p.server, &web.FlagConfig{WebConfigFile: &webConfigFile}, log)
+	err := web.Serve(p.listener, p.server, &web.FlagConfig{WebConfigFile: &webConfigFile}, WebLog(log))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
-	return fmt.Errorf("serve %s port: %w", p.name, err)
+	return fmt.Errorf("serve %s port: %s", p.name, withoutValues(err.Error()))
 }
 
 func (p *port) stop(ctx context.Context) error {

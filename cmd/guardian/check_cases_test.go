@@ -39,6 +39,13 @@ var brokenSetups = []struct {
 		s.patch(controlplane.DestinationRules, testGuard, `{"spec":{"subsets":[{"name":"v1","labels":{"app":"orders-service"}},{"name":"v2","labels":{"version":"v2"}}]}}`)
 	}},
 	{"stable has no pods", exitFailed, func(s *setup) { s.must(s.app.Scale(s.t.Context(), "v1", 0)) }},
+	{"stable has no pods and needs none", exitOK, func(s *setup) {
+		s.must(s.app.Scale(s.t.Context(), "v1", 0))
+		s.guard()["rollback"] = map[string]any{"minReadyStable": 0}
+	}},
+	{"stable is a host outside of the cluster", exitFailed, func(s *setup) { s.stableAt("orders.legacy.example") }},
+	{"stable is a Service of another namespace", exitFailed, func(s *setup) { s.stableAt("orders.elsewhere.svc.cluster.local") }},
+	{"stable is a Service that is not there", exitFailed, func(s *setup) { s.stableAt("orders-v1") }},
 	{"the VirtualService is for another host", exitFailed, func(s *setup) {
 		s.patch(controlplane.VirtualServices, testGuard, `{"spec":{"hosts":["payments"],"http":[{"route":[{"destination":{"host":"payments","subset":"v1"},"weight":100}]}]}}`)
 	}},
@@ -282,6 +289,13 @@ func (s *setup) labelPods(label, value string) {
 	}
 }
 
+// stableAt has the guard, and the VirtualService, have stable at a host.
+func (s *setup) stableAt(host string) {
+	s.t.Helper()
+	s.guard()["stable"] = map[string]any{"host": host}
+	s.patch(controlplane.VirtualServices, testGuard, fmt.Sprintf(`{"spec":{"http":[{"route":[{"destination":{"host":%q},"weight":100},{"destination":{"host":%q,"subset":"v2"},"weight":0}]}]}}`, host, testGuard))
+}
+
 func (s *setup) labelNamespace(label, value string) {
 	s.t.Helper()
 	_, err := s.kube.CoreV1().Namespaces().Patch(s.t.Context(), s.namespace, "application/merge-patch+json", fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, label, value), metav1.PatchOptions{})
@@ -360,7 +374,7 @@ func TestEachBrokenSetupIsNamedAndMended(t *testing.T) {
 		t.Fatal(err)
 	}
 	if told.String() != string(text) {
-		t.Errorf("the findings are not those of %s; -golden rewrites it:\n%s", file, told.String())
+		t.Errorf("the findings are not those of %s; -update rewrites it:\n%s", file, told.String())
 	}
 }
 

@@ -43,8 +43,8 @@ func (c *cluster) checkGuard(ctx context.Context, p *preflight, g config.Guard) 
 	c.checkUnguarded(ctx, p, g)
 	c.checkWays(ctx, p, g)
 	c.checkMesh(ctx, p, g, sides)
-	c.checkStable(p, g, in)
-	checkCanary(p, g, in, sides)
+	c.checkStable(p, g, in, sides)
+	c.checkCanary(p, g, in, sides)
 	return sides, true
 }
 
@@ -68,14 +68,17 @@ func checkTraffic(p *preflight, g config.Guard, in decision.Input) {
 	}
 }
 
-func (c *cluster) checkStable(p *preflight, g config.Guard, in decision.Input) {
+func (c *cluster) checkStable(p *preflight, g config.Guard, in decision.Input, sides decision.Sides) {
 	stable := "stable " + g.Stable.Ref.String()
 	switch floor := g.Rollback.MinReadyStable; {
 	case in.Stable.Missing != "":
-		p.fail("stable", stable, mendDestination(g, g.Stable.Ref, "stable"), "%s", in.Stable.Missing)
+		p.fail("stable", stable, c.mendDestination(p.config, g, "stable", sides), "%s", in.Stable.Missing)
 	case in.Stable.Ready < floor:
-		p.fail("stable", stable, fmt.Sprintf("scale it up (kubectl -n %s get pods shows why none is ready), or lower rollback.minReadyStable: below it guardian refuses to roll back", c.namespace),
+		p.fail("stable", stable, fmt.Sprintf("scale it up (kubectl -n %s get pods shows why none is ready), or lower rollback.minReadyStable: below it guardian refuses to roll back; 0 where stable runs on machines outside of this cluster", c.namespace),
 			"has %d ready endpoints, rollback.minReadyStable is %d", in.Stable.Ready, floor)
+	case floor == 0:
+		p.note("stable", stable, "set rollback.minReadyStable: 1 if its pods are of this cluster",
+			"%d ready endpoints, and rollback.minReadyStable is 0: a rollback is done even where stable answers nobody", in.Stable.Ready)
 	default:
 		p.ok("stable", stable, "%d ready endpoints", in.Stable.Ready)
 	}
@@ -84,18 +87,31 @@ func (c *cluster) checkStable(p *preflight, g config.Guard, in decision.Input) {
 	}
 }
 
-// mendDestination is what gives a guard a side that is missing.
-func mendDestination(g config.Guard, ref virtualservice.Ref, side string) string {
+// mendDestination is what gives a guard a side, stable or canary, that is missing.
+func (c *cluster) mendDestination(conf config.Config, g config.Guard, side string, sides decision.Sides) string {
+	ref, host := g.Stable.Ref, sides.Stable.Host
+	if side == "canary" {
+		ref = g.Canary.Ref
+	}
 	if ref.Host != "" {
+		host = virtualservice.NormalizeHost(ref.Host, c.namespace, conf.ClusterDomain)
+	}
+	_, namespace, ok := virtualservice.ServiceOf(host, conf.ClusterDomain)
+	switch {
+	case host != "" && !ok:
+		return "route to a Service of this namespace instead: one without a selector, and an EndpointSlice with the addresses, leads to machines outside of the cluster; for stable, set rollback.minReadyStable: 0 then"
+	case host != "" && namespace != c.namespace:
+		return fmt.Sprintf("guard it from namespace %s, with the VirtualService there as well: gateways: [%s/NAME] leads to a gateway of this namespace, and a VirtualService here may delegate to it", namespace, c.namespace)
+	case ref.Host != "":
 		return "create the Service, or name another host in " + side
 	}
 	return fmt.Sprintf("have spec.subsets of DestinationRule %s name %s (- {name: %s, labels: {version: %s}}), or set %s to the subset that it has", g.DestinationRule, ref, ref.Subset, ref.Subset, side)
 }
 
-func checkCanary(p *preflight, g config.Guard, in decision.Input, sides decision.Sides) {
+func (c *cluster) checkCanary(p *preflight, g config.Guard, in decision.Input, sides decision.Sides) {
 	canary := "canary " + g.Canary.Ref.String()
 	if sides.Canary.Absent != "" {
-		p.fail("canary", canary, mendDestination(g, g.Canary.Ref, "canary"), "%s", sides.Canary.Absent)
+		p.fail("canary", canary, c.mendDestination(p.config, g, "canary", sides), "%s", sides.Canary.Absent)
 		return
 	}
 	if len(in.Canary.Untold) > 0 {

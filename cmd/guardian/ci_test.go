@@ -130,7 +130,7 @@ func outline(log string) (out []string) {
 }
 
 // captured holds a run against the log that a page shows, or writes it there with
-// -golden: make test-ci FLAGS=-golden.
+// -update: make test-ci FLAGS=-update.
 func (r *ciRun) captured(t *testing.T, page, name string) {
 	t.Helper()
 	text := readDoc(t, page)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -82,13 +83,22 @@ func connect(flags clusterFlags) (*cluster, error) {
 func clusterOf(config *rest.Config, namespace string) (*cluster, error) {
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
+		return nil, connectError(config, err)
 	}
 	dyn, err := dynamic.NewForConfig(config)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", config.Host, err)
+		return nil, connectError(config, err)
 	}
 	return &cluster{kube: kube, dynamic: dyn, namespace: namespace}, nil
+}
+
+// connectError names the API server without what stands before an @ in its address.
+func connectError(config *rest.Config, err error) error {
+	host := config.Host
+	if i := strings.LastIndex(host, "@"); i >= 0 {
+		host = "…" + host[i:]
+	}
+	return fmt.Errorf("connect to %s: %s", host, strings.ReplaceAll(err.Error(), config.Host, host))
 }
 
 // records is the client of the guards' records.

@@ -8,7 +8,7 @@ import (
 	"github.com/canary-guardian/guardian/test/golden"
 )
 
-var rewrite = flag.Bool("golden", false, "rewrite the golden files")
+var rewrite = flag.Bool("update", false, "rewrite the golden files")
 
 // testdataFile is a path under the repository's testdata/config.
 func testdataFile(name string) string { return filepath.Join("..", "..", "testdata", "config", name) }

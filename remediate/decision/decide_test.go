@@ -569,6 +569,8 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 	held := verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1"}
 	runRows(t, map[string]row{
 		"the floor is met exactly":            {[]but{bad, floorOf(2)}, rolled, ""},
+		"no floor, and none ready":            {[]but{bad, floorOf(0), stableReady(0)}, rolled, ""},
+		"no floor, and no such subset":        {[]but{bad, floorOf(0), stableReady(0), func(in *Input) { in.Stable.Missing = "no subset v1" }}, blocks, "rollback is wanted but no subset v1"},
 		"one below the floor":                 {[]but{bad, floorOf(3)}, blocks, "stable v1 has 2 ready endpoints, rollback.minReadyStable is 3"},
 		"the subset is missing":               {[]but{bad, func(in *Input) { in.Stable.Missing = "DestinationRule microservices/orders-service has no subset v1" }}, blocks, "rollback is wanted but DestinationRule microservices/orders-service has no subset v1"},
 		"a VirtualService cannot be written":  {[]but{bad, func(in *Input) { in.Unsafe = "VirtualService microservices/orders-service: delegate" }}, blocks, "delegate"},

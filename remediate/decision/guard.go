@@ -54,7 +54,7 @@ type Guard struct {
 type Rollback struct {
 	Lock           LockKind
 	Window         time.Duration // how long after 100% canary a rollback is still right
-	MinReadyStable int           // floor of ready endpoints of stable, at least 1
+	MinReadyStable int           // floor of ready endpoints of stable; 0: it may have none
 	MatchRoutes    bool          // also re-point routes that lead to the canary only
 	Mirrors        bool          // also re-point mirrors to the canary
 }

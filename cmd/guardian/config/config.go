@@ -254,7 +254,7 @@ type Latency struct {
 type Restarts struct {
 	Enabled bool          `yaml:"enabled"` // this signal is watched; default true
 	Max     int           `yaml:"max"`     // container restarts that may be in a window; default 2
-	Window  time.Duration `yaml:"window"`  // time in which they are counted, whole seconds, at least 1m; default 5m
+	Window  time.Duration `yaml:"window"`  // time in which they are counted, whole seconds, 1m to 24h; default 5m
 }
 
 // Traffic limits how far the canary's share may lie from its weight.
@@ -286,7 +286,7 @@ func (m Matcher) Matches(labels map[string]string) bool {
 type Rollback struct {
 	Lock              string        `yaml:"lock"`              // what lifts the lock of a rollback: build (a new one, or a person), manual (a person) or none (there is no lock)
 	Window            time.Duration `yaml:"window"`            // for how long after 100% canary a rollback is still right; default 30m
-	MinReadyStable    int           `yaml:"minReadyStable"`    // ready endpoints that stable must have for a rollback; default 1
+	MinReadyStable    int           `yaml:"minReadyStable"`    // ready endpoints that stable must have for a rollback; 0 where it runs outside of this cluster; default 1
 	MatchRoutes       bool          `yaml:"matchRoutes"`       // re-point testers' routes that lead to the canary and not to stable; default true
 	Mirrors           bool          `yaml:"mirrors"`           // stop mirrors to the canary; default true
 	EvenIfStableFails bool          `yaml:"evenIfStableFails"` // roll back although stable is as bad, instead of holding; default false

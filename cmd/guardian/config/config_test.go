@@ -18,7 +18,7 @@ import (
 	"github.com/canary-guardian/guardian/test/golden"
 )
 
-var rewrite = flag.Bool("golden", false, "rewrite the golden files")
+var rewrite = flag.Bool("update", false, "rewrite the golden files")
 
 // testdataFile is a path under the repository's testdata/config.
 func testdataFile(name string) string {
@@ -515,6 +515,33 @@ func TestWhatAModeForbidsIsRefusedByItsKey(t *testing.T) {
 		}
 	}
 	if _, err := Parse([]byte("namespace: a\nmode: observe\nguards: [{name: orders, mode: enforce, promotion: {mode: auto}}]")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnObjectOfAnotherNamespaceIsNoDeadEnd(t *testing.T) {
+	for text, want := range map[string]string{
+		"virtualServices: [gw/orders]":                         `guards[0].virtualServices[0]: "gw/orders": want the name of one in the guard's namespace: move orders there (gateways: [gw/GATEWAY]`,
+		"virtualServices: [{name: orders, namespace: gw}]":     "guards[0].virtualServices[0]: a mapping: want the name of one in the guard's namespace: move orders there (gateways: [gw/GATEWAY] leads to a gateway that stays), or have it delegate to one there, which is guarded",
+		"virtualServices: [{name: orders}]":                    "guards[0].virtualServices[0]: a mapping: want a string",
+		"virtualServices: [7]":                                 "guards[0].virtualServices[0]: 7: want a string: put it in quotes",
+		"destinationRule: gw/orders":                           `guards[0].destinationRule: "gw/orders": want the name of an object in the guard's namespace, such as orders-service`,
+		"workloads: {canary: [{name: orders, namespace: gw}]}": "guards[0].workloads.canary[0]: a mapping: want a string",
+	} {
+		if _, err := Parse([]byte("namespace: a\nguards: [{name: orders, " + text + "}]\n")); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s\n%v\nwant %s", text, err, want)
+		}
+	}
+}
+
+func TestStableNeedsNoReadyEndpointsWhereThatIsSaid(t *testing.T) {
+	for text, want := range map[string]int{"": 1, "rollback: {minReadyStable: 0}": 0, "rollback: {minReadyStable: 3}": 3, "rollback: {minReadyStable: null}": 1} {
+		c, err := Parse([]byte("namespace: a\nguards: [{name: orders, " + text + "}]\n"))
+		if err != nil || c.DecisionGuard(c.Guards[0], 0).Rollback.MinReadyStable != want {
+			t.Errorf("%s: %+v, %v; want %d", text, c.Guards, err, want)
+		}
+	}
+	if _, err := Parse([]byte("namespace: a\nguards: [{name: orders, rollback: {minReadyStable: -1}}]\n")); err == nil || !strings.Contains(err.Error(), "guards[0].rollback.minReadyStable: -1: want at least 1, or 0 where stable runs outside of this cluster") {
 		t.Error(err)
 	}
 }

@@ -55,6 +55,9 @@ func parseTree(b []byte) (map[string]any, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(b))
 	var tree any
 	if err := dec.Decode(&tree); err != nil && !errors.Is(err, io.EOF) {
+		if text := Unrendered(b); text != "" {
+			return nil, errors.New(text)
+		}
 		return nil, errors.New(withoutQuotes(err.Error()))
 	}
 	var more any
@@ -187,7 +190,7 @@ func (d *decoder) scalar(path string, v any, to reflect.Value) {
 			to.SetString(s)
 			return
 		}
-		d.problem(path, v, "want a string: put it in quotes")
+		d.problem(path, v, wantString(path, v))
 	case reflect.Bool:
 		if b, ok := v.(bool); ok {
 			to.SetBool(b)
@@ -213,6 +216,21 @@ func (d *decoder) scalar(path string, v any, to reflect.Value) {
 		}
 		d.problem(path, v, "want a number")
 	}
+}
+
+// wantString is what would be right where a name belongs. A VirtualService of another
+// namespace is written as a mapping elsewhere.
+func wantString(path string, v any) string {
+	m, _ := v.(map[string]any)
+	name, _ := m["name"].(string)
+	namespace, _ := m["namespace"].(string)
+	switch {
+	case name != "" && namespace != "" && strings.Contains(path, ".virtualServices["):
+		return elsewhere(namespace, name)
+	case m != nil:
+		return "want a string"
+	}
+	return "want a string: put it in quotes"
 }
 
 // duration takes Go's spelling and Prometheus's, which also has days and weeks.
@@ -312,13 +330,31 @@ func leafTexts(v any) []string {
 	return out
 }
 
+// Unrendered says of a text that is no YAML where it has the braces of a template
+// and what renders it, for the rest of a command line; empty: it has none.
+func Unrendered(text []byte) string {
+	line := 0
+	for part := range bytes.Lines(text) {
+		line++
+		if code, _, _ := bytes.Cut(part, []byte("#")); bytes.Contains(code, []byte("{{")) {
+			return fmt.Sprintf("line %d has {{, as a template that is not rendered yet: render it first, as by helm template", line)
+		}
+	}
+	return ""
+}
+
 // withoutQuotes is what YAML's parser says, without the pieces of the document
-// that it quotes: an unknown *anchor or a !!tag may be the beginning of a secret.
+// that it quotes: an unknown *anchor or a !!tag may be the beginning of a secret,
+// and a mapping that stands where a key belongs is shown whole.
 func withoutQuotes(text string) string {
+	text = shownKey.ReplaceAllString(text, "a mapping or a list where a key belongs")
 	return quotedPieces.ReplaceAllString(text, "…")
 }
 
-var quotedPieces = regexp.MustCompile("`.*`|'.*'")
+var (
+	quotedPieces = regexp.MustCompile("(?s)`.*`|'.*'|\".*\"")
+	shownKey     = regexp.MustCompile("(?s)invalid map key: .*")
+)
 
 func (d *decoder) foreignKeys(path string, v any, t reflect.Type) {
 	for t.Kind() == reflect.Pointer {

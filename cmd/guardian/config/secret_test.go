@@ -101,6 +101,7 @@ func TestASlipOfYAMLShowsNoSecret(t *testing.T) {
 		"rules: {links: {grafana: 'https://u:hunter2@g'}}", "rules: {runbookBase: 'https://g?k=hunter2', links: {kiali: 'ftp://hunter2@x'}}",
 		"webhook: {tokenFile: *hunter2}", "webhook: {tokenFile: !!int hunter2}", "webhook: {tokenFile: !!float hunter2}", "webhook: {tokenFile: !hunter2 [}", "webhook: {tokenFile: 'hunter2}",
 		"webhook: {tokenFile: hunter2: x}", "webhook:\n  tokenFile: hunter2\n hunter2", "webhook: &hunter2 *hunter2", "webhook: {<<: hunter2}", "hunter2", "- hunter2",
+		"webhook: {tokenFile: {{hunter2}}}", "webhook: {tokenFile: {{ .Values.hunter2 }}}", "webhook: {? {hunter2: x} : y}", "webhook: {? [hunter2] : y}", "{hunter2: x}: y", "webhook: {hunter2: x, hunter2: y}",
 		"webhook: {\"tokenFile\": \"hunter2\\q\"}", "webhook: |\n  hunter2", "webhook: @hunter2", "log: {level: 'http://u:hunter2@x'}", "own: hunter2", "guards: hunter2", "guards: [hunter2]",
 	} {
 		_, err := Parse([]byte("namespace: a\n" + text + "\n"))
@@ -118,6 +119,14 @@ func TestASlipOfYAMLShowsNoSecret(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+func TestATemplateIsToldByItsLine(t *testing.T) {
+	for _, text := range []string{"namespace: a # {{ b }}\nguards:\n- name: {{ .Values.name }}\n", "a: b\n\n{{- if .Values.x }}\nnamespace: a\n{{- end }}\n"} {
+		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), "line 3 has {{") || !strings.Contains(err.Error(), "helm template") || strings.Contains(err.Error(), "map[") {
+			t.Errorf("%s%v", text, err)
+		}
 	}
 }
 
@@ -162,6 +171,7 @@ func TestDurationsAreBounded(t *testing.T) {
 		"guards: [{name: a, promotion: {interval: 200000h, steps: [{weight: 100, bake: 2000000h}]}}]",
 		"guards: [{name: a, promotion: {steps: [{weight: 100, interval: 2000000h}]}}]", "guards: [{name: a, rollback: {window: 2000000h}}]",
 		"heartbeat: {maxAge: 2000000h}", "heartbeat: {maxAge: 1ms}", "prometheus: {timeout: 2h}",
+		"disarm: {max: 2000000h}", "disarm: {max: 0s}", "guards: [{name: a, signals: {restarts: {window: 2000000h}}}]",
 	} {
 		if _, err := Parse([]byte("namespace: a\n" + text + "\n")); err == nil || !strings.Contains(err.Error(), " to ") {
 			t.Errorf("%s: %v; want its bounds", text, err)

@@ -34,10 +34,6 @@ func (c *check) oneOf(path, value string, allowed ...string) {
 	c.want(slices.Contains(allowed, value), path, value, "want "+list(allowed))
 }
 
-func (c *check) positive(path string, d time.Duration) {
-	c.want(d > 0, path, d, "want more than 0s")
-}
-
 const (
 	day  = 24 * time.Hour
 	year = 365 * day // sums of a few do not overflow
@@ -96,11 +92,21 @@ func (c *check) label(path, value string) {
 }
 
 func (c *check) objectName(path, value string) {
-	want := "want the name of an object in the guard's namespace"
+	c.want(len(validation.IsDNS1123Subdomain(value)) == 0, path, value, "want the name of an object in the guard's namespace, such as orders-service")
+}
+
+func (c *check) virtualService(path, value string) {
 	if namespace, name, found := strings.Cut(value, "/"); found && !strings.Contains(value, "://") {
-		want = fmt.Sprintf("want a name in the guard's namespace: another namespace (%s) needs a guardian of its own there, with %s", namespace, name)
+		c.want(false, path, value, elsewhere(namespace, name))
+		return
 	}
-	c.want(len(validation.IsDNS1123Subdomain(value)) == 0, path, value, want)
+	c.objectName(path, value)
+}
+
+// elsewhere is what to do about a VirtualService of another namespace, such as the
+// gateway's.
+func elsewhere(namespace, name string) string {
+	return fmt.Sprintf("want the name of one in the guard's namespace: move %[2]s there (gateways: [%[1]s/GATEWAY] leads to a gateway that stays), or have it delegate to one there, which is guarded", namespace, name)
 }
 
 // Validate is everything that is wrong with the values of c, relations between
@@ -140,7 +146,7 @@ func (c Config) Validate() Problems {
 	k.file("web.configFile", c.Web.ConfigFile)
 	c.validateEndpoints(&k)
 	k.bounded("heartbeat.maxAge", c.Heartbeat.MaxAge, time.Second, day)
-	k.positive("disarm.max", c.Disarm.Max)
+	k.bounded("disarm.max", c.Disarm.Max, time.Second, year)
 	c.Rules.validate(&k)
 	c.Builds.validate(&k)
 	c.validateGuards(&k)
@@ -264,7 +270,7 @@ func (g Guard) validate(k *check, at string) {
 		k.label(at+".name", g.Name)
 		k.want(len(g.Name) <= decision.MaxGuardName, at+".name", g.Name, fmt.Sprintf("want at most %d characters: it is part of an annotation's key", decision.MaxGuardName))
 		for i, vs := range g.VirtualServices {
-			k.objectName(fmt.Sprintf("%s.virtualServices[%d]", at, i), vs)
+			k.virtualService(fmt.Sprintf("%s.virtualServices[%d]", at, i), vs)
 			k.want(!slices.Contains(g.VirtualServices[:i], vs), fmt.Sprintf("%s.virtualServices[%d]", at, i), vs, "named twice")
 		}
 		k.objectName(at+".destinationRule", g.DestinationRule)
@@ -286,7 +292,7 @@ func (g Guard) validate(k *check, at string) {
 	g.Signals.validate(k, at+".signals")
 	k.oneOf(at+".rollback.lock", g.Rollback.Lock, string(decision.LockBuild), string(decision.LockManual), string(decision.LockNone))
 	k.bounded(at+".rollback.window", g.Rollback.Window, 0, year)
-	k.want(g.Rollback.MinReadyStable >= 1, at+".rollback.minReadyStable", g.Rollback.MinReadyStable, "want at least 1: traffic to a stable version without endpoints is an outage")
+	k.want(g.Rollback.MinReadyStable >= 0, at+".rollback.minReadyStable", g.Rollback.MinReadyStable, "want at least 1, or 0 where stable runs outside of this cluster: traffic to a version without endpoints is an outage")
 	g.Promotion.validate(k, at+".promotion")
 	k.want(!g.Observes() || g.Promotion.Mode == string(decision.PromotionOff), at+".promotion.mode", g.Promotion.Mode, "no step is written in mode observe: want off, or mode: enforce")
 }
@@ -309,7 +315,7 @@ func (s Signals) validate(k *check, at string) {
 	}
 	if s.Restarts.Enabled {
 		k.want(s.Restarts.Max >= 0, at+".restarts.max", s.Restarts.Max, "want 0 or more")
-		k.want(wholeSeconds(s.Restarts.Window) && s.Restarts.Window >= time.Minute, at+".restarts.window", s.Restarts.Window, "want whole seconds, at least 1m")
+		k.want(wholeSeconds(s.Restarts.Window) && s.Restarts.Window >= time.Minute && s.Restarts.Window <= day, at+".restarts.window", s.Restarts.Window, "want whole seconds, 1m to 24h")
 	}
 	if s.Traffic.Enabled {
 		k.want(s.Traffic.ShareTolerance > 0 && s.Traffic.ShareTolerance <= 1, at+".traffic.shareTolerance", s.Traffic.ShareTolerance, "want more than 0, at most 1, such as 0.5 for half of the weight")
