@@ -414,17 +414,3 @@ func guardNames(c config.Config) []string {
 	}
 	return names
 }
-
-// guardLister answers the read-only API.
-type guardLister struct{ c *remediate.Controller }
-
-func (l guardLister) Guards(context.Context) (any, error) { return l.c.Views(), nil }
-
-func (l guardLister) Guard(_ context.Context, name string) (any, error) {
-	for _, v := range l.c.Views() {
-		if v.Name == name {
-			return v, nil
-		}
-	}
-	return nil, fmt.Errorf("guard %q: %w", name, alerting.ErrUnknownGuard)
-}
