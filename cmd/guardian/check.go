@@ -58,7 +58,7 @@ Exit codes: 0 all good; 1 something is wrong; 2 something could not be looked at
 				c.Alertmanager.URL = o.alertmanager
 			}
 			flags.namespace = c.Namespace
-			cl, err := a.connect(flags)
+			cl, err := a.reach(flags)
 			if err != nil {
 				return err
 			}

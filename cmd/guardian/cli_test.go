@@ -82,7 +82,8 @@ func lease(pod string, renewed time.Time) *coordinationv1.Lease {
 	at := metav1.NewMicroTime(renewed)
 	return &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: "guardian-" + pod, Namespace: "shop", Labels: map[string]string{"app.kubernetes.io/name": "guardian"},
-			Annotations: map[string]string{records.AnnotationHeartbeat: renewed.UTC().Format(time.RFC3339), records.AnnotationHeartbeatMaxAge: "3m0s"}},
+			Annotations: map[string]string{records.AnnotationHeartbeat: renewed.UTC().Format(time.RFC3339),
+				records.AnnotationHeartbeatAlertmanager: renewed.UTC().Format(time.RFC3339), records.AnnotationHeartbeatMaxAge: "3m0s"}},
 		Spec: coordinationv1.LeaseSpec{RenewTime: &at},
 	}
 }
@@ -1204,6 +1205,25 @@ func TestStatusWarnsOfAMissingHeartbeat(t *testing.T) {
 		code, text = b.run("status", testGuard)
 		want(t, code, text, exitOK, "Heartbeat:  alerts may not reach guardian")
 	})
+}
+
+func TestStatusSaysWhichWayTheHeartbeatTook(t *testing.T) {
+	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	for whole, want := range map[time.Duration]string{
+		-1:               "0s ago, straight from Prometheus; none through Alertmanager",
+		40 * time.Second: "40s ago, through Prometheus and Alertmanager",
+		time.Hour:        "0s ago, straight from Prometheus; the last one through Alertmanager 1h0m0s ago",
+	} {
+		l := lease("a", now) // with a heartbeat of now, which Prometheus has pushed
+		l.Annotations[records.AnnotationHeartbeatAlertmanager] = now.Add(-whole).Format(time.RFC3339)
+		if whole < 0 {
+			delete(l.Annotations, records.AnnotationHeartbeatAlertmanager)
+		}
+		var p records.Liveness
+		if p.Observe([]coordinationv1.Lease{*l}, now); heartbeatText(&p) != want {
+			t.Errorf("%s: %q, want %q", whole, heartbeatText(&p), want)
+		}
+	}
 }
 
 func TestStatusWatchSaysWhatStandsInTheWay(t *testing.T) {

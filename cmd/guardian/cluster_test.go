@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -227,7 +230,42 @@ func TestRightsAreCheckedByTheRealAPIServer(t *testing.T) {
 		want(t, code, text, tc.code, tc.says)
 	}
 	code, text := b.run(controlplane.Dev, "status", "--context", "elsewhere")
-	want(t, code, text, exitFailed, `"elsewhere"`)
+	want(t, code, text, exitUnknown, `"elsewhere"`)
 	code, text = b.run(controlplane.Dev, "gate", testGuard, "--context", "elsewhere")
 	want(t, code, text, exitUnknown, `"elsewhere"`) // a pipeline must not take it for a bad canary
+}
+
+func TestAKubeconfigThatIsNotThereIsNoVerdict(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "guardian.yaml")
+	if err := os.WriteFile(file, []byte("namespace: shop\nprometheus: {url: 'http://127.0.0.1:9090'}\nwebhook: {allowAnonymous: true, tokenFile: ''}\nguards: [{name: orders-service}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{
+		"check -f " + file, "rules -f " + file + " --from-cluster", "status", "history orders", "receipt orders", "gate orders",
+		"rollback orders --reason r", "unlock orders --reason r", "pause orders --reason r", "resume orders --reason r", "promote orders --reason r", "disarm orders --for 1h --reason r", "arm orders --reason r",
+	} {
+		var out bytes.Buffer
+		a := &app{name: "guardian", in: strings.NewReader(""), out: &out, errOut: &out, connect: connect}
+		err := a.execute(t.Context(), append(strings.Fields(args), "--kubeconfig", filepath.Join(t.TempDir(), "none")))
+		if code := exitCode(err); code != exitUnknown || !strings.Contains(fmt.Sprint(err), "read kubeconfig") {
+			t.Errorf("%s: exit code %d, %v", args, code, err)
+		}
+	}
+}
+
+func TestAnErrorAboutAKubeconfigShowsNoSecret(t *testing.T) {
+	const planted = "hunter2"
+	for _, server := range []string{"https://u:" + planted + "@127.0.0.1:1/%zz", "https://u:" + planted + "@[::1", "u:" + planted + "@:1:1", "https://u:" + planted + "@127.0.0.1:x"} {
+		file := filepath.Join(t.TempDir(), "config")
+		text := fmt.Sprintf("{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u, namespace: a}}], clusters: [{name: c, cluster: {server: %q}}], users: [{name: u, user: {token: %s}}]}", server, planted)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		a := &app{name: "guardian", in: strings.NewReader(""), out: &out, errOut: &out, connect: connect}
+		err := a.execute(t.Context(), []string{"status", "--kubeconfig", file})
+		if err == nil || strings.Contains(err.Error()+out.String(), planted) {
+			t.Errorf("%s: shown in %v\n%s", server, err, out.String())
+		}
+	}
 }

@@ -22,7 +22,7 @@ func (a *app) completeGuards(flags *clusterFlags, most int) cobra.CompletionFunc
 		if most > 0 && len(args) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		c, err := a.connect(*flags)
+		c, err := a.reach(*flags)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
@@ -25,14 +26,9 @@ type gateOptions struct {
 	format       string        // github, or nothing for text
 }
 
-func newGateCommand(a *app) *cobra.Command {
-	var flags clusterFlags
-	var o gateOptions
-	var prove string
-	cmd := &cobra.Command{
-		Use:   "gate NAME... | --all",
-		Short: "For CI: wait, and answer whether the canary is healthy",
-		Long: `Watch a guard while its canary has traffic, and answer as soon as it is known.
+// gateLong and gateExample are the help of `guardian gate`.
+const (
+	gateLong = `Watch a guard while its canary has traffic, and answer as soon as it is known.
 
 Exit codes: 0 healthy for that long with enough requests; 1 rolled back, locked,
 blocked or held, an alert fires, or (mode observe) it would have been rolled back
@@ -55,10 +51,20 @@ error rate they rule out. With --prove 2% it waits, at most --timeout, until the
 rule out that one, and is 2 with the number of requests that are lacking.
 
 Of several guards the exit code is 1 as soon as one is 1, else 2 if one is 2. --all
-are those of the namespace, without the ones that no release is under way of.`,
-		Example: `  kubectl apply -f vs-90-10.yaml && guardian gate orders-service --for 60s && kubectl apply -f vs-50-50.yaml
+are those of the namespace, without the ones that no release is under way of.`
+	gateExample = `  kubectl apply -f vs-90-10.yaml && guardian gate orders-service --for 60s && kubectl apply -f vs-50-50.yaml
   kubectl apply -f deployment.yaml && guardian gate orders-service --wait-unlocked
-  guardian gate orders-service payments --for 60s --prove 2%`,
+  guardian gate orders-service payments --for 60s --prove 2%`
+)
+
+func newGateCommand(a *app) *cobra.Command {
+	var flags clusterFlags
+	var o gateOptions
+	cmd := &cobra.Command{
+		Use:     "gate NAME... | --all",
+		Short:   "For CI: wait, and answer whether the canary is healthy",
+		Long:    gateLong,
+		Example: gateExample,
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case o.all && len(args) > 0:
@@ -70,36 +76,44 @@ are those of the namespace, without the ones that no release is under way of.`,
 		},
 		ValidArgsFunction: a.completeGuards(&flags, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.waitUnlocked && !cmd.Flags().Changed("for") {
-				o.length = 0
-			}
-			if cmd.Flags().Changed("prove") {
-				var err error
-				if o.prove, err = parseShare(prove); err != nil {
-					return orUnknown(fmt.Errorf("--prove %w", err))
-				}
-			}
-			if err := o.check(); err != nil {
+			if err := o.complete(cmd.Flags()); err != nil {
 				return orUnknown(err)
 			}
-			c, err := a.connect(flags)
+			c, err := a.reach(flags)
 			if err != nil {
-				return orUnknown(err)
+				return err
 			}
 			return a.gate(cmd.Context(), c, args, o)
 		},
 	}
 	flags.add(cmd.Flags())
-	f := cmd.Flags()
+	o.add(cmd.Flags())
+	return cmd
+}
+
+func (o *gateOptions) add(f *pflag.FlagSet) {
 	f.DurationVar(&o.length, "for", time.Minute, "how long the canary must be healthy; traffic may take as long again to arrive")
 	f.Int64Var(&o.minRequests, "min-requests", 1, "requests that the canary must have had since the weights last changed; 0: do not ask")
 	f.BoolVar(&o.waitUnlocked, "wait-unlocked", false, "wait for the lock of an earlier rollback to be lifted first")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long --wait-unlocked, and then --prove, wait")
-	f.StringVar(&prove, "prove", "", "error rate, such as 2%, that the canary's requests must rule out with 95% confidence")
+	f.String("prove", "", "error rate, such as 2%, that the canary's requests must rule out with 95% confidence")
 	f.BoolVar(&o.all, "all", false, "every guard of the namespace that a release is under way of, instead of NAME")
 	f.StringVarP(&o.output, "output", "o", "", "json instead of text")
 	f.StringVar(&o.format, "format", "", "github: annotations, and a summary of the job in $GITHUB_STEP_SUMMARY")
-	return cmd
+}
+
+// complete takes over what the flags say together, and checks them all.
+func (o *gateOptions) complete(f *pflag.FlagSet) error {
+	if o.waitUnlocked && !f.Changed("for") {
+		o.length = 0
+	}
+	if f.Changed("prove") {
+		var err error
+		if o.prove, err = parseShare(f.Lookup("prove").Value.String()); err != nil {
+			return fmt.Errorf("--prove %w", err)
+		}
+	}
+	return o.check()
 }
 
 // orUnknown gives an error the exit code of 'could not tell'.

@@ -29,7 +29,8 @@ func newHistoryCommand(a *app) *cobra.Command {
 		Long: `Show the decisions about a guard that changed something, and the alerts that were
 noted, oldest first, as its record has them: the newest 32 KiB, hundreds of entries.
 
-Exit codes: 0 shown; 1 an error, or no such guard; 2 wrong flags.`,
+Exit codes: 0 shown; 1 an error, or no such guard; 2 no cluster, or
+wrong flags.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -39,7 +40,7 @@ Exit codes: 0 shown; 1 an error, or no such guard; 2 wrong flags.`,
 			case o.last < 0 || o.since < 0:
 				return orUnknown(fmt.Errorf("--last %d, --since %s: want 0 or more", o.last, o.since))
 			}
-			c, err := a.connect(flags)
+			c, err := a.reach(flags)
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
@@ -64,12 +65,22 @@ func (a *app) plan(o planOptions) error {
 	}
 	out, patch, err := virtualservice.PlanYAML(in, pair, o.weight, virtualservice.Options{MatchRoutes: o.matchRoutes, Mirrors: o.mirrors})
 	if err != nil {
-		return fmt.Errorf("plan %s: %w", name, err)
+		return fmt.Errorf("plan %s: %w", name, unrendered(err, in))
 	}
 	if o.output == "patch" {
 		out = patch
 	}
 	_, err = a.out.Write(out)
+	return err
+}
+
+// unrendered is why a text cannot be planned: a template is the reason before
+// anything that a parser makes of it.
+func unrendered(err error, in []byte) error {
+	_, unsafe := errors.AsType[*virtualservice.UnsafeError](err)
+	if text := config.Unrendered(in); text != "" && !unsafe {
+		return errors.New(text + " RELEASE CHART | guardian plan -f -")
+	}
 	return err
 }
 

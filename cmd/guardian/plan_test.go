@@ -78,6 +78,8 @@ func TestPlanRefusesWithTheReason(t *testing.T) {
 		"a destination odd":   {manifest(90, 10), "--stable service:x", "--stable: destination"},
 		"a pair not in there": {manifest(90, 10), "--canary v3 --stable v4", "v3"},
 		"a file that is not":  {"", "-f /nonexistent.yaml", "no such file"},
+		"a template of Helm":  {strings.Replace(manifest(90, 10), "weight: 90", "weight: {{ .Values.stable }}", 1), "", "line 14 has {{, as a template that is not rendered yet: render it first, as by helm template RELEASE CHART | guardian plan -f -"},
+		"a condition of Helm": {"{{- if .Values.canary }}\n" + manifest(90, 10) + "{{- end }}\n", "", "line 1 has {{"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, out, err := plan(t, tc.in, append([]string{"-f", "-"}, strings.Fields(tc.args)...)...)

@@ -28,7 +28,8 @@ felt, how many requests failed, the build and what differs, who shifted traffic
 last, links, what happens next and the command to go on. What guardian does not
 know is shown as not known.
 
-Exit codes: 0 shown; 1 an error, no such guard, or no rollback is known; 2 wrong flags.`,
+Exit codes: 0 shown; 1 an error, no such guard, or no rollback is known; 2 no cluster, or
+wrong flags.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,7 +37,7 @@ Exit codes: 0 shown; 1 an error, no such guard, or no rollback is known; 2 wrong
 			if !ok {
 				return orUnknown(fmt.Errorf("--output %q: want json, md, html, or nothing for plain text", output))
 			}
-			c, err := a.connect(flags)
+			c, err := a.reach(flags)
 			if err != nil {
 				return err
 			}

@@ -17,6 +17,13 @@ type app struct {
 	connect     func(clusterFlags) (*cluster, error)
 }
 
+// reach is the cluster that the flags name. One that cannot be reached says nothing
+// about what was asked, whatever the command.
+func (a *app) reach(flags clusterFlags) (*cluster, error) {
+	c, err := a.connect(flags)
+	return c, orUnknown(err)
+}
+
 // displayName is how the program was called: kubectl runs a binary named
 // kubectl-guardian as its plugin "kubectl guardian".
 func displayName(arg0 string) string {

@@ -120,7 +120,7 @@ to be the pods' version label, and the DestinationRule's name that of the Servic
 
 // findSides looks up who serves each guard's two sides.
 func (a *app) findSides(ctx context.Context, c config.Config, flags clusterFlags) (map[string]decision.Sides, error) {
-	cl, err := a.connect(flags)
+	cl, err := a.reach(flags)
 	if err != nil {
 		return nil, err
 	}

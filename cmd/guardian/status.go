@@ -37,8 +37,8 @@ func newStatusCommand(a *app) *cobra.Command {
 		Short: "Show guards: weights, state, build, lock, alerts, next step",
 		Long: `Show every guard of the namespace, or one with its recent history.
 
-Exit codes: 0 shown; 1 an error, or no such guard; 2 could not tell: no replica
-is running, or (with NAME) the guard is not in its configuration, and what is shown is
+Exit codes: 0 shown; 1 an error, or no such guard; 2 could not tell: no cluster, no
+replica is running, or (with NAME) the guard is not in its configuration, and what is shown is
 what was last written.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
@@ -49,7 +49,7 @@ what was last written.`,
 			if o.all && len(args) > 0 {
 				return orUnknown(fmt.Errorf("guard %s and --all-namespaces: want one of the two", args[0]))
 			}
-			c, err := a.connect(flags)
+			c, err := a.reach(flags)
 			if err != nil {
 				return err
 			}
@@ -127,12 +127,21 @@ func (a *app) statusOrphans(named []records.Named, guard string) error {
 	return nil
 }
 
-// heartbeatText is the heartbeat in words.
+// heartbeatText is the heartbeat in words, with the way that it took: what Prometheus
+// pushes itself proves nothing of Alertmanager.
 func heartbeatText(p *records.Liveness) string {
 	if text := p.Unverified(); text != "" {
 		return text
 	}
-	return fmt.Sprintf("%s ago, through Prometheus and Alertmanager", p.Heartbeat.Age.Round(time.Second))
+	h := p.Heartbeat
+	age, whole := h.Age.Round(time.Second), h.AgeByAlertmanager.Round(time.Second)
+	switch {
+	case !h.ByAlertmanager:
+		return fmt.Sprintf("%s ago, straight from Prometheus; none through Alertmanager", age)
+	case h.MaxAge > 0 && h.AgeByAlertmanager > h.MaxAge:
+		return fmt.Sprintf("%s ago, straight from Prometheus; the last one through Alertmanager %s ago", age, whole)
+	}
+	return fmt.Sprintf("%s ago, through Prometheus and Alertmanager", whole)
 }
 
 // statusLiveness asks for a sign of life in each namespace that has guards, and
@@ -385,65 +394,87 @@ func printGuard(w io.Writer, r records.Named, beat string, now time.Time) error 
 	return printHistory(w, r.History)
 }
 
+// factList are lines about a guard. Those without a value are left out.
+type factList []page.Fact
+
+func (f *factList) add(name, value string) {
+	if value != "" {
+		*f = append(*f, page.Fact{Name: name, Value: value})
+	}
+}
+
 // factsOf are the lines about a guard; beat is the one about its heartbeat.
-func factsOf(r records.Named, beat string, now time.Time) (facts []page.Fact) {
-	line := func(name, value string) {
-		if value != "" {
-			facts = append(facts, page.Fact{Name: name, Value: value})
-		}
-	}
+func factsOf(r records.Named, beat string, now time.Time) []page.Fact {
+	var f factList
 	s := r.Status
-	line("Guard", r.Namespace+"/"+r.Guard)
-	line("State", fmt.Sprintf("%s for %s%s", cmp.Or(string(s.State), "unknown"), age(s.Since, now), orNothing(": ", s.Reason)))
+	f.add("Guard", r.Namespace+"/"+r.Guard)
+	f.add("State", fmt.Sprintf("%s for %s%s", cmp.Or(string(s.State), "unknown"), age(s.Since, now), orNothing(": ", s.Reason)))
 	if o := s.Observing; o != nil {
-		line("Mode", "observe since "+o.Since.UTC().Format(time.RFC3339)+": what is decided is told, and no VirtualService is written")
+		f.add("Mode", "observe since "+o.Since.UTC().Format(time.RFC3339)+": what is decided is told, and no VirtualService is written")
 		if o.Would != nil {
-			line("If it enforced", o.Would.Text())
+			f.add("If it enforced", o.Would.Text())
 		}
 	}
-	line("Canary", fmt.Sprintf("%d%% of the traffic, build %s, %d ready", s.Weight, short(s.Build), s.Ready.Canary))
-	line("Stable", fmt.Sprintf("%d ready", s.Ready.Stable))
-	line("Alerts", strings.Join(s.Alerts, ", "))
-	line("Heartbeat", beat)
+	f.add("Canary", fmt.Sprintf("%d%% of the traffic, build %s, %d ready", s.Weight, short(s.Build), s.Ready.Canary))
+	f.add("Stable", fmt.Sprintf("%d ready", s.Ready.Stable))
+	f.add("Alerts", strings.Join(s.Alerts, ", "))
+	f.add("Heartbeat", beat)
+	f.addLock(r.Record)
+	f.addPeople(s, now)
+	f.add("Not readable", strings.Join(r.Unreadable, "; "))
+	f.add("Not watched", s.Unwatched)
+	f.add("Not guarded", strings.Join(s.Unguarded, ", "))
+	f.add("Others' locks", strings.Join(s.ForeignLocks, ", "))
+	for _, l := range s.Leaving {
+		f.add("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))
+	}
+	f.add("Promotion", stepsText(s))
+	f.add("Next step", nextLine(s, now))
+	f.add("Requests", requestsText(s))
+	if q := r.Request; q != nil {
+		f.add("Asked for", fmt.Sprintf("%s by %s at %s: %s", q.Action, q.By, q.At.UTC().Format(time.RFC3339), q.Reason))
+	}
+	return f
+}
+
+// addLock has the lock, and the builds that are refused with and without one.
+func (f *factList) addLock(r decision.Record) {
 	if l := r.Lock; l != nil {
 		since := ""
 		if !l.Since.IsZero() {
 			since = ", since " + l.Since.UTC().Format(time.RFC3339)
 		}
-		line("Lock", fmt.Sprintf("%s%s by %s: %s", l.Kind, since, l.By, l.Reason))
-		line("To go on", r.Message)
+		f.add("Lock", fmt.Sprintf("%s%s by %s: %s", l.Kind, since, l.By, l.Reason))
+		f.add("To go on", r.Message)
 	}
-	line("Refused builds", strings.Join(r.Refused, ", "))
+	f.add("Refused builds", strings.Join(r.Refused, ", "))
+}
+
+// addPeople has what people asked guardian not to do.
+func (f *factList) addPeople(s decision.Status, now time.Time) {
 	if x := s.Disarmed; x != nil {
-		line("Disarmed", fmt.Sprintf("until %s (for %s), by %s at %s: %s; nothing is rolled back", x.Until.UTC().Format(time.RFC3339),
+		f.add("Disarmed", fmt.Sprintf("until %s (for %s), by %s at %s: %s; nothing is rolled back", x.Until.UTC().Format(time.RFC3339),
 			x.Until.Sub(now).Round(time.Second), x.By, x.At.UTC().Format(time.RFC3339), x.Reason))
 	}
 	if p := s.Paused; p != nil {
-		line("Paused", fmt.Sprintf("by %s at %s%s; the brake is on", p.By, p.At.UTC().Format(time.RFC3339), orNothing(": ", p.Reason)))
+		f.add("Paused", fmt.Sprintf("by %s at %s%s; the brake is on", p.By, p.At.UTC().Format(time.RFC3339), orNothing(": ", p.Reason)))
 	}
 	if s.PausedOnVS {
-		line("Paused", "by annotation "+decision.AnnotationPaused+" on the VirtualService; the brake is on")
+		f.add("Paused", "by annotation "+decision.AnnotationPaused+" on the VirtualService; the brake is on")
 	}
-	line("Not readable", strings.Join(r.Unreadable, "; "))
-	line("Not watched", s.Unwatched)
-	line("Not guarded", strings.Join(s.Unguarded, ", "))
-	line("Others' locks", strings.Join(s.ForeignLocks, ", "))
-	for _, l := range s.Leaving {
-		line("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))
+}
+
+// requestsText is how many requests the canary had, and how many failed; empty: it
+// had none.
+func requestsText(s decision.Status) string {
+	if s.Requests <= 0 {
+		return ""
 	}
-	line("Promotion", stepsText(s))
-	line("Next step", nextLine(s, now))
-	if s.Requests > 0 {
-		failed := ""
-		if !s.Counted.At.IsZero() {
-			failed = fmt.Sprintf(", %d failed%s", s.Failed, orNothing(", ", latencyText(s.Latency)))
-		}
-		line("Requests", fmt.Sprintf("%d of the canary since the weights changed%s", s.Requests, failed))
+	failed := ""
+	if !s.Counted.At.IsZero() {
+		failed = fmt.Sprintf(", %d failed%s", s.Failed, orNothing(", ", latencyText(s.Latency)))
 	}
-	if q := r.Request; q != nil {
-		line("Asked for", fmt.Sprintf("%s by %s at %s: %s", q.Action, q.By, q.At.UTC().Format(time.RFC3339), q.Reason))
-	}
-	return facts
+	return fmt.Sprintf("%d of the canary since the weights changed%s", s.Requests, failed)
 }
 
 func printHistory(w io.Writer, history []decision.HistoryEntry) error {
