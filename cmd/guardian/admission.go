@@ -4,14 +4,23 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	utilversion "k8s.io/apimachinery/pkg/util/version"
 
 	"github.com/canary-guardian/guardian/remediate"
 )
 
+// admissionFlags is what `guardian admission` is asked for.
+type admissionFlags struct {
+	kubernetes string // version of the cluster; empty: the newest
+	noHold     bool
+}
+
+// goneFlags are those of before there was one set of policies for a whole cluster.
+var goneFlags = []string{"namespace", "release", "service-account", "service-account-namespace"}
+
 func newAdmissionCommand(a *app) *cobra.Command {
-	var kubernetes string
-	var noHold bool
+	var flags admissionFlags
 	cmd := &cobra.Command{
 		Use:   "admission",
 		Short: "Print the admission policies that make the lock felt in CI",
@@ -30,41 +39,59 @@ out by --no-mutating, or by --kubernetes with an older version.`, remediate.MinK
   guardian admission --kubernetes 1.35 | kubectl apply -f -`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			for _, flag := range []string{"namespace", "release", "service-account", "service-account-namespace"} {
+			for _, flag := range goneFlags {
 				if cmd.Flags().Changed(flag) {
 					return fmt.Errorf("--%s: the policies are the same for every namespace and ServiceAccount of a cluster: print them once, without it", flag)
 				}
 			}
-			o := remediate.AdmissionOptions{NoHold: noHold}
-			if kubernetes != "" {
-				v, err := utilversion.ParseGeneric(kubernetes)
-				switch {
-				case err != nil:
-					return fmt.Errorf("--kubernetes %q: want a version such as %s", kubernetes, remediate.MinKubernetesHold)
-				case v.LessThan(utilversion.MustParseGeneric(remediate.MinKubernetes)):
-					return fmt.Errorf("--kubernetes %s: the policies need %s; without them guardian puts back what CI shifts", kubernetes, remediate.MinKubernetes)
-				}
-				o.NoHold = o.NoHold || v.LessThan(utilversion.MustParseGeneric(remediate.MinKubernetesHold))
-			}
-			out, err := remediate.AdmissionYAML(o)
-			if err != nil {
-				return err
-			}
-			_, err = a.out.Write(out)
-			return err
+			return a.admission(flags)
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&kubernetes, "kubernetes", "", "version of the cluster; leaves out what it does not serve")
-	f.BoolVar(&noHold, "no-mutating", false, "leave out the policies that hold dry runs and GitOps tools instead of refusing them")
-	f.StringP("namespace", "n", "", "")
-	for _, gone := range []string{"release", "service-account", "service-account-namespace"} {
-		f.String(gone, "", "")
-	}
-	for _, gone := range []string{"namespace", "release", "service-account", "service-account-namespace"} {
+	flags.add(cmd.Flags())
+	return cmd
+}
+
+func (o *admissionFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&o.kubernetes, "kubernetes", "", "version of the cluster; leaves out what it does not serve")
+	f.BoolVar(&o.noHold, "no-mutating", false, "leave out the policies that hold dry runs and GitOps tools instead of refusing them")
+	for _, gone := range goneFlags {
+		short := ""
+		if gone == "namespace" {
+			short = "n"
+		}
+		f.StringP(gone, short, "", "")
 		if err := f.MarkHidden(gone); err != nil {
 			panic(err) // the flag is defined above
 		}
 	}
-	return cmd
+}
+
+func (a *app) admission(flags admissionFlags) error {
+	o, err := flags.options()
+	if err != nil {
+		return err
+	}
+	out, err := remediate.AdmissionYAML(o)
+	if err != nil {
+		return err
+	}
+	_, err = a.out.Write(out)
+	return err
+}
+
+// options checks the flags.
+func (o admissionFlags) options() (remediate.AdmissionOptions, error) {
+	out := remediate.AdmissionOptions{NoHold: o.noHold}
+	if o.kubernetes == "" {
+		return out, nil
+	}
+	v, err := utilversion.ParseGeneric(o.kubernetes)
+	switch {
+	case err != nil:
+		return out, fmt.Errorf("--kubernetes %q: want a version such as %s", o.kubernetes, remediate.MinKubernetesHold)
+	case v.LessThan(utilversion.MustParseGeneric(remediate.MinKubernetes)):
+		return out, fmt.Errorf("--kubernetes %s: the policies need %s; without them guardian puts back what CI shifts", o.kubernetes, remediate.MinKubernetes)
+	}
+	out.NoHold = out.NoHold || v.LessThan(utilversion.MustParseGeneric(remediate.MinKubernetesHold))
+	return out, nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -106,24 +107,28 @@ flags.`,
 			if err := f.check(cmd); err != nil {
 				return orUnknown(err)
 			}
-			c, err := a.connect(f.cluster)
+			c, err := a.reach(f.cluster)
 			if err != nil {
 				return err
 			}
 			return a.request(cmd.Context(), c, args, q, f)
 		},
 	}
-	f.cluster.add(cmd.Flags())
-	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for those who read the record later (required)")
-	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "how long guardian may take")
-	cmd.Flags().StringVarP(&f.output, "output", "o", "", "json instead of text")
-	if op.all {
-		cmd.Flags().BoolVar(&f.all, "all", false, "every guard of the namespace, instead of NAME")
-	}
-	if disarms {
-		cmd.Flags().DurationVar(&f.length, "for", 0, "for how long, such as 1h (required)")
-	}
+	f.add(cmd.Flags(), op)
 	return cmd
+}
+
+func (f *requestFlags) add(flags *pflag.FlagSet, op operation) {
+	f.cluster.add(flags)
+	flags.StringVar(&f.reason, "reason", "", "why, for those who read the record later (required)")
+	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long guardian may take")
+	flags.StringVarP(&f.output, "output", "o", "", "json instead of text")
+	if op.all {
+		flags.BoolVar(&f.all, "all", false, "every guard of the namespace, instead of NAME")
+	}
+	if op.action == decision.RequestDisarm {
+		flags.DurationVar(&f.length, "for", 0, "for how long, such as 1h (required)")
+	}
 }
 
 func (f requestFlags) check(cmd *cobra.Command) error {
