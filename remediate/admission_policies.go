@@ -178,59 +178,69 @@ resourceRules:
   apiVersions: [v1]
   resources: [configmaps]
   operations: [CREATE, UPDATE, DELETE]`,
-		variables: []celPart{
-			{"user", "", "request.userInfo.username"},
-			{"old", "Data, annotations and labels before and after.", celMap("oldObject", "data")},
-			{"new", "", celMap("object", "data")},
-			{"oldAnnotations", "", celMap("oldObject", "metadata.annotations")},
-			{"newAnnotations", "", celMap("object", "metadata.annotations")},
-			{"oldLabels", "", celMap("oldObject", "metadata.labels")},
-			{"newLabels", "", celMap("object", "metadata.labels")},
-			{"guard", "", "string('" + records.LabelGuard + "' in variables.oldLabels ? variables.oldLabels['" + records.LabelGuard + "'] : variables.newLabels['" + records.LabelGuard + "'])"},
-			{"owner", "", "'" + records.AnnotationOwner + "' in variables.oldAnnotations ? string(variables.oldAnnotations['" + records.AnnotationOwner + "']) : ''"},
-			{"newOwner", "", "'" + records.AnnotationOwner + "' in variables.newAnnotations ? string(variables.newAnnotations['" + records.AnnotationOwner + "']) : ''"},
-			{"mayLock", "", celMay("lock", "variables.guard")},
-			{"mayUnlock", "", celMay("unlock", "variables.guard")},
-			{"takes", "A ServiceAccount names itself as owner, where nobody is.", celAnd(
-				"variables.newOwner == variables.user", "variables.user.startsWith('system:serviceaccount:')", "("+celOfNamespace+" || variables.mayLock)")},
-			{"mine", "", "variables.owner != '' ? variables.owner == variables.user : variables.takes"},
-			{"rest", "All but the request is as it was.", celAnd(
-				"variables.old.all(k, k.startsWith('request.') || (k in variables.new && variables.new[k] == variables.old[k]))",
-				"variables.new.all(k, k.startsWith('request.') || k in variables.old)",
-				"variables.oldAnnotations == variables.newAnnotations",
-				"variables.oldLabels == variables.newLabels",
-				celUnchanged("metadata.ownerReferences"), celUnchanged("metadata.finalizers"), celUnchanged("binaryData"), celUnchanged("immutable"))},
-			{"was", "The request before and after.", "variables.old.filter(k, k.startsWith('request.'))"},
-			{"is", "", "variables.new.filter(k, k.startsWith('request.'))"},
-			{"action", "", "'request.action' in variables.new ? string(variables.new['request.action']) : ''"},
-			{"waiting", "", "'request.action' in variables.old ? string(variables.old['request.action']) : ''"},
-			{"free", "Nothing that others are asked about: guardian's own write, or the request stays.", celOr(
-				"request.operation != 'UPDATE'", "variables.mine",
-				"(size(variables.was) == size(variables.is) && variables.was.all(k, k in variables.new && variables.new[k] == variables.old[k]))")},
-		},
-		rules: []celRule{
-			{"A record is made by its owner.", celOr("request.operation != 'CREATE'", "(variables.takes && request.name == '"+records.NamePrefix+"' + variables.guard)"),
-				"'a record of guardian is made by guardian alone: a ServiceAccount of this namespace, or one with the RBAC verb lock, that names itself in annotation " + records.AnnotationOwner + ", as ConfigMap " + records.NamePrefix + "' + variables.guard"},
-			{"It is all that guardian remembers.", celOr("request.operation != 'DELETE'", "variables.mine", celGoes, "variables.mayUnlock"),
-				"'guardian\\'s record of ' + variables.guard + ' is all that it remembers: deleting it needs the RBAC verb unlock on virtualservices'"},
-			{"Owner and guard never change.", celOr("request.operation != 'UPDATE'", "!variables.mine",
-				"(variables.newOwner == variables.user && '"+records.LabelGuard+"' in variables.newLabels && variables.newLabels['"+records.LabelGuard+"'] == variables.guard)"),
-				"'owner and guard of a record do not change'"},
-			{"Others write the request alone.", celOr("request.operation != 'UPDATE'", "variables.mine", "variables.rest"),
-				"'this record is guardian\\'s own (' + variables.owner + '): others write request.action, request.by, request.reason and request.at alone, as the guardian command does'"},
-			{"In their own name.", celOr("variables.free", "size(variables.is) == 0", "('request.by' in variables.new && variables.new['request.by'] == variables.user)"),
-				"'request.by must be ' + variables.user"},
-			{"A whole request, and one that guardian knows.", celOr("variables.free", "size(variables.is) == 0", `(['request.action', 'request.by', 'request.reason', 'request.at'].all(k, k in variables.new) &&
+		variables: recordVariables(),
+		rules:     recordRules(),
+	}
+}
+
+// recordVariables are what the rules about a record speak of.
+func recordVariables() []celPart {
+	return []celPart{
+		{"user", "", "request.userInfo.username"},
+		{"old", "Data, annotations and labels before and after.", celMap("oldObject", "data")},
+		{"new", "", celMap("object", "data")},
+		{"oldAnnotations", "", celMap("oldObject", "metadata.annotations")},
+		{"newAnnotations", "", celMap("object", "metadata.annotations")},
+		{"oldLabels", "", celMap("oldObject", "metadata.labels")},
+		{"newLabels", "", celMap("object", "metadata.labels")},
+		{"guard", "", "string('" + records.LabelGuard + "' in variables.oldLabels ? variables.oldLabels['" + records.LabelGuard + "'] : variables.newLabels['" + records.LabelGuard + "'])"},
+		{"owner", "", "'" + records.AnnotationOwner + "' in variables.oldAnnotations ? string(variables.oldAnnotations['" + records.AnnotationOwner + "']) : ''"},
+		{"newOwner", "", "'" + records.AnnotationOwner + "' in variables.newAnnotations ? string(variables.newAnnotations['" + records.AnnotationOwner + "']) : ''"},
+		{"mayLock", "", celMay("lock", "variables.guard")},
+		{"mayUnlock", "", celMay("unlock", "variables.guard")},
+		{"takes", "A ServiceAccount names itself as owner, where nobody is.", celAnd(
+			"variables.newOwner == variables.user", "variables.user.startsWith('system:serviceaccount:')", "("+celOfNamespace+" || variables.mayLock)")},
+		{"mine", "", "variables.owner != '' ? variables.owner == variables.user : variables.takes"},
+		{"rest", "All but the request is as it was.", celAnd(
+			"variables.old.all(k, k.startsWith('request.') || (k in variables.new && variables.new[k] == variables.old[k]))",
+			"variables.new.all(k, k.startsWith('request.') || k in variables.old)",
+			"variables.oldAnnotations == variables.newAnnotations",
+			"variables.oldLabels == variables.newLabels",
+			celUnchanged("metadata.ownerReferences"), celUnchanged("metadata.finalizers"), celUnchanged("binaryData"), celUnchanged("immutable"))},
+		{"was", "The request before and after.", "variables.old.filter(k, k.startsWith('request.'))"},
+		{"is", "", "variables.new.filter(k, k.startsWith('request.'))"},
+		{"action", "", "'request.action' in variables.new ? string(variables.new['request.action']) : ''"},
+		{"waiting", "", "'request.action' in variables.old ? string(variables.old['request.action']) : ''"},
+		{"free", "Nothing that others are asked about: guardian's own write, or the request stays.", celOr(
+			"request.operation != 'UPDATE'", "variables.mine",
+			"(size(variables.was) == size(variables.is) && variables.was.all(k, k in variables.new && variables.new[k] == variables.old[k]))")},
+	}
+}
+
+// recordRules are what holds of every write of a record.
+func recordRules() []celRule {
+	return []celRule{
+		{"A record is made by its owner.", celOr("request.operation != 'CREATE'", "(variables.takes && request.name == '"+records.NamePrefix+"' + variables.guard)"),
+			"'a record of guardian is made by guardian alone: a ServiceAccount of this namespace, or one with the RBAC verb lock, that names itself in annotation " + records.AnnotationOwner + ", as ConfigMap " + records.NamePrefix + "' + variables.guard"},
+		{"It is all that guardian remembers.", celOr("request.operation != 'DELETE'", "variables.mine", celGoes, "variables.mayUnlock"),
+			"'guardian\\'s record of ' + variables.guard + ' is all that it remembers: deleting it needs the RBAC verb unlock on virtualservices'"},
+		{"Owner and guard never change.", celOr("request.operation != 'UPDATE'", "!variables.mine",
+			"(variables.newOwner == variables.user && '"+records.LabelGuard+"' in variables.newLabels && variables.newLabels['"+records.LabelGuard+"'] == variables.guard)"),
+			"'owner and guard of a record do not change'"},
+		{"Others write the request alone.", celOr("request.operation != 'UPDATE'", "variables.mine", "variables.rest"),
+			"'this record is guardian\\'s own (' + variables.owner + '): others write request.action, request.by, request.reason and request.at alone, as the guardian command does'"},
+		{"In their own name.", celOr("variables.free", "size(variables.is) == 0", "('request.by' in variables.new && variables.new['request.by'] == variables.user)"),
+			"'request.by must be ' + variables.user"},
+		{"A whole request, and one that guardian knows.", celOr("variables.free", "size(variables.is) == 0", `(['request.action', 'request.by', 'request.reason', 'request.at'].all(k, k in variables.new) &&
   variables.is.all(k, k in ['request.action', 'request.by', 'request.reason', 'request.at', 'request.until']) &&
   variables.action in ['rollback', 'pause', 'resume', 'promote', 'arm', 'unlock', 'disarm'])`),
-				"'a request has request.action (rollback, pause, resume, promote, arm, unlock or disarm), request.by, request.reason and request.at'"},
-			{"To let go of the brake is a right of its own.", celOr("variables.free", "variables.action != 'unlock'", "variables.mayUnlock"),
-				"'request unlock needs the RBAC verb unlock on virtualservices.networking.istio.io'"},
-			{"", celOr("variables.free", "variables.action != 'disarm'", celMay("disarm", "variables.guard")),
-				"'request disarm needs the RBAC verb disarm on virtualservices.networking.istio.io'"},
-			{"Another's rollback or pause that waits stays, unless for a rollback.", celOr("variables.free", "!(variables.waiting in ['rollback', 'pause'])",
-				"variables.old['request.by'] == variables.user", "variables.action == 'rollback'", "variables.mayUnlock"),
-				"'a ' + variables.waiting + ' that another asked for waits: it is not to be taken away'"},
-		},
+			"'a request has request.action (rollback, pause, resume, promote, arm, unlock or disarm), request.by, request.reason and request.at'"},
+		{"To let go of the brake is a right of its own.", celOr("variables.free", "variables.action != 'unlock'", "variables.mayUnlock"),
+			"'request unlock needs the RBAC verb unlock on virtualservices.networking.istio.io'"},
+		{"", celOr("variables.free", "variables.action != 'disarm'", celMay("disarm", "variables.guard")),
+			"'request disarm needs the RBAC verb disarm on virtualservices.networking.istio.io'"},
+		{"Another's rollback or pause that waits stays, unless for a rollback.", celOr("variables.free", "!(variables.waiting in ['rollback', 'pause'])",
+			"variables.old['request.by'] == variables.user", "variables.action == 'rollback'", "variables.mayUnlock"),
+			"'a ' + variables.waiting + ' that another asked for waits: it is not to be taken away'"},
 	}
 }

@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,49 +146,47 @@ var ErrUnknownGuard = errors.New("no such guard")
 // errStopped is what waits for a reconcile gets when guardian stops first.
 var errStopped = errors.New("guardian is stopping")
 
-// New checks the options and makes a Controller. Nothing is read or written
-// before Run.
-func New(o Options) (*Controller, error) {
+// validate says which of the options that are needed is missing.
+func (o *Options) validate() error {
 	switch {
 	case o.Client == nil || o.Dynamic == nil:
-		return nil, errors.New("controller: a client is missing")
+		return errors.New("controller: a client is missing")
 	case o.Namespace == "":
-		return nil, errors.New("controller: no namespace")
+		return errors.New("controller: no namespace")
 	case o.Identity == "":
-		return nil, errors.New("controller: no identity")
+		return errors.New("controller: no identity")
 	case o.Firing == nil || o.Heartbeat == nil || o.Metrics == nil || o.Logger == nil:
-		return nil, errors.New("controller: Firing, Heartbeat, Metrics and Logger are needed")
+		return errors.New("controller: Firing, Heartbeat, Metrics and Logger are needed")
+	}
+	return nil
+}
+
+// complete gives the options that are not set their defaults.
+func (o *Options) complete() {
+	o.Domain = cmp.Or(o.Domain, virtualservice.DefaultDomain)
+	o.Instance = cmp.Or(o.Instance, decision.DefaultInstance)
+	o.Workers = cmp.Or(o.Workers, 16)
+	o.Resync = cmp.Or(o.Resync, time.Minute)
+	o.WatchGrace = cmp.Or(o.WatchGrace, o.Resync)
+	o.PassTimeout = cmp.Or(o.PassTimeout, 15*time.Second)
+	if o.IdleAfter = cmp.Or(o.IdleAfter, defaultIdleAfter); o.IdleAfter > 0 {
+		o.IdleAfter = max(o.IdleAfter, o.Resync+o.Resync/2)
 	}
 	if o.EventClient == nil {
 		o.EventClient = o.Client
 	}
-	if o.Domain == "" {
-		o.Domain = virtualservice.DefaultDomain
-	}
-	if o.Instance == "" {
-		o.Instance = decision.DefaultInstance
-	}
-	if o.Workers == 0 {
-		o.Workers = 16
-	}
-	if o.Resync == 0 {
-		o.Resync = time.Minute
-	}
-	if o.WatchGrace == 0 {
-		o.WatchGrace = o.Resync
-	}
-	if o.IdleAfter == 0 {
-		o.IdleAfter = defaultIdleAfter
-	}
-	if o.IdleAfter > 0 {
-		o.IdleAfter = max(o.IdleAfter, o.Resync+o.Resync/2)
-	}
-	if o.PassTimeout == 0 {
-		o.PassTimeout = 15 * time.Second
-	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+}
+
+// New checks the options and makes a Controller. Nothing is read or written
+// before Run.
+func New(o Options) (*Controller, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	o.complete()
 	c := &Controller{o: o, guards: map[string]*entry{}, querySlots: make(chan struct{}, max(1, o.Workers/2)), orphanScans: make(chan struct{}, 1)}
 	c.queue = workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[string](20*time.Millisecond, time.Second))
 	c.slow = workqueue.NewTypedItemExponentialFailureRateLimiter[string](250*time.Millisecond, 15*time.Second)

@@ -282,80 +282,93 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	m.watched.Collect(to)
 }
 
+// collect sends what a guard's series are now.
 func (s *series) collect(to chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, labels ...*dto.LabelPair) {
-		to <- &reading{desc: d, labels: append([]*dto.LabelPair{s.guard}, labels...), value: v}
-	}
-	count := func(d *prometheus.Desc, n int64, labels ...*dto.LabelPair) {
-		to <- &reading{desc: d, labels: append([]*dto.LabelPair{s.guard}, labels...), value: float64(n), counter: true}
-	}
-	for i, p := range statePairs {
-		v := 0.0
-		if decision.States[i] == s.state {
-			v = 1
-		}
-		gauge(descState, v, p)
-	}
-	for i, p := range signalPairs {
-		count(descRollbacks, s.rollbacks[i], p)
-	}
-	if s.observes {
-		gauge(descObserves, 1)
-		gauge(descWould, bit(s.would))
-		for i, p := range signalPairs {
-			count(descWouldBe, s.wouldBe[i], p)
-		}
-	}
-	for i, p := range kindPairs {
-		count(descProgress, s.progress[i], p)
-	}
-	for i, p := range waitPairs {
-		if !s.promotes {
-			break
-		}
-		v := 0.0
-		if decision.Waits[i] == s.waitsFor {
-			v = 1
-		}
-		gauge(descWaits, v, p)
-	}
-	count(descReasserts, s.reasserts)
-	count(descUnverified, s.unverified)
-	count(descFailures, s.failures)
-	for i, p := range s.subsets {
-		all := int64(0)
-		for k, reason := range endPairs {
-			if n := s.restarts[i][k]; n > 0 {
-				count(descEnds, n, reason, p)
-				all += n
-			}
-		}
-		count(descRestarts, all, p)
-	}
-	if !s.seen {
-		return
-	}
-	for i, weight := range []int{100 - s.weight, s.weight} {
-		gauge(descWeight, float64(weight), s.subsets[i])
-		for k, reason := range reasonPairs {
-			if n := s.waiting[i][k]; n > 0 {
-				gauge(descWaiting, float64(n), reason, s.subsets[i])
-			}
-		}
-	}
-	gauge(descBlind, bit(s.blind))
-	gauge(descUnguarded, float64(s.unguarded))
-	gauge(descForeign, float64(s.foreign))
-	if !s.movedAt.IsZero() {
-		gauge(descMoved, float64(s.movedAt.UnixMilli())/1000)
+	e := exporting{s, to}
+	e.steps()
+	e.rollbacks()
+	e.restarts()
+	if s.seen {
+		e.traffic()
 	}
 }
 
-func bit(b bool) float64 {
-	if b {
-		return 1
+// exporting sends one guard's series to the registry.
+type exporting struct {
+	*series
+	to chan<- prometheus.Metric
+}
+
+func (e exporting) gauge(d *prometheus.Desc, v float64, labels ...*dto.LabelPair) {
+	e.to <- &reading{desc: d, labels: append([]*dto.LabelPair{e.guard}, labels...), value: v}
+}
+
+func (e exporting) count(d *prometheus.Desc, n int64, labels ...*dto.LabelPair) {
+	e.to <- &reading{desc: d, labels: append([]*dto.LabelPair{e.guard}, labels...), value: float64(n), counter: true}
+}
+
+// steps are the state, and how the steps of promotion stand.
+func (e exporting) steps() {
+	for i, p := range statePairs {
+		e.gauge(descState, oneIf(decision.States[i] == e.state), p)
 	}
-	return 0
+	for i, p := range kindPairs {
+		e.count(descProgress, e.progress[i], p)
+	}
+	if e.promotes {
+		for i, p := range waitPairs {
+			e.gauge(descWaits, oneIf(decision.Waits[i] == e.waitsFor), p)
+		}
+	}
+}
+
+// rollbacks are what was done, what would have been, and what could not be.
+func (e exporting) rollbacks() {
+	for i, p := range signalPairs {
+		e.count(descRollbacks, e.series.rollbacks[i], p)
+	}
+	if e.observes {
+		e.gauge(descObserves, 1)
+		e.gauge(descWould, oneIf(e.would))
+		for i, p := range signalPairs {
+			e.count(descWouldBe, e.wouldBe[i], p)
+		}
+	}
+	e.count(descReasserts, e.reasserts)
+	e.count(descUnverified, e.unverified)
+	e.count(descFailures, e.failures)
+}
+
+// restarts are those of both sides' containers.
+func (e exporting) restarts() {
+	for i, p := range e.subsets {
+		all := int64(0)
+		for k, reason := range endPairs {
+			if n := e.series.restarts[i][k]; n > 0 {
+				e.count(descEnds, n, reason, p)
+				all += n
+			}
+		}
+		e.count(descRestarts, all, p)
+	}
+}
+
+// traffic is what has been seen of the VirtualServices and of what runs behind them.
+func (e exporting) traffic() {
+	for i, weight := range []int{100 - e.weight, e.weight} {
+		e.gauge(descWeight, float64(weight), e.subsets[i])
+		for k, reason := range reasonPairs {
+			if n := e.waiting[i][k]; n > 0 {
+				e.gauge(descWaiting, float64(n), reason, e.subsets[i])
+			}
+		}
+	}
+	e.gauge(descBlind, oneIf(e.blind))
+	e.gauge(descUnguarded, float64(e.unguarded))
+	e.gauge(descForeign, float64(e.foreign))
+	if !e.movedAt.IsZero() {
+		e.gauge(descMoved, float64(e.movedAt.UnixMilli())/1000)
+	}
 }
 
 // reading is one value of one series.
