@@ -109,8 +109,8 @@ func TestReachIsWhatAStepComesTo(t *testing.T) {
 	}
 }
 
-// A step that reads as less than its rung would be made again and again.
-func TestEveryRungIsReachedOrRefusedWhateverTheTotal(t *testing.T) {
+// A step that reads as less than it is would be made again and again.
+func TestEveryStepIsReachedOrRefusedWhateverTheTotal(t *testing.T) {
 	for total := 1; total <= 120; total++ {
 		for weight := 1; weight <= 100; weight++ {
 			vs := virtualService("v1", "orders", "microservices", nil)

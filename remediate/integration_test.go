@@ -305,7 +305,7 @@ func TestTwoReplicasAndARivalAgreeOnOneRollback(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var rivals sync.WaitGroup
-	storm := func(do func(n int) error) {
+	burst := func(do func(n int) error) {
 		rivals.Go(func() {
 			tick := time.NewTicker(5 * time.Millisecond)
 			defer tick.Stop()
@@ -318,12 +318,12 @@ func TestTwoReplicasAndARivalAgreeOnOneRollback(t *testing.T) {
 			}
 		})
 	}
-	storm(func(n int) error { // other fields of the VirtualService
+	burst(func(n int) error { // other fields of the VirtualService
 		_, err := r.dynamic.Resource(virtualServiceResource).Namespace(r.ns).Patch(ctx, app.Name, "application/merge-patch+json",
 			fmt.Appendf(nil, `{"metadata":{"annotations":{"rival":"%d"}}}`, n), metav1.PatchOptions{})
 		return err
 	})
-	storm(func(n int) error { // and of the record
+	burst(func(n int) error { // and of the record
 		_, err := r.kube.CoreV1().ConfigMaps(r.ns).Patch(ctx, records.Name(app.Name), "application/merge-patch+json",
 			fmt.Appendf(nil, `{"metadata":{"annotations":{"rival":"%d"}}}`, n), metav1.PatchOptions{})
 		return err

@@ -20,7 +20,7 @@ import (
 )
 
 // climber is a guard of mode auto that may step at once.
-func (r *rig) climber(name string) decision.Guard {
+func (r *rig) autoGuard(name string) decision.Guard {
 	g := r.guard(name)
 	g.Promotion.Mode = decision.PromotionAuto
 	return g
@@ -93,9 +93,9 @@ func TestALeaseHolderKilledInTheMiddleOfAStep(t *testing.T) {
 			t.Parallel() // each waits for the Lease to run out
 			r := newParallelRig(t)
 			app := r.app("orders-service")
-			a := r.start(r.climber(app.Name))
+			a := r.start(r.autoGuard(app.Name))
 			a.leader()
-			b := r.start(r.climber(app.Name))
+			b := r.start(r.autoGuard(app.Name))
 			weights := r.weights(app)
 			r.inState(app.Name, decision.StateIdle)
 			var steps atomic.Int32
@@ -140,9 +140,9 @@ func TestALeaseHolderKilledInTheMiddleOfAStep(t *testing.T) {
 func TestARollbackInTheInstantOfAStepWins(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
-	a := r.start(r.climber(app.Name))
+	a := r.start(r.autoGuard(app.Name))
 	a.leader()
-	b := r.start(r.climber(app.Name))
+	b := r.start(r.autoGuard(app.Name))
 	weights := r.weights(app)
 	var steps atomic.Int32
 	a.tap.before(func(q *http.Request, c call) error {
@@ -190,9 +190,9 @@ func (r *rig) waitsFor(guard string, want decision.Wait) decision.Record {
 func TestAnAlertThatOnlyTheOtherReplicaHasHeardStopsSteps(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
-	a := r.start(r.climber(app.Name)) // AskForward tells of no alert at all
+	a := r.start(r.autoGuard(app.Name)) // AskForward tells of no alert at all
 	a.leader()
-	b := r.start(r.climber(app.Name))
+	b := r.start(r.autoGuard(app.Name))
 	hold := badAlert("StableErrors")
 	hold.Action = decision.ActionHold
 	r.must(b.fire(app.Name, hold))
@@ -239,7 +239,7 @@ func (r *rig) checkTold(name, reason, text string, want int) {
 func TestWithoutPrometheusItWaitsAndThenGoesOnToTheEnd(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
-	g := r.climber(app.Name)
+	g := r.autoGuard(app.Name)
 	g.Rollback.Window = 3 * time.Second
 	var stopped atomic.Bool
 	var asked atomic.Int32
@@ -299,7 +299,7 @@ func TestWithoutPrometheusItWaitsAndThenGoesOnToTheEnd(t *testing.T) {
 func TestCIStepsInBetweenTwoSteps(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
-	g := r.climber(app.Name)
+	g := r.autoGuard(app.Name)
 	g.Promotion.Steps = []decision.Step{{Weight: 10}, {Weight: 30, Interval: time.Hour}, {Weight: 100, Interval: time.Hour}}
 	a := r.start(g)
 	a.leader()

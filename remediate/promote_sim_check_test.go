@@ -149,9 +149,9 @@ func (t *truth) builds(s *sim) {
 // skewedSince says that some clock was wrong at a time or after it.
 func (t *truth) skewedSince(at time.Time) bool { return !t.skewed.Before(at) }
 
-// rung is the next step, and how long the weights and the build have to stand
+// nextStep is the next step, and how long the weights and the build have to stand
 // before it.
-func (s *sim) rung() (step decision.Step, interval time.Duration, more bool) {
+func (s *sim) nextStep() (step decision.Step, interval time.Duration, more bool) {
 	lowest := s.is().Lowest
 	for i, x := range s.guard.Promotion.Steps {
 		if x.Weight > lowest {
@@ -187,7 +187,7 @@ var obstacles = [...]struct {
 // an obstacle where guardian cannot know better.
 func (s *sim) ground(w decision.Wait) bool {
 	t, now, rec := &s.truth, s.now(), s.record()
-	_, interval, _ := s.rung()
+	_, interval, _ := s.nextStep()
 	skewed := t.skewedSince(t.movedAt)
 	stands := now.Sub(latest(t.movedAt, t.built, t.rolled))
 	switch w {
@@ -315,7 +315,7 @@ func (s *sim) checkRollback() {
 // nothing that is over. So a step that waits for nothing is taken.
 func (s *sim) checkStated() {
 	t, now := &s.truth, s.now()
-	step, _, more := s.rung()
+	step, _, more := s.nextStep()
 	mode := s.guard.Promotion.Mode
 	st := s.record().Status
 	switch {
@@ -466,9 +466,9 @@ func (s *sim) checkWrite(r *simReplica, before, after *unstructured.Unstructured
 // checkStep is for a write that moves traffic forward.
 func (s *sim) checkStep(r *simReplica, was, is virtualservice.Traffic) {
 	t := &s.truth
-	step, interval, more := s.rung()
+	step, interval, more := s.nextStep()
 	if !more || is.Weight != step.Weight || is.Lowest != is.Weight {
-		s.fail("a step from %d%% to %d%%: not one rung", was.Lowest, is.Weight)
+		s.fail("a step from %d%% to %d%%: not one step", was.Lowest, is.Weight)
 		return
 	}
 	if !r.led || r.ledAt.Before(r.sent) {

@@ -148,7 +148,7 @@ func TestTestersLeftBehindTheSplitAreAsideWhateverTheyDidBefore(t *testing.T) {
 	}
 }
 
-func TestALadderClimbsBesideStickySessions(t *testing.T) {
+func TestStepsAreTakenBesideStickySessions(t *testing.T) {
 	sticky := vstest.PairRoute(vstest.CookieV2, 0, 100) + vstest.PairRoute(vstest.CookieV1, 100, 0)
 	for _, steps := range [][]decision.Step{{{Weight: 10}, {Weight: 50}, {Weight: 100}}, {{Weight: 100}}} {
 		for _, beside := range []string{"", vstest.OnlyRoute(vstest.SomePath, "v2"), vstest.PairRoute(vstest.SomePath, 0, 100)} {
@@ -177,7 +177,7 @@ func TestALadderClimbsBesideStickySessions(t *testing.T) {
 			}
 			for _, e := range o.record().History[told:] {
 				if e.Event == "shifted" || e.Event == "missed" {
-					t.Errorf("the ladder told of what nobody did: %+v", e)
+					t.Errorf("the steps told of what nobody did: %+v", e)
 				}
 			}
 		}

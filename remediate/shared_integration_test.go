@@ -197,7 +197,7 @@ func (g *gated) behind(p *running) {
 func TestTheScheduleGoesOnFromWhereCIHasSteppedIn(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
-	g := r.climber(app.Name)
+	g := r.autoGuard(app.Name)
 	g.Promotion.Steps = []decision.Step{{Weight: 10}, {Weight: 30}, {Weight: 100}}
 	gate := &gated{}
 	p := r.startWith(gate.options, g)
@@ -216,14 +216,14 @@ func TestTheScheduleGoesOnFromWhereCIHasSteppedIn(t *testing.T) {
 	}
 }
 
-func TestAnAlertThatOnlyTheOtherReplicaHasHeardHoldsTheLadder(t *testing.T) {
+func TestAnAlertThatOnlyTheOtherReplicaHasHeardHoldsThePromotion(t *testing.T) {
 	r := newRig(t)
 	app := r.app("orders-service")
 	gate := &gated{}
-	a := r.startWith(gate.options, r.climber(app.Name))
+	a := r.startWith(gate.options, r.autoGuard(app.Name))
 	gate.behind(a)
 	a.leader()
-	b := r.start(r.climber(app.Name))
+	b := r.start(r.autoGuard(app.Name))
 	r.must(app.Deploy(t.Context(), "v2", "orders:2.1"))
 	r.waitsFor(app.Name, decision.WaitGate)
 	hold := badAlert("StableErrors")
@@ -243,7 +243,7 @@ func TestAnEntryThatIsNewInTheConfigurationIsOnlyRecorded(t *testing.T) {
 	old, app := r.app("other"), r.app("orders-service")
 	p := r.start(r.guard(old.Name))
 	p.leader()
-	p.SetGuards([]decision.Guard{r.guard(old.Name), r.climber(app.Name)})
+	p.SetGuards([]decision.Guard{r.guard(old.Name), r.autoGuard(app.Name)})
 	rec := r.waitsFor(app.Name, decision.WaitBuild)
 	if told := r.told(app.Name); len(told) > 0 || rec.Status.State != decision.StateIdle {
 		t.Errorf("%s, history %q; want nothing but a look", rec.Status.State, told)

@@ -65,7 +65,7 @@ func newArgo(t *testing.T, plane *controlplane.Plane, argocd *controlplane.ArgoC
 	})
 	a.waitFor(slow, "Argo CD has synced the sample", func(ctx context.Context) error { return a.says(ctx, "Synced/Healthy") })
 	a.startGuardian()
-	a.sightings = a.sight()
+	a.observations = a.observe()
 	return a
 }
 
@@ -186,7 +186,7 @@ func (a *argo) play() outcome {
 
 	rolledBack := a.fail()
 	o.after = a.statuses(func() { a.must(sleep(a.t.Context(), watched)) })
-	o.exposed, o.times = a.sightings.exposed(rolledBack)
+	o.exposed, o.times = a.observations.lockedWithTraffic(rolledBack)
 	status, message, err := a.healthOf(a.t.Context())
 	a.must(err)
 	o.health = status + ": " + message
@@ -255,7 +255,7 @@ func (a *argo) release(o *outcome) {
 		return a.canaryAt(ctx, 20)
 	})
 	o.forward = time.Since(ready)
-	o.exposedAfter, o.timesAfter = a.sightings.exposed(committed)
+	o.exposedAfter, o.timesAfter = a.observations.lockedWithTraffic(committed)
 	a.waitFor(slow, "synced with the new build", func(ctx context.Context) error { return a.says(ctx, "Synced/Healthy") })
 	a.isAt(20)
 	if got := a.timeout(); got != "7s" {

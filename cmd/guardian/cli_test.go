@@ -1098,21 +1098,21 @@ func TestStatus(t *testing.T) {
 			{At: now.Add(-5 * time.Minute), Event: "shifted", From: 10, To: 30, Reason: "canary went from 10% to 30%"},
 			{At: now.Add(-90 * time.Second), Event: "rolled-back", By: "alert", From: 30, To: 0, Reason: "5% of requests failed"},
 		}
-		climbing := record(decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Since: now.Add(-time.Hour), Build: "0123456789abcdef",
+		advancing := record(decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Since: now.Add(-time.Hour), Build: "0123456789abcdef",
 			StepStatus: decision.StepStatus{Mode: decision.PromotionAuto, Steps: []int{10, 30, 50, 100}, NextStep: 30, NextAt: now.Add(4 * time.Minute), Waiting: "waiting: until 2000-01-01T00:04:00Z", WaitingFor: decision.WaitInterval},
 			Counts:     decision.Counts{Requests: 37}, FiringStatus: decision.FiringStatus{Alerts: []string{"A", "B"}}}})
-		climbing.Name, climbing.Labels = records.Name("payments"), map[string]string{records.LabelGuard: "payments"}
+		advancing.Name, advancing.Labels = records.Name("payments"), map[string]string{records.LabelGuard: "payments"}
 		other := record(decision.Record{})
 		other.Name, other.Labels, other.Data = "guardian-config", nil, map[string]string{"status": "no record"}
-		b := newBench(t, record(r), climbing, other, lease("a", now))
+		b := newBench(t, record(r), advancing, other, lease("a", now))
 		for _, tc := range []struct{ golden, args string }{
 			{"status-table.golden", "status"},
 			{"status-table.golden.json", "status -o json"},
 			{"status-guard.golden", "status orders-service"},
 			{"status-guard.golden.json", "status orders-service -o json"},
 			{"status-all.golden", "status -A"},
-			{"status-ladder.golden", "status payments"},
-			{"status-ladder.golden.json", "status payments -o json"},
+			{"status-steps.golden", "status payments"},
+			{"status-steps.golden.json", "status payments -o json"},
 		} {
 			code, text := b.run(strings.Fields(tc.args)...)
 			if code != exitOK {
@@ -1129,15 +1129,15 @@ func TestTheTableOfGuardsFitsA80ColumnTerminal(t *testing.T) {
 		s.Since = now.Add(-26 * time.Hour)
 		return records.Named{Namespace: "microservices", Guard: "orders-service", Record: decision.Record{Status: s, Lock: l}}
 	}
-	ladder := func(s decision.Status, step int, wait decision.Wait) decision.Status {
+	withStep := func(s decision.Status, step int, wait decision.Wait) decision.Status {
 		s.Mode, s.NextStep, s.WaitingFor, s.Waiting = decision.PromotionAuto, step, wait, "waiting: "+strings.Repeat("for a long reason ", 10)
 		return s
 	}
 	fires := []string{"GuardianCanaryErrorRate"}
 	for _, r := range []records.Named{
-		row(ladder(decision.Status{State: decision.StateRolledBack, FiringStatus: decision.FiringStatus{Alerts: fires}}, 10, decision.WaitLock), &decision.Lock{Kind: decision.LockManual, Alert: fires[0], By: "alert"}),
-		row(ladder(decision.Status{State: decision.StateHeld, Weight: 50, FiringStatus: decision.FiringStatus{Alerts: append(fires, "A", "B")}}, 100, decision.WaitAlert), nil),
-		row(ladder(decision.Status{State: decision.StateShifting, Weight: 30}, 50, decision.WaitFirstSight), nil),
+		row(withStep(decision.Status{State: decision.StateRolledBack, FiringStatus: decision.FiringStatus{Alerts: fires}}, 10, decision.WaitLock), &decision.Lock{Kind: decision.LockManual, Alert: fires[0], By: "alert"}),
+		row(withStep(decision.Status{State: decision.StateHeld, Weight: 50, FiringStatus: decision.FiringStatus{Alerts: append(fires, "A", "B")}}, 100, decision.WaitAlert), nil),
+		row(withStep(decision.Status{State: decision.StateShifting, Weight: 30}, 50, decision.WaitFirstSight), nil),
 	} {
 		var out bytes.Buffer
 		if err := printTable(&out, []records.Named{r}, false, true, now); err != nil {
@@ -1151,28 +1151,28 @@ func TestTheTableOfGuardsFitsA80ColumnTerminal(t *testing.T) {
 	}
 }
 
-func TestStatusShowsTheLadder(t *testing.T) {
+func TestStatusShowsTheSteps(t *testing.T) {
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	climbing := func(weight int, next int, at time.Time, reason decision.Wait, why string) decision.Status {
+	advancing := func(weight int, next int, at time.Time, reason decision.Wait, why string) decision.Status {
 		return decision.Status{StepStatus: decision.StepStatus{Mode: decision.PromotionAuto, Steps: []int{10, 30, 50, 100}, NextStep: next, NextAt: at, WaitingFor: reason, Waiting: why}, Weight: weight}
 	}
 	due, since := now.Add(200*time.Second), now.Add(-time.Minute)
 	for name, c := range map[string]struct {
-		s                  decision.Status
-		ladder, line, cell string
+		s                 decision.Status
+		steps, line, cell string
 	}{
 		"mode off":               {decision.Status{Weight: 50}, "", "", "-"},
-		"before the first step":  {climbing(0, 10, time.Time{}, decision.WaitBuild, "waiting: for a new build"), "auto, [0%] → 10% → 30% → 50% → 100%", "10%; waiting: for a new build", "10% (build)"},
-		"on a rung, before time": {climbing(30, 50, due, decision.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s)", "50% in 3m20s"},
-		"an alert, before time":  {climbing(30, 50, due, decision.WaitAlert, "waiting: alert A fires"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s); waiting: alert A fires", "50% (alert)"},
-		"on a rung, and due":     {climbing(30, 50, since, decision.WaitRequests, "waiting: 37 of 100 requests"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T08:59:00Z; waiting: 37 of 100 requests", "50% (requests)"},
-		"just due":               {climbing(30, 50, now, decision.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T09:00:00Z", "50%"},
-		"a weight of CI's":       {climbing(20, 30, since, "", ""), "auto, 10% → [20%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
-		"at the end":             {climbing(100, 0, time.Time{}, "", ""), "auto, 10% → 30% → 50% → [100%]", "", "-"},
-		"routes that differ":     {func() decision.Status { s := climbing(50, 30, since, "", ""); s.Spread = 40; return s }(), "auto, [10%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
+		"before the first step":  {advancing(0, 10, time.Time{}, decision.WaitBuild, "waiting: for a new build"), "auto, [0%] → 10% → 30% → 50% → 100%", "10%; waiting: for a new build", "10% (build)"},
+		"at a step, before time": {advancing(30, 50, due, decision.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s)", "50% in 3m20s"},
+		"an alert, before time":  {advancing(30, 50, due, decision.WaitAlert, "waiting: alert A fires"), "auto, 10% → [30%] → 50% → 100%", "50%, due at 2026-03-02T09:03:20Z (in 3m20s); waiting: alert A fires", "50% (alert)"},
+		"at a step, and due":     {advancing(30, 50, since, decision.WaitRequests, "waiting: 37 of 100 requests"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T08:59:00Z; waiting: 37 of 100 requests", "50% (requests)"},
+		"just due":               {advancing(30, 50, now, decision.WaitInterval, "waiting: until x"), "auto, 10% → [30%] → 50% → 100%", "50%, due since 2026-03-02T09:00:00Z", "50%"},
+		"a weight of CI's":       {advancing(20, 30, since, "", ""), "auto, 10% → [20%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
+		"at the end":             {advancing(100, 0, time.Time{}, "", ""), "auto, 10% → 30% → 50% → [100%]", "", "-"},
+		"routes that differ":     {func() decision.Status { s := advancing(50, 30, since, "", ""); s.Spread = 40; return s }(), "auto, [10%] → 30% → 50% → 100%", "30%, due since 2026-03-02T08:59:00Z", "30%"},
 	} {
-		if got := []string{stepsText(c.s), nextLine(c.s, now), nextCell(c.s, now)}; !slices.Equal(got, []string{c.ladder, c.line, c.cell}) {
-			t.Errorf("%s:\n got %q\nwant %q", name, got, []string{c.ladder, c.line, c.cell})
+		if got := []string{stepsText(c.s), nextLine(c.s, now), nextCell(c.s, now)}; !slices.Equal(got, []string{c.steps, c.line, c.cell}) {
+			t.Errorf("%s:\n got %q\nwant %q", name, got, []string{c.steps, c.line, c.cell})
 		}
 	}
 }

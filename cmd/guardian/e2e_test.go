@@ -327,9 +327,9 @@ func TestTheRealAlertmanagerThroughAnOutageAndARestart(t *testing.T) {
 	}
 }
 
-// storm says how many guards there are and how often guardian is killed.
-func storm() (guards, kills int) {
-	if os.Getenv("GUARDIAN_STORM") == "full" {
+// burstSize is how many guards there are and how often guardian is killed.
+func burstSize() (guards, kills int) {
+	if os.Getenv("GUARDIAN_BURST") == "full" {
 		return 200, 20
 	}
 	return 20, 4
@@ -337,7 +337,7 @@ func storm() (guards, kills int) {
 
 func TestKilledAtRandomDuringManyRollbacksAllAreDone(t *testing.T) {
 	r := newRig(t)
-	n, kills := storm()
+	n, kills := burstSize()
 	apps := r.apps("orders", n, 50)
 	port, err := controlplane.FreePort()
 	r.must(err)

@@ -149,7 +149,7 @@ func TestTheSampleUnderFlux(t *testing.T) {
 			f.policies()
 			f.commit()
 			f.startGuardian()
-			f.sightings = f.sight()
+			f.observations = f.observe()
 			f.shift(10, "")
 			f.waitFor(slow, "10%", func(ctx context.Context) error { return f.canaryAt(ctx, 10) })
 
@@ -163,7 +163,7 @@ func TestTheSampleUnderFlux(t *testing.T) {
 			}
 			f.must(sleep(t.Context(), 12*time.Second)) // an interval
 			f.waitFor(slow, "no traffic for Pods that are not ready", func(ctx context.Context) error { return f.canaryAt(ctx, 0) })
-			exposed, times := f.sightings.exposed(committed)
+			exposed, times := f.observations.lockedWithTraffic(committed)
 			if (times > 0) != (label == "off") {
 				t.Errorf("the locked canary had traffic for %v, %d times", exposed, times)
 			}

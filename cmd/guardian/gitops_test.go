@@ -26,7 +26,7 @@ const slow = 3 * time.Minute
 // synced is the sample repository in a namespace of its own, which a GitOps tool keeps as git says.
 type synced struct {
 	*sample
-	sightings *sightings
+	observations *observations
 }
 
 func newSynced(t *testing.T, plane *controlplane.Plane) *synced {
@@ -54,34 +54,34 @@ func (s *synced) rename(folder string) {
 	}
 }
 
-// sighting is the canary's share as the API server told of it.
-type sighting struct {
+// observation is the canary's share as the API server told of it.
+type observation struct {
 	at     time.Time
 	share  int64
 	locked bool
 }
 
-// sightings are all of them, in their order.
-type sightings struct {
+// observations are all of them, in their order.
+type observations struct {
 	mu   sync.Mutex
-	list []sighting
+	list []observation
 }
 
-// sight takes down each state of the VirtualService.
-func (s *synced) sight() *sightings {
+// observe takes down each state of the VirtualService.
+func (s *synced) observe() *observations {
 	s.t.Helper()
-	out := &sightings{}
+	out := &observations{}
 	s.t.Cleanup(s.eachVirtualService(func(vs *unstructured.Unstructured) {
 		_, locked := vs.GetAnnotations()[decision.AnnotationLock+sampleGuard]
 		out.mu.Lock()
 		defer out.mu.Unlock()
-		out.list = append(out.list, sighting{time.Now(), canaryWeight(vs), locked})
+		out.list = append(out.list, observation{time.Now(), canaryWeight(vs), locked})
 	}))
 	return out
 }
 
-// exposed says for how long, and how many times, a locked canary had traffic since a moment.
-func (s *sightings) exposed(since time.Time) (long time.Duration, times int) {
+// lockedWithTraffic says for how long, and how many times, a locked canary had traffic since a moment.
+func (s *observations) lockedWithTraffic(since time.Time) (long time.Duration, times int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, one := range s.list {

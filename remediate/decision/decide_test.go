@@ -50,7 +50,7 @@ func gets(weight int) but {
 }
 
 // stood sets what the record says of the past.
-func stood(state State, weight int) but {
+func wasIn(state State, weight int) but {
 	return func(in *Input) {
 		s := &in.Record.Status
 		s.State, s.Weight, s.Full = state, weight, weight == 100
@@ -64,7 +64,7 @@ func stood(state State, weight int) but {
 // promoted is a guard whose canary got all traffic so long ago.
 func promoted(ago time.Duration) but {
 	return func(in *Input) {
-		stood(StatePromoted, 100)(in)
+		wasIn(StatePromoted, 100)(in)
 		in.Record.Status.PromotedAt = at.Add(-ago)
 	}
 }
@@ -85,7 +85,7 @@ func unseen(in *Input) { in.Record = Record{} }
 // locked is a guard that was rolled back from b1, with the canary at 0.
 func locked(kind LockKind) but {
 	return func(in *Input) {
-		stood(StateRolledBack, 0)(in)
+		wasIn(StateRolledBack, 0)(in)
 		in.Record.Lock = &Lock{Kind: kind, Build: "b1", Alert: "CanaryErrors", By: "alert", Since: at.Add(-10 * time.Minute), Reason: "CanaryErrors: 7% of requests fail"}
 		in.Record.Refused = []string{"b1"}
 	}
@@ -178,7 +178,7 @@ func asks(action RequestAction) but {
 // seen to have moved.
 func underWay(weight int) but {
 	return func(in *Input) {
-		stood(StateShifting, weight)(in)
+		wasIn(StateShifting, weight)(in)
 		in.Record.Status.Moving = &Moving{From: weight, At: at.Add(-time.Minute), By: ByAlert, Build: "b1", Reason: "CanaryErrors: 7%", Alert: "CanaryErrors", Signal: "error_rate"}
 	}
 }
@@ -315,7 +315,7 @@ func TestFirstSightRecordsAndMovesNothing(t *testing.T) {
 		"an existing build is not promoted in mode auto":       {[]but{unseen, gets(0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "first sight"},
 		"a canary that has traffic is not promoted either":     {[]but{unseen, auto}, verdict{state: StateShifting, reason: ReasonNothing, requeue: poll}, "first sight"},
 		"not even on a person's word":                          {[]but{unseen, auto, asks(RequestPromote), func(in *Input) { in.Record.Status = Status{} }}, verdict{state: StateShifting, reason: ReasonNothing, requeue: poll, added: "refused by ann: 0→50"}, "first sight"},
-		"the next look at the same build does not promote yet": {[]but{gets(0), stood(StateIdle, 0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "waiting: for a new build"},
+		"the next look at the same build does not promote yet": {[]but{gets(0), wasIn(StateIdle, 0), auto}, verdict{state: StateIdle, reason: ReasonNothing}, "waiting: for a new build"},
 	})
 	d := Decide(given(unseen, appeared(10*time.Minute)), at)
 	want := Status{State: StateShifting, Since: at, Weight: 50, Reason: "canary has 50%", Build: "b1", BuildSince: at.Add(-10 * time.Minute), MovedAt: at,
@@ -331,20 +331,20 @@ func TestARollbackAlertInEveryState(t *testing.T) {
 		return v
 	}
 	runRows(t, map[string]row{
-		"idle: it is noted":     {[]but{bad, stood(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, "rolled back at once if it gets some"},
+		"idle: it is noted":     {[]but{bad, wasIn(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, "rolled back at once if it gets some"},
 		"shifting: rolled back": {[]but{bad}, rolled(verdict{added: "rolled-back by alert: 50→0"}), "CanaryErrors: 7% of requests fail"},
-		"held: rolled back":     {[]but{bad, stood(StateHeld, 50)}, rolled(verdict{added: "rolled-back by alert: 50→0"}), ""},
-		"1% is enough":          {[]but{bad, stood(StateShifting, 1)}, rolled(verdict{added: "rolled-back by alert: 1→0"}), ""},
-		"a mirror alone is enough": {[]but{bad, stood(StateIdle, 0), func(in *Input) { in.Traffic.Mirrors = 1 }},
+		"held: rolled back":     {[]but{bad, wasIn(StateHeld, 50)}, rolled(verdict{added: "rolled-back by alert: 50→0"}), ""},
+		"1% is enough":          {[]but{bad, wasIn(StateShifting, 1)}, rolled(verdict{added: "rolled-back by alert: 1→0"}), ""},
+		"a mirror alone is enough": {[]but{bad, wasIn(StateIdle, 0), func(in *Input) { in.Traffic.Mirrors = 1 }},
 			rolled(verdict{added: "rolled-back by alert: 0→0"}), ""},
-		"a route of testers alone is enough": {[]but{bad, stood(StateIdle, 0), func(in *Input) { in.Traffic.CanaryOnly = 1 }},
+		"a route of testers alone is enough": {[]but{bad, wasIn(StateIdle, 0), func(in *Input) { in.Traffic.CanaryOnly = 1 }},
 			rolled(verdict{added: "rolled-back by alert: 0→0"}), ""},
-		"it fires already when CI first shifts: rolled back at once": {[]but{fires(ActionRollback, "CanaryErrors", 20*time.Minute), stood(StateIdle, 0), gets(10)},
+		"it fires already when CI first shifts: rolled back at once": {[]but{fires(ActionRollback, "CanaryErrors", 20*time.Minute), wasIn(StateIdle, 0), gets(10)},
 			rolled(verdict{added: "shifted: 0→10; rolled-back by alert: 0→0"}.from(10)), ""},
 		"promoted: rolled back":                         {[]but{bad, promoted(10 * time.Minute)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
 		"promoted, in the last instant: rolled back":    {[]but{bad, promoted(30*time.Minute - 1)}, rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
 		"completed, from the first instant: only noted": {[]but{bad, leads, promoted(30 * time.Minute)}, verdict{state: StateCompleted, reason: ReasonCompleted, added: "completed: 100→100; noted by alert: 100→100"}, "not rolled back"},
-		"completed: noted once": {[]but{bad, promoted(time.Hour), stood(StateCompleted, 100), noted("CanaryErrors", time.Minute)},
+		"completed: noted once": {[]but{bad, promoted(time.Hour), wasIn(StateCompleted, 100), noted("CanaryErrors", time.Minute)},
 			verdict{state: StateCompleted, reason: ReasonCompleted}, ""},
 		"unverified: rolled back": {[]but{bad, promoted(10 * time.Minute), func(in *Input) { in.Record.Status.State, in.Record.Status.Unverified = StateUnverified, true }},
 			rolled(verdict{added: "rolled-back by alert: 100→0"}), ""},
@@ -385,9 +385,9 @@ func TestAHoldAlertStopsAndMovesNothing(t *testing.T) {
 	runRows(t, map[string]row{
 		"shifting: held, and noted":          {[]but{hold}, verdict{state: StateHeld, reason: ReasonHeld, added: "noted by alert: 50→50"}, "no step forward while it fires"},
 		"held: noted once":                   {[]but{hold, noted("StableErrors", time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld}, "held at 50% by StableErrors"},
-		"idle: nothing to hold":              {[]but{hold, stood(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
+		"idle: nothing to hold":              {[]but{hold, wasIn(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
 		"promoted: stays promoted":           {[]but{hold, promoted(10 * time.Minute)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute, added: "noted by alert: 100→100"}, ""},
-		"over: shifting again":               {[]but{stood(StateHeld, 50)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
+		"over: shifting again":               {[]but{wasIn(StateHeld, 50)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
 		"heard by another replica, it holds": {[]but{heardElsewhere(ActionHold, 10*time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld}, "Elsewhere"},
 		"a rollback heard elsewhere holds":   {[]but{heardElsewhere(ActionRollback, 10*time.Minute)}, verdict{state: StateHeld, reason: ReasonEarlierBuild}, "Elsewhere"},
 		"the lease holder must have listed it": {[]but{leads, heardElsewhere(ActionHold, ListingKnows-1)},
@@ -441,7 +441,7 @@ func TestAnAlertCountsAgainstTheBuildThatItBeganUnder(t *testing.T) {
 func TestANewBuildUnderAllTraffic(t *testing.T) {
 	new := runs("b2", 2)
 	runRows(t, map[string]row{
-		"a completed canary gets a new window": {[]but{promoted(time.Hour), stood(StateCompleted, 100), new},
+		"a completed canary gets a new window": {[]but{promoted(time.Hour), wasIn(StateCompleted, 100), new},
 			verdict{state: StateUnverified, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; unverified: 100→100"}, "went out without a canary"},
 		"so does a promoted one": {[]but{promoted(10 * time.Minute), new},
 			verdict{state: StateUnverified, reason: ReasonNothing, requeue: 30 * time.Minute, added: "new-build: 100→100; unverified: 100→100"}, ""},
@@ -486,7 +486,7 @@ func TestWhatLiftsALock(t *testing.T) {
 			stays(verdict{refused: "b0 b1"}), ""},
 		"not a lock by hand": {[]but{locked(LockManual), fresh, known, live}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "manual b1 by alert", refused: "b1"}, ""},
 		"not while disarmed": {[]but{locked(LockBuild), fresh, known, live, disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, lock: "build b1 by alert", refused: "b1"}, ""},
-		"an alert of the new build locks again": {[]but{locked(LockBuild), stood(StateBlocked, 50), fresh, appeared(2 * time.Minute), live, bad},
+		"an alert of the new build locks again": {[]but{locked(LockBuild), wasIn(StateBlocked, 50), fresh, appeared(2 * time.Minute), live, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b2 by alert", refused: "b1 b2",
 				added: "new-build: 50→50; unlocked by new build: 50→50; rolled-back by alert: 50→0"}, ""},
 		"a lock of an unknown build takes the first that is known": {[]but{locked(LockBuild), live, func(in *Input) { in.Record.Lock.Build, in.Record.Status.Build, in.Record.Refused = "", "", nil }},
@@ -505,7 +505,7 @@ func TestARefusedBuildThatIsBackIsRolledBackAgain(t *testing.T) {
 	runRows(t, map[string]row{
 		"undone by kubectl rollout undo, with traffic": {[]but{was, func(in *Input) { in.Record.Status.Build = "b2" }},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "new-build: 50→50; rolled-back by refused build: 50→0"}, "build b1 was rolled back before"},
-		"without traffic it is locked": {[]but{was, stood(StateIdle, 0)},
+		"without traffic it is locked": {[]but{was, wasIn(StateIdle, 0)},
 			verdict{state: StateRolledBack, reason: ReasonRefusedBuild, lock: "build b1 by refused build", refused: "b1", added: "rolled-back by refused build: 0→0"}, ""},
 		"not before one of its pods is ready": {[]but{was, runs("b1", 0, "b2")}, verdict{state: StateShifting, reason: ReasonNothing, refused: "b1"}, ""},
 		"from its first ready pod on": {[]but{was, runs("b1", 1, "b2")},
@@ -525,31 +525,31 @@ func TestTheKindsOfLock(t *testing.T) {
 		"manual": {[]but{bad, lockKind(LockManual)}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "manual b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, ""},
 		"none: rolled back and not locked": {[]but{bad, lockKind(LockNone)},
 			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "noted by alert: 50→50; rolled-back by alert: 50→0"}, "rolled back, not locked"},
-		"none: the alert still fires, and CI shifts again": {[]but{bad, lockKind(LockNone), stood(StateIdle, 0), gets(10), noted("CanaryErrors", time.Minute)},
+		"none: the alert still fires, and CI shifts again": {[]but{bad, lockKind(LockNone), wasIn(StateIdle, 0), gets(10), noted("CanaryErrors", time.Minute)},
 			verdict{state: StateIdle, move: MoveStable, reason: ReasonAlert, added: "shifted: 0→10; rolled-back by alert: 10→0"}, ""},
-		"none: resolved, CI may shift": {[]but{lockKind(LockNone), stood(StateIdle, 0), gets(10)}, verdict{state: StateShifting, reason: ReasonNothing, added: "shifted: 0→10"}, ""},
+		"none: resolved, CI may shift": {[]but{lockKind(LockNone), wasIn(StateIdle, 0), gets(10)}, verdict{state: StateShifting, reason: ReasonNothing, added: "shifted: 0→10"}, ""},
 		"none: blocked without a lock": {[]but{bad, lockKind(LockNone), stableReady(0)},
 			verdict{state: StateBlocked, reason: ReasonBlocked, added: "blocked: 50→50; noted by alert: 50→50"}, ""},
 		"none: blocked, and only another replica has heard why": {[]but{lockKind(LockNone), blocked("stable is away"), stableReady(0), heardElsewhere(ActionRollback, time.Minute)},
 			verdict{state: StateBlocked, reason: ReasonNothing}, "stable is away"},
 		"none: a person's promotion is then refused, and it says so": {[]but{lockKind(LockNone), blocked("stable is away"), stableReady(0), heardElsewhere(ActionRollback, time.Minute), live, asks(RequestPromote)},
 			verdict{state: StateBlocked, reason: ReasonNothing, requeue: 15 * time.Second, added: "refused by ann: 50→50"}, "promote refused: stable is away"},
-		"none: ownership is given up, routes are not given back": {[]but{lockKind(LockNone), stood(StateIdle, 0), live, func(in *Input) { in.Owned = true }},
+		"none: ownership is given up, routes are not given back": {[]but{lockKind(LockNone), wasIn(StateIdle, 0), live, func(in *Input) { in.Owned = true }},
 			verdict{state: StateIdle, move: MoveMark, reason: ReasonRestore, release: true}, ""},
-		"build, lifted: ownership is given up by the lease holder": {[]but{stood(StateIdle, 0), live, func(in *Input) { in.Owned = true }},
+		"build, lifted: ownership is given up by the lease holder": {[]but{wasIn(StateIdle, 0), live, func(in *Input) { in.Owned = true }},
 			verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore, release: true}, ""},
-		"build, lifted: others leave it to the lease holder": {[]but{stood(StateIdle, 0), func(in *Input) { in.Owned = true }},
+		"build, lifted: others leave it to the lease holder": {[]but{wasIn(StateIdle, 0), func(in *Input) { in.Owned = true }},
 			verdict{state: StateIdle, reason: ReasonNothing, wantLive: true}, ""},
-		"build, lifted: while an alert fires nothing is given back": {[]but{stood(StateIdle, 0), live, bad, func(in *Input) { in.Owned, in.Owed = true, true }},
+		"build, lifted: while an alert fires nothing is given back": {[]but{wasIn(StateIdle, 0), live, bad, func(in *Input) { in.Owned, in.Owed = true, true }},
 			verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
 		"nor by the new build that lifts it": {[]but{locked(LockBuild), runs("b2", 2), appeared(2 * time.Minute), live, bad, func(in *Input) { in.Owned, in.Owed = true, true }},
 			verdict{state: StateIdle, reason: ReasonNewBuild, refused: "b1", added: "new-build: 0→0; unlocked by new build: 0→0; noted by alert: 0→0"}, ""},
-		"nor while one holds":                        {[]but{stood(StateIdle, 0), live, fires(ActionHold, "StableErrors", time.Minute), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
-		"nor while another replica has heard one":    {[]but{stood(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, reason: ReasonNothing, requeue: 15 * time.Second}, ""},
-		"one about an earlier build may be over":     {[]but{stood(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), buildSince(30 * time.Second), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore, release: true, requeue: 15 * time.Second}, ""},
-		"what was re-pointed, under another's marks": {[]but{stood(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore}, ""},
-		"from a cache it is read live first":         {[]but{stood(StateIdle, 0), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing, wantLive: true}, ""},
-		"none: what was re-pointed stays":            {[]but{lockKind(LockNone), stood(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
+		"nor while one holds":                        {[]but{wasIn(StateIdle, 0), live, fires(ActionHold, "StableErrors", time.Minute), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
+		"nor while another replica has heard one":    {[]but{wasIn(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, reason: ReasonNothing, requeue: 15 * time.Second}, ""},
+		"one about an earlier build may be over":     {[]but{wasIn(StateIdle, 0), live, heardElsewhere(ActionRollback, time.Minute), buildSince(30 * time.Second), func(in *Input) { in.Owned = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore, release: true, requeue: 15 * time.Second}, ""},
+		"what was re-pointed, under another's marks": {[]but{wasIn(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, move: MoveRestore, reason: ReasonRestore}, ""},
+		"from a cache it is read live first":         {[]but{wasIn(StateIdle, 0), func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing, wantLive: true}, ""},
+		"none: what was re-pointed stays":            {[]but{lockKind(LockNone), wasIn(StateIdle, 0), live, func(in *Input) { in.Owed = true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
 		"a rollback gives nothing back": {[]but{bad, live, func(in *Input) { in.Owned = true }},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 50→0"}, ""},
 	})
@@ -563,7 +563,7 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 	still.added = ""
 	done := rolled
 	done.reason = ReasonFinish
-	was := []but{locked(LockBuild), stood(StateBlocked, 50), blocked(away)}
+	was := []but{locked(LockBuild), wasIn(StateBlocked, 50), blocked(away)}
 	because := func(more ...but) []but { return append(slices.Clone(was), more...) }
 	full := func(more ...but) []but { return append(because(promoted(31*time.Minute), blocked(away)), more...) }
 	held := verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1"}
@@ -574,7 +574,7 @@ func TestARollbackThatIsNotSafeIsBlocked(t *testing.T) {
 		"one below the floor":                 {[]but{bad, floorOf(3)}, blocks, "stable v1 has 2 ready endpoints, rollback.minReadyStable is 3"},
 		"the subset is missing":               {[]but{bad, func(in *Input) { in.Stable.Missing = "DestinationRule microservices/orders-service has no subset v1" }}, blocks, "rollback is wanted but DestinationRule microservices/orders-service has no subset v1"},
 		"a VirtualService cannot be written":  {[]but{bad, func(in *Input) { in.Unsafe = "VirtualService microservices/orders-service: delegate" }}, blocks, "delegate"},
-		"nothing has to move: locked at once": {[]but{asks(RequestRollback), stood(StateIdle, 0), stableReady(0)}, verdict{state: StateRolledBack, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 0→0"}, ""},
+		"nothing has to move: locked at once": {[]but{asks(RequestRollback), wasIn(StateIdle, 0), stableReady(0)}, verdict{state: StateRolledBack, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 0→0"}, ""},
 		"still blocked: told once":            {because(stableReady(0)), still, ""},
 		"blocked for another reason: told again, by one": {because(leads, stableReady(0), floorOf(2)),
 			verdict{state: StateBlocked, reason: ReasonBlocked, lock: "build b1 by alert", refused: "b1", added: "blocked: 50→50"}, "minReadyStable is 2"},
@@ -625,7 +625,7 @@ func TestALockIsHeldAgainstWhoeverShifts(t *testing.T) {
 		"CI applies 50/50":                   {[]but{locked(LockBuild), gets(50)}, from(tell, 50), "had traffic again while locked"},
 		"CI applies a mirror":                {[]but{locked(LockBuild), func(in *Input) { in.Traffic.Mirrors = 1 }}, tell, ""},
 		"CI applies a route for testers":     {[]but{locked(LockBuild), func(in *Input) { in.Traffic.CanaryOnly = 1 }}, tell, ""},
-		"a storm is told once a minute":      {[]but{locked(LockBuild), gets(50), again(time.Minute - 1)}, back, ""},
+		"a burst is told once a minute":      {[]but{locked(LockBuild), gets(50), again(time.Minute - 1)}, back, ""},
 		"and then again":                     {[]but{locked(LockBuild), gets(50), again(time.Minute)}, from(tell, 50), ""},
 		"a crash between lock and weights":   {[]but{locked(LockBuild), underWay(50), gets(50)}, finish, ""},
 		"CI shifted on in between":           {[]but{locked(LockBuild), underWay(50), gets(70)}, withAdded(finish, "shifted: 50→70"), ""},
@@ -637,7 +637,7 @@ func TestALockIsHeldAgainstWhoeverShifts(t *testing.T) {
 	d := Decide(given(locked(LockBuild), gets(50), again(time.Second)), at)
 	before := given(locked(LockBuild)).Record.Status
 	if d.Record.Status.Weight != 0 || !d.Record.Status.MovedAt.Equal(before.MovedAt) {
-		t.Errorf("a re-assertion in a storm changed the status: %+v; it must cost no write of the record", d.Record.Status)
+		t.Errorf("a re-assertion in a burst changed the status: %+v; it must cost no write of the record", d.Record.Status)
 	}
 }
 
@@ -667,7 +667,7 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "unlocked by ann: 0→0"}, ""},
 		"unlock from a cache waits for live reads": {[]but{locked(LockBuild), asks(RequestUnlock)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, wantLive: true}), ""},
 		"unlock of what is not locked is refused":  {[]but{asks(RequestUnlock), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: PollCount, added: "refused by ann: 50→50"}, "orders-service is not locked"},
-		"unlock while the alert still fires holds": {[]but{locked(LockBuild), stood(StateBlocked, 50), asks(RequestUnlock), live, bad},
+		"unlock while the alert still fires holds": {[]but{locked(LockBuild), wasIn(StateBlocked, 50), asks(RequestUnlock), live, bad},
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: PollCount, added: "unlocked by ann: 50→50; noted by alert: 50→50"}, ""},
 		"pause":                     {[]but{asks(RequestPause)}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50"}, "paused by ann: because; canary has 50%"},
 		"pause leaves the brake on": {[]but{asks(RequestPause), bad}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "paused by ann: 50→50; rolled-back by alert: 50→0"}, ""},
@@ -787,7 +787,7 @@ func TestALongTextCannotKeepARollbackFromBeingRecorded(t *testing.T) {
 	for name, in := range map[string]Input{
 		"summary of a rollback alert": given(bad, func(in *Input) { in.Alerts[0].Summary = long }),
 		"name of a rollback alert":    given(bad, func(in *Input) { in.Alerts[0].Name = long }),
-		"name of a noted alert":       given(bad, stood(StateIdle, 0), func(in *Input) { in.Alerts[0].Name = long }),
+		"name of a noted alert":       given(bad, wasIn(StateIdle, 0), func(in *Input) { in.Alerts[0].Name = long }),
 		"reason of a rollback":        given(asks(RequestRollback), func(in *Input) { in.Record.Request.Reason = long }),
 		"reason of a pause":           given(asks(RequestPause), func(in *Input) { in.Record.Request.Reason = long }),
 		"reason of an unlock":         given(locked(LockBuild), live, asks(RequestUnlock), func(in *Input) { in.Record.Request.Reason = long }),
@@ -857,7 +857,7 @@ func TestTheListsOfARecordAreBounded(t *testing.T) {
 	if n := len(d.Record.Status.Firing); n > maxFiring {
 		t.Errorf("%d firing alerts on the record", n)
 	}
-	idle := given(stood(StateIdle, 0))
+	idle := given(wasIn(StateIdle, 0))
 	for i := range maxNoted + 5 {
 		fires(ActionRollback, fmt.Sprintf("Alert%03d", i), time.Minute)(&idle)
 	}
@@ -880,7 +880,7 @@ func TestTheListsOfARecordAreBounded(t *testing.T) {
 // in turn, as each write of it makes them.
 func TestReplicasWithWordsOfTheirOwnComeToRest(t *testing.T) {
 	hold := fires(ActionHold, "StableErrors", time.Minute)
-	blockedWas := []but{locked(LockBuild), stood(StateBlocked, 50), blocked("stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"), stableReady(0)}
+	blockedWas := []but{locked(LockBuild), wasIn(StateBlocked, 50), blocked("stable v1 has 0 ready endpoints, rollback.minReadyStable is 1"), stableReady(0)}
 	for name, c := range map[string]struct {
 		both  []but
 		other but // what the second sees, or has, differently
@@ -1075,7 +1075,7 @@ func TestOnlyAPersonsUnlockPardonsWhatFires(t *testing.T) {
 }
 
 func TestAVirtualServiceThatSeemsToBeGoneIsLookedAtBeforeItIsTold(t *testing.T) {
-	in := given(stood(StateRolledBack, 0), func(in *Input) {
+	in := given(wasIn(StateRolledBack, 0), func(in *Input) {
 		in.Record.Lock = &Lock{Kind: LockBuild, Build: "b1", Refused: []string{"b1"}, Since: at.Add(-time.Minute), By: ByAlert, Reason: "Errors"}
 		in.Record.Refused = []string{"b1"}
 		in.Gone = "VirtualService microservices/orders-service does not exist"

@@ -189,7 +189,7 @@ func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	}
 	// A copy from before the lock knows as little as no record.
 	older := lost()
-	older.Record = given(stood(StateIdle, 0)).Record
+	older.Record = given(wasIn(StateIdle, 0)).Record
 	older.Record.Status.LiftedAt = at.Add(-time.Minute)
 	if d := Decide(older, at); d.Record.Lock == nil {
 		t.Error("a restored copy of the record has let go")

@@ -162,7 +162,7 @@ func TestAnUpgradeThatHashesOtherwiseLiftsNoLock(t *testing.T) {
 	}
 }
 
-func TestAnUnlockForgivesWhatTheLockRefusedAndNoMore(t *testing.T) {
+func TestAnUnlockAllowsWhatTheLockRefusedAndNoMore(t *testing.T) {
 	s := tell(t, live, func(in *Input) { in.Record.Refused = []string{"b0"} }, runs("b1", 1, "b3"))
 	s.then(time.Minute, s.firesNow("Errors", time.Minute))
 	s.refused("b0", "b1", "b3")
@@ -247,7 +247,7 @@ func TestABuildThatServedWhileTheAlertsRequestsWereMadeIsRefused(t *testing.T) {
 }
 
 func TestABuildThatWasReplacedBeforeTheCanaryHadTrafficIsNotRefused(t *testing.T) {
-	s := tell(t, live, stood(StateIdle, 0), func(in *Input) { in.Record.Status.Served = nil })
+	s := tell(t, live, wasIn(StateIdle, 0), func(in *Input) { in.Record.Status.Served = nil })
 	s.then(time.Minute)
 	s.then(time.Minute, runs("b2", 2), appearedAt(at.Add(time.Minute)), agedOf("b2", at.Add(time.Minute), at.Add(time.Minute)))
 	s.then(time.Second, gets(10))
@@ -419,7 +419,7 @@ func TestAnAlertBeganNoLaterThanItWasHeard(t *testing.T) {
 	s.then(s.in.Guard.AlertWindow) // it fires on
 	s.locked(true)
 	// An alert about the build before is none about the new one.
-	s = tell(t, live, gets(0), stood(StateIdle, 0))
+	s = tell(t, live, gets(0), wasIn(StateIdle, 0))
 	s.then(0, fires(ActionRollback, "Errors", -5*time.Minute))
 	s.then(time.Minute, runs("b2", 2), appearedAt(at.Add(time.Minute)), agedOf("b2", at.Add(time.Minute), at.Add(time.Minute)), gets(10))
 	s.locked(false)

@@ -44,8 +44,8 @@ func TestAGuardThatObservesTellsAndMovesNothing(t *testing.T) {
 		"an alert, told to the status": {[]but{seen, bad}, told, "canary has 50%; would have been rolled back 50% → 0% at 2026-03-02T09:00:00Z: CanaryErrors"},
 		"an alert at first sight":      {[]but{unseen, bad, func(in *Input) { in.Guard.Mode = ModeObserve }}, told, ""},
 		"an alert at 100%":             {[]but{promoted(10 * time.Minute), seen, bad}, verdict{state: StatePromoted, reason: ReasonWould, added: "would-have-rolled-back by alert: 100→100"}, "100% → 0%"},
-		"an alert after the window":    {[]but{stood(StateCompleted, 100), seen, bad}, verdict{state: StateCompleted, reason: ReasonCompleted, added: "noted by alert: 100→100"}, "not rolled back"},
-		"an alert without traffic":     {[]but{stood(StateIdle, 0), seen, bad}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, "it would be rolled back at once if it got some"},
+		"an alert after the window":    {[]but{wasIn(StateCompleted, 100), seen, bad}, verdict{state: StateCompleted, reason: ReasonCompleted, added: "noted by alert: 100→100"}, "not rolled back"},
+		"an alert without traffic":     {[]but{wasIn(StateIdle, 0), seen, bad}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, "it would be rolled back at once if it got some"},
 		"an alert by two signals":      {[]but{seen, fires(ActionRollback, "Slow", 2*time.Minute), bad}, verdict{state: StateShifting, reason: ReasonWould, added: "would-have-rolled-back by alert: 50→50; noted by alert: 50→50"}, "it would have been rolled back already: Slow"},
 		"an alert while paused":        {[]but{paused, seen, bad}, verdict{state: StatePaused, reason: ReasonPaused, added: told.added}, "would have been rolled back"},
 		"an alert while disarmed":      {[]but{seen, disarmed(time.Hour), bad}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "noted by alert: 50→50"}, ""},
@@ -55,8 +55,8 @@ func TestAGuardThatObservesTellsAndMovesNothing(t *testing.T) {
 		"a lock of none":               {[]but{lockKind(LockNone), seen, bad}, told, ""},
 		"a refused build":              {[]but{seen, func(in *Input) { in.Record.Refused = []string{"b1"} }}, verdict{state: StateShifting, reason: ReasonWould, refused: "b1", added: "would-have-rolled-back by refused build: 50→50"}, "build b1 was rolled back before"},
 		"the lock of another record":   {[]but{seen, func(in *Input) { in.Foreign = []Foreign{{Guard: "other", Lock: Lock{Since: at}}} }}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
-		"what a rollback has changed":  {[]but{stood(StateIdle, 0), seen, live, func(in *Input) { in.Owned, in.Owed = true, true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
-		"a step that is due": {[]but{stood(StateIdle, 0), seen, live, func(in *Input) {
+		"what a rollback has changed":  {[]but{wasIn(StateIdle, 0), seen, live, func(in *Input) { in.Owned, in.Owed = true, true }}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
+		"a step that is due": {[]but{wasIn(StateIdle, 0), seen, live, func(in *Input) {
 			in.Guard.Promotion.Mode, in.Record.Status.Promoting, in.Record.Status.Fresh = PromotionAuto, "b1", true
 		}}, verdict{state: StateIdle, reason: ReasonNothing}, ""},
 		"rollback by a person":          {[]but{seen, asks(RequestRollback)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "rollback refused: mode observe writes no VirtualService; set mode: enforce"},
@@ -115,13 +115,13 @@ func TestALockThatStandsIsKeptWhileTheGuardObserves(t *testing.T) {
 		"nothing happens":   {[]but{locked(LockBuild), seen}, kept, "a new build lifts nothing, a person's unlock does"},
 		"a new build":       {[]but{locked(LockBuild), seen, live, runs("b2", 2)}, withAdded(kept, "new-build: 0→0"), ""},
 		"CI shifts":         {[]but{locked(LockBuild), seen, gets(10)}, withAdded(blockedAt(10), "blocked: 0→10"), "mode observe puts nothing back"},
-		"and goes on":       {[]but{locked(LockBuild), seen, stood(StateBlocked, 10), blocked("mode observe puts nothing back: unlock, or set mode: enforce")}, blockedAt(10), ""},
+		"and goes on":       {[]but{locked(LockBuild), seen, wasIn(StateBlocked, 10), blocked("mode observe puts nothing back: unlock, or set mode: enforce")}, blockedAt(10), ""},
 		"an alert":          {[]but{locked(LockBuild), seen, bad}, withAdded(kept, "noted by alert: 0→0"), ""},
 		"unlock":            {[]but{locked(LockBuild), seen, live, asks(RequestUnlock)}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, ""},
 		"the mode begins":   {[]but{locked(LockBuild), leads, func(in *Input) { in.Guard.Mode = ModeObserve }}, withAdded(kept, "observing: 0→0"), "the lock that stands is kept until a person unlocks"},
-		"a rollback begins": {[]but{locked(LockBuild), stood(StateShifting, 50), leads, underWay(50), func(in *Input) { in.Guard.Mode = ModeObserve }}, withAdded(blockedAt(50), "observing: 50→50; blocked: 50→50"), ""},
+		"a rollback begins": {[]but{locked(LockBuild), wasIn(StateShifting, 50), leads, underWay(50), func(in *Input) { in.Guard.Mode = ModeObserve }}, withAdded(blockedAt(50), "observing: 50→50; blocked: 50→50"), ""},
 	})
-	in := given(stood(StateIdle, 0), seen, func(in *Input) {
+	in := given(wasIn(StateIdle, 0), seen, func(in *Input) {
 		in.Record.Status.LiftedAt = at
 		in.Marked = &LockAnnotation{Since: at.Add(-time.Hour)}
 	})

@@ -11,9 +11,9 @@ func TestNoStepIsTakenUnderALockOfSomebodyElse(t *testing.T) {
 	}
 	told := func(in *Input) { in.Record.Status.ForeignLocks = in.Outside.Locks }
 	runRows(t, map[string]row{
-		"new":          {[]but{climbing(10), locked}, withAdded(stays(StateShifting, PollCount), "foreign-lock: 10→10"), ""},
-		"told already": {[]but{climbing(10), locked, told}, stays(StateShifting, PollCount), "waiting: VirtualService orders: annotation canary-guardian.io/lock.x (by a:b, since 2026): a lock that this guardian did not write"},
-		"gone":         {[]but{climbing(10), locked, told, func(in *Input) { in.Outside.Locks = nil }}, stepTo(StateShifting, 10, 30), ""},
+		"new":          {[]but{advancing(10), locked}, withAdded(stays(StateShifting, PollCount), "foreign-lock: 10→10"), ""},
+		"told already": {[]but{advancing(10), locked, told}, stays(StateShifting, PollCount), "waiting: VirtualService orders: annotation canary-guardian.io/lock.x (by a:b, since 2026): a lock that this guardian did not write"},
+		"gone":         {[]but{advancing(10), locked, told, func(in *Input) { in.Outside.Locks = nil }}, stepTo(StateShifting, 10, 30), ""},
 	})
 }
 

@@ -12,11 +12,11 @@ import (
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
-// climbing is a guard in mode auto whose build b1 stands on the ladder at a
-// weight since an hour, with every condition of a step fulfilled.
-func climbing(weight int) but {
+// advancing is a guard in mode auto whose build b1 has been at a
+// weight for an hour, with every condition of a step fulfilled.
+func advancing(weight int) but {
 	return func(in *Input) {
-		stood(StateShifting, weight)(in)
+		wasIn(StateShifting, weight)(in)
 		if weight == 0 {
 			in.Record.Status.State = StateIdle
 		}
@@ -46,7 +46,7 @@ func closed(why string) but {
 
 func notAsked(in *Input) { in.Forward = nil }
 
-// stepTo is a decision to go one rung up.
+// stepTo is a decision to go one step forward.
 func stepTo(state State, from, weight int) verdict {
 	return verdict{state: state, move: MoveForward, weight: weight, reason: ReasonStep, requeue: PollForward, added: fmt.Sprintf("step by schedule: %d→%d", from, weight)}
 }
@@ -56,37 +56,37 @@ func stays(state State, requeue time.Duration) verdict {
 	return verdict{state: state, reason: ReasonNothing, requeue: requeue}
 }
 
-func TestTheLadderIsClimbedRungByRung(t *testing.T) {
+func TestTheStepsAreTakenOneByOne(t *testing.T) {
 	shifting := StateShifting
 	runRows(t, map[string]row{
-		"from 0 to the first rung":                   {[]but{climbing(0)}, stepTo(StateIdle, 0, 10), "step to 10%"},
-		"from 10 to 30":                              {[]but{climbing(10)}, stepTo(shifting, 10, 30), ""},
-		"from 30 to 50":                              {[]but{climbing(30)}, stepTo(shifting, 30, 50), ""},
-		"from 50 to 100":                             {[]but{climbing(50)}, stepTo(shifting, 50, 100), ""},
-		"at 100 there is nothing left":               {[]but{climbing(100), promotedAt(time.Minute)}, stays(StatePromoted, PollCount), ""},
-		"from a weight of CI's between two rungs":    {[]but{climbing(20)}, stepTo(shifting, 20, 30), ""},
-		"routes at different weights: the lowest":    {[]but{climbing(30), lowest(10)}, stepTo(shifting, 30, 30), ""},
-		"a first step waits for no interval":         {[]but{climbing(0), movedAt(2 * time.Minute), func(in *Input) { in.Record.Status.Fresh = true }}, stepTo(StateIdle, 0, 10), ""},
-		"whatever the clocks say":                    {[]but{climbing(0), movedAt(-time.Hour), func(in *Input) { in.Record.Status.Fresh = true }}, stepTo(StateIdle, 0, 10), ""},
-		"a fresh build that CI has begun with waits": {[]but{climbing(0), gets(10), func(in *Input) { in.Record.Status.Fresh = true }}, withAdded(stays(shifting, PollCount), "shifted: 0→10"), "until"},
-		"nor for requests":                           {[]but{climbing(0), requests(0)}, stepTo(StateIdle, 0, 10), ""},
-		"but one taken back to 0 waits for it":       {[]but{climbing(0), movedAt(5*time.Minute - 1)}, stays(StateIdle, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
-		"and not for longer":                         {[]but{climbing(0), movedAt(5 * time.Minute)}, stepTo(StateIdle, 0, 10), ""},
-		"1 ns before the interval is over":           {[]but{climbing(10), movedAt(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
-		"when it is over":                            {[]but{climbing(10), movedAt(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
-		"1 ns before the bake time of 50% is over":   {[]but{climbing(50), movedAt(7*time.Minute - 1)}, stays(shifting, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
-		"when it is over, 100":                       {[]but{climbing(50), movedAt(7 * time.Minute)}, stepTo(shifting, 50, 100), ""},
-		"the bake time of 50% is not one of 30%":     {[]but{climbing(30), movedAt(5 * time.Minute)}, stepTo(shifting, 30, 50), ""},
-		"CI stepped in just now: from there, later":  {[]but{climbing(10), gets(30)}, withAdded(stays(shifting, PollCount), "shifted: 10→30"), "until 2026-03-02T09:05:00Z"},
-		"CI began what nobody had begun":             {[]but{climbing(0), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, PollCount), "shifted: 0→10"), "until"},
-		"CI went back: it waits as well":             {[]but{climbing(50), gets(10)}, withAdded(stays(shifting, PollCount), "shifted: 50→10"), "until"},
-		"CI went back on what nobody had begun":      {[]but{climbing(50), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, PollCount), "shifted: 50→10"), "waiting: for a new build"},
-		"a new build that is ready starts it":        {[]but{climbing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
-		"a lock that a new build lifts starts it":    {[]but{climbing(0), locked(LockBuild), runs("b2", 2)}, verdict{state: StateIdle, move: MoveForward, weight: 10, reason: ReasonStep, refused: "b1", requeue: PollForward, added: "new-build: 0→0; unlocked by new build: 0→0; step by schedule: 0→10"}, ""},
-		"a step gives back what a rollback changed":  {[]but{climbing(0), func(in *Input) { in.Owned = true }}, func() verdict { v := stepTo(StateIdle, 0, 10); v.release = true; return v }(), ""},
-		"mode off leaves it to CI":                   {[]but{climbing(10), mode(PromotionOff)}, stays(shifting, PollCount), ""},
-		"mode manual waits for a person":             {[]but{climbing(10), mode(PromotionManual)}, stays(shifting, PollCount), "guardian promote"},
-		"mode manual in CI's hands does not begin":   {[]but{climbing(10), mode(PromotionManual), gets(30)}, withAdded(stays(shifting, PollCount), "shifted: 10→30"), "guardian promote"},
+		"from 0 to the first step":                   {[]but{advancing(0)}, stepTo(StateIdle, 0, 10), "step to 10%"},
+		"from 10 to 30":                              {[]but{advancing(10)}, stepTo(shifting, 10, 30), ""},
+		"from 30 to 50":                              {[]but{advancing(30)}, stepTo(shifting, 30, 50), ""},
+		"from 50 to 100":                             {[]but{advancing(50)}, stepTo(shifting, 50, 100), ""},
+		"at 100 there is nothing left":               {[]but{advancing(100), promotedAt(time.Minute)}, stays(StatePromoted, PollCount), ""},
+		"from a weight of CI's between two steps":    {[]but{advancing(20)}, stepTo(shifting, 20, 30), ""},
+		"routes at different weights: the lowest":    {[]but{advancing(30), lowest(10)}, stepTo(shifting, 30, 30), ""},
+		"a first step waits for no interval":         {[]but{advancing(0), movedAt(2 * time.Minute), func(in *Input) { in.Record.Status.Fresh = true }}, stepTo(StateIdle, 0, 10), ""},
+		"whatever the clocks say":                    {[]but{advancing(0), movedAt(-time.Hour), func(in *Input) { in.Record.Status.Fresh = true }}, stepTo(StateIdle, 0, 10), ""},
+		"a fresh build that CI has begun with waits": {[]but{advancing(0), gets(10), func(in *Input) { in.Record.Status.Fresh = true }}, withAdded(stays(shifting, PollCount), "shifted: 0→10"), "until"},
+		"nor for requests":                           {[]but{advancing(0), requests(0)}, stepTo(StateIdle, 0, 10), ""},
+		"but one taken back to 0 waits for it":       {[]but{advancing(0), movedAt(5*time.Minute - 1)}, stays(StateIdle, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
+		"and not for longer":                         {[]but{advancing(0), movedAt(5 * time.Minute)}, stepTo(StateIdle, 0, 10), ""},
+		"1 ns before the interval is over":           {[]but{advancing(10), movedAt(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
+		"when it is over":                            {[]but{advancing(10), movedAt(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
+		"1 ns before the bake time of 50% is over":   {[]but{advancing(50), movedAt(7*time.Minute - 1)}, stays(shifting, time.Millisecond), "waiting: until 2026-03-02T09:00:00Z"},
+		"when it is over, 100":                       {[]but{advancing(50), movedAt(7 * time.Minute)}, stepTo(shifting, 50, 100), ""},
+		"the bake time of 50% is not one of 30%":     {[]but{advancing(30), movedAt(5 * time.Minute)}, stepTo(shifting, 30, 50), ""},
+		"CI stepped in just now: from there, later":  {[]but{advancing(10), gets(30)}, withAdded(stays(shifting, PollCount), "shifted: 10→30"), "until 2026-03-02T09:05:00Z"},
+		"CI began what nobody had begun":             {[]but{advancing(0), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, PollCount), "shifted: 0→10"), "until"},
+		"CI went back: it waits as well":             {[]but{advancing(50), gets(10)}, withAdded(stays(shifting, PollCount), "shifted: 50→10"), "until"},
+		"CI went back on what nobody had begun":      {[]but{advancing(50), func(in *Input) { in.Record.Status.Promoting = "" }, gets(10)}, withAdded(stays(shifting, PollCount), "shifted: 50→10"), "waiting: for a new build"},
+		"a new build that is ready starts it":        {[]but{advancing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
+		"a lock that a new build lifts starts it":    {[]but{advancing(0), locked(LockBuild), runs("b2", 2)}, verdict{state: StateIdle, move: MoveForward, weight: 10, reason: ReasonStep, refused: "b1", requeue: PollForward, added: "new-build: 0→0; unlocked by new build: 0→0; step by schedule: 0→10"}, ""},
+		"a step gives back what a rollback changed":  {[]but{advancing(0), func(in *Input) { in.Owned = true }}, func() verdict { v := stepTo(StateIdle, 0, 10); v.release = true; return v }(), ""},
+		"mode off leaves it to CI":                   {[]but{advancing(10), mode(PromotionOff)}, stays(shifting, PollCount), ""},
+		"mode manual waits for a person":             {[]but{advancing(10), mode(PromotionManual)}, stays(shifting, PollCount), "guardian promote"},
+		"mode manual in CI's hands does not begin":   {[]but{advancing(10), mode(PromotionManual), gets(30)}, withAdded(stays(shifting, PollCount), "shifted: 10→30"), "guardian promote"},
 	})
 }
 
@@ -98,21 +98,21 @@ func TestAPersonMayTakeAStepByHand(t *testing.T) {
 	}
 	for _, m := range []PromotionMode{PromotionOff, PromotionManual, PromotionAuto} {
 		runRows(t, map[string]row{
-			string(m) + ": a step":                       {[]but{climbing(10), mode(m), ask}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": before its interval is over":  {[]but{climbing(10), mode(m), ask, movedAt(time.Second)}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": with few requests":            {[]but{climbing(10), mode(m), ask, requests(0)}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": of a build that nobody began": {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Record.Status.Promoting = "" }}, by(stepTo(StateShifting, 10, 30)), ""},
-			string(m) + ": not past a stale heartbeat":   {[]but{climbing(10), mode(m), ask, heartbeat(time.Hour)}, refused(PollForward, 10), "promote refused: waiting: no heartbeat"},
-			string(m) + ": not past a closed gate":       {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Gates = []Gate{{Name: "g", Why: "0"}} }}, refused(PollForward, 10), "promote refused: waiting: gate g is closed (0)"},
-			string(m) + ": not past a rollout":           {[]but{climbing(10), mode(m), ask, runs("b1", 1, "b0")}, refused(PollCount, 10), "promote refused: waiting: rollout"},
-			string(m) + ": live answers are asked first": {[]but{climbing(10), mode(m), ask, notAsked}, func() verdict { v := refused(PollCount, 10); v.forward = true; return v }(), ""},
-			string(m) + ": not past a hold alert": {[]but{climbing(10), mode(m), ask, fires(ActionHold, "StableErrors", time.Minute)}, func() verdict {
+			string(m) + ": a step":                       {[]but{advancing(10), mode(m), ask}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": before its interval is over":  {[]but{advancing(10), mode(m), ask, movedAt(time.Second)}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": with few requests":            {[]but{advancing(10), mode(m), ask, requests(0)}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": of a build that nobody began": {[]but{advancing(10), mode(m), ask, func(in *Input) { in.Record.Status.Promoting = "" }}, by(stepTo(StateShifting, 10, 30)), ""},
+			string(m) + ": not past a stale heartbeat":   {[]but{advancing(10), mode(m), ask, heartbeat(time.Hour)}, refused(PollForward, 10), "promote refused: waiting: no heartbeat"},
+			string(m) + ": not past a closed gate":       {[]but{advancing(10), mode(m), ask, func(in *Input) { in.Forward.Gates = []Gate{{Name: "g", Why: "0"}} }}, refused(PollForward, 10), "promote refused: waiting: gate g is closed (0)"},
+			string(m) + ": not past a rollout":           {[]but{advancing(10), mode(m), ask, runs("b1", 1, "b0")}, refused(PollCount, 10), "promote refused: waiting: rollout"},
+			string(m) + ": live answers are asked first": {[]but{advancing(10), mode(m), ask, notAsked}, func() verdict { v := refused(PollCount, 10); v.forward = true; return v }(), ""},
+			string(m) + ": not past a hold alert": {[]but{advancing(10), mode(m), ask, fires(ActionHold, "StableErrors", time.Minute)}, func() verdict {
 				v := refused(PollCount, 10)
 				v.state, v.reason, v.added = StateHeld, ReasonHeld, "noted by alert: 10→10; "+v.added
 				return v
 			}(), "promote refused: waiting: alert StableErrors fires"},
-			string(m) + ": not past Prometheus's silence":   {[]but{climbing(10), mode(m), ask, func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}, refused(PollForward, 10), "promote refused: waiting: Prometheus"},
-			string(m) + ": not past what the calendar says": {[]but{climbing(10), mode(m), ask, closed("no steps on Friday after 16:00")}, refused(PollCount, 10), "promote refused: waiting: no steps on Friday"},
+			string(m) + ": not past Prometheus's silence":   {[]but{advancing(10), mode(m), ask, func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}, refused(PollForward, 10), "promote refused: waiting: Prometheus"},
+			string(m) + ": not past what the calendar says": {[]but{advancing(10), mode(m), ask, closed("no steps on Friday after 16:00")}, refused(PollCount, 10), "promote refused: waiting: no steps on Friday"},
 		})
 	}
 }
@@ -147,7 +147,7 @@ func TestAStepWaitsForTheFirstOfItsConditions(t *testing.T) {
 		{"VirtualService", func(in *Input) { in.Unsafe = "VirtualService microservices/orders-service: delegate" }, "waiting: VirtualService microservices/orders-service: delegate"},
 		{"first sight", func(in *Input) { in.Record = Record{} }, "waiting: first sight of this guard, nothing is moved"},
 	}
-	edits := []but{climbing(10)}
+	edits := []but{advancing(10)}
 	for _, b := range breaks {
 		edits = append(edits, b.but)
 		d := Decide(given(edits...), at)
@@ -165,39 +165,39 @@ func TestAStepWaitsForTheFirstOfItsConditions(t *testing.T) {
 
 func TestWaitingForLiveAnswers(t *testing.T) {
 	runRows(t, map[string]row{
-		"a heartbeat exactly as old as allowed":                    {[]but{climbing(10), heartbeat(3 * time.Minute)}, stepTo(StateShifting, 10, 30), ""},
-		"a heartbeat 1 ns older":                                   {[]but{climbing(10), heartbeat(3*time.Minute + 1)}, stays(StateShifting, PollForward), "is the alert chain broken?"},
-		"a heartbeat of the future, by a clock that was set":       {[]but{climbing(10), heartbeat(-3*time.Minute - 1)}, stays(StateShifting, PollForward), "is the alert chain broken?"},
-		"no heartbeat ever":                                        {[]but{climbing(10), func(in *Input) { in.Heartbeat = time.Time{} }}, stays(StateShifting, PollForward), "no heartbeat"},
-		"one request too few":                                      {[]but{climbing(10), requests(99)}, stays(StateShifting, PollForward), "99 of 100"},
-		"just enough requests":                                     {[]but{climbing(10), requests(100)}, stepTo(StateShifting, 10, 30), ""},
-		"the lease holder asks what it has not yet":                {[]but{climbing(10), notAsked}, func() verdict { v := stays(StateShifting, PollCount); v.forward = true; return v }(), ""},
-		"from its cache it asks for live reads too":                {[]but{climbing(10), notAsked, func(in *Input) { in.Live = false }}, func() verdict { v := stays(StateShifting, PollCount); v.forward, v.wantLive = true, true; return v }(), ""},
-		"answers to a replica that read from a cache do not count": {[]but{climbing(10), func(in *Input) { in.Live = false }}, func() verdict { v := stays(StateShifting, PollCount); v.forward, v.wantLive = true, true; return v }(), ""},
-		"a replica without the lease asks nothing":                 {[]but{climbing(10), notAsked, func(in *Input) { in.Live, in.Leads = false, false }}, stays(StateShifting, 0), ""},
-		"nothing is asked before the interval is over":             {[]but{climbing(10), notAsked, movedAt(time.Minute)}, stays(StateShifting, PollCount), "until"},
-		"a rollout that is not complete":                           {[]but{climbing(10), func(in *Input) { in.Canary.Complete = false }}, stays(StateShifting, PollCount), "rollout of build b1 (2 of 2"},
-		"a canary without a ready pod":                             {[]but{climbing(10), runs("b1", 0)}, stays(StateShifting, PollCount), "rollout of build b1 (0 of 0"},
-		"nor with a rollout that is complete without one":          {[]but{climbing(10), func(in *Input) { in.Canary.Ready, in.Canary.Current = 0, 0 }}, stays(StateShifting, PollCount), "rollout of build b1 (0 of 0"},
-		"stable one below its floor":                               {[]but{climbing(10), floorOf(3)}, stays(StateShifting, PollCount), "stable has 2 of 3"},
-		"a hold that only another replica has heard":               {[]but{climbing(10), heardElsewhere(ActionHold, time.Second)}, func() verdict { v := stays(StateHeld, PollCount); v.reason = ReasonHeld; return v }(), "alert Elsewhere fires"},
-		"an alert in the same instant: the rollback wins": {[]but{climbing(10), bad},
+		"a heartbeat exactly as old as allowed":                    {[]but{advancing(10), heartbeat(3 * time.Minute)}, stepTo(StateShifting, 10, 30), ""},
+		"a heartbeat 1 ns older":                                   {[]but{advancing(10), heartbeat(3*time.Minute + 1)}, stays(StateShifting, PollForward), "is the alert chain broken?"},
+		"a heartbeat of the future, by a clock that was set":       {[]but{advancing(10), heartbeat(-3*time.Minute - 1)}, stays(StateShifting, PollForward), "is the alert chain broken?"},
+		"no heartbeat ever":                                        {[]but{advancing(10), func(in *Input) { in.Heartbeat = time.Time{} }}, stays(StateShifting, PollForward), "no heartbeat"},
+		"one request too few":                                      {[]but{advancing(10), requests(99)}, stays(StateShifting, PollForward), "99 of 100"},
+		"just enough requests":                                     {[]but{advancing(10), requests(100)}, stepTo(StateShifting, 10, 30), ""},
+		"the lease holder asks what it has not yet":                {[]but{advancing(10), notAsked}, func() verdict { v := stays(StateShifting, PollCount); v.forward = true; return v }(), ""},
+		"from its cache it asks for live reads too":                {[]but{advancing(10), notAsked, func(in *Input) { in.Live = false }}, func() verdict { v := stays(StateShifting, PollCount); v.forward, v.wantLive = true, true; return v }(), ""},
+		"answers to a replica that read from a cache do not count": {[]but{advancing(10), func(in *Input) { in.Live = false }}, func() verdict { v := stays(StateShifting, PollCount); v.forward, v.wantLive = true, true; return v }(), ""},
+		"a replica without the lease asks nothing":                 {[]but{advancing(10), notAsked, func(in *Input) { in.Live, in.Leads = false, false }}, stays(StateShifting, 0), ""},
+		"nothing is asked before the interval is over":             {[]but{advancing(10), notAsked, movedAt(time.Minute)}, stays(StateShifting, PollCount), "until"},
+		"a rollout that is not complete":                           {[]but{advancing(10), func(in *Input) { in.Canary.Complete = false }}, stays(StateShifting, PollCount), "rollout of build b1 (2 of 2"},
+		"a canary without a ready pod":                             {[]but{advancing(10), runs("b1", 0)}, stays(StateShifting, PollCount), "rollout of build b1 (0 of 0"},
+		"nor with a rollout that is complete without one":          {[]but{advancing(10), func(in *Input) { in.Canary.Ready, in.Canary.Current = 0, 0 }}, stays(StateShifting, PollCount), "rollout of build b1 (0 of 0"},
+		"stable one below its floor":                               {[]but{advancing(10), floorOf(3)}, stays(StateShifting, PollCount), "stable has 2 of 3"},
+		"a hold that only another replica has heard":               {[]but{advancing(10), heardElsewhere(ActionHold, time.Second)}, func() verdict { v := stays(StateHeld, PollCount); v.reason = ReasonHeld; return v }(), "alert Elsewhere fires"},
+		"an alert in the same instant: the rollback wins": {[]but{advancing(10), bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 10→0"}, ""},
-		"a person's rollback in the same instant": {[]but{climbing(10), asks(RequestRollback)},
+		"a person's rollback in the same instant": {[]but{advancing(10), asks(RequestRollback)},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonPerson, lock: "build b1 by ann", refused: "b1", added: "rolled-back by ann: 10→0"}, ""},
-		"paused":   {[]but{climbing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused, requeue: PollCount}, ""},
-		"disarmed": {[]but{climbing(10), disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour}, ""},
-		"locked":   {[]but{climbing(0), locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
+		"paused":   {[]but{advancing(10), paused}, verdict{state: StatePaused, reason: ReasonPaused, requeue: PollCount}, ""},
+		"disarmed": {[]but{advancing(10), disarmed(time.Hour)}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour}, ""},
+		"locked":   {[]but{advancing(0), locked(LockBuild)}, verdict{state: StateRolledBack, reason: ReasonNothing, lock: "build b1 by alert", refused: "b1"}, ""},
 	})
 }
 
 func TestAStepIsRememberedUntilItIsSeen(t *testing.T) {
-	d := Decide(given(climbing(10)), at)
+	d := Decide(given(advancing(10)), at)
 	s := d.Record.Status
 	if !s.Moving.StepsTo(30) || s.Weight != 10 || !s.MovedAt.Equal(at.Add(-time.Hour)) {
 		t.Fatalf("status after the decision: %+v", s)
 	}
-	next := given(climbing(10), gets(30))
+	next := given(advancing(10), gets(30))
 	next.Record = d.Record
 	later := Decide(next, at.Add(time.Second))
 	if s := later.Record.Status; verdictOf(later).added != "step by schedule: 10→30" || s.Weight != 30 || !s.MovedAt.Equal(at.Add(time.Second)) || s.Moving != nil || s.Promoting != "b1" {
@@ -206,15 +206,15 @@ func TestAStepIsRememberedUntilItIsSeen(t *testing.T) {
 	if later.Move != MoveNone || !later.Record.Status.NextAt.Equal(at.Add(5*time.Minute+time.Second)) || later.Record.Status.NextStep != 50 {
 		t.Errorf("the next step: move %v, %d%% at %s", later.Move, later.Record.Status.NextStep, later.Record.Status.NextAt)
 	}
-	crash := given(climbing(10))
+	crash := given(advancing(10))
 	crash.Record = d.Record
 	if again := Decide(crash, at.Add(time.Second)); again.Move != MoveForward || again.Weight != 30 {
 		t.Errorf("killed between the record and the VirtualService: %v to %d%%, want the same step", again.Move, again.Weight)
 	}
 }
 
-func TestAReplicaWithoutTheLeaseLeavesTheLadderAlone(t *testing.T) {
-	in := given(climbing(10), func(in *Input) { in.Live, in.Leads = false, false })
+func TestAReplicaWithoutTheLeaseTakesNoStep(t *testing.T) {
+	in := given(advancing(10), func(in *Input) { in.Live, in.Leads = false, false })
 	in.Record.Status.Waiting, in.Record.Status.NextStep, in.Record.Status.NextAt, in.Record.Status.Requests = "waiting: 37 of 100 requests", 30, at.Add(time.Minute), 37
 	in.Record.Status.Reason, in.Record.Status.Ready = "canary has 10%", ReadyInfo{Stable: 2, Canary: 2}
 	if d := Decide(in, at); !reflect.DeepEqual(d.Record.Status, in.Record.Status) {
@@ -239,7 +239,7 @@ func TestWhatIsCountedIsTakenDownWithItsTime(t *testing.T) {
 		want func(Input) Counted
 	}{
 		"counted anew":                   {[]but{leads, answer}, fresh},
-		"as a step asks":                 {[]but{climbing(10), answer}, fresh},
+		"as a step asks":                 {[]but{advancing(10), answer}, fresh},
 		"the numbers of a moment ago":    {[]but{leads, answer, held(-time.Second, -time.Second)}, func(in Input) Counted { return in.Record.Status.Counted }},
 		"the same ones at other weights": {[]but{leads, answer, held(-1000*time.Hour, -999*time.Hour)}, fresh},
 	} {
@@ -274,7 +274,7 @@ func TestRequestsAreCountedWhileTheCanaryHasTraffic(t *testing.T) {
 		"it did not, and the weights are new": {[]but{leads, count(Count{Asked: true}), gets(70)}, 0, false},
 		"no lease, and the weights are new":   {[]but{count(Count{}), gets(70)}, 0, false},
 		"no lease: left as it is":             {[]but{count(Count{})}, 5, false},
-		"no traffic: nothing to ask":          {[]but{leads, count(Count{}), stood(StateIdle, 0)}, 0, false},
+		"no traffic: nothing to ask":          {[]but{leads, count(Count{}), wasIn(StateIdle, 0)}, 0, false},
 		"completed: nothing to ask":           {[]but{leads, count(Count{}), promoted(time.Hour)}, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -302,13 +302,13 @@ func fromCache(in *Input) { in.Live, in.Forward = false, nil }
 // somebody to begin with it, and a step that was not made is no beginning.
 func TestAFirstStepThatWasNotMadeBeginsNothing(t *testing.T) {
 	noBody := func(in *Input) { in.Record.Status.Promoting = "" }
-	asked := Decide(given(climbing(0), noBody, asks(RequestPromote)), at)
+	asked := Decide(given(advancing(0), noBody, asks(RequestPromote)), at)
 	if m := asked.Record.Status.Moving; asked.Move != MoveForward || m == nil || !m.Begins || asked.Record.Status.Promoting != "b1" {
 		t.Fatalf("a person's step: move %v, %+v", asked.Move, asked.Record.Status)
 	}
 	later := at.Add(stillWanted + time.Minute)
 	for name, began := range map[string]bool{"nobody has begun before": false, "it was under way": true} {
-		in := given(climbing(0), beat(later))
+		in := given(advancing(0), beat(later))
 		in.Record = asked.Record.Clone()
 		in.Record.Status.Moving.Begins = !began
 		missed := Decide(in, later)
@@ -326,16 +326,16 @@ func TestAStepThatWasRecordedAndNotMade(t *testing.T) {
 	made := func(v verdict) verdict { v.added = ""; return v }
 	asksLive := func(v verdict) verdict { v.wantLive, v.forward = true, true; return v }
 	runRows(t, map[string]row{
-		"the schedule's is made, and recorded once":               {[]but{climbing(10), unseenStep("schedule", time.Hour)}, made(stepTo(shifting, 10, 30)), ""},
-		"a person's in mode manual is made":                       {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", 2*time.Minute)}, made(stepTo(shifting, 10, 30)), ""},
-		"nor does it wait for an interval":                        {[]but{climbing(10), mode(PromotionManual), movedAt(0), unseenStep("ann", time.Minute)}, made(stepTo(shifting, 10, 30)), ""},
-		"a person's, on live reads alone":                         {[]but{climbing(10), mode(PromotionManual), fromCache, unseenStep("ann", time.Minute)}, func() verdict { v := stays(shifting, PollCount); v.wantLive = true; return v }(), "guardian promote"},
-		"a person's of long ago is not":                           {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", 2*time.Minute+1)}, withAdded(stays(shifting, PollCount), "missed: 10→10"), "the step to 30% was not made"},
-		"a person's of another build is not":                      {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", time.Minute), runs("b2", 2)}, withAdded(stays(shifting, PollCount), "new-build: 10→10; missed: 10→10"), ""},
-		"a condition that is no longer met keeps it, and says so": {[]but{climbing(10), unseenStep("schedule", time.Second), requests(3)}, withAdded(stays(shifting, PollForward), "missed: 10→10"), "3 of 100 requests"},
-		"a person's as well":                                      {[]but{climbing(10), mode(PromotionManual), unseenStep("ann", time.Second), heartbeat(time.Hour)}, withAdded(stays(shifting, PollForward), "missed: 10→10; refused by ann: 10→10"), "promote refused: waiting: no heartbeat"},
-		"a cache says nothing about it":                           {[]but{climbing(10), fromCache, unseenStep("schedule", time.Second)}, asksLive(stays(shifting, PollCount)), ""},
-		"somebody else has gone elsewhere instead":                {[]but{climbing(10), unseenStep("schedule", time.Second), gets(50)}, withAdded(stays(shifting, PollCount), "shifted: 10→50"), "the step to 30% was not made"},
+		"the schedule's is made, and recorded once":               {[]but{advancing(10), unseenStep("schedule", time.Hour)}, made(stepTo(shifting, 10, 30)), ""},
+		"a person's in mode manual is made":                       {[]but{advancing(10), mode(PromotionManual), unseenStep("ann", 2*time.Minute)}, made(stepTo(shifting, 10, 30)), ""},
+		"nor does it wait for an interval":                        {[]but{advancing(10), mode(PromotionManual), movedAt(0), unseenStep("ann", time.Minute)}, made(stepTo(shifting, 10, 30)), ""},
+		"a person's, on live reads alone":                         {[]but{advancing(10), mode(PromotionManual), fromCache, unseenStep("ann", time.Minute)}, func() verdict { v := stays(shifting, PollCount); v.wantLive = true; return v }(), "guardian promote"},
+		"a person's of long ago is not":                           {[]but{advancing(10), mode(PromotionManual), unseenStep("ann", 2*time.Minute+1)}, withAdded(stays(shifting, PollCount), "missed: 10→10"), "the step to 30% was not made"},
+		"a person's of another build is not":                      {[]but{advancing(10), mode(PromotionManual), unseenStep("ann", time.Minute), runs("b2", 2)}, withAdded(stays(shifting, PollCount), "new-build: 10→10; missed: 10→10"), ""},
+		"a condition that is no longer met keeps it, and says so": {[]but{advancing(10), unseenStep("schedule", time.Second), requests(3)}, withAdded(stays(shifting, PollForward), "missed: 10→10"), "3 of 100 requests"},
+		"a person's as well":                                      {[]but{advancing(10), mode(PromotionManual), unseenStep("ann", time.Second), heartbeat(time.Hour)}, withAdded(stays(shifting, PollForward), "missed: 10→10; refused by ann: 10→10"), "promote refused: waiting: no heartbeat"},
+		"a cache says nothing about it":                           {[]but{advancing(10), fromCache, unseenStep("schedule", time.Second)}, asksLive(stays(shifting, PollCount)), ""},
+		"somebody else has gone elsewhere instead":                {[]but{advancing(10), unseenStep("schedule", time.Second), gets(50)}, withAdded(stays(shifting, PollCount), "shifted: 10→50"), "the step to 30% was not made"},
 	})
 }
 
@@ -346,24 +346,24 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 		told   string
 		in     []but
 	}{
-		{WaitLock, "", []but{climbing(0), locked(LockBuild)}},
-		{WaitDisarm, "", []but{climbing(10), disarmed(time.Hour)}},
-		{WaitPause, "", []but{climbing(10), paused}},
-		{WaitPerson, "guardian promote", []but{climbing(10), mode(PromotionManual)}},
-		{WaitFirstSight, "", []but{climbing(10), unseen}},
-		{WaitVirtualService, "no route carries both v1 and v2", []but{climbing(10), func(in *Input) { in.Traffic.Split = 0 }}},
-		{WaitBuild, "no workload of the canary found", []but{climbing(10), noCanary}},
-		{WaitAlert, "alert StableErrors fires", []but{climbing(10), alert}},
-		{WaitStable, "stable has 0 of 1 ready endpoints", []but{climbing(10), stableReady(0)}},
-		{WaitRollout, "rollout of build b1 (1 of 2 ready pods are of it)", []but{climbing(10), runs("b1", 1, "b0")}},
-		{WaitInterval, "", []but{climbing(10), movedAt(time.Minute)}},
-		{WaitWindow, "it is Friday", []but{climbing(10), closed("it is Friday")}},
-		{WaitLease, "", []but{climbing(10), notAsked}},
-		{WaitHeartbeat, "no heartbeat for longer than 3m0s; is the alert chain broken?", []but{climbing(10), heartbeat(time.Hour)}},
-		{WaitAnswers, "Prometheus does not answer", []but{climbing(10), func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}},
-		{WaitRules, "Prometheus has not loaded them", []but{climbing(10), func(in *Input) { in.Forward.Gaps.Rules = "Prometheus has not loaded them" }}},
-		{WaitRequests, "37 of 100 requests", []but{climbing(10), requests(37)}},
-		{WaitGate, "gate slo is closed (0)", []but{climbing(10), func(in *Input) { in.Forward.Gates = []Gate{{Name: "slo", Why: "0"}} }}},
+		{WaitLock, "", []but{advancing(0), locked(LockBuild)}},
+		{WaitDisarm, "", []but{advancing(10), disarmed(time.Hour)}},
+		{WaitPause, "", []but{advancing(10), paused}},
+		{WaitPerson, "guardian promote", []but{advancing(10), mode(PromotionManual)}},
+		{WaitFirstSight, "", []but{advancing(10), unseen}},
+		{WaitVirtualService, "no route carries both v1 and v2", []but{advancing(10), func(in *Input) { in.Traffic.Split = 0 }}},
+		{WaitBuild, "no workload of the canary found", []but{advancing(10), noCanary}},
+		{WaitAlert, "alert StableErrors fires", []but{advancing(10), alert}},
+		{WaitStable, "stable has 0 of 1 ready endpoints", []but{advancing(10), stableReady(0)}},
+		{WaitRollout, "rollout of build b1 (1 of 2 ready pods are of it)", []but{advancing(10), runs("b1", 1, "b0")}},
+		{WaitInterval, "", []but{advancing(10), movedAt(time.Minute)}},
+		{WaitWindow, "it is Friday", []but{advancing(10), closed("it is Friday")}},
+		{WaitLease, "", []but{advancing(10), notAsked}},
+		{WaitHeartbeat, "no heartbeat for longer than 3m0s; is the alert chain broken?", []but{advancing(10), heartbeat(time.Hour)}},
+		{WaitAnswers, "Prometheus does not answer", []but{advancing(10), func(in *Input) { in.Forward.Err = "Prometheus does not answer" }}},
+		{WaitRules, "Prometheus has not loaded them", []but{advancing(10), func(in *Input) { in.Forward.Gaps.Rules = "Prometheus has not loaded them" }}},
+		{WaitRequests, "37 of 100 requests", []but{advancing(10), requests(37)}},
+		{WaitGate, "gate slo is closed (0)", []but{advancing(10), func(in *Input) { in.Forward.Gates = []Gate{{Name: "slo", Why: "0"}} }}},
 	} {
 		t.Run(string(c.reason), func(t *testing.T) {
 			in := given(c.in...)
@@ -379,7 +379,7 @@ func TestEachReasonToWaitIsToldOnce(t *testing.T) {
 				t.Errorf("waits for %q (%s) before %d%%, history %q; want %q, history %q", s.WaitingFor, s.Waiting, s.NextStep, told, c.reason, c.told)
 			}
 			if s.Mode == "" || !slices.Equal(s.Steps, []int{10, 30, 50, 100}) {
-				t.Errorf("mode %q, ladder %v", s.Mode, s.Steps)
+				t.Errorf("mode %q, steps %v", s.Mode, s.Steps)
 			}
 			in.Record = d.Record
 			if again := Decide(in, at.Add(time.Second)); slices.ContainsFunc(again.Added, func(e HistoryEntry) bool { return e.Event == "waiting" }) && again.Record.Status.WaitingFor == c.reason {
@@ -401,11 +401,11 @@ func TestWhatIsToldOfWaitingBeginsAnewWithWeightsOrBuild(t *testing.T) {
 		in   []but
 		want []Wait
 	}{
-		"as it was":         {[]but{climbing(10), requests(1)}, []Wait{WaitRequests, WaitRollout}},
-		"another reason":    {[]but{climbing(10), heartbeat(time.Hour)}, []Wait{WaitRequests, WaitRollout, WaitHeartbeat}},
-		"other weights":     {[]but{climbing(10), gets(30), requests(1)}, nil},
-		"a new build":       {[]but{climbing(10), runs("b2", 1, "b1")}, []Wait{WaitRollout}},
-		"without the lease": {[]but{climbing(10), func(in *Input) { in.Leads, in.Live = false, false }, stableReady(0)}, []Wait{WaitRequests, WaitRollout}},
+		"as it was":         {[]but{advancing(10), requests(1)}, []Wait{WaitRequests, WaitRollout}},
+		"another reason":    {[]but{advancing(10), heartbeat(time.Hour)}, []Wait{WaitRequests, WaitRollout, WaitHeartbeat}},
+		"other weights":     {[]but{advancing(10), gets(30), requests(1)}, nil},
+		"a new build":       {[]but{advancing(10), runs("b2", 1, "b1")}, []Wait{WaitRollout}},
+		"without the lease": {[]but{advancing(10), func(in *Input) { in.Leads, in.Live = false, false }, stableReady(0)}, []Wait{WaitRequests, WaitRollout}},
 	} {
 		if d := Decide(given(append(c.in, waited)...), at); !slices.Equal(d.Record.Status.Waited, c.want) {
 			t.Errorf("%s: %v, want %v", name, d.Record.Status.Waited, c.want)
@@ -422,15 +422,15 @@ func TestWhoHasToWaitForItsTurnToAskSaysWhatItSaid(t *testing.T) {
 	}
 	soon := stays(StateShifting, pollBusy)
 	runRows(t, map[string]row{
-		"a step":                        {[]but{climbing(10), notAsked, busy, told}, soon, "waiting: 37 of 100 requests"},
-		"one that has told nothing yet": {[]but{climbing(10), notAsked, busy}, soon, "waiting: for the replica that holds the lease"},
-		"one that was recorded":         {[]but{climbing(10), notAsked, busy, unseenStep("schedule", time.Second)}, soon, ""},
-		"a person's that was recorded":  {[]but{climbing(10), mode(PromotionManual), notAsked, busy, unseenStep("ann", time.Second)}, soon, ""},
-		"a person's wish":               {[]but{climbing(10), mode(PromotionOff), notAsked, busy, asks(RequestPromote)}, soon, ""},
-		"an alert waits for nobody": {[]but{climbing(10), notAsked, busy, bad},
+		"a step":                        {[]but{advancing(10), notAsked, busy, told}, soon, "waiting: 37 of 100 requests"},
+		"one that has told nothing yet": {[]but{advancing(10), notAsked, busy}, soon, "waiting: for the replica that holds the lease"},
+		"one that was recorded":         {[]but{advancing(10), notAsked, busy, unseenStep("schedule", time.Second)}, soon, ""},
+		"a person's that was recorded":  {[]but{advancing(10), mode(PromotionManual), notAsked, busy, unseenStep("ann", time.Second)}, soon, ""},
+		"a person's wish":               {[]but{advancing(10), mode(PromotionOff), notAsked, busy, asks(RequestPromote)}, soon, ""},
+		"an alert waits for nobody": {[]but{advancing(10), notAsked, busy, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "rolled-back by alert: 10→0"}, ""},
 	})
-	d := Decide(given(climbing(10), notAsked, busy, told, asks(RequestPromote)), at)
+	d := Decide(given(advancing(10), notAsked, busy, told, asks(RequestPromote)), at)
 	if d.WantCount || d.Record.Status.Requests != 37 || d.Record.Request == nil {
 		t.Errorf("asks %v, %d requests, a person's wish: %v", d.WantCount, d.Record.Status.Requests, d.Record.Request)
 	}
@@ -461,11 +461,11 @@ func partOf(lowest int) but {
 }
 
 func TestAStepThatOneOfTwoVirtualServicesHasTakenIsFinished(t *testing.T) {
-	done := Decide(given(climbing(10), partOf(30)), at).Record.Status
+	done := Decide(given(advancing(10), partOf(30)), at).Record.Status
 	if done.Moving != nil || !done.MovedAt.Equal(at) || done.Weight != 30 || done.Spread != 0 {
 		t.Errorf("taken by both: %+v", done)
 	}
-	in := given(climbing(10), movedAt(5*time.Minute), partOf(10), requests(0))
+	in := given(advancing(10), movedAt(5*time.Minute), partOf(10), requests(0))
 	d := Decide(in, at)
 	s := d.Record.Status
 	if d.Move != MoveForward || d.Weight != 30 || len(d.Added) > 0 || s.Moving == nil || !s.MovedAt.Equal(at.Add(-5*time.Minute)) || s.Weight != 30 || s.Spread != 20 {
@@ -479,7 +479,7 @@ func TestAStepThatOneOfTwoVirtualServicesHasTakenIsFinished(t *testing.T) {
 	if held := Decide(in, at.Add(time.Second)); held.Move != MoveNone || verdictOf(held).added != "noted by alert: 30→30; missed: 30→30" || !held.Record.Status.MovedAt.Equal(at.Add(time.Second)) {
 		t.Errorf("an alert in between: move %v, added %+v, status %+v", held.Move, held.Added, held.Record.Status)
 	}
-	other := Decide(given(climbing(10), unseenStep("schedule", time.Second), gets(50)), at)
+	other := Decide(given(advancing(10), unseenStep("schedule", time.Second), gets(50)), at)
 	if other.Record.Status.Moving != nil || !other.Record.Status.MovedAt.Equal(at) {
 		t.Errorf("somebody else's weights: %+v", other.Record.Status)
 	}
@@ -496,43 +496,43 @@ func TestARungThatTheWeightsCannotExpress(t *testing.T) {
 			return virtualservice.Traffic{}, errors.New("weights of 3 in all are too coarse for 30%")
 		}
 	}
-	d := Decide(given(climbing(10), more), at)
+	d := Decide(given(advancing(10), more), at)
 	if e := d.Record.Status.Moving; d.Move != MoveForward || d.Weight != 30 || !e.StepsTo(33) {
 		t.Fatalf("move %v to %d%%, expected %v; want 30%% that are 33%%", d.Move, d.Weight, e)
 	}
-	seen := given(climbing(10), more)
+	seen := given(advancing(10), more)
 	seen.Record, seen.Traffic.Weight, seen.Traffic.Lowest = d.Record, 33, 30
 	if s := Decide(seen, at.Add(time.Second)); verdictOf(s).added != "step by schedule: 10→30" || s.Record.Status.Moving != nil || s.Move != MoveNone || s.Record.Status.NextStep != 50 {
 		t.Errorf("once it is seen: move %v, added %+v, status %+v", s.Move, s.Added, s.Record.Status)
 	}
-	again := given(climbing(10), more)
+	again := given(advancing(10), more)
 	again.Record = d.Record
 	if s := Decide(again, at.Add(time.Second)); len(s.Added) > 0 || s.Move != MoveForward {
 		t.Errorf("when it was not made: move %v, added %+v", s.Move, s.Added)
 	}
 	for name, by := range map[string]but{"by the schedule": func(*Input) {}, "by hand": asks(RequestPromote)} {
-		d = Decide(given(climbing(10), never, by), at)
+		d = Decide(given(advancing(10), never, by), at)
 		if s := d.Record.Status; d.Move != MoveNone || s.WaitingFor != WaitVirtualService || !strings.Contains(s.Waiting, "too coarse for 30%") {
 			t.Errorf("%s: move %v, waits for %s (%s)", name, d.Move, s.WaitingFor, s.Waiting)
 		}
 	}
 }
 
-func TestANewBuildInMidLadderIsWatchedBeforeItClimbs(t *testing.T) {
+func TestANewBuildBetweenTwoStepsIsWatchedBeforeTheNext(t *testing.T) {
 	rolling := func(in *Input) { in.Record.Status.Rolling = true }
 	began := func(v verdict) verdict { v.added = "new-build: 50→50"; return v }
 	const until = "waiting: until 2026-03-02T09:07:00Z"
 	runRows(t, map[string]row{
-		"one that is ready at once":          {[]but{climbing(50), runs("b2", 2)}, began(stays(StateShifting, PollCount)), until},
-		"one whose rollout has just ended":   {[]but{climbing(50), rolling}, stays(StateShifting, PollCount), until},
-		"one that still rolls out":           {[]but{climbing(50), rolling, runs("b1", 1, "b0")}, stays(StateShifting, PollCount), "waiting: rollout"},
-		"one without traffic has no such":    {[]but{climbing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
-		"one that has been watched so long":  {[]but{climbing(50), movedAt(7 * time.Minute)}, stepTo(StateShifting, 50, 100), ""},
-		"the same pods, restarted, are none": {[]but{climbing(50), runs("b1", 2)}, stepTo(StateShifting, 50, 100), ""},
+		"one that is ready at once":          {[]but{advancing(50), runs("b2", 2)}, began(stays(StateShifting, PollCount)), until},
+		"one whose rollout has just ended":   {[]but{advancing(50), rolling}, stays(StateShifting, PollCount), until},
+		"one that still rolls out":           {[]but{advancing(50), rolling, runs("b1", 1, "b0")}, stays(StateShifting, PollCount), "waiting: rollout"},
+		"one without traffic has no such":    {[]but{advancing(0), runs("b2", 2)}, withAdded(stepTo(StateIdle, 0, 10), "new-build: 0→0; step by schedule: 0→10"), ""},
+		"one that has been watched so long":  {[]but{advancing(50), movedAt(7 * time.Minute)}, stepTo(StateShifting, 50, 100), ""},
+		"the same pods, restarted, are none": {[]but{advancing(50), runs("b1", 2)}, stepTo(StateShifting, 50, 100), ""},
 	})
 	for name, in := range map[string]Input{
-		"ready at once":            given(climbing(50), runs("b2", 2)),
-		"the rollout has ended":    given(climbing(50), rolling),
+		"ready at once":            given(advancing(50), runs("b2", 2)),
+		"the rollout has ended":    given(advancing(50), rolling),
 		"blocked at other weights": given(locked(LockBuild), gets(50), stableReady(0)),
 		"disarmed, at other ones":  given(locked(LockBuild), disarmed(time.Hour), gets(50)),
 		"under all traffic":        given(promoted(time.Hour), runs("b2", 2)),
@@ -541,7 +541,7 @@ func TestANewBuildInMidLadderIsWatchedBeforeItClimbs(t *testing.T) {
 			t.Errorf("%s: watched since %s at %d%%, rolling %v; want since %s at %d%%", name, s.MovedAt, s.Weight, s.Rolling, at, in.Traffic.Weight)
 		}
 	}
-	if s := Decide(given(climbing(50), runs("b2", 1, "b1")), at).Record.Status; !s.Rolling {
+	if s := Decide(given(advancing(50), runs("b2", 1, "b1")), at).Record.Status; !s.Rolling {
 		t.Error("a rollout that has only begun counts as complete")
 	}
 }
@@ -550,26 +550,26 @@ func TestTheClockIsSetWithinAnInterval(t *testing.T) {
 	watched := func(d time.Duration) but { return func(in *Input) { in.Watched = Watched{Known: true, For: d} } }
 	shifting := StateShifting
 	runRows(t, map[string]row{
-		"forwards: nothing comes early":                  {[]but{climbing(10), movedAt(time.Hour), watched(time.Minute)}, stays(shifting, PollCount), "until 2026-03-02T09:04:00Z"},
-		"forwards, 1 ns too early":                       {[]but{climbing(10), movedAt(time.Hour), watched(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
-		"forwards, in time":                              {[]but{climbing(10), movedAt(time.Hour), watched(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
-		"backwards: nothing comes late":                  {[]but{climbing(10), movedAt(-time.Hour), watched(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
-		"backwards, 1 ns too early":                      {[]but{climbing(10), movedAt(-time.Hour), watched(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
-		"backwards, and nobody has watched: from now on": {[]but{climbing(10), movedAt(-time.Hour)}, stays(shifting, PollCount), "until 2026-03-02T09:05:00Z"},
-		"two replicas' clocks differ a little":           {[]but{climbing(10), movedAt(5*time.Minute + time.Second), watched(5*time.Minute - time.Second)}, stepTo(shifting, 10, 30), ""},
-		"bake time counts":                               {[]but{climbing(50), movedAt(time.Hour), watched(7*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
+		"forwards: nothing comes early":                  {[]but{advancing(10), movedAt(time.Hour), watched(time.Minute)}, stays(shifting, PollCount), "until 2026-03-02T09:04:00Z"},
+		"forwards, 1 ns too early":                       {[]but{advancing(10), movedAt(time.Hour), watched(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
+		"forwards, in time":                              {[]but{advancing(10), movedAt(time.Hour), watched(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
+		"backwards: nothing comes late":                  {[]but{advancing(10), movedAt(-time.Hour), watched(5 * time.Minute)}, stepTo(shifting, 10, 30), ""},
+		"backwards, 1 ns too early":                      {[]but{advancing(10), movedAt(-time.Hour), watched(5*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
+		"backwards, and nobody has watched: from now on": {[]but{advancing(10), movedAt(-time.Hour)}, stays(shifting, PollCount), "until 2026-03-02T09:05:00Z"},
+		"two replicas' clocks differ a little":           {[]but{advancing(10), movedAt(5*time.Minute + time.Second), watched(5*time.Minute - time.Second)}, stepTo(shifting, 10, 30), ""},
+		"bake time counts":                               {[]but{advancing(50), movedAt(time.Hour), watched(7*time.Minute - 1)}, stays(shifting, time.Millisecond), "until"},
 	})
-	d := Decide(given(climbing(10), movedAt(time.Hour), watched(time.Minute)), at)
+	d := Decide(given(advancing(10), movedAt(time.Hour), watched(time.Minute)), at)
 	if got := d.Record.Status.MovedAt; !got.Equal(at.Add(-time.Minute)) {
 		t.Errorf("moved at %s, want what the replica has watched", got)
 	}
-	if d := Decide(given(climbing(10), movedAt(time.Hour), watched(time.Hour), gets(30)), at); d.Move != MoveNone || !d.Record.Status.MovedAt.Equal(at) {
+	if d := Decide(given(advancing(10), movedAt(time.Hour), watched(time.Hour), gets(30)), at); d.Move != MoveNone || !d.Record.Status.MovedAt.Equal(at) {
 		t.Errorf("CI moved just now: move %v, moved at %s", d.Move, d.Record.Status.MovedAt)
 	}
 	for name, in := range map[string]Input{
-		"a weight that nothing waits for": given(climbing(100), promotedAt(time.Minute), movedAt(-time.Hour), watched(time.Minute)),
-		"what nobody has watched":         given(climbing(10), requests(0), movedAt(10*time.Hour)),
-		"a replica without the lease":     given(climbing(10), movedAt(-time.Hour), watched(time.Minute), func(in *Input) { in.Leads, in.Live = false, false }),
+		"a weight that nothing waits for": given(advancing(100), promotedAt(time.Minute), movedAt(-time.Hour), watched(time.Minute)),
+		"what nobody has watched":         given(advancing(10), requests(0), movedAt(10*time.Hour)),
+		"a replica without the lease":     given(advancing(10), movedAt(-time.Hour), watched(time.Minute), func(in *Input) { in.Leads, in.Live = false, false }),
 	} {
 		if d := Decide(in, at); !d.Record.Status.MovedAt.Equal(in.Record.Status.MovedAt) {
 			t.Errorf("%s: moved at %s, want it left alone", name, d.Record.Status.MovedAt)
@@ -585,7 +585,7 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 		}
 		return strings.Join(out, " ")
 	}
-	in := given(climbing(50))
+	in := given(advancing(50))
 	look := func(now time.Time, edits ...but) Decision {
 		for _, e := range edits {
 			e(&in)
@@ -628,7 +628,7 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 }
 
 func TestRoutesThatCatchUpBeginAnInterval(t *testing.T) {
-	in := given(climbing(30), lowest(10))
+	in := given(advancing(30), lowest(10))
 	d := Decide(in, at)
 	if d.Move != MoveForward || d.Weight != 30 {
 		t.Fatalf("move %v to %d%%", d.Move, d.Weight)
@@ -642,7 +642,7 @@ func TestRoutesThatCatchUpBeginAnInterval(t *testing.T) {
 }
 
 func TestABuildOfCIsTimeIsNotPromotedWhenTheModeChanges(t *testing.T) {
-	in := given(climbing(0), mode(PromotionOff), runs("b2", 2))
+	in := given(advancing(0), mode(PromotionOff), runs("b2", 2))
 	d := Decide(in, at)
 	in.Record = d.Record
 	mode(PromotionAuto)(&in)
@@ -653,11 +653,11 @@ func TestABuildOfCIsTimeIsNotPromotedWhenTheModeChanges(t *testing.T) {
 
 func TestNumbersThatAlwaysChangeAreWrittenAtTheirPace(t *testing.T) {
 	for name, c := range map[string]struct{ first, later []but }{
-		"requests counted": {[]but{climbing(10), mode(PromotionOff), func(in *Input) { in.Count = Count{Asked: true, Known: true, Requests: 5} }},
+		"requests counted": {[]but{advancing(10), mode(PromotionOff), func(in *Input) { in.Count = Count{Asked: true, Known: true, Requests: 5} }},
 			[]but{func(in *Input) { in.Count.Requests++ }}},
-		"requests waited for": {[]but{climbing(10), requests(5)}, []but{func(in *Input) { in.Forward.Requests++ }}},
-		"an error's text":     {[]but{climbing(10), func(in *Input) { in.Forward.Err = "port 4000 refused" }}, []but{func(in *Input) { in.Forward.Err = "port 4001 refused" }}},
-		"a gate's value": {[]but{climbing(10), func(in *Input) { in.Forward.Gates = []Gate{{Name: "slo", Why: "0.97"}} }},
+		"requests waited for": {[]but{advancing(10), requests(5)}, []but{func(in *Input) { in.Forward.Requests++ }}},
+		"an error's text":     {[]but{advancing(10), func(in *Input) { in.Forward.Err = "port 4000 refused" }}, []but{func(in *Input) { in.Forward.Err = "port 4001 refused" }}},
+		"a gate's value": {[]but{advancing(10), func(in *Input) { in.Forward.Gates = []Gate{{Name: "slo", Why: "0.97"}} }},
 			[]but{func(in *Input) { in.Forward.Gates[0].Why = "0.98" }}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -708,9 +708,9 @@ func TestABuildIsFreshUntilTheWeightsChange(t *testing.T) {
 		in   []but
 		want bool
 	}{
-		"a new build":                     {[]but{climbing(0), runs("b2", 2), notAsked}, true},
-		"CI goes back to 0 with it":       {[]but{climbing(50), runs("b2", 2), gets(0)}, false},
-		"CI goes back to 0, by any clock": {[]but{climbing(50), gets(0), buildSince(-time.Hour)}, false},
+		"a new build":                     {[]but{advancing(0), runs("b2", 2), notAsked}, true},
+		"CI goes back to 0 with it":       {[]but{advancing(50), runs("b2", 2), gets(0)}, false},
+		"CI goes back to 0, by any clock": {[]but{advancing(50), gets(0), buildSince(-time.Hour)}, false},
 		"first sight":                     {[]but{unseen, gets(0)}, false},
 	} {
 		if d := Decide(given(c.in...), at); d.Record.Status.Fresh != c.want || !c.want && d.Move == MoveForward {

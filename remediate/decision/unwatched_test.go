@@ -46,12 +46,12 @@ func TestNoStepGoesForwardWithoutProofThatTheRulesWatch(t *testing.T) {
 		in   []but
 		move Move
 	}{
-		"watched":                     {[]but{climbing(10)}, MoveForward},
-		"not loaded":                  {[]but{climbing(10), gaps(Gaps{Rules: "not loaded"})}, MoveNone},
-		"not loaded, a person asks":   {[]but{climbing(10), asks(RequestPromote), gaps(Gaps{Rules: "not loaded"})}, MoveNone},
-		"the canary is not recorded":  {[]but{climbing(10), gaps(Gaps{Canary: true})}, MoveNone},
-		"the first step: not loaded":  {[]but{climbing(0), gaps(Gaps{Rules: "not loaded"})}, MoveNone},
-		"the first step: nothing yet": {[]but{climbing(0), gaps(Gaps{Canary: true, Stable: true})}, MoveForward},
+		"watched":                     {[]but{advancing(10)}, MoveForward},
+		"not loaded":                  {[]but{advancing(10), gaps(Gaps{Rules: "not loaded"})}, MoveNone},
+		"not loaded, a person asks":   {[]but{advancing(10), asks(RequestPromote), gaps(Gaps{Rules: "not loaded"})}, MoveNone},
+		"the canary is not recorded":  {[]but{advancing(10), gaps(Gaps{Canary: true})}, MoveNone},
+		"the first step: not loaded":  {[]but{advancing(0), gaps(Gaps{Rules: "not loaded"})}, MoveNone},
+		"the first step: nothing yet": {[]but{advancing(0), gaps(Gaps{Canary: true, Stable: true})}, MoveForward},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := Decide(given(c.in...), at)
@@ -75,7 +75,7 @@ func TestTheRecordSaysWhyNothingProvesThatTheRulesWatch(t *testing.T) {
 		"loaded again":                 {[]but{leads, count(Count{Asked: true, Known: true, Requests: 5}, "not loaded")}, ""},
 		"not asked yet: as last known": {[]but{leads, count(Count{}, "not loaded")}, "not loaded"},
 		"no answer":                    {[]but{leads, count(Count{Asked: true}, "")}, NoAnswer},
-		"no traffic: nothing to watch": {[]but{leads, count(Count{}, "not loaded"), stood(StateIdle, 0)}, ""},
+		"no traffic: nothing to watch": {[]but{leads, count(Count{}, "not loaded"), wasIn(StateIdle, 0)}, ""},
 		"no lease: left as it is":      {[]but{count(Count{}, "not loaded")}, "not loaded"},
 	} {
 		t.Run(name, func(t *testing.T) {

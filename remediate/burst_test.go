@@ -21,10 +21,11 @@ import (
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
-// storm says how hard the weather is: a breeze in every run of the tests, and
-// with GUARDIAN_STORM=full as hard as the project promises to stand.
-func storm() (guards int, blows time.Duration) {
-	if os.Getenv("GUARDIAN_STORM") == "full" {
+// burstSize is how many guards are rolled back at once, and for how long: a few in
+// every run of the tests, and
+// with GUARDIAN_BURST=full as many as the project promises to stand.
+func burstSize() (guards int, lasts time.Duration) {
+	if os.Getenv("GUARDIAN_BURST") == "full" {
 		return 200, time.Minute
 	}
 	return 20, 4 * time.Second
@@ -46,7 +47,7 @@ func (r *rig) measure(ctx context.Context) (*exposure, func()) {
 	list, err := r.dynamic.Resource(virtualServiceResource).Namespace(r.ns).List(ctx, metav1.ListOptions{})
 	r.must(err)
 	for i := range list.Items {
-		e.saw(&list.Items[i])
+		e.observe(&list.Items[i])
 	}
 	w, err := watchtools.NewRetryWatcherWithContext(ctx, list.GetResourceVersion(), &cache.ListWatch{WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 		return r.dynamic.Resource(virtualServiceResource).Namespace(r.ns).Watch(ctx, o)
@@ -57,14 +58,14 @@ func (r *rig) measure(ctx context.Context) (*exposure, func()) {
 		defer close(done)
 		for event := range w.ResultChan() {
 			if vs, ok := event.Object.(*unstructured.Unstructured); ok && event.Type != watch.Error {
-				e.saw(vs)
+				e.observe(vs)
 			}
 		}
 	}()
 	return e, func() { w.Stop(); <-done }
 }
 
-func (e *exposure) saw(vs *unstructured.Unstructured) {
+func (e *exposure) observe(vs *unstructured.Unstructured) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now, name := time.Now(), vs.GetName()
@@ -159,7 +160,7 @@ func TestARivalThatKeepsReApplyingGetsNowhere(t *testing.T) {
 	for _, policy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("policy %v", policy), func(t *testing.T) {
 			r := newRig(t)
-			n, blows := storm()
+			n, lasts := burstSize()
 			if policy {
 				r.underPolicies()
 			}
@@ -169,7 +170,7 @@ func TestARivalThatKeepsReApplyingGetsNowhere(t *testing.T) {
 			r.rollBackAll(apps, a, b)
 			t.Logf("%d guards rolled back in %v", n, time.Since(start).Round(time.Millisecond))
 
-			ctx, cancel := context.WithTimeout(t.Context(), blows)
+			ctx, cancel := context.WithTimeout(t.Context(), lasts)
 			defer cancel()
 			seen, stop := r.measure(t.Context())
 			seen.forget()
@@ -179,7 +180,7 @@ func TestARivalThatKeepsReApplyingGetsNowhere(t *testing.T) {
 			total, worst, times := seen.sum()
 			stop()
 			t.Logf("%d guards, %v: the rival wrote %d times and was refused %d times; canaries had traffic %d times for %v in all (%.2f%% of the time), the worst of them for %v",
-				n, blows, applied.Load(), refused.Load(), times, total.Round(time.Millisecond), 100*total.Seconds()/(blows.Seconds()*float64(n)), worst.Round(time.Millisecond))
+				n, lasts, applied.Load(), refused.Load(), times, total.Round(time.Millisecond), 100*total.Seconds()/(lasts.Seconds()*float64(n)), worst.Round(time.Millisecond))
 			switch {
 			case policy && (times > 0 || applied.Load() > 0):
 				t.Errorf("under the policy canaries had traffic %d times, and %d writes were let through", times, applied.Load())
@@ -238,8 +239,8 @@ func TestOneGuardUnderConstantFireStaysOnStable(t *testing.T) {
 	r.must(app.SetWeights(t.Context(), 50, 50))
 	p := r.start(r.guard(app.Name))
 	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
-	_, blows := storm()
-	ctx, cancel := context.WithTimeout(t.Context(), blows)
+	_, lasts := burstSize()
+	ctx, cancel := context.WithTimeout(t.Context(), lasts)
 	defer cancel()
 	seen, stop := r.measure(t.Context())
 	applied, _, wait := r.rival(ctx, []*controlplane.App{app})
@@ -247,7 +248,7 @@ func TestOneGuardUnderConstantFireStaysOnStable(t *testing.T) {
 	r.allAtZero([]*controlplane.App{app}, seen)
 	total, _, times := seen.sum()
 	stop()
-	t.Logf("%d times re-applied in %v: traffic on the canary %d times, %v in all, %v each time", applied.Load(), blows, times,
+	t.Logf("%d times re-applied in %v: traffic on the canary %d times, %v in all, %v each time", applied.Load(), lasts, times,
 		total.Round(time.Millisecond), (total / time.Duration(max(times, 1))).Round(100*time.Microsecond))
 	rec := r.inState(app.Name, decision.StateRolledBack)
 	told := 0
@@ -256,7 +257,7 @@ func TestOneGuardUnderConstantFireStaysOnStable(t *testing.T) {
 			told++
 		}
 	}
-	if limit := 1 + int(blows/decision.ReassertCoalesce); told == 0 || told > limit+1 {
+	if limit := 1 + int(lasts/decision.ReassertCoalesce); told == 0 || told > limit+1 {
 		t.Errorf("re-assertions fill %d entries of the history, want 1 to %d", told, limit+1)
 	}
 	if !slices.ContainsFunc(p.tap.answered(), func(c call) bool { return c.verb == "patch" && c.resource == "virtualservices" }) {
