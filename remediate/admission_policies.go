@@ -232,9 +232,9 @@ func recordRules() []celRule {
 		{"In their own name.", celOr("variables.free", "size(variables.is) == 0", "('request.by' in variables.new && variables.new['request.by'] == variables.user)"),
 			"'request.by must be ' + variables.user"},
 		{"A whole request, and one that guardian knows.", celOr("variables.free", "size(variables.is) == 0", `(['request.action', 'request.by', 'request.reason', 'request.at'].all(k, k in variables.new) &&
-  variables.is.all(k, k in ['request.action', 'request.by', 'request.reason', 'request.at', 'request.until']) &&
-  variables.action in ['rollback', 'pause', 'resume', 'promote', 'arm', 'unlock', 'disarm'])`),
-			"'a request has request.action (rollback, pause, resume, promote, arm, unlock or disarm), request.by, request.reason and request.at'"},
+  variables.is.all(k, k in ['request.action', 'request.by', 'request.reason', 'request.at', 'request.until', 'request.of']) &&
+  variables.action in ['rollback', 'pause', 'resume', 'promote', 'arm', 'unlock', 'disarm', 'mark-wrong', 'mark-right'])`),
+			"'a request has request.action (rollback, pause, resume, promote, arm, unlock, disarm, mark-wrong or mark-right), request.by, request.reason and request.at'"},
 		{"To let go of the brake is a right of its own.", celOr("variables.free", "variables.action != 'unlock'", "variables.mayUnlock"),
 			"'request unlock needs the RBAC verb unlock on virtualservices.networking.istio.io'"},
 		{"", celOr("variables.free", "variables.action != 'disarm'", celMay("disarm", "variables.guard")),

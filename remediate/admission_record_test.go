@@ -98,6 +98,10 @@ func theRecordTable() []recordRow {
 		{name: "resume", change: asksFor("resume"), want: whole},
 		{name: "promote", change: asksFor("promote"), want: whole},
 		{name: "arm", change: asksFor("arm"), want: whole},
+		{name: "a mark", change: func(ns string, by who, r *corev1.ConfigMap) {
+			maps.Copy(r.Data, asked(by.in(ns), "mark-wrong"))
+			r.Data["request.of"] = "2026-03-02T10:00:00Z"
+		}, want: whole},
 		{name: "unlock", change: asksFor("unlock"), want: map[answer][]who{refused: {ci, deployer}, passes: {clusterAdmin, unlocker}}},
 		{name: "disarm", change: asksFor("disarm"), want: map[answer][]who{refused: {ci, deployer}, passes: {clusterAdmin, unlocker}}},
 		{name: "a waiting rollback taken away", before: requestWaits("eve", "rollback"), change: set(func(r *corev1.ConfigMap) {

@@ -328,6 +328,7 @@ func (m *machine) editRecord(t *rapid.T) {
 	if key == decision.KeyStatus {
 		m.forget()
 	}
+	m.garbled = m.garbled || key == decision.KeyLock
 	cm.Data[key] = rapid.SampledFrom([]string{`{"weight":`, `[7]`, `"x"`}).Draw(t, "text")
 	cm.ResourceVersion = m.w.next()
 	m.w.cm = cm

@@ -80,6 +80,7 @@ type machine struct {
 	noises    int            // changes of the template that are no build
 	wired     func(*replica) // what a test holds each replica's writes against besides; nil: nothing
 	edited    bool           // the record was edited by hand, and caches may not know it yet
+	garbled   bool           // its lock was, into what cannot be read
 }
 
 // hears of an alert, with the numbers of that moment in its summary.
@@ -657,7 +658,7 @@ func (m *machine) outside(label string) {
 		m.annotatePause(rapid.Bool().Draw(t, label+" pause"))
 	case "request":
 		if m.w.cm != nil {
-			q := decision.Request{Action: rapid.SampledFrom([]decision.RequestAction{decision.RequestRollback, decision.RequestUnlock, decision.RequestUnlock, decision.RequestPause, decision.RequestResume, decision.RequestPromote, decision.RequestPromote, decision.RequestDisarm, decision.RequestArm, "dance"}).Draw(t, label+" action"),
+			q := decision.Request{Action: rapid.SampledFrom([]decision.RequestAction{decision.RequestRollback, decision.RequestUnlock, decision.RequestUnlock, decision.RequestPause, decision.RequestResume, decision.RequestPromote, decision.RequestPromote, decision.RequestDisarm, decision.RequestArm, decision.RequestMarkWrong, "dance"}).Draw(t, label+" action"),
 				By: "someone", Reason: "because", At: m.now}
 			if q.Action == decision.RequestDisarm {
 				q.Until = m.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 10 * time.Minute, 24 * time.Hour, 25 * time.Hour}).Draw(t, label+" for"))

@@ -74,7 +74,8 @@ is wrong.`,
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)
 	root.AddCommand(newServeCommand(a), newCheckCommand(a), newRulesCommand(a), newAlertmanagerCommand(a), newAdmissionCommand(a), newPlanCommand(a),
-		newStatusCommand(a), newGateCommand(a), newHistoryCommand(a), newReceiptCommand(a), newReplayCommand(a), newRBACCommand(a), newVersionCommand(a))
+		newStatusCommand(a), newGateCommand(a), newHistoryCommand(a), newReceiptCommand(a), newReportCommand(a), newMarkCommand(a), newReplayCommand(a),
+		newRBACCommand(a), newVersionCommand(a))
 	root.AddCommand(newRequestCommands(a)...)
 	return root
 }

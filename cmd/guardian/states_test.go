@@ -161,10 +161,13 @@ func (g *someGuard) became(was *someGuard) string {
 	return "–"
 }
 
+// stateCommands are the columns of commands.
+var stateCommands = []decision.RequestAction{decision.RequestRollback, decision.RequestUnlock, decision.RequestPause, decision.RequestResume,
+	decision.RequestPromote, decision.RequestDisarm, decision.RequestArm}
+
 // stateTable is docs/states.md's, as the program has it.
 func stateTable(t *testing.T) string {
-	columns := []decision.RequestAction{decision.RequestRollback, decision.RequestUnlock, decision.RequestPause, decision.RequestResume,
-		decision.RequestPromote, decision.RequestDisarm, decision.RequestArm}
+	columns := stateCommands
 	head := []string{"state", "rollback alert"}
 	for _, c := range columns {
 		head = append(head, "`"+string(c)+"`")
@@ -206,7 +209,7 @@ func TestTheTableOfStatesIsTrue(t *testing.T) {
 			t.Errorf("the table has no line for state %s", state)
 		}
 	}
-	if len(decision.RequestActions) != 7 {
+	if marks := 2; len(decision.RequestActions) != len(stateCommands)+marks { // which move nothing, in no state
 		t.Error("a command is missing in the table")
 	}
 }

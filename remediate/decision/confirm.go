@@ -135,6 +135,9 @@ func (d *decider) confirm() {
 	}
 	e := d.entry(event, m.By, m.Reason)
 	e.Alert, e.From, e.To = m.Alert, m.From, 0
+	if m.Receipt != nil && m.By == ByAlert && !m.Again {
+		e.Fired = m.Receipt.Fired
+	}
 	d.rec.History = append(d.rec.History, e)
 	if !m.Again {
 		d.keepReceipt(m)

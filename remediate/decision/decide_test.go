@@ -641,6 +641,44 @@ func TestALockIsHeldAgainstWhoeverShifts(t *testing.T) {
 	}
 }
 
+// asksMark is a person's verdict on the rollback of an hour ago, or so.
+func asksMark(action RequestAction, of time.Time) but {
+	return func(in *Input) {
+		in.Record.History = append(in.Record.History, HistoryEntry{At: at.Add(-time.Hour), Event: EventRolledBack, State: StateRolledBack},
+			HistoryEntry{At: at.Add(-2 * time.Minute), Event: EventWould, State: StateShifting}, HistoryEntry{At: at.Add(-time.Minute), Event: EventNoted, State: StateShifting})
+		in.Record.Request = &Request{Action: action, By: "ann", Reason: "because", At: at.Add(-time.Second), Of: of}
+	}
+}
+
+func TestAMarkSaysOfWhichRollbackAndMovesNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		action RequestAction
+		of     time.Time
+		want   Event
+		says   string
+	}{
+		"wrong":                  {RequestMarkWrong, at.Add(-time.Hour), EventMarkedWrong, "because"},
+		"right":                  {RequestMarkRight, at.Add(-time.Hour), EventMarkedRight, "because"},
+		"of a would-be rollback": {RequestMarkWrong, at.Add(-2 * time.Minute), EventMarkedWrong, "because"},
+		"of something else":      {RequestMarkWrong, at.Add(-time.Minute), EventRefused, "mark-wrong refused: the history has no rollback, and none that would have been one, at 2026-03-02T08:59:00Z"},
+		"of nothing":             {RequestMarkRight, time.Time{}, EventRefused, "mark-right refused: "},
+	} {
+		for state, is := range map[string]but{"shifting": gets(50), "locked": locked(LockBuild)} {
+			in, plain := given(is, asksMark(c.action, c.of)), given(is, asksMark(c.action, c.of))
+			plain.Record.Request = nil
+			d, without := Decide(in, at), Decide(plain, at)
+			if len(d.Added) != 1 || d.Added[0].Event != c.want || !strings.HasPrefix(d.Added[0].Reason, c.says) || d.Added[0].By != "ann" {
+				t.Errorf("%s, %s: added %+v, want %s: %s", name, state, d.Added, c.want, c.says)
+			} else if of := d.Added[0].Of; c.want != EventRefused && !of.Equal(c.of) {
+				t.Errorf("%s, %s: of %s, want %s", name, state, of, c.of)
+			}
+			if d.Record.Request != nil || d.Move != without.Move || d.Record.Status.State != without.Record.Status.State || (d.Record.Lock == nil) != (without.Record.Lock == nil) {
+				t.Errorf("%s, %s: %+v, and without a mark %+v", name, state, d, without)
+			}
+		}
+	}
+}
+
 func withAdded(v verdict, added string) verdict { v.added = added; return v }
 
 func TestWhatAPersonAsksFor(t *testing.T) {
@@ -704,7 +742,7 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 		"promote in the instant of an alert is refused": {[]but{asks(RequestPromote), live, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "refused by ann: 50→50; rolled-back by alert: 50→0"}, "an alert rolls back"},
 		"promote at 100% is refused":   {[]but{promoted(10 * time.Minute), asks(RequestPromote), live}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: PollCount, added: "refused by ann: 100→100"}, "already has all traffic"},
-		"what nobody knows is refused": {[]but{asks("dance")}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, `request "dance" refused: want rollback, unlock, pause, resume, promote, disarm or arm`},
+		"what nobody knows is refused": {[]but{asks("dance")}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, `request "dance" refused: want rollback, unlock, pause, resume, promote, disarm, arm, mark-wrong or mark-right`},
 	})
 }
 

@@ -59,6 +59,8 @@ const (
 	EventLeft        Event = "left"         // a VirtualService was given back
 	EventUnguarded   Event = "unguarded"    // another VirtualService leads to the canary
 	EventForeignLock Event = "foreign-lock" // another user's lock holds a canary
+	EventMarkedWrong Event = "marked-wrong" // a person says that a rollback of the past was wrong
+	EventMarkedRight Event = "marked-right" // or right
 )
 
 // HistoryEntry is one decision that changed something, or an alert that was
@@ -73,4 +75,7 @@ type HistoryEntry struct {
 	Build  string    `json:"build,omitempty"`
 	Alert  string    `json:"alert,omitempty"`
 	Reason string    `json:"reason"`
+
+	Fired time.Time `json:"fired,omitzero"` // when the alert of a rollback, or a would-be one, began, by Prometheus's clock
+	Of    time.Time `json:"of,omitzero"`    // of a mark: At of the entry that it is about
 }

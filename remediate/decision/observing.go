@@ -267,6 +267,9 @@ func (d *decider) tellWould() {
 		d.signal = w.Signal
 	}
 	e.Alert, e.From = w.Alert, e.To
+	if i := slices.IndexFunc(d.rollback, func(a Alert) bool { return w.Episode != "" && a.Episode() == w.Episode }); i >= 0 {
+		e.Fired = d.rollback[i].StartsAt.UTC()
+	}
 	d.rec.History = append(d.rec.History, e)
 }
 

@@ -19,26 +19,30 @@ const (
 	RequestPromote  RequestAction = "promote"  // the next step without waiting for its interval
 	RequestDisarm   RequestAction = "disarm"   // no rollback either, until Request.Until
 	RequestArm      RequestAction = "arm"      // end a disarm
+
+	RequestMarkWrong RequestAction = "mark-wrong" // note that the rollback at Request.Of was wrong; nothing moves
+	RequestMarkRight RequestAction = "mark-right" // or right
 )
 
 // RequestActions lists every action that a request may have.
-var RequestActions = []RequestAction{RequestRollback, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestDisarm, RequestArm}
+var RequestActions = []RequestAction{RequestRollback, RequestUnlock, RequestPause, RequestResume, RequestPromote, RequestDisarm, RequestArm, RequestMarkWrong, RequestMarkRight}
 
 // Keys of a record's data that make up a request. They are flat, so that an
 // admission policy can hold KeyRequestBy against who writes it. All but
-// KeyRequestUntil stand there together or not at all.
+// KeyRequestUntil and KeyRequestOf stand there together or not at all.
 const (
 	KeyRequestAction = "request.action"
 	KeyRequestBy     = "request.by"
 	KeyRequestReason = "request.reason"
 	KeyRequestAt     = "request.at"    // RFC 3339, by the person's clock
 	KeyRequestUntil  = "request.until" // the same; of disarm alone
+	KeyRequestOf     = "request.of"    // RFC 3339, by guardian's clock; of marks alone
 
 	KeyRequestOnce = "request" // JSON, before the keys were flat
 )
 
 // RequestKeys lists all keys of a request.
-var RequestKeys = []string{KeyRequestAction, KeyRequestBy, KeyRequestReason, KeyRequestAt, KeyRequestUntil}
+var RequestKeys = []string{KeyRequestAction, KeyRequestBy, KeyRequestReason, KeyRequestAt, KeyRequestUntil, KeyRequestOf}
 
 // Request is what a person asks for, written into the record by the CLI with the
 // person's own credentials and removed by guardian when it is done.
@@ -48,6 +52,7 @@ type Request struct {
 	Reason string        `json:"reason"`
 	At     time.Time     `json:"at"`             // by the person's clock
 	Until  time.Time     `json:"until,omitzero"` // end of disarm, by the same clock
+	Of     time.Time     `json:"of,omitzero"`    // At of the entry of the history that a mark is about
 
 	// Bad is why the keys are no request, though some of them stand there.
 	Bad string `json:"bad,omitempty"`
@@ -67,6 +72,7 @@ func (q Request) Data() map[string]string {
 	put(KeyRequestReason, q.Reason)
 	put(KeyRequestAt, requestTime(q.At))
 	put(KeyRequestUntil, requestTime(q.Until))
+	put(KeyRequestOf, requestTime(q.Of))
 	return data
 }
 
@@ -83,7 +89,7 @@ func requestTime(t time.Time) string {
 func requestIn(data map[string]string) *Request {
 	var missing []string
 	for _, key := range RequestKeys {
-		if data[key] == "" && key != KeyRequestUntil {
+		if data[key] == "" && key != KeyRequestUntil && key != KeyRequestOf {
 			missing = append(missing, key)
 		}
 	}
@@ -100,7 +106,7 @@ func requestIn(data map[string]string) *Request {
 	for _, field := range []struct {
 		key string
 		to  *time.Time
-	}{{KeyRequestUntil, &q.Until}, {KeyRequestAt, &q.At}} {
+	}{{KeyRequestUntil, &q.Until}, {KeyRequestOf, &q.Of}, {KeyRequestAt, &q.At}} {
 		text := data[field.key]
 		if text == "" {
 			continue

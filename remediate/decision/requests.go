@@ -2,6 +2,7 @@ package decision
 
 import (
 	"fmt"
+	"time"
 )
 
 // readRequest takes a person's request off the record.
@@ -55,8 +56,12 @@ func (d *decider) readRequest() {
 			return
 		}
 		d.asked = q
+	case RequestMarkWrong:
+		d.mark(q, EventMarkedWrong)
+	case RequestMarkRight:
+		d.mark(q, EventMarkedRight)
 	default:
-		d.note(EventRefused, q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm or arm", q.Action))
+		d.note(EventRefused, q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm, arm, mark-wrong or mark-right", q.Action))
 	}
 	d.rec.Request = nil
 }
@@ -72,6 +77,18 @@ func (d *decider) unlockByPerson(q *Request) {
 	// alert of an earlier build. A lock that a new build lifts needs no such
 	// pardon, for the build has its own beginning.
 	d.rec.Status.UnlockedAt = d.now
+}
+
+// mark notes what a person says of a rollback of the past. Nothing is decided by it.
+func (d *decider) mark(q *Request, as Event) {
+	for e := range d.rec.NewestFirst() {
+		if e.At.Equal(q.Of) && (e.Event == EventRolledBack || e.Event == EventWould) {
+			d.note(as, q.By, q.Reason)
+			d.rec.History[len(d.rec.History)-1].Of = e.At
+			return
+		}
+	}
+	d.note(EventRefused, q.By, string(q.Action)+" refused: the history has no rollback, and none that would have been one, at "+q.Of.Format(time.RFC3339Nano))
 }
 
 // dropAsked records that a person's request is not carried out.

@@ -47,7 +47,7 @@ func TestARequestThatCannotBeUnderstoodIsRefusedAndStandsInNobodysWay(t *testing
 		"no time":               {func(d map[string]string) { d[decision.KeyRequestAt] = "tomorrow" }, `key request.at is "tomorrow": want a time as`},
 		"no end":                {func(d map[string]string) { d[decision.KeyRequestUntil] = "1h" }, `key request.until is "1h": want a time as`},
 		"JSON of long ago":      {func(d map[string]string) { clear(d); d["request"] = `{"action":"rollback"}` }, "key request is of an older guardian"},
-		"an action of nobody's": {func(d map[string]string) { d[decision.KeyRequestAction] = "freeze" }, `request "freeze" refused: want rollback, unlock, pause, resume, promote, disarm or arm`},
+		"an action of nobody's": {func(d map[string]string) { d[decision.KeyRequestAction] = "freeze" }, `request "freeze" refused: want rollback, unlock, pause, resume, promote, disarm, arm, mark-wrong or mark-right`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := decisiontest.Given(decisiontest.Gets(50))

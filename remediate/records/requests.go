@@ -129,7 +129,7 @@ func settled(q decision.Request, before, r decision.Record) bool {
 }
 
 func same(r *decision.Request, q decision.Request) bool {
-	return r != nil && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At) && r.Until.Equal(q.Until)
+	return r != nil && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At) && r.Until.Equal(q.Until) && r.Of.Equal(q.Of)
 }
 
 // Withdraw removes q from the record; found says that it stood there.
@@ -184,7 +184,7 @@ func Refusal(q decision.Request, before, after decision.Record) string {
 func Done(q decision.Request, before, after decision.Record) bool {
 	event := map[decision.RequestAction]decision.Event{decision.RequestUnlock: decision.EventUnlocked, decision.RequestPause: decision.EventPaused,
 		decision.RequestResume: decision.EventResumed, decision.RequestPromote: decision.EventStep, decision.RequestDisarm: decision.EventDisarmed,
-		decision.RequestArm: decision.EventArmed}[q.Action]
+		decision.RequestArm: decision.EventArmed, decision.RequestMarkWrong: decision.EventMarkedWrong, decision.RequestMarkRight: decision.EventMarkedRight}[q.Action]
 	for _, e := range NewEntries(before.History, after.History) {
 		if e.Event == event {
 			return true
