@@ -171,7 +171,7 @@ func (r Record) Data() map[string]string {
 	return data
 }
 
-// historyText is the history as JSON, without the oldest entries that do not fit;
+// historyText is the history as JSON, without the entries that do not fit;
 // empty: there is none.
 func (r Record) historyText() string {
 	text := boundedHistory(r.History)
@@ -188,24 +188,42 @@ func (r Record) historyText() string {
 	return boundedHistory(append(r.pastEntries(), r.History...))
 }
 
-// boundedHistory is entries as JSON, without the oldest entries that do not fit;
-// empty: there is none.
+// boundedHistory is entries as JSON, without those that do not fit; empty: there is
+// none. The oldest go first, of remarks where these take more than a quarter: an alert
+// that comes and goes must not push out in an hour what was rolled back, and why.
 func boundedHistory(h []HistoryEntry) string {
-	entries := make([][]byte, 0, len(h)) // newest first
-	size := 1                            // the brackets, less the comma that one entry does not have
-	for _, e := range slices.Backward(h) {
+	entries, size, remarks := make([][]byte, len(h)), 1, 0 // the brackets, less the comma that one entry does not have
+	for i, e := range h {
 		b, err := json.Marshal(e)
 		if err != nil {
 			panic(fmt.Sprintf("marshal history entry: %v", err))
 		}
-		if size += len(b) + 1; size > MaxHistoryBytes {
-			break
+		entries[i] = b
+		if size += len(b) + 1; e.Event.isRemark() {
+			remarks += len(b) + 1
 		}
-		entries = append(entries, b)
 	}
+	oldest := map[bool]int{} // of remarks, and of the rest, that may be there still
+	for size > MaxHistoryBytes {
+		kind := remarks > MaxHistoryBytes/4 || remarks == size-1
+		i := oldest[kind]
+		oldest[kind]++
+		if h[i].Event.isRemark() != kind {
+			continue
+		}
+		gone := len(entries[i]) + 1
+		if entries[i], size = nil, size-gone; kind {
+			remarks -= gone
+		}
+	}
+	entries = slices.DeleteFunc(entries, func(b []byte) bool { return b == nil })
 	if len(entries) == 0 {
 		return ""
 	}
-	slices.Reverse(entries)
 	return "[" + string(bytes.Join(entries, []byte(","))) + "]"
+}
+
+// isRemark says of an event that it may come over and over again while nothing changes.
+func (e Event) isRemark() bool {
+	return e == EventNoted || e == EventWaiting || e == EventReasserted || e == EventMissed
 }

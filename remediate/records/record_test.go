@@ -145,6 +145,46 @@ func TestHistoryKeepsTheNewestThatFitIn32KiB(t *testing.T) {
 	}
 }
 
+func TestAnAlertThatComesAndGoesLeavesRollbacksInTheHistory(t *testing.T) {
+	var r decision.Record
+	add := func(event decision.Event, n int) {
+		for i := range n {
+			r.History = append(r.History, decision.HistoryEntry{At: at.Add(time.Duration(i) * time.Minute), State: decision.StateIdle, Event: event, By: "alert", Alert: "CanaryErrors", Reason: strings.Repeat("x", 100)})
+			var err error
+			if r, err = Parse(recordMap(r)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	count := func() (rollbacks, notes int, newest decision.HistoryEntry) {
+		text := r.Data()[decision.KeyHistory]
+		if len(text) > decision.MaxHistoryBytes {
+			t.Fatalf("history takes %d bytes", len(text))
+		}
+		for e := range r.NewestFirst() {
+			if newest.At.IsZero() {
+				newest = e
+			}
+			switch e.Event {
+			case decision.EventRolledBack:
+				rollbacks++
+			case decision.EventNoted:
+				notes++
+			}
+		}
+		return rollbacks, notes, newest
+	}
+	add(decision.EventRolledBack, 1)
+	add(decision.EventNoted, 1000)
+	if rollbacks, notes, newest := count(); rollbacks != 1 || notes < 100 || !newest.At.Equal(at.Add(999*time.Minute)) {
+		t.Errorf("after 1,000 notes: %d rollbacks and %d notes, the newest of %s", rollbacks, notes, newest.At)
+	}
+	add(decision.EventRolledBack, 1000)
+	if rollbacks, notes, newest := count(); rollbacks < 100 || notes < 30 || newest.Event != decision.EventRolledBack || !newest.At.Equal(at.Add(999*time.Minute)) {
+		t.Errorf("after 1,000 rollbacks: %d rollbacks and %d notes, the newest %s of %s", rollbacks, notes, newest.Event, newest.At)
+	}
+}
+
 func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 	r := decisiontest.Given().Record
 	for i := range 1000 {
