@@ -186,7 +186,7 @@ func TestTheChartTakesAPageWithoutHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := configOf(t, rendered(t, text), "guardian"); !slices.Equal(c.Page.Hosts, []string{"guardian", "guardian.microservices"}) {
+	if c := configOf(t, rendered(t, text), "guardian"); !slices.Equal(c.Page.Hosts, []string{"guardian"}) {
 		t.Errorf("hosts %q", c.Page.Hosts)
 	}
 }

@@ -94,7 +94,7 @@ annotations:
 {{- if .Values.page.enabled -}}
 {{- $_ := set $listen "page" ":8082" -}}
 {{- $service := include "guardian.fullname" . -}}
-{{- $hosts := concat (list $service (printf "%s.%s" $service .Release.Namespace)) (default list .Values.page.hosts) (dig "page" "hosts" list $config) -}}
+{{- $hosts := concat (list $service) (default list .Values.page.hosts) (dig "page" "hosts" list $config) -}}
 {{- $_ := set $config "page" (dict "hosts" (uniq $hosts)) -}}
 {{- end -}}
 {{- $_ := set $config "listen" $listen -}}

@@ -82,9 +82,11 @@ type Web struct {
 // Page is how the page for people is served.
 type Page struct {
 	// Hosts is the host names by which browsers reach the page, besides IP
-	// addresses, localhost and names of the cluster, which end in .svc or .svc and
-	// clusterDomain; no other one is answered, so that no web site can read the page
-	// by a name of its own (DNS rebinding).
+	// addresses, localhost, guardian, and names of the cluster, which end in .svc or
+	// .svc and clusterDomain; one without a dot, such as a Service's, is also answered
+	// with the namespace behind it, unless that is a top-level domain, such as shop. No
+	// other one is answered, so that no web site can read the page by a name of its own
+	// (DNS rebinding).
 	Hosts []string `yaml:"hosts"`
 }
 

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+
+	"golang.org/x/net/publicsuffix"
 )
 
 // hosts are the names by which the page is answered. A web site could have its own
@@ -16,13 +18,24 @@ type hosts struct {
 	suffix []string        // of names that only the cluster gives
 }
 
-func newHosts(own []string, domain string) hosts {
+// service is the Service's name where nobody has said another.
+const service = "guardian"
+
+// newHosts knows the names of its own, and short ones of a Service as pods use them:
+// alone, and with the namespace behind it. Where that is a top-level domain, such as
+// shop or dev, it is not enough: anybody could register guardian.shop.
+func newHosts(own []string, namespace, domain string) hosts {
 	h := hosts{own: map[string]bool{"localhost": true}, suffix: []string{".svc"}}
 	if domain != "" {
 		h.suffix = append(h.suffix, ".svc."+strings.ToLower(domain))
 	}
-	for _, name := range own {
-		h.own[strings.ToLower(name)] = true
+	_, public := publicsuffix.PublicSuffix(strings.ToLower(namespace))
+	for _, name := range append([]string{service}, own...) {
+		name = strings.ToLower(name)
+		h.own[name] = true
+		if namespace != "" && !public && !strings.Contains(name, ".") {
+			h.own[name+"."+strings.ToLower(namespace)] = true
+		}
 	}
 	return h
 }
@@ -57,5 +70,6 @@ func hostName(header string) string {
 func refuse(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(http.StatusMisdirectedRequest)
-	fmt.Fprintf(w, "guardian's page is not served by the name %.253q.\nIf it should be: add that name to page.hosts of guardian's configuration, or of the chart's values.\n", hostName(r.Host))
+	fmt.Fprintf(w, "guardian's page is not served by the name %.253q.\nIt is by IP addresses, localhost, and the Service's name as in guardian.namespace.svc.\n"+
+		"If it should be by this one: add it to page.hosts of guardian's configuration, or of the chart's values.\n", hostName(r.Host))
 }

@@ -109,7 +109,7 @@ func New(o Options) *Page {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	p := &Page{o: o, mux: http.NewServeMux(), hosts: newHosts(o.Hosts, o.Domain), changes: newChanges(), reads: map[string]*read{},
+	p := &Page{o: o, mux: http.NewServeMux(), hosts: newHosts(o.Hosts, o.Namespace, o.Domain), changes: newChanges(), reads: map[string]*read{},
 		warn: rate.Sometimes{First: 1, Interval: time.Minute}}
 	static, err := fs.Sub(assets, "assets")
 	if err != nil {
