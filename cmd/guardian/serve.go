@@ -132,9 +132,9 @@ type service struct {
 
 func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 	s := &service{config: c, log: log}
-	s.connectTraces()
 	registry := prometheus.NewRegistry()
 	reg := prometheus.WrapRegistererWith(prometheus.Labels{rules.LabelOwner: c.Namespace}, registry)
+	s.connectTraces(reg)
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := alerting.NewMetrics(reg)
 	s.bridge = newBridge(c, metrics, s.log.With("component", "alerting"), time.Now)

@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/canary-guardian/guardian/cmd/guardian/tracing"
 )
 
@@ -14,10 +16,10 @@ const lastSpans = 3 * time.Second
 
 // connectTraces sends traces if the OTEL_ environment asks for them. What is wrong
 // with it is told, and stops nothing: it is not the brake.
-func (s *service) connectTraces() {
+func (s *service) connectTraces(reg prometheus.Registerer) {
 	version, _ := buildVersion()
 	traces, err := tracing.FromEnv(context.Background(), tracing.Options{
-		Version: version, Namespace: s.config.Namespace, Pod: os.Getenv("POD_NAME"), Log: s.log.With("component", "tracing"),
+		Version: version, Namespace: s.config.Namespace, Pod: os.Getenv("POD_NAME"), Log: s.log.With("component", "tracing"), Metrics: reg,
 	})
 	if err != nil {
 		s.log.Error("no traces are sent: the OTEL_ environment is wrong", "err", err)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
@@ -105,6 +107,8 @@ func TestARollbackIsOneTraceFromTheCallToTheWrites(t *testing.T) {
 	}
 }
 
+var droppedSpans = regexp.MustCompile(`(?m)^guardian_trace_spans_dropped_total\{guardian_namespace="[^"]+",reason="failed"\} (\d+)$`)
+
 // A collector that is not there, and an environment that makes no sense, keep nobody
 // from rolling back.
 func TestRollbacksDoNotNeedTheCollector(t *testing.T) {
@@ -116,11 +120,19 @@ func TestRollbacksDoNotNeedTheCollector(t *testing.T) {
 			r := newRig(t)
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", env.endpoint)
 			t.Setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "100")
+			t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
 			t.Setenv("OTEL_TRACES_SAMPLER", env.sampler)
 			app := r.app("orders-service", 50)
 			g := r.serve("guardian-0", r.config("127.0.0.1:0", "", app))
 			r.postTraced(g, "/webhook", webhookOf(r.alertOf(app.Name)))
 			r.must(isAt(t.Context(), app, 0))
+			r.wait("dropped spans are counted", func(context.Context) error {
+				counted := droppedSpans.FindStringSubmatch(r.scrape(g, "text/plain"))
+				if asked := env.sampler == ""; asked != (counted != nil) || asked && counted[1] == "0" {
+					return fmt.Errorf("counted %q", counted)
+				}
+				return nil
+			})
 			g.stop()
 			if !strings.Contains(strings.ReplaceAll(g.log.String(), `\\\"`, `\"`), env.log) {
 				t.Errorf("the log lacks %q:\n%s", env.log, g.log)

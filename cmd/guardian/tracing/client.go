@@ -150,7 +150,17 @@ func partial(kind string, answer []byte) error {
 	if rejected == 0 {
 		return nil
 	}
-	return fmt.Errorf("the collector rejected %d spans: %.200q", rejected, why)
+	return &rejectedError{rejected, why}
+}
+
+// rejectedError is the answer of a collector that took only some of the spans.
+type rejectedError struct {
+	spans uint64
+	why   string
+}
+
+func (e *rejectedError) Error() string {
+	return fmt.Sprintf("the collector rejected %d spans: %.200q", e.spans, e.why)
 }
 
 // fields calls do for each field of a protobuf message, until one makes no sense.

@@ -24,6 +24,7 @@ type settings struct {
 	timeout   time.Duration // of one export
 	tls       *tls.Config   // nil: Go's own
 	sampler   sdktrace.Sampler
+	queue     int // spans that may wait
 	batch     []sdktrace.BatchSpanProcessorOption
 	propagate bool // W3C trace context is read and written
 }
@@ -55,7 +56,8 @@ func (e *environment) read() *settings {
 	if !e.asked() {
 		return nil
 	}
-	s := &settings{endpoint: e.endpoint(), headers: e.headers(), timeout: e.timeout(), sampler: e.sampler(), batch: e.batch(), propagate: e.propagators()}
+	s := &settings{endpoint: e.endpoint(), headers: e.headers(), timeout: e.timeout(), sampler: e.sampler(), propagate: e.propagators()}
+	s.queue, s.batch = e.batch()
 	if name, v := e.otlp("PROTOCOL"); v != "" && v != "http/protobuf" {
 		e.wrong(name, v, "http/protobuf, which is the only one here")
 	}
@@ -186,17 +188,17 @@ func (e *environment) ratio() float64 {
 }
 
 // batch bounds what waits to be sent.
-func (e *environment) batch() []sdktrace.BatchSpanProcessorOption {
+func (e *environment) batch() (queue int, options []sdktrace.BatchSpanProcessorOption) {
 	millis := func(name string, otherwise int) time.Duration {
 		return time.Duration(e.positive(name, e.of(name), otherwise)) * time.Millisecond
 	}
 	count := func(name string, otherwise int) int { return e.positive(name, e.of(name), otherwise) }
-	queue := count("OTEL_BSP_MAX_QUEUE_SIZE", sdktrace.DefaultMaxQueueSize)
+	queue = count("OTEL_BSP_MAX_QUEUE_SIZE", sdktrace.DefaultMaxQueueSize)
 	batch := count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", min(queue, sdktrace.DefaultMaxExportBatchSize))
 	if batch > queue {
 		e.wrong("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", strconv.Itoa(batch), fmt.Sprintf("at most OTEL_BSP_MAX_QUEUE_SIZE, which is %d", queue))
 	}
-	return []sdktrace.BatchSpanProcessorOption{
+	return queue, []sdktrace.BatchSpanProcessorOption{
 		sdktrace.WithMaxQueueSize(queue), sdktrace.WithMaxExportBatchSize(batch),
 		sdktrace.WithBatchTimeout(millis("OTEL_BSP_SCHEDULE_DELAY", sdktrace.DefaultScheduleDelay)),
 		sdktrace.WithExportTimeout(millis("OTEL_BSP_EXPORT_TIMEOUT", sdktrace.DefaultExportTimeout)),

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
@@ -32,6 +33,7 @@ type Options struct {
 	Namespace string // of Kubernetes
 	Pod       string // empty: not known
 	Log       *slog.Logger
+	Metrics   prometheus.Registerer // nil: dropped spans are not counted
 }
 
 // Traces sends spans to a collector. A nil one does nothing.
@@ -60,7 +62,7 @@ func FromEnv(ctx context.Context, o Options) (*Traces, error) {
 	}
 	tellErrors(o.Log)
 	p := sdktrace.NewTracerProvider(sdktrace.WithResource(from), sdktrace.WithSampler(s.sampler),
-		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(exporter, s.batch...)))
+		sdktrace.WithSpanProcessor(newQueue(exporter, newDrops(o.Metrics), *s)))
 	o.Log.Info("traces are sent", "endpoint", redacted(s.endpoint))
 	return &Traces{tracer: p.Tracer(scope, trace.WithInstrumentationVersion(o.Version)), provider: p, propagate: s.propagate}, nil
 }

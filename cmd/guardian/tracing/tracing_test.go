@@ -13,8 +13,11 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/test/otlp"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"go.uber.org/goleak"
@@ -33,15 +36,36 @@ func TestMain(m *testing.M) {
 // traces starts them, with what they log.
 func traces(t *testing.T, env map[string]string) (*Traces, *bytes.Buffer) {
 	t.Helper()
+	got, log, _ := countedTraces(t, env)
+	return got, log
+}
+
+// countedTraces starts them, with what they log and their metrics.
+func countedTraces(t *testing.T, env map[string]string) (*Traces, *bytes.Buffer, *prometheus.Registry) {
+	t.Helper()
 	for k, v := range env {
 		t.Setenv(k, v)
 	}
-	log := &bytes.Buffer{}
-	got, err := FromEnv(t.Context(), Options{Version: "1.2.3", Namespace: "shop", Pod: "guardian-0", Log: slog.New(slog.NewTextHandler(log, nil))})
+	log, reg := &bytes.Buffer{}, prometheus.NewPedanticRegistry()
+	got, err := FromEnv(t.Context(), Options{Version: "1.2.3", Namespace: "shop", Pod: "guardian-0", Log: slog.New(slog.NewTextHandler(log, nil)), Metrics: reg})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return got, log
+	return got, log, reg
+}
+
+// dropped are the spans that a registry says were dropped, by reason.
+func dropped(t *testing.T, reg *prometheus.Registry) map[string]int {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil || len(families) != 1 || families[0].GetName() != "guardian_trace_spans_dropped_total" {
+		t.Fatalf("metrics %v, %v", families, err)
+	}
+	out := map[string]int{}
+	for _, m := range families[0].GetMetric() {
+		out[m.GetLabel()[0].GetValue()] = int(m.GetCounter().GetValue())
+	}
+	return out
 }
 
 func receiver(t *testing.T) *otlp.Receiver {
@@ -60,9 +84,12 @@ func TestThereAreNoTracesUnlessTheyAreAskedFor(t *testing.T) {
 		"an empty endpoint, as by": {"OTEL_EXPORTER_OTLP_ENDPOINT": " "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, log := traces(t, env)
+			got, log, reg := countedTraces(t, env)
 			if got != nil || got.Tracer() != nil || got.Propagator() != nil || log.Len() > 0 {
 				t.Errorf("%v, log %q", got, log)
+			}
+			if families, err := reg.Gather(); err != nil || len(families) > 0 {
+				t.Errorf("metrics %v, %v", families, err)
 			}
 			next := http.DefaultTransport
 			if got.Transport(next) != next {
@@ -212,37 +239,44 @@ func TestTheSamplerDecides(t *testing.T) {
 	}
 }
 
-// What is told when spans are not taken; the same again is not told.
-func TestACollectorThatRefusesIsToldOnce(t *testing.T) {
+// What is told when spans are not taken, and how many are counted; the same again is not told.
+func TestACollectorThatRefusesIsToldOnceAndCounted(t *testing.T) {
 	t.Cleanup(func() { otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) })
-	partial, err := proto.Marshal(&collectorpb.ExportTraceServiceResponse{PartialSuccess: &collectorpb.ExportTracePartialSuccess{RejectedSpans: 3, ErrorMessage: "too old"}})
-	if err != nil {
-		t.Fatal(err)
+	partial := func(rejected int64) []byte {
+		answer, err := proto.Marshal(&collectorpb.ExportTraceServiceResponse{PartialSuccess: &collectorpb.ExportTracePartialSuccess{RejectedSpans: rejected, ErrorMessage: "too old"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer
 	}
 	kind := http.Header{"Content-Type": {contentType}}
 	for name, c := range map[string]struct {
 		answer func(calls int) (int, http.Header, []byte)
 		calls  int
 		log    string
+		drops  map[string]int
 	}{
-		"refused":      {func(int) (int, http.Header, []byte) { return http.StatusBadRequest, nil, nil }, 2, "the collector answers 400"},
-		"some of them": {func(int) (int, http.Header, []byte) { return http.StatusOK, kind, partial }, 2, `the collector rejected 3 spans: \"too old\"`},
+		"refused": {func(int) (int, http.Header, []byte) { return http.StatusBadRequest, nil, nil }, 2, "the collector answers 400", map[string]int{dropFailed: 4}},
+		"some of them": {func(int) (int, http.Header, []byte) { return http.StatusOK, kind, partial(1) }, 2, `the collector rejected 1 spans: \"too old\"`,
+			map[string]int{dropRejected: 2}},
+		"more than there are": {func(int) (int, http.Header, []byte) { return http.StatusOK, kind, partial(-1) }, 2, `the collector rejected 18446744073709551615 spans`,
+			map[string]int{dropRejected: 4}},
 		"sent elsewhere": {func(int) (int, http.Header, []byte) { // where the headers are nobody's business
 			return http.StatusTemporaryRedirect, http.Header{"Location": {"/elsewhere"}}, nil
-		}, 2, "the collector answers 307"},
-		"garbage is no no": {func(int) (int, http.Header, []byte) { return http.StatusOK, kind, []byte{0xff} }, 2, ""},
+		}, 2, "the collector answers 307", map[string]int{dropFailed: 4}},
+		"garbage is no no": {func(int) (int, http.Header, []byte) { return http.StatusOK, kind, []byte{0xff} }, 2, "", nil},
 		"busy, then not": {func(calls int) (int, http.Header, []byte) {
 			if calls == 0 {
 				return http.StatusServiceUnavailable, nil, nil
 			}
 			return http.StatusOK, nil, nil
-		}, 3, ""},
+		}, 3, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := receiver(t)
 			r.Answer(c.answer)
-			got, log := traces(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": r.URL, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"}) // two exports
-			for range 2 {
+			got, log, reg := countedTraces(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": r.URL, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "2"}) // two exports
+			for range 4 {
 				_, span := got.Tracer().Start(t.Context(), "x")
 				span.End()
 			}
@@ -251,34 +285,96 @@ func TestACollectorThatRefusesIsToldOnce(t *testing.T) {
 			if len(r.Headers()) != c.calls || told > 1 || (told == 1) != (c.log != "") || !strings.Contains(log.String(), c.log) {
 				t.Errorf("%d calls, want %d; log, want %q once:\n%s", len(r.Headers()), c.calls, c.log, log)
 			}
+			drops := dropped(t, reg)
+			for _, reason := range []string{dropFull, dropFailed, dropRejected} {
+				if n, counted := drops[reason]; !counted || n != c.drops[reason] {
+					t.Errorf("dropped as %s: %d, want %d", reason, n, c.drops[reason])
+				}
+			}
 		})
 	}
 }
 
 // Spans end while the collector takes a connection and does not answer, many more of
-// them than the queue holds.
+// them than the queue holds. Each is sent or counted.
 func TestACollectorThatHangsHoldsNobody(t *testing.T) {
 	t.Cleanup(func() { otel.SetErrorHandler(otel.ErrorHandlerFunc(func(error) {})) })
 	release, called := make(chan struct{}), make(chan struct{}, 100)
-	hangs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+	hangs := receiver(t)
+	hangs.Answer(func(int) (int, http.Header, []byte) {
 		called <- struct{}{}
 		<-release
-	}))
-	defer hangs.Close()
-	got, log := traces(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": hangs.URL, "OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"})
-	for range 10_000 {
-		_, span := got.Tracer().Start(t.Context(), "x")
-		span.End()
+		return http.StatusOK, nil, nil
+	})
+	got, log, reg := countedTraces(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": hangs.URL, "OTEL_BSP_MAX_QUEUE_SIZE": "16", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "8"})
+	end := func(n int) {
+		for range n {
+			_, span := got.Tracer().Start(t.Context(), "x")
+			span.End()
+		}
 	}
+	end(16)
 	<-called
-	for range 10_000 { // and with an export under way
-		_, span := got.Tracer().Start(t.Context(), "x")
-		span.End()
+	if n := dropped(t, reg)[dropFull]; n != 0 {
+		t.Errorf("%d dropped, and the queue has room", n)
+	}
+	end(10_000) // with an export under way
+	if n := dropped(t, reg)[dropFull]; n != 10_000 {
+		t.Errorf("%d dropped of 10000, and the queue is full", n)
 	}
 	close(release) // only now may anything have been sent
+	if err := got.provider.ForceFlush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	end(16) // what was dropped takes no room
 	_ = got.Shutdown(t.Context())
 	if told := strings.Count(log.String(), "traces are not sent"); told > 1 {
 		t.Errorf("told %d times", told)
+	}
+	if n := len(hangs.Spans()); n != 32 {
+		t.Errorf("%d were sent, want 32", n)
+	}
+	if drops := dropped(t, reg); drops[dropFull] != 10_000 || drops[dropFailed] != 0 || drops[dropRejected] != 0 {
+		t.Errorf("dropped: %v", drops)
+	}
+}
+
+// A span that is recorded and not sampled is for nobody.
+func TestWhatIsNotSampledTakesNoRoom(t *testing.T) {
+	exporter, drops := tracetest.NewInMemoryExporter(), newDrops(nil)
+	q := newQueue(exporter, drops, settings{queue: 4, batch: []sdktrace.BatchSpanProcessorOption{sdktrace.WithMaxQueueSize(4)}})
+	sampled := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: trace.FlagsSampled})
+	for range 100 {
+		q.OnEnd(tracetest.SpanStub{SpanContext: sampled.WithTraceFlags(0)}.Snapshot())
+	}
+	q.OnEnd(tracetest.SpanStub{SpanContext: sampled}.Snapshot())
+	if err := q.ForceFlush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(exporter.GetSpans()); n != 1 {
+		t.Errorf("%d were sent, want 1", n)
+	}
+	if err := q.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What was sent makes room for others.
+func TestTheQueueIsAsLongAgainWhenSpansWereSent(t *testing.T) {
+	r := receiver(t)
+	got, _, reg := countedTraces(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": r.URL, "OTEL_BSP_MAX_QUEUE_SIZE": "4", "OTEL_BSP_SCHEDULE_DELAY": "3600000"})
+	for range 20 {
+		for range 4 {
+			_, span := got.Tracer().Start(t.Context(), "x")
+			span.End()
+		}
+		if err := got.provider.ForceFlush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = got.Shutdown(t.Context())
+	if n, drops := len(r.Spans()), dropped(t, reg); n != 80 || drops[dropFull] != 0 {
+		t.Errorf("%d sent of 80, dropped %v", n, drops)
 	}
 }
 
