@@ -114,6 +114,12 @@ test-otel: tools ## Send a rollback's trace to a real OpenTelemetry collector (b
 	$(GO) vet -tags=otel ./cmd/guardian
 	$(GO) test -tags=otel -count=1 -timeout=10m -v -run=ARealCollector ./cmd/guardian
 
+.PHONY: test-jaeger
+test-jaeger: tools ## Send a rollback's trace to a real Jaeger, and follow guardian's links there (builds it once, 10 minutes)
+	@$(GO) run ./test/cluster -build jaeger
+	$(GO) vet -tags=jaeger ./cmd/guardian
+	$(GO) test -tags=jaeger -count=1 -timeout=10m -v -run=ARealJaeger ./cmd/guardian
+
 .PHONY: property
 property: ## Try SEQUENCES (10000) other random sequences of events against the invariants
 	$(GO) test -count=1 -timeout=2h -run=PropertyInvariants ./remediate -rapid.checks=$(SEQUENCES)

@@ -130,6 +130,12 @@ func tools() map[string]tool {
 			folder: "collector", module: "go.opentelemetry.io/collector/otelcol", pkg: ".",
 			about: time.Minute,
 		},
+		// The second version's program, in a module that counts as the first's. Which version it is cannot be told from what
+		// it prints without a stamp, so no other will do.
+		"jaeger": {
+			folder: "jaeger", module: "github.com/jaegertracing/jaeger", pkg: "github.com/jaegertracing/jaeger/cmd/jaeger",
+			about: 6 * time.Minute,
+		},
 		"kustomize-controller": {
 			folder: "flux", module: "github.com/fluxcd/kustomize-controller", pkg: "github.com/fluxcd/kustomize-controller",
 			about: 2 * time.Minute,
@@ -178,7 +184,7 @@ func wanted(name string) string {
 // cache folder, where it is built first when it is missing. A build prints its progress to stderr and takes up to some
 // minutes; other processes that need a build at the same time wait. Known are kube-apiserver, kubectl, etcd,
 // kube-controller-manager, prometheus, promtool, alertmanager, amtool, helm, prometheus-operator, act, pilot-discovery, argocd,
-// kustomize-controller, helm-controller and collector (OpenTelemetry's); it must be called from within the repository.
+// kustomize-controller, helm-controller, jaeger and collector (OpenTelemetry's); it must be called from within the repository.
 //
 // Programs that $GUARDIAN_OLDEST names, with spaces between, are of the oldest version that guardian is to work with.
 func Binary(ctx context.Context, name string) (string, error) {
