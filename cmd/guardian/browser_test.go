@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,8 +20,6 @@ import (
 
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
-
-var pictures = flag.Bool("pictures", false, "write the pictures of docs/page.md")
 
 // browser is a Chromium without a window, driven by W3C WebDriver.
 type browser struct {

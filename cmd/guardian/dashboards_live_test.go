@@ -62,8 +62,19 @@ func (p promReader) get(ctx context.Context, path string, query url.Values, data
 	return nil
 }
 
-// series counts the series of a query that have a number: now, or for one over time at any second of the run.
-func (p promReader) series(ctx context.Context, q promQuery, values map[string]string) (int, error) {
+// promSeries is a series with its numbers, in order.
+type promSeries struct {
+	labels map[string]string
+	points []promPoint
+}
+
+type promPoint struct {
+	at    time.Time
+	value float64
+}
+
+// read asks for the series of a query that have a number: now, or for one over time at any second of the run.
+func (p promReader) read(ctx context.Context, q promQuery, values map[string]string) ([]promSeries, error) {
 	query := url.Values{"query": {filledIn(q.expr, values)}}
 	path := "/api/v1/query"
 	if !q.instant {
@@ -74,24 +85,29 @@ func (p promReader) series(ctx context.Context, q promQuery, values map[string]s
 	}
 	var data struct {
 		Result []struct {
+			Metric map[string]string
 			Value  [2]any
 			Values [][2]any
 		}
 	}
 	if err := p.get(ctx, path, query, &data); err != nil {
-		return 0, err
+		return nil, err
 	}
-	n := 0
-	for _, s := range data.Result {
-		if slices.ContainsFunc(append(s.Values, s.Value), func(v [2]any) bool {
+	var out []promSeries
+	for _, r := range data.Result {
+		s := promSeries{labels: r.Metric}
+		for _, v := range append(r.Values, r.Value) {
+			at, _ := v[0].(float64)
 			text, _ := v[1].(string)
-			f, err := strconv.ParseFloat(text, 64)
-			return err == nil && !math.IsNaN(f)
-		}) {
-			n++
+			if f, err := strconv.ParseFloat(text, 64); err == nil && !math.IsNaN(f) {
+				s.points = append(s.points, promPoint{time.UnixMilli(int64(at * 1000)), f})
+			}
+		}
+		if len(s.points) > 0 {
+			out = append(out, s)
 		}
 	}
-	return n, nil
+	return out, nil
 }
 
 var labelValues = regexp.MustCompile(`^label_values\((.*), (\w+)\)$`)
@@ -144,21 +160,25 @@ func (r *rig) dashboardsShow(prom *controlplane.Server, began time.Time, guard s
 			return err
 		})
 		var said strings.Builder
+		fmt.Fprintf(&said, "\n%4d variables with values of Prometheus", len(values)-2)
 		for _, q := range d.queries() {
-			n, err := p.series(r.t.Context(), q, values)
+			found, err := p.read(r.t.Context(), q, values)
 			r.must(err)
+			n := len(found)
 			if empty := emptyQueries[q.where]; empty != "" && n > 0 {
 				r.t.Errorf("%s: has data, and need not be named as one without: %s", q.where, empty)
 			} else if empty == "" && chanceQueries[q.where] == "" && n == 0 {
 				r.wait(q.where, func(ctx context.Context) (err error) {
-					if n, err = p.series(ctx, q, values); err == nil && n == 0 {
+					if found, err = p.read(ctx, q, values); err == nil && len(found) == 0 {
 						err = fmt.Errorf("no data for %s", filledIn(q.expr, values))
 					}
+					n = len(found)
 					return err
 				})
 			}
 			fmt.Fprintf(&said, "\n%4d series  %s", n, q.where)
 		}
 		r.t.Logf("%s, with %v:%s", d.name, values, said.String())
+		r.draw(p, d, values)
 	}
 }

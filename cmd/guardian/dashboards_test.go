@@ -49,7 +49,8 @@ type grafanaVariable struct {
 }
 
 type grafanaMark struct {
-	Name, Expr, TitleFormat, TextFormat string
+	Name, Expr, TitleFormat, TextFormat, IconColor string
+	Enable, UseValueForTime                        bool
 }
 
 type grafanaPanel struct {
@@ -60,7 +61,35 @@ type grafanaPanel struct {
 		RefID, Expr, LegendFormat, Format string
 		Instant, Range                    bool
 	}
-	FieldConfig struct{ Defaults struct{ Unit string } }
+	Options     struct{ TextMode string }
+	FieldConfig struct {
+		Defaults struct {
+			Unit     string
+			Min, Max *float64
+			Custom   struct{ DrawStyle, LineInterpolation string }
+			Mappings []struct {
+				Options map[string]struct{ Text, Color string } // by value
+			}
+		}
+		Overrides []grafanaOverride
+	}
+	Transformations []struct {
+		ID      string
+		Options struct {
+			ExcludeByName map[string]bool
+			IndexByName   map[string]int
+			RenameByName  map[string]string
+		}
+	}
+}
+
+// grafanaOverride is for the series of a panel whose name fits.
+type grafanaOverride struct {
+	Matcher    struct{ ID, Options string }
+	Properties []struct {
+		ID    string
+		Value any
+	}
 }
 
 func readDashboards(t *testing.T) []grafanaDashboard {
