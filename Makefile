@@ -33,8 +33,9 @@ help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build bin/guardian
+build: ## Build bin/guardian and bin/guardian-replay
 	$(GO) build -trimpath -o bin/guardian ./cmd/guardian
+	$(GO) build -trimpath -o bin/guardian-replay ./cmd/guardian-replay
 
 .PHONY: image
 image: ## Build the image without a container engine into dist/image (PUSH=registry.example/team pushes it)
@@ -196,6 +197,13 @@ bench-cost: tools ## Measure what the rules of 1, 100 and 1,000 guards cost a re
 	$(GO) run ./test/judge/cost -guards 1000 -busy 50
 	$(GO) run ./test/judge/cost -scrape 5s
 	$(GO) run ./test/judge/cost -fast 1s
+
+# How many days bench-replay replays.
+DAYS ?= 30
+
+.PHONY: bench-replay
+bench-replay: tools ## Replay DAYS (30) simulated days of five guards, stored in a real Prometheus (15 minutes)
+	GUARDIAN_REPLAY=$(DAYS) $(GO) test -count=1 -timeout=2h -v -run=ReplayOfAMonth ./test/judge
 
 .PHONY: lint
 lint: ## Check with gofmt, go vet and staticcheck

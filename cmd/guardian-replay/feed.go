@@ -66,6 +66,7 @@ type target struct {
 	series        map[uint64]*raw
 	last          int64 // the last scrape that was handed on; 0: none
 	gone          bool  // it has ended after that
+	proxy         bool  // it reports requests
 }
 
 // raw is a series of a target.
@@ -110,6 +111,7 @@ func (f *feed) load(ctx context.Context, from, to time.Time) error {
 	for _, selector := range f.selectors {
 		err := f.fetch(ctx, selector, from, to, func(l labels.Labels, points []point) {
 			t := f.target(l)
+			t.proxy = t.proxy || l.Get(model.MetricNameLabel) == "istio_requests_total"
 			one := t.series[l.Hash()]
 			if one == nil {
 				one = &raw{labels: l}
@@ -236,6 +238,17 @@ func (f *feed) settle(until int64) {
 			delete(f.targets, key)
 		}
 	}
+}
+
+// scraped is how often proxies were scraped lately, to the second: 0 is not known.
+func (f *feed) scraped() time.Duration {
+	var most int64
+	for _, t := range f.targets {
+		if t.proxy {
+			most = max(most, f.intervals[t.job])
+		}
+	}
+	return (time.Duration(most) * time.Millisecond).Round(time.Second)
 }
 
 func (t *target) idle() bool {

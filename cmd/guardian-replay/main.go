@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -43,7 +44,8 @@ const exitUnknown = 2
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
-	err := newCommand(os.Stdout, os.Stderr, time.Now).ExecuteContext(ctx)
+	debug.SetGCPercent(400)      // the heap is small, and evaluations make much garbage
+	err := newCommand(os.Stdout, os.Stderr, time.Now, time.Second).ExecuteContext(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error: could not tell:", err)
@@ -55,13 +57,14 @@ func main() {
 type options struct {
 	file, url, from, to, namespace, output string
 	sets, only                             []string
-	chunk, timeout                         time.Duration
+	chunk, timeout, pause                  time.Duration
 	rate                                   float64
 	quiet                                  bool
 }
 
-func newCommand(out, errOut io.Writer, clock func() time.Time) *cobra.Command {
-	var o options
+// newCommand makes the command. pause is how long it waits before a query is asked again.
+func newCommand(out, errOut io.Writer, clock func() time.Time, pause time.Duration) *cobra.Command {
+	o := options{pause: pause}
 	cmd := &cobra.Command{
 		Use:   "guardian-replay -f guardian.yaml --prometheus URL [--from 30d]",
 		Short: "Run the guards' rules over the past, and print what guardian would have done",
@@ -120,7 +123,7 @@ func replay(ctx context.Context, o options, out, errOut io.Writer, now time.Time
 		return err
 	}
 	defer client.Close()
-	asked := &bounded{source: client, limit: rate.NewLimiter(rate.Limit(o.rate), 1)}
+	asked := &bounded{source: client, limit: rate.NewLimiter(rate.Limit(o.rate), 1), pause: o.pause}
 	r.source, r.progress = asked, &progress{out: errOut, quiet: o.quiet}
 	began := time.Now()
 	guards, err := r.guards(ctx)
@@ -222,6 +225,7 @@ func (r *replayer) guards(ctx context.Context) ([]guardReport, error) {
 type bounded struct {
 	source
 	limit   *rate.Limiter
+	pause   time.Duration // before a query is asked again; doubled each time
 	mu      sync.Mutex
 	queries int
 	samples int
@@ -233,13 +237,25 @@ func (b *bounded) ask(ctx context.Context, ask func() (model.Matrix, error)) (mo
 	if err := b.limit.Wait(ctx); err != nil {
 		return nil, err
 	}
-	m, err := ask()
-	b.queries++
-	for _, stream := range m {
-		b.samples += len(stream.Values)
+	for tries := 1; ; tries++ {
+		m, err := ask()
+		b.queries++
+		for _, stream := range m {
+			b.samples += len(stream.Values)
+		}
+		if err == nil || errors.Is(err, alerting.ErrTooMuch) || tries == tryAgain || ctx.Err() != nil {
+			return m, err
+		}
+		select {
+		case <-time.After(b.pause << tries):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
-	return m, err
 }
+
+// tryAgain is how often a query is asked that finds no answer.
+const tryAgain = 3
 
 // Range implements source.
 func (b *bounded) Range(ctx context.Context, promql string, from, to time.Time, step time.Duration) (model.Matrix, error) {
@@ -260,7 +276,11 @@ type progress struct {
 	told  bool
 }
 
+// say is for nobody where there is no progress.
 func (p *progress) say(guard, format string, args ...any) {
+	if p == nil {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.quiet || time.Since(p.last) < 2*time.Second {

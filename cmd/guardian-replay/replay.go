@@ -48,6 +48,9 @@ func (r *replayer) guard(ctx context.Context, g config.Guard) (guardReport, erro
 		return guardReport{}, err
 	}
 	out := guardReport{Guard: g.Name, Namespace: made.Namespace, Releases: []release{}}
+	if silence := found.silence(); silence != "" {
+		out.Notes = append(out.Notes, silence)
+	}
 	out.deployments(&made, found)
 	run, err := r.prepare(made)
 	if err != nil {
@@ -56,7 +59,7 @@ func (r *replayer) guard(ctx context.Context, g config.Guard) (guardReport, erro
 	out.Notes = append(out.Notes, run.notes...)
 	episodes := episodesOf(found.steps, patienceOf(surveyStep, quiet, g.Rollback.Window, surveyWindow(r.options)))
 	for i, e := range episodes {
-		r.progress.say(g.Name, "release %d of %d, of %s", i+1, len(episodes), found.at(e.from).UTC().Format("2006-01-02 15:04"))
+		run.now = fmt.Sprintf("release %d of %d", i+1, len(episodes))
 		one, err := run.release(ctx, found, e)
 		if err != nil {
 			return guardReport{}, fmt.Errorf("guard %s: release of %s: %w", g.Name, stamp(found.at(e.from)), err)
@@ -66,6 +69,10 @@ func (r *replayer) guard(ctx context.Context, g config.Guard) (guardReport, erro
 			continue
 		}
 		out.Releases = append(out.Releases, one)
+	}
+	if every := run.scraped; every != 0 && (every > r.options.ScrapeInterval*6/5 || every < r.options.ScrapeInterval*4/5) {
+		out.Notes = append(out.Notes, fmt.Sprintf("proxies were scraped every %v, and rules.scrapeInterval is %v: want --set rules.scrapeInterval=%v",
+			every, r.options.ScrapeInterval, every))
 	}
 	out.sum()
 	return out, nil
@@ -81,6 +88,8 @@ type run struct {
 	selectors []string
 	back      time.Duration // how far back the rules look
 	notes     []string
+	now       string        // which release is replayed, for people
+	scraped   time.Duration // how often proxies were, by the last release; 0: not known
 }
 
 // prepare generates a guard's rules as guardian would, but for the restarts: guardian's
@@ -129,6 +138,7 @@ func (r *run) release(ctx context.Context, s survey, e episode) (release, error)
 	step := evaluator.Step()
 	now := (from.UnixMilli()/step + 1) * step
 	for now <= to.UnixMilli() {
+		r.progress.say(r.guard.Name, "%s, %s", r.now, timeOf(now).Format("2006-01-02 15:04"))
 		settled, err := f.advance(ctx, to)
 		if err != nil {
 			return release{}, err
@@ -145,6 +155,7 @@ func (r *run) release(ctx context.Context, s survey, e episode) (release, error)
 			}
 		}
 	}
+	r.scraped = cmp.Or(f.scraped(), r.scraped)
 	return w.report(e, s), nil
 }
 

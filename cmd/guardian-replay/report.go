@@ -50,6 +50,7 @@ type guardReport struct {
 	Healthy struct {
 		Hours  number `json:"hours"`
 		Braked int    `json:"braked"` // releases among them in which guardian would have rolled back
+		Held   int    `json:"held"`   // others in which it would have held the canary where it was
 	} `json:"healthy"`
 	TakenBack struct {
 		Releases int `json:"releases"`
@@ -139,8 +140,11 @@ func (g *guardReport) sum() {
 			}
 		default:
 			g.Healthy.Hours += number(r.Ended.Sub(r.Began).Hours())
-			if r.Braked != nil {
+			switch {
+			case r.Braked != nil:
 				g.Healthy.Braked++
+			case len(r.Alerts) > 0:
+				g.Healthy.Held++
 			}
 		}
 	}
@@ -289,8 +293,8 @@ func (g guardReport) words() []string {
 		out = append(out,
 			fmt.Sprintf("%d releases. Taken back: %d, of which guardian would have rolled back %d, %d of them earlier.",
 				len(g.Releases), g.TakenBack.Releases, g.TakenBack.Braked, g.TakenBack.Earlier),
-			fmt.Sprintf("Not taken back: %d, in %.1f hours of which guardian would have rolled back %d.",
-				len(g.Releases)-g.TakenBack.Releases, float64(g.Healthy.Hours), g.Healthy.Braked))
+			fmt.Sprintf("Not taken back: %d, %.1f hours, of which guardian would have rolled back %d and held %d.",
+				len(g.Releases)-g.TakenBack.Releases, float64(g.Healthy.Hours), g.Healthy.Braked, g.Healthy.Held))
 	}
 	if g.TooSmall > 0 {
 		out = append(out, fmt.Sprintf("Left out: %d with fewer than %d requests to the canary.", g.TooSmall, leastRequests))

@@ -100,3 +100,28 @@ func (s *survey) add(m model.Matrix, found map[string]map[string]bool) {
 		}
 	}
 }
+
+// silence is what a survey cannot tell of: times in which neither version had requests,
+// or nothing was scraped.
+func (s survey) silence() string {
+	silent, first := 0, -1
+	for i, t := range s.steps {
+		if t == (traffic{}) {
+			silent++
+		} else if first < 0 {
+			first = i
+		}
+	}
+	hours := func(steps int) float64 { return (time.Duration(steps) * surveyStep).Hours() }
+	switch {
+	case first < 0:
+		return "NOT JUDGED: Prometheus has no requests of either version (istio_requests_total): is it the right one, and are names and namespace right?"
+	case hours(silent-first) >= 1 && hours(first) >= 1:
+		return fmt.Sprintf("NOT JUDGED: before %s Prometheus has no requests of either version, nor in %.1f hours after that.", stamp(s.at(first)), hours(silent-first))
+	case hours(first) >= 1:
+		return fmt.Sprintf("NOT JUDGED: before %s Prometheus has no requests of either version.", stamp(s.at(first)))
+	case hours(silent) >= 1:
+		return fmt.Sprintf("NOT JUDGED: in %.1f hours Prometheus has no requests of either version.", hours(silent))
+	}
+	return ""
+}

@@ -1,14 +1,20 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,27 +23,34 @@ import (
 
 // replayed is what the tests read of guardian replay -o json.
 type replayed struct {
-	Guards []struct {
-		Guard    string
-		Releases []replayedRelease
-		Healthy  struct {
-			Hours  float64
-			Braked int
-		}
-		TakenBack struct{ Releases, Braked, Earlier int }
-	}
-	Cost struct {
+	Guards []replayedGuard
+	Cost   struct {
 		Seconds          float64
 		Queries, Samples int
 	}
 }
 
+type replayedGuard struct {
+	Guard    string
+	Releases []replayedRelease
+	Healthy  struct {
+		Hours  float64
+		Braked int
+	}
+	TakenBack struct{ Releases, Braked, Earlier int }
+}
+
 type replayedRelease struct {
 	Began, Ended time.Time
 	Outcome      string
-	BrakedAt     *time.Time
+	BrakedAt     time.Time // zero: never
 	BrakedBy     string
-	Signals      []struct {
+	Alerts       []struct {
+		Alert     string
+		At, Until time.Time
+		Value     float64
+	}
+	Signals []struct {
 		Signal string
 		Judged float64
 		Why    string
@@ -52,6 +65,7 @@ type past struct {
 	url      string
 	config   string
 	binary   string
+	used     *os.ProcessState // of the last replay
 }
 
 // newPast stores the past of services in a real Prometheus.
@@ -111,10 +125,11 @@ func newPast(t *testing.T, length time.Duration, services map[string][]pastRelea
 func (p *past) run(args ...string) []byte {
 	p.t.Helper()
 	cmd := exec.CommandContext(p.t.Context(), p.binary, append([]string{"-f", p.config, "--prometheus", p.url,
-		"--from", p.base.UTC().Format(time.RFC3339), "--queries-per-second", "1000"}, args...)...)
+		"--from", p.base.UTC().Format(time.RFC3339)}, args...)...)
 	var errOut strings.Builder
 	cmd.Stderr = &errOut
 	out, err := cmd.Output()
+	p.used = cmd.ProcessState
 	if err != nil {
 		p.t.Fatalf("%v\n%s", err, errOut.String())
 	}
@@ -158,13 +173,13 @@ func (p *past) wrong(put pastRelease, got replayedRelease) error {
 	switch {
 	case !within(got.Began, began, began.Add(scrape)):
 		return fmt.Errorf("began %v, want %v", got.Began, began)
-	case put.fault == noFault && (got.Outcome != "promoted" || got.BrakedAt != nil):
+	case put.fault == noFault && (got.Outcome != "promoted" || !got.BrakedAt.IsZero()):
 		return fmt.Errorf("%s, braked %v by %s; want promoted, never braked", got.Outcome, got.BrakedAt, got.BrakedBy)
 	case put.fault == noFault:
 		return nil
 	case got.Outcome != "taken-back" || !within(got.Ended, back.Add(-scrape), back.Add(scrape)):
 		return fmt.Errorf("%s at %v, want taken-back at %v", got.Outcome, got.Ended, back)
-	case got.BrakedAt == nil || got.BrakedBy != string(put.fault) || !within(*got.BrakedAt, fault, fault.Add(5*time.Minute)):
+	case got.BrakedBy != string(put.fault) || !within(got.BrakedAt, fault, fault.Add(5*time.Minute)):
 		return fmt.Errorf("braked %v by %s, want by %s within five minutes after %v", got.BrakedAt, got.BrakedBy, put.fault, fault)
 	}
 	p.t.Logf("%s at %s: braked after %v", put.fault, fault.UTC().Format(time.DateTime), got.BrakedAt.Sub(fault).Round(time.Second))
@@ -190,9 +205,105 @@ func TestReplaySaysWhatWasPutIn(t *testing.T) {
 		"orders": everyHours(4, 2*hours1, 11*hours1, noFault, failing20, noFault, slowFifth),
 		"stock":  everyHours(4, 3*hours1, 11*hours1, crashloops, noFault, failing20, noFault),
 	})
+	judged := func(r replayedRelease) string {
+		var out []string
+		for _, s := range r.Signals {
+			if s.Judged > 0.9 && s.Why == "" {
+				out = append(out, s.Signal)
+			}
+		}
+		return strings.Join(out, " ")
+	}
 	began := time.Now()
 	r := p.replay()
 	t.Logf("replayed in %v: %+v", time.Since(began).Round(time.Millisecond), r.Cost)
 	p.check(r)
+	for _, g := range r.Guards {
+		for _, one := range g.Releases {
+			if got := judged(one); got != "error_rate latency restarts" {
+				t.Errorf("%s at %v: judged %s, want all but traffic: %+v", g.Guard, one.Began, got, one.Signals)
+			}
+		}
+	}
 	t.Logf("\n%s", p.run("-o", "text"))
+
+	few := p.replay("--only", "orders", "--chunk", "7m")
+	if got, want := fmt.Sprintf("%+v", few.Guards[0]), fmt.Sprintf("%+v", r.Guards[slices.IndexFunc(r.Guards, func(g replayedGuard) bool { return g.Guard == "orders" })]); got != want {
+		t.Errorf("in chunks of seven minutes:\n%s\nin those of an hour:\n%s", got, want)
+	}
+	lax := p.replay("--only", "orders", "--set", "guards[orders].signals.errorRate.max=0.4")
+	if by := lax.Guards[0].TakenBack; by.Releases != 2 || by.Braked != 1 {
+		t.Errorf("with a limit of 40%%: %+v, want one of two braked", by)
+	}
+}
+
+// TestReplayOfAMonth has five services and twenty releases in thirty days, eight of them
+// bad, and measures what their replay takes. GUARDIAN_REPLAY is the number of days.
+func TestReplayOfAMonth(t *testing.T) {
+	days, err := strconv.Atoi(cmp.Or(os.Getenv("GUARDIAN_REPLAY"), "0"))
+	if err != nil || days < 5 {
+		t.Skip("simulates a month; make bench-replay runs it")
+	}
+	every := int64(days-1) * 24 * hours1 / 4
+	services := map[string][]pastRelease{}
+	for i, faults := range [][]releaseFault{
+		{noFault, failing20, noFault, slowFifth}, {crashloops, noFault, failing20, noFault}, {noFault, noFault, slowFifth, noFault},
+		{noFault, failing20, noFault, crashloops}, {noFault, noFault, noFault, failing20},
+	} {
+		services[fmt.Sprintf("service-%c", 'a'+i)] = everyHours(4, 3*hours1+int64(i)*17*minute, every, faults...)
+	}
+	began := time.Now()
+	p := newPast(t, time.Duration(days)*24*time.Hour, services)
+	t.Logf("stored in %v", time.Since(began).Round(time.Second))
+	before := p.prometheusCPU()
+	began = time.Now()
+	r := p.replay()
+	t.Logf("replayed in %v, %v of processor time, at most %d MiB of memory; %d queries, %d samples, %.1f s of Prometheus's processor time",
+		time.Since(began).Round(time.Second), p.used.UserTime()+p.used.SystemTime(), p.used.SysUsage().(*syscall.Rusage).Maxrss>>10,
+		r.Cost.Queries, r.Cost.Samples, p.prometheusCPU()-before)
+	p.check(r)
+	taken, braked := 0, 0
+	hours, wrongly := 0.0, 0
+	for _, g := range r.Guards {
+		taken, braked = taken+g.TakenBack.Releases, braked+g.TakenBack.Braked
+		hours, wrongly = hours+g.Healthy.Hours, wrongly+g.Healthy.Braked
+	}
+	t.Logf("%d taken back, %d of them braked; %.1f healthy hours, %d of their releases braked", taken, braked, hours, wrongly)
+	if taken != 8 || braked != 8 {
+		t.Errorf("%d taken back and %d braked, want 8 of 8", taken, braked)
+	}
+}
+
+// prometheusCPU is the processor time that Prometheus has taken, in seconds.
+func (p *past) prometheusCPU() float64 {
+	p.t.Helper()
+	all, err := httpGet(p.t.Context(), p.url+"/metrics")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for line := range strings.Lines(all) {
+		if text, ok := strings.CutPrefix(line, "process_cpu_seconds_total "); ok {
+			seconds, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			return seconds
+		}
+	}
+	p.t.Fatal("Prometheus does not tell its processor time")
+	return 0
+}
+
+func httpGet(ctx context.Context, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	b, err := io.ReadAll(response.Body)
+	return string(b), err
 }
