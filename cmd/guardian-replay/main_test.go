@@ -97,8 +97,8 @@ func TestAPrometheusWithoutRequestsIsNotHealthy(t *testing.T) {
 	if failed != "" || strings.Count(out, "NOT JUDGED: Prometheus has no requests of either version") != 2 || !strings.Contains(errOut, "looking for releases") {
 		t.Errorf("%s\n%s\n%s", failed, out, errOut)
 	}
-	if n := queries.Load(); n != 6 {
-		t.Errorf("%d queries for three days of two guards, want 6", n)
+	if n := queries.Load(); n != 10 {
+		t.Errorf("%d queries for three days of two guards, want three and two of each", n)
 	}
 }
 

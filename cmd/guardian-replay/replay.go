@@ -52,7 +52,11 @@ func (r *replayer) guard(ctx context.Context, g config.Guard) (guardReport, erro
 		out.Notes = append(out.Notes, silence)
 	}
 	out.deployments(&made, found)
-	run, err := r.prepare(made)
+	from, err := r.restartsFrom(ctx, made)
+	if err != nil {
+		return guardReport{}, fmt.Errorf("guard %s: %w", g.Name, err)
+	}
+	run, err := r.prepare(made, from)
 	if err != nil {
 		return guardReport{}, fmt.Errorf("guard %s: %w", g.Name, err)
 	}
@@ -92,14 +96,30 @@ type run struct {
 	scraped   time.Duration // how often proxies were, by the last release; 0: not known
 }
 
-// prepare generates a guard's rules as guardian would, but for the restarts: guardian's
-// own count of a past without guardian does not exist.
-func (r *replayer) prepare(g rules.Guard) (*run, error) {
+// restartsFrom is who has counted the restarts of a guard's pods in this time: a past
+// without guardian has no count of guardian's own.
+func (r *replayer) restartsFrom(ctx context.Context, g rules.Guard) (rules.Source, error) {
+	o := r.options
+	for _, from := range []rules.Source{rules.FromKubeStateMetrics, rules.FromGuardian} {
+		o.RestartsFrom = from
+		m, err := r.source.Range(ctx, o.Restarts(g), r.from, r.to, max(time.Minute, r.to.Sub(r.from)/1000))
+		if err != nil {
+			return "", fmt.Errorf("look for restarts between %s and %s: %w", stamp(r.from), stamp(r.to), err)
+		}
+		if len(m) > 0 {
+			return from, nil
+		}
+	}
+	return rules.FromKubeStateMetrics, nil
+}
+
+// prepare generates a guard's rules as guardian would.
+func (r *replayer) prepare(g rules.Guard, from rules.Source) (*run, error) {
 	o := r.options
 	o.Guards = []rules.Guard{g}
-	o.RestartsFrom = rules.FromKubeStateMetrics
+	o.RestartsFrom = from
 	wanted := g.Signals
-	if len(g.Canary.Workloads) == 0 {
+	if len(g.Canary.Workloads) == 0 && from == rules.FromKubeStateMetrics {
 		g.Signals.Restarts = nil // whose pods?
 		o.Guards[0] = g
 	}
@@ -331,7 +351,7 @@ func (w *watch) why(s rules.Signal) string {
 		if len(w.guard.Canary.Workloads) == 0 {
 			return "the canary's Deployments are not known: want them in workloads.canary"
 		}
-		return "no kube_pod_container_status_restarts_total of " + w.guard.Namespace + " (kube-state-metrics)"
+		return "no kube_pod_container_status_restarts_total of " + w.guard.Namespace + " (kube-state-metrics), nor guardian_workload_restarts_total"
 	case rules.SignalTraffic:
 		return "no guardian_weight_percent: only guardian tells Prometheus the VirtualService's weights"
 	}

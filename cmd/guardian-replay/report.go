@@ -339,6 +339,8 @@ func (g guardReport) notJudged() []string {
 
 func percent(share float64) string {
 	switch p := 100 * share; {
+	case math.IsNaN(p):
+		return "?"
 	case p >= 10 || p == 0:
 		return fmt.Sprintf("%.0f%%", p)
 	default:

@@ -1,117 +1,29 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
-	"sort"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/promql"
-	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb/chunkenc"
-	"github.com/prometheus/prometheus/tsdb/chunks"
-	"github.com/prometheus/prometheus/util/annotations"
 
 	"github.com/canary-guardian/guardian/rules"
+	"github.com/canary-guardian/guardian/rules/virtualtime"
 )
 
-// sample is one float in the store.
-type sample struct {
-	t int64
-	f float64
-}
+// store is what Prometheus's engine reads from.
+type store struct{ *virtualtime.Store }
 
-func (s sample) T() int64                      { return s.t }
-func (s sample) ST() int64                     { return 0 }
-func (s sample) F() float64                    { return s.f }
-func (s sample) H() *histogram.Histogram       { return nil }
-func (s sample) FH() *histogram.FloatHistogram { return nil }
-func (s sample) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
-func (s sample) Copy() chunks.Sample           { return s }
+func newStore() *store { return &store{virtualtime.NewStore()} }
 
-// store is the least that Prometheus's engine can read from. Series stay in the
-// order of their samples.
-type store struct {
-	byName map[string]map[string]*storedSeries
-}
-
-type storedSeries struct {
-	labels  labels.Labels
-	samples []chunks.Sample
-}
-
-func newStore() *store { return &store{byName: map[string]map[string]*storedSeries{}} }
-
-func (s *store) add(l labels.Labels, t int64, f float64) {
-	name := l.Get(model.MetricNameLabel)
-	if s.byName[name] == nil {
-		s.byName[name] = map[string]*storedSeries{}
-	}
-	key := l.String()
-	if s.byName[name][key] == nil {
-		s.byName[name][key] = &storedSeries{labels: l}
-	}
-	one := s.byName[name][key]
-	one.samples = append(one.samples, sample{t, f})
-}
-
-func (s *store) Querier(_, _ int64) (storage.Querier, error) { return querier{s}, nil }
-
-type querier struct{ *store }
-
-func (q querier) Select(_ context.Context, _ bool, hints *storage.SelectHints, matchers ...*labels.Matcher) storage.SeriesSet {
-	var name string
-	for _, m := range matchers {
-		if m.Name == model.MetricNameLabel && m.Type == labels.MatchEqual {
-			name = m.Value
-		}
-	}
-	var found []storage.Series
-next:
-	for _, one := range q.byName[name] {
-		for _, m := range matchers {
-			if !m.Matches(one.labels.Get(m.Name)) {
-				continue next
-			}
-		}
-		from := sort.Search(len(one.samples), func(i int) bool { return one.samples[i].T() >= hints.Start })
-		to := sort.Search(len(one.samples), func(i int) bool { return one.samples[i].T() > hints.End })
-		if from < to {
-			found = append(found, storage.NewListSeries(one.labels, one.samples[from:to]))
-		}
-	}
-	sort.Slice(found, func(a, b int) bool { return labels.Compare(found[a].Labels(), found[b].Labels()) < 0 })
-	return &seriesSet{found: found, at: -1}
-}
-
-func (querier) Close() error { return nil }
-
-func (querier) LabelValues(context.Context, string, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return nil, nil, nil
-}
-
-func (querier) LabelNames(context.Context, *storage.LabelHints, ...*labels.Matcher) ([]string, annotations.Annotations, error) {
-	return nil, nil, nil
-}
-
-type seriesSet struct {
-	found []storage.Series
-	at    int
-}
-
-func (s *seriesSet) Next() bool                        { s.at++; return s.at < len(s.found) }
-func (s *seriesSet) At() storage.Series                { return s.found[s.at] }
-func (s *seriesSet) Err() error                        { return nil }
-func (s *seriesSet) Warnings() annotations.Annotations { return nil }
+func (s *store) add(l labels.Labels, t int64, f float64) { s.Append(l, t, f) }
 
 // prometheus evaluates the generated rules in order, as a rule group does:
 // results are recorded, and what is no more is marked stale.

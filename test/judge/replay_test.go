@@ -61,6 +61,7 @@ type replayedRelease struct {
 type past struct {
 	t        *testing.T
 	base     time.Time
+	length   time.Duration
 	services map[string][]pastRelease
 	url      string
 	config   string
@@ -71,7 +72,7 @@ type past struct {
 // newPast stores the past of services in a real Prometheus.
 func newPast(t *testing.T, length time.Duration, services map[string][]pastRelease) *past {
 	t.Helper()
-	p := &past{t: t, base: time.Now().Add(-length - 3*time.Hour).Truncate(time.Hour), services: services}
+	p := &past{t: t, length: length, base: time.Now().Add(-length - 3*time.Hour).Truncate(time.Hour), services: services}
 	plane, err := controlplane.Start(t.Context(), controlplane.Options{WithoutKubernetes: true})
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +126,7 @@ func newPast(t *testing.T, length time.Duration, services map[string][]pastRelea
 func (p *past) run(args ...string) []byte {
 	p.t.Helper()
 	cmd := exec.CommandContext(p.t.Context(), p.binary, append([]string{"-f", p.config, "--prometheus", p.url,
-		"--from", p.base.UTC().Format(time.RFC3339)}, args...)...)
+		"--from", p.base.UTC().Format(time.RFC3339), "--to", p.base.Add(p.length).UTC().Format(time.RFC3339)}, args...)...)
 	var errOut strings.Builder
 	cmd.Stderr = &errOut
 	out, err := cmd.Output()

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/canary-guardian/guardian/rules"
+)
+
+func sampleReport() report {
+	at := func(hour, minute, second int) time.Time {
+		return time.Date(2026, 11, 3, hour, minute, second, 0, time.UTC)
+	}
+	back := at(10, 20, 0)
+	fired := at(10, 12, 3)
+	earlier := number(477)
+	g := guardReport{Guard: "orders", Namespace: "shop", TooSmall: 2, Notes: []string{"a note"}, Releases: []release{
+		{Began: at(10, 0, 0), Ended: back, Before: nothing, Outcome: takenBack, PeakShare: 0.3, Requests: 5000, TakenBack: &back, Braked: &fired,
+			BrakedBy: rules.SignalErrorRate, Earlier: &earlier, Signals: []signalReport{{rules.SignalErrorRate, 1, ""}, {rules.SignalTraffic, 0, "no weights"}},
+			Alerts: []alertReport{
+				{Alert: rules.AlertErrorRateHold, Signal: rules.SignalErrorRate, Action: rules.ActionHold, At: at(10, 11, 0), Value: 0.02, Bad: 7, Stable: 0.05, Window: "1m"},
+				{Alert: rules.AlertErrorRate, Signal: rules.SignalErrorRate, Action: rules.ActionRollback, At: fired, Value: 0.123, Bad: 11, Window: "15s"},
+				{Alert: rules.AlertRestarts, Signal: rules.SignalRestarts, Action: rules.ActionRollback, At: at(10, 21, 0), Value: 3},
+			}},
+		{Began: at(12, 0, 0), Ended: at(12, 50, 0), Before: nothing, Outcome: promoted, PeakShare: 1, Requests: 9000,
+			Signals: []signalReport{{rules.SignalErrorRate, 0.5, ""}, {rules.SignalTraffic, 0, "no weights"}}, Alerts: []alertReport{}},
+		{Began: at(15, 0, 0), Ended: at(15, 30, 0), Before: nothing, Outcome: promoted, PeakShare: 1, Requests: 9000, Braked: &fired, BrakedBy: rules.SignalTraffic,
+			Alerts: []alertReport{{Alert: rules.AlertTraffic, Signal: rules.SignalTraffic, Action: rules.ActionRollback, At: at(15, 12, 0), Value: number(math.NaN())}}},
+	}}
+	g.sum()
+	return report{APIVersion: reportVersion, Kind: reportKind, Prometheus: "http://p:9090", From: at(0, 0, 0), To: at(23, 0, 0), Set: []string{"a=b"},
+		Guards: []guardReport{g}, Cost: cost{Seconds: 2.5, Queries: 7, Samples: 1234}}
+}
+
+func TestTheReportAsText(t *testing.T) {
+	var out bytes.Buffer
+	if err := sampleReport().write(&out, "text"); err != nil {
+		t.Fatal(err)
+	}
+	const want = `2026-11-03T00:00:00Z to 2026-11-03T23:00:00Z, by http://p:9090
+with a=b
+
+orders (namespace shop)
+  BEGAN (UTC)          LASTED  PEAK  WENT ON              GUARDIAN WOULD HAVE                  BY
+  2026-11-03 10:00:00  20m0s   30%   taken back 10:20:00  held it 10:11:00                     error_rate 2% (7 bad within 1m), stable 5%
+                                                          rolled back 10:12:03, 7m57s earlier  error_rate 12% (11 bad within 15s)
+                                                          rolled back 10:21:00, 1m0s later     restarts 3
+  2026-11-03 12:00:00  50m0s   100%  promoted             let it pass
+  2026-11-03 15:00:00  30m0s   100%  promoted             rolled back 15:12:00                 traffic ?
+  3 releases. Taken back: 1, of which guardian would have rolled back 1, 1 of them earlier.
+  Not taken back: 2, 1.3 hours, of which guardian would have rolled back 1 and held 0.
+  Left out: 2 with fewer than 5 requests to the canary.
+  Judged less than nine tenths of the time: error_rate in 1 of 3 releases.
+  NOT JUDGED: traffic in 2 of 3 releases: no weights.
+  a note
+
+2 s, 7 queries, 1234 samples.
+`
+	var got strings.Builder
+	for line := range strings.Lines(out.String()) {
+		got.WriteString(strings.TrimRight(line, " \n") + "\n")
+	}
+	if got.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", got.String(), want)
+	}
+}
+
+func TestTheReportAsMarkdownAndJSON(t *testing.T) {
+	var md, text bytes.Buffer
+	if err := sampleReport().write(&md, "md"); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"# Replay\n\n2026-11-03T00:00:00Z to", "\n## orders (namespace shop)\n\n| BEGAN (UTC) | LASTED |", "\n|---|---|---|---|---|---|\n",
+		"\n| 2026-11-03 12:00:00 | 50m0s | 100% | promoted | let it pass |  |\n", "\n- NOT JUDGED: traffic in 2 of 3",
+	} {
+		if !strings.Contains(md.String(), want) {
+			t.Errorf("no %q in\n%s", want, md.String())
+		}
+	}
+	if err := sampleReport().write(&text, "json"); err != nil {
+		t.Fatal(err)
+	}
+	var back map[string]any
+	if err := json.Unmarshal(text.Bytes(), &back); err != nil {
+		t.Fatal(err)
+	}
+	if back["apiVersion"] != "cli.canary-guardian.io/v1" || back["kind"] != "GuardReplay" {
+		t.Errorf("%v", back)
+	}
+	for _, want := range []string{`"takenBackAt": "2026-11-03T10:20:00Z"`, `"brakedAt": "2026-11-03T10:12:03Z"`, `"secondsEarlier": 477`, `"value": null`,
+		`"hours": 1.33`, `"why": "no weights"`, `"alerts": []`, `"set": [`} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %s in\n%s", want, text.String())
+		}
+	}
+}
