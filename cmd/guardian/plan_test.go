@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 )
 
 // manifest is a VirtualService as CI keeps it, comment and all.
@@ -90,5 +93,28 @@ func TestPlanRefusesWithTheReason(t *testing.T) {
 				t.Errorf("printed:\n%s", out)
 			}
 		})
+	}
+}
+
+// Istio takes a route that names a destination twice, and adds the weights up.
+func TestPlanOfARouteThatNamesASubsetTwice(t *testing.T) {
+	weights := func(w [4]int) string {
+		var b strings.Builder
+		b.WriteString("kind: VirtualService\nmetadata: {name: orders-service}\nspec:\n  hosts: [orders-service]\n  http:\n  - route:\n")
+		for i, subset := range []string{"v1", "v1", "v2", "v2"} {
+			fmt.Fprintf(&b, "    - {destination: {host: orders-service, subset: %s}, weight: %d}\n", subset, w[i])
+		}
+		return b.String()
+	}
+	in := weights([4]int{60, 10, 20, 10})
+	for weight, want := range map[string][4]int{"0": {86, 14, 0, 0}, "50": {43, 7, 34, 16}, "30": {60, 10, 20, 10}, "100": {0, 0, 67, 33}} {
+		if code, out, err := plan(t, in, "-f", "-", "--weight", weight); code != exitOK || out != weights(want) {
+			t.Errorf("%s%%: exit code %d (%v), want %v, got:\n%s", weight, code, err, want, out)
+		}
+	}
+	object := vstest.Of(t, " [{route: [{destination: {host: orders-service, subset: v1}, weight: 60}, {destination: {host: orders-service, subset: v1}, weight: 10}, {destination: {host: orders-service, subset: v2}, weight: 20}, {destination: {host: orders-service, subset: v2}, weight: 10}]}]")
+	pair := virtualservice.Pair{Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}}
+	if got, err := virtualservice.Inspect(object, pair, virtualservice.Options{}); err != nil || got.Weight != 30 || got.Lowest != 30 {
+		t.Errorf("the canary has %+v, %v; want 30%%", got, err)
 	}
 }

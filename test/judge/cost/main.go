@@ -110,50 +110,71 @@ func measure(ctx context.Context, plane *controlplane.Plane, n int) error {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		return err
 	}
-	var runs [2]map[string]float64
-	var slowest float64
+	c := costs{guards: n, busy: with, file: len(text)}
 	for i, files := range [][]string{nil, {file}} {
 		config, err := prometheusConfig(generated, files, n, listener.Addr().String())
 		if err != nil {
 			return err
 		}
-		p, err := plane.StartPrometheus(ctx, controlplane.PrometheusOptions{Config: config})
-		if err != nil {
-			return err
+		if err := c.watch(ctx, plane, config, i == 1); err != nil {
+			return fmt.Errorf("%d guards: %w", n, err)
 		}
-		// Without rules, until all targets are scraped and once more.
-		settle := 40 * time.Second
-		if files != nil {
-			settle = *warm
-		}
-		if err := watched(ctx, p.URL, settle); err != nil {
-			return fmt.Errorf("%d guards: %w; the end of Prometheus's log:\n%s", n, err, p.Process().Tail(20))
-		}
-		if runs[i], err = during(ctx, p.URL, files != nil); err != nil {
-			return fmt.Errorf("%d guards: %w; the end of Prometheus's log:\n%s", n, err, p.Process().Tail(20))
-		}
-		if files != nil {
-			if slowest, err = slowestGroup(ctx, p.URL); err != nil {
-				return err
-			}
-			if err := slowestRules(ctx, p.URL, *top); err != nil {
-				return err
-			}
-		}
-		p.Stop()
 	}
-	more := func(metric string) float64 { return runs[1][metric] - runs[0][metric] }
+	c.print()
+	return nil
+}
+
+// costs are what a Prometheus took for a number of guards.
+type costs struct {
+	guards, busy  int                // busy: of them, those with a canary
+	file          int                // bytes of the rules
+	without, with map[string]float64 // its own metrics, without and with the rules
+	slowest       float64            // group's evaluation, as a share of its interval
+}
+
+// watch has a Prometheus run with a configuration, and takes down what it costs.
+func (c *costs) watch(ctx context.Context, plane *controlplane.Plane, config string, ruled bool) error {
+	p, err := plane.StartPrometheus(ctx, controlplane.PrometheusOptions{Config: config})
+	if err != nil {
+		return err
+	}
+	defer p.Stop()
+	// Without rules, until all targets are scraped and once more.
+	settle := 40 * time.Second
+	if ruled {
+		settle = *warm
+	}
+	if err := watched(ctx, p.URL, settle); err != nil {
+		return fmt.Errorf("%w; the end of Prometheus's log:\n%s", err, p.Process().Tail(20))
+	}
+	metrics, err := during(ctx, p.URL, ruled)
+	if err != nil {
+		return fmt.Errorf("%w; the end of Prometheus's log:\n%s", err, p.Process().Tail(20))
+	}
+	if !ruled {
+		c.without = metrics
+		return nil
+	}
+	c.with = metrics
+	if c.slowest, err = slowestGroup(ctx, p.URL); err != nil {
+		return err
+	}
+	return slowestRules(ctx, p.URL, *top)
+}
+
+func (c *costs) print() {
+	more := func(metric string) float64 { return c.with[metric] - c.without[metric] }
+	each := func(metric string) float64 { return more(metric) / float64(c.guards) }
 	if *fast > 0 {
 		fmt.Printf("fast lane every %v: ", *fast)
 	}
 	fmt.Printf("%d guards, %d of them with a canary, %d series of proxies, scraped every %v, rules every %v; rule file %d KiB\n",
-		n, with, (n+with)*seriesOfAGuard/2, *scrape, *every, len(text)/1024)
-	fmt.Printf("  Prometheus: %.1f%% of a core more (%.1f%% without rules)\n", 100*more(cpuSeconds), 100*runs[0][cpuSeconds])
+		c.guards, c.busy, (c.guards+c.busy)*seriesOfAGuard/2, *scrape, *every, c.file/1024)
+	fmt.Printf("  Prometheus: %.1f%% of a core more (%.1f%% without rules)\n", 100*more(cpuSeconds), 100*c.without[cpuSeconds])
 	fmt.Printf("  evaluations: the slowest group's takes %.1f%% of its interval, all together %.1f%% of the time; %.0f samples/s touched\n",
-		100*slowest, 100*runs[1][evaluating], runs[1][touched])
+		100*c.slowest, 100*c.with[evaluating], c.with[touched])
 	fmt.Printf("  recorded: %.0f samples/s, %.0f active series, %.0f bytes/s of WAL; %.2f, %.1f and %.0f for each guard\n",
-		more(appended), more(activeSeries), more(walBytes), more(appended)/float64(n), more(activeSeries)/float64(n), more(walBytes)/float64(n))
-	return nil
+		more(appended), more(activeSeries), more(walBytes), each(appended), each(activeSeries), each(walBytes))
 }
 
 // Prometheus's own metrics that tell of the cost.
