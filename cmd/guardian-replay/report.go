@@ -291,7 +291,7 @@ func (g guardReport) words() []string {
 		out = append(out, "No release: at no time had both versions requests.")
 	} else {
 		out = append(out,
-			fmt.Sprintf("%d releases. Taken back: %d, of which guardian would have rolled back %d, %d of them earlier.",
+			fmt.Sprintf("Releases: %d. Taken back: %d, of which guardian would have rolled back %d, %d of them earlier.",
 				len(g.Releases), g.TakenBack.Releases, g.TakenBack.Braked, g.TakenBack.Earlier),
 			fmt.Sprintf("Not taken back: %d, %.1f hours, of which guardian would have rolled back %d and held %d.",
 				len(g.Releases)-g.TakenBack.Releases, float64(g.Healthy.Hours), g.Healthy.Braked, g.Healthy.Held))

@@ -51,7 +51,7 @@ orders (namespace shop)
                                                           rolled back 10:21:00, 1m0s later     restarts 3
   2026-11-03 12:00:00  50m0s   100%  promoted             let it pass
   2026-11-03 15:00:00  30m0s   100%  promoted             rolled back 15:12:00                 traffic ?
-  3 releases. Taken back: 1, of which guardian would have rolled back 1, 1 of them earlier.
+  Releases: 3. Taken back: 1, of which guardian would have rolled back 1, 1 of them earlier.
   Not taken back: 2, 1.3 hours, of which guardian would have rolled back 1 and held 0.
   Left out: 2 with fewer than 5 requests to the canary.
   Judged less than nine tenths of the time: error_rate in 1 of 3 releases.
