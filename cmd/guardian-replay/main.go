@@ -176,7 +176,11 @@ func (o options) prepare(now time.Time) (*replayer, []string, error) {
 	}
 	r.config.Rules.FastLane.Enabled = false // nobody scraped for it
 	r.options = r.config.RulesBase()
-	return r, append([]string{}, o.sets...), nil
+	set := make([]string, 0, len(o.sets)) // never null as JSON
+	for _, one := range o.sets {
+		set = append(set, shown(one))
+	}
+	return r, set, nil
 }
 
 // choose leaves the guards that --only names.

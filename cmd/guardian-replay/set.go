@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"regexp"
@@ -47,20 +48,40 @@ func withSets(text []byte, sets []string) ([]byte, error) {
 	for _, set := range sets {
 		path, value, ok := strings.Cut(set, "=")
 		if !ok || path == "" {
-			return nil, fmt.Errorf("--set %q: want KEY=VALUE, such as guards[0].signals.latency.max=300ms", set)
+			return nil, fmt.Errorf("--set %q: want KEY=VALUE, such as guards[0].signals.latency.max=300ms", shown(set))
 		}
 		var node yaml.Node
 		if err := yaml.Unmarshal([]byte(value), &node); err != nil || len(node.Content) == 0 {
-			return nil, fmt.Errorf("--set %q: value %q: want YAML", set, value)
+			_, value, _ = strings.Cut(shown(set), "=")
+			return nil, fmt.Errorf("--set %q: value %q: want YAML", shown(set), value)
 		}
 		if err := put(root.Content[0], path, node.Content[0]); err != nil {
-			return nil, fmt.Errorf("--set %q: %w", set, err)
+			return nil, fmt.Errorf("--set %q: %w", shown(set), err)
 		}
 		if err := os.Unsetenv(config.EnvName(path)); err != nil {
-			return nil, fmt.Errorf("--set %q: %w", set, err)
+			return nil, fmt.Errorf("--set %q: %w", shown(set), err)
 		}
 	}
 	return yaml.Marshal(&root)
+}
+
+// secretRoots are the keys below which there are credentials.
+var secretRoots = []string{"prometheus", "alertmanager", "webhook", "web"}
+
+// keyText is the text of a key at the beginning of a --set.
+var keyText = regexp.MustCompile(`^[a-zA-Z0-9_.\[\]-]*`)
+
+// shown is a --set as it may be printed: what may be a credential is left out.
+func shown(set string) string {
+	key := keyText.FindString(strings.TrimLeft(set, " \t\"'"))
+	root := key
+	if i := strings.IndexAny(key, ".["); i >= 0 {
+		root = key[:i]
+	}
+	if !slices.Contains(secretRoots, strings.ToLower(root)) {
+		return set
+	}
+	return key + "=…"
 }
 
 // keyPart is a key of a path, with or without an index.
@@ -76,7 +97,7 @@ func put(at *yaml.Node, path string, value *yaml.Node) error {
 			return fmt.Errorf("key %q: want a name, or name[0]", part)
 		}
 		if at.Kind != yaml.MappingNode {
-			return fmt.Errorf("key %q: %s has no keys", part, strings.Join(parts[:i], "."))
+			return fmt.Errorf("key %q: %s has no keys", part, cmp.Or(strings.Join(parts[:i], "."), "the configuration"))
 		}
 		next := child(at, m[1])
 		if m[2] != "" {

@@ -69,3 +69,41 @@ func TestASetThatIsWrongNamesKeyAndValue(t *testing.T) {
 		}
 	}
 }
+
+// TestASecretThatIsSetIsNotPrinted has none of it in the report nor in any error.
+func TestASecretThatIsSetIsNotPrinted(t *testing.T) {
+	file := writeConfig(t, twoGuards)
+	for set, want := range map[string]string{
+		"prometheus.http.basic_auth={username: me, password: sesame}": "prometheus.http.basic_auth=…",
+		"prometheus.http.authorization.credentials=sesame":            "prometheus.http.authorization.credentials=…",
+		"prometheus={http: {bearer_token: sesame}}":                   "prometheus=…",
+	} {
+		r, printed, err := options{file: file, sets: []string{set}, url: "http://p:9090", from: "1h", to: "0s", output: "text", chunk: time.Hour, timeout: time.Minute, rate: 1}.prepare(time.Now())
+		if err != nil || strings.Join(printed, "") != want {
+			t.Errorf("--set %s: %q, %v, want %s", set, printed, err, want)
+		}
+		if err == nil && r.config.Prometheus.HTTP.BasicAuth == nil && r.config.Prometheus.HTTP.Authorization == nil && r.config.Prometheus.HTTP.BearerToken == "" {
+			t.Errorf("--set %s: not set", set)
+		}
+	}
+	for _, set := range []string{
+		"prometheus.http.basic_auth.password:sesame", "prometheus.http.basic_auth.password=[sesame", "Prometheus.http.basic_auth.password=sesame",
+		"prometheus.http.basic_auth=sesame", "prometheus.http.basic_auth.passwort=sesame", "prometheus[0].password=sesame", "prometheus.http.=sesame",
+		" prometheus.http.basic_auth.password=sesame", `"prometheus.http.basic_auth.password=sesame"`,
+		"alertmanager.http.basic_auth.password=[sesame", "webhook.token=[sesame", "web=[sesame", "prometheus.timeout=sesame", "prometheus.url=sesame",
+	} {
+		_, err := loadConfig(file, []string{set})
+		if err == nil || strings.Contains(err.Error(), "sesame") {
+			t.Errorf("--set %s: %v, want an error without the value", set, err)
+		}
+	}
+}
+
+func TestAListIsNoConfiguration(t *testing.T) {
+	if _, err := loadConfig(writeConfig(t, "- name: orders\n"), []string{"namespace=x"}); err == nil || !strings.Contains(err.Error(), "want a mapping of keys such as guards, found a list") {
+		t.Error(err)
+	}
+	if _, err := withSets([]byte("- name: orders\n"), []string{"namespace=x"}); err == nil || !strings.Contains(err.Error(), `key "namespace": the configuration has no keys`) {
+		t.Error(err)
+	}
+}
