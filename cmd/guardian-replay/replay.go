@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"slices"
 	"time"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
@@ -286,17 +285,14 @@ func (w *watch) report(e episode, s survey) release {
 	out := release{
 		Began: timeOf(cmp.Or(w.canary.first, s.at(e.from).UnixMilli())), Ended: timeOf(cmp.Or(w.canary.last, s.at(e.to).UnixMilli())),
 		Outcome: e.outcome, Before: e.before, PeakShare: number(math.Round(1000*e.peak) / 1000), Requests: number(w.canary.total()),
-		Alerts: slices.Clip(w.alerts), Signals: w.signals(),
-	}
-	if out.Alerts == nil {
-		out.Alerts = []alertReport{}
+		Alerts: w.acted(), Signals: w.signals(),
 	}
 	if e.outcome == takenBack || e.outcome == returned {
 		back := out.Ended
 		out.TakenBack = &back
 	}
 	for i := range out.Alerts {
-		if a := &out.Alerts[i]; a.Action == rules.ActionRollback && out.Braked == nil {
+		if a := &out.Alerts[i]; a.Action == rules.ActionRollback && out.Braked == nil && !out.tooLate(*a) {
 			at := a.At
 			out.Braked = &at
 			out.BrakedBy = a.Signal
@@ -305,6 +301,23 @@ func (w *watch) report(e episode, s survey) release {
 	if out.Braked != nil && out.TakenBack != nil {
 		earlier := number(out.TakenBack.Sub(*out.Braked).Seconds())
 		out.Earlier = &earlier
+	}
+	return out
+}
+
+// acted are the alerts that guardian would have acted on, none before the canary's
+// first request: pods can restart before, but there is no traffic to take back.
+func (w *watch) acted() []alertReport {
+	out := []alertReport{} // never null as JSON
+	first := timeOf(w.canary.first)
+	for _, a := range w.alerts {
+		if a.Until.Before(first) {
+			continue
+		}
+		if a.At.Before(first) {
+			a.At = first
+		}
+		out = append(out, a)
 	}
 	return out
 }

@@ -46,17 +46,33 @@ type guardReport struct {
 	Notes     []string  `json:"notes,omitempty"`
 	Releases  []release `json:"releases"`
 	TooSmall  int       `json:"tooSmall"` // releases of fewer requests to the canary than the rules need, left out
-	// Healthy is the time of releases that were not taken back.
+	// Healthy is the time of releases that were neither taken back nor returned.
 	Healthy struct {
 		Hours  number `json:"hours"`
 		Braked int    `json:"braked"` // releases among them in which guardian would have rolled back
 		Held   int    `json:"held"`   // others in which it would have held the canary where it was
 	} `json:"healthy"`
-	TakenBack struct {
-		Releases int `json:"releases"`
-		Braked   int `json:"braked"`  // those in which guardian would have rolled back
-		Earlier  int `json:"earlier"` // those in which it would have been before people did
-	} `json:"takenBack"`
+	TakenBack backSum `json:"takenBack"`
+	// Returned are those of canaries that had had all traffic before: taken back, or the
+	// next release began.
+	Returned backSum `json:"returned"`
+}
+
+// backSum counts releases after which stable had the traffic.
+type backSum struct {
+	Releases int `json:"releases"`
+	Braked   int `json:"braked"`  // those in which guardian would have rolled back
+	Earlier  int `json:"earlier"` // those in which it would have been before people did
+}
+
+func (s *backSum) add(r release) {
+	s.Releases++
+	if r.Braked != nil {
+		s.Braked++
+	}
+	if r.Earlier != nil && *r.Earlier > 0 {
+		s.Earlier++
+	}
 }
 
 // release is a time in which both versions had requests.
@@ -70,7 +86,7 @@ type release struct {
 	TakenBack *time.Time     `json:"takenBackAt,omitempty"`
 	Braked    *time.Time     `json:"brakedAt,omitempty"` // when guardian would have rolled back
 	BrakedBy  rules.Signal   `json:"brakedBy,omitempty"`
-	Earlier   *number        `json:"secondsEarlier,omitempty"` // than it was taken back; below 0: later
+	Earlier   *number        `json:"secondsEarlier,omitempty"` // than it was taken back; 0 or more
 	Alerts    []alertReport  `json:"alerts"`
 	Signals   []signalReport `json:"signals"`
 }
@@ -131,13 +147,9 @@ func (g *guardReport) sum() {
 	for _, r := range g.Releases {
 		switch r.Outcome {
 		case takenBack:
-			g.TakenBack.Releases++
-			if r.Braked != nil {
-				g.TakenBack.Braked++
-			}
-			if r.Earlier != nil && *r.Earlier > 0 {
-				g.TakenBack.Earlier++
-			}
+			g.TakenBack.add(r)
+		case returned:
+			g.Returned.add(r)
 		default:
 			g.Healthy.Hours += number(r.Ended.Sub(r.Began).Hours())
 			switch {
@@ -253,15 +265,20 @@ func (r release) did(a alertReport) string {
 	if a.Action == rules.ActionRollback {
 		verb = "rolled back"
 	}
-	text := verb + " " + a.At.Format("15:04:05")
-	if r.TakenBack != nil && a.Action == rules.ActionRollback {
-		if earlier := r.TakenBack.Sub(a.At); earlier >= 0 {
-			text += ", " + length(earlier) + " earlier"
-		} else {
-			text += ", " + length(-earlier) + " later"
-		}
+	at := " " + a.At.Format("15:04:05")
+	switch {
+	case r.tooLate(a):
+		return "found no traffic" + at + ", " + length(a.At.Sub(*r.TakenBack)) + " later"
+	case r.TakenBack != nil && a.Action == rules.ActionRollback:
+		return verb + at + ", " + length(r.TakenBack.Sub(a.At)) + " earlier"
 	}
-	return text
+	return verb + at
+}
+
+// tooLate reports whether an alert fired after the canary's traffic had ended: guardian
+// rolls back no canary without traffic.
+func (r release) tooLate(a alertReport) bool {
+	return r.TakenBack != nil && a.At.After(*r.TakenBack)
 }
 
 // numbers are those of the moment in which an alert fires.
@@ -290,11 +307,15 @@ func (g guardReport) words() []string {
 	if len(g.Releases) == 0 {
 		out = append(out, "No release: at no time had both versions requests.")
 	} else {
-		out = append(out,
-			fmt.Sprintf("Releases: %d. Taken back: %d, of which guardian would have rolled back %d, %d of them earlier.",
-				len(g.Releases), g.TakenBack.Releases, g.TakenBack.Braked, g.TakenBack.Earlier),
-			fmt.Sprintf("Not taken back: %d, %.1f hours, of which guardian would have rolled back %d and held %d.",
-				len(g.Releases)-g.TakenBack.Releases, float64(g.Healthy.Hours), g.Healthy.Braked, g.Healthy.Held))
+		back := func(s backSum) string {
+			return fmt.Sprintf("%d, of which guardian would have rolled back %d, %d of them earlier.", s.Releases, s.Braked, s.Earlier)
+		}
+		out = append(out, fmt.Sprintf("Releases: %d. Taken back: %s", len(g.Releases), back(g.TakenBack)))
+		if g.Returned.Releases > 0 {
+			out = append(out, "Returned: "+back(g.Returned))
+		}
+		out = append(out, fmt.Sprintf("Not taken back: %d, %.1f hours, of which guardian would have rolled back %d and held %d.",
+			len(g.Releases)-g.TakenBack.Releases-g.Returned.Releases, float64(g.Healthy.Hours), g.Healthy.Braked, g.Healthy.Held))
 	}
 	if g.TooSmall > 0 {
 		out = append(out, fmt.Sprintf("Left out: %d with fewer than %d requests to the canary.", g.TooSmall, leastRequests))

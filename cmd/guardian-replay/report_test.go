@@ -45,12 +45,12 @@ func TestTheReportAsText(t *testing.T) {
 with a=b
 
 orders (namespace shop)
-  BEGAN (UTC)          LASTED  PEAK  WENT ON              GUARDIAN WOULD HAVE                  BY
-  2026-11-03 10:00:00  20m0s   30%   taken back 10:20:00  held it 10:11:00                     error_rate 2% (7 bad within 1m), stable 5%
-                                                          rolled back 10:12:03, 7m57s earlier  error_rate 12% (11 bad within 15s)
-                                                          rolled back 10:21:00, 1m0s later     restarts 3
+  BEGAN (UTC)          LASTED  PEAK  WENT ON              GUARDIAN WOULD HAVE                    BY
+  2026-11-03 10:00:00  20m0s   30%   taken back 10:20:00  held it 10:11:00                       error_rate 2% (7 bad within 1m), stable 5%
+                                                          rolled back 10:12:03, 7m57s earlier    error_rate 12% (11 bad within 15s)
+                                                          found no traffic 10:21:00, 1m0s later  restarts 3
   2026-11-03 12:00:00  50m0s   100%  promoted             let it pass
-  2026-11-03 15:00:00  30m0s   100%  promoted             rolled back 15:12:00                 traffic ?
+  2026-11-03 15:00:00  30m0s   100%  promoted             rolled back 15:12:00                   traffic ?
   Releases: 3. Taken back: 1, of which guardian would have rolled back 1, 1 of them earlier.
   Not taken back: 2, 1.3 hours, of which guardian would have rolled back 1 and held 0.
   Left out: 2 with fewer than 5 requests to the canary.
@@ -97,5 +97,58 @@ func TestTheReportAsMarkdownAndJSON(t *testing.T) {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %s in\n%s", want, text.String())
 		}
+	}
+}
+
+// TestARollbackNeedsTrafficOfTheCanary has alerts before the first request of a canary
+// and after the last.
+func TestARollbackNeedsTrafficOfTheCanary(t *testing.T) {
+	at := func(minute int) time.Time { return time.Date(2026, 11, 3, 10, minute, 0, 0, time.UTC) }
+	alert := func(from, until int) alertReport {
+		return alertReport{Alert: rules.AlertRestarts, Signal: rules.SignalRestarts, Action: rules.ActionRollback, At: at(from), Until: at(until)}
+	}
+	for name, c := range map[string]struct {
+		alerts []alertReport
+		braked int // minute; 0: never
+		did    string
+	}{
+		"pods crash before CI shifts":      {[]alertReport{alert(3, 15)}, 10, "rolled back 10:10:00, 8m0s earlier"},
+		"and are well when it does":        {[]alertReport{alert(3, 9)}, 0, "let it pass"},
+		"within":                           {[]alertReport{alert(12, 15)}, 12, "rolled back 10:12:00, 6m0s earlier"},
+		"with the last request":            {[]alertReport{alert(18, 19)}, 18, "rolled back 10:18:00, 0s earlier"},
+		"after people took it back":        {[]alertReport{alert(20, 25)}, 0, "found no traffic 10:20:00, 2m0s later"},
+		"after, and one before that ended": {[]alertReport{alert(3, 9), alert(20, 25)}, 0, "found no traffic 10:20:00, 2m0s later"},
+	} {
+		w := &watch{run: &run{}, alerts: c.alerts, canary: &counts{first: at(10).UnixMilli(), last: at(18).UnixMilli(), requests: map[string]float64{"source": 100}}}
+		for _, o := range []outcome{takenBack, returned} {
+			got := w.report(episode{outcome: o}, survey{})
+			braked := 0
+			if got.Braked != nil {
+				braked = got.Braked.Minute()
+			}
+			if braked != c.braked || (got.Braked == nil) != (got.Earlier == nil) || got.rows()[0][4] != c.did || got.Alerts == nil {
+				t.Errorf("%s, %s: braked at %d, %q, want %d, %q", name, o, braked, got.rows()[0][4], c.braked, c.did)
+			}
+			if got.Began != at(10) || got.Ended != at(18) {
+				t.Errorf("%s: %v to %v", name, got.Began, got.Ended)
+			}
+		}
+	}
+}
+
+func TestReturnedReleasesAreNotCountedAsLetPass(t *testing.T) {
+	at, earlier := time.Date(2026, 11, 3, 10, 0, 0, 0, time.UTC), number(480)
+	g := guardReport{Releases: []release{
+		{Began: at, Ended: at.Add(time.Hour), Outcome: promoted},
+		{Began: at, Ended: at.Add(time.Hour), Outcome: returned, TakenBack: &at, Braked: &at, Earlier: &earlier, Alerts: make([]alertReport, 1)},
+		{Began: at, Ended: at.Add(time.Hour), Outcome: returned, TakenBack: &at},
+	}}
+	g.sum()
+	got := strings.Join(g.words(), "\n")
+	const want = `Releases: 3. Taken back: 0, of which guardian would have rolled back 0, 0 of them earlier.
+Returned: 2, of which guardian would have rolled back 1, 1 of them earlier.
+Not taken back: 1, 1.0 hours, of which guardian would have rolled back 0 and held 0.`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
