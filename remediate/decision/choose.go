@@ -289,9 +289,10 @@ func (d *decider) bake(text string) {
 }
 
 // blockedElsewhere says that another replica has heard a rollback alert that
-// it cannot act upon and, without a lock, leaves no other trace of.
+// it cannot act upon and, without a lock, leaves no other trace of. Where there was
+// a lock, it has just been lifted, and what was blocked is not wanted any more.
 func (d *decider) blockedElsewhere() bool {
-	return (d.was.Status.State == StateBlocked && d.unsafe() != "" || d.rec.Status.Moving.RollsBack()) &&
+	return (d.was.Status.State == StateBlocked && d.was.Lock == nil && d.unsafe() != "" || d.rec.Status.Moving.RollsBack()) &&
 		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
 }
 
