@@ -64,8 +64,8 @@ func Fingerprint(labels map[string]string) string {
 }
 
 // withoutEmpty copies labels without those that have an empty value, as
-// Alertmanager's API does. Equal names and values of different alerts share their
-// memory: thousands of alerts have a few of them.
+// Alertmanager's API does. Equal names and values of alerts that come
+// together share their memory: a burst of thousands has a few of them.
 func withoutEmpty(labels map[string]string) map[string]string {
 	out := make(map[string]string, len(labels))
 	for name, value := range labels {

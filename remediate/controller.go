@@ -124,6 +124,7 @@ type entry struct {
 	sides   decision.Sides
 	record  decision.Record // lock, status and receipt alone
 	seen    bool
+	failed  bool // the last pass ended with an error
 	removed bool
 	// unrecorded is why record's lock is not in the API server's; empty: it is.
 	unrecorded string
@@ -194,6 +195,7 @@ func New(o Options) (*Controller, error) {
 	c.self.set(o.User)
 	c.info.refilled = c.enqueueAll
 	c.lease = newLeases(o)
+	c.lease.failing = c.failing
 	c.event = newEvents(o)
 	c.r = &reconciler{
 		cached: fillingReader{c.info.reader, c.info.lacks, c.info.liveReader(o)}, live: c.info.liveReader(o), domain: o.Domain, now: o.Now, watch: newDwellTimes(), known: newTrafficCache(), past: records.NewHistories(),
@@ -427,7 +429,7 @@ func (c *Controller) work(ctx context.Context) {
 		}
 		wait, err := c.reconcile(ctx, name)
 		switch {
-		case errors.Is(err, errRefused) && ctx.Err() == nil:
+		case (errors.Is(err, errRefused) || errors.Is(err, errPanic)) && ctx.Err() == nil:
 			c.queue.AddAfter(name, c.slow.When(name))
 		case err != nil && ctx.Err() == nil:
 			c.queue.AddRateLimited(name)
@@ -482,13 +484,16 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	return wait, nil
 }
 
-// survive looks at one guard, and turns a panic into an error: a fault that one guard's
+// errPanic is of a pass that ended in one.
+var errPanic = errors.New("a fault of guardian itself, please report it with the log: panic")
+
+// survive looks at one guard, and turns a panic of that into an error: what one guard's
 // objects bring out must not take the brake off all others, over and over again after
-// each restart.
+// each restart. The replica's Lease names such a guard (failing).
 func (c *Controller) survive(ctx context.Context, g decision.Guard, alerts []decision.Alert) (out outcome, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
-			out, err = outcome{}, fmt.Errorf("guard %s: a fault of guardian itself, please report it with the log: panic: %v", g.Name, cause)
+			out, err = outcome{}, fmt.Errorf("guard %s: %w: %v", g.Name, errPanic, cause)
 			c.o.Logger.ErrorContext(ctx, "reconcile panicked", "guard", g.Name, "panic", fmt.Sprint(cause), "stack", string(debug.Stack()))
 		}
 	}()
@@ -522,6 +527,20 @@ func (r *rollbackRate) high(now time.Time) bool {
 	return !oldest.IsZero() && now.Sub(oldest).Abs() < coalesceDelay
 }
 
+// failing are the guards whose last pass failed, sorted.
+func (c *Controller) failing() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for name, e := range c.guards {
+		if e.failed {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // finish notes what came of a reconcile.
 func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out outcome, pending map[string]submitted, err error) {
 	m := c.o.Metrics
@@ -553,7 +572,7 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e.removed {
+	if e.failed = err != nil; e.removed {
 		return
 	}
 	if out.recorded {

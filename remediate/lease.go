@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,9 +91,11 @@ type leases struct {
 	heartbeat func() time.Time
 	// alertmanager is heartbeat of what came that way; may be nil
 	alertmanager func() time.Time
-	now          func() time.Time
-	log          *slog.Logger
-	metrics      *Metrics
+	// failing are the guards whose last pass failed, sorted; may be nil
+	failing func() []string
+	now     func() time.Time
+	log     *slog.Logger
+	metrics *Metrics
 
 	own     *coordinationv1.Lease // this replica's, as last written; nil: to be read first
 	swept   time.Time             // when dead replicas' were last looked for
@@ -273,8 +276,26 @@ func (l *leases) alive(lease *coordinationv1.Lease) *coordinationv1.Lease {
 	if age := time.Duration(l.maxAge.Load()); age > 0 {
 		lease.Annotations[records.AnnotationHeartbeatMaxAge] = age.String()
 	}
+	delete(lease.Annotations, records.AnnotationFailing)
+	if text := l.failingText(); text != "" {
+		lease.Annotations[records.AnnotationFailing] = text
+	}
 	lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: &l.identity, RenewTime: &now, LeaseDurationSeconds: &seconds}
 	return lease
+}
+
+// mostFailing is how many guards a Lease names.
+const mostFailing = 100
+
+func (l *leases) failingText() string {
+	if l.failing == nil {
+		return ""
+	}
+	names := l.failing()
+	if len(names) > mostFailing {
+		return records.FailingAll
+	}
+	return strings.Join(names, " ")
 }
 
 // newestHeartbeat asks the API server for the newest heartbeat that any

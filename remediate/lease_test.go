@@ -3,6 +3,7 @@ package remediate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"testing"
@@ -28,9 +29,12 @@ type idleReplicas struct {
 
 // start runs a replica's Leases until stop is called, which has it end as it does
 // on SIGTERM.
-func (n *idleReplicas) start(identity string) (l *leases, stop func()) {
+func (n *idleReplicas) start(identity string, with ...func(*leases)) (l *leases, stop func()) {
 	l = newLeases(Options{Client: n.kube, Namespace: testNamespace, Identity: identity, Instance: "guardian", Now: time.Now,
 		Heartbeat: func() time.Time { return time.Time{} }, Metrics: NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.DiscardHandler)})
+	for _, change := range with {
+		change(l)
+	}
 	ctx, cancel := context.WithCancel(n.t.Context())
 	done := make(chan struct{})
 	go func() {
@@ -231,4 +235,40 @@ func cutOff(kube *fake.Clientset, identity string) (off, cut *atomic.Bool) {
 		return errors.New("connection refused")
 	})
 	return off, cut
+}
+
+func TestALeaseNamesTheGuardsWhoseLastPassFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &idleReplicas{t, fake.NewClientset()}
+		var failing atomic.Pointer[[]string]
+		failing.Store(&[]string{})
+		l, stop := n.start("a", func(l *leases) { l.failing = func() []string { return *failing.Load() } })
+		defer stop()
+		many := make([]string, mostFailing+1)
+		for i := range many {
+			many[i] = fmt.Sprintf("g%d", i)
+		}
+		for _, c := range []struct {
+			failing []string
+			want    string
+		}{{nil, ""}, {[]string{"orders", "payments"}, "orders payments"}, {many, records.FailingAll}, {nil, ""}} {
+			failing.Store(&c.failing)
+			time.Sleep(records.LifePeriod + 2*time.Second)
+			lease, err := n.kube.CoordinationV1().Leases(testNamespace).Get(t.Context(), records.ReplicaLease(l.identity), metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := lease.Annotations[records.AnnotationFailing]; got != c.want {
+				t.Errorf("%d guards fail: %q, want %q", len(c.failing), got, c.want)
+			}
+			var p records.Liveness
+			p.Observe([]coordinationv1.Lease{*lease}, time.Now())
+			if says := p.Failing("orders"); (says != "") != (c.want != "") {
+				t.Errorf("%d guards fail: of orders it is said %q", len(c.failing), says)
+			}
+			if says := p.Failing("other"); (says != "") != (c.want == records.FailingAll) {
+				t.Errorf("%d guards fail: of other it is said %q", len(c.failing), says)
+			}
+		}
+	})
 }

@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,9 @@ func TestAFaultThatOneGuardBringsOutLeavesTheBrakeOnTheOthers(t *testing.T) {
 	err := p.fire("payments", alert)
 	if err == nil || !strings.Contains(err.Error(), "guard payments: a fault of guardian itself") || !strings.Contains(err.Error(), "nil pointer") {
 		t.Errorf("an alert whose reconcile panics is answered with %v", err)
+	}
+	if names := p.failing(); !slices.Equal(names, []string{"payments"}) {
+		t.Errorf("the replica's Lease is to name %q as failing, want payments", names)
 	}
 	r.must(p.fire("orders", alert))
 	r.atWeight(orders, 0)

@@ -242,7 +242,7 @@ func TestAKubeconfigThatIsNotThereIsNoVerdict(t *testing.T) {
 	}
 	for _, args := range []string{
 		"check -f " + file, "rules -f " + file + " --from-cluster", "status", "history orders", "receipt orders", "gate orders",
-		"rollback orders --reason r", "unlock orders --reason r", "pause orders --reason r", "resume orders --reason r", "promote orders --reason r", "disarm orders --for 1h --reason r", "arm orders --reason r",
+		"rollback orders --reason r", "unlock orders --reason r", "pause orders --reason r", "resume orders --reason r", "promote orders --reason r", "disarm orders --for 1h --reason r", "arm orders --reason r", "report", "mark orders last --wrong --reason r",
 	} {
 		var out bytes.Buffer
 		a := &app{name: "guardian", in: strings.NewReader(""), out: &out, errOut: &out, connect: connect}

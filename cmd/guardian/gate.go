@@ -169,6 +169,7 @@ type gateWatch struct {
 	freshAt    time.Time // when the newest heartbeat was last fresh enough
 	unverified string    // why it is not now
 	received   time.Time // the latest time since which a heartbeat has come
+	failing    string    // why the record may not tell of what fires; empty: no replica has said that its last pass failed
 }
 
 // gateTolerance is how long a gate goes on without an answer from the API server
@@ -198,7 +199,7 @@ func (w *gateWatch) observe(p *records.Liveness, why string, err error, now time
 		w.dead = err.Error()
 		return
 	}
-	w.dead, w.unverified, w.renewed, w.received = why, p.Unverified(), p.Renewed, p.Received
+	w.dead, w.unverified, w.renewed, w.received, w.failing = why, p.Unverified(), p.Renewed, p.Received, p.Failing(w.guard)
 	if why == "" {
 		w.livedAt = now
 	}
@@ -345,6 +346,8 @@ func (w *gateWatch) unproven(s decision.Status, now time.Time) string {
 		return cmp.Or(w.dead, "no replica has been seen to run for "+now.Sub(w.livedAt).Round(time.Second).String())
 	case w.renewed.Before(w.traffic):
 		return "no replica has renewed its Lease since the traffic began"
+	case w.failing != "":
+		return w.failing
 	case w.unverified != "":
 		return w.unverified
 	case w.received.Before(w.traffic):

@@ -20,7 +20,7 @@ import (
 type gateCase struct{ liveness, state, alert, heartbeat, rules, requests string }
 
 var gateWords = struct{ liveness, states, alerts, heartbeats, rules, requests []string }{
-	[]string{"renewed", "dead", "cannot be listed"},
+	[]string{"renewed", "fails", "dead", "cannot be listed"},
 	[]string{"idle", "shifting", "promoted", "unverified", "completed", "paused", "held", "blocked", "rolled-back", "rolling back", "disarmed"},
 	[]string{"none", "hold", "rollback"},
 	[]string{"since the traffic", "before it", "stale or none"},
@@ -69,6 +69,9 @@ func (c gateCase) leases(begin time.Time, after time.Duration) []coordinationv1.
 		renewed = begin
 	}
 	l := lease("a", renewed)
+	if c.liveness == "fails" && after > time.Minute {
+		l.Annotations[records.AnnotationFailing] = "another " + testGuard
+	}
 	switch heard := begin.Add(70 * time.Second); {
 	case c.heartbeat == "stale or none":
 		delete(l.Annotations, records.AnnotationHeartbeat)
@@ -192,7 +195,7 @@ func TestTheTableOfTheGateIsTrue(t *testing.T) {
 			t.Errorf("no combination comes to this line: %v", r.cells)
 		}
 	}
-	if tried != 3*11*3*3*2*2 {
+	if tried != 4*11*3*3*2*2 {
 		t.Errorf("tried %d combinations", tried)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 )
 
 func newMarkCommand(a *app) *cobra.Command {
@@ -21,7 +22,7 @@ func newMarkCommand(a *app) *cobra.Command {
 kept from being done: TIME as history and report print it, or last. report counts
 the marks; nothing is decided by them, and the newest one of a rollback holds.
 
-Exit codes: 0 noted; 1 refused or an error; 2 could not tell, or wrong flags.`,
+Exit codes: 0 noted; 1 refused or an error; 2 could not tell, no cluster, or wrong flags.`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: a.completeGuards(&f.cluster, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,11 +37,14 @@ Exit codes: 0 noted; 1 refused or an error; 2 could not tell, or wrong flags.`,
 			if err != nil {
 				return orUnknown(err)
 			}
-			c, err := a.connect(f.cluster)
+			c, err := a.reach(f.cluster)
 			if err != nil {
 				return err
 			}
 			r, err := c.records().Known(cmd.Context(), args[0])
+			if err == nil {
+				err = records.UnreadableError(r, c.namespace, args[0])
+			}
 			if err != nil {
 				return err
 			}

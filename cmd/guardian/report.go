@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -29,7 +31,7 @@ was off (disarm). A guard's history keeps the newest 32 KiB: the report says whe
 begins. Whether the alerts came through is not in it: guardian_heartbeat_timestamp_seconds
 in Prometheus is.
 
-Exit codes: 0 shown; 1 an error, or no such guard; 2 wrong flags.`,
+Exit codes: 0 shown; 1 an error, or no such guard; 2 no cluster, or wrong flags.`,
 		ValidArgsFunction: a.completeGuards(&flags, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			length, err := model.ParseDuration(since)
@@ -39,20 +41,20 @@ Exit codes: 0 shown; 1 an error, or no such guard; 2 wrong flags.`,
 			case output != "" && output != "json" && output != "md":
 				return orUnknown(fmt.Errorf("--output %q: want json or md, or nothing for text", output))
 			}
-			c, err := a.connect(flags)
+			c, err := a.reach(flags)
 			if err != nil {
 				return err
 			}
-			named, err := reported(cmd, c, args)
-			if err != nil {
-				return err
+			named, unread := reported(cmd, c, args)
+			if len(named) == 0 {
+				return unread
 			}
 			now := time.Now().UTC()
 			r := report.Report{Since: now.Add(-time.Duration(length)), Until: now, Guards: []report.Guard{}}
 			for _, n := range named {
 				r.Guards = append(r.Guards, report.Of(n.Guard, n.Record, r.Since, now))
 			}
-			return a.report(c.namespace, r, output)
+			return errors.Join(a.report(c.namespace, r, output), unread)
 		},
 	}
 	flags.add(cmd.Flags())
@@ -61,24 +63,27 @@ Exit codes: 0 shown; 1 an error, or no such guard; 2 wrong flags.`,
 	return cmd
 }
 
-// reported are the records of these guards, or of all.
-func reported(cmd *cobra.Command, c *cluster, names []string) ([]records.Named, error) {
+// reported are the records of these guards, or of all. What cannot be read, as a whole
+// or at all, is in the error, and not among them.
+func reported(cmd *cobra.Command, c *cluster, names []string) (out []records.Named, bad error) {
+	for _, name := range names {
+		r, err := c.records().Known(cmd.Context(), name)
+		if bad = errors.Join(bad, err); err == nil {
+			out = append(out, records.Named{Namespace: c.namespace, Guard: name, Record: r})
+		}
+	}
 	if len(names) == 0 {
 		all, err := c.records().List(cmd.Context(), c.namespace)
 		if len(all) == 0 && err == nil {
 			err = fmt.Errorf("no guard has a record in namespace %s: does guardian run for this namespace?", c.namespace)
 		}
-		return all, err
+		return slices.DeleteFunc(all, func(r records.Named) bool { return len(r.Unreadable) > 0 }), err
 	}
-	var out []records.Named
-	for _, name := range names {
-		r, err := c.records().Known(cmd.Context(), name)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, records.Named{Namespace: c.namespace, Guard: name, Record: r})
-	}
-	return out, nil
+	return slices.DeleteFunc(out, func(r records.Named) bool {
+		err := records.UnreadableError(r.Record, r.Namespace, r.Guard)
+		bad = errors.Join(bad, err)
+		return err != nil
+	}), bad
 }
 
 // reportJSON is a report for programs.
@@ -115,12 +120,12 @@ func summary(t report.Total) string {
 		lines[0] += fmt.Sprintf(", %d more would have been (mode observe)", t.Would)
 	}
 	if n := len(t.Delays); n > 0 {
-		lines = append(lines, fmt.Sprintf("from the alert to the rollback: %s median, %s at most (%d known)", seconds(t.Delays[n/2]), seconds(t.Delays[n-1]), n))
+		lines = append(lines, fmt.Sprintf("from the alert to the rollback: %s median, %s at most (%d known)", seconds((t.Delays[(n-1)/2]+t.Delays[n/2])/2), seconds(t.Delays[n-1]), n))
 	}
 	if all := t.Done + t.Would; all > 0 {
 		lines = append(lines, fmt.Sprintf("marked by people: %d wrong, %d right, %d not marked", t.Wrong, t.Right, all-t.Wrong-t.Right))
 	}
-	lines = append(lines, fmt.Sprintf("%s; %s blocked; brake off (disarmed) for %s", count(t.Holds, "hold"), count(t.Blocked, "rollback"), t.Disarmed.Round(time.Second)))
+	lines = append(lines, fmt.Sprintf("%s in the history; %s blocked; brake off (disarmed) for %s", count(t.Holds, "hold"), count(t.Blocked, "rollback"), t.Disarmed.Round(time.Second)))
 	return strings.Join(lines, "\n")
 }
 
@@ -189,8 +194,8 @@ func rollbackRows(rollbacks []report.Rollback) (rows [][]string) {
 		if r.Would {
 			what, then = what+" (would have)", thenText(r)
 		}
-		if !r.Fired.IsZero() {
-			delay = fmt.Sprintf("%.1f s", r.Delay)
+		if r.Delay != nil {
+			delay = fmt.Sprintf("%.1f s", *r.Delay)
 		}
 		if r.Mark != nil {
 			mark = map[bool]string{true: "wrong", false: "right"}[r.Mark.Wrong] + " (" + plainLine(r.Mark.By) + ": " + plainLine(r.Mark.Reason) + ")"
@@ -218,7 +223,7 @@ func (w *reportWriter) table(columns []string, rows [][]string) {
 		w.printf("| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
 		for _, row := range rows {
 			for i := range row {
-				row[i] = strings.ReplaceAll(row[i], "|", `\|`)
+				row[i] = markdownSpecial.Replace(row[i])
 			}
 			w.printf("| %s |\n", strings.Join(row, " | "))
 		}

@@ -35,7 +35,7 @@ func TestAReportTellsHowGuardianHasDone(t *testing.T) {
 		}
 		checkGolden(t, "report.golden", b.out.String())
 		b.run("report", testGuard, "--since", "1d", "-o", "md")
-		for _, text := range []string{"# guardian in namespace shop", "## orders-service", "- marked by people: 0 wrong, 0 right, 1 not marked\n- 0 holds", "| RELEASE | BEGAN | HIGHEST | END |\n|---|---|---|---|\n| b2 |"} {
+		for _, text := range []string{"# guardian in namespace shop", "## orders-service", "- marked by people: 0 wrong, 0 right, 1 not marked\n- 0 holds in the history", "| RELEASE | BEGAN | HIGHEST | END |\n|---|---|---|---|\n| b2 |"} {
 			if !strings.Contains(b.out.String(), text) {
 				t.Errorf("Markdown has no %q:\n%s", text, b.out.String())
 			}
@@ -52,6 +52,18 @@ func TestAReportTellsHowGuardianHasDone(t *testing.T) {
 		for args, says := range map[string]string{"--since 0s": `--since "0s": want a duration such as 30d`, "--since x": `--since "x"`, "-o yaml": `--output "yaml": want json or md`} {
 			if code, text := b.run(append([]string{"report"}, strings.Fields(args)...)...); code != exitUnknown || !strings.Contains(text, says) {
 				t.Errorf("%s: %d, want %q, said:\n%s", args, code, says, text)
+			}
+		}
+		broken := recordOf("broken", reportable(time.Now()))
+		broken.Data[decision.KeyHistory] = "[7]"
+		b2 := newBench(t, record(reportable(time.Now())), broken)
+		for _, args := range []string{"report", "report broken", "mark broken last --wrong --reason r"} {
+			code, text := b2.run(strings.Fields(args)...)
+			if code != 1 || !strings.Contains(text, "read record shop/guardian-broken") || strings.Contains(text, "Nothing has happened") || strings.Contains(text, "no rollback") {
+				t.Errorf("%s, whose history cannot be read: %d\n%s", args, code, text)
+			}
+			if all := args == "report"; all && !strings.Contains(text, "orders-service") {
+				t.Errorf("the other guards are not reported:\n%s", text)
 			}
 		}
 		if code, text := b.run("report", "nobody"); code != 1 || !strings.Contains(text, "no guard nobody in namespace shop") {

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/cmd/guardian/page"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -61,7 +62,7 @@ func (s *service) connectPage(kube kubernetes.Interface) {
 		Receipt: func(guard string, r decision.Record) *page.Receipt { return pageReceipt(s.config.Namespace, guard, r) },
 		Next:    nextLine, Logger: s.log.With("component", "page"),
 	})
-	s.page = &pageServer{page: p, last: map[string]remediate.View{}, address: s.config.Listen.Page, webConfig: s.config.Web.ConfigFile, log: s.log.With("component", "page"),
+	s.page = &pageServer{page: p, last: map[string]remediate.View{}, address: s.config.Listen.Page, webConfig: s.config.Web.ConfigFile, log: alerting.WebLog(s.log.With("component", "page")),
 		server: &http.Server{
 			Handler: p, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

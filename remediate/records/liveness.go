@@ -1,6 +1,7 @@
 package records
 
 import (
+	"strings"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -20,6 +21,10 @@ const (
 	// AnnotationHeartbeatMaxAge on it is the age at which that replica takes a
 	// heartbeat to be stale, so that a CLI needs no configuration to tell.
 	AnnotationHeartbeatMaxAge = decision.Prefix + "heartbeat-max-age"
+	// AnnotationFailing on it names the guards, by spaces, whose last pass by that replica
+	// failed: their records may not tell of what fires. FailingAll: too many to be named.
+	AnnotationFailing = decision.Prefix + "failing"
+	FailingAll        = "*"
 	// LifePeriod is how often a replica renews its Lease. A CLI takes a
 	// replica for dead after LifeTimeout.
 	LifePeriod  = 20 * time.Second
@@ -52,6 +57,27 @@ func newestIn(leases []coordinationv1.Lease, annotation string, own, now time.Ti
 		}
 	}
 	return newest
+}
+
+// readFailing finds which replicas that live could not finish their last pass over
+// which guards: guard → name of the Lease.
+func readFailing(leases []coordinationv1.Lease) map[string]string {
+	var newest time.Time
+	for i := range leases {
+		if at := leases[i].Spec.RenewTime; at != nil && at.After(newest) {
+			newest = at.Time
+		}
+	}
+	failing := map[string]string{}
+	for i := range leases {
+		if at := leases[i].Spec.RenewTime; at == nil || newest.Sub(at.Time) > LifeTimeout {
+			continue
+		}
+		for _, guard := range strings.Fields(leases[i].Annotations[AnnotationFailing]) {
+			failing[guard] = leases[i].Name
+		}
+	}
+	return failing
 }
 
 // Heartbeat is what the replicas' Leases tell of the heartbeat alert.

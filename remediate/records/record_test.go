@@ -185,6 +185,29 @@ func TestAnAlertThatComesAndGoesLeavesRollbacksInTheHistory(t *testing.T) {
 	}
 }
 
+func TestWhatIsNewIsToldAlsoWhereTheNewestOfBeforeWasPushedOut(t *testing.T) {
+	e := func(minute int, event decision.Event) decision.HistoryEntry {
+		return decision.HistoryEntry{At: at.Add(time.Duration(minute) * time.Minute), Event: event}
+	}
+	old, remark := e(0, decision.EventRolledBack), e(1, decision.EventNoted)
+	for name, c := range map[string]struct {
+		before, after []decision.HistoryEntry
+		fresh         int
+	}{
+		"nothing":                       {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, remark}, 0},
+		"an entry":                      {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, remark, e(2, decision.EventPaused)}, 1},
+		"the remark is pushed out":      {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, e(2, decision.EventNoted), e(3, decision.EventNoted)}, 2},
+		"everything is pushed out":      {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{e(2, decision.EventNoted)}, 1},
+		"there was nothing":             {nil, []decision.HistoryEntry{old}, 1},
+		"the record was begun anew":     {[]decision.HistoryEntry{old}, nil, 0},
+		"the oldest are pushed out too": {[]decision.HistoryEntry{e(-2, decision.EventPaused), old, remark}, []decision.HistoryEntry{old, e(2, decision.EventResumed)}, 1},
+	} {
+		if got := NewEntries(c.before, c.after); len(got) != c.fresh {
+			t.Errorf("%s: %d new entries, want %d: %+v", name, len(got), c.fresh, got)
+		}
+	}
+}
+
 func TestHistoryOfAThousandDecisionsStaysBounded(t *testing.T) {
 	r := decisiontest.Given().Record
 	for i := range 1000 {

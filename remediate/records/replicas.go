@@ -34,6 +34,7 @@ type Liveness struct {
 	Received  time.Time // the earliest time at which a replica can have received the newest heartbeat that was observed to come; zero: none was
 	Heartbeat Heartbeat // as last observed
 
+	failing  map[string]string
 	seen     map[string]time.Time // lease → its renewTime when last observed
 	observed time.Time            // the last observation
 	moved    time.Time            // when a renewal was last observed
@@ -51,11 +52,22 @@ func (p *Liveness) Unverified() string {
 	return ""
 }
 
+// Failing is why the record of a guard may not tell of what fires, as last observed;
+// empty: no replica has said that its last pass over it failed.
+func (p *Liveness) Failing(guard string) string {
+	for _, name := range []string{guard, FailingAll} {
+		if lease := p.failing[name]; lease != "" {
+			return fmt.Sprintf("guardian's last pass over guard %s failed, and its record may not tell of what fires: see the log of %s", guard, strings.TrimPrefix(lease, NamePrefix))
+		}
+	}
+	return ""
+}
+
 // Observe takes in the Leases as they are at now. why says why no replica seems to run;
 // empty: one does. soon says that another observation might come to another answer.
 func (p *Liveness) Observe(leases []coordinationv1.Lease, now time.Time) (why string, soon bool) {
 	var newest *coordinationv1.Lease
-	p.Heartbeat = ReadHeartbeat(leases)
+	p.Heartbeat, p.failing = ReadHeartbeat(leases), readFailing(leases)
 	if p.seen == nil {
 		p.seen = map[string]time.Time{}
 	}

@@ -155,15 +155,14 @@ func Lost(err error) bool {
 }
 
 // NewEntries is what a history has gained since an earlier look, by position:
-// the clocks of the replicas that write it may differ.
+// the clocks of the replicas that write it may differ. The newest entries of before may
+// have been pushed out since, while older ones stay.
 func NewEntries(before, after []decision.HistoryEntry) []decision.HistoryEntry {
-	if len(before) == 0 {
-		return after
-	}
-	last := before[len(before)-1]
-	for i, e := range slices.Backward(after) {
-		if e.At.Equal(last.At) && e.Event == last.Event && e.By == last.By && e.Reason == last.Reason {
-			return after[i+1:]
+	for _, last := range slices.Backward(before) {
+		for i, e := range slices.Backward(after) {
+			if e.At.Equal(last.At) && e.Event == last.Event && e.By == last.By && e.Reason == last.Reason {
+				return after[i+1:]
+			}
 		}
 	}
 	return after // all that was there has been pushed out

@@ -17,13 +17,14 @@ type Report struct {
 // Guard is one guard's part of a report.
 type Guard struct {
 	Name string `json:"guard"`
-	// Begins is the oldest entry of its history, which keeps the newest 32 KiB: what
-	// happened before is not in the report. Zero: nothing has happened.
+	// Begins is the oldest entry of its history, which keeps the newest 32 KiB, and of
+	// remarks (Holds) a quarter of that: what happened before is not in the report.
+	// Zero: nothing has happened.
 	Begins    time.Time  `json:"begins,omitzero"`
 	Observes  bool       `json:"observes"` // mode observe, now
 	Releases  []Release  `json:"releases"`
 	Rollbacks []Rollback `json:"rollbacks"` // done, or that mode observe kept from being done
-	Holds     int        `json:"holds"`     // alerts that held a canary where it was
+	Holds     int        `json:"holds"`     // alerts that held a canary where it was; at least so many
 	Blocked   int        `json:"blocked"`   // rollbacks that could not be done, or not at once
 	Disarmed  float64    `json:"disarmedSeconds"`
 }
@@ -61,9 +62,10 @@ type Rollback struct {
 	Reason string    `json:"reason"`
 	// Fired is when the alert began to fire, by Prometheus's clock, and Delay how long
 	// after it the write was seen to be done (of a would-be rollback: was decided), in
-	// seconds. Zero: no alert, or an entry of a guardian that did not note it.
+	// seconds; 0 where the clocks differ by more. Missing: no alert, or an entry of a
+	// guardian that did not note it.
 	Fired time.Time `json:"fired,omitzero"`
-	Delay float64   `json:"delaySeconds,omitempty"`
+	Delay *float64  `json:"delaySeconds,omitempty"`
 
 	Then   End       `json:"then,omitempty"` // of a would-be one: what its build did next
 	ThenAt time.Time `json:"thenAt,omitzero"`
@@ -92,18 +94,29 @@ func Of(name string, r decision.Record, since, now time.Time) Guard {
 			g.Releases = append(g.Releases, release)
 		}
 	}
+	blocked := false // one goes on, which is told anew with each reason
 	for i, e := range r.History {
+		was := blocked
+		switch e.Event {
+		case decision.EventBlocked, decision.EventWouldBlocked:
+			blocked = true
+		case decision.EventRolledBack, decision.EventWould, decision.EventNewBuild, decision.EventUnlocked:
+			blocked = false
+		}
 		if e.At.Before(since) {
 			continue
 		}
 		switch {
 		case e.Event == decision.EventRolledBack, e.Event == decision.EventWould:
 			g.Rollbacks = append(g.Rollbacks, rollback(e, r.History[i+1:]))
-		case e.Event == decision.EventBlocked, e.Event == decision.EventWouldBlocked:
+		case blocked && !was:
 			g.Blocked++
 		case e.Event == decision.EventNoted && e.State == decision.StateHeld:
 			g.Holds++
 		}
+	}
+	if x := r.Status.Disarmed; x != nil && x.Until.Before(now) { // nobody has ended it: no guardian looks after the guard
+		now = x.Until
 	}
 	g.Disarmed = disarmed(r.History, since, now).Seconds()
 	return g
@@ -145,6 +158,8 @@ func releases(history []decision.HistoryEntry) []Release {
 			end(EndPromoted, time.Time{}, true)
 		case e.To == 0 && moves(e):
 			end(EndTakenBack, e.At, false)
+		case e.To < 100 && moves(e):
+			end(EndServing, time.Time{}, true)
 		}
 	}
 	return out
@@ -163,7 +178,7 @@ func isMark(e decision.HistoryEntry) bool {
 func rollback(e decision.HistoryEntry, after []decision.HistoryEntry) Rollback {
 	r := Rollback{At: e.At, Would: e.Event == decision.EventWould, From: e.From, Build: e.Build, Alert: e.Alert, By: e.By, Reason: e.Reason, Fired: e.Fired}
 	if !e.Fired.IsZero() {
-		r.Delay = max(0, e.At.Sub(e.Fired).Seconds()) // two clocks
+		r.Delay = new(max(0, e.At.Sub(e.Fired).Seconds())) // two clocks
 	}
 	for _, m := range after {
 		if isMark(m) && m.Of.Equal(e.At) {
@@ -202,6 +217,11 @@ func next(after []decision.HistoryEntry, weight int) (how End, at time.Time, mos
 // disarmed is how long the brake was off between two times.
 func disarmed(history []decision.HistoryEntry, since, now time.Time) (sum time.Duration) {
 	var from time.Time
+	if i := slices.IndexFunc(history, func(e decision.HistoryEntry) bool {
+		return e.Event == decision.EventDisarmed || e.Event == decision.EventArmed
+	}); i >= 0 && history[i].Event == decision.EventArmed {
+		from = history[0].At // its begin has been pushed out
+	}
 	add := func(to time.Time) {
 		if from.Before(since) {
 			from = since
@@ -229,7 +249,7 @@ func disarmed(history []decision.HistoryEntry, since, now time.Time) (sum time.D
 type Total struct {
 	Releases, Done, Would, Wrong, Right, Holds, Blocked int
 	Disarmed                                            time.Duration
-	Delays                                              []time.Duration // sorted
+	Delays                                              []time.Duration // of those done, sorted
 }
 
 // Total sums up.
@@ -251,8 +271,8 @@ func (t *Total) add(b Rollback) {
 	} else {
 		t.Done++
 	}
-	if !b.Fired.IsZero() {
-		t.Delays = append(t.Delays, time.Duration(b.Delay*float64(time.Second)))
+	if !b.Would && b.Delay != nil {
+		t.Delays = append(t.Delays, time.Duration(*b.Delay*float64(time.Second)))
 	}
 	switch {
 	case b.Mark == nil:

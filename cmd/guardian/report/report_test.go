@@ -34,6 +34,8 @@ func TestReleasesAreFollowedToTheirEnd(t *testing.T) {
 			[]Release{{"b1", at(1), 100, EndCompleted, at(39)}}},
 		"promoted": {[]decision.HistoryEntry{entry(1, decision.EventStep, "b1", 0, 50), entry(9, decision.EventPromoted, "b1", 100, 100)},
 			[]Release{{"b1", at(1), 100, EndPromoted, time.Time{}}}},
+		"back from all": {[]decision.HistoryEntry{entry(1, decision.EventStep, "b1", 0, 50), entry(9, decision.EventPromoted, "b1", 100, 100), entry(12, decision.EventShifted, "b1", 100, 50)},
+			[]Release{{"b1", at(1), 100, EndServing, time.Time{}}}},
 		"rolled back, and again": {[]decision.HistoryEntry{entry(1, decision.EventShifted, "b1", 0, 30), entry(4, decision.EventRolledBack, "b1", 30, 0), mark(5, decision.EventMarkedWrong, 4),
 			entry(6, decision.EventNewBuild, "b2", 0, 0), entry(7, decision.EventShifted, "b2", 0, 10), entry(8, decision.EventRolledBack, "b2", 10, 0)},
 			[]Release{{"b1", at(1), 30, EndRolledBack, at(4)}, {"b2", at(7), 10, EndRolledBack, at(8)}}},
@@ -84,17 +86,51 @@ func TestAReportCountsWhatIsInItsTime(t *testing.T) {
 	r := decision.Record{History: []decision.HistoryEntry{
 		entry(1, decision.EventShifted, "b0", 0, 30), old, entry(6, decision.EventDisarmed, "b0", 0, 0), entry(14, decision.EventArmed, "b0", 0, 0),
 		entry(15, decision.EventShifted, "b1", 0, 30), done, mark(21, decision.EventMarkedRight, 20), mark(22, decision.EventMarkedWrong, 20),
-		entry(30, decision.EventShifted, "b2", 0, 10), held, entry(32, decision.EventBlocked, "b2", 10, 10), entry(33, decision.EventNoted, "b2", 10, 10),
+		entry(30, decision.EventShifted, "b2", 0, 10), held, entry(32, decision.EventBlocked, "b2", 10, 10), entry(32, decision.EventBlocked, "b2", 10, 10), entry(33, decision.EventNoted, "b2", 10, 10),
 		entry(50, decision.EventDisarmed, "b2", 10, 10)}}
 	g := Of("orders", r, start.Add(10*time.Minute), start.Add(time.Hour))
 	if len(g.Releases) != 2 || len(g.Rollbacks) != 1 || g.Holds != 1 || g.Blocked != 1 || g.Disarmed != 14*60 || !g.Begins.Equal(start.Add(time.Minute)) {
 		t.Errorf("%+v", g)
 	}
-	if b := g.Rollbacks[0]; b.Delay != 1.5 || b.Would || b.Mark == nil || !b.Mark.Wrong || b.Mark.By != "ann" {
+	if b := g.Rollbacks[0]; b.Delay == nil || *b.Delay != 1.5 || b.Would || b.Mark == nil || !b.Mark.Wrong || b.Mark.By != "ann" {
 		t.Errorf("the rollback is %+v, its mark %+v", b, b.Mark)
 	}
 	total := Report{Guards: []Guard{g, g}}.Total()
 	if want := (Total{Releases: 4, Done: 2, Wrong: 2, Holds: 2, Blocked: 2, Disarmed: 28 * time.Minute, Delays: []time.Duration{1500 * time.Millisecond, 1500 * time.Millisecond}}); !reflect.DeepEqual(total, want) {
 		t.Errorf("%+v, want %+v", total, want)
+	}
+}
+
+func TestADisarmCountsWhileItLasts(t *testing.T) {
+	at := func(minute int) time.Time { return start.Add(time.Duration(minute) * time.Minute) }
+	off, on := entry(10, decision.EventDisarmed, "b1", 0, 0), entry(25, decision.EventArmed, "b1", 0, 0)
+	for name, c := range map[string]struct {
+		history []decision.HistoryEntry
+		until   time.Time // of a disarm that the record still has
+		want    float64   // minutes
+	}{
+		"over":                 {[]decision.HistoryEntry{off, on}, time.Time{}, 15},
+		"goes on":              {[]decision.HistoryEntry{off}, at(90), 50},
+		"nobody has ended it":  {[]decision.HistoryEntry{off}, at(40), 30},
+		"its begin is gone":    {[]decision.HistoryEntry{entry(5, decision.EventShifted, "b1", 0, 10), on}, time.Time{}, 20},
+		"none":                 {[]decision.HistoryEntry{entry(5, decision.EventShifted, "b1", 0, 10)}, time.Time{}, 0},
+		"it began before that": {[]decision.HistoryEntry{entry(-50, decision.EventDisarmed, "b1", 0, 0), on}, time.Time{}, 25},
+	} {
+		r := decision.Record{History: c.history}
+		if !c.until.IsZero() {
+			r.Status.Disarmed = &decision.Disarm{Until: c.until}
+		}
+		if got := Of("orders", r, start, at(60)).Disarmed; got != c.want*60 {
+			t.Errorf("%s: %.0f s, want %.0f", name, got, c.want*60)
+		}
+	}
+}
+
+func TestADelayIsThatOfARollback(t *testing.T) {
+	would, done := entry(10, decision.EventWould, "b1", 30, 30), entry(20, decision.EventRolledBack, "b1", 30, 0)
+	would.Fired, done.Fired = would.At.Add(-10*time.Second), done.At.Add(time.Second) // Prometheus's clock is ahead
+	g := Of("orders", decision.Record{History: []decision.HistoryEntry{would, done}}, start, start.Add(time.Hour))
+	if total := (Report{Guards: []Guard{g}}).Total(); !reflect.DeepEqual(total.Delays, []time.Duration{0}) || *g.Rollbacks[0].Delay != 10 {
+		t.Errorf("delays %v, of the would-be one %v", total.Delays, *g.Rollbacks[0].Delay)
 	}
 }
