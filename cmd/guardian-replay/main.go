@@ -48,7 +48,7 @@ func main() {
 	err := newCommand(os.Stdout, os.Stderr, time.Now, time.Second).ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "Error: could not tell:", err)
+		fmt.Fprintln(os.Stderr, "Error: could not tell:", printableLines(err.Error()))
 		os.Exit(exitUnknown)
 	}
 }

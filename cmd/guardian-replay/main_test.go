@@ -3,12 +3,18 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/common/model"
+
+	"github.com/canary-guardian/guardian/rules"
 )
 
 // call runs the command and returns what it printed, and its error as text.
@@ -117,5 +123,23 @@ func TestSilenceIsTold(t *testing.T) {
 		if want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", text, got, want)
 		}
+	}
+}
+
+// TestANameThatNoDeploymentHasIsNotTakenOver has proxies that report other things: a
+// guard without names takes those of the survey into its rules.
+func TestANameThatNoDeploymentHasIsNotTakenOver(t *testing.T) {
+	s, found := survey{from: time.Unix(0, 0), steps: make([]traffic, 1)}, map[string]map[string]bool{canary: {}, stable: {}}
+	var m model.Matrix
+	for _, name := range []string{"orders-v2", "orders.v2", "", "unknown", "a\x1b[2J", `x"} or vector(1) #`, ".*", "a|b", "a b", "Orders", strings.Repeat("a", 254)} {
+		m = append(m, &model.SampleStream{Metric: model.Metric{rules.LabelSide: canary, "reporter": "source", "destination_workload": model.LabelValue(name)},
+			Values: []model.SamplePair{{Timestamp: 0, Value: 1}}})
+	}
+	s.add(m, found)
+	if got := slices.Sorted(maps.Keys(found[canary])); !slices.Equal(got, []string{"orders-v2", "orders.v2"}) {
+		t.Errorf("%q", got)
+	}
+	if s.steps[0].canary != float64(len(m)) {
+		t.Errorf("%v: want the requests of all %d", s.steps[0], len(m))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/canary-guardian/guardian/rules"
 )
@@ -82,7 +83,7 @@ func (s *survey) add(m model.Matrix, found map[string]map[string]bool) {
 	sums := map[key]float64{}
 	for _, stream := range m {
 		side := string(stream.Metric[rules.LabelSide])
-		if name := string(stream.Metric["destination_workload"]); name != "" && name != "unknown" && found[side] != nil {
+		if name := string(stream.Metric["destination_workload"]); found[side] != nil && isWorkload(name) {
 			found[side][name] = true
 		}
 		for _, v := range stream.Values {
@@ -99,6 +100,12 @@ func (s *survey) add(m model.Matrix, found map[string]map[string]bool) {
 			s.steps[k.at].stable = max(s.steps[k.at].stable, sum)
 		}
 	}
+}
+
+// isWorkload reports whether a value of destination_workload can be a Deployment's name:
+// proxies report what their peers say of themselves.
+func isWorkload(name string) bool {
+	return name != "unknown" && len(validation.IsDNS1123Subdomain(name)) == 0
 }
 
 // silence is what a survey cannot tell of: times in which neither version had requests,
