@@ -182,20 +182,22 @@ func later(have []point, last int64, more []point) []point {
 }
 
 // fetch hands over the samples of a selector. What is too much for one query it asks
-// for in halves.
+// for in halves, and for as little at once from then on.
 func (f *feed) fetch(ctx context.Context, selector string, from, to time.Time, add func(labels.Labels, []point)) error {
-	m, err := f.source.Samples(ctx, fmt.Sprintf("%s[%dms]", selector, to.Sub(from).Milliseconds()), to)
-	if errors.Is(err, alerting.ErrTooMuch) && to.Sub(from) > leastChunk {
-		half := from.Add(to.Sub(from) / 2).Truncate(time.Second)
-		f.chunk = max(leastChunk, min(f.chunk, to.Sub(from)/2))
-		if err := f.fetch(ctx, selector, from, half, add); err != nil {
-			return err
+	return halves{leastChunk, time.Second, func(ctx context.Context, from, to time.Time) error {
+		m, err := f.source.Samples(ctx, fmt.Sprintf("%s[%dms]", selector, to.Sub(from).Milliseconds()), to)
+		if errors.Is(err, alerting.ErrTooMuch) {
+			f.chunk = max(leastChunk, min(f.chunk, to.Sub(from)/2))
 		}
-		return f.fetch(ctx, selector, half, to, add)
-	}
-	if err != nil {
-		return fmt.Errorf("fetch samples between %s and %s: %w", stamp(from), stamp(to), err)
-	}
+		if err != nil {
+			return fmt.Errorf("fetch samples between %s and %s: %w", stamp(from), stamp(to), err)
+		}
+		handOver(m, add)
+		return nil
+	}}.do(ctx, from, to)
+}
+
+func handOver(m model.Matrix, add func(labels.Labels, []point)) {
 	for _, stream := range m {
 		if len(stream.Values) == 0 {
 			continue // native histograms
@@ -206,7 +208,6 @@ func (f *feed) fetch(ctx context.Context, selector string, from, to time.Time, a
 		}
 		add(labelsOf(stream.Metric), points)
 	}
-	return nil
 }
 
 func labelsOf(m model.Metric) labels.Labels {

@@ -4,6 +4,7 @@
 //
 //	episodes.go, survey.go  when both versions had traffic
 //	feed.go                 raw samples of such a time, and where series ended
+//	halves.go               less at once of what is too much for one query
 //	replay.go, count.go     the rules over them, and what they would have raised
 //	report.go               what is printed
 package main
@@ -78,7 +79,7 @@ Prometheus is asked for the traffic of each guard, a day at a time, and for the 
 samples of its releases, an hour at a time, one query after the other.
 
 Exit codes: 0 replayed; 2 could not tell: wrong flags or configuration, or Prometheus
-did not answer.`,
+did not answer, for all guards or for some.`,
 		Example: `  guardian replay -f guardian.yaml --prometheus http://localhost:9090 --from 30d
   # another threshold
   guardian replay -f guardian.yaml --set guards[0].signals.latency.max=300ms -o md`,
@@ -123,18 +124,20 @@ func replay(ctx context.Context, o options, out, errOut io.Writer, now time.Time
 		return err
 	}
 	defer client.Close()
-	asked := &bounded{source: client, limit: rate.NewLimiter(rate.Limit(o.rate), 1), pause: o.pause}
-	r.source, r.progress = asked, &progress{out: errOut, quiet: o.quiet}
+	r.progress = &progress{out: errOut, quiet: o.quiet}
+	asked := &bounded{source: client, limit: rate.NewLimiter(rate.Limit(o.rate), 1), pause: o.pause, progress: r.progress}
+	r.source = asked
 	began := time.Now()
-	guards, err := r.guards(ctx)
+	guards, failed := r.guards(ctx)
 	r.progress.done()
-	if err != nil {
-		return err
+	if !slices.ContainsFunc(guards, func(g guardReport) bool { return g.Failed == "" || len(g.Releases) > 0 }) {
+		return failed // there is nothing to print
 	}
-	return report{
+	err = report{
 		APIVersion: reportVersion, Kind: reportKind, Prometheus: client.Base(), From: r.from.UTC(), To: r.to.UTC(), Set: set, Guards: guards,
 		Cost: cost{Seconds: number(time.Since(began).Round(100 * time.Millisecond).Seconds()), Queries: asked.queries, Samples: asked.samples},
 	}.write(out, o.output)
+	return errors.Join(err, failed)
 }
 
 // prepare checks the flags and reads the configuration.
@@ -211,55 +214,91 @@ func instant(flag, text string, now time.Time) (time.Time, error) {
 	return now.Add(-time.Duration(ago)).Truncate(time.Second), nil
 }
 
-// guards replays all guards, as many at once as there are processors.
+// guards replays all guards, as many at once as there are processors. One that fails
+// leaves the others alone.
 func (r *replayer) guards(ctx context.Context) ([]guardReport, error) {
-	out := make([]guardReport, len(r.config.Guards))
-	group, ctx := errgroup.WithContext(ctx)
+	out, failed := make([]guardReport, len(r.config.Guards)), make([]error, len(r.config.Guards))
+	var group errgroup.Group
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	for i, g := range r.config.Guards {
-		group.Go(func() (err error) {
-			out[i], err = r.guard(ctx, g)
-			return err
+		group.Go(func() error {
+			one, err := r.guard(ctx, g)
+			if err != nil {
+				one.Failed, failed[i] = printable(err.Error()), fmt.Errorf("guard %s: %w", g.Name, err)
+			}
+			out[i] = one
+			return nil
 		})
 	}
-	return out, group.Wait()
+	return out, errors.Join(append(failed, group.Wait())...)
 }
 
 // bounded asks one query after the other, and not too often.
 type bounded struct {
 	source
-	limit   *rate.Limiter
-	pause   time.Duration // before a query is asked again; doubled each time
-	mu      sync.Mutex
-	queries int
-	samples int
+	limit    *rate.Limiter
+	pause    time.Duration // before a query is asked again; doubled each time
+	progress *progress
+	mu       sync.Mutex
+	answered bool // once
+	gone     bool // it did not answer however often it was asked, and has not since
+	queries  int
+	samples  int
 }
+
+const (
+	// tryAgain is how often a query is asked that finds no answer: within a minute, in
+	// which a Prometheus starts anew.
+	tryAgain = 6
+	// tryFirst is how often the first one is: the URL may be wrong.
+	tryFirst = 3
+)
 
 func (b *bounded) ask(ctx context.Context, ask func() (model.Matrix, error)) (model.Matrix, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.limit.Wait(ctx); err != nil {
-		return nil, err
-	}
 	for tries := 1; ; tries++ {
+		if err := b.limit.Wait(ctx); err != nil {
+			return nil, err
+		}
 		m, err := ask()
 		b.queries++
 		for _, stream := range m {
 			b.samples += len(stream.Values)
 		}
-		if err == nil || errors.Is(err, alerting.ErrTooMuch) || tries == tryAgain || ctx.Err() != nil {
+		if err == nil {
+			b.answered, b.gone = true, false
+		}
+		if err == nil || !b.again(ctx, err, tries) {
 			return m, err
 		}
+		pause := b.pause << tries
+		b.progress.say("Prometheus", "asked again in %v: %s", pause, printable(err.Error()))
 		select {
-		case <-time.After(b.pause << tries):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
 }
 
-// tryAgain is how often a query is asked that finds no answer.
-const tryAgain = 3
+// again reports whether a query that failed is asked again.
+func (b *bounded) again(ctx context.Context, err error, tries int) bool {
+	most, tooMuch := tryAgain, errors.Is(err, alerting.ErrTooMuch)
+	switch {
+	case ctx.Err() != nil, errors.Is(err, alerting.ErrRefused), tooMuch && ctx.Value(indivisible{}) == nil:
+		return false
+	case b.gone:
+		most = 1
+	case !b.answered:
+		most = tryFirst
+	}
+	if tries < most {
+		return true
+	}
+	b.gone = !tooMuch
+	return false
+}
 
 // Range implements source.
 func (b *bounded) Range(ctx context.Context, promql string, from, to time.Time, step time.Duration) (model.Matrix, error) {

@@ -24,6 +24,8 @@ const (
 	leastRequests = 5
 	// judgedEvery is how often it is noted which signals can judge.
 	judgedEvery = 15 * time.Second
+	// restartsStep is how finely it is looked for who counted restarts.
+	restartsStep = 5 * time.Minute
 )
 
 // replayer replays guards.
@@ -36,49 +38,39 @@ type replayer struct {
 	progress *progress
 }
 
-// guard replays one guard.
+// guard replays one guard. Where that fails it returns what was replayed before.
 func (r *replayer) guard(ctx context.Context, g config.Guard) (guardReport, error) {
+	out := guardReport{Guard: g.Name, Releases: []release{}}
 	made, err := r.config.RulesGuard(g, decision.Sides{})
 	if err != nil {
-		return guardReport{}, err
+		return out, err
 	}
+	out.Namespace = made.Namespace
 	found, err := r.survey(ctx, made)
 	if err != nil {
-		return guardReport{}, err
+		return out, err
 	}
-	out := guardReport{Guard: g.Name, Namespace: made.Namespace, Releases: []release{}}
 	if silence := found.silence(); silence != "" {
 		out.Notes = append(out.Notes, silence)
 	}
 	out.deployments(&made, found)
-	from, err := r.restartsFrom(ctx, made)
-	if err != nil {
-		return guardReport{}, fmt.Errorf("guard %s: %w", g.Name, err)
-	}
+	from, unknown := r.restartsFrom(ctx, made)
 	run, err := r.prepare(made, from)
 	if err != nil {
-		return guardReport{}, fmt.Errorf("guard %s: %w", g.Name, err)
+		return out, err
+	}
+	if unknown != nil {
+		run.unknown = printable(unknown.Error())
 	}
 	out.Notes = append(out.Notes, run.notes...)
 	episodes := episodesOf(found.steps, patienceOf(surveyStep, quiet, g.Rollback.Window, surveyWindow(r.options)))
-	for i, e := range episodes {
-		run.now = fmt.Sprintf("release %d of %d", i+1, len(episodes))
-		one, err := run.release(ctx, found, e)
-		if err != nil {
-			return guardReport{}, fmt.Errorf("guard %s: release of %s: %w", g.Name, stamp(found.at(e.from)), err)
-		}
-		if one.Requests < leastRequests {
-			out.TooSmall++
-			continue
-		}
-		out.Releases = append(out.Releases, one)
-	}
+	err = run.releases(ctx, found, episodes, &out)
 	if every := run.scraped; every != 0 && (every > r.options.ScrapeInterval*6/5 || every < r.options.ScrapeInterval*4/5) {
 		out.Notes = append(out.Notes, fmt.Sprintf("proxies were scraped every %v, and rules.scrapeInterval is %v: want --set rules.scrapeInterval=%v",
 			every, r.options.ScrapeInterval, every))
 	}
 	out.sum()
-	return out, nil
+	return out, err
 }
 
 // run is what a guard's releases are replayed with.
@@ -92,33 +84,77 @@ type run struct {
 	back      time.Duration // how far back the rules look
 	notes     []string
 	now       string        // which release is replayed, for people
+	unknown   string        // why it is not known who counted restarts; empty: it is
 	scraped   time.Duration // how often proxies were, by the last release; 0: not known
 }
 
+// releases replays a guard's releases, up to one that fails.
+func (r *run) releases(ctx context.Context, found survey, episodes []episode, out *guardReport) error {
+	for i, e := range episodes {
+		r.now = fmt.Sprintf("release %d of %d", i+1, len(episodes))
+		one, err := r.release(ctx, found, e)
+		if err != nil {
+			return fmt.Errorf("release of %s: %w", stamp(found.at(e.from)), err)
+		}
+		if one.Requests < leastRequests {
+			out.TooSmall++
+			continue
+		}
+		out.Releases = append(out.Releases, one)
+	}
+	return nil
+}
+
 // restartsFrom is who has counted the restarts of a guard's pods in this time: a past
-// without guardian has no count of guardian's own.
+// without guardian has no count of guardian's own. It looks a day at a time, the newest
+// first, up to one that has any. Nobody is for an error.
 func (r *replayer) restartsFrom(ctx context.Context, g rules.Guard) (rules.Source, error) {
 	o := r.options
 	for _, from := range []rules.Source{rules.FromKubeStateMetrics, rules.FromGuardian} {
 		o.RestartsFrom = from
-		m, err := r.source.Range(ctx, o.Restarts(g), r.from, r.to, max(time.Minute, r.to.Sub(r.from)/1000))
-		if err != nil {
-			return "", fmt.Errorf("look for restarts between %s and %s: %w", stamp(r.from), stamp(r.to), err)
-		}
-		if len(m) > 0 {
-			return from, nil
+		for to := r.to; to.After(r.from); to = to.Add(-surveyAtOnce) {
+			begin := to.Add(-surveyAtOnce)
+			if begin.Before(r.from) {
+				begin = r.from
+			}
+			any, err := r.any(ctx, o.Restarts(g), begin, to)
+			if err != nil {
+				return nobody, err
+			}
+			if any {
+				return from, nil
+			}
 		}
 	}
 	return rules.FromKubeStateMetrics, nil
+}
+
+// nobody is who has counted restarts where that is not known.
+const nobody rules.Source = ""
+
+// any reports whether there were restarts counted between two times.
+func (r *replayer) any(ctx context.Context, counted string, from, to time.Time) (found bool, err error) {
+	err = halves{time.Hour, time.Minute, func(ctx context.Context, from, to time.Time) error {
+		if found {
+			return nil
+		}
+		m, err := r.source.Range(ctx, counted, from, to, restartsStep)
+		if err != nil {
+			return fmt.Errorf("look for restarts between %s and %s: %w", stamp(from), stamp(to), err)
+		}
+		found = len(m) > 0
+		return nil
+	}}.do(ctx, from, to)
+	return found, err
 }
 
 // prepare generates a guard's rules as guardian would.
 func (r *replayer) prepare(g rules.Guard, from rules.Source) (*run, error) {
 	o := r.options
 	o.Guards = []rules.Guard{g}
-	o.RestartsFrom = from
+	o.RestartsFrom = cmp.Or(from, rules.FromKubeStateMetrics)
 	wanted := g.Signals
-	if len(g.Canary.Workloads) == 0 && from == rules.FromKubeStateMetrics {
+	if from == nobody || len(g.Canary.Workloads) == 0 && from == rules.FromKubeStateMetrics {
 		g.Signals.Restarts = nil // whose pods?
 		o.Guards[0] = g
 	}
@@ -361,6 +397,9 @@ func (w *watch) why(s rules.Signal) string {
 	case rules.SignalLatency:
 		return fmt.Sprintf("no istio_request_duration_milliseconds_bucket of the canary at the edge that %v is judged at (native histograms are not replayed)", w.guard.Signals.Latency.Max)
 	case rules.SignalRestarts:
+		if w.unknown != "" {
+			return "it is not known who counted them: " + w.unknown
+		}
 		if len(w.guard.Canary.Workloads) == 0 {
 			return "the canary's Deployments are not known: want them in workloads.canary"
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -76,5 +77,69 @@ func TestRestartsAreThoseOfWhoeverCountedThem(t *testing.T) {
 		if read != one.reads || made.wanted.Restarts == nil {
 			t.Errorf("%q: reads %q, want %q", one.has, read, one.reads)
 		}
+	}
+}
+
+// days answers for some days alone, and counts.
+type days struct {
+	metric      string
+	with        map[int64]bool // days since 1970
+	fails       int64          // since then
+	asked, long int
+}
+
+func (d *days) Range(_ context.Context, promql string, from, to time.Time, _ time.Duration) (model.Matrix, error) {
+	d.asked++
+	day := from.Unix() / 86400
+	if to.Sub(from) > 24*time.Hour {
+		d.long++
+	}
+	if day == d.fails {
+		return nil, errors.New("disk\x1b broken")
+	}
+	if !d.with[day] {
+		return nil, nil
+	}
+	return restartsOf(d.metric).Range(context.Background(), promql, from, to, 0)
+}
+
+func (*days) Samples(context.Context, string, time.Time) (model.Matrix, error) { return nil, nil }
+
+func TestWhoCountedRestartsIsAskedADayAtATime(t *testing.T) {
+	c, err := loadConfig(writeConfig(t, "namespace: shop\nguards: [{name: orders, workloads: {stable: [orders-v1], canary: [orders-v2]}}]\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := c.RulesGuard(c.Guards[0], decision.Sides{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const kube, own = "kube_pod_container_status_restarts_total", "guardian_workload_restarts_total"
+	for name, one := range map[string]struct {
+		source days
+		from   rules.Source
+		asked  int
+	}{
+		"the newest has some":   {days{metric: kube, with: map[int64]bool{9: true, 8: true}, fails: -1}, rules.FromKubeStateMetrics, 1},
+		"an older one":          {days{metric: kube, with: map[int64]bool{7: true}, fails: -1}, rules.FromKubeStateMetrics, 3},
+		"guardian's own":        {days{metric: own, with: map[int64]bool{8: true}, fails: -1}, rules.FromGuardian, 12},
+		"none":                  {days{fails: -1}, rules.FromKubeStateMetrics, 20},
+		"failed":                {days{metric: kube, with: map[int64]bool{0: true}, fails: 5}, nobody, 5},
+		"what fails is not met": {days{metric: kube, with: map[int64]bool{7: true}, fails: 5}, rules.FromKubeStateMetrics, 3},
+	} {
+		r := &replayer{source: &one.source, config: c, options: c.RulesBase(), from: time.Unix(0, 0), to: time.Unix(10*86400, 0)}
+		from, err := r.restartsFrom(t.Context(), g)
+		if from != one.from || (err != nil) != (from == nobody) || one.source.asked != one.asked || one.source.long > 0 {
+			t.Errorf("%s: %q, %v, asked %d times, %d for too long; want %q, %d", name, from, err, one.source.asked, one.source.long, one.from, one.asked)
+		}
+	}
+	r := &replayer{source: &days{fails: 5}, config: c, options: c.RulesBase(), from: time.Unix(0, 0), to: time.Unix(10*86400, 0)}
+	made, err := r.prepare(g, nobody)
+	if err != nil || made.wanted.Restarts == nil || made.guard.Signals.Restarts != nil {
+		t.Errorf("%v, %v", made, err)
+	}
+	made.unknown = "disk broken"
+	if w, err := made.watch(time.Unix(0, 0)); err != nil || !strings.Contains(w.why(rules.SignalRestarts), "it is not known who counted them: disk broken") {
+		t.Error(err)
 	}
 }

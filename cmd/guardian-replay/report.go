@@ -46,6 +46,7 @@ type guardReport struct {
 	Guard     string    `json:"guard"`
 	Namespace string    `json:"namespace"`
 	Notes     []string  `json:"notes,omitempty"`
+	Failed    string    `json:"failed,omitempty"` // why what follows Releases was not replayed
 	Releases  []release `json:"releases"`
 	TooSmall  int       `json:"tooSmall"` // releases of fewer requests to the canary than the rules need, left out
 	// Healthy is the time of releases that were neither taken back nor returned.
@@ -337,8 +338,13 @@ func (a alertReport) numbers() string {
 // words sum a guard up.
 func (g guardReport) words() []string {
 	var out []string
+	if g.Failed != "" {
+		out = append(out, "NOT JUDGED: all that is not above: "+g.Failed)
+	}
 	if len(g.Releases) == 0 {
-		out = append(out, "No release: at no time had both versions requests.")
+		if g.Failed == "" {
+			out = append(out, "No release: at no time had both versions requests.")
+		}
 	} else {
 		back := func(s backSum) string {
 			return fmt.Sprintf("%d, of which guardian would have rolled back %d, %d of them earlier.", s.Releases, s.Braked, s.Earlier)

@@ -19,6 +19,8 @@ const (
 	// surveyAtOnce is the time of one query: 1,440 points of the 11,000 that Prometheus
 	// answers at most.
 	surveyAtOnce = 24 * time.Hour
+	// surveyLeast is not asked for in halves.
+	surveyLeast = 10 * time.Minute
 )
 
 // survey is a guard's traffic at each step from a time on, and who served it.
@@ -46,11 +48,18 @@ func (r *replayer) survey(ctx context.Context, g rules.Guard) (survey, error) {
 		if to.After(r.to) {
 			to = r.to
 		}
-		m, err := r.source.Range(ctx, surveyQuery(r.options, g), from, to, surveyStep)
-		if err != nil {
-			return survey{}, fmt.Errorf("guard %s: look for releases between %s and %s: %w", g.Name, stamp(from), stamp(to), err)
+		part := halves{surveyLeast, surveyStep, func(ctx context.Context, from, to time.Time) error {
+			to = to.Add(-surveyStep) // the last step of the part
+			m, err := r.source.Range(ctx, surveyQuery(r.options, g), from, to, surveyStep)
+			if err != nil {
+				return fmt.Errorf("look for releases between %s and %s: %w", stamp(from), stamp(to), err)
+			}
+			out.add(m, found)
+			return nil
+		}}
+		if err := part.do(ctx, from, to.Add(surveyStep)); err != nil {
+			return survey{}, err
 		}
-		out.add(m, found)
 	}
 	out.workloads = map[string][]string{}
 	for side, names := range found {
