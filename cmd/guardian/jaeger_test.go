@@ -127,33 +127,7 @@ func TestARealJaegerHasTheTraceOfARollback(t *testing.T) {
 		return nil
 	})
 	t.Logf("as Jaeger's API has it:\n%s", otlp.Tree(spans, callersTrace))
-	call, pass := r.spanOf(spans, "POST /webhook"), r.spanOf(spans, "reconcile guard")
-	if call.ParentID != callersSpan || call.Kind != "server" || pass.ParentID != call.SpanID {
-		t.Errorf("parents: of the call %s, want %s; of the pass %s, want %s", call.ParentID, callersSpan, pass.ParentID, call.SpanID)
-	}
-	for _, c := range []struct {
-		span otlp.Span
-		want map[string]string
-	}{
-		{call, map[string]string{"http.request.method": "POST", "http.route": "/webhook", "http.response.status_code": "200", "guardian.lane": "webhook", "guardian.alerts": "1"}},
-		{pass, map[string]string{"k8s.namespace.name": r.ns, "guardian.guard": app.Name}},
-		{r.spanOf(spans, "decide"), map[string]string{"guardian.guard": app.Name, "guardian.build": record.Lock.Build, "guardian.signal": "error_rate", "guardian.alert": "CanaryErrors",
-			"guardian.reason": "rollback alert", "guardian.weight.from": "50", "guardian.weight.to": "0"}},
-		{r.spanOf(spans, "write record"), map[string]string{"guardian.resource": "configmaps"}},
-		{r.spanOf(spans, "patch VirtualService"), map[string]string{"guardian.resource": "virtualservices/" + app.Name}},
-	} {
-		for k, v := range c.want {
-			if c.span.Attributes[k] != v {
-				t.Errorf("%s has %s=%q, want %q", c.span.Name, k, c.span.Attributes[k], v)
-			}
-		}
-		if c.span.Failed != "" || c.span.Resource["service.name"] != "guardian" || c.span.Resource["k8s.pod.name"] != "guardian-0" || c.span.Resource["k8s.namespace.name"] != r.ns {
-			t.Errorf("%+v", c.span)
-		}
-		if c.span.Name != call.Name && c.span.Name != pass.Name && c.span.ParentID != pass.SpanID {
-			t.Errorf("%s is below %s, want the pass", c.span.Name, c.span.ParentID)
-		}
-	}
+	r.checkRollbackTrace(spans, app.Name, record.Lock.Build)
 }
 
 // proxySpan is a span as Istio's proxies send it, in OTLP's JSON. It stands in for theirs: there is no Envoy.

@@ -54,12 +54,9 @@ Exit codes: 0 noted; 1 refused or an error; 2 could not tell, no cluster, or wro
 			return a.request(cmd.Context(), c, args[:1], q, f)
 		},
 	}
-	f.cluster.add(cmd.Flags())
+	f.add(cmd.Flags(), operation{})
 	cmd.Flags().BoolVar(&wrong, "wrong", false, "the canary was well")
 	cmd.Flags().BoolVar(&right, "right", false, "the canary was not")
-	cmd.Flags().StringVar(&f.reason, "reason", "", "why, for those who read the report (required)")
-	cmd.Flags().DurationVar(&f.timeout, "timeout", 30*time.Second, "how long guardian may take")
-	cmd.Flags().StringVarP(&f.output, "output", "o", "", "json instead of text")
 	return cmd
 }
 

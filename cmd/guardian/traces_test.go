@@ -69,6 +69,23 @@ func TestARollbackIsOneTraceFromTheCallToTheWrites(t *testing.T) {
 		t.Fatal(wrong)
 	}
 	t.Logf("as the receiver saw it:\n%s", otlp.Tree(spans, callersTrace))
+	r.checkRollbackTrace(spans, app.Name, record.Lock.Build)
+	if line := regexp.MustCompile(`(?m)^.*msg="traffic moved to stable".*$`).FindString(g.log.String()); !strings.Contains(line, "trace_id="+callersTrace) {
+		t.Errorf("the log does not name the trace: %q", line)
+	}
+	if !regexp.MustCompile(`(?m)^guardian_rollback_seconds_bucket\{.*guard="orders-service".*\} 1 # \{trace_id="`+callersTrace+`"\} [0-9.e-]+`).MatchString(scraped) || !strings.HasSuffix(scraped, "# EOF\n") {
+		t.Errorf("no exemplar with the trace in:\n%s", onlyOf(scraped, "guardian_rollback_seconds"))
+	}
+	if plain := onlyOf(scraped, "guardian_rollbacks_total"); plain == "" {
+		t.Error("no counters")
+	}
+}
+
+// checkRollbackTrace holds the spans of a rollback, as whoever received them has them,
+// against what guardian did.
+func (r *rig) checkRollbackTrace(spans []otlp.Span, guard, build string) {
+	r.t.Helper()
+	t := r.t
 	call, pass := r.spanOf(spans, "POST /webhook"), r.spanOf(spans, "reconcile guard")
 	if call.ParentID != callersSpan || call.Kind != "server" || pass.ParentID != call.SpanID {
 		t.Errorf("parents: of the call %s, want %s; of the pass %s, want %s", call.ParentID, callersSpan, pass.ParentID, call.SpanID)
@@ -78,32 +95,23 @@ func TestARollbackIsOneTraceFromTheCallToTheWrites(t *testing.T) {
 		want map[string]string
 	}{
 		{call, map[string]string{"http.request.method": "POST", "http.route": "/webhook", "http.response.status_code": "200", "guardian.lane": "webhook", "guardian.alerts": "1"}},
-		{pass, map[string]string{"k8s.namespace.name": r.ns, "guardian.guard": app.Name}},
-		{r.spanOf(spans, "decide"), map[string]string{"guardian.guard": app.Name, "guardian.build": record.Lock.Build, "guardian.signal": "error_rate", "guardian.alert": "CanaryErrors",
+		{pass, map[string]string{"k8s.namespace.name": r.ns, "guardian.guard": guard}},
+		{r.spanOf(spans, "decide"), map[string]string{"guardian.guard": guard, "guardian.build": build, "guardian.signal": "error_rate", "guardian.alert": "CanaryErrors",
 			"guardian.reason": "rollback alert", "guardian.weight.from": "50", "guardian.weight.to": "0"}},
 		{r.spanOf(spans, "write record"), map[string]string{"guardian.resource": "configmaps", "k8s.namespace.name": r.ns}},
-		{r.spanOf(spans, "patch VirtualService"), map[string]string{"guardian.resource": "virtualservices/" + app.Name, "k8s.namespace.name": r.ns}},
+		{r.spanOf(spans, "patch VirtualService"), map[string]string{"guardian.resource": "virtualservices/" + guard, "k8s.namespace.name": r.ns}},
 	} {
 		for k, v := range c.want {
 			if c.span.Attributes[k] != v {
 				t.Errorf("%s has %s=%q, want %q", c.span.Name, k, c.span.Attributes[k], v)
 			}
 		}
-		if c.span.Failed != "" || c.span.End.Before(c.span.Start) || c.span.Resource["service.name"] != "guardian" || c.span.Resource["k8s.pod.name"] != "guardian-0" {
+		if c.span.Failed != "" || c.span.End.Before(c.span.Start) || c.span.Resource["service.name"] != "guardian" || c.span.Resource["k8s.pod.name"] != "guardian-0" || c.span.Resource["k8s.namespace.name"] != r.ns {
 			t.Errorf("%+v", c.span)
 		}
 		if c.span.Name != call.Name && c.span.Name != pass.Name && c.span.ParentID != pass.SpanID {
 			t.Errorf("%s is below %s, want the pass", c.span.Name, c.span.ParentID)
 		}
-	}
-	if line := regexp.MustCompile(`(?m)^.*msg="traffic moved to stable".*$`).FindString(g.log.String()); !strings.Contains(line, "trace_id="+callersTrace) {
-		t.Errorf("the log does not name the trace: %q", line)
-	}
-	if !regexp.MustCompile(`(?m)^guardian_rollback_seconds_bucket\{.*guard="orders-service".*\} 1 # \{trace_id="`+callersTrace+`"\} [0-9.e-]+`).MatchString(scraped) || !strings.HasSuffix(scraped, "# EOF\n") {
-		t.Errorf("no exemplar with the trace in:\n%s", onlyOf(scraped, "guardian_rollback_seconds"))
-	}
-	if plain := onlyOf(scraped, "guardian_rollbacks_total"); plain == "" {
-		t.Error("no counters")
 	}
 }
 

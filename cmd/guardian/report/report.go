@@ -126,43 +126,47 @@ func Of(name string, r decision.Record, since, now time.Time) Guard {
 func releases(history []decision.HistoryEntry) []Release {
 	var out []Release
 	open := false // the last one goes on
-	end := func(how End, at time.Time, goesOn bool) {
-		if open {
-			out[len(out)-1].End, out[len(out)-1].EndedAt, open = how, at, goesOn
-		}
-	}
 	for _, e := range history {
-		switch {
-		case e.Event == decision.EventNewBuild:
-			end(EndReplaced, e.At, false)
-			if e.To > 0 { // under the canary's traffic
-				out, open = append(out, Release{Build: e.Build, Began: e.At, Highest: e.To, End: EndServing}), true
-			}
-			continue
-		case e.Event == decision.EventRolledBack:
-			end(EndRolledBack, e.At, false)
-			continue
-		case isMark(e):
-			continue
+		how, over := endBy(e)
+		if how == EndReplaced && open {
+			out[len(out)-1].End, out[len(out)-1].EndedAt, open = how, e.At, false
 		}
-		if e.To > 0 && !open && moves(e) {
+		if e.To > 0 && !open && (moves(e) || how == EndReplaced) { // a build may come under the canary's traffic
 			out, open = append(out, Release{Build: e.Build, Began: e.At, End: EndServing}), true
 		}
-		if open {
-			out[len(out)-1].Highest = max(out[len(out)-1].Highest, e.To)
+		if !open {
+			continue
 		}
-		switch {
-		case e.Event == decision.EventCompleted:
-			end(EndCompleted, e.At, false)
-		case e.Event == decision.EventPromoted:
-			end(EndPromoted, time.Time{}, true)
-		case e.To == 0 && moves(e):
-			end(EndTakenBack, e.At, false)
-		case e.To < 100 && moves(e):
-			end(EndServing, time.Time{}, true)
+		r := &out[len(out)-1]
+		r.Highest = max(r.Highest, e.To)
+		if how == "" || how == EndReplaced {
+			continue
+		}
+		if r.End = how; over {
+			r.EndedAt, open = e.At, false
 		}
 	}
 	return out
+}
+
+// endBy is how the traffic of a build has gone on by an entry; empty: it says nothing
+// of that. over says that the build has none any more, or that it counts no more.
+func endBy(e decision.HistoryEntry) (how End, over bool) {
+	switch {
+	case e.Event == decision.EventNewBuild:
+		return EndReplaced, true
+	case e.Event == decision.EventRolledBack:
+		return EndRolledBack, true
+	case e.Event == decision.EventCompleted:
+		return EndCompleted, true
+	case e.Event == decision.EventPromoted:
+		return EndPromoted, false
+	case moves(e) && e.To == 0:
+		return EndTakenBack, true
+	case moves(e) && e.To < 100:
+		return EndServing, false
+	}
+	return "", false
 }
 
 // moves says of an entry that traffic moved.
@@ -195,21 +199,20 @@ func rollback(e decision.HistoryEntry, after []decision.HistoryEntry) Rollback {
 func next(after []decision.HistoryEntry, weight int) (how End, at time.Time, most int) {
 	how, most = EndServing, weight
 	for _, e := range after {
-		switch {
-		case isMark(e):
-			continue
-		case e.Event == decision.EventNewBuild:
-			return EndReplaced, e.At, most
-		case e.Event == decision.EventRolledBack: // by a person, or by a guard that enforces now
-			return EndRolledBack, e.At, most
-		case e.Event == decision.EventCompleted:
-			return EndCompleted, e.At, max(most, e.To)
-		case e.To == 0 && moves(e):
-			return EndTakenBack, e.At, most
-		case e.Event == decision.EventPromoted:
-			how, at = EndPromoted, e.At
+		end, over := endBy(e)
+		if end != EndReplaced { // that is another's weight
+			most = max(most, e.To)
 		}
-		most = max(most, e.To)
+		switch end {
+		case "":
+		case EndServing:
+			how, at = end, time.Time{}
+		default:
+			how, at = end, e.At
+		}
+		if over {
+			return how, at, most
+		}
 	}
 	return how, at, most
 }

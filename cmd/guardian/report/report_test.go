@@ -62,6 +62,7 @@ func TestWhatWasNotDoneIsFollowed(t *testing.T) {
 		"more traffic":  {[]decision.HistoryEntry{entry(12, decision.EventShifted, "b1", 30, 70)}, EndServing, 0, 70},
 		"promoted":      {[]decision.HistoryEntry{entry(12, decision.EventPromoted, "b1", 100, 100)}, EndPromoted, 12, 100},
 		"completed":     {[]decision.HistoryEntry{entry(12, decision.EventPromoted, "b1", 100, 100), entry(42, decision.EventCompleted, "b1", 100, 100)}, EndCompleted, 42, 100},
+		"back from all": {[]decision.HistoryEntry{entry(12, decision.EventPromoted, "b1", 100, 100), entry(15, decision.EventShifted, "b1", 100, 50)}, EndServing, 0, 100},
 		"taken back":    {[]decision.HistoryEntry{mark(11, decision.EventMarkedRight, 10), entry(22, decision.EventShifted, "b1", 30, 0)}, EndTakenBack, 22, 30},
 		"replaced":      {[]decision.HistoryEntry{entry(15, decision.EventNewBuild, "b2", 30, 30), entry(16, decision.EventShifted, "b2", 30, 0)}, EndReplaced, 15, 30},
 		"by a person":   {[]decision.HistoryEntry{entry(15, decision.EventRolledBack, "b1", 30, 0)}, EndRolledBack, 15, 30},
