@@ -180,12 +180,14 @@ bench-idle: tools ## Count what idle releases ask of the real kube-apiserver (7 
 	$(GO) run ./test/bench -idle 4
 
 .PHONY: bench-chain
-bench-chain: tools ## Measure fault to weight 0 ten times, on real Prometheus and Alertmanager (4 minutes)
-	RUNS=10 $(GO) run ./test/demo
+bench-chain: tools ## Measure fault to weight 0 forty times at 5s and 15s scrapes and at the defaults, on real Prometheus and Alertmanager (30 minutes)
+	RUNS=40 $(GO) run ./test/demo
+	RUNS=40 $(GO) run ./test/demo -scrape 15s
+	RUNS=40 $(GO) run ./test/demo -scrape 15s -evaluation 3s
 
 .PHONY: bench-fast
-bench-fast: tools ## The same on the fast lane (4 minutes)
-	RUNS=10 FAST=1s $(GO) run ./test/demo
+bench-fast: tools ## The same on the fast lane (6 minutes)
+	RUNS=40 FAST=1s $(GO) run ./test/demo
 
 .PHONY: bench-judge
 bench-judge: ## Simulate healthy and failing canaries, beside two naive rules (HOURS of each healthy one)

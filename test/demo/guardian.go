@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -67,7 +68,7 @@ func (st *stage) writeConfig(file string, g *guardian) error {
 		guards = append(guards, guard)
 	}
 	// The demo has no prometheus-operator: its Prometheus reads files that `guardian rules` has printed.
-	rules := object{"enabled": false, "interval": evaluation.String(), "scrapeInterval": st.plan.scrape.String()}
+	rules := object{"enabled": false, "interval": cmp.Or(st.plan.every, evaluation).String(), "scrapeInterval": st.plan.scrape.String()}
 	if st.plan.fast > 0 {
 		rules["fastLane"] = object{"enabled": true, "interval": st.plan.fast.String()}
 	}

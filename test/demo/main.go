@@ -31,6 +31,7 @@ type settings struct {
 	healthy time.Duration
 	scrape  time.Duration
 	fast    time.Duration
+	every   time.Duration
 }
 
 func main() {
@@ -68,6 +69,7 @@ func readSettings() (settings, error) {
 	flag.BoolVar(&o.hold, "hold", hold != "" && hold != "0", "keep everything up at the end ($HOLD)")
 	flag.DurationVar(&o.healthy, "healthy", 10*time.Minute, "with -act signals: how long the healthy canary is watched")
 	flag.DurationVar(&o.scrape, "scrape", 5*time.Second, "scrape interval, whole seconds")
+	flag.DurationVar(&o.every, "evaluation", evaluation, "with -runs: how often the rules are evaluated, whole seconds")
 	flag.DurationVar(&o.fast, "fast", fast, "scrape interval of the fast lane, whole seconds; 0: there is none ($FAST)")
 	flag.Parse()
 	if o.runs > 0 {
@@ -75,6 +77,9 @@ func readSettings() (settings, error) {
 	}
 	if o.scrape < time.Second || o.scrape%time.Second != 0 {
 		return o, fmt.Errorf("-scrape %v: want whole seconds", o.scrape)
+	}
+	if o.every < time.Second || o.every%time.Second != 0 {
+		return o, fmt.Errorf("-evaluation %v: want whole seconds", o.every)
 	}
 	if o.fast < 0 || o.fast%time.Second != 0 || o.fast > o.scrape {
 		return o, fmt.Errorf("-fast %v: want whole seconds, at most -scrape (%v), or 0", o.fast, o.scrape)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,17 +31,22 @@ type plan struct {
 	apps     []appPlan
 	scrape   time.Duration  // Prometheus's interval
 	fast     time.Duration  // that of the fast lane; 0: there is none
+	every    time.Duration  // between evaluations of the rules; 0: evaluation
 	replicas int            // of guardian
 	guard    map[string]any // further keys of every guard in guardian.yaml
 }
 
 // evaluation is how often the rules look, as guardian writes them.
 func (p plan) evaluation() time.Duration {
+	every := cmp.Or(p.every, evaluation)
 	if p.fast > 0 {
-		return min(evaluation, p.fast/2)
+		return min(every, p.fast/2)
 	}
-	return evaluation
+	return every
 }
+
+// shortest is how often the sidecars are scraped.
+func (p plan) shortest() time.Duration { return cmp.Or(p.fast, p.scrape) }
 
 // appPlan is one service: orders makes orders-service, with the Deployments orders-v1 and orders-v2.
 type appPlan struct {

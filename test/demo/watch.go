@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -167,82 +165,4 @@ func (a *app) forget() {
 			return
 		}
 	}
-}
-
-// chain is when each link of a rollback happened.
-type chain struct {
-	alert                                                   string
-	fault, scraped, decided, fired, called, patched, inMesh time.Time
-	lastFailed                                              time.Time
-	failedRequests, requests                                int
-}
-
-// follow waits for the rollback of an app that has begun to fail, and gathers when each link happened. slack is how long
-// users are still watched afterwards.
-func (st *stage) follow(ctx context.Context, a *app, most, slack time.Duration) (chain, error) {
-	c := chain{}
-	var err error
-	if c.inMesh, err = a.awaitWeights(ctx, 0, most); err != nil {
-		return c, fmt.Errorf("no rollback: %w", err)
-	}
-	if err := pause(ctx, slack); err != nil {
-		return c, err
-	}
-	users := a.mesh.Counts()
-	c.fault, c.lastFailed, c.failedRequests, c.requests = users.FirstFailed, users.LastFailed, users.Failed, users.Sent
-	c.scraped = a.mesh.ScrapeWith(1, c.fault)
-	if c.alert, c.fired, err = st.firing(ctx, a); err != nil {
-		return c, err
-	}
-	c.decided = a.mesh.LastScrape(c.fired)
-	about := func(l logLine) bool {
-		return l.Msg == "webhook" && strings.Contains(l.GroupKey, strconv.Quote(a.service())) && strings.Contains(l.GroupKey, `guardian_action="rollback"`)
-	}
-	if l, ok := st.logged(c.fault, about); ok {
-		c.called = l.Time
-	}
-	if l, ok := st.logged(c.fault, func(l logLine) bool { return l.Msg == "traffic moved to stable" && l.Guard == a.service() }); ok {
-		c.patched = l.Time
-	}
-	for what, at := range map[string]time.Time{
-		"a failed request": c.fault, "a scrape that shows failures": c.scraped, "a firing alert": c.fired,
-		"a call of the webhook": c.called, "a patch of the VirtualService": c.patched,
-	} {
-		if at.IsZero() {
-			err = errors.Join(err, fmt.Errorf("rolled back, but %s was not seen", what))
-		}
-	}
-	return c, err
-}
-
-// print prints the links in their order.
-func (c chain) print(s *script) {
-	type link struct {
-		at        time.Time
-		who, what string
-	}
-	links := []link{
-		{c.fault, "users", "first failed request"},
-		{c.scraped, "Prometheus", "first scrape that shows a failed request"},
-		{c.fired, "Prometheus", c.alert + " fires"},
-		{c.called, "guardian", "Alertmanager has called the webhook"},
-		{c.patched, "guardian", "lock written, VirtualService patched to 100/0: the API server has answered"},
-		{c.inMesh, "mesh", "v1 100%  v2 0% in force"},
-		{c.lastFailed, "users", fmt.Sprintf("last failed request: %d of %d requests failed in all", c.failedRequests, c.requests)},
-	}
-	if c.decided.After(c.scraped) {
-		links = append(links, link{c.decided, "Prometheus", "the scrape with which the rules know enough"})
-	}
-	slices.SortStableFunc(links, func(a, b link) int { return a.at.Compare(b.at) })
-	for _, l := range links {
-		s.sayAt(l.at, l.who, "%s", l.what)
-	}
-}
-
-// split says where the time from fault to weight 0 went.
-func (c chain) split() string {
-	seconds := func(from, to time.Time) float64 { return to.Sub(from).Seconds() }
-	return fmt.Sprintf("fault → weight 0: %.2f s = %.2f to the first scrape after it + %.2f to the one with which the rules know enough + %.2f until the alert fires + %.3f to the webhook + %.3f until the patch is answered",
-		seconds(c.fault, c.patched), seconds(c.fault, c.scraped), seconds(c.scraped, c.decided), seconds(c.decided, c.fired),
-		seconds(c.fired, c.called), seconds(c.called, c.patched))
 }

@@ -159,16 +159,16 @@ func (m *Mesh) Reset() {
 	m.counts = Counts{ByVersion: map[string]int{}}
 }
 
-// ScrapeWith returns when the first scrape of any proxy after a time began that showed at least n failed requests more;
-// zero: none has yet.
-func (m *Mesh) ScrapeWith(n int, after time.Time) time.Time {
-	first := m.users.scrapeWith(n, after)
-	for _, v := range m.versions {
-		if at := v.proxy.scrapeWith(n, after); !at.IsZero() && (first.IsZero() || at.Before(first)) {
-			first = at
-		}
+// Scrapes returns the scrapes of a version's proxy after a time, oldest first, each with the failed requests that it
+// showed more than the last one before that time. Without a version they are those of the users' proxy.
+func (m *Mesh) Scrapes(version string, after time.Time) []Scrape {
+	if version == "" {
+		return m.users.since(after)
 	}
-	return first
+	if v := m.versions[version]; v != nil {
+		return v.proxy.since(after)
+	}
+	return nil
 }
 
 // LastScrape returns when the newest scrape of any proxy before a time began; zero: there was none.
@@ -180,6 +180,15 @@ func (m *Mesh) LastScrape(before time.Time) time.Time {
 		}
 	}
 	return last
+}
+
+// LastScrapeOf returns when the newest scrape of a version's proxy before a time began; zero: there was none.
+func (m *Mesh) LastScrapeOf(version string, before time.Time) time.Time {
+	v := m.versions[version]
+	if v == nil {
+		return time.Time{}
+	}
+	return v.proxy.lastScrape(before)
 }
 
 // watch keeps the routes what the API server has, and returns when they are known.

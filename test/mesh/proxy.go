@@ -39,12 +39,17 @@ type proxy struct {
 	server    *http.Server
 	address   string
 
-	mu     sync.Mutex
-	began  time.Time
-	timed  []timing    // durations that no flush has put into the histograms yet
-	failed int         // requests reported as failed so far
-	reads  []time.Time // when the scrapes since the last mark began
-	counts []int       // failed requests that each of them saw
+	mu      sync.Mutex
+	began   time.Time
+	timed   []timing // durations that no flush has put into the histograms yet
+	failed  int      // requests reported as failed so far
+	scrapes []Scrape // the newest ones, oldest first
+}
+
+// Scrape is one scrape of a proxy.
+type Scrape struct {
+	At     time.Time // when it began
+	Failed int       // failed requests that it showed
 }
 
 // flushEvery is how often Envoy brings its histograms up to date (stats_flush_interval); its counters always are.
@@ -133,37 +138,36 @@ func (p *proxy) read() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.flush(time.Now())
-	p.reads, p.counts = append(p.reads, time.Now()), append(p.counts, p.failed)
-	if len(p.reads) > 1000 {
-		p.reads, p.counts = p.reads[500:], p.counts[500:]
+	p.scrapes = append(p.scrapes, Scrape{time.Now(), p.failed})
+	if len(p.scrapes) > 1000 {
+		p.scrapes = p.scrapes[500:]
 	}
 }
 
-// scrapeWith returns when the first scrape after a time began that saw at least n failed requests more than had been
-// reported before; zero: none has.
-func (p *proxy) scrapeWith(n int, after time.Time) time.Time {
+// since returns the scrapes after a time, oldest first, each with the failed requests that it showed more than the
+// last one before that time.
+func (p *proxy) since(after time.Time) []Scrape {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before := 0
-	for i, at := range p.reads {
-		if !at.After(after) {
-			before = p.counts[i]
+	var later []Scrape
+	for _, s := range p.scrapes {
+		if !s.At.After(after) {
+			before = s.Failed
 			continue
 		}
-		if p.counts[i] >= before+n {
-			return at
-		}
+		later = append(later, Scrape{s.At, s.Failed - before})
 	}
-	return time.Time{}
+	return later
 }
 
 // lastScrape returns when the newest scrape before a time began; zero: there was none.
 func (p *proxy) lastScrape(before time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, at := range slices.Backward(p.reads) {
-		if at.Before(before) {
-			return at
+	for _, s := range slices.Backward(p.scrapes) {
+		if s.At.Before(before) {
+			return s.At
 		}
 	}
 	return time.Time{}
