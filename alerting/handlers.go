@@ -57,6 +57,7 @@ func (s *Server) receive(c echo.Context, lane Lane) ([]byte, error) {
 	if err := s.auth(c.Request()); err != nil {
 		return nil, s.unproven(lane, err)
 	}
+	c.Response().Header().Del(headerConnection)
 	request := c.Request()
 	limit := s.opts.MaxBody
 	body, err := io.ReadAll(io.LimitReader(request.Body, limit+1))
@@ -313,7 +314,7 @@ func (s *Server) handleError(err error, c echo.Context) {
 	case code >= http.StatusInternalServerError:
 		log(s.log.Error)
 		// The next try is on a connection of its own, which may lead to a replica that fares better.
-		c.Response().Header().Set("Connection", "close")
+		c.Response().Header().Set(headerConnection, connectionClose)
 	default:
 		log(s.log.Warn)
 	}

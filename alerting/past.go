@@ -39,7 +39,7 @@ func (p *Prometheus) matrix(value model.Value, warnings v1.Warnings, err error) 
 	}
 	matrix, ok := value.(model.Matrix)
 	if !ok {
-		return nil, fmt.Errorf("query Prometheus %s: result is a %s: want a range of samples", p.base, value.Type())
+		return nil, fmt.Errorf("query Prometheus %s: result is %s: want a range of samples", p.base, kindOf(value))
 	}
 	return matrix, nil
 }

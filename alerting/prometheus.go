@@ -67,7 +67,16 @@ func (p *Prometheus) Query(ctx context.Context, promql string) ([]Sample, error)
 		}
 		return samples, nil
 	}
-	return nil, fmt.Errorf("query Prometheus %s: result is a %s: want an instant vector or a scalar", p.base, value.Type())
+	return nil, fmt.Errorf("query Prometheus %s: result is %s: want an instant vector or a scalar", p.base, kindOf(value))
+}
+
+// kindOf is what kind of result an answer has; one that is JSON, and not of Prometheus,
+// may have none.
+func kindOf(value model.Value) string {
+	if value == nil {
+		return "nothing"
+	}
+	return "a " + value.Type().String()
 }
 
 // complete is an error for warnings that tell of an incomplete answer.

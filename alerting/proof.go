@@ -34,11 +34,20 @@ func noteReached(next http.Handler) http.Handler {
 	})
 }
 
+// What closes a connection after its answer. On the alerts port that is every one that
+// has not proven who it is: it could else stay, idle, as long as Alertmanager's, and
+// be one of thousands.
+const (
+	headerConnection = "Connection"
+	connectionClose  = "close"
+)
+
 // watchBasicAuth takes a 401 that no handler of this package has given for
 // exporter-toolkit's.
 func (s *Server) watchBasicAuth(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		here := false
+		w.Header().Set(headerConnection, connectionClose) // receive takes it back
 		status := &statusWriter{ResponseWriter: w}
 		next.ServeHTTP(status, r.WithContext(context.WithValue(r.Context(), reached{}, &here)))
 		if here || status.code != http.StatusUnauthorized {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -50,7 +51,7 @@ type StoreOptions struct {
 // says so; Alertmanager's listing corrects what its webhook said, and the other
 // lanes speak for themselves. It is safe for concurrent use.
 //
-// What one lane says about one fingerprint, by what it said before:
+// What one lane says about one alert, by what it said before:
 //
 //	before           firing s, s newer    firing s, s older   resolved [s, e]
 //	nothing, ended   fires from s         fires from s        ended
@@ -66,14 +67,31 @@ type Store struct {
 	opts StoreOptions
 
 	mu     sync.RWMutex
-	alerts map[string]*entry              // by fingerprint
-	byKey  map[string]map[string]struct{} // key → fingerprints
+	alerts map[identity]*entry
+	byKey  map[string]map[identity]struct{}
+	seed   maphash.Seed // of the labels' hash
 	bytes  int
 	swept  time.Time
 	listed map[Lane]time.Time
 }
 
-// entry is everything known about one fingerprint.
+// identity is what an alert is known by. A fingerprint alone is not enough: whoever may
+// send alerts can put one on any labels, and such an alert would take the place of the
+// one that it is of.
+type identity struct {
+	fingerprint string
+	labels      uint64 // a hash of them that nobody can aim at
+}
+
+func (b *Store) identityOf(a Alert) identity {
+	id := identity{fingerprint: a.Fingerprint}
+	for name, value := range a.Labels {
+		id.labels += maphash.Comparable(b.seed, [2]string{name, value})
+	}
+	return id
+}
+
+// entry is everything known about one alert.
 type entry struct {
 	keys    []string
 	bytes   int
@@ -125,8 +143,9 @@ func NewStore(opts StoreOptions) *Store {
 	}
 	return &Store{
 		opts:   opts,
-		alerts: map[string]*entry{},
-		byKey:  map[string]map[string]struct{}{},
+		alerts: map[identity]*entry{},
+		byKey:  map[string]map[identity]struct{}{},
+		seed:   maphash.MakeSeed(),
 		listed: map[Lane]time.Time{},
 	}
 }
@@ -165,21 +184,22 @@ func (b *Store) Apply(lane Lane, alerts []Alert, now time.Time) (Changes, error)
 // before the listing was asked for: what was reported after it stands.
 // A partial or failed listing must not be handed in.
 func (b *Store) Replace(lane Lane, alerts []Alert, asked time.Time) (Changes, error) {
-	present := make(map[string]bool, len(alerts))
+	present := make(map[identity]bool, len(alerts))
 	fresh := make([]Alert, 0, len(alerts))
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sweep(asked, time.Minute)
 	for _, a := range alerts {
-		present[a.Fingerprint] = true
-		if e := b.alerts[a.Fingerprint]; e == nil || !e.of(lane.source()).seen.After(asked) {
+		id := b.identityOf(a)
+		present[id] = true
+		if e := b.alerts[id]; e == nil || !e.of(lane.source()).seen.After(asked) {
 			fresh = append(fresh, a)
 		}
 	}
 	var changes Changes
-	for fingerprint, e := range b.alerts {
+	for id, e := range b.alerts {
 		r := e.of(lane.source())
-		if present[fingerprint] || r.seen.After(asked) || !b.fires(r, asked) {
+		if present[id] || r.seen.After(asked) || !b.fires(r, asked) {
 			continue
 		}
 		r.alert.Resolved, r.alert.EndsAt, r.seen = true, asked, asked
@@ -209,7 +229,7 @@ func (b *Store) Listed(lane Lane) time.Time {
 	return b.listed[lane]
 }
 
-// Firing is every alert that fires at now, one for each fingerprint, by
+// Firing is every alert that fires at now, one for each that is known, by
 // startsAt and then fingerprint. When lanes disagree about startsAt it is the
 // latest; an alert is Suppressed if every lane on which it fires says so.
 func (b *Store) Firing(now time.Time) []Alert {
@@ -230,8 +250,8 @@ func (b *Store) FiringOf(key string, now time.Time) []Alert {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	var list []Alert
-	for fingerprint := range b.byKey[key] {
-		if a, ok := b.firing(b.alerts[fingerprint], now); ok {
+	for id := range b.byKey[key] {
+		if a, ok := b.firing(b.alerts[id], now); ok {
 			list = append(list, a)
 		}
 	}
@@ -245,9 +265,9 @@ func (b *Store) Reindex(keys func(Alert) []string) {
 	defer b.mu.Unlock()
 	b.opts.Keys = keys
 	clear(b.byKey)
-	for fingerprint, e := range b.alerts {
+	for id, e := range b.alerts {
 		for _, r := range e.reports { // all have the same labels
-			b.index(fingerprint, e, keys(r.alert))
+			b.index(id, e, keys(r.alert))
 			break
 		}
 	}
@@ -256,13 +276,14 @@ func (b *Store) Reindex(keys func(Alert) []string) {
 // apply reports false when there is no room for the alert.
 func (b *Store) apply(lane Lane, a Alert, now time.Time, changes *Changes) bool {
 	source := lane.source()
-	e := b.alerts[a.Fingerprint]
+	id := b.identityOf(a)
+	e := b.alerts[id]
 	if e == nil {
 		if a.Resolved { // the end of something never seen
 			changes.Unheard = append(changes.Unheard, a)
 			return true
 		}
-		if e = b.add(a, now); e == nil {
+		if e = b.add(id, a, now); e == nil {
 			return false
 		}
 	}
@@ -347,7 +368,7 @@ func (b *Store) firing(e *entry, now time.Time) (merged Alert, ok bool) {
 }
 
 // add makes room for an alert, or returns nil.
-func (b *Store) add(a Alert, now time.Time) *entry {
+func (b *Store) add(id identity, a Alert, now time.Time) *entry {
 	e := &entry{bytes: a.size()}
 	full := func() bool {
 		return len(b.alerts) >= b.opts.MaxAlerts || b.bytes+e.bytes > b.opts.MaxBytes
@@ -358,19 +379,19 @@ func (b *Store) add(a Alert, now time.Time) *entry {
 	if full() {
 		return nil
 	}
-	b.alerts[a.Fingerprint] = e
+	b.alerts[id] = e
 	b.bytes += e.bytes
-	b.index(a.Fingerprint, e, b.opts.Keys(a))
+	b.index(id, e, b.opts.Keys(a))
 	return e
 }
 
-func (b *Store) index(fingerprint string, e *entry, keys []string) {
+func (b *Store) index(id identity, e *entry, keys []string) {
 	e.keys = keys
 	for _, key := range keys {
 		if b.byKey[key] == nil {
-			b.byKey[key] = map[string]struct{}{}
+			b.byKey[key] = map[identity]struct{}{}
 		}
-		b.byKey[key][fingerprint] = struct{}{}
+		b.byKey[key][id] = struct{}{}
 	}
 }
 
@@ -380,9 +401,9 @@ func (b *Store) sweep(now time.Time, every time.Duration) {
 		return
 	}
 	b.swept = now
-	for fingerprint, e := range b.alerts {
+	for id, e := range b.alerts {
 		if b.forgettable(e, now) {
-			b.remove(fingerprint, e)
+			b.remove(id, e)
 		}
 	}
 }
@@ -396,11 +417,11 @@ func (b *Store) forgettable(e *entry, now time.Time) bool {
 	return true
 }
 
-func (b *Store) remove(fingerprint string, e *entry) {
-	delete(b.alerts, fingerprint)
+func (b *Store) remove(id identity, e *entry) {
+	delete(b.alerts, id)
 	b.bytes -= e.bytes
 	for _, key := range e.keys {
-		delete(b.byKey[key], fingerprint)
+		delete(b.byKey[key], id)
 		if len(b.byKey[key]) == 0 {
 			delete(b.byKey, key)
 		}

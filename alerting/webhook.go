@@ -105,10 +105,14 @@ func ParseWebhook(body []byte) (*Webhook, error) {
 	return hook, nil
 }
 
+// maxRoom is for how many alerts there is room before the first is read. A body can
+// have a million that say nothing.
+const maxRoom = 1000
+
 // parseEach reads alerts one by one. The problem is the first one's: one is
 // enough to find the rule; thousands would flood the log.
 func parseEach(list string, raw []json.RawMessage, parse func(*payloadAlert) (Alert, error)) (alerts []Alert, invalid int, problem error) {
-	alerts = make([]Alert, 0, len(raw))
+	alerts = make([]Alert, 0, min(len(raw), maxRoom))
 	for i := range raw {
 		var p payloadAlert
 		err := json.Unmarshal(raw[i], &p)
