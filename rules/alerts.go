@@ -102,6 +102,11 @@ const (
 	namespaceLabel = "{{ $labels.namespace }}"
 )
 
+// command is what a person types about the alert's guard, but for a reason.
+func command(verb string) string {
+	return "kubectl guardian " + verb + " " + guardLabel + " -n " + namespaceLabel
+}
+
 // lookup is a template that asks for a recorded series of the alert's guard and
 // shows it through a pipeline such as "value | humanizePercentage". It shows
 // nothing when there is none.
@@ -125,7 +130,7 @@ const (
 // guard, which guardian's own metrics tell.
 func (b *builder) doRollback() string {
 	return " {{ with printf `guardian_observing{" + LabelOwner + "=%q,guard=%q}` " + strconv.Quote(b.Namespace) + " $labels.guardian_guard | query }}guardian observes this guard: it tells what it would do, and moves nothing." +
-		"{{ else }}guardian sends all traffic back to stable and keeps it there until a new build or a person lifts the lock.{{ end }}"
+		"{{ else }}guardian is asked to send all traffic to stable. Whether it has: " + command("status") + "{{ end }}"
 }
 
 // stableShare tells stable's share over about a minute, by the reporter that
@@ -229,6 +234,6 @@ func (b *builder) trafficAlerts(window time.Duration) {
 			"enough", num(enoughProof), "guard", keyLabels, "tolerance", b.own(trafficTolerance)),
 		summary: guardLabel + ": the whole service gets " + percent + " of the requests of five minutes ago",
 		description: "Canary and stable of " + guardLabel + " in " + namespaceLabel + " together get " + percent +
-			" of the requests they got five minutes ago. The canary's share has not shown to be the cause." + doHold,
+			" of the requests they got five minutes ago. The canary's share has not been shown to be the cause." + doHold,
 	})
 }

@@ -58,7 +58,7 @@ func (b *builder) selfGroup() {
 		name: AlertDown, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
 		expr:        "absent(guardian_heartbeat_timestamp_seconds{" + b.self() + "})",
 		summary:     "guardian is down, or not scraped",
-		description: "No replica of guardian " + b.Name + " in " + b.Namespace + " has reported its metrics for a minute. Nobody rolls canaries back, and the traffic signal is blind.",
+		description: "No replica of the release " + b.Name + " in " + b.Namespace + " has reported its metrics for a minute. If it is down nobody rolls canaries back; if it is only not scraped, the traffic and restart signals have no data. Which of the two: kubectl guardian status -n " + b.Namespace,
 	})
 	b.alert(alert{
 		name: AlertNotificationsFailing, action: ActionNone, severity: "critical", static: here, keep: keepFiring,
@@ -66,20 +66,20 @@ func (b *builder) selfGroup() {
 		// with namespace and object before it. Elsewhere guardian's receiver cannot be told from others.
 		expr: `sum(increase(alertmanager_notifications_failed_total{integration="webhook",receiver_name=~"` + ownReceivers(b.Namespace) + `|"}[5m])) > 0
 			or sum(increase(prometheus_notifications_dropped_total[5m])) > 0`,
-		summary:     "Alerts are lost on their way",
-		description: "{{ $value | printf \"%.0f\" }} notifications were lost within 5 minutes: Alertmanager's webhooks fail (to guardian, or to anybody where Alertmanager's metrics do not name the receiver), or Prometheus drops alerts. Rollback alerts may be among them.",
+		summary:     "Alerts could not be delivered",
+		description: "{{ $value | printf \"%.0f\" }} notifications could not be delivered within 5 minutes: Alertmanager's webhooks fail (to guardian, or to anybody where Alertmanager's metrics do not name the receiver), or Prometheus drops alerts. Rollback alerts may be among them.",
 	})
 	b.alert(alert{
 		name: AlertRulesIncomplete, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
 		expr:        "max(guardian_rules_guards_left_out{" + b.self() + "}) > 0",
 		summary:     "guardian cannot write the rules of a guard",
-		description: "The rules of {{ $value | printf \"%.0f\" }} guards of guardian " + b.Name + " in " + b.Namespace + " cannot be made: no signal watches their canaries. guardian's log names them and says why.",
+		description: "The rules of {{ $value | printf \"%.0f\" }} guards in " + b.Namespace + " cannot be made by guardian (release " + b.Name + "): no signal watches their canaries. Which guards, and why: the lines 'guard left out of the rules' of its log.",
 	})
 	b.alert(alert{
 		name: AlertCannotWatch, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
 		expr:        expand(`min by (resource) (guardian_cache_filled{$self}) == 0 or min by (resource) (guardian_watch_alive{$self}) == 0`, "self", b.self()),
 		summary:     "guardian cannot list or watch {{ $labels.resource }}",
-		description: "A replica of guardian " + b.Name + " in " + b.Namespace + " cannot list or watch {{ $labels.resource }}, and is not ready. It reads them one by one, as far as the API server lets it, and sees what others change only when it looks, at least once a minute. Which right, resource or connection is missing: guardian's log, and /readyz of its metrics port.",
+		description: "A replica of the release " + b.Name + " in " + b.Namespace + " cannot list or watch {{ $labels.resource }}, and is not ready. It reads them one by one, as far as the API server lets it, and sees what others change only when it looks, at least once a minute. Which right, resource or connection is missing: guardian's log, and /readyz of its metrics port.",
 	})
 	b.stateAlerts()
 	b.endGroup()
@@ -94,19 +94,19 @@ func (b *builder) stateAlerts() {
 		name: AlertUnwatched, action: ActionNone, severity: "critical", wait: 2 * time.Minute,
 		expr:        b.byGuard("guardian_guard_unwatched{"+b.self()+"}") + " == 1",
 		summary:     guardLabel + ": the canary gets traffic and nothing watches it",
-		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has traffic, but Prometheus has not evaluated the guard's rules or they record nothing: a bad canary would not be rolled back. guardian goes no step forward. Why: guardian status " + guardLabel + ".",
+		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has traffic, but Prometheus has not evaluated the guard's rules or they record nothing: a bad canary would not be rolled back. guardian goes no step forward. Why: " + command("status"),
 	})
 	b.alert(alert{
 		name: AlertUnguarded, action: ActionNone, severity: "critical", wait: 30 * time.Second,
 		expr:        b.byGuard("guardian_unguarded_virtualservices{"+b.self()+"}") + " > 0",
 		summary:     guardLabel + ": a VirtualService that is not guarded leads to the canary",
-		description: "{{ $value | printf \"%.0f\" }} VirtualServices lead to the canary of " + guardLabel + " in " + namespaceLabel + " and are in no guard of it: a rollback leaves what they send there alone. Which: guardian status " + guardLabel + ".",
+		description: "{{ $value | printf \"%.0f\" }} VirtualServices lead to the canary of " + guardLabel + " in " + namespaceLabel + " and are in no guard of it: a rollback leaves what they send there alone. Which: " + command("status"),
 	})
 	b.alert(alert{
 		name: AlertForeignLock, action: ActionNone, severity: "warning", wait: time.Minute,
 		expr:        b.byGuard("guardian_foreign_locks{"+b.self()+"}") + " > 0",
 		summary:     guardLabel + ": somebody else's lock stands on its VirtualService",
-		description: "A VirtualService of " + guardLabel + " in " + namespaceLabel + " bears a lock that this guardian did not write and cannot take off. guardian takes no step forward while it stands. Which, and whose: guardian status " + guardLabel + ".",
+		description: "A VirtualService of " + guardLabel + " in " + namespaceLabel + " bears a lock that this guardian did not write and cannot take off. guardian takes no step forward while it stands. Which, and whose: " + command("status"),
 	})
 	state := func(s string) string {
 		return `guardian_state{state="` + s + `",` + b.self() + `}`
@@ -115,13 +115,13 @@ func (b *builder) stateAlerts() {
 		name: AlertRolledBack, action: ActionNone, severity: "warning", wait: b.untilPosted(),
 		expr:        b.byGuard(state("rolled-back")) + " == 1" + b.unlessPosted(NoticeRolledBack),
 		summary:     guardLabel + ": the canary was rolled back",
-		description: "guardian sent all traffic of " + guardLabel + " in " + namespaceLabel + " back to stable and keeps it there until a new build is ready or a person unlocks it. Why: guardian status " + guardLabel + ".",
+		description: "guardian sent all traffic of " + guardLabel + " in " + namespaceLabel + " back to stable and keeps it there until its lock is lifted. Why, and what lifts it: " + command("status"),
 	})
 	b.alert(alert{
 		name: AlertWouldRollBack, action: ActionNone, severity: "warning",
 		expr:        b.byGuard("guardian_would_be_rolled_back{"+b.self()+"}") + " == 1",
 		summary:     guardLabel + ": guardian would have rolled the canary back",
-		description: "guardian observes " + guardLabel + " in " + namespaceLabel + " and has not moved its traffic: with mode: enforce its canary would be at 0% until a new build is ready. Why: guardian status " + guardLabel + ".",
+		description: "guardian observes " + guardLabel + " in " + namespaceLabel + " and has not moved its traffic: with mode: enforce its canary would be at 0% now. Why: " + command("status"),
 	})
 	b.alert(alert{
 		name: AlertReconcileFailing, action: ActionNone, severity: "critical", wait: time.Minute,
@@ -133,19 +133,19 @@ func (b *builder) stateAlerts() {
 		name: AlertRollbackBlocked, action: ActionNone, severity: "critical", wait: b.untilPosted(),
 		expr:        b.byGuard(state("blocked")) + " == 1" + b.unlessPosted(NoticeBlocked, NoticeNotDone),
 		summary:     guardLabel + ": a rollback is wanted and cannot be done safely",
-		description: "The canary of " + guardLabel + " in " + namespaceLabel + " is bad, but guardian cannot send its traffic to stable (too few ready endpoints, a missing subset, or a refused write). The canary still gets traffic. Why: guardian status " + guardLabel + ".",
+		description: "The canary of " + guardLabel + " in " + namespaceLabel + " is bad, but guardian cannot send its traffic to stable (too few ready endpoints, a missing subset, a missing VirtualService, a refused write, or mode observe). It keeps the traffic that it has. Why: " + command("status"),
 	})
 	b.alert(alert{
 		name: AlertDisarmed, action: ActionNone, severity: "warning",
 		expr:        b.byGuard(state("disarmed")) + " == 1",
 		summary:     guardLabel + ": a person has taken the brake off",
-		description: "guardian does not roll back the canary of " + guardLabel + " in " + namespaceLabel + ", whatever fires, until the disarm ends by itself or somebody runs guardian arm " + guardLabel + ". Who, why and until when: guardian status " + guardLabel + ".",
+		description: "guardian does not roll back the canary of " + guardLabel + " in " + namespaceLabel + ", whatever fires, until the disarm ends by itself or a person ends it (" + command("arm") + " --reason 'done'). Who, why and until when: " + command("status"),
 	})
 	b.alert(alert{
 		name: AlertReleaseWithoutCanary, action: ActionNone, severity: "warning",
 		expr:        b.byGuard("increase(guardian_releases_without_canary_total{"+b.self()+"}[10m])") + " > 0",
 		summary:     guardLabel + ": a release went out without a canary",
-		description: "A new build of the canary of " + guardLabel + " in " + namespaceLabel + " was deployed while it had all traffic. guardian rolls it back to stable if it is bad, and stable still runs.",
+		description: "A new build of the canary of " + guardLabel + " in " + namespaceLabel + " was deployed while it had all traffic. If it turns out to be bad, guardian sends the traffic back to stable, as long as stable has enough ready pods.",
 	})
 }
 

@@ -168,7 +168,7 @@ func (b *builder) refused(c counter) {
 		name: AlertRefused, signal: SignalTraffic, action: ActionRollback, severity: "critical", keep: keepFiring,
 		expr:    `max by (namespace, guardian_guard) (` + b.own(refusedProof) + `)`,
 		summary: guardLabel + ": requests cannot reach the canary",
-		description: "Callers of " + guardLabel + " in " + namespaceLabel + " get 5xx from nobody (connection refused, or no endpoint), " +
+		description: "Callers of " + guardLabel + " in " + namespaceLabel + " get 5xx that no workload has answered (connection refused, or no endpoint), " +
 			"about as often as the canary's weight of " + weightText + " would explain." + b.doRollback(),
 	})
 }
