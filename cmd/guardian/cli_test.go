@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/report"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
@@ -520,6 +522,34 @@ func TestGateCannotTellWithoutALiveGuardian(t *testing.T) {
 					b.beat(0)
 				}
 				code, text := b.run("gate", testGuard, "--for", "50s")
+				want(t, code, text, tc.code, tc.says)
+			})
+		})
+	}
+}
+
+// A lock needs no guardian to stand.
+func TestAGateWithoutALiveGuardianTellsOfALock(t *testing.T) {
+	held := decision.Record{Status: decision.Status{State: decision.StateHeld, Weight: 30, Reason: "stable fails as well"}}
+	for name, tc := range map[string]struct {
+		record decision.Record
+		args   []string
+		code   int
+		says   string
+	}{
+		"a lock":                   {locked(), nil, exitFailed, "deploy a new build of v2; no replica of guardian is running: no replica has a Lease there, so nothing lifts the lock"},
+		"nor is it waited for":     {locked(), []string{"--wait-unlocked"}, exitFailed, "so nothing lifts the lock"},
+		"a lock, for programs":     {locked(), []string{"-o", "json"}, exitFailed, `"code": 1,`},
+		"a rollback under way":     {underWay(30), nil, exitFailed, "rollback under way, the canary is at 30%: 5% of requests failed; no replica of guardian is running"},
+		"a hold may be over":       {held, nil, exitUnknown, "could not tell: guard orders-service: no replica of guardian is running: no replica has a Lease there"},
+		"an alert may be over":     {firing(decision.StateShifting, 10, decision.ActionRollback), nil, exitUnknown, "no replica of guardian is running"},
+		"a disarm with a lock":     {disarmed(locked()), nil, exitUnknown, "nothing would be rolled back; the lock stands: 5% of requests failed"},
+		"a healthy, for programs":  {shifting(10, 50), []string{"-o", "json"}, exitUnknown, `"code": 2,`},
+		"nothing to be waited for": {shifting(10, 50), []string{"--wait-unlocked"}, exitUnknown, "no replica of guardian is running"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				code, text := newBench(t, record(tc.record)).run(append([]string{"gate", testGuard}, tc.args...)...)
 				want(t, code, text, tc.code, tc.says)
 			})
 		})
@@ -1134,20 +1164,64 @@ func TestTheTableOfGuardsFitsA80ColumnTerminal(t *testing.T) {
 		return s
 	}
 	fires := []string{"GuardianCanaryErrorRate"}
-	for _, r := range []records.Named{
+	rows := []records.Named{
 		row(withStep(decision.Status{State: decision.StateRolledBack, FiringStatus: decision.FiringStatus{Alerts: fires}}, 10, decision.WaitLock), &decision.Lock{Kind: decision.LockManual, Alert: fires[0], By: "alert"}),
 		row(withStep(decision.Status{State: decision.StateHeld, Weight: 50, FiringStatus: decision.FiringStatus{Alerts: append(fires, "A", "B")}}, 100, decision.WaitAlert), nil),
 		row(withStep(decision.Status{State: decision.StateShifting, Weight: 30}, 50, decision.WaitFirstSight), nil),
-	} {
-		var out bytes.Buffer
-		if err := printTable(&out, []records.Named{r}, false, true, now); err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(out.String()) {
-			if n := len(strings.TrimRight(line, "\n")); n > 80 {
+	}
+	narrow := func(named []records.Named, columns int) {
+		t.Helper()
+		for line := range strings.Lines(tableText(named, false, true, columns, now)) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 80 {
 				t.Errorf("%d columns: %s", n, line)
 			}
 		}
+	}
+	for _, r := range rows { // needs no terminal to be so narrow
+		narrow([]records.Named{r}, 0)
+	}
+	// Each column is as wide as its widest row.
+	rows = append(rows,
+		row(decision.Status{State: decision.StateRolledBack}, &decision.Lock{Kind: decision.LockManual, By: "system:serviceaccount:microservices:release-pipeline"}),
+		row(observing(decision.Record{Status: withStep(decision.Status{State: decision.StateShifting, Weight: 30}, 50, decision.WaitFirstSight)}).Status, nil))
+	narrow(rows, 80)
+	if text := tableText(rows, false, true, 80, now); strings.Count(text, "orders-service  ") != len(rows) || !strings.Contains(text, "shifting (observe)") || !strings.Contains(text, "manual b…") {
+		t.Errorf("more was cut than had to be:\n%s", text)
+	}
+	if text := tableText(rows, false, true, 0, now); !strings.Contains(text, "manual by system:serviceaccount:microservices:release-pipeline") {
+		t.Errorf("cut without a terminal:\n%s", text)
+	}
+}
+
+// What a person reads at 80 columns is not broken within words, and nothing of a reason is lost.
+func TestHistoryAndReportFitATerminal(t *testing.T) {
+	const why = "GuardianCanaryErrorRate: orders-service: 53.9% of the canary's requests fail, of 1,204 in the last minute, which is more than 1%"
+	at := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+	entries := []decision.HistoryEntry{
+		{At: at, Event: decision.EventShifted, From: 10, To: 30, Build: "b1-81fd9bfa7960", Reason: "canary went from 10% to 30%"},
+		{At: at, Event: decision.EventRolledBack, From: 30, Build: "b1-81fd9bfa7960", By: "system:serviceaccount:microservices:release-pipeline", Reason: why},
+	}
+	mark := &report.Mark{Wrong: true, By: "ann@example.com", Reason: "a load test that nobody had told of"}
+	texts := map[string]string{
+		"history": table{rows: append([][]string{{"TIME", "EVENT", "CANARY", "BUILD", "BY", "WHY"}}, entryRows(entries, true)...), whole: 4, prose: true}.layOut(80),
+		"status":  table{rows: entryRows(entries, false), indent: "  ", whole: 3, prose: true}.layOut(80),
+	}
+	w := reportWriter{columns: 80}
+	w.guard(report.Guard{Name: testGuard, Begins: at, Rollbacks: []report.Rollback{
+		{At: at, From: 30, Alert: "GuardianCanaryErrorRate", Reason: why, Mark: mark}, {At: at, Would: true, Then: report.EndCompleted, ThenAt: at.Add(time.Hour), Reason: why}}}, at)
+	texts["report"] = w.String()
+	for name, text := range texts {
+		for line := range strings.Lines(text) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 80 {
+				t.Errorf("%s: %d columns: %s", name, n, line)
+			}
+		}
+		if !strings.Contains(strings.Join(strings.Fields(text), " "), why) {
+			t.Errorf("%s: the reason is not whole:\n%s", name, text)
+		}
+	}
+	if text := texts["history"]; !strings.Contains(text, "2026-03-02T09:00:00Z  rolled-back  30% → 0%   b1-81fd9bfa7960  system:serviceac…\n    GuardianCanaryErrorRate: ") {
+		t.Errorf("%s", text)
 	}
 }
 

@@ -21,7 +21,7 @@ func TestStatesHaveColoursInATableThatStaysAligned(t *testing.T) {
 	}
 	for _, all := range []bool{false, true} {
 		for _, header := range []bool{false, true} {
-			plain := tableText(named, all, header, time.Now())
+			plain := tableText(named, all, header, 0, time.Now())
 			painted := paintTable(plain, named, all, header)
 			if strip := strings.NewReplacer("\x1b[31m", "", "\x1b[33m", "", "\x1b[0m", ""); strip.Replace(painted) != plain {
 				t.Errorf("more than colours:\n%q\n%q", painted, plain)
@@ -42,7 +42,7 @@ func TestWhatARecordSaysBreaksNoLineAndNoTerminal(t *testing.T) {
 	r.Status.Alerts = []string{odd}
 	r.History = []decision.HistoryEntry{{Event: decision.EventRolledBack, By: odd, Reason: odd}}
 	named := []records.Named{{Namespace: "shop", Guard: "rolled-back-service", Record: r}, {Namespace: "shop", Guard: "orders-service", Record: r}}
-	plain := tableText(named, true, true, time.Now())
+	plain := tableText(named, true, true, 0, time.Now())
 	painted := paintTable(plain, named, true, true)
 	if strings.Count(plain, "\n") != 3 || strings.Count(painted, "\x1b[31m") != 2 {
 		t.Errorf("%q\n%q", plain, painted)

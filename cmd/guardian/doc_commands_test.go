@@ -31,7 +31,7 @@ func (b block) String() string { return fmt.Sprintf("%s:%d", b.page, b.line) }
 func docPages(t *testing.T) []string {
 	t.Helper()
 	root := filepath.Join("..", "..")
-	pages := []string{"README.md", "charts/guardian/README.md", "charts/guardian-admission/README.md"}
+	pages := []string{"README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "test/demo/README.md", "charts/guardian/README.md", "charts/guardian-admission/README.md"}
 	err := fs.WalkDir(os.DirFS(root), "docs", func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, ".md") {
 			pages = append(pages, path)
@@ -77,9 +77,9 @@ func blocksOf(page, text string) []block {
 // notRun are the words by which a mark leaves out lines of its block, and why: "not
 // run (logs, top): there is no kubelet". Without words it leaves out all.
 //
-// A block that shows a file of the sample is run with the sample.
+// A block that shows a file is run where that file is tried.
 func (b block) notRun() (words []string, all bool, err error) {
-	if b.shows("docs/samples/") {
+	if b.shows("") {
 		return nil, true, nil
 	}
 	rest, ok := strings.CutPrefix(b.mark, "not run")
@@ -252,6 +252,7 @@ func TestFilesThatTheDocsShowAreTheFiles(t *testing.T) {
 // taken says why guardian would not take a call; short of its files and its cluster.
 func taken(words []string) (*cobra.Command, error) {
 	root := (&app{name: "guardian"}).command()
+	root.InitDefaultCompletionCmd()
 	cmd, args, err := root.Find(words)
 	if err != nil || cmd == root {
 		return nil, fmt.Errorf("no such command: %v", err)

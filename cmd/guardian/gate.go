@@ -146,8 +146,9 @@ func (o gateOptions) check() error {
 
 // gateAnswer is how a gate ends.
 type gateAnswer struct {
-	code int
-	text string
+	code  int
+	text  string
+	cause gateCause
 	blame
 }
 
@@ -192,6 +193,9 @@ func (w *gateWatch) observeEvery(now time.Time) time.Duration {
 	return records.FollowEvery
 }
 
+// noReplica says that none runs; why is empty where one does.
+func noReplica(why string) string { return orNothing("no replica of guardian is running: ", why) }
+
 // observe takes a look at the Leases. One that fails is no sign of life.
 func (w *gateWatch) observe(p *records.Liveness, why string, err error, now time.Time) {
 	w.observedAt = now
@@ -199,7 +203,7 @@ func (w *gateWatch) observe(p *records.Liveness, why string, err error, now time
 		w.dead = err.Error()
 		return
 	}
-	w.dead, w.unverified, w.renewed, w.received, w.failing = why, p.Unverified(), p.Renewed, p.Received, p.Failing(w.guard)
+	w.dead, w.unverified, w.renewed, w.received, w.failing = noReplica(why), p.Unverified(), p.Renewed, p.Received, p.Failing(w.guard)
 	if why == "" {
 		w.livedAt = now
 	}
@@ -214,7 +218,7 @@ func unknown(format string, args ...any) (*gateAnswer, time.Duration) {
 }
 
 func unhealthy(text string, b blame) (*gateAnswer, time.Duration) {
-	return &gateAnswer{exitFailed, text, b}, 0
+	return &gateAnswer{code: exitFailed, text: text, blame: b}, 0
 }
 
 func healthy(text string) (*gateAnswer, time.Duration) {
@@ -231,12 +235,12 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 		return nil, time.Second
 	case r == nil:
 		return unknown("its record has gone")
-	case now.Sub(w.livedAt) > gateTolerance:
-		return unknown("%s", cmp.Or(w.dead, "no replica has been seen to run for "+gateTolerance.String()))
 	case !r.Status.Orphaned.IsZero():
 		return unknown("%s", records.OrphanText(w.guard, r.Status.Orphaned))
 	case r.Status.Disarmed != nil:
-		return unknown("%s: nothing would be rolled back%s", r.Status.Disarmed.Text(), alsoLocked(*r))
+		return causeDisarmed.unknown("%s: nothing would be rolled back%s", r.Status.Disarmed.Text(), alsoLocked(*r))
+	case now.Sub(w.livedAt) > gateTolerance:
+		return w.withoutReplica(*r)
 	}
 	w.readAt = now
 	if w.options.waitUnlocked && !w.unlocked {
@@ -248,7 +252,7 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 		w.base = r
 	}
 	if text := trouble(*r); text != "" {
-		return unhealthy(text, blameOf(*r))
+		return causeOf(*r).unhealthy(text, blameOf(*r))
 	}
 	for _, e := range records.NewEntries(w.base.History, r.History) {
 		if e.Event == decision.EventRolledBack { // without a lock nothing else may tell of it any more
@@ -261,6 +265,16 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 	return w.count(r.Status, now)
 }
 
+// withoutReplica is the answer where no guardian runs. Alerts may have come and gone
+// since the record was last written; a lock stands all the same: only guardian lifts it.
+func (w *gateWatch) withoutReplica(r decision.Record) (*gateAnswer, time.Duration) {
+	dead := cmp.Or(w.dead, "no replica has been seen to run for "+gateTolerance.String())
+	if r.Lock == nil {
+		return causeDead.unknown("%s", dead)
+	}
+	return causeDead.unhealthy(fmt.Sprintf("%s; %s, so nothing lifts the lock", trouble(r), dead), blameOf(r))
+}
+
 // waitUnlocked waits until nothing keeps traffic from being shifted; without an
 // answer and a time the gate goes on to watch.
 func (w *gateWatch) waitUnlocked(r *decision.Record, now time.Time) (*gateAnswer, time.Duration) {
@@ -271,12 +285,12 @@ func (w *gateWatch) waitUnlocked(r *decision.Record, now time.Time) (*gateAnswer
 	case text != "" && r.Lock != nil:
 		return unhealthy(fmt.Sprintf("still locked after %s: %s", w.options.timeout, text), blameOf(*r))
 	case text != "":
-		return unhealthy(fmt.Sprintf("not locked, but after %s: %s", w.options.timeout, text), blameOf(*r))
+		return causeTrouble.unhealthy(fmt.Sprintf("not locked, but after %s: %s", w.options.timeout, text), blameOf(*r))
 	case w.options.length > 0:
 		w.unlocked, w.began = true, now
 		return nil, 0
 	case w.unverified != "" && now.Sub(w.freshAt) >= gateHeartbeatWait:
-		return unknown("not locked, but %s", w.unverified)
+		return causeUnproven.unknown("not locked, but %s", w.unverified)
 	case w.unverified != "" || now.Sub(w.livedAt) > gateSure:
 		return nil, time.Second
 	}
@@ -290,12 +304,12 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 	case s.Weight == 0 && !w.traffic.IsZero():
 		return unhealthy("the canary had traffic and was taken back to 0%"+orNothing(": ", s.Reason), blame{})
 	case w.unverified != "" && now.Sub(w.freshAt) >= gateHeartbeatWait:
-		return unknown("%s", w.unverified)
+		return causeUnproven.unknown("%s", w.unverified)
 	case s.Weight == 0:
 		if left := w.began.Add(length).Sub(now); left > 0 {
 			return nil, left
 		}
-		return unknown("the canary has had no traffic for %s", length)
+		return causeTraffic.unknown("the canary has had no traffic for %s", length)
 	}
 	if w.traffic.IsZero() {
 		w.traffic = now
@@ -304,11 +318,11 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 		return nil, left
 	}
 	if s.Requests < w.options.minRequests && w.options.prove == 0 {
-		return unknown("too few requests: the canary had %d of %d at %d%%", s.Requests, w.options.minRequests, s.Weight)
+		return causeTraffic.unknown("too few requests: the canary had %d of %d at %d%%", s.Requests, w.options.minRequests, s.Weight)
 	}
 	if why := w.unproven(s, now); why != "" {
 		if now.Sub(w.traffic) >= max(length, gateHeartbeatWait) {
-			return unknown("%s", why)
+			return causeUnproven.unknown("%s", why)
 		}
 		return nil, time.Second
 	}

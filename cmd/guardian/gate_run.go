@@ -32,11 +32,12 @@ func (a *app) gate(ctx context.Context, c *cluster, guards []string, o gateOptio
 		}
 	}
 	signs := &liveness{c: c}
-	if err := c.wantReplica(ctx, &signs.alive); err != nil {
-		return err
-	}
+	signs.atBegin(ctx)
 	results := c.gateAll(ctx, guards, signs, progress, o)
 	progress.end()
+	for i := range results {
+		results[i].Next = a.nextCommand(results[i])
+	}
 	return a.tellGates(results, o)
 }
 
@@ -95,6 +96,9 @@ func (c *cluster) gateAll(ctx context.Context, guards []string, signs *liveness,
 func (c *cluster) gateOne(ctx context.Context, guard string, signs *liveness, progress *gateProgress, o gateOptions) gateResult {
 	now := time.Now()
 	w := gateWatch{options: o, guard: guard, began: now, readAt: now, livedAt: now, freshAt: now, unverified: signs.unverified()}
+	if dead := signs.dead(); dead != "" {
+		w.livedAt, w.dead = time.Time{}, dead
+	}
 	var answer *gateAnswer
 	err := c.records().Follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
 		if now, every := time.Now(), w.observeEvery(time.Now()); now.Sub(w.observedAt) >= every {
@@ -127,6 +131,25 @@ type liveness struct {
 	at    time.Time // of the last look
 	why   string
 	err   error
+}
+
+// atBegin looks for a replica when the gates begin, for longer than one look: a clock
+// that is off hides none.
+func (l *liveness) atBegin(ctx context.Context) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.why, l.err = l.c.records().FindReplica(ctx, &l.alive)
+	l.at = time.Now()
+}
+
+// dead is why no replica is known to run, or "".
+func (l *liveness) dead() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err.Error()
+	}
+	return noReplica(l.why)
 }
 
 func (l *liveness) unverified() string {

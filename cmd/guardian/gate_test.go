@@ -20,7 +20,7 @@ import (
 type gateCase struct{ liveness, state, alert, heartbeat, rules, requests string }
 
 var gateWords = struct{ liveness, states, alerts, heartbeats, rules, requests []string }{
-	[]string{"renewed", "fails", "dead", "cannot be listed"},
+	[]string{"renewed", "fails", "dead", "cannot be listed", "dead at the begin"},
 	[]string{"idle", "shifting", "promoted", "unverified", "completed", "paused", "held", "blocked", "rolled-back", "rolling back", "disarmed"},
 	[]string{"none", "hold", "rollback"},
 	[]string{"since the traffic", "before it", "stale or none"},
@@ -65,8 +65,11 @@ func (c gateCase) record() decision.Record {
 // leases are as a look finds them so long after the gate's begin.
 func (c gateCase) leases(begin time.Time, after time.Duration) []coordinationv1.Lease {
 	renewed := begin.Add(after.Truncate(10 * time.Second))
-	if c.liveness == "dead" {
+	switch c.liveness {
+	case "dead":
 		renewed = begin
+	case "dead at the begin":
+		renewed = begin.Add(-time.Hour)
 	}
 	l := lease("a", renewed)
 	if c.liveness == "fails" && after > time.Minute {
@@ -91,11 +94,14 @@ func (c gateCase) over(t *testing.T, r decision.Record) gateAnswer {
 	begin := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
 	var p records.Liveness
 	why, _ := p.Observe(c.leases(begin, 0), begin)
-	if why != "" {
-		t.Fatalf("%+v: not alive at the begin: %s", c, why)
-	}
 	w := gateWatch{options: gateOptions{length: 2 * time.Minute, minRequests: 10}, guard: testGuard,
 		began: begin, readAt: begin, livedAt: begin, freshAt: begin, unverified: p.Unverified()}
+	switch alive := c.liveness != "dead at the begin"; {
+	case alive != (why == ""):
+		t.Fatalf("%+v: at the begin: %q", c, why)
+	case !alive:
+		w.livedAt, w.dead = time.Time{}, noReplica(why)
+	}
 	for after := time.Duration(0); after < 10*time.Minute; after += time.Second {
 		now := begin.Add(after)
 		if now.Sub(w.observedAt) >= w.observeEvery(now) {
@@ -195,7 +201,7 @@ func TestTheTableOfTheGateIsTrue(t *testing.T) {
 			t.Errorf("no combination comes to this line: %v", r.cells)
 		}
 	}
-	if tried != 4*11*3*3*2*2 {
+	if tried != 5*11*3*3*2*2 {
 		t.Errorf("tried %d combinations", tried)
 	}
 }

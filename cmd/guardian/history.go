@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,19 +84,23 @@ func (a *app) history(namespace, guard string, entries []decision.HistoryEntry, 
 		fmt.Fprintln(a.errOut, "Nothing has happened.")
 		return nil
 	}
-	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "TIME\tEVENT\tCANARY\tBUILD\tBY\tWHY")
-	printEntries(t, "", shown, func(e decision.HistoryEntry) string { return short(e.Build) + "\t" })
-	return t.Flush()
+	rows := append([][]string{{"TIME", "EVENT", "CANARY", "BUILD", "BY", "WHY"}}, entryRows(shown, true)...)
+	_, err := io.WriteString(a.out, table{rows: rows, whole: 4, prose: true}.layOut(columnsOf(a.out)))
+	return err
 }
 
-// printEntries writes a line for each entry; build is a column, or nothing.
-func printEntries(t io.Writer, indent string, entries []decision.HistoryEntry, build func(decision.HistoryEntry) string) {
+// entryRows has a row for each entry, with its build or without.
+func entryRows(entries []decision.HistoryEntry, build bool) (rows [][]string) {
 	for _, e := range entries {
 		weights := fmt.Sprintf("%d%%", e.To)
 		if e.From != e.To {
 			weights = fmt.Sprintf("%d%% → %d%%", e.From, e.To)
 		}
-		fmt.Fprintf(t, "%s%s\t%s\t%s\t%s%s\t%s\n", indent, e.At.UTC().Format(time.RFC3339), e.Event, weights, build(e), plainLine(cmp.Or(e.By, "-")), plainLine(e.Reason))
+		row := []string{e.At.UTC().Format(time.RFC3339), plainLine(string(e.Event)), weights}
+		if build {
+			row = append(row, plainLine(short(e.Build)))
+		}
+		rows = append(rows, append(row, plainLine(cmp.Or(e.By, "-")), plainLine(e.Reason)))
 	}
+	return rows
 }

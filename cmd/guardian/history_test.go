@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -69,21 +70,51 @@ func TestAShellCompletesTheNamesOfGuards(t *testing.T) {
 }
 
 // Every answer for programs says what it is.
+// Each command, for each kind that there is, and what it prints where it has no answer.
 func TestWhatIsPrintedForProgramsHasAVersion(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBench(t, record(locked()), lease("a", time.Now()))
-		b.beat(0)
-		for args, kind := range map[string]string{"status": "GuardStatus", "status " + testGuard: "GuardStatus", "gate " + testGuard: "GateAnswer", "gate --all": "GateAnswer",
-			"rollback " + testGuard + " --reason r": "RequestAnswer", "history " + testGuard: "GuardHistory"} {
-			b.run(append(strings.Fields(args), "-o", "json")...)
-			begin := `"apiVersion": "cli.canary-guardian.io/v1",`
+	kinds := map[string]string{
+		"status": "GuardStatus", "status " + testGuard: "GuardStatus", "gate " + testGuard: "GateAnswer", "gate --all": "GateAnswer",
+		"rollback " + testGuard + " --reason r": "RequestAnswer", "pause --all --reason r --timeout 5s": "RequestAnswer", "mark " + testGuard + " last --wrong --reason r --timeout 5s": "RequestAnswer",
+		"history " + testGuard: "GuardHistory", "receipt " + testGuard: "GuardReceipt", "report": "Report",
+		"gate x": "Error", "gate x " + testGuard: "Error", "status x": "Error", "rollback x --reason r": "Error", "history x": "Error", "receipt x": "Error", "report x": "Error", "mark x last --wrong --reason r": "Error",
+		"gate " + testGuard + " --for 0s": "Error", "check -f /nonexistent": "Error",
+	}
+	printed := map[string]bool{"Check": true} // see TestFindingsAreTextJSONAndAnExitCode
+	for args, kind := range kinds {
+		printed[kind] = true
+		synctest.Test(t, func(t *testing.T) {
+			r := rolledBackRecord()
+			r.History = []decision.HistoryEntry{{At: time.Now(), Event: decision.EventRolledBack, By: "alert", Reason: "slow"}}
+			b := newBench(t, record(r), lease("a", time.Now()))
+			b.beat(0)
+			code, text := b.run(append(strings.Fields(args), "-o", "json")...)
 			got := strings.Join(strings.Fields(b.out.String()), " ")
-			if got = strings.TrimPrefix(strings.TrimPrefix(got, "[ "), "{ "); !strings.HasPrefix(got, begin+` "kind": "`+kind+`", "guard": "orders-service",`) {
-				t.Errorf("%s: %s", args, b.out.String())
+			if got = strings.TrimPrefix(strings.TrimPrefix(got, "[ "), "{ "); !strings.HasPrefix(got, `"apiVersion": "cli.canary-guardian.io/v1", "kind": "`+kind+`",`) || !json.Valid(b.out.Bytes()) {
+				t.Errorf("%s: want a %s: %s", args, kind, text)
 			}
-			if !strings.Contains(readDoc(t, "docs", "cli.md"), "`"+kind+"`") {
-				t.Errorf("docs/cli.md does not tell of %s", kind)
+			if failed := kind == "Error"; failed && (code == exitOK || !strings.Contains(got, fmt.Sprintf(`"code": %d, "text": "`, code))) {
+				t.Errorf("%s: exit code %d: %s", args, code, got)
 			}
+		})
+	}
+	for _, k := range printedKinds {
+		if !printed[k.kind] || !strings.Contains(readDoc(t, "docs", "cli.md"), "`"+k.kind+"`") {
+			t.Errorf("%s: not tried, or docs/cli.md does not tell of it", k.kind)
+		}
+	}
+}
+
+// Where nothing is under way there is no guard to answer about.
+func TestAnErrorIsADocumentForPrograms(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, record(decision.Record{Status: decision.Status{State: decision.StateIdle}}), lease("a", time.Now()))
+		code, _ := b.run("gate", "--all", "-o", "json")
+		var got map[string]any
+		if err := json.Unmarshal(b.out.Bytes(), &got); err != nil || code != exitUnknown || got["kind"] != "Error" || got["code"] != 2.0 || got["text"] != "could not tell: no guard of namespace shop has a release under way" {
+			t.Errorf("%d, %v: %s", code, err, b.out.String())
+		}
+		if _, text := b.run("gate", "--all"); strings.Contains(text, "apiVersion") {
+			t.Errorf("people get %s", text)
 		}
 	})
 }

@@ -16,6 +16,7 @@ type blame struct {
 	By    string          `json:"by,omitempty"` // an alert by its name, or a person
 	Since time.Time       `json:"since,omitzero"`
 	Links []decision.Link `json:"links,omitempty"`
+	Next  string          `json:"next,omitempty"` // the command to go on
 }
 
 // blameOf is about what is wrong with a guard that has trouble.
@@ -90,6 +91,7 @@ func (b blame) lines(indent string) string {
 	for _, l := range b.Links {
 		line(l.Name, l.URL)
 	}
+	line("next", b.Next)
 	_ = t.Flush() // a strings.Builder takes all
 	return out.String()
 }
@@ -104,7 +106,7 @@ func (b blame) markdown() string {
 	if b.By != "" || since != "" {
 		out = "<br>" + strings.TrimSpace(orNothing("by ", markdownSpecial.Replace(plainLine(b.By)))+since)
 	}
-	return out + orNothing("<br>", markdownLinks(b.Links))
+	return out + orNothing("<br>", markdownLinks(b.Links)) + orNothing("<br>next: ", markdownSpecial.Replace(b.Next))
 }
 
 // printLinks is the part of `guardian status NAME` that leads elsewhere.

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 )
@@ -90,6 +92,55 @@ func TestARollbackWithoutALockHasItsReceiptsLinks(t *testing.T) {
 		code, text := b.run("gate", testGuard)
 		want(t, code, text, exitFailed, "rolled back at 2026-03-02T09:00:00Z: slow\n  by:       alert Slow\n  since:    2026-03-02T09:00:00Z\n  Grafana:  https://grafana.example/")
 	})
+}
+
+// Whoever reads a log at night need not know what to look at.
+func TestAnAnswerThatIsNotHealthyNamesTheNextCommand(t *testing.T) {
+	unwatched := shifting(10, 50)
+	unwatched.Status.Unwatched = "the group of its rules is not loaded"
+	for name, c := range map[string]struct {
+		rec   decision.Record
+		args  []string
+		alive bool
+		next  string
+	}{
+		"no replica":         {shifting(10, 50), nil, false, "kubectl get pods -n shop -l app.kubernetes.io/name=guardian"},
+		"a lock without one": {locked(), nil, false, "kubectl get pods -n shop -l app.kubernetes.io/name=guardian"},
+		"disarmed":           {disarmed(shifting(10, 50)), nil, true, "guardian arm orders-service -n shop --reason '…'"},
+		"held":               {decision.Record{Status: decision.Status{State: decision.StateHeld, Weight: 30}}, nil, true, "guardian status orders-service -n shop"},
+		"an alert fires":     {alerted(decision.ActionHold), nil, true, "guardian status orders-service -n shop"},
+		"no traffic":         {decision.Record{Status: decision.Status{State: decision.StateIdle}}, nil, true, "guardian status orders-service -n shop"},
+		"too few requests":   {shifting(10, 5), []string{"--min-requests", "100"}, true, "guardian status orders-service -n shop"},
+		"no rule watches":    {unwatched, nil, true, "guardian check -f guardian.yaml --wait 3m"},
+		"no heartbeat":       {shifting(10, 50), []string{"--for", "10s"}, true, "guardian check -f guardian.yaml --wait 3m"},
+		"a lock says it":     {locked(), nil, true, ""},
+		"healthy":            {tallied(10, 50, 0), nil, true, ""},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t, record(c.rec))
+			if c.alive {
+				if _, err := b.kube.CoordinationV1().Leases("shop").Create(t.Context(), lease("a", time.Now()), metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				b.beat(0)
+			}
+			if name == "no heartbeat" {
+				b.hears(-1, "3m0s")
+			}
+			code, text := b.run(append([]string{"gate", testGuard}, c.args...)...)
+			if says := "\n  next:  " + c.next + "\n"; c.next != "" && !strings.Contains(strings.ReplaceAll(text, "  next:   ", "  next:  "), says) {
+				t.Errorf("%s: %d, want %q in\n%s", name, code, says, text)
+			} else if c.next == "" && strings.Contains(text, "next:") {
+				t.Errorf("%s: %s", name, text)
+			}
+			// What is to be copied is taken.
+			if words := strings.Fields(c.next); len(words) > 0 && words[0] == "guardian" {
+				if _, err := taken(words[1:]); err != nil {
+					t.Errorf("%s: %s: %v", name, c.next, err)
+				}
+			}
+		})
+	}
 }
 
 func TestAHealthyAnswerHasNoLinks(t *testing.T) {

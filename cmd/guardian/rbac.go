@@ -34,10 +34,10 @@ func newRBACCommand(a *app) *cobra.Command {
 		Use:   "rbac --for ci|viewer|operator",
 		Short: "Print the least Role for an account that uses this program",
 		Long: `Print the least Role, in the guards' namespace, with which an account can use the
-commands: ci gate and status; viewer the same and history; operator also rollback,
-unlock, pause, resume, promote, disarm and arm.
+commands: ci and viewer those that read (gate, status, history, receipt, report);
+operator also rollback, unlock, pause, resume, promote, disarm, arm and mark.
 
-With --guard a Role for ci reads the records of these guards alone; status and gate
+With --guard a Role for ci reads the records of these guards alone; the commands
 then need their names. With --user, --group or --service-account the RoleBinding is
 printed too. What CI needs to deploy and to shift traffic is not in it.`,
 		Example: `  guardian rbac --for ci -n microservices --service-account ci | kubectl apply -f -

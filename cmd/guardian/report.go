@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -99,7 +98,7 @@ func (a *app) report(namespace string, r report.Report, output string) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(reportJSON{shapeOf("Report"), namespace, r})
 	}
-	w := reportWriter{md: output == "md"}
+	w := reportWriter{md: output == "md", columns: columnsOf(a.out)}
 	w.heading("guardian in namespace %s, %s to %s", namespace, r.Since.UTC().Format(time.DateOnly), r.Until.UTC().Format(time.DateOnly))
 	lines := summary(r.Total())
 	if w.md {
@@ -141,7 +140,8 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds())
 // reportWriter writes a report as text, or as Markdown.
 type reportWriter struct {
 	strings.Builder
-	md bool
+	md      bool
+	columns int // of the terminal; 0: there is none
 }
 
 func (w *reportWriter) printf(format string, args ...any) { fmt.Fprintf(w, format, args...) }
@@ -230,10 +230,6 @@ func (w *reportWriter) table(columns []string, rows [][]string) {
 		w.printf("\n")
 		return
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range append([][]string{columns}, rows...) {
-		fmt.Fprintln(t, strings.Join(row, "\t"))
-	}
-	_ = t.Flush() // into memory
-	w.printf("\n")
+	last := columns[len(columns)-1]
+	w.printf("%s\n", table{rows: append([][]string{columns}, rows...), whole: 1, prose: last == "WHY"}.layOut(w.columns))
 }

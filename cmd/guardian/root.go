@@ -43,6 +43,9 @@ func (a *app) execute(ctx context.Context, args []string) error {
 		if run := cmd.RunE; run != nil {
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				ran = true
+				if wantsJSON(cmd) {
+					return a.forPrograms(func() error { return run(cmd, args) })
+				}
 				return run(cmd, args)
 			}
 		}

@@ -1,5 +1,12 @@
 package main
 
+import (
+	"encoding/json"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
 // shape begins what is printed for programs. Within a version keys are added, and
 // none is renamed, removed, or given another meaning.
 type shape struct {
@@ -11,3 +18,44 @@ type shape struct {
 const shapeVersion = "cli.canary-guardian.io/v1"
 
 func shapeOf(kind string) shape { return shape{shapeVersion, kind} }
+
+// errorJSON is what a program reads where a command has no answer of its own to print.
+type errorJSON struct {
+	shape
+	Code int    `json:"code"` // as the command's exit code
+	Text string `json:"text"`
+}
+
+// wantsJSON says whether a call asks for an answer for programs.
+func wantsJSON(cmd *cobra.Command) bool {
+	f := cmd.Flags().Lookup("output")
+	return f != nil && f.Value.String() == "json"
+}
+
+// firstWrite knows whether anything was written.
+type firstWrite struct {
+	io.Writer
+	wrote bool
+}
+
+func (w *firstWrite) Write(p []byte) (int, error) {
+	w.wrote = w.wrote || len(p) > 0
+	return w.Writer.Write(p)
+}
+
+// forPrograms runs a command that is to answer in JSON: where it ends in an error and
+// has printed nothing, the error is the document.
+func (a *app) forPrograms(run func() error) error {
+	out := &firstWrite{Writer: a.out}
+	a.out = out
+	err := run()
+	if err == nil || out.wrote {
+		return err
+	}
+	enc := json.NewEncoder(a.out)
+	enc.SetIndent("", "  ")
+	if printErr := enc.Encode(errorJSON{shapeOf("Error"), exitCode(err), plainLine(err.Error())}); printErr != nil {
+		return printErr
+	}
+	return err
+}

@@ -224,21 +224,20 @@ func (a *app) printJSON(named []records.Named, guard string) error {
 	return enc.Encode(out)
 }
 
-// columnGap is how many spaces are between two columns.
-const columnGap = 2
-
 func printTable(w io.Writer, named []records.Named, all, header bool, now time.Time) error {
-	table := tableText(named, all, header, now)
+	text := tableText(named, all, header, columnsOf(w), now)
 	if colourful(w) {
-		table = paintTable(table, named, all, header)
+		text = paintTable(text, named, all, header)
 	}
-	_, err := io.WriteString(w, table)
+	_, err := io.WriteString(w, text)
 	return err
 }
 
-func tableText(named []records.Named, all, header bool, now time.Time) string {
-	var out strings.Builder
-	t := tabwriter.NewWriter(&out, 0, 0, columnGap, ' ', 0)
+func tableText(named []records.Named, all, header bool, columns int, now time.Time) string {
+	t := table{whole: 1, late: 2} // the state says whether a guard brakes
+	if all {
+		t.whole, t.late = 2, 3
+	}
 	row := func(namespace string, cells ...string) {
 		if all {
 			cells = append([]string{namespace}, cells...)
@@ -246,7 +245,7 @@ func tableText(named []records.Named, all, header bool, now time.Time) string {
 		for i, c := range cells {
 			cells[i] = plainLine(c)
 		}
-		fmt.Fprintln(t, strings.Join(cells, "\t"))
+		t.rows = append(t.rows, cells)
 	}
 	if header {
 		row("NAMESPACE", "NAME", "STATE", "CANARY", "FOR", "LOCK", "ALERTS", "NEXT")
@@ -255,8 +254,7 @@ func tableText(named []records.Named, all, header bool, now time.Time) string {
 		s := r.Status
 		row(r.Namespace, r.Guard, stateCell(s), fmt.Sprintf("%d%%", s.Weight), ageCell(s.Since, now), lockCell(r.Lock), alertsCell(s.Alerts), nextCell(s, now))
 	}
-	_ = t.Flush() // a strings.Builder takes all
-	return out.String()
+	return t.layOut(columns)
 }
 
 // stateCell is a guard's state, and that it is observed alone.
@@ -485,9 +483,8 @@ func printHistory(w io.Writer, history []decision.HistoryEntry) error {
 	if _, err := fmt.Fprintln(w, "\nHistory:"); err != nil {
 		return err
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	printEntries(t, "  ", history, func(decision.HistoryEntry) string { return "" })
-	return t.Flush()
+	_, err := io.WriteString(w, table{rows: entryRows(history, false), indent: "  ", whole: 3, prose: true}.layOut(columnsOf(w)))
+	return err
 }
 
 // statusPoll is how often a watched table is read again.
