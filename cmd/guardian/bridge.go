@@ -27,6 +27,7 @@ type bridge struct {
 	store   *alerting.Store
 	metrics *alerting.Metrics
 	guards  controller
+	memory  *memory // nil: nobody keeps it
 	log     *slog.Logger
 	now     func() time.Time
 
@@ -228,7 +229,10 @@ func (b *bridge) submit(ctx context.Context, began map[string][]decision.Alert, 
 	errs := make([]error, len(began))
 	var wg sync.WaitGroup
 	for i, guard := range slices.Sorted(maps.Keys(began)) {
-		wg.Go(func() { errs[i] = ignoreUnknown(b.guards.Submit(ctx, guard, began[guard], received)) })
+		wg.Go(func() {
+			defer b.memory.begin()()
+			errs[i] = ignoreUnknown(b.guards.Submit(ctx, guard, began[guard], received))
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)

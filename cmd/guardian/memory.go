@@ -4,28 +4,136 @@ import (
 	"context"
 	"os"
 	"runtime/debug"
+	"sync"
 	"time"
 )
 
-// tidyEvery is how often memory that is not needed any more is given back.
-const tidyEvery = time.Minute
+const (
+	// tidyEvery is how often memory that is not needed any more is given back.
+	tidyEvery = time.Minute
 
-// tuneMemory trades a little processor time for memory: guardian's garbage is that of
-// lists and watches, in bursts, and it sits in every namespace. The limit is a
-// soft one, above what so many guards need right after a burst of rollbacks: where
-// it is near, collecting garbage takes more processor time than the burst.
-// GOGC and GOMEMLIMIT in the environment go before.
-func tuneMemory(guards int) {
+	// crowd is how many guards' alerts under way at once make a burst.
+	crowd = 12
+
+	// burstLasts is for how long a burst that has ended may begin again before what it left behind is given back.
+	burstLasts = time.Second
+)
+
+// targets are what is asked of the garbage collector.
+type targets struct {
+	percent int   // by how much the heap may grow between two collections
+	limit   int64 // bytes; a soft limit
+}
+
+// calm trades a little processor time for memory: guardian's garbage is that of
+// lists and watches, and it sits in every namespace. The limit is above what so
+// many guards need.
+func calm(guards int) targets {
 	const some, each = 41 << 20, 20 << 10 // bytes
+	return targets{percent: 40, limit: int64(some + each*guards)}
+}
+
+// crowded trades memory for processor time: collecting garbage near a limit takes
+// half as much as the rollbacks of a burst themselves, and users wait for them.
+// With more room than this the burst is no faster, and leaves more behind: what
+// lives on lies scattered among the garbage.
+func crowded(guards int) targets {
+	const more = 16 << 20 // bytes
+	return targets{percent: 80, limit: calm(guards).limit + more}
+}
+
+// memory keeps the targets of this process: calm ones, but for bursts of rollbacks.
+type memory struct {
+	set  func(targets)
+	free func() // gives back what is not needed
+
+	mu       sync.Mutex
+	guards   int
+	underWay int         // guards whose alerts have been taken and not been recorded
+	burst    bool        // the targets are those of a burst
+	ending   *time.Timer // nil: the burst goes on, or there is none
+}
+
+func newMemory() *memory { return &memory{set: setTargets, free: debug.FreeOSMemory} }
+
+// setTargets tells the runtime. GOGC and GOMEMLIMIT in the environment go before.
+func setTargets(t targets) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(40)
+		debug.SetGCPercent(t.percent)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(some + each*guards))
+		debug.SetMemoryLimit(t.limit)
 	}
 }
 
-// tidy gives back what the start and each burst leave behind, until ctx ends.
+// tune sets the targets for so many guards.
+func (m *memory) tune(guards int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.guards = guards
+	if !m.burst {
+		m.set(calm(guards))
+	}
+}
+
+// begin notes that the alerts of a guard are under way, until the returned function
+// is called. Of no memory nothing is noted.
+func (m *memory) begin() (end func()) {
+	if m == nil {
+		return func() {}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.underWay++
+	if m.underWay >= crowd {
+		m.stopEnding()
+		if !m.burst {
+			m.burst = true
+			m.set(crowded(m.guards))
+		}
+	}
+	return m.end
+}
+
+func (m *memory) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.underWay--
+	if m.burst && m.underWay < crowd && m.ending == nil {
+		m.ending = time.AfterFunc(burstLasts, m.calmDown)
+	}
+}
+
+// calmDown ends a burst that has not begun again.
+func (m *memory) calmDown() {
+	m.mu.Lock()
+	over := m.ending != nil
+	if over {
+		m.ending, m.burst = nil, false
+		m.set(calm(m.guards))
+	}
+	m.mu.Unlock()
+	if over {
+		m.free()
+	}
+}
+
+// stop ends the wait for a burst's end.
+func (m *memory) stop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stopEnding()
+}
+
+// stopEnding must be called with the lock held.
+func (m *memory) stopEnding() {
+	if m.ending != nil {
+		m.ending.Stop()
+		m.ending = nil
+	}
+}
+
+// tidy gives back what the start and smaller bursts leave behind, until ctx ends.
 func (s *service) tidy(ctx context.Context) error {
 	wait := time.NewTimer(time.Second)
 	defer wait.Stop()

@@ -80,8 +80,15 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 	if err != nil {
 		return err
 	}
-	s.tuneMemory = tuneMemory
+	s.ownMemory()
 	return s.run(ctx, file, content)
+}
+
+// ownMemory has the service keep the memory targets of its process.
+func (s *service) ownMemory() {
+	s.memory = newMemory()
+	s.bridge.memory = s.memory
+	s.close = append(s.close, s.memory.stop)
 }
 
 func newLogger(c config.Log, w io.Writer) *slog.Logger {
@@ -127,7 +134,7 @@ type service struct {
 	page       *pageServer     // nil: there is none
 	traces     *tracing.Traces // nil: there are none
 	close      []func()
-	tuneMemory func(guards int) // sets this process's memory targets; nil: not its own process
+	memory     *memory // nil: it is not this process's alone
 }
 
 func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, error) {
@@ -322,8 +329,8 @@ func (s *service) setGuards(c config.Config) error {
 	if s.notifier != nil {
 		s.notifier.keepOnly(guardNames(c))
 	}
-	if s.tuneMemory != nil {
-		s.tuneMemory(len(c.Guards))
+	if s.memory != nil {
+		s.memory.tune(len(c.Guards))
 	}
 	return nil
 }

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestMemoryIsSpentInABurstAloneAndGivenBackAfterIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked []targets
+		freed := 0
+		m := &memory{set: func(t targets) { asked = append(asked, t) }, free: func() { freed++ }}
+		m.tune(1000)
+		expect := func(when string, frees int, want ...targets) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(asked, want) || freed != frees {
+				t.Fatalf("%s: asked for %v and freed %d times; want %v and %d", when, asked, freed, want, frees)
+			}
+		}
+		begin := func(n int) (end func()) {
+			var ends []func()
+			for range n {
+				ends = append(ends, m.begin())
+			}
+			return func() {
+				for _, end := range ends {
+					end()
+				}
+			}
+		}
+
+		begin(crowd - 1)()
+		time.Sleep(time.Minute)
+		expect("a few guards", 0, calm(1000))
+
+		end := begin(2 * crowd)
+		expect("many guards", 0, calm(1000), crowded(1000))
+		m.tune(1001)
+		end()
+		time.Sleep(burstLasts / 2)
+		end = begin(crowd)
+		time.Sleep(2 * burstLasts)
+		expect("the burst goes on", 0, calm(1000), crowded(1000))
+
+		end()
+		time.Sleep(2 * burstLasts)
+		expect("it is over", 1, calm(1000), crowded(1000), calm(1001))
+
+		end = begin(crowd)
+		end()
+		m.stop()
+		time.Sleep(2 * burstLasts)
+		expect("stopped", 1, calm(1000), crowded(1000), calm(1001), crowded(1001))
+	})
+}
