@@ -129,8 +129,10 @@ var parseMatchers = compat.FallbackMatchersParser(slog.New(slog.DiscardHandler))
 
 const routeHead = `# For Alertmanager 0.28 and newer; for 0.22 and newer without the line "timeout".
 # Put these routes first under route.routes, and the receiver under receivers.
-# An alert that one of them takes no longer reaches the receiver of route itself:
-# if people should get it too, end route.routes with "- receiver: <theirs>".
+# What they take reaches the receiver of route itself no more, nor should it: guardian acts on alerts of guardian_action
+# rollback and hold, and reports what it has done in alerts of its own. For all other alerts, end route.routes with
+# - receiver: <of people>
+#   matchers: ['guardian_action!~"rollback|hold"']
 `
 
 type route struct {

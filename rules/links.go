@@ -30,7 +30,7 @@ const (
 func (l Links) annotate(annotations map[string]string, signal Signal) {
 	for _, link := range []struct{ name, base, url string }{
 		{AnnotationDashboard, l.Grafana, l.dashboard(namespaceLabel, guardLabel)},
-		{AnnotationPrometheus, l.Prometheus, l.prometheus(guardLabel)},
+		{AnnotationPrometheus, l.Prometheus, l.prometheus(namespaceLabel, guardLabel)},
 		{AnnotationKiali, l.Kiali, l.kiali(namespaceLabel)},
 		{AnnotationJaeger, l.Jaeger, l.jaeger(namespaceLabel, signal)},
 	} {
@@ -54,9 +54,10 @@ func (l Links) dashboard(namespace, guard string) string {
 	return base + "?" + query + "var-namespace=" + namespace + "&var-guard=" + guard
 }
 
-// prometheus shows all that the rules record of a guard.
-func (l Links) prometheus(guard string) string {
-	query := url.QueryEscape(`{__name__=~"guardian.+",guardian_guard="`) + guard + url.QueryEscape(`"}`)
+// prometheus shows all that the rules record of a guard. Others of its name may stand in
+// other namespaces.
+func (l Links) prometheus(namespace, guard string) string {
+	query := url.QueryEscape(`{__name__=~"guardian.+",namespace="`) + namespace + url.QueryEscape(`",guardian_guard="`) + guard + url.QueryEscape(`"}`)
 	return strings.TrimSuffix(l.Prometheus, "/") + "/graph?g0.tab=0&g0.expr=" + query
 }
 

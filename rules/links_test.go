@@ -65,7 +65,7 @@ func TestLinksOfAlerts(t *testing.T) {
 		"Grafana by its root":              {links: all, at: AnnotationDashboard, want: "https://grafana.example/d/guardian-guard?var-namespace=microservices&var-guard=orders-service"},
 		"a dashboard of one's own":         {links: Links{Grafana: "https://grafana.example/d/mine/orders?orgId=2"}, at: AnnotationDashboard, want: "https://grafana.example/d/mine/orders?orgId=2&var-namespace=microservices&var-guard=orders-service"},
 		"a root with an organisation":      {links: Links{Grafana: "https://grafana.example/?orgId=2"}, at: AnnotationDashboard, want: "https://grafana.example/d/guardian-guard?orgId=2&var-namespace=microservices&var-guard=orders-service"},
-		"Prometheus":                       {links: all, at: AnnotationPrometheus, want: `https://prom.example/graph?g0.tab=0&g0.expr=%7B__name__%3D~%22guardian.%2B%22%2Cguardian_guard%3D%22orders-service%22%7D`},
+		"Prometheus":                       {links: all, at: AnnotationPrometheus, want: `https://prom.example/graph?g0.tab=0&g0.expr=%7B__name__%3D~%22guardian.%2B%22%2Cnamespace%3D%22microservices%22%2Cguardian_guard%3D%22orders-service%22%7D`},
 		"Kiali, of a service":              {links: all, known: traced, at: AnnotationKiali, want: "https://kiali.example/kiali/console/graph/node/namespaces/microservices/services/orders-service?graphType=versionedApp&duration=300&namespaces=microservices"},
 		"Kiali, where no service is known": {links: all, at: AnnotationKiali, want: "https://kiali.example/kiali/console/graph/namespaces?graphType=versionedApp&duration=300&namespaces=microservices"},
 		"Jaeger, of failed requests":       {links: all, signal: SignalErrorRate, known: traced, at: AnnotationJaeger, want: ordersFailed},
@@ -84,6 +84,32 @@ func TestLinksOfAlerts(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// What a receipt links to is the time of the rollback, however late it is read.
+func TestLinksOfATimeShowThatTime(t *testing.T) {
+	from, to := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), time.Date(2026, 11, 24, 12, 30, 0, 0, time.UTC)
+	all := Links{Grafana: "https://grafana.example/", Prometheus: "https://prom.example/", Kiali: "https://kiali.example/kiali/", Jaeger: "https://jaeger.example/"}
+	const graph = "?graphType=versionedApp&duration=300&namespaces=shop&replayActive=true&replayInterval=1800000&replayStart=1795521600000"
+	for service, want := range map[string][]Link{
+		"orders": {
+			{"Grafana", "https://grafana.example/d/guardian-guard?var-namespace=shop&var-guard=orders-service&from=1795521600000&to=1795523400000"},
+			{"Prometheus", "https://prom.example/graph?g0.tab=0&g0.expr=%7B__name__%3D~%22guardian.%2B%22%2Cnamespace%3D%22shop%22%2Cguardian_guard%3D%22orders-service%22%7D" +
+				"&g0.range_input=1800s&g0.end_input=2026-11-24+12%3A30%3A00&g0.moment_input=2026-11-24+12%3A30%3A00"},
+			{"Kiali", "https://kiali.example/kiali/console/graph/node/namespaces/shop/services/orders" + graph},
+		},
+		"": {{}, {}, {"Kiali", "https://kiali.example/kiali/console/graph/namespaces" + graph}},
+	} {
+		got := all.Between("shop", "orders-service", service, from, to)
+		for i, link := range want {
+			if link.Name != "" && (len(got) != len(want) || got[i] != link) {
+				t.Errorf("of service %q: %v\nwant %v", service, got, link)
+			}
+		}
+	}
+	if got := (Links{}).Between("shop", "orders-service", "orders", from, to); len(got) != 0 {
+		t.Errorf("nothing is configured: %v", got)
 	}
 }
 

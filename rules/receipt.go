@@ -88,7 +88,7 @@ func (l Links) Between(namespace, guard, service string, from, to time.Time) []L
 		out = append(out, Link{"Grafana", fmt.Sprintf("%s&from=%d&to=%d", l.dashboard(namespace, guard), from.UnixMilli(), to.UnixMilli())})
 	}
 	if l.Prometheus != "" {
-		out = append(out, Link{"Prometheus", fmt.Sprintf("%s&g0.range_input=%ds&g0.end_input=%s&g0.moment_input=%[3]s", l.prometheus(guard),
+		out = append(out, Link{"Prometheus", fmt.Sprintf("%s&g0.range_input=%ds&g0.end_input=%s&g0.moment_input=%[3]s", l.prometheus(namespace, guard),
 			int64(to.Sub(from).Seconds()), url.QueryEscape(to.UTC().Format("2006-01-02 15:04:05")))})
 	}
 	if l.Kiali != "" {
@@ -96,10 +96,15 @@ func (l Links) Between(namespace, guard, service string, from, to time.Time) []L
 		if service != "" {
 			at = "node/namespaces/" + namespace + "/services/" + service
 		}
-		out = append(out, Link{"Kiali", strings.TrimSuffix(l.Kiali, "/") + "/console/graph/" + at + "?graphType=versionedApp&duration=1800&namespaces=" + namespace})
+		out = append(out, Link{"Kiali", fmt.Sprintf("%s/console/graph/%s?graphType=versionedApp&duration=300&namespaces=%s&replayActive=true&replayInterval=%d&replayStart=%d",
+			strings.TrimSuffix(l.Kiali, "/"), at, namespace, kialiReplay.Milliseconds(), from.UnixMilli())})
 	}
 	return out
 }
+
+// kialiReplay is the longest time that Kiali replays; a link without it shows what is now.
+// Its parameters: frontend/src/components/Time/Replay.tsx of Kiali 2.
+const kialiReplay = 30 * time.Minute
 
 // Traces finds the traces of a version's proxies in Jaeger between two times, those
 // of failed requests alone where the signal is about them. It is nil where Jaeger is
