@@ -136,7 +136,7 @@ func (s *Server) takeWebhook(ctx context.Context, c echo.Context, body []byte, r
 // fetchTruncated gets the alerts that Alertmanager has left out of a call.
 func (s *Server) fetchTruncated(ctx context.Context, hook *Webhook) error {
 	s.opts.MetricSet.count(LaneWebhook, resultTruncated, hook.Truncated)
-	s.log.Warn("Alertmanager left alerts out of a call: set max_alerts: 0 on guardian's receiver",
+	s.log.WarnContext(ctx, "Alertmanager left alerts out of a call: set max_alerts: 0 on guardian's receiver",
 		"receiver", hook.Receiver, "group_key", hook.GroupKey, "truncated", hook.Truncated)
 	if s.opts.Refresh == nil {
 		return nil
@@ -183,7 +183,7 @@ func (s *Server) accept(ctx context.Context, lane Lane, alerts []Alert, received
 	}
 	n, beats := len(alerts), s.hasHeartbeat(lane, alerts)
 	countAlerts(ctx, n)
-	s.tellClocks(lane, alerts, received)
+	s.tellClocks(ctx, lane, alerts, received)
 	taken := false
 	defer func() { // also when the sink panics
 		if !taken {
@@ -209,11 +209,11 @@ const clocksApart = 5 * time.Second
 // tellClocks warns of an alert that began in the future. It counts from when it
 // was received; but with clocks like that, which build an alert is about is a
 // guess.
-func (s *Server) tellClocks(lane Lane, alerts []Alert, received time.Time) {
+func (s *Server) tellClocks(ctx context.Context, lane Lane, alerts []Alert, received time.Time) {
 	for _, a := range alerts {
 		if ahead := a.StartsAt.Sub(received); ahead > clocksApart {
 			s.clocks.Do(func() {
-				s.log.Warn("alert began in the future, which is not believed: want the clocks of Prometheus and guardian set right",
+				s.log.WarnContext(ctx, "alert began in the future, which is not believed: want the clocks of Prometheus and guardian set right",
 					"lane", lane, "alert", a.Name(), "fingerprint", a.Fingerprint, "starts_at", a.StartsAt, "ahead", ahead)
 			})
 			return
@@ -302,21 +302,22 @@ func status(err error) int {
 // for the log.
 func (s *Server) handleError(err error, c echo.Context) {
 	code := status(err)
-	log := func(write func(string, ...any)) {
-		write("refused a request", "path", c.Path(), "remote", c.Request().RemoteAddr, "status", code, "err", err)
+	ctx := c.Request().Context()
+	log := func(write func(context.Context, string, ...any)) {
+		write(ctx, "refused a request", "path", c.Path(), "remote", c.Request().RemoteAddr, "status", code, "err", err)
 	}
 	switch {
 	case code == http.StatusUnauthorized:
-		s.refusals.Do(func() { log(s.log.Warn) })
+		s.refusals.Do(func() { log(s.log.WarnContext) })
 		c.Response().Header().Set("WWW-Authenticate", "Bearer")
 	case errors.Is(err, errUnready) || code == http.StatusNotFound || code == http.StatusMethodNotAllowed:
-		log(s.log.Debug)
+		log(s.log.DebugContext)
 	case code >= http.StatusInternalServerError:
-		log(s.log.Error)
+		log(s.log.ErrorContext)
 		// The next try is on a connection of its own, which may lead to a replica that fares better.
 		c.Response().Header().Set(headerConnection, connectionClose)
 	default:
-		log(s.log.Warn)
+		log(s.log.WarnContext)
 	}
 	if c.Response().Committed {
 		return
@@ -326,6 +327,6 @@ func (s *Server) handleError(err error, c echo.Context) {
 		said.Missing = e.Names
 	}
 	if err := c.JSON(code, said); err != nil {
-		s.log.Debug("write answer", "err", err)
+		s.log.DebugContext(ctx, "write answer", "err", err)
 	}
 }

@@ -29,8 +29,10 @@ func (s *Server) beginSpan(ctx context.Context, c echo.Context, lane Lane, recei
 	if p := s.opts.Propagator; p != nil {
 		ctx = p.Extract(ctx, propagation.HeaderCarrier(c.Request().Header))
 	}
-	return s.opts.Tracer.Start(ctx, "POST "+c.Path(), trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received),
+	ctx, span := s.opts.Tracer.Start(ctx, "POST "+c.Path(), trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received),
 		trace.WithAttributes(semconv.HTTPRequestMethodPost, semconv.HTTPRoute(c.Path()), semconv.URLPath(c.Path()), attrLane.String(string(lane))))
+	c.SetRequest(c.Request().WithContext(ctx)) // handleError logs with it
+	return ctx, span
 }
 
 // countAlerts notes on the span of a call how many alerts it had.

@@ -3,9 +3,11 @@ package alerting
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,6 +75,54 @@ func TestEachCallThatProvesWhoItIsIsASpan(t *testing.T) {
 			}
 			if c.code != "400" && !within.Equal(s.SpanContext()) {
 				t.Errorf("the sink works within %v, want %v", within, s.SpanContext())
+			}
+		})
+	}
+}
+
+// spanLog is a log that notes which lines were logged within a span.
+type spanLog struct {
+	mu    sync.Mutex
+	lines map[string]bool
+}
+
+func (w *spanLog) Enabled(context.Context, slog.Level) bool { return true }
+func (w *spanLog) WithAttrs([]slog.Attr) slog.Handler       { return w }
+func (w *spanLog) WithGroup(string) slog.Handler            { return w }
+func (w *spanLog) Handle(ctx context.Context, r slog.Record) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lines[r.Message] = trace.SpanContextFromContext(ctx).IsValid()
+	return nil
+}
+
+// The lines about a call that fails are those that somebody follows to its trace.
+func TestEachLineAboutACallIsLoggedWithinItsSpan(t *testing.T) {
+	for name, c := range map[string]struct {
+		path, body, line string
+		fails            bool
+	}{
+		"it fails":               {pathWebhook, oneAlert, "refused a request", true},
+		"a push fails":           {pathPush, pushed, "refused a request", true},
+		"no sense":               {pathWebhook, "{", "refused a request", false},
+		"alerts left out":        {pathWebhook, strings.Replace(oneAlert, `"version"`, `"truncatedAlerts":3,"version"`, 1), "Alertmanager left alerts out of a call: set max_alerts: 0 on guardian's receiver", false},
+		"an alert of the future": {pathWebhook, strings.ReplaceAll(oneAlert, "2026-", "2999-"), "alert began in the future, which is not believed: want the clocks of Prometheus and guardian set right", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, _ := options(t, &sink{accept: func(context.Context, Lane, []Alert) error {
+				if c.fails {
+					return errors.New("the API server is down")
+				}
+				return nil
+			}})
+			log := &spanLog{lines: map[string]bool{}}
+			o.Logger = slog.New(log)
+			o.Tracer = sdktrace.NewTracerProvider().Tracer("test")
+			exchange(t, post(t, run(t, o), c.path, bearer, strings.NewReader(c.body)))
+			log.mu.Lock()
+			defer log.mu.Unlock()
+			if in, said := log.lines[c.line]; !said || !in {
+				t.Errorf("%q: said: %v, within the span: %v; all: %v", c.line, said, in, log.lines)
 			}
 		})
 	}

@@ -150,7 +150,12 @@ func limitOf(g config.Guard, a alerting.Alert) string {
 	if !ofOwnRules(a.Labels) {
 		return ""
 	}
-	switch s := g.Signals; rules.Signal(a.Labels[rules.LabelSignal]) {
+	return limitText(g.Signals, rules.Signal(a.Labels[rules.LabelSignal]))
+}
+
+// limitText is the limit of a signal in words; empty: it has none.
+func limitText(s config.Signals, signal rules.Signal) string {
+	switch signal {
 	case rules.SignalErrorRate:
 		return fmt.Sprintf("%s of the requests may fail", percentText(s.ErrorRate.Max))
 	case rules.SignalLatency:
@@ -193,8 +198,8 @@ func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerti
 	received := b.now()
 	alerts = b.onlyOwn(lane, alerts)
 	changes, storeErr := b.store.Apply(lane, alerts, received) // a full store delays, and loses nothing: it is said at the end
-	b.tellUnheard(lane, changes.Unheard, received)
-	began := b.byGuard(alerts)
+	b.tellUnheard(ctx, lane, changes.Unheard, received)
+	began := b.byGuard(ctx, alerts)
 	var errs []error
 	if lane == alerting.LaneWebhook {
 		errs = append(errs, b.submit(ctx, began, received))
@@ -210,14 +215,14 @@ func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerti
 // they were ever heard. Some are right, as after a restart; but Prometheus tells
 // the end of a firing alert minutes ahead, and where guardian's clock is further
 // ahead than that, all that it pushes seems to have ended.
-func (b *bridge) tellUnheard(lane alerting.Lane, alerts []alerting.Alert, received time.Time) {
+func (b *bridge) tellUnheard(ctx context.Context, lane alerting.Lane, alerts []alerting.Alert, received time.Time) {
 	for _, a := range alerts {
 		if lane != alerting.LanePush {
 			return
 		}
 		b.metrics.Ignored(lane, alerting.IgnoredEnded)
 		if b.sayUnknown("ended") {
-			b.log.Warn("Prometheus pushed an alert that had ended before it was ever heard: right after a restart; if it goes on, guardian's clock is ahead of Prometheus's and rollbacks are lost on this lane",
+			b.log.WarnContext(ctx, "Prometheus pushed an alert that had ended before it was ever heard: right after a restart; if it goes on, guardian's clock is ahead of Prometheus's and rollbacks are lost on this lane",
 				"alert", a.Name(), "fingerprint", a.Fingerprint, "ended", a.EndsAt, "ago", received.Sub(a.EndsAt).Round(time.Second))
 		}
 	}
@@ -240,11 +245,11 @@ func (b *bridge) submit(ctx context.Context, began map[string][]decision.Alert, 
 
 // byGuard sorts alerts by guard. A guard whose alerts have only ended is there
 // with none: it is looked at again.
-func (b *bridge) byGuard(alerts []alerting.Alert) map[string][]decision.Alert {
+func (b *bridge) byGuard(ctx context.Context, alerts []alerting.Alert) map[string][]decision.Alert {
 	c := b.config.Load()
 	out := map[string][]decision.Alert{}
 	for _, a := range alerts {
-		b.tellNoAction(c, a)
+		b.tellNoAction(ctx, c, a)
 		for _, name := range b.guardsOf(a) {
 			g, ok := c.Guard(name)
 			if !ok {
@@ -262,12 +267,12 @@ func (b *bridge) byGuard(alerts []alerting.Alert) map[string][]decision.Alert {
 
 // tellNoAction warns of an alert that names a guard and does not say what is to
 // happen: somebody relies on it, and only a matcher can give it an action.
-func (b *bridge) tellNoAction(c *guardIndex, a alerting.Alert) {
+func (b *bridge) tellNoAction(ctx context.Context, c *guardIndex, a alerting.Alert) {
 	guard, action := a.Labels[rules.LabelGuard], a.Labels[rules.LabelAction]
 	if _, known := c.byName[guard]; !known || a.Resolved || isAction(action) || !b.sayUnknown(guard+" "+a.Name()) {
 		return
 	}
-	b.log.Warn("alert names a guard and no action: label "+rules.LabelAction+" wants rollback, hold or none; alerts.matchers alone can give it one",
+	b.log.WarnContext(ctx, "alert names a guard and no action: label "+rules.LabelAction+" wants rollback, hold or none; alerts.matchers alone can give it one",
 		"guard", guard, "alert", a.Name(), "action", action, "fingerprint", a.Fingerprint)
 }
 
@@ -297,7 +302,7 @@ func (b *bridge) tellUnknown(ctx context.Context, lane alerting.Lane, alerts []a
 	if len(unknown) == 0 {
 		return nil
 	}
-	b.log.Warn("alerts for guards that the configuration does not have", "guards", firstOf(slices.Sorted(maps.Keys(unknown))), "count", len(unknown))
+	b.log.WarnContext(ctx, "alerts for guards that the configuration does not have", "guards", firstOf(slices.Sorted(maps.Keys(unknown))), "count", len(unknown))
 	err := b.guards.Unknown(ctx, unknown)
 	if err != nil {
 		for name := range unknown {

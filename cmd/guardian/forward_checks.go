@@ -41,7 +41,7 @@ type forwardChecks struct {
 func (o *forwardChecks) list(ctx context.Context) error {
 	return o.listAll(ctx, func(_, started []alerting.Alert) error {
 		var failed []error
-		for guard, began := range o.bridge.byGuard(started) {
+		for guard, began := range o.bridge.byGuard(ctx, started) {
 			failed = append(failed, ignoreUnknown(o.bridge.guards.Accept(ctx, guard, began, o.now())))
 		}
 		return errors.Join(failed...)
@@ -52,7 +52,9 @@ func (o *forwardChecks) list(ctx context.Context) error {
 // what follows from all that fires is recorded, also from what was in the store
 // already because an earlier call failed.
 func (o *forwardChecks) refresh(ctx context.Context) error {
-	return o.listAll(ctx, func(firing, _ []alerting.Alert) error { return o.bridge.submit(ctx, o.bridge.byGuard(firing), o.now()) })
+	return o.listAll(ctx, func(firing, _ []alerting.Alert) error {
+		return o.bridge.submit(ctx, o.bridge.byGuard(ctx, firing), o.now())
+	})
 }
 
 // listAll puts what fires into the store. hand gets what fires, and what of it is new.
@@ -63,7 +65,7 @@ func (o *forwardChecks) listAll(ctx context.Context, hand func(firing, started [
 	}
 	return o.sources().Fill(ctx, filter, o.bridge.store, o.now, func(firing []alerting.Alert, changes alerting.Changes) error {
 		err := hand(firing, changes.Started)
-		for guard := range o.bridge.byGuard(changes.Ended) {
+		for guard := range o.bridge.byGuard(ctx, changes.Ended) {
 			o.bridge.guards.Enqueue(guard)
 		}
 		return err
