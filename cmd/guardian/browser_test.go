@@ -265,6 +265,12 @@ func TestThePageInABrowser(t *testing.T) {
 		}
 		return nil
 	})
+	var held string
+	b.script(`document.querySelector("button[data-copy]").focus(); return 0`, nil)
+	b.script(`return again().then(() => document.activeElement.id)`, &held)
+	if held != "do-let-this-build-have-traffic-again" {
+		t.Errorf("the page is brought up to date, and the focus is at %q", held)
+	}
 	b.open(url)
 	r.wait("all guards", says(b, "payments"))
 	b.picture("page-all.png")
@@ -296,6 +302,13 @@ func TestThePageInABrowser(t *testing.T) {
 		t.Errorf("the ground is %s", ground)
 	}
 	dark.accessible(rules, "a guard in the dark")
+	dark.open(url)
+	r.wait("all guards in the dark", says(dark, "payments"))
+	dark.accessible(rules, "all guards in the dark")
+	dark.open(url + "/guards/nobody")
+	r.wait("an error in the dark", says(dark, "no guard of this name"))
+	dark.accessible(rules, "an error in the dark")
+	dark.open(url + "/guards/" + app.Name)
 	g.stop() // with two streams open
 	r.wait("it says that it is not live", says(dark, "not live"))
 }

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -50,6 +52,7 @@ func TestEveryCommandOfThePageIsTaken(t *testing.T) {
 	tried := map[string]bool{}
 	for _, r := range []decision.Record{
 		{Lock: &decision.Lock{}}, {Status: decision.Status{Weight: 10, ByPersons: decision.ByPersons{Disarmed: &decision.Disarm{}}}}, {Status: decision.Status{ByPersons: decision.ByPersons{Paused: &decision.Pause{}}}},
+		{Status: decision.Status{State: decision.StateShifting, Weight: 10, StepStatus: decision.StepStatus{Mode: decision.PromotionManual, NextStep: 30}}},
 	} {
 		for _, c := range page.Commands("orders-service", "microservices", r) {
 			words := shellCalls(c.Line)[0]
@@ -63,11 +66,49 @@ func TestEveryCommandOfThePageIsTaken(t *testing.T) {
 			if reason := cmd.Flags().Lookup("reason"); reason != nil && !reason.Changed {
 				t.Errorf("%s: it is refused without --reason", c.Line)
 			}
+			if length := cmd.Flags().Lookup("for"); length != nil && !length.Changed {
+				t.Errorf("%s: it is refused without --for", c.Line)
+			}
 			tried[cmd.Name()] = true
 		}
 	}
-	if len(tried) != 6 {
+	if len(tried) != 8 {
 		t.Errorf("tried %v", tried)
+	}
+}
+
+// The page's port asks for what web.configFile demands, for each of its addresses.
+func TestThePageAsksForThePasswordOfTheWebConfig(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service", 50)
+	file := filepath.Join(t.TempDir(), "web.yaml")
+	// correct-horse, by bcrypt
+	r.must(os.WriteFile(file, []byte(`basic_auth_users: {ann: "$2a$04$jRxweUt98KtI0PqbL1grie897JtfAswPwlSE3k.kP2/M2.8CS5lv2"}`+"\n"), 0o600))
+	settings := withPage(r.config("127.0.0.1:0", fmt.Sprintf("web: {configFile: %q}", file), app))
+	g := r.serve("guardian-0", strings.Replace(settings, fmt.Sprintf("tokenFile: %q", r.token), `tokenFile: ""`, 1)) // one proof is enough
+	r.wait("the page is served", func(ctx context.Context) error {
+		_, err := pageOf(ctx, g.pageURL()+"/")
+		if err != nil && strings.Contains(err.Error(), "401") {
+			err = nil
+		}
+		return err
+	})
+	for _, path := range []string{"/", "/guards/" + app.Name, "/events", "/page.js", "/page.css", "/nothing"} {
+		for password, want := range map[string]bool{"": false, "wrong": false, "correct-horse": true} {
+			ctx, cancel := context.WithCancel(t.Context())
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, g.pageURL()+path, nil)
+			r.must(err)
+			if password != "" {
+				request.SetBasicAuth("ann", password)
+			}
+			answer, err := http.DefaultClient.Do(request)
+			r.must(err)
+			if let := answer.StatusCode != http.StatusUnauthorized; let != want {
+				t.Errorf("%s with password %q: %s", path, password, answer.Status)
+			}
+			cancel() // a stream goes on for ever
+			_ = answer.Body.Close()
+		}
 	}
 }
 

@@ -212,35 +212,50 @@ func (p *Page) one(w http.ResponseWriter, r *http.Request) {
 	p.answer(w, http.StatusOK, d)
 }
 
-// Commands are those that make sense where a guard stands.
+// reason is what a person has to fill in.
+const reason = " --reason '…'"
+
+// Commands are those that make sense where a guard stands, and are not refused there.
 func Commands(name, namespace string, r decision.Record) []Command {
-	line := func(verb, flags string) string {
-		return "kubectl guardian " + verb + " " + name + " -n " + namespace + flags
-	}
 	var out []Command
-	add := func(what, verb, flags string) { out = append(out, Command{what, line(verb, flags)}) }
-	s := r.Status
-	if r.Lock != nil {
-		add("Let this build have traffic again", "unlock", " --reason '…'")
+	add := func(what, verb, flags string) {
+		out = append(out, Command{what, "kubectl guardian " + verb + " " + name + " -n " + namespace + flags})
 	}
-	if r.Lock == nil && s.Weight > 0 {
-		add("Take the canary's traffic away now", "rollback", " --reason '…'")
+	s := r.Status
+	switch {
+	case r.Lock != nil:
+		add("Let this build have traffic again", "unlock", reason)
+	case s.Weight > 0 && s.Observing != nil:
+		add("Print the kubectl line that takes the canary's traffic away: in mode observe guardian does not", "rollback", reason)
+	case s.Weight > 0:
+		add("Take the canary's traffic away now", "rollback", reason)
+	}
+	if canStep(r) {
+		add(fmt.Sprintf("Take the next step now, to %d%%", s.NextStep), "promote", reason)
 	}
 	switch {
 	case s.PausedOnVS && s.Moves != nil:
 		for _, vs := range s.Moves.VirtualServices {
-			out = append(out, Command{"Go on with steps forward", "kubectl annotate virtualservice " + vs + " -n " + namespace + " " + decision.AnnotationPaused + "-"})
+			out = append(out, Command{"Go on with steps forward, " + vs, "kubectl annotate virtualservice " + vs + " -n " + namespace + " " + decision.AnnotationPaused + "-"})
 		}
 	case s.Paused != nil:
-		add("Go on with steps forward", "resume", " --reason '…'")
+		add("Go on with steps forward", "resume", reason)
 	case !s.PausedOnVS:
-		add("Take no step forward; the brake stays on", "pause", " --reason '…'")
+		add("Take no step forward; the brake stays on", "pause", reason)
 	}
 	if s.Disarmed != nil {
-		add("Put the brake on again", "arm", " --reason '…'")
+		add("Put the brake on again", "arm", reason)
+	} else {
+		add("Take the brake off for an hour: no rollback, whatever fires", "disarm", " --for 1h"+reason)
 	}
 	add("Follow it in a terminal", "status", " --watch")
 	return out
+}
+
+// canStep says whether a person may ask for the next step.
+func canStep(r decision.Record) bool {
+	s := r.Status
+	return r.Lock == nil && s.NextStep > 0 && s.Observing == nil && (s.State == decision.StateIdle || s.State == decision.StateShifting)
 }
 
 func (p *Page) answer(w http.ResponseWriter, status int, d *document) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -105,7 +106,7 @@ func TestOneGuardIsShownWithItsWeightsItsHistoryAndWhatToType(t *testing.T) {
 		`points="0,136 0,136 0,123 240,123 240,97 480,97 480,136 720,136"`, `<circle cx="480" cy="136"`,
 		"kubectl guardian unlock orders -n shop --reason &#39;…&#39;", "kubectl guardian pause orders -n shop",
 		`<h2 id="receipt">Last rollback</h2>`, "Rollback of shop/orders", "<h3>What failed</h3>", "<dt>Why</dt><dd>7% of requests fail &lt;script&gt;", "<dt>Differs from stable</dt><dd>image: a → b</dd>\n<dd>image: c → d</dd>",
-		`<a href="https://grafana.example/d/x?a=b&amp;c=&#34;d" rel="noreferrer">Grafana</a>`, "The canary stays at 0%.", "guardian gate orders -n shop --wait-unlocked",
+		`<a id="link-grafana" href="https://grafana.example/d/x?a=b&amp;c=&#34;d" rel="noreferrer">Grafana</a>`, "The canary stays at 0%.", "guardian gate orders -n shop --wait-unlocked",
 		"2026-03-02T09:50:00Z", "rolled-back", "30% → 0%", "2026-03-02T09:40:00Z", "ci", "2026-03-02T09:30:00Z")
 	if strings.Contains(body, "guardian rollback orders") {
 		t.Error("a rollback is offered for a canary that has nothing")
@@ -198,6 +199,59 @@ func TestAPausedGuardIsOfferedWhatEndsThePause(t *testing.T) {
 	on := paused(decision.Status{ByPersons: decision.ByPersons{PausedOnVS: true}, Moves: &decision.Moves{VirtualServices: []string{"routes"}}})
 	if !strings.Contains(on, "kubectl annotate virtualservice routes -n shop "+decision.AnnotationPaused+"-") || strings.Contains(on, "pause orders") {
 		t.Error(on)
+	}
+}
+
+// What is offered is not refused where the guard stands: docs/states.md has the table.
+func TestTheCommandsAreThoseThatAreNotRefused(t *testing.T) {
+	steps := decision.StepStatus{Mode: decision.PromotionAuto, NextStep: 50}
+	for name, c := range map[string]struct {
+		record decision.Record
+		verbs  string
+	}{
+		"shifting":             {decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10}}, "rollback pause disarm status"},
+		"with steps":           {decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, StepStatus: steps}}, "rollback promote pause disarm status"},
+		"idle with steps":      {decision.Record{Status: decision.Status{State: decision.StateIdle, StepStatus: steps}}, "promote pause disarm status"},
+		"held with steps":      {decision.Record{Status: decision.Status{State: decision.StateHeld, Weight: 10, StepStatus: steps}}, "rollback pause disarm status"},
+		"rolled back":          {decision.Record{Lock: &decision.Lock{}, Status: decision.Status{State: decision.StateRolledBack, StepStatus: steps}}, "unlock pause disarm status"},
+		"disarmed":             {decision.Record{Status: decision.Status{State: decision.StateDisarmed, Weight: 10, ByPersons: decision.ByPersons{Disarmed: &decision.Disarm{}}}}, "rollback pause arm status"},
+		"observing with steps": {decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, StepStatus: steps, Observing: &decision.Observing{}}}, "rollback pause disarm status"},
+	} {
+		var verbs []string
+		ids := map[string]bool{}
+		for _, command := range Commands("orders", "shop", c.record) {
+			verbs = append(verbs, strings.Fields(command.Line)[2])
+			ids[slug(command.For)] = true
+			if command.Line[:len("kubectl guardian rollback")] == "kubectl guardian rollback" && (c.record.Status.Observing != nil) != strings.Contains(command.For, "mode observe") {
+				t.Errorf("%s: %s for %q", name, command.Line, command.For)
+			}
+		}
+		if got := strings.Join(verbs, " "); got != c.verbs || len(ids) != len(verbs) {
+			t.Errorf("%s: %s (%d ids), want %s", name, got, len(ids), c.verbs)
+		}
+	}
+}
+
+// What can have the keyboard's focus has an id of its own: the page is brought up to date
+// by replacing all of it, and gives the focus back to what has the same id.
+func TestWhatHasTheFocusCanKeepIt(t *testing.T) {
+	p := New(shown())
+	for _, path := range []string{"/", "/guards/orders", "/guards/payments"} {
+		_, body := get(t, p, path)
+		_, main, _ := strings.Cut(body, "<main>")
+		main, _, _ = strings.Cut(main, "</main>")
+		seen := map[string]bool{}
+		for _, tag := range regexp.MustCompile(`<(?:a|button)\b[^>]*>`).FindAllString(main, -1) {
+			id := regexp.MustCompile(` id="([^"]+)"`).FindStringSubmatch(tag)
+			if id == nil || seen[id[1]] {
+				t.Errorf("%s: %s has no id of its own", path, tag)
+				continue
+			}
+			seen[id[1]] = true
+		}
+		if len(seen) < 3 {
+			t.Errorf("%s: only %d have the focus at all", path, len(seen))
+		}
 	}
 }
 

@@ -32,7 +32,7 @@ func (d *document) receipt(r *Receipt) {
 	}
 	d.links(r.Links)
 	d.putf("<h3>Next</h3>\n<p>%s</p>\n", r.Next)
-	d.command(Command{"To go on", r.Command})
+	d.command("receipt", Command{"To go on", r.Command})
 }
 
 // links leads to web interfaces. Where an address is not one of the web's it is left
@@ -48,7 +48,7 @@ func (d *document) links(all []decision.Link) {
 			d.putf("<h3>Links</h3>\n<ul>\n")
 			begun = true
 		}
-		d.putf("<li><a href=\"%s\" rel=\"noreferrer\">%s</a></li>\n", l.URL, l.Name)
+		d.putf("<li><a id=\"link-%s\" href=\"%s\" rel=\"noreferrer\">%s</a></li>\n", slug(l.Name), l.URL, l.Name)
 	}
 	if begun {
 		d.putf("</ul>\n")

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"html"
 	"net/url"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -125,13 +127,23 @@ func (d *document) chart(c chart) {
 func (d *document) commands(all []Command) {
 	d.putf("<h2>What you can do</h2>\n")
 	for _, c := range all {
-		d.command(c)
+		d.command("do", c)
 	}
 }
 
-func (d *document) command(c Command) {
-	d.putf(`<p class="command"><span>%s:</span> <code>%s</code><button type="button" data-copy="%s" aria-label="Copy: %s">Copy</button></p>`+"\n", c.For, c.Line, c.Line, c.For)
+// command is one with a button. What has the keyboard's focus keeps it by its id when the
+// page is brought up to date: so the id says what the button is for, within a part.
+func (d *document) command(part string, c Command) {
+	d.putf(`<p class="command"><span>%s:</span> <code>%s</code><button type="button" id="%s" data-copy="%s" aria-label="Copy: %s">Copy</button></p>`+"\n",
+		c.For, c.Line, part+"-"+slug(c.For), c.Line, c.For)
 }
+
+// slug is a text as part of an id.
+func slug(text string) string {
+	return strings.Trim(notInSlug.ReplaceAllString(strings.ToLower(text), "-"), "-")
+}
+
+var notInSlug = regexp.MustCompile(`[^a-z0-9]+`)
 
 // history is a record's, newest first.
 func (d *document) history(entries []decision.HistoryEntry) {
