@@ -64,7 +64,7 @@ func TestTheCapturesSayWhatTheProgramSays(t *testing.T) {
 
 	gate, cli := captures(t, "docs/gate.md"), captures(t, "docs/cli.md")
 	answer := func(code int, r decision.Record, text string) string {
-		return gateResult{testGuard, "microservices", gateAnswer{code: code, text: text, blame: blameOf(r)}, r}.full()
+		return gateResult{testGuard, "microservices", gateAnswer{code: code, text: text, blame: blameOf(testGuard, "microservices", r)}, r}.full()
 	}
 	for page, texts := range map[string][]string{
 		gate: {

@@ -154,14 +154,15 @@ type gateAnswer struct {
 
 // gateWatch is a gate's memory: all times are by this machine's clock.
 type gateWatch struct {
-	options  gateOptions
-	guard    string
-	base     *decision.Record // as it was when began
-	last     decision.Record  // as last read
-	began    time.Time        // of the gate, or of its watch once unlocked
-	unlocked bool
-	traffic  time.Time // since when the canary has had traffic; zero: it has none
-	readAt   time.Time // when the record was last read
+	options   gateOptions
+	guard     string
+	namespace string
+	base      *decision.Record // as it was when began
+	last      decision.Record  // as last read
+	began     time.Time        // of the gate, or of its watch once unlocked
+	unlocked  bool
+	traffic   time.Time // since when the canary has had traffic; zero: it has none
+	readAt    time.Time // when the record was last read
 
 	observedAt time.Time // when the Leases were last observed
 	livedAt    time.Time // when they last showed a replica that runs
@@ -252,14 +253,14 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 		w.base = r
 	}
 	if text := trouble(*r); text != "" {
-		return causeOf(*r).unhealthy(text, blameOf(*r))
+		return causeOf(*r).unhealthy(text, blameOf(w.guard, w.namespace, *r))
 	}
 	for _, e := range records.NewEntries(w.base.History, r.History) {
 		if e.Event == decision.EventRolledBack { // without a lock nothing else may tell of it any more
-			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason), blameEntry(*r, e))
+			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason), blameEntry(w.guard, w.namespace, *r, e))
 		}
 		if e.Event == decision.EventWould || e.Event == decision.EventWouldBlocked { // the alert may be over already
-			return unhealthy(fmt.Sprintf("%s (at %s)%s", e.Reason, e.At.UTC().Format(time.RFC3339), observesText(r.Status)), blameEntry(*r, e))
+			return unhealthy(fmt.Sprintf("%s (at %s)%s", e.Reason, e.At.UTC().Format(time.RFC3339), observesText(r.Status)), blameEntry(w.guard, w.namespace, *r, e))
 		}
 	}
 	return w.count(r.Status, now)
@@ -272,7 +273,7 @@ func (w *gateWatch) withoutReplica(r decision.Record) (*gateAnswer, time.Duratio
 	if r.Lock == nil {
 		return causeDead.unknown("%s", dead)
 	}
-	return causeDead.unhealthy(fmt.Sprintf("%s; %s, so nothing lifts the lock", trouble(r), dead), blameOf(r))
+	return causeDead.unhealthy(fmt.Sprintf("%s; %s, so nothing lifts the lock", trouble(r), dead), blameOf(w.guard, w.namespace, r))
 }
 
 // waitUnlocked waits until nothing keeps traffic from being shifted; without an
@@ -283,9 +284,9 @@ func (w *gateWatch) waitUnlocked(r *decision.Record, now time.Time) (*gateAnswer
 	case text != "" && left > 0:
 		return nil, left
 	case text != "" && r.Lock != nil:
-		return unhealthy(fmt.Sprintf("still locked after %s: %s", w.options.timeout, text), blameOf(*r))
+		return unhealthy(fmt.Sprintf("still locked after %s: %s", w.options.timeout, text), blameOf(w.guard, w.namespace, *r))
 	case text != "":
-		return causeTrouble.unhealthy(fmt.Sprintf("not locked, but after %s: %s", w.options.timeout, text), blameOf(*r))
+		return causeTrouble.unhealthy(fmt.Sprintf("not locked, but after %s: %s", w.options.timeout, text), blameOf(w.guard, w.namespace, *r))
 	case w.options.length > 0:
 		w.unlocked, w.began = true, now
 		return nil, 0

@@ -95,7 +95,7 @@ func (c *cluster) gateAll(ctx context.Context, guards []string, signs *liveness,
 // gateOne follows a guard's record until its watcher has an answer.
 func (c *cluster) gateOne(ctx context.Context, guard string, signs *liveness, progress *gateProgress, o gateOptions) gateResult {
 	now := time.Now()
-	w := gateWatch{options: o, guard: guard, began: now, readAt: now, livedAt: now, freshAt: now, unverified: signs.unverified()}
+	w := gateWatch{options: o, guard: guard, namespace: c.namespace, began: now, readAt: now, livedAt: now, freshAt: now, unverified: signs.unverified()}
 	if dead := signs.dead(); dead != "" {
 		w.livedAt, w.dead = time.Time{}, dead
 	}

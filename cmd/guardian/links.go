@@ -13,14 +13,17 @@ import (
 
 // blame is who or what has stopped a canary, since when, and where to see more.
 type blame struct {
-	By    string          `json:"by,omitempty"` // an alert by its name, or a person
-	Since time.Time       `json:"since,omitzero"`
-	Links []decision.Link `json:"links,omitempty"`
-	Next  string          `json:"next,omitempty"` // the command to go on
+	By       string          `json:"by,omitempty"` // an alert by its name, or a person
+	Since    time.Time       `json:"since,omitzero"`
+	Limit    string          `json:"limit,omitempty"`          // that was exceeded, in words
+	Failures string          `json:"failedRequests,omitempty"` // of the rollback, in words, once they are counted
+	Receipt  string          `json:"receipt,omitempty"`        // the command that shows all that is known of the rollback
+	Links    []decision.Link `json:"links,omitempty"`
+	Next     string          `json:"next,omitempty"` // the command to go on
 }
 
 // blameOf is about what is wrong with a guard that has trouble.
-func blameOf(r decision.Record) blame {
+func blameOf(guard, namespace string, r decision.Record) blame {
 	s := r.Status
 	b := blame{Since: s.Since, Links: linksOf(r)}
 	switch m := s.Moving; {
@@ -31,7 +34,27 @@ func blameOf(r decision.Record) blame {
 	case len(s.Firing) > 0:
 		b.By, b.Since = byText(decision.ByAlert, s.Firing[0].Name), s.Firing[0].Began
 	}
+	if m := s.Moving; m.RollsBack() && m.Receipt != nil {
+		b.Limit = plainLine(m.Receipt.Limit)
+	}
+	if ofThisLock(r) {
+		b.tellReceipt(guard, namespace, *r.Receipt)
+	}
 	return b
+}
+
+// tellReceipt adds what a receipt has of a rollback.
+func (b *blame) tellReceipt(guard, namespace string, r decision.Receipt) {
+	b.Limit = plainLine(r.Limit)
+	if !r.Open && !r.Counted.At.IsZero() {
+		b.Failures = fmt.Sprintf("%s of %s", thousands(r.Failed), thousands(r.Requests))
+	}
+	b.Receipt = fmt.Sprintf("kubectl guardian receipt %s -n %s", guard, namespace)
+}
+
+// ofThisLock says that the receipt is about the lock that stands.
+func ofThisLock(r decision.Record) bool {
+	return r.Lock != nil && r.Receipt != nil && !r.Receipt.Written.Before(r.Lock.Since)
 }
 
 // byText is who set a lock: an alert has a name as well.
@@ -43,10 +66,11 @@ func byText(by, alert string) string {
 }
 
 // blameEntry is about a rollback that only the history tells of, the guard's last one.
-func blameEntry(r decision.Record, e decision.HistoryEntry) blame {
+func blameEntry(guard, namespace string, r decision.Record, e decision.HistoryEntry) blame {
 	b := blame{By: byText(e.By, e.Alert), Since: e.At}
 	if e.Event == decision.EventRolledBack && r.Receipt != nil {
 		b.Links = shownLinks(r.Receipt.Links)
+		b.tellReceipt(guard, namespace, *r.Receipt)
 	}
 	return b
 }
@@ -54,7 +78,7 @@ func blameEntry(r decision.Record, e decision.HistoryEntry) blame {
 // linksOf are those of the receipt where it is about the lock that stands, else those of
 // the time when the trouble began.
 func linksOf(r decision.Record) []decision.Link {
-	if r.Lock != nil && r.Receipt != nil && len(r.Receipt.Links) > 0 && !r.Receipt.Written.Before(r.Lock.Since) {
+	if ofThisLock(r) && len(r.Receipt.Links) > 0 {
 		return shownLinks(r.Receipt.Links)
 	}
 	return shownLinks(r.Status.Links)
@@ -88,6 +112,9 @@ func (b blame) lines(indent string) string {
 	if !b.Since.IsZero() {
 		line("since", b.Since.UTC().Format(time.RFC3339))
 	}
+	line("limit", b.Limit)
+	line("failed", b.Failures)
+	line("receipt", b.Receipt)
 	for _, l := range b.Links {
 		line(l.Name, l.URL)
 	}
@@ -106,6 +133,7 @@ func (b blame) markdown() string {
 	if b.By != "" || since != "" {
 		out = "<br>" + strings.TrimSpace(orNothing("by ", markdownSpecial.Replace(plainLine(b.By)))+since)
 	}
+	out += orNothing("<br>limit: ", markdownSpecial.Replace(b.Limit)) + orNothing("<br>failed: ", b.Failures) + orNothing("<br>all of it: ", markdownSpecial.Replace(b.Receipt))
 	return out + orNothing("<br>", markdownLinks(b.Links)) + orNothing("<br>next: ", markdownSpecial.Replace(b.Next))
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"strings"
@@ -20,69 +19,174 @@ func noticeOf(c config.Config, v remediate.View) *notice {
 	s := v.Status
 	switch {
 	case s.State == decision.StateRolledBack && v.Lock != nil:
-		return newNotice(c, v, rules.NoticeRolledBack, "the canary was rolled back",
-			fmt.Sprintf("guardian sent all traffic of %s in %s back to stable: %s. %s.", v.Name, c.Namespace, v.Lock.Reason, whatKeeps(v)))
+		return rolledBackNotice(c, v)
 	case v.Lock == nil && v.Receipt != nil && v.Receipt.Lock == decision.LockNone && s.State == decision.StateIdle:
-		n := newNotice(c, v, rules.NoticeRolledBack, "the canary was rolled back",
-			fmt.Sprintf("guardian sent all traffic of %s in %s back to stable: %s. There is no lock: whoever shifts traffic again does.", v.Name, c.Namespace, v.Receipt.Reason))
-		n.since, n.until = v.Receipt.Written.UTC(), v.Receipt.Written.Add(unlockedFor)
-		n.tellReceipt(*v.Receipt)
-		return n
+		return notLockedNotice(c, v)
 	case s.State == decision.StateBlocked && s.Moving != nil && s.Moving.Refused != "":
-		return newNotice(c, v, rules.NoticeNotDone, "the API server refuses the rollback: the canary still gets traffic",
-			fmt.Sprintf("A rollback of %s in %s is wanted (%s) and not done: %s. The canary has %d%% of the traffic. guardian goes on trying.",
-				v.Name, c.Namespace, cmp.Or(s.Moving.Reason, "no reason recorded"), s.Moving.Refused, s.Weight))
-	case s.State == decision.StateBlocked && s.Observing != nil:
-		return newNotice(c, v, rules.NoticeBlocked, "the canary gets traffic, and mode observe moves none",
-			fmt.Sprintf("The canary of %s in %s has %d%% of the traffic: %s.", v.Name, c.Namespace, s.Weight, s.Reason))
+		return notDoneNotice(c, v)
 	case s.State == decision.StateBlocked:
-		return newNotice(c, v, rules.NoticeBlocked, "a rollback is wanted and cannot be done safely",
-			fmt.Sprintf("The canary of %s in %s is bad and has %d%% of the traffic, and guardian cannot send that to stable: %s. It does so as soon as it is safe.",
-				v.Name, c.Namespace, s.Weight, s.Reason))
+		return blockedNotice(c, v)
 	case s.State == decision.StateHeld:
-		return newNotice(c, v, rules.NoticeHeld, fmt.Sprintf("the canary is held at %d%%", s.Weight),
-			fmt.Sprintf("guardian takes no step forward with %s in %s while an alert fires: %s.", v.Name, c.Namespace, s.Reason))
+		return heldNotice(c, v)
 	}
 	return nil
 }
 
+const rolledBackSummary = "the canary was rolled back"
+
+// rolledBackNotice is about a rollback that is done and locked.
+func rolledBackNotice(c config.Config, v remediate.View) *notice {
+	n := newNotice(c, v, rules.NoticeRolledBack, rolledBackSummary,
+		fmt.Sprintf("guardian sent all traffic of %s in %s back to stable: %s. %s.", v.Name, c.Namespace, clause(v.Lock.Reason), whatKeeps(c, v)))
+	n.since = v.Lock.Since.UTC()
+	n.tellNext(c, v)
+	n.annotations["look"] = typed(c, v, "receipt")
+	if r := v.Receipt; r != nil && r.Written.Sub(v.Lock.Since) > -decision.ClockTolerance { // else it is of a rollback before
+		n.tellReceipt(*r)
+	}
+	return n
+}
+
+// notLockedNotice is about a rollback that left no lock.
+func notLockedNotice(c config.Config, v remediate.View) *notice {
+	n := newNotice(c, v, rules.NoticeRolledBack, rolledBackSummary,
+		fmt.Sprintf("guardian sent all traffic of %s in %s back to stable: %s. There is no lock: whoever shifts traffic again does.", v.Name, c.Namespace, clause(v.Receipt.Reason)))
+	n.since, n.until = v.Receipt.Written.UTC(), v.Receipt.Written.Add(unlockedFor)
+	n.annotations["look"] = typed(c, v, "receipt")
+	n.tellReceipt(*v.Receipt)
+	return n
+}
+
+// notDoneNotice is about a rollback that the API server refuses.
+func notDoneNotice(c config.Config, v remediate.View) *notice {
+	n := newNotice(c, v, rules.NoticeNotDone, fmt.Sprintf("the API server refuses the rollback, the canary still has %d%%", v.Status.Weight),
+		fmt.Sprintf("The canary of %s in %s still has %d%% of the traffic and %s. The API server refuses the rollback: %s. Mend what it names: guardian tries again at least every 15 seconds.",
+			v.Name, c.Namespace, v.Status.Weight, isBad(v), clause(v.Status.Moving.Refused)))
+	n.annotations["next"] = "guardian tries again at least every 15 seconds, until the API server takes it."
+	return n
+}
+
+// blockedNotice is about a rollback that would not be safe, one that mode observe keeps
+// from being done, or a lock whose VirtualService is gone.
+func blockedNotice(c config.Config, v remediate.View) *notice {
+	s := v.Status
+	of, why := v.Name+" in "+c.Namespace, clause(s.Reason)
+	switch {
+	case s.Observing != nil:
+		n := newNotice(c, v, rules.NoticeBlocked, "the canary gets traffic, and mode observe moves none",
+			fmt.Sprintf("The canary of %s has %d%% of the traffic and %s: %s.", of, s.Weight, isBad(v), why))
+		n.annotations["next"] = "guardian moves nothing in mode observe: send the traffic back yourself, or lift the lock if the build is good."
+		return n
+	case s.Weight == 0:
+		n := newNotice(c, v, rules.NoticeBlocked, "a VirtualService of the locked canary does not exist",
+			fmt.Sprintf("The canary of %s %s. It is locked at 0%%, and %s. Put the VirtualService back.", of, isBad(v), why))
+		n.annotations["next"] = "guardian locks the VirtualService again as soon as it is there."
+		return n
+	}
+	mend := "Mend that, or deploy a fixed build of the canary"
+	if g, ok := c.Guard(v.Name); ok && s.Ready.Stable < g.Rollback.MinReadyStable {
+		mend = "Bring more of stable's pods up, or deploy a fixed build of the canary"
+	}
+	n := newNotice(c, v, rules.NoticeBlocked, fmt.Sprintf("the rollback is not done, the canary still has %d%%", s.Weight),
+		fmt.Sprintf("The canary of %s still has %d%% of the traffic and %s. guardian cannot send it to stable: %s. %s.", of, s.Weight, isBad(v), why, mend))
+	n.annotations["next"] = "guardian rolls back by itself as soon as it is safe."
+	return n
+}
+
+// heldNotice is about a canary that stays where it is.
+func heldNotice(c config.Config, v remediate.View) *notice {
+	s := v.Status
+	why := clause(strings.TrimPrefix(s.Reason, fmt.Sprintf("held at %d%% by ", s.Weight)))
+	then := "It is not rolled back for this"
+	if f := holding(s); f.Action == decision.ActionRollback && s.EnforcedAt.Before(f.Began) {
+		then = "The alert began before this build: if it goes on firing, the canary is rolled back"
+	}
+	n := newNotice(c, v, rules.NoticeHeld, fmt.Sprintf("the canary stays at %d%%", s.Weight),
+		fmt.Sprintf("The canary of %s in %s stays at %d%%: %s. %s. Shift no further while it fires.", v.Name, c.Namespace, s.Weight, why, then))
+	n.put("reason", why)
+	n.annotations["next"] = "guardian takes no step by itself: whoever shifts traffic goes on when the alert is over."
+	if s.Mode == decision.PromotionAuto {
+		n.annotations["next"] = "guardian goes on by itself when the alert is over."
+	}
+	return n
+}
+
+// holding is the alert that a held guard's reason names; its zero value where the
+// record does not have it.
+func holding(s decision.Status) decision.Firing {
+	for _, f := range s.Firing {
+		if strings.Contains(s.Reason, " by "+f.Name+":") {
+			return f
+		}
+	}
+	return decision.Firing{}
+}
+
+// whyBad is why a canary is to be rolled back, in the record's words.
+func whyBad(v remediate.View) string {
+	switch s := v.Status; {
+	case v.Lock != nil:
+		return clause(v.Lock.Reason)
+	case s.Moving != nil:
+		return clause(s.Moving.Reason)
+	case len(s.Firing) > 0:
+		return s.Firing[0].Name + orNothing(": ", clause(s.Firing[0].Summary))
+	}
+	return ""
+}
+
+// isBad says the same of the canary. What a person asked for says nothing about it.
+func isBad(v remediate.View) string {
+	says := "is bad"
+	if l := v.Lock; l != nil && l.By != decision.ByAlert && l.By != decision.ByRefused {
+		says = "is to be rolled back by " + l.By
+	}
+	return says + orNothing(": ", whyBad(v))
+}
+
+// clause is a text that more follows.
+func clause(text string) string { return strings.TrimRight(text, ". ") }
+
+// typed is a command about a guard, as people type it.
+func typed(c config.Config, v remediate.View, verb string, flags ...string) string {
+	return strings.Join(append([]string{"kubectl guardian", verb, v.Name, "-n", c.Namespace}, flags...), " ")
+}
+
+// aReason is where a person has to say why.
+const aReason = "--reason '…'"
+
 // whatKeeps says what keeps traffic on stable, and until when. Under mode observe
 // nothing does, and a lock that has not been recorded is this replica's alone.
-func whatKeeps(v remediate.View) string {
+func whatKeeps(c config.Config, v remediate.View) string {
 	switch {
 	case v.Unrecorded != "":
 		return "The lock could not be recorded: " + v.Unrecorded + "; this replica keeps the traffic there and goes on trying"
 	case v.Status.Observing != nil:
-		return "The lock stands until a person lifts it (guardian unlock " + v.Name + "). In mode observe a new build lifts nothing, and guardian does not send back what others shift"
+		return "The lock stands until a person lifts it (" + typed(c, v, "unlock", aReason) + "). In mode observe a new build lifts nothing, and guardian does not send back what others shift"
 	}
-	return "It stays there until " + untilLifted(*v.Lock, v.Name)
+	by := "a person lifts the lock (" + typed(c, v, "unlock", aReason) + ")"
+	if liftedByBuild(*v.Lock, v.Status) {
+		by = "a new build is rolled out, or " + by
+	}
+	return "It stays there until " + by
 }
 
 // unmanaged is the end of a notice about a guard that was taken out of the
 // configuration: whatever it tells of may still be so.
-func (n notice) unmanaged(guard string) notice {
+func (n notice) unmanaged(guard, namespace string) notice {
 	n.annotations = maps.Clone(n.annotations)
 	delete(n.annotations, "next")
 	delete(n.annotations, "command")
 	n.annotations["summary"] = guard + ": guardian no longer manages it"
-	n.annotations["description"] = fmt.Sprintf("The guard %s was taken out of guardian's configuration, which changes no traffic. A lock that stands is lifted by guardian unlock %s alone.", guard, guard)
+	n.annotations["ended"] = fmt.Sprintf("The guard %[1]s was taken out of guardian's configuration, which changes no traffic. A lock that stands is lifted by a person alone: kubectl guardian unlock %[1]s -n %[2]s %[3]s", guard, namespace, aReason)
+	n.annotations["description"] = n.annotations["ended"]
 	return n
-}
-
-// untilLifted says what lifts a lock.
-func untilLifted(l decision.Lock, guard string) string {
-	by := "a person lifts the lock (guardian unlock " + guard + ")"
-	if l.Kind == decision.LockBuild {
-		return "a new build is rolled out or " + by
-	}
-	return by
 }
 
 // newNotice fills in what all of them have.
 func newNotice(c config.Config, v remediate.View, name, summary, description string) *notice {
 	n := &notice{name: name, since: v.Status.Since.UTC(), annotations: map[string]string{
-		"summary": v.Name + ": " + summary, "description": description, "runbook_url": c.RulesBase().Runbook(name),
-		"command": "guardian status " + v.Name + " -n " + c.Namespace,
+		"summary": v.Name + ": " + summary, "description": description, "runbook_url": c.RulesBase().Runbook(name), "look": typed(c, v, "status"),
 	}}
 	n.put("weight", fmt.Sprintf("%d%%", v.Status.Weight))
 	n.put("build", v.Status.Build)
@@ -91,26 +195,36 @@ func newNotice(c config.Config, v remediate.View, name, summary, description str
 		n.put("signal", l.Signal)
 		n.put("by", l.By)
 	}
-	if name == rules.NoticeRolledBack && v.Lock != nil {
-		n.since = v.Lock.Since.UTC()
-		n.tellNext(c, v)
-		if r := v.Receipt; r != nil && r.Written.Sub(v.Lock.Since) > -decision.ClockTolerance { // else it is of a rollback before
-			n.tellReceipt(*r)
-		}
+	if name != rules.NoticeRolledBack {
+		n.tellTrouble(c, v)
 	}
 	return n
+}
+
+// tellTrouble adds why a canary is bad, or held, against which limit, since when, and
+// where to see it.
+func (n *notice) tellTrouble(c config.Config, v remediate.View) {
+	s := v.Status
+	n.put("since", stampOf(s.Since))
+	n.put("reason", whyBad(v))
+	if m := s.Moving; m.RollsBack() && m.Receipt != nil {
+		n.put("limit", m.Receipt.Limit)
+	} else if g, ok := c.Guard(v.Name); ok && s.State == decision.StateHeld {
+		n.put("limit", limitText(g.Signals, signals[strings.TrimSuffix(holding(s).Name, "Hold")]))
+	}
+	n.tellLinks(s.Links)
+}
+
+// signals are those that guardian's own alerts have, by name.
+var signals = map[string]rules.Signal{
+	rules.AlertErrorRate: rules.SignalErrorRate, rules.AlertLatency: rules.SignalLatency, rules.AlertRestarts: rules.SignalRestarts, rules.AlertTraffic: rules.SignalTraffic,
 }
 
 // tellNext adds what lifts the lock, and the command for it. While it is not
 // recorded there is none.
 func (n *notice) tellNext(c config.Config, v remediate.View) {
-	switch {
-	case v.Unrecorded != "":
-	case v.Status.Observing != nil:
-		n.annotations["next"] = "The lock stands until a person lifts it."
-		n.annotations["command"] = fmt.Sprintf("kubectl guardian unlock %s -n %s --reason '…'", v.Name, c.Namespace)
-	default:
-		n.annotations["next"], n.annotations["command"] = nextOf(c.Namespace, v.Name, decision.Record{Lock: v.Lock})
+	if v.Unrecorded == "" {
+		n.annotations["next"], n.annotations["command"] = nextOf(c.Namespace, v.Name, decision.Record{Lock: v.Lock, Status: v.Status})
 	}
 }
 
@@ -126,7 +240,15 @@ func (n *notice) put(key, value string) {
 // linkAnnotations are what the rules call the same links.
 var linkAnnotations = map[string]string{"Grafana": rules.AnnotationDashboard, "Prometheus": rules.AnnotationPrometheus, "Kiali": rules.AnnotationKiali, "Jaeger": rules.AnnotationJaeger}
 
-// tellReceipt adds what is known of a rollback. What is not known is left out.
+func (n *notice) tellLinks(links []decision.Link) {
+	for _, l := range links {
+		n.put(linkAnnotations[l.Name], l.URL)
+	}
+}
+
+// tellReceipt adds what is known of a rollback. What is not known is left out, and so is
+// what was counted before it: only what was counted after the last request to the canary
+// says how many failed.
 func (n *notice) tellReceipt(r decision.Receipt) {
 	n.put("weight", fmt.Sprintf("%d%% → 0%%", r.From))
 	n.put("build", r.Build)
@@ -135,16 +257,31 @@ func (n *notice) tellReceipt(r decision.Receipt) {
 	for key, t := range map[string]time.Time{"began": r.Began, "fired": r.Fired, "seen": r.Seen, "written": r.Written, "felt": r.Felt} {
 		n.put(key, stampOf(t))
 	}
-	if !r.Counted.At.IsZero() {
+	n.put("timeline", timeline(r))
+	if !r.Open && !r.Counted.At.IsZero() {
 		n.put("requests", fmt.Sprint(r.Requests))
 		n.put("failed", fmt.Sprint(r.Failed))
 	}
 	n.put("images", strings.Join(r.Images, ", "))
 	n.put("differs", strings.Join(r.Differs, "; "))
+	n.put("good", r.Good)
+	n.put("differs_from_good", strings.Join(r.Since, "; "))
 	if s := r.Shifted; s != nil {
 		n.put("shifted_by", fmt.Sprintf("%s at %s%s", s.Manager, s.At.UTC().Format(time.RFC3339), orNothing(": ", s.Cause)))
 	}
-	for _, l := range r.Links {
-		n.put(linkAnnotations[l.Name], l.URL)
+	n.tellLinks(r.Links)
+}
+
+// timeline is a rollback's times in plain words, each but the first as seconds since
+// the one before.
+func timeline(r decision.Receipt) string {
+	var parts []string
+	for _, m := range momentsOf(r) {
+		if m.after == nil {
+			parts = append(parts, stampOf(m.at)+" "+m.plain)
+		} else {
+			parts = append(parts, fmt.Sprintf("%+.3f s %s", *m.after, m.plain))
+		}
 	}
+	return strings.Join(parts, ", ")
 }

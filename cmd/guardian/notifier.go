@@ -153,13 +153,13 @@ func (n *notifier) put(guard string, want *notice) (news bool) {
 
 // keepOnly ends what was told of guards that there are no more, and has the end say
 // that it is not one of the lock.
-func (n *notifier) keepOnly(names []string) {
+func (n *notifier) keepOnly(names []string, namespace string) {
 	n.mu.Lock()
 	gone := slices.DeleteFunc(slices.Collect(maps.Keys(n.guards)), func(g string) bool { return slices.Contains(names, g) })
 	for _, guard := range gone {
 		for _, s := range n.guards[guard] {
 			if s.ended.IsZero() {
-				s.notice = s.unmanaged(guard)
+				s.notice = s.unmanaged(guard, namespace)
 			}
 		}
 	}

@@ -230,11 +230,11 @@ func TestPeopleAreToldByARealAlertmanagerOfWhatIsNotDone(t *testing.T) {
 		over     func()
 		then     string // the notice that takes its place
 	}{
-		{rules.NoticeHeld, held, "warning", []string{"takes no step forward", "7% of requests fail"},
+		{rules.NoticeHeld, held, "warning", []string{"stays at 50%: ", "7% of requests fail", "not rolled back"},
 			func() { r.tell(am, time.Now(), alerts[held.Name]) }, ""},
-		{rules.NoticeBlocked, blocked, "critical", []string{"has 50% of the traffic", "cannot send that to stable", "0 ready endpoints"},
+		{rules.NoticeBlocked, blocked, "critical", []string{"still has 50% of the traffic and is bad: ", "7% of requests fail", "cannot send it to stable", "0 ready endpoints"},
 			func() { r.must(blocked.SetReady(t.Context(), "v1", true)) }, rules.NoticeRolledBack},
-		{rules.NoticeNotDone, undone, "critical", []string{"7% of requests fail", "the change window is closed", "goes on trying"}, allow, rules.NoticeRolledBack},
+		{rules.NoticeNotDone, undone, "critical", []string{"7% of requests fail", "the change window is closed", "at least every 15 seconds"}, allow, rules.NoticeRolledBack},
 	}
 	for _, c := range cases {
 		got := r.told(am, g, c.name, c.app.Name)

@@ -186,11 +186,11 @@ func TestWhatGuardianDidFiresUntilItIsOver(t *testing.T) {
 		n.tell("orders", someNotice(rules.NoticeRolledBack, "bad again"))
 		n.tell("pay", someNotice(rules.NoticeHeld, "bad"))
 		check(0, "orders GuardianRolledBack, pay GuardianHeld", "orders GuardianRolledBack=1, pay GuardianHeld=1")
-		n.keepOnly([]string{"orders"})
+		n.keepOnly([]string{"orders"}, "shop")
 		check(0, "orders GuardianRolledBack", "orders GuardianRolledBack=1")
-		n.keepOnly(nil)
+		n.keepOnly(nil, "shop")
 		check(0, "", "")
-		if said := am.says("orders GuardianRolledBack"); !strings.Contains(said, "guardian unlock orders alone") {
+		if said := am.says("orders GuardianRolledBack"); !strings.Contains(said, "kubectl guardian unlock orders -n shop --reason") {
 			t.Errorf("a lock may still stand, and the end says %q", said)
 		}
 		check(postFor+repost, "", "")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"math"
 	"net/url"
 	"strings"
 	"text/tabwriter"
@@ -84,9 +85,11 @@ type receiptJSON struct {
 	Guard     string           `json:"guard"`
 	Namespace string           `json:"namespace"`
 	Receipt   decision.Receipt `json:"receipt"`
-	Locked    bool             `json:"locked"`  // the lock stands still
-	Next      string           `json:"next"`    // what happens next, in words
-	Command   string           `json:"command"` // to go on
+	// Seconds are since the time before it that is known: fired, seen, written, felt.
+	Seconds map[string]float64 `json:"seconds"`
+	Locked  bool               `json:"locked"`  // the lock stands still
+	Next    string             `json:"next"`    // what happens next, in words
+	Command string             `json:"command"` // to go on
 }
 
 const notKnown = "not known"
@@ -99,7 +102,7 @@ func newReceiptView(namespace, guard string, rec decision.Record) receiptView {
 	v.Sections = []receiptSection{
 		{"What failed", whatFailed(r)}, {"When", whenOf(r)}, {"How many", howMany(r)}, {"What ran", whatRan(r)},
 	}
-	v.doc = receiptJSON{shapeOf("GuardReceipt"), guard, namespace, r, rec.Lock != nil, v.Next, v.Command}
+	v.doc = receiptJSON{shapeOf("GuardReceipt"), guard, namespace, r, secondsOf(r), rec.Lock != nil, v.Next, v.Command}
 	return v
 }
 
@@ -124,31 +127,77 @@ func whatFailed(r decision.Receipt) []receiptRow {
 	return append(rows, receiptRow{"Weight", fmt.Sprintf("%d%% → 0%%", r.From)})
 }
 
+// moment is one of the known times of a rollback.
+type moment struct {
+	name  string // as a receipt calls it
+	plain string // what happened then
+	at    time.Time
+	after *float64 // seconds since the one before that is known; nil: it is the first
+}
+
+// momentsOf are the known times of a rollback, in their order.
+func momentsOf(r decision.Receipt) []moment {
+	had := "guardian had the request"
+	if r.Alert != "" {
+		had = "guardian had the alert"
+	}
+	var out []moment
+	for _, m := range []moment{
+		{name: "Began", plain: "the fault was there", at: r.Began}, {name: "Fired", plain: "the alert fired", at: r.Fired},
+		{name: "Seen", plain: had, at: r.Seen}, {name: "Written", plain: "all traffic was at stable", at: r.Written},
+		{name: "Felt", plain: "the canary's last request was counted", at: r.Felt},
+	} {
+		if m.at.IsZero() || r.Alert == "" && (m.name == "Began" || m.name == "Fired") {
+			continue
+		}
+		if len(out) > 0 {
+			seconds := m.at.Sub(out[len(out)-1].at).Seconds()
+			m.after = &seconds
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// secondsOf is what a receipt for programs has of them.
+func secondsOf(r decision.Receipt) map[string]float64 {
+	out := map[string]float64{}
+	for _, m := range momentsOf(r) {
+		if m.after != nil {
+			out[strings.ToLower(m.name)] = math.Round(*m.after*1000) / 1000
+		}
+	}
+	return out
+}
+
 // whenOf is each time with the seconds since the one before that is known.
 func whenOf(r decision.Receipt) []receiptRow {
+	known := map[string]moment{}
+	for _, m := range momentsOf(r) {
+		known[m.name] = m
+	}
 	var rows []receiptRow
-	var before time.Time
-	add := func(name string, t time.Time, otherwise, says string) {
-		if t.IsZero() {
-			rows = append(rows, receiptRow{name, otherwise})
-			return
+	add := func(name, otherwise, says string) {
+		m, ok := known[name]
+		text := otherwise
+		if ok {
+			text = fmt.Sprintf(says, stampOf(m.at))
 		}
-		text := fmt.Sprintf(says, stampOf(t))
-		if !before.IsZero() {
-			text += fmt.Sprintf(" (%+.3f s)", t.Sub(before).Seconds())
+		if m.after != nil {
+			text += fmt.Sprintf(" (%+.3f s)", *m.after)
 		}
-		rows, before = append(rows, receiptRow{name, text}), t
+		rows = append(rows, receiptRow{name, text})
 	}
 	if r.Alert != "" {
 		began := notKnown
 		if r.Open {
 			began += " yet"
 		}
-		add("Began", r.Began, began, "by %s, whose samples proved it")
-		add("Fired", r.Fired, notKnown, "%s")
+		add("Began", began, "by %s, whose samples proved it")
+		add("Fired", notKnown, "%s")
 	}
-	add("Seen", r.Seen, notKnown, "%s")
-	add("Written", r.Written, notKnown, "%s")
+	add("Seen", notKnown, "%s")
+	add("Written", notKnown, "%s")
 	felt := notKnown
 	switch {
 	case r.NotFelt != "":
@@ -156,7 +205,7 @@ func whenOf(r decision.Receipt) []receiptRow {
 	case r.Open:
 		felt += " yet: guardian asks Prometheus for some minutes"
 	}
-	add("Felt", r.Felt, felt, "%s, after which no scrape has counted a request to the canary")
+	add("Felt", felt, "%s, after which no scrape has counted a request to the canary")
 	return rows
 }
 
@@ -212,15 +261,12 @@ func whatRan(r decision.Receipt) []receiptRow {
 
 // nextOf is what happens next by what the record says now, and the command to go on.
 func nextOf(namespace, guard string, rec decision.Record) (next, command string) {
-	if l := rec.Lock; l != nil {
-		command = fmt.Sprintf("kubectl guardian unlock %s -n %s --reason '…'", guard, namespace)
-		if l.Kind == decision.LockBuild {
-			return "The canary stays at 0% until a new build of it is ready, or a person lifts the lock. Deploy a fixed build and wait for it before shifting traffic.",
-				fmt.Sprintf("guardian gate %s -n %s --wait-unlocked", guard, namespace)
-		}
-		return "The canary stays at 0% until a person lifts the lock.", command
+	if rec.Lock != nil {
+		return nextOfLock(rec, func(verb, flags string) string {
+			return fmt.Sprintf("kubectl guardian %s %s -n %s%s", verb, guard, namespace, flags)
+		})
 	}
-	command = fmt.Sprintf("guardian status %s -n %s", guard, namespace)
+	command = fmt.Sprintf("kubectl guardian status %s -n %s", guard, namespace)
 	if rec.Receipt.Lock == decision.LockNone {
 		return "There is no lock: traffic may be shifted again, and another alert rolls back again.", command
 	}
@@ -230,6 +276,33 @@ func nextOf(namespace, guard string, rec decision.Record) (next, command string)
 		}
 	}
 	return "The lock was lifted. Traffic may be shifted.", command
+}
+
+// nextOfLock is the same while a lock stands. It promises nothing that guardian does not
+// do where the guard stands now.
+func nextOfLock(rec decision.Record, typed func(verb, flags string) string) (next, command string) {
+	s, unlock := rec.Status, typed("unlock", " --reason '…'")
+	switch {
+	case s.Observing != nil:
+		return "The lock stands until a person lifts it. In mode observe a new build lifts nothing, and guardian sends nothing back.", unlock
+	case s.Disarmed != nil:
+		return fmt.Sprintf("The guard is disarmed until %s: guardian takes no traffic from the canary before that, and the lock stands.", decision.Stamp(s.Disarmed.Until)),
+			typed("arm", " --reason '…'")
+	case s.State == decision.StateBlocked:
+		return fmt.Sprintf("The canary has %d%% of the traffic, and guardian cannot take it away yet: %s. It does as soon as it can.", s.Weight, strings.TrimRight(s.Reason, ". ")), typed("status", "")
+	case rec.Lock.Kind != decision.LockBuild:
+		return "The canary stays at 0% until a person lifts the lock.", unlock
+	case !liftedByBuild(*rec.Lock, s):
+		return "The canary stays at 0% until a person lifts the lock: guardian cannot see which build the canary runs, so no new one lifts it.", unlock
+	}
+	return "The canary stays at 0% until a new build of it is ready, or a person lifts the lock. Deploy a fixed build and wait for it before shifting traffic.",
+		typed("gate", " --wait-unlocked")
+}
+
+// liftedByBuild says whether a new build of the canary lifts a lock: only where
+// guardian sees which one it runs.
+func liftedByBuild(l decision.Lock, s decision.Status) bool {
+	return l.Kind == decision.LockBuild && s.Build != "" && s.Observing == nil
 }
 
 func (v receiptView) text(w io.Writer) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -92,6 +93,52 @@ func TestAReceiptSaysWhatIsNotKnown(t *testing.T) {
 		if code, text := b.run(append([]string{"receipt"}, strings.Fields(args)...)...); code == exitOK || !strings.Contains(text, says) {
 			t.Errorf("%s: %d, want %q; said\n%s", args, code, says, text)
 		}
+	}
+}
+
+// What a receipt says of what comes next is so where the guard stands now.
+func TestAReceiptPromisesNothingThatDoesNotCome(t *testing.T) {
+	at := func(edit func(*decision.Record)) decision.Record {
+		r := rolledBackRecord().Clone()
+		edit(&r)
+		return r
+	}
+	for name, c := range map[string]struct {
+		record       decision.Record
+		says, offers string
+	}{
+		"locked": {rolledBackRecord(), "until a new build of it is ready", "kubectl guardian gate orders-service -n shop --wait-unlocked"},
+		"mode observe": {at(func(r *decision.Record) { r.Status.Observing = &decision.Observing{} }),
+			"a new build lifts nothing, and guardian sends nothing back", "kubectl guardian unlock orders-service -n shop --reason '…'"},
+		"blocked": {at(func(r *decision.Record) {
+			r.Status.State, r.Status.Weight, r.Status.Reason = decision.StateBlocked, 10, "stable v1 has 0 ready endpoints"
+		}), "The canary has 10% of the traffic, and guardian cannot take it away yet: stable v1 has 0 ready endpoints.", "kubectl guardian status orders-service -n shop"},
+		"disarmed": {at(func(r *decision.Record) {
+			r.Status.State, r.Status.Disarmed = decision.StateDisarmed, &decision.Disarm{Until: decisiontest.At.Add(time.Hour)}
+		}), "disarmed until 2026-03-02T10:00:00Z: guardian takes no traffic from the canary before that", "kubectl guardian arm orders-service -n shop --reason '…'"},
+		"no build is seen": {at(func(r *decision.Record) { r.Status.Build = "" }),
+			"guardian cannot see which build the canary runs, so no new one lifts it", "kubectl guardian unlock orders-service -n shop --reason '…'"},
+		"by hand": {at(func(r *decision.Record) { r.Lock.Kind = decision.LockManual }), "until a person lifts the lock", "kubectl guardian unlock orders-service -n shop --reason '…'"},
+	} {
+		next, command := nextOf("shop", testGuard, c.record)
+		if !strings.Contains(next, c.says) || command != c.offers {
+			t.Errorf("%s: %s (%s), want %q (%s)", name, next, command, c.says, c.offers)
+		}
+		if name != "locked" && strings.Contains(next, "until a new build") {
+			t.Errorf("%s: %s", name, next)
+		}
+	}
+}
+
+func TestAReceiptForProgramsHasTheSeconds(t *testing.T) {
+	b := newBench(t, record(rolledBackRecord()))
+	var doc receiptJSON
+	if b.run("receipt", testGuard, "-o", "json"); json.Unmarshal(b.out.Bytes(), &doc) != nil {
+		t.Fatal(b.out.String())
+	}
+	want := map[string]float64{"fired": 2.3, "seen": 0.02, "written": 0.019, "felt": 3.861}
+	if !maps.Equal(doc.Seconds, want) {
+		t.Errorf("%v, want %v", doc.Seconds, want)
 	}
 }
 

@@ -327,7 +327,7 @@ func (s *service) setGuards(c config.Config) error {
 	s.controller.SetGuards(guards)
 	s.rules.setConfig(c)
 	if s.notifier != nil {
-		s.notifier.keepOnly(guardNames(c))
+		s.notifier.keepOnly(guardNames(c), c.Namespace)
 	}
 	if s.memory != nil {
 		s.memory.tune(len(c.Guards))
