@@ -20,7 +20,7 @@ type ruleFile struct {
 	Groups []struct {
 		Rules []struct {
 			Record, Alert, Expr string
-			Labels              map[string]string
+			Labels, Annotations map[string]string
 		}
 	}
 }

@@ -154,7 +154,7 @@ func (g *someGuard) became(was *someGuard) string {
 	case has("refused"):
 		return "refused"
 	case has(decision.EventWould):
-		return "told"
+		return "reported"
 	case has("noted"):
 		return "noted"
 	}
