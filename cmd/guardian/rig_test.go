@@ -251,6 +251,21 @@ func (s *syncBuffer) String() string {
 // serve runs guardian with a configuration until the test ends.
 func (r *rig) serve(pod, settings string) *guardian {
 	r.t.Helper()
+	g := r.start(pod, settings)
+	r.wait("guardian ready", func(context.Context) error {
+		for _, v := range g.controller.Views() {
+			if !v.Seen {
+				return errors.New(v.Name + " has not been looked at")
+			}
+		}
+		return g.ready(r.t.Context())
+	})
+	return g
+}
+
+// start is the same for one that does not become ready.
+func (r *rig) start(pod, settings string) *guardian {
+	r.t.Helper()
 	file := filepath.Join(r.t.TempDir(), "guardian.yaml")
 	r.must(os.WriteFile(file, []byte(settings), 0o600))
 	c, err := config.Load(file)
@@ -277,14 +292,6 @@ func (r *rig) serve(pod, settings string) *guardian {
 		})
 	}
 	r.t.Cleanup(g.stop)
-	r.wait("guardian ready", func(context.Context) error {
-		for _, v := range g.controller.Views() {
-			if !v.Seen {
-				return errors.New(v.Name + " has not been looked at")
-			}
-		}
-		return g.ready(r.t.Context())
-	})
 	return g
 }
 

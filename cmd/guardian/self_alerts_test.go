@@ -221,14 +221,19 @@ func TestEachAlertAboutGuardianSeesWhatItWatchesBreak(t *testing.T) {
 	b.is(rules.AlertReconcileFailing, failing, false)
 	b.is(rules.AlertCannotWatch, "", false)
 	b.shift(b.apps[failing])
-	b.rightsWithout("virtualservices", "configmaps")
+	b.rightsWithout([]string{"patch", "create", "update"}, "virtualservices", "configmaps")
 	_, _ = post(t.Context(), b.g.url+"/webhook", bearer, webhookOf(r.alertOf(failing)))
 	b.is(rules.AlertReconcileFailing, failing, true)
 
-	tried := append(slices.Collect(maps.Keys(breaks)), rules.AlertDown, rules.AlertRulesIncomplete, rules.AlertHeartbeatStale, rules.AlertNotificationsFailing, rules.AlertReconcileFailing)
+	b.lint(b.g)
+	b.rightsWithout([]string{"list", "watch"}, "destinationrules")
+	b.g.stop()
+	b.g = r.start("guardian-0", settings) // a watch that stands is not ended by what its user may no longer
+	b.is(rules.AlertCannotWatch, "", true)
+
+	tried := append(slices.Collect(maps.Keys(breaks)), rules.AlertDown, rules.AlertRulesIncomplete, rules.AlertHeartbeatStale, rules.AlertNotificationsFailing, rules.AlertReconcileFailing, rules.AlertCannotWatch)
 	elsewhere := map[string]string{
 		rules.AlertHeartbeat: "TestAFaultIsRolledBackByRealPrometheusAndAlertmanager", rules.AlertRollbackIneffective: "TestAFaultIsRolledBackByRealPrometheusAndAlertmanager",
-		rules.AlertCannotWatch: "TestADeadWatchIsToldAndNotBelieved",
 	}
 	for alert := range b.expr {
 		if !slices.Contains(tried, alert) && elsewhere[alert] == "" && !strings.HasPrefix(alert, "GuardianCanary") && alert != rules.AlertServiceTraffic {
@@ -243,8 +248,8 @@ func heartbeatOf(namespace string) map[string]any {
 		"labels": map[string]string{"alertname": rules.AlertHeartbeat, rules.LabelGuardian: "true", rules.LabelNamespace: namespace, rules.LabelInstance: "guardian"}}
 }
 
-// rightsWithout takes guardian's right to write these resources.
-func (b *broken) rightsWithout(resources ...string) {
+// rightsWithout gives guardian all its rights but these about some resources.
+func (b *broken) rightsWithout(verbs []string, resources ...string) {
 	b.t.Helper()
 	bindings := b.kube.RbacV1().RoleBindings(b.ns)
 	list, err := bindings.List(b.t.Context(), metav1.ListOptions{})
@@ -252,7 +257,7 @@ func (b *broken) rightsWithout(resources ...string) {
 	var less []rbacv1.PolicyRule
 	for _, rule := range remediate.RBAC() {
 		if slices.ContainsFunc(rule.Resources, func(r string) bool { return slices.Contains(resources, r) }) {
-			rule.Verbs = slices.DeleteFunc(slices.Clone(rule.Verbs), func(v string) bool { return v == "patch" || v == "create" || v == "update" })
+			rule.Verbs = slices.DeleteFunc(slices.Clone(rule.Verbs), func(v string) bool { return slices.Contains(verbs, v) })
 		}
 		if len(rule.Verbs) > 0 {
 			less = append(less, rule)

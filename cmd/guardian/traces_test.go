@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/test/controlplane"
 	"github.com/canary-guardian/guardian/test/otlp"
 )
 
@@ -164,6 +166,24 @@ func (r *rig) scrape(g *guardian, accept string) string {
 		r.t.Errorf("%s, want %s", kind, accept)
 	}
 	return string(text)
+}
+
+// lint has promtool judge names, types, units and help of all that a guardian exports.
+func (r *rig) lint(g *guardian) {
+	r.t.Helper()
+	promtool, err := controlplane.Binary(r.t.Context(), "promtool")
+	r.must(err)
+	text := r.scrape(g, "text/plain")
+	cmd := exec.CommandContext(r.t.Context(), promtool, "check", "metrics")
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
+	for _, want := range []string{"guardian_rollbacks_total", "guardian_rollback_seconds_bucket", "guardian_weight_percent", "guardian_alerts_received_total", "guardian_notification_posts_total"} {
+		if onlyOf(text, want+"{") == "" {
+			r.t.Errorf("%s has no series, so that promtool has not seen it", want)
+		}
+	}
 }
 
 func onlyOf(text, prefix string) string {
