@@ -166,7 +166,7 @@ func whatKeeps(c config.Config, v remediate.View) string {
 	}
 	by := "a person lifts the lock (" + typed(c, v, "unlock", aReason) + ")"
 	if liftedByBuild(*v.Lock, v.Status) {
-		by = "a new build is rolled out, or " + by
+		by = "a new build is ready, or " + by
 	}
 	return "It stays there until " + by
 }
