@@ -108,7 +108,8 @@ func (o Options) Restarts(g Guard) string {
 	o.Guards = []Guard{g}
 	b := &builder{Options: o.withDefaults()}
 	if b.RestartsFrom == FromKubeStateMetrics {
-		return "count(" + b.containers("kube_pod_container_status_restarts_total") + ")"
+		workloads, _, _ := sides(o.Guards)
+		return "count(" + b.containers("kube_pod_container_status_restarts_total") + " and on (namespace, pod) " + b.podsOf(workloads) + ")"
 	}
 	return "count(guardian_workload_restarts_total{" + b.selfOfGuards() + "})"
 }
@@ -142,16 +143,16 @@ const LabelMissing = "missing"
 
 // MissingLabels is a query for the labels of the proxies' series that the rules of
 // the guards read and that something has taken away on the way to Prometheus.
-// Istio gives each of them a value, if only "unknown".
+// Istio gives each of them a value, if only "unknown", and calls of gRPC their status.
 func (o Options) MissingLabels() string {
 	o = o.withDefaults()
 	var needed []string
-	for _, j := range (&builder{Options: o}).counter("", o.Guards).joins {
+	for _, j := range (&builder{Options: o}).counter("", o.Guards, nil).joins {
 		needed = append(needed, strings.Split(j.key, ", ")...)
 	}
 	needed = append(needed, LabelReporter)
-	if slices.ContainsFunc(o.Guards, func(g Guard) bool { return g.Signals.ErrorRate != nil }) {
-		needed = append(needed, "response_code")
+	for _, f := range (&builder{Options: o}).failures() {
+		needed = append(needed, f.labels()...)
 	}
 	if slices.ContainsFunc(o.Guards, func(g Guard) bool { return g.Signals.Traffic != nil }) {
 		needed = append(needed, strings.Split(serviceKey, ", ")...)
@@ -160,6 +161,9 @@ func (o Options) MissingLabels() string {
 	var terms []string
 	for _, label := range slices.Compact(needed) {
 		more := o.ofNamespaces("|") + `,` + label + `=""`
+		if label == labelGRPC { // which calls of gRPC alone have
+			more += `,request_protocol="grpc"`
+		}
 		terms = append(terms, expand(`label_replace(count($x), "$missing", "$label", "", "")`,
 			"x", requestsTotal+"{"+more+"}", "missing", LabelMissing, "label", label))
 	}

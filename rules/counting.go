@@ -35,11 +35,16 @@ type counter struct {
 	more  string // further matchers of the recorded sums; begins with a comma or is empty
 	joins []join
 	lanes []lane
+	reads func(series) string // selects what the sums add up
+	edge  time.Duration       // 0: they are of all that is read; else of all timed requests but those, which took up to so long
+	// failures is the label of sums that only some guards' definition of a failed
+	// request gives; usually empty.
+	failures string
 }
 
 // counter counts by workload, by version, or both, as the guards need.
-func (b *builder) counter(what string, guards []Guard) counter {
-	c := counter{what: what, lanes: []lane{b.ordinary()}}
+func (b *builder) counter(what string, guards []Guard, reads func(series) string) counter {
+	c := counter{what: what, reads: reads, lanes: []lane{b.ordinary()}}
 	if b.FastLane > 0 {
 		c.lanes = append(c.lanes, b.fast())
 	}
@@ -142,11 +147,33 @@ func (b *builder) idelta(c counter, s series) string { return b.selected(c.idelt
 func now(selector string) string { return "last_over_time(" + selector + "[1ms])" }
 
 // recordSums records what proxies have counted up to now.
-func (b *builder) recordSums(c counter, selector func(series) string) {
+func (b *builder) recordSums(c counter) {
 	for _, s := range c.series() {
-		b.record(c.sumName(s), b.owned(), expand(`sum by ($key, reporter, $target) ($x)`,
-			"key", s.key, "target", b.target(), "x", selector(s)))
+		b.record(c.sumName(s), b.labelsOf(c), b.summed(c, s))
 	}
+}
+
+// summed adds up what is read, per target and version. Slow requests are all minus those
+// at or below an edge. Without a series for the edge there is no answer, rather than
+// "all were slow".
+func (b *builder) summed(c counter, s series) string {
+	sum := expand(`sum by ($key, reporter, $target) ($x)`, "key", s.key, "target", b.target(), "x", c.reads(s))
+	if c.edge == 0 {
+		return sum
+	}
+	return expand(`$all - on ($key, reporter, $target) `, "all", b.sum(counter{what: "requests_timed"}, s), "key", s.key, "target", b.target()) + sum
+}
+
+// labelsOf are the labels of a counter's sums.
+func (b *builder) labelsOf(c counter) map[string]string {
+	labels := b.owned()
+	if c.edge > 0 {
+		labels[labelEdge] = num(c.edge.Seconds())
+	}
+	if c.failures != "" {
+		labels[labelFailures] = c.failures
+	}
+	return labels
 }
 
 // covers ends the sums of a group. It records a series for as long as the same
@@ -260,7 +287,7 @@ func (b *builder) recordNativeGrowth(c counter) {
 func (b *builder) grownOf(c, all counter, which string) func(series) string {
 	return func(s series) string {
 		return expand(`($grown unless ignoring ($edge) (idelta($all[$two]) < 0))`,
-			"grown", b.grown(c, s)+which, "edge", labelEdge, "all", b.sums(all, s), "two", b.two())
+			"grown", b.grown(c, s)+which, "edge", list(labelEdge, labelFailures), "all", b.sums(all, s), "two", b.two())
 	}
 }
 

@@ -97,11 +97,16 @@ type Signals struct {
 	Traffic   *Traffic
 }
 
-// ErrorRate limits the share of failed requests: HTTP 5xx, and the gRPC
-// statuses that OpenTelemetry counts as the server's fault (UNKNOWN,
-// DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS).
+// ErrorRate limits the share of failed requests.
 type ErrorRate struct {
 	Max float64 // ratio, above 0 and below 1
+	// Failures tell which requests have failed, of canary and stable alike: those that
+	// one of them selects, as matchers without braces of the labels response_code,
+	// response_flags and grpc_response_status. Default: HTTP 5xx, which is what callers'
+	// proxies answer where no connection comes about; and the gRPC statuses that
+	// OpenTelemetry counts as the server's fault (UNKNOWN, DEADLINE_EXCEEDED,
+	// UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS).
+	Failures []string
 }
 
 // Latency limits the duration that a share Quantile of the requests may take.
@@ -296,6 +301,11 @@ func (o Options) validateGuard(g Guard) error {
 	}
 	s := g.Signals
 	check(s.ErrorRate == nil || ratio(s.ErrorRate.Max), "signals.errorRate.max: %v; want more than 0 and less than 1", val(s.ErrorRate).Max)
+	for i, f := range val(s.ErrorRate).Failures {
+		if err := CheckFailures(f); err != nil {
+			check(false, "signals.errorRate.failures[%d]: %q: %w", i, f, err)
+		}
+	}
 	check(s.Latency == nil || ratio(s.Latency.Quantile), "signals.latency.quantile: %v; want more than 0 and less than 1", val(s.Latency).Quantile)
 	if s.Latency != nil {
 		_, ok := o.edge(s.Latency.Max)

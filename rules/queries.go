@@ -29,7 +29,7 @@ func (o Options) Tally(g Guard, window time.Duration) string {
 	matchers, during := strings.Join(ofSide(g, g.Canary, o.Proxies), ","), fmt.Sprintf("[%ds]", int64(math.Ceil(window.Seconds())))
 	metric := func(name, more string) string { return name + "{" + matchers + more + "}" }
 	var bad []string
-	for _, x := range []string{metric(requestsTotal, ","+httpFailures), metric(requestsTotal, `,response_code!~"5..",`+grpcFailures)} {
+	for _, x := range failuresOf(g).selectors(series{join: join{matchers: matchers}}) {
 		past := strings.Trim(during, "[]")
 		bad = append(bad, "(last_over_time("+x+during+") unless "+x+" offset "+past+")", "increase("+x+during+")")
 	}
@@ -42,7 +42,7 @@ func (o Options) Tally(g Guard, window time.Duration) string {
 		for _, edge := range o.edgesUpTo(l.Max) {
 			les = append(les, escape(bucketValue(edge)))
 		}
-		parts = append(parts, "sum by (reporter, le) (increase("+metric(durationBuckets, `,le=~"`+strings.Join(les, "|")+`"`)+during+"))")
+		parts = append(parts, "sum by (reporter, le) (increase("+metric(durationBuckets, `,le=~"`+strings.Join(les, "|")+`"`+answered)+during+"))")
 	}
 	return strings.Join(parts, " or ")
 }

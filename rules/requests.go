@@ -78,6 +78,8 @@ const (
 	grpcFailures = `grpc_response_status=~"2|4|12|13|14|15"`
 	httpFailures = `response_code=~"5.."`
 	everyBucket  = `,le="+Inf"`
+	// A connection that became a websocket is timed when it ends, after hours it may be.
+	answered = `,response_code!="101"`
 
 	labelEdge = "edge" // seconds; on sums of slow requests
 )
@@ -91,25 +93,21 @@ func (b *builder) requestsGroup() {
 	b.group("requests", b.Interval, "Error rate: whether the share of the canary's requests that fail is proven to be above the limit, and above stable's. Also counts what the traffic signal needs, and requests that nobody answered.")
 	b.about("What each proxy has counted up to now: all requests, failed ones, and those that no workload answered.")
 	errors := b.any(func(s Signals) bool { return s.ErrorRate != nil })
-	all, bad := b.counter("requests", b.Guards), b.counter("requests_failed", b.Guards)
-	b.recordSums(all, func(s series) string { return s.of(requestsTotal, "") })
+	all, unreached := b.counter("requests", b.Guards, allRequests), b.unreached()
+	counted := []counter{all}
 	if errors {
-		b.recordSums(bad, func(s series) string {
-			return s.of(requestsTotal, ","+httpFailures) + " or " + s.of(requestsTotal, `,response_code!~"5..",`+grpcFailures)
-		})
+		counted = append(counted, b.failed()...)
 	}
-	unreached := b.unreached()
-	b.recordSums(unreached, func(s series) string { return s.of(requestsTotal, "") })
-	if errors {
-		b.covers(all, bad, unreached)
-	} else {
-		b.covers(all, unreached)
+	counted = append(counted, unreached)
+	for _, c := range counted {
+		b.recordSums(c)
 	}
+	b.covers(counted...)
 	b.laneOf(failed, all)
 	b.about("Requests since the last evaluation, of each side and by who reports them. A window is the sum of these.")
 	b.record(failed.step, nil, b.bySide(all, "sum", func(s series) string { return b.grown(all, s) }))
 	if errors {
-		b.record(failed.badStep, nil, b.bySide(bad, "sum", b.grownOf(bad, all, " > 0")))
+		b.record(failed.badStep, nil, b.failedSteps(all))
 		b.judge(failed, b.windows.all(), all, func(s series) string { return b.sum(all, s) })
 		b.about("Rolls back while stable is well, and holds while stable is as bad.")
 		b.errorAlerts()
@@ -123,6 +121,24 @@ func (b *builder) requestsGroup() {
 	b.endGroup()
 }
 
+// What the sums of requests add up.
+func allRequests(s series) string { return s.of(requestsTotal, "") }
+func allTimed(s series) string    { return s.of(durationBuckets, everyBucket+answered) }
+
+// timed are the guards whose latency is judged, and judgedAt those of them that are at
+// an edge.
+func (b *builder) timed() []Guard { return b.guards(func(s Signals) bool { return s.Latency != nil }) }
+
+func (b *builder) judgedAt(edge time.Duration) []Guard {
+	return b.guards(func(s Signals) bool {
+		if s.Latency == nil {
+			return false
+		}
+		at, _ := b.edge(s.Latency.Max)
+		return at == edge
+	})
+}
+
 // latencyGroup counts timed requests and judges the share that was too slow.
 func (b *builder) latencyGroup() {
 	edges := b.edges()
@@ -132,13 +148,13 @@ func (b *builder) latencyGroup() {
 	}
 	b.group("latency", b.latencyInterval(), "Latency: the same proof as for errors, of the requests that took longer than the limit.")
 	b.about("What each proxy has counted up to now: all requests, slow ones, and native histograms where there are any.")
-	timed := b.guards(func(s Signals) bool { return s.Latency != nil })
-	all, bad, native := b.counter("requests_timed", timed), b.counter("requests_slow", timed), b.counter("request_durations", timed)
-	b.recordSums(all, func(s series) string { return s.of(durationBuckets, everyBucket) })
+	all, bad := b.counter("requests_timed", b.timed(), allTimed), b.counter("requests_slow", b.timed(), nil)
+	native := b.counter("request_durations", b.timed(), func(s series) string { return s.of(durations, answered) })
+	b.recordSums(all)
 	for _, e := range edges {
-		b.recordSlow(bad, all, e)
+		b.recordSums(b.slowBeyond(e))
 	}
-	b.recordSums(native, func(s series) string { return s.of(durations, "") })
+	b.recordSums(native)
 	b.covers(all, bad, native)
 	b.about("Requests since the last evaluation, of each side and by who reports them.")
 	b.recordNativeGrowth(native)
@@ -194,23 +210,13 @@ func (o Options) edges() []time.Duration {
 // edgeIs selects the counts of slow requests beyond one edge.
 func edgeIs(edge time.Duration) string { return labelEdge + "=" + strconv.Quote(num(edge.Seconds())) }
 
-// recordSlow records how many requests took longer than an edge, for the guards
-// that are judged there: all requests minus those at or below it. Without a series
-// for the edge there is no answer, rather than "all were slow".
-func (b *builder) recordSlow(bad, all counter, edge time.Duration) {
-	judged := b.counter(bad.what, b.guards(func(s Signals) bool {
-		if s.Latency == nil {
-			return false
-		}
-		at, _ := b.edge(s.Latency.Max)
-		return at == edge
-	}))
-	labels := b.owned()
-	labels[labelEdge] = num(edge.Seconds())
-	for _, s := range judged.series() {
-		b.record(bad.sumName(s), labels, expand(`$all - on ($key, reporter, $target) sum by ($key, reporter, $target) ($x)`,
-			"all", b.sum(all, s), "key", s.key, "target", b.target(), "x", s.of(durationBuckets, `,le=~"`+escape(bucketValue(edge))+`"`)))
-	}
+// slowBeyond is the counter of the guards whose slow requests are judged at an edge.
+func (b *builder) slowBeyond(edge time.Duration) counter {
+	c := b.counter("requests_slow", b.judgedAt(edge), func(s series) string {
+		return s.of(durationBuckets, `,le=~"`+escape(bucketValue(edge))+`"`+answered)
+	})
+	c.edge = edge
+	return c
 }
 
 // classicOrNative prefers the classic histogram where both are scraped.

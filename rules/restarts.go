@@ -26,6 +26,8 @@ func (b *builder) restartsGroup() {
 	key, info := b.restartsKey()
 	counted, none := b.restartsFromGuardian()
 	if b.RestartsFrom == FromKubeStateMetrics {
+		b.pods()
+		b.noteVersions()
 		counted, none = b.restartsFromKubeStateMetrics()
 	}
 	b.record(restartsShort, b.owned(), "("+counted+") > 0")
@@ -91,41 +93,73 @@ func (b *builder) restartsFromGuardian() (counted, none string) {
 		expand(`(max by ($key) ($info) * 0 and on () $scraped)`, vars...)
 }
 
-// restartsFromKubeStateMetrics finds the Deployment in the pod's name. It serves
-// the restarts of a pod's whole life, so a series that is new to Prometheus has
-// counted nothing new; and all replicas serve the same.
+// restartsFromKubeStateMetrics serves the restarts of a pod's whole life, so a series
+// that is new to Prometheus has counted nothing new; and all replicas serve the same.
+// Native sidecars are init containers.
 func (b *builder) restartsFromKubeStateMetrics() (counted, none string) {
-	x := b.containers("kube_pod_container_status_restarts_total")
-	return b.byWorkload(expand(`max by ($container) ($x) - max by ($container) ($x offset $w) >= 0`,
-		"container", containerKey, "x", x, "w", dur(restartsStep))), b.byWorkload(x + " * 0")
+	vars := []string{"container", containerKey, "w", dur(restartsStep),
+		"main", b.containers("kube_pod_container_status_restarts_total"), "init", b.containers("kube_pod_init_container_status_restarts_total")}
+	return b.byWorkload(expand(`max by ($container) ($main or $init) - max by ($container) ($main offset $w or $init offset $w) >= 0`, vars...)),
+		b.byWorkload(expand(`max by ($container) ($main or $init) * 0`, vars...))
 }
 
 const containerKey = "namespace, pod, container"
 
-// containers selects, of a metric of kube-state-metrics, the containers of the
-// guarded workloads.
+// containers selects, of a metric of kube-state-metrics, the containers in the guards'
+// namespaces; byWorkload leaves out what is not guarded.
 func (b *builder) containers(metric string, more ...string) string {
-	return metric + `{` + list(`namespace=~"`+escape(alternatives(b.namespaces()))+`",pod=~"`+escape(b.podNames())+`",container!="istio-proxy"`, more...) + `}`
+	return metric + `{` + list(`namespace=~"`+escape(alternatives(b.namespaces()))+`",container!="istio-proxy"`, more...) + `}`
 }
 
-// podNames matches Deployment, hash of the ReplicaSet, five characters of the
-// pod; the Deployment is its first group.
-func (b *builder) podNames() string {
-	var workloads []string
-	for _, g := range b.Guards {
-		workloads = append(workloads, slices.Concat(g.Canary.Workloads, g.Stable.Workloads)...)
+// podInfo maps the pods of the guarded workloads to those.
+const podInfo = "guardian_pod:workload:info"
+
+// pods records whose pods are whose.
+func (b *builder) pods() {
+	if workloads, _, _ := sides(b.Guards); len(workloads) > 0 {
+		b.about("Whose pods are whose.")
+		b.record(podInfo, nil, b.podsOf(workloads))
 	}
-	return "(" + alternatives(workloads) + ")-[a-z0-9]+-[a-z0-9]{5}"
+}
+
+// podsOf maps pods to their workloads by their controller: the name of a pod, unlike
+// that of its ReplicaSet, has no room for all of a long name. The controller is the
+// workload, or its name is the workload's and one part more. Where kube-state-metrics
+// does not serve owners, the pod's name has to do: workload, that part, five characters.
+func (b *builder) podsOf(workloads []string) string {
+	names := escape(alternatives(workloads))
+	hashed := "(" + names + ")-[a-z0-9]+"
+	named := func(x, label, by string) string {
+		return expand(`label_replace($x, "destination_workload", "$$1", "$label", "$by")`, "$1", "$1", "x", x, "label", label, "by", by)
+	}
+	controllers := func(more string) string {
+		return `kube_pod_owner{namespace=~"` + escape(alternatives(b.namespaces())) + `",owner_is_controller="true"` + more + `}`
+	}
+	return expand(`group by (namespace, pod, destination_workload) ($itself or on (namespace, pod) $of or on (namespace, pod) $byName)`,
+		"itself", named(controllers(`,owner_name=~"`+names+`"`), "owner_name", "(.*)"),
+		"of", named(controllers(`,owner_kind=~"ReplicaSet|ReplicationController",owner_name=~"`+hashed+`"`), "owner_name", hashed),
+		"byName", named("("+b.containers("", `__name__=~"kube_pod_(init_)?container_status_(restarts_total|waiting_reason)"`, `pod=~"`+hashed+`-[a-z0-9]{5}"`)+
+			" unless on (namespace, pod) "+controllers("")+")", "pod", hashed+"-[a-z0-9]{5}"))
+}
+
+// noteVersions tells of sides whose restarts kube-state-metrics cannot count.
+func (b *builder) noteVersions() {
+	for _, g := range b.Guards {
+		for _, s := range []Side{g.Canary, g.Stable} {
+			if g.Signals.Restarts != nil && len(s.Workloads) == 0 {
+				b.notes = append(b.notes, "guard "+g.Name+": restarts of "+s.Name+
+					" are not counted: kube-state-metrics knows workloads, and only its version is known; name them in workloads, or set rules.restartsFrom: guardian")
+			}
+		}
+	}
 }
 
 // byWorkload adds up what an expression has for each pod. Labels in by are kept
 // apart.
 func (b *builder) byWorkload(expr string, by ...string) string {
-	return expand(`sum by ($key) (label_replace(label_replace(
-			$expr,
-			"destination_workload", "$$1", "pod", "$pod"),
+	return expand(`sum by ($key) (label_replace(($expr) * on (namespace, pod) group_left (destination_workload) $pods,
 			"destination_workload_namespace", "$$1", "namespace", "(.*)"))`,
-		"$1", "$1", "key", list(workloadKey, by...), "pod", escape(b.podNames()), "expr", expr)
+		"$1", "$1", "key", list(workloadKey, by...), "pods", b.own(podInfo), "expr", expr)
 }
 
 // escape writes a regular expression for use between double quotes.

@@ -34,6 +34,15 @@ func native(workload string, n, share float64, from int) rows {
 	}}
 }
 
+// converted is timed as a native histogram that Prometheus has made of a classic one
+// (convert_classic_histograms_to_nhcb): its buckets are Envoy's.
+func converted(workload string, n, share float64, from int) rows {
+	return rows{istio("istio_request_duration_milliseconds", workload): func(s int) any {
+		all, quick := rate(n, 0)(s).(float64), fast(n, share, from)(s).(float64)
+		return fmt.Sprintf("{{schema:-53 sum:%.0f count:%.0f custom_values:[250 500 1000] buckets:[%.0f 0 %.0f]}}", all, all, quick, all-quick)
+	}}
+}
+
 func latencyTargets(edge500 string, stableShare, canaryShare float64) []target {
 	return []target{
 		{name: "stable", phase: 1, rows: timed("orders-v1", edge500, 90, stableShare, 60)},
@@ -164,6 +173,39 @@ func TestLatency(t *testing.T) {
 			},
 			want: map[int][]string{66: nil, 76: {latencyRollback}},
 		},
+		"a connection that became a websocket is timed when it ends, and is not slow": {
+			targets: []target{
+				{name: "stable", phase: 1, rows: timed("orders-v1", "500", 90, 0, 60)},
+				{name: "canary", phase: 3, rows: merge(timed("orders-v2", "500", 10, 0, 60), timed("orders-v2", "500", 5, 1, 60, `response_code="101"`))},
+			},
+			want: map[int][]string{66: nil, 120: nil, 240: nil},
+		},
+		"nor is it where histograms are native": {
+			targets: []target{
+				{name: "stable", phase: 1, rows: native("orders-v1", 90, 0, 60)},
+				{name: "canary", phase: 3, rows: merge(native("orders-v2", 10, 0, 60), rows{istio("istio_request_duration_milliseconds", "orders-v2", `response_code="101"`): func(s int) any {
+					n := rate(5, 60)(s).(float64)
+					return fmt.Sprintf("{{schema:0 sum:%.0f count:%.0f offset:10 buckets:[%.0f]}}", n, n, n)
+				}})},
+			},
+			want: map[int][]string{66: nil, 120: nil, 240: nil},
+		},
+		"a classic histogram that Prometheus converts is judged at its edge": {
+			// Slow requests take 800 ms: beyond 500 ms, not beyond 1 s.
+			targets: []target{
+				{name: "stable", phase: 1, rows: converted("orders-v1", 90, 0, 60)},
+				{name: "canary", phase: 3, rows: converted("orders-v2", 10, 1, 60)},
+			},
+			want: map[int][]string{62: nil, 70: nil, 71: {latencyRollback}},
+		},
+		"and one whose limit is the next edge is left alone": {
+			guards: limit(time.Second),
+			targets: []target{
+				{name: "stable", phase: 1, rows: converted("orders-v1", 90, 0, 60)},
+				{name: "canary", phase: 3, rows: converted("orders-v2", 10, 1, 60)},
+			},
+			want: map[int][]string{66: nil, 120: nil, 240: nil},
+		},
 		"no histogram, no alert": {
 			targets: []target{stable(), canary()},
 			want:    map[int][]string{100: nil},
@@ -209,6 +251,7 @@ func TestRestarts(t *testing.T) {
 		return out
 	}
 	kube := func(o *Options) { o.RestartsFrom = FromKubeStateMetrics }
+	const long = "orders-service-of-the-northern-hemisphere-region"
 	runAll(t, func(s *Signals) { *s = Signals{Restarts: s.Restarts} }, map[string]scenario{
 		"as many restarts as allowed are left alone": {
 			targets: []target{replica("a", nil, step(60, 1, 80, 2), none)},
@@ -287,6 +330,69 @@ func TestRestarts(t *testing.T) {
 				`kube_pod_container_status_restarts_total{namespace="other",pod="orders-v2-7d4b9c5f6-ab1cd",container="orders"}`:               step(60, 9),
 			}}},
 			want: map[int][]string{80: nil, 120: nil},
+		},
+		"kube-state-metrics: a Deployment whose name is too long for its pods' names": {
+			options: kube,
+			guards: []Guard{with(orders(), func(g *Guard) {
+				g.Signals, g.Canary.Workloads = Signals{Restarts: g.Signals.Restarts}, []string{long + "-v2"}
+				g.Stable.Workloads = []string{long + "-v1"}
+			})},
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="` + long + `-v2-7d4b9ab1cd",container="orders"}`:                                               step(60, 3),
+				`kube_pod_owner{namespace="microservices",pod="` + long + `-v2-7d4b9ab1cd",owner_kind="ReplicaSet",owner_name="` + long + `-v2-7d4b9c5f68",owner_is_controller="true"}`: always(1.0),
+			}}},
+			want: map[int][]string{60: nil, 80: {restartRollback}},
+		},
+		"kube-state-metrics: a StatefulSet": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-0",container="orders"}`:                               step(60, 3),
+				`kube_pod_owner{namespace="microservices",pod="orders-v2-0",owner_kind="StatefulSet",owner_name="orders-v2",owner_is_controller="true"}`: always(1.0),
+			}}},
+			want: map[int][]string{60: nil, 80: {restartRollback}},
+		},
+		"kube-state-metrics: a pod that somebody else owns as well": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1cd",container="orders"}`:                                        step(60, 3),
+				`kube_pod_owner{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1cd",owner_kind="ReplicaSet",owner_name="orders-v2-7d4b9c5f6",owner_is_controller="true"}`: always(1.0),
+				`kube_pod_owner{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1cd",owner_kind="Backup",owner_name="orders-v1",owner_is_controller="false"}`:              always(1.0),
+			}}},
+			want: map[int][]string{60: nil, 80: {restartRollback}},
+		},
+		"kube-state-metrics: a ReplicationController, as OpenShift's DeploymentConfigs have": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-3-ab1cd",container="orders"}`:                                           step(60, 3),
+				`kube_pod_owner{namespace="microservices",pod="orders-v2-3-ab1cd",owner_kind="ReplicationController",owner_name="orders-v2-3",owner_is_controller="true"}`: always(1.0),
+			}}},
+			want: map[int][]string{60: nil, 80: {restartRollback}},
+		},
+		"kube-state-metrics: a workload whose name looks like another's ReplicaSet": {
+			options: kube,
+			guards: []Guard{with(orders(), func(g *Guard) {
+				g.Signals, g.Stable.Workloads = Signals{Restarts: g.Signals.Restarts}, []string{"orders"}
+			})},
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-ab1cd",container="orders"}`:                              step(60, 3),
+				`kube_pod_owner{namespace="microservices",pod="orders-v2-ab1cd",owner_kind="ReplicaSet",owner_name="orders-v2",owner_is_controller="true"}`: always(1.0),
+			}}},
+			want: map[int][]string{60: nil, 80: {restartRollback}},
+		},
+		"kube-state-metrics: the owner counts, not what a pod's name looks like": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1cd",container="orders"}`:                                 step(60, 9),
+				`kube_pod_owner{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1cd",owner_kind="Job",owner_name="orders-v2-7d4b9c5f6",owner_is_controller="true"}`: always(1.0),
+			}}},
+			want: map[int][]string{80: nil, 120: nil},
+		},
+		"kube-state-metrics: a native sidecar": {
+			options: kube,
+			targets: []target{{name: "ksm", phase: 2, rows: rows{
+				`kube_pod_init_container_status_restarts_total{namespace="microservices",pod="orders-v2-7d4b9c5f6-ab1cd",container="cache"}`: step(60, 3),
+			}}},
+			want: map[int][]string{60: nil, 80: {restartRollback}},
 		},
 		"kube-state-metrics: one that has just started has counted nothing new": {
 			options: kube,
@@ -421,6 +527,18 @@ func TestTraffic(t *testing.T) {
 			targets: []target{guardian(ten), gateway(rate(90, 0), slump(10), born(10, 100))},
 			want:    map[int][]string{103: nil, 104: {refusedRollback}},
 		},
+		"refused connections of a service without endpoints, as Istio 1.22 reports them": {
+			targets: []target{guardian(ten), gateway(rate(90, 0), slump(10), nothing), {name: "second", phase: 4, rows: rows{
+				requests("unknown", "503", `reporter="source"`, `destination_service_name="orders-service"`, `destination_service_namespace="unknown"`,
+					`destination_service="orders-service.microservices.svc.cluster.local"`): born(10, 100)}}},
+			want: map[int][]string{103: nil, 104: {refusedRollback}},
+		},
+		"those of another namespace's service of that name": {
+			targets: []target{guardian(ten), gateway(rate(90, 0), rate(10, 0), nothing), {name: "second", phase: 4, rows: rows{
+				requests("unknown", "503", `reporter="source"`, `destination_service_name="orders-service"`, `destination_service_namespace="unknown"`,
+					`destination_service="orders-service.staging.svc.cluster.local"`): born(10, 100)}}},
+			want: map[int][]string{104: nil, 109: nil, 120: nil},
+		},
 		"refused connections in stable's share are not the canary's": {
 			targets: []target{guardian(ten), gateway(slump(90), rate(10, 0), born(90, 100))},
 			// Stable's share is gone, so the canary's is above its weight.
@@ -522,6 +640,17 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		"Alertmanager's webhooks fail": {self: true,
 			targets: []target{guardian(nil), {name: "am", rows: rows{
 				`alertmanager_notifications_failed_total{integration="webhook"}`: step(60, 3)}}},
+			want: map[int][]string{45: {heartbeat}, 90: {heartbeat, failing}},
+		},
+		"another team's webhook fails, and Alertmanager says whose": {self: true,
+			targets: []target{guardian(nil), {name: "am", rows: rows{
+				`alertmanager_notifications_failed_total{integration="webhook",receiver_name="payments/pager"}`:   step(60, 3),
+				`alertmanager_notifications_failed_total{integration="webhook",receiver_name="guardian-staging"}`: step(60, 3)}}},
+			want: map[int][]string{90: {heartbeat}},
+		},
+		"guardian's own does": {self: true,
+			targets: []target{guardian(nil), {name: "am", rows: rows{
+				`alertmanager_notifications_failed_total{integration="webhook",receiver_name="guardian-microservices"}`: step(60, 3)}}},
 			want: map[int][]string{45: {heartbeat}, 90: {heartbeat, failing}},
 		},
 		"Alertmanager's mails fail": {self: true,

@@ -131,10 +131,22 @@ func (b *builder) unreached() counter {
 	}
 	if len(services) > 0 {
 		c.joins = []join{{"guardian_service", serviceKey, serviceReporterInfo,
-			matchers("destination_service_name", services) + b.inNamespaces("destination_service_namespace") +
-				`,destination_workload="unknown",reporter!="destination",` + httpFailures}}
+			matchers("destination_service_name", services) + b.inNamespaces("destination_service_namespace") + "," + byNobody}}
 	}
+	c.reads = func(s series) string { return s.of(requestsTotal, "") + " or " + b.nameless(s.lane, services) }
 	return c
+}
+
+// byNobody selects what callers report of requests that no workload answered.
+const byNobody = `destination_workload="unknown",reporter!="destination",` + httpFailures
+
+// nameless are those requests of services without endpoints, whose namespace Istio up
+// to 1.22 does not know: it stands in the host.
+func (b *builder) nameless(l lane, services []string) string {
+	s := series{lane: l, join: join{matchers: matchers("destination_service_name", services) +
+		`,destination_service_namespace="unknown",destination_service=~"[^.]+[.](` + escape(alternatives(b.namespaces())) + `)[.].+",` + byNobody}}
+	return expand(`label_replace($x, "destination_service_namespace", "$$1", "destination_service", "[^.]+[.]([^.]+)[.].+")`,
+		"$1", "$1", "x", s.of(requestsTotal, ""))
 }
 
 // refused finds requests that no workload answered. They name the service

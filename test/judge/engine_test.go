@@ -233,6 +233,48 @@ func TestAGuardThatIsNewIsNotJudgedByItsPast(t *testing.T) {
 	}
 }
 
+// TestADefinitionOfFailureThatChangesIsNoBurst changes which requests have failed while
+// Prometheus runs: of those that have failed from now on there have been many before.
+func TestADefinitionOfFailureThatChangesIsNoBurst(t *testing.T) {
+	by := func(failures ...string) rules.Guard {
+		return orders(rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01, Failures: failures}})
+	}
+	other := by(`response_code="404"`)
+	other.Name = "other"
+	codes := by(`response_code=~"5..|404"`)
+	for name, c := range map[string]struct{ before, after []rules.Guard }{
+		"from the default":                        {[]rules.Guard{by()}, []rules.Guard{codes}},
+		"to the default":                          {[]rules.Guard{by(`response_code=~"400"`)}, []rules.Guard{by()}},
+		"from one to another":                     {[]rules.Guard{by(`response_code=~"400"`)}, []rules.Guard{codes}},
+		"to that of another guard":                {[]rules.Guard{by(), other}, []rules.Guard{by(`response_code="404"`), other}},
+		"another guard comes, which has it":       {[]rules.Guard{by()}, []rules.Guard{by(), other}},
+		"the same in other words":                 {[]rules.Guard{codes}, []rules.Guard{by(` response_code =~ "5..|404", `)}},
+		"one of two, as another guard's and back": {[]rules.Guard{by(`response_code="404"`, `response_code=~"5.."`), other}, []rules.Guard{by(`response_code=~"5.."`), other}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPrometheusOf(t, time.Second, c.before...)
+			for now := int64(second); now <= 90*second; now += second {
+				if now%scrapeInterval == 0 {
+					p.store.add(labels.FromStrings(model.MetricNameLabel, "up", "job", "mesh", "instance", "gateway"), now, 1)
+					for i, workload := range []string{"orders-v1", "orders-v2"} {
+						for code, n := range map[string]float64{"200": 1000 + float64(now/100), "400": 0, "404": []float64{0, 500}[i], "503": []float64{0, 500}[i]} {
+							p.store.add(labels.FromStrings(model.MetricNameLabel, "istio_requests_total", "job", "mesh", "instance", "gateway", "reporter", "source",
+								"destination_workload", workload, "destination_workload_namespace", "microservices", "response_code", code), now, n)
+						}
+					}
+				}
+				if now == 45*second {
+					p.reload(now, newPrometheusOf(t, time.Second, c.after...).rules)
+				}
+				if p.evaluate(now) || len(p.firing) > 0 {
+					t.Fatalf("second %d: %v", now/second, p.firing)
+				}
+			}
+			same(t, p, 90*second, `sum_over_time(guardian_side:requests:idelta{guardian_guard="orders-service",guardian_side="canary"}[30s])`, 300, true)
+		})
+	}
+}
+
 // TestAMissedEvaluationIsNoBurst has Prometheus too busy for some evaluations, of
 // proxies that have counted many failures long before.
 func TestAMissedEvaluationIsNoBurst(t *testing.T) {

@@ -243,6 +243,11 @@ type Signals struct {
 type ErrorRate struct {
 	Enabled bool    `yaml:"enabled"` // this signal is watched; default true
 	Max     float64 `yaml:"max"`     // share of requests that may fail, 0–1; default 0.01
+	// Failures is which requests have failed, of canary and stable alike: those that one of these
+	// selects, as matchers of the labels response_code, response_flags and grpc_response_status, such
+	// as response_code=~"5..|404". Empty: HTTP 5xx, which connection failures are among, and the gRPC
+	// statuses 2, 4, 12, 13, 14 and 15.
+	Failures []string `yaml:"failures"`
 }
 
 // Latency limits the time that Quantile of the requests may take.

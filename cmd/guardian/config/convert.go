@@ -77,7 +77,7 @@ func rulesSide(g Guard, ref virtualservice.Ref, configured []string, found decis
 func (s Signals) Limits() rules.Signals {
 	var out rules.Signals
 	if s.ErrorRate.Enabled {
-		out.ErrorRate = &rules.ErrorRate{Max: s.ErrorRate.Max}
+		out.ErrorRate = &rules.ErrorRate{Max: s.ErrorRate.Max, Failures: s.ErrorRate.Failures}
 	}
 	if s.Latency.Enabled {
 		out.Latency = &rules.Latency{Quantile: s.Latency.Quantile, Max: s.Latency.Max}

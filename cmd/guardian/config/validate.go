@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -308,6 +309,9 @@ func (k *check) ref(at string, r Ref) {
 func (s Signals) validate(k *check, at string) {
 	if s.ErrorRate.Enabled {
 		k.want(s.ErrorRate.Max > 0 && s.ErrorRate.Max < 1, at+".errorRate.max", s.ErrorRate.Max, "want a ratio between 0 and 1, such as 0.01 for 1%")
+		for i, f := range s.ErrorRate.Failures {
+			k.failures(fmt.Sprintf("%s.errorRate.failures[%d]", at, i), f)
+		}
 	}
 	if s.Latency.Enabled {
 		k.want(s.Latency.Quantile > 0 && s.Latency.Quantile < 1, at+".latency.quantile", s.Latency.Quantile, "want a quantile between 0 and 1, such as 0.95")
@@ -321,6 +325,20 @@ func (s Signals) validate(k *check, at string) {
 		k.want(s.Traffic.ShareTolerance > 0 && s.Traffic.ShareTolerance <= 1, at+".traffic.shareTolerance", s.Traffic.ShareTolerance, "want more than 0, at most 1, such as 0.5 for half of the weight")
 	}
 }
+
+// failures takes matchers of failed requests, and shows what looks like one alone.
+func (c *check) failures(path, value string) {
+	err := rules.CheckFailures(value)
+	switch {
+	case err == nil:
+	case matcher.MatchString(value):
+		c.want(false, path, value, err.Error())
+	default:
+		c.want(false, path, nil, `want matchers without braces, such as response_code=~"5..|404"`)
+	}
+}
+
+var matcher = regexp.MustCompile(`^\s*\w+\s*(=|!=|=~|!~)\s*"`)
 
 // generatedLabels is what the labels of the alerts in guardian's own rules can be.
 func (c Config) generatedLabels(guard string) map[string][]string {
