@@ -135,11 +135,14 @@ func (b *builder) podsOf(workloads []string) string {
 	controllers := func(more string) string {
 		return `kube_pod_owner{namespace=~"` + escape(alternatives(b.namespaces())) + `",owner_is_controller="true"` + more + `}`
 	}
+	var any []string
+	for _, metric := range []string{"container_status_restarts_total", "init_container_status_restarts_total", "container_status_waiting_reason", "init_container_status_waiting_reason"} {
+		any = append(any, b.containers("kube_pod_"+metric, `pod=~"`+hashed+`-[a-z0-9]{5}"`))
+	}
 	return expand(`group by (namespace, pod, destination_workload) ($itself or on (namespace, pod) $of or on (namespace, pod) $byName)`,
 		"itself", named(controllers(`,owner_name=~"`+names+`"`), "owner_name", "(.*)"),
 		"of", named(controllers(`,owner_kind=~"ReplicaSet|ReplicationController",owner_name=~"`+hashed+`"`), "owner_name", hashed),
-		"byName", named("("+b.containers("", `__name__=~"kube_pod_(init_)?container_status_(restarts_total|waiting_reason)"`, `pod=~"`+hashed+`-[a-z0-9]{5}"`)+
-			" unless on (namespace, pod) "+controllers("")+")", "pod", hashed+"-[a-z0-9]{5}"))
+		"byName", named("group by (namespace, pod) ("+strings.Join(any, " or ")+") unless on (namespace, pod) "+controllers(""), "pod", hashed+"-[a-z0-9]{5}"))
 }
 
 // noteVersions tells of sides whose restarts kube-state-metrics cannot count.
