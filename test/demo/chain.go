@@ -92,7 +92,7 @@ func (c chain) split() string {
 		seconds(c.fired, c.called), seconds(c.called, c.patched))
 }
 
-// seen is what the scrapes since a fault showed, of each proxy that can tell of it.
+// seen is what the scrapes since a fault showed, of each proxy that can tell of it, and stable's before it as well.
 type seen struct {
 	users  []mesh.Scrape // of the callers' proxy: both versions in one scrape
 	canary []mesh.Scrape
@@ -100,22 +100,37 @@ type seen struct {
 }
 
 func seenOf(a *app, fault time.Time) seen {
-	return seen{a.mesh.Scrapes("", fault), a.mesh.Scrapes("v2", fault), a.mesh.Scrapes("v1", fault)}
+	return seen{a.mesh.Scrapes("", fault), a.mesh.Scrapes("v2", fault), a.mesh.Scrapes("v1", fault.Add(-time.Minute))}
 }
 
 // with is the first scrape that showed at least n failed requests; zero: none did.
 func (s seen) with(n int) time.Time { return earliest(firstWith(s.users, n), firstWith(s.canary, n)) }
 
-// judged is the first scrape with which n failed requests can be judged: one of the callers' proxy tells of both
-// versions, and one of the canary's has to wait for stable's next. Zero: there was none.
-func (s seen) judged(n int) time.Time {
-	return earliest(firstWith(s.users, n), after(s.stable, firstWith(s.canary, n)))
+// judged is the scrape with which n failed requests can first be judged: one of the callers' proxy tells of both
+// versions; beside one of the canary's there has to be one of stable's, later or between the same two evaluations, which
+// see both at once. One evaluation was at a time, and they are so far apart. Zero: there was no such scrape.
+func (s seen) judged(n int, evaluation time.Time, every time.Duration) time.Time {
+	own := firstWith(s.canary, n)
+	if own.IsZero() {
+		return firstWith(s.users, n)
+	}
+	both := after(s.stable, onGrid(own, evaluation, every))
+	if !both.IsZero() && both.Before(own) {
+		both = own
+	}
+	return earliest(firstWith(s.users, n), both)
 }
 
-// known is how many failed requests could be judged at a time.
-func (s seen) known(at time.Time) int {
+// onGrid is the last evaluation at or before a time.
+func onGrid(at, evaluation time.Time, every time.Duration) time.Time {
+	behind := evaluation.Sub(at)
+	return evaluation.Add(-(behind + every - 1).Truncate(every))
+}
+
+// known is how many failed requests could be judged at an evaluation.
+func (s seen) known(at time.Time, every time.Duration) int {
 	for n := range 1 << 20 {
-		if j := s.judged(n + 1); j.IsZero() || j.After(at) {
+		if j := s.judged(n+1, at, every); j.IsZero() || j.After(at) {
 			return n
 		}
 	}
@@ -131,10 +146,10 @@ func firstWith(scrapes []mesh.Scrape, n int) time.Time {
 	return time.Time{}
 }
 
-// after is the first scrape after a time; zero: there was none, or there is no such time.
+// after is the first scrape after a time; zero: there was none.
 func after(scrapes []mesh.Scrape, at time.Time) time.Time {
 	for _, s := range scrapes {
-		if !at.IsZero() && s.At.After(at) {
+		if s.At.After(at) {
 			return s.At
 		}
 	}

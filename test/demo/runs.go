@@ -161,10 +161,10 @@ type floor struct {
 func floors(chains []chain, every time.Duration) (least int, found []floor) {
 	least = math.MaxInt
 	for _, c := range chains {
-		least = min(least, c.seen.known(c.fired))
+		least = min(least, c.seen.known(c.fired, every))
 	}
 	for _, c := range chains {
-		f := floor{chain: c, judged: c.seen.judged(least)}
+		f := floor{chain: c, judged: c.seen.judged(least, c.fired, every)}
 		f.evaluated = c.fired.Add(-c.fired.Sub(f.judged).Truncate(every))
 		found = append(found, f)
 	}
