@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,8 @@ type lonely struct {
 	told   []string // events, in the order in which they were told
 	writes []string
 
-	patching string // the VirtualService that is being patched
+	patching string               // the VirtualService that is being patched
+	renames  func(map[string]any) // what CI calls other than manifest; nil: nothing
 }
 
 func newLonely(t *testing.T, weight int) *lonely {
@@ -65,6 +67,9 @@ func newLonely(t *testing.T, weight int) *lonely {
 
 func (o *lonely) ci(weight int) {
 	u := &unstructured.Unstructured{Object: manifest(weight)}
+	if o.renames != nil {
+		o.renames(u.Object)
+	}
 	u.SetResourceVersion(o.w.next())
 	o.w.vs = u
 }
@@ -86,7 +91,7 @@ func (o *lonely) record() decision.Record {
 
 func (o *lonely) traffic() virtualservice.Traffic {
 	o.t.Helper()
-	t, err := virtualservice.Inspect(o.w.vs.Object, virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}, o.guard.Rollback.Options())
+	t, err := virtualservice.Inspect(o.w.vs.Object, virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: cmp.Or(o.w.host, "orders-service"), Namespace: testNamespace}, o.guard.Rollback.Options())
 	if err != nil {
 		o.t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,6 +52,8 @@ type world struct {
 	stable   int                                   // ready endpoints of stable
 	noSubset bool                                  // the DestinationRule has lost stable's subset
 	foreign  *corev1.ConfigMap                     // the record of another guard; nil: there is none
+	host     string                                // of the Service; empty: orders-service
+	subset   string                                // of the canary in the DestinationRule; empty: v2
 	version  int
 }
 
@@ -101,7 +104,7 @@ func (w *world) put(vs *unstructured.Unstructured) {
 }
 
 func (w *world) destinationRule(context.Context, string) (*slimRule, error) {
-	dr := &slimRule{host: "orders-service", subsets: []slimSubset{{"v2", slimLabelsOf(map[string]string{"version": "v2"})}}}
+	dr := &slimRule{host: cmp.Or(w.host, "orders-service"), subsets: []slimSubset{{cmp.Or(w.subset, "v2"), slimLabelsOf(map[string]string{"version": "v2"})}}}
 	if !w.noSubset {
 		dr.subsets = append(dr.subsets, slimSubset{"v1", slimLabelsOf(map[string]string{"version": "v1"})})
 	}
@@ -109,7 +112,7 @@ func (w *world) destinationRule(context.Context, string) (*slimRule, error) {
 }
 
 func (w *world) service(context.Context, string) (*slimService, error) {
-	return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "orders-service"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}), nil
+	return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: cmp.Or(w.host, "orders-service")}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}), nil
 }
 
 func podLabels(version string) map[string]string {

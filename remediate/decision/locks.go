@@ -165,6 +165,7 @@ func (d *decider) joinLock() {
 	if len(l.Refused) == 0 && l.Build != "" { // as it was written before locks had a list
 		l.Refused = []string{l.Build}
 	}
+	d.refuse(l.Refused...) // a list that was lost, or edited, is no reason to let go
 	if d.observing() {
 		return // it stays as it stands
 	}

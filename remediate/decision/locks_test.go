@@ -458,3 +458,41 @@ func TestALockThatIsSetAgainRefusesWhatItDid(t *testing.T) {
 		s.refused("b1")
 	})
 }
+
+// A webhook call that somebody has recorded is sent again after the lock was lifted. It is
+// taken for what it may as well be, Alertmanager's repetition of an alert that fires on.
+func TestAnAlertThatIsSentAgainIsNoAlertOfTheNextBuild(t *testing.T) {
+	for name, lift := range map[string]func(s *story) but{
+		"a new build has lifted the lock": func(s *story) but {
+			return func(in *Input) {
+				runs("b2", 2)(in)
+				agedOf("b2", s.now.Add(-time.Minute), s.now.Add(-time.Minute))(in)
+			}
+		},
+		"a person has": func(s *story) but {
+			return func(in *Input) {
+				in.Record.Request = &Request{Action: RequestUnlock, By: "ann", Reason: "because", At: s.now}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tell(t, gets(50), live)
+			recorded := s.firesNow("CanaryErrors", 0)
+			s.then(time.Second, recorded)
+			s.locked(true)
+			s.then(time.Minute, quietNow)
+			s.then(time.Hour, lift(s))
+			s.locked(false)
+			s.then(time.Second, gets(50))
+			if d := s.then(time.Minute, recorded); d.Record.Status.State != StateHeld || d.Move != MoveNone {
+				t.Errorf("%s, move %v: want that it holds", d.Record.Status.State, d.Move)
+			}
+			s.locked(false)
+			if d := s.then(2*time.Minute, quietNow); d.Record.Status.State != StateShifting {
+				t.Errorf("%s when the listing does not have it", d.Record.Status.State)
+			}
+			s.then(s.in.Guard.AlertWindow, recorded) // the safe direction
+			s.locked(true)
+		})
+	}
+}
