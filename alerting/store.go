@@ -367,22 +367,36 @@ func (b *Store) firing(e *entry, now time.Time) (merged Alert, ok bool) {
 	return merged, ok
 }
 
-// add makes room for an alert, or returns nil.
+// add makes room for an alert, or returns nil. What has no key makes way for what has
+// one: a route that is too wide, or somebody with the token, can fill the store with it.
 func (b *Store) add(id identity, a Alert, now time.Time) *entry {
-	e := &entry{bytes: a.size()}
+	e, keys := &entry{bytes: a.size()}, b.opts.Keys(a)
 	full := func() bool {
 		return len(b.alerts) >= b.opts.MaxAlerts || b.bytes+e.bytes > b.opts.MaxBytes
 	}
 	if full() {
 		b.sweep(now, time.Second)
 	}
+	for full() && len(keys) > 0 && b.evict() {
+	}
 	if full() {
 		return nil
 	}
 	b.alerts[id] = e
 	b.bytes += e.bytes
-	b.index(id, e, b.opts.Keys(a))
+	b.index(id, e, keys)
 	return e
+}
+
+// evict forgets an alert without keys, if there is one.
+func (b *Store) evict() bool {
+	for id, e := range b.alerts {
+		if len(e.keys) == 0 {
+			b.remove(id, e)
+			return true
+		}
+	}
+	return false
 }
 
 func (b *Store) index(id identity, e *entry, keys []string) {

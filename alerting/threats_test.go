@@ -3,6 +3,7 @@ package alerting
 import (
 	"bufio"
 	"context"
+	"errors"
 	"go/ast"
 	"go/parser"
 	gotoken "go/token"
@@ -244,5 +245,60 @@ func TestAFloodOfCallsIsAnswered(t *testing.T) {
 		if got := <-answers; got != http.StatusServiceUnavailable {
 			t.Errorf("got %d, want 503: it is to come again", got)
 		}
+	}
+}
+
+// The metrics port asks nobody for proof: whatever comes there, no alert is taken.
+func TestTheMetricsPortTakesNoOrders(t *testing.T) {
+	kept := &sink{}
+	opts, _ := options(t, kept)
+	server := run(t, opts)
+	for _, path := range []string{"/webhook", "/api/v2/alerts", "/api/v1/guards", "/api/v1/guards/orders-service", "/metrics", "/healthz", "/readyz", "/-/reload", "/-/quit", "/debug/pprof/", "/"} {
+		for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+			request := post(t, server, path, bearer, strings.NewReader(oneAlert))
+			request.Method, request.URL.Host = method, server.MetricsAddr().String()
+			if status, body := exchange(t, request); status != http.StatusNotFound && status != http.StatusMethodNotAllowed {
+				t.Errorf("%s %s: got %d %s", method, path, status, body)
+			}
+		}
+	}
+	for _, path := range []string{"/webhook", "/debug/pprof/", "/debug/vars", "/"} {
+		if status, body := get(t, server, path); status != http.StatusNotFound {
+			t.Errorf("GET %s: got %d %s", path, status, body)
+		}
+	}
+	if got := kept.accepted(); len(got) > 0 {
+		t.Errorf("took %v", got)
+	}
+}
+
+func TestAnAlertAboutAGuardIsNotRefusedForThoseAboutNone(t *testing.T) {
+	about := func(a Alert) []string {
+		if a.Name() == "Other" {
+			return nil
+		}
+		return []string{a.Labels["guardian_guard"]}
+	}
+	other := func(n int) Alert {
+		labels := map[string]string{"alertname": "Other", "n": string(rune('a' + n))}
+		return Alert{Labels: labels, StartsAt: minute(0), Fingerprint: Fingerprint(labels)}
+	}
+	store := NewStore(StoreOptions{MaxAlerts: 3, Keys: about})
+	apply(t, store, []step{
+		{at: 1, lane: LaneWebhook, alerts: []Alert{other(0), named("A", 0), other(1)}},
+		{at: 2, lane: LaneWebhook, alerts: []Alert{named("B", 2)}},
+		{at: 2, lane: LaneAlertmanager, list: true, alerts: []Alert{named("A", 0), named("B", 2), named("C", 2)}},
+	})
+	if got := brief(store.Firing(minute(3))); got != "A@0 B@2 C@2" && got != "A@0 C@2 B@2" {
+		t.Errorf("holds %q, want A, B and C", got)
+	}
+	if _, err := store.Apply(LaneWebhook, []Alert{other(2)}, minute(3)); !errors.Is(err, ErrStoreFull) {
+		t.Errorf("one about no guard took the place of one: %v", err)
+	}
+	if _, err := store.Apply(LaneWebhook, []Alert{named("D", 3)}, minute(3)); !errors.Is(err, ErrStoreFull) {
+		t.Errorf("one about a guard took the place of another: %v", err)
+	}
+	if len(store.alerts) != 3 || len(store.byKey) != 3 {
+		t.Errorf("holds %d alerts under %d keys", len(store.alerts), len(store.byKey))
 	}
 }
