@@ -34,6 +34,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/internal/printable"
 )
 
 // version is set when a release is built.
@@ -49,7 +50,7 @@ func main() {
 	err := newCommand(os.Stdout, os.Stderr, time.Now, time.Second).ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "Error: could not tell:", printableLines(err.Error()))
+		fmt.Fprintln(os.Stderr, "Error: could not tell:", printable.Lines(err.Error()))
 		os.Exit(exitUnknown)
 	}
 }
@@ -224,7 +225,7 @@ func (r *replayer) guards(ctx context.Context) ([]guardReport, error) {
 		group.Go(func() error {
 			one, err := r.guard(ctx, g)
 			if err != nil {
-				one.Failed, failed[i] = printable(err.Error()), fmt.Errorf("guard %s: %w", g.Name, err)
+				one.Failed, failed[i] = printable.Line(err.Error()), fmt.Errorf("guard %s: %w", g.Name, err)
 			}
 			out[i] = one
 			return nil
@@ -273,7 +274,7 @@ func (b *bounded) ask(ctx context.Context, ask func() (model.Matrix, error)) (mo
 			return m, err
 		}
 		pause := b.pause << tries
-		b.progress.say("Prometheus", "asked again in %v: %s", pause, printable(err.Error()))
+		b.progress.say("Prometheus", "asked again in %v: %s", pause, printable.Line(err.Error()))
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/rules/virtualtime"
@@ -60,7 +61,7 @@ func (r *replayer) guard(ctx context.Context, g config.Guard) (guardReport, erro
 		return out, err
 	}
 	if unknown != nil {
-		run.unknown = printable(unknown.Error())
+		run.unknown = printable.Line(unknown.Error())
 	}
 	out.Notes = append(out.Notes, run.notes...)
 	episodes := episodesOf(found.steps, patienceOf(surveyStep, quiet, g.Rollback.Window, surveyWindow(r.options)))

@@ -6,12 +6,11 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -180,7 +179,7 @@ func (r report) write(out io.Writer, format string) error {
 }
 
 func (r report) text(out io.Writer) error {
-	r.head(out, printable)
+	r.head(out, printable.Line)
 	for _, g := range r.Guards {
 		fmt.Fprintf(out, "\n%s (namespace %s)\n", g.Guard, g.Namespace)
 		if len(g.Releases) > 0 {
@@ -188,14 +187,14 @@ func (r report) text(out io.Writer) error {
 			fmt.Fprintln(t, "  "+strings.Join(columns, "\t"))
 			for _, one := range g.Releases {
 				for _, row := range one.rows() {
-					fmt.Fprintln(t, "  "+strings.Join(each(row, printable), "\t"))
+					fmt.Fprintln(t, "  "+strings.Join(each(row, printable.Line), "\t"))
 				}
 			}
 			if err := t.Flush(); err != nil {
 				return err
 			}
 		}
-		for _, line := range each(g.words(), printable) {
+		for _, line := range each(g.words(), printable.Line) {
 			fmt.Fprintln(out, "  "+line)
 		}
 	}
@@ -206,7 +205,7 @@ func (r report) text(out io.Writer) error {
 func (r report) markdown(out io.Writer) error {
 	fmt.Fprintln(out, "# Replay")
 	fmt.Fprintln(out)
-	r.head(out, printableMarkdown)
+	r.head(out, printable.Markdown)
 	for _, g := range r.Guards {
 		fmt.Fprintf(out, "\n## %s (namespace %s)\n\n", g.Guard, g.Namespace)
 		if len(g.Releases) > 0 {
@@ -214,12 +213,12 @@ func (r report) markdown(out io.Writer) error {
 			fmt.Fprintln(out, "|"+strings.Repeat("---|", len(columns)))
 			for _, one := range g.Releases {
 				for _, row := range one.rows() {
-					fmt.Fprintln(out, "| "+strings.Join(each(row, printableMarkdown), " | ")+" |")
+					fmt.Fprintln(out, "| "+strings.Join(each(row, printable.Markdown), " | ")+" |")
 				}
 			}
 			fmt.Fprintln(out)
 		}
-		for _, line := range each(g.words(), printableMarkdown) {
+		for _, line := range each(g.words(), printable.Markdown) {
 			fmt.Fprintln(out, "- "+line)
 		}
 	}
@@ -232,29 +231,6 @@ func (r report) head(out io.Writer, safe func(string) string) {
 	for _, s := range r.Set {
 		fmt.Fprintf(out, "with %s\n", safe(s))
 	}
-}
-
-// printable is a text on one line, without what a terminal would obey.
-func printable(text string) string { return escaped(text, "") }
-
-// printableLines is the same of a text of several lines.
-func printableLines(text string) string { return escaped(text, "\n") }
-
-func escaped(text, keep string) string {
-	var b strings.Builder
-	for _, r := range text {
-		if unicode.IsPrint(r) || strings.ContainsRune(keep, r) {
-			b.WriteRune(r)
-		} else {
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
-		}
-	}
-	return b.String()
-}
-
-// printableMarkdown is a text for a line or a cell of Markdown.
-func printableMarkdown(text string) string {
-	return strings.NewReplacer("|", `\|`, "<", "&lt;").Replace(printable(text))
 }
 
 func each(texts []string, of func(string) string) []string {

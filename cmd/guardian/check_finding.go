@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
+
+	"github.com/canary-guardian/guardian/internal/printable"
 )
 
 // level says what a finding is.
@@ -57,7 +59,7 @@ func (f finding) String() string {
 	if f.Fix != "" {
 		text += "\n      fix: " + f.Fix
 	}
-	return text
+	return printable.Lines(text) // much of it is from the cluster
 }
 
 // preflight collects findings.

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
@@ -29,7 +30,7 @@ func (a *app) tellGates(results []gateResult, o gateOptions) error {
 			fmt.Fprintln(a.out, r.annotation())
 		}
 		if err := writeSummary(os.Getenv("GITHUB_STEP_SUMMARY"), results); err != nil {
-			fmt.Fprintln(a.errOut, "Warning: no job summary: "+err.Error())
+			a.warn("no job summary: " + err.Error())
 		}
 	case failed == nil || len(results) > 1:
 		for _, r := range results {
@@ -41,7 +42,7 @@ func (a *app) tellGates(results []gateResult, o gateOptions) error {
 
 // sentence is the answer about one guard as people read it.
 func (r gateResult) sentence() string {
-	text := "guard " + r.guard + ": " + plainLine(r.text) // a line of its own could be a command to GitHub
+	text := "guard " + r.guard + ": " + printable.Line(r.text) // a line of its own could be a command to GitHub
 	if r.code == exitUnknown {
 		return "could not tell: " + text
 	}
@@ -111,7 +112,7 @@ func writeSummary(file string, results []gateResult) error {
 	for _, r := range results {
 		answer := map[int]string{exitOK: "healthy", exitFailed: "**not healthy**", exitUnknown: "could not tell"}[r.code]
 		bad, all := counted(r.last.Status)
-		fmt.Fprintf(&b, "| %s | %s | %d%% | %s | %s | %s |\n", r.guard, answer, r.last.Status.Weight, thousands(all), thousands(bad), markdownSpecial.Replace(plainLine(r.text))+r.blame.markdown())
+		fmt.Fprintf(&b, "| %s | %s | %d%% | %s | %s | %s |\n", r.guard, answer, r.last.Status.Weight, thousands(all), thousands(bad), printable.Markdown(r.text)+r.blame.markdown())
 	}
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o644)
 	if err != nil {
@@ -161,7 +162,7 @@ func (p *gateProgress) show(guard, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	line, _, _ := strings.Cut("guard "+guard+": "+text, "\n")
-	line = plainLine(line)
+	line = printable.Line(line)
 	if p.live {
 		fmt.Fprint(p.out, "\r\x1b[K"+cut(line, width(p.out)-1))
 		p.shown = true

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
@@ -96,11 +97,11 @@ func entryRows(entries []decision.HistoryEntry, build bool) (rows [][]string) {
 		if e.From != e.To {
 			weights = fmt.Sprintf("%d%% → %d%%", e.From, e.To)
 		}
-		row := []string{e.At.UTC().Format(time.RFC3339), plainLine(string(e.Event)), weights}
+		row := []string{e.At.UTC().Format(time.RFC3339), printable.Line(string(e.Event)), weights}
 		if build {
-			row = append(row, plainLine(short(e.Build)))
+			row = append(row, printable.Line(short(e.Build)))
 		}
-		rows = append(rows, append(row, plainLine(cmp.Or(e.By, "-")), plainLine(e.Reason)))
+		rows = append(rows, append(row, printable.Line(cmp.Or(e.By, "-")), printable.Line(e.Reason)))
 	}
 	return rows
 }

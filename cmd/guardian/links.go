@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
@@ -35,7 +36,7 @@ func blameOf(guard, namespace string, r decision.Record) blame {
 		b.By, b.Since = byText(decision.ByAlert, s.Firing[0].Name), s.Firing[0].Began
 	}
 	if m := s.Moving; m.RollsBack() && m.Receipt != nil {
-		b.Limit = plainLine(m.Receipt.Limit)
+		b.Limit = printable.Line(m.Receipt.Limit)
 	}
 	if ofThisLock(r) {
 		b.tellReceipt(guard, namespace, *r.Receipt)
@@ -45,7 +46,7 @@ func blameOf(guard, namespace string, r decision.Record) blame {
 
 // tellReceipt adds what a receipt has of a rollback.
 func (b *blame) tellReceipt(guard, namespace string, r decision.Receipt) {
-	b.Limit = plainLine(r.Limit)
+	b.Limit = printable.Line(r.Limit)
 	if !r.Open && !r.Counted.At.IsZero() {
 		b.Failures = fmt.Sprintf("%s of %s", thousands(r.Failed), thousands(r.Requests))
 	}
@@ -94,7 +95,7 @@ func shownLinks(links []decision.Link) []decision.Link {
 			continue
 		}
 		u.User = nil
-		out = append(out, decision.Link{Name: plainLine(l.Name), URL: u.String()})
+		out = append(out, decision.Link{Name: printable.Line(l.Name), URL: u.String()})
 	}
 	return out
 }
@@ -105,10 +106,10 @@ func (b blame) lines(indent string) string {
 	t := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(t, "\n%s%s:\t%s", indent, name, value)
+			fmt.Fprintf(t, "\n%s%s:\t%s", indent, name, printable.Line(value))
 		}
 	}
-	line("by", plainLine(b.By))
+	line("by", b.By)
 	if !b.Since.IsZero() {
 		line("since", b.Since.UTC().Format(time.RFC3339))
 	}
@@ -131,10 +132,10 @@ func (b blame) markdown() string {
 	}
 	out := ""
 	if b.By != "" || since != "" {
-		out = "<br>" + strings.TrimSpace(orNothing("by ", markdownSpecial.Replace(plainLine(b.By)))+since)
+		out = "<br>" + strings.TrimSpace(orNothing("by ", printable.Markdown(b.By))+since)
 	}
-	out += orNothing("<br>limit: ", markdownSpecial.Replace(b.Limit)) + orNothing("<br>failed: ", b.Failures) + orNothing("<br>all of it: ", markdownSpecial.Replace(b.Receipt))
-	return out + orNothing("<br>", markdownLinks(b.Links)) + orNothing("<br>next: ", markdownSpecial.Replace(b.Next))
+	out += orNothing("<br>limit: ", printable.Markdown(b.Limit)) + orNothing("<br>failed: ", b.Failures) + orNothing("<br>all of it: ", printable.Markdown(b.Receipt))
+	return out + orNothing("<br>", markdownLinks(b.Links)) + orNothing("<br>next: ", printable.Markdown(b.Next))
 }
 
 // printLinks is the part of `guardian status NAME` that leads elsewhere.
@@ -150,7 +151,7 @@ func printLinks(w io.Writer, links []decision.Link) error {
 func markdownLinks(links []decision.Link) string {
 	out := make([]string, len(links))
 	for i, l := range links {
-		out[i] = fmt.Sprintf("[%s](<%s>)", markdownSpecial.Replace(l.Name), markdownURL.Replace(plainLine(l.URL)))
+		out[i] = fmt.Sprintf("[%s](<%s>)", printable.Markdown(l.Name), markdownURL.Replace(printable.Line(l.URL)))
 	}
 	return strings.Join(out, " · ")
 }

@@ -23,6 +23,8 @@ import (
 	_ "time/tzdata" // promotion windows name time zones, and images may have none
 
 	_ "golang.org/x/crypto/x509roots/fallback" // and no certificate authorities
+
+	"github.com/canary-guardian/guardian/internal/printable"
 )
 
 // Exit codes of every command.
@@ -80,7 +82,7 @@ func main() {
 		if colourful(os.Stderr) {
 			prefix = red.paint(prefix)
 		}
-		fmt.Fprintln(os.Stderr, prefix, err)
+		fmt.Fprintln(os.Stderr, prefix, printable.Lines(err.Error()))
 	}
 	os.Exit(exitCode(err))
 }

@@ -370,3 +370,29 @@ func TestThePagersAlertmanagerIsTaken(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// What others wrote, as a reason or a field manager, calls nobody in Slack, leads nowhere
+// and stays in its block of code; in an e-mail it is no element.
+func TestWhatOthersWroteIsTextForThePagers(t *testing.T) {
+	const evil = "<!channel> <https://evil.example|guardian> & ``` <@U1><img src=x>"
+	tmpl, err := amtemplate.FromGlobs([]string{filepath.Join("..", "..", "docs", "samples", "pager", "*.tmpl")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl.ExternalURL = &url.URL{Scheme: "http", Host: "alertmanager.example"}
+	v := somePosts()[rules.NoticeRolledBack]
+	v.Lock.Reason, v.Receipt.Shifted, v.Receipt.Differs, v.Receipt.Images = evil, &decision.Shift{Manager: evil, Cause: evil}, []string{evil}, []string{evil}
+	a := &alert.Alert{Alert: model.Alert{Labels: model.LabelSet{}, Annotations: model.LabelSet{}, StartsAt: time.Now().Add(-time.Minute), EndsAt: time.Now().Add(time.Hour)}}
+	for k, text := range noticeOf(pagerConfig(t), v).annotations {
+		a.Annotations[model.LabelName(k)] = model.LabelValue(text)
+	}
+	data := tmpl.Data("team", model.LabelSet{}, model.LabelSet{}, "firing", a)
+	slack, err := tmpl.ExecuteTextString(`{{ template "guardian.slack" . }}`, data)
+	if err != nil || strings.ContainsAny(slack, "<>") || strings.Count(slack, "```") != 2 || strings.Count(slack, "&lt;!channel&gt; &lt;https://evil.example|guardian&gt; &amp; ''' &lt;@U1&gt;") != 5 {
+		t.Errorf("%v\n%s", err, slack)
+	}
+	mail, err := tmpl.ExecuteHTMLString(`{{ template "guardian.email" . }}`, data)
+	if err != nil || strings.Contains(mail, "<img") || strings.Contains(mail, "<!channel") || !strings.Contains(mail, "&lt;!channel&gt;") {
+		t.Errorf("%v\n%s", err, mail)
+	}
+}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
@@ -307,7 +308,7 @@ func liftedByBuild(l decision.Lock, s decision.Status) bool {
 
 func (v receiptView) text(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, v.Title)
+	fmt.Fprintln(t, printable.Line(v.Title))
 	for _, s := range v.Sections {
 		fmt.Fprintf(t, "\n%s\n", s.Name)
 		for _, r := range s.Rows {
@@ -315,28 +316,18 @@ func (v receiptView) text(w io.Writer) error {
 			if name != "" {
 				name += ":"
 			}
-			fmt.Fprintf(t, "  %s\t%s\n", plainLine(name), plainLine(r.Value))
+			fmt.Fprintf(t, "  %s\t%s\n", printable.Line(name), printable.Line(r.Value))
 		}
 	}
 	fmt.Fprint(t, "\nLinks\n")
 	for _, l := range v.Links {
-		fmt.Fprintf(t, "  %s:\t%s\n", plainLine(l.Name), plainLine(l.URL))
+		fmt.Fprintf(t, "  %s:\t%s\n", printable.Line(l.Name), printable.Line(l.URL))
 	}
 	if len(v.Links) == 0 {
 		fmt.Fprintln(t, "  none are configured (rules.links)")
 	}
-	fmt.Fprintf(t, "\nNext\n  %s\n  %s\n", plainLine(v.Next), v.Command)
+	fmt.Fprintf(t, "\nNext\n  %s\n  %s\n", printable.Line(v.Next), v.Command)
 	return t.Flush()
-}
-
-// plainLine keeps what others wrote from breaking lines, or a terminal.
-func plainLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return ' '
-		}
-		return r
-	}, s)
 }
 
 func (v receiptView) json(w io.Writer) error {
@@ -345,17 +336,13 @@ func (v receiptView) json(w io.Writer) error {
 	return enc.Encode(v.doc)
 }
 
-// markdownSpecial is what would be more than text in a table's cell.
-var markdownSpecial = strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`, "<", "&lt;", ">", "&gt;", "&", "&amp;", "#", `\#`, "~", `\~`)
-
 func (v receiptView) markdown(w io.Writer) error {
 	var b strings.Builder
-	cell := func(s string) string { return markdownSpecial.Replace(plainLine(s)) }
-	fmt.Fprintf(&b, "# %s\n", cell(v.Title))
+	fmt.Fprintf(&b, "# %s\n", printable.Markdown(v.Title))
 	for _, s := range v.Sections {
 		fmt.Fprintf(&b, "\n## %s\n\n| | |\n|---|---|\n", s.Name)
 		for _, r := range s.Rows {
-			fmt.Fprintf(&b, "| %s | %s |\n", cell(r.Name), cell(r.Value))
+			fmt.Fprintf(&b, "| %s | %s |\n", printable.Markdown(r.Name), printable.Markdown(r.Value))
 		}
 	}
 	if len(v.Links) > 0 {
@@ -364,7 +351,7 @@ func (v receiptView) markdown(w io.Writer) error {
 			fmt.Fprintf(&b, "- %s\n", markdownLinks([]decision.Link{l}))
 		}
 	}
-	fmt.Fprintf(&b, "\n## Next\n\n%s\n\n```sh\n%s\n```\n", cell(v.Next), v.Command)
+	fmt.Fprintf(&b, "\n## Next\n\n%s\n\n```sh\n%s\n```\n", printable.Markdown(v.Next), v.Command)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -379,7 +366,7 @@ func (v receiptView) html(w io.Writer) error {
 	put := func(format string, values ...string) {
 		escaped := make([]any, len(values))
 		for i, value := range values {
-			escaped[i] = html.EscapeString(plainLine(value))
+			escaped[i] = html.EscapeString(printable.Line(value))
 		}
 		fmt.Fprintf(&b, format, escaped...)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/report"
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/records"
 )
 
@@ -198,9 +199,9 @@ func rollbackRows(rollbacks []report.Rollback) (rows [][]string) {
 			delay = fmt.Sprintf("%.1f s", *r.Delay)
 		}
 		if r.Mark != nil {
-			mark = map[bool]string{true: "wrong", false: "right"}[r.Mark.Wrong] + " (" + plainLine(r.Mark.By) + ": " + plainLine(r.Mark.Reason) + ")"
+			mark = map[bool]string{true: "wrong", false: "right"}[r.Mark.Wrong] + " (" + printable.Line(r.Mark.By) + ": " + printable.Line(r.Mark.Reason) + ")"
 		}
-		rows = append(rows, []string{what, fmt.Sprintf("%d%%", r.From), delay, cmp.Or(plainLine(r.Alert), "-"), then, mark, plainLine(r.Reason)})
+		rows = append(rows, []string{what, fmt.Sprintf("%d%%", r.From), delay, cmp.Or(printable.Line(r.Alert), "-"), then, mark, printable.Line(r.Reason)})
 	}
 	return rows
 }
@@ -223,7 +224,7 @@ func (w *reportWriter) table(columns []string, rows [][]string) {
 		w.printf("| %s |\n|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
 		for _, row := range rows {
 			for i := range row {
-				row[i] = markdownSpecial.Replace(row[i])
+				row[i] = printable.Markdown(row[i])
 			}
 			w.printf("| %s |\n", strings.Join(row, " | "))
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
@@ -179,7 +180,7 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 		return err
 	}
 	if err != nil { // guardian begins anew what cannot be read
-		fmt.Fprintf(a.errOut, "Warning: %v\n", err)
+		a.warn(err.Error())
 	}
 	if q.By, err = c.whoAmI(ctx); err != nil {
 		return err
@@ -225,7 +226,7 @@ func (a *app) requestEach(ctx, waiting context.Context, c *cluster, named []reco
 		}
 	} else {
 		for _, answer := range answers {
-			fmt.Fprintf(a.out, "guard %s: %s\n", answer.Guard, answer.Text)
+			a.say("guard %s: %s", answer.Guard, answer.Text)
 		}
 		if q.Action == decision.RequestPause {
 			fmt.Fprintln(a.out, a.brakeIsOn("--all"))
@@ -281,7 +282,7 @@ func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r records.Nam
 		if before.Status.State == decision.StateBlocked {
 			what = "asked for"
 		}
-		fmt.Fprintf(a.out, "already %s since %s by %s: %s\n", what, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason)
+		a.say("already %s since %s by %s: %s", what, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason)
 	} else {
 		var attempted bool
 		before, attempted, err = c.records().Request(waiting, guard, q)
@@ -292,7 +293,7 @@ func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r records.Nam
 			return nil, err
 		}
 		if was := before.Request; was != nil {
-			fmt.Fprintf(a.out, "replaced the waiting %s by %s: %s\n", was.Action, was.By, was.Reason)
+			a.say("replaced the waiting %s by %s: %s", was.Action, was.By, was.Reason)
 		}
 	}
 	after, err = c.records().Await(waiting, guard, q, *before)
@@ -351,9 +352,21 @@ func (a *app) byHand(action decision.RequestAction, guard, namespace string, r d
 		// Not apply, nor replace: what kubectl then remembers as applied has a resourceVersion and guardian's
 		// annotations, and the next apply of CI fails, or takes them off.
 		text += fmt.Sprintf("\n  kubectl patch virtualservice -n %[1]s %[2]s --type=json -p \"$(kubectl get virtualservice -n %[1]s %[2]s -o yaml | %[3]s plan -f - --stable %[4]s --canary %[5]s -o patch)\"",
-			namespace, vs, a.name, m.Stable, m.Canary)
+			namespace, shellWord(vs), a.name, shellWord(m.Stable), shellWord(m.Canary))
 	}
 	return text
+}
+
+// shellWord is a word for a command that is printed to be typed. What guardian has
+// written needs no quotes; but whoever can edit a record can write there as well.
+func shellWord(word string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:/", r)
+	}
+	if word != "" && !strings.HasPrefix(word, "-") && !strings.ContainsFunc(word, func(r rune) bool { return !plain(r) }) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(printable.Line(word), "'", `'\''`) + "'"
 }
 
 // requestOfOrphan is a request about a guard that no guardian looks after. What it
@@ -381,7 +394,7 @@ func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q d
 func (a *app) takeOffLock(ctx context.Context, c *cluster, guard string, r decision.Record) error {
 	_, err := a.leftOfLock(ctx, c, guard, r)
 	for _, was := range r.Changed {
-		fmt.Fprintf(a.out, "Left as the rollback re-pointed it: VirtualService %s, %s\n", was.VirtualService, was.Path)
+		a.say("Left as the rollback re-pointed it: VirtualService %s, %s", was.VirtualService, was.Path)
 	}
 	return err
 }
@@ -393,7 +406,7 @@ func (a *app) leftOfLock(ctx context.Context, c *cluster, guard string, r decisi
 	}
 	off, err := remediate.TakeOffLock(ctx, c.dynamic, c.namespace, guard, names)
 	for _, name := range off {
-		fmt.Fprintf(a.out, "Taken off by this command: annotation %s%s of VirtualService %s; the API server refuses nothing there any more. No traffic has moved.\n", decision.AnnotationLock, guard, name)
+		a.say("Taken off by this command: annotation %s%s of VirtualService %s; the API server refuses nothing there any more. No traffic has moved.", decision.AnnotationLock, guard, name)
 	}
 	if err != nil {
 		err = c.records().Explain("unlock guard "+guard, err)
@@ -417,11 +430,11 @@ func notYet(guard string, q decision.Request, r decision.Record, timeout time.Du
 func (a *app) outcome(guard, namespace string, q decision.Request, before, after decision.Record) error {
 	for _, e := range records.NewEntries(before.History, after.History) {
 		if e.Event != decision.EventRefused || e.By != q.By {
-			fmt.Fprintf(a.out, "%s: %s\n", e.Event, e.Reason)
+			a.say("%s: %s", e.Event, e.Reason)
 		}
 	}
 	s := after.Status
-	fmt.Fprintf(a.out, "guard %s: %s\n", guard, stateLine(after))
+	a.say("guard %s: %s", guard, stateLine(after))
 	refused := records.Refusal(q, before, after)
 	switch {
 	case s.Moving != nil && s.Moving.Refused != "" && (records.RefusedRollback(q, after) || q.Action == decision.RequestPromote):

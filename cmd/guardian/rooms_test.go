@@ -42,7 +42,7 @@ var rooms = []room{
 	{folder: "cmd/guardian/tracing", only: []string{"go.opentelemetry.io/otel", "go.opentelemetry.io/proto/otlp/trace/v1", "google.golang.org/protobuf", "github.com/prometheus/client_golang/prometheus", "golang.org/x/time/rate"}},
 	{folder: "alerting", never: []string{module + "rules", module + "remediate", "k8s.io", "sigs.k8s.io", "istio.io", otelSDK, otelExporters}},
 	{folder: "rules", never: []string{module + "alerting", module + "remediate", "github.com/labstack/echo", "go.opentelemetry.io"}},
-	{folder: "cmd/guardian/page", only: []string{module + "remediate/decision", "golang.org/x/net/publicsuffix", "golang.org/x/time/rate"}},
+	{folder: "cmd/guardian/page", only: []string{module + "internal/printable", module + "remediate/decision", "golang.org/x/net/publicsuffix", "golang.org/x/time/rate"}},
 	{folder: "remediate", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus", otelSDK, otelExporters}},
 	{folder: "remediate/decision", only: []string{module + "remediate/virtualservice"}, never: []string{"context", "log", "net", "os", "sync", "math/rand"}},
 	{folder: "remediate/records", never: []string{module + "alerting", module + "rules", "github.com/labstack/echo", "github.com/prometheus/prometheus"}},

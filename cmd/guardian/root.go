@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/canary-guardian/guardian/internal/printable"
 )
 
 // app is what every command works with.
@@ -22,6 +25,16 @@ type app struct {
 func (a *app) reach(flags clusterFlags) (*cluster, error) {
 	c, err := a.connect(flags)
 	return c, orUnknown(err)
+}
+
+// say prints a line. Much of it others have written: see package printable.
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintln(a.out, printable.Line(fmt.Sprintf(format, args...)))
+}
+
+// warn is the same of what stands in the way of an answer.
+func (a *app) warn(text string) {
+	fmt.Fprintln(a.errOut, "Warning: "+printable.Lines(text))
 }
 
 // displayName is how the program was called: kubectl runs a binary named

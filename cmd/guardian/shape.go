@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/canary-guardian/guardian/internal/printable"
 )
 
 // shape begins what is printed for programs. Within a version keys are added, and
@@ -54,7 +56,7 @@ func (a *app) forPrograms(run func() error) error {
 	}
 	enc := json.NewEncoder(a.out)
 	enc.SetIndent("", "  ")
-	if printErr := enc.Encode(errorJSON{shapeOf("Error"), exitCode(err), plainLine(err.Error())}); printErr != nil {
+	if printErr := enc.Encode(errorJSON{shapeOf("Error"), exitCode(err), printable.Line(err.Error())}); printErr != nil {
 		return printErr
 	}
 	return err

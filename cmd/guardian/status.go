@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/page"
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 )
@@ -102,7 +103,7 @@ func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOpti
 	}
 	warnings, err := c.statusLiveness(ctx, named, o.all)
 	for _, text := range warnings {
-		fmt.Fprintln(a.errOut, "Warning: "+text)
+		a.warn(text)
 	}
 	if err != nil {
 		return err
@@ -122,7 +123,7 @@ func (a *app) statusOrphans(named []records.Named, guard string) error {
 		if guard != "" {
 			return couldNotTell("%s", text)
 		}
-		fmt.Fprintln(a.errOut, "Warning: "+text)
+		a.warn(text)
 	}
 	return nil
 }
@@ -243,7 +244,7 @@ func tableText(named []records.Named, all, header bool, columns int, now time.Ti
 			cells = append([]string{namespace}, cells...)
 		}
 		for i, c := range cells {
-			cells[i] = plainLine(c)
+			cells[i] = printable.Line(c)
 		}
 		t.rows = append(t.rows, cells)
 	}
@@ -357,6 +358,7 @@ func nextLine(s decision.Status, now time.Time) string {
 // short is a build for a column.
 func short(build string) string {
 	const width = 15 // a build of guardian's own has no more
+	build = printable.Line(build)
 	if len(build) > width {
 		return build[:width]
 	}
@@ -376,7 +378,7 @@ const recentHistory = 10
 func printGuard(w io.Writer, r records.Named, beat string, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range factsOf(r, beat, now) {
-		f.Value = plainLine(f.Value)
+		f.Value = printable.Line(f.Value)
 		state := string(r.Status.State)
 		if c, ok := stateColours[r.Status.State]; ok && f.Name == "State" && colourful(w) { // the last column: no width follows from it
 			f.Value = strings.Replace(f.Value, state, c.paint(state), 1)
@@ -535,7 +537,7 @@ func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statu
 			fmt.Fprintln(a.errOut, "Connection restored.")
 		} else if problem != nil && kind(problem) != said {
 			said = kind(problem)
-			fmt.Fprintln(a.errOut, "Warning: "+problem.Error())
+			a.warn(problem.Error())
 		}
 		if sleep(ctx, statusPoll) != nil {
 			return nil

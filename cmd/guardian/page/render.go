@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
@@ -21,7 +22,7 @@ type document struct{ bytes.Buffer }
 func (d *document) putf(format string, values ...any) {
 	escaped := make([]any, len(values))
 	for i, v := range values {
-		escaped[i] = html.EscapeString(fmt.Sprint(v))
+		escaped[i] = html.EscapeString(printable.Line(fmt.Sprint(v)))
 	}
 	fmt.Fprintf(d, format, escaped...)
 }

@@ -1,0 +1,44 @@
+// Package printable shows what others have written, a person's reason or an alert's
+// annotation, as the text that it is: no terminal, no table and no page obeys it.
+package printable
+
+import (
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Line is text on one line. What breaks lines, and any other space, is a blank; what
+// cannot be seen, such as a terminal's escape or a mark that turns the direction of
+// what follows, is spelled as in a Go string.
+func Line(text string) string { return shown(text, "") }
+
+// Lines is Line of a text of several lines.
+func Lines(text string) string { return shown(text, "\n") }
+
+func shown(text, keep string) string {
+	if !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case unicode.IsPrint(r) || strings.ContainsRune(keep, r):
+			b.WriteRune(r)
+		case unicode.IsSpace(r):
+			b.WriteByte(' ')
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
+		}
+	}
+	return b.String()
+}
+
+// markdownSpecial is what would be more than text in a line, or in a table's cell.
+var markdownSpecial = strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`,
+	"<", "&lt;", ">", "&gt;", "&", "&amp;", "#", `\#`, "~", `\~`)
+
+// Markdown is Line for Markdown: within a line, as a line after a bullet, or as a
+// table's cell.
+func Markdown(text string) string { return markdownSpecial.Replace(Line(text)) }
