@@ -219,6 +219,16 @@ lint: ## Check with gofmt, go vet and staticcheck
 	$(GO) tool -modfile=testdata/tools/staticcheck/go.mod staticcheck ./...
 	@$(MAKE) --no-print-directory lint-actions
 
+# Where govulncheck's database is: vuln.go.dev, or "module" for what the module proxy has of it.
+VULNDB ?= https://vuln.go.dev
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities in what guardian calls (VULNDB=module: the database by the module proxy; 5 minutes)
+	@db="$(VULNDB)"; if [ "$$db" = module ]; then \
+			dir="$$($(GO) mod download -json golang.org/x/vulndb@latest | sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p')" && echo "database: $${dir##*/}" && db="file://$$dir/data/osv" || exit 1; \
+		fi; \
+		$(GO) tool -modfile=testdata/tools/govulncheck/go.mod govulncheck -db "$$db" ./...
+
 # The sample's workflow is one of a repository of its own, and the action is taken from this one.
 .PHONY: lint-actions
 lint-actions: ## Check the GitHub workflows and the composite action with actionlint
