@@ -496,3 +496,15 @@ func TestAnAlertThatIsSentAgainIsNoAlertOfTheNextBuild(t *testing.T) {
 		})
 	}
 }
+
+// The lease holder forgets builds that served long ago. Until there is one again, another
+// replica's rollback does not blame them.
+func TestABuildOfLongAgoIsNotRefusedByAReplicaWithoutTheLease(t *testing.T) {
+	s := tell(t, gets(50), func(in *Input) {
+		in.Leads = false
+		in.Record.Status.Served = []Served{{Build: "b0", From: at.Add(-2 * time.Hour), Until: at.Add(-time.Hour)}, {Build: "b1", From: at.Add(-time.Hour)}}
+	})
+	s.then(0, bad)
+	s.locked(true)
+	s.refused("b1")
+}
