@@ -32,6 +32,9 @@ func ParseMatchers(expressions ...string) (Matchers, error) {
 		if err != nil {
 			return Matchers{}, fmt.Errorf("matchers %q: %w: want, for example, team=\"shop\"", expression, err)
 		}
+		if slices.ContainsFunc(parsed, func(one *labels.Matcher) bool { return one.Name == "" }) {
+			return Matchers{}, fmt.Errorf("matchers %q: a label without a name: want, for example, team=\"shop\"", expression)
+		}
 		list = append(list, parsed...)
 	}
 	if len(list) == 0 {
