@@ -15,46 +15,64 @@ import (
 // guard.
 const hold = "Hold"
 
+// warning likewise ends the name of an alert of a signal whose action is none.
+const warning = "Warning"
+
 // Names of the alerts, each with a page in docs/runbooks.
 const (
-	AlertErrorRate            = "GuardianCanaryErrorRate"
-	AlertErrorRateHold        = AlertErrorRate + hold
-	AlertLatency              = "GuardianCanaryLatency"
-	AlertLatencyHold          = AlertLatency + hold
-	AlertRestarts             = "GuardianCanaryRestarts"
-	AlertRestartsHold         = AlertRestarts + hold
-	AlertWaiting              = "GuardianCanaryNotStarting"
-	AlertTraffic              = "GuardianCanaryTraffic"
-	AlertTrafficHold          = AlertTraffic + hold
-	AlertRefused              = "GuardianCanaryRefused"
-	AlertServiceTraffic       = "GuardianServiceTrafficDropped"
-	AlertHeartbeat            = "GuardianHeartbeat"
-	AlertHeartbeatStale       = "GuardianHeartbeatStale"
-	AlertRolledBack           = "GuardianRolledBack"
-	AlertWouldRollBack        = "GuardianWouldHaveRolledBack"
-	AlertRollbackBlocked      = "GuardianRollbackBlocked"
-	AlertDisarmed             = "GuardianDisarmed"
-	AlertRollbackIneffective  = "GuardianRollbackIneffective"
-	AlertReleaseWithoutCanary = "GuardianReleaseWithoutCanary"
-	AlertDown                 = "GuardianDown"
-	AlertNotificationsFailing = "GuardianNotificationsFailing"
-	AlertRulesIncomplete      = "GuardianRulesIncomplete"
-	AlertReconcileFailing     = "GuardianReconcileFailing"
-	AlertUnwatched            = "GuardianCanaryUnwatched"
-	AlertCannotWatch          = "GuardianCannotWatch"
-	AlertUnguarded            = "GuardianCanaryUnguarded"
-	AlertForeignLock          = "GuardianForeignLock"
+	AlertErrorRate             = "GuardianCanaryErrorRate"
+	AlertErrorRateHold         = AlertErrorRate + hold
+	AlertErrorRateWarning      = AlertErrorRate + warning
+	AlertLatency               = "GuardianCanaryLatency"
+	AlertLatencyHold           = AlertLatency + hold
+	AlertLatencyWarning        = AlertLatency + warning
+	AlertRestarts              = "GuardianCanaryRestarts"
+	AlertRestartsHold          = AlertRestarts + hold
+	AlertRestartsWarning       = AlertRestarts + warning
+	AlertWaiting               = "GuardianCanaryNotStarting"
+	AlertWaitingWarning        = AlertWaiting + warning
+	AlertTraffic               = "GuardianCanaryTraffic"
+	AlertTrafficHold           = AlertTraffic + hold
+	AlertTrafficWarning        = AlertTraffic + warning
+	AlertRefused               = "GuardianCanaryRefused"
+	AlertRefusedHold           = AlertRefused + hold
+	AlertRefusedWarning        = AlertRefused + warning
+	AlertServiceTraffic        = "GuardianServiceTrafficDropped"
+	AlertServiceTrafficWarning = AlertServiceTraffic + warning
+	AlertHeartbeat             = "GuardianHeartbeat"
+	AlertHeartbeatStale        = "GuardianHeartbeatStale"
+	AlertRolledBack            = "GuardianRolledBack"
+	AlertWouldRollBack         = "GuardianWouldHaveRolledBack"
+	AlertRollbackBlocked       = "GuardianRollbackBlocked"
+	AlertDisarmed              = "GuardianDisarmed"
+	AlertRollbackIneffective   = "GuardianRollbackIneffective"
+	AlertReleaseWithoutCanary  = "GuardianReleaseWithoutCanary"
+	AlertDown                  = "GuardianDown"
+	AlertNotificationsFailing  = "GuardianNotificationsFailing"
+	AlertRulesIncomplete       = "GuardianRulesIncomplete"
+	AlertReconcileFailing      = "GuardianReconcileFailing"
+	AlertUnwatched             = "GuardianCanaryUnwatched"
+	AlertCannotWatch           = "GuardianCannotWatch"
+	AlertUnguarded             = "GuardianCanaryUnguarded"
+	AlertForeignLock           = "GuardianForeignLock"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
 func Alerts() []string {
 	return []string{
-		AlertErrorRate, AlertErrorRateHold, AlertLatency, AlertLatencyHold, AlertRestarts, AlertRestartsHold, AlertWaiting,
-		AlertTraffic, AlertTrafficHold, AlertRefused, AlertServiceTraffic,
+		AlertErrorRate, AlertErrorRateHold, AlertErrorRateWarning, AlertLatency, AlertLatencyHold, AlertLatencyWarning,
+		AlertRestarts, AlertRestartsHold, AlertRestartsWarning, AlertWaiting, AlertWaitingWarning,
+		AlertTraffic, AlertTrafficHold, AlertTrafficWarning, AlertRefused, AlertRefusedHold, AlertRefusedWarning,
+		AlertServiceTraffic, AlertServiceTrafficWarning,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertWouldRollBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete, AlertReconcileFailing,
 		AlertUnwatched, AlertCannotWatch, AlertUnguarded, AlertForeignLock,
 	}
+}
+
+// page is the name of an alert's page in docs/runbooks, which its namesakes share.
+func page(alert string) string {
+	return strings.TrimSuffix(strings.TrimSuffix(alert, hold), warning)
 }
 
 // alert is one alerting rule before its common labels and annotations.
@@ -81,7 +99,7 @@ func (b *builder) alert(a alert) {
 	annotations := map[string]string{
 		"summary":     a.summary,
 		"description": a.description,
-		"runbook_url": b.RunbookBase + strings.TrimSuffix(a.name, hold) + ".md",
+		"runbook_url": b.RunbookBase + page(a.name) + ".md",
 	}
 	if a.signal != "" {
 		b.Links.annotate(annotations, a.signal)
@@ -134,47 +152,40 @@ func (b *builder) doRollback() string {
 }
 
 // stableShare tells stable's share over about a minute, by the reporter that
-// comes first.
+// comes first; withStable opens a block about it, which is left out where there is none.
 func stableShare(p proportion) string {
+	return withStable(p) + "{{ . | first | value | humanizePercentage }}{{ end }}"
+}
+
+func withStable(p proportion) string {
 	// A raw string of the template cannot hold backquotes.
-	return strings.ReplaceAll(lookup(p.ratio, "value | humanizePercentage", labelSide+"=`stable`"), "=`stable`", `="stable"`)
+	return strings.ReplaceAll(withSeries(p.ratio, labelSide+"=`stable`"), "=`stable`", `="stable"`)
 }
 
 func (b *builder) errorAlerts() {
-	limit := lookup(failed.limit, "value | humanizePercentage")
-	b.alert(alert{
-		name: AlertErrorRate, signal: SignalErrorRate, action: ActionRollback, severity: "critical", keep: keepFiring,
-		expr:    b.convicted(failed),
-		summary: guardLabel + ": " + percent + " of the canary's requests fail",
-		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " + limit +
-			"), since " + lookup(failed.since, "value | humanizeTimestamp") + "; stable is not as bad." + b.doRollback(),
-	})
-	b.alert(alert{
-		name: AlertErrorRateHold, signal: SignalErrorRate, action: ActionHold, severity: "warning", keep: keepFiring,
-		expr:    b.suspected(failed),
-		summary: guardLabel + ": " + percent + " of the canary's requests fail, and stable's too",
-		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " + limit +
-			"), but it is not proven worse than stable, where " + stableShare(failed) +
-			" fail: a shared dependency is likely, and a rollback would not help." + doHold,
+	bad := percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " +
+		lookup(failed.limit, "value | humanizePercentage") + ")"
+	canary := guardLabel + ": " + percent + " of the canary's requests fail"
+	b.verdict(verdict{
+		name: AlertErrorRate, signal: SignalErrorRate,
+		expr: b.convicted(failed), held: b.suspected(failed), beyond: b.beyond(failed),
+		says: says{canary, bad + ", since " + lookup(failed.since, "value | humanizeTimestamp") + "; stable is not as bad."},
+		heldSays: says{canary + ", and stable's too", bad + ", but it is not proven worse than stable, where " + stableShare(failed) +
+			" fail: a shared dependency is likely, and a rollback would not help."},
+		soft: says{canary, bad + withStable(failed) + "; of stable's {{ . | first | value | humanizePercentage }}{{ end }}."},
 	})
 }
 
 func (b *builder) latencyAlerts() {
-	limit := lookup(slow.limit, "value | humanizePercentage")
-	most := lookup(latencyMax, "value | humanizeDuration")
-	b.alert(alert{
-		name: AlertLatency, signal: SignalLatency, action: ActionRollback, severity: "critical", keep: keepFiring,
-		expr:    b.convicted(slow),
-		summary: guardLabel + ": " + percent + " of the canary's requests are too slow",
-		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " + most +
-			" (limit " + limit + " of them), since " + lookup(slow.since, "value | humanizeTimestamp") + "; stable is not as bad." + b.doRollback(),
-	})
-	b.alert(alert{
-		name: AlertLatencyHold, signal: SignalLatency, action: ActionHold, severity: "warning", keep: keepFiring,
-		expr:    b.suspected(slow),
-		summary: guardLabel + ": " + percent + " of the canary's requests are too slow, and stable's too",
-		description: percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " + most +
-			" (limit " + limit + " of them), but it is not proven worse than stable, where " + stableShare(slow) + " do." + doHold,
+	bad := percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " +
+		lookup(latencyMax, "value | humanizeDuration") + " (limit " + lookup(slow.limit, "value | humanizePercentage") + " of them)"
+	canary := guardLabel + ": " + percent + " of the canary's requests are too slow"
+	b.verdict(verdict{
+		name: AlertLatency, signal: SignalLatency,
+		expr: b.convicted(slow), held: b.suspected(slow), beyond: b.beyond(slow),
+		says:     says{canary, bad + ", since " + lookup(slow.since, "value | humanizeTimestamp") + "; stable is not as bad."},
+		heldSays: says{canary + ", and stable's too", bad + ", but it is not proven worse than stable, where " + stableShare(slow) + " do."},
+		soft:     says{canary, bad + withStable(slow) + "; of stable's {{ . | first | value | humanizePercentage }}{{ end }}."},
 	})
 }
 
@@ -190,50 +201,45 @@ func (b *builder) restartsAlerts() {
 	// Not only what has restarted: a container in a loop of crashes waits most of the time.
 	why := b.endedText(", last ended by ") + b.waitingText(", now waiting: ")
 	within := lookup(restartsMax, `value | printf "%.0f"`) + " within " + lookup(restartsMax, `label "window"`)
-	b.alert(alert{
-		name: AlertRestarts, signal: SignalRestarts, action: ActionRollback, severity: "critical", keep: keepFiring,
-		expr:        expand(`max by (namespace, guardian_guard) (($beyond) unless on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
-		summary:     guardLabel + ": the canary's containers restarted " + count + " times",
-		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why + "; stable's did not." + b.doRollback(),
-	})
-	b.alert(alert{
-		name: AlertRestartsHold, signal: SignalRestarts, action: ActionHold, severity: "warning", keep: keepFiring,
-		expr:        expand(`max by (namespace, guardian_guard) (($beyond) and on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
-		summary:     guardLabel + ": the containers of canary and stable restart",
-		description: "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why + ", and so did stable's." + doHold,
+	bad := "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why
+	canary := guardLabel + ": the canary's containers restarted " + count + " times"
+	b.verdict(verdict{
+		name: AlertRestarts, signal: SignalRestarts,
+		expr:     expand(`max by (namespace, guardian_guard) (($beyond) unless on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
+		held:     expand(`max by (namespace, guardian_guard) (($beyond) and on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
+		beyond:   `max by (namespace, guardian_guard) (` + beyond + `)`,
+		says:     says{canary, bad + "; stable's did not."},
+		heldSays: says{guardLabel + ": the containers of canary and stable restart", bad + ", and so did stable's."},
+		soft:     says{canary, bad + "."},
 	})
 }
 
 var weightText = lookup(weightRatio, "value | humanizePercentage")
 
 func (b *builder) trafficAlerts(window time.Duration) {
-	few := b.tooFew()
-	seen := b.seen()
-	b.alert(alert{
-		name: AlertTraffic, signal: SignalTraffic, action: ActionRollback, severity: "critical", keep: keepFiring,
-		expr:    expand(`($few) and on (namespace, guardian_guard) $seen`, "few", few, "seen", seen),
-		summary: guardLabel + ": the canary gets only " + percent + " of the requests it should",
-		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weightText + " and gets " + percent +
-			" of the requests that this would bring it within " + dur(window) + ", while the service is in use." + b.doRollback(),
+	few, high := b.tooFew(), "max by (namespace, guardian_guard) ("+b.share(">", "1 + "+b.own(trafficTolerance))+")"
+	vars := []string{"few", few, "seen", b.seen(), "high", high}
+	gets := "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weightText + " and gets " + percent +
+		" of the requests that this would bring it within " + dur(window)
+	why := ". At 0% nothing reports its requests: is its proxy scraped? Far above 100%, requests reach it by another way than the weights."
+	b.verdict(verdict{
+		name: AlertTraffic, signal: SignalTraffic,
+		expr:     expand(`($few) and on (namespace, guardian_guard) $seen`, vars...),
+		held:     expand(`(($few) unless on (namespace, guardian_guard) $seen) or ($high)`, vars...),
+		beyond:   expand(`($few) or ($high)`, vars...),
+		says:     says{guardLabel + ": the canary gets only " + percent + " of the requests it should", gets + ", while the service is in use."},
+		heldSays: says{guardLabel + ": the canary gets " + percent + " of the requests it should", gets + why},
+		soft:     says{guardLabel + ": the canary gets " + percent + " of the requests it should", gets + why},
 	})
-	b.alert(alert{
-		name: AlertTrafficHold, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,
-		expr: expand(`(($few) unless on (namespace, guardian_guard) $seen) or
-			(max by (namespace, guardian_guard) ($high))`, "few", few, "seen", seen, "high", b.share(">", "1 + "+b.own(trafficTolerance))),
-		summary: guardLabel + ": the canary gets " + percent + " of the requests it should",
-		description: "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weightText + " and gets " + percent +
-			" of the requests that this would bring it within " + dur(window) + ". At 0% nothing reports its requests: is its proxy scraped?" +
-			" Far above 100%, requests reach it by another way than the weights." + doHold,
-	})
-	b.alert(alert{
-		name: AlertServiceTraffic, signal: SignalTraffic, action: ActionHold, severity: "warning", keep: keepFiring,
-		expr: expand(`min by (namespace, guardian_guard) (
+	b.verdict(verdict{
+		name: AlertServiceTraffic, signal: SignalTraffic,
+		held: expand(`min by (namespace, guardian_guard) (
 			($kept < 0.5) and $before * ($kept * ln(clamp_min($kept, 1e-9)) - $kept + 1) > $enough
 			unless on ($guard, reporter) $gaps unless on ($guard, reporter) ($gaps offset 5m) and on ($guard) $tolerance)`,
 			"kept", b.own(trafficKept), "before", b.trafficBefore(), "gaps", b.own(countGaps),
 			"enough", num(enoughProof), "guard", keyLabels, "tolerance", b.own(trafficTolerance)),
-		summary: guardLabel + ": the whole service gets " + percent + " of the requests of five minutes ago",
-		description: "Canary and stable of " + guardLabel + " in " + namespaceLabel + " together get " + percent +
-			" of the requests they got five minutes ago. The canary's share has not been shown to be the cause." + doHold,
+		heldSays: says{guardLabel + ": the whole service gets " + percent + " of the requests of five minutes ago",
+			"Canary and stable of " + guardLabel + " in " + namespaceLabel + " together get " + percent +
+				" of the requests they got five minutes ago. The canary's share has not been shown to be the cause."},
 	})
 }

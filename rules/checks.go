@@ -18,29 +18,28 @@ func (o Options) HeartbeatAlert() map[string]string {
 		LabelSeverity: "none", LabelNamespace: o.Namespace}
 }
 
-// RollbackAlerts have the labels of the alerts by which the rules of a guard ask
-// for a rollback, one for each that its signals can raise.
-func (o Options) RollbackAlerts(g Guard) []map[string]string {
+// ActingAlerts have the labels of the alerts by which the rules of a guard ask for the
+// most that its signals may: a rollback, or a hold of signals whose action that is.
+func (o Options) ActingAlerts(g Guard) []map[string]string {
 	o = o.withDefaults()
-	of := map[string]Signal{}
-	if g.Signals.ErrorRate != nil {
-		of[AlertErrorRate] = SignalErrorRate
-	}
-	if g.Signals.Latency != nil {
-		of[AlertLatency] = SignalLatency
-	}
-	if g.Signals.Restarts != nil {
-		of[AlertRestarts] = SignalRestarts
-	}
-	if g.Signals.Traffic != nil {
-		of[AlertTraffic], of[AlertRefused] = SignalTraffic, SignalTraffic
-	}
 	var out []map[string]string
-	for _, name := range slices.Sorted(maps.Keys(of)) {
-		out = append(out, map[string]string{"alertname": name, LabelGuardian: "true", LabelInstance: o.Name, LabelAction: string(ActionRollback),
-			LabelSeverity: "critical", LabelSignal: string(of[name]), LabelNamespace: g.Namespace, LabelGuard: g.Name})
+	for _, name := range slices.Sorted(maps.Keys(verdicts)) {
+		action, on := g.Signals.Action(verdicts[name])
+		labels := map[string]string{"alertname": name, LabelGuardian: "true", LabelInstance: o.Name, LabelAction: string(action),
+			LabelSeverity: "critical", LabelSignal: string(verdicts[name]), LabelNamespace: g.Namespace, LabelGuard: g.Name}
+		if action == ActionHold {
+			labels["alertname"], labels[LabelSeverity] = name+hold, "warning"
+		}
+		if on && action != ActionNone {
+			out = append(out, labels)
+		}
 	}
 	return out
+}
+
+// verdicts are the alerts that can roll back, with their signals.
+var verdicts = map[string]Signal{
+	AlertErrorRate: SignalErrorRate, AlertLatency: SignalLatency, AlertRestarts: SignalRestarts, AlertTraffic: SignalTraffic, AlertRefused: SignalTraffic,
 }
 
 // LabelReporter is on the samples of Requests: which proxies report them.

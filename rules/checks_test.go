@@ -38,16 +38,32 @@ func TestTheAlertsThatAreLookedForAreThoseOfTheRules(t *testing.T) {
 	}
 	holds(o.HeartbeatAlert())
 	looked := map[string]bool{}
-	for _, alert := range o.RollbackAlerts(o.Guards[0]) {
+	for _, alert := range o.ActingAlerts(o.Guards[0]) {
 		holds(alert, LabelNamespace, LabelGuard)
 		looked[alert["alertname"]] = true
+	}
+	other := acting(orders().Signals)
+	for _, g := range generated(t, Options{Guards: other[1:], Namespace: "microservices"}).groups() {
+		for _, r := range g.Rules {
+			if r.Alert != "" && r.Labels[LabelAction] == string(ActionHold) && static[r.Alert] == nil {
+				static[r.Alert] = r.Labels
+			}
+		}
+	}
+	for _, alert := range o.ActingAlerts(other[1]) {
+		if holds(alert, LabelNamespace, LabelGuard); alert[LabelAction] != string(ActionHold) {
+			t.Errorf("%v: of a guard whose signals hold", alert)
+		}
+	}
+	if got := o.ActingAlerts(other[2]); got != nil {
+		t.Errorf("a guard whose signals decide nothing has %v", got)
 	}
 	for name, labels := range static {
 		if want := labels[LabelAction] == string(ActionRollback); looked[name] != want {
 			t.Errorf("%s is looked for: %v, want %v", name, looked[name], want)
 		}
 	}
-	if got := o.RollbackAlerts(Guard{Name: "x"}); got != nil {
+	if got := o.ActingAlerts(Guard{Name: "x"}); got != nil {
 		t.Errorf("a guard without signals has %v", got)
 	}
 }

@@ -160,11 +160,21 @@ func (b *builder) limits() {
 		})
 	}
 	b.limit(trafficTolerance, "", func(g Guard) (float64, bool) { return val(g.Signals.Traffic).ShareTolerance, g.Signals.Traffic != nil })
+	b.actions()
 }
 
-// limit records a number of each guard that has one; those that have the same are
-// one term.
+// limit is constant with a window, if there is one.
 func (b *builder) limit(name, window string, of func(Guard) (float64, bool)) {
+	var labels map[string]string
+	if window != "" {
+		labels = map[string]string{"window": window}
+	}
+	b.constant(name, labels, of)
+}
+
+// constant records a number of each guard that has one; those that have the same are
+// one term.
+func (b *builder) constant(name string, labels map[string]string, of func(Guard) (float64, bool)) {
 	type key struct {
 		namespace string
 		value     float64
@@ -175,10 +185,6 @@ func (b *builder) limit(name, window string, of func(Guard) (float64, bool)) {
 			k := key{g.Namespace, value}
 			guards[k] = append(guards[k], g.Name)
 		}
-	}
-	var labels map[string]string
-	if window != "" {
-		labels = map[string]string{"window": window}
 	}
 	var terms []string
 	for _, k := range slices.SortedFunc(maps.Keys(guards), func(a, b key) int {

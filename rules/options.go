@@ -107,6 +107,7 @@ type ErrorRate struct {
 	// OpenTelemetry counts as the server's fault (UNKNOWN, DEADLINE_EXCEEDED,
 	// UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS).
 	Failures []string
+	Action   Action // what its alerts ask for at most; empty: ActionRollback, here and below
 }
 
 // Latency limits the duration that a share Quantile of the requests may take.
@@ -116,6 +117,7 @@ type ErrorRate struct {
 type Latency struct {
 	Quantile float64 // ratio, above 0 and below 1
 	Max      time.Duration
+	Action   Action
 }
 
 // Restarts limits container restarts of one version: more than Max within
@@ -123,6 +125,7 @@ type Latency struct {
 type Restarts struct {
 	Max    int
 	Window time.Duration
+	Action Action
 }
 
 // Traffic limits how far the canary's share of requests may be from its weight.
@@ -130,6 +133,7 @@ type Traffic struct {
 	// ShareTolerance is relative to the weight: at 0.5 and weight 10%, shares
 	// from 5% to 15% are fine. Above 0, at most 1.
 	ShareTolerance float64
+	Action         Action
 }
 
 // Options is what Generate works from. The zero value of each field but Guards
@@ -315,6 +319,10 @@ func (o Options) validateGuard(g Guard) error {
 	check(s.Restarts == nil || s.Restarts.Max >= 0, "signals.restarts.max: %d; want 0 or more", val(s.Restarts).Max)
 	check(s.Restarts == nil || wholeSeconds(s.Restarts.Window) && s.Restarts.Window >= time.Minute,
 		"signals.restarts.window: %v; want whole seconds, at least 1m", val(s.Restarts).Window)
+	for _, name := range SignalNames() {
+		action, _ := s.Action(name)
+		check(action == ActionRollback || action == ActionHold || action == ActionNone, "signals.%s.action: %q; want rollback, hold or none", name.Key(), action)
+	}
 	tolerance := val(s.Traffic).ShareTolerance
 	check(s.Traffic == nil || tolerance > 0 && tolerance <= 1, "signals.traffic.shareTolerance: %v; want more than 0 and at most 1", tolerance)
 	return errors.Join(errs...)

@@ -275,7 +275,7 @@ func (s scenario) alerts(r *Rules) []map[string]any {
 		}
 		out = append(out, map[string]any{"eval_time": strconv.Itoa(second) + "s", "alertname": name, "exp_alerts": []map[string]any{{
 			"exp_labels":      labels,
-			"exp_annotations": map[string]string{"summary": want.summary, "description": want.description, "runbook_url": DefaultRunbookBase + strings.TrimSuffix(name, "Hold") + ".md"},
+			"exp_annotations": map[string]string{"summary": want.summary, "description": want.description, "runbook_url": DefaultRunbookBase + page(name) + ".md"},
 		}}})
 	}
 	return out

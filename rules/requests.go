@@ -375,9 +375,14 @@ func (b *builder) convicted(p proportion) string {
 // suspected is the canary's share of bad requests, per guard, where it is
 // beyond the limit, but no worse than stable.
 func (b *builder) suspected(p proportion) string {
+	return b.beyond(p) + expand(` unless on (namespace, guardian_guard) $proof`, b.judgeVars(p)...)
+}
+
+// beyond is the canary's share of bad requests, per guard, where it is beyond the
+// limit, whatever stable's is.
+func (b *builder) beyond(p proportion) string {
 	return expand(`max by (namespace, guardian_guard) (
-		$excess * on ($guard) group_left () $limit and (`+evidence("$bad_canary", "$excess")+` > $enough))
-		unless on (namespace, guardian_guard) $proof`,
+		$excess * on ($guard) group_left () $limit and (`+evidence("$bad_canary", "$excess")+` > $enough))`,
 		b.judgeVars(p)...)
 }
 

@@ -176,12 +176,12 @@ func (b *builder) refused(c counter) {
 	rule(refusedProof, `($unreached * (ln($unreached / ($got + $unreached) / $limit) - 1 + $limit / ($unreached / ($got + $unreached))) > $enough
 		and $got * ln(clamp_min(1 - $unreached / $due, 1e-9)) + $unreached > $blame
 		and $unreached - 3 * sqrt($due) < $due) and on ($guard) $tolerance`)
-	b.alert(alert{
-		name: AlertRefused, signal: SignalTraffic, action: ActionRollback, severity: "critical", keep: keepFiring,
-		expr:    `max by (namespace, guardian_guard) (` + b.own(refusedProof) + `)`,
-		summary: guardLabel + ": requests cannot reach the canary",
-		description: "Callers of " + guardLabel + " in " + namespaceLabel + " get 5xx that no workload has answered (connection refused, or no endpoint), " +
-			"about as often as the canary's weight of " + weightText + " would explain." + b.doRollback(),
+	b.verdict(verdict{
+		name: AlertRefused, signal: SignalTraffic,
+		expr: `max by (namespace, guardian_guard) (` + b.own(refusedProof) + `)`,
+		says: says{guardLabel + ": requests cannot reach the canary",
+			"Callers of " + guardLabel + " in " + namespaceLabel + " get 5xx that no workload has answered (connection refused, or no endpoint), " +
+				"about as often as the canary's weight of " + weightText + " would explain."},
 	})
 }
 

@@ -17,13 +17,13 @@ const waitingFor = 30 * time.Second
 func (b *builder) waitingAlert() {
 	key, info := b.restartsKey()
 	count := `{{ $value | printf "%.0f" }}`
-	b.alert(alert{
-		name: AlertWaiting, signal: SignalRestarts, action: ActionHold, severity: "warning", wait: waitingFor, keep: keepFiring,
-		expr: expand(`sum by (namespace, guardian_guard) (($waiting > 0) * on ($key) group_right () $info and on ($guard) $max)`,
+	b.verdict(verdict{
+		name: AlertWaiting, signal: SignalRestarts, wait: waitingFor,
+		held: expand(`sum by (namespace, guardian_guard) (($waiting > 0) * on ($key) group_right () $info and on ($guard) $max)`,
 			"waiting", b.waiting(nil), "key", key, "info", b.own(info, labelSide+`="canary"`), "guard", keyLabels, "max", b.own(restartsMax)),
-		summary: guardLabel + ": " + count + " of the canary's containers cannot start",
-		description: "Something has kept containers of the canary of " + guardLabel + " in " + namespaceLabel + " from starting for at least " + dur(waitingFor) +
-			", " + count + " of them now" + b.waitingText(": ") + "." + doHold,
+		heldSays: says{guardLabel + ": " + count + " of the canary's containers cannot start",
+			"Something has kept containers of the canary of " + guardLabel + " in " + namespaceLabel + " from starting for at least " + dur(waitingFor) +
+				", " + count + " of them now" + b.waitingText(": ") + "."},
 	})
 }
 

@@ -157,7 +157,7 @@ func (g *guardReport) sum() {
 			switch {
 			case r.Braked != nil:
 				g.Healthy.Braked++
-			case len(r.Alerts) > 0:
+			case slices.ContainsFunc(r.Alerts, func(a alertReport) bool { return a.Action == rules.ActionHold }):
 				g.Healthy.Held++
 			}
 		}
@@ -272,7 +272,10 @@ func (r release) wentOn() string {
 // did is what guardian would have done by an alert.
 func (r release) did(a alertReport) string {
 	verb := "held it"
-	if a.Action == rules.ActionRollback {
+	switch a.Action {
+	case rules.ActionNone:
+		verb = "told people"
+	case rules.ActionRollback:
 		verb = "rolled back"
 	}
 	at := " " + a.At.Format("15:04:05")

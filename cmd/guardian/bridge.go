@@ -120,11 +120,8 @@ func (i *guardIndex) actionFor(g *config.Guard, a alerting.Alert) decision.Actio
 // isAction says whether the label guardian_action has a value that means
 // something.
 func isAction(action string) bool {
-	return action == string(decision.ActionRollback) || action == string(decision.ActionHold) || action == actionNone
+	return action == string(decision.ActionRollback) || action == string(decision.ActionHold) || action == string(decision.ActionNone)
 }
-
-// actionNone is of alerts that people hear and guardian does not.
-const actionNone = "none"
 
 // translate is an alert as remediate knows it.
 func (b *bridge) translate(g config.Guard, a alerting.Alert) decision.Alert {
@@ -133,7 +130,7 @@ func (b *bridge) translate(g config.Guard, a alerting.Alert) decision.Alert {
 		summary = a.Annotations["description"]
 	}
 	c := b.config.Load()
-	action := c.actionFor(&g, a)
+	action := capped(g, a, c.actionFor(&g, a))
 	if action == decision.ActionRollback && (a.Suppressed || saysNothing(a)) {
 		action = decision.ActionHold // silenced: somebody knows, which is no reason to go forward
 	}
@@ -142,6 +139,22 @@ func (b *bridge) translate(g config.Guard, a alerting.Alert) decision.Alert {
 		Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, Summary: summary, Limit: limitOf(g, a),
 		Traces: rules.Links(c.Rules.Links).AlertTraces(a.Annotations[rules.AnnotationJaeger], a.StartsAt.Add(-tracesMargin), a.StartsAt.Add(tracesMargin)),
 	}
+}
+
+// capped is an action of guardian's own rules as the configuration has it now: they may
+// have been loaded by an older one, and be evaluated for a while yet, or stand in a file.
+func capped(g config.Guard, a alerting.Alert, action decision.Action) decision.Action {
+	if !ofOwnRules(a.Labels) {
+		return action
+	}
+	most, on := g.Signals.Limits().Action(rules.Signal(a.Labels[rules.LabelSignal]))
+	switch {
+	case !on || most == rules.ActionRollback:
+		return action
+	case most == rules.ActionNone || action == decision.ActionRollback:
+		return decision.Action(most)
+	}
+	return action
 }
 
 // limitOf is what an alert of guardian's own rules says was exceeded, as the

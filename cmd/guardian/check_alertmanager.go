@@ -66,7 +66,7 @@ func checkAlertmanager(ctx context.Context, p *preflight, sides map[string]decis
 	c.checkHeartbeat(o.HeartbeatAlert())
 	for _, g := range o.Guards {
 		p.guard = g.Name
-		c.checkGuard(o.RollbackAlerts(g))
+		c.checkGuard(o.ActingAlerts(g))
 		c.checkMatchers(g.Name)
 	}
 	p.guard = ""
@@ -299,7 +299,7 @@ func (c *alertmanagerCheck) checkGuard(alerts []map[string]string) {
 func (c *alertmanagerCheck) checkMatchers(guard string) {
 	g, _ := c.config.Guard(guard)
 	for _, m := range g.Alerts.Matchers {
-		if m.Parsed == nil || m.Action == actionNone {
+		if m.Parsed == nil || m.Action == string(decision.ActionNone) {
 			continue
 		}
 		example, ok := m.Parsed.Example()

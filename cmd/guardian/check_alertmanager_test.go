@@ -25,7 +25,7 @@ func followed(t *testing.T, heard bool, routes string) string {
 	c.checkVersion()
 	c.checkHeartbeat(o.HeartbeatAlert())
 	p.guard = "orders"
-	c.checkGuard(o.RollbackAlerts(rules.Guard{Name: "orders", Namespace: "shop", Signals: rules.Signals{Traffic: &rules.Traffic{ShareTolerance: 0.5}}}))
+	c.checkGuard(o.ActingAlerts(rules.Guard{Name: "orders", Namespace: "shop", Signals: rules.Signals{Traffic: &rules.Traffic{ShareTolerance: 0.5}}}))
 	var said []string
 	for _, f := range p.findings {
 		said = append(said, fmt.Sprint(f))

@@ -43,6 +43,9 @@ var brokenSetups = []struct {
 		s.must(s.app.Scale(s.t.Context(), "v1", 0))
 		s.guard()["rollback"] = map[string]any{"minReadyStable": 0}
 	}},
+	{"signals do not roll back", exitOK, func(s *setup) {
+		s.guard()["signals"] = map[string]any{"latency": map[string]any{"action": "hold"}, "traffic": map[string]any{"enabled": false}}
+	}},
 	{"stable is a host outside of the cluster", exitFailed, func(s *setup) { s.stableAt("orders.legacy.example") }},
 	{"stable is a Service of another namespace", exitFailed, func(s *setup) { s.stableAt("orders.elsewhere.svc.cluster.local") }},
 	{"stable is a Service that is not there", exitFailed, func(s *setup) { s.stableAt("orders-v1") }},

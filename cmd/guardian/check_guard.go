@@ -63,6 +63,9 @@ func checkTraffic(p *preflight, g config.Guard, in decision.Input) {
 	default:
 		p.ok("virtualservice", services, "canary at %d%%", in.Traffic.Weight)
 	}
+	if text := (decision.Status{NoRollback: p.config.DecisionGuard(g, 0).NoRollback}).NoRollbackText(); text != "" {
+		p.note("signals", "", "set signals.NAME.action: rollback where it is to brake", "no rollback by %s", text)
+	}
 	if g.Observes() {
 		p.note("mode", "", "set mode: enforce when what it tells is what you want", "mode observe: a rollback is told, and not done")
 	}

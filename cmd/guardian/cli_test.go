@@ -299,6 +299,12 @@ func TestGate(t *testing.T) {
 			}, code: exitFailed, says: "would have rolled back 10% → 0%, because CanaryErrors: 7% (at 2000-01-01T00:00:20Z); guardian observes and does not roll back", took: 20 * time.Second},
 		"a would-be rollback of before fails nothing": {
 			record: wouldBe(shifting(10, 50)), code: exitOK, says: "healthy for 1m0s at 10%", took: time.Minute},
+		"healthy, and signals do not roll back": {
+			record: func() decision.Record {
+				r := shifting(10, 50)
+				r.Status.NoRollback = []decision.SignalAction{{Signal: "latency", Action: decision.ActionHold}, {Signal: "traffic", Action: decision.ActionOff}}
+				return r
+			}(), code: exitOK, says: "; no rollback by latency (hold), traffic (off)", took: time.Minute},
 		"a pause changes no answer": {
 			record: func() decision.Record {
 				r := shifting(30, 50)

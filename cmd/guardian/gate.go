@@ -46,8 +46,8 @@ of the guard fires any more. Alone, without
 --for, that is all it does: it belongs between deploying a new build and shifting
 traffic to it.
 
-An answer of 0 says how many requests there were, how many of them failed, and which
-error rate they rule out. With --prove 2% it waits, at most --timeout, until they
+An answer of 0 says how many requests there were, how many of them failed, which
+error rate they rule out, and by which signals nothing would have been rolled back. With --prove 2% it waits, at most --timeout, until they
 rule out that one, and is 2 with the number of requests that are lacking.
 
 Of several guards the exit code is 1 as soon as one is 1, else 2 if one is 2. --all
@@ -330,7 +330,7 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 	if answer, next := w.prove(s, now); answer != nil || next > 0 {
 		return answer, next
 	}
-	return healthy(fmt.Sprintf("healthy for %s at %d%%: %s%s", length, s.Weight, proofText(s, w.options.prove), andPaused(s)))
+	return healthy(fmt.Sprintf("healthy for %s at %d%%: %s%s%s", length, s.Weight, proofText(s, w.options.prove), orNothing("; no rollback by ", s.NoRollbackText()), andPaused(s)))
 }
 
 // prove waits until the requests rule out what they must.

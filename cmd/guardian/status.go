@@ -415,6 +415,7 @@ func factsOf(r records.Named, beat string, now time.Time) []page.Fact {
 			f.add("If it enforced", o.Would.Text())
 		}
 	}
+	f.add("No rollback by", s.NoRollbackText())
 	f.add("Canary", fmt.Sprintf("%d%% of the traffic, build %s, %d ready", s.Weight, short(s.Build), s.Ready.Canary))
 	f.add("Stable", fmt.Sprintf("%d ready", s.Ready.Stable))
 	f.add("Alerts", strings.Join(s.Alerts, ", "))

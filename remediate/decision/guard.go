@@ -34,7 +34,8 @@ type Guard struct {
 	VirtualServices []string // names in Namespace, at least one
 	DestinationRule string   // name in Namespace; not looked at when both refs are hosts
 	Stable, Canary  virtualservice.Ref
-	Mode            Mode // empty: ModeEnforce
+	Mode            Mode           // empty: ModeEnforce
+	NoRollback      []SignalAction // signals that by default roll back, and do not here
 	Rollback        Rollback
 	Promotion       Promotion
 

@@ -13,6 +13,8 @@ type Action string
 const (
 	ActionRollback Action = "rollback"
 	ActionHold     Action = "hold"
+	ActionNone     Action = "none" // for people alone
+	ActionOff      Action = "off"  // of no alert: of a signal that raises none
 )
 
 // Alert is one firing episode that names a guard. Its identity is fingerprint

@@ -1,7 +1,9 @@
 package decision
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
@@ -106,10 +108,11 @@ type Status struct {
 	Moves      *Moves    `json:"moves,omitempty"`      // what a person needs to move its traffic by hand
 	FirstSeen  time.Time `json:"firstSeen,omitzero"`   // when the guard was first looked at
 	BuildMemory
-	Unwatched  string     `json:"unwatched,omitempty"` // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
-	Observing  *Observing `json:"observing,omitempty"` // nothing is written to a VirtualService; nil: the guard enforces
-	EnforcedAt time.Time  `json:"enforcedAt,omitzero"` // when it last came from observing to that: what fired before is of the past
-	Leaving    []Leaving  `json:"leaving,omitempty"`   // what the configuration does not have any more, and is to be given back
+	Unwatched  string         `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
+	Observing  *Observing     `json:"observing,omitempty"`  // nothing is written to a VirtualService; nil: the guard enforces
+	NoRollback []SignalAction `json:"noRollback,omitempty"` // signals that by default roll back, and by the lease holder's configuration do not
+	EnforcedAt time.Time      `json:"enforcedAt,omitzero"`  // when it last came from observing to that: what fired before is of the past
+	Leaving    []Leaving      `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
 	Outsiders
 	Orphaned time.Time `json:"orphaned,omitzero"` // when the configuration was seen not to have this guard; zero: it has it
 	Links    []Link    `json:"links,omitempty"`   // about the time when what is wrong now began; nil while nothing is
@@ -120,6 +123,22 @@ type Status struct {
 func (r Record) Troubled() bool {
 	s := r.Status
 	return r.Lock != nil || s.State == StateBlocked || s.State == StateHeld || s.State == StateRolledBack || s.Moving.RollsBack() || len(s.Firing) > 0
+}
+
+// SignalAction is a signal, as the configuration calls it, and what its alerts ask for
+// at most: a hold, none, or nothing at all because it is off.
+type SignalAction struct {
+	Signal string `json:"signal"`
+	Action Action `json:"action"`
+}
+
+// NoRollbackText names the signals that do not roll back; empty: there are none.
+func (s Status) NoRollbackText() string {
+	texts := make([]string, len(s.NoRollback))
+	for i, one := range s.NoRollback {
+		texts[i] = fmt.Sprintf("%s (%s)", one.Signal, one.Action)
+	}
+	return strings.Join(texts, ", ")
 }
 
 // ByPersons is what people have asked guardian not to do.
@@ -249,6 +268,7 @@ func (r Record) Clone() Record {
 	c.Status.Splits = slices.Clone(r.Status.Splits)
 	c.Status.Leaving = slices.Clone(r.Status.Leaving)
 	c.Status.Links = slices.Clone(r.Status.Links)
+	c.Status.NoRollback = slices.Clone(r.Status.NoRollback)
 	return c
 }
 

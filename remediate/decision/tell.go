@@ -19,6 +19,9 @@ func (d *decider) tell(c choice) Decision {
 	if c.marks.State == StateUnknown {
 		c.marks = Marks{State: s.State, Reason: s.Reason, Since: s.Since, Build: s.Build}
 	}
+	if d.in.Leads {
+		s.NoRollback = slices.Clone(d.in.Guard.NoRollback)
+	}
 	d.tellOutside()
 	d.reportSteps(c, changed)
 	for i := range d.rec.History {

@@ -248,6 +248,7 @@ type ErrorRate struct {
 	// as response_code=~"5..|404". Empty: HTTP 5xx, which connection failures are among, and the gRPC
 	// statuses 2, 4, 12, 13, 14 and 15.
 	Failures []string `yaml:"failures"`
+	Action   string   `yaml:"action"` // what its alerts ask for at most: rollback, hold (no step forward, and no rollback) or none (for people alone); default rollback
 }
 
 // Latency limits the time that Quantile of the requests may take.
@@ -255,6 +256,7 @@ type Latency struct {
 	Enabled  bool          `yaml:"enabled"`  // this signal is watched; default true
 	Quantile float64       `yaml:"quantile"` // share of requests that must be faster than max, 0–1; default 0.95
 	Max      time.Duration `yaml:"max"`      // time that they may take; default 500ms
+	Action   string        `yaml:"action"`   // what its alerts ask for at most: rollback, hold (no step forward, and no rollback) or none (for people alone); default rollback
 }
 
 // Restarts limits container restarts within a window.
@@ -262,12 +264,14 @@ type Restarts struct {
 	Enabled bool          `yaml:"enabled"` // this signal is watched; default true
 	Max     int           `yaml:"max"`     // container restarts that may be in a window; default 2
 	Window  time.Duration `yaml:"window"`  // time in which they are counted, whole seconds, 1m to 24h; default 5m
+	Action  string        `yaml:"action"`  // what its alerts ask for at most: rollback, hold (no step forward, and no rollback) or none (for people alone); default rollback
 }
 
 // Traffic limits how far the canary's share may lie from its weight.
 type Traffic struct {
 	Enabled        bool    `yaml:"enabled"`        // this signal is watched; default true
 	ShareTolerance float64 `yaml:"shareTolerance"` // how far the canary's share may lie from its weight, relative to the weight; default 0.5
+	Action         string  `yaml:"action"`         // what its alerts ask for at most: rollback, hold (no step forward, and no rollback) or none (for people alone); default rollback
 }
 
 // Alerts lets alerts take part that carry none of guardian's labels.
@@ -392,10 +396,10 @@ func DefaultGuard(name string) Guard {
 		Stable: Ref{virtualservice.Ref{Subset: "v1"}},
 		Canary: Ref{virtualservice.Ref{Subset: "v2"}},
 		Signals: Signals{
-			ErrorRate: ErrorRate{Enabled: true, Max: 0.01},
-			Latency:   Latency{Enabled: true, Quantile: 0.95, Max: 500 * time.Millisecond},
-			Restarts:  Restarts{Enabled: true, Max: 2, Window: 5 * time.Minute},
-			Traffic:   Traffic{Enabled: true, ShareTolerance: 0.5},
+			ErrorRate: ErrorRate{Enabled: true, Max: 0.01, Action: string(decision.ActionRollback)},
+			Latency:   Latency{Enabled: true, Quantile: 0.95, Max: 500 * time.Millisecond, Action: string(decision.ActionRollback)},
+			Restarts:  Restarts{Enabled: true, Max: 2, Window: 5 * time.Minute, Action: string(decision.ActionRollback)},
+			Traffic:   Traffic{Enabled: true, ShareTolerance: 0.5, Action: string(decision.ActionRollback)},
 		},
 		Rollback: Rollback{Lock: string(decision.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
 		Promotion: Promotion{Mode: string(decision.PromotionOff), Interval: 5 * time.Minute, MinRequests: 100,

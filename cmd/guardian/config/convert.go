@@ -29,6 +29,7 @@ func (c Config) DecisionGuard(g Guard, alertWindow time.Duration) decision.Guard
 		Stable:          g.Stable.Ref,
 		Canary:          g.Canary.Ref,
 		Mode:            decision.Mode(g.Mode),
+		NoRollback:      g.Signals.noRollback(),
 		Rollback: decision.Rollback{
 			Lock: decision.LockKind(r.Lock), Window: r.Window, MinReadyStable: r.MinReadyStable, MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors,
 		},
@@ -77,16 +78,44 @@ func rulesSide(g Guard, ref virtualservice.Ref, configured []string, found decis
 func (s Signals) Limits() rules.Signals {
 	var out rules.Signals
 	if s.ErrorRate.Enabled {
-		out.ErrorRate = &rules.ErrorRate{Max: s.ErrorRate.Max, Failures: s.ErrorRate.Failures}
+		out.ErrorRate = &rules.ErrorRate{Max: s.ErrorRate.Max, Failures: s.ErrorRate.Failures, Action: rules.Action(s.ErrorRate.Action)}
 	}
 	if s.Latency.Enabled {
-		out.Latency = &rules.Latency{Quantile: s.Latency.Quantile, Max: s.Latency.Max}
+		out.Latency = &rules.Latency{Quantile: s.Latency.Quantile, Max: s.Latency.Max, Action: rules.Action(s.Latency.Action)}
 	}
 	if s.Restarts.Enabled {
-		out.Restarts = &rules.Restarts{Max: s.Restarts.Max, Window: s.Restarts.Window}
+		out.Restarts = &rules.Restarts{Max: s.Restarts.Max, Window: s.Restarts.Window, Action: rules.Action(s.Restarts.Action)}
 	}
 	if s.Traffic.Enabled {
-		out.Traffic = &rules.Traffic{ShareTolerance: s.Traffic.ShareTolerance}
+		out.Traffic = &rules.Traffic{ShareTolerance: s.Traffic.ShareTolerance, Action: rules.Action(s.Traffic.Action)}
+	}
+	return out
+}
+
+// signalAction is what the configuration says of one signal.
+type signalAction struct {
+	key     string
+	enabled bool
+	action  string
+}
+
+func (s Signals) actions() []signalAction {
+	return []signalAction{
+		{rules.SignalErrorRate.Key(), s.ErrorRate.Enabled, s.ErrorRate.Action}, {rules.SignalLatency.Key(), s.Latency.Enabled, s.Latency.Action},
+		{rules.SignalRestarts.Key(), s.Restarts.Enabled, s.Restarts.Action}, {rules.SignalTraffic.Key(), s.Traffic.Enabled, s.Traffic.Action},
+	}
+}
+
+// noRollback are the signals that by default roll back, and do not here.
+func (s Signals) noRollback() []decision.SignalAction {
+	var out []decision.SignalAction
+	for _, one := range s.actions() {
+		switch {
+		case !one.enabled:
+			out = append(out, decision.SignalAction{Signal: one.key, Action: decision.ActionOff})
+		case one.action != string(rules.ActionRollback):
+			out = append(out, decision.SignalAction{Signal: one.key, Action: decision.Action(one.action)})
+		}
 	}
 	return out
 }

@@ -31,8 +31,10 @@ func TestAGuardOfOneLineMeansTheSameToEveryPackage(t *testing.T) {
 		Name: "orders-service", Namespace: "microservices",
 		Stable: rules.Side{Name: "v1", Service: "orders-service", Version: "v1"},
 		Canary: rules.Side{Name: "v2", Service: "orders-service", Version: "v2"},
-		Signals: rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01}, Latency: &rules.Latency{Quantile: 0.95, Max: 500 * time.Millisecond},
-			Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute}, Traffic: &rules.Traffic{ShareTolerance: 0.5}},
+		Signals: rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01, Action: rules.ActionRollback},
+			Latency:  &rules.Latency{Quantile: 0.95, Max: 500 * time.Millisecond, Action: rules.ActionRollback},
+			Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute, Action: rules.ActionRollback},
+			Traffic:  &rules.Traffic{ShareTolerance: 0.5, Action: rules.ActionRollback}},
 	}
 	if got, err := c.RulesGuard(c.Guards[0], decision.Sides{}); err != nil || !reflect.DeepEqual(got, wantRules) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, wantRules)

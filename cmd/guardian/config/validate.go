@@ -307,6 +307,9 @@ func (k *check) ref(at string, r Ref) {
 }
 
 func (s Signals) validate(k *check, at string) {
+	for _, one := range s.actions() {
+		k.oneOf(at+"."+one.key+".action", one.action, string(rules.ActionRollback), string(rules.ActionHold), string(rules.ActionNone))
+	}
 	if s.ErrorRate.Enabled {
 		k.want(s.ErrorRate.Max > 0 && s.ErrorRate.Max < 1, at+".errorRate.max", s.ErrorRate.Max, "want a ratio between 0 and 1, such as 0.01 for 1%")
 		for i, f := range s.ErrorRate.Failures {

@@ -61,7 +61,7 @@ func FullRecord() decision.Record {
 			FiringStatus: decision.FiringStatus{Alerts: []string{"CanarySlow"}, Firing: []decision.Firing{{Name: "CanarySlow", Episode: "f1@x", Action: decision.ActionRollback, Began: At, Seen: At, Summary: "slow"}}},
 			StepStatus:   decision.StepStatus{Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: At.Add(time.Hour), Mode: decision.PromotionAuto, Steps: []int{30, 100}, WaitingFor: decision.WaitRequests, Waited: []decision.Wait{decision.WaitRollout}, ToldAt: At},
 			Counts:       decision.Counts{Requests: 37, Failed: 2, Latency: decision.Latency{Quantile: 0.95, Millis: 250, Above: true}, Counted: decision.Counted{Since: At.Add(-time.Minute), At: At}},
-			Noted:        []string{"f1@x"}, Promoting: "b1", Ready: decision.ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", Spread: 4,
+			Noted:        []string{"f1@x"}, Promoting: "b1", Ready: decision.ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", NoRollback: []decision.SignalAction{{Signal: "latency", Action: decision.ActionHold}}, Spread: 4,
 			Splits: []string{"0123456789abcdef"}, Leaving: []decision.Leaving{{VirtualService: "orders-mesh", Why: "forbidden"}}, CompletedAt: At, Fresh: true, Rolling: true,
 			Moving:     &decision.Moving{To: 9, From: 5, Step: 9, At: At, By: "ann", Build: "b1", Reason: "r", Alert: "a", Signal: "latency", Again: true, Begins: true, Refused: "no", Receipt: FullReceipt()},
 			UnlockedAt: At.Add(-2 * time.Hour), FirstSeen: At.Add(-time.Hour), LiftedAt: At.Add(-2 * time.Hour),
