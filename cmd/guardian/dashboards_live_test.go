@@ -20,7 +20,8 @@ import (
 
 // chanceQueries are those of which one run has data and another has none, and why.
 var chanceQueries = map[string]string{
-	"guardian-self: API errors A": "a conflict of two writes is a matter of chance, and nothing else fails",
+	"guardian-self: API errors A":                       "a conflict of two writes is a matter of chance, and nothing else fails",
+	"guardian-self: Notices that no Alertmanager has A": "a scrape may fall between a rollback and the post of it",
 }
 
 // emptyQueries are those that a run with one rollback leaves without data, and why.
@@ -29,6 +30,7 @@ var emptyQueries = map[string]string{
 	"guardian-guard: What the next step waits for A": "promotion.mode is off",
 	"guardian-guard: mark Step":                      "promotion.mode is off",
 	"guardian-guard: mark Would have rolled back":    "the guard enforces",
+	"guardian-self: Spans that no collector has A":   "traces are off",
 	"guardian-guard: mark State":                     "the guard is shifting, then rolled-back, which have marks of their own",
 }
 

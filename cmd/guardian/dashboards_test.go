@@ -23,6 +23,7 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/cmd/guardian/tracing"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
@@ -334,7 +335,7 @@ func exportedMetrics() map[string]bool {
 		reg.Describe(all)
 		close(all)
 	}()
-	out := map[string]bool{}
+	out := map[string]bool{tracing.MetricDropped: true} // with traces alone
 	name := regexp.MustCompile(`fqName: "([^"]+)"`)
 	for d := range all {
 		if m := name.FindStringSubmatch(d.String()); m != nil {

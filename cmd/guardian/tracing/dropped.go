@@ -9,6 +9,9 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
+// MetricDropped is the name of the counter of spans that no collector has.
+const MetricDropped = "guardian_trace_spans_dropped_total"
+
 // Why spans were dropped: the values of the label reason.
 const (
 	dropFull     = "queue_full" // too many waited already
@@ -21,7 +24,7 @@ type drops struct{ total *prometheus.CounterVec }
 
 // newDrops registers the counter; with a nil registerer nobody reads it.
 func newDrops(reg prometheus.Registerer) drops {
-	d := drops{prometheus.NewCounterVec(prometheus.CounterOpts{Name: "guardian_trace_spans_dropped_total",
+	d := drops{prometheus.NewCounterVec(prometheus.CounterOpts{Name: MetricDropped,
 		Help: "Spans that guardian has dropped, by reason: queue_full (too many waited), failed (not taken by the collector), rejected (of a call that it took otherwise)."}, []string{"reason"})}
 	for _, reason := range []string{dropFull, dropFailed, dropRejected} {
 		d.total.WithLabelValues(reason)

@@ -59,9 +59,26 @@ func selfDashboard() (dashboard.Dashboard, error) {
 		description: "By resource, of the replica that knows least. gone: the objects cannot be listed and are read one by one, as far as the API server lets guardian.",
 		queries:     []query{{expr: `min by (resource) (guardian_cache_filled{` + ofAll + `})`, legend: "{{resource}}"}},
 	})
+	l.row("What people and collectors get")
+	l.line(7, toldTiles()...)
 	l.row("What it takes")
 	l.line(8, resourceTiles()...)
 	return p.build()
+}
+
+func toldTiles() []tile {
+	return []tile{
+		{title: "Calls of Alertmanager with notices", width: 8, builder: bars(),
+			description: "Calls by which guardian has posted what it did (GuardianRolledBack, GuardianBlocked, GuardianNotDone, GuardianHeld): taken by every Alertmanager, partly by some, failed by all. Failed ones are tried again, and the rules of the same " +
+				"meaning fire meanwhile.",
+			queries: []query{{expr: `round(sum by (result) (increase(guardian_notification_posts_total{` + ofAll + `}[$__rate_interval])))`, legend: "{{result}}"}}},
+		{title: "Notices that no Alertmanager has", width: 8, builder: timeline("not told"),
+			description: "Guards about which people should have a notice that no Alertmanager has taken from any replica. Empty is good.",
+			queries:     []query{{expr: `max by (guard, alert) (guardian_notification_delivered{` + ofAll + `}) == 0`, legend: "{{alert}} {{guard}}"}}},
+		{title: "Spans that no collector has", width: 8, builder: bars(),
+			description: "Spans of traces that were dropped, by reason (docs/tracing.md). A missing trace is no danger, so no alert fires. Empty where traces are off, and where none was dropped.",
+			queries:     []query{{expr: `round(sum by (reason) (increase(guardian_trace_spans_dropped_total{` + ofAll + `}[$__rate_interval]))) > 0`, legend: "{{reason}}"}}},
+	}
 }
 
 func selfNumbers() []tile {
