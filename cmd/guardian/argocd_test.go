@@ -45,7 +45,10 @@ func newArgo(t *testing.T, plane *controlplane.Plane, argocd *controlplane.ArgoC
 	object := a.sampleObject("argocd", application)
 	spec := object.Object["spec"].(map[string]any)
 	spec["source"].(map[string]any)["repoURL"] = argocd.GitURL + "/" + a.ns + ".git"
-	if windows {
+	if windows { // the sample's project has a name of this test's
+		if spec["project"] != "orders" {
+			t.Errorf("%s is of the AppProject %v, so that no window holds it", application, spec["project"])
+		}
 		spec["project"] = a.application
 		project := a.sampleObject("argocd", "project-window.yaml")
 		a.windows, _, _ = unstructured.NestedSlice(project.Object, "spec", "syncWindows")
@@ -339,7 +342,7 @@ func TestTheSampleUnderArgoCD(t *testing.T) {
 		// The order matters: policies stay once they are there.
 		{name: "no policy", application: "application.yaml", want: outcome{times: 1, timeout: true}, status: "OutOfSync/Degraded"},
 		{name: "ignored", application: "application-ignore.yaml", status: "Synced/Degraded", follows: true},
-		{name: "windows", application: "application.yaml", windows: true, want: outcome{timeout: true}, status: "OutOfSync/Degraded"},
+		{name: "windows", application: "application-window.yaml", windows: true, want: outcome{timeout: true}, status: "OutOfSync/Degraded"},
 		{name: "held", application: "application.yaml", policies: true, want: outcome{timeout: true}, status: "Synced/Degraded", follows: true},
 		{name: "held, client-side diff", application: "application.yaml", policies: true, clientSideDiff: true, want: outcome{timeout: true}, status: "OutOfSync/Degraded"},
 	} {
@@ -355,6 +358,10 @@ func TestTheSampleUnderArgoCD(t *testing.T) {
 			t.Logf("%s: %s", c.name, got)
 			if (got.times > 0) != (c.want.times > 0) {
 				t.Errorf("the locked canary had traffic %d times", got.times)
+			}
+			// In a window guardian takes back what the commit gives before its pods are ready.
+			if held := c.policies || c.name == "ignored"; held != (got.timesAfter == 0) {
+				t.Errorf("the locked canary had traffic %d times after the next commit", got.timesAfter)
 			}
 			if got.timeout != c.want.timeout {
 				t.Errorf("the timeout of a commit under the lock has arrived: %v", got.timeout)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -98,6 +99,101 @@ func TestThePipelinesOfTheSampleRunTheSameCommands(t *testing.T) {
 	jenkins, workflow := commands(jenkinsSteps(t)), commands(workflowSteps(t))
 	if !slices.Equal(jenkins, workflow) || len(jenkins) != 15 {
 		t.Errorf("Jenkinsfile:\n%s\nworkflow:\n%s", strings.Join(jenkins, "\n"), strings.Join(workflow, "\n"))
+	}
+}
+
+// The service of the sample is a program, and its image is made of files that are there.
+func TestTheServiceOfTheSampleBuilds(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "orders-service")
+	if err := os.CopyFS(folder, os.DirFS(filepath.Join(sampleFolder, "services", "orders-service"))); err != nil {
+		t.Fatal(err)
+	}
+	build := ""
+	for line := range strings.Lines(readDoc(t, "docs", "samples", "orders", "services", "orders-service", "Dockerfile")) {
+		words := strings.Fields(line)
+		switch {
+		case len(words) > 0 && words[0] == "COPY" && !strings.HasPrefix(words[1], "--from="):
+			for _, from := range words[1 : len(words)-1] {
+				if _, err := os.Stat(filepath.Join(folder, from)); err != nil {
+					t.Errorf("%s: %v", strings.TrimSpace(line), err)
+				}
+			}
+		case len(words) > 0 && words[0] == "RUN":
+			build = strings.TrimSpace(strings.TrimPrefix(line, "RUN "))
+		}
+	}
+	program := filepath.Join(folder, "program")
+	if !strings.Contains(build, "-o /orders-service ") {
+		t.Fatalf("the Dockerfile runs %q", build)
+	}
+	for _, command := range []string{strings.Replace(build, "-o /orders-service ", "-o "+program+" ", 1), "go vet ./..."} {
+		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", command)
+		cmd.Dir, cmd.Env = folder, append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=mod", "GOPROXY=off")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+	}
+	if _, err := os.Stat(program); err != nil {
+		t.Error(err)
+	}
+}
+
+// An AppProject's sync windows hold the Applications of that project alone.
+func TestTheSamplesOfArgoCDBelongTogether(t *testing.T) {
+	type object struct {
+		Kind     string
+		Metadata metav1.ObjectMeta
+		Spec     struct {
+			Project      string
+			Destination  map[string]string
+			Destinations []map[string]string
+			SyncWindows  []struct{ Applications []string }
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(sampleFolder, "argocd", "*.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	projects, applications := map[string]object{}, map[string]object{}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var o object
+		if err := yaml.Unmarshal(text, &o); err != nil {
+			t.Fatal(err)
+		}
+		switch o.Kind {
+		case "AppProject":
+			projects[o.Metadata.Name] = o
+		case "Application":
+			applications[filepath.Base(file)] = o
+		}
+	}
+	used := map[string]bool{}
+	for file, a := range applications {
+		p, ours := projects[a.Spec.Project]
+		if !ours && a.Spec.Project != "default" {
+			t.Errorf("%s: there is no AppProject %s", file, a.Spec.Project)
+		}
+		if !ours {
+			continue
+		}
+		used[a.Spec.Project] = true
+		for _, w := range p.Spec.SyncWindows {
+			if !slices.Contains(w.Applications, a.Metadata.Name) || !reflect.DeepEqual(p.Spec.Destinations, []map[string]string{a.Spec.Destination}) {
+				t.Errorf("%s: the window of %s is not about it", file, a.Spec.Project)
+			}
+		}
+	}
+	for name := range projects {
+		if !used[name] {
+			t.Errorf("no Application belongs to the AppProject %s: its sync window holds nothing", name)
+		}
+	}
+	if len(applications) != 3 {
+		t.Errorf("%d Applications", len(applications))
 	}
 }
 
@@ -403,7 +499,7 @@ func (s *sample) intoGit(bare string) {
 // article's pipelines, one file each.
 func (s *sample) weightFiles(folders ...string) {
 	s.t.Helper()
-	for name, weight := range map[string]string{"vs-100-0.yaml": "0", "vs-90-10.yaml": "10", "vs-50-50.yaml": "50"} {
+	for name, weight := range map[string]string{"vs-100-0.yaml": "0", "vs-90-10.yaml": "10", "vs-50-50.yaml": "50", "vs-0-100.yaml": "100"} {
 		out, err := exec.CommandContext(s.t.Context(), s.binary(), "plan", "-f", filepath.Join(s.folder, "k8s", "orders", "virtual-service.yaml"), "--weight", weight).Output()
 		s.must(err)
 		for _, folder := range folders {
@@ -561,8 +657,8 @@ func TestTheActionCallsTheGateAsItsInputsSay(t *testing.T) {
 		want   string
 	}{
 		{nil, "gate|--format|github|--timeout|10m|--for|60s|--all|--|"},
-		{map[string]string{"guards": "orders * $(id)", "namespace": "shop", "for": "5m", "prove": "2%", "timeout": "1h"},
-			"gate|--format|github|--timeout|1h|-n|shop|--for|5m|--prove|2%|--|orders|*|$(id)|"},
+		{map[string]string{"guards": "orders * $(id)", "namespace": "shop", "for": "5m", "prove": "2%", "timeout": "1h", "min-requests": "100"},
+			"gate|--format|github|--timeout|1h|-n|shop|--for|5m|--prove|2%|--min-requests|100|--|orders|*|$(id)|"},
 		{map[string]string{"guards": "orders", "wait-unlocked": "true"}, "gate|--format|github|--timeout|10m|--wait-unlocked|--|orders|"},
 	} {
 		if code, got := run(path, c.inputs); got != c.want || code != exitUnknown {
