@@ -12,6 +12,8 @@ func (d *decider) choose() choice {
 	switch {
 	case d.behind():
 		return d.hearOnly()
+	case d.turned():
+		return d.holdTurned()
 	case d.disarmed():
 		return d.watchOnly()
 	case d.observing():

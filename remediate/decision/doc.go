@@ -69,6 +69,12 @@
 // forward; a canary that has all traffic counts as promoted from then on, for a
 // record may have been lost. An alert rolls back at first sight too.
 //
+// A configuration that has another stable or canary than the record tells of is a
+// first sight too, by the lease holder: the build of a side that has become the
+// canary is no new one. While a lock stands and stable is what it denies, the two have
+// been exchanged too early: the guard is blocked, nothing is moved, and the lock goes
+// on speaking of what it did.
+//
 // Which routes of a VirtualService are the split, and what a rollback re-points, is
 // told by package virtualservice.
 //

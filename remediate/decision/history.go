@@ -57,6 +57,7 @@ const (
 	EventOrphaned    Event = "orphaned"     // the configuration has the guard no more
 	EventLeaving     Event = "leaving"      // a VirtualService cannot be given back
 	EventLeft        Event = "left"         // a VirtualService was given back
+	EventExchanged   Event = "exchanged"    // the configuration has another stable or canary
 	EventUnguarded   Event = "unguarded"    // another VirtualService leads to the canary
 	EventForeignLock Event = "foreign-lock" // another user's lock holds a canary
 	EventMarkedWrong Event = "marked-wrong" // a person says that a rollback of the past was wrong

@@ -17,7 +17,10 @@ func (d *decider) observe() {
 	}
 	d.takeUpLock()
 	d.noteUnreadable()
-	d.observeCluster()
+	d.observePair()
+	if !d.turned() {
+		d.observeCluster()
+	}
 	d.endDisarm()
 	d.readRequest()
 }

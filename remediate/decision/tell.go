@@ -52,6 +52,9 @@ func (d *decider) decision(c choice) Decision {
 // tellDenials has the record say what the lock denies. Replicas may have different
 // configurations for a while: once it is said, it is the lease holder's.
 func (d *decider) tellDenials() {
+	if d.turned() {
+		return
+	}
 	if !d.in.Leads && d.was.Lock != nil && len(d.was.VirtualServices) > 0 && len(d.was.Deny) > 0 {
 		return
 	}

@@ -1,0 +1,48 @@
+package decision
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// observePair begins anew where the configuration has another stable or canary than
+// the record tells of: its builds and weights are of others, and the old build of
+// a side that has become the canary is no new one. Replicas read their
+// configurations one after the other, so it is the lease holder's to tell. A lock is
+// lifted first.
+func (d *decider) observePair() {
+	s, was, is := &d.rec.Status, d.rec.Status.Moves, MovesOf(d.in.Guard)
+	if was == nil || was.Stable == is.Stable && was.Canary == is.Canary || d.rec.Lock != nil || !d.in.Leads || s.State == StateUnknown {
+		return
+	}
+	e := d.entry(EventExchanged, "", fmt.Sprintf("the configuration has stable %s and canary %s, and had %s and %s: builds and weights are looked at anew",
+		is.Stable, is.Canary, was.Stable, was.Canary))
+	e.From, e.Build = e.To, ""
+	d.rec.History = append(d.rec.History, e)
+	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served, s.Moving = StateUnknown, "", "", nil, nil, nil, nil
+	s.Fresh, s.Unverified, s.PromotedAt, s.CompletedAt = false, false, time.Time{}, time.Time{}
+}
+
+// turned says that stable is what the lock denies: the configuration has exchanged
+// the two under it. To put the canary to 0 would be to give everything to the build
+// that was refused.
+func (d *decider) turned() bool {
+	return d.rec.Lock != nil && slices.ContainsFunc(d.in.Spare, func(stable string) bool { return slices.Contains(d.rec.Deny, stable) })
+}
+
+// holdTurned is a pass over a guard whose stable is what its lock denies. Nothing is
+// moved, and the lock goes on speaking of what it did.
+func (d *decider) holdTurned() choice {
+	d.dropAsked("locked: " + d.rec.Lock.Reason)
+	g, was := d.in.Guard, d.rec.Status.Moves
+	why := fmt.Sprintf("stable %s is what the lock denies: unlock, or have stable and canary be what they were", g.Stable)
+	if was != nil && was.Canary != g.Canary.String() {
+		why += fmt.Sprintf(" (%s and %s)", was.Stable, was.Canary)
+	}
+	why += "; " + d.rec.Lock.Reason
+	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
+		d.note(EventBlocked, "", why)
+	}
+	return choice{state: StateBlocked, reason: ReasonBlocked, text: why}
+}
