@@ -85,6 +85,9 @@ func (c *cluster) checkStable(p *preflight, g config.Guard, in decision.Input, s
 	default:
 		p.ok("stable", stable, "%d ready endpoints", in.Stable.Ready)
 	}
+	if thin := p.config.DecisionGuard(g, 0).Rollback.Thin(in.Record.Status.Carried, in.Stable.Ready); thin != "" && (in.Traffic.Weight > 0 || in.Record.Lock != nil) {
+		p.note("capacity", stable, "have its HorizontalPodAutoscaler keep minReplicas as high while a canary has traffic; a rollback waits for nothing", "%s", thin)
+	}
 	if in.Stable.Overlap != "" {
 		p.fail("overlap", "DestinationRule "+g.DestinationRule, "give each subset a label of its own, such as version: "+g.Stable.String()+" and version: "+g.Canary.String(), "%s", in.Stable.Overlap)
 	}

@@ -418,6 +418,7 @@ func factsOf(r records.Named, beat string, now time.Time) []page.Fact {
 	f.add("No rollback by", s.NoRollbackText())
 	f.add("Canary", fmt.Sprintf("%d%% of the traffic, build %s, %d ready", s.Weight, short(s.Build), s.Ready.Canary))
 	f.add("Stable", fmt.Sprintf("%d ready", s.Ready.Stable))
+	f.add("Capacity", s.Thin)
 	f.add("Alerts", strings.Join(s.Alerts, ", "))
 	f.add("Heartbeat", beat)
 	f.addLock(r.Record)

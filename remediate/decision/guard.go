@@ -56,6 +56,7 @@ type Rollback struct {
 	Lock           LockKind
 	Window         time.Duration // how long after 100% canary a rollback is still right
 	MinReadyStable int           // floor of ready endpoints of stable; 0: it may have none
+	Capacity       float64       // share of the ready endpoints that stable carried everything with, below which that is told; 0: never
 	MatchRoutes    bool          // also re-point routes that lead to the canary only
 	Mirrors        bool          // also re-point mirrors to the canary
 }

@@ -50,6 +50,7 @@ func (d *decider) observeCluster() {
 	d.observeLeaving()
 	d.observeSplits(first)
 	d.observeWeight(first)
+	d.observeCarried(first)
 	d.observeBuilds()
 	d.takeOver()
 	d.joinLock()

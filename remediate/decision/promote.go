@@ -452,7 +452,7 @@ func (d *decider) throttle() {
 	s, was := &d.rec.Status, d.was.Status
 	counted, _ := s.tally()
 	before, _ := was.tally()
-	if s.Reason == was.Reason && s.Waiting == was.Waiting && counted == before && s.Ready == was.Ready && d.rec.Message == d.was.Message {
+	if s.Reason == was.Reason && s.Waiting == was.Waiting && counted == before && s.Ready == was.Ready && s.Thin == was.Thin && d.rec.Message == d.was.Message {
 		return
 	}
 	if !sameButVolatileText(d.was, d.rec) {
@@ -478,7 +478,7 @@ func (d *decider) throttle() {
 
 // takeVolatileText takes over what another status says in words and numbers.
 func (s *Status) takeVolatileText(o Status) {
-	s.Reason, s.Waiting, s.Ready, s.ToldAt = o.Reason, o.Waiting, o.Ready, o.ToldAt
+	s.Reason, s.Waiting, s.Ready, s.Thin, s.ToldAt = o.Reason, o.Waiting, o.Ready, o.Thin, o.ToldAt
 	s.setTally(o.tally())
 }
 

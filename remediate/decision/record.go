@@ -114,6 +114,7 @@ type Status struct {
 	EnforcedAt time.Time      `json:"enforcedAt,omitzero"`  // when it last came from observing to that: what fired before is of the past
 	Leaving    []Leaving      `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
 	Outsiders
+	Capacity
 	Orphaned time.Time `json:"orphaned,omitzero"` // when the configuration was seen not to have this guard; zero: it has it
 	Links    []Link    `json:"links,omitempty"`   // about the time when what is wrong now began; nil while nothing is
 }

@@ -23,6 +23,7 @@ func (d *decider) tell(c choice) Decision {
 		s.NoRollback = slices.Clone(d.in.Guard.NoRollback)
 	}
 	d.tellOutside()
+	d.tellCapacity(c.state)
 	d.reportSteps(c, changed)
 	for i := range d.rec.History {
 		if e := &d.rec.History[i]; e.State == StateUnknown {

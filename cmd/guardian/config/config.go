@@ -298,6 +298,7 @@ type Rollback struct {
 	Lock              string        `yaml:"lock"`              // what lifts the lock of a rollback: build (a new one, or a person), manual (a person) or none (there is no lock)
 	Window            time.Duration `yaml:"window"`            // for how long after 100% canary a rollback is still right; default 30m
 	MinReadyStable    int           `yaml:"minReadyStable"`    // ready endpoints that stable must have for a rollback; 0 where it runs outside of this cluster; default 1
+	Capacity          float64       `yaml:"capacity"`          // share, 0–1, of the ready endpoints that stable carried everything with, below which status and check say so; nothing waits for it; default 0.8
 	MatchRoutes       bool          `yaml:"matchRoutes"`       // re-point testers' routes that lead to the canary and not to stable; default true
 	Mirrors           bool          `yaml:"mirrors"`           // stop mirrors to the canary; default true
 	EvenIfStableFails bool          `yaml:"evenIfStableFails"` // roll back although stable is as bad, instead of holding; default false
@@ -401,7 +402,7 @@ func DefaultGuard(name string) Guard {
 			Restarts:  Restarts{Enabled: true, Max: 2, Window: 5 * time.Minute, Action: string(decision.ActionRollback)},
 			Traffic:   Traffic{Enabled: true, ShareTolerance: 0.5, Action: string(decision.ActionRollback)},
 		},
-		Rollback: Rollback{Lock: string(decision.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+		Rollback: Rollback{Lock: string(decision.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, Capacity: 0.8, MatchRoutes: true, Mirrors: true},
 		Promotion: Promotion{Mode: string(decision.PromotionOff), Interval: 5 * time.Minute, MinRequests: 100,
 			Steps: []Step{{10, unset, 0}, {30, unset, 0}, {50, unset, 0}, {100, unset, 0}}},
 	}

@@ -31,7 +31,7 @@ func (c Config) DecisionGuard(g Guard, alertWindow time.Duration) decision.Guard
 		Mode:            decision.Mode(g.Mode),
 		NoRollback:      g.Signals.noRollback(),
 		Rollback: decision.Rollback{
-			Lock: decision.LockKind(r.Lock), Window: r.Window, MinReadyStable: r.MinReadyStable, MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors,
+			Lock: decision.LockKind(r.Lock), Window: r.Window, MinReadyStable: r.MinReadyStable, Capacity: r.Capacity, MatchRoutes: r.MatchRoutes, Mirrors: r.Mirrors,
 		},
 		Promotion:       decision.Promotion{Mode: decision.PromotionMode(g.Promotion.Mode), Steps: steps, MinRequests: g.Promotion.MinRequests, Closed: g.Promotion.Windows.closed()},
 		AlertWindow:     alertWindow,

@@ -294,6 +294,7 @@ func (g Guard) validate(k *check, at string) {
 	k.oneOf(at+".rollback.lock", g.Rollback.Lock, string(decision.LockBuild), string(decision.LockManual), string(decision.LockNone))
 	k.bounded(at+".rollback.window", g.Rollback.Window, 0, year)
 	k.want(g.Rollback.MinReadyStable >= 0, at+".rollback.minReadyStable", g.Rollback.MinReadyStable, "want at least 1, or 0 where stable runs outside of this cluster: traffic to a version without endpoints is an outage")
+	k.want(g.Rollback.Capacity >= 0 && g.Rollback.Capacity <= 1, at+".rollback.capacity", g.Rollback.Capacity, "want a ratio of 0 to 1, such as 0.8: of the ready endpoints that stable had when it carried everything; 0: not told")
 	g.Promotion.validate(k, at+".promotion")
 	k.want(!g.Observes() || g.Promotion.Mode == string(decision.PromotionOff), at+".promotion.mode", g.Promotion.Mode, "no step is written in mode observe: want off, or mode: enforce")
 }

@@ -24,7 +24,7 @@ func Given(edits ...func(*decision.Input)) decision.Input {
 	in := decision.Input{
 		Guard: decision.Guard{Name: "orders-service", Namespace: Namespace, VirtualServices: []string{"orders-service"},
 			DestinationRule: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
-			Rollback: decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+			Rollback: decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, Capacity: 0.8, MatchRoutes: true, Mirrors: true},
 			Promotion: decision.Promotion{Mode: decision.PromotionOff, MinRequests: 100, Steps: []decision.Step{{Weight: 10, Interval: 5 * time.Minute},
 				{Weight: 30, Interval: 5 * time.Minute}, {Weight: 50, Interval: 5 * time.Minute, Bake: 2 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
 			AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute},
@@ -68,6 +68,7 @@ func FullRecord() decision.Record {
 			BuildMemory: decision.BuildMemory{Taken: &decision.Taken{Guard: "orders-old", Since: At}, Proven: []string{"b0"}, Served: []decision.Served{{Build: "b1", From: At, Until: At.Add(time.Minute)}}, Revisions: []decision.Revision{{Name: "orders-v2-5d4", Build: "b1"}}},
 			Observing:   &decision.Observing{Since: At, Would: &decision.Would{At: At, From: 9, Build: "b1", Refused: []string{"b1"}, Signal: "latency", Alert: "CanarySlow", Episode: "f1@x", Reason: "slow", Blocked: "no stable"}},
 			EnforcedAt:  At, Outsiders: decision.Outsiders{Unguarded: []string{"VirtualService shop/mesh (30%)"}, ForeignLocks: []string{"VirtualService orders: annotation x (it cannot be read)"}},
+			Capacity: decision.Capacity{Carried: 6, Thin: "stable has 2 ready endpoints, and had 6"},
 			Orphaned: At.Add(time.Minute), Links: []decision.Link{{Name: "Kiali", URL: "https://kiali.example"}}, Moves: &decision.Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
 		History:         []decision.HistoryEntry{{At: At, State: decision.StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow", Fired: At.Add(-time.Second), Of: At.Add(-time.Hour)}},
 		Receipt:         FullReceipt(),
