@@ -227,6 +227,7 @@ func (r *rig) config(alerts, extra string, apps ...*controlplane.App) string {
 type guardian struct {
 	*service
 	url  string // of the alerts port
+	file string // its configuration
 	log  *syncBuffer
 	stop func()
 }
@@ -271,7 +272,7 @@ func (r *rig) start(pod, settings string) *guardian {
 	c, err := config.Load(file)
 	r.must(err)
 	r.t.Setenv("POD_NAME", pod)
-	g := &guardian{log: &syncBuffer{}}
+	g := &guardian{file: file, log: &syncBuffer{}}
 	g.service, err = newService(c, r.account, slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	r.must(err)
 	r.must(g.server.Listen(r.t.Context()))

@@ -534,6 +534,36 @@ func TestAnObjectOfAnotherNamespaceIsNoDeadEnd(t *testing.T) {
 	}
 }
 
+func TestWhatAGuardWillNotHaveIsRefusedWithWhatToDoInstead(t *testing.T) {
+	for text, want := range map[string]string{
+		"roles: alternate": "guards[0].roles: unknown key: stable and canary are what they are called here, and do not change roles by themselves: after a release that has ended at 100%, " +
+			"exchange the two (stable: v2, canary: v1), or bring its build to stable as well and go back to 100/0",
+		"routes: {except: [api]}": "guards[0].routes: unknown key: a guard has all routes of its VirtualServices, and so has its lock; what is to be left out leads to a Service of its own " +
+			"(host: orders-api, which selects the canary's pods): that is neither moved nor denied, and its requests are judged with the canary's, since Istio's metrics know no route",
+	} {
+		if _, err := Parse([]byte("namespace: a\nguards: [{name: orders, " + text + "}]\n")); err == nil || err.Error() != want {
+			t.Errorf("%v\nwant %s", err, want)
+		}
+		if _, err := Parse([]byte("namespace: a\n" + text + "\nguards: [{name: orders}]\n")); err == nil || strings.Contains(err.Error(), "Istio's metrics") || strings.Contains(err.Error(), "exchange the two") {
+			t.Errorf("%v: want it where guards are", err)
+		}
+	}
+}
+
+func TestACapacityIsARatio(t *testing.T) {
+	for text, want := range map[string]float64{"": 0.8, "rollback: {capacity: 0}": 0, "rollback: {capacity: 1}": 1} {
+		c, err := Parse([]byte("namespace: a\nguards: [{name: orders, " + text + "}]\n"))
+		if err != nil || c.DecisionGuard(c.Guards[0], 0).Rollback.Capacity != want {
+			t.Errorf("%s: %+v, %v; want %g", text, c.Guards, err, want)
+		}
+	}
+	for _, bad := range []string{"-0.1", "1.01", "80"} {
+		if _, err := Parse([]byte("namespace: a\nguards: [{name: orders, rollback: {capacity: " + bad + "}}]\n")); err == nil || !strings.HasPrefix(err.Error(), "guards[0].rollback.capacity: "+bad+": want a ratio of 0 to 1") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
 func TestStableNeedsNoReadyEndpointsWhereThatIsSaid(t *testing.T) {
 	for text, want := range map[string]int{"": 1, "rollback: {minReadyStable: 0}": 0, "rollback: {minReadyStable: 3}": 3, "rollback: {minReadyStable: null}": 1} {
 		c, err := Parse([]byte("namespace: a\nguards: [{name: orders, " + text + "}]\n"))

@@ -401,9 +401,21 @@ func (d *decoder) checkKeys(path string, m map[string]any, t reflect.Type) {
 	}
 }
 
+// refusedKeys are keys of a guard that people look for and that there will not be,
+// with what to do instead.
+var refusedKeys = map[string]string{
+	"roles": "stable and canary are what they are called here, and do not change roles by themselves: after a release that has ended at 100%, " +
+		"exchange the two (stable: v2, canary: v1), or bring its build to stable as well and go back to 100/0",
+	"routes": "a guard has all routes of its VirtualServices, and so has its lock; what is to be left out leads to a Service of its own " +
+		"(host: orders-api, which selects the canary's pods): that is neither moved nor denied, and its requests are judged with the canary's, since Istio's metrics know no route",
+}
+
 // suggest says which key was meant: the nearest one here, or one of this name
 // further down, as for a rollback key written beside rollback.
 func suggest(path, key string, known []string, t reflect.Type) string {
+	if text := refusedKeys[key]; text != "" && t == reflect.TypeFor[Guard]() {
+		return text
+	}
 	if below := findBelow(t, key); below != "" {
 		return "did you mean " + join(path, below) + "?"
 	}
