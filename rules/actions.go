@@ -22,7 +22,7 @@ func (s Signal) Key() string {
 
 // Action is what the alerts of a signal ask for at most; false: the signal is off.
 func (s Signals) Action(of Signal) (Action, bool) {
-	on, action := false, Action("")
+	on, action, fallback := false, Action(""), ActionRollback
 	switch of {
 	case SignalErrorRate:
 		on, action = s.ErrorRate != nil, val(s.ErrorRate).Action
@@ -32,8 +32,10 @@ func (s Signals) Action(of Signal) (Action, bool) {
 		on, action = s.Restarts != nil, val(s.Restarts).Action
 	case SignalTraffic:
 		on, action = s.Traffic != nil, val(s.Traffic).Action
+	case SignalComparison:
+		on, action, fallback = s.Comparison != nil, val(s.Comparison).Action, ActionHold
 	}
-	return or(action, ActionRollback), on
+	return or(action, fallback), on
 }
 
 // acting are the names of the guards whose alerts of a signal ask for an action.
@@ -47,9 +49,23 @@ func (b *builder) acting(s Signal, as Action) []string {
 	return out
 }
 
+// actionsOf are the actions that the guards have for a signal.
+func (b *builder) actionsOf(s Signal) []Action {
+	var out []Action
+	for _, a := range []Action{ActionRollback, ActionHold, ActionNone} {
+		if len(b.acting(s, a)) > 0 {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // actions records the guards whose signals do not roll back.
 func (b *builder) actions() {
 	for _, s := range SignalNames() {
+		if of := b.actionsOf(s); len(of) < 2 { // nobody has to be told apart
+			continue
+		}
 		for _, a := range []Action{ActionHold, ActionNone} {
 			b.constant(signalAction, map[string]string{LabelSignal: string(s), LabelAction: string(a)}, func(g Guard) (float64, bool) {
 				action, on := g.Signals.Action(s)
@@ -62,12 +78,7 @@ func (b *builder) actions() {
 // only leaves of an expression the guards whose alerts of a signal ask for one of some
 // actions.
 func (b *builder) only(expr string, s Signal, as ...Action) string {
-	var others []Action
-	for _, a := range []Action{ActionRollback, ActionHold, ActionNone} {
-		if !slices.Contains(as, a) && len(b.acting(s, a)) > 0 {
-			others = append(others, a)
-		}
-	}
+	others := slices.DeleteFunc(b.actionsOf(s), func(a Action) bool { return slices.Contains(as, a) })
 	op, which := "and", as
 	switch {
 	case len(others) == 0:

@@ -25,6 +25,11 @@ func acting(signals Signals) []Guard {
 			if s := signals.Traffic; s != nil {
 				g.Signals.Traffic = &Traffic{ShareTolerance: s.ShareTolerance, Action: action}
 			}
+			if s := signals.Comparison; s != nil {
+				c := *s
+				c.Action = or(action, ActionRollback)
+				g.Signals.Comparison = &c
+			}
 		})
 	}
 	return []Guard{as("orders-service", ""), as("holds", ActionHold), as("warns", ActionNone)}

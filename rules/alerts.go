@@ -39,6 +39,9 @@ const (
 	AlertRefusedWarning        = AlertRefused + warning
 	AlertServiceTraffic        = "GuardianServiceTrafficDropped"
 	AlertServiceTrafficWarning = AlertServiceTraffic + warning
+	AlertComparison            = "GuardianCanaryWorseThanStable"
+	AlertComparisonHold        = AlertComparison + hold
+	AlertComparisonWarning     = AlertComparison + warning
 	AlertHeartbeat             = "GuardianHeartbeat"
 	AlertHeartbeatStale        = "GuardianHeartbeatStale"
 	AlertRolledBack            = "GuardianRolledBack"
@@ -63,7 +66,7 @@ func Alerts() []string {
 		AlertErrorRate, AlertErrorRateHold, AlertErrorRateWarning, AlertLatency, AlertLatencyHold, AlertLatencyWarning,
 		AlertRestarts, AlertRestartsHold, AlertRestartsWarning, AlertWaiting, AlertWaitingWarning,
 		AlertTraffic, AlertTrafficHold, AlertTrafficWarning, AlertRefused, AlertRefusedHold, AlertRefusedWarning,
-		AlertServiceTraffic, AlertServiceTrafficWarning,
+		AlertServiceTraffic, AlertServiceTrafficWarning, AlertComparison, AlertComparisonHold, AlertComparisonWarning,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertWouldRollBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete, AlertReconcileFailing,
 		AlertUnwatched, AlertCannotWatch, AlertUnguarded, AlertForeignLock,

@@ -40,6 +40,7 @@ func (o Options) ActingAlerts(g Guard) []map[string]string {
 // verdicts are the alerts that can roll back, with their signals.
 var verdicts = map[string]Signal{
 	AlertErrorRate: SignalErrorRate, AlertLatency: SignalLatency, AlertRestarts: SignalRestarts, AlertTraffic: SignalTraffic, AlertRefused: SignalTraffic,
+	AlertComparison: SignalComparison,
 }
 
 // LabelReporter is on the samples of Requests: which proxies report them.

@@ -60,6 +60,11 @@
 // 5 s after the canary's: latency judged by sidecars alone takes that much longer
 // than errors, on the fast lane too.
 //
+// # Worse than stable
+//
+// Below the limits a canary can be worse than stable all the same: a sequential test of
+// both shares at the same time, off unless a guard asks for it (comparison.go).
+//
 // # Groups
 //
 // Limits and the mapping from workload to guard are recorded as constants

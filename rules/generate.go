@@ -106,6 +106,9 @@ func (o Options) longestWindow() time.Duration {
 	longest := max(o.windows().longest(), o.latencyWindows().longest())
 	for _, g := range o.Guards {
 		longest = max(longest, val(g.Signals.Restarts).Window)
+		if action, on := g.Signals.Action(SignalComparison); on && action == ActionRollback {
+			longest = max(longest, comparisonLasts())
+		}
 	}
 	return longest
 }

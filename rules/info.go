@@ -160,6 +160,7 @@ func (b *builder) limits() {
 		})
 	}
 	b.limit(trafficTolerance, "", func(g Guard) (float64, bool) { return val(g.Signals.Traffic).ShareTolerance, g.Signals.Traffic != nil })
+	b.comparisonLimits()
 	b.actions()
 }
 

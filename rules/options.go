@@ -34,20 +34,21 @@ const (
 	LabelOwner = "guardian_namespace"
 )
 
-// Signal is one of the four ways in which a canary shows that it is broken.
+// Signal is one of the ways in which a canary shows that it is broken.
 type Signal string
 
 // The signals.
 const (
-	SignalErrorRate Signal = "error_rate"
-	SignalLatency   Signal = "latency"
-	SignalRestarts  Signal = "restarts"
-	SignalTraffic   Signal = "traffic"
+	SignalErrorRate  Signal = "error_rate"
+	SignalLatency    Signal = "latency"
+	SignalRestarts   Signal = "restarts"
+	SignalTraffic    Signal = "traffic"
+	SignalComparison Signal = "comparison"
 )
 
 // SignalNames lists them.
 func SignalNames() []Signal {
-	return []Signal{SignalErrorRate, SignalLatency, SignalRestarts, SignalTraffic}
+	return []Signal{SignalErrorRate, SignalLatency, SignalRestarts, SignalTraffic, SignalComparison}
 }
 
 // Action is what an alert asks guardian to do.
@@ -91,10 +92,11 @@ type Side struct {
 
 // Signals has the limits of a guard; nil switches a signal off.
 type Signals struct {
-	ErrorRate *ErrorRate
-	Latency   *Latency
-	Restarts  *Restarts
-	Traffic   *Traffic
+	ErrorRate  *ErrorRate
+	Latency    *Latency
+	Restarts   *Restarts
+	Traffic    *Traffic
+	Comparison *Comparison
 }
 
 // ErrorRate limits the share of failed requests.
@@ -134,6 +136,16 @@ type Traffic struct {
 	// from 5% to 15% are fine. Above 0, at most 1.
 	ShareTolerance float64
 	Action         Action
+}
+
+// Comparison limits how much worse than stable the canary may be at the same time: the
+// shares of its requests that fail, where ErrorRate is on, and that are too slow, where Latency
+// is.
+type Comparison struct {
+	Ratio  float64       // times stable's share that the canary's may be; at least 1
+	Min    float64       // share of requests that it may be above that; above 0 and below 1
+	Warmup time.Duration // since the canary's first requests, in which nothing is compared
+	Action Action        // empty: ActionHold
 }
 
 // Options is what Generate works from. The zero value of each field but Guards
@@ -319,6 +331,12 @@ func (o Options) validateGuard(g Guard) error {
 	check(s.Restarts == nil || s.Restarts.Max >= 0, "signals.restarts.max: %d; want 0 or more", val(s.Restarts).Max)
 	check(s.Restarts == nil || wholeSeconds(s.Restarts.Window) && s.Restarts.Window >= time.Minute,
 		"signals.restarts.window: %v; want whole seconds, at least 1m", val(s.Restarts).Window)
+	if c := s.Comparison; c != nil {
+		check(c.Ratio >= 1 && c.Ratio <= 100, "signals.comparison.ratio: %v; want 1 to 100", c.Ratio)
+		check(ratio(c.Min), "signals.comparison.min: %v; want more than 0 and less than 1", c.Min)
+		check(c.Warmup >= 0, "signals.comparison.warmup: %v; want 0s or more", c.Warmup)
+		check(s.ErrorRate != nil || s.Latency != nil, "signals.comparison: on without errorRate and latency; want one of them, whose requests it compares")
+	}
 	for _, name := range SignalNames() {
 		action, _ := s.Action(name)
 		check(action == ActionRollback || action == ActionHold || action == ActionNone, "signals.%s.action: %q; want rollback, hold or none", name.Key(), action)

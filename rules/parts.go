@@ -100,6 +100,7 @@ func (o Options) part(shard string, guards []Guard) (part, error) {
 	b.trafficGroup()
 	b.latencyGroup()
 	b.restartsGroup()
+	b.comparisonGroup()
 	b.overviewGroup()
 	return part{shard: shard, groups: b.groups, words: b.words, notes: b.notes}, b.err
 }

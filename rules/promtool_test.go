@@ -188,6 +188,9 @@ type scenario struct {
 	// sorted; those about guardian itself are left out unless self is set.
 	want map[int][]string
 	self bool
+	// every is how often all groups are evaluated, in seconds: promtool heeds no interval of a
+	// group. Default 1.
+	every int
 	// texts maps a second to the text of the one alert of that name that fires.
 	texts map[int]text
 	// queries maps a second to queries and the series that they have then; each is 1.
@@ -213,7 +216,7 @@ const (
 // run writes the rules and the test file, and lets promtool judge.
 func (s scenario) run(t *testing.T) {
 	t.Helper()
-	o := Options{Guards: s.guards, Interval: time.Second, ScrapeInterval: scrape * time.Second}
+	o := Options{Guards: s.guards, Interval: time.Duration(or(s.every, 1)) * time.Second, ScrapeInterval: scrape * time.Second}
 	if s.options != nil {
 		s.options(&o)
 	}
@@ -327,7 +330,7 @@ func (s scenario) file(r *Rules) map[string]any {
 	}
 	return map[string]any{
 		"rule_files":          files,
-		"evaluation_interval": "1s",
+		"evaluation_interval": fmt.Sprintf("%ds", or(s.every, 1)),
 		"tests":               []map[string]any{{"interval": "1s", "input_series": series, "promql_expr_test": tests, "alert_rule_test": s.alerts(r)}},
 	}
 }

@@ -116,6 +116,9 @@ func (o Options) Groups(g Guard) map[string]time.Duration {
 	if s.Restarts != nil {
 		out["restarts"] = oldest(o.restartsInterval())
 	}
+	if s.Comparison != nil {
+		out["comparison"] = oldest(o.comparisonBlock())
+	}
 	if len(out) == 0 && s.ErrorRate == nil {
 		return nil
 	}

@@ -39,6 +39,8 @@ func (s Signal) Recorded() Recorded {
 		return Recorded{Judged: restartsIn, BySide: true}
 	case SignalTraffic:
 		return Recorded{Judged: weightRatio}
+	case SignalComparison:
+		return Recorded{Judged: comparisonBegan}
 	}
 	return Recorded{}
 }

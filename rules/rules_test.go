@@ -53,6 +53,7 @@ func TestGenerateWritesTheGoldens(t *testing.T) {
 				with(orders(), func(g *Guard) {
 					g.EvenIfStableFails = true
 					g.Signals.Latency.Max = 300 * time.Millisecond
+					g.Signals.Comparison = &Comparison{Ratio: 1.5, Min: 0.0001, Warmup: 3 * time.Minute}
 				}),
 				with(orders(), func(g *Guard) {
 					g.Name = "by-version"

@@ -79,7 +79,9 @@ func TestEveryRunbookURLIsAnswered(t *testing.T) {
 }
 
 func TestGeneratedAlertsAreListedAndLabelled(t *testing.T) {
-	r, err := Generate(Options{Guards: acting(orders().Signals)})
+	signals := orders().Signals
+	signals.Comparison = &Comparison{Ratio: 1.5, Min: 0.0001}
+	r, err := Generate(Options{Guards: acting(signals)})
 	if err != nil {
 		t.Fatal(err)
 	}

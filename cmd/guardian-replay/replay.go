@@ -365,6 +365,7 @@ func (w *watch) signals() []signalReport {
 	on := map[rules.Signal]bool{
 		rules.SignalErrorRate: w.guard.Signals.ErrorRate != nil, rules.SignalLatency: w.guard.Signals.Latency != nil,
 		rules.SignalRestarts: w.wanted.Restarts != nil, rules.SignalTraffic: w.guard.Signals.Traffic != nil,
+		rules.SignalComparison: w.guard.Signals.Comparison != nil,
 	}
 	for _, s := range rules.SignalNames() {
 		if !on[s] {

@@ -310,6 +310,8 @@ func (a alertReport) numbers() string {
 		text += fmt.Sprintf(" %.0f", float64(a.Value))
 	case rules.SignalTraffic:
 		text += " " + percent(float64(a.Value))
+	case rules.SignalComparison:
+		text += fmt.Sprintf(" with stable, evidence %.1f", float64(a.Value))
 	}
 	return text
 }

@@ -100,6 +100,34 @@ func TestTheReportAsMarkdownAndJSON(t *testing.T) {
 	}
 }
 
+// TestWhatAnAlertAsksForIsWhatGuardianWouldHaveDone has alerts of signals with each action.
+func TestWhatAnAlertAsksForIsWhatGuardianWouldHaveDone(t *testing.T) {
+	at := func(minute int) time.Time { return time.Date(2026, 11, 3, 10, minute, 0, 0, time.UTC) }
+	alert := func(action rules.Action) alertReport {
+		return alertReport{Alert: rules.AlertComparison, Signal: rules.SignalComparison, Action: action, At: at(12), Until: at(15), Value: 9.43}
+	}
+	for _, c := range []struct {
+		alerts       []alertReport
+		did          string
+		braked, held int
+	}{
+		{[]alertReport{alert(rules.ActionRollback)}, "rolled back 10:12:00", 1, 0},
+		{[]alertReport{alert(rules.ActionHold)}, "held it 10:12:00", 0, 1},
+		{[]alertReport{alert(rules.ActionNone)}, "told people 10:12:00", 0, 0},
+	} {
+		w := &watch{run: &run{}, alerts: c.alerts, canary: &counts{first: at(10).UnixMilli(), last: at(18).UnixMilli(), requests: map[string]float64{"source": 100}}}
+		r := w.report(episode{outcome: "ended"}, survey{})
+		g := guardReport{Releases: []release{r}}
+		g.sum()
+		if row := r.rows()[0]; row[4] != c.did || row[5] != "comparison with stable, evidence 9.4" {
+			t.Errorf("%s: %q", c.alerts[0].Action, row)
+		}
+		if g.Healthy.Braked != c.braked || g.Healthy.Held != c.held {
+			t.Errorf("%s: %d braked, %d held", c.alerts[0].Action, g.Healthy.Braked, g.Healthy.Held)
+		}
+	}
+}
+
 // TestARollbackNeedsTrafficOfTheCanary has alerts before the first request of a canary
 // and after the last.
 func TestARollbackNeedsTrafficOfTheCanary(t *testing.T) {

@@ -176,6 +176,11 @@ func TestTheRecordSaysWhichSignalsDoNotRollBack(t *testing.T) {
 		t.Error("a signal that brakes again is told as one that does not")
 	}
 	all := config.DefaultGuard(testGuard).Signals
+	all.Comparison.Enabled = true
+	if got := (config.Config{}).DecisionGuard(config.Guard{Signals: all}, 0).NoRollback; len(got) != 1 || got[0].Signal != "comparison" || got[0].Action != decision.ActionHold {
+		t.Errorf("a comparison that holds is told as %v", got)
+	}
+	all.Comparison.Enabled = false
 	if got := (config.Config{}).DecisionGuard(config.Guard{Signals: all}, 0).NoRollback; got != nil {
 		t.Errorf("the defaults are told: %v", got)
 	}

@@ -177,6 +177,8 @@ func limitText(s config.Signals, signal rules.Signal) string {
 		return fmt.Sprintf("%d restarts within %s", s.Restarts.Max, s.Restarts.Window)
 	case rules.SignalTraffic:
 		return fmt.Sprintf("requests within %s of what the weight would bring", percentText(s.Traffic.ShareTolerance))
+	case rules.SignalComparison:
+		return fmt.Sprintf("%v times stable's share of failed or slow requests, and %s more", s.Comparison.Ratio, percentText(s.Comparison.Min))
 	}
 	return ""
 }

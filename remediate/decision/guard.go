@@ -35,7 +35,7 @@ type Guard struct {
 	DestinationRule string   // name in Namespace; not looked at when both refs are hosts
 	Stable, Canary  virtualservice.Ref
 	Mode            Mode           // empty: ModeEnforce
-	NoRollback      []SignalAction // signals that by default roll back, and do not here
+	NoRollback      []SignalAction // signals that do not roll back, but for those that are off by default
 	Rollback        Rollback
 	Promotion       Promotion
 

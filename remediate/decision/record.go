@@ -110,7 +110,7 @@ type Status struct {
 	BuildMemory
 	Unwatched  string         `json:"unwatched,omitempty"`  // why nothing proves that the guard's rules watch its canary; empty: the last count proved it, or the canary gets nothing
 	Observing  *Observing     `json:"observing,omitempty"`  // nothing is written to a VirtualService; nil: the guard enforces
-	NoRollback []SignalAction `json:"noRollback,omitempty"` // signals that by default roll back, and by the lease holder's configuration do not
+	NoRollback []SignalAction `json:"noRollback,omitempty"` // signals that by the lease holder's configuration do not roll back
 	EnforcedAt time.Time      `json:"enforcedAt,omitzero"`  // when it last came from observing to that: what fired before is of the past
 	Leaving    []Leaving      `json:"leaving,omitempty"`    // what the configuration does not have any more, and is to be given back
 	Outsiders

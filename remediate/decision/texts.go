@@ -60,4 +60,4 @@ func oneLine(s string) string {
 
 // Signals are the values of the label signal of guardian_rollbacks_total;
 // anything else counts as "other".
-var Signals = [...]string{"error_rate", "latency", "restarts", "traffic", "person", "refused_build", "other"}
+var Signals = [...]string{"error_rate", "latency", "restarts", "traffic", "comparison", "person", "refused_build", "other"}

@@ -21,6 +21,8 @@ import (
 var (
 	hours = flag.Int("hours", 1000, "healthy canary hours per line")
 	runs  = flag.Int("runs", 200, "faults per line")
+	only  = flag.String("only", "", "tables of one kind alone: limits, mix or comparison")
+	ratio = flag.Float64("ratio", 1.5, "signals.comparison.ratio")
 	seed  = flag.Uint64("seed", 0, "draws other hours and faults; what the evidence has to be was chosen with 0")
 )
 
@@ -32,6 +34,25 @@ func main() {
 	began := time.Now()
 	fmt.Println("Scrape every 5 s, evaluation every 1 s; 2 canary pods, 3 stable pods, 2 gateways, each scraped at a phase of its own.")
 	fmt.Println("Intervals in brackets are 95% confidence. Rates are of the whole service unless said otherwise.")
+	ok := true
+	for _, t := range []struct {
+		name string
+		of   func() bool
+	}{{"limits", proportions}, {"mix", func() bool { return rollouts(max(2, *runs/4)) }}, {"comparison", comparisons}} {
+		if *only == "" || *only == t.name {
+			ok = t.of() && ok
+		}
+	}
+	fmt.Printf("\n%d s.\n", int(time.Since(began).Seconds()))
+	if !ok {
+		fmt.Println("judge: a goal was missed")
+		os.Exit(1)
+	}
+	fmt.Println("judge: all goals reached")
+}
+
+// proportions are the tables of the test that rolls back.
+func proportions() bool {
 	ok := healthy()
 	ok = outages() && ok
 	ok = refusals() && ok
@@ -39,12 +60,7 @@ func main() {
 	ok = faults("error rate", 0.01, 0.001, 0, []float64{0.02, 0.05, 0.2, 1}) && ok
 	ok = faults("share of slow requests, histograms up to date every 5 s", slowLimit, 0.005, histogramFlush, []float64{0.06, 0.1, 0.5}) && ok
 	ok = faults("share of slow requests, were histograms always up to date", slowLimit, 0.005, 0, []float64{0.5}) && ok
-	fmt.Printf("\n%d s.\n", int(time.Since(began).Seconds()))
-	if !ok {
-		fmt.Println("judge: a goal was missed")
-		os.Exit(1)
-	}
-	fmt.Println("judge: all goals reached")
+	return ok
 }
 
 // service is the mesh that all tables are about.

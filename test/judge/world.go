@@ -105,6 +105,9 @@ func (g *target) grown(now, step int64, side int, into *count) {
 type worldOptions struct {
 	rate  float64 // requests per second of the whole service
 	share float64 // of the canary
+	// load and weight are what rate is multiplied by, and the canary's share, at a time; nil: always
+	// the same.
+	load, weight func(t int64) float64
 	// canaryBad and stableBad are shares of bad requests from a time on, constant
 	// between the changes.
 	canaryBad, stableBad func(t int64) float64
@@ -284,11 +287,17 @@ func (w *world) mishaps() {
 // requests serves what arrives within dt milliseconds.
 func (w *world) requests(dt int64) {
 	seconds := float64(dt) / second
-	rate := w.rate
+	rate, canary := w.rate, w.share
+	if w.load != nil {
+		rate *= w.load(w.now)
+	}
+	if w.weight != nil {
+		canary = w.weight(w.now)
+	}
 	if w.now < w.burst {
 		rate *= 4
 	}
-	for side, mean := range [sides]float64{rate * w.share * seconds, rate * (1 - w.share) * seconds} {
+	for side, mean := range [sides]float64{rate * canary * seconds, rate * (1 - canary) * seconds} {
 		bad := w.canaryBad
 		if side == stableSide {
 			bad = w.stableBad

@@ -231,12 +231,13 @@ type Workloads struct {
 	Canary []string `yaml:"canary"` // names of the canary's. Empty: found by the subset's labels
 }
 
-// Signals has the limits of the four signals. Each is on by default.
+// Signals has the limits of the signals. Each but the comparison is on by default.
 type Signals struct {
-	ErrorRate ErrorRate `yaml:"errorRate"`
-	Latency   Latency   `yaml:"latency"`
-	Restarts  Restarts  `yaml:"restarts"`
-	Traffic   Traffic   `yaml:"traffic"`
+	ErrorRate  ErrorRate  `yaml:"errorRate"`
+	Latency    Latency    `yaml:"latency"`
+	Restarts   Restarts   `yaml:"restarts"`
+	Traffic    Traffic    `yaml:"traffic"`
+	Comparison Comparison `yaml:"comparison"`
 }
 
 // ErrorRate limits the share of failed requests.
@@ -272,6 +273,16 @@ type Traffic struct {
 	Enabled        bool    `yaml:"enabled"`        // this signal is watched; default true
 	ShareTolerance float64 `yaml:"shareTolerance"` // how far the canary's share may lie from its weight, relative to the weight; default 0.5
 	Action         string  `yaml:"action"`         // what its alerts ask for at most: rollback, hold (no step forward, and no rollback) or none (for people alone); default rollback
+}
+
+// Comparison limits how much worse than stable's the canary's share of failed requests, and of
+// slow ones, may be at the same time, below the limits of errorRate and latency.
+type Comparison struct {
+	Enabled bool          `yaml:"enabled"` // this signal is watched; needs errorRate or latency; default false
+	Ratio   float64       `yaml:"ratio"`   // how many times stable's share the canary's may be, 1–100; default 1.5
+	Min     float64       `yaml:"min"`     // share of requests that the canary's may be above that, 0–1; default 0.0001
+	Warmup  time.Duration `yaml:"warmup"`  // for how long after the canary's first requests nothing is compared, 0s to 24h: its caches are cold; default 3m
+	Action  string        `yaml:"action"`  // what its alerts ask for at most: rollback, hold (no step forward, and no rollback) or none (for people alone); default hold
 }
 
 // Alerts lets alerts take part that carry none of guardian's labels.
@@ -397,10 +408,11 @@ func DefaultGuard(name string) Guard {
 		Stable: Ref{virtualservice.Ref{Subset: "v1"}},
 		Canary: Ref{virtualservice.Ref{Subset: "v2"}},
 		Signals: Signals{
-			ErrorRate: ErrorRate{Enabled: true, Max: 0.01, Action: string(decision.ActionRollback)},
-			Latency:   Latency{Enabled: true, Quantile: 0.95, Max: 500 * time.Millisecond, Action: string(decision.ActionRollback)},
-			Restarts:  Restarts{Enabled: true, Max: 2, Window: 5 * time.Minute, Action: string(decision.ActionRollback)},
-			Traffic:   Traffic{Enabled: true, ShareTolerance: 0.5, Action: string(decision.ActionRollback)},
+			ErrorRate:  ErrorRate{Enabled: true, Max: 0.01, Action: string(decision.ActionRollback)},
+			Latency:    Latency{Enabled: true, Quantile: 0.95, Max: 500 * time.Millisecond, Action: string(decision.ActionRollback)},
+			Restarts:   Restarts{Enabled: true, Max: 2, Window: 5 * time.Minute, Action: string(decision.ActionRollback)},
+			Traffic:    Traffic{Enabled: true, ShareTolerance: 0.5, Action: string(decision.ActionRollback)},
+			Comparison: Comparison{Ratio: 1.5, Min: 0.0001, Warmup: 3 * time.Minute, Action: string(decision.ActionHold)},
 		},
 		Rollback: Rollback{Lock: string(decision.LockBuild), Window: 30 * time.Minute, MinReadyStable: 1, Capacity: 0.8, MatchRoutes: true, Mirrors: true},
 		Promotion: Promotion{Mode: string(decision.PromotionOff), Interval: 5 * time.Minute, MinRequests: 100,

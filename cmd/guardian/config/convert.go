@@ -89,6 +89,9 @@ func (s Signals) Limits() rules.Signals {
 	if s.Traffic.Enabled {
 		out.Traffic = &rules.Traffic{ShareTolerance: s.Traffic.ShareTolerance, Action: rules.Action(s.Traffic.Action)}
 	}
+	if c := s.Comparison; c.Enabled {
+		out.Comparison = &rules.Comparison{Ratio: c.Ratio, Min: c.Min, Warmup: c.Warmup, Action: rules.Action(c.Action)}
+	}
 	return out
 }
 
@@ -103,14 +106,16 @@ func (s Signals) actions() []signalAction {
 	return []signalAction{
 		{rules.SignalErrorRate.Key(), s.ErrorRate.Enabled, s.ErrorRate.Action}, {rules.SignalLatency.Key(), s.Latency.Enabled, s.Latency.Action},
 		{rules.SignalRestarts.Key(), s.Restarts.Enabled, s.Restarts.Action}, {rules.SignalTraffic.Key(), s.Traffic.Enabled, s.Traffic.Action},
+		{rules.SignalComparison.Key(), s.Comparison.Enabled, s.Comparison.Action},
 	}
 }
 
-// noRollback are the signals that by default roll back, and do not here.
+// noRollback are the signals that do not roll back, but for those that are off by default.
 func (s Signals) noRollback() []decision.SignalAction {
 	var out []decision.SignalAction
 	for _, one := range s.actions() {
 		switch {
+		case !one.enabled && one.key == rules.SignalComparison.Key():
 		case !one.enabled:
 			out = append(out, decision.SignalAction{Signal: one.key, Action: decision.ActionOff})
 		case one.action != string(rules.ActionRollback):

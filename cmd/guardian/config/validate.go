@@ -311,6 +311,7 @@ func (s Signals) validate(k *check, at string) {
 	for _, one := range s.actions() {
 		k.oneOf(at+"."+one.key+".action", one.action, string(rules.ActionRollback), string(rules.ActionHold), string(rules.ActionNone))
 	}
+	s.Comparison.validate(k, at+".comparison", s)
 	if s.ErrorRate.Enabled {
 		k.want(s.ErrorRate.Max > 0 && s.ErrorRate.Max < 1, at+".errorRate.max", s.ErrorRate.Max, "want a ratio between 0 and 1, such as 0.01 for 1%")
 		for i, f := range s.ErrorRate.Failures {
@@ -343,6 +344,16 @@ func (c *check) failures(path, value string) {
 }
 
 var matcher = regexp.MustCompile(`^\s*\w+\s*(=|!=|=~|!~)\s*"`)
+
+func (c Comparison) validate(k *check, at string, s Signals) {
+	if !c.Enabled {
+		return
+	}
+	k.want(c.Ratio >= 1 && c.Ratio <= 100, at+".ratio", c.Ratio, "want 1 to 100, such as 1.5 for half as many again")
+	k.want(c.Min > 0 && c.Min < 1, at+".min", c.Min, "want a ratio between 0 and 1, such as 0.0001 for one request of 10,000")
+	k.bounded(at+".warmup", c.Warmup, 0, day)
+	k.want(s.ErrorRate.Enabled || s.Latency.Enabled, at+".enabled", true, "want errorRate or latency on, whose requests it compares; either may have action: none")
+}
 
 // generatedLabels is what the labels of the alerts in guardian's own rules can be.
 func (c Config) generatedLabels(guard string) map[string][]string {

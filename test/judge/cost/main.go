@@ -44,6 +44,7 @@ var (
 	idle   = flag.Int("idle", 500, "other targets that Prometheus scrapes: rules that ask for up may meet them all")
 	busy   = flag.Int("busy", -1, "how many of the guards have a canary with traffic; -1: all")
 	fast   = flag.Duration("fast", 0, "scrape interval of the fast lane; 0: none")
+	worse  = flag.Bool("comparison", false, "the guards compare their canary with stable")
 	top    = flag.Int("top", 0, "print so many of the rules that take longest")
 	cpu    = flag.String("cpuprofile", "", "write Prometheus's CPU profile with rules to this file")
 )
@@ -405,6 +406,9 @@ func options(n int) rules.Options {
 				Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute}, Traffic: &rules.Traffic{ShareTolerance: 0.5},
 			},
 		})
+		if *worse {
+			o.Guards[i].Signals.Comparison = &rules.Comparison{Ratio: 1.5, Min: 0.0001}
+		}
 	}
 	return o
 }

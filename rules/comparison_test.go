@@ -1,0 +1,138 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	worseHold     = "GuardianCanaryWorseThanStableHold/hold orders-service"
+	worseRollback = "GuardianCanaryWorseThanStable/rollback orders-service"
+	worseWarning  = "GuardianCanaryWorseThanStableWarning/none orders-service"
+)
+
+// comparing is a guard whose limits are far away.
+func comparing(change func(*Signals)) []Guard {
+	return []Guard{with(orders(), func(g *Guard) {
+		g.Signals = Signals{ErrorRate: &ErrorRate{Max: 0.5}, Comparison: &Comparison{Ratio: 1.5, Min: 0.0001, Warmup: time.Minute}}
+		change(&g.Signals)
+	})}
+}
+
+// Blocks end at seconds 15, 30, and so on, and are judged at the evaluation after. The first one with
+// requests is told of at 45, so that the first one which is compared is told of at 120.
+func TestComparison(t *testing.T) {
+	as := func(action Action) []Guard { return comparing(func(s *Signals) { s.Comparison.Action = action }) }
+	failing := func(workload string, all, bad float64, from int) rows {
+		return rows{requests(workload, "200"): rate(all-bad, 0), requests(workload, "503"): rate(bad, from)}
+	}
+	sides := func(stableBad, canaryBad float64, from int) []target {
+		return []target{{name: "stable", phase: 1, rows: failing("orders-v1", 100, stableBad, 0)}, {name: "canary", phase: 3, rows: failing("orders-v2", 10, canaryBad, from)}}
+	}
+	all := map[string]scenario{
+		"ten times as many failures as stable's are a hold after three blocks": {
+			guards: as(""), targets: sides(1, 1, 0),
+			want: map[int][]string{135: nil, 150: {worseHold}, 300: {worseHold}},
+			texts: map[int]text{155: {worseHold, "orders-service: the canary is worse than stable",
+				"The canary of orders-service in microservices is worse than stable at the same time, by more than 1.5 times: 10% of its requests fail, and 1% of stable's, within 30m. guardian holds the canary where it is, and does not roll back: signals.comparison.action is hold."}},
+		},
+		"a rollback where that is asked for":   {guards: as(ActionRollback), targets: sides(1, 1, 0), want: map[int][]string{135: nil, 150: {worseRollback}}},
+		"for people alone where it is none":    {guards: as(ActionNone), targets: sides(1, 1, 0), want: map[int][]string{135: nil, 150: {worseWarning}}},
+		"as many as stable's are none":         {guards: as(""), targets: sides(10, 1, 0), want: map[int][]string{120: nil, 240: nil, 390: nil}},
+		"a third more is within the ratio":     {guards: as(""), targets: sides(30, 4, 0), want: map[int][]string{120: nil, 240: nil, 390: nil}},
+		"no failure at all":                    {guards: as(""), targets: sides(0, 0, 0), want: map[int][]string{120: nil, 390: nil}},
+		"few failures beside none of stable's": {guards: as(""), targets: sides(0, 0.02, 0), want: map[int][]string{120: nil, 240: nil}},
+		"while it is cold, failures do not count": {
+			guards: as(""), targets: []target{{name: "stable", phase: 1, rows: failing("orders-v1", 100, 1, 0)},
+				{name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): rate(9, 0), requests("orders-v2", "503"): until(70, rate(5, 0), always(350.0))}}},
+			want: map[int][]string{90: nil, 120: nil, 240: nil},
+		},
+		"its end is that of the bad requests": {
+			guards: as(""), targets: []target{{name: "stable", phase: 1, rows: failing("orders-v1", 100, 1, 0)},
+				{name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): rate(9, 0), requests("orders-v2", "503"): until(150, rate(1, 0), always(150.0))}}},
+			want: map[int][]string{150: {worseHold}, 165: {worseHold}, 390: nil},
+		},
+		"without stable there is nothing to compare with": {
+			guards: as(""), targets: []target{{name: "canary", phase: 3, rows: failing("orders-v2", 10, 1, 0)}},
+			want: map[int][]string{120: nil, 240: nil},
+		},
+		"a canary that gets requests anew is cold anew": {
+			guards: as(""), targets: []target{{name: "stable", phase: 1, rows: failing("orders-v1", 100, 1, 0)},
+				{name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): until(150, rate(9, 0), until(255, always(1350.0), func(s int) any { return 1350 + 9.0*float64(s-255) })),
+					requests("orders-v2", "503"): until(150, rate(1, 0), until(255, always(150.0), func(s int) any { return 150 + 1.0*float64(s-255) }))}}},
+			// None within a minute from 240 on, and again at 285: the first block that is compared is told at 360.
+			want: map[int][]string{150: {worseHold}, 285: nil, 375: nil, 390: {worseHold}},
+		},
+		"slow requests": {
+			guards: comparing(func(s *Signals) {
+				s.ErrorRate, s.Latency = nil, &Latency{Quantile: 0.5, Max: 500 * time.Millisecond}
+			}),
+			targets: []target{{name: "stable", phase: 1, rows: merge(timed("orders-v1", "500", 100, 0.01, 0), rows{requests("orders-v1", "200"): rate(100, 0)})},
+				{name: "canary", phase: 3, rows: merge(timed("orders-v2", "500", 10, 0.1, 0), rows{requests("orders-v2", "200"): rate(10, 0)})}},
+			want: map[int][]string{135: nil, 150: {worseHold}},
+			texts: map[int]text{155: {worseHold, "orders-service: the canary is worse than stable",
+				"The canary of orders-service in microservices is worse than stable at the same time, by more than 1.5 times: 10% of its requests are too slow, and 1% of stable's, within 30m. guardian holds the canary where it is, and does not roll back: signals.comparison.action is hold."}},
+		},
+		"of a guard that did not ask for it nothing is compared": {
+			guards:  append(as(""), with(orders(), func(g *Guard) { g.Name, g.Signals = "other", Signals{ErrorRate: &ErrorRate{Max: 0.5}} })),
+			targets: sides(1, 1, 0),
+			want:    map[int][]string{150: {worseHold}, 300: {worseHold}},
+		},
+	}
+	for name, s := range all {
+		s.every = 15
+		all[name] = s
+	}
+	runAll(t, nil, all)
+}
+
+func TestTheComparisonIsOffUnlessAskedFor(t *testing.T) {
+	for _, g := range generated(t, Options{Guards: []Guard{with(orders(), func(g *Guard) { g.Signals.Comparison = nil })}}).groups() {
+		for _, r := range g.Rules {
+			if strings.Contains(g.Name+r.Record+r.Alert, "comparison") || strings.Contains(r.Record, "worse") {
+				t.Errorf("%s: %s%s", g.Name, r.Record, r.Alert)
+			}
+		}
+	}
+	if groups := (Options{}).Groups(comparing(func(*Signals) {})[0]); groups["comparison"] == 0 {
+		t.Errorf("nothing proves that it is evaluated: %v", groups)
+	}
+}
+
+func TestWhatTheComparisonRefuses(t *testing.T) {
+	for want, change := range map[string]func(*Signals){
+		"signals.comparison.ratio: 0.9; want 1 to 100":                   func(s *Signals) { s.Comparison.Ratio = 0.9 },
+		"signals.comparison.min: 0; want more than 0":                    func(s *Signals) { s.Comparison.Min = 0 },
+		"signals.comparison.warmup: -1s; want 0s":                        func(s *Signals) { s.Comparison.Warmup = -time.Second },
+		"on without errorRate and latency; want one of them":             func(s *Signals) { s.ErrorRate = nil },
+		`signals.comparison.action: "page"; want rollback, hold or none`: func(s *Signals) { s.Comparison.Action = "page" },
+	} {
+		if _, err := Generate(Options{Guards: comparing(change)}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+// The longest time that old evidence can roll a new build back has to be over before it does.
+func TestTheAlertWindowHasTheEvidenceThatIsKept(t *testing.T) {
+	window := func(action Action) time.Duration {
+		return Options{Guards: comparing(func(s *Signals) { s.Comparison.Action = action })}.AlertWindow()
+	}
+	if held, rolled := window(ActionHold), window(ActionRollback); rolled-held < 15*time.Minute || rolled < comparisonLasts() {
+		t.Errorf("%v with a hold, %v with a rollback; evidence lasts %v", held, rolled, comparisonLasts())
+	}
+	if lasts := comparisonLasts(); lasts != 24*time.Minute+54*time.Second {
+		t.Errorf("the runbook says 25 minutes, it is %v", lasts)
+	}
+	names := []string{}
+	for _, c := range comparedShares {
+		names = append(names, c.share, c.both, c.mine, c.worse)
+	}
+	slices.Sort(names)
+	if len(slices.Compact(names)) != 4*len(comparedShares) {
+		t.Error(fmt.Sprint("two shares are recorded by one name: ", names))
+	}
+}

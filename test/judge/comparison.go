@@ -1,0 +1,268 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"sync"
+)
+
+// comparison is a port to Go of the rules' comparison with stable (rules/comparison.go has
+// the test and its sources) at the defaults of its keys, for scrapes every 5 s and an
+// evaluation every second.
+type comparison struct {
+	ratio, min float64
+	warmup     int64
+
+	requests [60]float64 // of the canary, by the second
+	blocks   [reporters][sides]count
+	began    int64 // of the canary's requests
+	beganAt  int64 // when that was recorded last
+	evidence [reporters][len(comparisonTimes)]float64
+	at       [reporters]int64 // when that was recorded last
+}
+
+const (
+	comparisonBlock = 15 * second
+	comparisonProof = enoughProof
+	comparisonMost  = 0.36 * comparisonProof
+	comparisonTop   = comparisonProof * 4.0 / 3
+)
+
+var comparisonTimes = [3]float64{1.4, 3, 10}
+
+func newComparison() *comparison {
+	return &comparison{ratio: *ratio, min: 0.0001, warmup: 180 * second}
+}
+
+// evaluate is one second of the rules, and reports whether the canary is proven worse.
+func (c *comparison) evaluate(now int64, targets []*target) bool {
+	fires := false
+	if now%comparisonBlock == 0 { // as of the second before
+		fires = c.judge(now)
+		c.blocks = [reporters][sides]count{}
+	}
+	second60 := &c.requests[now/second%60]
+	*second60 = 0
+	for r := range reporters {
+		for side := range sides {
+			var step count
+			for _, g := range targets {
+				if g.reporter == r {
+					g.grown(now, second, side, &step)
+				}
+			}
+			if step.ok {
+				block := &c.blocks[r][side]
+				block.ok = true
+				block.all += step.all
+				block.bad += step.bad
+			}
+			if side == canarySide && step.ok {
+				*second60 += step.all
+			}
+		}
+	}
+	return fires
+}
+
+// judge is one evaluation of the comparison's group.
+func (c *comparison) judge(now int64) bool {
+	any := 0.0
+	for _, n := range c.requests {
+		any += n
+	}
+	if any == 0 {
+		return false
+	}
+	if c.beganAt == 0 || now-c.beganAt >= 3*comparisonBlock {
+		c.began = now
+	}
+	c.beganAt = now
+	if c.began+comparisonBlock+c.warmup > now {
+		return false
+	}
+	fires := false
+	for r := range reporters {
+		canary, stable := c.blocks[r][canarySide], c.blocks[r][stableSide]
+		if !canary.ok || !stable.ok {
+			continue
+		}
+		if c.at[r] == 0 || now-c.at[r] >= 3*comparisonBlock {
+			c.evidence[r] = [len(comparisonTimes)]float64{}
+		}
+		c.at[r] = now
+		share := c.ratio * canary.all / max(c.ratio*canary.all+stable.all, 1e-9)
+		both := canary.bad + stable.bad + stable.all*c.min/c.ratio
+		for i, times := range comparisonTimes {
+			more := canary.bad*math.Log(times) - both*math.Log(1+(times-1)*share)
+			kept := c.evidence[r][i] * math.Exp2(-15.0/3600)
+			c.evidence[r][i] = min(max(kept+min(more, comparisonMost), 0), comparisonTop)
+			fires = fires || c.evidence[r][i] > comparisonProof
+		}
+	}
+	return fires
+}
+
+// leastRequests is how many requests of a canary any test needs on average to have as
+// much evidence, by the divergence of what is true from what is allowed (Kullback, Leibler):
+// p at the canary against q at stable, which gets other requests for each of the canary's.
+func leastRequests(p, q, other, ratio, min float64) float64 {
+	q += min / ratio
+	times := p / (ratio * q)
+	if times <= 1 {
+		return math.Inf(1)
+	}
+	share := ratio / (ratio + other)
+	return comparisonProof / (p*math.Log(times) - (p+other*q)*math.Log(1+(times-1)*share))
+}
+
+// comparisons are the tables of the comparison.
+func comparisons() bool {
+	ok := alike()
+	ok = fooled() && ok
+	worse()
+	return ok
+}
+
+// alike counts how often versions that are alike are told apart.
+func alike() bool {
+	const life = 10 // hours of a canary
+	fmt.Printf("\nComparison with stable: false alarms per 1,000 canary hours (versions alike; bursts, restarts, pods coming and going, failed scrapes)\n")
+	w := table("failed, both\trequests/s\tcanary\tload\talarms\thours")
+	good, all, total := true, 0, 0.0
+	for _, bad := range []float64{0.0005, 0.005, 0.009} {
+		for _, rate := range []float64{1, 10, 100, 1000} {
+			for i, canary := range []float64{0.1, 0.5} {
+				load := [2]string{"even", "as by day and night, five times"}[i]
+				alarms := 0
+				var mu sync.Mutex
+				lives := max(1, *hours/life)
+				each(lives, func(n int) {
+					o := service(rate, canary)
+					o.canaryBad, o.stableBad, o.rough = constant(bad), constant(bad), 1
+					if i == 1 { // errors grow with the load
+						o.load = func(t int64) float64 { return 1 + 0.67*math.Sin(2*math.Pi*float64(t)/(life*3600*second)) }
+						both := func(t int64) float64 { return bad * o.load(t) }
+						o.canaryBad, o.stableBad = both, both
+					}
+					found := compareFor(o, life*3600*second, drawn(n)+uint64(1e7*bad*rate))
+					mu.Lock()
+					defer mu.Unlock()
+					alarms += found
+				})
+				hours := float64(lives * life)
+				fmt.Fprintf(w, "%.2f%%\t%.0f\t%.0f%%\t%s\t%s\t%.0f\n", 100*bad, rate, 100*canary, load, poissonRate(alarms, hours), hours)
+				all, total = all+alarms, total+hours
+				good = good && float64(alarms) <= max(1, hours/1000)
+			}
+		}
+	}
+	w.Flush()
+	fmt.Printf("all lines together: %s\n", poissonRate(all, total))
+	return good && float64(all) <= max(1, total/1000)
+}
+
+// compareFor counts alarms of a service; after each the evidence is forgotten.
+func compareFor(o worldOptions, length int64, seed uint64) int {
+	w, c, alarms := newWorld(o, seed), newComparison(), 0
+	for now := int64(second); now <= length; now += second {
+		w.runTo(now)
+		if c.evaluate(now, w.targets) {
+			alarms++
+			c.evidence = [reporters][len(comparisonTimes)]float64{}
+		}
+	}
+	return alarms
+}
+
+// fooled counts alarms by what happens to both versions, or to a canary that is cold.
+func fooled() bool {
+	fmt.Printf("\nComparison with stable: alarms in an hour in which no version is worse but for its start (100 requests/s)\n")
+	w := table("what\tcanary\talarms")
+	good := true
+	for _, what := range []struct {
+		name string
+		set  func(*worldOptions)
+	}{
+		{"both fail (20%) for a minute, three times", func(o *worldOptions) {
+			outage := func(t int64) float64 {
+				if at := t % (1000 * second); at >= 600*second && at < 660*second {
+					return 0.2
+				}
+				return 0.001
+			}
+			o.canaryBad, o.stableBad, o.rough = outage, outage, 1
+		}},
+		{"a cold canary fails ten times as often for its first two minutes", func(o *worldOptions) {
+			o.canaryBad, o.stableBad, o.rough = from(120*second, 0.01, 0.001), constant(0.001), 1
+		}},
+		{"weights 10, 30, 50% while the share of failures of both doubles", func(o *worldOptions) {
+			o.weight = func(t int64) float64 { return []float64{0.1, 0.3, 0.5, 0.5}[t/(1000*second)] }
+			both := func(t int64) float64 { return []float64{0.001, 0.002, 0.004, 0.002}[t/(1000*second)] }
+			o.canaryBad, o.stableBad, o.rough = both, both, 1
+		}},
+	} {
+		for _, canary := range []float64{0.1, 0.5} {
+			alarms, n := 0, max(1, *runs)
+			var mu sync.Mutex
+			each(n, func(i int) {
+				o := service(100, canary)
+				what.set(&o)
+				found := compareFor(o, 3600*second, drawn(i))
+				mu.Lock()
+				defer mu.Unlock()
+				alarms += min(1, found)
+			})
+			fmt.Fprintf(w, "%s\t%.0f%%\t%s\n", what.name, 100*canary, share(alarms, n))
+			good = good && alarms*100 <= n
+		}
+	}
+	w.Flush()
+	return good
+}
+
+// worse measures how long it takes until a canary is proven worse than stable.
+func worse() {
+	fmt.Printf("\nComparison with stable: from the fault to the alarm, canary 10%% (warm; no alarm within two hours: -)\n")
+	w := table("stable fails\tcanary\trequests/s\tseconds\tof the canary's requests (median)\tleast by this ratio and min\tleast by any difference")
+	c := newComparison()
+	for _, q := range []float64{0.0005, 0.005} {
+		for _, times := range []float64{2, 5, 10} {
+			for _, rate := range []float64{1, 10, 100, 1000} {
+				d := worseDelays(rate, q, q*times)
+				median := d.quantile(0.5)
+				text := "-"
+				if !math.IsInf(median, 1) {
+					text = fmt.Sprintf("%.0f", median*rate*0.1)
+				}
+				fmt.Fprintf(w, "%.2f%%\t%.2f%% (%.0f×)\t%.0f\t%v\t%s\t%.0f\t%.0f\n", 100*q, 100*q*times, times, rate, d, text,
+					leastRequests(q*times, q, 9, c.ratio, c.min), leastRequests(q*times, q, 9, 1, 0))
+			}
+		}
+	}
+	w.Flush()
+}
+
+func worseDelays(rate, stable, canary float64) delays {
+	const patience = 7200 * second
+	var mu sync.Mutex
+	var d delays
+	each(max(10, *runs/5), func(i int) {
+		o := service(rate, 0.1)
+		start := 600*second + int64(i*7919)%(15*second)
+		o.stableBad, o.canaryBad, o.changes = constant(stable), from(start, stable, canary), []int64{start}
+		w, c, delay := newWorld(o, drawn(i)), newComparison(), math.Inf(1)
+		for now := int64(second); now <= start+patience; now += second {
+			w.runTo(now)
+			if c.evaluate(now, w.targets) && now > start {
+				delay = float64(now-start) / second
+				break
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		d = append(d, delay)
+	})
+	_ = d.String() // sorts
+	return d
+}
