@@ -1093,7 +1093,7 @@ func TestARequestIsNotWrittenWithoutALiveGuardian(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, record(shifting(30, 1)))
 		code, text := b.run("unlock", testGuard, "--reason", "r")
-		want(t, code, text, exitUnknown, "no replica of guardian is running in namespace shop")
+		want(t, code, text, exitUnknown, "no replica of guardian is running in namespace shop: no replica has a Lease there; next: kubectl get pods -n shop -l app.kubernetes.io/name=guardian")
 		for _, a := range b.kube.Actions() {
 			if a.GetVerb() == "patch" {
 				t.Errorf("wrote %v", a)

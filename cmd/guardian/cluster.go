@@ -129,7 +129,7 @@ func (c *cluster) wantReplica(ctx context.Context, p *records.Liveness) error {
 	case err != nil:
 		return &exitError{exitUnknown, fmt.Errorf("could not tell: %w", err)}
 	case why != "":
-		return couldNotTell("no replica of guardian is running in namespace %s: %s", c.namespace, why)
+		return couldNotTell("no replica of guardian is running in namespace %s: %s; next: %s", c.namespace, why, podsCommand(c.namespace))
 	}
 	return nil
 }

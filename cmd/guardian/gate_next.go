@@ -44,7 +44,7 @@ func (c gateCause) unhealthy(text string, b blame) (*gateAnswer, time.Duration) 
 func (a *app) nextCommand(r gateResult) string {
 	switch r.cause {
 	case causeDead:
-		return fmt.Sprintf("kubectl get pods -n %s -l app.kubernetes.io/name=guardian", r.namespace)
+		return podsCommand(r.namespace)
 	case causeDisarmed:
 		return fmt.Sprintf("%s arm %s -n %s --reason '…'", a.name, r.guard, r.namespace)
 	case causeTrouble, causeTraffic:
@@ -53,4 +53,9 @@ func (a *app) nextCommand(r gateResult) string {
 		return a.name + " check -f guardian.yaml --wait 3m"
 	}
 	return ""
+}
+
+// podsCommand shows what became of guardian's replicas.
+func podsCommand(namespace string) string {
+	return fmt.Sprintf("kubectl get pods -n %s -l app.kubernetes.io/name=guardian", namespace)
 }

@@ -131,6 +131,10 @@ func TestTheRolesThatArePrintedAreEnoughAndNoMore(t *testing.T) {
 		{ci, "status", exitFailed, "your user may not"},
 		{ci, "pause orders --reason r", exitFailed, "your user may not"},
 		{ci, "unlock orders --reason r", exitFailed, "your user may not"},
+		{ci, "history " + app.Name, exitOK, "7% of requests fail"},
+		{ci, "receipt " + app.Name, exitOK, "7% of requests fail"},
+		{ci, "mark orders last --wrong --reason r", exitFailed, "your user may not"},
+		{viewer, "report", exitOK, "1 rollback"},
 		{viewer, "status", exitOK, "rolled-back"},
 		{viewer, "gate --all", exitFailed, "7% of requests fail"},
 		{viewer, "rollback orders --reason r", exitOK, "already rolled back"}, // nothing is written
@@ -143,6 +147,7 @@ func TestTheRolesThatArePrintedAreEnoughAndNoMore(t *testing.T) {
 		{operator, "disarm orders --for 1h --reason r", exitOK, "disarmed"},
 		{operator, "arm orders --reason r", exitOK, "armed"},
 		{operator, "unlock orders --reason r", exitOK, "unlocked"},
+		{operator, "mark orders last --wrong --reason r", exitOK, "wrong"},
 	} {
 		code, text := c.as(strings.Fields(c.args)...)
 		want(t, code, c.args+": "+text, c.code, c.says)

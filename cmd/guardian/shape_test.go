@@ -94,7 +94,8 @@ func (s *shapes) table(of reflect.Type) string {
 		if strings.Contains(options, "omit") {
 			absent = "may be absent"
 		}
-		meaning := strings.ReplaceAll(s.comments[of.String()+"."+f.Name], "|", `\|`)
+		meaning := strings.TrimPrefix(s.comments[of.String()+"."+f.Name], f.Name+" is ")
+		meaning = strings.ReplaceAll(meaning, "|", `\|`)
 		fmt.Fprintf(&out, "| `%s` | %s | %s | %s |\n", key, s.kind(f.Type), absent, meaning)
 	}
 	return out.String()
@@ -112,7 +113,11 @@ func (s *shapes) kind(of reflect.Type) string {
 	case reflect.Pointer:
 		return s.kind(of.Elem())
 	case reflect.Slice:
-		return "list of " + strings.TrimSuffix(s.kind(of.Elem()), "s") + "s"
+		kind := "list of " + s.kind(of.Elem())
+		if strings.HasSuffix(kind, ")") { // of an object's name
+			return kind
+		}
+		return kind + "s"
 	case reflect.String:
 		return "string"
 	case reflect.Bool:
