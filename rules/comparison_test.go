@@ -76,6 +76,13 @@ func TestComparison(t *testing.T) {
 			texts: map[int]text{155: {worseHold, "orders-service: the canary is worse than stable",
 				"The canary of orders-service in microservices is worse than stable at the same time, by more than 1.5 times: 10% of its requests are too slow, and 1% of stable's, within 30m. guardian holds the canary where it is, and does not roll back: signals.comparison.action is hold."}},
 		},
+		"failures of a guard that is judged by latency alone are not compared, beside one that is not": {
+			guards: append(comparing(func(s *Signals) {
+				s.ErrorRate, s.Latency = nil, &Latency{Quantile: 0.5, Max: 500 * time.Millisecond}
+			}), with(as("")[0], func(g *Guard) { g.Name = "other" })),
+			targets: sides(1, 1, 0),
+			want:    map[int][]string{150: {"GuardianCanaryWorseThanStableHold/hold other"}, 300: {"GuardianCanaryWorseThanStableHold/hold other"}},
+		},
 		"of a guard that did not ask for it nothing is compared": {
 			guards:  append(as(""), with(orders(), func(g *Guard) { g.Name, g.Signals = "other", Signals{ErrorRate: &ErrorRate{Max: 0.5}} })),
 			targets: sides(1, 1, 0),
