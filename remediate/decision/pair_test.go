@@ -80,6 +80,9 @@ func TestNothingIsMovedToWhatALockDenies(t *testing.T) {
 			if r.Status.State != StateBlocked || !strings.Contains(r.Status.Reason, "stable v2 is what the lock denies: unlock, or have stable and canary be what they were (v1 and v2)") {
 				t.Errorf("%s: %s", r.Status.State, r.Status.Reason)
 			}
+			if r.Status.Build != "b1" || slices.ContainsFunc(r.History, func(e HistoryEntry) bool { return e.Event == EventExchanged }) {
+				t.Errorf("begun anew under the lock: build %s, history %+v", r.Status.Build, r.History)
+			}
 			if !slices.Contains(r.Deny, "orders-service/v2") || r.Status.Moves.Canary != "v2" || len(r.Lock.Refused) != 1 {
 				t.Errorf("deny %v, moves %+v, lock %+v", r.Deny, r.Status.Moves, r.Lock)
 			}
