@@ -118,6 +118,8 @@ func (s *shapes) kind(of reflect.Type) string {
 			return kind
 		}
 		return kind + "s"
+	case reflect.Map: // whose keys are names
+		return "object of " + s.kind(of.Elem()) + "s"
 	case reflect.String:
 		return "string"
 	case reflect.Bool:
