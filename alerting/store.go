@@ -28,8 +28,9 @@ const endedFor = 5 * time.Minute
 // StoreOptions says how much a [Store] holds and for how long.
 type StoreOptions struct {
 	// MaxAlerts and MaxBytes bound what is held (the bytes of labels and
-	// annotations). Further alerts are refused with ErrStoreFull; news of those
-	// held are always taken. Defaults: 10,000 and 32 MiB.
+	// annotations). News of those held are always taken; a further alert that has
+	// keys takes the room of those without, and is refused with ErrStoreFull where
+	// there are none, as is every further one without. Defaults: 10,000 and 32 MiB.
 	MaxAlerts, MaxBytes int
 
 	// MaxAge is how long an alert that came by webhook or listing is taken to

@@ -546,7 +546,7 @@ func TestAGateWithoutALiveGuardianTellsOfALock(t *testing.T) {
 		"a lock":                   {locked(), nil, exitFailed, "deploy a new build of v2; no replica of guardian is running: no replica has a Lease there, so nothing lifts the lock"},
 		"nor is it waited for":     {locked(), []string{"--wait-unlocked"}, exitFailed, "so nothing lifts the lock"},
 		"a lock, for programs":     {locked(), []string{"-o", "json"}, exitFailed, `"code": 1,`},
-		"a rollback under way":     {underWay(30), nil, exitFailed, "rollback under way, the canary is at 30%: 5% of requests failed; no replica of guardian is running"},
+		"a rollback under way":     {underWay(30), nil, exitFailed, "locked, and the canary is at 30%: 5% of requests failed; no replica of guardian is running: no replica has a Lease there, so nothing takes that away: guardian rollback orders-service prints the command"},
 		"a hold may be over":       {held, nil, exitUnknown, "could not tell: guard orders-service: no replica of guardian is running: no replica has a Lease there"},
 		"an alert may be over":     {firing(decision.StateShifting, 10, decision.ActionRollback), nil, exitUnknown, "no replica of guardian is running"},
 		"a disarm with a lock":     {disarmed(locked()), nil, exitUnknown, "nothing would be rolled back; the lock stands: 5% of requests failed"},

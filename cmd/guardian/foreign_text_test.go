@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+
+	"github.com/canary-guardian/guardian/internal/printable"
 )
 
 // foreignText is what a person's reason, an alert's annotation, a field manager or a
@@ -90,7 +92,7 @@ func TestWhatOthersWroteIsTextWhereverItIsPrinted(t *testing.T) {
 func TestWhatIsPrintedToBeTypedIsOneWordEach(t *testing.T) {
 	for word, want := range map[string]string{"orders-service": "orders-service", "host:orders-v1.shop.svc": "host:orders-v1.shop.svc", "": "''",
 		"-o": "'-o'", "a b": "'a b'", "$(x)": "'$(x)'", "it's; rm": `'it'\''s; rm'`, "a\x1b\nb": `'a\x1b b'`} {
-		if got := shellWord(word); got != want {
+		if got := printable.Word(word); got != want {
 			t.Errorf("%q: %s, want %s", word, got, want)
 		}
 	}

@@ -167,6 +167,7 @@ type gateWatch struct {
 	observedAt time.Time // when the Leases were last observed
 	livedAt    time.Time // when they last showed a replica that runs
 	dead       string    // why the last observation did not
+	unseen     bool      // the Leases could not be read: whether a replica runs is not known
 	renewed    time.Time // the latest time since which one has been renewed
 	freshAt    time.Time // when the newest heartbeat was last fresh enough
 	unverified string    // why it is not now
@@ -201,9 +202,10 @@ func noReplica(why string) string { return orNothing("no replica of guardian is 
 func (w *gateWatch) observe(p *records.Liveness, why string, err error, now time.Time) {
 	w.observedAt = now
 	if err != nil {
-		w.dead = err.Error()
+		w.dead, w.unseen = err.Error(), true
 		return
 	}
+	w.unseen = false
 	w.dead, w.unverified, w.renewed, w.received, w.failing = noReplica(why), p.Unverified(), p.Renewed, p.Received, p.Failing(w.guard)
 	if why == "" {
 		w.livedAt = now
@@ -273,7 +275,15 @@ func (w *gateWatch) withoutReplica(r decision.Record) (*gateAnswer, time.Duratio
 	if r.Lock == nil {
 		return causeDead.unknown("%s", dead)
 	}
-	return causeDead.unhealthy(fmt.Sprintf("%s; %s, so nothing lifts the lock", trouble(r), dead), blameOf(w.guard, w.namespace, r))
+	text := trouble(r) + "; " + dead
+	switch weight := r.Status.Weight; {
+	case w.unseen:
+	case weight > 0 && r.Status.Observing == nil:
+		text = fmt.Sprintf("locked, and the canary is at %d%%: %s; %s, so nothing takes that away: guardian rollback %s prints the command", weight, r.Lock.Reason, dead, w.guard)
+	default:
+		text += ", so nothing lifts the lock"
+	}
+	return causeDead.unhealthy(text, blameOf(w.guard, w.namespace, r))
 }
 
 // waitUnlocked waits until nothing keeps traffic from being shifted; without an

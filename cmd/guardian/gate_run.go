@@ -96,8 +96,8 @@ func (c *cluster) gateAll(ctx context.Context, guards []string, signs *liveness,
 func (c *cluster) gateOne(ctx context.Context, guard string, signs *liveness, progress *gateProgress, o gateOptions) gateResult {
 	now := time.Now()
 	w := gateWatch{options: o, guard: guard, namespace: c.namespace, began: now, readAt: now, livedAt: now, freshAt: now, unverified: signs.unverified()}
-	if dead := signs.dead(); dead != "" {
-		w.livedAt, w.dead = time.Time{}, dead
+	if dead, unseen := signs.dead(); dead != "" {
+		w.livedAt, w.dead, w.unseen = time.Time{}, dead, unseen
 	}
 	var answer *gateAnswer
 	err := c.records().Follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
@@ -142,14 +142,15 @@ func (l *liveness) atBegin(ctx context.Context) {
 	l.at = time.Now()
 }
 
-// dead is why no replica is known to run, or "".
-func (l *liveness) dead() string {
+// dead is why no replica is known to run, or "", and whether that is for the Leases
+// could not be read.
+func (l *liveness) dead() (why string, unseen bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err != nil {
-		return l.err.Error()
+		return l.err.Error(), true
 	}
-	return noReplica(l.why)
+	return noReplica(l.why), false
 }
 
 func (l *liveness) unverified() string {

@@ -77,10 +77,16 @@ func blockedNotice(c config.Config, v remediate.View) *notice {
 			fmt.Sprintf("The canary of %s has %d%% of the traffic and %s: %s.", of, s.Weight, isBad(v), why))
 		n.annotations["next"] = "guardian moves nothing in mode observe: send the traffic back yourself, or lift the lock if the build is good."
 		return n
-	case s.Weight == 0:
+	case s.LacksVirtualService():
 		n := newNotice(c, v, rules.NoticeBlocked, "a VirtualService of the locked canary does not exist",
 			fmt.Sprintf("The canary of %s %s. It is locked at 0%%, and %s. Put the VirtualService back.", of, isBad(v), why))
 		n.annotations["next"] = "guardian locks the VirtualService again as soon as it is there."
+		return n
+	}
+	if s.Weight == 0 { // testers' routes or mirrors, a VirtualService that cannot be read, sides that were exchanged under the lock
+		n := newNotice(c, v, rules.NoticeBlocked, "guardian cannot keep requests from the canary",
+			fmt.Sprintf("The canary of %s %s. Its weight is 0%%, but guardian cannot do all that keeps requests from it: %s.", of, isBad(v), why))
+		n.annotations["next"] = "guardian does the rest when what it names is mended."
 		return n
 	}
 	mend := "Mend that, or deploy a fixed build of the canary"
@@ -98,14 +104,16 @@ func heldNotice(c config.Config, v remediate.View) *notice {
 	s := v.Status
 	why := clause(strings.TrimPrefix(s.Reason, fmt.Sprintf("held at %d%% by ", s.Weight)))
 	then := "It is not rolled back for this"
-	if f := holding(s); f.Action == decision.ActionRollback && s.EnforcedAt.Before(f.Began) {
-		then = "The alert began before this build: if it goes on firing, the canary is rolled back"
+	f := holding(s)
+	begun := !f.Began.Before(s.EnforcedAt) || s.BuildSince.After(s.EnforcedAt) // else it is of the time before mode enforce
+	if f.Action == decision.ActionRollback && s.Observing == nil && begun {
+		then = "The alert began before this build appeared or was unlocked: if it goes on firing, the canary is rolled back"
 	}
 	n := newNotice(c, v, rules.NoticeHeld, fmt.Sprintf("the canary stays at %d%%", s.Weight),
 		fmt.Sprintf("The canary of %s in %s stays at %d%%: %s. %s. Shift no further while it fires.", v.Name, c.Namespace, s.Weight, why, then))
 	n.put("reason", why)
 	n.annotations["next"] = "guardian takes no step by itself: whoever shifts traffic goes on when the alert is over."
-	if s.Mode == decision.PromotionAuto {
+	if s.Mode == decision.PromotionAuto && s.PausedText() == "" {
 		n.annotations["next"] = "guardian goes on by itself when the alert is over."
 	}
 	return n
@@ -218,6 +226,7 @@ func (n *notice) tellTrouble(c config.Config, v remediate.View) {
 // signals are those that guardian's own alerts have, by name.
 var signals = map[string]rules.Signal{
 	rules.AlertErrorRate: rules.SignalErrorRate, rules.AlertLatency: rules.SignalLatency, rules.AlertRestarts: rules.SignalRestarts, rules.AlertTraffic: rules.SignalTraffic,
+	rules.AlertRefused: rules.SignalTraffic, rules.AlertComparison: rules.SignalComparison,
 }
 
 // tellNext adds what lifts the lock, and the command for it. While it is not

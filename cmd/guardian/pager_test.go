@@ -123,8 +123,17 @@ func TestWhatBlocksOrHoldsIsToldWithTheFaultItself(t *testing.T) {
 	earlier := posts[rules.NoticeHeld]
 	earlier.Status.Reason = "held at 30% by GuardianCanaryErrorRate: orders-service: 5% fail"
 	earlier.Status.Firing = []decision.Firing{{Name: "GuardianCanaryErrorRate", Action: decision.ActionRollback, Began: decisiontest.At}}
+	exchanged := posts[rules.NoticeBlocked]
+	exchanged.Status.Weight, exchanged.Status.Moving, exchanged.Status.Ready.Stable = 0, nil, 3
+	exchanged.Status.Reason = "stable orders-service/v2 is what the lock denies: unlock, or have stable and canary be what they were"
+	observed := earlier
+	observed.Status.Observing = &decision.Observing{}
+	past := earlier
+	past.Status.EnforcedAt = decisiontest.At.Add(time.Hour)
 	moving := posts[rules.NoticeHeld]
 	moving.Status.Mode = decision.PromotionAuto
+	still := moving
+	still.Status.Paused = &decision.Pause{By: "ann", At: decisiontest.At}
 	for name, want := range map[string]struct {
 		v    remediate.View
 		says []string
@@ -139,6 +148,10 @@ func TestWhatBlocksOrHoldsIsToldWithTheFaultItself(t *testing.T) {
 		"held": {posts[rules.NoticeHeld], []string{"stays at 30%: GuardianCanaryErrorRateHold: orders-service: 3%", "It is not rolled back for this", "Shift no further", "takes no step by itself", "since=",
 			"limit=1% of the requests may fail", "dashboard_url="}, "held at"},
 		"held by an alert of before": {earlier, []string{"if it goes on firing, the canary is rolled back", "limit=1%"}, "not rolled back"},
+		"blocked at no weight":       {exchanged, []string{"summary=orders-service: guardian cannot keep requests from the canary", "cannot do all that keeps requests from it: stable orders-service/v2 is what the lock denies"}, "does not exist"},
+		"held while observing":       {observed, []string{"It is not rolled back for this"}, "is rolled back:"},
+		"held by the past":           {past, []string{"It is not rolled back for this"}, "is rolled back:"},
+		"held while paused":          {still, []string{"takes no step by itself"}, "goes on by itself"},
 		"held with promotion":        {moving, []string{"goes on by itself"}, "takes no step"},
 	} {
 		n := noticeOf(c, want.v)

@@ -289,6 +289,8 @@ func nextOfLock(rec decision.Record, typed func(verb, flags string) string) (nex
 	case s.Disarmed != nil:
 		return fmt.Sprintf("The guard is disarmed until %s: guardian takes no traffic from the canary before that, and the lock stands.", decision.Stamp(s.Disarmed.Until)),
 			typed("arm", " --reason '…'")
+	case s.State == decision.StateBlocked && s.Weight == 0:
+		return fmt.Sprintf("The canary has no weight, but guardian cannot do all that keeps requests from it: %s.", strings.TrimRight(s.Reason, ". ")), typed("status", "")
 	case s.State == decision.StateBlocked:
 		return fmt.Sprintf("The canary has %d%% of the traffic, and guardian cannot take it away yet: %s. It does as soon as it can.", s.Weight, strings.TrimRight(s.Reason, ". ")), typed("status", "")
 	case rec.Lock.Kind != decision.LockBuild:

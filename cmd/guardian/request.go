@@ -352,21 +352,9 @@ func (a *app) byHand(action decision.RequestAction, guard, namespace string, r d
 		// Not apply, nor replace: what kubectl then remembers as applied has a resourceVersion and guardian's
 		// annotations, and the next apply of CI fails, or takes them off.
 		text += fmt.Sprintf("\n  kubectl patch virtualservice -n %[1]s %[2]s --type=json -p \"$(kubectl get virtualservice -n %[1]s %[2]s -o yaml | %[3]s plan -f - --stable %[4]s --canary %[5]s -o patch)\"",
-			namespace, shellWord(vs), a.name, shellWord(m.Stable), shellWord(m.Canary))
+			namespace, printable.Word(vs), a.name, printable.Word(m.Stable), printable.Word(m.Canary))
 	}
 	return text
-}
-
-// shellWord is a word for a command that is printed to be typed. What guardian has
-// written needs no quotes; but whoever can edit a record can write there as well.
-func shellWord(word string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:/", r)
-	}
-	if word != "" && !strings.HasPrefix(word, "-") && !strings.ContainsFunc(word, func(r rune) bool { return !plain(r) }) {
-		return word
-	}
-	return "'" + strings.ReplaceAll(printable.Line(word), "'", `'\''`) + "'"
 }
 
 // requestOfOrphan is a request about a guard that no guardian looks after. What it

@@ -42,3 +42,16 @@ var markdownSpecial = strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*",
 // Markdown is Line for Markdown: within a line, as a line after a bullet, or as a
 // table's cell.
 func Markdown(text string) string { return markdownSpecial.Replace(Line(text)) }
+
+// Word is text as one word of a command that is printed to be typed into a shell,
+// quoted where it has to be: what guardian has written has not, but whoever can edit
+// a record can write there as well.
+func Word(text string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:/", r)
+	}
+	if text != "" && !strings.HasPrefix(text, "-") && !strings.ContainsFunc(text, func(r rune) bool { return !plain(r) }) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(Line(text), "'", `'\''`) + "'"
+}

@@ -3,6 +3,7 @@ package decision
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -163,10 +164,20 @@ func (d *decider) isNew(a Alert) bool {
 	return !slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
 }
 
+// untilBack ends the reason of a guard that is blocked since a VirtualService of its
+// lock does not exist.
+const untilBack = ": until it is back, locked again at once, requests reach all pods of its hosts, the canary's too"
+
+// LacksVirtualService says whether a guard is blocked since a VirtualService of its
+// lock does not exist.
+func (s Status) LacksVirtualService() bool {
+	return s.State == StateBlocked && strings.HasSuffix(s.Reason, untilBack)
+}
+
 // gone tells of a locked guard one of whose VirtualServices does not exist: where
 // there is none, Istio sends requests to all pods of the host, the canary's too.
 func (d *decider) gone() choice {
-	text := d.in.Gone + ": until it is back, locked again at once, requests reach all pods of its hosts, the canary's too"
+	text := d.in.Gone + untilBack
 	if d.was.Status.State != StateBlocked {
 		d.note(EventBlocked, "", "locked, and "+text)
 	}

