@@ -52,6 +52,7 @@ type memory struct {
 	underWay int         // guards whose alerts have been taken and not been recorded
 	burst    bool        // the targets are those of a burst
 	ending   *time.Timer // nil: the burst goes on, or there is none
+	bursts   int         // how many have ended, or might have: a timer that comes late knows that it is not meant
 }
 
 func newMemory() *memory { return &memory{set: setTargets, free: debug.FreeOSMemory} }
@@ -100,14 +101,15 @@ func (m *memory) end() {
 	defer m.mu.Unlock()
 	m.underWay--
 	if m.burst && m.underWay < crowd && m.ending == nil {
-		m.ending = time.AfterFunc(burstLasts, m.calmDown)
+		of := m.bursts
+		m.ending = time.AfterFunc(burstLasts, func() { m.calmDown(of) })
 	}
 }
 
-// calmDown ends a burst that has not begun again.
-func (m *memory) calmDown() {
+// calmDown ends a burst that has not begun again since its end was awaited.
+func (m *memory) calmDown(of int) {
 	m.mu.Lock()
-	over := m.ending != nil
+	over := m.ending != nil && m.bursts == of
 	if over {
 		m.ending, m.burst = nil, false
 		m.set(calm(m.guards))
@@ -130,6 +132,7 @@ func (m *memory) stopEnding() {
 	if m.ending != nil {
 		m.ending.Stop()
 		m.ending = nil
+		m.bursts++
 	}
 }
 
