@@ -50,6 +50,7 @@ func TestNoEditOfOneKeyByHandLetsGo(t *testing.T) {
 		"other JSON": func(key string, cm *corev1.ConfigMap) { cm.Data[key] = `[[7]]` },
 		"null":       func(key string, cm *corev1.ConfigMap) { cm.Data[key] = `null` },
 		"another's":  func(key string, cm *corev1.ConfigMap) { cm.Data[key] = "payments/v9" },
+		"stable's":   func(key string, cm *corev1.ConfigMap) { cm.Data[key] = "orders-service/v1" },
 		"very long":  func(key string, cm *corev1.ConfigMap) { cm.Data[key] = strings.Repeat("x", 100_000) },
 		"not UTF-8":  func(key string, cm *corev1.ConfigMap) { cm.Data[key] = "\xff\xfe" },
 		"in the past": func(key string, cm *corev1.ConfigMap) {

@@ -26,9 +26,20 @@ func (d *decider) observePair() {
 
 // turned says that stable is what the lock denies: the configuration has exchanged
 // the two under it. To put the canary to 0 would be to give everything to the build
-// that was refused.
+// that was refused. The record's list alone does not say so, for whoever may write to
+// it could have nothing be moved any more: either what the guard had moved before, or
+// the lock on a VirtualService, says it too.
 func (d *decider) turned() bool {
-	return d.rec.Lock != nil && slices.ContainsFunc(d.in.Spare, func(stable string) bool { return slices.Contains(d.rec.Deny, stable) })
+	if d.rec.Lock == nil || !d.denied(d.rec.Deny) {
+		return false
+	}
+	was, m := d.rec.Status.Moves, d.in.Marked
+	return was != nil && was.Stable != d.in.Guard.Stable.String() || m != nil && d.denied(m.Canary)
+}
+
+// denied says that stable is among what a lock denies.
+func (d *decider) denied(canary []string) bool {
+	return slices.ContainsFunc(d.in.Spare, func(stable string) bool { return slices.Contains(canary, stable) })
 }
 
 // holdTurned is a pass over a guard whose stable is what its lock denies. Nothing is

@@ -116,3 +116,36 @@ func TestALockedGuardThatIsExchangedBackGoesOn(t *testing.T) {
 	}
 	s.locked(true)
 }
+
+// That stable is what the lock denies, the record's list alone does not say: whoever may
+// write to it could switch the brake off by it.
+func TestADenialOfStableWithoutAnExchangeIsRepaired(t *testing.T) {
+	for name, leads := range map[string]but{"the lease holder": live, "another replica": func(*Input) {}} {
+		t.Run(name, func(t *testing.T) {
+			spelled := func(in *Input) { in.Deny, in.Spare = []string{"orders-service/v2"}, []string{"orders-service/v1"} }
+			s := tell(t, locked(LockBuild), wasV1V2, deniesV2, spelled, leads)
+			s.in.Record.Deny = []string{"orders-service/v1"}
+			if d := s.then(time.Minute, gets(50)); d.Move != MoveStable {
+				t.Errorf("CI's 50%% are left: %v, %s: %s", d.Move, d.Record.Status.State, d.Record.Status.Reason)
+			}
+			if deny := s.in.Record.Deny; !slices.Equal(deny, []string{"orders-service/v2"}) {
+				t.Errorf("denies %v", deny)
+			}
+		})
+	}
+}
+
+// Where the record is lost after the exchange, what stands on the VirtualService tells of it.
+func TestALostRecordDoesNotHideAnExchange(t *testing.T) {
+	mark := func(in *Input) {
+		in.Marked = &LockAnnotation{By: "guardian", Canary: []string{"orders-service/v2"}, Stable: []string{"orders-service/v1"}, Build: "b1", Since: at, Message: "guardian rolled it back"}
+	}
+	s := tell(t, exchanged(100), mark, live)
+	s.in.Record = Record{Status: Status{Moves: MovesOf(s.in.Guard)}} // as gather begins one
+	for range 3 {
+		if d := s.then(time.Minute); d.Move != MoveNone || d.Record.Status.State != StateBlocked {
+			t.Fatalf("move %v to %d%%: %+v", d.Move, d.Weight, d.Record.Status)
+		}
+		s.locked(true)
+	}
+}

@@ -51,12 +51,13 @@ func (d *decider) decision(c choice) Decision {
 }
 
 // tellDenials has the record say what the lock denies. Replicas may have different
-// configurations for a while: once it is said, it is the lease holder's.
+// configurations for a while: once it is said, it is the lease holder's. Only what
+// nobody can have meant is put right by any of them: the VirtualServices are to say it.
 func (d *decider) tellDenials() {
 	if d.turned() {
 		return
 	}
-	if !d.in.Leads && d.was.Lock != nil && len(d.was.VirtualServices) > 0 && len(d.was.Deny) > 0 {
+	if !d.in.Leads && d.was.Lock != nil && len(d.was.VirtualServices) > 0 && len(d.was.Deny) > 0 && !d.denied(d.was.Deny) {
 		return
 	}
 	d.rec.VirtualServices = slices.Concat(d.in.Guard.VirtualServices, d.former())
