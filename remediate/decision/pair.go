@@ -55,5 +55,8 @@ func (d *decider) holdTurned() choice {
 	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
 		d.note(EventBlocked, "", why)
 	}
+	for _, a := range d.rollback {
+		d.noteAlert(a, "not rolled back: "+why)
+	}
 	return choice{state: StateBlocked, reason: ReasonBlocked, text: why}
 }

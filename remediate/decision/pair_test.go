@@ -149,3 +149,17 @@ func TestALostRecordDoesNotHideAnExchange(t *testing.T) {
 		s.locked(true)
 	}
 }
+
+func TestAnAlertUnderAnExchangedLockIsNoted(t *testing.T) {
+	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, live)
+	s.then(time.Minute, exchanged(100))
+	isNoted := func(e HistoryEntry) bool { return e.Event == EventNoted && e.Alert == "Errors" }
+	d := s.then(10*time.Minute, s.firesNow("Errors", 10*time.Minute))
+	i := slices.IndexFunc(d.Added, isNoted)
+	if i < 0 || !strings.HasPrefix(d.Added[i].Reason, "not rolled back: stable v2 is what the lock denies") {
+		t.Fatalf("added %+v", d.Added)
+	}
+	if d := s.then(time.Minute); slices.ContainsFunc(d.Added, isNoted) {
+		t.Errorf("told once more: %+v", d.Added)
+	}
+}
