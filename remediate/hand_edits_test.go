@@ -53,6 +53,9 @@ func TestNoEditOfOneKeyByHandLetsGo(t *testing.T) {
 		"stable's":   func(key string, cm *corev1.ConfigMap) { cm.Data[key] = "orders-service/v1" },
 		"very long":  func(key string, cm *corev1.ConfigMap) { cm.Data[key] = strings.Repeat("x", 100_000) },
 		"not UTF-8":  func(key string, cm *corev1.ConfigMap) { cm.Data[key] = "\xff\xfe" },
+		"disarmed for good": func(key string, cm *corev1.ConfigMap) {
+			cm.Data[key] = strings.Replace(cm.Data[key], "{", `{"disarmed":{"by":"eve","reason":"-","until":"2999-01-01T00:00:00Z"},`, 1)
+		},
 		"in the past": func(key string, cm *corev1.ConfigMap) {
 			cm.Data[key] = strings.ReplaceAll(cm.Data[key], "2026", "1999")
 		},

@@ -729,7 +729,19 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 		"disarm without an end is refused":              {[]but{asks(RequestDisarm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "disarm refused: it has no end (request.until)"},
 		"disarm that is over is refused":                {[]but{asksDisarm(time.Hour, time.Hour)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "its end 2026-03-02T09:00:00Z has passed"},
 		"disarm that ends before it begins":             {[]but{asksDisarm(0, -time.Hour)}, verdict{state: StateShifting, reason: ReasonNothing, added: "refused by ann: 50→50"}, "disarm refused: its end 2026-03-02T08:00:00Z is not after 2026-03-02T09:00:00Z"},
-		"arm":                                           {[]but{disarmed(time.Hour), asks(RequestArm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "armed by ann: 50→50"}, "because"},
+		"disarm that was written into the record: no longer": {[]but{func(in *Input) {
+			disarmed(time.Hour)(in)
+			in.Guard.DisarmMax, in.Record.Status.Disarmed.Until = 3*time.Hour, at.AddDate(900, 0, 0)
+		}}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: 3*time.Hour - time.Minute}, "disarmed by ann until 2026-03-02T11:59:00Z: game day"},
+		"disarm that was written there to begin in the future": {[]but{func(in *Input) {
+			disarmed(time.Hour)(in)
+			in.Record.Status.Disarmed.At, in.Record.Status.Disarmed.Until = at.AddDate(100, 0, 0), at.AddDate(200, 0, 0)
+		}}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: 24 * time.Hour}, "disarmed by ann until 2026-03-03T09:00:00Z: game day"},
+		"disarm that was written there without a beginning": {[]but{bad, func(in *Input) {
+			disarmed(time.Hour)(in)
+			in.Record.Status.Disarmed.At = time.Time{}
+		}}, verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "armed: 50→50; rolled-back by alert: 50→0"}, "ann's disarm does not say when it began, so that it has no end: an alert that fires rolls back again"},
+		"arm": {[]but{disarmed(time.Hour), asks(RequestArm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "armed by ann: 50→50"}, "because"},
 		"arm into an alert rolls back": {[]but{disarmed(time.Hour), asks(RequestArm), bad, noted("CanaryErrors", time.Minute)},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "armed by ann: 50→50; rolled-back by alert: 50→0"}, ""},
 		"arm of what is armed": {[]but{asks(RequestArm)}, verdict{state: StateShifting, reason: ReasonNothing, added: "armed by ann: 50→50"}, ""},

@@ -51,7 +51,8 @@ func (d *decider) paused() bool { return d.rec.Status.PausedText() != "" }
 func (d *decider) disarmed() bool { return d.rec.Status.Disarmed != nil }
 
 // endDisarm puts the brake on again when its time has come. That is for every
-// replica to do: the first whose clock says so.
+// replica to do: the first whose clock says so. What is recorded need not be what
+// disarmOn has let pass: whoever may write to the record can have written it.
 func (d *decider) endDisarm() {
 	x := d.rec.Status.Disarmed
 	if x == nil {
@@ -60,10 +61,19 @@ func (d *decider) endDisarm() {
 	if x.At.Sub(d.now) > ClockTolerance { // by a clock that was ahead
 		x.At, x.Until = d.now, d.now.Add(x.Until.Sub(x.At))
 	}
-	if !d.now.Before(x.Until) {
+	if longest := x.At.Add(d.disarmMax()); x.Until.After(longest) {
+		x.Until = longest
+	}
+	switch {
+	case x.At.IsZero():
+		d.arm("", x.By+"'s disarm does not say when it began, so that it has no end: an alert that fires rolls back again")
+	case !d.now.Before(x.Until):
 		d.arm("", "the time of "+x.By+"'s disarm is over: an alert that fires rolls back again")
 	}
 }
+
+// disarmMax is for how long the guard may be disarmed at most.
+func (d *decider) disarmMax() time.Duration { return cmp.Or(d.in.Guard.DisarmMax, DefaultDisarmMax) }
 
 func (d *decider) arm(by, why string) {
 	d.rec.Status.Disarmed = nil
@@ -88,7 +98,7 @@ func (d *decider) pauseOff(q *Request) {
 func (d *decider) disarmOn(q *Request) {
 	// The time asked for is told by one clock alone; what is left of it when two
 	// do not agree is the shorter one.
-	asked, longest := q.Until.Sub(q.At), cmp.Or(d.in.Guard.DisarmMax, DefaultDisarmMax)
+	asked, longest := q.Until.Sub(q.At), d.disarmMax()
 	end := d.now.Add(asked)
 	if q.Until.Before(end) {
 		end = q.Until
