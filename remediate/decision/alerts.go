@@ -70,6 +70,9 @@ func (d *decider) share(alerts []Alert) (others []Alert) {
 	s.Firing = slices.DeleteFunc(s.Firing, func(f Firing) bool {
 		return d.in.Leads && !knows(f.Episode) && d.now.Sub(f.Seen) >= ListingKnows
 	})
+	if d.in.Leads {
+		s.refreshFiring(alerts)
+	}
 	for _, a := range alerts {
 		listed := slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
 		if !listed && (a.Action == ActionRollback || a.Action == ActionHold) && len(s.Firing) < maxFiring {
@@ -90,6 +93,22 @@ func (d *decider) share(alerts []Alert) (others []Alert) {
 	}
 	slices.Sort(s.Alerts)
 	return others
+}
+
+// refreshFiring has the list go by what its alerts ask for now: the configuration may
+// have taken that from them while they fire, or a silence. One that asks for nothing is
+// no longer listed.
+func (s *Status) refreshFiring(alerts []Alert) {
+	kept := s.Firing[:0]
+	for _, f := range s.Firing {
+		if i := slices.IndexFunc(alerts, func(a Alert) bool { return a.Episode() == f.Episode }); i >= 0 {
+			f.Action = alerts[i].Action
+		}
+		if f.Action == ActionRollback || f.Action == ActionHold {
+			kept = append(kept, f)
+		}
+	}
+	s.Firing = kept
 }
 
 // noteAlert records once per episode that an alert was heard and why nothing
