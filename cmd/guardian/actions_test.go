@@ -127,7 +127,7 @@ func TestASignalBrakesAsItsActionSays(t *testing.T) {
 func TestRulesAskForNoMoreThanTheConfiguration(t *testing.T) {
 	configured := func(action string) config.Guard {
 		g := config.DefaultGuard(testGuard)
-		g.Signals.Latency.Action = action
+		g.Signals.Latency.Enabled, g.Signals.Latency.Action = action != "off", action
 		return g
 	}
 	for _, c := range []struct {
@@ -141,6 +141,10 @@ func TestRulesAskForNoMoreThanTheConfiguration(t *testing.T) {
 		{"none", rules.SignalLatency, decision.ActionHold, decision.ActionNone},
 		{"hold", rules.SignalLatency, decision.ActionNone, decision.ActionNone},
 		{"rollback", rules.SignalLatency, decision.ActionHold, decision.ActionHold},
+		{"off", rules.SignalLatency, decision.ActionRollback, decision.ActionNone},
+		{"off", rules.SignalLatency, decision.ActionHold, decision.ActionNone},
+		{"rollback", rules.SignalComparison, decision.ActionHold, decision.ActionNone}, // which is off unless it is enabled
+		{"rollback", "of a later version", decision.ActionRollback, decision.ActionRollback},
 		{"none", rules.SignalErrorRate, decision.ActionRollback, decision.ActionRollback},
 		{"none", "", decision.ActionRollback, decision.ActionRollback},
 	} {

@@ -147,9 +147,14 @@ func capped(g config.Guard, a alerting.Alert, action decision.Action) decision.A
 	if !ofOwnRules(a.Labels) {
 		return action
 	}
-	most, on := g.Signals.Limits().Action(rules.Signal(a.Labels[rules.LabelSignal]))
+	signal := rules.Signal(a.Labels[rules.LabelSignal])
+	most, on := g.Signals.Limits().Action(signal)
 	switch {
-	case !on || most == rules.ActionRollback:
+	case !slices.Contains(rules.SignalNames(), signal): // it is about guardian itself, or of a later version's rules
+		return action
+	case !on:
+		return decision.ActionNone
+	case most == rules.ActionRollback:
 		return action
 	case most == rules.ActionNone || action == decision.ActionRollback:
 		return decision.Action(most)
