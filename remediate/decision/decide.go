@@ -16,7 +16,8 @@ const PollForward = 10 * time.Second
 
 const (
 	maxRefused       = 200
-	maxNoted         = 64 // episodes that fire at once and are told of
+	maxLockRefused   = 100 // of one lock: what it adds leaves the newest of the record's list where they are
+	maxNoted         = 64  // episodes that fire at once and are told of
 	maxFiring        = 32
 	ListingKnows     = 75 * time.Second // every replica lists what fires each minute
 	ReassertCoalesce = time.Minute      // one history entry for a storm of re-assertions

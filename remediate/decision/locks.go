@@ -165,6 +165,9 @@ func (d *decider) joinLock() {
 	if len(l.Refused) == 0 && l.Build != "" { // as it was written before locks had a list
 		l.Refused = []string{l.Build}
 	}
+	// Only a hand makes it longer. It is cut before and after builds are added to it, or
+	// each pass would write another list.
+	l.Refused = l.Refused[max(0, len(l.Refused)-maxLockRefused):]
 	d.refuse(l.Refused...) // a list that was lost, or edited, is no reason to let go
 	if d.observing() {
 		return // it stays as it stands
@@ -177,6 +180,7 @@ func (d *decider) joinLock() {
 			d.refuse(b)
 		}
 	}
+	l.Refused = l.Refused[max(0, len(l.Refused)-maxLockRefused):]
 }
 
 // younger says whether a build came after the lock: its pods were made since, or

@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -507,4 +508,35 @@ func TestABuildOfLongAgoIsNotRefusedByAReplicaWithoutTheLease(t *testing.T) {
 	s.then(0, bad)
 	s.locked(true)
 	s.refused("b1")
+}
+
+// A list that only a hand can have made so long is cut once, and takes no refused build
+// with it.
+func TestALockThatRefusesVeryManyBuildsSettles(t *testing.T) {
+	for name, still := range map[string]bool{"with the build that was refused": true, "in its place": false} {
+		t.Run(name, func(t *testing.T) {
+			s := tell(t, locked(LockBuild), live)
+			l := s.in.Record.Lock
+			l.Refused, l.Since = nil, at.AddDate(-20, 0, 0) // so that the build is younger, and would lift it
+			if still {
+				l.Refused = []string{"b1"}
+			}
+			for i := range maxRefused + 50 {
+				l.Refused = append(l.Refused, fmt.Sprintf("x%d", i))
+			}
+			first := s.then(time.Second).Record
+			s.locked(true)
+			if n := len(first.Lock.Refused); n > maxLockRefused || len(first.Refused) > maxRefused {
+				t.Errorf("the lock refuses %d builds, the record %d", n, len(first.Refused))
+			}
+			second := s.then(time.Second).Record
+			s.locked(true)
+			if !first.Lock.Equal(*second.Lock) || !slices.Equal(first.Refused, second.Refused) {
+				t.Error("each pass writes another list")
+			}
+			if !slices.Contains(second.Refused, "b1") || !slices.Contains(second.Lock.Refused, "b1") {
+				t.Errorf("b1 is not refused any more: %v", second.Refused)
+			}
+		})
+	}
 }
