@@ -143,11 +143,16 @@ func whyBad(v remediate.View) string {
 	return ""
 }
 
-// isBad says the same of the canary. What a person asked for says nothing about it.
+// isBad says the same of the canary. What a person asked for says nothing about it, nor
+// does a lock of which it is not known who set it.
 func isBad(v remediate.View) string {
 	says := "is bad"
-	if l := v.Lock; l != nil && l.By != decision.ByAlert && l.By != decision.ByRefused {
+	switch l := v.Lock; {
+	case l == nil || l.By == decision.ByAlert || l.By == decision.ByRefused:
+	case l.ByPerson():
 		says = "is to be rolled back by " + l.By
+	default:
+		says = "is to be rolled back"
 	}
 	return says + orNothing(": ", whyBad(v))
 }

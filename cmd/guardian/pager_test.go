@@ -120,6 +120,13 @@ func TestWhatBlocksOrHoldsIsToldWithTheFaultItself(t *testing.T) {
 	lock := *asked.Lock
 	lock.By, lock.Reason = "ann", "checkout is broken."
 	asked.Lock = &lock
+	lost := posts[rules.NoticeBlocked]
+	taken := lock
+	taken.By = decision.ByAnnotation
+	lost.Lock = &taken
+	garbled := posts[rules.NoticeBlocked]
+	unreadable, _ := decision.ReadData(map[string]string{decision.KeyLock: "{"}, true)
+	garbled.Lock = unreadable.Lock
 	earlier := posts[rules.NoticeHeld]
 	earlier.Status.Reason = "held at 30% by GuardianCanaryErrorRate: orders-service: 5% fail"
 	earlier.Status.Firing = []decision.Firing{{Name: "GuardianCanaryErrorRate", Action: decision.ActionRollback, Began: decisiontest.At}}
@@ -141,10 +148,12 @@ func TestWhatBlocksOrHoldsIsToldWithTheFaultItself(t *testing.T) {
 	}{
 		"blocked": {posts[rules.NoticeBlocked], []string{"still has 10% of the traffic and is bad: GuardianCanaryErrorRate: orders-service: 7.1% of the canary's requests fail. guardian cannot send it to stable: stable v1 has 0 ready endpoints",
 			"Bring more of stable's pods up", "1% of the requests may fail", "since=", "dashboard_url=", "kiali_url=", "rolls back by itself"}, ".."},
-		"not done":               {posts[rules.NoticeNotDone], []string{"is bad: GuardianCanaryErrorRate", "refuses the rollback: admission webhook", "at least every 15 seconds", "1% of the requests may fail", "dashboard_url="}, ".."},
-		"a VirtualService gone":  {gone, []string{"is bad: GuardianCanaryErrorRate", "VirtualService orders-service does not exist", "Put the VirtualService back", "summary=orders-service: a VirtualService of the locked canary does not exist"}, "still has"},
-		"blocked without a lock": {unlocked, []string{"is bad: GuardianCanaryErrorRate: orders-service: 7.1% fail. guardian cannot", "no subset v1. Mend that"}, ".."},
-		"blocked for a person":   {asked, []string{"is to be rolled back by ann: checkout is broken. guardian"}, "is bad"},
+		"not done":                           {posts[rules.NoticeNotDone], []string{"is bad: GuardianCanaryErrorRate", "refuses the rollback: admission webhook", "at least every 15 seconds", "1% of the requests may fail", "dashboard_url="}, ".."},
+		"a VirtualService gone":              {gone, []string{"is bad: GuardianCanaryErrorRate", "VirtualService orders-service does not exist", "Put the VirtualService back", "summary=orders-service: a VirtualService of the locked canary does not exist"}, "still has"},
+		"blocked without a lock":             {unlocked, []string{"is bad: GuardianCanaryErrorRate: orders-service: 7.1% fail. guardian cannot", "no subset v1. Mend that"}, ".."},
+		"blocked for a person":               {asked, []string{"is to be rolled back by ann: checkout is broken. guardian"}, "is bad"},
+		"blocked by a lock that was found":   {lost, []string{"is to be rolled back: checkout is broken. guardian"}, "rolled back by"},
+		"blocked by one that is not legible": {garbled, []string{"is to be rolled back: the lock in the record cannot be read"}, "rolled back by"},
 		"held": {posts[rules.NoticeHeld], []string{"stays at 30%: GuardianCanaryErrorRateHold: orders-service: 3%", "It is not rolled back for this", "Shift no further", "takes no step by itself", "since=",
 			"limit=1% of the requests may fail", "dashboard_url="}, "held at"},
 		"held by an alert of before": {earlier, []string{"if it goes on firing, the canary is rolled back", "limit=1%"}, "not rolled back"},

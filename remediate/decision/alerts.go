@@ -143,3 +143,8 @@ const (
 	byUnreadable = "unreadable record" // a lock that cannot be read
 	ByAnnotation = "annotation"        // the record of it is lost
 )
+
+// ByPerson says that a person has asked for the lock, whom By names.
+func (l Lock) ByPerson() bool {
+	return !slices.Contains([]string{"", ByAlert, ByRefused, byUnreadable, ByAnnotation}, l.By)
+}
