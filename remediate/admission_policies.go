@@ -232,9 +232,16 @@ func recordRules() []celRule {
 		{"In their own name.", celOr("variables.free", "size(variables.is) == 0", "('request.by' in variables.new && variables.new['request.by'] == variables.user)"),
 			"'request.by must be ' + variables.user"},
 		{"A whole request, and one that guardian knows.", celOr("variables.free", "size(variables.is) == 0", `(['request.action', 'request.by', 'request.reason', 'request.at'].all(k, k in variables.new) &&
-  variables.is.all(k, k in ['request.action', 'request.by', 'request.reason', 'request.at', 'request.until', 'request.of']) &&
+  variables.is.all(k, k in ['request.action', 'request.by', 'request.reason', 'request.at', 'request.until', 'request.of', 'request.id', 'request.replaces']) &&
   variables.action in ['rollback', 'pause', 'resume', 'promote', 'arm', 'unlock', 'disarm', 'mark-wrong', 'mark-right'])`),
 			"'a request has request.action (rollback, pause, resume, promote, arm, unlock, disarm, mark-wrong or mark-right), request.by, request.reason and request.at'"},
+		{"By its id the command knows the answer; nobody takes another's.", celOr("variables.free", "!('request.id' in variables.new)",
+			"(string(variables.new['request.id']).matches('"+decision.RequestIDForm+"') && !('request.id' in variables.old && variables.old['request.id'] == variables.new['request.id']))"),
+			"'request.id is 8 to 64 letters, digits and hyphens that no other request has'"},
+		{"Nor says that it took the place of one that was not there.", celOr("variables.free", "!('request.replaces' in variables.new)",
+			`string(variables.new['request.replaces']).split(' ').all(id, ('request.id' in variables.old && variables.old['request.id'] == id) ||
+  ('request.replaces' in variables.old && id in string(variables.old['request.replaces']).split(' ')))`),
+			"'request.replaces lists ids of requests whose place this one takes'"},
 		{"To let go of the brake is a right of its own.", celOr("variables.free", "variables.action != 'unlock'", "variables.mayUnlock"),
 			"'request unlock needs the RBAC verb unlock on virtualservices.networking.istio.io'"},
 		{"", celOr("variables.free", "variables.action != 'disarm'", celMay("disarm", "variables.guard")),

@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -31,6 +32,21 @@ func asked(user, action string) map[string]string {
 // asksFor is a request in one's own name.
 func asksFor(action string) func(string, who, *corev1.ConfigMap) {
 	return func(ns string, by who, r *corev1.ConfigMap) { maps.Copy(r.Data, asked(by.in(ns), action)) }
+}
+
+// withKey is a rollback in one's own name with one more key.
+func withKey(key, value string) func(string, who, *corev1.ConfigMap) {
+	return func(ns string, by who, r *corev1.ConfigMap) {
+		maps.Copy(r.Data, asked(by.in(ns), "rollback"))
+		delete(r.Data, "request.id")
+		r.Data[key] = value
+	}
+}
+
+// waitsWithID is a record with a request that has an id, and has taken another's place.
+func waitsWithID(_ string, r *corev1.ConfigMap) {
+	maps.Copy(r.Data, asked("eve", "promote"))
+	r.Data["request.id"], r.Data["request.replaces"] = "eve-s-own", "bob-s-own"
 }
 
 // requestWaits is a record with a request of somebody.
@@ -102,6 +118,15 @@ func theRecordTable() []recordRow {
 			maps.Copy(r.Data, asked(by.in(ns), "mark-wrong"))
 			r.Data["request.of"] = "2026-03-02T10:00:00Z"
 		}, want: whole},
+		{name: "a request with an id", change: withKey("request.id", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"), want: whole},
+		{name: "with an id of four letters", change: withKey("request.id", "ABCD"), want: forbidden},
+		{name: "with an id that is too long", change: withKey("request.id", strings.Repeat("a", 65)), want: forbidden},
+		{name: "with an id of other characters", change: withKey("request.id", "ABCDEFGH IJKL"), want: forbidden},
+		{name: "with the id of the one that waits", before: waitsWithID, change: withKey("request.id", "eve-s-own"), want: forbidden},
+		{name: "in the place of the one that waits", before: waitsWithID, change: withKey("request.replaces", "eve-s-own bob-s-own"), want: whole},
+		{name: "in the place of one that does not", before: waitsWithID, change: withKey("request.replaces", "eve-s-own dan-s-own"), want: forbidden},
+		{name: "in the place of one where none waits", change: withKey("request.replaces", "eve-s-own"), want: forbidden},
+		{name: "the answers", change: set(func(r *corev1.ConfigMap) { r.Data[decision.KeyAnswers] = `[{"id":"eve-s-own","result":"done"}]` }), want: nobodyElse},
 		{name: "unlock", change: asksFor("unlock"), want: map[answer][]who{refused: {ci, deployer}, passes: {clusterAdmin, unlocker}}},
 		{name: "disarm", change: asksFor("disarm"), want: map[answer][]who{refused: {ci, deployer}, passes: {clusterAdmin, unlocker}}},
 		{name: "a waiting rollback taken away", before: requestWaits("eve", "rollback"), change: set(func(r *corev1.ConfigMap) {

@@ -15,7 +15,7 @@ import (
 
 // ownKeys are what guardian writes into a record, but for requests, which are people's.
 var ownKeys = []string{decision.KeyLock, decision.KeyRefused, decision.KeyDeny, decision.KeyDenyMatchRoutes, decision.KeyDenyMirrors, decision.KeyStable,
-	decision.KeyVirtualServices, decision.KeyMessage, decision.KeyStatus, decision.KeyHistory, decision.KeyChanged, decision.KeyReceipt}
+	decision.KeyVirtualServices, decision.KeyMessage, decision.KeyStatus, decision.KeyHistory, decision.KeyChanged, decision.KeyReceipt, decision.KeyAnswers}
 
 // newRolledBack is a guard that an alert has rolled back and locked; the alert is over.
 func newRolledBack(t *testing.T) *lonely {

@@ -318,6 +318,7 @@ func (m *machine) editRecord(t *rapid.T) {
 	m.heard, m.edited = nil, true // what told of them may be gone
 	if rapid.IntRange(0, 3).Draw(t, "deleted") == 0 {
 		m.w.cm = nil
+		m.loseAsked()
 		m.w.next()
 		m.forget()
 		m.blamed = map[int]bool{}
@@ -326,6 +327,7 @@ func (m *machine) editRecord(t *rapid.T) {
 	cm := m.w.cm.DeepCopy()
 	key := rapid.SampledFrom([]string{decision.KeyStatus, decision.KeyHistory, decision.KeyLock, decision.KeyChanged}).Draw(t, "key")
 	if key == decision.KeyStatus {
+		m.loseAsked()
 		m.forget()
 	}
 	m.garbled = m.garbled || key == decision.KeyLock

@@ -196,14 +196,3 @@ func (m *machine) newBuild(n int) {
 	m.oldBuild = 0
 	m.setTemplate(n)
 }
-
-// asks is what a person writes into the record.
-func (m *machine) asks(q decision.Request) {
-	if m.w.cm == nil {
-		return
-	}
-	cm := m.w.cm.DeepCopy()
-	ask(cm, q)
-	cm.ResourceVersion = m.w.next()
-	m.w.cm = cm
-}

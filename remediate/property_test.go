@@ -81,6 +81,7 @@ type machine struct {
 	wired     func(*replica) // what a test holds each replica's writes against besides; nil: nothing
 	edited    bool           // the record was edited by hand, and caches may not know it yet
 	garbled   bool           // its lock was, into what cannot be read
+	asked     []*asking      // every request that has an id
 }
 
 // hears of an alert, with the numbers of that moment in its summary.
@@ -174,6 +175,7 @@ func (m *machine) wire(r *replica) {
 		m.traceRecord(r, m.parse(old), m.parse(cm))
 		m.checkTold(r, old, cm)
 		m.checkLocks(r, m.parse(old), m.parse(cm))
+		m.checkAnswers(m.parse(old), m.parse(cm))
 	}
 	r.store.answer, r.store.moved = m.answer, m.remember
 	r.rec = &reconciler{
@@ -558,6 +560,7 @@ func (m *machine) checkCalm() {
 		m.t.Fatalf("label %s is %q, lock %v", records.LabelLocked, m.w.cm.Labels[records.LabelLocked], rec.Lock)
 	}
 	m.checkLockAnnotation(rec)
+	m.checkAnswered(rec)
 	if !m.brakeOff() && safe {
 		m.checkRolledBack(t)
 	}
@@ -739,6 +742,7 @@ func (m *machine) anotherGuard(label string) {
 			m.w.vs = u
 		}
 		m.w.cm = nil
+		m.loseAsked()
 		m.w.next()
 		for _, r := range m.replicas { // it starts anew, with another configuration
 			r.dead, r.idle, r.pending = nil, false, map[string]decision.Alert{}

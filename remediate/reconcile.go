@@ -551,7 +551,7 @@ func (r *reconciler) canCoalesce(s snapshot, d decision.Decision, want decision.
 	switch {
 	case !sameAlertLock(was, want) || !sameDenials(was, want):
 		return false
-	case d.Move != decision.MoveNone || was.Request != nil || !rollbacksAlone(d.Added):
+	case d.Move != decision.MoveNone || was.Request != nil || !rollbacksAlone(d.Added) || !slices.Equal(was.Answers, want.Answers):
 		return false
 	case want.Status.State != decision.StateRolledBack:
 		return false

@@ -692,9 +692,37 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 	}
 }
 
+// answered adds to a record what guardian writes of a request: an entry of the
+// history, and the answer.
+func answered(r *decision.Record, q decision.Request, event decision.Event, reason string) {
+	r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: event, By: q.By, Reason: reason})
+	a := decision.Answer{ID: q.ID, Action: q.Action, By: q.By, Result: decision.ResultDone, At: time.Now(), Text: string(event) + ": " + reason}
+	if event == decision.EventRefused {
+		a.Result, a.Text = decision.ResultRefused, reason
+	}
+	r.Answer(a)
+}
+
+// carrying is a change of weights that carries out a request.
+func carrying(m decision.Moving, q decision.Request) *decision.Moving {
+	m.By, m.Requests = q.By, []decision.Asker{{ID: q.ID, By: q.By}}
+	return &m
+}
+
+// arrived is the same, done: its requests are answered.
+func arrived(r *decision.Record, event decision.Event, reason string) {
+	m := r.Status.Moving
+	r.Status.Moving = nil
+	for _, a := range m.Requests {
+		answered(r, decision.Request{ID: a.ID, By: a.By, Action: m.Action()}, event, reason)
+	}
+}
+
 func TestRequests(t *testing.T) {
-	add := func(r *decision.Record, q decision.Request, event, reason string) {
-		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: decision.Event(event), By: q.By, Reason: reason})
+	add := answered
+	wants := func(r *decision.Record, q decision.Request) {
+		*r = underWay(30)
+		r.Status.Moving = carrying(*r.Status.Moving, q)
 	}
 	toStable := func(r *decision.Record) {
 		r.Status.Weight, r.Status.State, r.Status.Moving = 0, decision.StateRolledBack, nil
@@ -713,24 +741,22 @@ func TestRequests(t *testing.T) {
 				if q.Action != decision.RequestRollback || q.By != "ann@example.com" || q.Reason != "looks odd" {
 					t.Errorf("guardian was asked %+v", q)
 				}
-				*r = underWay(30)
+				wants(r, q)
 			}, then: func(r *decision.Record) {
+				arrived(r, "rolled-back", "looks odd")
 				toStable(r)
-				add(r, decision.Request{By: "ann@example.com"}, "rolled-back", "looks odd")
 			}, code: exitOK, says: "rolled-back: looks odd\nguard orders-service: rolled-back, canary at 0%"},
 		"a rollback whose traffic does not move cannot be told": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
-			take: func(r *decision.Record, q decision.Request) {
-				*r = underWay(30)
-			}, code: exitUnknown, says: "locked, but traffic has not moved yet after 30s, as far as its record tells: canary at 30%"},
+			take: wants, code: exitUnknown, says: "locked, but traffic has not moved yet after 30s, as far as its record tells: canary at 30%"},
 		"a rollback without a lock is done when traffic has moved": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *decision.Record, q decision.Request) {
-				r.Status.Moving = &decision.Moving{From: 30, By: q.By}
+				r.Status.Moving = carrying(decision.Moving{From: 30}, q)
 			},
 			then: func(r *decision.Record) {
+				arrived(r, "rolled-back", "r")
 				r.Status = decision.Status{State: decision.StateIdle}
-				add(r, decision.Request{By: "ann@example.com"}, "rolled-back", "r")
 			},
 			code: exitOK, says: "rolled-back: r\nguard orders-service: idle, canary at 0%"},
 		"an alert that was first is as good": {
@@ -746,23 +772,31 @@ func TestRequests(t *testing.T) {
 		"a step is taken when traffic has moved": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *decision.Record, q decision.Request) {
-				r.Status.Moving = &decision.Moving{To: 30, From: 10, Step: 30, By: q.By}
+				r.Status.Moving = carrying(decision.Moving{To: 30, From: 10, Step: 30}, q)
 			}, then: func(r *decision.Record) {
-				r.Status.Weight, r.Status.Moving = 30, nil
-				add(r, decision.Request{By: "ann@example.com"}, "step", "step to 30%")
+				arrived(r, "step", "step to 30%")
+				r.Status.Weight = 30
 			},
 			code: exitOK, says: "step: step to 30%\nguard orders-service: shifting, canary at 30%"},
 		"a step that does not show cannot be told": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *decision.Record, q decision.Request) {
-				r.Status.Moving = &decision.Moving{To: 30, From: 10, Step: 30, By: q.By}
+				r.Status.Moving = carrying(decision.Moving{To: 30, From: 10, Step: 30}, q)
 			}, code: exitUnknown, says: "moving the canary from 10% to 30%, but traffic has not moved yet after 30s"},
 		"what another replaced was not done": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *decision.Record, q decision.Request) {
 				*r = locked()
 				add(r, decision.Request{By: "bob"}, "rolled-back", "no")
-			}, code: exitUnknown, says: "another request may have taken its place"},
+				r.Answer(decision.Answer{ID: q.ID, Result: decision.ResultSuperseded, Text: "superseded by bob's rollback: no"})
+			}, code: exitFailed, says: "Error: superseded by bob's rollback: no"},
+		"what is taken off by hand cannot be told": {
+			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
+			take: func(r *decision.Record, q decision.Request) {}, code: exitUnknown,
+			says: "could not tell: the promote: the record has neither the request nor an answer to it"},
+		"an answer for programs": {
+			record: shifting(30, 1), args: []string{"pause", "--reason", "r", "-o", "json"},
+			take: func(r *decision.Record, q decision.Request) { add(r, q, "paused", "r") }, code: exitOK, says: `"result": "done"`},
 		"by a guardian whose clock is behind it is refused all the same": {
 			record: decision.Record{Status: shifting(30, 1).Status, History: []decision.HistoryEntry{{At: time.Now().Add(100 * 365 * 24 * time.Hour), Event: "shifted"}}},
 			args:   []string{"unlock", "--reason", "r"},
@@ -773,25 +807,24 @@ func TestRequests(t *testing.T) {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *decision.Record, q decision.Request) {
 				*r = underWay(30)
-				r.Status.State, r.Status.Reason, r.Status.Moving.Refused = decision.StateBlocked, "not done: policy says no", "policy says no"
+				r.Status.State, r.Status.Reason, r.Status.Moving = decision.StateBlocked, "not done: policy says no", carrying(decision.Moving{Refused: "policy says no"}, q)
 			}, code: exitFailed, says: "the API server has refused it: policy says no"},
 		"nor is one without a lock": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *decision.Record, q decision.Request) {
 				r.Request = &q
-				r.Status.State, r.Status.Moving = decision.StateBlocked, &decision.Moving{From: 30, By: q.By, Refused: "policy says no"}
+				r.Status.State, r.Status.Moving = decision.StateBlocked, carrying(decision.Moving{From: 30, Refused: "policy says no"}, q)
 			}, code: exitFailed, says: "the API server has refused it: policy says no"},
 		"a step that the API server refuses is not taken": {
 			record: shifting(10, 1), args: []string{"promote", "--reason", "r"},
 			take: func(r *decision.Record, q decision.Request) {
-				r.Status.Moving = &decision.Moving{To: 30, From: 10, Step: 30, By: q.By, Refused: "policy says no"}
+				r.Status.Moving = carrying(decision.Moving{To: 30, From: 10, Step: 30, Refused: "policy says no"}, q)
 			}, code: exitFailed, says: "the API server has refused it: policy says no"},
 		"a rollback is blocked": {
 			record: shifting(30, 1), args: []string{"rollback", "--reason", "r"},
 			take: func(r *decision.Record, q decision.Request) {
 				r.Lock = locked().Lock
-				r.Status.State, r.Status.Reason = decision.StateBlocked, "stable has 0 ready endpoints"
-				add(r, q, "blocked", "stable has 0 ready endpoints")
+				r.Status.State, r.Status.Reason, r.Status.Moving = decision.StateBlocked, "stable has 0 ready endpoints", carrying(decision.Moving{}, q)
 			}, code: exitFailed, says: "will be done when it is safe: stable has 0 ready endpoints"},
 		"an unlock is done": {
 			record: locked(), args: []string{"unlock", "--reason", "false alarm"},
@@ -899,7 +932,7 @@ func TestARollbackWaitsForNoOtherRequest(t *testing.T) {
 					}
 					b.answer(func(r *decision.Record, q decision.Request) {
 						*r = locked()
-						r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "rolled-back", By: q.By})
+						answered(r, q, "rolled-back", q.Reason)
 					})
 				}()
 				code, text := b.run("rollback", testGuard, "--reason", "r", "--timeout", "5s")
@@ -931,7 +964,7 @@ func TestARequestNamesTheUserAsTheAPIServerKnowsIt(t *testing.T) {
 				by := ""
 				b.answer(func(r *decision.Record, q decision.Request) {
 					by = q.By
-					r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "paused", By: q.By, Reason: q.Reason})
+					answered(r, q, "paused", q.Reason)
 				})
 				code, text := b.run("pause", testGuard, "--reason", "r")
 				want(t, code, text, tc.code, tc.says)
@@ -1014,14 +1047,14 @@ func TestAllGuardsOfANamespaceAreAskedAtOnce(t *testing.T) {
 						continue
 					}
 					b.answerFor(guard, func(r *decision.Record, q decision.Request) {
-						e := decision.HistoryEntry{At: time.Now(), By: q.By, Reason: q.Reason, Event: map[decision.RequestAction]decision.Event{
-							decision.RequestPause: "paused", decision.RequestResume: "resumed", decision.RequestDisarm: "disarmed", decision.RequestArm: "armed"}[q.Action]}
 						if guard == tc.fails {
-							e.Event, e.Reason = "refused", string(q.Action)+" refused: no"
-						} else {
-							r.Status.State = decision.State(e.Event)
+							answered(r, q, "refused", string(q.Action)+" refused: no")
+							return
 						}
-						r.History = append(r.History, e)
+						event := map[decision.RequestAction]decision.Event{decision.RequestPause: "paused", decision.RequestResume: "resumed",
+							decision.RequestDisarm: "disarmed", decision.RequestArm: "armed"}[q.Action]
+						r.Status.State = decision.State(event)
+						answered(r, q, event, q.Reason)
 					})
 				}
 				code, text := b.run(strings.Fields(tc.args)...)
@@ -1110,7 +1143,7 @@ func TestARequestWaitsForAnotherAndForConflicts(t *testing.T) {
 		var taken []string
 		b.answer(func(r *decision.Record, q decision.Request) {
 			taken = append(taken, q.By)
-			r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: decision.Event(q.Action) + "d", By: q.By})
+			answered(r, q, decision.Event(q.Action)+"d", q.Reason)
 		})
 		conflicts := 2
 		b.kube.PrependReactor("patch", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
@@ -1382,11 +1415,11 @@ func TestVersionSaysSomething(t *testing.T) {
 // for is refused with the way to do it, and the command itself takes a lock off.
 func TestAGuardThatObserves(t *testing.T) {
 	refuse := func(r *decision.Record, q decision.Request) {
-		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "refused", By: q.By, Reason: string(q.Action) + " refused: mode observe"})
+		answered(r, q, "refused", string(q.Action)+" refused: mode observe")
 	}
 	lift := func(r *decision.Record, q decision.Request) {
 		r.Lock = nil
-		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "unlocked", By: q.By, Reason: q.Reason})
+		answered(r, q, "unlocked", q.Reason)
 	}
 	moves := func(r decision.Record) decision.Record {
 		r.Status.Moves = &decision.Moves{VirtualServices: []string{"orders-mesh"}, Stable: "v1", Canary: "v2"}

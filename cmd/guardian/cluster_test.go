@@ -142,7 +142,7 @@ func TestARequestOnTheRealAPIServer(t *testing.T) {
 			t.Errorf("guardian was asked %+v", q)
 		}
 		*r = locked()
-		r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "rolled-back", By: q.By, Reason: q.Reason})
+		answered(r, q, "rolled-back", q.Reason)
 	})
 	code, text := b.run(controlplane.Dev, "rollback", testGuard, "--reason", "looks odd")
 	want(t, code, text, exitOK, "rolled-back: looks odd")

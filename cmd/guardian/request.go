@@ -154,6 +154,8 @@ type requestAnswer struct {
 	Text      string                 `json:"text"`
 	State     decision.State         `json:"state,omitempty"`
 	Weight    int                    `json:"weight"`
+	ID        string                 `json:"id,omitempty"`     // of the request; empty: none was written
+	Result    decision.Result        `json:"result,omitempty"` // as guardian has answered it; empty: it has not
 }
 
 // requestsAtOnce is how many guards are asked for at a time.
@@ -253,10 +255,13 @@ func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r records.Named
 	}
 	quiet := *a
 	quiet.out = io.Discard
-	after, err := quiet.requestOne(ctx, waiting, c, r, q, f.timeout)
-	if after != nil {
+	got, err := quiet.requestOne(ctx, waiting, c, r, q, f.timeout)
+	if after := got.record; after != nil {
 		answer.State, answer.Weight = after.Status.State, after.Status.Weight
 		answer.Text = stateLine(*after)
+	}
+	if answer.ID = got.id; got.answer != nil {
+		answer.Result = got.answer.Result
 	}
 	if err != nil {
 		answer.Text, _, _ = strings.Cut(err.Error(), "\n")
@@ -265,48 +270,59 @@ func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r records.Named
 	return answer, err
 }
 
-// requestOne writes a request into a guard's record, waits until what follows
-// from it shows there, and says what came of it.
-func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r records.Named, q decision.Request, timeout time.Duration) (after *decision.Record, err error) {
+// requestOutcome is what came of a request.
+type requestOutcome struct {
+	id     string           // of the request; empty: none was written
+	record *decision.Record // the last one seen since guardian took it; nil: none
+	answer *decision.Answer // nil: guardian has not answered
+}
+
+// requestOne writes a request into a guard's record, waits for the answer, and prints
+// it. The error says why what was asked for is not so, or could not be told.
+func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r records.Named, q decision.Request, timeout time.Duration) (got requestOutcome, err error) {
 	guard, before := r.Guard, &r.Record
-	if !before.Status.Orphaned.IsZero() {
-		return nil, a.requestOfOrphan(ctx, c, guard, q, *before)
-	}
-	if q.Action == decision.RequestUnlock && before.Lock == nil && before.Status.Observing != nil {
+	q.ID = records.NewRequestID()
+	switch {
+	case !before.Status.Orphaned.IsZero():
+		return got, a.requestOfOrphan(ctx, c, guard, q, *before)
+	case q.Action == decision.RequestUnlock && before.Lock == nil && before.Status.Observing != nil:
 		if taken, err := a.leftOfLock(ctx, c, guard, *before); taken || err != nil {
-			return before, err
+			return requestOutcome{record: before}, err
 		}
-	}
-	if rollsBack(q, *before) {
+	case rollsBack(q, *before):
 		what, l := "rolled back", before.Lock
 		if before.Status.State == decision.StateBlocked {
 			what = "asked for"
 		}
 		a.say("already %s since %s by %s: %s", what, l.Since.UTC().Format(time.RFC3339), l.By, l.Reason)
-	} else {
-		var attempted bool
-		before, attempted, err = c.records().Request(waiting, guard, q)
-		if err != nil && attempted && records.Lost(err) {
-			return nil, a.withdrawn(ctx, c, guard, q, before, "could not tell whether the request was written", err)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if was := before.Request; was != nil {
-			a.say("replaced the waiting %s by %s: %s", was.Action, was.By, was.Reason)
-		}
+		got.record = before
+		return got, a.tell(guard, c.namespace, q, got)
 	}
-	after, err = c.records().Await(waiting, guard, q, *before)
+	before, attempted, err := c.records().Request(waiting, guard, q)
 	switch {
-	case err == nil:
-		if err := a.outcome(guard, c.namespace, q, *before, *after); err != nil || q.Action != decision.RequestUnlock || after.Status.Observing == nil {
-			return after, err
-		}
-		return after, a.takeOffLock(ctx, c, guard, *before) // guardian writes to no VirtualService
-	case after != nil:
-		return after, notYet(guard, q, *after, timeout)
+	case err != nil && attempted && records.Lost(err):
+		return a.withdrawn(ctx, c, guard, q, before, "could not tell whether the request was written", err)
+	case err != nil:
+		return got, err
 	}
-	return nil, a.withdrawn(ctx, c, guard, q, before, fmt.Sprintf("guardian has not taken the request within %s", timeout), err)
+	got.id = q.ID
+	if was := before.Request; was != nil {
+		a.say("replaced the waiting %s by %s: %s", was.Action, was.By, was.Reason)
+	}
+	got.record, got.answer, err = c.records().Await(waiting, guard, q)
+	switch {
+	case errors.Is(err, records.ErrUnanswered):
+		return got, couldNotTell("the %s: %w: it was taken off, or guardian is of an older release, which answers none (see %s status %s)", q.Action, err, a.name, guard)
+	case err != nil && got.record != nil:
+		return got, notYet(guard, q, *got.record, timeout)
+	case err != nil:
+		return a.withdrawn(ctx, c, guard, q, before, fmt.Sprintf("guardian has not taken the request within %s", timeout), err)
+	}
+	err = a.tell(guard, c.namespace, q, got)
+	if err == nil && q.Action == decision.RequestUnlock && got.record.Status.Observing != nil {
+		err = a.takeOffLock(ctx, c, guard, *before) // guardian writes to no VirtualService
+	}
+	return got, err
 }
 
 // brakeIsOn is what whoever pauses has to know.
@@ -322,18 +338,28 @@ func rollsBack(q decision.Request, r decision.Record) bool {
 }
 
 // withdrawn takes a request back that must not be carried out when nobody expects
-// it any more, and says so. ctx may be over already, by ctrl-C.
-func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q decision.Request, before *decision.Record, what string, why error) error {
+// it any more, and says so. ctx may be over already, by ctrl-C. What guardian has
+// answered meanwhile is what came of it.
+func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q decision.Request, before *decision.Record, what string, why error) (requestOutcome, error) {
 	cleanup, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
+	got := requestOutcome{id: q.ID}
 	found, err := c.records().Withdraw(cleanup, guard, q)
+	if err == nil && !found {
+		if r, readErr := c.records().Get(cleanup, guard); readErr == nil && r != nil {
+			if got.answer = r.AnswerTo(q); got.answer != nil {
+				got.record = r
+				return got, a.tell(guard, c.namespace, q, got)
+			}
+		}
+	}
 	switch {
 	case err != nil:
-		return couldNotTell("%s (%w), and it could not be withdrawn: %w", what, why, err)
+		return got, couldNotTell("%s (%w), and it could not be withdrawn: %w", what, why, err)
 	case !found:
-		return couldNotTell("%s (%w); it does not stand in the record now: see %s status %s", what, why, a.name, guard)
+		return got, couldNotTell("%s (%w); it does not stand in the record now: see %s status %s", what, why, a.name, guard)
 	}
-	return couldNotTell("%s (%w); it has been withdrawn. Is guard %s still in guardian's configuration?%s",
+	return got, couldNotTell("%s (%w); it has been withdrawn. Is guard %s still in guardian's configuration?%s",
 		what, why, guard, a.byHand(q.Action, guard, c.namespace, *before))
 }
 
@@ -414,34 +440,31 @@ func notYet(guard string, q decision.Request, r decision.Record, timeout time.Du
 	return couldNotTell("guard %s: guardian has taken the %s, but after %s the canary is at %d%%%s", guard, q.Action, timeout, s.Weight, orNothing(": ", s.Reason))
 }
 
-// outcome prints what guardian recorded since, and fails when it refused.
-func (a *app) outcome(guard, namespace string, q decision.Request, before, after decision.Record) error {
-	for _, e := range records.NewEntries(before.History, after.History) {
-		if e.Event != decision.EventRefused || e.By != q.By {
-			a.say("%s: %s", e.Event, e.Reason)
-		}
+// tell prints guardian's answer, and how the guard stands, and fails where what was
+// asked for is not so.
+func (a *app) tell(guard, namespace string, q decision.Request, got requestOutcome) error {
+	if got.record == nil { // another's request was put in the place of this one
+		return errors.New(got.answer.Text)
 	}
-	s := after.Status
-	a.say("guard %s: %s", guard, stateLine(after))
-	refused := records.Refusal(q, before, after)
+	r, s := *got.record, got.record.Status
+	done := got.answer != nil && got.answer.Result == decision.ResultDone
+	if done {
+		a.say("%s", got.answer.Text)
+	}
+	a.say("guard %s: %s", guard, stateLine(r))
 	switch {
-	case s.Moving != nil && s.Moving.Refused != "" && (records.RefusedRollback(q, after) || q.Action == decision.RequestPromote):
-		return fmt.Errorf("the %s is recorded and is tried again; the API server has refused it: %s", q.Action, s.Moving.Refused)
-	case rollsBack(q, after) && s.State == decision.StateBlocked:
-		return fmt.Errorf("the rollback is recorded and will be done when it is safe: %s", s.Reason)
-	case rollsBack(q, after): // refused if an alert was first: it is done all the same
-		return nil
-	case refused != "" && s.Observing != nil:
-		return fmt.Errorf("%s%s", refused, a.byHand(q.Action, guard, namespace, after))
-	case refused != "":
-		return errors.New(refused)
-	case q.Action == decision.RequestRollback && s.State == decision.StateBlocked:
-		return fmt.Errorf("the rollback cannot be done now: %s", s.Reason)
-	case !records.Done(q, before, after):
-		return couldNotTell("the %s is no longer asked for, and the record does not show that it was done: another request may have taken its place (see %s status %s)", q.Action, a.name, guard)
-	}
-	if q.Action == decision.RequestPause {
+	case done && q.Action == decision.RequestPause:
 		fmt.Fprintln(a.out, a.brakeIsOn(guard))
+	case done:
+	case got.answer == nil && s.Moving != nil && s.Moving.Refused != "":
+		return fmt.Errorf("the %s is recorded and is tried again; the API server has refused it: %s", q.Action, s.Moving.Refused)
+	case rollsBack(q, r) && s.State == decision.StateRolledBack: // refused if an alert was first: it is done all the same
+	case got.answer == nil, rollsBack(q, r):
+		return fmt.Errorf("the %s is recorded and will be done when it is safe: %s", q.Action, s.Reason)
+	case s.Observing != nil && got.answer.Result == decision.ResultRefused:
+		return fmt.Errorf("%s%s", got.answer.Text, a.byHand(q.Action, guard, namespace, r))
+	default:
+		return errors.New(got.answer.Text)
 	}
 	return nil
 }

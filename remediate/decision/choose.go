@@ -93,7 +93,8 @@ func (d *decider) reassert() choice {
 	c.marks = Marks{State: StateRolledBack, Reason: c.text, Since: d.was.Status.Since, Build: s.Build}
 	d.noteReassert()
 	if s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
-		s.Weight, s.MovedAt, s.Moving = 0, d.now, nil
+		s.Weight, s.MovedAt = 0, d.now
+		d.supersede(string(ReasonReassert))
 		s.Full, s.Unverified, s.Spread, s.PromotedAt, s.CompletedAt = false, false, 0, time.Time{}, time.Time{}
 	}
 	return c
@@ -360,7 +361,7 @@ func (d *decider) lockAndReturn(l Lock, reason Reason) choice {
 	switch {
 	case why != "":
 		if d.rec.Lock == nil && reason == ReasonPerson {
-			d.rec.Request = d.was.Request // nothing else would tell of it when it has become safe
+			d.rec.Request, d.taken = d.was.Request, nil // nothing else would tell of it when it has become safe
 		}
 		return d.block(why)
 	case d.hasCanaryTraffic():
@@ -416,7 +417,7 @@ func (d *decider) lift(event Event, by, why string) {
 	d.rec.Lock = nil
 	d.rec.Denies(nil, nil, Rollback{})
 	d.rec.VirtualServices, d.rec.Message = nil, ""
-	d.rec.Status.Moving = nil
+	d.supersede("unlocked by " + by + ": " + why)
 	d.note(event, by, why)
 	d.observeWeight(false) // what the lock would have reverted counts from now on
 }

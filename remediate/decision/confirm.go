@@ -24,6 +24,8 @@ type Moving struct {
 	Begins  bool      `json:"begins,omitempty"`  // a step of a build that the scheduler was not to move forward before
 	Refused string    `json:"refused,omitempty"` // what the API server has answered to the last try
 	Receipt *Receipt  `json:"receipt,omitempty"` // of a rollback, as far as it is known when it is decided
+
+	Requests []Asker `json:"requests,omitempty"` // whose requests it carries out, and answers when it is done or given up
 }
 
 // RollsBack says that the change of weights that is under way, if there is one, is a
@@ -116,8 +118,10 @@ func lockBlocked(g Guard, l Lock, why string) string {
 // expectStable records that traffic is to go to stable.
 func (d *decider) expectStable(l Lock) {
 	if s := &d.rec.Status; !s.Moving.RollsBack() {
+		d.supersede("rolling back: " + l.Reason)
 		s.Moving = &Moving{From: d.in.Traffic.Weight, At: d.now, By: l.By, Build: s.Build, Reason: l.Reason, Alert: l.Alert, Signal: signalOf(l), Receipt: d.newReceipt(l)}
 	}
+	d.carry()
 }
 
 func notDone(why string) string { return "not done: " + why }
@@ -143,7 +147,7 @@ func (d *decider) confirm() {
 	if !m.Again {
 		d.keepReceipt(m)
 	}
-	d.rec.Status.Moving = nil
+	d.endMoving(ResultDone, string(event)+": "+m.Reason)
 	d.signal = m.Signal
 }
 
@@ -156,7 +160,7 @@ func (d *decider) confirmStep() {
 	e := d.entry(EventStep, m.By, fmt.Sprintf("step to %d%%", m.Step))
 	e.From, e.To = m.From, m.Step
 	d.rec.History = append(d.rec.History, e)
-	d.rec.Status.Moving = nil
+	d.endMoving(ResultDone, string(EventStep)+": "+e.Reason)
 }
 
 // isNew says of an alert that the record does not know it to fire.
@@ -189,8 +193,9 @@ func (d *decider) gone() choice {
 // without a lock it lasts no longer than its alert.
 func (d *decider) giveUp() {
 	if d.rec.Status.Moving.RollsBack() {
-		d.rec.Status.Moving = nil
-		d.note(EventMissed, "", "the rollback was not done: nothing asks for it any more")
+		text := "the rollback was not done: nothing asks for it any more"
+		d.endMoving(ResultRefused, text)
+		d.note(EventMissed, "", text)
 	}
 }
 

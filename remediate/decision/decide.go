@@ -49,6 +49,7 @@ type decider struct {
 	was   Record
 	rec   Record   // in the making
 	asked *Request // rollback or promote, still to be done; observe's
+	taken *Request // a request that is off the record and still to be answered
 
 	attribution
 	wants

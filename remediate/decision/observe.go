@@ -181,8 +181,8 @@ func (d *decider) observeShift(w, spread int) {
 	case s.Moving.RollsBack(): // until nothing leads to the canary any more
 	case own && done:
 		d.confirmStep()
-	case !own:
-		s.Moving = nil
+	case !own && s.Moving != nil:
+		d.endMoving(ResultRefused, fmt.Sprintf("the step to %d%% was not made: others moved the canary to %d%%", s.Moving.Step, w))
 	}
 }
 

@@ -89,7 +89,8 @@ func (d *decider) readMode() {
 	switch {
 	case observe && s.Observing == nil && (first || d.in.Leads):
 		s.Observing = &Observing{Since: d.now}
-		s.Moving, s.Promoting = nil, ""
+		d.supersede("mode observe")
+		s.Promoting = ""
 		if !first {
 			d.note(EventObserving, "", "mode observe: what is decided is told, and no VirtualService is written"+d.standing())
 		}
@@ -179,7 +180,7 @@ func (d *decider) onlyObserve() choice {
 	}
 	if d.hasCanaryTraffic() {
 		c := d.block("mode observe puts nothing back: unlock, or set mode: enforce")
-		d.rec.Status.Moving = nil // nothing is under way
+		d.supersede("mode observe") // nothing is under way
 		return c
 	}
 	return choice{state: StateRolledBack, reason: ReasonNothing, text: d.lockText() + "; mode observe: a new build lifts nothing, a person's unlock does"}

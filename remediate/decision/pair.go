@@ -20,7 +20,8 @@ func (d *decider) observePair() {
 		is.Stable, is.Canary, was.Stable, was.Canary))
 	e.From, e.Build = e.To, ""
 	d.rec.History = append(d.rec.History, e)
-	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served, s.Moving = StateUnknown, "", "", nil, nil, nil, nil
+	d.supersede("the configuration has another stable or canary")
+	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served = StateUnknown, "", "", nil, nil, nil
 	s.Fresh, s.Unverified, s.PromotedAt, s.CompletedAt = false, false, time.Time{}, time.Time{}
 }
 

@@ -83,16 +83,16 @@ func (d *decider) arm(by, why string) {
 // pauseOn, pauseOff, disarmOn and disarmOff are what a person asked for.
 func (d *decider) pauseOn(q *Request) {
 	d.rec.Status.Paused = &Pause{By: q.By, Reason: q.Reason, At: d.now}
-	d.note(EventPaused, q.By, q.Reason)
+	d.fulfil(q, EventPaused, q.Reason)
 }
 
 func (d *decider) pauseOff(q *Request) {
 	if d.in.Paused {
-		d.note(EventRefused, q.By, "resume refused: annotation "+AnnotationPaused+" stands on the VirtualService; remove it first")
+		d.refuseRequest(q, "resume refused: annotation "+AnnotationPaused+" stands on the VirtualService; remove it first")
 		return
 	}
 	d.rec.Status.Paused = nil
-	d.note(EventResumed, q.By, q.Reason)
+	d.fulfil(q, EventResumed, q.Reason)
 }
 
 func (d *decider) disarmOn(q *Request) {
@@ -115,14 +115,17 @@ func (d *decider) disarmOn(q *Request) {
 		why = "its end " + Stamp(q.Until) + " has passed"
 	}
 	if why != "" {
-		d.note(EventRefused, q.By, "disarm refused: "+why)
+		d.refuseRequest(q, "disarm refused: "+why)
 		return
 	}
 	d.rec.Status.Disarmed = &Disarm{By: q.By, Reason: q.Reason, At: d.now, Until: end}
-	d.note(EventDisarmed, q.By, "no rollback until "+Stamp(end)+": "+q.Reason)
+	d.fulfil(q, EventDisarmed, "no rollback until "+Stamp(end)+": "+q.Reason)
 }
 
-func (d *decider) disarmOff(q *Request) { d.arm(q.By, q.Reason) }
+func (d *decider) disarmOff(q *Request) {
+	d.arm(q.By, q.Reason)
+	d.answer(*q, ResultDone, string(EventArmed)+": "+q.Reason)
+}
 
 // watchOnly is a pass over a disarmed guard: what is seen is recorded, and
 // nothing moves. A lock stands as it stood.

@@ -195,7 +195,7 @@ func (d *decider) missed() {
 		if m.Begins && !s.partly() && s.Promoting == m.Build {
 			s.Promoting = "" // nobody has begun with the build after all
 		}
-		s.Moving = nil
+		d.endMoving(ResultRefused, text)
 	}
 }
 
@@ -387,11 +387,13 @@ func (d *decider) step(c choice, step Step) choice {
 	begins := s.Promoting != s.Build
 	s.Promoting = s.Build
 	if !again {
+		d.supersede(c.text)
 		s.Moving = &Moving{Begins: begins, To: reached, From: d.in.Traffic.Weight, Step: step.Weight, At: d.now, By: by, Build: s.Build}
 	} else if s.Moving.Refused != "" {
 		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitVirtualService, refusedStep(s.Moving)
 	}
 	d.asked = nil
+	d.carry()
 	return c
 }
 

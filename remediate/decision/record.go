@@ -43,6 +43,7 @@ type Record struct {
 	History []HistoryEntry // oldest first
 	Receipt *Receipt       // of the last rollback; nil: none is known
 	Request *Request
+	Answers []Answer // to the last requests, oldest first
 
 	// Unreadable is what of the ConfigMap could not be read, and why. It is not
 	// written.
@@ -228,6 +229,7 @@ func (r Record) Clone() Record {
 	}
 	if r.Request != nil {
 		q := *r.Request
+		q.Replaces = slices.Clone(q.Replaces)
 		c.Request = &q
 	}
 	if r.Status.Paused != nil {
@@ -243,6 +245,7 @@ func (r Record) Clone() Record {
 		if m.Receipt != nil {
 			m.Receipt = m.Receipt.clone()
 		}
+		m.Requests = slices.Clone(m.Requests)
 		c.Status.Moving = &m
 	}
 	if r.Status.Taken != nil {
@@ -258,6 +261,7 @@ func (r Record) Clone() Record {
 	c.Refused = slices.Clone(r.Refused)
 	c.Changed = slices.Clone(r.Changed)
 	c.History = slices.Clone(r.History)
+	c.Answers = slices.Clone(r.Answers)
 	c.Deny = slices.Clone(r.Deny)
 	c.Stable = slices.Clone(r.Stable)
 	c.VirtualServices = slices.Clone(r.VirtualServices)

@@ -24,6 +24,7 @@ const (
 	KeyHistory         = "history"         // JSON of HistoryEntries, oldest first, at most MaxHistoryBytes
 	KeyChanged         = "changed"         // JSON of the Changes that a rollback has to give back
 	KeyReceipt         = "receipt"         // JSON of a Receipt, of the last rollback
+	KeyAnswers         = "answers"         // JSON of Answers, oldest first, at most MaxAnswers and MaxAnswersBytes
 )
 
 // MaxHistoryBytes is the most of a record's history; the oldest entries go first.
@@ -48,6 +49,9 @@ func ReadData(data map[string]string, locked bool) (r Record, bad []string) {
 	}
 	if err := ReadKey(data, KeyReceipt, &r.Receipt); err != nil {
 		r.Receipt, bad = nil, append(bad, err.Error())
+	}
+	if err := ReadKey(data, KeyAnswers, &r.Answers); err != nil {
+		r.Answers, bad = nil, append(bad, err.Error())
 	}
 	r.Request = requestIn(data)
 	r.past = data[KeyHistory]
@@ -154,6 +158,9 @@ func (r Record) Data() map[string]string {
 	put(KeyStatus, r.Status)
 	if text := r.historyText(); text != "" {
 		data[KeyHistory] = text
+	}
+	if text := answersText(r.Answers); text != "" {
+		data[KeyAnswers] = text
 	}
 	for key, list := range map[string][]string{KeyRefused: r.Refused, KeyDeny: r.Deny, KeyStable: r.Stable, KeyVirtualServices: r.VirtualServices} {
 		if len(list) > 0 {

@@ -5,22 +5,43 @@ import (
 	"time"
 )
 
-// readRequest takes a person's request off the record.
+// readRequest takes a person's request off the record, unless it has to wait there.
 func (d *decider) readRequest() {
 	if d.rec.Request == nil {
 		return
 	}
 	q := new(*d.rec.Request)
 	q.Action, q.By, q.Reason = RequestAction(Shorten(string(q.Action))), Shorten(q.By), Shorten(q.Reason)
-	if q.Bad != "" {
-		d.note(EventRefused, q.By, "request refused: "+q.Bad)
-		d.rec.Request = nil
+	if q.Bad == "" && d.rec.answered(q.ID) {
+		q.Bad = fmt.Sprintf("key %s is %q, which another request had: want one of its own", KeyRequestID, q.ID)
+		q.ID = ""
+	}
+	if why := d.cannotRead(*q); why != "" {
+		d.refuseRequest(q, why)
+	} else if !d.carryOut(q) {
 		return
 	}
-	if d.observing() && (q.Action == RequestRollback || q.Action == RequestPromote) {
-		d.note(EventRefused, q.By, string(q.Action)+" refused: mode observe writes no VirtualService; set mode: enforce, or move the traffic yourself")
-		d.rec.Request = nil
-		return
+	d.rec.Request = nil
+	d.answerReplaced(*q)
+}
+
+// cannotRead says why a request is refused whatever else there is, or "".
+func (d *decider) cannotRead(q Request) string {
+	switch {
+	case q.Bad != "":
+		return "request refused: " + q.Bad
+	case d.observing() && (q.Action == RequestRollback || q.Action == RequestPromote):
+		return string(q.Action) + " refused: mode observe writes no VirtualService; set mode: enforce, or move the traffic yourself"
+	}
+	return ""
+}
+
+// carryOut does what a request asks for, or has it done by what becomes of the
+// traffic; false: it waits on the record.
+func (d *decider) carryOut(q *Request) bool {
+	if more := q.Action == RequestResume || q.Action == RequestUnlock; more && !d.in.Live {
+		d.wantLive = true // more may move afterwards than before
+		return false
 	}
 	switch q.Action {
 	case RequestPause:
@@ -30,49 +51,47 @@ func (d *decider) readRequest() {
 	case RequestArm:
 		d.disarmOff(q)
 	case RequestResume:
-		if !d.in.Live { // more may move afterwards than before
-			d.wantLive = true
-			return
-		}
 		d.pauseOff(q)
 	case RequestUnlock:
-		if !d.in.Live {
-			d.wantLive = true
-			return
-		}
 		d.unlockByPerson(q)
 	case RequestRollback:
 		if d.disarmed() {
 			d.arm(q.By, "a rollback was asked for: "+q.Reason)
 		}
-		d.asked = q
+		d.asked, d.taken = q, q
 	case RequestPromote:
-		switch {
-		case d.in.Busy: // it stays on the record
-			d.requeueAt(d.now.Add(pollBusy))
-			return
-		case !d.in.Live:
-			d.wantLive = true
-			return
-		}
-		d.asked = q
+		return d.askPromote(q)
 	case RequestMarkWrong:
 		d.mark(q, EventMarkedWrong)
 	case RequestMarkRight:
 		d.mark(q, EventMarkedRight)
 	default:
-		d.note(EventRefused, q.By, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm, arm, mark-wrong or mark-right", q.Action))
+		d.refuseRequest(q, fmt.Sprintf("request %q refused: want rollback, unlock, pause, resume, promote, disarm, arm, mark-wrong or mark-right", q.Action))
 	}
-	d.rec.Request = nil
+	return true
+}
+
+func (d *decider) askPromote(q *Request) bool {
+	switch {
+	case d.in.Busy:
+		d.requeueAt(d.now.Add(pollBusy))
+		return false
+	case !d.in.Live:
+		d.wantLive = true
+		return false
+	}
+	d.asked, d.taken = q, q
+	return true
 }
 
 func (d *decider) unlockByPerson(q *Request) {
 	if d.rec.Lock == nil {
-		d.note(EventRefused, q.By, "unlock refused: "+d.in.Guard.Name+" is not locked")
+		d.refuseRequest(q, "unlock refused: "+d.in.Guard.Name+" is not locked")
 		return
 	}
 	d.allowBuild(d.rec.Lock.Refused...)
 	d.lift(EventUnlocked, q.By, q.Reason)
+	d.taken = q // whether the lock stays away shows when all is decided
 	// What fires now is what the person knows of: it counts no more than an
 	// alert of an earlier build. A lock that a new build lifts needs no such
 	// pardon, for the build has its own beginning.
@@ -83,18 +102,24 @@ func (d *decider) unlockByPerson(q *Request) {
 func (d *decider) mark(q *Request, as Event) {
 	for e := range d.rec.NewestFirst() {
 		if e.At.Equal(q.Of) && (e.Event == EventRolledBack || e.Event == EventWould) {
-			d.note(as, q.By, q.Reason)
+			d.fulfil(q, as, q.Reason)
 			d.rec.History[len(d.rec.History)-1].Of = e.At
 			return
 		}
 	}
-	d.note(EventRefused, q.By, string(q.Action)+" refused: the history has no rollback, and none that would have been one, at "+q.Of.Format(time.RFC3339Nano))
+	d.refuseRequest(q, string(q.Action)+" refused: the history has no rollback, and none that would have been one, at "+q.Of.Format(time.RFC3339Nano))
 }
 
-// dropAsked records that a person's request is not carried out.
+// dropAsked records that what a person asked for is not carried out. The request of
+// one that was under way is answered by what becomes of that: see resumeStep.
 func (d *decider) dropAsked(why string) {
-	if d.asked != nil {
-		d.note(EventRefused, d.asked.By, string(d.asked.Action)+" refused: "+why)
-		d.asked = nil
+	if d.asked == nil {
+		return
 	}
+	text := string(d.asked.Action) + " refused: " + why
+	if d.note(EventRefused, d.asked.By, text); d.taken == d.asked {
+		d.answer(*d.taken, ResultRefused, text)
+		d.taken = nil
+	}
+	d.asked = nil
 }

@@ -35,6 +35,7 @@ func (d *decider) tell(c choice) Decision {
 		c.marks.Message = d.tellLock(c)
 	}
 	d.closeReceipt()
+	d.answerTaken()
 	d.tellLinks()
 	d.throttle()
 	if !d.graceEnd.IsZero() {

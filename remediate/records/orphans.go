@@ -35,9 +35,21 @@ func Orphaned(r decision.Record, guard string, now time.Time) decision.Record {
 	s.ClearSteps()
 	s.Mode, s.Steps = "", nil
 	entry(decision.EventOrphaned, "", OrphanText(guard, now))
+	refuse := func(id, by string, action decision.RequestAction) string {
+		text := string(action) + " refused: " + OrphanText(guard, now)
+		r.Answer(decision.Answer{ID: id, Action: action, By: by, Result: decision.ResultRefused, At: now, Text: text})
+		return text
+	}
 	if q := r.Request; q != nil {
-		entry(decision.EventRefused, decision.Shorten(q.By), decision.Shorten(string(q.Action))+" refused: "+OrphanText(guard, now))
+		by := decision.Shorten(q.By)
+		entry(decision.EventRefused, by, refuse(q.ID, by, decision.RequestAction(decision.Shorten(string(q.Action)))))
 		r.Request = nil
+	}
+	if m := s.Moving; m != nil {
+		for _, a := range m.Requests {
+			refuse(a.ID, a.By, m.Action())
+		}
+		m.Requests = nil
 	}
 	return r
 }

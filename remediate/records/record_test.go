@@ -84,7 +84,7 @@ func TestARecordOmitsWhatItDoesNotHave(t *testing.T) {
 }
 
 func TestARecordThatCannotBeReadNamesTheKey(t *testing.T) {
-	for _, key := range []string{decision.KeyLock, decision.KeyStatus, decision.KeyHistory, decision.KeyChanged, decision.KeyReceipt} {
+	for _, key := range []string{decision.KeyLock, decision.KeyStatus, decision.KeyHistory, decision.KeyChanged, decision.KeyReceipt, decision.KeyAnswers} {
 		cm := recordMap(decisiontest.FullRecord())
 		cm.Data[key] = `{"since": 3`
 		_, err := Parse(cm)
@@ -247,7 +247,7 @@ func FuzzParseRecord(f *testing.F) {
 	f.Add("{}", "[]", "[{}]", "1", `[{"was":1}]`, "a  b\nc", "")
 	f.Add("", `{"weight":1e99}`, "", "", "", "", "")
 	f.Fuzz(func(t *testing.T, lock, status, history, request, changed, refused, message string) {
-		cm := &corev1.ConfigMap{Data: map[string]string{decision.KeyLock: lock, decision.KeyStatus: status, decision.KeyHistory: history, decision.KeyRequestAction: request, decision.KeyRequestAt: request, decision.KeyRequestUntil: status, decision.KeyChanged: changed, decision.KeyReceipt: changed, decision.KeyRefused: refused, decision.KeyMessage: message}}
+		cm := &corev1.ConfigMap{Data: map[string]string{decision.KeyLock: lock, decision.KeyStatus: status, decision.KeyHistory: history, decision.KeyRequestAction: request, decision.KeyRequestAt: request, decision.KeyRequestUntil: status, decision.KeyChanged: changed, decision.KeyReceipt: changed, decision.KeyAnswers: history, decision.KeyRefused: refused, decision.KeyMessage: message}}
 		r, err := Parse(cm)
 		if err != nil {
 			if !strings.Contains(err.Error(), ": key ") {

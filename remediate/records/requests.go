@@ -2,6 +2,7 @@ package records
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,9 @@ import (
 // requestPoll is how often a record with a request that waits is read without an event.
 const requestPoll = 2 * time.Second
 
+// NewRequestID is an id that no other request has.
+func NewRequestID() string { return rand.Text() }
+
 // Request puts q into the record, after any request that stands there, and
 // returns the record as it was just before. A rollback waits for no other
 // request: it takes its place. It waits until ctx is done at most. attempted says
@@ -33,16 +37,20 @@ func (c Client) Request(ctx context.Context, guard string, q decision.Request) (
 		case r == nil:
 			failed = c.Unknown(ctx, guard)
 			return 0
+		case attempted && (same(r.Request, q) || r.AnswerTo(q) != nil): // a write without an answer was in
+			failed = nil
+			return 0
 		case r.Request != nil && q.Action != decision.RequestRollback:
 			failed = c.anotherWaits(guard, *r.Request)
 			return requestPoll
 		}
 		before = r
-		failed = c.SetRequest(ctx, guard, r.ResourceVersion, &q)
+		asked := q.Instead(r.Request)
+		failed = c.SetRequest(ctx, guard, r.ResourceVersion, &asked)
+		attempted = true
 		if apierrors.IsConflict(failed) { // guardian wrote meanwhile; the next look is newer
 			return 20 * time.Millisecond
 		}
-		attempted = true
 		return 0
 	})
 	if failed != nil {
@@ -85,51 +93,79 @@ func (c Client) SetRequest(ctx context.Context, guard, resourceVersion string, q
 	return err
 }
 
-// Await waits until the record no longer holds q and what follows from it
-// shows. With an error, a record says that q was taken and the rest has not come.
-func (c Client) Await(ctx context.Context, guard string, q decision.Request, before decision.Record) (*decision.Record, error) {
-	var after *decision.Record
+// ErrUnanswered says that a request stands in the record no more, and that guardian
+// has not answered it.
+var ErrUnanswered = errors.New("the record has neither the request nor an answer to it")
+
+// Await waits for the answer to q, which has an id, and returns it with the record.
+// The answer is nil where guardian has taken q, and what it moves is refused or
+// blocked for now. With an error, a record says that q was taken.
+func (c Client) Await(ctx context.Context, guard string, q decision.Request) (*decision.Record, *decision.Answer, error) {
+	w := awaiting{q: q}
 	var last error
 	err := c.Follow(ctx, guard, func(r *decision.Record, readErr error) time.Duration {
-		last = readErr
-		if readErr != nil || r == nil || same(r.Request, q) && !RefusedRollback(q, *r) {
+		if last = readErr; readErr != nil || r == nil || !w.over(r) {
 			return requestPoll
 		}
-		after = r
-		if !settled(q, before, *r) {
-			return requestPoll
+		if w.taken == nil { // a watch may begin with what was there before the request
+			if r, last = c.Get(ctx, guard); last != nil || r == nil || !w.over(r) {
+				return requestPoll
+			}
+		}
+		if w.taken == nil {
+			w.answer = inPlaceOf(q, r.Request)
 		}
 		return 0
 	})
-	if err != nil {
-		return after, errors.Join(err, last)
+	switch {
+	case err != nil:
+		return w.taken, w.answer, errors.Join(err, last)
+	case w.taken == nil && w.answer == nil:
+		return nil, nil, ErrUnanswered
 	}
-	return after, nil
+	return w.taken, w.answer, nil
 }
 
-// RefusedRollback says of a rollback that guardian keeps among the requests until
-// it is done, since no lock tells of it, that the API server does not take it.
-func RefusedRollback(q decision.Request, r decision.Record) bool {
-	m := r.Status.Moving
-	return q.Action == decision.RequestRollback && m != nil && m.Step == 0 && m.Refused != ""
+// awaiting is a request that has been written into a record.
+type awaiting struct {
+	q      decision.Request
+	taken  *decision.Record // the last one seen in which guardian has taken it; nil: none
+	answer *decision.Answer
 }
 
-// settled says that a request which was taken is carried out as well, or will not
-// be now: guardian writes what it is about to do before it moves traffic.
-func settled(q decision.Request, before, r decision.Record) bool {
-	s := r.Status
-	switch q.Action {
-	case decision.RequestRollback:
-		return s.Weight == 0 && s.Moving == nil || s.State == decision.StateBlocked ||
-			r.Lock == nil && s.Moving == nil && Refusal(q, before, r) != ""
-	case decision.RequestPromote:
-		return s.Moving == nil || s.Moving.Refused != "" || r.Lock != nil
+// over says that there is nothing more to wait for.
+func (w *awaiting) over(r *decision.Record) bool {
+	if a := r.AnswerTo(w.q); a != nil {
+		w.answer = a
 	}
-	return true
+	switch m := r.Status.Moving; {
+	case w.answer != nil:
+		w.taken = r
+		return !w.otherWasFirst() || r.Status.State == decision.StateRolledBack || r.Status.State == decision.StateBlocked
+	case m.Carries(w.q):
+		w.taken = r
+		return m.Refused != "" || r.Status.State == decision.StateBlocked
+	}
+	return !same(r.Request, w.q)
+}
+
+// otherWasFirst says that a rollback is refused because the guard was locked already:
+// what was asked for comes all the same.
+func (w *awaiting) otherWasFirst() bool {
+	return w.q.Action == decision.RequestRollback && w.answer.Result == decision.ResultRefused && w.taken.Lock != nil
+}
+
+// inPlaceOf is the answer to a request where another's stands, and guardian may not
+// have seen it yet; nil: none stands there.
+func inPlaceOf(q decision.Request, other *decision.Request) *decision.Answer {
+	if other == nil {
+		return nil
+	}
+	return &decision.Answer{ID: q.ID, Action: q.Action, By: q.By, Result: decision.ResultSuperseded, At: other.At, Text: decision.Superseded(*other)}
 }
 
 func same(r *decision.Request, q decision.Request) bool {
-	return r != nil && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At) && r.Until.Equal(q.Until) && r.Of.Equal(q.Of)
+	return r != nil && r.ID == q.ID && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At) && r.Until.Equal(q.Until) && r.Of.Equal(q.Of)
 }
 
 // Withdraw removes q from the record; found says that it stood there.
@@ -166,34 +202,4 @@ func NewEntries(before, after []decision.HistoryEntry) []decision.HistoryEntry {
 		}
 	}
 	return after // all that was there has been pushed out
-}
-
-// Refusal is why guardian has refused q since before; empty: after shows no refusal.
-func Refusal(q decision.Request, before, after decision.Record) string {
-	why := ""
-	for _, e := range NewEntries(before.History, after.History) {
-		if e.Event == decision.EventRefused && e.By == q.By {
-			why = e.Reason
-		}
-	}
-	return why
-}
-
-// Done says that after shows q to be carried out since before.
-func Done(q decision.Request, before, after decision.Record) bool {
-	event := map[decision.RequestAction]decision.Event{decision.RequestUnlock: decision.EventUnlocked, decision.RequestPause: decision.EventPaused,
-		decision.RequestResume: decision.EventResumed, decision.RequestPromote: decision.EventStep, decision.RequestDisarm: decision.EventDisarmed,
-		decision.RequestArm: decision.EventArmed, decision.RequestMarkWrong: decision.EventMarkedWrong, decision.RequestMarkRight: decision.EventMarkedRight}[q.Action]
-	for _, e := range NewEntries(before.History, after.History) {
-		if e.Event == event {
-			return true
-		}
-	}
-	switch q.Action {
-	case decision.RequestRollback:
-		return after.Status.Weight == 0 && after.Status.Moving == nil
-	case decision.RequestPromote: // the step was recorded before
-		return after.Status.Weight > before.Status.Weight
-	}
-	return false
 }
