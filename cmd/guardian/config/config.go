@@ -282,7 +282,7 @@ type Comparison struct {
 	Ratio   float64       `yaml:"ratio"`   // how many times stable's share the canary's may be, 1–100; default 1.5
 	Min     float64       `yaml:"min"`     // share of requests that the canary's may be above that, 0–1; default 0.0001
 	Warmup  time.Duration `yaml:"warmup"`  // for how long after the canary's first requests nothing is compared, 0s to 24h: its caches are cold; default 3m
-	Action  string        `yaml:"action"`  // what its alerts ask for at most: rollback, hold (no step forward, and no rollback) or none (for people alone); default hold
+	Action  string        `yaml:"action"`  // what its alerts ask for at most: hold (no step forward, and no rollback) or none (for people alone); default hold
 }
 
 // Alerts lets alerts take part that carry none of guardian's labels.

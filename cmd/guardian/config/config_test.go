@@ -575,3 +575,12 @@ func TestStableNeedsNoReadyEndpointsWhereThatIsSaid(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Failures in clusters look like a worse build: what compares does not roll back.
+func TestTheComparisonRollsNothingBack(t *testing.T) {
+	_, err := Parse([]byte("namespace: shop\nguards:\n- name: orders\n  signals: {comparison: {enabled: true, action: rollback}}\n"))
+	want := `guards[0].signals.comparison.action: "rollback": want hold or none: failures that come in clusters`
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}

@@ -308,7 +308,16 @@ func (k *check) ref(at string, r Ref) {
 }
 
 func (s Signals) validate(k *check, at string) {
+	comparison := rules.SignalComparison.Key()
 	for _, one := range s.actions() {
+		if one.key == comparison && one.action == string(rules.ActionRollback) {
+			k.want(false, at+"."+one.key+".action", one.action, "want hold or none: failures that come in clusters can look like a worse build, so it rolls nothing back")
+			continue
+		}
+		if one.key == comparison {
+			k.oneOf(at+"."+one.key+".action", one.action, string(rules.ActionHold), string(rules.ActionNone))
+			continue
+		}
 		k.oneOf(at+"."+one.key+".action", one.action, string(rules.ActionRollback), string(rules.ActionHold), string(rules.ActionNone))
 	}
 	s.Comparison.validate(k, at+".comparison", s)
