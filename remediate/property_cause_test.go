@@ -334,7 +334,7 @@ func (m *machine) checkLocked(r *replica, was decision.Record, l decision.Lock) 
 	from := m.now
 	switch {
 	case l.From != "":
-		if m.w.foreign == nil && !m.meddled || m.lifted.After(l.Since) {
+		if m.w.foreign == nil && !owed && !m.meddled || m.lifted.After(l.Since) {
 			m.t.Fatalf("invariant 7: the lock of %s was taken over, and does not stand: %+v; lifted last at %s", l.From, l, m.lifted)
 		}
 		m.blame(refused...)
