@@ -72,9 +72,9 @@ func TestWhatOthersWroteIsTextWhereverItIsPrinted(t *testing.T) {
 		for _, call := range []string{"status", "status -A", "status NAME", "history NAME", "receipt NAME", "receipt NAME -o md", "receipt NAME -o html", "report", "report -o md",
 			"rollback NAME --reason r", "unlock NAME --reason r --timeout 5s", "gate NAME --for 1s --timeout 5s", "gate NAME --for 1s --timeout 5s --format github"} {
 			if strings.HasPrefix(call, "unlock") {
-				b.answer(func(r *decision.Record, _ decision.Request) {
+				b.answer(func(r *decision.Record, q decision.Request) {
 					r.Lock, r.Status.Observing, r.Status.State, r.Status.Reason = nil, nil, decision.StateIdle, foreignText
-					r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: decision.EventUnlocked, By: "ann@example.com", Reason: foreignText})
+					answered(r, q, decision.EventUnlocked, foreignText)
 				})
 			}
 			_, text := b.run(strings.Fields(strings.ReplaceAll(call, "NAME", testGuard))...)

@@ -165,7 +165,7 @@ func TestALogIsToldOfAGateInPlainLinesAndATerminalInOne(t *testing.T) {
 		p.show("orders", "\x1b[2J20%")
 		p.end()
 		got := strings.Split(log.String(), "\r\x1b[K")
-		if len(got) != 4 || len([]rune(got[1])) != 79 || got[2] != "guard orders:  [2J20%" || got[3] != "" || strings.Contains(log.String(), "\n") {
+		if len(got) != 4 || len([]rune(got[1])) != 79 || got[2] != `guard orders: \x1b[2J20%` || got[3] != "" || strings.Contains(log.String(), "\n") {
 			t.Errorf("%q", got)
 		}
 		if quiet := a.newProgress(gateOptions{output: "json"}); quiet.out == &log {

@@ -46,7 +46,7 @@ func TestKubectlRunsThePlugin(t *testing.T) {
 		{"plugin list", exitOK, filepath.Join(bin, "kubectl-guardian")},
 		{"guardian status", exitOK, "orders  rolled-back"},
 		{"guardian status orders", exitOK, "Guard:           " + r.ns + "/orders"},
-		{"guardian gate orders", exitFailed, "\n  by:     alert"},
+		{"guardian gate orders", exitFailed, "\n  by:       alert"},
 		{"guardian gate nobody", exitUnknown, "guards there: orders"},
 		{"guardian --help", exitOK, "kubectl guardian [command]"},
 		{"__complete guardian g", exitOK, "gate\t"},

@@ -95,7 +95,8 @@ func TestAMarkIsAskedOfGuardian(t *testing.T) {
 		r := reportable(time.Now())
 		b := newBench(t, record(r), lease("a", time.Now()))
 		b.answer(func(r *decision.Record, q decision.Request) {
-			r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "marked-right", By: q.By, Reason: q.Reason, Of: q.Of})
+			answered(r, q, decision.EventMarkedRight, q.Reason)
+			r.History[len(r.History)-1].Of = q.Of
 		})
 		code, text := b.run("mark", testGuard, "last", "--right", "--reason", "slow indeed")
 		if code != exitOK || !strings.Contains(text, "marked-right: slow indeed") {

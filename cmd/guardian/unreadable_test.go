@@ -45,8 +45,9 @@ func TestARecordThatCannotBeReadAsAWholeIsWorkedOn(t *testing.T) {
 					continue
 				}
 				r, _ := records.Read(cm)
+				asked := *r.Request
 				r.Lock, r.Request = nil, nil
-				r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: "unlocked", By: "ann@example.com", Reason: "because"})
+				answered(&r, asked, decision.EventUnlocked, "because")
 				cm.Data = r.Data()
 				if _, err := maps.Update(ctx, cm, metav1.UpdateOptions{}); err != nil {
 					b.t.Error(err)
