@@ -179,7 +179,7 @@ func (r *rig) lint(g *guardian) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		r.t.Errorf("promtool check metrics: %v\n%s", err, out)
 	}
-	for _, want := range []string{"guardian_rollbacks_total", "guardian_rollback_seconds_bucket", "guardian_weight_percent", "guardian_alerts_received_total", "guardian_notification_posts_total"} {
+	for _, want := range []string{"guardian_rollbacks_total", "guardian_weight_percent", "guardian_alerts_received_total", "guardian_notification_posts_total"} {
 		if onlyOf(text, want+"{") == "" {
 			r.t.Errorf("%s has no series, so that promtool has not seen it", want)
 		}
