@@ -70,7 +70,8 @@ type Store struct {
 	mu     sync.RWMutex
 	alerts map[identity]*entry
 	byKey  map[string]map[identity]struct{}
-	seed   maphash.Seed // of the labels' hash
+	noKey  map[identity]struct{} // those without keys
+	seed   maphash.Seed          // of the labels' hash
 	bytes  int
 	swept  time.Time
 	listed map[Lane]time.Time
@@ -146,6 +147,7 @@ func NewStore(opts StoreOptions) *Store {
 		opts:   opts,
 		alerts: map[identity]*entry{},
 		byKey:  map[string]map[identity]struct{}{},
+		noKey:  map[identity]struct{}{},
 		seed:   maphash.MakeSeed(),
 		listed: map[Lane]time.Time{},
 	}
@@ -266,6 +268,7 @@ func (b *Store) Reindex(keys func(Alert) []string) {
 	defer b.mu.Unlock()
 	b.opts.Keys = keys
 	clear(b.byKey)
+	clear(b.noKey)
 	for id, e := range b.alerts {
 		for _, r := range e.reports { // all have the same labels
 			b.index(id, e, keys(r.alert))
@@ -391,17 +394,18 @@ func (b *Store) add(id identity, a Alert, now time.Time) *entry {
 
 // evict forgets an alert without keys, if there is one.
 func (b *Store) evict() bool {
-	for id, e := range b.alerts {
-		if len(e.keys) == 0 {
-			b.remove(id, e)
-			return true
-		}
+	for id := range b.noKey {
+		b.remove(id, b.alerts[id])
+		return true
 	}
 	return false
 }
 
 func (b *Store) index(id identity, e *entry, keys []string) {
 	e.keys = keys
+	if len(keys) == 0 {
+		b.noKey[id] = struct{}{}
+	}
 	for _, key := range keys {
 		if b.byKey[key] == nil {
 			b.byKey[key] = map[identity]struct{}{}
@@ -434,6 +438,7 @@ func (b *Store) forgettable(e *entry, now time.Time) bool {
 
 func (b *Store) remove(id identity, e *entry) {
 	delete(b.alerts, id)
+	delete(b.noKey, id)
 	b.bytes -= e.bytes
 	for _, key := range e.keys {
 		delete(b.byKey[key], id)

@@ -212,7 +212,12 @@ func TestTheStoreHoldsNoMoreThanItsLimits(t *testing.T) {
 }
 
 func TestTheStoreForgetsEverythingAboutWhatHasEnded(t *testing.T) {
-	store := NewStore(StoreOptions{Keys: func(a Alert) []string { return []string{a.Labels["guardian_guard"]} }})
+	store := NewStore(StoreOptions{Keys: func(a Alert) []string {
+		if a.Name() == "B" {
+			return nil
+		}
+		return []string{a.Labels["guardian_guard"]}
+	}})
 	a, b := named("A", 0), named("B", 1)
 	for _, s := range []step{
 		{at: 1, lane: LaneWebhook, alerts: []Alert{a}},
@@ -224,7 +229,7 @@ func TestTheStoreForgetsEverythingAboutWhatHasEnded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(store.alerts) != 0 || len(store.byKey) != 0 || store.bytes != 0 {
+	if len(store.alerts) != 0 || len(store.byKey) != 0 || len(store.noKey) != 0 || store.bytes != 0 {
 		t.Errorf("holds %v, %v, %d bytes", store.alerts, store.byKey, store.bytes)
 	}
 }

@@ -38,22 +38,19 @@ func (s Signals) Action(of Signal) (Action, bool) {
 	return or(action, fallback), on
 }
 
-// acting are the names of the guards whose alerts of a signal ask for an action.
-func (b *builder) acting(s Signal, as Action) []string {
-	var out []string
-	for _, g := range b.Guards {
-		if action, on := g.Signals.Action(s); on && action == as {
-			out = append(out, g.Name)
-		}
-	}
-	return out
+// asks says whether some guard's alerts of a signal ask for an action.
+func (b *builder) asks(s Signal, as Action) bool {
+	return b.any(func(of Signals) bool {
+		action, on := of.Action(s)
+		return on && action == as
+	})
 }
 
 // actionsOf are the actions that the guards have for a signal.
 func (b *builder) actionsOf(s Signal) []Action {
 	var out []Action
 	for _, a := range []Action{ActionRollback, ActionHold, ActionNone} {
-		if len(b.acting(s, a)) > 0 {
+		if b.asks(s, a) {
 			out = append(out, a)
 		}
 	}
@@ -122,7 +119,7 @@ func (b *builder) verdict(v verdict) {
 		b.alert(alert{name: name, signal: v.signal, action: as, severity: severity, wait: v.wait, keep: keepFiring,
 			expr: expr, summary: of.summary, description: of.description})
 	}
-	if v.expr != "" && len(b.acting(v.signal, ActionRollback)) > 0 {
+	if v.expr != "" && b.asks(v.signal, ActionRollback) {
 		write(v.name, "critical", ActionRollback, b.only(v.expr, v.signal, ActionRollback), says{v.says.summary, v.says.description + b.doRollback()})
 	}
 	if expr, of := b.holding(v); expr != "" {
@@ -132,7 +129,7 @@ func (b *builder) verdict(v verdict) {
 		}
 		write(name, "warning", ActionHold, expr, of)
 	}
-	if len(b.acting(v.signal, ActionNone)) > 0 {
+	if b.asks(v.signal, ActionNone) {
 		write(v.name+warning, "warning", ActionNone, b.only(v.beyond, v.signal, ActionNone),
 			says{v.soft.summary, v.soft.description + " guardian does nothing: signals." + v.signal.Key() + ".action is none."})
 	}
@@ -142,7 +139,7 @@ func (b *builder) verdict(v verdict) {
 // what has a meaning of its own, of those whose signal holds all.
 func (b *builder) holding(v verdict) (expr string, of says) {
 	own := says{v.heldSays.summary, v.heldSays.description + doHold}
-	rolls, holds := v.held != "" && len(b.acting(v.signal, ActionRollback)) > 0, len(b.acting(v.signal, ActionHold)) > 0
+	rolls, holds := v.held != "" && b.asks(v.signal, ActionRollback), b.asks(v.signal, ActionHold)
 	if v.expr == "" && (rolls || holds) {
 		return b.only(v.held, v.signal, ActionRollback, ActionHold), own
 	}

@@ -169,26 +169,25 @@ func (b *builder) errorAlerts() {
 	bad := percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " +
 		lookup(failed.limit, "value | humanizePercentage") + ")"
 	canary := guardLabel + ": " + percent + " of the canary's requests fail"
-	b.verdict(verdict{
-		name: AlertErrorRate, signal: SignalErrorRate,
-		expr: b.convicted(failed), held: b.suspected(failed), beyond: b.beyond(failed),
-		says: says{canary, bad + ", since " + lookup(failed.since, "value | humanizeTimestamp") + "; stable is not as bad."},
-		heldSays: says{canary + ", and stable's too", bad + ", but it is not proven worse than stable, where " + stableShare(failed) +
-			" fail: a shared dependency is likely, and a rollback would not help."},
-		soft: says{canary, bad + withStable(failed) + "; of stable's {{ . | first | value | humanizePercentage }}{{ end }}."},
-	})
+	b.shareAlerts(failed, AlertErrorRate, SignalErrorRate, canary, bad, " fail: a shared dependency is likely, and a rollback would not help.")
 }
 
 func (b *builder) latencyAlerts() {
 	bad := percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " +
 		lookup(latencyMax, "value | humanizeDuration") + " (limit " + lookup(slow.limit, "value | humanizePercentage") + " of them)"
 	canary := guardLabel + ": " + percent + " of the canary's requests are too slow"
+	b.shareAlerts(slow, AlertLatency, SignalLatency, canary, bad, " do.")
+}
+
+// shareAlerts are the alerts of a share of bad requests; canary and bad say it of the
+// canary, and stables what as many of stable's do.
+func (b *builder) shareAlerts(p proportion, name string, signal Signal, canary, bad, stables string) {
 	b.verdict(verdict{
-		name: AlertLatency, signal: SignalLatency,
-		expr: b.convicted(slow), held: b.suspected(slow), beyond: b.beyond(slow),
-		says:     says{canary, bad + ", since " + lookup(slow.since, "value | humanizeTimestamp") + "; stable is not as bad."},
-		heldSays: says{canary + ", and stable's too", bad + ", but it is not proven worse than stable, where " + stableShare(slow) + " do."},
-		soft:     says{canary, bad + withStable(slow) + "; of stable's {{ . | first | value | humanizePercentage }}{{ end }}."},
+		name: name, signal: signal,
+		expr: b.convicted(p), held: b.suspected(p), beyond: b.beyond(p),
+		says:     says{canary, bad + ", since " + lookup(p.since, "value | humanizeTimestamp") + "; stable is not as bad."},
+		heldSays: says{canary + ", and stable's too", bad + ", but it is not proven worse than stable, where " + stableShare(p) + stables},
+		soft:     says{canary, bad + withStable(p) + "; of stable's {{ . | first | value | humanizePercentage }}{{ end }}."},
 	})
 }
 

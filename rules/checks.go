@@ -43,6 +43,10 @@ var verdicts = map[string]Signal{
 	AlertComparison: SignalComparison,
 }
 
+// SignalOf is the signal of an alert that can roll back, or of the one that holds in
+// its place; empty: of neither.
+func SignalOf(alert string) Signal { return verdicts[strings.TrimSuffix(alert, hold)] }
+
 // LabelReporter is on the samples of Requests: which proxies report them.
 const LabelReporter = "reporter"
 

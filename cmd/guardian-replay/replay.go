@@ -362,13 +362,10 @@ func (w *watch) acted() []alertReport {
 // signals tells for how much of the canary's traffic each signal could judge.
 func (w *watch) signals() []signalReport {
 	var out []signalReport
-	on := map[rules.Signal]bool{
-		rules.SignalErrorRate: w.guard.Signals.ErrorRate != nil, rules.SignalLatency: w.guard.Signals.Latency != nil,
-		rules.SignalRestarts: w.wanted.Restarts != nil, rules.SignalTraffic: w.guard.Signals.Traffic != nil,
-		rules.SignalComparison: w.guard.Signals.Comparison != nil,
-	}
+	signals := w.guard.Signals
+	signals.Restarts = w.wanted.Restarts
 	for _, s := range rules.SignalNames() {
-		if !on[s] {
+		if _, on := signals.Action(s); !on {
 			continue
 		}
 		all, judged := 0, 0

@@ -142,14 +142,8 @@ func (a *app) newProgress(o gateOptions) *gateProgress {
 	if o.output != "" {
 		out = io.Discard // a program reads, and may not tell the two streams apart
 	}
-	f, isFile := out.(*os.File)
-	return &gateProgress{out: out, live: isFile && term.IsTerminal(int(f.Fd())) && !inCI(o), kinds: map[string]string{}, at: map[string]time.Time{}}
+	return &gateProgress{out: out, live: watched(out) && o.format != "github", kinds: map[string]string{}, at: map[string]time.Time{}}
 }
-
-// inCI says whether a log is kept of all that is written. Some CIs give their steps a
-// terminal; there a line that is written over and over is one long line, and GitHub
-// does not see the annotation behind it.
-func inCI(o gateOptions) bool { return o.format == "github" || os.Getenv("CI") != "" }
 
 // say is a line of its own.
 func (p *gateProgress) say(format string, args ...any) {

@@ -46,6 +46,8 @@ func TestMemoryIsSpentInABurstAloneAndGivenBackAfterIt(t *testing.T) {
 		expect("the burst goes on", 0, calm(1000), crowded(1000))
 
 		end()
+		m.calmDown(m.bursts - 1)
+		expect("a timer of an earlier end", 0, calm(1000), crowded(1000))
 		time.Sleep(2 * burstLasts)
 		expect("it is over", 1, calm(1000), crowded(1000), calm(1001))
 

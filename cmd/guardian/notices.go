@@ -223,15 +223,9 @@ func (n *notice) tellTrouble(c config.Config, v remediate.View) {
 	if m := s.Moving; m.RollsBack() && m.Receipt != nil {
 		n.put("limit", m.Receipt.Limit)
 	} else if g, ok := c.Guard(v.Name); ok && s.State == decision.StateHeld {
-		n.put("limit", limitText(g.Signals, signals[strings.TrimSuffix(holding(s).Name, "Hold")]))
+		n.put("limit", limitText(g.Signals, rules.SignalOf(holding(s).Name)))
 	}
 	n.tellLinks(s.Links)
-}
-
-// signals are those that guardian's own alerts have, by name.
-var signals = map[string]rules.Signal{
-	rules.AlertErrorRate: rules.SignalErrorRate, rules.AlertLatency: rules.SignalLatency, rules.AlertRestarts: rules.SignalRestarts, rules.AlertTraffic: rules.SignalTraffic,
-	rules.AlertRefused: rules.SignalTraffic, rules.AlertComparison: rules.SignalComparison,
 }
 
 // tellNext adds what lifts the lock, and the command for it. While it is not

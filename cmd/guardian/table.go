@@ -2,11 +2,8 @@ package main
 
 import (
 	"io"
-	"os"
 	"strings"
 	"unicode/utf8"
-
-	"golang.org/x/term"
 )
 
 // columnGap is how many spaces are between two columns, and leastColumn how narrow one
@@ -22,8 +19,7 @@ const proseIndent = "    "
 // columnsOf is how wide a table may be: as the terminal is; 0 where no person looks at
 // one, so that a pipe or a log gets each cell whole.
 func columnsOf(w io.Writer) int {
-	f, ok := w.(*os.File)
-	if !ok || os.Getenv("CI") != "" || !term.IsTerminal(int(f.Fd())) {
+	if !watched(w) {
 		return 0
 	}
 	return width(w)

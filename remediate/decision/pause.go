@@ -123,8 +123,8 @@ func (d *decider) disarmOn(q *Request) {
 }
 
 func (d *decider) disarmOff(q *Request) {
-	d.arm(q.By, q.Reason)
-	d.answer(*q, ResultDone, string(EventArmed)+": "+q.Reason)
+	d.rec.Status.Disarmed = nil
+	d.fulfil(q, EventArmed, q.Reason)
 }
 
 // watchOnly is a pass over a disarmed guard: what is seen is recorded, and

@@ -27,6 +27,10 @@ const (
 	KeyAnswers         = "answers"         // JSON of Answers, oldest first, at most MaxAnswers and MaxAnswersBytes
 )
 
+// OwnKeys lists what guardian writes, but for requests, which are people's.
+var OwnKeys = []string{KeyLock, KeyRefused, KeyDeny, KeyDenyMatchRoutes, KeyDenyMirrors, KeyStable, KeyVirtualServices, KeyMessage, KeyStatus, KeyHistory,
+	KeyChanged, KeyReceipt, KeyAnswers}
+
 // MaxHistoryBytes is the most of a record's history; the oldest entries go first.
 const MaxHistoryBytes = 32 << 10
 

@@ -50,8 +50,7 @@ func Patch(old *corev1.ConfigMap, set map[string]string, r decision.Record, user
 }
 
 func ownKey(k string) bool {
-	return slices.Contains([]string{decision.KeyLock, decision.KeyRefused, decision.KeyDeny, decision.KeyDenyMatchRoutes, decision.KeyDenyMirrors, decision.KeyStable, decision.KeyVirtualServices, decision.KeyMessage, decision.KeyStatus, decision.KeyHistory, decision.KeyRequestOnce, decision.KeyChanged, decision.KeyReceipt, decision.KeyAnswers}, k) ||
-		slices.Contains(decision.RequestKeys, k)
+	return k == decision.KeyRequestOnce || slices.Contains(decision.OwnKeys, k) || slices.Contains(decision.RequestKeys, k)
 }
 
 // Holds says whether the ConfigMap already holds the record.
