@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,13 +10,27 @@ import (
 
 func TestMemoryIsSpentInABurstAloneAndGivenBackAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // a timer's goroutine calls too
 		var asked []targets
 		freed := 0
-		m := &memory{set: func(t targets) { asked = append(asked, t) }, free: func() { freed++ }}
+		m := &memory{
+			set: func(t targets) {
+				mu.Lock()
+				defer mu.Unlock()
+				asked = append(asked, t)
+			},
+			free: func() {
+				mu.Lock()
+				defer mu.Unlock()
+				freed++
+			},
+		}
 		m.tune(1000)
 		expect := func(when string, frees int, want ...targets) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if !slices.Equal(asked, want) || freed != frees {
 				t.Fatalf("%s: asked for %v and freed %d times; want %v and %d", when, asked, freed, want, frees)
 			}
