@@ -13,6 +13,9 @@ SEQUENCES ?= 10000
 # How many guards make week lives through a week of.
 GUARDS ?= 1000
 
+# The tags of tests that stand in targets of their own: that they compile is seen by make test too.
+TAGS = argocd,chart,ci,flux,istiod,jaeger,operator,otel,page
+
 # Healthy canary hours per line of bench-judge, and which ones.
 HOURS ?= 1000
 SEED ?= 0
@@ -51,6 +54,7 @@ unit: ## Run the tests that need no control plane
 
 .PHONY: test
 test: tools fuzz ## Run all tests, on real kube-apiserver, Prometheus and Alertmanager
+	$(GO) vet -tags=$(TAGS) ./cmd/guardian ./test/...
 	RAPID_SEED=$(RAPID_SEED) $(GO) test -timeout=30m -run='PropertyInvariants|SimulatedWeek|EqualToTheEngine|ReplaySaysWhatWasPutIn' ./remediate ./test/judge
 	RAPID_SEED=$(RAPID_SEED) $(GO) test -race -shuffle=on -timeout=50m ./...
 
@@ -212,6 +216,7 @@ lint: ## Check with gofmt, go vet and staticcheck
 	@unformatted="$$(git ls-files -z '*.go' | xargs -0 gofmt -l)"; \
 		if [ -n "$$unformatted" ]; then echo "gofmt -w is due for:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags=$(TAGS) ./...
 	$(GO) vet -C testdata/tools/release ./...
 	$(GO) vet -C testdata/tools/dashboards ./...
 	$(GO) vet -C testdata/tools/collector ./...

@@ -25,8 +25,8 @@ import (
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
 
-// watched is how long the canary's traffic is looked at after a rollback.
-const watched = 20 * time.Second
+// looked is how long the canary's traffic is looked at after a rollback.
+const looked = 20 * time.Second
 
 // argo is the sample repository in git, and a namespace that the real Argo CD syncs from it.
 type argo struct {
@@ -188,7 +188,7 @@ func (a *argo) play() outcome {
 	a.window(true)
 
 	rolledBack := a.fail()
-	o.after = a.statuses(func() { a.must(sleep(a.t.Context(), watched)) })
+	o.after = a.statuses(func() { a.must(sleep(a.t.Context(), looked)) })
 	o.exposed, o.times = a.observations.lockedWithTraffic(rolledBack)
 	status, message, err := a.healthOf(a.t.Context())
 	a.must(err)
@@ -287,7 +287,7 @@ func (a *argo) unlock(o *outcome) {
 	unlocked := time.Now()
 	a.mustSh("guardian unlock " + sampleGuard + " -n " + a.ns + " --kubeconfig " + kubeconfig + " --reason 'a false alarm'")
 	o.afterUnlock = a.statuses(func() {
-		for time.Since(unlocked) < watched && o.unlocked == 0 {
+		for time.Since(unlocked) < looked && o.unlocked == 0 {
 			if a.canaryAt(a.t.Context(), 20) == nil {
 				o.unlocked = time.Since(unlocked)
 			}
@@ -309,7 +309,7 @@ func (o outcome) String() string {
 	return fmt.Sprintf("in the %v after the rollback the canary had traffic for %s, %d times; the Application was %s; health %q; "+
 		"the next build arrived after %s (a timeout of its commit under the lock: %v), its weights %s after its Pods were ready, and the locked canary had traffic for %s, %d times; "+
 		"after an unlock by a person git's weights came after %s; the Application was %s",
-		watched, seconds(o.exposed), o.times, said(o.after), o.health, seconds(o.arrived), o.timeout, seconds(o.forward), seconds(o.exposedAfter), o.timesAfter,
+		looked, seconds(o.exposed), o.times, said(o.after), o.health, seconds(o.arrived), o.timeout, seconds(o.forward), seconds(o.exposedAfter), o.timesAfter,
 		seconds(o.unlocked), said(o.afterUnlock))
 }
 
