@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 )
 
@@ -129,5 +131,35 @@ func TestCheckRefusesWhatItCannotPrintOrWait(t *testing.T) {
 	for _, args := range [][]string{{"check", "-f", "x", "-o", "yaml"}, {"check", "-f", "x", "--wait", "-1s"}} {
 		code, said := newBench(t).run(args...)
 		want(t, code, said, exitUnknown, "want ")
+	}
+}
+
+// Of a canary whose rollback window is over, stable may well be gone; and what another
+// stable carried is no measure of this one.
+func TestAThinStableIsToldWhereARollbackWouldLead(t *testing.T) {
+	g := config.Guard{Name: "orders", Rollback: config.Rollback{MinReadyStable: 1, Capacity: 0.8}}
+	g.Stable.Subset, g.Canary.Subset = "v1", "v2"
+	for name, c := range map[string]struct {
+		weight int
+		state  decision.State
+		lock   *decision.Lock
+		moves  *decision.Moves
+		says   bool
+	}{
+		"the canary has traffic":     {weight: 10, state: decision.StateShifting, says: true},
+		"it has all, and may go":     {weight: 100, state: decision.StatePromoted, says: true},
+		"it is completed":            {weight: 100, state: decision.StateCompleted},
+		"it has none":                {state: decision.StateIdle},
+		"it has none, by a lock":     {state: decision.StateRolledBack, lock: &decision.Lock{}, says: true},
+		"stable is what it was":      {weight: 10, state: decision.StateShifting, moves: &decision.Moves{Stable: "v1", Canary: "v2"}, says: true},
+		"stable is another than was": {weight: 10, state: decision.StateShifting, moves: &decision.Moves{Stable: "v2", Canary: "v1"}},
+	} {
+		p := &preflight{app: &app{name: "guardian"}, config: config.Config{Namespace: "shop"}}
+		in := decision.Input{Stable: decision.Endpoints{Ready: 2}, Record: decision.Record{Lock: c.lock}}
+		in.Traffic.Weight, in.Record.Status.State, in.Record.Status.Moves, in.Record.Status.Carried = c.weight, c.state, c.moves, 6
+		(&cluster{}).checkStable(p, g, in, decision.Sides{})
+		if says := slices.ContainsFunc(p.findings, func(f finding) bool { return f.Check == "capacity" }); says != c.says {
+			t.Errorf("%s: capacity is told: %v, want %v; %v", name, says, c.says, p.findings)
+		}
 	}
 }

@@ -85,12 +85,25 @@ func (c *cluster) checkStable(p *preflight, g config.Guard, in decision.Input, s
 	default:
 		p.ok("stable", stable, "%d ready endpoints", in.Stable.Ready)
 	}
-	if thin := p.config.DecisionGuard(g, 0).Rollback.Thin(in.Record.Status.Carried, in.Stable.Ready); thin != "" && (in.Traffic.Weight > 0 || in.Record.Lock != nil) {
+	if thin := thinStable(p.config.DecisionGuard(g, 0), in); thin != "" {
 		p.note("capacity", stable, "have its HorizontalPodAutoscaler keep minReplicas as high while a canary has traffic; a rollback waits for nothing", "%s", thin)
 	}
 	if in.Stable.Overlap != "" {
 		p.fail("overlap", "DestinationRule "+g.DestinationRule, "give each subset a label of its own, such as version: "+g.Stable.String()+" and version: "+g.Canary.String(), "%s", in.Stable.Overlap)
 	}
+}
+
+// thinStable says, as status does, that stable has fewer endpoints than a rollback
+// would need, or a lock needs now. One of a completed canary is not rolled back, and
+// what another stable carried says nothing of this one.
+func thinStable(g decision.Guard, in decision.Input) string {
+	s := in.Record.Status
+	rollsBack := in.Traffic.Weight > 0 && s.State != decision.StateCompleted
+	another := s.Moves != nil && s.Moves.Stable != g.Stable.String()
+	if another || !rollsBack && in.Record.Lock == nil {
+		return ""
+	}
+	return g.Rollback.Thin(s.Carried, in.Stable.Ready)
 }
 
 // mendDestination is what gives a guard a side, stable or canary, that is missing.
