@@ -326,22 +326,36 @@ func (e *entry) knows(a Alert) bool {
 // next is what a lane says after a, given what it said before: the table of
 // Store. ok is false when nothing changes.
 func (b *Store) next(before report, a Alert, now time.Time) (_ Alert, ok bool) {
-	t := before.alert.StartsAt
 	firing := b.fires(before, now)
 	switch {
-	case !a.Resolved && firing && a.StartsAt.Before(t) && !t.After(now): // one of the future is by a clock that was set, and hides no other
-		a.StartsAt = t
-		fallthrough
+	case a.Resolved && !before.ends(a, firing):
+		return Alert{}, false
 	case !a.Resolved && firing:
-		if before.alert.EndsAt.After(a.EndsAt) {
-			a.EndsAt = before.alert.EndsAt
-		}
-	case a.Resolved && firing && !a.EndsAt.After(t) && a.StartsAt.Before(t):
-		return Alert{}, false
-	case a.Resolved && before.alert.Labels == nil: // never fired on this lane
-		return Alert{}, false
+		return before.goesOn(a, now), true
 	}
 	return a, true
+}
+
+// goesOn is what a lane says of an alert that it has reported as firing already: what
+// was said later stands, whichever call came first.
+func (r report) goesOn(a Alert, now time.Time) Alert {
+	began := r.alert.StartsAt
+	ofFuture := began.After(now) // by a clock that was set: it hides no other
+	if a.StartsAt.Before(began) && !ofFuture {
+		a.StartsAt = began
+	}
+	if r.alert.EndsAt.After(a.EndsAt) {
+		a.EndsAt = r.alert.EndsAt
+	}
+	return a
+}
+
+// ends says whether the end of an episode is the end of what a lane has reported.
+func (r report) ends(a Alert, firing bool) bool {
+	began := r.alert.StartsAt
+	neverFired := r.alert.Labels == nil
+	ofEarlier := firing && a.StartsAt.Before(began) && !a.EndsAt.After(began)
+	return !neverFired && !ofEarlier
 }
 
 // fires says whether the lane's report means that the alert fires at now.

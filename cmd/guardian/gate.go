@@ -124,21 +124,39 @@ func orUnknown(err error) error {
 	return &exitError{exitUnknown, err}
 }
 
+// check says which flag is wrong, or which two do not go together.
 func (o gateOptions) check() error {
+	return cmp.Or(o.checkAmounts(), o.checkOutput(), o.checkProof())
+}
+
+func (o gateOptions) checkAmounts() error {
+	waitsForNothing := o.length == 0 && !o.waitUnlocked
 	switch {
-	case o.length < 0 || (o.length == 0 && !o.waitUnlocked):
+	case o.length < 0, waitsForNothing:
 		return fmt.Errorf("--for %s: want more than 0s", o.length)
 	case o.minRequests < 0:
 		return fmt.Errorf("--min-requests %d: want 0 or more", o.minRequests)
 	case o.timeout <= 0:
 		return fmt.Errorf("--timeout %s: want more than 0s", o.timeout)
-	case o.output != "" && o.output != "json":
+	}
+	return nil
+}
+
+func (o gateOptions) checkOutput() error {
+	if o.output != "" && o.output != "json" {
 		return fmt.Errorf("--output %q: want json, or nothing for text", o.output)
-	case o.format != "" && o.format != "github":
+	}
+	if o.format != "" && o.format != "github" {
 		return fmt.Errorf("--format %q: want github, or nothing for text", o.format)
-	case o.format != "" && o.output != "":
+	}
+	if o.format != "" && o.output != "" {
 		return fmt.Errorf("--format %s and --output %s: want one of the two", o.format, o.output)
-	case o.prove > 0 && o.length == 0:
+	}
+	return nil
+}
+
+func (o gateOptions) checkProof() error {
+	if watchesNone := o.length == 0; o.prove > 0 && watchesNone {
 		return errors.New("--prove and --wait-unlocked without --for: there is no traffic to prove anything by")
 	}
 	return nil

@@ -16,20 +16,30 @@ import (
 // has confirmed it; nil: nothing. It is made of the record alone, so that all
 // replicas say the same.
 func noticeOf(c config.Config, v remediate.View) *notice {
-	s := v.Status
-	switch {
-	case s.State == decision.StateRolledBack && v.Lock != nil:
+	locked := v.Lock != nil
+	switch state := v.Status.State; {
+	case state == decision.StateRolledBack && locked:
 		return rolledBackNotice(c, v)
-	case v.Lock == nil && v.Receipt != nil && v.Receipt.Lock == decision.LockNone && s.State == decision.StateIdle:
+	case state == decision.StateIdle && !locked && rolledBackWithoutLock(v):
 		return notLockedNotice(c, v)
-	case s.State == decision.StateBlocked && s.Moving != nil && s.Moving.Refused != "":
+	case state == decision.StateBlocked && refusedByServer(v):
 		return notDoneNotice(c, v)
-	case s.State == decision.StateBlocked:
+	case state == decision.StateBlocked:
 		return blockedNotice(c, v)
-	case s.State == decision.StateHeld:
+	case state == decision.StateHeld:
 		return heldNotice(c, v)
 	}
 	return nil
+}
+
+// rolledBackWithoutLock says that a guard's last rollback was one of lock none.
+func rolledBackWithoutLock(v remediate.View) bool {
+	return v.Receipt != nil && v.Receipt.Lock == decision.LockNone
+}
+
+// refusedByServer says that the API server takes no write of what is to be moved.
+func refusedByServer(v remediate.View) bool {
+	return v.Status.Moving != nil && v.Status.Moving.Refused != ""
 }
 
 const rolledBackSummary = "the canary was rolled back"
