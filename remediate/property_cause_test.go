@@ -209,7 +209,7 @@ func (m *machine) owe(r *replica, templates ...int) {
 // builds against the ledger: invariants 1 and 7.
 func (m *machine) checkLocks(r *replica, was, is decision.Record) {
 	if was.Lock == nil {
-		m.takenAndLifted(was, is)
+		m.takenAndLifted(r, was, is)
 	}
 	if !is.Status.Full {
 		m.unseen = time.Time{}
@@ -267,17 +267,18 @@ func (m *machine) checkLocks(r *replica, was, is decision.Record) {
 }
 
 // takenAndLifted notes what a lock refuses that was taken over, or up again from an
-// annotation, and lifted in the same look.
-func (m *machine) takenAndLifted(was, is decision.Record) {
+// annotation, and lifted in the same look: the lock that the pass has seen there, which
+// somebody may have replaced since.
+func (m *machine) takenAndLifted(r *replica, was, is decision.Record) {
 	now, before := is.Status.Taken, was.Status.Taken
 	taken := now != nil && (before == nil || *now != *before)
 	var refused []int
 	for _, e := range newest(was.History, is.History) {
-		switch annotation, other := m.lockOf(m.w.vs), m.w.foreign; {
+		switch annotation, other := m.lockOf(m.w.vs), r.saw.foreign; {
 		case e.Event != "locked":
 		case taken && other != nil: // which another guard may itself have taken up from an annotation
-			if r, _ := records.Read(other); r.Lock != nil {
-				refused = append(refused, m.refusedBy(*r.Lock)...)
+			if seen, _ := records.Read(other); seen.Lock != nil {
+				refused = append(refused, m.refusedBy(*seen.Lock)...)
 			}
 		case e.By == decision.ByAnnotation && annotation != nil:
 			refused = append(refused, m.templates[annotation.Build])

@@ -186,22 +186,31 @@ func (d *decider) onlyObserve() choice {
 	return choice{state: StateRolledBack, reason: ReasonNothing, text: d.lockText() + "; mode observe: a new build lifts nothing, a person's unlock does"}
 }
 
-// endWould forgets a would-be rollback when its lock would be lifted, or when
-// the build has outlived its rollback window. Where builds tell nothing apart it
-// lasts as long as an alert fires. That is the lease holder's to see: another
-// replica's cache may lag, and the same would be told twice.
+// endWould forgets a would-be rollback when its lock would be lifted and not be set
+// again at once, or when the build has outlived its rollback window. Where builds tell
+// nothing apart it lasts as long as an alert fires. That is the lease holder's to see:
+// another replica's cache may lag, and the same would be told twice.
 func (d *decider) endWould() {
 	o := d.rec.Status.Observing
 	if o == nil || o.Would == nil || !d.in.Leads {
 		return
 	}
-	over := d.replaced(o.Would.Refused)
+	over := d.replaced(o.Would.Refused) && !d.stillWould(*o.Would)
 	if d.in.Guard.Rollback.Lock == LockNone || len(o.Would.Refused) == 0 {
 		over = len(d.rollback) == 0 && !slices.ContainsFunc(d.holds, asksForRollback)
 	}
 	if over || d.completed() {
 		o.Would = nil
 	}
+}
+
+// stillWould says that the alert of a would-be rollback goes on firing, and that the
+// build which it then counted against is the present one: it may have been told for
+// another that served beside it, and would be told anew by each pass.
+func (d *decider) stillWould(w Would) bool {
+	fires := slices.ContainsFunc(d.rec.Status.Firing, func(f Firing) bool { return f.Episode == w.Episode }) ||
+		slices.ContainsFunc(d.rollback, func(a Alert) bool { return a.Episode() == w.Episode })
+	return w.Build == d.rec.Status.Build && fires
 }
 
 // replaced says that every ready pod of the canary, and at least one, is of the present

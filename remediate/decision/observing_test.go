@@ -91,6 +91,8 @@ func TestAWouldBeRollbackIsToldOnceForAsLongAsItWouldStand(t *testing.T) {
 		"the same build after the window":       {[]but{first, promoted(time.Hour), leads}, verdict{state: StateCompleted, reason: ReasonNothing, added: "completed: 100→100"}, ""},
 		"lock none: the alert goes on":          {[]but{first, lockKind(LockNone), leads, bad}, withRequeue(stands, PollCount), ""},
 		"lock none: it is over, another begins": {[]but{first, lockKind(LockNone), leads, fires(ActionRollback, "Slow", 0)}, verdict{state: StateShifting, reason: ReasonWould, requeue: PollCount, added: "noted by alert: 50→50"}, ""},
+		"what is to blame is replaced":          {[]but{first, refusing("b0"), proven("b1"), leads, bad}, withRequeue(stands, PollCount), "would have been rolled back 50% → 0%"},
+		"and the alert is over":                 {[]but{first, refusing("b0"), proven("b1"), leads}, verdict{state: StateShifting, reason: ReasonNothing, requeue: PollCount}, "canary has 50%"},
 		"no build known, and the alert is over": {[]but{first, refusing(), leads}, verdict{state: StateShifting, reason: ReasonNothing, requeue: PollCount}, "canary has 50%"},
 	})
 	d := Decide(given(first, lockKind(LockNone), leads), at)
