@@ -191,3 +191,45 @@ func TestWithoutALockACacheThatLagsHasNoRollbackTold(t *testing.T) {
 		t.Errorf("told %v after %v, and nothing has happened", got, done)
 	}
 }
+
+// The record and the VirtualServices come by watches of their own.
+func TestWithoutALockACacheThatLagsHasNoRollbackRefused(t *testing.T) {
+	for name, sameReplica := range map[string]bool{"by who has done it": true, "by another replica": false} {
+		t.Run(name, func(t *testing.T) {
+			w, r, g := lifting(t)
+			g.Rollback.Lock = decision.LockNone
+			rec := decisiontest.Given().Record
+			rec.Status.Build = w.hashOfTemplate(2)
+			q := decision.Request{Action: decision.RequestRollback, By: "ann", Reason: "because", At: at, ID: "id-of-ann"}
+			rec.Request = &q
+			w.vs = applied(w, 50)
+			if _, err := r.store.writeRecord(t.Context(), g.Name, w.cm, rec); err != nil {
+				t.Fatal(err)
+			}
+			past := *w
+			stored := func() decision.Record {
+				t.Helper()
+				if _, err := r.reconcile(t.Context(), g, nil); err != nil {
+					t.Fatal(err)
+				}
+				rec, err := records.Parse(w.cm)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return rec
+			}
+			if rec := stored(); !rec.Status.Moving.Carries(q) {
+				t.Fatalf("status %+v, answers %+v: want it under way", rec.Status, rec.Answers)
+			}
+			past.cm = w.cm
+			var saw *world
+			r.cached = worldReader{world: &past, saw: &saw}
+			if !sameReplica {
+				r.done = confirmed{}
+			}
+			if a := stored().AnswerTo(q); a == nil || a.Result != decision.ResultDone {
+				t.Errorf("answered by %+v, and it is done", a)
+			}
+		})
+	}
+}

@@ -280,9 +280,9 @@ func weightCounts(s snapshot, d decision.Decision) bool {
 }
 
 // firstReport says that a decision would report what this replica has not done, or that
-// nothing has to be done.
+// nothing has to be done, or that something was not done.
 func (r *reconciler) firstReport(s snapshot, d decision.Decision) bool {
-	return (d.Doubt || confirms(s.input.Record, d)) && !r.done.is(s)
+	return (d.Doubt || confirms(s.input.Record, d)) && !r.done.is(s) || givesUp(s.input.Record, d)
 }
 
 // rollsBack says that a decision begins a rollback, which waits for nothing.
@@ -293,7 +293,7 @@ func rollsBack(s snapshot, d decision.Decision) bool {
 // unsure says that a decision should not be written as the caches have it.
 func unsure(s snapshot, d decision.Decision) bool {
 	build, weight := contradicts(s.input.Record, d.Record)
-	return (build || weight) && !rollsBack(s, d)
+	return (build || weight || givesUp(s.input.Record, d)) && !rollsBack(s, d)
 }
 
 // errAbandoned says that live reads have ended because an alert has come.

@@ -141,6 +141,12 @@ func confirms(was decision.Record, d decision.Decision) bool {
 		})
 }
 
+// givesUp says that a decision tells of a change of weights that it was not made: whoever
+// has made it may have a cache that does not show it yet.
+func givesUp(was decision.Record, d decision.Decision) bool {
+	return was.Status.Moving != nil && slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool { return e.Event == decision.EventMissed })
+}
+
 // tellRefused has the record say that what was to be written was not, and why.
 func (r *reconciler) tellRefused(ctx context.Context, out outcome, err error) (outcome, error) {
 	var traffic *trafficError
