@@ -133,11 +133,16 @@ func (d *decider) refuseRequest(q *Request, text string) {
 // is answered, or under way, was seen before that.
 func (d *decider) answerReplaced(by Request) {
 	for _, id := range by.Replaces {
-		m := d.rec.Status.Moving
-		if m == nil || !slices.ContainsFunc(m.Requests, func(a Asker) bool { return a.ID == id }) {
+		if !d.rec.Status.Moving.hasID(id) {
 			d.rec.Answer(Answer{ID: id, Result: ResultSuperseded, At: d.now, Text: Superseded(by)})
 		}
 	}
+}
+
+// hasID says that a change of weights that is under way, if there is one, carries out a
+// request of this id.
+func (m *Moving) hasID(id string) bool {
+	return m != nil && id != "" && slices.ContainsFunc(m.Requests, func(a Asker) bool { return a.ID == id })
 }
 
 // carry has the change of weights that is under way answer the request that was
@@ -148,9 +153,17 @@ func (d *decider) carry() {
 		return
 	}
 	d.taken = nil
-	if a := (Asker{q.ID, q.By}); !slices.Contains(m.Requests, a) {
-		m.Requests = append(m.Requests, a)
+	a := Asker{q.ID, q.By}
+	if slices.Contains(m.Requests, a) {
+		return
 	}
+	if len(m.Requests) >= MaxAnswers { // the record has to stay small, and has no more answers
+		first := m.Requests[0]
+		m.Requests = slices.Delete(m.Requests, 0, 1)
+		d.answer(Request{ID: first.ID, Action: m.Action(), By: first.By}, ResultSuperseded,
+			fmt.Sprintf("superseded: %d others have asked for the same since, and it is under way", MaxAnswers))
+	}
+	m.Requests = append(m.Requests, a)
 }
 
 // endMoving forgets the change of weights that is under way, if there is one, and

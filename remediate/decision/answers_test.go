@@ -175,3 +175,41 @@ func TestARequestInsteadOfOthersNamesTheLast(t *testing.T) {
 		t.Errorf("in the place of %v, want %v", on.Replaces, want)
 	}
 }
+
+func TestTheRequestsOfAChangeOfWeightsAreBounded(t *testing.T) {
+	s := tell(t, lockKind(LockNone), underWay(50))
+	for i := range 2 * MaxAnswers {
+		d := s.then(time.Millisecond, asksAs(RequestRollback, fmt.Sprintf("request-%d", i)), gets(50))
+		if d.Record.Request != nil {
+			t.Fatalf("request %d waits", i)
+		}
+	}
+	r := s.in.Record
+	if m := r.Status.Moving; m == nil || len(m.Requests) != MaxAnswers || m.Requests[0].ID != fmt.Sprintf("request-%d", MaxAnswers) {
+		t.Fatalf("under way: %+v", m)
+	}
+	want := Answer{ID: "request-0", Action: RequestRollback, By: "ann", Result: ResultSuperseded}
+	if len(r.Answers) != MaxAnswers || r.Answers[0].ID != want.ID || r.Answers[0].Result != want.Result || r.Answers[0].By != want.By || r.Answers[0].Action != want.Action {
+		t.Errorf("answers %s", answersOf(r))
+	}
+}
+
+func TestAnIDThatIsUnderWayIsTaken(t *testing.T) {
+	s := tell(t, lockKind(LockNone), underWay(50), carried)
+	d := s.then(time.Second, asks(RequestPause), func(in *Input) { in.Record.Request.By, in.Record.Request.ID = "eve", "id-of-bob" }, gets(0))
+	if d.Record.Status.Paused != nil || answersOf(d.Record) == "" {
+		t.Fatalf("paused %+v, answers %s", d.Record.Status.Paused, answersOf(d.Record))
+	}
+	bobs := Request{Action: RequestRollback, By: "bob", ID: "id-of-bob"}
+	if a := d.Record.AnswerTo(bobs); a == nil || a.Result != ResultDone {
+		t.Errorf("bob is answered by %+v of %s", a, answersOf(d.Record))
+	}
+}
+
+func TestARequestThatIsWrittenAgainWhileItIsUnderWayIsOne(t *testing.T) {
+	s := tell(t, locked(LockBuild), underWay(50), carried)
+	d := s.then(time.Second, asks(RequestRollback), func(in *Input) { in.Record.Request.By, in.Record.Request.ID = "bob", "id-of-bob" })
+	if r := d.Record; r.Request != nil || len(r.Answers) > 0 || len(r.Status.Moving.Requests) != 1 {
+		t.Errorf("request %+v, answers %s, moving %+v", r.Request, answersOf(r), r.Status.Moving)
+	}
+}

@@ -12,7 +12,8 @@ func (d *decider) readRequest() {
 	}
 	q := new(*d.rec.Request)
 	q.Action, q.By, q.Reason = RequestAction(Shorten(string(q.Action))), Shorten(q.By), Shorten(q.Reason)
-	if q.Bad == "" && d.rec.answered(q.ID) {
+	m := d.rec.Status.Moving
+	if other := d.rec.answered(q.ID) || m.hasID(q.ID) && !m.Carries(*q); q.Bad == "" && other {
 		q.Bad = fmt.Sprintf("key %s is %q, which another request had: want one of its own", KeyRequestID, q.ID)
 		q.ID = ""
 	}
@@ -114,6 +115,10 @@ func (d *decider) mark(q *Request, as Event) {
 // one that was under way is answered by what becomes of that: see resumeStep.
 func (d *decider) dropAsked(why string) {
 	if d.asked == nil {
+		return
+	}
+	if d.taken == d.asked && d.rec.Status.Moving.Carries(*d.taken) { // written again, for an API server's answer was lost
+		d.asked, d.taken = nil, nil
 		return
 	}
 	text := string(d.asked.Action) + " refused: " + why
