@@ -146,7 +146,11 @@ func (w *awaiting) over(r *decision.Record) bool {
 		w.taken = r
 		return m.Refused != "" || r.Status.State == decision.StateBlocked
 	}
-	return !same(r.Request, w.q)
+	if same(r.Request, w.q) {
+		return false
+	}
+	w.taken = nil // what carried it is gone with no answer: a record that was lost, or answers that were pushed out
+	return true
 }
 
 // otherWasFirst says that a rollback is refused because the guard was locked already:

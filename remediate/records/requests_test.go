@@ -122,6 +122,24 @@ func TestARequestThatWasWrittenWithoutAnAnswerIsNotItsOwnRival(t *testing.T) {
 	}
 }
 
+// What carried a request may be gone, and its answer pushed out or lost with the record.
+func TestARequestThatWasTakenAndHasNoAnswerIsUnanswered(t *testing.T) {
+	q := asked(decision.RequestRollback)
+	carries := decision.Record{Status: decision.Status{State: decision.StateShifting, Moving: &decision.Moving{From: 30, Requests: []decision.Asker{{ID: q.ID, By: "ann"}}}}}
+	w := awaiting{q: q}
+	if w.over(&carries) || w.taken == nil {
+		t.Fatalf("under way: taken %v", w.taken)
+	}
+	if !w.over(&decision.Record{}) || w.taken != nil || w.answer != nil {
+		t.Errorf("nothing carries it, answers it or asks for it: taken %v, answer %v", w.taken, w.answer)
+	}
+	w = awaiting{q: q}
+	w.over(&carries)
+	if w.over(&decision.Record{Request: &q}) || w.taken == nil {
+		t.Errorf("it waits again, and was taken: %v", w.taken)
+	}
+}
+
 func TestARequestSaysWhosePlaceItTakes(t *testing.T) {
 	bobs := asked(decision.RequestPromote)
 	c, q := served(decision.Record{Request: &bobs}), asked(decision.RequestRollback)
