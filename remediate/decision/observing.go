@@ -78,9 +78,12 @@ func (d *decider) observing() bool {
 	return d.in.Guard.Mode == ModeObserve || d.rec.Status.Observing != nil
 }
 
-// behind says that this replica's configuration observes, and the record's does
-// not (any more, or yet): what a rollback is wanted for, another replica will do.
-func (d *decider) behind() bool { return d.observing() && d.rec.Status.Observing == nil }
+// behind says that this replica's configuration observes and the record does not, or
+// that it has another stable or canary (any more, or yet): what a rollback is wanted
+// for, another replica will do.
+func (d *decider) behind() bool {
+	return d.observing() && d.rec.Status.Observing == nil || !d.in.Leads && d.otherPair()
+}
 
 // readMode brings the record to the mode of the configuration.
 func (d *decider) readMode() {
@@ -160,8 +163,12 @@ func (d *decider) would(enforcing, observing string) string {
 // hearOnly is a pass by a replica that is behind: what fires is recorded, and all
 // else is the lease holder's to find.
 func (d *decider) hearOnly() choice {
+	why := "heard by a replica whose configuration observes; the record enforces, so the others roll back"
+	if d.otherPair() {
+		why = "heard by a replica whose configuration has another stable or canary than the record, by which the others go"
+	}
 	for _, a := range d.rollback {
-		d.noteAlert(a, "heard by a replica whose configuration observes; the record enforces, so the others roll back")
+		d.noteAlert(a, why)
 	}
 	return choice{state: d.was.Status.State, text: d.was.Status.Reason, reason: ReasonNothing}
 }
@@ -296,8 +303,8 @@ func (d *decider) holding() []Alert {
 // observingText is what follows after the reason of a guard that observes: what would
 // be so if it enforced.
 func (d *decider) observingText(c choice) string {
-	if !d.observing() {
-		return ""
+	if !d.observing() || d.behind() {
+		return "" // what hearOnly leaves has it
 	}
 	var text string
 	if o := d.rec.Status.Observing; o != nil && o.Would != nil && c.state != StateDisarmed {

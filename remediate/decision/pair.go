@@ -9,13 +9,13 @@ import (
 // observePair begins anew where the configuration has another stable or canary than
 // the record tells of: its builds and weights are of others, and the old build of
 // a side that has become the canary is no new one. Replicas read their
-// configurations one after the other, so it is the lease holder's to tell. A lock is
-// lifted first.
+// configurations one after the other, so it is the lease holder's to tell, and one of
+// another pair only hears until then: see behind. A lock is lifted first.
 func (d *decider) observePair() {
-	s, was, is := &d.rec.Status, d.rec.Status.Moves, MovesOf(d.in.Guard)
-	if was == nil || was.Stable == is.Stable && was.Canary == is.Canary || d.rec.Lock != nil || !d.in.Leads || s.State == StateUnknown {
+	if !d.otherPair() {
 		return
 	}
+	s, was, is := &d.rec.Status, d.rec.Status.Moves, MovesOf(d.in.Guard)
 	e := d.entry(EventExchanged, "", fmt.Sprintf("the configuration has stable %s and canary %s, and had %s and %s: builds and weights are looked at anew",
 		is.Stable, is.Canary, was.Stable, was.Canary))
 	e.From, e.Build = e.To, ""
@@ -23,6 +23,13 @@ func (d *decider) observePair() {
 	d.supersede("the configuration has another stable or canary")
 	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served = StateUnknown, "", "", nil, nil, nil
 	s.Fresh, s.Unverified, s.PromotedAt, s.CompletedAt = false, false, time.Time{}, time.Time{}
+}
+
+// otherPair says that the configuration has another stable or canary than an unlocked
+// guard's record tells of: what this replica sees of builds and weights is of others.
+func (d *decider) otherPair() bool {
+	s, is := d.rec.Status, d.in.Guard
+	return d.rec.Lock == nil && s.State != StateUnknown && s.Moves != nil && (s.Moves.Stable != is.Stable.String() || s.Moves.Canary != is.Canary.String())
 }
 
 // turned says that stable is what the lock denies: the configuration has exchanged

@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -162,4 +163,85 @@ func TestAnAlertUnderAnExchangedLockIsNoted(t *testing.T) {
 	if d := s.then(time.Minute); slices.ContainsFunc(d.Added, isNoted) {
 		t.Errorf("told once more: %+v", d.Added)
 	}
+}
+
+// replicas look at one record in turn, as each write of it makes them, the lease
+// holder first.
+type replicas struct {
+	leader, follower Input
+	rec              Record
+	now              time.Time
+}
+
+// take has each of them look n times, a second after the other, and returns the
+// decisions that were to be written.
+func (r *replicas) take(n int) (written []Decision) {
+	for range n {
+		for _, in := range []*Input{&r.leader, &r.follower} {
+			r.now = r.now.Add(time.Second)
+			in.Record, in.Heartbeat = r.rec, r.now
+			d := Decide(*in, r.now)
+			if !reflect.DeepEqual(d.Record.Data(), r.rec.Data()) || d.Move != MoveNone {
+				written = append(written, d)
+			}
+			r.rec = d.Record
+		}
+	}
+	return written
+}
+
+// replicasOf are two replicas, of which one has a file by which stable and canary are
+// exchanged.
+func replicasOf(leader, follower []but, both ...but) *replicas {
+	first, second := given(slices.Concat(both, leader, []but{live})...), given(slices.Concat(both, follower)...)
+	return &replicas{leader: first, follower: second, rec: first.Record, now: at}
+}
+
+func (r *replicas) events() (out []Event) {
+	for _, e := range r.rec.History {
+		out = append(out, e.Event)
+	}
+	return out
+}
+
+func TestReplicasThatReadAnExchangeOneAfterTheOtherComeToRest(t *testing.T) {
+	auto := mode(PromotionAuto)
+	was := []but{wasIn(StateCompleted, 100), wasV1V2, auto, func(in *Input) { in.Forward = &Forward{Requests: 1000} }}
+	old, edited := []but{}, []but{exchanged(0)}
+	for name, files := range map[string][2][]but{"the lease holder first": {edited, old}, "another first": {old, edited}} {
+		t.Run(name, func(t *testing.T) {
+			r := replicasOf(files[0], files[1], was...)
+			if w := r.take(30); len(w) > 3 {
+				t.Fatalf("%d of 60 looks write, of: %v", len(w), r.events())
+			}
+			r.follower.Alerts = []Alert{{Name: "Errors", Fingerprint: "f1", Action: ActionRollback, StartsAt: r.now}}
+			if w := r.take(30); len(w) > 3 || len(r.rec.Status.Firing) != 1 || !slices.Contains(r.events(), EventNoted) || r.rec.Lock != nil {
+				t.Fatalf("an alert: %d of 60 looks write, firing %+v, lock %v, of: %v", len(w), r.rec.Status.Firing, r.rec.Lock, r.events())
+			}
+			for _, in := range []*Input{&r.leader, &r.follower} {
+				in.Alerts = nil
+				exchanged(0)(in)
+			}
+			r.now = r.now.Add(ListingKnows)
+			written := r.take(1000)
+			st := r.rec.Status
+			if n := countOf(r.events(), EventExchanged); n != 1 || len(written) > 8 || st.Promoting != "" || st.Build != "old" || st.Moves.Canary != "v1" {
+				t.Errorf("exchanged %d times, %d looks write, status %+v, of: %v", n, len(written), st, r.events())
+			}
+			for _, d := range written {
+				if d.Move != MoveNone {
+					t.Fatalf("move %v to %d%%", d.Move, d.Weight)
+				}
+			}
+		})
+	}
+}
+
+func countOf(events []Event, e Event) (n int) {
+	for _, one := range events {
+		if one == e {
+			n++
+		}
+	}
+	return n
 }
