@@ -69,6 +69,9 @@ func (d *decider) rest() choice {
 		return d.gone()
 	}
 	c := choice{state: StateRolledBack, text: d.lockText(), reason: ReasonNothing}
+	if s := d.was.Status; !d.in.Leads && s.State == StateBlocked && s.Moving == nil && s.Weight == 0 {
+		c.state, c.text = s.State, s.Reason // by the lease holder's configuration: see holdTurned
+	}
 	if d.confirm(); slices.ContainsFunc(d.rollback, d.isNew) {
 		d.doubt = true
 	}

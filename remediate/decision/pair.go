@@ -51,7 +51,8 @@ func (d *decider) denied(canary []string) bool {
 }
 
 // holdTurned is a pass over a guard whose stable is what its lock denies. Nothing is
-// moved, and the lock goes on speaking of what it did.
+// moved, and the lock goes on speaking of what it did. That it is blocked is the lease
+// holder's to tell, and to take back: see rest.
 func (d *decider) holdTurned() choice {
 	d.dropAsked("locked: " + d.rec.Lock.Reason)
 	g, was := d.in.Guard, d.rec.Status.Moves
@@ -60,11 +61,14 @@ func (d *decider) holdTurned() choice {
 		why += fmt.Sprintf(" (%s and %s)", was.Stable, was.Canary)
 	}
 	why += "; " + d.rec.Lock.Reason
-	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why && d.in.Leads {
-		d.note(EventBlocked, "", why)
-	}
 	for _, a := range d.rollback {
 		d.noteAlert(a, "not rolled back: "+why)
+	}
+	if s := d.was.Status; !d.in.Leads && s.State != StateUnknown { // one with the file of before would take it back
+		return choice{state: s.State, reason: ReasonBlocked, text: s.Reason}
+	}
+	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why {
+		d.note(EventBlocked, "", why)
 	}
 	return choice{state: StateBlocked, reason: ReasonBlocked, text: why}
 }

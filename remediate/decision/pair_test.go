@@ -78,7 +78,11 @@ func TestNothingIsMovedToWhatALockDenies(t *testing.T) {
 				s.refused("b1")
 			}
 			r := s.in.Record
-			if r.Status.State != StateBlocked || !strings.Contains(r.Status.Reason, "stable v2 is what the lock denies: unlock, or have stable and canary be what they were (v1 and v2)") {
+			if name == "another replica" {
+				if r.Status.State != StateRolledBack || len(r.History) > 0 {
+					t.Errorf("%s: %s, history %+v: it is the lease holder's to tell", r.Status.State, r.Status.Reason, r.History)
+				}
+			} else if r.Status.State != StateBlocked || !strings.Contains(r.Status.Reason, "stable v2 is what the lock denies: unlock, or have stable and canary be what they were (v1 and v2)") {
 				t.Errorf("%s: %s", r.Status.State, r.Status.Reason)
 			}
 			if r.Status.Build != "b1" || slices.ContainsFunc(r.History, func(e HistoryEntry) bool { return e.Event == EventExchanged }) {
@@ -244,4 +248,25 @@ func countOf(events []Event, e Event) (n int) {
 		}
 	}
 	return n
+}
+
+func TestReplicasThatReadAnExchangeUnderALockComeToRest(t *testing.T) {
+	was := []but{locked(LockBuild), wasV1V2, deniesV2}
+	old, edited := []but{}, []but{exchanged(100)}
+	for name, c := range map[string]struct {
+		files [2][]but
+		want  State
+	}{"the lease holder first": {[2][]but{edited, old}, StateBlocked}, "another first": {[2][]but{old, edited}, StateRolledBack}} {
+		t.Run(name, func(t *testing.T) {
+			r := replicasOf(c.files[0], c.files[1], was...)
+			if w := r.take(100); len(w) > 3 || r.rec.Status.State != c.want {
+				t.Fatalf("%d of 200 looks write, %s, of: %v", len(w), r.rec.Status.State, r.events())
+			}
+			exchanged(100)(&r.leader)
+			exchanged(100)(&r.follower)
+			if w := r.take(100); len(w) > 3 || r.rec.Status.State != StateBlocked || countOf(r.events(), EventBlocked) != 1 {
+				t.Errorf("%d of 200 looks write, %s, of: %v", len(w), r.rec.Status.State, r.events())
+			}
+		})
+	}
 }
