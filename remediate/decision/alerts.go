@@ -16,6 +16,7 @@ func (d *decider) attribute() attribution {
 	for i := range alerts { // a record has to stay small enough to be written
 		a := &alerts[i]
 		a.Name, a.Signal, a.Summary = Shorten(a.Name), Shorten(a.Signal), Shorten(a.Summary)
+		a.Action = d.holdsAs(*a)
 	}
 	slices.SortFunc(alerts, func(a, b Alert) int {
 		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Fingerprint, b.Fingerprint))
@@ -36,11 +37,32 @@ func (d *decider) attribute() attribution {
 			d.noteAlert(a, "no step forward while it fires: "+a.Summary)
 		}
 	}
+	out.holds = slices.DeleteFunc(out.holds, d.unasked)
 	out.holds = append(out.holds, d.share(alerts)...)
 	slices.SortStableFunc(out.holds, func(a, b Alert) int {
 		return cmp.Or(a.StartsAt.Compare(b.StartsAt), cmp.Compare(a.Name, b.Name))
 	})
 	return out
+}
+
+// holdsAs is what an alert asks for. Replicas read their configurations one after the
+// other: whether one that rolls nothing back holds is as the record lists it, which the
+// lease holder brings up to date, or the guard would be held and not held in turns.
+func (d *decider) holdsAs(a Alert) Action {
+	asks := a.Action == ActionRollback || a.Action == ActionHold
+	switch {
+	case a.Action == ActionHold && d.unasked(a):
+		return ActionNone
+	case !asks && !d.in.Leads && slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == a.Episode() }):
+		return ActionHold
+	}
+	return a.Action
+}
+
+// unasked says that an alert asks for nothing by the lease holder's configuration, and
+// that this replica's is another.
+func (d *decider) unasked(a Alert) bool {
+	return !d.in.Leads && slices.Contains(d.was.Status.Unasked, a.Episode())
 }
 
 // began is when an alert began: by Prometheus's clock, but no later than it was
@@ -75,6 +97,7 @@ func (d *decider) share(alerts []Alert) (others []Alert) {
 	}
 	for _, a := range alerts {
 		listed := slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
+		listed = listed || d.unasked(a)
 		if !listed && (a.Action == ActionRollback || a.Action == ActionHold) && len(s.Firing) < maxFiring {
 			s.Firing = append(s.Firing, Firing{Name: a.Name, Episode: a.Episode(), Action: a.Action, Began: a.StartsAt, Seen: d.now, Summary: a.Summary})
 		}
@@ -97,18 +120,29 @@ func (d *decider) share(alerts []Alert) (others []Alert) {
 
 // refreshFiring has the list go by what its alerts ask for now: the configuration may
 // have taken that from them while they fire, or a silence. One that asks for nothing is
-// no longer listed.
+// no longer listed, and another replica to which it asks for something does not list it
+// again.
 func (s *Status) refreshFiring(alerts []Alert) {
 	kept := s.Firing[:0]
+	s.Unasked = slices.DeleteFunc(s.Unasked, func(episode string) bool {
+		return !slices.ContainsFunc(alerts, func(a Alert) bool {
+			return a.Episode() == episode && a.Action != ActionRollback && a.Action != ActionHold
+		})
+	})
 	for _, f := range s.Firing {
 		if i := slices.IndexFunc(alerts, func(a Alert) bool { return a.Episode() == f.Episode }); i >= 0 {
 			f.Action = alerts[i].Action
 		}
 		if f.Action == ActionRollback || f.Action == ActionHold {
 			kept = append(kept, f)
+		} else if len(s.Unasked) < maxFiring {
+			s.Unasked = append(s.Unasked, f.Episode)
 		}
 	}
 	s.Firing = kept
+	if len(s.Unasked) == 0 {
+		s.Unasked = nil
+	}
 }
 
 // noteAlert records once per episode that an alert was heard and why nothing

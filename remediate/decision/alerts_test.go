@@ -44,3 +44,42 @@ func TestTheRecordListsWhatAnAlertAsksForNow(t *testing.T) {
 		})
 	}
 }
+
+// Replicas read an edited file one after the other: what an alert asks for is then
+// different in their eyes, and each write of one has the other look again.
+func TestReplicasToWhichAnAlertIsDifferentComeToRest(t *testing.T) {
+	early := func(in *Input) { in.Record.Status.BuildSince = at } // the alert began before the build
+	for name, c := range map[string]struct {
+		leads, other Action
+		edits        []but
+		want         State
+	}{
+		"none, and a hold":                   {ActionNone, ActionHold, nil, StateShifting},
+		"a hold, and none":                   {ActionHold, ActionNone, nil, StateHeld},
+		"none, and an earlier build's":       {ActionNone, ActionRollback, []but{early}, StateShifting},
+		"an earlier build's, and none":       {ActionRollback, ActionNone, []but{early}, StateHeld},
+		"none, and a rollback without moves": {ActionNone, ActionRollback, []but{wasIn(StateIdle, 0)}, StateIdle},
+		"none, and a rollback too late":      {ActionNone, ActionRollback, []but{wasIn(StateCompleted, 100)}, StateCompleted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := replicasOf(asking(c.leads), asking(c.other), c.edits...)
+			if w := r.take(150); len(w) > 6 {
+				t.Errorf("%d of 300 looks write, of: %v", len(w), r.events())
+			}
+			asks := c.leads != ActionNone
+			if st := r.rec.Status; st.State != c.want || r.rec.Troubled() != asks || (len(st.Alerts) > 0) != asks {
+				t.Errorf("state %s, want %s; troubled: %v, alerts %q", st.State, c.want, r.rec.Troubled(), st.Alerts)
+			}
+			r.leader.Alerts, r.follower.Alerts = nil, nil
+			if r.take(75); len(r.rec.Status.Firing) > 0 {
+				t.Errorf("over, and listed: %+v", r.rec.Status.Firing)
+			}
+		})
+	}
+}
+
+func asking(a Action) []but {
+	return []but{func(in *Input) {
+		in.Alerts = []Alert{{Name: "Latency", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Summary: "slow", Action: a}}
+	}}
+}

@@ -154,6 +154,8 @@ type ByPersons struct {
 type FiringStatus struct {
 	Alerts []string `json:"alerts,omitempty"` // names of the alerts that fire, sorted
 	Firing []Firing `json:"firing,omitempty"` // the same with what they ask for, by when they were first seen
+
+	Unasked []string `json:"unasked,omitempty"` // episodes (fingerprint@startsAt) that were listed, and ask for nothing by the lease holder's configuration
 }
 
 // StepStatus is how the steps of promotion stand, as the lease holder has it.
@@ -267,6 +269,7 @@ func (r Record) Clone() Record {
 	c.VirtualServices = slices.Clone(r.VirtualServices)
 	c.Status.Alerts = slices.Clone(r.Status.Alerts)
 	c.Status.Firing = slices.Clone(r.Status.Firing)
+	c.Status.Unasked = slices.Clone(r.Status.Unasked)
 	c.Status.Noted = slices.Clone(r.Status.Noted)
 	c.Status.Steps = slices.Clone(r.Status.Steps)
 	c.Status.Waited = slices.Clone(r.Status.Waited)
