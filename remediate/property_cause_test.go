@@ -455,7 +455,7 @@ func (m *machine) checkCompleted(r *replica) {
 		began = m.unseen
 	}
 	built := m.builtAt()
-	if r.saw.present != m.w.present { // its cache lags: what it records is of the build before
+	if r.saw.present != m.w.present || r.saw.noBuild() { // its cache lags, or no build is seen: what it records is of the one before
 		built = m.since(r)
 	}
 	if built.After(began) {
@@ -464,7 +464,7 @@ func (m *machine) checkCompleted(r *replica) {
 	if !m.meddled && (began.IsZero() || m.now.Sub(began) < r.guard.Rollback.Window) {
 		m.t.Fatalf("invariant 1: recorded as completed, and the canary has had all traffic since %s, the build since %s", m.full, m.builtAt())
 	}
-	m.ended = r.saw.present == m.w.present && r.saw.vs == m.w.vs // else it is of the build, or of the weights, before
+	m.ended = r.saw.present == m.w.present && !r.saw.noBuild() && r.saw.vs == m.w.vs // else it is of the build, or of the weights, before
 	if t := r.saw.template; r.saw.isReady(t) && !m.blamed[t] {
 		m.proven[t] = true
 	}
