@@ -107,14 +107,12 @@ func (c Client) Await(ctx context.Context, guard string, q decision.Request) (*d
 		if last = readErr; readErr != nil || r == nil || !w.over(r) {
 			return requestPoll
 		}
-		if w.taken == nil { // a watch may begin with what was there before the request
+		if !w.told(r) { // a watch may begin with what was there before the request
 			if r, last = c.Get(ctx, guard); last != nil || r == nil || !w.over(r) {
 				return requestPoll
 			}
 		}
-		if w.taken == nil {
-			w.answer = inPlaceOf(q, r.Request)
-		}
+		w.end(r)
 		return 0
 	})
 	switch {
@@ -146,11 +144,25 @@ func (w *awaiting) over(r *decision.Record) bool {
 		w.taken = r
 		return m.Refused != "" || r.Status.State == decision.StateBlocked
 	}
-	if same(r.Request, w.q) {
-		return false
+	return !same(r.Request, w.q)
+}
+
+// told says that a record tells what has become of the request, or will.
+func (w *awaiting) told(r *decision.Record) bool {
+	return w.answer != nil || r.Status.Moving.Carries(w.q)
+}
+
+// end takes down what the last record says. Where it does not tell of the request, that
+// was taken off before guardian had seen it, or what carried it out is gone with no
+// answer: the record was lost, or the answer pushed out.
+func (w *awaiting) end(r *decision.Record) {
+	if w.told(r) {
+		return
 	}
-	w.taken = nil // what carried it is gone with no answer: a record that was lost, or answers that were pushed out
-	return true
+	if w.taken == nil {
+		w.answer = inPlaceOf(w.q, r.Request)
+	}
+	w.taken = nil
 }
 
 // otherWasFirst says that a rollback is refused because the guard was locked already:

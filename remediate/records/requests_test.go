@@ -130,8 +130,16 @@ func TestARequestThatWasTakenAndHasNoAnswerIsUnanswered(t *testing.T) {
 	if w.over(&carries) || w.taken == nil {
 		t.Fatalf("under way: taken %v", w.taken)
 	}
-	if !w.over(&decision.Record{}) || w.taken != nil || w.answer != nil {
-		t.Errorf("nothing carries it, answers it or asks for it: taken %v, answer %v", w.taken, w.answer)
+	bobs := asked(decision.RequestPause)
+	bobs.ID, bobs.By = "id-of-bob", "bob"
+	for _, r := range []*decision.Record{{}, {Request: &bobs}} {
+		w := w
+		if !w.over(r) || w.taken == nil {
+			t.Errorf("taken %v, before the API server was asked", w.taken)
+		}
+		if w.end(r); w.taken != nil || w.answer != nil {
+			t.Errorf("nothing carries it, answers it or asks for it: taken %v, answer %+v", w.taken, w.answer)
+		}
 	}
 	w = awaiting{q: q}
 	w.over(&carries)
