@@ -33,7 +33,7 @@ type Answer struct {
 // The most of a record's answers. The oldest go first.
 const (
 	MaxAnswers      = 16
-	MaxAnswersBytes = MaxHistoryBytes / 4
+	MaxAnswersBytes = MaxHistoryBytes / 2
 )
 
 // maxReplaced is of how many requests one takes the place, at most.

@@ -126,6 +126,12 @@ func TestAnswersAreBounded(t *testing.T) {
 		t.Errorf("%d answers, from %s: want the last %d, each once", len(r.Answers), r.Answers[0].ID, MaxAnswers)
 	}
 	for i := range r.Answers {
+		r.Answers[i] = Answer{ID: strings.Repeat("i", 36), Action: RequestRollback, By: "system:serviceaccount:microservices:deployer", Result: ResultDone, At: at, Text: strings.Repeat("x", maxShort)}
+	}
+	if again, _ := ReadData(r.Data(), false); len(again.Answers) != MaxAnswers {
+		t.Errorf("%d answers with long reasons are left, want %d", len(again.Answers), MaxAnswers)
+	}
+	for i := range r.Answers {
 		long := strings.Repeat("\x01\"<", 1000)
 		r.Answers[i] = Answer{ID: strings.Repeat("i", 64), Action: RequestAction(Shorten(long)), By: Shorten(long), Result: ResultRefused, At: at, Text: Shorten(long)}
 	}
