@@ -60,9 +60,19 @@ func (d *decider) holdsAs(a Alert) Action {
 }
 
 // unasked says that an alert asks for nothing by the lease holder's configuration, and
-// that this replica's is another.
+// that this replica's is another. The list of these is bounded: where it is full, it may
+// be any that the record does not list as firing.
 func (d *decider) unasked(a Alert) bool {
-	return !d.in.Leads && slices.Contains(d.was.Status.Unasked, a.Episode())
+	s := d.was.Status
+	listed := slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
+	return !d.in.Leads && (slices.Contains(s.Unasked, a.Episode()) || len(s.Unasked) >= maxFiring && !listed)
+}
+
+// asksAlone says that the alerts which count do so by this replica's configuration
+// alone. What follows from them at once is done, for a rollback waits for nobody; what
+// leaves no more than a word in the record, the lease holder would take back each time.
+func (d *decider) asksAlone() bool {
+	return len(d.rollback) > 0 && !slices.ContainsFunc(d.rollback, func(a Alert) bool { return !d.unasked(a) })
 }
 
 // began is when an alert began: by Prometheus's clock, but no later than it was

@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -47,6 +48,23 @@ func TestTheRecordListsWhatAnAlertAsksForNow(t *testing.T) {
 
 // Replicas read an edited file one after the other: what an alert asks for is then
 // different in their eyes, and each write of one has the other look again.
+func TestReplicasToWhichManyAlertsAreDifferentComeToRest(t *testing.T) {
+	many := func(action Action) []but {
+		var out []but
+		for i := range maxFiring + 8 {
+			out = append(out, fires(action, fmt.Sprintf("Errors%02d", i), time.Minute))
+		}
+		return out
+	}
+	r := replicasOf(many(ActionNone), many(ActionHold))
+	if r.take(4); len(r.rec.Status.Unasked) != maxFiring {
+		t.Fatalf("%d that nobody asks for, want %d", len(r.rec.Status.Unasked), maxFiring)
+	}
+	if w := r.take(100); len(w) > 3 || r.rec.Status.State != StateShifting {
+		t.Errorf("%s; %d of 200 looks write, of: %v", r.rec.Status.State, len(w), r.events())
+	}
+}
+
 func TestReplicasToWhichAnAlertIsDifferentComeToRest(t *testing.T) {
 	early := func(in *Input) { in.Record.Status.BuildSince = at } // the alert began before the build
 	for name, c := range map[string]struct {
@@ -54,12 +72,14 @@ func TestReplicasToWhichAnAlertIsDifferentComeToRest(t *testing.T) {
 		edits        []but
 		want         State
 	}{
-		"none, and a hold":                   {ActionNone, ActionHold, nil, StateShifting},
-		"a hold, and none":                   {ActionHold, ActionNone, nil, StateHeld},
-		"none, and an earlier build's":       {ActionNone, ActionRollback, []but{early}, StateShifting},
-		"an earlier build's, and none":       {ActionRollback, ActionNone, []but{early}, StateHeld},
-		"none, and a rollback without moves": {ActionNone, ActionRollback, []but{wasIn(StateIdle, 0)}, StateIdle},
-		"none, and a rollback too late":      {ActionNone, ActionRollback, []but{wasIn(StateCompleted, 100)}, StateCompleted},
+		"none, and a hold":                       {ActionNone, ActionHold, nil, StateShifting},
+		"a hold, and none":                       {ActionHold, ActionNone, nil, StateHeld},
+		"none, and an earlier build's":           {ActionNone, ActionRollback, []but{early}, StateShifting},
+		"an earlier build's, and none":           {ActionRollback, ActionNone, []but{early}, StateHeld},
+		"none, and a rollback without moves":     {ActionNone, ActionRollback, []but{wasIn(StateIdle, 0)}, StateIdle},
+		"none, and a rollback that is not safe":  {ActionNone, ActionRollback, []but{lockKind(LockNone), stableReady(0)}, StateShifting},
+		"none, and a rollback that is only told": {ActionNone, ActionRollback, []but{lockKind(LockNone), observes(time.Hour)}, StateShifting},
+		"none, and a rollback too late":          {ActionNone, ActionRollback, []but{wasIn(StateCompleted, 100)}, StateCompleted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := replicasOf(asking(c.leads), asking(c.other), c.edits...)

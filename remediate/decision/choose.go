@@ -362,6 +362,8 @@ func (d *decider) lockAndReturn(l Lock, reason Reason) choice {
 		s.Promoting = ""
 	}
 	switch {
+	case why != "" && d.rec.Lock == nil && reason == ReasonAlert && d.asksAlone():
+		return choice{state: d.was.Status.State, text: d.was.Status.Reason, reason: ReasonBlocked}
 	case why != "":
 		if d.rec.Lock == nil && reason == ReasonPerson {
 			d.rec.Request, d.taken = d.was.Request, nil // nothing else would tell of it when it has become safe

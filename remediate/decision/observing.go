@@ -239,6 +239,8 @@ func (d *decider) wouldRollBack(l Lock, reason Reason) choice {
 		c.state, c.text, why = StateIdle, "canary gets no traffic", ""
 	}
 	switch {
+	case o.Would == nil && reason == ReasonAlert && d.asksAlone():
+		return d.holdOrPromote(c)
 	case o.Would == nil:
 		o.Would = d.newWould(l, reason, why)
 		d.doubt = true
