@@ -1,12 +1,15 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/prometheus/prometheus/promql/parser"
 )
 
 // Requests are counted in two stages, because the proxies' own series are many
@@ -262,15 +265,37 @@ func (b *builder) ifNew(c counter, s series) string {
 		now(fmt.Sprintf("%s{%s,group=%q,%s=%q%s}", s.sumsNew(), b.ownedMatchers(), b.groups[len(b.groups)-1].Name, labelSum, c.sumName(s), c.more)))
 }
 
-// up selects the targets of a lane.
+// up selects the targets of a lane. Of those that Proxies leaves out by a label of the
+// target no series is counted: Prometheus may have thousands of them.
 func (b *builder) up(l lane) string {
+	var of []string
 	switch {
-	case b.FastLane == 0:
-		return "up"
 	case l.prefix == fastPrefix:
-		return "up{job=" + strconv.Quote(b.fastJob()) + "}"
+		of = []string{"job=" + strconv.Quote(b.fastJob())}
+	case b.FastLane > 0:
+		of = append(b.ofTargets(), "job!="+strconv.Quote(b.fastJob()))
+	default:
+		of = b.ofTargets()
 	}
-	return "up{job!=" + strconv.Quote(b.fastJob()) + "}"
+	if len(of) == 0 {
+		return "up"
+	}
+	return "up{" + strings.Join(of, ",") + "}"
+}
+
+// ofTargets are those matchers of Proxies that are about labels which up has as well.
+func (b *builder) ofTargets() []string {
+	all, err := parser.NewParser(parser.Options{}).ParseMetricSelector("x{" + b.Proxies + "}")
+	if err != nil {
+		b.err = errors.Join(b.err, fmt.Errorf("proxies: %w", err)) // validate has refused it
+	}
+	var out []string
+	for _, m := range all {
+		if slices.Contains(b.TargetLabels, m.Name) {
+			out = append(out, m.String())
+		}
+	}
+	return out
 }
 
 // recordNativeGrowth records how native histograms have grown, over all targets.

@@ -1,6 +1,9 @@
 package rules
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 func TestErrorRate(t *testing.T) {
 	const bad = "503"
@@ -23,6 +26,12 @@ func TestErrorRate(t *testing.T) {
 		"a counter born with many errors counts at its first scrape": {
 			// Scraped at 63, while stable's next scrape is at 66.
 			targets: []target{stable(), canary(failing60(10))},
+			want:    map[int][]string{62: nil, 65: nil, 66: {errorRollback}},
+		},
+		"of one job alone, if proxies says so": {
+			// By the other one, which scrapes both at 61, the canary would be rolled back then. up has no reporter.
+			options: func(o *Options) { o.Proxies = `job="mesh",reporter=~"destination|source"` },
+			targets: []target{stable(), canary(failing60(10)), {name: "both", job: "other", phase: 1, rows: merge(stable().rows, failing60(10))}},
 			want:    map[int][]string{62: nil, 65: nil, 66: {errorRollback}},
 		},
 		"a caller's proxy sees both versions in one scrape, so there is nothing to wait for": {
@@ -198,4 +207,28 @@ func TestErrorRate(t *testing.T) {
 func with(g Guard, change func(*Guard)) Guard {
 	change(&g)
 	return g
+}
+
+func TestUpIsReadOfTheTargetsThatProxiesNames(t *testing.T) {
+	for name, test := range map[string]struct {
+		options        Options
+		ordinary, fast string
+	}{
+		"all":                       {Options{}, `up`, ``},
+		"all, with a fast lane":     {Options{FastLane: time.Second}, `up{job!="guardian-fast-lane"}`, `up{job="guardian-fast-lane"}`},
+		"of jobs":                   {Options{Proxies: ` job=~"envoy|gateways", `}, `up{job=~"envoy|gateways"}`, ``},
+		"by labels of series alone": {Options{Proxies: `cluster="eu",source_app!="probe"`}, `up`, ``},
+		"of other labels":           {Options{Proxies: `job="envoy",zone="a",pod!="b"`, TargetLabels: []string{"pod", "zone"}}, `up{zone="a",pod!="b"}`, ``},
+		"of a job, with a fast lane": {Options{Proxies: `job="envoy"`, FastLane: time.Second},
+			`up{job="envoy",job!="guardian-fast-lane"}`, `up{job="guardian-fast-lane"}`},
+	} {
+		o := test.options.withDefaults()
+		b := &builder{Options: o}
+		if got := b.up(o.ordinary()); got != test.ordinary {
+			t.Errorf("%s: %s, want %s", name, got, test.ordinary)
+		}
+		if got := b.up(o.fast()); test.fast != "" && got != test.fast {
+			t.Errorf("%s, on the fast lane: %s, want %s", name, got, test.fast)
+		}
+	}
 }

@@ -190,7 +190,8 @@ type Options struct {
 
 	RestartsFrom Source // default FromGuardian
 	// Proxies selects the Istio series to count, as matchers without braces:
-	// needed when two jobs scrape the same proxies. Default: all.
+	// needed when two jobs scrape the same proxies. Those on TargetLabels select from
+	// up as well, which is read for all targets otherwise. Default: all.
 	Proxies string
 	// Self selects guardian's own series further, as matchers without braces.
 	// Default: all that have Namespace as LabelOwner.

@@ -1,7 +1,7 @@
 // Command cost tells what the rules cost a real Prometheus: it scrapes the
 // series of guards under load, and compares its CPU time with rules and without.
 //
-//	go run ./test/judge/cost [-guards 1,100] [-busy 50] [-for 1m] [-warm 5m30s] [-interval 3s] [-scrape 15s] [-fast 1s] [-idle 500]
+//	go run ./test/judge/cost [-guards 1,100] [-busy 50] [-for 1m] [-warm 5m30s] [-interval 3s] [-scrape 15s] [-fast 1s] [-idle 500] [-job]
 //
 // With -busy only the first guards have a canary that gets requests; the others'
 // pods are there, and nobody has called them.
@@ -42,6 +42,7 @@ var (
 	every  = flag.Duration("interval", 3*time.Second, "evaluation interval of the rules")
 	scrape = flag.Duration("scrape", 15*time.Second, "scrape interval")
 	idle   = flag.Int("idle", 500, "other targets that Prometheus scrapes: rules that ask for up may meet them all")
+	job    = flag.Bool("job", false, "rules.proxies names the proxies' job, so that rules that ask for up do not meet the others")
 	busy   = flag.Int("busy", -1, "how many of the guards have a canary with traffic; -1: all")
 	fast   = flag.Duration("fast", 0, "scrape interval of the fast lane; 0: none")
 	worse  = flag.Bool("comparison", false, "the guards compare their canary with stable")
@@ -417,6 +418,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 func options(n int) rules.Options {
 	o := rules.Options{Interval: *every, ScrapeInterval: *scrape, FastLane: *fast}
+	if *job {
+		o.Proxies = `job="mesh"`
+	}
 	for i := range n {
 		app := fmt.Sprintf("app-%d", i)
 		o.Guards = append(o.Guards, rules.Guard{
