@@ -30,8 +30,9 @@ const (
 	sweepEvery    = 10 * time.Minute // how often dead ones are looked for
 )
 
-// How the replicas compete for LeaderLease. Rolling back needs no Lease, so that
-// one whose holder was killed may stand for a minute, and a namespace costs the API
+// How the replicas compete for LeaderLease. Rolling back needs no Lease (but where a
+// replica's configuration has another stable or canary than the record), so that one
+// whose holder was killed may stand for a minute, and a namespace costs the API
 // server little: the holder writes every leaderRenew, the others read every
 // leaderRetry to 2.2 times that, and one that is given up is taken that soon.
 //

@@ -69,7 +69,7 @@ func (d *decider) rest() choice {
 		return d.gone()
 	}
 	c := choice{state: StateRolledBack, text: d.lockText(), reason: ReasonNothing}
-	if s := d.was.Status; !d.in.Leads && s.State == StateBlocked && s.Moving == nil && s.Weight == 0 {
+	if s := d.was.Status; !d.in.Leads && s.State == StateBlocked && s.Moving == nil && s.Weight == 0 && !s.LacksVirtualService() {
 		c.state, c.text = s.State, s.Reason // by the lease holder's configuration: see holdTurned
 	}
 	if d.confirm(); slices.ContainsFunc(d.rollback, d.isNew) {

@@ -71,9 +71,12 @@
 //
 // A configuration that has another stable or canary than the record tells of is a
 // first sight too, by the lease holder: the build of a side that has become the
-// canary is no new one. Another replica that has another pair only hears. While a lock
-// stands and stable is what it denies, the two have been exchanged too early: the guard
-// is blocked, nothing is moved, and the lock goes on speaking of what it did.
+// canary is no new one. Another replica that has another pair, or another canary than
+// the record of a locked guard, only hears: it lists the alert, which holds, and the
+// lease holder rolls back when it lists what fires, within a minute, or is told itself.
+// While a lock stands and stable is what it denies, the two have been exchanged too
+// early: the guard is blocked, nothing is moved, and the lock goes on speaking of what
+// it did.
 //
 // Which routes of a VirtualService are the split, and what a rollback re-points, is
 // told by package virtualservice.

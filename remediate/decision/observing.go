@@ -82,7 +82,7 @@ func (d *decider) observing() bool {
 // that it has another stable or canary (any more, or yet): what a rollback is wanted
 // for, another replica will do.
 func (d *decider) behind() bool {
-	return d.observing() && d.rec.Status.Observing == nil || !d.in.Leads && d.otherPair()
+	return d.observing() && d.rec.Status.Observing == nil || !d.in.Leads && (d.otherPair() || d.otherLocked())
 }
 
 // readMode brings the record to the mode of the configuration.
@@ -164,7 +164,7 @@ func (d *decider) would(enforcing, observing string) string {
 // else is the lease holder's to find.
 func (d *decider) hearOnly() choice {
 	why := "heard by a replica whose configuration observes; the record enforces, so the others roll back"
-	if d.otherPair() {
+	if !d.observing() {
 		why = "heard by a replica whose configuration has another stable or canary than the record, by which the others go"
 	}
 	for _, a := range d.rollback {

@@ -36,13 +36,25 @@ func (d *decider) otherPair() bool {
 // the two under it. To put the canary to 0 would be to give everything to the build
 // that was refused. The record's list alone does not say so, for whoever may write to
 // it could have nothing be moved any more: either what the guard had moved before, or
-// the lock on a VirtualService, says it too.
+// the lock on a VirtualService, says it too. That stable was the canary before says it
+// alone: without a DestinationRule nothing tells how a destination may be spelled.
 func (d *decider) turned() bool {
-	if d.rec.Lock == nil || !d.denied(d.rec.Deny) {
+	was, m, stable := d.rec.Status.Moves, d.in.Marked, d.in.Guard.Stable.String()
+	switch {
+	case d.rec.Lock == nil:
 		return false
+	case was != nil && was.Canary == stable:
+		return true
 	}
-	was, m := d.rec.Status.Moves, d.in.Marked
-	return was != nil && was.Stable != d.in.Guard.Stable.String() || m != nil && d.denied(m.Canary)
+	return d.denied(d.rec.Deny) && (was != nil && was.Stable != stable || m != nil && d.denied(m.Canary))
+}
+
+// otherLocked says that the configuration has another canary than a locked guard's
+// record tells of, as the lease holder has it: what this replica sees of builds and
+// weights is of others.
+func (d *decider) otherLocked() bool {
+	s := d.rec.Status
+	return d.rec.Lock != nil && s.State != StateUnknown && s.Moves != nil && s.Moves.Canary != d.in.Guard.Canary.String() && !d.turned()
 }
 
 // denied says that stable is among what a lock denies.

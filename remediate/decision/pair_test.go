@@ -262,10 +262,60 @@ func TestReplicasThatReadAnExchangeUnderALockComeToRest(t *testing.T) {
 			if w := r.take(100); len(w) > 3 || r.rec.Status.State != c.want {
 				t.Fatalf("%d of 200 looks write, %s, of: %v", len(w), r.rec.Status.State, r.events())
 			}
+			message := r.rec.Message
+			r.follower.Alerts = []Alert{{Name: "Errors", Fingerprint: "f1", Action: ActionRollback, StartsAt: r.now}}
+			if w := r.take(10); len(w) == 0 || len(w) > 3 || r.rec.Message != message || strings.Contains(message, "back on v2") {
+				t.Errorf("%d of 20 looks write, message %q, was %q", len(w), r.rec.Message, message)
+			}
+			r.follower.Alerts = nil
+			r.take(100)
 			exchanged(100)(&r.leader)
 			exchanged(100)(&r.follower)
 			if w := r.take(100); len(w) > 3 || r.rec.Status.State != StateBlocked || countOf(r.events(), EventBlocked) != 1 {
 				t.Errorf("%d of 200 looks write, %s, of: %v", len(w), r.rec.Status.State, r.events())
+			}
+		})
+	}
+}
+
+// Without its DestinationRule nothing tells how a destination may be spelled.
+func TestAnExchangeUnderALockStaysOneWithoutADestinationRule(t *testing.T) {
+	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, live)
+	s.then(time.Minute, exchanged(100))
+	for _, without := range []bool{true, true, false, false} {
+		d := s.then(time.Minute, exchanged(100), func(in *Input) {
+			if in.Stable.Missing = ""; without {
+				in.Deny, in.Spare, in.Stable.Missing = nil, nil, "DestinationRule orders-service does not exist"
+			}
+		})
+		if st := d.Record.Status; d.Move != MoveNone || st.State != StateBlocked || st.Moves.Canary != "v2" || st.Weight != 0 || st.Moving != nil || len(d.Added) > 0 ||
+			!strings.HasPrefix(st.Reason, "stable v2 is what the lock denies") {
+			t.Fatalf("move %v, status %+v, added %+v", d.Move, st, d.Added)
+		}
+		s.locked(true)
+	}
+}
+
+// toV3 has the configuration say that v3 is the canary, whose first pods are coming up.
+func toV3(in *Input) {
+	in.Guard.Canary = virtualservice.Ref{Subset: "v3"}
+	in.Deny, in.Spare = []string{"orders-service/v3", "orders-service"}, []string{"orders-service/v1"}
+	runs("b3", 0)(in)
+}
+
+func TestReplicasThatReadAnotherCanaryUnderALockComeToRest(t *testing.T) {
+	was := []but{locked(LockBuild), wasV1V2, deniesV2}
+	for name, files := range map[string][2][]but{"the lease holder first": {{toV3}, {}}, "another first": {{}, {toV3}}} {
+		t.Run(name, func(t *testing.T) {
+			r := replicasOf(files[0], files[1], was...)
+			if w := r.take(100); len(w) > 3 || r.rec.Lock == nil {
+				t.Fatalf("%d of 200 looks write, lock %v, of: %v", len(w), r.rec.Lock, r.events())
+			}
+			deny, message := r.rec.Deny, r.rec.Message
+			gets(30)(&r.follower) // of what the lease holder does not have for its canary
+			r.follower.Alerts = []Alert{{Name: "Errors", Fingerprint: "f1", Action: ActionRollback, StartsAt: r.now}}
+			if w := r.take(10); len(w) != 1 || w[0].Move != MoveNone || !slices.Equal(r.rec.Deny, deny) || r.rec.Message != message {
+				t.Errorf("%d of 20 looks write, denied is %v, was %v; message %q", len(w), r.rec.Deny, deny, r.rec.Message)
 			}
 		})
 	}
