@@ -269,8 +269,16 @@ func TestPropertyRollbackAndForwardToTheSameWeightIsTheOriginal(t *testing.T) {
 		}
 		before := afterOps(drawn, first.Ops)
 		for path, route := range routesOf(before) {
-			if of, _ := served(route); namesBoth(route) && of["stable"] == 0 && weight < 100 && !strings.Contains(fmt.Sprint(route["match"]), "headers") {
+			of, _ := served(route)
+			testers := strings.Contains(fmt.Sprint(route["match"]), "headers")
+			switch {
+			case !namesBoth(route):
+			case !testers && of["stable"] == 0 && weight < 100:
 				t.Skip(path + " was at its end before, and goes with the others from now on")
+			case testers && of["canary"] == 0:
+				// It stays where it is while the split has begun. A rollback has that be at
+				// its start, and nothing tells such a route from one that begins with it.
+				t.Skip(path + " was testers' at stable, and begins with the others from now on")
 			}
 		}
 		down := mustRewriteRapid(t, before, 0, nil)
