@@ -534,6 +534,29 @@ func TestAnObjectOfAnotherNamespaceIsNoDeadEnd(t *testing.T) {
 	}
 }
 
+// A lock of one guard must not deny what a rollback of another sends traffic to.
+func TestNoGuardsStableIsTheCanaryOfAnother(t *testing.T) {
+	for name, c := range map[string]struct{ guards, want string }{
+		"the same canary":      {"{name: a, destinationRule: o}, {name: b, destinationRule: o}", `guards[1].canary: "v2": guards[0] has this canary already: want one guard`},
+		"exchanged":            {"{name: a, destinationRule: o}, {name: b, destinationRule: o, stable: v2, canary: v1}", `guards[1].stable: "v2": guards[0] has this as its canary, and its lock would deny what a rollback of this one needs: want one guard`},
+		"and told of both":     {"{name: a, destinationRule: o}, {name: b, destinationRule: o, stable: v2, canary: v1}", `guards[1].canary: "v1": guards[0] has this as its stable, and a lock of this one would deny what its rollback needs: want one guard`},
+		"a third build":        {"{name: a, destinationRule: o}, {name: b, destinationRule: o, stable: v2, canary: v3}", `guards[1].stable: "v2": guards[0] has this as its canary`},
+		"the later one first":  {"{name: b, destinationRule: o, stable: v2, canary: v3}, {name: a, destinationRule: o}", `guards[1].canary: "v2": guards[0] has this as its stable`},
+		"hosts":                {"{name: a, stable: {host: o-v1}, canary: {host: o-v2}}, {name: b, stable: {host: o-v2}, canary: {host: o-v3}}", `guards[1].stable: "host:o-v2": guards[0] has this as its canary`},
+		"a host in full":       {"{name: a, stable: {host: o-v1}, canary: {host: o-v2}}, {name: b, stable: {host: o-v1}, canary: {host: o-v2.ns.svc.cluster.local}}", `guards[0] has this canary already`},
+		"a host half":          {"{name: a, stable: {host: o-v1}, canary: {host: o-v2}}, {name: b, stable: {host: o-v1}, canary: {host: o-v2.ns}}", `guards[0] has this canary already`},
+		"a host nearly":        {"{name: a, stable: {host: o-v1}, canary: {host: o-v2}}, {name: b, stable: {host: o-v2.ns.svc}, canary: {host: o-v1}}", `guards[0] has this as its canary`},
+		"a stable of two":      {"{name: a, destinationRule: o}, {name: b, destinationRule: o, canary: v3}", ""},
+		"another rule":         {"{name: a, destinationRule: o}, {name: b, destinationRule: p, stable: v2, canary: v1}", ""},
+		"of another namespace": {"{name: a, stable: {host: o-v1}, canary: {host: o-v2}}, {name: b, stable: {host: o-v2.shop.svc.cluster.local}, canary: {host: o-v3}}", ""},
+	} {
+		_, err := Parse([]byte("namespace: ns\nguards: [" + c.guards + "]\n"))
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v\nwant %s", name, err, c.want)
+		}
+	}
+}
+
 func TestWhatAGuardWillNotHaveIsRefusedWithWhatToDoInstead(t *testing.T) {
 	for text, want := range map[string]string{
 		"roles: alternate": "guards[0].roles: unknown key: stable and canary are what they are called here, and do not change roles by themselves: after a release that has ended at 100%, " +

@@ -233,7 +233,7 @@ func (b Builds) validate(k *check) {
 }
 
 func (c Config) validateGuards(k *check) {
-	names, canaries := map[string]int{}, map[string]int{}
+	names, sides := map[string]int{}, newSides()
 	for i, g := range c.Guards {
 		at := fmt.Sprintf("guards[%d]", i)
 		g.validate(k, at)
@@ -248,19 +248,48 @@ func (c Config) validateGuards(k *check) {
 			continue
 		}
 		names[g.Name] = i
-		canary := g.DestinationRule + "/" + g.Canary.Subset
-		if g.Canary.Host != "" {
-			canary = virtualservice.NormalizeHost(g.Canary.Host, c.Namespace, c.ClusterDomain)
-		}
-		if first, taken := canaries[canary]; taken {
-			k.want(false, at+".canary", g.Canary.String(), fmt.Sprintf("guards[%d] has this canary already: want one guard for each, with all of its virtualServices", first))
-		} else {
-			canaries[canary] = i
-		}
+		sides.validate(k, i, g, c.destination(g, g.Stable), c.destination(g, g.Canary))
 		if g.Promotion.Mode != string(decision.PromotionOff) && c.Prometheus.URL == "" {
 			k.want(g.Promotion.MinRequests == 0 && len(g.Promotion.Gates) == 0 && g.Signals.Limits() == (rules.Signals{}), at+".promotion.mode", g.Promotion.Mode,
 				"minRequests, gates, and the proof that the rules of the signals watch need prometheus.url")
 		}
+	}
+}
+
+// destination tells those of one namespace apart, as far as the configuration does:
+// which host a DestinationRule has stands in the cluster.
+func (c Config) destination(g Guard, r Ref) string {
+	if r.Host == "" {
+		return g.DestinationRule + "/" + r.Subset
+	}
+	short := strings.TrimSuffix(strings.TrimSuffix(r.Host, ".svc"), "."+c.Namespace)
+	return virtualservice.NormalizeHost(short, c.Namespace, c.ClusterDomain)
+}
+
+// sides are the guards, by their index, that have a destination as their stable or
+// canary; the first that has.
+type sides struct{ stable, canary map[string]int }
+
+func newSides() sides { return sides{map[string]int{}, map[string]int{}} }
+
+// validate refuses a guard whose canary is another's too, or whose rollback would send
+// all traffic to what another's lock denies.
+func (s sides) validate(k *check, i int, g Guard, stable, canary string) {
+	at := fmt.Sprintf("guards[%d]", i)
+	const want = ": want one guard for the two, with stable what carries the traffic now"
+	if first, taken := s.canary[canary]; taken {
+		k.want(false, at+".canary", g.Canary.String(), fmt.Sprintf("guards[%d] has this canary already: want one guard for each, with all of its virtualServices", first))
+	} else {
+		s.canary[canary] = i
+	}
+	if first, taken := s.canary[stable]; taken && first != i {
+		k.want(false, at+".stable", g.Stable.String(), fmt.Sprintf("guards[%d] has this as its canary, and its lock would deny what a rollback of this one needs"+want, first))
+	}
+	if first, taken := s.stable[canary]; taken && first != i {
+		k.want(false, at+".canary", g.Canary.String(), fmt.Sprintf("guards[%d] has this as its stable, and a lock of this one would deny what its rollback needs"+want, first))
+	}
+	if _, taken := s.stable[stable]; !taken {
+		s.stable[stable] = i
 	}
 }
 
