@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -16,8 +17,9 @@ import (
 	"k8s.io/client-go/tools/record"
 )
 
-// events writes Kubernetes Events on the guards' VirtualServices. They are
-// rate-limited and merged by their broadcaster: for people, not an audit log.
+// events writes Kubernetes Events on the guards' VirtualServices, or on the record of a
+// guard that has none. They are rate-limited and merged by their broadcaster: for
+// people, not an audit log.
 type events struct {
 	namespace string
 	sink      typedcorev1.EventInterface
@@ -54,12 +56,27 @@ func (e *events) tell(s snapshot, h decision.HistoryEntry) {
 	for part := range strings.SplitSeq(string(h.Event), "-") {
 		reason += strings.ToUpper(part[:1]) + part[1:]
 	}
-	for _, vs := range s.services {
-		e.to.Event(&corev1.ObjectReference{
-			APIVersion: vs.GetAPIVersion(), Kind: vs.GetKind(), Namespace: vs.GetNamespace(), Name: vs.GetName(),
-			UID: vs.GetUID(), ResourceVersion: vs.GetResourceVersion(),
-		}, kind, reason, describe(s.input.Guard, h))
+	for _, about := range eventObjects(s) {
+		e.to.Event(&about, kind, reason, describe(s.input.Guard, h))
 	}
+}
+
+// eventObjects are what an Event of a guard is about.
+func eventObjects(s snapshot) []corev1.ObjectReference {
+	var out []corev1.ObjectReference
+	for _, vs := range s.services {
+		out = append(out, corev1.ObjectReference{APIVersion: vs.GetAPIVersion(), Kind: vs.GetKind(), Namespace: vs.GetNamespace(), Name: vs.GetName(),
+			UID: vs.GetUID(), ResourceVersion: vs.GetResourceVersion()})
+	}
+	if len(out) > 0 {
+		return out
+	}
+	g := s.input.Guard
+	record := corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: g.Namespace, Name: records.Name(g.Name)}
+	if s.record != nil {
+		record.UID, record.ResourceVersion = s.record.UID, s.record.ResourceVersion
+	}
+	return []corev1.ObjectReference{record}
 }
 
 // unknown writes one Event on the namespace and waits for it.

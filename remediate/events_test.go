@@ -1,10 +1,59 @@
 package remediate
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/canary-guardian/guardian/remediate/decision"
+	"k8s.io/client-go/tools/record"
 )
+
+// What there is no VirtualService for is told of the record.
+func TestWhatIsToldOfAGuardWithoutAVirtualServiceIsAnEventToo(t *testing.T) {
+	o := newLonely(t, 10)
+	to := record.NewFakeRecorder(10)
+	to.IncludeObject = true
+	e := &events{to: to}
+	o.rec.changed = func(_ context.Context, _ decision.Guard, s snapshot, d decision.Decision) {
+		for _, h := range d.Added {
+			e.tell(s, h)
+		}
+	}
+	told := func(want ...string) {
+		t.Helper()
+		close(to.Events)
+		var got []string
+		for text := range to.Events {
+			got = append(got, text)
+		}
+		to.Events = make(chan string, 10)
+		if len(got) != len(want) {
+			t.Fatalf("Events %q, want %q", got, want)
+		}
+		for i, parts := range want {
+			for part := range strings.SplitSeq(parts, "|") {
+				if !strings.Contains(got[i], part) {
+					t.Errorf("Event %q, want %q in it", got[i], part)
+				}
+			}
+		}
+	}
+	for range 2 {
+		if _, err := o.pass(errorsAlert); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told("GuardianRolledBack|kind=VirtualService,apiVersion=networking.istio.io/v1")
+	o.w.vs = nil
+	for range 2 {
+		if _, err := o.pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told("Warning GuardianBlocked|VirtualService microservices/orders-service does not exist|kind=ConfigMap,apiVersion=v1")
+}
 
 func TestAnEventNamesAsManyUnknownGuardsAsItHasRoomFor(t *testing.T) {
 	if got, want := describeUnknown(map[string]string{"payments": "PaymentsDown", "orders": "OrdersDown"}),
