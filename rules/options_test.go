@@ -7,6 +7,38 @@ import (
 	"time"
 )
 
+// kube-state-metrics knows no versions, so a side without workloads is said to go
+// uncounted.
+func TestRestartsOfASideKnownByItsVersionAloneAreSaidNotToBeCounted(t *testing.T) {
+	unknown := func(sides ...*Side) {
+		for _, s := range sides {
+			s.Workloads, s.Version = nil, s.Name
+		}
+	}
+	note := func(side string) string {
+		return "guard orders-service: restarts of " + side + " are not counted: kube-state-metrics knows workloads, and only its version is known; name them in workloads, or set rules.restartsFrom: guardian"
+	}
+	for name, c := range map[string]struct {
+		change func(*Guard)
+		from   Source
+		want   []string
+	}{
+		"workloads are known":     {func(*Guard) {}, FromKubeStateMetrics, nil},
+		"those of stable are not": {func(g *Guard) { unknown(&g.Stable) }, FromKubeStateMetrics, []string{note("v1")}},
+		"those of neither":        {func(g *Guard) { unknown(&g.Stable, &g.Canary) }, FromKubeStateMetrics, []string{note("v2"), note("v1")}},
+		"guardian counts itself":  {func(g *Guard) { unknown(&g.Canary) }, "", nil},
+		"the signal is off":       {func(g *Guard) { unknown(&g.Canary); g.Signals.Restarts = nil }, FromKubeStateMetrics, nil},
+	} {
+		r, err := Generate(Options{Guards: []Guard{with(orders(), c.change)}, RestartsFrom: c.from})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if !slices.Equal(r.Notes, c.want) {
+			t.Errorf("%s: %q, want %q", name, r.Notes, c.want)
+		}
+	}
+}
+
 func TestGenerateNamesAllProblems(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*Options)

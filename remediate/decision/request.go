@@ -60,7 +60,7 @@ var isRequestID = regexp.MustCompile(RequestIDForm)
 // person's own credentials and removed by guardian when it is done.
 type Request struct {
 	Action RequestAction `json:"action"`
-	By     string        `json:"by"` // the user as the API server knows it
+	By     string        `json:"by"` // the user as the API server knows it where the admission policies are installed; else whoever may patch the ConfigMap writes any name
 	Reason string        `json:"reason"`
 	At     time.Time     `json:"at"`             // by the person's clock
 	Until  time.Time     `json:"until,omitzero"` // end of disarm, by the same clock
