@@ -37,6 +37,7 @@ type series struct {
 	state      decision.State
 	weight     int // of the canary, percent
 	movedAt    time.Time
+	builtAt    time.Time                     // when the canary's build appeared; zero: unknown
 	waiting    [2][len(waitingReasons)]int64 // by subset
 	restarts   [2][len(endReasons)]int64     // by subset
 	rollbacks  [len(decision.Signals)]int64
@@ -106,8 +107,9 @@ var (
 	descUnguarded  = describeMetric("guardian_unguarded_virtualservices", "VirtualServices of the namespace that lead to the canary and that no guard of it has, as the lease holder has written it.")
 	descForeign    = describeMetric("guardian_foreign_locks", "Annotations by which another user holds a canary in the guard's VirtualServices, as the lease holder has written it.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
+	descBuilt      = describeMetric("guardian_canary_build_timestamp_seconds", "When the canary's present build appeared.")
 
-	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descUnguarded, descForeign, descMoved,
+	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descUnguarded, descForeign, descMoved, descBuilt,
 		descObserves, descWouldBe, descWould}
 )
 
@@ -239,7 +241,7 @@ func addByReason(to []int64, reasons []string, byReason map[string]int64) {
 func (m *Metrics) observe(g decision.Guard, o outcome) {
 	m.edit(g.Name, func(s *series) {
 		st := o.status()
-		s.seen, s.state, s.movedAt, s.weight = true, st.State, st.MovedAt, o.snapshot.input.Traffic.Weight
+		s.seen, s.state, s.movedAt, s.builtAt, s.weight = true, st.State, st.MovedAt, st.BuildSince, o.snapshot.input.Traffic.Weight
 		mode := g.Promotion.Mode
 		s.promotes, s.waitsFor = mode == decision.PromotionManual || mode == decision.PromotionAuto, st.WaitingFor
 		s.blind, s.unguarded, s.foreign = st.RulesUnproven(), len(st.Unguarded), len(st.ForeignLocks)
@@ -366,8 +368,14 @@ func (e exporting) traffic() {
 	e.gauge(descBlind, oneIf(e.blind))
 	e.gauge(descUnguarded, float64(e.unguarded))
 	e.gauge(descForeign, float64(e.foreign))
-	if !e.movedAt.IsZero() {
-		e.gauge(descMoved, float64(e.movedAt.UnixMilli())/1000)
+	e.timestamp(descMoved, e.movedAt)
+	e.timestamp(descBuilt, e.builtAt)
+}
+
+// timestamp is left out while it is not known.
+func (e exporting) timestamp(d *prometheus.Desc, at time.Time) {
+	if !at.IsZero() {
+		e.gauge(d, float64(at.UnixMilli())/1000)
 	}
 }
 

@@ -3,6 +3,7 @@ package remediate
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
@@ -52,6 +53,25 @@ func TestAnUnwatchedCanaryIsAMetric(t *testing.T) {
 			"# TYPE guardian_guard_unwatched gauge\nguardian_guard_unwatched{guard=\"orders-service\"} "+want+"\n"), "guardian_guard_unwatched")
 		if err != nil {
 			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestWhenTheCanarysBuildAppearedIsAMetric(t *testing.T) {
+	m := NewMetrics(prometheus.NewPedanticRegistry())
+	m.start(decision.Guard{Name: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}})
+	for _, one := range []struct {
+		since time.Time
+		want  string
+	}{{time.Time{}, ""}, {time.Unix(1700000000, 5e8), "1.7000000005e+09"}, {time.Unix(1700000060, 0), "1.70000006e+09"}} {
+		m.observe(decision.Guard{Name: "orders-service"}, outcome{decision: decision.Decision{Record: decision.Record{Status: decision.Status{BuildSince: one.since}}}})
+		want := ""
+		if one.want != "" {
+			want = "# HELP guardian_canary_build_timestamp_seconds When the canary's present build appeared.\n" +
+				"# TYPE guardian_canary_build_timestamp_seconds gauge\nguardian_canary_build_timestamp_seconds{guard=\"orders-service\"} " + one.want + "\n"
+		}
+		if err := testutil.CollectAndCompare(m, strings.NewReader(want), "guardian_canary_build_timestamp_seconds"); err != nil {
+			t.Errorf("%v: %v", one.since, err)
 		}
 	}
 }
