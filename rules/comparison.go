@@ -12,57 +12,78 @@ import (
 // # The test
 //
 // Time is cut into blocks, as long as the shortest window that holds as many scrapes of
-// each proxy. Of a block's bad requests the canary has kc of k, by nc and ns requests of
+// each proxy. Of a block's k bad requests kc are the canary's, by nc and ns requests of
 // both. While the canary's share of bad requests is at most
 //
 //	ratio times stable's + min
 //
-// kc of k is at most binomial with p0 = ratio*nc / (ratio*nc + ns), where stable is given
-// min/ratio*ns bad requests more (k has them), so that it is never without one. Whatever the
-// load and the shares of bad requests do in time, by day or in an outage of both, p0 follows
-// from the block alone. Against a canary that is T times worse than that the logarithm of
-// the ratio of likelihoods is
+// kc is at most p0*k on average, with p0 = ratio*nc / (ratio*nc + ns), where stable is given
+// min/ratio*ns bad requests more (k has them). Whatever the load and the shares of bad
+// requests do in time, by day or in an outage of both, p0 follows from the block alone.
+// Against a canary that is T times worse than that, one bets
 //
-//	kc*ln(T) - k*ln(1 + (T-1)*p0)
+//	1 + (T-1) / (1 + (T-1)*p0) * (kc - p0*k) / max(k, 1)
 //
-// and exp of it has a mean of at most 1. (A Poisson number of canary's bad requests with mean
-// nc*(ratio*q + min) and of stable's with ns*q give it for every q.) So the sum S of any
-// blocks exceeds ln(1/alpha) with a chance of at most alpha at whatever time one looks, by
-// Ville's inequality: no error is spent by looking, as it is by a test of fixed size that is
-// looked at again and again. A sum that has become negative begins anew at 0, so that it is
+// which is never negative, and has a mean of at most 1 while the canary is within what is
+// allowed: each bad request is as likely the canary's as p0 says. It need not be so by itself:
+// failures that come many at a time (retries, a connection with many requests on it) are as
+// fair a bet, because a block weighs by how many bad requests it has of both, never by whose
+// they are. A block is one bet for that reason, however many bad requests it has: with a single one
+// it is the ratio of likelihoods, and were they counted each for itself, as independent, ten that
+// are one would prove as much as ten.
+//
+// The sum S of the bets' logarithms over any blocks exceeds ln(1/alpha) with a chance of at most alpha at
+// whatever time one looks, by Ville's inequality: no error is spent by looking, as it is by a test of
+// fixed size that is looked at again and again. A sum that has become negative begins anew at 0, so that it is
 // the largest of all windows that end now, and the window in which the canary is worse need
 // not be known: it grows with the canary's time. What is spent on the windows' beginnings is
 // known from Lorden: at the limit itself it takes a sum at least exp(comparisonProof) blocks
 // on average until it is wrong. Versions that are alike are far below; test/judge counts those.
 // Three T are summed up beside each other, each best near its own.
 //
-// A block adds at most comparisonMost, which only lowers the sum: more than two are needed,
-// so that an outage that one version's proxies are scraped before and the other's after, or
-// one burst, proves nothing. Evidence is halved each hour (lower still), and is at most
+// A block adds at most comparisonMost, which only lowers the sum: so many are needed
+// that an outage that one version's proxies are scraped before and the other's after, or
+// some bad seconds of one version, prove nothing. Evidence is halved each hour (lower still), and is at most
 // comparisonTop: an alert ends soon after the canary is as good as stable. So what is not
 // proven within an hour or two never is.
 //
+// # What is forgotten, and what is not
+//
+// The comparison begins anew, with a warm-up and without evidence, when the canary has had no request
+// for a while (comparisonIdle), and when guardian tells of a new build of the canary
+// (comparisonBuild): what was gathered against one build says nothing of the next. An evaluation that
+// Prometheus misses is no evaluation without requests, so that evidence outlasts a
+// Prometheus that is away for comparisonBridge or less.
+//
 // # Sources
 //
-// M. Lindon, A. Malek, Anytime-Valid Inference for Multinomial Count Data, NeurIPS 2022
-// (canaries by Poisson counts of time-varying rates); E. S. Page, Continuous Inspection
+// G. Shafer, Testing by Betting, J. R. Statist. Soc. A 184 (2021); I. Waudby-Smith, A. Ramdas, Estimating Means of
+// Bounded Random Variables by Betting, J. R. Statist. Soc. B 86 (2024); M. Lindon, A. Malek, Anytime-Valid Inference for
+// Multinomial Count Data, NeurIPS 2022 (canaries by Poisson counts of time-varying rates); E. S. Page, Continuous Inspection
 // Schemes, Biometrika 41 (1954); G. Lorden, Procedures for Reacting to a Change in
 // Distribution, Ann. Math. Statist. 42 (1971); J. Shin, A. Ramdas, A. Rinaldo, E-detectors, NEJSDS 2 (2024).
 const (
 	comparisonProof = enoughProof             // evidence that is proof
-	comparisonMost  = comparisonProof * 0.36  // that one block adds at most: three are needed
+	comparisonMost  = comparisonProof / 6.0   // that one block adds at most: seven are needed
 	comparisonTop   = comparisonProof * 4 / 3 // that is kept at most
 	comparisonHalf  = time.Hour               // in which evidence is halved
+
+	comparisonIdle   = 4                // evaluations without a request of the canary's within a minute, after which all begins anew
+	comparisonBridge = 10 * time.Minute // for which Prometheus may be away and nothing is forgotten
 )
 
 // comparisonTimes are the alternatives, each as many times worse than the limit.
-var comparisonTimes = []float64{1.4, 3, 10}
+var comparisonTimes = []float64{2, 5, 100}
 
 const (
 	comparisonRatio  = "guardian:comparison:ratio"
 	comparisonMin    = "guardian:comparison:min_per_ratio"
 	comparisonWarmup = "guardian:comparison:warmup"       // seconds
-	comparisonBegan  = "guardian_canary:comparison:began" // the canary's requests, Unix seconds, for as long as there are any
+	comparisonTicks  = "guardian:comparison:evaluations"  // so far, by one number for all guards
+	comparisonSeen   = "guardian_canary:comparison:seen"  // which of them the canary had requests at last
+	comparisonBegan  = "guardian_canary:comparison:began" // Unix seconds: the canary's requests or its build, for as long as it has requests
+
+	comparisonBuild = "guardian_canary_build_timestamp_seconds" // guardian's own: when the canary's build appeared
 )
 
 // compared is a share of bad requests that is compared; the names are of recorded series by
@@ -72,15 +93,16 @@ type compared struct {
 	share string // of the bad requests that the canary may have: p0
 	both  string // bad requests of both, and those that stable is given
 	mine  string // the canary's of them
+	above string // how many more those are than p0 allows, as a share of both
 	worse string // evidence
 	on    func(Signals) bool
 	are   string // of bad requests
 }
 
 var comparedShares = []compared{
-	{failed, "guardian_canary:requests:allowed_share", "guardian:requests_failed:compared", "guardian_canary:requests_failed:compared",
+	{failed, "guardian_canary:requests:allowed_share", "guardian:requests_failed:compared", "guardian_canary:requests_failed:compared", "guardian_canary:requests_failed:above_allowed",
 		"guardian_canary:requests_failed:worse", func(s Signals) bool { return s.ErrorRate != nil }, "fail"},
-	{slow, "guardian_canary:requests_timed:allowed_share", "guardian:requests_slow:compared", "guardian_canary:requests_slow:compared",
+	{slow, "guardian_canary:requests_timed:allowed_share", "guardian:requests_slow:compared", "guardian_canary:requests_slow:compared", "guardian_canary:requests_slow:above_allowed",
 		"guardian_canary:requests_slow:worse", func(s Signals) bool { return s.Latency != nil }, "are too slow"},
 }
 
@@ -111,17 +133,36 @@ func (b *builder) comparisonGroup() {
 	}
 	block := b.comparisonBlock()
 	b.group("comparison", block, "Comparison: whether a larger share of the canary's requests fails, or is too slow, than of stable's at the same time, though no limit is exceeded.")
-	b.about("Since when the canary has requests. After some seconds without any it begins anew.")
-	b.record(comparisonBegan, nil, expand(`min by ($guard) (last_over_time($began[$bridge])) and on ($guard) ($gets) or ($gets) * 0 + time()`,
-		"guard", keyLabels, "began", b.own(comparisonBegan), "bridge", dur(3*block),
-		"gets", expand(`sum by ($guard) ($requests and on ($guard) $ratio) > 0`, "guard", keyLabels,
-			"requests", b.settled(failed.step, b.windows.short(), labelSide+`="canary"`), "ratio", b.own(comparisonRatio))))
+	b.comparisonBegins(block)
 	for _, c := range comparedShares {
 		b.compare(c, block)
 	}
 	b.comparisonAlert()
 	b.evaluated("comparison")
 	b.endGroup()
+}
+
+// comparisonBegins records since when the canary is compared. A build is new if it has
+// appeared since, by the API server's clock against Prometheus's: one that is ahead makes the
+// warm-up longer by as much, and one that is behind hides only a build that is newer than the
+// canary's first request by less than that.
+func (b *builder) comparisonBegins(block time.Duration) {
+	bridge := max(comparisonBridge, comparisonIdle*block)
+	vars := []string{
+		"guard", keyLabels, "bridge", dur(bridge), "idle", num(comparisonIdle), "ticks", b.own(comparisonTicks), "seen", b.own(comparisonSeen),
+		"was", "min by (" + keyLabels + ") (last_over_time(" + b.own(comparisonBegan) + "[" + dur(bridge) + "]))", "ratio", b.own(comparisonRatio), "build", comparisonBuild + "{" + b.selfOfGuards() + "}",
+		"info", b.own(subsetInfo, labelSide+`="canary"`), "requests", b.settled(failed.step, b.windows.short(), labelSide+`="canary"`),
+	}
+	rule := func(name string, labels map[string]string, text string) {
+		b.record(name, labels, expand(text, vars...))
+	}
+	b.about("How many evaluations there were, but for those that Prometheus missed, and at which the canary had requests last.")
+	rule(comparisonTicks, b.owned(), `last_over_time($ticks[$bridge]) + 1 or on () vector(1)`)
+	rule(comparisonSeen, nil, `(sum by ($guard) ($requests and on ($guard) $ratio) > 0) * 0 + on () group_left () last_over_time($ticks[1ms])`)
+	b.about("Since when the canary is compared. After some evaluations without requests, and with a new build, it begins anew.")
+	rule(comparisonBegan, nil, `(($was and on ($guard) (last_over_time($seen[$bridge] offset 1ms) >= on () group_left () (last_over_time($ticks[1ms]) - $idle)))
+		unless on ($guard) ($was < on ($guard) max by ($guard) (max by (guard) ($build) * on (guard) group_right () $info)))
+		or sum by ($guard) (last_over_time($seen[1ms])) * 0 + time()`)
 }
 
 // settled is during as of an evaluation before: the group that counts may be under way.
@@ -146,23 +187,26 @@ func (b *builder) compare(c compared, block time.Duration) {
 		"canary_all", "(" + count(c.step, canary) + ")", "stable_all", "(" + count(c.step, stable) + ")",
 		"canary_bad", "(" + count(c.badStep, canary) + ")", "stable_bad", "(" + count(c.badStep, stable) + ")",
 		"guard", keyLabels, "ratio", b.constantOf(comparisonRatio), "min", b.constantOf(comparisonMin), "warmup", b.own(comparisonWarmup),
-		"began", now(b.own(comparisonBegan)), "block", num(block.Seconds()), "limit", b.own(c.limit),
-		"share", now(b.own(c.share)), "both", now(b.own(c.both)), "own", now(b.own(c.mine)),
+		"began", now(b.own(comparisonBegan)), "block", num(block.Seconds()), "limit", b.own(c.limit), "bridge", dur(max(comparisonBridge, comparisonIdle*block)),
+		"share", now(b.own(c.share)), "both", now(b.own(c.both)), "own", now(b.own(c.mine)), "above", now(b.own(c.above)),
 	}
 	rule := func(name, text string) { b.record(name, nil, expand(text, vars...)) }
-	b.about("Within a block, once the canary is warm: which share of all bad requests may be the canary's, how many there are, and how many are the canary's.")
-	rule(c.share, `(($canary_all * on ($guard) group_left () $ratio) / clamp_min($canary_all * on ($guard) group_left () $ratio + $stable_all, 1e-9))
+	b.about("Within a block, once the canary is warm and where stable has requests: which share of all bad requests may be the canary's, how many there are, and how many are the canary's.")
+	rule(c.share, `(($canary_all * on ($guard) group_left () $ratio) / ($canary_all * on ($guard) group_left () $ratio + ($stable_all > 0)))
 		and on ($guard) ($began + $block + on ($guard) $warmup <= time()) and on ($guard) $limit`)
 	rule(c.mine, `($canary_bad or $canary_all * 0) and on ($guard, reporter) $share`)
 	rule(c.both, `(($stable_bad or $stable_all * 0) + $stable_all * on ($guard) group_left () $min) + on ($guard, reporter) $own`)
-	b.about("The evidence, a sequential test: how unlikely so many of them are, if the canary were within what is allowed. " + num(comparisonProof) + " is proof.")
+	rule(c.above, `($own - $both * $share) / clamp_min($both, 1)`)
+	b.about("The evidence, a sequential test: how unlikely so many of them are, if the canary were within what is allowed. " + num(comparisonProof) + " is proof. Nothing is kept when the comparison begins anew.")
 	for _, times := range comparisonTimes {
 		t := num(times)
-		b.record(c.worse, map[string]string{"times": t}, expand(
-			`clamp((sum without (times) (last_over_time($before[$bridge])) * $keep or $share * 0)
-				+ clamp_max($own * $ln - $both * ln(1 + $more * $share), $most), 0, $top)`,
-			append([]string{"before", b.own(c.worse, `times="`+t+`"`), "bridge", dur(3 * block), "keep", num(comparisonKeep(block)),
-				"top", num(comparisonTop), "most", num(comparisonMost), "ln", num(math.Log(times)), "more", num(times - 1)}, vars...)...))
+		more := []string{
+			"gain", `clamp_max(ln(1 + $more * $above / (1 + $more * $share)), $most)`,
+			"kept", `(sum without (times) (last_over_time($before[$bridge])) * $keep * on ($guard) group_left () ($began < bool time()))`}
+		text := expand(`clamp($kept + $gain or $gain or $kept, 0, $top)`, more...)
+		b.record(c.worse, map[string]string{"times": t}, expand(text, append([]string{
+			"before", b.own(c.worse, `times="`+t+`"`), "keep", num(comparisonKeep(block)),
+			"top", num(comparisonTop), "most", num(comparisonMost), "more", num(times - 1)}, vars...)...))
 	}
 }
 
@@ -186,22 +230,24 @@ func (b *builder) comparisonAlert() {
 			continue
 		}
 		exprs = append(exprs, b.own(c.worse)+" > "+num(comparisonProof))
-		text += withProof(c) + " " + lately(c, "canary") + " of its requests " + c.are + ", and " + lately(c, "stable") + " of stable's, within 30m.{{ end }}"
+		text += withProof(c) + " " + lately(c, "canary") + " of its requests " + c.are + ", and " + lately(c, "stable") + " of stable's, by what reporter {{ $reporter }} counted within 30m.{{ end }}"
 	}
 	of := says{guardLabel + ": the canary is worse than stable", text}
 	b.verdict(verdict{name: AlertComparison, signal: SignalComparison, says: of,
 		expr: "max by (namespace, guardian_guard) (" + strings.Join(exprs, " or ") + ")"})
 }
 
-// withProof opens a block that is left out without proof.
+// withProof opens a block that is left out without proof. $reporter is whose counts are the
+// strongest: only one reporter's shares of both sides can be compared.
 func withProof(c compared) string {
-	return "{{ with printf `" + c.worse + `{namespace=%q,guardian_guard=%q} > ` + num(comparisonProof) + "` $labels.namespace $labels.guardian_guard | query }}"
+	return "{{ with printf `topk(1, max by (" + LabelReporter + ") (" + c.worse + `{namespace=%q,guardian_guard=%q} > ` + num(comparisonProof) + "))` $labels.namespace $labels.guardian_guard | query }}" +
+		`{{ $reporter := . | first | label "` + LabelReporter + `" }}`
 }
 
-// lately shows a side's share of bad requests by the reporter who sees most of them.
+// lately shows a side's share of bad requests as that reporter counted them.
 func lately(c compared, side string) string {
 	in := func(step string) string {
-		return `sum_over_time(` + step + `{namespace=%[1]q,guardian_guard=%[2]q,` + labelSide + `="` + side + `"}[30m])`
+		return `sum_over_time(` + step + `{namespace=%[1]q,guardian_guard=%[2]q,` + LabelReporter + `=%[3]q,` + labelSide + `="` + side + `"}[30m])`
 	}
-	return "{{ with printf `max(" + in(c.badStep) + " / " + in(c.step) + ")` $labels.namespace $labels.guardian_guard | query }}{{ . | first | value | humanizePercentage }}{{ else }}0%{{ end }}"
+	return "{{ with printf `" + in(c.badStep) + " / " + in(c.step) + "` $labels.namespace $labels.guardian_guard $reporter | query }}{{ . | first | value | humanizePercentage }}{{ else }}0%{{ end }}"
 }

@@ -32,15 +32,20 @@ func TestComparison(t *testing.T) {
 	sides := func(stableBad, canaryBad float64, from int) []target {
 		return []target{{name: "stable", phase: 1, rows: failing("orders-v1", 100, stableBad, 0)}, {name: "canary", phase: 3, rows: failing("orders-v2", 10, canaryBad, from)}}
 	}
+	const (
+		one    = `{namespace="microservices",guardian_guard="orders-service"}`
+		began  = `max by (namespace, guardian_guard) (guardian_canary:comparison:began)`
+		judged = `count by (namespace, guardian_guard) (guardian_canary:requests:allowed_share)`
+	)
 	all := map[string]scenario{
-		"ten times as many failures as stable's are a hold after three blocks": {
+		"ten times as many failures as stable's are a hold after eight blocks": {
 			guards: as(""), targets: sides(1, 1, 0),
-			want: map[int][]string{135: nil, 150: {worseHold}, 300: {worseHold}},
-			texts: map[int]text{155: {worseHold, "orders-service: the canary is worse than stable",
-				"The canary of orders-service in microservices is worse than stable at the same time, by more than 1.5 times: 10% of its requests fail, and 1% of stable's, within 30m. guardian holds the canary where it is, and does not roll back: signals.comparison.action is hold."}},
+			want: map[int][]string{210: nil, 225: {worseHold}, 300: {worseHold}},
+			texts: map[int]text{230: {worseHold, "orders-service: the canary is worse than stable",
+				"The canary of orders-service in microservices is worse than stable at the same time, by more than 1.5 times: 10% of its requests fail, and 1% of stable's, by what reporter destination counted within 30m. guardian holds the canary where it is, and does not roll back: signals.comparison.action is hold."}},
 		},
-		"a rollback where that is asked for":   {guards: as(ActionRollback), targets: sides(1, 1, 0), want: map[int][]string{135: nil, 150: {worseRollback}}},
-		"for people alone where it is none":    {guards: as(ActionNone), targets: sides(1, 1, 0), want: map[int][]string{135: nil, 150: {worseWarning}}},
+		"a rollback where that is asked for":   {guards: as(ActionRollback), targets: sides(1, 1, 0), want: map[int][]string{210: nil, 225: {worseRollback}}},
+		"for people alone where it is none":    {guards: as(ActionNone), targets: sides(1, 1, 0), want: map[int][]string{210: nil, 225: {worseWarning}}},
 		"as many as stable's are none":         {guards: as(""), targets: sides(10, 1, 0), want: map[int][]string{120: nil, 240: nil, 390: nil}},
 		"a third more is within the ratio":     {guards: as(""), targets: sides(30, 4, 0), want: map[int][]string{120: nil, 240: nil, 390: nil}},
 		"no failure at all":                    {guards: as(""), targets: sides(0, 0, 0), want: map[int][]string{120: nil, 390: nil}},
@@ -52,8 +57,8 @@ func TestComparison(t *testing.T) {
 		},
 		"its end is that of the bad requests": {
 			guards: as(""), targets: []target{{name: "stable", phase: 1, rows: failing("orders-v1", 100, 1, 0)},
-				{name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): rate(9, 0), requests("orders-v2", "503"): until(150, rate(1, 0), always(150.0))}}},
-			want: map[int][]string{150: {worseHold}, 165: {worseHold}, 390: nil},
+				{name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): rate(9, 0), requests("orders-v2", "503"): until(240, rate(1, 0), always(240.0))}}},
+			want: map[int][]string{225: {worseHold}, 240: {worseHold}, 390: nil},
 		},
 		"without stable there is nothing to compare with": {
 			guards: as(""), targets: []target{{name: "canary", phase: 3, rows: failing("orders-v2", 10, 1, 0)}},
@@ -61,10 +66,32 @@ func TestComparison(t *testing.T) {
 		},
 		"a canary that gets requests anew is cold anew": {
 			guards: as(""), targets: []target{{name: "stable", phase: 1, rows: failing("orders-v1", 100, 1, 0)},
-				{name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): until(150, rate(9, 0), until(255, always(1350.0), func(s int) any { return 1350 + 9.0*float64(s-255) })),
-					requests("orders-v2", "503"): until(150, rate(1, 0), until(255, always(150.0), func(s int) any { return 150 + 1.0*float64(s-255) }))}}},
-			// None within a minute from 240 on, and again at 285: the first block that is compared is told at 360.
-			want: map[int][]string{150: {worseHold}, 285: nil, 375: nil, 390: {worseHold}},
+				{name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): until(90, rate(9, 0), until(240, always(810.0), func(s int) any { return 810 + 9.0*float64(s-240) })),
+					requests("orders-v2", "503"): until(90, rate(1, 0), until(240, always(90.0), func(s int) any { return 90 + 1.0*float64(s-240) }))}}},
+			// None within a minute from 180 on, and again at 270.
+			queries: map[int]map[string][]string{
+				165: {began + ` < bool 100`: {one}, judged: {one}},
+				225: {began + ` < bool 100`: {one}},
+				255: {began: nil},
+				270: {began + ` > bool 255`: {one}, judged: nil},
+				330: {began + ` > bool 255`: {one}, judged: nil},
+				360: {began + ` > bool 255`: {one}, judged: {one}},
+			},
+			want: map[int][]string{330: nil},
+		},
+		"a canary that has none for two minutes goes on from where it was": {
+			guards: as(""), targets: []target{{name: "stable", phase: 1, rows: failing("orders-v1", 100, 1, 0)},
+				{name: "canary", phase: 3, rows: rows{requests("orders-v2", "200"): until(240, rate(9, 0), until(330, always(2160.0), func(s int) any { return 2160 + 9.0*float64(s-330) })),
+					requests("orders-v2", "503"): until(240, rate(1, 0), until(330, always(240.0), func(s int) any { return 240 + 1.0*float64(s-330) }))}}},
+			want: map[int][]string{225: {worseHold}, 330: {worseHold}, 360: {worseHold}, 390: {worseHold}},
+		},
+		"what is told is what one reporter counted": {
+			guards: as(""), targets: append(sides(1, 1, 0), target{name: "gateway", phase: 2, rows: rows{
+				requests("orders-v1", "200", `reporter="source"`): rate(90, 0), requests("orders-v1", "503", `reporter="source"`): rate(10, 0),
+				requests("orders-v2", "200", `reporter="source"`): rate(7, 0), requests("orders-v2", "503", `reporter="source"`): rate(3, 0)}}),
+			want: map[int][]string{225: {worseHold}},
+			texts: map[int]text{230: {worseHold, "orders-service: the canary is worse than stable",
+				"The canary of orders-service in microservices is worse than stable at the same time, by more than 1.5 times: 10% of its requests fail, and 1% of stable's, by what reporter destination counted within 30m. guardian holds the canary where it is, and does not roll back: signals.comparison.action is hold."}},
 		},
 		"slow requests": {
 			guards: comparing(func(s *Signals) {
@@ -72,21 +99,21 @@ func TestComparison(t *testing.T) {
 			}),
 			targets: []target{{name: "stable", phase: 1, rows: merge(timed("orders-v1", "500", 100, 0.01, 0), rows{requests("orders-v1", "200"): rate(100, 0)})},
 				{name: "canary", phase: 3, rows: merge(timed("orders-v2", "500", 10, 0.1, 0), rows{requests("orders-v2", "200"): rate(10, 0)})}},
-			want: map[int][]string{135: nil, 150: {worseHold}},
-			texts: map[int]text{155: {worseHold, "orders-service: the canary is worse than stable",
-				"The canary of orders-service in microservices is worse than stable at the same time, by more than 1.5 times: 10% of its requests are too slow, and 1% of stable's, within 30m. guardian holds the canary where it is, and does not roll back: signals.comparison.action is hold."}},
+			want: map[int][]string{210: nil, 225: {worseHold}},
+			texts: map[int]text{230: {worseHold, "orders-service: the canary is worse than stable",
+				"The canary of orders-service in microservices is worse than stable at the same time, by more than 1.5 times: 10% of its requests are too slow, and 1% of stable's, by what reporter destination counted within 30m. guardian holds the canary where it is, and does not roll back: signals.comparison.action is hold."}},
 		},
 		"failures of a guard that is judged by latency alone are not compared, beside one that is not": {
 			guards: append(comparing(func(s *Signals) {
 				s.ErrorRate, s.Latency = nil, &Latency{Quantile: 0.5, Max: 500 * time.Millisecond}
 			}), with(as("")[0], func(g *Guard) { g.Name = "other" })),
 			targets: sides(1, 1, 0),
-			want:    map[int][]string{150: {"GuardianCanaryWorseThanStableHold/hold other"}, 300: {"GuardianCanaryWorseThanStableHold/hold other"}},
+			want:    map[int][]string{225: {"GuardianCanaryWorseThanStableHold/hold other"}, 300: {"GuardianCanaryWorseThanStableHold/hold other"}},
 		},
 		"of a guard that did not ask for it nothing is compared": {
 			guards:  append(as(""), with(orders(), func(g *Guard) { g.Name, g.Signals = "other", Signals{ErrorRate: &ErrorRate{Max: 0.5}} })),
 			targets: sides(1, 1, 0),
-			want:    map[int][]string{150: {worseHold}, 300: {worseHold}},
+			want:    map[int][]string{225: {worseHold}, 300: {worseHold}},
 		},
 	}
 	for name, s := range all {
@@ -136,10 +163,10 @@ func TestTheAlertWindowHasTheEvidenceThatIsKept(t *testing.T) {
 	}
 	names := []string{}
 	for _, c := range comparedShares {
-		names = append(names, c.share, c.both, c.mine, c.worse)
+		names = append(names, c.share, c.both, c.mine, c.above, c.worse)
 	}
 	slices.Sort(names)
-	if len(slices.Compact(names)) != 4*len(comparedShares) {
+	if len(slices.Compact(names)) != 5*len(comparedShares) {
 		t.Error(fmt.Sprint("two shares are recorded by one name: ", names))
 	}
 }

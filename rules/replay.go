@@ -16,9 +16,9 @@ func (o Options) RequestsOf(g Guard, s Side) string {
 
 // Recorded are the metrics that tell how a signal came to its verdict.
 type Recorded struct {
-	// Judged is there for each guard whose canary the signal can judge; it has a
-	// label LabelSide where BySide.
-	Judged string
+	// Judged is there, any of them, for each guard whose canary the signal can judge; they
+	// have a label LabelSide where BySide.
+	Judged []string
 	BySide bool
 	// Bad is how many bad requests the canary had within a window, which is a label,
 	// and Proof how strong the evidence is; empty: the signal has none.
@@ -32,15 +32,15 @@ type Recorded struct {
 func (s Signal) Recorded() Recorded {
 	switch s {
 	case SignalErrorRate:
-		return Recorded{Judged: failed.step, BySide: true, Bad: failed.bad, Proof: failed.proof, Stable: failed.stable}
+		return Recorded{Judged: []string{failed.step}, BySide: true, Bad: failed.bad, Proof: failed.proof, Stable: failed.stable}
 	case SignalLatency:
-		return Recorded{Judged: slow.badStep, BySide: true, Bad: slow.bad, Proof: slow.proof, Stable: slow.stable}
+		return Recorded{Judged: []string{slow.badStep}, BySide: true, Bad: slow.bad, Proof: slow.proof, Stable: slow.stable}
 	case SignalRestarts:
-		return Recorded{Judged: restartsIn, BySide: true}
+		return Recorded{Judged: []string{restartsIn}, BySide: true}
 	case SignalTraffic:
-		return Recorded{Judged: weightRatio}
+		return Recorded{Judged: []string{weightRatio}}
 	case SignalComparison:
-		return Recorded{Judged: comparisonBegan}
+		return Recorded{Judged: []string{comparedShares[0].share, comparedShares[1].share}}
 	}
 	return Recorded{}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"time"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
@@ -277,7 +278,7 @@ func (w *watch) noteJudged(now int64) {
 		if !recorded.BySide {
 			label, is = rules.LabelGuard, w.guard.Name
 		}
-		if w.evaluator.Recorded(recorded.Judged, label, is) {
+		if slices.ContainsFunc(recorded.Judged, func(metric string) bool { return w.evaluator.Recorded(metric, label, is) }) {
 			if w.judged[s] == nil {
 				w.judged[s] = map[int64]bool{}
 			}
@@ -405,6 +406,9 @@ func (w *watch) why(s rules.Signal) string {
 		return "no kube_pod_container_status_restarts_total of " + w.guard.Namespace + " (kube-state-metrics), nor guardian_workload_restarts_total"
 	case rules.SignalTraffic:
 		return "no guardian_weight_percent: only guardian tells Prometheus the VirtualService's weights"
+	}
+	if s == rules.SignalComparison {
+		return fmt.Sprintf("stable and the canary had no requests beside each other later than %v (signals.comparison.warmup) after the canary's first", w.guard.Signals.Comparison.Warmup)
 	}
 	return "too few evaluations with requests of the canary"
 }

@@ -73,7 +73,7 @@ func TestThePortOfTheComparisonIsEqualToTheEngine(t *testing.T) {
 			if now%comparisonBlock != 0 {
 				continue
 			}
-			same(t, p, now, "guardian_canary:comparison:began", float64(c.began)/second, c.beganAt == now)
+			same(t, p, now, "guardian_canary:comparison:began", float64(c.began)/second, c.began > 0)
 			for r, reporter := range []string{"destination", "source"} {
 				for i, times := range comparisonTimes {
 					selector := fmt.Sprintf(`guardian_canary:requests_failed:worse{reporter=%q,times="%v"}`, reporter, times)
@@ -120,5 +120,161 @@ func TestVersionsThatAreAlikeAreNotToldApartAndOthersAre(t *testing.T) {
 	o.canaryBad = constant(0.025)
 	if n := compareFor(o, 3600*second, 1); n == 0 {
 		t.Error("a canary that is five times worse is not told in an hour")
+	}
+}
+
+// compared is a canary that fails ten times as often as stable, in virtual time.
+type compared struct {
+	*prometheus
+	evaluator *virtualtime.Evaluator
+	world     *world
+	away      func(now int64) bool  // whether Prometheus is
+	built     func(now int64) int64 // when the canary's build appeared, by guardian's metric; nil: it is not scraped
+}
+
+func newCompared(t *testing.T, warmup time.Duration) *compared {
+	t.Helper()
+	o := service(500, 0.1)
+	o.stableBad, o.canaryBad = constant(0.005), constant(0.05)
+	c := &compared{prometheus: newPrometheusBy(t, rules.Options{Namespace: "microservices"}), world: newWorld(o, 1), away: func(int64) bool { return false }}
+	c.world.seen = func(g *target, s *scrapeOf) {
+		if !c.away(s.t) {
+			c.scraped(g, s)
+		}
+	}
+	var err error
+	if c.evaluator, err = virtualtime.New(c.store.Store, comparing(t, warmup)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// at runs up to a second, and returns whether the canary is held, since when it is compared, and
+// the strongest evidence; -1: there is none.
+func (c *compared) at(until int64) (held bool, began, evidence float64) {
+	c.t.Helper()
+	for now := c.world.now/second*second + second; now <= until*second; now += second {
+		c.world.runTo(now)
+		c.world.now = now
+		if c.away(now) {
+			continue
+		}
+		if c.built != nil && now%scrapeInterval == 0 {
+			for replica, at := range []int64{c.built(now), c.built(0)} { // one is behind
+				c.add(now, float64(at), fmt.Sprint("guardian-", replica), "guardian_canary_build_timestamp_seconds", rules.LabelOwner, "microservices", "guard", "orders-service")
+			}
+		}
+		if err := c.evaluator.Evaluate(c.t.Context(), now); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	value := func(selector string) float64 {
+		if v := c.query("max("+selector+")", until*second); len(v) == 1 {
+			return v[0].F
+		}
+		return -1
+	}
+	held = slices.ContainsFunc(c.evaluator.Firing(), func(a virtualtime.Alert) bool { return a.Name == rules.AlertComparisonHold })
+	return held, value("guardian_canary:comparison:began"), value("guardian_canary:requests_failed:worse")
+}
+
+func TestEvidenceOutlastsAPrometheusThatIsAway(t *testing.T) {
+	for away, kept := range map[int64]bool{50: true, 300: true, 570: true, 660: false} {
+		c := newCompared(t, time.Minute)
+		from := int64(405)
+		c.away = func(now int64) bool { return now > from*second && now < (from+away)*second }
+		held, began, evidence := c.at(from)
+		if !held || evidence < comparisonProof {
+			t.Fatalf("held: %v, evidence %v", held, evidence)
+		}
+		back := (from+away)/15*15 + 15 // the first evaluation of the comparison
+		isHeld, since, is := c.at(back)
+		if !kept {
+			if isHeld, since, is = c.at(back + 45); isHeld || is > 0 || since == began { // keep_firing_for is over
+				t.Errorf("away for %d s: held: %v, evidence %v since %v", away, isHeld, is, since)
+			}
+			continue
+		}
+		if !isHeld || since != began || is < comparisonProof {
+			t.Errorf("away for %d s: held: %v, evidence %v since %v, before %v since %v", away, isHeld, is, since, evidence, began)
+		}
+		// It goes on from there, though nothing is counted at first.
+		for end := back + 15; end <= back+180; end += 15 {
+			if isHeld, since, is = c.at(end); !isHeld || since != began || is < comparisonProof {
+				t.Errorf("away for %d s, %d s later: held: %v, evidence %v since %v", away, end-back, isHeld, is, since)
+			}
+		}
+	}
+}
+
+func TestACanaryWithoutRequestsLosesItsEvidenceThoughPrometheusIsAwayToo(t *testing.T) {
+	c := newCompared(t, time.Minute)
+	c.world.load = func(t int64) float64 {
+		if t > 405*second && t < 600*second {
+			return 0
+		}
+		return 1
+	}
+	c.away = func(now int64) bool { return now > 450*second && now < 500*second }
+	if held, _, _ := c.at(405); !held {
+		t.Fatal("not held")
+	}
+	if held, began, _ := c.at(600); held || began >= 0 {
+		t.Errorf("held: %v, compared since %v, without a request for three minutes", held, began)
+	}
+	if held, began, evidence := c.at(660); held || began < 600 || evidence > 0 {
+		t.Errorf("held: %v, evidence %v since %v", held, evidence, began)
+	}
+}
+
+func TestANewBuildBeginsWithoutEvidence(t *testing.T) {
+	for _, warmup := range []int64{0, 60} {
+		c := newCompared(t, time.Duration(warmup)*time.Second)
+		c.built = func(now int64) int64 {
+			if now >= 412*second { // scraped at 415
+				return 411
+			}
+			return 5
+		}
+		if held, began, _ := c.at(405); !held || began > 60 {
+			t.Fatalf("held: %v, compared since %v", held, began)
+		}
+		if _, began, evidence := c.at(420); began != 420 || evidence != 0 {
+			t.Errorf("warm-up %d s: evidence %v since %v", warmup, evidence, began)
+		}
+		if held, began, evidence := c.at(max(450, 420+warmup)); began != 420 || evidence > 3 || held { // keep_firing_for is over
+			t.Errorf("warm-up %d s: held: %v, evidence %v since %v", warmup, held, evidence, began)
+		}
+		if held, _, evidence := c.at(435 + warmup + 75); held || evidence <= 0 {
+			t.Errorf("warm-up %d s: held: %v, evidence %v after six blocks", warmup, held, evidence)
+		}
+		if held, began, _ := c.at(435 + warmup + 240); !held || began != 420 {
+			t.Errorf("warm-up %d s: held: %v, compared since %v", warmup, held, began)
+		}
+	}
+}
+
+// The replay states for how much of a release each signal could judge.
+func TestTheComparisonJudgesOnceItIsWarmAndBesideStable(t *testing.T) {
+	c := newCompared(t, time.Minute)
+	judges := func(until int64) bool {
+		c.at(until)
+		return slices.ContainsFunc(rules.SignalComparison.Recorded().Judged, func(metric string) bool {
+			return c.evaluator.Recorded(metric, rules.LabelGuard, "orders-service")
+		})
+	}
+	c.world.weight = func(t int64) float64 {
+		if t > 200*second {
+			return 1
+		}
+		return 0.1
+	}
+	for _, one := range []struct {
+		second int64
+		judges bool
+	}{{75, false}, {90, false}, {120, true}, {195, true}, {240, false}, {300, false}} {
+		if got := judges(one.second); got != one.judges {
+			t.Errorf("second %d: it judges: %v", one.second, got)
+		}
 	}
 }

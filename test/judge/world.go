@@ -117,6 +117,7 @@ type worldOptions struct {
 	lost                 int                   // how many
 	flush                int64                 // how often proxies bring what a scrape shows up to date, milliseconds; 0: always
 	gateways             int                   // proxies that report as source; 0: nobody does
+	cluster              float64               // how many bad requests come at a time on one pod, on average; at most 1: each by itself
 	every                int64                 // how often each proxy is scraped, milliseconds; 0: scrapeInterval
 	rough                float64               // how often bursts, restarts, pods coming and going, failed scrapes; 1: as in a busy cluster
 	canaries, stables    int                   // pods
@@ -343,7 +344,11 @@ func (w *world) serve(side, bad int, mean float64) {
 			pods = append(pods, g)
 		}
 	}
-	i := 2*side + bad
+	i, size := 2*side+bad, func() float64 { return 1 }
+	if bad == 1 && w.cluster > 1 { // geometric
+		mean /= w.cluster
+		size = func() float64 { return 1 + math.Floor(math.Log(w.rng.Float64())/math.Log(1-1/w.cluster)) }
+	}
 	hit := func(pod, gateway int, n float64) {
 		pods[pod].counters[i] += n
 		pods[pod].born[i] = true
@@ -354,14 +359,22 @@ func (w *world) serve(side, bad int, mean float64) {
 	}
 	if mean < 20 {
 		for range int(poisson(w.rng, mean)) {
-			hit(w.rng.IntN(len(pods)), w.rng.IntN(max(1, len(gateways))), 1)
+			hit(w.rng.IntN(len(pods)), w.rng.IntN(max(1, len(gateways))), size())
 		}
 		return
 	}
 	cells := max(1, len(gateways)) * len(pods)
 	for p := range pods {
 		for g := range max(1, len(gateways)) {
-			if n := poisson(w.rng, mean/float64(cells)); n > 0 {
+			n := poisson(w.rng, mean/float64(cells))
+			if w.cluster > 1 && bad == 1 {
+				all := 0.0
+				for range int(n) {
+					all += size()
+				}
+				n = all
+			}
+			if n > 0 {
 				hit(p, g, n)
 			}
 		}
