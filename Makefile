@@ -79,8 +79,7 @@ test-ci: tools ## Run the sample's Jenkinsfile by Groovy and its GitHub workflow
 .PHONY: test-matrix
 test-matrix: tools ## Test with the oldest kube-apiserver, Helm, Prometheus and Alertmanager (builds them once, 15 minutes)
 	@$(GO) run ./test/cluster -build $(OLDEST_PROGRAMS)
-	@: promtool 2.42 has no notation for native histograms in its tests
-	GUARDIAN_OLDEST="promtool amtool" $(GO) test -count=1 -timeout=30m -skip='/.*native_histogram' ./rules
+	GUARDIAN_OLDEST="promtool amtool" $(GO) test -count=1 -timeout=30m ./rules
 	GUARDIAN_OLDEST="prometheus alertmanager" $(GO) test -count=1 -timeout=30m -v -run='ByRealPrometheusAndAlertmanager|ThroughAnOutage|OneAlertmanagerServes' ./cmd/guardian
 	GUARDIAN_OLDEST="kube-apiserver helm" $(GO) test -count=1 -timeout=30m -v -run='InstallToUninstall|TheAPIServerTakes|TheChartRenders|V1beta1Alone' ./cmd/guardian
 

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"math"
@@ -242,6 +243,9 @@ func (s scenario) run(t *testing.T) {
 	test, err := yaml.Marshal(s.file(r))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if slices.Contains(strings.Fields(os.Getenv("GUARDIAN_OLDEST")), "promtool") && bytes.Contains(test, []byte("{{schema:")) {
+		t.Skip("the oldest promtool has no notation for native histograms")
 	}
 	if err := os.WriteFile(filepath.Join(folder, "test.yaml"), test, 0o600); err != nil {
 		t.Fatal(err)
