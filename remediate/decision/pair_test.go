@@ -35,9 +35,10 @@ func exchanged(weight int) but {
 func TestStableAndCanaryThatAreExchangedAreBegunAnew(t *testing.T) {
 	s := tell(t, advancing(100), promotedAt(time.Hour), wasV1V2)
 	s.in.Record.Status.State, s.in.Record.Status.CompletedAt, s.in.Record.Status.Splits = StateCompleted, at, []string{"mark"}
+	s.in.Record.Status.Carried = 6
 	d := s.then(time.Second, exchanged(0))
 	st := d.Record.Status
-	if d.Move != MoveNone || st.State != StateIdle || st.Weight != 0 || st.Build != "old" || st.Promoting != "" || st.Fresh || len(st.Splits) > 0 || !st.CompletedAt.IsZero() {
+	if d.Move != MoveNone || st.State != StateIdle || st.Weight != 0 || st.Build != "old" || st.Promoting != "" || st.Fresh || len(st.Splits) > 0 || !st.CompletedAt.IsZero() || st.Carried != 0 {
 		t.Errorf("move %v, status %+v", d.Move, st)
 	}
 	if len(d.Added) == 0 || d.Added[0].Event != EventExchanged || d.Added[0].Reason != "the configuration has stable v2 and canary v1, and had v1 and v2: builds and weights are looked at anew" {
