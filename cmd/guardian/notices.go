@@ -115,8 +115,7 @@ func heldNotice(c config.Config, v remediate.View) *notice {
 	why := clause(strings.TrimPrefix(s.Reason, fmt.Sprintf("held at %d%% by ", s.Weight)))
 	then := "It is not rolled back for this"
 	f := holding(s)
-	begun := !f.Began.Before(s.EnforcedAt) || s.BuildSince.After(s.EnforcedAt) // else it is of the time before mode enforce
-	if f.Action == decision.ActionRollback && s.Observing == nil && begun {
+	if f.Action == decision.ActionRollback && s.Observing == nil && !s.Past(f.Start()) {
 		then = "The alert began before this build appeared or was unlocked: if it goes on firing, the canary is rolled back"
 	}
 	n := newNotice(c, v, rules.NoticeHeld, fmt.Sprintf("the canary stays at %d%%", s.Weight),

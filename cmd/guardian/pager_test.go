@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -129,7 +130,7 @@ func TestWhatBlocksOrHoldsIsToldWithTheFaultItself(t *testing.T) {
 	garbled.Lock = unreadable.Lock
 	earlier := posts[rules.NoticeHeld]
 	earlier.Status.Reason = "held at 30% by GuardianCanaryErrorRate: orders-service: 5% fail"
-	earlier.Status.Firing = []decision.Firing{{Name: "GuardianCanaryErrorRate", Action: decision.ActionRollback, Began: decisiontest.At}}
+	earlier.Status.Firing = []decision.Firing{{Name: "GuardianCanaryErrorRate", Action: decision.ActionRollback, Began: decisiontest.At, Seen: decisiontest.At}}
 	exchanged := posts[rules.NoticeBlocked]
 	exchanged.Status.Weight, exchanged.Status.Moving, exchanged.Status.Ready.Stable = 0, nil, 3
 	exchanged.Status.Reason = "stable orders-service/v2 is what the lock denies: unlock, or have stable and canary be what they were"
@@ -137,6 +138,9 @@ func TestWhatBlocksOrHoldsIsToldWithTheFaultItself(t *testing.T) {
 	observed.Status.Observing = &decision.Observing{}
 	past := earlier
 	past.Status.EnforcedAt = decisiontest.At.Add(time.Hour)
+	ahead := past // by a clock of Prometheus's that is
+	ahead.Status.Firing = slices.Clone(past.Status.Firing)
+	ahead.Status.Firing[0].Began = decisiontest.At.Add(2 * time.Hour)
 	moving := posts[rules.NoticeHeld]
 	moving.Status.Mode = decision.PromotionAuto
 	still := moving
@@ -160,6 +164,7 @@ func TestWhatBlocksOrHoldsIsToldWithTheFaultItself(t *testing.T) {
 		"blocked at no weight":       {exchanged, []string{"summary=orders-service: guardian cannot keep requests from the canary", "cannot do all that keeps requests from it: stable orders-service/v2 is what the lock denies"}, "does not exist"},
 		"held while observing":       {observed, []string{"It is not rolled back for this"}, "is rolled back:"},
 		"held by the past":           {past, []string{"It is not rolled back for this"}, "is rolled back:"},
+		"held by the past, ahead":    {ahead, []string{"It is not rolled back for this"}, "is rolled back:"},
 		"held while paused":          {still, []string{"takes no step by itself"}, "goes on by itself"},
 		"held with promotion":        {moving, []string{"goes on by itself"}, "takes no step"},
 	} {

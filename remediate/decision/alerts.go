@@ -79,16 +79,22 @@ func (d *decider) asksAlone() bool {
 // first heard by guardian's. With a clock that is ahead, an alert that a person
 // knew of when unlocking would have begun after the unlock.
 func (d *decider) began(a Alert) time.Time {
-	heard := d.now
+	heard := Firing{Began: a.StartsAt, Seen: d.now}
 	for _, f := range d.was.Status.Firing {
-		if f.Episode == a.Episode() && f.Seen.Before(heard) {
-			heard = f.Seen
+		if f.Episode == a.Episode() && f.Seen.Before(heard.Seen) {
+			heard.Seen = f.Seen
 		}
 	}
-	if a.StartsAt.After(heard) {
-		return heard
+	return heard.Start()
+}
+
+// Start is when an alert began: by Prometheus's clock, but no later than it was first
+// heard by guardian's.
+func (f Firing) Start() time.Time {
+	if f.Began.After(f.Seen) {
+		return f.Seen
 	}
-	return a.StartsAt
+	return f.Began
 }
 
 // share brings the record's list of firing alerts up to date, and returns what only

@@ -138,8 +138,13 @@ func (d *decider) enforce() {
 // past says of an alert that it began while the guard observed, against a build
 // that ran then: it holds, and never rolls that build back.
 func (d *decider) past(a Alert) bool {
-	s := d.rec.Status
-	return d.began(a).Before(s.EnforcedAt) && !s.BuildSince.After(s.EnforcedAt)
+	return d.rec.Status.Past(d.began(a))
+}
+
+// Past says of an alert that began then that it did while the guard observed, and that
+// the build of that time is the present one still.
+func (s Status) Past(began time.Time) bool {
+	return began.Before(s.EnforcedAt) && !s.BuildSince.After(s.EnforcedAt)
 }
 
 // whyPast follows after an alert that holds, if it rolls back nothing however
