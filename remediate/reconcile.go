@@ -551,14 +551,27 @@ func (r *reconciler) canCoalesce(s snapshot, d decision.Decision, want decision.
 	switch {
 	case !sameAlertLock(was, want) || !sameDenials(was, want):
 		return false
-	case d.Move != decision.MoveNone || was.Request != nil || !rollbacksAlone(d.Added) || !slices.Equal(was.Answers, want.Answers):
-		return false
-	case want.Status.State != decision.StateRolledBack:
-		return false
-	case was.Status.State != decision.StateRolledBack && !r.done.is(s):
+	case d.Move != decision.MoveNone || !rollbacksAlone(d.Added) || isAnswered(was, want):
 		return false
 	}
-	return r.manyRollbacks != nil && r.manyRollbacks() && r.now().Sub(want.Lock.Since).Abs() < maxCoalesceDelay
+	return r.sawDone(s, want) && r.inBurst(*want.Lock)
+}
+
+// isAnswered says that a person waits for what is to be written.
+func isAnswered(was, want decision.Record) bool {
+	return was.Request != nil || !slices.Equal(was.Answers, want.Answers)
+}
+
+// sawDone says that a record is to tell of a rollback that the record before tells of
+// too, or that this replica has made itself.
+func (r *reconciler) sawDone(s snapshot, want decision.Record) bool {
+	told := s.input.Record.Status.State == decision.StateRolledBack
+	return want.Status.State == decision.StateRolledBack && (told || r.done.is(s))
+}
+
+// inBurst says that many rollbacks go on at once, and that a lock is of them.
+func (r *reconciler) inBurst(l decision.Lock) bool {
+	return r.manyRollbacks != nil && r.manyRollbacks() && r.now().Sub(l.Since).Abs() < maxCoalesceDelay
 }
 
 // sameAlertLock says that both records have one lock, which an alert has set.
