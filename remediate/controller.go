@@ -133,6 +133,9 @@ type entry struct {
 	// nobody's answer.
 	preempt   context.CancelFunc
 	preempted bool // nor for one that is yet to be asked in this pass
+	// alertedAt is when the alert of a rollback came in that is not done yet; zero: none is
+	// under way, or it did not come in here.
+	alertedAt time.Time
 }
 
 type submitted struct {
@@ -555,12 +558,6 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 		} else {
 			c.rollbacks.add(c.o.Now())
 		}
-		for _, s := range pending {
-			if l := d.Record.Lock; l == nil || l.Fingerprint == s.alert.Fingerprint {
-				m.rollbackTook(ctx, g.Name, c.o.Now().Sub(s.received))
-				break
-			}
-		}
 		c.o.Logger.InfoContext(ctx, "traffic moved to stable", "guard", g.Name, "reason", string(d.Reason), "detail", whyStable(d.Record),
 			"from", out.snapshot.input.Traffic.Weight, "build", d.Record.Status.Build)
 	}
@@ -572,6 +569,9 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if from := e.rolledBackFrom(out, pending); !from.IsZero() {
+		m.rollbackTook(ctx, g.Name, c.o.Now().Sub(from))
+	}
 	if e.failed = err != nil; e.removed {
 		return
 	}
@@ -588,6 +588,29 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 			c.o.Confirmed(e.view(g.Name))
 		}
 	}
+}
+
+// rolledBackFrom is when the alert came in of a rollback that a pass has done; zero: it
+// has done none, or that alert has not come in here. What was refused, or was not safe,
+// is done by a later pass than the one that was given the alert.
+func (e *entry) rolledBackFrom(out outcome, pending map[string]submitted) time.Time {
+	d := out.decision
+	m := d.Record.Status.Moving
+	if !m.RollsBack() || m.Again {
+		e.alertedAt = time.Time{}
+		return e.alertedAt
+	}
+	for _, s := range pending {
+		if l := d.Record.Lock; e.alertedAt.IsZero() && (l == nil || l.Fingerprint == s.alert.Fingerprint) {
+			e.alertedAt = s.received
+		}
+	}
+	if !out.done || d.Move != decision.MoveStable {
+		return time.Time{}
+	}
+	from := e.alertedAt
+	e.alertedAt = time.Time{}
+	return from
 }
 
 // whyStable is why traffic has moved to stable; the status may still tell why it

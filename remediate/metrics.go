@@ -122,7 +122,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		guards: map[string]*series{},
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "guardian_rollback_seconds", Help: "Time from an alert's arrival to the confirmed write of the VirtualService.",
+			Name: "guardian_rollback_seconds", Help: "Time from an alert's arrival to the confirmed write of the VirtualService, of rollbacks that the replica has done to which the alert was delivered.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}}, []string{"guard"}),
 		leader: prometheus.NewGauge(prometheus.GaugeOpts{Name: "guardian_leader", Help: "1 on the replica that holds the lease for going forward."}),
 		filled: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "guardian_cache_filled",

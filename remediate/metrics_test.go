@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -72,6 +73,39 @@ func TestWhenTheCanarysBuildAppearedIsAMetric(t *testing.T) {
 		}
 		if err := testutil.CollectAndCompare(m, strings.NewReader(want), "guardian_canary_build_timestamp_seconds"); err != nil {
 			t.Errorf("%v: %v", one.since, err)
+		}
+	}
+}
+
+// The slowest rollbacks are those that a later pass does than the one that was given the
+// alert: refused by the API server, or not safe at first.
+func TestARollbackIsTimedOnceByThePassThatDoesIt(t *testing.T) {
+	received := decisiontest.At
+	given := map[string]submitted{"f1@x": {alert: decision.Alert{Fingerprint: "f1"}, received: received}}
+	again := map[string]submitted{"f1@x": {alert: decision.Alert{Fingerprint: "f1"}, received: received.Add(time.Minute)}}
+	pass := func(fingerprint string, done bool, m *decision.Moving) outcome {
+		r := decision.Record{Lock: &decision.Lock{Fingerprint: fingerprint}, Status: decision.Status{Moving: m}}
+		return outcome{decision: decision.Decision{Record: r, Move: decision.MoveStable}, done: done}
+	}
+	moving, reasserts := &decision.Moving{From: 50}, &decision.Moving{From: 50, Again: true}
+	type step struct {
+		out     outcome
+		pending map[string]submitted
+		want    time.Time
+	}
+	for name, steps := range map[string][]step{
+		"in one pass":                     {{pass("f1", true, moving), given, received}, {pass("f1", true, moving), nil, time.Time{}}},
+		"refused at first":                {{pass("f1", false, moving), given, time.Time{}}, {pass("f1", false, moving), again, time.Time{}}, {pass("f1", true, moving), nil, received}},
+		"refused, and done by another":    {{pass("f1", false, moving), given, time.Time{}}, {pass("f1", false, nil), nil, time.Time{}}, {pass("f1", true, moving), nil, time.Time{}}},
+		"the alert came in elsewhere":     {{pass("f1", true, moving), nil, time.Time{}}},
+		"another alert came in meanwhile": {{pass("f2", true, moving), given, time.Time{}}},
+		"put back once more":              {{pass("f1", true, reasserts), again, time.Time{}}},
+	} {
+		e := &entry{}
+		for i, s := range steps {
+			if got := e.rolledBackFrom(s.out, s.pending); !got.Equal(s.want) {
+				t.Errorf("%s, pass %d: the alert came in at %s, want %s", name, i, got, s.want)
+			}
 		}
 	}
 }
