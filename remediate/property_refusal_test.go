@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -147,12 +148,43 @@ func (m *machine) checkUnrecorded(trafficRefused bool) {
 			continue
 		}
 		for _, a := range r.known {
-			past := a.StartsAt.Before(s.EnforcedAt) && !s.BuildSince.After(s.EnforcedAt)
-			if a.Action == decision.ActionRollback && !past && !a.StartsAt.Before(s.BuildSince) && !a.StartsAt.Before(s.UnlockedAt) {
+			began := a.StartsAt
+			if listed, ok := m.listed[a.Episode()]; ok && listed.Before(began) {
+				began = listed // Prometheus's clock is ahead: it is of the build that there was when it was heard
+			}
+			past := began.Before(s.EnforcedAt) && !s.BuildSince.After(s.EnforcedAt)
+			if a.Action == decision.ActionRollback && !past && !began.Before(s.BuildSince) && !began.Before(s.UnlockedAt) {
 				m.t.Fatalf("invariant 1: %s fires and counts, the record cannot be written, and the canary has %+v", a.Name, t)
 			}
 		}
 	}
+}
+
+// TestAnAlertOfAnEarlierBuildHoldsWhereTheRecordCannotBeWritten has Prometheus's clock be
+// ahead, so that an alert has begun after a build by that clock alone.
+func TestAnAlertOfAnEarlierBuildHoldsWhereTheRecordCannotBeWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMachine(t)
+		m.skew, m.guard.Rollback.Lock = 5*time.Minute, decision.LockBuild
+		for _, r := range m.replicas {
+			r.guard.Rollback.Lock = decision.LockBuild
+		}
+		m.ciReplace(0)
+		m.settle()
+		m.later(time.Minute)
+		m.pass(m.alert("alert"))
+		m.look()
+		m.later(time.Minute)
+		m.release(2)
+		m.look()
+		m.later(time.Second)
+		m.refusals = append(m.refusals, &refusal{what: "record", left: -1, err: answers["forbidden"]})
+		m.ciApply(10)
+		m.stand()
+		if w := m.trafficOf(m.w.vs).Weight; w != 10 {
+			t.Fatalf("it is of the build before, and has taken the canary to %d%%", w)
+		}
+	})
 }
 
 func describeRefusals(all []*refusal) string {
