@@ -124,7 +124,8 @@ func allRights(c config.Config) []right {
 // checkRights asks for each right. One for all objects of a kind is asked for
 // first: with it the names need not be.
 func (a *account) checkRights(ctx context.Context, p *preflight) {
-	missing := 0
+	var missing []missingRight
+	has := false
 	for _, r := range allRights(p.config) {
 		for _, verb := range r.verbs {
 			if r.needless(p.config, verb) {
@@ -136,17 +137,36 @@ func (a *account) checkRights(ctx context.Context, p *preflight) {
 				p.unknown("rights", "", fix, "rights of %s: %v", a.user, err)
 				return
 			}
+			has = has || len(lacks) == 0
 			for _, name := range lacks {
-				missing++
-				what := strings.TrimSpace(r.resource + " " + name)
-				p.fail("rights", "", "helm upgrade with rbac.create: true, or a Role for ServiceAccount "+a.name+" with verb "+verb+" on "+qualified(r)+
-					"; kubectl auth can-i "+verb+" "+qualifiedName(r, name)+" -n "+r.namespace+" --as "+a.user,
-					"rights: %s may not %s %s in namespace %s", a.user, verb, what, r.namespace)
+				missing = append(missing, missingRight{r, verb, name})
 			}
 		}
 	}
-	if missing == 0 {
+	a.tellRights(p, missing, has)
+}
+
+// missingRight is a verb that an account may not do on an object, or on a kind (no name).
+type missingRight struct {
+	right
+	verb, name string
+}
+
+// tellRights tells of what is missing, of one that has nothing at all in one line.
+func (a *account) tellRights(p *preflight, missing []missingRight, has bool) {
+	if len(missing) == 0 {
 		p.ok("rights", "", "rights of %s", a.user)
+		return
+	}
+	if !has {
+		p.fail("rights", "", "install the chart with rbac.create: true, or bind a Role with the rules of its templates/rbac.yaml to ServiceAccount "+a.name,
+			"rights: %s has none of the rights that guardian needs in namespace %s: it does not exist, or no Role is bound to it", a.user, p.config.Namespace)
+		return
+	}
+	for _, m := range missing {
+		p.fail("rights", "", "helm upgrade with rbac.create: true, or a Role for ServiceAccount "+a.name+" with verb "+m.verb+" on "+qualified(m.right)+
+			"; kubectl auth can-i "+m.verb+" "+qualifiedName(m.right, m.name)+" -n "+m.namespace+" --as "+a.user,
+			"rights: %s may not %s %s in namespace %s", a.user, m.verb, strings.TrimSpace(m.resource+" "+m.name), m.namespace)
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"testing"
 	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
@@ -52,7 +54,7 @@ func TestCheckOfABareNamespace(t *testing.T) {
 	code, text := b.run(controlplane.Admin, "check", "-f", file, "--prometheus", "http://127.0.0.1:1", "--alertmanager", "http://127.0.0.1:1")
 	for _, says := range []string{
 		"ok    configuration: 1 guards",
-		"FAIL  rights: system:serviceaccount:" + b.namespace + ":guardian may not patch virtualservices",
+		"FAIL  rights: system:serviceaccount:" + b.namespace + ":guardian has none of the rights that guardian needs in namespace " + b.namespace,
 		"ok    guard orders-service: VirtualService orders-service: canary at 0%",
 		"ok    guard orders-service: stable v1: 2 ready endpoints",
 		"ok    guard orders-service: canary v2: build ",
@@ -64,9 +66,33 @@ func TestCheckOfABareNamespace(t *testing.T) {
 	} {
 		want(t, code, text, exitFailed, says)
 	}
+	if n := strings.Count(text, "FAIL  rights"); n != 1 {
+		t.Errorf("an account without any right is told of in %d lines", n)
+	}
+	b.grantLittle()
 	t.Setenv("GUARDIAN_RULES_FAST_LANE_ENABLED", "true")
 	code, text = b.run(controlplane.Admin, "check", "-f", file, "--prometheus", "http://127.0.0.1:1", "--alertmanager", "http://127.0.0.1:1")
-	want(t, code, text, exitFailed, "FAIL  rights: system:serviceaccount:"+b.namespace+":guardian may not delete podmonitors")
+	for _, what := range []string{"patch virtualservices", "delete podmonitors"} {
+		want(t, code, text, exitFailed, "FAIL  rights: system:serviceaccount:"+b.namespace+":guardian may not "+what)
+	}
+}
+
+// grantLittle lets guardian's account list VirtualServices, and nothing else.
+func (b *realBench) grantLittle() {
+	b.t.Helper()
+	meta := metav1.ObjectMeta{Name: "little", Namespace: b.namespace}
+	role := &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{{Verbs: []string{"list"}, APIGroups: []string{remediate.IstioGroup}, Resources: []string{"virtualservices"}}}}
+	if _, err := b.kube.RbacV1().Roles(b.namespace).Create(b.t.Context(), role, metav1.CreateOptions{}); err != nil {
+		b.t.Fatal(err)
+	}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: meta,
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "guardian", Namespace: b.namespace}},
+	}
+	if _, err := b.kube.RbacV1().RoleBindings(b.namespace).Create(b.t.Context(), binding, metav1.CreateOptions{}); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 func TestCheckTellsByWhichWayTheHeartbeatComes(t *testing.T) {

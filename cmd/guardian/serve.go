@@ -111,7 +111,9 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig != "" {
 		c, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
 	} else {
-		c, err = rest.InClusterConfig()
+		if c, err = rest.InClusterConfig(); err != nil {
+			err = fmt.Errorf("%w; outside a pod: --kubeconfig FILE", err)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reach the API server: %w", err)
