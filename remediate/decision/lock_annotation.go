@@ -144,8 +144,9 @@ func (d *decider) takeUpLock() {
 	if l.Since.Sub(d.now) > ClockTolerance {
 		l.Since = d.now
 	}
+	l.Refused = m.refused()
 	d.rec.Lock = &l
-	d.refuse(l.Build)
+	d.refuse(l.Refused...)
 	d.rec.Denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
 	d.note(EventLocked, ByAnnotation, "the record did not know of the lock that annotation "+LockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
 }
@@ -160,12 +161,39 @@ func (d *decider) unrecorded(build string) *Lock {
 	return nil
 }
 
+// refusals is a lock's message up to what it says on how to go on: the text before the
+// builds that it refuses, and these.
+var refusals = regexp.MustCompile(`^(.*)\. Builds? (\S+(?:, \S+)*) (?:is|are) refused\.(?:` + lockMind + `.*)?$`)
+
+// text is the message up to what it says on how to go on.
+func (l LockAnnotation) text() string {
+	if i := strings.LastIndex(l.Message, lockToGoOn); i >= 0 {
+		return l.Message[:i]
+	}
+	return l.Message
+}
+
+// refused are the builds that the lock refuses, as far as it tells: the one that has
+// a field, and those that the message lists beside it. In that field a list would be
+// one build to a guardian that knows of one, whose replicas would besides write
+// theirs over it while the two run side by side.
+func (l LockAnnotation) refused() []string {
+	if l.Build == "" {
+		return nil
+	}
+	if parts := refusals.FindStringSubmatch(l.text()); parts != nil {
+		if all := strings.Split(parts[2], ", "); slices.Contains(all, l.Build) {
+			return all
+		}
+	}
+	return []string{l.Build}
+}
+
 // reason is why the lock was set, as far as its message tells.
 func (l LockAnnotation) reason() string {
-	text, _, _ := strings.Cut(l.Message, lockToGoOn)
-	text, _, _ = strings.Cut(text, lockMind)
-	if i := strings.LastIndex(text, ". Build"); i >= 0 && strings.HasSuffix(text, " refused.") {
-		text = text[:i]
+	text, _, _ := strings.Cut(l.text(), lockMind)
+	if parts := refusals.FindStringSubmatch(l.text()); parts != nil {
+		text = parts[1]
 	}
 	text = strings.TrimSuffix(text, ".")
 	_, after, ok := strings.Cut(text, Stamp(l.Since))

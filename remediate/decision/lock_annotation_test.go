@@ -200,6 +200,73 @@ func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	}
 }
 
+// What the annotation says of a lock is all of what it refuses, however long its
+// reason and the list are.
+func TestAnAnnotationTellsOfAllBuildsThatItsLockRefuses(t *testing.T) {
+	several := make([]string, maxLockRefused)
+	for i := range several {
+		several[i] = BuildOf([]byte{byte(i)})
+	}
+	long := strings.Repeat("it fails, and fails, ", 100)
+	for name, c := range map[string]struct {
+		builds []string
+		reason string
+		edits  []but
+	}{
+		"none is known":             {nil, "why", nil},
+		"one":                       {several[:1], "why", nil},
+		"two":                       {several[:2], "why", nil},
+		"as many as a lock has":     {several, "why", nil},
+		"a long reason":             {several[:2], long, nil},
+		"a reason like a list":      {several[:2], "x. Builds b8, b9 are refused. To go on, wait. Mind that it rains", nil},
+		"pods of both sides":        {several[:2], "why", []but{func(in *Input) { in.Stable.Overlap = "the labels of stable select the canary's pods too (1)" }}},
+		"set by hand, of one build": {several[:1], "ann's", []but{lockKind(LockManual)}},
+		"blocked":                   {several[:2], "why", []but{gets(50), stableReady(0)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := given(append([]but{locked(LockBuild), gets(0), live, func(in *Input) { in.Spare = []string{"orders-service/v1"} }}, c.edits...)...)
+			in.Record.Refused, in.Record.Lock.Refused, in.Record.Lock.Build, in.Record.Lock.Reason = c.builds, c.builds, "", c.reason
+			in.Canary = Workload{} // that what runs joins the lock is of no interest here
+			if len(c.builds) > 0 {
+				in.Record.Lock.Build = c.builds[len(c.builds)-1]
+			}
+			d := Decide(in, at)
+			text, ok := LockAnnotationOf(Landed(d.Record, d), guardianUser)
+			l, err := ParseLockAnnotation(text)
+			if !ok || err != nil {
+				t.Fatalf("%v: %q", err, text)
+			}
+			if !slices.Equal(l.refused(), c.builds) || !strings.HasPrefix(c.reason, strings.TrimSuffix(l.reason(), "…")) {
+				t.Errorf("refuses %v, want %v; reason %q; message %q", l.refused(), c.builds, l.reason(), l.Message)
+			}
+		})
+	}
+}
+
+// Undoing the rollout to any of them is refused, also when the record was lost.
+func TestALostRecordForgetsNoBuildThatItsLockRefused(t *testing.T) {
+	s := tell(t, live, func(in *Input) { in.Spare = []string{"orders-service/v1"} })
+	s.then(time.Minute, runs("b2", 1, "b1"), appearedAt(at.Add(time.Minute)))
+	s.then(time.Minute, runs("b2", 2), agedOf("b2", at.Add(time.Minute), at.Add(time.Minute)))
+	s.then(time.Second, s.firesNow("Errors", time.Second))
+	s.refused("b1", "b2")
+	d := s.then(time.Second, quietNow)
+	text, _ := LockAnnotationOf(d.Record, guardianUser)
+	l, err := ParseLockAnnotation(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.in.Record, s.in.Marked = Record{}, &l
+	s.then(time.Minute, gets(0))
+	s.refused("b1", "b2")
+	if d := s.then(time.Minute, runs("b1", 2), agedOf("b1", s.now, s.now)); d.Record.Lock == nil {
+		t.Errorf("a rollout to b1, which was rolled back too, has lifted the lock: %s", words(d))
+	}
+	if d := s.then(time.Minute, runs("b3", 2), agedOf("b3", s.now, s.now)); d.Record.Lock != nil {
+		t.Errorf("b3 has not: %s", words(d))
+	}
+}
+
 func TestTheLocksMessageIsTrueAndShort(t *testing.T) {
 	long := strings.Repeat("so it fails, and fails, ", 100)
 	for name, c := range map[string]struct {
