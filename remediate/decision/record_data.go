@@ -201,9 +201,11 @@ func (r Record) historyText() string {
 
 // boundedHistory is entries as JSON, without those that do not fit; empty: there is
 // none. The oldest go first, of remarks where these take more than a quarter: an alert
-// that comes and goes must not push out in an hour what was rolled back, and why.
+// that comes and goes must not push out in an hour what was rolled back, and why. The
+// newest rollback stays whatever comes.
 func boundedHistory(h []HistoryEntry) string {
 	entries, size, remarks := make([][]byte, len(h)), 1, 0 // the brackets, less the comma that one entry does not have
+	newest := -1
 	for i, e := range h {
 		b, err := json.Marshal(e)
 		if err != nil {
@@ -213,13 +215,16 @@ func boundedHistory(h []HistoryEntry) string {
 		if size += len(b) + 1; e.Event.isRemark() {
 			remarks += len(b) + 1
 		}
+		if e.Event.isRollback() && len(b) < MaxHistoryBytes/4 {
+			newest = i
+		}
 	}
 	oldest := map[bool]int{} // of remarks, and of the rest, that may be there still
 	for size > MaxHistoryBytes {
 		kind := remarks > MaxHistoryBytes/4 || remarks == size-1
 		i := oldest[kind]
 		oldest[kind]++
-		if h[i].Event.isRemark() != kind {
+		if h[i].Event.isRemark() != kind || i == newest {
 			continue
 		}
 		gone := len(entries[i]) + 1
@@ -233,6 +238,9 @@ func boundedHistory(h []HistoryEntry) string {
 	}
 	return "[" + string(bytes.Join(entries, []byte(","))) + "]"
 }
+
+// isRollback says of an event that it is one, or what would have been one.
+func (e Event) isRollback() bool { return e == EventRolledBack || e == EventWould }
 
 // isRemark says of an event that it may come over and over again while nothing changes.
 func (e Event) isRemark() bool {

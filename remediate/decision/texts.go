@@ -2,6 +2,7 @@ package decision
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -45,6 +46,18 @@ func shortenTo(s string, n int) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:max(n, 0)], "") + "…"
+}
+
+// sameWords says that two texts differ in numbers at most. What belongs to a name is
+// none.
+func sameWords(a, b string) bool {
+	words := func(s string) []string {
+		return slices.DeleteFunc(strings.Fields(s), func(w string) bool {
+			w = strings.Trim(w, "(),.:;%")
+			return w != "" && strings.Trim(w, "0123456789") == ""
+		})
+	}
+	return slices.Equal(words(a), words(b))
 }
 
 // oneLine makes a text valid in an annotation's value: what breaks lines becomes

@@ -185,6 +185,42 @@ func TestAnAlertThatComesAndGoesLeavesRollbacksInTheHistory(t *testing.T) {
 	}
 }
 
+// Whatever comes by the hundred, the newest rollback stays, and so does the newest of all.
+func TestNothingPushesTheNewestRollbackOutOfTheHistory(t *testing.T) {
+	for _, rollback := range []decision.Event{decision.EventRolledBack, decision.EventWould} {
+		for _, event := range []decision.Event{
+			decision.EventRefused, decision.EventBlocked, decision.EventShifted, decision.EventPaused, decision.EventUnguarded, decision.EventUnlocked, decision.EventNewBuild,
+			decision.EventUnreadable, decision.EventNoted, decision.EventReasserted, decision.EventForeignLock, decision.EventStep, decision.EventLeaving,
+		} {
+			var r decision.Record
+			for i := range 600 {
+				e := decision.HistoryEntry{At: at.Add(time.Duration(i) * time.Minute), Event: event, By: "ci", Reason: strings.Repeat("x", 100+i%7)}
+				if i < 2 {
+					e.Event, e.Reason = rollback, strings.Repeat("y", 5000)
+				}
+				r.History = append(r.History, e)
+				if i%50 > 0 {
+					continue
+				}
+				var err error
+				if r, err = Parse(recordMap(r)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			text := r.Data()[decision.KeyHistory]
+			r, err := Parse(recordMap(r))
+			if err != nil {
+				t.Fatal(err)
+			}
+			all := slices.Collect(r.NewestFirst())
+			kept := slices.ContainsFunc(all, func(e decision.HistoryEntry) bool { return e.Event == rollback && e.At.Equal(at.Add(time.Minute)) })
+			if len(text) > decision.MaxHistoryBytes || !kept || !all[0].At.Equal(at.Add(599*time.Minute)) || len(all) < 50 {
+				t.Errorf("%s, then %s: %d bytes, kept %v, %d entries to %s", rollback, event, len(text), kept, len(all), all[0].At)
+			}
+		}
+	}
+}
+
 func TestWhatIsNewIsToldAlsoWhereTheNewestOfBeforeWasPushedOut(t *testing.T) {
 	e := func(minute int, event decision.Event) decision.HistoryEntry {
 		return decision.HistoryEntry{At: at.Add(time.Duration(minute) * time.Minute), Event: event}
