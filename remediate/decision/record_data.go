@@ -244,5 +244,9 @@ func (e Event) isRollback() bool { return e == EventRolledBack || e == EventWoul
 
 // isRemark says of an event that it may come over and over again while nothing changes.
 func (e Event) isRemark() bool {
-	return e == EventNoted || e == EventWaiting || e == EventReasserted || e == EventMissed
+	switch e {
+	case EventNoted, EventWaiting, EventReasserted, EventMissed, EventBlocked, EventWouldBlocked, EventRefused, EventUnguarded, EventForeignLock, EventUnreadable, EventLeaving:
+		return true
+	}
+	return false
 }

@@ -175,6 +175,14 @@ func TestAnAlertThatComesAndGoesLeavesRollbacksInTheHistory(t *testing.T) {
 		return rollbacks, notes, newest
 	}
 	add(decision.EventRolledBack, 1)
+	add(decision.EventRefused, 200)
+	add(decision.EventBlocked, 200)
+	add(decision.EventRolledBack, 1)
+	if rollbacks, _, _ := count(); rollbacks != 2 {
+		t.Errorf("after 200 refused requests and 200 that were blocked: %d rollbacks", rollbacks)
+	}
+	r = decision.Record{}
+	add(decision.EventRolledBack, 1)
 	add(decision.EventNoted, 1000)
 	if rollbacks, notes, newest := count(); rollbacks != 1 || notes < 100 || !newest.At.Equal(at.Add(999*time.Minute)) {
 		t.Errorf("after 1,000 notes: %d rollbacks and %d notes, the newest of %s", rollbacks, notes, newest.At)
