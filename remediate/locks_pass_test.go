@@ -75,6 +75,82 @@ func TestALockThatAnotherGuardHasTakenIsHandedOver(t *testing.T) {
 	}
 }
 
+// back is a guard whose stable is v2 and whose canary is v1, beside orders-service, for
+// which it is the other way round and which has locked v2.
+func back(t *testing.T, weight int) (o *lonely, canary func() virtualservice.Traffic) {
+	o = newLonely(t, weight)
+	p := virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}
+	build := o.w.hashOfTemplate(1)
+	other := decision.Record{Status: decision.Status{State: decision.StateRolledBack}, VirtualServices: []string{"orders-service"},
+		Lock: &decision.Lock{Kind: decision.LockBuild, Build: build, Refused: []string{build}, Since: o.now, By: decision.ByAlert, Reason: "Errors: 7% of requests fail"}}
+	other.Denies(virtualservice.Denied(p), virtualservice.Spellings(p, p.Stable), o.guard.Rollback)
+	o.w.cm, o.w.foreign = nil, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: records.Name("orders-service"), Namespace: testNamespace, ResourceVersion: o.w.next(),
+		Labels: map[string]string{records.LabelGuard: "orders-service", records.LabelLocked: "true"}}, Data: other.Data()}
+	o.guard.Name, o.guard.Stable, o.guard.Canary = "orders-back", p.Canary, p.Stable
+	canary = func() virtualservice.Traffic {
+		t.Helper()
+		got, err := virtualservice.Inspect(o.w.vs.Object, p, o.guard.Rollback.Options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	return o, canary
+}
+
+// What one guard's lock denies another does not give traffic to, though it is its
+// stable; it says so, and goes on when the lock is lifted.
+func TestNothingIsSentToAStableThatAnotherGuardsLockDenies(t *testing.T) {
+	for name, kind := range map[string]decision.LockKind{"with a lock of its own": decision.LockBuild, "without locks": decision.LockNone} {
+		t.Run(name, func(t *testing.T) {
+			o, denied := back(t, 0)
+			o.guard.Rollback.Lock = kind
+			o.pass()
+			alert := decision.Alert{Name: "Errors", Action: decision.ActionRollback, Fingerprint: "f", StartsAt: o.now}
+			for range 3 {
+				if _, err := o.pass(alert); err != nil || denied().Weight > 0 {
+					t.Fatalf("v2, which the lock of orders-service denies, has %+v (%v)", denied(), err)
+				}
+			}
+			if s := o.record().Status; s.State != decision.StateBlocked || !strings.Contains(s.Reason, "lock of guard orders-service") || !strings.Contains(s.Reason, "guardian unlock orders-service -n "+testNamespace) {
+				t.Errorf("%s: %s", s.State, s.Reason)
+			}
+			o.w.foreign = nil
+			if _, err := o.pass(alert); err != nil || denied().Weight != 100 {
+				t.Errorf("the lock was lifted, and v2 has %+v (%v)", denied(), err)
+			}
+		})
+	}
+}
+
+// Where two guards have locked each other's stable, the first lock counts.
+func TestAnOlderLockTakesTrafficToAStableThatIsDeniedSince(t *testing.T) {
+	for name, c := range map[string]struct {
+		after time.Duration // the other's lock, after this one's
+		moves bool
+	}{"this guard's is older": {time.Minute, true}, "at once, and this one's name is the first": {0, true}, "the other's is older": {-time.Minute, false}} {
+		t.Run(name, func(t *testing.T) {
+			o, denied := back(t, 0)
+			foreign := o.w.foreign
+			o.w.foreign = nil
+			o.pass()
+			if o.pass(decision.Alert{Name: "Errors", Action: decision.ActionRollback, Fingerprint: "f", StartsAt: o.now}); denied().Weight != 100 {
+				t.Fatalf("not rolled back to v2: %+v", denied())
+			}
+			r, err := records.Parse(foreign)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Lock.Since = o.record().Lock.Since.Add(c.after)
+			foreign.Data, o.w.foreign = r.Data(), foreign
+			o.ci(50)
+			if o.pass(); (denied().Weight == 100) != c.moves {
+				t.Errorf("v2 has %+v, %s: %s", denied(), o.record().Status.State, o.record().Status.Reason)
+			}
+		})
+	}
+}
+
 func TestARollbackWaitsForNoListOfLockedRecords(t *testing.T) {
 	o := newLonely(t, 50)
 	o.w.vs.SetAnnotations(map[string]string{decision.AnnotationState: string(decision.StateRolledBack)}) // of an earlier rollback, or of another guard's
