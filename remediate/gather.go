@@ -349,6 +349,9 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 		s.input.Unlisted = fmt.Sprintf("list locked records in %s: %v", s.input.Guard.Namespace, err)
 		return
 	}
+	slices.SortFunc(locked, func(a, b *corev1.ConfigMap) int {
+		return strings.Compare(a.Labels[records.LabelGuard], b.Labels[records.LabelGuard])
+	})
 	for _, cm := range locked {
 		guard := cm.Labels[records.LabelGuard]
 		if guard == s.input.Guard.Name {
@@ -365,7 +368,6 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 			s.denyStable(f)
 		}
 	}
-	slices.SortFunc(s.input.Foreign, func(a, b decision.Foreign) int { return strings.Compare(a.Guard, b.Guard) })
 }
 
 // inFull is a destination as records name it, with its host in full; empty: its host

@@ -123,6 +123,30 @@ func TestNothingIsSentToAStableThatAnotherGuardsLockDenies(t *testing.T) {
 	}
 }
 
+// Caches give records in any order: what is said of them must not change with it.
+func TestOfSeveralLocksThatDenyStableTheSameIsNamedEachTime(t *testing.T) {
+	o, _ := back(t, 0)
+	other := o.w.foreign.DeepCopy()
+	other.Name, other.Labels[records.LabelGuard] = records.Name("another"), "another"
+	for _, found := range [][]*corev1.ConfigMap{{other, o.w.foreign}, {o.w.foreign, other}} {
+		s := snapshot{input: decision.Input{Guard: o.guard}, pair: virtualservice.Pair{Stable: o.guard.Stable, Canary: o.guard.Canary, Host: "orders-service", Namespace: testNamespace}}
+		s.gatherForeign(t.Context(), denied{o.rec.cached, found})
+		if !strings.Contains(s.input.Stable.Missing, "the lock of guard another denies") {
+			t.Errorf("of %s and %s: %s", found[0].Name, found[1].Name, s.input.Stable.Missing)
+		}
+	}
+}
+
+// denied is a reader to which these records are all that deny anything.
+type denied struct {
+	reader
+	by []*corev1.ConfigMap
+}
+
+func (d denied) denying(context.Context, ...string) ([]*corev1.ConfigMap, error) {
+	return slices.Clone(d.by), nil
+}
+
 // Where two guards have locked each other's stable, the first lock counts.
 func TestAnOlderLockTakesTrafficToAStableThatIsDeniedSince(t *testing.T) {
 	for name, c := range map[string]struct {
