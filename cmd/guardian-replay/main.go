@@ -50,7 +50,7 @@ func main() {
 	err := newCommand(os.Stdout, os.Stderr, time.Now, time.Second).ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "Error: could not tell:", printable.Lines(err.Error()))
+		fmt.Fprintln(os.Stderr, "Error: could not tell:", printable.Error(err))
 		os.Exit(exitUnknown)
 	}
 }

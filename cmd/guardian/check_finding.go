@@ -55,11 +55,11 @@ func (f finding) String() string {
 	if f.Guard != "" {
 		text = "guard " + f.Guard + ": " + text
 	}
-	text = fmt.Sprintf("%-6s%s", f.Level.mark(), text)
+	text = fmt.Sprintf("%-6s%s", f.Level.mark(), printable.Line(text)) // much of it is from the cluster
 	if f.Fix != "" {
-		text += "\n      fix: " + f.Fix
+		text += "\n      fix: " + printable.Line(f.Fix)
 	}
-	return printable.Lines(text) // much of it is from the cluster
+	return text
 }
 
 // preflight collects findings.

@@ -28,6 +28,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/report"
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
@@ -68,7 +69,7 @@ func (b *bench) run(args ...string) (int, string) {
 	err := a.execute(b.t.Context(), args)
 	text := b.out.String() + b.err.String()
 	if err != nil {
-		text += "Error: " + err.Error() + "\n"
+		text += "Error: " + printable.Error(err) + "\n"
 	}
 	return exitCode(err), text
 }

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/test/controlplane"
@@ -69,7 +70,7 @@ func (b *realBench) run(user string, args ...string) (int, string) {
 	a := &app{name: "guardian", in: strings.NewReader(""), out: &out, errOut: &out, connect: connect}
 	err := a.execute(b.t.Context(), append(args, "--kubeconfig", b.files[user]))
 	if err != nil {
-		out.WriteString("Error: " + err.Error() + "\n")
+		out.WriteString("Error: " + printable.Error(err) + "\n")
 	}
 	return exitCode(err), out.String()
 }

@@ -1,11 +1,17 @@
 package main
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 
@@ -78,15 +84,87 @@ func TestWhatOthersWroteIsTextWhereverItIsPrinted(t *testing.T) {
 				})
 			}
 			_, text := b.run(strings.Fields(strings.ReplaceAll(call, "NAME", testGuard))...)
-			text, _, _ = strings.Cut(text, "\nError: ") // main has what it prints of errors be lines of text
-			if !strings.Contains(text, "stop-commands") || strings.ContainsAny(text, "\x1b\u009b\u202e\r\a") || strings.Contains(text, "\n::stop") {
-				t.Errorf("%s:\n%q", call, text)
-			}
+			wantText(t, call, text)
 			if md := strings.HasSuffix(call, "md"); md && strings.Contains(text, "[a](") || (md || strings.HasSuffix(call, "html")) && strings.Contains(text, "<img") {
 				t.Errorf("%s is more than text:\n%s", call, text)
 			}
 		}
 	})
+}
+
+// wantText says that what was printed has foreignText, and as text alone.
+func wantText(t *testing.T, name, text string) {
+	t.Helper()
+	if !strings.Contains(text, "stop-commands") || strings.ContainsAny(text, "\x1b\u009b\u202e\r\a") || strings.Contains(text, "\n::stop") {
+		t.Errorf("%s:\n%q", name, text)
+	}
+}
+
+// An error is what a pipeline's log ends with.
+func TestWhatOthersWroteIsNoLineOfAnError(t *testing.T) {
+	blocked := func(refused string) func(*decision.Record, decision.Request) {
+		return func(r *decision.Record, q decision.Request) {
+			*r = underWay(30)
+			r.Status.State, r.Status.Reason, r.Status.Moving = decision.StateBlocked, foreignText, carrying(decision.Moving{Refused: refused}, q)
+		}
+	}
+	answer := func(a decision.Answer) func(*decision.Record, decision.Request) {
+		return func(r *decision.Record, q decision.Request) {
+			a.ID, a.Text = q.ID, foreignText
+			if a.Result == decision.ResultRefused {
+				a.Action, a.By = q.Action, q.By
+			}
+			r.Answer(a)
+		}
+	}
+	foreign := func(state decision.State) decision.Record {
+		r := foreignRecord()
+		r.Lock, r.Status.Observing, r.Status.State, r.Status.Weight = nil, nil, state, 30
+		return r
+	}
+	for name, c := range map[string]struct {
+		record decision.Record
+		call   string
+		take   func(*decision.Record, decision.Request)
+		fail   string // a verb that the API server refuses
+	}{
+		"a gate":                         {record: foreign(decision.StateHeld), call: "gate NAME --for 1s"},
+		"the API server refuses a write": {record: shifting(30, 1), call: "pause NAME --reason r", fail: "patch"},
+		"and a read":                     {record: shifting(30, 1), call: "status NAME", fail: "get"},
+		"another's request waits":        {record: decision.Record{Status: shifting(30, 1).Status, Request: &decision.Request{Action: decision.RequestPause, By: foreignText, Reason: foreignText, At: time.Now()}}, call: "promote NAME --reason r --timeout 3s"},
+		"locked, and nothing moves": {record: shifting(30, 1), call: "rollback NAME --reason r", take: func(r *decision.Record, q decision.Request) {
+			*r = underWay(30)
+			r.Status.Reason, r.Status.Moving = foreignText, carrying(*r.Status.Moving, q)
+		}},
+		"the API server refuses guardian": {record: shifting(30, 1), call: "rollback NAME --reason r", take: blocked(foreignText)},
+		"it is not safe":                  {record: shifting(30, 1), call: "rollback NAME --reason r", take: blocked("")},
+		"it is refused":                   {record: shifting(30, 1), call: "promote NAME --reason r", take: answer(decision.Answer{Result: decision.ResultRefused})},
+		"it is superseded":                {record: shifting(30, 1), call: "promote NAME --reason r", take: answer(decision.Answer{Result: decision.ResultSuperseded})},
+		"one of all is refused":           {record: shifting(30, 1), call: "pause --all --reason r", take: answer(decision.Answer{Result: decision.ResultRefused})},
+		"a guard of mode observe": {record: foreign(decision.StateShifting), call: "rollback NAME --reason r", take: func(r *decision.Record, q decision.Request) {
+			r.Status.Observing = &decision.Observing{}
+			answered(r, q, decision.EventRefused, foreignText)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(c.record), lease("a", time.Now()))
+				b.beat(0)
+				if c.take != nil {
+					b.answer(c.take)
+				}
+				if c.fail != "" {
+					b.kube.PrependReactor(c.fail, "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+						return true, nil, apierrors.NewForbidden(corev1.Resource("configmaps"), testGuard, errors.New(foreignText))
+					})
+				}
+				_, text := b.run(strings.Fields(strings.ReplaceAll(c.call, "NAME", testGuard))...)
+				wantText(t, c.call, text)
+			})
+		})
+	}
+	f := finding{Level: levelFail, Guard: foreignText, Object: foreignText, Problem: foreignText, Fix: foreignText}
+	wantText(t, "check", f.String())
 }
 
 func TestWhatIsPrintedToBeTypedIsOneWordEach(t *testing.T) {
@@ -97,7 +175,7 @@ func TestWhatIsPrintedToBeTypedIsOneWordEach(t *testing.T) {
 		}
 	}
 	r := foreignRecord()
-	if text := (&app{name: "guardian"}).byHand(decision.RequestRollback, testGuard, "shop", r); strings.Count(text, "'x") != 4 || strings.Contains(text, "\n::stop") {
+	if text := (&app{name: "guardian"}).byHand(decision.RequestRollback, testGuard, "shop", r).Error(); strings.Count(text, "'x") != 4 || strings.Contains(text, "\n::stop") {
 		t.Errorf("%s", text)
 	}
 }

@@ -30,7 +30,7 @@ func (a *app) tellGates(results []gateResult, o gateOptions) error {
 			fmt.Fprintln(a.out, r.annotation())
 		}
 		if err := writeSummary(os.Getenv("GITHUB_STEP_SUMMARY"), results); err != nil {
-			a.warn("no job summary: " + err.Error())
+			a.warn(fmt.Errorf("no job summary: %w", err))
 		}
 	case failed == nil || len(results) > 1:
 		for _, r := range results {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 )
@@ -216,7 +217,7 @@ func gateError(results []gateResult) error {
 		return nil
 	}
 	if len(results) == 1 {
-		return &exitError{code, errors.New(results[0].full())}
+		return &exitError{code, printable.OwnLines{Err: errors.New(results[0].full())}}
 	}
 	var bad []string
 	for _, r := range results {

@@ -82,7 +82,7 @@ func main() {
 		if colourful(os.Stderr) {
 			prefix = red.paint(prefix)
 		}
-		fmt.Fprintln(os.Stderr, prefix, printable.Lines(err.Error()))
+		fmt.Fprintln(os.Stderr, prefix, printable.Error(err))
 	}
 	os.Exit(exitCode(err))
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
@@ -79,7 +80,7 @@ func (r *rig) as(user string) func(args ...string) (int, string) {
 		a := &app{name: "guardian", in: strings.NewReader(""), out: &out, errOut: &out, connect: connect}
 		err := a.execute(r.t.Context(), append(args, "--kubeconfig", file))
 		if err != nil {
-			out.WriteString("Error: " + err.Error() + "\n")
+			out.WriteString("Error: " + printable.Error(err) + "\n")
 		}
 		return exitCode(err), out.String()
 	}

@@ -182,7 +182,7 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 		return err
 	}
 	if err != nil { // guardian begins anew what cannot be read
-		a.warn(err.Error())
+		a.warn(err)
 	}
 	if q.By, err = c.whoAmI(ctx); err != nil {
 		return err
@@ -191,7 +191,7 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 		return a.requestEach(ctx, waiting, c, named, q, f)
 	}
 	if err := c.wantReplica(ctx, &records.Liveness{}); err != nil {
-		return &exitError{exitCode(err), fmt.Errorf("%w%s", err, a.byHand(q.Action, named[0].Guard, c.namespace, named[0].Record))}
+		return &exitError{exitCode(err), fmt.Errorf("%w%w", err, a.byHand(q.Action, named[0].Guard, c.namespace, named[0].Record))}
 	}
 	return a.requestEach(ctx, waiting, c, named, q, f)
 }
@@ -264,7 +264,7 @@ func (a *app) answerOf(ctx, waiting context.Context, c *cluster, r records.Named
 		answer.Result = got.answer.Result
 	}
 	if err != nil {
-		answer.Text, _, _ = strings.Cut(err.Error(), "\n")
+		answer.Text, _, _ = strings.Cut(printable.Error(err), "\n")
 	}
 	answer.Code = exitCode(err)
 	return answer, err
@@ -359,14 +359,14 @@ func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q decisio
 	case !found:
 		return got, couldNotTell("%s (%w); it does not stand in the record now: see %s status %s", what, why, a.name, guard)
 	}
-	return got, couldNotTell("%s (%w); it has been withdrawn. Is guard %s still in guardian's configuration?%s",
+	return got, couldNotTell("%s (%w); it has been withdrawn. Is guard %s still in guardian's configuration?%w",
 		what, why, guard, a.byHand(q.Action, guard, c.namespace, *before))
 }
 
 // byHand is what a person can do about a canary when no guardian can.
-func (a *app) byHand(action decision.RequestAction, guard, namespace string, r decision.Record) string {
+func (a *app) byHand(action decision.RequestAction, guard, namespace string, r decision.Record) printable.OwnLines {
 	if action != decision.RequestRollback {
-		return ""
+		return printable.OwnLines{Err: errors.New("")}
 	}
 	m := r.Status.Moves
 	text := "\nTo move the traffic yourself:"
@@ -380,7 +380,7 @@ func (a *app) byHand(action decision.RequestAction, guard, namespace string, r d
 		text += fmt.Sprintf("\n  kubectl patch virtualservice -n %[1]s %[2]s --type=json -p \"$(kubectl get virtualservice -n %[1]s %[2]s -o yaml | %[3]s plan -f - --stable %[4]s --canary %[5]s -o patch)\"",
 			namespace, printable.Word(vs), a.name, printable.Word(m.Stable), printable.Word(m.Canary))
 	}
-	return text
+	return printable.OwnLines{Err: errors.New(text)}
 }
 
 // requestOfOrphan is a request about a guard that no guardian looks after. What it
@@ -390,7 +390,7 @@ func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q d
 	text := records.OrphanText(guard, r.Status.Orphaned)
 	switch {
 	case q.Action != decision.RequestUnlock:
-		return couldNotTell("%s%s", text, a.byHand(q.Action, guard, c.namespace, r))
+		return couldNotTell("%s%w", text, a.byHand(q.Action, guard, c.namespace, r))
 	case r.Lock == nil:
 		return fmt.Errorf("unlock refused: not locked (%s)", text)
 	}
@@ -462,7 +462,7 @@ func (a *app) tell(guard, namespace string, q decision.Request, got requestOutco
 	case got.answer == nil, rollsBack(q, r):
 		return fmt.Errorf("the %s is recorded and will be done when it is safe: %s", q.Action, s.Reason)
 	case s.Observing != nil && got.answer.Result == decision.ResultRefused:
-		return fmt.Errorf("%s%s", got.answer.Text, a.byHand(q.Action, guard, namespace, r))
+		return fmt.Errorf("%s%w", got.answer.Text, a.byHand(q.Action, guard, namespace, r))
 	default:
 		return errors.New(got.answer.Text)
 	}

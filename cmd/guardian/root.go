@@ -33,8 +33,8 @@ func (a *app) say(format string, args ...any) {
 }
 
 // warn is the same of what stands in the way of an answer.
-func (a *app) warn(text string) {
-	fmt.Fprintln(a.errOut, "Warning: "+printable.Lines(text))
+func (a *app) warn(err error) {
+	fmt.Fprintln(a.errOut, "Warning: "+printable.Error(err))
 }
 
 // displayName is how the program was called: kubectl runs a binary named
@@ -65,7 +65,7 @@ func (a *app) execute(ctx context.Context, args []string) error {
 	}
 	err := root.ExecuteContext(ctx)
 	if err != nil && !ran {
-		return orUnknown(err)
+		return orUnknown(printable.OwnLines{Err: err}) // of cobra, about the person's own words
 	}
 	return err
 }

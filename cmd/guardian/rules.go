@@ -55,7 +55,7 @@ func (f configFlags) load(needGuards bool) (config.Config, error) {
 			err = config.RequireGuards(b)
 		}
 		if err != nil {
-			return config.Config{}, fmt.Errorf("configuration %s:\n%w", f.file, err)
+			return config.Config{}, config.InFile(f.file, err)
 		}
 	}
 	for _, name := range f.guards {

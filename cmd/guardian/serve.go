@@ -65,7 +65,7 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 		return err
 	}
 	if err := config.RequireGuards(content); err != nil {
-		return fmt.Errorf("configuration %s:\n%w", file, err)
+		return config.InFile(file, err)
 	}
 	rest, err := restConfig(kubeconfig)
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/dynamic"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/test/controlplane"
 	"github.com/canary-guardian/guardian/test/kubelet"
@@ -258,7 +259,7 @@ func (s *scene) command(args ...string) string {
 	var out bytes.Buffer
 	a := &app{name: "guardian", in: strings.NewReader(""), out: &out, errOut: &out, connect: connect}
 	if err := a.execute(s.t.Context(), append(args, "--kubeconfig", file)); err != nil {
-		out.WriteString("Error: " + err.Error() + "\n")
+		out.WriteString("Error: " + printable.Error(err) + "\n")
 	}
 	return out.String()
 }

@@ -103,7 +103,7 @@ func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOpti
 	}
 	warnings, err := c.statusLiveness(ctx, named, o.all)
 	for _, text := range warnings {
-		a.warn(text)
+		a.warn(errors.New(text))
 	}
 	if err != nil {
 		return err
@@ -123,7 +123,7 @@ func (a *app) statusOrphans(named []records.Named, guard string) error {
 		if guard != "" {
 			return couldNotTell("%s", text)
 		}
-		a.warn(text)
+		a.warn(errors.New(text))
 	}
 	return nil
 }
@@ -539,7 +539,7 @@ func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statu
 			fmt.Fprintln(a.errOut, "Connection restored.")
 		} else if problem != nil && kind(problem) != said {
 			said = kind(problem)
-			a.warn(problem.Error())
+			a.warn(problem)
 		}
 		if sleep(ctx, statusPoll) != nil {
 			return nil

@@ -3,6 +3,7 @@
 package printable
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"unicode"
@@ -16,6 +17,45 @@ func Line(text string) string { return shown(text, "") }
 
 // Lines is Line of a text of several lines.
 func Lines(text string) string { return shown(text, "\n") }
+
+// OwnLines is an error of several lines that are all meant to be lines: whoever makes
+// it has made sure that no text of others begins one.
+type OwnLines struct{ Err error }
+
+func (l OwnLines) Error() string { return l.Err.Error() }
+func (l OwnLines) Unwrap() error { return l.Err }
+
+// Error is an error as it is printed: on one line, but for each of those that were
+// joined, and for the OwnLines that it ends in.
+func Error(err error) string {
+	text := err.Error()
+	switch wrapper := err.(type) {
+	case interface{ Unwrap() error }:
+		if inner := wrapper.Unwrap(); inner != nil && inner.Error() == text {
+			if _, lines := err.(OwnLines); !lines {
+				return Error(inner)
+			}
+		}
+	case interface{ Unwrap() []error }:
+		if all := each(wrapper.Unwrap(), error.Error); strings.Join(all, "\n") == text {
+			return strings.Join(each(wrapper.Unwrap(), Error), "\n")
+		}
+	}
+	if own, ok := errors.AsType[OwnLines](err); ok {
+		if head, last := strings.CutSuffix(text, own.Error()); last {
+			return Line(head) + Lines(own.Error())
+		}
+	}
+	return Line(text)
+}
+
+func each(all []error, text func(error) string) []string {
+	out := make([]string, len(all))
+	for i, err := range all {
+		out[i] = text(err)
+	}
+	return out
+}
 
 func shown(text, keep string) string {
 	if !strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }) {

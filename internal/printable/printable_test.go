@@ -1,6 +1,8 @@
 package printable
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"unicode"
@@ -24,6 +26,32 @@ func TestWhatOthersWroteIsText(t *testing.T) {
 		}
 	}
 }
+
+func TestAnErrorIsOneLineButForOwnOnes(t *testing.T) {
+	foreign, own := errors.New("a\n::b\x1b"), OwnLines{errors.New("\n  first\n  second\x1b")}
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"of others":             {foreign, `a ::b\x1b`},
+		"wrapped":               {fmt.Errorf("read: %w", foreign), `read: a ::b\x1b`},
+		"with own lines after":  {fmt.Errorf("read: %w%w", foreign, own), `read: a ::b\x1b` + "\n  first\n  second" + `\x1b`},
+		"with own lines before": {fmt.Errorf("%w%w", own, foreign), `   first   second\x1ba ::b\x1b`},
+		"none of it own":        {OwnLines{errors.New("")}, ""},
+		"joined":                {errors.Join(foreign, fmt.Errorf("%w%w", foreign, own), foreign), `a ::b\x1b` + "\n" + `a ::b\x1b` + "\n  first\n  second" + `\x1b` + "\n" + `a ::b\x1b`},
+		"of one joined":         {errors.Join(foreign), `a ::b\x1b`},
+		"in another's type":     {same{errors.Join(foreign, own)}, `a ::b\x1b` + "\n\n  first\n  second" + `\x1b`},
+		"own in another's type": {same{own}, "\n  first\n  second" + `\x1b`},
+	} {
+		if got := Error(c.err); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+type same struct{ error }
+
+func (s same) Unwrap() error { return s.error }
 
 func FuzzPrintable(f *testing.F) {
 	f.Add("a\x1b[31m\u202eb\n| `c` <d>\xff")

@@ -16,6 +16,7 @@ import (
 	httpconfig "github.com/prometheus/common/config"
 	"github.com/spf13/viper"
 
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
@@ -41,9 +42,14 @@ func LoadWith(path string, flags func(*Config)) (Config, error) {
 	}
 	c, err := parse(b, flags)
 	if err != nil {
-		return Config{}, fmt.Errorf("configuration %s:\n%w", cmp.Or(path, "of the environment"), err)
+		return Config{}, InFile(cmp.Or(path, "of the environment"), err)
 	}
 	return c, nil
+}
+
+// InFile is an error of all that is wrong in a configuration, one on each line.
+func InFile(path string, err error) error {
+	return printable.OwnLines{Err: fmt.Errorf("configuration %s:\n%w", path, err)}
 }
 
 // Parse is Load of bytes. What is wrong with keys and values comes

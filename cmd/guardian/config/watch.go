@@ -106,7 +106,7 @@ func (w *Watcher) once() {
 		err = errors.Join(none, err)
 	}
 	if err != nil {
-		w.Report(fmt.Errorf("configuration %s:\n%w", w.Path, err))
+		w.Report(InFile(w.Path, err))
 		return
 	}
 	w.Apply(c)
