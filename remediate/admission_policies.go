@@ -211,6 +211,9 @@ func recordVariables() []celPart {
 		{"is", "", "variables.new.filter(k, k.startsWith('request.'))"},
 		{"action", "", "'request.action' in variables.new ? string(variables.new['request.action']) : ''"},
 		{"waiting", "", "'request.action' in variables.old ? string(variables.old['request.action']) : ''"},
+		{"asker", "Whose request waits.", "'request.by' in variables.old ? string(variables.old['request.by']) : ''"},
+		{"none", "No request: neither key says anything alone, and a command that does not know them leaves them where they are.",
+			"variables.is.all(k, k in ['request.id', 'request.replaces'] && k in variables.old && variables.new[k] == variables.old[k])"},
 		{"free", "Nothing that others are asked about: guardian's own write, or the request stays.", celOr(
 			"request.operation != 'UPDATE'", "variables.mine",
 			"(size(variables.was) == size(variables.is) && variables.was.all(k, k in variables.new && variables.new[k] == variables.old[k]))")},
@@ -229,15 +232,18 @@ func recordRules() []celRule {
 			"'owner and guard of a record do not change'"},
 		{"Others write the request alone.", celOr("request.operation != 'UPDATE'", "variables.mine", "variables.rest"),
 			"'this record is guardian\\'s own (' + variables.owner + '): others write request.action, request.by, request.reason and request.at alone, as the guardian command does'"},
-		{"In their own name.", celOr("variables.free", "size(variables.is) == 0", "('request.by' in variables.new && variables.new['request.by'] == variables.user)"),
+		{"In their own name.", celOr("variables.free", "variables.none", "('request.by' in variables.new && variables.new['request.by'] == variables.user)"),
 			"'request.by must be ' + variables.user"},
-		{"A whole request, and one that guardian knows.", celOr("variables.free", "size(variables.is) == 0", `(['request.action', 'request.by', 'request.reason', 'request.at'].all(k, k in variables.new) &&
+		{"A whole request, and one that guardian knows.", celOr("variables.free", "variables.none", `(['request.action', 'request.by', 'request.reason', 'request.at'].all(k, k in variables.new) &&
   variables.is.all(k, k in ['request.action', 'request.by', 'request.reason', 'request.at', 'request.until', 'request.of', 'request.id', 'request.replaces']) &&
   variables.action in ['rollback', 'pause', 'resume', 'promote', 'arm', 'unlock', 'disarm', 'mark-wrong', 'mark-right'])`),
 			"'a request has request.action (rollback, pause, resume, promote, arm, unlock, disarm, mark-wrong or mark-right), request.by, request.reason and request.at'"},
-		{"By its id the command knows the answer; nobody takes another's.", celOr("variables.free", "!('request.id' in variables.new)",
-			"(string(variables.new['request.id']).matches('"+decision.RequestIDForm+"') && !('request.id' in variables.old && variables.old['request.id'] == variables.new['request.id']))"),
-			"'request.id is 8 to 64 letters, digits and hyphens that no other request has'"},
+		{"By its id the command knows the answer.", celOr("variables.free", "variables.none", "!('request.id' in variables.new)",
+			"string(variables.new['request.id']).matches('"+decision.RequestIDForm+"')"),
+			"'request.id is 8 to 64 letters, digits and hyphens'"},
+		{"Nobody takes another's.", celOr("variables.free", "variables.none", "!('request.id' in variables.new)", "!('request.id' in variables.old)",
+			"variables.old['request.id'] != variables.new['request.id']", "variables.asker in ['', variables.user]"),
+			"'request.id is of the request of ' + variables.asker + ' that waits: write request.id: null with yours, or an id of its own, as guardian\\'s command of this release does'"},
 		{"Nor says that it took the place of one that was not there.", celOr("variables.free", "!('request.replaces' in variables.new)",
 			`string(variables.new['request.replaces']).split(' ').all(id, ('request.id' in variables.old && variables.old['request.id'] == id) ||
   ('request.replaces' in variables.old && id in string(variables.old['request.replaces']).split(' ')))`),

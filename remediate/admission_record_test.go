@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,6 +48,18 @@ func withKey(key, value string) func(string, who, *corev1.ConfigMap) {
 func waitsWithID(_ string, r *corev1.ConfigMap) {
 	maps.Copy(r.Data, asked("eve", "promote"))
 	r.Data["request.id"], r.Data["request.replaces"] = "eve-s-own", "bob-s-own"
+}
+
+// idIsLeft is a record from which a command that knows no ids took a request.
+func idIsLeft(_ string, r *corev1.ConfigMap) {
+	r.Data["request.id"], r.Data["request.replaces"] = "eve-s-own", "bob-s-own"
+}
+
+// takeOffButIDs takes a request off as a command does that knows no ids.
+func takeOffButIDs(r *corev1.ConfigMap) {
+	for key := range asked("", "") {
+		delete(r.Data, key)
+	}
 }
 
 // requestWaits is a record with a request of somebody.
@@ -126,6 +139,22 @@ func theRecordTable() []recordRow {
 		{name: "in the place of the one that waits", before: waitsWithID, change: withKey("request.replaces", "eve-s-own bob-s-own"), want: whole},
 		{name: "in the place of one that does not", before: waitsWithID, change: withKey("request.replaces", "eve-s-own dan-s-own"), want: forbidden},
 		{name: "in the place of one where none waits", change: withKey("request.replaces", "eve-s-own"), want: forbidden},
+		{name: "in the place of the one that waits, without an id", before: waitsWithID, change: func(ns string, by who, r *corev1.ConfigMap) {
+			maps.Copy(r.Data, asked(by.in(ns), "rollback"))
+			delete(r.Data, "request.id")
+		}, want: whole},
+		{name: "with the id of one's own that waits", before: func(_ string, r *corev1.ConfigMap) {
+			maps.Copy(r.Data, asked("ci", "promote"))
+			r.Data["request.id"] = "ci-s-own"
+		}, change: withKey("request.id", "ci-s-own"), want: map[answer][]who{passes: {ci}, refused: {clusterAdmin, deployer}}},
+		{name: "where an id is left", before: idIsLeft, change: asksFor("rollback"), want: whole},
+		{name: "another id alone where one is left", before: idIsLeft, change: set(func(r *corev1.ConfigMap) { r.Data["request.id"] = "dan-s-own" }), want: forbidden},
+		{name: "an id alone", change: set(func(r *corev1.ConfigMap) { r.Data["request.id"] = "dan-s-own" }), want: forbidden},
+		{name: "taken off, and its id left", before: waitsWithID, change: set(takeOffButIDs), want: whole},
+		{name: "a waiting rollback taken off, and its id left", before: func(ns string, r *corev1.ConfigMap) {
+			waitsWithID(ns, r)
+			r.Data["request.action"] = "rollback"
+		}, change: set(takeOffButIDs), want: map[answer][]who{refused: {ci, deployer}, passes: {clusterAdmin, unlocker, theGuardian}}},
 		{name: "the answers", change: set(func(r *corev1.ConfigMap) { r.Data[decision.KeyAnswers] = `[{"id":"eve-s-own","result":"done"}]` }), want: nobodyElse},
 		{name: "unlock", change: asksFor("unlock"), want: map[answer][]who{refused: {ci, deployer}, passes: {clusterAdmin, unlocker}}},
 		{name: "disarm", change: asksFor("disarm"), want: map[answer][]who{refused: {ci, deployer}, passes: {clusterAdmin, unlocker}}},
@@ -197,5 +226,21 @@ func TestWhoMayDoWhatToARecord(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// The id of a request that waits stays where a command does not know the key: the
+// refusal tells a hand how to go on.
+func TestARefusedIDTellsWhoseItIsAndHowToGoOn(t *testing.T) {
+	j, err := newJudge(t, "1.37", AdmissionOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := recordRow{before: waitsWithID, change: asksFor("rollback")}
+	old, now := row.objects(testNamespace, ci)
+	got, err := j.rule(t.Context(), attempt{user: "ci", namespace: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: testNamespace}}, old: asUnstructured(t, old), new: asUnstructured(t, now)})
+	want := "request.id is of the request of eve that waits: write request.id: null with yours, or an id of its own, as guardian's command of this release does"
+	if err != nil || !slices.Equal(got.refused, []string{want}) {
+		t.Errorf("refused: %q (%v), want %q", got.refused, err, want)
 	}
 }
