@@ -84,7 +84,7 @@ type point struct {
 
 func newFeed(s source, selectors []string, chunk time.Duration, store *virtualtime.Store, from time.Time) *feed {
 	return &feed{source: s, chunk: chunk, store: store, loaded: from.UnixMilli(), targets: map[string]*target{}, intervals: map[string]int64{},
-		selectors: slices.DeleteFunc(slices.Clone(selectors), func(s string) bool { return s == upMetric }),
+		selectors: slices.DeleteFunc(slices.Clone(selectors), func(s string) bool { return s == upMetric || strings.HasPrefix(s, upMetric+"{") }),
 		seen:      func(labels.Labels, int64, float64) {}}
 }
 

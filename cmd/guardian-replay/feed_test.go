@@ -185,7 +185,11 @@ func TestWhatIsFetchedIsSeenAsItWas(t *testing.T) {
 		}{{time.Hour, 0}, {7 * time.Minute, 0}, {97 * time.Second, 0}, {time.Hour, 200}} {
 			source := &fakePrometheus{series: series, most: c.most}
 			store := virtualtime.NewStore()
-			f := newFeed(source, []string{"up", "istio_requests_total"}, c.chunk, store, time.UnixMilli(0))
+			up := []string{"up", `up{job=~".+"}`}[seed%2] // of all targets, or of the jobs that rules.proxies names
+			f := newFeed(source, []string{up, "istio_requests_total"}, c.chunk, store, time.UnixMilli(0))
+			if !slices.Equal(f.selectors, []string{"istio_requests_total"}) {
+				t.Fatalf("asks for %q, where up is asked of the targets that it has found", f.selectors)
+			}
 			for settled := int64(0); settled < until; {
 				var err error
 				if settled, err = f.advance(t.Context(), time.UnixMilli(until)); err != nil {
