@@ -3,7 +3,6 @@
 package printable
 
 import (
-	"errors"
 	"strconv"
 	"strings"
 	"unicode"
@@ -29,21 +28,21 @@ func (l OwnLines) Unwrap() error { return l.Err }
 // joined, and for the OwnLines that it ends in.
 func Error(err error) string {
 	text := err.Error()
-	switch wrapper := err.(type) {
-	case interface{ Unwrap() error }:
-		if inner := wrapper.Unwrap(); inner != nil && inner.Error() == text {
-			if _, lines := err.(OwnLines); !lines {
-				return Error(inner)
-			}
-		}
-	case interface{ Unwrap() []error }:
-		if all := each(wrapper.Unwrap(), error.Error); strings.Join(all, "\n") == text {
-			return strings.Join(each(wrapper.Unwrap(), Error), "\n")
+	if own, ok := err.(OwnLines); ok {
+		return Lines(own.Error())
+	}
+	if wrapper, ok := err.(interface{ Unwrap() error }); ok && wrapper.Unwrap() != nil {
+		if head, last := strings.CutSuffix(text, wrapper.Unwrap().Error()); last {
+			return Line(head) + Error(wrapper.Unwrap())
 		}
 	}
-	if own, ok := errors.AsType[OwnLines](err); ok {
-		if head, last := strings.CutSuffix(text, own.Error()); last {
-			return Line(head) + Lines(own.Error())
+	if wrapper, ok := err.(interface{ Unwrap() []error }); ok && len(wrapper.Unwrap()) > 0 {
+		all := wrapper.Unwrap()
+		if strings.Join(each(all, error.Error), "\n") == text {
+			return strings.Join(each(all, Error), "\n")
+		}
+		if head, last := strings.CutSuffix(text, all[len(all)-1].Error()); last {
+			return Line(head) + Error(all[len(all)-1])
 		}
 	}
 	return Line(text)

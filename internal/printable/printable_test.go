@@ -39,6 +39,8 @@ func TestAnErrorIsOneLineButForOwnOnes(t *testing.T) {
 		"with own lines before": {fmt.Errorf("%w%w", own, foreign), `   first   second\x1ba ::b\x1b`},
 		"none of it own":        {OwnLines{errors.New("")}, ""},
 		"joined":                {errors.Join(foreign, fmt.Errorf("%w%w", foreign, own), foreign), `a ::b\x1b` + "\n" + `a ::b\x1b` + "\n  first\n  second" + `\x1b` + "\n" + `a ::b\x1b`},
+		"joined and wrapped":    {fmt.Errorf("plan: %w", errors.Join(foreign, foreign)), `plan: a ::b\x1b` + "\n" + `a ::b\x1b`},
+		"two wrapped":           {fmt.Errorf("(%w) %w", foreign, errors.Join(foreign, foreign)), `(a ::b\x1b) a ::b\x1b` + "\n" + `a ::b\x1b`},
 		"of one joined":         {errors.Join(foreign), `a ::b\x1b`},
 		"in another's type":     {same{errors.Join(foreign, own)}, `a ::b\x1b` + "\n\n  first\n  second" + `\x1b`},
 		"own in another's type": {same{own}, "\n  first\n  second" + `\x1b`},
