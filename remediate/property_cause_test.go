@@ -37,6 +37,7 @@ type ledger struct {
 	unseen    time.Time                 // since when it had before it was taken back, as long as no record tells of that
 	owed      map[string]map[int]bool   // templates whose rollback a replica could not record
 	enforced  time.Time                 // when the record last came from observing to enforce
+	stood     *decision.Lock            // the lock that stood then; nil: none
 	ended     bool                      // the end of the rollback window was recorded, and nothing has changed since
 }
 

@@ -51,7 +51,7 @@ func (m *machine) switched(was, is decision.Record) {
 	if was.Status.Observing == nil || is.Status.Observing != nil {
 		return
 	}
-	m.enforced = m.now
+	m.enforced, m.stood = m.now, was.Lock
 	for t := range m.blamed {
 		if !slices.Contains(is.Refused, m.w.hashOfTemplate(t)) {
 			delete(m.blamed, t)
@@ -66,6 +66,9 @@ func (m *machine) checkPast() {
 	l, enforced := rec.Lock, rec.Status.EnforcedAt
 	if l == nil || l.By != decision.ByAlert || l.From != "" || l.Since.Before(enforced) {
 		return
+	}
+	if k := m.stood; k != nil && k.Since.Equal(l.Since) && k.Fingerprint == l.Fingerprint {
+		return // it was set before the guard observed, if in the same instant, and is put back
 	}
 	if l.StartsAt.Before(enforced) && !rec.Status.BuildSince.After(enforced) {
 		m.t.Fatalf("an alert of %s has rolled back at %s; the guard enforces since %s, the build is of %s", l.StartsAt, l.Since, enforced, rec.Status.BuildSince)
