@@ -317,13 +317,17 @@ func indexed[T any](idx cache.Indexer, index, value string, want func(*T) bool) 
 // allDeployments needs no cache to know which Deployments there are: it lists
 // them all.
 func (l *liveReader) allDeployments(ctx context.Context, want workloadSelector) ([]*slimDeployment, error) {
-	list, err := l.kube.AppsV1().Deployments(l.namespace).List(ctx, metav1.ListOptions{})
+	lists := l.lists
+	if lists == nil {
+		lists = newDeploymentLists(l.kube.AppsV1().Deployments(l.namespace).List, l.parts)
+	}
+	all, err := lists.all(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list Deployments in %s: %w", l.namespace, err)
 	}
 	var out []*slimDeployment
-	for i := range list.Items {
-		if k := slimDeploymentOf(&list.Items[i], l.parts); want.matches(k.template) {
+	for _, k := range all {
+		if want.matches(k.template) {
 			out = append(out, k)
 		}
 	}
@@ -340,6 +344,7 @@ type liveReader struct {
 	kube      kubernetes.Interface
 	istio     *istioAPI
 	parts     BuildParts
+	lists     *deploymentLists // shared with other passes; nil: with none
 }
 
 func (l *liveReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {

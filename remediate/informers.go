@@ -37,6 +37,7 @@ type informers struct {
 	demand   demand
 	running  sync.WaitGroup
 	reader   *cacheReader
+	lists    *deploymentLists
 	synced   atomic.Bool // every cache is filled
 	dead     atomic.Bool // one is not kept up to date
 	stale    atomic.Bool // the same, while others are
@@ -67,6 +68,7 @@ func newInformers(o Options, touched func([]string), preempt func(string), resta
 			}}
 	}
 	core, apps, mesh := o.Client.CoreV1(), o.Client.AppsV1(), &unstructured.Unstructured{}
+	i.lists = newDeploymentLists(apps.Deployments(o.Namespace).List, o.Builds)
 	maps := add(resourceRecords, &corev1.ConfigMap{}, o.Client, listWatch(core.ConfigMaps(o.Namespace), records.LabelGuard), recordIndexers(o.Domain))
 	vs := add(resourceVirtualServices, mesh, o.Dynamic, i.istio.listWatch(resourceVirtualServices), destinationIndexers(o.Namespace, o.Domain))
 	pods := add(resourcePods, &corev1.Pod{}, o.Client, listWatch(core.Pods(o.Namespace), ""), podIndexers())
@@ -90,7 +92,7 @@ func newInformers(o Options, touched func([]string), preempt func(string), resta
 }
 
 func (i *informers) liveReader(o Options) *liveReader {
-	return &liveReader{cache: i.reader, namespace: i.namespace, kube: o.Client, istio: i.istio, parts: o.Builds}
+	return &liveReader{cache: i.reader, namespace: i.namespace, kube: o.Client, istio: i.istio, parts: o.Builds, lists: i.lists}
 }
 
 // tell has the guards looked at that a change may matter to.
