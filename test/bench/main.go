@@ -51,11 +51,16 @@ func main() {
 	single := flag.Int("single", 200, "rollbacks timed one by one")
 	releases := flag.Int("idle", 0, "count instead what so many idle releases ask of the API server")
 	over := flag.Duration("for", 2*time.Minute, "how long that is counted")
+	extras := flag.Bool("extras", false, "measure instead what traces and the page cost in memory")
+	binary := flag.String("binary", "", "guardian to measure (default: one that is built now)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, func(b *bench) error {
+	err := run(ctx, *binary, func(b *bench) error {
 		if *releases > 0 {
 			return b.idleReleases(ctx, *releases, *over)
+		}
+		if *extras {
+			return b.extras(ctx, *guards)
 		}
 		return b.rollbacks(ctx, *guards, *single)
 	})
@@ -77,13 +82,14 @@ type bench struct {
 	alerts string // URLs
 	metric string
 	ready  time.Duration // from guardian's start until it was
+	env    []string      // and environment
 
 	mu   sync.Mutex
 	apps map[string]*controlplane.App
 }
 
-func run(ctx context.Context, measure func(*bench) error) (err error) {
-	b := &bench{apps: map[string]*controlplane.App{}}
+func run(ctx context.Context, binary string, measure func(*bench) error) (err error) {
+	b := &bench{binary: binary, apps: map[string]*controlplane.App{}}
 	if b.plane, err = controlplane.Start(ctx, controlplane.Options{}); err != nil {
 		return err
 	}
@@ -107,9 +113,7 @@ func (b *bench) rollbacks(ctx context.Context, guards, single int) error {
 	if err := b.burst(ctx, burst, bare[:guards]); err != nil {
 		return err
 	}
-	// Else what is measured next is also a guardian that marks the burst's records as those of guards that are gone.
-	err := b.kube.CoreV1().ConfigMaps(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "canary-guardian.io/guard"})
-	if err != nil {
+	if err := b.forgetRecords(ctx); err != nil {
 		return err
 	}
 	return b.oneByOne(ctx, ones, bare[:single])
@@ -138,17 +142,27 @@ func (b *bench) connect(ctx context.Context) (err error) {
 		}
 	}
 	b.dir = b.plane.Dir()
-	b.binary = filepath.Join(b.dir, "guardian")
+	if b.binary == "" {
+		b.binary = filepath.Join(b.dir, "guardian")
+		if err := build(ctx, b.binary); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(b.dir, "token"), []byte(token+"\n"), 0o600)
+}
+
+// build builds guardian as releases have it.
+func build(ctx context.Context, to string) error {
 	root, err := controlplane.Root()
 	if err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "./cmd/guardian")
-	build.Dir, build.Stderr = root, os.Stderr
-	if err := build.Run(); err != nil {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, "./cmd/guardian")
+	cmd.Dir, cmd.Stderr = root, os.Stderr
+	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("build guardian: %w", err)
 	}
-	return os.WriteFile(filepath.Join(b.dir, "token"), []byte(token+"\n"), 0o600)
+	return nil
 }
 
 func (b *bench) parallel(names []string, workers int, do func(string) error) error {
@@ -190,14 +204,20 @@ func (b *bench) makeApp(ctx context.Context, namespace, name string) error {
 }
 
 // shift gives every canary 30%, and waits until guardian has written down that it
-// has seen it. guardian itself is not asked: to answer would leave garbage.
+// has seen it.
 func (b *bench) shift(ctx context.Context, names []string) error {
+	if err := b.parallel(names, 8, func(name string) error { return b.apps[name].SetWeights(ctx, 70, 30) }); err != nil {
+		return err
+	}
+	return b.awaitRecords(ctx, names, `"state":"shifting"`)
+}
+
+// awaitRecords waits until the record of each guard has a text in its status.
+// guardian itself is not asked: to answer would leave garbage.
+func (b *bench) awaitRecords(ctx context.Context, names []string, text string) error {
 	wanted := map[string]bool{}
 	for _, name := range names {
 		wanted["guardian-"+name] = true
-	}
-	if err := b.parallel(names, 8, func(name string) error { return b.apps[name].SetWeights(ctx, 70, 30) }); err != nil {
-		return err
 	}
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
@@ -208,7 +228,7 @@ func (b *bench) shift(ctx context.Context, names []string) error {
 		}
 		seen := 0
 		for i := range records.Items {
-			if wanted[records.Items[i].Name] && strings.Contains(records.Items[i].Data["status"], `"state":"shifting"`) {
+			if wanted[records.Items[i].Name] && strings.Contains(records.Items[i].Data["status"], text) {
 				seen++
 			}
 		}
@@ -218,6 +238,8 @@ func (b *bench) shift(ctx context.Context, names []string) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-b.proc.Ended():
+			return fmt.Errorf("guardian ended:\n%s", b.proc.Tail(20))
 		case <-tick.C:
 		}
 	}
@@ -260,8 +282,14 @@ func (b *bench) writeBare(ctx context.Context, name string) error {
 	return err
 }
 
-// start runs guardian with these guards and waits until it has looked at all.
+// start runs guardian with these guards and waits until it has looked at all and
+// recorded them.
 func (b *bench) start(ctx context.Context, guards []string) error {
+	return b.startWithPage(ctx, guards, "")
+}
+
+// startWithPage is start with a page at an address; empty: there is none.
+func (b *bench) startWithPage(ctx context.Context, guards []string, page string) error {
 	alerts, err := controlplane.FreePort()
 	if err != nil {
 		return err
@@ -271,7 +299,7 @@ func (b *bench) start(ctx context.Context, guards []string) error {
 		return err
 	}
 	var c strings.Builder
-	fmt.Fprintf(&c, "namespace: %s\nlisten: {alerts: \"127.0.0.1:%d\", metrics: \"127.0.0.1:%d\"}\nwebhook: {tokenFile: %s}\n", namespace, alerts, metrics, filepath.Join(b.dir, "token"))
+	fmt.Fprintf(&c, "namespace: %s\nlisten: {alerts: \"127.0.0.1:%d\", metrics: \"127.0.0.1:%d\", page: %q}\nwebhook: {tokenFile: %s}\n", namespace, alerts, metrics, page, filepath.Join(b.dir, "token"))
 	c.WriteString("prometheus: {url: \"http://127.0.0.1:1\"}\nalertmanager: {url: \"\"}\nrules: {enabled: false}\nlog: {level: warn}\nguards:\n")
 	for _, g := range guards {
 		fmt.Fprintf(&c, "- name: %s\n", g)
@@ -285,59 +313,35 @@ func (b *bench) start(ctx context.Context, guards []string) error {
 		return err
 	}
 	b.alerts, b.metric = fmt.Sprintf("http://127.0.0.1:%d", alerts), fmt.Sprintf("http://127.0.0.1:%d", metrics)
-	ready := b.timeReady(ctx)
+	began := time.Now()
 	b.proc, err = b.plane.Run(ctx, controlplane.Program{Name: "guardian", Path: b.binary, Args: []string{"serve", "--config", file, "--kubeconfig", kubeconfig},
-		Env: []string{"POD_NAME=guardian-bench"}, Ready: b.allSeen})
+		Env: append([]string{"POD_NAME=guardian-bench"}, b.env...)})
 	if err != nil {
 		return err
 	}
-	b.ready, err = ready()
-	return err
-}
-
-// timeReady begins to look for guardian's readiness, and returns what waits for it
-// and says how long it has taken.
-func (b *bench) timeReady(ctx context.Context) func() (time.Duration, error) {
-	began, done := time.Now(), make(chan error, 1)
-	var took time.Duration
-	go func() {
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			if _, err := get(ctx, b.metric+"/readyz"); err == nil {
-				took = time.Since(began)
-				done <- nil
-				return
-			}
-			select {
-			case <-ctx.Done():
-				done <- ctx.Err()
-				return
-			case <-tick.C:
-			}
-		}
-	}()
-	return func() (time.Duration, error) { err := <-done; return took, err }
-}
-
-// allSeen says that guardian has looked at every guard and recorded it.
-func (b *bench) allSeen(ctx context.Context) error {
-	body, err := get(ctx, b.metric+"/api/v1/guards")
-	if err != nil {
+	if b.ready, err = b.awaitReady(ctx, began); err != nil {
 		return err
 	}
-	var views []struct {
-		Seen bool `json:"seen"`
-	}
-	if err := json.Unmarshal(body, &views); err != nil {
-		return err
-	}
-	for _, v := range views {
-		if !v.Seen {
-			return errors.New("guards not looked at yet")
+	return b.awaitRecords(ctx, guards, `"state":`)
+}
+
+// awaitReady waits until guardian, which began then, says that it is ready, and
+// returns how long that has taken.
+func (b *bench) awaitReady(ctx context.Context, began time.Time) (time.Duration, error) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := get(ctx, b.metric+"/readyz"); err == nil {
+			return time.Since(began), nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-b.proc.Ended():
+			return 0, fmt.Errorf("guardian ended:\n%s", b.proc.Tail(20))
+		case <-tick.C:
 		}
 	}
-	return nil
 }
 
 func get(ctx context.Context, url string) ([]byte, error) {
@@ -395,61 +399,35 @@ func (b *bench) burst(ctx context.Context, guards, bare []string) error {
 	if err := b.start(ctx, guards); err != nil {
 		return err
 	}
-	ready := b.ready
-	idle, err := b.rest(ctx, false)
-	if err != nil {
+	p := phases{ready: b.ready, start: b.most()}
+	var err error
+	if p.idle, err = b.rest(ctx, false); err != nil {
 		return err
 	}
-	scraped, err := b.rest(ctx, true)
-	if err != nil {
+	if p.scraped, err = b.rest(ctx, true); err != nil {
 		return err
 	}
+	b.most()
 	if err := b.shift(ctx, guards); err != nil {
 		return err
 	}
+	p.shift = b.most()
 	if err := b.parallel(bare, 8, func(name string) error { return b.apps[name].SetWeights(ctx, 70, 30) }); err != nil {
 		return err
 	}
-	// Half of the bare writes go before guardian's and half after, so that a
-	// machine that is slower in one minute than in the next is slower for both.
-	half := len(bare) / 2
-	plain, err := b.timeBare(ctx, bare[:half])
+	plain, took, err := b.race(ctx, guards, bare, &p)
 	if err != nil {
 		return err
 	}
-	took, err := b.alarm(ctx, guards)
-	if err != nil {
-		return fmt.Errorf("%w\n%s", err, b.proc.Tail(40))
-	}
-	ended := time.Now()
-	during := b.resident()
-	rest, err := b.timeBare(ctx, bare[half:])
-	if err != nil {
+	if p.restart, p.readyAgain, err = b.restart(ctx, guards); err != nil {
 		return err
 	}
-	plain += rest
-	if err := b.allAtStable(ctx, guards); err != nil {
-		return err
-	}
-	time.Sleep(time.Until(ended.Add(givenBack)))
-	after := b.resident()
 	fmt.Printf("\nburst: %d guards, 4 alerts each, at once; from the first call sent to the last answered\n", len(guards))
 	row("bare writes, %d at once", "%.2f s", "", writers, plain.Seconds())
 	row("guardian", "%.2f s", "", took.Seconds())
 	row("ratio", "%.2f", "1.3", took.Seconds()/plain.Seconds())
 	fmt.Printf("\n%d guards\n", len(guards))
-	for _, m := range []struct {
-		when, goal string
-		memory
-	}{{"at most while idle", "96", idle.most}, {"and scraped", "96", scraped.most}, {"at the end of the burst", "", during}, {"5 s after it", "96", after}} {
-		row("resident memory, "+m.when, "%.1f MiB", m.goal, m.total)
-		row("  of it program text", "%.1f MiB", "", m.file)
-	}
-	row("resident memory, most since its start", "%.1f MiB", "", after.peak)
-	row("start to ready", "%.2f s", "1", ready.Seconds())
-	row("idle processor time, of a core", "%.2f %%", "1", idle.share*100)
-	row("and scraped every 15 s", "%.2f %%", "", scraped.share*100)
-	b.proc.Stop()
+	p.print()
 	for _, ns := range []string{namespace, apart} {
 		record, annotations, err := b.sizes(ctx, ns)
 		if err != nil {
@@ -458,6 +436,74 @@ func (b *bench) burst(ctx context.Context, guards, bare []string) error {
 		row("bytes of a record and of annotations, "+ns, "%d, %d", "", record, annotations)
 	}
 	return nil
+}
+
+// race times guardian's rollbacks and the bare writes, and looks at guardian's memory.
+func (b *bench) race(ctx context.Context, guards, bare []string, p *phases) (plain, took time.Duration, err error) {
+	// Half of the bare writes go before guardian's and half after, so that a
+	// machine that is slower in one minute than in the next is slower for both.
+	half := len(bare) / 2
+	if plain, err = b.timeBare(ctx, bare[:half]); err != nil {
+		return 0, 0, err
+	}
+	b.most()
+	if took, err = b.alarm(ctx, guards); err != nil {
+		return 0, 0, fmt.Errorf("%w\n%s", err, b.proc.Tail(40))
+	}
+	ended := time.Now()
+	p.end = b.resident()
+	rest, err := b.timeBare(ctx, bare[half:])
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := b.allAtStable(ctx, guards); err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(time.Until(ended.Add(givenBack)))
+	p.after = b.resident()
+	p.burst = b.most()
+	return plain + rest, took, nil
+}
+
+// restart is what comes after an upgrade, or after a kill: a start with all records
+// there and all guards locked.
+func (b *bench) restart(ctx context.Context, guards []string) (most float64, ready time.Duration, err error) {
+	b.proc.Stop()
+	if err := b.start(ctx, guards); err != nil {
+		return 0, 0, err
+	}
+	if err := sleep(ctx, givenBack); err != nil {
+		return 0, 0, err
+	}
+	most = b.most()
+	b.proc.Stop()
+	return most, b.ready, nil
+}
+
+// phases are what guardian has needed in each part of the burst's run.
+type phases struct {
+	ready, readyAgain            time.Duration
+	start, shift, burst, restart float64 // MiB at most
+	idle, scraped                rest
+	end, after                   memory
+}
+
+func (p phases) print() {
+	row("resident memory, at most at the start", "%.1f MiB", "128", p.start)
+	for _, m := range []struct {
+		when, goal string
+		memory
+	}{{"at most while idle", "96", p.idle.most}, {"and scraped", "96", p.scraped.most}, {"at the end of the burst", "", p.end}, {"5 s after it", "96", p.after}} {
+		row("resident memory, "+m.when, "%.1f MiB", m.goal, m.total)
+		row("  of it program text", "%.1f MiB", "", m.file)
+	}
+	row("resident memory, at most in a shift of all", "%.1f MiB", "128", p.shift)
+	row("resident memory, at most in the burst", "%.1f MiB", "128", p.burst)
+	row("resident memory, at most at a restart", "%.1f MiB", "128", p.restart)
+	row("start to ready", "%.2f s", "1", p.ready.Seconds())
+	row("restart to ready, all guards locked", "%.2f s", "1", p.readyAgain.Seconds())
+	row("idle processor time, of a core", "%.2f %%", "1", p.idle.share*100)
+	row("and scraped every 15 s", "%.2f %%", "", p.scraped.share*100)
 }
 
 // sizes are how many bytes the records and the annotations of the VirtualServices of a
@@ -616,6 +662,7 @@ func (b *bench) allAtStable(ctx context.Context, guards []string) error {
 // rest is guardian while nothing happens.
 type rest struct {
 	share float64 // of a core
+	least float64 // MiB, resident
 	most  memory
 }
 
@@ -634,8 +681,12 @@ func (b *bench) rest(ctx context.Context, scraped bool) (r rest, err error) {
 		scrape.Stop()
 	}
 	for {
-		if m := b.resident(); m.total > r.most.total {
+		m := b.resident()
+		if m.total > r.most.total {
 			r.most = m
+		}
+		if r.least == 0 || m.total < r.least {
+			r.least = m.total
 		}
 		select {
 		case <-ctx.Done():
@@ -666,6 +717,17 @@ func (b *bench) cpu() (time.Duration, error) {
 	}
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
 	return time.Duration(user+system) * tick, nil
+}
+
+// most is how much of guardian was in memory at most since it was last asked, or
+// since guardian's start, in MiB; 0 where it cannot be read.
+func (b *bench) most() float64 {
+	peak := b.resident().peak
+	// A 5 has the kernel begin anew with the peak: proc_pid_clear_refs(5).
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", b.proc.Pid()), []byte("5"), 0); err != nil {
+		return 0
+	}
+	return peak
 }
 
 // memory is what of guardian is in memory, in MiB; 0 where it cannot be read.
