@@ -45,9 +45,9 @@ type reader interface {
 	revisions(ctx context.Context, want workloadSelector, pods []*slimPod) ([]*slimRevision, error)
 	slices(ctx context.Context, service string) ([]*slimSlice, error)
 	locked(ctx context.Context) ([]*corev1.ConfigMap, error) // records of all guards that are
-	// denying are those of them that deny one of the destinations, as Spellings
-	// writes them in full.
-	denying(ctx context.Context, destinations ...string) ([]*corev1.ConfigMap, error)
+	// denying are those of them that deny a destination, as Spellings writes it
+	// in full.
+	denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error)
 }
 
 // workloadSelector is the conjunction of a Service's selector and a subset's
@@ -288,15 +288,8 @@ func (c *cacheReader) locked(context.Context) ([]*corev1.ConfigMap, error) {
 	return c.records.ConfigMaps(c.namespace).List(labels.Set{records.LabelLocked: "true"}.AsSelector())
 }
 
-func (c *cacheReader) denying(_ context.Context, destinations ...string) (all []*corev1.ConfigMap, err error) {
-	for _, d := range destinations {
-		found, err := indexed(c.recordIx, indexDeny, d, func(cm *corev1.ConfigMap) bool { return !slices.Contains(all, cm) })
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, found...)
-	}
-	return all, nil
+func (c *cacheReader) denying(_ context.Context, destination string) ([]*corev1.ConfigMap, error) {
+	return indexed(c.recordIx, indexDeny, destination, func(*corev1.ConfigMap) bool { return true })
 }
 
 // indexed finds the objects with an index value that are wanted.
@@ -497,15 +490,11 @@ func (l *liveReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
 	return out, nil
 }
 
-func (l *liveReader) denying(ctx context.Context, destinations ...string) ([]*corev1.ConfigMap, error) {
+func (l *liveReader) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
 	all, err := l.locked(ctx)
-	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool { return !denies(cm, destinations...) }), err
-}
-
-// denies says that a record denies one of the destinations.
-func denies(cm *corev1.ConfigMap, destinations ...string) bool {
-	denied := strings.Fields(cm.Data[decision.KeyDeny])
-	return slices.ContainsFunc(destinations, func(d string) bool { return slices.Contains(denied, d) })
+	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool {
+		return !slices.Contains(strings.Fields(cm.Data[decision.KeyDeny]), destination)
+	}), err
 }
 
 // annotationApplied is kubectl's copy of the whole object.

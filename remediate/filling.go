@@ -195,8 +195,8 @@ func (f fillingReader) slices(ctx context.Context, service string) ([]*slimSlice
 	return f.from(resourceSlices).slices(ctx, service)
 }
 
-func (f fillingReader) denying(ctx context.Context, destinations ...string) ([]*corev1.ConfigMap, error) {
-	return f.from(resourceRecords).denying(ctx, destinations...)
+func (f fillingReader) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
+	return f.from(resourceRecords).denying(ctx, destination)
 }
 
 func (f fillingReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {

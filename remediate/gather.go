@@ -1,7 +1,6 @@
 package remediate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -335,23 +334,20 @@ func (s *snapshot) gatherHeld(ctx context.Context, r reader) {
 	s.input.Owned = slices.ContainsFunc(s.services, func(vs *unstructured.Unstructured) bool { return owned(vs) && !s.held[vs.GetName()] })
 }
 
-// gatherForeign finds the locks of other records that deny this guard's canary: of a
-// guard that has been renamed, or of one that leads to the same pods. And those that
-// deny its stable, which is then no place to send traffic to. What cannot be listed
-// keeps nothing from being rolled back, and everything from going forward.
+// gatherForeign finds the locks of other records that deny this guard's canary:
+// of a guard that has been renamed, or of one that leads to the same pods. What
+// cannot be listed keeps nothing from being rolled back, and everything from
+// going forward.
 func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
-	canary, stable := inFull(s.pair, s.pair.Canary), inFull(s.pair, s.pair.Stable)
-	if canary == "" {
+	spelled := virtualservice.Spellings(s.pair, s.pair.Canary)
+	if len(spelled) == 0 {
 		return
 	}
-	locked, err := r.denying(ctx, canary, stable)
+	locked, err := r.denying(ctx, spelled[len(spelled)-1])
 	if err != nil {
 		s.input.Unlisted = fmt.Sprintf("list locked records in %s: %v", s.input.Guard.Namespace, err)
 		return
 	}
-	slices.SortFunc(locked, func(a, b *corev1.ConfigMap) int {
-		return strings.Compare(a.Labels[records.LabelGuard], b.Labels[records.LabelGuard])
-	})
 	for _, cm := range locked {
 		guard := cm.Labels[records.LabelGuard]
 		if guard == s.input.Guard.Name {
@@ -361,35 +357,9 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 		if err := decision.ReadKey(cm.Data, decision.KeyLock, &f.Lock); err != nil {
 			f.Lock = decision.Lock{} // it stands all the same, for whoever steps forward
 		}
-		if denies(cm, canary) {
-			s.input.Foreign = append(s.input.Foreign, f)
-		}
-		if denies(cm, stable) {
-			s.denyStable(f)
-		}
+		s.input.Foreign = append(s.input.Foreign, f)
 	}
-}
-
-// inFull is a destination as records name it, with its host in full; empty: its host
-// is not known.
-func inFull(p virtualservice.Pair, r virtualservice.Ref) string {
-	spelled := virtualservice.Spellings(p, r)
-	if len(spelled) == 0 {
-		return ""
-	}
-	return spelled[len(spelled)-1]
-}
-
-// denyStable has nothing be sent to stable, which another guard's lock denies. Of two
-// guards each of which has locked the other's stable the one that was first goes on
-// holding its canary at 0: else nobody would hold any.
-func (s *snapshot) denyStable(f decision.Foreign) {
-	g, own := s.input.Guard, s.stored.Lock
-	if s.input.Stable.Missing != "" || own != nil && cmp.Or(own.Since.Compare(f.Lock.Since), strings.Compare(g.Name, f.Guard)) < 0 {
-		return
-	}
-	s.input.Stable.Missing = fmt.Sprintf("stable %s is what the lock of guard %s denies: deploy a new build of it or lift that lock (kubectl guardian unlock %s -n %s --reason '…'), or have stable be another",
-		g.Stable, f.Guard, f.Guard, g.Namespace)
+	slices.SortFunc(s.input.Foreign, func(a, b decision.Foreign) int { return strings.Compare(a.Guard, b.Guard) })
 }
 
 // owes says whether something that a rollback has re-pointed in a

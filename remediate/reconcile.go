@@ -334,7 +334,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 	if (s.input.Owned || len(s.leaving) > 0) && (s.input.Record.Lock == nil || live) { // a rollback pays nothing for it
 		s.gatherHeld(ctx, from)
 	}
-	if s.input.Record.Lock == nil || live || !s.input.Traffic.Clean() { // a lock may end in a live look, and a step follow; traffic is to go to stable
+	if s.input.Record.Lock == nil || live { // a lock may end in a live look, and a step follow
 		s.gatherForeign(ctx, from)
 	}
 	if r.unguarded != nil {

@@ -310,9 +310,11 @@ func (w *world) locked(context.Context) (out []*corev1.ConfigMap, err error) {
 	return out, nil
 }
 
-func (w *world) denying(ctx context.Context, destinations ...string) ([]*corev1.ConfigMap, error) {
+func (w *world) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
 	all, err := w.locked(ctx)
-	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool { return !denies(cm, destinations...) }), err
+	return slices.DeleteFunc(all, func(cm *corev1.ConfigMap) bool {
+		return !slices.Contains(strings.Fields(cm.Data[decision.KeyDeny]), destination)
+	}), err
 }
 
 func (w *world) endpointSlices(context.Context, string) ([]*slimSlice, error) {
@@ -340,11 +342,11 @@ func (r worldReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
 	return r.world.locked(ctx)
 }
 
-func (r worldReader) denying(ctx context.Context, destinations ...string) ([]*corev1.ConfigMap, error) {
+func (r worldReader) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
 	if r.unlisted != nil && *r.unlisted {
 		return nil, errForbidden
 	}
-	return r.world.denying(ctx, destinations...)
+	return r.world.denying(ctx, destination)
 }
 
 func (r worldReader) pods(ctx context.Context, want workloadSelector) ([]*slimPod, error) {
