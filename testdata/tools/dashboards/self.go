@@ -169,7 +169,7 @@ func writeTile() tile {
 
 func resourceTiles() []tile {
 	return []tile{
-		{title: "Memory", width: 8, builder: lines("bytes"), description: "Resident memory of each replica. 1,000 guards take some 90 MiB, and 150 MiB for moments; the chart's limit is 256 MiB.",
+		{title: "Memory", width: 8, builder: lines("bytes"), description: "Resident memory of each replica. 1,000 guards take some 90 MiB, and 110 MiB for moments; the chart's limit is 256 MiB.",
 			queries: []query{{expr: `max by (pod, instance) (process_resident_memory_bytes{` + ofAll + `})`, legend: replica}}},
 		{title: "CPU", width: 8, builder: lines("short").AxisLabel("cores").AxisPlacement(common.AxisPlacementLeft),
 			description: "Cores that each replica uses. Idle it is below 1% of one.",
