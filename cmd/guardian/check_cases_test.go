@@ -38,6 +38,11 @@ var brokenSetups = []struct {
 	{"both subsets select the same pods", exitFailed, func(s *setup) {
 		s.patch(controlplane.DestinationRules, testGuard, `{"spec":{"subsets":[{"name":"v1","labels":{"app":"orders-service"}},{"name":"v2","labels":{"version":"v2"}}]}}`)
 	}},
+	{"another subset and another Service lead to the canary's pods", exitOK, func(s *setup) {
+		s.patch(controlplane.DestinationRules, testGuard, `{"spec":{"subsets":[{"name":"v1","labels":{"version":"v1"}},{"name":"v2","labels":{"version":"v2"}},{"name":"fast","labels":{"version":"v2"}}]}}`)
+		s.create(schema.GroupVersionResource{Version: "v1", Resource: "services"}, s.namespace,
+			`{apiVersion: v1, kind: Service, metadata: {name: orders-direct}, spec: {selector: {app: orders-service, version: v2}, ports: [{port: 8080}]}}`)
+	}},
 	{"stable has no pods", exitFailed, func(s *setup) { s.must(s.app.Scale(s.t.Context(), "v1", 0)) }},
 	{"stable has no pods and needs none", exitOK, func(s *setup) {
 		s.must(s.app.Scale(s.t.Context(), "v1", 0))

@@ -16,6 +16,7 @@ import (
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 func TestFindingsAreTextJSONAndAnExitCode(t *testing.T) {
@@ -53,6 +54,42 @@ func TestFindingsAreTextJSONAndAnExitCode(t *testing.T) {
 		"FAIL  guard orders: stable v1: has 0 ready endpoints\n      fix: scale it up"
 	if got := strings.Join(text, "\n"); got != want {
 		t.Errorf("said:\n%s\nwant:\n%s", got, want)
+	}
+}
+
+// A pod that tells no build keeps a lock from being lifted, one that nothing manages
+// from nothing.
+func TestPodsOfTheCanaryThatTellNoBuildAreNamed(t *testing.T) {
+	g := config.Guard{Name: "orders", Canary: config.Ref{Ref: virtualservice.Ref{Subset: "v2"}}}
+	sides := decision.Sides{Canary: decision.Side{Workloads: []string{"orders-v2"}}}
+	well := decision.Workload{Build: "b1-0123456789ab", Ready: 2}
+	said := func(change func(*decision.Workload)) (failed int, text string) {
+		t.Helper()
+		in, p := decision.Input{Canary: well}, &preflight{app: &app{name: "guardian"}, guard: "orders"}
+		change(&in.Canary)
+		(&cluster{}).checkCanary(p, g, in, sides)
+		var lines []string
+		for _, f := range p.findings {
+			lines = append(lines, f.String())
+		}
+		return p.count(levelFail), strings.Join(lines, "\n")
+	}
+	const ok = "ok    guard orders: canary v2: build b1-0123456789ab of orders-v2, 2 ready"
+	for name, c := range map[string]struct {
+		change func(*decision.Workload)
+		failed int
+		want   string
+	}{
+		"all tell it": {func(*decision.Workload) {}, 0, ok},
+		"two do not": {func(w *decision.Workload) { w.Untold = []string{"a of CloneSet orders-v2", "b of CloneSet orders-v2"} }, 1,
+			"FAIL  guard orders: canary v2: nothing tells the build of a of CloneSet orders-v2, b of CloneSet orders-v2: a lock is then lifted by hand alone\n" +
+				"      fix: have guardian read their ReplicaSets or ControllerRevisions, or set rollback.lock: manual\n" + ok},
+		"one is run by hand": {func(w *decision.Workload) { w.Unowned = []string{"debug"} }, 0,
+			"note  guard orders: canary v2: debug run without a workload and belong to no build\n" + ok},
+	} {
+		if got, text := said(c.change); got != c.failed || text != c.want {
+			t.Errorf("%s: %d failed\n%s\nwant\n%s", name, got, text, c.want)
+		}
 	}
 }
 

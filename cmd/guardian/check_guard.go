@@ -167,9 +167,9 @@ func (c *cluster) checkWays(ctx context.Context, p *preflight, g config.Guard) {
 		return
 	}
 	if len(denied) > 0 {
-		p.note("ways", canary, "", "%s of DestinationRule %s leads to its pods too, and is denied while a lock stands", strings.Join(denied, ", "), g.DestinationRule)
+		p.note("ways", canary, "", "%s of DestinationRule %s leads to its pods too: guardian does not move what is sent there, and only the admission policies deny it while a lock stands", strings.Join(denied, ", "), g.DestinationRule)
 	}
 	if len(open) > 0 {
-		p.note("ways", canary, "", "%s leads to its pods too, and no lock holds what is sent there", strings.Join(open, ", "))
+		p.note("ways", canary, "", "%s leads to its pods too: guardian does not move what is sent there, and no lock holds it", strings.Join(open, ", "))
 	}
 }

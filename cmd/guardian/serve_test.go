@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -25,12 +26,43 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
+
+// serve names the environment's variables that set nothing, before anything else.
+func TestServeNamesMisspeltVariables(t *testing.T) {
+	t.Cleanup(klog.ClearLogger)
+	dir := t.TempDir()
+	file, kubeconfig := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "kubeconfig")
+	for name, text := range map[string]string{
+		file: "namespace: shop\nwebhook: {allowAnonymous: true, tokenFile: \"\"}\nguards: [{name: orders-service}]\n" +
+			"prometheus: {url: \"http://127.0.0.1:9\", http: {tls_config: {ca_file: " + filepath.Join(dir, "missing") + "}}}\n",
+		kubeconfig: "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: c, cluster: {server: \"http://127.0.0.1:9\"}}]\ncontexts: [{name: c, context: {cluster: c}}]\n",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	said := func() string {
+		var out syncBuffer
+		if err := serve(t.Context(), file, kubeconfig, &out); err == nil || !strings.HasPrefix(err.Error(), "prometheus: ") {
+			t.Fatalf("%v; want serve to end at the file that is missing", err)
+		}
+		return out.String()
+	}
+	if out := said(); strings.Contains(out, "misspelt") {
+		t.Errorf("without one it says %s", out)
+	}
+	t.Setenv("GUARDIAN_PROMETHEUS_URI", "http://secret")
+	if out := said(); !strings.Contains(out, "misspelt?") || !strings.Contains(out, "GUARDIAN_PROMETHEUS_URI") || strings.Contains(out, "secret") {
+		t.Errorf("of GUARDIAN_PROMETHEUS_URI it says %q", out)
+	}
+}
 
 func TestWhatEachCallGets(t *testing.T) {
 	r := newRig(t)
