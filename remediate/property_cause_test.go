@@ -3,6 +3,7 @@ package remediate
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -283,6 +284,11 @@ func (m *machine) takenAndLifted(r *replica, was, is decision.Record) {
 			}
 		case e.By == decision.ByAnnotation && annotation != nil:
 			refused = append(refused, m.templates[annotation.Build])
+			for b, t := range m.templates { // its message lists them all
+				if t != m.templates[annotation.Build] && strings.Contains(annotation.Message, b) {
+					refused = append(refused, t)
+				}
+			}
 		}
 	}
 	m.blame(refused...)
