@@ -125,7 +125,7 @@ const (
 
 // command is what a person types about the alert's guard, but for a reason.
 func command(verb string) string {
-	return "kubectl guardian " + verb + " " + guardLabel + " -n " + namespaceLabel
+	return "guardian " + verb + " " + guardLabel + " -n " + namespaceLabel
 }
 
 // lookup is a template that asks for a recorded series of the alert's guard and

@@ -58,7 +58,7 @@ func (b *builder) selfGroup() {
 		name: AlertDown, action: ActionNone, severity: "critical", static: here, wait: time.Minute,
 		expr:        "absent(guardian_heartbeat_timestamp_seconds{" + b.self() + "})",
 		summary:     "guardian is down, or not scraped",
-		description: "No replica of the release " + b.Name + " in " + b.Namespace + " has reported its metrics for a minute. If it is down nobody rolls canaries back; if it is only not scraped, the traffic and restart signals have no data. Which of the two: kubectl guardian status -n " + b.Namespace,
+		description: "No replica of the release " + b.Name + " in " + b.Namespace + " has reported its metrics for a minute. If it is down nobody rolls canaries back; if it is only not scraped, the traffic and restart signals have no data. Which of the two: guardian status -n " + b.Namespace,
 	})
 	b.alert(alert{
 		name: AlertNotificationsFailing, action: ActionNone, severity: "critical", static: here, keep: keepFiring,

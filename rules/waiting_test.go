@@ -141,7 +141,7 @@ func TestTheTextOfRestartsHasTheirReasons(t *testing.T) {
 	rolledBack := func(why string) map[int]text {
 		return map[int]text{120: {restartRollback, "orders-service: the canary's containers restarted 3 times",
 			"The containers of the canary of orders-service in microservices restarted 3 times (limit 2 within 5m)" + why +
-				"; stable's did not. guardian is asked to send all traffic to stable. Whether it has: kubectl guardian status orders-service -n microservices"}}
+				"; stable's did not. guardian is asked to send all traffic to stable. Whether it has: guardian status orders-service -n microservices"}}
 	}
 	runAll(t, func(s *Signals) { *s = Signals{Restarts: s.Restarts} }, map[string]scenario{
 		"what ended them, and what they wait for": {
@@ -158,7 +158,7 @@ func TestTheTextOfRestartsHasTheirReasons(t *testing.T) {
 			},
 			texts: map[int]text{120: {restartRollback, "orders-service: the canary's containers restarted 3 times",
 				"The containers of the canary of orders-service in microservices restarted 3 times (limit 2 within 1m40s), last ended by OOMKilled" +
-					"; stable's did not. guardian is asked to send all traffic to stable. Whether it has: kubectl guardian status orders-service -n microservices"}},
+					"; stable's did not. guardian is asked to send all traffic to stable. Whether it has: guardian status orders-service -n microservices"}},
 		},
 		"several": {
 			targets: []target{guardian(rows{terminations("OOMKilled"): step(60, 1), terminations("Error"): step(60, 2)})},

@@ -255,7 +255,7 @@ func TestThePageInABrowser(t *testing.T) {
 	b.accessible(rules, "a guard")
 	var copied string
 	b.script(`document.querySelector("button[data-copy]").click(); return document.querySelector("button[data-copy]").dataset.copy`, &copied)
-	if copied != "kubectl guardian unlock orders-service -n "+r.ns+" --reason '…'" {
+	if copied != "guardian unlock orders-service -n "+r.ns+" --reason '…'" {
 		t.Errorf("copies %q", copied)
 	}
 	r.wait("the button says that it has copied or selected", func(context.Context) error {

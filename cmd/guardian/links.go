@@ -50,7 +50,7 @@ func (b *blame) tellReceipt(guard, namespace string, r decision.Receipt) {
 	if !r.Open && !r.Counted.At.IsZero() {
 		b.Failures = fmt.Sprintf("%s of %s", thousands(r.Failed), thousands(r.Requests))
 	}
-	b.Receipt = fmt.Sprintf("kubectl guardian receipt %s -n %s", guard, namespace)
+	b.Receipt = fmt.Sprintf("guardian receipt %s -n %s", guard, namespace)
 }
 
 // ofThisLock says that the receipt is about the lock that stands.

@@ -62,7 +62,7 @@ func TestAnAnswerOfOneSaysWhoSinceWhenAndWhereToSeeMore(t *testing.T) {
 		"rolling back, without a lock":  {unlocked, "\n  by:       alert Slow\n  since:    2026-03-02T09:00:00Z" + grafana},
 		"blocked":                       {led(heldBack()), "not done yet, the canary is at 10%: stable has no ready endpoint; it is wanted because of 5% of requests failed\n  by:       alert GuardianErrorRate\n  since:    2026-03-02T09:00:00Z" + grafana},
 		"an alert fires":                {led(alerted(decision.ActionHold)), "\n  by:       alert Slow\n  since:    2026-03-02T08:59:00Z" + grafana},
-		"with a receipt of it":          {receipt, "\n  by:       alert GuardianErrorRate\n  since:    2026-03-02T08:59:58Z\n  limit:    1% of the requests may fail\n  failed:   22 of 310\n  receipt:  kubectl guardian receipt orders-service -n shop\n  Grafana:  https://grafana.example/d/guardian-guard?var-namespace=shop&var-guard=orders-service&from=1772441100000&to=1772442900000\n  Kiali:    https://kiali.example/"},
+		"with a receipt of it":          {receipt, "\n  by:       alert GuardianErrorRate\n  since:    2026-03-02T08:59:58Z\n  limit:    1% of the requests may fail\n  failed:   22 of 310\n  receipt:  guardian receipt orders-service -n shop\n  Grafana:  https://grafana.example/d/guardian-guard?var-namespace=shop&var-guard=orders-service&from=1772441100000&to=1772442900000\n  Kiali:    https://kiali.example/"},
 		"with one of an older rollback": {older, "\n  since:    2026-03-02T09:00:58Z" + grafana},
 		"no link is configured":         {locked(), "Error: guard orders-service: orders-service was rolled back: deploy a new build of v2\n  by:  alert GuardianErrorRate\n"},
 	} {
@@ -90,7 +90,7 @@ func TestARollbackWithoutALockHasItsReceiptsLinks(t *testing.T) {
 			r.History = append(r.History, decision.HistoryEntry{At: decisiontest.At, Event: decision.EventRolledBack, By: "alert", Alert: "Slow", Reason: "slow"})
 		})
 		code, text := b.run("gate", testGuard)
-		want(t, code, text, exitFailed, "rolled back at 2026-03-02T09:00:00Z: slow\n  by:       alert Slow\n  since:    2026-03-02T09:00:00Z\n  limit:    1% of the requests may fail\n  failed:   22 of 310\n  receipt:  kubectl guardian receipt orders-service -n shop\n  Grafana:  https://grafana.example/")
+		want(t, code, text, exitFailed, "rolled back at 2026-03-02T09:00:00Z: slow\n  by:       alert Slow\n  since:    2026-03-02T09:00:00Z\n  limit:    1% of the requests may fail\n  failed:   22 of 310\n  receipt:  guardian receipt orders-service -n shop\n  Grafana:  https://grafana.example/")
 	})
 }
 

@@ -171,7 +171,7 @@ func clause(text string) string { return strings.TrimRight(text, ". ") }
 
 // typed is a command about a guard, as people type it.
 func typed(c config.Config, v remediate.View, verb string, flags ...string) string {
-	return strings.Join(append([]string{"kubectl guardian", verb, v.Name, "-n", c.Namespace}, flags...), " ")
+	return strings.Join(append([]string{"guardian", verb, v.Name, "-n", c.Namespace}, flags...), " ")
 }
 
 // aReason is where a person has to say why.
@@ -200,7 +200,7 @@ func (n notice) unmanaged(guard, namespace string) notice {
 	delete(n.annotations, "next")
 	delete(n.annotations, "command")
 	n.annotations["summary"] = guard + ": guardian no longer manages it"
-	n.annotations["ended"] = fmt.Sprintf("The guard %[1]s was taken out of guardian's configuration, which changes no traffic. A lock that stands is lifted by a person alone: kubectl guardian unlock %[1]s -n %[2]s %[3]s", guard, namespace, aReason)
+	n.annotations["ended"] = fmt.Sprintf("The guard %[1]s was taken out of guardian's configuration, which changes no traffic. A lock that stands is lifted by a person alone: guardian unlock %[1]s -n %[2]s %[3]s", guard, namespace, aReason)
 	n.annotations["description"] = n.annotations["ended"]
 	return n
 }

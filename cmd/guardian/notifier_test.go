@@ -190,7 +190,7 @@ func TestWhatGuardianDidFiresUntilItIsOver(t *testing.T) {
 		check(0, "orders GuardianRolledBack", "orders GuardianRolledBack=1")
 		n.keepOnly(nil, "shop")
 		check(0, "", "")
-		if said := am.says("orders GuardianRolledBack"); !strings.Contains(said, "kubectl guardian unlock orders -n shop --reason") {
+		if said := am.says("orders GuardianRolledBack"); !strings.Contains(said, "guardian unlock orders -n shop --reason") {
 			t.Errorf("a lock may still stand, and the end says %q", said)
 		}
 		check(postFor+repost, "", "")

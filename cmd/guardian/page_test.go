@@ -192,7 +192,7 @@ func TestThePageShowsARollbackAsTheRecordHasIt(t *testing.T) {
 	})
 	body, err := pageOf(t.Context(), g.pageURL()+"/guards/"+app.Name)
 	r.must(err)
-	for _, want := range []string{"Refused builds", rec.Lock.Build, "kubectl guardian unlock orders-service -n " + r.ns, "50% → 0%", "Heartbeat", "received",
+	for _, want := range []string{"Refused builds", rec.Lock.Build, "guardian unlock orders-service -n " + r.ns, "50% → 0%", "Heartbeat", "received",
 		"Last rollback", "<dt>Alert</dt><dd>CanaryErrors</dd>", "guardian gate orders-service -n " + r.ns + " --wait-unlocked"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %q in\n%s", want, body)

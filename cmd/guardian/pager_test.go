@@ -99,7 +99,7 @@ func TestWhatWasCountedBeforeTheRollbackIsNotTold(t *testing.T) {
 	if n.annotations["failed"] != "" || n.annotations["requests"] != "" {
 		t.Errorf("told: %v", n.annotations)
 	}
-	if n.annotations["look"] != "kubectl guardian receipt orders-service -n shop" {
+	if n.annotations["look"] != "guardian receipt orders-service -n shop" {
 		t.Errorf("what comes later is found by %q", n.annotations["look"])
 	}
 	v.Receipt.Open = false
@@ -286,8 +286,8 @@ func TestTheEndOfAnAlertIsNoAllClear(t *testing.T) {
 	c := pagerConfig(t)
 	n := *noticeOf(c, somePosts()[rules.NoticeBlocked])
 	for want, n := range map[string]notice{
-		"That need not mean that all is well: kubectl guardian status orders-service -n shop":                     n,
-		"A lock that stands is lifted by a person alone: kubectl guardian unlock orders-service -n shop --reason": n.unmanaged(testGuard, "shop"),
+		"That need not mean that all is well: guardian status orders-service -n shop":                     n,
+		"A lock that stands is lifted by a person alone: guardian unlock orders-service -n shop --reason": n.unmanaged(testGuard, "shop"),
 	} {
 		a := &alert.Alert{Alert: model.Alert{Labels: model.LabelSet{}, Annotations: model.LabelSet{}, StartsAt: time.Now().Add(-time.Hour), EndsAt: time.Now().Add(-time.Minute)}}
 		for k, v := range c.RulesBase().NoticeLabels(n.name, testGuard, nil) {

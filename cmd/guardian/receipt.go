@@ -264,10 +264,10 @@ func whatRan(r decision.Receipt) []receiptRow {
 func nextOf(namespace, guard string, rec decision.Record) (next, command string) {
 	if rec.Lock != nil {
 		return nextOfLock(rec, func(verb, flags string) string {
-			return fmt.Sprintf("kubectl guardian %s %s -n %s%s", verb, guard, namespace, flags)
+			return fmt.Sprintf("guardian %s %s -n %s%s", verb, guard, namespace, flags)
 		})
 	}
-	command = fmt.Sprintf("kubectl guardian status %s -n %s", guard, namespace)
+	command = fmt.Sprintf("guardian status %s -n %s", guard, namespace)
 	if rec.Receipt.Lock == decision.LockNone {
 		return "There is no lock: traffic may be shifted again, and another alert rolls back again.", command
 	}

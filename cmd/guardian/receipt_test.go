@@ -107,18 +107,18 @@ func TestAReceiptPromisesNothingThatDoesNotCome(t *testing.T) {
 		record       decision.Record
 		says, offers string
 	}{
-		"locked": {rolledBackRecord(), "until a new build of it is ready", "kubectl guardian gate orders-service -n shop --wait-unlocked"},
+		"locked": {rolledBackRecord(), "until a new build of it is ready", "guardian gate orders-service -n shop --wait-unlocked"},
 		"mode observe": {at(func(r *decision.Record) { r.Status.Observing = &decision.Observing{} }),
-			"a new build lifts nothing, and guardian sends nothing back", "kubectl guardian unlock orders-service -n shop --reason '…'"},
+			"a new build lifts nothing, and guardian sends nothing back", "guardian unlock orders-service -n shop --reason '…'"},
 		"blocked": {at(func(r *decision.Record) {
 			r.Status.State, r.Status.Weight, r.Status.Reason = decision.StateBlocked, 10, "stable v1 has 0 ready endpoints"
-		}), "The canary has 10% of the traffic, and guardian cannot take it away yet: stable v1 has 0 ready endpoints.", "kubectl guardian status orders-service -n shop"},
+		}), "The canary has 10% of the traffic, and guardian cannot take it away yet: stable v1 has 0 ready endpoints.", "guardian status orders-service -n shop"},
 		"disarmed": {at(func(r *decision.Record) {
 			r.Status.State, r.Status.Disarmed = decision.StateDisarmed, &decision.Disarm{Until: decisiontest.At.Add(time.Hour)}
-		}), "disarmed until 2026-03-02T10:00:00Z: guardian takes no traffic from the canary before that", "kubectl guardian arm orders-service -n shop --reason '…'"},
+		}), "disarmed until 2026-03-02T10:00:00Z: guardian takes no traffic from the canary before that", "guardian arm orders-service -n shop --reason '…'"},
 		"no build is seen": {at(func(r *decision.Record) { r.Status.Build = "" }),
-			"guardian cannot see which build the canary runs, so no new one lifts it", "kubectl guardian unlock orders-service -n shop --reason '…'"},
-		"by hand": {at(func(r *decision.Record) { r.Lock.Kind = decision.LockManual }), "until a person lifts the lock", "kubectl guardian unlock orders-service -n shop --reason '…'"},
+			"guardian cannot see which build the canary runs, so no new one lifts it", "guardian unlock orders-service -n shop --reason '…'"},
+		"by hand": {at(func(r *decision.Record) { r.Lock.Kind = decision.LockManual }), "until a person lifts the lock", "guardian unlock orders-service -n shop --reason '…'"},
 	} {
 		next, command := nextOf("shop", testGuard, c.record)
 		if !strings.Contains(next, c.says) || command != c.offers {

@@ -806,7 +806,7 @@ func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
 		t.Errorf("policy looks at %v", r.VirtualServices)
 	}
 	for _, part := range []string{"guardian is rolling orders-service back to v1 since 2026-03-02T09:00:00Z", "CanaryErrors: 7% of requests fail", "Build b1 is refused",
-		"kubectl rollout status", "guardian gate orders-service -n microservices --wait-unlocked", "kubectl guardian unlock orders-service -n microservices --reason"} {
+		"kubectl rollout status", "guardian gate orders-service -n microservices --wait-unlocked", "guardian unlock orders-service -n microservices --reason"} {
 		if !strings.Contains(r.Message, part) {
 			t.Errorf("message %q\ndoes not say %q", r.Message, part)
 		}

@@ -296,7 +296,7 @@ func TestTheLocksMessageIsTrueAndShort(t *testing.T) {
 			if !strings.Contains(m, c.says) || strings.Contains(strings.ReplaceAll(m, "is rolled out", ""), c.lies) {
 				t.Errorf("%s: %q", name, m)
 			}
-			if len(m) > maxLockMessage+100 || !strings.HasSuffix(m, "kubectl guardian unlock orders-service -n microservices --reason '…'") {
+			if len(m) > maxLockMessage+100 || !strings.HasSuffix(m, "guardian unlock orders-service -n microservices --reason '…'") {
 				t.Errorf("%s: %d bytes: %q", name, len(m), m)
 			}
 		}

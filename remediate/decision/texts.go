@@ -22,7 +22,7 @@ func lockMessage(in Input, l Lock, what string) string {
 	} else if c := in.Canary; c.Build == "" && len(c.Untold) > 0 {
 		toGoOn = lockToGoOn + c.untold() + ", so no new build can be seen: lift the lock by hand"
 	}
-	toGoOn += fmt.Sprintf(": kubectl guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
+	toGoOn += fmt.Sprintf(": guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
 	build := "." + l.refusal()
 	if in.Stable.Overlap != "" {
 		build += lockMind + in.Stable.Overlap + "."

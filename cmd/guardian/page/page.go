@@ -220,7 +220,7 @@ const reason = " --reason '…'"
 func Commands(name, namespace string, r decision.Record) []Command {
 	var out []Command
 	add := func(what, verb, flags string) {
-		out = append(out, Command{what, "kubectl guardian " + verb + " " + name + " -n " + namespace + flags})
+		out = append(out, Command{what, "guardian " + verb + " " + name + " -n " + namespace + flags})
 	}
 	s := r.Status
 	switch {

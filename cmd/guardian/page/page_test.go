@@ -104,7 +104,7 @@ func TestOneGuardIsShownWithItsWeightsItsHistoryAndWhatToType(t *testing.T) {
 	inOrder(t, body, "orders", "rolled-back", "<dt>Lock</dt><dd>on orders</dd>",
 		`aria-label="The canary has 0% of the traffic. Before: 09:30:00 10%, 09:40:00 30%, 09:50:00 0%."`,
 		`points="0,136 0,136 0,123 240,123 240,97 480,97 480,136 720,136"`, `<circle cx="480" cy="136"`,
-		"kubectl guardian unlock orders -n shop --reason &#39;…&#39;", "kubectl guardian pause orders -n shop",
+		"guardian unlock orders -n shop --reason &#39;…&#39;", "guardian pause orders -n shop",
 		`<h2 id="receipt">Last rollback</h2>`, "Rollback of shop/orders", "<h3>What failed</h3>", "<dt>Why</dt><dd>7% of requests fail &lt;script&gt;", "<dt>Differs from stable</dt><dd>image: a → b</dd>\n<dd>image: c → d</dd>",
 		`<a id="link-grafana" href="https://grafana.example/d/x?a=b&amp;c=&#34;d" rel="noreferrer">Grafana</a>`, "The canary stays at 0%.", "guardian gate orders -n shop --wait-unlocked",
 		"2026-03-02T09:50:00Z", "rolled-back", "30% → 0%", "2026-03-02T09:40:00Z", "ci", "2026-03-02T09:30:00Z")
@@ -118,7 +118,7 @@ func TestOneGuardIsShownWithItsWeightsItsHistoryAndWhatToType(t *testing.T) {
 	if strings.Contains(body, "Last rollback") {
 		t.Error("a receipt of no rollback")
 	}
-	inOrder(t, body, "kubectl guardian rollback payments -n shop", "Nothing has happened yet")
+	inOrder(t, body, "guardian rollback payments -n shop", "Nothing has happened yet")
 }
 
 // What an alert says is whatever somebody wrote into a rule.
@@ -225,9 +225,9 @@ func TestTheCommandsAreThoseThatAreNotRefused(t *testing.T) {
 		var verbs []string
 		ids := map[string]bool{}
 		for _, command := range Commands("orders", "shop", c.record) {
-			verbs = append(verbs, strings.Fields(command.Line)[2])
+			verbs = append(verbs, strings.Fields(command.Line)[1])
 			ids[slug(command.For)] = true
-			if command.Line[:len("kubectl guardian rollback")] == "kubectl guardian rollback" && (c.record.Status.Observing != nil) != strings.Contains(command.For, "mode observe") {
+			if command.Line[:len("guardian rollback")] == "guardian rollback" && (c.record.Status.Observing != nil) != strings.Contains(command.For, "mode observe") {
 				t.Errorf("%s: %s for %q", name, command.Line, command.For)
 			}
 		}
