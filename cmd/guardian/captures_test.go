@@ -42,23 +42,25 @@ func captures(t *testing.T, page string) string {
 
 // What pages show of a terminal was captured once: the program still says it so, of guards that are as those were.
 func TestTheCapturesSayWhatTheProgramSays(t *testing.T) {
-	at := time.Date(2026, 11, 29, 23, 45, 0, 0, time.UTC)
+	at := time.Date(2026, 11, 30, 13, 0, 12, 0, time.UTC)
 	now := at.Add(2 * time.Second)
 	const build = "b1-81fd9bfa7960"
 	healthy := decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: 10, Counts: decision.Counts{Requests: 486,
 		Latency: decision.Latency{Quantile: 0.95, Millis: 100}, Counted: decision.Counted{Since: at.Add(-49 * time.Second), At: at}}}}
 	locked := decision.Record{
-		Lock:    &decision.Lock{Kind: decision.LockBuild, Build: build, Alert: "GuardianCanaryErrorRate", By: decision.ByAlert, Since: at, Reason: "GuardianCanaryErrorRate: orders-service: 53.9% of the canary's requests fail"},
+		Lock:    &decision.Lock{Kind: decision.LockBuild, Build: build, Alert: "GuardianCanaryErrorRate", By: decision.ByAlert, Since: at, Reason: "GuardianCanaryErrorRate: orders-service: 19.83% of the canary's requests fail"},
 		Refused: []string{build},
 	}
 	s := &locked.Status
 	s.State, s.Since, s.Build, s.Reason, s.Alerts, s.Ready = decision.StateRolledBack, at, build, locked.Lock.Reason, []string{"GuardianCanaryErrorRate"}, decision.ReadyInfo{Stable: 2, Canary: 2}
 	locked.History = []decision.HistoryEntry{
-		{At: at.Add(-18 * time.Second), Event: decision.EventShifted, To: 10, Reason: "canary went from 0% to 10%"},
+		{At: at.Add(-10 * time.Second), Event: decision.EventShifted, To: 10, Reason: "canary went from 0% to 10%"},
 		{At: at, Event: decision.EventRolledBack, By: decision.ByAlert, From: 30, Reason: locked.Lock.Reason},
 	}
+	locked.Receipt = &decision.Receipt{Written: at, Limit: "1% of the requests may fail"}
 	moving := locked
-	moving.Status.State, moving.Status.Weight = decision.StateShifting, 30
+	moving.Receipt = nil
+	moving.Status.State, moving.Status.Weight, moving.Status.Moving = decision.StateShifting, 30, &decision.Moving{From: 30, Receipt: &decision.Receipt{Limit: locked.Receipt.Limit}}
 	waiting := gateWatch{options: gateOptions{length: time.Minute}, guard: testGuard, last: healthy, traffic: at}
 	waiting.last.Status.Requests = 210
 
@@ -72,9 +74,10 @@ func TestTheCapturesSayWhatTheProgramSays(t *testing.T) {
 			"guard orders-service: " + waiting.progress(at.Add(29*time.Second)),
 			"guard orders-service: " + (&gateWatch{options: gateOptions{length: 5 * time.Minute}, began: at}).progress(at),
 			"Error: " + answer(exitFailed, moving, trouble(moving)),
+			blameOf(testGuard, "microservices", locked).lines("  "),
 		},
-		cli: append(strings.Split(strings.TrimSpace(tableText([]records.Named{{Namespace: "microservices", Guard: testGuard, Record: locked}}, false, true, 80, now)), "\n"),
-			strings.Split(guardText(t, records.Named{Namespace: "microservices", Guard: testGuard, Record: locked}, "12s ago, through Prometheus and Alertmanager", now), "\n")...),
+		cli: append(strings.Split(strings.TrimSpace(tableText([]records.Named{{Namespace: "microservices", Guard: testGuard, Record: locked}}, false, true, 80, now.Add(-time.Second))), "\n"),
+			strings.Split(guardText(t, records.Named{Namespace: "microservices", Guard: testGuard, Record: locked}, "15s ago, through Prometheus and Alertmanager", now), "\n")...),
 	} {
 		for _, text := range texts {
 			// The captures have links, by which names are set further in.
@@ -85,14 +88,8 @@ func TestTheCapturesSayWhatTheProgramSays(t *testing.T) {
 	}
 }
 
-// squeezed has one space where there are several.
-func squeezed(text string) string {
-	var lines []string
-	for line := range strings.Lines(text) {
-		lines = append(lines, strings.Join(strings.Fields(line), " "))
-	}
-	return strings.Join(lines, "\n")
-}
+// squeezed has one space where there are several, or a new line.
+func squeezed(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // guardText is what `guardian status NAME` prints.
 func guardText(t *testing.T, r records.Named, beat string, now time.Time) string {
