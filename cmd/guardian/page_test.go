@@ -56,10 +56,10 @@ func TestEveryCommandOfThePageIsTaken(t *testing.T) {
 	} {
 		for _, c := range page.Commands("orders-service", "microservices", r) {
 			words := shellCalls(c.Line)[0]
-			if words[0] != "kubectl" || words[1] != "guardian" {
+			if words[0] != "guardian" {
 				t.Fatalf("%q", words)
 			}
-			cmd, err := taken(words[2:])
+			cmd, err := taken(words[1:])
 			if err != nil {
 				t.Fatalf("%s: %v", c.Line, err)
 			}
