@@ -25,12 +25,17 @@ import (
 //	1 + (T-1) / (1 + (T-1)*p0) * (kc - p0*k) / max(k, 1)
 //
 // which is never negative, and has a mean of at most 1 while the canary is within what is
-// allowed: each bad request is as likely the canary's as p0 says. It need not be so by itself:
-// failures that come many at a time (retries, a connection with many requests on it) are as
-// fair a bet, because a block weighs by how many bad requests it has of both, never by whose
-// they are. A block is one bet for that reason, however many bad requests it has: with a single one
+// allowed: of any k bad requests p0*k at most are the canary's on average. It need not be so that each
+// comes by itself: failures that come many at a time (retries, a connection with many requests on it) are as
+// fair a bet, as long as it does not depend on whose they are how many come. A block is
+// one bet for that reason, however many bad requests it has: with a single one
 // it is the ratio of likelihoods, and were they counted each for itself, as independent, ten that
 // are one would prove as much as ten.
+//
+// It is not so where failures of both come together, and are seen apart: a dependency stalls, the canary's
+// pods are scraped during the stall and stable's after it, and the canary has all of one block's
+// few and stable all of the next one's many. One such outage is no proof (comparisonMost); seven to
+// fifty are.
 //
 // The sum S of the bets' logarithms over any blocks exceeds ln(1/alpha) with a chance of at most alpha at
 // whatever time one looks, by Ville's inequality: no error is spent by looking, as it is by a test of
