@@ -8,12 +8,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -137,8 +140,8 @@ func (p *Plane) ServiceAccount(ctx context.Context, namespace, name string) (*re
 	return config, nil
 }
 
-// Grant gives a user rights in a namespace through a new Role and RoleBinding. A user is written as in RBAC:
-// "system:serviceaccount:<namespace>:<name>" for a ServiceAccount.
+// Grant gives a user rights in a namespace through a new Role and RoleBinding, and returns when the API server
+// goes by them. A user is written as in RBAC: "system:serviceaccount:<namespace>:<name>" for a ServiceAccount.
 func (p *Plane) Grant(ctx context.Context, namespace, user string, rules ...rbacv1.PolicyRule) error {
 	client, err := p.client()
 	if err != nil {
@@ -157,6 +160,32 @@ func (p *Plane) Grant(ctx context.Context, namespace, user string, rules ...rbac
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("grant rights to %s in %s: %w", user, namespace, err)
+	}
+	for _, rule := range rules {
+		if err := inForce(ctx, client, namespace, user, rule); err != nil {
+			return fmt.Errorf("grant rights to %s in %s: %w", user, namespace, err)
+		}
+	}
+	return nil
+}
+
+// inForce waits until a user may do what a rule says: the API server reads Roles and
+// RoleBindings a moment after they have been written.
+func inForce(ctx context.Context, client kubernetes.Interface, namespace, user string, rule rbacv1.PolicyRule) error {
+	resource, subresource, _ := strings.Cut(rule.Resources[0], "/")
+	for _, verb := range rule.Verbs {
+		what := &authorizationv1.ResourceAttributes{Namespace: namespace, Verb: verb, Group: rule.APIGroups[0], Resource: resource, Subresource: subresource}
+		if len(rule.ResourceNames) > 0 {
+			what.Name = rule.ResourceNames[0]
+		}
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: user, ResourceAttributes: what}}
+		err := wait.PollUntilContextTimeout(ctx, 10*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+			answer, err := client.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+			return err == nil && answer.Status.Allowed, err
+		})
+		if err != nil {
+			return fmt.Errorf("wait until it may %s %s: %w", verb, rule.Resources[0], err)
+		}
 	}
 	return nil
 }
