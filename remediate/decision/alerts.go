@@ -49,11 +49,10 @@ func (d *decider) attribute() attribution {
 // other: whether one that rolls nothing back holds is as the record lists it, which the
 // lease holder brings up to date, or the guard would be held and not held in turns.
 func (d *decider) holdsAs(a Alert) Action {
-	asks := a.Action == ActionRollback || a.Action == ActionHold
 	switch {
 	case a.Action == ActionHold && d.unasked(a):
 		return ActionNone
-	case !asks && !d.in.Leads && slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == a.Episode() }):
+	case !a.Action.asks() && !d.in.Leads && d.was.Status.lists(a.Episode()):
 		return ActionHold
 	}
 	return a.Action
@@ -64,8 +63,12 @@ func (d *decider) holdsAs(a Alert) Action {
 // be any that the record does not list as firing.
 func (d *decider) unasked(a Alert) bool {
 	s := d.was.Status
-	listed := slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
-	return !d.in.Leads && (slices.Contains(s.Unasked, a.Episode()) || len(s.Unasked) >= maxFiring && !listed)
+	return !d.in.Leads && (slices.Contains(s.Unasked, a.Episode()) || len(s.Unasked) >= maxFiring && !s.lists(a.Episode()))
+}
+
+// lists says that an alert's episode is among those that fire.
+func (s *Status) lists(episode string) bool {
+	return slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == episode })
 }
 
 // asksAlone says that the alerts which count do so by this replica's configuration
@@ -112,9 +115,8 @@ func (d *decider) share(alerts []Alert) (others []Alert) {
 		s.refreshFiring(alerts)
 	}
 	for _, a := range alerts {
-		listed := slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
-		listed = listed || d.unasked(a)
-		if !listed && (a.Action == ActionRollback || a.Action == ActionHold) && len(s.Firing) < maxFiring {
+		listed := s.lists(a.Episode()) || d.unasked(a)
+		if !listed && a.Action.asks() && len(s.Firing) < maxFiring {
 			s.Firing = append(s.Firing, Firing{Name: a.Name, Episode: a.Episode(), Action: a.Action, Began: a.StartsAt, Seen: d.now, Summary: a.Summary})
 		}
 	}
@@ -142,14 +144,14 @@ func (s *Status) refreshFiring(alerts []Alert) {
 	kept := s.Firing[:0]
 	s.Unasked = slices.DeleteFunc(s.Unasked, func(episode string) bool {
 		return !slices.ContainsFunc(alerts, func(a Alert) bool {
-			return a.Episode() == episode && a.Action != ActionRollback && a.Action != ActionHold
+			return a.Episode() == episode && !a.Action.asks()
 		})
 	})
 	for _, f := range s.Firing {
 		if i := slices.IndexFunc(alerts, func(a Alert) bool { return a.Episode() == f.Episode }); i >= 0 {
 			f.Action = alerts[i].Action
 		}
-		if f.Action == ActionRollback || f.Action == ActionHold {
+		if f.Action.asks() {
 			kept = append(kept, f)
 		} else if len(s.Unasked) < maxFiring {
 			s.Unasked = append(s.Unasked, f.Episode)
@@ -183,7 +185,7 @@ func (d *decider) noteAlert(a Alert, why string) {
 // isOver says that no replica knows an episode to fire.
 func (d *decider) isOver(episode string) bool {
 	return !slices.ContainsFunc(d.in.Alerts, func(a Alert) bool { return a.Episode() == episode }) &&
-		!slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == episode })
+		!d.was.Status.lists(episode)
 }
 
 // Who sets a lock, when it is no person.

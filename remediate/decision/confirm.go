@@ -168,8 +168,7 @@ func (d *decider) confirmStep() {
 
 // isNew says of an alert that the record does not know it to fire.
 func (d *decider) isNew(a Alert) bool {
-	return !slices.Contains(d.was.Status.Unasked, a.Episode()) &&
-		!slices.ContainsFunc(d.was.Status.Firing, func(f Firing) bool { return f.Episode == a.Episode() })
+	return !slices.Contains(d.was.Status.Unasked, a.Episode()) && !d.was.Status.lists(a.Episode())
 }
 
 // untilBack ends the reason of a guard that is blocked since a VirtualService of its

@@ -17,6 +17,9 @@ const (
 	ActionOff      Action = "off"  // of no alert: of a signal that raises none
 )
 
+// asks says that an alert of this action asks for something.
+func (a Action) asks() bool { return a == ActionRollback || a == ActionHold }
+
 // Alert is one firing episode that names a guard. Its identity is fingerprint
 // and StartsAt together; StartsAt is by Prometheus's clock.
 type Alert struct {

@@ -220,7 +220,7 @@ func (d *decider) endWould() {
 // build which it then counted against is the present one: it may have been told for
 // another that served beside it, and would be told anew by each pass.
 func (d *decider) stillWould(w Would) bool {
-	fires := slices.ContainsFunc(d.rec.Status.Firing, func(f Firing) bool { return f.Episode == w.Episode }) ||
+	fires := d.rec.Status.lists(w.Episode) ||
 		slices.ContainsFunc(d.rollback, func(a Alert) bool { return a.Episode() == w.Episode })
 	return w.Build == d.rec.Status.Build && fires
 }
