@@ -111,7 +111,7 @@ func (i *informers) start(ctx context.Context) bool {
 	if !i.waitUntil(ctx, i.settled) {
 		return false
 	}
-	debug.FreeOSMemory() // the first lists leave several times the caches' size as garbage
+	i.running.Go(debug.FreeOSMemory) // the first lists leave several times the caches' size as garbage
 	missing := i.missing()
 	if len(missing) == 0 {
 		i.synced.Store(true)

@@ -33,6 +33,11 @@ func calm(guards int) targets {
 	return targets{percent: 40, limit: int64(some + each*guards)}
 }
 
+// starting is for the time until guardian is ready: what a cache is filled from is
+// garbage at once, and where that is collected at calm's pace, as soon as it has
+// some megabytes, collecting it takes longer than reading it.
+func starting(guards int) targets { return targets{percent: 150, limit: calm(guards).limit} }
+
 // crowded trades memory for processor time: collecting garbage near a limit takes
 // half as much as the rollbacks of a burst themselves, and users wait for them.
 // With more room than this the burst is no faster, and leaves more behind: what
@@ -42,13 +47,15 @@ func crowded(guards int) targets {
 	return targets{percent: 80, limit: calm(guards).limit + more}
 }
 
-// memory keeps the targets of this process: calm ones, but for bursts of rollbacks.
+// memory keeps the targets of this process: calm ones, but for its start and for
+// bursts of rollbacks.
 type memory struct {
 	set  func(targets)
 	free func() // gives back what is not needed
 
 	mu       sync.Mutex
 	guards   int
+	started  bool
 	underWay int         // guards whose alerts have been taken and not been recorded
 	burst    bool        // the targets are those of a burst
 	ending   *time.Timer // nil: the burst goes on, or there is none
@@ -73,7 +80,30 @@ func (m *memory) tune(guards int) {
 	defer m.mu.Unlock()
 	m.guards = guards
 	if !m.burst {
-		m.set(calm(guards))
+		m.set(m.usual())
+	}
+}
+
+// usual are the targets outside of a burst. It must be called with the lock held.
+func (m *memory) usual() targets {
+	if !m.started {
+		return starting(m.guards)
+	}
+	return calm(m.guards)
+}
+
+// ready notes that guardian has started. Of no memory nothing is noted.
+func (m *memory) ready() {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.started {
+		return
+	}
+	if m.started = true; !m.burst {
+		m.set(m.usual())
 	}
 }
 
@@ -112,7 +142,7 @@ func (m *memory) calmDown(of int) {
 	over := m.ending != nil && m.bursts == of
 	if over {
 		m.ending, m.burst = nil, false
-		m.set(calm(m.guards))
+		m.set(m.usual())
 	}
 	m.mu.Unlock()
 	if over {
@@ -150,6 +180,7 @@ func (s *service) tidy(ctx context.Context) error {
 			wait.Reset(time.Second)
 			continue
 		}
+		s.memory.ready()
 		debug.FreeOSMemory()
 		wait.Reset(tidyEvery)
 	}

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestMemoryIsSpentInABurstAloneAndGivenBackAfterIt(t *testing.T) {
+func TestMemoryIsSpentAtTheStartAndInABurstAloneAndGivenBackAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex // a timer's goroutine calls too
 		var asked []targets
@@ -25,7 +25,6 @@ func TestMemoryIsSpentInABurstAloneAndGivenBackAfterIt(t *testing.T) {
 				freed++
 			},
 		}
-		m.tune(1000)
 		expect := func(when string, frees int, want ...targets) {
 			t.Helper()
 			synctest.Wait()
@@ -35,41 +34,60 @@ func TestMemoryIsSpentInABurstAloneAndGivenBackAfterIt(t *testing.T) {
 				t.Fatalf("%s: asked for %v and freed %d times; want %v and %d", when, asked, freed, want, frees)
 			}
 		}
-		begin := func(n int) (end func()) {
-			var ends []func()
-			for range n {
-				ends = append(ends, m.begin())
-			}
-			return func() {
-				for _, end := range ends {
-					end()
-				}
-			}
-		}
+		begin := func(n int) (end func()) { return beginMany(m, n) }
+
+		m.tune(1000)
+		expect("at the start", 0, starting(1000))
+		m.ready()
+		m.ready()
+		expect("it has started", 0, starting(1000), calm(1000))
+		asked = nil
 
 		begin(crowd - 1)()
 		time.Sleep(time.Minute)
-		expect("a few guards", 0, calm(1000))
+		expect("a few guards", 0)
 
 		end := begin(2 * crowd)
-		expect("many guards", 0, calm(1000), crowded(1000))
+		expect("many guards", 0, crowded(1000))
 		m.tune(1001)
 		end()
 		time.Sleep(burstLasts / 2)
 		end = begin(crowd)
 		time.Sleep(2 * burstLasts)
-		expect("the burst goes on", 0, calm(1000), crowded(1000))
+		expect("the burst goes on", 0, crowded(1000))
 
 		end()
 		m.calmDown(m.bursts - 1)
-		expect("a timer of an earlier end", 0, calm(1000), crowded(1000))
+		expect("a timer of an earlier end", 0, crowded(1000))
 		time.Sleep(2 * burstLasts)
-		expect("it is over", 1, calm(1000), crowded(1000), calm(1001))
+		expect("it is over", 1, crowded(1000), calm(1001))
 
 		end = begin(crowd)
 		end()
 		m.stop()
 		time.Sleep(2 * burstLasts)
-		expect("stopped", 1, calm(1000), crowded(1000), calm(1001), crowded(1001))
+		expect("stopped", 1, crowded(1000), calm(1001), crowded(1001))
+
+		asked = nil
+		early := &memory{set: m.set, free: m.free}
+		early.tune(10)
+		end = beginMany(early, crowd)
+		early.ready()
+		end()
+		time.Sleep(2 * burstLasts)
+		expect("a burst while it starts", 2, starting(10), crowded(10), calm(10))
 	})
+}
+
+// beginMany begins with so many guards, and returns what ends with them.
+func beginMany(m *memory, n int) (end func()) {
+	var ends []func()
+	for range n {
+		ends = append(ends, m.begin())
+	}
+	return func() {
+		for _, end := range ends {
+			end()
+		}
+	}
 }
