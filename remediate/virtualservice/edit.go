@@ -195,9 +195,9 @@ func (e *edit) rollbackRoute(r *route, part part, o Options) error {
 	switch {
 	case len(toCanary) == 0:
 		return nil
-	case len(r.of(stable)) > 0 && part == aside:
+	case r.names(stable) && part == aside:
 		return e.shareForAWhile(r)
-	case len(r.of(stable)) > 0:
+	case r.names(stable):
 		return e.share(r, r.pairTotal(), 0)
 	case !r.leadsToCanary() && !r.allZero():
 		return nil
@@ -259,7 +259,7 @@ func (e *edit) forward(weight int, o Options) error {
 	moving := e.v.moving(o)
 	for i, r := range e.v.routes {
 		switch {
-		case len(r.of(canary)) == 0 || len(r.of(stable)) == 0:
+		case !r.namesBoth():
 			reached = reached || weight == 100 && !r.selective && r.leadsToCanary()
 			continue
 		case !moving[i]:

@@ -13,10 +13,11 @@ import (
 type part int
 
 const (
-	noPart part = iota
-	splits      // both get something, or the next step is to see to it
-	ended       // all of it is the canary's: the split at its end
-	aside       // testers' alone, all on one side: no step moves it, and it is no weight
+	noPart    part = iota
+	splits         // both get something, or the next step is to see to it
+	ended          // all of it is the canary's: the split at its end
+	aside          // testers' alone, all on one side: no step moves it, and it is no weight
+	undecided      // testers', all on one side: what the other routes are decides
 )
 
 // anyRoute in RewriteOptions.Split means that every route is of the split.
@@ -26,7 +27,7 @@ const anyRoute = "*"
 // change's values are the weights, null for one that is absent.
 const weightsKey = "route"
 
-// of says whether the options name a route of testers as one that splits.
+// splits says whether the options name a route of testers as one that splits.
 func (o Options) splits(r *route) bool {
 	switch o.Split {
 	case "":
@@ -43,45 +44,78 @@ func (o Options) splits(r *route) bool {
 // any other route of testers is so as long as it gives something to both, or stands
 // at 0 with all else and no other one of its kind leads to the canary.
 func (v *View) parts(o Options) []part {
-	out, open := make([]part, len(v.routes)), []int(nil)
+	out := make([]part, len(v.routes))
 	begun, beside := false, o.Beside
 	for i, r := range v.routes {
-		toStable, toCanary := r.leads(stable), r.leads(canary)
-		both := len(r.of(stable)) > 0 && len(r.of(canary)) > 0
-		switch {
-		case !both:
-			beside = beside || !r.selective && (toStable || toCanary)
-		case toStable == toCanary: // both, or none that could be told from the other
-			out[i], begun, beside = splits, begun || toStable, beside || toStable
-		case r.selective && (!o.splits(r) || toCanary && v.behind() || toStable && v.ahead()):
-			beside = beside || toStable
-			open = append(open, i)
-		case toStable:
-			out[i], beside = splits, true
-		default:
-			out[i], begun, beside = ended, true, true
-		}
+		out[i] = v.partAlone(r, o)
+		begun = begun || out[i].ofSplit() && r.leads(canary)
+		beside = beside || r.besideOthers(out[i])
 	}
-	for _, i := range open {
-		switch r := v.routes[i]; {
-		case r.leads(canary) && beside:
-			out[i] = aside
-		case r.leads(canary):
-			out[i] = ended // there is nothing else that it could stand beside
-		case begun || v.mirrored(r):
-			out[i] = aside
-		default:
-			out[i] = splits
+	for i, r := range v.routes {
+		if out[i] == undecided {
+			out[i] = v.partAmong(r, begun, beside)
 		}
 	}
 	return out
+}
+
+// ofSplit says that a step may move the route.
+func (p part) ofSplit() bool { return p == splits || p == ended }
+
+// partAlone is what a route is to the split, as far as it tells by itself.
+func (v *View) partAlone(r *route, o Options) part {
+	switch {
+	case !r.namesBoth():
+		return noPart
+	case r.leads(stable) == r.leads(canary): // both, or none that could be told from the other
+		return splits
+	case r.selective && !v.standsWithAll(r, o):
+		return undecided
+	case r.leads(canary):
+		return ended
+	}
+	return splits
+}
+
+// standsWithAll says that a route of testers, all on one side, has been seen to split
+// and that no route of everybody is on the other side.
+func (v *View) standsWithAll(r *route, o Options) bool {
+	if r.leads(canary) {
+		return o.splits(r) && !v.behind()
+	}
+	return o.splits(r) && !v.ahead()
+}
+
+// partAmong is what a route of testers, all on one side, is to the split: begun says
+// that the split gives the canary something, beside that another route leads
+// somewhere.
+func (v *View) partAmong(r *route, begun, beside bool) part {
+	switch {
+	case r.leads(canary) && !beside: // there is nothing else that it could stand beside
+		return ended
+	case r.leads(stable) && !begun && !v.mirrored(r):
+		return splits
+	}
+	return aside
+}
+
+// besideOthers says that a route of testers which is the canary's alone stands beside
+// this one.
+func (r *route) besideOthers(p part) bool {
+	switch p {
+	case noPart:
+		return !r.selective && r.leadsEither()
+	case undecided:
+		return r.leads(stable)
+	}
+	return r.leadsEither()
 }
 
 // behind says that a route of everybody that names both is not at its end: a
 // route of testers that is has not come there with it, whatever it did before.
 func (v *View) behind() bool {
 	return slices.ContainsFunc(v.routes, func(r *route) bool {
-		return !r.selective && len(r.of(canary)) > 0 && r.leads(stable)
+		return !r.selective && r.namesBoth() && r.leads(stable)
 	})
 }
 
@@ -90,7 +124,7 @@ func (v *View) behind() bool {
 // before.
 func (v *View) ahead() bool {
 	return slices.ContainsFunc(v.routes, func(r *route) bool {
-		return !r.selective && len(r.of(stable)) > 0 && r.leads(canary)
+		return !r.selective && r.namesBoth() && r.leads(canary)
 	})
 }
 
@@ -100,8 +134,8 @@ func (v *View) Beside(o Options) bool {
 	o.Beside = false
 	parts := v.parts(o)
 	for i, r := range v.routes {
-		named := len(r.of(stable)) > 0 || len(r.of(canary)) > 0
-		if named && (!r.selective || parts[i] == splits || parts[i] == ended && o.splits(r)) {
+		ofEverybody := !r.selective && r.namesEither()
+		if ofEverybody || parts[i] == splits || parts[i] == ended && o.splits(r) {
 			return true
 		}
 	}
@@ -169,7 +203,7 @@ type Testers struct {
 func (v *View) Testers() Testers {
 	var t Testers
 	for _, r := range v.routes {
-		if !r.selective || len(r.of(stable)) == 0 || len(r.of(canary)) == 0 {
+		if !r.selective || !r.namesBoth() {
 			continue
 		}
 		mark := r.mark(false)

@@ -458,26 +458,25 @@ func (v *View) Traffic(o Options) Traffic {
 	count := func(share int) { t = t.Merge(Traffic{Weight: share, Lowest: share, Counted: 1}) }
 	parts := v.parts(o)
 	for i, r := range v.routes {
-		toCanary, toStable := r.of(canary), r.of(stable)
 		switch {
 		case parts[i] == aside:
 			if r.leads(canary) {
 				t.CanaryOnly++
 			}
-		case len(toCanary) > 0 && len(toStable) > 0:
+		case r.namesBoth():
 			t.Split++
-			if total := sumWeights(toCanary) + sumWeights(toStable); total > 0 {
-				count(percentOf(sumWeights(toCanary), total))
+			if toCanary, toStable := sumWeights(r.of(canary)), sumWeights(r.of(stable)); toCanary+toStable > 0 {
+				count(percentOf(toCanary, toCanary+toStable))
 			}
 		case r.leadsToCanary() && !r.selective:
 			t.CanaryOnly++
 			count(100)
 		case r.leadsToCanary() && o.MatchRoutes:
 			t.CanaryOnly++
-		case len(toCanary) == 0 && sumWeights(toStable) > 0 && !r.selective:
+		case r.leads(stable) && !r.selective:
 			t.StableOnly++
 		}
-		if sumWeights(r.of(unsplit)) > 0 && !r.left(o) {
+		if r.leads(unsplit) && !r.left(o) {
 			t.Unsplit++
 		}
 		for _, m := range r.mirrors {
@@ -514,13 +513,13 @@ func (r *route) of(want role) []*destination {
 
 // leadsToCanary tells that the canary gets traffic and stable is not named.
 func (r *route) leadsToCanary() bool {
-	return len(r.of(stable)) == 0 && sumWeights(r.of(canary)) > 0
+	return !r.names(stable) && r.leads(canary)
 }
 
 // left tells that a rollback leaves the route alone: it is testers', and does
 // not name stable.
 func (r *route) left(o Options) bool {
-	return r.selective && !o.MatchRoutes && len(r.of(stable)) == 0
+	return r.selective && !o.MatchRoutes && !r.names(stable)
 }
 
 // toCanary tells that a mirror's copies reach the canary.
@@ -538,7 +537,20 @@ func (r *route) pairTotal() int64 {
 }
 
 // leads tells that a destination of the role gets traffic.
-func (r *route) leads(to role) bool { return sumWeights(r.of(to)) > 0 }
+func (r *route) leads(to role) bool {
+	return slices.ContainsFunc(r.destinations, func(d *destination) bool { return d.role == to && d.weight > 0 })
+}
+
+func (r *route) leadsEither() bool { return r.leads(stable) || r.leads(canary) }
+
+// names tells that a destination of the route has the role, with traffic or without.
+func (r *route) names(to role) bool {
+	return slices.ContainsFunc(r.destinations, func(d *destination) bool { return d.role == to })
+}
+
+func (r *route) namesBoth() bool { return r.names(stable) && r.names(canary) }
+
+func (r *route) namesEither() bool { return r.names(stable) || r.names(canary) }
 
 // mark identifies the route, by what it matches and where it leads, for
 // changes of its destinations or its mirrors.
