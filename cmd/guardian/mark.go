@@ -65,7 +65,7 @@ Exit codes: 0 noted; 1 refused or an error; 2 could not tell, no cluster, or wro
 func rollbackAt(guard, when string, history []decision.HistoryEntry) (time.Time, error) {
 	var found []time.Time
 	for _, e := range history {
-		if e.Event == decision.EventRolledBack || e.Event == decision.EventWould {
+		if e.Event.IsRollback() {
 			found = append(found, e.At)
 		}
 	}

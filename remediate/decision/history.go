@@ -64,6 +64,9 @@ const (
 	EventMarkedRight Event = "marked-right" // or right
 )
 
+// IsRollback says of an event that it is one, or what would have been one.
+func (e Event) IsRollback() bool { return e == EventRolledBack || e == EventWould }
+
 // HistoryEntry is one decision that changed something, or an alert that was
 // recorded without a change.
 type HistoryEntry struct {

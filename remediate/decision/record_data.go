@@ -215,7 +215,7 @@ func boundedHistory(h []HistoryEntry) string {
 		if size += len(b) + 1; e.Event.isRemark() {
 			remarks += len(b) + 1
 		}
-		if e.Event.isRollback() && len(b) < MaxHistoryBytes/4 {
+		if e.Event.IsRollback() && len(b) < MaxHistoryBytes/4 {
 			newest = i
 		}
 	}
@@ -238,9 +238,6 @@ func boundedHistory(h []HistoryEntry) string {
 	}
 	return "[" + string(bytes.Join(entries, []byte(","))) + "]"
 }
-
-// isRollback says of an event that it is one, or what would have been one.
-func (e Event) isRollback() bool { return e == EventRolledBack || e == EventWould }
 
 // isRemark says of an event that it may come over and over again while nothing changes.
 func (e Event) isRemark() bool {

@@ -102,7 +102,7 @@ func (d *decider) unlockByPerson(q *Request) {
 // mark notes what a person says of a rollback of the past. Nothing is decided by it.
 func (d *decider) mark(q *Request, as Event) {
 	for e := range d.rec.NewestFirst() {
-		if e.At.Equal(q.Of) && (e.Event == EventRolledBack || e.Event == EventWould) {
+		if e.At.Equal(q.Of) && e.Event.IsRollback() {
 			d.fulfil(q, as, q.Reason)
 			d.rec.History[len(d.rec.History)-1].Of = e.At
 			return

@@ -107,7 +107,7 @@ func Of(name string, r decision.Record, since, now time.Time) Guard {
 			continue
 		}
 		switch {
-		case e.Event == decision.EventRolledBack, e.Event == decision.EventWould:
+		case e.Event.IsRollback():
 			g.Rollbacks = append(g.Rollbacks, rollback(e, r.History[i+1:]))
 		case blocked && !was:
 			g.Blocked++
