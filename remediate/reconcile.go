@@ -458,9 +458,10 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d decision.Decision)
 // another holds now is decided anew.
 func (r *reconciler) stillLeads(s snapshot, d decision.Decision) error {
 	was, want := s.input.Record, d.Record
-	forward := d.Move == decision.MoveForward || d.Move == decision.MoveRestore || was.Lock != nil && want.Lock == nil ||
-		was.Status.Observing != nil && want.Status.Observing == nil
-	if forward && !r.leads() {
+	forward := d.Move == decision.MoveForward || d.Move == decision.MoveRestore
+	lifts := was.Lock != nil && want.Lock == nil
+	enforces := was.Status.Observing != nil && want.Status.Observing == nil
+	if (forward || lifts || enforces) && !r.leads() {
 		return fmt.Errorf("guard %s: the lease is another's: %w", s.input.Guard.Name, errConflict)
 	}
 	return nil

@@ -134,17 +134,19 @@ func (c *confirmed) when(guard string) time.Time {
 // confirms says that a decision tells of something as done that was not before:
 // a cache alone is no proof of it.
 func confirms(was decision.Record, d decision.Decision) bool {
-	now := d.Record.Status
-	return now.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack && d.Move == decision.MoveNone ||
-		was.Status.Moving != nil && slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool {
-			return e.Event == decision.EventRolledBack || e.Event == decision.EventReasserted || e.Event == decision.EventStep
-		})
+	becomes := d.Record.Status.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack
+	return becomes && d.Move == decision.MoveNone || was.Status.Moving != nil && adds(d, decision.EventRolledBack, decision.EventReasserted, decision.EventStep)
 }
 
 // givesUp says that a decision tells of a change of weights that it was not made: whoever
 // has made it may have a cache that does not show it yet.
 func givesUp(was decision.Record, d decision.Decision) bool {
-	return was.Status.Moving != nil && slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool { return e.Event == decision.EventMissed })
+	return was.Status.Moving != nil && adds(d, decision.EventMissed)
+}
+
+// adds says that a decision adds one of the events to the history.
+func adds(d decision.Decision, events ...decision.Event) bool {
+	return slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool { return slices.Contains(events, e.Event) })
 }
 
 // tellRefused has the record say that what was to be written was not, and why.
@@ -199,8 +201,7 @@ const maxRoutesAlone = 32
 // each route. The error names the routes that are left as they were.
 func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) error {
 	p := &partly{r: r, c: c}
-	traffic := slices.DeleteFunc(slices.Clone(c.ops), func(o virtualservice.Op) bool { return routeOf(o.Path) == "" })
-	weights := slices.DeleteFunc(slices.Clone(traffic), func(o virtualservice.Op) bool { return !strings.HasSuffix(o.Path, "/weight") })
+	traffic, _ := apart(c.ops, inRoute)
 	if len(traffic) == 0 {
 		return whole
 	}
@@ -213,8 +214,8 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 			whole = err // a person who is told of the annotations alone would mend what is not in the way
 		}
 	}
-	if len(weights) > 0 && len(weights) < len(traffic) && p.try(ctx, weights) == nil {
-		traffic = slices.DeleteFunc(traffic, func(o virtualservice.Op) bool { return strings.HasSuffix(o.Path, "/weight") })
+	if weights, others := apart(traffic, setsWeight); len(weights) > 0 && len(others) > 0 && p.try(ctx, weights) == nil {
+		traffic = others
 	}
 	routes, byRoute := p.split(traffic)
 	if p.lost != nil || len(routes) > maxRoutesAlone || len(routes) == 1 && p.wrote == 0 {
@@ -222,12 +223,7 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 	}
 	var left []error
 	for _, route := range routes {
-		ops := byRoute[route]
-		err := p.try(ctx, ops)
-		if part := slices.DeleteFunc(slices.Clone(ops), func(o virtualservice.Op) bool { return !strings.HasSuffix(o.Path, "/weight") }); err != nil && len(part) > 0 && len(part) < len(ops) {
-			_ = p.try(ctx, part) // what is left of the route is named in any case
-		}
-		if err != nil {
+		if err := p.tryRoute(ctx, byRoute[route]); err != nil {
 			left = append(left, ofRoutes([]string{route}, err))
 		}
 		if p.lost != nil {
@@ -239,6 +235,22 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 	}
 	return errors.Join(append(left, p.lost)...)
 }
+
+// apart sorts operations into those that are so, and the others.
+func apart(ops []virtualservice.Op, are func(virtualservice.Op) bool) (so, others []virtualservice.Op) {
+	for _, o := range ops {
+		if are(o) {
+			so = append(so, o)
+		} else {
+			others = append(others, o)
+		}
+	}
+	return so, others
+}
+
+func inRoute(o virtualservice.Op) bool { return routeOf(o.Path) != "" }
+
+func setsWeight(o virtualservice.Op) bool { return strings.HasSuffix(o.Path, "/weight") }
 
 // partly writes a VirtualService in parts.
 type partly struct {
@@ -259,6 +271,16 @@ func (p *partly) try(ctx context.Context, ops []virtualservice.Op) error {
 		p.wrote++
 	case !definitely(err):
 		p.lost = err
+	}
+	return err
+}
+
+// tryRoute writes what the API server takes of a route: all, or its weights alone. The
+// error is that of all: what is left of the route is named in any case.
+func (p *partly) tryRoute(ctx context.Context, ops []virtualservice.Op) error {
+	err := p.try(ctx, ops)
+	if weights, others := apart(ops, setsWeight); err != nil && len(weights) > 0 && len(others) > 0 {
+		_ = p.try(ctx, weights)
 	}
 	return err
 }

@@ -149,12 +149,13 @@ func (d *differ) compare(path string, was, is any) {
 			return
 		}
 	}
-	if a, b := listByName(was), listByName(is); (a != nil || was == nil) && (b != nil || is == nil) && (a != nil || b != nil) {
+	a, b := listByName(was), listByName(is)
+	comparable := (a != nil || was == nil) && (b != nil || is == nil) // one of them may be absent
+	if comparable && (a != nil || b != nil) {
 		d.compareMaps(path, a, b)
 		return
 	}
-	a, b := scalar(was), scalar(is)
-	if a != b {
+	if a, b := scalar(was), scalar(is); a != b {
 		d.say(path, a, b)
 	}
 }

@@ -46,6 +46,11 @@ func (w Workload) readyBuilds() []string { return slices.Concat(w.Running, w.Ser
 // called, and which of them have served. What a replica sees it adds; what it
 // does not see may be its cache's lag, and is the lease holder's to take away.
 func (d *decider) observeBuilds() {
+	d.observeRevisions()
+	d.observeServed()
+}
+
+func (d *decider) observeRevisions() {
 	s, c := &d.rec.Status, d.in.Canary
 	for _, r := range c.Revisions {
 		if !slices.ContainsFunc(s.Revisions, func(have Revision) bool { return have.Name == r.Name }) {
@@ -59,6 +64,10 @@ func (d *decider) observeBuilds() {
 		}
 		s.Revisions = slices.Delete(s.Revisions, i, i+1)
 	}
+}
+
+func (d *decider) observeServed() {
+	s, c := &d.rec.Status, d.in.Canary
 	ready, traffic := c.readyBuilds(), d.hasCanaryTraffic() && d.rec.Lock == nil
 	for _, b := range ready {
 		i := slices.IndexFunc(s.Served, func(have Served) bool { return have.Build == b })

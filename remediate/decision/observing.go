@@ -88,19 +88,20 @@ func (d *decider) behind() bool {
 // readMode brings the record to the mode of the configuration.
 func (d *decider) readMode() {
 	s, observe := &d.rec.Status, d.in.Guard.Mode == ModeObserve
+	begins, ends := observe && s.Observing == nil, !observe && s.Observing != nil
 	first := s.State == StateUnknown
 	switch {
-	case observe && s.Observing == nil && (first || d.in.Leads):
+	case begins && (first || d.in.Leads):
 		s.Observing = &Observing{Since: d.now}
 		d.supersede("mode observe")
 		s.Promoting = ""
 		if !first {
 			d.note(EventObserving, "", "mode observe: what is decided is told, and no VirtualService is written"+d.standing())
 		}
-	case !observe && s.Observing != nil && d.in.Leads && !d.in.Live:
-		d.wantLive = true // which builds run now must not be an old cache's word
-	case !observe && s.Observing != nil && d.in.Live:
+	case ends && d.in.Live:
 		d.enforce()
+	case ends && d.in.Leads:
+		d.wantLive = true // which builds run now must not be an old cache's word
 	}
 	if d.observing() {
 		d.in.Guard.Promotion.Mode, d.in.Unrecorded = PromotionOff, nil

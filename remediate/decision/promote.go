@@ -167,10 +167,13 @@ func (d *decider) noteWaiting() {
 // resumeStep takes up a person's step that was recorded, and that nobody has
 // seen in the VirtualService since.
 func (d *decider) resumeStep(step Step) {
-	s := d.rec.Status
-	m := s.Moving
-	if d.asked != nil || !m.StepsTo(d.reached(step)) || m.By == BySchedule || m.Step != step.Weight || m.Build != s.Build ||
-		d.now.Sub(m.At).Abs() > stillWanted || d.in.Busy {
+	m := d.rec.Status.Moving
+	if d.asked != nil || d.in.Busy || !m.StepsTo(d.reached(step)) {
+		return
+	}
+	thisOne := m.Step == step.Weight && m.Build == d.rec.Status.Build
+	recent := d.now.Sub(m.At).Abs() <= stillWanted
+	if m.By == BySchedule || !thisOne || !recent {
 		return
 	}
 	if d.wantLive = true; d.in.Live {
@@ -182,21 +185,23 @@ func (d *decider) resumeStep(step Step) {
 // on the API server was no longer what it had been decided on.
 func (d *decider) missed() {
 	s := &d.rec.Status
-	if m := s.Moving; d.in.Live && !d.in.Busy && m != nil && m.To > s.Weight-s.Spread {
-		text := fmt.Sprintf("the step to %d%% was not made", m.Step)
-		if m.Refused != "" {
-			text += ": " + m.Refused
-		}
-		if s.partly() {
-			text += " in every route"
-			s.MovedAt = d.now
-		}
-		d.note(EventMissed, "", text)
-		if m.Begins && !s.partly() && s.Promoting == m.Build {
-			s.Promoting = "" // nobody has begun with the build after all
-		}
-		d.endMoving(ResultRefused, text)
+	m, known := s.Moving, d.in.Live && !d.in.Busy
+	if !known || m == nil || m.To <= s.Weight-s.Spread {
+		return
 	}
+	text := fmt.Sprintf("the step to %d%% was not made", m.Step)
+	if m.Refused != "" {
+		text += ": " + m.Refused
+	}
+	if s.partly() {
+		text += " in every route"
+		s.MovedAt = d.now
+	}
+	d.note(EventMissed, "", text)
+	if m.Begins && !s.partly() && s.Promoting == m.Build {
+		s.Promoting = "" // nobody has begun with the build after all
+	}
+	d.endMoving(ResultRefused, text)
 }
 
 // nextStep is the first step above the present weight, and the step that the
@@ -454,7 +459,8 @@ func (d *decider) throttle() {
 	s, was := &d.rec.Status, d.was.Status
 	counted, _ := s.tally()
 	before, _ := was.tally()
-	if s.Reason == was.Reason && s.Waiting == was.Waiting && counted == before && s.Ready == was.Ready && s.Thin == was.Thin && d.rec.Message == d.was.Message {
+	sameText := s.Reason == was.Reason && s.Waiting == was.Waiting && s.Thin == was.Thin && d.rec.Message == d.was.Message
+	if sameText && counted == before && s.Ready == was.Ready {
 		return
 	}
 	if !sameButVolatileText(d.was, d.rec) {
