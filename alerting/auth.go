@@ -55,10 +55,11 @@ func newAuthenticator(tokenFile, webConfigFile string, anonymous bool) (authenti
 	if err != nil {
 		return nil, err
 	}
+	open := tokenFile == "" && !checks.basic && !checks.certificate
 	switch {
-	case tokenFile == "" && !checks.basic && !checks.certificate && anonymous:
+	case open && anonymous:
 		return nil, nil
-	case tokenFile == "" && !checks.basic && !checks.certificate:
+	case open:
 		return nil, errors.New("alerts port: nobody would be kept out: want a token file, or basic_auth_users or client_auth_type RequireAndVerifyClientCert with client_ca_file in the web configuration")
 	case tokenFile != "" && checks.basic:
 		return nil, fmt.Errorf("token file %s and basic_auth_users of %s: a request carries only one of the two: want one", tokenFile, webConfigFile)

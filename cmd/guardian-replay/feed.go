@@ -305,7 +305,9 @@ func (f *feed) learn() {
 func (f *feed) ended(t *target, before int64) {
 	interval := f.intervals[t.job]
 	due := t.last + interval
-	if t.gone || t.last == 0 || interval == 0 || due > before || len(t.ticks) > 0 && t.ticks[0].t < due+interval/2 {
+	unknown, early := t.last == 0 || interval == 0, due > before
+	came := len(t.ticks) > 0 && t.ticks[0].t < due+interval/2
+	if t.gone || unknown || early || came {
 		return
 	}
 	t.gone = true

@@ -3,6 +3,7 @@
 package printable
 
 import (
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -82,14 +83,14 @@ var markdownSpecial = strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*",
 // table's cell.
 func Markdown(text string) string { return markdownSpecial.Replace(Line(text)) }
 
+// plainWord is what means itself to a shell, and no flag to a command.
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_.:/][-A-Za-z0-9_.:/]*$`)
+
 // Word is text as one word of a command that is printed to be typed into a shell,
 // quoted where it has to be: what guardian has written has not, but whoever can edit
 // a record can write there as well.
 func Word(text string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:/", r)
-	}
-	if text != "" && !strings.HasPrefix(text, "-") && !strings.ContainsFunc(text, func(r rune) bool { return !plain(r) }) {
+	if plainWord.MatchString(text) {
 		return text
 	}
 	return "'" + strings.ReplaceAll(Line(text), "'", `'\''`) + "'"

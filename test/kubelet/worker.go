@@ -140,17 +140,27 @@ func (w *worker) possible(pod *corev1.Pod) error {
 		return refused("the host's network, processes or IPC")
 	}
 	for _, c := range pod.Spec.Containers {
-		for _, p := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
-			if p != nil && p.HTTPGet == nil {
-				return refused("container %q: a probe that is not httpGet", c.Name)
-			}
+		if err := possibleContainer(c); err != nil {
+			return err
 		}
-		if len(c.EnvFrom) > 0 {
-			return refused("container %q: envFrom", c.Name)
+	}
+	return nil
+}
+
+func possibleContainer(c corev1.Container) error {
+	for _, p := range []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe} {
+		if p != nil && p.HTTPGet == nil {
+			return refused("container %q: a probe that is not httpGet", c.Name)
 		}
-		if l := c.Lifecycle; l != nil && (l.PostStart != nil || l.PreStop != nil && l.PreStop.Sleep == nil && l.PreStop.HTTPGet == nil) {
-			return refused("container %q: postStart, or a preStop that is neither sleep nor httpGet", c.Name)
-		}
+	}
+	if len(c.EnvFrom) > 0 {
+		return refused("container %q: envFrom", c.Name)
+	}
+	if c.Lifecycle == nil {
+		return nil
+	}
+	if stop := c.Lifecycle.PreStop; c.Lifecycle.PostStart != nil || stop != nil && stop.Sleep == nil && stop.HTTPGet == nil {
+		return refused("container %q: postStart, or a preStop that is neither sleep nor httpGet", c.Name)
 	}
 	return nil
 }

@@ -337,17 +337,8 @@ func (k *check) ref(at string, r Ref) {
 }
 
 func (s Signals) validate(k *check, at string) {
-	comparison := rules.SignalComparison.Key()
 	for _, one := range s.actions() {
-		if one.key == comparison && one.action == string(rules.ActionRollback) {
-			k.want(false, at+"."+one.key+".action", one.action, "want hold or none: failures that come in clusters can look like a worse build, so it rolls nothing back")
-			continue
-		}
-		if one.key == comparison {
-			k.oneOf(at+"."+one.key+".action", one.action, string(rules.ActionHold), string(rules.ActionNone))
-			continue
-		}
-		k.oneOf(at+"."+one.key+".action", one.action, string(rules.ActionRollback), string(rules.ActionHold), string(rules.ActionNone))
+		k.action(at+"."+one.key+".action", one.key, one.action)
 	}
 	s.Comparison.validate(k, at+".comparison", s)
 	if s.ErrorRate.Enabled {
@@ -366,6 +357,18 @@ func (s Signals) validate(k *check, at string) {
 	}
 	if s.Traffic.Enabled {
 		k.want(s.Traffic.ShareTolerance > 0 && s.Traffic.ShareTolerance <= 1, at+".traffic.shareTolerance", s.Traffic.ShareTolerance, "want more than 0, at most 1, such as 0.5 for half of the weight")
+	}
+}
+
+// action takes what a signal may lead to: each to a rollback, but for the comparison.
+func (c *check) action(path, signal, action string) {
+	switch {
+	case signal != rules.SignalComparison.Key():
+		c.oneOf(path, action, string(rules.ActionRollback), string(rules.ActionHold), string(rules.ActionNone))
+	case action == string(rules.ActionRollback):
+		c.want(false, path, action, "want hold or none: failures that come in clusters can look like a worse build, so it rolls nothing back")
+	default:
+		c.oneOf(path, action, string(rules.ActionHold), string(rules.ActionNone))
 	}
 }
 
