@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -166,7 +165,5 @@ func (p *preflight) writeJSON(w io.Writer) error {
 	case r.Unseen > 0:
 		r.Result = levelUnknown
 	}
-	encoder := json.NewEncoder(w)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(r)
+	return writeJSON(w, r)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -83,12 +82,10 @@ func (a *app) gateJSON(results []gateResult, o gateOptions) error {
 		}
 		out[i] = gateJSON{shapeOf("GateAnswer"), r.guard, r.namespace, r.code, r.text, s.State, s.Weight, all, bad, ruledOut, r.blame}
 	}
-	enc := json.NewEncoder(a.out)
-	enc.SetIndent("", "  ")
 	if len(out) == 1 && !o.all {
-		return enc.Encode(out[0])
+		return writeJSON(a.out, out[0])
 	}
-	return enc.Encode(out)
+	return writeJSON(a.out, out)
 }
 
 // annotation is the answer as a workflow command of GitHub Actions.

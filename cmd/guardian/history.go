@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"time"
@@ -77,9 +76,7 @@ func (a *app) history(namespace, guard string, entries []decision.HistoryEntry, 
 		shown = shown[max(0, len(shown)-o.last):]
 	}
 	if o.output == "json" {
-		enc := json.NewEncoder(a.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(historyJSON{shapeOf("GuardHistory"), guard, namespace, shown})
+		return writeJSON(a.out, historyJSON{shapeOf("GuardHistory"), guard, namespace, shown})
 	}
 	if len(shown) == 0 {
 		fmt.Fprintln(a.errOut, "Nothing has happened.")

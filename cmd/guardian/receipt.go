@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	_ "embed"
-	"encoding/json"
 	"fmt"
 	"html"
 	"io"
@@ -332,11 +331,7 @@ func (v receiptView) text(w io.Writer) error {
 	return t.Flush()
 }
 
-func (v receiptView) json(w io.Writer) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v.doc)
-}
+func (v receiptView) json(w io.Writer) error { return writeJSON(w, v.doc) }
 
 func (v receiptView) markdown(w io.Writer) error {
 	var b strings.Builder

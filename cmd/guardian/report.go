@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -95,9 +94,7 @@ type reportJSON struct {
 
 func (a *app) report(namespace string, r report.Report, output string) error {
 	if output == "json" {
-		enc := json.NewEncoder(a.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(reportJSON{shapeOf("Report"), namespace, r})
+		return writeJSON(a.out, reportJSON{shapeOf("Report"), namespace, r})
 	}
 	w := reportWriter{md: output == "md", columns: columnsOf(a.out)}
 	w.heading("guardian in namespace %s, %s to %s", namespace, r.Since.UTC().Format(time.DateOnly), r.Until.UTC().Format(time.DateOnly))

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -218,12 +217,10 @@ func (a *app) requestEach(ctx, waiting context.Context, c *cluster, named []reco
 		code = max(code, answer.Code)
 	}
 	if f.output == "json" {
-		enc := json.NewEncoder(a.out)
-		enc.SetIndent("", "  ")
 		if !f.all {
-			return cmp.Or(enc.Encode(answers[0]), failed[0])
+			return cmp.Or(writeJSON(a.out, answers[0]), failed[0])
 		}
-		if err := enc.Encode(answers); err != nil {
+		if err := writeJSON(a.out, answers); err != nil {
 			return err
 		}
 	} else {

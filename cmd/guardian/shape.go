@@ -21,6 +21,13 @@ const shapeVersion = "cli.canary-guardian.io/v1"
 
 func shapeOf(kind string) shape { return shape{shapeVersion, kind} }
 
+// writeJSON prints what a program reads.
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
 // errorJSON is what a program reads where a command has no answer of its own to print.
 type errorJSON struct {
 	shape
@@ -54,9 +61,7 @@ func (a *app) forPrograms(run func() error) error {
 	if err == nil || out.wrote {
 		return err
 	}
-	enc := json.NewEncoder(a.out)
-	enc.SetIndent("", "  ")
-	if printErr := enc.Encode(errorJSON{shapeOf("Error"), exitCode(err), printable.Line(err.Error())}); printErr != nil {
+	if printErr := writeJSON(a.out, errorJSON{shapeOf("Error"), exitCode(err), printable.Line(err.Error())}); printErr != nil {
 		return printErr
 	}
 	return err

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -217,12 +216,10 @@ func (a *app) printJSON(named []records.Named, guard string) error {
 		}
 		out = append(out, s)
 	}
-	enc := json.NewEncoder(a.out)
-	enc.SetIndent("", "  ")
 	if guard != "" {
-		return enc.Encode(out[0])
+		return writeJSON(a.out, out[0])
 	}
-	return enc.Encode(out)
+	return writeJSON(a.out, out)
 }
 
 func printTable(w io.Writer, named []records.Named, all, header bool, now time.Time) error {
