@@ -89,9 +89,6 @@ func (o *forwardChecks) traces(ctx context.Context, c config.Config, g rules.Gua
 	return []decision.Link{{Name: l.Name, URL: l.URL}}, nil
 }
 
-// tracesMargin is how much time the link to Jaeger shows before and after.
-const tracesMargin = 15 * time.Minute
-
 // felt is from when on no scrape has counted a request, once all that reports on the
 // canary has been scraped since; zero: not yet.
 func felt(last, scraped, written time.Time) time.Time {
@@ -118,14 +115,4 @@ func (o *forwardChecks) times(ctx context.Context, query string) (map[string]tim
 		}
 	}
 	return out, nil
-}
-
-// links are where people see more of a guard. Names in them are DNS labels.
-func (b *bridge) links(guard string, sides decision.Sides, from, to time.Time) []decision.Link {
-	c := b.config.Load()
-	var out []decision.Link
-	for _, l := range rules.Links(c.Rules.Links).Between(c.Namespace, guard, sides.Canary.Service, from, to) {
-		out = append(out, decision.Link{Name: l.Name, URL: l.URL})
-	}
-	return out
 }

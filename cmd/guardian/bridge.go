@@ -402,3 +402,16 @@ func (i *guardIndex) filterOf(named string, guards []config.Guard) (alerting.Fil
 	}
 	return f, nil
 }
+
+// links are where people see more of a guard. Names in them are DNS labels.
+func (b *bridge) links(guard string, sides decision.Sides, from, to time.Time) []decision.Link {
+	c := b.config.Load()
+	var out []decision.Link
+	for _, l := range rules.Links(c.Rules.Links).Between(c.Namespace, guard, sides.Canary.Service, from, to) {
+		out = append(out, decision.Link{Name: l.Name, URL: l.URL})
+	}
+	return out
+}
+
+// tracesMargin is how much time the link to Jaeger shows before and after.
+const tracesMargin = 15 * time.Minute

@@ -134,6 +134,11 @@ func (c *cluster) wantReplica(ctx context.Context, p *records.Liveness) error {
 	return nil
 }
 
+// podsCommand shows what became of guardian's replicas.
+func podsCommand(namespace string) string {
+	return fmt.Sprintf("kubectl get pods -n %s -l app.kubernetes.io/name=guardian", namespace)
+}
+
 // sleep waits for d, or returns ctx's error when that ends first.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

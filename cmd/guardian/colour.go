@@ -5,8 +5,6 @@ import (
 	"os"
 	"strings"
 
-	"golang.org/x/term"
-
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 )
@@ -29,14 +27,6 @@ var stateColours = map[decision.State]colour{
 // https://no-color.org; a CI keeps what it is given.
 func colourful(w io.Writer) bool {
 	return watched(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
-}
-
-// watched says whether a person looks at a terminal. Some CIs give their steps one, and
-// keep all that is written to it: there a line that is written over and over is one
-// long line, and GitHub does not see the annotation behind it.
-func watched(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && os.Getenv("CI") == "" && term.IsTerminal(int(f.Fd()))
 }
 
 func (c colour) paint(text string) string { return "\x1b[" + string(c) + "m" + text + "\x1b[0m" }

@@ -116,14 +116,6 @@ func (o *gateOptions) complete(f *pflag.FlagSet) error {
 	return o.check()
 }
 
-// orUnknown gives an error the exit code of 'could not tell'.
-func orUnknown(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &exitError{exitUnknown, err}
-}
-
 // check says which flag is wrong, or which two do not go together.
 func (o gateOptions) check() error {
 	return cmp.Or(o.checkAmounts(), o.checkOutput(), o.checkProof())

@@ -54,8 +54,3 @@ func (a *app) nextCommand(r gateResult) string {
 	}
 	return ""
 }
-
-// podsCommand shows what became of guardian's replicas.
-func podsCommand(namespace string) string {
-	return fmt.Sprintf("kubectl get pods -n %s -l app.kubernetes.io/name=guardian", namespace)
-}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,8 +8,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/term"
 
 	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -172,22 +169,4 @@ func (p *gateProgress) end() {
 	if p.shown {
 		fmt.Fprint(p.out, "\r\x1b[K")
 	}
-}
-
-// width of a terminal; one that does not tell is as wide as all once were.
-func width(w io.Writer) int {
-	columns := 0
-	if f, ok := w.(*os.File); ok {
-		columns, _, _ = term.GetSize(int(f.Fd()))
-	}
-	return cmp.Or(columns, 80)
-}
-
-// cut makes a line fit: one that wraps cannot be written over.
-func cut(line string, columns int) string {
-	runes := []rune(line)
-	if len(runes) <= columns || columns < 2 {
-		return line
-	}
-	return string(runes[:columns-1]) + "…"
 }

@@ -118,55 +118,6 @@ func proofText(s decision.Status, prove float64) string {
 	return text + fmt.Sprintf("; an error rate of %s or more would have been seen (%.0f%%)", percent(bound), 100*confidence)
 }
 
-func latencyText(l decision.Latency) string {
-	if l.Quantile == 0 {
-		return ""
-	}
-	sign := "≤"
-	if l.Above {
-		sign = ">"
-	}
-	return fmt.Sprintf("p%s %s %s ms", strconv.FormatFloat(100*l.Quantile, 'g', 6, 64), sign, strconv.FormatFloat(l.Millis, 'g', -1, 64))
-}
-
-// percent is a share with two digits that say something.
-func percent(share float64) string {
-	return strconv.FormatFloat(roundUp(100*share), 'g', -1, 64) + "%"
-}
-
-// roundUp keeps two digits: a bound is never told lower than it is.
-func roundUp(x float64) float64 {
-	if x <= 0 {
-		return 0
-	}
-	unit := math.Pow(10, math.Floor(math.Log10(x))-1)
-	up, err := strconv.ParseFloat(strconv.FormatFloat(math.Ceil(x/unit-1e-9)*unit, 'g', 2, 64), 64)
-	if err != nil {
-		return x
-	}
-	return up
-}
-
-func plural(n int64, what string) string {
-	if n == 1 {
-		return what
-	}
-	return what + "s"
-}
-
-// thousands groups digits: 1,204.
-func thousands(n int64) string {
-	digits := strconv.FormatInt(n, 10)
-	var b strings.Builder
-	for i, d := range digits {
-		if i > 0 && (len(digits)-i)%3 == 0 {
-			b.WriteByte(',')
-		}
-		b.WriteRune(d)
-	}
-	return b.String()
-}
-
 // parseShare reads 2%, or 0.02.
 func parseShare(text string) (float64, error) {
 	number, isPercent := strings.CutSuffix(strings.TrimSpace(text), "%")

@@ -465,14 +465,3 @@ func (a *app) tell(guard, namespace string, q decision.Request, got requestOutco
 	}
 	return nil
 }
-
-func stateLine(r decision.Record) string {
-	return fmt.Sprintf("%s, canary at %d%%%s", r.Status.State, r.Status.Weight, orNothing(": ", r.Status.Reason))
-}
-
-func orNothing(before, s string) string {
-	if s == "" {
-		return ""
-	}
-	return before + s
-}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -352,23 +351,6 @@ func nextLine(s decision.Status, now time.Time) string {
 	return text + orNothing("; ", s.Waiting)
 }
 
-// short is a build for a column.
-func short(build string) string {
-	const width = 15 // a build of guardian's own has no more
-	build = printable.Line(build)
-	if len(build) > width {
-		return build[:width]
-	}
-	return cmp.Or(build, "unknown")
-}
-
-func age(since, now time.Time) string {
-	if since.IsZero() {
-		return "-"
-	}
-	return now.Sub(since).Round(time.Second).String()
-}
-
 // recentHistory is how many entries `status NAME` shows; -o json has all.
 const recentHistory = 10
 
@@ -543,12 +525,6 @@ func (a *app) watchStatus(ctx context.Context, c *cluster, guard string, o statu
 		}
 	}
 }
-
-// kind is an error's text without numbers and times, by which repetitions are
-// told.
-func kind(err error) string { return numbers.ReplaceAllString(err.Error(), "") }
-
-var numbers = regexp.MustCompile(`[0-9][0-9hms.]*`)
 
 // printChanged prints the records that are new to who watches.
 func (a *app) printChanged(changed []records.Named, guard string, o statusOptions, header bool) error {
