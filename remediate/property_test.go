@@ -2,12 +2,12 @@ package remediate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"maps"
 	"reflect"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -72,6 +72,8 @@ type machine struct {
 	atRecord  bool   // and only when the record is written
 	meddled   bool
 	records   map[*corev1.ConfigMap]decision.Record // as parsed
+	blanks    map[*unstructured.Unstructured]map[string]any
+	traffics  map[*unstructured.Unstructured]virtualservice.Traffic // as read: nobody edits a VirtualService of a world
 	refusals  []*refusal
 	truths    []traffics     // what the canary has had, oldest first
 	lockedAt  int            // version of the world when the last rollback was decided on
@@ -104,7 +106,7 @@ type fault struct {
 }
 
 func newMachine(t *rapid.T) *machine {
-	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]decision.Alert{}, prom: true, records: map[*corev1.ConfigMap]decision.Record{}, ledger: newLedger()}
+	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]decision.Alert{}, prom: true, records: map[*corev1.ConfigMap]decision.Record{}, traffics: map[*unstructured.Unstructured]virtualservice.Traffic{}, blanks: map[*unstructured.Unstructured]map[string]any{}, ledger: newLedger()}
 	m.beat = m.now
 	m.guard = decision.Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
 		DestinationRule: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
@@ -179,7 +181,7 @@ func (m *machine) wire(r *replica) {
 	}
 	r.store.answer, r.store.moved = m.answer, m.remember
 	r.rec = &reconciler{
-		cached: worldReader{world: r.view, saw: &r.saw, unlisted: &m.unlisted}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down, unlisted: &m.unlisted}, store: r.store, now: m.clock, past: records.NewHistories(), domain: "cluster.local",
+		cached: worldReader{world: r.view, saw: &r.saw, unlisted: &m.unlisted}, live: worldReader{world: m.w, saw: &r.saw, down: &m.down, unlisted: &m.unlisted}, store: r.store, now: m.clock, known: newTrafficCache(), past: records.NewHistories(), domain: "cluster.local",
 		user:      func() string { return guardianUser },
 		leads:     func() bool { return r.leads },
 		heartbeat: func(context.Context) (time.Time, error) { return m.beat, nil },
@@ -247,10 +249,14 @@ func (m *machine) trafficOf(vs *unstructured.Unstructured) virtualservice.Traffi
 	if vs == nil {
 		return virtualservice.Traffic{}
 	}
+	if t, ok := m.traffics[vs]; ok {
+		return t
+	}
 	t, err := virtualservice.Inspect(vs.Object, m.pair(), m.guard.Rollback.Options())
 	if err != nil {
 		m.t.Fatalf("inspect: %v", err)
 	}
+	m.traffics[vs] = t
 	return t
 }
 
@@ -279,7 +285,7 @@ func (m *machine) checkWrite(r *replica, before, after *unstructured.Unstructure
 			m.movedAt, m.stoodAt = m.now, time.Time{}
 		}
 	}()
-	if a, b := blank(m.t, before), blank(m.t, after); !reflect.DeepEqual(a, b) {
+	if a, b := m.blank(before), m.blank(after); !reflect.DeepEqual(a, b) {
 		m.t.Fatalf("invariant 3: guardian changed more than weights:\n%v\n%v", a, b)
 	}
 	if was != is && !m.meddled && m.disarmed() {
@@ -393,7 +399,16 @@ func (m *machine) moved(was, is virtualservice.Traffic) {
 	m.movedAt = m.now
 }
 
-// blank is a VirtualService without what guardian may touch.
+// blank is a VirtualService without what guardian may touch, made once for each.
+func (m *machine) blank(vs *unstructured.Unstructured) map[string]any {
+	out, ok := m.blanks[vs]
+	if !ok {
+		out = blank(m.t, vs)
+		m.blanks[vs] = out
+	}
+	return out
+}
+
 func blank(t *rapid.T, vs *unstructured.Unstructured) map[string]any {
 	u := vs.DeepCopy()
 	u.SetManagedFields(nil)
@@ -432,15 +447,7 @@ func blank(t *rapid.T, vs *unstructured.Unstructured) map[string]any {
 		route["pair total"] = pair
 	}
 	u.Object["spec"].(map[string]any)["http"] = routes
-	b, err := json.Marshal(u.Object)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out map[string]any
-	if err := json.Unmarshal(b, &out); err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return u.Object
 }
 
 // pass is one reconcile by one replica.
@@ -644,6 +651,7 @@ func (m *machine) outside(label string) {
 			m.roll(rapid.SampledFrom([]int{0, 1, 2, 2}).Draw(t, label+" ready at once"))
 		}
 	case "crash":
+		m.w.lives = slices.Clone(m.w.lives)
 		for i := range m.w.lives {
 			m.w.lives[i].down = true
 		}
@@ -1015,6 +1023,7 @@ func TestPropertyInvariantsHold(t *testing.T) {
 			}
 		}()
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // it makes much, and keeps little
 	rapid.Check(t, func(t *rapid.T) {
 		m := newMachine(t)
 		m.settle()

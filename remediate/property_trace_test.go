@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -17,19 +18,31 @@ import (
 
 // traceRecord notes a record that a replica has written.
 func (m *machine) traceRecord(r *replica, was, is decision.Record) {
-	m.t.Logf("%s %s records %s", m.now.Format("15:04:05"), r.name, recordText{was, is})
+	m.t.Logf("%s %s records %s", clockText(m.now), r.name, recordText{was, is})
 }
 
 // traceWrite notes weights that a replica has written.
 func (m *machine) traceWrite(r *replica, was, is virtualservice.Traffic, after *unstructured.Unstructured) {
-	m.t.Logf("%s %s writes %d%%/%d%% to %d%%/%d%%; %v", m.now.Format("15:04:05"), r.name, was.Weight, was.CanaryOnly, is.Weight, is.CanaryOnly, after.GetAnnotations())
+	m.t.Logf("%s %s writes %d%%/%d%% to %d%%/%d%%; %v", clockText(m.now), r.name, was.Weight, was.CanaryOnly, is.Weight, is.CanaryOnly, marksText{after})
 }
 
 // tracePass notes what a replica saw.
 func (m *machine) tracePass(r *replica, err error) {
-	m.t.Logf("%s %s (leads: %v, idle: %v) saw %s: %v", m.now.Format("15:04:05"), r.name, r.leads, r.idle, worldText{r.saw}, err)
-	m.t.Logf("           there is %s; fire: %v, it was told of %v", worldText{m.w}, slices.Sorted(maps.Keys(m.firing)), slices.Sorted(maps.Keys(r.given)))
+	m.t.Logf("%s %s (leads: %v, idle: %v) saw %s: %v", clockText(m.now), r.name, r.leads, r.idle, worldText{r.saw}, err)
+	m.t.Logf("           there is %s; fire: %v, it was told of %v", worldText{m.w}, alertsText(m.firing), alertsText(r.given))
 }
+
+type clockText time.Time
+
+func (t clockText) String() string { return time.Time(t).Format("15:04:05") }
+
+type marksText struct{ vs *unstructured.Unstructured }
+
+func (t marksText) String() string { return fmt.Sprint(t.vs.GetAnnotations()) }
+
+type alertsText map[string]decision.Alert
+
+func (t alertsText) String() string { return fmt.Sprint(slices.Sorted(maps.Keys(t))) }
 
 // recordText tells what is new in a record.
 type recordText struct{ was, is decision.Record }

@@ -23,6 +23,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -70,12 +71,10 @@ const (
 	ownedByRollout     = "Rollout"
 )
 
-// copy is what a cache holds. Objects are replaced, never edited, so sharing
-// them is safe.
+// copy is what a cache holds. Objects and lists are replaced, never edited, and made
+// only grows, so sharing them is safe.
 func (w *world) copy() *world {
 	c := *w
-	c.pods, c.lives = slices.Clone(w.pods), slices.Clone(w.lives)
-	c.made = maps.Clone(w.made)
 	c.others = maps.Clone(w.others)
 	return &c
 }
@@ -103,21 +102,62 @@ func (w *world) put(vs *unstructured.Unstructured) {
 	w.others[vs.GetName()] = vs
 }
 
-func (w *world) destinationRule(context.Context, string) (*slimRule, error) {
-	dr := &slimRule{host: cmp.Or(w.host, "orders-service"), subsets: []slimSubset{{cmp.Or(w.subset, "v2"), slimLabelsOf(map[string]string{"version": "v2"})}}}
-	if !w.noSubset {
-		dr.subsets = append(dr.subsets, slimSubset{"v1", slimLabelsOf(map[string]string{"version": "v1"})})
-	}
-	return dr, nil
+// memo keeps what is made from a key alone, once for all worlds: nobody edits what a
+// reader returns.
+type memo[K comparable, V any] struct {
+	mu  sync.RWMutex
+	all map[K]V
 }
 
+func (c *memo[K, V]) of(key K, do func() V) V {
+	c.mu.RLock()
+	v, ok := c.all[key]
+	c.mu.RUnlock()
+	if ok {
+		return v
+	}
+	v = do()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all == nil {
+		c.all = map[K]V{}
+	}
+	c.all[key] = v
+	return v
+}
+
+type ruleKey struct {
+	host, subset string
+	noSubset     bool
+}
+
+var testRules memo[ruleKey, *slimRule]
+
+func (w *world) destinationRule(context.Context, string) (*slimRule, error) {
+	return testRules.of(ruleKey{w.host, w.subset, w.noSubset}, func() *slimRule {
+		dr := &slimRule{host: cmp.Or(w.host, "orders-service"), subsets: []slimSubset{{cmp.Or(w.subset, "v2"), slimLabelsOf(map[string]string{"version": "v2"})}}}
+		if !w.noSubset {
+			dr.subsets = append(dr.subsets, slimSubset{"v1", slimLabelsOf(map[string]string{"version": "v1"})})
+		}
+		return dr
+	}), nil
+}
+
+var testServices memo[string, *slimService]
+
 func (w *world) service(context.Context, string) (*slimService, error) {
-	return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: cmp.Or(w.host, "orders-service")}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}}), nil
+	name := cmp.Or(w.host, "orders-service")
+	return testServices.of(name, func() *slimService {
+		return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}})
+	}), nil
 }
 
 func podLabels(version string) map[string]string {
 	return map[string]string{"app": "orders", "version": version}
 }
+
+// slimVersions are the labels of the pods of each version.
+var slimVersions = map[string]slimLabels{"v1": slimLabelsOf(podLabels("v1")), "v2": slimLabelsOf(podLabels("v2"))}
 
 func (w *world) templateSpec(n int) corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: podLabels("v2")},
@@ -148,16 +188,10 @@ func (w *world) disturbed(n, noise int) corev1.PodTemplateSpec {
 func (w *world) hashOfTemplate(n int) string { return w.hashOf(n, 0) }
 
 func (w *world) hashOf(n, noise int) string {
-	key := [2]int{n, noise}
-	if h, ok := templateHashes.Load(key); ok {
-		return h.(string)
-	}
-	h := hashOf(w.disturbed(n, noise))
-	templateHashes.Store(key, h)
-	return h
+	return templateHashes.of([2]int{n, noise}, func() string { return hashOf(w.disturbed(n, noise)) })
 }
 
-var templateHashes sync.Map
+var templateHashes memo[[2]int, string]
 
 // life is that of the i-th of the canary's pods.
 func (w *world) life(i int) life {
@@ -179,10 +213,10 @@ func (w *world) isReady(template int) bool {
 }
 
 func (w *world) deployments(_ context.Context, want workloadSelector) ([]*slimDeployment, error) {
-	if w.template == 0 || w.kind != "" || !want.matches(slimLabelsOf(podLabels("v2"))) {
+	if w.template == 0 || w.kind != "" || !want.matches(slimVersions["v2"]) {
 		return nil, nil
 	}
-	d := &slimDeployment{slim: keep(&metav1.ObjectMeta{Name: "orders-v2"}), template: slimLabelsOf(podLabels("v2")),
+	d := &slimDeployment{slim: keep(&metav1.ObjectMeta{Name: "orders-v2"}), template: slimVersions["v2"],
 		build: w.hashOf(w.template, w.noise), replicas: int32(len(w.pods))}
 	for i, p := range w.pods {
 		d.have++
@@ -230,39 +264,37 @@ func revisionName(template, noise int) string {
 
 // statefulLabels are those of a StatefulSet's pod, made once for each revision.
 func statefulLabels(revision string) slimLabels {
-	if set, ok := statefulSets.Load(revision); ok {
-		return set.(slimLabels)
-	}
-	set := podLabels("v2")
-	set[appsv1.ControllerRevisionHashLabelKey] = revision
-	kept := slimLabelsOf(set)
-	statefulSets.Store(revision, kept)
-	return kept
+	return statefulSets.of(revision, func() slimLabels {
+		set := podLabels("v2")
+		set[appsv1.ControllerRevisionHashLabelKey] = revision
+		return slimLabelsOf(set)
+	})
 }
 
-var statefulSets sync.Map
+var statefulSets memo[string, slimLabels]
+
+type podKey struct {
+	version     string
+	i, template int
+}
 
 // testPod is a ready pod. Nobody edits it, so all worlds have the same.
 func testPod(version string, i, template int) *slimPod {
-	name := fmt.Sprintf("orders-%s-%d", version, i)
-	owner := fmt.Sprintf("orders-%s-%d", version, template)
-	if p, ok := testPods.Load(name + " of " + owner); ok {
-		return p.(*slimPod)
-	}
-	yes := true
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: podLabels(version), OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: owner, Controller: &yes}}}}
-	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-	kept := slimPodOf(p)
-	testPods.Store(name+" of "+owner, kept)
-	return kept
+	return testPods.of(podKey{version, i, template}, func() *slimPod {
+		yes := true
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("orders-%s-%d", version, i), Labels: podLabels(version),
+			OwnerReferences: []metav1.OwnerReference{{Kind: "ReplicaSet", Name: fmt.Sprintf("orders-%s-%d", version, template), Controller: &yes}}}}
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		return slimPodOf(p)
+	})
 }
 
-var testPods sync.Map
+var testPods memo[podKey, *slimPod]
 
 func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*slimPod, error) {
 	var out []*slimPod
 	for _, v := range []string{"v1", "v2"} {
-		if want.matches(slimLabelsOf(podLabels(v))) {
+		if want.matches(slimVersions[v]) {
 			out = append(out, w.pods_(v)...)
 		}
 	}
@@ -318,14 +350,18 @@ func (w *world) denying(ctx context.Context, destination string) ([]*corev1.Conf
 }
 
 func (w *world) endpointSlices(context.Context, string) ([]*slimSlice, error) {
-	s := &discoveryv1.EndpointSlice{}
-	for _, v := range []string{"v1", "v2"} {
-		for _, p := range w.pods_(v) {
-			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.name}})
+	return testSlices.of([2]int{w.stable, len(w.pods)}, func() []*slimSlice {
+		s := &discoveryv1.EndpointSlice{}
+		for _, v := range []string{"v1", "v2"} {
+			for _, p := range w.pods_(v) {
+				s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.name}})
+			}
 		}
-	}
-	return []*slimSlice{slimSliceOf(s)}, nil
+		return []*slimSlice{slimSliceOf(s)}
+	}), nil
 }
+
+var testSlices memo[[2]int, []*slimSlice]
 
 // worldReader makes a world a reader.
 type worldReader struct {
@@ -371,6 +407,12 @@ func (r worldReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 // alone: a third destination, fields unknown to any client, a header route to
 // the canary, a sticky cookie for each version and a mirror.
 func manifest(weight int) map[string]any {
+	return runtime.DeepCopyJSON(manifests.of(weight, func() map[string]any { return parseManifest(weight) }))
+}
+
+var manifests memo[int, map[string]any]
+
+func parseManifest(weight int) map[string]any {
 	text := fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
 	"metadata":{"name":"orders-service","namespace":"microservices","annotations":{"team":"shop"}},
 	"spec":{"hosts":["orders-service"],"aNewField":{"x":[1,2]},"http":[
