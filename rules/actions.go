@@ -12,32 +12,6 @@ import (
 // those are.
 const signalAction = "guardian:signal:action"
 
-// Key is what the configuration calls a signal, below signals.
-func (s Signal) Key() string {
-	if s == SignalErrorRate {
-		return "errorRate"
-	}
-	return string(s)
-}
-
-// Action is what the alerts of a signal ask for at most; false: the signal is off.
-func (s Signals) Action(of Signal) (Action, bool) {
-	on, action, fallback := false, Action(""), ActionRollback
-	switch of {
-	case SignalErrorRate:
-		on, action = s.ErrorRate != nil, val(s.ErrorRate).Action
-	case SignalLatency:
-		on, action = s.Latency != nil, val(s.Latency).Action
-	case SignalRestarts:
-		on, action = s.Restarts != nil, val(s.Restarts).Action
-	case SignalTraffic:
-		on, action = s.Traffic != nil, val(s.Traffic).Action
-	case SignalComparison:
-		on, action, fallback = s.Comparison != nil, val(s.Comparison).Action, ActionHold
-	}
-	return or(action, fallback), on
-}
-
 // asks says whether some guard's alerts of a signal ask for an action.
 func (b *builder) asks(s Signal, as Action) bool {
 	return b.any(func(of Signals) bool {

@@ -89,6 +89,10 @@ type alert struct {
 	summary, description string
 }
 
+// keepFiring bridges the moments in which a canary's evidence wavers around the
+// bar: an alert that resolves and fires again is a new episode to Alertmanager.
+const keepFiring = 30 * time.Second
+
 func (b *builder) alert(a alert) {
 	labels := map[string]string{
 		LabelGuardian: "true", LabelInstance: b.Name, LabelAction: string(a.action), LabelSeverity: a.severity,
@@ -152,96 +156,4 @@ const (
 func (b *builder) doRollback() string {
 	return " {{ with printf `guardian_observing{" + LabelOwner + "=%q,guard=%q}` " + strconv.Quote(b.Namespace) + " $labels.guardian_guard | query }}guardian observes this guard: it tells what it would do, and moves nothing." +
 		"{{ else }}guardian is asked to send all traffic to stable. Whether it has: " + command("status") + "{{ end }}"
-}
-
-// stableShare tells stable's share over about a minute, by the reporter that
-// comes first; withStable opens a block about it, which is left out where there is none.
-func stableShare(p proportion) string {
-	return withStable(p) + "{{ . | first | value | humanizePercentage }}{{ end }}"
-}
-
-func withStable(p proportion) string {
-	// A raw string of the template cannot hold backquotes.
-	return strings.ReplaceAll(withSeries(p.ratio, labelSide+"=`stable`"), "=`stable`", `="stable"`)
-}
-
-func (b *builder) errorAlerts() {
-	bad := percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " +
-		lookup(failed.limit, "value | humanizePercentage") + ")"
-	canary := guardLabel + ": " + percent + " of the canary's requests fail"
-	b.shareAlerts(failed, AlertErrorRate, SignalErrorRate, canary, bad, " fail: a shared dependency is likely, and a rollback would not help.")
-}
-
-func (b *builder) latencyAlerts() {
-	bad := percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " +
-		lookup(latencyMax, "value | humanizeDuration") + " (limit " + lookup(slow.limit, "value | humanizePercentage") + " of them)"
-	canary := guardLabel + ": " + percent + " of the canary's requests are too slow"
-	b.shareAlerts(slow, AlertLatency, SignalLatency, canary, bad, " do.")
-}
-
-// shareAlerts are the alerts of a share of bad requests; canary and bad say it of the
-// canary, and stables what as many of stable's do.
-func (b *builder) shareAlerts(p proportion, name string, signal Signal, canary, bad, stables string) {
-	b.verdict(verdict{
-		name: name, signal: signal,
-		expr: b.convicted(p), held: b.suspected(p), beyond: b.beyond(p),
-		says:     says{canary, bad + ", since " + lookup(p.since, "value | humanizeTimestamp") + "; stable is not as bad."},
-		heldSays: says{canary + ", and stable's too", bad + ", but it is not proven worse than stable, where " + stableShare(p) + stables},
-		soft:     says{canary, bad + withStable(p) + "; of stable's {{ . | first | value | humanizePercentage }}{{ end }}."},
-	})
-}
-
-func (b *builder) restartsAlerts() {
-	vars := []string{
-		"canary", now(b.own(restartsIn, labelSide+`="canary"`)), "stable", now(b.own(restartsIn, labelSide+`="stable"`)),
-		"max", b.own(restartsMax), "factor", b.own(stableFactor), "guard", keyLabels, "side", labelSide,
-	}
-	beyond := expand(`sum without ($side, window) ($canary) > on ($guard) sum without (window) ($max)`, vars...)
-	// Stable is as bad when it restarts beyond the limit too.
-	alike := expand(`(sum without ($side, window) ($stable) > on ($guard) sum without (window) ($max)) and on ($guard) $factor`, vars...)
-	count := `{{ $value | printf "%.0f" }}`
-	// Not only what has restarted: a container in a loop of crashes waits most of the time.
-	why := b.endedText(", last ended by ") + b.waitingText(", now waiting: ")
-	within := lookup(restartsMax, `value | printf "%.0f"`) + " within " + lookup(restartsMax, `label "window"`)
-	bad := "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why
-	canary := guardLabel + ": the canary's containers restarted " + count + " times"
-	b.verdict(verdict{
-		name: AlertRestarts, signal: SignalRestarts,
-		expr:     expand(`max by (namespace, guardian_guard) (($beyond) unless on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
-		held:     expand(`max by (namespace, guardian_guard) (($beyond) and on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
-		beyond:   `max by (namespace, guardian_guard) (` + beyond + `)`,
-		says:     says{canary, bad + "; stable's did not."},
-		heldSays: says{guardLabel + ": the containers of canary and stable restart", bad + ", and so did stable's."},
-		soft:     says{canary, bad + "."},
-	})
-}
-
-var weightText = lookup(weightRatio, "value | humanizePercentage")
-
-func (b *builder) trafficAlerts(window time.Duration) {
-	few, high := b.tooFew(), "max by (namespace, guardian_guard) ("+b.share(">", "1 + "+b.own(trafficTolerance))+")"
-	vars := []string{"few", few, "seen", b.seen(), "high", high}
-	gets := "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weightText + " and gets " + percent +
-		" of the requests that this would bring it within " + dur(window)
-	why := ". At 0% nothing reports its requests: is its proxy scraped? Far above 100%, requests reach it by another way than the weights."
-	b.verdict(verdict{
-		name: AlertTraffic, signal: SignalTraffic,
-		expr:     expand(`($few) and on (namespace, guardian_guard) $seen`, vars...),
-		held:     expand(`(($few) unless on (namespace, guardian_guard) $seen) or ($high)`, vars...),
-		beyond:   expand(`($few) or ($high)`, vars...),
-		says:     says{guardLabel + ": the canary gets only " + percent + " of the requests it should", gets + ", while the service is in use."},
-		heldSays: says{guardLabel + ": the canary gets " + percent + " of the requests it should", gets + why},
-		soft:     says{guardLabel + ": the canary gets " + percent + " of the requests it should", gets + why},
-	})
-	b.verdict(verdict{
-		name: AlertServiceTraffic, signal: SignalTraffic,
-		held: expand(`min by (namespace, guardian_guard) (
-			($kept < 0.5) and $before * ($kept * ln(clamp_min($kept, 1e-9)) - $kept + 1) > $enough
-			unless on ($guard, reporter) $gaps unless on ($guard, reporter) ($gaps offset 5m) and on ($guard) $tolerance)`,
-			"kept", b.own(trafficKept), "before", b.trafficBefore(), "gaps", b.own(countGaps),
-			"enough", num(enoughProof), "guard", keyLabels, "tolerance", b.own(trafficTolerance)),
-		heldSays: says{guardLabel + ": the whole service gets " + percent + " of the requests of five minutes ago",
-			"Canary and stable of " + guardLabel + " in " + namespaceLabel + " together get " + percent +
-				" of the requests they got five minutes ago. The canary's share has not been shown to be the cause."},
-	})
 }

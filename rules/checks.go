@@ -47,9 +47,6 @@ var verdicts = map[string]Signal{
 // its place; empty: of neither.
 func SignalOf(alert string) Signal { return verdicts[strings.TrimSuffix(alert, hold)] }
 
-// LabelReporter is on the samples of Requests: which proxies report them.
-const LabelReporter = "reporter"
-
 // Requests is a query for the proxies' request series of one side of a guard,
 // which has a sample for each reporter.
 func (o Options) Requests(g Guard, s Side) string {

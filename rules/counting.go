@@ -111,23 +111,6 @@ func (c counter) series() []series {
 // target lists the labels that name a target.
 func (b *builder) target() string { return strings.Join(b.TargetLabels, ", ") }
 
-// owned are the labels of what is recorded before guards are joined.
-func (b *builder) owned() map[string]string {
-	return map[string]string{LabelOwner: b.Namespace}
-}
-
-// ownedMatchers selects what this part of the rules has recorded.
-func (b *builder) ownedMatchers() string { return LabelShard + "=" + strconv.Quote(b.shardLabel()) }
-
-// shardLabel is the LabelShard of a part, which no other part of anybody's rules has:
-// one matcher is found faster than several, and the rules are shorter.
-func (b *builder) shardLabel() string {
-	if b.shard == "" {
-		return ""
-	}
-	return b.Namespace + "/" + b.Name + "/" + b.shard
-}
-
 // sumName and ideltaName are what a counter's sums per target, and what those of
 // native histograms have grown over all targets, are recorded as.
 func (c counter) sumName(s series) string { return s.level + "_target:" + s.prefix + c.what + ":sum" }
@@ -143,11 +126,6 @@ func (b *builder) selected(name string, c counter) string {
 func (b *builder) sums(c counter, s series) string   { return b.selected(c.sumName(s), c) }
 func (b *builder) sum(c counter, s series) string    { return now(b.sums(c, s)) }
 func (b *builder) idelta(c counter, s series) string { return b.selected(c.ideltaName(s), c) }
-
-// now reads what rules before it in the group have recorded in the present
-// evaluation. A plain selector means the same and costs several times as much:
-// Prometheus goes through all samples of its five minutes' lookback.
-func now(selector string) string { return "last_over_time(" + selector + "[1ms])" }
 
 // recordSums records what proxies have counted up to now.
 func (b *builder) recordSums(c counter) {

@@ -32,6 +32,9 @@ const (
 	// LabelOwner is on all of guardian's own metrics, and has Options.Namespace:
 	// one Prometheus may scrape several guardians whose guards have equal names.
 	LabelOwner = "guardian_namespace"
+
+	// LabelReporter is on the samples of Requests: which proxies report them.
+	LabelReporter = "reporter"
 )
 
 // Signal is one of the ways in which a canary shows that it is broken.
@@ -97,6 +100,32 @@ type Signals struct {
 	Restarts   *Restarts
 	Traffic    *Traffic
 	Comparison *Comparison
+}
+
+// Key is what the configuration calls a signal, below signals.
+func (s Signal) Key() string {
+	if s == SignalErrorRate {
+		return "errorRate"
+	}
+	return string(s)
+}
+
+// Action is what the alerts of a signal ask for at most; false: the signal is off.
+func (s Signals) Action(of Signal) (Action, bool) {
+	on, action, fallback := false, Action(""), ActionRollback
+	switch of {
+	case SignalErrorRate:
+		on, action = s.ErrorRate != nil, val(s.ErrorRate).Action
+	case SignalLatency:
+		on, action = s.Latency != nil, val(s.Latency).Action
+	case SignalRestarts:
+		on, action = s.Restarts != nil, val(s.Restarts).Action
+	case SignalTraffic:
+		on, action = s.Traffic != nil, val(s.Traffic).Action
+	case SignalComparison:
+		on, action, fallback = s.Comparison != nil, val(s.Comparison).Action, ActionHold
+	}
+	return or(action, fallback), on
 }
 
 // ErrorRate limits the share of failed requests.
@@ -384,14 +413,4 @@ func (o Options) namespaces() []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-// alternatives is a regular expression that matches exactly these names.
-func alternatives(names []string) string {
-	quoted := make([]string, 0, len(names))
-	for _, n := range names {
-		quoted = append(quoted, regexp.QuoteMeta(n))
-	}
-	slices.Sort(quoted)
-	return strings.Join(slices.Compact(quoted), "|")
 }

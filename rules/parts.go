@@ -21,9 +21,6 @@ const (
 	maxPart = 240 << 10
 	// maxGuards keeps an evaluation of a part's groups well below their interval.
 	maxGuards = 300
-
-	// wholeShard is the shard of guards that all stand in one part.
-	wholeShard = "all"
 )
 
 // part is the rules of one object.

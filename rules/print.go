@@ -6,18 +6,6 @@ import (
 	"strings"
 )
 
-// words are what a printed group says of itself, for the person who reads it.
-type words struct {
-	group string         // before the group
-	rules map[int]string // before the rule of that index, about it and those that follow
-}
-
-// about says what the rules that follow are for.
-func (b *builder) about(text string) {
-	g := len(b.groups) - 1
-	b.words[g].rules[len(b.groups[g].Rules)] = text
-}
-
 // commented puts the words of groups before them and their rules, and the name of
 // what a rule records before its expression, in YAML whose list of groups has an
 // indent. What stands within a rule is indented further.

@@ -73,16 +73,6 @@ func ofSide(g Guard, s Side, proxies string) []string {
 	return by
 }
 
-// groupEvaluated is when a group of a part was evaluated last: its last rule.
-const groupEvaluated = "guardian:group:evaluated"
-
-// evaluated ends a group that guards depend on.
-func (b *builder) evaluated(group string) {
-	labels := b.owned()
-	labels["group"] = group
-	b.record(groupEvaluated, labels, "vector(time())")
-}
-
 // Proof is a query for what proves that a guard's own rules watch it. It has one
 // sample for each group that is loaded, with its label group and the seconds since
 // its last evaluation, and one for each side whose requests the rules record just

@@ -60,10 +60,6 @@ var (
 )
 
 const (
-	// flush is how often Envoy brings its histograms up to date (stats_flush_interval);
-	// its counters always are.
-	flush = 5 * time.Second
-
 	leastBad    = 5 // bad requests below which nothing is concluded
 	enoughProof = 9 // D of the package comment
 	// shrink is added to stable's requests before its share is taken, so that
@@ -262,22 +258,6 @@ func (b *builder) edgeBelow(edge time.Duration) time.Duration {
 	return b.LatencyBuckets[i-1]
 }
 
-// any reports whether some guard has a signal on.
-func (b *builder) any(on func(Signals) bool) bool {
-	return slices.ContainsFunc(b.Guards, func(g Guard) bool { return on(g.Signals) })
-}
-
-// guards returns those that have a signal on.
-func (b *builder) guards(on func(Signals) bool) []Guard {
-	var out []Guard
-	for _, g := range b.Guards {
-		if on(g.Signals) {
-			out = append(out, g)
-		}
-	}
-	return out
-}
-
 // judge tests the canary's share of bad requests in all windows at once, also
 // while its proxies are gone: were the alert to end with a build's last pod, it
 // would begin anew with the next build's first request, and be held against that.
@@ -392,4 +372,41 @@ func (b *builder) judgeVars(p proportion) []string {
 		"newest", b.own(p.newest, labelSide+`="stable"`), "factor", b.own(stableFactor), "guard", keyLabels,
 		"bad_canary", b.own(p.bad), "enough", num(enoughProof),
 	}
+}
+
+func (b *builder) errorAlerts() {
+	bad := percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " fail (limit " +
+		lookup(failed.limit, "value | humanizePercentage") + ")"
+	canary := guardLabel + ": " + percent + " of the canary's requests fail"
+	b.shareAlerts(failed, AlertErrorRate, SignalErrorRate, canary, bad, " fail: a shared dependency is likely, and a rollback would not help.")
+}
+
+func (b *builder) latencyAlerts() {
+	bad := percent + " of the requests to the canary of " + guardLabel + " in " + namespaceLabel + " take longer than " +
+		lookup(latencyMax, "value | humanizeDuration") + " (limit " + lookup(slow.limit, "value | humanizePercentage") + " of them)"
+	canary := guardLabel + ": " + percent + " of the canary's requests are too slow"
+	b.shareAlerts(slow, AlertLatency, SignalLatency, canary, bad, " do.")
+}
+
+// shareAlerts are the alerts of a share of bad requests; canary and bad say it of the
+// canary, and stables what as many of stable's do.
+func (b *builder) shareAlerts(p proportion, name string, signal Signal, canary, bad, stables string) {
+	b.verdict(verdict{
+		name: name, signal: signal,
+		expr: b.convicted(p), held: b.suspected(p), beyond: b.beyond(p),
+		says:     says{canary, bad + ", since " + lookup(p.since, "value | humanizeTimestamp") + "; stable is not as bad."},
+		heldSays: says{canary + ", and stable's too", bad + ", but it is not proven worse than stable, where " + stableShare(p) + stables},
+		soft:     says{canary, bad + withStable(p) + "; of stable's {{ . | first | value | humanizePercentage }}{{ end }}."},
+	})
+}
+
+// stableShare tells stable's share over about a minute, by the reporter that
+// comes first; withStable opens a block about it, which is left out where there is none.
+func stableShare(p proportion) string {
+	return withStable(p) + "{{ . | first | value | humanizePercentage }}{{ end }}"
+}
+
+func withStable(p proportion) string {
+	// A raw string of the template cannot hold backquotes.
+	return strings.ReplaceAll(withSeries(p.ratio, labelSide+"=`stable`"), "=`stable`", `="stable"`)
 }

@@ -165,5 +165,27 @@ func (b *builder) byWorkload(expr string, by ...string) string {
 		"$1", "$1", "key", list(workloadKey, by...), "pods", b.own(podInfo), "expr", expr)
 }
 
-// escape writes a regular expression for use between double quotes.
-func escape(s string) string { return strings.ReplaceAll(s, `\`, `\\`) }
+func (b *builder) restartsAlerts() {
+	vars := []string{
+		"canary", now(b.own(restartsIn, labelSide+`="canary"`)), "stable", now(b.own(restartsIn, labelSide+`="stable"`)),
+		"max", b.own(restartsMax), "factor", b.own(stableFactor), "guard", keyLabels, "side", labelSide,
+	}
+	beyond := expand(`sum without ($side, window) ($canary) > on ($guard) sum without (window) ($max)`, vars...)
+	// Stable is as bad when it restarts beyond the limit too.
+	alike := expand(`(sum without ($side, window) ($stable) > on ($guard) sum without (window) ($max)) and on ($guard) $factor`, vars...)
+	count := `{{ $value | printf "%.0f" }}`
+	// Not only what has restarted: a container in a loop of crashes waits most of the time.
+	why := b.endedText(", last ended by ") + b.waitingText(", now waiting: ")
+	within := lookup(restartsMax, `value | printf "%.0f"`) + " within " + lookup(restartsMax, `label "window"`)
+	bad := "The containers of the canary of " + guardLabel + " in " + namespaceLabel + " restarted " + count + " times (limit " + within + ")" + why
+	canary := guardLabel + ": the canary's containers restarted " + count + " times"
+	b.verdict(verdict{
+		name: AlertRestarts, signal: SignalRestarts,
+		expr:     expand(`max by (namespace, guardian_guard) (($beyond) unless on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
+		held:     expand(`max by (namespace, guardian_guard) (($beyond) and on ($guard) ($alike))`, "beyond", beyond, "guard", keyLabels, "alike", alike),
+		beyond:   `max by (namespace, guardian_guard) (` + beyond + `)`,
+		says:     says{canary, bad + "; stable's did not."},
+		heldSays: says{guardLabel + ": the containers of canary and stable restart", bad + ", and so did stable's."},
+		soft:     says{canary, bad + "."},
+	})
+}

@@ -149,18 +149,6 @@ func (b *builder) stateAlerts() {
 	})
 }
 
-// byGuard is the highest of guardian's own series for each guard. The guards'
-// namespace is in the rules of the guards, which are needed only where it is not
-// the same for all.
-func (b *builder) byGuard(expr string) string {
-	if all := b.namespaces(); len(all) == 1 {
-		return expand(`max by (namespace, guardian_guard) (label_replace(label_replace(
-			$expr, "guardian_guard", "$$1", "guard", "(.+)"), "namespace", "$only", "", ""))`, "$1", "$1", "expr", expr, "only", all[0])
-	}
-	return expand(`max by (namespace, guardian_guard) ((max by (guard) ($expr)) * on (guard) group_right () $info)`,
-		"expr", expr, "info", b.own(subsetInfo, labelSide+`="canary"`))
-}
-
 // ineffectiveAlert tells of requests that reach a canary after its rollback.
 func (b *builder) ineffectiveAlert() {
 	info := b.own(subsetInfo, labelSide+`="canary"`)

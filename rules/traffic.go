@@ -226,3 +226,33 @@ func (b *builder) seen() string {
 	return expand(`(sum by (namespace, guardian_guard) ($callers) or sum by (namespace, guardian_guard) ($canary))`,
 		"callers", b.traffic(`reporter!="destination"`), "canary", b.traffic(labelSide+`="canary"`))
 }
+
+var weightText = lookup(weightRatio, "value | humanizePercentage")
+
+func (b *builder) trafficAlerts(window time.Duration) {
+	few, high := b.tooFew(), "max by (namespace, guardian_guard) ("+b.share(">", "1 + "+b.own(trafficTolerance))+")"
+	vars := []string{"few", few, "seen", b.seen(), "high", high}
+	gets := "The canary of " + guardLabel + " in " + namespaceLabel + " has weight " + weightText + " and gets " + percent +
+		" of the requests that this would bring it within " + dur(window)
+	why := ". At 0% nothing reports its requests: is its proxy scraped? Far above 100%, requests reach it by another way than the weights."
+	b.verdict(verdict{
+		name: AlertTraffic, signal: SignalTraffic,
+		expr:     expand(`($few) and on (namespace, guardian_guard) $seen`, vars...),
+		held:     expand(`(($few) unless on (namespace, guardian_guard) $seen) or ($high)`, vars...),
+		beyond:   expand(`($few) or ($high)`, vars...),
+		says:     says{guardLabel + ": the canary gets only " + percent + " of the requests it should", gets + ", while the service is in use."},
+		heldSays: says{guardLabel + ": the canary gets " + percent + " of the requests it should", gets + why},
+		soft:     says{guardLabel + ": the canary gets " + percent + " of the requests it should", gets + why},
+	})
+	b.verdict(verdict{
+		name: AlertServiceTraffic, signal: SignalTraffic,
+		held: expand(`min by (namespace, guardian_guard) (
+			($kept < 0.5) and $before * ($kept * ln(clamp_min($kept, 1e-9)) - $kept + 1) > $enough
+			unless on ($guard, reporter) $gaps unless on ($guard, reporter) ($gaps offset 5m) and on ($guard) $tolerance)`,
+			"kept", b.own(trafficKept), "before", b.trafficBefore(), "gaps", b.own(countGaps),
+			"enough", num(enoughProof), "guard", keyLabels, "tolerance", b.own(trafficTolerance)),
+		heldSays: says{guardLabel + ": the whole service gets " + percent + " of the requests of five minutes ago",
+			"Canary and stable of " + guardLabel + " in " + namespaceLabel + " together get " + percent +
+				" of the requests they got five minutes ago. The canary's share has not been shown to be the cause."},
+	})
+}

@@ -86,11 +86,6 @@ func (b *builder) reasonsText(before, each string, counted func(b *builder, more
 		before + "{{ range $i, $reason := . }}{{ if $i }}, {{ end }}" + each + "{{ end }}{{ end }}"
 }
 
-// list joins label names or matchers.
-func list(first string, more ...string) string {
-	return strings.Join(append([]string{first}, more...), ", ")
-}
-
 // quoted is s as a string of a template.
 func quoted(s string) string {
 	if strconv.CanBackquote(s) {
