@@ -2,6 +2,7 @@ package rules
 
 import (
 	"maps"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -141,5 +142,42 @@ func TestASignalThatAlwaysRollsBackNeedsNoSeriesOfActions(t *testing.T) {
 	g := with(orders(), func(g *Guard) { g.Signals = Signals{ErrorRate: &ErrorRate{Max: 0.01, Action: "page"}} })
 	if _, err := Generate(Options{Guards: []Guard{g}}); err == nil || !strings.Contains(err.Error(), `signals.errorRate.action: "page"; want rollback, hold or none`) {
 		t.Errorf("an action that there is not: %v", err)
+	}
+}
+
+// Each signal is a field of Signals with an action of its own, and is recorded: what is
+// written for the names of all of them must not leave one out.
+func TestEachSignalHasAnActionAndIsRecorded(t *testing.T) {
+	fields := reflect.TypeFor[Signals]()
+	if names := SignalNames(); len(names) != fields.NumField() {
+		t.Errorf("signals are %v, and a guard has %d", names, fields.NumField())
+	}
+	for _, name := range SignalNames() {
+		field, ok := fields.FieldByNameFunc(func(field string) bool { return strings.EqualFold(field, name.Key()) })
+		if !ok {
+			t.Errorf("%s: a guard has none", name)
+			continue
+		}
+		for _, want := range []Action{ActionRollback, ActionHold, ActionNone} {
+			var s Signals
+			one := reflect.New(field.Type.Elem())
+			one.Elem().FieldByName("Action").SetString(string(want))
+			reflect.ValueOf(&s).Elem().FieldByIndex(field.Index).Set(one)
+			for _, of := range SignalNames() {
+				if got, on := s.Action(of); on != (of == name) || on && got != want {
+					t.Errorf("with %s alone, whose action is %s, %s is %v: %q", name, want, of, on, got)
+				}
+			}
+		}
+		var off Signals
+		if fallback, _ := off.Action(name); fallback != ActionRollback && fallback != ActionHold {
+			t.Errorf("%s: an action of %q where none is set", name, fallback)
+		}
+		if len(name.Recorded().Judged) == 0 {
+			t.Errorf("%s: nothing tells when it was judged", name)
+		}
+	}
+	if action, on := orders().Signals.Action("no such signal"); on || action != ActionRollback {
+		t.Errorf("what is no signal is on: %v, %q", on, action)
 	}
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -130,5 +131,35 @@ func TestRulesOfAFullConfigurationAreGenerated(t *testing.T) {
 	}
 	if _, err := rules.Generate(o); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is configured of each signal reaches the rules, and is told where it keeps a guard
+// from rolling back.
+func TestEachSignalsActionReachesTheRules(t *testing.T) {
+	fields := reflect.TypeFor[Signals]()
+	for _, name := range rules.SignalNames() {
+		field, ok := fields.FieldByNameFunc(func(field string) bool { return strings.EqualFold(field, name.Key()) })
+		if !ok {
+			t.Errorf("%s cannot be configured", name)
+			continue
+		}
+		s := DefaultGuard("orders-service").Signals
+		one := reflect.ValueOf(&s).Elem().FieldByIndex(field.Index)
+		one.FieldByName("Enabled").SetBool(true)
+		one.FieldByName("Action").SetString("none")
+		if action, on := s.Limits().Action(name); !on || action != rules.ActionNone {
+			t.Errorf("%s: the rules have %v, %q, want none", name, on, action)
+		}
+		if want := (decision.SignalAction{Signal: name.Key(), Action: decision.ActionNone}); !slices.Contains(s.noRollback(), want) {
+			t.Errorf("%s: told of what does not roll back is %v", name, s.noRollback())
+		}
+		one.FieldByName("Enabled").SetBool(false)
+		if _, on := s.Limits().Action(name); on {
+			t.Errorf("%s is off, and on in the rules", name)
+		}
+	}
+	if n := fields.NumField(); n != len(rules.SignalNames()) {
+		t.Errorf("%d signals can be configured, want one for each of %v", n, rules.SignalNames())
 	}
 }
