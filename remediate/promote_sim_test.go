@@ -317,7 +317,7 @@ func (s *sim) start(r *simReplica) {
 		check: func(before, after *unstructured.Unstructured, _ string) { s.checkWrite(r, before, after) }}
 	live := simReader{worldReader{world: s.w, saw: &r.saw}, func() error { r.read = s.now(); return down() }}
 	told := simStore{store, func(record decision.Record) { r.writes = record }}
-	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, user: func() string { return guardianUser }, now: clock, watch: newDwellTimes(), past: records.NewHistories(), domain: virtualservice.DefaultDomain,
+	r.rec = &reconciler{cached: worldReader{world: r.cache, saw: &r.saw}, live: live, store: told, user: func() string { return guardianUser }, now: clock, watch: newDwellTimes(), known: newTrafficCache(), past: records.NewHistories(), domain: virtualservice.DefaultDomain,
 		leads: func() bool { r.led, r.ledAt = s.lead >= 0 && s.r[s.lead] == r, s.now(); return r.led },
 		heartbeat: func(context.Context) (time.Time, error) {
 			var others []coordinationv1.Lease

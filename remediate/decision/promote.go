@@ -413,7 +413,8 @@ func (s *Status) ClearSteps() {
 // record has every replica look again.
 func (d *decider) count(t Tally) {
 	s, over := &d.rec.Status, Counted{Since: d.in.CountSince(d.now), At: d.now}
-	if before, was := d.was.Status.tally(); before == t && !was.At.IsZero() && !was.Since.Before(s.MovedAt) {
+	future := s.MovedAt.After(d.now) // by another replica's clock: no count is of these weights by it
+	if before, was := d.was.Status.tally(); before == t && !was.At.IsZero() && (future || !was.Since.Before(s.MovedAt)) {
 		over = was
 	}
 	s.setTally(t, over)

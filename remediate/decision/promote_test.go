@@ -684,6 +684,23 @@ func TestNumbersThatAlwaysChangeAreWrittenAtTheirPace(t *testing.T) {
 	}
 }
 
+// Each write has every replica look again: a move of tomorrow, by a clock that was ahead,
+// would have them write the time of each count until then.
+func TestACountThatIsTheSameIsNotWrittenAnewAfterAMoveOfTheFuture(t *testing.T) {
+	in := given(advancing(0), mode(PromotionManual), func(in *Input) {
+		in.Record.Status.Fresh, in.Record.Status.State, in.Traffic.CanaryOnly = true, StateShifting, 1 // testers alone
+		in.Record.Status.MovedAt, in.Count = at.Add(9*time.Hour), Count{Asked: true, Known: true, Requests: 5}
+	})
+	in.Record = Decide(in, at).Record
+	first := in.Record
+	for i := range 100 {
+		in.Record = Decide(in, at.Add(time.Duration(i)*time.Second)).Record
+	}
+	if !reflect.DeepEqual(in.Record.Data(), first.Data()) {
+		t.Errorf("counted %+v, then %+v", first.Status.Counts, in.Record.Status.Counts)
+	}
+}
+
 func TestReplicasWhoseClocksDifferAgreeOnTheWindow(t *testing.T) {
 	byStep := func(in *Input) { in.Record.Status.MovedAt = in.Record.Status.PromotedAt }
 	for name, c := range map[string]struct {
