@@ -581,7 +581,7 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 		}
 	}
 	if out.recorded || out.done {
-		e.sides, e.record, e.seen = out.snapshot.sides, decision.Record{Lock: d.Record.Lock, Status: out.status(), Receipt: d.Record.Receipt}, true
+		e.sides, e.record, e.seen = out.snapshot.ofConfiguration().sides, decision.Record{Lock: d.Record.Lock, Status: out.status(), Receipt: d.Record.Receipt}, true
 		e.unrecorded = out.whyUnrecorded()
 		m.observe(g, out)
 		if c.o.Confirmed != nil {
@@ -687,7 +687,7 @@ func (c *Controller) askForward(ctx context.Context, s snapshot) (decision.Forwa
 }
 
 func (c *Controller) count(ctx context.Context, s snapshot) decision.Count {
-	if c.o.Count == nil {
+	if c.o.Count == nil || s.next != nil { // it would be of the configuration's canary
 		return decision.Count{}
 	}
 	ctx, done := c.preemptible(ctx, s.input.Guard.Name)

@@ -30,6 +30,7 @@ type snapshot struct {
 	beside   map[string]bool                       // those that have testers' routes alone, where another leads everybody somewhere
 	// who serves the two sides, for rules that need names
 	sides  decision.Sides
+	next   *snapshot // of the configuration's pair, where a lock stands that is of another; nil: it is this one
 	known  *trafficCache
 	noRule string // why the DestinationRule cannot be read
 	unread error  // the first of what is not readable
@@ -53,6 +54,12 @@ func gather(ctx context.Context, r reader, g decision.Guard, domain, user string
 	if status.Moves == nil {
 		status.Moves = decision.MovesOf(g)
 	}
+	var other bool
+	if s.input.Guard, other = s.input.Record.GuardOf(g, domain); other {
+		if err := s.gatherNext(ctx, r, g, domain); err != nil {
+			return s, err
+		}
+	}
 	if err := s.gatherPair(ctx, r, domain); err != nil {
 		return s, err
 	}
@@ -60,6 +67,29 @@ func gather(ctx context.Context, r reader, g decision.Guard, domain, user string
 		return s, err
 	}
 	return s, s.gatherLeaving(ctx, r)
+}
+
+// gatherNext reads what there is of the configuration's pair, where a lock stands that
+// is of another.
+func (s *snapshot) gatherNext(ctx context.Context, r reader, g decision.Guard, domain string) error {
+	n := &snapshot{input: decision.Input{Guard: g, Record: s.input.Record}, user: s.user}
+	if err := n.gatherPair(ctx, r, domain); err != nil {
+		return err
+	}
+	if err := n.gatherTraffic(ctx, r); err != nil {
+		return err
+	}
+	in := n.input
+	s.next, s.input.Next = n, &decision.Next{Stable: g.Stable, Canary: g.Canary, Deny: in.Deny, Workload: in.Canary, Traffic: in.Traffic}
+	return nil
+}
+
+// ofConfiguration is what was read of the pair that the configuration has.
+func (s *snapshot) ofConfiguration() *snapshot {
+	if s.next != nil {
+		return s.next
+	}
+	return s
 }
 
 // cannotRead is unreadable, and keeps the error for those to whom a snapshot

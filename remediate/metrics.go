@@ -252,7 +252,7 @@ func (m *Metrics) observe(g decision.Guard, o outcome) {
 		case o.done && o.decision.Move == decision.MoveForward:
 			s.weight = o.decision.Weight
 		}
-		sides := o.snapshot.sides
+		sides := o.snapshot.ofConfiguration().sides
 		for i, side := range []decision.Side{sides.Stable, sides.Canary} {
 			s.waiting[i] = [len(waitingReasons)]int64{}
 			addByReason(s.waiting[i][:], waitingReasons[:], side.Waiting)

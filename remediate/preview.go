@@ -29,7 +29,8 @@ type Previewer struct {
 func (l Previewer) Preview(ctx context.Context, g decision.Guard) (decision.Input, decision.Sides, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
 	s, err := gather(ctx, live, g, l.Domain, "", nil, nil)
-	return s.input, s.sides, cmp.Or(err, s.unread)
+	of := s.ofConfiguration()
+	return of.input, of.sides, cmp.Or(err, of.unread)
 }
 
 // Unguarded names the VirtualServices of g's namespace that lead to its canary

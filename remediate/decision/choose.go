@@ -12,6 +12,8 @@ func (d *decider) choose() choice {
 	switch {
 	case d.behind():
 		return d.hearOnly()
+	case d.unread():
+		return d.lockOnly()
 	case d.turned():
 		return d.holdTurned()
 	case d.disarmed():
@@ -30,6 +32,10 @@ func (d *decider) locked() choice {
 		return d.open(reason)
 	}
 	d.dropAsked("locked: " + d.rec.Lock.Reason)
+	d.noteNext()
+	if c, passed := d.passOn(); passed {
+		return c
+	}
 	if !d.hasCanaryTraffic() {
 		return d.rest()
 	}
@@ -229,13 +235,18 @@ func (d *decider) wantsRollback() (Lock, Reason) {
 		return *l, ReasonFinish
 	}
 	if refused := d.refusedRuns(); refused != "" && d.in.Guard.Rollback.Lock != LockNone {
-		return Lock{By: ByRefused, Reason: "build " + refused + " was rolled back before and has not been unlocked"}, ReasonRefusedBuild
+		return Lock{By: ByRefused, Reason: refusedBefore(refused)}, ReasonRefusedBuild
 	}
 	if len(d.rollback) == 0 || !d.hasCanaryTraffic() || d.completed() {
 		return Lock{}, ""
 	}
 	a := d.rollback[0]
 	return Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: ByAlert, Reason: a.Name + ": " + a.Summary}, ReasonAlert
+}
+
+// refusedBefore is the reason of a lock that a refused build has set.
+func refusedBefore(build string) string {
+	return "build " + build + " was rolled back before and has not been unlocked"
 }
 
 // idle is why a canary without traffic has none, and what alerts would do if it had.
@@ -386,6 +397,7 @@ func (d *decider) setLock(l Lock, reason Reason) Lock {
 	if l.Kind = d.in.Guard.Rollback.Lock; reason != ReasonFinish || l.Since.IsZero() {
 		l.Since = d.now // else it is set again: what came since is no part of it
 	}
+	l.of(d.in.Guard)
 	d.lockBuilds(&l, reason)
 	d.rec.Lock = &l
 	return l

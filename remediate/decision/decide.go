@@ -36,6 +36,11 @@ func Decide(in Input, now time.Time) Decision {
 func newDecider(in Input, now time.Time) *decider {
 	d := &decider{in: in, now: now.UTC(), was: in.Record, rec: in.Record.Clone()}
 	d.in.Canary = in.Canary.as(in.Record.Status.Revisions, in.Record.Status.Build)
+	if n := in.Next; n != nil {
+		called := *n
+		called.Workload = n.Workload.as(in.Record.Status.Revisions, "")
+		d.in.Next = &called
+	}
 	return d
 }
 

@@ -829,7 +829,8 @@ func TestWhileLockedTheRecordTellsPolicyAndCI(t *testing.T) {
 		t.Errorf("unlocked, and the record still says %+v", free)
 	}
 	l := Decide(given(bad), at).Record.Lock
-	want := Lock{Kind: LockBuild, Build: "b1", Refused: []string{"b1"}, Signal: "error_rate", Alert: "CanaryErrors", Fingerprint: "f-CanaryErrors", StartsAt: at.Add(-time.Minute), Since: at, By: "alert", Reason: "CanaryErrors: 7% of requests fail"}
+	want := Lock{Kind: LockBuild, Build: "b1", Refused: []string{"b1"}, Signal: "error_rate", Alert: "CanaryErrors", Fingerprint: "f-CanaryErrors", StartsAt: at.Add(-time.Minute), Since: at, By: "alert", Reason: "CanaryErrors: 7% of requests fail",
+		Stable: "v1", Canary: "v2"}
 	if !reflect.DeepEqual(*l, want) {
 		t.Errorf("lock %+v\nwant %+v", *l, want)
 	}

@@ -83,7 +83,7 @@ type Gate struct {
 
 // Input is all that Decide looks at: one guard, gathered at one time.
 type Input struct {
-	Guard   Guard
+	Guard   Guard // with the pair of the lock that stands: see Record.GuardOf
 	Record  Record
 	Traffic virtualservice.Traffic // as found in the guard's VirtualServices
 	Testers virtualservice.Testers // of their routes for testers
@@ -102,6 +102,10 @@ type Input struct {
 	Outside  Outside
 	Marked   *LockAnnotation // the newest lock of this guard and of this guardian that a VirtualService tells of; nil: none
 	Alerts   []Alert         // firing now, and accepted ones not acted on yet
+
+	// Next is the canary of the configuration, where a lock stands that is of another;
+	// nil: it is the guard's.
+	Next *Next
 
 	// Unreadable is what of the record cannot be read, and why.
 	Unreadable []string

@@ -53,6 +53,9 @@ func (d *decider) observeLeaving() {
 		}
 		s.Moves = MovesOf(g)
 	}
+	if l := d.rec.Lock; l != nil && l.Canary == g.Canary.String() {
+		l.Stable = g.Stable.String() // which may be another's by now
+	}
 	for _, c := range d.rec.Changed {
 		if !slices.Contains(has, c.VirtualService) {
 			s.leave(c.VirtualService)

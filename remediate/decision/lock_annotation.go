@@ -145,6 +145,7 @@ func (d *decider) takeUpLock() {
 		l.Since = d.now
 	}
 	l.Refused = m.refused()
+	l.Stable, l.Canary = d.pairOf(*m)
 	d.rec.Lock = &l
 	d.refuse(l.Refused...)
 	d.rec.Denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
@@ -155,7 +156,7 @@ func (d *decider) takeUpLock() {
 // another build is not set again, and is no reason to pass over what the
 // VirtualService says.
 func (d *decider) unrecorded(build string) *Lock {
-	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == build {
+	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == build && (l.Canary == "" || l.Canary == d.in.Guard.Canary.String()) {
 		return l
 	}
 	return nil

@@ -214,6 +214,7 @@ func (d *decider) takeOver() {
 		}
 		l := f.Lock
 		l.From, l.Refused, l.Coming = f.Guard, slices.Clone(l.Refused), slices.Clone(l.Coming)
+		l.of(d.in.Guard)
 		if len(l.Refused) == 0 && l.Build != "" {
 			l.Refused = []string{l.Build}
 		}
@@ -237,7 +238,7 @@ func (d *decider) lockText() string {
 	if d.rec.Lock.Kind == LockBuild && len(d.in.Canary.Untold) > 0 {
 		text += "; " + d.in.Canary.untold()
 	}
-	return text
+	return text + d.nextText()
 }
 
 // untold names ready pods whose build cannot be told; "" if there are none.
@@ -280,11 +281,15 @@ func (l Lock) refusal() string {
 
 // Equal says whether two locks are the same.
 func (l Lock) Equal(o Lock) bool {
-	return l.sameBuilds(o) && l.sameAlert(o) && l.Kind == o.Kind && l.Since.Equal(o.Since) && l.By == o.By && l.Reason == o.Reason && l.From == o.From
+	return l.sameBuilds(o) && l.sameAlert(o) && l.samePair(o) && l.Kind == o.Kind && l.Since.Equal(o.Since) && l.By == o.By && l.Reason == o.Reason && l.From == o.From
 }
 
 func (l Lock) sameBuilds(o Lock) bool {
 	return l.Build == o.Build && slices.Equal(l.Refused, o.Refused) && slices.Equal(l.Coming, o.Coming)
+}
+
+func (l Lock) samePair(o Lock) bool {
+	return l.Stable == o.Stable && l.Canary == o.Canary && slices.Equal(l.Also, o.Also)
 }
 
 func (l Lock) sameAlert(o Lock) bool {

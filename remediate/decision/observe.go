@@ -17,6 +17,10 @@ func (d *decider) observe() {
 	}
 	d.takeUpLock()
 	d.noteUnreadable()
+	d.rec.Status.PausedOnVS = d.in.Paused // also of what is not looked at
+	if d.unread() {
+		return // what is there is of another pair than the lock
+	}
 	d.observePair()
 	if !d.turned() {
 		d.observeCluster()
@@ -54,7 +58,7 @@ func (d *decider) observeCluster() {
 	d.observeBuilds()
 	d.takeOver()
 	d.joinLock()
-	s.Ready, s.PausedOnVS = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}, in.Paused
+	s.Ready = ReadyInfo{Stable: in.Stable.Ready, Canary: in.Canary.Ready}
 }
 
 // observeBuild takes down the present build, which is not the record's.

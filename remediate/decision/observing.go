@@ -82,7 +82,7 @@ func (d *decider) observing() bool {
 // that it has another stable or canary (any more, or yet): what a rollback is wanted
 // for, another replica will do.
 func (d *decider) behind() bool {
-	return d.observing() && d.rec.Status.Observing == nil || !d.in.Leads && (d.otherPair() || d.otherLocked())
+	return d.observing() && d.rec.Status.Observing == nil || !d.in.Leads && d.otherPair()
 }
 
 // readMode brings the record to the mode of the configuration.

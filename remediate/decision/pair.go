@@ -3,7 +3,6 @@ package decision
 import (
 	"fmt"
 	"slices"
-	"time"
 )
 
 // observePair begins anew where the configuration has another stable or canary than
@@ -15,22 +14,22 @@ func (d *decider) observePair() {
 	if !d.otherPair() {
 		return
 	}
-	s, was, is := &d.rec.Status, d.rec.Status.Moves, MovesOf(d.in.Guard)
+	was, is := d.rec.Status.Moves, MovesOf(d.in.Guard)
 	e := d.entry(EventExchanged, "", fmt.Sprintf("the configuration has stable %s and canary %s, and had %s and %s: builds and weights are looked at anew",
 		is.Stable, is.Canary, was.Stable, was.Canary))
 	e.From, e.Build = e.To, ""
 	d.rec.History = append(d.rec.History, e)
 	d.supersede("the configuration has another stable or canary")
-	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served = StateUnknown, "", "", nil, nil, nil
-	s.Fresh, s.Unverified, s.PromotedAt, s.CompletedAt = false, false, time.Time{}, time.Time{}
-	s.Capacity = Capacity{} // of a stable that is another's now
+	d.startAnew()
 }
 
 // otherPair says that the configuration has another stable or canary than an unlocked
 // guard's record tells of: what this replica sees of builds and weights is of others.
+// The same holds in the pass that takes up a lock of the configuration's canary.
 func (d *decider) otherPair() bool {
 	s, is := d.rec.Status, d.in.Guard
-	return d.rec.Lock == nil && s.State != StateUnknown && s.Moves != nil && (s.Moves.Stable != is.Stable.String() || s.Moves.Canary != is.Canary.String())
+	return (d.rec.Lock == nil || d.was.Lock == nil && d.rec.Lock.Canary == is.Canary.String()) && s.State != StateUnknown && s.Moves != nil &&
+		(s.Moves.Stable != is.Stable.String() || s.Moves.Canary != is.Canary.String())
 }
 
 // turned says that stable is what the lock denies: the configuration has exchanged
@@ -44,18 +43,10 @@ func (d *decider) turned() bool {
 	switch {
 	case d.rec.Lock == nil:
 		return false
-	case was != nil && was.Canary == stable:
+	case d.rec.Lock.Canary == stable, d.rec.Lock.Canary == "" && was != nil && was.Canary == stable:
 		return true
 	}
 	return d.denied(d.rec.Deny) && (was != nil && was.Stable != stable || m != nil && d.denied(m.Canary))
-}
-
-// otherLocked says that the configuration has another canary than a locked guard's
-// record tells of, as the lease holder has it: what this replica sees of builds and
-// weights is of others.
-func (d *decider) otherLocked() bool {
-	s := d.rec.Status
-	return d.rec.Lock != nil && s.State != StateUnknown && s.Moves != nil && s.Moves.Canary != d.in.Guard.Canary.String() && !d.turned()
 }
 
 // denied says that stable is among what a lock denies.

@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -297,27 +298,163 @@ func TestAnExchangeUnderALockStaysOneWithoutADestinationRule(t *testing.T) {
 	}
 }
 
-// toV3 has the configuration say that v3 is the canary, whose first pods are coming up.
-func toV3(in *Input) {
-	in.Guard.Canary = virtualservice.Ref{Subset: "v3"}
-	in.Deny, in.Spare = []string{"orders-service/v3", "orders-service"}, []string{"orders-service/v1"}
-	runs("b3", 0)(in)
+// toV3 has the configuration say that v3 is the canary, while the lock is of v2: what
+// Record.GuardOf has read for such a file.
+func toV3(edits ...func(*Next)) but {
+	return func(in *Input) {
+		in.Next = &Next{Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v3"}, Deny: []string{"orders-service/v3", "orders-service"},
+			Traffic: virtualservice.Traffic{Split: 1}, Workload: Workload{Build: "b3", Builds: []string{"b3"}}}
+		for _, edit := range edits {
+			edit(in.Next)
+		}
+	}
+}
+
+// up has the next canary's pods be ready, of builds that are so old.
+func up(age time.Duration, builds ...string) func(*Next) {
+	return func(n *Next) {
+		n.Workload = Workload{Build: CombineBuilds(builds), Builds: builds, Running: builds, Ready: len(builds), Current: len(builds), Complete: true, Ages: map[string]PodAge{}}
+		for _, b := range builds {
+			n.Workload.Ages[b] = PodAge{Made: at.Add(-age), Ready: at.Add(-age)}
+		}
+	}
+}
+
+func nextGets(weight int) func(*Next) {
+	return func(n *Next) { n.Traffic = virtualservice.Traffic{Weight: weight, Lowest: weight, Split: 1} }
 }
 
 func TestReplicasThatReadAnotherCanaryUnderALockComeToRest(t *testing.T) {
 	was := []but{locked(LockBuild), wasV1V2, deniesV2}
-	for name, files := range map[string][2][]but{"the lease holder first": {{toV3}, {}}, "another first": {{}, {toV3}}} {
+	moving := func(in *Input) { // blocked at half of the traffic
+		underWay(50)(in)
+		in.Record.Status.State, in.Record.Status.Weight, in.Stable.Ready = StateBlocked, 50, 0
+		gets(50)(in)
+	}
+	for name, files := range map[string][2][]but{"the lease holder first": {{toV3()}, {}}, "another first": {{}, {toV3()}}, "an old v3": {{toV3(up(time.Hour, "b3"))}, {toV3()}}} {
+		for _, blocked := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, blocked: %t", name, blocked), func(t *testing.T) {
+				all := was
+				if blocked {
+					all = append(slices.Clone(was), moving)
+				}
+				r := replicasOf(files[0], files[1], all...)
+				if w := r.take(100); len(w) > 4 || r.rec.Lock == nil || slices.Contains(r.events(), EventRolledBack) || r.rec.Status.Moving.RollsBack() != blocked {
+					t.Fatalf("%d of 200 looks write, lock %v, moving %+v, of: %v", len(w), r.rec.Lock, r.rec.Status.Moving, r.events())
+				}
+				deny, message := r.rec.Deny, r.rec.Message
+				r.follower.Alerts = []Alert{{Name: "Errors", Fingerprint: "f1", Action: ActionRollback, StartsAt: r.now}}
+				if w := r.take(10); len(w) > 2 || !slices.Equal(r.rec.Deny, deny) || r.rec.Message != message {
+					t.Errorf("%d of 20 looks write, denied is %v, was %v; message %q", len(w), r.rec.Deny, deny, r.rec.Message)
+				}
+			})
+		}
+	}
+}
+
+// What the lock is of, not what the configuration has by now, tells what lifts it.
+func TestTheLockOfAnotherCanary(t *testing.T) {
+	ofV2 := func(in *Input) { in.Record.Lock.of(in.Guard) }
+	for name, c := range map[string]struct {
+		edits []but
+		lock  string // its canary; empty: lifted
+		event Event
+	}{
+		"v3 has no pods":                         {[]but{toV3()}, "v2", ""},
+		"v3 is new":                              {[]but{toV3(up(time.Minute, "b3"))}, "", EventUnlocked},
+		"v3 is older than the lock":              {[]but{toV3(up(time.Hour, "b3"))}, "v2", ""},
+		"one of v3's builds is older":            {[]but{toV3(up(time.Minute, "b3", "b4"), func(n *Next) { n.Workload.Ages["b4"] = PodAge{Made: at.Add(-time.Hour)} })}, "v2", ""},
+		"v3 was proven":                          {[]but{toV3(up(time.Hour, "b3")), func(in *Input) { in.Record.Status.Proven = []string{"b3"} }}, "v2", ""},
+		"the age of v3's pods is not known":      {[]but{toV3(up(time.Minute, "b3"), func(n *Next) { n.Workload.Ages = nil })}, "v2", ""},
+		"a pod of v3 is of an unknown build":     {[]but{toV3(up(time.Minute, "b3"), func(n *Next) { n.Workload.Ready++ })}, "v2", ""},
+		"v3 is new, and the lock is by hand":     {[]but{toV3(up(time.Minute, "b3")), func(in *Input) { in.Record.Lock.Kind = LockManual }}, "v2", ""},
+		"v3 is new, and v2 has traffic":          {[]but{toV3(up(time.Minute, "b3")), gets(10)}, "v2", ""},
+		"v3 is new, and v2's weights are unsafe": {[]but{toV3(up(time.Minute, "b3")), func(in *Input) { in.Unsafe = "no route" }}, "v2", EventBlocked},
+		"v3 is new, and a VirtualService is not": {[]but{toV3(up(time.Minute, "b3")), func(in *Input) { in.Gone = "it does not exist" }}, "v2", EventBlocked},
+		"v3 is new, in a pass that is not live":  {[]but{toV3(up(time.Minute, "b3")), func(in *Input) { in.Live = false }}, "v2", ""},
+		"v3 is new, and another replica sees it": {[]but{toV3(up(time.Minute, "b3")), func(in *Input) { in.Live, in.Leads = false, false }}, "v2", ""},
+		"v3 is new, and the guard observes":      {[]but{toV3(up(time.Minute, "b3")), func(in *Input) { in.Guard.Mode = ModeObserve }}, "v2", ""},
+		"v3 runs the build":                      {[]but{toV3(up(time.Minute, "b1"))}, "v3", EventLocked},
+		"v3 is to run the build":                 {[]but{toV3(func(n *Next) { n.Workload.Builds = []string{"b1"} })}, "v3", EventLocked},
+		"v3 runs another refused build":          {[]but{toV3(up(time.Hour, "b0")), func(in *Input) { in.Record.Refused = []string{"b0", "b1"} }}, "v3", EventLocked},
+		"v3 runs the build, and v2 has traffic":  {[]but{toV3(up(time.Minute, "b1")), gets(10)}, "v2", ""},
+		"v2 has a new build":                     {[]but{toV3(up(time.Hour, "b3")), runs("b2", 2)}, "", EventNewBuild},
+	} {
 		t.Run(name, func(t *testing.T) {
-			r := replicasOf(files[0], files[1], was...)
-			if w := r.take(100); len(w) > 3 || r.rec.Lock == nil {
-				t.Fatalf("%d of 200 looks write, lock %v, of: %v", len(w), r.rec.Lock, r.events())
+			in := given(slices.Concat([]but{locked(LockBuild), wasV1V2, deniesV2, ofV2, live}, c.edits)...)
+			d := Decide(in, at)
+			var lock string
+			if l := d.Record.Lock; l != nil {
+				lock = l.Canary
 			}
-			deny, message := r.rec.Deny, r.rec.Message
-			gets(30)(&r.follower) // of what the lease holder does not have for its canary
-			r.follower.Alerts = []Alert{{Name: "Errors", Fingerprint: "f1", Action: ActionRollback, StartsAt: r.now}}
-			if w := r.take(10); len(w) != 1 || w[0].Move != MoveNone || !slices.Equal(r.rec.Deny, deny) || r.rec.Message != message {
-				t.Errorf("%d of 20 looks write, denied is %v, was %v; message %q", len(w), r.rec.Deny, deny, r.rec.Message)
+			var event Event
+			if len(d.Added) > 0 {
+				event = d.Added[0].Event
+			}
+			if lock != c.lock || c.event != "" && event != c.event {
+				t.Errorf("lock %+v, added %+v", d.Record.Lock, d.Added)
+			}
+			if !slices.Contains(d.Record.Refused, "b1") || slices.Contains(d.Record.Refused, "b3") {
+				t.Errorf("refused %v", d.Record.Refused)
+			}
+			if deny := d.Record.Deny; lock != "" && d.Record.Status.Observing == nil && (!slices.Contains(deny, "orders-service/v2") || in.Leads != slices.Contains(deny, "orders-service/v3")) {
+				t.Errorf("denies %v", deny)
 			}
 		})
+	}
+}
+
+// A rollback that is under way when its lock goes over is not told before the canary
+// that the lock is of now has no traffic either.
+func TestALockThatGoesOverTakesTheRollbackWithIt(t *testing.T) {
+	s := tell(t, locked(LockBuild), underWay(50), wasV1V2, deniesV2, live, gets(0), toV3(up(time.Minute, "b1"), nextGets(50)))
+	d := s.then(time.Second)
+	if slices.ContainsFunc(d.Added, func(e HistoryEntry) bool { return e.Event == EventRolledBack }) || !d.Record.Status.Moving.RollsBack() || d.Record.Lock.Canary != "v3" {
+		t.Fatalf("moving %+v, lock %+v, added %+v", d.Record.Status.Moving, d.Record.Lock, d.Added)
+	}
+	ofV3 := func(in *Input) {
+		in.Next, in.Guard.Canary = nil, virtualservice.Ref{Subset: "v3"}
+		in.Deny = []string{"orders-service/v3", "orders-service"}
+		gets(50)(in)
+	}
+	if d := s.then(time.Second, ofV3); d.Move != MoveStable {
+		t.Errorf("move %v, %s: %s", d.Move, d.Record.Status.State, d.Record.Status.Reason)
+	}
+	if d := s.then(time.Second); d.Record.Status.State != StateRolledBack || countOf([]Event{d.Added[0].Event}, EventRolledBack) != 1 || d.Added[0].From != 50 {
+		t.Errorf("%+v, added %+v", d.Record.Status, d.Added)
+	}
+}
+
+func TestThePairThatIsReadIsThatOfTheLock(t *testing.T) {
+	g := func(stable, canary string) Guard {
+		s, _ := virtualservice.ParseRef(stable)
+		c, _ := virtualservice.ParseRef(canary)
+		return Guard{Name: "orders-service", Namespace: testNamespace, Stable: s, Canary: c}
+	}
+	for name, c := range map[string]struct {
+		lock  *Lock
+		moves *Moves
+		g     Guard
+		want  string
+		other bool
+	}{
+		"no lock":                              {nil, &Moves{Stable: "v1", Canary: "v2"}, g("v1", "v3"), "v1 v3", false},
+		"another canary":                       {&Lock{Stable: "v1", Canary: "v2"}, nil, g("v1", "v3"), "v1 v2", true},
+		"another pair":                         {&Lock{Stable: "v1", Canary: "v2"}, nil, g("v3", "v4"), "v1 v2", true},
+		"another stable":                       {&Lock{Stable: "v1", Canary: "v2"}, nil, g("v0", "v2"), "v0 v2", false},
+		"exchanged":                            {&Lock{Stable: "v1", Canary: "v2"}, nil, g("v2", "v1"), "v2 v1", false},
+		"stable is what was locked":            {&Lock{Stable: "v1", Canary: "v2"}, nil, g("v2", "v3"), "v2 v3", false},
+		"stable is the canary":                 {&Lock{Stable: "v1", Canary: "v2"}, nil, g("v0", "v1"), "v1 v2", true},
+		"a host":                               {&Lock{Stable: "host:o-v1", Canary: "host:o-v2"}, nil, g("host:o-v1", "host:o-v3"), "host:o-v1 host:o-v2", true},
+		"the same host":                        {&Lock{Stable: "host:o-v1", Canary: "host:o-v2"}, nil, g("host:o-v1", "host:o-v2."+testNamespace+".svc.cluster.local"), "host:o-v1 host:o-v2", false},
+		"of before locks had a pair":           {&Lock{}, &Moves{Stable: "v1", Canary: "v2"}, g("v1", "v3"), "v1 v2", true},
+		"of before, and nothing tells its own": {&Lock{}, nil, g("v1", "v3"), "v1 v3", false},
+		"one that is none":                     {&Lock{Stable: "v2", Canary: "v2"}, nil, g("v1", "v3"), "v1 v3", false},
+		"one that cannot be read":              {&Lock{Stable: "v1", Canary: "port:7"}, nil, g("v1", "v3"), "v1 v3", false},
+	} {
+		got, other := Record{Lock: c.lock, Status: Status{Moves: c.moves}}.GuardOf(c.g, "cluster.local")
+		if text := got.Stable.String() + " " + got.Canary.String(); text != c.want || other != c.other {
+			t.Errorf("%s: %s, another: %t; want %s, %t", name, text, other, c.want, c.other)
+		}
 	}
 }

@@ -195,6 +195,9 @@ func (d *decider) closeReceipt() {
 		due = d.in.AskAfter
 	}
 	a := d.in.After
+	if d.in.Next != nil || d.turned() { // who is asked goes by the configuration's pair
+		a = &After{Never: true, Err: anotherCanary}
+	}
 	switch {
 	case a == nil && d.now.Before(due):
 		d.requeueAt(due)
@@ -216,6 +219,9 @@ func (d *decider) closeReceipt() {
 	r.close(*a, d.now, d.hasCanaryTraffic())
 	d.rec.Receipt = r
 }
+
+// anotherCanary is why nothing shows after a rollback of the canary that was.
+const anotherCanary = "the configuration has another canary by now"
 
 // close takes down what was told.
 func (r *Receipt) close(a After, now time.Time, traffic bool) {

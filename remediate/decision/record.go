@@ -63,7 +63,7 @@ type Record struct {
 }
 
 // Lock keeps the canary at weight 0. Since is by guardian's clock, StartsAt by
-// Prometheus's.
+// Prometheus's. It is of one pair, whatever the configuration has by now.
 type Lock struct {
 	Kind        LockKind  `json:"kind"`
 	Build       string    `json:"build"`             // the present one, if it is refused, else the first that is
@@ -77,6 +77,9 @@ type Lock struct {
 	Since       time.Time `json:"since"`
 	By          string    `json:"by"` // "alert" or the person's name
 	Reason      string    `json:"reason"`
+	Stable      string    `json:"stable,omitempty"` // of the pair that it is of, as in Moves; empty: that of Moves
+	Canary      string    `json:"canary,omitempty"` // the same
+	Also        []string  `json:"also,omitempty"`   // host/subset of what is denied besides: the canary that it was of before
 }
 
 // Status is what guardian last saw and decided; times are by guardian's clock.
@@ -223,7 +226,7 @@ func (r Record) Clone() Record {
 	c := r
 	if r.Lock != nil {
 		l := *r.Lock
-		l.Refused, l.Coming = slices.Clone(l.Refused), slices.Clone(l.Coming)
+		l.Refused, l.Coming, l.Also = slices.Clone(l.Refused), slices.Clone(l.Coming), slices.Clone(l.Also)
 		c.Lock = &l
 	}
 	if r.Receipt != nil {

@@ -55,7 +55,7 @@ func (d *decider) decision(c choice) Decision {
 // configurations for a while: once it is said, it is the lease holder's. Only what
 // nobody can have meant is put right by any of them: the VirtualServices are to say it.
 func (d *decider) tellDenials() {
-	if d.turned() || !d.in.Leads && d.otherLocked() {
+	if d.turned() || d.unread() {
 		return
 	}
 	if !d.in.Leads && d.was.Lock != nil && len(d.was.VirtualServices) > 0 && len(d.was.Deny) > 0 && !d.denied(d.was.Deny) {
@@ -63,6 +63,6 @@ func (d *decider) tellDenials() {
 	}
 	d.rec.VirtualServices = slices.Concat(d.in.Guard.VirtualServices, d.former())
 	if len(d.in.Deny) > 0 {
-		d.rec.Denies(d.in.Deny, d.in.Spare, d.in.Guard.Rollback)
+		d.rec.Denies(d.denies(), d.in.Spare, d.in.Guard.Rollback)
 	}
 }

@@ -14,12 +14,16 @@ const lockMind = " Mind that "
 // lockMessage is what a CI reads whose change is refused. Its last part says how
 // to go on.
 func lockMessage(in Input, l Lock, what string) string {
-	g := in.Guard
+	g, canary := in.Guard, in.Guard.Canary
+	next := in.Next != nil && in.Leads
+	if next {
+		canary = in.Next.Canary
+	}
 	toGoOn := fmt.Sprintf("%sdeploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or",
-		lockToGoOn, g.Canary, g.Name, g.Namespace)
-	if l.Kind == LockManual {
+		lockToGoOn, canary, g.Name, g.Namespace)
+	if l.Kind == LockManual || next && !in.nextLifts(l) {
 		toGoOn = lockToGoOn + "lift the lock by hand"
-	} else if c := in.Canary; c.Build == "" && len(c.Untold) > 0 {
+	} else if c := in.Canary; !next && c.Build == "" && len(c.Untold) > 0 {
 		toGoOn = lockToGoOn + c.untold() + ", so no new build can be seen: lift the lock by hand"
 	}
 	toGoOn += fmt.Sprintf(": guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)

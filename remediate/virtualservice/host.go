@@ -38,6 +38,15 @@ func Spellings(p Pair, r Ref) []string {
 	return hosts
 }
 
+// SameRef says that two refs are one destination, of hosts however they are spelled in
+// namespace.
+func SameRef(a, b Ref, namespace, domain string) bool {
+	if a.Host == "" || b.Host == "" {
+		return a == b
+	}
+	return NormalizeHost(a.Host, namespace, domain) == NormalizeHost(b.Host, namespace, domain)
+}
+
 // Denied lists what gets the pair's canary traffic, for the admission policy:
 // its spellings, those of the other subsets that lead to its pods and, where it
 // is a subset, those of its host without any subset, written "host". That host

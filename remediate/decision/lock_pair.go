@@ -1,0 +1,260 @@
+package decision
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
+)
+
+// Next is what runs behind the canary that the configuration has, while a lock stands
+// that is of another. It is not guarded: guardian moves none of its traffic, and rolls
+// nothing back for it.
+type Next struct {
+	Stable, Canary virtualservice.Ref
+	Deny           []string // every spelling of it, for the admission policy
+	Workload       Workload
+	Traffic        virtualservice.Traffic
+}
+
+// of has a lock be of a guard's pair.
+func (l *Lock) of(g Guard) {
+	l.Stable, l.Canary, l.Also = g.Stable.String(), g.Canary.String(), nil
+}
+
+// GuardOf is g with the pair that is to be read for it: while a lock stands that of the
+// lock, in its spelling, so that every replica sees the same builds and weights whatever
+// its file has. other says that g has another canary. The exception is a g whose stable
+// is what the lock denies, or that has another stable alone: its own pair counts. domain
+// is the cluster's.
+func (r Record) GuardOf(g Guard, domain string) (of Guard, other bool) {
+	stable, canary, ok := r.lockedPair()
+	same := func(a, b virtualservice.Ref) bool { return virtualservice.SameRef(a, b, g.Namespace, domain) }
+	switch {
+	case !ok:
+		return g, false
+	case same(canary, g.Canary):
+		g.Canary = canary
+		return g, false
+	case same(canary, g.Stable):
+		g.Stable = canary
+		return g, false
+	}
+	g.Stable, g.Canary = stable, canary
+	return g, true
+}
+
+// lockedPair is the pair that the lock is of. One that was written before locks had a
+// pair is of that which the status tells of.
+func (r Record) lockedPair() (stable, canary virtualservice.Ref, ok bool) {
+	l := r.Lock
+	if l == nil {
+		return stable, canary, false
+	}
+	names := Moves{Stable: l.Stable, Canary: l.Canary}
+	if m := r.Status.Moves; names.Canary == "" && m != nil {
+		names = *m
+	}
+	stable, noStable := virtualservice.ParseRef(names.Stable)
+	canary, noCanary := virtualservice.ParseRef(names.Canary)
+	return stable, canary, noStable == nil && noCanary == nil && stable != canary
+}
+
+// unread says that the lock is of another pair than what was read: it has just been
+// taken up, or a replica of before locks had a pair has written it.
+func (d *decider) unread() bool {
+	l := d.rec.Lock
+	return l != nil && l.Canary != "" && l.Canary != d.in.Guard.Canary.String() && !d.turned()
+}
+
+// lockOnly is a pass that records the lock alone. The next reads the pair that it is of,
+// which is a first sight.
+func (d *decider) lockOnly() choice {
+	l := d.rec.Lock
+	for _, a := range d.rollback {
+		d.noteAlert(a, "locked: "+l.Reason)
+	}
+	if m := d.rec.Status.Moves; d.was.Lock == nil && m != nil && m.Canary != l.Canary {
+		d.supersede("locked: " + l.Reason)
+		d.startAnew()
+		d.rec.Status.Moves = &Moves{VirtualServices: m.VirtualServices, Stable: l.Stable, Canary: l.Canary}
+	}
+	d.requeueAt(d.now)
+	return choice{state: d.rec.Status.State, text: l.Reason, reason: ReasonNothing}
+}
+
+// startAnew forgets what is known of builds and weights: they are of another pair.
+func (d *decider) startAnew() {
+	s := &d.rec.Status
+	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served = StateUnknown, "", "", nil, nil, nil
+	s.Fresh, s.Unverified, s.PromotedAt, s.CompletedAt = false, false, time.Time{}, time.Time{}
+	s.Capacity = Capacity{} // of a stable that is another's now
+	if r := d.rec.Receipt; r != nil && r.Open {
+		r.close(After{Never: true, Err: anotherCanary}, d.now, false)
+	}
+}
+
+// pairOf is the pair of a lock that a VirtualService tells of: that of the
+// configuration where it is of its canary, or has its canary for stable, and else what
+// its first spellings name.
+func (d *decider) pairOf(m LockAnnotation) (stable, canary string) {
+	g := d.in.Guard
+	is := func(ref virtualservice.Ref, spelled []string) bool {
+		return refOf(m.Canary[0]) == ref || len(spelled) > 0 && spelled[0] == m.Canary[0]
+	}
+	stable, canary = refOf(m.Stable[0]).String(), refOf(m.Canary[0]).String()
+	switch {
+	case is(g.Canary, d.in.Deny):
+		return g.Stable.String(), g.Canary.String()
+	case is(g.Stable, d.in.Spare):
+		return stable, g.Stable.String()
+	}
+	return stable, canary
+}
+
+// refOf is the destination that host/subset names; host/ is a host of its own.
+func refOf(spelled string) virtualservice.Ref {
+	host, subset, _ := strings.Cut(spelled, "/")
+	if subset != "" {
+		return virtualservice.Ref{Subset: subset}
+	}
+	return virtualservice.Ref{Host: host}
+}
+
+// denies are all spellings that the lock denies. What the configuration has for its
+// canary is not braked while the lock of another stands, so it is not to get more; that
+// is the lease holder's to tell.
+func (d *decider) denies() []string {
+	out := slices.Clone(d.in.Deny)
+	add := func(more []string) {
+		for _, one := range more {
+			if !slices.Contains(out, one) {
+				out = append(out, one)
+			}
+		}
+	}
+	if add(d.rec.Lock.Also); d.in.Next != nil && d.in.Leads {
+		add(d.in.Next.Deny)
+	}
+	return out
+}
+
+// passOn ends the lock of a canary that the configuration does not have any more, or
+// has it be of the one that it has. It is the lease holder's to do, as soon as nothing
+// leads to the canary of the lock.
+func (d *decider) passOn() (c choice, passed bool) {
+	n := d.in.Next
+	if n == nil || !d.in.Leads || d.hasCanaryTraffic() {
+		return c, false
+	}
+	refused := n.refused(d.rec.Refused)
+	switch {
+	case refused == "" && !d.replacedBy(*n):
+		return c, false
+	case !d.in.Live:
+		d.wantLive = true
+		return c, false
+	case refused != "":
+		return d.follow(*n, refused), true
+	}
+	return d.handOver(*n), true
+}
+
+// refused is a build of the next canary that was rolled back and is not unlocked: one
+// that has a ready pod, or will have; "": there is none.
+func (n Next) refused(refused []string) string {
+	for _, b := range slices.Concat(n.Workload.readyBuilds(), n.Workload.Builds) {
+		if slices.Contains(refused, b) {
+			return b
+		}
+	}
+	return ""
+}
+
+// replacedBy says that the rollback which the lock is of has been done, and that every
+// ready pod of the next canary, and at least one, is of a present build and was made
+// after the lock. None of them may be refused, which the caller looks at.
+func (d *decider) replacedBy(n Next) bool {
+	l, w := d.rec.Lock, n.Workload
+	done := d.was.Status.Moving == nil && d.in.Gone == "" && len(d.in.Unread) == 0
+	if !done || l.Kind != LockBuild || w.Build == "" || w.Ready == 0 || w.Current != w.Ready {
+		return false
+	}
+	return !slices.ContainsFunc(w.readyBuilds(), func(b string) bool {
+		made := w.Ages[b].Made
+		return made.IsZero() || l.Since.Sub(made) >= ClockTolerance
+	})
+}
+
+// handOver lifts the lock for a new build of the next canary, which the pass after this
+// begins with. What the rollback has led to stable stays there: it would be given to
+// the canary that has failed.
+func (d *decider) handOver(n Next) choice {
+	why := fmt.Sprintf("build %s of canary %s, which the configuration has in place of %s, is ready and not among the refused", n.Workload.Build, n.Canary, d.in.Guard.Canary)
+	if len(d.rec.Changed) > 0 {
+		why += "; testers' routes and mirrors that led to " + d.in.Guard.Canary.String() + " stay with stable"
+	}
+	d.lift(EventUnlocked, "new build", why)
+	d.rec.Changed = nil
+	return choice{state: StateIdle, text: cmp.Or(d.in.Absent, "canary gets no traffic"), reason: ReasonNewBuild, move: MoveMark, release: d.in.Owned}
+}
+
+// follow has the lock be of the next canary, which runs a refused build: the subset has
+// another name, or an old build is back there.
+func (d *decider) follow(n Next, refused string) choice {
+	s, was, l := &d.rec.Status, d.in.Guard, d.rec.Lock
+	if l.Also = d.denies(); len(d.in.Deny) > 0 {
+		d.rec.Denies(l.Also, d.in.Spare, was.Rollback)
+	}
+	l.Stable, l.Canary = n.Stable.String(), n.Canary.String()
+	if !slices.Contains(l.Refused, refused) {
+		l.Refused = append(l.Refused, refused)
+		l.By, l.Reason, l.Since = ByRefused, refusedBefore(refused), d.now
+	}
+	d.note(EventLocked, l.By, fmt.Sprintf("the lock is of canary %s now, which the configuration has in place of %s: it runs build %s, which is refused", n.Canary, was.Canary, refused))
+	c := choice{state: d.was.Status.State, text: d.was.Status.Reason, reason: ReasonRefusedBuild}
+	if d.startAnew(); !s.Moving.RollsBack() { // else what is under way goes on
+		c.state, c.text, s.Weight, s.Spread, s.Full = StateRolledBack, l.Reason, 0, 0, false
+	}
+	s.Moves = &Moves{VirtualServices: was.VirtualServices, Stable: l.Stable, Canary: l.Canary}
+	d.requeueAt(d.now)
+	return c
+}
+
+// nextText says of the configuration's canary that nothing brakes it while the lock of
+// another stands, and what ends that; "": there is no such canary. It is the lease
+// holder's to tell.
+func (d *decider) nextText() string {
+	n := d.in.Next
+	if n == nil || !d.in.Leads {
+		return ""
+	}
+	text := fmt.Sprintf("; the lock is of canary %s, and the configuration has %s", d.in.Guard.Canary, n.Canary)
+	if !n.Traffic.Clean() {
+		text += fmt.Sprintf(", which has %d%%", n.Traffic.Weight)
+	}
+	text += " and is not guarded until the lock is lifted: "
+	if d.in.nextLifts(*d.rec.Lock) {
+		text += "deploy a new build of " + n.Canary.String() + ", or "
+	}
+	return text + "guardian unlock"
+}
+
+// noteNext tells of an alert that nothing is rolled back for: what has traffic besides
+// stable is the configuration's canary, of which the lock is not.
+func (d *decider) noteNext() {
+	if n := d.in.Next; n != nil && !n.Traffic.Clean() {
+		for _, a := range d.rollback {
+			d.noteAlert(a, fmt.Sprintf("not rolled back: the lock is of canary %s, and %s is not guarded until it is lifted: guardian unlock", d.in.Guard.Canary, n.Canary))
+		}
+	}
+}
+
+// nextLifts says that a new build of the configuration's canary lifts a lock that is of
+// another.
+func (in Input) nextLifts(l Lock) bool {
+	return l.Kind == LockBuild && in.Traffic.Clean() && in.Unsafe == "" && in.Gone == ""
+}
