@@ -71,12 +71,23 @@
 //
 // A configuration that has another stable or canary than the record tells of is a
 // first sight too, by the lease holder: the build of a side that has become the
-// canary is no new one. Another replica that has another pair, or another canary than
-// the record of a locked guard, only hears: it lists the alert, which holds, and the
-// lease holder rolls back when it lists what fires, within a minute, or is told itself.
-// While a lock stands and stable is what it denies, the two have been exchanged too
+// canary is no new one. Another replica that has another pair only hears: it lists the
+// alert, which holds, and the lease holder rolls back when it lists what fires, within a
+// minute, or is told itself.
+//
+// A lock is of the pair that it was set for (Lock.Stable, Lock.Canary), and while it
+// stands that pair is what every replica reads, whatever its configuration has
+// (Record.GuardOf): the builds that lift it, the weights that confirm its rollback and
+// those that are put back are of the canary that was rolled back. The canary of the
+// configuration (Input.Next) is not guarded meanwhile: none of its traffic is moved, and
+// the policy alone keeps it from getting more. The lease holder ends that when the
+// canary of the lock has no traffic: it lifts a lock of kind build where all ready pods
+// of the next canary are of builds that are not refused, and were made after the lock;
+// where one is of a refused build the lock goes over to that canary. A lock that is taken
+// up from a VirtualService is of the canary that its annotation names.
+// While a lock stands and stable is what it is of, the two have been exchanged too
 // early: the guard is blocked, nothing is moved, and the lock goes on speaking of what
-// it did.
+// it did. Where stable alone is another, the configuration's is the one that counts.
 //
 // Which routes of a VirtualService are the split, and what a rollback re-points, is
 // told by package virtualservice.

@@ -53,8 +53,8 @@ func (d *decider) observeLeaving() {
 		}
 		s.Moves = MovesOf(g)
 	}
-	if l := d.rec.Lock; l != nil && l.Canary == g.Canary.String() {
-		l.Stable = g.Stable.String() // which may be another's by now
+	if l := d.rec.Lock; l != nil && (l.Canary == "" || l.Canary == g.Canary.String()) {
+		l.Stable, l.Canary = g.Stable.String(), g.Canary.String() // stable may be another by now
 	}
 	for _, c := range d.rec.Changed {
 		if !slices.Contains(has, c.VirtualService) {

@@ -148,6 +148,7 @@ func (d *decider) takeUpLock() {
 	l.Stable, l.Canary = d.pairOf(*m)
 	d.rec.Lock = &l
 	d.refuse(l.Refused...)
+	d.rec.Message = m.Message // until it is written anew
 	d.rec.Denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
 	d.note(EventLocked, ByAnnotation, "the record did not know of the lock that annotation "+LockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
 }

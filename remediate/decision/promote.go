@@ -74,6 +74,10 @@ func (d *decider) holdOrPromote(c choice) choice {
 	if !d.in.Leads {
 		return c // what the next step waits for is told by the replica that would take it
 	}
+	if d.in.Next != nil { // its lock has just been lifted
+		d.dropAsked(anotherCanary)
+		return c
+	}
 	c.advanced = true
 	counted, over := s.tally()
 	s.ClearSteps()
