@@ -234,6 +234,27 @@ func TestARollbackIsNotConfirmedByTheTrafficOfAnotherCanary(t *testing.T) {
 	}
 }
 
+// All traffic that another canary has makes no rollback window of the lock's.
+func TestTheWindowOfABlockedRollbackIsNotEndedByAnotherCanary(t *testing.T) {
+	for _, who := range readers {
+		t.Run(who, func(t *testing.T) {
+			o := newReleases(t, 100)
+			o.w.stable = 0
+			alert := errorsAlert
+			alert.StartsAt = o.now
+			o.looks(2, alert)
+			o.wants(true, decision.StateBlocked)
+			o.edits(who, "v1", "v3")
+			o.now = o.now.Add(2 * o.guard.Rollback.Window)
+			o.shifts(0, 100) // testers still are v2's
+			o.looks(10)
+			if r := o.record(); r.Lock == nil || r.Lock.Canary != "v2" || !slices.Contains(r.Refused, o.w.hashOfTemplate(1)) || o.happened(decision.EventUnlocked) != 0 {
+				t.Errorf("lock %+v, refused %v, %s", r.Lock, r.Refused, o.history())
+			}
+		})
+	}
+}
+
 // The API server's refusal of the weights is no reason to believe another canary's.
 func TestARollbackThatIsRefusedIsNotConfirmedByAnotherCanary(t *testing.T) {
 	o := newReleases(t, 50)

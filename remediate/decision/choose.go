@@ -74,14 +74,22 @@ func (d *decider) rest() choice {
 	if d.in.Gone != "" {
 		return d.gone()
 	}
-	c := choice{state: StateRolledBack, text: d.lockText(), reason: ReasonNothing}
-	if s := d.was.Status; !d.in.Leads && s.State == StateBlocked && s.Moving == nil && s.Weight == 0 && !s.LacksVirtualService() {
-		c.state, c.text = s.State, s.Reason // by the lease holder's configuration: see holdTurned
-	}
+	c := choice{reason: ReasonNothing}
+	c.state, c.text = d.atRest()
 	if d.confirm(); slices.ContainsFunc(d.rollback, d.isNew) {
 		d.doubt = true
 	}
 	return c
+}
+
+// atRest is the state of a lock whose canary gets nothing, or is put back to that. One
+// that is blocked all the same is so by the lease holder's configuration, which may have
+// stable and canary exchanged: that is its to take back.
+func (d *decider) atRest() (State, string) {
+	if s := d.was.Status; !d.in.Leads && s.State == StateBlocked && s.Moving == nil && s.Weight == 0 && !s.LacksVirtualService() {
+		return s.State, s.Reason
+	}
+	return StateRolledBack, d.lockText()
 }
 
 // again says that a canary which was locked and at 0 has traffic once more,
@@ -98,8 +106,9 @@ func (d *decider) again() bool {
 // server refuses it, the record says that.
 func (d *decider) reassert() choice {
 	s := &d.rec.Status
-	c := choice{state: StateRolledBack, text: d.lockText(), move: MoveStable, reason: ReasonReassert}
-	c.marks = Marks{State: StateRolledBack, Reason: c.text, Since: d.was.Status.Since, Build: s.Build}
+	c := choice{move: MoveStable, reason: ReasonReassert}
+	c.state, c.text = d.atRest()
+	c.marks = Marks{State: StateRolledBack, Reason: d.lockText(), Since: d.was.Status.Since, Build: s.Build}
 	d.noteReassert()
 	if s.Weight != 0 { // the marks on the VirtualService say that it was at 0 in between
 		s.Weight, s.MovedAt = 0, d.now

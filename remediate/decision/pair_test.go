@@ -203,12 +203,7 @@ func replicasOf(leader, follower []but, both ...but) *replicas {
 	return &replicas{leader: first, follower: second, rec: first.Record, now: at}
 }
 
-func (r *replicas) events() (out []Event) {
-	for _, e := range r.rec.History {
-		out = append(out, e.Event)
-	}
-	return out
-}
+func (r *replicas) events() []Event { return eventsOf(r.rec) }
 
 func TestReplicasThatReadAnExchangeOneAfterTheOtherComeToRest(t *testing.T) {
 	auto := mode(PromotionAuto)
@@ -457,4 +452,58 @@ func TestThePairThatIsReadIsThatOfTheLock(t *testing.T) {
 			t.Errorf("%s: %s, another: %t; want %s, %t", name, text, other, c.want, c.other)
 		}
 	}
+}
+
+// What CI gives the canary is put back by a replica with the file of before, too: that the
+// guard is blocked by the lease holder's stays its to tell.
+func TestAReplicaThatPutsACanaryBackLeavesWhatTheLeaseHolderTells(t *testing.T) {
+	r := replicasOf([]but{exchanged(0)}, nil, locked(LockBuild), wasV1V2, deniesV2)
+	r.take(5)
+	before := len(r.rec.History)
+	for range 5 {
+		gets(30)(&r.follower)
+		w := r.take(2)
+		if r.rec.Status.State != StateBlocked || !slices.ContainsFunc(w, func(d Decision) bool { return d.Move == MoveStable }) {
+			t.Fatalf("%s, %d writes", r.rec.Status.State, len(w))
+		}
+		gets(0)(&r.follower)
+		r.take(2)
+	}
+	if told := r.events()[before:]; countOf(told, EventBlocked) != 0 {
+		t.Errorf("told %v", told)
+	}
+}
+
+// Another stable alone is the configuration's to have, at once: the lock goes with it,
+// and a build that comes next is not begun anew after its first step.
+func TestAnotherStableUnderALockIsNoExchange(t *testing.T) {
+	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, live, mode(PromotionAuto), func(in *Input) {
+		in.Record.Lock.of(in.Guard)
+		in.Forward = &Forward{Requests: 1000}
+	})
+	v0 := func(in *Input) {
+		in.Guard.Stable, in.Spare = virtualservice.Ref{Subset: "v0"}, []string{"orders-service/v0"}
+		in.Heartbeat = s.now
+	}
+	d := s.then(time.Minute, v0)
+	if l := d.Record.Lock; l == nil || l.Stable != "v0" || l.Canary != "v2" || d.Record.Status.Moves.Stable != "v0" {
+		t.Fatalf("lock %+v, moves %+v", l, d.Record.Status.Moves)
+	}
+	s.then(time.Minute, v0, runs("b2", 2), agedOf("b2", at.Add(90*time.Second), at.Add(90*time.Second)))
+	s.locked(false)
+	for range 2 {
+		if d = s.then(time.Second, v0); d.Move == MoveForward {
+			gets(d.Weight)(&s.in)
+		}
+	}
+	if st := d.Record.Status; countOf(eventsOf(d.Record), EventExchanged) != 0 || st.Promoting != "b2" {
+		t.Errorf("promoting %q, weight %d, %v", st.Promoting, st.Weight, eventsOf(d.Record))
+	}
+}
+
+func eventsOf(r Record) (out []Event) {
+	for _, e := range r.History {
+		out = append(out, e.Event)
+	}
+	return out
 }
