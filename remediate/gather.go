@@ -387,6 +387,9 @@ func (s *snapshot) gatherForeign(ctx context.Context, r reader) {
 		if err := decision.ReadKey(cm.Data, decision.KeyLock, &f.Lock); err != nil {
 			f.Lock = decision.Lock{} // it stands all the same, for whoever steps forward
 		}
+		if f.Lock.DeniesBesides(spelled[len(spelled)-1]) {
+			continue
+		}
 		s.input.Foreign = append(s.input.Foreign, f)
 	}
 	slices.SortFunc(s.input.Foreign, func(a, b decision.Foreign) int { return strings.Compare(a.Guard, b.Guard) })

@@ -224,6 +224,7 @@ func TestWithoutALockACacheThatLagsHasNoRollbackRefused(t *testing.T) {
 			past.cm = w.cm
 			var saw *world
 			r.cached = worldReader{world: &past, saw: &saw}
+			r.now = func() time.Time { return at.Add(time.Hour + time.Minute) } // when it would be given up
 			if !sameReplica {
 				r.done = confirmed{}
 			}

@@ -325,12 +325,18 @@ func TestAnotherCanarysTrafficIsLeftAloneUnderALock(t *testing.T) {
 
 // The lock gives way to a new build of the canary that the configuration has by now.
 func TestANewBuildOfAnotherCanaryLiftsALockOnceItsRollbackIsDone(t *testing.T) {
+	for _, who := range []string{"both", "the leader"} { // the other's file stays that of before until v3 has traffic
+		t.Run(who, func(t *testing.T) { newBuildOfV3Lifts(t, who) })
+	}
+}
+
+func newBuildOfV3Lifts(t *testing.T, who string) {
 	o := newReleases(t, 50)
 	o.w.stable = 0
 	alert := errorsAlert
 	alert.StartsAt = o.now
 	o.looks(2, alert)
-	o.edits("both", "v1", "v3")
+	o.edits(who, "v1", "v3")
 	o.now = o.now.Add(time.Hour)
 	o.next.template, o.next.born, o.next.ready = 31, o.now, true
 	o.looks(4)
@@ -350,6 +356,7 @@ func TestANewBuildOfAnotherCanaryLiftsALockOnceItsRollbackIsDone(t *testing.T) {
 	if _, stands := o.w.vs.GetAnnotations()[decision.LockKey(o.guard.Name)]; stands {
 		t.Error("the lock still stands on the VirtualService")
 	}
+	o.edits("both", "v1", "v3")
 	o.shifts(0, 30)
 	o.looks(2)
 	o.wants(false, decision.StateShifting)
@@ -514,5 +521,27 @@ func TestALockThatIsTakenUpIsOfTheCanaryThatTheAnnotationNames(t *testing.T) {
 				t.Errorf("a new build of v3 does not lift it: %+v", o.record().Lock)
 			}
 		})
+	}
+}
+
+// What a lock denies besides is not what it is of: another guard of that canary is free.
+func TestWhatALockDeniesBesidesIsNoLockOfAnotherGuard(t *testing.T) {
+	o := newReleases(t, 50)
+	o.rolledBack()
+	*o.next = release{31, at.Add(-time.Hour), true}
+	o.edits("both", "v1", "v3")
+	o.looks(3)
+	if cm, _ := o.w.denying(t.Context(), "orders-service.microservices.svc.cluster.local/v3"); len(cm) != 1 {
+		t.Fatalf("%v: v3 is not denied", o.record().Deny)
+	}
+	o.w.foreign, o.w.cm, o.guard.Name = o.w.cm, nil, "orders-v3"
+	o.shifts(0, 30)
+	for range 3 {
+		if _, err := o.pass(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := o.record(); r.Lock != nil || o.gets("v3") != 30 || len(r.Refused) > 0 {
+		t.Errorf("lock %+v, refused %v, v3 has %d%%", r.Lock, r.Refused, o.gets("v3"))
 	}
 }

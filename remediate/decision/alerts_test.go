@@ -103,3 +103,40 @@ func asking(a Action) []but {
 		in.Alerts = []Alert{{Name: "Latency", Fingerprint: "f1", StartsAt: at.Add(-time.Minute), Summary: "slow", Action: a}}
 	}}
 }
+
+// The replica that rolls back writes the record before the VirtualService. One to which
+// the alert is none of the kind is woken by the record, and looks in between.
+func TestARollbackOfAMomentAgoIsNotGivenUpByAnotherReplica(t *testing.T) {
+	r := replicasOf(asking(ActionNone), asking(ActionRollback), lockKind(LockNone), func(in *Input) { in.Record.Status.BuildSince = at.Add(-time.Hour) })
+	look := func(in *Input) Decision {
+		r.now = r.now.Add(time.Second)
+		in.Record = r.rec
+		d := Decide(*in, r.now)
+		r.rec = d.Record
+		return d
+	}
+	look(&r.leader) // which lists the alert as one that asks for nothing
+	if d := look(&r.follower); d.Move != MoveStable || !r.rec.Status.Moving.RollsBack() {
+		t.Fatalf("move %v, %+v", d.Move, d.Record.Status)
+	}
+	d := look(&r.leader)
+	if !r.rec.Status.Moving.RollsBack() || countOf(r.events(), EventMissed) != 0 || d.Move != MoveNone || d.Requeue == 0 || d.Requeue > giveUpAfter {
+		t.Fatalf("move %v, again after %s, moving %+v, %v", d.Move, d.Requeue, r.rec.Status.Moving, r.events())
+	}
+	gets(0)(&r.leader)
+	gets(0)(&r.follower)
+	look(&r.leader)
+	if n := countOf(r.events(), EventRolledBack); n != 1 || r.rec.Receipt == nil {
+		t.Errorf("told %d times, receipt %+v, %v", n, r.rec.Receipt, r.events())
+	}
+}
+
+func TestARollbackThatNobodyMakesIsGivenUp(t *testing.T) {
+	s := tell(t, underWay(50), lockKind(LockNone), live, func(in *Input) { in.Record.Status.Moving.At = at })
+	if s.then(giveUpAfter / 2); s.in.Record.Status.Moving == nil {
+		t.Error("given up at once")
+	}
+	if d := s.then(giveUpAfter); d.Record.Status.Moving != nil || len(d.Added) != 1 || d.Added[0].Event != EventMissed {
+		t.Errorf("moving %+v, added %+v", d.Record.Status.Moving, d.Added)
+	}
+}

@@ -217,7 +217,7 @@ func (d *decider) open(reason Reason) choice {
 		c.state, c.text = StateIdle, d.idle()
 	case d.completed():
 		c = d.complete(c)
-	case d.blockedElsewhere():
+	case d.blockedElsewhere(), d.justBegun():
 		c.state, c.text = d.observed(), d.was.Status.Reason
 		if d.was.Status.State == StateBlocked {
 			c.state = StateBlocked

@@ -192,6 +192,21 @@ func (d *decider) gone() choice {
 	return choice{state: StateBlocked, reason: ReasonBlocked, text: text}
 }
 
+// giveUpAfter is how long a rollback without a lock is waited for that nothing asks for
+// any more: the replica that has begun it may hear what others do not, and writes the
+// record before the VirtualServices.
+const giveUpAfter = 10 * time.Second
+
+// justBegun says that a rollback was begun a moment ago, by a clock that may differ.
+func (d *decider) justBegun() bool {
+	m := d.rec.Status.Moving
+	if !m.RollsBack() || d.now.Sub(m.At).Abs() >= giveUpAfter {
+		return false
+	}
+	d.requeueAt(m.At.Add(giveUpAfter))
+	return true
+}
+
 // giveUp forgets a rollback that nothing asks for any more before it was done:
 // without a lock it lasts no longer than its alert.
 func (d *decider) giveUp() {

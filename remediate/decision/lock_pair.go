@@ -22,7 +22,13 @@ type Next struct {
 
 // of has a lock be of a guard's pair.
 func (l *Lock) of(g Guard) {
-	l.Stable, l.Canary, l.Also = g.Stable.String(), g.Canary.String(), nil
+	l.Stable, l.Canary, l.Also, l.Next = g.Stable.String(), g.Canary.String(), nil, nil
+}
+
+// DeniesBesides says that the lock denies a destination, as Spellings writes it in full,
+// and is of another.
+func (l Lock) DeniesBesides(destination string) bool {
+	return slices.Contains(l.Also, destination) || slices.Contains(l.Next, destination)
 }
 
 // GuardOf is g with the pair that is to be read for it: while a lock stands that of the
@@ -125,21 +131,25 @@ func refOf(spelled string) virtualservice.Ref {
 }
 
 // denies are all spellings that the lock denies. What the configuration has for its
-// canary is not braked while the lock of another stands, so it is not to get more; that
-// is the lease holder's to tell.
+// canary is not braked while the lock of another stands, so it is not to get more: that
+// is the lease holder's to tell. Stable is never among them.
 func (d *decider) denies() []string {
-	out := slices.Clone(d.in.Deny)
-	add := func(more []string) {
-		for _, one := range more {
-			if !slices.Contains(out, one) {
-				out = append(out, one)
-			}
+	l := d.rec.Lock
+	if d.in.Leads {
+		if l.Next = nil; d.in.Next != nil {
+			l.Next = d.besides(d.in.Next.Deny)
 		}
 	}
-	if add(d.rec.Lock.Also); d.in.Next != nil && d.in.Leads {
-		add(d.in.Next.Deny)
+	return slices.Concat(d.in.Deny, l.Next, notIn(d.besides(l.Also), l.Next))
+}
+
+// besides are those of some spellings that are neither stable's nor denied for the
+// lock's canary; nil: none.
+func (d *decider) besides(spelled []string) []string {
+	if more := notIn(spelled, slices.Concat(d.in.Deny, d.in.Spare)); len(more) > 0 {
+		return more
 	}
-	return out
+	return nil
 }
 
 // passOn ends the lock of a canary that the configuration does not have any more, or
@@ -163,10 +173,10 @@ func (d *decider) passOn() (c choice, passed bool) {
 	return d.handOver(*n), true
 }
 
-// refused is a build of the next canary that was rolled back and is not unlocked: one
-// that has a ready pod, or will have; "": there is none.
+// refused is a build of the next canary that has a ready pod, was rolled back and is not
+// unlocked; "": there is none.
 func (n Next) refused(refused []string) string {
-	for _, b := range slices.Concat(n.Workload.readyBuilds(), n.Workload.Builds) {
+	for _, b := range n.Workload.readyBuilds() {
 		if slices.Contains(refused, b) {
 			return b
 		}
@@ -189,9 +199,10 @@ func (d *decider) replacedBy(n Next) bool {
 	})
 }
 
-// handOver lifts the lock for a new build of the next canary, which the pass after this
-// begins with. What the rollback has led to stable stays there: it would be given to
-// the canary that has failed.
+// handOver lifts the lock for a new build of the next canary, and begins anew with it at
+// once: a replica that has not read the configuration yet would else lock the canary
+// that was, which goes on running what is refused. What the rollback has led to stable
+// stays there: it would be given to the canary that has failed.
 func (d *decider) handOver(n Next) choice {
 	why := fmt.Sprintf("build %s of canary %s, which the configuration has in place of %s, is ready and not among the refused", n.Workload.Build, n.Canary, d.in.Guard.Canary)
 	if len(d.rec.Changed) > 0 {
@@ -199,27 +210,37 @@ func (d *decider) handOver(n Next) choice {
 	}
 	d.lift(EventUnlocked, "new build", why)
 	d.rec.Changed = nil
-	return choice{state: StateIdle, text: cmp.Or(d.in.Absent, "canary gets no traffic"), reason: ReasonNewBuild, move: MoveMark, release: d.in.Owned}
+	d.rec.Status.Moves = cmp.Or(d.rec.Status.Moves, MovesOf(d.in.Guard))
+	d.exchange(&Moves{Stable: n.Stable.String(), Canary: n.Canary.String()})
+	for i := len(d.was.History); i < len(d.rec.History); i++ {
+		d.rec.History[i].State = StateIdle // the next look is a first one
+	}
+	d.requeueAt(d.now)
+	c := choice{text: cmp.Or(d.in.Absent, "canary gets no traffic"), reason: ReasonNewBuild, move: MoveMark, release: d.in.Owned}
+	c.marks = Marks{State: StateIdle, Reason: c.text, Since: d.now}
+	return c
 }
 
-// follow has the lock be of the next canary, which runs a refused build: the subset has
-// another name, or an old build is back there.
+// follow has a lock of the next canary, which runs a refused build, take the place of
+// the one that stands: the subset has another name, or an old build is back there. What
+// the other canary has stays denied.
 func (d *decider) follow(n Next, refused string) choice {
-	s, was, l := &d.rec.Status, d.in.Guard, d.rec.Lock
-	if l.Also = d.denies(); len(d.in.Deny) > 0 {
-		d.rec.Denies(l.Also, d.in.Spare, was.Rollback)
+	s, was, l := &d.rec.Status, d.in.Guard, *d.rec.Lock
+	denied := d.denies()
+	next := Lock{Kind: l.Kind, Build: refused, Refused: l.Refused, From: l.From, By: ByRefused, Since: d.now, Reason: refusedBefore(refused),
+		Stable: n.Stable.String(), Canary: n.Canary.String(), Also: notIn(denied, n.Deny)}
+	if !slices.Contains(next.Refused, refused) {
+		next.Refused = append(next.Refused, refused)
 	}
-	l.Stable, l.Canary = n.Stable.String(), n.Canary.String()
-	if !slices.Contains(l.Refused, refused) {
-		l.Refused = append(l.Refused, refused)
-		l.By, l.Reason, l.Since = ByRefused, refusedBefore(refused), d.now
+	if d.rec.Lock = &next; len(d.in.Deny) > 0 {
+		d.rec.Denies(denied, d.in.Spare, was.Rollback)
 	}
-	d.note(EventLocked, l.By, fmt.Sprintf("the lock is of canary %s now, which the configuration has in place of %s: it runs build %s, which is refused", n.Canary, was.Canary, refused))
+	d.note(EventLocked, ByRefused, fmt.Sprintf("canary %s, which the configuration has in place of %s, runs build %s, which is refused: the lock is of %s now", n.Canary, was.Canary, refused, n.Canary))
 	c := choice{state: d.was.Status.State, text: d.was.Status.Reason, reason: ReasonRefusedBuild}
 	if d.startAnew(); !s.Moving.RollsBack() { // else what is under way goes on
-		c.state, c.text, s.Weight, s.Spread, s.Full = StateRolledBack, l.Reason, 0, 0, false
+		c.state, c.text, s.Weight, s.Spread, s.Full = StateRolledBack, next.Reason, 0, 0, false
 	}
-	s.Moves = &Moves{VirtualServices: was.VirtualServices, Stable: l.Stable, Canary: l.Canary}
+	s.Moves = &Moves{VirtualServices: was.VirtualServices, Stable: next.Stable, Canary: next.Canary}
 	d.requeueAt(d.now)
 	return c
 }

@@ -289,7 +289,7 @@ func (l Lock) sameBuilds(o Lock) bool {
 }
 
 func (l Lock) samePair(o Lock) bool {
-	return l.Stable == o.Stable && l.Canary == o.Canary && slices.Equal(l.Also, o.Also)
+	return l.Stable == o.Stable && l.Canary == o.Canary && slices.Equal(l.Also, o.Also) && slices.Equal(l.Next, o.Next)
 }
 
 func (l Lock) sameAlert(o Lock) bool {

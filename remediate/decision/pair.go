@@ -11,39 +11,50 @@ import (
 // configurations one after the other, so it is the lease holder's to tell, and one of
 // another pair only hears until then: see behind. A lock is lifted first.
 func (d *decider) observePair() {
-	if !d.otherPair() {
+	if d.rec.Status.State == StateUnknown || !d.otherPair() {
 		return
 	}
-	was, is := d.rec.Status.Moves, MovesOf(d.in.Guard)
+	d.exchange(MovesOf(d.in.Guard))
+}
+
+// exchange begins anew with another pair, which is what the configuration has.
+func (d *decider) exchange(is *Moves) {
+	was := *d.rec.Status.Moves
 	e := d.entry(EventExchanged, "", fmt.Sprintf("the configuration has stable %s and canary %s, and had %s and %s: builds and weights are looked at anew",
 		is.Stable, is.Canary, was.Stable, was.Canary))
 	e.From, e.Build = e.To, ""
 	d.rec.History = append(d.rec.History, e)
 	d.supersede("the configuration has another stable or canary")
 	d.startAnew()
+	d.rec.Status.Moves = &Moves{VirtualServices: was.VirtualServices, Stable: is.Stable, Canary: is.Canary}
 }
 
 // otherPair says that the configuration has another stable or canary than an unlocked
 // guard's record tells of: what this replica sees of builds and weights is of others.
 // The same holds in the pass that takes up a lock of the configuration's canary.
 func (d *decider) otherPair() bool {
-	s, is := d.rec.Status, d.in.Guard
-	return (d.rec.Lock == nil || d.was.Lock == nil && d.rec.Lock.Canary == is.Canary.String()) && s.State != StateUnknown && s.Moves != nil &&
-		(s.Moves.Stable != is.Stable.String() || s.Moves.Canary != is.Canary.String())
+	l, m, is := d.rec.Lock, d.rec.Status.Moves, d.in.Guard
+	if m == nil || l != nil && (d.was.Lock != nil || l.Canary != is.Canary.String()) {
+		return false
+	}
+	return m.Stable != is.Stable.String() || m.Canary != is.Canary.String()
 }
 
 // turned says that stable is what the lock denies: the configuration has exchanged
 // the two under it. To put the canary to 0 would be to give everything to the build
 // that was refused. The record's list alone does not say so, for whoever may write to
 // it could have nothing be moved any more: either what the guard had moved before, or
-// the lock on a VirtualService, says it too. That stable was the canary before says it
+// the lock on a VirtualService, says it too. A lock that says which pair it is of is
+// enough. That stable was the canary before says it
 // alone: without a DestinationRule nothing tells how a destination may be spelled.
 func (d *decider) turned() bool {
 	was, m, stable := d.rec.Status.Moves, d.in.Marked, d.in.Guard.Stable.String()
 	switch {
 	case d.rec.Lock == nil:
 		return false
-	case d.rec.Lock.Canary == stable, d.rec.Lock.Canary == "" && was != nil && was.Canary == stable:
+	case d.rec.Lock.Canary != "":
+		return d.rec.Lock.Canary == stable || d.denied(d.rec.Lock.Also)
+	case was != nil && was.Canary == stable:
 		return true
 	}
 	return d.denied(d.rec.Deny) && (was != nil && was.Stable != stable || m != nil && d.denied(m.Canary))

@@ -370,7 +370,8 @@ func TestTheLockOfAnotherCanary(t *testing.T) {
 		"v3 is new, and another replica sees it": {[]but{toV3(up(time.Minute, "b3")), func(in *Input) { in.Live, in.Leads = false, false }}, "v2", ""},
 		"v3 is new, and the guard observes":      {[]but{toV3(up(time.Minute, "b3")), func(in *Input) { in.Guard.Mode = ModeObserve }}, "v2", ""},
 		"v3 runs the build":                      {[]but{toV3(up(time.Minute, "b1"))}, "v3", EventLocked},
-		"v3 is to run the build":                 {[]but{toV3(func(n *Next) { n.Workload.Builds = []string{"b1"} })}, "v3", EventLocked},
+		"v3 is to run the build":                 {[]but{toV3(up(time.Hour, "b3"), func(n *Next) { n.Workload.Build, n.Workload.Builds = "b1", []string{"b1"} })}, "v2", ""},
+		"v3 runs the build, and an old one":      {[]but{toV3(up(time.Hour, "b1", "b3"))}, "v3", EventLocked},
 		"v3 runs another refused build":          {[]but{toV3(up(time.Hour, "b0")), func(in *Input) { in.Record.Refused = []string{"b0", "b1"} }}, "v3", EventLocked},
 		"v3 runs the build, and v2 has traffic":  {[]but{toV3(up(time.Minute, "b1")), gets(10)}, "v2", ""},
 		"v2 has a new build":                     {[]but{toV3(up(time.Hour, "b3")), runs("b2", 2)}, "", EventNewBuild},
@@ -396,6 +397,39 @@ func TestTheLockOfAnotherCanary(t *testing.T) {
 				t.Errorf("denies %v", deny)
 			}
 		})
+	}
+}
+
+// The next canary of one release can be the stable of the one before.
+func TestALockDeniesNoStable(t *testing.T) {
+	ofV2 := func(in *Input) { in.Record.Lock.of(in.Guard) }
+	v0v1 := toV3(func(n *Next) {
+		n.Stable, n.Canary, n.Deny = virtualservice.Ref{Subset: "v0"}, virtualservice.Ref{Subset: "v1"}, []string{"orders-service/v1", "orders-service"}
+	})
+	spelled := func(in *Input) { in.Spare = []string{"orders-service/v1"} }
+	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, ofV2, live, v0v1, spelled)
+	for range 2 {
+		d := s.then(time.Minute, gets(50))
+		if d.Move != MoveStable || slices.Contains(d.Record.Deny, "orders-service/v1") {
+			t.Errorf("move %v, %s: %s, denies %v", d.Move, d.Record.Status.State, d.Record.Status.Reason, d.Record.Deny)
+		}
+		s.in.Marked = &LockAnnotation{By: "guardian", Canary: d.Record.Deny, Stable: d.Record.Stable, Build: "b1", Since: d.Record.Lock.Since, Message: d.Record.Message}
+	}
+}
+
+// The lock goes over with the refused build; what runs beside it is innocent, however old.
+func TestALockThatGoesOverRefusesNoInnocentBuild(t *testing.T) {
+	ofV2 := func(in *Input) { in.Record.Lock.of(in.Guard) }
+	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, ofV2, live, toV3(up(time.Hour, "b1", "b5")))
+	s.then(time.Second)
+	d := s.then(time.Second, pairOf("b1", "b5"), func(in *Input) {
+		in.Next, in.Guard.Canary, in.Deny = nil, virtualservice.Ref{Subset: "v3"}, []string{"orders-service/v3", "orders-service"}
+		for b := range in.Canary.Ages {
+			agedOf(b, at.Add(-time.Hour), at.Add(-time.Hour))(in)
+		}
+	})
+	if r := d.Record; r.Lock == nil || r.Lock.Canary != "v3" || slices.Contains(r.Refused, "b5") || !slices.Contains(r.Deny, "orders-service/v2") || slices.Contains(eventsOf(r), EventNewBuild) {
+		t.Errorf("lock %+v, refused %v, denies %v, %v", r.Lock, r.Refused, r.Deny, eventsOf(r))
 	}
 }
 

@@ -80,6 +80,7 @@ type Lock struct {
 	Stable      string    `json:"stable,omitempty"` // of the pair that it is of, as in Moves; empty: that of Moves
 	Canary      string    `json:"canary,omitempty"` // the same
 	Also        []string  `json:"also,omitempty"`   // host/subset of what is denied besides: the canary that it was of before
+	Next        []string  `json:"next,omitempty"`   // the same of the configuration's canary, where that is another
 }
 
 // Status is what guardian last saw and decided; times are by guardian's clock.
@@ -226,7 +227,7 @@ func (r Record) Clone() Record {
 	c := r
 	if r.Lock != nil {
 		l := *r.Lock
-		l.Refused, l.Coming, l.Also = slices.Clone(l.Refused), slices.Clone(l.Coming), slices.Clone(l.Also)
+		l.Refused, l.Coming, l.Also, l.Next = slices.Clone(l.Refused), slices.Clone(l.Coming), slices.Clone(l.Also), slices.Clone(l.Next)
 		c.Lock = &l
 	}
 	if r.Receipt != nil {
