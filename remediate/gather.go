@@ -70,16 +70,17 @@ func gather(ctx context.Context, r reader, g decision.Guard, domain, user string
 }
 
 // gatherNext reads what there is of the configuration's pair, where a lock stands that
-// is of another.
+// is of another. The error is ctx's.
 func (s *snapshot) gatherNext(ctx context.Context, r reader, g decision.Guard, domain string) error {
 	n := &snapshot{input: decision.Input{Guard: g, Record: s.input.Record}, user: s.user}
-	if err := n.gatherPair(ctx, r, domain); err != nil {
+	err := n.gatherPair(ctx, r, domain)
+	if err == nil {
+		err = n.gatherTraffic(ctx, r)
+	}
+	if err != nil && ctx.Err() != nil {
 		return err
 	}
-	if err := n.gatherTraffic(ctx, r); err != nil {
-		return err
-	}
-	in := n.input
+	in := n.input // what cannot be read of it keeps the lock's canary from nothing
 	s.next, s.input.Next = n, &decision.Next{Stable: g.Stable, Canary: g.Canary, Deny: in.Deny, Workload: in.Canary, Traffic: in.Traffic}
 	return nil
 }

@@ -524,6 +524,31 @@ func TestALockThatIsTakenUpIsOfTheCanaryThatTheAnnotationNames(t *testing.T) {
 	}
 }
 
+// Whoever edits of which pair a lock is takes no brake off.
+func TestAnEditOfALocksPairLetsNothingThrough(t *testing.T) {
+	for name, pair := range map[string][2]string{"stable's": {"v1", "v1"}, "another's": {"v1", "v9"}, "exchanged": {"v2", "v1"}, "no stable": {"", "v2"}, "none": {"", ""}, "no ref": {"v1", "port:7"}} {
+		for _, who := range readers {
+			t.Run(name+", v3 read by "+who, func(t *testing.T) {
+				o := newReleases(t, 50)
+				o.rolledBack()
+				*o.next = release{31, at.Add(-time.Hour), true}
+				o.edits(who, "v1", "v3")
+				o.looks(2)
+				l := *o.record().Lock
+				l.Stable, l.Canary = pair[0], pair[1]
+				o.edit(func(data map[string]string) {
+					data[decision.KeyLock] = decision.Record{Lock: &l}.Data()[decision.KeyLock]
+				})
+				o.shifts(50, 0)
+				o.looks(3)
+				if o.wants(true, decision.StateRolledBack); o.gets("v2") != 0 || o.record().Lock.Canary != "v2" {
+					t.Errorf("v2 has %d%%, lock %+v; %s", o.gets("v2"), o.record().Lock, o.history())
+				}
+			})
+		}
+	}
+}
+
 // What a lock denies besides is not what it is of: another guard of that canary is free.
 func TestWhatALockDeniesBesidesIsNoLockOfAnotherGuard(t *testing.T) {
 	o := newReleases(t, 50)

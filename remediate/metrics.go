@@ -241,12 +241,13 @@ func addByReason(to []int64, reasons []string, byReason map[string]int64) {
 func (m *Metrics) observe(g decision.Guard, o outcome) {
 	m.edit(g.Name, func(s *series) {
 		st := o.status()
-		s.seen, s.state, s.movedAt, s.builtAt, s.weight = true, st.State, st.MovedAt, st.BuildSince, o.snapshot.input.Traffic.Weight
+		s.seen, s.state, s.movedAt, s.builtAt, s.weight = true, st.State, st.MovedAt, st.BuildSince, o.snapshot.ofConfiguration().input.Traffic.Weight
 		mode := g.Promotion.Mode
 		s.promotes, s.waitsFor = mode == decision.PromotionManual || mode == decision.PromotionAuto, st.WaitingFor
 		s.blind, s.unguarded, s.foreign = st.RulesUnproven(), len(st.Unguarded), len(st.ForeignLocks)
 		s.observes, s.would = st.Observing != nil, st.Observing != nil && st.Observing.Would != nil && st.Observing.Would.Blocked == ""
 		switch {
+		case o.snapshot.next != nil: // what is moved is of another canary
 		case o.done && o.decision.Move == decision.MoveStable:
 			s.weight = 0
 		case o.done && o.decision.Move == decision.MoveForward:

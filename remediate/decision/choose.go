@@ -31,7 +31,7 @@ func (d *decider) locked() choice {
 	if reason := d.endLock(); reason != "" {
 		return d.open(reason)
 	}
-	d.dropAsked("locked: " + d.rec.Lock.Reason)
+	d.dropAsked("locked: " + d.rec.Lock.Reason + d.notOf())
 	d.noteNext()
 	if c, passed := d.passOn(); passed {
 		return c

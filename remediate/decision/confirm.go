@@ -93,7 +93,8 @@ func (d *decider) returnTraffic(l Lock, reason Reason) choice {
 // tellLock says in the record what whoever is refused for the lock should know, and
 // returns what is written of it together with the weights; empty: the same.
 func (d *decider) tellLock(c choice) string {
-	if d.rec.Message != "" && (d.turned() || d.unread()) {
+	others := !d.in.Leads && (d.in.Next != nil || len(d.rec.Lock.Next) > 0)
+	if d.rec.Message != "" && (d.turned() || d.unread() || others) {
 		return "" // it would name others than the lock is of, or the two the wrong way round
 	}
 	g, l := d.in.Guard, *d.rec.Lock

@@ -53,8 +53,8 @@ func (d *decider) observeLeaving() {
 		}
 		s.Moves = MovesOf(g)
 	}
-	if l := d.rec.Lock; l != nil && (l.Canary == "" || l.Canary == g.Canary.String()) {
-		l.Stable, l.Canary = g.Stable.String(), g.Canary.String() // stable may be another by now
+	if l := d.rec.Lock; l != nil { // stable may be another by now, or somebody has edited them
+		l.Stable, l.Canary = g.Stable.String(), g.Canary.String()
 	}
 	for _, c := range d.rec.Changed {
 		if !slices.Contains(has, c.VirtualService) {

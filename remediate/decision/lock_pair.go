@@ -54,26 +54,37 @@ func (r Record) GuardOf(g Guard, domain string) (of Guard, other bool) {
 }
 
 // lockedPair is the pair that the lock is of. One that was written before locks had a
-// pair is of that which the status tells of.
+// pair, or of which the list of what is denied says that somebody has edited it, is of
+// that which the status tells of.
 func (r Record) lockedPair() (stable, canary virtualservice.Ref, ok bool) {
-	l := r.Lock
-	if l == nil {
+	if r.Lock == nil {
 		return stable, canary, false
 	}
-	names := Moves{Stable: l.Stable, Canary: l.Canary}
-	if m := r.Status.Moves; names.Canary == "" && m != nil {
-		names = *m
+	var moves Moves
+	if r.Status.Moves != nil {
+		moves = *r.Status.Moves
 	}
-	stable, noStable := virtualservice.ParseRef(names.Stable)
-	canary, noCanary := virtualservice.ParseRef(names.Canary)
+	stable, canary, ok = moves.pair()
+	s, c, own := Moves{Stable: r.Lock.Stable, Canary: r.Lock.Canary}.pair()
+	edited := ok && c != canary && len(r.Deny) > 0 && refOf(r.Deny[0]) == canary
+	if own && !edited {
+		return s, c, true
+	}
+	return stable, canary, ok
+}
+
+// pair is what a status names; ok is false where that is no pair.
+func (m Moves) pair() (stable, canary virtualservice.Ref, ok bool) {
+	stable, noStable := virtualservice.ParseRef(m.Stable)
+	canary, noCanary := virtualservice.ParseRef(m.Canary)
 	return stable, canary, noStable == nil && noCanary == nil && stable != canary
 }
 
-// unread says that the lock is of another pair than what was read: it has just been
-// taken up, or a replica of before locks had a pair has written it.
+// unread says that the lock is of another pair than what was read: this pass has taken
+// it up, or has it go over.
 func (d *decider) unread() bool {
-	l := d.rec.Lock
-	return l != nil && l.Canary != "" && l.Canary != d.in.Guard.Canary.String() && !d.turned()
+	l, was := d.rec.Lock, d.was.Lock
+	return l != nil && l.Canary != d.in.Guard.Canary.String() && (was == nil || was.Canary != l.Canary) && !d.turned()
 }
 
 // lockOnly is a pass that records the lock alone. The next reads the pair that it is of,
@@ -88,7 +99,7 @@ func (d *decider) lockOnly() choice {
 		d.startAnew()
 		d.rec.Status.Moves = &Moves{VirtualServices: m.VirtualServices, Stable: l.Stable, Canary: l.Canary}
 	}
-	d.requeueAt(d.now)
+	d.requeueAt(d.now.Add(time.Second))
 	return choice{state: d.rec.Status.State, text: l.Reason, reason: ReasonNothing}
 }
 
@@ -135,6 +146,12 @@ func refOf(spelled string) virtualservice.Ref {
 // is the lease holder's to tell. Stable is never among them.
 func (d *decider) denies() []string {
 	l := d.rec.Lock
+	if len(d.in.Deny) == 0 { // its DestinationRule is gone: what was denied is
+		if d.in.Next == nil || !d.in.Leads {
+			return d.rec.Deny
+		}
+		return slices.Concat(d.rec.Deny, notIn(d.in.Next.Deny, slices.Concat(d.rec.Deny, d.rec.Stable)))
+	}
 	if d.in.Leads {
 		if l.Next = nil; d.in.Next != nil {
 			l.Next = d.besides(d.in.Next.Deny)
@@ -161,7 +178,10 @@ func (d *decider) passOn() (c choice, passed bool) {
 		return c, false
 	}
 	refused := n.refused(d.rec.Refused)
+	renamed := refused != "" && !n.Traffic.Clean() // what has v2's traffic now is called otherwise
 	switch {
+	case d.was.Status.Moving != nil && !renamed, d.in.Gone != "":
+		return c, false // what was under way is told first
 	case refused == "" && !d.replacedBy(*n):
 		return c, false
 	case !d.in.Live:
@@ -184,13 +204,12 @@ func (n Next) refused(refused []string) string {
 	return ""
 }
 
-// replacedBy says that the rollback which the lock is of has been done, and that every
+// replacedBy says that a new build of the next canary would lift the lock, and that every
 // ready pod of the next canary, and at least one, is of a present build and was made
 // after the lock. None of them may be refused, which the caller looks at.
 func (d *decider) replacedBy(n Next) bool {
 	l, w := d.rec.Lock, n.Workload
-	done := d.was.Status.Moving == nil && d.in.Gone == "" && len(d.in.Unread) == 0
-	if !done || l.Kind != LockBuild || w.Build == "" || w.Ready == 0 || w.Current != w.Ready {
+	if !d.in.nextLifts(*l) || w.Build == "" || w.Ready == 0 || w.Current != w.Ready {
 		return false
 	}
 	return !slices.ContainsFunc(w.readyBuilds(), func(b string) bool {
@@ -234,11 +253,21 @@ func (d *decider) follow(n Next, refused string) choice {
 	}
 	if d.rec.Lock = &next; len(d.in.Deny) > 0 {
 		d.rec.Denies(denied, d.in.Spare, was.Rollback)
+	} else {
+		d.rec.Deny = denied
 	}
 	d.note(EventLocked, ByRefused, fmt.Sprintf("canary %s, which the configuration has in place of %s, runs build %s, which is refused: the lock is of %s now", n.Canary, was.Canary, refused, n.Canary))
 	c := choice{state: d.was.Status.State, text: d.was.Status.Reason, reason: ReasonRefusedBuild}
-	if d.startAnew(); !s.Moving.RollsBack() { // else what is under way goes on
+	d.startAnew()
+	s.Build, s.BuildSince = n.Workload.Build, d.now // which is no new one
+	switch t := n.Traffic; {
+	case s.Moving.RollsBack(): // it goes on
+	case t.Clean():
 		c.state, c.text, s.Weight, s.Spread, s.Full = StateRolledBack, next.Reason, 0, 0, false
+	default:
+		c.state, c.text = StateShifting, "rolling back: "+next.Reason
+		s.Weight, s.Spread, s.Full = t.Weight, max(0, t.Weight-t.Lowest), false
+		s.Moving = &Moving{From: t.Weight, At: d.now, By: ByRefused, Build: refused, Reason: next.Reason, Signal: signalOf(next), Receipt: &Receipt{Lock: next.Kind, Seen: d.now}}
 	}
 	s.Moves = &Moves{VirtualServices: was.VirtualServices, Stable: next.Stable, Canary: next.Canary}
 	d.requeueAt(d.now)
@@ -277,5 +306,18 @@ func (d *decider) noteNext() {
 // nextLifts says that a new build of the configuration's canary lifts a lock that is of
 // another.
 func (in Input) nextLifts(l Lock) bool {
-	return l.Kind == LockBuild && in.Traffic.Clean() && in.Unsafe == "" && in.Gone == ""
+	n := in.Next
+	rests := in.Traffic.Clean() && in.Unsafe == "" && in.Gone == "" && len(in.Unread) == 0
+	told := n.Workload.Build != "" || len(n.Workload.Untold) == 0
+	denied := slices.ContainsFunc(l.Also, func(spelled string) bool { return refOf(spelled) == n.Stable })
+	return rests && told && !denied && l.Kind == LockBuild && in.Guard.Mode != ModeObserve && in.Record.Status.Observing == nil
+}
+
+// notOf is said of a lock to whom asks for a rollback of the configuration's canary,
+// which is another; "": it is not.
+func (d *decider) notOf() string {
+	if len(d.rec.Lock.Next) == 0 {
+		return ""
+	}
+	return "; the lock is of canary " + d.in.Guard.Canary.String() + ", and the configuration has another, which guardian moves only once that lock is lifted: guardian unlock"
 }

@@ -3,6 +3,8 @@ package decision
 import (
 	"fmt"
 	"slices"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // observePair begins anew where the configuration has another stable or canary than
@@ -37,25 +39,28 @@ func (d *decider) otherPair() bool {
 	if m == nil || l != nil && (d.was.Lock != nil || l.Canary != is.Canary.String()) {
 		return false
 	}
-	return m.Stable != is.Stable.String() || m.Canary != is.Canary.String()
+	stable, canary, _ := m.pair()
+	same := func(a, b virtualservice.Ref) bool { return virtualservice.SameRef(a, b, is.Namespace, "") }
+	return !same(stable, is.Stable) || !same(canary, is.Canary)
 }
 
 // turned says that stable is what the lock denies: the configuration has exchanged
 // the two under it. To put the canary to 0 would be to give everything to the build
 // that was refused. The record's list alone does not say so, for whoever may write to
 // it could have nothing be moved any more: either what the guard had moved before, or
-// the lock on a VirtualService, says it too. A lock that says which pair it is of is
-// enough. That stable was the canary before says it
+// the lock on a VirtualService, says it too. That stable was the canary before says it
 // alone: without a DestinationRule nothing tells how a destination may be spelled.
 func (d *decider) turned() bool {
 	was, m, stable := d.rec.Status.Moves, d.in.Marked, d.in.Guard.Stable.String()
 	switch {
 	case d.rec.Lock == nil:
 		return false
-	case d.rec.Lock.Canary != "":
-		return d.rec.Lock.Canary == stable || d.denied(d.rec.Lock.Also)
-	case was != nil && was.Canary == stable:
+	case was != nil && was.Canary == stable && (d.rec.Lock.Canary == "" || d.rec.Lock.Canary == stable):
 		return true
+	case d.rec.Lock.Canary == stable || d.denied(d.rec.Lock.Also):
+		return d.denied(d.rec.Deny) || m != nil && d.denied(m.Canary)
+	case d.rec.Lock.Canary != "":
+		return false
 	}
 	return d.denied(d.rec.Deny) && (was != nil && was.Stable != stable || m != nil && d.denied(m.Canary))
 }

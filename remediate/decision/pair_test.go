@@ -400,6 +400,59 @@ func TestTheLockOfAnotherCanary(t *testing.T) {
 	}
 }
 
+// Nobody has seen the weights of v3 be taken away before they are.
+func TestALockThatGoesOverToACanaryWithTrafficTellsOfNoRollbackYet(t *testing.T) {
+	ofV2 := func(in *Input) { in.Record.Lock.of(in.Guard) }
+	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, ofV2, live, mode(PromotionAuto), toV3(up(time.Minute, "b1"), nextGets(30)))
+	d := s.then(time.Second)
+	if st := d.Record.Status; st.State == StateRolledBack || st.Weight != 30 || !st.Moving.RollsBack() {
+		t.Fatalf("%+v, added %+v", st, d.Added)
+	}
+	ofV3 := func(in *Input) {
+		in.Next, in.Guard.Canary, in.Deny = nil, virtualservice.Ref{Subset: "v3"}, []string{"orders-service/v3", "orders-service"}
+	}
+	s.then(time.Second, ofV3, gets(30))
+	d = s.then(time.Second)
+	if st := d.Record.Status; st.State != StateRolledBack || countOf(eventsOf(d.Record), EventRolledBack) != 1 || countOf(eventsOf(d.Record), EventNewBuild) != 0 || st.Promoting != "" {
+		t.Errorf("%+v, %v", st, eventsOf(d.Record))
+	}
+}
+
+// The rollback that is under way is told before its lock goes over.
+func TestARollbackThatIsDoneIsToldBeforeItsLockGoesOver(t *testing.T) {
+	s := tell(t, locked(LockBuild), underWay(50), wasV1V2, deniesV2, live, gets(0), toV3(up(time.Minute, "b1")))
+	if d := s.then(time.Second); countOf(eventsOf(d.Record), EventRolledBack) != 1 || d.Record.Lock.Canary != "v2" {
+		t.Errorf("lock %+v, %v", d.Record.Lock, eventsOf(d.Record))
+	}
+	if d := s.then(time.Second); d.Record.Lock.Canary != "v3" {
+		t.Errorf("lock %+v", d.Record.Lock)
+	}
+}
+
+// A guard whose stable the lock denies is not begun anew with.
+func TestALockIsNotHandedOverToAStableThatItDenies(t *testing.T) {
+	ofV3 := func(in *Input) {
+		in.Record.Lock.of(in.Guard)
+		in.Record.Lock.Also = []string{"orders-service/v0"}
+	}
+	in := given(locked(LockBuild), wasV1V2, deniesV2, ofV3, live, toV3(up(time.Minute, "b3"), func(n *Next) { n.Stable.Subset = "v0" }))
+	if d := Decide(in, at); d.Record.Lock == nil || strings.Contains(d.Record.Status.Reason, "deploy a new build") {
+		t.Errorf("lock %+v, %s", d.Record.Lock, d.Record.Status.Reason)
+	}
+}
+
+// How a host is spelled makes no other pair of it.
+func TestAHostThatIsSpelledOtherwiseIsNoExchange(t *testing.T) {
+	hosts := func(in *Input) {
+		in.Guard.Stable, in.Guard.Canary = virtualservice.Ref{Host: "orders-v1"}, virtualservice.Ref{Host: "orders-v2"}
+	}
+	s := tell(t, hosts, wasV1V2, live)
+	d := s.then(time.Second, func(in *Input) { in.Guard.Canary.Host += "." + testNamespace + ".svc.cluster.local" })
+	if countOf(eventsOf(d.Record), EventExchanged) != 0 || d.Record.Status.State != StateShifting {
+		t.Errorf("%s, %v", d.Record.Status.State, eventsOf(d.Record))
+	}
+}
+
 // The next canary of one release can be the stable of the one before.
 func TestALockDeniesNoStable(t *testing.T) {
 	ofV2 := func(in *Input) { in.Record.Lock.of(in.Guard) }
@@ -424,6 +477,7 @@ func TestALockThatGoesOverRefusesNoInnocentBuild(t *testing.T) {
 	s.then(time.Second)
 	d := s.then(time.Second, pairOf("b1", "b5"), func(in *Input) {
 		in.Next, in.Guard.Canary, in.Deny = nil, virtualservice.Ref{Subset: "v3"}, []string{"orders-service/v3", "orders-service"}
+		in.Canary.Build = CombineBuilds(in.Canary.Builds)
 		for b := range in.Canary.Ages {
 			agedOf(b, at.Add(-time.Hour), at.Add(-time.Hour))(in)
 		}
@@ -479,9 +533,13 @@ func TestThePairThatIsReadIsThatOfTheLock(t *testing.T) {
 		"of before locks had a pair":           {&Lock{}, &Moves{Stable: "v1", Canary: "v2"}, g("v1", "v3"), "v1 v2", true},
 		"of before, and nothing tells its own": {&Lock{}, nil, g("v1", "v3"), "v1 v3", false},
 		"one that is none":                     {&Lock{Stable: "v2", Canary: "v2"}, nil, g("v1", "v3"), "v1 v3", false},
+		"one that is edited to be none":        {&Lock{Stable: "v1", Canary: "v1"}, &Moves{Stable: "v1", Canary: "v2"}, g("v1", "v3"), "v1 v2", true},
+		"one whose stable is taken out":        {&Lock{Canary: "v2"}, &Moves{Stable: "v1", Canary: "v2"}, g("v1", "v3"), "v1 v2", true},
+		"one that is edited to another":        {&Lock{Stable: "v1", Canary: "v9"}, &Moves{Stable: "v1", Canary: "v2"}, g("v1", "v3"), "v1 v2", true},
+		"a status that is edited":              {&Lock{Stable: "v1", Canary: "v2"}, &Moves{Stable: "v1", Canary: "v9"}, g("v1", "v3"), "v1 v2", true},
 		"one that cannot be read":              {&Lock{Stable: "v1", Canary: "port:7"}, nil, g("v1", "v3"), "v1 v3", false},
 	} {
-		got, other := Record{Lock: c.lock, Status: Status{Moves: c.moves}}.GuardOf(c.g, "cluster.local")
+		got, other := Record{Lock: c.lock, Status: Status{Moves: c.moves}, Deny: []string{"orders-service/v2", "orders-service"}}.GuardOf(c.g, "cluster.local")
 		if text := got.Stable.String() + " " + got.Canary.String(); text != c.want || other != c.other {
 			t.Errorf("%s: %s, another: %t; want %s, %t", name, text, other, c.want, c.other)
 		}

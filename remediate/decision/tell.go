@@ -62,7 +62,9 @@ func (d *decider) tellDenials() {
 		return
 	}
 	d.rec.VirtualServices = slices.Concat(d.in.Guard.VirtualServices, d.former())
-	if len(d.in.Deny) > 0 {
-		d.rec.Denies(d.denies(), d.in.Spare, d.in.Guard.Rollback)
+	if denied := d.denies(); len(d.in.Deny) > 0 {
+		d.rec.Denies(denied, d.in.Spare, d.in.Guard.Rollback)
+	} else {
+		d.rec.Deny = denied
 	}
 }
