@@ -528,7 +528,7 @@ func conflictOr(err error, format string, args ...any) error {
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) && !lacksNamespace(err):
 		return fmt.Errorf(format+": %w: %w", append(args, errConflict, err)...)
 	case apierrors.IsInvalid(err) && !hasCauses(err): // a JSON patch's test has failed
 		return fmt.Errorf(format+": %w: %w", append(args, errConflict, err)...)

@@ -169,8 +169,25 @@ func (c *cluster) statusLiveness(ctx context.Context, named []records.Named, all
 		if text := p.Unverified(); text != "" {
 			warnings = append(warnings, "namespace "+namespace+": "+text)
 		}
+		warnings = append(warnings, failingOf(named, namespace, &p)...)
 	}
 	return warnings, nil
+}
+
+// failingOf says of which guards of a namespace the last pass failed, so that what is
+// shown may be of before: of a few each, else how many there are.
+func failingOf(named []records.Named, namespace string, p *records.Liveness) []string {
+	const most = 5
+	var all []string
+	for _, r := range named {
+		if text := p.Failing(r.Guard); text != "" && r.Namespace == namespace {
+			all = append(all, "namespace "+namespace+": "+text)
+		}
+	}
+	if more := len(all) - most; more > 0 {
+		all = append(all[:most], fmt.Sprintf("namespace %s: the same of %d more guards", namespace, more))
+	}
+	return all
 }
 
 // statusJSON is one guard for programs. Its fields are those of the record.

@@ -86,6 +86,9 @@ func (d *document) row(g Guard, next string, now time.Time) {
 	if next != "" {
 		why += " Next: " + next
 	}
+	if g.Failing != "" {
+		why = "The last look at it failed: " + g.Failing + ". Shown is where it stood before."
+	}
 	d.putf(`<tr><td><a id="guard-%s" href="/guards/%s">%s</a></td>`, g.Name, url.PathEscape(g.Name), g.Name)
 	d.state("td", g.Status.State, g.Seen)
 	weight := "–"
