@@ -3,6 +3,7 @@ package remediate
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,7 +13,10 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
@@ -89,6 +93,30 @@ func TestAFailureIsToldOnceAndAgainWhenItIsAnother(t *testing.T) {
 	}
 	if f, _ = f.next(busy(1), at); strings.Contains(f.shown(), "10.0.0") || f.shown() == "" {
 		t.Errorf("%q is shown", f.shown())
+	}
+}
+
+func TestALeaseThatCannotBeRenewedIsToldOnce(t *testing.T) {
+	kube, told, now := fake.NewClientset(), &log{}, at
+	var refuse error
+	for _, verb := range []string{"create", "update"} {
+		kube.PrependReactor(verb, "leases", func(clienttesting.Action) (bool, runtime.Object, error) { return refuse != nil, nil, refuse })
+	}
+	l := &leases{kube: kube, namespace: "shop", identity: "guardian-0", heartbeat: func() time.Time { return time.Time{} }, now: func() time.Time { return now },
+		log: slog.New(slog.NewTextHandler(told, nil))}
+	for i, c := range []struct {
+		refuse error
+		told   int
+	}{
+		{nil, 0}, {terminating("shop"), 1}, {terminating("shop"), 1}, {apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "shop"), 2}, {nil, 2}, {terminating("shop"), 3},
+	} {
+		now, refuse = now.Add(time.Second), c.refuse
+		if ok := l.renewAndTell(t.Context()); ok != (c.refuse == nil) {
+			t.Errorf("%d: renewed: %v", i, ok)
+		}
+		if n := strings.Count(told.String(), "renew this replica's lease"); n != c.told {
+			t.Errorf("%d: told %d times, want %d:\n%s", i, n, c.told, told.String())
+		}
 	}
 }
 

@@ -45,6 +45,9 @@ func TestANamespaceIsDeletedUnderGuardianAndComesBack(t *testing.T) {
 						return fmt.Errorf("guard %s: %q", v.Name, v.Failing)
 					}
 				}
+				if !strings.Contains(g.log.String(), "renew this replica's lease") {
+					return errors.New("nothing is said of the replica's Lease")
+				}
 				return r.failedOften(g, 5, "shifting", "locked")
 			})
 			toldOnce(t, g.log.String())

@@ -422,6 +422,7 @@ func factsOf(r records.Named, beat string, now time.Time) []page.Fact {
 	f.add("Not readable", strings.Join(r.Unreadable, "; "))
 	f.add("Not watched", s.Unwatched)
 	f.add("Not guarded", strings.Join(s.Unguarded, ", "))
+	f.add("Subsets", strings.Join(s.Overruled, "; "))
 	f.add("Others' locks", strings.Join(s.ForeignLocks, ", "))
 	for _, l := range s.Leaving {
 		f.add("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))

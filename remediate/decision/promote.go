@@ -292,6 +292,8 @@ func (d *decider) wait() (Wait, string) {
 		return WaitStable, in.Stable.Missing
 	case in.Stable.Overlap != "":
 		return WaitStable, in.Stable.Overlap
+	case len(in.Outside.Overruled) > 0:
+		return WaitStable, in.Outside.Overruled[0]
 	case in.Stable.Ready < in.Guard.Rollback.MinReadyStable:
 		return WaitStable, fmt.Sprintf("stable has %d of %d ready endpoints", in.Stable.Ready, in.Guard.Rollback.MinReadyStable)
 	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:

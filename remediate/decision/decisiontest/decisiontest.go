@@ -67,7 +67,7 @@ func FullRecord() decision.Record {
 			UnlockedAt: At.Add(-2 * time.Hour), FirstSeen: At.Add(-time.Hour), LiftedAt: At.Add(-2 * time.Hour),
 			BuildMemory: decision.BuildMemory{Taken: &decision.Taken{Guard: "orders-old", Since: At}, Proven: []string{"b0"}, Served: []decision.Served{{Build: "b1", From: At, Until: At.Add(time.Minute)}}, Revisions: []decision.Revision{{Name: "orders-v2-5d4", Build: "b1"}}},
 			Observing:   &decision.Observing{Since: At, Would: &decision.Would{At: At, From: 9, Build: "b1", Refused: []string{"b1"}, Signal: "latency", Alert: "CanarySlow", Episode: "f1@x", Reason: "slow", Blocked: "no stable"}},
-			EnforcedAt:  At, Outsiders: decision.Outsiders{Unguarded: []string{"VirtualService shop/mesh (30%)"}, ForeignLocks: []string{"VirtualService orders: annotation x (it cannot be read)"}},
+			EnforcedAt:  At, Outsiders: decision.Outsiders{Unguarded: []string{"VirtualService shop/mesh (30%)"}, Overruled: []string{"Istio takes subset v1 from another"}, ForeignLocks: []string{"VirtualService orders: annotation x (it cannot be read)"}},
 			Capacity: decision.Capacity{Carried: 6, Thin: "stable has 2 ready endpoints, and had 6"},
 			Orphaned: At.Add(time.Minute), Links: []decision.Link{{Name: "Kiali", URL: "https://kiali.example"}}, Moves: &decision.Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
 		History:         []decision.HistoryEntry{{At: At, State: decision.StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow", Fired: At.Add(-time.Second), Of: At.Add(-time.Hour)}},
