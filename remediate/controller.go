@@ -570,7 +570,7 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if from := e.rolledBackFrom(out, pending); !from.IsZero() {
+	if from := e.rolledBackFrom(out, pending, err != nil); !from.IsZero() {
 		m.rollbackTook(ctx, g.Name, c.o.Now().Sub(from))
 	}
 	if e.removed {
@@ -593,13 +593,16 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 
 // rolledBackFrom is when the alert came in of a rollback that a pass has done; zero: it
 // has done none, or that alert has not come in here. What was refused, or was not safe,
-// is done by a later pass than the one that was given the alert.
-func (e *entry) rolledBackFrom(out outcome, pending map[string]submitted) time.Time {
+// is done by a later pass than the one that was given the alert. A pass that has failed
+// may have seen nothing of it.
+func (e *entry) rolledBackFrom(out outcome, pending map[string]submitted, failed bool) time.Time {
 	d := out.decision
 	m := d.Record.Status.Moving
 	if !m.RollsBack() || m.Again {
-		e.alertedAt = time.Time{}
-		return e.alertedAt
+		if !failed {
+			e.alertedAt = time.Time{}
+		}
+		return time.Time{}
 	}
 	for _, s := range pending {
 		if l := d.Record.Lock; e.alertedAt.IsZero() && (l == nil || l.Fingerprint == s.alert.Fingerprint) {

@@ -92,18 +92,20 @@ func TestARollbackIsTimedOnceByThePassThatDoesIt(t *testing.T) {
 		out     outcome
 		pending map[string]submitted
 		want    time.Time
+		failed  bool
 	}
 	for name, steps := range map[string][]step{
-		"in one pass":                     {{pass("f1", true, moving), given, received}, {pass("f1", true, moving), nil, time.Time{}}},
-		"refused at first":                {{pass("f1", false, moving), given, time.Time{}}, {pass("f1", false, moving), again, time.Time{}}, {pass("f1", true, moving), nil, received}},
-		"refused, and done by another":    {{pass("f1", false, moving), given, time.Time{}}, {pass("f1", false, nil), nil, time.Time{}}, {pass("f1", true, moving), nil, time.Time{}}},
-		"the alert came in elsewhere":     {{pass("f1", true, moving), nil, time.Time{}}},
-		"another alert came in meanwhile": {{pass("f2", true, moving), given, time.Time{}}},
-		"put back once more":              {{pass("f1", true, reasserts), again, time.Time{}}},
+		"in one pass":                                      {{pass("f1", true, moving), given, received, false}, {pass("f1", true, moving), nil, time.Time{}, false}},
+		"refused at first":                                 {{pass("f1", false, moving), given, time.Time{}, false}, {pass("f1", false, moving), again, time.Time{}, false}, {pass("f1", true, moving), nil, received, false}},
+		"refused, and done by another":                     {{pass("f1", false, moving), given, time.Time{}, false}, {pass("f1", false, nil), nil, time.Time{}, false}, {pass("f1", true, moving), nil, time.Time{}, false}},
+		"the alert came in elsewhere":                      {{pass("f1", true, moving), nil, time.Time{}, false}},
+		"another alert came in meanwhile":                  {{pass("f2", true, moving), given, time.Time{}, false}},
+		"put back once more":                               {{pass("f1", true, reasserts), again, time.Time{}, false}},
+		"refused, and then a pass that could read nothing": {{pass("f1", false, moving), given, time.Time{}, true}, {outcome{}, nil, time.Time{}, true}, {pass("f1", true, moving), nil, received, false}},
 	} {
 		e := &entry{}
 		for i, s := range steps {
-			if got := e.rolledBackFrom(s.out, s.pending); !got.Equal(s.want) {
+			if got := e.rolledBackFrom(s.out, s.pending, s.failed); !got.Equal(s.want) {
 				t.Errorf("%s, pass %d: the alert came in at %s, want %s", name, i, got, s.want)
 			}
 		}

@@ -92,7 +92,7 @@ func (d *decider) holdOrPromote(c choice) choice {
 // hold is a canary whose traffic an alert has stay as it is.
 func (d *decider) hold(c choice, a Alert) choice {
 	c.state, c.reason = StateHeld, ReasonHeld
-	c.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
+	c.text, c.heldBy = a.Name+": "+a.Summary, a.Name
 	if a.Action == ActionRollback {
 		c.reason = ReasonEarlierBuild
 		c.text += d.whyPast(a)

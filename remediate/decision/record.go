@@ -155,6 +155,7 @@ type FiringStatus struct {
 	Alerts []string `json:"alerts,omitempty"` // names of the alerts that fire, sorted
 	Firing []Firing `json:"firing,omitempty"` // the same with what they ask for, by when they were first seen
 
+	HeldBy  string   `json:"heldBy,omitempty"`  // name of the alert that a held canary stays where it is for
 	Unasked []string `json:"unasked,omitempty"` // episodes (fingerprint@startsAt) that were listed, and ask for nothing by the lease holder's configuration
 }
 

@@ -58,7 +58,7 @@ func FullRecord() decision.Record {
 		Status: decision.Status{State: decision.StateRolledBack, Since: At, Weight: 9, Reason: "slow", Build: "b1", BuildSince: At.Add(-time.Hour), MovedAt: At,
 			PromotedAt:   At.Add(-time.Minute),
 			ByPersons:    decision.ByPersons{Paused: &decision.Pause{By: "ann", Reason: "x", At: At}, PausedOnVS: true, Disarmed: &decision.Disarm{By: "ann", Reason: "x", At: At, Until: At.Add(time.Hour)}},
-			FiringStatus: decision.FiringStatus{Alerts: []string{"CanarySlow"}, Firing: []decision.Firing{{Name: "CanarySlow", Episode: "f1@x", Action: decision.ActionRollback, Began: At, Seen: At, Summary: "slow"}}, Unasked: []string{"f2@x"}},
+			FiringStatus: decision.FiringStatus{Alerts: []string{"CanarySlow"}, Firing: []decision.Firing{{Name: "CanarySlow", Episode: "f1@x", Action: decision.ActionRollback, Began: At, Seen: At, Summary: "slow"}}, HeldBy: "CanarySlow", Unasked: []string{"f2@x"}},
 			StepStatus:   decision.StepStatus{Waiting: "waiting: 37 of 100 requests", NextStep: 30, NextAt: At.Add(time.Hour), Mode: decision.PromotionAuto, Steps: []int{30, 100}, WaitingFor: decision.WaitRequests, Waited: []decision.Wait{decision.WaitRollout}, ToldAt: At},
 			Counts:       decision.Counts{Requests: 37, Failed: 2, Latency: decision.Latency{Quantile: 0.95, Millis: 250, Above: true}, Counted: decision.Counted{Since: At.Add(-time.Minute), At: At}},
 			Noted:        []string{"f1@x"}, Promoting: "b1", Ready: decision.ReadyInfo{Stable: 2, Canary: 1}, Unverified: true, Full: true, Unwatched: "not loaded", NoRollback: []decision.SignalAction{{Signal: "latency", Action: decision.ActionHold}}, Spread: 4,
