@@ -68,7 +68,7 @@ type historyJSON struct {
 func (a *app) history(namespace, guard string, entries []decision.HistoryEntry, o historyOptions, now time.Time) error {
 	shown := []decision.HistoryEntry{}
 	for _, e := range entries {
-		if o.since == 0 || now.Sub(e.At) <= o.since {
+		if _, last := e.Count(); o.since == 0 || now.Sub(last) <= o.since {
 			shown = append(shown, e)
 		}
 	}
@@ -98,7 +98,7 @@ func entryRows(entries []decision.HistoryEntry, build bool) (rows [][]string) {
 		if build {
 			row = append(row, printable.Line(short(e.Build)))
 		}
-		rows = append(rows, append(row, printable.Line(cmp.Or(e.By, "-")), printable.Line(e.Reason)))
+		rows = append(rows, append(row, printable.Line(cmp.Or(e.By, "-")), printable.Line(decision.Repeated(e))))
 	}
 	return rows
 }

@@ -62,6 +62,15 @@ func SameWords(a, b string) bool {
 	return slices.Equal(words(a), words(b))
 }
 
+// Repeated is the reason of an entry of the history, with how often it came in a row.
+func Repeated(e HistoryEntry) string {
+	times, last := e.Count()
+	if times == 1 {
+		return e.Reason
+	}
+	return fmt.Sprintf("%s (%d times, last at %s)", e.Reason, times, Stamp(last))
+}
+
 // oneLine makes a text valid in an annotation's value: what breaks lines becomes
 // a space.
 func oneLine(s string) string {

@@ -163,7 +163,7 @@ func (d *document) history(entries []decision.HistoryEntry) {
 			weights = fmt.Sprintf("%d%% → %d%%", e.From, e.To)
 		}
 		d.putf(`<tr><td class="time"><time datetime="%s">%s</time></td><td>%s</td><td class="number">%s</td><td class="wide">%s</td><td>%s</td></tr>`+"\n",
-			stamp(e.At), stamp(e.At), e.Event, weights, e.By, e.Reason)
+			stamp(e.At), stamp(e.At), e.Event, weights, e.By, decision.Repeated(e))
 	}
 	d.endTable()
 }

@@ -70,7 +70,7 @@ func FullRecord() decision.Record {
 			EnforcedAt:  At, Outsiders: decision.Outsiders{Unguarded: []string{"VirtualService shop/mesh (30%)"}, Overruled: []string{"Istio takes subset v1 from another"}, ForeignLocks: []string{"VirtualService orders: annotation x (it cannot be read)"}},
 			Capacity: decision.Capacity{Carried: 6, Thin: "stable has 2 ready endpoints, and had 6"},
 			Orphaned: At.Add(time.Minute), Links: []decision.Link{{Name: "Kiali", URL: "https://kiali.example"}}, Moves: &decision.Moves{VirtualServices: []string{"orders-service", "orders-mesh"}, Stable: "v1", Canary: "host:orders-v2"}},
-		History:         []decision.HistoryEntry{{At: At, State: decision.StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow", Fired: At.Add(-time.Second), Of: At.Add(-time.Hour)}},
+		History:         []decision.HistoryEntry{{At: At, State: decision.StateRolledBack, Event: "rolled-back", By: "alert", From: 50, To: 0, Build: "b1", Alert: "CanarySlow", Reason: "slow", Fired: At.Add(-time.Second), Of: At.Add(-time.Hour), Times: 2, Last: At.Add(time.Hour)}},
 		Receipt:         FullReceipt(),
 		Request:         &decision.Request{Action: decision.RequestDisarm, By: "ann", Reason: "it's fine", At: At, Until: At.Add(time.Hour), Of: At.Add(-time.Hour), ID: "id-of-this-one", Replaces: []string{"id-of-another"}},
 		Answers:         []decision.Answer{{ID: "id-of-an-older", Action: decision.RequestPause, By: "bob", Result: decision.ResultDone, At: At, Text: "paused: lunch"}},
