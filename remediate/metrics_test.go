@@ -58,21 +58,26 @@ func TestAnUnwatchedCanaryIsAMetric(t *testing.T) {
 	}
 }
 
-func TestWhenTheCanarysBuildAppearedIsAMetric(t *testing.T) {
+func TestSinceWhenTheCanarysBuildAnswersAloneIsAMetric(t *testing.T) {
 	m := NewMetrics(prometheus.NewPedanticRegistry())
 	m.start(decision.Guard{Name: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}})
 	for _, one := range []struct {
-		since time.Time
-		want  string
-	}{{time.Time{}, ""}, {time.Unix(1700000000, 5e8), "1.7000000005e+09"}, {time.Unix(1700000060, 0), "1.70000006e+09"}} {
-		m.observe(decision.Guard{Name: "orders-service"}, outcome{decision: decision.Decision{Record: decision.Record{Status: decision.Status{BuildSince: one.since}}}})
+		status decision.Status
+		want   string
+	}{
+		{decision.Status{}, ""},
+		{decision.Status{BuildSince: time.Unix(1700000000, 5e8)}, "1.7000000005e+09"},
+		{decision.Status{BuildSince: time.Unix(1700000060, 0), AloneSince: time.Unix(1700000000, 0)}, "1.7e+09"}, // it is on its way out
+		{decision.Status{BuildSince: time.Unix(1700000000, 0), AloneSince: time.Unix(1700000060, 0)}, "1.70000006e+09"},
+	} {
+		m.observe(decision.Guard{Name: "orders-service"}, outcome{decision: decision.Decision{Record: decision.Record{Status: one.status}}})
 		want := ""
 		if one.want != "" {
-			want = "# HELP guardian_canary_build_timestamp_seconds When the canary's present build appeared.\n" +
+			want = "# HELP guardian_canary_build_timestamp_seconds Since when the canary's present build alone answers: when its rollout was seen complete, or, where none was seen, when it appeared. During a rollout that of the build before.\n" +
 				"# TYPE guardian_canary_build_timestamp_seconds gauge\nguardian_canary_build_timestamp_seconds{guard=\"orders-service\"} " + one.want + "\n"
 		}
 		if err := testutil.CollectAndCompare(m, strings.NewReader(want), "guardian_canary_build_timestamp_seconds"); err != nil {
-			t.Errorf("%v: %v", one.since, err)
+			t.Errorf("%v: %v", one.want, err)
 		}
 	}
 }

@@ -23,6 +23,7 @@ func (d *decider) observePair() {
 	d.supersede("the configuration has another stable or canary")
 	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served = StateUnknown, "", "", nil, nil, nil
 	s.Fresh, s.Unverified, s.PromotedAt, s.CompletedAt = false, false, time.Time{}, time.Time{}
+	s.AloneSince = d.now
 	s.Capacity = Capacity{} // of a stable that is another's now
 }
 

@@ -87,6 +87,7 @@ type Status struct {
 	Reason      string    `json:"reason,omitempty"`
 	Build       string    `json:"build,omitempty"`      // of the canary; empty: unknown
 	BuildSince  time.Time `json:"buildSince,omitzero"`  // when that build appeared
+	AloneSince  time.Time `json:"aloneSince,omitzero"`  // when the last rollout of a new build was seen complete: until then the build before answered as well; zero: none was seen
 	MovedAt     time.Time `json:"movedAt,omitzero"`     // last change of Weight by anybody, or of what it leads to: since then the build is watched
 	Spread      int       `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
 	Splits      []string  `json:"splits,omitempty"`     // marks of testers' routes that have been seen to split
@@ -118,6 +119,15 @@ type Status struct {
 	Capacity
 	Orphaned time.Time `json:"orphaned,omitzero"` // when the configuration was seen not to have this guard; zero: it has it
 	Links    []Link    `json:"links,omitempty"`   // about the time when what is wrong now began; nil while nothing is
+}
+
+// ServesSince is since when the canary's requests are one build's alone, as far as is known; during a rollout
+// that of the build before; zero: unknown.
+func (s Status) ServesSince() time.Time {
+	if s.AloneSince.IsZero() {
+		return s.BuildSince
+	}
+	return s.AloneSince
 }
 
 // Troubled says that something keeps traffic from being shifted, or is known to be

@@ -55,7 +55,7 @@ func FullRecord() decision.Record {
 			By: "alert", From: "orders-old", Refused: []string{"b0", "b1"}, Coming: []string{"b2"}, Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
 		Refused: []string{"b0", "b1"},
 		Changed: []virtualservice.Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
-		Status: decision.Status{State: decision.StateRolledBack, Since: At, Weight: 9, Reason: "slow", Build: "b1", BuildSince: At.Add(-time.Hour), MovedAt: At,
+		Status: decision.Status{State: decision.StateRolledBack, Since: At, Weight: 9, Reason: "slow", Build: "b1", BuildSince: At.Add(-time.Hour), AloneSince: At.Add(-50 * time.Minute), MovedAt: At,
 			PromotedAt:   At.Add(-time.Minute),
 			ByPersons:    decision.ByPersons{Paused: &decision.Pause{By: "ann", Reason: "x", At: At}, PausedOnVS: true, Disarmed: &decision.Disarm{By: "ann", Reason: "x", At: At, Until: At.Add(time.Hour)}},
 			FiringStatus: decision.FiringStatus{Alerts: []string{"CanarySlow"}, Firing: []decision.Firing{{Name: "CanarySlow", Episode: "f1@x", Action: decision.ActionRollback, Began: At, Seen: At, Summary: "slow"}}, HeldBy: "CanarySlow", Unasked: []string{"f2@x"}},
