@@ -32,7 +32,7 @@ import (
 // K makes a block one bet, however many bad requests it has: failures may come many at a time (retries, a connection with
 // many requests on it), and were they counted each for itself, as independent, ten that are one
 // would prove as much as ten. With a single one in each block the bet is the ratio of likelihoods.
-// It does depend where a dependency stalls now and then and the canary's pods are scraped during the stall and stable's after it, or where the
+// How many come does depend on it where a dependency stalls now and then and the canary's pods are scraped during the stall and stable's after it, or where the
 // canary's pods have less load each and fail as often, each for itself: by its own k a block in which a few fail at the
 // canary would weigh as much as one in which many fail at stable. By one K what the canary's few
 // win is less than what stable's many lose. More than K are the first of such stalls, and load that rises. The first
