@@ -33,10 +33,10 @@ wrong flags.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			switch {
-			case o.output != "" && o.output != "json":
-				return orUnknown(fmt.Errorf("--output %q: want json, or nothing for a table", o.output))
-			case o.last < 0 || o.since < 0:
+			if err := jsonOr("a table", o.output); err != nil {
+				return orUnknown(err)
+			}
+			if o.last < 0 || o.since < 0 {
 				return orUnknown(fmt.Errorf("--last %d, --since %s: want 0 or more", o.last, o.since))
 			}
 			c, err := a.reach(flags)

@@ -137,10 +137,8 @@ func (f requestFlags) check(cmd *cobra.Command) error {
 		return errors.New("--reason is empty: say why, for those who read the record later")
 	case length != nil && f.length <= 0:
 		return errors.New("--for " + length.Value.String() + ": want for how long the brake is off, such as 1h: it comes on again by itself")
-	case f.output != "" && f.output != "json":
-		return fmt.Errorf("--output %q: want json, or nothing for text", f.output)
 	}
-	return nil
+	return jsonOr("text", f.output)
 }
 
 // requestAnswer is what came of one guard's request, for programs.

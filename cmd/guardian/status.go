@@ -42,8 +42,8 @@ what was last written.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.output != "" && o.output != "json" {
-				return orUnknown(fmt.Errorf("--output %q: want json, or nothing for a table", o.output))
+			if err := jsonOr("a table", o.output); err != nil {
+				return orUnknown(err)
 			}
 			if o.all && len(args) > 0 {
 				return orUnknown(fmt.Errorf("guard %s and --all-namespaces: want one of the two", args[0]))
