@@ -8,6 +8,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/canary-guardian/guardian/test/golden"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 )
@@ -17,7 +18,7 @@ func TestAdmissionYAMLIsAsInTheGoldenFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "../testdata/admission/policies.yaml", got)
+	golden.Check(t, "../testdata/admission/policies.yaml", string(got), *update)
 }
 
 func TestThePoliciesAreOneForAllNamespaces(t *testing.T) {

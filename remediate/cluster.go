@@ -36,6 +36,7 @@ var errConflict = errors.New("object has changed meanwhile")
 type reader interface {
 	record(ctx context.Context, guard string) (*corev1.ConfigMap, error)
 	virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error)
+	// destinationRule is a rule as Istio has it: merged with the others of its host.
 	destinationRule(ctx context.Context, name string) (*slimRule, error)
 	service(ctx context.Context, name string) (*slimService, error)
 	deployments(ctx context.Context, want workloadSelector) ([]*slimDeployment, error)
@@ -208,7 +209,29 @@ func get[T any](c *cacheReader, in cache.Indexer, name string) (*T, bool) {
 	return o, ok
 }
 
-func (c *cacheReader) rule(name string) (*slimRule, bool) { return get[slimRule](c, c.rules, name) }
+// merged is a DestinationRule as Istio has it.
+func (c *cacheReader) merged(name string) (*slimRule, bool) {
+	r, ok := get[slimRule](c, c.rules, name)
+	if !ok {
+		return nil, false
+	}
+	return r.merge(c.besides(r)), true
+}
+
+// besides are the other DestinationRules of the host of one.
+func (c *cacheReader) besides(r *slimRule) []*slimRule {
+	found, err := c.rules.Index(indexService, r)
+	if err != nil || len(found) == 0 {
+		return nil
+	}
+	var out []*slimRule
+	for _, obj := range found {
+		if o, ok := obj.(*slimRule); ok && o.name != r.name {
+			out = append(out, o)
+		}
+	}
+	return out
+}
 
 // absent turns "not found" into nil.
 func absent[T any](obj *T, err error) (*T, error) {
@@ -237,7 +260,7 @@ func (c *cacheReader) virtualService(_ context.Context, name string) (*unstructu
 }
 
 func (c *cacheReader) destinationRule(_ context.Context, name string) (*slimRule, error) {
-	r, _ := c.rule(name)
+	r, _ := c.merged(name)
 	return r, nil
 }
 
@@ -336,6 +359,7 @@ type liveReader struct {
 	namespace string
 	kube      kubernetes.Interface
 	istio     *istioAPI
+	domain    string // of the cluster; empty: cluster.local
 	parts     BuildParts
 	lists     *deploymentLists // shared with other passes; nil: with none
 }
@@ -354,11 +378,52 @@ func (l *liveReader) virtualService(ctx context.Context, name string) (*unstruct
 }
 
 func (l *liveReader) destinationRule(ctx context.Context, name string) (*slimRule, error) {
-	r, err := absent(l.istio.get(ctx, resourceDestinationRules, name))
-	if err != nil || r == nil {
+	found, err := absent(l.istio.get(ctx, resourceDestinationRules, name))
+	if err != nil || found == nil {
 		return nil, err
 	}
-	return slimRuleOf(r), nil
+	r := slimRuleOf(found)
+	others, err := l.besides(ctx, r)
+	if err != nil {
+		return nil, fmt.Errorf("read the other DestinationRules of host %s: %w", r.host, err)
+	}
+	return r.merge(others), nil
+}
+
+// besides are the other DestinationRules of the host of one. Which there are, it takes
+// from the cache where there is one: a list for each guard would be a long one.
+func (l *liveReader) besides(ctx context.Context, r *slimRule) ([]*slimRule, error) {
+	if l.cache == nil {
+		return l.listBesides(ctx, r)
+	}
+	var out []*slimRule
+	for _, known := range l.cache.besides(r) {
+		o, err := absent(l.istio.get(ctx, resourceDestinationRules, known.name))
+		if err != nil {
+			return nil, err
+		}
+		if o != nil {
+			out = append(out, slimRuleOf(o))
+		}
+	}
+	return out, nil
+}
+
+func (l *liveReader) listBesides(ctx context.Context, r *slimRule) ([]*slimRule, error) {
+	list, err := inServed(l.istio, resourceDestinationRules, func(r dynamic.ResourceInterface) (*unstructured.UnstructuredList, error) {
+		return r.List(ctx, metav1.ListOptions{})
+	})
+	if err != nil {
+		return nil, err
+	}
+	full := func(r *slimRule) string { return virtualservice.NormalizeHost(r.host, l.istio.namespace, l.domain) }
+	var out []*slimRule
+	for i := range list.Items {
+		if o := slimRuleOf(&list.Items[i]); o.name != r.name && full(o) == full(r) {
+			out = append(out, o)
+		}
+	}
+	return out, nil
 }
 
 func (l *liveReader) service(ctx context.Context, name string) (*slimService, error) {
@@ -528,7 +593,7 @@ func conflictOr(err error, format string, args ...any) error {
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err):
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) && !lacksNamespace(err):
 		return fmt.Errorf(format+": %w: %w", append(args, errConflict, err)...)
 	case apierrors.IsInvalid(err) && !hasCauses(err): // a JSON patch's test has failed
 		return fmt.Errorf(format+": %w: %w", append(args, errConflict, err)...)

@@ -75,6 +75,9 @@ type Options struct {
 	// Confirmed is told where a guard stands when a pass has found out or changed it,
 	// as the API server has confirmed it. It must not block. May be nil.
 	Confirmed func(View)
+	// Failed is told where a guard stood when passes over it begin to fail, fail for
+	// another reason, or succeed again. It must not block. May be nil.
+	Failed func(View)
 
 	Metrics *Metrics
 	Logger  *slog.Logger
@@ -99,7 +102,7 @@ type Options struct {
 type Controller struct {
 	o     Options
 	queue workqueue.TypedRateLimitingInterface[string]
-	slow  workqueue.TypedRateLimiter[string] // for writes that the API server refuses
+	slow  workqueue.TypedRateLimiter[string] // for what the API server refuses
 	r     *reconciler
 	info  *informers
 	lease *leases
@@ -124,7 +127,7 @@ type entry struct {
 	sides   decision.Sides
 	record  decision.Record // lock, status and receipt alone
 	seen    bool
-	failed  bool // the last pass ended with an error
+	failing failure // of the last pass
 	removed bool
 	// unrecorded is why record's lock is not in the API server's; empty: it is.
 	unrecorded string
@@ -432,7 +435,7 @@ func (c *Controller) work(ctx context.Context) {
 		}
 		wait, err := c.reconcile(ctx, name)
 		switch {
-		case (errors.Is(err, errRefused) || errors.Is(err, errPanic)) && ctx.Err() == nil:
+		case (errors.Is(err, errRefused) || errors.Is(err, errPanic) || definitely(err)) && ctx.Err() == nil:
 			c.queue.AddAfter(name, c.slow.When(name))
 		case err != nil && ctx.Err() == nil:
 			c.queue.AddRateLimited(name)
@@ -465,6 +468,7 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	defer cancel()
 	pass, span := tracePass(pass, c.o.Tracer, g, pending)
 	out, err := c.survive(pass, g, alerts)
+	err = namespaceError(c.o.Namespace, err)
 	c.finish(pass, g, e, out, pending, err)
 	span.end(out, err)
 	answer := err
@@ -536,7 +540,7 @@ func (c *Controller) failing() []string {
 	defer c.mu.Unlock()
 	var out []string
 	for name, e := range c.guards {
-		if e.failed {
+		if e.failing.why != "" {
 			out = append(out, name)
 		}
 	}
@@ -547,10 +551,7 @@ func (c *Controller) failing() []string {
 // finish notes what came of a reconcile.
 func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out outcome, pending map[string]submitted, err error) {
 	m := c.o.Metrics
-	if err != nil {
-		m.failed(g.Name)
-		c.o.Logger.ErrorContext(ctx, "reconcile failed, retrying", "guard", g.Name, "err", err)
-	}
+	c.tellFailure(ctx, g, e, err)
 	d := out.decision
 	if out.done && d.Move == decision.MoveStable {
 		if d.Reason == decision.ReasonReassert {
@@ -569,10 +570,10 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if from := e.rolledBackFrom(out, pending); !from.IsZero() {
+	if from := e.rolledBackFrom(out, pending, err != nil); !from.IsZero() {
 		m.rollbackTook(ctx, g.Name, c.o.Now().Sub(from))
 	}
-	if e.failed = err != nil; e.removed {
+	if e.removed {
 		return
 	}
 	if out.recorded {
@@ -592,13 +593,16 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 
 // rolledBackFrom is when the alert came in of a rollback that a pass has done; zero: it
 // has done none, or that alert has not come in here. What was refused, or was not safe,
-// is done by a later pass than the one that was given the alert.
-func (e *entry) rolledBackFrom(out outcome, pending map[string]submitted) time.Time {
+// is done by a later pass than the one that was given the alert. A pass that has failed
+// may have seen nothing of it.
+func (e *entry) rolledBackFrom(out outcome, pending map[string]submitted, failed bool) time.Time {
 	d := out.decision
 	m := d.Record.Status.Moving
 	if !m.RollsBack() || m.Again {
-		e.alertedAt = time.Time{}
-		return e.alertedAt
+		if !failed {
+			e.alertedAt = time.Time{}
+		}
+		return time.Time{}
 	}
 	for _, s := range pending {
 		if l := d.Record.Lock; e.alertedAt.IsZero() && (l == nil || l.Fingerprint == s.alert.Fingerprint) {
@@ -728,7 +732,10 @@ type View struct {
 	Receipt *decision.Receipt `json:"receipt,omitempty"`
 	// Unrecorded is why the record lacks Lock, whose rollback was done; empty: it has it.
 	Unrecorded string `json:"unrecorded,omitempty"`
-	Seen       bool   `json:"seen"` // false: not looked at since this replica started
+	// Failing is why the last pass failed, which may have seen and done less than Status
+	// tells of; empty: it did not fail.
+	Failing string `json:"failing,omitempty"`
+	Seen    bool   `json:"seen"` // false: not looked at since this replica started
 }
 
 // Views returns every guard, sorted by name.
@@ -744,7 +751,7 @@ func (c *Controller) Views() []View {
 
 func (e *entry) view(name string) View {
 	r := e.record.Clone()
-	return View{Name: name, Lock: r.Lock, Status: r.Status, Receipt: r.Receipt, Unrecorded: e.unrecorded, Seen: e.seen}
+	return View{Name: name, Lock: r.Lock, Status: r.Status, Receipt: r.Receipt, Unrecorded: e.unrecorded, Failing: e.failing.shown(), Seen: e.seen}
 }
 
 // SidesOf returns what runs behind each guard's destinations, as last seen;

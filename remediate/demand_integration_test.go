@@ -141,7 +141,7 @@ func TestAnIdleReplicaIsBroughtUpToDate(t *testing.T) {
 	p.idles()
 	r.dropSubset(app)
 	r.wait("subset gone", func() error {
-		rule, ok := p.info.reader.rule(app.Name)
+		rule, ok := p.info.reader.merged(app.Name)
 		if !ok {
 			return errors.New("no DestinationRule")
 		}

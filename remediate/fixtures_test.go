@@ -22,24 +22,6 @@ var (
 	all      = virtualservice.Options{MatchRoutes: true, Mirrors: true}
 )
 
-// golden compares with a file and, under -update, writes it.
-func golden(t *testing.T, path string, got []byte) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (run `make golden`)", err)
-	}
-	if string(got) != string(want) {
-		t.Errorf("%s differs (run `make golden` and read the diff); got:\n%s", path, got)
-	}
-}
-
 func fixture(t testing.TB, name string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(fixtures, name))

@@ -123,6 +123,12 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 			return nil
 		}
 		s.pair.Host, rule = dr.host, dr
+		s.input.Outside.RulesKnown = true
+		for _, ref := range []virtualservice.Ref{g.Stable, g.Canary} {
+			if text := dr.overruled[ref.Subset]; text != "" && ref.Host == "" {
+				s.input.Outside.Overruled = append(s.input.Outside.Overruled, text)
+			}
+		}
 	}
 	s.input.Deny, s.input.Spare = virtualservice.Denied(s.pair), virtualservice.Spellings(s.pair, g.Stable)
 	stable, why, err := s.side(ctx, r, g.Stable, rule)

@@ -207,9 +207,11 @@ func (i *informers) of(obj any) []string {
 	case *slimService:
 		return i.ofService(o.name)
 	case *slimRule:
+		service, _ := i.serviceName(o.host)
+		out := i.ofService(service) // Istio merges it with the guard's, if that is another
 		i.mu.RLock()
 		defer i.mu.RUnlock()
-		return i.byDR[o.name]
+		return append(out, i.byDR[o.name]...)
 	case *unstructured.Unstructured:
 		var out []string
 		for _, service := range destinationsOf(o, i.namespace, i.domain) { // it may lead to a canary whose guard does not have it
@@ -306,7 +308,7 @@ func (i *informers) hostOf(g decision.Guard, ref virtualservice.Ref) string {
 	if ref.Host != "" {
 		return ref.Host
 	}
-	if r, ok := i.reader.rule(g.DestinationRule); ok {
+	if r, ok := i.reader.merged(g.DestinationRule); ok {
 		return r.host
 	}
 	return ""
@@ -325,7 +327,7 @@ func (i *informers) selectorOf(g decision.Guard, ref virtualservice.Ref) (worklo
 	}
 	var subset slimLabels
 	if ref.Host == "" {
-		dr, ok := i.reader.rule(g.DestinationRule)
+		dr, ok := i.reader.merged(g.DestinationRule)
 		if !ok {
 			return none, false
 		}

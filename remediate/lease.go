@@ -98,6 +98,7 @@ type leases struct {
 	log     *slog.Logger
 	metrics *Metrics
 
+	failed  failure               // to renew it
 	own     *coordinationv1.Lease // this replica's, as last written; nil: to be read first
 	swept   time.Time             // when dead replicas' were last looked for
 	rivals  rivals
@@ -186,8 +187,7 @@ func (l *leases) live(ctx context.Context, lost func(error)) {
 		case <-next.C:
 		}
 		next.Reset(records.LifePeriod)
-		if err := l.renew(ctx); err != nil && ctx.Err() == nil {
-			l.log.Warn("renew this replica's lease", "err", err)
+		if !l.renewAndTell(ctx) {
 			next.Reset(lifeRetry)
 		}
 		l.findRivals(ctx, lost)
@@ -196,6 +196,20 @@ func (l *leases) live(ctx context.Context, lost func(error)) {
 			l.sweep(ctx)
 		}
 	}
+}
+
+// renewAndTell renews this replica's Lease, and logs why it could not unless that has
+// been told.
+func (l *leases) renewAndTell(ctx context.Context) bool {
+	err := namespaceError(l.namespace, l.renew(ctx))
+	if err != nil && ctx.Err() != nil {
+		return false
+	}
+	var tell bool
+	if l.failed, tell = l.failed.next(err, l.now()); tell {
+		l.log.Warn("renew this replica's lease", "err", err)
+	}
+	return err == nil
 }
 
 // leave removes this replica's Lease. ctx may be over.

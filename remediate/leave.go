@@ -167,9 +167,9 @@ func (r *reconciler) giveUp(ctx context.Context, s snapshot, vs *unstructured.Un
 func unmark(vs *unstructured.Unstructured) []virtualservice.Op {
 	var ops []virtualservice.Op
 	have := vs.GetAnnotations()
-	for _, k := range []string{decision.AnnotationState, decision.AnnotationReason, decision.AnnotationSince, decision.AnnotationBuild} {
+	for _, k := range markKeys {
 		if _, ok := have[k]; ok {
-			ops = append(ops, virtualservice.Op{Op: "remove", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1")})
+			ops = append(ops, virtualservice.Op{Op: "remove", Path: annotationAt(k)})
 		}
 	}
 	return ops

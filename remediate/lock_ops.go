@@ -2,7 +2,6 @@ package remediate
 
 import (
 	"slices"
-	"strings"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
@@ -15,7 +14,7 @@ import (
 func lockOps(vs *unstructured.Unstructured, guard string, r decision.Record, user string, before []virtualservice.Op) []virtualservice.Op {
 	have := vs.GetAnnotations()
 	value, stands := have[decision.LockKey(guard)]
-	path := annotationPath + "/" + strings.ReplaceAll(decision.LockKey(guard), "/", "~1")
+	path := annotationAt(decision.LockKey(guard))
 	if want, ok := decision.LockAnnotationOf(r, user); ok {
 		switch {
 		case stands && value == want:

@@ -37,7 +37,7 @@ type series struct {
 	state      decision.State
 	weight     int // of the canary, percent
 	movedAt    time.Time
-	builtAt    time.Time                     // when the canary's build appeared; zero: unknown
+	builtAt    time.Time                     // since when the canary's requests are one build's; zero: unknown
 	waiting    [2][len(waitingReasons)]int64 // by subset
 	restarts   [2][len(endReasons)]int64     // by subset
 	rollbacks  [len(decision.Signals)]int64
@@ -107,7 +107,7 @@ var (
 	descUnguarded  = describeMetric("guardian_unguarded_virtualservices", "VirtualServices of the namespace that lead to the canary and that no guard of it has, as the lease holder has written it.")
 	descForeign    = describeMetric("guardian_foreign_locks", "Annotations by which another user holds a canary in the guard's VirtualServices, as the lease holder has written it.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
-	descBuilt      = describeMetric("guardian_canary_build_timestamp_seconds", "When the canary's present build appeared.")
+	descBuilt      = describeMetric("guardian_canary_build_timestamp_seconds", "Since when the canary's present build alone answers: when its rollout was seen complete, or, where none was seen, when it appeared. During a rollout that of the build before.")
 
 	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descUnguarded, descForeign, descMoved, descBuilt,
 		descObserves, descWouldBe, descWould}
@@ -241,7 +241,7 @@ func addByReason(to []int64, reasons []string, byReason map[string]int64) {
 func (m *Metrics) observe(g decision.Guard, o outcome) {
 	m.edit(g.Name, func(s *series) {
 		st := o.status()
-		s.seen, s.state, s.movedAt, s.builtAt, s.weight = true, st.State, st.MovedAt, st.BuildSince, o.snapshot.ofConfiguration().input.Traffic.Weight
+		s.seen, s.state, s.movedAt, s.builtAt, s.weight = true, st.State, st.MovedAt, st.ServesSince(), o.snapshot.ofConfiguration().input.Traffic.Weight
 		mode := g.Promotion.Mode
 		s.promotes, s.waitsFor = mode == decision.PromotionManual || mode == decision.PromotionAuto, st.WaitingFor
 		s.blind, s.unguarded, s.foreign = st.RulesUnproven(), len(st.Unguarded), len(st.ForeignLocks)

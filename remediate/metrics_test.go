@@ -58,21 +58,26 @@ func TestAnUnwatchedCanaryIsAMetric(t *testing.T) {
 	}
 }
 
-func TestWhenTheCanarysBuildAppearedIsAMetric(t *testing.T) {
+func TestSinceWhenTheCanarysBuildAnswersAloneIsAMetric(t *testing.T) {
 	m := NewMetrics(prometheus.NewPedanticRegistry())
 	m.start(decision.Guard{Name: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}})
 	for _, one := range []struct {
-		since time.Time
-		want  string
-	}{{time.Time{}, ""}, {time.Unix(1700000000, 5e8), "1.7000000005e+09"}, {time.Unix(1700000060, 0), "1.70000006e+09"}} {
-		m.observe(decision.Guard{Name: "orders-service"}, outcome{decision: decision.Decision{Record: decision.Record{Status: decision.Status{BuildSince: one.since}}}})
+		status decision.Status
+		want   string
+	}{
+		{decision.Status{}, ""},
+		{decision.Status{BuildSince: time.Unix(1700000000, 5e8)}, "1.7000000005e+09"},
+		{decision.Status{BuildSince: time.Unix(1700000060, 0), AloneSince: time.Unix(1700000000, 0)}, "1.7e+09"}, // it is on its way out
+		{decision.Status{BuildSince: time.Unix(1700000000, 0), AloneSince: time.Unix(1700000060, 0)}, "1.70000006e+09"},
+	} {
+		m.observe(decision.Guard{Name: "orders-service"}, outcome{decision: decision.Decision{Record: decision.Record{Status: one.status}}})
 		want := ""
 		if one.want != "" {
-			want = "# HELP guardian_canary_build_timestamp_seconds When the canary's present build appeared.\n" +
+			want = "# HELP guardian_canary_build_timestamp_seconds Since when the canary's present build alone answers: when its rollout was seen complete, or, where none was seen, when it appeared. During a rollout that of the build before.\n" +
 				"# TYPE guardian_canary_build_timestamp_seconds gauge\nguardian_canary_build_timestamp_seconds{guard=\"orders-service\"} " + one.want + "\n"
 		}
 		if err := testutil.CollectAndCompare(m, strings.NewReader(want), "guardian_canary_build_timestamp_seconds"); err != nil {
-			t.Errorf("%v: %v", one.since, err)
+			t.Errorf("%v: %v", one.want, err)
 		}
 	}
 }
@@ -92,18 +97,20 @@ func TestARollbackIsTimedOnceByThePassThatDoesIt(t *testing.T) {
 		out     outcome
 		pending map[string]submitted
 		want    time.Time
+		failed  bool
 	}
 	for name, steps := range map[string][]step{
-		"in one pass":                     {{pass("f1", true, moving), given, received}, {pass("f1", true, moving), nil, time.Time{}}},
-		"refused at first":                {{pass("f1", false, moving), given, time.Time{}}, {pass("f1", false, moving), again, time.Time{}}, {pass("f1", true, moving), nil, received}},
-		"refused, and done by another":    {{pass("f1", false, moving), given, time.Time{}}, {pass("f1", false, nil), nil, time.Time{}}, {pass("f1", true, moving), nil, time.Time{}}},
-		"the alert came in elsewhere":     {{pass("f1", true, moving), nil, time.Time{}}},
-		"another alert came in meanwhile": {{pass("f2", true, moving), given, time.Time{}}},
-		"put back once more":              {{pass("f1", true, reasserts), again, time.Time{}}},
+		"in one pass":                                      {{pass("f1", true, moving), given, received, false}, {pass("f1", true, moving), nil, time.Time{}, false}},
+		"refused at first":                                 {{pass("f1", false, moving), given, time.Time{}, false}, {pass("f1", false, moving), again, time.Time{}, false}, {pass("f1", true, moving), nil, received, false}},
+		"refused, and done by another":                     {{pass("f1", false, moving), given, time.Time{}, false}, {pass("f1", false, nil), nil, time.Time{}, false}, {pass("f1", true, moving), nil, time.Time{}, false}},
+		"the alert came in elsewhere":                      {{pass("f1", true, moving), nil, time.Time{}, false}},
+		"another alert came in meanwhile":                  {{pass("f2", true, moving), given, time.Time{}, false}},
+		"put back once more":                               {{pass("f1", true, reasserts), again, time.Time{}, false}},
+		"refused, and then a pass that could read nothing": {{pass("f1", false, moving), given, time.Time{}, true}, {outcome{}, nil, time.Time{}, true}, {pass("f1", true, moving), nil, received, false}},
 	} {
 		e := &entry{}
 		for i, s := range steps {
-			if got := e.rolledBackFrom(s.out, s.pending); !got.Equal(s.want) {
+			if got := e.rolledBackFrom(s.out, s.pending, s.failed); !got.Equal(s.want) {
 				t.Errorf("%s, pass %d: the alert came in at %s, want %s", name, i, got, s.want)
 			}
 		}

@@ -1,6 +1,10 @@
 package remediate
 
-import "github.com/canary-guardian/guardian/remediate/decision"
+import (
+	"strings"
+
+	"github.com/canary-guardian/guardian/remediate/decision"
+)
 
 // Names that guardian and people write into a cluster, besides those on
 // VirtualServices and records.
@@ -13,3 +17,14 @@ const (
 	FieldManager          = "guardian"
 	FieldManagerPromotion = "guardian-promotion"
 )
+
+// markKeys are the annotations by which guardian marks a VirtualService, for people.
+var markKeys = []string{decision.AnnotationState, decision.AnnotationReason, decision.AnnotationSince, decision.AnnotationBuild}
+
+// annotationPath is where annotations stand, as a JSON pointer.
+const annotationPath = "/metadata/annotations"
+
+// annotationAt is where one of them does.
+func annotationAt(key string) string {
+	return annotationPath + "/" + strings.ReplaceAll(key, "/", "~1")
+}

@@ -4,14 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
-
-const annotationPath = "/metadata/annotations"
 
 // planned is everything that a decision writes, in the order in which it is written:
 // a crash between any two of them is finished by the next reconcile.
@@ -189,9 +186,9 @@ func annotate(vs *unstructured.Unstructured, d decision.Decision) []virtualservi
 	if have == nil {
 		ops = append(ops, virtualservice.Op{Op: "add", Path: annotationPath, Value: map[string]string{}})
 	}
-	for _, k := range []string{decision.AnnotationState, decision.AnnotationReason, decision.AnnotationSince, decision.AnnotationBuild} {
+	for _, k := range markKeys {
 		if v, ok := have[k]; set[k] != "" && (!ok || v != set[k]) {
-			ops = append(ops, virtualservice.Op{Op: "add", Path: annotationPath + "/" + strings.ReplaceAll(k, "/", "~1"), Value: set[k]})
+			ops = append(ops, virtualservice.Op{Op: "add", Path: annotationAt(k), Value: set[k]})
 		}
 	}
 	return ops

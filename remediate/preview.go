@@ -27,7 +27,7 @@ type Previewer struct {
 // Preview gathers what a decision about g would be made from, alerts aside, and
 // who serves its two sides.
 func (l Previewer) Preview(ctx context.Context, g decision.Guard) (decision.Input, decision.Sides, error) {
-	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
+	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), domain: l.Domain, parts: l.Builds}
 	s, err := gather(ctx, live, g, l.Domain, "", nil, nil)
 	of := s.ofConfiguration()
 	return of.input, of.sides, cmp.Or(err, of.unread)
@@ -39,7 +39,7 @@ func (l Previewer) Unguarded(ctx context.Context, g decision.Guard) ([]string, e
 	api := newIstioAPI(l.Dynamic, g.Namespace)
 	p := virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}
 	if g.Stable.Host == "" || g.Canary.Host == "" {
-		rule, err := (&liveReader{istio: api}).destinationRule(ctx, g.DestinationRule)
+		rule, err := (&liveReader{istio: api, domain: l.Domain}).destinationRule(ctx, g.DestinationRule)
 		if err != nil || rule == nil {
 			return nil, err // Look tells of it
 		}
@@ -66,7 +66,7 @@ func (l Previewer) Unguarded(ctx context.Context, g decision.Guard) ([]string, e
 }
 
 // Ways names what leads to the pods of g's canary besides its own destination:
-// other subsets of its DestinationRule, which a lock denies too, and the Services
+// other subsets of its DestinationRule and of those that Istio merges with it, which a lock denies too, and the Services
 // and the subsets of other DestinationRules that no lock can hold.
 func (l Previewer) Ways(ctx context.Context, g decision.Guard) (denied, open []string, err error) {
 	w := ways{g: g, api: newIstioAPI(l.Dynamic, g.Namespace), domain: l.Domain, services: map[string]*slimService{}}
@@ -86,7 +86,7 @@ func (l Previewer) Ways(ctx context.Context, g decision.Guard) (denied, open []s
 	for i := range rules.Items {
 		w.rules = append(w.rules, slimRuleOf(&rules.Items[i]))
 	}
-	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: w.api, parts: l.Builds}
+	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: w.api, domain: l.Domain, parts: l.Builds}
 	s := snapshot{input: decision.Input{Guard: g}, pair: virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: l.Domain}}
 	own := w.own()
 	if own == nil && g.Canary.Host == "" {
@@ -113,12 +113,34 @@ type ways struct {
 	canary   resolvedSide
 }
 
+// own is the guard's DestinationRule as Istio has it.
 func (w ways) own() *slimRule {
 	i := slices.IndexFunc(w.rules, func(r *slimRule) bool { return r.name == w.g.DestinationRule })
 	if i < 0 {
 		return nil
 	}
-	return w.rules[i]
+	own := w.rules[i]
+	return own.merge(slices.DeleteFunc(slices.Clone(w.rules), func(r *slimRule) bool { return r == own || w.host(r) != w.host(own) }))
+}
+
+// definer is the name of the rule that own has a subset from.
+func (w ways) definer(own *slimRule, subset string) string {
+	name, from := own.name, (*slimRule)(nil)
+	for _, r := range w.rules {
+		if _, ok := r.subset(subset); ok && w.isPartOf(r, own) && (from == nil || r.before(from)) {
+			name, from = r.name, r
+		}
+	}
+	return name
+}
+
+// isPartOf says that Istio merges a rule with the guard's, or that it is that.
+func (w ways) isPartOf(r, own *slimRule) bool {
+	return r.name == own.name || w.host(r) == w.host(own) && !r.chosen && !own.chosen && r.exported == own.exported
+}
+
+func (w ways) host(r *slimRule) string {
+	return virtualservice.NormalizeHost(r.host, w.g.Namespace, w.domain)
 }
 
 func (w ways) find() (denied, open []string) {
@@ -134,11 +156,14 @@ func (w ways) find() (denied, open []string) {
 			open = append(open, "Service "+name)
 		}
 	}
+	own := w.own()
+	if own != nil && w.g.Canary.Host == "" {
+		for _, subset := range own.leadingTo(w.canary, w.g.Stable, w.g.Canary) {
+			denied = append(denied, "subset "+subset+" of DestinationRule "+w.definer(own, subset))
+		}
+	}
 	for _, rule := range w.rules {
-		if rule.name == w.g.DestinationRule && w.g.Canary.Host == "" {
-			for _, subset := range rule.leadingTo(w.canary, w.g.Stable, w.g.Canary) {
-				denied = append(denied, "subset "+subset)
-			}
+		if own != nil && w.g.Canary.Host == "" && w.isPartOf(rule, own) {
 			continue
 		}
 		if name, ok := serviceIn(rule.host, w.g.Namespace, cmp.Or(w.domain, virtualservice.DefaultDomain)); !ok || !selects(name) {

@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -182,10 +183,66 @@ func TestWhatElseLeadsToTheCanaryIsNamed(t *testing.T) {
 	w.canary = resolvedSide{Side: decision.Side{Service: "orders-service"}, subset: set, want: newWorkloadSelector(w.services["orders-service"].selector, set),
 		pods: []*slimPod{readyPod("two", "orders:2", withLabels("version=v2"))}}
 	denied, open := w.find()
-	if want := []string{"subset all"}; !slices.Equal(denied, want) {
+	if want := []string{"subset new of DestinationRule again", "subset all of DestinationRule orders-service"}; !slices.Equal(denied, want) {
 		t.Errorf("denied %v, want %v", denied, want)
 	}
-	if want := []string{"Service orders-canary", "subset new of DestinationRule again"}; !slices.Equal(open, want) {
+	if want := []string{"Service orders-canary"}; !slices.Equal(open, want) {
 		t.Errorf("open %v, want %v", open, want)
+	}
+	w.rules[1].exported = "." // so that Istio does not merge it
+	if _, open := w.find(); !slices.Equal(open, []string{"Service orders-canary", "subset new of DestinationRule again"}) {
+		t.Errorf("a rule that Istio keeps apart: open %v", open)
+	}
+}
+
+// oldRule is a DestinationRule of the guard's host.
+func oldRule(name string, made int64, subsets ...string) *slimRule {
+	r := &slimRule{slim: slim{name: name}, host: "orders-service", made: made}
+	for _, s := range subsets {
+		subset, version, _ := strings.Cut(s, "=")
+		r.subsets = append(r.subsets, slimSubset{subset, slimLabelsOf(map[string]string{"version": version})})
+	}
+	return r
+}
+
+// Istio merges the DestinationRules of one host in a namespace: each subset is the one of
+// the oldest that has it.
+func TestSubsetsAreThoseThatIstioTakes(t *testing.T) {
+	for name, c := range map[string]struct {
+		own    *slimRule
+		others []*slimRule
+		want   string            // subset=version, in the order of age
+		says   map[string]string // subset → part of what is told
+	}{
+		"alone":                     {oldRule("orders", 5, "v1=1", "v2=2"), nil, "v1=1 v2=2", nil},
+		"another has other subsets": {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("a", 1, "v3=3")}, "v3=3 v1=1 v2=2", nil},
+		"one subset in each":        {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("z", 9, "v2=2")}, "v1=1 v2=2", nil},
+		"an older one has the same": {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("z", 1, "v1=1")}, "v1=1 v2=2", nil},
+		"an older one has other labels": {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("z", 1, "v1=old")}, "v1=old v2=2",
+			map[string]string{"v1": "Istio takes subset v1 from DestinationRule z (version=old), which is older, not from orders (version=1)"}},
+		"a younger one has other labels":        {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("a", 6, "v1=new")}, "v1=1 v2=2", nil},
+		"of the same age, by name":              {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 5, "v1=a"), oldRule("z", 5, "v1=z")}, "v1=a", map[string]string{"v1": "DestinationRule a "}},
+		"the oldest of several":                 {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 4, "v1=a"), oldRule("z", 3, "v1=z")}, "v1=z", map[string]string{"v1": "DestinationRule z "}},
+		"for some clients alone":                {oldRule("orders", 5, "v1=1"), []*slimRule{{slim: slim{name: "a"}, host: "orders-service", made: 1, chosen: true, subsets: oldRule("", 0, "v1=a").subsets}}, "v1=1", nil},
+		"the guard's is for some clients alone": {&slimRule{slim: slim{name: "orders"}, made: 5, chosen: true, subsets: oldRule("", 0, "v1=1").subsets}, []*slimRule{oldRule("a", 1, "v1=a")}, "v1=1", nil},
+		"for other namespaces than the guard's": {oldRule("orders", 5, "v1=1"), []*slimRule{{slim: slim{name: "a"}, host: "orders-service", made: 1, exported: ".", subsets: oldRule("", 0, "v1=a", "v2=a").subsets}}, "v1=1", map[string]string{"v1": "Istio may take subset v1 from DestinationRule a (version=a), which is older and has another exportTo"}},
+	} {
+		before := fmt.Sprint(c.own)
+		m := c.own.merge(c.others)
+		var got []string
+		for _, s := range m.subsets {
+			got = append(got, s.name+"="+s.labels.get("version"))
+		}
+		if strings.Join(got, " ") != c.want || len(m.overruled) != len(c.says) {
+			t.Errorf("%s: %v, want %s; told %q, want %q", name, got, c.want, m.overruled, c.says)
+		}
+		for subset, part := range c.says {
+			if !strings.Contains(m.overruled[subset], part) {
+				t.Errorf("%s: told of %s is %q, want %q", name, subset, m.overruled[subset], part)
+			}
+		}
+		if fmt.Sprint(c.own) != before {
+			t.Errorf("%s: the rule in the cache was edited", name)
+		}
 	}
 }

@@ -1,7 +1,9 @@
 package remediate
 
 import (
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // The caches hold thousands of pods, Deployments, … of which guardian looks at
@@ -376,8 +379,13 @@ func (k *slimService) selects(set slimLabels) bool {
 
 type slimRule struct {
 	slim
-	host    string
-	subsets []slimSubset
+	host     string
+	subsets  []slimSubset
+	made     int64  // when, Unix seconds: Istio goes by the oldest of a host
+	chosen   bool   // it is for some clients alone: Istio does not merge it with others
+	exported string // to which namespaces; empty: as the mesh has it
+
+	overruled map[string]string // of its subsets, those that Istio takes from another rule: why, in words
 }
 
 type slimSubset struct {
@@ -390,6 +398,10 @@ type slimSubset struct {
 func slimRuleOf(r *unstructured.Unstructured) *slimRule {
 	k := &slimRule{slim: slim{namespace: unique.Make(r.GetNamespace()), name: r.GetName(), version: r.GetResourceVersion()}}
 	k.host, _, _ = unstructured.NestedString(r.Object, "spec", "host")
+	k.made = r.GetCreationTimestamp().Unix()
+	_, k.chosen, _ = unstructured.NestedMap(r.Object, "spec", "workloadSelector")
+	exported, _, _ := unstructured.NestedStringSlice(r.Object, "spec", "exportTo")
+	k.exported = unique.Make(strings.Join(exported, " ")).Value()
 	all, _, _ := unstructured.NestedFieldNoCopy(r.Object, "spec", "subsets")
 	subsets, _ := all.([]any)
 	for _, s := range subsets {
@@ -402,6 +414,49 @@ func slimRuleOf(r *unstructured.Unstructured) *slimRule {
 		k.subsets = append(k.subsets, slimSubset{unique.Make(name).Value(), slimLabelsOf(set)})
 	}
 	return k
+}
+
+// merge is what Istio makes of a rule and the others of its host and namespace: it
+// takes each subset from the oldest that has one of that name. Rules for some clients
+// alone (workloadSelector), and those for other namespaces (exportTo), stand for
+// themselves.
+func (k *slimRule) merge(others []*slimRule) *slimRule {
+	if len(others) == 0 || k.chosen {
+		return k
+	}
+	all := append(slices.DeleteFunc(slices.Clone(others), func(o *slimRule) bool { return o.chosen }), k)
+	slices.SortFunc(all, func(a, b *slimRule) int { return cmp.Or(cmp.Compare(a.made, b.made), cmp.Compare(a.name, b.name)) })
+	m := *k
+	m.subsets, m.overruled = nil, map[string]string{}
+	for _, r := range all {
+		for _, s := range r.subsets {
+			if _, taken := m.subset(s.name); !taken && r.exported == k.exported {
+				m.subsets = append(m.subsets, s)
+			}
+			if own, ok := k.subset(s.name); ok && r != k && r.before(k) && !slices.Equal(own, s.labels) && m.overruled[s.name] == "" {
+				m.overruled[s.name] = k.overruledBy(r, s.name)
+			}
+		}
+	}
+	return &m
+}
+
+// before says that Istio goes by this rule rather than by another of the same host.
+func (k *slimRule) before(o *slimRule) bool {
+	return k.made < o.made || k.made == o.made && k.name < o.name
+}
+
+// overruledBy says that Istio takes a subset from another rule, or may.
+func (k *slimRule) overruledBy(older *slimRule, subset string) string {
+	says := func(r *slimRule) string {
+		set, _ := r.subset(subset)
+		return cmp.Or(labels.SelectorFromSet(set.set()).String(), "no labels")
+	}
+	takes, why := "takes", "which is older"
+	if older.exported != k.exported {
+		takes, why = "may take", "which is older and has another exportTo"
+	}
+	return fmt.Sprintf("Istio %s subset %s from DestinationRule %s (%s), %s, not from %s (%s)", takes, subset, older.name, says(older), why, k.name, says(k))
 }
 
 // subset returns the labels of a subset, and whether there is one of that name.

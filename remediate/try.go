@@ -49,7 +49,7 @@ func (l Previewer) TryInstance(ctx context.Context, namespace string) []Tried {
 // TryRollback tries what a rollback of g writes, with l's own rights: the record,
 // and each VirtualService with the lock of user. What cannot be read is an error.
 func (l Previewer) TryRollback(ctx context.Context, g decision.Guard, user string) ([]Tried, error) {
-	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), parts: l.Builds}
+	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), domain: l.Domain, parts: l.Builds}
 	s, err := gather(ctx, live, g, l.Domain, user, nil, nil)
 	if err := cmp.Or(err, s.unread); err != nil {
 		return nil, err

@@ -22,20 +22,22 @@ import (
 // requests do in time, by day or in an outage of both, p0 follows from the block alone.
 // Against a canary that is T times worse than that, one bets
 //
-//	1 + (T-1) / (1 + (T-1)*p0) * (kc - p0*k) / max(k, 1)
+//	1 + (T-1) / (1 + (T-1)*p0) * (kc - p0*k) / K
 //
-// which is never negative, and has a mean of at most 1 while the canary is within what is
-// allowed: of any k bad requests p0*k at most are the canary's on average. It need not be so that each
-// comes by itself: failures that come many at a time (retries, a connection with many requests on it) are as
-// fair a bet, as long as it does not depend on whose they are how many come. A block is
-// one bet for that reason, however many bad requests it has: with a single one
-// it is the ratio of likelihoods, and were they counted each for itself, as independent, ten that
-// are one would prove as much as ten.
+// where K is what the usual bad request of the last 20 minutes had for company in its
+// block (the mean of k² by that of k: comparisonScale), or k and 1, if those are more. That is never negative, and
+// while the canary is within what is allowed it has a mean of at most 1: by a K that is known before the block, since kc is p0*k
+// at most on average; by its own k, as long as it does not depend on whose they are how many come.
 //
-// It is not so where failures of both come together, and are seen apart: a dependency stalls, the canary's
-// pods are scraped during the stall and stable's after it, and the canary has all of one block's
-// few and stable all of the next one's many. One such outage is no proof (comparisonMost); seven to
-// fifty are.
+// K makes a block one bet, however many bad requests it has: failures may come many at a time (retries, a connection with
+// many requests on it), and were they counted each for itself, as independent, ten that are one
+// would prove as much as ten. With a single one in each block the bet is the ratio of likelihoods.
+// How many come does depend on it where a dependency stalls now and then and the canary's pods are scraped during the stall and stable's after it, or where the
+// canary's pods have less load each and fail as often, each for itself: by its own k a block in which a few fail at the
+// canary would weigh as much as one in which many fail at stable. By one K what the canary's few
+// win is less than what stable's many lose. More than K are the first of such stalls, and load that rises. The first
+// adds comparisonMost at most, and what comes less often than each comparisonScale never adds up to proof. The price: an outage of
+// both, in which very many fail, makes each block after it a small bet for as long.
 //
 // The sum S of the bets' logarithms over any blocks exceeds ln(1/alpha) with a chance of at most alpha at
 // whatever time one looks, by Ville's inequality: no error is spent by looking, as it is by a test of
@@ -47,7 +49,7 @@ import (
 // Three T are summed up beside each other, each best near its own.
 //
 // A block adds at most comparisonMost, which only lowers the sum: so many are needed
-// that an outage that one version's proxies are scraped before and the other's after, or
+// that the first outage that one version's proxies are scraped before and the other's after, or
 // some bad seconds of one version, prove nothing. Evidence is halved each hour (lower still), and is at most
 // comparisonTop: an alert ends soon after the canary is as good as stable. So what is not
 // proven within an hour or two never is.
@@ -55,8 +57,9 @@ import (
 // # What is forgotten, and what is not
 //
 // The comparison begins anew, with a warm-up and without evidence, when the canary has had no request
-// for a while (comparisonIdle), and when guardian tells of a new build of the canary
-// (comparisonBuild): what was gathered against one build says nothing of the next. An evaluation that
+// for a while (comparisonIdle), and when guardian tells that the rollout of a new build has ended
+// (comparisonBuild): what was gathered against one build says nothing of the next. Until then both answer, and
+// one that cannot come takes nothing back. How many failures come at a time is not forgotten. An evaluation that
 // Prometheus misses is no evaluation without requests, so that evidence outlasts a
 // Prometheus that is away for comparisonBridge or less.
 //
@@ -73,6 +76,8 @@ const (
 	comparisonTop   = comparisonProof * 4 / 3 // that is kept at most
 	comparisonHalf  = time.Hour               // in which evidence is halved
 
+	comparisonScale = 20 * time.Minute // whose blocks tell how many bad requests come at a time: what comes less often than that, a block at a time, is never proof
+
 	comparisonIdle   = 4                // evaluations without a request of the canary's within a minute, after which all begins anew
 	comparisonBridge = 10 * time.Minute // for which Prometheus may be away and nothing is forgotten
 )
@@ -88,7 +93,7 @@ const (
 	comparisonSeen   = "guardian_canary:comparison:seen"  // which of them the canary had requests at last
 	comparisonBegan  = "guardian_canary:comparison:began" // Unix seconds: the canary's requests or its build, for as long as it has requests
 
-	comparisonBuild = "guardian_canary_build_timestamp_seconds" // guardian's own: when the canary's build appeared
+	comparisonBuild = "guardian_canary_build_timestamp_seconds" // guardian's own: since when the canary's build alone answers
 )
 
 // compared is a share of bad requests that is compared; the names are of recorded series by
@@ -98,7 +103,7 @@ type compared struct {
 	share string // of the bad requests that the canary may have: p0
 	both  string // bad requests of both, and those that stable is given
 	mine  string // the canary's of them
-	above string // how many more those are than p0 allows, as a share of both
+	above string // how many more those are than p0 allows, by how many come at a time
 	worse string // evidence
 	on    func(Signals) bool
 	are   string // of bad requests
@@ -147,14 +152,15 @@ func (b *builder) comparisonGroup() {
 	b.endGroup()
 }
 
-// comparisonBegins records since when the canary is compared. A build is new if it has
-// appeared since, by the API server's clock against Prometheus's: one that is ahead makes the
+// comparisonBegins records since when the canary is compared. A build is new if the rollout of it has
+// ended since, by guardian's clock against Prometheus's: one that is ahead makes the
 // warm-up longer by as much, and one that is behind hides only a build that is newer than the
-// canary's first request by less than that.
+// canary's first request by less than that. One that is told later than Prometheus may be away for is none:
+// most of what would be forgotten was gathered against that very build.
 func (b *builder) comparisonBegins(block time.Duration) {
 	bridge := max(comparisonBridge, comparisonIdle*block)
 	vars := []string{
-		"guard", keyLabels, "bridge", dur(bridge), "idle", num(comparisonIdle), "ticks", b.own(comparisonTicks), "seen", b.own(comparisonSeen),
+		"guard", keyLabels, "bridge", dur(bridge), "late", num(bridge.Seconds()), "idle", num(comparisonIdle), "ticks", b.own(comparisonTicks), "seen", b.own(comparisonSeen),
 		"was", "min by (" + keyLabels + ") (last_over_time(" + b.own(comparisonBegan) + "[" + dur(bridge) + "]))", "ratio", b.own(comparisonRatio), "build", comparisonBuild + "{" + b.selfOfGuards() + "}",
 		"info", b.own(subsetInfo, labelSide+`="canary"`), "requests", b.settled(failed.step, b.windows.short(), labelSide+`="canary"`),
 	}
@@ -166,7 +172,7 @@ func (b *builder) comparisonBegins(block time.Duration) {
 	rule(comparisonSeen, nil, `(sum by ($guard) ($requests and on ($guard) $ratio) > 0) * 0 + on () group_left () last_over_time($ticks[1ms])`)
 	b.about("Since when the canary is compared. After some evaluations without requests, and with a new build, it begins anew.")
 	rule(comparisonBegan, nil, `(($was and on ($guard) (last_over_time($seen[$bridge] offset 1ms) >= on () group_left () (last_over_time($ticks[1ms]) - $idle)))
-		unless on ($guard) ($was < on ($guard) max by ($guard) (max by (guard) ($build) * on (guard) group_right () $info)))
+		unless on ($guard) ($was < on ($guard) (max by ($guard) (max by (guard) ($build) * on (guard) group_right () $info) > time() - $late)))
 		or sum by ($guard) (last_over_time($seen[1ms])) * 0 + time()`)
 }
 
@@ -201,7 +207,8 @@ func (b *builder) compare(c compared, block time.Duration) {
 		and on ($guard) ($began + $block + on ($guard) $warmup <= time()) and on ($guard) $limit`)
 	rule(c.mine, `($canary_bad or $canary_all * 0) and on ($guard, reporter) $share`)
 	rule(c.both, `(($stable_bad or $stable_all * 0) + $stable_all * on ($guard) group_left () $min) + on ($guard, reporter) $own`)
-	rule(c.above, `($own - $both * $share) / clamp_min($both, 1)`)
+	rule(c.above, expand(`($own - $both * $share) / clamp_min(stdvar_over_time($blocks) / avg_over_time($blocks) + avg_over_time($blocks) > $both or $both, 1)`,
+		"blocks", b.own(c.both)+"["+dur(comparisonScale)+"] offset 1ms"))
 	b.about("The evidence, a sequential test: how unlikely so many of them are, if the canary were within what is allowed. " + num(comparisonProof) + " is proof. Nothing is kept when the comparison begins anew.")
 	for _, times := range comparisonTimes {
 		t := num(times)

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -147,6 +148,14 @@ func TestWhatTheComparisonRefuses(t *testing.T) {
 		if _, err := Generate(Options{Guards: comparing(change)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
+	}
+}
+
+// A block that is taken for the canary's, because nobody knows any more that as many failures of stable's belong to
+// it, adds comparisonMost, and half of that is forgotten in an hour.
+func TestWhatComesLessOftenThanIsRememberedIsNoProof(t *testing.T) {
+	if sum := comparisonMost / (1 - math.Exp2(-comparisonScale.Hours()/comparisonHalf.Hours())); sum > 0.9*comparisonProof {
+		t.Errorf("one such block in %v adds up to %.1f, and %d is proof", comparisonScale, sum, comparisonProof)
 	}
 }
 

@@ -41,8 +41,8 @@ Exit codes: 0 all good; 1 something is wrong; 2 something could not be looked at
   kubectl exec deploy/guardian -- /guardian check -f /etc/guardian/config/config.yaml --wait 3m`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.output != "" && o.output != "json" {
-				return orUnknown(fmt.Errorf("--output %q: want json, or nothing for text", o.output))
+			if err := jsonOr("text", o.output); err != nil {
+				return orUnknown(err)
 			}
 			if o.wait < 0 {
 				return orUnknown(fmt.Errorf("--wait %s: want 0s or more", o.wait))

@@ -131,13 +131,14 @@ func (a *account) checkRights(ctx context.Context, p *preflight) {
 			if r.needless(p.config, verb) {
 				continue
 			}
-			lacks, err := a.lacking(ctx, p.config, r, verb)
+			objects := r.objects(p.config, verb)
+			lacks, err := a.lacking(ctx, r, verb, objects)
 			if err != nil {
 				fix := "allow your user create on localsubjectaccessreviews in namespace " + r.namespace + ", or impersonate on serviceaccounts " + a.name
 				p.unknown("rights", "", fix, "rights of %s: %v", a.user, err)
 				return
 			}
-			has = has || len(lacks) < max(1, len(r.objects(p.config, verb)))
+			has = has || len(lacks) < max(1, len(objects))
 			for _, name := range lacks {
 				missing = append(missing, missingRight{r, verb, name})
 			}
@@ -180,7 +181,7 @@ func qualifiedName(r right, name string) string {
 }
 
 // lacking are the objects on which the account lacks a right; "" is all.
-func (a *account) lacking(ctx context.Context, c config.Config, r right, verb string) ([]string, error) {
+func (a *account) lacking(ctx context.Context, r right, verb string, objects []string) ([]string, error) {
 	may := func(name string) (bool, error) {
 		what := &authorizationv1.ResourceAttributes{Namespace: r.namespace, Verb: verb, Group: r.group, Resource: r.resource, Name: name}
 		if a.as != nil {
@@ -192,12 +193,11 @@ func (a *account) lacking(ctx context.Context, c config.Config, r right, verb st
 	if ok || err != nil {
 		return nil, err
 	}
-	names := r.objects(c, verb)
-	if len(names) == 0 {
+	if len(objects) == 0 {
 		return []string{""}, nil
 	}
 	var lacks []string
-	for _, name := range names {
+	for _, name := range objects {
 		if ok, err := may(name); err != nil {
 			return nil, err
 		} else if !ok {

@@ -38,6 +38,21 @@ var brokenSetups = []struct {
 	{"both subsets select the same pods", exitFailed, func(s *setup) {
 		s.patch(controlplane.DestinationRules, testGuard, `{"spec":{"subsets":[{"name":"v1","labels":{"app":"orders-service"}},{"name":"v2","labels":{"version":"v2"}}]}}`)
 	}},
+	{"an older DestinationRule of the host has other labels", exitFailed, func(s *setup) {
+		rules := s.client.Resource(controlplane.DestinationRules).Namespace(s.namespace)
+		own, err := rules.Get(s.t.Context(), testGuard, metav1.GetOptions{})
+		s.must(err)
+		s.create(controlplane.DestinationRules, s.namespace, `
+apiVersion: networking.istio.io/v1beta1
+kind: DestinationRule
+metadata: {name: a-rule}
+spec: {host: orders-service, subsets: [{name: v1, labels: {version: v0}}, {name: blue, labels: {version: v2}}]}`)
+		s.must(rules.Delete(s.t.Context(), testGuard, metav1.DeleteOptions{})) // and made again, so that it is the younger one, or behind by name
+		own.SetResourceVersion("")
+		own.SetUID("")
+		_, err = rules.Create(s.t.Context(), own, metav1.CreateOptions{})
+		s.must(err)
+	}},
 	{"another subset and another Service lead to the canary's pods", exitOK, func(s *setup) {
 		s.patch(controlplane.DestinationRules, testGuard, `{"spec":{"subsets":[{"name":"v1","labels":{"version":"v1"}},{"name":"v2","labels":{"version":"v2"}},{"name":"fast","labels":{"version":"v2"}}]}}`)
 		s.create(schema.GroupVersionResource{Version: "v1", Resource: "services"}, s.namespace,

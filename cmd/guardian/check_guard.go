@@ -88,6 +88,10 @@ func (c *cluster) checkStable(p *preflight, g config.Guard, in decision.Input, s
 	if thin := thinStable(p.config.DecisionGuard(g, 0), in); thin != "" {
 		p.note("capacity", stable, "have its HorizontalPodAutoscaler keep minReplicas as high while a canary has traffic; a rollback waits for nothing", "%s", thin)
 	}
+	if len(in.Outside.Overruled) > 0 {
+		p.fail("overruled", "DestinationRule "+g.DestinationRule, "have one DestinationRule of the host define the subsets "+g.Stable.String()+" and "+g.Canary.String()+", and name it in destinationRule: guardian goes by what Istio takes",
+			"%s", strings.Join(in.Outside.Overruled, "; "))
+	}
 	if in.Stable.Overlap != "" {
 		p.fail("overlap", "DestinationRule "+g.DestinationRule, "give each subset a label of its own, such as version: "+g.Stable.String()+" and version: "+g.Canary.String(), "%s", in.Stable.Overlap)
 	}
@@ -167,7 +171,7 @@ func (c *cluster) checkWays(ctx context.Context, p *preflight, g config.Guard) {
 		return
 	}
 	if len(denied) > 0 {
-		p.note("ways", canary, "", "%s of DestinationRule %s leads to its pods too: guardian does not move what is sent there, and only the admission policies deny it while a lock stands", strings.Join(denied, ", "), g.DestinationRule)
+		p.note("ways", canary, "", "%s leads to its pods too: guardian does not move what is sent there, and only the admission policies deny it while a lock stands", strings.Join(denied, ", "))
 	}
 	if len(open) > 0 {
 		p.note("ways", canary, "", "%s leads to its pods too: guardian does not move what is sent there, and no lock holds it", strings.Join(open, ", "))

@@ -105,13 +105,14 @@ func routesTo(route map[string]any, service string) bool {
 // checkAmbient finds pods that the node's proxy takes the traffic of: without a
 // waypoint nothing reads VirtualServices there.
 func (c *cluster) checkAmbient(ctx context.Context, p *preflight, svc *corev1.Service, pods []corev1.Pod) {
-	ambient := slices.ContainsFunc(pods, func(pod corev1.Pod) bool {
-		return !hasSidecar(&pod) && (pod.Annotations[redirectedByNode] == "enabled" || pod.Labels[labelDataplane] == "ambient")
+	bare := slices.DeleteFunc(slices.Clone(pods), func(pod corev1.Pod) bool { return hasSidecar(&pod) })
+	ambient := slices.ContainsFunc(bare, func(pod corev1.Pod) bool {
+		return pod.Annotations[redirectedByNode] == "enabled" || pod.Labels[labelDataplane] == "ambient"
 	})
 	waypoint := svc.Labels[labelWaypoint]
 	if ns, err := c.kube.CoreV1().Namespaces().Get(ctx, c.namespace, metav1.GetOptions{}); err == nil {
 		waypoint = cmp.Or(waypoint, ns.Labels[labelWaypoint])
-		ambient = ambient || ns.Labels[labelDataplane] == "ambient" && slices.ContainsFunc(pods, func(pod corev1.Pod) bool { return !hasSidecar(&pod) })
+		ambient = ambient || ns.Labels[labelDataplane] == "ambient" && len(bare) > 0
 	}
 	if ambient && (waypoint == "" || waypoint == "none") {
 		p.fail("ambient", "Service "+svc.Name, fmt.Sprintf("give its pods sidecars (kubectl label namespace %s istio.io/dataplane-mode- istio-injection=enabled, and restart them), or the Service a waypoint: guardian is not for ambient mesh without VirtualServices", c.namespace),

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -49,7 +50,8 @@ type bench struct {
 }
 
 func newBench(t *testing.T, objects ...runtime.Object) *bench {
-	b := &bench{t: t, kube: fake.NewClientset(objects...)}
+	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
+	b := &bench{t: t, kube: fake.NewClientset(append([]runtime.Object{shop}, objects...)...)}
 	b.kube.PrependReactor("create", "selfsubjectreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, &authenticationv1.SelfSubjectReview{Status: authenticationv1.SelfSubjectReviewStatus{
 			UserInfo: authenticationv1.UserInfo{Username: "ann@example.com"}}}, nil
@@ -1337,6 +1339,63 @@ func TestStatusSaysWhichWayTheHeartbeatTook(t *testing.T) {
 		if p.Observe([]coordinationv1.Lease{*l}, now); heartbeatText(&p) != want {
 			t.Errorf("%s: %q, want %q", whole, heartbeatText(&p), want)
 		}
+	}
+}
+
+func TestStatusSaysThatTheLastPassFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failing := lease("a", time.Now())
+		failing.Annotations[records.AnnotationFailing] = testGuard
+		b := newBench(t, record(shifting(10, 1)), failing)
+		b.beat(0)
+		for _, args := range [][]string{{"status"}, {"status", testGuard}, {"status", "-A"}} {
+			code, text := b.run(args...)
+			want(t, code, text, exitOK, "Warning: namespace shop: guardian's last pass over guard "+testGuard+" failed")
+		}
+	})
+	var p records.Liveness
+	all := lease("a", time.Now())
+	all.Annotations[records.AnnotationFailing] = records.FailingAll
+	p.Observe([]coordinationv1.Lease{*all}, time.Now())
+	var named []records.Named
+	for i := range 40 {
+		named = append(named, records.Named{Namespace: "shop", Guard: fmt.Sprint("guard-", i)})
+	}
+	if told := failingOf(append(named, records.Named{Namespace: "other", Guard: "x"}), "shop", &p); len(told) != 6 || told[5] != "namespace shop: the same of 35 more guards" {
+		t.Errorf("%q", told)
+	}
+}
+
+func TestStatusSaysThatTheNamespaceIsGoneOrGoing(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*bench)
+		says   string
+	}{
+		"there is none": {func(b *bench) {
+			if err := b.kube.CoreV1().Namespaces().Delete(b.t.Context(), "shop", metav1.DeleteOptions{}); err != nil {
+				b.t.Fatal(err)
+			}
+		}, "namespace shop: namespace shop does not exist"},
+		"it is being deleted": {func(b *bench) {
+			b.kube.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
+				at := metav1.NewTime(time.Unix(0, 0))
+				return true, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", DeletionTimestamp: &at}}, nil
+			})
+		}, "namespace shop: namespace shop is being deleted since 1970-01-01T00:00:00Z"},
+		"the user may not see it": {func(b *bench) {
+			b.kube.PrependReactor("get", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return true, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "namespaces"}, "shop", errors.New("no"))
+			})
+		}, "no replica has a Lease there"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			c.change(b)
+			code, text := b.run("status")
+			if code != exitUnknown || !strings.Contains(text, c.says) {
+				t.Errorf("%s: exit code %d, said:\n%s", name, code, text)
+			}
+		})
 	}
 }
 

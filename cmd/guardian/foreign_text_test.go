@@ -175,7 +175,7 @@ func TestWhatIsPrintedToBeTypedIsOneWordEach(t *testing.T) {
 		}
 	}
 	r := foreignRecord()
-	if text := (&app{name: "guardian"}).byHand(decision.RequestRollback, testGuard, "shop", r).Error(); strings.Count(text, "'x") != 4 || strings.Contains(text, "\n::stop") {
+	if text := (&app{name: "guardian"}).byHand(testGuard, "shop", r).Error(); strings.Count(text, "'x") != 4 || strings.Contains(text, "\n::stop") {
 		t.Errorf("%s", text)
 	}
 }

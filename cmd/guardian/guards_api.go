@@ -19,6 +19,7 @@ type guardJSON struct {
 	Seen       bool            `json:"seen"` // false: not looked at since this replica started
 	Lock       *guardLockJSON  `json:"lock,omitempty"`
 	Unrecorded bool            `json:"unrecorded,omitempty"` // a rollback was done, and its record could not be written
+	Failing    bool            `json:"failing,omitempty"`    // the last look at it failed: Status is of before
 	Status     guardStatusJSON `json:"status"`
 }
 
@@ -50,7 +51,7 @@ type guardStatusJSON struct {
 // guardJSONOf leaves out of a guard what people have written.
 func guardJSONOf(v remediate.View) guardJSON {
 	s := v.Status
-	out := guardJSON{Name: v.Name, Seen: v.Seen, Unrecorded: v.Unrecorded != "", Status: guardStatusJSON{
+	out := guardJSON{Name: v.Name, Seen: v.Seen, Unrecorded: v.Unrecorded != "", Failing: v.Failing != "", Status: guardStatusJSON{
 		State: s.State, Since: s.Since, Weight: s.Weight, Build: s.Build, Alerts: s.Alerts, Requests: s.Requests, Failed: s.Failed, Ready: s.Ready,
 		Paused: s.Paused != nil || s.PausedOnVS, Mode: s.Mode, WaitingFor: s.WaitingFor, NextStep: s.NextStep, NextAt: s.NextAt,
 	}}

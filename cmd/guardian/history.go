@@ -33,10 +33,10 @@ wrong flags.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			switch {
-			case o.output != "" && o.output != "json":
-				return orUnknown(fmt.Errorf("--output %q: want json, or nothing for a table", o.output))
-			case o.last < 0 || o.since < 0:
+			if err := jsonOr("a table", o.output); err != nil {
+				return orUnknown(err)
+			}
+			if o.last < 0 || o.since < 0 {
 				return orUnknown(fmt.Errorf("--last %d, --since %s: want 0 or more", o.last, o.since))
 			}
 			c, err := a.reach(flags)
@@ -68,7 +68,7 @@ type historyJSON struct {
 func (a *app) history(namespace, guard string, entries []decision.HistoryEntry, o historyOptions, now time.Time) error {
 	shown := []decision.HistoryEntry{}
 	for _, e := range entries {
-		if o.since == 0 || now.Sub(e.At) <= o.since {
+		if _, last := e.Count(); o.since == 0 || now.Sub(last) <= o.since {
 			shown = append(shown, e)
 		}
 	}
@@ -98,7 +98,7 @@ func entryRows(entries []decision.HistoryEntry, build bool) (rows [][]string) {
 		if build {
 			row = append(row, printable.Line(short(e.Build)))
 		}
-		rows = append(rows, append(row, printable.Line(cmp.Or(e.By, "-")), printable.Line(e.Reason)))
+		rows = append(rows, append(row, printable.Line(cmp.Or(e.By, "-")), printable.Line(decision.Repeated(e))))
 	}
 	return rows
 }

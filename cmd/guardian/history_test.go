@@ -50,6 +50,26 @@ func TestHistoryTellsWhenWhatWhoAndWhy(t *testing.T) {
 	})
 }
 
+// What came several times in a row is one line, which a look at the time of the last of
+// them shows.
+func TestHistoryTellsHowOftenWhatCameAgainDid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, now := locked(), time.Now()
+		r.History = []decision.HistoryEntry{
+			{At: now.Add(-49 * time.Hour), Event: "blocked", From: 10, To: 10, Reason: "stable has 0 ready endpoints", Times: 2, Last: now.Add(-48 * time.Hour)},
+			{At: now.Add(-3 * time.Hour), Event: "noted", By: "alert", Reason: "canary has no traffic", Times: 12, Last: now.Add(-time.Hour)},
+		}
+		b := newBench(t, record(r))
+		code, text := b.run("history", testGuard, "--since", "2h")
+		want(t, code, text, exitOK, "canary has no traffic (12 times, last at 1999-12-31T23:00:00Z)")
+		if strings.Contains(text, "blocked") {
+			t.Errorf("what came last two days ago is shown:\n%s", text)
+		}
+		code, text = b.run("history", testGuard, "-o", "json")
+		want(t, code, text, exitOK, `"times": 12`)
+	})
+}
+
 func TestAShellCompletesTheNamesOfGuards(t *testing.T) {
 	b := newBench(t, record(locked()), recordOf("payments", shifting(30, 5)), recordOf("pay", shifting(10, 5)))
 	const end = ":4\n" // no names of files

@@ -112,7 +112,7 @@ func blockedNotice(c config.Config, v remediate.View) *notice {
 // heldNotice is about a canary that stays where it is.
 func heldNotice(c config.Config, v remediate.View) *notice {
 	s := v.Status
-	why := clause(strings.TrimPrefix(s.Reason, fmt.Sprintf("held at %d%% by ", s.Weight)))
+	why := clause(s.Reason)
 	then := "It is not rolled back for this"
 	f := holding(s)
 	if f.Action == decision.ActionRollback && s.Observing == nil && !s.Past(f.Start()) {
@@ -128,11 +128,11 @@ func heldNotice(c config.Config, v remediate.View) *notice {
 	return n
 }
 
-// holding is the alert that a held guard's reason names; its zero value where the
-// record does not have it.
+// holding is the alert that a canary is held for; its zero value where the record does
+// not have it.
 func holding(s decision.Status) decision.Firing {
 	for _, f := range s.Firing {
-		if strings.Contains(s.Reason, " by "+f.Name+":") {
+		if s.HeldBy != "" && f.Name == s.HeldBy {
 			return f
 		}
 	}

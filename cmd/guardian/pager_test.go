@@ -52,7 +52,8 @@ func somePosts() map[string]remediate.View {
 	undone := blocked.Clone()
 	undone.Status.Reason, undone.Status.Moving = "not done: …", moving(`admission webhook "validation.istio.io" denied the request: spec.http[2] is invalid`)
 	held := decision.Record{Status: decision.Status{State: decision.StateHeld, Weight: 30, Build: "b1", Links: back.Receipt.Links,
-		Reason: "held at 30% by GuardianCanaryErrorRateHold: orders-service: 3% of the canary's requests fail, and stable's too"}}
+		Reason: "GuardianCanaryErrorRateHold: orders-service: 3% of the canary's requests fail, and stable's too"}}
+	held.Status.HeldBy = "GuardianCanaryErrorRateHold"
 	held.Status.Firing = []decision.Firing{{Name: "GuardianCanaryErrorRateHold", Action: decision.ActionHold, Summary: "orders-service: 3% of the canary's requests fail, and stable's too"}}
 	return map[string]remediate.View{rules.NoticeRolledBack: view(back), rules.NoticeBlocked: view(blocked), rules.NoticeNotDone: view(undone), rules.NoticeHeld: view(held)}
 }
@@ -129,7 +130,8 @@ func TestWhatBlocksOrHoldsIsToldWithTheFaultItself(t *testing.T) {
 	unreadable, _ := decision.ReadData(map[string]string{decision.KeyLock: "{"}, true)
 	garbled.Lock = unreadable.Lock
 	earlier := posts[rules.NoticeHeld]
-	earlier.Status.Reason = "held at 30% by GuardianCanaryErrorRate: orders-service: 5% fail"
+	earlier.Status.Reason = "GuardianCanaryErrorRate: orders-service: 5% fail"
+	earlier.Status.HeldBy = "GuardianCanaryErrorRate"
 	earlier.Status.Firing = []decision.Firing{{Name: "GuardianCanaryErrorRate", Action: decision.ActionRollback, Began: decisiontest.At, Seen: decisiontest.At}}
 	exchanged := posts[rules.NoticeBlocked]
 	exchanged.Status.Weight, exchanged.Status.Moving, exchanged.Status.Ready.Stable = 0, nil, 3

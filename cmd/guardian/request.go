@@ -137,10 +137,8 @@ func (f requestFlags) check(cmd *cobra.Command) error {
 		return errors.New("--reason is empty: say why, for those who read the record later")
 	case length != nil && f.length <= 0:
 		return errors.New("--for " + length.Value.String() + ": want for how long the brake is off, such as 1h: it comes on again by itself")
-	case f.output != "" && f.output != "json":
-		return fmt.Errorf("--output %q: want json, or nothing for text", f.output)
 	}
-	return nil
+	return jsonOr("text", f.output)
 }
 
 // requestAnswer is what came of one guard's request, for programs.
@@ -190,7 +188,7 @@ func (a *app) request(ctx context.Context, c *cluster, guards []string, q decisi
 		return a.requestEach(ctx, waiting, c, named, q, f)
 	}
 	if err := c.wantReplica(ctx, &records.Liveness{}); err != nil {
-		return &exitError{exitCode(err), fmt.Errorf("%w%w", err, a.byHand(q.Action, named[0].Guard, c.namespace, named[0].Record))}
+		return a.orByHand(err, q.Action, named[0].Guard, c.namespace, named[0].Record)
 	}
 	return a.requestEach(ctx, waiting, c, named, q, f)
 }
@@ -356,15 +354,21 @@ func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q decisio
 	case !found:
 		return got, couldNotTell("%s (%w); it does not stand in the record now: see %s status %s", what, why, a.name, guard)
 	}
-	return got, couldNotTell("%s (%w); it has been withdrawn. Is guard %s still in guardian's configuration?%w",
-		what, why, guard, a.byHand(q.Action, guard, c.namespace, *before))
+	err = couldNotTell("%s (%w); it has been withdrawn. Is guard %s still in guardian's configuration?", what, why, guard)
+	return got, a.orByHand(err, q.Action, guard, c.namespace, *before)
+}
+
+// orByHand adds to why a request comes to nothing what a person can do instead: there
+// is something where a rollback was asked for.
+func (a *app) orByHand(err error, action decision.RequestAction, guard, namespace string, r decision.Record) error {
+	if action != decision.RequestRollback {
+		return err
+	}
+	return fmt.Errorf("%w%w", err, a.byHand(guard, namespace, r))
 }
 
 // byHand is what a person can do about a canary when no guardian can.
-func (a *app) byHand(action decision.RequestAction, guard, namespace string, r decision.Record) printable.OwnLines {
-	if action != decision.RequestRollback {
-		return printable.OwnLines{Err: errors.New("")}
-	}
+func (a *app) byHand(guard, namespace string, r decision.Record) printable.OwnLines {
 	m := r.Status.Moves
 	text := "\nTo move the traffic yourself:"
 	if m == nil {
@@ -387,7 +391,7 @@ func (a *app) requestOfOrphan(ctx context.Context, c *cluster, guard string, q d
 	text := records.OrphanText(guard, r.Status.Orphaned)
 	switch {
 	case q.Action != decision.RequestUnlock:
-		return couldNotTell("%s%w", text, a.byHand(q.Action, guard, c.namespace, r))
+		return a.orByHand(couldNotTell("%s", text), q.Action, guard, c.namespace, r)
 	case r.Lock == nil:
 		return fmt.Errorf("unlock refused: not locked (%s)", text)
 	}
@@ -459,7 +463,7 @@ func (a *app) tell(guard, namespace string, q decision.Request, got requestOutco
 	case got.answer == nil, rollsBack(q, r):
 		return fmt.Errorf("the %s is recorded and will be done when it is safe: %s", q.Action, s.Reason)
 	case s.Observing != nil && got.answer.Result == decision.ResultRefused:
-		return fmt.Errorf("%s%w", got.answer.Text, a.byHand(q.Action, guard, namespace, r))
+		return a.orByHand(errors.New(got.answer.Text), q.Action, guard, namespace, r)
 	default:
 		return errors.New(got.answer.Text)
 	}

@@ -245,6 +245,7 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 		Heartbeat:               func() time.Time { return s.server.Heartbeat() },
 		HeartbeatByAlertmanager: func() time.Time { return s.server.HeartbeatOf(alerting.LaneWebhook) },
 		Confirmed:               s.passed,
+		Failed:                  s.failed,
 		Tracer:                  s.traces.Tracer(),
 		Metrics:                 remediate.NewMetrics(reg), Logger: s.log.With("component", "remediate"),
 	})

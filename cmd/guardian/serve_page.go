@@ -49,7 +49,7 @@ func (s *service) connectPage(kube kubernetes.Interface) {
 			views := s.controller.Views()
 			out := make([]page.Guard, len(views))
 			for i, v := range views {
-				out[i] = page.Guard{Name: v.Name, Lock: v.Lock, Status: v.Status, Seen: v.Seen}
+				out[i] = page.Guard{Name: v.Name, Lock: v.Lock, Status: v.Status, Failing: v.Failing, Seen: v.Seen}
 			}
 			return out
 		},
@@ -112,6 +112,13 @@ func (s *service) beat(now time.Time) string {
 // passed is told of each guard that a pass has looked at.
 func (s *service) passed(v remediate.View) {
 	s.confirmed(v)
+	if s.page != nil {
+		s.page.passed(v)
+	}
+}
+
+// failed is told of each guard that passes begin to fail over, or cease to.
+func (s *service) failed(v remediate.View) {
 	if s.page != nil {
 		s.page.passed(v)
 	}

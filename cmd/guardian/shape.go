@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -39,6 +40,15 @@ type errorJSON struct {
 func wantsJSON(cmd *cobra.Command) bool {
 	f := cmd.Flags().Lookup("output")
 	return f != nil && f.Value.String() == "json"
+}
+
+// jsonOr says of a flag --output that it is neither json nor nothing, which is for what
+// a person reads.
+func jsonOr(forPeople, output string) error {
+	if output == "" || output == "json" {
+		return nil
+	}
+	return fmt.Errorf("--output %q: want json, or nothing for %s", output, forPeople)
 }
 
 // firstWrite knows whether anything was written.

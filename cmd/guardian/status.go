@@ -42,8 +42,8 @@ what was last written.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.output != "" && o.output != "json" {
-				return orUnknown(fmt.Errorf("--output %q: want json, or nothing for a table", o.output))
+			if err := jsonOr("a table", o.output); err != nil {
+				return orUnknown(err)
 			}
 			if o.all && len(args) > 0 {
 				return orUnknown(fmt.Errorf("guard %s and --all-namespaces: want one of the two", args[0]))
@@ -169,8 +169,25 @@ func (c *cluster) statusLiveness(ctx context.Context, named []records.Named, all
 		if text := p.Unverified(); text != "" {
 			warnings = append(warnings, "namespace "+namespace+": "+text)
 		}
+		warnings = append(warnings, failingOf(named, namespace, &p)...)
 	}
 	return warnings, nil
+}
+
+// failingOf says of which guards of a namespace the last pass failed, so that what is
+// shown may be of before: of a few each, else how many there are.
+func failingOf(named []records.Named, namespace string, p *records.Liveness) []string {
+	const most = 5
+	var all []string
+	for _, r := range named {
+		if text := p.Failing(r.Guard); text != "" && r.Namespace == namespace {
+			all = append(all, "namespace "+namespace+": "+text)
+		}
+	}
+	if more := len(all) - most; more > 0 {
+		all = append(all[:most], fmt.Sprintf("namespace %s: the same of %d more guards", namespace, more))
+	}
+	return all
 }
 
 // statusJSON is one guard for programs. Its fields are those of the record.
@@ -405,6 +422,7 @@ func factsOf(r records.Named, beat string, now time.Time) []page.Fact {
 	f.add("Not readable", strings.Join(r.Unreadable, "; "))
 	f.add("Not watched", s.Unwatched)
 	f.add("Not guarded", strings.Join(s.Unguarded, ", "))
+	f.add("Subsets", strings.Join(s.Overruled, "; "))
 	f.add("Others' locks", strings.Join(s.ForeignLocks, ", "))
 	for _, l := range s.Leaving {
 		f.add("Leaving", l.VirtualService+", not in the configuration any more: "+cmp.Or(l.Why, "given back after the lock, and when no alert fires"))

@@ -200,7 +200,7 @@ func (d *decider) block(why string) choice {
 		d.expectStable(*l)
 		d.rec.Status.Moving.Refused = ""
 	}
-	if d.was.Status.State != StateBlocked || d.in.Leads && !sameWords(d.was.Status.Reason, why) {
+	if d.was.Status.State != StateBlocked || d.in.Leads && !SameWords(d.was.Status.Reason, why) {
 		d.note(EventBlocked, "", "rollback is wanted but "+why)
 	}
 	return choice{state: StateBlocked, reason: ReasonBlocked, text: why}

@@ -78,7 +78,8 @@ type choice struct {
 	marks    Marks // zero: those of state and text
 	release  bool
 	leave    bool
-	advanced bool // the steps have been considered
+	advanced bool   // the steps have been considered
+	heldBy   string // name of the alert that has traffic stay as it is, for StateHeld
 }
 
 // wants are what further looks the guard needs. Any stage adds to them, none takes

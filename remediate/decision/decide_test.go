@@ -384,7 +384,7 @@ func TestAHoldAlertStopsAndMovesNothing(t *testing.T) {
 	hold := fires(ActionHold, "StableErrors", time.Minute)
 	runRows(t, map[string]row{
 		"shifting: held, and noted":          {[]but{hold}, verdict{state: StateHeld, reason: ReasonHeld, added: "noted by alert: 50→50"}, "no step forward while it fires"},
-		"held: noted once":                   {[]but{hold, noted("StableErrors", time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld}, "held at 50% by StableErrors"},
+		"held: noted once":                   {[]but{hold, noted("StableErrors", time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld}, "StableErrors: "},
 		"idle: nothing to hold":              {[]but{hold, wasIn(StateIdle, 0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "noted by alert: 0→0"}, ""},
 		"promoted: stays promoted":           {[]but{hold, promoted(10 * time.Minute)}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: 20 * time.Minute, added: "noted by alert: 100→100"}, ""},
 		"over: shifting again":               {[]but{wasIn(StateHeld, 50)}, verdict{state: StateShifting, reason: ReasonNothing}, ""},
@@ -415,7 +415,7 @@ func TestAnAlertCountsAgainstTheBuildThatItBeganUnder(t *testing.T) {
 		"1 ns before the window is over: held":                      {[]but{buildSince(6*time.Minute - 1), began(time.Hour)}, held(time.Millisecond), ""},
 		"when the window is over: rolled back":                      {[]but{buildSince(6 * time.Minute), began(time.Hour)}, rolled, ""},
 		"held and noted once": {[]but{buildSince(time.Minute), began(2 * time.Minute), noted("CanaryErrors", 2*time.Minute)},
-			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 5 * time.Minute}, "held at 50%"},
+			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: 5 * time.Minute}, "CanaryErrors: "},
 		"one of an earlier build and one of this: rolled back": {[]but{buildSince(2 * time.Minute), fires(ActionRollback, "Old", time.Hour), began(time.Minute)},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", requeue: 4 * time.Minute,
 				added: "noted by alert: 50→50; rolled-back by alert: 50→0"}, "CanaryErrors"},
@@ -1141,5 +1141,25 @@ func TestAVirtualServiceThatSeemsToBeGoneIsLookedAtBeforeItIsTold(t *testing.T) 
 	in.Record = d.Record
 	if Decide(in, at.Add(time.Second)).Doubt {
 		t.Error("looked at again, though it is told")
+	}
+}
+
+func TestSameWordsDifferInCountsAlone(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		same bool
+	}{
+		{"stable v1 has 1 ready endpoints, rollback.minReadyStable is 5", "stable v1 has 2 ready endpoints, rollback.minReadyStable is 5", true},
+		{"7% of requests fail (12)", "9% of requests fail (3000)", true},
+		{"subset v1 is missing", "subset v2 is missing", false},
+		{"the webhook has answered 403", "the webhook has answered 500", false},
+		{"code: 503, try again", "code: 503, try again", true},
+		{"404", "405", false},
+		{"has 399 ready", "has 600 ready", true},
+		{"has 4030 ready", "has 5000 ready", true},
+	} {
+		if got := SameWords(c.a, c.b); got != c.same {
+			t.Errorf("%q and %q: %v", c.a, c.b, got)
+		}
 	}
 }

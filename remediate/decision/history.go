@@ -16,7 +16,7 @@ func (d *decider) note(event Event, by, why string) {
 func (d *decider) noteReassert() {
 	for e := range d.rec.NewestFirst() {
 		if e.Event == EventReasserted {
-			if d.now.Sub(e.At).Abs() < ReassertCoalesce {
+			if _, last := e.Count(); d.now.Sub(last).Abs() < ReassertCoalesce {
 				return
 			}
 			break
@@ -82,4 +82,44 @@ type HistoryEntry struct {
 
 	Fired time.Time `json:"fired,omitzero"` // when the alert of a rollback, or a would-be one, began, by Prometheus's clock
 	Of    time.Time `json:"of,omitzero"`    // of a mark: At of the entry that it is about
+
+	Times int       `json:"times,omitempty"` // how often it came, in a row; 0: once
+	Last  time.Time `json:"last,omitzero"`   // when it last did; zero: at At
+}
+
+// Count is how often an entry came in a row, and when it last did.
+func (e HistoryEntry) Count() (times int, last time.Time) {
+	if e.Last.IsZero() {
+		return max(1, e.Times), e.At
+	}
+	return max(1, e.Times), e.Last
+}
+
+// and makes one entry of two of which the second says what the first does; ok is false
+// where they do not, or where each is of interest.
+func (e HistoryEntry) and(next HistoryEntry) (both HistoryEntry, ok bool) {
+	like := next
+	like.At, like.Times, like.Last = e.At, e.Times, e.Last
+	if !e.Event.isRemark() || e != like {
+		return e, false
+	}
+	times, _ := e.Count()
+	more, last := next.Count()
+	e.Times, e.Last = times+more, last
+	return e, true
+}
+
+// coalesce is a history in which what came several times in a row is one entry.
+func coalesce(all []HistoryEntry) []HistoryEntry {
+	var out []HistoryEntry
+	for _, e := range all {
+		if n := len(out); n > 0 {
+			if both, ok := out[n-1].and(e); ok {
+				out[n-1] = both
+				continue
+			}
+		}
+		out = append(out, e)
+	}
+	return out
 }

@@ -108,6 +108,7 @@ func (d *decider) startAnew() {
 	s := &d.rec.Status
 	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served = StateUnknown, "", "", nil, nil, nil
 	s.Fresh, s.Unverified, s.PromotedAt, s.CompletedAt = false, false, time.Time{}, time.Time{}
+	s.AloneSince = d.now
 	s.Capacity = Capacity{} // of a stable that is another's now
 	if r := d.rec.Receipt; r != nil && r.Open {
 		r.close(After{Never: true, Err: anotherCanary}, d.now, false)

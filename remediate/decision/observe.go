@@ -69,6 +69,9 @@ func (d *decider) observeBuild(first bool) {
 	if in.Canary.Since.After(s.BuildSince) && in.Canary.Since.Before(d.now) {
 		appeared = in.Canary.Since
 	}
+	if fresh {
+		s.AloneSince = s.ServesSince()
+	}
 	s.Build, s.BuildSince, s.Promoting = in.Canary.Build, appeared, ""
 	s.Waited = nil
 	if !fresh {
@@ -96,7 +99,7 @@ func (d *decider) observeRollout(first bool) {
 	case first:
 		s.Rolling = s.Build != "" && !done
 	case s.Rolling && done:
-		s.Rolling = false
+		s.Rolling, s.AloneSince = false, d.now
 		if in.Traffic.Full() {
 			s.PromotedAt, s.CompletedAt = d.now, time.Time{}
 		} else if in.Traffic.Weight > 0 {
@@ -118,7 +121,7 @@ func (d *decider) isFirst() bool {
 // none be over.
 func (d *decider) clampFutureTimes() {
 	s := &d.rec.Status
-	times := []*time.Time{&s.BuildSince, &s.UnlockedAt, &s.EnforcedAt}
+	times := []*time.Time{&s.BuildSince, &s.AloneSince, &s.UnlockedAt, &s.EnforcedAt}
 	for i := range s.Firing {
 		times = append(times, &s.Firing[i].Seen)
 	}

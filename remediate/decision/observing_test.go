@@ -80,7 +80,7 @@ func TestAWouldBeRollbackIsToldOnceForAsLongAsItWouldStand(t *testing.T) {
 		"another alert":                         {[]but{first, fires(ActionRollback, "Slow", 0)}, verdict{state: StateShifting, reason: ReasonWould, added: "noted by alert: 50→50"}, "already"},
 		"another alert, noted before":           {[]but{first, fires(ActionRollback, "Slow", 0), noted("Slow", 0)}, stands, ""},
 		"what another replica has heard":        {[]but{first, heardElsewhere(ActionRollback, time.Minute)}, verdict{state: StateShifting, reason: ReasonNothing}, "would have been"},
-		"a hold besides":                        {[]but{first, bad, fires(ActionHold, "Hold", time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld, added: "noted by alert: 50→50"}, "held at 50% by Hold"},
+		"a hold besides":                        {[]but{first, bad, fires(ActionHold, "Hold", time.Minute)}, verdict{state: StateHeld, reason: ReasonHeld, added: "noted by alert: 50→50"}, "Hold: "},
 		"CI takes it back":                      {[]but{first, gets(0)}, verdict{state: StateIdle, reason: ReasonNothing, added: "shifted: 50→0"}, "would have been"},
 		"it could not be done, and cannot":      {[]but{first, wouldBlocked, bad, stableReady(0)}, stands, "could not be done"},
 		"it could not be done, and now it can":  {[]but{first, wouldBlocked, bad}, again, "would have rolled back 50% → 0%"},

@@ -13,6 +13,11 @@ type Outside struct {
 	// Unguarded are those that lead to the canary and that no guard of this canary
 	// has, each with what it gives.
 	Unguarded []string
+	// RulesKnown says that the guard's DestinationRule was read.
+	RulesKnown bool
+	// Overruled are the guard's subsets that Istio takes from another DestinationRule
+	// than the guard's, with other labels, and so does guardian.
+	Overruled []string
 	// UserKnown says that guardian knows its own name, and so whose locks are not
 	// its own.
 	UserKnown bool
@@ -36,6 +41,9 @@ func (d *decider) tellOutside() {
 			d.note(EventUnguarded, "", text+" leads to the canary as well, and is none of the guard's: a rollback leaves it alone")
 		}
 		s.Unguarded = firstFew(o.Unguarded)
+	}
+	if o.RulesKnown {
+		s.Overruled = slices.Clone(o.Overruled)
 	}
 	if o.UserKnown {
 		for _, text := range news(s.ForeignLocks, o.Locks) {

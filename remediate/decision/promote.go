@@ -96,7 +96,7 @@ func (d *decider) holdOrPromote(c choice) choice {
 // hold is a canary whose traffic an alert has stay as it is.
 func (d *decider) hold(c choice, a Alert) choice {
 	c.state, c.reason = StateHeld, ReasonHeld
-	c.text = fmt.Sprintf("held at %d%% by %s: %s", d.in.Traffic.Weight, a.Name, a.Summary)
+	c.text, c.heldBy = a.Name+": "+a.Summary, a.Name
 	if a.Action == ActionRollback {
 		c.reason = ReasonEarlierBuild
 		c.text += d.whyPast(a)
@@ -296,6 +296,8 @@ func (d *decider) wait() (Wait, string) {
 		return WaitStable, in.Stable.Missing
 	case in.Stable.Overlap != "":
 		return WaitStable, in.Stable.Overlap
+	case len(in.Outside.Overruled) > 0:
+		return WaitStable, in.Outside.Overruled[0]
 	case in.Stable.Ready < in.Guard.Rollback.MinReadyStable:
 		return WaitStable, fmt.Sprintf("stable has %d of %d ready endpoints", in.Stable.Ready, in.Guard.Rollback.MinReadyStable)
 	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:

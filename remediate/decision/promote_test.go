@@ -546,6 +546,31 @@ func TestANewBuildBetweenTwoStepsIsWatchedBeforeTheNext(t *testing.T) {
 	}
 }
 
+// What counts requests by builds reckons with it: during a rollout both answer.
+func TestABuildServesAloneFromTheEndOfItsRolloutOn(t *testing.T) {
+	hourAgo, minuteAgo := at.Add(-time.Hour), at.Add(-time.Minute)
+	alone := func(in *Input) { in.Record.Status.AloneSince = minuteAgo }
+	rolling := func(in *Input) { in.Record.Status.Rolling = true }
+	for name, c := range map[string]struct {
+		in   Input
+		want time.Time
+	}{
+		"no rollout was seen: since it appeared":      {given(advancing(50)), hourAgo.Add(30 * time.Minute)},
+		"one was seen":                                {given(advancing(50), alone), minuteAgo},
+		"a new one has begun: that of the one before": {given(advancing(50), runs("b2", 1, "b1")), hourAgo.Add(30 * time.Minute)},
+		"a new one after one that was seen":           {given(advancing(50), alone, runs("b2", 1, "b1")), minuteAgo},
+		"it goes on":                                  {given(advancing(50), alone, rolling, runs("b1", 1, "b0")), minuteAgo},
+		"it has ended":                                {given(advancing(50), alone, rolling), at},
+		"it has ended at once":                        {given(advancing(50), runs("b2", 2)), at},
+		"the same pods, restarted":                    {given(advancing(50), alone, runs("b1", 2)), minuteAgo},
+		"it ended in another replica's future":        {given(advancing(50), func(in *Input) { in.Record.Status.AloneSince = at.Add(time.Hour) }), at},
+	} {
+		if s := Decide(c.in, at).Record.Status; !s.ServesSince().Equal(c.want) {
+			t.Errorf("%s: alone since %s (rolling %v), want %s", name, s.ServesSince(), s.Rolling, c.want)
+		}
+	}
+}
+
 func TestTheClockIsSetWithinAnInterval(t *testing.T) {
 	watched := func(d time.Duration) but { return func(in *Input) { in.Watched = Watched{Known: true, For: d} } }
 	shifting := StateShifting

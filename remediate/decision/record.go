@@ -91,6 +91,7 @@ type Status struct {
 	Reason      string    `json:"reason,omitempty"`
 	Build       string    `json:"build,omitempty"`      // of the canary; empty: unknown
 	BuildSince  time.Time `json:"buildSince,omitzero"`  // when that build appeared
+	AloneSince  time.Time `json:"aloneSince,omitzero"`  // when the last rollout of a new build was seen complete: until then the build before answered as well; zero: none was seen
 	MovedAt     time.Time `json:"movedAt,omitzero"`     // last change of Weight by anybody, or of what it leads to: since then the build is watched
 	Spread      int       `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
 	Splits      []string  `json:"splits,omitempty"`     // marks of testers' routes that have been seen to split
@@ -122,6 +123,15 @@ type Status struct {
 	Capacity
 	Orphaned time.Time `json:"orphaned,omitzero"` // when the configuration was seen not to have this guard; zero: it has it
 	Links    []Link    `json:"links,omitempty"`   // about the time when what is wrong now began; nil while nothing is
+}
+
+// ServesSince is since when the canary's requests are one build's alone, as far as is known; during a rollout
+// that of the build before; zero: unknown.
+func (s Status) ServesSince() time.Time {
+	if s.AloneSince.IsZero() {
+		return s.BuildSince
+	}
+	return s.AloneSince
 }
 
 // Troubled says that something keeps traffic from being shifted, or is known to be
@@ -159,6 +169,7 @@ type FiringStatus struct {
 	Alerts []string `json:"alerts,omitempty"` // names of the alerts that fire, sorted
 	Firing []Firing `json:"firing,omitempty"` // the same with what they ask for, by when they were first seen
 
+	HeldBy  string   `json:"heldBy,omitempty"`  // name of the alert that a held canary stays where it is for
 	Unasked []string `json:"unasked,omitempty"` // episodes (fingerprint@startsAt) that were listed, and ask for nothing by the lease holder's configuration
 }
 
@@ -193,6 +204,7 @@ type BuildMemory struct {
 // Outsiders is what guardian sees and cannot change.
 type Outsiders struct {
 	Unguarded    []string `json:"unguarded,omitempty"`    // VirtualServices that lead to the canary and are not the guard's
+	Overruled    []string `json:"overruled,omitempty"`    // subsets of the guard that Istio takes from another DestinationRule, with other labels
 	ForeignLocks []string `json:"foreignLocks,omitempty"` // annotations by which another user holds a canary in the guard's VirtualServices
 }
 

@@ -185,6 +185,13 @@ func (r Record) Data() map[string]string {
 // historyText is the history as JSON, without the entries that do not fit;
 // empty: there is none.
 func (r Record) historyText() string {
+	entries := coalesce(r.History)
+	if rest, last, ok := cutLast(r.past); ok && len(entries) > 0 {
+		if both, ok := last.and(entries[0]); ok {
+			entries[0], r.past = both, rest
+		}
+	}
+	r.History = entries
 	text := boundedHistory(r.History)
 	switch {
 	case r.past == "":
@@ -197,6 +204,20 @@ func (r Record) historyText() string {
 		}
 	}
 	return boundedHistory(append(r.pastEntries(), r.History...))
+}
+
+// cutLast takes the newest entry off a history as guardian writes it. Within a text of
+// JSON there are no quotes that do not end it, so what an entry begins with stands
+// nowhere else.
+func cutLast(past string) (rest string, last HistoryEntry, ok bool) {
+	i := strings.LastIndex(past, `{"at":"`)
+	if i < 1 || !strings.HasSuffix(past, "}]") || json.Unmarshal([]byte(past[i:len(past)-1]), &last) != nil {
+		return past, last, false
+	}
+	if rest = strings.TrimSuffix(past[:i], ","); rest == "[" {
+		return "", last, true
+	}
+	return rest + "]", last, true
 }
 
 // boundedHistory is entries as JSON, without those that do not fit; empty: there is

@@ -15,7 +15,10 @@ func (d *decider) tell(c choice) Decision {
 	if changed {
 		s.Since = d.now
 	}
-	s.State, s.Reason = c.state, c.text
+	s.State, s.Reason, s.HeldBy = c.state, c.text, ""
+	if c.state == StateHeld {
+		s.HeldBy = c.heldBy
+	}
 	if c.marks.State == StateUnknown {
 		c.marks = Marks{State: s.State, Reason: s.Reason, Since: s.Since, Build: s.Build}
 	}

@@ -3,6 +3,7 @@ package decision
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -52,16 +53,26 @@ func shortenTo(s string, n int) string {
 	return strings.ToValidUTF8(s[:max(n, 0)], "") + "…"
 }
 
-// sameWords says that two texts differ in numbers at most. What belongs to a name is
-// none.
-func sameWords(a, b string) bool {
+// SameWords says that two texts differ in counts at most. What belongs to a name is
+// none, nor is what may be the status code of a refusal.
+func SameWords(a, b string) bool {
 	words := func(s string) []string {
 		return slices.DeleteFunc(strings.Fields(s), func(w string) bool {
 			w = strings.Trim(w, "(),.:;%")
-			return w != "" && strings.Trim(w, "0123456789") == ""
+			n, err := strconv.ParseUint(w, 10, 64)
+			return err == nil && (len(w) != 3 || n < 400 || n > 599)
 		})
 	}
 	return slices.Equal(words(a), words(b))
+}
+
+// Repeated is the reason of an entry of the history, with how often it came in a row.
+func Repeated(e HistoryEntry) string {
+	times, last := e.Count()
+	if times == 1 {
+		return e.Reason
+	}
+	return fmt.Sprintf("%s (%d times, last at %s)", e.Reason, times, Stamp(last))
 }
 
 // oneLine makes a text valid in an annotation's value: what breaks lines becomes

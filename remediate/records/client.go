@@ -115,6 +115,9 @@ func guardName(cm *corev1.ConfigMap) string {
 // Unknown is the error for a guard without a record: it says which guards have one.
 func (c Client) Unknown(ctx context.Context, guard string) error {
 	hint := "no guard has one there: does guardian run for this namespace?"
+	if gone := c.Gone(ctx); gone != "" {
+		hint = gone
+	}
 	if all, err := c.List(ctx, c.Namespace); err == nil && len(all) > 0 {
 		names := make([]string, len(all))
 		for i, r := range all {
@@ -123,6 +126,19 @@ func (c Client) Unknown(ctx context.Context, guard string) error {
 		hint = "guards there: " + strings.Join(names, ", ")
 	}
 	return fmt.Errorf("no guard %s in namespace %s (no ConfigMap %s); %s", guard, c.Namespace, Name(guard), hint)
+}
+
+// Gone says that the namespace does not exist, or is being deleted; empty: it does, or
+// that cannot be told, as without the right to read it.
+func (c Client) Gone(ctx context.Context) string {
+	ns, err := c.Kube.CoreV1().Namespaces().Get(ctx, c.Namespace, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return "namespace " + c.Namespace + " does not exist"
+	case err == nil && ns.DeletionTimestamp != nil:
+		return "namespace " + c.Namespace + " is being deleted since " + decision.Stamp(ns.DeletionTimestamp.Time)
+	}
+	return ""
 }
 
 // FollowEvery is how often a followed record is read even without an event.

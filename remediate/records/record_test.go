@@ -149,7 +149,7 @@ func TestAnAlertThatComesAndGoesLeavesRollbacksInTheHistory(t *testing.T) {
 	var r decision.Record
 	add := func(event decision.Event, n int) {
 		for i := range n {
-			r.History = append(r.History, decision.HistoryEntry{At: at.Add(time.Duration(i) * time.Minute), State: decision.StateIdle, Event: event, By: "alert", Alert: "CanaryErrors", Reason: strings.Repeat("x", 100)})
+			r.History = append(r.History, decision.HistoryEntry{At: at.Add(time.Duration(i) * time.Minute), State: decision.StateIdle, Event: event, By: "alert", Alert: "CanaryErrors", Reason: fmt.Sprintf("%0100d", i)})
 			var err error
 			if r, err = Parse(recordMap(r)); err != nil {
 				t.Fatal(err)
@@ -190,6 +190,52 @@ func TestAnAlertThatComesAndGoesLeavesRollbacksInTheHistory(t *testing.T) {
 	add(decision.EventRolledBack, 1000)
 	if rollbacks, notes, newest := count(); rollbacks < 100 || notes < 30 || newest.Event != decision.EventRolledBack || !newest.At.Equal(at.Add(999*time.Minute)) {
 		t.Errorf("after 1,000 rollbacks: %d rollbacks and %d notes, the newest %s of %s", rollbacks, notes, newest.Event, newest.At)
+	}
+}
+
+// What says the same as the entry before is counted there, also across writes.
+func TestWhatComesInARowIsOneEntryOfTheHistory(t *testing.T) {
+	for name, read := range map[string]func(*corev1.ConfigMap) (decision.Record, []string){"a pass, which leaves the text as it is": Skim, "a command": Read} {
+		t.Run(name, func(t *testing.T) { comesInARow(t, read) })
+	}
+}
+
+func comesInARow(t *testing.T, read func(*corev1.ConfigMap) (decision.Record, []string)) {
+	var r decision.Record
+	minute := 0
+	add := func(entries ...decision.HistoryEntry) { // in one write
+		for _, e := range entries {
+			e.At = at.Add(time.Duration(minute) * time.Minute)
+			r.History = append(r.History, e)
+			minute++
+		}
+		var bad []string
+		if r, bad = read(recordMap(r)); len(bad) > 0 {
+			t.Fatal(bad)
+		}
+	}
+	odd := decision.HistoryEntry{State: decision.StateIdle, Event: decision.EventRefused, By: "ci", Reason: `promote: x","y":[{"at":"2026-03-02T09:00:00Z","event":"noted"}]`}
+	other := odd
+	other.By = "ann"
+	paused := decision.HistoryEntry{State: decision.StatePaused, Event: decision.EventPaused, By: "ci"}
+	add(odd)
+	add(odd, odd)
+	add(odd)
+	add(other)
+	add(odd)
+	add(paused)
+	add(paused) // a change each time
+	var got []string
+	for _, e := range slices.Backward(slices.Collect(r.NewestFirst())) {
+		times, last := e.Count()
+		got = append(got, fmt.Sprintf("%s by %s %d× from %d to %d", e.Event, e.By, times, int(e.At.Sub(at).Minutes()), int(last.Sub(at).Minutes())))
+		if e.Event == decision.EventRefused && e.Reason != odd.Reason {
+			t.Errorf("reason %q", e.Reason)
+		}
+	}
+	want := []string{"refused by ci 4× from 0 to 3", "refused by ann 1× from 4 to 4", "refused by ci 1× from 5 to 5", "paused by ci 1× from 6 to 6", "paused by ci 1× from 7 to 7"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
 	}
 }
 
@@ -234,17 +280,21 @@ func TestWhatIsNewIsToldAlsoWhereTheNewestOfBeforeWasPushedOut(t *testing.T) {
 		return decision.HistoryEntry{At: at.Add(time.Duration(minute) * time.Minute), Event: event}
 	}
 	old, remark := e(0, decision.EventRolledBack), e(1, decision.EventNoted)
+	again, thrice := remark, remark
+	again.Times, again.Last, thrice.Times, thrice.Last = 2, at.Add(2*time.Minute), 3, at.Add(3*time.Minute)
 	for name, c := range map[string]struct {
 		before, after []decision.HistoryEntry
 		fresh         int
 	}{
-		"nothing":                       {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, remark}, 0},
-		"an entry":                      {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, remark, e(2, decision.EventPaused)}, 1},
-		"the remark is pushed out":      {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, e(2, decision.EventNoted), e(3, decision.EventNoted)}, 2},
-		"everything is pushed out":      {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{e(2, decision.EventNoted)}, 1},
-		"there was nothing":             {nil, []decision.HistoryEntry{old}, 1},
-		"the record was begun anew":     {[]decision.HistoryEntry{old}, nil, 0},
-		"the oldest are pushed out too": {[]decision.HistoryEntry{e(-2, decision.EventPaused), old, remark}, []decision.HistoryEntry{old, e(2, decision.EventResumed)}, 1},
+		"nothing":                          {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, remark}, 0},
+		"an entry":                         {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, remark, e(2, decision.EventPaused)}, 1},
+		"the remark is pushed out":         {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, e(2, decision.EventNoted), e(3, decision.EventNoted)}, 2},
+		"everything is pushed out":         {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{e(2, decision.EventNoted)}, 1},
+		"there was nothing":                {nil, []decision.HistoryEntry{old}, 1},
+		"the record was begun anew":        {[]decision.HistoryEntry{old}, nil, 0},
+		"the newest came again":            {[]decision.HistoryEntry{old, remark}, []decision.HistoryEntry{old, again}, 1},
+		"it had come twice, and once more": {[]decision.HistoryEntry{old, again}, []decision.HistoryEntry{old, thrice, e(4, decision.EventPaused)}, 2},
+		"the oldest are pushed out too":    {[]decision.HistoryEntry{e(-2, decision.EventPaused), old, remark}, []decision.HistoryEntry{old, e(2, decision.EventResumed)}, 1},
 	} {
 		if got := NewEntries(c.before, c.after); len(got) != c.fresh {
 			t.Errorf("%s: %d new entries, want %d: %+v", name, len(got), c.fresh, got)

@@ -132,8 +132,10 @@ func (c Client) FindReplica(ctx context.Context, p *Liveness) (why string, err e
 		switch {
 		case err != nil:
 			return "", err
-		case why == "" || !soon || time.Now().After(give):
-			return why, nil
+		case why == "":
+			return "", nil
+		case !soon || time.Now().After(give):
+			return cmp.Or(c.Gone(ctx), why), nil
 		}
 		select {
 		case <-ctx.Done():

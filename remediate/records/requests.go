@@ -212,9 +212,13 @@ func Lost(err error) bool {
 func NewEntries(before, after []decision.HistoryEntry) []decision.HistoryEntry {
 	for _, last := range slices.Backward(before) {
 		for i, e := range slices.Backward(after) {
-			if e.At.Equal(last.At) && e.Event == last.Event && e.By == last.By && e.Reason == last.Reason {
-				return after[i+1:]
+			if !e.At.Equal(last.At) || e.Event != last.Event || e.By != last.By || e.Reason != last.Reason {
+				continue
 			}
+			if e.Times != last.Times {
+				return after[i:] // it came again
+			}
+			return after[i+1:]
 		}
 	}
 	return after // all that was there has been pushed out

@@ -2,14 +2,9 @@ package virtualservice
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
-	"reflect"
-	"slices"
 	"strings"
 )
 
@@ -25,6 +20,19 @@ func Inspect(vs map[string]any, p Pair, o Options) (Traffic, error) {
 		return Traffic{}, err
 	}
 	return v.Traffic(o), nil
+}
+
+// Rewritten is what Rewrite wants to be written.
+type Rewritten struct {
+	Ops           []Op // empty: the VirtualService is already as it should be
+	Before, After Traffic
+	// Moved are the marks of the routes with a match of testers that a step has
+	// set: from now on they are of the split (Options.Split).
+	Moved []string
+	// Changes are the fields besides weights that guardian has re-pointed in
+	// this VirtualService and that still are as it wrote them, once Ops are
+	// applied. They replace those that were handed in for it.
+	Changes []Change
 }
 
 // Rewrite works out how to give the canary the weight, in percent of the
@@ -93,71 +101,6 @@ func Edit(vs map[string]any, p Pair, weight int, o Options, changes []Change) (R
 	}
 	out.Ops, out.Moved = e.ops, e.moved
 	return out, copied, nil
-}
-
-// edit changes a view's objects and writes down how.
-type edit struct {
-	v       *View
-	ops     []Op
-	pending []pendingChange
-	moved   []string // marks
-}
-
-// pendingChange is a change whose route is not finished yet.
-type pendingChange struct {
-	route  *route
-	mirror bool
-	change Change
-}
-
-// set writes one field of an object at the place where.
-func (e *edit) set(object map[string]any, where *place, key string, value any) {
-	object[key] = value
-	e.ops = append(e.ops, Op{Op: "add", Path: where.key(key).pointer(), Value: value})
-}
-
-// unset removes one field.
-func (e *edit) unset(object map[string]any, where *place, key string) {
-	delete(object, key)
-	e.ops = append(e.ops, Op{Op: "remove", Path: where.key(key).pointer()})
-}
-
-// change is set or, for a nil value, unset, remembered so that it can be
-// undone.
-func (e *edit) change(r *route, mirror bool, object map[string]any, where *place, key string, value any) {
-	was, had := object[key]
-	if !had && value == nil {
-		return
-	}
-	c := Change{VirtualService: e.v.name, Path: where.key(key).pointer()}
-	if had {
-		c.Was = rawJSON(was)
-	}
-	if value == nil {
-		e.unset(object, where, key)
-	} else {
-		c.Wrote = rawJSON(value)
-		e.set(object, where, key, value)
-	}
-	e.pending = append(e.pending, pendingChange{route: r, mirror: mirror, change: c})
-}
-
-// changes are the remembered ones, each with the mark of its finished route.
-func (e *edit) changes() []Change {
-	var out []Change
-	for _, p := range e.pending {
-		p.change.Route = p.route.mark(p.mirror)
-		out = append(out, p.change)
-	}
-	return out
-}
-
-// merge adds newer changes to older ones; of one field the newer counts.
-func merge(older, newer []Change) []Change {
-	out := slices.DeleteFunc(older, func(c Change) bool {
-		return slices.ContainsFunc(newer, func(n Change) bool { return n.Path == c.Path })
-	})
-	return append(out, newer...)
 }
 
 // rollback takes everything from the canary that o covers.
@@ -346,147 +289,3 @@ func (e *edit) distribute(r *route, to []*destination, target int64) error {
 	}
 	return nil
 }
-
-// standing picks those changes of this VirtualService that still are as
-// guardian wrote them. Somebody may have put a route before theirs, or taken
-// one away: then the only place that fits is theirs, and becomes their path.
-func (e *edit) standing(changes []Change) []Change {
-	var out []Change
-	taken := map[string]bool{}
-	keep := func(c Change, path string) {
-		taken[path] = true
-		c.Path = path
-		out = append(out, c)
-	}
-	var lost []Change
-	for _, c := range changes {
-		switch {
-		case c.VirtualService != e.v.name:
-		case e.stands(c, c.Path):
-			keep(c, c.Path)
-		default:
-			lost = append(lost, c)
-		}
-	}
-	for _, c := range lost {
-		places := slices.DeleteFunc(e.v.places(c.Path), func(path string) bool { return taken[path] || !e.stands(c, path) })
-		if len(places) == 1 {
-			keep(c, places[0])
-		}
-	}
-	return out
-}
-
-// stands tells that the field at the path is what a change wrote, in the route
-// that it wrote to.
-func (e *edit) stands(c Change, path string) bool {
-	r, t, ok := e.v.lookup(path)
-	if !ok || c.Route == "" || c.Route != r.mark(t.mirror) {
-		return false
-	}
-	if t.key == weightsKey {
-		return r.fits(c)
-	}
-	now, has := t.object[t.key]
-	return has == (c.Wrote != nil) && (!has || equalJSON(now, c.Wrote))
-}
-
-// restore undoes changes and returns those that still stand: of routes that
-// led everybody to the canary, which come back at weight 100 alone.
-func (e *edit) restore(changes []Change, weight int) ([]Change, error) {
-	var kept []Change
-	for _, c := range changes {
-		r, t, _ := e.v.lookup(c.Path)
-		if t.key == weightsKey {
-			e.giveBack(r, c)
-			continue
-		}
-		var was any
-		if c.Was != nil && json.Unmarshal(c.Was, &was) != nil {
-			continue // not written by guardian
-		}
-		switch {
-		case !t.mirror && !r.selective && weight != 100:
-			kept = append(kept, c)
-		case c.Was == nil:
-			e.unset(t.object, t.where, t.key)
-		default:
-			e.set(t.object, t.where, t.key, was)
-		}
-	}
-	return kept, e.v.classify()
-}
-
-// giveBack has the weights of a route be again what they were.
-func (e *edit) giveBack(r *route, c Change) {
-	was, _ := weightsIn(c.Was)
-	for i, d := range r.destinations {
-		switch {
-		case was[i] != nil:
-			if !equalJSON(d.entry["weight"], rawJSON(*was[i])) {
-				e.set(d.entry, d.where, "weight", *was[i])
-			}
-			d.weight = *was[i]
-		default:
-			if _, has := d.entry["weight"]; has {
-				e.unset(d.entry, d.where, "weight")
-			}
-			d.weight = 0
-		}
-	}
-}
-
-// rawJSON is a decoded value as JSON again.
-func rawJSON(v any) json.RawMessage {
-	b, err := json.Marshal(v)
-	if err != nil { // decoded from JSON or YAML and checked
-		panic(fmt.Sprintf("marshal %T: %v", v, err))
-	}
-	return b
-}
-
-// equalJSON compares a decoded value with JSON, numbers by value.
-func equalJSON(v any, raw json.RawMessage) bool {
-	var a, b any
-	text, err := json.Marshal(v)
-	if err != nil || json.Unmarshal(text, &a) != nil || json.Unmarshal(raw, &b) != nil {
-		return false
-	}
-	return reflect.DeepEqual(a, b)
-}
-
-// digest is a short hash of a value's JSON.
-func digest(v any) string {
-	var b bytes.Buffer
-	encoder := json.NewEncoder(&b)
-	if err := encoder.Encode(v); err != nil {
-		return "" // no mark: never restored
-	}
-	sum := sha256.Sum256(b.Bytes())
-	return hex.EncodeToString(sum[:8])
-}
-
-// deepCopy copies decoded JSON; values of other types are shared.
-func deepCopy(v any) any {
-	switch v := v.(type) {
-	case map[string]any:
-		if v == nil {
-			return nil
-		}
-		m := make(map[string]any, len(v))
-		for k, x := range v {
-			m[k] = deepCopy(x)
-		}
-		return m
-	case []any:
-		l := make([]any, len(v))
-		for i, x := range v {
-			l[i] = deepCopy(x)
-		}
-		return l
-	}
-	return v
-}
-
-// list joins names for people.
-func list(names []string) string { return strings.Join(names, ", ") }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
+	"github.com/canary-guardian/guardian/test/golden"
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"sigs.k8s.io/yaml"
 )
@@ -27,24 +28,6 @@ var (
 	byHost   = Pair{Stable: Ref{Host: "orders-v1"}, Canary: Ref{Host: "orders-v2"}, Namespace: "microservices"}
 	all      = Options{MatchRoutes: true, Mirrors: true}
 )
-
-// golden compares with a file and, under -update, writes it.
-func golden(t *testing.T, path string, got []byte) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (run `make golden`)", err)
-	}
-	if string(got) != string(want) {
-		t.Errorf("%s differs (run `make golden` and read the diff); got:\n%s", path, got)
-	}
-}
 
 func fixture(t testing.TB, name string) []byte {
 	t.Helper()
@@ -109,7 +92,7 @@ func TestPlanYAMLOfEveryShapeOfVirtualService(t *testing.T) {
 				checkPatch(t, in, out, patch)
 			}
 			ext := filepath.Ext(c.in)
-			golden(t, filepath.Join(fixtures, "golden", strings.TrimSuffix(c.in, ext)+"."+c.golden+ext), out)
+			golden.Check(t, filepath.Join(fixtures, "golden", strings.TrimSuffix(c.in, ext)+"."+c.golden+ext), string(out), *update)
 		})
 	}
 }

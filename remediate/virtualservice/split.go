@@ -1,9 +1,7 @@
 package virtualservice
 
 import (
-	"encoding/json"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 )
@@ -20,12 +18,8 @@ const (
 	undecided      // testers', all on one side: what the other routes are decides
 )
 
-// anyRoute in RewriteOptions.Split means that every route is of the split.
+// anyRoute in Options.Split means that every route is of the split.
 const anyRoute = "*"
-
-// weightsKey is the field of a route that a change of its weights names. The
-// change's values are the weights, null for one that is absent.
-const weightsKey = "route"
 
 // splits says whether the options name a route of testers as one that splits.
 func (o Options) splits(r *route) bool {
@@ -249,56 +243,4 @@ func RememberSplits(known, seen, all []string) []string {
 		return []string{anyRoute}
 	}
 	return out
-}
-
-// weights are those of a route's destinations as they are written; nil: absent.
-func (r *route) weights() []*int64 {
-	out := make([]*int64, len(r.destinations))
-	for i, d := range r.destinations {
-		if n, ok := wholeNumber(d.entry["weight"]); ok {
-			out[i] = &n
-		}
-	}
-	return out
-}
-
-// weightsIn reads the weights of a change; ok is false where no route can have
-// them.
-func weightsIn(raw json.RawMessage) (of []*int64, ok bool) {
-	if json.Unmarshal(raw, &of) != nil {
-		return nil, false
-	}
-	for _, n := range of {
-		if n != nil && (*n < 0 || *n > math.MaxInt32) {
-			return nil, false
-		}
-	}
-	return of, len(of) > 0
-}
-
-// fits says that a route's weights are what a change has written, and that what
-// they were before adds up to as much.
-func (r *route) fits(c Change) bool {
-	was, ok := weightsIn(c.Was)
-	wrote, wroteOK := weightsIn(c.Wrote)
-	if !ok || !wroteOK || len(was) != len(r.destinations) || len(wrote) != len(r.destinations) {
-		return false
-	}
-	var before, now int64
-	for i, d := range r.destinations {
-		if written(wrote[i]) != d.weight {
-			return false
-		}
-		before += written(was[i])
-		now += d.weight
-	}
-	return before == now
-}
-
-// written is a weight that may be absent, which is 0.
-func written(n *int64) int64 {
-	if n == nil {
-		return 0
-	}
-	return *n
 }

@@ -1,12 +1,9 @@
 package virtualservice
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
-	"math/bits"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -19,42 +16,6 @@ const (
 	canary
 	unsplit // the canary's host without a subset: the pods of both, each as many as there are
 )
-
-// place is where a field stands. It has two names, which are put together only
-// when they are wanted. Nil is the whole object.
-type place struct {
-	in   *place
-	name string // of the field; empty: an entry of a list
-	i    int    // of the entry
-}
-
-func (p *place) key(name string) *place { return &place{in: p, name: name} }
-
-func (p *place) index(i int) *place { return &place{in: p, i: i} }
-
-// pointer is its JSON pointer, for patches.
-func (p *place) pointer() string {
-	switch {
-	case p == nil:
-		return ""
-	case p.name == "":
-		return p.in.pointer() + "/" + strconv.Itoa(p.i)
-	}
-	return p.in.pointer() + "/" + p.name
-}
-
-// text is its name as people write it.
-func (p *place) text() string {
-	switch {
-	case p == nil:
-		return ""
-	case p.name == "":
-		return p.in.text() + "[" + strconv.Itoa(p.i) + "]"
-	case p.in == nil:
-		return p.name
-	}
-	return p.in.text() + "." + p.name
-}
 
 // View is a VirtualService read for one pair. Its objects are those of the
 // decoded JSON, so that writing to them changes it.
@@ -452,54 +413,6 @@ func (v *View) unsafe(path, reason string) *UnsafeError {
 	return &UnsafeError{VirtualService: v.namespace + "/" + v.name, Path: path, Reason: reason}
 }
 
-// Traffic sums up what the canary gets.
-func (v *View) Traffic(o Options) Traffic {
-	var t Traffic
-	count := func(share int) { t = t.Merge(Traffic{Weight: share, Lowest: share, Counted: 1}) }
-	parts := v.parts(o)
-	for i, r := range v.routes {
-		switch {
-		case parts[i] == aside:
-			if r.leads(canary) {
-				t.CanaryOnly++
-			}
-		case r.namesBoth():
-			t.Split++
-			if toCanary, toStable := sumWeights(r.of(canary)), sumWeights(r.of(stable)); toCanary+toStable > 0 {
-				count(percentOf(toCanary, toCanary+toStable))
-			}
-		case r.leadsToCanary() && !r.selective:
-			t.CanaryOnly++
-			count(100)
-		case r.leadsToCanary() && o.MatchRoutes:
-			t.CanaryOnly++
-		case r.leads(stable) && !r.selective:
-			t.StableOnly++
-		}
-		if r.leads(unsplit) && !r.left(o) {
-			t.Unsplit++
-		}
-		for _, m := range r.mirrors {
-			if o.Mirrors && m.toCanary() {
-				t.Mirrors++
-			}
-		}
-	}
-	return t
-}
-
-// percentOf is part of total in percent, rounded, but 0 and 100 only for none
-// and all of it.
-func percentOf(part, total int64) int {
-	switch part {
-	case 0:
-		return 0
-	case total:
-		return 100
-	}
-	return int(min(max((part*100+total/2)/total, 1), 99))
-}
-
 // of lists the destinations of one role, in order.
 func (r *route) of(want role) []*destination {
 	var out []*destination
@@ -592,169 +505,10 @@ func (v *View) stableHost(d *destination) string {
 	return full
 }
 
-// target is a field that a change has written.
-type target struct {
-	object map[string]any
-	where  *place
-	key    string
-	mirror bool
-}
-
-// lookup finds the field that a change's JSON pointer means, if it is one
-// that guardian changes.
-func (v *View) lookup(pointer string) (*route, target, bool) {
-	for _, r := range v.routes {
-		if !strings.HasPrefix(pointer, r.where.pointer()+"/") {
-			continue
-		}
-		if pointer == r.where.key(weightsKey).pointer() {
-			return r, target{r.object, r.where, weightsKey, false}, true
-		}
-		for _, d := range r.destinations {
-			where := d.where.key("destination")
-			for _, key := range []string{"host", "subset"} {
-				if pointer == where.key(key).pointer() {
-					return r, target{d.object, where, key, false}, true
-				}
-			}
-		}
-		for _, m := range r.mirrors {
-			field := m.where.key(m.field)
-			if pointer == field.pointer() {
-				return r, target{m.object, m.where, m.field, true}, true
-			}
-			if percent, ok := m.object[m.field].(map[string]any); ok && pointer == field.key("value").pointer() {
-				return r, target{percent, field, "value", true}, true
-			}
-		}
-	}
-	return nil, target{}, false
-}
-
-// places are a change's JSON pointer in each route of its kind.
-func (v *View) places(pointer string) []string {
-	parts := strings.SplitN(pointer, "/", 5) // "", spec, the kind, an index, the rest
-	if len(parts) < 5 {
-		return nil
-	}
-	var out []string
-	for _, r := range v.routes {
-		if r.kind == parts[2] {
-			out = append(out, r.where.pointer()+"/"+parts[4])
-		}
-	}
-	return out
-}
-
-// objectAt reads a field that is an object; absent and null are nil.
-func objectAt(parent map[string]any, where *place, key string) (map[string]any, *place, error) {
-	at := where.key(key)
-	value := parent[key]
-	object, ok := value.(map[string]any)
-	if !ok && value != nil {
-		return nil, at, fmt.Errorf("%s: %s, want an object", at.text(), show(value))
-	}
-	return object, at, nil
-}
-
-// objectsAt reads a field that is a list of objects; absent and null are nil.
-func objectsAt(parent map[string]any, where *place, key string) ([]map[string]any, *place, error) {
-	at := where.key(key)
-	value := parent[key]
-	entries, ok := value.([]any)
-	if !ok && value != nil {
-		return nil, at, fmt.Errorf("%s: %s, want a list", at.text(), show(value))
-	}
-	out := make([]map[string]any, len(entries))
-	for i, entry := range entries {
-		if out[i], ok = entry.(map[string]any); !ok || out[i] == nil {
-			return nil, at, fmt.Errorf("%s: %s, want an object", at.index(i).text(), show(entry))
-		}
-	}
-	return out, at, nil
-}
-
-// stringAt reads a field that is a string; absent and null are empty.
-func stringAt(parent map[string]any, where *place, key string) (string, error) {
-	value := parent[key]
-	text, ok := value.(string)
-	if !ok && value != nil {
-		return "", fmt.Errorf("%s: %s, want a string", where.key(key).text(), show(value))
-	}
-	return text, nil
-}
-
-// show prints a decoded value with what it is, shortened.
-func show(v any) string {
-	kind := "a value"
-	switch v.(type) {
-	case nil:
-		return "null"
-	case string:
-		kind = "a string"
-	case bool:
-		kind = "a boolean"
-	case map[string]any:
-		return "an object"
-	case []any:
-		return "a list"
-	default:
-		if _, ok := number(v); ok {
-			kind = "a number"
-		}
-	}
-	text := fmt.Sprint(v)
-	if s, ok := v.(string); ok {
-		text = strconv.Quote(s)
-	}
-	if len(text) > 60 {
-		text = text[:57] + "..."
-	}
-	return text + " is " + kind
-}
-
-// number reads what a JSON or YAML decoder makes of a number.
-func number(v any) (float64, bool) {
-	switch n := v.(type) {
-	case int:
-		return float64(n), true
-	case int32:
-		return float64(n), true
-	case int64:
-		return float64(n), true
-	case uint32:
-		return float64(n), true
-	case uint64:
-		return float64(n), true
-	case float64:
-		return n, !math.IsNaN(n) && !math.IsInf(n, 0)
-	case json.Number:
-		f, err := n.Float64()
-		return f, err == nil
-	}
-	return 0, false
-}
-
-// wholeNumber is a number without a fraction that fits 53 bits.
-func wholeNumber(v any) (int64, bool) {
-	f, ok := number(v)
-	if !ok || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
-		return 0, false
-	}
-	return int64(f), true
-}
-
 func sumWeights(of []*destination) int64 {
 	var sum int64
 	for _, d := range of {
 		sum += d.weight
 	}
 	return sum
-}
-
-// mulDiv is a*b/c for 0 <= a <= c and c > 0, without overflow.
-func mulDiv(a, b, c int64) int64 {
-	hi, lo := bits.Mul64(uint64(a), uint64(b))
-	q, _ := bits.Div64(hi, lo, uint64(c))
-	return int64(q)
 }

@@ -267,7 +267,10 @@ func Reads(groups []monitoringv1.RuleGroup) (selectors []string, back time.Durat
 				return nil, 0, fmt.Errorf("rule %s%s: %w", r.Record, r.Alert, err)
 			}
 			eachSelector(expr, 0, func(v *parser.VectorSelector, ago time.Duration) {
-				deepest[r.Record] = max(deepest[r.Record], ago+deepest[v.Name])
+				if v.Name != r.Record { // what a rule reads of its own it remembers for as long as it goes on: no range holds that
+					ago += deepest[v.Name]
+				}
+				deepest[r.Record] = max(deepest[r.Record], ago)
 				back = max(back, deepest[r.Record])
 				if !recorded[v.Name] {
 					raw = append(raw, v)

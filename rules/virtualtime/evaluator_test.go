@@ -203,6 +203,8 @@ func TestReadsAreWhatNoRuleRecords(t *testing.T) {
 		{Record: "a", Expr: intstr.FromString(`sum(rate(x{m="1"}[5m] offset 1m)) + y`)},
 		{Record: "b", Expr: intstr.FromString(`max_over_time(a[10m:1m]) or x{m="1",n=~"2|3"} or y`)},
 		{Alert: "c", Expr: intstr.FromString(`b offset 3m > 1`)},
+		{Record: "d", Labels: map[string]string{"n": "1"}, Expr: intstr.FromString(`last_over_time(d{n="1"}[15m]) + last_over_time(d{n="1"}[15m]) + y`)},
+		{Record: "d", Labels: map[string]string{"n": "2"}, Expr: intstr.FromString(`last_over_time(d{n="2"}[15m]) + y`)},
 	}}})
 	if want := `[x{m="1"} y]`; err != nil || fmt.Sprint(selectors) != want || back != 24*time.Minute {
 		t.Errorf("%v, %v back, %v; want %s and 24m: 5m of rate, 1m and 10m and 3m before, and Prometheus's 5m", selectors, back, err, want)

@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 )
 
 // comparison is a port to Go of the rules' comparison with stable (rules/comparison.go has
-// the test and its sources) at the defaults of its keys, for scrapes every 5 s and an
+// the test and its sources) at the defaults of its keys, for scrapes every 5 or 15 s and an
 // evaluation every second.
 type comparison struct {
 	ratio, min float64
@@ -20,7 +21,14 @@ type comparison struct {
 	seen     int64 // at which of them the canary had requests last; 0: never
 	began    int64 // of the canary's requests, or of its build; 0: it has none
 	evidence [reporters][len(comparisonTimes)]float64
-	at       [reporters]int64 // when that was recorded last; 0: never
+	at       [reporters]int64     // when that was recorded last; 0: never
+	scale    [reporters][]blockOf // of the last 20 minutes
+}
+
+// blockOf is how many bad requests a block has of both, and those that stable is given.
+type blockOf struct {
+	at   int64
+	both float64
 }
 
 const (
@@ -30,6 +38,7 @@ const (
 	comparisonTop    = comparisonProof * 4.0 / 3
 	comparisonIdle   = 4
 	comparisonBridge = 600 * second
+	comparisonScale  = 1200 * second
 )
 
 var comparisonTimes = [3]float64{2, 5, 100}
@@ -109,16 +118,39 @@ func (c *comparison) prove(now int64, r int) bool {
 	c.at[r] = now
 	share := c.ratio * canary.all / (c.ratio*canary.all + stable.all)
 	both := canary.bad + stable.bad + stable.all*c.min/c.ratio
+	scale := max(both, 1)
+	if judged {
+		scale = max(scale, c.usual(now, r))
+		c.scale[r] = append(c.scale[r], blockOf{now, both})
+	}
 	fires := false
 	for i, times := range comparisonTimes {
 		next := c.evidence[r][i] * math.Exp2(-15.0/3600)
 		if judged {
-			next += min(math.Log(1+(times-1)/(1+(times-1)*share)*(canary.bad-share*both)/max(both, 1)), comparisonMost)
+			next += min(math.Log(1+(times-1)/(1+(times-1)*share)*(canary.bad-share*both)/scale), comparisonMost)
 		}
 		c.evidence[r][i] = min(max(next, 0), comparisonTop)
 		fires = fires || c.evidence[r][i] > comparisonProof
 	}
 	return fires
+}
+
+// usual is how many bad requests the usual bad request's block has had, itself among them; 0: there was none.
+func (c *comparison) usual(now int64, r int) float64 {
+	blocks := c.scale[r]
+	for len(blocks) > 0 && blocks[0].at < now-comparisonScale {
+		blocks = blocks[1:]
+	}
+	c.scale[r] = blocks
+	sum, squares := 0.0, 0.0
+	for _, b := range blocks {
+		sum += b.both
+		squares += b.both * b.both
+	}
+	if sum == 0 {
+		return 0
+	}
+	return squares / sum
 }
 
 // leastRequests is how many requests of a canary any test needs on average to have as
@@ -134,12 +166,17 @@ func leastRequests(p, q, other, ratio, min float64) float64 {
 	return comparisonProof / (p*math.Log(times) - (p+other*q)*math.Log(1+(times-1)*share))
 }
 
-// comparisons are the tables of the comparison.
-func comparisons() bool {
-	ok := alike()
-	ok = fooled() && ok
-	worse()
-	return ok
+// comings are how failures come, of versions that are alike.
+var comings = []struct {
+	name string
+	set  func(o *worldOptions)
+}{
+	{"one by one", func(*worldOptions) {}},
+	{"ten at a time", func(o *worldOptions) { o.cluster = 10 }},
+	{"one by one, and all for a second of each minute; scraped every 15 s, stable has one pod", func(o *worldOptions) {
+		o.stables = 1
+		o.stall(alikeLife*3600*second, second)
+	}},
 }
 
 // alike counts how often versions that are alike are told apart.
@@ -147,25 +184,70 @@ func alike() bool {
 	fmt.Printf("\nComparison with stable: false alarms per 1,000 canary hours (versions alike; bursts, restarts, pods coming and going, failed scrapes)\n")
 	w := table("failed, both\trequests/s\tcanary\tload\tfailures come\talarms\thours")
 	good := true
-	all, total := map[float64]int{}, map[float64]float64{}
+	all, total := make([]int, len(comings)), make([]float64, len(comings))
 	for _, bad := range []float64{0.0005, 0.005, 0.009} {
 		for _, rate := range []float64{1, 10, 100, 1000} {
 			for _, canary := range []float64{0.1, 0.5} {
-				for _, cluster := range []float64{1, 10} {
+				for i, come := range comings {
 					load, o := alikeService(rate, canary, bad)
-					o.cluster = cluster
+					come.set(&o)
 					alarms, hours := falseAlarms(o, uint64(1e7*bad*rate))
-					fmt.Fprintf(w, "%.2f%%\t%.0f\t%.0f%%\t%s\t%s\t%s\t%.0f\n", 100*bad, rate, 100*canary, load,
-						map[float64]string{1: "one by one", 10: "ten at a time"}[cluster], poissonRate(alarms, hours), hours)
-					all[cluster], total[cluster] = all[cluster]+alarms, total[cluster]+hours
+					fmt.Fprintf(w, "%.2f%%\t%.0f\t%.0f%%\t%s\t%s\t%s\t%.0f\n", 100*bad, rate, 100*canary, load, come.name, poissonRate(alarms, hours), hours)
+					all[i], total[i] = all[i]+alarms, total[i]+hours
 					good = good && float64(alarms) <= max(1, hours/1000)
 				}
 			}
 		}
 	}
 	w.Flush()
-	fmt.Printf("all lines together: failures one by one %s, ten at a time %s\n", poissonRate(all[1], total[1]), poissonRate(all[10], total[10]))
-	return good && float64(all[1]) <= max(1, total[1]/1000) && float64(all[10]) <= max(1, total[10]/1000)
+	for i, come := range comings {
+		fmt.Printf("all lines together, failures %s: %s\n", come.name, poissonRate(all[i], total[i]))
+		good = good && float64(all[i]) <= max(1, total[i]/1000)
+	}
+	return good
+}
+
+// stall has both versions fail all requests for a while in each minute, at any moment of it; each proxy is scraped every 15 s.
+func (o *worldOptions) stall(length, lasts int64) {
+	const minute = 60 * second
+	begins := func(t int64) int64 { return t/minute*minute + t/minute*7919%(minute-lasts) }
+	during := func(bad func(int64) float64) func(int64) float64 {
+		return func(t int64) float64 {
+			if at := begins(t); t >= at && t < at+lasts {
+				return 1
+			}
+			return bad(t)
+		}
+	}
+	o.canaryBad, o.stableBad, o.every = during(o.canaryBad), during(o.stableBad), 15*second
+	for t := int64(0); t < length; t += minute {
+		o.changes = append(o.changes, begins(t), begins(t)+lasts)
+	}
+}
+
+// atTheLimit counts alarms of a canary that is as much worse as it may be, and nearly so. By Lorden there is one in
+// exp(comparisonProof) blocks at most, of each sum.
+func atTheLimit() bool {
+	most := 3600 / (math.Exp(comparisonProof) * comparisonBlock / second)
+	fmt.Printf("\nComparison with stable: alarms per 1,000 canary hours where the canary is at the limit, or near it (even load)\n")
+	w := table("stable fails\tcanary fails\trequests/s\tcanary\tfailures come\talarms\thours")
+	c, good := newComparison(), true
+	for _, bad := range []float64{0.0005, 0.005} {
+		for _, times := range []float64{c.ratio, 1 + (c.ratio-1)*0.8} {
+			for _, rate := range []float64{10, 100, 1000} {
+				for _, come := range comings[:2] {
+					o, canary := service(rate, 0.1), times*bad+c.min*(times-1)/(c.ratio-1)
+					o.rough, o.stableBad, o.canaryBad = 1, constant(bad), constant(canary)
+					come.set(&o)
+					alarms, hours := falseAlarms(o, uint64(1e7*bad*rate))
+					fmt.Fprintf(w, "%.2f%%\t%.3f%%\t%.0f\t10%%\t%s\t%s\t%.0f\n", 100*bad, 100*canary, rate, come.name, poissonRate(alarms, hours), hours)
+					good = good && float64(alarms) <= max(1, most*hours)
+				}
+			}
+		}
+	}
+	w.Flush()
+	return good
 }
 
 const alikeLife = 10 // hours of a canary
@@ -240,8 +322,26 @@ func fooled() bool {
 			both := func(t int64) float64 { return []float64{0.001, 0.002, 0.004, 0.002}[t/(1000*second)] }
 			o.canaryBad, o.stableBad, o.rough = both, both, 1
 		}, 1},
+		{"both fail for a second of each minute, scraped every 15 s", func(o *worldOptions, _ uint64) {
+			o.canaryBad, o.stableBad, o.rough = constant(0.0005), constant(0.0005), 1
+			o.stall(3600*second, second)
+		}, 1},
+		{"the same, and stable has one pod", func(o *worldOptions, _ uint64) {
+			o.canaryBad, o.stableBad, o.rough, o.stables = constant(0.0005), constant(0.0005), 1, 1
+			o.stall(3600*second, second)
+		}, 1},
+		{"the same for five seconds of each minute", func(o *worldOptions, _ uint64) {
+			o.canaryBad, o.stableBad, o.rough, o.stables = constant(0.0005), constant(0.0005), 1, 1
+			o.stall(3600*second, 5*second)
+		}, 1},
+		{"each pod fails for a second every two minutes, by itself; three canary pods, three of stable's", func(o *worldOptions, _ uint64) {
+			o.canaryBad, o.stableBad, o.rough, o.stalls, o.canaries = constant(0.0005), constant(0.0005), 1, 120*second, 3
+		}, 1},
+		{"the same, two canary pods, ten of stable's", func(o *worldOptions, _ uint64) {
+			o.canaryBad, o.stableBad, o.rough, o.stalls, o.stables = constant(0.0005), constant(0.0005), 1, 120*second, 10
+		}, 1},
 	} {
-		for _, canary := range []float64{0.1, 0.5} {
+		for _, canary := range []float64{0.01, 0.1, 0.5} {
 			alarms, n := 0, max(1, *runs)
 			var mu sync.Mutex
 			each(n, func(i int) {
@@ -271,36 +371,53 @@ func spells(seed uint64) func(t int64) float64 {
 }
 
 // worse measures how long it takes until a canary is proven worse than stable.
-func worse() {
+func worse() bool {
 	fmt.Printf("\nComparison with stable: from the fault to the alarm, canary 10%% (warm; no alarm within two hours: -)\n")
-	w := table("stable fails\tcanary\trequests/s\tseconds\tof the canary's requests (median)\tleast by this ratio and min\tleast by any difference\tseconds, failures ten at a time")
+	w := table("stable fails\tcanary\trequests/s\tseconds\tof the canary's requests (median)\tleast by this ratio and min\tleast by any difference\tseconds, failures ten at a time\tseconds, two minutes after 20% of both failed for one")
 	c := newComparison()
 	for _, q := range []float64{0.0005, 0.005} {
 		for _, times := range []float64{2, 5, 10} {
 			for _, rate := range []float64{1, 10, 100, 1000} {
-				d := worseDelays(rate, q, q*times, 1)
+				d := worseDelays(rate, q, q*times, func(*worldOptions, int64) {})
 				median := d.quantile(0.5)
 				text := "-"
 				if !math.IsInf(median, 1) {
 					text = fmt.Sprintf("%.0f", median*rate*0.1)
 				}
-				fmt.Fprintf(w, "%.2f%%\t%.2f%% (%.0f×)\t%.0f\t%v\t%s\t%.0f\t%.0f\t%v\n", 100*q, 100*q*times, times, rate, d, text,
-					leastRequests(q*times, q, 9, c.ratio, c.min), leastRequests(q*times, q, 9, 1, 0), worseDelays(rate, q, q*times, 10))
+				tens := worseDelays(rate, q, q*times, func(o *worldOptions, _ int64) { o.cluster = 10 })
+				after := worseDelays(rate, q, q*times, func(o *worldOptions, start int64) {
+					o.stableBad, o.canaryBad = outage(start-180*second, o.stableBad), outage(start-180*second, o.canaryBad)
+					o.changes = slices.Concat([]int64{start - 180*second, start - 120*second}, o.changes)
+				})
+				fmt.Fprintf(w, "%.2f%%\t%.2f%% (%.0f×)\t%.0f\t%v\t%s\t%.0f\t%.0f\t%v\t%v\n", 100*q, 100*q*times, times, rate, d, text,
+					leastRequests(q*times, q, 9, c.ratio, c.min), leastRequests(q*times, q, 9, 1, 0), tens, after)
 			}
 		}
 	}
 	w.Flush()
+	return true
 }
 
-func worseDelays(rate, stable, canary, cluster float64) delays {
+// outage has 20% fail for a minute from a time on.
+func outage(from int64, bad func(int64) float64) func(int64) float64 {
+	return func(t int64) float64 {
+		if t >= from && t < from+60*second {
+			return 0.2
+		}
+		return bad(t)
+	}
+}
+
+// worseDelays are seconds from the fault on; set is given the world and when the fault begins.
+func worseDelays(rate, stable, canary float64, set func(o *worldOptions, start int64)) delays {
 	const patience = 7200 * second
 	var mu sync.Mutex
 	var d delays
 	each(max(10, *runs/5), func(i int) {
 		o := service(rate, 0.1)
-		o.cluster = cluster
 		start := 600*second + int64(i*7919)%(15*second)
 		o.stableBad, o.canaryBad, o.changes = constant(stable), from(start, stable, canary), []int64{start}
+		set(&o, start)
 		w, c, delay := newWorld(o, drawn(i)), newComparison(), math.Inf(1)
 		for now := int64(second); now <= start+patience; now += second {
 			w.runTo(now)

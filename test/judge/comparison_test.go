@@ -254,6 +254,67 @@ func TestANewBuildBeginsWithoutEvidence(t *testing.T) {
 	}
 }
 
+// Most of what would be forgotten was gathered against that very build.
+func TestABuildThatIsToldLateErasesNoEvidence(t *testing.T) {
+	const told, end = 1100, 411
+	for late, kept := range map[int64]bool{told - end: true, 120: false} {
+		c := newCompared(t, time.Minute)
+		c.built = func(now int64) int64 {
+			if now >= told*second {
+				return told - late
+			}
+			return 5
+		}
+		held, began, evidence := c.at(told - 5)
+		if !held || began > 60 {
+			t.Fatalf("held: %v, compared since %v", held, began)
+		}
+		isHeld, since, is := c.at(told + 70)
+		if (isHeld && since == began && is >= evidence-1) != kept {
+			t.Errorf("told %d s late: held: %v, evidence %v since %v; before %v since %v", late, isHeld, is, since, evidence, began)
+		}
+	}
+}
+
+// Before a release replay evaluates for as long as the rules look back.
+func TestTheComparisonLooksBackForLessThanAnHour(t *testing.T) {
+	_, back, err := virtualtime.Reads(comparing(t, time.Minute))
+	if t.Logf("%v", back); err != nil || back > time.Hour || back < 30*time.Minute {
+		t.Errorf("%v, %v", back, err)
+	}
+}
+
+// What is known of how many failures come at a time is all that tells a stall of both that is scraped
+// apart from a canary that fails alone.
+func TestAStallOfBothThatIsScrapedApartIsNoProof(t *testing.T) {
+	stalls := func(canary, stable float64, apart bool) (proof bool) {
+		c := newComparison()
+		c.began = 1
+		for n := int64(1); n <= 400; n++ { // blocks; a stall each minute
+			c.blocks[0] = [sides]count{{all: 150, ok: true}, {all: 1350, ok: true}}
+			if n%4 == 0 {
+				c.blocks[0][canarySide].bad = canary
+			}
+			if n%4 == 0 && !apart || n%4 == 1 && apart {
+				c.blocks[0][stableSide].bad = stable
+			}
+			proof = c.prove(300*second+n*comparisonBlock, 0) || proof
+		}
+		return proof
+	}
+	for _, apart := range []bool{false, true} {
+		if stalls(10, 90, apart) {
+			t.Errorf("versions that are alike are told apart; scraped apart: %v", apart)
+		}
+		if !stalls(30, 90, apart) {
+			t.Errorf("a canary with three times as many failures is not told; scraped apart: %v", apart)
+		}
+	}
+	if !stalls(10, 0, false) {
+		t.Error("a canary that stalls alone is not told")
+	}
+}
+
 // The replay states for how much of a release each signal could judge.
 func TestTheComparisonJudgesOnceItIsWarmAndBesideStable(t *testing.T) {
 	c := newCompared(t, time.Minute)

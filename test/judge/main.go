@@ -21,7 +21,7 @@ import (
 var (
 	hours = flag.Int("hours", 1000, "healthy canary hours per line")
 	runs  = flag.Int("runs", 200, "faults per line")
-	only  = flag.String("only", "", "tables of one kind alone: limits, mix or comparison")
+	only  = flag.String("only", "", "tables of one kind alone: limits, mix or comparison, or of the latter one: alike, limit, fooled or worse")
 	ratio = flag.Float64("ratio", 1.5, "signals.comparison.ratio")
 	seed  = flag.Uint64("seed", 0, "draws other hours and faults; what the evidence has to be was chosen with 0")
 )
@@ -36,10 +36,13 @@ func main() {
 	fmt.Println("Intervals in brackets are 95% confidence. Rates are of the whole service unless said otherwise.")
 	ok := true
 	for _, t := range []struct {
-		name string
-		of   func() bool
-	}{{"limits", proportions}, {"mix", func() bool { return rollouts(max(2, *runs/4)) }}, {"comparison", comparisons}} {
-		if *only == "" || *only == t.name {
+		kind, name string
+		of         func() bool
+	}{
+		{"limits", "", proportions}, {"mix", "", func() bool { return rollouts(max(2, *runs/4)) }},
+		{"comparison", "alike", alike}, {"comparison", "limit", atTheLimit}, {"comparison", "fooled", fooled}, {"comparison", "worse", worse},
+	} {
+		if *only == "" || *only == t.kind || *only == t.name {
 			ok = t.of() && ok
 		}
 	}

@@ -118,6 +118,7 @@ type worldOptions struct {
 	flush                int64                 // how often proxies bring what a scrape shows up to date, milliseconds; 0: always
 	gateways             int                   // proxies that report as source; 0: nobody does
 	cluster              float64               // how many bad requests come at a time on one pod, on average; at most 1: each by itself
+	stalls               int64                 // how often each pod, by itself, fails all requests for a second, milliseconds; 0: never
 	every                int64                 // how often each proxy is scraped, milliseconds; 0: scrapeInterval
 	rough                float64               // how often bursts, restarts, pods coming and going, failed scrapes; 1: as in a busy cluster
 	canaries, stables    int                   // pods
@@ -311,6 +312,19 @@ func (w *world) requests(dt int64) {
 		share := bad(w.now)
 		w.serve(side, 0, mean*(1-share))
 		w.serve(side, 1, mean*share)
+		if w.stalls > 0 && mean > 0 {
+			w.stall(side, float64(dt)/float64(w.stalls), mean/seconds)
+		}
+	}
+}
+
+// stall has each of a side's pods fail for a second with a chance, by the requests per second of all of them.
+func (w *world) stall(side int, chance, rate float64) {
+	pods, gateways := w.serving(side)
+	for _, g := range pods {
+		if w.rng.Float64() < chance {
+			w.count(g, gateways, 2*side+1, poisson(w.rng, rate/float64(len(pods))))
+		}
 	}
 }
 
@@ -329,13 +343,9 @@ func (w *world) lose(n float64) {
 	}
 }
 
-// serve spreads a Poisson number of requests over pods and gateways.
-func (w *world) serve(side, bad int, mean float64) {
-	if mean <= 0 {
-		return
-	}
-	pods := make([]*target, 0, 8)
-	gateways := make([]*target, 0, 4)
+// serving are the pods of a side that get requests, and the gateways.
+func (w *world) serving(side int) (pods, gateways []*target) {
+	pods, gateways = make([]*target, 0, 16), make([]*target, 0, 4)
 	for _, g := range w.targets {
 		switch {
 		case g.reporter == atSource:
@@ -344,6 +354,30 @@ func (w *world) serve(side, bad int, mean float64) {
 			pods = append(pods, g)
 		}
 	}
+	return pods, gateways
+}
+
+// count has a pod, and one of the gateways, count n requests at once.
+func (w *world) count(pod *target, gateways []*target, i int, n float64) {
+	if n == 0 {
+		return
+	}
+	at := []*target{pod}
+	if len(gateways) > 0 {
+		at = append(at, gateways[w.rng.IntN(len(gateways))])
+	}
+	for _, g := range at {
+		g.counters[i] += n
+		g.born[i] = true
+	}
+}
+
+// serve spreads a Poisson number of requests over pods and gateways.
+func (w *world) serve(side, bad int, mean float64) {
+	if mean <= 0 {
+		return
+	}
+	pods, gateways := w.serving(side)
 	i, size := 2*side+bad, func() float64 { return 1 }
 	if bad == 1 && w.cluster > 1 { // geometric
 		mean /= w.cluster

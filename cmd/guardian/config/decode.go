@@ -233,6 +233,12 @@ func wantString(path string, v any) string {
 	return "want a string: put it in quotes"
 }
 
+// elsewhere is what to do about a VirtualService of another namespace, such as the
+// gateway's.
+func elsewhere(namespace, name string) string {
+	return fmt.Sprintf("want the name of one in the guard's namespace: move %[2]s there (gateways: [%[1]s/GATEWAY] leads to a gateway that stays), or have it delegate to one there, which is guarded", namespace, name)
+}
+
 // duration takes Go's spelling and Prometheus's, which also has days and weeks.
 func (d *decoder) duration(path string, v any, to reflect.Value) {
 	const want = "want a duration with its unit, such as 500ms, 30s, 5m or 1d"

@@ -104,12 +104,6 @@ func (c *check) virtualService(path, value string) {
 	c.objectName(path, value)
 }
 
-// elsewhere is what to do about a VirtualService of another namespace, such as the
-// gateway's.
-func elsewhere(namespace, name string) string {
-	return fmt.Sprintf("want the name of one in the guard's namespace: move %[2]s there (gateways: [%[1]s/GATEWAY] leads to a gateway that stays), or have it delegate to one there, which is guarded", namespace, name)
-}
-
 // Validate is everything that is wrong with the values of c, relations between
 // them included; nil when nothing is.
 func (c Config) Validate() Problems {

@@ -30,6 +30,8 @@ type Guard struct {
 	Lock   *decision.Lock
 	Status decision.Status
 	Seen   bool // false: not looked at since the replica started
+	// Failing is why the replica's last look failed; empty: it did not.
+	Failing string
 }
 
 // Options says where a [Page] gets what it shows. All but Now are needed.
@@ -160,13 +162,16 @@ func badge(s decision.State) string {
 }
 
 // urgency sorts what somebody has to look at to the top.
-func urgency(s decision.State) int {
-	return slices.Index([]string{"bad", "stopped", "moving", "quiet"}, badge(s))
+func urgency(g Guard) int {
+	if g.Failing != "" {
+		return 0
+	}
+	return slices.Index([]string{"bad", "stopped", "moving", "quiet"}, badge(g.Status.State))
 }
 
 func (p *Page) all(w http.ResponseWriter, _ *http.Request) {
 	guards, now := p.o.Guards(), p.o.Now()
-	slices.SortStableFunc(guards, func(a, b Guard) int { return urgency(a.Status.State) - urgency(b.Status.State) })
+	slices.SortStableFunc(guards, func(a, b Guard) int { return urgency(a) - urgency(b) })
 	title := "Guards in " + p.o.Namespace
 	d := p.begin(title)
 	d.putf("<h1>%s</h1>\n", title)

@@ -95,6 +95,18 @@ func TestAllGuardsAreShownThoseInTroubleFirst(t *testing.T) {
 		`href="/guards/payments"`, "shifting", "30%", "5 min", "canary has 30%", "Next: 50%, due in 2 minutes", `href="/guards/new"`, "not looked at yet", "–", "v1.2.3")
 }
 
+func TestAGuardThatCannotBeLookedAfterComesFirstWithTheReason(t *testing.T) {
+	o := shown()
+	guards := o.Guards
+	o.Guards = func() []Guard {
+		all := guards()
+		all[1].Failing = "namespace shop is being deleted"
+		return all
+	}
+	_, body := get(t, New(o), "/")
+	inOrder(t, body, `href="/guards/payments"`, "shifting", "The last look at it failed: namespace shop is being deleted. Shown is where it stood before.", `href="/guards/orders"`)
+}
+
 func TestOneGuardIsShownWithItsWeightsItsHistoryAndWhatToType(t *testing.T) {
 	p := New(shown())
 	code, body := get(t, p, "/guards/orders")

@@ -86,6 +86,9 @@ func (d *document) row(g Guard, next string, now time.Time) {
 	if next != "" {
 		why += " Next: " + next
 	}
+	if g.Failing != "" {
+		why = "The last look at it failed: " + g.Failing + ". Shown is where it stood before."
+	}
 	d.putf(`<tr><td><a id="guard-%s" href="/guards/%s">%s</a></td>`, g.Name, url.PathEscape(g.Name), g.Name)
 	d.state("td", g.Status.State, g.Seen)
 	weight := "–"
@@ -160,7 +163,7 @@ func (d *document) history(entries []decision.HistoryEntry) {
 			weights = fmt.Sprintf("%d%% → %d%%", e.From, e.To)
 		}
 		d.putf(`<tr><td class="time"><time datetime="%s">%s</time></td><td>%s</td><td class="number">%s</td><td class="wide">%s</td><td>%s</td></tr>`+"\n",
-			stamp(e.At), stamp(e.At), e.Event, weights, e.By, e.Reason)
+			stamp(e.At), stamp(e.At), e.Event, weights, e.By, decision.Repeated(e))
 	}
 	d.endTable()
 }

@@ -103,16 +103,20 @@ func Of(name string, r decision.Record, since, now time.Time) Guard {
 		case decision.EventRolledBack, decision.EventWould, decision.EventNewBuild, decision.EventUnlocked:
 			blocked = false
 		}
-		if e.At.Before(since) {
+		times, last := e.Count()
+		before := e.At.Before(since)
+		if last.Before(since) {
 			continue
 		}
 		switch {
 		case e.Event.IsRollback():
 			g.Rollbacks = append(g.Rollbacks, rollback(e, r.History[i+1:]))
-		case blocked && !was:
+		case blocked && !was && !before:
 			g.Blocked++
+		case e.Event == decision.EventNoted && e.State == decision.StateHeld && before:
+			g.Holds++ // how many of them came since is not known
 		case e.Event == decision.EventNoted && e.State == decision.StateHeld:
-			g.Holds++
+			g.Holds += times
 		}
 	}
 	if x := r.Status.Disarmed; x != nil && x.Until.Before(now) { // nobody has ended it: no guardian looks after the guard

@@ -102,6 +102,24 @@ func TestAReportCountsWhatIsInItsTime(t *testing.T) {
 	}
 }
 
+// What comes several times in a row is one entry: the report counts each time that is in
+// its own, as far as the entry tells.
+func TestWhatCameSeveralTimesIsCounted(t *testing.T) {
+	again := func(e decision.HistoryEntry, times, last int) decision.HistoryEntry {
+		e.Times, e.Last = times, start.Add(time.Duration(last)*time.Minute)
+		return e
+	}
+	hold, blocked := entry(0, decision.EventNoted, "b1", 10, 10), entry(20, decision.EventBlocked, "b1", 10, 10)
+	hold.State = decision.StateHeld
+	r := decision.Record{History: []decision.HistoryEntry{again(hold, 7, 10), again(blocked, 30, 40)}}
+	for since, want := range map[int][2]int{0: {7, 1}, 5: {1, 1}, 11: {0, 1}, 30: {0, 0}, 41: {0, 0}} {
+		g := Of("orders", r, start.Add(time.Duration(since)*time.Minute), start.Add(time.Hour))
+		if got := [2]int{g.Holds, g.Blocked}; got != want {
+			t.Errorf("since minute %d: %v holds and blocks, want %v", since, got, want)
+		}
+	}
+}
+
 func TestADisarmCountsWhileItLasts(t *testing.T) {
 	at := func(minute int) time.Time { return start.Add(time.Duration(minute) * time.Minute) }
 	off, on := entry(10, decision.EventDisarmed, "b1", 0, 0), entry(25, decision.EventArmed, "b1", 0, 0)

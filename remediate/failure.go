@@ -1,0 +1,103 @@
+package remediate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/canary-guardian/guardian/remediate/decision"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// tellFailureEvery is how often a failure is logged that goes on as it was: it comes
+// again with each pass.
+const tellFailureEvery = 10 * time.Minute
+
+// failure is why something that is tried again and again fails. The zero value says
+// that it does not.
+type failure struct {
+	why      string
+	answered bool      // why is what the API server has answered
+	told     time.Time // when it was logged
+}
+
+// shown is why for whoever may see how guards stand: what the network says is for the
+// log.
+func (f failure) shown() string {
+	if f.why != "" && !f.answered {
+		return "it could not read or write all that it needs; guardian's log says why"
+	}
+	return f.why
+}
+
+// next is what follows from one more attempt; tell says that it is to be logged: it
+// fails for another reason than before, or has for long.
+func (f failure) next(err error, now time.Time) (next failure, tell bool) {
+	if err == nil {
+		return failure{}, false
+	}
+	next = failure{why: decision.Shorten(strings.ReplaceAll(err.Error(), "\n", "; ")), told: f.told}
+	var status apierrors.APIStatus
+	next.answered = errors.As(err, &status)
+	if tell = f.why == "" || !sameFailure(f.why, next.why) || now.Sub(f.told).Abs() >= tellFailureEvery; tell {
+		next.told = now
+	}
+	return next, tell
+}
+
+// sameFailure says that two texts differ in what is another with each attempt at most,
+// such as resource versions and ports.
+func sameFailure(a, b string) bool {
+	return decision.SameWords(longNumbers.ReplaceAllString(a, "0"), longNumbers.ReplaceAllString(b, "0"))
+}
+
+var longNumbers = regexp.MustCompile(`[0-9]{4,}`)
+
+// tellFailure counts a pass that has failed, and logs why unless that has been told.
+func (c *Controller) tellFailure(ctx context.Context, g decision.Guard, e *entry, err error) {
+	c.mu.Lock()
+	was := e.failing
+	now, tell := was.next(err, c.o.Now())
+	e.failing = now
+	view := e.view(g.Name)
+	c.mu.Unlock()
+	if c.o.Failed != nil && (tell || (was.why == "") != (err == nil)) {
+		c.o.Failed(view)
+	}
+	switch {
+	case err != nil:
+		c.o.Metrics.failed(g.Name)
+		if tell {
+			c.o.Logger.ErrorContext(ctx, "reconcile failed, retrying", "guard", g.Name, "err", err)
+		}
+	case was.why != "":
+		c.o.Logger.InfoContext(ctx, "reconcile succeeds again", "guard", g.Name)
+	}
+}
+
+// namespaceError says of an error that it is the namespace's: that is being deleted, or
+// is gone. Where guardian's rights have gone with it, the API server says no more than
+// that guardian may not.
+func namespaceError(namespace string, err error) error {
+	switch {
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return fmt.Errorf("namespace %s is being deleted: %w", namespace, err)
+	case lacksNamespace(err):
+		return fmt.Errorf("namespace %s does not exist: %w", namespace, err)
+	}
+	return err
+}
+
+// lacksNamespace says that what is not found is the namespace of what was to be written.
+func lacksNamespace(err error) bool {
+	var status apierrors.APIStatus
+	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
+		return false
+	}
+	details := status.Status().Details
+	return details != nil && details.Kind == "namespaces"
+}
