@@ -11,6 +11,7 @@ import (
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -568,5 +569,24 @@ func TestWhatALockDeniesBesidesIsNoLockOfAnotherGuard(t *testing.T) {
 	}
 	if r := o.record(); r.Lock != nil || o.gets("v3") != 30 || len(r.Refused) > 0 {
 		t.Errorf("lock %+v, refused %v, v3 has %d%%", r.Lock, r.Refused, o.gets("v3"))
+	}
+}
+
+// The weight that is exported bears the name of the configuration's canary.
+func TestTheExportedWeightIsOfTheConfigurationsCanary(t *testing.T) {
+	o := newReleases(t, 50)
+	o.rolledBack()
+	*o.next = release{31, at.Add(-time.Hour), true}
+	o.edits("both", "v1", "v3")
+	o.shifts(0, 30)
+	m := NewMetrics(prometheus.NewRegistry())
+	m.start(o.guard)
+	out, err := o.pass()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.observe(o.guard, out)
+	if s := m.guards[o.guard.Name]; s.weight != 30 || s.state != decision.StateRolledBack {
+		t.Errorf("weight %d, state %s", s.weight, s.state)
 	}
 }

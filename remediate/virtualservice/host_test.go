@@ -86,3 +86,21 @@ func TestDeniedAreTheCanaryAndItsHostWithoutASubset(t *testing.T) {
 		})
 	}
 }
+
+func TestARefIsTheSameHoweverItsHostIsSpelled(t *testing.T) {
+	for _, c := range []struct {
+		a, b Ref
+		want bool
+	}{
+		{Ref{Subset: "v1"}, Ref{Subset: "v1"}, true},
+		{Ref{Subset: "v1"}, Ref{Subset: "v2"}, false},
+		{Ref{Subset: "v1"}, Ref{Host: "v1"}, false},
+		{Ref{Host: "orders"}, Ref{Host: "orders.shop.svc.example.org"}, true},
+		{Ref{Host: "orders"}, Ref{Host: "orders.prod.svc.example.org"}, false},
+		{Ref{Host: "orders"}, Ref{Host: "payments"}, false},
+	} {
+		if got := SameRef(c.a, c.b, "shop", "example.org"); got != c.want {
+			t.Errorf("%s and %s: %t, want %t", c.a, c.b, got, c.want)
+		}
+	}
+}
