@@ -116,7 +116,10 @@
 // of an unknown build: nothing goes forward and no lock is lifted beside it, and
 // the reason names it. No workload at all is an unknown build, which is never new.
 // Where the labels of the two sides overlap, a pod belongs to the side that asks
-// for more, else to the canary, and Endpoints.Overlap says so.
+// for more, else to the canary, and Endpoints.Overlap says so. Of several
+// DestinationRules of one host in the namespace each subset is the one of the
+// oldest that has it, as for Istio, and Outside.Overruled says so where the guard's
+// own rule has other labels. Rules of other namespaces are not seen.
 //
 // Of several workloads each has a build of its own besides, which is refused and
 // looked at like the only one of another canary.

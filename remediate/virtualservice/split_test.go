@@ -125,6 +125,28 @@ func TestTheWeightThatIsShownIsTheSplits(t *testing.T) {
 	}
 }
 
+// A route of testers that has been seen to split is of the split where it stands with
+// everybody's, and testers' where that is on the other side.
+func TestARouteThatHasSplitStandsWithEverybodysOrIsTesters(t *testing.T) {
+	seen := Options{MatchRoutes: true, Mirrors: true, Split: anyRoute}
+	for _, c := range []struct {
+		name, http string
+		want       Traffic
+	}{
+		{"on the canary, everybody's not yet", vstest.PairRoute(vstest.Tenant, 0, 100) + vstest.PairRoute("", 90, 10), Traffic{Weight: 10, Lowest: 10, Counted: 1, Split: 1, CanaryOnly: 1}},
+		{"on the canary, everybody's at its start", vstest.PairRoute(vstest.Tenant, 0, 100) + vstest.PairRoute("", 100, 0), Traffic{Counted: 1, Split: 1, CanaryOnly: 1}},
+		{"on the canary with everybody's", vstest.PairRoute(vstest.Tenant, 0, 100) + vstest.PairRoute("", 0, 100), Traffic{Weight: 100, Lowest: 100, Counted: 2, Split: 2}},
+		{"on stable with everybody's", vstest.PairRoute(vstest.Tenant, 100, 0) + vstest.PairRoute("", 100, 0), Traffic{Counted: 2, Split: 2}},
+		{"on stable, everybody's has begun", vstest.PairRoute(vstest.Tenant, 100, 0) + vstest.PairRoute("", 90, 10), Traffic{Weight: 10, Lowest: 10, Counted: 1, Split: 1}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got, err := Inspect(vstest.Of(t, c.http), bySubset, seen); err != nil || got != c.want {
+				t.Errorf("got %+v, %v\nwant %+v", got, err, c.want)
+			}
+		})
+	}
+}
+
 func TestARollbackTakesRoutesOfOneSideAndTheUnlockGivesThemBackWithTheirWeights(t *testing.T) {
 	const absent = "\n  - {match: [" + vstest.CookieV2 + "], route: [{destination: {host: orders-service, subset: v1}}, {destination: {host: orders-service, subset: v2}, weight: 100}]}"
 	third := strings.Replace(vstest.PairRoute(vstest.CookieV2, 0, 90), "route: [", "route: [{destination: {host: audit}, weight: 10}, ", 1)
