@@ -52,7 +52,8 @@ func FullRecord() decision.Record {
 	return decision.Record{
 		ResourceVersion: "7",
 		Lock: &decision.Lock{Kind: decision.LockBuild, Build: "b1", Signal: "latency", Alert: "CanarySlow", Fingerprint: "f1", StartsAt: At.Add(-time.Minute), Since: At,
-			By: "alert", From: "orders-old", Refused: []string{"b0", "b1"}, Coming: []string{"b2"}, Reason: "CanarySlow: p95 is 900 ms, \"very\" slow"},
+			By: "alert", From: "orders-old", Refused: []string{"b0", "b1"}, Coming: []string{"b2"}, Reason: "CanarySlow: p95 is 900 ms, \"very\" slow",
+			Stable: "v1", Canary: "host:orders-v2", Also: []string{"orders-service/v3"}, Next: []string{"orders-service/v4"}},
 		Refused: []string{"b0", "b1"},
 		Changed: []virtualservice.Change{{VirtualService: "orders-service", Path: "/spec/http/0/mirror", Was: json.RawMessage(`{"host":"orders"}`), Wrote: json.RawMessage(`{"host":"x"}`), Route: "mark"}},
 		Status: decision.Status{State: decision.StateRolledBack, Since: At, Weight: 9, Reason: "slow", Build: "b1", BuildSince: At.Add(-time.Hour), AloneSince: At.Add(-50 * time.Minute), MovedAt: At,
