@@ -46,12 +46,13 @@ type world struct {
 	made     map[int]time.Time                     // when a template first appeared
 	pods     []int                                 // templates of the canary's pods
 	lives    []life                                // of each of them; shorter: it is as old as its template, and ready
-	kind     string                                // what owns the pods: a Deployment if empty, a StatefulSet or an Argo Rollout
+	kind     string                                // what owns the pods: a Deployment if empty, a StatefulSet, a DaemonSet or an Argo Rollout
+	byHost   bool                                  // stable and canary are hosts of their own: Services orders-v1 and orders-v2
 	noise    int                                   // how often the template was changed in a way that is no build; it was the last time when it is not 0
 	present  int                                   // the last template that was not 0
 	since    time.Time                             // when it came to be the present one
 	stable   int                                   // ready endpoints of stable
-	noSubset bool                                  // the DestinationRule has lost stable's subset
+	noSubset bool                                  // the DestinationRule has lost stable's subset, or stable its Service
 	foreign  *corev1.ConfigMap                     // the record of another guard; nil: there is none
 	host     string                                // of the Service; empty: orders-service
 	subset   string                                // of the canary in the DestinationRule; empty: v2
@@ -68,6 +69,7 @@ type life struct {
 // The owners of a canary's pods that a world knows.
 const (
 	ownedByStatefulSet = "StatefulSet"
+	ownedByDaemonSet   = "DaemonSet"
 	ownedByRollout     = "Rollout"
 )
 
@@ -145,10 +147,20 @@ func (w *world) destinationRule(context.Context, string) (*slimRule, error) {
 
 var testServices memo[string, *slimService]
 
-func (w *world) service(context.Context, string) (*slimService, error) {
-	name := cmp.Or(w.host, "orders-service")
+func (w *world) service(_ context.Context, name string) (*slimService, error) {
+	version, ofVersion := strings.CutPrefix(name, "orders-")
+	switch {
+	case !w.byHost:
+		name, ofVersion = cmp.Or(w.host, "orders-service"), false
+	case w.noSubset && version == "v1":
+		return nil, nil
+	}
 	return testServices.of(name, func() *slimService {
-		return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}})
+		selector := map[string]string{"app": "orders"}
+		if ofVersion {
+			selector["version"] = version
+		}
+		return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: selector}})
 	}), nil
 }
 
@@ -245,6 +257,9 @@ func (w *world) pods_(version string) []*slimPod {
 		case w.kind == ownedByStatefulSet:
 			p.owner = podOwner{ownedByStatefulSet, "orders-v2"}
 			p.labels = statefulLabels(revisionName(t, l.noise))
+		case w.kind == ownedByDaemonSet:
+			p.owner = podOwner{ownedByDaemonSet, "orders-v2"}
+			p.labels = statefulLabels(strings.TrimPrefix(revisionName(t, l.noise), "orders-v2-"))
 		case l.noise > 0:
 			p.owner.name = revisionName(t, l.noise)
 		}
@@ -262,7 +277,8 @@ func revisionName(template, noise int) string {
 	return fmt.Sprintf("orders-v2-%d.%d", template, noise)
 }
 
-// statefulLabels are those of a StatefulSet's pod, made once for each revision.
+// statefulLabels are those of a StatefulSet's pod, or of a DaemonSet's, made once for
+// each revision.
 func statefulLabels(revision string) slimLabels {
 	return statefulSets.of(revision, func() slimLabels {
 		set := podLabels("v2")
@@ -308,6 +324,8 @@ func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*slimPod
 	switch w.kind {
 	case ownedByStatefulSet:
 		kind, owner = kindControllerRevision, "StatefulSet/orders-v2"
+	case ownedByDaemonSet:
+		kind, owner = kindControllerRevision, "DaemonSet/orders-v2"
 	case ownedByRollout:
 		owner = "Rollout/orders-v2"
 	}
@@ -406,14 +424,58 @@ func (r worldReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 // manifest is a VirtualService with everything that a rewrite must leave
 // alone: a third destination, fields unknown to any client, a header route to
 // the canary, a sticky cookie for each version and a mirror.
-func manifest(weight int) map[string]any {
-	return runtime.DeepCopyJSON(manifests.of(weight, func() map[string]any { return parseManifest(weight) }))
+func manifest(weight int) map[string]any { return manifestFor(routesSplit, weight) }
+
+// routes is what a release's VirtualService looks like.
+type routes string
+
+const (
+	routesSplit   routes = "a split"             // see manifest
+	routesThree   routes = "three versions"      // the third destination is another version of the same host
+	routesHosts   routes = "versions by host"    // no subsets: each version is a host
+	routesTesters routes = "testers by a header" // everybody is at stable, in a route without the canary
+)
+
+type manifestKey struct {
+	routes
+	weight int
 }
 
-var manifests memo[int, map[string]any]
+var manifests memo[manifestKey, map[string]any]
 
-func parseManifest(weight int) map[string]any {
-	text := fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
+func manifestFor(r routes, weight int) map[string]any {
+	return runtime.DeepCopyJSON(manifests.of(manifestKey{r, weight}, func() map[string]any {
+		text := manifestText(weight)
+		switch r {
+		case routesThree:
+			text = strings.ReplaceAll(text, `"host":"legacy.example.com"`, `"host":"orders-service","subset":"v3"`)
+		case routesHosts:
+			text = strings.NewReplacer(`"host":"orders-service","subset":"v1"`, `"host":"orders-v1"`, `"host":"orders-service","subset":"v2"`, `"host":"orders-v2"`).Replace(text)
+		case routesTesters:
+			text = testersText(weight > 0)
+		}
+		var m map[string]any
+		if err := json.Unmarshal([]byte(text), &m); err != nil {
+			panic(err)
+		}
+		return m
+	}))
+}
+
+// testersText is a VirtualService whose canary gets what testers ask for by a header,
+// or nothing.
+func testersText(some bool) string {
+	testers := ""
+	if some {
+		testers = `{"match":[{"headers":{"x-tester":{"exact":"yes"}}}],"route":[{"destination":{"host":"orders-service","subset":"v2"}}]},`
+	}
+	return `{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
+	"metadata":{"name":"orders-service","namespace":"microservices","annotations":{"team":"shop"}},
+	"spec":{"hosts":["orders-service"],"http":[` + testers + `{"timeout":"3s","route":[{"destination":{"host":"orders-service","subset":"v1"}}]}]}}`
+}
+
+func manifestText(weight int) string {
+	return fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
 	"metadata":{"name":"orders-service","namespace":"microservices","annotations":{"team":"shop"}},
 	"spec":{"hosts":["orders-service"],"aNewField":{"x":[1,2]},"http":[
 	 {"match":[{"headers":{"x-tester":{"exact":"yes"}}}],"route":[{"destination":{"host":"orders-service","subset":"v2"}}]},
@@ -423,11 +485,6 @@ func parseManifest(weight int) map[string]any {
 	  {"destination":{"host":"legacy.example.com"},"weight":20}]},
 	 {"match":[{"headers":{"cookie":{"exact":"v2"}}}],"route":[{"destination":{"host":"orders-service","subset":"v1"},"weight":0},{"destination":{"host":"orders-service","subset":"v2"},"weight":100}]},
 	 {"match":[{"headers":{"cookie":{"exact":"v1"}}}],"route":[{"destination":{"host":"orders-service","subset":"v1"},"weight":100},{"destination":{"host":"orders-service","subset":"v2"}}]}]}}`, 80-weight*80/100, weight*80/100)
-	var m map[string]any
-	if err := json.Unmarshal([]byte(text), &m); err != nil {
-		panic(err)
-	}
-	return m
 }
 
 // worldStore writes to a world as one replica, and fails or is interrupted
