@@ -136,13 +136,16 @@ type ruleKey struct {
 var testRules memo[ruleKey, *slimRule]
 
 func (w *world) destinationRule(context.Context, string) (*slimRule, error) {
-	return testRules.of(ruleKey{w.host, w.subset, w.noSubset}, func() *slimRule {
+	shared := testRules.of(ruleKey{w.host, w.subset, w.noSubset}, func() *slimRule {
 		dr := &slimRule{host: cmp.Or(w.host, "orders-service"), subsets: []slimSubset{{cmp.Or(w.subset, "v2"), slimLabelsOf(map[string]string{"version": "v2"})}}}
 		if !w.noSubset {
 			dr.subsets = append(dr.subsets, slimSubset{"v1", slimLabelsOf(map[string]string{"version": "v1"})})
 		}
 		return dr
-	}), nil
+	})
+	dr := *shared // a test may add subsets
+	dr.subsets = slices.Clip(dr.subsets)
+	return &dr, nil
 }
 
 var testServices memo[string, *slimService]
