@@ -27,6 +27,7 @@ type truth struct {
 	movedOpen time.Time                 // the same, while nothing was locked
 	built     time.Time                 // when the present build appeared
 	rolled    time.Time                 // when the last of its pods became ready
+	halfway   bool                      // its pods have gone before all of them were
 	full      time.Time                 // since when this build has all traffic; zero: it has not
 	unlocked  time.Time                 // when a person's unlock was last carried out
 	begun     bool                      // the present build was not there at first sight, or somebody has begun with it, and nobody has rolled it back since

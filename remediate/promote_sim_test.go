@@ -547,6 +547,7 @@ func (s *sim) roll() {
 
 // vanish takes the canary's pods away, as with the nodes that they are on.
 func (s *sim) vanish() {
+	s.truth.halfway = s.truth.halfway || s.rollingOut()
 	for _, p := range s.w.pods {
 		s.truth.replaced[p] = s.now()
 	}
@@ -557,7 +558,9 @@ func (s *sim) vanish() {
 // comeBack has the canary's pods be on other nodes, of the present build.
 func (s *sim) comeBack() {
 	s.w.pods = []int{s.w.template, s.w.template}
-	s.truth.rolled = s.now()
+	if s.truth.halfway { // else they are what was there before
+		s.truth.rolled, s.truth.halfway = s.now(), false
+	}
 	s.touch()
 }
 
