@@ -60,8 +60,10 @@
 // restored from an older copy, or deleted; other guards have records of the same
 // canary; people shift, unlock, pause, disarm and change the mode; pods come of new
 // builds, of old ones (an undo), of templates that are no build (a restart, a chart's
-// label), and of several workloads at once; Prometheus's clock is up to five minutes off;
-// replicas are killed between two writes. Some sequences begin with a story: a few
+// label), or are gone with their nodes; a Deployment, a StatefulSet, a DaemonSet or an
+// Argo Rollout makes them; versions are told apart by subset or by host, there is a third
+// beside them, or testers alone get the canary; Prometheus's clock is up to five minutes
+// off; replicas are killed between two writes. Some sequences begin with a story: a few
 // events in an order that chance seldom finds. A ledger of the test's own (who
 // served when, what was rolled back, allowed again, or has stood its window out) says what
 // each write may be, not the decision's own words. Replicas whose clocks differ, and a

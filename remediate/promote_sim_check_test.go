@@ -27,6 +27,7 @@ type truth struct {
 	movedOpen time.Time                 // the same, while nothing was locked
 	built     time.Time                 // when the present build appeared
 	rolled    time.Time                 // when the last of its pods became ready
+	halfway   bool                      // its pods have gone before all of them were
 	full      time.Time                 // since when this build has all traffic; zero: it has not
 	unlocked  time.Time                 // when a person's unlock was last carried out
 	begun     bool                      // the present build was not there at first sight, or somebody has begun with it, and nobody has rolled it back since
@@ -44,6 +45,7 @@ type truth struct {
 	untold time.Time               // since when the record names no reason
 	said   decision.Wait           // the reason that it names
 	untrue time.Time               // since when that is none
+	thin   time.Time               // when what is told of stable's capacity was last so
 	lately []decision.HistoryEntry // as written last
 	seen   time.Time               // when all this was last looked at
 
@@ -53,7 +55,7 @@ type truth struct {
 }
 
 func newTruth(now time.Time) truth {
-	return truth{movedAt: now, built: now, rolled: now, alerts: map[string]decision.Alert{}, refused: map[int]time.Time{}, proven: map[int]bool{}, replaced: map[int]time.Time{},
+	return truth{movedAt: now, built: now, rolled: now, thin: now, alerts: map[string]decision.Alert{}, refused: map[int]time.Time{}, proven: map[int]bool{}, replaced: map[int]time.Time{},
 		clear: make([]time.Time, len(obstacles)), idle: now, seen: now, traffic: map[*unstructured.Unstructured]seenTraffic{}}
 }
 
@@ -120,7 +122,7 @@ func (s *sim) disarmed() bool {
 func (s *sim) noStable() bool { return s.w.stable < s.guard.Rollback.MinReadyStable }
 
 func (s *sim) rollingOut() bool {
-	return slices.ContainsFunc(s.w.pods, func(p int) bool { return p != s.w.template })
+	return len(s.w.pods) == 0 || slices.ContainsFunc(s.w.pods, func(p int) bool { return p != s.w.template })
 }
 
 func (t *truth) moved(s *sim, was, is virtualservice.Traffic) {
@@ -201,8 +203,10 @@ func (s *sim) ground(w decision.Wait) bool {
 		return s.guard.Promotion.Mode == decision.PromotionManual
 	case decision.WaitFirstSight:
 		return rec.Status.State == decision.StateUnknown
+	case decision.WaitVirtualService:
+		return s.routes == routesTesters
 	case decision.WaitBuild:
-		return !t.begun
+		return !t.begun || s.w.kind != "" && len(s.w.pods) == 0
 	case decision.WaitAlert:
 		return len(s.firing) > 0 || slices.ContainsFunc(s.r[:], func(r *simReplica) bool { return len(r.known) > 0 })
 	case decision.WaitStable:
@@ -250,6 +254,7 @@ func (s *sim) observe() {
 	t.seen = now
 	s.checkRollback()
 	s.checkStated()
+	s.checkThin()
 }
 
 // owed says why the canary is to have no traffic now, or "", and for how long
@@ -332,6 +337,21 @@ func (s *sim) checkStated() {
 	}
 	if d := now.Sub(t.untrue); d > simTells {
 		s.fail("the step to %d%% is said to wait for %s, which is over since %s; status %+v", step.Weight, st.WaitingFor, d, st)
+	}
+}
+
+// checkThin sees to it that the record says whether stable has become too small.
+func (s *sim) checkThin() {
+	t, now, rec := &s.truth, s.now(), s.record()
+	want := ""
+	if rec.Lock != nil || s.is().Weight > 0 && rec.Status.State != decision.StateCompleted {
+		want = s.guard.Rollback.Thin(rec.Status.Carried, s.w.stable)
+	}
+	if now.Sub(t.idle) < simTells || rec.Status.Thin == want {
+		t.thin = now
+	}
+	if d := now.Sub(t.thin); d > simTells {
+		s.fail("of stable's capacity it is said %q for %s, and it is %q", rec.Status.Thin, d, want)
 	}
 }
 

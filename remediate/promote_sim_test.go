@@ -118,6 +118,7 @@ type sim struct {
 	bad     bool   // the present build degrades under traffic
 	armed   string // the write at which a replica is killed
 	asked   bool   // a person's promote is under way
+	routes  routes // what the VirtualService looks like
 	truth   truth
 }
 
@@ -182,6 +183,13 @@ func simKinds() []kind {
 			s.touch()
 			in(s, "stable is back", time.Minute, 10*time.Minute)
 		}},
+		{"autoscaler", 8 * time.Hour, func(s *sim) {
+			if !s.noStable() {
+				s.w.stable = 1 + s.rand.IntN(6)
+				s.touch()
+			}
+		}},
+		{"vanish", 30 * time.Hour, func(s *sim) { s.vanish(); in(s, "pods are back", 10*time.Second, 5*time.Minute) }},
 		// What follows from others.
 		{"elect", 0, func(s *sim) { s.lead = s.rand.IntN(2); s.touch() }},
 		{"go on", 0, func(s *sim) {
@@ -193,9 +201,10 @@ func simKinds() []kind {
 		{"arm", 0, func(s *sim) { s.request(decision.RequestArm) }},
 		{"noise", 0, (*sim).flow},
 		{"stable is back", 0, func(s *sim) { s.w.stable = 2; s.touch() }},
+		{"pods are back", 0, (*sim).comeBack},
 		{"roll", 0, (*sim).roll},
 		{"degrade", 0, func(s *sim) {
-			if !s.bad || s.is().Weight == 0 {
+			if !s.bad || s.is().Clean() {
 				return
 			}
 			s.alert(decision.ActionRollback, s.between(2*time.Minute, 10*time.Minute))
@@ -226,7 +235,7 @@ func newSim(t *testing.T, seed uint64) *sim {
 		Promotion: decision.Promotion{Mode: modes[s.rand.IntN(len(modes))], MinRequests: 100, Closed: noStepsOnFriday,
 			Steps: []decision.Step{{Weight: 10, Interval: 5 * time.Minute}, {Weight: 30, Interval: 5 * time.Minute, Bake: 10 * time.Minute}, {Weight: 50, Interval: 20 * time.Minute}, {Weight: 100, Interval: 5 * time.Minute}}},
 		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute}
-	s.w = &world{template: 1, made: map[int]time.Time{1: s.begin.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2}
+	s.shape()
 	s.truth = newTruth(s.begin)
 	for i := range s.r {
 		s.r[i] = &simReplica{cache: &world{}, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
@@ -243,6 +252,20 @@ func newSim(t *testing.T, seed uint64) *sim {
 		delete(s.agenda, "clock") // whose clocks are right has no excuse
 	}
 	return s
+}
+
+// shape draws what the release is: what runs the canary's pods, and how the routes
+// tell the versions apart.
+func (s *sim) shape() {
+	kinds := []string{"", "", "", ownedByStatefulSet, ownedByDaemonSet, ownedByRollout}
+	all := []routes{routesSplit, routesSplit, routesSplit, routesSplit, routesThree, routesThree, routesHosts, routesHosts, routesTesters}
+	s.routes = all[s.rand.IntN(len(all))]
+	s.w = &world{template: 1, made: map[int]time.Time{1: s.begin.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2,
+		kind: kinds[s.rand.IntN(len(kinds))], byHost: s.routes == routesHosts}
+	s.guard.Rollback.Capacity = []float64{0, 0.8}[s.rand.IntN(2)]
+	if s.w.byHost {
+		s.guard.Stable, s.guard.Canary = virtualservice.Ref{Host: "orders-v1"}, virtualservice.Ref{Host: "orders-v2"}
+	}
 }
 
 // noStepsOnFriday after 16:00, nor at the weekend.
@@ -427,12 +450,16 @@ func (s *sim) touch() {
 }
 
 func (s *sim) pair() virtualservice.Pair {
-	return virtualservice.Pair{Stable: s.guard.Stable, Canary: s.guard.Canary, Host: "orders-service", Namespace: testNamespace}
+	p := virtualservice.Pair{Stable: s.guard.Stable, Canary: s.guard.Canary, Namespace: testNamespace}
+	if !s.w.byHost {
+		p.Host = "orders-service"
+	}
+	return p
 }
 
 // apply is CI's kubectl apply.
 func (s *sim) apply(weight int) {
-	u := &unstructured.Unstructured{Object: manifest(weight)}
+	u := &unstructured.Unstructured{Object: manifestFor(s.routes, weight)}
 	was := virtualservice.Traffic{}
 	if s.w.vs != nil {
 		was = s.is()
@@ -447,7 +474,7 @@ func (s *sim) apply(weight int) {
 
 // moved takes note of a change of weights by anybody.
 func (s *sim) moved(was virtualservice.Traffic) {
-	if is := s.is(); is.Weight != was.Weight || is.Lowest != was.Lowest {
+	if is := s.is(); is.Weight != was.Weight || is.Lowest != was.Lowest || is.CanaryOnly != was.CanaryOnly && s.routes == routesTesters {
 		s.flow()
 		s.truth.moved(s, was, is)
 		if was.Weight == 0 && s.bad {
@@ -514,6 +541,25 @@ func (s *sim) roll() {
 			s.agenda["roll"] = s.now().Add(s.between(20*time.Second, 2*time.Minute))
 			break
 		}
+	}
+	s.touch()
+}
+
+// vanish takes the canary's pods away, as with the nodes that they are on.
+func (s *sim) vanish() {
+	s.truth.halfway = s.truth.halfway || s.rollingOut()
+	for _, p := range s.w.pods {
+		s.truth.replaced[p] = s.now()
+	}
+	s.w.pods = nil
+	s.touch()
+}
+
+// comeBack has the canary's pods be on other nodes, of the present build.
+func (s *sim) comeBack() {
+	s.w.pods = []int{s.w.template, s.w.template}
+	if s.truth.halfway { // else they are what was there before
+		s.truth.rolled, s.truth.halfway = s.now(), false
 	}
 	s.touch()
 }

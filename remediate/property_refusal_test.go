@@ -164,7 +164,7 @@ func (m *machine) checkUnrecorded(trafficRefused bool) {
 // ahead, so that an alert has begun after a build by that clock alone.
 func TestAnAlertOfAnEarlierBuildHoldsWhereTheRecordCannotBeWritten(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := newMachine(t)
+		m := newMachineOf(t, routesSplit)
 		m.skew, m.guard.Rollback.Lock = 5*time.Minute, decision.LockBuild
 		for _, r := range m.replicas {
 			r.guard.Rollback.Lock = decision.LockBuild

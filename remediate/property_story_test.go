@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"pgregory.net/rapid"
 )
 
@@ -14,7 +15,7 @@ import (
 // the order in which they make sense: single ones get there too rarely.
 func (m *machine) story() {
 	weight := func() int { return rapid.SampledFrom([]int{10, 50, 100}).Draw(m.t, "CI applies") }
-	switch rapid.SampledFrom([]string{"proven", "forgiven", "back", "replaced", "inherited", "due", "due"}).Draw(m.t, "story") {
+	switch rapid.SampledFrom([]string{"proven", "forgiven", "back", "replaced", "inherited", "vanished", "due", "due"}).Draw(m.t, "story") {
 	case "proven": // one build has stood its window out, and the next fails in the middle of its rollout
 		m.roll(2)
 		m.ciApply(100)
@@ -64,6 +65,17 @@ func (m *machine) story() {
 		m.release(2)
 		m.look()
 		m.ciApply(weight())
+		m.look()
+	case "vanished": // the pods that fail are gone before the alert comes, and come back
+		m.ciApply(weight())
+		m.look()
+		m.w.pods, m.w.lives = nil, nil
+		m.lived()
+		m.later(time.Second)
+		m.fails()
+		m.later(time.Minute)
+		m.ends()
+		m.roll(rapid.IntRange(0, 2).Draw(m.t, "pods back"))
 		m.look()
 	case "due":
 		m.due()
@@ -195,4 +207,25 @@ func (m *machine) newBuild(n int) {
 	m.w.made[n] = m.now
 	m.oldBuild = 0
 	m.setTemplate(n)
+}
+
+// checkCapacity holds what is told of stable's capacity, when all is calm, against the
+// endpoints that it has and has had.
+func (m *machine) checkCapacity(rec decision.Record, t virtualservice.Traffic) {
+	s, r := rec.Status, m.guard.Rollback
+	ready := m.w.stable
+	if m.w.noSubset {
+		ready = 0
+	}
+	want := ""
+	if rec.Lock != nil || t.Weight > 0 && s.State != decision.StateCompleted {
+		want = r.Thin(s.Carried, ready)
+	}
+	throttled := m.now.Sub(s.ToldAt).Abs() < decision.PollForward // what changes often is written so often
+	if s.Thin != want && !throttled {
+		m.t.Fatalf("of stable's capacity it is said %q, and it is %q; status %+v", s.Thin, want, s)
+	}
+	if s.Carried < 0 || s.Carried > 2 {
+		m.t.Fatalf("stable has had 2 ready endpoints at most, and is said to have carried all with %d", s.Carried)
+	}
 }

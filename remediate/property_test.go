@@ -65,6 +65,8 @@ type machine struct {
 	oldBuild int       // the build at first sight; 0: somebody has begun with it
 	alerts   int
 	ledger
+	routes    routes
+	rolled    int           // the template that pods last came to be of
 	skew      time.Duration // of Prometheus's clock
 	busy      bool          // a pass is under way: no other pass starts inside it
 	fault     *fault
@@ -106,18 +108,27 @@ type fault struct {
 }
 
 func newMachine(t *rapid.T) *machine {
-	m := &machine{t: t, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]decision.Alert{}, prom: true, records: map[*corev1.ConfigMap]decision.Record{}, traffics: map[*unstructured.Unstructured]virtualservice.Traffic{}, blanks: map[*unstructured.Unstructured]map[string]any{}, ledger: newLedger()}
+	return newMachineOf(t, rapid.SampledFrom([]routes{routesSplit, routesSplit, routesThree, routesHosts, routesTesters}).Draw(t, "routes"))
+}
+
+// newMachineOf is newMachine for a release whose VirtualService looks like that.
+func newMachineOf(t *rapid.T, r routes) *machine {
+	m := &machine{t: t, routes: r, now: time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC), firing: map[string]decision.Alert{}, prom: true, records: map[*corev1.ConfigMap]decision.Record{}, traffics: map[*unstructured.Unstructured]virtualservice.Traffic{}, blanks: map[*unstructured.Unstructured]map[string]any{}, ledger: newLedger()}
 	m.beat = m.now
 	m.guard = decision.Guard{Name: "orders-service", Namespace: testNamespace, VirtualServices: []string{"orders-service"},
 		DestinationRule: "orders-service", Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"},
 		Rollback: decision.Rollback{Lock: rapid.SampledFrom([]decision.LockKind{decision.LockBuild, decision.LockBuild, decision.LockManual, decision.LockNone}).Draw(t, "lock"), Window: 30 * time.Minute,
-			MinReadyStable: 1, MatchRoutes: true, Mirrors: true},
+			MinReadyStable: 1, Capacity: rapid.SampledFrom([]float64{0, 0.8}).Draw(t, "capacity"), MatchRoutes: true, Mirrors: true},
 		Promotion: decision.Promotion{Mode: rapid.SampledFrom([]decision.PromotionMode{decision.PromotionOff, decision.PromotionAuto, decision.PromotionManual}).Draw(t, "mode"), MinRequests: 100,
 			Steps: []decision.Step{{Weight: 10, Interval: time.Minute}, {Weight: 50, Interval: time.Minute, Bake: time.Minute}, {Weight: 100, Interval: time.Minute}}},
 		AlertWindow: 6 * time.Minute, HeartbeatMaxAge: 3 * time.Minute}
 	made := m.now.Add(-time.Hour)
 	m.w = &world{template: 1, made: map[int]time.Time{1: made}, pods: []int{1, 1}, lives: make([]life, 2), present: 1, since: made, stable: 2,
-		kind: rapid.SampledFrom([]string{"", "", ownedByStatefulSet, ownedByRollout}).Draw(t, "owner of the pods")}
+		kind:   rapid.SampledFrom([]string{"", "", "", ownedByStatefulSet, ownedByDaemonSet, ownedByRollout}).Draw(t, "owner of the pods"),
+		byHost: r == routesHosts}
+	if r == routesHosts {
+		m.guard.Stable, m.guard.Canary = virtualservice.Ref{Host: "orders-v1"}, virtualservice.Ref{Host: "orders-v2"}
+	}
 	for i := range m.w.lives {
 		m.w.lives[i] = life{born: made, ready: made}
 	}
@@ -242,7 +253,11 @@ func (m *machine) parse(cm *corev1.ConfigMap) decision.Record {
 }
 
 func (m *machine) pair() virtualservice.Pair {
-	return virtualservice.Pair{Stable: m.guard.Stable, Canary: m.guard.Canary, Host: "orders-service", Namespace: testNamespace}
+	p := virtualservice.Pair{Stable: m.guard.Stable, Canary: m.guard.Canary, Namespace: testNamespace}
+	if p.Canary.Host == "" {
+		p.Host = "orders-service"
+	}
+	return p
 }
 
 func (m *machine) trafficOf(vs *unstructured.Unstructured) virtualservice.Traffic {
@@ -430,7 +445,13 @@ func blank(t *rapid.T, vs *unstructured.Unstructured) map[string]any {
 		for _, d := range dests {
 			dest := d.(map[string]any)
 			target := dest["destination"].(map[string]any)
-			if target["host"] != "orders-service" {
+			switch target["host"] {
+			case "orders-v1", "orders-v2":
+			case "orders-service":
+				if target["subset"] == "v3" {
+					continue
+				}
+			default:
 				continue
 			}
 			switch w := dest["weight"].(type) {
@@ -441,7 +462,7 @@ func blank(t *rapid.T, vs *unstructured.Unstructured) map[string]any {
 			}
 			delete(dest, "weight")
 			if len(dests) == 1 {
-				target["subset"] = "either"
+				target["host"], target["subset"] = "either", "either"
 			}
 		}
 		route["pair total"] = pair
@@ -568,6 +589,7 @@ func (m *machine) checkCalm() {
 	}
 	m.checkLockAnnotation(rec)
 	m.checkAnswered(rec)
+	m.checkCapacity(rec, t)
 	if !m.brakeOff() && safe {
 		m.checkRolledBack(t)
 	}
@@ -603,7 +625,7 @@ func (m *machine) checkLockAnnotation(rec decision.Record) {
 }
 
 func (m *machine) ciReplace(weight int) {
-	u := &unstructured.Unstructured{Object: manifest(weight)}
+	u := &unstructured.Unstructured{Object: manifestFor(m.routes, weight)}
 	u.SetResourceVersion(m.w.next())
 	m.put(u)
 }
@@ -613,7 +635,7 @@ func (m *machine) ciApply(weight int) {
 		m.ciReplace(weight)
 		return
 	}
-	u := &unstructured.Unstructured{Object: manifest(weight)}
+	u := &unstructured.Unstructured{Object: manifestFor(m.routes, weight)}
 	a := m.w.vs.GetAnnotations()
 	u.SetAnnotations(a)
 	u.SetManagedFields(m.w.vs.GetManagedFields())
@@ -625,7 +647,7 @@ func (m *machine) ciApply(weight int) {
 func (m *machine) outside(label string) {
 	t := m.t
 	weight := func() int { return rapid.SampledFrom([]int{0, 10, 30, 50, 100}).Draw(t, label+" weight") }
-	switch rapid.SampledFrom([]string{"apply", "apply", "apply", "replace", "recreate", "delete", "build", "rollout", "undo", "drop", "stable", "subset",
+	switch rapid.SampledFrom([]string{"apply", "apply", "apply", "replace", "recreate", "delete", "build", "rollout", "undo", "drop", "vanish", "stable", "subset",
 		"annotate", "request", "restart", "crash", "another guard"}).Draw(t, label) {
 	case "apply":
 		m.ciApply(weight())
@@ -658,6 +680,9 @@ func (m *machine) outside(label string) {
 		m.lived()
 	case "drop":
 		m.w.template, m.w.noise, m.w.pods, m.w.lives = 0, 0, nil, nil
+		m.lived()
+	case "vanish": // as on nodes that are taken away
+		m.w.pods, m.w.lives = nil, nil
 		m.lived()
 	case "another guard":
 		m.anotherGuard(label)
@@ -713,7 +738,10 @@ func (m *machine) roll(ready int) {
 	for i := range min(ready, len(pods)) {
 		switch {
 		case pods[i] != m.w.template:
-			m.built = m.now
+			if pods[i] != 0 || m.rolled != m.w.template { // else they had only gone
+				m.built = m.now
+			}
+			m.rolled = m.w.template
 			fallthrough
 		case lives[i].noise != m.w.noise:
 			pods[i], lives[i] = m.w.template, life{noise: m.w.noise, born: m.now, ready: m.now}
@@ -984,7 +1012,7 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 // a step's record and its VirtualService.
 func TestTheLeaseIsLookedAtRightBeforeAStep(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := newMachine(t)
+		m := newMachineOf(t, routesSplit)
 		first, second := m.replicas[0], m.replicas[1]
 		m.guard.Promotion.Mode, first.guard.Promotion.Mode, second.guard.Promotion.Mode = decision.PromotionAuto, decision.PromotionAuto, decision.PromotionAuto
 		m.ciReplace(0)

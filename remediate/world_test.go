@@ -46,16 +46,28 @@ type world struct {
 	made     map[int]time.Time                     // when a template first appeared
 	pods     []int                                 // templates of the canary's pods
 	lives    []life                                // of each of them; shorter: it is as old as its template, and ready
-	kind     string                                // what owns the pods: a Deployment if empty, a StatefulSet or an Argo Rollout
+	kind     string                                // what owns the pods: a Deployment if empty, a StatefulSet, a DaemonSet or an Argo Rollout
+	byHost   bool                                  // stable and canary are hosts of their own: Services orders-v1 and orders-v2
 	noise    int                                   // how often the template was changed in a way that is no build; it was the last time when it is not 0
 	present  int                                   // the last template that was not 0
 	since    time.Time                             // when it came to be the present one
 	stable   int                                   // ready endpoints of stable
-	noSubset bool                                  // the DestinationRule has lost stable's subset
+	noSubset bool                                  // the DestinationRule has lost stable's subset, or stable its Service
 	foreign  *corev1.ConfigMap                     // the record of another guard; nil: there is none
 	host     string                                // of the Service; empty: orders-service
 	subset   string                                // of the canary in the DestinationRule; empty: v2
+	canary   string                                // the version that all this is about; empty: v2
+	carrying string                                // the version of which stable are the ready endpoints; empty: v1
+	rest     map[string]side                       // what runs of other versions, which may come to be either; nil: there are v1 and v2 alone
 	version  int
+}
+
+// side is what runs of one version.
+type side struct {
+	template, noise, present int
+	since                    time.Time
+	pods                     []int
+	lives                    []life
 }
 
 // life is what a pod is besides its template's.
@@ -68,6 +80,7 @@ type life struct {
 // The owners of a canary's pods that a world knows.
 const (
 	ownedByStatefulSet = "StatefulSet"
+	ownedByDaemonSet   = "DaemonSet"
 	ownedByRollout     = "Rollout"
 )
 
@@ -77,6 +90,51 @@ func (w *world) copy() *world {
 	c := *w
 	c.others = maps.Clone(w.others)
 	return &c
+}
+
+func (w *world) canaryVersion() string { return cmp.Or(w.canary, "v2") }
+
+func (w *world) stableVersion() string { return cmp.Or(w.carrying, "v1") }
+
+// versions are all that there may be.
+func (w *world) versions() []string {
+	if w.rest == nil {
+		return []string{"v1", "v2"}
+	}
+	return []string{"v1", "v2", "v3"}
+}
+
+// sideOf is what runs of a version. Of stable that is so many ready pods of one template.
+func (w *world) sideOf(version string) side {
+	switch s := w.rest[version]; {
+	case version == w.canaryVersion():
+		return side{w.template, w.noise, w.present, w.since, w.pods, w.lives}
+	case version == w.stableVersion():
+		s.template, s.noise, s.lives = max(s.template, 1), 0, nil
+		s.present, s.since = s.template, w.made[s.template]
+		s.pods = slices.Repeat([]int{s.template}, w.stable)
+		return s
+	default:
+		return s
+	}
+}
+
+// as is the world of those for whom two versions are canary and stable.
+func (w *world) as(canary, stable string) *world {
+	if canary == w.canaryVersion() && stable == w.stableVersion() {
+		return w
+	}
+	c := w.copy()
+	c.rest = map[string]side{}
+	for _, v := range w.versions() {
+		c.rest[v] = w.sideOf(v)
+	}
+	is := c.rest[canary]
+	c.canary, c.template, c.noise, c.present, c.since, c.pods, c.lives = canary, is.template, is.noise, is.present, is.since, is.pods, is.lives
+	if stable != w.stableVersion() {
+		c.carrying, c.stable, c.noSubset = stable, len(c.rest[stable].pods), false
+	}
+	return c
 }
 
 func (w *world) next() string { w.version++; return strconv.Itoa(w.version) }
@@ -127,28 +185,51 @@ func (c *memo[K, V]) of(key K, do func() V) V {
 }
 
 type ruleKey struct {
-	host, subset string
-	noSubset     bool
+	host, subset, lacks string
+	three               bool
 }
 
 var testRules memo[ruleKey, *slimRule]
 
 func (w *world) destinationRule(context.Context, string) (*slimRule, error) {
-	return testRules.of(ruleKey{w.host, w.subset, w.noSubset}, func() *slimRule {
-		dr := &slimRule{host: cmp.Or(w.host, "orders-service"), subsets: []slimSubset{{cmp.Or(w.subset, "v2"), slimLabelsOf(map[string]string{"version": "v2"})}}}
-		if !w.noSubset {
-			dr.subsets = append(dr.subsets, slimSubset{"v1", slimLabelsOf(map[string]string{"version": "v1"})})
+	key := ruleKey{host: w.host, subset: w.subset, three: w.rest != nil}
+	if w.noSubset {
+		key.lacks = w.stableVersion()
+	}
+	shared := testRules.of(key, func() *slimRule {
+		dr := &slimRule{host: cmp.Or(w.host, "orders-service")}
+		for _, v := range []string{"v2", "v1", "v3"} {
+			name := v
+			if v == "v2" {
+				name = cmp.Or(w.subset, v)
+			}
+			if slices.Contains(w.versions(), v) && v != key.lacks {
+				dr.subsets = append(dr.subsets, slimSubset{name, slimLabelsOf(map[string]string{"version": v})})
+			}
 		}
 		return dr
-	}), nil
+	})
+	dr := *shared // a test may add subsets
+	dr.subsets = slices.Clip(dr.subsets)
+	return &dr, nil
 }
 
 var testServices memo[string, *slimService]
 
-func (w *world) service(context.Context, string) (*slimService, error) {
-	name := cmp.Or(w.host, "orders-service")
+func (w *world) service(_ context.Context, name string) (*slimService, error) {
+	version, ofVersion := strings.CutPrefix(name, "orders-")
+	switch {
+	case !w.byHost:
+		name, ofVersion = cmp.Or(w.host, "orders-service"), false
+	case w.noSubset && version == w.stableVersion():
+		return nil, nil
+	}
 	return testServices.of(name, func() *slimService {
-		return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "orders"}}})
+		selector := map[string]string{"app": "orders"}
+		if ofVersion {
+			selector["version"] = version
+		}
+		return slimServiceOf(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Selector: selector}})
 	}), nil
 }
 
@@ -157,7 +238,7 @@ func podLabels(version string) map[string]string {
 }
 
 // slimVersions are the labels of the pods of each version.
-var slimVersions = map[string]slimLabels{"v1": slimLabelsOf(podLabels("v1")), "v2": slimLabelsOf(podLabels("v2"))}
+var slimVersions = map[string]slimLabels{"v1": slimLabelsOf(podLabels("v1")), "v2": slimLabelsOf(podLabels("v2")), "v3": slimLabelsOf(podLabels("v3"))}
 
 func (w *world) templateSpec(n int) corev1.PodTemplateSpec {
 	return corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: podLabels("v2")},
@@ -194,11 +275,13 @@ func (w *world) hashOf(n, noise int) string {
 var templateHashes memo[[2]int, string]
 
 // life is that of the i-th of the canary's pods.
-func (w *world) life(i int) life {
-	if i < len(w.lives) {
-		return w.lives[i]
+func (w *world) life(i int) life { return w.lifeIn(w.sideOf(w.canaryVersion()), i) }
+
+func (w *world) lifeIn(s side, i int) life {
+	if i < len(s.lives) {
+		return s.lives[i]
 	}
-	made := w.made[w.pods[i]]
+	made := w.made[s.pods[i]]
 	return life{born: made, ready: made}
 }
 
@@ -212,41 +295,51 @@ func (w *world) isReady(template int) bool {
 	return false
 }
 
-func (w *world) deployments(_ context.Context, want workloadSelector) ([]*slimDeployment, error) {
-	if w.template == 0 || w.kind != "" || !want.matches(slimVersions["v2"]) {
-		return nil, nil
+func (w *world) deployments(_ context.Context, want workloadSelector) (out []*slimDeployment, err error) {
+	for _, v := range w.versions() {
+		if s := w.sideOf(v); s.template != 0 && w.kind == "" && want.matches(slimVersions[v]) && (w.rest != nil || v != w.stableVersion()) {
+			out = append(out, w.deployment(v, s))
+		}
 	}
-	d := &slimDeployment{slim: keep(&metav1.ObjectMeta{Name: "orders-v2"}), template: slimVersions["v2"],
-		build: w.hashOf(w.template, w.noise), replicas: int32(len(w.pods))}
-	for i, p := range w.pods {
+	return out, nil
+}
+
+func (w *world) deployment(version string, s side) *slimDeployment {
+	d := &slimDeployment{slim: keep(&metav1.ObjectMeta{Name: "orders-" + version}), template: slimVersions[version],
+		build: w.hashOf(s.template, s.noise), replicas: int32(len(s.pods))}
+	for i, p := range s.pods {
 		d.have++
-		if l := w.life(i); p == w.template && (i >= len(w.lives) || l.noise == w.noise) {
+		if l := w.lifeIn(s, i); p == s.template && (i >= len(s.lives) || l.noise == s.noise) {
 			d.updated++
 			if !l.down {
 				d.avail++
 			}
 		}
 	}
-	return []*slimDeployment{d}, nil
+	return d
 }
 
 func (w *world) pods_(version string) []*slimPod {
 	var out []*slimPod
-	if version == "v1" {
+	if version == w.stableVersion() && w.rest == nil {
 		for i := range w.stable {
 			out = append(out, testPod(version, i, 1))
 		}
 		return out
 	}
-	for i, t := range w.pods {
-		l := w.life(i)
+	s, name := w.sideOf(version), "orders-"+version
+	for i, t := range s.pods {
+		l := w.lifeIn(s, i)
 		p := *testPod(version, i, t)
 		switch {
 		case w.kind == ownedByStatefulSet:
-			p.owner = podOwner{ownedByStatefulSet, "orders-v2"}
-			p.labels = statefulLabels(revisionName(t, l.noise))
+			p.owner = podOwner{ownedByStatefulSet, name}
+			p.labels = statefulLabels(version, revisionName(version, t, l.noise))
+		case w.kind == ownedByDaemonSet:
+			p.owner = podOwner{ownedByDaemonSet, name}
+			p.labels = statefulLabels(version, strings.TrimPrefix(revisionName(version, t, l.noise), name+"-"))
 		case l.noise > 0:
-			p.owner.name = revisionName(t, l.noise)
+			p.owner.name = revisionName(version, t, l.noise)
 		}
 		p.born, p.readyFrom, p.ready = l.born.Unix(), l.ready.Unix(), !l.down
 		out = append(out, &p)
@@ -255,23 +348,24 @@ func (w *world) pods_(version string) []*slimPod {
 }
 
 // revisionName is that of the ReplicaSet or ControllerRevision of a template.
-func revisionName(template, noise int) string {
+func revisionName(version string, template, noise int) string {
 	if noise == 0 {
-		return fmt.Sprintf("orders-v2-%d", template)
+		return fmt.Sprintf("orders-%s-%d", version, template)
 	}
-	return fmt.Sprintf("orders-v2-%d.%d", template, noise)
+	return fmt.Sprintf("orders-%s-%d.%d", version, template, noise)
 }
 
-// statefulLabels are those of a StatefulSet's pod, made once for each revision.
-func statefulLabels(revision string) slimLabels {
-	return statefulSets.of(revision, func() slimLabels {
-		set := podLabels("v2")
+// statefulLabels are those of a StatefulSet's pod, or of a DaemonSet's, made once for
+// each revision.
+func statefulLabels(version, revision string) slimLabels {
+	return statefulSets.of([2]string{version, revision}, func() slimLabels {
+		set := podLabels(version)
 		set[appsv1.ControllerRevisionHashLabelKey] = revision
 		return slimLabelsOf(set)
 	})
 }
 
-var statefulSets memo[string, slimLabels]
+var statefulSets memo[[2]string, slimLabels]
 
 type podKey struct {
 	version     string
@@ -293,7 +387,7 @@ var testPods memo[podKey, *slimPod]
 
 func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*slimPod, error) {
 	var out []*slimPod
-	for _, v := range []string{"v1", "v2"} {
+	for _, v := range w.versions() {
 		if want.matches(slimVersions[v]) {
 			out = append(out, w.pods_(v)...)
 		}
@@ -303,34 +397,41 @@ func (w *world) podsOf(_ context.Context, want workloadSelector) ([]*slimPod, er
 
 // revisions are what the pods were made from; of another owner than a Deployment
 // that is all of its revisions.
-func (w *world) revisions(_ context.Context, _ workloadSelector, pods []*slimPod) ([]*slimRevision, error) {
-	kind, owner := kindReplicaSet, "Deployment/orders-v2"
-	switch w.kind {
-	case ownedByStatefulSet:
-		kind, owner = kindControllerRevision, "StatefulSet/orders-v2"
-	case ownedByRollout:
-		owner = "Rollout/orders-v2"
+func (w *world) revisions(_ context.Context, want workloadSelector, pods []*slimPod) (out []*slimRevision, err error) {
+	for _, v := range w.versions() {
+		if want.matches(slimVersions[v]) {
+			out = append(out, w.revisionsIn(v, w.sideOf(v), pods)...)
+		}
+	}
+	return out, nil
+}
+
+func (w *world) revisionsIn(version string, s side, pods []*slimPod) []*slimRevision {
+	name := "orders-" + version
+	kind, owner := kindReplicaSet, cmp.Or(w.kind, "Deployment")+"/"+name
+	if w.kind == ownedByStatefulSet || w.kind == ownedByDaemonSet {
+		kind = kindControllerRevision
 	}
 	var out []*slimRevision
 	add := func(n, noise int) {
-		out = append(out, &slimRevision{slim: keep(&metav1.ObjectMeta{Name: revisionName(n, noise)}), kind: kind, owner: owner,
+		out = append(out, &slimRevision{slim: keep(&metav1.ObjectMeta{Name: revisionName(version, n, noise)}), kind: kind, owner: owner,
 			build: w.hashOf(n, noise), made: w.made[n], lasting: true})
 	}
 	for ref := range revisionsOf(pods) {
-		if number, ok := strings.CutPrefix(ref.name, "orders-v2-"); ok {
+		if number, ok := strings.CutPrefix(ref.name, name+"-"); ok {
 			number, noise, _ := strings.Cut(number, ".")
 			n, err := strconv.Atoi(number)
 			k, _ := strconv.Atoi(noise)
-			if err == nil && (w.kind == "" || n != w.template || k != w.noise) {
+			if err == nil && (w.kind == "" || n != s.template || k != s.noise) {
 				add(n, k)
 			}
 		}
 	}
-	if w.kind != "" && w.template != 0 && len(w.pods) > 0 {
-		add(w.template, w.noise)
+	if w.kind != "" && s.template != 0 && len(s.pods) > 0 {
+		add(s.template, s.noise)
 		out[len(out)-1].number = 1 // the newest, also where it was rolled back to
 	}
-	return out, nil
+	return out
 }
 
 func (w *world) locked(context.Context) (out []*corev1.ConfigMap, err error) {
@@ -350,9 +451,10 @@ func (w *world) denying(ctx context.Context, destination string) ([]*corev1.Conf
 }
 
 func (w *world) endpointSlices(context.Context, string) ([]*slimSlice, error) {
-	return testSlices.of([2]int{w.stable, len(w.pods)}, func() []*slimSlice {
+	key := [3]int{len(w.sideOf("v1").pods), len(w.sideOf("v2").pods), len(w.sideOf("v3").pods)}
+	return testSlices.of(key, func() []*slimSlice {
 		s := &discoveryv1.EndpointSlice{}
-		for _, v := range []string{"v1", "v2"} {
+		for _, v := range w.versions() {
 			for _, p := range w.pods_(v) {
 				s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: p.name}})
 			}
@@ -361,7 +463,7 @@ func (w *world) endpointSlices(context.Context, string) ([]*slimSlice, error) {
 	}), nil
 }
 
-var testSlices memo[[2]int, []*slimSlice]
+var testSlices memo[[3]int, []*slimSlice]
 
 // worldReader makes a world a reader.
 type worldReader struct {
@@ -406,14 +508,67 @@ func (r worldReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 // manifest is a VirtualService with everything that a rewrite must leave
 // alone: a third destination, fields unknown to any client, a header route to
 // the canary, a sticky cookie for each version and a mirror.
-func manifest(weight int) map[string]any {
-	return runtime.DeepCopyJSON(manifests.of(weight, func() map[string]any { return parseManifest(weight) }))
+func manifest(weight int) map[string]any { return manifestFor(routesSplit, weight) }
+
+// routes is what a release's VirtualService looks like.
+type routes string
+
+const (
+	routesSplit   routes = "a split"             // see manifest
+	routesThree   routes = "three versions"      // the third destination is another version of the same host
+	routesHosts   routes = "versions by host"    // no subsets: each version is a host
+	routesTesters routes = "testers by a header" // everybody is at stable, in a route without the canary
+)
+
+type manifestKey struct {
+	routes
+	weight         int
+	stable, canary string
 }
 
-var manifests memo[int, map[string]any]
+var manifests memo[manifestKey, map[string]any]
 
-func parseManifest(weight int) map[string]any {
-	text := fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
+func manifestFor(r routes, weight int) map[string]any {
+	return manifestOfVersions(r, weight, "v1", "v2")
+}
+
+// manifestOfVersions is manifestFor where the two are not v1 and v2.
+func manifestOfVersions(r routes, weight int, stable, canary string) map[string]any {
+	return runtime.DeepCopyJSON(manifests.of(manifestKey{r, weight, stable, canary}, func() map[string]any {
+		text := manifestText(weight)
+		switch r {
+		case routesThree:
+			text = strings.ReplaceAll(text, `"host":"legacy.example.com"`, `"host":"orders-service","subset":"v3"`)
+		case routesHosts:
+			text = strings.NewReplacer(`"host":"orders-service","subset":"v1"`, `"host":"orders-v1"`, `"host":"orders-service","subset":"v2"`, `"host":"orders-v2"`).Replace(text)
+		case routesTesters:
+			text = testersText(weight > 0)
+		}
+		third := "v" + strconv.Itoa(6-int(stable[1]-'0')-int(canary[1]-'0'))
+		text = strings.NewReplacer(`"subset":"v1"`, `"subset":"`+stable+`"`, `"subset":"v2"`, `"subset":"`+canary+`"`, `"subset":"v3"`, `"subset":"`+third+`"`,
+			`"host":"orders-v1"`, `"host":"orders-`+stable+`"`, `"host":"orders-v2"`, `"host":"orders-`+canary+`"`).Replace(text)
+		var m map[string]any
+		if err := json.Unmarshal([]byte(text), &m); err != nil {
+			panic(err)
+		}
+		return m
+	}))
+}
+
+// testersText is a VirtualService whose canary gets what testers ask for by a header,
+// or nothing.
+func testersText(some bool) string {
+	testers := ""
+	if some {
+		testers = `{"match":[{"headers":{"x-tester":{"exact":"yes"}}}],"route":[{"destination":{"host":"orders-service","subset":"v2"}}]},`
+	}
+	return `{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
+	"metadata":{"name":"orders-service","namespace":"microservices","annotations":{"team":"shop"}},
+	"spec":{"hosts":["orders-service"],"http":[` + testers + `{"timeout":"3s","route":[{"destination":{"host":"orders-service","subset":"v1"}}]}]}}`
+}
+
+func manifestText(weight int) string {
+	return fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService",
 	"metadata":{"name":"orders-service","namespace":"microservices","annotations":{"team":"shop"}},
 	"spec":{"hosts":["orders-service"],"aNewField":{"x":[1,2]},"http":[
 	 {"match":[{"headers":{"x-tester":{"exact":"yes"}}}],"route":[{"destination":{"host":"orders-service","subset":"v2"}}]},
@@ -423,11 +578,6 @@ func parseManifest(weight int) map[string]any {
 	  {"destination":{"host":"legacy.example.com"},"weight":20}]},
 	 {"match":[{"headers":{"cookie":{"exact":"v2"}}}],"route":[{"destination":{"host":"orders-service","subset":"v1"},"weight":0},{"destination":{"host":"orders-service","subset":"v2"},"weight":100}]},
 	 {"match":[{"headers":{"cookie":{"exact":"v1"}}}],"route":[{"destination":{"host":"orders-service","subset":"v1"},"weight":100},{"destination":{"host":"orders-service","subset":"v2"}}]}]}}`, 80-weight*80/100, weight*80/100)
-	var m map[string]any
-	if err := json.Unmarshal([]byte(text), &m); err != nil {
-		panic(err)
-	}
-	return m
 }
 
 // worldStore writes to a world as one replica, and fails or is interrupted

@@ -76,6 +76,19 @@ func TestABuildThatWasProvenIsNotRefusedForTheNextOne(t *testing.T) {
 	}
 }
 
+// By a clock that was a day ahead a build serves until tomorrow that has been gone for
+// hours: to refuse it would be to let go of what fails now.
+func TestABuildThatServedUntilAFutureTimeIsNotToBlameForEver(t *testing.T) {
+	s := tell(t, advancing(30), runs("b1", 2), func(in *Input) {
+		in.Record.Status.Proven, in.Record.Status.Served = []string{"b1"}, []Served{{Build: "b0", From: at, Until: at.Add(26 * time.Hour)}, {Build: "b1", From: at}}
+	})
+	s.then(time.Minute)
+	d := s.then(5*time.Hour, s.firesNow("CanaryErrors", 5*time.Hour))
+	if l := d.Record.Lock; l == nil || !slices.Equal(l.Refused, []string{"b1"}) {
+		t.Errorf("lock %+v; served %+v", l, s.in.Record.Status.Served)
+	}
+}
+
 func TestAnUndoRightAfterTheAlertLiftsTheLockForAProvenBuild(t *testing.T) {
 	s := tell(t, live, promoted(29*time.Minute))
 	s.then(2 * time.Minute)

@@ -118,12 +118,15 @@ func (d *decider) isFirst() bool {
 
 // clampFutureTimes has what lies in the future, by the clock of a replica that was
 // ahead, be now: all alerts would have begun before such a build or unlock, and
-// none be over.
+// none be over, and a build that is long gone would be to blame for what fails now.
 func (d *decider) clampFutureTimes() {
 	s := &d.rec.Status
 	times := []*time.Time{&s.BuildSince, &s.AloneSince, &s.UnlockedAt, &s.EnforcedAt}
 	for i := range s.Firing {
 		times = append(times, &s.Firing[i].Seen)
+	}
+	for i := range s.Served {
+		times = append(times, &s.Served[i].From, &s.Served[i].Until)
 	}
 	for _, t := range times {
 		if t.Sub(d.now) > ClockTolerance {

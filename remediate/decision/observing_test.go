@@ -177,3 +177,15 @@ func TestAReplicaWhoseConfigurationIsBehindOnlyHears(t *testing.T) {
 		t.Errorf("request %v, firing %v, observes %v; want the request left, the alert shared, nothing written", d.Record.Request, d.Record.Status.Firing, d.Observes)
 	}
 }
+
+func TestAReplicaThatOnlyHearsLeavesWhichAlertHolds(t *testing.T) {
+	in := given(advancing(10), fires(ActionHold, "CanarySlow", time.Second))
+	held := Decide(in, at).Record
+	if held.Status.State != StateHeld || held.Status.HeldBy != "CanarySlow" {
+		t.Fatalf("%s by %q", held.Status.State, held.Status.HeldBy)
+	}
+	in.Record, in.Leads, in.Live, in.Guard.Mode = held, false, false, ModeObserve // by a file that the lease holder has not read
+	if d := Decide(in, at); d.Record.Status.HeldBy != "CanarySlow" {
+		t.Errorf("%s by %q", d.Record.Status.State, d.Record.Status.HeldBy)
+	}
+}

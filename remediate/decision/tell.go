@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"cmp"
 	"slices"
 )
 
@@ -17,7 +18,7 @@ func (d *decider) tell(c choice) Decision {
 	}
 	s.State, s.Reason, s.HeldBy = c.state, c.text, ""
 	if c.state == StateHeld {
-		s.HeldBy = c.heldBy
+		s.HeldBy = cmp.Or(c.heldBy, d.was.Status.HeldBy) // who leaves the state as it is names none
 	}
 	if c.marks.State == StateUnknown {
 		c.marks = Marks{State: s.State, Reason: s.Reason, Since: s.Since, Build: s.Build}
