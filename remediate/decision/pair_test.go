@@ -400,6 +400,20 @@ func TestTheLockOfAnotherCanary(t *testing.T) {
 	}
 }
 
+// A replica whose file has another stable, which the lock denies besides, writes nothing of
+// that: it and the lease holder would go on in turns.
+func TestAReplicaWithAnotherStableLeavesWhatALockDenies(t *testing.T) {
+	ofV2 := func(in *Input) { in.Record.Lock.of(in.Guard) }
+	v3IsStable := func(in *Input) {
+		in.Guard.Stable, in.Spare = virtualservice.Ref{Subset: "v3"}, []string{"orders-service/v3"}
+	}
+	spelled := func(in *Input) { in.Spare = []string{"orders-service/v1"} }
+	r := replicasOf([]but{toV3(up(time.Hour, "b3"))}, []but{v3IsStable}, locked(LockBuild), wasV1V2, deniesV2, ofV2, spelled)
+	if w := r.take(100); len(w) > 4 || !slices.Contains(r.rec.Deny, "orders-service/v3") {
+		t.Errorf("%d of 200 looks write, denies %v, stable %v", len(w), r.rec.Deny, r.rec.Stable)
+	}
+}
+
 // Nobody has seen the weights of v3 be taken away before they are.
 func TestALockThatGoesOverToACanaryWithTrafficTellsOfNoRollbackYet(t *testing.T) {
 	ofV2 := func(in *Input) { in.Record.Lock.of(in.Guard) }

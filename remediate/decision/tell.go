@@ -62,6 +62,9 @@ func (d *decider) tellDenials() {
 	if d.turned() || d.unread() {
 		return
 	}
+	if l := d.rec.Lock; !d.in.Leads && l.Stable != "" && l.Stable != d.in.Guard.Stable.String() {
+		return // by its file another is stable
+	}
 	if !d.in.Leads && d.was.Lock != nil && len(d.was.VirtualServices) > 0 && len(d.was.Deny) > 0 && !d.denied(d.was.Deny) {
 		return
 	}
