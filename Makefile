@@ -40,11 +40,17 @@ build: ## Build bin/guardian and bin/guardian-replay
 	$(GO) build -trimpath -o bin/guardian ./cmd/guardian
 	$(GO) build -trimpath -o bin/guardian-replay ./cmd/guardian-replay
 
+# What users get is built by one Go, whatever the machine has: its standard library is part of it.
+# The newest patch of a minor release has the least known vulnerabilities; 'local' is the machine's own.
+RELEASE_GO ?= go1.26.11
+
 .PHONY: image
+image: export GOTOOLCHAIN = $(RELEASE_GO)
 image: ## Build the image without a container engine into dist/image (PUSH=registry.example/team pushes it)
 	@$(RELEASE) image -root . $(RELEASE_FLAGS)
 
 .PHONY: release
+release: export GOTOOLCHAIN = $(RELEASE_GO)
 release: ## Build all that a release is into dist: image, charts, archives, SBOMs, checksums (VERSION=, PUSH=)
 	@$(RELEASE) all -root . $(RELEASE_FLAGS)
 
@@ -227,7 +233,8 @@ lint: ## Check with gofmt, go vet and staticcheck
 VULNDB ?= https://vuln.go.dev
 
 .PHONY: vuln
-vuln: ## Look for known vulnerabilities in what guardian calls (VULNDB=module: the database by the module proxy; 5 minutes)
+vuln: export GOTOOLCHAIN = $(RELEASE_GO)
+vuln: ## Look for known vulnerabilities in what guardian calls, as released (VULNDB=module: the database by the module proxy; 5 minutes)
 	@db="$(VULNDB)"; if [ "$$db" = module ]; then \
 			dir="$$($(GO) mod download -json golang.org/x/vulndb@latest | sed -n 's/^.*"Dir": "\(.*\)".*$$/\1/p')" && echo "database: $${dir##*/}" && db="file://$$dir/data/osv" || exit 1; \
 		fi; \

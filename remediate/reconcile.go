@@ -454,7 +454,7 @@ func (r *reconciler) apply(ctx context.Context, s snapshot, d decision.Decision)
 }
 
 // stillLeads looks at the lease once more, right before something goes forward
-// or a lock is lifted: answers may have taken longer than the lease lasts. What
+// or a lock is lifted or observing ends: answers may have taken longer than the lease lasts. What
 // another holds now is decided anew.
 func (r *reconciler) stillLeads(s snapshot, d decision.Decision) error {
 	was, want := s.input.Record, d.Record

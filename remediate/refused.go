@@ -134,8 +134,11 @@ func (c *confirmed) when(guard string) time.Time {
 // confirms says that a decision tells of something as done that was not before:
 // a cache alone is no proof of it.
 func confirms(was decision.Record, d decision.Decision) bool {
-	becomes := d.Record.Status.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack
-	return becomes && d.Move == decision.MoveNone || was.Status.Moving != nil && adds(d, decision.EventRolledBack, decision.EventReasserted, decision.EventStep)
+	rolledBack := d.Record.Status.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack
+	if rolledBack && d.Move == decision.MoveNone {
+		return true
+	}
+	return was.Status.Moving != nil && adds(d, decision.EventRolledBack, decision.EventReasserted, decision.EventStep)
 }
 
 // givesUp says that a decision tells of a change of weights that it was not made: whoever
@@ -201,7 +204,7 @@ const maxRoutesAlone = 32
 // each route. The error names the routes that are left as they were.
 func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) error {
 	p := &partly{r: r, c: c}
-	traffic, _ := apart(c.ops, inRoute)
+	traffic, _ := partition(c.ops, inRoute)
 	if len(traffic) == 0 {
 		return whole
 	}
@@ -214,7 +217,7 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 			whole = err // a person who is told of the annotations alone would mend what is not in the way
 		}
 	}
-	if weights, others := apart(traffic, setsWeight); len(weights) > 0 && len(others) > 0 && p.try(ctx, weights) == nil {
+	if weights, others := partition(traffic, setsWeight); len(weights) > 0 && len(others) > 0 && p.try(ctx, weights) == nil {
 		traffic = others
 	}
 	routes, byRoute := p.split(traffic)
@@ -236,8 +239,8 @@ func (r *reconciler) patchSmaller(ctx context.Context, c change, whole error) er
 	return errors.Join(append(left, p.lost)...)
 }
 
-// apart sorts operations into those that are so, and the others.
-func apart(ops []virtualservice.Op, are func(virtualservice.Op) bool) (so, others []virtualservice.Op) {
+// partition sorts operations into those that are so, and the others.
+func partition(ops []virtualservice.Op, are func(virtualservice.Op) bool) (so, others []virtualservice.Op) {
 	for _, o := range ops {
 		if are(o) {
 			so = append(so, o)
@@ -279,7 +282,7 @@ func (p *partly) try(ctx context.Context, ops []virtualservice.Op) error {
 // error is that of all: what is left of the route is named in any case.
 func (p *partly) tryRoute(ctx context.Context, ops []virtualservice.Op) error {
 	err := p.try(ctx, ops)
-	if weights, others := apart(ops, setsWeight); err != nil && len(weights) > 0 && len(others) > 0 {
+	if weights, others := partition(ops, setsWeight); err != nil && len(weights) > 0 && len(others) > 0 {
 		_ = p.try(ctx, weights)
 	}
 	return err

@@ -149,15 +149,23 @@ func (d *differ) compare(path string, was, is any) {
 			return
 		}
 	}
-	a, b := listByName(was), listByName(is)
-	comparable := (a != nil || was == nil) && (b != nil || is == nil) // one of them may be absent
-	if comparable && (a != nil || b != nil) {
+	if a, b, ok := bothByName(was, is); ok {
 		d.compareMaps(path, a, b)
 		return
 	}
 	if a, b := scalar(was), scalar(is); a != b {
 		d.say(path, a, b)
 	}
+}
+
+// bothByName are two lists of objects that have names; ok: at least one is such a
+// list, and the other one too, or absent.
+func bothByName(was, is any) (a, b map[string]any, ok bool) {
+	a, b = listByName(was), listByName(is)
+	if a == nil && b == nil {
+		return nil, nil, false
+	}
+	return a, b, (a != nil || was == nil) && (b != nil || is == nil)
 }
 
 // compareMaps goes through the keys of both. Names, of labels and of objects in a

@@ -305,7 +305,8 @@ func (f *feed) learn() {
 func (f *feed) ended(t *target, before int64) {
 	interval := f.intervals[t.job]
 	due := t.last + interval
-	unknown, early := t.last == 0 || interval == 0, due > before
+	unknown := t.last == 0 || interval == 0
+	early := due > before
 	came := len(t.ticks) > 0 && t.ticks[0].t < due+interval/2
 	if t.gone || unknown || early || came {
 		return

@@ -87,7 +87,7 @@ func short(build string) string {
 	return cmp.Or(build, "unknown")
 }
 
-// age is how long something has been so, in seconds.
+// age is how long something has been so, to the second; - where nobody knows since when.
 func age(since, now time.Time) string {
 	if since.IsZero() {
 		return "-"

@@ -43,13 +43,14 @@ type Taken struct {
 func (w Workload) readyBuilds() []string { return slices.Concat(w.Running, w.Serving) }
 
 // observeBuilds brings the record's memory of builds up to date: what they are
-// called, and which of them have served. What a replica sees it adds; what it
-// does not see may be its cache's lag, and is the lease holder's to take away.
+// called, and which of them have served.
 func (d *decider) observeBuilds() {
 	d.observeRevisions()
 	d.observeServed()
 }
 
+// observeRevisions notes what builds are called. Where there are more names than the
+// record holds, those go that the canary has no more.
 func (d *decider) observeRevisions() {
 	s, c := &d.rec.Status, d.in.Canary
 	for _, r := range c.Revisions {
@@ -66,6 +67,8 @@ func (d *decider) observeRevisions() {
 	}
 }
 
+// observeServed notes which builds have served. What a replica sees it adds; what it
+// does not see may be its cache's lag, and is the lease holder's to take away.
 func (d *decider) observeServed() {
 	s, c := &d.rec.Status, d.in.Canary
 	ready, traffic := c.readyBuilds(), d.hasCanaryTraffic() && d.rec.Lock == nil

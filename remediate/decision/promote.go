@@ -189,8 +189,8 @@ func (d *decider) resumeStep(step Step) {
 // on the API server was no longer what it had been decided on.
 func (d *decider) missed() {
 	s := &d.rec.Status
-	m, known := s.Moving, d.in.Live && !d.in.Busy
-	if !known || m == nil || m.To <= s.Weight-s.Spread {
+	m := s.Moving
+	if !d.in.Live || d.in.Busy || m == nil || m.To <= s.Weight-s.Spread {
 		return
 	}
 	text := fmt.Sprintf("the step to %d%% was not made", m.Step)

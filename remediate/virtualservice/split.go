@@ -15,7 +15,7 @@ const (
 	splits         // both get something, or the next step is to see to it
 	ended          // all of it is the canary's: the split at its end
 	aside          // testers' alone, all on one side: no step moves it, and it is no weight
-	undecided      // testers', all on one side: what the other routes are decides
+	undecided      // within parts alone: testers', all on one side; what the other routes are decides
 )
 
 // anyRoute in Options.Split means that every route is of the split.
@@ -41,9 +41,9 @@ func (v *View) parts(o Options) []part {
 	out := make([]part, len(v.routes))
 	begun, beside := false, o.Beside
 	for i, r := range v.routes {
-		out[i] = v.partAlone(r, o)
+		out[i] = v.partFirst(r, o)
 		begun = begun || out[i].ofSplit() && r.leads(canary)
-		beside = beside || r.besideOthers(out[i])
+		beside = beside || r.countsAsBeside(out[i])
 	}
 	for i, r := range v.routes {
 		if out[i] == undecided {
@@ -56,8 +56,9 @@ func (v *View) parts(o Options) []part {
 // ofSplit says that a step may move the route.
 func (p part) ofSplit() bool { return p == splits || p == ended }
 
-// partAlone is what a route is to the split, as far as it tells by itself.
-func (v *View) partAlone(r *route, o Options) part {
+// partFirst is what a route is to the split where what the others come to be does not
+// decide it; undecided: it does.
+func (v *View) partFirst(r *route, o Options) part {
 	switch {
 	case !r.namesBoth():
 		return noPart
@@ -68,21 +69,24 @@ func (v *View) partAlone(r *route, o Options) part {
 	case r.leads(canary):
 		return ended
 	}
-	return splits
+	return splits // all of it is stable's: the split before its first step
 }
 
 // standsWithAll says that a route of testers, all on one side, has been seen to split
-// and that no route of everybody is on the other side.
+// and that no route of everybody that names both gives the other side anything.
 func (v *View) standsWithAll(r *route, o Options) bool {
-	if r.leads(canary) {
-		return o.splits(r) && !v.behind()
+	if !o.splits(r) {
+		return false
 	}
-	return o.splits(r) && !v.ahead()
+	if r.leads(canary) {
+		return !v.behind()
+	}
+	return !v.ahead()
 }
 
 // partAmong is what a route of testers, all on one side, is to the split: begun says
-// that the split gives the canary something, beside that another route leads
-// somewhere.
+// that the split gives the canary something, beside that there is something
+// for one that is the canary's alone to stand beside.
 func (v *View) partAmong(r *route, begun, beside bool) part {
 	switch {
 	case r.leads(canary) && !beside: // there is nothing else that it could stand beside
@@ -93,16 +97,14 @@ func (v *View) partAmong(r *route, begun, beside bool) part {
 	return aside
 }
 
-// besideOthers says that a route of testers which is the canary's alone stands beside
-// this one.
-func (r *route) besideOthers(p part) bool {
-	switch p {
-	case noPart:
-		return !r.selective && r.leadsEither()
-	case undecided:
+// countsAsBeside says that a route of testers which is the canary's alone has this one
+// to stand beside: one that leads somewhere, but for testers' that name one side only,
+// or that are all the canary's themselves.
+func (r *route) countsAsBeside(p part) bool {
+	if p == undecided {
 		return r.leads(stable)
 	}
-	return r.leadsEither()
+	return (p != noPart || !r.selective) && r.leadsEither()
 }
 
 // behind says that a route of everybody that names both is not at its end: a

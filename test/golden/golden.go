@@ -21,7 +21,7 @@ func Check(t testing.TB, path, got string, rewrite bool) {
 	}
 	want, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v (make golden writes it)", err)
 	}
 	if got != string(want) {
 		t.Errorf("%s differs (make golden rewrites it): %s", path, FirstDifference(got, string(want)))

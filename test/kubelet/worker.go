@@ -156,13 +156,14 @@ func possibleContainer(c corev1.Container) error {
 	if len(c.EnvFrom) > 0 {
 		return refused("container %q: envFrom", c.Name)
 	}
-	if c.Lifecycle == nil {
-		return nil
-	}
-	if stop := c.Lifecycle.PreStop; c.Lifecycle.PostStart != nil || stop != nil && stop.Sleep == nil && stop.HTTPGet == nil {
+	if l := c.Lifecycle; l != nil && (l.PostStart != nil || !possibleStop(l.PreStop)) {
 		return refused("container %q: postStart, or a preStop that is neither sleep nor httpGet", c.Name)
 	}
 	return nil
+}
+
+func possibleStop(h *corev1.LifecycleHandler) bool {
+	return h == nil || h.Sleep != nil || h.HTTPGet != nil
 }
 
 func (w *worker) containersIdle(pod *corev1.Pod) bool {
