@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/prometheus/alertmanager/matcher/compat"
 	"github.com/prometheus/alertmanager/pkg/labels"
@@ -28,6 +29,9 @@ var parseMatchers = compat.FallbackMatchersParser(slog.New(slog.DiscardHandler))
 func ParseMatchers(expressions ...string) (Matchers, error) {
 	var list labels.Matchers
 	for _, expression := range expressions {
+		if !utf8.ValidString(expression) { // one of the grammars takes it, and what it has read cannot be written so that it is read again
+			return Matchers{}, fmt.Errorf("matchers %q: not valid UTF-8: want, for example, team=\"shop\"", expression)
+		}
 		parsed, err := parseMatchers(expression, "guardian")
 		if err != nil {
 			return Matchers{}, fmt.Errorf("matchers %q: %w: want, for example, team=\"shop\"", expression, err)
