@@ -119,9 +119,12 @@
 // the reason names it. No workload at all is an unknown build, which is never new.
 // Where the labels of the two sides overlap, a pod belongs to the side that asks
 // for more, else to the canary, and Endpoints.Overlap says so. Of several
-// DestinationRules of one host in the namespace each subset is the one of the
-// oldest that has it, as for Istio, and Outside.Overruled says so where the guard's
-// own rule has other labels. Rules of other namespaces are not seen.
+// DestinationRules of one host in the namespace guardian goes by what the clients of
+// the namespace take: rules of one exportTo are merged, each subset being that of the
+// oldest that has it, and of several exportTo a client takes the last that it sees.
+// Outside.Overruled says where that is not the guard's own rule, or not the same for all
+// clients, and stable is as ready as it is for those that have the fewest. Rules of
+// other namespaces are not seen, and the mesh's default of exportTo is taken for "*".
 //
 // Of several workloads each has a build of its own besides, which is refused and
 // looked at like the only one of another canary.

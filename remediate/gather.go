@@ -145,7 +145,7 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 	}
 	s.sides.Stable = stable.Side
 	if why == "" {
-		s.input.Stable.Ready, err = s.readyOf(ctx, r, stable)
+		s.input.Stable.Ready, err = s.leastReady(ctx, r, stable, rule)
 		if why := s.cannotRead(err); why != "" {
 			s.input.Stable.Missing = fmt.Sprintf("EndpointSlices of Service %s/%s cannot be read: %s", g.Namespace, stable.Service, why)
 		} else if err != nil {
@@ -268,6 +268,37 @@ func (side *resolvedSide) name() {
 	slices.Sort(side.Workloads)
 	side.Workloads = slices.Compact(side.Workloads)
 	side.Waiting = waitingOf(side.pods)
+}
+
+// leastReady counts stable's ready endpoints for the clients that have the fewest:
+// not all need to take the same DestinationRule. Those for whom neither subset is there
+// send the canary nothing that a rollback could bring back.
+func (s *snapshot) leastReady(ctx context.Context, r reader, stable resolvedSide, rule *slimRule) (int, error) {
+	least, err := s.readyOf(ctx, r, stable)
+	g := s.input.Guard
+	if err != nil || rule == nil || g.Stable.Host != "" {
+		return least, err
+	}
+	for _, e := range rule.elsewhere {
+		set, has := subsetOf(e.subsets, g.Stable.Subset)
+		_, hasCanary := subsetOf(e.subsets, g.Canary.Subset)
+		switch {
+		case slices.Equal(set, stable.subset) && has, !has && !hasCanary && g.Canary.Host == "":
+			continue
+		case !has:
+			return 0, nil
+		}
+		side, why, err := s.side(ctx, r, g.Stable, &slimRule{subsets: e.subsets})
+		if err != nil || why != "" {
+			return 0, err
+		}
+		n, err := s.readyOf(ctx, r, side)
+		if err != nil {
+			return 0, err
+		}
+		least = min(least, n)
+	}
+	return least, nil
 }
 
 func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (int, error) {

@@ -134,9 +134,9 @@ func (w ways) definer(own *slimRule, subset string) string {
 	return name
 }
 
-// isPartOf says that Istio merges a rule with the guard's, or that it is that.
+// isPartOf says that Istio made own of a rule, with others or alone.
 func (w ways) isPartOf(r, own *slimRule) bool {
-	return r.name == own.name || w.host(r) == w.host(own) && !r.chosen && !own.chosen && r.exported == own.exported
+	return slices.Contains(own.parts, r.name) || len(own.parts) == 0 && r.name == own.name
 }
 
 func (w ways) host(r *slimRule) string {

@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,5 +53,32 @@ func TestAnOlderDestinationRuleOfTheHostIsWhatCounts(t *testing.T) {
 	if s := r.inState(app.Name, decision.StateRolledBack).Status; len(s.Overruled) > 0 {
 		t.Errorf("still told: %q", s.Overruled)
 	}
+	r.atWeight(app, 0)
+}
+
+// A younger DestinationRule of the host with another exportTo is all that its clients
+// have, whatever the guard's own says.
+func TestAYoungerDestinationRuleForTheNamespaceIsWhatCounts(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders")
+	r.must(app.SetWeights(t.Context(), 70, 30))
+	rules := r.dynamic.Resource(controlplane.DestinationRules).Namespace(r.ns)
+	own, err := rules.Get(t.Context(), app.Name, metav1.GetOptions{})
+	r.must(err)
+	younger := &unstructured.Unstructured{Object: map[string]any{"apiVersion": own.GetAPIVersion(), "kind": "DestinationRule", "metadata": map[string]any{"name": "tuning"},
+		"spec": map[string]any{"host": app.Name, "exportTo": []any{"."}, "subsets": []any{map[string]any{"name": "v1", "labels": map[string]any{"version": "v0"}}, map[string]any{"name": "v2", "labels": map[string]any{"version": "v2"}}}}}}
+	_, err = rules.Create(t.Context(), younger, metav1.CreateOptions{})
+	r.must(err)
+
+	p := r.start(r.guard(app.Name))
+	p.leader()
+	r.must(p.fire(app.Name, badAlert("CanaryErrors")))
+	s := r.inState(app.Name, decision.StateBlocked).Status
+	if want := []string{"Istio takes subset v1 from DestinationRule tuning (version=v0), which has another exportTo, not from orders (version=v1)"}; !slices.Equal(s.Overruled, want) || !strings.Contains(s.Reason, "stable v1 has 0 ready endpoints") {
+		t.Errorf("blocked since %s; told %q, want %q", s.Reason, s.Overruled, want)
+	}
+	r.atWeight(app, 30)
+	r.must(rules.Delete(t.Context(), "tuning", metav1.DeleteOptions{}))
+	r.inState(app.Name, decision.StateRolledBack)
 	r.atWeight(app, 0)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unique"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
@@ -22,10 +23,14 @@ import (
 type shop struct {
 	reader
 	subsets map[string]map[string]string
+	rule    *slimRule // nil: one of the subsets
 	running []*slimPod
 }
 
 func (s shop) destinationRule(context.Context, string) (*slimRule, error) {
+	if s.rule != nil {
+		return s.rule, nil
+	}
 	dr := &slimRule{host: "orders-service"}
 	for name, set := range s.subsets {
 		dr.subsets = append(dr.subsets, slimSubset{name, slimLabelsOf(set)})
@@ -189,15 +194,15 @@ func TestWhatElseLeadsToTheCanaryIsNamed(t *testing.T) {
 	if want := []string{"Service orders-canary"}; !slices.Equal(open, want) {
 		t.Errorf("open %v, want %v", open, want)
 	}
-	w.rules[1].exported = "." // so that Istio does not merge it
-	if _, open := w.find(); !slices.Equal(open, []string{"Service orders-canary", "subset new of DestinationRule again"}) {
-		t.Errorf("a rule that Istio keeps apart: open %v", open)
+	w.rules[0].exported = "*" // so that Istio does not merge them, and the youngest, or the last by name, is all there is
+	if denied, open := w.find(); !slices.Equal(denied, []string{"subset all of DestinationRule orders-service"}) || !slices.Equal(open, []string{"Service orders-canary", "subset new of DestinationRule again"}) {
+		t.Errorf("a rule that Istio keeps apart: denied %v, open %v", denied, open)
 	}
 }
 
 // oldRule is a DestinationRule of the guard's host.
 func oldRule(name string, made int64, subsets ...string) *slimRule {
-	r := &slimRule{slim: slim{name: name}, host: "orders-service", made: made}
+	r := &slimRule{slim: slim{name: name, namespace: unique.Make("shop")}, host: "orders-service", made: made}
 	for _, s := range subsets {
 		subset, version, _ := strings.Cut(s, "=")
 		r.subsets = append(r.subsets, slimSubset{subset, slimLabelsOf(map[string]string{"version": version})})
@@ -205,8 +210,17 @@ func oldRule(name string, made int64, subsets ...string) *slimRule {
 	return r
 }
 
-// Istio merges the DestinationRules of one host in a namespace: each subset is the one of
-// the oldest that has it.
+// exportedTo is the rule for clients of some namespaces.
+func (k *slimRule) exportedTo(namespaces string) *slimRule { k.exported = namespaces; return k }
+
+// forSome is the rule for clients with a label.
+func (k *slimRule) forSome(app string) *slimRule {
+	k.chosen, k.exported, k.selector = true, ".", slimLabelsOf(map[string]string{"app": app})
+	return k
+}
+
+// Istio merges the DestinationRules of one host, namespace and exportTo: each subset is the
+// one of the oldest that has it. Of several exportTo a client takes the last that it sees.
 func TestSubsetsAreThoseThatIstioTakes(t *testing.T) {
 	for name, c := range map[string]struct {
 		own    *slimRule
@@ -220,12 +234,34 @@ func TestSubsetsAreThoseThatIstioTakes(t *testing.T) {
 		"an older one has the same": {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("z", 1, "v1=1")}, "v1=1 v2=2", nil},
 		"an older one has other labels": {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("z", 1, "v1=old")}, "v1=old v2=2",
 			map[string]string{"v1": "Istio takes subset v1 from DestinationRule z (version=old), which is older, not from orders (version=1)"}},
-		"a younger one has other labels":        {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("a", 6, "v1=new")}, "v1=1 v2=2", nil},
-		"of the same age, by name":              {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 5, "v1=a"), oldRule("z", 5, "v1=z")}, "v1=a", map[string]string{"v1": "DestinationRule a "}},
-		"the oldest of several":                 {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 4, "v1=a"), oldRule("z", 3, "v1=z")}, "v1=z", map[string]string{"v1": "DestinationRule z "}},
-		"for some clients alone":                {oldRule("orders", 5, "v1=1"), []*slimRule{{slim: slim{name: "a"}, host: "orders-service", made: 1, chosen: true, subsets: oldRule("", 0, "v1=a").subsets}}, "v1=1", nil},
-		"the guard's is for some clients alone": {&slimRule{slim: slim{name: "orders"}, made: 5, chosen: true, subsets: oldRule("", 0, "v1=1").subsets}, []*slimRule{oldRule("a", 1, "v1=a")}, "v1=1", nil},
-		"for other namespaces than the guard's": {oldRule("orders", 5, "v1=1"), []*slimRule{{slim: slim{name: "a"}, host: "orders-service", made: 1, exported: ".", subsets: oldRule("", 0, "v1=a", "v2=a").subsets}}, "v1=1", map[string]string{"v1": "Istio may take subset v1 from DestinationRule a (version=a), which is older and has another exportTo"}},
+		"a younger one has other labels": {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("a", 6, "v1=new")}, "v1=1 v2=2", nil},
+		"of the same age, by name":       {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 5, "v1=a"), oldRule("z", 5, "v1=z")}, "v1=a", map[string]string{"v1": "DestinationRule a "}},
+		"the oldest of several":          {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 4, "v1=a"), oldRule("z", 3, "v1=z")}, "v1=z", map[string]string{"v1": "DestinationRule z "}},
+		"a younger one has another exportTo": {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("tuning", 6, "v1=0", "v2=2").exportedTo("*")}, "v1=0 v2=2",
+			map[string]string{"v1": "Istio takes subset v1 from DestinationRule tuning (version=0), which has another exportTo, not from orders (version=1)"}},
+		"a younger one for its namespace": {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("tuning", 6, "v1=0", "v2=2").exportedTo(".")}, "v1=0 v2=2",
+			map[string]string{"v1": "Istio takes subset v1 from DestinationRule tuning (version=0), which has another exportTo, not from orders (version=1)"}},
+		"a younger one without the subset": {oldRule("orders", 5, "v1=1", "v2=2"), []*slimRule{oldRule("tuning", 6, "v2=2").exportedTo(".")}, "v2=2",
+			map[string]string{"v1": "Istio takes DestinationRule tuning, which has another exportTo and no subset v1, not orders (version=1)"}},
+		"a younger one for its namespace has no subsets": {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("tuning", 6).exportedTo(".")}, "v1=1",
+			map[string]string{"v1": "for clients of its namespace Istio takes DestinationRule tuning, which has no subset v1, not orders (version=1)"}},
+		"an older one has another exportTo":       {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 1, "v1=a", "v2=a").exportedTo(".")}, "v1=1", nil},
+		"an older one for everybody":              {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 1, "v1=a").exportedTo("*")}, "v1=1", nil},
+		"an older one for a namespace":            {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 1, "v1=a").exportedTo("web")}, "v1=1", nil},
+		"a younger one for a namespace":           {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("z", 6, "v1=z").exportedTo("web")}, "v1=1", map[string]string{"v1": "for clients of namespace web Istio takes subset v1 from DestinationRule z (version=z), not from orders (version=1)"}},
+		"a younger one for no namespace":          {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("z", 6, "v1=z").exportedTo("~")}, "v1=1", nil},
+		"an older one for the guard's is private": {oldRule("orders", 5, "v1=1").exportedTo("."), []*slimRule{oldRule("a", 1, "v1=a")}, "v1=1", map[string]string{"v1": "for clients of other namespaces Istio takes subset v1 from DestinationRule a (version=a), not from orders (version=1)"}},
+		"another for its namespace says the same": {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("z", 6, "v1=1").exportedTo(".")}, "v1=1", nil},
+		"merged, and again after another exportTo": {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("b", 6, "v1=b").exportedTo("."), oldRule("c", 7, "v1=c")}, "v1=c",
+			map[string]string{"v1": "DestinationRule c (version=c), which "}},
+		"one that is for more is merged":                    {oldRule("orders", 5, "v1=1").exportedTo("."), []*slimRule{oldRule("z", 6, "v1=z", "v2=2").exportedTo(". web")}, "v1=1 v2=2", map[string]string{"v1": "for clients of namespace web Istio takes subset v1 from DestinationRule z (version=z)"}},
+		"for the namespace by its name is another exportTo": {oldRule("orders", 5, "v1=1").exportedTo("."), []*slimRule{oldRule("z", 6, "v1=z").exportedTo("shop")}, "v1=z", map[string]string{"v1": "DestinationRule z "}},
+		"the guard's is for a namespace alone":              {oldRule("orders", 5, "v1=1").exportedTo("web"), []*slimRule{oldRule("z", 6, "v1=1").exportedTo("app")}, "v1=1", nil},
+		"the guard's is for no namespace":                   {oldRule("orders", 5, "v1=1").exportedTo("~"), []*slimRule{oldRule("a", 1, "v1=a")}, "v1=a", map[string]string{"v1": "DestinationRule a (version=a), which has another exportTo, not from orders"}},
+		"for some clients alone":                            {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 1, "v1=a").forSome("web")}, "v1=1", map[string]string{"v1": "for clients with the labels app=web Istio takes subset v1 from DestinationRule a (version=a), not from orders (version=1)"}},
+		"for some clients alone, the same":                  {oldRule("orders", 5, "v1=1"), []*slimRule{oldRule("a", 1, "v1=1").forSome("web")}, "v1=1", nil},
+		"the guard's is for some clients alone":             {oldRule("orders", 5, "v1=1").forSome("web"), []*slimRule{oldRule("a", 1, "v1=a")}, "v1=a", map[string]string{"v1": "DestinationRule a (version=a), which has no workloadSelector, not from orders (version=1)"}},
+		"merged into one that is for some clients alone":    {oldRule("orders", 5, "v1=1").exportedTo("."), []*slimRule{oldRule("z", 9, "v2=2").forSome("web")}, "v2=2 v1=1", map[string]string{"v1": "for clients of its namespace Istio takes no DestinationRule: it merges orders into z, which has a workloadSelector"}},
 	} {
 		before := fmt.Sprint(c.own)
 		m := c.own.merge(c.others)
@@ -243,6 +279,34 @@ func TestSubsetsAreThoseThatIstioTakes(t *testing.T) {
 		}
 		if fmt.Sprint(c.own) != before {
 			t.Errorf("%s: the rule in the cache was edited", name)
+		}
+	}
+}
+
+// Stable is as ready as it is for the clients that have the fewest of it, of those that
+// have one of the two subsets.
+func TestStableIsAsReadyAsForTheClientsThatHaveTheFewest(t *testing.T) {
+	running := []*slimPod{readyPod("a", "orders:1", withLabels("version=1")), readyPod("b", "orders:1", withLabels("version=1")), readyPod("c", "orders:2", withLabels("version=2")), readyPod("d", "old", withLabels("version=old"))}
+	for name, c := range map[string]struct {
+		other *slimRule
+		want  int
+	}{
+		"the same for all":          {oldRule("z", 6, "v1=1", "v2=2").exportedTo("web"), 2},
+		"fewer in a namespace":      {oldRule("z", 6, "v1=old", "v2=2").exportedTo("web"), 1},
+		"none in a namespace":       {oldRule("z", 6, "v1=gone", "v2=2").exportedTo("web"), 0},
+		"no such subset":            {oldRule("z", 6, "v2=2").exportedTo("web"), 0},
+		"neither subset":            {oldRule("z", 6).exportedTo("web"), 2},
+		"none for some clients":     {oldRule("z", 6, "v1=gone").forSome("web"), 0},
+		"what nobody takes":         {oldRule("z", 1, "v1=gone", "v2=2").exportedTo("web"), 2},
+		"none, and taken by all":    {oldRule("z", 6, "v1=gone", "v2=2").exportedTo("*"), 0},
+		"more, and taken by nobody": {oldRule("z", 6, "v1=2", "v2=2").exportedTo("~"), 2},
+	} {
+		s := snapshot{input: decision.Input{Guard: decisiontest.Given().Guard}}
+		if err := s.gatherPair(t.Context(), shop{rule: oldRule("orders", 5, "v1=1", "v2=2").merge([]*slimRule{c.other}), running: running}, "cluster.local"); err != nil {
+			t.Fatal(err)
+		}
+		if s.input.Stable.Ready != c.want || s.input.Stable.Missing != "" {
+			t.Errorf("%s: %d ready, %q missing, want %d", name, s.input.Stable.Ready, s.input.Stable.Missing, c.want)
 		}
 	}
 }

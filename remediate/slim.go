@@ -1,9 +1,7 @@
 package remediate
 
 import (
-	"cmp"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +15,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/labels"
 )
 
 // The caches hold thousands of pods, Deployments, … of which guardian looks at
@@ -381,11 +378,14 @@ type slimRule struct {
 	slim
 	host     string
 	subsets  []slimSubset
-	made     int64  // when, Unix seconds: Istio goes by the oldest of a host
-	chosen   bool   // it is for some clients alone: Istio does not merge it with others
-	exported string // to which namespaces; empty: as the mesh has it
+	made     int64      // when, Unix seconds: Istio goes by the oldest of a host
+	chosen   bool       // it is for some clients alone (workloadSelector)
+	selector slimLabels // for which
+	exported string     // to which namespaces, as in exportTo, in order, each once; empty: as the mesh has it
 
-	overruled map[string]string // of its subsets, those that Istio takes from another rule: why, in words
+	parts     []string          // the rules that Istio made it of, itself included; empty: itself alone
+	overruled map[string]string // subsets that Istio takes from another rule, for some clients or all: why, in words
+	elsewhere []*rulesMerged    // what other clients take than those whose subsets it has
 }
 
 type slimSubset struct {
@@ -400,8 +400,13 @@ func slimRuleOf(r *unstructured.Unstructured) *slimRule {
 	k.host, _, _ = unstructured.NestedString(r.Object, "spec", "host")
 	k.made = r.GetCreationTimestamp().Unix()
 	_, k.chosen, _ = unstructured.NestedMap(r.Object, "spec", "workloadSelector")
+	selector, _, _ := unstructured.NestedStringMap(r.Object, "spec", "workloadSelector", "matchLabels")
 	exported, _, _ := unstructured.NestedStringSlice(r.Object, "spec", "exportTo")
-	k.exported = unique.Make(strings.Join(exported, " ")).Value()
+	if k.selector = slimLabelsOf(selector); k.chosen {
+		exported = []string{"."} // whatever it has
+	}
+	slices.Sort(exported)
+	k.exported = unique.Make(strings.Join(slices.Compact(exported), " ")).Value()
 	all, _, _ := unstructured.NestedFieldNoCopy(r.Object, "spec", "subsets")
 	subsets, _ := all.([]any)
 	for _, s := range subsets {
@@ -416,56 +421,17 @@ func slimRuleOf(r *unstructured.Unstructured) *slimRule {
 	return k
 }
 
-// merge is what Istio makes of a rule and the others of its host and namespace: it
-// takes each subset from the oldest that has one of that name. Rules for some clients
-// alone (workloadSelector), and those for other namespaces (exportTo), stand for
-// themselves.
-func (k *slimRule) merge(others []*slimRule) *slimRule {
-	if len(others) == 0 || k.chosen {
-		return k
-	}
-	all := append(slices.DeleteFunc(slices.Clone(others), func(o *slimRule) bool { return o.chosen }), k)
-	slices.SortFunc(all, func(a, b *slimRule) int { return cmp.Or(cmp.Compare(a.made, b.made), cmp.Compare(a.name, b.name)) })
-	m := *k
-	m.subsets, m.overruled = nil, map[string]string{}
-	for _, r := range all {
-		for _, s := range r.subsets {
-			if _, taken := m.subset(s.name); !taken && r.exported == k.exported {
-				m.subsets = append(m.subsets, s)
-			}
-			if own, ok := k.subset(s.name); ok && r != k && r.before(k) && !slices.Equal(own, s.labels) && m.overruled[s.name] == "" {
-				m.overruled[s.name] = k.overruledBy(r, s.name)
-			}
-		}
-	}
-	return &m
-}
-
-// before says that Istio goes by this rule rather than by another of the same host.
-func (k *slimRule) before(o *slimRule) bool {
-	return k.made < o.made || k.made == o.made && k.name < o.name
-}
-
-// overruledBy says that Istio takes a subset from another rule, or may.
-func (k *slimRule) overruledBy(older *slimRule, subset string) string {
-	says := func(r *slimRule) string {
-		set, _ := r.subset(subset)
-		return cmp.Or(labels.SelectorFromSet(set.set()).String(), "no labels")
-	}
-	takes, why := "takes", "which is older"
-	if older.exported != k.exported {
-		takes, why = "may take", "which is older and has another exportTo"
-	}
-	return fmt.Sprintf("Istio %s subset %s from DestinationRule %s (%s), %s, not from %s (%s)", takes, subset, older.name, says(older), why, k.name, says(k))
-}
-
 // subset returns the labels of a subset, and whether there is one of that name.
 func (k *slimRule) subset(name string) (slimLabels, bool) {
-	i := slices.IndexFunc(k.subsets, func(s slimSubset) bool { return s.name == name })
+	return subsetOf(k.subsets, name)
+}
+
+func subsetOf(subsets []slimSubset, name string) (slimLabels, bool) {
+	i := slices.IndexFunc(subsets, func(s slimSubset) bool { return s.name == name })
 	if i < 0 {
 		return nil, false
 	}
-	return k.subsets[i].labels, true
+	return subsets[i].labels, true
 }
 
 // leadingTo names the subsets besides the pair's own that lead to pods of the
