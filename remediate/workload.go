@@ -178,7 +178,7 @@ func (r *counting) count(pods []*slimPod) {
 			r.w.Ages = map[string]decision.PodAge{}
 		}
 		age := r.w.Ages[rev.build]
-		r.w.Ages[rev.build] = decision.PodAge{Made: earlierOf(age.Made, p.made()), Ready: earlierOf(age.Ready, p.readySince())}
+		r.w.Ages[rev.build] = age.With(decision.PodAge{Made: p.made(), Ready: p.readySince(), Last: p.readySince()})
 	}
 	r.w.Running, r.w.Serving = slices.Sorted(maps.Keys(running)), slices.Sorted(maps.Keys(serving))
 	slices.Sort(r.w.Unowned)

@@ -263,13 +263,13 @@ func TestWhatRunsBehindTheCanary(t *testing.T) {
 	}
 }
 
-func TestABuildIsAsOldAsItsOldestReadyPod(t *testing.T) {
+func TestABuildIsAsOldAsItsReadyPods(t *testing.T) {
 	one, two := hashOf(template("orders:1")), hashOf(template("orders:2"))
 	sets := []*slimRevision{replicaSet("orders:1", "Deployment/v2", at.Add(-time.Hour)), replicaSet("orders:2", "Deployment/v2", at.Add(-time.Minute))}
 	w := canaryWorkload([]*slimDeployment{deployment("v2", "orders:2")}, []*slimPod{
 		readyPod("a", "orders:1", aged(time.Hour, 50*time.Minute)), readyPod("b", "orders:1", aged(2*time.Hour, time.Minute)),
 		readyPod("c", "orders:1", aged(9*time.Hour, 9*time.Hour), notReady), readyPod("d", "orders:2", aged(30*time.Second, 10*time.Second))}, sets)
-	want := map[string]decision.PodAge{one: {Made: at.Add(-2 * time.Hour), Ready: at.Add(-50 * time.Minute)}, two: {Made: at.Add(-30 * time.Second), Ready: at.Add(-10 * time.Second)}}
+	want := map[string]decision.PodAge{one: {Made: at.Add(-2 * time.Hour), Ready: at.Add(-50 * time.Minute), Last: at.Add(-time.Minute)}, two: {Made: at.Add(-30 * time.Second), Ready: at.Add(-10 * time.Second), Last: at.Add(-10 * time.Second)}}
 	if !reflect.DeepEqual(w.Ages, want) {
 		t.Errorf("ages %v\nwant %v", w.Ages, want)
 	}

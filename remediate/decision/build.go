@@ -37,15 +37,29 @@ type Revision struct {
 	Build string `json:"build"`
 }
 
-// PodAge is how old the ready pods of a build are: the oldest of them.
+// PodAge is how old the ready pods of a build are.
 type PodAge struct {
-	Made  time.Time // by the API server's clock
-	Ready time.Time // by the node's
+	Made  time.Time // the first of them, by the API server's clock
+	Ready time.Time // when the first of them became ready, by the node's
+	Last  time.Time // when the last of them did, by the node's
+}
+
+// With is the age of both's pods.
+func (a PodAge) With(b PodAge) PodAge {
+	return PodAge{Made: earlier(a.Made, b.Made), Ready: earlier(a.Ready, b.Ready), Last: later(a.Last, b.Last)}
 }
 
 // earlier is the earlier of two times; zero is none.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// later is the later of two times; zero is none.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
 		return b
 	}
 	return a
@@ -96,8 +110,7 @@ func (w Workload) as(known []Revision, build string) Workload {
 	w.Ages = make(map[string]PodAge, len(ages))
 	for b, age := range ages {
 		name := cmp.Or(names[b], b)
-		have := w.Ages[name]
-		w.Ages[name] = PodAge{Made: earlier(have.Made, age.Made), Ready: earlier(have.Ready, age.Ready)}
+		w.Ages[name] = w.Ages[name].With(age)
 	}
 	w.Revisions = slices.Clone(w.Revisions)
 	for i := range w.Revisions {

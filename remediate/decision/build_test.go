@@ -10,7 +10,7 @@ import (
 // TestTheSameRevisionIsTheSameBuildHoweverItIsHashed has hashes change as they do when an upgrade knows
 // one more field, or when the settings name an annotation.
 func TestTheSameRevisionIsTheSameBuildHoweverItIsHashed(t *testing.T) {
-	at1 := PodAge{Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour)}
+	at1 := PodAge{Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour), Last: at.Add(-time.Minute)}
 	w := Workload{Build: "b1-new", Builds: []string{"b1-new"}, Running: []string{"b1-new"}, Serving: []string{"b1-old"}, Ready: 3, Current: 2,
 		Ages: map[string]PodAge{"b1-new": at1, "b1-old": at1}, Revisions: []Revision{{"v2-1", "b1-old"}, {"v2-2", "b1-new"}, {"v2-3", "b1-new"}}}
 	for name, c := range map[string]struct {

@@ -32,7 +32,7 @@ func given(edits ...func(*Input)) Input {
 		Record:  Record{Status: Status{State: StateShifting, Since: at.Add(-10 * time.Minute), Weight: 50, Build: "b1", BuildSince: at.Add(-time.Hour), MovedAt: at.Add(-10 * time.Minute), BuildMemory: BuildMemory{Served: []Served{{Build: "b1", From: at.Add(-10 * time.Minute)}}}}},
 		Traffic: virtualservice.Traffic{Weight: 50, Lowest: 50, Split: 1},
 		Canary: Workload{Build: "b1", Since: at.Add(-time.Hour), Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true,
-			Ages: map[string]PodAge{"b1": {Made: at.Add(-time.Hour), Ready: at.Add(-time.Hour)}}},
+			Ages: map[string]PodAge{"b1": {at.Add(-time.Hour), at.Add(-time.Hour), at.Add(-time.Hour)}}},
 		Stable: Endpoints{Ready: 2},
 		Deny:   []string{"orders-service/v2"},
 	}
@@ -117,7 +117,7 @@ func ages(build string, ago time.Duration) but { return agedOf(build, at.Add(-ag
 func agedOf(build string, made, ready time.Time) but {
 	return func(in *Input) {
 		in.Canary.Ages = maps.Clone(in.Canary.Ages)
-		in.Canary.Ages[build] = PodAge{made, ready}
+		in.Canary.Ages[build] = PodAge{made, ready, ready}
 	}
 }
 

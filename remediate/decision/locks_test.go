@@ -201,7 +201,7 @@ func TestAnUnlockUnderAllTrafficBeginsTheRollbackWindow(t *testing.T) {
 	for name, lift := range map[string]but{"by a person": asks(RequestUnlock), "by a new build": runs("b2", 2)} {
 		t.Run(name, func(t *testing.T) {
 			// CI has given it all traffic a moment ago.
-			s := tell(t, locked(LockBuild), live, gets(100), lift, func(in *Input) { in.Canary.Ages = map[string]PodAge{"b2": {at, at}} })
+			s := tell(t, locked(LockBuild), live, gets(100), lift, func(in *Input) { in.Canary.Ages = map[string]PodAge{"b2": {at, at, at}} })
 			d := s.then(0)
 			s.locked(false)
 			if st := d.Record.Status; st.State == StateCompleted || len(st.Proven) > 0 || !st.PromotedAt.Equal(at) {

@@ -99,13 +99,36 @@ func (d *decider) observeRollout(first bool) {
 	case first:
 		s.Rolling = s.Build != "" && !done
 	case s.Rolling && done:
-		s.Rolling, s.AloneSince = false, d.now
+		s.Rolling, s.AloneSince = false, later(s.ServesSince(), d.rolloutEnd())
 		if in.Traffic.Full() {
 			s.PromotedAt, s.CompletedAt = d.now, time.Time{}
 		} else if in.Traffic.Weight > 0 {
 			s.MovedAt = d.now // until now the build before has answered as well
 		}
 	}
+}
+
+// rolloutEnd is when other builds' pods had answered last, as far as is known. It goes by when the last of the present ones became
+// ready, for guardian may look late, and what comes back after a build that never came was not away. Where another build began to
+// answer after that, and nobody saw it end, it is now.
+func (d *decider) rolloutEnd() time.Time {
+	var end time.Time
+	for _, b := range d.in.Canary.Builds {
+		end = later(end, d.in.Canary.Ages[b].Last)
+	}
+	if end.IsZero() || end.After(d.now) {
+		return d.now
+	}
+	for _, other := range d.rec.Status.Served {
+		switch {
+		case slices.Contains(d.in.Canary.Builds, other.Build):
+		case other.Still() && other.From.After(end):
+			return d.now
+		default:
+			end = later(end, other.Until)
+		}
+	}
+	return end
 }
 
 // isFirst says that there was no workload when the guard was first looked at, so

@@ -551,6 +551,20 @@ func TestABuildServesAloneFromTheEndOfItsRolloutOn(t *testing.T) {
 	hourAgo, minuteAgo := at.Add(-time.Hour), at.Add(-time.Minute)
 	alone := func(in *Input) { in.Record.Status.AloneSince = minuteAgo }
 	rolling := func(in *Input) { in.Record.Status.Rolling = true }
+	readySince := func(ago time.Duration) but {
+		return func(in *Input) {
+			in.Canary.Ages = map[string]PodAge{in.Canary.Build: {Made: hourAgo, Ready: hourAgo, Last: at.Add(-ago)}}
+			in.Record.Status.Served = []Served{{Build: "b1", From: hourAgo}}
+		}
+	}
+	undone := func(b2 ...Served) but { // from b2, which was on its way out
+		return func(in *Input) {
+			rolling(in)
+			s := &in.Record.Status
+			s.Build, s.AloneSince, s.Served = "b2", hourAgo, append(s.Served, b2...)
+		}
+	}
+	answered := func(from, until time.Duration) Served { return Served{"b2", at.Add(-from), at.Add(-until)} }
 	for name, c := range map[string]struct {
 		in   Input
 		want time.Time
@@ -560,8 +574,17 @@ func TestABuildServesAloneFromTheEndOfItsRolloutOn(t *testing.T) {
 		"a new one has begun: that of the one before": {given(advancing(50), runs("b2", 1, "b1")), hourAgo.Add(30 * time.Minute)},
 		"a new one after one that was seen":           {given(advancing(50), alone, runs("b2", 1, "b1")), minuteAgo},
 		"it goes on":                                  {given(advancing(50), alone, rolling, runs("b1", 1, "b0")), minuteAgo},
-		"it has ended":                                {given(advancing(50), alone, rolling), at},
-		"it has ended at once":                        {given(advancing(50), runs("b2", 2)), at},
+		"it has ended":                                {given(advancing(50), alone, rolling, readySince(time.Second)), at.Add(-time.Second)},
+		"it has ended at once":                        {given(advancing(50), runs("b2", 2)), minuteAgo},
+		"it ended while guardian was away":            {given(advancing(50), runs("b2", 2), readySince(27*time.Minute)), at.Add(-27 * time.Minute)},
+		"the same, and it was seen to roll":           {given(advancing(50), rolling, func(in *Input) { in.Record.Status.AloneSince = hourAgo }, readySince(27*time.Minute)), at.Add(-27 * time.Minute)},
+		"no earlier than the one before it":           {given(advancing(50), alone, rolling, readySince(27*time.Minute)), minuteAgo},
+		"when it became ready is not known":           {given(advancing(50), alone, rolling, func(in *Input) { in.Canary.Ages = nil }), at},
+		"by a node's clock that is ahead":             {given(advancing(50), alone, rolling, readySince(-time.Hour)), at},
+		"one that never came is taken back":           {given(advancing(50), undone()), hourAgo},
+		"one that was ready without traffic is":       {given(advancing(50), undone(Served{Build: "b2"})), hourAgo},
+		"one that answered until now is":              {given(advancing(50), undone(Served{Build: "b2", From: at.Add(-10 * time.Minute)})), at},
+		"one that has ceased to answer is":            {given(advancing(50), undone(answered(10*time.Minute, 5*time.Minute))), at.Add(-5 * time.Minute)},
 		"the same pods, restarted":                    {given(advancing(50), alone, runs("b1", 2)), minuteAgo},
 		"it ended in another replica's future":        {given(advancing(50), func(in *Input) { in.Record.Status.AloneSince = at.Add(time.Hour) }), at},
 	} {

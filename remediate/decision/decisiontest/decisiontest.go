@@ -32,7 +32,7 @@ func Given(edits ...func(*decision.Input)) decision.Input {
 			MovedAt: At.Add(-10 * time.Minute), BuildMemory: decision.BuildMemory{Served: []decision.Served{{Build: "b1", From: At.Add(-10 * time.Minute)}}}}},
 		Traffic: virtualservice.Traffic{Weight: 50, Lowest: 50, Split: 1},
 		Canary: decision.Workload{Build: "b1", Since: At.Add(-time.Hour), Builds: []string{"b1"}, Running: []string{"b1"}, Ready: 2, Current: 2, Complete: true,
-			Ages: map[string]decision.PodAge{"b1": {Made: At.Add(-time.Hour), Ready: At.Add(-time.Hour)}}},
+			Ages: map[string]decision.PodAge{"b1": {Made: At.Add(-time.Hour), Ready: At.Add(-time.Hour), Last: At.Add(-time.Hour)}}},
 		Stable: decision.Endpoints{Ready: 2},
 		Deny:   []string{"orders-service/v2"},
 	}
