@@ -26,18 +26,26 @@ import (
 //
 // where K is what the usual bad request of the last 20 minutes had for company in its
 // block (the mean of k² by that of k: comparisonScale), or k and 1, if those are more. That is never negative, and
-// while the canary is within what is allowed it has a mean of at most 1: by a K that is known before the block, since kc is p0*k
-// at most on average; by its own k, as long as it does not depend on whose they are how many come.
+// while the canary is within what is allowed it has a mean of at most 1 in either case: by a K that is known before the block,
+// since kc is p0*k at most on average; by its own k, as long as it does not depend on whose they are how many come. Where it does,
+// and K is sometimes the one and sometimes the other, it may have more: see below.
 //
-// K makes a block one bet, however many bad requests it has: failures may come many at a time (retries, a connection with
+// K makes a block one bet at most, however many bad requests it has: failures may come many at a time (retries, a connection with
 // many requests on it), and were they counted each for itself, as independent, ten that are one
 // would prove as much as ten. With a single one in each block the bet is the ratio of likelihoods.
 // How many come does depend on it where a dependency stalls now and then and the canary's pods are scraped during the stall and stable's after it, or where the
 // canary's pods have less load each and fail as often, each for itself: by its own k a block in which a few fail at the
 // canary would weigh as much as one in which many fail at stable. By one K what the canary's few
-// win is less than what stable's many lose. More than K are the first of such stalls, and load that rises. The first
-// adds comparisonMost at most, and what comes less often than each comparisonScale never adds up to proof. The price: an outage of
-// both, in which very many fail, makes each block after it a small bet for as long.
+// win is less than what stable's many lose.
+//
+// That holds while stable's are among the last 20 minutes'. More than K are the first of such stalls, load that rises, and bursts of stable's
+// of which the one before is older: what the canary has won by the K of its own small bursts is not made good by them, since
+// one block loses no more than one bet, and evidence does not go below 0. So where the canary's bursts are small and come often, and stable's are large and rarer
+// than comparisonScale, versions that are alike are told apart: test/judge has such pods. An hour in place of 20 minutes would
+// be wrong a seventh as often, and finds less for as long after an outage: docs/simulation.md has both.
+//
+// The price: an outage of both, in which very many fail, makes each block after it a small bet for 20 minutes, that of the build before
+// this one too; and where both fail in bursts more often than that, all blocks are small bets for good.
 //
 // The sum S of the bets' logarithms over any blocks exceeds ln(1/alpha) with a chance of at most alpha at
 // whatever time one looks, by Ville's inequality: no error is spent by looking, as it is by a test of
@@ -76,7 +84,7 @@ const (
 	comparisonTop   = comparisonProof * 4 / 3 // that is kept at most
 	comparisonHalf  = time.Hour               // in which evidence is halved
 
-	comparisonScale = 20 * time.Minute // whose blocks tell how many bad requests come at a time: what comes less often than that, a block at a time, is never proof
+	comparisonScale = 20 * time.Minute // whose blocks tell how many bad requests come at a time; of bursts that are rarer nobody knows
 
 	comparisonIdle   = 4                // evaluations without a request of the canary's within a minute, after which all begins anew
 	comparisonBridge = 10 * time.Minute // for which Prometheus may be away and nothing is forgotten

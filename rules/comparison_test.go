@@ -151,9 +151,9 @@ func TestWhatTheComparisonRefuses(t *testing.T) {
 	}
 }
 
-// A block that is taken for the canary's, because nobody knows any more that as many failures of stable's belong to
-// it, adds comparisonMost, and half of that is forgotten in an hour.
-func TestWhatComesLessOftenThanIsRememberedIsNoProof(t *testing.T) {
+// The first block of a stall of both that is scraped apart, when the one before is forgotten, adds comparisonMost, and half of
+// that is forgotten in an hour. Of smaller bursts in between this says nothing: test/judge counts what those do.
+func TestOneFullBetEachTimeThatAllIsForgottenIsNoProof(t *testing.T) {
 	if sum := comparisonMost / (1 - math.Exp2(-comparisonScale.Hours()/comparisonHalf.Hours())); sum > 0.9*comparisonProof {
 		t.Errorf("one such block in %v adds up to %.1f, and %d is proof", comparisonScale, sum, comparisonProof)
 	}

@@ -118,7 +118,8 @@ type worldOptions struct {
 	flush                int64                 // how often proxies bring what a scrape shows up to date, milliseconds; 0: always
 	gateways             int                   // proxies that report as source; 0: nobody does
 	cluster              float64               // how many bad requests come at a time on one pod, on average; at most 1: each by itself
-	stalls               int64                 // how often each pod, by itself, fails all requests for a second, milliseconds; 0: never
+	stalls               int64                 // how often each pod, by itself, fails all requests for a while, milliseconds; 0: never
+	stalled              int64                 // for how long, milliseconds; 0: a second
 	every                int64                 // how often each proxy is scraped, milliseconds; 0: scrapeInterval
 	rough                float64               // how often bursts, restarts, pods coming and going, failed scrapes; 1: as in a busy cluster
 	canaries, stables    int                   // pods
@@ -318,12 +319,13 @@ func (w *world) requests(dt int64) {
 	}
 }
 
-// stall has each of a side's pods fail for a second with a chance, by the requests per second of all of them.
+// stall has each of a side's pods fail what comes within a stall with a chance, by the requests per second of all of them.
 func (w *world) stall(side int, chance, rate float64) {
 	pods, gateways := w.serving(side)
+	lasts := float64(cmp.Or(w.stalled, second)) / second
 	for _, g := range pods {
 		if w.rng.Float64() < chance {
-			w.count(g, gateways, 2*side+1, poisson(w.rng, rate/float64(len(pods))))
+			w.count(g, gateways, 2*side+1, poisson(w.rng, lasts*rate/float64(len(pods))))
 		}
 	}
 }
