@@ -91,7 +91,7 @@ type Status struct {
 	Reason      string    `json:"reason,omitempty"`
 	Build       string    `json:"build,omitempty"`      // of the canary; empty: unknown
 	BuildSince  time.Time `json:"buildSince,omitzero"`  // when that build appeared
-	AloneSince  time.Time `json:"aloneSince,omitzero"`  // when the last rollout of a new build was seen complete: until then the build before answered as well; zero: none was seen
+	AloneSince  time.Time `json:"aloneSince,omitzero"`  // when the last rollout of a new build ended, by its pods: until then the build before answered as well; zero: none was seen
 	MovedAt     time.Time `json:"movedAt,omitzero"`     // last change of Weight by anybody, or of what it leads to: since then the build is watched
 	Spread      int       `json:"spread,omitempty"`     // how far the lowest of its routes is below Weight, percent
 	Splits      []string  `json:"splits,omitempty"`     // marks of testers' routes that have been seen to split
