@@ -107,7 +107,7 @@ var (
 	descUnguarded  = describeMetric("guardian_unguarded_virtualservices", "VirtualServices of the namespace that lead to the canary and that no guard of it has, as the lease holder has written it.")
 	descForeign    = describeMetric("guardian_foreign_locks", "Annotations by which another user holds a canary in the guard's VirtualServices, as the lease holder has written it.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
-	descBuilt      = describeMetric("guardian_canary_build_timestamp_seconds", "Since when the canary's present build alone answers: when its rollout was seen complete, or, where none was seen, when it appeared. During a rollout that of the build before.")
+	descBuilt      = describeMetric("guardian_canary_build_timestamp_seconds", "Since when the canary's present build alone answers: when its rollout ended, by its pods, or, where none was seen, when it appeared. During a rollout that of the build before.")
 
 	descriptions = []*prometheus.Desc{descWeight, descState, descRollbacks, descRestarts, descEnds, descWaiting, descProgress, descWaits, descReasserts, descUnverified, descFailures, descBlind, descUnguarded, descForeign, descMoved, descBuilt,
 		descObserves, descWouldBe, descWould}

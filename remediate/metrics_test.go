@@ -73,7 +73,7 @@ func TestSinceWhenTheCanarysBuildAnswersAloneIsAMetric(t *testing.T) {
 		m.observe(decision.Guard{Name: "orders-service"}, outcome{decision: decision.Decision{Record: decision.Record{Status: one.status}}})
 		want := ""
 		if one.want != "" {
-			want = "# HELP guardian_canary_build_timestamp_seconds Since when the canary's present build alone answers: when its rollout was seen complete, or, where none was seen, when it appeared. During a rollout that of the build before.\n" +
+			want = "# HELP guardian_canary_build_timestamp_seconds Since when the canary's present build alone answers: when its rollout ended, by its pods, or, where none was seen, when it appeared. During a rollout that of the build before.\n" +
 				"# TYPE guardian_canary_build_timestamp_seconds gauge\nguardian_canary_build_timestamp_seconds{guard=\"orders-service\"} " + one.want + "\n"
 		}
 		if err := testutil.CollectAndCompare(m, strings.NewReader(want), "guardian_canary_build_timestamp_seconds"); err != nil {
