@@ -107,6 +107,9 @@ func (i *informers) tell(was, is any, first bool) {
 	if vs, ok := was.(*unstructured.Unstructured); ok {
 		guards = append(guards, i.of(vs)...) // its lock, or the way to a canary, may have been lost with this very change
 	}
+	if rule, ok := was.(*slimRule); ok {
+		guards = append(guards, i.of(rule)...) // it may have left the host of a guard that it blocked
+	}
 	if len(guards) == 0 {
 		return
 	}

@@ -2,8 +2,11 @@ package remediate
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 
+	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -35,5 +38,25 @@ func TestTrimmingTwiceIsTrimmingOnce(t *testing.T) {
 		if !reflect.DeepEqual(once, twice) {
 			t.Errorf("%T:\nonce  %+v\ntwice %+v", object, once, twice)
 		}
+	}
+}
+
+func TestARuleThatLeavesAHostHasItsGuardLookedAt(t *testing.T) {
+	own, other, moved := oldRule("orders", 5, "v1=1"), oldRule("a-rule", 1, "v1=a"), oldRule("a-rule", 1, "v1=a")
+	moved.host = "elsewhere"
+	i := cachesOf(t)
+	var looked []string
+	i.touched = func(guards []string) { looked = append(looked, guards...) }
+	g := decisiontest.Given().Guard
+	g.DestinationRule = own.name
+	i.setGuards([]decision.Guard{g})
+	for _, r := range []*slimRule{own, moved} {
+		if err := i.reader.rules.Add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	i.tell(other, moved, true)
+	if !slices.Contains(looked, g.Name) {
+		t.Errorf("looked at %q, want %s", looked, g.Name)
 	}
 }
