@@ -435,7 +435,7 @@ func (c *Controller) work(ctx context.Context) {
 		}
 		wait, err := c.reconcile(ctx, name)
 		switch {
-		case (errors.Is(err, errRefused) || errors.Is(err, errPanic) || definitely(err)) && ctx.Err() == nil:
+		case comesAgain(err) && ctx.Err() == nil:
 			c.queue.AddAfter(name, c.slow.When(name))
 		case err != nil && ctx.Err() == nil:
 			c.queue.AddRateLimited(name)

@@ -37,6 +37,27 @@ func definitely(err error) bool {
 	return code >= 400 && code < 500 && !apierrors.IsTimeout(err) && !apierrors.IsTooManyRequests(err) && !apierrors.IsUnauthorized(err)
 }
 
+// comesAgain says that a pass which is made again at once would fail in the same way.
+// Where a write of traffic was lost it need not, whatever else was refused.
+func comesAgain(err error) bool {
+	if traffic, ok := errors.AsType[*trafficError](err); ok && !definitelyAll(traffic.err) {
+		return false
+	}
+	return errors.Is(err, errRefused) || errors.Is(err, errPanic) || definitely(err)
+}
+
+// definitelyAll says that definitely is so of each of the joined errors.
+func definitelyAll(err error) bool {
+	if wrapped := errors.Unwrap(err); wrapped != nil {
+		return definitelyAll(wrapped)
+	}
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // it is unwrapped step by step
+	if !ok {
+		return definitely(err)
+	}
+	return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !definitelyAll(e) })
+}
+
 // recordError is that of a write of the record.
 type recordError struct{ err error }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // lonely is a guardian alone with one guard, whose API server refuses what a test
@@ -569,5 +570,30 @@ func TestAnAlertThatSeemsToNeedNothingIsLookedAtOnTheAPIServer(t *testing.T) {
 				t.Errorf("%v, recorded %v, the canary has %+v", err, out.recorded, o.traffic())
 			}
 		})
+	}
+}
+
+// A lost write of traffic is tried again soon, although something else was refused for good.
+func TestALostWriteOfTrafficIsTriedAgainSoon(t *testing.T) {
+	quota := &recordError{apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, "guardian-orders", errors.New("exceeded quota"))}
+	forbidden := fmt.Errorf("patch VirtualService a: %w", apierrors.NewForbidden(schema.GroupResource{Resource: "virtualservices"}, "a", errors.New("no")))
+	lost := fmt.Errorf("patch VirtualService b: %w", errors.New("connection reset by peer"))
+	for name, c := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"no error":                           {nil, false},
+		"lost":                               {&trafficError{lost}, false},
+		"refused":                            {fmt.Errorf("%w: %w", errRefused, &trafficError{errors.Join(forbidden)}), true},
+		"the record refused":                 {quota, true},
+		"lost, and the record refused":       {errors.Join(&trafficError{errors.Join(lost)}, quota), false},
+		"both refused":                       {errors.Join(&trafficError{errors.Join(forbidden)}, quota), true},
+		"one refused and one lost":           {&trafficError{errors.Join(forbidden, lost)}, false},
+		"one refused and one lost, recorded": {fmt.Errorf("%w: %w", errRefused, &trafficError{errors.Join(forbidden, lost)}), false},
+		"of a route":                         {&trafficError{errors.Join(ofRoutes([]string{"/spec/http/0"}, forbidden))}, true},
+	} {
+		if got := comesAgain(c.err); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
 	}
 }
