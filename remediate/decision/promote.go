@@ -466,7 +466,7 @@ func (d *decider) throttle() {
 	s, was := &d.rec.Status, d.was.Status
 	counted, _ := s.tally()
 	before, _ := was.tally()
-	sameText := s.Reason == was.Reason && s.Waiting == was.Waiting && s.Thin == was.Thin && d.rec.Message == d.was.Message
+	sameText := s.Reason == was.Reason && s.HeldBy == was.HeldBy && s.Waiting == was.Waiting && s.Thin == was.Thin && d.rec.Message == d.was.Message
 	if sameText && counted == before && s.Ready == was.Ready {
 		return
 	}
@@ -477,7 +477,7 @@ func (d *decider) throttle() {
 		return
 	}
 	if !d.in.Leads {
-		s.Reason, d.rec.Message = was.Reason, d.was.Message
+		s.Reason, s.HeldBy, d.rec.Message = was.Reason, was.HeldBy, d.was.Message
 	}
 	if ago := d.now.Sub(was.ToldAt); ago > -clocksDiffer && ago < PollForward {
 		s.takeVolatileText(was)
@@ -493,7 +493,7 @@ func (d *decider) throttle() {
 
 // takeVolatileText takes over what another status says in words and numbers.
 func (s *Status) takeVolatileText(o Status) {
-	s.Reason, s.Waiting, s.Ready, s.Thin, s.ToldAt = o.Reason, o.Waiting, o.Ready, o.Thin, o.ToldAt
+	s.Reason, s.HeldBy, s.Waiting, s.Ready, s.Thin, s.ToldAt = o.Reason, o.HeldBy, o.Waiting, o.Ready, o.Thin, o.ToldAt
 	s.setTally(o.tally())
 }
 

@@ -783,3 +783,26 @@ func TestABuildIsFreshUntilTheWeightsChange(t *testing.T) {
 		}
 	}
 }
+
+// A replica of before knows no heldBy, and writes the record without it: while both
+// run, they do not take turns in writing.
+func TestWhoHoldsIsWrittenAtItsPace(t *testing.T) {
+	in := given(advancing(10), fires(ActionHold, "CanarySlow", time.Second))
+	in.Record = Decide(in, at).Record
+	if in.Record.Status.State != StateHeld || in.Record.Status.HeldBy == "" {
+		t.Fatalf("%s by %q", in.Record.Status.State, in.Record.Status.HeldBy)
+	}
+	in.Record.Status.HeldBy, in.Record.Status.ToldAt = "", at
+	for leads, c := range map[bool]struct {
+		after  time.Duration
+		writes bool
+	}{true: {PollForward, true}, false: {time.Hour, false}} {
+		in.Leads = leads
+		if d := Decide(in, at.Add(time.Second)); d.Record.Status.HeldBy != "" {
+			t.Errorf("leads %v: written at once: %s", leads, d.Record.Status.HeldBy)
+		}
+		if d := Decide(in, at.Add(c.after)); (d.Record.Status.HeldBy != "") != c.writes {
+			t.Errorf("leads %v: %q after %s", leads, d.Record.Status.HeldBy, c.after)
+		}
+	}
+}
