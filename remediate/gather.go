@@ -108,11 +108,12 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 	g := s.input.Guard
 	s.pair = virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: domain}
 	var rule *slimRule
+	s.input.Outside.RulesKnown = true
 	if g.Stable.Host == "" || g.Canary.Host == "" {
 		dr, err := r.destinationRule(ctx, g.DestinationRule)
 		if why := s.cannotRead(err); why != "" {
 			s.input.Stable.Missing = fmt.Sprintf("DestinationRule %s/%s cannot be read: %s", g.Namespace, g.DestinationRule, why)
-			s.noRule = s.input.Stable.Missing
+			s.noRule, s.input.Outside.RulesKnown = s.input.Stable.Missing, false
 			return nil
 		}
 		if err != nil {
@@ -123,7 +124,6 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 			return nil
 		}
 		s.pair.Host, rule = dr.host, dr
-		s.input.Outside.RulesKnown = true
 		for _, ref := range []virtualservice.Ref{g.Stable, g.Canary} {
 			if text := dr.overruled[ref.Subset]; text != "" && ref.Host == "" {
 				s.input.Outside.Overruled = append(s.input.Outside.Overruled, text)

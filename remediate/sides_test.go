@@ -2,6 +2,7 @@ package remediate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,8 +15,10 @@ import (
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // shop is a namespace with one Service, orders-service of app=orders, and its
@@ -310,3 +313,34 @@ func TestStableIsAsReadyAsForTheClientsThatHaveTheFewest(t *testing.T) {
 		}
 	}
 }
+
+// What is told of a DestinationRule ends with the rule.
+func TestWithoutADestinationRuleNothingIsToldOfIt(t *testing.T) {
+	byHost := decisiontest.Given().Guard
+	byHost.Stable, byHost.Canary = virtualservice.Ref{Host: "orders-v1"}, virtualservice.Ref{Host: "orders-v2"}
+	for name, c := range map[string]struct {
+		guard decision.Guard
+		err   error
+		known bool
+	}{
+		"it is gone":        {decisiontest.Given().Guard, nil, true},
+		"it is not needed":  {byHost, errors.New("not to be read"), true},
+		"it cannot be read": {decisiontest.Given().Guard, apierrors.NewForbidden(schema.GroupResource{Resource: "destinationrules"}, "orders", nil), false},
+	} {
+		s := snapshot{input: decision.Input{Guard: c.guard}}
+		if err := s.gatherPair(t.Context(), noRule{shop{}, c.err}, "cluster.local"); err != nil {
+			t.Fatal(err)
+		}
+		if s.input.Outside.RulesKnown != c.known {
+			t.Errorf("%s: known %v, want %v", name, s.input.Outside.RulesKnown, c.known)
+		}
+	}
+}
+
+// noRule is a shop without a DestinationRule.
+type noRule struct {
+	shop
+	err error
+}
+
+func (s noRule) destinationRule(context.Context, string) (*slimRule, error) { return nil, s.err }

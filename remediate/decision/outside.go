@@ -13,7 +13,8 @@ type Outside struct {
 	// Unguarded are those that lead to the canary and that no guard of this canary
 	// has, each with what it gives.
 	Unguarded []string
-	// RulesKnown says that the guard's DestinationRule was read.
+	// RulesKnown says that the guard's DestinationRule was read, is not there, or is not
+	// needed.
 	RulesKnown bool
 	// Overruled are the guard's subsets that Istio takes from another DestinationRule
 	// than the guard's, with other labels, and so does guardian.
