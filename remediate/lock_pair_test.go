@@ -590,3 +590,54 @@ func TestTheExportedWeightIsOfTheConfigurationsCanary(t *testing.T) {
 		t.Errorf("weight %d, state %s", s.weight, s.state)
 	}
 }
+
+// The lease may go, right after the lift, to a replica that has not read the file yet:
+// it sees the build that v2 goes on running, and locks v2 once more.
+func TestALockThatAReplicaWithTheOldFileSetsAnewIsHandedOverAgain(t *testing.T) {
+	o := newReleases(t, 50)
+	o.rolledBack()
+	o.edits("the leader", "v1", "v3")
+	o.now = o.now.Add(time.Hour)
+	o.next.template, o.next.born, o.next.ready = 31, o.now, true
+	if _, err := o.pass(); err != nil {
+		t.Fatal(err)
+	}
+	if r := o.record(); r.Lock != nil {
+		t.Fatalf("a new build of v3 has not lifted the lock: %+v", r.Lock)
+	}
+	led := o.rec.leads
+	o.rec.leads, o.rec2.leads = func() bool { return false }, led
+	o.now = o.now.Add(5 * time.Minute)
+	o.looks(4)
+	if l := o.record().Lock; l == nil || l.Canary != "v2" || l.By != decision.ByRefused {
+		t.Fatalf("the replica with the old file: lock %+v, %s", l, o.history())
+	}
+	o.edits("both", "v1", "v3")
+	o.looks(4)
+	if r := o.record(); r.Lock != nil || r.Status.Moves.Canary != "v3" {
+		t.Errorf("with the file read: lock %+v, moves %+v, %s", r.Lock, r.Status.Moves, o.history())
+	}
+}
+
+func TestTrafficOfACanaryWhileTheLockIsOfAnotherIsToldAsUnguarded(t *testing.T) {
+	o := newReleases(t, 50)
+	o.rec.unguarded = func(decision.Guard, virtualservice.Pair) ([]string, bool) { return nil, true }
+	o.rolledBack()
+	o.next.template, o.next.born, o.next.ready = 31, o.now.Add(-time.Hour), true // v3 is older than the lock
+	o.edits("both", "v1", "v3")
+	o.looks(2)
+	if r := o.record(); len(r.Status.Unguarded) > 0 || o.happened(decision.EventUnguarded) > 0 {
+		t.Fatalf("without traffic: %v, %s", r.Status.Unguarded, o.history())
+	}
+	o.shifts(0, 30)
+	o.looks(3)
+	want := []string{"the traffic of canary v3, while the lock is of v2 (30%)"}
+	if r := o.record(); !slices.Equal(r.Status.Unguarded, want) || o.happened(decision.EventUnguarded) != 1 {
+		t.Fatalf("got %v, want %v; %s", r.Status.Unguarded, want, o.history())
+	}
+	o.shifts(0, 0)
+	o.looks(2)
+	if r := o.record(); len(r.Status.Unguarded) > 0 {
+		t.Errorf("when it is over: %v", r.Status.Unguarded)
+	}
+}

@@ -206,14 +206,15 @@ func (n Next) refused(refused []string) string {
 }
 
 // replacedBy says that a new build of the next canary would lift the lock, and that every
-// ready pod of the next canary, and at least one, is of a present build and was made
-// after the lock. None of them may be refused, which the caller looks at.
+// ready pod of the next canary, and at least one, is of a present build. None of them may
+// be refused, which the caller looks at, nor be older than the lock of an alert, which
+// may be to blame on an old one; a lock because a refused build is back is to blame on that.
 func (d *decider) replacedBy(n Next) bool {
 	l, w := d.rec.Lock, n.Workload
 	if !d.in.nextLifts(*l) || w.Build == "" || w.Ready == 0 || w.Current != w.Ready {
 		return false
 	}
-	return !slices.ContainsFunc(w.readyBuilds(), func(b string) bool {
+	return l.By == ByRefused || !slices.ContainsFunc(w.readyBuilds(), func(b string) bool {
 		made := w.Ages[b].Made
 		return made.IsZero() || l.Since.Sub(made) >= ClockTolerance
 	})

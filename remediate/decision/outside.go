@@ -1,6 +1,7 @@
 package decision
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -38,10 +39,14 @@ func (d *decider) tellOutside() {
 		return
 	}
 	if o.Known {
+		next := d.nextUnguarded()
+		for _, text := range news(s.Unguarded, next) {
+			d.note(EventUnguarded, "", text+": no rollback takes it away until that lock is lifted")
+		}
 		for _, text := range news(s.Unguarded, o.Unguarded) {
 			d.note(EventUnguarded, "", text+" leads to the canary as well, and is none of the guard's: a rollback leaves it alone")
 		}
-		s.Unguarded = firstFew(o.Unguarded)
+		s.Unguarded = firstFew(slices.Concat(next, o.Unguarded))
 	}
 	if o.RulesKnown {
 		s.Overruled = slices.Clone(o.Overruled)
@@ -52,6 +57,16 @@ func (d *decider) tellOutside() {
 		}
 		s.ForeignLocks = firstFew(o.Locks)
 	}
+}
+
+// nextUnguarded tells of the configuration's canary where it has traffic while a lock
+// of another canary stands.
+func (d *decider) nextUnguarded() []string {
+	n := d.in.Next
+	if n == nil || d.rec.Lock == nil || n.Traffic.Clean() {
+		return nil
+	}
+	return []string{fmt.Sprintf("the traffic of canary %s, while the lock is of %s (%d%%)", n.Canary, d.in.Guard.Canary, n.Traffic.Weight)}
 }
 
 func firstFew(all []string) []string { return slices.Clone(all[:min(len(all), maxOutside)]) }

@@ -203,7 +203,7 @@ type BuildMemory struct {
 
 // Outsiders is what guardian sees and cannot change.
 type Outsiders struct {
-	Unguarded    []string `json:"unguarded,omitempty"`    // VirtualServices that lead to the canary and are not the guard's
+	Unguarded    []string `json:"unguarded,omitempty"`    // VirtualServices that lead to the canary and are not the guard's, and the traffic of a canary that no lock is of
 	Overruled    []string `json:"overruled,omitempty"`    // subsets of the guard that Istio takes from another DestinationRule, with other labels
 	ForeignLocks []string `json:"foreignLocks,omitempty"` // annotations by which another user holds a canary in the guard's VirtualServices
 }
