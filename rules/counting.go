@@ -136,14 +136,17 @@ func (b *builder) recordSums(c counter) {
 
 // summed adds up what is read, per target and version. Slow requests are all minus those
 // at or below an edge. Without a series for the edge there is no answer, rather than
-// "all were slow".
+// "all were slow". A series of no target tells that it was added up, be it that there was nothing.
 func (b *builder) summed(c counter, s series) string {
 	sum := expand(`sum by ($key, reporter, $target) ($x)`, "key", s.key, "target", b.target(), "x", c.reads(s))
-	if c.edge == 0 {
-		return sum
+	if c.edge > 0 {
+		sum = expand(`$all - on ($key, reporter, $target) `, "all", b.sum(counter{what: "requests_timed"}, s), "key", s.key, "target", b.target()) + sum
 	}
-	return expand(`$all - on ($key, reporter, $target) `, "all", b.sum(counter{what: "requests_timed"}, s), "key", s.key, "target", b.target()) + sum
+	return sum + " or vector(0)"
 }
+
+// addedUp selects the series of no target.
+func (b *builder) addedUp(c counter, s series) string { return b.sums(c.where(`reporter=""`), s) }
 
 // labelsOf are the labels of a counter's sums.
 func (b *builder) labelsOf(c counter) map[string]string {
@@ -215,10 +218,11 @@ func (b *builder) stored(l lane) time.Duration {
 }
 
 // appeared are the sums that have not been there since stored, labelled by the name
-// that they are recorded as.
+// that they are recorded as. Where their own rule failed in the last evaluation, none is
+// known to be new: what was counted in all the time before would be.
 func (b *builder) appeared(c counter, s series) string {
-	return expand(`label_replace($x unless last_over_time($sums[$since] offset $i), "$sum", "$name", "", "")`,
-		"x", b.sum(c, s), "sums", b.sums(c, s), "since", dur(b.stored(s.lane)-b.step+time.Millisecond), "i", dur(b.step), "sum", labelSum, "name", c.sumName(s))
+	return expand(`label_replace($x unless last_over_time($sums[$since] offset $i) and on () last_over_time($added[1ms] offset $i), "$sum", "$name", "", "")`,
+		"x", b.sum(c, s), "sums", b.sums(c, s), "added", b.addedUp(c, s), "since", dur(b.stored(s.lane)-b.step+time.Millisecond), "i", dur(b.step), "sum", labelSum, "name", c.sumName(s))
 }
 
 // sumsNew is what the sums that count in full are recorded as.

@@ -32,9 +32,9 @@
 // A sum that was not there before counts in full (guardian_target:sums:new), if its
 // target had been scraped successfully some evaluations ago (`up offset … == 1`), the
 // sum has not been there since, and the rules were adding up the same series
-// (guardian:sums:covered): then the requests are truly new. Not by the last evaluation
-// alone, because a scrape's samples bear the time at which it began and are stored when
-// it ends. There are nearly never any, so that growth costs one reading of the sums.
+// (guardian:sums:covered) and did not fail (each records a 0 of no target as well): then
+// the requests are truly new. Not by the last evaluation alone, because a scrape's samples
+// bear the time at which it began and are stored when it ends. There are nearly never any, so that growth costs one reading of the sums.
 // Without that proof (Prometheus has just started, a scrape failed, a guard was
 // added) it counts from its second sample on. So does a sum that has become less:
 // a proxy has started anew, or has given up series of callers that are gone.

@@ -103,7 +103,7 @@ func (b *builder) requestsGroup() {
 	b.about("Requests since the last evaluation, of each side and by who reports them. A window is the sum of these.")
 	b.record(failed.step, nil, b.bySide(all, "sum", func(s series) string { return b.grown(all, s) }))
 	if errors {
-		b.record(failed.badStep, nil, b.failedSteps(all))
+		b.record(failed.badStep, nil, b.besides(failed, b.failedSteps(all)))
 		b.judge(failed, b.windows.all(), all, func(s series) string { return b.sum(all, s) })
 		b.about("Rolls back while stable is well, and holds while stable is as bad.")
 		b.errorAlerts()
@@ -115,6 +115,12 @@ func (b *builder) requestsGroup() {
 	}
 	b.evaluated("requests")
 	b.endGroup()
+}
+
+// besides leaves out bad requests where all are not counted, because a rule has failed:
+// they would be a share of none.
+func (b *builder) besides(p proportion, bad string) string {
+	return expand(`($bad) and on ($guard, $side, reporter) $all`, "bad", bad, "guard", keyLabels, "side", labelSide, "all", now(b.own(p.step)))
 }
 
 // What the sums of requests add up.
@@ -170,7 +176,7 @@ func (b *builder) latencyGroup() {
 	for _, limit := range b.latencyLimits() {
 		exact = append(exact, b.slowExactly(native, limit))
 	}
-	b.record(slow.badStep, nil, classicOrNative(strings.Join(classic, " or "), strings.Join(exact, " or ")))
+	b.record(slow.badStep, nil, b.besides(slow, classicOrNative(strings.Join(classic, " or "), strings.Join(exact, " or "))))
 	b.judge(slow, b.latencyWindows().all(), all, func(s series) string { return b.sum(all, s) + " or " + b.sum(native, s) })
 	b.about("Rolls back while stable is well, and holds while stable is as bad.")
 	b.latencyAlerts()

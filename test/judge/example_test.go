@@ -57,7 +57,7 @@ func TestTheExampleOfTheDocs(t *testing.T) {
 		}
 		if now == 135 {
 			row(now, "the canary's proxy is scraped: so much has it counted", `guardian_workload_target:requests:sum{destination_workload="orders-v2"}`, "%.0f")
-			row(now, "of those failed; that sum is new, and counts in full", "guardian_workload_target:requests_failed:sum", "%.0f")
+			row(now, "of those failed; that sum is new, and counts in full", `guardian_workload_target:requests_failed:sum{destination_workload="orders-v2"}`, "%.0f")
 			row(now, "requests since the evaluation before", "guardian_side:requests:idelta"+canary, "%.0f")
 			row(now, "failed ones", "guardian_side:requests_failed:idelta"+canary, "%.0f")
 			row(now, "failed ones within the shortest window; 5 are needed", "guardian_canary:requests_failed:increase"+window, "%.0f")
