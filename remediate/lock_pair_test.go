@@ -430,6 +430,9 @@ func TestALockGoesOverToTheCanaryThatRunsARefusedBuild(t *testing.T) {
 	if r := o.record(); r.Lock != nil {
 		t.Errorf("a new build of v3 does not lift it: %+v", r.Lock)
 	}
+	if o.gets("v2") != 0 { // nobody has unlocked its build, and nothing guards it
+		t.Errorf("testers are led to v2 again: %s", o.history())
+	}
 }
 
 func TestStableIsNeverWhatALockIsOf(t *testing.T) {

@@ -260,6 +260,7 @@ func (d *decider) follow(n Next, refused string) choice {
 	}
 	d.note(EventLocked, ByRefused, fmt.Sprintf("canary %s, which the configuration has in place of %s, runs build %s, which is refused: the lock is of %s now", n.Canary, was.Canary, refused, n.Canary))
 	c := choice{state: d.was.Status.State, text: d.was.Status.Reason, reason: ReasonRefusedBuild}
+	d.rec.Changed = nil // what the rollback has led to stable would be given to the canary that was
 	d.startAnew()
 	s.Build, s.BuildSince = n.Workload.Build, d.now // which is no new one
 	switch t := n.Traffic; {
