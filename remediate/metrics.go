@@ -104,7 +104,7 @@ var (
 	descUnverified = describeMetric("guardian_releases_without_canary_total", "New builds that went out while the canary already had all traffic, that this replica has written.")
 	descFailures   = describeMetric("guardian_reconcile_failures_total", "Reconciles that could not do what was decided.")
 	descBlind      = describeMetric("guardian_guard_unwatched", "1 while the canary has traffic and Prometheus does not show that the guard's rules watch it, as the lease holder has written it.")
-	descUnguarded  = describeMetric("guardian_unguarded_virtualservices", "VirtualServices of the namespace that lead to the canary and that no guard of it has, as the lease holder has written it.")
+	descUnguarded  = describeMetric("guardian_unguarded_virtualservices", "What no rollback takes away: VirtualServices of the namespace that lead to the canary and that no guard of it has, and 1 for a canary with traffic while the lock is of another, as the lease holder has written it.")
 	descForeign    = describeMetric("guardian_foreign_locks", "Annotations by which another user holds a canary in the guard's VirtualServices, as the lease holder has written it.")
 	descMoved      = describeMetric("guardian_weight_changed_timestamp_seconds", "When the weights were last changed by anybody, as guardian saw it.")
 	descBuilt      = describeMetric("guardian_canary_build_timestamp_seconds", "Since when the canary's present build alone answers: when its rollout ended, by its pods, or, where none was seen, when it appeared. During a rollout that of the build before.")

@@ -139,8 +139,9 @@ func (b *builder) recordSums(c counter) {
 // "all were slow". A series of no target tells that it was added up, be it that there was nothing.
 func (b *builder) summed(c counter, s series) string {
 	sum := expand(`sum by ($key, reporter, $target) ($x)`, "key", s.key, "target", b.target(), "x", c.reads(s))
-	if c.edge > 0 {
-		sum = expand(`$all - on ($key, reporter, $target) `, "all", b.sum(counter{what: "requests_timed"}, s), "key", s.key, "target", b.target()) + sum
+	if c.edge > 0 { // where all were not added up, neither were these
+		return expand(`$all - on ($key, reporter, $target) `, "all", b.sum(counter{what: "requests_timed"}, s), "key", s.key, "target", b.target()) + sum +
+			" or " + now(b.addedUp(counter{what: "requests_timed"}, s))
 	}
 	return sum + " or vector(0)"
 }
@@ -221,8 +222,8 @@ func (b *builder) stored(l lane) time.Duration {
 // that they are recorded as. Where their own rule failed in the last evaluation, none is
 // known to be new: what was counted in all the time before would be.
 func (b *builder) appeared(c counter, s series) string {
-	return expand(`label_replace($x unless last_over_time($sums[$since] offset $i) and on () last_over_time($added[1ms] offset $i), "$sum", "$name", "", "")`,
-		"x", b.sum(c, s), "sums", b.sums(c, s), "added", b.addedUp(c, s), "since", dur(b.stored(s.lane)-b.step+time.Millisecond), "i", dur(b.step), "sum", labelSum, "name", c.sumName(s))
+	return expand(`label_replace($x unless last_over_time($sums[$since] offset $i) and on ($which) last_over_time($added[1ms] offset $i), "$sum", "$name", "", "")`,
+		"x", b.sum(c, s), "sums", b.sums(c, s), "which", list(labelEdge, labelFailures), "added", b.addedUp(c, s), "since", dur(b.stored(s.lane)-b.step+time.Millisecond), "i", dur(b.step), "sum", labelSum, "name", c.sumName(s))
 }
 
 // sumsNew is what the sums that count in full are recorded as.

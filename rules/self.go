@@ -99,8 +99,8 @@ func (b *builder) stateAlerts() {
 	b.alert(alert{
 		name: AlertUnguarded, action: ActionNone, severity: "critical", wait: 30 * time.Second,
 		expr:        b.byGuard("guardian_unguarded_virtualservices{"+b.self()+"}") + " > 0",
-		summary:     guardLabel + ": a VirtualService that is not guarded leads to the canary",
-		description: "{{ $value | printf \"%.0f\" }} VirtualServices lead to the canary of " + guardLabel + " in " + namespaceLabel + " and are in no guard of it: a rollback leaves what they send there alone. Which: " + command("status"),
+		summary:     guardLabel + ": traffic that no rollback takes away leads to the canary",
+		description: "Of the traffic to the canary of " + guardLabel + " in " + namespaceLabel + " a rollback leaves {{ $value | printf \"%.0f\" }} alone: VirtualServices that are in no guard of it, or a new canary while the lock is of another. Which: " + command("status"),
 	})
 	b.alert(alert{
 		name: AlertForeignLock, action: ActionNone, severity: "warning", wait: time.Minute,

@@ -43,7 +43,7 @@ func (d *decider) tellOutside() {
 		for _, text := range news(s.Unguarded, next) {
 			d.note(EventUnguarded, "", text+": no rollback takes it away until that lock is lifted")
 		}
-		for _, text := range news(s.Unguarded, o.Unguarded) {
+		for _, text := range news(s.Unguarded, o.Unguarded[:min(len(o.Unguarded), maxOutside-len(next))]) {
 			d.note(EventUnguarded, "", text+" leads to the canary as well, and is none of the guard's: a rollback leaves it alone")
 		}
 		s.Unguarded = firstFew(slices.Concat(next, o.Unguarded))

@@ -1,8 +1,11 @@
 package decision
 
 import (
+	"fmt"
 	"slices"
 	"testing"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 func TestNoStepIsTakenUnderALockOfSomebodyElse(t *testing.T) {
@@ -40,5 +43,27 @@ func TestWhatIsOutsideIsTheLeaseHoldersToTell(t *testing.T) {
 				t.Errorf("status %q, added %v; want %q and %d", got, d.Added, c.after, c.notes)
 			}
 		})
+	}
+}
+
+func TestAFullListOfWhatIsOutsideComesToRest(t *testing.T) {
+	in := Input{Leads: true, Guard: Guard{Canary: virtualservice.Ref{Subset: "v2"}}, Outside: Outside{Known: true}}
+	for i := range maxOutside + 1 {
+		in.Outside.Unguarded = append(in.Outside.Unguarded, fmt.Sprintf("VirtualService a/%d (30%%)", i))
+	}
+	in.Next = &Next{Canary: virtualservice.Ref{Subset: "v3"}, Traffic: virtualservice.Traffic{Weight: 30}}
+	in.Record = Record{Lock: &Lock{Kind: LockBuild, Canary: "v2"}, Status: Status{State: StateRolledBack}}
+	told := func() (n int) {
+		d := Decide(in, at)
+		in.Record = d.Record
+		for _, e := range d.Added {
+			if e.Event == EventUnguarded {
+				n++
+			}
+		}
+		return n
+	}
+	if first, second := told(), told(); first != maxOutside || second != 0 {
+		t.Errorf("told %d times, and then %d; want %d and 0", first, second, maxOutside)
 	}
 }

@@ -17,13 +17,18 @@ import (
 
 func groupsOf(t testing.TB) []monitoringv1.RuleGroup {
 	t.Helper()
-	r, err := rules.Generate(rules.Options{RestartsFrom: rules.FromKubeStateMetrics, Guards: []rules.Guard{{
+	return groupsFor(t, rules.Guard{
 		Name: "orders-service", Namespace: "microservices",
 		Stable: rules.Side{Name: "v1", Service: "orders-service", Workloads: []string{"orders-v1"}},
 		Canary: rules.Side{Name: "v2", Service: "orders-service", Workloads: []string{"orders-v2"}},
 		Signals: rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01}, Latency: &rules.Latency{Quantile: 0.95, Max: 500 * time.Millisecond},
 			Restarts: &rules.Restarts{Max: 2, Window: 5 * time.Minute}, Traffic: &rules.Traffic{ShareTolerance: 0.5}},
-	}}})
+	})
+}
+
+func groupsFor(t testing.TB, guards ...rules.Guard) []monitoringv1.RuleGroup {
+	t.Helper()
+	r, err := rules.Generate(rules.Options{RestartsFrom: rules.FromKubeStateMetrics, Guards: guards})
 	if err != nil {
 		t.Fatal(err)
 	}
