@@ -119,24 +119,6 @@ func (w *world) sideOf(version string) side {
 	}
 }
 
-// as is the world of those for whom two versions are canary and stable.
-func (w *world) as(canary, stable string) *world {
-	if canary == w.canaryVersion() && stable == w.stableVersion() {
-		return w
-	}
-	c := w.copy()
-	c.rest = map[string]side{}
-	for _, v := range w.versions() {
-		c.rest[v] = w.sideOf(v)
-	}
-	is := c.rest[canary]
-	c.canary, c.template, c.noise, c.present, c.since, c.pods, c.lives = canary, is.template, is.noise, is.present, is.since, is.pods, is.lives
-	if stable != w.stableVersion() {
-		c.carrying, c.stable, c.noSubset = stable, len(c.rest[stable].pods), false
-	}
-	return c
-}
-
 func (w *world) next() string { w.version++; return strconv.Itoa(w.version) }
 
 func (w *world) record(context.Context, string) (*corev1.ConfigMap, error) { return w.cm, nil }
