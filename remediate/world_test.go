@@ -508,7 +508,7 @@ type manifestKey struct {
 	stable, canary string
 }
 
-var manifests memo[manifestKey, map[string]any]
+var manifestMemo memo[manifestKey, map[string]any]
 
 func manifestFor(r routes, weight int) map[string]any {
 	return manifestOfVersions(r, weight, "v1", "v2")
@@ -516,7 +516,7 @@ func manifestFor(r routes, weight int) map[string]any {
 
 // manifestOfVersions is manifestFor where the two are not v1 and v2.
 func manifestOfVersions(r routes, weight int, stable, canary string) map[string]any {
-	return runtime.DeepCopyJSON(manifests.of(manifestKey{r, weight, stable, canary}, func() map[string]any {
+	return runtime.DeepCopyJSON(manifestMemo.of(manifestKey{r, weight, stable, canary}, func() map[string]any {
 		text := manifestText(weight)
 		switch r {
 		case routesThree:

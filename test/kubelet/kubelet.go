@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
@@ -94,7 +95,8 @@ func (k *Kubelet) Stop() {
 }
 
 func registerNode(ctx context.Context, client kubernetes.Interface) error {
-	node, err := client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+	nodes := client.CoreV1().Nodes()
+	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{
 		Name: NodeName, Labels: map[string]string{corev1.LabelHostname: NodeName, corev1.LabelOSStable: "linux"},
 	}}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
@@ -103,12 +105,20 @@ func registerNode(ctx context.Context, client kubernetes.Interface) error {
 	if err != nil {
 		return err
 	}
-	now := metav1.Now()
-	node.Status.Allocatable = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("64"), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("1000")}
-	node.Status.Capacity = node.Status.Allocatable
-	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "StandIn", LastHeartbeatTime: now, LastTransitionTime: now}}
-	_, err = client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
-	return err
+	// kube-controller-manager may have written it meanwhile.
+	return retry.OnError(retry.DefaultRetry, apierrors.IsConflict, func() error {
+		now := metav1.Now()
+		node.Status.Allocatable = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("64"), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("1000")}
+		node.Status.Capacity = node.Status.Allocatable
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "StandIn", LastHeartbeatTime: now, LastTransitionTime: now}}
+		_, err := nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		if apierrors.IsConflict(err) {
+			if is, err := nodes.Get(ctx, NodeName, metav1.GetOptions{}); err == nil {
+				node = is
+			}
+		}
+		return err
+	})
 }
 
 // seen starts a Pod's worker, or tells it of a change.
