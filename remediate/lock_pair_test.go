@@ -104,6 +104,18 @@ func newReleases(t *testing.T, weight int) *releases {
 	return o
 }
 
+// newBlocked is one whose v2 an alert would roll back, and stable has no endpoint.
+func newBlocked(t *testing.T, weight int) (*releases, decision.Alert) {
+	t.Helper()
+	o := newReleases(t, weight)
+	o.w.stable = 0
+	alert := errorsAlert
+	alert.StartsAt = o.now
+	o.looks(2, alert)
+	o.wants(true, decision.StateBlocked)
+	return o, alert
+}
+
 // shifts is a write of CI's: percent for v2 and for v3, the rest for v1, and testers
 // for v2.
 func (o *releases) shifts(v2, v3 int) {
@@ -210,12 +222,7 @@ func (o *releases) happened(e decision.Event) (n int) {
 func TestARollbackIsNotConfirmedByTheTrafficOfAnotherCanary(t *testing.T) {
 	for _, who := range readers {
 		t.Run(who, func(t *testing.T) {
-			o := newReleases(t, 50)
-			o.w.stable = 0
-			alert := errorsAlert
-			alert.StartsAt = o.now
-			o.looks(2, alert)
-			o.wants(true, decision.StateBlocked)
+			o, _ := newBlocked(t, 50)
 			o.edits(who, "v1", "v3")
 			before := len(o.writes)
 			o.looks(20)
@@ -239,12 +246,7 @@ func TestARollbackIsNotConfirmedByTheTrafficOfAnotherCanary(t *testing.T) {
 func TestTheWindowOfABlockedRollbackIsNotEndedByAnotherCanary(t *testing.T) {
 	for _, who := range readers {
 		t.Run(who, func(t *testing.T) {
-			o := newReleases(t, 100)
-			o.w.stable = 0
-			alert := errorsAlert
-			alert.StartsAt = o.now
-			o.looks(2, alert)
-			o.wants(true, decision.StateBlocked)
+			o, _ := newBlocked(t, 100)
 			o.edits(who, "v1", "v3")
 			o.now = o.now.Add(2 * o.guard.Rollback.Window)
 			o.shifts(0, 100) // testers still are v2's
@@ -332,11 +334,7 @@ func TestANewBuildOfAnotherCanaryLiftsALockOnceItsRollbackIsDone(t *testing.T) {
 }
 
 func newBuildOfV3Lifts(t *testing.T, who string) {
-	o := newReleases(t, 50)
-	o.w.stable = 0
-	alert := errorsAlert
-	alert.StartsAt = o.now
-	o.looks(2, alert)
+	o, alert := newBlocked(t, 50)
 	o.edits(who, "v1", "v3")
 	o.now = o.now.Add(time.Hour)
 	o.next.template, o.next.born, o.next.ready = 31, o.now, true

@@ -10,8 +10,8 @@ import (
 )
 
 // How Istio picks the DestinationRule that a client goes by, of those of one host and
-// namespace (pilot/pkg/model: destination_rule.go, push_context.go and sidecar.go of the
-// istiod that FACTS names, with its enhanced merge, which is on by default).
+// namespace (pilot/pkg/model: destination_rule.go, push_context.go and sidecar.go, with
+// the enhanced merge, which is on by default from 1.24 on).
 
 // rulesMerged is an entry of Istio's list for a host: a DestinationRule and what was
 // merged into it, which clients take as a whole.
@@ -40,9 +40,9 @@ func compareRules(a, b *slimRule) int {
 	return cmp.Or(cmp.Compare(a.made, b.made), cmp.Compare(a.name, b.name))
 }
 
-// isExportedTo says whether exportTo has one of the words.
-func (k *slimRule) isExportedTo(any ...string) bool {
-	return slices.ContainsFunc(strings.Fields(k.exported), func(e string) bool { return slices.Contains(any, e) })
+// isExportedTo says whether exportTo has one of the names.
+func (k *slimRule) isExportedTo(names ...string) bool {
+	return slices.ContainsFunc(strings.Fields(k.exported), func(e string) bool { return slices.Contains(names, e) })
 }
 
 // isLocal says that clients of its own namespace see the rule.

@@ -412,6 +412,3 @@ func (b *bridge) links(guard string, sides decision.Sides, from, to time.Time) [
 	}
 	return out
 }
-
-// tracesMargin is how much time the link to Jaeger shows before and after.
-const tracesMargin = 15 * time.Minute

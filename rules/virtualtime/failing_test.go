@@ -113,16 +113,16 @@ func failing(t *testing.T, store *virtualtime.Store, groups []monitoringv1.RuleG
 // switchedOff has some rules record nothing while there is a series off.
 func switchedOff(t *testing.T, groups []monitoringv1.RuleGroup, fails func(monitoringv1.Rule) bool) []monitoringv1.RuleGroup {
 	t.Helper()
-	out, any := slices.Clone(groups), false
+	out, found := slices.Clone(groups), false
 	for i := range out {
 		out[i].Rules = slices.Clone(out[i].Rules)
 		for j, r := range out[i].Rules {
 			if fails(r) {
-				out[i].Rules[j].Expr, any = intstr.FromString("("+r.Expr.String()+") unless on () off"), true
+				out[i].Rules[j].Expr, found = intstr.FromString("("+r.Expr.String()+") unless on () off"), true
 			}
 		}
 	}
-	if !any {
+	if !found {
 		t.Fatal("there is no such rule")
 	}
 	return out
