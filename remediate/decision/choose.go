@@ -12,6 +12,8 @@ func (d *decider) choose() choice {
 	switch {
 	case d.behind():
 		return d.hearOnly()
+	case d.anew:
+		return d.recordOnly()
 	case d.unread():
 		return d.lockOnly()
 	case d.turned():
@@ -431,8 +433,10 @@ func (d *decider) allowBuild(builds ...string) {
 	d.rec.Refused = slices.DeleteFunc(d.rec.Refused, func(b string) bool { return slices.Contains(builds, b) })
 }
 
-// lift takes the lock away.
+// lift takes the lock away. Where stable is what it denied, what is read is of another
+// pair than the record tells of: the guard is begun anew with it.
 func (d *decider) lift(event Event, by, why string) {
+	turned := d.turned()
 	d.rec.Status.LiftedAt = d.now
 	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
 		d.rec.Status.LiftedAt = d.rec.Lock.Since
@@ -445,5 +449,10 @@ func (d *decider) lift(event Event, by, why string) {
 	d.rec.VirtualServices, d.rec.Message = nil, ""
 	d.supersede("unlocked by " + by + ": " + why)
 	d.note(event, by, why)
+	if turned {
+		d.anew = true
+		d.exchange(MovesOf(d.in.Guard))
+		return
+	}
 	d.observeWeight(false) // what the lock would have reverted counts from now on
 }

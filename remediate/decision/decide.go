@@ -55,6 +55,7 @@ type decider struct {
 	rec   Record   // in the making
 	asked *Request // rollback or promote, still to be done; observe's
 	taken *Request // a request that is off the record and still to be answered
+	anew  bool     // the lock that this pass has ended was of another pair than what was read
 
 	attribution
 	wants

@@ -87,7 +87,8 @@
 // up from a VirtualService is of the canary that its annotation names.
 // While a lock stands and stable is what it is of, the two have been exchanged too
 // early: the guard is blocked, nothing is moved, and the lock goes on speaking of what
-// it did. Where stable alone is another, the configuration's is the one that counts.
+// it did; a person's unlock is recorded alone, and the next look is a first sight. Where
+// stable alone is another, the configuration's is the one that counts.
 //
 // Which routes of a VirtualService are the split, and what a rollback re-points, is
 // told by package virtualservice.

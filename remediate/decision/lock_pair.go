@@ -103,6 +103,22 @@ func (d *decider) lockOnly() choice {
 	return choice{state: d.rec.Status.State, text: l.Reason, reason: ReasonNothing}
 }
 
+// recordOnly is a pass that has lifted a lock and begun anew with another pair than the
+// record told of. It records that alone: the next is a first sight.
+func (d *decider) recordOnly() choice {
+	d.nextIsFirst()
+	return choice{text: "unlocked", reason: ReasonNothing}
+}
+
+// nextIsFirst has what this pass tells of be of a guard that the next one looks at for
+// the first time, at once.
+func (d *decider) nextIsFirst() {
+	for i := len(d.was.History); i < len(d.rec.History); i++ {
+		d.rec.History[i].State = StateIdle
+	}
+	d.requeueAt(d.now)
+}
+
 // startAnew forgets what is known of builds and weights: they are of another pair.
 func (d *decider) startAnew() {
 	s := &d.rec.Status
@@ -230,10 +246,7 @@ func (d *decider) handOver(n Next) choice {
 	d.rec.Changed = nil
 	d.rec.Status.Moves = cmp.Or(d.rec.Status.Moves, MovesOf(d.in.Guard))
 	d.exchange(&Moves{Stable: n.Stable.String(), Canary: n.Canary.String()})
-	for i := len(d.was.History); i < len(d.rec.History); i++ {
-		d.rec.History[i].State = StateIdle // the next look is a first one
-	}
-	d.requeueAt(d.now)
+	d.nextIsFirst()
 	c := choice{text: cmp.Or(d.in.Absent, "canary gets no traffic"), reason: ReasonNewBuild, move: MoveMark, release: d.in.Owned}
 	c.marks = Marks{State: StateIdle, Reason: c.text, Since: d.now}
 	return c

@@ -108,6 +108,30 @@ func TestAnUnlockAfterAnExchangeBeginsAnew(t *testing.T) {
 	}
 }
 
+// What the record says of the build that may go forward is of the pair that the lock was
+// of, and what is read is of the other.
+func TestThePassThatUnlocksAnExchangedGuardMovesNothing(t *testing.T) {
+	allAnswer := func(in *Input) { in.Forward = &Forward{Requests: 1000} }
+	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, live, mode(PromotionAuto), allAnswer)
+	s.in.Record.Status.Promoting, s.in.Record.Status.MovedAt = "b1", at.Add(-time.Hour)
+	s.then(time.Minute, exchanged(0))
+	d := s.then(time.Minute, asks(RequestUnlock), func(in *Input) { in.Heartbeat = s.now })
+	s.locked(false)
+	st := d.Record.Status
+	if d.Move != MoveNone || st.Moves.Canary != "v1" || st.Moving != nil || st.Promoting != "" || d.Requeue > time.Second || slices.Contains(eventsOf(d.Record), EventShifted) {
+		t.Fatalf("move %v to %d%%, status %+v, looks again in %s, of: %v", d.Move, d.Weight, st, d.Requeue, eventsOf(d.Record))
+	}
+	if a := d.Record.Answers; len(a) != 1 || a[0].Result != ResultDone {
+		t.Errorf("answers %+v", a)
+	}
+	for range 10 {
+		d = s.then(time.Hour, func(in *Input) { in.Heartbeat, in.Record.Request = s.now, nil })
+		if st := d.Record.Status; d.Move != MoveNone || st.State != StateIdle || st.Build != "old" || countOf(eventsOf(d.Record), EventExchanged) != 1 {
+			t.Fatalf("move %v to %d%%, status %+v, of: %v", d.Move, d.Weight, st, eventsOf(d.Record))
+		}
+	}
+}
+
 func TestALockedGuardThatIsExchangedBackGoesOn(t *testing.T) {
 	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, live)
 	was := s.in
