@@ -66,11 +66,6 @@ func (d *decider) unasked(a Alert) bool {
 	return !d.in.Leads && (slices.Contains(s.Unasked, a.Episode()) || len(s.Unasked) >= maxFiring && !s.lists(a.Episode()))
 }
 
-// lists says that an alert's episode is among those that fire.
-func (s *Status) lists(episode string) bool {
-	return slices.ContainsFunc(s.Firing, func(f Firing) bool { return f.Episode == episode })
-}
-
 // asksAlone says that the alerts which count do so by this replica's configuration
 // alone. What follows from them at once is done, for a rollback waits for nobody; what
 // leaves no more than a word in the record, the lease holder would take back each time.
@@ -89,15 +84,6 @@ func (d *decider) began(a Alert) time.Time {
 		}
 	}
 	return heard.Start()
-}
-
-// Start is when an alert began: by Prometheus's clock, but no later than it was first
-// heard by guardian's.
-func (f Firing) Start() time.Time {
-	if f.Began.After(f.Seen) {
-		return f.Seen
-	}
-	return f.Began
 }
 
 // share brings the record's list of firing alerts up to date, and returns what only
@@ -186,17 +172,4 @@ func (d *decider) noteAlert(a Alert, why string) {
 func (d *decider) isOver(episode string) bool {
 	return !slices.ContainsFunc(d.in.Alerts, func(a Alert) bool { return a.Episode() == episode }) &&
 		!d.was.Status.lists(episode)
-}
-
-// Who sets a lock, when it is no person.
-const (
-	ByAlert      = "alert"
-	ByRefused    = "refused build"
-	byUnreadable = "unreadable record" // a lock that cannot be read
-	ByAnnotation = "annotation"        // the record of it is lost
-)
-
-// ByPerson says that a person has asked for the lock, whom By names.
-func (l Lock) ByPerson() bool {
-	return !slices.Contains([]string{"", ByAlert, ByRefused, byUnreadable, ByAnnotation}, l.By)
 }

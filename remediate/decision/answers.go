@@ -1,49 +1,9 @@
 package decision
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
-	"time"
 )
-
-// Result is what became of a request: one of a closed set.
-type Result string
-
-// The results of a request.
-const (
-	ResultDone       Result = "done"       // what was asked for is so
-	ResultRefused    Result = "refused"    // it was not carried out
-	ResultSuperseded Result = "superseded" // something else took its place before it was seen to be done
-)
-
-// Answer is what became of a request. It stands in the record from the write on
-// that takes the request off it, or, of one that moves traffic, from the write on
-// that tells that traffic has moved, or will not.
-type Answer struct {
-	ID     string        `json:"id,omitempty"`     // of the request; empty: it had none
-	Action RequestAction `json:"action,omitempty"` // as By: empty of a request that another took off the record before guardian saw it
-	By     string        `json:"by,omitempty"`
-	Result Result        `json:"result"`
-	At     time.Time     `json:"at"` // by guardian's clock
-	Text   string        `json:"text"`
-}
-
-// The most of a record's answers. The oldest go first.
-const (
-	MaxAnswers      = 16
-	MaxAnswersBytes = MaxHistoryBytes / 2
-)
-
-// maxReplaced is of how many requests one takes the place, at most.
-const maxReplaced = 4
-
-// Asker is whose request a change of weights carries out.
-type Asker struct {
-	ID string `json:"id,omitempty"` // of the request; empty: it has none
-	By string `json:"by"`
-}
 
 // Answer adds an answer to the record. A request has one alone.
 func (r *Record) Answer(a Answer) {
@@ -72,44 +32,9 @@ func (r Record) AnswerTo(q Request) *Answer {
 	return nil
 }
 
-// answersText is the answers as JSON, without the oldest that do not fit; empty:
-// there are none.
-func answersText(answers []Answer) string {
-	entries, size := make([][]byte, len(answers)), 1
-	for i, a := range answers {
-		b, err := json.Marshal(a)
-		if err != nil { // no field of an answer can fail to marshal
-			panic(fmt.Sprintf("marshal answer: %v", err))
-		}
-		entries[i], size = b, size+len(b)+1
-	}
-	for size > MaxAnswersBytes {
-		size -= len(entries[0]) + 1
-		entries = entries[1:]
-	}
-	if len(entries) == 0 {
-		return ""
-	}
-	return "[" + string(bytes.Join(entries, []byte(","))) + "]"
-}
-
 // Superseded says whose request took another's place.
 func Superseded(by Request) string {
 	return fmt.Sprintf("superseded by %s's %s: %s", Shorten(by.By), Shorten(string(by.Action)), Shorten(by.Reason))
-}
-
-// Action is what the requests ask for that a change of weights carries out.
-func (m Moving) Action() RequestAction {
-	if m.Step > 0 {
-		return RequestPromote
-	}
-	return RequestRollback
-}
-
-// Carries says that a change of weights that is under way, if there is one, carries
-// out a request that has an id.
-func (m *Moving) Carries(q Request) bool {
-	return m != nil && q.ID != "" && m.Action() == q.Action && slices.Contains(m.Requests, Asker{q.ID, Shorten(q.By)})
 }
 
 // answer says what became of a request that this pass has taken off the record.
@@ -137,12 +62,6 @@ func (d *decider) answerReplaced(by Request) {
 			d.rec.Answer(Answer{ID: id, Result: ResultSuperseded, At: d.now, Text: Superseded(by)})
 		}
 	}
-}
-
-// hasID says that a change of weights that is under way, if there is one, carries out a
-// request of this id.
-func (m *Moving) hasID(id string) bool {
-	return m != nil && id != "" && slices.ContainsFunc(m.Requests, func(a Asker) bool { return a.ID == id })
 }
 
 // carry has the change of weights that is under way answer the request that was

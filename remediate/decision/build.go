@@ -9,6 +9,47 @@ import (
 	"time"
 )
 
+// Workload is what runs behind the canary's destination.
+type Workload struct {
+	Build    string    // of its workloads' present pod templates; empty: unknown
+	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
+	First    time.Time // when the oldest of the workloads was made, as far as known
+	Ready    int       // ready pods
+	Current  int       // those of them that belong to Build
+	Builds   []string  // the build of each of its workloads, sorted: what Build is made of
+	Running  []string  // those of them that ready pods belong to
+	Serving  []string  // other builds that ready pods belong to
+	Complete bool      // every workload has finished its rollout
+
+	Ages      map[string]PodAge // of the ready pods, by build
+	Revisions []Revision        // by name: what the pods were made from
+	Untold    []string          // ready pods whose build cannot be told, with their owner
+	Unowned   []string          // ready pods that nothing manages: they are counted nowhere
+}
+
+// readyBuilds are the builds that ready pods belong to.
+func (w Workload) readyBuilds() []string { return slices.Concat(w.Running, w.Serving) }
+
+// untold names ready pods whose build cannot be told; "" if there are none.
+func (w Workload) untold() string {
+	if len(w.Untold) == 0 {
+		return ""
+	}
+	return "nothing tells the build of pod " + few(w.Untold)
+}
+
+// strangers is untold, and those that count nowhere, to follow after a count.
+func (w Workload) strangers() string {
+	var text string
+	if len(w.Untold) > 0 {
+		text = "; " + w.untold()
+	}
+	if len(w.Unowned) > 0 {
+		text += "; " + few(w.Unowned) + " is not counted, for nothing manages it"
+	}
+	return text
+}
+
 // buildScheme stands before the hash of each build: what goes into the hash is
 // known by it. Whoever changes that gives it another number, and then a build of
 // the scheme before is no other build for that reason alone (see Workload.as).

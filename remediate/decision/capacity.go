@@ -2,15 +2,6 @@ package decision
 
 import "fmt"
 
-// Capacity is what stable had when it carried everything, and why a rollback would
-// lead all traffic to fewer.
-type Capacity struct {
-	// Carried is how many ready endpoints stable had when the canary's traffic was
-	// first seen; 0: not known.
-	Carried int    `json:"carried,omitempty"`
-	Thin    string `json:"thin,omitempty"` // in words; empty: it has enough, or nothing is known
-}
-
 // Thin says that stable has fewer ready endpoints than rollback.capacity asks for of
 // those that it had when it carried everything, or "". It is told and delays nothing.
 func (r Rollback) Thin(carried, ready int) string {

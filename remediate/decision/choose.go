@@ -120,6 +120,21 @@ func (d *decider) reassert() choice {
 	return c
 }
 
+// noteReassert records a storm of re-assertions once a minute.
+func (d *decider) noteReassert() {
+	for e := range d.rec.NewestFirst() {
+		if e.Event == EventReasserted {
+			if _, last := e.Count(); d.now.Sub(last).Abs() < ReassertCoalesce {
+				return
+			}
+			break
+		}
+	}
+	e := d.entry(EventReasserted, "", string(ReasonReassert))
+	e.State, e.From, e.To = StateRolledBack, d.in.Traffic.Weight, 0
+	d.then = append(d.then, e)
+}
+
 // canUnlock says whether every ready pod of the canary belongs to a present
 // build, and none to one that has been refused.
 func (d *decider) canUnlock() bool {

@@ -3,62 +3,8 @@ package decision
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
-
-// Moving is a change of the canary's weight that guardian has decided on. It
-// stands in the record until the API server has been seen to have it: until then
-// nothing says that it has happened.
-type Moving struct {
-	To      int       `json:"to"`             // the canary's weight after it, percent
-	From    int       `json:"from"`           // and before
-	Step    int       `json:"step,omitempty"` // weight of the step that asks for it; 0: a rollback
-	At      time.Time `json:"at"`
-	By      string    `json:"by"` // as in the history
-	Build   string    `json:"build,omitempty"`
-	Reason  string    `json:"reason,omitempty"`
-	Alert   string    `json:"alert,omitempty"`
-	Signal  string    `json:"signal,omitempty"`  // what guardian_rollbacks_total counts it as
-	Again   bool      `json:"again,omitempty"`   // of a canary that was locked and at 0 before
-	Begins  bool      `json:"begins,omitempty"`  // a step of a build that the scheduler was not to move forward before
-	Refused string    `json:"refused,omitempty"` // what the API server has answered to the last try
-	Receipt *Receipt  `json:"receipt,omitempty"` // of a rollback, as far as it is known when it is decided
-
-	Requests []Asker `json:"requests,omitempty"` // whose requests it carries out, and answers when it is done or given up
-}
-
-// RollsBack says that the change of weights that is under way, if there is one, is a
-// rollback.
-func (m *Moving) RollsBack() bool { return m != nil && m.Step == 0 }
-
-// StepsTo says that the change of weights that is under way, if there is one, is a step
-// to weight percent.
-func (m *Moving) StepsTo(weight int) bool { return m != nil && m.Step > 0 && m.To == weight }
-
-// signalOf is the value of the label signal that a rollback counts with.
-func signalOf(l Lock) string {
-	switch {
-	case slices.Contains(Signals[:], l.Signal):
-		return l.Signal
-	case l.By == ByRefused:
-		return "refused_build"
-	case l.By == ByAlert:
-		return "other"
-	}
-	return "person"
-}
-
-// Marks are what the VirtualService says of a guard: what is true as soon as the
-// patch that writes them is taken.
-type Marks struct {
-	State  State
-	Reason string
-	Since  time.Time
-	Build  string
-
-	Message string // of the lock, for whoever is refused; empty: that of the record
-}
 
 // observed is the state of a canary that gets traffic and that nothing holds.
 func (d *decider) observed() State {
@@ -115,10 +61,6 @@ func (d *decider) tellLock(c choice) string {
 	return ""
 }
 
-func lockBlocked(g Guard, l Lock, why string) string {
-	return fmt.Sprintf("guardian wants %s back on %s since %s but cannot yet (%s)", g.Name, g.Stable, Stamp(l.Since), shortenTo(oneLine(why), maxLockMessage/4))
-}
-
 // expectStable records that traffic is to go to stable.
 func (d *decider) expectStable(l Lock) {
 	if s := &d.rec.Status; !s.Moving.RollsBack() {
@@ -127,8 +69,6 @@ func (d *decider) expectStable(l Lock) {
 	}
 	d.carry()
 }
-
-func notDone(why string) string { return "not done: " + why }
 
 func notLocked(reason string) string { return "rolled back, not locked: " + reason }
 
@@ -172,16 +112,6 @@ func (d *decider) isNew(a Alert) bool {
 	return !slices.Contains(d.was.Status.Unasked, a.Episode()) && !d.was.Status.lists(a.Episode())
 }
 
-// untilBack ends the reason of a guard that is blocked since a VirtualService of its
-// lock does not exist.
-const untilBack = ": until it is back, locked again at once, requests reach all pods of its hosts, the canary's too"
-
-// LacksVirtualService says whether a guard is blocked since a VirtualService of its
-// lock does not exist.
-func (s Status) LacksVirtualService() bool {
-	return s.State == StateBlocked && strings.HasSuffix(s.Reason, untilBack)
-}
-
 // gone tells of a locked guard one of whose VirtualServices does not exist: where
 // there is none, Istio sends requests to all pods of the host, the canary's too.
 func (d *decider) gone() choice {
@@ -216,51 +146,4 @@ func (d *decider) giveUp() {
 		d.endMoving(ResultRefused, text)
 		d.note(EventMissed, "", text)
 	}
-}
-
-// WhenRefused is the decision when the API server has refused what it writes to the
-// VirtualServices: the record says so, and it is tried again.
-func (d Decision) WhenRefused(in Input, why string, now time.Time) Decision {
-	why = Shorten(why)
-	was := d.Record
-	d.Record = was.Clone()
-	s := &d.Record.Status
-	d.Added = nil
-	switch {
-	case d.Move == MoveForward:
-		d.Record.refuseStep(why)
-	case d.Move == MoveStable:
-		if s.Moving == nil {
-			s.Moving = &Moving{From: in.Traffic.Weight, At: now, Build: s.Build, Reason: string(ReasonReassert), Signal: "other", Again: true}
-		}
-		s.Moving.Refused = why
-		if s.State != StateBlocked {
-			s.Since = now
-		}
-		s.State, s.Reason = StateBlocked, notDone(why)
-		s.Weight, s.Spread = in.Traffic.Weight, max(0, in.Traffic.Weight-in.Traffic.Lowest)
-		if was.Status.State != StateBlocked || was.Status.Moving == nil || was.Status.Moving.Refused == "" {
-			d.Record.History = append(d.Record.History, HistoryEntry{At: now, State: StateBlocked, Event: EventBlocked, From: s.Weight, To: s.Weight,
-				Build: s.Build, Alert: s.Moving.Alert, Reason: "rollback " + s.Reason})
-		}
-		if l := d.Record.Lock; l != nil {
-			d.Record.Message = lockMessage(in, *l, lockBlocked(in.Guard, *l, s.Reason))
-		}
-	}
-	d.Added = d.Record.History[len(was.History):]
-	return d
-}
-
-// refuseStep records that the API server does not take a step.
-func (r *Record) refuseStep(why string) {
-	s := &r.Status
-	if s.Moving == nil {
-		return
-	}
-	s.Moving.Refused = why
-	s.NextStep, s.WaitingFor, s.Waiting = s.Moving.Step, WaitVirtualService, refusedStep(s.Moving)
-}
-
-func refusedStep(m *Moving) string {
-	return fmt.Sprintf("waiting: the step to %d%% is %s", m.Step, notDone(m.Refused))
 }

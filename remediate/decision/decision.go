@@ -89,3 +89,14 @@ func Landed(r Record, d Decision) Record {
 	}
 	return r
 }
+
+// Marks are what the VirtualService says of a guard: what is true as soon as the
+// patch that writes them is taken.
+type Marks struct {
+	State  State
+	Reason string
+	Since  time.Time
+	Build  string
+
+	Message string // of the lock, for whoever is refused; empty: that of the record
+}

@@ -26,6 +26,15 @@ const (
 	PromotionAuto   PromotionMode = "auto"   // the scheduler
 )
 
+// Mode is whether a guard's rollbacks are done or only told.
+type Mode string
+
+// The modes of a guard; empty is ModeEnforce.
+const (
+	ModeEnforce Mode = "enforce" // what is decided is done
+	ModeObserve Mode = "observe" // it is recorded, told and counted, and no VirtualService is written
+)
+
 // Guard is the part of a guard's configuration that decides about traffic.
 // Values are checked and complete: defaults have been filled in.
 type Guard struct {

@@ -1,31 +1,9 @@
 package decision
 
-import "time"
-
-func (d *decider) entry(event Event, by, why string) HistoryEntry {
-	return HistoryEntry{At: d.now, Event: event, By: by, From: d.was.Status.Weight, To: d.in.Traffic.Weight,
-		Build: d.rec.Status.Build, Reason: why}
-}
-
-// note adds to the history. The state is filled in when it is known.
-func (d *decider) note(event Event, by, why string) {
-	d.rec.History = append(d.rec.History, d.entry(event, by, why))
-}
-
-// noteReassert records a storm of re-assertions once a minute.
-func (d *decider) noteReassert() {
-	for e := range d.rec.NewestFirst() {
-		if e.Event == EventReasserted {
-			if _, last := e.Count(); d.now.Sub(last).Abs() < ReassertCoalesce {
-				return
-			}
-			break
-		}
-	}
-	e := d.entry(EventReasserted, "", string(ReasonReassert))
-	e.State, e.From, e.To = StateRolledBack, d.in.Traffic.Weight, 0
-	d.then = append(d.then, e)
-}
+import (
+	"fmt"
+	"time"
+)
 
 // Event names what an entry of the history tells of.
 type Event string
@@ -64,8 +42,23 @@ const (
 	EventMarkedRight Event = "marked-right" // or right
 )
 
+// The events of ModeObserve in a history.
+const (
+	EventWould        Event = "would-have-rolled-back"
+	EventWouldBlocked Event = "would-be-blocked"
+)
+
 // IsRollback says of an event that it is one, or what would have been one.
 func (e Event) IsRollback() bool { return e == EventRolledBack || e == EventWould }
+
+// isRemark says of an event that it may come over and over again while nothing changes.
+func (e Event) isRemark() bool {
+	switch e {
+	case EventNoted, EventWaiting, EventReasserted, EventMissed, EventBlocked, EventWouldBlocked, EventRefused, EventUnguarded, EventForeignLock, EventUnreadable, EventLeaving:
+		return true
+	}
+	return false
+}
 
 // HistoryEntry is one decision that changed something, or an alert that was
 // recorded without a change.
@@ -122,4 +115,16 @@ func coalesce(all []HistoryEntry) []HistoryEntry {
 		out = append(out, e)
 	}
 	return out
+}
+
+// MaxHistoryBytes is the most of a record's history; the oldest entries go first.
+const MaxHistoryBytes = 32 << 10
+
+// Repeated is the reason of an entry of the history, with how often it came in a row.
+func Repeated(e HistoryEntry) string {
+	times, last := e.Count()
+	if times == 1 {
+		return e.Reason
+	}
+	return fmt.Sprintf("%s (%d times, last at %s)", e.Reason, times, Stamp(last))
 }

@@ -1,61 +1,11 @@
 package decision
 
 import (
+	"slices"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
-
-// Action is what an alert asks for.
-type Action string
-
-// The actions of an alert. Anything else is recorded and moves nothing.
-const (
-	ActionRollback Action = "rollback"
-	ActionHold     Action = "hold"
-	ActionNone     Action = "none" // for people alone
-	ActionOff      Action = "off"  // of no alert: of a signal that raises none
-)
-
-// asks says that an alert of this action asks for something.
-func (a Action) asks() bool { return a == ActionRollback || a == ActionHold }
-
-// Alert is one firing episode that names a guard. Its identity is fingerprint
-// and StartsAt together; StartsAt is by Prometheus's clock.
-type Alert struct {
-	Name        string
-	Signal      string
-	Action      Action
-	Fingerprint string
-	StartsAt    time.Time
-	Summary     string
-	Limit       string    // that it says was exceeded, in words; empty: not known
-	Received    time.Time // by guardian's clock; zero: not known, or it was listed
-	Traces      string    // URL of the canary's traces then; empty: not known
-}
-
-// Episode identifies one firing of one alert.
-func (a Alert) Episode() string {
-	return a.Fingerprint + "@" + a.StartsAt.UTC().Format(time.RFC3339Nano)
-}
-
-// Workload is what runs behind the canary's destination.
-type Workload struct {
-	Build    string    // of its workloads' present pod templates; empty: unknown
-	Since    time.Time // when the cluster made the newest of those templates; zero: unknown
-	First    time.Time // when the oldest of the workloads was made, as far as known
-	Ready    int       // ready pods
-	Current  int       // those of them that belong to Build
-	Builds   []string  // the build of each of its workloads, sorted: what Build is made of
-	Running  []string  // those of them that ready pods belong to
-	Serving  []string  // other builds that ready pods belong to
-	Complete bool      // every workload has finished its rollout
-
-	Ages      map[string]PodAge // of the ready pods, by build
-	Revisions []Revision        // by name: what the pods were made from
-	Untold    []string          // ready pods whose build cannot be told, with their owner
-	Unowned   []string          // ready pods that nothing manages: they are counted nowhere
-}
 
 // Endpoints is what runs behind the stable destination.
 type Endpoints struct {
@@ -169,4 +119,107 @@ type Count struct {
 	Failed   int64
 	Latency  Latency
 	Gaps     Gaps // in the rules that watch the guard
+}
+
+// Next is what runs behind the canary that the configuration has, while a lock stands
+// that is of another. It is not guarded: guardian moves none of its traffic, and rolls
+// nothing back for it.
+type Next struct {
+	Stable, Canary virtualservice.Ref
+	Deny           []string // every spelling of it, for the admission policy
+	Workload       Workload
+	Traffic        virtualservice.Traffic
+}
+
+// refused is a build of the next canary that has a ready pod, was rolled back and is not
+// unlocked; "": there is none.
+func (n Next) refused(refused []string) string {
+	for _, b := range n.Workload.readyBuilds() {
+		if slices.Contains(refused, b) {
+			return b
+		}
+	}
+	return ""
+}
+
+// Foreign is the lock of another guard's record that denies this guard's canary.
+type Foreign struct {
+	Guard string
+	Lock  Lock // of which Since is zero when it cannot be read
+}
+
+// Outside is what guardian sees and cannot change: what the brake does not hold,
+// and who holds it.
+type Outside struct {
+	// Known says that the VirtualServices of the namespace were looked through.
+	Known bool
+	// Unguarded are those that lead to the canary and that no guard of this canary
+	// has, each with what it gives.
+	Unguarded []string
+	// RulesKnown says that the guard's DestinationRule was read, is not there, or is not
+	// needed.
+	RulesKnown bool
+	// Overruled are the guard's subsets that Istio takes from another DestinationRule
+	// than the guard's, with other labels, and so does guardian.
+	Overruled []string
+	// UserKnown says that guardian knows its own name, and so whose locks are not
+	// its own.
+	UserKnown bool
+	// Locks are annotations of the guard's VirtualServices by which somebody else
+	// holds a canary.
+	Locks []string
+}
+
+// Gaps are what Prometheus lacks of the rules that watch a guard. The zero value
+// is none: it has evaluated them, and they record both sides' requests.
+type Gaps struct {
+	// Rules is why the rules are not evaluated, such as a group that is not loaded.
+	Rules string
+	// Stable and Canary say that the rules record no requests of that side now.
+	// They do from its first request on, for as long as its proxies are scraped.
+	Stable, Canary bool
+}
+
+// Watched is for how long a replica has itself seen the weights stand as they
+// do, by a clock that nobody can set.
+type Watched struct {
+	Known bool // it has seen them change
+	For   time.Duration
+}
+
+// ClockTolerance is how far two ways to tell an interval may differ before
+// somebody must have set the clock.
+const ClockTolerance = 2 * time.Second
+
+// movedAt is when the weights that the record speaks of were changed, by a
+// clock that says now. If somebody has set the clock since, what this replica
+// has itself watched counts; if it has watched nothing, a change in the future
+// was now.
+func (in Input) movedAt(now time.Time) time.Time {
+	at, w := in.Record.Status.MovedAt, in.Watched
+	age := now.Sub(at)
+	switch {
+	case w.Known && (age-w.For).Abs() > ClockTolerance:
+		return now.Add(-w.For)
+	case !w.Known && age < -ClockTolerance:
+		return now
+	}
+	return at
+}
+
+// countWindow is for how long back requests are counted at most, unless a step
+// waits for longer: a split of weeks is not to be a range of weeks, each time.
+const countWindow = 6 * time.Hour
+
+// CountSince is from when on the canary's requests are counted.
+func (in Input) CountSince(now time.Time) time.Time {
+	longest, bake := countWindow, time.Duration(0)
+	for _, s := range in.Guard.Promotion.Steps {
+		longest, bake = max(longest, s.Interval+bake), s.Bake
+	}
+	at := in.movedAt(now)
+	if least := now.Add(-longest); at.Before(least) {
+		return least
+	}
+	return at
 }

@@ -4,40 +4,6 @@ import (
 	"slices"
 )
 
-// Leaving is a VirtualService that a guard's configuration does not have any more
-// and that may still bear what a rollback has left in it: a lock's annotation,
-// marks, the ownership of fields, routes and mirrors that lead elsewhere.
-type Leaving struct {
-	VirtualService string `json:"vs"`
-	Why            string `json:"why,omitempty"` // why it could not be given back when that was last tried
-}
-
-// Former are the VirtualServices that a lock covers and the configuration does
-// not have any more: they stay guarded until the lock is lifted.
-func (r Record) Former(g Guard) []string {
-	if r.Lock == nil {
-		return nil
-	}
-	return notIn(r.VirtualServices, g.VirtualServices)
-}
-
-// notIn are names that are not among others.
-func notIn(names, others []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(others, name) })
-}
-
-// leave adds a VirtualService to those that are to be given back.
-func (s *Status) leave(name string) {
-	if !slices.ContainsFunc(s.Leaving, func(l Leaving) bool { return l.VirtualService == name }) {
-		s.Leaving = append(s.Leaving, Leaving{VirtualService: name})
-	}
-}
-
-// MovesOf is what the record says a guard moves.
-func MovesOf(g Guard) *Moves {
-	return &Moves{VirtualServices: g.VirtualServices, Stable: g.Stable.String(), Canary: g.Canary.String()}
-}
-
 // observeLeaving finds out which VirtualServices the configuration has lost.
 // Replicas may have different ones for a while: it is the lease holder's to tell.
 func (d *decider) observeLeaving() {

@@ -1,7 +1,6 @@
 package decision
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -129,39 +128,8 @@ func NewestMark(newest *LockAnnotation, value, user string) *LockAnnotation {
 // lockToGoOn begins the last part of a lock's message.
 const lockToGoOn = " To go on, "
 
-// takeUpLock takes a lock up again that stands on a VirtualService and that the
-// record does not know of, because it is lost or an older copy of it was
-// restored. What the record has seen lifted stays lifted.
-func (d *decider) takeUpLock() {
-	m := d.in.Marked
-	if m == nil || d.unrecorded(cmp.Or(d.in.Canary.Build, d.rec.Status.Build)) != nil || d.rec.Lock != nil || !m.Since.After(d.rec.Status.LiftedAt) {
-		return
-	}
-	l := Lock{Kind: d.in.Guard.Rollback.Lock, Build: m.Build, Since: m.Since, By: ByAnnotation, Reason: m.reason()}
-	if l.Kind == LockNone { // it was set when the configuration was another
-		l.Kind = LockBuild
-	}
-	if l.Since.Sub(d.now) > ClockTolerance {
-		l.Since = d.now
-	}
-	l.Refused = m.refused()
-	l.Stable, l.Canary = d.pairOf(*m)
-	d.rec.Lock = &l
-	d.refuse(l.Refused...)
-	d.rec.Message = m.Message // until it is written anew
-	d.rec.Denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
-	d.note(EventLocked, ByAnnotation, "the record did not know of the lock that annotation "+LockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
-}
-
-// unrecorded is the lock that the record lacks, if it is of this build: one of
-// another build is not set again, and is no reason to pass over what the
-// VirtualService says.
-func (d *decider) unrecorded(build string) *Lock {
-	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == build && (l.Canary == "" || l.Canary == d.in.Guard.Canary.String()) {
-		return l
-	}
-	return nil
-}
+// lockMind begins what a lock's message says of subsets that cannot be told apart.
+const lockMind = " Mind that "
 
 // refusals is a lock's message up to what it says on how to go on: the text before the
 // builds that it refuses, and these.

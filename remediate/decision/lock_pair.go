@@ -4,81 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
-
-// Next is what runs behind the canary that the configuration has, while a lock stands
-// that is of another. It is not guarded: guardian moves none of its traffic, and rolls
-// nothing back for it.
-type Next struct {
-	Stable, Canary virtualservice.Ref
-	Deny           []string // every spelling of it, for the admission policy
-	Workload       Workload
-	Traffic        virtualservice.Traffic
-}
-
-// of has a lock be of a guard's pair.
-func (l *Lock) of(g Guard) {
-	l.Stable, l.Canary, l.Also, l.Next = g.Stable.String(), g.Canary.String(), nil, nil
-}
-
-// DeniesBesides says that the lock denies a destination, as Spellings writes it in full,
-// and is of another.
-func (l Lock) DeniesBesides(destination string) bool {
-	return slices.Contains(l.Also, destination) || slices.Contains(l.Next, destination)
-}
-
-// GuardOf is g with the pair that is to be read for it: while a lock stands that of the
-// lock, in its spelling, so that every replica sees the same builds and weights whatever
-// its file has. other says that g has another canary. The exception is a g whose stable
-// is what the lock denies, or that has another stable alone: its own pair counts. domain
-// is the cluster's.
-func (r Record) GuardOf(g Guard, domain string) (of Guard, other bool) {
-	stable, canary, ok := r.lockedPair()
-	same := func(a, b virtualservice.Ref) bool { return virtualservice.SameRef(a, b, g.Namespace, domain) }
-	switch {
-	case !ok:
-		return g, false
-	case same(canary, g.Canary):
-		g.Canary = canary
-		return g, false
-	case same(canary, g.Stable):
-		g.Stable = canary
-		return g, false
-	}
-	g.Stable, g.Canary = stable, canary
-	return g, true
-}
-
-// lockedPair is the pair that the lock is of. One that was written before locks had a
-// pair, or of which the list of what is denied says that somebody has edited it, is of
-// that which the status tells of.
-func (r Record) lockedPair() (stable, canary virtualservice.Ref, ok bool) {
-	if r.Lock == nil {
-		return stable, canary, false
-	}
-	var moves Moves
-	if r.Status.Moves != nil {
-		moves = *r.Status.Moves
-	}
-	stable, canary, ok = moves.pair()
-	s, c, own := Moves{Stable: r.Lock.Stable, Canary: r.Lock.Canary}.pair()
-	edited := ok && c != canary && len(r.Deny) > 0 && refOf(r.Deny[0]) == canary
-	if own && !edited {
-		return s, c, true
-	}
-	return stable, canary, ok
-}
-
-// pair is what a status names; ok is false where that is no pair.
-func (m Moves) pair() (stable, canary virtualservice.Ref, ok bool) {
-	stable, noStable := virtualservice.ParseRef(m.Stable)
-	canary, noCanary := virtualservice.ParseRef(m.Canary)
-	return stable, canary, noStable == nil && noCanary == nil && stable != canary
-}
 
 // unread says that the lock is of another pair than what was read: this pass has taken
 // it up, or has it go over.
@@ -149,15 +78,6 @@ func (d *decider) pairOf(m LockAnnotation) (stable, canary string) {
 	return stable, canary
 }
 
-// refOf is the destination that host/subset names; host/ is a host of its own.
-func refOf(spelled string) virtualservice.Ref {
-	host, subset, _ := strings.Cut(spelled, "/")
-	if subset != "" {
-		return virtualservice.Ref{Subset: subset}
-	}
-	return virtualservice.Ref{Host: host}
-}
-
 // denies are all spellings that the lock denies. What the configuration has for its
 // canary is not braked while the lock of another stands, so it is not to get more: that
 // is the lease holder's to tell. Stable is never among them.
@@ -208,17 +128,6 @@ func (d *decider) passOn() (c choice, passed bool) {
 		return d.follow(*n, refused), true
 	}
 	return d.handOver(*n), true
-}
-
-// refused is a build of the next canary that has a ready pod, was rolled back and is not
-// unlocked; "": there is none.
-func (n Next) refused(refused []string) string {
-	for _, b := range n.Workload.readyBuilds() {
-		if slices.Contains(refused, b) {
-			return b
-		}
-	}
-	return ""
 }
 
 // replacedBy says that a new build of the next canary would lift the lock, and that every

@@ -2,9 +2,7 @@ package decision
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -12,35 +10,7 @@ const (
 	maxServed    = 16
 	maxProven    = 16
 	maxRevisions = 32
-	maxNamed     = 3 // pods named in a reason
 )
-
-// Served is a build that has had ready pods. Those that had traffic in the last
-// minutes are what an alert can be about, whether they are ready in its instant or
-// not.
-type Served struct {
-	Build string    `json:"build"`
-	From  time.Time `json:"from,omitzero"`  // when it first had ready pods and traffic; zero: it never did
-	Until time.Time `json:"until,omitzero"` // when it last had both; zero: it still does
-}
-
-// Still says that the build has ready pods and traffic now.
-func (b Served) Still() bool { return !b.From.IsZero() && b.Until.IsZero() }
-
-// Foreign is the lock of another guard's record that denies this guard's canary.
-type Foreign struct {
-	Guard string
-	Lock  Lock // of which Since is zero when it cannot be read
-}
-
-// Taken tells which lock of another record this guard has made its own.
-type Taken struct {
-	Guard string    `json:"guard"`
-	Since time.Time `json:"since"`
-}
-
-// readyBuilds are the builds that ready pods belong to.
-func (w Workload) readyBuilds() []string { return slices.Concat(w.Running, w.Serving) }
 
 // observeBuilds brings the record's memory of builds up to date: what they are
 // called, and which of them have served.
@@ -244,57 +214,36 @@ func (d *decider) lockText() string {
 	return text + d.nextText()
 }
 
-// untold names ready pods whose build cannot be told; "" if there are none.
-func (w Workload) untold() string {
-	if len(w.Untold) == 0 {
-		return ""
+// takeUpLock takes a lock up again that stands on a VirtualService and that the
+// record does not know of, because it is lost or an older copy of it was
+// restored. What the record has seen lifted stays lifted.
+func (d *decider) takeUpLock() {
+	m := d.in.Marked
+	if m == nil || d.unrecorded(cmp.Or(d.in.Canary.Build, d.rec.Status.Build)) != nil || d.rec.Lock != nil || !m.Since.After(d.rec.Status.LiftedAt) {
+		return
 	}
-	return "nothing tells the build of pod " + few(w.Untold)
-}
-
-// strangers is untold, and those that count nowhere, to follow after a count.
-func (w Workload) strangers() string {
-	var text string
-	if len(w.Untold) > 0 {
-		text = "; " + w.untold()
+	l := Lock{Kind: d.in.Guard.Rollback.Lock, Build: m.Build, Since: m.Since, By: ByAnnotation, Reason: m.reason()}
+	if l.Kind == LockNone { // it was set when the configuration was another
+		l.Kind = LockBuild
 	}
-	if len(w.Unowned) > 0 {
-		text += "; " + few(w.Unowned) + " is not counted, for nothing manages it"
+	if l.Since.Sub(d.now) > ClockTolerance {
+		l.Since = d.now
 	}
-	return text
+	l.Refused = m.refused()
+	l.Stable, l.Canary = d.pairOf(*m)
+	d.rec.Lock = &l
+	d.refuse(l.Refused...)
+	d.rec.Message = m.Message // until it is written anew
+	d.rec.Denies(m.Canary, m.Stable, Rollback{MatchRoutes: m.MatchRoutes, Mirrors: m.Mirrors})
+	d.note(EventLocked, ByAnnotation, "the record did not know of the lock that annotation "+LockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
 }
 
-func few(names []string) string {
-	if n := len(names) - maxNamed; n > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNamed], ", "), n)
+// unrecorded is the lock that the record lacks, if it is of this build: one of
+// another build is not set again, and is no reason to pass over what the
+// VirtualService says.
+func (d *decider) unrecorded(build string) *Lock {
+	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == build && (l.Canary == "" || l.Canary == d.in.Guard.Canary.String()) {
+		return l
 	}
-	return strings.Join(names, ", ")
-}
-
-// refusal says which builds a lock refuses.
-func (l Lock) refusal() string {
-	switch len(l.Refused) {
-	case 0:
-		return ""
-	case 1:
-		return " Build " + l.Refused[0] + " is refused."
-	}
-	return " Builds " + strings.Join(l.Refused, ", ") + " are refused."
-}
-
-// Equal says whether two locks are the same.
-func (l Lock) Equal(o Lock) bool {
-	return l.sameBuilds(o) && l.sameAlert(o) && l.samePair(o) && l.Kind == o.Kind && l.Since.Equal(o.Since) && l.By == o.By && l.Reason == o.Reason && l.From == o.From
-}
-
-func (l Lock) sameBuilds(o Lock) bool {
-	return l.Build == o.Build && slices.Equal(l.Refused, o.Refused) && slices.Equal(l.Coming, o.Coming)
-}
-
-func (l Lock) samePair(o Lock) bool {
-	return l.Stable == o.Stable && l.Canary == o.Canary && slices.Equal(l.Also, o.Also) && slices.Equal(l.Next, o.Next)
-}
-
-func (l Lock) sameAlert(o Lock) bool {
-	return l.Signal == o.Signal && l.Alert == o.Alert && l.Fingerprint == o.Fingerprint && l.StartsAt.Equal(o.StartsAt)
+	return nil
 }

@@ -247,12 +247,6 @@ func (d *decider) expected() (own, done bool) {
 	return t.Weight == e && (done || t.Weight != s.Weight), done
 }
 
-// partly says that some of the guard's VirtualServices have taken a step, and
-// others have not yet.
-func (s *Status) partly() bool {
-	return s.Moving.StepsTo(s.Weight) && s.Spread > 0
-}
-
 // takeWeight records a weight that observeWeight has passed over.
 func (d *decider) takeWeight() {
 	s, t := &d.rec.Status, d.in.Traffic

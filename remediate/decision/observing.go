@@ -3,80 +3,7 @@ package decision
 import (
 	"fmt"
 	"slices"
-	"time"
 )
-
-// Mode is whether a guard's rollbacks are done or only told.
-type Mode string
-
-// The modes of a guard; empty is ModeEnforce.
-const (
-	ModeEnforce Mode = "enforce" // what is decided is done
-	ModeObserve Mode = "observe" // it is recorded, told and counted, and no VirtualService is written
-)
-
-// Observing is a guard of ModeObserve, as the lease holder has it.
-type Observing struct {
-	Since time.Time `json:"since"`           // when the mode was first seen
-	Would *Would    `json:"would,omitempty"` // the rollback that would stand now; nil: none would
-}
-
-// Would is a rollback that ModeObserve has kept from being done. It stands as the
-// lock would: until the canary's ready pods are all of builds that the alert was
-// not about.
-type Would struct {
-	At      time.Time `json:"at"`
-	From    int       `json:"from"`            // the canary's weight then, percent
-	Build   string    `json:"build,omitempty"` // the present one then
-	Refused []string  `json:"refused,omitempty"`
-	Signal  string    `json:"signal"` // as guardian_would_rollbacks_total counts it
-	Alert   string    `json:"alert,omitempty"`
-	Episode string    `json:"episode,omitempty"` // of that alert
-	Reason  string    `json:"reason"`
-	Blocked string    `json:"blocked,omitempty"` // why it could not have been done yet
-}
-
-// GuardMode is the mode that the record has a guard in.
-func (s Status) GuardMode() Mode {
-	if s.Observing != nil {
-		return ModeObserve
-	}
-	return ModeEnforce
-}
-
-func (o Observing) clone() *Observing {
-	if o.Would != nil {
-		w := *o.Would
-		w.Refused = slices.Clone(w.Refused)
-		o.Would = &w
-	}
-	return &o
-}
-
-// Text is a would-be rollback in words.
-func (w Would) Text() string {
-	if w.Blocked != "" {
-		return fmt.Sprintf("a rollback would be wanted since %s (%s) and could not be done: %s", Stamp(w.At), w.Reason, w.Blocked)
-	}
-	if w.From == 0 {
-		return fmt.Sprintf("would have been locked at 0%% at %s: %s", Stamp(w.At), w.Reason)
-	}
-	return fmt.Sprintf("would have been rolled back %d%% → 0%% at %s: %s", w.From, Stamp(w.At), w.Reason)
-}
-
-// The events of ModeObserve in a history.
-const (
-	EventWould        Event = "would-have-rolled-back"
-	EventWouldBlocked Event = "would-be-blocked"
-)
-
-// observing says that nothing may be written to a VirtualService: this replica's
-// configuration says so, or the record does, which the lease holder alone brings
-// from one mode to the other. Replicas read their configurations one after the
-// other, and must not take turns in changing it.
-func (d *decider) observing() bool {
-	return d.in.Guard.Mode == ModeObserve || d.rec.Status.Observing != nil
-}
 
 // behind says that this replica's configuration observes and the record does not, or
 // that it has another stable or canary (any more, or yet): what a rollback is wanted
@@ -142,12 +69,6 @@ func (d *decider) past(a Alert) bool {
 	return d.rec.Status.Past(d.began(a))
 }
 
-// Past says of an alert that began then that it did while the guard observed, and that
-// the build of that time is the present one still.
-func (s Status) Past(began time.Time) bool {
-	return began.Before(s.EnforcedAt) && !s.BuildSince.After(s.EnforcedAt)
-}
-
 // whyPast follows after an alert that holds, if it rolls back nothing however
 // long it fires.
 func (d *decider) whyPast(a Alert) string {
@@ -155,15 +76,6 @@ func (d *decider) whyPast(a Alert) string {
 		return ""
 	}
 	return fmt.Sprintf("; it began before %s, when mode enforce did, so it rolls back nothing: guardian rollback does, or an alert that begins anew", Stamp(d.rec.Status.EnforcedAt))
-}
-
-// would chooses between what an alert does, in words, and what it would do if the
-// guard enforced.
-func (d *decider) would(enforcing, observing string) string {
-	if d.observing() {
-		return observing
-	}
-	return enforcing
 }
 
 // hearOnly is a pass by a replica that is behind: what fires is recorded, and all
@@ -233,8 +145,6 @@ func (d *decider) replaced(builds []string) bool {
 	rolledOut := c.Build != "" && c.Ready > 0 && c.Current == c.Ready
 	return rolledOut && !slices.ContainsFunc(c.readyBuilds(), func(b string) bool { return slices.Contains(builds, b) })
 }
-
-func asksForRollback(a Alert) bool { return a.Action == ActionRollback }
 
 // wouldRollBack tells of a rollback in place of doing it: once for as long as it
 // would stand.

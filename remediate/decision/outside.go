@@ -6,28 +6,6 @@ import (
 	"strings"
 )
 
-// Outside is what guardian sees and cannot change: what the brake does not hold,
-// and who holds it.
-type Outside struct {
-	// Known says that the VirtualServices of the namespace were looked through.
-	Known bool
-	// Unguarded are those that lead to the canary and that no guard of this canary
-	// has, each with what it gives.
-	Unguarded []string
-	// RulesKnown says that the guard's DestinationRule was read, is not there, or is not
-	// needed.
-	RulesKnown bool
-	// Overruled are the guard's subsets that Istio takes from another DestinationRule
-	// than the guard's, with other labels, and so does guardian.
-	Overruled []string
-	// UserKnown says that guardian knows its own name, and so whose locks are not
-	// its own.
-	UserKnown bool
-	// Locks are annotations of the guard's VirtualServices by which somebody else
-	// holds a canary.
-	Locks []string
-}
-
 // maxOutside is how many of each a record lists.
 const maxOutside = 8
 

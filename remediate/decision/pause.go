@@ -10,41 +10,6 @@ import (
 // configuration says otherwise.
 const DefaultDisarmMax = 24 * time.Hour
 
-// Pause is a person's request that guardian takes no step forward. The brake
-// stays on.
-type Pause struct {
-	By     string    `json:"by"`
-	Reason string    `json:"reason,omitempty"`
-	At     time.Time `json:"at"`
-}
-
-// Disarm is a person's request that guardian does not roll back either. It ends
-// by itself.
-type Disarm struct {
-	By     string    `json:"by"`
-	Reason string    `json:"reason"`
-	At     time.Time `json:"at"`
-	Until  time.Time `json:"until"`
-}
-
-// Text is a disarm in words.
-func (x Disarm) Text() string {
-	return fmt.Sprintf("disarmed by %s until %s: %s", x.By, Stamp(x.Until), x.Reason)
-}
-
-// PausedText is who pauses the guard, in words; empty: nobody does.
-func (s Status) PausedText() string {
-	switch {
-	case s.Paused != nil && s.Paused.Reason != "":
-		return "paused by " + s.Paused.By + ": " + s.Paused.Reason
-	case s.Paused != nil:
-		return "paused by " + s.Paused.By
-	case s.PausedOnVS:
-		return "paused by annotation " + AnnotationPaused
-	}
-	return ""
-}
-
 func (d *decider) paused() bool { return d.rec.Status.PausedText() != "" }
 
 // disarmed says whether a person has taken the brake off.

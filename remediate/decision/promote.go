@@ -8,56 +8,17 @@ import (
 	"time"
 )
 
-// Wait is what a step of promotion waits for: a closed set, for metrics.
-type Wait string
-
-// What a step can wait for, in the order in which it is looked at.
-const (
-	WaitLock           Wait = "lock"            // the guard is locked, or blocked
-	WaitDisarm         Wait = "disarm"          // a person took the brake off, for a time
-	WaitPause          Wait = "pause"           // a person, or an annotation, forbids steps
-	WaitPerson         Wait = "person"          // mode manual: guardian promote
-	WaitFirstSight     Wait = "first_sight"     // guardian has never seen this guard before
-	WaitVirtualService Wait = "virtual_service" // no route that can be rewritten
-	WaitBuild          Wait = "build"           // a new build, or somebody to begin
-	WaitAlert          Wait = "alert"           // an alert fires, hold or rollback
-	WaitStable         Wait = "stable"          // ready endpoints of stable
-	WaitRollout        Wait = "rollout"         // ready pods of the canary's build, and of no other
-	WaitInterval       Wait = "interval"        // the interval and the bake time
-	WaitWindow         Wait = "window"          // the calendar
-	WaitLease          Wait = "lease"           // the replica that may go forward
-	WaitHeartbeat      Wait = "heartbeat"       // proof that alerts reach guardian
-	WaitAnswers        Wait = "answers"         // Prometheus, or whoever knows what fires
-	WaitRules          Wait = "rules"           // proof that the guard's own rules watch
-	WaitRequests       Wait = "requests"        // enough requests of the canary
-	WaitGate           Wait = "gate"            // a gate is closed
-)
-
-// Waits lists all that a step can wait for, for metrics.
-var Waits = []Wait{WaitLock, WaitDisarm, WaitPause, WaitPerson, WaitFirstSight, WaitVirtualService, WaitBuild, WaitAlert, WaitStable,
-	WaitRollout, WaitInterval, WaitWindow, WaitLease, WaitHeartbeat, WaitAnswers, WaitRules, WaitRequests, WaitGate}
-
 // untold are those that the history does not tell of: they pass by themselves,
 // or have an entry of their own.
 var untold = []Wait{WaitLock, WaitDisarm, WaitPause, WaitFirstSight, WaitInterval, WaitLease}
 
 const (
-	// ClockTolerance is how far two ways to tell an interval may differ before
-	// somebody must have set the clock.
-	ClockTolerance = 2 * time.Second
 	// clocksDiffer is by how much the clocks of two replicas may.
 	clocksDiffer = time.Minute
 	// stillWanted is for how long a person's step that was recorded and not
 	// made, because guardian was killed in between, is still made.
 	stillWanted = 2 * time.Minute
 )
-
-// Watched is for how long a replica has itself seen the weights stand as they
-// do, by a clock that nobody can set.
-type Watched struct {
-	Known bool // it has seen them change
-	For   time.Duration
-}
 
 // holdOrPromote is the end of every decision that leaves traffic where it is:
 // an alert holds, or the next step of promotion is due, or it waits and says
@@ -234,39 +195,6 @@ func (d *decider) due(step, at Step) time.Time {
 	return s.MovedAt.Add(step.Interval + at.Bake)
 }
 
-// movedAt is when the weights that the record speaks of were changed, by a
-// clock that says now. If somebody has set the clock since, what this replica
-// has itself watched counts; if it has watched nothing, a change in the future
-// was now.
-func (in Input) movedAt(now time.Time) time.Time {
-	at, w := in.Record.Status.MovedAt, in.Watched
-	age := now.Sub(at)
-	switch {
-	case w.Known && (age-w.For).Abs() > ClockTolerance:
-		return now.Add(-w.For)
-	case !w.Known && age < -ClockTolerance:
-		return now
-	}
-	return at
-}
-
-// countWindow is for how long back requests are counted at most, unless a step
-// waits for longer: a split of weeks is not to be a range of weeks, each time.
-const countWindow = 6 * time.Hour
-
-// CountSince is from when on the canary's requests are counted.
-func (in Input) CountSince(now time.Time) time.Time {
-	longest, bake := countWindow, time.Duration(0)
-	for _, s := range in.Guard.Promotion.Steps {
-		longest, bake = max(longest, s.Interval+bake), s.Bake
-	}
-	at := in.movedAt(now)
-	if least := now.Add(-longest); at.Before(least) {
-		return least
-	}
-	return at
-}
-
 // wait names the first thing that a step waits for, as a reason and in plain
 // words; "" is go. The cheap conditions come first, those that need live
 // answers last.
@@ -406,12 +334,6 @@ func (d *decider) step(c choice, step Step) choice {
 	d.asked = nil
 	d.carry()
 	return c
-}
-
-// ClearSteps forgets what a next step waits for.
-func (s *Status) ClearSteps() {
-	s.Waiting, s.WaitingFor, s.NextStep, s.NextAt = "", "", 0, time.Time{}
-	s.setTally(Tally{}, Counted{})
 }
 
 // count takes down what Prometheus has just counted. As long as the numbers are

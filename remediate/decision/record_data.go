@@ -31,9 +31,6 @@ const (
 var OwnKeys = []string{KeyLock, KeyRefused, KeyDeny, KeyDenyMatchRoutes, KeyDenyMirrors, KeyStable, KeyVirtualServices, KeyMessage, KeyStatus, KeyHistory,
 	KeyChanged, KeyReceipt, KeyAnswers}
 
-// MaxHistoryBytes is the most of a record's history; the oldest entries go first.
-const MaxHistoryBytes = 32 << 10
-
 // ReadData is the record that a ConfigMap's data holds, but for the history, whose
 // text is kept as it is (see readHistory). What cannot be read is left out, and bad
 // says what and why; a lock that cannot be read stays if the ConfigMap's label says
@@ -258,13 +255,4 @@ func boundedHistory(h []HistoryEntry) string {
 		return ""
 	}
 	return "[" + string(bytes.Join(entries, []byte(","))) + "]"
-}
-
-// isRemark says of an event that it may come over and over again while nothing changes.
-func (e Event) isRemark() bool {
-	switch e {
-	case EventNoted, EventWaiting, EventReasserted, EventMissed, EventBlocked, EventWouldBlocked, EventRefused, EventUnguarded, EventForeignLock, EventUnreadable, EventLeaving:
-		return true
-	}
-	return false
 }

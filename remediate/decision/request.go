@@ -73,6 +73,9 @@ type Request struct {
 	Bad string `json:"bad,omitempty"`
 }
 
+// maxReplaced is of how many requests one takes the place, at most.
+const maxReplaced = 4
+
 // Data is the request as keys of a record's data. Keys without a value are left
 // out.
 func (q Request) Data() map[string]string {

@@ -25,13 +25,3 @@ type Counted struct {
 	Since time.Time `json:"since"`
 	At    time.Time `json:"at"`
 }
-
-// tally is what a status holds of one.
-func (s *Status) tally() (Tally, Counted) {
-	return Tally{s.Requests, s.Failed, s.Latency}, s.Counted
-}
-
-// setTally takes down what was counted.
-func (s *Status) setTally(t Tally, over Counted) {
-	s.Requests, s.Failed, s.Latency, s.Counted = t.Requests, t.Failed, t.Latency, over
-}

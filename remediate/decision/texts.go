@@ -9,33 +9,6 @@ import (
 	"unicode"
 )
 
-// lockMind begins what a lock's message says of subsets that cannot be told apart.
-const lockMind = " Mind that "
-
-// lockMessage is what a CI reads whose change is refused. Its last part says how
-// to go on.
-func lockMessage(in Input, l Lock, what string) string {
-	g, canary := in.Guard, in.Guard.Canary
-	next := in.Next != nil && in.Leads
-	if next {
-		canary = in.Next.Canary
-	}
-	toGoOn := fmt.Sprintf("%sdeploy a new build of %s and wait until it is rolled out (kubectl rollout status, or: guardian gate %s -n %s --wait-unlocked) before shifting traffic; or",
-		lockToGoOn, canary, g.Name, g.Namespace)
-	if l.Kind == LockManual || next && !in.nextLifts(l) {
-		toGoOn = lockToGoOn + "lift the lock by hand"
-	} else if c := in.Canary; !next && c.Build == "" && len(c.Untold) > 0 {
-		toGoOn = lockToGoOn + c.untold() + ", so no new build can be seen: lift the lock by hand"
-	}
-	toGoOn += fmt.Sprintf(": guardian unlock %s -n %s --reason '…'", g.Name, g.Namespace)
-	build := "." + l.refusal()
-	if in.Stable.Overlap != "" {
-		build += lockMind + in.Stable.Overlap + "."
-	}
-	room := maxLockMessage - len(what+": "+build+toGoOn)
-	return what + ": " + shortenTo(oneLine(l.Reason), max(room, maxLockMessage/8)) + build + toGoOn
-}
-
 // Stamp is a time as records, annotations and texts have it: RFC 3339, UTC, whole seconds.
 func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
@@ -66,15 +39,6 @@ func SameWords(a, b string) bool {
 	return slices.Equal(words(a), words(b))
 }
 
-// Repeated is the reason of an entry of the history, with how often it came in a row.
-func Repeated(e HistoryEntry) string {
-	times, last := e.Count()
-	if times == 1 {
-		return e.Reason
-	}
-	return fmt.Sprintf("%s (%d times, last at %s)", e.Reason, times, Stamp(last))
-}
-
 // oneLine makes a text valid in an annotation's value: what breaks lines becomes
 // a space.
 func oneLine(s string) string {
@@ -89,3 +53,12 @@ func oneLine(s string) string {
 // Signals are the values of the label signal of guardian_rollbacks_total;
 // anything else counts as "other".
 var Signals = [...]string{"error_rate", "latency", "restarts", "traffic", "comparison", "person", "refused_build", "other"}
+
+const maxNamed = 3 // pods named in a reason
+
+func few(names []string) string {
+	if n := len(names) - maxNamed; n > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNamed], ", "), n)
+	}
+	return strings.Join(names, ", ")
+}
