@@ -86,8 +86,8 @@ func (s Sources) Firing(ctx context.Context, filter Filter) ([]Alert, error) {
 
 // Fill puts what fires into store, from one source after the other until one has
 // given a complete answer: that one replaces what its lane had, one that may not be
-// all adds to it. hand gets what each has listed, and what that has changed. The
-// error joins those of sources, store and hand; what could be listed is in the store.
+// all adds to it. hand gets what each has listed, and what that has changed, at last with
+// nothing listed. The error joins those of sources, store and hand; what could be listed is in the store.
 func (s Sources) Fill(ctx context.Context, filter Filter, store *Store, now func() time.Time, hand func(firing []Alert, changes Changes) error) error {
 	var failed []error
 	for _, one := range s.inOrder() {
@@ -104,7 +104,8 @@ func (s Sources) Fill(ctx context.Context, filter Filter, store *Store, now func
 		changes, err := put(one.lane, alerts, asked)
 		failed = append(failed, err, hand(alerts, changes))
 		if incomplete == nil {
-			return errors.Join(append(failed, s.forget(one.lane, store, asked))...)
+			changes, err := s.forget(one.lane, store, asked)
+			return errors.Join(append(failed, err, hand(nil, changes))...)
 		}
 		if !errors.Is(incomplete, ErrYoung) {
 			s.Log.Warn("what is listed is not taken for all that fires", "err", incomplete)
@@ -113,12 +114,19 @@ func (s Sources) Fill(ctx context.Context, filter Filter, store *Store, now func
 	return errors.Join(failed...)
 }
 
-// forget drops what Prometheus has listed while Alertmanager gave no complete
-// answer, now that it does.
-func (s Sources) forget(answered Lane, store *Store, asked time.Time) error {
-	if answered != LaneAlertmanager {
-		return nil
+// shownWithin is how long what a rule has found may take until a query shows it: a ruler
+// that writes to another server sends the alert first.
+const shownWithin = 10 * time.Second
+
+// forget drops what others than the server that has given a complete answer have said:
+// what Prometheus has listed while Alertmanager gave none, and what came by webhook where
+// no Alertmanager is asked. The end of that may have reached another replica.
+func (s Sources) forget(answered Lane, store *Store, asked time.Time) (Changes, error) {
+	switch {
+	case answered == LaneAlertmanager:
+		return store.Replace(LanePrometheus, nil, asked)
+	case s.Alertmanager == nil:
+		return store.Replace(LaneAlertmanager, nil, asked.Add(-shownWithin))
 	}
-	_, err := store.Replace(LanePrometheus, nil, asked)
-	return err
+	return Changes{}, nil
 }

@@ -68,7 +68,8 @@ func TestASourceThatMayNotKnowAllTakesNothingAway(t *testing.T) {
 		"both have just started":        {Sources{Alertmanager: lister{alerts: []Alert{a}, young: true}, Prometheus: lister{alerts: []Alert{b}, young: true}}, "A B Old", false},
 		"Alertmanager is down":          {Sources{Alertmanager: lister{err: down}, Prometheus: lister{alerts: []Alert{b}}}, "B Old", true},
 		"both are down":                 {Sources{Alertmanager: lister{err: down}, Prometheus: lister{err: down}}, "Old", true},
-		"there is no Alertmanager":      {Sources{Prometheus: lister{alerts: []Alert{b}}}, "B Old", false},
+		"there is no Alertmanager":      {Sources{Prometheus: lister{alerts: []Alert{b}}}, "B", false},
+		"there is no Alertmanager, and Prometheus has just started": {Sources{Prometheus: lister{alerts: []Alert{b}, young: true}}, "B Old", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Date(2026, 7, 6, 12, 0, 0, 0, time.UTC)
@@ -93,5 +94,25 @@ func TestASourceThatMayNotKnowAllTakesNothingAway(t *testing.T) {
 				t.Errorf("%s fire, want %s", got, test.want)
 			}
 		})
+	}
+}
+
+// A ruler may send an alert before a query shows it.
+func TestWhatHasJustComeByWebhookOutlastsAListingOfPrometheus(t *testing.T) {
+	for since, want := range map[time.Duration]int{shownWithin - time.Millisecond: 1, shownWithin: 0} {
+		received := time.Date(2026, 7, 6, 12, 0, 0, 0, time.UTC)
+		store := NewStore(StoreOptions{})
+		if _, err := store.Apply(LaneWebhook, []Alert{named("A", 0)}, received); err != nil {
+			t.Fatal(err)
+		}
+		asked, over := received.Add(since), 0
+		err := Sources{Prometheus: lister{}, Log: slog.New(slog.DiscardHandler)}.Fill(t.Context(), Filter{}, store, func() time.Time { return asked },
+			func(_ []Alert, changes Changes) error { over += len(changes.Ended); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(store.Firing(asked)); got != want || over != 1-want {
+			t.Errorf("%v after its call %d fire and %d are told to be over, want %d firing", since, got, over, want)
+		}
 	}
 }

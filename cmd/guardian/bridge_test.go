@@ -621,3 +621,26 @@ func TestEachSignalHasALimitAndIsCounted(t *testing.T) {
 		}
 	}
 }
+
+// A webhook reaches one replica, and the end of its alert may reach another.
+func TestAnEndThatAnotherReplicaReceivedIsListed(t *testing.T) {
+	for name, without := range map[string]func(*forwardChecks){
+		"with Alertmanager":     func(*forwardChecks) {},
+		"with Prometheus alone": func(o *forwardChecks) { o.alertmanager = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, f, _, _, _ := testForwardChecks(t)
+			without(o)
+			if err := o.bridge.Accept(t.Context(), alerting.LaneWebhook, []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}); err != nil {
+				t.Fatal(err)
+			}
+			o.now = func() time.Time { return bridgeNow.Add(listEvery) }
+			if err := o.list(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := o.bridge.firing("orders-service"); len(got) != 0 || !slices.Contains(f.enqueued, "orders-service") {
+				t.Errorf("%+v fires, enqueued %v; want it over, and the guard looked at", got, f.enqueued)
+			}
+		})
+	}
+}
