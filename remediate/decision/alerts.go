@@ -2,6 +2,7 @@ package decision
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 )
@@ -172,4 +173,37 @@ func (d *decider) noteAlert(a Alert, why string) {
 func (d *decider) isOver(episode string) bool {
 	return !slices.ContainsFunc(d.in.Alerts, func(a Alert) bool { return a.Episode() == episode }) &&
 		!d.was.Status.lists(episode)
+}
+
+// past says of an alert that it began while the guard observed, against a build
+// that ran then: it holds, and never rolls that build back.
+func (d *decider) past(a Alert) bool {
+	return d.rec.Status.Past(d.began(a))
+}
+
+// whyPast follows after an alert that holds, if it rolls back nothing however
+// long it fires.
+func (d *decider) whyPast(a Alert) string {
+	if !d.past(a) {
+		return ""
+	}
+	return fmt.Sprintf("; it began before %s, when mode enforce did, so it rolls back nothing: guardian rollback does, or an alert that begins anew", Stamp(d.rec.Status.EnforcedAt))
+}
+
+// alertFiring says that an alert fires, or that another replica has heard one about
+// this build: one about an earlier build may be over, for all that it tells.
+func (d *decider) alertFiring() bool {
+	return len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool {
+		return a.Fingerprint != "" || !a.StartsAt.Before(d.since())
+	})
+}
+
+// holding are the alerts that show a guard as held. Whether a rollback alert
+// counts or holds is seen differently by replicas that have not all heard it: as
+// long as one would have rolled back, it shows no more than that.
+func (d *decider) holding() []Alert {
+	if o := d.rec.Status.Observing; o == nil || o.Would == nil {
+		return d.holds
+	}
+	return slices.DeleteFunc(slices.Clone(d.holds), asksForRollback)
 }

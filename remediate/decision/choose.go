@@ -2,7 +2,6 @@ package decision
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 )
@@ -26,6 +25,26 @@ func (d *decider) choose() choice {
 		return d.locked()
 	}
 	return d.open(ReasonNothing)
+}
+
+// onlyObserve is a pass over a guard that observes: the state is what is seen,
+// and a lock from before stands as it stood.
+func (d *decider) onlyObserve() choice {
+	d.endWould()
+	if d.rec.Lock == nil {
+		return d.open(ReasonNothing)
+	}
+	d.takeWeight()
+	d.rec.Status.Observing.Would = nil // the lock itself stands
+	for _, a := range d.rollback {
+		d.noteAlert(a, "locked already, and mode observe puts nothing back")
+	}
+	if d.hasCanaryTraffic() {
+		c := d.block("mode observe puts nothing back: unlock, or set mode: enforce")
+		d.supersede("mode observe") // nothing is under way
+		return c
+	}
+	return choice{state: StateRolledBack, reason: ReasonNothing, text: d.lockText() + "; mode observe: a new build lifts nothing, a person's unlock does"}
 }
 
 // locked lifts the lock, or sees to it that the canary gets nothing.
@@ -135,31 +154,6 @@ func (d *decider) noteReassert() {
 	d.then = append(d.then, e)
 }
 
-// canUnlock says whether every ready pod of the canary belongs to a present
-// build, and none to one that has been refused.
-func (d *decider) canUnlock() bool {
-	c := d.in.Canary
-	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.Ready > 0 && c.Current == c.Ready && d.refusedRuns() == ""
-}
-
-// refusedRuns is a refused build that has a ready pod, or "". Of several
-// workloads each has a build of its own: a new one of the first does not excuse a
-// refused one of the second. What has been replaced, a cache that lags still shows:
-// it counts when it was read live.
-func (d *decider) refusedRuns() string {
-	refused := func(b string) bool { return slices.Contains(d.rec.Refused, b) }
-	if i := slices.IndexFunc(d.in.Canary.Running, refused); i >= 0 {
-		return d.in.Canary.Running[i]
-	}
-	if i := slices.IndexFunc(d.in.Canary.Serving, refused); i >= 0 && d.in.Guard.Rollback.Lock != LockNone {
-		if d.in.Live {
-			return d.in.Canary.Serving[i]
-		}
-		d.wantLive = true
-	}
-	return ""
-}
-
 // rollbackExpired says whether a blocked rollback of a promoted canary has outlived
 // the window in which it was right, and what caused it. What a person asked
 // for has no window, and a lock by hand is lifted by hand.
@@ -168,46 +162,6 @@ func (d *decider) rollbackExpired() bool {
 	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, asksForRollback)
 	return d.was.Status.State == StateBlocked && d.in.Traffic.Full() && d.windowOver() && s.Weight > 0 &&
 		!fires && l.Kind == LockBuild && (l.By == ByAlert || l.By == ByRefused)
-}
-
-// windowOver says whether the rollback window has ended. After the first sight
-// that is for the lease holder to find: two replicas whose clocks differ would
-// never agree. Until it has, a rollback is right.
-func (d *decider) windowOver() bool {
-	switch s := d.rec.Status; {
-	case !s.CompletedAt.IsZero():
-		return true
-	case s.Rolling: // it begins when the build is out
-		return false
-	case !d.in.Leads && d.was.Status.State != StateUnknown:
-		return false
-	}
-	return !d.now.Before(d.windowEnd())
-}
-
-// windowEnd is when the rollback window ends. If the clock was set since the
-// last step, what this replica has watched counts.
-func (d *decider) windowEnd() time.Time {
-	s, was := d.rec.Status, d.was.Status
-	began := s.PromotedAt
-	if began.Equal(was.PromotedAt) && began.Equal(was.MovedAt) {
-		began = d.in.movedAt(d.now)
-	}
-	return began.Add(d.in.Guard.Rollback.Window)
-}
-
-// unsafe says why traffic must not be sent to stable now, or "".
-func (d *decider) unsafe() string {
-	floor := d.in.Guard.Rollback.MinReadyStable
-	switch {
-	case d.in.Unsafe != "":
-		return d.in.Unsafe
-	case d.in.Stable.Missing != "":
-		return d.in.Stable.Missing
-	case d.in.Stable.Ready < floor:
-		return fmt.Sprintf("stable %s has %d ready endpoints, rollback.minReadyStable is %d", d.in.Guard.Stable, d.in.Stable.Ready, floor)
-	}
-	return ""
 }
 
 // block is a rollback that is wanted and would not be safe.
@@ -270,11 +224,6 @@ func (d *decider) wantsRollback() (Lock, Reason) {
 	return Lock{Signal: a.Signal, Alert: a.Name, Fingerprint: a.Fingerprint, StartsAt: a.StartsAt, By: ByAlert, Reason: a.Name + ": " + a.Summary}, ReasonAlert
 }
 
-// refusedBefore is the reason of a lock that a refused build has set.
-func refusedBefore(build string) string {
-	return "build " + build + " was rolled back before and has not been unlocked"
-}
-
 // idle is why a canary without traffic has none, and what alerts would do if it had.
 func (d *decider) idle() string {
 	text := cmp.Or(d.in.Absent, "canary gets no traffic")
@@ -288,9 +237,6 @@ func (d *decider) idle() string {
 	}
 	return text
 }
-
-// completed says that the canary has all traffic and has outlived its rollback window.
-func (d *decider) completed() bool { return d.in.Traffic.Full() && d.windowOver() }
 
 // complete is a canary that an alert does not roll back any more.
 func (d *decider) complete(c choice) choice {
@@ -364,14 +310,6 @@ func (d *decider) giveBack(reason Reason) choice {
 	return c
 }
 
-// alertFiring says that an alert fires, or that another replica has heard one about
-// this build: one about an earlier build may be over, for all that it tells.
-func (d *decider) alertFiring() bool {
-	return len(d.rollback) > 0 || slices.ContainsFunc(d.holds, func(a Alert) bool {
-		return a.Fingerprint != "" || !a.StartsAt.Before(d.since())
-	})
-}
-
 // rollBack locks and moves everything to stable, or says why not.
 func (d *decider) rollBack(l Lock, reason Reason) choice {
 	if d.observing() {
@@ -427,47 +365,4 @@ func (d *decider) setLock(l Lock, reason Reason) Lock {
 	d.lockBuilds(&l, reason)
 	d.rec.Lock = &l
 	return l
-}
-
-// refuse puts builds on the refused list. What has been proven of them before is
-// refuted.
-func (d *decider) refuse(builds ...string) {
-	for _, b := range builds {
-		if b != "" && !slices.Contains(d.rec.Refused, b) {
-			d.rec.Refused = append(d.rec.Refused, b)
-		}
-	}
-	d.rec.Status.Proven = slices.DeleteFunc(d.rec.Status.Proven, func(b string) bool { return slices.Contains(builds, b) })
-	if over := len(d.rec.Refused) - maxRefused; over > 0 {
-		d.rec.Refused = slices.Delete(d.rec.Refused, 0, over)
-	}
-}
-
-// allowBuild takes builds off the refused list.
-func (d *decider) allowBuild(builds ...string) {
-	d.rec.Refused = slices.DeleteFunc(d.rec.Refused, func(b string) bool { return slices.Contains(builds, b) })
-}
-
-// lift takes the lock away. Where stable is what it denied, what is read is of another
-// pair than the record tells of: the guard is begun anew with it.
-func (d *decider) lift(event Event, by, why string) {
-	turned := d.turned()
-	d.rec.Status.LiftedAt = d.now
-	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
-		d.rec.Status.LiftedAt = d.rec.Lock.Since
-	}
-	for _, name := range d.rec.Former(d.in.Guard) {
-		d.rec.Status.leave(name)
-	}
-	d.rec.Lock = nil
-	d.rec.Denies(nil, nil, Rollback{})
-	d.rec.VirtualServices, d.rec.Message = nil, ""
-	d.supersede("unlocked by " + by + ": " + why)
-	d.note(event, by, why)
-	if turned {
-		d.anew = true
-		d.exchange(MovesOf(d.in.Guard))
-		return
-	}
-	d.observeWeight(false) // what the lock would have reverted counts from now on
 }

@@ -48,18 +48,6 @@ func (d *decider) nextIsFirst() {
 	d.requeueAt(d.now)
 }
 
-// startAnew forgets what is known of builds and weights: they are of another pair.
-func (d *decider) startAnew() {
-	s := &d.rec.Status
-	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served = StateUnknown, "", "", nil, nil, nil
-	s.Fresh, s.Unverified, s.PromotedAt, s.CompletedAt = false, false, time.Time{}, time.Time{}
-	s.AloneSince = d.now
-	s.Capacity = Capacity{} // of a stable that is another's now
-	if r := d.rec.Receipt; r != nil && r.Open {
-		r.close(After{Never: true, Err: anotherCanary}, d.now, false)
-	}
-}
-
 // pairOf is the pair of a lock that a VirtualService tells of: that of the
 // configuration where it is of its canary, or has its canary for stable, and else what
 // its first spellings name.

@@ -63,21 +63,6 @@ func (d *decider) enforce() {
 	d.note(EventEnforcing, "", text)
 }
 
-// past says of an alert that it began while the guard observed, against a build
-// that ran then: it holds, and never rolls that build back.
-func (d *decider) past(a Alert) bool {
-	return d.rec.Status.Past(d.began(a))
-}
-
-// whyPast follows after an alert that holds, if it rolls back nothing however
-// long it fires.
-func (d *decider) whyPast(a Alert) string {
-	if !d.past(a) {
-		return ""
-	}
-	return fmt.Sprintf("; it began before %s, when mode enforce did, so it rolls back nothing: guardian rollback does, or an alert that begins anew", Stamp(d.rec.Status.EnforcedAt))
-}
-
 // hearOnly is a pass by a replica that is behind: what fires is recorded, and all
 // else is the lease holder's to find.
 func (d *decider) hearOnly() choice {
@@ -89,26 +74,6 @@ func (d *decider) hearOnly() choice {
 		d.noteAlert(a, why)
 	}
 	return choice{state: d.was.Status.State, text: d.was.Status.Reason, reason: ReasonNothing}
-}
-
-// onlyObserve is a pass over a guard that observes: the state is what is seen,
-// and a lock from before stands as it stood.
-func (d *decider) onlyObserve() choice {
-	d.endWould()
-	if d.rec.Lock == nil {
-		return d.open(ReasonNothing)
-	}
-	d.takeWeight()
-	d.rec.Status.Observing.Would = nil // the lock itself stands
-	for _, a := range d.rollback {
-		d.noteAlert(a, "locked already, and mode observe puts nothing back")
-	}
-	if d.hasCanaryTraffic() {
-		c := d.block("mode observe puts nothing back: unlock, or set mode: enforce")
-		d.supersede("mode observe") // nothing is under way
-		return c
-	}
-	return choice{state: StateRolledBack, reason: ReasonNothing, text: d.lockText() + "; mode observe: a new build lifts nothing, a person's unlock does"}
 }
 
 // endWould forgets a would-be rollback when its lock would be lifted and not be set
@@ -206,16 +171,6 @@ func (d *decider) tellWould() {
 		e.Fired = d.rollback[i].StartsAt.UTC()
 	}
 	d.rec.History = append(d.rec.History, e)
-}
-
-// holding are the alerts that show a guard as held. Whether a rollback alert
-// counts or holds is seen differently by replicas that have not all heard it: as
-// long as one would have rolled back, it shows no more than that.
-func (d *decider) holding() []Alert {
-	if o := d.rec.Status.Observing; o == nil || o.Would == nil {
-		return d.holds
-	}
-	return slices.DeleteFunc(slices.Clone(d.holds), asksForRollback)
 }
 
 // observingText is what follows after the reason of a guard that observes: what would

@@ -3,6 +3,7 @@ package decision
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
@@ -91,4 +92,16 @@ func (d *decider) holdTurned() choice {
 		d.note(EventBlocked, "", why)
 	}
 	return choice{state: StateBlocked, reason: ReasonBlocked, text: why}
+}
+
+// startAnew forgets what is known of builds and weights: they are of another pair.
+func (d *decider) startAnew() {
+	s := &d.rec.Status
+	s.State, s.Build, s.Promoting, s.Splits, s.Waited, s.Served = StateUnknown, "", "", nil, nil, nil
+	s.Fresh, s.Unverified, s.PromotedAt, s.CompletedAt = false, false, time.Time{}, time.Time{}
+	s.AloneSince = d.now
+	s.Capacity = Capacity{} // of a stable that is another's now
+	if r := d.rec.Receipt; r != nil && r.Open {
+		r.close(After{Never: true, Err: anotherCanary}, d.now, false)
+	}
 }

@@ -113,17 +113,3 @@ func (d *decider) showPause(c choice) choice {
 	}
 	return c
 }
-
-// pauses says of a step that it is not taken, if that is so because of a pause.
-func (d *decider) pauses(step Step) bool {
-	if !d.paused() {
-		return false
-	}
-	s := &d.rec.Status
-	if mode := d.in.Guard.Promotion.Mode; mode == PromotionManual || mode == PromotionAuto {
-		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitPause, "waiting: "+s.PausedText()
-	}
-	d.dropAsked(s.PausedText())
-	d.missed()
-	return true
-}

@@ -117,6 +117,20 @@ func (d *decider) advance(c choice, step, prior Step) choice {
 	return c
 }
 
+// pauses says of a step that it is not taken, if that is so because of a pause.
+func (d *decider) pauses(step Step) bool {
+	if !d.paused() {
+		return false
+	}
+	s := &d.rec.Status
+	if mode := d.in.Guard.Promotion.Mode; mode == PromotionManual || mode == PromotionAuto {
+		s.NextStep, s.WaitingFor, s.Waiting = step.Weight, WaitPause, "waiting: "+s.PausedText()
+	}
+	d.dropAsked(s.PausedText())
+	d.missed()
+	return true
+}
+
 // noteWaiting tells the history what a step waits for: once for each reason
 // until the weights or the build change, so that one which comes and goes does
 // not push out all else.

@@ -110,21 +110,3 @@ func (d *decider) mark(q *Request, as Event) {
 	}
 	d.refuseRequest(q, string(q.Action)+" refused: the history has no rollback, and none that would have been one, at "+q.Of.Format(time.RFC3339Nano))
 }
-
-// dropAsked records that what a person asked for is not carried out. The request of
-// one that was under way is answered by what becomes of that: see resumeStep.
-func (d *decider) dropAsked(why string) {
-	if d.asked == nil {
-		return
-	}
-	if d.taken == d.asked && d.rec.Status.Moving.Carries(*d.taken) { // written again, for an API server's answer was lost
-		d.asked, d.taken = nil, nil
-		return
-	}
-	text := string(d.asked.Action) + " refused: " + why
-	if d.note(EventRefused, d.asked.By, text); d.taken == d.asked {
-		d.answer(*d.taken, ResultRefused, text)
-		d.taken = nil
-	}
-	d.asked = nil
-}

@@ -2,6 +2,7 @@ package decision
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 )
 
@@ -74,4 +75,29 @@ func (d *decider) tellDenials() {
 	} else {
 		d.rec.Deny = denied
 	}
+}
+
+// tellLock says in the record what whoever is refused for the lock should know, and
+// returns what is written of it together with the weights; empty: the same.
+func (d *decider) tellLock(c choice) string {
+	others := !d.in.Leads && (d.in.Next != nil || len(d.rec.Lock.Next) > 0)
+	if d.rec.Message != "" && (d.turned() || d.unread() || others) {
+		return "" // it would name others than the lock is of, or the two the wrong way round
+	}
+	g, l := d.in.Guard, *d.rec.Lock
+	done := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, Stamp(l.Since))
+	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, Stamp(l.Since))
+	switch {
+	case c.state == StateBlocked:
+		what = lockBlocked(g, l, c.text)
+	case !d.hasCanaryTraffic(), c.reason == ReasonReassert:
+		what = done
+	case c.move == MoveStable:
+		what = fmt.Sprintf("guardian is rolling %s back to %s since %s", g.Name, g.Stable, Stamp(l.Since))
+	}
+	d.rec.Message = lockMessage(d.in, l, what)
+	if c.move == MoveStable {
+		return lockMessage(d.in, l, done)
+	}
+	return ""
 }

@@ -6,6 +6,20 @@ import (
 	"time"
 )
 
+// unsafe says why traffic must not be sent to stable now, or "".
+func (d *decider) unsafe() string {
+	floor := d.in.Guard.Rollback.MinReadyStable
+	switch {
+	case d.in.Unsafe != "":
+		return d.in.Unsafe
+	case d.in.Stable.Missing != "":
+		return d.in.Stable.Missing
+	case d.in.Stable.Ready < floor:
+		return fmt.Sprintf("stable %s has %d ready endpoints, rollback.minReadyStable is %d", d.in.Guard.Stable, d.in.Stable.Ready, floor)
+	}
+	return ""
+}
+
 // observed is the state of a canary that gets traffic and that nothing holds.
 func (d *decider) observed() State {
 	s := d.rec.Status
@@ -34,31 +48,6 @@ func (d *decider) returnTraffic(l Lock, reason Reason) choice {
 		c.marks.State, c.marks.Reason = StateRolledBack, d.lockText()
 	}
 	return c
-}
-
-// tellLock says in the record what whoever is refused for the lock should know, and
-// returns what is written of it together with the weights; empty: the same.
-func (d *decider) tellLock(c choice) string {
-	others := !d.in.Leads && (d.in.Next != nil || len(d.rec.Lock.Next) > 0)
-	if d.rec.Message != "" && (d.turned() || d.unread() || others) {
-		return "" // it would name others than the lock is of, or the two the wrong way round
-	}
-	g, l := d.in.Guard, *d.rec.Lock
-	done := fmt.Sprintf("guardian rolled %s back to %s at %s", g.Name, g.Stable, Stamp(l.Since))
-	what := fmt.Sprintf("guardian locked %s on %s at %s", g.Name, g.Stable, Stamp(l.Since))
-	switch {
-	case c.state == StateBlocked:
-		what = lockBlocked(g, l, c.text)
-	case !d.hasCanaryTraffic(), c.reason == ReasonReassert:
-		what = done
-	case c.move == MoveStable:
-		what = fmt.Sprintf("guardian is rolling %s back to %s since %s", g.Name, g.Stable, Stamp(l.Since))
-	}
-	d.rec.Message = lockMessage(d.in, l, what)
-	if c.move == MoveStable {
-		return lockMessage(d.in, l, done)
-	}
-	return ""
 }
 
 // expectStable records that traffic is to go to stable.
@@ -93,18 +82,6 @@ func (d *decider) confirm() {
 	}
 	d.endMoving(ResultDone, string(event)+": "+m.Reason)
 	d.signal = m.Signal
-}
-
-// confirmStep tells of a step that the canary's traffic shows to be done.
-func (d *decider) confirmStep() {
-	m := d.rec.Status.Moving
-	if m == nil || m.Step == 0 {
-		return
-	}
-	e := d.entry(EventStep, m.By, fmt.Sprintf("step to %d%%", m.Step))
-	e.From, e.To = m.From, m.Step
-	d.rec.History = append(d.rec.History, e)
-	d.endMoving(ResultDone, string(EventStep)+": "+e.Reason)
 }
 
 // isNew says of an alert that the record does not know it to fire.
