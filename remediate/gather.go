@@ -38,10 +38,10 @@ type snapshot struct {
 	again  bool   // read from the API server, since it has left a write without an answer or has refused the record
 }
 
-// gather reads all that one guard's decision needs. A record that cannot be
-// parsed is an error; so is any answer but "not found".
-func gather(ctx context.Context, r reader, g decision.Guard, domain, user string, known *trafficCache, past *records.Histories) (snapshot, error) {
-	s := snapshot{input: decision.Input{Guard: g}, known: known, user: user}
+// gather reads all that one guard's decision needs, for a replica that leads or does
+// not. A record that cannot be parsed is an error; so is any answer but "not found".
+func gather(ctx context.Context, r reader, in decision.Input, domain, user string, known *trafficCache, past *records.Histories) (snapshot, error) {
+	s, g := snapshot{input: in, known: known, user: user}, in.Guard
 	cm, err := r.record(ctx, g.Name)
 	if err != nil {
 		return s, fmt.Errorf("read record %s/%s: %w", g.Namespace, records.Name(g.Name), err)
@@ -55,7 +55,7 @@ func gather(ctx context.Context, r reader, g decision.Guard, domain, user string
 		status.Moves = decision.MovesOf(g)
 	}
 	var other bool
-	if s.input.Guard, other = s.input.Record.GuardOf(g, domain); other {
+	if s.input.Guard, other = s.input.Record.GuardOf(g, in.Leads, domain); other {
 		if err := s.gatherNext(ctx, r, g, domain); err != nil {
 			return s, err
 		}

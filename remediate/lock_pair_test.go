@@ -642,3 +642,28 @@ func TestTrafficOfACanaryWhileTheLockIsOfAnotherIsToldAsUnguarded(t *testing.T) 
 		t.Errorf("when it is over: %v", r.Status.Unguarded)
 	}
 }
+
+// Each replica counts stable's endpoints, and by which file that is the lease holder tells.
+func TestReplicasThatReadAnotherStableUnderALockComeToRest(t *testing.T) {
+	for _, who := range readers {
+		t.Run(who, func(t *testing.T) {
+			o := newReleases(t, 50)
+			o.rolledBack()
+			o.w.stable = 1
+			o.looks(2)
+			*o.next = release{31, at.Add(-time.Hour), true}
+			o.edits(who, "v3", "v2")
+			o.looks(5)
+			o.now = o.now.Add(2 * time.Minute) // numbers have been told, and the alert is listed no more
+			o.looks(1)
+			before, want := len(o.writes), "v3"
+			if who == "the other" {
+				want = "v1"
+			}
+			o.looks(100)
+			if r := o.record(); len(o.writes) > before || r.Lock == nil || r.Lock.Stable != want || r.Status.Moves.Stable != want {
+				t.Errorf("%d writes of 200 looks, lock %+v, moves %+v, ready %+v", len(o.writes)-before, r.Lock, r.Status.Moves, r.Status.Ready)
+			}
+		})
+	}
+}

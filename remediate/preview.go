@@ -28,7 +28,7 @@ type Previewer struct {
 // who serves its two sides.
 func (l Previewer) Preview(ctx context.Context, g decision.Guard) (decision.Input, decision.Sides, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), domain: l.Domain, parts: l.Builds}
-	s, err := gather(ctx, live, g, l.Domain, "", nil, nil)
+	s, err := gather(ctx, live, decision.Input{Guard: g, Leads: true}, l.Domain, "", nil, nil)
 	of := s.ofConfiguration()
 	return of.input, of.sides, cmp.Or(err, of.unread)
 }

@@ -320,12 +320,12 @@ func (r *reconciler) gather(ctx context.Context, g decision.Guard, alerts []deci
 }
 
 func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Guard, alerts []decision.Alert, ask questions) (decision.Input, snapshot, error) {
-	idle := r.idle != nil && r.idle()
-	s, err := gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
+	idle, in := r.idle != nil && r.idle(), decision.Input{Guard: g, Leads: r.leads()}
+	s, err := gather(ctx, from, in, r.domain, r.self(), r.known, r.past)
 	live := ask.depth >= depthLive
 	if r.stir != nil && (err != nil || live || len(alerts) > 0 || !s.quiet()) {
 		if r.stir(); idle && err == nil { // now it reads what a cache lacks from the API server
-			s, err = gather(ctx, from, g, r.domain, r.self(), r.known, r.past)
+			s, err = gather(ctx, from, in, r.domain, r.self(), r.known, r.past)
 		}
 	}
 	if err != nil {
@@ -349,7 +349,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 	s.input.Count, s.input.Busy = ask.count, ask.busy
 	s.input.Unrecorded = r.unrecorded.of(g.Name, s.stored)
 	s.input.LeaveAt, _ = r.later.of(g.Name)
-	s.input.Leads = r.leads()
+	s.input.Leads = in.Leads && r.leads()
 	s.input.Live = live && s.input.Leads
 	if s.input.Live && ask.depth == depthAsked {
 		beat, err := r.heartbeat(ctx)

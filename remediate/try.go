@@ -50,7 +50,7 @@ func (l Previewer) TryInstance(ctx context.Context, namespace string) []Tried {
 // and each VirtualService with the lock of user. What cannot be read is an error.
 func (l Previewer) TryRollback(ctx context.Context, g decision.Guard, user string) ([]Tried, error) {
 	live := &liveReader{namespace: g.Namespace, kube: l.Client, istio: newIstioAPI(l.Dynamic, g.Namespace), domain: l.Domain, parts: l.Builds}
-	s, err := gather(ctx, live, g, l.Domain, user, nil, nil)
+	s, err := gather(ctx, live, decision.Input{Guard: g, Leads: true}, l.Domain, user, nil, nil)
 	if err := cmp.Or(err, s.unread); err != nil {
 		return nil, err
 	}

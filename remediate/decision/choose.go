@@ -15,10 +15,10 @@ func (d *decider) choose() choice {
 		return d.recordOnly()
 	case d.unread():
 		return d.lockOnly()
-	case d.turned():
-		return d.holdTurned()
 	case d.disarmed():
 		return d.watchOnly()
+	case d.turned():
+		return d.holdTurned()
 	case d.observing():
 		return d.onlyObserve()
 	case d.rec.Lock != nil:
@@ -44,7 +44,11 @@ func (d *decider) onlyObserve() choice {
 		d.supersede("mode observe") // nothing is under way
 		return c
 	}
-	return choice{state: StateRolledBack, reason: ReasonNothing, text: d.lockText() + "; mode observe: a new build lifts nothing, a person's unlock does"}
+	c := choice{reason: ReasonNothing}
+	if c.state, c.text = d.atRest(); c.state == StateRolledBack {
+		c.text += "; mode observe: a new build lifts nothing, a person's unlock does"
+	}
+	return c
 }
 
 // locked lifts the lock, or sees to it that the canary gets nothing.

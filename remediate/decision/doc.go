@@ -88,7 +88,7 @@
 // While a lock stands and stable is what it is of, the two have been exchanged too
 // early: the guard is blocked, nothing is moved, and the lock goes on speaking of what
 // it did; a person's unlock is recorded alone, and the next look is a first sight. Where
-// stable alone is another, the configuration's is the one that counts.
+// stable alone is another, the one that counts is that of the lease holder's configuration.
 //
 // Which routes of a VirtualService are the split, and what a rollback re-points, is
 // told by package virtualservice.

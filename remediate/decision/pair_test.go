@@ -299,6 +299,37 @@ func TestReplicasThatReadAnExchangeUnderALockComeToRest(t *testing.T) {
 	}
 }
 
+// Neither tells what the other takes back.
+func TestReplicasThatReadAnExchangeOfAGuardThatMovesNothingComeToRest(t *testing.T) {
+	disarmed := func(in *Input) {
+		in.Record.Status.Disarmed = &Disarm{By: "ann", Reason: "because", At: at, Until: at.Add(time.Hour)}
+	}
+	observes := func(in *Input) {
+		in.Guard.Mode, in.Record.Status.Observing = ModeObserve, &Observing{Since: at}
+	}
+	for name, c := range map[string]struct {
+		edit but
+		want State
+	}{"disarmed": {disarmed, StateDisarmed}, "observing": {observes, StateBlocked}} {
+		for who, files := range map[string][2][]but{"the lease holder first": {{exchanged(100)}, nil}, "another first": {nil, {exchanged(100)}}, "both": {{exchanged(100)}, {exchanged(100)}}} {
+			t.Run(name+", "+who, func(t *testing.T) {
+				r := replicasOf(files[0], files[1], locked(LockBuild), wasV1V2, deniesV2, c.edit)
+				want := c.want
+				if who == "another first" && name == "observing" {
+					want = StateRolledBack
+				}
+				if w := r.take(100); len(w) > 3 || r.rec.Status.State != want || r.rec.Lock == nil || r.rec.Status.Weight != 0 {
+					t.Fatalf("%d of 200 looks write, %s at %d%%: %s; of: %v", len(w), r.rec.Status.State, r.rec.Status.Weight, r.rec.Status.Reason, r.events())
+				}
+				r.now = r.now.Add(2 * time.Hour)
+				if w := r.take(100); len(w) > 3 || r.rec.Status.Disarmed != nil || slices.ContainsFunc(w, func(d Decision) bool { return d.Move != MoveNone }) {
+					t.Fatalf("later %d of 200 looks write, %s: %s; of: %v", len(w), r.rec.Status.State, r.rec.Status.Reason, r.events())
+				}
+			})
+		}
+	}
+}
+
 // Without its DestinationRule nothing tells how a destination may be spelled.
 func TestAnExchangeUnderALockStaysOneWithoutADestinationRule(t *testing.T) {
 	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, live)
@@ -577,9 +608,31 @@ func TestThePairThatIsReadIsThatOfTheLock(t *testing.T) {
 		"a status that is edited":              {&Lock{Stable: "v1", Canary: "v2"}, &Moves{Stable: "v1", Canary: "v9"}, g("v1", "v3"), "v1 v2", true},
 		"one that cannot be read":              {&Lock{Stable: "v1", Canary: "port:7"}, nil, g("v1", "v3"), "v1 v3", false},
 	} {
-		got, other := Record{Lock: c.lock, Status: Status{Moves: c.moves}, Deny: []string{"orders-service/v2", "orders-service"}}.GuardOf(c.g, "cluster.local")
+		got, other := Record{Lock: c.lock, Status: Status{Moves: c.moves}, Deny: []string{"orders-service/v2", "orders-service"}}.GuardOf(c.g, true, "cluster.local")
 		if text := got.Stable.String() + " " + got.Canary.String(); text != c.want || other != c.other {
 			t.Errorf("%s: %s, another: %t; want %s, %t", name, text, other, c.want, c.other)
+		}
+	}
+}
+
+// Another stable under a lock is the lease holder's to have, once both say that it was one
+// before: whoever edits one of the two leads no traffic elsewhere.
+func TestAnotherStableUnderALockIsOfTheReplicaThatLeads(t *testing.T) {
+	v2 := virtualservice.Ref{Subset: "v2"}
+	g := Guard{Name: "orders-service", Namespace: testNamespace, Stable: virtualservice.Ref{Subset: "v0"}, Canary: v2}
+	for name, c := range map[string]struct {
+		leads       bool
+		lock, moves string
+		stable      string
+	}{
+		"it leads":             {true, "v1", "v1", "v0"},
+		"another leads":        {false, "v1", "v1", "v1"},
+		"the lock is edited":   {false, "v9", "v1", "v0"},
+		"the status is edited": {false, "v1", "v9", "v0"},
+	} {
+		got, other := Record{Lock: &Lock{Stable: c.lock, Canary: "v2"}, Status: Status{Moves: &Moves{Stable: c.moves, Canary: "v2"}}}.GuardOf(g, c.leads, "cluster.local")
+		if got.Stable.String() != c.stable || got.Canary != v2 || other {
+			t.Errorf("%s: %s and %s, another: %t; want stable %s", name, got.Stable, got.Canary, other, c.stable)
 		}
 	}
 }

@@ -96,7 +96,9 @@ func (d *decider) disarmOff(q *Request) {
 // nothing moves. A lock stands as it stood.
 func (d *decider) watchOnly() choice {
 	x := *d.rec.Status.Disarmed
-	d.takeWeight() // also under a lock, where others pass over it
+	if !d.turned() { // what is read is of another pair
+		d.takeWeight() // also under a lock, where others pass over it
+	}
 	d.dropAsked("disarmed")
 	for _, a := range d.rollback {
 		d.noteAlert(a, "not rolled back: "+x.Text())

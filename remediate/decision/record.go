@@ -137,9 +137,9 @@ func (r Record) lockedPair() (stable, canary virtualservice.Ref, ok bool) {
 // GuardOf is g with the pair that is to be read for it: while a lock stands that of the
 // lock, in its spelling, so that every replica sees the same builds and weights whatever
 // its file has. other says that g has another canary. The exception is a g whose stable
-// is what the lock denies, or that has another stable alone: its own pair counts. domain
-// is the cluster's.
-func (r Record) GuardOf(g Guard, domain string) (of Guard, other bool) {
+// is what the lock denies, and of the replica that leads one that has another stable
+// alone: its own pair counts. domain is the cluster's.
+func (r Record) GuardOf(g Guard, leads bool, domain string) (of Guard, other bool) {
 	stable, canary, ok := r.lockedPair()
 	same := func(a, b virtualservice.Ref) bool { return virtualservice.SameRef(a, b, g.Namespace, domain) }
 	switch {
@@ -147,6 +147,9 @@ func (r Record) GuardOf(g Guard, domain string) (of Guard, other bool) {
 		return g, false
 	case same(canary, g.Canary):
 		g.Canary = canary
+		if m := r.Status.Moves; !leads && m != nil && m.Stable == stable.String() { // else somebody has edited one of the two
+			g.Stable = stable
+		}
 		return g, false
 	case same(canary, g.Stable):
 		g.Stable = canary
