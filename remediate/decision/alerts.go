@@ -169,6 +169,11 @@ func (d *decider) noteAlert(a Alert, why string) {
 	d.rec.History = append(d.rec.History, e)
 }
 
+// isNew says of an alert that the record does not know it to fire.
+func (d *decider) isNew(a Alert) bool {
+	return !slices.Contains(d.was.Status.Unasked, a.Episode()) && !d.was.Status.lists(a.Episode())
+}
+
 // isOver says that no replica knows an episode to fire.
 func (d *decider) isOver(episode string) bool {
 	return !slices.ContainsFunc(d.in.Alerts, func(a Alert) bool { return a.Episode() == episode }) &&

@@ -75,25 +75,6 @@ func (d *decider) locked() choice {
 	return c
 }
 
-// endLock lifts a lock whose time has come, and says why; empty: it stands.
-func (d *decider) endLock() Reason {
-	lifts := d.canUnlock()
-	expired := d.rollbackExpired()
-	switch {
-	case !lifts && !expired:
-		return ""
-	case !d.in.Live:
-		d.wantLive = true
-		return ""
-	case lifts:
-		d.lift(EventUnlocked, "new build", "build "+d.rec.Status.Build+" is ready and not among the refused")
-		return ReasonNewBuild
-	}
-	d.allowBuild(d.rec.Lock.Refused...)
-	d.lift(EventUnlocked, "window", "the rollback could not be done within the window and its alert is over")
-	return ReasonWindowOver
-}
-
 // rest is a lock whose canary gets nothing.
 func (d *decider) rest() choice {
 	if d.in.Gone != "" {
@@ -158,29 +139,6 @@ func (d *decider) noteReassert() {
 	d.then = append(d.then, e)
 }
 
-// rollbackExpired says whether a blocked rollback of a promoted canary has outlived
-// the window in which it was right, and what caused it. What a person asked
-// for has no window, and a lock by hand is lifted by hand.
-func (d *decider) rollbackExpired() bool {
-	s, l := d.rec.Status, d.rec.Lock
-	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, asksForRollback)
-	return d.was.Status.State == StateBlocked && d.in.Traffic.Full() && d.windowOver() && s.Weight > 0 &&
-		!fires && l.Kind == LockBuild && (l.By == ByAlert || l.By == ByRefused)
-}
-
-// block is a rollback that is wanted and would not be safe.
-func (d *decider) block(why string) choice {
-	d.takeWeight()
-	if l := d.rec.Lock; l != nil {
-		d.expectStable(*l)
-		d.rec.Status.Moving.Refused = ""
-	}
-	if d.was.Status.State != StateBlocked || d.in.Leads && !SameWords(d.was.Status.Reason, why) {
-		d.note(EventBlocked, "", "rollback is wanted but "+why)
-	}
-	return choice{state: StateBlocked, reason: ReasonBlocked, text: why}
-}
-
 // open decides for a guard that is not locked. reason is why it is not any more.
 func (d *decider) open(reason Reason) choice {
 	c := d.giveBack(reason)
@@ -240,53 +198,6 @@ func (d *decider) idle() string {
 		d.noteAlert(a, "canary has no traffic; "+d.would("it will be rolled back at once if it gets some", "it would be rolled back at once if it got some"))
 	}
 	return text
-}
-
-// complete is a canary that an alert does not roll back any more.
-func (d *decider) complete(c choice) choice {
-	c.state, c.text = StateCompleted, "canary has had all traffic for longer than rollback.window"
-	d.rec.Status.Unverified = false
-	d.bake(c.text)
-	for _, a := range d.rollback {
-		c.reason = ReasonCompleted
-		d.doubt = d.doubt || d.isNew(a)
-		d.noteAlert(a, "not rolled back: "+c.text)
-	}
-	return c
-}
-
-// promoted is a canary that has all traffic, and until when an alert rolls it back.
-func (d *decider) promoted() (State, string) {
-	if end := d.windowEnd(); end.After(d.now) {
-		d.requeueAt(end)
-	}
-	s := d.rec.Status
-	until := "; " + d.would("rolled back on an alert", "an alert would roll it back") + " until " + Stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
-	if s.Unverified {
-		return StateUnverified, "a new build went out without a canary" + until
-	}
-	return StatePromoted, "canary has all traffic" + until
-}
-
-// bake notes, once for each rollback window, that it is over.
-func (d *decider) bake(text string) {
-	s := &d.rec.Status
-	if !s.CompletedAt.IsZero() {
-		return
-	}
-	s.CompletedAt = d.now
-	d.prove()
-	if was := d.was.Status.State; was != StateUnknown && was != StateCompleted {
-		d.note(EventCompleted, "", text+": an alert is recorded and rolls nothing back any more")
-	}
-}
-
-// blockedElsewhere says that another replica has heard a rollback alert that
-// it cannot act upon and, without a lock, leaves no other trace of. Where there was
-// a lock, it has just been lifted, and what was blocked is not wanted any more.
-func (d *decider) blockedElsewhere() bool {
-	return (d.was.Status.State == StateBlocked && d.was.Lock == nil && d.unsafe() != "" || d.rec.Status.Moving.RollsBack()) &&
-		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
 }
 
 // giveBack begins a choice with what a rollback has left behind and can be restored:

@@ -20,6 +20,27 @@ func (d *decider) unsafe() string {
 	return ""
 }
 
+// block is a rollback that is wanted and would not be safe.
+func (d *decider) block(why string) choice {
+	d.takeWeight()
+	if l := d.rec.Lock; l != nil {
+		d.expectStable(*l)
+		d.rec.Status.Moving.Refused = ""
+	}
+	if d.was.Status.State != StateBlocked || d.in.Leads && !SameWords(d.was.Status.Reason, why) {
+		d.note(EventBlocked, "", "rollback is wanted but "+why)
+	}
+	return choice{state: StateBlocked, reason: ReasonBlocked, text: why}
+}
+
+// blockedElsewhere says that another replica has heard a rollback alert that
+// it cannot act upon and, without a lock, leaves no other trace of. Where there was
+// a lock, it has just been lifted, and what was blocked is not wanted any more.
+func (d *decider) blockedElsewhere() bool {
+	return (d.was.Status.State == StateBlocked && d.was.Lock == nil && d.unsafe() != "" || d.rec.Status.Moving.RollsBack()) &&
+		slices.ContainsFunc(d.holds, func(a Alert) bool { return a.Action == ActionRollback && a.Fingerprint == "" })
+}
+
 // observed is the state of a canary that gets traffic and that nothing holds.
 func (d *decider) observed() State {
 	s := d.rec.Status
@@ -82,11 +103,6 @@ func (d *decider) confirm() {
 	}
 	d.endMoving(ResultDone, string(event)+": "+m.Reason)
 	d.signal = m.Signal
-}
-
-// isNew says of an alert that the record does not know it to fire.
-func (d *decider) isNew(a Alert) bool {
-	return !slices.Contains(d.was.Status.Unasked, a.Episode()) && !d.was.Status.lists(a.Episode())
 }
 
 // gone tells of a locked guard one of whose VirtualServices does not exist: where

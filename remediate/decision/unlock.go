@@ -2,6 +2,35 @@ package decision
 
 import "slices"
 
+// endLock lifts a lock whose time has come, and says why; empty: it stands.
+func (d *decider) endLock() Reason {
+	lifts := d.canUnlock()
+	expired := d.rollbackExpired()
+	switch {
+	case !lifts && !expired:
+		return ""
+	case !d.in.Live:
+		d.wantLive = true
+		return ""
+	case lifts:
+		d.lift(EventUnlocked, "new build", "build "+d.rec.Status.Build+" is ready and not among the refused")
+		return ReasonNewBuild
+	}
+	d.allowBuild(d.rec.Lock.Refused...)
+	d.lift(EventUnlocked, "window", "the rollback could not be done within the window and its alert is over")
+	return ReasonWindowOver
+}
+
+// rollbackExpired says whether a blocked rollback of a promoted canary has outlived
+// the window in which it was right, and what caused it. What a person asked
+// for has no window, and a lock by hand is lifted by hand.
+func (d *decider) rollbackExpired() bool {
+	s, l := d.rec.Status, d.rec.Lock
+	fires := len(d.rollback) > 0 || slices.ContainsFunc(d.holds, asksForRollback)
+	return d.was.Status.State == StateBlocked && d.in.Traffic.Full() && d.windowOver() && s.Weight > 0 &&
+		!fires && l.Kind == LockBuild && (l.By == ByAlert || l.By == ByRefused)
+}
+
 // canUnlock says whether every ready pod of the canary belongs to a present
 // build, and none to one that has been refused.
 func (d *decider) canUnlock() bool {

@@ -30,3 +30,42 @@ func (d *decider) windowEnd() time.Time {
 
 // completed says that the canary has all traffic and has outlived its rollback window.
 func (d *decider) completed() bool { return d.in.Traffic.Full() && d.windowOver() }
+
+// complete is a canary that an alert does not roll back any more.
+func (d *decider) complete(c choice) choice {
+	c.state, c.text = StateCompleted, "canary has had all traffic for longer than rollback.window"
+	d.rec.Status.Unverified = false
+	d.bake(c.text)
+	for _, a := range d.rollback {
+		c.reason = ReasonCompleted
+		d.doubt = d.doubt || d.isNew(a)
+		d.noteAlert(a, "not rolled back: "+c.text)
+	}
+	return c
+}
+
+// bake notes, once for each rollback window, that it is over.
+func (d *decider) bake(text string) {
+	s := &d.rec.Status
+	if !s.CompletedAt.IsZero() {
+		return
+	}
+	s.CompletedAt = d.now
+	d.prove()
+	if was := d.was.Status.State; was != StateUnknown && was != StateCompleted {
+		d.note(EventCompleted, "", text+": an alert is recorded and rolls nothing back any more")
+	}
+}
+
+// promoted is a canary that has all traffic, and until when an alert rolls it back.
+func (d *decider) promoted() (State, string) {
+	if end := d.windowEnd(); end.After(d.now) {
+		d.requeueAt(end)
+	}
+	s := d.rec.Status
+	until := "; " + d.would("rolled back on an alert", "an alert would roll it back") + " until " + Stamp(s.PromotedAt.Add(d.in.Guard.Rollback.Window))
+	if s.Unverified {
+		return StateUnverified, "a new build went out without a canary" + until
+	}
+	return StatePromoted, "canary has all traffic" + until
+}

@@ -1,0 +1,106 @@
+package decision
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// wait names the first thing that a step waits for, as a reason and in plain
+// words; "" is go. The cheap conditions come first, those that need live
+// answers last.
+func (d *decider) wait() (Wait, string) {
+	in, s := d.in, d.rec.Status
+	byHand := d.asked != nil || d.rec.Status.partly()
+	switch {
+	case d.was.Status.State == StateUnknown:
+		return WaitFirstSight, "first sight of this guard, nothing is moved"
+	case in.Unlisted != "":
+		return WaitLock, in.Unlisted
+	case len(in.Foreign) > 0:
+		return WaitLock, "guard " + in.Foreign[0].Guard + " is locked, and its lock denies this canary"
+	case in.Outside.UserKnown && len(in.Outside.Locks) > 0:
+		return WaitLock, in.Outside.Locks[0] + ": a lock that this guardian did not write"
+	case in.Unsafe != "":
+		return WaitVirtualService, in.Unsafe
+	case in.Traffic.Split == 0:
+		return WaitVirtualService, "no route carries both " + in.Guard.Stable.String() + " and " + in.Guard.Canary.String()
+	case in.Canary.Build == "":
+		return WaitBuild, "no workload of the canary found" + in.Canary.strangers()
+	case !byHand && s.Promoting != s.Build:
+		return WaitBuild, "for a new build, or for the first step by CI or guardian promote"
+	case len(d.holds) > 0 || len(d.rollback) > 0:
+		return WaitAlert, "alert " + strings.Join(s.Alerts, ", ") + " fires"
+	case in.Stable.Missing != "":
+		return WaitStable, in.Stable.Missing
+	case in.Stable.Overlap != "":
+		return WaitStable, in.Stable.Overlap
+	case len(in.Outside.Overruled) > 0:
+		return WaitStable, in.Outside.Overruled[0]
+	case in.Stable.Ready < in.Guard.Rollback.MinReadyStable:
+		return WaitStable, fmt.Sprintf("stable has %d of %d ready endpoints", in.Stable.Ready, in.Guard.Rollback.MinReadyStable)
+	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:
+		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)%s", s.Build, in.Canary.Current, in.Canary.Ready, in.Canary.strangers())
+	case !byHand && d.now.Before(s.NextAt):
+		d.requeueAt(s.NextAt)
+		return WaitInterval, "until " + Stamp(s.NextAt)
+	}
+	if closed := in.Guard.Promotion.Closed; closed != nil {
+		if why := closed(d.now); why != "" {
+			return WaitWindow, why // for days perhaps: the resync is soon enough
+		}
+	}
+	return d.waitLive(byHand)
+}
+
+// waitLive looks at what only the lease holder's live reads can tell.
+func (d *decider) waitLive(byHand bool) (Wait, string) {
+	in, s := d.in, &d.rec.Status
+	if in.Busy && in.Forward == nil {
+		d.requeueAt(d.now.Add(pollBusy))
+		if was := d.was.Status; was.WaitingFor != "" && was.NextStep == s.NextStep {
+			return was.WaitingFor, strings.TrimPrefix(was.Waiting, "waiting: ")
+		}
+		return WaitLease, "for the replica that holds the lease"
+	}
+	if !in.Live || in.Forward == nil {
+		d.wantLive, d.wantForward = true, true
+		return WaitLease, "for the replica that holds the lease"
+	}
+	d.requeueAt(d.now.Add(PollForward))
+	f := in.Forward
+	d.count(Tally{f.Requests, f.Failed, f.Latency})
+	least := int64(in.Guard.Promotion.MinRequests)
+	switch {
+	case d.now.Sub(in.Heartbeat).Abs() > in.Guard.HeartbeatMaxAge: // one of the future is by a clock that was set
+		return WaitHeartbeat, "no heartbeat for longer than " + in.Guard.HeartbeatMaxAge.String() + "; is the alert chain broken?"
+	case f.Err != "":
+		return WaitAnswers, f.Err
+	case f.Gaps.unwatched(in.Traffic, f.Requests) != "":
+		return WaitRules, f.Gaps.unwatched(in.Traffic, f.Requests)
+	case !byHand && in.Traffic.Weight > 0 && f.Requests < least:
+		return WaitRequests, fmt.Sprintf("%d of %d requests", f.Requests, least)
+	}
+	for _, g := range f.Gates {
+		if !g.Open {
+			return WaitGate, fmt.Sprintf("gate %s is closed (%s)", g.Name, g.Why)
+		}
+	}
+	return "", ""
+}
+
+// untold are those that the history does not tell of: they pass by themselves,
+// or have an entry of their own.
+var untold = []Wait{WaitLock, WaitDisarm, WaitPause, WaitFirstSight, WaitInterval, WaitLease}
+
+// noteWaiting tells the history what a step waits for: once for each reason
+// until the weights or the build change, so that one which comes and goes does
+// not push out all else.
+func (d *decider) noteWaiting() {
+	s := &d.rec.Status
+	if slices.Contains(untold, s.WaitingFor) || slices.Contains(s.Waited, s.WaitingFor) {
+		return
+	}
+	s.Waited = append(s.Waited, s.WaitingFor)
+	d.note(EventWaiting, "", strings.TrimPrefix(s.Waiting, "waiting: "))
+}
