@@ -2,6 +2,7 @@ package alerting
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"time"
@@ -56,6 +57,10 @@ func (a *Alertmanager) Firing(ctx context.Context, filter Filter) ([]Alert, erro
 	return sorted(alerts), nil
 }
 
+// errNoAnswer is of an answer without a body, or of null: the generated client takes
+// either for a list of nothing.
+var errNoAnswer = errors.New("no list in its answer")
+
 func (a *Alertmanager) list(ctx context.Context, matchers Matchers, suppressed bool) ([]Alert, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
@@ -67,6 +72,9 @@ func (a *Alertmanager) list(ctx context.Context, matchers Matchers, suppressed b
 	response, err := a.api.Alert.GetAlerts(params)
 	if err != nil {
 		return nil, err
+	}
+	if response.Payload == nil {
+		return nil, errNoAnswer
 	}
 	alerts := make([]Alert, 0, len(response.Payload))
 	for i, listed := range response.Payload {

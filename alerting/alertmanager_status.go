@@ -57,6 +57,9 @@ func (a *Alertmanager) Silences(ctx context.Context) ([]Silence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list silences of Alertmanager %s: %w", a.base, plain(err))
 	}
+	if response.Payload == nil {
+		return nil, fmt.Errorf("list silences of Alertmanager %s: %w", a.base, errNoAnswer)
+	}
 	var out []Silence
 	for _, m := range response.Payload {
 		if m == nil || m.Status == nil || m.Status.State == nil || *m.Status.State != models.SilenceStatusStateActive {

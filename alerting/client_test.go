@@ -196,6 +196,8 @@ func TestNoAnswerIsNeverTakenForNothingFiring(t *testing.T) {
 		"an internal error":      {status(500, `"disk on fire"`), "disk on fire"},
 		"a proxy's error page":   {status(502, `<html>bad gateway</html>`), "502"},
 		"no JSON":                {answers(`hello`), "invalid character"},
+		"nothing at all":         {answers(``), "no list"},
+		"nothing":                {answers(`null`), "no list"},
 		"half an answer":         {answers(`[{"labels":{"alertname":"A"}`), "unexpected"},
 		"an alert without start": {answers(`[{"labels":{"alertname":"A"}}]`), `[0].startsAt: "": want the time`},
 		"an alert without label": {answers(`[{}]`), `[0].labels: "": want at least one label`},
@@ -216,6 +218,9 @@ func TestNoAnswerIsNeverTakenForNothingFiring(t *testing.T) {
 			_, err := alertmanager(t, ClientOptions{URL: base}).Firing(t.Context(), Filter{})
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("Alertmanager: got %v, want %q", err, test.want)
+			}
+			if _, err := alertmanager(t, ClientOptions{URL: base}).Silences(t.Context()); test.want == "no list" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("Alertmanager's silences: got %v, want %q", err, test.want)
 			}
 			_, promErr := prometheusAt(t, ClientOptions{URL: base}).Firing(t.Context(), Filter{})
 			if promErr == nil {
