@@ -570,11 +570,11 @@ func (c *Controller) finish(ctx context.Context, g decision.Guard, e *entry, out
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if e.removed { // its series are gone
+		return
+	}
 	if from := e.rolledBackFrom(out, pending, err != nil); !from.IsZero() {
 		m.rollbackTook(ctx, g.Name, c.o.Now().Sub(from))
-	}
-	if e.removed {
-		return
 	}
 	if out.recorded {
 		for k := range pending {

@@ -17,6 +17,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -473,6 +474,19 @@ func TestAViewTellsOfALockThatIsNotRecorded(t *testing.T) {
 	c.finish(t.Context(), o.guard, e, out, nil, err)
 	if told.Lock == nil || told.Unrecorded != "" {
 		t.Errorf("recorded: lock %+v, unrecorded %q", told.Lock, told.Unrecorded)
+	}
+}
+
+// A pass may end after its guard has been taken out of the configuration.
+func TestARollbackOfARemovedGuardLeavesNoSeries(t *testing.T) {
+	for _, removed := range []bool{false, true} {
+		o, reg := newLonely(t, 10), prometheus.NewRegistry()
+		c := &Controller{o: Options{Metrics: NewMetrics(reg), Logger: slog.New(slog.DiscardHandler), Now: func() time.Time { return o.now }}}
+		out, err := o.pass(errorsAlert)
+		c.finish(t.Context(), o.guard, &entry{removed: removed}, out, map[string]submitted{errorsAlert.Episode(): {alert: errorsAlert, received: o.now.Add(-time.Second)}}, err)
+		if n, err := testutil.GatherAndCount(reg, "guardian_rollback_seconds"); err != nil || (n == 0) != removed {
+			t.Errorf("removed %v: %d series, %v", removed, n, err)
+		}
 	}
 }
 
