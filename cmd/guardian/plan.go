@@ -67,6 +67,9 @@ func (a *app) plan(o planOptions) error {
 	if err != nil {
 		return fmt.Errorf("plan %s: %w", name, unrendered(err, in))
 	}
+	for _, note := range virtualservice.Unnamed(in, pair) {
+		a.warn(errors.New(note))
+	}
 	if o.output == "patch" {
 		out = patch
 	}

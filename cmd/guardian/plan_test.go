@@ -96,6 +96,31 @@ func TestPlanRefusesWithTheReason(t *testing.T) {
 	}
 }
 
+// TestPlanSaysWhichNameNoRouteHas: at three in the morning a misspelt canary would else
+// look like a rollback that has nothing to do.
+func TestPlanSaysWhichNameNoRouteHas(t *testing.T) {
+	for args, says := range map[string]string{
+		"--canary V2":                 "Warning: VirtualService microservices/orders-service: no route names the canary, V2, and there is orders-service/v2: nothing is taken from it\n",
+		"--canary host:orders-canari": "no route names the canary, host:orders-canari, and there is orders-service/v2: nothing",
+		"--stable v9":                 "Warning: VirtualService microservices/orders-service: no route names stable, v9, and there is orders-service/v1: is it there?\n",
+		"--canary V2 -o patch":        "no route names the canary, V2",
+		"--stable v1 --canary v2":     "",
+		"-o patch":                    "",
+		"--weight 30":                 "",
+	} {
+		t.Run(args, func(t *testing.T) {
+			var out, errOut bytes.Buffer
+			a := &app{name: "guardian", in: strings.NewReader(manifest(90, 10)), out: &out, errOut: &errOut}
+			if err := a.execute(t.Context(), append([]string{"plan", "-f", "-"}, strings.Fields(args)...)); err != nil {
+				t.Fatal(err)
+			}
+			if got := errOut.String(); !strings.Contains(got, says) || says == "" && got != "" {
+				t.Errorf("warned %q, want %q", got, says)
+			}
+		})
+	}
+}
+
 // Istio takes a route that names a destination twice, and adds the weights up.
 func TestPlanOfARouteThatNamesASubsetTwice(t *testing.T) {
 	weights := func(w [4]int) string {
