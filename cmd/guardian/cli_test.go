@@ -63,12 +63,18 @@ func newBench(t *testing.T, objects ...runtime.Object) *bench {
 // the error's text.
 func (b *bench) run(args ...string) (int, string) {
 	b.t.Helper()
+	return b.runUntil(b.t.Context(), args...)
+}
+
+// runUntil is run of a call that a signal ends.
+func (b *bench) runUntil(ctx context.Context, args ...string) (int, string) {
+	b.t.Helper()
 	b.out.Reset()
 	b.err.Reset()
 	a := &app{name: "guardian", in: strings.NewReader(""), out: &b.out, errOut: &b.err, connect: func(f clusterFlags) (*cluster, error) {
 		return &cluster{kube: b.kube, dynamic: b.istio, namespace: "shop", user: "ann"}, nil
 	}}
-	err := a.execute(b.t.Context(), args)
+	err := a.execute(ctx, args)
 	text := b.out.String() + b.err.String()
 	if err != nil {
 		text += "Error: " + printable.Error(err) + "\n"

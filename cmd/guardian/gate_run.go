@@ -77,15 +77,15 @@ type gateResult struct {
 // gateAll watches all guards at once. One that is known to be bad decides: the
 // others are not waited for.
 func (c *cluster) gateAll(ctx context.Context, guards []string, signs *liveness, progress *gateProgress, o gateOptions) []gateResult {
-	ctx, decided := context.WithCancel(ctx)
-	defer decided()
+	ctx, decided := context.WithCancelCause(ctx)
+	defer decided(nil)
 	results := make([]gateResult, len(guards))
 	var all sync.WaitGroup
 	for i, guard := range guards {
 		all.Go(func() {
 			results[i] = c.gateOne(ctx, guard, signs, progress, o)
 			if results[i].code == exitFailed {
-				decided()
+				decided(notHealthy(guard))
 			}
 		})
 	}
@@ -118,9 +118,27 @@ func (c *cluster) gateOne(ctx context.Context, guard string, signs *liveness, pr
 		return next
 	})
 	if answer == nil {
-		answer, _ = unknown("interrupted: %v", err)
+		answer, _ = unknown("%s", whyEnded(ctx, err))
 	}
 	return gateResult{guard, c.namespace, *answer, w.last}
+}
+
+// notHealthy is the guard that decides for all, as the cause of the others' end.
+type notHealthy string
+
+func (guard notHealthy) Error() string {
+	return "not waited for any longer, since guard " + string(guard) + " is not healthy"
+}
+
+// whyEnded is why a gate has ended without an answer of its own.
+func whyEnded(ctx context.Context, err error) string {
+	if decided, ok := errors.AsType[notHealthy](context.Cause(ctx)); ok {
+		return decided.Error()
+	}
+	if ctx.Err() != nil {
+		return "interrupted before there was an answer"
+	}
+	return fmt.Sprintf("interrupted: %v", err)
 }
 
 // liveness are the Leases as the gates of one call look at them: together.

@@ -42,7 +42,7 @@ func TestSeveralGuardsInOneGate(t *testing.T) {
 		"one that is bad decides at once": {
 			args: "payments " + testGuard, other: map[string]decision.Record{"payments": tallied(30, 100, 0)}, code: exitFailed, took: 20 * time.Second,
 			setUp: func(b *bench) { b.change(20*time.Second, func(r *decision.Record) { *r = locked() }) },
-			says: []string{"guard orders-service: orders-service was rolled back: deploy a new build of v2", "could not tell: guard payments: interrupted",
+			says: []string{"guard orders-service: orders-service was rolled back: deploy a new build of v2", "could not tell: guard payments: not waited for any longer, since guard orders-service is not healthy",
 				"Error: 1 of 2 guards: not healthy: orders-service"}},
 		"one that cannot be told does not hide another that is bad": {
 			args: "payments " + testGuard, other: map[string]decision.Record{"payments": disarmed(shifting(30, 100))}, code: exitFailed, took: 20 * time.Second,

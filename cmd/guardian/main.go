@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	_ "time/tzdata" // promotion windows name time zones, and images may have none
 
@@ -28,9 +29,23 @@ import (
 	"github.com/canary-guardian/guardian/internal/printable"
 )
 
+// signalPair is how long after the first signal another one belongs to it: timeout(1)
+// sends one to the program and one to its process group.
+const signalPair = time.Second
+
+// untilSignal is a context that ends with the first of the signals. A second one ends
+// guardian at once, so that it can be got rid of, but not one that comes with the first:
+// a request that nobody waits for any more has to be withdrawn.
+func untilSignal(after func(time.Duration, func()), signals ...os.Signal) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(ctx, func() { after(signalPair, stop) })
+	return ctx, stop
+}
+
+func afterTime(d time.Duration, f func()) { time.AfterFunc(d, f) }
+
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends guardian at once
+	ctx, stop := untilSignal(afterTime, os.Interrupt, syscall.SIGTERM)
 	a := &app{name: displayName(os.Args[0]), in: os.Stdin, out: os.Stdout, errOut: os.Stderr, connect: connect}
 	err := a.execute(ctx, os.Args[1:])
 	stop()

@@ -309,9 +309,9 @@ func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r records.Nam
 	case errors.Is(err, records.ErrUnanswered):
 		return got, couldNotTell("the %s: %w: it was taken off, or guardian is of an older release, which answers none (see %s status %s)", q.Action, err, a.name, guard)
 	case err != nil && got.record != nil:
-		return got, notYet(guard, q, *got.record, timeout)
+		return got, notYet(guard, q, *got.record, waited(ctx, "after", timeout))
 	case err != nil:
-		return a.withdrawn(ctx, c, guard, q, before, fmt.Sprintf("guardian has not taken the request within %s", timeout), err)
+		return a.withdrawn(ctx, c, guard, q, before, "guardian has not taken the request "+waited(ctx, "within", timeout), err)
 	}
 	err = a.tell(guard, c.namespace, q, got)
 	if err == nil && q.Action == decision.RequestUnlock && got.record.Status.Observing != nil {
@@ -429,16 +429,24 @@ func (a *app) leftOfLock(ctx context.Context, c *cluster, guard string, r decisi
 	return len(off) > 0, err
 }
 
-// notYet is the answer when guardian has taken a request and time is up.
-func notYet(guard string, q decision.Request, r decision.Record, timeout time.Duration) error {
+// notYet is the answer when guardian has taken a request and nobody waits any more.
+func notYet(guard string, q decision.Request, r decision.Record, when string) error {
 	s := r.Status
 	switch {
 	case r.Lock != nil:
-		return couldNotTell("guard %s: locked, but traffic has not moved yet after %s, as far as its record tells: canary at %d%%%s", guard, timeout, s.Weight, orNothing(": ", s.Reason))
+		return couldNotTell("guard %s: locked, but traffic has not moved yet %s, as far as its record tells: canary at %d%%%s", guard, when, s.Weight, orNothing(": ", s.Reason))
 	case s.Moving != nil:
-		return couldNotTell("guard %s: guardian is moving the canary from %d%% to %d%%, but traffic has not moved yet after %s, as far as its record tells", guard, s.Weight, s.Moving.To, timeout)
+		return couldNotTell("guard %s: guardian is moving the canary from %d%% to %d%%, but traffic has not moved yet %s, as far as its record tells", guard, s.Weight, s.Moving.To, when)
 	}
-	return couldNotTell("guard %s: guardian has taken the %s, but after %s the canary is at %d%%%s", guard, q.Action, timeout, s.Weight, orNothing(": ", s.Reason))
+	return couldNotTell("guard %s: guardian has taken the %s, but %s the canary is at %d%%%s", guard, q.Action, when, s.Weight, orNothing(": ", s.Reason))
+}
+
+// waited is how long a command has waited in vain: all of its time, or until a signal.
+func waited(ctx context.Context, word string, timeout time.Duration) string {
+	if ctx.Err() != nil {
+		return "when this command was interrupted"
+	}
+	return word + " " + timeout.String()
 }
 
 // tell prints guardian's answer, and how the guard stands, and fails where what was
