@@ -72,7 +72,7 @@ Exit codes: 0 all good; 1 something is wrong; 2 something could not be looked at
 	f.StringVar(&o.prometheus, "prometheus", "", "URL of Prometheus as this machine reaches it (default: the configured one)")
 	f.StringVar(&o.alertmanager, "alertmanager", "", "URL of Alertmanager as this machine reaches it (default: the configured one)")
 	f.StringVarP(&o.output, "output", "o", "", "json instead of text")
-	f.DurationVar(&o.wait, "wait", 0, "wait for a heartbeat for at most so long, such as 3m after an installation")
+	durationVar(f, &o.wait, "wait", 0, "wait for a heartbeat for at most so long, such as 3m after an installation")
 	return cmd
 }
 

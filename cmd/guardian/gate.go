@@ -92,10 +92,10 @@ func newGateCommand(a *app) *cobra.Command {
 }
 
 func (o *gateOptions) add(f *pflag.FlagSet) {
-	f.DurationVar(&o.length, "for", time.Minute, "how long the canary must be healthy; traffic may take as long again to arrive")
+	durationVar(f, &o.length, "for", time.Minute, "how long the canary must be healthy; traffic may take as long again to arrive")
 	f.Int64Var(&o.minRequests, "min-requests", 1, "requests that the canary must have had since the weights last changed; 0: do not ask")
 	f.BoolVar(&o.waitUnlocked, "wait-unlocked", false, "wait for the lock of an earlier rollback to be lifted first")
-	f.DurationVar(&o.timeout, "timeout", 10*time.Minute, "how long --wait-unlocked, and then --prove, wait")
+	durationVar(f, &o.timeout, "timeout", 10*time.Minute, "how long --wait-unlocked, and then --prove, wait")
 	f.String("prove", "", "error rate, such as 2%, that the canary's requests must rule out with 95% confidence")
 	f.BoolVar(&o.all, "all", false, "every guard of the namespace that a release is under way of, instead of NAME")
 	f.StringVarP(&o.output, "output", "o", "", "json instead of text")

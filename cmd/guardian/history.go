@@ -53,7 +53,7 @@ wrong flags.`,
 	flags.add(cmd.Flags())
 	cmd.Flags().StringVarP(&o.output, "output", "o", "", "json instead of a table")
 	cmd.Flags().IntVar(&o.last, "last", 0, "only so many of the newest entries; 0: all")
-	cmd.Flags().DurationVar(&o.since, "since", 0, "only those of so long ago, such as 24h; 0: all")
+	durationVar(cmd.Flags(), &o.since, "since", 0, "only those of so long ago, such as 24h; 0: all")
 	return cmd
 }
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/common/model"
 	"github.com/spf13/cobra"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/report"
@@ -18,7 +17,8 @@ import (
 
 func newReportCommand(a *app) *cobra.Command {
 	var flags clusterFlags
-	var since, output string
+	var since time.Duration
+	var output string
 	cmd := &cobra.Command{
 		Use:   "report [NAME...]",
 		Short: "Show how guardian has done: releases, rollbacks, how they went on, time without a brake",
@@ -33,10 +33,9 @@ in Prometheus is.
 Exit codes: 0 shown; 1 an error, or no such guard; 2 no cluster, or wrong flags.`,
 		ValidArgsFunction: a.completeGuards(&flags, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			length, err := model.ParseDuration(since)
 			switch {
-			case err != nil || length <= 0:
-				return orUnknown(fmt.Errorf("--since %q: want a duration such as 30d or 12h", since))
+			case since <= 0:
+				return orUnknown(fmt.Errorf("--since %s: want more than 0s, such as 30d or 12h", since))
 			case output != "" && output != "json" && output != "md":
 				return orUnknown(fmt.Errorf("--output %q: want json or md, or nothing for text", output))
 			}
@@ -49,7 +48,7 @@ Exit codes: 0 shown; 1 an error, or no such guard; 2 no cluster, or wrong flags.
 				return unread
 			}
 			now := time.Now().UTC()
-			r := report.Report{Since: now.Add(-time.Duration(length)), Until: now, Guards: []report.Guard{}}
+			r := report.Report{Since: now.Add(-since), Until: now, Guards: []report.Guard{}}
 			for _, n := range named {
 				r.Guards = append(r.Guards, report.Of(n.Guard, n.Record, r.Since, now))
 			}
@@ -57,7 +56,7 @@ Exit codes: 0 shown; 1 an error, or no such guard; 2 no cluster, or wrong flags.
 		},
 	}
 	flags.add(cmd.Flags())
-	cmd.Flags().StringVar(&since, "since", "30d", "how far back, such as 30d or 12h")
+	durationVar(cmd.Flags(), &since, "since", 30*24*time.Hour, "how far back, such as 30d or 12h")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json, or md for Markdown, instead of text")
 	return cmd
 }

@@ -49,7 +49,7 @@ func TestAReportTellsHowGuardianHasDone(t *testing.T) {
 		if err := json.Unmarshal(b.out.Bytes(), &got); err != nil || code != exitOK || got.Kind != "Report" || got.APIVersion != shapeVersion || len(got.Guards) != 2 || len(got.Guards[0].Rollbacks) != 2 || got.Guards[1].Releases == nil {
 			t.Errorf("%d, %v\n%s", code, err, b.out.String())
 		}
-		for args, says := range map[string]string{"--since 0s": `--since "0s": want a duration such as 30d`, "--since x": `--since "x"`, "-o yaml": `--output "yaml": want json or md`} {
+		for args, says := range map[string]string{"--since 0s": "--since 0s: want more than 0s, such as 30d", "--since x": "want a duration with its unit, such as 500ms, 30s, 5m or 1d", "-o yaml": `--output "yaml": want json or md`} {
 			if code, text := b.run(append([]string{"report"}, strings.Fields(args)...)...); code != exitUnknown || !strings.Contains(text, says) {
 				t.Errorf("%s: %d, want %q, said:\n%s", args, code, says, text)
 			}

@@ -121,13 +121,13 @@ flags.`,
 func (f *requestFlags) add(flags *pflag.FlagSet, op operation) {
 	f.cluster.add(flags)
 	flags.StringVar(&f.reason, "reason", "", "why, for those who read the record later (required)")
-	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "how long guardian may take")
+	durationVar(flags, &f.timeout, "timeout", 30*time.Second, "how long guardian may take")
 	flags.StringVarP(&f.output, "output", "o", "", "json instead of text")
 	if op.all {
 		flags.BoolVar(&f.all, "all", false, "every guard of the namespace, instead of NAME")
 	}
 	if op.action == decision.RequestDisarm {
-		flags.DurationVar(&f.length, "for", 0, "for how long, such as 1h (required)")
+		durationVar(flags, &f.length, "for", 0, "for how long, such as 1h (required)")
 	}
 }
 
@@ -135,6 +135,8 @@ func (f requestFlags) check(cmd *cobra.Command) error {
 	switch length := cmd.Flags().Lookup("for"); {
 	case strings.TrimSpace(f.reason) == "":
 		return errors.New("--reason is empty: say why, for those who read the record later")
+	case f.timeout <= 0:
+		return fmt.Errorf("--timeout %s: want more than 0s", f.timeout)
 	case length != nil && f.length <= 0:
 		return errors.New("--for " + length.Value.String() + ": want for how long the brake is off, such as 1h: it comes on again by itself")
 	}

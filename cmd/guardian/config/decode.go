@@ -239,21 +239,31 @@ func elsewhere(namespace, name string) string {
 	return fmt.Sprintf("want the name of one in the guard's namespace: move %[2]s there (gateways: [%[1]s/GATEWAY] leads to a gateway that stays), or have it delegate to one there, which is guarded", namespace, name)
 }
 
-// duration takes Go's spelling and Prometheus's, which also has days and weeks.
+// errDuration is what would be right.
+var errDuration = errors.New("want a duration with its unit, such as 500ms, 30s, 5m or 1d")
+
+// ParseDuration takes Go's spelling and Prometheus's, which also has days and weeks. The
+// error says what would be right.
+func ParseDuration(text string) (time.Duration, error) {
+	if parsed, err := time.ParseDuration(text); err == nil {
+		return parsed, nil
+	}
+	parsed, err := model.ParseDuration(text)
+	if err != nil {
+		return 0, errDuration
+	}
+	return time.Duration(parsed), nil
+}
+
 func (d *decoder) duration(path string, v any, to reflect.Value) {
-	const want = "want a duration with its unit, such as 500ms, 30s, 5m or 1d"
 	s, ok := v.(string)
 	if !ok {
-		d.problem(path, v, want)
+		d.problem(path, v, errDuration.Error())
 		return
 	}
-	if parsed, err := time.ParseDuration(s); err == nil {
-		to.SetInt(int64(parsed))
-		return
-	}
-	parsed, err := model.ParseDuration(s)
+	parsed, err := ParseDuration(s)
 	if err != nil {
-		d.problem(path, v, want)
+		d.problem(path, v, err.Error())
 		return
 	}
 	to.SetInt(int64(parsed))
