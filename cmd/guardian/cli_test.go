@@ -668,7 +668,14 @@ func TestWhatIsMissingOrForbiddenIsSaid(t *testing.T) {
 		code  int
 		says  string
 	}{
-		"gate of an unknown guard":     {args: []string{"gate", "order-service"}, code: exitUnknown, says: "no guard order-service in namespace shop (no ConfigMap guardian-order-service); guards there: orders-service"},
+		"gate of an unknown guard": {args: []string{"gate", "order-service"}, code: exitUnknown, says: "no guard order-service in namespace shop (no ConfigMap guardian-order-service); guards there: orders-service"},
+		"one of many unknown guards": {args: []string{"gate", "order-service"}, code: exitUnknown, setUp: func(b *bench) {
+			for i := range 300 {
+				if err := b.kube.Tracker().Add(recordOf(fmt.Sprintf("svc-%d", i), shifting(10, 5))); err != nil {
+					b.t.Fatal(err)
+				}
+			}
+		}, says: "(no ConfigMap guardian-order-service); there are 301 guards, nearest: orders-service, svc-0, svc-1, svc-10, svc-100\n"},
 		"status of an unknown guard":   {args: []string{"status", "order-service"}, code: exitFailed, says: "guards there: orders-service"},
 		"rollback of an unknown guard": {args: []string{"rollback", "x", "--reason", "r"}, code: exitFailed, says: "no guard x in namespace shop"},
 		"gate without rights":          {args: []string{"gate", testGuard}, setUp: forbidden("configmaps"), code: exitUnknown, says: "reading needs get, list and watch of configmaps"},

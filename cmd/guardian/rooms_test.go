@@ -35,7 +35,7 @@ const (
 var rooms = []room{
 	{folder: "cmd/guardian", never: []string{module + "rules/virtualtime"}}, // the engine would make the service a third larger
 	{folder: "cmd/guardian-replay", never: []string{"k8s.io/client-go", module + "remediate/records"}},
-	{folder: "cmd/guardian/config", only: []string{module + "internal/printable", module + "alerting", module + "rules", module + "remediate/decision", module + "remediate/virtualservice",
+	{folder: "cmd/guardian/config", only: []string{module + "internal/printable", module + "internal/nearest", module + "alerting", module + "rules", module + "remediate/decision", module + "remediate/virtualservice",
 		"github.com/spf13/viper", "github.com/fsnotify/fsnotify", "go.yaml.in/yaml/v3", "k8s.io/apimachinery/pkg/util/validation",
 		"github.com/prometheus/common", "github.com/prometheus/alertmanager/timeinterval", "github.com/prometheus/prometheus/promql/parser"},
 		never: []string{module + "rules/publish", "log", "net/http", "os/exec"}},

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/canary-guardian/guardian/internal/nearest"
 	"github.com/canary-guardian/guardian/remediate/decision"
 )
 
@@ -119,13 +120,23 @@ func (c Client) Unknown(ctx context.Context, guard string) error {
 		hint = gone
 	}
 	if all, err := c.List(ctx, c.Namespace); err == nil && len(all) > 0 {
-		names := make([]string, len(all))
-		for i, r := range all {
-			names[i] = r.Guard
-		}
-		hint = "guards there: " + strings.Join(names, ", ")
+		hint = guardsThere(all, guard)
 	}
 	return fmt.Errorf("no guard %s in namespace %s (no ConfigMap %s); %s", guard, c.Namespace, Name(guard), hint)
+}
+
+// guardsThere names the guards of a namespace, of many those that a person can have meant.
+func guardsThere(all []Named, guard string) string {
+	const most = 10
+	names := make([]string, len(all))
+	for i, r := range all {
+		names[i] = r.Guard
+	}
+	if len(names) <= most {
+		return "guards there: " + strings.Join(names, ", ")
+	}
+	nearest.Sort(names, guard)
+	return fmt.Sprintf("there are %d guards, nearest: %s", len(names), strings.Join(names[:most/2], ", "))
 }
 
 // Gone says that the namespace does not exist, or is being deleted; empty: it does, or

@@ -19,6 +19,8 @@ import (
 	httpconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/canary-guardian/guardian/internal/nearest"
 )
 
 // Problem is one thing that is wrong with a configuration.
@@ -437,7 +439,7 @@ func suggest(path, key string, known []string, t reflect.Type) string {
 	}
 	best, distance := "", math.MaxInt
 	for _, k := range known {
-		if n := editDistance(strings.ToLower(key), strings.ToLower(k)); n < distance {
+		if n := nearest.Distance(strings.ToLower(key), strings.ToLower(k)); n < distance {
 			best, distance = k, n
 		}
 	}
@@ -457,29 +459,6 @@ func findBelow(t reflect.Type, key string) string {
 		}
 	}
 	return ""
-}
-
-// editDistance is Levenshtein's, of words short enough for a quadratic table.
-func editDistance(a, b string) int {
-	const longest = 64
-	a, b = a[:min(len(a), longest)], b[:min(len(b), longest)]
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // yamlKey is the key of a field, empty for one that has none.
