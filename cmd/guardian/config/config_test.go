@@ -160,6 +160,47 @@ func TestAProblemFromTheEnvironmentNamesItsVariable(t *testing.T) {
 	}
 }
 
+// TestAWrongValueFromTheEnvironmentNamesItsVariable: it is looked for in the file in vain.
+func TestAWrongValueFromTheEnvironmentNamesItsVariable(t *testing.T) {
+	t.Setenv("GUARDIAN_NAMESPACE", "shop")
+	t.Setenv("GUARDIAN_MODE", "observ")
+	t.Setenv("GUARDIAN_RULES_INTERVAL", "500ms")
+	_, err := Parse([]byte("log: {level: loud}"))
+	want := `mode (GUARDIAN_MODE): "observ": want enforce or observe
+log.level: "loud": want debug, info, warn or error
+rules.interval (GUARDIAN_RULES_INTERVAL): 500ms: want whole seconds, 1s to 5m`
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// TestAFlagThatIsWrongIsNotBlamedOnTheEnvironment: it wins over that.
+func TestAFlagThatIsWrongIsNotBlamedOnTheEnvironment(t *testing.T) {
+	t.Setenv("GUARDIAN_NAMESPACE", "shop")
+	_, err := LoadWith("", func(c *Config) { c.Namespace = "A_" })
+	if err == nil || !strings.Contains(err.Error(), `namespace: "A_": want a DNS label`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWhatIsNearlyRightIsAnsweredWithWhatWouldBe(t *testing.T) {
+	const interval = "want such as {weekdays: [friday], times: [{start_time: '16:00', end_time: '24:00'}], location: Europe/Berlin}; what goes over midnight takes two times"
+	for text, want := range map[string]string{
+		"{signals: {errorRate: {max: 1%}}}":                                                     `guards[0].signals.errorRate.max: "1%": want a number: 0.01`,
+		"{signals: {traffic: {shareTolerance: 12.5 %}}}":                                        `guards[0].signals.traffic.shareTolerance: "12.5 %": want a number: 0.125`,
+		"{promotion: {steps: [10%, 100]}}":                                                      `guards[0].promotion.steps[0]: a string: want a weight in whole percent, such as 10, or a mapping with the keys weight, interval or bake`,
+		"{promotion: {steps: [10, 100.0]}}":                                                     `guards[0].promotion.steps[1]: a number: want a weight in whole percent, such as 10, or a mapping with the keys weight, interval or bake`,
+		"{promotion: {windows: {mute: [{location: Mars}]}}}":                                    "guards[0].promotion.windows.mute[0]: unknown time zone …: " + interval,
+		"{promotion: {windows: {mute: [{times: [{start_time: '22:00', end_time: '06:00'}]}]}}}": "guards[0].promotion.windows.mute[0]: start time cannot be equal or greater than end time: " + interval,
+		"{promotion: {windows: {mute: [{times: [{start_time: '22:00', end_time: '25:00'}]}]}}}": "guards[0].promotion.windows.mute[0]: couldn't parse timestamp …, invalid format: " + interval,
+		"{rollback: {1: a}}": "guards[0].rollback: a mapping with a key that is no string (quotes make it one): want a mapping with the keys lock, window, minReadyStable, capacity, matchRoutes, mirrors or evenIfStableFails",
+	} {
+		if _, err := Parse([]byte("namespace: a\nguards: [{name: x, " + text[1:] + "]\n")); err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", text, err, want)
+		}
+	}
+}
+
 func TestAnonymousCallersNeedTwoKeys(t *testing.T) {
 	for text, wrong := range map[string]bool{
 		"webhook: {allowAnonymous: true}":                             true, // the default token would keep all out

@@ -105,12 +105,15 @@ func (d *decoder) decode(path string, v any, to reflect.Value) {
 		return
 	case Step:
 		step := Step{Interval: unset}
-		if weight, ok := v.(int); ok {
-			step.Weight = weight
-			to.Set(reflect.ValueOf(step))
+		weight, isWeight := v.(int)
+		step.Weight = weight
+		to.Set(reflect.ValueOf(step))
+		if _, isMapping := v.(map[string]any); isWeight || !isMapping {
+			if !isWeight {
+				d.problem(path, kindOf(v), "want a weight in whole percent, such as 10, or a mapping with the keys "+list(keysOf(to.Type())))
+			}
 			return
 		}
-		to.Set(reflect.ValueOf(step))
 	case httpconfig.HTTPClientConfig, timeinterval.TimeInterval:
 		d.foreign(path, v, to)
 		return
@@ -216,8 +219,19 @@ func (d *decoder) scalar(path string, v any, to reflect.Value) {
 			to.SetFloat(float64(n))
 			return
 		}
-		d.problem(path, v, "want a number")
+		d.problem(path, v, wantNumber(v))
 	}
+}
+
+// wantNumber is what would be right where a share belongs, which people write in percent.
+func wantNumber(v any) string {
+	text, _ := v.(string)
+	if number, ok := strings.CutSuffix(text, "%"); ok {
+		if n, err := strconv.ParseFloat(strings.TrimSpace(number), 64); err == nil {
+			return "want a number: " + strconv.FormatFloat(n/100, 'g', 6, 64)
+		}
+	}
+	return "want a number"
 }
 
 // wantString is what would be right where a name belongs. A VirtualService of another
@@ -302,10 +316,18 @@ func (d *decoder) foreign(path string, v any, to reflect.Value) {
 	if err == nil {
 		err = yaml.Unmarshal(b, to.Addr().Interface())
 	}
-	if err != nil {
-		d.problems = append(d.problems, Problem{Path: path, Want: foreignError(err, v)})
+	if err == nil {
+		return
 	}
+	p := Problem{Path: path, Want: foreignError(err, v)}
+	if to.Type() == reflect.TypeFor[timeinterval.TimeInterval]() {
+		p.Want += ": " + wantInterval
+	}
+	d.problems = append(d.problems, p)
 }
+
+// wantInterval is what would be right where one cannot be read.
+const wantInterval = "want such as {weekdays: [friday], times: [{start_time: '16:00', end_time: '24:00'}], location: Europe/Berlin}; what goes over midnight takes two times"
 
 // foreignError is a parser's message on one line and without values: those of
 // a mistyped http_config may be secrets.
@@ -552,8 +574,10 @@ type (
 // anything.
 func kindOf(v any) kindWord {
 	switch v.(type) {
-	case map[string]any, map[any]any:
+	case map[string]any:
 		return "a mapping"
+	case map[any]any:
+		return "a mapping with a key that is no string (quotes make it one)"
 	case []any:
 		return "a list"
 	case string:

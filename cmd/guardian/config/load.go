@@ -70,7 +70,10 @@ func parse(b []byte, flags func(*Config)) (Config, error) {
 		c.Guards[i].complete()
 		c.Guards[i].Mode = cmp.Or(c.Guards[i].Mode, c.Mode)
 	}
-	flags(&c)
+	set := c.Namespace
+	if flags(&c); c.Namespace != set {
+		delete(d.fromEnv, "namespace")
+	}
 	if c.Namespace == "" {
 		c.Namespace = PodNamespace()
 	}
@@ -80,10 +83,20 @@ func parse(b []byte, flags func(*Config)) (Config, error) {
 	if c.Rules.Namespace == "" {
 		c.Rules.Namespace = c.Namespace
 	}
-	if problems := append(d.problems, unexplained(c.Validate(), d.problems)...); len(problems) > 0 {
+	if problems := append(d.problems, d.inEnv(unexplained(c.Validate(), d.problems))...); len(problems) > 0 {
 		return Config{}, problems
 	}
 	return c, nil
+}
+
+// inEnv adds to problems of values which variable has set them: in the file they are not.
+func (d *decoder) inEnv(problems Problems) Problems {
+	for i, p := range problems {
+		if name, ok := d.fromEnv[p.Path]; ok {
+			problems[i].Path += " (" + name + ")"
+		}
+	}
+	return problems
 }
 
 // unexplained drops what Validate says about keys that could not be read, or
