@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"github.com/canary-guardian/guardian/remediate/records"
@@ -42,7 +43,7 @@ then need their names. With --user, --group or --service-account the RoleBinding
 printed too. What CI needs to deploy and to shift traffic is not in it.`,
 		Example: `  guardian rbac --for ci -n microservices --service-account ci | kubectl apply -f -
   guardian rbac --for operator -n microservices --group oncall | kubectl apply -f -`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(0, 0),
 		RunE: func(*cobra.Command, []string) error {
 			out, err := o.print()
 			if err != nil {
@@ -69,12 +70,33 @@ func (o rbacOptions) check() error {
 	if len(o.guards) > 0 && o.account != "ci" {
 		return fmt.Errorf("--guard %s and --for %s: only a Role for ci can be for some guards", o.guards[0], o.account)
 	}
+	for _, guard := range o.guards {
+		if len(validation.IsDNS1123Label(guard)) > 0 {
+			return fmt.Errorf("--guard %q: want the name of a guard, such as orders-service", guard)
+		}
+	}
+	if o.namespace != "" && len(validation.IsDNS1123Label(o.namespace)) > 0 {
+		return fmt.Errorf("--namespace %q: want the name of a namespace, such as microservices", o.namespace)
+	}
 	for _, s := range o.services {
-		if !strings.Contains(s, ":") && o.namespace == "" {
+		switch namespace, name := o.serviceAccount(s); {
+		case namespace == "":
 			return fmt.Errorf("--service-account %s: want NAMESPACE:NAME, or -n", s)
+		case len(validation.IsDNS1123Label(namespace)) > 0, len(validation.IsDNS1123Subdomain(name)) > 0:
+			return fmt.Errorf("--service-account %q: want NAMESPACE:NAME, or NAME with -n", s)
 		}
 	}
 	return nil
+}
+
+// serviceAccount takes one apart: NAME, NAMESPACE:NAME, or the user that the API server
+// knows it as.
+func (o rbacOptions) serviceAccount(text string) (namespace, name string) {
+	text = strings.TrimPrefix(text, "system:serviceaccount:")
+	if namespace, name, ok := strings.Cut(text, ":"); ok {
+		return namespace, name
+	}
+	return o.namespace, text
 }
 
 // rules are the least that the account's commands need.
@@ -115,10 +137,7 @@ func (o rbacOptions) print() ([]byte, error) {
 		}
 	}
 	for _, s := range o.services {
-		namespace, name, ok := strings.Cut(s, ":")
-		if !ok {
-			namespace, name = o.namespace, s
-		}
+		namespace, name := o.serviceAccount(s)
 		subjects = append(subjects, rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: name})
 	}
 	slices.SortFunc(subjects, func(a, b rbacv1.Subject) int {

@@ -17,7 +17,7 @@ import (
 
 func TestTheRoleThatIsPrinted(t *testing.T) {
 	b := newBench(t)
-	code, text := b.run("rbac", "--for", "ci", "-n", "shop", "--guard", testGuard, "--service-account", "jenkins", "--service-account", "ops:runner", "--user", "ann")
+	code, text := b.run("rbac", "--for", "ci", "-n", "shop", "--guard", testGuard, "--service-account", "jenkins", "--service-account", "system:serviceaccount:ops:runner", "--user", "ann")
 	want(t, code, text, exitOK, `apiVersion: rbac.authorization.k8s.io/v1
 kind: Role
 metadata:
@@ -61,10 +61,15 @@ subjects:
   name: ann
 `)
 	for args, says := range map[string]string{
-		"":                                `--for "": want one of ci, viewer, operator`,
-		"--for root":                      `--for "root": want one of ci, viewer, operator`,
-		"--for ci --service-account x":    "--service-account x: want NAMESPACE:NAME, or -n",
-		"--for operator --guard payments": "--guard payments and --for operator: only a Role for ci can be for some guards",
+		"":                                      `--for "": want one of ci, viewer, operator`,
+		"--for root":                            `--for "root": want one of ci, viewer, operator`,
+		"--for ci --guard A_":                   `--guard "A_": want the name of a guard, such as orders-service`,
+		"--for ci -n A_":                        `--namespace "A_": want the name of a namespace`,
+		"--for ci -n a --service-account b/c":   `--service-account "b/c": want NAMESPACE:NAME, or NAME with -n`,
+		"--for ci -n a --service-account b:c:d": `--service-account "b:c:d": want NAMESPACE:NAME`,
+		"--for ci -n a --service-account b:":    `--service-account "b:": want NAMESPACE:NAME`,
+		"--for ci --service-account x":          "--service-account x: want NAMESPACE:NAME, or -n",
+		"--for operator --guard payments":       "--guard payments and --for operator: only a Role for ci can be for some guards",
 	} {
 		code, text := b.run(append([]string{"rbac"}, strings.Fields(args)...)...)
 		want(t, code, text, exitUnknown, says)
