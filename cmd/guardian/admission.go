@@ -35,13 +35,13 @@ traffic back within moments instead.
 
 The policies need Kubernetes %s; those that hold and warn need %s, and are left
 out by --no-mutating, or by --kubernetes with an older version.`, remediate.MinKubernetes, remediate.MinKubernetesHold),
-		Example: `  guardian admission | kubectl apply -f -
-  guardian admission --kubernetes 1.35 | kubectl apply -f -`,
-		Args: cobra.NoArgs,
+		Example: `  guardian admission | kubectl apply --server-side -f -
+  guardian admission --kubernetes 1.35 | kubectl apply --server-side -f -`,
+		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, flag := range goneFlags {
 				if cmd.Flags().Changed(flag) {
-					return fmt.Errorf("--%s: the policies are the same for every namespace and ServiceAccount of a cluster: print them once, without it", flag)
+					return orUnknown(fmt.Errorf("--%s: the policies are the same for every namespace and ServiceAccount of a cluster: print them once, without it", flag))
 				}
 			}
 			return a.admission(flags)
@@ -69,7 +69,7 @@ func (o *admissionFlags) add(f *pflag.FlagSet) {
 func (a *app) admission(flags admissionFlags) error {
 	o, err := flags.options()
 	if err != nil {
-		return err
+		return orUnknown(err)
 	}
 	out, err := remediate.AdmissionYAML(o)
 	if err != nil {

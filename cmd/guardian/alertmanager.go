@@ -34,7 +34,7 @@ the alerts of alerts.matchers as well. How Alertmanager gets at its proof is sai
 flags, as files or Secrets that it sees.`,
 		Example: `  guardian alertmanager -n microservices --token-file /etc/alertmanager/guardian-token
   guardian alertmanager -f guardian.yaml --format alertmanagerconfig --token-secret guardian-token | kubectl apply -f -`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(0, 0),
 		RunE: func(*cobra.Command, []string) error {
 			c, err := f.load(false)
 			if err != nil {
@@ -90,7 +90,7 @@ func reachGuardian(c config.Config, o *rules.AlertmanagerOptions, format string)
 	}
 	o.ClientCert = needs.Certificate
 	if format != formatRoute && format != formatConfig {
-		return fmt.Errorf("--format %q: want %s or %s", format, formatRoute, formatConfig)
+		return orUnknown(fmt.Errorf("--format %q: want %s or %s", format, formatRoute, formatConfig))
 	}
 	want := func(ok bool, key, flag string) {
 		if !ok {
@@ -101,12 +101,12 @@ func reachGuardian(c config.Config, o *rules.AlertmanagerOptions, format string)
 		want(c.Webhook.TokenFile == "" || o.TokenSecret != "", "webhook.tokenFile", "--token-secret NAME, a Secret of namespace "+c.Namespace)
 		want(!needs.BasicAuth || o.BasicAuthSecret != "", "web.configFile: basic_auth_users", "--basic-auth-secret NAME")
 		want(!needs.Certificate || o.TLSSecret != "", "web.configFile: client_auth_type", "--tls-secret NAME")
-		return err
+		return orUnknown(err)
 	}
 	want(c.Webhook.TokenFile == "" || o.TokenFile != "", "webhook.tokenFile", "--token-file FILE, as Alertmanager's own container sees it")
 	want(!needs.BasicAuth || o.Username != "" && o.PasswordFile != "", "web.configFile: basic_auth_users", "--username NAME and --password-file FILE")
 	want(!needs.Certificate || o.CertFile != "" && o.KeyFile != "", "web.configFile: client_auth_type", "--cert-file FILE and --key-file FILE")
-	return err
+	return orUnknown(err)
 }
 
 // webNeeds reads web.configFile, which is where guardian runs: here it may be
@@ -133,9 +133,9 @@ func (a *app) printAlertmanager(o rules.AlertmanagerOptions, format string) erro
 	case format == formatConfig && files == "":
 		out, err = rules.AlertmanagerConfig(o, o.Name)
 	case format == formatConfig:
-		err = errors.New("--token-file and other files: want Secrets, as --token-secret: an AlertmanagerConfig takes its proof from there")
+		err = orUnknown(errors.New("--token-file and other files: want Secrets, as --token-secret: an AlertmanagerConfig takes its proof from there"))
 	default:
-		err = errors.New("--token-secret, --basic-auth-secret, --tls-secret: want files, as --token-file: alertmanager.yml knows no Secrets")
+		err = orUnknown(errors.New("--token-secret, --basic-auth-secret, --tls-secret: want files, as --token-file: alertmanager.yml knows no Secrets"))
 	}
 	if err != nil {
 		return err

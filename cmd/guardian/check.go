@@ -39,7 +39,7 @@ Writes are tried as guardian's ServiceAccount where you are it or may impersonat
 Exit codes: 0 all good; 1 something is wrong; 2 something could not be looked at.`,
 		Example: `  guardian check -f guardian.yaml --prometheus http://localhost:9090 --alertmanager http://localhost:9093
   kubectl exec deploy/guardian -- /guardian check -f /etc/guardian/config/config.yaml --wait 3m`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := jsonOr("text", o.output); err != nil {
 				return orUnknown(err)

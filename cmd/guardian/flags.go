@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
@@ -33,4 +36,19 @@ func (d *durationFlag) Set(text string) error {
 		*d = durationFlag(parsed)
 	}
 	return err
+}
+
+// wantArgs takes so many arguments. Else the error says which there are.
+func wantArgs(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case most == 0 && len(args) > 0:
+			return fmt.Errorf("%q: want flags alone: %s", args[0], cmd.UseLine())
+		case len(args) > most:
+			return fmt.Errorf("%q: one too many: want %s", args[most], cmd.UseLine())
+		case len(args) < least:
+			return errors.New("too little: want " + cmd.UseLine())
+		}
+		return nil
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -72,7 +73,7 @@ func newGateCommand(a *app) *cobra.Command {
 			case o.all:
 				return nil
 			}
-			return cobra.MinimumNArgs(1)(cmd, args)
+			return wantArgs(1, math.MaxInt)(cmd, args)
 		},
 		ValidArgsFunction: a.completeGuards(&flags, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -64,7 +64,7 @@ func TestSeveralGuardsInOneGate(t *testing.T) {
 			args: "--all --wait-unlocked", code: exitOK, other: map[string]decision.Record{"payments": idle},
 			says: []string{"guard orders-service: not locked", "guard payments: not locked"}},
 		"all and one by name": {args: "--all " + testGuard, code: exitUnknown, says: []string{"guard orders-service and --all: want one of the two"}},
-		"none":                {args: "", code: exitUnknown, says: []string{"requires at least 1 arg"}},
+		"none":                {args: "", code: exitUnknown, says: []string{"too little: want guardian gate NAME"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -30,7 +30,7 @@ noted, oldest first, as its record has them: the newest 32 KiB, hundreds of entr
 
 Exit codes: 0 shown; 1 an error, or no such guard; 2 no cluster, or
 wrong flags.`,
-		Args:              cobra.ExactArgs(1),
+		Args:              wantArgs(1, 1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := jsonOr("a table", o.output); err != nil {

@@ -23,7 +23,7 @@ kept from being done: TIME as history and report print it, or last. report count
 the marks; nothing is decided by them, and the newest one of a rollback holds.
 
 Exit codes: 0 noted; 1 refused or an error; 2 could not tell, no cluster, or wrong flags.`,
-		Args:              cobra.ExactArgs(2),
+		Args:              wantArgs(2, 2),
 		ValidArgsFunction: a.completeGuards(&f.cluster, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q := decision.Request{Action: decision.RequestMarkWrong, Reason: f.reason, At: time.Now().UTC().Truncate(time.Second)}

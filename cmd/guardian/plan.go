@@ -28,13 +28,13 @@ func newPlanCommand(a *app) *cobra.Command {
 otherwise. Nothing else in the file changes, not even a comment. Needs no cluster.
 
 Exit codes: 0 printed, unchanged when it is so already; 1 the file is invalid, or
-nothing in it can be rewritten safely: the message says why.`,
+nothing in it can be rewritten safely: the message says why; 2 wrong flags.`,
 		Example: `  # what a rollback would write
   guardian plan -f vs-90-10.yaml --stable v1 --canary v2
   # roll back by hand while no replica is running
   kubectl patch virtualservice orders-service --type=json \
     -p "$(kubectl get virtualservice orders-service -o yaml | guardian plan -f - --stable v1 --canary v2 -o patch)"`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(0, 0),
 		RunE: func(*cobra.Command, []string) error { return a.plan(o) },
 	}
 	f := cmd.Flags()
@@ -57,7 +57,7 @@ nothing in it can be rewritten safely: the message says why.`,
 func (a *app) plan(o planOptions) error {
 	pair, err := o.pair()
 	if err != nil {
-		return err
+		return orUnknown(err)
 	}
 	in, name, err := a.readInput(o.file)
 	if err != nil {

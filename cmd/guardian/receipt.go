@@ -31,7 +31,7 @@ know is shown as not known.
 
 Exit codes: 0 shown; 1 an error, no such guard, or no rollback is known; 2 no cluster, or
 wrong flags.`,
-		Args:              cobra.ExactArgs(1),
+		Args:              wantArgs(1, 1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			show, ok := receiptPrinters[output]

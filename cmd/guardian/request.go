@@ -96,7 +96,7 @@ flags.`,
 			if f.all {
 				return nil
 			}
-			return cobra.ExactArgs(1)(cmd, args)
+			return wantArgs(1, 1)(cmd, args)
 		},
 		ValidArgsFunction: a.completeGuards(&f.cluster, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {

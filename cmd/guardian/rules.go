@@ -36,10 +36,10 @@ func (f *configFlags) add(cmd *cobra.Command) {
 // load reads the file or makes the guards. needGuards refuses neither.
 func (f configFlags) load(needGuards bool) (config.Config, error) {
 	if f.file != "" && len(f.guards) > 0 {
-		return config.Config{}, errors.New("--config and --guard: want one of the two")
+		return config.Config{}, orUnknown(errors.New("--config and --guard: want one of the two"))
 	}
 	if needGuards && f.file == "" && len(f.guards) == 0 {
-		return config.Config{}, errors.New("no guards: want --config FILE, or --guard NAME where there is one")
+		return config.Config{}, orUnknown(errors.New("no guards: want --config FILE, or --guard NAME where there is one"))
 	}
 	c, err := config.LoadWith(f.file, func(c *config.Config) {
 		if f.namespace != "" {
@@ -61,10 +61,10 @@ func (f configFlags) load(needGuards bool) (config.Config, error) {
 	for _, name := range f.guards {
 		g := config.DefaultGuard(name)
 		if g.Stable.Ref, err = virtualservice.ParseRef(f.stable); err != nil {
-			return config.Config{}, fmt.Errorf("--stable: %w", err)
+			return config.Config{}, orUnknown(fmt.Errorf("--stable: %w", err))
 		}
 		if g.Canary.Ref, err = virtualservice.ParseRef(f.canary); err != nil {
-			return config.Config{}, fmt.Errorf("--canary: %w", err)
+			return config.Config{}, orUnknown(fmt.Errorf("--canary: %w", err))
 		}
 		c.Guards = append(c.Guards, g)
 	}
@@ -94,7 +94,7 @@ The rules know a version by its Deployments. They are named in the configuration
 to be the pods' version label, and the DestinationRule's name that of the Service.`,
 		Example: `  guardian rules --guard orders-service -n microservices | kubectl apply --server-side -f -
   guardian rules -f guardian.yaml --format prometheus > rules.yml && promtool check rules rules.yml`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := f.load(true)
 			if err != nil {
@@ -172,7 +172,7 @@ func (a *app) printRules(c config.Config, sides map[string]decision.Sides, forma
 	case "scrapeconfig":
 		out, err = r.ScrapeConfig()
 	default:
-		err = fmt.Errorf("--format %q: want prometheusrule, prometheus, podmonitor or scrapeconfig", format)
+		err = orUnknown(fmt.Errorf("--format %q: want prometheusrule, prometheus, podmonitor or scrapeconfig", format))
 	}
 	if err == nil && out == nil {
 		err = fmt.Errorf("--format %s: no fast lane: want rules.fastLane.enabled: true, or %s=true", format, config.EnvName("rules.fastLane.enabled"))

@@ -45,7 +45,7 @@ func newServeCommand(a *app) *cobra.Command {
 
 The configuration is read again when its file changes. In a pod guardian talks
 to its own cluster as its ServiceAccount; --kubeconfig is for trying it out.`,
-		Args: cobra.NoArgs,
+		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return serve(cmd.Context(), file, kubeconfig, a.errOut)
 		},

@@ -39,7 +39,7 @@ func newStatusCommand(a *app) *cobra.Command {
 Exit codes: 0 shown; 1 an error, or no such guard; 2 could not tell: no cluster, no
 replica is running, or (with NAME) the guard is not in its configuration, and what is shown is
 what was last written.`,
-		Args:              cobra.MaximumNArgs(1),
+		Args:              wantArgs(0, 1),
 		ValidArgsFunction: a.completeGuards(&flags, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := jsonOr("a table", o.output); err != nil {

@@ -38,7 +38,7 @@ func newVersionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  wantArgs(0, 0),
 		RunE: func(*cobra.Command, []string) error {
 			name, revision := buildVersion()
 			_, err := fmt.Fprintf(a.out, "guardian %s (revision %s, %s, %s/%s)\n", name, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
