@@ -45,6 +45,11 @@ func (l *Lock) of(g Guard) {
 	l.Stable, l.Canary, l.Also, l.Next = g.Stable.String(), g.Canary.String(), nil, nil
 }
 
+func (l Lock) clone() *Lock {
+	l.Refused, l.Coming, l.Also, l.Next = slices.Clone(l.Refused), slices.Clone(l.Coming), slices.Clone(l.Also), slices.Clone(l.Next)
+	return &l
+}
+
 // Equal says whether two locks are the same.
 func (l Lock) Equal(o Lock) bool {
 	return l.sameBuilds(o) && l.sameAlert(o) && l.samePair(o) && l.Kind == o.Kind && l.Since.Equal(o.Since) && l.By == o.By && l.Reason == o.Reason && l.From == o.From

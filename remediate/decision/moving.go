@@ -33,6 +33,14 @@ type Asker struct {
 	By string `json:"by"`
 }
 
+func (m Moving) clone() *Moving {
+	if m.Receipt != nil {
+		m.Receipt = m.Receipt.clone()
+	}
+	m.Requests = slices.Clone(m.Requests)
+	return &m
+}
+
 // RollsBack says that the change of weights that is under way, if there is one, is a
 // rollback.
 func (m *Moving) RollsBack() bool { return m != nil && m.Step == 0 }

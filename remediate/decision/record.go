@@ -47,10 +47,9 @@ func (r Record) Troubled() bool {
 // Clone is a copy that shares nothing that Decide edits.
 func (r Record) Clone() Record {
 	c := r
+	c.Status = r.Status.clone()
 	if r.Lock != nil {
-		l := *r.Lock
-		l.Refused, l.Coming, l.Also, l.Next = slices.Clone(l.Refused), slices.Clone(l.Coming), slices.Clone(l.Also), slices.Clone(l.Next)
-		c.Lock = &l
+		c.Lock = r.Lock.clone()
 	}
 	if r.Receipt != nil {
 		c.Receipt = r.Receipt.clone()
@@ -60,32 +59,6 @@ func (r Record) Clone() Record {
 		q.Replaces = slices.Clone(q.Replaces)
 		c.Request = &q
 	}
-	if r.Status.Paused != nil {
-		p := *r.Status.Paused
-		c.Status.Paused = &p
-	}
-	if r.Status.Disarmed != nil {
-		x := *r.Status.Disarmed
-		c.Status.Disarmed = &x
-	}
-	if r.Status.Moving != nil {
-		m := *r.Status.Moving
-		if m.Receipt != nil {
-			m.Receipt = m.Receipt.clone()
-		}
-		m.Requests = slices.Clone(m.Requests)
-		c.Status.Moving = &m
-	}
-	if r.Status.Taken != nil {
-		t := *r.Status.Taken
-		c.Status.Taken = &t
-	}
-	if r.Status.Observing != nil {
-		c.Status.Observing = r.Status.Observing.clone()
-	}
-	c.Status.Served = slices.Clone(r.Status.Served)
-	c.Status.Proven = slices.Clone(r.Status.Proven)
-	c.Status.Revisions = slices.Clone(r.Status.Revisions)
 	c.Refused = slices.Clone(r.Refused)
 	c.Changed = slices.Clone(r.Changed)
 	c.History = slices.Clone(r.History)
@@ -93,16 +66,6 @@ func (r Record) Clone() Record {
 	c.Deny = slices.Clone(r.Deny)
 	c.Stable = slices.Clone(r.Stable)
 	c.VirtualServices = slices.Clone(r.VirtualServices)
-	c.Status.Alerts = slices.Clone(r.Status.Alerts)
-	c.Status.Firing = slices.Clone(r.Status.Firing)
-	c.Status.Unasked = slices.Clone(r.Status.Unasked)
-	c.Status.Noted = slices.Clone(r.Status.Noted)
-	c.Status.Steps = slices.Clone(r.Status.Steps)
-	c.Status.Waited = slices.Clone(r.Status.Waited)
-	c.Status.Splits = slices.Clone(r.Status.Splits)
-	c.Status.Leaving = slices.Clone(r.Status.Leaving)
-	c.Status.Links = slices.Clone(r.Status.Links)
-	c.Status.NoRollback = slices.Clone(r.Status.NoRollback)
 	return c
 }
 

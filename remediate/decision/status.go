@@ -73,6 +73,43 @@ type Status struct {
 	Links    []Link    `json:"links,omitempty"`   // about the time when what is wrong now began; nil while nothing is
 }
 
+// clone is a copy that shares nothing that Decide edits.
+func (s Status) clone() Status {
+	c := s
+	if s.Paused != nil {
+		p := *s.Paused
+		c.Paused = &p
+	}
+	if s.Disarmed != nil {
+		x := *s.Disarmed
+		c.Disarmed = &x
+	}
+	if s.Moving != nil {
+		c.Moving = s.Moving.clone()
+	}
+	if s.Taken != nil {
+		t := *s.Taken
+		c.Taken = &t
+	}
+	if s.Observing != nil {
+		c.Observing = s.Observing.clone()
+	}
+	c.Served = slices.Clone(s.Served)
+	c.Proven = slices.Clone(s.Proven)
+	c.Revisions = slices.Clone(s.Revisions)
+	c.Alerts = slices.Clone(s.Alerts)
+	c.Firing = slices.Clone(s.Firing)
+	c.Unasked = slices.Clone(s.Unasked)
+	c.Noted = slices.Clone(s.Noted)
+	c.Steps = slices.Clone(s.Steps)
+	c.Waited = slices.Clone(s.Waited)
+	c.Splits = slices.Clone(s.Splits)
+	c.Leaving = slices.Clone(s.Leaving)
+	c.Links = slices.Clone(s.Links)
+	c.NoRollback = slices.Clone(s.NoRollback)
+	return c
+}
+
 // ServesSince is since when the canary's requests are one build's alone, as far as is known; during a rollout
 // that of the build before; zero: unknown.
 func (s Status) ServesSince() time.Time {
