@@ -81,15 +81,16 @@ func (b *builder) selfGroup() {
 		summary:     "guardian cannot list or watch {{ $labels.resource }}",
 		description: "A replica of the release " + b.Name + " in " + b.Namespace + " cannot list or watch {{ $labels.resource }}, and is not ready. It reads them one by one, as far as the API server lets it, and sees what others change only when it looks, at least once a minute. Which right, resource or connection is missing: guardian's log, and /readyz of its metrics port.",
 	})
-	b.stateAlerts()
+	if len(b.Guards) > 0 {
+		b.brakeAlerts()
+		b.stateAlerts()
+	}
 	b.endGroup()
 }
 
-// stateAlerts tells people what guardian did, from its own metrics.
-func (b *builder) stateAlerts() {
-	if len(b.Guards) == 0 {
-		return
-	}
+// brakeAlerts tells people what the brake does not hold: a canary that nothing watches,
+// traffic that no rollback takes away, a lock that is not guardian's.
+func (b *builder) brakeAlerts() {
 	b.alert(alert{
 		name: AlertUnwatched, action: ActionNone, severity: "critical", wait: 2 * time.Minute,
 		expr:        b.byGuard("guardian_guard_unwatched{"+b.self()+"}") + " == 1",
@@ -108,6 +109,10 @@ func (b *builder) stateAlerts() {
 		summary:     guardLabel + ": somebody else's lock stands on its VirtualService",
 		description: "A VirtualService of " + guardLabel + " in " + namespaceLabel + " bears a lock that this guardian did not write and cannot take off. guardian takes no step forward while it stands. Which, and whose: " + command("status"),
 	})
+}
+
+// stateAlerts tells people what guardian did, from its own metrics.
+func (b *builder) stateAlerts() {
 	state := func(s string) string {
 		return `guardian_state{state="` + s + `",` + b.self() + `}`
 	}
