@@ -293,65 +293,75 @@ func compareFor(o worldOptions, length int64, seed uint64) int {
 	return alarms
 }
 
+// noWorse is an hour in which no version is worse but for its start.
+type noWorse struct {
+	name string
+	set  func(o *worldOptions, run uint64)
+	most int // percent of the hours
+}
+
+// hoursOfTrouble are such hours in which both versions, or a cold canary, fail at times.
+var hoursOfTrouble = []noWorse{
+	{"both fail (20%) for a minute, three times", func(o *worldOptions, _ uint64) {
+		outage := func(t int64) float64 {
+			if at := t % (1000 * second); at >= 600*second && at < 660*second {
+				return 0.2
+			}
+			return 0.001
+		}
+		o.canaryBad, o.stableBad, o.rough = outage, outage, 1
+	}, 1},
+	{"a cold canary fails ten times as often for its first two minutes", func(o *worldOptions, _ uint64) {
+		o.canaryBad, o.stableBad, o.rough = from(120*second, 0.01, 0.001), constant(0.001), 1
+	}, 1},
+	{"each version fails twenty times as often for half a minute of its own, three times an hour", func(o *worldOptions, run uint64) {
+		o.canaryBad, o.stableBad, o.rough = spells(2*run), spells(2*run+1), 1
+	}, 5},
+	{"weights 10, 30, 50% while the share of failures of both doubles", func(o *worldOptions, _ uint64) {
+		o.weight = func(t int64) float64 { return []float64{0.1, 0.3, 0.5, 0.5}[t/(1000*second)] }
+		both := func(t int64) float64 { return []float64{0.001, 0.002, 0.004, 0.002}[t/(1000*second)] }
+		o.canaryBad, o.stableBad, o.rough = both, both, 1
+	}, 1},
+}
+
+// hoursOfStalls are such hours in which pods fail by the second.
+var hoursOfStalls = []noWorse{
+	{"both fail for a second of each minute, scraped every 15 s", func(o *worldOptions, _ uint64) {
+		o.canaryBad, o.stableBad, o.rough = constant(0.0005), constant(0.0005), 1
+		o.every = 15 * second
+		o.stall(3600*second, second)
+	}, 1},
+	{"the same, and stable has one pod", func(o *worldOptions, _ uint64) {
+		o.canaryBad, o.stableBad, o.rough, o.stables, o.every = constant(0.0005), constant(0.0005), 1, 1, 15*second
+		o.stall(3600*second, second)
+	}, 1},
+	{"the same for five seconds of each minute", func(o *worldOptions, _ uint64) {
+		o.canaryBad, o.stableBad, o.rough, o.stables, o.every = constant(0.0005), constant(0.0005), 1, 1, 15*second
+		o.stall(3600*second, 5*second)
+	}, 1},
+	{"each pod fails for a second every two minutes, by itself; three canary pods, three of stable's", func(o *worldOptions, _ uint64) {
+		o.canaryBad, o.stableBad, o.rough, o.stalls, o.canaries = constant(0.0005), constant(0.0005), 1, 120*second, 3
+	}, 1},
+	{"the same, two canary pods, ten of stable's", func(o *worldOptions, _ uint64) {
+		o.canaryBad, o.stableBad, o.rough, o.stalls, o.stables = constant(0.0005), constant(0.0005), 1, 120*second, 10
+	}, 1},
+	{"each pod fails for five seconds every ten minutes, by itself; three canary pods, one of stable's", func(o *worldOptions, _ uint64) {
+		o.canaryBad, o.stableBad, o.rough, o.stalls, o.stalled = constant(0.0005), constant(0.0005), 1, 600*second, 5*second
+		o.canaries, o.stables = 3, 1
+	}, 20},
+	{"the same, two canary pods, one of stable's", func(o *worldOptions, _ uint64) {
+		o.canaryBad, o.stableBad, o.rough, o.stalls, o.stalled = constant(0.0005), constant(0.0005), 1, 600*second, 5*second
+		o.canaries, o.stables = 2, 1
+	}, 12},
+}
+
 // fooled counts alarms by what happens to both versions, or to a canary that is cold.
 func fooled() bool {
 	// The shapes of which more is allowed are known to be wrong: docs/alerts.md tells of them.
 	fmt.Printf("\nComparison with stable: alarms in an hour in which no version is worse but for its start (100 requests/s)\n")
 	w := table("what\tcanary\talarms")
 	good := true
-	for _, what := range []struct {
-		name string
-		set  func(o *worldOptions, run uint64)
-		most int // percent of the hours
-	}{
-		{"both fail (20%) for a minute, three times", func(o *worldOptions, _ uint64) {
-			outage := func(t int64) float64 {
-				if at := t % (1000 * second); at >= 600*second && at < 660*second {
-					return 0.2
-				}
-				return 0.001
-			}
-			o.canaryBad, o.stableBad, o.rough = outage, outage, 1
-		}, 1},
-		{"a cold canary fails ten times as often for its first two minutes", func(o *worldOptions, _ uint64) {
-			o.canaryBad, o.stableBad, o.rough = from(120*second, 0.01, 0.001), constant(0.001), 1
-		}, 1},
-		{"each version fails twenty times as often for half a minute of its own, three times an hour", func(o *worldOptions, run uint64) {
-			o.canaryBad, o.stableBad, o.rough = spells(2*run), spells(2*run+1), 1
-		}, 5},
-		{"weights 10, 30, 50% while the share of failures of both doubles", func(o *worldOptions, _ uint64) {
-			o.weight = func(t int64) float64 { return []float64{0.1, 0.3, 0.5, 0.5}[t/(1000*second)] }
-			both := func(t int64) float64 { return []float64{0.001, 0.002, 0.004, 0.002}[t/(1000*second)] }
-			o.canaryBad, o.stableBad, o.rough = both, both, 1
-		}, 1},
-		{"both fail for a second of each minute, scraped every 15 s", func(o *worldOptions, _ uint64) {
-			o.canaryBad, o.stableBad, o.rough = constant(0.0005), constant(0.0005), 1
-			o.every = 15 * second
-			o.stall(3600*second, second)
-		}, 1},
-		{"the same, and stable has one pod", func(o *worldOptions, _ uint64) {
-			o.canaryBad, o.stableBad, o.rough, o.stables, o.every = constant(0.0005), constant(0.0005), 1, 1, 15*second
-			o.stall(3600*second, second)
-		}, 1},
-		{"the same for five seconds of each minute", func(o *worldOptions, _ uint64) {
-			o.canaryBad, o.stableBad, o.rough, o.stables, o.every = constant(0.0005), constant(0.0005), 1, 1, 15*second
-			o.stall(3600*second, 5*second)
-		}, 1},
-		{"each pod fails for a second every two minutes, by itself; three canary pods, three of stable's", func(o *worldOptions, _ uint64) {
-			o.canaryBad, o.stableBad, o.rough, o.stalls, o.canaries = constant(0.0005), constant(0.0005), 1, 120*second, 3
-		}, 1},
-		{"the same, two canary pods, ten of stable's", func(o *worldOptions, _ uint64) {
-			o.canaryBad, o.stableBad, o.rough, o.stalls, o.stables = constant(0.0005), constant(0.0005), 1, 120*second, 10
-		}, 1},
-		{"each pod fails for five seconds every ten minutes, by itself; three canary pods, one of stable's", func(o *worldOptions, _ uint64) {
-			o.canaryBad, o.stableBad, o.rough, o.stalls, o.stalled = constant(0.0005), constant(0.0005), 1, 600*second, 5*second
-			o.canaries, o.stables = 3, 1
-		}, 20},
-		{"the same, two canary pods, one of stable's", func(o *worldOptions, _ uint64) {
-			o.canaryBad, o.stableBad, o.rough, o.stalls, o.stalled = constant(0.0005), constant(0.0005), 1, 600*second, 5*second
-			o.canaries, o.stables = 2, 1
-		}, 12},
-	} {
+	for _, what := range slices.Concat(hoursOfTrouble, hoursOfStalls) {
 		for _, canary := range []float64{0.01, 0.1, 0.5} {
 			alarms, n := 0, max(1, *runs)
 			var mu sync.Mutex
