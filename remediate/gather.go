@@ -107,28 +107,9 @@ func (s *snapshot) cannotRead(err error) string {
 func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) error {
 	g := s.input.Guard
 	s.pair = virtualservice.Pair{Stable: g.Stable, Canary: g.Canary, Namespace: g.Namespace, Domain: domain}
-	var rule *slimRule
-	s.input.Outside.RulesKnown = true
-	if g.Stable.Host == "" || g.Canary.Host == "" {
-		dr, err := r.destinationRule(ctx, g.DestinationRule)
-		if why := s.cannotRead(err); why != "" {
-			s.input.Stable.Missing = fmt.Sprintf("DestinationRule %s/%s cannot be read: %s", g.Namespace, g.DestinationRule, why)
-			s.noRule, s.input.Outside.RulesKnown = s.input.Stable.Missing, false
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read DestinationRule %s/%s: %w", g.Namespace, g.DestinationRule, err)
-		}
-		if dr == nil {
-			s.input.Stable.Missing = fmt.Sprintf("DestinationRule %s/%s does not exist", g.Namespace, g.DestinationRule)
-			return nil
-		}
-		s.pair.Host, rule = dr.host, dr
-		for _, ref := range []virtualservice.Ref{g.Stable, g.Canary} {
-			if text := dr.overruled[ref.Subset]; text != "" && ref.Host == "" {
-				s.input.Outside.Overruled = append(s.input.Outside.Overruled, text)
-			}
-		}
+	rule, known, err := s.gatherRule(ctx, r)
+	if err != nil || !known {
+		return err
 	}
 	s.input.Deny, s.input.Spare = virtualservice.Denied(s.pair), virtualservice.Spellings(s.pair, g.Stable)
 	stable, why, err := s.side(ctx, r, g.Stable, rule)
@@ -167,6 +148,36 @@ func (s *snapshot) gatherPair(ctx context.Context, r reader, domain string) erro
 		return nil
 	}
 	return err
+}
+
+// gatherRule reads the DestinationRule of a pair that has subsets; rule is nil where it
+// has none. Where it is needed and known is false, what stable lacks says why.
+func (s *snapshot) gatherRule(ctx context.Context, r reader) (rule *slimRule, known bool, err error) {
+	g, in := s.input.Guard, &s.input
+	in.Outside.RulesKnown = true
+	if g.Stable.Host != "" && g.Canary.Host != "" {
+		return nil, true, nil
+	}
+	rule, err = r.destinationRule(ctx, g.DestinationRule)
+	if why := s.cannotRead(err); why != "" {
+		in.Stable.Missing = fmt.Sprintf("DestinationRule %s/%s cannot be read: %s", g.Namespace, g.DestinationRule, why)
+		s.noRule, in.Outside.RulesKnown = in.Stable.Missing, false
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read DestinationRule %s/%s: %w", g.Namespace, g.DestinationRule, err)
+	}
+	if rule == nil {
+		in.Stable.Missing = fmt.Sprintf("DestinationRule %s/%s does not exist", g.Namespace, g.DestinationRule)
+		return nil, false, nil
+	}
+	s.pair.Host = rule.host
+	for _, ref := range []virtualservice.Ref{g.Stable, g.Canary} {
+		if text := rule.overruled[ref.Subset]; text != "" && ref.Host == "" {
+			in.Outside.Overruled = append(in.Outside.Overruled, text)
+		}
+	}
+	return rule, true, nil
 }
 
 // part gives each pod and Deployment that both sides select to one of them, and
