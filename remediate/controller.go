@@ -153,6 +153,10 @@ var ErrUnknownGuard = errors.New("no such guard")
 // errStopped is what waits for a reconcile gets when guardian stops first.
 var errStopped = errors.New("guardian is stopping")
 
+// lastPass is for how long alerts that were accepted are acted upon when guardian stops:
+// less than it has for that, and more than a rollback takes.
+const lastPass = 5 * time.Second
+
 // validate says which of the options that are needed is missing.
 func (o *Options) validate() error {
 	switch {
@@ -264,13 +268,16 @@ func (c *Controller) SetGuards(guards []decision.Guard) {
 }
 
 // Run watches and reconciles until ctx ends, and returns when all that it has
-// started has ended. Then those who still wait in Submit get an error. It may be
-// called once. The error is an OtherGuardianError: the namespace has another
-// guardian.
+// started has ended. Alerts that were accepted before are acted upon for lastPass
+// still; then those who wait in Submit get an error. It may be called once. The error
+// is an OtherGuardianError: the namespace has another guardian.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer c.dismiss()
 	ctx, stop := context.WithCancelCause(ctx)
+	last, cut := finishing(ctx)
+	defer cut()
+	defer context.AfterFunc(ctx, c.close)()
 	defer wg.Wait()
 	defer c.queue.ShutDown()
 	defer c.info.stop()
@@ -286,7 +293,7 @@ func (c *Controller) Run(ctx context.Context) error {
 	wg.Go(func() { c.lease.run(ctx, func() { c.enqueueAll(); c.scanForOrphans() }, stop) })
 	wg.Go(func() { c.tellOrphans(ctx) })
 	for range c.o.Workers {
-		wg.Go(func() { c.work(ctx) })
+		wg.Go(func() { c.work(ctx, last) })
 	}
 	<-ctx.Done()
 	if other := (*OtherGuardianError)(nil); errors.As(context.Cause(ctx), &other) {
@@ -304,11 +311,25 @@ func (c *Controller) Refused() error {
 	return nil
 }
 
-// dismiss answers those who wait for what will not happen here any more.
-func (c *Controller) dismiss() {
+// finishing is ctx, but that it goes on for lastPass when that has ended.
+func finishing(ctx context.Context) (last context.Context, cut func()) {
+	last, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastPass, end) })
+	return last, func() { stop(); end() }
+}
+
+// close has no further alerts accepted: they would be promised and not looked at.
+func (c *Controller) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stopped = true
+}
+
+// dismiss answers those who wait for what will not happen here any more.
+func (c *Controller) dismiss() {
+	c.close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, e := range c.guards {
 		for _, w := range e.waiters {
 			w <- errStopped
@@ -397,11 +418,8 @@ func (c *Controller) accept(ctx context.Context, guard string, alerts []decision
 	done := make(chan error, 1)
 	c.mu.Lock()
 	e, ok := c.guards[guard]
-	switch {
-	case !ok:
-	case c.stopped:
-		done <- errStopped
-	default:
+	stopped := c.stopped
+	if ok && !stopped {
 		for _, a := range alerts {
 			if _, have := e.pending[a.Episode()]; !have {
 				e.pending[a.Episode()] = submitted{alert: a, received: received, from: trace.SpanContextFromContext(ctx)}
@@ -413,8 +431,11 @@ func (c *Controller) accept(ctx context.Context, guard string, alerts []decision
 		}
 	}
 	c.mu.Unlock()
-	if !ok {
+	switch {
+	case !ok:
 		return nil, fmt.Errorf("guard %q: %w", guard, ErrUnknownGuard)
+	case stopped:
+		return nil, fmt.Errorf("guard %q: %w", guard, errStopped)
 	}
 	c.info.stir()
 	c.queue.Add(guard)
@@ -427,13 +448,14 @@ func (c *Controller) Unknown(ctx context.Context, alertOf map[string]string) err
 	return c.event.unknown(ctx, alertOf, c.o.Now())
 }
 
-func (c *Controller) work(ctx context.Context) {
+// work makes passes until ctx ends, and those that alerts wait for until last does.
+func (c *Controller) work(ctx, last context.Context) {
 	for {
 		name, quit := c.queue.Get()
 		if quit {
 			return
 		}
-		wait, err := c.reconcile(ctx, name)
+		wait, err := c.reconcile(ctx, last, name)
 		switch {
 		case comesAgain(err) && ctx.Err() == nil:
 			c.queue.AddAfter(name, c.slow.When(name))
@@ -448,8 +470,10 @@ func (c *Controller) work(ctx context.Context) {
 	}
 }
 
-// reconcile is one pass over one guard; it returns when to look again.
-func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration, error) {
+// reconcile is one pass over one guard; it returns when to look again. It ends with ctx,
+// or where alerts wait for it with last: half of a rollback would be left to whoever
+// comes next.
+func (c *Controller) reconcile(ctx, last context.Context, name string) (time.Duration, error) {
 	c.mu.Lock()
 	e, ok := c.guards[name]
 	if !ok {
@@ -463,6 +487,9 @@ func (c *Controller) reconcile(ctx context.Context, name string) (time.Duration,
 	alerts := c.o.Firing(name)
 	for _, s := range pending {
 		alerts = received(mergeAlerts(alerts, []decision.Alert{s.alert}), s)
+	}
+	if len(pending) > 0 {
+		ctx = last
 	}
 	pass, cancel := context.WithTimeout(ctx, c.o.PassTimeout)
 	defer cancel()

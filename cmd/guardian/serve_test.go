@@ -343,6 +343,51 @@ func TestKilledBetweenLockAndPatchTheNextGuardianFinishes(t *testing.T) {
 	}
 }
 
+// Told to stop between lock and patch, guardian does not leave the canary its traffic
+// until it is started again.
+func TestARollbackUnderWayIsDoneBeforeGuardianEnds(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service", 50)
+	b := r.between()
+	begun, goOn := make(chan struct{}, 100), make(chan struct{})
+	slow := func(q *http.Request) bool {
+		if q.Method != http.MethodPatch || !strings.Contains(q.URL.Path, "/virtualservices/") {
+			return false
+		}
+		body, err := io.ReadAll(q.Body) // else the server does not notice that the client is gone
+		q.Body = io.NopCloser(bytes.NewReader(body))
+		begun <- struct{}{}
+		select {
+		case <-goOn:
+		case <-q.Context().Done():
+		}
+		return err != nil || q.Context().Err() != nil
+	}
+	b.hold.Store(&slow)
+	r.account = &rest.Config{Host: b.URL}
+	g := r.serve("guardian-0", r.config("127.0.0.1:0", "", app))
+	answer := make(chan string, 1)
+	go func() {
+		status, err := post(context.Background(), g.url+"/webhook", bearer, webhookOf(r.alertOf(app.Name)))
+		answer <- fmt.Sprint(status, err)
+	}()
+	<-begun
+	stopped := make(chan struct{})
+	go func() { g.stop(); close(stopped) }()
+	r.wait("no alert accepted any more", func(ctx context.Context) error {
+		if err := g.controller.Accept(ctx, app.Name, nil, time.Now()); err == nil {
+			return errors.New("one is")
+		}
+		return nil
+	})
+	close(goOn)
+	<-stopped
+	if said := <-answer; said != "200 <nil>" {
+		t.Errorf("the call that brought the alert is answered %s", said)
+	}
+	r.must(isAt(t.Context(), app, 0)) // not eventually: guardian is gone
+}
+
 // Whatever can execute a template keeps every exported method of every type in
 // the program: internal/conntrack says which way that came in.
 func TestNothingTracesConnections(t *testing.T) {
