@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -57,40 +55,6 @@ are those of the namespace, without the ones that no release is under way of.`
   kubectl apply -f deployment.yaml && guardian gate orders-service --wait-unlocked
   guardian gate orders-service payments --for 60s --prove 2%`
 )
-
-func newGateCommand(a *app) *cobra.Command {
-	var flags clusterFlags
-	var o gateOptions
-	cmd := &cobra.Command{
-		Use:     "gate NAME... | --all",
-		Short:   "For CI: wait, and answer whether the canary is healthy",
-		Long:    gateLong,
-		Example: gateExample,
-		Args: func(cmd *cobra.Command, args []string) error {
-			switch {
-			case o.all && len(args) > 0:
-				return fmt.Errorf("guard %s and --all: want one of the two", args[0])
-			case o.all:
-				return nil
-			}
-			return wantArgs(1, math.MaxInt)(cmd, args)
-		},
-		ValidArgsFunction: a.completeGuards(&flags, 0),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := o.complete(cmd.Flags()); err != nil {
-				return orUnknown(err)
-			}
-			c, err := a.reach(flags)
-			if err != nil {
-				return err
-			}
-			return a.gate(cmd.Context(), c, args, o)
-		},
-	}
-	flags.add(cmd.Flags())
-	o.add(cmd.Flags())
-	return cmd
-}
 
 func (o *gateOptions) add(f *pflag.FlagSet) {
 	durationVar(f, &o.length, "for", time.Minute, "how long the canary must be healthy; traffic may take as long again to arrive")
@@ -155,14 +119,6 @@ func (o gateOptions) checkProof() error {
 	return nil
 }
 
-// gateAnswer is how a gate ends.
-type gateAnswer struct {
-	code  int
-	text  string
-	cause gateCause
-	blame
-}
-
 // gateWatch is a gate's memory: all times are by this machine's clock.
 type gateWatch struct {
 	options   gateOptions
@@ -224,19 +180,6 @@ func (w *gateWatch) observe(p *records.Liveness, why string, err error, now time
 	if w.unverified == "" {
 		w.freshAt = now
 	}
-}
-
-// unknown, unhealthy and healthy are answers of see.
-func unknown(format string, args ...any) (*gateAnswer, time.Duration) {
-	return &gateAnswer{code: exitUnknown, text: fmt.Sprintf(format, args...)}, 0
-}
-
-func unhealthy(text string, b blame) (*gateAnswer, time.Duration) {
-	return &gateAnswer{code: exitFailed, text: text, blame: b}, 0
-}
-
-func healthy(text string) (*gateAnswer, time.Duration) {
-	return &gateAnswer{code: exitOK, text: text}, 0
 }
 
 // see takes one look at the record: an answer, or when to look again.

@@ -170,3 +170,40 @@ func (p *gateProgress) end() {
 		fmt.Fprint(p.out, "\r\x1b[K")
 	}
 }
+
+// gateError is what ends the program, nil for exit code 0.
+func gateError(results []gateResult) error {
+	code := worst(results)
+	if code == exitOK {
+		return nil
+	}
+	if len(results) == 1 {
+		return &exitError{code, printable.OwnLines{Err: errors.New(results[0].full())}}
+	}
+	var bad []string
+	for _, r := range results {
+		if r.code == code {
+			bad = append(bad, r.guard)
+		}
+	}
+	what := "not healthy"
+	if code == exitUnknown {
+		what = "could not tell"
+	}
+	return &exitError{code, fmt.Errorf("%d of %d guards: %s: %s", len(bad), len(results), what, strings.Join(bad, ", "))}
+}
+
+// worst is the exit code of several: what is known to be bad before what could not
+// be told.
+func worst(results []gateResult) int {
+	code := exitOK
+	for _, r := range results {
+		if r.code == exitFailed || code == exitOK {
+			code = r.code
+		}
+		if code == exitFailed {
+			break
+		}
+	}
+	return code
+}

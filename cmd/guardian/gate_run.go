@@ -4,14 +4,49 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"math"
 	"sync"
 	"time"
 
-	"github.com/canary-guardian/guardian/internal/printable"
+	"github.com/spf13/cobra"
+
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 )
+
+func newGateCommand(a *app) *cobra.Command {
+	var flags clusterFlags
+	var o gateOptions
+	cmd := &cobra.Command{
+		Use:     "gate NAME... | --all",
+		Short:   "For CI: wait, and answer whether the canary is healthy",
+		Long:    gateLong,
+		Example: gateExample,
+		Args: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case o.all && len(args) > 0:
+				return fmt.Errorf("guard %s and --all: want one of the two", args[0])
+			case o.all:
+				return nil
+			}
+			return wantArgs(1, math.MaxInt)(cmd, args)
+		},
+		ValidArgsFunction: a.completeGuards(&flags, 0),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.complete(cmd.Flags()); err != nil {
+				return orUnknown(err)
+			}
+			c, err := a.reach(flags)
+			if err != nil {
+				return err
+			}
+			return a.gate(cmd.Context(), c, args, o)
+		},
+	}
+	flags.add(cmd.Flags())
+	o.add(cmd.Flags())
+	return cmd
+}
 
 // gate follows the guards' records until there is an answer for each, or one that
 // decides.
@@ -65,13 +100,6 @@ func (c *cluster) underWay(ctx context.Context, progress *gateProgress, o gateOp
 		return nil, fmt.Errorf("no guard of namespace %s has a release under way", c.namespace)
 	}
 	return out, nil
-}
-
-// gateResult is the answer about one guard.
-type gateResult struct {
-	guard, namespace string
-	gateAnswer
-	last decision.Record
 }
 
 // gateAll watches all guards at once. One that is known to be bad decides: the
@@ -211,41 +239,4 @@ func (w *gateWatch) progress(now time.Time) string {
 		return counts + "; waiting: " + why
 	}
 	return fmt.Sprintf("%s; %s more without a failure rule out %s", counts, thousands(stillNeeded(o.prove, bad, all)), percent(o.prove))
-}
-
-// worst is the exit code of several: what is known to be bad before what could not
-// be told.
-func worst(results []gateResult) int {
-	code := exitOK
-	for _, r := range results {
-		if r.code == exitFailed || code == exitOK {
-			code = r.code
-		}
-		if code == exitFailed {
-			break
-		}
-	}
-	return code
-}
-
-// gateError is what ends the program, nil for exit code 0.
-func gateError(results []gateResult) error {
-	code := worst(results)
-	if code == exitOK {
-		return nil
-	}
-	if len(results) == 1 {
-		return &exitError{code, printable.OwnLines{Err: errors.New(results[0].full())}}
-	}
-	var bad []string
-	for _, r := range results {
-		if r.code == code {
-			bad = append(bad, r.guard)
-		}
-	}
-	what := "not healthy"
-	if code == exitUnknown {
-		what = "could not tell"
-	}
-	return &exitError{code, fmt.Errorf("%d of %d guards: %s: %s", len(bad), len(results), what, strings.Join(bad, ", "))}
 }

@@ -12,6 +12,21 @@ import (
 	"github.com/canary-guardian/guardian/rules"
 )
 
+// notice is an alert about a guard that people are to have: its identity, what it
+// says, and since when it is so.
+type notice struct {
+	name        string // of rules.Notices
+	since       time.Time
+	until       time.Time // when it ends by itself; zero: it does not
+	annotations map[string]string
+}
+
+func (n notice) equal(o notice) bool {
+	return n.name == o.name && n.since.Equal(o.since) && n.until.Equal(o.until) && maps.Equal(n.annotations, o.annotations)
+}
+
+func (n notice) over(now time.Time) bool { return !n.until.IsZero() && !now.Before(n.until) }
+
 // noticeOf is what people are to know of where a guard stands, as the API server
 // has confirmed it; nil: nothing. It is made of the record alone, so that all
 // replicas say the same.

@@ -33,19 +33,6 @@ const (
 	endEarly = 5 * time.Second
 )
 
-// notice is an alert about a guard that people are to have: its identity, what it
-// says, and since when it is so.
-type notice struct {
-	name        string // of rules.Notices
-	since       time.Time
-	until       time.Time // when it ends by itself; zero: it does not
-	annotations map[string]string
-}
-
-func (n notice) equal(o notice) bool {
-	return n.name == o.name && n.since.Equal(o.since) && n.until.Equal(o.until) && maps.Equal(n.annotations, o.annotations)
-}
-
 // sent is a notice on its way, or there.
 type sent struct {
 	notice
@@ -86,8 +73,6 @@ func (s *sent) take(want notice) {
 	}
 	s.notice, s.ended, s.changed = want, time.Time{}, true
 }
-
-func (n notice) over(now time.Time) bool { return !n.until.IsZero() && !now.Before(n.until) }
 
 // notifier has Alertmanager tell people what guardian has done. It keeps the newest
 // of each guard alone, posts from a goroutine of its own, and never holds up whoever
