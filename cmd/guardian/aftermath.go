@@ -67,9 +67,6 @@ func (o *forwardChecks) askAfter(ctx context.Context, c config.Config, g config.
 	return a, err
 }
 
-// tracesMargin is how much time the link to Jaeger shows before and after.
-const tracesMargin = 15 * time.Minute
-
 // traces is a link to the canary's traces around a rollback, if Jaeger is configured
 // and Prometheus knows what the canary's proxies call themselves there.
 func (o *forwardChecks) traces(ctx context.Context, c config.Config, g rules.Guard, r decision.Receipt, began time.Time) ([]decision.Link, error) {

@@ -35,34 +35,6 @@ type bridge struct {
 	unknown map[string]time.Time // what was said about alerts that do nothing here, and when
 }
 
-// guardIndex is a configuration whose guards are found without a search: with
-// a thousand of them each alert would otherwise be held against all.
-type guardIndex struct {
-	config.Config
-	byName   map[string]*config.Guard
-	matching []*config.Guard // those with matchers, which any alert may satisfy; in the configuration's order
-}
-
-func newGuardIndex(c config.Config) *guardIndex {
-	i := &guardIndex{Config: c, byName: make(map[string]*config.Guard, len(c.Guards))}
-	for n := range c.Guards {
-		g := &c.Guards[n]
-		i.byName[g.Name] = g
-		if len(g.Alerts.Matchers) > 0 {
-			i.matching = append(i.matching, g)
-		}
-	}
-	return i
-}
-
-// Guard returns the guard of that name.
-func (i *guardIndex) Guard(name string) (config.Guard, bool) {
-	if g, ok := i.byName[name]; ok {
-		return *g, true
-	}
-	return config.Guard{}, false
-}
-
 // controller is what the bridge needs of remediate.Controller.
 type controller interface {
 	Submit(ctx context.Context, guard string, alerts []decision.Alert, received time.Time) error
@@ -99,28 +71,6 @@ func (b *bridge) guardsOf(a alerting.Alert) []string {
 		}
 	}
 	return out
-}
-
-// actionFor is what an alert asks of a guard; empty: it is not about it.
-func (i *guardIndex) actionFor(g *config.Guard, a alerting.Alert) decision.Action {
-	if action := a.Labels[rules.LabelAction]; a.Labels[rules.LabelGuard] == g.Name && isAction(action) && i.placed(a.Labels) {
-		return decision.Action(action)
-	}
-	if ofOwnRules(a.Labels) {
-		return ""
-	}
-	for _, m := range g.Alerts.Matchers {
-		if m.Matches(a.Labels) {
-			return decision.Action(m.Action)
-		}
-	}
-	return ""
-}
-
-// isAction says whether the label guardian_action has a value that means
-// something.
-func isAction(action string) bool {
-	return action == string(decision.ActionRollback) || action == string(decision.ActionHold) || action == string(decision.ActionNone)
 }
 
 // translate is an alert as remediate knows it.
@@ -378,31 +328,6 @@ func (b *bridge) filter() (alerting.Filter, error) {
 	return c.filterOf(rules.LabelGuard+`!=""`, c.Guards)
 }
 
-// filterFor selects every alert that may be about one guard.
-func (i *guardIndex) filterFor(g config.Guard) (alerting.Filter, error) {
-	return i.filterOf(rules.LabelGuard+`="`+g.Name+`"`, []config.Guard{g})
-}
-
-// filterOf is what names a guard of this namespace, or no namespace, and the
-// guards' matchers, silenced alerts included.
-func (i *guardIndex) filterOf(named string, guards []config.Guard) (alerting.Filter, error) {
-	own, err := alerting.ParseMatchers(named, rules.LabelNamespace+`=~"|`+i.Namespace+`"`)
-	if err != nil {
-		return alerting.Filter{}, err
-	}
-	f := alerting.Filter{Any: []alerting.Matchers{own}, Suppressed: true}
-	for _, g := range guards {
-		for _, m := range g.Alerts.Matchers {
-			parsed, err := alerting.ParseMatchers(m.Match)
-			if err != nil {
-				return alerting.Filter{}, fmt.Errorf("guard %s: alerts.matchers %q: %w", g.Name, m.Match, err)
-			}
-			f.Any = append(f.Any, parsed)
-		}
-	}
-	return f, nil
-}
-
 // links are where people see more of a guard. Names in them are DNS labels.
 func (b *bridge) links(guard string, sides decision.Sides, from, to time.Time) []decision.Link {
 	c := b.config.Load()
@@ -412,3 +337,81 @@ func (b *bridge) links(guard string, sides decision.Sides, from, to time.Time) [
 	}
 	return out
 }
+
+// ownHeartbeat says whether a heartbeat is of the rules that this guardian
+// listens for: another's proves nothing here, and one that does not tell whose it
+// is proves nothing anywhere.
+func (b *bridge) ownHeartbeat(lane alerting.Lane, labels map[string]string) bool {
+	c := b.config.Load()
+	return c.ignored(lane, labels) == "" && c.placed(labels) && labels[rules.LabelInstance] == c.Rules.Name
+}
+
+// ownLister lists only what is this guardian's.
+type ownLister struct {
+	lane   alerting.Lane
+	next   alerting.Lister
+	bridge *bridge
+}
+
+// Firing implements alerting.Lister.
+func (l ownLister) Firing(ctx context.Context, f alerting.Filter) ([]alerting.Alert, error) {
+	if own := l.bridge.config.Load().Own; l.lane == alerting.LaneAlertmanager && len(own) > 0 {
+		any := make([]alerting.Matchers, len(f.Any))
+		for i, m := range f.Any {
+			any[i] = m.Equal(own)
+		}
+		f.Any = any
+	}
+	alerts, err := l.next.Firing(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return l.bridge.onlyOwn(l.lane, alerts), nil
+}
+
+// ownOf is a lister of what is this guardian's; nil where there is none.
+func (b *bridge) ownOf(lane alerting.Lane, next alerting.Lister) alerting.Lister {
+	if next == nil {
+		return nil
+	}
+	return ownLister{lane, next, b}
+}
+
+// tellIgnored warns of an alert that was probably meant for this guardian.
+func (b *bridge) tellIgnored(c *guardIndex, lane alerting.Lane, a alerting.Alert, reason alerting.Reason) {
+	guard, want := a.Labels[rules.LabelGuard], ""
+	switch lacks := c.lacksOwn(a.Labels); {
+	case reason == alerting.IgnoredNoNamespace && guard != "":
+		want = "label " + rules.LabelNamespace + ": " + c.Namespace + ", set by the rule, or own in the configuration"
+	case reason == alerting.IgnoredNotOwn && lacks != "":
+		want = "label " + lacks + ": " + c.Own[lacks] + ", from external_labels of the Prometheus that sends it"
+	default:
+		b.log.Debug("alert of another guardian", "lane", lane, "reason", reason, "guard", guard, "alert", a.Name(), "fingerprint", a.Fingerprint)
+		return
+	}
+	if b.sayUnknown(string(reason) + " " + guard + " " + a.Name()) {
+		b.log.Warn("alert names a guard and is not acted upon, because it does not tell whose it is", "guard", guard, "alert", a.Name(),
+			"lane", lane, "fingerprint", a.Fingerprint, "want", want)
+	}
+}
+
+// onlyOwn drops, counts and reports the alerts that are none of this guardian's.
+func (b *bridge) onlyOwn(lane alerting.Lane, alerts []alerting.Alert) []alerting.Alert {
+	c := b.config.Load()
+	own := make([]alerting.Alert, 0, len(alerts))
+	for _, a := range alerts {
+		reason := c.ignored(lane, a.Labels)
+		if reason == "" {
+			own = append(own, a)
+			continue
+		}
+		b.metrics.Ignored(lane, reason)
+		if !a.Resolved {
+			b.tellIgnored(c, lane, a, reason)
+		}
+	}
+	return own
+}
+
+// tracesMargin is how much time the link to Jaeger shows before and after.
+const tracesMargin = 15 * time.Minute

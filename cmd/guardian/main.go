@@ -3,8 +3,8 @@
 // misbehaves. This package has the commands, a file each, and wires the others together
 // for serve; it never decides about traffic, and makes no rule.
 //
-//	serve.go            the service, wired; reload
-//	bridge.go, own.go   alerts on their way from alerting to remediate
+//	serve.go            the service, wired; reload. service.go: its parts
+//	bridge.go, own.go   alerts on their way from alerting to remediate; guard_index.go: whom they name
 //	forward_checks.go   what Alertmanager and Prometheus are asked before a step
 //	rules_writer.go     the rules, published by the leader
 //	check*.go           guardian check, a file for each thing that it looks at

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -163,25 +162,5 @@ func (m *memory) stopEnding() {
 		m.ending.Stop()
 		m.ending = nil
 		m.bursts++
-	}
-}
-
-// tidy gives back what the start and smaller bursts leave behind, until ctx ends.
-func (s *service) tidy(ctx context.Context) error {
-	wait := time.NewTimer(time.Second)
-	defer wait.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-wait.C:
-		}
-		if !s.controller.Ready() {
-			wait.Reset(time.Second)
-			continue
-		}
-		s.memory.ready()
-		debug.FreeOSMemory()
-		wait.Reset(tidyEvery)
 	}
 }

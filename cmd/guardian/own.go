@@ -1,12 +1,12 @@
 package main
 
 import (
-	"context"
 	"maps"
 	"slices"
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -72,6 +72,28 @@ func (i *guardIndex) matchedBy(labels map[string]string) []*config.Guard {
 	return out
 }
 
+// actionFor is what an alert asks of a guard; empty: it is not about it.
+func (i *guardIndex) actionFor(g *config.Guard, a alerting.Alert) decision.Action {
+	if action := a.Labels[rules.LabelAction]; a.Labels[rules.LabelGuard] == g.Name && isAction(action) && i.placed(a.Labels) {
+		return decision.Action(action)
+	}
+	if ofOwnRules(a.Labels) {
+		return ""
+	}
+	for _, m := range g.Alerts.Matchers {
+		if m.Matches(a.Labels) {
+			return decision.Action(m.Action)
+		}
+	}
+	return ""
+}
+
+// isAction says whether the label guardian_action has a value that means
+// something.
+func isAction(action string) bool {
+	return action == string(decision.ActionRollback) || action == string(decision.ActionHold) || action == string(decision.ActionNone)
+}
+
 // lacksOwn names a label of own that an alert lacks altogether, although it is
 // otherwise about a guard of this guardian: more likely a Prometheus without
 // external_labels than another cluster's.
@@ -85,79 +107,4 @@ func (i *guardIndex) lacksOwn(labels map[string]string) string {
 		}
 	}
 	return ""
-}
-
-// onlyOwn drops, counts and reports the alerts that are none of this guardian's.
-func (b *bridge) onlyOwn(lane alerting.Lane, alerts []alerting.Alert) []alerting.Alert {
-	c := b.config.Load()
-	own := make([]alerting.Alert, 0, len(alerts))
-	for _, a := range alerts {
-		reason := c.ignored(lane, a.Labels)
-		if reason == "" {
-			own = append(own, a)
-			continue
-		}
-		b.metrics.Ignored(lane, reason)
-		if !a.Resolved {
-			b.tellIgnored(c, lane, a, reason)
-		}
-	}
-	return own
-}
-
-// tellIgnored warns of an alert that was probably meant for this guardian.
-func (b *bridge) tellIgnored(c *guardIndex, lane alerting.Lane, a alerting.Alert, reason alerting.Reason) {
-	guard, want := a.Labels[rules.LabelGuard], ""
-	switch lacks := c.lacksOwn(a.Labels); {
-	case reason == alerting.IgnoredNoNamespace && guard != "":
-		want = "label " + rules.LabelNamespace + ": " + c.Namespace + ", set by the rule, or own in the configuration"
-	case reason == alerting.IgnoredNotOwn && lacks != "":
-		want = "label " + lacks + ": " + c.Own[lacks] + ", from external_labels of the Prometheus that sends it"
-	default:
-		b.log.Debug("alert of another guardian", "lane", lane, "reason", reason, "guard", guard, "alert", a.Name(), "fingerprint", a.Fingerprint)
-		return
-	}
-	if b.sayUnknown(string(reason) + " " + guard + " " + a.Name()) {
-		b.log.Warn("alert names a guard and is not acted upon, because it does not tell whose it is", "guard", guard, "alert", a.Name(),
-			"lane", lane, "fingerprint", a.Fingerprint, "want", want)
-	}
-}
-
-// ownHeartbeat says whether a heartbeat is of the rules that this guardian
-// listens for: another's proves nothing here, and one that does not tell whose it
-// is proves nothing anywhere.
-func (b *bridge) ownHeartbeat(lane alerting.Lane, labels map[string]string) bool {
-	c := b.config.Load()
-	return c.ignored(lane, labels) == "" && c.placed(labels) && labels[rules.LabelInstance] == c.Rules.Name
-}
-
-// ownLister lists only what is this guardian's.
-type ownLister struct {
-	lane   alerting.Lane
-	next   alerting.Lister
-	bridge *bridge
-}
-
-// ownOf is a lister of what is this guardian's; nil where there is none.
-func (b *bridge) ownOf(lane alerting.Lane, next alerting.Lister) alerting.Lister {
-	if next == nil {
-		return nil
-	}
-	return ownLister{lane, next, b}
-}
-
-// Firing implements alerting.Lister.
-func (l ownLister) Firing(ctx context.Context, f alerting.Filter) ([]alerting.Alert, error) {
-	if own := l.bridge.config.Load().Own; l.lane == alerting.LaneAlertmanager && len(own) > 0 {
-		any := make([]alerting.Matchers, len(f.Any))
-		for i, m := range f.Any {
-			any[i] = m.Equal(own)
-		}
-		f.Any = any
-	}
-	alerts, err := l.next.Firing(ctx, f)
-	if err != nil {
-		return nil, err
-	}
-	return l.bridge.onlyOwn(l.lane, alerts), nil
 }

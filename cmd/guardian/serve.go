@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"reflect"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -26,9 +27,10 @@ import (
 
 	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
-	"github.com/canary-guardian/guardian/cmd/guardian/tracing"
+	"github.com/canary-guardian/guardian/cmd/guardian/page"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/rules"
 )
 
@@ -123,22 +125,6 @@ func restConfig(kubeconfig string) (*rest.Config, error) {
 	return c, nil
 }
 
-// service is guardian, wired.
-type service struct {
-	config     config.Config
-	log        *slog.Logger
-	bridge     *bridge
-	checks     *forwardChecks
-	controller *remediate.Controller
-	server     *alerting.Server
-	rules      *rulesWriter
-	notifier   *notifier       // nil: nobody is posted to
-	page       *pageServer     // nil: there is none
-	traces     *tracing.Traces // nil: there are none
-	close      []func()
-	memory     *memory // nil: it is not this process's alone
-}
-
 func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, error) {
 	s := &service{config: c, log: log}
 	registry := prometheus.NewRegistry()
@@ -212,13 +198,6 @@ func (s *service) connectNotifier(reg prometheus.Registerer) error {
 	return nil
 }
 
-// confirmed has people told where a guard stands.
-func (s *service) confirmed(v remediate.View) {
-	if s.notifier != nil {
-		s.notifier.tell(v.Name, noticeOf(s.bridge.config.Load().Config, v))
-	}
-}
-
 func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) error {
 	rc = rest.CopyConfig(rc)
 	rc.Wrap(newAPIRequests(reg).wrap)
@@ -256,6 +235,39 @@ func (s *service) connectController(rc *rest.Config, reg prometheus.Registerer) 
 	s.connectPage(kube)
 	s.rules = newRulesWriter(dyn, kube, s.controller, reg, s.log.With("component", "rules"))
 	return nil
+}
+
+// connectPage is for people without kubectl.
+func (s *service) connectPage(kube kubernetes.Interface) {
+	if s.config.Listen.Page == "" {
+		return
+	}
+	version, _ := buildVersion()
+	p := page.New(page.Options{
+		Namespace: s.config.Namespace, Version: version, Hosts: s.config.Page.Hosts, Domain: s.config.ClusterDomain,
+		Guards: func() []page.Guard {
+			views := s.controller.Views()
+			out := make([]page.Guard, len(views))
+			for i, v := range views {
+				out[i] = page.Guard{Name: v.Name, Lock: v.Lock, Status: v.Status, Failing: v.Failing, Seen: v.Seen}
+			}
+			return out
+		},
+		Record: func(ctx context.Context, guard string) (*decision.Record, error) {
+			return readRecord(ctx, kube, s.config.Namespace, guard)
+		},
+		Facts: func(guard string, r decision.Record, now time.Time) []page.Fact {
+			return factsOf(records.Named{Namespace: s.config.Namespace, Guard: guard, Record: r}, s.beat(now), now)
+		},
+		Receipt: func(guard string, r decision.Record) *page.Receipt { return pageReceipt(s.config.Namespace, guard, r) },
+		Next:    nextLine, Logger: s.log.With("component", "page"),
+	})
+	s.page = &pageServer{page: p, last: map[string]remediate.View{}, address: s.config.Listen.Page, webConfig: s.config.Web.ConfigFile, log: alerting.WebLog(s.log.With("component", "page")),
+		server: &http.Server{
+			Handler: p, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		}}
+	s.page.server.RegisterOnShutdown(p.Close)
 }
 
 // tokenUser is the ServiceAccount that a configuration's token names, as the API
@@ -423,4 +435,24 @@ func guardNames(c config.Config) []string {
 		names[i] = g.Name
 	}
 	return names
+}
+
+// tidy gives back what the start and smaller bursts leave behind, until ctx ends.
+func (s *service) tidy(ctx context.Context) error {
+	wait := time.NewTimer(time.Second)
+	defer wait.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wait.C:
+		}
+		if !s.controller.Ready() {
+			wait.Reset(time.Second)
+			continue
+		}
+		s.memory.ready()
+		debug.FreeOSMemory()
+		wait.Reset(tidyEvery)
+	}
 }

@@ -17,7 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/canary-guardian/guardian/alerting"
 	"github.com/canary-guardian/guardian/cmd/guardian/page"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
@@ -35,39 +34,6 @@ type pageServer struct {
 
 	mu   sync.Mutex
 	last map[string]remediate.View // by guard, as those who look were told
-}
-
-// connectPage is for people without kubectl.
-func (s *service) connectPage(kube kubernetes.Interface) {
-	if s.config.Listen.Page == "" {
-		return
-	}
-	version, _ := buildVersion()
-	p := page.New(page.Options{
-		Namespace: s.config.Namespace, Version: version, Hosts: s.config.Page.Hosts, Domain: s.config.ClusterDomain,
-		Guards: func() []page.Guard {
-			views := s.controller.Views()
-			out := make([]page.Guard, len(views))
-			for i, v := range views {
-				out[i] = page.Guard{Name: v.Name, Lock: v.Lock, Status: v.Status, Failing: v.Failing, Seen: v.Seen}
-			}
-			return out
-		},
-		Record: func(ctx context.Context, guard string) (*decision.Record, error) {
-			return readRecord(ctx, kube, s.config.Namespace, guard)
-		},
-		Facts: func(guard string, r decision.Record, now time.Time) []page.Fact {
-			return factsOf(records.Named{Namespace: s.config.Namespace, Guard: guard, Record: r}, s.beat(now), now)
-		},
-		Receipt: func(guard string, r decision.Record) *page.Receipt { return pageReceipt(s.config.Namespace, guard, r) },
-		Next:    nextLine, Logger: s.log.With("component", "page"),
-	})
-	s.page = &pageServer{page: p, last: map[string]remediate.View{}, address: s.config.Listen.Page, webConfig: s.config.Web.ConfigFile, log: alerting.WebLog(s.log.With("component", "page")),
-		server: &http.Server{
-			Handler: p, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-			ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		}}
-	s.page.server.RegisterOnShutdown(p.Close)
 }
 
 // pageReceipt is a guard's receipt as `guardian receipt` shows it; nil: there is none.
@@ -98,30 +64,6 @@ func readRecord(ctx context.Context, kube kubernetes.Interface, namespace, guard
 	}
 	r, err := records.ReadOf(guard, cm)
 	return &r, err
-}
-
-// beat is when this replica last received the heartbeat.
-func (s *service) beat(now time.Time) string {
-	at := s.server.Heartbeat()
-	if at.IsZero() {
-		return "this replica has received none yet"
-	}
-	return fmt.Sprintf("this replica received the last one %s ago", age(at, now))
-}
-
-// passed is told of each guard that a pass has looked at.
-func (s *service) passed(v remediate.View) {
-	s.confirmed(v)
-	if s.page != nil {
-		s.page.passed(v)
-	}
-}
-
-// failed is told of each guard that passes begin to fail over, or cease to.
-func (s *service) failed(v remediate.View) {
-	if s.page != nil {
-		s.page.passed(v)
-	}
 }
 
 // passed has those who look at the page look again, if a guard is not as it was.
