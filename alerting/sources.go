@@ -118,14 +118,19 @@ func (s Sources) Fill(ctx context.Context, filter Filter, store *Store, now func
 // that writes to another server sends the alert first.
 const shownWithin = 10 * time.Second
 
+// unlistedFor is how long Alertmanager may have given no complete answer until what came
+// by webhook goes by Prometheus's: longer than its restart takes.
+const unlistedFor = 5 * time.Minute
+
 // forget drops what others than the server that has given a complete answer have said:
 // what Prometheus has listed while Alertmanager gave none, and what came by webhook where
-// no Alertmanager is asked. The end of that may have reached another replica.
+// no Alertmanager is asked, or none has answered for long. The end of that may have
+// reached another replica.
 func (s Sources) forget(answered Lane, store *Store, asked time.Time) (Changes, error) {
 	switch {
 	case answered == LaneAlertmanager:
 		return store.Replace(LanePrometheus, nil, asked)
-	case s.Alertmanager == nil:
+	case s.Alertmanager == nil || asked.Sub(store.Listed(LaneAlertmanager)) > unlistedFor:
 		return store.Replace(LaneAlertmanager, nil, asked.Add(-shownWithin))
 	}
 	return Changes{}, nil

@@ -97,6 +97,44 @@ func TestASourceThatMayNotKnowAllTakesNothingAway(t *testing.T) {
 	}
 }
 
+// Alertmanager may reach guardian and not be reached by it: the end of an alert that
+// another replica received would never be known here.
+func TestPrometheusTakesAwayWhatAlertmanagerHasNotListedForLong(t *testing.T) {
+	for name, c := range map[string]struct {
+		listed bool
+		after  time.Duration
+		want   int
+	}{
+		"for a moment":        {true, unlistedFor, 1},
+		"for long":            {true, unlistedFor + time.Second, 0},
+		"never since a start": {false, time.Minute, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Date(2026, 7, 6, 12, 0, 0, 0, time.UTC)
+			store := NewStore(StoreOptions{})
+			if _, err := store.Apply(LaneWebhook, []Alert{named("A", 0)}, now); err != nil {
+				t.Fatal(err)
+			}
+			sources := Sources{Alertmanager: lister{alerts: []Alert{named("A", 0)}}, Prometheus: lister{}, Log: slog.New(slog.DiscardHandler)}
+			fill := func() error {
+				return sources.Fill(t.Context(), Filter{}, store, func() time.Time { return now }, func([]Alert, Changes) error { return nil })
+			}
+			if c.listed {
+				if err := fill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			sources.Alertmanager, now = lister{err: errors.New("no way there")}, now.Add(c.after)
+			if err := fill(); err == nil {
+				t.Error("that Alertmanager does not answer was not said")
+			}
+			if got := len(store.Firing(now)); got != c.want {
+				t.Errorf("%d fire, want %d", got, c.want)
+			}
+		})
+	}
+}
+
 // A ruler may send an alert before a query shows it.
 func TestWhatHasJustComeByWebhookOutlastsAListingOfPrometheus(t *testing.T) {
 	for since, want := range map[time.Duration]int{shownWithin - time.Millisecond: 1, shownWithin: 0} {

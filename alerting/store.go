@@ -224,8 +224,8 @@ func (b *Store) Replace(lane Lane, alerts []Alert, asked time.Time) (Changes, er
 	return changes, nil
 }
 
-// Listed is when the last complete listing of a lane was asked for; zero if
-// never.
+// Listed is when the last complete listing of a lane was asked for, or of what
+// stands in for it; zero if never.
 func (b *Store) Listed(lane Lane) time.Time {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
