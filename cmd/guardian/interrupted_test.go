@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"strings"
-	"syscall"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,24 +12,22 @@ import (
 // TestASignalThatComesWithTheFirstDoesNotEndGuardian: timeout(1) sends two at once, and a
 // request is still to be withdrawn.
 func TestASignalThatComesWithTheFirstDoesNotEndGuardian(t *testing.T) {
-	type later struct {
-		d time.Duration
-		f func()
-	}
-	called := make(chan later, 1)
-	ctx, stop := untilSignal(func(d time.Duration, f func()) { called <- later{d, f} }, syscall.SIGUSR2)
-	defer stop()
-	again := func() {
-		if err := syscall.Kill(syscall.Getpid(), syscall.SIGUSR2); err != nil {
-			t.Fatal(err)
+	ctx, signalled := context.WithCancel(t.Context())
+	var givenBack atomic.Bool
+	called := make(chan func(), 1)
+	letGo(ctx, func() { givenBack.Store(true) }, func(d time.Duration, f func()) {
+		if d != signalPair {
+			t.Errorf("the next signal ends guardian after %s, want %s", d, signalPair)
 		}
+		called <- f
+	})
+	signalled()
+	later := <-called
+	if givenBack.Load() {
+		t.Error("the next signal ends guardian at once")
 	}
-	again()
-	<-ctx.Done()
-	end := <-called
-	again() // not taken, it ends this program
-	if end.d != signalPair {
-		t.Errorf("the next signal ends guardian after %s, want %s", end.d, signalPair)
+	if later(); !givenBack.Load() {
+		t.Error("no signal ends guardian at once any more")
 	}
 }
 

@@ -33,19 +33,18 @@ import (
 // sends one to the program and one to its process group.
 const signalPair = time.Second
 
-// untilSignal is a context that ends with the first of the signals. A second one ends
-// guardian at once, so that it can be got rid of, but not one that comes with the first:
-// a request that nobody waits for any more has to be withdrawn.
-func untilSignal(after func(time.Duration, func()), signals ...os.Signal) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
+// letGo gives the signals back some time after the first one, with which ctx ends: a
+// second one then ends guardian at once, so that it can be got rid of, but not one that
+// comes with the first. A request that nobody waits for any more has to be withdrawn.
+func letGo(ctx context.Context, stop func(), after func(time.Duration, func())) {
 	context.AfterFunc(ctx, func() { after(signalPair, stop) })
-	return ctx, stop
 }
 
 func afterTime(d time.Duration, f func()) { time.AfterFunc(d, f) }
 
 func main() {
-	ctx, stop := untilSignal(afterTime, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	letGo(ctx, stop, afterTime)
 	a := &app{name: displayName(os.Args[0]), in: os.Stdin, out: os.Stdout, errOut: os.Stderr, connect: connect}
 	err := a.execute(ctx, os.Args[1:])
 	stop()
