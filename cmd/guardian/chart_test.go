@@ -16,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -177,6 +178,24 @@ func TestTheChartRefusesWhatCannotWork(t *testing.T) {
 		case strings.Contains(err.Error(), "hunter2"):
 			t.Errorf("%s: a secret is shown: %v", values, err)
 		}
+	}
+}
+
+// TestTheChartTakesNamesThatLookLikeNumbers: a namespace may be called 1234.
+func TestTheChartTakesNamesThatLookLikeNumbers(t *testing.T) {
+	h := newHelm(t)
+	text, err := h.run(t.Context(), "template", "123", chartDir, "-n", "1234", "--set", oneGuard+",fullnameOverride=guardian,rbac.formerVirtualServices=null", "--set", "config.own.cluster=eu: west")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, u := range rendered(t, text) {
+		if u.GetNamespace() != "1234" || u.GetLabels()["app.kubernetes.io/instance"] != "123" {
+			t.Errorf("%s: %v", key, u.Object["metadata"])
+		}
+	}
+	d := one[appsv1.Deployment](t, rendered(t, text), "Deployment", "guardian")
+	if d.Spec.Selector.MatchLabels["app.kubernetes.io/instance"] != "123" {
+		t.Errorf("selects %v", d.Spec.Selector)
 	}
 }
 

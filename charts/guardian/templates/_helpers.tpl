@@ -13,8 +13,8 @@
 {{- end -}}
 
 {{- define "guardian.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "guardian.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "guardian.name" . | toYaml }}
+app.kubernetes.io/instance: {{ toYaml .Release.Name }}
 app.kubernetes.io/component: guardian
 {{- end -}}
 
@@ -29,8 +29,8 @@ app.kubernetes.io/component: guardian
   "app.kubernetes.io/part-of" "guardian"
   "helm.sh/chart" (printf "%s-%s" $.Chart.Name ($.Chart.Version | replace "+" "_"))) -}}
 {{- $annotations := merge (dict) (index . 3 | default dict) $.Values.commonAnnotations -}}
-name: {{ index . 1 }}
-namespace: {{ if gt (len .) 4 }}{{ index . 4 }}{{ else }}{{ $.Release.Namespace }}{{ end }}
+name: {{ index . 1 | toYaml }}
+namespace: {{ if gt (len .) 4 }}{{ index . 4 | toYaml }}{{ else }}{{ toYaml $.Release.Namespace }}{{ end }}
 labels:
   {{- toYaml $labels | nindent 2 }}
 {{- with $annotations }}
@@ -110,7 +110,7 @@ annotations:
 
 {{/* The VirtualServices that guardian writes: those of guards that enforce, and those that they have lately named as far as they are known, one a line. */}}
 {{- define "guardian.virtualServices" -}}
-{{- $names := .Values.rbac.formerVirtualServices -}}
+{{- $names := default list .Values.rbac.formerVirtualServices -}}
 {{- $observing := list -}}
 {{- range .Values.guards -}}
 {{- if eq (default $.Values.mode .mode | default "enforce") "observe" -}}
