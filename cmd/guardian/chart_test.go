@@ -163,6 +163,13 @@ func TestTheChartRefusesWhatCannotWork(t *testing.T) {
 		oneGuard + ",config.alertmanager.http.bearer_token=hunter2":                             "bearer_token_file",
 		oneGuard + ",terminationGracePeriodSeconds=5":                                           "preStopSeconds",
 		oneGuard + `,guards[0].alerts.matchers[0].match=odd name="x"`:                           "alerts.matchers[].match",
+		oneGuard + ",image.tag=20261130":                                                        "/image/tag", // as a number it would be 2.026113e+07
+		oneGuard + ",podLabels.cost-center=4711":                                                "/podLabels/cost-center",
+		oneGuard + ",networkPolicy=null":                                                        "networkPolicy: null, which takes its defaults away",
+		oneGuard + ",config=null":                                                               "config: null",
+		oneGuard + ",monitoring=null":                                                           "monitoring: null",
+		"guards[0].name=Orders":                                                                 `guards[0].name: "Orders": want a DNS label`,
+		"guards[0].name=a,guards[1].name=a":                                                     `guards[1].name: "a": guards[0] has this name already`,
 		oneGuard + ",podDisruptionBudget.maxUnavailable=true,config.webhook.allowAnonymous=yes": "allowAnonymous",
 	} {
 		args := []string{"template", "guardian", chartDir, "-n", "microservices"}

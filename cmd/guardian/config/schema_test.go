@@ -181,12 +181,20 @@ var chartOwn = []string{"namespace", "listen", "guards", "mode"}
 // people's.
 var freeValues = []string{"dashboards.labels", "resources", "podSecurityContext", "securityContext", "strategy", "startupProbe", "livenessProbe", "readinessProbe"}
 
+// textValues are those that Kubernetes takes with strings alone: a number or true would be
+// rendered as it is, and refused by the API server with no word of the chart's value.
+var textValues = []string{"commonLabels", "commonAnnotations", "podLabels", "podAnnotations", "nodeSelector", "service.annotations", "serviceAccount.annotations",
+	"alertmanagerConfig.labels", "serviceMonitor.labels", "dashboards.labels", "dashboards.annotations"}
+
 // valuesSchema is the schema of one value of values.yaml, by its default.
 func valuesSchema(path string, n *yaml.Node) jsonSchema {
 	out := jsonSchema{}
 	switch n.Kind {
 	case yaml.MappingNode:
 		out["type"] = "object"
+		if slices.Contains(textValues, path) {
+			out["additionalProperties"] = jsonSchema{"type": "string"}
+		}
 		if len(n.Content) == 0 || slices.Contains(freeValues, path) {
 			break
 		}
@@ -212,8 +220,6 @@ func valuesSchema(path string, n *yaml.Node) jsonSchema {
 		}
 	}
 	switch path {
-	case "image.tag":
-		out["type"] = []string{"string", "number"} // 1.0 without quotes
 	case "podDisruptionBudget.maxUnavailable":
 		out["type"] = []string{"integer", "string"}
 	case "mode":
