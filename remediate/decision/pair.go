@@ -52,18 +52,20 @@ func (d *decider) otherPair() bool {
 // the lock on a VirtualService, says it too. That stable was the canary before says it
 // alone: without a DestinationRule nothing tells how a destination may be spelled.
 func (d *decider) turned() bool {
-	was, m, stable := d.rec.Status.Moves, d.in.Marked, d.in.Guard.Stable.String()
-	switch {
-	case d.rec.Lock == nil:
-		return false
-	case was != nil && was.Canary == stable && (d.rec.Lock.Canary == "" || d.rec.Lock.Canary == stable):
-		return true
-	case d.rec.Lock.Canary == stable || d.denied(d.rec.Lock.Also):
-		return d.denied(d.rec.Deny) || m != nil && d.denied(m.Canary)
-	case d.rec.Lock.Canary != "":
+	l, was, stable := d.rec.Lock, d.rec.Status.Moves, d.in.Guard.Stable.String()
+	if l == nil {
 		return false
 	}
-	return d.denied(d.rec.Deny) && (was != nil && was.Stable != stable || m != nil && d.denied(m.Canary))
+	marked := d.in.Marked != nil && d.denied(d.in.Marked.Canary)
+	switch {
+	case was != nil && was.Canary == stable && (l.Canary == "" || l.Canary == stable):
+		return true
+	case l.Canary == stable || d.denied(l.Also):
+		return marked || d.denied(d.rec.Deny)
+	case l.Canary != "":
+		return false
+	}
+	return d.denied(d.rec.Deny) && (marked || was != nil && was.Stable != stable)
 }
 
 // denied says that stable is among what a lock denies.

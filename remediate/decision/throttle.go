@@ -12,14 +12,11 @@ import (
 // nothing else changes, words are the lease holder's to choose.
 func (d *decider) throttle() {
 	s, was := &d.rec.Status, d.was.Status
-	counted, _ := s.tally()
-	before, _ := was.tally()
-	sameText := s.Reason == was.Reason && s.HeldBy == was.HeldBy && s.Waiting == was.Waiting && s.Thin == was.Thin && d.rec.Message == d.was.Message
-	if sameText && counted == before && s.Ready == was.Ready {
+	if s.sameVolatileText(was) && d.rec.Message == d.was.Message {
 		return
 	}
 	if !sameButVolatileText(d.was, d.rec) {
-		if s.Waiting != was.Waiting || counted != before {
+		if s.Waiting != was.Waiting || !s.sameTally(was) {
 			s.ToldAt = d.now
 		}
 		return
@@ -37,6 +34,17 @@ func (d *decider) throttle() {
 		return
 	}
 	s.ToldAt = d.now
+}
+
+// sameVolatileText says that another status says the same in words and numbers.
+func (s *Status) sameVolatileText(o Status) bool {
+	return s.Reason == o.Reason && s.HeldBy == o.HeldBy && s.Waiting == o.Waiting && s.Thin == o.Thin && s.Ready == o.Ready && s.sameTally(o)
+}
+
+func (s *Status) sameTally(o Status) bool {
+	counted, _ := s.tally()
+	before, _ := o.tally()
+	return counted == before
 }
 
 // takeVolatileText takes over what another status says in words and numbers.

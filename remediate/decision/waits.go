@@ -31,14 +31,8 @@ func (d *decider) wait() (Wait, string) {
 		return WaitBuild, "for a new build, or for the first step by CI or guardian promote"
 	case len(d.holds) > 0 || len(d.rollback) > 0:
 		return WaitAlert, "alert " + strings.Join(s.Alerts, ", ") + " fires"
-	case in.Stable.Missing != "":
-		return WaitStable, in.Stable.Missing
-	case in.Stable.Overlap != "":
-		return WaitStable, in.Stable.Overlap
-	case len(in.Outside.Overruled) > 0:
-		return WaitStable, in.Outside.Overruled[0]
-	case in.Stable.Ready < in.Guard.Rollback.MinReadyStable:
-		return WaitStable, fmt.Sprintf("stable has %d of %d ready endpoints", in.Stable.Ready, in.Guard.Rollback.MinReadyStable)
+	case d.stableUnfit() != "":
+		return WaitStable, d.stableUnfit()
 	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:
 		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)%s", s.Build, in.Canary.Current, in.Canary.Ready, in.Canary.strangers())
 	case !byHand && d.now.Before(s.NextAt):
@@ -51,6 +45,22 @@ func (d *decider) wait() (Wait, string) {
 		}
 	}
 	return d.waitLive(byHand)
+}
+
+// stableUnfit says why a rollback after the step might not lead everything to stable alone, or "".
+func (d *decider) stableUnfit() string {
+	stable, floor := d.in.Stable, d.in.Guard.Rollback.MinReadyStable
+	switch {
+	case stable.Missing != "":
+		return stable.Missing
+	case stable.Overlap != "":
+		return stable.Overlap
+	case len(d.in.Outside.Overruled) > 0:
+		return d.in.Outside.Overruled[0]
+	case stable.Ready < floor:
+		return fmt.Sprintf("stable has %d of %d ready endpoints", stable.Ready, floor)
+	}
+	return ""
 }
 
 // waitLive looks at what only the lease holder's live reads can tell.

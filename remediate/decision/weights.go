@@ -40,8 +40,7 @@ func (d *decider) observeShift(w, spread int) {
 	if !own {
 		d.note(EventShifted, "", d.shifted(w, spread))
 	}
-	begins := !own && (w > s.Weight || d.in.Traffic.Lowest > s.Weight-s.Spread)
-	if begins && d.rec.Lock == nil && d.in.Guard.Promotion.Mode == PromotionAuto {
+	if !own && d.givenMore() && d.rec.Lock == nil && d.in.Guard.Promotion.Mode == PromotionAuto {
 		s.Promoting = s.Build // CI has begun, or stepped in: go on from here
 	}
 	s.Weight, s.Spread, s.Fresh = w, spread, false
@@ -55,6 +54,12 @@ func (d *decider) observeShift(w, spread int) {
 	case !own && s.Moving != nil:
 		d.endMoving(ResultRefused, fmt.Sprintf("the step to %d%% was not made: others moved the canary to %d%%", s.Moving.Step, w))
 	}
+}
+
+// givenMore says that the canary has more, in a route at least, than the record says.
+func (d *decider) givenMore() bool {
+	s, t := d.rec.Status, d.in.Traffic
+	return t.Weight > s.Weight || t.Lowest > s.Weight-s.Spread
 }
 
 // observeFull takes down that the canary has come to have all traffic, or has not any
