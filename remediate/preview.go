@@ -144,15 +144,8 @@ func (w ways) host(r *slimRule) string {
 }
 
 func (w ways) find() (denied, open []string) {
-	leads := func(set slimLabels) bool {
-		return slices.ContainsFunc(w.canary.pods, func(p *slimPod) bool { return p.labels.include(set) })
-	}
-	selects := func(name string) bool {
-		svc := w.services[name]
-		return svc != nil && len(svc.selector) > 0 && leads(svc.selector)
-	}
 	for _, name := range slices.Sorted(maps.Keys(w.services)) {
-		if name != w.canary.Service && selects(name) {
+		if name != w.canary.Service && w.selects(name) {
 			open = append(open, "Service "+name)
 		}
 	}
@@ -166,14 +159,31 @@ func (w ways) find() (denied, open []string) {
 		if own != nil && w.g.Canary.Host == "" && w.isPartOf(rule, own) {
 			continue
 		}
-		if name, ok := serviceIn(rule.host, w.g.Namespace, cmp.Or(w.domain, virtualservice.DefaultDomain)); !ok || !selects(name) {
-			continue
-		}
-		for _, subset := range rule.subsets {
-			if leads(subset.labels) {
-				open = append(open, "subset "+subset.name+" of DestinationRule "+rule.name)
-			}
-		}
+		open = append(open, w.openSubsets(rule)...)
 	}
 	return denied, open
+}
+
+// openSubsets are those of a DestinationRule that lead to the canary's pods.
+func (w ways) openSubsets(rule *slimRule) (open []string) {
+	if name, ok := serviceIn(rule.host, w.g.Namespace, cmp.Or(w.domain, virtualservice.DefaultDomain)); !ok || !w.selects(name) {
+		return nil
+	}
+	for _, subset := range rule.subsets {
+		if w.leads(subset.labels) {
+			open = append(open, "subset "+subset.name+" of DestinationRule "+rule.name)
+		}
+	}
+	return open
+}
+
+// selects says that a Service leads to the canary's pods.
+func (w ways) selects(name string) bool {
+	svc := w.services[name]
+	return svc != nil && len(svc.selector) > 0 && w.leads(svc.selector)
+}
+
+// leads says that labels select a pod of the canary.
+func (w ways) leads(set slimLabels) bool {
+	return slices.ContainsFunc(w.canary.pods, func(p *slimPod) bool { return p.labels.include(set) })
 }

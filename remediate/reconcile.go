@@ -320,14 +320,8 @@ func (r *reconciler) gather(ctx context.Context, g decision.Guard, alerts []deci
 }
 
 func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Guard, alerts []decision.Alert, ask questions) (decision.Input, snapshot, error) {
-	idle, in := r.idle != nil && r.idle(), decision.Input{Guard: g, Leads: r.leads()}
-	s, err := gather(ctx, from, in, r.domain, r.self(), r.known, r.past)
-	live := ask.depth >= depthLive
-	if r.stir != nil && (err != nil || live || len(alerts) > 0 || !s.quiet()) {
-		if r.stir(); idle && err == nil { // now it reads what a cache lacks from the API server
-			s, err = gather(ctx, from, in, r.domain, r.self(), r.known, r.past)
-		}
-	}
+	in, live := decision.Input{Guard: g, Leads: r.leads()}, ask.depth >= depthLive
+	s, err := r.gatherGuard(ctx, from, in, live || len(alerts) > 0)
 	if err != nil {
 		return decision.Input{}, s, err
 	}
@@ -352,16 +346,38 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 	s.input.Leads = in.Leads && r.leads()
 	s.input.Live = live && s.input.Leads
 	if s.input.Live && ask.depth == depthAsked {
-		beat, err := r.heartbeat(ctx)
-		if err != nil {
-			return decision.Input{}, s, fmt.Errorf("read the heartbeats of all replicas: %w", err)
+		if err := r.gatherForward(ctx, &s); err != nil {
+			return decision.Input{}, s, err
 		}
-		s.input.Heartbeat = beat
-		f, firing := r.forward(ctx, s)
-		s.input.Forward = &f
-		s.input.Alerts = mergeAlerts(alerts, firing)
 	}
 	return s.input, s, nil
+}
+
+// gatherGuard is gather, which stirs caches that are idle where the guard is not quiet,
+// or busy says that there is something to do.
+func (r *reconciler) gatherGuard(ctx context.Context, from reader, in decision.Input, busy bool) (snapshot, error) {
+	idle := r.idle != nil && r.idle()
+	s, err := gather(ctx, from, in, r.domain, r.self(), r.known, r.past)
+	if r.stir == nil || err == nil && !busy && s.quiet() {
+		return s, err
+	}
+	if r.stir(); idle && err == nil { // now it reads what a cache lacks from the API server
+		return gather(ctx, from, in, r.domain, r.self(), r.known, r.past)
+	}
+	return s, err
+}
+
+// gatherForward adds what only going forward needs, and what fires by those who are asked.
+func (r *reconciler) gatherForward(ctx context.Context, s *snapshot) error {
+	beat, err := r.heartbeat(ctx)
+	if err != nil {
+		return fmt.Errorf("read the heartbeats of all replicas: %w", err)
+	}
+	s.input.Heartbeat = beat
+	f, firing := r.forward(ctx, *s)
+	s.input.Forward = &f
+	s.input.Alerts = mergeAlerts(s.input.Alerts, firing)
+	return nil
 }
 
 // askAfter asks what shows only after a rollback, and decides anew. Its receipt is that
