@@ -342,13 +342,8 @@ func (w *gateWatch) unproven(s decision.Status, now time.Time) string {
 func trouble(r decision.Record) string {
 	s := r.Status
 	switch {
-	case r.Lock != nil && s.State != decision.StateRolledBack && s.State != decision.StateBlocked:
-		return fmt.Sprintf("rollback under way, the canary is at %d%%: %s", s.Weight, r.Lock.Reason)
-	case r.Lock != nil && s.State == decision.StateBlocked:
-		// The lock's message has room for a part of either reason.
-		return fmt.Sprintf("rollback not done yet, the canary is at %d%%: %s; it is wanted because of %s", s.Weight, strings.TrimPrefix(s.Reason, "not done: "), r.Lock.Reason)
 	case r.Lock != nil:
-		return lockText(r)
+		return lockTrouble(r)
 	case s.State == decision.StateBlocked || s.State == decision.StateHeld || s.State == decision.StateRolledBack:
 		return fmt.Sprintf("%s at %d%%%s", s.State, s.Weight, orNothing(": ", s.Reason))
 	case s.Moving != nil && s.Moving.Step == 0 && s.Weight > 0:
@@ -378,6 +373,19 @@ func alsoLocked(r decision.Record) string {
 		return ""
 	}
 	return "; the lock stands: " + r.Lock.Reason
+}
+
+// lockTrouble is how the rollback of a lock stands.
+func lockTrouble(r decision.Record) string {
+	switch s := r.Status; s.State {
+	case decision.StateRolledBack:
+		return lockText(r)
+	case decision.StateBlocked:
+		// The lock's message has room for a part of either reason.
+		return fmt.Sprintf("rollback not done yet, the canary is at %d%%: %s; it is wanted because of %s", s.Weight, strings.TrimPrefix(s.Reason, "not done: "), r.Lock.Reason)
+	default:
+		return fmt.Sprintf("rollback under way, the canary is at %d%%: %s", s.Weight, r.Lock.Reason)
+	}
 }
 
 // lockText is a lock for a person who waits.

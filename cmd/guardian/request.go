@@ -457,16 +457,24 @@ func (a *app) tell(guard, namespace string, q decision.Request, got requestOutco
 	if got.record == nil { // another's request was put in the place of this one
 		return errors.New(got.answer.Text)
 	}
-	r, s := *got.record, got.record.Status
 	done := got.answer != nil && got.answer.Result == decision.ResultDone
 	if done {
 		a.say("%s", got.answer.Text)
 	}
-	a.say("guard %s: %s", guard, stateLine(r))
-	switch {
-	case done && q.Action == decision.RequestPause:
+	a.say("guard %s: %s", guard, stateLine(*got.record))
+	if !done {
+		return a.notDone(guard, namespace, q, got)
+	}
+	if q.Action == decision.RequestPause {
 		fmt.Fprintln(a.out, a.brakeIsOn(guard))
-	case done:
+	}
+	return nil
+}
+
+// notDone is why what was asked for has not been done; nil: it is so all the same.
+func (a *app) notDone(guard, namespace string, q decision.Request, got requestOutcome) error {
+	r, s := *got.record, got.record.Status
+	switch {
 	case got.answer == nil && s.Moving != nil && s.Moving.Refused != "":
 		return fmt.Errorf("the %s is recorded and is tried again; the API server has refused it: %s", q.Action, s.Moving.Refused)
 	case rollsBack(q, r) && s.State == decision.StateRolledBack: // refused if an alert was first: it is done all the same

@@ -97,14 +97,9 @@ func Of(name string, r decision.Record, since, now time.Time) Guard {
 	blocked := false // one goes on, which is told anew with each reason
 	for i, e := range r.History {
 		was := blocked
-		switch e.Event {
-		case decision.EventBlocked, decision.EventWouldBlocked:
-			blocked = true
-		case decision.EventRolledBack, decision.EventWould, decision.EventNewBuild, decision.EventUnlocked:
-			blocked = false
-		}
+		blocked = blockedAfter(e.Event, was)
 		times, last := e.Count()
-		before := e.At.Before(since)
+		before, held := e.At.Before(since), e.Event == decision.EventNoted && e.State == decision.StateHeld
 		if last.Before(since) {
 			continue
 		}
@@ -113,9 +108,9 @@ func Of(name string, r decision.Record, since, now time.Time) Guard {
 			g.Rollbacks = append(g.Rollbacks, rollback(e, r.History[i+1:]))
 		case blocked && !was && !before:
 			g.Blocked++
-		case e.Event == decision.EventNoted && e.State == decision.StateHeld && before:
+		case held && before:
 			g.Holds++ // how many of them came since is not known
-		case e.Event == decision.EventNoted && e.State == decision.StateHeld:
+		case held:
 			g.Holds += times
 		}
 	}
@@ -124,6 +119,17 @@ func Of(name string, r decision.Record, since, now time.Time) Guard {
 	}
 	g.Disarmed = disarmed(r.History, since, now).Seconds()
 	return g
+}
+
+// blockedAfter says whether a rollback is blocked after an event, by whether one was before.
+func blockedAfter(e decision.Event, was bool) bool {
+	switch e {
+	case decision.EventBlocked, decision.EventWouldBlocked:
+		return true
+	case decision.EventRolledBack, decision.EventWould, decision.EventNewBuild, decision.EventUnlocked:
+		return false
+	}
+	return was
 }
 
 // releases follows the builds that had traffic.
