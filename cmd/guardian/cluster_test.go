@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -251,6 +253,44 @@ func TestAKubeconfigThatIsNotThereIsNoVerdict(t *testing.T) {
 		if code := exitCode(err); code != exitUnknown || !strings.Contains(fmt.Sprint(err), "read kubeconfig") {
 			t.Errorf("%s: exit code %d, %v", args, code, err)
 		}
+	}
+}
+
+func TestAnAPIServerThatDoesNotAnswerIsNoVerdict(t *testing.T) {
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	says := func(code int, reason metav1.StatusReason) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(code)
+			fmt.Fprintf(w, `{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": %d, "reason": %q}`, code, reason)
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	for name, server := range map[string]string{
+		"it is gone": gone.URL, "it does not know the user": says(http.StatusUnauthorized, metav1.StatusReasonUnauthorized), "it is not well": says(http.StatusInternalServerError, metav1.StatusReasonInternalError),
+	} {
+		file := filepath.Join(t.TempDir(), "config")
+		text := fmt.Sprintf("{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, namespace: a}}], clusters: [{name: c, cluster: {server: %q}}]}", server)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range []string{"status", "status orders", "history orders", "receipt orders", "report", "gate orders", "rollback orders --reason r", "pause --all --reason r -o json", "mark orders last --wrong --reason r"} {
+			var out bytes.Buffer
+			a := &app{name: "guardian", in: strings.NewReader(""), out: &out, errOut: &out, connect: connect}
+			if code := exitCode(a.execute(t.Context(), append(strings.Fields(args), "--kubeconfig", file))); code != exitUnknown {
+				t.Errorf("%s: %s: exit code %d: %s", name, args, code, out.String())
+			}
+		}
+	}
+}
+
+func TestWithoutAKubeconfigTheErrorSaysWhereOneIsLookedFor(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	if _, err := connect(clusterFlags{}); err == nil || err.Error() != "read kubeconfig: there is none: want --kubeconfig FILE, $KUBECONFIG or ~/.kube/config" {
+		t.Error(err)
 	}
 }
 

@@ -3,13 +3,16 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/url"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // Exit codes of every command.
 const (
 	exitOK      = 0
 	exitFailed  = 1 // wrong input, an error, or an unhealthy canary
-	exitUnknown = 2 // could not tell, or the command line is wrong
+	exitUnknown = 2 // could not tell, as without an API server that answers, or the command line is wrong
 )
 
 // exitError ends the program with a code of its own. Without an error all has been
@@ -55,5 +58,16 @@ func exitCode(err error) int {
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		return exit.code
 	}
+	if unanswered(err) {
+		return exitUnknown
+	}
 	return exitFailed
+}
+
+// unanswered says that the API server has not answered, or does not know who asks: that
+// is no verdict about a guard.
+func unanswered(err error) bool {
+	_, unreached := errors.AsType[*url.Error](err)
+	return unreached || apierrors.IsUnauthorized(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) ||
+		apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err)
 }

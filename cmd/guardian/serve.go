@@ -49,7 +49,10 @@ The configuration is read again when its file changes. In a pod guardian talks
 to its own cluster as its ServiceAccount; --kubeconfig is for trying it out.`,
 		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return serve(cmd.Context(), file, kubeconfig, a.errOut)
+			if err := serve(cmd.Context(), file, kubeconfig, a.errOut); err != nil {
+				return &exitError{exitFailed, err}
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&file, "config", "f", "/etc/guardian/config.yaml", "configuration file")

@@ -93,7 +93,13 @@ func (a *app) status(ctx context.Context, c *cluster, guard string, o statusOpti
 			beat = heartbeatText(&p)
 		}
 	}
-	if printErr := a.printStatus(named, guard, beat, o, time.Now()); printErr != nil {
+	if len(named) == 0 && o.output == "" {
+		where := "namespace " + c.namespace
+		if o.all {
+			where = "any namespace"
+		}
+		fmt.Fprintf(a.errOut, "No guards found in %s.\n", where)
+	} else if printErr := a.printStatus(named, guard, beat, o, time.Now()); printErr != nil {
 		return printErr
 	}
 	if err != nil {
@@ -207,16 +213,13 @@ type statusJSON struct {
 	Unreadable []string `json:"unreadable,omitempty"`
 }
 
+// printStatus shows guards of a namespace, or of all.
 func (a *app) printStatus(named []records.Named, guard, beat string, o statusOptions, now time.Time) error {
 	if o.output == "json" {
 		return a.printJSON(named, guard)
 	}
 	if guard != "" {
 		return printGuard(a.out, named[0], beat, now)
-	}
-	if len(named) == 0 {
-		fmt.Fprintln(a.errOut, "No guards found.")
-		return nil
 	}
 	return printTable(a.out, named, o.all, true, now)
 }
