@@ -156,4 +156,16 @@
 // a configuration which has reached one of them alone) is therefore no reason to
 // write at once: words are the lease holder's to choose while nothing else
 // changes, and words and numbers alone are written at most every ten seconds.
+//
+// # Files
+//
+// From top to bottom: a file refers to files below it alone, which a test holds.
+//
+//	decide.go                         the four stages of a decision
+//	observe.go, choose.go, tell.go    a stage each; attribute is in alerts.go
+//	promote.go, rollback.go, …        what the stages are made of, a subject each
+//	answers.go, builds.go, …          in the plural: what a decision does with such values
+//	decider.go                        a decision while it is made: what one stage leaves to the next
+//	input.go, decision.go             what is read, and what comes of it
+//	record.go, status.go, lock.go, …  values, in the singular: they know of no stage
 package decision
