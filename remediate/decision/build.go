@@ -30,6 +30,12 @@ type Workload struct {
 // readyBuilds are the builds that ready pods belong to.
 func (w Workload) readyBuilds() []string { return slices.Concat(w.Running, w.Serving) }
 
+// allPresent says that there are ready pods, and all of them are of the present build.
+func (w Workload) allPresent() bool { return w.Ready > 0 && w.Current == w.Ready }
+
+// rolledOut says that the present build has come, in every workload, and no other is left.
+func (w Workload) rolledOut() bool { return w.Complete && w.allPresent() }
+
 // untold names ready pods whose build cannot be told; "" if there are none.
 func (w Workload) untold() string {
 	if len(w.Untold) == 0 {

@@ -124,7 +124,7 @@ func (d *decider) passOn() (c choice, passed bool) {
 // may be to blame on an old one; a lock because a refused build is back is to blame on that.
 func (d *decider) replacedBy(n Next) bool {
 	l, w := d.rec.Lock, n.Workload
-	if !d.in.nextLifts(*l) || w.Build == "" || w.Ready == 0 || w.Current != w.Ready {
+	if !d.in.nextLifts(*l) || w.Build == "" || !w.allPresent() {
 		return false
 	}
 	return l.By == ByRefused || !slices.ContainsFunc(w.readyBuilds(), func(b string) bool {

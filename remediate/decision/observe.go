@@ -92,7 +92,7 @@ func (d *decider) observeBuild(first bool) {
 // has come.
 func (d *decider) observeRollout(first bool) {
 	s, in := &d.rec.Status, d.in
-	switch done := in.Canary.Complete && in.Canary.Ready > 0 && in.Canary.Current == in.Canary.Ready; {
+	switch done := in.Canary.rolledOut(); {
 	case first:
 		s.Rolling = s.Build != "" && !done
 	case s.Rolling && done:

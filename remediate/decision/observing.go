@@ -107,8 +107,7 @@ func (d *decider) stillWould(w Would) bool {
 // build, and none of these.
 func (d *decider) replaced(builds []string) bool {
 	c := d.in.Canary
-	rolledOut := c.Build != "" && c.Ready > 0 && c.Current == c.Ready
-	return rolledOut && !slices.ContainsFunc(c.readyBuilds(), func(b string) bool { return slices.Contains(builds, b) })
+	return c.Build != "" && c.allPresent() && !slices.ContainsFunc(c.readyBuilds(), func(b string) bool { return slices.Contains(builds, b) })
 }
 
 // wouldRollBack tells of a rollback in place of doing it: once for as long as it

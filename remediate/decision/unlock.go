@@ -35,7 +35,7 @@ func (d *decider) rollbackExpired() bool {
 // build, and none to one that has been refused.
 func (d *decider) canUnlock() bool {
 	c := d.in.Canary
-	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.Ready > 0 && c.Current == c.Ready && d.refusedRuns() == ""
+	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.allPresent() && d.refusedRuns() == ""
 }
 
 // refusedRuns is a refused build that has a ready pod, or "". Of several

@@ -15,12 +15,8 @@ func (d *decider) wait() (Wait, string) {
 	switch {
 	case d.was.Status.State == StateUnknown:
 		return WaitFirstSight, "first sight of this guard, nothing is moved"
-	case in.Unlisted != "":
-		return WaitLock, in.Unlisted
-	case len(in.Foreign) > 0:
-		return WaitLock, "guard " + in.Foreign[0].Guard + " is locked, and its lock denies this canary"
-	case in.Outside.UserKnown && len(in.Outside.Locks) > 0:
-		return WaitLock, in.Outside.Locks[0] + ": a lock that this guardian did not write"
+	case d.othersLock() != "":
+		return WaitLock, d.othersLock()
 	case in.Unsafe != "":
 		return WaitVirtualService, in.Unsafe
 	case in.Traffic.Split == 0:
@@ -33,7 +29,7 @@ func (d *decider) wait() (Wait, string) {
 		return WaitAlert, "alert " + strings.Join(s.Alerts, ", ") + " fires"
 	case d.stableUnfit() != "":
 		return WaitStable, d.stableUnfit()
-	case !in.Canary.Complete || in.Canary.Ready == 0 || in.Canary.Current != in.Canary.Ready:
+	case !in.Canary.rolledOut():
 		return WaitRollout, fmt.Sprintf("rollout of build %s (%d of %d ready pods are of it)%s", s.Build, in.Canary.Current, in.Canary.Ready, in.Canary.strangers())
 	case !byHand && d.now.Before(s.NextAt):
 		d.requeueAt(s.NextAt)
@@ -45,6 +41,20 @@ func (d *decider) wait() (Wait, string) {
 		}
 	}
 	return d.waitLive(byHand)
+}
+
+// othersLock tells of a lock of another guard, or user, that may hold the canary; "": there is none.
+func (d *decider) othersLock() string {
+	in := d.in
+	switch {
+	case in.Unlisted != "":
+		return in.Unlisted
+	case len(in.Foreign) > 0:
+		return "guard " + in.Foreign[0].Guard + " is locked, and its lock denies this canary"
+	case in.Outside.UserKnown && len(in.Outside.Locks) > 0:
+		return in.Outside.Locks[0] + ": a lock that this guardian did not write"
+	}
+	return ""
 }
 
 // stableUnfit says why a rollback after the step might not lead everything to stable alone, or "".
