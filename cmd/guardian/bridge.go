@@ -167,7 +167,7 @@ func (b *bridge) firing(guard string) []decision.Alert {
 func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerting.Alert) error {
 	received := b.now()
 	alerts = b.onlyOwn(lane, alerts)
-	changes, storeErr := b.store.Apply(lane, alerts, received) // a full store delays, and loses nothing: it is said at the end
+	changes, storeErr := b.keep(lane, alerts, received) // a full store delays, and loses nothing: it is said at the end
 	b.tellUnheard(ctx, lane, changes.Unheard, received)
 	began := b.byGuard(ctx, alerts)
 	var errs []error
@@ -179,6 +179,23 @@ func (b *bridge) Accept(ctx context.Context, lane alerting.Lane, alerts []alerti
 		}
 	}
 	return errors.Join(append(errs, storeErr, b.tellUnknown(ctx, lane, alerts))...)
+}
+
+// keep puts alerts into the store. What is of guardian's own rules and names no guard
+// needs no room there: the heartbeat above all, which counts by its call.
+func (b *bridge) keep(lane alerting.Lane, alerts []alerting.Alert, received time.Time) (alerting.Changes, error) {
+	var guards, own []alerting.Alert
+	for _, a := range alerts {
+		if ofOwnRules(a.Labels) && a.Labels[rules.LabelGuard] == "" {
+			own = append(own, a)
+		} else {
+			guards = append(guards, a)
+		}
+	}
+	changes, err := b.store.Apply(lane, guards, received)
+	more, _ := b.store.Apply(lane, own, received) // no room for it, nothing lost
+	changes.Unheard = append(changes.Unheard, more.Unheard...)
+	return changes, err
 }
 
 // tellUnheard counts and reports alerts of the push lane that had ended before

@@ -644,3 +644,18 @@ func TestAnEndThatAnotherReplicaReceivedIsListed(t *testing.T) {
 		})
 	}
 }
+
+// A route that is too wide brings guardian what is no guard's, in any number.
+func TestTheHeartbeatNeedsNoRoomAmongAlerts(t *testing.T) {
+	b, _ := testBridge(t)
+	others := make([]alerting.Alert, alerting.DefaultMaxAlerts)
+	for i := range others {
+		others[i] = firingAlert(map[string]string{"alertname": "Other", "n": fmt.Sprint(i)})
+	}
+	heartbeat := firingAlert(map[string]string{"alertname": "GuardianHeartbeat", "guardian": "true", "guardian_instance": "guardian", "namespace": "microservices"})
+	for _, alerts := range [][]alerting.Alert{others, {heartbeat}} {
+		if err := b.Accept(t.Context(), alerting.LaneWebhook, alerts); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
