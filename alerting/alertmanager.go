@@ -57,8 +57,8 @@ func (a *Alertmanager) Firing(ctx context.Context, filter Filter) ([]Alert, erro
 	return sorted(alerts), nil
 }
 
-// errNoAnswer is of an answer without a body, or of null: the generated client takes
-// either for a list of nothing.
+// errNoAnswer is of an answer without a body, or of null: the clients take either for a
+// list of nothing.
 var errNoAnswer = errors.New("no list in its answer")
 
 func (a *Alertmanager) list(ctx context.Context, matchers Matchers, suppressed bool) ([]Alert, error) {

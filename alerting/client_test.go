@@ -360,6 +360,8 @@ func TestAQueryGivesNumbersOrAnError(t *testing.T) {
 		"a scalar":         {`{"status":"success","data":{"resultType":"scalar","result":[1795521600,"3"]}}`, "[map[] 3]", ""},
 		"a matrix":         {`{"status":"success","data":{"resultType":"matrix","result":[]}}`, "", "result is a matrix: want an instant vector or a scalar"},
 		"success alone":    {`{"status":"success"}`, "", "result is nothing: want an instant vector or a scalar"},
+		"no vector":        {`{"status":"success","data":{"resultType":"vector","result":null}}`, "", "no list in its answer"},
+		"no scalar":        {`{"status":"success","data":{"resultType":"scalar","result":null}}`, "", "error parsing sample value"},
 		"a partial answer": {`{"status":"success","warnings":["store-1 cannot be reached"],"data":{"resultType":"vector","result":[]}}`, "", "incomplete answer: store-1 cannot be reached"},
 		"a remark":         {`{"status":"success","warnings":["PromQL warning: bucket"],"infos":["PromQL info: x"],"data":{"resultType":"vector","result":[]}}`, "[]", ""},
 		"a wrong query":    {`{"status":"error","errorType":"bad_data","error":"parse error"}`, "", "parse error"},

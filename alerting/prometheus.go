@@ -58,6 +58,9 @@ func (p *Prometheus) Query(ctx context.Context, promql string) ([]Sample, error)
 	case *model.Scalar:
 		return []Sample{{Labels: map[string]string{}, Value: float64(value.Value), At: value.Timestamp.Time()}}, nil
 	case model.Vector:
+		if value == nil { // a vector of nothing is [], not null
+			return nil, fmt.Errorf("query Prometheus %s: %w", p.base, errNoAnswer)
+		}
 		samples := make([]Sample, 0, len(value))
 		for _, s := range value {
 			if s.Histogram != nil {
