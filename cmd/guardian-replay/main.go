@@ -90,7 +90,12 @@ did not answer, for all guards or for some.`,
 		SilenceUsage:  true,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "guardian replay"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return replay(cmd.Context(), o, out, errOut, clock())
+			to := &firstWrite{Writer: out}
+			err := replay(cmd.Context(), o, to, errOut, clock())
+			if err != nil && o.output == "json" && !to.wrote {
+				return errors.Join(err, writeError(out, err))
+			}
+			return err
 		},
 	}
 	cmd.SetOut(out)

@@ -33,6 +33,20 @@ func call(t *testing.T, args ...string) (out, errOut, failed string) {
 	return stdout.String(), stderr.String(), failed
 }
 
+func TestWithoutAReportAProgramReadsTheError(t *testing.T) {
+	out, _, failed := call(t, "-f", "nowhere.yaml", "-o", "json")
+	want := `{
+  "apiVersion": "cli.canary-guardian.io/v1",
+  "kind": "Error",
+  "code": 2,
+  "text": "could not tell: read configuration: open nowhere.yaml: no such file or directory"
+}
+`
+	if out != want || failed == "" {
+		t.Errorf("printed %s, error %q", out, failed)
+	}
+}
+
 func TestBadInputNamesFlagAndValue(t *testing.T) {
 	file := writeConfig(t, twoGuards)
 	for args, want := range map[string]string{

@@ -398,3 +398,28 @@ func length(d time.Duration) string {
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+
+// errorJSON is what a program reads where there is no report.
+type errorJSON struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Code       int    `json:"code"` // as the exit code
+	Text       string `json:"text"`
+}
+
+func writeError(w io.Writer, err error) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(errorJSON{reportVersion, "Error", exitUnknown, "could not tell: " + printable.Line(err.Error())})
+}
+
+// firstWrite knows whether anything was written.
+type firstWrite struct {
+	io.Writer
+	wrote bool
+}
+
+func (w *firstWrite) Write(p []byte) (int, error) {
+	w.wrote = w.wrote || len(p) > 0
+	return w.Writer.Write(p)
+}
