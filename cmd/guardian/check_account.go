@@ -304,7 +304,7 @@ func howToMend(err error) string {
 	case strings.Contains(text, "ValidatingAdmissionPolicy") || strings.Contains(text, "admission webhook"):
 		return "except guardian's ServiceAccount from the policy that it names, or have the policy take the object as it is"
 	case apierrors.IsForbidden(err):
-		return "grant it to guardian's ServiceAccount: helm upgrade with rbac.create: true, or see the Role in docs/install.md"
+		return "grant it to guardian's ServiceAccount: helm upgrade with rbac.create: true, or bind a Role with the rules of the chart's templates/rbac.yaml"
 	}
 	return "the API server says what it wants of the object"
 }
