@@ -248,8 +248,8 @@ func (d *decider) lockAndReturn(l Lock, reason Reason) choice {
 		l = d.setLock(l, reason)
 	}
 	d.dropAsked("an alert rolls back")
-	if s := &d.rec.Status; !slices.Contains(l.Coming, s.Promoting) {
-		s.Promoting = ""
+	if !l.takesOn(d.in.Canary) {
+		d.rec.Status.Promoting = ""
 	}
 	switch {
 	case why != "" && d.rec.Lock == nil && reason == ReasonAlert && d.asksAlone():

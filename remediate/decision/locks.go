@@ -58,6 +58,16 @@ func (d *decider) lockBuilds(l *Lock, reason Reason) {
 	}
 }
 
+// takesOn says that the schedule may go on with what is there when the lock is over: a
+// build that is only coming, and none beside it that is refused. Of several workloads each
+// has one.
+func (l Lock) takesOn(w Workload) bool {
+	in := func(builds []string) bool {
+		return slices.ContainsFunc(w.Builds, func(b string) bool { return slices.Contains(builds, b) })
+	}
+	return in(l.Coming) && !in(l.Refused)
+}
+
 // joinLock adds to a lock what keeps it: builds that were refused before and are
 // back, and those that served already when it was set, which the caches had not
 // told of.
@@ -151,11 +161,16 @@ func (d *decider) takeUpLock() {
 	d.note(EventLocked, ByAnnotation, "the record did not know of the lock that annotation "+LockKey(d.in.Guard.Name)+" tells of: "+l.Reason)
 }
 
-// unrecorded is the lock that the record lacks, if it is of this build: one of
-// another build is not set again, and is no reason to pass over what the
-// VirtualService says.
+// unrecorded is the lock that the record lacks, if it is of this build, or of that of
+// one of several workloads: one of another build is not set again, and is no reason to
+// pass over what the VirtualService says.
 func (d *decider) unrecorded(build string) *Lock {
-	if l := d.in.Unrecorded; l != nil && l.Kind == d.in.Guard.Rollback.Lock && l.Build == build && (l.Canary == "" || l.Canary == d.in.Guard.Canary.String()) {
+	l := d.in.Unrecorded
+	if l == nil || l.Kind != d.in.Guard.Rollback.Lock || l.Canary != "" && l.Canary != d.in.Guard.Canary.String() {
+		return nil
+	}
+	refuses := func(b string) bool { return slices.Contains(l.Refused, b) }
+	if l.Build == build || len(d.in.Canary.Builds) > 1 && slices.ContainsFunc(d.in.Canary.Builds, refuses) {
 		return l
 	}
 	return nil

@@ -461,6 +461,17 @@ func TestALockThatIsSetAgainRefusesWhatItDid(t *testing.T) {
 		s.locked(true)
 		s.refused("b2")
 	})
+	t.Run("of two Deployments", func(t *testing.T) {
+		for _, refused := range [][]string{{"b1", "w1"}, {"w1"}, {"a0", "w1"}} {
+			s := tell(t, live, pairOf("b1", "w1"), gets(0), unrecorded(refused...), func(in *Input) { in.Record.Status.Build = "b1+w1" })
+			s.then(time.Minute)
+			s.locked(true)
+			s.refused(refused...)
+		}
+		s := tell(t, live, pairOf("b2", "w2"), gets(0), unrecorded("b1", "w1"), func(in *Input) { in.Record.Status.Build = "b2+w2" })
+		s.then(time.Minute)
+		s.locked(false)
+	})
 	t.Run("and none that came since", func(t *testing.T) {
 		s := tell(t, live, runs("b1", 1, "b2"), agedOf("b2", at.Add(10*time.Minute), at.Add(11*time.Minute)), unrecorded("b1"))
 		s.then(30 * time.Minute)
@@ -549,6 +560,39 @@ func TestALockThatRefusesVeryManyBuildsSettles(t *testing.T) {
 			}
 			if !slices.Contains(second.Refused, "b1") || !slices.Contains(second.Lock.Refused, "b1") {
 				t.Errorf("b1 is not refused any more: %v", second.Refused)
+			}
+		})
+	}
+}
+
+func TestTheScheduleTakesOnWhatWasComingOfTwoDeployments(t *testing.T) {
+	// The first has a new template without a ready pod yet; of the second runs what was there.
+	coming := func(in *Input) {
+		in.Canary = Workload{Build: "b2+w1", Builds: []string{"b2", "w1"}, Running: []string{"w1"}, Serving: []string{"b1"}, Ready: 2, Current: 1, Ages: map[string]PodAge{}}
+		for _, b := range []string{"b1", "w1"} {
+			ages(b, time.Hour)(in)
+		}
+		s := &in.Record.Status
+		s.Build, s.BuildSince, s.Promoting = "b2+w1", at.Add(-2*time.Minute), "b2+w1"
+		s.Served = []Served{{Build: "b1", From: at.Add(-time.Hour)}, {Build: "w1", From: at.Add(-time.Hour)}}
+	}
+	proven := func(in *Input) { in.Record.Status.Proven = []string{"w1"} }
+	for name, c := range map[string]struct {
+		edits []but
+		goes  string
+	}{
+		"the one that runs is not to blame": {[]but{coming, proven}, "b2+w1"},
+		"it is refused":                     {[]but{coming}, ""},
+		"nothing is coming": {[]but{coming, proven, func(in *Input) {
+			in.Canary.Build, in.Canary.Builds, in.Record.Status.Build, in.Record.Status.Promoting = "b1+w1", []string{"b1", "w1"}, "b1+w1", "b1+w1"
+		}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tell(t, append([]but{mode(PromotionAuto), live}, c.edits...)...)
+			s.then(0, bad)
+			s.locked(true)
+			if got := s.in.Record.Status.Promoting; got != c.goes {
+				t.Errorf("the schedule takes on %q, want %q; lock %+v", got, c.goes, s.in.Record.Lock)
 			}
 		})
 	}
