@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
@@ -193,7 +194,8 @@ type cacheReader struct {
 	deployIdx  cache.Indexer
 	sliceIndex cache.Indexer
 
-	lacks func(resource string) bool // says that a cache is not filled; nil: all are
+	lacks    func(resource string) bool // says that a cache is not filled, or not up to date; nil: all are
+	unfilled func(resource string) bool // says that it was never filled; nil: all were
 
 	ownRecords  mutationCache[*corev1.ConfigMap]
 	ownServices mutationCache[*unstructured.Unstructured]
@@ -384,16 +386,25 @@ func (l *liveReader) destinationRule(ctx context.Context, name string) (*slimRul
 	}
 	r := slimRuleOf(found)
 	others, err := l.besides(ctx, r)
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return nil, fmt.Errorf("read the other DestinationRules of host %s: %w", r.host, err)
+	case err != nil: // the brake goes by the guard's own
+		r.alone = decision.Shorten(err.Error())
+		return r, nil
 	}
 	return r.merge(others), nil
 }
 
+// besidesTimeout is how long a list of all DestinationRules may take: a rollback waits for it.
+const besidesTimeout = 2 * time.Second
+
 // besides are the other DestinationRules of the host of one. Which there are, it takes
-// from the cache where there is one: a list for each guard would be a long one.
+// from the cache, unless that was never filled: a list for each guard would be a long one.
 func (l *liveReader) besides(ctx context.Context, r *slimRule) ([]*slimRule, error) {
-	if l.cache == nil {
+	if l.cache == nil || l.cache.unfilled != nil && l.cache.unfilled(resourceDestinationRules) {
+		ctx, cancel := context.WithTimeout(ctx, besidesTimeout)
+		defer cancel()
 		return l.listBesides(ctx, r)
 	}
 	var out []*slimRule

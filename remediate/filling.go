@@ -73,6 +73,12 @@ func (i *informers) lacks(resource string) bool {
 	return ok && (!p.isFilled() || p.outdated.Load() || p.dead.Load() && i.stale.Load())
 }
 
+// unfilled says whether a cache was never filled.
+func (i *informers) unfilled(resource string) bool {
+	p, ok := i.parts[resource]
+	return ok && !p.isFilled()
+}
+
 // missing are the resources whose caches are not filled, sorted.
 func (i *informers) missing() []string {
 	var out []string

@@ -172,12 +172,22 @@ func (s *snapshot) gatherRule(ctx context.Context, r reader) (rule *slimRule, kn
 		return nil, false, nil
 	}
 	s.pair.Host = rule.host
+	s.tellAlone(rule)
 	for _, ref := range []virtualservice.Ref{g.Stable, g.Canary} {
 		if text := rule.overruled[ref.Subset]; text != "" && ref.Host == "" {
 			in.Outside.Overruled = append(in.Outside.Overruled, text)
 		}
 	}
 	return rule, true, nil
+}
+
+// tellAlone says that Istio may take the guard's subsets from a DestinationRule that
+// guardian cannot see. What was told of them before stands, and no step is made.
+func (s *snapshot) tellAlone(dr *slimRule) {
+	if o := &s.input.Outside; dr.alone != "" {
+		o.RulesKnown = false
+		o.Overruled = append(o.Overruled, fmt.Sprintf("which other DestinationRules host %s has cannot be read: %s", dr.host, dr.alone))
+	}
 }
 
 // part gives each pod and Deployment that both sides select to one of them, and

@@ -84,7 +84,7 @@ func newInformers(o Options, touched func([]string), preempt func(string), resta
 	i.onDemand = []*feed{rules, services, endpoints, deployments, replicas, revisions}
 
 	i.reader = &cacheReader{
-		lacks: i.lacks, namespace: o.Namespace, records: corelisters.NewConfigMapLister(maps.index), recordIx: maps.index, vs: vs.index,
+		lacks: i.lacks, unfilled: i.unfilled, namespace: o.Namespace, records: corelisters.NewConfigMapLister(maps.index), recordIx: maps.index, vs: vs.index,
 		services: services.index, replicas: replicas.index, revisionIx: revisions.index, rules: rules.index,
 		podIndex: pods.index, deployIdx: deployments.index, sliceIndex: endpoints.index,
 	}

@@ -18,7 +18,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	dynamicfake "k8s.io/client-go/dynamic/fake"
+	clienttesting "k8s.io/client-go/testing"
 )
 
 // shop is a namespace with one Service, orders-service of app=orders, and its
@@ -334,6 +337,54 @@ func TestWithoutADestinationRuleNothingIsToldOfIt(t *testing.T) {
 		if s.input.Outside.RulesKnown != c.known {
 			t.Errorf("%s: known %v, want %v", name, s.input.Outside.RulesKnown, c.known)
 		}
+	}
+}
+
+// What a cache that was never filled does not hold is not absent: the API server is asked
+// for the other DestinationRules of a host. Where it does not tell, the brake goes by the
+// guard's own, what was told before stands, and no step is made.
+func TestALiveReadKnowsTheOtherRulesOfAHostOrSaysThatItDoesNot(t *testing.T) {
+	rule := func(name, made, version string) *unstructured.Unstructured {
+		subsets := []any{map[string]any{"name": "v1", "labels": map[string]any{"version": version}}, map[string]any{"name": "v2", "labels": map[string]any{"version": "v2"}}}
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+			"metadata": map[string]any{"name": name, "namespace": "shop", "creationTimestamp": made}, "spec": map[string]any{"host": "orders-service", "subsets": subsets}}}
+	}
+	own, older := rule("orders-service", "2026-01-02T00:00:00Z", "v1"), rule("a", "2026-01-01T00:00:00Z", "old")
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "destinationrules"}, "", errors.New("no right"))
+	for name, c := range map[string]struct {
+		cached  []any
+		filled  bool
+		refuse  error
+		takes   string // version of the labels of v1
+		known   bool
+		overall string
+	}{
+		"by the cache":              {[]any{own, older}, true, errors.New("it was listed"), "old", true, "from DestinationRule a"},
+		"the cache was not filled":  {nil, false, nil, "old", true, "from DestinationRule a"},
+		"nor may guardian list":     {nil, false, forbidden, "v1", false, "which other DestinationRules host orders-service has cannot be read: destinationrules"},
+		"nor does anything answer":  {nil, false, errors.New("EOF"), "v1", false, "cannot be read: EOF"},
+		"the cache knows no others": {[]any{own}, true, nil, "v1", true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := dynamicfake.NewSimpleDynamicClientWithCustomListKinds(runtime.NewScheme(), map[schema.GroupVersionResource]string{
+				{Group: IstioGroup, Version: "v1", Resource: "destinationrules"}: "DestinationRuleList"}, own.DeepCopy(), older.DeepCopy())
+			client.PrependReactor("list", "destinationrules", func(clienttesting.Action) (bool, runtime.Object, error) { return c.refuse != nil, nil, c.refuse })
+			i := cachesOf(t, c.cached...)
+			i.reader.unfilled = func(string) bool { return !c.filled }
+			live := &liveReader{cache: i.reader, namespace: "shop", istio: newIstioAPI(client, "shop")}
+			dr, err := live.destinationRule(t.Context(), "orders-service")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := snapshot{input: decision.Input{Guard: decisiontest.Given().Guard}}
+			if err := s.gatherPair(t.Context(), shop{rule: dr}, "cluster.local"); err != nil {
+				t.Fatal(err)
+			}
+			set, _ := dr.subset("v1")
+			if o := s.input.Outside; set.get("version") != c.takes || o.RulesKnown != c.known || !strings.Contains(strings.Join(o.Overruled, "; "), c.overall) || (c.overall == "") != (len(o.Overruled) == 0) {
+				t.Errorf("v1 is version %s (want %s), known: %v, told: %q", set.get("version"), c.takes, o.RulesKnown, o.Overruled)
+			}
+		})
 	}
 }
 

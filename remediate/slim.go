@@ -386,6 +386,7 @@ type slimRule struct {
 	parts     []string          // the rules that Istio made it of, itself included; empty: itself alone
 	overruled map[string]string // subsets that Istio takes from another rule, for some clients or all: why, in words
 	elsewhere []*rulesMerged    // what other clients take than those whose subsets it has
+	alone     string            // why it is not known which other rules its host has; empty: it is
 }
 
 type slimSubset struct {

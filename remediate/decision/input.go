@@ -156,11 +156,11 @@ type Outside struct {
 	// Unguarded are those that lead to the canary and that no guard of this canary
 	// has, each with what it gives.
 	Unguarded []string
-	// RulesKnown says that the guard's DestinationRule was read, is not there, or is not
-	// needed.
+	// RulesKnown says that the guard's DestinationRule and the others of its host were
+	// read, that it is not there, or not needed.
 	RulesKnown bool
 	// Overruled are the guard's subsets that Istio takes from another DestinationRule
-	// than the guard's, with other labels, and so does guardian.
+	// than the guard's, with other labels, and so does guardian; or why that is not known.
 	Overruled []string
 	// UserKnown says that guardian knows its own name, and so whose locks are not
 	// its own.
