@@ -458,7 +458,7 @@ func (c *Controller) work(ctx, last context.Context) {
 		wait, err := c.reconcile(ctx, last, name)
 		switch {
 		case comesAgain(err) && ctx.Err() == nil:
-			c.queue.AddAfter(name, c.slow.When(name))
+			c.queue.AddAfter(name, againIn(c.slow.When(name), wait))
 		case err != nil && ctx.Err() == nil:
 			c.queue.AddRateLimited(name)
 		case wait > 0:
@@ -470,9 +470,18 @@ func (c *Controller) work(ctx, last context.Context) {
 	}
 }
 
-// reconcile is one pass over one guard; it returns when to look again. It ends with ctx,
-// or where alerts wait for it with last: half of a rollback would be left to whoever
-// comes next.
+// againIn is when a pass is made again that the API server refuses: slowly, and no later
+// than what was decided falls due (zero: nothing does).
+func againIn(slow, due time.Duration) time.Duration {
+	if due > 0 {
+		return min(slow, due)
+	}
+	return slow
+}
+
+// reconcile is one pass over one guard; it returns when to look again, with an error when
+// what was decided falls due; zero: nothing does. It ends with ctx, or where alerts wait
+// for it with last: half of a rollback would be left to whoever comes next.
 func (c *Controller) reconcile(ctx, last context.Context, name string) (time.Duration, error) {
 	c.mu.Lock()
 	e, ok := c.guards[name]
@@ -506,7 +515,7 @@ func (c *Controller) reconcile(ctx, last context.Context, name string) (time.Dur
 		w <- answer
 	}
 	if err != nil {
-		return 0, err
+		return out.decision.Requeue, err
 	}
 	wait := c.o.Resync/2 + rand.N(c.o.Resync/2) //nolint:gosec // spreads load, no secret
 	if r := out.decision.Requeue; r > 0 {

@@ -121,6 +121,44 @@ func (o *lonely) refusesTraffic(err error, part string) {
 	}
 }
 
+// A rollback alert that began before the build may be about the one before: it counts from
+// the end of a grace on, which does not wait for the next slow attempt.
+func TestWhatFallsDueDoesNotWaitForASlowAttempt(t *testing.T) {
+	o := newLonely(t, 50)
+	o.now = o.now.Add(time.Hour)
+	o.w.template, o.w.pods, o.w.made[2] = 2, []int{2, 2}, o.now
+	before := errorsAlert
+	before.StartsAt = o.now.Add(-time.Minute)
+	if _, err := o.pass(before); err != nil {
+		t.Fatal(err)
+	}
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, "guardian-orders-service", errors.New("no right"))
+	o.refuse = func(write string, _ []virtualservice.Op) (error, bool) {
+		if write == "record" {
+			return conflictOr(forbidden, "patch the record"), false
+		}
+		return nil, false
+	}
+	o.now = o.now.Add(o.guard.AlertWindow - 5*time.Second)
+	page := errorsAlert
+	page.Name, page.Fingerprint, page.Action = "Page", "page", decision.ActionHold
+	out, err := o.pass(before, page) // which has something to write
+	if !comesAgain(err) {
+		t.Fatalf("%v: want what is tried again slowly", err)
+	}
+	due := out.decision.Requeue
+	if wait := againIn(15*time.Second, due); wait != due || wait <= 0 || wait > 5*time.Second {
+		t.Errorf("looked at again in %s, and the grace ends in %s", wait, due)
+	}
+	o.now = o.now.Add(due)
+	if _, err := o.pass(before, page); !errors.Is(err, errUnrecorded) || o.traffic().Weight != 0 {
+		t.Errorf("the grace is over, and the canary has %d%%: %v", o.traffic().Weight, err)
+	}
+	if wait := againIn(15*time.Second, 0); wait != 15*time.Second {
+		t.Errorf("nothing falls due, and it is tried again in %s", wait)
+	}
+}
+
 // A busy machine, or a replica that has just started, sees only late that a rollback is
 // done: in the pass that also asks what shows only after it.
 func TestWhatShowsAfterARollbackIsAskedOfThatRollback(t *testing.T) {
