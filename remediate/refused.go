@@ -98,17 +98,18 @@ func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcom
 		return did, errors.Join(&trafficError{err}, &recordError{why})
 	}
 	did.done, did.unwritten = true, why
-	r.unrecorded.note(s.input.Guard.Name, d.Record.Lock)
+	if l := d.Record.Lock; l != nil {
+		r.unrecorded.note(s.input.Guard.Name, unrecordedLock{*l, s.stored.Status.LiftedAt})
+	}
 	return did, &recordError{fmt.Errorf("%w: %w", errUnrecorded, why)}
 }
 
 // unrecorded are the locks of rollbacks that could not be recorded.
-type unrecorded struct{ perGuard[decision.Lock] }
+type unrecorded struct{ perGuard[unrecordedLock] }
 
-func (u *unrecorded) note(guard string, l *decision.Lock) {
-	if l != nil {
-		u.perGuard.note(guard, *l)
-	}
+type unrecordedLock struct {
+	decision.Lock
+	lifted time.Time // LiftedAt of the record then: it may lie in the future, by another replica's clock
 }
 
 // of is the lock that the record lacks; one that has a lock, or that a person
@@ -118,11 +119,12 @@ func (u *unrecorded) of(guard string, stored decision.Record) *decision.Lock {
 	if !ok {
 		return nil
 	}
-	if stored.Lock != nil || stored.Status.LiftedAt.After(l.Since) {
+	at := stored.Status.LiftedAt
+	if stored.Lock != nil || at.After(l.Since) && !at.Equal(l.lifted) {
 		u.forget(guard)
 		return nil
 	}
-	return &l
+	return &l.Lock
 }
 
 // confirmed knows for which record of each guard, by its resource version, this

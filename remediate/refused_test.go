@@ -491,6 +491,35 @@ func TestARollbackThatCannotBeRecordedIsDoneAllTheSame(t *testing.T) {
 	}
 }
 
+// By the clock of a replica that was ahead, a lock before this one was lifted in an hour:
+// that is no word of the one that could not be recorded.
+func TestALockThatCouldNotBeRecordedOutlivesALiftOfTheFuture(t *testing.T) {
+	o := newLonely(t, 10)
+	lifted := func(at time.Time) {
+		r := o.record()
+		r.Status.LiftedAt = at
+		o.edit(func(data map[string]string) { data[decision.KeyStatus] = r.Data()[decision.KeyStatus] })
+	}
+	lifted(o.now.Add(time.Hour))
+	o.refuse = func(write string, _ []virtualservice.Op) (error, bool) {
+		if write == "record" {
+			return apierrors.NewForbidden(virtualServiceResource.GroupResource(), "guardian-orders-service", errors.New("exceeded quota")), false
+		}
+		return nil, false
+	}
+	if _, err := o.pass(errorsAlert); !errors.Is(err, errUnrecorded) {
+		t.Fatal(err)
+	}
+	o.ci(50)
+	if _, err := o.pass(); err == nil || !o.traffic().Clean() {
+		t.Errorf("CI shifts again: %v, the canary has %+v", err, o.traffic())
+	}
+	lifted(o.now.Add(2 * time.Hour)) // by a person, who has seen the lock on the VirtualService
+	if l := o.rec.unrecorded.of(o.guard.Name, o.record()); l != nil {
+		t.Errorf("lifted since, and %+v is set again", l)
+	}
+}
+
 func TestAViewTellsOfALockThatIsNotRecorded(t *testing.T) {
 	o := newLonely(t, 10)
 	o.refuse = func(write string, _ []virtualservice.Op) (error, bool) {

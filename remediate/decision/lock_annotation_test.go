@@ -187,6 +187,20 @@ func TestALockThatTheRecordHasLostIsTakenUpFromItsAnnotation(t *testing.T) {
 	if d := Decide(lost(func(in *Input) { in.Deny, in.Spare = nil, nil }), at); !slices.Equal(d.Record.Deny, l.Canary) || !slices.Equal(d.Record.Stable, l.Stable) {
 		t.Errorf("without a DestinationRule: canary %v, stable %v", d.Record.Deny, d.Record.Stable)
 	}
+	both := l // it went over from another canary, which it denies besides
+	both.Canary = []string{"orders-service/v2", "orders-service/v0", "orders-service"}
+	after := tell(t, unseen, gets(0), func(in *Input) {
+		in.Spare, in.Deny, in.Marked = bad.Spare, []string{"orders-service/v2", "orders-service"}, &both
+	})
+	for range 2 {
+		d := after.then(time.Second)
+		if l := d.Record.Lock; l == nil || !slices.Equal(l.Also, []string{"orders-service/v0"}) || !slices.Contains(d.Record.Deny, "orders-service/v0") {
+			t.Errorf("lock %+v, denied %v", l, d.Record.Deny)
+		}
+	}
+	if l := Decide(lost(), at).Record.Lock; l == nil || l.Also != nil {
+		t.Errorf("what it denies is its own canary: %+v", l)
+	}
 	// A copy from before the lock knows as little as no record.
 	older := lost()
 	older.Record = given(wasIn(StateIdle, 0)).Record

@@ -153,7 +153,9 @@ func (d *decider) takeUpLock() {
 		l.Since = d.now
 	}
 	l.Refused = m.refused()
-	l.Stable, l.Canary = d.pairOf(*m)
+	if l.Stable, l.Canary = d.pairOf(*m); l.Canary == d.in.Guard.Canary.String() && len(d.in.Deny) > 0 {
+		l.Also = d.besides(m.Canary) // such as a canary before this one, whose lock went over
+	}
 	d.rec.Lock = &l
 	d.refuse(l.Refused...)
 	d.rec.Message = m.Message // until it is written anew

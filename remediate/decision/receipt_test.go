@@ -189,3 +189,26 @@ func TestEveryKindOfRollbackHasAReceipt(t *testing.T) {
 		t.Errorf("a person's: %+v", r)
 	}
 }
+
+// By the clock of a replica that was ahead, a rollback was written in an hour: what shows
+// only after it is asked for all the same, and of the time since.
+func TestAReceiptOfAFutureTimeIsNotOpenUntilThen(t *testing.T) {
+	in, d := rolledBack(t, func(in *Input) { in.Record.Status.MovedAt = at.Add(time.Hour) })
+	if since := d.Record.Receipt.Counted.Since; since.After(at) {
+		t.Errorf("its requests are counted from %s on, and it was decided at %s", since, at)
+	}
+	r := d.Record.Receipt.clone()
+	r.Seen, r.Written, r.Counted.Since = at.Add(time.Hour), at.Add(time.Hour), at.Add(time.Hour)
+	d.Record.Receipt = r
+	in.Record, in.Leads, in.AskAfter = d.Record, true, at
+	d = Decide(in, at.Add(2*time.Second))
+	if d.WantAfter || d.Requeue > afterFirst {
+		t.Fatalf("asked at once: %v; looked at again in %s", d.WantAfter, d.Requeue)
+	}
+	now := at.Add(2*time.Second + afterFirst)
+	in.Record = d.Record
+	d = Decide(in, now)
+	if r := d.Record.Receipt; !d.WantAfter || r.Written.After(now) || r.Counted.Since.After(now) || r.Seen.After(now) {
+		t.Errorf("asked: %v; receipt %+v", d.WantAfter, r)
+	}
+}

@@ -17,8 +17,8 @@ func (d *decider) newReceipt(l Lock) *Receipt {
 	}
 	if t, over := d.was.Status.tally(); !over.At.IsZero() && !over.Since.Before(d.was.Status.MovedAt) {
 		r.Requests, r.Failed, r.Counted = t.Requests, t.Failed, over
-	} else if moved := d.was.Status.MovedAt; !moved.IsZero() {
-		r.Counted.Since = moved
+	} else if !d.was.Status.MovedAt.IsZero() {
+		r.Counted.Since = d.in.movedAt(d.now)
 	}
 	return r
 }
@@ -57,6 +57,16 @@ func (d *decider) seen(a Alert) time.Time {
 	return seen
 }
 
+// clampFuture has what lies in the future, by the clock of a replica that was ahead, be
+// now: it would be asked about only then, and of a time that is not over.
+func (r *Receipt) clampFuture(now time.Time) {
+	for _, t := range []*time.Time{&r.Seen, &r.Written, &r.Counted.Since} {
+		if t.Sub(now) > ClockTolerance {
+			*t = now
+		}
+	}
+}
+
 // closeReceipt fills in what shows only after a rollback: in one write, as soon as
 // the canary's last request has been counted, or when that has taken too long. It is
 // the lease holder's to do.
@@ -65,6 +75,7 @@ func (d *decider) closeReceipt() {
 	if r == nil || !r.Open || !d.in.Leads || d.in.AskAfter.IsZero() {
 		return
 	}
+	r.clampFuture(d.now)
 	due := r.Written.Add(afterFirst)
 	if d.in.AskAfter.After(due) {
 		due = d.in.AskAfter
