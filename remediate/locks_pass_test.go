@@ -73,6 +73,13 @@ func TestALockThatAnotherGuardHasTakenIsHandedOver(t *testing.T) {
 	if e := got.History[len(got.History)-1]; e.Event != "unlocked" || !strings.Contains(e.Reason, "guard orders") {
 		t.Errorf("told: %+v", e)
 	}
+	if got.Status.State != decision.StateIdle {
+		t.Errorf("its canary has nothing, and the state is %s", got.Status.State)
+	}
+	r.Status.State, r.Status.Weight = decision.StateBlocked, 50
+	if got := records.HandedOver(r, "orders", at); got.Status.State != decision.StateShifting {
+		t.Errorf("its rollback was never done, and the state is %s", got.Status.State)
+	}
 }
 
 func TestARollbackWaitsForNoListOfLockedRecords(t *testing.T) {

@@ -1114,7 +1114,8 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 	}{
 		"its lock is lifted by the command": {changed, "unlock orders-service --reason gone", exitOK, []string{
 			"guard orders-service is not in guardian's configuration", "waits in its record", "annotation canary-guardian.io/lock.orders-service of VirtualService orders-mesh", "No traffic has moved", "Left as the rollback re-pointed it: VirtualService orders-mesh, /spec/http/0/mirror"}},
-		"there is no lock to lift": {orphan(shifting(30, 1)), "unlock orders-service --reason gone", exitFailed, []string{"unlock refused: not locked"}},
+		"one that guardian looks after it leaves to guardian": {locked(), "unlock orders-service --reason fixed --timeout 2s", exitUnknown, []string{"guardian has not taken the request within 2s"}},
+		"there is no lock to lift":                            {orphan(shifting(30, 1)), "unlock orders-service --reason gone", exitFailed, []string{"unlock refused: not locked"}},
 		"it cannot be rolled back, but by hand": {orphan(shifting(30, 1)), "rollback orders-service --reason r", exitUnknown, []string{
 			"it is no longer managed",
 			"kubectl patch virtualservice -n shop orders-gateway --type=json -p \"$(kubectl get virtualservice -n shop orders-gateway -o yaml | guardian plan -f - --stable host:orders-v1 --canary host:orders-v2 -o patch)\"",
@@ -1134,15 +1135,16 @@ func TestAGuardThatNobodyLooksAfter(t *testing.T) {
 				for _, says := range tc.says {
 					want(t, code, text, tc.code, says)
 				}
-				if !strings.HasPrefix(tc.args, "unlock") || tc.code != exitOK {
+				left, err := b.istio.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}).Namespace("shop").Get(t.Context(), "orders-mesh", metav1.GetOptions{})
+				taken := strings.HasPrefix(tc.args, "unlock") && tc.code == exitOK
+				if err != nil || (len(left.GetAnnotations()) == 1) != taken {
+					t.Errorf("left on the VirtualService: %v, %v; taken off: want %v", left.GetAnnotations(), err, taken)
+				}
+				if !taken {
 					return
 				}
 				if r := b.read(); r.Lock == nil || r.Request == nil || r.Request.Action != decision.RequestUnlock || r.Request.By != "ann@example.com" {
 					t.Errorf("left: %+v", r)
-				}
-				left, err := b.istio.Resource(schema.GroupVersionResource{Group: "networking.istio.io", Version: "v1", Resource: "virtualservices"}).Namespace("shop").Get(t.Context(), "orders-mesh", metav1.GetOptions{})
-				if err != nil || len(left.GetAnnotations()) != 1 {
-					t.Errorf("left on the VirtualService: %v, %v", left.GetAnnotations(), err)
 				}
 			})
 		})
