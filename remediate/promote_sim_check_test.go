@@ -34,6 +34,8 @@ type truth struct {
 	ended     time.Time                 // when it was last rolled back
 	alerts    map[string]decision.Alert // all that there have been, by name
 	refused   map[int]time.Time         // templates that were rolled back, and when
+	locked    []int                     // those of them since the last lock was lifted
+	since     time.Time                 // when the lock was set that refuses them
 	proven    map[int]bool              // templates that have stood their rollback window out
 	replaced  map[int]time.Time         // when a pod of a template was last replaced by one of another
 
@@ -122,7 +124,7 @@ func (s *sim) disarmed() bool {
 func (s *sim) noStable() bool { return s.w.stable < s.guard.Rollback.MinReadyStable }
 
 func (s *sim) rollingOut() bool {
-	return len(s.w.pods) == 0 || slices.ContainsFunc(s.w.pods, func(p int) bool { return p != s.w.template })
+	return len(s.w.pods) == 0 || s.w.rollingOut()
 }
 
 func (t *truth) moved(s *sim, was, is virtualservice.Traffic) {
@@ -375,7 +377,12 @@ func (s *sim) told(r decision.Record) {
 		case "rolled-back":
 			s.tally.rollbacks++
 			s.checkCause(r.Lock)
-			t.rolledBack(s)
+			if l := r.Lock; l == nil || !l.Since.Equal(t.since) { // else the lock stood, and refuses what it did
+				t.rolledBack(s)
+			}
+			if r.Lock != nil {
+				t.since = r.Lock.Since
+			}
 		case "unlocked":
 			s.tally.lifted++
 			s.checkLift(e)
@@ -408,14 +415,16 @@ func (t *truth) rolledBack(s *sim) {
 			unproven = unproven || !t.proven[p] && at.After(from)
 		}
 	}
+	coming := slices.ContainsFunc(templatesIn(s.w.templates()), func(present int) bool { return !slices.Contains(s.w.pods, present) })
 	for _, p := range s.w.pods {
-		t.begun = t.begun && p != s.w.template // a build that had ready pods by then is taken on by the scheduler only when somebody begins again
 		if t.proven[p] && unproven {
 			continue
 		}
-		t.refused[p] = s.now()
+		coming = coming && !s.w.has(p)
+		t.refused[p], t.locked = s.now(), append(t.locked, p)
 		delete(t.proven, p)
 	}
+	t.begun = t.begun && coming // a build that had ready pods by then is taken on by the scheduler only when somebody begins again
 }
 
 // checkCause holds a rollback against what can have caused it.
@@ -438,20 +447,24 @@ func (s *sim) checkCause(l *decision.Lock) {
 // checkLift is for a lock that is lifted.
 func (s *sim) checkLift(e decision.HistoryEntry) {
 	t := &s.truth
-	switch _, refused := t.refused[s.w.template]; {
+	present := templatesIn(s.w.templates())
+	refused := slices.ContainsFunc(present, func(p int) bool { _, is := t.refused[p]; return is })
+	switch {
 	case e.By == "ann":
 		t.unlocked = s.now()
-		delete(t.refused, s.w.template)
-		for _, p := range s.w.pods {
+		for _, p := range slices.Concat(present, s.w.pods, t.locked) {
 			delete(t.refused, p)
 		}
 	case e.By == "window":
-		delete(t.refused, s.w.template)
+		for _, p := range present {
+			delete(t.refused, p)
+		}
 	case s.rollingOut():
 		s.fail("a lock was lifted in the middle of a rollout: %s", e.Reason)
 	case refused:
-		s.fail("a lock was lifted for template %d, which is refused: %s", s.w.template, e.Reason)
+		s.fail("a lock was lifted for templates %v, one of which is refused: %s; %v", present, e.Reason, t.refused)
 	}
+	t.locked = nil
 }
 
 // checkWrite holds a write of weights against the world.

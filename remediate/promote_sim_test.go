@@ -262,6 +262,9 @@ func (s *sim) shape() {
 	s.routes = all[s.rand.IntN(len(all))]
 	s.w = &world{template: 1, made: map[int]time.Time{1: s.begin.Add(-time.Hour)}, pods: []int{1, 1}, stable: 2,
 		kind: kinds[s.rand.IntN(len(kinds))], byHost: s.routes == routesHosts}
+	if s.w.kind == "" && s.rand.IntN(3) == 0 { // two Deployments behind one subset
+		s.w.twin, s.w.made[2], s.w.pods, s.w.lives = 2, s.w.made[1], []int{1, 1, 2}, []life{{}, {}, {twin: true}}
+	}
 	s.guard.Rollback.Capacity = []float64{0, 0.8}[s.rand.IntN(2)]
 	if s.w.byHost {
 		s.guard.Stable, s.guard.Canary = virtualservice.Ref{Host: "orders-v1"}, virtualservice.Ref{Host: "orders-v2"}
@@ -516,13 +519,16 @@ func (s *sim) build() {
 	if s.is().Weight == 100 && s.rand.IntN(5) > 0 { // what the guide says to do for the next release
 		s.apply(0)
 	}
-	n := len(s.w.made) + 1
-	if back := 1 + s.rand.IntN(len(s.w.made)); s.rand.IntN(10) == 0 && back != s.w.template {
-		n = back
-	} else {
-		s.w.made[n] = s.now()
+	which := 0 // of two Deployments the first, the second, or both
+	if s.w.twin != 0 {
+		which = s.rand.IntN(3)
 	}
-	s.w.template = n
+	if which != 1 {
+		s.w.template = s.newTemplate(s.w.template)
+	}
+	if which != 0 {
+		s.w.twin = s.newTemplate(s.w.twin)
+	}
 	s.bad = s.rand.IntN(4) == 0
 	s.truth.builds(s)
 	s.tally.builds++
@@ -530,13 +536,23 @@ func (s *sim) build() {
 	s.touch()
 }
 
+// newTemplate is one that is new, or another that was there before.
+func (s *sim) newTemplate(is int) int {
+	n := len(s.w.made) + 1
+	if back := 1 + s.rand.IntN(len(s.w.made)); s.rand.IntN(10) == 0 && back != is {
+		return back
+	}
+	s.w.made[n] = s.now()
+	return n
+}
+
 // roll has one more pod of the present build ready.
 func (s *sim) roll() {
 	for i, p := range s.w.pods {
-		if p != s.w.template {
+		if p != s.w.wants(i) {
 			s.w.pods = slices.Clone(s.w.pods)
 			s.truth.replaced[s.w.pods[i]] = s.now()
-			s.w.pods[i] = s.w.template
+			s.w.pods[i] = s.w.wants(i)
 			s.truth.rolled = s.now()
 			s.agenda["roll"] = s.now().Add(s.between(20*time.Second, 2*time.Minute))
 			break
@@ -551,13 +567,16 @@ func (s *sim) vanish() {
 	for _, p := range s.w.pods {
 		s.truth.replaced[p] = s.now()
 	}
-	s.w.pods = nil
+	s.w.pods, s.w.lives = nil, nil
 	s.touch()
 }
 
 // comeBack has the canary's pods be on other nodes, of the present build.
 func (s *sim) comeBack() {
 	s.w.pods = []int{s.w.template, s.w.template}
+	if s.w.twin != 0 {
+		s.w.pods, s.w.lives = append(s.w.pods, s.w.twin), []life{{}, {}, {twin: true}}
+	}
 	if s.truth.halfway { // else they are what was there before
 		s.truth.rolled, s.truth.halfway = s.now(), false
 	}
@@ -702,7 +721,7 @@ func (r *simReplica) catchUp(now *world, told func() bool) {
 		c.vs = now.vs
 	}
 	if told() {
-		c.template, c.pods, c.made = now.template, now.pods, now.made
+		c.template, c.twin, c.pods, c.lives, c.made = now.template, now.twin, now.pods, now.lives, now.made
 	}
 	if told() {
 		c.stable = now.stable

@@ -19,6 +19,7 @@ import (
 // held against it, and not against what the record says of builds and times.
 type ledger struct {
 	templates map[string]int // by build
+	combined  map[string]int // what present builds were made of, by build
 	spans     map[int][]span // when a template had ready pods
 	told      map[int]span   // the same as replicas have recorded it
 	blamed    map[int]bool   // templates that were rolled back and that nobody has forgiven
@@ -46,13 +47,14 @@ type ledger struct {
 type span struct{ from, until time.Time }
 
 func newLedger() ledger {
-	return ledger{templates: map[string]int{}, spans: map[int][]span{}, told: map[int]span{}, blamed: map[int]bool{}, must: map[int]bool{}, proven: map[int]bool{},
+	return ledger{templates: map[string]int{}, combined: map[string]int{}, spans: map[int][]span{}, told: map[int]span{}, blamed: map[int]bool{}, must: map[int]bool{}, proven: map[int]bool{},
 		listed: map[string]time.Time{}, rollbacks: map[string]decision.Alert{}, owed: map[string]map[int]bool{}}
 }
 
 // lived brings the spans of all templates up to date: the canary's pods have
 // changed.
 func (m *machine) lived() {
+	m.combined[m.w.buildOf(m.w.present)] = m.w.present
 	for t := range m.w.made {
 		m.templates[m.w.hashOfTemplate(t)] = t
 		all := m.spans[t]
@@ -83,7 +85,7 @@ func (m *machine) tell(r *replica, is decision.Record) {
 		switch ready := r.saw.isReady(t); {
 		case ready && (s.from.IsZero() || !s.until.IsZero()):
 			m.told[t] = span{from: m.now}
-		case !ready && t != r.saw.template && r.leads && !serves && !s.from.IsZero() && s.until.IsZero():
+		case !ready && !r.saw.has(t) && r.leads && !serves && !s.from.IsZero() && s.until.IsZero():
 			s.until = m.now
 			m.told[t] = s
 		}
@@ -98,7 +100,7 @@ func (m *machine) forget() {
 	m.recorded.template = 0
 	m.unlocked, m.lifted, m.seen, m.enforced, m.ended = time.Time{}, time.Time{}, time.Time{}, time.Time{}, false
 	for _, w := range []*world{m.w, m.replicas[0].view, m.replicas[1].view} {
-		w.since = w.made[w.present]
+		w.since = w.madeOf(w.present)
 		if w.noBuild() {
 			w.since = time.Time{} // no build is known any more, so everything counts
 		}
@@ -106,7 +108,7 @@ func (m *machine) forget() {
 }
 
 // noBuild says that nothing in a cluster tells of a build of the canary.
-func (w *world) noBuild() bool { return w.template == 0 || w.kind != "" && len(w.pods) == 0 }
+func (w *world) noBuild() bool { return w.templates() == 0 || w.kind != "" && len(w.pods) == 0 }
 
 // counts says whether a rollback alert counts against the build that a pass has
 // looked at: it began while that build was there and after a person last lifted a
@@ -137,7 +139,7 @@ func (m *machine) since(r *replica) time.Time {
 		return time.Time{} // none is known, so everything counts
 	}
 	unseen := func(made time.Time) bool { return m.recorded.template == 0 || made.After(m.recorded.since) }
-	if made := r.saw.made[r.saw.present]; unseen(made) && made.Before(r.saw.since) {
+	if made := r.saw.madeOf(r.saw.present); unseen(made) && made.Before(r.saw.since) {
 		return made
 	}
 	if r.saw.present == m.recorded.template && m.recorded.since.Before(r.saw.since) {
@@ -190,10 +192,10 @@ func (m *machine) checkCause(r *replica) {
 	switch {
 	case m.guard.Rollback.Lock != decision.LockNone && !m.unwritten && !m.meddled:
 		m.t.Fatalf("a rollback without a lock, though the record can be written; status %+v", record.Status)
-	case !m.alertCounts(r) && !asked && !back && !others && !m.owed[r.name][r.saw.present] && m.lockOf(m.w.vs) == nil && !m.meddled:
-		m.t.Fatalf("invariant 7: rolled back, and no alert of %v counts against build %d of %s, unlocked at %s; nobody has asked", r.given, r.saw.present, r.saw.since, m.unlocked)
+	case !m.alertCounts(r) && !asked && !back && !others && !slices.ContainsFunc(templatesIn(r.saw.present), func(t int) bool { return m.owed[r.name][t] }) && m.lockOf(m.w.vs) == nil && !m.meddled:
+		m.t.Fatalf("invariant 7: rolled back, and no alert of %v counts against build %v of %s, unlocked at %s; nobody has asked", r.given, templatesIn(r.saw.present), r.saw.since, m.unlocked)
 	case m.guard.Rollback.Lock != decision.LockNone:
-		m.owe(r, r.saw.present)
+		m.owe(r, templatesIn(r.saw.present)...)
 	}
 }
 
@@ -255,13 +257,13 @@ func (m *machine) checkLocks(r *replica, was, is decision.Record) {
 			m.listed[f.Episode] = m.now
 		}
 	}
-	switch tells := m.w.present != 0 && is.Status.Build == m.w.hashOfTemplate(m.w.present); {
+	switch tells := m.w.present != 0 && is.Status.Build == m.w.buildOf(m.w.present); {
 	case !tells: // a rollback waits for no look at the API server, whatever build a cache has
 		m.seen = time.Time{}
 	case m.seen.IsZero():
 		m.seen = m.now
 	}
-	if t, known := m.templates[is.Status.Build]; known && t != m.recorded.template {
+	if t, known := m.combined[is.Status.Build]; known && t != m.recorded.template {
 		m.recorded.since = m.since(r)
 		m.recorded.template = t
 	}
@@ -390,9 +392,9 @@ func (m *machine) checkAlertLock(r *replica, l decision.Lock, owed bool) time.Ti
 	case !known || a.Name != l.Alert:
 		m.t.Fatalf("invariant 7: there was no rollback alert %s: %+v", l.Alert, l)
 	case !owed && (!given || !m.counts(a, m.since(r))):
-		m.t.Fatalf("invariant 7: %+v (it fires: %v) does not count against build %d of %s, unlocked at %s", a, given, r.saw.present, r.saw.since, m.unlocked)
+		m.t.Fatalf("invariant 7: %+v (it fires: %v) does not count against build %v of %s, unlocked at %s", a, given, templatesIn(r.saw.present), r.saw.since, m.unlocked)
 	case m.ended && !m.meddled && !owed && r.saw.vs == m.w.vs && r.saw.present == m.w.present:
-		m.t.Fatalf("locked by %s after the rollback window of build %d", a.Name, r.saw.present)
+		m.t.Fatalf("locked by %s after the rollback window of build %v", a.Name, templatesIn(r.saw.present))
 	}
 	from := a.StartsAt
 	if from.After(l.Since) { // it was set then, and may be recorded only now
@@ -407,7 +409,7 @@ func (m *machine) checkBlamed(r *replica, l decision.Lock, refused []int, from t
 	proven := func(t int) bool { return m.proven[t] }
 	for _, t := range refused {
 		switch {
-		case !m.served(t, from) && !r.saw.isReady(t) && (t != r.saw.template || len(m.spans[t]) == 0):
+		case !m.served(t, from) && !r.saw.isReady(t) && (!r.saw.has(t) || len(m.spans[t]) == 0):
 			m.t.Fatalf("invariant 7: build %d is refused for %s, and has had no ready pod since %s: %v", t, l.Alert, from, m.spans[t])
 		case l.By == decision.ByAlert && proven(t) && !m.owed[r.name][t] && slices.ContainsFunc(refused, func(t int) bool { return !proven(t) }):
 			m.t.Fatalf("invariant 7: build %d had stood its window out, and is refused beside %v", t, refused)
@@ -474,8 +476,10 @@ func (m *machine) checkCompleted(r *replica) {
 		m.t.Fatalf("invariant 1: recorded as completed, and the canary has had all traffic since %s, the build since %s", m.full, m.builtAt())
 	}
 	m.ended = r.saw.present == m.w.present && !r.saw.noBuild() && r.saw.vs == m.w.vs // else it is of the build, or of the weights, before
-	if t := r.saw.template; r.saw.isReady(t) && !m.blamed[t] {
-		m.proven[t] = true
+	for _, t := range templatesIn(r.saw.templates()) {
+		if r.saw.isReady(t) && !m.blamed[t] {
+			m.proven[t] = true
+		}
 	}
 }
 
@@ -487,7 +491,7 @@ func (m *machine) checkRolledBack(t virtualservice.Traffic) {
 		began = built
 	}
 	over := t.Full() && !m.now.Before(began.Add(m.guard.Rollback.Window-time.Second))
-	if t.Clean() || over || m.seen.IsZero() || m.w.template == 0 {
+	if t.Clean() || over || m.seen.IsZero() || m.w.templates() == 0 {
 		return
 	}
 	since := m.seen
@@ -497,7 +501,7 @@ func (m *machine) checkRolledBack(t virtualservice.Traffic) {
 	for _, r := range m.replicas {
 		for _, a := range r.known {
 			if a.Action == decision.ActionRollback && m.counts(a, since) {
-				m.t.Fatalf("invariant 1: %s fires and counts against build %d of %s, unlocked at %s, and the canary has %+v; status %+v", a.Name, m.w.present, m.seen, m.unlocked, t, m.parsed().Status)
+				m.t.Fatalf("invariant 1: %s fires and counts against build %v of %s, unlocked at %s, and the canary has %+v; status %+v", a.Name, templatesIn(m.w.present), m.seen, m.unlocked, t, m.parsed().Status)
 			}
 		}
 	}
@@ -516,12 +520,12 @@ func (m *machine) checkLiftable(rec decision.Record) {
 		if life.down {
 			continue
 		}
-		if ready++; t != m.w.template || m.blamed[t] || !life.born.After(l.Since) {
+		if ready++; t != m.w.wants(i) || m.blamed[t] || !life.born.After(l.Since) {
 			return
 		}
 	}
 	if ready > 0 {
-		m.t.Fatalf("build %d came after the lock of %s, has all ready pods and is not refused, and the lock stands: %+v", m.w.template, l.Since, l)
+		m.t.Fatalf("build %v came after the lock of %s, has all ready pods and is not refused, and the lock stands: %+v", templatesIn(m.w.templates()), l.Since, l)
 	}
 }
 

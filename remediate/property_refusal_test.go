@@ -140,7 +140,7 @@ func (m *machine) checkUnrecorded(trafficRefused bool) {
 	rec, t := m.parsed(), m.trafficOf(m.w.vs)
 	s := rec.Status
 	safe := m.w.stable >= m.guard.Rollback.MinReadyStable && !m.w.noSubset
-	if trafficRefused || !safe || m.brakeOff() || rec.Request != nil || t.Full() || m.w.template == 0 || s.Build != m.w.hashOfTemplate(m.w.template) || t.Weight == 0 {
+	if trafficRefused || !safe || m.brakeOff() || rec.Request != nil || t.Full() || m.w.templates() == 0 || s.Build != m.w.buildOf(m.w.templates()) || t.Weight == 0 {
 		return
 	}
 	for _, r := range m.replicas {

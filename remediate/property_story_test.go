@@ -36,15 +36,15 @@ func (m *machine) story() {
 		m.ciApply(weight())
 		m.look()
 	case "back": // a new build lifts the lock, and the one before comes back
-		was := m.w.template
+		was, again := m.w.template, m.w.twin
 		m.ciApply(weight())
 		m.fails()
 		m.later(time.Minute)
 		m.ends()
 		m.release(2)
 		m.look()
-		if was > 0 {
-			m.setTemplate(was)
+		if was > 0 || again > 0 {
+			m.setTemplates(was, again)
 			m.roll(rapid.IntRange(0, 2).Draw(m.t, "ready pods"))
 		}
 		m.ciApply(weight())
@@ -135,7 +135,7 @@ func (m *machine) against(what string) {
 	case "locks":
 		m.unlisted = true
 	case "a foreign lock":
-		m.w.foreign = m.otherGuard(true, m.w.template)
+		m.w.foreign = m.otherGuard(true, max(1, m.w.template))
 	case "stable":
 		m.w.stable = 0
 	case "subset":
@@ -199,14 +199,23 @@ func (m *machine) ends() {
 
 // release is a new build of which so many pods are ready.
 func (m *machine) release(ready int) {
-	m.newBuild(len(m.w.made) + 1)
+	m.newBuild(m.which("released"))
 	m.roll(ready)
 }
 
-func (m *machine) newBuild(n int) {
-	m.w.made[n] = m.now
+// newBuild changes the template of one of the canary's Deployments, or of both.
+func (m *machine) newBuild(which string) {
+	first, second := m.w.template, m.w.twin
+	if which != "second" {
+		first = len(m.w.made) + 1
+		m.w.made[first] = m.now
+	}
+	if which != "first" {
+		second = len(m.w.made) + 1
+		m.w.made[second] = m.now
+	}
 	m.oldBuild = 0
-	m.setTemplate(n)
+	m.setTemplates(first, second)
 }
 
 // checkCapacity holds what is told of stable's capacity, when all is calm, against the

@@ -66,7 +66,8 @@ type machine struct {
 	alerts   int
 	ledger
 	routes    routes
-	rolled    int           // the template that pods last came to be of
+	two       bool          // two Deployments may serve the canary
+	rolled    [2]int        // the template that pods last came to be of, and those of a second Deployment
 	skew      time.Duration // of Prometheus's clock
 	busy      bool          // a pass is under way: no other pass starts inside it
 	fault     *fault
@@ -108,7 +109,23 @@ type fault struct {
 }
 
 func newMachine(t *rapid.T) *machine {
-	return newMachineOf(t, rapid.SampledFrom([]routes{routesSplit, routesSplit, routesThree, routesHosts, routesTesters}).Draw(t, "routes"))
+	m := newMachineOf(t, rapid.SampledFrom([]routes{routesSplit, routesSplit, routesThree, routesHosts, routesTesters}).Draw(t, "routes"))
+	if m.w.kind == "" && rapid.SampledFrom([]bool{false, false, true}).Draw(t, "a second Deployment") {
+		m.addTwin()
+	}
+	return m
+}
+
+// addTwin has a second Deployment serve the canary's subset, from the beginning on.
+func (m *machine) addTwin() {
+	made := m.w.made[1]
+	m.two, m.w.twin, m.w.made[2], m.w.pods = true, 2, made, []int{1, 1, 2}
+	m.w.lives = append(slices.Clone(m.w.lives), life{born: made, ready: made, twin: true})
+	m.w.present, m.oldBuild = m.w.templates(), m.w.templates()
+	m.lived()
+	for _, r := range m.replicas {
+		*r.view = *m.w.copy()
+	}
 }
 
 // newMachineOf is newMachine for a release whose VirtualService looks like that.
@@ -141,7 +158,7 @@ func newMachineOf(t *rapid.T, r routes) *machine {
 		return ""
 	}
 	m.ciReplace(rapid.SampledFrom([]int{0, 10, 100}).Draw(t, "weight at first sight"))
-	m.oldBuild = 1
+	m.oldBuild = m.w.templates()
 	for i := range 2 {
 		r := &replica{name: fmt.Sprint("guardian-", i), guard: m.guard, view: m.w.copy(), leads: i == 0, known: map[string]decision.Alert{}, pending: map[string]decision.Alert{}}
 		r.guard.Rollback.Window -= time.Duration(i) * time.Second // an edit that has not reached both yet
@@ -362,7 +379,7 @@ func (m *machine) checkStep(record decision.Record, was, is virtualservice.Traff
 		m.t.Fatalf("raised to %d with a closed gate", is.Weight)
 	case m.closed:
 		m.t.Fatalf("raised to %d when the calendar is closed", is.Weight)
-	case !m.meddled && slices.ContainsFunc(m.w.pods, func(p int) bool { return p != m.w.template }):
+	case !m.meddled && m.w.rollingOut():
 		m.t.Fatalf("raised to %d in the middle of a rollout", is.Weight)
 	case !m.meddled && (m.w.stable < m.guard.Rollback.MinReadyStable || m.w.noSubset):
 		m.t.Fatalf("raised to %d with %d ready endpoints of stable to go back to (subset missing: %v)", is.Weight, m.w.stable, m.w.noSubset)
@@ -371,7 +388,7 @@ func (m *machine) checkStep(record decision.Record, was, is virtualservice.Traff
 		m.t.Fatalf("raised to %d by the schedule in mode %s", is.Weight, m.guard.Promotion.Mode)
 	case m.few && was.Weight > 0:
 		m.t.Fatalf("raised to %d after too few requests", is.Weight)
-	case !m.meddled && m.w.template == m.oldBuild:
+	case !m.meddled && m.w.templates() == m.oldBuild:
 		m.t.Fatalf("raised to %d: the build of the first sight", is.Weight)
 	case was.Weight > 0 && is.Weight != m.raisedTo && m.now.Sub(m.movedAt) < interval:
 		m.t.Fatalf("raised to %d after %s, the interval is %s", is.Weight, m.now.Sub(m.movedAt), interval)
@@ -537,8 +554,8 @@ func (m *machine) checkSeen(before *world) {
 	if m.meddled || m.fault != nil || was.Status.State == decision.StateUnknown || rollsBack {
 		return
 	}
-	if now := is.Status.Build; now != was.Status.Build && (m.w.template == 0 || now != m.w.hashOfTemplate(m.w.template)) {
-		m.t.Fatalf("recorded build %s after %s; the template is %d", now, was.Status.Build, m.w.template)
+	if now := is.Status.Build; now != was.Status.Build && (m.w.templates() == 0 || now != m.w.buildOf(m.w.templates())) {
+		m.t.Fatalf("recorded build %s after %s; the templates are %v", now, was.Status.Build, templatesIn(m.w.templates()))
 	}
 	t := m.trafficOf(before.vs)
 	// What guardian itself has written may be seen after somebody has shifted again.
@@ -656,18 +673,22 @@ func (m *machine) outside(label string) {
 	case "delete":
 		m.put(nil)
 	case "build":
-		n := len(m.w.made) + 1
-		m.newBuild(n)
+		m.newBuild(m.which(label))
 		m.roll(rapid.SampledFrom([]int{0, 0, 1, 2, 2}).Draw(t, label+" ready at once"))
 	case "rollout":
 		m.roll(2)
 	case "undo":
-		if n := rapid.IntRange(1, len(m.w.made)).Draw(t, label+" to"); n != m.w.template {
-			m.setTemplate(n)
-			m.roll(rapid.SampledFrom([]int{0, 1, 2}).Draw(t, label+" ready at once"))
+		n, which := rapid.IntRange(1, len(m.w.made)).Draw(t, label+" to"), m.which(label)
+		if which == "second" && n != m.w.twin {
+			m.setTemplates(m.w.template, n)
+		} else if which != "second" && n != m.w.template {
+			m.setTemplates(n, m.w.twin)
+		} else {
+			return
 		}
+		m.roll(rapid.SampledFrom([]int{0, 1, 2}).Draw(t, label+" ready at once"))
 	case "restart": // the template is changed in a way that is no build
-		if m.w.template != 0 {
+		if m.w.templates() != 0 {
 			m.noises++
 			m.w.noise = m.noises
 			m.roll(rapid.SampledFrom([]int{0, 1, 2, 2}).Draw(t, label+" ready at once"))
@@ -679,8 +700,7 @@ func (m *machine) outside(label string) {
 		}
 		m.lived()
 	case "drop":
-		m.w.template, m.w.noise, m.w.pods, m.w.lives = 0, 0, nil, nil
-		m.lived()
+		m.drop(m.which(label))
 	case "vanish": // as on nodes that are taken away
 		m.w.pods, m.w.lives = nil, nil
 		m.lived()
@@ -704,54 +724,114 @@ func (m *machine) outside(label string) {
 	}
 }
 
+// which of the canary's Deployments something befalls: the first, the second, or both.
+func (m *machine) which(label string) string {
+	if !m.two {
+		return "first"
+	}
+	return rapid.SampledFrom([]string{"first", "second", "both", "both"}).Draw(m.t, label+" of the Deployments")
+}
+
+// drop deletes Deployments, with their pods.
+func (m *machine) drop(which string) {
+	var pods []int
+	var lives []life
+	for i, p := range m.w.pods {
+		if l := m.w.life(i); which == "first" && l.twin || which == "second" && !l.twin {
+			pods, lives = append(pods, p), append(lives, l)
+		}
+	}
+	m.w.pods, m.w.lives = pods, lives
+	if which != "second" {
+		m.w.template = 0
+	}
+	if which != "first" {
+		m.w.twin = 0
+	}
+	if m.w.templates() == 0 {
+		m.w.noise = 0
+	}
+	m.show()
+	m.lived()
+}
+
 // setTemplate changes the pod template to one that is a build of its own.
-func (m *machine) setTemplate(n int) {
-	m.w.template, m.w.noise = n, 0
+func (m *machine) setTemplate(n int) { m.setTemplates(n, m.w.twin) }
+
+// setTemplates does so for both of two Deployments.
+func (m *machine) setTemplates(first, second int) {
+	m.w.template, m.w.twin, m.w.noise = first, second, 0
 	m.show()
 }
 
 // show has the template be the present one, where it can be seen: those of
 // Deployments alone are, before there is a pod.
 func (m *machine) show() {
-	if m.w.template == 0 || m.w.kind != "" && len(m.w.pods) == 0 {
+	if m.w.noBuild() {
 		return
 	}
-	if m.w.template == m.w.present {
+	if m.w.templates() == m.w.present {
 		if m.w.since.IsZero() { // a record that was forgotten knows when it was made
-			m.w.since = m.w.made[m.w.present]
+			m.w.since = m.w.madeOf(m.w.present)
 		}
 		return
 	}
-	m.w.present, m.w.since = m.w.template, m.now
+	m.w.present, m.w.since = m.w.templates(), m.now
 	m.seen, m.ended = time.Time{}, false
 }
 
-// roll has so many of the canary's two pods be ready ones of the present template.
+// roll has so many of the canary's two pods be ready ones of the present template. Of
+// two Deployments the second has one pod.
 func (m *machine) roll(ready int) {
-	if m.w.template == 0 {
+	if m.w.templates() == 0 {
 		return
 	}
 	pods, lives := slices.Clone(m.w.pods), slices.Clone(m.w.lives)
 	if len(pods) == 0 {
-		pods, lives = make([]int, ready), make([]life, ready)
+		if m.w.template != 0 {
+			pods, lives = make([]int, ready), make([]life, ready)
+		}
+		if m.w.twin != 0 && ready > 0 {
+			pods, lives = append(pods, 0), append(lives, life{twin: true})
+		}
 	}
-	for i := range min(ready, len(pods)) {
-		switch {
-		case pods[i] != m.w.template:
-			if pods[i] != 0 || m.rolled != m.w.template { // else they had only gone
-				m.built = m.now
-			}
-			m.rolled = m.w.template
-			fallthrough
-		case lives[i].noise != m.w.noise:
-			pods[i], lives[i] = m.w.template, life{noise: m.w.noise, born: m.now, ready: m.now}
-		case lives[i].down:
-			lives[i].down, lives[i].ready = false, m.now
+	which := m.which("rolls")
+	for i := range pods {
+		first := !lives[i].twin
+		if first && (i >= ready || which == "second") || !first && (ready == 0 || which == "first" && m.w.template != 0) {
+			continue
+		}
+		m.rollPod(pods, lives, i)
+	}
+	// What has not come yet is no pod.
+	for i := len(pods) - 1; i >= 0; i-- {
+		if pods[i] == 0 {
+			pods, lives = slices.Delete(pods, i, i+1), slices.Delete(lives, i, i+1)
 		}
 	}
 	m.w.pods, m.w.lives = pods, lives
 	m.show()
 	m.lived()
+}
+
+// rollPod has a pod be a ready one of the present template.
+func (m *machine) rollPod(pods []int, lives []life, i int) {
+	template, rolled := m.w.template, &m.rolled[0]
+	if lives[i].twin {
+		template, rolled = m.w.twin, &m.rolled[1]
+	}
+	switch {
+	case pods[i] != template:
+		if pods[i] != 0 || *rolled != template { // else they had only gone
+			m.built = m.now
+		}
+		*rolled = template
+		fallthrough
+	case lives[i].noise != m.w.noise:
+		pods[i], lives[i] = template, life{noise: m.w.noise, born: m.now, ready: m.now, twin: lives[i].twin}
+	case lives[i].down:
+		lives[i].down, lives[i].ready = false, m.now
+	}
 }
 
 // anotherGuard has the record of another guard deny the canary: this one was
@@ -829,7 +909,7 @@ func (m *machine) sync(r *replica, only ...string) {
 				continue
 			}
 			r.idle = false // pods tell that something goes on
-			v.template, v.pods, v.lives, v.made, v.noise, v.present, v.since = now.template, now.pods, now.lives, now.made, now.noise, now.present, now.since
+			v.template, v.twin, v.pods, v.lives, v.made, v.noise, v.present, v.since = now.template, now.twin, now.pods, now.lives, now.made, now.noise, now.present, now.since
 		case "stable":
 			if r.idle {
 				continue

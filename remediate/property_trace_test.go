@@ -73,5 +73,5 @@ func (w worldText) String() string {
 	if w.world == nil {
 		return "nothing"
 	}
-	return fmt.Sprintf("template %d (noise %d, %q) since %s, pods %v %v, stable %d", w.present, w.noise, w.kind, w.since.Format("15:04:05"), w.pods, w.lives, w.stable)
+	return fmt.Sprintf("templates %v (noise %d, %q) since %s, pods %v %v, stable %d", templatesIn(w.present), w.noise, w.kind, w.since.Format("15:04:05"), w.pods, w.lives, w.stable)
 }

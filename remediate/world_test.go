@@ -43,13 +43,14 @@ type world struct {
 	vs       *unstructured.Unstructured            // nil: deleted
 	others   map[string]*unstructured.Unstructured // further ones, by name
 	template int                                   // the canary Deployment's pod template; 0: no Deployment
+	twin     int                                   // that of a second Deployment behind the same subset; 0: there is none
 	made     map[int]time.Time                     // when a template first appeared
 	pods     []int                                 // templates of the canary's pods
 	lives    []life                                // of each of them; shorter: it is as old as its template, and ready
 	kind     string                                // what owns the pods: a Deployment if empty, a StatefulSet, a DaemonSet or an Argo Rollout
 	byHost   bool                                  // stable and canary are hosts of their own: Services orders-v1 and orders-v2
 	noise    int                                   // how often the template was changed in a way that is no build; it was the last time when it is not 0
-	present  int                                   // the last template that was not 0
+	present  int                                   // what the templates last came to, while there was one: see templates
 	since    time.Time                             // when it came to be the present one
 	stable   int                                   // ready endpoints of stable
 	noSubset bool                                  // the DestinationRule has lost stable's subset, or stable its Service
@@ -64,17 +65,93 @@ type world struct {
 
 // side is what runs of one version.
 type side struct {
-	template, noise, present int
-	since                    time.Time
-	pods                     []int
-	lives                    []life
+	template, twin, noise, present int
+	since                          time.Time
+	pods                           []int
+	lives                          []life
 }
 
 // life is what a pod is besides its template's.
 type life struct {
 	noise       int
-	born, ready time.Time
-	down        bool // it is not ready
+	born, ready time.Time // zero: as old as its template
+	down        bool      // it is not ready
+	twin        bool      // it is of the second Deployment
+}
+
+// twins stands between the two templates of a canary that two Deployments serve, where
+// one number is to tell of both.
+const twins = 1 << 10
+
+// templates is the number of the templates that are present: that of the only one, or
+// of the lesser and twins times the other.
+func (w *world) templates() int {
+	if w.twin == 0 || w.twin == w.template {
+		return w.template
+	}
+	if w.template == 0 {
+		return w.twin
+	}
+	return min(w.template, w.twin) + twins*max(w.template, w.twin)
+}
+
+// templatesIn are the templates that such a number tells of.
+func templatesIn(templates int) []int {
+	switch {
+	case templates == 0:
+		return nil
+	case templates < twins:
+		return []int{templates}
+	}
+	return []int{templates % twins, templates / twins}
+}
+
+// buildOf is the build that templates come to.
+func (w *world) buildOf(templates int) string {
+	var builds []string
+	for _, t := range templatesIn(templates) {
+		builds = append(builds, w.hashOfTemplate(t))
+	}
+	slices.Sort(builds)
+	return decision.CombineBuilds(builds)
+}
+
+// madeOf is when the newest of templates was made; one that has no pod yet is only
+// dated where none has.
+func (w *world) madeOf(templates int) time.Time {
+	var made, dated time.Time
+	for _, t := range templatesIn(templates) {
+		if made = latest(made, w.made[t]); slices.Contains(w.pods, t) {
+			dated = latest(dated, w.made[t])
+		}
+	}
+	if dated.IsZero() {
+		return made
+	}
+	return dated
+}
+
+// has says whether a template is a present one.
+func (w *world) has(template int) bool { return slices.Contains(templatesIn(w.templates()), template) }
+
+// wants is the template that the i-th of the canary's pods is to be of.
+func (w *world) wants(i int) int { return w.sideOf(w.canaryVersion()).wants(i) }
+
+func (s side) wants(i int) int {
+	if i < len(s.lives) && s.lives[i].twin {
+		return s.twin
+	}
+	return s.template
+}
+
+// rollingOut says that a pod of the canary is to be replaced.
+func (w *world) rollingOut() bool {
+	for i, p := range w.pods {
+		if p != w.wants(i) {
+			return true
+		}
+	}
+	return false
 }
 
 // The owners of a canary's pods that a world knows.
@@ -108,7 +185,7 @@ func (w *world) versions() []string {
 func (w *world) sideOf(version string) side {
 	switch s := w.rest[version]; {
 	case version == w.canaryVersion():
-		return side{w.template, w.noise, w.present, w.since, w.pods, w.lives}
+		return side{w.template, w.twin, w.noise, w.present, w.since, w.pods, w.lives}
 	case version == w.stableVersion():
 		s.template, s.noise, s.lives = max(s.template, 1), 0, nil
 		s.present, s.since = s.template, w.made[s.template]
@@ -260,11 +337,14 @@ var templateHashes memo[[2]int, string]
 func (w *world) life(i int) life { return w.lifeIn(w.sideOf(w.canaryVersion()), i) }
 
 func (w *world) lifeIn(s side, i int) life {
+	var l life
 	if i < len(s.lives) {
-		return s.lives[i]
+		l = s.lives[i]
 	}
-	made := w.made[s.pods[i]]
-	return life{born: made, ready: made}
+	if l.born.IsZero() {
+		l.born, l.ready = w.made[s.pods[i]], w.made[s.pods[i]]
+	}
+	return l
 }
 
 // isReady says whether the canary has a ready pod of a template.
@@ -279,19 +359,35 @@ func (w *world) isReady(template int) bool {
 
 func (w *world) deployments(_ context.Context, want workloadSelector) (out []*slimDeployment, err error) {
 	for _, v := range w.versions() {
-		if s := w.sideOf(v); s.template != 0 && w.kind == "" && want.matches(slimVersions[v]) && (w.rest != nil || v != w.stableVersion()) {
-			out = append(out, w.deployment(v, s))
+		if w.kind != "" || !want.matches(slimVersions[v]) || w.rest == nil && v == w.stableVersion() {
+			continue
+		}
+		s := w.sideOf(v)
+		if s.template != 0 {
+			out = append(out, w.deployment(v, s, false))
+		}
+		if s.twin != 0 {
+			out = append(out, w.deployment(v, s, true))
 		}
 	}
 	return out, nil
 }
 
-func (w *world) deployment(version string, s side) *slimDeployment {
-	d := &slimDeployment{slim: keep(&metav1.ObjectMeta{Name: "orders-" + version}), template: slimVersions[version],
-		build: w.hashOf(s.template, s.noise), replicas: int32(len(s.pods))}
+// deployment is the first or the second Deployment of a version.
+func (w *world) deployment(version string, s side, second bool) *slimDeployment {
+	name, template := "orders-"+version, s.template
+	if second {
+		name, template = name+"-again", s.twin
+	}
+	d := &slimDeployment{slim: keep(&metav1.ObjectMeta{Name: name}), template: slimVersions[version], build: w.hashOf(template, s.noise)}
 	for i, p := range s.pods {
+		l := w.lifeIn(s, i)
+		if l.twin != second {
+			continue
+		}
+		d.replicas++
 		d.have++
-		if l := w.lifeIn(s, i); p == s.template && (i >= len(s.lives) || l.noise == s.noise) {
+		if p == template && (i >= len(s.lives) || l.noise == s.noise) {
 			d.updated++
 			if !l.down {
 				d.avail++
