@@ -124,13 +124,3 @@ func (d *decider) requeueAt(t time.Time) {
 		d.requeue = wait
 	}
 }
-
-func (d *decider) entry(event Event, by, why string) HistoryEntry {
-	return HistoryEntry{At: d.now, Event: event, By: by, From: d.was.Status.Weight, To: d.in.Traffic.Weight,
-		Build: d.rec.Status.Build, Reason: why}
-}
-
-// note adds to the history. The state is filled in when it is known.
-func (d *decider) note(event Event, by, why string) {
-	d.rec.History = append(d.rec.History, d.entry(event, by, why))
-}

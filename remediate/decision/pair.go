@@ -2,10 +2,7 @@ package decision
 
 import (
 	"fmt"
-	"slices"
 	"time"
-
-	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // observePair begins anew where the configuration has another stable or canary than
@@ -30,47 +27,6 @@ func (d *decider) exchange(is *Moves) {
 	d.supersede("the configuration has another stable or canary")
 	d.startAnew()
 	d.rec.Status.Moves = &Moves{VirtualServices: was.VirtualServices, Stable: is.Stable, Canary: is.Canary}
-}
-
-// otherPair says that the configuration has another stable or canary than an unlocked
-// guard's record tells of: what this replica sees of builds and weights is of others.
-// The same holds in the pass that takes up a lock of the configuration's canary.
-func (d *decider) otherPair() bool {
-	l, m, is := d.rec.Lock, d.rec.Status.Moves, d.in.Guard
-	if m == nil || l != nil && (d.was.Lock != nil || l.Canary != is.Canary.String()) {
-		return false
-	}
-	stable, canary, _ := m.pair()
-	same := func(a, b virtualservice.Ref) bool { return virtualservice.SameRef(a, b, is.Namespace, "") }
-	return !same(stable, is.Stable) || !same(canary, is.Canary)
-}
-
-// turned says that stable is what the lock denies: the configuration has exchanged
-// the two under it. To put the canary to 0 would be to give everything to the build
-// that was refused. The record's list alone does not say so, for whoever may write to
-// it could have nothing be moved any more: either what the guard had moved before, or
-// the lock on a VirtualService, says it too. That stable was the canary before says it
-// alone: without a DestinationRule nothing tells how a destination may be spelled.
-func (d *decider) turned() bool {
-	l, was, stable := d.rec.Lock, d.rec.Status.Moves, d.in.Guard.Stable.String()
-	if l == nil {
-		return false
-	}
-	marked := d.in.Marked != nil && d.denied(d.in.Marked.Canary)
-	switch {
-	case was != nil && was.Canary == stable && (l.Canary == "" || l.Canary == stable):
-		return true
-	case l.Canary == stable || d.denied(l.Also):
-		return marked || d.denied(d.rec.Deny)
-	case l.Canary != "":
-		return false
-	}
-	return d.denied(d.rec.Deny) && (marked || was != nil && was.Stable != stable)
-}
-
-// denied says that stable is among what a lock denies.
-func (d *decider) denied(canary []string) bool {
-	return slices.ContainsFunc(d.in.Spare, func(stable string) bool { return slices.Contains(canary, stable) })
 }
 
 // holdTurned is a pass over a guard whose stable is what its lock denies. Nothing is

@@ -132,6 +132,62 @@ func TestThePassThatUnlocksAnExchangedGuardMovesNothing(t *testing.T) {
 	}
 }
 
+// The weights that the record tells of are those of v2, and what is read are those of v1:
+// nothing has gone from one to the other.
+func TestEntriesOfAnExchangedGuardTellOfNoMove(t *testing.T) {
+	lost := func(in *Input) {
+		in.Record = Record{Status: Status{Moves: MovesOf(in.Guard)}}
+		in.Marked = &LockAnnotation{By: "guardian", Canary: []string{"orders-service/v2"}, Stable: []string{"orders-service/v1"}, Build: "b1", Since: at, Message: "guardian rolled it back"}
+	}
+	errors := func(in *Input) {
+		in.Alerts = []Alert{{Name: "Errors", Action: ActionRollback, Fingerprint: "f1", StartsAt: at.Add(time.Minute)}}
+	}
+	was := []but{locked(LockBuild), wasV1V2, deniesV2}
+	for name, c := range map[string]struct {
+		given []but
+		then  [][]but
+		want  []Event
+	}{
+		"a lock":                    {slices.Concat(was, []but{live}), [][]but{{exchanged(100)}, {errors}, {quietNow, asks(RequestUnlock)}}, []Event{EventBlocked, EventNoted, EventUnlocked, EventExchanged}},
+		"a lock that is disarmed":   {slices.Concat(was, []but{live}), [][]but{{exchanged(100), asksDisarm(0, time.Hour)}, {asks(RequestArm)}}, []Event{EventDisarmed, EventArmed, EventBlocked}},
+		"a record that is lost":     {[]but{exchanged(100), lost, live}, [][]but{nil, {asks(RequestUnlock)}}, []Event{EventLocked, EventBlocked, EventUnlocked, EventExchanged}},
+		"no lock":                   {[]but{wasIn(StateIdle, 0), wasV1V2, live}, [][]but{{exchanged(100)}}, []Event{EventExchanged}},
+		"no lock, another replica":  {[]but{wasIn(StateIdle, 0), wasV1V2}, [][]but{{exchanged(100), errors}}, []Event{EventNoted}},
+		"another canary, unlocked":  {[]but{wasIn(StateShifting, 10), wasV1V2, live}, [][]but{{func(in *Input) { in.Guard.Canary.Subset = "v3" }, gets(50), errors}}, []Event{EventExchanged}},
+		"another stable, no canary": {[]but{wasIn(StateShifting, 10), wasV1V2, live}, [][]but{{func(in *Input) { in.Guard.Stable.Subset = "v0" }, gets(10)}}, []Event{EventExchanged}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tell(t, c.given...)
+			var told []Event
+			for _, edits := range c.then {
+				for _, e := range s.then(time.Minute, edits...).Added {
+					told = append(told, e.Event)
+					if e.From != e.To {
+						t.Errorf("%s %d → %d: %s", e.Event, e.From, e.To, e.Reason)
+					}
+				}
+			}
+			for _, e := range c.want {
+				if !slices.Contains(told, e) {
+					t.Errorf("no %s, of: %v", e, told)
+				}
+			}
+		})
+	}
+}
+
+// A stable that became another moves nothing of the canary's: what others have moved since is told.
+func TestAShiftUnderAnotherStableIsToldWithItsWeights(t *testing.T) {
+	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, live)
+	v0 := func(in *Input) {
+		in.Guard.Stable, in.Spare = virtualservice.Ref{Subset: "v0"}, []string{"orders-service/v0"}
+	}
+	d := s.then(time.Minute, v0, gets(30), asks(RequestUnlock))
+	if i := slices.IndexFunc(d.Added, func(e HistoryEntry) bool { return e.Event == EventUnlocked }); i < 0 || d.Added[i].From != 0 || d.Added[i].To != 30 {
+		t.Errorf("added %+v", d.Added)
+	}
+}
+
 func TestALockedGuardThatIsExchangedBackGoesOn(t *testing.T) {
 	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, live)
 	was := s.in

@@ -59,7 +59,7 @@ func (d *decider) refusedRuns() string {
 // lift takes the lock away. Where stable is what it denied, what is read is of another
 // pair than the record tells of: the guard is begun anew with it.
 func (d *decider) lift(event Event, by, why string) {
-	turned := d.turned()
+	d.anew = d.turned()
 	d.rec.Status.LiftedAt = d.now
 	if d.rec.Lock.Since.After(d.now) { // by another replica's clock
 		d.rec.Status.LiftedAt = d.rec.Lock.Since
@@ -72,8 +72,7 @@ func (d *decider) lift(event Event, by, why string) {
 	d.rec.VirtualServices, d.rec.Message = nil, ""
 	d.supersede("unlocked by " + by + ": " + why)
 	d.note(event, by, why)
-	if turned {
-		d.anew = true
+	if d.anew {
 		d.exchange(MovesOf(d.in.Guard))
 		return
 	}
