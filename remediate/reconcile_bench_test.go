@@ -39,10 +39,10 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 	newIndexer := func(indexers cache.Indexers) cache.Indexer {
 		return cache.NewIndexer(cache.MetaNamespaceKeyFunc, indexers)
 	}
-	records, services := newIndexer(nil), newIndexer(nil)
+	records, services := newIndexer(recordIndexers(virtualservice.DefaultDomain)), newIndexer(nil)
 	c := &cacheReader{
-		namespace: "shop", records: corelisters.NewConfigMapLister(records), vs: services,
-		services: newIndexer(selectorIndexers()), rules: newIndexer(hostIndexers("shop", virtualservice.DefaultDomain)), replicas: newIndexer(nil),
+		namespace: "shop", records: corelisters.NewConfigMapLister(records), recordIx: records, vs: services,
+		services: newIndexer(selectorIndexers()), rules: newIndexer(hostIndexers("shop", virtualservice.DefaultDomain)), replicas: newIndexer(revisionIndexers()),
 		podIndex: newIndexer(podIndexers()), deployIdx: newIndexer(deploymentIndexers()), sliceIndex: newIndexer(sliceIndexers()),
 	}
 	meta := func(name string, set map[string]string) metav1.ObjectMeta {
