@@ -665,6 +665,9 @@ func (w *writer) orForeign(ctx context.Context, guard string, err error) error {
 // holds says whether the record that was read is this one. Nearly always nothing
 // has changed at all, and to compare is cheaper than to write it down.
 func (s snapshot) holds(r decision.Record) bool {
+	if s.record != nil && s.stored.Status.State != r.Status.State {
+		return false
+	}
 	same := s.record != nil && (s.record.Labels[records.LabelLocked] == "true") == (r.Lock != nil) && reflect.DeepEqual(s.stored, r)
 	return same || records.Holds(s.record, r)
 }

@@ -23,8 +23,8 @@ import (
 // memoryStore takes the record for written, and nothing else.
 type memoryStore struct {
 	store
-	records cache.Indexer
-	writes  int
+	records, services cache.Indexer
+	writes            int
 }
 
 func (m *memoryStore) writeRecord(_ context.Context, guard string, _ *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error) {
@@ -33,15 +33,22 @@ func (m *memoryStore) writeRecord(_ context.Context, guard string, _ *corev1.Con
 	return cm, m.records.Add(cm)
 }
 
-// BenchmarkALookAtAGuardWhereNothingHappens is what an idle guardian does for
-// each of its guards about every 45 s.
-func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
+func (m *memoryStore) patchVirtualService(_ context.Context, vs *unstructured.Unstructured, ops []virtualservice.Op, _ string) (*unstructured.Unstructured, error) {
+	now, err := applyOps(vs, ops)
+	if err != nil {
+		return nil, err
+	}
+	return now, m.services.Add(now)
+}
+
+// lookRig is a guard whose canary has 30%, and what a look at it needs.
+func lookRig(b *testing.B) (*reconciler, decision.Guard, *memoryStore) {
 	newIndexer := func(indexers cache.Indexers) cache.Indexer {
 		return cache.NewIndexer(cache.MetaNamespaceKeyFunc, indexers)
 	}
-	records, services := newIndexer(recordIndexers(virtualservice.DefaultDomain)), newIndexer(nil)
+	stored, services := newIndexer(recordIndexers(virtualservice.DefaultDomain)), newIndexer(nil)
 	c := &cacheReader{
-		namespace: "shop", records: corelisters.NewConfigMapLister(records), recordIx: records, vs: services,
+		namespace: "shop", records: corelisters.NewConfigMapLister(stored), recordIx: stored, vs: services,
 		services: newIndexer(selectorIndexers()), rules: newIndexer(hostIndexers("shop", virtualservice.DefaultDomain)), replicas: newIndexer(revisionIndexers()),
 		podIndex: newIndexer(podIndexers()), deployIdx: newIndexer(deploymentIndexers()), sliceIndex: newIndexer(sliceIndexers()),
 	}
@@ -79,13 +86,20 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 	vs.SetNamespace("shop")
 	add(services, vs)
 
-	m := &memoryStore{records: records}
+	m := &memoryStore{records: stored, services: services}
 	now := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
-	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: virtualservice.DefaultDomain, now: func() time.Time { return now }, watch: newDwellTimes(), known: newTrafficCache(),
+	r := &reconciler{cached: c, live: c, store: m, user: func() string { return guardianUser }, domain: virtualservice.DefaultDomain, now: func() time.Time { return now }, watch: newDwellTimes(), known: newTrafficCache(), past: records.NewHistories(),
 		leads: func() bool { return true }, heartbeat: func(context.Context) (time.Time, error) { return now, nil },
 		count: func(context.Context, snapshot) decision.Count { return decision.Count{} }, changed: func(context.Context, decision.Guard, snapshot, decision.Decision) {}}
 	g := decision.Guard{Name: "orders-service", Namespace: "shop", VirtualServices: []string{"orders-service"}, DestinationRule: "orders-service",
 		Stable: virtualservice.Ref{Subset: "v1"}, Canary: virtualservice.Ref{Subset: "v2"}, Rollback: decision.Rollback{Lock: decision.LockBuild, Window: 30 * time.Minute, MinReadyStable: 1, MatchRoutes: true, Mirrors: true}}
+	return r, g, m
+}
+
+// BenchmarkALookAtAGuardWhereNothingHappens is what an idle guardian does for
+// each of its guards about every 45 s.
+func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
+	r, g, m := lookRig(b)
 	look := func() {
 		if _, err := r.reconcile(b.Context(), g, nil); err != nil {
 			b.Fatal(err)
@@ -98,6 +112,38 @@ func BenchmarkALookAtAGuardWhereNothingHappens(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		look()
+	}
+	if m.writes > 0 {
+		b.Errorf("%d records written", m.writes)
+	}
+}
+
+// BenchmarkALookInABurstAtWhatWasRolledBack is what follows, for each guard of a burst,
+// from the alerts that come while it is being rolled back, and from the watches.
+func BenchmarkALookInABurstAtWhatWasRolledBack(b *testing.B) {
+	r, g, m := lookRig(b)
+	r.manyRollbacks = func() bool { return true }
+	var alerts []decision.Alert
+	for _, signal := range decision.Signals[:4] {
+		alerts = append(alerts, decision.Alert{Name: "Canary" + signal, Signal: signal, Action: decision.ActionRollback, Fingerprint: signal, StartsAt: r.now(), Summary: "the canary fails"})
+	}
+	look := func(alerts []decision.Alert) outcome {
+		out, err := r.reconcile(b.Context(), g, alerts)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return out
+	}
+	look(nil)
+	if out := look(alerts[:1]); out.decision.Move != decision.MoveStable {
+		b.Fatalf("decided %q: %s", out.decision.Reason, out.decision.Record.Status.Reason)
+	}
+	m.writes = 0
+	b.ReportAllocs()
+	for b.Loop() {
+		if out := look(alerts); !out.later || !out.recorded {
+			b.Fatalf("decided %q (%s), later %v, recorded %v, traffic %+v", out.decision.Reason, out.decision.Record.Status.Reason, out.later, out.recorded, out.snapshot.input.Traffic)
+		}
 	}
 	if m.writes > 0 {
 		b.Errorf("%d records written", m.writes)
