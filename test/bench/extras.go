@@ -79,7 +79,7 @@ func (b *bench) measure(ctx context.Context, v variant, guards []string) error {
 	if err := b.shift(ctx, guards); err != nil {
 		return err
 	}
-	if _, err := b.alarm(ctx, guards); err != nil {
+	if err := b.alarm(ctx, guards); err != nil {
 		return err
 	}
 	if err := sleep(ctx, givenBack); err != nil {

@@ -257,7 +257,8 @@ func (b *bench) makeBare(ctx context.Context, name string) error {
 }
 
 // writeBare is what a rollback has to write: the record with a lock, and the
-// weights with four annotations, both tested against their resource version.
+// weights with four annotations. guardian tests both against their resource
+// version besides, which costs the API server next to nothing.
 func (b *bench) writeBare(ctx context.Context, name string) error {
 	lock, err := json.Marshal(map[string]any{"data": map[string]string{"lock": strings.Repeat("l", 400), "message": strings.Repeat("m", 500),
 		"history": strings.Repeat("h", 400), "deny": strings.Repeat("d", 150), "status": strings.Repeat("t", 1300)},
@@ -426,6 +427,8 @@ func (b *bench) burst(ctx context.Context, guards, bare []string) error {
 	row("bare writes, %d at once", "%.2f s", "", writers, plain.Seconds())
 	row("guardian", "%.2f s", "", took.Seconds())
 	row("ratio", "%.2f", "1.3", took.Seconds()/plain.Seconds())
+	p.bare.print("bare writes")
+	p.rollbacks.print("guardian's")
 	fmt.Printf("\n%d guards\n", len(guards))
 	p.print()
 	for _, ns := range []string{namespace, apart} {
@@ -443,19 +446,21 @@ func (b *bench) race(ctx context.Context, guards, bare []string, p *phases) (pla
 	// Half of the bare writes go before guardian's and half after, so that a
 	// machine that is slower in one minute than in the next is slower for both.
 	half := len(bare) / 2
-	if plain, err = b.timeBare(ctx, bare[:half]); err != nil {
+	plain, first, err := b.timeBare(ctx, bare[:half])
+	if err != nil {
 		return 0, 0, err
 	}
 	b.most()
-	if took, err = b.alarm(ctx, guards); err != nil {
+	if took, p.rollbacks, err = b.timed(func() error { return b.alarm(ctx, guards) }); err != nil {
 		return 0, 0, fmt.Errorf("%w\n%s", err, b.proc.Tail(40))
 	}
 	ended := time.Now()
 	p.end = b.resident()
-	rest, err := b.timeBare(ctx, bare[half:])
+	rest, second, err := b.timeBare(ctx, bare[half:])
 	if err != nil {
 		return 0, 0, err
 	}
+	p.bare = first.and(second)
 	if err := b.allAtStable(ctx, guards); err != nil {
 		return 0, 0, err
 	}
@@ -486,6 +491,7 @@ type phases struct {
 	start, shift, burst, restart float64 // MiB at most
 	idle, scraped                rest
 	end, after                   memory
+	bare, rollbacks              processor // in the race
 }
 
 func (p phases) print() {
@@ -537,10 +543,10 @@ func (b *bench) sizes(ctx context.Context, ns string) (record, annotations int, 
 	return record / max(of, 1), annotations / max(written, 1), nil
 }
 
-// alarm sends four alerts for every guard, and returns how long it took until
-// the last was answered. Those of one guard come together: its four signals are
-// rules of one group, which Prometheus evaluates at one time.
-func (b *bench) alarm(ctx context.Context, guards []string) (time.Duration, error) {
+// alarm sends four alerts for every guard, and returns when the last was answered.
+// Those of one guard come together: its four signals are rules of one group, which
+// Prometheus evaluates at one time.
+func (b *bench) alarm(ctx context.Context, guards []string) error {
 	calls := make([]string, 0, 4*len(guards))
 	for _, g := range guards {
 		for n := range 4 {
@@ -548,8 +554,7 @@ func (b *bench) alarm(ctx context.Context, guards []string) (time.Duration, erro
 		}
 	}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
-	began := time.Now()
-	err := b.parallel(calls, 64, func(call string) error {
+	return b.parallel(calls, 64, func(call string) error {
 		var guard string
 		var n int
 		if _, err := fmt.Sscan(call, &guard, &n); err != nil {
@@ -557,14 +562,13 @@ func (b *bench) alarm(ctx context.Context, guards []string) (time.Duration, erro
 		}
 		return b.post(ctx, client, guard, n)
 	})
-	return time.Since(began), err
 }
 
 // timeBare times the bare writes of these names at guardian's concurrency.
-func (b *bench) timeBare(ctx context.Context, names []string) (time.Duration, error) {
-	began := time.Now()
-	err := b.parallel(names, writers, func(name string) error { return b.writeBare(ctx, name) })
-	return time.Since(began), err
+func (b *bench) timeBare(ctx context.Context, names []string) (time.Duration, processor, error) {
+	return b.timed(func() error {
+		return b.parallel(names, writers, func(name string) error { return b.writeBare(ctx, name) })
+	})
 }
 
 // oneByOne times single rollbacks against single bare writes, in turn.
@@ -670,7 +674,7 @@ type rest struct {
 // least once, and Prometheus, if it is to, scrapes four times.
 func (b *bench) rest(ctx context.Context, scraped bool) (r rest, err error) {
 	const over = time.Minute
-	was, err := b.cpu()
+	was, err := processorTime(b.proc.Pid())
 	if err != nil {
 		return r, err
 	}
@@ -697,26 +701,11 @@ func (b *bench) rest(ctx context.Context, scraped bool) (r rest, err error) {
 				return r, err
 			}
 		case <-end:
-			is, err := b.cpu()
+			is, err := processorTime(b.proc.Pid())
 			r.share = (is - was).Seconds() / over.Seconds()
 			return r, err
 		}
 	}
-}
-
-// cpu is the processor time that guardian has used, from /proc/<pid>/stat.
-func (b *bench) cpu() (time.Duration, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", b.proc.Pid()))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-	var user, system int64
-	if _, err := fmt.Sscan(fields[11]+" "+fields[12], &user, &system); err != nil {
-		return 0, err
-	}
-	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
-	return time.Duration(user+system) * tick, nil
 }
 
 // most is how much of guardian was in memory at most since it was last asked, or

@@ -117,6 +117,17 @@ func (p *Plane) Run(ctx context.Context, program Program) (*Process, error) {
 	return p.family.start(ctx, program)
 }
 
+// Pids are the ids of what runs, by name.
+func (p *Plane) Pids() map[string]int {
+	p.family.mu.Lock()
+	defer p.family.mu.Unlock()
+	out := make(map[string]int, len(p.family.processes))
+	for process := range p.family.processes {
+		out[process.program.Name] = process.Pid()
+	}
+	return out
+}
+
 // unique makes a name of a program unique within the control plane.
 func (p *Plane) unique(name string) string {
 	p.mu.Lock()
