@@ -306,6 +306,14 @@ func TestGate(t *testing.T) {
 					r.History = append(r.History, decision.HistoryEntry{At: time.Now(), Event: decision.EventWould, From: 10, To: 10, Reason: "would have rolled back 10% → 0%, because CanaryErrors: 7%"})
 				})
 			}, code: exitFailed, says: "would have rolled back 10% → 0%, because CanaryErrors: 7% (at 2000-01-01T00:00:20Z); guardian observes and does not roll back", took: 20 * time.Second},
+		"one that is blocked, and was before, fails at the time when it came again": {
+			record: func() decision.Record {
+				r := observing(shifting(10, 50))
+				r.History = []decision.HistoryEntry{{At: time.Unix(0, 0), Event: decision.EventWouldBlocked, Reason: "stable has no endpoints"}}
+				return r
+			}(), setUp: func(b *bench) {
+				b.change(20*time.Second, func(r *decision.Record) { r.History[0].Times, r.History[0].Last = 2, time.Now() })
+			}, code: exitFailed, says: "stable has no endpoints (at 2000-01-01T00:00:20Z)", took: 20 * time.Second},
 		"a would-be rollback of before fails nothing": {
 			record: wouldBe(shifting(10, 50)), code: exitOK, says: "healthy for 1m0s at 10%", took: time.Minute},
 		"healthy, and signals do not roll back": {

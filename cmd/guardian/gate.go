@@ -216,7 +216,8 @@ func (w *gateWatch) see(r *decision.Record, err error, now time.Time) (*gateAnsw
 			return unhealthy(fmt.Sprintf("rolled back at %s: %s", e.At.UTC().Format(time.RFC3339), e.Reason), blameEntry(w.guard, w.namespace, *r, e))
 		}
 		if e.Event == decision.EventWould || e.Event == decision.EventWouldBlocked { // the alert may be over already
-			return unhealthy(fmt.Sprintf("%s (at %s)%s", e.Reason, e.At.UTC().Format(time.RFC3339), observesText(r.Status)), blameEntry(w.guard, w.namespace, *r, e))
+			_, last := e.Count() // what came before the gate began, and came again, is one entry
+			return unhealthy(fmt.Sprintf("%s (at %s)%s", e.Reason, last.UTC().Format(time.RFC3339), observesText(r.Status)), blameEntry(w.guard, w.namespace, *r, e))
 		}
 	}
 	return w.count(r.Status, now)
