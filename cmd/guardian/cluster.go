@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,7 +54,7 @@ func connect(flags clusterFlags) (*cluster, error) {
 	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, overrides)
 	config, err := loader.ClientConfig()
 	if clientcmd.IsEmptyConfig(err) {
-		return nil, errors.New("read kubeconfig: there is none: want --kubeconfig FILE, $KUBECONFIG or ~/.kube/config")
+		return nil, nothingChosen(loader)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)
@@ -82,6 +84,17 @@ func connect(flags clusterFlags) (*cluster, error) {
 		}
 	}
 	return c, nil
+}
+
+// nothingChosen is why a kubeconfig says nothing: there is none, or it has no current
+// context.
+func nothingChosen(loader clientcmd.ClientConfig) error {
+	raw, err := loader.RawConfig()
+	if err != nil || len(raw.Contexts) == 0 {
+		return errors.New("read kubeconfig: there is none: want --kubeconfig FILE, $KUBECONFIG or ~/.kube/config")
+	}
+	contexts := slices.Sorted(maps.Keys(raw.Contexts))
+	return fmt.Errorf("read kubeconfig: it has no current-context: want --context, one of %s", strings.Join(contexts, ", "))
 }
 
 func clusterOf(config *rest.Config, namespace string) (*cluster, error) {

@@ -286,6 +286,26 @@ func TestAnAPIServerThatDoesNotAnswerIsNoVerdict(t *testing.T) {
 	}
 }
 
+func TestAKubeconfigWithoutACurrentContextIsAnsweredWithTheContextsThatItHas(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	file := filepath.Join(t.TempDir(), "config")
+	const text = `apiVersion: v1
+kind: Config
+clusters: [{name: a, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: a, user: {}}]
+contexts: [{name: prod, context: {cluster: a, user: a}}, {name: dev, context: {cluster: a, user: a}}]
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := connect(clusterFlags{kubeconfig: file}); err == nil || err.Error() != "read kubeconfig: it has no current-context: want --context, one of dev, prod" {
+		t.Error(err)
+	}
+	if _, err := connect(clusterFlags{kubeconfig: file, context: "dev"}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWithoutAKubeconfigTheErrorSaysWhereOneIsLookedFor(t *testing.T) {
 	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")

@@ -20,8 +20,12 @@ func durationVar(f *pflag.FlagSet, to *time.Duration, name string, value time.Du
 
 type durationFlag time.Duration
 
+// String is "0" for none, of which pflag prints no default.
 func (d *durationFlag) String() string {
 	const day = 24 * time.Hour
+	if *d == 0 {
+		return "0"
+	}
 	if whole := time.Duration(*d); whole >= day && whole%day == 0 {
 		return strconv.Itoa(int(whole/day)) + "d"
 	}

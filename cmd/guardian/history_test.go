@@ -97,7 +97,7 @@ func TestWhatIsPrintedForProgramsHasAVersion(t *testing.T) {
 		"rollback " + testGuard + " --reason r": "RequestAnswer", "pause --all --reason r --timeout 5s": "RequestAnswer", "mark " + testGuard + " last --wrong --reason r --timeout 5s": "RequestAnswer",
 		"history " + testGuard: "GuardHistory", "receipt " + testGuard: "GuardReceipt", "report": "Report",
 		"gate x": "Error", "gate x " + testGuard: "Error", "status x": "Error", "rollback x --reason r": "Error", "history x": "Error", "receipt x": "Error", "report x": "Error", "mark x last --wrong --reason r": "Error",
-		"gate " + testGuard + " --for 0s": "Error", "check -f /nonexistent": "Error",
+		"gate " + testGuard + " --for 0s": "Error", "report --since x": "Error", "gate " + testGuard + " --nope": "Error", "history a b": "Error", "check -f /nonexistent": "Error",
 	}
 	printed := map[string]bool{"Check": true} // see TestFindingsAreTextJSONAndAnExitCode
 	for args, kind := range kinds {

@@ -78,6 +78,11 @@ func (o rbacOptions) check() error {
 	if o.namespace != "" && len(validation.IsDNS1123Label(o.namespace)) > 0 {
 		return fmt.Errorf("--namespace %q: want the name of a namespace, such as microservices", o.namespace)
 	}
+	for flag, names := range map[string][]string{"--user": o.users, "--group": o.groups} {
+		if slices.Contains(names, "") { // of a variable that is not set
+			return fmt.Errorf("%s \"\": want the name as the API server knows it", flag)
+		}
+	}
 	for _, s := range o.services {
 		switch namespace, name := o.serviceAccount(s); {
 		case namespace == "":

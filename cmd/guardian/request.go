@@ -138,7 +138,7 @@ func (f requestFlags) check(cmd *cobra.Command) error {
 	case f.timeout <= 0:
 		return fmt.Errorf("--timeout %s: want more than 0s", f.timeout)
 	case length != nil && f.length <= 0:
-		return errors.New("--for " + length.Value.String() + ": want for how long the brake is off, such as 1h: it comes on again by itself")
+		return fmt.Errorf("--for %s: want for how long the brake is off, such as 1h: it comes on again by itself", f.length)
 	}
 	return jsonOr("text", f.output)
 }
@@ -341,16 +341,15 @@ func (a *app) withdrawn(ctx context.Context, c *cluster, guard string, q decisio
 	cleanup, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer stop()
 	got := requestOutcome{id: q.ID}
-	found, err := c.records().Withdraw(cleanup, guard, q)
-	if err == nil && !found {
-		if r, readErr := c.records().Get(cleanup, guard); readErr == nil && r != nil {
-			if got.answer = r.AnswerTo(q); got.answer != nil {
-				got.record = r
-				return got, a.tell(guard, c.namespace, q, got)
-			}
-		}
-	}
+	last, found, err := c.records().Withdraw(cleanup, guard, q)
+	answered := last != nil && last.AnswerTo(q) != nil
 	switch {
+	case answered:
+		got.record, got.answer = last, last.AnswerTo(q)
+		return got, a.tell(guard, c.namespace, q, got)
+	case last != nil && last.Status.Moving.Carries(q):
+		got.record = last
+		return got, notYet(guard, q, *last, "when this command ended")
 	case err != nil:
 		return got, couldNotTell("%s (%w), and it could not be withdrawn: %w", what, why, err)
 	case !found:

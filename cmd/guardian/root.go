@@ -37,8 +37,12 @@ func (a *app) execute(ctx context.Context, args []string) error {
 		}
 	}
 	err := root.ExecuteContext(ctx)
-	if err != nil && !ran {
-		return orUnknown(printable.OwnLines{Err: err}) // of cobra, about the person's own words
+	if err == nil || ran {
+		return err
+	}
+	err = orUnknown(printable.OwnLines{Err: err}) // of cobra, about the person's own words
+	if cmd, _, notFound := root.Find(args); notFound == nil && askedForJSON(cmd, args) {
+		return a.forPrograms(func() error { return err })
 	}
 	return err
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -40,6 +42,16 @@ type errorJSON struct {
 func wantsJSON(cmd *cobra.Command) bool {
 	f := cmd.Flags().Lookup("output")
 	return f != nil && f.Value.String() == "json"
+}
+
+// askedForJSON says that a command line that could not be read has --output json: what
+// comes after the first wrong flag has not become the flag's value.
+func askedForJSON(cmd *cobra.Command, args []string) bool {
+	if cmd.Flags().Lookup("output") == nil {
+		return false
+	}
+	line := " " + strings.Join(args, " ") + " "
+	return slices.ContainsFunc([]string{" -o json ", " -o=json ", " -ojson ", " --output json ", " --output=json "}, func(flag string) bool { return strings.Contains(line, flag) })
 }
 
 // jsonOr says of a flag --output that it is neither json nor nothing, which is for what

@@ -184,16 +184,18 @@ func same(r *decision.Request, q decision.Request) bool {
 	return r != nil && r.ID == q.ID && r.Action == q.Action && r.By == q.By && r.Reason == q.Reason && r.At.Equal(q.At) && r.Until.Equal(q.Until) && r.Of.Equal(q.Of)
 }
 
-// Withdraw removes q from the record; found says that it stood there.
-func (c Client) Withdraw(ctx context.Context, guard string, q decision.Request) (found bool, err error) {
+// Withdraw removes q from the record; found says that it stood there. What guardian has
+// begun to carry out is not taken back: then, and where it did not stand there, last is
+// the record as it was read, nil if there is none.
+func (c Client) Withdraw(ctx context.Context, guard string, q decision.Request) (last *decision.Record, found bool, err error) {
 	for {
 		r, err := c.Get(ctx, guard)
-		if err != nil || r == nil || !same(r.Request, q) {
-			return false, err
+		if err != nil || r == nil || !same(r.Request, q) || r.Status.Moving.Carries(q) {
+			return r, false, err
 		}
 		err = c.SetRequest(ctx, guard, r.ResourceVersion, nil)
 		if !apierrors.IsConflict(err) || ctx.Err() != nil {
-			return true, err
+			return nil, true, err
 		}
 	}
 }

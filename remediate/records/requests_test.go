@@ -32,15 +32,27 @@ func asked(action decision.RequestAction) decision.Request {
 func TestTwoEqualRequestsOfOneSecondAreTwo(t *testing.T) {
 	mine, others := asked(decision.RequestPause), asked(decision.RequestPause)
 	c := served(decision.Record{Request: &others})
-	found, err := c.Withdraw(t.Context(), "orders-service", mine)
+	_, found, err := c.Withdraw(t.Context(), "orders-service", mine)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if r, err := c.Get(t.Context(), "orders-service"); err != nil || found || r.Request == nil {
 		t.Errorf("withdrawn %v, left %+v (%v): another's request was taken away", found, r.Request, err)
 	}
-	if found, err := c.Withdraw(t.Context(), "orders-service", others); !found || err != nil {
+	if _, found, err := c.Withdraw(t.Context(), "orders-service", others); !found || err != nil {
 		t.Errorf("one's own was not found (%v)", err)
+	}
+}
+
+func TestARequestThatIsBeingCarriedOutIsNotTakenBack(t *testing.T) {
+	q := asked(decision.RequestRollback)
+	c := served(decision.Record{Request: &q, Status: decision.Status{Moving: &decision.Moving{From: 30, Requests: []decision.Asker{{ID: q.ID, By: q.By}}}}})
+	last, found, err := c.Withdraw(t.Context(), "orders-service", q)
+	if err != nil || found || last == nil || !last.Status.Moving.Carries(q) {
+		t.Errorf("withdrawn %v, last %+v (%v)", found, last, err)
+	}
+	if r, err := c.Get(t.Context(), "orders-service"); err != nil || r.Request == nil {
+		t.Errorf("on the record %+v (%v)", r, err)
 	}
 }
 

@@ -184,7 +184,7 @@ func TestAFlagThatIsWrongIsNotBlamedOnTheEnvironment(t *testing.T) {
 }
 
 func TestWhatIsNearlyRightIsAnsweredWithWhatWouldBe(t *testing.T) {
-	const interval = "want such as {weekdays: [friday], times: [{start_time: '16:00', end_time: '24:00'}], location: Europe/Berlin}; what goes over midnight takes two times"
+	const interval = "want such as {weekdays: [friday], times: [{start_time: '16:00', end_time: '24:00'}], location: Europe/Berlin}; what goes over midnight takes two of them, the second from 00:00 on the day after"
 	for text, want := range map[string]string{
 		"{signals: {errorRate: {max: 1%}}}":                                                     `guards[0].signals.errorRate.max: "1%": want a number: 0.01`,
 		"{signals: {traffic: {shareTolerance: 12.5 %}}}":                                        `guards[0].signals.traffic.shareTolerance: "12.5 %": want a number: 0.125`,

@@ -327,7 +327,7 @@ func (d *decoder) foreign(path string, v any, to reflect.Value) {
 }
 
 // wantInterval is what would be right where one cannot be read.
-const wantInterval = "want such as {weekdays: [friday], times: [{start_time: '16:00', end_time: '24:00'}], location: Europe/Berlin}; what goes over midnight takes two times"
+const wantInterval = "want such as {weekdays: [friday], times: [{start_time: '16:00', end_time: '24:00'}], location: Europe/Berlin}; what goes over midnight takes two of them, the second from 00:00 on the day after"
 
 // foreignError is a parser's message on one line and without values: those of
 // a mistyped http_config may be secrets.
