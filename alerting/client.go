@@ -43,6 +43,9 @@ type Filter struct {
 	// make them a reason to go forward. Prometheus knows no such thing, and
 	// lists them always.
 	Suppressed bool
+	// Pending includes alerts of Prometheus that wait for their "for". Alertmanager knows
+	// none.
+	Pending bool
 	// MinUptime refuses an answer of a server that has been up for less. After a
 	// start Alertmanager knows nothing until Prometheus has sent everything
 	// again (--rules.alert.resend-delay, 1m), and Prometheus writes no ALERTS

@@ -409,4 +409,7 @@ func TestAlertsOfPrometheusComeWithTheirBeginning(t *testing.T) {
 	if len(queries) != 1 || queries[0] != query {
 		t.Errorf("asked %q\nwant  %q", queries, query)
 	}
+	if _, err := prometheusAt(t, ClientOptions{URL: base}).Firing(t.Context(), Filter{Pending: true}); err != nil || !strings.Contains(queries[1], `ALERTS{alertstate=~"firing|pending"}`) {
+		t.Errorf("those that are pending too: %v, asked %q", err, queries[1:])
+	}
 }

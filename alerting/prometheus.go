@@ -108,7 +108,7 @@ func (p *Prometheus) Firing(ctx context.Context, filter Filter) ([]Alert, error)
 	var alerts []Alert
 	seen := map[string]bool{}
 	for _, set := range filter.sets() {
-		samples, err := p.Query(ctx, firingQuery(set))
+		samples, err := p.Query(ctx, firingQuery(set, filter.Pending))
 		if err != nil {
 			return nil, fmt.Errorf("list firing alerts: %w", err)
 		}
@@ -157,8 +157,12 @@ func (p *Prometheus) checkStarted(ctx context.Context, least time.Duration) erro
 
 // firingQuery gives one series for each firing alert. Its value is when the
 // alert began, or 0 where Prometheus keeps no ALERTS_FOR_STATE.
-func firingQuery(matchers Matchers) string {
-	firing := strings.Join(append(matchers.filters(), `alertstate="firing"`), ",")
+func firingQuery(matchers Matchers, pending bool) string {
+	state := `alertstate="firing"`
+	if pending {
+		state = `alertstate=~"firing|pending"`
+	}
+	firing := strings.Join(append(matchers.filters(), state), ",")
 	return fmt.Sprintf(`(ALERTS_FOR_STATE and ignoring(alertstate) ALERTS{%[1]s}) or ignoring(alertstate) (ALERTS{%[1]s} * 0)`, firing)
 }
 

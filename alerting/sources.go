@@ -104,7 +104,7 @@ func (s Sources) Fill(ctx context.Context, filter Filter, store *Store, now func
 		changes, err := put(one.lane, alerts, asked)
 		failed = append(failed, err, hand(alerts, changes))
 		if incomplete == nil {
-			changes, err := s.forget(one.lane, store, asked)
+			changes, err := s.forget(ctx, filter, one.lane, store, asked)
 			return errors.Join(append(failed, err, hand(nil, changes))...)
 		}
 		if !errors.Is(incomplete, ErrYoung) {
@@ -122,16 +122,29 @@ const shownWithin = 10 * time.Second
 // by webhook goes by Prometheus's: longer than its restart takes.
 const unlistedFor = 5 * time.Minute
 
+// heldFor is how long Prometheus must be up before an alert is over by it that came by
+// webhook: Alertmanager has it firing for four minutes without news (four times
+// --rules.alert.resend-delay, 1m), in which a Prometheus without its data may find it anew.
+const heldFor = 5 * time.Minute
+
 // forget drops what others than the server that has given a complete answer have said:
 // what Prometheus has listed while Alertmanager gave none, and what came by webhook where
 // no Alertmanager is asked, or none has answered for long. The end of that may have
-// reached another replica.
-func (s Sources) forget(answered Lane, store *Store, asked time.Time) (Changes, error) {
-	switch {
-	case answered == LaneAlertmanager:
+// reached another replica. What Prometheus may be finding anew stays.
+func (s Sources) forget(ctx context.Context, filter Filter, answered Lane, store *Store, asked time.Time) (Changes, error) {
+	if answered == LaneAlertmanager {
 		return store.Replace(LanePrometheus, nil, asked)
-	case s.Alertmanager == nil || asked.Sub(store.Listed(LaneAlertmanager)) > unlistedFor:
-		return store.Replace(LaneAlertmanager, nil, asked.Add(-shownWithin))
 	}
-	return Changes{}, nil
+	if s.Alertmanager != nil && asked.Sub(store.Listed(LaneAlertmanager)) <= unlistedFor {
+		return Changes{}, nil
+	}
+	filter.MinUptime, filter.Pending = heldFor, true
+	found, err := s.Prometheus.Firing(ctx, filter)
+	switch {
+	case errors.Is(err, ErrYoung):
+		return Changes{}, nil
+	case err != nil:
+		return Changes{}, err
+	}
+	return store.EndUnless(LaneAlertmanager, found, asked.Add(-shownWithin)), nil
 }

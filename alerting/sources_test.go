@@ -16,11 +16,17 @@ type lister struct {
 	alerts []Alert
 	err    error
 	young  bool // it has just started
+	// waiting are those that are pending, and up is for how long the server is up; 0: for ever.
+	waiting []Alert
+	up      time.Duration
 }
 
 func (l lister) Firing(_ context.Context, f Filter) ([]Alert, error) {
-	if l.young && f.MinUptime > 0 {
+	if l.young && f.MinUptime > 0 || l.up > 0 && l.up < f.MinUptime {
 		return nil, ErrYoung
+	}
+	if f.Pending {
+		return append(slices.Clone(l.alerts), l.waiting...), l.err
 	}
 	return l.alerts, l.err
 }
@@ -132,6 +138,77 @@ func TestPrometheusTakesAwayWhatAlertmanagerHasNotListedForLong(t *testing.T) {
 				t.Errorf("%d fire, want %d", got, c.want)
 			}
 		})
+	}
+}
+
+// Otherwise each time that Prometheus stands in, it would be five minutes until the next.
+func TestPrometheusTakesAwayWithEachListingWhileAlertmanagerIsAway(t *testing.T) {
+	now := time.Date(2026, 7, 6, 12, 0, 0, 0, time.UTC)
+	store := NewStore(StoreOptions{})
+	sources := Sources{Alertmanager: lister{}, Prometheus: lister{}, Log: slog.New(slog.DiscardHandler)}
+	fill := func() {
+		t.Helper()
+		err := sources.Fill(t.Context(), Filter{}, store, func() time.Time { return now }, func([]Alert, Changes) error { return nil })
+		if away := sources.Alertmanager.(lister).err; !errors.Is(err, away) {
+			t.Fatalf("error %v, want %v", err, away)
+		}
+	}
+	fill()
+	sources.Alertmanager = lister{err: errors.New("no way there")}
+	for minute := range 20 {
+		now = now.Add(time.Minute)
+		if _, err := store.Apply(LaneWebhook, []Alert{named("A", float64(minute))}, now.Add(-shownWithin)); err != nil {
+			t.Fatal(err)
+		}
+		fill()
+		if got, want := len(store.Firing(now)) == 0, time.Duration(minute+1)*time.Minute > unlistedFor; got != want {
+			t.Errorf("minute %d: over is %v, want %v", minute+1, got, want)
+		}
+	}
+}
+
+// After a restart without its data, and of a rule that was edited, an alert waits for
+// its "for" again; Alertmanager has it firing meanwhile.
+func TestPrometheusTakesAwayNothingThatItMayBeFindingAnew(t *testing.T) {
+	of := func(labels ...string) Alert {
+		a := Alert{Labels: map[string]string{"alertname": "UsersAlert", "guard": "orders"}}
+		for i := 0; i < len(labels); i += 2 {
+			a.Labels[labels[i]] = labels[i+1]
+		}
+		a.Fingerprint = Fingerprint(a.Labels)
+		return a
+	}
+	for name, c := range map[string]struct {
+		prometheus lister
+		want       int
+	}{
+		"it is over":                      {lister{}, 0},
+		"it is pending":                   {lister{waiting: []Alert{of("cluster", "eu")}}, 1},
+		"without external labels":         {lister{waiting: []Alert{of()}}, 1},
+		"the rule has other labels now":   {lister{waiting: []Alert{of("severity", "page")}}, 1},
+		"of another guard":                {lister{waiting: []Alert{of("guard", "payments")}}, 0},
+		"of another rule":                 {lister{waiting: []Alert{of("alertname", "Other")}}, 0},
+		"Prometheus is up for a moment":   {lister{up: heldFor - time.Second}, 1},
+		"Prometheus is up for long again": {lister{up: heldFor}, 0},
+	} {
+		for lane, alertmanager := range map[string]Lister{"none": nil, "away": lister{err: errors.New("no way there")}} {
+			t.Run(name+", Alertmanager "+lane, func(t *testing.T) {
+				received := time.Date(2026, 7, 6, 12, 0, 0, 0, time.UTC)
+				store := NewStore(StoreOptions{Keys: func(a Alert) []string { return []string{a.Labels["guard"]} }})
+				if _, err := store.Apply(LaneWebhook, []Alert{of("cluster", "eu")}, received); err != nil {
+					t.Fatal(err)
+				}
+				asked := received.Add(time.Minute)
+				err := Sources{Alertmanager: alertmanager, Prometheus: c.prometheus, Log: slog.New(slog.DiscardHandler)}.Fill(t.Context(), Filter{}, store,
+					func() time.Time { return asked }, func([]Alert, Changes) error { return nil })
+				if (err != nil) != (alertmanager != nil) {
+					t.Errorf("error %v", err)
+				}
+				if got := len(store.Firing(asked)); got != c.want {
+					t.Errorf("%d fire, want %d", got, c.want)
+				}
+			})
+		}
 	}
 }
 

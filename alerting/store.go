@@ -49,8 +49,8 @@ type StoreOptions struct {
 }
 
 // Store holds which alerts fire now, from all lanes. An alert fires if any lane
-// says so; Alertmanager's listing corrects what its webhook said, and the other
-// lanes speak for themselves. It is safe for concurrent use.
+// says so; Alertmanager's listing corrects what its webhook said, or Prometheus's in its
+// place (EndUnless), and the push lane speaks for itself. It is safe for concurrent use.
 //
 // What one lane says about one alert, by what it said before:
 //
@@ -199,18 +199,7 @@ func (b *Store) Replace(lane Lane, alerts []Alert, asked time.Time) (Changes, er
 			fresh = append(fresh, a)
 		}
 	}
-	var changes Changes
-	for id, e := range b.alerts {
-		r := e.of(lane.source())
-		if present[id] || r.seen.After(asked) || !b.fires(r, asked) {
-			continue
-		}
-		r.alert.Resolved, r.alert.EndsAt, r.seen = true, asked, asked
-		e.take(r)
-		if _, ok := b.firing(e, asked); !ok {
-			changes.Ended = append(changes.Ended, r.alert)
-		}
-	}
+	changes := b.end(lane, asked, func(id identity, _ *entry) bool { return present[id] })
 	refused := 0
 	for _, a := range fresh {
 		if !b.apply(lane, a, asked, &changes) {
@@ -224,8 +213,51 @@ func (b *Store) Replace(lane Lane, alerts []Alert, asked time.Time) (Changes, er
 	return changes, nil
 }
 
-// Listed is when the last complete listing of a lane was asked for, or of what
-// stands in for it; zero if never.
+// EndUnless ends what a lane says fires, but for what another server may say the same of:
+// found has an alert of its name that is about the same. What was reported after asked
+// stands. It is no listing of that lane.
+func (b *Store) EndUnless(lane Lane, found []Alert, asked time.Time) Changes {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sweep(asked, time.Minute)
+	known := map[[2]string]bool{} // by name and key; "": without keys
+	for _, a := range found {
+		for _, key := range orNone(b.opts.Keys(a)) {
+			known[[2]string{a.Name(), key}] = true
+		}
+	}
+	return b.end(lane, asked, func(_ identity, e *entry) bool {
+		name := e.of(lane.source()).alert.Name()
+		return slices.ContainsFunc(orNone(e.keys), func(key string) bool { return known[[2]string{name, key}] })
+	})
+}
+
+func orNone(keys []string) []string {
+	if len(keys) == 0 {
+		return []string{""}
+	}
+	return keys
+}
+
+// end ends what a lane says fires and has not said after asked, but for what stays.
+func (b *Store) end(lane Lane, asked time.Time, stays func(identity, *entry) bool) Changes {
+	var changes Changes
+	for id, e := range b.alerts {
+		r := e.of(lane.source())
+		if r.seen.After(asked) || !b.fires(r, asked) || stays(id, e) {
+			continue
+		}
+		r.alert.Resolved, r.alert.EndsAt, r.seen = true, asked, asked
+		e.take(r)
+		if _, ok := b.firing(e, asked); !ok {
+			changes.Ended = append(changes.Ended, r.alert)
+		}
+	}
+	return changes
+}
+
+// Listed is when the last complete listing of a lane was asked for; zero if
+// never.
 func (b *Store) Listed(lane Lane) time.Time {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
