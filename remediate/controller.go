@@ -268,8 +268,8 @@ func (c *Controller) SetGuards(guards []decision.Guard) {
 }
 
 // Run watches and reconciles until ctx ends, and returns when all that it has
-// started has ended. Alerts that were accepted before are acted upon for lastPass
-// still; then those who wait in Submit get an error. It may be called once. The error
+// started has ended. Alerts that were accepted before are acted upon, and Events of it
+// written, for lastPass still; then those who wait in Submit get an error. It may be called once. The error
 // is an OtherGuardianError: the namespace has another guardian.
 func (c *Controller) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -277,12 +277,13 @@ func (c *Controller) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	last, cut := finishing(ctx)
 	defer cut()
-	defer context.AfterFunc(ctx, c.close)()
+	finish := c.event.run()
+	defer func() { finish(last) }() // after the workers: the last passes tell of what they do
 	defer wg.Wait()
 	defer c.queue.ShutDown()
+	defer c.close() // a queue that has ended takes nothing, and says nothing
 	defer c.info.stop()
 	defer stop(nil)
-	wg.Go(func() { c.event.run(ctx) })
 	if err := c.lease.claim(ctx); err != nil {
 		return err
 	}
@@ -311,10 +312,17 @@ func (c *Controller) Refused() error {
 	return nil
 }
 
-// finishing is ctx, but that it goes on for lastPass when that has ended.
+// finishing is ctx, but that it goes on for lastPass when that has ended; not where
+// another guardian has the namespace.
 func finishing(ctx context.Context) (last context.Context, cut func()) {
 	last, end := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastPass, end) })
+	stop := context.AfterFunc(ctx, func() {
+		if other := (*OtherGuardianError)(nil); errors.As(context.Cause(ctx), &other) {
+			end()
+			return
+		}
+		time.AfterFunc(lastPass, end)
+	})
 	return last, func() { stop(); end() }
 }
 
@@ -429,6 +437,8 @@ func (c *Controller) accept(ctx context.Context, guard string, alerts []decision
 		if e.preempt != nil && len(alerts) > 0 {
 			e.preempt()
 		}
+		c.info.stir()
+		c.queue.Add(guard) // not later: guardian may have ended by then
 	}
 	c.mu.Unlock()
 	switch {
@@ -437,8 +447,6 @@ func (c *Controller) accept(ctx context.Context, guard string, alerts []decision
 	case stopped:
 		return nil, fmt.Errorf("guard %q: %w", guard, errStopped)
 	}
-	c.info.stir()
-	c.queue.Add(guard)
 	return done, nil
 }
 
@@ -456,6 +464,9 @@ func (c *Controller) work(ctx, last context.Context) {
 			return
 		}
 		wait, err := c.reconcile(ctx, last, name)
+		if err == nil && ctx.Err() != nil && c.rollsBack(name) { // the queue takes it no more
+			wait, err = c.reconcile(ctx, last, name)
+		}
 		switch {
 		case comesAgain(err) && ctx.Err() == nil:
 			c.queue.AddAfter(name, againIn(c.slow.When(name), wait))
@@ -479,9 +490,19 @@ func againIn(slow, due time.Duration) time.Duration {
 	return slow
 }
 
+// rollsBack says that the last pass over a guard has left the end of a rollback to the
+// next, which writes it down.
+func (c *Controller) rollsBack(name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.guards[name]
+	return ok && e.record.Status.Moving.RollsBack()
+}
+
 // reconcile is one pass over one guard; it returns when to look again, with an error when
 // what was decided falls due; zero: nothing does. It ends with ctx, or where alerts wait
-// for it with last: half of a rollback would be left to whoever comes next.
+// for it, or a rollback is not told yet, with last: half of it would be left to whoever
+// comes next.
 func (c *Controller) reconcile(ctx, last context.Context, name string) (time.Duration, error) {
 	c.mu.Lock()
 	e, ok := c.guards[name]
@@ -491,13 +512,14 @@ func (c *Controller) reconcile(ctx, last context.Context, name string) (time.Dur
 	}
 	g, pending, waiters := e.guard, maps.Clone(e.pending), e.waiters
 	e.waiters, e.preempted = nil, false // what the caches know now, this pass will see
+	rollsBack := e.record.Status.Moving.RollsBack()
 	c.mu.Unlock()
 
 	alerts := c.o.Firing(name)
 	for _, s := range pending {
 		alerts = received(mergeAlerts(alerts, []decision.Alert{s.alert}), s)
 	}
-	if len(pending) > 0 {
+	if len(pending) > 0 || rollsBack {
 		ctx = last
 	}
 	pass, cancel := context.WithTimeout(ctx, c.o.PassTimeout)

@@ -27,6 +27,19 @@ func TestWhatIsUnderWayGoesOnForABoundedTime(t *testing.T) {
 	})
 }
 
+// What another guardian has is not written any more.
+func TestNothingGoesOnWhereAnotherGuardianHasTheNamespace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancelCause(t.Context())
+		last, cut := finishing(ctx)
+		defer cut()
+		stop(&OtherGuardianError{})
+		if synctest.Wait(); last.Err() == nil {
+			t.Error("it goes on")
+		}
+	})
+}
+
 // On the push lane an alert that is accepted is promised to be looked at.
 func TestNoAlertIsAcceptedByWhoEnds(t *testing.T) {
 	c := &Controller{guards: map[string]*entry{"orders": {pending: map[string]submitted{}}}}

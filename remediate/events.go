@@ -35,12 +35,38 @@ func newEvents(o Options) *events {
 	}
 }
 
-// run hands Events on until ctx ends.
-func (e *events) run(ctx context.Context) {
-	watch := e.cast.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: e.sink})
-	<-ctx.Done()
-	watch.Stop()
-	e.cast.Shutdown()
+// run hands Events on. finish ends that when those that were told are written, or with
+// its ctx.
+func (e *events) run() (finish func(ctx context.Context)) {
+	sink := &endingSink{EventSinkImpl: typedcorev1.EventSinkImpl{Interface: e.sink}, ended: make(chan struct{})}
+	watch := e.cast.StartRecordingToSink(sink)
+	return func(ctx context.Context) {
+		e.to.Event(&corev1.ObjectReference{Kind: "Namespace", Name: e.namespace, Namespace: e.namespace}, corev1.EventTypeNormal, reasonEnd, "no further Events")
+		select {
+		case <-sink.ended:
+		case <-ctx.Done():
+		}
+		watch.Stop()
+		e.cast.Shutdown()
+	}
+}
+
+// reasonEnd is of the last Event, which is written nowhere: the broadcaster hands Events
+// on one after the other, and does not tell when it has done so.
+const reasonEnd = "GuardianEnds"
+
+// endingSink notes when the last Event has come.
+type endingSink struct {
+	typedcorev1.EventSinkImpl
+	ended chan struct{}
+}
+
+func (s *endingSink) Create(event *corev1.Event) (*corev1.Event, error) {
+	if event.Reason == reasonEnd {
+		close(s.ended)
+		return event, nil
+	}
+	return s.EventSinkImpl.Create(event)
 }
 
 // tell makes an Event of what was added to a guard's history.

@@ -24,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/util/workqueue"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
@@ -513,6 +514,94 @@ func TestAStalledWriteIsGivenUpAndTriedAgain(t *testing.T) {
 	r.atWeight(app, 0)
 	if !stalled.Load() {
 		t.Error("nothing stalled")
+	}
+}
+
+// The next guardian finds it done, and tells nothing of it.
+func TestWhatIsDoneWhileGuardianEndsIsToldBeforeItHasEnded(t *testing.T) {
+	r := newRig(t)
+	app := r.app("orders-service")
+	r.must(app.SetWeights(t.Context(), 50, 50))
+	p := r.start(r.guard(app.Name))
+	begun, goOn := make(chan struct{}, 100), make(chan struct{})
+	p.tap.before(func(_ *http.Request, c call) error {
+		if c.verb == "patch" && c.resource == "virtualservices" {
+			begun <- struct{}{}
+			<-goOn
+		}
+		return nil
+	})
+	r.must(p.Accept(t.Context(), app.Name, []decision.Alert{badAlert("CanaryErrors")}, time.Now()))
+	<-begun
+	stopped := make(chan struct{})
+	go func() { p.stop(); close(stopped) }()
+	r.wait("no alert accepted any more", func() error {
+		if err := p.Accept(t.Context(), app.Name, nil, time.Now()); err == nil {
+			return errors.New("one is")
+		}
+		return nil
+	})
+	close(goOn)
+	<-stopped
+	r.must(isAt(t.Context(), app, 0))
+	list, err := r.kube.CoreV1().Events(r.ns).List(t.Context(), metav1.ListOptions{})
+	r.must(err)
+	if !slices.ContainsFunc(list.Items, func(e corev1.Event) bool { return e.Reason == "GuardianRolledBack" }) {
+		t.Error("no Event tells of the rollback, and guardian is gone")
+	}
+	if n := p.metric("guardian_rollbacks_total"); n != 1 {
+		t.Errorf("counted %v rollbacks\n%s", n, p.log)
+	}
+}
+
+// hookedQueue has something happen before a guard is handed in, and before it ends.
+type hookedQueue struct {
+	workqueue.TypedRateLimitingInterface[string]
+	add, end func()
+}
+
+func (q hookedQueue) Add(guard string) {
+	q.add()
+	q.TypedRateLimitingInterface.Add(guard)
+}
+
+func (q hookedQueue) ShutDown() {
+	q.end()
+	q.TypedRateLimitingInterface.ShutDown()
+}
+
+// A queue that has ended takes nothing, and says nothing.
+func TestAnAcceptedAlertIsInTheQueueWhenGuardianEnds(t *testing.T) {
+	r := newRig(t)
+	p := r.newReplica(nil, r.guard("orders-service"))
+	inner := p.queue
+	name, _ := inner.Get()
+	inner.Done(name)
+	p.queue = hookedQueue{inner, func() {
+		if p.Controller.mu.TryLock() { // guardian can end in between
+			p.Controller.mu.Unlock()
+			p.close()
+			inner.ShutDown()
+		}
+	}, func() {}}
+	r.must(p.Accept(t.Context(), "orders-service", []decision.Alert{badAlert("CanaryErrors")}, time.Now()))
+	if inner.Len() != 1 {
+		t.Error("accepted, and nobody looks")
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	r.must(p.Run(ended))
+}
+
+func TestNoAlertIsAcceptedOnceTheQueueEnds(t *testing.T) {
+	r := newRig(t)
+	p := r.newReplica(nil, r.guard("orders-service"))
+	var answer error
+	p.queue = hookedQueue{p.queue, func() {}, func() { answer = p.Accept(context.Background(), "orders-service", nil, time.Now()) }}
+	p.run()
+	p.stop()
+	if !errors.Is(answer, errStopped) {
+		t.Errorf("answered %v", answer)
 	}
 }
 
