@@ -43,10 +43,12 @@ func (d *decider) holdTurned() choice {
 	for _, a := range d.rollback {
 		d.noteAlert(a, "not rolled back: "+why)
 	}
-	if s := d.was.Status; !d.in.Leads && s.State != StateUnknown { // one with the file of before would take it back
+	s := d.was.Status
+	armed := s.State == StateDisarmed && d.rec.Status.Disarmed == nil // whichever replica has seen to that
+	if !d.in.Leads && s.State != StateUnknown && !armed {             // one with the file of before would take it back
 		return choice{state: s.State, reason: ReasonBlocked, text: s.Reason}
 	}
-	if d.was.Status.State != StateBlocked || d.was.Status.Reason != why {
+	if s.State != StateBlocked || s.Reason != why {
 		d.note(EventBlocked, "", why)
 	}
 	return choice{state: StateBlocked, reason: ReasonBlocked, text: why}

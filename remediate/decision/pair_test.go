@@ -693,6 +693,25 @@ func TestAnotherStableUnderALockIsOfTheReplicaThatLeads(t *testing.T) {
 	}
 }
 
+// Whoever looks first ends a disarm; then nothing says any more that an alert rolls nothing
+// back.
+func TestADisarmOfAnExchangedGuardThatAnyReplicaEndsIsNotToldOn(t *testing.T) {
+	disarmed := func(in *Input) {
+		in.Record.Status.State, in.Record.Status.Disarmed = StateDisarmed, &Disarm{By: "ann", Reason: "because", At: at, Until: at.Add(time.Hour)}
+	}
+	r := replicasOf([]but{exchanged(100)}, []but{exchanged(100)}, locked(LockBuild), wasV1V2, deniesV2, disarmed)
+	r.now = at.Add(2 * time.Hour)
+	in := r.follower
+	in.Record, in.Heartbeat = r.rec, r.now
+	d := Decide(in, r.now)
+	if st := d.Record.Status; st.Disarmed != nil || st.State != StateBlocked || strings.Contains(st.Reason, "disarmed") {
+		t.Errorf("%s (%s), disarmed %+v", st.State, st.Reason, st.Disarmed)
+	}
+	if r.rec = d.Record; len(r.take(50)) > 1 || countOf(r.events(), EventBlocked) != 1 || r.rec.Status.State != StateBlocked {
+		t.Errorf("afterwards %s, of: %v", r.rec.Status.State, r.events())
+	}
+}
+
 // What CI gives the canary is put back by a replica with the file of before, too: that the
 // guard is blocked by the lease holder's stays its to tell.
 func TestAReplicaThatPutsACanaryBackLeavesWhatTheLeaseHolderTells(t *testing.T) {
