@@ -139,7 +139,7 @@ func (d *decider) replacedBy(n Next) bool {
 // stays there: it would be given to the canary that has failed.
 func (d *decider) handOver(n Next) choice {
 	why := fmt.Sprintf("build %s of canary %s, which the configuration has in place of %s, is ready and not among the refused", n.Workload.Build, n.Canary, d.in.Guard.Canary)
-	d.lift(EventUnlocked, "new build", why+d.staysWithStable())
+	d.lift(EventUnlocked, "new build", why+d.staysWith("stable", d.in.Guard.Canary.String()))
 	d.rec.Changed = nil
 	d.rec.Status.Moves = cmp.Or(d.rec.Status.Moves, MovesOf(d.in.Guard))
 	d.exchange(&Moves{Stable: n.Stable.String(), Canary: n.Canary.String()})
@@ -147,14 +147,6 @@ func (d *decider) handOver(n Next) choice {
 	c := choice{text: cmp.Or(d.in.Absent, "canary gets no traffic"), reason: ReasonNewBuild, move: MoveMark, release: d.in.Owned}
 	c.marks = Marks{State: StateIdle, Reason: c.text, Since: d.now}
 	return c
-}
-
-// staysWithStable tells what is not given back; "": there is nothing.
-func (d *decider) staysWithStable() string {
-	if len(d.rec.Changed) == 0 {
-		return ""
-	}
-	return "; testers' routes and mirrors that led to " + d.in.Guard.Canary.String() + " stay with stable"
 }
 
 // follow has a lock of the next canary, which runs a refused build, take the place of
@@ -174,7 +166,7 @@ func (d *decider) follow(n Next, refused string) choice {
 		d.rec.Deny = denied
 	}
 	text := fmt.Sprintf("canary %s, which the configuration has in place of %s, runs build %s, which is refused: the lock is of %s now", n.Canary, was.Canary, refused, n.Canary)
-	d.note(EventLocked, ByRefused, text+d.staysWithStable())
+	d.note(EventLocked, ByRefused, text+d.staysWith("stable", d.in.Guard.Canary.String()))
 	c := choice{state: d.was.Status.State, text: d.was.Status.Reason, reason: ReasonRefusedBuild}
 	d.rec.Changed = nil // what the rollback has led to stable would be given to the canary that was
 	d.startAnew()

@@ -3,6 +3,8 @@ package decision
 import (
 	"fmt"
 	"time"
+
+	"github.com/canary-guardian/guardian/remediate/virtualservice"
 )
 
 // observePair begins anew where the configuration has another stable or canary than
@@ -21,12 +23,37 @@ func (d *decider) observePair() {
 func (d *decider) exchange(is *Moves) {
 	was := *d.rec.Status.Moves
 	e := d.entry(EventExchanged, "", fmt.Sprintf("the configuration has stable %s and canary %s, and had %s and %s: builds and weights are looked at anew",
-		is.Stable, is.Canary, was.Stable, was.Canary))
+		is.Stable, is.Canary, was.Stable, was.Canary)+d.keepWithStable(was, *is))
 	e.From, e.Build = e.To, ""
 	d.rec.History = append(d.rec.History, e)
 	d.supersede("the configuration has another stable or canary")
 	d.startAnew()
 	d.rec.Status.Moves = &Moves{VirtualServices: was.VirtualServices, Stable: is.Stable, Canary: is.Canary}
+}
+
+// keepWithStable has what the rollback of another canary has led to stable stay there: it
+// would be given to a canary that has failed, or that is stable now. It tells of that;
+// "": there is nothing.
+func (d *decider) keepWithStable(was, is Moves) string {
+	_, former, _ := was.pair()
+	if _, canary, _ := is.pair(); virtualservice.SameRef(former, canary, d.in.Guard.Namespace, "") {
+		return ""
+	}
+	stable := "stable"
+	if was.Stable != is.Stable {
+		stable = was.Stable + ", which was stable"
+	}
+	stays := d.staysWith(stable, was.Canary)
+	d.rec.Changed = nil
+	return stays
+}
+
+// staysWith tells what is not given back to a canary; "": there is nothing.
+func (d *decider) staysWith(stable, canary string) string {
+	if len(d.rec.Changed) == 0 {
+		return ""
+	}
+	return "; testers' routes and mirrors that led to " + canary + " stay with " + stable
 }
 
 // holdTurned is a pass over a guard whose stable is what its lock denies. Nothing is

@@ -188,6 +188,46 @@ func TestAShiftUnderAnotherStableIsToldWithItsWeights(t *testing.T) {
 	}
 }
 
+// Testers' routes that the rollback of v2 has led to v1 would be given to v2, which is stable
+// now, or to a canary that nobody looks after any more.
+func TestNothingThatLedToTheOtherCanaryIsGivenBackAfterAnExchange(t *testing.T) {
+	led := func(in *Input) {
+		in.Record.Changed = []virtualservice.Change{{VirtualService: "orders-service", Path: "/spec/http/0/route"}}
+		in.Owned, in.Owed = true, true
+	}
+	v3 := func(in *Input) { in.Guard.Canary, in.Deny = virtualservice.Ref{Subset: "v3"}, nil }
+	v0 := func(in *Input) { in.Guard.Stable, in.Spare = virtualservice.Ref{Subset: "v0"}, nil }
+	none := func(in *Input) { in.Guard.Rollback.Lock = LockNone }
+	for name, c := range map[string]struct {
+		given []but
+		then  [][]but
+		stays string
+	}{
+		"exchanged under a lock":       {[]but{locked(LockBuild), deniesV2, wasV1V2, live, led}, [][]but{{exchanged(100)}, {asks(RequestUnlock)}}, "; testers' routes and mirrors that led to v2 stay with v1, which was stable"},
+		"exchanged without a lock":     {[]but{wasIn(StateIdle, 0), wasV1V2, live, none, led}, [][]but{{exchanged(0)}}, "; testers' routes and mirrors that led to v2 stay with v1, which was stable"},
+		"another canary":               {[]but{wasIn(StateIdle, 0), wasV1V2, live, none, led}, [][]but{{v3}}, "; testers' routes and mirrors that led to v2 stay with stable"},
+		"another stable alone":         {[]but{wasIn(StateIdle, 0), wasV1V2, live, none, led}, [][]but{{v0}}, ""},
+		"exchanged, nothing was led":   {[]but{wasIn(StateIdle, 0), wasV1V2, live}, [][]but{{exchanged(0)}}, ""},
+		"a replica that does not lead": {[]but{wasIn(StateIdle, 0), wasV1V2, led}, [][]but{{exchanged(0)}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tell(t, c.given...)
+			was, told := s.in.Record.Changed, ""
+			for _, edits := range c.then {
+				d := s.then(time.Minute, edits...)
+				for _, e := range d.Added {
+					if _, stays, ok := strings.Cut(e.Reason, "looked at anew"); ok && e.Event == EventExchanged {
+						told += stays
+					}
+				}
+			}
+			if left := s.in.Record.Changed; told != c.stays || c.stays != "" && left != nil || c.stays == "" && len(left) != len(was) {
+				t.Errorf("told %q, left to give back: %+v; of: %v", told, left, eventsOf(s.in.Record))
+			}
+		})
+	}
+}
+
 func TestALockedGuardThatIsExchangedBackGoesOn(t *testing.T) {
 	s := tell(t, locked(LockBuild), wasV1V2, deniesV2, live)
 	was := s.in
