@@ -58,6 +58,7 @@ const (
 	AlertCannotWatch           = "GuardianCannotWatch"
 	AlertUnguarded             = "GuardianCanaryUnguarded"
 	AlertForeignLock           = "GuardianForeignLock"
+	AlertConfigRefused         = "GuardianConfigRefused"
 )
 
 // Alerts lists the names of all alerts that Generate can write.
@@ -69,7 +70,7 @@ func Alerts() []string {
 		AlertServiceTraffic, AlertServiceTrafficWarning, AlertComparison, AlertComparisonHold, AlertComparisonWarning,
 		AlertHeartbeat, AlertHeartbeatStale, AlertRolledBack, AlertWouldRollBack, AlertRollbackBlocked, AlertDisarmed, AlertRollbackIneffective,
 		AlertReleaseWithoutCanary, AlertDown, AlertNotificationsFailing, AlertRulesIncomplete, AlertReconcileFailing,
-		AlertUnwatched, AlertCannotWatch, AlertUnguarded, AlertForeignLock,
+		AlertUnwatched, AlertCannotWatch, AlertUnguarded, AlertForeignLock, AlertConfigRefused,
 	}
 }
 

@@ -81,11 +81,22 @@ func (b *builder) selfGroup() {
 		summary:     "guardian cannot list or watch {{ $labels.resource }}",
 		description: "A replica of the release " + b.Name + " in " + b.Namespace + " cannot list or watch {{ $labels.resource }}, and is not ready. It reads them one by one, as far as the API server lets it, and sees what others change only when it looks, at least once a minute. Which right, resource or connection is missing: guardian's log, and /readyz of its metrics port.",
 	})
+	b.configAlert()
 	if len(b.Guards) > 0 {
 		b.brakeAlerts()
 		b.stateAlerts()
 	}
 	b.endGroup()
+}
+
+// configAlert tells people of a file that guardian refuses, before a start fails on it.
+func (b *builder) configAlert() {
+	b.alert(alert{
+		name: AlertConfigRefused, action: ActionNone, severity: "critical", static: map[string]string{LabelNamespace: b.Namespace}, wait: 5 * time.Minute,
+		expr:        "min(guardian_config_last_reload_successful{" + b.self() + "}) == 0",
+		summary:     "guardian has refused its configuration and runs on the one of before",
+		description: "A replica of the release " + b.Name + " in " + b.Namespace + " has refused its configuration as it now stands, and runs on the one of before: nothing that was changed is in force. A pod that starts now reads the refused file and fails, unless that has but another namespace; with the last replica the brake is gone. What is wrong with it: guardian's log, or guardian check -f guardian.yaml -n " + b.Namespace,
+	})
 }
 
 // brakeAlerts tells people what the brake does not hold: a canary that nothing watches,

@@ -595,6 +595,7 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		cannot      = "GuardianCannotWatch/none"
 		unguarded   = "GuardianCanaryUnguarded/none orders-service"
 		foreign     = "GuardianForeignLock/none orders-service"
+		refused     = "GuardianConfigRefused/none"
 	)
 	guardian := func(more rows) target {
 		return target{name: "guardian", phase: 2, rows: merge(replica("guardian", nil, nil, nil).rows, more)}
@@ -730,6 +731,17 @@ func TestAlertsAboutGuardian(t *testing.T) {
 		"a lock of somebody else": {self: true,
 			targets: []target{guardian(rows{`guardian_foreign_locks{guard="orders-service"}`: step(60, 2, 240, 0)})},
 			want:    map[int][]string{45: {heartbeat}, 165: {foreign, heartbeat}, 270: {heartbeat}},
+		},
+		"a configuration that one of two replicas has refused": {self: true,
+			targets: []target{
+				guardian(rows{"guardian_config_last_reload_successful": step(0, 1, 30, 0, 370, 1)}),
+				{name: "second", phase: 3, rows: rows{"guardian_config_last_reload_successful": always(1.0)}},
+			},
+			want: map[int][]string{300: {heartbeat}, 365: {refused, heartbeat}, 395: {heartbeat}},
+		},
+		"one that is mended within minutes": {self: true,
+			targets: []target{guardian(rows{"guardian_config_last_reload_successful": step(0, 1, 30, 0, 240, 1)})},
+			want:    map[int][]string{120: {heartbeat}, 240: {heartbeat}, 390: {heartbeat}},
 		},
 		"a release without a canary": {self: true,
 			targets: []target{guardian(rows{`guardian_releases_without_canary_total{guard="orders-service"}`: step(60, 1)})},

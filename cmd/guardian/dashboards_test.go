@@ -328,6 +328,7 @@ func exportedMetrics() map[string]bool {
 	alerting.NewMetrics(reg)
 	remediate.NewMetrics(reg)
 	newAPIRequests(reg)
+	newReloads(reg, nil, nil)
 	newNotifier(reg, slog.New(slog.DiscardHandler), nil)
 	newRulesWriter(nil, nil, nil, reg, slog.New(slog.DiscardHandler))
 	all := make(chan *prometheus.Desc)

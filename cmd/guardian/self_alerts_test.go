@@ -218,6 +218,12 @@ func TestEachAlertAboutGuardianSeesWhatItWatchesBreak(t *testing.T) {
 	r.tell(am, time.Now().Add(time.Hour), r.alertOf(failing))
 	b.is(rules.AlertNotificationsFailing, "", true) // nobody listens where its route leads
 
+	b.is(rules.AlertConfigRefused, "", false)
+	r.must(os.WriteFile(b.g.file, []byte(settings+"misspelt: 1\n"), 0o600))
+	b.is(rules.AlertConfigRefused, "", true)
+	r.must(os.WriteFile(b.g.file, []byte(settings), 0o600))
+	b.is(rules.AlertConfigRefused, "", false)
+
 	b.is(rules.AlertReconcileFailing, failing, false)
 	b.is(rules.AlertCannotWatch, "", false)
 	b.shift(b.apps[failing])
@@ -231,7 +237,7 @@ func TestEachAlertAboutGuardianSeesWhatItWatchesBreak(t *testing.T) {
 	b.g = r.start("guardian-0", settings) // a watch that stands is not ended by what its user may no longer
 	b.is(rules.AlertCannotWatch, "", true)
 
-	tried := append(slices.Collect(maps.Keys(breaks)), rules.AlertDown, rules.AlertRulesIncomplete, rules.AlertHeartbeatStale, rules.AlertNotificationsFailing, rules.AlertReconcileFailing, rules.AlertCannotWatch)
+	tried := append(slices.Collect(maps.Keys(breaks)), rules.AlertDown, rules.AlertRulesIncomplete, rules.AlertHeartbeatStale, rules.AlertNotificationsFailing, rules.AlertReconcileFailing, rules.AlertCannotWatch, rules.AlertConfigRefused)
 	elsewhere := map[string]string{
 		rules.AlertHeartbeat: "TestAFaultIsRolledBackByRealPrometheusAndAlertmanager", rules.AlertRollbackIneffective: "TestAFaultIsRolledBackByRealPrometheusAndAlertmanager",
 	}

@@ -134,6 +134,7 @@ func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, e
 	reg := prometheus.WrapRegistererWith(prometheus.Labels{rules.LabelOwner: c.Namespace}, registry)
 	s.connectTraces(reg)
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.reloads = newReloads(reg, s.log, time.Now)
 	metrics := alerting.NewMetrics(reg)
 	s.bridge = newBridge(c, metrics, s.log.With("component", "alerting"), time.Now)
 	if err := s.connectChecks(); err != nil {
@@ -350,7 +351,15 @@ func (s *service) setGuards(c config.Config) error {
 	if s.memory != nil {
 		s.memory.tune(len(c.Guards))
 	}
+	s.reloads.taken()
 	return nil
+}
+
+// watcher takes over what the configuration's file becomes.
+func (s *service) watcher(file string, content []byte) *config.Watcher {
+	return &config.Watcher{Path: file, Seen: content, Apply: s.reload, Report: s.reloads.refused, Unwatched: func(err error) {
+		s.log.Error("the configuration's file cannot be watched", "err", err)
+	}}
 }
 
 // run serves until ctx ends or a part fails; the first failure ends the rest.
@@ -376,9 +385,6 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 	version, revision := buildVersion()
 	s.log.Info("guardian starts", "version", version, "revision", revision, "namespace", s.config.Namespace,
 		"guards", len(s.config.Guards), "alerts", s.server.AlertsAddr().String(), "metrics", s.server.MetricsAddr().String())
-	watcher := &config.Watcher{Path: file, Seen: content, Apply: s.reload, Report: func(err error) {
-		s.log.Error("invalid configuration ignored, keeping the previous one", "err", err)
-	}}
 	var g run.Group
 	add := func(f func(context.Context) error) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -396,7 +402,7 @@ func (s *service) run(ctx context.Context, file string, content []byte) error {
 		add(s.page.run)
 	}
 	add(s.tidy)
-	add(watcher.Run)
+	add(s.watcher(file, content).Run)
 	err := g.Run()
 	s.log.Info("guardian stops", "err", err)
 	return err
@@ -409,7 +415,7 @@ func (s *service) reload(c config.Config) {
 		s.log.Warn("changed keys need a restart", "keys", keys)
 	}
 	if c.Namespace != s.config.Namespace {
-		s.log.Error("configuration ignored: namespace cannot change while guardian runs", "was", s.config.Namespace, "is", c.Namespace)
+		s.reloads.refused(fmt.Errorf("namespace: it cannot change while guardian runs: was %q, is %q; a restart takes it over", s.config.Namespace, c.Namespace))
 		return
 	}
 	// What is known to fire was sorted out by the labels as they were.
@@ -419,10 +425,11 @@ func (s *service) reload(c config.Config) {
 	// The objects that bear the old name would stay, and their alerts with them.
 	c.Rules.Name, c.Rules.Namespace = s.config.Rules.Name, s.config.Rules.Namespace
 	if reflect.DeepEqual(s.config, c) {
+		s.reloads.taken()
 		return
 	}
 	if err := s.setGuards(c); err != nil {
-		s.log.Error("invalid configuration ignored, keeping the previous one", "err", err)
+		s.reloads.refused(err)
 		return
 	}
 	if gone := config.RemovedGuards(s.config, c); len(gone) > 0 {

@@ -20,6 +20,7 @@ type service struct {
 	controller *remediate.Controller
 	server     *alerting.Server
 	rules      *rulesWriter
+	reloads    *reloads
 	notifier   *notifier       // nil: nobody is posted to
 	page       *pageServer     // nil: there is none
 	traces     *tracing.Traces // nil: there are none

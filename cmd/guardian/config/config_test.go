@@ -344,7 +344,7 @@ func TestOnlyWhatIsConnectedNeedsARestart(t *testing.T) {
 func watchEvents(t *testing.T, path string, seen []byte) (<-chan Config, <-chan error) {
 	t.Helper()
 	configs, failures := make(chan Config, 10), make(chan error, 10)
-	w := Watcher{Path: path, Seen: seen, Apply: func(c Config) { configs <- c }, Report: func(err error) { failures <- err }}
+	w := Watcher{Path: path, Seen: seen, Apply: func(c Config) { configs <- c }, Report: func(err error) { failures <- err }, Unwatched: func(err error) { failures <- err }}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- w.Run(ctx) }()
@@ -414,7 +414,7 @@ func TestWithoutAWatchTheFileIsPolled(t *testing.T) {
 		t.Fatal(err)
 	}
 	configs, failures := make(chan Config, 10), make(chan error, 10)
-	w := Watcher{Path: path, Seen: []byte("of before"), Apply: func(c Config) { configs <- c }, Report: func(err error) { failures <- err }, Poll: time.Millisecond,
+	w := Watcher{Path: path, Seen: []byte("of before"), Apply: func(c Config) { configs <- c }, Report: func(error) {}, Unwatched: func(err error) { failures <- err }, Poll: time.Millisecond,
 		notify: func() (*fsnotify.Watcher, error) { return nil, syscall.EMFILE }}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)

@@ -25,6 +25,9 @@ type Watcher struct {
 	// Report gets what is wrong with a new file, once for each content. The
 	// configuration before stays in force.
 	Report func(error)
+	// Unwatched gets why the kernel tells of no changes, or missed some. It says
+	// nothing about the file.
+	Unwatched func(error)
 	// Poll is how often the file is looked at without an event, which heals
 	// missed ones and symlinks into other folders. Default 1m.
 	Poll time.Duration
@@ -45,7 +48,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	var events <-chan fsnotify.Event
 	var failures <-chan error
 	if notify, err := w.watch(); err != nil {
-		w.Report(fmt.Errorf("watch configuration %s (it is looked at every %s instead): %w", w.Path, w.Poll, err))
+		w.Unwatched(fmt.Errorf("watch configuration %s (it is looked at every %s instead): %w", w.Path, w.Poll, err))
 	} else {
 		defer notify.Close()
 		events, failures = notify.Events, notify.Errors
@@ -60,7 +63,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-events:
 			look = time.After(settle)
 		case err := <-failures:
-			w.Report(fmt.Errorf("watch configuration %s: %w", w.Path, err))
+			w.Unwatched(fmt.Errorf("watch configuration %s: %w", w.Path, err))
 		case <-look:
 			w.once()
 		case <-poll.C:
