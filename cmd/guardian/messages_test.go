@@ -87,7 +87,7 @@ func TestCommandsAreFoundInSentences(t *testing.T) {
 	}
 	for command, want := range map[string]string{
 		"guardian status a": "no -n", "kubectl guardian unlock a -n b": "no --reason", "guardian arm a -n b --reason ' '": "no --reason",
-		"guardian disarm a -n b --reason c": "no --for", "guardian unlock -n b --reason c": "accepts 1 arg", "guardian status a --to b": "unknown flag",
+		"guardian disarm a -n b --reason c": "no --for", "guardian unlock -n b --reason c": "too little: want guardian unlock NAME", "guardian status a --to b": "unknown flag",
 		"kubectl guardian unlock a -n b --reason '…'": "",
 	} {
 		err := typeable(command)
