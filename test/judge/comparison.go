@@ -297,7 +297,7 @@ func compareFor(o worldOptions, length int64, seed uint64) int {
 type noWorse struct {
 	name string
 	set  func(o *worldOptions, run uint64)
-	most int // percent of the hours
+	most int // percent of the hours; where more than 1 is allowed is known to be wrong: docs/alerts.md tells of it
 }
 
 // hoursOfTrouble are such hours in which both versions, or a cold canary, fail at times.
@@ -357,7 +357,6 @@ var hoursOfStalls = []noWorse{
 
 // fooled counts alarms by what happens to both versions, or to a canary that is cold.
 func fooled() bool {
-	// The shapes of which more is allowed are known to be wrong: docs/alerts.md tells of them.
 	fmt.Printf("\nComparison with stable: alarms in an hour in which no version is worse but for its start (100 requests/s)\n")
 	w := table("what\tcanary\talarms")
 	good := true
