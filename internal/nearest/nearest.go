@@ -30,9 +30,19 @@ func Distance(a, b string) int {
 	return row[len(b)]
 }
 
-// Sort puts those of names first that are most like name.
+// Sort puts those of names first that are most like name: what begins with it, then what
+// has it somewhere, then by the letters that differ, of which short names have few.
 func Sort(names []string, name string) {
+	rank := func(s string) int {
+		switch {
+		case strings.HasPrefix(s, name):
+			return 0
+		case strings.Contains(s, name):
+			return 1
+		}
+		return 2
+	}
 	slices.SortStableFunc(names, func(a, b string) int {
-		return cmp.Or(cmp.Compare(Distance(a, name), Distance(b, name)), strings.Compare(a, b))
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(Distance(a, name), Distance(b, name)), strings.Compare(a, b))
 	})
 }
