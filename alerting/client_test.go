@@ -215,14 +215,14 @@ func TestNoAnswerIsNeverTakenForNothingFiring(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := strings.Replace(serve(t, test.handle), "http://", "http://admin:hunter2@", 1)
-			_, err := alertmanager(t, ClientOptions{URL: base}).Firing(t.Context(), Filter{})
+			_, err := alertmanager(t, ClientOptions{URL: base, Timeout: time.Minute}).Firing(t.Context(), Filter{})
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("Alertmanager: got %v, want %q", err, test.want)
 			}
-			if _, err := alertmanager(t, ClientOptions{URL: base}).Silences(t.Context()); test.want == "no list" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			if _, err := alertmanager(t, ClientOptions{URL: base, Timeout: time.Minute}).Silences(t.Context()); test.want == "no list" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 				t.Errorf("Alertmanager's silences: got %v, want %q", err, test.want)
 			}
-			_, promErr := prometheusAt(t, ClientOptions{URL: base}).Firing(t.Context(), Filter{})
+			_, promErr := prometheusAt(t, ClientOptions{URL: base, Timeout: time.Minute}).Firing(t.Context(), Filter{})
 			if promErr == nil {
 				t.Error("Prometheus: no error")
 			}
