@@ -66,7 +66,9 @@
 // off; replicas are killed between two writes. Some sequences begin with a story: a few
 // events in an order that chance seldom finds. A ledger of the test's own (who
 // served when, what was rolled back, allowed again, or has stood its window out) says what
-// each write may be, not the decision's own words. Replicas whose clocks differ, and a
+// each write may be, not the decision's own words. A configuration that gets another
+// stable or canary, which replicas read one after the other, is in
+// TestPropertyInvariantsHoldWhenThePairIsEdited. Replicas whose clocks differ, and a
 // VirtualService that leaves the configuration, have tests of their own.
 //
 // # Confirmed
