@@ -1,6 +1,7 @@
 package remediate
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -35,6 +36,7 @@ type truth struct {
 	alerts    map[string]decision.Alert // all that there have been, by name
 	refused   map[int]time.Time         // templates that were rolled back, and when
 	locked    []int                     // those of them since the last lock was lifted
+	lock      *decision.Lock            // of the record as it was last written
 	since     time.Time                 // when the lock was set that refuses them
 	proven    map[int]bool              // templates that have stood their rollback window out
 	replaced  map[int]time.Time         // when a pod of a template was last replaced by one of another
@@ -361,6 +363,8 @@ func (s *sim) checkThin() {
 // Of the history it has what is new.
 func (s *sim) told(r decision.Record) {
 	t := &s.truth
+	lock := cmp.Or(r.Lock, t.lock) // what is seen to be done may be lifted in the same look
+	t.lock = r.Lock
 	for _, e := range r.History {
 		if slices.Contains(t.lately, e) {
 			continue // the same pass has written the record twice
@@ -376,12 +380,10 @@ func (s *sim) told(r decision.Record) {
 			}
 		case "rolled-back":
 			s.tally.rollbacks++
-			s.checkCause(r.Lock)
-			if l := r.Lock; l == nil || !l.Since.Equal(t.since) { // else the lock stood, and refuses what it did
-				t.rolledBack(s)
-			}
-			if r.Lock != nil {
-				t.since = r.Lock.Since
+			s.checkCause(lock)
+			if lock != nil && !lock.Since.Equal(t.since) { // else it stood, and refuses what it did
+				t.rolledBack(s, *lock)
+				t.since = lock.Since
 			}
 		case "unlocked":
 			s.tally.lifted++
@@ -406,10 +408,10 @@ func (s *sim) told(r decision.Record) {
 // rolledBack notes which templates a rollback is about: those with ready pods,
 // and of them one that has stood its window out only if there is no other, nor was
 // while the alert's requests were made.
-func (t *truth) rolledBack(s *sim) {
+func (t *truth) rolledBack(s *sim, l decision.Lock) {
 	t.ended = s.now()
 	unproven := slices.ContainsFunc(s.w.pods, func(p int) bool { return !t.proven[p] })
-	if l := s.record().Lock; l != nil && l.By == decision.ByAlert {
+	if l.By == decision.ByAlert {
 		from := l.StartsAt.Add(-s.guard.AlertWindow)
 		for p, at := range t.replaced {
 			unproven = unproven || !t.proven[p] && at.After(from)

@@ -100,6 +100,44 @@ func TestAnUndoRightAfterTheAlertLiftsTheLockForAProvenBuild(t *testing.T) {
 	s.refused("b2")
 }
 
+// The replica that has set the lock has died, or has not written yet. The other one has
+// not heard of the alert, and none of what runs is refused: what was begun is done and
+// told, and only then does the present build lift the lock.
+func TestALockIsNotLiftedInTheMiddleOfItsRollback(t *testing.T) {
+	for name, c := range map[string]struct {
+		between  []but
+		lifted   bool // before the rollback is done
+		proven   []string
+		finishes string
+	}{
+		"of the build that was there":    {proven: []string{"b1"}, finishes: "rolled-back by alert: 50→0; unlocked by new build: 50→0"},
+		"of a build that has come since": {between: []but{runs("b3", 2), agedOf("b3", at.Add(2*time.Minute), at.Add(2*time.Minute))}, lifted: true, proven: []string{"b1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := tell(t, live, runs("b1", 2), func(in *Input) {
+				in.Record.Status.Proven = c.proven
+				in.Record.Status.Served = []Served{{Build: "b0", From: at.Add(-time.Hour), Until: at.Add(-time.Minute)}, {Build: "b1", From: at.Add(-time.Minute)}}
+			})
+			s.then(time.Minute, s.firesNow("Errors", time.Minute))
+			s.locked(true)
+			s.refused("b0")
+			d := s.then(time.Second, append([]but{quietNow, gets(50)}, c.between...)...)
+			s.locked(!c.lifted)
+			if c.lifted {
+				return
+			}
+			if d.Move != MoveStable || !d.Record.Status.Moving.RollsBack() {
+				t.Fatalf("move %v (%s), %+v", d.Move, d.Reason, d.Record.Status.Moving)
+			}
+			d = s.then(time.Second)
+			s.locked(false)
+			if got := verdictOf(d).added; got != c.finishes || d.Signal == "" {
+				t.Errorf("told %q, counted as %q; want %q", got, d.Signal, c.finishes)
+			}
+		})
+	}
+}
+
 func TestATemplateWithoutAReadyPodIsNotRefused(t *testing.T) {
 	s := tell(t, live)
 	s.then(time.Minute, runs("b2", 0, "b1"), appearedAt(at.Add(time.Minute))) // the fix begins to roll out

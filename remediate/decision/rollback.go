@@ -82,29 +82,6 @@ func (d *decider) expectStable(l Lock) {
 
 func notLocked(reason string) string { return "rolled back, not locked: " + reason }
 
-// confirm tells of a rollback that the canary's traffic shows to be done.
-func (d *decider) confirm() {
-	m := d.rec.Status.Moving
-	if !m.RollsBack() {
-		return
-	}
-	event := EventRolledBack
-	if m.Again {
-		event = EventReasserted
-	}
-	e := d.entry(event, m.By, m.Reason)
-	e.Alert, e.From, e.To = m.Alert, m.From, 0
-	if m.Receipt != nil && m.By == ByAlert && !m.Again {
-		e.Fired = m.Receipt.Fired
-	}
-	d.rec.History = append(d.rec.History, e)
-	if !m.Again {
-		d.keepReceipt(m)
-	}
-	d.endMoving(ResultDone, string(event)+": "+m.Reason)
-	d.signal = m.Signal
-}
-
 // gone tells of a locked guard one of whose VirtualServices does not exist: where
 // there is none, Istio sends requests to all pods of the host, the canary's too.
 func (d *decider) gone() choice {

@@ -35,7 +35,15 @@ func (d *decider) rollbackExpired() bool {
 // build, and none to one that has been refused.
 func (d *decider) canUnlock() bool {
 	c := d.in.Canary
-	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.allPresent() && d.refusedRuns() == ""
+	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.allPresent() && d.refusedRuns() == "" && !d.midway()
+}
+
+// midway says that the lock's rollback is under way, and that whoever has decided on it
+// knew the present build. It may have heard an alert that this replica has not: what has
+// been begun is done first.
+func (d *decider) midway() bool {
+	s := d.rec.Status
+	return s.Moving.RollsBack() && d.hasCanaryTraffic() && !s.BuildSince.After(d.rec.Lock.Since)
 }
 
 // refusedRuns is a refused build that has a ready pod, or "". Of several
@@ -59,6 +67,9 @@ func (d *decider) refusedRuns() string {
 // lift takes the lock away. Where stable is what it denied, what is read is of another
 // pair than the record tells of: the guard is begun anew with it.
 func (d *decider) lift(event Event, by, why string) {
+	if !d.hasCanaryTraffic() && d.in.Gone == "" {
+		d.confirm() // whoever has written it may have had no time to tell
+	}
 	d.anew = d.turned()
 	d.rec.Status.LiftedAt = d.now
 	if d.rec.Lock.Since.After(d.now) { // by another replica's clock

@@ -90,18 +90,6 @@ func (d *decider) expected() (own, done bool) {
 	return t.Weight == e && (done || t.Weight != s.Weight), done
 }
 
-// confirmStep tells of a step that the canary's traffic shows to be done.
-func (d *decider) confirmStep() {
-	m := d.rec.Status.Moving
-	if m == nil || m.Step == 0 {
-		return
-	}
-	e := d.entry(EventStep, m.By, fmt.Sprintf("step to %d%%", m.Step))
-	e.From, e.To = m.From, m.Step
-	d.rec.History = append(d.rec.History, e)
-	d.endMoving(ResultDone, string(EventStep)+": "+e.Reason)
-}
-
 // takeWeight records a weight that observeWeight has passed over.
 func (d *decider) takeWeight() {
 	s, t := &d.rec.Status, d.in.Traffic
