@@ -213,6 +213,7 @@ func New(o Options) (*Controller, error) {
 		user:  c.self.get, leads: c.lease.leads, heartbeat: c.lease.newestHeartbeat, forward: c.askForward, count: c.count, changed: c.wrote, manyRollbacks: c.manyRollbacks, unguarded: c.info.unguardedOf, querySlot: c.querySlot, preemptible: c.preemptible,
 		idle: c.info.idle, stir: c.info.stir, links: o.Links,
 	}
+	c.info.lookedAt = c.r.lookedAt.has
 	if o.After != nil {
 		c.r.after = c.after
 	}
@@ -253,6 +254,7 @@ func (c *Controller) SetGuards(guards []decision.Guard) {
 			c.r.asked.forget(name)
 			c.r.unrecorded.forget(name)
 			c.r.later.forget(name)
+			c.r.lookedAt.forget(name)
 			c.slow.Forget(name)
 			c.o.Metrics.stop(name)
 		}

@@ -30,6 +30,7 @@ type feed struct {
 	lw      cache.ListerWatcher
 	index   cache.Indexer
 	trim    cache.TransformFunc
+	own     func(brought any) any         // what was written, if that is what was brought; nil: nothing is written
 	changed func(was, is any, first bool) // nil: it was not there, or is gone; first: when the cache is first filled
 	failing func(error)
 }
@@ -128,6 +129,9 @@ func (f *feed) put(obj any, first bool) (key string, err error) {
 		return key, nil
 	case !found:
 		was = nil
+	}
+	if f.own != nil {
+		obj = f.own(obj)
 	}
 	if err := f.index.Add(obj); err != nil {
 		return "", fmt.Errorf("%s: %w", f.resource, err)

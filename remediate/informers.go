@@ -28,7 +28,8 @@ type informers struct {
 	touched   func(guards []string)
 	preempt   func(guard string) // a person asks for its rollback
 	restarted func(guard string, ref virtualservice.Ref, byReason map[string]int64)
-	refilled  func() // which caches are believed has changed
+	refilled  func()                              // which caches are believed has changed
+	lookedAt  func(guard string, object any) bool // in this very version; nil: never
 	log       *slog.Logger
 
 	istio    *istioAPI
@@ -88,6 +89,7 @@ func newInformers(o Options, touched func([]string), preempt func(string), resta
 		services: services.index, replicas: replicas.index, revisionIx: revisions.index, rules: rules.index,
 		podIndex: pods.index, deployIdx: deployments.index, sliceIndex: endpoints.index,
 	}
+	maps.own, vs.own = instead(&i.reader.ownRecords), instead(&i.reader.ownServices)
 	return i
 }
 
@@ -97,7 +99,8 @@ func (i *informers) liveReader(o Options) *liveReader {
 
 // tell has the guards looked at that a change may matter to.
 func (i *informers) tell(was, is any, first bool) {
-	if is == nil {
+	gone := is == nil
+	if gone {
 		is, was = was, nil
 	}
 	guards := i.of(is)
@@ -115,6 +118,9 @@ func (i *informers) tell(was, is any, first bool) {
 	}
 	if !first {
 		i.stirredBy(is)
+	}
+	if i.lookedAt != nil && !gone {
+		guards = slices.DeleteFunc(slices.Clone(guards), func(guard string) bool { return i.lookedAt(guard, is) })
 	}
 	i.touched(guards)
 }

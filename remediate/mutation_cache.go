@@ -44,3 +44,24 @@ func (o *mutationCache[T]) newest(name string, cached T, found bool) (T, bool) {
 	delete(o.byName, name)
 	return cached, found
 }
+
+// instead is what was written in place of an equal object that the watch brings: one of
+// the two is kept in memory.
+func (o *mutationCache[T]) instead(brought T) T {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if own, ok := o.byName[brought.GetName()]; ok && versionOf(own) == versionOf(brought) {
+		return own
+	}
+	return brought
+}
+
+// instead is a mutation cache's for objects of a type that only it knows.
+func instead[T metav1.Object](o *mutationCache[T]) func(any) any {
+	return func(brought any) any {
+		if obj, ok := brought.(T); ok {
+			return o.instead(obj)
+		}
+		return brought
+	}
+}

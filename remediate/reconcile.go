@@ -62,6 +62,7 @@ type reconciler struct {
 	asked        perGuard[time.Time] // when what shows only after a rollback was last asked for
 	unrecorded   unrecorded
 	later        perGuard[time.Time] // when what could not be given back is tried again
+	lookedAt     lookedAt
 
 	user          func() string // guardian's own, as the API server knows it; empty: not known yet
 	leads         func() bool
@@ -325,6 +326,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 	if err != nil {
 		return decision.Input{}, s, err
 	}
+	r.lookedAt.read(g.Name, s)
 	if (s.input.Owned || len(s.leaving) > 0) && (s.input.Record.Lock == nil || live) { // a rollback pays nothing for it
 		s.gatherHeld(ctx, from)
 	}
