@@ -25,39 +25,6 @@ const (
 	MinKubernetesHold = "1.36"
 )
 
-// AdmissionOptions say which policies are wanted.
-type AdmissionOptions struct {
-	// NoHold leaves out the policy that holds dry runs and GitOps where they are,
-	// and the one that warns of it: the API server refuses them as well.
-	NoHold bool
-	Labels map[string]string // put on every object; may be nil
-}
-
-// AdmissionYAML is the admission policies and their bindings for a whole cluster,
-// ready for kubectl apply. They have no parameters: a lock stands on the
-// VirtualService that it is about (LockAnnotation), a record names its owner, and
-// a Namespace chooses by label and annotation. While a VirtualService is locked
-// nobody but guardian gives its canary more traffic, or deletes it; what guardian
-// writes in its records is its own to change. The policies look at nothing but
-// VirtualServices that bear a lock, and ConfigMaps labelled as records.
-func AdmissionYAML(o AdmissionOptions) ([]byte, error) {
-	policies := []policy{lockPolicy(), recordPolicy()}
-	if !o.NoHold {
-		policies = append(policies, holdPolicy(), heldPolicy())
-	}
-	var b strings.Builder
-	for i, p := range policies {
-		if i > 0 {
-			b.WriteString("---\n")
-		}
-		p.labels = o.Labels
-		if err := p.print(&b); err != nil {
-			return nil, fmt.Errorf("admission policy %s: %w", p.name, err)
-		}
-	}
-	return []byte(b.String()), nil
-}
-
 // policy is an admission policy with a comment on each of its parts.
 type policy struct {
 	name       string

@@ -180,6 +180,3 @@ func (i *informers) needless(now time.Time) bool {
 	d.run++
 	return true
 }
-
-// quiet says that nothing goes on with a guard, and all of it could be read.
-func (s snapshot) quiet() bool { return s.unread == nil && len(s.leaving) == 0 && s.input.Quiet() }

@@ -3,13 +3,11 @@ package remediate
 import (
 	"context"
 	"errors"
-	"fmt"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
@@ -77,27 +75,4 @@ func (c *Controller) tellFailure(ctx context.Context, g decision.Guard, e *entry
 	case was.why != "":
 		c.o.Logger.InfoContext(ctx, "reconcile succeeds again", "guard", g.Name)
 	}
-}
-
-// namespaceError says of an error that it is the namespace's: that is being deleted, or
-// is gone. Where guardian's rights have gone with it, the API server says no more than
-// that guardian may not.
-func namespaceError(namespace string, err error) error {
-	switch {
-	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return fmt.Errorf("namespace %s is being deleted: %w", namespace, err)
-	case lacksNamespace(err):
-		return fmt.Errorf("namespace %s does not exist: %w", namespace, err)
-	}
-	return err
-}
-
-// lacksNamespace says that what is not found is the namespace of what was to be written.
-func lacksNamespace(err error) bool {
-	var status apierrors.APIStatus
-	if !apierrors.IsNotFound(err) || !errors.As(err, &status) {
-		return false
-	}
-	details := status.Status().Details
-	return details != nil && details.Kind == "namespaces"
 }

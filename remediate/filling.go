@@ -2,28 +2,12 @@ package remediate
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-)
-
-// Resources that are watched, besides Istio's.
-const (
-	resourceRecords     = "configmaps"
-	resourceServices    = "services"
-	resourcePods        = "pods"
-	resourceDeployments = "deployments"
-	resourceReplicaSets = "replicasets"
-	resourceRevisions   = "controllerrevisions"
-	resourceSlices      = "endpointslices"
 )
 
 // fillTimeout is how long guardian waits at its start for a cache that has
@@ -54,16 +38,6 @@ func (p *cachePart) lastError() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
-}
-
-// unreadable says why something cannot be read for as long as nobody changes
-// guardian's rights, or what the API server serves. It is empty for all that may
-// pass by itself.
-func unreadable(err error) string {
-	if _, none := errors.AsType[*NotServedError](err); none || apierrors.IsForbidden(err) {
-		return err.Error()
-	}
-	return ""
 }
 
 // lacks says whether a cache is not filled, or is not up to date: what it would
@@ -151,60 +125,4 @@ func (i *informers) waitUntil(ctx context.Context, ok func(waited time.Duration)
 		}
 	}
 	return true
-}
-
-// fillingReader reads from the caches, and from the API server what one of them
-// does not hold yet: what a cache lacks must not be taken for absent.
-type fillingReader struct {
-	*cacheReader
-	lacks func(resource string) bool
-	live  reader
-}
-
-// from is where objects of these resources are read.
-func (f fillingReader) from(resources ...string) reader {
-	if slices.ContainsFunc(resources, f.lacks) {
-		return f.live
-	}
-	return f.cacheReader
-}
-
-func (f fillingReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
-	return f.from(resourceRecords).record(ctx, guard)
-}
-
-func (f fillingReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
-	return f.from(resourceVirtualServices).virtualService(ctx, name)
-}
-
-func (f fillingReader) destinationRule(ctx context.Context, name string) (*slimRule, error) {
-	return f.from(resourceDestinationRules).destinationRule(ctx, name)
-}
-
-func (f fillingReader) service(ctx context.Context, name string) (*slimService, error) {
-	return f.from(resourceServices).service(ctx, name)
-}
-
-func (f fillingReader) deployments(ctx context.Context, want workloadSelector) ([]*slimDeployment, error) {
-	return f.from(resourceDeployments).deployments(ctx, want)
-}
-
-func (f fillingReader) pods(ctx context.Context, want workloadSelector) ([]*slimPod, error) {
-	return f.from(resourcePods).pods(ctx, want)
-}
-
-func (f fillingReader) revisions(ctx context.Context, want workloadSelector, pods []*slimPod) ([]*slimRevision, error) {
-	return f.from(resourceReplicaSets, resourceRevisions).revisions(ctx, want, pods)
-}
-
-func (f fillingReader) slices(ctx context.Context, service string) ([]*slimSlice, error) {
-	return f.from(resourceSlices).slices(ctx, service)
-}
-
-func (f fillingReader) denying(ctx context.Context, destination string) ([]*corev1.ConfigMap, error) {
-	return f.from(resourceRecords).denying(ctx, destination)
-}
-
-func (f fillingReader) locked(ctx context.Context) ([]*corev1.ConfigMap, error) {
-	return f.from(resourceRecords).locked(ctx)
 }

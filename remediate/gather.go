@@ -11,32 +11,8 @@ import (
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
-
-// snapshot is one guard as it was read: what Decide looks at, and the objects
-// that its decision is applied to.
-type snapshot struct {
-	input    decision.Input
-	pair     virtualservice.Pair
-	record   *corev1.ConfigMap // nil: none yet
-	stored   decision.Record   // what record says
-	services []*unstructured.Unstructured
-	held     map[string]bool                       // those of them that another guard's lock names; not looked at while this guard stays locked
-	unheld   error                                 // why it is not known which another guard's lock names: any may be
-	former   map[string]bool                       // those of them that the lock covers and the configuration does not have any more
-	leaving  map[string]*unstructured.Unstructured // to be given back, for the same reason; nil: does not exist
-	beside   map[string]bool                       // those that have testers' routes alone, where another leads everybody somewhere
-	// who serves the two sides, for rules that need names
-	sides  decision.Sides
-	next   *snapshot // of the configuration's pair, where a lock stands that is of another; nil: it is this one
-	known  *trafficCache
-	noRule string // why the DestinationRule cannot be read
-	unread error  // the first of what is not readable
-	user   string // guardian's own
-	again  bool   // read from the API server, since it has left a write without an answer or has refused the record
-}
 
 // gather reads all that one guard's decision needs, for a replica that leads or does
 // not. A record that cannot be parsed is an error; so is any answer but "not found".
@@ -83,24 +59,6 @@ func (s *snapshot) gatherNext(ctx context.Context, r reader, g decision.Guard, d
 	in := n.input // what cannot be read of it keeps the lock's canary from nothing
 	s.next, s.input.Next = n, &decision.Next{Stable: g.Stable, Canary: g.Canary, Deny: in.Deny, Workload: in.Canary, Traffic: in.Traffic}
 	return nil
-}
-
-// ofConfiguration is what was read of the pair that the configuration has.
-func (s *snapshot) ofConfiguration() *snapshot {
-	if s.next != nil {
-		return s.next
-	}
-	return s
-}
-
-// cannotRead is unreadable, and keeps the error for those to whom a snapshot
-// without it is of no use.
-func (s *snapshot) cannotRead(err error) string {
-	why := unreadable(err)
-	if why != "" && s.unread == nil {
-		s.unread = err
-	}
-	return why
 }
 
 // gatherPair resolves the two destinations and reads what runs behind them.
@@ -190,158 +148,6 @@ func (s *snapshot) tellAlone(dr *slimRule) {
 	}
 }
 
-// part gives each pod and Deployment that both sides select to one of them, and
-// says so. It is the side's that asks for more, and the canary's where neither
-// does: what may be the canary's must not be counted on as stable's.
-func (stable *resolvedSide) part(canary *resolvedSide) (overlap string) {
-	both := func(set slimLabels) bool { return stable.want.matches(set) && canary.want.matches(set) }
-	from, shared := stable, 0
-	wide, narrow := stable.want.includedIn(canary.want), canary.want.includedIn(stable.want)
-	if narrow && !wide {
-		from = canary
-	}
-	from.pods = slices.DeleteFunc(slices.Clone(from.pods), func(p *slimPod) bool {
-		if !both(p.labels) {
-			return false
-		}
-		shared++
-		return true
-	})
-	from.deployments = slices.DeleteFunc(slices.Clone(from.deployments), func(d *slimDeployment) bool { return both(d.template) })
-	from.name()
-	switch {
-	case narrow && !wide:
-		return fmt.Sprintf("the labels of canary select stable's pods too (%d): requests to the canary reach them", shared)
-	case wide || shared > 0:
-		return fmt.Sprintf("the labels of stable select the canary's pods too (%d): requests to stable still reach them", shared)
-	}
-	return ""
-}
-
-// resolvedSide is a destination with the selector of its workloads.
-type resolvedSide struct {
-	decision.Side
-	want        workloadSelector
-	subset      slimLabels
-	deployments []*slimDeployment
-	unread      bool // guardian may not read Deployments
-	pods        []*slimPod
-}
-
-// side finds what runs behind ref; why says that there is no such destination.
-// rule may be nil for a ref to a host.
-func (s *snapshot) side(ctx context.Context, r reader, ref virtualservice.Ref, rule *slimRule) (side resolvedSide, why string, err error) {
-	g, host := s.input.Guard, ref.Host
-	if host == "" {
-		host = s.pair.Host
-		var ok bool
-		if side.subset, ok = rule.subset(ref.Subset); !ok {
-			return side, fmt.Sprintf("DestinationRule %s/%s has no subset %s", g.Namespace, g.DestinationRule, ref.Subset), nil
-		}
-		side.Labels = side.subset.set()
-	}
-	side.Host = virtualservice.NormalizeHost(host, g.Namespace, s.pair.Domain)
-	name, namespace, ok := virtualservice.ServiceOf(side.Host, s.pair.Domain)
-	switch {
-	case !ok:
-		return side, fmt.Sprintf("host %s is no Service of this cluster: its ready endpoints cannot be counted", side.Host), nil
-	case namespace != g.Namespace:
-		return side, fmt.Sprintf("host %s is in namespace %s: a guard manages destinations in its own namespace %s only", side.Host, namespace, g.Namespace), nil
-	}
-	side.Service = name
-	svc, err := r.service(ctx, name)
-	if why := s.cannotRead(err); why != "" {
-		return side, fmt.Sprintf("Service %s/%s cannot be read: %s", g.Namespace, name, why), nil
-	}
-	if err != nil {
-		return side, "", fmt.Errorf("read Service %s/%s: %w", g.Namespace, name, err)
-	}
-	if svc == nil {
-		return side, fmt.Sprintf("Service %s/%s does not exist", g.Namespace, name), nil
-	}
-	side.want = newWorkloadSelector(svc.selector, side.subset)
-	side.deployments, err = r.deployments(ctx, side.want)
-	if side.unread = s.cannotRead(err) != ""; err != nil && !side.unread {
-		return side, "", fmt.Errorf("list Deployments of %s: %w", ref, err)
-	}
-	side.pods, err = r.pods(ctx, side.want)
-	if why := s.cannotRead(err); why != "" {
-		return side, fmt.Sprintf("pods of %s cannot be read: %s", ref, why), nil
-	}
-	if err != nil {
-		return side, "", fmt.Errorf("list pods of %s: %w", ref, err)
-	}
-	side.name()
-	return side, "", nil
-}
-
-// name fills in what metrics know the side's workloads by.
-func (side *resolvedSide) name() {
-	side.Workloads = nil
-	for _, d := range side.deployments {
-		side.Workloads = append(side.Workloads, d.name)
-	}
-	for _, p := range side.pods {
-		if name := p.workload(); name != "" {
-			side.Workloads = append(side.Workloads, name)
-		}
-	}
-	slices.Sort(side.Workloads)
-	side.Workloads = slices.Compact(side.Workloads)
-	side.Waiting = waitingOf(side.pods)
-}
-
-// leastReady counts stable's ready endpoints for the clients that have the fewest:
-// not all need to take the same DestinationRule. Those for whom neither subset is there
-// send the canary nothing that a rollback could bring back.
-func (s *snapshot) leastReady(ctx context.Context, r reader, stable resolvedSide, rule *slimRule) (int, error) {
-	least, err := s.readyOf(ctx, r, stable)
-	g := s.input.Guard
-	if err != nil || rule == nil || g.Stable.Host != "" {
-		return least, err
-	}
-	for _, e := range rule.elsewhere {
-		set, has := subsetOf(e.subsets, g.Stable.Subset)
-		_, hasCanary := subsetOf(e.subsets, g.Canary.Subset)
-		switch {
-		case slices.Equal(set, stable.subset) && has, !has && !hasCanary && g.Canary.Host == "":
-			continue
-		case !has:
-			return 0, nil
-		}
-		side, why, err := s.side(ctx, r, g.Stable, &slimRule{subsets: e.subsets})
-		if err != nil || why != "" {
-			return 0, err
-		}
-		n, err := s.readyOf(ctx, r, side)
-		if err != nil {
-			return 0, err
-		}
-		least = min(least, n)
-	}
-	return least, nil
-}
-
-func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (int, error) {
-	eps, err := r.slices(ctx, side.Service)
-	if err != nil {
-		return 0, fmt.Errorf("list EndpointSlices of Service %s: %w", side.Service, err)
-	}
-	byName := make(map[string]*slimPod, len(side.pods))
-	for _, p := range side.pods {
-		byName[p.name] = p
-	}
-	return readyEndpoints(eps, side.subset, func(name string) *slimPod { return byName[name] }), nil
-}
-
-func readWorkload(ctx context.Context, r reader, side resolvedSide) (decision.Workload, error) {
-	revisions, err := r.revisions(ctx, side.want, side.pods)
-	if err != nil {
-		return decision.Workload{}, fmt.Errorf("find what the pods of %s were made from: %w", side.Service, err)
-	}
-	return canaryWorkload(side.deployments, side.pods, revisions), nil
-}
-
 // gatherTraffic reads the weights of all the guard's VirtualServices.
 func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 	g, in := s.input.Guard, &s.input
@@ -398,6 +204,64 @@ func (s *snapshot) gatherTraffic(ctx context.Context, r reader) error {
 	in.Gone = strings.Join(missing, "; ")
 	in.Outside.UserKnown = s.user != ""
 	in.Reach = s.reach
+	return nil
+}
+
+// gatherFormer reads what a lock covers besides the guard's own. What guardian may
+// not read any more is told, and keeps nothing from being rolled back.
+func (s *snapshot) gatherFormer(ctx context.Context, r reader) (all []canaryTraffic, err error) {
+	in := &s.input
+	for _, name := range in.Record.Former(in.Guard) {
+		vs, err := r.virtualService(ctx, name)
+		if why := unreadable(err); why != "" {
+			in.Unread = append(in.Unread, decision.Leaving{VirtualService: name, Why: "cannot be read: " + why})
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read VirtualService %s/%s: %w", in.Guard.Namespace, name, err)
+		}
+		if vs == nil {
+			in.FormerGone = append(in.FormerGone, name)
+			continue
+		}
+		found := s.known.of(in.Guard.Name, vs, s.pair, s.options(in.Record, name))
+		if found.unnamed != "" {
+			continue // nothing in it is the pair's any more
+		}
+		if found.unsafe != "" {
+			in.Unsafe = found.unsafe
+		}
+		if s.former == nil {
+			s.former = map[string]bool{}
+		}
+		s.former[name] = true
+		in.Owned = in.Owned || owned(vs)
+		s.services = append(s.services, vs)
+		all = append(all, found)
+	}
+	return all, nil
+}
+
+// gatherLeaving reads the VirtualServices that are to be given back.
+func (s *snapshot) gatherLeaving(ctx context.Context, r reader) error {
+	in := &s.input
+	if in.Record.Lock != nil {
+		return nil
+	}
+	for _, l := range in.Record.Status.Leaving {
+		vs, err := r.virtualService(ctx, l.VirtualService)
+		if why := unreadable(err); why != "" {
+			in.Unread = append(in.Unread, decision.Leaving{VirtualService: l.VirtualService, Why: "cannot be read: " + why})
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read VirtualService %s/%s: %w", in.Guard.Namespace, l.VirtualService, err)
+		}
+		if s.leaving == nil {
+			s.leaving = map[string]*unstructured.Unstructured{}
+		}
+		s.leaving[l.VirtualService] = vs // nil: it does not exist
+	}
 	return nil
 }
 
@@ -468,14 +332,6 @@ func owes(vs *unstructured.Unstructured, p virtualservice.Pair, o virtualservice
 	}
 	w, _, err := virtualservice.Edit(vs.Object, p, virtualservice.KeepWeights, o, changed)
 	return err == nil && (len(w.Ops) > 0 || len(w.Changes) != own)
-}
-
-// options say how one of the guard's VirtualServices is rewritten, by what a
-// record knows of its routes.
-func (s *snapshot) options(r decision.Record, virtualService string) virtualservice.Options {
-	o := s.input.Guard.Rollback.Options()
-	o.Split, o.Beside = strings.Join(r.Status.Splits, " "), s.beside[virtualService]
-	return o
 }
 
 // putBeside finds the VirtualServices in which testers' routes are all there is,

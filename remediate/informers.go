@@ -194,13 +194,6 @@ func (i *informers) serviceName(host string) (string, bool) {
 	return serviceIn(host, i.namespace, i.domain)
 }
 
-// serviceIn is the Service of a namespace that a host, written in it, stands
-// for.
-func serviceIn(host, namespace, domain string) (string, bool) {
-	name, in, ok := virtualservice.ServiceOf(virtualservice.NormalizeHost(host, namespace, domain), domain)
-	return name, ok && in == namespace
-}
-
 // of finds the guards that an object in a cache may matter to. The order is
 // any.
 func (i *informers) of(obj any) []string {

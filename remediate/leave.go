@@ -17,64 +17,6 @@ import (
 // given back.
 const retryLeaving = time.Minute
 
-// gatherFormer reads what a lock covers besides the guard's own. What guardian may
-// not read any more is told, and keeps nothing from being rolled back.
-func (s *snapshot) gatherFormer(ctx context.Context, r reader) (all []canaryTraffic, err error) {
-	in := &s.input
-	for _, name := range in.Record.Former(in.Guard) {
-		vs, err := r.virtualService(ctx, name)
-		if why := unreadable(err); why != "" {
-			in.Unread = append(in.Unread, decision.Leaving{VirtualService: name, Why: "cannot be read: " + why})
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read VirtualService %s/%s: %w", in.Guard.Namespace, name, err)
-		}
-		if vs == nil {
-			in.FormerGone = append(in.FormerGone, name)
-			continue
-		}
-		found := s.known.of(in.Guard.Name, vs, s.pair, s.options(in.Record, name))
-		if found.unnamed != "" {
-			continue // nothing in it is the pair's any more
-		}
-		if found.unsafe != "" {
-			in.Unsafe = found.unsafe
-		}
-		if s.former == nil {
-			s.former = map[string]bool{}
-		}
-		s.former[name] = true
-		in.Owned = in.Owned || owned(vs)
-		s.services = append(s.services, vs)
-		all = append(all, found)
-	}
-	return all, nil
-}
-
-// gatherLeaving reads the VirtualServices that are to be given back.
-func (s *snapshot) gatherLeaving(ctx context.Context, r reader) error {
-	in := &s.input
-	if in.Record.Lock != nil {
-		return nil
-	}
-	for _, l := range in.Record.Status.Leaving {
-		vs, err := r.virtualService(ctx, l.VirtualService)
-		if why := unreadable(err); why != "" {
-			in.Unread = append(in.Unread, decision.Leaving{VirtualService: l.VirtualService, Why: "cannot be read: " + why})
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("read VirtualService %s/%s: %w", in.Guard.Namespace, l.VirtualService, err)
-		}
-		if s.leaving == nil {
-			s.leaving = map[string]*unstructured.Unstructured{}
-		}
-		s.leaving[l.VirtualService] = vs // nil: it does not exist
-	}
-	return nil
-}
-
 // leave gives back the VirtualServices that were read for it, and brings the
 // record that is to be written up to date. What cannot be given back stays on the
 // record, with the reason.

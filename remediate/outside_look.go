@@ -8,7 +8,6 @@ import (
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/tools/cache"
 )
 
 // foreignLocks are the annotations of a VirtualService by which another user
@@ -46,42 +45,6 @@ func unguarded(vs *unstructured.Unstructured, p virtualservice.Pair) string {
 		gives = "by routes or mirrors of its own"
 	}
 	return fmt.Sprintf("VirtualService %s/%s (%s)", vs.GetNamespace(), vs.GetName(), gives)
-}
-
-// indexDestination finds VirtualServices by the Services that they lead to.
-const indexDestination = "destination"
-
-func destinationIndexers(namespace, domain string) cache.Indexers {
-	return index(indexDestination, func(vs *unstructured.Unstructured) []string { return destinationsOf(vs, namespace, domain) })
-}
-
-// destinationsOf are the Services of a namespace that a VirtualService of it
-// names as destinations or mirrors.
-func destinationsOf(vs *unstructured.Unstructured, namespace, domain string) []string {
-	var out []string
-	var walk func(v any)
-	walk = func(v any) {
-		switch v := v.(type) {
-		case []any:
-			for _, x := range v {
-				walk(x)
-			}
-		case map[string]any:
-			for key, x := range v {
-				if to, ok := x.(map[string]any); ok && (key == "destination" || key == "mirror") {
-					if host, ok := to["host"].(string); ok {
-						if name, ok := serviceIn(host, namespace, domain); ok {
-							out = append(out, name)
-						}
-					}
-				}
-				walk(x)
-			}
-		}
-	}
-	walk(vs.Object["spec"])
-	slices.Sort(out)
-	return slices.Compact(out)
 }
 
 // unguardedOf looks through the cached VirtualServices that name the Service of

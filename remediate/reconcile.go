@@ -12,42 +12,14 @@ import (
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
+const maxAttempts = 10 // conflicts in a row before the queue's backoff takes over
+
 const (
-	maxAttempts      = 10              // conflicts in a row before the queue's backoff takes over
 	coalesceDelay    = 5 * time.Second // how long, in a burst of rollbacks, what follows from one may wait to be written down
 	maxCoalesceDelay = time.Minute     // and how long at most while the burst goes on
 )
-
-// freshReader reads from the API server what a rollback writes, and the rest
-// from the caches: what was read is not old yet when it is written.
-type freshReader struct {
-	reader
-	live       reader
-	recordOnly bool
-}
-
-func (f freshReader) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
-	return f.live.record(ctx, guard)
-}
-
-func (f freshReader) virtualService(ctx context.Context, name string) (*unstructured.Unstructured, error) {
-	if f.recordOnly {
-		return f.reader.virtualService(ctx, name)
-	}
-	return f.live.virtualService(ctx, name)
-}
-
-// store writes what guardian owns. Each write is tested against the resource
-// version of the object handed in; errConflict is returned when that is no
-// longer the present one.
-type store interface {
-	writeRecord(ctx context.Context, guard string, old *corev1.ConfigMap, r decision.Record) (*corev1.ConfigMap, error)
-	patchVirtualService(ctx context.Context, vs *unstructured.Unstructured, ops []virtualservice.Op, manager string) (*unstructured.Unstructured, error)
-	release(ctx context.Context, name string) error
-}
 
 // reconciler makes one guard's traffic what Decide says.
 type reconciler struct {

@@ -26,17 +26,6 @@ func (e *trafficError) Unwrap() error { return e.err }
 // to be written to the VirtualServices.
 var errRefused = errors.New("the API server refuses it")
 
-// definitely says that the API server has refused an object for what is in it,
-// and would refuse the same again.
-func definitely(err error) bool {
-	var status apierrors.APIStatus
-	if errors.Is(err, errConflict) || !errors.As(err, &status) {
-		return false
-	}
-	code := status.Status().Code
-	return code >= 400 && code < 500 && !apierrors.IsTimeout(err) && !apierrors.IsTooManyRequests(err) && !apierrors.IsUnauthorized(err)
-}
-
 // comesAgain says that a pass which is made again at once would fail in the same way.
 // Where a write of traffic was lost it need not, whatever else was refused.
 func comesAgain(err error) bool {
@@ -44,18 +33,6 @@ func comesAgain(err error) bool {
 		return false
 	}
 	return errors.Is(err, errRefused) || errors.Is(err, errPanic) || definitely(err)
-}
-
-// definitelyAll says that definitely is so of each of the joined errors.
-func definitelyAll(err error) bool {
-	if wrapped := errors.Unwrap(err); wrapped != nil {
-		return definitelyAll(wrapped)
-	}
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // it is unwrapped step by step
-	if !ok {
-		return definitely(err)
-	}
-	return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !definitelyAll(e) })
 }
 
 // recordError is that of a write of the record.

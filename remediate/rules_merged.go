@@ -13,14 +13,6 @@ import (
 // namespace (pilot/pkg/model: destination_rule.go, push_context.go and sidecar.go, with
 // the enhanced merge, which is on by default from 1.24 on).
 
-// rulesMerged is an entry of Istio's list for a host: a DestinationRule and what was
-// merged into it, which clients take as a whole.
-type rulesMerged struct {
-	first   *slimRule // whose exportTo and selector the entry has
-	from    []*slimRule
-	subsets []slimSubset
-}
-
 // rulesTaken is what some clients take. None: Istio has no DestinationRule for them.
 type rulesTaken struct {
 	clients string // in words

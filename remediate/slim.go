@@ -9,12 +9,10 @@ import (
 	"unique"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
-	"github.com/canary-guardian/guardian/remediate/virtualservice"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // The caches hold thousands of pods, Deployments, … of which guardian looks at
@@ -129,6 +127,15 @@ func slimDeploymentOf(d *appsv1.Deployment, parts BuildParts) *slimDeployment {
 	return k
 }
 
+// revisionRef names what a pod was made from: a ReplicaSet, or a
+// ControllerRevision of a StatefulSet, a DaemonSet or whatever else keeps them.
+type revisionRef struct{ kind, name string }
+
+const (
+	kindReplicaSet         = "ReplicaSet"
+	kindControllerRevision = "ControllerRevision"
+)
+
 // slimRevision is a ReplicaSet or a ControllerRevision: a pod template that has
 // been rolled out, or is about to be.
 type slimRevision struct {
@@ -218,6 +225,8 @@ type slimPod struct {
 
 // podOwner controls a pod; empty: nothing does.
 type podOwner struct{ kind, name string }
+
+const sidecar = "istio-proxy"
 
 func slimPodOf(p *corev1.Pod) *slimPod {
 	k := &slimPod{slim: keep(&p.ObjectMeta), uid: string(p.UID), labels: slimLabelsOf(p.Labels), deleted: p.DeletionTimestamp != nil}
@@ -372,105 +381,4 @@ func slimServiceOf(s *corev1.Service) *slimService {
 // selector has none of its own.
 func (k *slimService) selects(set slimLabels) bool {
 	return len(k.selector) > 0 && set.include(k.selector)
-}
-
-type slimRule struct {
-	slim
-	host     string
-	subsets  []slimSubset
-	made     int64      // when, Unix seconds: Istio goes by the oldest of a host
-	chosen   bool       // it is for some clients alone (workloadSelector)
-	selector slimLabels // for which
-	exported string     // to which namespaces, as in exportTo, in order, each once; empty: as the mesh has it
-
-	parts     []string          // the rules that Istio made it of, itself included; empty: itself alone
-	overruled map[string]string // subsets that Istio takes from another rule, for some clients or all: why, in words
-	elsewhere []*rulesMerged    // what other clients take than those whose subsets it has
-	alone     string            // why it is not known which other rules its host has; empty: it is
-}
-
-type slimSubset struct {
-	name   string
-	labels slimLabels
-}
-
-// slimRuleOf takes what it cannot read for absent: the API server lets nothing
-// else through than what the CustomResourceDefinition describes.
-func slimRuleOf(r *unstructured.Unstructured) *slimRule {
-	k := &slimRule{slim: slim{namespace: unique.Make(r.GetNamespace()), name: r.GetName(), version: r.GetResourceVersion()}}
-	k.host, _, _ = unstructured.NestedString(r.Object, "spec", "host")
-	k.made = r.GetCreationTimestamp().Unix()
-	_, k.chosen, _ = unstructured.NestedMap(r.Object, "spec", "workloadSelector")
-	selector, _, _ := unstructured.NestedStringMap(r.Object, "spec", "workloadSelector", "matchLabels")
-	exported, _, _ := unstructured.NestedStringSlice(r.Object, "spec", "exportTo")
-	if k.selector = slimLabelsOf(selector); k.chosen {
-		exported = []string{"."} // whatever it has
-	}
-	slices.Sort(exported)
-	k.exported = unique.Make(strings.Join(slices.Compact(exported), " ")).Value()
-	all, _, _ := unstructured.NestedFieldNoCopy(r.Object, "spec", "subsets")
-	subsets, _ := all.([]any)
-	for _, s := range subsets {
-		subset, ok := s.(map[string]any)
-		if !ok {
-			continue
-		}
-		name, _ := subset["name"].(string)
-		set, _, _ := unstructured.NestedStringMap(subset, "labels")
-		k.subsets = append(k.subsets, slimSubset{unique.Make(name).Value(), slimLabelsOf(set)})
-	}
-	return k
-}
-
-// subset returns the labels of a subset, and whether there is one of that name.
-func (k *slimRule) subset(name string) (slimLabels, bool) {
-	return subsetOf(k.subsets, name)
-}
-
-func subsetOf(subsets []slimSubset, name string) (slimLabels, bool) {
-	i := slices.IndexFunc(subsets, func(s slimSubset) bool { return s.name == name })
-	if i < 0 {
-		return nil, false
-	}
-	return subsets[i].labels, true
-}
-
-// leadingTo names the subsets besides the pair's own that lead to pods of the
-// canary: to all of them by their labels, or to some that are there.
-func (k *slimRule) leadingTo(canary resolvedSide, pair ...virtualservice.Ref) []string {
-	var out []string
-	for _, s := range k.subsets {
-		leads := canary.want.want.include(s.labels) || slices.ContainsFunc(canary.pods, func(p *slimPod) bool { return p.labels.include(s.labels) })
-		if leads && !slices.Contains(pair, virtualservice.Ref{Subset: s.name}) {
-			out = append(out, s.name)
-		}
-	}
-	return out
-}
-
-// trim keeps of an object what guardian looks at. What it returns it leaves as
-// it is: client-go may hand a transform the same object twice.
-func (p BuildParts) trim(obj any) (any, error) {
-	switch o := obj.(type) {
-	case *appsv1.Deployment:
-		return slimDeploymentOf(o, p), nil
-	case *appsv1.ReplicaSet:
-		return slimReplicaSetOf(o, p), nil
-	case *appsv1.ControllerRevision:
-		return slimControllerRevisionOf(o, p), nil
-	case *corev1.Pod:
-		return slimPodOf(o), nil
-	case *discoveryv1.EndpointSlice:
-		return slimSliceOf(o), nil
-	case *corev1.Service:
-		return slimServiceOf(o), nil
-	case *unstructured.Unstructured:
-		if o.GetKind() == "DestinationRule" {
-			return slimRuleOf(o), nil
-		}
-		trimVirtualService(o)
-	case metav1.Object:
-		o.SetManagedFields(nil)
-	}
-	return obj, nil
 }

@@ -358,14 +358,3 @@ func (i *informers) troubles() []string {
 	}
 	return out
 }
-
-// answerOf is the kind of an answer of the API server.
-func answerOf(err error) string {
-	if _, none := errors.AsType[*NotServedError](err); none {
-		return "not served"
-	}
-	if reason := apierrors.ReasonForError(err); reason != metav1.StatusReasonUnknown {
-		return string(reason)
-	}
-	return "no answer"
-}
