@@ -13,10 +13,6 @@ import (
 // a guard that nothing goes on of, and is brought up to date now and then; it is
 // believed for nothing else (see reconciler.gatherFrom).
 
-// defaultIdleAfter is how long nothing must have gone on. Every guard is looked at
-// within it.
-const defaultIdleAfter = 90 * time.Second
-
 // demand is whether what is watched on demand is needed.
 type demand struct {
 	after time.Duration // how long nothing must have gone on; negative: it is needed for ever

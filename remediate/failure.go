@@ -1,7 +1,6 @@
 package remediate
 
 import (
-	"context"
 	"errors"
 	"regexp"
 	"strings"
@@ -54,25 +53,3 @@ func sameFailure(a, b string) bool {
 }
 
 var longNumbers = regexp.MustCompile(`[0-9]{4,}`)
-
-// tellFailure counts a pass that has failed, and logs why unless that has been told.
-func (c *Controller) tellFailure(ctx context.Context, g decision.Guard, e *entry, err error) {
-	c.mu.Lock()
-	was := e.failing
-	now, tell := was.next(err, c.o.Now())
-	e.failing = now
-	view := e.view(g.Name)
-	c.mu.Unlock()
-	if c.o.Failed != nil && (tell || (was.why == "") != (err == nil)) {
-		c.o.Failed(view)
-	}
-	switch {
-	case err != nil:
-		c.o.Metrics.failed(g.Name)
-		if tell {
-			c.o.Logger.ErrorContext(ctx, "reconcile failed, retrying", "guard", g.Name, "err", err)
-		}
-	case was.why != "":
-		c.o.Logger.InfoContext(ctx, "reconcile succeeds again", "guard", g.Name)
-	}
-}

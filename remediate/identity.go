@@ -2,29 +2,12 @@ package remediate
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
-
-// identity is guardian's own user as the API server knows it: its locks and
-// records name it, and nobody else may change them.
-type identity struct {
-	user atomic.Pointer[string]
-}
-
-// get returns the user; empty: not known yet.
-func (i *identity) get() string {
-	if u := i.user.Load(); u != nil {
-		return *u
-	}
-	return ""
-}
-
-func (i *identity) set(user string) { i.user.Store(&user) }
 
 const (
 	identityRetry    = time.Second // doubled up to

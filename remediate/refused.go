@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
@@ -25,15 +22,6 @@ func (e *trafficError) Unwrap() error { return e.err }
 // errRefused says that the API server has answered, and has not taken what was
 // to be written to the VirtualServices.
 var errRefused = errors.New("the API server refuses it")
-
-// comesAgain says that a pass which is made again at once would fail in the same way.
-// Where a write of traffic was lost it need not, whatever else was refused.
-func comesAgain(err error) bool {
-	if traffic, ok := errors.AsType[*trafficError](err); ok && !definitelyAll(traffic.err) {
-		return false
-	}
-	return errors.Is(err, errRefused) || errors.Is(err, errPanic) || definitely(err)
-}
 
 // recordError is that of a write of the record.
 type recordError struct{ err error }
@@ -54,102 +42,6 @@ func doubtful(err error, o outcome) bool {
 	var traffic *trafficError
 	var status apierrors.APIStatus
 	return !s.again && errors.As(err, &traffic) && (!errors.As(err, &status) || apierrors.IsTimeout(err) || apierrors.IsServerTimeout(err))
-}
-
-// errUnrecorded says that traffic is where it should be, and that the record
-// does not tell of it.
-var errUnrecorded = errors.New("rolled back, not recorded")
-
-// applyUnrecorded takes traffic from the canary although the record cannot be
-// written: the brake does not hang on a quota, or on a policy for ConfigMaps. The
-// lock is on the VirtualService until the record can be written.
-func (r *reconciler) applyUnrecorded(ctx context.Context, s snapshot, did outcome, why error) (outcome, error) {
-	d := did.decision
-	d.Marks.Reason = errUnrecorded.Error() + ": " + d.Marks.Reason
-	did.decision, did.record = d, nil
-	p, err := plan(s, d, r.self())
-	if err == nil {
-		did.unmarked, err = r.patch(ctx, p.patches, d)
-	}
-	if err != nil {
-		return did, errors.Join(&trafficError{err}, &recordError{why})
-	}
-	did.done, did.unwritten = true, why
-	if l := d.Record.Lock; l != nil {
-		r.unrecorded.note(s.input.Guard.Name, unrecordedLock{*l, s.stored.Status.LiftedAt})
-	}
-	return did, &recordError{fmt.Errorf("%w: %w", errUnrecorded, why)}
-}
-
-// unrecorded are the locks of rollbacks that could not be recorded.
-type unrecorded struct{ perGuard[unrecordedLock] }
-
-type unrecordedLock struct {
-	decision.Lock
-	lifted time.Time // LiftedAt of the record then: it may lie in the future, by another replica's clock
-}
-
-// of is the lock that the record lacks; one that has a lock, or that a person
-// has unlocked since, lacks none.
-func (u *unrecorded) of(guard string, stored decision.Record) *decision.Lock {
-	l, ok := u.perGuard.of(guard)
-	if !ok {
-		return nil
-	}
-	at := stored.Status.LiftedAt
-	if stored.Lock != nil || at.After(l.Since) && !at.Equal(l.lifted) {
-		u.forget(guard)
-		return nil
-	}
-	return &l.Lock
-}
-
-// confirmed knows for which record of each guard, by its resource version, this
-// replica has itself made what it says is under way, with the API server's answer:
-// then nobody has to be asked whether it has been.
-type confirmed struct{ perGuard[confirmation] }
-
-type confirmation struct {
-	version string
-	at      time.Time // when the API server had answered
-}
-
-func (c *confirmed) note(guard string, record *corev1.ConfigMap, now time.Time) {
-	if record != nil {
-		c.perGuard.note(guard, confirmation{record.ResourceVersion, now})
-	}
-}
-
-func (c *confirmed) is(s snapshot) bool {
-	have, ok := c.of(s.input.Guard.Name)
-	return ok && s.record != nil && have.version == s.record.ResourceVersion
-}
-
-// when is when the API server has last taken what this replica wrote; zero: never.
-func (c *confirmed) when(guard string) time.Time {
-	have, _ := c.of(guard)
-	return have.at
-}
-
-// confirms says that a decision tells of something as done that was not before:
-// a cache alone is no proof of it.
-func confirms(was decision.Record, d decision.Decision) bool {
-	rolledBack := d.Record.Status.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack
-	if rolledBack && d.Move == decision.MoveNone {
-		return true
-	}
-	return was.Status.Moving != nil && adds(d, decision.EventRolledBack, decision.EventReasserted, decision.EventStep)
-}
-
-// givesUp says that a decision tells of a change of weights that it was not made: whoever
-// has made it may have a cache that does not show it yet.
-func givesUp(was decision.Record, d decision.Decision) bool {
-	return was.Status.Moving != nil && adds(d, decision.EventMissed)
-}
-
-// adds says that a decision adds one of the events to the history.
-func adds(d decision.Decision, events ...decision.Event) bool {
-	return slices.ContainsFunc(d.Added, func(e decision.HistoryEntry) bool { return slices.Contains(events, e.Event) })
 }
 
 // tellRefused has the record say that what was to be written was not, and why.
