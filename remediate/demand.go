@@ -13,23 +13,6 @@ import (
 // a guard that nothing goes on of, and is brought up to date now and then; it is
 // believed for nothing else (see reconciler.gatherFrom).
 
-// demand is whether what is watched on demand is needed.
-type demand struct {
-	after time.Duration // how long nothing must have gone on; negative: it is needed for ever
-	look  time.Duration // how often it is looked at all the same
-	woken chan struct{} // holds one token
-
-	mu    sync.Mutex
-	last  time.Time // when something last went on
-	idle  bool      // it is not needed
-	run   int       // number of the present run of the watches
-	fresh map[*feed]bool
-}
-
-func newDemand(after time.Duration) demand {
-	return demand{after: after, look: 2 * after, woken: make(chan struct{}, 1), last: time.Now(), fresh: map[*feed]bool{}}
-}
-
 // idle says whether what the caches of onDemand hold is of a while ago.
 func (i *informers) idle() bool {
 	i.demand.mu.Lock()

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/cache"
@@ -20,6 +23,32 @@ var feedBackoff = wait.Backoff{Duration: 800 * time.Millisecond, Cap: 30 * time.
 // feedHealthy is how long a watch must have been open for the next to be tried as
 // soon as the first.
 const feedHealthy = 2 * time.Minute
+
+// cachePart is one of the caches: whether it is filled, and kept up to date.
+type cachePart struct {
+	resource string
+	health   *watchHealth
+	full     atomic.Bool // it has been filled
+	dead     atomic.Bool // as it was last looked at
+	outdated atomic.Bool // it was not watched for a while, and has not been filled again
+
+	mu  sync.Mutex
+	err error // the last one that kept it from that
+}
+
+func (p *cachePart) isFilled() bool { return p.full.Load() }
+
+func (p *cachePart) failed(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err = err
+}
+
+func (p *cachePart) lastError() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
 
 // feed keeps a cache of one resource as the API server has it, for as long as it
 // runs. It may run again: what it holds stays, and the next run brings it up to
@@ -138,6 +167,12 @@ func (f *feed) put(obj any, first bool) (key string, err error) {
 	}
 	f.changed(was, obj, first)
 	return key, nil
+}
+
+func sameVersion(a, b any) bool {
+	x, err := meta.Accessor(a)
+	y, err2 := meta.Accessor(b)
+	return err == nil && err2 == nil && x.GetResourceVersion() == y.GetResourceVersion()
 }
 
 func (f *feed) drop(key string) error {

@@ -2,43 +2,17 @@ package remediate
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"runtime/debug"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
 // fillTimeout is how long guardian waits at its start for a cache that has
 // neither been filled nor been refused, while the API server fills others.
 const fillTimeout = 30 * time.Second
-
-// cachePart is one of the caches: whether it is filled, and kept up to date.
-type cachePart struct {
-	resource string
-	health   *watchHealth
-	full     atomic.Bool // it has been filled
-	dead     atomic.Bool // as it was last looked at
-	outdated atomic.Bool // it was not watched for a while, and has not been filled again
-
-	mu  sync.Mutex
-	err error // the last one that kept it from that
-}
-
-func (p *cachePart) isFilled() bool { return p.full.Load() }
-
-func (p *cachePart) failed(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.err = err
-}
-
-func (p *cachePart) lastError() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err
-}
 
 // lacks says whether a cache is not filled, or is not up to date: what it would
 // hold is to be read from the API server.
@@ -111,6 +85,12 @@ func (i *informers) start(ctx context.Context) bool {
 	return true
 }
 
+// stop waits for the watches, whose context has ended.
+func (i *informers) stop() {
+	i.synced.Store(false)
+	i.running.Wait()
+}
+
 // waitUntil looks again and again whether something is so; false: ctx has ended
 // before.
 func (i *informers) waitUntil(ctx context.Context, ok func(waited time.Duration) bool) bool {
@@ -125,4 +105,70 @@ func (i *informers) waitUntil(ctx context.Context, ok func(waited time.Duration)
 		}
 	}
 	return true
+}
+
+// watchOver notes which watches are dead and which are back, until ctx ends.
+func (i *informers) watchOver(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			i.checkWatches(time.Now())
+		}
+	}
+}
+
+func (i *informers) checkWatches(now time.Time) {
+	dead, needed, changed := 0, 0, false
+	for _, name := range slices.Sorted(maps.Keys(i.parts)) {
+		p := i.parts[name]
+		away, why := p.health.dead(now)
+		if !p.health.resting() {
+			needed++
+		}
+		is, was := why != nil && p.isFilled(), p.dead.Load()
+		if is {
+			dead++
+			if errors.Is(why, errSilent) {
+				p.health.again()
+			}
+			p.failed(why)
+		}
+		if p.dead.Store(is); is == was {
+			continue
+		}
+		changed = true
+		i.metrics.watchAlive(name, !is)
+		if was {
+			i.log.Info("a resource is watched again", "namespace", i.namespace, "resource", name)
+			continue
+		}
+		i.log.Error("a resource cannot be watched: what its cache holds is not believed, its objects are read from the API server, and this replica is not ready",
+			"namespace", i.namespace, "resource", name, "for", away.Round(time.Second).String(), "err", why)
+	}
+	i.dead.Store(dead > 0)
+	// Where nothing can be watched, nothing can be read either.
+	i.stale.Store(dead > 0 && dead < needed)
+	if changed {
+		i.refilled()
+	}
+}
+
+// troubles are the resources whose caches are not filled or not kept up to date,
+// each with why, in words that show nothing but the kind of the API server's
+// answer.
+func (i *informers) troubles() []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(i.parts)) {
+		switch p := i.parts[name]; {
+		case !p.isFilled():
+			out = append(out, fmt.Sprintf("%s: cannot be listed (%s)", name, answerOf(p.lastError())))
+		case p.dead.Load():
+			out = append(out, fmt.Sprintf("%s: cannot be watched (%s)", name, answerOf(p.lastError())))
+		}
+	}
+	return out
 }

@@ -3,9 +3,6 @@ package remediate
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -291,70 +288,4 @@ func listWatch[L runtime.Object](c resourceClient[L], labels string) *cache.List
 			return c.Watch(ctx, o)
 		},
 	}
-}
-
-// watchOver notes which watches are dead and which are back, until ctx ends.
-func (i *informers) watchOver(ctx context.Context, every time.Duration) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			i.checkWatches(time.Now())
-		}
-	}
-}
-
-func (i *informers) checkWatches(now time.Time) {
-	dead, needed, changed := 0, 0, false
-	for _, name := range slices.Sorted(maps.Keys(i.parts)) {
-		p := i.parts[name]
-		away, why := p.health.dead(now)
-		if !p.health.resting() {
-			needed++
-		}
-		is, was := why != nil && p.isFilled(), p.dead.Load()
-		if is {
-			dead++
-			if errors.Is(why, errSilent) {
-				p.health.again()
-			}
-			p.failed(why)
-		}
-		if p.dead.Store(is); is == was {
-			continue
-		}
-		changed = true
-		i.metrics.watchAlive(name, !is)
-		if was {
-			i.log.Info("a resource is watched again", "namespace", i.namespace, "resource", name)
-			continue
-		}
-		i.log.Error("a resource cannot be watched: what its cache holds is not believed, its objects are read from the API server, and this replica is not ready",
-			"namespace", i.namespace, "resource", name, "for", away.Round(time.Second).String(), "err", why)
-	}
-	i.dead.Store(dead > 0)
-	// Where nothing can be watched, nothing can be read either.
-	i.stale.Store(dead > 0 && dead < needed)
-	if changed {
-		i.refilled()
-	}
-}
-
-// troubles are the resources whose caches are not filled or not kept up to date,
-// each with why, in words that show nothing but the kind of the API server's
-// answer.
-func (i *informers) troubles() []string {
-	var out []string
-	for _, name := range slices.Sorted(maps.Keys(i.parts)) {
-		switch p := i.parts[name]; {
-		case !p.isFilled():
-			out = append(out, fmt.Sprintf("%s: cannot be listed (%s)", name, answerOf(p.lastError())))
-		case p.dead.Load():
-			out = append(out, fmt.Sprintf("%s: cannot be watched (%s)", name, answerOf(p.lastError())))
-		}
-	}
-	return out
 }
