@@ -199,4 +199,31 @@
 // and its VirtualService, the canary has the step's weight for the moment until
 // the second write: that one was tested against the VirtualService before the
 // step, so it conflicts, reads again and puts the canary to 0. The brake wins.
+//
+// # Files
+//
+// From top to bottom: a file refers to files below it alone, which a test holds. Methods
+// lie where what they use lies below them, and so often not beside their type.
+//
+//	preview.go, try.go,                for commands: how a guard stands, whether its writes would be
+//	admission_policies.go              taken, and the admission policies
+//	run.go                             a Controller is made, given its guards, run and ended
+//	passes.go                          the workers, and what a Controller makes of a pass
+//	reconcile.go, depth.go             one pass: read, decide, apply; what has to be read anew first
+//	apply.go, leave.go, refused.go     what a pass writes; where the API server refuses it
+//	gather.go, sides.go                what is read of a guard, and of what runs behind its two sides
+//	identity.go, orphans.go,           what a Controller does beside its passes; what it asks others
+//	queries.go                         than the API server
+//	trace.go                           the spans of passes and writes
+//	controller.go, entry.go            its type, what it holds of each guard, what it tells of them
+//	watched.go, filling.go, demand.go  which caches there are, whether they are filled, and needed
+//	informers.go                       which guards an object in a cache matters to
+//	leader.go, claim.go, lease.go      who goes forward, whose the namespace is, a replica's own Lease
+//	reconciler.go, plan.go             a pass's means; what a decision writes, in order
+//	readers.go, live_reader.go,        a guard is read from the caches, the API server, or both;
+//	cache_reader.go, writer.go         all that is written of it
+//	events.go, metrics.go              what is told besides the record
+//	outcome.go, snapshot.go            a pass, and a guard as it was read
+//	feed.go, watch_health.go           a cache, and whether its watch is open
+//	slim.go, workload.go, …            what is kept of objects, and what is known by them
 package remediate
