@@ -174,6 +174,35 @@ rules.interval (GUARDIAN_RULES_INTERVAL): 500ms: want whole seconds, 1s to 5m`
 	}
 }
 
+// TestAValueThatIsWrongIsOneProblemWhateverIsMadeOfIt: what follows from it is not what was written.
+func TestAValueThatIsWrongIsOneProblemWhateverIsMadeOfIt(t *testing.T) {
+	const label = "want a DNS label: lower-case letters, digits and -, at most 63, such as orders-service"
+	long := strings.Repeat("a", 64)
+	for name, tc := range map[string]struct {
+		env        map[string]string
+		text, want string
+	}{
+		"the namespace by its variable":       {map[string]string{"GUARDIAN_NAMESPACE": "A_"}, "", `namespace (GUARDIAN_NAMESPACE): "A_": ` + label},
+		"the pod's namespace by its variable": {map[string]string{"POD_NAMESPACE": "A_"}, "", `namespace (POD_NAMESPACE): "A_": ` + label},
+		"the namespace by the file":           {map[string]string{"POD_NAMESPACE": "shop"}, "namespace: A_", `namespace: "A_": ` + label},
+		"that of the rules by the file":       {map[string]string{"POD_NAMESPACE": "shop"}, "rules: {namespace: A_}", `rules.namespace: "A_": ` + label},
+		"that of the rules by its variable":   {map[string]string{"POD_NAMESPACE": "shop", "GUARDIAN_RULES_NAMESPACE": "A_"}, "", `rules.namespace (GUARDIAN_RULES_NAMESPACE): "A_": ` + label},
+		"the Deployment's name":               {map[string]string{"POD_NAMESPACE": "shop", "DEPLOYMENT_NAME": long}, "", `instance (DEPLOYMENT_NAME): "` + long + `": want a label's value, such as the release's name`},
+		"a name by its pod":                   {map[string]string{"POD_NAMESPACE": "shop", "POD_NAME": long + "-5d8f7c9b6d-x2x4z"}, "", `instance (POD_NAME): "` + long + `": want a label's value, such as the release's name`},
+		"a guard's name":                      {map[string]string{"POD_NAMESPACE": "shop"}, "guards: [{name: A_}]", `guards[0].name: "A_": ` + label},
+		"a guard's name and another object":   {map[string]string{"POD_NAMESPACE": "shop"}, "guards: [{name: A_, destinationRule: B_}]", `guards[0].name: "A_": ` + label + "\n" + `guards[0].destinationRule: "B_": want the name of an object in the guard's namespace, such as orders-service`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for variable, value := range tc.env {
+				t.Setenv(variable, value)
+			}
+			if _, err := Parse([]byte(tc.text)); err == nil || err.Error() != tc.want {
+				t.Errorf("got %v\nwant %s", err, tc.want)
+			}
+		})
+	}
+}
+
 // TestAFlagThatIsWrongIsNotBlamedOnTheEnvironment: it wins over that.
 func TestAFlagThatIsWrongIsNotBlamedOnTheEnvironment(t *testing.T) {
 	t.Setenv("GUARDIAN_NAMESPACE", "shop")

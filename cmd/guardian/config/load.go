@@ -23,6 +23,13 @@ import (
 // serviceAccountNamespace is where Kubernetes tells a pod its namespace.
 const serviceAccountNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
+// The variables that tell a pod of itself.
+const (
+	envPodNamespace   = "POD_NAMESPACE"
+	envPodName        = "POD_NAME"
+	envDeploymentName = "DEPLOYMENT_NAME"
+)
+
 // Load reads, completes and checks the configuration file. An empty path
 // means defaults and environment alone. The error has every problem, one on
 // each line.
@@ -74,12 +81,7 @@ func parse(b []byte, flags func(*Config)) (Config, error) {
 	if flags(&c); c.Namespace != set {
 		delete(d.fromEnv, "namespace")
 	}
-	if c.Namespace == "" {
-		c.Namespace = PodNamespace()
-	}
-	if c.Instance == "" {
-		c.Instance = podInstance(os.Getenv("DEPLOYMENT_NAME"), os.Getenv("POD_NAME"))
-	}
+	d.ofPod(&c)
 	if c.Rules.Namespace == "" {
 		c.Rules.Namespace = c.Namespace
 	}
@@ -87,6 +89,26 @@ func parse(b []byte, flags func(*Config)) (Config, error) {
 		return Config{}, problems
 	}
 	return c, nil
+}
+
+// ofPod completes what the pod tells, and notes by which variable.
+func (d *decoder) ofPod(c *Config) {
+	note := func(path string, variables ...string) {
+		for _, name := range variables {
+			if os.Getenv(name) != "" {
+				d.fromEnv[path] = name
+				return
+			}
+		}
+	}
+	if c.Namespace == "" {
+		c.Namespace = PodNamespace()
+		note("namespace", envPodNamespace)
+	}
+	if c.Instance == "" {
+		c.Instance = podInstance(os.Getenv(envDeploymentName), os.Getenv(envPodName))
+		note("instance", envDeploymentName, envPodName)
+	}
 }
 
 // inEnv adds to problems of values which variable has set them: in the file they are not.
@@ -234,7 +256,7 @@ func deepCopy(v any) any {
 // PodNamespace is the namespace of the pod that this process runs in, by POD_NAMESPACE
 // or the ServiceAccount's files; empty outside of a pod.
 func PodNamespace() string {
-	if namespace := os.Getenv("POD_NAMESPACE"); namespace != "" {
+	if namespace := os.Getenv(envPodNamespace); namespace != "" {
 		return namespace
 	}
 	b, err := os.ReadFile(serviceAccountNamespace)

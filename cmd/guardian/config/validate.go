@@ -112,6 +112,8 @@ func (c Config) Validate() Problems {
 		k.want(false, "namespace", nil, "not set, and this is no pod whose own could be taken: set it, GUARDIAN_NAMESPACE, or -n where the command has it")
 	} else {
 		k.label("namespace", c.Namespace)
+	}
+	if c.Rules.Namespace != c.Namespace { // else it is that one which is wrong
 		k.label("rules.namespace", c.Rules.Namespace)
 	}
 	k.want(c.Instance != "" && len(validation.IsValidLabelValue(c.Instance)) == 0, "instance", c.Instance, "want a label's value, such as the release's name")
@@ -294,10 +296,14 @@ func (g Guard) validate(k *check, at string) {
 		k.label(at+".name", g.Name)
 		k.want(len(g.Name) <= decision.MaxGuardName, at+".name", g.Name, fmt.Sprintf("want at most %d characters: it is part of an annotation's key", decision.MaxGuardName))
 		for i, vs := range g.VirtualServices {
-			k.virtualService(fmt.Sprintf("%s.virtualServices[%d]", at, i), vs)
+			if vs != g.Name { // else it is the name that is wrong
+				k.virtualService(fmt.Sprintf("%s.virtualServices[%d]", at, i), vs)
+			}
 			k.want(!slices.Contains(g.VirtualServices[:i], vs), fmt.Sprintf("%s.virtualServices[%d]", at, i), vs, "named twice")
 		}
-		k.objectName(at+".destinationRule", g.DestinationRule)
+		if g.DestinationRule != g.Name {
+			k.objectName(at+".destinationRule", g.DestinationRule)
+		}
 	}
 	k.ref(at+".stable", g.Stable)
 	k.ref(at+".canary", g.Canary)
