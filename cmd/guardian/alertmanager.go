@@ -133,12 +133,12 @@ func (a *app) printAlertmanager(o rules.AlertmanagerOptions, format string) erro
 	case format == formatConfig && files == "":
 		out, err = rules.AlertmanagerConfig(o, o.Name)
 	case format == formatConfig:
-		err = orUnknown(errors.New("--token-file and other files: want Secrets, as --token-secret: an AlertmanagerConfig takes its proof from there"))
+		err = errors.New("--token-file and other files: want Secrets, as --token-secret: an AlertmanagerConfig takes its proof from there")
 	default:
-		err = orUnknown(errors.New("--token-secret, --basic-auth-secret, --tls-secret: want files, as --token-file: alertmanager.yml knows no Secrets"))
+		err = errors.New("--token-secret, --basic-auth-secret, --tls-secret: want files, as --token-file: alertmanager.yml knows no Secrets")
 	}
 	if err != nil {
-		return err
+		return orUnknown(err) // the configuration has been checked: it is a flag
 	}
 	_, err = a.out.Write(out)
 	return err

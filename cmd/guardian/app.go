@@ -18,6 +18,9 @@ type app struct {
 // reach is the cluster that the flags name. One that cannot be reached says nothing
 // about what was asked, whatever the command.
 func (a *app) reach(flags clusterFlags) (*cluster, error) {
+	if err := checkNamespace(flags.namespace); err != nil {
+		return nil, orUnknown(err)
+	}
 	c, err := a.connect(flags)
 	return c, orUnknown(err)
 }

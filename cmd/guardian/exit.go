@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -12,7 +13,7 @@ import (
 const (
 	exitOK      = 0
 	exitFailed  = 1 // wrong input, an error, or an unhealthy canary
-	exitUnknown = 2 // could not tell, as without an API server that answers, or the command line is wrong
+	exitUnknown = 2 // could not tell, as without an API server that answers or a file that can be read, or the command line is wrong
 )
 
 // exitError ends the program with a code of its own. Without an error all has been
@@ -58,10 +59,16 @@ func exitCode(err error) int {
 	if exit, ok := errors.AsType[*exitError](err); ok {
 		return exit.code
 	}
-	if unanswered(err) {
+	if unanswered(err) || unread(err) {
 		return exitUnknown
 	}
 	return exitFailed
+}
+
+// unread says that a file cannot be read: nothing is known of what is in it.
+func unread(err error) bool {
+	_, yes := errors.AsType[*fs.PathError](err)
+	return yes
 }
 
 // unanswered says that the API server has not answered, or does not know who asks: that

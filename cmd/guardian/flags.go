@@ -3,11 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
 )
@@ -40,6 +42,37 @@ func (d *durationFlag) Set(text string) error {
 		*d = durationFlag(parsed)
 	}
 	return err
+}
+
+// checkNamespace refuses what is the name of no namespace; empty: none was given.
+func checkNamespace(name string) error {
+	if name != "" && len(validation.IsDNS1123Label(name)) > 0 {
+		return fmt.Errorf("--namespace %q: want the name of a namespace, such as microservices", name)
+	}
+	return nil
+}
+
+// emptyWord refuses a word of the command line that is there and empty. It is a variable
+// of a script that is not set, and the command would do something else than was meant.
+func emptyWord(cmd *cobra.Command, args []string) error {
+	var err error
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if err == nil && isEmpty(f.Value) {
+			err = fmt.Errorf("--%s is empty: want a value, or the flag left out; is a variable not set?", f.Name)
+		}
+	})
+	if err == nil && slices.Contains(args, "") {
+		err = errors.New("an argument is empty: want " + cmd.UseLine())
+	}
+	return err
+}
+
+func isEmpty(value pflag.Value) bool {
+	if list, ok := value.(pflag.SliceValue); ok {
+		all := list.GetSlice()
+		return len(all) == 0 || slices.Contains(all, "")
+	}
+	return value.String() == ""
 }
 
 // wantArgs takes so many arguments. Else the error says which there are.

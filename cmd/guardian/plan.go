@@ -28,7 +28,8 @@ func newPlanCommand(a *app) *cobra.Command {
 otherwise. Nothing else in the file changes, not even a comment. Needs no cluster.
 
 Exit codes: 0 printed, unchanged when it is so already; 1 the file is invalid, or
-nothing in it can be rewritten safely: the message says why; 2 wrong flags.`,
+nothing in it can be rewritten safely: the message says why; 2 wrong flags, or a file
+that cannot be read.`,
 		Example: `  # what a rollback would write
   guardian plan -f vs-90-10.yaml --stable v1 --canary v2
   # roll back by hand while no replica is running

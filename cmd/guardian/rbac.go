@@ -75,13 +75,8 @@ func (o rbacOptions) check() error {
 			return fmt.Errorf("--guard %q: want the name of a guard, such as orders-service", guard)
 		}
 	}
-	if o.namespace != "" && len(validation.IsDNS1123Label(o.namespace)) > 0 {
-		return fmt.Errorf("--namespace %q: want the name of a namespace, such as microservices", o.namespace)
-	}
-	for flag, names := range map[string][]string{"--user": o.users, "--group": o.groups} {
-		if slices.Contains(names, "") { // of a variable that is not set
-			return fmt.Errorf("%s \"\": want the name as the API server knows it", flag)
-		}
+	if err := checkNamespace(o.namespace); err != nil {
+		return err
 	}
 	for _, s := range o.services {
 		switch namespace, name := o.serviceAccount(s); {

@@ -69,8 +69,8 @@ subjects:
 		"--for ci -n a --service-account b:c:d": `--service-account "b:c:d": want NAMESPACE:NAME`,
 		"--for ci -n a --service-account b:":    `--service-account "b:": want NAMESPACE:NAME`,
 		"--for ci --service-account x":          "--service-account x: want NAMESPACE:NAME, or -n",
-		"--for ci --user=":                      `--user "": want the name as the API server knows it`,
-		"--for ci --group=":                     `--group "": want the name`,
+		"--for ci --user=":                      "--user is empty: want a value",
+		"--for ci --group=":                     "--group is empty: want a value",
 		"--for operator --guard payments":       "--guard payments and --for operator: only a Role for ci can be for some guards",
 	} {
 		code, text := b.run(append([]string{"rbac"}, strings.Fields(args)...)...)

@@ -29,10 +29,16 @@ func (a *app) execute(ctx context.Context, args []string) error {
 		if run := cmd.RunE; run != nil {
 			cmd.RunE = func(cmd *cobra.Command, args []string) error {
 				ran = true
-				if wantsJSON(cmd) {
-					return a.forPrograms(func() error { return run(cmd, args) })
+				call := func() error {
+					if err := emptyWord(cmd, args); err != nil {
+						return orUnknown(err)
+					}
+					return run(cmd, args)
 				}
-				return run(cmd, args)
+				if wantsJSON(cmd) {
+					return a.forPrograms(call)
+				}
+				return call()
 			}
 		}
 	}
@@ -57,8 +63,8 @@ and Alertmanager say that it misbehaves, and keeps it there until a new build is
 ready or a person says otherwise. CI keeps shifting traffic forward as it does
 today.
 
-Exit codes: 0 yes or done, 1 no or an error, 2 could not tell, or the command line
-is wrong.`,
+Exit codes: 0 yes or done, 1 no or an error, 2 could not tell, a file cannot be read,
+or the command line is wrong.`,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -70,5 +76,17 @@ is wrong.`,
 		newStatusCommand(a), newGateCommand(a), newHistoryCommand(a), newReceiptCommand(a), newReportCommand(a), newMarkCommand(a), newReplayCommand(a),
 		newRBACCommand(a), newVersionCommand(a))
 	root.AddCommand(newRequestCommands(a)...)
+	addCompletion(root)
 	return root
+}
+
+// addCompletion adds cobra's own command, which takes a shell that it does not know for a
+// question.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
 }

@@ -1,14 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/canary-guardian/guardian/cmd/guardian/config"
+	"github.com/canary-guardian/guardian/internal/printable"
 	"github.com/canary-guardian/guardian/remediate"
 	"github.com/canary-guardian/guardian/remediate/decision"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
@@ -35,6 +39,9 @@ func (f *configFlags) add(cmd *cobra.Command) {
 
 // load reads the file or makes the guards. needGuards refuses neither.
 func (f configFlags) load(needGuards bool) (config.Config, error) {
+	if err := checkNamespace(f.namespace); err != nil {
+		return config.Config{}, orUnknown(err)
+	}
 	if f.file != "" && len(f.guards) > 0 {
 		return config.Config{}, orUnknown(errors.New("--config and --guard: want one of the two"))
 	}
@@ -46,6 +53,9 @@ func (f configFlags) load(needGuards bool) (config.Config, error) {
 			c.Namespace = f.namespace
 		}
 	})
+	if config.LacksNamespace(err) {
+		return config.Config{}, orUnknown(err)
+	}
 	if err != nil {
 		return config.Config{}, err
 	}
@@ -58,20 +68,42 @@ func (f configFlags) load(needGuards bool) (config.Config, error) {
 			return config.Config{}, config.InFile(f.file, err)
 		}
 	}
+	return c, orUnknown(f.addGuards(&c))
+}
+
+// addGuards makes the guards that flags name. All else has been checked.
+func (f configFlags) addGuards(c *config.Config) error {
 	for _, name := range f.guards {
-		g := config.DefaultGuard(name)
+		g, err := config.DefaultGuard(name), error(nil)
 		if g.Stable.Ref, err = virtualservice.ParseRef(f.stable); err != nil {
-			return config.Config{}, orUnknown(fmt.Errorf("--stable: %w", err))
+			return fmt.Errorf("--stable: %w", err)
 		}
 		if g.Canary.Ref, err = virtualservice.ParseRef(f.canary); err != nil {
-			return config.Config{}, orUnknown(fmt.Errorf("--canary: %w", err))
+			return fmt.Errorf("--canary: %w", err)
 		}
 		c.Guards = append(c.Guards, g)
 	}
-	if problems := c.Validate(); len(problems) > 0 {
-		return config.Config{}, problems
+	if problems := ofFlags(c.Validate()); len(problems) > 0 {
+		return printable.OwnLines{Err: problems}
 	}
-	return c, nil
+	return nil
+}
+
+// guardFlags are what makes a key of a guard that no file has.
+var guardFlags = map[string]string{"name": "--guard", "stable": "--stable", "canary": "--canary"}
+
+// ofFlags tells problems of guards by the flags that made them, each once.
+func ofFlags(problems config.Problems) config.Problems {
+	var out config.Problems
+	for _, p := range problems {
+		_, key, _ := strings.Cut(p.Path, "].")
+		key, _, _ = strings.Cut(key, ".")
+		p.Path = cmp.Or(guardFlags[key], p.Path)
+		if !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func newRulesCommand(a *app) *cobra.Command {
@@ -175,7 +207,7 @@ func (a *app) printRules(c config.Config, sides map[string]decision.Sides, forma
 		err = orUnknown(fmt.Errorf("--format %q: want prometheusrule, prometheus, podmonitor or scrapeconfig", format))
 	}
 	if err == nil && out == nil {
-		err = fmt.Errorf("--format %s: no fast lane: want rules.fastLane.enabled: true, or %s=true", format, config.EnvName("rules.fastLane.enabled"))
+		err = orUnknown(fmt.Errorf("--format %s: no fast lane: want rules.fastLane.enabled: true, or %s=true", format, config.EnvName("rules.fastLane.enabled")))
 	}
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -49,10 +50,11 @@ The configuration is read again when its file changes. In a pod guardian talks
 to its own cluster as its ServiceAccount; --kubeconfig is for trying it out.`,
 		Args: wantArgs(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := serve(cmd.Context(), file, kubeconfig, a.errOut); err != nil {
+			err := serve(cmd.Context(), file, kubeconfig, a.errOut)
+			if _, told := errors.AsType[*exitError](err); err != nil && !told {
 				return &exitError{exitFailed, err}
 			}
-			return nil
+			return err
 		},
 	}
 	cmd.Flags().StringVarP(&file, "config", "f", "/etc/guardian/config.yaml", "configuration file")
@@ -63,7 +65,7 @@ to its own cluster as its ServiceAccount; --kubeconfig is for trying it out.`,
 func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error {
 	content, err := os.ReadFile(file)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return orUnknown(fmt.Errorf("read configuration: %w", err))
 	}
 	settings, err := config.Load(file)
 	if err != nil {
@@ -74,7 +76,7 @@ func serve(ctx context.Context, file, kubeconfig string, errOut io.Writer) error
 	}
 	rest, err := restConfig(kubeconfig)
 	if err != nil {
-		return err
+		return orUnknown(err)
 	}
 	log := newLogger(settings.Log, errOut)
 	if names := config.UnknownEnv(); len(names) > 0 {

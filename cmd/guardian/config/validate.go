@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -104,12 +105,21 @@ func (c *check) virtualService(path, value string) {
 	c.objectName(path, value)
 }
 
+const wantsNamespace = "not set, and this is no pod whose own could be taken: set it, GUARDIAN_NAMESPACE, or -n where the command has it"
+
+// LacksNamespace says of an error of Load that nothing is wrong but that nobody has given
+// a namespace: a command has a flag for it.
+func LacksNamespace(err error) bool {
+	problems, ok := errors.AsType[Problems](err)
+	return ok && len(problems) == 1 && problems[0].Want == wantsNamespace
+}
+
 // Validate is everything that is wrong with the values of c, relations between
 // them included; nil when nothing is.
 func (c Config) Validate() Problems {
 	var k check
 	if c.Namespace == "" {
-		k.want(false, "namespace", nil, "not set, and this is no pod whose own could be taken: set it, GUARDIAN_NAMESPACE, or -n where the command has it")
+		k.want(false, "namespace", nil, wantsNamespace)
 	} else {
 		k.label("namespace", c.Namespace)
 	}
