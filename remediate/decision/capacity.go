@@ -11,6 +11,20 @@ func (r Rollback) Thin(carried, ready int) string {
 	return fmt.Sprintf("stable has %d ready endpoints, and had %d when it carried everything: less than rollback.capacity (%g)", ready, carried, r.Capacity)
 }
 
+// unsafe says why traffic must not be sent to stable now, or "".
+func (d *decider) unsafe() string {
+	floor := d.in.Guard.Rollback.MinReadyStable
+	switch {
+	case d.in.Unsafe != "":
+		return d.in.Unsafe
+	case d.in.Stable.Missing != "":
+		return d.in.Stable.Missing
+	case d.in.Stable.Ready < floor:
+		return fmt.Sprintf("stable %s has %d ready endpoints, rollback.minReadyStable is %d", d.in.Guard.Stable, d.in.Stable.Ready, floor)
+	}
+	return ""
+}
+
 // observeCarried keeps what stable carries everything with, as of the moment when
 // the canary begins to get a share: an autoscaler takes some of it away afterwards.
 func (d *decider) observeCarried(first bool) {

@@ -105,25 +105,24 @@ func TestAnUndoRightAfterTheAlertLiftsTheLockForAProvenBuild(t *testing.T) {
 // told, and only then does the present build lift the lock.
 func TestALockIsNotLiftedInTheMiddleOfItsRollback(t *testing.T) {
 	for name, c := range map[string]struct {
-		between  []but
-		lifted   bool // before the rollback is done
-		proven   []string
-		finishes string
+		then  but
+		lifts bool
 	}{
-		"of the build that was there":    {proven: []string{"b1"}, finishes: "rolled-back by alert: 50→0; unlocked by new build: 50→0"},
-		"of a build that has come since": {between: []but{runs("b3", 2), agedOf("b3", at.Add(2*time.Minute), at.Add(2*time.Minute))}, lifted: true, proven: []string{"b1"}},
+		"the build was there":               {then: quietNow},
+		"it has come since":                 {func(in *Input) { runs("b3", 2)(in); agedOf("b3", at.Add(2*time.Minute), at.Add(2*time.Minute))(in) }, true},
+		"stable is gone":                    {stableReady(0), true},
+		"the API server refuses the weight": {func(in *Input) { in.Record.Status.Moving.Refused = "forbidden" }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := tell(t, live, runs("b1", 2), func(in *Input) {
-				in.Record.Status.Proven = c.proven
+				in.Record.Status.Proven = []string{"b1"}
 				in.Record.Status.Served = []Served{{Build: "b0", From: at.Add(-time.Hour), Until: at.Add(-time.Minute)}, {Build: "b1", From: at.Add(-time.Minute)}}
 			})
 			s.then(time.Minute, s.firesNow("Errors", time.Minute))
 			s.locked(true)
 			s.refused("b0")
-			d := s.then(time.Second, append([]but{quietNow, gets(50)}, c.between...)...)
-			s.locked(!c.lifted)
-			if c.lifted {
+			d := s.then(time.Second, quietNow, gets(50), c.then)
+			if s.locked(!c.lifts); c.lifts {
 				return
 			}
 			if d.Move != MoveStable || !d.Record.Status.Moving.RollsBack() {
@@ -131,8 +130,8 @@ func TestALockIsNotLiftedInTheMiddleOfItsRollback(t *testing.T) {
 			}
 			d = s.then(time.Second)
 			s.locked(false)
-			if got := verdictOf(d).added; got != c.finishes || d.Signal == "" {
-				t.Errorf("told %q, counted as %q; want %q", got, d.Signal, c.finishes)
+			if got, want := verdictOf(d).added, "rolled-back by alert: 50→0; unlocked by new build: 50→0"; got != want || d.Signal == "" {
+				t.Errorf("told %q, counted as %q; want %q", got, d.Signal, want)
 			}
 		})
 	}

@@ -1,24 +1,9 @@
 package decision
 
 import (
-	"fmt"
 	"slices"
 	"time"
 )
-
-// unsafe says why traffic must not be sent to stable now, or "".
-func (d *decider) unsafe() string {
-	floor := d.in.Guard.Rollback.MinReadyStable
-	switch {
-	case d.in.Unsafe != "":
-		return d.in.Unsafe
-	case d.in.Stable.Missing != "":
-		return d.in.Stable.Missing
-	case d.in.Stable.Ready < floor:
-		return fmt.Sprintf("stable %s has %d ready endpoints, rollback.minReadyStable is %d", d.in.Guard.Stable, d.in.Stable.Ready, floor)
-	}
-	return ""
-}
 
 // block is a rollback that is wanted and would not be safe.
 func (d *decider) block(why string) choice {

@@ -40,10 +40,11 @@ func (d *decider) canUnlock() bool {
 
 // midway says that the lock's rollback is under way, and that whoever has decided on it
 // knew the present build. It may have heard an alert that this replica has not: what has
-// been begun is done first.
+// been begun is done first, unless something keeps it from being done.
 func (d *decider) midway() bool {
 	s := d.rec.Status
-	return s.Moving.RollsBack() && d.hasCanaryTraffic() && !s.BuildSince.After(d.rec.Lock.Since)
+	begun := s.Moving.RollsBack() && s.Moving.Refused == "" && !s.BuildSince.After(d.rec.Lock.Since)
+	return begun && d.hasCanaryTraffic() && d.unsafe() == ""
 }
 
 // refusedRuns is a refused build that has a ready pod, or "". Of several
