@@ -24,13 +24,20 @@ func lockOps(vs *unstructured.Unstructured, guard string, r decision.Record, use
 		}
 		return []virtualservice.Op{{Op: "add", Path: path, Value: want}}
 	}
-	if !stands || r.Lock != nil || r.Status.State == decision.StateUnknown {
-		return nil
-	}
-	if l, err := decision.ParseLockAnnotation(value); err == nil && (l.By != user || l.Since.After(r.Status.LiftedAt)) {
+	if !stands || !isLifted(value, r, user) {
 		return nil
 	}
 	return []virtualservice.Op{{Op: "remove", Path: path}}
+}
+
+// isLifted says that a record has no lock any more of which an annotation tells that is
+// user's own, or that cannot be read.
+func isLifted(annotation string, r decision.Record, user string) bool {
+	if r.Lock != nil || r.Status.State == decision.StateUnknown {
+		return false
+	}
+	l, err := decision.ParseLockAnnotation(annotation)
+	return err != nil || l.By == user && !l.Since.After(r.Status.LiftedAt)
 }
 
 // foreignLock says that a VirtualService's lock of the guard names another user,

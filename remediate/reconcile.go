@@ -58,7 +58,7 @@ func (r *reconciler) reconcile(ctx context.Context, g decision.Guard, alerts []d
 func (r *reconciler) decide(ctx context.Context, in *decision.Input, s snapshot, ask *questions) (decision.Decision, time.Time) {
 	now := r.now()
 	d := decision.Decide(*in, now)
-	if (d.WantCount || d.WantForward || d.WantAfter) && !ask.slot && !ask.busy {
+	if asksOthers(d) && !ask.slot && !ask.busy {
 		if ask.done, ask.slot = r.takeQuerySlot(); !ask.slot {
 			ask.busy, in.Busy = true, true
 			d = decision.Decide(*in, now)
@@ -76,6 +76,9 @@ func (r *reconciler) decide(ctx context.Context, in *decision.Input, s snapshot,
 	}
 	return d, now
 }
+
+// asksOthers says that a decision wants answers of others than the API server.
+func asksOthers(d decision.Decision) bool { return d.WantCount || d.WantForward || d.WantAfter }
 
 func (r *reconciler) takeQuerySlot() (done func(), ok bool) {
 	if r.querySlot == nil {

@@ -134,9 +134,8 @@ func (s *snapshot) leastReady(ctx context.Context, r reader, stable resolvedSide
 	}
 	for _, e := range rule.elsewhere {
 		set, has := subsetOf(e.subsets, g.Stable.Subset)
-		_, hasCanary := subsetOf(e.subsets, g.Canary.Subset)
 		switch {
-		case slices.Equal(set, stable.subset) && has, !has && !hasCanary && g.Canary.Host == "":
+		case slices.Equal(set, stable.subset) && has, !has && !leadsToCanary(e, g):
 			continue
 		case !has:
 			return 0, nil
@@ -152,6 +151,12 @@ func (s *snapshot) leastReady(ctx context.Context, r reader, stable resolvedSide
 		least = min(least, n)
 	}
 	return least, nil
+}
+
+// leadsToCanary says that clients who take an entry can reach a guard's canary.
+func leadsToCanary(e *rulesMerged, g decision.Guard) bool {
+	_, has := subsetOf(e.subsets, g.Canary.Subset)
+	return has || g.Canary.Host != ""
 }
 
 func (s *snapshot) readyOf(ctx context.Context, r reader, side resolvedSide) (int, error) {

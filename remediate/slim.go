@@ -233,20 +233,15 @@ func slimPodOf(p *corev1.Pod) *slimPod {
 	if o := metav1.GetControllerOfNoCopy(p); o != nil {
 		k.owner = podOwner{unique.Make(o.Kind).Value(), unique.Make(o.Name).Value()}
 	}
-	if !p.CreationTimestamp.IsZero() {
-		k.born = p.CreationTimestamp.Unix()
-	}
+	k.born = unixOf(p.CreationTimestamp)
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && !k.deleted {
-			k.ready = true
-			if !c.LastTransitionTime.IsZero() {
-				k.readyFrom = c.LastTransitionTime.Unix()
-			}
+			k.ready, k.readyFrom = true, unixOf(c.LastTransitionTime)
 		}
 	}
 	for _, group := range [][]corev1.ContainerStatus{p.Status.ContainerStatuses, p.Status.InitContainerStatuses} {
 		for i := range group {
-			if c := slimContainerOf(&group[i]); c.name != sidecar && (c.restarts > 0 || c.waits != "") {
+			if c := slimContainerOf(&group[i]); c.name != sidecar && c.matters() {
 				k.containers = append(k.containers, c)
 			}
 		}
@@ -262,6 +257,14 @@ func (k *slimPod) runsAs(now *slimPod) bool {
 func (k *slimPod) made() time.Time { return seconds(k.born) }
 
 func (k *slimPod) readySince() time.Time { return seconds(k.readyFrom) }
+
+// unixOf is a time in seconds; 0: it is not said. seconds is the way back.
+func unixOf(t metav1.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.Unix()
+}
 
 func seconds(s int64) time.Time {
 	if s == 0 {
@@ -323,6 +326,9 @@ func slimContainerOf(c *corev1.ContainerStatus) slimContainer {
 	}
 	return k
 }
+
+// matters says that a container has restarted or waits.
+func (c slimContainer) matters() bool { return c.restarts > 0 || c.waits != "" }
 
 // restartsSince counts, by the reason of the end before (OOMKilled, Error, …),
 // how often the pod's containers have restarted since it was; nil: since it was
