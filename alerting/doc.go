@@ -22,10 +22,12 @@
 //	2xx  Sink.Accept has returned nil: what follows is durably recorded
 //	400  a body that cannot be understood, however often it is sent
 //	401  wrong or missing credentials
-//	413  a body over the limit
+//	413  a body over the limit (4 MiB)
 //	500  a bug (a panic)
 //	503  the sink failed or was too slow, the body came too slowly, or the
 //	     credentials to compare with cannot be read just now
 //
-// 429 is never sent: it would be given up like any 4xx.
+// 429 is never sent: it would be given up like any 4xx. What is given up with 400 or 413
+// by a sender that has proved who it is, is asked of Alertmanager's API at once
+// ([ServerOptions].List), not more often than every few seconds.
 package alerting

@@ -68,7 +68,11 @@ func (s *Server) receive(c echo.Context, lane Lane) ([]byte, error) {
 		// Take some more of it, else the sender meets a closed connection
 		// before the answer, and tries again what can never succeed.
 		_, _ = io.CopyN(io.Discard, request.Body, 4*limit)
-		return nil, s.refuse(lane, resultTooLarge, 1, fmt.Errorf("body: over %d bytes: want at most that", limit))
+		want := "want at most that"
+		if lane == LaneWebhook {
+			want += ", as of a route with group_by: ['...'], whose calls have one alert each"
+		}
+		return nil, s.refuse(lane, resultTooLarge, 1, fmt.Errorf("body: over %d bytes: %s", limit, want))
 	}
 	return body, nil
 }
@@ -84,8 +88,14 @@ func (s *Server) unproven(lane Lane, err error) error {
 	return s.refuse(lane, resultUnauthorized, 1, err)
 }
 
+// refuse counts a call that is not taken. Where its sender gives it up, what it had is
+// listed: only who has proved who they are gets as far as that.
 func (s *Server) refuse(lane Lane, result result, n int, err error) error {
 	s.opts.MetricSet.count(lane, result, n)
+	switch result {
+	case resultTooLarge, resultInvalid, resultVersion:
+		s.opts.List()
+	}
 	return &laneError{lane, result, err}
 }
 

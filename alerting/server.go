@@ -105,6 +105,12 @@ type ServerOptions struct {
 	// logged and counted.
 	Refresh func(context.Context) error
 
+	// List asks for a listing from Alertmanager's API, soon, and returns at once. It is
+	// called when a call of somebody who has proved who they are is answered with what
+	// its sender gives up at (400, 413): its alerts do not come again by themselves.
+	// Default: they wait for the next listing.
+	List func()
+
 	// Tracer begins a span for each call of the alerts port that has proved who it is.
 	// Default: there are none.
 	Tracer trace.Tracer
@@ -135,6 +141,9 @@ func (o *ServerOptions) complete() error {
 	o.HeartbeatName = cmp.Or(o.HeartbeatName, DefaultHeartbeatName)
 	if o.Ready == nil {
 		o.Ready = func(context.Context) error { return nil }
+	}
+	if o.List == nil {
+		o.List = func() {}
 	}
 	if o.OwnHeartbeat == nil {
 		o.OwnHeartbeat = func(Lane, map[string]string) bool { return true }

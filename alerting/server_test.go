@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -141,6 +142,42 @@ func TestEveryCallIsAnsweredByWhetherARetryHelps(t *testing.T) {
 				if n := testutil.ToFloat64(counter); n != 1 {
 					t.Errorf("%s, %s counted %v, want 1", lane, test.result, n)
 				}
+			}
+		})
+	}
+}
+
+// TestWhatASenderGivesUpHasAllListed: its alerts do not come again by themselves.
+func TestWhatASenderGivesUpHasAllListed(t *testing.T) {
+	failing := func(context.Context, Lane, []Alert) error { return errors.New("the API server is down") }
+	const limit = 1 << 10
+	tooLong := func() io.Reader { return strings.NewReader(strings.Repeat(" ", limit+1)) }
+	for name, test := range map[string]struct {
+		accept     func(context.Context, Lane, []Alert) error
+		path, auth string
+		body       io.Reader
+		status     int
+		listed     int
+	}{
+		"a call over the limit":                 {path: "/webhook", auth: bearer, body: tooLong(), status: 413, listed: 1},
+		"a push over the limit":                 {path: "/api/v2/alerts", auth: bearer, body: tooLong(), status: 413, listed: 1},
+		"a body that is cut off":                {path: "/webhook", auth: bearer, body: strings.NewReader(oneAlert[:20]), status: 400, listed: 1},
+		"a payload of another version":          {path: "/webhook", auth: bearer, body: strings.NewReader(strings.Replace(oneAlert, `"4"`, `"5"`, 1)), status: 400, listed: 1},
+		"a push that is cut off":                {path: "/api/v2/alerts", auth: bearer, body: strings.NewReader(pushed[:20]), status: 400, listed: 1},
+		"a call over the limit without proof":   {path: "/webhook", auth: "Bearer wrong", body: tooLong(), status: 401},
+		"a push over the limit without proof":   {path: "/api/v2/alerts", body: tooLong(), status: 401},
+		"what is taken":                         {path: "/webhook", auth: bearer, body: strings.NewReader(oneAlert), status: 200},
+		"what fails, which is sent once more":   {accept: failing, path: "/webhook", auth: bearer, body: strings.NewReader(oneAlert), status: 503},
+		"a call over the limit of no such path": {path: "/alerts", auth: bearer, body: tooLong(), status: 404},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts, _ := options(t, &sink{accept: test.accept})
+			opts.ReadTimeout, opts.SinkTimeout, opts.MaxBody = time.Minute, time.Minute, limit
+			var listed atomic.Int32
+			opts.List = func() { listed.Add(1) }
+			status, _ := exchange(t, post(t, run(t, opts), test.path, test.auth, test.body))
+			if n := int(listed.Load()); status != test.status || n != test.listed {
+				t.Errorf("answered %d, listed %d times; want %d and %d", status, n, test.status, test.listed)
 			}
 		})
 	}

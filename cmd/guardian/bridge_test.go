@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -326,9 +327,13 @@ type lister struct {
 	err    error
 	young  bool
 	asked  []string // selections
+	listed func()   // is called each time; may be nil
 }
 
 func (l *lister) Firing(_ context.Context, f alerting.Filter) ([]alerting.Alert, error) {
+	if l.listed != nil {
+		l.listed()
+	}
 	for _, m := range f.Any {
 		l.asked = append(l.asked, m.String())
 	}
@@ -354,7 +359,9 @@ func testForwardChecks(t *testing.T) (*forwardChecks, *fakeController, *lister, 
 	t.Helper()
 	b, f := testBridge(t)
 	am, prom, q := &lister{}, &lister{}, &querier{}
-	return &forwardChecks{alertmanager: am, prometheus: prom, query: q, bridge: b, log: slog.New(slog.DiscardHandler), now: func() time.Time { return bridgeNow }}, f, am, prom, q
+	o := newForwardChecks(b, slog.New(slog.DiscardHandler), func() time.Time { return bridgeNow })
+	o.alertmanager, o.prometheus, o.query = am, prom, q
+	return o, f, am, prom, q
 }
 
 func TestListingHealsWhatAWebhookLost(t *testing.T) {
@@ -373,6 +380,43 @@ func TestListingHealsWhatAWebhookLost(t *testing.T) {
 	if !slices.Contains(f.enqueued, "orders-service") || len(o.bridge.firing("orders-service")) != 0 {
 		t.Errorf("enqueued %v, fires %v; want a look because a resolve was lost", f.enqueued, o.bridge.firing("orders-service"))
 	}
+}
+
+// TestWhatIsAskedForIsListedAtOnceAndSeldom: whoever may send alerts can ask as often as
+// they like.
+func TestWhatIsAskedForIsListedAtOnceAndSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, f, am, _, _ := testForwardChecks(t)
+		began := time.Now()
+		var listed []time.Duration
+		am.listed = func() { listed = append(listed, time.Since(began)) }
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- o.run(ctx) }()
+		time.Sleep(30 * time.Second)
+		am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
+		for range 1000 { // once at 30 s, and once for all that came meanwhile
+			o.listSoon()
+		}
+		synctest.Wait()
+		if len(f.accepted["orders-service"]) != 1 {
+			t.Errorf("accepted %v, want the alert of a call that was refused", f.accepted)
+		}
+		time.Sleep(500 * time.Millisecond)
+		for range 11 {
+			o.listSoon()
+			time.Sleep(time.Second)
+		}
+		time.Sleep(30 * time.Second)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		want := []time.Duration{0, 30 * time.Second, 35 * time.Second, 40 * time.Second, 45 * time.Second, time.Minute}
+		if !slices.Equal(listed, want) {
+			t.Errorf("listed at %v, want %v", listed, want)
+		}
+	})
 }
 
 func TestAnAlertmanagerThatHasJustStartedTakesNothingAway(t *testing.T) {

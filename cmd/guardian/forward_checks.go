@@ -22,6 +22,9 @@ const (
 	// listWait bounds one listing; a hanging Alertmanager must not delay a
 	// rollback, which waits for none.
 	listWait = 20 * time.Second
+	// listPause is between a listing and one that is asked for: whoever may send alerts
+	// can ask as often as they like.
+	listPause = 5 * time.Second
 )
 
 // forwardChecks asks Alertmanager and Prometheus: what fires, and all that only
@@ -34,6 +37,20 @@ type forwardChecks struct {
 	bridge *bridge
 	log    *slog.Logger
 	now    func() time.Time
+
+	asked chan struct{} // holds one token when a listing is asked for
+}
+
+func newForwardChecks(b *bridge, log *slog.Logger, now func() time.Time) *forwardChecks {
+	return &forwardChecks{bridge: b, log: log, now: now, asked: make(chan struct{}, 1)}
+}
+
+// listSoon asks for a listing before the next minute is over. It does not wait.
+func (o *forwardChecks) listSoon() {
+	select {
+	case o.asked <- struct{}{}:
+	default: // the same listing is for all
+	}
 }
 
 // list asks for all that fires, puts it into the store, and has guards with
@@ -77,7 +94,7 @@ func (o *forwardChecks) sources() alerting.Sources {
 	return alerting.Sources{Alertmanager: o.bridge.ownOf(alerting.LaneAlertmanager, o.alertmanager), Prometheus: o.bridge.ownOf(alerting.LanePrometheus, o.prometheus), Log: o.log}
 }
 
-// run lists at start and every minute until ctx ends.
+// run lists at start, every minute, and when it is asked for, until ctx ends.
 func (o *forwardChecks) run(ctx context.Context) error {
 	tick := time.NewTicker(listEvery)
 	defer tick.Stop()
@@ -87,10 +104,15 @@ func (o *forwardChecks) run(ctx context.Context) error {
 			o.log.Warn("list what fires", "err", err)
 		}
 		cancel()
+		if sleep(ctx, listPause) != nil {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-o.asked:
+			o.log.Info("a call was refused whose alerts do not come again by themselves: what fires is listed now")
 		}
 	}
 }

@@ -152,7 +152,7 @@ func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, e
 	s.server, err = alerting.NewServer(alerting.ServerOptions{
 		AlertsAddress: c.Listen.Alerts, MetricsAddress: c.Listen.Metrics,
 		WebConfigFile: c.Web.ConfigFile, TokenFile: c.Webhook.TokenFile, AllowAnonymous: c.Webhook.AllowAnonymous,
-		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.checks.refresh, OwnHeartbeat: s.bridge.ownHeartbeat,
+		Sink: s.bridge, Guards: guardLister{s.controller}, Ready: s.ready, Refresh: s.checks.refresh, List: s.checks.listSoon, OwnHeartbeat: s.bridge.ownHeartbeat,
 		Gatherer: registry, MetricSet: metrics, Logger: s.log.With("component", "http"),
 		Tracer: s.traces.Tracer(), Propagator: s.traces.Propagator(),
 	})
@@ -163,7 +163,7 @@ func newService(c config.Config, rc *rest.Config, log *slog.Logger) (*service, e
 }
 
 func (s *service) connectChecks() error {
-	s.checks = &forwardChecks{bridge: s.bridge, log: s.log.With("component", "forward-checks"), now: time.Now}
+	s.checks = newForwardChecks(s.bridge, s.log.With("component", "forward-checks"), time.Now)
 	if e := s.config.Alertmanager; e.URL != "" {
 		am, err := alerting.NewAlertmanager(alerting.ClientOptions{URL: e.URL, HTTP: &e.HTTP, Timeout: e.Timeout})
 		if err != nil {
