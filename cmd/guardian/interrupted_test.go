@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"os"
+	"os/signal"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,6 +32,19 @@ func TestASignalThatComesWithTheFirstDoesNotEndGuardian(t *testing.T) {
 	}
 	if later(); !givenBack.Load() {
 		t.Error("no signal ends guardian at once any more")
+	}
+}
+
+// TestATerminalThatIsClosedEndsGuardianInOrder, as SIGTERM does: a request is withdrawn,
+// and a rollback under way is done.
+func TestATerminalThatIsClosedEndsGuardianInOrder(t *testing.T) {
+	if ignored := signal.Ignored(syscall.SIGHUP); slices.Contains(endSignals(), os.Signal(syscall.SIGHUP)) == ignored {
+		t.Errorf("signals %v, and SIGHUP ignored: %v", endSignals(), ignored)
+	}
+	signal.Ignore(syscall.SIGHUP) // as nohup has it
+	defer signal.Reset(syscall.SIGHUP)
+	if slices.Contains(endSignals(), os.Signal(syscall.SIGHUP)) {
+		t.Errorf("signals %v: nohup keeps guardian from none", endSignals())
 	}
 }
 

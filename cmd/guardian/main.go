@@ -42,8 +42,18 @@ func letGo(ctx context.Context, stop func(), after func(time.Duration, func())) 
 
 func afterTime(d time.Duration, f func()) { time.AfterFunc(d, f) }
 
+// endSignals end guardian in order. SIGHUP is that of a terminal that is closed; nohup
+// has it ignored, which stays so.
+func endSignals() []os.Signal {
+	out := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		out = append(out, syscall.SIGHUP)
+	}
+	return out
+}
+
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endSignals()...)
 	letGo(ctx, stop, afterTime)
 	a := &app{name: displayName(os.Args[0]), in: os.Stdin, out: os.Stdout, errOut: os.Stderr, connect: connect}
 	err := a.execute(ctx, os.Args[1:])
