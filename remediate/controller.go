@@ -87,6 +87,11 @@ func (c *Controller) Ready() bool { return c.info.synced.Load() && !c.info.dead.
 // after meanwhile, as far as that goes without.
 func (c *Controller) Missing() []string { return c.info.troubles() }
 
+// UnseenSince is since when the API server has shown this replica nothing of what it
+// watches, once that is for too long: what it knows of a guard was so then. Zero: it
+// does.
+func (c *Controller) UnseenSince() time.Time { return c.info.unseenSince() }
+
 // Idle says that nothing goes on with any guard, and has not for a while.
 func (c *Controller) Idle() bool { return c.info.idle() }
 

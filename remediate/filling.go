@@ -123,6 +123,7 @@ func (i *informers) watchOver(ctx context.Context, every time.Duration) {
 
 func (i *informers) checkWatches(now time.Time) {
 	dead, needed, changed := 0, 0, false
+	var seen time.Time // a watch was open last
 	for _, name := range slices.Sorted(maps.Keys(i.parts)) {
 		p := i.parts[name]
 		away, why := p.health.dead(now)
@@ -132,6 +133,9 @@ func (i *informers) checkWatches(now time.Time) {
 		is, was := why != nil && p.isFilled(), p.dead.Load()
 		if is {
 			dead++
+			if open := now.Add(-away); open.After(seen) {
+				seen = open
+			}
 			if errors.Is(why, errSilent) {
 				p.health.again()
 			}
@@ -152,9 +156,22 @@ func (i *informers) checkWatches(now time.Time) {
 	i.dead.Store(dead > 0)
 	// Where nothing can be watched, nothing can be read either.
 	i.stale.Store(dead > 0 && dead < needed)
+	if dead > 0 && dead == needed {
+		i.unseen.Store(seen.UnixNano())
+	} else {
+		i.unseen.Store(0)
+	}
 	if changed {
 		i.refilled()
 	}
+}
+
+// unseenSince is zero while anything is kept up to date.
+func (i *informers) unseenSince() time.Time {
+	if at := i.unseen.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
 }
 
 // troubles are the resources whose caches are not filled or not kept up to date,

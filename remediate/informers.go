@@ -33,9 +33,10 @@ type informers struct {
 	running  sync.WaitGroup
 	reader   *cacheReader
 	lists    *deploymentLists
-	synced   atomic.Bool // every cache is filled
-	dead     atomic.Bool // one is not kept up to date
-	stale    atomic.Bool // the same, while others are
+	synced   atomic.Bool  // every cache is filled
+	dead     atomic.Bool  // one is not kept up to date
+	stale    atomic.Bool  // the same, while others are
+	unseen   atomic.Int64 // none is, and since when, in Unix nanoseconds; 0: one is
 	parts    map[string]*cachePart
 	metrics  *Metrics
 	grace    time.Duration // how long a watch may be away

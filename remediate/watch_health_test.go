@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/canary-guardian/guardian/remediate/decision"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -140,6 +142,36 @@ func TestAWatchThatIsAwayForLongerThanItsGraceIsDead(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestNothingIsSeenOfTheAPIServerWhenNoWatchIsOpen(t *testing.T) {
+	began := time.Now()
+	i := &informers{parts: map[string]*cachePart{}, metrics: NewMetrics(prometheus.NewRegistry()), log: slog.New(slog.DiscardHandler), refilled: func() {}}
+	for _, resource := range []string{resourceRecords, resourcePods, resourceServices} {
+		i.parts[resource] = &cachePart{resource: resource, health: &watchHealth{grace: time.Minute, silence: watchSilence, since: began, open: true}}
+		i.parts[resource].full.Store(true)
+	}
+	i.parts[resourceServices].health.rest()
+	away := func(resource string, since time.Time) {
+		h := i.parts[resource].health
+		h.open, h.since, h.err = false, since, errors.New("connection refused")
+	}
+	look := func(after time.Duration, want time.Time) {
+		t.Helper()
+		i.checkWatches(began.Add(after))
+		if got := i.unseenSince(); !got.Equal(want) {
+			t.Errorf("after %s: nothing is seen since %v, want %v", after, got, want)
+		}
+	}
+	look(time.Hour, time.Time{})
+	lost := began.Add(time.Hour)
+	away(resourceRecords, lost)
+	look(time.Hour+10*time.Minute, time.Time{}) // they are read one by one
+	away(resourcePods, lost.Add(15*time.Minute))
+	look(time.Hour+15*time.Minute, time.Time{})
+	look(time.Hour+17*time.Minute, lost.Add(15*time.Minute))
+	i.parts[resourceRecords].health.open = true
+	look(time.Hour+20*time.Minute, time.Time{})
 }
 
 func TestARequestWithoutAnAnswerIsMadeAgain(t *testing.T) {

@@ -208,6 +208,20 @@ func whatKeeps(c config.Config, v remediate.View) string {
 	return "It stays there until " + by
 }
 
+// asOf is a notice of a replica that has seen nothing of the API server since a time: it
+// may be over, and another replica have ended it. Zero: it sees.
+func (n notice) asOf(since time.Time) notice {
+	if since.IsZero() {
+		return n
+	}
+	at := stampOf(since)
+	n.annotations = maps.Clone(n.annotations)
+	n.put("as_of", at)
+	n.put("summary", n.annotations["summary"]+" (as of "+at+")")
+	n.put("description", n.annotations["description"]+" That was so at "+at+": since then the replica of guardian that says so has seen nothing of the API server.")
+	return n
+}
+
 // unmanaged is the end of a notice about a guard that was taken out of the
 // configuration: whatever it tells of may still be so.
 func (n notice) unmanaged(guard, namespace string) notice {

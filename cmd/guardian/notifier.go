@@ -81,6 +81,7 @@ func (s *sent) take(want notice) {
 type notifier struct {
 	post   func(ctx context.Context, alerts []alerting.Posted) (taken int, err error)
 	labels func(name, guard string) map[string]string
+	unseen func() time.Time // since when nothing is seen of the API server; zero: it is
 	log    *slog.Logger
 	now    func() time.Time
 	posts  *prometheus.CounterVec // by result
@@ -93,7 +94,7 @@ type notifier struct {
 }
 
 func newNotifier(reg prometheus.Registerer, log *slog.Logger, now func() time.Time) *notifier {
-	n := &notifier{log: log, now: now, wake: make(chan struct{}, 1), guards: map[string][]*sent{},
+	n := &notifier{log: log, now: now, unseen: func() time.Time { return time.Time{} }, wake: make(chan struct{}, 1), guards: map[string][]*sent{},
 		said: map[string]time.Time{}, posts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "guardian_notification_posts_total",
 			Help: "Calls by which guardian has posted alerts to all Alertmanagers, by result: taken by all, partly, or failed."}, []string{"result"})}
 	for _, result := range []string{postTaken, postPartly, postFailed} {
@@ -271,13 +272,14 @@ func (n *notifier) collect(now time.Time) []outgoing {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var out []outgoing
+	since := n.unseen()
 	for _, guard := range slices.Sorted(maps.Keys(n.guards)) {
 		for _, s := range n.guards[guard] {
 			if !s.due(now) {
 				continue
 			}
 			out = append(out, outgoing{guard: guard, sent: s, was: s.notice, ended: s.ended, alert: alerting.Posted{
-				Labels: n.labels(s.name, guard), Annotations: s.annotations, StartsAt: s.since, EndsAt: s.endsAt(now), GeneratorURL: s.annotations[rules.AnnotationPrometheus],
+				Labels: n.labels(s.name, guard), Annotations: s.asOf(since).annotations, StartsAt: s.since, EndsAt: s.endsAt(now), GeneratorURL: s.annotations[rules.AnnotationPrometheus],
 			}})
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -198,6 +199,32 @@ func TestWhatGuardianDidFiresUntilItIsOver(t *testing.T) {
 		defer n.mu.Unlock()
 		if len(n.guards) != 0 {
 			t.Errorf("kept: %v", n.guards)
+		}
+	})
+}
+
+// TestAReplicaThatIsCutOffSaysAsOfWhen: meanwhile another replica may have seen the end.
+func TestAReplicaThatIsCutOffSaysAsOfWhen(t *testing.T) {
+	notifying(t, func(n *notifier, am *fakeAlertmanager, _ *prometheus.Registry) {
+		const key = "orders " + rules.NoticeRolledBack
+		var since atomic.Pointer[time.Time]
+		since.Store(&time.Time{})
+		n.unseen = func() time.Time { return *since.Load() }
+		n.tell("orders", someNotice(rules.NoticeRolledBack, "rolled back."))
+		synctest.Wait()
+		fresh := am.says(key)
+		cut := time.Now()
+		since.Store(&cut)
+		time.Sleep(repost + time.Second)
+		synctest.Wait()
+		if got, want := am.says(key), "rolled back. That was so at "+stampOf(cut)+": since then the replica of guardian that says so has seen nothing of the API server."; got != want {
+			t.Errorf("cut off it says %q, want %q", got, want)
+		}
+		since.Store(&time.Time{})
+		time.Sleep(repost)
+		synctest.Wait()
+		if got := am.says(key); got != fresh || fresh != "rolled back." {
+			t.Errorf("says %q at first and %q at last", fresh, got)
 		}
 	})
 }

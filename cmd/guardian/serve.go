@@ -197,6 +197,7 @@ func (s *service) connectNotifier(reg prometheus.Registerer) error {
 	s.close = append(s.close, peers.Close)
 	s.notifier = newNotifier(reg, s.log.With("component", "notifications"), time.Now)
 	s.notifier.post = peers.Post
+	s.notifier.unseen = func() time.Time { return s.controller.UnseenSince() }
 	s.notifier.labels = func(name, guard string) map[string]string {
 		c := s.bridge.config.Load()
 		return c.RulesBase().NoticeLabels(name, guard, c.Own)
