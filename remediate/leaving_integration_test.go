@@ -51,6 +51,16 @@ func TestAVirtualServiceThatLeavesTheConfigurationOfARunningGuardian(t *testing.
 	p.SetGuards([]decision.Guard{g})
 	r.replaceSpec(mesh, "v1", stickySpec) // as CI would, without the admission policies
 	r.wait("it is reverted", func() error { return weights(mesh, 100, 0, 100, 0) })
+	r.wait("it is told", func() error {
+		told := r.told(app.Name)
+		if slices.ContainsFunc(told, func(e string) bool { return strings.HasPrefix(e, "unguarded") }) {
+			t.Errorf("what the lock covers is told as unguarded: %q", told)
+		}
+		if !slices.Contains(told, "reasserted 10→0") {
+			return fmt.Errorf("told %q", told)
+		}
+		return nil
+	})
 
 	p.resolve(app.Name)
 	r.request(app.Name, decision.RequestUnlock)

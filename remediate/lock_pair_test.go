@@ -622,7 +622,7 @@ func TestALockThatAReplicaWithTheOldFileSetsAnewIsHandedOverAgain(t *testing.T) 
 
 func TestTrafficOfACanaryWhileTheLockIsOfAnotherIsToldAsUnguarded(t *testing.T) {
 	o := newReleases(t, 50)
-	o.rec.unguarded = func(decision.Guard, virtualservice.Pair) ([]string, bool) { return nil, true }
+	o.rec.unguarded = func(decision.Guard, virtualservice.Pair, []string) ([]string, bool) { return nil, true }
 	o.rolledBack()
 	o.next.template, o.next.born, o.next.ready = 31, o.now.Add(-time.Hour), true // v3 is older than the lock
 	o.edits("both", "v1", "v3")

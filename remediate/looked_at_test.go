@@ -53,13 +53,17 @@ func TestAGuardIsLookedAtForWhatItsLastLookHasNotRead(t *testing.T) {
 		{"a newer record", nil, record("r", "2"), record("r", "4"), []string{guard.Name}},
 		{"a record that was made anew", nil, record("r", "2"), record("s", "2"), []string{guard.Name}},
 		{"a record that is gone, in the version that was read", nil, record("r", "2"), nil, []string{guard.Name}},
-		{"its VirtualService as it was read, which another has not looked at", nil, service("v", "1"), service("v", "3"), []string{beside.Name}},
+		{"a VirtualService as it was read, which another guard has too", nil, service("v", "1"), service("v", "3"), both},
 		{"a newer VirtualService", nil, service("v", "3"), service("v", "5"), both},
 		{"a VirtualService that is gone", nil, service("v", "3"), nil, both},
 		{"what an earlier look had read, and the last has not", func() { look(record("r", "1"), service("v", "1")) }, record("r", "1"), record("r", "2"), []string{guard.Name}},
 		{"there was no record, and no VirtualService", func() { look(nil) }, nil, service("v", "1"), both},
 		{"an object without a version", func() { look(record("r", "")) }, nil, record("r", ""), []string{guard.Name}},
 		{"forgotten", func() { look(record("r", "2")); read.forget(guard.Name) }, record("r", "1"), record("r", "2"), []string{guard.Name}},
+		{"a VirtualService that no other guard has any more, as it was read", func() {
+			i.setGuards([]decision.Guard{guard})
+			look(record("r", "2"), service("v", "3"))
+		}, service("v", "1"), service("v", "3"), nil},
 	} {
 		if c.look != nil {
 			c.look()

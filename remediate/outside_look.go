@@ -48,14 +48,15 @@ func unguarded(vs *unstructured.Unstructured, p virtualservice.Pair) string {
 }
 
 // unguardedOf looks through the cached VirtualServices that name the Service of
-// a canary. known is false while not all are cached.
-func (i *informers) unguardedOf(g decision.Guard, p virtualservice.Pair) (found []string, known bool) {
+// a canary, but for those that a lock covers and the configuration does not have any
+// more. known is false while not all are cached.
+func (i *informers) unguardedOf(g decision.Guard, p virtualservice.Pair, former []string) (found []string, known bool) {
 	service, ok := i.serviceName(i.hostOf(g, g.Canary))
 	if !ok || i.lacks(resourceVirtualServices) || i.lacks(resourceDestinationRules) {
 		return nil, false
 	}
 	all, err := indexed(i.reader.vs, indexDestination, service, func(vs *unstructured.Unstructured) bool {
-		return !slices.Contains(g.VirtualServices, vs.GetName()) && !i.guardedElsewhere(g, vs.GetName())
+		return !slices.Contains(g.VirtualServices, vs.GetName()) && !slices.Contains(former, vs.GetName()) && !i.guardedElsewhere(g, vs.GetName())
 	})
 	if err != nil {
 		return nil, false

@@ -124,7 +124,7 @@ func (r *reconciler) gatherFrom(ctx context.Context, from reader, g decision.Gua
 		s.gatherForeign(ctx, from)
 	}
 	if r.unguarded != nil {
-		s.input.Outside.Unguarded, s.input.Outside.Known = r.unguarded(s.input.Guard, s.pair)
+		s.input.Outside.Unguarded, s.input.Outside.Known = r.unguarded(s.input.Guard, s.pair, s.input.Record.Former(s.input.Guard))
 	}
 	s.input.Alerts = alerts
 	if takesTraffic(alerts, s.input) {

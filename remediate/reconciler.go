@@ -30,12 +30,12 @@ type reconciler struct {
 	preemptible   func(ctx context.Context, guard string) (context.Context, context.CancelFunc) // for live reads: it ends when an alert comes; nil: never
 	querySlot     func() (done func(), ok bool)                                                 // to ask others than the API server; nil: always
 	count         func(ctx context.Context, s snapshot) decision.Count
-	forward       func(ctx context.Context, s snapshot) (decision.Forward, []decision.Alert)   // asks what only matters for going forward
-	after         func(ctx context.Context, s snapshot, r decision.Receipt) decision.After     // what shows only after a rollback; nil: nobody is asked
-	links         func(guard string, sides decision.Sides, from, to time.Time) []decision.Link // nil: there are none
-	unguarded     func(g decision.Guard, p virtualservice.Pair) (found []string, known bool)   // nil: it is not looked for
-	changed       func(ctx context.Context, g decision.Guard, s snapshot, d decision.Decision) // told of each decision that was written
-	manyRollbacks func() bool                                                                  // many rollbacks at once; nil: never
+	forward       func(ctx context.Context, s snapshot) (decision.Forward, []decision.Alert)                  // asks what only matters for going forward
+	after         func(ctx context.Context, s snapshot, r decision.Receipt) decision.After                    // what shows only after a rollback; nil: nobody is asked
+	links         func(guard string, sides decision.Sides, from, to time.Time) []decision.Link                // nil: there are none
+	unguarded     func(g decision.Guard, p virtualservice.Pair, former []string) (found []string, known bool) // nil: it is not looked for
+	changed       func(ctx context.Context, g decision.Guard, s snapshot, d decision.Decision)                // told of each decision that was written
+	manyRollbacks func() bool                                                                                 // many rollbacks at once; nil: never
 
 	idle func() bool // what cached holds may be of a while ago; nil: never
 	stir func()      // something goes on: it must not be

@@ -81,8 +81,8 @@ func (i *informers) tell(was, is any, first bool) {
 	if !first {
 		i.stirredBy(is)
 	}
-	if i.lookedAt != nil && !gone {
-		guards = slices.DeleteFunc(slices.Clone(guards), func(guard string) bool { return i.lookedAt(guard, is) })
+	if i.lookedAt != nil && !gone && !slices.ContainsFunc(guards, func(other string) bool { return other != guards[0] }) && i.lookedAt(guards[0], is) {
+		return // of a VirtualService of several guards, each waits for what another has recorded
 	}
 	i.touched(guards)
 }

@@ -108,7 +108,12 @@ func TestALockIsNotLiftedInTheMiddleOfItsRollback(t *testing.T) {
 		then  but
 		lifts bool
 	}{
-		"the build was there":               {then: quietNow},
+		"the build was there": {then: quietNow},
+		"one without a pod has come beside": {then: func(in *Input) {
+			ready := in.Canary
+			pairOf("b1", "x1")(in)
+			in.Canary.Running, in.Canary.Ages = []string{"b1"}, ready.Ages
+		}},
 		"it has come since":                 {func(in *Input) { runs("b3", 2)(in); agedOf("b3", at.Add(2*time.Minute), at.Add(2*time.Minute))(in) }, true},
 		"stable is gone":                    {stableReady(0), true},
 		"the API server refuses the weight": {func(in *Input) { in.Record.Status.Moving.Refused = "forbidden" }, true},

@@ -132,6 +132,23 @@ func TestThePassThatUnlocksAnExchangedGuardMovesNothing(t *testing.T) {
 	}
 }
 
+// That v1, the canary now, has nothing says nothing of v2's rollback, which could not be done.
+func TestTheUnlockOfAnExchangedGuardTellsOfNoRollback(t *testing.T) {
+	s := tell(t, stableReady(0), live)
+	s.in.Record.Status.Moves = MovesOf(s.in.Guard)
+	s.then(time.Minute, s.firesNow("Errors", time.Minute))
+	s.locked(true)
+	s.then(time.Minute, exchanged(0), quietNow)
+	if !s.in.Record.Status.Moving.RollsBack() {
+		t.Fatalf("the rollback is not kept: %+v", s.in.Record.Status)
+	}
+	d := s.then(time.Minute, asks(RequestUnlock))
+	s.locked(false)
+	if got := verdictOf(d).added; strings.Contains(got, "rolled-back") || d.Signal != "" || d.Record.Receipt != nil {
+		t.Errorf("told %q, counted as %q, receipt %+v", got, d.Signal, d.Record.Receipt)
+	}
+}
+
 // The weights that the record tells of are those of v2, and what is read are those of v1:
 // nothing has gone from one to the other.
 func TestEntriesOfAnExchangedGuardTellOfNoMove(t *testing.T) {

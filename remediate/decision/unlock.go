@@ -38,13 +38,13 @@ func (d *decider) canUnlock() bool {
 	return d.rec.Lock.Kind == LockBuild && c.Build != "" && c.allPresent() && d.refusedRuns() == "" && !d.midway()
 }
 
-// midway says that the lock's rollback is under way, and that whoever has decided on it
-// knew the present build. It may have heard an alert that this replica has not: what has
-// been begun is done first, unless something keeps it from being done.
+// midway says that the lock's rollback is under way, and that a build serves that did when
+// it was decided on. Whoever has done so may have heard an alert that this replica has
+// not: what has been begun is done first, unless something keeps it from being done.
 func (d *decider) midway() bool {
-	s := d.rec.Status
-	begun := s.Moving.RollsBack() && s.Moving.Refused == "" && !s.BuildSince.After(d.rec.Lock.Since)
-	return begun && d.hasCanaryTraffic() && d.unsafe() == ""
+	m := d.rec.Status.Moving
+	begun := m.RollsBack() && m.Refused == "" && d.hasCanaryTraffic() && d.unsafe() == ""
+	return begun && slices.ContainsFunc(d.in.Canary.readyBuilds(), func(b string) bool { return !d.younger(b) })
 }
 
 // refusedRuns is a refused build that has a ready pod, or "". Of several
@@ -68,7 +68,7 @@ func (d *decider) refusedRuns() string {
 // lift takes the lock away. Where stable is what it denied, what is read is of another
 // pair than the record tells of: the guard is begun anew with it.
 func (d *decider) lift(event Event, by, why string) {
-	if !d.hasCanaryTraffic() && d.in.Gone == "" {
+	if !d.hasCanaryTraffic() && d.in.Gone == "" && !d.turned() { // else the traffic is of another pair
 		d.confirm() // whoever has written it may have had no time to tell
 	}
 	d.anew = d.turned()
