@@ -25,24 +25,35 @@ import (
 
 // ignored is why an alert is none of this guardian's; empty: it may be.
 func (i *guardIndex) ignored(lane alerting.Lane, labels map[string]string) alerting.Reason {
-	for name, want := range i.Own {
-		if have := labels[name]; have != want && (have != "" || lane != alerting.LanePrometheus) {
-			return alerting.IgnoredNotOwn
-		}
+	others := func(label, want string) bool { have := labels[label]; return have != "" && have != want }
+	if i.notOwn(lane, labels) {
+		return alerting.IgnoredNotOwn
 	}
 	if !ofOwnRules(labels) && labels[rules.LabelGuard] == "" {
 		return "" // matchers alone can select it
 	}
-	if have := labels[rules.LabelInstance]; have != "" && have != i.Rules.Name {
+	if others(rules.LabelInstance, i.Rules.Name) {
 		return alerting.IgnoredInstance
 	}
-	if have := labels[rules.LabelNamespace]; have != "" && have != i.Namespace {
+	if others(rules.LabelNamespace, i.Namespace) {
 		return alerting.IgnoredNamespace
 	}
 	if !i.placed(labels) && i.matchedBy(labels) == nil {
 		return alerting.IgnoredNoNamespace
 	}
 	return ""
+}
+
+// notOwn says that an alert lacks a label of own, or has another value of it.
+func (i *guardIndex) notOwn(lane alerting.Lane, labels map[string]string) bool {
+	for name, want := range i.Own {
+		have := labels[name]
+		saysNothing := have == "" && lane == alerting.LanePrometheus
+		if have != want && !saysNothing {
+			return true
+		}
+	}
+	return false
 }
 
 // placed says whether the alert's labels tell that its guard is one of this

@@ -39,8 +39,16 @@ func (d *decider) observeRevisions() {
 // observeServed notes which builds have served. What a replica sees it adds; what it
 // does not see may be its cache's lag, and is the lease holder's to take away.
 func (d *decider) observeServed() {
-	s, c := &d.rec.Status, d.in.Canary
-	ready, traffic := c.readyBuilds(), d.hasCanaryTraffic() && d.rec.Lock == nil
+	ready, traffic := d.in.Canary.readyBuilds(), d.hasCanaryTraffic() && d.rec.Lock == nil
+	d.addServed(ready, traffic)
+	d.endServed(ready, traffic)
+	s := &d.rec.Status
+	s.Served = s.Served[max(0, len(s.Served)-maxServed):]
+}
+
+// addServed notes builds that are ready, and from when on they have traffic.
+func (d *decider) addServed(ready []string, traffic bool) {
+	s := &d.rec.Status
 	for _, b := range ready {
 		i := slices.IndexFunc(s.Served, func(have Served) bool { return have.Build == b })
 		if i < 0 {
@@ -51,6 +59,12 @@ func (d *decider) observeServed() {
 			have.From, have.Until = d.now, time.Time{}
 		}
 	}
+}
+
+// endServed notes until when builds had traffic, and forgets those that no alert can be
+// about any more.
+func (d *decider) endServed(ready []string, traffic bool) {
+	s, c := &d.rec.Status, d.in.Canary
 	serves := func(b string) bool { return slices.Contains(ready, b) || slices.Contains(c.Builds, b) }
 	for i := range s.Served {
 		if b := &s.Served[i]; b.Still() && (!traffic || d.in.Leads && !serves(b.Build)) {
@@ -61,7 +75,6 @@ func (d *decider) observeServed() {
 		return d.in.Leads && !serves(b.Build) && !b.Still() && d.now.Sub(b.Until) > d.in.Guard.AlertWindow
 	}
 	s.Served = slices.DeleteFunc(s.Served, over)
-	s.Served = s.Served[max(0, len(s.Served)-maxServed):]
 }
 
 // everReady says whether a present build has had a ready pod.

@@ -40,21 +40,29 @@ func (d *decider) ofAnother() bool {
 // the lock on a VirtualService, says it too. That stable was the canary before says it
 // alone: without a DestinationRule nothing tells how a destination may be spelled.
 func (d *decider) turned() bool {
-	l, was, stable := d.rec.Lock, d.rec.Status.Moves, d.in.Guard.Stable.String()
+	l, stable := d.rec.Lock, d.in.Guard.Stable.String()
 	if l == nil {
 		return false
 	}
-	marked := d.in.Marked != nil && d.denied(d.in.Marked.Canary)
-	switch {
-	case was != nil && was.Canary == stable && (l.Canary == "" || l.Canary == stable):
-		return true
-	case l.Canary == stable || d.denied(l.Also):
-		return marked || d.denied(d.rec.Deny)
-	case l.Canary != "":
-		return false
+	wasCanary, wasAnother := false, false // stable, by what the guard had moved before
+	if was := d.rec.Status.Moves; was != nil {
+		wasCanary, wasAnother = was.Canary == stable, was.Stable != stable
 	}
-	return d.denied(d.rec.Deny) && (marked || was != nil && was.Stable != stable)
+	ofStable, unsaid := l.Canary == stable, l.Canary == ""
+	listed, marked := d.denied(d.rec.Deny), d.marked()
+	switch {
+	case wasCanary && (unsaid || ofStable):
+		return true
+	case ofStable || d.denied(l.Also):
+		return marked || listed
+	case unsaid:
+		return listed && (marked || wasAnother)
+	}
+	return false
 }
+
+// marked says that the lock on a VirtualService denies stable.
+func (d *decider) marked() bool { return d.in.Marked != nil && d.denied(d.in.Marked.Canary) }
 
 // denied says that stable is among what a lock denies.
 func (d *decider) denied(canary []string) bool {

@@ -60,13 +60,7 @@ func (d *decider) decision(c choice) Decision {
 // configurations for a while: once it is said, it is the lease holder's. Only what
 // nobody can have meant is put right by any of them: the VirtualServices are to say it.
 func (d *decider) tellDenials() {
-	if d.turned() || d.unread() {
-		return
-	}
-	if l := d.rec.Lock; !d.in.Leads && l.Stable != "" && l.Stable != d.in.Guard.Stable.String() {
-		return // by its file another is stable
-	}
-	if !d.in.Leads && d.was.Lock != nil && len(d.was.VirtualServices) > 0 && len(d.was.Deny) > 0 && !d.denied(d.was.Deny) {
+	if d.turned() || d.unread() || !d.in.Leads && d.leaderTellsDenials() {
 		return
 	}
 	d.rec.VirtualServices = slices.Concat(d.in.Guard.VirtualServices, d.former())
@@ -75,6 +69,16 @@ func (d *decider) tellDenials() {
 	} else {
 		d.rec.Deny = denied
 	}
+}
+
+// leaderTellsDenials says that a replica which does not lead leaves what the lock denies as
+// it is.
+func (d *decider) leaderTellsDenials() bool {
+	if stable := d.rec.Lock.Stable; stable != "" && stable != d.in.Guard.Stable.String() {
+		return true // by its file another is stable
+	}
+	told := d.was.Lock != nil && len(d.was.VirtualServices) > 0 && len(d.was.Deny) > 0
+	return told && !d.denied(d.was.Deny)
 }
 
 // tellLock says in the record what whoever is refused for the lock should know, and

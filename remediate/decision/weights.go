@@ -47,12 +47,18 @@ func (d *decider) observeShift(w, spread int) {
 	if !own || done {
 		s.MovedAt, s.Waited = d.now, nil
 	}
-	switch {
+	d.followMoving(own, done)
+}
+
+// followMoving takes down what has come of the move that is under way, by the weights
+// that are seen now.
+func (d *decider) followMoving(own, done bool) {
+	switch s := &d.rec.Status; {
 	case s.Moving.RollsBack(): // until nothing leads to the canary any more
 	case own && done:
 		d.confirmStep()
 	case !own && s.Moving != nil:
-		d.endMoving(ResultRefused, fmt.Sprintf("the step to %d%% was not made: others moved the canary to %d%%", s.Moving.Step, w))
+		d.endMoving(ResultRefused, fmt.Sprintf("the step to %d%% was not made: others moved the canary to %d%%", s.Moving.Step, s.Weight))
 	}
 }
 

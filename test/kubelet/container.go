@@ -110,7 +110,8 @@ func userOf(pod *corev1.Pod, spec corev1.Container, i *image) (int, error) {
 			user = int(*s.RunAsUser)
 		}
 		nonRoot = s.RunAsNonRoot != nil && *s.RunAsNonRoot
-		if s.RunAsGroup != nil && int(*s.RunAsGroup) != user || s.FSGroup != nil && int(*s.FSGroup) != user {
+		another := func(group *int64) bool { return group != nil && int(*group) != user }
+		if another(s.RunAsGroup) || another(s.FSGroup) {
 			return 0, refused("a group that is not the user's own, %d", user)
 		}
 	}
