@@ -37,8 +37,8 @@ guardian's configuration the command lifts the lock itself.`},
 back, a lock is kept, and CI may go on shifting traffic. To take the brake off for
 a time: disarm.`},
 	{action: decision.RequestResume, all: true, short: "End a pause", long: "End the pause that pause began. A pause by annotation ends by removing it."},
-	{action: decision.RequestPromote, short: "Take the next step of promotion now", long: `Take one step without waiting for its interval. Everything else that a step needs
-still holds: no lock, no pause, no alert, enough requests, ready endpoints, a fresh
+	{action: decision.RequestPromote, short: "Take the next step of promotion now", long: `Take one step without waiting for its interval and requests. Everything else that a
+step needs still holds: no lock, no pause, no alert, ready endpoints, a fresh
 heartbeat.`},
 	{action: decision.RequestDisarm, all: true, short: "Take the brake off for a time", long: `guardian only watches: no rollback, no step, and traffic that somebody gives to a
 locked canary is not taken back. A lock stays, and so does what the admission

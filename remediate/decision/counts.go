@@ -8,12 +8,30 @@ func (d *decider) countRequests(counted Tally, over Counted) {
 	switch c := d.in.Count; {
 	case d.in.Busy || c.Asked && !c.Known:
 		d.rec.Status.setTally(counted, over)
-	case c.Asked:
+	case c.Asked && !d.countsAnew():
 		d.count(Tally{c.Requests, c.Failed, c.Latency})
 	}
 	if d.in.Busy {
 		d.requeueAt(d.now.Add(pollBusy))
 	}
+}
+
+// countsAnew says that this pass first sees the weights, or the build, that requests
+// count for from now on: what it has been told was counted for those before.
+func (d *decider) countsAnew() bool {
+	moved := d.rec.Status.MovedAt
+	return moved.Equal(d.now) && !moved.Equal(d.was.Status.MovedAt)
+}
+
+// forward is what was asked for a step, with the requests that count for it.
+func (d *decider) forward() Forward {
+	f := *d.in.Forward
+	if d.countsAnew() {
+		f.Requests = 0
+		return f
+	}
+	d.count(Tally{f.Requests, f.Failed, f.Latency})
+	return f
 }
 
 // count takes down what Prometheus has just counted. As long as the numbers are

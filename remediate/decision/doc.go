@@ -53,6 +53,9 @@
 // kind build which an alert or a refused build has set; what a person asked for,
 // and a lock by hand, stay until a person unlocks.
 //
+// The schedule is done with a build that is completed: where its traffic is taken back
+// later, the next step waits for a new build, or for others to begin again.
+//
 // A hold alert stops steps in every state, and shows as held in shifting. Where
 // several things are true at once, the first of these counts: disarmed; locked; a
 // person's rollback; a refused build; no traffic; completed; a rollback alert; a

@@ -39,7 +39,10 @@ func (d *decider) holdOrPromote(c choice) choice {
 		return d.advance(c, step, prior)
 	}
 	d.missed()
-	d.dropAsked("the canary already has all traffic")
+	if d.in.Traffic.Full() {
+		d.dropAsked("the canary already has all traffic")
+	}
+	d.dropAsked(d.noSplit())
 	return c
 }
 

@@ -422,7 +422,10 @@ func TestWhoHasToWaitForItsTurnToAskSaysWhatItSaid(t *testing.T) {
 	}
 	soon := stays(StateShifting, pollBusy)
 	runRows(t, map[string]row{
-		"a step":                        {[]but{advancing(10), notAsked, busy, told}, soon, "waiting: 37 of 100 requests"},
+		"a step": {[]but{advancing(10), notAsked, busy, told}, soon, "waiting: 37 of 100 requests"},
+		"what was over before its turn came": {[]but{advancing(10), notAsked, busy, told, func(in *Input) {
+			in.Record.Status.WaitingFor, in.Record.Status.Waiting = WaitAlert, "waiting: alert StableErrors fires"
+		}}, soon, "waiting: for the replica that holds the lease"},
 		"one that has told nothing yet": {[]but{advancing(10), notAsked, busy}, soon, "waiting: for the replica that holds the lease"},
 		"one that was recorded":         {[]but{advancing(10), notAsked, busy, unseenStep("schedule", time.Second)}, soon, ""},
 		"a person's that was recorded":  {[]but{advancing(10), mode(PromotionManual), notAsked, busy, unseenStep("ann", time.Second)}, soon, ""},
@@ -660,7 +663,7 @@ func TestReachingTheEndIsToldOnce(t *testing.T) {
 		{time.Hour, []but{func(in *Input) { in.Paused = false }}, StateCompleted, ""},
 		{time.Hour, []but{runs("b2", 2)}, StateUnverified, "new-build unverified"},
 		{30 * time.Minute, nil, StateCompleted, "completed"},
-		{time.Hour, []but{gets(0)}, StateIdle, "shifted"},
+		{time.Hour, []but{gets(0)}, StateIdle, "shifted waiting"}, // its promotion is over: for a new build
 		{time.Hour, []but{gets(100)}, StatePromoted, "shifted promoted"},
 		{30 * time.Minute, nil, StateCompleted, "completed"},
 	} {
@@ -803,6 +806,99 @@ func TestWhoHoldsIsWrittenAtItsPace(t *testing.T) {
 		}
 		if d := Decide(in, at.Add(c.after)); (d.Record.Status.HeldBy != "") != c.writes {
 			t.Errorf("leads %v: %q after %s", leads, d.Record.Status.HeldBy, c.after)
+		}
+	}
+}
+
+func TestRequestsOfBeforeTheWeightsOrTheBuildChangedCountForNoStep(t *testing.T) {
+	atOnce := func(in *Input) {
+		in.Guard.Promotion.Steps = slices.Clone(in.Guard.Promotion.Steps)
+		for i := range in.Guard.Promotion.Steps {
+			in.Guard.Promotion.Steps[i].Interval, in.Guard.Promotion.Steps[i].Bake = 0, 0
+		}
+	}
+	counted := func(in *Input) { in.Count = Count{Asked: true, Known: true, Requests: 1000, Failed: 3} }
+	for name, change := range map[string]but{
+		"CI has stepped in":          gets(20),
+		"a new build":                runs("b2", 2),
+		"a rollout that has ended":   func(in *Input) { in.Record.Status.Rolling = true },
+		"one route has caught up":    func(in *Input) { in.Record.Status.Spread = 5 },
+		"guardian's own step is in":  func(in *Input) { stepping("schedule", time.Second)(in); gets(30)(in) },
+		"CI has gone back a little":  gets(5),
+		"CI has given nearly all":    gets(99),
+		"and guardian's own routine": func(in *Input) { gets(20)(in); in.Watched = Watched{Known: true, For: time.Hour} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := given(advancing(10), atOnce, counted, change)
+			d := Decide(in, at)
+			s := d.Record.Status
+			if d.Move != MoveNone || s.WaitingFor != WaitRequests || s.Waiting != "waiting: 0 of 100 requests" {
+				t.Errorf("move %v to %d%%, %q", d.Move, d.Weight, s.Waiting)
+			}
+			if tally, over := s.tally(); tally != (Tally{}) || over != (Counted{}) {
+				t.Errorf("%+v over %+v is told of the new weights", tally, over)
+			}
+			in.Record, in.Heartbeat = d.Record, at.Add(PollForward)
+			if d = Decide(in, at.Add(PollForward)); d.Move != MoveForward || d.Record.Status.Promoting != d.Record.Status.Build {
+				t.Errorf("counted since: move %v, %q", d.Move, d.Record.Status.Waiting)
+			}
+		})
+	}
+}
+
+func TestABuildThatIsCompletedIsNotTakenForwardAgain(t *testing.T) {
+	in := given(advancing(50))
+	look := func(now time.Time, edits ...but) Decision {
+		for _, e := range edits {
+			e(&in)
+		}
+		in.Heartbeat = now
+		d := Decide(in, now)
+		in.Record = d.Record
+		return d
+	}
+	now, day := at, 24*time.Hour
+	for i, c := range []struct {
+		after time.Duration
+		edits []but
+		move  Move
+		waits Wait
+	}{
+		{time.Second, []but{gets(100)}, MoveNone, ""},
+		{30 * time.Minute, nil, MoveNone, ""},
+		{day, []but{gets(0)}, MoveNone, WaitBuild}, // v1 has got the build: room for the next one
+		{day, nil, MoveNone, WaitBuild},
+		{time.Minute, []but{runs("b2", 2)}, MoveForward, ""},
+		{time.Second, []but{gets(10)}, MoveNone, WaitInterval},
+		{time.Second, []but{gets(100)}, MoveNone, ""},
+		{time.Hour, nil, MoveNone, ""},
+		{time.Hour, []but{gets(50)}, MoveNone, WaitBuild},
+		{time.Hour, nil, MoveNone, WaitBuild},
+		{time.Hour, []but{gets(70)}, MoveNone, WaitInterval}, // CI begins with it anew
+		{time.Hour, nil, MoveForward, ""},
+	} {
+		now = now.Add(c.after)
+		if d := look(now, c.edits...); d.Move != c.move || d.Record.Status.WaitingFor != c.waits {
+			t.Fatalf("%d: %s at %d%%: move %v, waits for %q; want %v, %q", i, d.Record.Status.State, in.Traffic.Weight, d.Move, d.Record.Status.WaitingFor, c.move, c.waits)
+		}
+	}
+}
+
+func TestAStepThatIsRefusedForLackOfARouteSaysSo(t *testing.T) {
+	paths := func(in *Input) { // some paths are the canary's alone, others stable's
+		in.Traffic.Split, in.Traffic.StableOnly, in.Traffic.CanaryOnly = 0, 1, 1
+		in.Record.Status.Full, in.Record.Status.State = false, StateShifting
+	}
+	for name, c := range map[string]struct {
+		in   []but
+		says string
+	}{
+		"no route names both": {[]but{advancing(100), paths, asks(RequestPromote)}, "promote refused: no route carries both v1 and v2"},
+		"all traffic":         {[]but{advancing(100), promotedAt(time.Minute), asks(RequestPromote)}, "promote refused: the canary already has all traffic"},
+	} {
+		d := Decide(given(c.in...), at)
+		if n := len(d.Record.Answers); n != 1 || d.Record.Answers[0].Text != c.says {
+			t.Errorf("%s: %+v", name, d.Record.Answers)
 		}
 	}
 }

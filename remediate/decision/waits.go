@@ -20,7 +20,7 @@ func (d *decider) wait() (Wait, string) {
 	case in.Unsafe != "":
 		return WaitVirtualService, in.Unsafe
 	case in.Traffic.Split == 0:
-		return WaitVirtualService, "no route carries both " + in.Guard.Stable.String() + " and " + in.Guard.Canary.String()
+		return WaitVirtualService, d.noSplit()
 	case in.Canary.Build == "":
 		return WaitBuild, "no workload of the canary found" + in.Canary.strangers()
 	case !byHand && s.Promoting != s.Build:
@@ -41,6 +41,11 @@ func (d *decider) wait() (Wait, string) {
 		}
 	}
 	return d.waitLive(byHand)
+}
+
+// noSplit is why there is no step where no route names both destinations.
+func (d *decider) noSplit() string {
+	return "no route carries both " + d.in.Guard.Stable.String() + " and " + d.in.Guard.Canary.String()
 }
 
 // othersLock tells of a lock of another guard, or user, that may hold the canary; "": there is none.
@@ -78,7 +83,7 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 	in, s := d.in, &d.rec.Status
 	if in.Busy && in.Forward == nil {
 		d.requeueAt(d.now.Add(pollBusy))
-		if was := d.was.Status; was.WaitingFor != "" && was.NextStep == s.NextStep {
+		if was := d.was.Status; slices.Contains(toldLive, was.WaitingFor) && was.NextStep == s.NextStep {
 			return was.WaitingFor, strings.TrimPrefix(was.Waiting, "waiting: ")
 		}
 		return WaitLease, "for the replica that holds the lease"
@@ -88,8 +93,7 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 		return WaitLease, "for the replica that holds the lease"
 	}
 	d.requeueAt(d.now.Add(PollForward))
-	f := in.Forward
-	d.count(Tally{f.Requests, f.Failed, f.Latency})
+	f := d.forward()
 	least := int64(in.Guard.Promotion.MinRequests)
 	switch {
 	case d.now.Sub(in.Heartbeat).Abs() > in.Guard.HeartbeatMaxAge: // one of the future is by a clock that was set
@@ -108,6 +112,10 @@ func (d *decider) waitLive(byHand bool) (Wait, string) {
 	}
 	return "", ""
 }
+
+// toldLive are those that only live answers show to be over; any other is over once
+// those are asked for.
+var toldLive = []Wait{WaitLease, WaitHeartbeat, WaitAnswers, WaitRules, WaitRequests, WaitGate}
 
 // untold are those that the history does not tell of: they pass by themselves,
 // or have an entry of their own.

@@ -35,6 +35,7 @@ func (d *decider) completed() bool { return d.in.Traffic.Full() && d.windowOver(
 func (d *decider) complete(c choice) choice {
 	c.state, c.text = StateCompleted, "canary has had all traffic for longer than rollback.window"
 	d.rec.Status.Unverified = false
+	d.rec.Status.Promoting = "" // its promotion is over: whoever takes its traffic back makes room for the next build
 	d.bake(c.text)
 	for _, a := range d.rollback {
 		c.reason = ReasonCompleted
