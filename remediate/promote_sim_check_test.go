@@ -31,8 +31,9 @@ type truth struct {
 	halfway   bool                      // its pods have gone before all of them were
 	full      time.Time                 // since when this build has all traffic; zero: it has not
 	unlocked  time.Time                 // when a person's unlock was last carried out
-	begun     bool                      // the present build was not there at first sight, or somebody has begun with it, and nobody has rolled it back since
+	begun     bool                      // the present build was not there at first sight, or somebody has begun with it, and nobody has rolled it back since, nor is it completed
 	ended     time.Time                 // when it was last rolled back
+	unsure    bool                      // a clock that was wrong has told that it is completed: it may be begun or not
 	alerts    map[string]decision.Alert // all that there have been, by name
 	refused   map[int]time.Time         // templates that were rolled back, and when
 	locked    []int                     // those of them since the last lock was lifted
@@ -141,12 +142,12 @@ func (t *truth) moved(s *sim, was, is virtualservice.Traffic) {
 		t.full = time.Time{}
 	}
 	if (is.Weight > was.Weight || is.Lowest > was.Lowest) && s.record().Lock == nil {
-		t.begun = true
+		t.begun, t.unsure = true, false
 	}
 }
 
 func (t *truth) builds(s *sim) {
-	t.built, t.begun = s.now(), true
+	t.built, t.begun, t.unsure = s.now(), true, false
 	if s.is().Full() {
 		t.full = t.built
 	}
@@ -210,7 +211,7 @@ func (s *sim) ground(w decision.Wait) bool {
 	case decision.WaitVirtualService:
 		return s.routes == routesTesters
 	case decision.WaitBuild:
-		return !t.begun || s.w.kind != "" && len(s.w.pods) == 0
+		return !t.begun || t.unsure || s.w.kind != "" && len(s.w.pods) == 0
 	case decision.WaitAlert:
 		return len(s.firing) > 0 || slices.ContainsFunc(s.r[:], func(r *simReplica) bool { return len(r.known) > 0 })
 	case decision.WaitStable:
@@ -394,6 +395,7 @@ func (s *sim) told(r decision.Record) {
 			s.tally.promoted++
 		case "completed":
 			s.tally.completed++
+			t.completed(s)
 			for _, p := range s.w.pods {
 				t.proven[p] = true
 			}
@@ -402,6 +404,17 @@ func (s *sim) told(r decision.Record) {
 		case "refused", "missed":
 			s.asked = false
 		}
+	}
+}
+
+// completed notes that the schedule is done with the build, unless that is told of the
+// one before, or by a clock that was wrong.
+func (t *truth) completed(s *sim) {
+	switch {
+	case s.now().Sub(t.full) >= s.guard.Rollback.Window-decision.ClockTolerance:
+		t.begun = false
+	case t.skewedSince(t.full):
+		t.unsure = true
 	}
 }
 
@@ -537,7 +550,7 @@ func (s *sim) checkSchedule(r *simReplica, was, is virtualservice.Traffic, inter
 	case s.guard.Promotion.Mode != decision.PromotionAuto:
 		s.fail("step to %d%% by the schedule in mode %s", is.Weight, s.guard.Promotion.Mode)
 	case !t.begun && !t.ended.After(r.read):
-		s.fail("step to %d%% of a build that was there at first sight, or was rolled back", is.Weight)
+		s.fail("step to %d%% of a build that was there at first sight, was rolled back, or is completed", is.Weight)
 	case misled:
 	case was.Weight > 0 && !t.rolled.After(r.read) && now.Sub(t.rolled) < interval-decision.ClockTolerance:
 		s.fail("step to %d%% when the build was ready for %s, the interval is %s", is.Weight, now.Sub(t.rolled), interval)

@@ -218,6 +218,19 @@ func shifting(weight int, requests int64) decision.Record {
 	return decision.Record{Status: decision.Status{State: decision.StateShifting, Weight: weight, Counts: decision.Counts{Requests: requests}, Build: "b1"}}
 }
 
+// movedNow is shifting since now: no request has been counted yet.
+func movedNow(weight int) decision.Record {
+	r := shifting(weight, 0)
+	r.Status.MovedAt = time.Now()
+	return r
+}
+
+// rolling is a guard whose build has not come to all of the canary's pods.
+func rolling(r decision.Record) decision.Record {
+	r.Status.Rolling = true
+	return r
+}
+
 // tallied is shifting, with requests that were counted over a minute.
 func tallied(weight int, requests, failed int64) decision.Record {
 	r := shifting(weight, requests)
@@ -428,6 +441,47 @@ func TestGate(t *testing.T) {
 			code:   exitOK, says: "healthy", took: 90 * time.Second},
 		"too few requests cannot be told": {
 			record: shifting(10, 37), args: []string{"--min-requests", "100"}, code: exitUnknown, says: "37 of 100", took: time.Minute},
+		"requests at new weights are waited for": {
+			record: shifting(10, 50), setUp: func(b *bench) {
+				b.change(55*time.Second, func(r *decision.Record) { *r = movedNow(30) }) // as by a step of guardian's own
+				b.change(70*time.Second, func(r *decision.Record) { r.Status.Requests = 20 })
+			}, code: exitOK, says: "healthy for 1m0s at 30%", took: 70 * time.Second},
+		"as long as for those at the first ones": {
+			record: shifting(10, 50), setUp: func(b *bench) { b.change(55*time.Second, func(r *decision.Record) { *r = movedNow(30) }) },
+			code: exitUnknown, says: "too few requests: the canary had 0 of 1 at 30%", took: 115 * time.Second},
+		"a short gate waits for the first count": {
+			record: shifting(10, 0), args: []string{"--for", "10s"}, setUp: func(b *bench) { b.change(30*time.Second, func(r *decision.Record) { r.Status.Requests = 9 }) },
+			code: exitOK, says: "healthy for 10s at 10%", took: 30 * time.Second},
+		"and for no more": {
+			record: shifting(10, 0), args: []string{"--for", "10s"}, code: exitUnknown, says: "too few requests: the canary had 0 of 1 at 10%", took: gateCountWait},
+		"requests that nobody counts are not too few": {
+			record: func() decision.Record {
+				r := shifting(10, 0)
+				r.Status.Unwatched = decision.NoAnswer
+				return r
+			}(), code: exitUnknown, says: "the canary's requests at 10% are not known: Prometheus does not say that the rules watch", took: time.Minute},
+		"nor are those after the rollback window": {
+			record: decision.Record{Status: decision.Status{State: decision.StateCompleted, Weight: 100}}, code: exitUnknown,
+			says: "the rollback window is over, so requests are not counted any more: --min-requests 0 asks for none", took: time.Minute},
+		"a canary that testers alone reach has no share": {
+			record: func() decision.Record {
+				r := shifting(0, 50)
+				r.Status.Reason = "canary has 0%, and 1 route of testers"
+				return r
+			}(), code: exitUnknown, says: "the canary has had no share of the split for 1m0s: canary has 0%, and 1 route of testers", took: time.Minute},
+		"a build that is on its way out cannot be told": {
+			record: rolling(shifting(10, 50)), code: exitUnknown, says: "the rollout of build b1 is not complete", took: gateHeartbeatWait},
+		"time counts from the end of its rollout": {
+			record: rolling(shifting(10, 50)), setUp: func(b *bench) {
+				b.change(50*time.Second, func(r *decision.Record) { *r = movedNow(10) })
+				b.change(90*time.Second, func(r *decision.Record) { r.Status.Requests = 20 })
+			}, code: exitOK, says: "healthy for 1m0s at 10%", took: 110 * time.Second},
+		"also of one that begins while the gate watches": {
+			record: shifting(10, 50), setUp: func(b *bench) {
+				b.change(40*time.Second, func(r *decision.Record) { *r = rolling(movedNow(10)) })
+				b.change(80*time.Second, func(r *decision.Record) { *r = movedNow(10) })
+				b.change(100*time.Second, func(r *decision.Record) { r.Status.Requests = 20 })
+			}, code: exitOK, says: "healthy for 1m0s at 10%", took: 140 * time.Second},
 		"just enough requests pass": {
 			record: shifting(10, 100), args: []string{"--min-requests", "100"}, code: exitOK, says: "healthy", took: time.Minute},
 		"requests need not be asked for": {

@@ -128,7 +128,10 @@ type gateWatch struct {
 	last      decision.Record  // as last read
 	began     time.Time        // of the gate, or of its watch once unlocked
 	unlocked  bool
-	traffic   time.Time // since when the canary has had traffic; zero: it has none
+	traffic   time.Time // since when the canary, of this build, has had traffic; zero: it has none
+	rolling   bool      // the build's rollout was not complete when last read
+	movedAt   time.Time // as the record last had it: since then requests are counted
+	moved     time.Time // when that was first read
 	readAt    time.Time // when the record was last read
 
 	observedAt time.Time // when the Leases were last observed
@@ -149,6 +152,10 @@ const gateTolerance = 30 * time.Second
 // gateHeartbeatWait is how long it goes on without a heartbeat: one comes every 60 to
 // 70 s, and it takes a renewal and a look until it shows.
 const gateHeartbeatWait = 105 * time.Second
+
+// gateCountWait is how long it goes on, at least, without enough requests after the
+// weights or the build have changed: two scrapes of them, and a count.
+const gateCountWait = 45 * time.Second
 
 // gateSure is how old the last sign of life may be when the answer is 0.
 const gateSure = 2 * records.FollowEvery
@@ -275,16 +282,17 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 		if left := w.began.Add(length).Sub(now); left > 0 {
 			return nil, left
 		}
-		return causeTraffic.unknown("the canary has had no traffic for %s", length)
+		return w.noTraffic(s)
 	}
-	if w.traffic.IsZero() {
-		w.traffic = now
-	}
+	w.noteTraffic(s, now)
 	if left := w.traffic.Add(length).Sub(now); left > 0 {
 		return nil, left
 	}
 	if s.Requests < w.options.minRequests && w.options.prove == 0 {
-		return causeTraffic.unknown("too few requests: the canary had %d of %d at %d%%", s.Requests, w.options.minRequests, s.Weight)
+		if left := w.moved.Add(max(length, gateCountWait)).Sub(now); left > 0 {
+			return nil, left
+		}
+		return w.tooFew(s)
 	}
 	if why := w.unproven(s, now); why != "" {
 		if now.Sub(w.traffic) >= max(length, gateHeartbeatWait) {
@@ -296,6 +304,36 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 		return answer, next
 	}
 	return healthy(fmt.Sprintf("healthy for %s at %d%%: %s%s%s", length, s.Weight, proofText(s, w.options.prove), orNothing("; no rollback by ", s.NoRollbackText()), andPaused(s)))
+}
+
+// noteTraffic notes since when the canary has traffic, and since when its requests are
+// counted. What was there before the end of a rollout was another build's as well.
+func (w *gateWatch) noteTraffic(s decision.Status, now time.Time) {
+	if arrived := w.rolling && !s.Rolling; w.traffic.IsZero() || arrived {
+		w.traffic = now
+	}
+	if w.moved.IsZero() || !s.MovedAt.Equal(w.movedAt) {
+		w.moved, w.movedAt = now, s.MovedAt
+	}
+	w.rolling = s.Rolling
+}
+
+func (w *gateWatch) noTraffic(s decision.Status) (*gateAnswer, time.Duration) {
+	if s.State == decision.StateShifting { // testers reach it
+		return causeTraffic.unknown("the canary has had no share of the split for %s: %s", w.options.length, s.Reason)
+	}
+	return causeTraffic.unknown("the canary has had no traffic for %s", w.options.length)
+}
+
+func (w *gateWatch) tooFew(s decision.Status) (*gateAnswer, time.Duration) {
+	notCounted := s.Requests == 0 && s.Counted.At.IsZero()
+	switch {
+	case notCounted && s.State == decision.StateCompleted:
+		return causeTraffic.unknown("the rollback window is over, so requests are not counted any more: --min-requests 0 asks for none")
+	case notCounted && s.Unwatched == decision.NoAnswer:
+		return causeUnproven.unknown("the canary's requests at %d%% are not known: %s", s.Weight, s.Unwatched)
+	}
+	return causeTraffic.unknown("too few requests: the canary had %d of %d at %d%%", s.Requests, w.options.minRequests, s.Weight)
 }
 
 // prove waits until the requests rule out what they must.
@@ -332,6 +370,8 @@ func (w *gateWatch) unproven(s decision.Status, now time.Time) string {
 		return w.unverified
 	case w.received.Before(w.traffic):
 		return "alerts may not reach guardian: it has received no heartbeat since the traffic began"
+	case s.Rolling:
+		return "the rollout of build " + s.Build + " is not complete: what answers may be the build before (kubectl rollout status waits for it)"
 	case w.options.minRequests == 0 && s.Unwatched == decision.NoRequestsYet:
 		return "" // nobody has asked for any
 	}

@@ -237,6 +237,8 @@ func (w *gateWatch) progress(now time.Time) string {
 		return fmt.Sprintf("%s; %s of %s", counts, since, o.length)
 	case why != "":
 		return counts + "; waiting: " + why
+	case o.prove == 0:
+		return counts + "; waiting for requests at this weight"
 	}
 	return fmt.Sprintf("%s; %s more without a failure rule out %s", counts, thousands(stillNeeded(o.prove, bad, all)), percent(o.prove))
 }
