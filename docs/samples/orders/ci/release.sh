@@ -10,7 +10,7 @@ ci/deploy.sh "$1"
 kubectl rollout status deployment/orders-v2 $in --timeout=10m
 guardian gate orders-service $in --wait-unlocked --timeout 10m
 
-trap 'code=$?; [ $code -eq 0 ] || ci/shift.sh 0; exit $code' EXIT
+trap 'code=$?; [ $code -eq 0 ] || ci/shift.sh 0 || echo "v2 keeps its traffic: run ci/shift.sh 0" >&2; exit $code' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM # the job was aborted
 for share in 10 30 50 100; do
