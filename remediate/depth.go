@@ -108,10 +108,10 @@ func (r *reconciler) firstReport(s snapshot, d decision.Decision) bool {
 }
 
 // confirms says that a decision tells of something as done that was not before:
-// a cache alone is no proof of it.
+// a cache alone is no proof of it. A rollback without a lock changes no state.
 func confirms(was decision.Record, d decision.Decision) bool {
 	rolledBack := d.Record.Status.State == decision.StateRolledBack && was.Status.State != decision.StateRolledBack
-	if rolledBack && d.Move == decision.MoveNone {
+	if d.Move == decision.MoveNone && (rolledBack || adds(d, decision.EventRolledBack)) {
 		return true
 	}
 	return was.Status.Moving != nil && adds(d, decision.EventRolledBack, decision.EventReasserted, decision.EventStep)

@@ -432,8 +432,8 @@ func (t *truth) rolledBack(s *sim, l decision.Lock) {
 	}
 	coming := slices.ContainsFunc(templatesIn(s.w.templates()), func(present int) bool { return !slices.Contains(s.w.pods, present) })
 	for _, p := range s.w.pods {
-		if t.proven[p] && unproven {
-			continue
+		if t.proven[p] && unproven || l.By == decision.ByRefused && t.refused[p].IsZero() {
+			continue // beside one that has been refused before, no other is to blame
 		}
 		coming = coming && !s.w.has(p)
 		t.refused[p], t.locked = s.now(), append(t.locked, p)
@@ -463,6 +463,7 @@ func (s *sim) checkCause(l *decision.Lock) {
 func (s *sim) checkLift(e decision.HistoryEntry) {
 	t := &s.truth
 	present := templatesIn(s.w.templates())
+	replaced := slices.ContainsFunc(s.w.pods, func(p int) bool { return !slices.Contains(present, p) })
 	refused := slices.ContainsFunc(present, func(p int) bool { _, is := t.refused[p]; return is })
 	switch {
 	case e.By == "ann":
@@ -474,8 +475,8 @@ func (s *sim) checkLift(e decision.HistoryEntry) {
 		for _, p := range present {
 			delete(t.refused, p)
 		}
-	case s.rollingOut():
-		s.fail("a lock was lifted in the middle of a rollout: %s", e.Reason)
+	case len(s.w.pods) == 0 || replaced:
+		s.fail("a lock was lifted for templates %v in the middle of a rollout, pods have %v: %s", present, s.w.pods, e.Reason)
 	case refused:
 		s.fail("a lock was lifted for templates %v, one of which is refused: %s; %v", present, e.Reason, t.refused)
 	}

@@ -563,7 +563,7 @@ func (s *sim) roll() {
 
 // vanish takes the canary's pods away, as with the nodes that they are on.
 func (s *sim) vanish() {
-	s.truth.halfway = s.truth.halfway || s.rollingOut()
+	s.truth.halfway = s.truth.halfway || len(s.w.pods) > 0 && s.w.rollingOut()
 	for _, p := range s.w.pods {
 		s.truth.replaced[p] = s.now()
 	}

@@ -340,7 +340,8 @@ func (m *machine) refusedBy(l decision.Lock) []int {
 // checkLocked holds a lock that is set against what can have caused it.
 func (m *machine) checkLocked(r *replica, was decision.Record, l decision.Lock) {
 	refused := m.refusedBy(l)
-	owed := slices.ContainsFunc(refused, func(t int) bool { return m.owed[r.name][t] }) // it was set before, and could not be recorded
+	// It was set before, and could not be recorded; one that was set when no build was known refuses none.
+	owed := slices.ContainsFunc(refused, func(t int) bool { return m.owed[r.name][t] }) || len(refused) == 0 && m.owed[r.name] != nil
 	from := m.now
 	switch {
 	case l.From != "":

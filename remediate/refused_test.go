@@ -16,6 +16,7 @@ import (
 	"github.com/canary-guardian/guardian/remediate/decision/decisiontest"
 	"github.com/canary-guardian/guardian/remediate/records"
 	"github.com/canary-guardian/guardian/remediate/virtualservice"
+	"github.com/canary-guardian/guardian/remediate/virtualservice/vstest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -649,6 +650,27 @@ func TestAnAlertThatSeemsToNeedNothingIsLookedAtOnTheAPIServer(t *testing.T) {
 			out, err := o.pass(alert)
 			if err != nil || !out.recorded || o.traffic().Weight != 0 || o.record().Lock == nil {
 				t.Errorf("%v, recorded %v, the canary has %+v", err, out.recorded, o.traffic())
+			}
+		})
+	}
+}
+
+// A rollback that a person has asked for is answered by what the API server has, with a
+// lock or without.
+func TestAPersonsRollbackIsNotAnsweredFromACacheThatLags(t *testing.T) {
+	for _, lock := range []decision.LockKind{decision.LockBuild, decision.LockNone} {
+		t.Run(string(lock), func(t *testing.T) {
+			o := newLonely(t, 0)
+			o.guard.Rollback.Lock = lock
+			o.withRoutes(vstest.PairRoute("", 100, 0))
+			cm := o.w.cm.DeepCopy()
+			ask(cm, decision.Request{Action: decision.RequestRollback, By: "ann", Reason: "because", At: o.now})
+			cm.ResourceVersion, o.w.cm = o.w.next(), cm
+			stale := o.w.copy()
+			o.rec.cached = worldReader{world: stale, saw: &o.saw}
+			o.withRoutes(vstest.PairRoute("", 50, 50))
+			if _, err := o.pass(); err != nil || o.traffic().Weight != 0 {
+				t.Errorf("%v; the canary has %+v, told %q, answers %+v", err, o.traffic(), o.told, o.record().Answers)
 			}
 		})
 	}
