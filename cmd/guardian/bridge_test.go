@@ -394,6 +394,7 @@ func TestWhatIsAskedForIsListedAtOnceAndSeldom(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- o.run(ctx) }()
 		time.Sleep(30 * time.Second)
+		synctest.Wait() // the first listing has read them
 		am.alerts = []alerting.Alert{firingAlert(guardLabels("orders-service", "rollback"))}
 		for range 1000 { // once at 30 s, and once for all that came meanwhile
 			o.listSoon()
