@@ -1226,6 +1226,34 @@ func TestARequestIsNotWrittenWithoutALiveGuardian(t *testing.T) {
 	})
 }
 
+// TestAnUnlockNamesTheLockThatWasSeen has a lock come that nobody has seen while the request waits.
+func TestAnUnlockNamesTheLockThatWasSeen(t *testing.T) {
+	since := time.Date(2026, 3, 2, 9, 0, 0, 0, time.UTC)
+	seen := locked()
+	seen.Lock.Since = since
+	for name, tc := range map[string]struct {
+		record decision.Record
+		of     func(q decision.Request) time.Time
+	}{
+		"a lock":  {seen, func(decision.Request) time.Time { return since }},
+		"no lock": {shifting(30, 1), func(q decision.Request) time.Time { return q.At }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t, record(tc.record), lease("a", time.Now()))
+				b.answer(func(r *decision.Record, q decision.Request) {
+					if want := tc.of(q); q.Of.IsZero() || !q.Of.Equal(want) {
+						t.Errorf("the request is of %v, want %v", q.Of, want)
+					}
+					answered(r, q, "refused", "unlock refused: the lock is of another time")
+				})
+				code, text := b.run("unlock", testGuard, "--reason", "r")
+				want(t, code, text, exitFailed, "the lock is of another time")
+			})
+		})
+	}
+}
+
 func TestARequestWaitsForAnotherAndForConflicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first := shifting(30, 1)

@@ -295,6 +295,11 @@ func (a *app) requestOne(ctx, waiting context.Context, c *cluster, r records.Nam
 		got.record = before
 		return got, a.tell(guard, c.namespace, q, got)
 	}
+	if q.Action == decision.RequestUnlock {
+		if q.Of = q.At; before.Lock != nil {
+			q.Of = before.Lock.Since
+		}
+	}
 	before, attempted, err := c.records().Request(waiting, guard, q)
 	switch {
 	case err != nil && attempted && records.Lost(err):

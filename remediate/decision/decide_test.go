@@ -174,6 +174,14 @@ func asks(action RequestAction) but {
 	}
 }
 
+// means names what a request is about.
+func means(of time.Time) but { return func(in *Input) { in.Record.Request.Of = of } }
+
+// askedAgo has the request be of so long ago.
+func askedAgo(ago time.Duration) but {
+	return func(in *Input) { in.Record.Request.At = at.Add(-ago) }
+}
+
 // underWay is a rollback whose lock is written and whose traffic has not been
 // seen to have moved.
 func underWay(weight int) but {
@@ -708,6 +716,9 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 			verdict{state: StateIdle, reason: ReasonNothing, refused: "b0", added: "unlocked by ann: 0→0"}, ""},
 		"unlock from a cache waits for live reads": {[]but{locked(LockBuild), asks(RequestUnlock)}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, wantLive: true}), ""},
 		"unlock of what is not locked is refused":  {[]but{asks(RequestUnlock), live}, verdict{state: StateShifting, reason: ReasonNothing, requeue: PollCount, added: "refused by ann: 50→50"}, "orders-service is not locked"},
+		"unlock of a lock that came after it was asked for is refused": {[]but{locked(LockBuild), asks(RequestUnlock), live, means(at.Add(-time.Hour))}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}),
+			"unlock refused: the lock is of 2026-03-02T08:50:00Z, the unlock of what stood at 2026-03-02T08:00:00Z; look at status, and ask again"},
+		"unlock of the lock that was seen": {[]but{locked(LockBuild), asks(RequestUnlock), live, means(at.Add(-10*time.Minute + 300*time.Millisecond))}, verdict{state: StateIdle, reason: ReasonNothing, added: "unlocked by ann: 0→0"}, ""},
 		"unlock while the alert still fires holds": {[]but{locked(LockBuild), wasIn(StateBlocked, 50), asks(RequestUnlock), live, bad},
 			verdict{state: StateHeld, reason: ReasonEarlierBuild, requeue: PollCount, added: "unlocked by ann: 50→50; noted by alert: 50→50"}, ""},
 		"pause":                     {[]but{asks(RequestPause)}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50"}, "paused by ann: because; canary has 50%"},
@@ -753,7 +764,10 @@ func TestWhatAPersonAsksFor(t *testing.T) {
 		"promote while disarmed is refused":         {[]but{disarmed(time.Hour), asks(RequestPromote), live}, verdict{state: StateDisarmed, reason: ReasonDisarmed, requeue: time.Hour, added: "refused by ann: 50→50"}, "promote refused: disarmed"},
 		"promote from a cache waits for live reads": {[]but{asks(RequestPromote)}, verdict{state: StateShifting, reason: ReasonNothing, wantLive: true}, ""},
 		"promote of what is locked is refused":      {[]but{locked(LockBuild), asks(RequestPromote), live}, lockedBy(verdict{state: StateRolledBack, reason: ReasonNothing, added: "refused by ann: 0→0"}), "promote refused: locked"},
-		"promote while paused is refused":           {[]but{paused, asks(RequestPromote), live}, verdict{state: StatePaused, reason: ReasonPaused, requeue: PollCount, added: "refused by ann: 50→50"}, "promote refused: paused"},
+		"promote that is found an hour later is refused": {[]but{asks(RequestPromote), live, askedAgo(time.Hour + time.Second)}, verdict{state: StateShifting, reason: ReasonNothing, requeue: PollCount, added: "refused by ann: 50→50"},
+			"promote refused: it was asked for at 2026-03-02T07:59:59Z, more than 1h0m0s ago; ask again if it is still meant"},
+		"pause that is found an hour later": {[]but{asks(RequestPause), askedAgo(time.Hour + time.Second)}, verdict{state: StatePaused, reason: ReasonPaused, added: "paused by ann: 50→50"}, ""},
+		"promote while paused is refused":   {[]but{paused, asks(RequestPromote), live}, verdict{state: StatePaused, reason: ReasonPaused, requeue: PollCount, added: "refused by ann: 50→50"}, "promote refused: paused"},
 		"promote in the instant of an alert is refused": {[]but{asks(RequestPromote), live, bad},
 			verdict{state: StateRolledBack, move: MoveStable, reason: ReasonAlert, lock: "build b1 by alert", refused: "b1", added: "refused by ann: 50→50; rolled-back by alert: 50→0"}, "an alert rolls back"},
 		"promote at 100% is refused":   {[]but{promoted(10 * time.Minute), asks(RequestPromote), live}, verdict{state: StatePromoted, reason: ReasonNothing, requeue: PollCount, added: "refused by ann: 100→100"}, "already has all traffic"},

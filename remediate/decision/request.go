@@ -37,7 +37,7 @@ const (
 	KeyRequestReason = "request.reason"
 	KeyRequestAt     = "request.at"    // RFC 3339, by the person's clock
 	KeyRequestUntil  = "request.until" // the same; of disarm alone
-	KeyRequestOf     = "request.of"    // RFC 3339, by guardian's clock; of marks alone
+	KeyRequestOf     = "request.of"    // RFC 3339, by guardian's clock; of marks, and of unlock
 
 	// KeyRequestID is of every request that waits for an answer, see Answer;
 	// KeyRequestReplaces lists the ids of those that it took off the record, by
@@ -64,7 +64,9 @@ type Request struct {
 	Reason string        `json:"reason"`
 	At     time.Time     `json:"at"`             // by the person's clock
 	Until  time.Time     `json:"until,omitzero"` // end of disarm, by the same clock
-	Of     time.Time     `json:"of,omitzero"`    // At of the entry of the history that a mark is about
+	// Of is when what the request is about began: the rollback that a mark judges, or the
+	// lock that an unlock means; of an unlock that saw none, At. Zero: whichever stands.
+	Of time.Time `json:"of,omitzero"`
 
 	ID       string   `json:"id,omitempty"`       // 8 to 64 letters, digits and hyphens that no other request has; empty: nobody waits for the answer
 	Replaces []string `json:"replaces,omitempty"` // ids of the last requests that stood there before, and were taken off for this one

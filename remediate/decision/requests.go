@@ -33,9 +33,16 @@ func (d *decider) cannotRead(q Request) string {
 		return "request refused: " + q.Bad
 	case d.observing() && (q.Action == RequestRollback || q.Action == RequestPromote):
 		return string(q.Action) + " refused: mode observe writes no VirtualService; set mode: enforce, or move the traffic yourself"
+	case q.Action == RequestPromote && d.now.Sub(q.At) > staleAfter:
+		return fmt.Sprintf("promote refused: it was asked for at %s, more than %v ago; ask again if it is still meant", Stamp(q.At), staleAfter)
 	}
 	return ""
 }
+
+// staleAfter is when a step that was asked for is not what anybody expects any more: the
+// command that waits takes its request back, but one that was killed cannot. It is so
+// long because the person's clock may be another.
+const staleAfter = time.Hour
 
 // carryOut does what a request asks for, or has it done by what becomes of the
 // traffic; false: it waits on the record.
@@ -86,8 +93,12 @@ func (d *decider) askPromote(q *Request) bool {
 }
 
 func (d *decider) unlockByPerson(q *Request) {
-	if d.rec.Lock == nil {
+	switch l := d.rec.Lock; {
+	case l == nil:
 		d.refuseRequest(q, "unlock refused: "+d.in.Guard.Name+" is not locked")
+		return
+	case !q.Of.IsZero() && Stamp(q.Of) != Stamp(l.Since): // nobody has looked at this one
+		d.refuseRequest(q, fmt.Sprintf("unlock refused: the lock is of %s, the unlock of what stood at %s; look at status, and ask again", Stamp(l.Since), Stamp(q.Of)))
 		return
 	}
 	d.allowBuild(d.rec.Lock.Refused...)
