@@ -430,6 +430,9 @@ func (m *machine) checkLifted(r *replica, was, is decision.Record) {
 	m.lifted, m.over = m.now, m.now
 	refused := m.refusedBy(*was.Lock)
 	if q := was.Request; q != nil && q.Action == decision.RequestUnlock && is.Request == nil {
+		if !q.Of.IsZero() && decision.Stamp(q.Of) != decision.Stamp(was.Lock.Since) {
+			m.t.Fatalf("invariant 1: the unlock of what stood at %s lifts the lock of %s", q.Of, was.Lock.Since)
+		}
 		m.unlock(refused, is)
 		return
 	}

@@ -719,6 +719,11 @@ func (m *machine) outside(label string) {
 			if q.Action == decision.RequestDisarm {
 				q.Until = m.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, 10 * time.Minute, 24 * time.Hour, 25 * time.Hour}).Draw(t, label+" for"))
 			}
+			if q.Action == decision.RequestUnlock && rapid.Bool().Draw(t, label+" by the command") {
+				if q.Of = m.now; m.parsed().Lock != nil {
+					q.Of = m.parsed().Lock.Since
+				}
+			}
 			m.asks(q)
 		}
 	}
