@@ -33,7 +33,7 @@ type truth struct {
 	unlocked  time.Time                 // when a person's unlock was last carried out
 	begun     bool                      // the present build was not there at first sight, or somebody has begun with it, and nobody has rolled it back since, nor is it completed
 	ended     time.Time                 // when it was last rolled back
-	unsure    bool                      // a clock that was wrong has told that it is completed: it may be begun or not
+	unsure    bool                      // a clock that was wrong has told that it is completed, or its pods were away when it was rolled back: it may be begun or not
 	alerts    map[string]decision.Alert // all that there have been, by name
 	refused   map[int]time.Time         // templates that were rolled back, and when
 	locked    []int                     // those of them since the last lock was lifted
@@ -439,7 +439,10 @@ func (t *truth) rolledBack(s *sim, l decision.Lock) {
 		t.refused[p], t.locked = s.now(), append(t.locked, p)
 		delete(t.proven, p)
 	}
-	t.begun = t.begun && coming // a build that had ready pods by then is taken on by the scheduler only when somebody begins again
+	// A build that had ready pods by then is taken on by the scheduler only when somebody
+	// begins again. One whose pods are away just now had some, as far as guardian saw them.
+	t.begun = t.begun && coming
+	t.unsure = t.unsure || t.begun && slices.ContainsFunc(templatesIn(s.w.templates()), func(present int) bool { return !t.replaced[present].IsZero() })
 }
 
 // checkCause holds a rollback against what can have caused it.
