@@ -143,11 +143,18 @@ func (b *builder) summed(c counter, s series) string {
 		return expand(`$all - on ($key, reporter, $target) `, "all", b.sum(counter{what: "requests_timed"}, s), "key", s.key, "target", b.target()) + sum +
 			" or " + now(b.addedUp(counter{what: "requests_timed"}, s))
 	}
-	return sum + " or vector(0)"
+	return sum + expand(` or label_replace(vector(0), "$added", "yes", "", "")`, "added", labelAdded)
 }
 
+// labelAdded is a label of the series of no target alone. That these lack the labels
+// of the others does not tell them apart for certain: while Prometheus is adding many series, a
+// selector of an empty label may find some that have it.
+const labelAdded = "added_up"
+
 // addedUp selects the series of no target.
-func (b *builder) addedUp(c counter, s series) string { return b.sums(c.where(`reporter=""`), s) }
+func (b *builder) addedUp(c counter, s series) string {
+	return b.sums(c.where(labelAdded+`="yes"`), s)
+}
 
 // labelsOf are the labels of a counter's sums.
 func (b *builder) labelsOf(c counter) map[string]string {

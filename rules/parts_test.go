@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
 	"sigs.k8s.io/yaml"
 )
 
@@ -188,5 +192,41 @@ func TestPartsReadWhatTheyHaveRecordedThemselves(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestNoRuleSelectsItsOwnByALabelThatIsAbsent: Prometheus subtracts the series that have the
+// label, and finds some of them not, for an instant, while many new ones come. What is
+// recorded is told apart by a label that it has.
+func TestNoRuleSelectsItsOwnByALabelThatIsAbsent(t *testing.T) {
+	selectors := 0
+	for _, o := range []Options{
+		{Guards: shops(40)},
+		{Guards: shops(3), FastLane: time.Second, Interval: 500 * time.Millisecond, ScrapeInterval: 15 * time.Second},
+	} {
+		for _, g := range generated(t, o).groups() {
+			for _, r := range g.Rules {
+				expr, err := parser.NewParser(parser.Options{}).ParseExpr(r.Expr.String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, selector := range parser.ExtractSelectors(expr) {
+					if !slices.ContainsFunc(selector, func(m *labels.Matcher) bool {
+						return m.Name == model.MetricNameLabel && strings.HasPrefix(m.Value, "guardian")
+					}) {
+						continue
+					}
+					selectors++
+					for _, m := range selector {
+						if (m.Type == labels.MatchEqual || m.Type == labels.MatchRegexp) && m.Matches("") {
+							t.Errorf("%s%s selects by %s", r.Record, r.Alert, m)
+						}
+					}
+				}
+			}
+		}
+	}
+	if selectors < 100 {
+		t.Errorf("looked at %d selectors", selectors)
 	}
 }
