@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -98,6 +99,8 @@ func nothingChosen(loader clientcmd.ClientConfig) error {
 }
 
 func clusterOf(config *rest.Config, namespace string) (*cluster, error) {
+	config = rest.CopyConfig(config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return callDeadline{next} })
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, connectError(config, err)

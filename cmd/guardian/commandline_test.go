@@ -131,3 +131,16 @@ func TestAWordThatIsEmptyIsRefused(t *testing.T) {
 	code, text := calls(t, "status", "-n", "", "-o", "json")
 	want(t, code, text, exitUnknown, `"kind": "Error"`)
 }
+
+// TestHelpForACommandThatThereIsNotIsAWrongCommandLine, as the command itself is.
+func TestHelpForACommandThatThereIsNotIsAWrongCommandLine(t *testing.T) {
+	outsideAPod(t)
+	for _, args := range []string{"help x"} {
+		code, text := calls(t, strings.Fields(args)...)
+		want(t, code, text, exitUnknown, `"x"`)
+	}
+	for _, args := range []string{"help", "help gate", "gate --help"} {
+		code, text := calls(t, strings.Fields(args)...)
+		want(t, code, text, exitOK, "Usage:")
+	}
+}

@@ -75,6 +75,7 @@ func unread(err error) bool {
 // is no verdict about a guard.
 func unanswered(err error) bool {
 	_, unreached := errors.AsType[*url.Error](err)
-	return unreached || apierrors.IsUnauthorized(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) ||
+	_, late := errors.AsType[noAnswerError](err)
+	return unreached || late || apierrors.IsUnauthorized(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsTimeout(err) ||
 		apierrors.IsServerTimeout(err) || apierrors.IsTooManyRequests(err) || apierrors.IsInternalError(err)
 }

@@ -129,6 +129,7 @@ type gateWatch struct {
 	began     time.Time        // of the gate, or of its watch once unlocked
 	unlocked  bool
 	traffic   time.Time // since when the canary, of this build, has had traffic; zero: it has none
+	build     string    // the last one that was known
 	rolling   bool      // the build's rollout was not complete when last read
 	movedAt   time.Time // as the record last had it: since then requests are counted
 	moved     time.Time // when that was first read
@@ -307,10 +308,15 @@ func (w *gateWatch) count(s decision.Status, now time.Time) (*gateAnswer, time.D
 }
 
 // noteTraffic notes since when the canary has traffic, and since when its requests are
-// counted. What was there before the end of a rollout was another build's as well.
+// counted. What was there before the end of a rollout, or before this build, was another
+// build's as well.
 func (w *gateWatch) noteTraffic(s decision.Status, now time.Time) {
-	if arrived := w.rolling && !s.Rolling; w.traffic.IsZero() || arrived {
+	another := s.Build != "" && s.Build != w.build // whose rollout no look may have seen
+	if arrived := w.rolling && !s.Rolling; w.traffic.IsZero() || arrived || another {
 		w.traffic = now
+	}
+	if s.Build != "" {
+		w.build = s.Build
 	}
 	if w.moved.IsZero() || !s.MovedAt.Equal(w.movedAt) {
 		w.moved, w.movedAt = now, s.MovedAt

@@ -192,3 +192,22 @@ func TestALineThatChangesIsForPeopleAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestAGateCountsTimeAnewForABuildWhoseRolloutItHasNotSeen: the record's first word of a
+// build can be that it is out already.
+func TestAGateCountsTimeAnewForABuildWhoseRolloutItHasNotSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, record(shifting(10, 50)), lease("a", time.Now()))
+		b.beat(0)
+		b.change(55*time.Second, func(r *decision.Record) {
+			*r = movedNow(10)
+			r.Status.Build, r.Status.Requests = "b2", 20
+		})
+		began := time.Now()
+		code, text := b.run("gate", testGuard)
+		want(t, code, text, exitOK, "healthy for 1m0s at 10%")
+		if took := time.Since(began); took < 115*time.Second { // of fake time
+			t.Errorf("exit code %d %s after the gate began: b2 has had traffic for 5s of them", code, took)
+		}
+	})
+}

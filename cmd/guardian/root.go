@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"strings"
 
@@ -77,7 +78,29 @@ or the command line is wrong.`,
 		newRBACCommand(a), newVersionCommand(a))
 	root.AddCommand(newRequestCommands(a)...)
 	addCompletion(root)
+	addHelp(root)
 	return root
+}
+
+// addHelp adds cobra's own command, which answers a command that there is not with the
+// help of the root, and says that all is well.
+func addHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "help" {
+			cmd.Run, cmd.RunE = nil, func(cmd *cobra.Command, args []string) error {
+				about, rest, err := root.Find(args)
+				if err == nil && len(rest) > 0 {
+					err = fmt.Errorf("unknown command %q for %q", rest[0], about.CommandPath())
+				}
+				if err != nil {
+					return orUnknown(printable.OwnLines{Err: err})
+				}
+				about.InitDefaultHelpFlag()
+				return about.Help()
+			}
+		}
+	}
 }
 
 // addCompletion adds cobra's own command, which takes a shell that it does not know for a
