@@ -62,7 +62,10 @@ func (r *reconciler) goesDeeper(d decision.Decision, s snapshot, ask *questions)
 		if d.WantForward && s.input.Live {
 			ask.depth = depthAsked
 		}
-	case ask.pinned: // the next pass will ask
+	case ask.pinned: // the next pass will ask; what is told is no matter for a cache all the same
+		if ask.depth < depthWritten && r.firstReport(s, d) {
+			ask.written()
+		}
 	case d.WantLive && r.leads() && d.WantForward:
 		ask.depth = depthAsked
 	case d.WantLive && r.leads(), s.adopts(d): // another's lock may have been lifted since the cache was told of it
@@ -122,10 +125,12 @@ func rollsBack(s snapshot, d decision.Decision) bool {
 	return d.Move == decision.MoveStable && s.input.Record.Lock == nil
 }
 
-// unsure says that a decision should not be written as the caches have it.
+// unsure says that a decision should not be written as the caches have it. A lock that is
+// taken over may have been lifted since; where alerts wait for this very pass, it brakes
+// all the same.
 func unsure(s snapshot, d decision.Decision) bool {
 	build, weight := contradicts(s.input.Record, d.Record)
-	return (build || weight || givesUp(s.input.Record, d)) && !rollsBack(s, d)
+	return (build || weight || givesUp(s.input.Record, d)) && !rollsBack(s, d) || s.adopts(d) && len(s.input.Alerts) == 0
 }
 
 // givesUp says that a decision tells of a change of weights that it was not made: whoever

@@ -234,3 +234,122 @@ func TestWithoutALockACacheThatLagsHasNoRollbackRefused(t *testing.T) {
 		})
 	}
 }
+
+// abandonedOnce ends the first live look of a pass, as an alert that comes does.
+type abandonedOnce struct {
+	worldReader
+	cancel context.CancelFunc
+	ended  bool
+}
+
+func (a *abandonedOnce) record(ctx context.Context, guard string) (*corev1.ConfigMap, error) {
+	if a.cancel != nil && !a.ended {
+		a.ended = true
+		a.cancel()
+		return nil, ctx.Err()
+	}
+	return a.worldReader.record(ctx, guard)
+}
+
+// abandoned has a reconciler believe the caches, which have what was at past, and its
+// first live look abandoned.
+func abandoned(t *testing.T, w, past *world, r *reconciler) {
+	t.Helper()
+	var saw *world
+	live := &abandonedOnce{worldReader: worldReader{world: w, saw: &saw}}
+	r.cached, r.live = worldReader{world: past, saw: &saw}, live
+	r.preemptible = func(ctx context.Context, _ string) (context.Context, context.CancelFunc) {
+		ctx, cancel := context.WithCancel(ctx)
+		live.cancel = cancel
+		return ctx, cancel
+	}
+	t.Cleanup(func() {
+		if !live.ended {
+			t.Error("no live look was abandoned")
+		}
+	})
+}
+
+func storedRecord(t *testing.T, w *world) decision.Record {
+	t.Helper()
+	rec, err := records.Parse(w.cm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rec
+}
+
+// Another replica has recorded a rollback and not made it yet. The cache shows the weights
+// of before the shift.
+func TestALookThatIsAbandonedTellsOfNoRollbackByACacheAlone(t *testing.T) {
+	w, r, g := lifting(t)
+	r.leads = func() bool { return false }
+	if _, err := r.reconcile(t.Context(), g, nil); err != nil { // nothing leads to the canary now
+		t.Fatal(err)
+	}
+	r.leads = func() bool { return true }
+	past := *w
+	w.vs = applied(w, 50)
+	w.vs.SetResourceVersion(w.next())
+	rec := storedRecord(t, w)
+	rec.History = nil
+	rec.Status.State, rec.Status.Weight = decision.StateShifting, 50
+	rec.Status.Moving = &decision.Moving{From: 50, At: at.Add(time.Hour - time.Second), By: decision.ByAlert, Build: rec.Status.Build, Reason: "Errors"}
+	if _, err := r.store.writeRecord(t.Context(), g.Name, w.cm, rec); err != nil {
+		t.Fatal(err)
+	}
+	past.cm = w.cm // which comes by a watch of its own
+	abandoned(t, w, &past, r)
+	_, err := r.reconcile(t.Context(), g, nil)
+	if rec := storedRecord(t, w); !rec.Status.Moving.RollsBack() || rec.Status.State == decision.StateRolledBack {
+		t.Errorf("%v; state %q, under way %+v, history %+v: the canary had 50%% all the while", err, rec.Status.State, rec.Status.Moving, rec.History)
+	}
+}
+
+// CI has shifted, which the cache does not show. The pass was to resume, and has an alert
+// that is answered with success by what it writes: that it found nothing to do would stand
+// there until the watch brings the shift, and the alert may be over by then.
+func TestALookThatIsAbandonedPassesNoAlertOverByACacheAlone(t *testing.T) {
+	w, r, g := lifting(t)
+	r.leads = func() bool { return false }
+	if _, err := r.reconcile(t.Context(), g, nil); err != nil { // nothing leads to the canary now
+		t.Fatal(err)
+	}
+	r.leads = func() bool { return true }
+	past := *w
+	w.vs = applied(w, 50)
+	w.vs.SetResourceVersion(w.next())
+	rec := decisiontest.Given().Record
+	rec.Status.Build, rec.Status.State, rec.Status.Weight = w.hashOfTemplate(2), decision.StateIdle, 0
+	rec.Request = &decision.Request{Action: decision.RequestResume, By: "ann", Reason: "because", At: at.Add(time.Hour)}
+	if _, err := r.store.writeRecord(t.Context(), g.Name, w.cm, rec); err != nil {
+		t.Fatal(err)
+	}
+	past.cm = w.cm
+	abandoned(t, w, &past, r)
+	alert := decision.Alert{Name: "Errors", Action: decision.ActionRollback, Fingerprint: "f", StartsAt: at.Add(59 * time.Minute)}
+	out, err := r.reconcile(t.Context(), g, []decision.Alert{alert})
+	if rec := storedRecord(t, w); err != nil || !out.done || rec.Lock == nil || out.decision.Move != decision.MoveStable {
+		t.Errorf("%v; move %v, lock %+v, history %+v: want it rolled back", err, out.decision.Move, rec.Lock, rec.History)
+	}
+}
+
+// The lock of another guard has been lifted, which the cache does not show.
+func TestALookThatIsAbandonedTakesNoLockOverByACacheAlone(t *testing.T) {
+	w, r, g := lifting(t)
+	other := w.cm.DeepCopy()
+	other.Name, other.Labels[records.LabelGuard] = records.Name("orders-before"), "orders-before"
+	rec := decisiontest.Given().Record
+	rec.Status.Build, rec.Status.State, rec.Status.Weight = w.hashOfTemplate(2), decision.StateIdle, 0
+	w.vs = applied(w, 0)
+	if _, err := r.store.writeRecord(t.Context(), g.Name, w.cm, rec); err != nil {
+		t.Fatal(err)
+	}
+	past := *w
+	past.foreign = other // which has been lifted since
+	abandoned(t, w, &past, r)
+	_, err := r.reconcile(t.Context(), g, nil)
+	if rec := storedRecord(t, w); rec.Lock != nil {
+		t.Errorf("%v; lock %+v: want none, as there is none anywhere", err, rec.Lock)
+	}
+}
