@@ -85,7 +85,7 @@ func (m *machine) story() {
 // due is a release of which a step is due, by the schedule or because a person asks
 // for it, and one thing alone is against it.
 func (m *machine) due() {
-	m.prom, m.closed, m.gateShut, m.few, m.down, m.unlisted, m.refusals = true, false, false, false, false, false, nil
+	m.prom, m.closed, m.gateShut, m.few, m.down, m.unlisted, m.hurried, m.refusals = true, false, false, false, false, false, false, nil
 	m.w.stable, m.w.noSubset, m.w.foreign = 2, false, nil
 	for _, r := range m.replicas {
 		r.dead, r.idle = nil, false

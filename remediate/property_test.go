@@ -55,6 +55,7 @@ type machine struct {
 	prom     bool // Prometheus and Alertmanager answer
 	down     bool // the API server does not
 	unlisted bool // it lists no records, for want of a right
+	hurried  bool // an alert comes in the middle of the next live look, and ends it
 	gateShut bool // what a step asks for besides
 	closed   bool
 	few      bool
@@ -222,6 +223,14 @@ func (m *machine) wire(r *replica) {
 		},
 		count: func(context.Context, snapshot) decision.Count {
 			return decision.Count{Known: m.prom, Requests: m.requests()}
+		},
+		preemptible: func(ctx context.Context, _ string) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			if m.hurried {
+				m.hurried = false
+				cancel()
+			}
+			return ctx, cancel
 		},
 		after:   m.after,
 		changed: func(_ context.Context, _ decision.Guard, _ snapshot, d decision.Decision) { m.checkEvents(d) },
@@ -568,7 +577,7 @@ func (m *machine) checkSeen(before *world) {
 // settle lets everything calm down: caches catch up, faults stop, and both
 // replicas look again.
 func (m *machine) settle() {
-	m.fault, m.meddle, m.down, m.unlisted, m.refusals = nil, nil, false, false, nil
+	m.fault, m.meddle, m.down, m.unlisted, m.hurried, m.refusals = nil, nil, false, false, false, nil
 	for _, r := range m.replicas {
 		r.dead, r.idle = nil, false
 	}
@@ -1066,9 +1075,10 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 			m.t = t
 			m.gateShut, m.closed, m.few = rapid.Bool().Draw(t, "gate shut"), rapid.Bool().Draw(t, "calendar closed"), rapid.Bool().Draw(t, "few requests")
 		},
-		"open": func(t *rapid.T) { m.t = t; m.gateShut, m.closed, m.few = false, false, false },
-		"api":  func(t *rapid.T) { m.t = t; m.down = rapid.Bool().Draw(t, "down") },
-		"list": func(t *rapid.T) { m.t = t; m.unlisted = rapid.Bool().Draw(t, "forbidden") },
+		"open":  func(t *rapid.T) { m.t = t; m.gateShut, m.closed, m.few = false, false, false },
+		"api":   func(t *rapid.T) { m.t = t; m.down = rapid.Bool().Draw(t, "down") },
+		"hurry": func(t *rapid.T) { m.t = t; m.hurried = true },
+		"list":  func(t *rapid.T) { m.t = t; m.unlisted = rapid.Bool().Draw(t, "forbidden") },
 		"time": func(t *rapid.T) {
 			m.t = t
 			m.later(rapid.SampledFrom([]time.Duration{time.Second, 10 * time.Second, time.Minute, 7 * time.Minute, 31 * time.Minute}).Draw(t, "passes"))

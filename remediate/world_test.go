@@ -579,6 +579,9 @@ func (r worldReader) record(ctx context.Context, guard string) (*corev1.ConfigMa
 	if r.down != nil && *r.down {
 		return nil, errAPI
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	*r.saw = r.copy()
 	return r.world.record(ctx, guard)
 }
