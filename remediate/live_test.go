@@ -279,18 +279,26 @@ func storedRecord(t *testing.T, w *world) decision.Record {
 	return rec
 }
 
-// Another replica has recorded a rollback and not made it yet. The cache shows the weights
-// of before the shift.
-func TestALookThatIsAbandonedTellsOfNoRollbackByACacheAlone(t *testing.T) {
-	w, r, g := lifting(t)
+// shiftedSince is a guard whose canary has 50%, and what caches have of the time when
+// nothing led to it.
+func shiftedSince(t *testing.T) (w, past *world, r *reconciler, g decision.Guard) {
+	t.Helper()
+	w, r, g = lifting(t)
 	r.leads = func() bool { return false }
 	if _, err := r.reconcile(t.Context(), g, nil); err != nil { // nothing leads to the canary now
 		t.Fatal(err)
 	}
 	r.leads = func() bool { return true }
-	past := *w
+	before := *w
 	w.vs = applied(w, 50)
 	w.vs.SetResourceVersion(w.next())
+	return w, &before, r, g
+}
+
+// Another replica has recorded a rollback and not made it yet. The cache shows the weights
+// of before the shift.
+func TestALookThatIsAbandonedTellsOfNoRollbackByACacheAlone(t *testing.T) {
+	w, past, r, g := shiftedSince(t)
 	rec := storedRecord(t, w)
 	rec.History = nil
 	rec.Status.State, rec.Status.Weight = decision.StateShifting, 50
@@ -299,7 +307,7 @@ func TestALookThatIsAbandonedTellsOfNoRollbackByACacheAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	past.cm = w.cm // which comes by a watch of its own
-	abandoned(t, w, &past, r)
+	abandoned(t, w, past, r)
 	_, err := r.reconcile(t.Context(), g, nil)
 	if rec := storedRecord(t, w); !rec.Status.Moving.RollsBack() || rec.Status.State == decision.StateRolledBack {
 		t.Errorf("%v; state %q, under way %+v, history %+v: the canary had 50%% all the while", err, rec.Status.State, rec.Status.Moving, rec.History)
@@ -310,15 +318,7 @@ func TestALookThatIsAbandonedTellsOfNoRollbackByACacheAlone(t *testing.T) {
 // that is answered with success by what it writes: that it found nothing to do would stand
 // there until the watch brings the shift, and the alert may be over by then.
 func TestALookThatIsAbandonedPassesNoAlertOverByACacheAlone(t *testing.T) {
-	w, r, g := lifting(t)
-	r.leads = func() bool { return false }
-	if _, err := r.reconcile(t.Context(), g, nil); err != nil { // nothing leads to the canary now
-		t.Fatal(err)
-	}
-	r.leads = func() bool { return true }
-	past := *w
-	w.vs = applied(w, 50)
-	w.vs.SetResourceVersion(w.next())
+	w, past, r, g := shiftedSince(t)
 	rec := decisiontest.Given().Record
 	rec.Status.Build, rec.Status.State, rec.Status.Weight = w.hashOfTemplate(2), decision.StateIdle, 0
 	rec.Request = &decision.Request{Action: decision.RequestResume, By: "ann", Reason: "because", At: at.Add(time.Hour)}
@@ -326,7 +326,7 @@ func TestALookThatIsAbandonedPassesNoAlertOverByACacheAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	past.cm = w.cm
-	abandoned(t, w, &past, r)
+	abandoned(t, w, past, r)
 	alert := decision.Alert{Name: "Errors", Action: decision.ActionRollback, Fingerprint: "f", StartsAt: at.Add(59 * time.Minute)}
 	out, err := r.reconcile(t.Context(), g, []decision.Alert{alert})
 	if rec := storedRecord(t, w); err != nil || !out.done || rec.Lock == nil || out.decision.Move != decision.MoveStable {

@@ -135,7 +135,7 @@ func TestAWordThatIsEmptyIsRefused(t *testing.T) {
 // TestHelpForACommandThatThereIsNotIsAWrongCommandLine, as the command itself is.
 func TestHelpForACommandThatThereIsNotIsAWrongCommandLine(t *testing.T) {
 	outsideAPod(t)
-	for _, args := range []string{"help x"} {
+	for _, args := range []string{"help x", "help gate x"} {
 		code, text := calls(t, strings.Fields(args)...)
 		want(t, code, text, exitUnknown, `"x"`)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -86,20 +87,17 @@ or the command line is wrong.`,
 // help of the root, and says that all is well.
 func addHelp(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
-	for _, cmd := range root.Commands() {
-		if cmd.Name() == "help" {
-			cmd.Run, cmd.RunE = nil, func(cmd *cobra.Command, args []string) error {
-				about, rest, err := root.Find(args)
-				if err == nil && len(rest) > 0 {
-					err = fmt.Errorf("unknown command %q for %q", rest[0], about.CommandPath())
-				}
-				if err != nil {
-					return orUnknown(printable.OwnLines{Err: err})
-				}
-				about.InitDefaultHelpFlag()
-				return about.Help()
-			}
+	help := commandOf(root, "help")
+	help.Run, help.RunE = nil, func(_ *cobra.Command, args []string) error {
+		about, rest, err := root.Find(args)
+		if err == nil && len(rest) > 0 {
+			err = fmt.Errorf("unknown command %q for %q", rest[0], about.CommandPath())
 		}
+		if err != nil {
+			return orUnknown(printable.OwnLines{Err: err})
+		}
+		about.InitDefaultHelpFlag()
+		return about.Help()
 	}
 }
 
@@ -107,9 +105,11 @@ func addHelp(root *cobra.Command) {
 // question.
 func addCompletion(root *cobra.Command) {
 	root.InitDefaultCompletionCmd()
-	for _, cmd := range root.Commands() {
-		if cmd.Name() == "completion" {
-			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-		}
-	}
+	commandOf(root, "completion").RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+}
+
+// commandOf is the command of a name, which is there.
+func commandOf(root *cobra.Command, name string) *cobra.Command {
+	all := root.Commands()
+	return all[slices.IndexFunc(all, func(c *cobra.Command) bool { return c.Name() == name })]
 }
