@@ -214,7 +214,9 @@ func (b *builder) covers(counters ...counter) {
 // comes between the two: then what had been counted for days would be new in the next
 // one. A scrape takes ten seconds at most (scrape_timeout's default). It is less than
 // from one scrape to the next: then a target's second scrape can count in full, as long
-// as the interval is what was said.
+// as the interval is what was said. But never one evaluation alone, which would leave
+// nothing for the scrape itself: where evaluations are as seldom as that, the second scrape
+// counts in full if the first one is old enough.
 func (b *builder) stored(l lane) time.Duration {
 	const scrapeTimeout = 10 * time.Second
 	every := b.ScrapeInterval
@@ -222,7 +224,7 @@ func (b *builder) stored(l lane) time.Duration {
 		every = b.FastLane
 	}
 	before := (every - 1) / b.step * b.step // the last evaluation that is nearer than a scrape
-	return max(b.step, min(before, b.step+scrapeTimeout/b.step*b.step))
+	return max(2*b.step, min(before, b.step+scrapeTimeout/b.step*b.step))
 }
 
 // appeared are the sums that have not been there since stored, labelled by the name

@@ -309,9 +309,13 @@ func TestAMissedEvaluationIsNoBurst(t *testing.T) {
 // their scrape began, and are stored when it has ended: here after an evaluation that
 // comes between the two.
 func TestAScrapeThatIsStoredLateIsNoBurst(t *testing.T) {
-	for name, interval := range map[string]int64{"evaluated every second": second, "every three": 3 * second} {
+	for name, c := range map[string]struct{ interval, scrape int64 }{
+		"evaluated every second": {second, 15 * second}, "every three": {3 * second, 15 * second}, "every five": {5 * second, 15 * second},
+		"twice per scrape": {15 * second / 2, 15 * second}, "twice in three scrapes": {10 * second, 15 * second}, "once per scrape": {15 * second, 15 * second},
+		"scraped every five, evaluated every three": {3 * second, 5 * second},
+	} {
 		t.Run(name, func(t *testing.T) {
-			p := newPrometheusBy(t, rules.Options{Interval: time.Duration(interval) * time.Millisecond, ScrapeInterval: 15 * time.Second,
+			p := newPrometheusBy(t, rules.Options{Interval: time.Duration(c.interval) * time.Millisecond, ScrapeInterval: time.Duration(c.scrape) * time.Millisecond,
 				Guards: []rules.Guard{orders(rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01}})}})
 			gateway := func(at int64) {
 				add := func(f float64, pairs ...string) {
@@ -325,19 +329,24 @@ func TestAScrapeThatIsStoredLateIsNoBurst(t *testing.T) {
 					add([]float64{5, 500}[i], append(about, "503")...)
 				}
 			}
-			for now := interval; now <= 150*second; now += interval {
-				if now%(15*second) == 0 {
+			const first = 60 * second
+			last, seen := int64(0), int64(0) // scrape of the gateway, and the last one that an evaluation has seen
+			for now := int64(500); now <= 150*second; now += 500 {
+				if now%c.scrape == 0 {
 					p.proxies(now, map[string]float64{"orders-v1": 90})
 				}
-				if p.evaluate(now); len(p.firing) > 0 {
-					t.Fatalf("second %d: %v", now/second, p.firing)
+				if now%c.interval == 0 {
+					if p.evaluate(now); len(p.firing) > 0 {
+						t.Fatalf("second %d: %v", now/second, p.firing)
+					}
+					seen = last
 				}
-				if now >= 60*second && now%(15*second) == 0 {
+				if now >= first && now%c.scrape == 0 {
 					gateway(now - 200) // it takes longer than 200 ms
+					last = now
 				}
 			}
-			// Six scrapes after the first one, of which the last is seen by the next evaluation.
-			same(t, p, 150*second, `sum_over_time(guardian_side:requests:idelta{guardian_side="canary"}[2m])`, 5*15, true)
+			same(t, p, 150*second, `sum_over_time(guardian_side:requests:idelta{guardian_side="canary"}[2m])`, float64((seen-first)/second), true)
 		})
 	}
 }
