@@ -180,6 +180,7 @@ func (o options) prepare(now time.Time) (*replayer, []string, error) {
 	if r.config.Prometheus.URL == "" {
 		return nil, nil, errors.New("no Prometheus: want --prometheus URL, or prometheus.url in the configuration")
 	}
+	r.config.Rules.Interval = r.config.RulesInterval() // as with all guards, however few are chosen
 	if err := o.choose(&r.config); err != nil {
 		return nil, nil, err
 	}

@@ -154,11 +154,13 @@ type Builds struct {
 
 // Rules is the alert rules that guardian writes as a PrometheusRule.
 type Rules struct {
-	Enabled   bool              `yaml:"enabled"`   // guardian writes the PrometheusRules itself; default true
-	Name      string            `yaml:"name"`      // name of the PrometheusRules; unlike for each guardian of one Prometheus; default guardian
-	Namespace string            `yaml:"namespace"` // namespace of the PrometheusRules. Empty: that of the guards
-	Interval  time.Duration     `yaml:"interval"`  // how often the rules are evaluated, whole seconds; default 3s
-	Labels    map[string]string `yaml:"labels"`    // labels of the PrometheusRules, such as release: kube-prometheus-stack
+	Enabled   bool   `yaml:"enabled"`   // guardian writes the PrometheusRules itself; default true
+	Name      string `yaml:"name"`      // name of the PrometheusRules; unlike for each guardian of one Prometheus; default guardian
+	Namespace string `yaml:"namespace"` // namespace of the PrometheusRules. Empty: that of the guards
+	// Interval is how often the rules are evaluated, in steps of 500ms from 1s. 0s: by
+	// how many guards there are, every 3s up to 300 of them, and less often with more. Default 0s.
+	Interval time.Duration     `yaml:"interval"`
+	Labels   map[string]string `yaml:"labels"` // labels of the PrometheusRules, such as release: kube-prometheus-stack
 	// ScrapeInterval is how often Prometheus scrapes the workloads' proxies, whole
 	// seconds. Default 15s.
 	ScrapeInterval time.Duration `yaml:"scrapeInterval"`
@@ -391,7 +393,7 @@ func Default() Config {
 		Notifications: Notifications{Enabled: true},
 		Heartbeat:     Heartbeat{MaxAge: 3 * time.Minute},
 		Disarm:        Disarm{Max: decision.DefaultDisarmMax},
-		Rules:         Rules{Enabled: true, Name: "guardian", Interval: 3 * time.Second, ScrapeInterval: 15 * time.Second, FastLane: FastLane{Interval: time.Second}, StableFactor: 2, RestartsFrom: RestartsFromGuardian},
+		Rules:         Rules{Enabled: true, Name: "guardian", ScrapeInterval: 15 * time.Second, FastLane: FastLane{Interval: time.Second}, StableFactor: 2, RestartsFrom: RestartsFromGuardian},
 	}
 }
 

@@ -168,7 +168,7 @@ func TestAWrongValueFromTheEnvironmentNamesItsVariable(t *testing.T) {
 	_, err := Parse([]byte("log: {level: loud}"))
 	want := `mode (GUARDIAN_MODE): "observ": want enforce or observe
 log.level: "loud": want debug, info, warn or error
-rules.interval (GUARDIAN_RULES_INTERVAL): 500ms: want whole seconds, 1s to 5m`
+rules.interval (GUARDIAN_RULES_INTERVAL): 500ms: want 1s to 5m in steps of 500ms, or 0s: by how many guards there are`
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}

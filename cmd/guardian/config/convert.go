@@ -163,16 +163,38 @@ func (c Config) RulesBase() rules.Options {
 	r := c.Rules
 	o := rules.Options{
 		Name: r.Name, Namespace: c.Namespace,
-		Interval: r.Interval, ScrapeInterval: r.ScrapeInterval, HeartbeatMaxAge: c.Heartbeat.MaxAge, StableFactor: r.StableFactor,
+		Interval: c.RulesInterval(), ScrapeInterval: r.ScrapeInterval, HeartbeatMaxAge: c.Heartbeat.MaxAge, StableFactor: r.StableFactor,
 		Labels: r.Labels, RunbookBase: r.RunbookBase, Links: rules.Links(r.Links),
 		Posts: len(c.Posts()) > 0, RestartsFrom: rules.Source(r.RestartsFrom), Proxies: r.Proxies, Self: r.Self,
 	}
 	if r.FastLane.Enabled {
 		// Twice per scrape: a canary's failures are held against stable's next scrape, which comes some time between two
 		// of its own.
-		o.FastLane, o.Interval = r.FastLane.Interval, min(r.Interval, r.FastLane.Interval/2)
+		o.FastLane, o.Interval = r.FastLane.Interval, min(o.Interval, r.FastLane.Interval/2)
 	}
 	return o
+}
+
+// RulesInterval is how often the rules are evaluated without the fast lane. All guards
+// cost Prometheus in proportion to their number and to how often they are looked at, and a
+// thousand of them every three seconds cost it a processor: an evaluation that does not end
+// in time is missed, by which all are seen late. So it is a fifth of the usual scrape interval,
+// then a third, then half of one, which is the least that sees each scrape soon.
+func (c Config) RulesInterval() time.Duration {
+	const often, few, many = 3 * time.Second, 300, 600
+	between := func(part, most time.Duration) time.Duration {
+		return max(often, min(part.Truncate(time.Second/2), most))
+	}
+	switch every := c.Rules.ScrapeInterval; {
+	case c.Rules.Interval != 0:
+		return c.Rules.Interval
+	case len(c.Guards) <= few:
+		return often
+	case len(c.Guards) <= many:
+		return between(every/3, 5*time.Second)
+	default:
+		return between(every/2, 7500*time.Millisecond)
+	}
 }
 
 // AlertWindow is for how long an alert can go on firing because of an earlier

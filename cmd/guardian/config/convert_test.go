@@ -1,6 +1,8 @@
 package config
 
 import (
+	"cmp"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -161,5 +163,39 @@ func TestEachSignalsActionReachesTheRules(t *testing.T) {
 	}
 	if n := fields.NumField(); n != len(rules.SignalNames()) {
 		t.Errorf("%d signals can be configured, want one for each of %v", n, rules.SignalNames())
+	}
+}
+
+// TestManyGuardsAreLookedAtLessOften: at the defaults a thousand must not cost Prometheus
+// a processor. Each interval has a whole number of evaluations between two scrapes of 15 s.
+func TestManyGuardsAreLookedAtLessOften(t *testing.T) {
+	for _, test := range []struct {
+		guards              int
+		scrape, asked, want time.Duration
+	}{
+		{guards: 1, want: 3 * time.Second},
+		{guards: 300, want: 3 * time.Second},
+		{guards: 301, want: 5 * time.Second},
+		{guards: 600, want: 5 * time.Second},
+		{guards: 601, want: 7500 * time.Millisecond},
+		{guards: 1000, asked: 3 * time.Second, want: 3 * time.Second},
+		{guards: 1, asked: 7500 * time.Millisecond, want: 7500 * time.Millisecond},
+		{guards: 1000, scrape: 5 * time.Second, want: 3 * time.Second},
+		{guards: 1000, scrape: 10 * time.Second, want: 5 * time.Second},
+		{guards: 1000, scrape: time.Minute, want: 7500 * time.Millisecond},
+		{guards: 301, scrape: 10 * time.Second, want: 3 * time.Second},
+		{guards: 301, scrape: time.Minute, want: 5 * time.Second},
+	} {
+		text := fmt.Sprintf("namespace: shop\nrules: {interval: %v, scrapeInterval: %v}\nguards:\n", test.asked, cmp.Or(test.scrape, 15*time.Second))
+		for i := range test.guards {
+			text += fmt.Sprintf("- name: g%d\n", i)
+		}
+		c, err := Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.RulesBase().Interval; got != test.want {
+			t.Errorf("%d guards, scraped every %v, rules.interval %v: evaluated every %v, want %v", test.guards, c.Rules.ScrapeInterval, test.asked, got, test.want)
+		}
 	}
 }

@@ -202,7 +202,8 @@ func (c *check) selector(path, value string) {
 
 func (r Rules) validate(k *check) {
 	k.label("rules.name", r.Name)
-	k.want(wholeSeconds(r.Interval) && r.Interval <= 5*time.Minute, "rules.interval", r.Interval, "want whole seconds, 1s to 5m")
+	k.want(r.Interval == 0 || r.Interval >= time.Second && r.Interval%(time.Second/2) == 0 && r.Interval <= 5*time.Minute,
+		"rules.interval", r.Interval, "want 1s to 5m in steps of 500ms, or 0s: by how many guards there are")
 	k.want(wholeSeconds(r.ScrapeInterval) && r.ScrapeInterval <= 5*time.Minute, "rules.scrapeInterval", r.ScrapeInterval, "want whole seconds, 1s to 5m")
 	k.want(wholeSeconds(r.FastLane.Interval) && r.FastLane.Interval <= 5*time.Second, "rules.fastLane.interval", r.FastLane.Interval, "want whole seconds, 1s to 5s")
 	k.want(!r.FastLane.Enabled || r.FastLane.Interval <= r.ScrapeInterval, "rules.fastLane.interval", r.FastLane.Interval, fmt.Sprintf("want at most rules.scrapeInterval (%v): a lane slower than the ordinary scrapes is none", r.ScrapeInterval))

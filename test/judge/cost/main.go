@@ -29,8 +29,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"sigs.k8s.io/yaml"
 
+	"github.com/canary-guardian/guardian/cmd/guardian/config"
 	"github.com/canary-guardian/guardian/rules"
 	"github.com/canary-guardian/guardian/test/controlplane"
 )
@@ -39,7 +41,7 @@ var (
 	sizes  = flag.String("guards", "1,100", "numbers of guards, comma-separated")
 	length = flag.Duration("for", time.Minute, "how long each is measured")
 	warm   = flag.Duration("warm", 40*time.Second, "how long the rules run before: their longest window is full after five minutes")
-	every  = flag.Duration("interval", 3*time.Second, "evaluation interval of the rules")
+	every  = flag.Duration("interval", 0, "evaluation interval of the rules; 0: guardian's default for so many guards")
 	scrape = flag.Duration("scrape", 15*time.Second, "scrape interval")
 	idle   = flag.Int("idle", 500, "other targets that Prometheus scrapes: rules that ask for up may meet them all")
 	job    = flag.Bool("job", false, "rules.proxies names the proxies' job, so that rules that ask for up do not meet the others")
@@ -52,9 +54,6 @@ var (
 
 func main() {
 	flag.Parse()
-	if *fast > 0 {
-		*every = min(*every, *fast/2) // as guardian has it
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx); err != nil {
@@ -161,7 +160,7 @@ func (c *costs) watch(ctx context.Context, plane *controlplane.Plane, config str
 	if c.slowest, err = slowestGroup(ctx, p.URL); err != nil {
 		return err
 	}
-	return slowestRules(ctx, p.URL, *top)
+	return slowestRules(ctx, p.URL, *top, interval(c.guards))
 }
 
 func (c *costs) print() {
@@ -171,7 +170,7 @@ func (c *costs) print() {
 		fmt.Printf("fast lane every %v: ", *fast)
 	}
 	fmt.Printf("%d guards, %d of them with a canary, %d series of proxies, scraped every %v, rules every %v; rule file %d KiB\n",
-		c.guards, c.busy, (c.guards+c.busy)*seriesOfAGuard/2, *scrape, *every, c.file/1024)
+		c.guards, c.busy, (c.guards+c.busy)*seriesOfAGuard/2, *scrape, interval(c.guards), c.file/1024)
 	fmt.Printf("  Prometheus: %.1f%% of a core more (%.1f%% without rules)\n", 100*more(cpuSeconds), 100*c.without[cpuSeconds])
 	fmt.Printf("  evaluations: the slowest group's takes %.1f%% of its interval, all together %.1f%% of the time; %.0f samples/s touched\n",
 		100*c.slowest, 100*c.with[evaluating], c.with[touched])
@@ -300,11 +299,11 @@ func lastErrors(ctx context.Context, url string) string {
 
 // slowestRules prints what rules of one name take of a second, in all groups together:
 // the shortest time of each, because what other programs do makes the others longer.
-func slowestRules(ctx context.Context, url string, n int) error {
+func slowestRules(ctx context.Context, url string, n int, every time.Duration) error {
 	if n == 0 {
 		return nil
 	}
-	shortest, err := shortestTimes(ctx, url)
+	shortest, err := shortestTimes(ctx, url, every)
 	if err != nil {
 		return err
 	}
@@ -321,7 +320,7 @@ func slowestRules(ctx context.Context, url string, n int) error {
 }
 
 // shortestTimes has of each rule the shortest evaluation of a minute.
-func shortestTimes(ctx context.Context, url string) ([]ruleTime, error) {
+func shortestTimes(ctx context.Context, url string, every time.Duration) ([]ruleTime, error) {
 	const times = 20
 	var out []ruleTime
 	for range times {
@@ -333,7 +332,7 @@ func shortestTimes(ctx context.Context, url string) ([]ruleTime, error) {
 			now[i].Seconds = min(now[i].Seconds, out[i].Seconds)
 		}
 		out = now
-		if err := sleep(ctx, *every); err != nil {
+		if err := sleep(ctx, every); err != nil {
 			return nil, err
 		}
 	}
@@ -402,7 +401,7 @@ func prometheusConfig(r *rules.Rules, files []string, n int, address string) (st
 		jobs = append(jobs, job)
 	}
 	out, err := yaml.Marshal(map[string]any{
-		"global": map[string]any{"evaluation_interval": every.String()}, "rule_files": files, "scrape_configs": jobs,
+		"global": map[string]any{"evaluation_interval": model.Duration(interval(n)).String()}, "rule_files": files, "scrape_configs": jobs,
 	})
 	return string(out), err
 }
@@ -416,8 +415,17 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// interval is how often guardian has the rules of n guards evaluated.
+func interval(n int) time.Duration {
+	c := config.Default()
+	c.Guards = make([]config.Guard, n)
+	c.Rules.Interval, c.Rules.ScrapeInterval = *every, *scrape
+	c.Rules.FastLane = config.FastLane{Enabled: *fast > 0, Interval: *fast}
+	return c.RulesBase().Interval
+}
+
 func options(n int) rules.Options {
-	o := rules.Options{Interval: *every, ScrapeInterval: *scrape, FastLane: *fast}
+	o := rules.Options{Interval: interval(n), ScrapeInterval: *scrape, FastLane: *fast}
 	if *job {
 		o.Proxies = `job="mesh"`
 	}
