@@ -212,19 +212,18 @@ func (b *builder) covers(counters ...counter) {
 // samples to have been there at the last evaluation for certain. They bear the time at
 // which it began, and are stored when it ends, which may be after an evaluation that
 // comes between the two: then what had been counted for days would be new in the next
-// one. A scrape takes ten seconds at most (scrape_timeout's default). It is less than
+// one. A scrape takes ten seconds at most (scrape_timeout's default). It is no more than
 // from one scrape to the next: then a target's second scrape can count in full, as long
-// as the interval is what was said. But never one evaluation alone, which would leave
-// nothing for the scrape itself: where evaluations are as seldom as that, the second scrape
-// counts in full if the first one is old enough.
+// as the interval is what was said. But it is never one evaluation alone, which would
+// leave nothing for the scrape itself: with less than two evaluations per scrape the second
+// one counts in full only if the first is old enough, and with one that is the third.
 func (b *builder) stored(l lane) time.Duration {
 	const scrapeTimeout = 10 * time.Second
 	every := b.ScrapeInterval
 	if l.prefix == fastPrefix {
 		every = b.FastLane
 	}
-	before := (every - 1) / b.step * b.step // the last evaluation that is nearer than a scrape
-	return max(2*b.step, min(before, b.step+scrapeTimeout/b.step*b.step))
+	return max(2*b.step, min(every/b.step*b.step, b.step+ceil(scrapeTimeout, b.step)))
 }
 
 // appeared are the sums that have not been there since stored, labelled by the name
@@ -290,12 +289,14 @@ func (b *builder) ofTargets() []string {
 	return out
 }
 
-// recordNativeGrowth records how native histograms have grown, over all targets.
+// recordNativeGrowth records how native histograms have grown, over all targets, since
+// the last evaluation itself: after one that was missed, or that was made at another
+// interval, nothing has, as with classic ones.
 func (b *builder) recordNativeGrowth(c counter) {
 	for _, s := range c.series() {
 		b.record(c.ideltaName(s), b.owned(), expand(`sum by ($key, reporter) (
-			(($x - $x offset $i) and histogram_count($x) >= histogram_count($x offset $i)) or ($new unless $x offset $i))`,
-			"key", s.key, "x", b.sums(c, s), "i", dur(b.step), "new", b.ifNew(c, s)))
+			(($x - $before) and histogram_count($x) >= histogram_count($before)) or ($new unless $before))`,
+			"key", s.key, "x", b.sum(c, s), "before", "last_over_time("+b.sums(c, s)+"[1ms] offset "+dur(b.step)+")", "new", b.ifNew(c, s)))
 	}
 }
 

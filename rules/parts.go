@@ -12,7 +12,8 @@ import (
 // Guards are spread over parts, each of which is complete by itself: an object
 // for the API server, and groups that Prometheus evaluates beside those of the
 // others. Which part a guard is in follows from its name, so a guard that comes
-// or goes changes one object.
+// or goes changes one object, unless so many are there now that all are looked at
+// at another interval.
 
 const (
 	// maxPart is the size of an object's groups as JSON. kubectl apply keeps the

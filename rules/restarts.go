@@ -50,7 +50,7 @@ func (b *builder) restartsGroup() {
 // restartsInterval divides a step, and asks for one scrape some three times.
 func (o Options) restartsInterval() time.Duration {
 	out := time.Second
-	for _, d := range []time.Duration{3 * time.Second, 5 * time.Second, restartsStep} {
+	for _, d := range []time.Duration{3 * time.Second, 5 * time.Second, restartsStep / 2, restartsStep} {
 		if d <= max(o.Interval, min(5*time.Second, o.ScrapeInterval/3)) {
 			out = d
 		}

@@ -48,10 +48,15 @@ func (o Options) windows() windows {
 const flush = 5 * time.Second
 
 // latencyInterval is how often latency is judged: its samples are up to a flush
-// old, so to ask more often than that pays only where scrapes are frequent.
+// old, so to ask more often than that pays only where scrapes are frequent. Where
+// even errors are judged less often than that, to cost less, and twice per scrape at
+// most, once per scrape does.
 func (o Options) latencyInterval() time.Duration {
-	if o.FastLane > 0 {
+	switch {
+	case o.FastLane > 0:
 		return max(o.Interval, o.FastLane)
+	case o.Interval > flush && o.ScrapeInterval <= 2*o.Interval:
+		return max(o.Interval, o.ScrapeInterval)
 	}
 	return max(o.Interval, min(flush, (o.ScrapeInterval/3).Truncate(time.Second)))
 }

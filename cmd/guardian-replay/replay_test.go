@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,22 @@ func TestTheFastLaneIsNotReplayed(t *testing.T) {
 	}
 	if r.options.FastLane != 0 || r.options.Interval != r.config.Rules.Interval {
 		t.Errorf("%v, evaluated every %v", r.options.FastLane, r.options.Interval)
+	}
+}
+
+// TestFewOfManyGuardsAreReplayedAsOftenAsTheyAreLookedAt: how often follows from how many
+// there are, not from how many are chosen.
+func TestFewOfManyGuardsAreReplayedAsOftenAsTheyAreLookedAt(t *testing.T) {
+	text := "namespace: shop\nguards:\n"
+	for i := range 301 {
+		text += fmt.Sprintf("- name: g%d\n", i)
+	}
+	r, _, err := options{file: writeConfig(t, text), only: []string{"g7"}, url: "http://p:9090", from: "1h", to: "0s", output: "text", chunk: time.Hour, timeout: time.Minute, rate: 1}.prepare(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.config.Guards) != 1 || r.options.Interval != 5*time.Second {
+		t.Errorf("%d guards, evaluated every %v, want one every 5s", len(r.config.Guards), r.options.Interval)
 	}
 }
 

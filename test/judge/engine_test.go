@@ -306,13 +306,22 @@ func TestAMissedEvaluationIsNoBurst(t *testing.T) {
 
 // TestAScrapeThatIsStoredLateIsNoBurst has Prometheus find a gateway that has counted
 // many failures long before, as after its own start. Samples bear the time at which
-// their scrape began, and are stored when it has ended: here after an evaluation that
-// comes between the two.
+// their scrape began, and are stored when it has ended: here after an evaluation, or some,
+// that come between the two.
 func TestAScrapeThatIsStoredLateIsNoBurst(t *testing.T) {
-	for name, c := range map[string]struct{ interval, scrape int64 }{
-		"evaluated every second": {second, 15 * second}, "every three": {3 * second, 15 * second}, "every five": {5 * second, 15 * second},
-		"twice per scrape": {15 * second / 2, 15 * second}, "twice in three scrapes": {10 * second, 15 * second}, "once per scrape": {15 * second, 15 * second},
-		"scraped every five, evaluated every three": {3 * second, 5 * second},
+	for name, c := range map[string]struct {
+		interval, scrape int64
+		takes            int64 // 200 ms and a multiple of 500
+	}{
+		"evaluated every second":                            {second, 15 * second, 200},
+		"every three":                                       {3 * second, 15 * second, 200},
+		"every three, and takes long":                       {3 * second, 15 * second, 9700},
+		"every five, and takes long":                        {5 * second, 15 * second, 9700},
+		"twice per scrape":                                  {15 * second / 2, 15 * second, 7200},
+		"twice in three scrapes":                            {10 * second, 15 * second, 9700},
+		"once per scrape":                                   {15 * second, 15 * second, 9700},
+		"four times per scrape":                             {15 * second / 2, 30 * second, 9700},
+		"scraped every five seconds, evaluated every three": {3 * second, 5 * second, 2700},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPrometheusBy(t, rules.Options{Interval: time.Duration(c.interval) * time.Millisecond, ScrapeInterval: time.Duration(c.scrape) * time.Millisecond,
@@ -341,12 +350,59 @@ func TestAScrapeThatIsStoredLateIsNoBurst(t *testing.T) {
 					}
 					seen = last
 				}
-				if now >= first && now%c.scrape == 0 {
-					gateway(now - 200) // it takes longer than 200 ms
-					last = now
+				if due := now - c.takes + 200; due >= first && due%c.scrape == 0 {
+					gateway(due - 200)
+					last = due
 				}
 			}
 			same(t, p, 150*second, `sum_over_time(guardian_side:requests:idelta{guardian_side="canary"}[2m])`, float64((seen-first)/second), true)
+		})
+	}
+}
+
+// TestTheSecondScrapeOfANewPodCountsInFull: at the first one it has had no requests. When the
+// evaluations are between two scrapes must not matter.
+func TestTheSecondScrapeOfANewPodCountsInFull(t *testing.T) {
+	for name, c := range map[string]struct{ scrape, interval, lane time.Duration }{
+		"the defaults":               {15 * time.Second, 3 * time.Second, 0},
+		"with more than 300 guards":  {15 * time.Second, 5 * time.Second, 0},
+		"with more than 600 guards":  {15 * time.Second, 7500 * time.Millisecond, 0},
+		"scraped every five seconds": {5 * time.Second, time.Second, 0},
+		"twice per scrape of ten":    {10 * time.Second, 5 * time.Second, 0},
+		"the fast lane":              {15 * time.Second, 500 * time.Millisecond, time.Second},
+		"the slowest fast lane":      {15 * time.Second, 2500 * time.Millisecond, 5 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			scrape, step, prefix, job := c.scrape.Milliseconds(), c.interval.Milliseconds(), "", "mesh"
+			if c.lane > 0 {
+				scrape, prefix, job = c.lane.Milliseconds(), "fastlane_", "guardian-fast-lane"
+			}
+			for phase := int64(0); phase < step; phase += 500 {
+				p := newPrometheusBy(t, rules.Options{Interval: c.interval, ScrapeInterval: c.scrape, FastLane: c.lane,
+					Guards: []rules.Guard{orders(rules.Signals{ErrorRate: &rules.ErrorRate{Max: 0.01}})}})
+				add := func(at int64, f float64, name, instance string, pairs ...string) {
+					p.store.add(labels.FromStrings(append(pairs, model.MetricNameLabel, name, "job", job, "instance", instance)...), at, f)
+				}
+				first := 60 * second / scrape * scrape
+				last := first + 2*scrape + step
+				for now := int64(500); now <= last; now += 500 {
+					if now >= phase && (now-phase)%step == 0 { // a scrape at the same moment is stored later
+						p.evaluate(now)
+					}
+					if now%scrape != 0 {
+						continue
+					}
+					add(now, 1, "up", "stable")
+					add(now, float64(now/10), prefix+"istio_requests_total", "stable", requestsOf("orders-v1")...)
+					if now >= first {
+						add(now, 1, "up", "pod")
+					}
+					if now > first {
+						add(now, 50, prefix+"istio_requests_total", "pod", requestsOf("orders-v2")...)
+					}
+				}
+				same(t, p, last, `sum_over_time(guardian_side:requests:idelta{guardian_side="canary"}[2m])`, 50, true)
+			}
 		})
 	}
 }

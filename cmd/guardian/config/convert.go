@@ -178,23 +178,27 @@ func (c Config) RulesBase() rules.Options {
 // RulesInterval is how often the rules are evaluated without the fast lane. All guards
 // cost Prometheus in proportion to their number and to how often they are looked at, and a
 // thousand of them every three seconds cost it a processor: an evaluation that does not end
-// in time is missed, by which all are seen late. So it is a fifth of the usual scrape interval,
-// then a third, then half of one, which is the least that sees each scrape soon.
+// in time is missed, by which all are seen late. So with many it is the longest part of a scrape
+// interval that is not too long: windows hold whole evaluations and whole scrapes.
 func (c Config) RulesInterval() time.Duration {
 	const often, few, many = 3 * time.Second, 300, 600
-	between := func(part, most time.Duration) time.Duration {
-		return max(often, min(part.Truncate(time.Second/2), most))
-	}
-	switch every := c.Rules.ScrapeInterval; {
-	case c.Rules.Interval != 0:
+	if c.Rules.Interval != 0 {
 		return c.Rules.Interval
-	case len(c.Guards) <= few:
-		return often
-	case len(c.Guards) <= many:
-		return between(every/3, 5*time.Second)
-	default:
-		return between(every/2, 7500*time.Millisecond)
 	}
+	longest := often
+	switch n := len(c.Guards); {
+	case n > many:
+		longest = 7500 * time.Millisecond
+	case n > few:
+		longest = 5 * time.Second
+	}
+	every := c.Rules.ScrapeInterval
+	for parts := time.Duration(2); every/parts > often; parts++ {
+		if part := every / parts; part <= longest && every%parts == 0 && part%(time.Second/2) == 0 {
+			return part
+		}
+	}
+	return often
 }
 
 // AlertWindow is for how long an alert can go on firing because of an earlier

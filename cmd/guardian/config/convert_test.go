@@ -167,7 +167,8 @@ func TestEachSignalsActionReachesTheRules(t *testing.T) {
 }
 
 // TestManyGuardsAreLookedAtLessOften: at the defaults a thousand must not cost Prometheus
-// a processor. Each interval has a whole number of evaluations between two scrapes of 15 s.
+// a processor. Where it is more than 3 s, windows need no more than one scrape interval for
+// whole evaluations and whole scrapes.
 func TestManyGuardsAreLookedAtLessOften(t *testing.T) {
 	for _, test := range []struct {
 		guards              int
@@ -182,9 +183,13 @@ func TestManyGuardsAreLookedAtLessOften(t *testing.T) {
 		{guards: 1, asked: 7500 * time.Millisecond, want: 7500 * time.Millisecond},
 		{guards: 1000, scrape: 5 * time.Second, want: 3 * time.Second},
 		{guards: 1000, scrape: 10 * time.Second, want: 5 * time.Second},
+		{guards: 1000, scrape: 13 * time.Second, want: 6500 * time.Millisecond},
+		{guards: 1000, scrape: 20 * time.Second, want: 5 * time.Second},
 		{guards: 1000, scrape: time.Minute, want: 7500 * time.Millisecond},
-		{guards: 301, scrape: 10 * time.Second, want: 3 * time.Second},
+		{guards: 301, scrape: 10 * time.Second, want: 5 * time.Second},
+		{guards: 301, scrape: 13 * time.Second, want: 3 * time.Second},
 		{guards: 301, scrape: time.Minute, want: 5 * time.Second},
+		{guards: 300, scrape: time.Minute, want: 3 * time.Second},
 	} {
 		text := fmt.Sprintf("namespace: shop\nrules: {interval: %v, scrapeInterval: %v}\nguards:\n", test.asked, cmp.Or(test.scrape, 15*time.Second))
 		for i := range test.guards {
