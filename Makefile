@@ -203,9 +203,10 @@ bench-judge: ## Simulate healthy and failing canaries, beside two naive rules (H
 	$(GO) run ./test/judge -hours $(HOURS) -seed $(SEED)
 
 .PHONY: bench-cost
-bench-cost: tools ## Measure what the rules of 1, 100 and 1,000 guards cost a real Prometheus (18 minutes)
+bench-cost: tools ## Measure what the rules of 1, 100 and 1,000 guards cost a real Prometheus (22 minutes)
 	$(GO) run ./test/judge/cost
 	$(GO) run ./test/judge/cost -guards 1000 -busy 50
+	$(GO) run ./test/judge/cost -guards 1000
 	$(GO) run ./test/judge/cost -scrape 5s
 	$(GO) run ./test/judge/cost -fast 1s
 
